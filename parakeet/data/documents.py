@@ -1,0 +1,173 @@
+"""Documents between the stages: Parquet parts of turns with their source and licence (DESIGN §4)."""
+
+import hashlib
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+ROLES = ("System", "Human", "Assistant", "text")
+"""`text` marks the single turn of a plain document; the others are a conversation's."""
+
+SCHEMA = pa.schema(
+    [
+        pa.field("doc_id", pa.binary(16), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("licence", pa.string(), nullable=False),
+        pa.field(
+            "turns",
+            pa.list_(pa.struct([pa.field("role", pa.string()), pa.field("content", pa.string())])),
+            nullable=False,
+        ),
+        pa.field("metadata", pa.string(), nullable=False),
+    ]
+)
+
+ROWS_PER_GROUP = 4096
+BYTES_PER_PART = 64 << 20
+"""A part is the unit of parallel work: datatrove never splits a file between workers."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Document:
+    """One plain text or one conversation.
+
+    `metadata` is small and JSON-serialisable; `metadata["held_out"]`, where present, overrides the
+    hash that otherwise decides whether a document is held out.
+    """
+
+    source: str
+    licence: str
+    turns: tuple[Turn, ...]
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def doc_id(self) -> bytes:
+        """16 bytes of blake2b over the normalised content: equal for exact duplicates."""
+        digest = hashlib.blake2b(digest_size=16)
+        for turn in self.turns:
+            digest.update(turn.role.encode() + b"\x1f" + normalised(turn.content).encode() + b"\x1e")
+        return digest.digest()
+
+    @property
+    def is_plain(self) -> bool:
+        return self.turns[0].role == "text"
+
+    @property
+    def n_bytes(self) -> int:
+        """UTF-8 bytes of the content of all turns, without roles and ends."""
+        return sum(len(turn.content.encode()) for turn in self.turns)
+
+    @property
+    def content(self) -> str:
+        """The turns' content joined by newlines: what the filters and the deduplication read."""
+        return "\n".join(turn.content for turn in self.turns)
+
+
+def normalised(text: str) -> str:
+    """NFKC, case-folded, every run of whitespace one space: the form that exact deduplication compares."""
+    return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text).casefold()).strip()
+
+
+class DocumentWriter:
+    """Writes documents into `directory/part-00000.parquet`, …, in the order given.
+
+    A new part begins after about `BYTES_PER_PART` bytes of content. Use as a context manager; an
+    exception leaves the files behind for the artefact's temporary directory to take away.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.count = 0
+        self._rows: list[dict[str, Any]] = []
+        self._part_bytes = 0
+        self._parts = 0
+        self._writer: pq.ParquetWriter | None = None
+
+    def __enter__(self) -> "DocumentWriter":
+        self.directory.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._flush()
+        if self._parts == 0:
+            self._open()
+        self._close()
+
+    def write(self, document: Document) -> None:
+        self._rows.append(
+            {
+                "doc_id": document.doc_id,
+                "source": document.source,
+                "licence": document.licence,
+                "turns": [{"role": turn.role, "content": turn.content} for turn in document.turns],
+                "metadata": json.dumps(document.metadata, ensure_ascii=False, sort_keys=True),
+            }
+        )
+        self.count += 1
+        self._part_bytes += document.n_bytes
+        if self._part_bytes >= BYTES_PER_PART:
+            self._flush()
+            self._close()
+        elif len(self._rows) >= ROWS_PER_GROUP:
+            self._flush()
+
+    def _open(self) -> None:
+        path = self.directory / f"part-{self._parts:05d}.parquet"
+        self._writer = pq.ParquetWriter(path, SCHEMA, compression="zstd")
+        self._parts += 1
+
+    def _flush(self) -> None:
+        if not self._rows:
+            return
+        if self._writer is None:
+            self._open()
+        assert self._writer is not None
+        self._writer.write_table(pa.Table.from_pylist(self._rows, schema=SCHEMA))
+        self._rows = []
+
+    def _close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+        self._writer = None
+        self._part_bytes = 0
+
+
+def parts(directory: Path) -> list[Path]:
+    """The Parquet parts of a documents artefact, in order."""
+    return sorted(directory.glob("part-*.parquet"))
+
+
+def read_part(path: Path) -> Iterator[Document]:
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(ROWS_PER_GROUP):
+            for row in batch.to_pylist():
+                yield Document(
+                    source=row["source"],
+                    licence=row["licence"],
+                    turns=tuple(Turn(turn["role"], turn["content"]) for turn in row["turns"]),
+                    metadata=json.loads(row["metadata"]),
+                )
+
+
+def read_documents(paths: Iterable[Path]) -> Iterator[Document]:
+    """Documents of several parts, one after the other, in bounded memory."""
+    for path in paths:
+        yield from read_part(path)
+
+
+def count_documents(directory: Path) -> int:
+    """Number of documents, from the Parquet footers alone."""
+    return sum(pq.read_metadata(path).num_rows for path in parts(directory))

@@ -1,0 +1,414 @@
+"""Recipe: the one typed configuration of a build. `parakeet/recipes/*.yaml` are the shipped ones.
+
+A recipe file may begin with `extends: NAME-OR-PATH` and then holds only what differs. Lists are
+replaced whole, sections are merged key by key.
+"""
+
+import difflib
+import types
+import typing
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+
+from parakeet.errors import ParakeetError
+
+
+class Section(BaseModel):
+    """Unknown keys are refused, values are never changed after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class Columns(Section):
+    """Which columns of a record hold what, where the names are none of the recognised shapes'."""
+
+    text: str | None = None
+    """Column with a plain document."""
+    human: str | None = None
+    """Column with what the human says."""
+    assistant: str | None = None
+    """Column with the reply to it."""
+    system: str | None = None
+    """Column with a system message; optional beside human and assistant."""
+    messages: str | None = None
+    """Column with a list of turns."""
+    role: str = "role"
+    """Key of a turn's speaker inside `messages`."""
+    content: str = "content"
+    """Key of a turn's text inside `messages`."""
+
+    @model_validator(mode="after")
+    def _one_shape(self) -> "Columns":
+        shapes = [self.text is not None, self.messages is not None, self.human is not None]
+        if sum(shapes) != 1 or (self.human is None) != (self.assistant is None):
+            raise ValueError("name either text, or messages, or both human and assistant")
+        return self
+
+
+class SourceSettings(Section):
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    """Name in every table and report; letters, digits, dot, dash, underscore."""
+    licence: str = "unknown"
+    """Licence of the text; ends up in the model card."""
+    priority: int = 0
+    """Of duplicates in several sources, the one from the source with the highest priority is kept."""
+    near_duplicates: bool = True
+    """Whether near-duplicates of this source's documents are searched for; exact ones always are."""
+
+
+class FileSource(SourceSettings):
+    kind: Literal["files"] = "files"
+    """Text that is already on this machine."""
+    path: str
+    """A file, a folder or a glob; relative to the recipe file."""
+    columns: Columns | None = None
+    """Only for records whose columns are not recognised."""
+
+
+class SyntheticSource(SourceSettings):
+    kind: Literal["synthetic"] = "synthetic"
+    """Short dialogues that Parakeet writes itself, with held-out questions to score."""
+    documents: int = Field(default=25_000, ge=100, le=60_000)
+    """Number of distinct dialogues."""
+    seed: int = Field(default=1, ge=0)
+    """Seed of the generator."""
+
+
+def _source_kind(value: Any) -> str:
+    kind = value.get("kind", "files") if isinstance(value, dict) else getattr(value, "kind", "files")
+    return str(kind)
+
+
+Source = Annotated[
+    Annotated[FileSource, Tag("files")] | Annotated[SyntheticSource, Tag("synthetic")],
+    Discriminator(_source_kind),
+]
+
+
+class Clean(Section):
+    min_characters: int = Field(default=2, ge=1)
+    """Shortest document kept, in characters of content."""
+    max_characters: int = Field(default=2_000_000, ge=1)
+    """Longest document kept, in characters of content."""
+    repetition: bool = True
+    """Whether documents of 50 words and more pass through the Gopher repetition rules."""
+
+
+class Deduplication(Section):
+    shingle_words: int = Field(default=5, ge=1, le=20)
+    """Words in a shingle."""
+    buckets: int = Field(default=14, ge=1, le=64)
+    """Bands of the MinHash; more find more pairs."""
+    hashes_per_bucket: int = Field(default=8, ge=1, le=32)
+    """Hashes in a band; more find only closer pairs. 14 × 8 has its threshold at a Jaccard of 0.72."""
+    min_words: int = Field(default=20, ge=5)
+    """Shorter documents are compared exactly only, so that templated talk is not taken for copies."""
+    held_out_fraction: float = Field(default=0.02, ge=0.0, le=0.5)
+    """Share of documents (by hash) kept from training for evaluation; synthetic text splits by question."""
+
+
+class TokenizerSettings(Section):
+    kind: Literal["bpe", "cl100k_base"] = "bpe"
+    """A byte-level BPE trained on this corpus, or OpenAI's cl100k_base with Parakeet's four tokens."""
+    vocabulary: int = Field(default=4096, ge=320, le=65_536)
+    """Upper bound on the trained tokens, control tokens not counted; `bpe` only."""
+
+
+class Shards(Section):
+    loss_on: Literal["all", "assistant"] = "all"
+    """Tokens of a conversation that are trained on; plain documents are trained on whole."""
+    shard_bytes: int = Field(default=384 << 20, ge=1 << 16, le=1 << 30)
+    """Size at which a shard is closed, in bytes."""
+
+
+class Packing(Section):
+    row_tokens: int = Field(default=256, ge=16, le=131_072)
+    """Tokens in one training row; at most the model's context."""
+    seed: int = Field(default=1, ge=0)
+    """Seed of the order of rows, with the epoch."""
+
+
+class ModelSettings(Section):
+    layers: int = Field(ge=1, le=256)
+    """Transformer blocks; two neighbours share one key/value projection."""
+    heads: int = Field(ge=1, le=256)
+    """Attention heads."""
+    width: int = Field(ge=8, le=16_384)
+    """Width of the residual stream; a multiple of the heads."""
+    context: int = Field(ge=16, le=131_072)
+    """Longest sequence the model is meant for, in tokens."""
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Dropout on the residual branches while training."""
+
+    @model_validator(mode="after")
+    def _whole_heads(self) -> "ModelSettings":
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
+
+
+class Training(Section):
+    tokens: int = Field(ge=1)
+    """Tokens to train on in all, repeats counted."""
+    batch_tokens: int = Field(ge=16)
+    """Tokens in one optimizer step; a multiple of the row's."""
+    micro_batch_rows: int = Field(default=8, ge=1)
+    """Rows in one forward pass; gradients are accumulated up to batch_tokens."""
+    learning_rate: float = Field(gt=0, le=1)
+    """Peak learning rate."""
+    warmup_steps: int = Field(default=100, ge=0)
+    """Steps over which the learning rate rises from 0."""
+    decay_fraction: float = Field(default=0.2, ge=0.0, le=1.0)
+    """Last share of all steps, over which the learning rate falls to 0."""
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    """torch's fused AdamW, or bitsandbytes' with 8-bit state (a quarter of the state's memory)."""
+    weight_decay: float = Field(default=0.03, ge=0.0)
+    """Weight decay, on matrices only."""
+    beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
+    """AdamW's decay of the first moment."""
+    beta2: float = Field(default=0.98, ge=0.0, lt=1.0)
+    """AdamW's decay of the second moment."""
+    gradient_clip: float = Field(default=1.0, gt=0.0)
+    """Largest norm of the gradient."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of the forward and backward pass; the weights stay fp32."""
+    seed: int = Field(default=1, ge=0)
+    """Seed of the weights and of dropout."""
+    checkpoint_steps: int = Field(default=200, ge=1)
+    """Steps between two checkpoints."""
+    keep_checkpoints: int = Field(default=2, ge=1)
+    """Newest checkpoints that are kept."""
+    threads: int = Field(default=0, ge=0)
+    """CPU threads; 0 takes what torch chooses."""
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    """auto takes CUDA where there is one."""
+
+
+class Evaluation(Section):
+    questions_per_task: int = Field(default=200, ge=1, le=5000)
+    """Held-out questions asked of each synthetic task."""
+    max_bytes: int = Field(default=400_000, ge=1000)
+    """Most held-out text measured per source, in bytes of content."""
+    min_bytes: int = Field(default=1000, ge=1)
+    """A source with less held-out text than this is refused: its figure would mean nothing."""
+    prompts: list[str] = [
+        "Who are you?",
+        "Hello!",
+        "What is the capital of France?",
+        "Count from 3 to 8.",
+        "Tell me a story about a fox.",
+    ]
+    """Prompts whose greedy replies are printed in the report."""
+
+
+class Generation(Section):
+    temperature: float = Field(default=0.3, ge=0.0, le=10.0)
+    """0 is greedy."""
+    top_p: float = Field(default=0.95, gt=0.0, le=1.0)
+    """Smallest set of tokens with this much probability."""
+    min_p: float = Field(default=0.01, ge=0.0, le=1.0)
+    """Tokens below this share of the likeliest one's probability are dropped."""
+    frequency_penalty: float = Field(default=0.07, ge=-2.0, le=2.0)
+    """Subtracted from a logit for each time its token was already generated."""
+    presence_penalty: float = Field(default=0.02, ge=-2.0, le=2.0)
+    """Subtracted once from the logit of a token that was already generated."""
+    max_tokens: int = Field(default=4000, ge=1)
+    """Longest reply, in tokens."""
+
+
+class Recipe(Section):
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    """Name of the recipe and of the model it makes."""
+    description: str = ""
+    """One line for people."""
+    sources: list[Source] = Field(min_length=1)
+    """Where the text comes from."""
+    clean: Clean = Clean()
+    """Filters on single documents."""
+    deduplication: Deduplication = Deduplication()
+    """Search for copies, and the share that is held out."""
+    tokenizer: TokenizerSettings = TokenizerSettings()
+    """Text to ids."""
+    shards: Shards = Shards()
+    """Token files."""
+    packing: Packing = Packing()
+    """Documents into rows."""
+    model: ModelSettings
+    """Shape of the transformer."""
+    training: Training
+    """How it learns."""
+    evaluation: Evaluation = Evaluation()
+    """What is measured."""
+    generation: Generation = Generation()
+    """Defaults of the released model's chat."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Recipe":
+        names = [source.name for source in self.sources]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two sources are called {twice[0]}: give each its own name")
+        if self.packing.row_tokens > self.model.context:
+            raise ValueError(
+                f"packing.row_tokens {self.packing.row_tokens} is beyond model.context {self.model.context}"
+            )
+        if self.training.batch_tokens % self.packing.row_tokens:
+            raise ValueError(
+                f"training.batch_tokens {self.training.batch_tokens} is not a multiple of "
+                f"packing.row_tokens {self.packing.row_tokens}"
+            )
+        return self
+
+    def part(self, *sections: str) -> dict[str, Any]:
+        """The named sections as plain JSON values: what a stage reads and its fingerprint covers."""
+        return {name: self.model_dump(mode="json", include={name})[name] for name in sections}
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Names and files of the recipes that come with Parakeet."""
+    folder = Path(str(resources.files("parakeet.recipes")))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def recipe_file(name_or_path: str) -> Path:
+    """The file of a shipped recipe's name, or of a path."""
+    shipped = shipped_recipes()
+    if name_or_path in shipped:
+        return shipped[name_or_path]
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    close = difflib.get_close_matches(name_or_path, shipped, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    raise ParakeetError(
+        f"There is no recipe {name_or_path!r}: {hint}Give a file, or one of: {', '.join(shipped)}."
+    )
+
+
+def load_recipe(name_or_path: str) -> Recipe:
+    """Read, merge with what it extends, and check.
+
+    Raises ParakeetError naming the file, the row and the nearest known key of what is wrong.
+    """
+    path = recipe_file(name_or_path)
+    values = _merged(path, seen=())
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise ParakeetError(_explain(error, path)) from None
+
+
+def _merged(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    path = path.resolve()
+    if path in seen:
+        raise ParakeetError(f"{path}: recipe extends itself through {' -> '.join(str(p) for p in seen)}.")
+    values = _read(path)
+    parent = values.pop("extends", None)
+    for source in values.get("sources") or []:
+        if isinstance(source, dict) and isinstance(source.get("path"), str):
+            source["path"] = str(path.parent / Path(source["path"]).expanduser())
+    if parent is None:
+        return values
+    if not isinstance(parent, str):
+        raise ParakeetError(f"{path}: extends must be the name or the path of one recipe.")
+    beside = path.parent / parent
+    base = _merged(beside if beside.is_file() else recipe_file(parent), (*seen, path))
+    for key, value in values.items():
+        if isinstance(value, dict) and isinstance(base.get(key), dict):
+            base[key] = {**base[key], **value}
+        else:
+            base[key] = value
+    return base
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = yaml.safe_load(text)
+    except UnicodeDecodeError as error:
+        raise ParakeetError(f"{path}: not a text file (byte {error.start} is not UTF-8).") from None
+    except (OSError, yaml.YAMLError) as error:
+        raise ParakeetError(f"{path}: cannot be read as a recipe: {error}") from None
+    if not isinstance(values, dict):
+        raise ParakeetError(f"{path}: a recipe is a YAML mapping of sections; this file is not one.")
+    _refuse_repeated_keys(node, path)
+    return values
+
+
+def _refuse_repeated_keys(node: yaml.Node | None, path: Path) -> None:
+    """PyYAML keeps the last of two equal keys in silence."""
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if key.value in seen:
+                row = key.start_mark.line + 1
+                raise ParakeetError(f"{path}, line {row}: {key.value} stands twice; keep one of them.")
+            seen.add(key.value)
+            _refuse_repeated_keys(value, path)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _refuse_repeated_keys(item, path)
+
+
+def _explain(error: ValidationError, path: Path) -> str:
+    text = path.read_text(encoding="utf-8")
+    lines = []
+    for problem in error.errors():
+        location = tuple(part for part in problem["loc"] if part not in ("files", "synthetic"))
+        row = _row(text, location)
+        where = f"{path}, line {row}" if row else str(path)
+        key = ".".join(str(part) for part in location)
+        if problem["type"] == "extra_forbidden":
+            known = _known_keys(problem["loc"])
+            close = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
+            hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}."
+            lines.append(f"{where}: unknown key {key}: {hint}")
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            given = (
+                f" (given: {problem['input']!r})" if isinstance(problem["input"], str | int | float) else ""
+            )
+            lines.append(f"{where}: {key + ': ' if key else ''}{message}{given}")
+    return "\n".join(lines)
+
+
+def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+    section: Any = Recipe
+    for part in location[:-1]:
+        if part == "files":
+            section = FileSource
+        elif part == "synthetic":
+            section = SyntheticSource
+        elif isinstance(part, str) and part in section.model_fields:
+            section = _model_of(section.model_fields[part].annotation) or section
+    return list(section.model_fields)
+
+
+def _model_of(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+        return annotation if issubclass(annotation, BaseModel) else None
+    return next((m for m in map(_model_of, typing.get_args(annotation)) if m is not None), None)
+
+
+def _row(text: str, location: tuple[int | str, ...]) -> int | None:
+    """1-based line of a key in a YAML text, or None where the key comes from an extended recipe."""
+    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    row = None
+    for part in location:
+        if isinstance(node, yaml.MappingNode):
+            pair = next(((k, v) for k, v in node.value if k.value == part), None)
+            if pair is None:
+                return row
+            row, node = pair[0].start_mark.line + 1, pair[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            row = node.start_mark.line + 1
+    return row
