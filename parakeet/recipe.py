@@ -123,6 +123,8 @@ class Shards(Section):
     """Tokens of a conversation that are trained on; plain documents are trained on whole."""
     shard_bytes: int = Field(default=384 << 20, ge=1 << 16, le=1 << 30)
     """Size at which a shard is closed, in bytes."""
+    min_held_out_bytes: int = Field(default=1000, ge=0)
+    """Least held-out text, in bytes of content; with less, no figure of the evaluation would mean anything."""
 
 
 class Packing(Section):
@@ -193,8 +195,6 @@ class Evaluation(Section):
     """Held-out questions asked of each synthetic task."""
     max_bytes: int = Field(default=400_000, ge=1000)
     """Most held-out text measured per source, in bytes of content."""
-    min_bytes: int = Field(default=1000, ge=1)
-    """A source with less held-out text than this is refused: its figure would mean nothing."""
     prompts: list[str] = [
         "Who are you?",
         "Hello!",
@@ -287,9 +287,7 @@ def recipe_file(name_or_path: str) -> Path:
         return path
     close = difflib.get_close_matches(name_or_path, shipped, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
-    raise ParakeetError(
-        f"There is no recipe {name_or_path!r}: {hint}Give a file, or one of: {', '.join(shipped)}."
-    )
+    raise ParakeetError(f"There is no recipe {name_or_path!r}: {hint}Give a file, or one of: {', '.join(shipped)}.")
 
 
 def load_recipe(name_or_path: str) -> Recipe:
@@ -373,9 +371,7 @@ def _explain(error: ValidationError, path: Path) -> str:
             lines.append(f"{where}: unknown key {key}: {hint}")
         else:
             message = problem["msg"].removeprefix("Value error, ")
-            given = (
-                f" (given: {problem['input']!r})" if isinstance(problem["input"], str | int | float) else ""
-            )
+            given = f" (given: {problem['input']!r})" if isinstance(problem["input"], str | int | float) else ""
             lines.append(f"{where}: {key + ': ' if key else ''}{message}{given}")
     return "\n".join(lines)
 

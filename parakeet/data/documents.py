@@ -12,8 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-ROLES = ("System", "Human", "Assistant", "text")
-"""`text` marks the single turn of a plain document; the others are a conversation's."""
+from parakeet.conversation import Turn
 
 SCHEMA = pa.schema(
     [
@@ -32,12 +31,6 @@ SCHEMA = pa.schema(
 ROWS_PER_GROUP = 4096
 BYTES_PER_PART = 64 << 20
 """A part is the unit of parallel work: datatrove never splits a file between workers."""
-
-
-@dataclass(frozen=True)
-class Turn:
-    role: str
-    content: str
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,35 @@
+from typing import Any
+
+import dagster as dg
+
+from assets_defs.home import ParakeetHome
+from assets_defs.stage_asset import artifact_of, image, stage_asset
+from parakeet.artifact import Artifact
+
+
+@stage_asset("evaluation", kinds={"pytorch"})
+def evaluation(artifact: Artifact) -> dict[str, Any]:
+    """All held-out content counts, whatever was trained on; roles and ends do not."""
+    counts = artifact.counts
+    measured = {name: bits["model"] for name, bits in counts["bits_per_byte"].items() if bits}
+    exact = counts["exact_match"] if isinstance(counts["exact_match"], dict) else {}
+    return {
+        **{f"bits_per_byte_{name}": value for name, value in measured.items()},
+        **{f"exact_{task}": figures["accuracy"] for task, figures in exact.items()},
+        "report": dg.MetadataValue.md((artifact.path / "report.md").read_text(encoding="utf-8")),
+        "bits_per_byte_plot": image(artifact.path / "bits_per_byte.png"),
+    }
+
+
+@dg.asset_check(asset="evaluation")
+def beats_the_yardsticks(parakeet_home: ParakeetHome) -> dg.AssetCheckResult:
+    """On every source that could be measured the model needs fewer bits than the unigram model and `xz -9`."""
+    by_source = artifact_of(parakeet_home, "evaluation").counts["bits_per_byte"]
+    measured = {name: bits for name, bits in by_source.items() if bits}
+    worse = [name for name, bits in measured.items() if bits["model"] >= min(bits["unigram"], bits["xz"])]
+    return dg.AssetCheckResult(
+        passed=bool(measured) and not worse,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"Not below both yardsticks: {', '.join(worse)}." if worse else None,
+        metadata={"sources_measured": len(measured)},
+    )

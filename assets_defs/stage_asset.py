@@ -1,0 +1,126 @@
+"""What all assets share: one stage of `parakeet.stages` each, built if its fingerprint is new, else found."""
+
+import base64
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from assets_defs.home import ParakeetHome
+from parakeet.artifact import Artifact
+from parakeet.errors import ParakeetError
+from parakeet.home import home
+from parakeet.progress import Progress
+from parakeet.stages import active_recipe, stage_named
+
+OWNER = "team:parakeet"
+TRAINING_POOL = "training"
+
+Metadata = Callable[[Artifact], dict[str, Any]]
+
+
+class StageConfig(dg.Config):
+    force: bool = False
+    """Make the artefact anew although nothing has changed."""
+
+
+def stage_asset(name: str, kinds: set[str], pool: str | None = None) -> Callable[[Metadata], dg.AssetsDefinition]:
+    """Make an asset of a function that says what of the stage's artefact is worth reading."""
+
+    def decorate(metadata: Metadata) -> dg.AssetsDefinition:
+        stage = stage_named(name)
+
+        @dg.asset(
+            name=name,
+            deps=list(stage.inputs),
+            group_name=stage.group,
+            description=f"{stage.summary}\n\n{metadata.__doc__ or ''}".strip(),
+            owners=[OWNER],
+            kinds=kinds,
+            code_version=code_version(name),
+            pool=pool,
+        )
+        def asset(
+            context: dg.AssetExecutionContext,
+            config: StageConfig,
+            parakeet_home: ParakeetHome,
+            trainer: dg.PipesSubprocessClient,
+        ) -> dg.MaterializeResult:
+            artifact = _ensure(context, parakeet_home, trainer, name, config.force)
+            shown = {"path": dg.MetadataValue.path(str(artifact.path)), "fingerprint": artifact.fingerprint}
+            sizes = {"bytes": artifact.n_bytes, "seconds": artifact.manifest["seconds"]}
+            return dg.MaterializeResult(
+                metadata={**metadata(artifact), **shown, **sizes}, data_version=dg.DataVersion(artifact.content)
+            )
+
+        return asset
+
+    return decorate
+
+
+def _ensure(
+    context: dg.AssetExecutionContext,
+    parakeet_home: ParakeetHome,
+    trainer: dg.PipesSubprocessClient,
+    name: str,
+    force: bool,
+) -> Artifact:
+    def launch(command: Sequence[str]) -> str | None:
+        try:
+            trainer.run(context=context, command=list(command))
+        except dg.DagsterPipesExecutionError as error:
+            return str(error)
+        return None
+
+    progress = Progress()
+    try:
+        artifact, made = parakeet_home.build().ensure(name, progress, launch, force)
+    except ParakeetError as error:
+        raise dg.Failure(description=str(error), allow_retries=False) from None
+    headline = stage_named(name).headline(artifact.counts)
+    how = f"made in {artifact.manifest['seconds']:,.1f} s" if made else "up to date"
+    progress.say(f"{name:<24}{how:<18}{headline}")
+    return artifact
+
+
+def artifact_of(parakeet_home: ParakeetHome, name: str) -> Artifact:
+    """The artefact that a check looks at; dg.Failure if it is missing or was changed."""
+    try:
+        return parakeet_home.build().artifact(name)
+    except ParakeetError as error:
+        raise dg.Failure(description=str(error), allow_retries=False) from None
+
+
+def code_version(name: str) -> str:
+    """The stage's version constant and a hash of what it reads of the active recipe: what makes it stale."""
+    import hashlib
+    import json
+
+    stage = stage_named(name)
+    settings = json.dumps(stage.settings(active_recipe(home())), sort_keys=True)
+    return f"{stage.version}-{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
+
+
+def image(path: Path) -> dg.MarkdownMetadataValue:
+    """A picture inside the metadata itself, so that it outlives the file."""
+    encoded = base64.b64encode(path.read_bytes()).decode()
+    return dg.MetadataValue.md(f"![{path.stem.replace('_', ' ')}](data:image/png;base64,{encoded})")
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> dg.MarkdownMetadataValue:
+    """A table with numbers grouped by thousands."""
+    lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+    lines += [f"| {' | '.join(_cell(value) for value in row)} |" for row in rows]
+    return dg.MetadataValue.md("\n".join(lines))
+
+
+def dropped_table(sources: Mapping[str, Mapping[str, Any]]) -> dg.MarkdownMetadataValue:
+    """By source and reason, what a filter took out."""
+    rows = [(name, "kept", source["kept"]) for name, source in sources.items()]
+    rows += [(name, why, n) for name, source in sources.items() for why, n in source["dropped"].items()]
+    return markdown_table(("source", "what", "documents"), rows)
+
+
+def _cell(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value).replace("|", "\\|")

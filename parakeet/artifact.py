@@ -1,0 +1,302 @@
+"""Artefacts: directories with a manifest, named by the fingerprint of all that decides their content.
+
+`assets/<stage>/<fingerprint>-<n>/` is written whole or not at all: files first, `manifest.json` last, both
+synced, then one rename (DESIGN §2). Nothing here knows what a stage does; `parakeet.stages` lists them.
+"""
+
+import datetime
+import hashlib
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from parakeet import __version__
+from parakeet.errors import ParakeetError
+from parakeet.locking import exclusive
+from parakeet.progress import Progress
+
+MANIFEST_FILE = "manifest.json"
+SCHEMA_VERSION = 1
+PARTIAL_PREFIX = ".partial-"
+SPARE_BYTES = 64 << 20
+"""Room that is left free beyond what a stage expects to write."""
+
+Make = Callable[[Path, Progress], dict[str, Any]]
+"""Fills an empty directory and returns the counts that the manifest and the metadata show."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """One artefact to be made: everything that its fingerprint covers, and what it needs.
+
+    `inputs` maps names to artefacts; `files` maps names of raw input files to their sha256. `records` are
+    files that tell of the making (speeds, times): they are verified but are no part of the content digest.
+    `folder` is the stage's own under the root, where it is not called after the stage.
+    """
+
+    stage: str
+    version: int
+    settings: dict[str, Any]
+    inputs: "Mapping[str, Artifact]" = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    records: tuple[str, ...] = ()
+    expected_bytes: int = 0
+    folder: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", self.folder or self.stage)
+
+    @property
+    def fingerprint(self) -> str:
+        """First 16 hex digits of a sha256 over stage, version, settings and the content of the inputs."""
+        key = {
+            "stage": self.stage,
+            "version": self.version,
+            "settings": self.settings,
+            "inputs": {name: artifact.content for name, artifact in self.inputs.items()},
+            "files": dict(self.files),
+        }
+        return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    path: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def stage(self) -> str:
+        return str(self.manifest["stage"])
+
+    @property
+    def fingerprint(self) -> str:
+        return str(self.manifest["fingerprint"])
+
+    @property
+    def content(self) -> str:
+        """sha256 over the sorted hashes of the files: equal for two builds that came out the same."""
+        return str(self.manifest["content"])
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        return dict(self.manifest["counts"])
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(entry["bytes"] for entry in self.manifest["files"].values())
+
+    @classmethod
+    def open(cls, path: Path) -> "Artifact":
+        """Read a manifest; ParakeetError if there is none or it cannot be read."""
+        file = path / MANIFEST_FILE
+        try:
+            manifest = json.loads(file.read_text(encoding="utf-8"))
+            if manifest["schema"] != SCHEMA_VERSION:
+                raise ParakeetError(f"{file} has schema {manifest['schema']}; this Parakeet reads {SCHEMA_VERSION}.")
+            return cls(path, manifest)
+        except (FileNotFoundError, NotADirectoryError):
+            raise ParakeetError(f"{path} is no artefact: it has no {MANIFEST_FILE}.") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise ParakeetError(f"{file} cannot be read as a manifest ({error}).") from None
+
+    def check(self, thorough: bool = False) -> None:
+        """Raise ParakeetError unless every file is there and as it was made.
+
+        Sizes and modification times are compared; where a time differs, or if `thorough`, the sha256 is.
+        """
+        for name, entry in self.manifest["files"].items():
+            path = self.path / name
+            try:
+                status = path.stat()
+            except FileNotFoundError:
+                raise self._changed(name, "is missing") from None
+            if status.st_size != entry["bytes"]:
+                raise self._changed(name, f"has {status.st_size:,} bytes, expected {entry['bytes']:,}")
+            if thorough or status.st_mtime_ns != entry["mtime_ns"]:
+                found = sha256_of(path)
+                if found != entry["sha256"]:
+                    raise self._changed(name, f"has sha256 {found}, expected {entry['sha256']}")
+
+    def _changed(self, name: str, how: str) -> ParakeetError:
+        return ParakeetError(
+            f"{self.path / name} {how}: it was changed after it was made. "
+            f"Make it again with: parakeet build --force {self.stage}"
+        )
+
+
+class Store:
+    """The artefacts under one root folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def find(self, work: Work) -> Artifact | None:
+        """The newest artefact with this work's fingerprint, its files checked by size and time."""
+        numbers = [number for fingerprint, number, _ in self._made(work.folder) if fingerprint == work.fingerprint]
+        if not numbers:
+            return None
+        artifact = Artifact.open(self._path(work, max(numbers)))
+        artifact.check()
+        return artifact
+
+    def ensure(self, work: Work, make: Make, progress: Progress, force: bool = False) -> tuple[Artifact, bool]:
+        """The artefact of this work, and whether it had to be made.
+
+        Whoever comes second waits for the first, then finds what that one made.
+        """
+        self._writable()
+        with exclusive(self.root / ".locks" / f"{work.stage}.lock", f"{work.stage} is being made", progress):
+            found = None if force else self.find(work)
+            if found is None:
+                for artifact in work.inputs.values():
+                    artifact.check(thorough=True)
+                self._require_space(work)
+            artifact = found or self._make(work, make, progress)
+            point_link(self.root / work.folder / "latest", artifact.path.name)
+        return artifact, found is None
+
+    def artifacts(self) -> Iterator[Artifact]:
+        """Every finished artefact under the root."""
+        for manifest in sorted(self.root.glob(f"*/*/{MANIFEST_FILE}")):
+            if not manifest.parent.is_symlink() and not manifest.parent.name.startswith("."):
+                yield Artifact.open(manifest.parent)
+
+    def partial(self) -> list[Path]:
+        """Directories that an interrupted or failed stage left behind."""
+        return sorted(self.root.glob(f"*/{PARTIAL_PREFIX}*"))
+
+    def _made(self, folder: str) -> Iterator[tuple[str, int, Path]]:
+        for path in (self.root / folder).glob("*-*"):
+            fingerprint, _, number = path.name.rpartition("-")
+            if number.isdigit() and not path.name.startswith(".") and path.is_dir():
+                yield fingerprint, int(number), path
+
+    def _path(self, work: Work, number: int) -> Path:
+        return self.root / work.folder / f"{work.fingerprint}-{number}"
+
+    def _make(self, work: Work, make: Make, progress: Progress) -> Artifact:
+        started = time.time()
+        partial = self.root / work.folder / f"{PARTIAL_PREFIX}{work.fingerprint}"
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            counts = make(partial, progress)
+            manifest = self._manifest(work, partial, counts, started)
+            write_synced(partial / MANIFEST_FILE, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+            sync_directory(partial)
+            numbers = [n for fingerprint, n, _ in self._made(work.folder) if fingerprint == work.fingerprint]
+            final = self._path(work, max(numbers, default=-1) + 1)
+            partial.rename(final)
+            sync_directory(final.parent)
+        except OSError as error:
+            raise explain_os_error(error, f"making {work.stage}") from error
+        return Artifact.open(final)
+
+    def _manifest(self, work: Work, directory: Path, counts: dict[str, Any], started: float) -> dict[str, Any]:
+        files = {}
+        for path in sorted(path for path in directory.rglob("*") if path.is_file()):
+            sync_file(path)
+            status = path.stat()
+            files[path.relative_to(directory).as_posix()] = {
+                "bytes": status.st_size,
+                "sha256": sha256_of(path),
+                "mtime_ns": status.st_mtime_ns,
+            }
+        content = [(name, entry["sha256"]) for name, entry in files.items() if name not in work.records]
+        return {
+            "schema": SCHEMA_VERSION,
+            "stage": work.stage,
+            "fingerprint": work.fingerprint,
+            "content": hashlib.sha256(json.dumps(content).encode()).hexdigest(),
+            "version": work.version,
+            "settings": work.settings,
+            "inputs": {
+                name: {"path": f"{a.path.parent.name}/{a.path.name}", "content": a.content}
+                for name, a in work.inputs.items()
+            },
+            "source_files": dict(work.files),
+            "counts": counts,
+            "files": files,
+            "made": datetime.datetime.fromtimestamp(started, datetime.UTC).isoformat(timespec="seconds"),
+            "seconds": round(time.time() - started, 3),
+            "versions": {"parakeet": __version__, "python": platform.python_version()},
+        }
+
+    def _require_space(self, work: Work) -> None:
+        free = shutil.disk_usage(self.root).free
+        need = work.expected_bytes + SPARE_BYTES
+        if free < need:
+            raise ParakeetError(
+                f"Too little disk space for {work.stage}: it needs about {need / 1e9:,.1f} GB and {self.root} has "
+                f"{free / 1e9:,.1f} GB free. Free some (parakeet clean lists what nothing refers to), or set "
+                "PARAKEET_HOME to a folder on a larger disk."
+            )
+
+    def _writable(self) -> None:
+        try:
+            (self.root / ".locks").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise explain_os_error(error, "preparing the assets folder") from None
+        if not os.access(self.root, os.W_OK):
+            raise ParakeetError(f"{self.root} cannot be written to: change its permissions, or set PARAKEET_HOME.")
+
+
+def explain_os_error(error: OSError, doing: str) -> ParakeetError:
+    """What went wrong with a file, for a person; what was there before is as it was."""
+    where = f" ({error.filename})" if error.filename else ""
+    return ParakeetError(
+        f"{error.strerror or error}{where} while {doing}. Nothing that was there before was lost or replaced: "
+        "put it right (free space, permissions) and run the same command again."
+    )
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def sync_directory(path: Path) -> None:
+    """Make a directory's entries durable; only POSIX lets a directory be opened."""
+    if os.name == "posix":
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_synced(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a small file so that readers see the old text or the new one, never half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    write_synced(temporary, text)
+    temporary.replace(path)
+    sync_directory(path.parent)
+
+
+def point_link(link: Path, target: str) -> None:
+    """Let `link` be a relative symbolic link to `target`, by atomic replacement."""
+    if link.is_symlink() and os.readlink(link) == target:
+        return
+    temporary = link.with_name(f".{link.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    temporary.replace(link)
+    sync_directory(link.parent)

@@ -1,0 +1,63 @@
+"""How long a user waits: for the help, for a reply's first token, for a build with nothing to do."""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import click
+
+from parakeet.errors import ParakeetError
+from parakeet.home import home
+from parakeet.release.verify import released_models
+
+TARGETS = {"help": 0.4, "first token of chat": 4.0, "build with nothing to do": 15.0}
+PARAKEET = (sys.executable, "-m", "parakeet.cli")
+
+
+def run(runs: int) -> None:
+    """Time each as a whole process, from its start; print minimum, median and maximum in seconds."""
+    if not list(released_models(home())):
+        raise ParakeetError("This measures a built model and there is none yet. Make one with: parakeet build")
+    measures: dict[str, Callable[[], float]] = {
+        "help": lambda: _whole((*PARAKEET, "--help")),
+        "first token of chat": lambda: _first_byte((*PARAKEET, "chat", "-m", "hi")),
+        "build with nothing to do": lambda: _whole((*PARAKEET, "build")),
+    }
+    results = {}
+    click.echo(f"{'':<28}{'min':>8}{'median':>8}{'max':>8}{'target':>8}   seconds, {runs} runs each")
+    for name, measure in measures.items():
+        seconds = sorted(measure() for _ in range(runs))
+        low, middle, high = seconds[0], statistics.median(seconds), seconds[-1]
+        click.echo(f"{name:<28}{low:>8.2f}{middle:>8.2f}{high:>8.2f}{TARGETS[name]:>8.1f}")
+        results[name] = {"min": round(low, 3), "median": round(middle, 3), "max": round(high, 3)}
+    machine = {"cpus": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
+    click.echo(json.dumps({"benchmark": "startup", "runs": runs, "seconds": results, **machine}))
+
+
+def _whole(command: Sequence[str]) -> float:
+    began = time.perf_counter()
+    finished = subprocess.run(command, capture_output=True, text=True)
+    seconds = time.perf_counter() - began
+    if finished.returncode != 0:
+        raise ParakeetError(
+            f"{' '.join(command[2:])} ended with status {finished.returncode}: {finished.stderr.strip()}"
+        )
+    return seconds
+
+
+def _first_byte(command: Sequence[str]) -> float:
+    """Seconds from the start of the process to the first byte of the reply, which is its first token."""
+    began = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        first = process.stdout.read(1)
+        seconds = time.perf_counter() - began
+        process.stdout.read()
+    if not first:
+        raise ParakeetError(f"{' '.join(command[2:])} printed no reply.")
+    return seconds

@@ -1,0 +1,206 @@
+"""`parakeet …`: every command imports what it needs when it runs, so that `--help` stays instant."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from parakeet import __version__
+from parakeet.errors import ParakeetError
+
+if TYPE_CHECKING:
+    from parakeet.recipe import Recipe
+
+INTERRUPTED = 130
+
+
+class Commands(click.Group):
+    """Prints a user's mistake as one message and ends with status 1; a traceback is always our own fault."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except ParakeetError as error:
+            from parakeet.sanitise import sanitise
+
+            click.echo(f"Error: {sanitise(str(error))}", err=True)
+            context.exit(1)
+        except KeyboardInterrupt:
+            click.echo("Interrupted.", err=True)
+            context.exit(INTERRUPTED)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="parakeet")
+def main() -> None:
+    """Build a tiny language model from text, and talk to it.
+
+    Artefacts lie in the checkout's assets/ folder, or where PARAKEET_HOME points.
+    """
+
+
+@main.command()
+@click.option("--recipe", "recipe_name", default="demo", show_default=True, help="Shipped recipe or recipe file.")
+@click.option("--data", multiple=True, metavar="FILE", help="Text in place of the recipe's sources. Repeatable.")
+@click.option("--select", multiple=True, metavar="ASSET", help="Build this and all before it only. Repeatable.")
+@click.option("--force", multiple=True, metavar="ASSET", help="Make this anew though nothing changed. Repeatable.")
+def build(recipe_name: str, data: Sequence[str], select: Sequence[str], force: Sequence[str]) -> None:
+    """Build a model: from text to a release, making only what is not made yet."""
+    from parakeet.home import home
+    from parakeet.progress import Progress
+    from parakeet.recipe import load_recipe
+
+    recipe = load_recipe(recipe_name)
+    if data:
+        recipe = _with_sources(recipe, data)
+    for name in (*select, *force):
+        _check_stage(name)
+    # The one place where the library reaches up: the assets are Dagster's, and building is materialising them.
+    from pipelines.build import run_build
+
+    sys.exit(run_build(home(), recipe, select, force, Progress()))
+
+
+@main.command()
+@click.option("--recipe", "recipe_name", default="demo", show_default=True, help="Shipped recipe or recipe file.")
+def plan(recipe_name: str) -> None:
+    """Print all that follows from a recipe: parameters, steps, disk space. Trains nothing."""
+    from parakeet.plan import render_plan
+    from parakeet.recipe import load_recipe
+
+    click.echo(render_plan(load_recipe(recipe_name)))
+
+
+@main.command()
+@click.argument("recipe_name", metavar="RECIPE")
+def use(recipe_name: str) -> None:
+    """Make RECIPE the active one: the one that Dagster builds."""
+    from parakeet.home import home
+    from parakeet.recipe import load_recipe
+    from parakeet.stages import use_recipe
+
+    recipe = load_recipe(recipe_name)
+    use_recipe(home(), recipe)
+    click.echo(f"{recipe.name} is the active recipe. Reload the definitions in Dagster if it is running.")
+
+
+@main.command()
+@click.argument("path", type=click.Path(path_type=Path))
+def verify(path: Path) -> None:
+    """Check every file of an artefact or a release against its hashes."""
+    from parakeet.artifact import MANIFEST_FILE, Artifact
+    from parakeet.release.verify import SUMS_FILE, verify_release
+
+    if not path.is_dir():
+        raise ParakeetError(f"{path} is no folder: give the folder of an artefact or of a release.")
+    checked = 0
+    if (path / SUMS_FILE).is_file():
+        checked = verify_release(path)
+    if (path / MANIFEST_FILE).is_file() or not checked:
+        artifact = Artifact.open(path)
+        artifact.check(thorough=True)
+        checked = len(artifact.manifest["files"])
+    click.echo(f"{path}: {checked} files, all as they were made.")
+
+
+@main.command()
+@click.option("--yes", is_flag=True, help="Remove what is listed.")
+def clean(yes: bool) -> None:
+    """List artefacts that nothing refers to, and remove them with --yes."""
+    from parakeet.clean import remove, unreferenced
+    from parakeet.home import home
+
+    entries = unreferenced(home())
+    for entry in entries:
+        click.echo(f"{entry.n_bytes / 1e6:10,.1f} MB  {entry.path}")
+    total = sum(entry.n_bytes for entry in entries) / 1e6
+    if not entries:
+        click.echo("Nothing to remove: everything is referred to.")
+    elif yes:
+        remove(entries)
+        click.echo(f"Removed {len(entries)}, {total:,.1f} MB.")
+    else:
+        click.echo(f"{len(entries)} to remove, {total:,.1f} MB. Remove them with: parakeet clean --yes")
+
+
+@main.command()
+def models() -> None:
+    """List the released models; the one marked * is what chat opens."""
+    from parakeet.home import home
+    from parakeet.release.verify import released_models
+
+    listed = list(released_models(home()))
+    if not listed:
+        raise ParakeetError("There is no released model yet. Make one with: parakeet build")
+    for model in listed:
+        mark = "*" if model.latest else " "
+        bits = ", ".join(f"{name} {value:.3f}" for name, value in model.bits_per_byte.items() if value is not None)
+        click.echo(f"{mark} {model.name:<16} {model.parameters:>13,} parameters  {model.made}  {model.directory}")
+        click.echo(f"    bits per byte: {bits or 'not measured'}")
+
+
+@main.command()
+@click.option("-m", "--message", help="Say this, print the reply, and end.")
+@click.option("--model", "model_path", type=click.Path(path_type=Path), help="A release folder.  [default: the latest]")
+@click.option("--system", help="A system message before the conversation.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Repeat the same replies.")
+@click.option("--temperature", type=float, help="0 always takes the likeliest token.")
+@click.option("--max-tokens", type=click.IntRange(1), help="Longest reply.")
+def chat(
+    message: str | None,
+    model_path: Path | None,
+    system: str | None,
+    seed: int | None,
+    temperature: float | None,
+    max_tokens: int | None,
+) -> None:
+    """Talk to a released model: on a terminal, with -m, or line by line through a pipe."""
+    from parakeet.chat.launch import launch_chat
+
+    sys.exit(launch_chat(message, model_path, system, seed, temperature, max_tokens))
+
+
+@main.group()
+def bench() -> None:
+    """Measure Parakeet on this machine: a table for people and one JSON line last."""
+
+
+@bench.command("startup")
+@click.option("--runs", type=click.IntRange(1, 100), default=5, show_default=True, help="Runs of each command.")
+def bench_startup(runs: int) -> None:
+    """Time `parakeet --help`, the first token of `parakeet chat -m hi`, and a build with nothing to do."""
+    from parakeet.benchmarks.startup import run
+
+    run(runs)
+
+
+def _check_stage(name: str) -> None:
+    import difflib
+
+    from parakeet.stages import STAGE_NAMES
+
+    if name not in STAGE_NAMES:
+        close = difflib.get_close_matches(name, STAGE_NAMES, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise ParakeetError(f"There is no asset {name!r}: {hint}The assets are: {', '.join(STAGE_NAMES)}.")
+
+
+def _with_sources(recipe: "Recipe", paths: Sequence[str]) -> "Recipe":
+    """The recipe with each path as a source of its own, named after its file."""
+    import re
+
+    from parakeet.recipe import Recipe
+
+    sources: list[dict[str, str]] = []
+    for path in paths:
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(path).name.split(".")[0]).strip("-._") or "data"
+        taken = {source["name"] for source in sources}
+        name = next(n for n in (stem[:60], *(f"{stem[:60]}-{i}" for i in range(2, 1000))) if n not in taken)
+        sources.append({"kind": "files", "name": name, "path": str(Path(path).expanduser().absolute())})
+    return Recipe.model_validate({**recipe.model_dump(), "sources": sources})
+
+
+if __name__ == "__main__":
+    main()

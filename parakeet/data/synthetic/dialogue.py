@@ -1,0 +1,34 @@
+"""The three shapes of the synthetic source: a turn, a dialogue, a question with its one right answer."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One utterance. `role` is "System", "Human" or "Assistant"."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """A whole conversation of one family (`task`). `split` is "train" or "held_out"."""
+
+    task: str
+    turns: tuple[Turn, ...]
+    split: str
+
+
+@dataclass(frozen=True)
+class Question:
+    """One Human turn and the exact reply that counts as right."""
+
+    task: str
+    prompt: str
+    answer: str
+
+
+def exchange(prompt: str, answer: str) -> tuple[Turn, Turn]:
+    """A Human turn and the Assistant's reply."""
+    return Turn("Human", prompt), Turn("Assistant", answer)

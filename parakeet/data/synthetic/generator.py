@@ -1,0 +1,113 @@
+"""Draws dialogues from the families by weight, and questions from what is held out."""
+
+from collections.abc import Callable, Iterator
+from random import Random
+
+from parakeet.data.synthetic.dialogue import Dialogue, Question, Turn, exchange
+from parakeet.data.synthetic.phrasing import FRAMES, framed, pick, pick_frame, pick_weighted
+from parakeet.data.synthetic.stories import story
+from parakeet.data.synthetic.talk import SYSTEM_PROMPTS, conversation, greeting, identity, refusal
+from parakeet.data.synthetic.tasks import Split, rank, scored_tasks, split_task
+from parakeet.errors import ParakeetError
+
+TASKS: tuple[str, ...] = tuple(task.name for task in scored_tasks())
+
+# Far beyond this the small families (identity, greetings) have said all they can, and the mix would drift.
+MAXIMUM_DIALOGUES = 100_000
+HELD_OUT_SHARE = 0.03
+SYSTEM_SHARE = 0.03
+
+# Shares of the training dialogues.
+_SCORED_WEIGHTS = (0.10, 0.08, 0.13, 0.25, 0.18, 0.08)
+_CONVERSATION_WEIGHT = 0.09
+_FREE_WEIGHT = 0.03
+_FREE_FAMILIES = (("identity", identity), ("greeting", greeting), ("refusal", refusal), ("story", story))
+
+_Draw = Callable[[Random], tuple[Turn, ...]]
+_Family = tuple[str, _Draw]
+
+
+def _asks(split: Split) -> _Draw:
+    def draw(rng: Random) -> tuple[Turn, ...]:
+        fact = pick(rng, split.training)
+        return exchange(framed(pick(rng, fact.questions), pick_frame(rng)), fact.answer)
+
+    return draw
+
+
+def _families(splits: tuple[Split, ...]) -> list[tuple[_Family, float]]:
+    """Every kind of training dialogue with its weight."""
+    scored = [
+        ((name, _asks(split)), weight)
+        for name, split, weight in zip(TASKS, splits, _SCORED_WEIGHTS, strict=True)
+    ]
+    free = [(family, _FREE_WEIGHT) for family in _FREE_FAMILIES]
+    talk = ("conversation", lambda rng: conversation(rng, splits))
+    return [*scored, *free, (talk, _CONVERSATION_WEIGHT)]
+
+
+def _splits(seed: int) -> tuple[Split, ...]:
+    return tuple(split_task(task, seed) for task in scored_tasks())
+
+
+def dialogues(count: int, seed: int) -> Iterator[Dialogue]:
+    """`count` distinct dialogues in a seeded order, about 3 % of them held out; a larger count only adds to the end.
+
+    Raises ParakeetError, at once, if `count` is negative or above `MAXIMUM_DIALOGUES`.
+    """
+    if not 0 <= count <= MAXIMUM_DIALOGUES:
+        raise ParakeetError(
+            f"The synthetic source makes 0 to {MAXIMUM_DIALOGUES:,} distinct dialogues, not {count:,}. "
+            "Choose a count in that range."
+        )
+    return _draw_distinct(count, seed)
+
+
+def _draw_distinct(count: int, seed: int) -> Iterator[Dialogue]:
+    rng = Random(seed)
+    splits = _splits(seed)
+    families = _families(splits)
+    seen: set[tuple[Turn, ...]] = set()
+    while len(seen) < count:
+        dialogue = _draw_held_out(rng, splits) if rng.random() < HELD_OUT_SHARE else _draw_training(rng, families)
+        if dialogue.turns not in seen:
+            seen.add(dialogue.turns)
+            yield dialogue
+
+
+def _draw_training(rng: Random, families: list[tuple[_Family, float]]) -> Dialogue:
+    name, draw = pick_weighted(rng, families)
+    turns = draw(rng)
+    if rng.random() < SYSTEM_SHARE:
+        turns = (Turn("System", pick(rng, SYSTEM_PROMPTS)), *turns)
+    return Dialogue(name, turns, "train")
+
+
+def _draw_held_out(rng: Random, splits: tuple[Split, ...]) -> Dialogue:
+    task, split = pick(rng, tuple(zip(TASKS, splits, strict=True)))
+    fact, question = pick(rng, split.held_out)
+    return Dialogue(task, exchange(framed(question, pick_frame(rng)), fact.answer), "held_out")
+
+
+def held_out_questions(per_task: int, seed: int) -> list[Question]:
+    """Up to `per_task` distinct questions of each scored task, none of which stands in a training turn of this seed.
+
+    A smaller `per_task` gives the first ones of a larger; no (fact, phrasing) returns in a new frame before all had a turn.
+    Raises ParakeetError if `per_task` is negative.
+    """
+    if per_task < 0:
+        raise ParakeetError(f"The number of held-out questions per task is {per_task}: choose 0 or more.")
+    return [
+        question
+        for task, split in zip(TASKS, _splits(seed), strict=True)
+        for question in _questions(task, split, per_task, seed)
+    ]
+
+
+def _questions(task: str, split: Split, per_task: int, seed: int) -> list[Question]:
+    ranked = sorted((rank(seed, "order", task, question), question, fact) for fact, question in split.held_out)
+    return [
+        Question(task, framed(question, FRAMES[(order[0] + turn) % len(FRAMES)]), fact.answer)
+        for turn in range(len(FRAMES))
+        for order, question, fact in ranked
+    ][:per_task]

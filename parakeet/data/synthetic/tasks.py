@@ -1,0 +1,327 @@
+"""The six scored tasks: every fact with every way to ask for it, and which of these are held out.
+
+What is held out is a property of the question itself, never of a count or an order. Where a fact cannot be guessed
+(capitals, colours, opposites), some phrasings of every fact are held out: the fact is taught in other words. Where the
+answer can be worked out (counting, arithmetic, spelling), whole operands are held out, in every phrasing.
+
+A question must never stand inside another one, or a held-out question would occur in a training turn. So each phrasing
+puts a word before its slot and a stop or question mark after it: "7 plus 5 is what?" would stand inside
+"17 plus 5 is what?".
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from hashlib import blake2b
+
+from parakeet.data.synthetic.facts import ANIMALS, CAPITALS, COLOURS, OBJECTS, OPPOSITES
+from parakeet.data.synthetic.phrasing import sentence_case, with_article
+
+LARGEST_COUNT = 20
+SHORTEST_COUNT = 3
+LARGEST_OPERAND = 12
+LONGEST_SPELT_WORD = 7
+
+_CAPITAL_PHRASINGS = (
+    "What is the capital of {x}?",
+    "What's the capital of {x}?",
+    "Which city is the capital of {x}?",
+    "What city is the capital of {x}?",
+    "What is the capital city of {x}?",
+    "Which capital does {x} have?",
+    "What is the name of the capital of {x}?",
+    "What do you call the capital of {x}?",
+    "Name the capital of {x}.",
+    "Name the capital city of {x}.",
+    "Tell me the capital of {x}.",
+    "Tell me the name of the capital of {x}.",
+    "Give me the capital of {x}.",
+    "Say the capital of {x}.",
+    "Do you know the capital of {x}?",
+    "Do you know which city {x} has for a capital?",
+    "Can you tell me the capital of {x}?",
+    "Can you name the capital of {x}?",
+    "Could you give me the capital of {x}?",
+    "I need the capital of {x}.",
+    "I want to know the capital of {x}.",
+    "I am looking for the capital of {x}.",
+    "I would like to know the capital city of {x}.",
+    "I forgot the capital of {x}.",
+)
+_COLOUR_PHRASINGS = (
+    "What colour is {x}?",
+    "What color is {x}?",
+    "Which colour is {x}?",
+    "Which color is {x}?",
+    "What is the colour of {x}?",
+    "What colour would you say {x} is?",
+    "What colour would you paint {x}?",
+    "Which colour would you paint {x}?",
+    "Which colour do I need to draw {x}?",
+    "Name the colour of {x}.",
+    "Tell me the colour of {x}.",
+    "Tell me what colour {x} is.",
+    "Give me the colour of {x}.",
+    "Say what colour {x} is.",
+    "Do you know the colour of {x}?",
+    "Do you know what colour {x} is?",
+    "Can you tell me the colour of {x}?",
+    "Can you tell me what colour {x} is?",
+    "Could you say what colour {x} is?",
+    "I need the colour of {x}.",
+    "I want to know the colour of {x}.",
+    "I want to know what colour {x} is.",
+    "I wonder what colour {x} is.",
+    "I forgot the colour of {x}.",
+)
+_OPPOSITE_PHRASINGS = (
+    "What is the opposite of {x}?",
+    "What's the opposite of {x}?",
+    "Which word is the opposite of {x}?",
+    "What word is the opposite of {x}?",
+    "Which word means the opposite of {x}?",
+    "What do you call the opposite of {x}?",
+    "What would be the opposite of {x}?",
+    "Name the opposite of {x}.",
+    "Tell me the opposite of {x}.",
+    "Give me the opposite of {x}.",
+    "Say the opposite of {x}.",
+    "Find the opposite of {x}.",
+    "Do you know the opposite of {x}?",
+    "Can you tell me the opposite of {x}?",
+    "Could you give me the opposite of {x}?",
+    "I need the opposite of {x}.",
+    "I want to know the opposite of {x}.",
+    "I am looking for the opposite of {x}.",
+    "I would like the opposite of {x}.",
+    "I forgot the opposite of {x}.",
+)
+_COUNT_UP_PHRASINGS = (
+    "Count from {a} to {b}.",
+    "Count up from {a} to {b}.",
+    "I want you to count, from {a} to {b}.",
+    "Can you count from {a} to {b}?",
+    "Could you count up from {a} to {b}?",
+    "Can you count for me from {a} to {b}?",
+    "Write the numbers from {a} to {b}.",
+    "List the numbers from {a} to {b}.",
+    "Give me the numbers from {a} to {b}.",
+    "What are the numbers from {a} to {b}?",
+    "I need the numbers from {a} to {b}.",
+)
+_COUNT_FROM_ONE_PHRASINGS = (
+    "Count to {b}.",
+    "Count up to {b}.",
+    "Can you count to {b}?",
+    "Could you count up to {b}?",
+)
+_COUNT_DOWN_PHRASINGS = (
+    "Count down from {a} to {b}.",
+    "Count backwards from {a} to {b}.",
+    "I want you to count down, from {a} to {b}.",
+    "Can you count down from {a} to {b}?",
+    "Could you count backwards from {a} to {b}?",
+    "Write the numbers backwards from {a} to {b}.",
+    "List the numbers down from {a} to {b}.",
+    "Give me the numbers backwards from {a} to {b}.",
+    "I need the numbers down from {a} to {b}.",
+)
+_ADDITION_PHRASINGS = (
+    "What is {a} plus {b}?",
+    "What's {a} plus {b}?",
+    "How much is {a} plus {b}?",
+    "What is {a} + {b}?",
+    "Add {a} and {b}.",
+    "Work out {a} plus {b}.",
+    "Calculate {a} + {b}.",
+    "Can you add {a} and {b}?",
+    "What is the sum of {a} and {b}?",
+    "Tell me what {a} plus {b} is.",
+    "Do you know what {a} plus {b} is?",
+)
+_SUBTRACTION_PHRASINGS = (
+    "What is {a} minus {b}?",
+    "What's {a} minus {b}?",
+    "How much is {a} minus {b}?",
+    "What is {a} - {b}?",
+    "Work out {a} minus {b}.",
+    "Calculate {a} - {b}.",
+    "Can you work out {a} minus {b}?",
+    "What is left of {a} without {b}?",
+    "Tell me what {a} minus {b} is.",
+    "Do you know what {a} minus {b} is?",
+)
+_SPELLING_PHRASINGS = (
+    "Spell {x}.",
+    "Spell the word {x}.",
+    "Spell out {x}.",
+    "I want to spell {x}.",
+    "How do you spell {x}?",
+    "How do I spell {x}?",
+    "How is {x} spelt?",
+    "Can you spell {x}?",
+    "Could you spell the word {x}?",
+    "What is the spelling of {x}?",
+    "Give me the spelling of {x}.",
+    "Write {x} letter by letter.",
+)
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One answer and every question that has it.
+
+    `key` is the unit of the split: facts of one key (7 + 5 and 5 + 7) are held out together. `follow_ups` are the
+    short forms that only mean something after another question of the task ("And of Spain?").
+    """
+
+    key: str
+    questions: tuple[str, ...]
+    follow_ups: tuple[str, ...]
+    answer: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """A scored task. One of the two numbers says what is held out: phrasings of each fact, or whole keys."""
+
+    name: str
+    facts: tuple[Fact, ...]
+    held_out_phrasings: int = 0
+    held_out_keys: int = 0
+
+
+@dataclass(frozen=True)
+class Split:
+    """A task divided: facts to train on, with the questions that may be asked of them, and held-out questions."""
+
+    training: tuple[Fact, ...]
+    held_out: tuple[tuple[Fact, str], ...]
+
+
+def _fill(phrasings: Sequence[str], **slots: object) -> tuple[str, ...]:
+    return tuple(phrasing.format(**slots) for phrasing in phrasings)
+
+
+def _capital(country: str, city: str) -> Fact:
+    follow_ups = _fill(("And of {x}?", "And the capital of {x}?", "What about {x}?"), x=country)
+    return Fact(
+        country, _fill(_CAPITAL_PHRASINGS, x=country), follow_ups, f"The capital of {country} is {city}."
+    )
+
+
+def _colour(thing: str, colour: str) -> Fact:
+    follow_ups = _fill(("And {x}?", "And what about {x}?", "What about {x}?"), x=thing)
+    return Fact(thing, _fill(_COLOUR_PHRASINGS, x=thing), follow_ups, f"{sentence_case(thing)} is {colour}.")
+
+
+def _opposite(word: str, other: str) -> Fact:
+    follow_ups = _fill(("And of {x}?", "And the opposite of {x}?", "What about {x}?"), x=word)
+    return Fact(word, _fill(_OPPOSITE_PHRASINGS, x=word), follow_ups, f"The opposite of {word} is {other}.")
+
+
+def _count_up(first: int, last: int) -> Fact:
+    questions = _fill(_COUNT_UP_PHRASINGS, a=first, b=last)
+    if first == 1:
+        questions += _fill(_COUNT_FROM_ONE_PHRASINGS, b=last)
+    follow_ups = _fill(("And from {a} to {b}?", "Now from {a} to {b}."), a=first, b=last)
+    return Fact(
+        f"{first} to {last}", questions, follow_ups, ", ".join(map(str, range(first, last + 1))) + "."
+    )
+
+
+def _count_down(first: int, last: int) -> Fact:
+    questions = _fill(_COUNT_DOWN_PHRASINGS, a=first, b=last)
+    follow_ups = _fill(("And down from {a} to {b}?", "Now backwards from {a} to {b}."), a=first, b=last)
+    return Fact(
+        f"{first} to {last}", questions, follow_ups, ", ".join(map(str, range(first, last - 1, -1))) + "."
+    )
+
+
+def _counting() -> tuple[Fact, ...]:
+    pairs = [
+        (low, high)
+        for low in range(LARGEST_COUNT + 1)
+        for high in range(low + SHORTEST_COUNT - 1, LARGEST_COUNT + 1)
+    ]
+    return tuple(_count_up(low, high) for low, high in pairs) + tuple(
+        _count_down(high, low) for low, high in pairs
+    )
+
+
+def _addition(a: int, b: int) -> Fact:
+    follow_ups = _fill(("And {a} plus {b}?", "What about {a} plus {b}?"), a=a, b=b)
+    key = f"{min(a, b)} + {max(a, b)}"
+    return Fact(key, _fill(_ADDITION_PHRASINGS, a=a, b=b), follow_ups, f"{a} plus {b} is {a + b}.")
+
+
+def _subtraction(a: int, b: int) -> Fact:
+    follow_ups = _fill(("And {a} minus {b}?", "What about {a} minus {b}?"), a=a, b=b)
+    return Fact(
+        f"{a} - {b}", _fill(_SUBTRACTION_PHRASINGS, a=a, b=b), follow_ups, f"{a} minus {b} is {a - b}."
+    )
+
+
+def _arithmetic() -> tuple[Fact, ...]:
+    operands = range(LARGEST_OPERAND + 1)
+    sums = tuple(_addition(a, b) for a in operands for b in operands)
+    return sums + tuple(_subtraction(a, b) for a in operands for b in range(a + 1))
+
+
+def spelt_words() -> tuple[str, ...]:
+    """The words of the spelling task: short ones that the other tasks and the stories use too, each once."""
+    opposites = (word for pair in OPPOSITES for word in pair)
+    colours = (colour for _, colour in COLOURS)
+    things = (thing.rsplit(" ", 1)[-1] for thing, _ in COLOURS)
+    words = dict.fromkeys((*ANIMALS, *OBJECTS, *colours, *things, *opposites))
+    return tuple(word for word in words if 3 <= len(word) <= LONGEST_SPELT_WORD)
+
+
+def spelt(word: str) -> str:
+    """ "cat" to "c-a-t"."""
+    return "-".join(word)
+
+
+def _spelling(word: str) -> Fact:
+    follow_ups = _fill(("And {x}?", "And the word {x}?"), x=word)
+    return Fact(word, _fill(_SPELLING_PHRASINGS, x=word), follow_ups, f"{spelt(word)}.")
+
+
+@cache
+def scored_tasks() -> tuple[Task, ...]:
+    """The six tasks in their order, before any split. Immutable, so one copy serves everyone."""
+    opposites = OPPOSITES + tuple((second, first) for first, second in OPPOSITES)
+    return (
+        Task("capitals", tuple(_capital(*row) for row in CAPITALS), held_out_phrasings=4),
+        Task("colours", tuple(_colour(*row) for row in COLOURS), held_out_phrasings=5),
+        Task("opposites", tuple(_opposite(*row) for row in opposites), held_out_phrasings=3),
+        Task("counting", _counting(), held_out_keys=40),
+        Task("arithmetic", _arithmetic(), held_out_keys=24),
+        Task("spelling", tuple(_spelling(word) for word in spelt_words()), held_out_keys=24),
+    )
+
+
+def rank(seed: int, *parts: str) -> bytes:
+    """A fixed pseudo-random sort key of something named by `parts` (BLAKE2b, 16 bytes): the same in every process."""
+    return blake2b("\x1f".join((str(seed), *parts)).encode(), digest_size=16).digest()
+
+
+def split_task(task: Task, seed: int) -> Split:
+    """Divides a task: the units of lowest rank are held out, so that every seed holds out equally many.
+
+    Ranking within a fact, not over all of them, leaves each fact the same number of training phrasings.
+    """
+    keys = sorted({fact.key for fact in task.facts}, key=lambda key: rank(seed, task.name, key))
+    held_out_keys = frozenset(keys[: task.held_out_keys])
+    training: list[Fact] = []
+    held_out: list[tuple[Fact, str]] = []
+    for fact in task.facts:
+        if fact.key in held_out_keys:
+            held_out += [(fact, question) for question in fact.questions]
+            continue
+        ranked = sorted(fact.questions, key=lambda question: rank(seed, task.name, fact.key, question))
+        held_out += [(fact, question) for question in ranked[: task.held_out_phrasings]]
+        training.append(
+            Fact(fact.key, tuple(ranked[task.held_out_phrasings :]), fact.follow_ups, fact.answer)
+        )
+    return Split(tuple(training), tuple(held_out))

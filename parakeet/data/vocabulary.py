@@ -1,0 +1,38 @@
+"""Stage `tokenizer`: cl100k_base with Parakeet's tokens, or a BPE trained on the training documents."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from parakeet.data.documents import parts, read_documents
+from parakeet.progress import Progress, Task
+from parakeet.recipe import Recipe
+from parakeet.tokenizer import cl100k_base, train_tokenizer
+
+
+def make_tokenizer(recipe: Recipe, inputs: Mapping[str, Path], output: Path, progress: Progress) -> dict[str, Any]:
+    if recipe.tokenizer.kind == "cl100k_base":
+        tokenizer = cl100k_base()
+    else:
+        with progress.task("tokenizer", None, "documents") as task:
+            texts = _training_texts(inputs["deduplicated_documents"], task)
+            tokenizer = train_tokenizer(texts, recipe.tokenizer.vocabulary)
+    tokenizer.save(output)
+    lengths = Counter(len(tokenizer.token_bytes(token_id)) for token_id in tokenizer.defined_ids())
+    return {
+        "kind": tokenizer.name,
+        "tokens": len(tokenizer.defined_ids()),
+        "control_tokens": len(tokenizer.controls),
+        "embedding_rows": tokenizer.rows,
+        "bytes_per_token": sum(length * count for length, count in lengths.items()) / sum(lengths.values()),
+        "sha256": tokenizer.sha256,
+    }
+
+
+def _training_texts(directory: Path, task: Task) -> Iterator[str]:
+    """Held-out text must not shape the vocabulary that its bits per byte are measured with."""
+    for document in read_documents(parts(directory)):
+        task.advance()
+        if not document.metadata["held_out"]:
+            yield from (turn.content for turn in document.turns)

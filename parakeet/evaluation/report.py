@@ -1,0 +1,133 @@
+"""Stage `evaluation`: everything that is measured of a model, as JSON, as a page and as a picture."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from parakeet.data.shards import TokenShards
+from parakeet.evaluation.bits_per_byte import BitsPerByte, choose_documents, measure, unigram_bits
+from parakeet.evaluation.exact_match import accuracy, read_questions, refuse_leaks, replies_to
+from parakeet.model.transformer import load_model
+from parakeet.progress import Progress
+from parakeet.recipe import Recipe
+from parakeet.sanitise import sanitise
+from parakeet.tokenizer import Tokenizer
+
+EVALUATION_FILE = "evaluation.json"
+REPORT_FILE = "report.md"
+PLOT_FILE = "bits_per_byte.png"
+NOT_APPLICABLE = "not applicable"
+
+
+def evaluate(recipe: Recipe, inputs: Mapping[str, Path], output: Path, progress: Progress) -> dict[str, Any]:
+    """Measure the checkpoint; the same inputs give the same bytes."""
+    model = load_model(inputs["checkpoint"])
+    tokenizer = Tokenizer.load(inputs["tokenizer"])
+    questions = read_questions(inputs["documents"])
+    refuse_leaks(questions, inputs["deduplicated_documents"])
+    replies = replies_to(model, tokenizer, [question.prompt for question in questions])
+    prompts = recipe.evaluation.prompts
+    by_source = _bits_per_byte(recipe, inputs["token_shards"], model, tokenizer, progress)
+    result: dict[str, Any] = {
+        "bits_per_byte": {name: asdict(bits) if bits else None for name, bits in by_source.items()},
+        "exact_match": accuracy(questions, replies) if questions else NOT_APPLICABLE,
+        "replies": [
+            {"prompt": p, "reply": r} for p, r in zip(prompts, replies_to(model, tokenizer, prompts), strict=True)
+        ],
+    }
+    (output / EVALUATION_FILE).write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (output / REPORT_FILE).write_text(render_report(recipe.name, result), encoding="utf-8")
+    draw_bits_per_byte(result["bits_per_byte"], output / PLOT_FILE)
+    return result
+
+
+def _bits_per_byte(
+    recipe: Recipe, shards: Path, model: Any, tokenizer: Tokenizer, progress: Progress
+) -> dict[str, BitsPerByte | None]:
+    """By source; None where less is held out than a figure could be trusted on."""
+    held_out = TokenShards(shards, "held_out", tokenizer)
+    unigram = unigram_bits(tokenizer, TokenShards(shards, "train", tokenizer))
+    result: dict[str, BitsPerByte | None] = {}
+    for index, name in enumerate(held_out.names):
+        documents = choose_documents(held_out, index, recipe.evaluation.max_bytes)
+        n_bytes = int(held_out.n_bytes()[documents].sum()) if documents else 0
+        if n_bytes < max(1, recipe.shards.min_held_out_bytes):
+            result[name] = None
+            continue
+        result[name] = measure(model, tokenizer, held_out, documents, unigram, recipe.packing.row_tokens, progress)
+    return result
+
+
+def render_report(name: str, result: Mapping[str, Any]) -> str:
+    """The measurements as Markdown."""
+    return (
+        "\n\n".join(
+            [
+                f"# Evaluation of {name}",
+                "## Held-out bits per byte\n\nLower is better. The unigram model has the same tokenizer; `xz -9` "
+                "compresses the same bytes, concatenated.\n\n" + bits_per_byte_table(result["bits_per_byte"]),
+                "## Exact answers to held-out questions\n\n" + exact_match_table(result["exact_match"]),
+                "## Replies\n\nGreedy, to the same prompts for every model.\n\n" + replies_table(result["replies"]),
+            ]
+        )
+        + "\n"
+    )
+
+
+def bits_per_byte_table(by_source: Mapping[str, Any]) -> str:
+    rows = ["| source | documents | bytes | this model | unigram | xz -9 |", "|---|---:|---:|---:|---:|---:|"]
+    for name, bits in by_source.items():
+        if bits is None:
+            rows.append(f"| {name} | | too little held out to measure | | | |")
+        else:
+            figures = " | ".join(f"{bits[key]:.3f}" for key in ("model", "unigram", "xz"))
+            rows.append(f"| {name} | {bits['documents']:,} | {bits['n_bytes']:,} | {figures} |")
+    return "\n".join(rows)
+
+
+def exact_match_table(exact_match: Any) -> str:
+    if exact_match == NOT_APPLICABLE:
+        return "Not applicable: no source of this recipe comes with held-out questions."
+    rows = ["| task | questions | exact | 95 % interval | example |", "|---|---:|---:|---|---|"]
+    for task, figures in exact_match.items():
+        low, high = figures["interval"]
+        example = f"{figures['example']['prompt']} → {figures['example']['reply']}"
+        share = f"{figures['accuracy']:.1%}"
+        rows.append(f"| {task} | {figures['questions']} | {share} | {low:.1%} to {high:.1%} | {_cell(example)} |")
+    return "\n".join(rows)
+
+
+def replies_table(replies: list[dict[str, str]]) -> str:
+    rows = ["| prompt | reply |", "|---|---|"]
+    rows += [f"| {_cell(pair['prompt'])} | {_cell(pair['reply'])} |" for pair in replies]
+    return "\n".join(rows)
+
+
+def _cell(text: str) -> str:
+    """Text of a model inside a Markdown table: no pipe, tag or line break of its own takes effect."""
+    plain = sanitise(" ".join(text.split())).replace("\\", "\\\\").replace("<", "&lt;")
+    return re.sub(r"([|`*_\[\]])", r"\\\1", plain)
+
+
+def draw_bits_per_byte(by_source: Mapping[str, Any], path: Path) -> None:
+    """Bars by source: the model beside its yardsticks."""
+    from matplotlib.figure import Figure
+
+    measured = {name: bits for name, bits in by_source.items() if bits is not None}
+    figure = Figure(figsize=(6.4, 1.2 + 0.8 * max(1, len(measured))), dpi=100, layout="constrained")
+    axes = figure.add_subplot()
+    series = (("model", "this model", "#1b7837"), ("xz", "xz -9", "#9e9ac8"), ("unigram", "unigram", "#bdbdbd"))
+    for offset, (key, label, colour) in enumerate(series):
+        positions = [index + 0.27 * (offset - 1) for index in range(len(measured))]
+        bars = axes.barh(positions, [bits[key] for bits in measured.values()], 0.25, label=label, color=colour)
+        axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)
+    axes.set_yticks(range(len(measured)), list(measured))
+    axes.invert_yaxis()
+    axes.set_xlabel("bits per byte of held-out text (lower is better)")
+    axes.margins(x=0.12)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
+    figure.savefig(path)

@@ -1,0 +1,43 @@
+"""Hashes of raw files, remembered by path, size and modification time."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from parakeet.artifact import explain_os_error, replace_file, sha256_of
+
+
+class HashCache:
+    """sha256 of files; a file whose size and time are as they were is not read again."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._known: dict[str, list[object]] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            self._known = {}
+
+    def sha256(self, files: Iterable[Path]) -> dict[Path, str]:
+        """Hashes by file; ParakeetError where one cannot be read."""
+        known, result = dict(self._known), {}
+        for file in files:
+            try:
+                status = file.stat()
+                key = [status.st_size, status.st_mtime_ns]
+                entry = known.get(str(file.resolve()))
+                digest = str(entry[2]) if entry is not None and entry[:2] == key else sha256_of(file)
+            except OSError as error:
+                raise explain_os_error(error, "reading a source file") from None
+            known[str(file.resolve())] = [*key, digest]
+            result[file] = digest
+        if known != self._known:
+            self._remember(known)
+        return result
+
+    def _remember(self, known: dict[str, list[object]]) -> None:
+        self._known = known
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(self._path, json.dumps(known))
+        except OSError as error:
+            raise explain_os_error(error, "preparing the assets folder") from None

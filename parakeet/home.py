@@ -1,0 +1,21 @@
+"""Where artefacts live: PARAKEET_HOME, else the checkout's `assets/`, else the platform's user data folder."""
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+
+def checkout() -> Path | None:
+    """The root of the checkout that this code runs from, or None where it is installed."""
+    root = Path(__file__).resolve().parent.parent
+    return root if (root / "workspace.yaml").is_file() and (root / "pyproject.toml").is_file() else None
+
+
+def home() -> Path:
+    """The root folder of all artefacts; it need not exist yet."""
+    named = os.environ.get("PARAKEET_HOME")
+    if named:
+        return Path(named).expanduser().resolve()
+    root = checkout()
+    return root / "assets" if root else Path(platformdirs.user_data_dir("parakeet"))

@@ -1,0 +1,93 @@
+"""The shape of a model, and everything that follows from it by arithmetic. Imports no torch."""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from parakeet.errors import ParakeetError
+from parakeet.recipe import ModelSettings
+
+CONFIG_FILE = "config.json"
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """`vocabulary_rows` counts the rows of the tied embedding; `context` is in tokens."""
+
+    layers: int
+    heads: int
+    width: int
+    context: int
+    vocabulary_rows: int
+    dropout: float = 0.0
+
+    @property
+    def head_width(self) -> int:
+        return self.width // self.heads
+
+    @property
+    def shared_projections(self) -> int:
+        """Key/value projections: one for each pair of neighbouring layers."""
+        return -(-self.layers // 2)
+
+    def parameters(self) -> dict[str, int]:
+        """Parameters by part. The output projection is the embedding itself and counts once."""
+        d = self.width
+        return {
+            "embedding": self.vocabulary_rows * d,
+            "embedding norm": 2 * d,
+            "queries": self.layers * d * d,
+            "keys and values": self.shared_projections * 2 * d * d,
+            "attention outputs": self.layers * d * d,
+            "MLPs": self.layers * 8 * d * d,
+            "layer norms": (2 * self.layers + 1) * d,
+        }
+
+    @property
+    def parameter_count(self) -> int:
+        return sum(self.parameters().values())
+
+    def flops_per_token(self, length: int) -> int:
+        """Training FLOPs a token at sequence length `length`, causal count: 6 · matmul parameters + 6 · L · d · T.
+
+        Shared key/value weights are multiplied once per layer, so they count in every layer.
+        """
+        matmul = self.layers * 12 * self.width**2 + self.vocabulary_rows * self.width
+        return 6 * matmul + 6 * self.layers * self.width * length
+
+    def save(self, directory: Path) -> None:
+        values = {"architecture": "parakeet", **asdict(self)}
+        (directory / CONFIG_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, directory: Path) -> "ModelConfig":
+        path = directory / CONFIG_FILE
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            config = cls(**{field.name: values[field.name] for field in fields(cls)})
+        except FileNotFoundError:
+            raise ParakeetError(f"{path} is missing: {directory} holds no model of Parakeet.") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise ParakeetError(f"{path} is not a model's configuration: {error}") from None
+        return config.checked(path)
+
+    def checked(self, where: Path) -> "ModelConfig":
+        """Refuse sizes that no model has, before any memory is asked for."""
+        sizes = {name: getattr(self, name) for name in ("layers", "heads", "width", "context", "vocabulary_rows")}
+        for name, size in sizes.items():
+            if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= 1 << 20:
+                raise ParakeetError(f"{where}: {name} is {size!r}; a whole number from 1 to 1,048,576 is needed.")
+        if self.width % self.heads:
+            raise ParakeetError(f"{where}: width {self.width} is not a multiple of heads {self.heads}.")
+        return self
+
+    @classmethod
+    def from_recipe(cls, settings: ModelSettings, vocabulary_rows: int) -> "ModelConfig":
+        return cls(
+            layers=settings.layers,
+            heads=settings.heads,
+            width=settings.width,
+            context=settings.context,
+            vocabulary_rows=vocabulary_rows,
+            dropout=settings.dropout,
+        )

@@ -1,0 +1,61 @@
+"""The model card: what the model is, what it was made from, how well it does, and what it must not be used for."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from parakeet.evaluation.report import bits_per_byte_table, exact_match_table, replies_table
+from parakeet.recipe import Recipe
+
+
+def render_card(
+    recipe: Recipe, training: Mapping[str, Any], evaluation: Mapping[str, Any], shards: Mapping[str, Any]
+) -> str:
+    """Markdown with the YAML header that model hubs read. Counts come from the stages' manifests."""
+    licences = sorted({source.licence for source in recipe.sources})
+    header = {
+        "language": "en",
+        "library_name": "parakeet",
+        "pipeline_tag": "text-generation",
+        "tags": ["parakeet", "alibi", "tiny"],
+        "license": "gpl-3.0",
+        "datasets": [source.name for source in recipe.sources],
+    }
+    return (
+        "\n\n".join(
+            [
+                f"---\n{yaml.safe_dump(header, sort_keys=False)}---",
+                f"# {recipe.name}\n\n{recipe.description}",
+                f"A Parakeet language model of {training['parameters']:,} parameters: {recipe.model.layers} layers, "
+                f"{recipe.model.heads} heads, width {recipe.model.width}, context {recipe.model.context:,}, ALiBi positions, "
+                f"key/value projections shared by pairs of layers. It was trained on {training['tokens']:,} tokens in "
+                f"{training['steps']:,} steps ({training['seconds']:,.0f} s on {training['device']}), down to a loss of "
+                f"{training['final_loss']:.3f} nats a token.",
+                "    parakeet chat --model .",
+                "![Loss while training](loss_curve.png)",
+                f"## Text\n\n{_text_table(recipe, shards)}",
+                "## Held-out bits per byte\n\n" + bits_per_byte_table(evaluation["bits_per_byte"]),
+                "![Bits per byte](bits_per_byte.png)",
+                "## Exact answers to held-out questions\n\n" + exact_match_table(evaluation["exact_match"]),
+                "## Replies\n\n" + replies_table(evaluation["replies"]),
+                "## Limits\n\nA tiny model for learning about language models. It says false things with confidence; "
+                "nothing it says is advice. The licences of the text above "
+                f"({', '.join(licences)}) go with the weights. `training_manifest.json` traces them back to every source "
+                "file; `sha256sum -c SHA256SUMS` checks the files.",
+            ]
+        )
+        + "\n"
+    )
+
+
+def _text_table(recipe: Recipe, shards: Mapping[str, Any]) -> str:
+    rows = [
+        "| source | licence | training documents | training tokens | held-out documents |",
+        "|---|---|---:|---:|---:|",
+    ]
+    for source in recipe.sources:
+        train, held_out = (shards[split]["sources"][source.name] for split in ("train", "held_out"))
+        figures = f"{train['documents']:,} | {train['tokens']:,} | {held_out['documents']:,}"
+        rows.append(f"| {source.name} | {source.licence} | {figures} |")
+    return "\n".join(rows)

@@ -1,0 +1,121 @@
+"""Stage `release`: the model as a directory that needs nothing else, and runs with no network."""
+
+import json
+import platform
+import shutil
+import subprocess
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from parakeet.artifact import Artifact
+from parakeet.errors import ParakeetError
+from parakeet.evaluation.exact_match import replies_to
+from parakeet.evaluation.report import EVALUATION_FILE, PLOT_FILE, REPORT_FILE
+from parakeet.home import checkout
+from parakeet.model.config import CONFIG_FILE
+from parakeet.model.transformer import WEIGHTS_FILE, load_model
+from parakeet.progress import Progress
+from parakeet.recipe import Recipe
+from parakeet.release.card import render_card
+from parakeet.release.verify import GENERATION_FILE, TRAINING_MANIFEST_FILE, verify_release, write_sums
+from parakeet.tokenizer import SETTINGS_FILE, VOCABULARY_FILE, Tokenizer
+from parakeet.training.job import CURVE_FILE
+
+FILES = {
+    "checkpoint": (WEIGHTS_FILE, CONFIG_FILE, CURVE_FILE),
+    "tokenizer": (VOCABULARY_FILE, SETTINGS_FILE),
+    "evaluation": (EVALUATION_FILE, REPORT_FILE, PLOT_FILE),
+}
+PACKAGES = ("torch", "tiktoken", "tokenizers", "safetensors", "datatrove", "pyarrow", "numpy", "dagster")
+
+
+def make_release(
+    recipe: Recipe,
+    inputs: Mapping[str, Artifact],
+    lineage: Mapping[str, Mapping[str, Any]],
+    output: Path,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Gather the files, write card, lineage and hashes, then prove that the directory works on its own.
+
+    `lineage` holds the manifest of every stage before this one. Raises ParakeetError if the packed model
+    does not reload, or answers otherwise than it did when it was evaluated.
+    """
+    for stage, names in FILES.items():
+        for name in names:
+            shutil.copy2(inputs[stage].path / name, output / name)
+    evaluation = json.loads((output / EVALUATION_FILE).read_text(encoding="utf-8"))
+    training = inputs["checkpoint"].counts
+    _write_json(output / GENERATION_FILE, _generation_config(recipe, Tokenizer.load(output)))
+    _write_json(output / TRAINING_MANIFEST_FILE, _training_manifest(recipe, lineage))
+    card = render_card(recipe, training, evaluation, lineage["token_shards"]["counts"])
+    (output / "README.md").write_text(card, encoding="utf-8")
+    write_sums(output)
+    verify_release(output)
+    _prove(output, evaluation)
+    progress.say(f"The release reloads from its own files and answers as it did when evaluated: {recipe.name}.")
+    return {
+        "name": recipe.name,
+        "parameters": training["parameters"],
+        "bytes": sum(path.stat().st_size for path in output.iterdir()),
+        "bits_per_byte": {name: bits and bits["model"] for name, bits in evaluation["bits_per_byte"].items()},
+    }
+
+
+def _prove(output: Path, evaluation: Mapping[str, Any]) -> None:
+    """The packed model must repeat the replies that the evaluation recorded (same weights, same machine)."""
+    recorded = evaluation["replies"][:2]
+    replies = replies_to(load_model(output), Tokenizer.load(output), [pair["prompt"] for pair in recorded])
+    for pair, reply in zip(recorded, replies, strict=True):
+        if reply != pair["reply"]:
+            raise ParakeetError(
+                f"The packed model answers {pair['prompt']!r} with {reply!r}; when evaluated it said {pair['reply']!r}. "
+                "The release was not made. Run: parakeet build --force evaluation"
+            )
+
+
+def _generation_config(recipe: Recipe, tokenizer: Tokenizer) -> dict[str, Any]:
+    ends = {"stop_ids": [tokenizer.end_of_prompt, tokenizer.end_of_text], "padding_id": tokenizer.padding}
+    return {"name": recipe.name, **recipe.generation.model_dump(mode="json"), **ends}
+
+
+def _training_manifest(recipe: Recipe, lineage: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Where every byte came from: back to the hash of each source file."""
+    kept = ("fingerprint", "content", "version", "settings", "inputs", "counts", "made", "seconds")
+    return {
+        "recipe": recipe.model_dump(mode="json"),
+        "source_files": dict(lineage["documents"]["source_files"]),
+        "stages": {name: {key: manifest[key] for key in kept} for name, manifest in lineage.items()},
+        "seeds": {"training": recipe.training.seed, "order": recipe.packing.seed},
+        "git": _git_state(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "hardware": {"machine": platform.machine(), "system": platform.system(), "python": platform.python_version()},
+    }
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Commit of the checkout that this code runs from; None where it is not one or git is missing."""
+    root = checkout()
+    if root is None:
+        return None
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=10)
+        status = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if commit.returncode != 0:
+        return None
+    return {"commit": commit.stdout.strip(), "changed": bool(status.stdout.strip())}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,104 @@
+"""Releases on disk: their hashes, and what a chat needs of them. Imports no torch."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from parakeet.artifact import sha256_of
+from parakeet.errors import ParakeetError
+from parakeet.recipe import Generation
+
+SUMS_FILE = "SHA256SUMS"
+GENERATION_FILE = "generation_config.json"
+TRAINING_MANIFEST_FILE = "training_manifest.json"
+NOT_SUMMED = (SUMS_FILE, "manifest.json")
+
+
+def write_sums(directory: Path) -> None:
+    """`SHA256SUMS` over every file, in the format of `sha256sum`."""
+    names = sorted(path.name for path in directory.iterdir() if path.name not in NOT_SUMMED)
+    lines = [f"{sha256_of(directory / name)}  {name}\n" for name in names]
+    (directory / SUMS_FILE).write_text("".join(lines), encoding="utf-8")
+
+
+def verify_release(directory: Path) -> int:
+    """Check every file against `SHA256SUMS`; the number of files. ParakeetError names the first that differs."""
+    try:
+        lines = (directory / SUMS_FILE).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise ParakeetError(f"{directory} is no release: it has no {SUMS_FILE}.") from None
+    for line in lines:
+        expected, _, name = line.partition("  ")
+        path = directory / name
+        if Path(name).name != name or not path.is_file():
+            raise ParakeetError(f"{path} is missing: the release is not whole. Copy it again, or rebuild it.")
+        found = sha256_of(path)
+        if found != expected:
+            raise ParakeetError(
+                f"{path} has sha256 {found}, expected {expected}: it was changed after the release was made. "
+                "Copy it again, or make it anew with: parakeet build --force release"
+            )
+    return len(lines)
+
+
+@dataclass(frozen=True)
+class Release:
+    """A release directory whose files agree with their hashes."""
+
+    directory: Path
+    name: str
+    generation: Generation
+
+    @property
+    def identity(self) -> str:
+        """First 12 hex digits over all of its hashes."""
+        return hashlib.sha256((self.directory / SUMS_FILE).read_bytes()).hexdigest()[:12]
+
+
+def open_release(directory: Path) -> Release:
+    """Verify a release and read its chat settings."""
+    verify_release(directory)
+    path = directory / GENERATION_FILE
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        known = {key: value for key, value in values.items() if key in Generation.model_fields}
+        return Release(directory, str(values["name"]), Generation(**known))
+    except (OSError, ValueError, KeyError, ValidationError) as error:
+        raise ParakeetError(f"{path} cannot be read: {error}") from None
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One line of `parakeet models`."""
+
+    directory: Path
+    name: str
+    parameters: int
+    bits_per_byte: dict[str, float | None]
+    made: str
+    latest: bool
+
+
+def released_models(root: Path) -> Iterator[Listed]:
+    """The releases under a root of artefacts, oldest first, from their manifests alone."""
+    folder = root / "releases"
+    latest = (folder / "latest").resolve()
+    found: list[tuple[str, Path, dict[str, Any]]] = []
+    for path in folder.glob("*-*/manifest.json"):
+        if not path.parent.name.startswith("."):
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+            found.append((manifest["made"], path.parent, manifest["counts"]))
+    for made, directory, counts in sorted(found, key=lambda entry: (entry[0], entry[1])):
+        yield Listed(
+            directory,
+            counts["name"],
+            counts["parameters"],
+            counts["bits_per_byte"],
+            made,
+            directory.resolve() == latest,
+        )

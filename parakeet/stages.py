@@ -1,0 +1,273 @@
+"""The whole build on one page: every stage, what it reads of the recipe, and what it is made from.
+
+Dagster's assets and the command line both go through `Build`; the stages' work is done in the rooms that
+`make` names, which are imported only when a stage has to be made.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from parakeet.artifact import Artifact, Store, Work, replace_file
+from parakeet.errors import ParakeetError
+from parakeet.hashes import HashCache
+from parakeet.progress import Progress
+from parakeet.recipe import FileSource, Recipe, load_recipe
+from parakeet.training.stage import CHANGEABLE, Launch, expected_bytes, make_checkpoint
+
+ACTIVE_RECIPE_FILE = "recipe.yaml"
+DEFAULT_RECIPE = "demo"
+RUNS_FOLDER = "training_runs"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the build. `settings` is the part of the recipe that the stage reads, as JSON values.
+
+    A higher `version` says that the code now makes something else of the same inputs. `headline` says in a few
+    words what the counts of its manifest hold. `growth` times the bytes of the inputs is the disk space that
+    the stage asks for before it begins.
+    """
+
+    name: str
+    group: str
+    summary: str
+    make: str
+    settings: Callable[[Recipe], dict[str, Any]]
+    headline: Callable[[dict[str, Any]], str]
+    inputs: tuple[str, ...] = ()
+    version: int = 1
+    folder: str = ""
+    records: tuple[str, ...] = ()
+    growth: float = 1.5
+
+    def inputs_for(self, recipe: Recipe) -> tuple[str, ...]:
+        """cl100k_base is the same whatever the corpus holds, so new text does not make it anew."""
+        if self.name == "tokenizer" and recipe.tokenizer.kind == "cl100k_base":
+            return ()
+        return self.inputs
+
+
+def _documents(recipe: Recipe) -> dict[str, Any]:
+    hidden = {"priority", "near_duplicates", "path"}
+    sources = [source.model_dump(mode="json", exclude=hidden) for source in recipe.sources]
+    return {"sources": sources, "questions_per_task": recipe.evaluation.questions_per_task}
+
+
+def _deduplication(recipe: Recipe) -> dict[str, Any]:
+    sources = {s.name: {"priority": s.priority, "near_duplicates": s.near_duplicates} for s in recipe.sources}
+    return {**recipe.part("deduplication"), "sources": sources}
+
+
+def _checkpoint(recipe: Recipe) -> dict[str, Any]:
+    decided_while_running = set(CHANGEABLE) - {"tokens", "decay_fraction"}
+    training = recipe.training.model_dump(mode="json", exclude=decided_while_running)
+    return {**recipe.part("model", "packing"), "training": training}
+
+
+def _release(recipe: Recipe) -> dict[str, Any]:
+    licences = {source.name: source.licence for source in recipe.sources}
+    return {**recipe.part("name", "description", "generation"), "licences": licences}
+
+
+def _evaluation_headline(counts: dict[str, Any]) -> str:
+    measured = {name: bits["model"] for name, bits in counts["bits_per_byte"].items() if bits}
+    return "bits per byte " + ", ".join(f"{name} {bits:.3f}" for name, bits in measured.items())
+
+
+STAGES: tuple[Stage, ...] = (
+    Stage(
+        "documents",
+        group="corpus",
+        summary="Every record of the recipe's sources in one shape: turns with a role, a source and a licence.",
+        make="parakeet.data.collect:collect_documents",
+        settings=_documents,
+        headline=lambda c: f"{c['documents']:,} documents from {len(c['sources'])} sources",
+    ),
+    Stage(
+        "clean_documents",
+        group="corpus",
+        summary="Documents with normalised text, without those that are too short, too long or repeat themselves.",
+        make="parakeet.data.clean:clean_documents",
+        settings=lambda recipe: recipe.part("clean"),
+        headline=lambda c: f"{c['documents']:,} kept, {c['dropped']:,} dropped",
+        inputs=("documents",),
+    ),
+    Stage(
+        "deduplicated_documents",
+        group="corpus",
+        summary="One document of each cluster of exact and near duplicates, split into training and held-out ones.",
+        make="parakeet.data.deduplicate:deduplicate_documents",
+        settings=_deduplication,
+        headline=lambda c: f"{c['documents']:,} kept, {c['exact_duplicates'] + c['near_duplicates']:,} duplicates",
+        inputs=("clean_documents",),
+        growth=3.0,
+    ),
+    Stage(
+        "tokenizer",
+        group="tokens",
+        summary="The vocabulary and control tokens that turn text into ids.",
+        make="parakeet.data.vocabulary:make_tokenizer",
+        settings=lambda recipe: recipe.part("tokenizer"),
+        headline=lambda c: f"{c['tokens']:,} tokens ({c['kind']})",
+        inputs=("deduplicated_documents",),
+        growth=0.0,
+    ),
+    Stage(
+        "token_shards",
+        group="tokens",
+        summary="The corpus as ids, in Arrow files that memory-map, training and held-out documents apart.",
+        make="parakeet.data.shards:make_token_shards",
+        settings=lambda recipe: {**recipe.part("shards"), "sources": sorted(source.name for source in recipe.sources)},
+        headline=lambda c: f"{c['train']['tokens']:,} tokens, {c['held_out']['tokens']:,} held out",
+        inputs=("deduplicated_documents", "tokenizer"),
+        growth=4.0,
+    ),
+    Stage(
+        "packing_plan",
+        group="tokens",
+        summary="Which pieces of which documents share a training row, so that no token and hardly a slot is lost.",
+        make="parakeet.data.packing:make_packing_plan",
+        settings=lambda recipe: {"row_tokens": recipe.packing.row_tokens},
+        headline=lambda c: f"{c['rows']:,} rows, {c['fill']:.2%} full",
+        inputs=("token_shards",),
+        growth=0.5,
+    ),
+    Stage(
+        "checkpoint",
+        group="model",
+        summary="The trained weights, with the run's metrics and its loss curve.",
+        make="parakeet.training.stage:make_checkpoint",
+        settings=_checkpoint,
+        headline=lambda c: f"{c['parameters']:,} parameters, {c['tokens']:,} tokens, loss {c['final_loss']:.3f}",
+        inputs=("token_shards", "packing_plan", "tokenizer"),
+        records=("metrics.jsonl", "training.json", "loss_curve.png"),
+        growth=0.0,
+    ),
+    Stage(
+        "evaluation",
+        group="model",
+        summary="Held-out bits per byte beside two yardsticks, exact-match accuracy, and replies to fixed prompts.",
+        make="parakeet.evaluation.report:evaluate",
+        settings=lambda recipe: recipe.part("evaluation"),
+        headline=_evaluation_headline,
+        inputs=("checkpoint", "token_shards", "tokenizer", "documents", "deduplicated_documents"),
+        growth=0.1,
+    ),
+    Stage(
+        "release",
+        group="release",
+        summary="The model as a directory that needs nothing else: weights, tokenizer, card, evaluation, lineage.",
+        make="parakeet.release.package:make_release",
+        settings=_release,
+        headline=lambda c: f"{c['name']}, {c['bytes'] / 1e6:,.1f} MB",
+        inputs=("checkpoint", "tokenizer", "evaluation"),
+        folder="releases",
+    ),
+)
+
+
+class Build:
+    """One recipe's stages over one store of artefacts."""
+
+    def __init__(self, root: Path, recipe: Recipe) -> None:
+        self.store = Store(root)
+        self.recipe = recipe
+        self._hashes = HashCache(root / ".hashes.json")
+        self._found: dict[str, Artifact] = {}
+
+    def work(self, name: str) -> Work:
+        """What has to be made for a stage; ParakeetError if one of its inputs has not been made."""
+        stage = stage_named(name)
+        inputs = {upstream: self.artifact(upstream) for upstream in stage.inputs_for(self.recipe)}
+        files = self._source_files() if name == "documents" else {}
+        return Work(
+            stage=stage.name,
+            version=stage.version,
+            settings=stage.settings(self.recipe),
+            inputs=inputs,
+            files={label: digest for label, (_, digest) in files.items()},
+            records=stage.records,
+            expected_bytes=self._expected_bytes(stage, inputs, [path for path, _ in files.values()]),
+            folder=stage.folder or stage.name,
+        )
+
+    def find(self, name: str) -> Artifact | None:
+        """The stage's artefact for this recipe, if it and everything before it have been made."""
+        if name not in self._found:
+            if any(self.find(upstream) is None for upstream in stage_named(name).inputs_for(self.recipe)):
+                return None
+            artifact = self.store.find(self.work(name))
+            if artifact is None:
+                return None
+            self._found[name] = artifact
+        return self._found[name]
+
+    def artifact(self, name: str) -> Artifact:
+        """The same, or a ParakeetError that says what to run."""
+        artifact = self.find(name)
+        if artifact is None:
+            raise ParakeetError(
+                f"{name} has not been made for recipe {self.recipe.name}. Make it with: parakeet build --select {name}"
+            )
+        return artifact
+
+    def ensure(self, name: str, progress: Progress, launch: Launch, force: bool = False) -> tuple[Artifact, bool]:
+        """The stage's artefact, made now if need be, and whether it was. `launch` runs the trainer's process."""
+        work = self.work(name)
+        artifact, made = self.store.ensure(work, self._make(name, work, launch, force), progress, force)
+        self._found[name] = artifact
+        return artifact, made
+
+    def _make(self, name: str, work: Work, launch: Launch, force: bool) -> Callable[[Path, Progress], dict[str, Any]]:
+        if name == "checkpoint":
+            runs = self.store.root / RUNS_FOLDER
+            return partial(make_checkpoint, self.recipe, work.inputs, launch=launch, runs=runs, fresh=force)
+        module, function = stage_named(name).make.split(":")
+        if name == "release":
+            lineage = {artifact.stage: artifact.manifest for artifact in map(self.artifact, STAGE_NAMES[:-1])}
+            return partial(getattr(import_module(module), function), self.recipe, work.inputs, lineage)
+        folders = {upstream: artifact.path for upstream, artifact in work.inputs.items()}
+        return partial(getattr(import_module(module), function), self.recipe, folders)
+
+    def _source_files(self) -> dict[str, tuple[Path, str]]:
+        from parakeet.data.sources import source_files
+
+        files: dict[str, tuple[Path, str]] = {}
+        for source in self.recipe.sources:
+            if isinstance(source, FileSource):
+                found = source_files(source)
+                digests = self._hashes.sha256(found)
+                files |= {f"{source.name}/{index}/{p.name}": (p, digests[p]) for index, p in enumerate(found)}
+        return files
+
+    def _expected_bytes(self, stage: Stage, inputs: dict[str, Artifact], files: list[Path]) -> int:
+        if stage.name == "checkpoint":
+            return expected_bytes(self.recipe, inputs["tokenizer"].path)
+        sizes = sum(artifact.n_bytes for artifact in inputs.values()) + sum(path.stat().st_size for path in files)
+        return round(stage.growth * sizes)
+
+
+STAGE_NAMES = tuple(stage.name for stage in STAGES)
+
+
+def stage_named(name: str) -> Stage:
+    return STAGES[STAGE_NAMES.index(name)]
+
+
+def active_recipe(root: Path) -> Recipe:
+    """The recipe that Dagster builds: `recipe.yaml` under the root, or the demo where there is none."""
+    path = root / ACTIVE_RECIPE_FILE
+    return load_recipe(str(path) if path.is_file() else DEFAULT_RECIPE)
+
+
+def use_recipe(root: Path, recipe: Recipe) -> None:
+    """Make a recipe the active one."""
+    path = root / ACTIVE_RECIPE_FILE
+    text = f"# The active recipe, written by `parakeet use` and `parakeet build`.\n{recipe.to_yaml()}"
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        root.mkdir(parents=True, exist_ok=True)
+        replace_file(path, text)

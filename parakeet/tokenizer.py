@@ -1,0 +1,242 @@
+"""Text to ids and back: a `tiktoken.Encoding` and the control tokens that only code may insert.
+
+A saved tokenizer is two files: `vocabulary.tiktoken` (one base64 token and its rank a line, the
+format of tiktoken) and `tokenizer.json` (pattern and control ids).
+"""
+
+import base64
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tiktoken
+
+from parakeet.errors import ParakeetError
+
+END_OF_TEXT = "<|endoftext|>"
+END_OF_PROMPT = "<|endofprompt|>"
+PADDING = "<|padding|>"
+ROLE_TOKENS = {"System": "\n\nSystem: ", "Human": "\n\nHuman: ", "Assistant": "\n\nAssistant: "}
+
+CL100K_URL = "https://openaipublic.blob.core.windows.net/encodings/cl100k_base.tiktoken"
+CL100K_SHA256 = "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7"
+CL100K_PATTERN = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$"
+    r"|\s*[\r\n]|\s+(?!\S)|\s"
+)
+CL100K_CONTROLS = {
+    END_OF_TEXT: 100257,
+    "<|fim_prefix|>": 100258,
+    "<|fim_middle|>": 100259,
+    "<|fim_suffix|>": 100260,
+    END_OF_PROMPT: 100276,
+    PADDING: 100277,
+    ROLE_TOKENS["System"]: 100278,
+    ROLE_TOKENS["Human"]: 100279,
+    ROLE_TOKENS["Assistant"]: 100280,
+}
+
+# One digit a token: a tiny model then meets every number in the same few pieces.
+TRAINED_PATTERN = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+VOCABULARY_FILE = "vocabulary.tiktoken"
+SETTINGS_FILE = "tokenizer.json"
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """Encodes ordinary text only: no string that a person or a document supplies becomes a control id."""
+
+    name: str
+    vocabulary: bytes
+    pattern: str
+    controls: dict[str, int]
+
+    def __post_init__(self) -> None:
+        encoding = tiktoken.Encoding(
+            self.name,
+            pat_str=self.pattern,
+            mergeable_ranks=_parse_vocabulary(self.vocabulary),
+            special_tokens=self.controls,
+        )
+        object.__setattr__(self, "_encoding", encoding)
+        object.__setattr__(self, "_control_ids", frozenset(self.controls.values()))
+
+    @property
+    def encoding(self) -> tiktoken.Encoding:
+        return self._encoding  # type: ignore[attr-defined]
+
+    @property
+    def control_ids(self) -> frozenset[int]:
+        return self._control_ids  # type: ignore[attr-defined]
+
+    @property
+    def sha256(self) -> str:
+        """Hash over everything that decides an id: shards and checkpoints carry it."""
+        digest = hashlib.sha256(self.vocabulary)
+        digest.update(json.dumps([self.pattern, self.controls], sort_keys=True).encode())
+        return digest.hexdigest()
+
+    @property
+    def rows(self) -> int:
+        """Rows of an embedding for this tokenizer: the highest id + 1, rounded up to 64."""
+        return -(-(max(self.controls.values()) + 1) // 64) * 64
+
+    @property
+    def end_of_text(self) -> int:
+        return self.controls[END_OF_TEXT]
+
+    @property
+    def end_of_prompt(self) -> int:
+        return self.controls[END_OF_PROMPT]
+
+    @property
+    def padding(self) -> int:
+        return self.controls[PADDING]
+
+    def role_id(self, role: str) -> int:
+        """Id of a role's opening token; `role` is System, Human or Assistant."""
+        return self.controls[ROLE_TOKENS[role]]
+
+    def defined_ids(self) -> list[int]:
+        """Ordinary ids in ascending order; holes and control ids are not among them."""
+        return sorted(self.encoding._mergeable_ranks.values())
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of ordinary text. Lone surrogates become U+FFFD."""
+        return self.encoding.encode_ordinary(text)
+
+    def encode_array(self, text: str) -> np.ndarray:
+        """The same as `encode`, as a uint32 array and about twice as fast for long text."""
+        return self.encoding.encode_to_numpy(text, disallowed_special=()).astype(np.uint32, copy=False)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """Bytes of an ordinary id; nothing for a control id or an undefined one."""
+        if token_id in self.control_ids:
+            return b""
+        try:
+            return self.encoding.decode_single_token_bytes(token_id)
+        except (KeyError, OverflowError):
+            return b""
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of the ordinary ids; broken UTF-8 becomes U+FFFD, control ids vanish."""
+        return b"".join(self.token_bytes(int(token_id)) for token_id in ids).decode("utf-8", "replace")
+
+    def save(self, directory: Path) -> None:
+        (directory / VOCABULARY_FILE).write_bytes(self.vocabulary)
+        settings = {
+            "name": self.name,
+            "pattern": self.pattern,
+            "controls": self.controls,
+            "vocabulary_sha256": hashlib.sha256(self.vocabulary).hexdigest(),
+        }
+        text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
+        (directory / SETTINGS_FILE).write_text(text, encoding="utf-8")
+
+    @classmethod
+    def load(cls, directory: Path) -> "Tokenizer":
+        """Read a saved tokenizer; ParakeetError where a file is missing or was changed."""
+        try:
+            settings = json.loads((directory / SETTINGS_FILE).read_text(encoding="utf-8"))
+            vocabulary = (directory / VOCABULARY_FILE).read_bytes()
+            expected = settings["vocabulary_sha256"]
+            tokenizer = cls(settings["name"], vocabulary, settings["pattern"], dict(settings["controls"]))
+        except FileNotFoundError as error:
+            raise ParakeetError(f"{error.filename} is missing: {directory} holds no whole tokenizer.") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise ParakeetError(f"{directory / SETTINGS_FILE} is not a tokenizer of Parakeet: {error}") from None
+        found = hashlib.sha256(vocabulary).hexdigest()
+        if found != expected:
+            raise ParakeetError(
+                f"{directory / VOCABULARY_FILE} has sha256 {found}, expected {expected}: the file was changed. "
+                "Make it again with: parakeet build --force tokenizer"
+            )
+        return tokenizer
+
+
+def _parse_vocabulary(vocabulary: bytes) -> dict[bytes, int]:
+    pairs = (line.split() for line in vocabulary.splitlines() if line)
+    return {base64.b64decode(token): int(rank) for token, rank in pairs}
+
+
+def cl100k_base() -> Tokenizer:
+    """OpenAI's cl100k_base with Parakeet's four tokens, 100,288 rows.
+
+    The vocabulary file comes from TIKTOKEN_CACHE_DIR, or is downloaded by tiktoken. A file in the cache
+    with another hash is refused and left where it is: tiktoken itself would delete it.
+    """
+    cache = os.environ.get("TIKTOKEN_CACHE_DIR") or os.environ.get("DATA_GYM_CACHE_DIR")
+    name = hashlib.sha1(CL100K_URL.encode()).hexdigest()
+    cached = Path(cache) / name if cache else None
+    if cached is not None and cached.is_file():
+        vocabulary = cached.read_bytes()
+        found = hashlib.sha256(vocabulary).hexdigest()
+        if found != CL100K_SHA256:
+            raise ParakeetError(
+                f"{cached} is not the cl100k_base vocabulary: sha256 {found}, expected {CL100K_SHA256}."
+            )
+    else:
+        vocabulary = _download_cl100k(name)
+    return Tokenizer("cl100k_base+parakeet", vocabulary, CL100K_PATTERN, CL100K_CONTROLS)
+
+
+def _download_cl100k(name: str) -> bytes:
+    import requests
+    from tiktoken.load import read_file_cached
+
+    try:
+        return read_file_cached(CL100K_URL, expected_hash=CL100K_SHA256)
+    except (requests.RequestException, OSError, ValueError) as error:
+        raise ParakeetError(
+            f"The cl100k_base vocabulary could not be downloaded from {CL100K_URL} ({type(error).__name__}). "
+            f"Fetch that file on another machine, save it as {name} in a folder of yours, check that its "
+            f"sha256 is {CL100K_SHA256}, and set TIKTOKEN_CACHE_DIR to the folder."
+        ) from None
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
+    """A byte-level BPE of at most `vocabulary` tokens (256 bytes among them), with the same control tokens.
+
+    Trained by Hugging Face `tokenizers`; the ids of its merges are the ranks of tiktoken.
+    """
+    from tokenizers import Regex, pre_tokenizers, trainers
+    from tokenizers import Tokenizer as TrainedTokenizer
+    from tokenizers.models import BPE
+
+    trained = TrainedTokenizer(BPE())
+    trained.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(TRAINED_PATTERN), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        min_frequency=2,
+        show_progress=False,
+    )
+    trained.train_from_iterator(texts, trainer)
+    ranked = sorted(trained.get_vocab().items(), key=lambda item: item[1])
+    byte_of = _byte_alphabet()
+    lines = (
+        base64.b64encode(bytes(byte_of[letter] for letter in token)) + b" " + str(rank).encode()
+        for rank, (token, _) in enumerate(ranked)
+    )
+    names = (END_OF_TEXT, END_OF_PROMPT, PADDING, *ROLE_TOKENS.values())
+    controls = {name: len(ranked) + index for index, name in enumerate(names)}
+    return Tokenizer("bpe", b"\n".join(lines) + b"\n", TRAINED_PATTERN, controls)
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """Letter to byte of the byte-level alphabet: printable Latin-1 stands for itself, the rest from U+0100."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(b): b for b in printable} | {chr(0x100 + i): b for i, b in enumerate(others)}

@@ -1,0 +1,91 @@
+"""`python -m parakeet.training JOB.json`: the trainer as a process of its own, with or without Dagster."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from parakeet.errors import ParakeetError
+from parakeet.locking import exclusive
+from parakeet.progress import Progress
+from parakeet.training.job import FAILURE_FILE, INTERRUPTED, TrainingJob
+
+PR_SET_PDEATHSIG = 1
+
+
+def main(arguments: list[str]) -> int:
+    """Exit status 0 when trained to the end, 130 when stopped with a checkpoint saved, 1 on an error."""
+    if len(arguments) != 1:
+        print("usage: python -m parakeet.training JOB.json", file=sys.stderr)
+        return 2
+    stop = _StopFlag()
+    launched_by_dagster = "DAGSTER_PIPES_CONTEXT" in os.environ
+    if launched_by_dagster:
+        _end_with_parent()
+    try:
+        job = TrainingJob.load(Path(arguments[0]))
+    except ParakeetError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    try:
+        with _reporter(launched_by_dagster) as report, _run_lock(job):
+            from parakeet.training.trainer import Trainer
+
+            trainer = Trainer(job, Progress())
+            finished = trainer.run(lambda: stop.raised, lambda step: report(f"Checkpoint of step {step:,} saved."))
+    except ParakeetError as error:
+        (job.run / FAILURE_FILE).write_text(str(error), encoding="utf-8")
+        return 1
+    if not finished:
+        text = f"Training was stopped at step {trainer.step:,} with a checkpoint. Run the same command again to go on."
+        (job.run / FAILURE_FILE).write_text(text, encoding="utf-8")
+        return INTERRUPTED
+    return 0
+
+
+class _StopFlag:
+    """SIGINT and SIGTERM, any number of them, only raise a flag: the trainer saves between two steps.
+
+    Ctrl-C in a terminal reaches the trainer twice within 100 ms, once from the terminal and once from Dagster.
+    """
+
+    def __init__(self) -> None:
+        self.raised = False
+        signal.signal(signal.SIGINT, self._raise)
+        signal.signal(signal.SIGTERM, self._raise)
+
+    def _raise(self, number: int, frame: FrameType | None) -> None:
+        self.raised = True
+
+
+def _end_with_parent() -> None:
+    """Ask Linux for a SIGINT when the parent dies, so that no orphan goes on holding the GPU."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
+        if os.getppid() == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def _run_lock(job: TrainingJob) -> Any:
+    return exclusive(job.run / ".lock", "this run is being trained", Progress())
+
+
+@contextmanager
+def _reporter(launched_by_dagster: bool) -> Iterator[Any]:
+    if not launched_by_dagster:
+        yield lambda message: None
+        return
+    from dagster_pipes import open_dagster_pipes
+
+    with open_dagster_pipes() as pipes:
+        yield pipes.log.info
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

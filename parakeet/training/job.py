@@ -1,0 +1,53 @@
+"""What a trainer process is told: one JSON file in its run's directory. Imports no torch."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from parakeet.errors import ParakeetError
+from parakeet.recipe import ModelSettings, Training
+
+JOB_FILE = "job.json"
+FAILURE_FILE = "failure.txt"
+METRICS_FILE = "metrics.jsonl"
+SUMMARY_FILE = "training.json"
+CURVE_FILE = "loss_curve.png"
+
+INTERRUPTED = 130
+"""Exit status of a trainer that was told to stop, has saved a checkpoint and can go on from it."""
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """Folders of the inputs and their content digests, the run's own folder, and where the finished model goes."""
+
+    model: ModelSettings
+    training: Training
+    row_tokens: int
+    order_seed: int
+    tokenizer: Path
+    shards: Path
+    shards_content: str
+    plan: Path
+    plan_content: str
+    run: Path
+    output: Path
+
+    def save(self) -> Path:
+        values = asdict(self) | {
+            "model": self.model.model_dump(mode="json"),
+            "training": self.training.model_dump(mode="json"),
+        }
+        path = self.run / JOB_FILE
+        path.write_text(json.dumps(values, indent=2, default=str) + "\n", encoding="utf-8")
+        return path
+
+    @classmethod
+    def load(cls, path: Path) -> "TrainingJob":
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            folders = {name: Path(values[name]) for name in ("tokenizer", "shards", "plan", "run", "output")}
+            sections = {"model": ModelSettings(**values["model"]), "training": Training(**values["training"])}
+            return cls(**(values | folders | sections))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ParakeetError(f"{path} is not a training job: {error}") from None

@@ -1,0 +1,96 @@
+"""Stage `checkpoint`: prepare a run, let a process of its own train it, and take in the finished model."""
+
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from parakeet.artifact import Artifact
+from parakeet.errors import ParakeetError
+from parakeet.model.config import ModelConfig
+from parakeet.progress import Progress
+from parakeet.recipe import Recipe
+from parakeet.tokenizer import Tokenizer
+from parakeet.training.job import FAILURE_FILE, METRICS_FILE, SUMMARY_FILE, TrainingJob
+from parakeet.training.schedule import total_steps
+
+Launch = Callable[[Sequence[str]], str | None]
+"""Runs a command to its end; None if that went well, else in a few words how it ended."""
+
+CHANGEABLE = (
+    "tokens",
+    "decay_fraction",
+    "micro_batch_rows",
+    "checkpoint_steps",
+    "keep_checkpoints",
+    "threads",
+    "device",
+)
+"""Settings that may change while a run goes on: they are no part of its key."""
+
+
+def run_key(recipe: Recipe, inputs: Mapping[str, Artifact]) -> str:
+    """First 16 hex digits of a sha256 over what makes a training run this run and no other."""
+    values = {
+        "model": recipe.model.model_dump(mode="json"),
+        "training": recipe.training.model_dump(mode="json", exclude=set(CHANGEABLE)),
+        "packing": recipe.packing.model_dump(mode="json"),
+        "inputs": {name: artifact.content for name, artifact in inputs.items()},
+    }
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def make_checkpoint(
+    recipe: Recipe,
+    inputs: Mapping[str, Artifact],
+    output: Path,
+    progress: Progress,
+    launch: Launch,
+    runs: Path,
+    fresh: bool,
+) -> dict[str, Any]:
+    """Train, or go on training, in `runs/<key>`; `fresh` forgets what an earlier run of this key has done."""
+    run = runs / run_key(recipe, inputs)
+    if fresh:
+        shutil.rmtree(run, ignore_errors=True)
+    run.mkdir(parents=True, exist_ok=True)
+    (run / FAILURE_FILE).unlink(missing_ok=True)
+    job = TrainingJob(
+        model=recipe.model,
+        training=recipe.training,
+        row_tokens=recipe.packing.row_tokens,
+        order_seed=recipe.packing.seed,
+        tokenizer=inputs["tokenizer"].path,
+        shards=inputs["token_shards"].path,
+        shards_content=inputs["token_shards"].content,
+        plan=inputs["packing_plan"].path,
+        plan_content=inputs["packing_plan"].content,
+        run=run,
+        output=output,
+    )
+    problem = launch([sys.executable, "-m", "parakeet.training", str(job.save())])
+    if problem is not None:
+        raise ParakeetError(_why(run, problem))
+    shutil.copy2(run / METRICS_FILE, output / METRICS_FILE)
+    summary: dict[str, Any] = json.loads((output / SUMMARY_FILE).read_text(encoding="utf-8"))
+    return {"run": run.name, **summary}
+
+
+def _why(run: Path, problem: str) -> str:
+    failure = run / FAILURE_FILE
+    if failure.is_file():
+        return failure.read_text(encoding="utf-8")
+    return (
+        f"The training process ended early ({problem}). Run the same command again: it goes on from its last "
+        f"checkpoint in {run}."
+    )
+
+
+def expected_bytes(recipe: Recipe, tokenizer: Path) -> int:
+    """Disk that training needs: checkpoints of weights and two fp32 moments, and the finished weights."""
+    config = ModelConfig.from_recipe(recipe.model, Tokenizer.load(tokenizer).rows)
+    kept = recipe.training.keep_checkpoints + 2
+    return config.parameter_count * 4 * (3 * kept + 1) + 200 * total_steps(recipe.training)

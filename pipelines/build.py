@@ -1,0 +1,70 @@
+"""`parakeet build`: the same assets as `dagster dev`, materialised from the shell."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import dagster as dg
+from dagster._core.events import DagsterEvent
+
+from parakeet.progress import Progress
+from parakeet.recipe import Recipe
+from parakeet.stages import use_recipe
+from pipelines.instance import open_instance
+from pipelines.lost_runs import fail_lost_runs
+
+INTERRUPTED = 130
+
+
+def run_build(root: Path, recipe: Recipe, select: Sequence[str], force: Sequence[str], progress: Progress) -> int:
+    """Make `recipe` the active one and materialise its assets; the exit status for the shell.
+
+    `select` names assets: they and everything before them are built. Those in `force` are made anew.
+    """
+    use_recipe(root, recipe)
+    # Read at import: the versions of the assets follow from the active recipe.
+    from pipelines.definitions import defs
+
+    selection = dg.AssetSelection.assets(*select).upstream() if select else dg.AssetSelection.all()
+    selection = selection | dg.AssetSelection.assets(*force)
+    repository = defs.get_repository_def()
+    keys = selection.resolve(repository.asset_graph)
+    with open_instance(root) as instance:
+        for run_id in fail_lost_runs(instance, root):
+            progress.say(f"Run {run_id[:8]} had died; its place is free again.")
+        result = defs.resolve_job_def("full_build").execute_in_process(
+            instance=instance,
+            asset_selection=sorted(keys),
+            run_config={
+                "ops": {name: {"config": {"force": True}} for name in force},
+                "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+            },
+            raise_on_error=False,
+            tags={"parakeet/recipe": recipe.name, "parakeet/started_by": "parakeet build"},
+        )
+    return _conclude(result.all_events, result.success, progress)
+
+
+def _conclude(events: Sequence[DagsterEvent], success: bool, progress: Progress) -> int:
+    for event in events:
+        if event.is_asset_check_evaluation:
+            check = event.asset_check_evaluation_data
+            if not check.passed:
+                progress.say(
+                    f"Check {check.check_name} of {check.asset_key.to_user_string()} failed. {check.description or ''}"
+                )
+    if success:
+        return 0
+    failures = [event for event in events if event.is_step_failure]
+    for event in failures:
+        progress.say(f"Error: {_message(event)}")
+    return 1 if failures else INTERRUPTED
+
+
+def _message(event: DagsterEvent) -> str:
+    data = event.step_failure_data
+    if data.user_failure_data is not None and data.user_failure_data.description:
+        return data.user_failure_data.description
+    error = data.error
+    while error is not None and error.cause is not None:
+        error = error.cause
+    return error.message.strip() if error is not None else "a step failed without a message"

@@ -1,0 +1,52 @@
+"""The Dagster instance that `parakeet build` records its runs in: the one that `dagster dev` shows."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import yaml
+from dagster._core.instance.ref import InstanceRef
+
+from parakeet.home import checkout
+
+PATHS = (("storage", "sqlite"), ("local_artifact_storage", "config"), ("compute_logs", "config"))
+WITHOUT_CHECKOUT: dict[str, Any] = {"telemetry": {"enabled": False}, "nux": {"enabled": False}}
+
+
+@contextmanager
+def open_instance(root: Path) -> Iterator[dg.DagsterInstance]:
+    """DAGSTER_HOME's instance if it is set; else the history in `.dagster` of the checkout.
+
+    Where PARAKEET_HOME (or an installation without a checkout) puts the artefacts elsewhere, their history
+    lies beside them: `DAGSTER_HOME=$PARAKEET_HOME/.dagster dagster dev` shows it.
+    """
+    if os.environ.get("DAGSTER_HOME"):
+        with dg.DagsterInstance.get() as instance:
+            yield instance
+        return
+    source = checkout()
+    if source is not None and root == source / "assets":
+        # `dagster dev` does the same with the dagster.yaml of the folder that it is started in.
+        with tempfile.TemporaryDirectory() as scratch:
+            reference = InstanceRef.from_dir(scratch, overrides=_settings(source, source / ".dagster"))
+            with dg.DagsterInstance.from_ref(reference) as instance:
+                yield instance
+        return
+    folder = root / ".dagster"
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = _settings(source, folder) if source is not None else WITHOUT_CHECKOUT
+    (folder / "dagster.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    with dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(folder))) as instance:
+        yield instance
+
+
+def _settings(source: Path, folder: Path) -> dict[str, Any]:
+    """The checkout's dagster.yaml with its storage paths made absolute, in `folder`."""
+    settings: dict[str, Any] = yaml.safe_load((source / "dagster.yaml").read_text(encoding="utf-8"))
+    for section, key in PATHS:
+        settings[section][key]["base_dir"] = str(folder / Path(settings[section][key]["base_dir"]).name)
+    return settings

@@ -1,0 +1,16 @@
+"""One job for each natural span of the graph."""
+
+import dagster as dg
+
+DATA = dg.AssetSelection.groups("corpus", "tokens")
+MODEL = dg.AssetSelection.groups("model", "release")
+
+prepare_data = dg.define_asset_job(
+    "prepare_data", selection=DATA, description="From the recipe's sources to a packing plan."
+)
+train_model = dg.define_asset_job(
+    "train_model", selection=MODEL, description="From a packing plan to a release: train, evaluate, package."
+)
+full_build = dg.define_asset_job(
+    "full_build", selection=DATA | MODEL, description="Everything; what is already made is found, not made again."
+)

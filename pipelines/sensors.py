@@ -1,0 +1,47 @@
+"""New source files, and runs that died without a word."""
+
+import hashlib
+import json
+
+import dagster as dg
+
+from parakeet.data.sources import source_files
+from parakeet.errors import ParakeetError
+from parakeet.home import home
+from parakeet.recipe import FileSource
+from parakeet.stages import active_recipe
+from pipelines.jobs import prepare_data
+from pipelines.lost_runs import fail_lost_runs
+
+
+@dg.sensor(
+    job=prepare_data,
+    minimum_interval_seconds=60,
+    default_status=dg.DefaultSensorStatus.STOPPED,
+    description="Prepares the data again when a file of the active recipe's sources is new or was changed.",
+)
+def new_source_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+    try:
+        sources = [s for s in active_recipe(home()).sources if isinstance(s, FileSource)]
+        files = [(str(path), path.stat()) for source in sources for path in source_files(source)]
+    except (ParakeetError, OSError) as error:
+        return dg.SkipReason(f"The sources cannot be read: {error}")
+    seen = json.dumps([(path, status.st_size, status.st_mtime_ns) for path, status in files])
+    digest = hashlib.sha256(seen.encode()).hexdigest()
+    if not files:
+        return dg.SkipReason("The active recipe reads no files.")
+    if context.cursor is None:
+        return dg.SensorResult(skip_reason=dg.SkipReason(f"Watching {len(files)} files from now on."), cursor=digest)
+    if context.cursor == digest:
+        return dg.SkipReason(f"No change in {len(files)} files.")
+    return dg.SensorResult(run_requests=[dg.RunRequest(run_key=digest)], cursor=digest)
+
+
+@dg.sensor(
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Ends a run, and frees its pool slot, whose process is gone (power cut, kill -9).",
+)
+def lost_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+    lost = fail_lost_runs(context.instance, home())
+    return dg.SkipReason(f"Ended {len(lost)} lost runs: {', '.join(lost)}" if lost else "No run is lost.")

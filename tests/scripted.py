@@ -1,0 +1,119 @@
+"""A model that says what it is told to, on a tokenizer of bytes: an exact oracle for everything above a model.
+
+As a program it is `parakeet chat` with such a model, for tests that need a real process and a terminal:
+`python tests/scripted.py --reply TEXT [--delay SECONDS] [-m MESSAGE] …`
+"""
+
+import argparse
+import base64
+import sys
+import time
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor, nn
+
+from parakeet.errors import ParakeetError
+from parakeet.generation.engine import Engine
+from parakeet.generation.sampling import SamplingSettings
+from parakeet.tokenizer import END_OF_PROMPT, END_OF_TEXT, PADDING, ROLE_TOKENS, Tokenizer
+
+UNDEFINED = 300
+"""An id that the tokenizer of bytes has a row for, and nothing else."""
+
+
+def byte_tokenizer() -> Tokenizer:
+    """Ids 0 to 255 are the bytes, 256 to 261 the control tokens; 320 rows."""
+    lines = (base64.b64encode(bytes([byte])) + b" " + str(byte).encode() for byte in range(256))
+    names = (END_OF_TEXT, END_OF_PROMPT, PADDING, *ROLE_TOKENS.values())
+    controls = {name: 256 + index for index, name in enumerate(names)}
+    return Tokenizer("bytes", b"\n".join(lines), r"[\s\S]", controls)
+
+
+class ScriptedModel(nn.Module):
+    """Says `script` id by id after every Assistant token; `prompts` are the ids it was given."""
+
+    def __init__(self, tokenizer: Tokenizer, script: list[int], context: int, delay: float = 0.0) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(context=context)
+        self.rows = tokenizer.rows
+        self.assistant = tokenizer.role_id("Assistant")
+        self.script = script
+        self.delay = delay
+        self.weight = nn.Parameter(torch.zeros(7))
+        self.prompts: list[list[int]] = []
+
+    def new_cache(self, batch_size: int, capacity: int) -> SimpleNamespace:
+        self.prompts.append([])
+        return SimpleNamespace(length=0, capacity=capacity, said=0)
+
+    def decode(self, ids: Tensor, cache: SimpleNamespace) -> Tensor:
+        assert not torch.is_grad_enabled()
+        time.sleep(self.delay)
+        cache.length += ids.shape[1]
+        assert cache.length <= cache.capacity <= self.config.context
+        prompt = self.prompts[-1]
+        if self.assistant not in prompt[-1:]:
+            prompt += ids[0].tolist()
+        else:
+            cache.said += 1
+        logits = torch.full((1, self.rows), -9.0)
+        logits[0, self.script[cache.said % len(self.script)]] = 9.0
+        # Above it, ids that no reply may hold: an engine that forgets the mask says these.
+        logits[0, [UNDEFINED, self.assistant]] = 99.0
+        return logits
+
+
+def greedy(max_tokens: int = 1000) -> SamplingSettings:
+    return SamplingSettings(
+        temperature=0, top_p=1, min_p=0, frequency_penalty=0, presence_penalty=0, max_tokens=max_tokens
+    )
+
+
+def scripted_engine(reply: bytes, context: int = 512, delay: float = 0.0, ends: bool = True) -> Engine:
+    """An engine that says `reply`, then ends its turn, or says it again for ever."""
+    tokenizer = byte_tokenizer()
+    script = [*reply, tokenizer.end_of_prompt] if ends else [*reply]
+    return Engine(ScriptedModel(tokenizer, script, context, delay), tokenizer)
+
+
+def random_engine(context: int = 512) -> Engine:
+    """A real transformer with random weights: every byte and control token is about as likely."""
+    from parakeet.model.config import ModelConfig
+    from parakeet.model.transformer import Parakeet
+
+    tokenizer = byte_tokenizer()
+    model = Parakeet(ModelConfig(layers=2, heads=2, width=16, context=context, vocabulary_rows=tokenizer.rows))
+    model.initialise(torch.Generator().manual_seed(1))
+    return Engine(model, tokenizer)
+
+
+def main() -> int:
+    from parakeet.chat.session import Session
+    from parakeet.chat.terminal import run_chat
+
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--reply", help="in Python's escapes; without it, a random transformer babbles")
+    parser.add_argument("--delay", type=float, default=0.0)
+    parser.add_argument("--context", type=int, default=512)
+    parser.add_argument("--max-tokens", type=int, default=400)
+    parser.add_argument("-m", dest="message")
+    options = parser.parse_args()
+    if options.reply is None:
+        engine = random_engine(options.context)
+        settings = SamplingSettings(
+            temperature=2.0, top_p=1, min_p=0, frequency_penalty=0, presence_penalty=0, max_tokens=200, seed=3
+        )
+    else:
+        reply = options.reply.encode().decode("unicode_escape").encode("latin-1")
+        engine = scripted_engine(reply, options.context, options.delay)
+        settings = greedy(options.max_tokens)
+    try:
+        return run_chat(Session(engine, settings), "scripted", options.message)
+    except ParakeetError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
