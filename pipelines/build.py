@@ -1,5 +1,6 @@
 """`parakeet build`: the same assets as `dagster dev`, materialised from the shell."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,11 +25,13 @@ def run_build(root: Path, recipe: Recipe, select: Sequence[str], force: Sequence
     # Read at import: the versions of the assets follow from the active recipe.
     from pipelines.definitions import defs
 
-    selection = dg.AssetSelection.assets(*select).upstream() if select else dg.AssetSelection.all()
-    selection = selection | dg.AssetSelection.assets(*force)
+    chosen = dg.AssetSelection.assets(*select).upstream() if select else dg.AssetSelection.all()
+    selection = chosen | dg.AssetSelection.assets(*force)
     repository = defs.get_repository_def()
     keys = selection.resolve(repository.asset_graph)
-    with open_instance(root) as instance:
+    with open_instance(root) as instance, warnings.catch_warnings():
+        # Dagster's own Pipes client warns of one of Dagster's own preview functions.
+        warnings.simplefilter("ignore")
         for run_id in fail_lost_runs(instance, root):
             progress.say(f"Run {run_id[:8]} had died; its place is free again.")
         result = defs.resolve_job_def("full_build").execute_in_process(
@@ -46,7 +49,7 @@ def run_build(root: Path, recipe: Recipe, select: Sequence[str], force: Sequence
 
 def _conclude(events: Sequence[DagsterEvent], success: bool, progress: Progress) -> int:
     for event in events:
-        if event.is_asset_check_evaluation:
+        if event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION:
             check = event.asset_check_evaluation_data
             if not check.passed:
                 progress.say(
@@ -55,9 +58,17 @@ def _conclude(events: Sequence[DagsterEvent], success: bool, progress: Progress)
     if success:
         return 0
     failures = [event for event in events if event.is_step_failure]
+    if any(_class_of_failure(event) == dg.DagsterExecutionInterruptedError.__name__ for event in failures):
+        progress.say("Interrupted. What was made is kept; the same command goes on from here.")
+        return INTERRUPTED
     for event in failures:
         progress.say(f"Error: {_message(event)}")
     return 1 if failures else INTERRUPTED
+
+
+def _class_of_failure(event: DagsterEvent) -> str | None:
+    error = event.step_failure_data.error
+    return error.cls_name if error is not None else None
 
 
 def _message(event: DagsterEvent) -> str:

@@ -99,6 +99,8 @@ def main() -> int:
     parser.add_argument("--max-tokens", type=int, default=400)
     parser.add_argument("-m", dest="message")
     options = parser.parse_args()
+    # Ten times slower with two threads on two busy cores: they wait for each other in every tiny product.
+    torch.set_num_threads(1)
     if options.reply is None:
         engine = random_engine(options.context)
         settings = SamplingSettings(

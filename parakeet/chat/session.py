@@ -71,9 +71,11 @@ class Session:
         limit = context - min(self.settings.max_tokens, RESERVE_TOKENS, context // 4)
         # Before encoding: a pasted file of 10 MB would take seconds only to be refused.
         least = len(message.encode()) // self.engine.longest_token
-        alone = self._prompt([], message) if least <= limit else []
-        if not alone or len(alone) > limit:
-            raise ParakeetError(self._too_long(message, len(alone) or least, limit))
+        if least > limit:
+            raise ParakeetError(self._too_long(message, f"at least {least:,}", limit))
+        alone = len(self._prompt([], message))
+        if alone > limit:
+            raise ParakeetError(self._too_long(message, f"{alone:,}", limit))
         prompt = self._prompt(self.exchanges, message)
         self.dropped = 0
         while len(prompt) > limit:
@@ -88,10 +90,10 @@ class Session:
             turns += [Turn("Human", exchange.message), Turn("Assistant", exchange.reply)]
         return render_prompt(self.engine.tokenizer, [*turns, Turn("Human", message)])
 
-    def _too_long(self, message: str, tokens: int, limit: int) -> str:
+    def _too_long(self, message: str, tokens: str, limit: int) -> str:
         system = ", with the system message," if self.system.strip() else ""
         return (
-            f"The message ({len(message):,} characters) makes{system} a prompt of at least {tokens:,} tokens, but "
+            f"The message ({len(message):,} characters) makes{system} a prompt of {tokens} tokens, but "
             f"only {limit:,} fit: the model's context is {self.engine.context:,} and a reply needs room too. "
             "Shorten the message."
         )

@@ -96,9 +96,9 @@ def _print_reply(session: Session, message: str, label: str = "") -> str:
             f"{_count(session.dropped, 'oldest exchange')} no longer fitted the context of "
             f"{session.engine.context:,} tokens and left the conversation."
         )
-    _write(label)
     finish_reason, tokens = "interrupted", 0
     with _Interrupt() as interrupt, _SafeLine() as line, closing(steps):
+        _write(label)
         for step in steps:
             line.write(step.text)
             tokens += step.token_id is not None

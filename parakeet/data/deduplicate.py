@@ -1,7 +1,7 @@
 """The deduplicated_documents stage: one document of each cluster of copies, split into training and held-out ones.
 
 Copies are found exactly, by `doc_id`, and nearly, by datatrove's MinHash; the choice of whom to keep is made here.
-The text is streamed; what stays in memory is about 60 bytes a document.
+The text is streamed; what stays in memory is about 100 bytes a document.
 """
 
 import json

@@ -90,20 +90,20 @@ def source_files(source: FileSource) -> list[Path]:
     Hidden files and folders are left out of folders. Raises ParakeetError where nothing is there, nothing of
     it is recognised, a link leads nowhere, or a folder cannot be listed.
     """
-    path = Path(source.path).expanduser()
+    path = Path(os.path.expanduser(source.path))  # unlike Path's own, never raises
     where = f"Source {source.name}: {path}"
-    if path.is_dir():
+    if os.path.isdir(path):
         found = sorted(_walk(path, where))
         nothing = f"{where} holds no file that Parakeet reads. It reads {RECOGNISED}."
-    elif path.exists() or path.is_symlink():
+    elif os.path.lexists(path):
         found = [path]
         nothing = f"{where} is of a kind that Parakeet does not read. It reads {RECOGNISED}."
     elif glob.has_magic(str(path)):
         found = sorted(p for p in map(Path, glob.glob(str(path), recursive=True)) if not p.is_dir())
         nothing = f"{where} matches no file that Parakeet reads. It reads {RECOGNISED}."
     else:
-        message = f"{where} does not exist. Correct the path; in a recipe it is relative to the recipe's own file."
-        raise ParakeetError(sanitise(message))
+        message = f"{where} does not exist or cannot be reached. Correct the path"
+        raise ParakeetError(sanitise(f"{message}; in a recipe it is relative to the recipe's own file."))
     files = [file for file in found if file_kind(file)]
     if not files:
         raise ParakeetError(sanitise(nothing))
@@ -123,9 +123,13 @@ def _walk(folder: Path, where: str) -> Iterator[Path]:
 
     seen = {folder.resolve()}
     for here, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        visible = {name: (Path(here) / name).resolve() for name in sorted(folders) if not name.startswith(".")}
-        folders[:] = [name for name, target in visible.items() if target not in seen]
-        seen.update(visible.values())
+        candidates = sorted(name for name in folders if not name.startswith("."))
+        folders.clear()
+        for name in candidates:
+            target = (Path(here) / name).resolve()
+            if target not in seen:
+                seen.add(target)
+                folders.append(name)
         yield from (Path(here) / name for name in names if not name.startswith("."))
 
 

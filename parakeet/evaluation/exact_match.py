@@ -60,8 +60,18 @@ def refuse_leaks(questions: Sequence[Question], deduplicated: Path) -> None:
 
 def replies_to(model: Parakeet, tokenizer: Tokenizer, prompts: Sequence[str]) -> list[str]:
     """The greedy reply to each prompt as a conversation's first turn, at most 96 tokens."""
+    return _replies(model, tokenizer, prompts, [MAX_REPLY_TOKENS] * len(prompts))
+
+
+def answers_to(model: Parakeet, tokenizer: Tokenizer, questions: Sequence[Question]) -> list[str]:
+    """The greedy reply to each question, cut one token past the length of the right answer: longer is wrong anyway."""
+    limits = [len(tokenizer.encode(question.answer)) + 1 for question in questions]
+    return _replies(model, tokenizer, [question.prompt for question in questions], limits)
+
+
+def _replies(model: Parakeet, tokenizer: Tokenizer, prompts: Sequence[str], limits: Sequence[int]) -> list[str]:
     rendered = [render_prompt(tokenizer, [Turn("Human", prompt)]) for prompt in prompts]
-    return [tokenizer.decode(ids).strip() for ids in greedy_replies(model, tokenizer, rendered, MAX_REPLY_TOKENS)]
+    return [tokenizer.decode(ids).strip() for ids in greedy_replies(model, tokenizer, rendered, limits)]
 
 
 def accuracy(questions: Sequence[Question], replies: Sequence[str]) -> dict[str, Any]:

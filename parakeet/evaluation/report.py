@@ -9,7 +9,7 @@ from typing import Any
 
 from parakeet.data.shards import TokenShards
 from parakeet.evaluation.bits_per_byte import BitsPerByte, choose_documents, measure, unigram_bits
-from parakeet.evaluation.exact_match import accuracy, read_questions, refuse_leaks, replies_to
+from parakeet.evaluation.exact_match import accuracy, answers_to, read_questions, refuse_leaks, replies_to
 from parakeet.model.transformer import load_model
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
@@ -28,7 +28,7 @@ def evaluate(recipe: Recipe, inputs: Mapping[str, Path], output: Path, progress:
     tokenizer = Tokenizer.load(inputs["tokenizer"])
     questions = read_questions(inputs["documents"])
     refuse_leaks(questions, inputs["deduplicated_documents"])
-    replies = replies_to(model, tokenizer, [question.prompt for question in questions])
+    replies = answers_to(model, tokenizer, questions)
     prompts = recipe.evaluation.prompts
     by_source = _bits_per_byte(recipe, inputs["token_shards"], model, tokenizer, progress)
     result: dict[str, Any] = {

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
+from parakeet.errors import ParakeetError
 from parakeet.model.transformer import Parakeet
 from parakeet.tokenizer import Tokenizer
 
@@ -13,9 +14,9 @@ PROMPTS_PER_BATCH = 64
 
 @torch.no_grad()
 def greedy_replies(
-    model: Parakeet, tokenizer: Tokenizer, prompts: Sequence[Sequence[int]], max_tokens: int
+    model: Parakeet, tokenizer: Tokenizer, prompts: Sequence[Sequence[int]], max_tokens: Sequence[int]
 ) -> list[list[int]]:
-    """Ids of each reply, without the id that ended it, cut at `max_tokens`.
+    """Ids of each reply, without the id that ended it, cut at the prompt's own `max_tokens`.
 
     prompts are rendered ids (`template.render_prompt`). Only ordinary ids and the end of a turn can be chosen.
     """
@@ -24,11 +25,13 @@ def greedy_replies(
         by_length[len(prompt)].append(index)
     replies: list[list[int]] = [[] for _ in prompts]
     for indices in by_length.values():
+        indices.sort(key=lambda index: max_tokens[index])
         for begin in range(0, len(indices), PROMPTS_PER_BATCH):
             group = indices[begin : begin + PROMPTS_PER_BATCH]
-            rows = _decode(model, tokenizer, [prompts[index] for index in group], max_tokens)
+            limit = max_tokens[group[-1]]
+            rows = _decode(model, tokenizer, [prompts[index] for index in group], limit)
             for index, row in zip(group, rows, strict=True):
-                replies[index] = row
+                replies[index] = row[: max_tokens[index]]
     return replies
 
 
@@ -41,7 +44,10 @@ def _decode(model: Parakeet, tokenizer: Tokenizer, prompts: list[Sequence[int]],
     chosen: list[torch.Tensor] = []
     ended = torch.zeros(len(prompts), dtype=torch.bool, device=device)
     for _ in range(max_tokens):
-        logits = model.decode(ids, cache).masked_fill(~allowed, float("-inf"))
+        logits = model.decode(ids, cache)
+        if not bool(torch.isfinite(logits).all()):
+            raise ParakeetError("The model's logits are not finite: its weights are unusable, and nothing is scored.")
+        logits = logits.masked_fill(~allowed, float("-inf"))
         ids = logits.argmax(-1, keepdim=True)
         chosen.append(ids[:, 0])
         ended |= ids[:, 0] == tokenizer.end_of_prompt

@@ -1,6 +1,7 @@
 """From logits to the next token."""
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -71,7 +72,7 @@ class Sampler:
         self._allowed = allowed.cpu()
         if not self._allowed.any():
             raise ParakeetError("No token may be generated: the tokenizer defines none that the model could say.")
-        self._counts = torch.zeros(len(self._allowed), dtype=torch.float64)
+        self._counts: Counter[int] = Counter()
         self._generator = torch.Generator()
         if settings.seed is None:
             self._generator.seed()
@@ -80,25 +81,36 @@ class Sampler:
 
     def choose(self, logits: Tensor) -> int:
         """Draw an id from logits (vocabulary rows,) and count it. Raises ParakeetError on NaN or infinity."""
-        probabilities = self.distribution(logits)
-        survivors = probabilities.nonzero().squeeze(1)
-        drawn = torch.multinomial(probabilities[survivors], 1, generator=self._generator)
-        token_id = int(survivors[drawn])
+        ids, probabilities = self._candidates(logits)
+        token_id = int(ids[torch.multinomial(probabilities, 1, generator=self._generator)])
         self._counts[token_id] += 1
         return token_id
 
     def distribution(self, logits: Tensor) -> Tensor:
         """Probabilities (vocabulary rows,) float64 that `choose` draws from; they sum to 1."""
+        ids, probabilities = self._candidates(logits)
+        return torch.zeros(len(self._allowed), dtype=torch.float64).index_copy_(0, ids, probabilities)
+
+    def _candidates(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Ids that can be drawn, in ascending order, and their probabilities, (n,) each.
+
+        min_p cuts in the logits, p >= min_p · p_max being score >= max + temperature · ln(min_p), so that
+        sort and draw see a handful of tokens: 1 ms instead of 10 for 100,288 rows on one core.
+        """
         scores = self._penalised(logits)
         if self.settings.temperature == 0:
-            return torch.zeros_like(scores).index_fill_(0, scores.argmax(), 1.0)
-        probabilities = torch.softmax((scores - scores.max()) / self.settings.temperature, dim=0)
-        probabilities[probabilities < self.settings.min_p * probabilities.max()] = 0.0
-        return _nucleus(probabilities / probabilities.sum(), self.settings.top_p)
+            return scores.argmax(0, keepdim=True), torch.ones(1, dtype=torch.float64)
+        lowest_share = math.log(self.settings.min_p) if self.settings.min_p else -math.inf
+        likely = scores >= scores.max() + self.settings.temperature * lowest_share
+        ids = (likely & self._allowed).nonzero().squeeze(1)
+        kept = scores[ids]
+        probabilities = torch.softmax((kept - kept.max()) / self.settings.temperature, dim=0)
+        nucleus = _nucleus(probabilities, self.settings.top_p)
+        return ids[nucleus], probabilities[nucleus] / probabilities[nucleus].sum()
 
     def _penalised(self, logits: Tensor) -> Tensor:
         """Logits less penalties, −inf where masked. OpenAI's definition: count · frequency + presence."""
-        scores = logits.detach().to("cpu", torch.float64)
+        scores = logits.detach().to("cpu", torch.float64, copy=True)
         if scores.shape != self._allowed.shape:
             raise ParakeetError(
                 f"The model gives {tuple(scores.shape)} logits, but its tokenizer has {len(self._allowed)} rows: "
@@ -109,17 +121,17 @@ class Sampler:
                 "The model's logits hold NaN or infinite values: its weights are damaged, or the arithmetic "
                 "overflowed. Check the weights with: parakeet verify"
             )
-        settings = self.settings
-        penalty = settings.frequency_penalty * self._counts + settings.presence_penalty * (self._counts > 0)
-        return (scores - penalty).masked_fill(~self._allowed, -math.inf)
+        if self._counts:
+            counts = torch.tensor(list(self._counts.values()), dtype=torch.float64)
+            penalty = self.settings.frequency_penalty * counts + self.settings.presence_penalty
+            scores[list(self._counts)] -= penalty
+        return scores.masked_fill_(~self._allowed, -math.inf)
 
 
 def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
-    """Holtzman et al. 2019 (arXiv 1904.09751): the fewest likeliest tokens that hold `top_p`, renormalised."""
+    """(n,) bool: the fewest likeliest tokens that hold `top_p` (Holtzman et al. 2019, arXiv 1904.09751)."""
     if top_p == 1:
-        return probabilities
-    ordered, ids = probabilities.sort(descending=True, stable=True)
+        return torch.ones_like(probabilities, dtype=torch.bool)
+    ordered, order = probabilities.sort(descending=True, stable=True)
     before = ordered.cumsum(0) - ordered
-    ordered[before >= top_p] = 0.0
-    kept = torch.zeros_like(probabilities).index_copy_(0, ids, ordered)
-    return kept / kept.sum()
+    return torch.zeros_like(probabilities, dtype=torch.bool).index_copy_(0, order, before < top_p)

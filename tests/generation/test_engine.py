@@ -1,4 +1,5 @@
 import runpy
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,15 @@ from parakeet.generation.sampling import SamplingSettings
 scripted = runpy.run_path(str(Path(__file__).parents[1] / "scripted.py"))
 scripted_engine, random_engine, greedy = (scripted[n] for n in ("scripted_engine", "random_engine", "greedy"))
 UNDEFINED = scripted["UNDEFINED"]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Tiny products on two threads of a busy machine take ten times as long: the threads wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def prompt(engine: Engine, text: str = "hi") -> list[int]:
@@ -95,16 +105,16 @@ def test_stop_ids_can_be_chosen() -> None:
 def test_only_ordinary_ids_and_ends_are_said() -> None:
     engine = random_engine()
     said = set()
-    for seed in range(40):
+    for seed in range(15):
         said |= {step.token_id for step in engine.generate(prompt(engine), sampled(seed)) if step.token_id is not None}
     tokenizer = engine.tokenizer
-    assert len(said) > 200
+    assert len(said) > 150
     assert said <= {*range(256), tokenizer.end_of_prompt, tokenizer.end_of_text}
 
 
 def test_ends_that_are_no_stops_are_not_said() -> None:
     engine = random_engine()
-    steps = [step for seed in range(20) for step in engine.generate(prompt(engine), sampled(seed), stop_ids=[])]
+    steps = [step for seed in range(6) for step in engine.generate(prompt(engine), sampled(seed), stop_ids=[])]
     assert {step.token_id for step in steps} <= {*range(256), None}
 
 

@@ -1,0 +1,34 @@
+# `make demo` and `make test` need Python 3.11 or newer and pip; each makes its environment in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test dev lint check-python
+
+demo: $(VENV)/.installed
+	$(BIN)/python -m parakeet.cli build
+	$(BIN)/python -m parakeet.demo
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest
+
+dev: $(VENV)/.installed
+	$(BIN)/dagster dev
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+check-python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; name one with: make PYTHON=python3.12 ..." >&2; exit 1; }
+
+$(VENV)/.installed: pyproject.toml | check-python
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@

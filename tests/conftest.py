@@ -1,0 +1,73 @@
+"""Small real things that several tests need: a corpus, a trained tokenizer, shards, a plan."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from parakeet.conversation import Turn
+from parakeet.data.documents import Document, DocumentWriter
+from parakeet.data.packing import make_packing_plan
+from parakeet.data.shards import make_token_shards
+from parakeet.data.vocabulary import make_tokenizer
+from parakeet.progress import Progress
+from parakeet.recipe import Recipe, load_recipe
+from parakeet.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The data stages' folders for a few dialogues."""
+
+    recipe: Recipe
+    documents: Path
+    tokenizer_folder: Path
+    shards: Path
+    plan: Path
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer.load(self.tokenizer_folder)
+
+
+def some_documents(count: int = 300) -> list[Document]:
+    """Dialogues of varied length, every tenth held out, and two plain texts longer than a row."""
+    documents = []
+    for number in range(count):
+        question = Turn("Human", f"What is {number % 17} plus {number}?")
+        answer = Turn("Assistant", f"{number % 17} plus {number} is {number % 17 + number}." * (1 + number % 3))
+        documents.append(Document("talk", "MIT", (question, answer), {"held_out": number % 10 == 0}))
+    for number in range(2):
+        text = " ".join(f"Line {number} and {line} of a longer text." for line in range(60))
+        documents.append(Document("text", "MIT", (Turn("text", text),), {"held_out": number == 0}))
+    return documents
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    root = tmp_path_factory.mktemp("prepared")
+    base = load_recipe("demo").model_dump()
+    base["sources"] = [{"name": name, "path": "unused.txt"} for name in ("text", "talk")]
+    base["tokenizer"]["vocabulary"] = 400
+    base["packing"]["row_tokens"] = 32
+    base["model"] |= {"layers": 3, "heads": 2, "width": 32, "dropout": 0.1}
+    base["training"] |= {"tokens": 32 * 8 * 20, "batch_tokens": 256, "micro_batch_rows": 4, "warmup_steps": 5}
+    base["training"] |= {"checkpoint_steps": 3, "threads": 1}
+    recipe = Recipe.model_validate(base)
+    folders = {name: root / name for name in ("deduplicated_documents", "tokenizer", "token_shards", "packing_plan")}
+    for folder in folders.values():
+        folder.mkdir()
+    with DocumentWriter(folders["deduplicated_documents"]) as writer:
+        for document in some_documents():
+            writer.write(document)
+    progress = Progress()
+    make_tokenizer(recipe, folders, folders["tokenizer"], progress)
+    make_token_shards(recipe, folders, folders["token_shards"], progress)
+    make_packing_plan(recipe, folders, folders["packing_plan"], progress)
+    return Prepared(
+        recipe,
+        folders["deduplicated_documents"],
+        folders["tokenizer"],
+        folders["token_shards"],
+        folders["packing_plan"],
+    )

@@ -1,0 +1,174 @@
+"""The model against a plain oracle, written from the table of facts in float64 and sharing no code with it."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from parakeet.errors import ParakeetError
+from parakeet.model.config import ModelConfig
+from parakeet.model.loss import cross_entropy_sum, token_losses
+from parakeet.model.transformer import WEIGHTS_FILE, Parakeet, load_model, save_model
+
+CONFIGS = [
+    ModelConfig(layers=1, heads=1, width=8, context=32, vocabulary_rows=64),
+    ModelConfig(layers=3, heads=2, width=16, context=32, vocabulary_rows=128),
+    ModelConfig(layers=4, heads=18, width=36, context=32, vocabulary_rows=64),
+]
+
+
+def made(config: ModelConfig) -> Parakeet:
+    model = Parakeet(config)
+    model.initialise(torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            # Norms and biases of 1 and 0 would hide a missing or doubled one.
+            if parameter.dim() == 1:
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(4)))
+            else:
+                parameter.mul_(8)
+    return model.eval()
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    centred = x - x.mean()
+    scaled = centred / torch.sqrt((centred**2).mean() + 1e-5) * weight
+    return scaled if bias is None else scaled + bias
+
+
+def oracle(weights: dict[str, Tensor], config: ModelConfig, ids: list[int]) -> Tensor:
+    """Logits (length, rows), position by position, head by head."""
+    w = {name: tensor.double() for name, tensor in weights.items()}
+    x = [layer_norm(w["embedding.weight"][i], w["embedding_norm.weight"], w["embedding_norm.bias"]) for i in ids]
+    size = config.width // config.heads
+    for layer in range(config.layers):
+        block = f"blocks.{layer}."
+        normed = [layer_norm(v, w[block + "attention_norm.weight"]) for v in x]
+        projected = [w[f"key_values.{layer // 2}.weight"] @ v for v in normed]
+        after = []
+        for i, value in enumerate(x):
+            query = w[block + "query.weight"] @ normed[i]
+            mixed = []
+            for head in range(config.heads):
+                part = slice(head * size, (head + 1) * size)
+                slope = 2.0 ** (-8.0 * (head + 1) / config.heads)
+                scores = [
+                    query[part] @ projected[j][: config.width][part] / math.sqrt(size) + slope * (j - i)
+                    for j in range(i + 1)
+                ]
+                weight = torch.softmax(torch.stack(scores), 0)
+                mixed.append(sum(weight[j] * projected[j][config.width :][part] for j in range(i + 1)))
+            after.append(value + w[block + "attention_output.weight"] @ torch.cat(mixed))
+        x = []
+        for value in after:
+            hidden = w[block + "mlp_input.weight"] @ layer_norm(value, w[block + "mlp_norm.weight"])
+            gelu = 0.5 * hidden * (1 + torch.erf(hidden / math.sqrt(2)))
+            x.append(value + w[block + "mlp_output.weight"] @ gelu)
+    return torch.stack([w["embedding.weight"] @ layer_norm(v, w["final_norm.weight"]) for v in x])
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: f"{config.layers}x{config.heads}")
+def test_logits_agree_with_the_oracle(config: ModelConfig) -> None:
+    model = made(config)
+    ids = torch.randint(0, config.vocabulary_rows, (1, 12), generator=torch.Generator().manual_seed(5))
+    expected = oracle(dict(model.state_dict()), config, ids[0].tolist())
+    with torch.no_grad():
+        found = model.logits(model(ids, torch.zeros_like(ids)))[0].double()
+    assert float((found - expected).norm() / expected.norm()) < 1e-5
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: f"{config.layers}x{config.heads}")
+def test_packed_documents_do_not_see_each_other(config: ModelConfig) -> None:
+    model = made(config)
+    ids = torch.randint(0, config.vocabulary_rows, (1, 14), generator=torch.Generator().manual_seed(6))
+    documents = torch.tensor([[0] * 5 + [1] * 6 + [-1] * 3])
+    with torch.no_grad():
+        packed = model(ids, documents)
+        alone = model(ids[:, 5:11], documents[:, 5:11])
+        changed = ids.clone()
+        changed[:, :5] = 0
+        other = model(changed, documents)
+    assert torch.allclose(packed[:, 5:11], alone, atol=1e-5)
+    assert torch.equal(packed[:, 5:11], other[:, 5:11])
+    assert torch.isfinite(packed).all()
+
+
+def test_decoding_with_the_cache_equals_the_whole_prefix() -> None:
+    config = CONFIGS[1]
+    model = made(config)
+    ids = torch.randint(0, config.vocabulary_rows, (2, 20), generator=torch.Generator().manual_seed(7))
+    with torch.no_grad():
+        full = model.logits(model(ids, torch.zeros_like(ids)))
+        cache = model.new_cache(2, 20)
+        steps = [model.decode(ids[:, :6], cache), *(model.decode(ids[:, i : i + 1], cache) for i in range(6, 20))]
+    assert torch.allclose(torch.stack(steps, 1), full[:, 5:], atol=1e-4)
+    with pytest.raises(ParakeetError, match="do not fit"):
+        model.decode(ids[:, :1], cache)
+
+
+def test_the_large_recipe_has_the_originals_parameter_count() -> None:
+    config = ModelConfig(layers=18, heads=18, width=1152, context=8192, vocabulary_rows=100_288)
+    assert config.parameter_count == 378_343_296
+    with torch.device("meta"):
+        assert sum(parameter.numel() for parameter in Parakeet(config).parameters()) == 378_343_296
+
+
+def test_loss_is_cross_entropy_over_what_is_not_ignored() -> None:
+    generator = torch.Generator().manual_seed(8)
+    hidden, embedding = torch.randn(2, 9, 16, generator=generator), torch.randn(32, 16, generator=generator)
+    targets = torch.randint(0, 32, (2, 9), generator=generator)
+    targets[0, :4] = 31
+    logits = hidden @ embedding.T
+    expected = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), targets.flatten(), ignore_index=31, reduction="sum"
+    )
+    assert torch.allclose(cross_entropy_sum(hidden, embedding, targets, 31), expected, rtol=1e-6)
+    each = token_losses(hidden.flatten(0, 1), embedding, targets.flatten())
+    assert torch.allclose(each[targets.flatten() != 31].sum(), expected, rtol=1e-6)
+
+
+def test_saving_and_loading_keeps_every_bit(tmp_path: Path) -> None:
+    model = made(CONFIGS[1])
+    save_model(model, tmp_path)
+    loaded = load_model(tmp_path)
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.state_dict().values(), loaded.state_dict().values(), strict=True)
+    )
+    ids = torch.arange(10)[None]
+    with torch.no_grad():
+        assert torch.equal(model(ids, torch.zeros_like(ids)), loaded(ids, torch.zeros_like(ids)))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda w: w | {"final_norm.weight": torch.full((16,), float("nan"))}, "NaN or infinite"),
+        (lambda w: w | {"final_norm.weight": torch.ones(17)}, "final_norm.weight has shape"),
+        (lambda w: {name: tensor for name, tensor in w.items() if name != "embedding.weight"}, "missing"),
+        (lambda w: w | {"extra": torch.ones(1)}, "extra"),
+    ],
+)
+def test_wrong_weights_are_refused_by_name(tmp_path: Path, spoil: object, message: str) -> None:
+    save_model(made(CONFIGS[1]), tmp_path)
+    save_file(spoil(load_file(tmp_path / WEIGHTS_FILE)), tmp_path / WEIGHTS_FILE)  # type: ignore[operator]
+    with pytest.raises(ParakeetError, match=message):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"layers": 1e9}', '{"layers": "3"}', "not json"])
+def test_a_broken_configuration_is_refused(tmp_path: Path, text: str) -> None:
+    save_model(made(CONFIGS[0]), tmp_path)
+    (tmp_path / "config.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ParakeetError, match=r"config\.json"):
+        load_model(tmp_path)
+
+
+def test_a_torn_weights_file_is_refused(tmp_path: Path) -> None:
+    save_model(made(CONFIGS[0]), tmp_path)
+    file = tmp_path / WEIGHTS_FILE
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(ParakeetError, match="cannot be read as safetensors"):
+        load_model(tmp_path)

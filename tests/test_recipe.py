@@ -1,0 +1,101 @@
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from parakeet.errors import ParakeetError
+from parakeet.recipe import Recipe, Section, load_recipe, shipped_recipes
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize("name", sorted(shipped_recipes()))
+def test_shipped_recipes_load_and_survive_a_round_trip(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    again = load_recipe(write(tmp_path / "copy.yaml", recipe.to_yaml()))
+    assert again == recipe
+
+
+def test_every_field_says_what_it_does() -> None:
+    def undescribed(section: type[Section]) -> list[str]:
+        return [name for name, field in section.model_fields.items() if not field.description and name not in ("role",)]
+
+    sections = [cls for cls in Section.__subclasses__()] + [Recipe]
+    assert {section.__name__: undescribed(section) for section in sections if undescribed(section)} == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "extends: demo\ntraining:\n  learning_rat: 1\n",
+            "line 3: unknown key training.learning_rat: did you mean learning_rate?",
+        ),
+        ("extends: demo\nmodle: {}\n", "line 2: unknown key modle: did you mean model?"),
+        ("extends: demo\nmodel: {layers: 0}\n", "model.layers"),
+        ("extends: demo\nmodel: {heads: 3}\n", "not a multiple of heads"),
+        ("extends: demo\ntraining: {learning_rate: .nan}\n", "training.learning_rate"),
+        ("extends: demo\ntraining: {batch_tokens: 1000}\n", "not a multiple of packing.row_tokens"),
+        ("extends: demo\npacking: {row_tokens: 2048}\n", "beyond model.context"),
+        ("extends: demo\nname: a\nname: b\n", "line 3: name stands twice"),
+        ("extends: demo\nsources: []\n", "sources"),
+        ("extends: demo\nsources: [{name: a, path: x}, {name: a, path: y}]\n", "two sources are called a"),
+        ("extends: demo\nsources: [{name: a, path: x, licens: MIT}]\n", "did you mean licence?"),
+        ("extends: nowhere\n", "no recipe 'nowhere'"),
+        ("- a list\n", "not one"),
+        ("a: [unclosed\n", "cannot be read as a recipe"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_place(text: str, expected: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.yaml", text)
+    with pytest.raises(ParakeetError) as caught:
+        load_recipe(path)
+    assert expected in str(caught.value)
+
+
+def test_binary_recipe_and_missing_recipe(tmp_path: Path) -> None:
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ParakeetError, match="not a text file"):
+        load_recipe(str(tmp_path / "binary.yaml"))
+    with pytest.raises(ParakeetError, match="did you mean demo"):
+        load_recipe("demmo")
+
+
+def test_extends_merges_sections_and_resolves_paths_beside_the_file(tmp_path: Path) -> None:
+    (tmp_path / "text").mkdir()
+    base = tmp_path / "base.yaml"
+    write(base, "extends: demo\nname: base\nsources: [{name: a, path: text}]\ntraining: {tokens: 2048}\n")
+    mine = load_recipe(write(tmp_path / "mine.yaml", "extends: base.yaml\nname: mine\ntraining: {warmup_steps: 7}\n"))
+    demo = load_recipe("demo")
+    assert mine.training.tokens == 2048
+    assert mine.training.warmup_steps == 7
+    assert mine.training.learning_rate == demo.training.learning_rate
+    assert Path(mine.sources[0].path) == tmp_path / "text"  # type: ignore[union-attr]
+
+
+def test_a_recipe_cannot_extend_itself(tmp_path: Path) -> None:
+    path = write(tmp_path / "loop.yaml", "extends: loop.yaml\n")
+    with pytest.raises(ParakeetError, match="extends itself"):
+        load_recipe(path)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+        max_leaves=12,
+    )
+)
+def test_no_yaml_at_all_gives_a_traceback(tmp_path_factory: pytest.TempPathFactory, value: object) -> None:
+    path = tmp_path_factory.mktemp("recipe") / "r.yaml"
+    path.write_text(yaml.safe_dump({"extends": "demo", "training": value}), encoding="utf-8")
+    try:
+        assert load_recipe(str(path)).name == "demo"
+    except ParakeetError as error:
+        assert str(path) in str(error)
