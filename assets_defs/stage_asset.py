@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from dagster._core.errors import DagsterPipesExecutionError
 
 from assets_defs.home import ParakeetHome
 from parakeet.artifact import Artifact
@@ -69,7 +70,7 @@ def _ensure(
     def launch(command: Sequence[str]) -> str | None:
         try:
             trainer.run(context=context, command=list(command))
-        except dg.DagsterPipesExecutionError as error:
+        except DagsterPipesExecutionError as error:
             return str(error)
         return None
 

@@ -9,6 +9,7 @@ from parakeet.artifact import Artifact, Store
 from parakeet.errors import ParakeetError
 from parakeet.locking import is_held
 from parakeet.stages import RUNS_FOLDER, STAGES, Build, active_recipe
+from parakeet.training.job import LOCK_FILE
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,11 @@ def unreferenced(root: Path) -> list[Entry]:
     kept = _closure(_roots(root), artifacts, root)
     runs = {str(artifacts[path].counts["run"]) for path in kept if artifacts[path].stage == "checkpoint"}
     stale = [path for path in artifacts if path not in kept]
-    stale += [path for path in sorted((root / RUNS_FOLDER).glob("*")) if path.name not in runs and not _in_use(path)]
+    stale += [
+        path
+        for path in sorted((root / RUNS_FOLDER).glob("*"))
+        if path.name not in runs and not is_held(path / LOCK_FILE)
+    ]
     busy = {stage.folder or stage.name for stage in STAGES if is_held(root / ".locks" / f"{stage.name}.lock")}
     stale += [path for path in store.partial() if path.parent.name not in busy]
     return [Entry(path, _size(path)) for path in stale]
@@ -69,10 +74,6 @@ def _closure(roots: Iterable[Path], artifacts: dict[Path, Artifact], root: Path)
                 (root / made_from["path"]).resolve() for made_from in artifacts[path].manifest["inputs"].values()
             ]
     return kept | {path for path, artifact in artifacts.items() if artifact.stage == "release"}
-
-
-def _in_use(run: Path) -> bool:
-    return is_held(run / ".lock")
 
 
 def _size(path: Path) -> int:

@@ -15,6 +15,14 @@ from parakeet.home import checkout
 
 PATHS = (("storage", "sqlite"), ("local_artifact_storage", "config"), ("compute_logs", "config"))
 WITHOUT_CHECKOUT: dict[str, Any] = {"telemetry": {"enabled": False}, "nux": {"enabled": False}}
+# Captured output would go to a file first: no live progress on the terminal, and none of it in order.
+ON_THE_TERMINAL = {
+    "compute_logs": {
+        "module": "dagster._core.storage.noop_compute_log_manager",
+        "class": "NoOpComputeLogManager",
+        "config": {},
+    }
+}
 
 
 @contextmanager
@@ -32,7 +40,7 @@ def open_instance(root: Path) -> Iterator[dg.DagsterInstance]:
     if source is not None and root == source / "assets":
         # `dagster dev` does the same with the dagster.yaml of the folder that it is started in.
         with tempfile.TemporaryDirectory() as scratch:
-            reference = InstanceRef.from_dir(scratch, overrides=_settings(source, source / ".dagster"))
+            reference = InstanceRef.from_dir(scratch, overrides=_settings(source, source / ".dagster") | ON_THE_TERMINAL)
             with dg.DagsterInstance.from_ref(reference) as instance:
                 yield instance
         return
@@ -40,7 +48,7 @@ def open_instance(root: Path) -> Iterator[dg.DagsterInstance]:
     folder.mkdir(parents=True, exist_ok=True)
     settings = _settings(source, folder) if source is not None else WITHOUT_CHECKOUT
     (folder / "dagster.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
-    with dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(folder))) as instance:
+    with dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(folder), overrides=ON_THE_TERMINAL)) as instance:
         yield instance
 
 

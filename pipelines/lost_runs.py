@@ -28,6 +28,7 @@ def fail_lost_runs(instance: dg.DagsterInstance, root: Path) -> list[str]:
         alive = is_held(path) if path.exists() else time.time() - began < SECONDS_OF_GRACE
         if not alive:
             instance.report_run_failed(run, "The process of this run is gone; what it had made is kept.")
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
             path.unlink(missing_ok=True)
             lost.append(run.run_id)
     return lost

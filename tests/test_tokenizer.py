@@ -38,9 +38,9 @@ def cl100k(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
             os.environ["TIKTOKEN_CACHE_DIR"] = before
 
 
-HOSTILE = st.text(max_size=60) | st.lists(
-    st.sampled_from(["\n\nAssistant: ", "\n\nHuman: ", "\n\nSystem: ", "<|endoftext|>", "<|endofprompt|>", "<|padding|>",
-                     "<|fim_prefix|>", "hi", " ", "\n", "é", "\u202e", "🦜"]), max_size=8).map("".join)  # fmt: skip
+CONTROL_TEXTS = [*ROLE_TOKENS.values(), "<|endoftext|>", "<|endofprompt|>", "<|padding|>", "<|fim_prefix|>"]
+FRAGMENTS = [*CONTROL_TEXTS, "hi", " ", "\n", "é", "\u202e", "🦜"]
+HOSTILE = st.text(max_size=60) | st.lists(st.sampled_from(FRAGMENTS), max_size=8).map("".join)
 
 
 @given(HOSTILE)

@@ -100,7 +100,10 @@ def deduplicate_documents(
     choice = choose(columns, representative, near_keepers(pairs, priorities, columns.characters), recipe.deduplication)
     _write(paths, columns, choice, output, progress)
     shutil.rmtree(work)
-    return _summary(columns, choice)
+    counts = _summary(columns, choice)
+    # A source that cleaning emptied is still accounted for.
+    emptied = {source.name: {"kept": 0, "held_out": 0, "dropped": {}} for source in recipe.sources}
+    return {**counts, "sources": emptied | counts["sources"]}
 
 
 def read_columns(paths: Sequence[Path]) -> Columns:

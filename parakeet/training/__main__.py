@@ -12,7 +12,7 @@ from typing import Any
 from parakeet.errors import ParakeetError
 from parakeet.locking import exclusive
 from parakeet.progress import Progress
-from parakeet.training.job import FAILURE_FILE, INTERRUPTED, TrainingJob
+from parakeet.training.job import FAILURE_FILE, INTERRUPTED, LOCK_FILE, TrainingJob
 
 PR_SET_PDEATHSIG = 1
 
@@ -73,7 +73,7 @@ def _end_with_parent() -> None:
 
 
 def _run_lock(job: TrainingJob) -> Any:
-    return exclusive(job.run / ".lock", "this run is being trained", Progress())
+    return exclusive(job.run / LOCK_FILE, "this run is being trained", Progress())
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from parakeet.errors import ParakeetError
 from parakeet.recipe import ModelSettings, Training
 
 JOB_FILE = "job.json"
+LOCK_FILE = "run.lock"
 FAILURE_FILE = "failure.txt"
 METRICS_FILE = "metrics.jsonl"
 SUMMARY_FILE = "training.json"

@@ -29,6 +29,6 @@ class Question:
     answer: str
 
 
-def exchange(prompt: str, answer: str) -> tuple[Turn, Turn]:
+def exchange(prompt: str, answer: str) -> tuple[Turn, ...]:
     """A Human turn and the Assistant's reply."""
     return Turn("Human", prompt), Turn("Assistant", answer)

@@ -1,6 +1,7 @@
 """Draws dialogues from the families by weight, and questions from what is held out."""
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from random import Random
 
 from parakeet.data.synthetic.dialogue import Dialogue, Question, Turn, exchange
@@ -18,7 +19,7 @@ HELD_OUT_SHARE = 0.03
 SYSTEM_SHARE = 0.03
 
 # Shares of the training dialogues.
-_SCORED_WEIGHTS = (0.10, 0.08, 0.13, 0.25, 0.18, 0.08)
+_SCORED_WEIGHTS = (0.10, 0.07, 0.17, 0.24, 0.20, 0.06)
 _CONVERSATION_WEIGHT = 0.09
 _FREE_WEIGHT = 0.03
 _FREE_FAMILIES = (("identity", identity), ("greeting", greeting), ("refusal", refusal), ("story", story))
@@ -38,8 +39,7 @@ def _asks(split: Split) -> _Draw:
 def _families(splits: tuple[Split, ...]) -> list[tuple[_Family, float]]:
     """Every kind of training dialogue with its weight."""
     scored = [
-        ((name, _asks(split)), weight)
-        for name, split, weight in zip(TASKS, splits, _SCORED_WEIGHTS, strict=True)
+        ((name, _asks(split)), weight) for name, split, weight in zip(TASKS, splits, _SCORED_WEIGHTS, strict=True)
     ]
     free = [(family, _FREE_WEIGHT) for family in _FREE_FAMILIES]
     talk = ("conversation", lambda rng: conversation(rng, splits))
@@ -69,10 +69,13 @@ def _draw_distinct(count: int, seed: int) -> Iterator[Dialogue]:
     families = _families(splits)
     seen: set[tuple[Turn, ...]] = set()
     while len(seen) < count:
-        dialogue = _draw_held_out(rng, splits) if rng.random() < HELD_OUT_SHARE else _draw_training(rng, families)
-        if dialogue.turns not in seen:
-            seen.add(dialogue.turns)
-            yield dialogue
+        held_out = rng.random() < HELD_OUT_SHARE
+        # Drawn again within the same split: rejected training dialogues must not raise the share of the held-out ones.
+        dialogue = None
+        while dialogue is None or dialogue.turns in seen:
+            dialogue = _draw_held_out(rng, splits) if held_out else _draw_training(rng, families)
+        seen.add(dialogue.turns)
+        yield dialogue
 
 
 def _draw_training(rng: Random, families: list[tuple[_Family, float]]) -> Dialogue:
@@ -92,7 +95,8 @@ def _draw_held_out(rng: Random, splits: tuple[Split, ...]) -> Dialogue:
 def held_out_questions(per_task: int, seed: int) -> list[Question]:
     """Up to `per_task` distinct questions of each scored task, none of which stands in a training turn of this seed.
 
-    A smaller `per_task` gives the first ones of a larger; no (fact, phrasing) returns in a new frame before all had a turn.
+    A smaller `per_task` gives the first ones of a larger. Every pair of fact and phrasing comes once before any comes
+    again in another frame.
     Raises ParakeetError if `per_task` is negative.
     """
     if per_task < 0:
@@ -106,8 +110,9 @@ def held_out_questions(per_task: int, seed: int) -> list[Question]:
 
 def _questions(task: str, split: Split, per_task: int, seed: int) -> list[Question]:
     ranked = sorted((rank(seed, "order", task, question), question, fact) for fact, question in split.held_out)
-    return [
+    every_frame = (
         Question(task, framed(question, FRAMES[(order[0] + turn) % len(FRAMES)]), fact.answer)
         for turn in range(len(FRAMES))
         for order, question, fact in ranked
-    ][:per_task]
+    )
+    return list(islice(every_frame, per_task))

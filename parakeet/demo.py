@@ -1,0 +1,59 @@
+"""`python -m parakeet.demo`: the end of `make demo`, a short chat with the model that was just built, and its marks."""
+
+import json
+import sys
+
+from parakeet.chat.session import Session
+from parakeet.errors import ParakeetError
+from parakeet.evaluation.report import EVALUATION_FILE, NOT_APPLICABLE
+from parakeet.generation.engine import Engine
+from parakeet.generation.sampling import SamplingSettings
+from parakeet.home import home
+from parakeet.model.transformer import load_model
+from parakeet.release.verify import open_release
+from parakeet.sanitise import sanitise
+from parakeet.tokenizer import Tokenizer
+
+GREEDY = SamplingSettings(
+    temperature=0.0, top_p=1.0, min_p=0.0, frequency_penalty=0.0, presence_penalty=0.0, max_tokens=96, seed=0
+)
+
+
+def main() -> int:
+    """Ask who it is and one held-out question of each task, then print what the evaluation measured."""
+    try:
+        release = open_release((home() / "releases" / "latest").resolve())
+    except ParakeetError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    evaluation = json.loads((release.directory / EVALUATION_FILE).read_text(encoding="utf-8"))
+    tasks = {} if evaluation["exact_match"] == NOT_APPLICABLE else evaluation["exact_match"]
+    engine = Engine(load_model(release.directory), Tokenizer.load(release.directory))
+    print(f"\n{release.name}, {engine.parameter_count:,} parameters, in {release.directory}\n")
+    for message in ["Who are you?", *(figures["example"]["prompt"] for figures in tasks.values())]:
+        reply = "".join(step.text for step in Session(engine, GREEDY).reply(message))
+        print(f"Human: {sanitise(message)}\nParakeet: {sanitise(reply)}\n")
+    _print_marks(evaluation, tasks)
+    print("Talk to it yourself:  .venv/bin/parakeet chat")
+    return 0
+
+
+def _print_marks(evaluation: dict[str, object], tasks: dict[str, dict[str, object]]) -> None:
+    if tasks:
+        print("Held-out questions (their text is in no training document), answered exactly:")
+        for task, figures in tasks.items():
+            print(f"  {task:<12}{figures['accuracy']:>7.1%}  of {figures['questions']}")
+    print("\nHeld-out bits per byte (lower is better):")
+    print(f"  {'source':<20}{'model':>8}{'unigram':>9}{'xz -9':>8}")
+    by_source = evaluation["bits_per_byte"]
+    assert isinstance(by_source, dict)
+    for name, bits in by_source.items():
+        if bits is None:
+            print(f"  {name:<20}too little held out to measure")
+        else:
+            print(f"  {name:<20}{bits['model']:>8.3f}{bits['unigram']:>9.3f}{bits['xz']:>8.3f}")
+    print()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,241 @@
+"""The synthetic source: reproducible, distinct, correct, and with no held-out question in the training text."""
+
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from itertools import islice
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from parakeet.data.synthetic import (
+    MAXIMUM_DIALOGUES,
+    TASKS,
+    Dialogue,
+    Question,
+    dialogues,
+    held_out_questions,
+)
+from parakeet.data.synthetic.facts import CAPITALS, COLOURS, OPPOSITES
+from parakeet.errors import ParakeetError
+
+SEEDS = st.integers(min_value=0, max_value=2**32)
+ALL = 10**6  # more than any task has
+FRAME = re.compile(
+    r"^(Hi!|Hello!|Hello, Parakeet\.|Good \w+!|Excuse me\.|I have a question\.|\w+ question:|Parakeet,|OK,|So,) "
+    r"| (Thanks!|Thank you\.|Be brief, please\.|I need it for school\.|I am in a hurry\.)$"
+)
+
+
+def training_turns(drawn: Iterable[Dialogue]) -> list[str]:
+    return [turn.content for dialogue in drawn if dialogue.split == "train" for turn in dialogue.turns]
+
+
+def haystack(drawn: Iterable[Dialogue]) -> str:
+    """Every training turn in one string: a search through it finds a question inside any of them."""
+    return "\n".join(turn.strip().casefold() for turn in training_turns(drawn))
+
+
+def bare(prompt: str) -> str:
+    """A question without its opener and closer, in lower case."""
+    return FRAME.sub("", prompt).strip().casefold()
+
+
+def expected(question: str, answer: str) -> str:
+    """The right answer, worked out anew from the question alone (capitals, colours, opposites: from the tables)."""
+    numbers = [int(digits) for digits in re.findall(r"\d+", question)]
+    if re.search(r"plus|\+|\b[Aa]dd\b|\bsum\b", question):
+        return f"{numbers[0]} plus {numbers[1]} is {numbers[0] + numbers[1]}."
+    if re.search(r"minus| - |without", question):
+        return f"{numbers[0]} minus {numbers[1]} is {numbers[0] - numbers[1]}."
+    if numbers:
+        first, last = numbers if len(numbers) == 2 else (1, numbers[0])
+        step = 1 if first < last else -1
+        return ", ".join(str(number) for number in range(first, last + step, step)) + "."
+    word = answer.replace("-", "").rstrip(".")
+    assert re.search(rf"\b{word}\b", question), question
+    return "-".join(word) + "."
+
+
+def test_dialogues_are_the_same_on_every_call() -> None:
+    assert list(dialogues(2_000, 7)) == list(dialogues(2_000, 7))
+    assert held_out_questions(50, 7) == held_out_questions(50, 7)
+
+
+def test_another_process_with_another_hash_seed_makes_the_same_text() -> None:
+    program = (
+        "from hashlib import sha256\n"
+        "from parakeet.data.synthetic import dialogues, held_out_questions\n"
+        "print(sha256(repr((list(dialogues(500, 3)), held_out_questions(20, 3))).encode()).hexdigest())"
+    )
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={"PYTHONHASHSEED": hash_seed},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for hash_seed in ("0", "1")
+    }
+    assert len(outputs) == 1
+
+
+def test_another_seed_makes_other_text_and_another_split() -> None:
+    assert list(dialogues(100, 1)) != list(dialogues(100, 2))
+    assert {question.prompt for question in held_out_questions(ALL, 1)} != {
+        question.prompt for question in held_out_questions(ALL, 2)
+    }
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=SEEDS, count=st.integers(min_value=0, max_value=300))
+def test_dialogues_are_distinct_well_formed_and_a_prefix_of_a_longer_run(seed: int, count: int) -> None:
+    drawn = list(dialogues(count, seed))
+    assert len(drawn) == count
+    assert len({dialogue.turns for dialogue in drawn}) == count
+    assert drawn == list(islice(dialogues(count + 50, seed), count))
+    for dialogue in drawn:
+        roles = [turn.role for turn in dialogue.turns]
+        body = roles[1:] if roles[0] == "System" else roles
+        assert body == ["Human", "Assistant"] * (len(body) // 2)
+        assert body
+        for turn in dialogue.turns:
+            assert turn.content == " ".join(turn.content.split())
+            assert turn.content.isascii()
+            assert turn.content[-1] in ".?!"
+            assert re.match(r"[A-Z0-9]|[a-z]-[a-z]-", turn.content)
+            assert not re.search(r"\b[Aa] [aeiou]|\b[Aa]n [^aeiou]|[{}]|\.\.", turn.content), turn.content
+
+
+def test_a_large_corpus_is_distinct_and_about_three_per_cent_held_out() -> None:
+    drawn = list(dialogues(60_000, 5))
+    assert len({dialogue.turns for dialogue in drawn}) == 60_000
+    held_out = [dialogue for dialogue in drawn if dialogue.split == "held_out"]
+    assert 0.025 < len(held_out) / len(drawn) < 0.035
+    assert {dialogue.task for dialogue in held_out} == set(TASKS)
+    assert {dialogue.split for dialogue in drawn} == {"train", "held_out"}
+
+
+def test_held_out_dialogues_are_held_out_questions() -> None:
+    questions = {(q.task, q.prompt, q.answer) for q in held_out_questions(ALL, 11)}
+    for dialogue in dialogues(10_000, 11):
+        if dialogue.split == "held_out":
+            prompt, answer = (turn.content for turn in dialogue.turns)
+            assert (dialogue.task, prompt, answer) in questions
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**40])
+def test_no_held_out_question_stands_in_a_training_turn(seed: int) -> None:
+    text = haystack(dialogues(30_000, seed))
+    questions = [question.prompt.strip().casefold() for question in held_out_questions(200, seed)]
+    assert [question for question in questions if question in text] == []
+
+
+def test_not_even_the_bare_question_stands_in_a_training_turn() -> None:
+    """The sharper check, of which the one above follows: a phrasing is held out in every frame."""
+    text = haystack(dialogues(30_000, 4))
+    questions = {bare(question.prompt) for question in held_out_questions(ALL, 4)}
+    assert len(questions) > 6 * 200
+    assert [question for question in sorted(questions) if question in text] == []
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=SEEDS, per_task=st.integers(min_value=0, max_value=260))
+def test_held_out_questions_are_distinct_and_enough(seed: int, per_task: int) -> None:
+    questions = held_out_questions(per_task, seed)
+    assert Counter(question.task for question in questions) == Counter(dict.fromkeys(TASKS, per_task))
+    assert len({question.prompt.casefold() for question in questions}) == len(questions)
+    assert list(dict.fromkeys(question.task for question in questions)) == (list(TASKS) if per_task else [])
+
+
+def test_a_smaller_set_of_questions_is_the_start_of_a_larger() -> None:
+    few, many = held_out_questions(40, 9), held_out_questions(300, 9)
+    for task in TASKS:
+        assert [q for q in few if q.task == task] == [q for q in many if q.task == task][:40]
+
+
+def test_two_hundred_questions_are_two_hundred_pairs_of_fact_and_phrasing() -> None:
+    questions = held_out_questions(200, 6)
+    for task in TASKS:
+        assert len({bare(question.prompt) for question in questions if question.task == task}) == 200
+
+
+@pytest.mark.parametrize("seed", [0, 8])
+def test_counting_arithmetic_and_spelling_answers_are_right(seed: int) -> None:
+    worked_out = [q for q in held_out_questions(600, seed) if q.task in {"counting", "arithmetic", "spelling"}]
+    worked_out += [
+        Question(dialogue.task, dialogue.turns[-2].content, dialogue.turns[-1].content)
+        for dialogue in dialogues(5_000, seed)
+        if dialogue.task in {"counting", "arithmetic", "spelling"}
+    ]
+    for question in worked_out:
+        assert question.answer == expected(question.prompt, question.answer), question
+
+
+def test_fact_answers_come_from_the_tables() -> None:
+    right = {f"The capital of {country} is {city}." for country, city in CAPITALS}
+    right |= {f"{thing[0].upper()}{thing[1:]} is {colour}." for thing, colour in COLOURS}
+    right |= {f"The opposite of {a} is {b}." for pair in OPPOSITES for a, b in (pair, pair[::-1])}
+    questions = [q for q in held_out_questions(400, 2) if q.task in {"capitals", "colours", "opposites"}]
+    assert {question.answer for question in questions} <= right
+    for question in questions:
+        subject = re.sub(r"^The (capital|opposite) of ", "", question.answer).split(" is ")[0]
+        assert subject.casefold() in question.prompt.casefold()
+
+
+def test_tables_give_every_question_one_answer() -> None:
+    words = [word for pair in OPPOSITES for word in pair]
+    assert len(words) == len(set(words))
+    for table in (CAPITALS, COLOURS):
+        assert len({first.casefold() for first, _ in table}) == len(table)
+
+
+def test_every_held_out_fact_is_taught_in_other_words() -> None:
+    answers = set(training_turns(dialogues(20_000, 12)))
+    taught = [q for q in held_out_questions(ALL, 12) if q.task not in {"arithmetic", "spelling"}]
+    assert {question.answer for question in taught} <= answers
+
+
+def test_held_out_operands_and_words_are_never_answered_in_training() -> None:
+    answers = set(training_turns(dialogues(20_000, 12)))
+    unseen = [q for q in held_out_questions(ALL, 12) if q.task in {"arithmetic", "spelling"}]
+    assert answers.isdisjoint(question.answer for question in unseen)
+    sums = {frozenset(map(int, re.findall(r"\d+", a)[:2])) for a in answers if " plus " in a}
+    held_out_sums = {frozenset(map(int, re.findall(r"\d+", q.answer)[:2])) for q in unseen if " plus " in q.answer}
+    assert sums.isdisjoint(held_out_sums)
+
+
+def test_words_held_out_from_spelling_stand_elsewhere_in_the_text() -> None:
+    text = set(re.findall(r"[a-z]+", haystack(dialogues(20_000, 12))))
+    words = {q.answer.replace("-", "").rstrip(".") for q in held_out_questions(ALL, 12) if q.task == "spelling"}
+    assert words <= text
+
+
+def test_talk_around_the_tasks_is_there() -> None:
+    drawn = list(dialogues(5_000, 1))
+    families = {dialogue.task for dialogue in drawn}
+    assert families == {*TASKS, "identity", "greeting", "refusal", "story", "conversation"}
+    for dialogue in drawn:
+        if dialogue.task == "identity":
+            assert "I am Parakeet, a tiny language model." in dialogue.turns[-1].content
+        if dialogue.task == "story":
+            assert 3 <= len(re.findall(r"[.!]", dialogue.turns[-1].content)) <= 5
+    with_system = sum(dialogue.turns[0].role == "System" for dialogue in drawn)
+    assert 0.015 < with_system / len(drawn) < 0.045
+    exchanges = {sum(turn.role == "Human" for turn in d.turns) for d in drawn if d.task == "conversation"}
+    assert exchanges == {2, 3, 4}
+
+
+@pytest.mark.parametrize("count", [-1, MAXIMUM_DIALOGUES + 1])
+def test_an_impossible_count_is_refused_at_once(count: int) -> None:
+    with pytest.raises(ParakeetError, match=f"{MAXIMUM_DIALOGUES:,}"):
+        dialogues(count, 0)
+
+
+def test_a_negative_number_of_questions_is_refused() -> None:
+    with pytest.raises(ParakeetError, match="-1"):
+        held_out_questions(-1, 0)

@@ -1,0 +1,325 @@
+"""Whole builds of a very small model, as processes: found again, changed, killed, damaged, and talked to."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.numpy import load_file
+
+pytestmark = pytest.mark.slow
+
+STAGES = (
+    "documents",
+    "clean_documents",
+    "deduplicated_documents",
+    "tokenizer",
+    "token_shards",
+    "packing_plan",
+    "checkpoint",
+    "evaluation",
+    "release",
+)
+
+
+def environment(home: Path) -> dict[str, str]:
+    hidden = ("DAGSTER_HOME", "PARAKEET_HOME")
+    # One thread: on a shared machine two that wait for each other are ten times slower at this size.
+    return {name: value for name, value in os.environ.items() if name not in hidden} | {
+        "PARAKEET_HOME": str(home),
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def parakeet(home: Path, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "parakeet.cli", *arguments]
+    return subprocess.run(command, env=environment(home), input=stdin, capture_output=True, timeout=120)
+
+
+def start(home: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "parakeet.cli", *arguments]
+    return subprocess.Popen(command, env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def write_recipe(folder: Path, text: str = "", **training: Any) -> Path:
+    """A recipe with dialogues and one text file; `training` changes its settings."""
+    settings = {"tokens": 20_480, "batch_tokens": 512, "micro_batch_rows": 4, "checkpoint_steps": 5, **training}
+    (folder / "story.txt").write_text(
+        "\n\n".join(" ".join(f"word{(n * 7919 + i * i) % 997}" for i in range(700)) for n in range(40)),
+        encoding="utf-8",
+    )
+    path = folder / f"recipe-{len(list(folder.iterdir()))}.yaml"
+    path.write_text(
+        json.dumps(
+            {
+                "extends": "demo",
+                "name": "tiny",
+                "sources": [
+                    {"name": "synthetic", "kind": "synthetic", "documents": 500, "near_duplicates": False},
+                    {"name": "story", "path": "story.txt", "licence": "MIT", "near_duplicates": False},
+                ],
+                "deduplication": {"held_out_fraction": 0.2},
+                "model": {"layers": 2, "heads": 2, "width": 32, "context": 256},
+                "training": settings,
+                "evaluation": {"questions_per_task": 3},
+            }
+        ),
+        encoding="utf-8",
+    )
+    return path
+
+
+def made(output: bytes) -> list[str]:
+    """The stages that a build says it made."""
+    return re.findall(r"^(\w+) +made in", output.decode(), flags=re.MULTILINE)
+
+
+def weights(home: Path) -> dict[str, bytes]:
+    return {k: v.tobytes() for k, v in load_file(home / "checkpoint" / "latest" / "model.safetensors").items()}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, bytes]:
+    """A finished build: its home, its recipe, what it printed."""
+    folder = tmp_path_factory.mktemp("built")
+    recipe = write_recipe(folder)
+    finished = parakeet(folder / "home", "build", "--recipe", str(recipe))
+    assert finished.returncode == 0, finished.stderr.decode()
+    return folder / "home", recipe, finished.stderr
+
+
+@pytest.fixture
+def copy(built: tuple[Path, Path, bytes], tmp_path: Path) -> tuple[Path, Path]:
+    """A home of its own to damage."""
+    home, recipe, _ = built
+    shutil.copytree(home, tmp_path / "home", symlinks=True)
+    return tmp_path / "home", recipe
+
+
+def test_a_build_makes_every_stage_and_ends_in_a_release(built: tuple[Path, Path, bytes]) -> None:
+    home, _, output = built
+    assert made(output) == list(STAGES)
+    release = (home / "releases" / "latest").resolve()
+    expected = {"model.safetensors", "config.json", "generation_config.json", "README.md", "evaluation.json",
+                "training_manifest.json", "SHA256SUMS", "tokenizer.json", "vocabulary.tiktoken"}  # fmt: skip
+    assert expected <= {path.name for path in release.iterdir()}
+    assert subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=release).returncode == 0
+    assert b"files, all as they were made" in parakeet(home, "verify", str(release)).stdout
+    assert b"* tiny" in parakeet(home, "models").stdout
+
+
+def test_every_input_record_is_accounted_for(built: tuple[Path, Path, bytes]) -> None:
+    home, _, _ = built
+    counts = {
+        name: json.loads((home / name / "latest" / "manifest.json").read_text(encoding="utf-8"))["counts"]
+        for name in STAGES[:5]
+    }
+    for name, source in counts["documents"]["sources"].items():
+        assert source["records"] == source["documents"] + source["bad"]
+        clean = counts["clean_documents"]["sources"][name]
+        assert source["documents"] == clean["kept"] + sum(clean["dropped"].values())
+        unique = counts["deduplicated_documents"]["sources"][name]
+        assert clean["kept"] == unique["kept"] + sum(unique["dropped"].values())
+        splits = [counts["token_shards"][split]["sources"][name]["documents"] for split in ("train", "held_out")]
+        assert unique["kept"] == sum(splits)
+    lineage = json.loads((home / "releases" / "latest" / "training_manifest.json").read_text(encoding="utf-8"))
+    assert len(lineage["source_files"]) == 1
+    assert lineage["stages"]["documents"]["counts"] == counts["documents"]
+
+
+def test_the_same_command_again_does_nothing(built: tuple[Path, Path, bytes]) -> None:
+    home, recipe, _ = built
+    before = sorted(home.glob("*/*-*/manifest.json"))
+    times = [path.stat().st_mtime_ns for path in before]
+    again = parakeet(home, "build", "--recipe", str(recipe))
+    assert again.returncode == 0
+    assert made(again.stderr) == []
+    assert again.stderr.count(b"up to date") == len(STAGES)
+    assert [path.stat().st_mtime_ns for path in sorted(home.glob("*/*-*/manifest.json"))] == times
+
+
+def test_one_training_setting_changes_only_training_and_what_follows(copy: tuple[Path, Path]) -> None:
+    home, recipe = copy
+    changed = write_recipe(recipe.parent, learning_rate=1e-3)
+    finished = parakeet(home, "build", "--recipe", str(changed))
+    assert finished.returncode == 0, finished.stderr.decode()
+    assert made(finished.stderr) == ["checkpoint", "evaluation", "release"]
+
+
+def test_select_and_force(copy: tuple[Path, Path]) -> None:
+    home, recipe = copy
+    finished = parakeet(home, "build", "--recipe", str(recipe), "--select", "packing_plan", "--force", "token_shards")
+    assert finished.returncode == 0, finished.stderr.decode()
+    assert made(finished.stderr) == ["token_shards"]
+    assert b"checkpoint" not in finished.stderr
+    assert len(list((home / "token_shards").glob("*-*"))) == 2
+
+
+def trainer_pid(home: Path, build: subprocess.Popen[bytes]) -> int:
+    """Wait until the trainer has saved its first checkpoint; its process, from the lock's holder file."""
+    deadline = time.monotonic() + 120
+    while not list(home.glob("training_runs/*/step-*")):
+        assert build.poll() is None, build.communicate()[1].decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    (holder,) = home.glob("training_runs/*/run.holder")
+    return int(holder.read_text(encoding="utf-8").split()[1])
+
+
+def without_training(home: Path) -> None:
+    for name in ("training_runs", "checkpoint", "evaluation", "releases"):
+        shutil.rmtree(home / name)
+
+
+@pytest.mark.parametrize("victim", ["trainer", "build", "both"])
+def test_kill_9_and_the_same_command_again_gives_the_same_bits(copy: tuple[Path, Path], victim: str) -> None:
+    home, recipe = copy
+    expected = weights(home)
+    without_training(home)
+    build = start(home, "build", "--recipe", str(recipe))
+    trainer = trainer_pid(home, build)
+    if victim != "trainer":
+        build.kill()
+    if victim != "build":
+        os.kill(trainer, signal.SIGKILL)
+    _, errors = build.communicate(timeout=60)
+    assert build.returncode != 0
+    if victim == "trainer":
+        assert b"Run the same command again" in errors
+        assert b"Traceback" not in errors
+    again = parakeet(home, "build", "--recipe", str(recipe))
+    assert again.returncode == 0, again.stderr.decode()
+    assert b"Going on from step" in again.stderr
+    assert made(again.stderr) == ["checkpoint", "evaluation", "release"]
+    assert weights(home) == expected
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(copy: tuple[Path, Path]) -> None:
+    home, recipe = copy
+    expected = weights(home)
+    without_training(home)
+    build = start(home, "build", "--recipe", str(recipe))
+    trainer = trainer_pid(home, build)
+    for process in (trainer, build.pid):
+        os.kill(process, signal.SIGINT)
+    _, errors = build.communicate(timeout=60)
+    assert build.returncode in (1, 130)
+    assert b"Traceback" not in errors
+    again = parakeet(home, "build", "--recipe", str(recipe))
+    assert again.returncode == 0, again.stderr.decode()
+    assert weights(home) == expected
+
+
+def test_two_builds_at_once_end_in_one_set_of_artefacts(built: tuple[Path, Path, bytes], tmp_path: Path) -> None:
+    _, recipe, _ = built
+    both = [start(tmp_path, "build", "--recipe", str(recipe), "--select", "packing_plan") for _ in range(2)]
+    errors = [process.communicate(timeout=200)[1].decode() for process in both]
+    assert [process.returncode for process in both] == [0, 0], errors
+    assert all(len(list((tmp_path / stage).glob("*-*"))) == 1 for stage in STAGES[:6])
+
+
+@pytest.mark.parametrize("file", ["token_shards/latest/train-00000.arrow", "checkpoint/latest/model.safetensors"])
+def test_one_changed_byte_stops_the_build_with_the_mend(copy: tuple[Path, Path], file: str) -> None:
+    home, recipe = copy
+    path = home / file
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    latest = os.readlink(home / "releases" / "latest")
+    finished = parakeet(home, "build", "--recipe", str(recipe))
+    stage = file.split("/")[0]
+    assert finished.returncode == 1
+    assert f"Make it again with: parakeet build --force {stage}" in finished.stderr.decode()
+    assert b"Traceback" not in finished.stderr
+    assert os.readlink(home / "releases" / "latest") == latest
+
+
+def test_a_changed_release_is_not_opened(copy: tuple[Path, Path]) -> None:
+    home, _ = copy
+    path = home / "releases" / "latest" / "config.json"
+    path.write_text(path.read_text(encoding="utf-8").replace("2", "3"), encoding="utf-8")
+    finished = parakeet(home, "chat", "-m", "hi")
+    assert finished.returncode == 1
+    assert b"was changed after the release was made" in finished.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such file|does not exist|There is no"),
+        (b"", "empty|no document|nothing"),
+        (b"\x00\x01\x02\xff" * 4000, "binary|NUL|UTF-8|not text"),
+        (b"Same.\n\nSame.\n" * 3, "held out|too little"),
+    ],
+)
+def test_bad_data_is_one_message(tmp_path: Path, content: bytes | None, message: str) -> None:
+    file = tmp_path / "data.txt"
+    if content is not None:
+        file.write_bytes(content)
+    finished = parakeet(tmp_path / "home", "build", "--data", str(file), "--select", "token_shards")
+    errors = finished.stderr.decode()
+    assert finished.returncode == 1
+    assert re.search(message, errors, flags=re.IGNORECASE), errors
+    assert "Traceback" not in errors
+
+
+def test_records_without_known_columns_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "data.jsonl"
+    file.write_text('{"colour": "red"}\n' * 50, encoding="utf-8")
+    finished = parakeet(tmp_path / "home", "build", "--data", str(file))
+    assert finished.returncode == 1
+    assert "data.jsonl" in finished.stderr.decode()
+    assert "colour" in finished.stderr.decode()
+
+
+def test_training_that_cannot_fit_the_disk_is_refused_before_it_starts(copy: tuple[Path, Path]) -> None:
+    home, recipe = copy
+    values = json.loads(recipe.read_text(encoding="utf-8"))
+    values["model"] |= {"layers": 200, "width": 16_384, "heads": 64}
+    huge = recipe.parent / "huge.yaml"
+    huge.write_text(json.dumps(values), encoding="utf-8")
+    finished = parakeet(home, "build", "--recipe", str(huge))
+    assert finished.returncode == 1
+    assert "Too little disk space for checkpoint" in finished.stderr.decode()
+
+
+CONTROL_CODES = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]|\xc2[\x80-\x9f]")
+
+
+@pytest.mark.parametrize("lines", [b"hello\n", b"hi\nWho are you?\n", b"\n\n\xff\xfe\n", b"a" * 3000 + b"\n"])
+def test_piped_chat_prints_plain_replies(built: tuple[Path, Path, bytes], lines: bytes) -> None:
+    home, _, _ = built
+    finished = parakeet(home, "chat", "--max-tokens", "20", stdin=lines)
+    assert b"Traceback" not in finished.stderr
+    assert not CONTROL_CODES.search(finished.stdout)
+    assert b"Human:" not in finished.stdout
+
+
+@pytest.mark.parametrize("options", [("--temperature", "0"), ("--seed", "7", "--temperature", "1.5")])
+def test_greedy_and_seeded_replies_repeat(built: tuple[Path, Path, bytes], options: Sequence[str]) -> None:
+    home, _, _ = built
+    replies = {parakeet(home, "chat", "-m", "Who are you?", "--max-tokens", "30", *options).stdout for _ in range(2)}
+    assert len(replies) == 1
+
+
+def test_clean_keeps_what_the_release_needs(copy: tuple[Path, Path]) -> None:
+    home, recipe = copy
+    parakeet(home, "build", "--recipe", str(recipe), "--force", "packing_plan")
+    (home / "documents" / ".partial-dead").mkdir()
+    listed = parakeet(home, "clean").stdout.decode()
+    assert ".partial-dead" in listed
+    assert "parakeet clean --yes" in listed
+    removed = parakeet(home, "clean", "--yes").stdout.decode()
+    assert "Removed" in removed
+    assert not (home / "documents" / ".partial-dead").exists()
+    again = parakeet(home, "build", "--recipe", str(recipe))
+    assert made(again.stderr) == []
+    assert parakeet(home, "chat", "-m", "hi", "--max-tokens", "5").returncode == 0

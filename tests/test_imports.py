@@ -1,0 +1,55 @@
+"""Which way the arrows run, and what must never be imported early."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level packages that a file imports, anywhere in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def modules_after(statement: str) -> set[str]:
+    code = f"import sys\n{statement}\nprint(*sorted(sys.modules))"
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    return set(finished.stdout.split())
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "parakeet").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_library_knows_nothing_of_dagster(path: Path) -> None:
+    forbidden = imported(path) & {"dagster", "assets_defs", "pipelines"}
+    # The exception that DESIGN allows: `parakeet build` imports pipelines inside its function.
+    assert forbidden <= ({"pipelines"} if path.name == "cli.py" else set())
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "assets_defs").glob("*.py")), ids=lambda p: p.name)
+def test_assets_know_nothing_of_pipelines(path: Path) -> None:
+    assert "pipelines" not in imported(path)
+
+
+def test_definitions_load_without_torch_or_datatrove() -> None:
+    assert not modules_after("import pipelines.definitions") & {"torch", "datatrove", "bitsandbytes", "matplotlib"}
+
+
+def test_help_is_cheap_and_chat_and_models_need_no_dagster() -> None:
+    assert not modules_after("import parakeet.cli") & {"torch", "dagster", "pydantic", "pyarrow", "rich", "tiktoken"}
+    chat = "import parakeet.chat.launch, parakeet.chat.terminal, parakeet.chat.session, parakeet.generation.engine"
+    assert not modules_after(f"{chat}, parakeet.model.transformer") & {
+        "dagster",
+        "datatrove",
+        "pyarrow",
+        "bitsandbytes",
+    }
+    assert not modules_after("import parakeet.release.verify") & {"dagster", "torch"}
