@@ -49,7 +49,10 @@ def stage_asset(name: str, kinds: set[str], pool: str | None = None) -> Callable
             trainer: dg.PipesSubprocessClient,
         ) -> dg.MaterializeResult:
             artifact = _ensure(context, parakeet_home, trainer, name, config.force)
-            shown: dict[str, Any] = {"path": dg.MetadataValue.path(str(artifact.path)), "fingerprint": artifact.fingerprint}
+            shown: dict[str, Any] = {
+                "path": dg.MetadataValue.path(str(artifact.path)),
+                "fingerprint": artifact.fingerprint,
+            }
             sizes = {"bytes": artifact.n_bytes, "seconds": artifact.manifest["seconds"]}
             return dg.MaterializeResult(
                 metadata={**metadata(artifact), **shown, **sizes}, data_version=dg.DataVersion(artifact.content)

@@ -40,7 +40,8 @@ def open_instance(root: Path) -> Iterator[dg.DagsterInstance]:
     if source is not None and root == source / "assets":
         # `dagster dev` does the same with the dagster.yaml of the folder that it is started in.
         with tempfile.TemporaryDirectory() as scratch:
-            reference = InstanceRef.from_dir(scratch, overrides=_settings(source, source / ".dagster") | ON_THE_TERMINAL)
+            settings = _settings(source, source / ".dagster") | ON_THE_TERMINAL
+            reference = InstanceRef.from_dir(scratch, overrides=settings)
             with dg.DagsterInstance.from_ref(reference) as instance:
                 yield instance
         return

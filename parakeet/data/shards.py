@@ -55,8 +55,8 @@ def _require_held_out(recipe: Recipe, held_out: dict[str, Any]) -> None:
     """Said here, before hours of training whose result nobody could measure."""
     if held_out["bytes"] < recipe.shards.min_held_out_bytes:
         raise ParakeetError(
-            f"Only {held_out['documents']:,} documents with {held_out['bytes']:,} bytes are held out, too little to measure "
-            f"a model with ({recipe.shards.min_held_out_bytes:,} bytes are needed). Add text, or raise "
+            f"Only {held_out['documents']:,} documents with {held_out['bytes']:,} bytes are held out, too little to "
+            f"measure a model with ({recipe.shards.min_held_out_bytes:,} bytes are needed). Add text, or raise "
             f"deduplication.held_out_fraction (now {recipe.deduplication.held_out_fraction})."
         )
 

@@ -22,31 +22,27 @@ def render_card(
         "license": "gpl-3.0",
         "datasets": [source.name for source in recipe.sources],
     }
-    return (
-        "\n\n".join(
-            [
-                f"---\n{yaml.safe_dump(header, sort_keys=False)}---",
-                f"# {recipe.name}\n\n{recipe.description}",
-                f"A Parakeet language model of {training['parameters']:,} parameters: {recipe.model.layers} layers, "
-                f"{recipe.model.heads} heads, width {recipe.model.width}, context {recipe.model.context:,}, ALiBi positions, "
-                f"key/value projections shared by pairs of layers. It was trained on {training['tokens']:,} tokens in "
-                f"{training['steps']:,} steps ({training['seconds']:,.0f} s on {training['device']}), down to a loss of "
-                f"{training['final_loss']:.3f} nats a token.",
-                "    parakeet chat --model .",
-                "![Loss while training](loss_curve.png)",
-                f"## Text\n\n{_text_table(recipe, shards)}",
-                "## Held-out bits per byte\n\n" + bits_per_byte_table(evaluation["bits_per_byte"]),
-                "![Bits per byte](bits_per_byte.png)",
-                "## Exact answers to held-out questions\n\n" + exact_match_table(evaluation["exact_match"]),
-                "## Replies\n\n" + replies_table(evaluation["replies"]),
-                "## Limits\n\nA tiny model for learning about language models. It says false things with confidence; "
-                "nothing it says is advice. The licences of the text above "
-                f"({', '.join(licences)}) go with the weights. `training_manifest.json` traces them back to every source "
-                "file; `sha256sum -c SHA256SUMS` checks the files.",
-            ]
-        )
-        + "\n"
-    )
+    model = recipe.model
+    sections = [
+        f"---\n{yaml.safe_dump(header, sort_keys=False)}---",
+        f"# {recipe.name}\n\n{recipe.description}",
+        f"A Parakeet language model of {training['parameters']:,} parameters: {model.layers} layers, {model.heads} heads, "
+        f"width {model.width}, context {model.context:,}, ALiBi positions, key/value projections shared by pairs of "
+        f"layers. It was trained on {training['tokens']:,} tokens in {training['steps']:,} steps "
+        f"({training['seconds']:,.0f} s on {training['device']}), down to a loss of {training['final_loss']:.3f} nats a "
+        "token.",
+        "    parakeet chat --model .",
+        "![Loss while training](loss_curve.png)",
+        f"## Text\n\n{_text_table(recipe, shards)}",
+        "## Held-out bits per byte\n\n" + bits_per_byte_table(evaluation["bits_per_byte"]),
+        "![Bits per byte](bits_per_byte.png)",
+        "## Exact answers to held-out questions\n\n" + exact_match_table(evaluation["exact_match"]),
+        "## Replies\n\n" + replies_table(evaluation["replies"]),
+        "## Limits\n\nA tiny model for learning about language models. It says false things with confidence; nothing it "
+        f"says is advice. The licences of the text above ({', '.join(licences)}) go with the weights. "
+        "`training_manifest.json` traces them back to every source file; `sha256sum -c SHA256SUMS` checks the files.",
+    ]
+    return "\n\n".join(sections) + "\n"
 
 
 def _text_table(recipe: Recipe, shards: Mapping[str, Any]) -> str:

@@ -71,8 +71,8 @@ def _prove(output: Path, evaluation: Mapping[str, Any]) -> None:
     for pair, reply in zip(recorded, replies, strict=True):
         if reply != pair["reply"]:
             raise ParakeetError(
-                f"The packed model answers {pair['prompt']!r} with {reply!r}; when evaluated it said {pair['reply']!r}. "
-                "The release was not made. Run: parakeet build --force evaluation"
+                f"The packed model answers {pair['prompt']!r} with {reply!r}; when evaluated it said "
+                f"{pair['reply']!r}. The release was not made. Run: parakeet build --force evaluation"
             )
 
 

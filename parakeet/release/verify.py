@@ -65,7 +65,7 @@ def open_release(directory: Path) -> Release:
     verify_release(directory)
     path = directory / GENERATION_FILE
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = dict(json.loads(path.read_text(encoding="utf-8")))
         known = {key: value for key, value in values.items() if key in Generation.model_fields}
         return Release(directory, str(values["name"]), Generation(**known))
     except (OSError, ValueError, KeyError, ValidationError) as error:

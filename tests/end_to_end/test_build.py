@@ -6,94 +6,20 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from safetensors.numpy import load_file
 
+from .conftest import STAGES, made, parakeet, start, write_recipe
+
 pytestmark = pytest.mark.slow
-
-STAGES = (
-    "documents",
-    "clean_documents",
-    "deduplicated_documents",
-    "tokenizer",
-    "token_shards",
-    "packing_plan",
-    "checkpoint",
-    "evaluation",
-    "release",
-)
-
-
-def environment(home: Path) -> dict[str, str]:
-    hidden = ("DAGSTER_HOME", "PARAKEET_HOME")
-    # One thread: on a shared machine two that wait for each other are ten times slower at this size.
-    return {name: value for name, value in os.environ.items() if name not in hidden} | {
-        "PARAKEET_HOME": str(home),
-        "OMP_NUM_THREADS": "1",
-    }
-
-
-def parakeet(home: Path, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-m", "parakeet.cli", *arguments]
-    return subprocess.run(command, env=environment(home), input=stdin, capture_output=True, timeout=120)
-
-
-def start(home: Path, *arguments: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "parakeet.cli", *arguments]
-    return subprocess.Popen(command, env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
-def write_recipe(folder: Path, text: str = "", **training: Any) -> Path:
-    """A recipe with dialogues and one text file; `training` changes its settings."""
-    settings = {"tokens": 20_480, "batch_tokens": 512, "micro_batch_rows": 4, "checkpoint_steps": 5, **training}
-    (folder / "story.txt").write_text(
-        "\n\n".join(" ".join(f"word{(n * 7919 + i * i) % 997}" for i in range(700)) for n in range(40)),
-        encoding="utf-8",
-    )
-    path = folder / f"recipe-{len(list(folder.iterdir()))}.yaml"
-    path.write_text(
-        json.dumps(
-            {
-                "extends": "demo",
-                "name": "tiny",
-                "sources": [
-                    {"name": "synthetic", "kind": "synthetic", "documents": 500, "near_duplicates": False},
-                    {"name": "story", "path": "story.txt", "licence": "MIT", "near_duplicates": False},
-                ],
-                "deduplication": {"held_out_fraction": 0.2},
-                "model": {"layers": 2, "heads": 2, "width": 32, "context": 256},
-                "training": settings,
-                "evaluation": {"questions_per_task": 3},
-            }
-        ),
-        encoding="utf-8",
-    )
-    return path
-
-
-def made(output: bytes) -> list[str]:
-    """The stages that a build says it made."""
-    return re.findall(r"^(\w+) +made in", output.decode(), flags=re.MULTILINE)
 
 
 def weights(home: Path) -> dict[str, bytes]:
     return {k: v.tobytes() for k, v in load_file(home / "checkpoint" / "latest" / "model.safetensors").items()}
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, bytes]:
-    """A finished build: its home, its recipe, what it printed."""
-    folder = tmp_path_factory.mktemp("built")
-    recipe = write_recipe(folder)
-    finished = parakeet(folder / "home", "build", "--recipe", str(recipe))
-    assert finished.returncode == 0, finished.stderr.decode()
-    return folder / "home", recipe, finished.stderr
 
 
 @pytest.fixture

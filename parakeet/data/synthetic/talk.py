@@ -195,9 +195,10 @@ def conversation(rng: Random, splits: Sequence[Split]) -> Turns:
     """
     turns: Turns = exchange(pick(rng, _GREETINGS), f"Hello! {OFFER}") if rng.random() < 0.3 else ()
     facts = pick(rng, splits).training
-    turns += _asked(pick(rng, facts), rng)
+    first = pick(rng, facts)
+    turns += _asked(first, rng)
     if rng.random() < 0.6:
-        fact = pick(rng, facts)
+        fact = pick(rng, [other for other in facts if other is not first])
         turns += exchange(pick(rng, fact.follow_ups), fact.answer)
     elif rng.random() < 0.7:
         turns += _asked(pick(rng, pick(rng, splits).training), rng)

@@ -1,8 +1,10 @@
 """The six scored tasks: every fact with every way to ask for it, and which of these are held out.
 
-What is held out is a property of the question itself, never of a count or an order. Where a fact cannot be guessed
-(capitals, colours, opposites), some phrasings of every fact are held out: the fact is taught in other words. Where the
-answer can be worked out (counting, arithmetic, spelling), whole operands are held out, in every phrasing.
+What is held out is a property of the question itself, never of a count or an order. In four tasks (capitals, colours,
+opposites, counting) some phrasings of every fact are held out: the fact is taught in other words. In arithmetic and
+spelling whole operands and words are held out, in every phrasing, so that these two show how little a tiny model works
+out for itself: after 0.8 M tokens a model of 3 M parameters got 14 to 26 % of the sums and none of the words. Counting
+with whole ranges held out came to 57 %: the place to stop is learnt last.
 
 A question must never stand inside another one, or a held-out question would occur in a training turn. So each phrasing
 puts a word before its slot and a stop or question mark after it: "7 plus 5 is what?" would stand inside
@@ -17,6 +19,7 @@ from hashlib import blake2b
 from parakeet.data.synthetic.facts import ANIMALS, CAPITALS, COLOURS, OBJECTS, OPPOSITES
 from parakeet.data.synthetic.phrasing import sentence_case
 
+# Up to 20, in runs of up to 10 numbers (20 from 1), held-out counting fell from 98 to about 91 % for the same tokens.
 LARGEST_COUNT = 15
 SHORTEST_COUNT = 3
 LONGEST_COUNT = 8

@@ -1,0 +1,174 @@
+import json
+import lzma
+import math
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from parakeet.conversation import Turn
+from parakeet.data.documents import Document, DocumentWriter
+from parakeet.data.shards import TokenShards
+from parakeet.errors import ParakeetError
+from parakeet.evaluation.bits_per_byte import choose_documents, measure, unigram_bits
+from parakeet.evaluation.exact_match import Question, accuracy, refuse_leaks, replies_to, wilson_interval
+from parakeet.evaluation.report import NOT_APPLICABLE, evaluate, exact_match_table, replies_table
+from parakeet.generation.batch import greedy_replies
+from parakeet.model.config import ModelConfig
+from parakeet.model.transformer import Parakeet, save_model
+from parakeet.progress import Progress
+from parakeet.recipe import Recipe
+from parakeet.template import render_prompt
+
+from ..conftest import Prepared
+
+
+def model_of(prepared: Prepared, scale: float = 1.0) -> Parakeet:
+    config = ModelConfig(layers=2, heads=2, width=16, context=64, vocabulary_rows=prepared.tokenizer.rows)
+    model = Parakeet(config)
+    model.initialise(torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        model.embedding.weight.mul_(scale)
+    return model.eval()
+
+
+def test_a_uniform_model_needs_log2_of_the_vocabulary_for_each_content_token(prepared: Prepared) -> None:
+    """Golden: with an embedding of zeros all logits are equal, whatever the text."""
+    tokenizer, shards = prepared.tokenizer, TokenShards(prepared.shards, "held_out")
+    documents = list(range(len(shards)))
+    unigram = unigram_bits(tokenizer, TokenShards(prepared.shards, "train"))
+    found = measure(model_of(prepared, 0.0), tokenizer, shards, documents, unigram, 32, Progress())
+    tokens = sum(int(t) not in tokenizer.control_ids for n in documents for t in shards.tokens(n))
+    n_bytes = int(shards.n_bytes().sum())
+    assert found.n_bytes == n_bytes
+    assert found.model == pytest.approx(tokens * math.log2(tokenizer.rows) / n_bytes, rel=1e-6)
+
+
+def test_yardsticks_are_those_of_the_same_bytes(prepared: Prepared) -> None:
+    tokenizer = prepared.tokenizer
+    train, held_out = TokenShards(prepared.shards, "train"), TokenShards(prepared.shards, "held_out")
+    documents = list(range(len(held_out)))
+    found = measure(model_of(prepared), tokenizer, held_out, documents, unigram_bits(tokenizer, train), 32, Progress())
+    content = [[int(t) for t in held_out.tokens(n) if int(t) not in tokenizer.control_ids] for n in documents]
+    text = "".join(tokenizer.decode(ids) for ids in content).encode()
+    assert found.xz == pytest.approx(8 * len(lzma.compress(text, preset=9)) / len(text))
+    ordinary = tokenizer.defined_ids()
+    counts = Counter(int(t) for n in range(len(train)) for t in train.tokens(n))
+    total = sum(counts[t] + 1 for t in ordinary)
+    expected = sum(-math.log2((counts[t] + 1) / total) for ids in content for t in ids) / len(text)
+    assert found.unigram == pytest.approx(expected)
+
+
+def test_row_length_and_packing_do_not_change_what_is_measured(prepared: Prepared) -> None:
+    """Short documents fit rows of either length, so each token is predicted from the same context."""
+    shards = TokenShards(prepared.shards, "held_out")
+    documents = [n for n in range(len(shards)) if shards.lengths()[n] <= 32]
+    unigram = unigram_bits(prepared.tokenizer, shards)
+    model = model_of(prepared)
+    figures = [measure(model, prepared.tokenizer, shards, documents, unigram, n, Progress()).model for n in (32, 64)]
+    assert figures[0] == pytest.approx(figures[1], rel=1e-5)
+
+
+def test_documents_are_chosen_up_to_a_size(prepared: Prepared) -> None:
+    shards = TokenShards(prepared.shards, "held_out")
+    source = shards.names.index("talk")
+    chosen = choose_documents(shards, source, 200)
+    assert 0 < len(chosen) < len(choose_documents(shards, source, 10**9))
+    assert int(shards.n_bytes()[chosen[:-1]].sum()) < 200
+
+
+def test_a_model_with_broken_weights_is_not_scored(prepared: Prepared) -> None:
+    model = model_of(prepared)
+    with torch.no_grad():
+        model.final_norm.weight.fill_(float("nan"))
+    shards = TokenShards(prepared.shards, "held_out")
+    with pytest.raises(ParakeetError, match="not finite"):
+        measure(model, prepared.tokenizer, shards, [0], np.zeros(prepared.tokenizer.rows), 32, Progress())
+    with pytest.raises(ParakeetError, match="not finite"):
+        replies_to(model, prepared.tokenizer, ["hi"])
+
+
+def test_batched_greedy_replies_equal_single_ones(prepared: Prepared) -> None:
+    model = model_of(prepared, 30.0)
+    prompts = ["What is 1 plus 2?", "What is 3 plus 4?", "Hello there, my friend!", "a"]
+    together = replies_to(model, prepared.tokenizer, prompts)
+    assert together == [replies_to(model, prepared.tokenizer, [prompt])[0] for prompt in prompts]
+    rendered = [render_prompt(prepared.tokenizer, [Turn("Human", prompt)]) for prompt in prompts]
+    long, cut = (greedy_replies(model, prepared.tokenizer, rendered, n) for n in ([20] * 4, [3, 9, 1, 20]))
+    assert cut == [ids[:limit] for ids, limit in zip(long, [3, 9, 1, 20], strict=True)]
+
+
+def test_accuracy_is_exact_match_by_task() -> None:
+    questions = [Question("a", "1", "one"), Question("a", "2", "two"), Question("b", "3", "three")]
+    found = accuracy(questions, ["one", "Two", "three"])
+    assert [found[task]["accuracy"] for task in ("a", "b")] == [0.5, 1.0]
+
+
+@given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_intervals_hold_the_share(pair: tuple[int, int]) -> None:
+    low, high = wilson_interval(*pair)
+    assert 0 <= low <= pair[0] / pair[1] + 1e-12
+    assert pair[0] / pair[1] - 1e-12 <= high <= 1
+
+
+def test_a_leaked_question_is_refused_by_name(tmp_path: Path) -> None:
+    with DocumentWriter(tmp_path) as writer:
+        writer.write(
+            Document("a", "MIT", (Turn("Human", "So: WHAT is up?"), Turn("Assistant", "Up.")), {"held_out": False})
+        )
+        writer.write(Document("a", "MIT", (Turn("Human", "Held?"), Turn("Assistant", "Yes.")), {"held_out": True}))
+    refuse_leaks([Question("t", "Held?", "Yes.")], tmp_path)
+    with pytest.raises(ParakeetError, match="what is up"):
+        refuse_leaks([Question("t", "What is up?", "Up.")], tmp_path)
+
+
+def test_evaluating_twice_gives_the_same_bytes(prepared: Prepared, tmp_path: Path) -> None:
+    folders = {name: tmp_path / name for name in ("checkpoint", "documents", "one", "two")}
+    for folder in folders.values():
+        folder.mkdir()
+    save_model(model_of(prepared), folders["checkpoint"])
+    (folders["documents"] / "questions.jsonl").write_text("", encoding="utf-8")
+    inputs = folders | {
+        "tokenizer": prepared.tokenizer_folder,
+        "token_shards": prepared.shards,
+        "deduplicated_documents": prepared.documents,
+    }
+    results = [evaluate(prepared.recipe, inputs, folders[name], Progress()) for name in ("one", "two")]
+    for file in ("evaluation.json", "report.md", "bits_per_byte.png"):
+        assert (folders["one"] / file).read_bytes() == (folders["two"] / file).read_bytes()
+    assert results[0]["exact_match"] == NOT_APPLICABLE
+    assert set(json.loads((folders["one"] / "evaluation.json").read_text())["bits_per_byte"]) == {"talk", "text"}
+
+
+def test_a_source_with_little_held_out_text_is_not_measured(prepared: Prepared, tmp_path: Path) -> None:
+    values = prepared.recipe.model_dump()
+    values["shards"]["min_held_out_bytes"] = 1500
+    for name in ("checkpoint", "documents"):
+        (tmp_path / name).mkdir()
+    save_model(model_of(prepared), tmp_path / "checkpoint")
+    (tmp_path / "documents" / "questions.jsonl").write_text("", encoding="utf-8")
+    inputs = {
+        "checkpoint": tmp_path / "checkpoint",
+        "documents": tmp_path / "documents",
+        "tokenizer": prepared.tokenizer_folder,
+        "token_shards": prepared.shards,
+        "deduplicated_documents": prepared.documents,
+    }
+    result = evaluate(Recipe.model_validate(values), inputs, tmp_path, Progress())
+    held_out = TokenShards(prepared.shards, "held_out")
+    for index, name in enumerate(held_out.names):
+        enough = int(held_out.n_bytes()[held_out.sources() == index].sum()) >= 1500
+        assert (result["bits_per_byte"][name] is not None) == enough
+
+
+def test_what_a_model_says_cannot_break_the_page() -> None:
+    table = replies_table([{"prompt": "a|b", "reply": "![x](http://x)<script>\n| --- |\x1b[31m`"}])
+    assert len(table.splitlines()) == 3
+    assert "<script" not in table
+    assert "\x1b" not in table
+    assert "![x](" not in table
+    assert "Not applicable" in exact_match_table(NOT_APPLICABLE)
