@@ -26,11 +26,11 @@ def render_card(
     sections = [
         f"---\n{yaml.safe_dump(header, sort_keys=False)}---",
         f"# {recipe.name}\n\n{recipe.description}",
-        f"A Parakeet language model of {training['parameters']:,} parameters: {model.layers} layers, {model.heads} heads, "
-        f"width {model.width}, context {model.context:,}, ALiBi positions, key/value projections shared by pairs of "
-        f"layers. It was trained on {training['tokens']:,} tokens in {training['steps']:,} steps "
-        f"({training['seconds']:,.0f} s on {training['device']}), down to a loss of {training['final_loss']:.3f} nats a "
-        "token.",
+        f"A Parakeet language model of {training['parameters']:,} parameters: {model.layers} layers, "
+        f"{model.heads} heads, width {model.width}, context {model.context:,}, ALiBi positions, key/value projections "
+        f"shared by pairs of layers. It was trained on {training['tokens']:,} tokens in {training['steps']:,} steps "
+        f"({training['seconds']:,.0f} s on {training['device']}), down to a loss of {training['final_loss']:.3f} nats "
+        "a token.",
         "    parakeet chat --model .",
         "![Loss while training](loss_curve.png)",
         f"## Text\n\n{_text_table(recipe, shards)}",
@@ -38,8 +38,8 @@ def render_card(
         "![Bits per byte](bits_per_byte.png)",
         "## Exact answers to held-out questions\n\n" + exact_match_table(evaluation["exact_match"]),
         "## Replies\n\n" + replies_table(evaluation["replies"]),
-        "## Limits\n\nA tiny model for learning about language models. It says false things with confidence; nothing it "
-        f"says is advice. The licences of the text above ({', '.join(licences)}) go with the weights. "
+        "## Limits\n\nA tiny model for learning about language models. It says false things with confidence; nothing "
+        f"it says is advice. The licences of the text above ({', '.join(licences)}) go with the weights. "
         "`training_manifest.json` traces them back to every source file; `sha256sum -c SHA256SUMS` checks the files.",
     ]
     return "\n\n".join(sections) + "\n"
