@@ -47,7 +47,7 @@ def main() -> None:
 @click.option("--select", multiple=True, metavar="ASSET", help="Build this and all before it only. Repeatable.")
 @click.option("--force", multiple=True, metavar="ASSET", help="Make this anew though nothing changed. Repeatable.")
 def build(recipe_name: str, data: Sequence[str], select: Sequence[str], force: Sequence[str]) -> None:
-    """Build a model: from text to a release, making only what is not made yet."""
+    """Build a model from text, making only what is not made yet."""
     from parakeet.home import home
     from parakeet.progress import Progress
     from parakeet.recipe import load_recipe
@@ -66,7 +66,10 @@ def build(recipe_name: str, data: Sequence[str], select: Sequence[str], force: S
 @main.command()
 @click.option("--recipe", "recipe_name", default="demo", show_default=True, help="Shipped recipe or recipe file.")
 def plan(recipe_name: str) -> None:
-    """Print all that follows from a recipe: parameters, steps, disk space. Trains nothing."""
+    """Print what follows from a recipe, and train nothing.
+
+    Parameters by part, tokens, steps, FLOPs, disk space.
+    """
     from parakeet.plan import render_plan
     from parakeet.recipe import load_recipe
 
@@ -76,7 +79,7 @@ def plan(recipe_name: str) -> None:
 @main.command()
 @click.argument("recipe_name", metavar="RECIPE")
 def use(recipe_name: str) -> None:
-    """Make RECIPE the active one: the one that Dagster builds."""
+    """Make RECIPE the one that Dagster builds."""
     from parakeet.home import home
     from parakeet.recipe import load_recipe
     from parakeet.stages import use_recipe
@@ -89,7 +92,7 @@ def use(recipe_name: str) -> None:
 @main.command()
 @click.argument("path", type=click.Path(path_type=Path))
 def verify(path: Path) -> None:
-    """Check every file of an artefact or a release against its hashes."""
+    """Check the files of an artefact or a release by hash."""
     from parakeet.artifact import MANIFEST_FILE, Artifact
     from parakeet.release.verify import SUMS_FILE, verify_release
 
@@ -108,7 +111,7 @@ def verify(path: Path) -> None:
 @main.command()
 @click.option("--yes", is_flag=True, help="Remove what is listed.")
 def clean(yes: bool) -> None:
-    """List artefacts that nothing refers to, and remove them with --yes."""
+    """List what nothing refers to; remove it with --yes."""
     from parakeet.clean import remove, unreferenced
     from parakeet.home import home
 
@@ -127,7 +130,7 @@ def clean(yes: bool) -> None:
 
 @main.command()
 def models() -> None:
-    """List the released models; the one marked * is what chat opens."""
+    """List the released models; chat opens the one marked *."""
     from parakeet.home import home
     from parakeet.release.verify import released_models
 
@@ -156,7 +159,10 @@ def chat(
     temperature: float | None,
     max_tokens: int | None,
 ) -> None:
-    """Talk to a released model: on a terminal, with -m, or line by line through a pipe."""
+    """Talk to a released model.
+
+    On a terminal, with -m for one message, or line by line through a pipe.
+    """
     from parakeet.chat.launch import launch_chat
 
     sys.exit(launch_chat(message, model_path, system, seed, temperature, max_tokens))
@@ -164,7 +170,10 @@ def chat(
 
 @main.group()
 def bench() -> None:
-    """Measure Parakeet on this machine: a table for people and one JSON line last."""
+    """Measure Parakeet on this machine.
+
+    Each benchmark prints a table for people and one JSON line last.
+    """
 
 
 @bench.command("startup")
