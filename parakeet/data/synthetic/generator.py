@@ -17,6 +17,9 @@ TASKS: tuple[str, ...] = tuple(task.name for task in scored_tasks())
 MAXIMUM_DIALOGUES = 100_000
 HELD_OUT_SHARE = 0.03
 SYSTEM_SHARE = 0.03
+# Without them a model of 3 M parameters repeats its first answer for the rest of a chat (docs/experiments.md).
+MIXED_SHARE = 0.3
+LONGEST_MIX = 5
 
 # Shares of the training dialogues.
 _SCORED_WEIGHTS = (0.10, 0.07, 0.17, 0.24, 0.20, 0.06)
@@ -79,8 +82,13 @@ def _draw_distinct(count: int, seed: int) -> Iterator[Dialogue]:
 
 
 def _draw_training(rng: Random, families: list[tuple[_Family, float]]) -> Dialogue:
+    """One draw of one family, or a mixed conversation of two to five draws that have nothing to do with each other."""
     name, draw = pick_weighted(rng, families)
     turns = draw(rng)
+    if rng.random() < MIXED_SHARE:
+        name = "conversation"
+        for _ in range(1 + int(rng.random() * (LONGEST_MIX - 1))):
+            turns += pick_weighted(rng, families)[1](rng)
     if rng.random() < SYSTEM_SHARE:
         turns = (Turn("System", pick(rng, SYSTEM_PROMPTS)), *turns)
     return Dialogue(name, turns, "train")
