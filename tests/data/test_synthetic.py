@@ -227,7 +227,7 @@ def test_talk_around_the_tasks_is_there() -> None:
     with_system = sum(dialogue.turns[0].role == "System" for dialogue in drawn)
     assert 0.015 < with_system / len(drawn) < 0.045
     exchanges = {sum(turn.role == "Human" for turn in d.turns) for d in drawn if d.task == "conversation"}
-    assert exchanges == {2, 3, 4}
+    assert {2, 3, 4, 5} <= exchanges
 
 
 @pytest.mark.parametrize("count", [-1, MAXIMUM_DIALOGUES + 1])

@@ -1,0 +1,74 @@
+"""Every command of the README, run as it stands there; long ones are cut short in a way that is said here."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .conftest import environment
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BY_CI = {"make demo", "make test"}
+ELSEWHERE = {".venv/bin/dagster dev"}  # test_dagster_dev.py
+# The demo's full training takes minutes: these builds stop before it, and bench measures whole builds.
+CUT_SHORT = {"build --data": "--select packing_plan", "build --force": "--select packing_plan", "bench": "--help"}
+
+
+def commands() -> list[str]:
+    blocks = re.findall(r"^```sh\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+    return [line.split("  ")[0].strip() for block in blocks for line in block.splitlines() if line.strip()]
+
+
+@pytest.fixture(scope="module")
+def workplace(built: tuple[Path, Path, bytes], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that looks like a checkout after `make demo`, with the files that the README's user has."""
+    folder = tmp_path_factory.mktemp("readme")
+    shutil.copytree(built[0], folder / "assets", symlinks=True)
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    (folder / ".venv" / "bin" / "parakeet").symlink_to(Path(sys.executable).with_name("parakeet"))
+    (folder / "my-folder").mkdir()
+    words = "\n\n".join(f"Note {n}: " + " ".join(f"w{(n * 7919 + i * i) % 9973}" for i in range(900)) for n in range(60))
+    (folder / "my-folder" / "notes.md").write_text(words, encoding="utf-8")
+    lines = (f'{{"prompt": "What is note {n}?", "completion": "It says {n * n}."}}\n' for n in range(4000))
+    (folder / "my-notes.jsonl").write_text("".join(lines), encoding="utf-8")
+    return folder
+
+
+def test_the_readme_has_its_commands() -> None:
+    assert set(commands()) >= BY_CI | ELSEWHERE
+    assert len(commands()) > 12
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if c not in BY_CI | ELSEWHERE])
+def test_a_command_of_the_readme_works(workplace: Path, command: str) -> None:
+    extra = next((words for start, words in CUT_SHORT.items() if start in command), "")
+    finished = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f"{command} {extra}"],
+        cwd=workplace,
+        env=environment(workplace / "assets"),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=120,
+    )
+    assert finished.returncode == 0, finished.stderr.decode()
+
+
+def test_the_recipe_of_the_readme_loads(tmp_path: Path) -> None:
+    from parakeet.recipe import load_recipe
+
+    (text,) = re.findall(r"^```yaml\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+    (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")
+    assert load_recipe(str(tmp_path / "mine.yaml")).training.tokens == 3_000_000
+
+
+def test_every_option_that_the_readme_names_exists() -> None:
+    helped = subprocess.run([sys.executable, "-m", "parakeet.cli", "chat", "--help"], capture_output=True, text=True)
+    for option in re.findall(r"`(--[a-z-]+) ", README):
+        assert option in helped.stdout, shlex.quote(option)
