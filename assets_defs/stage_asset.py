@@ -9,7 +9,7 @@ import dagster as dg
 from dagster._core.errors import DagsterPipesExecutionError
 
 from assets_defs.home import ParakeetHome
-from parakeet.artifact import Artifact
+from parakeet.artifact import Artifact, explain_os_error
 from parakeet.errors import ParakeetError
 from parakeet.home import home
 from parakeet.progress import Progress
@@ -80,8 +80,9 @@ def _ensure(
     progress = Progress()
     try:
         artifact, made = parakeet_home.build().ensure(name, progress, launch, force)
-    except ParakeetError as error:
-        raise dg.Failure(description=str(error), allow_retries=False) from None
+    except (ParakeetError, OSError) as error:
+        known = error if isinstance(error, ParakeetError) else explain_os_error(error, f"making {name}")
+        raise dg.Failure(description=str(known), allow_retries=False) from None
     headline = stage_named(name).headline(artifact.counts)
     how = f"made in {artifact.manifest['seconds']:,.1f} s" if made else "up to date"
     progress.say(f"{name:<24}{how:<18}{headline}")

@@ -22,10 +22,12 @@ class Commands(click.Group):
     def invoke(self, context: click.Context) -> Any:
         try:
             return super().invoke(context)
-        except ParakeetError as error:
+        except (ParakeetError, OSError) as error:
+            from parakeet.artifact import explain_os_error
             from parakeet.sanitise import sanitise
 
-            click.echo(f"Error: {sanitise(str(error))}", err=True)
+            known = error if isinstance(error, ParakeetError) else explain_os_error(error, "running this command")
+            click.echo(f"Error: {sanitise(str(known))}", err=True)
             context.exit(1)
         except KeyboardInterrupt:
             click.echo("Interrupted.", err=True)

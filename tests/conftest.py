@@ -1,5 +1,7 @@
 """Small real things that several tests need: a corpus, a trained tokenizer, shards, a plan."""
 
+import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +15,15 @@ from parakeet.data.vocabulary import make_tokenizer
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe, load_recipe
 from parakeet.tokenizer import Tokenizer
+
+
+def without_root_rights() -> list[str]:
+    """A prefix that runs a command as somebody whom file permissions bind, although the tests may run as root."""
+    if os.geteuid() != 0:
+        return []
+    if shutil.which("setpriv") is None:
+        pytest.skip("root writes to read-only folders, and setpriv, which would take that right away, is not here")
+    return ["setpriv", "--bounding-set", "-dac_override"]
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import textwrap
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from parakeet.errors import ParakeetError
 from parakeet.hashes import HashCache
 from parakeet.locking import is_held
 from parakeet.progress import Progress
+
+from .conftest import without_root_rights
 
 
 def work(version: int = 1, **settings: Any) -> Work:
@@ -166,10 +168,10 @@ SCRIPT = """
 """
 
 
-def run_script(root: Path, limit: str = "", pause: float = 0.0, user: int | None = None) -> subprocess.Popen[str]:
+def run_script(root: Path, limit: str = "", pause: float = 0.0, prefix: Sequence[str] = ()) -> subprocess.Popen[str]:
     code = textwrap.dedent(SCRIPT).format(limit=limit, pause=pause)
-    command = [sys.executable, "-c", code, str(root)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, user=user)
+    command = [*prefix, sys.executable, "-c", code, str(root)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def test_a_full_disk_is_one_message_and_loses_nothing(tmp_path: Path) -> None:
@@ -216,18 +218,15 @@ def test_the_second_of_two_builds_waits_and_says_for_whom(tmp_path: Path) -> Non
     assert len(list(Store(tmp_path).artifacts())) == 1
 
 
-def test_a_read_only_folder_is_said() -> None:
-    """As a user without rights: root may write anywhere, so a root's test run becomes nobody."""
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        (root / ".locks").mkdir()
-        root.chmod(0o555)
-        process = run_script(root, user=65534 if os.geteuid() == 0 else None)
-        _, errors = process.communicate(timeout=60)
-        root.chmod(0o755)
+def test_a_read_only_folder_is_said(tmp_path: Path) -> None:
+    (tmp_path / ".locks").mkdir()
+    tmp_path.chmod(0o555)
+    process = run_script(tmp_path, prefix=without_root_rights())
+    _, errors = process.communicate(timeout=60)
+    tmp_path.chmod(0o755)
     assert process.returncode == 1
     assert "Traceback" not in errors
-    assert f"{root} cannot be written to: change its permissions, or set PARAKEET_HOME" in errors
+    assert f"{tmp_path} cannot be written to: change its permissions, or set PARAKEET_HOME" in errors
 
 
 def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import click
 
 from parakeet.errors import ParakeetError
 from parakeet.home import home
-from parakeet.release.verify import released_models
+from parakeet.stages import ACTIVE_RECIPE_FILE, Build, active_recipe
 
 TARGETS = {"help": 0.4, "first token of chat": 4.0, "build with nothing to do": 15.0}
 PARAKEET = (sys.executable, "-m", "parakeet.cli")
@@ -21,12 +21,16 @@ PARAKEET = (sys.executable, "-m", "parakeet.cli")
 
 def run(runs: int) -> None:
     """Time each as a whole process, from its start; print minimum, median and maximum in seconds."""
-    if not list(released_models(home())):
-        raise ParakeetError("This measures a built model and there is none yet. Make one with: parakeet build")
+    root = home()
+    recipe = active_recipe(root)
+    if Build(root, recipe).find("release") is None:
+        raise ParakeetError(
+            f"Recipe {recipe.name} is not built: there is nothing to measure. Make one with: parakeet build"
+        )
     measures: dict[str, Callable[[], float]] = {
         "help": lambda: _whole((*PARAKEET, "--help")),
         "first token of chat": lambda: _first_byte((*PARAKEET, "chat", "-m", "hi")),
-        "build with nothing to do": lambda: _whole((*PARAKEET, "build")),
+        "build with nothing to do": lambda: _whole((*PARAKEET, "build", "--recipe", str(root / ACTIVE_RECIPE_FILE))),
     }
     results = {}
     click.echo(f"{'':<28}{'min':>8}{'median':>8}{'max':>8}{'target':>8}   seconds, {runs} runs each")

@@ -5,11 +5,10 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
-from parakeet.artifact import sha256_of
+from parakeet.artifact import Artifact, sha256_of
 from parakeet.errors import ParakeetError
 from parakeet.recipe import Generation
 
@@ -88,17 +87,14 @@ def released_models(root: Path) -> Iterator[Listed]:
     """The releases under a root of artefacts, oldest first, from their manifests alone."""
     folder = root / "releases"
     latest = (folder / "latest").resolve()
-    found: list[tuple[str, Path, dict[str, Any]]] = []
-    for path in folder.glob("*-*/manifest.json"):
-        if not path.parent.name.startswith("."):
-            manifest = json.loads(path.read_text(encoding="utf-8"))
-            found.append((manifest["made"], path.parent, manifest["counts"]))
-    for made, directory, counts in sorted(found, key=lambda entry: (entry[0], entry[1])):
+    paths = [path.parent for path in folder.glob("*-*/manifest.json") if not path.parent.name.startswith(".")]
+    for release in sorted(map(Artifact.open, paths), key=lambda release: (release.manifest["made"], release.path)):
+        counts = release.counts
         yield Listed(
-            directory,
+            release.path,
             counts["name"],
             counts["parameters"],
             counts["bits_per_byte"],
-            made,
-            directory.resolve() == latest,
+            release.manifest["made"],
+            release.path.resolve() == latest,
         )

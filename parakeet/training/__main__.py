@@ -9,6 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from parakeet.artifact import explain_os_error
 from parakeet.errors import ParakeetError
 from parakeet.locking import exclusive
 from parakeet.progress import Progress
@@ -37,8 +38,9 @@ def main(arguments: list[str]) -> int:
 
             trainer = Trainer(job, Progress())
             finished = trainer.run(lambda: stop.raised, lambda step: report(f"Checkpoint of step {step:,} saved."))
-    except ParakeetError as error:
-        (job.run / FAILURE_FILE).write_text(str(error), encoding="utf-8")
+    except (ParakeetError, OSError) as error:
+        known = error if isinstance(error, ParakeetError) else explain_os_error(error, "training")
+        (job.run / FAILURE_FILE).write_text(str(known), encoding="utf-8")
         return 1
     if not finished:
         text = f"Training was stopped at step {trainer.step:,} with a checkpoint. Run the same command again to go on."

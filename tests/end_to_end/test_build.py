@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,8 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-from .conftest import STAGES, made, parakeet, start, write_recipe
+from ..conftest import without_root_rights
+from .conftest import STAGES, environment, made, parakeet, start, write_recipe
 
 pytestmark = pytest.mark.slow
 
@@ -175,6 +177,17 @@ def test_a_changed_release_is_not_opened(copy: tuple[Path, Path]) -> None:
     finished = parakeet(home, "chat", "-m", "hi")
     assert finished.returncode == 1
     assert b"was changed after the release was made" in finished.stderr
+
+
+def test_a_home_that_cannot_be_written_to_is_one_message(tmp_path: Path) -> None:
+    tmp_path.chmod(0o555)
+    command = [*without_root_rights(), sys.executable, "-m", "parakeet.cli", "build", "--select", "documents"]
+    finished = subprocess.run(command, env=environment(tmp_path), capture_output=True, timeout=120)
+    tmp_path.chmod(0o755)
+    assert finished.returncode == 1
+    assert b"Permission denied" in finished.stderr
+    assert str(tmp_path).encode() in finished.stderr
+    assert b"Traceback" not in finished.stderr
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,9 @@ def test_models_are_listed_oldest_first_with_the_latest_marked(release: Path) ->
         folder = root / "releases" / number
         folder.mkdir(exist_ok=True)
         counts = {"name": number, "parameters": 3, "bits_per_byte": {"a": 1.5, "b": None}}
-        (folder / "manifest.json").write_text(json.dumps({"made": made, "counts": counts}), encoding="utf-8")
+        (folder / "manifest.json").write_text(
+            json.dumps({"schema": 1, "made": made, "counts": counts}), encoding="utf-8"
+        )
     (root / "releases" / "latest").symlink_to("4567-0")
     listed = list(released_models(root))
     assert [(model.name, model.latest) for model in listed] == [("4567-0", True), ("0123-0", False)]
