@@ -1,4 +1,3 @@
-import math
 from typing import Any
 
 import dagster as dg
@@ -6,6 +5,8 @@ import dagster as dg
 from assets_defs.home import ParakeetHome
 from assets_defs.stage_asset import TRAINING_POOL, artifact_of, image, stage_asset
 from parakeet.artifact import Artifact
+from parakeet.training.job import CURVE_FILE
+from parakeet.training.stage import fault_of_training
 
 
 @stage_asset("checkpoint", kinds={"pytorch", "safetensors"}, pool=TRAINING_POOL)
@@ -15,21 +16,14 @@ def checkpoint(artifact: Artifact) -> dict[str, Any]:
     counts = artifact.counts
     return {
         **{f"training_{key}" if key == "seconds" else key: counts[key] for key in keys},
-        "loss_curve": image(artifact.path / "loss_curve.png"),
+        "loss_curve": image(artifact.path / CURVE_FILE),
     }
 
 
 @dg.asset_check(asset="checkpoint", blocking=True)
 def training_converged(parakeet_home: ParakeetHome) -> dg.AssetCheckResult:
     """Every weight is finite and the loss has fallen from where it began."""
-    import numpy as np
-    from safetensors import safe_open
-
     artifact = artifact_of(parakeet_home, "checkpoint")
-    first, last = artifact.counts["first_loss"], artifact.counts["final_loss"]
-    with safe_open(artifact.path / "model.safetensors", framework="numpy") as file:
-        broken = [name for name in file.keys() if not np.isfinite(file.get_tensor(name)).all()]  # noqa: SIM118
-    return dg.AssetCheckResult(
-        passed=not broken and math.isfinite(last) and last < first,
-        metadata={"first_loss": first, "final_loss": last, "tensors_with_broken_values": len(broken)},
-    )
+    fault = fault_of_training(artifact.path, artifact.counts)
+    losses = {name: artifact.counts[name] for name in ("first_loss", "final_loss")}
+    return dg.AssetCheckResult(passed=fault is None, description=fault, metadata=losses)

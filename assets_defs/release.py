@@ -6,6 +6,7 @@ from assets_defs.home import ParakeetHome
 from assets_defs.stage_asset import artifact_of, stage_asset
 from parakeet.artifact import Artifact
 from parakeet.errors import ParakeetError
+from parakeet.release.card import card_body
 from parakeet.release.verify import verify_release
 
 
@@ -16,7 +17,7 @@ def release(artifact: Artifact) -> dict[str, Any]:
     return {
         "name": counts["name"],
         "parameters": counts["parameters"],
-        "card": dg.MetadataValue.md(_without_header((artifact.path / "README.md").read_text(encoding="utf-8"))),
+        "card": dg.MetadataValue.md(card_body((artifact.path / "README.md").read_text(encoding="utf-8"))),
     }
 
 
@@ -28,9 +29,3 @@ def release_verifies(parakeet_home: ParakeetHome) -> dg.AssetCheckResult:
     except ParakeetError as error:
         return dg.AssetCheckResult(passed=False, description=str(error))
     return dg.AssetCheckResult(passed=True, metadata={"files": files})
-
-
-def _without_header(card: str) -> str:
-    """Dagster's Markdown shows neither a YAML header nor pictures from files beside the page."""
-    body = card.split("---\n", 2)[-1]
-    return "\n".join(line for line in body.splitlines() if not line.startswith("!["))

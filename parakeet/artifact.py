@@ -126,7 +126,7 @@ class Artifact:
     def _changed(self, name: str, how: str) -> ParakeetError:
         return ParakeetError(
             f"{self.path / name} {how}: it was changed after it was made. "
-            f"Make it again with: parakeet build --force {self.stage}"
+            f"Run the same build again with: --force {self.stage}"
         )
 
 
@@ -158,23 +158,23 @@ class Store:
                     artifact.check(thorough=True)
                 self._require_space(work)
             artifact = found or self._make(work, make, progress)
+            if found is not None and (self.root / work.folder / "latest").resolve() != found.path.resolve():
+                found.check(thorough=True)
             point_link(self.root / work.folder / "latest", artifact.path.name)
         return artifact, found is None
 
-    def artifacts(self) -> Iterator[Artifact]:
-        """Every finished artefact under the root."""
-        for manifest in sorted(self.root.glob(f"*/*/{MANIFEST_FILE}")):
-            if not manifest.parent.is_symlink() and not manifest.parent.name.startswith("."):
-                yield Artifact.open(manifest.parent)
+    def directories(self, folder: str) -> list[Path]:
+        """The finished artefacts in one stage's folder."""
+        return sorted(path for _, _, path in self._made(folder))
 
-    def partial(self) -> list[Path]:
+    def partial(self, folder: str) -> list[Path]:
         """Directories that an interrupted or failed stage left behind."""
-        return sorted(self.root.glob(f"*/{PARTIAL_PREFIX}*"))
+        return sorted((self.root / folder).glob(f"{PARTIAL_PREFIX}*"))
 
     def _made(self, folder: str) -> Iterator[tuple[str, int, Path]]:
         for path in (self.root / folder).glob("*-*"):
             fingerprint, _, number = path.name.rpartition("-")
-            if number.isdigit() and not path.name.startswith(".") and path.is_dir():
+            if number.isdigit() and not path.name.startswith(".") and path.is_dir() and not path.is_symlink():
                 yield fingerprint, int(number), path
 
     def _path(self, work: Work, number: int) -> Path:
@@ -188,7 +188,7 @@ class Store:
             partial.mkdir(parents=True)
             counts = make(partial, progress)
             manifest = self._manifest(work, partial, counts, started)
-            write_synced(partial / MANIFEST_FILE, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+            write_synced(partial / MANIFEST_FILE, json.dumps(manifest, indent=2) + "\n")
             sync_directory(partial)
             numbers = [n for fingerprint, n, _ in self._made(work.folder) if fingerprint == work.fingerprint]
             final = self._path(work, max(numbers, default=-1) + 1)
@@ -286,8 +286,11 @@ def write_synced(path: Path, text: str) -> None:
 def replace_file(path: Path, text: str) -> None:
     """Write a small file so that readers see the old text or the new one, never half of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    write_synced(temporary, text)
-    temporary.replace(path)
+    try:
+        write_synced(temporary, text)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     sync_directory(path.parent)
 
 

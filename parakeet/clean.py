@@ -7,9 +7,10 @@ from pathlib import Path
 
 from parakeet.artifact import Artifact, Store
 from parakeet.errors import ParakeetError
+from parakeet.home import latest_release
 from parakeet.locking import is_held
 from parakeet.stages import RUNS_FOLDER, STAGES, Build, active_recipe
-from parakeet.training.job import LOCK_FILE
+from parakeet.training.stage import run_key
 
 
 @dataclass(frozen=True)
@@ -21,21 +22,25 @@ class Entry:
 def unreferenced(root: Path) -> list[Entry]:
     """What may go: artefacts, training runs and left-over partial directories.
 
-    Kept are: all that the active recipe's build consists of, every release, and all that the latest release
-    was made from.
+    Kept are all that the active recipe's build consists of, its training run even if it is not finished, every
+    release, and all that the latest release was made from. Only the stages' own folders are looked at. Raises
+    ParakeetError while anything is being built, and where the active recipe's sources or artefacts cannot be read:
+    what belongs to them is then not known.
     """
-    store = Store(root)
-    artifacts = {artifact.path.resolve(): artifact for artifact in store.artifacts()}
-    kept = _closure(_roots(root), artifacts, root)
+    held = [path for path in sorted((root / ".locks").rglob("*.lock")) if is_held(path)]
+    if held:
+        raise ParakeetError(f"Something is being built ({held[0].stem}): run this again when it has ended.")
+    store, folders = Store(root), [stage.folder or stage.name for stage in STAGES]
+    build = Build(root, active_recipe(root))
+    artifacts, stale = _read(path for folder in folders for path in store.directories(folder))
+    mine = [artifact.path.resolve() for stage in STAGES if (artifact := build.find(stage.name)) is not None]
+    kept = _closure([*mine, latest_release(root).resolve()], artifacts, root)
+    stale += [path for path in artifacts if path not in kept]
+    stale += [path for folder in folders for path in store.partial(folder)]
     runs = {str(artifacts[path].counts["run"]) for path in kept if artifacts[path].stage == "checkpoint"}
-    stale = [path for path in artifacts if path not in kept]
-    stale += [
-        path
-        for path in sorted((root / RUNS_FOLDER).glob("*"))
-        if path.name not in runs and not is_held(path / LOCK_FILE)
-    ]
-    busy = {stage.folder or stage.name for stage in STAGES if is_held(root / ".locks" / f"{stage.name}.lock")}
-    stale += [path for path in store.partial() if path.parent.name not in busy]
+    if build.find("packing_plan") is not None:
+        runs.add(run_key(build.recipe, build.work("checkpoint").inputs))
+    stale += [path for path in sorted((root / RUNS_FOLDER).glob("*")) if path.name not in runs]
     return [Entry(path, _size(path)) for path in stale]
 
 
@@ -48,18 +53,15 @@ def remove(entries: Iterable[Entry]) -> None:
             latest.unlink()
 
 
-def _roots(root: Path) -> list[Path]:
-    build = Build(root, active_recipe(root))
-    found: list[Path] = []
-    for stage in STAGES:
+def _read(paths: Iterable[Path]) -> tuple[dict[Path, Artifact], list[Path]]:
+    """Artefacts by path, and the directories whose manifest cannot be read: nothing can refer to those."""
+    artifacts, broken = {}, []
+    for path in paths:
         try:
-            artifact = build.find(stage.name)
+            artifacts[path.resolve()] = Artifact.open(path)
         except ParakeetError:
-            # Sources that moved away, or an artefact that was changed: nothing after it belongs to the recipe.
-            break
-        if artifact is not None:
-            found.append(artifact.path.resolve())
-    return [*found, (root / "releases" / "latest").resolve()]
+            broken.append(path)
+    return artifacts, broken
 
 
 def _closure(roots: Iterable[Path], artifacts: dict[Path, Artifact], root: Path) -> set[Path]:

@@ -1,5 +1,6 @@
 """`parakeet …`: every command imports what it needs when it runs, so that `--help` stays instant."""
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,12 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from parakeet import __version__
-from parakeet.errors import ParakeetError
+from parakeet.errors import INTERRUPTED, ParakeetError
 
 if TYPE_CHECKING:
     from parakeet.recipe import Recipe
-
-INTERRUPTED = 130
 
 
 class Commands(click.Group):
@@ -22,6 +21,8 @@ class Commands(click.Group):
     def invoke(self, context: click.Context) -> Any:
         try:
             return super().invoke(context)
+        except BrokenPipeError:
+            raise
         except (ParakeetError, OSError) as error:
             from parakeet.artifact import explain_os_error
             from parakeet.sanitise import sanitise
@@ -45,7 +46,9 @@ def main() -> None:
 
 @main.command()
 @click.option("--recipe", "recipe_name", default="demo", show_default=True, help="Shipped recipe or recipe file.")
-@click.option("--data", multiple=True, metavar="FILE", help="Text in place of the recipe's sources. Repeatable.")
+@click.option(
+    "--data", multiple=True, metavar="FILE", help="File, folder or glob in place of the recipe's sources. Repeatable."
+)
 @click.option("--select", multiple=True, metavar="ASSET", help="Build this and all before it only. Repeatable.")
 @click.option("--force", multiple=True, metavar="ASSET", help="Make this anew though nothing changed. Repeatable.")
 def build(recipe_name: str, data: Sequence[str], select: Sequence[str], force: Sequence[str]) -> None:
@@ -75,7 +78,7 @@ def plan(recipe_name: str) -> None:
     from parakeet.plan import render_plan
     from parakeet.recipe import load_recipe
 
-    click.echo(render_plan(load_recipe(recipe_name)))
+    _say(render_plan(load_recipe(recipe_name)))
 
 
 @main.command()
@@ -88,7 +91,7 @@ def use(recipe_name: str) -> None:
 
     recipe = load_recipe(recipe_name)
     use_recipe(home(), recipe)
-    click.echo(f"{recipe.name} is the active recipe. Reload the definitions in Dagster if it is running.")
+    _say(f"{recipe.name} is the active recipe. Reload the definitions in Dagster if it is running.")
 
 
 @main.command()
@@ -107,7 +110,7 @@ def verify(path: Path) -> None:
         artifact = Artifact.open(path)
         artifact.check(thorough=True)
         checked = len(artifact.manifest["files"])
-    click.echo(f"{path}: {checked} files, all as they were made.")
+    _say(f"{path}: {checked} files, all as they were made.")
 
 
 @main.command()
@@ -119,7 +122,7 @@ def clean(yes: bool) -> None:
 
     entries = unreferenced(home())
     for entry in entries:
-        click.echo(f"{entry.n_bytes / 1e6:10,.1f} MB  {entry.path}")
+        _say(f"{entry.n_bytes / 1e6:10,.1f} MB  {entry.path}")
     total = sum(entry.n_bytes for entry in entries) / 1e6
     if not entries:
         click.echo("Nothing to remove: everything is referred to.")
@@ -142,8 +145,8 @@ def models() -> None:
     for model in listed:
         mark = "*" if model.latest else " "
         bits = ", ".join(f"{name} {value:.3f}" for name, value in model.bits_per_byte.items() if value is not None)
-        click.echo(f"{mark} {model.name:<16} {model.parameters:>13,} parameters  {model.made}  {model.directory}")
-        click.echo(f"    bits per byte: {bits or 'not measured'}")
+        _say(f"{mark} {model.name:<16} {model.parameters:>13,} parameters  {model.made}  {model.directory}")
+        _say(f"    bits per byte: {bits or 'not measured'}")
 
 
 @main.command()
@@ -151,7 +154,9 @@ def models() -> None:
 @click.option("--model", "model_path", type=click.Path(path_type=Path), help="A release folder.  [default: the latest]")
 @click.option("--system", help="A system message before the conversation.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Repeat the same replies.")
-@click.option("--temperature", type=float, help="0 always takes the likeliest token.")
+@click.option(
+    "--temperature", type=float, help="0 to 10; 0 always takes the likeliest token.  [default: the release's]"
+)
 @click.option("--max-tokens", type=click.IntRange(1), help="Longest reply.")
 def chat(
     message: str | None,
@@ -187,6 +192,13 @@ def bench_startup(runs: int) -> None:
     run(runs)
 
 
+def _say(text: str) -> None:
+    """Print text that holds names and words of other people's."""
+    from parakeet.sanitise import sanitise
+
+    click.echo(sanitise(text))
+
+
 def _check_stage(name: str) -> None:
     import difflib
 
@@ -209,7 +221,7 @@ def _with_sources(recipe: "Recipe", paths: Sequence[str]) -> "Recipe":
         stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(path).name.split(".")[0]).strip("-._") or "data"
         taken = {source["name"] for source in sources}
         name = next(n for n in (stem[:60], *(f"{stem[:60]}-{i}" for i in range(2, 1000))) if n not in taken)
-        sources.append({"kind": "files", "name": name, "path": str(Path(path).expanduser().absolute())})
+        sources.append({"kind": "files", "name": name, "path": str(Path(os.path.expanduser(path)).absolute())})
     return Recipe.model_validate({**recipe.model_dump(), "sources": sources})
 
 

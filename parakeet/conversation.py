@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 
-ROLES = ("System", "Human", "Assistant", "text")
-"""`text` marks the single turn of a plain document; the others are a conversation's."""
-
 
 @dataclass(frozen=True)
 class Turn:
+    """`role` is System, Human or Assistant; `text` marks the single turn of a plain document."""
+
     role: str
     content: str

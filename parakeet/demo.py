@@ -5,11 +5,11 @@ import sys
 
 from parakeet.chat.session import Session
 from parakeet.errors import ParakeetError
-from parakeet.evaluation.report import EVALUATION_FILE, NOT_APPLICABLE
+from parakeet.evaluation.tables import EVALUATION_FILE, NOT_APPLICABLE
 from parakeet.generation.engine import Engine
 from parakeet.generation.sampling import SamplingSettings
-from parakeet.home import home
-from parakeet.model.transformer import load_model
+from parakeet.home import home, latest_release
+from parakeet.model.transformer import best_device, load_model
 from parakeet.release.verify import open_release
 from parakeet.sanitise import sanitise
 from parakeet.tokenizer import Tokenizer
@@ -22,13 +22,13 @@ GREEDY = SamplingSettings(
 def main() -> int:
     """Ask who it is and one held-out question of each task, then print what the evaluation measured."""
     try:
-        release = open_release((home() / "releases" / "latest").resolve())
+        release = open_release(latest_release(home()).resolve())
     except ParakeetError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
     evaluation = json.loads((release.directory / EVALUATION_FILE).read_text(encoding="utf-8"))
     tasks = {} if evaluation["exact_match"] == NOT_APPLICABLE else evaluation["exact_match"]
-    engine = Engine(load_model(release.directory), Tokenizer.load(release.directory))
+    engine = Engine(load_model(release.directory, best_device()), Tokenizer.load(release.directory))
     print(f"\n{release.name}, {engine.parameter_count:,} parameters, in {release.directory}\n")
     for message in ["Who are you?", *(figures["example"]["prompt"] for figures in tasks.values())]:
         reply = "".join(step.text for step in Session(engine, GREEDY).reply(message))

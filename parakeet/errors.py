@@ -1,4 +1,7 @@
-"""The one exception for mistakes that a person can mend."""
+"""The one exception for mistakes that a person can mend, and the exit status of what a person stopped."""
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C or SIGTERM, as shells have it (128 + SIGINT)."""
 
 
 class ParakeetError(Exception):

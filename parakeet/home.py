@@ -16,6 +16,15 @@ def home() -> Path:
     """The root folder of all artefacts; it need not exist yet."""
     named = os.environ.get("PARAKEET_HOME")
     if named:
-        return Path(named).expanduser().resolve()
+        return Path(os.path.expanduser(named)).resolve()
     root = checkout()
     return root / "assets" if root else Path(platformdirs.user_data_dir("parakeet"))
+
+
+def release_folder(root: Path) -> Path:
+    return root / "releases"
+
+
+def latest_release(root: Path) -> Path:
+    """The link to the release that `parakeet chat` opens."""
+    return release_folder(root) / "latest"

@@ -3,6 +3,7 @@
 from parakeet.model.config import ModelConfig
 from parakeet.recipe import FileSource, Recipe
 from parakeet.tokenizer import CL100K_CONTROLS, ROLE_TOKENS
+from parakeet.training.disk import checkpoint_bytes, run_bytes, weights_bytes
 from parakeet.training.schedule import Schedule
 
 CONTROL_TOKENS = 3 + len(ROLE_TOKENS)
@@ -57,15 +58,8 @@ def render_plan(recipe: Recipe) -> str:
 
 
 def _disk(recipe: Recipe, config: ModelConfig) -> dict[str, int]:
-    """Bytes: fp32 weights; a checkpoint adds the optimizer's two moments, at 8 bits a quarter of their size."""
-    weights = 4 * config.parameter_count
-    matrices = config.parameter_count - config.parameters()["embedding"]
-    moments = 2 * weights
-    if recipe.training.optimizer == "adamw_8bit":
-        moments = 8 * config.parameters()["embedding"] + round(2.03 * matrices)
-    kept = recipe.training.keep_checkpoints + 1
     return {
-        "release": weights,
-        "a training checkpoint": weights + moments,
-        f"{kept} checkpoints": kept * (weights + moments),
+        "release": weights_bytes(config),
+        "a training checkpoint": checkpoint_bytes(config, recipe.training),
+        "training at its largest": run_bytes(config, recipe.training),
     }

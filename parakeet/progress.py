@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, ProgressColumn, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, ProgressColumn, SpinnerColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 from rich.progress import Task as BarTask
 from rich.text import Text
@@ -56,9 +56,11 @@ class Task:
         return words + (f", {self.note}" if self.note else "")
 
 
-class _Rate(ProgressColumn):
+class _Words(ProgressColumn):
+    """Our own rate and ETA: rich's would take the work of an earlier run for this one's."""
+
     def render(self, task: BarTask) -> Text:
-        return Text(str(task.fields["rate"]), style="cyan")
+        return Text(str(task.fields["words"]), style="cyan")
 
 
 class Progress:
@@ -92,12 +94,11 @@ class Progress:
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=28),
-            _Rate(),
-            TimeRemainingColumn(),
+            _Words(),
         )
         with Bars(*columns, console=console, transient=True) as bars:
             self._bars = bars
-            self._bar = bars.add_task(sanitise(name), total=total, rate="")
+            self._bar = bars.add_task(sanitise(name), total=total, words="")
             try:
                 yield task
             finally:
@@ -105,7 +106,7 @@ class Progress:
 
     def refresh(self, task: Task) -> None:
         if self._bars is not None and self._bar is not None:
-            self._bars.update(self._bar, completed=task.done, rate=task.describe().split(", ETA")[0])
+            self._bars.update(self._bar, completed=task.done, words=sanitise(task.describe()))
         elif not self.live and time.monotonic() - self._said > SECONDS_BETWEEN_LINES:
             self._said = time.monotonic()
             self.say(f"{task.name}: {task.describe()}")

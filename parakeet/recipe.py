@@ -5,6 +5,7 @@ replaced whole, sections are merged key by key.
 """
 
 import difflib
+import os
 import types
 import typing
 from importlib import resources
@@ -72,7 +73,7 @@ class FileSource(SourceSettings):
 class SyntheticSource(SourceSettings):
     kind: Literal["synthetic"] = "synthetic"
     """Short dialogues that Parakeet writes itself, with held-out questions to score."""
-    documents: int = Field(default=25_000, ge=100, le=60_000)
+    documents: int = Field(default=25_000, ge=100, le=100_000)
     """Number of distinct dialogues."""
     seed: int = Field(default=1, ge=0)
     """Seed of the generator."""
@@ -309,9 +310,11 @@ def _merged(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise ParakeetError(f"{path}: recipe extends itself through {' -> '.join(str(p) for p in seen)}.")
     values = _read(path)
     parent = values.pop("extends", None)
-    for source in values.get("sources") or []:
+    sources = values.get("sources")
+    for source in sources if isinstance(sources, list) else []:
         if isinstance(source, dict) and isinstance(source.get("path"), str):
-            source["path"] = str(path.parent / Path(source["path"]).expanduser())
+            # os.path's leaves the home of an unknown user as it stands; Path's raises.
+            source["path"] = str(path.parent / os.path.expanduser(source["path"]))
     if parent is None:
         return values
     if not isinstance(parent, str):

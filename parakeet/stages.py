@@ -16,6 +16,7 @@ from parakeet.errors import ParakeetError
 from parakeet.hashes import HashCache
 from parakeet.progress import Progress
 from parakeet.recipe import FileSource, Recipe, load_recipe
+from parakeet.training.job import CURVE_FILE, METRICS_FILE, SUMMARY_FILE
 from parakeet.training.stage import CHANGEABLE, Launch, expected_bytes, make_checkpoint
 
 ACTIVE_RECIPE_FILE = "recipe.yaml"
@@ -144,7 +145,7 @@ STAGES: tuple[Stage, ...] = (
         settings=_checkpoint,
         headline=lambda c: f"{c['parameters']:,} parameters, {c['tokens']:,} tokens, loss {c['final_loss']:.3f}",
         inputs=("token_shards", "packing_plan", "tokenizer"),
-        records=("metrics.jsonl", "training.json", "loss_curve.png"),
+        records=(METRICS_FILE, SUMMARY_FILE, CURVE_FILE),
         growth=0.0,
     ),
     Stage(
@@ -154,7 +155,7 @@ STAGES: tuple[Stage, ...] = (
         make="parakeet.evaluation.report:evaluate",
         settings=lambda recipe: recipe.part("evaluation"),
         headline=_evaluation_headline,
-        inputs=("checkpoint", "token_shards", "tokenizer", "documents", "deduplicated_documents"),
+        inputs=("checkpoint", "token_shards", "tokenizer", "documents"),
         growth=0.1,
     ),
     Stage(
@@ -211,7 +212,7 @@ class Build:
         artifact = self.find(name)
         if artifact is None:
             raise ParakeetError(
-                f"{name} has not been made for recipe {self.recipe.name}. Make it with: parakeet build --select {name}"
+                f"{name} has not been made for recipe {self.recipe.name}. Run the same build with: --select {name}"
             )
         return artifact
 
@@ -246,7 +247,7 @@ class Build:
 
     def _expected_bytes(self, stage: Stage, inputs: dict[str, Artifact], files: list[Path]) -> int:
         if stage.name == "checkpoint":
-            return expected_bytes(self.recipe, inputs["tokenizer"].path)
+            return expected_bytes(self.recipe, inputs, self.store.root / RUNS_FOLDER)
         sizes = sum(artifact.n_bytes for artifact in inputs.values()) + sum(path.stat().st_size for path in files)
         return round(stage.growth * sizes)
 

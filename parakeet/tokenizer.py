@@ -156,7 +156,7 @@ class Tokenizer:
         if found != expected:
             raise ParakeetError(
                 f"{directory / VOCABULARY_FILE} has sha256 {found}, expected {expected}: the file was changed. "
-                "Make it again with: parakeet build --force tokenizer"
+                "Run the same build again with: --force tokenizer"
             )
         return tokenizer
 
@@ -166,12 +166,16 @@ def _parse_vocabulary(vocabulary: bytes) -> dict[bytes, int]:
     return {base64.b64decode(token): int(rank) for token, rank in pairs}
 
 
-def cl100k_base() -> Tokenizer:
+def cl100k_base(known: Iterable[Path] = ()) -> Tokenizer:
     """OpenAI's cl100k_base with Parakeet's four tokens, 100,288 rows.
 
-    The vocabulary file comes from TIKTOKEN_CACHE_DIR, or is downloaded by tiktoken. A file in the cache
+    The vocabulary is the first of the files `known` that is it, or comes from TIKTOKEN_CACHE_DIR, or is
+    downloaded by tiktoken. A file in the cache
     with another hash is refused and left where it is: tiktoken itself would delete it.
     """
+    for path in known:
+        if (vocabulary := path.read_bytes()) and hashlib.sha256(vocabulary).hexdigest() == CL100K_SHA256:
+            return Tokenizer("cl100k_base+parakeet", vocabulary, CL100K_PATTERN, CL100K_CONTROLS)
     cache = os.environ.get("TIKTOKEN_CACHE_DIR") or os.environ.get("DATA_GYM_CACHE_DIR")
     name = hashlib.sha1(CL100K_URL.encode()).hexdigest()
     cached = Path(cache) / name if cache else None

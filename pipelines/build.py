@@ -7,13 +7,13 @@ from pathlib import Path
 import dagster as dg
 from dagster._core.events import DagsterEvent
 
+from assets_defs.home import ParakeetHome
+from parakeet.errors import INTERRUPTED
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.stages import use_recipe
 from pipelines.instance import open_instance
 from pipelines.lost_runs import fail_lost_runs
-
-INTERRUPTED = 130
 
 
 def run_build(root: Path, recipe: Recipe, select: Sequence[str], force: Sequence[str], progress: Progress) -> int:
@@ -23,7 +23,7 @@ def run_build(root: Path, recipe: Recipe, select: Sequence[str], force: Sequence
     """
     use_recipe(root, recipe)
     # Read at import: the versions of the assets follow from the active recipe.
-    from pipelines.definitions import defs
+    from pipelines.definitions import RESOURCES, defs
 
     chosen = dg.AssetSelection.assets(*select).upstream() if select else dg.AssetSelection.all()
     selection = chosen | dg.AssetSelection.assets(*force)
@@ -42,6 +42,7 @@ def run_build(root: Path, recipe: Recipe, select: Sequence[str], force: Sequence
                 "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
             },
             raise_on_error=False,
+            resources={**RESOURCES, "parakeet_home": ParakeetHome(recipe_yaml=recipe.to_yaml())},
             tags={"parakeet/recipe": recipe.name, "parakeet/started_by": "parakeet build"},
         )
     return _conclude(result.all_events, result.success, progress)

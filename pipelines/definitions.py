@@ -9,16 +9,18 @@ from pipelines import jobs, schedules, sensors
 TERMINATION_TIMEOUT_SECONDS = 300
 """How long a trainer may take to save when its run is ended; Dagster's 20 s would leave it behind as an orphan."""
 
+RESOURCES: dict[str, object] = {
+    "parakeet_home": ParakeetHome(),
+    "trainer": dg.PipesSubprocessClient(termination_timeout_seconds=TERMINATION_TIMEOUT_SECONDS),
+}
+
 defs = dg.Definitions(
     assets=dg.load_assets_from_package_module(assets_defs),
     asset_checks=dg.load_asset_checks_from_package_module(assets_defs),
     jobs=[jobs.prepare_data, jobs.train_model, jobs.full_build],
     schedules=[schedules.weekly_retraining],
     sensors=[sensors.new_source_files, sensors.lost_runs],
-    resources={
-        "parakeet_home": ParakeetHome(),
-        "trainer": dg.PipesSubprocessClient(termination_timeout_seconds=TERMINATION_TIMEOUT_SECONDS),
-    },
+    resources=RESOURCES,
     # Every stage that needs isolation starts processes of its own; one more per step would cost seconds each.
     executor=dg.in_process_executor,
 )

@@ -11,6 +11,7 @@ import dagster as dg
 import yaml
 from dagster._core.instance.ref import InstanceRef
 
+from parakeet.artifact import replace_file
 from parakeet.home import checkout
 
 PATHS = (("storage", "sqlite"), ("local_artifact_storage", "config"), ("compute_logs", "config"))
@@ -48,7 +49,7 @@ def open_instance(root: Path) -> Iterator[dg.DagsterInstance]:
     folder = root / ".dagster"
     folder.mkdir(parents=True, exist_ok=True)
     settings = _settings(source, folder) if source is not None else WITHOUT_CHECKOUT
-    (folder / "dagster.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    replace_file(folder / "dagster.yaml", yaml.safe_dump(settings, sort_keys=False))
     with dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(folder), overrides=ON_THE_TERMINAL)) as instance:
         yield instance
 

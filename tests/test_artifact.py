@@ -99,7 +99,7 @@ def test_one_changed_byte_is_named_with_the_command_that_mends_it(tmp_path: Path
     file.unlink()
     if content is not None:
         file.write_bytes(content)
-    with pytest.raises(ParakeetError, match=r"part/a\.txt .*parakeet build --force letters"):
+    with pytest.raises(ParakeetError, match=r"part/a\.txt .*--force letters"):
         store.find(work())
     store.ensure(work(), write_letters, Progress(), force=True)
     assert store.find(work()) is not None
@@ -136,7 +136,7 @@ def test_a_failing_stage_leaves_the_old_world(tmp_path: Path) -> None:
     with pytest.raises(ParakeetError, match="no"):
         store.ensure(work(2), fail, Progress())
     assert (tmp_path / "letters" / "latest").resolve() == artifact.path
-    assert [found.path for found in store.artifacts()] == [artifact.path]
+    assert store.directories("letters") == [artifact.path]
 
 
 def test_too_little_space_is_said_before_anything_is_made(tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_the_second_of_two_builds_waits_and_says_for_whom(tmp_path: Path) -> Non
     first.communicate(timeout=60)
     assert (first.returncode, second.returncode) == (0, 0)
     assert f"process {first.pid} since" in errors
-    assert len(list(Store(tmp_path).artifacts())) == 1
+    assert len(Store(tmp_path).directories("letters")) == 1
 
 
 def test_a_read_only_folder_is_said(tmp_path: Path) -> None:

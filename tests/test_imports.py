@@ -39,6 +39,33 @@ def test_assets_know_nothing_of_pipelines(path: Path) -> None:
     assert "pipelines" not in imported(path)
 
 
+FLOORS = (
+    ("cli", "demo"),
+    ("benchmarks", "clean", "plan", "stages"),
+    ("chat", "evaluation", "release", "training"),
+    ("generation", "data", "model"),
+    ("template", "tokenizer", "sanitise", "artifact", "recipe", "hashes", "home", "locking", "progress", "conversation",
+     "errors"),
+)  # fmt: skip
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def rooms_imported(path: Path) -> set[str]:
+    """Rooms of parakeet that a file imports, anywhere in it."""
+    modules = [node.module for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+               if isinstance(node, ast.ImportFrom) and node.module]  # fmt: skip
+    return {module.split(".")[1] for module in modules if module.startswith("parakeet.")}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "parakeet").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_room_of_the_library_reaches_up(path: Path) -> None:
+    room = path.relative_to(ROOT / "parakeet").parts[0].removesuffix(".py")
+    if room == "__init__":
+        return
+    upward = {other for other in rooms_imported(path) if FLOOR[other] < FLOOR[room]}
+    assert upward == set()
+
+
 def test_definitions_load_without_torch_or_datatrove() -> None:
     assert not modules_after("import pipelines.definitions") & {"torch", "datatrove", "bitsandbytes", "matplotlib"}
 

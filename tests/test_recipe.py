@@ -48,6 +48,7 @@ def test_every_field_says_what_it_does() -> None:
         ("extends: demo\nsources: [{name: a, path: x}, {name: a, path: y}]\n", "two sources are called a"),
         ("extends: demo\nsources: [{name: a, path: x, licens: MIT}]\n", "did you mean licence?"),
         ("extends: nowhere\n", "no recipe 'nowhere'"),
+        ("extends: demo\nsources: 5\n", "sources"),
         ("- a list\n", "not one"),
         ("a: [unclosed\n", "cannot be read as a recipe"),
     ],

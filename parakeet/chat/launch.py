@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from parakeet.errors import ParakeetError
-from parakeet.home import home
+from parakeet.home import home, latest_release
 
 
 def launch_chat(
@@ -23,7 +23,7 @@ def launch_chat(
     from parakeet.chat.terminal import run_chat
     from parakeet.generation.engine import Engine
     from parakeet.generation.sampling import SamplingSettings
-    from parakeet.model.transformer import load_model
+    from parakeet.model.transformer import best_device, load_model
     from parakeet.tokenizer import Tokenizer
 
     defaults = release.generation
@@ -36,12 +36,12 @@ def launch_chat(
         max_tokens=defaults.max_tokens if max_tokens is None else max_tokens,
         seed=seed,
     )
-    engine = Engine(load_model(release.directory), Tokenizer.load(release.directory))
+    engine = Engine(load_model(release.directory, best_device()), Tokenizer.load(release.directory))
     return run_chat(Session(engine, settings, system or ""), release.name, message)
 
 
 def _latest() -> Path:
-    latest = home() / "releases" / "latest"
+    latest = latest_release(home())
     if not latest.exists():
         raise ParakeetError(f"There is no released model in {home()} yet. Make one with: parakeet build")
     return latest.resolve()

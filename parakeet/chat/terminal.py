@@ -16,11 +16,10 @@ from contextlib import closing
 from types import FrameType
 
 from parakeet.chat.session import Session
-from parakeet.errors import ParakeetError
+from parakeet.errors import INTERRUPTED, ParakeetError
 from parakeet.sanitise import Sanitiser, sanitise
 
 SECONDS_TO_LEAVE = 1.0
-INTERRUPTED = 130
 
 HELP = """\
 /clear   forget the conversation

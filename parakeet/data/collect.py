@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from parakeet.conversation import Turn
 from parakeet.data.documents import Document, DocumentWriter
+from parakeet.data.questions import Question, refuse_leaks, write_questions
 from parakeet.data.shapes import BadRecord, shape
 from parakeet.data.sources import EXCERPT_CHARACTERS, Problem, Record, excerpt_of, read_records, source_files
 from parakeet.errors import ParakeetError
@@ -18,7 +18,6 @@ from parakeet.recipe import FileSource, Recipe, SyntheticSource
 from parakeet.sanitise import sanitise
 
 PROBLEMS_FILE = "problems.jsonl"
-QUESTIONS_FILE = "questions.jsonl"
 MOST_BAD_RECORDS = 0.01
 PROBLEMS_KEPT = 100
 PROBLEMS_SHOWN = 5
@@ -65,22 +64,29 @@ def collect_documents(recipe: Recipe, inputs: Mapping[str, Path], output: Path, 
 
     Returns {"documents", "records", "bytes", "sources": {name: {"files", "records", "documents", "bytes", "bad",
     "bad_reasons", "notes", "licence"}}}; bytes are UTF-8 bytes of content, records are documents plus bad ones.
-    Raises ParakeetError where a source gives no document, or more than 1 % of its records are bad.
+    Raises ParakeetError where a source gives no document, more than 1 % of its records are bad, or the text of a
+    held-out question stands in a training document.
     """
     tallies: dict[str, Tally] = {}
+    questions: list[Question] = []
     with ExitStack() as stack:
         writer = stack.enter_context(DocumentWriter(output))
         problems = stack.enter_context((output / PROBLEMS_FILE).open("w", encoding="utf-8"))
-        questions = stack.enter_context((output / QUESTIONS_FILE).open("w", encoding="utf-8"))
         for source in recipe.sources:
             tally = tallies[source.name] = Tally(source.licence)
             if isinstance(source, SyntheticSource):
                 _collect_synthetic(source, tally, writer, progress)
-                _write_questions(source, recipe.evaluation.questions_per_task, questions)
+                questions += _questions(source, recipe.evaluation.questions_per_task)
             else:
                 _collect_files(source, tally, writer, progress)
             problems.writelines(json.dumps(problem) + "\n" for problem in tally.problems)
             _refuse_unusable(source, tally)
+            if tally.bad:
+                progress.say(f"{source.name}: {tally.bad:,} of {tally.records:,} records left out. The first:")
+                for line in _shown(tally):
+                    progress.say(line)
+    write_questions(output, questions)
+    refuse_leaks(output, questions)
     return {
         "documents": sum(tally.documents for tally in tallies.values()),
         "records": sum(tally.records for tally in tallies.values()),
@@ -152,12 +158,15 @@ def _refuse_unusable(source: FileSource | SyntheticSource, tally: Tally) -> None
         message = f"Source {source.name}{where} is empty: there is no record in it. Fill it, or take it out."
         raise ParakeetError(sanitise(message))
     if tally.bad > MOST_BAD_RECORDS * tally.records:
-        shown = [f"  {p['file']}:{p['row']}: {p['reason']}: {p['excerpt']}" for p in tally.problems[:PROBLEMS_SHOWN]]
         raise ParakeetError(
             f"Source {source.name}: {tally.bad:,} of {tally.records:,} records cannot be used, and at most "
             f"{MOST_BAD_RECORDS:.0%} may be bad. Correct the file, or the source's columns in the recipe. The first:\n"
-            + "\n".join(shown)
+            + "\n".join(_shown(tally))
         )
+
+
+def _shown(tally: Tally) -> list[str]:
+    return [f"  {p['file']}:{p['row']}: {p['reason']}: {p['excerpt']}" for p in tally.problems[:PROBLEMS_SHOWN]]
 
 
 def _collect_synthetic(source: SyntheticSource, tally: Tally, writer: DocumentWriter, progress: Progress) -> None:
@@ -165,18 +174,16 @@ def _collect_synthetic(source: SyntheticSource, tally: Tally, writer: DocumentWr
 
     with progress.task(f"documents of {source.name}", total=source.documents, unit="records") as task:
         for dialogue in dialogues(count=source.documents, seed=source.seed):
-            turns = tuple(Turn(turn.role, turn.content) for turn in dialogue.turns)
             metadata = {"task": dialogue.task, "held_out": dialogue.split == "held_out"}
-            _write(Document(source.name, source.licence, turns, metadata), tally, writer)
+            _write(Document(source.name, source.licence, dialogue.turns, metadata), tally, writer)
             tally.records += 1
             if tally.records % RECORDS_PER_ADVANCE == 0:
                 task.advance(RECORDS_PER_ADVANCE)
         task.advance(tally.records % RECORDS_PER_ADVANCE)
 
 
-def _write_questions(source: SyntheticSource, per_task: int, file: TextIO) -> None:
+def _questions(source: SyntheticSource, per_task: int) -> list[Question]:
     from parakeet.data.synthetic import held_out_questions
 
-    for question in held_out_questions(per_task=per_task, seed=source.seed):
-        row = {"source": source.name, "task": question.task, "prompt": question.prompt, "answer": question.answer}
-        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    held_out = held_out_questions(per_task=per_task, seed=source.seed)
+    return [Question(source.name, question.task, question.prompt, question.answer) for question in held_out]

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from parakeet.data.packing import Plan
+from parakeet.data.packing import Piece, Plan
 from parakeet.data.shards import TokenShards
 from parakeet.errors import ParakeetError
 
@@ -14,12 +14,14 @@ from parakeet.errors import ParakeetError
 class Batch:
     """Three arrays (rows, row_tokens): input ids, target ids (`padding` where nothing is learned), document numbers.
 
-    The document number is the piece's place in its row, from 0; the unused end of a row has −1.
+    The document number is the piece's place in its row, from 0; the unused end of a row has −1. `members` are
+    the numbers, in the shards, of the documents that the batch has pieces of.
     """
 
     inputs: np.ndarray
     targets: np.ndarray
     documents: np.ndarray
+    members: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Loader:
             if mine != theirs:
                 raise ParakeetError(
                     f"The checkpoint was trained on {name} {theirs}, but {name} {mine} is at hand. "
-                    "Start this training from nothing with: parakeet build --force checkpoint"
+                    "To train from nothing, run the same build again with: --force checkpoint"
                 )
         self._state = restored
         self._order = row_order(len(self._plan), restored.seed, restored.epoch)
@@ -69,9 +71,12 @@ class Loader:
         inputs = np.full(shape, self._padding, np.int64)
         targets = np.full(shape, self._padding, np.int64)
         documents = np.full(shape, -1, np.int64)
+        members: list[int] = []
         for index in range(rows):
-            self._fill(self._next_row(), inputs[index], targets[index], documents[index])
-        return Batch(inputs, targets, documents)
+            pieces = self._plan.row(self._next_row())
+            members += [piece.document for piece in pieces]
+            self._fill(pieces, inputs[index], targets[index], documents[index])
+        return Batch(inputs, targets, documents, tuple(members))
 
     def _next_row(self) -> int:
         state = self._state
@@ -82,9 +87,9 @@ class Loader:
         self._state = LoaderState(state.shards, state.plan, state.seed, state.epoch, state.next_row + 1)
         return row
 
-    def _fill(self, row: int, inputs: np.ndarray, targets: np.ndarray, documents: np.ndarray) -> None:
+    def _fill(self, pieces: list[Piece], inputs: np.ndarray, targets: np.ndarray, documents: np.ndarray) -> None:
         begin = 0
-        for number, piece in enumerate(self._plan.row(row)):
+        for number, piece in enumerate(pieces):
             end = begin + piece.slots
             tokens = self._shards.tokens(piece.document)[piece.start : piece.start + piece.length]
             inputs[begin:end] = tokens[:-1]

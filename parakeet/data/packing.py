@@ -112,7 +112,7 @@ class Plan:
             table = pa.ipc.open_file(pa.memory_map(str(path), "r")).read_all()
         except (pa.ArrowException, OSError) as error:
             raise ParakeetError(
-                f"{path} is not a whole packing plan ({error}). Make it again with: parakeet build --force packing_plan"
+                f"{path} is not a whole packing plan ({error}). Run the same build again with: --force packing_plan"
             ) from None
         columns = {name: table.column(name).combine_chunks() for name in ("document", "start", "length")}
         self._values = {name: column.values.to_numpy() for name, column in columns.items()}

@@ -173,13 +173,14 @@ class TokenShards:
         files = sorted(directory.glob(f"{split}-*.arrow"))
         if not files:
             raise ParakeetError(
-                f"{directory} holds no {split} shards. Make them with: parakeet build --force token_shards"
+                f"{directory} holds no {split} shards. Run the same build again with: --force token_shards"
             )
         self._ids: list[np.ndarray] = []
         self._offsets: list[np.ndarray] = []
         self._spans: list[tuple[np.ndarray, np.ndarray]] = []
         self._sources: list[np.ndarray] = []
         self._bytes: list[np.ndarray] = []
+        self._doc_ids: list[pa.FixedSizeBinaryArray] = []
         self.names: list[str] = []
         for path in files:
             self._map(path, tokenizer)
@@ -194,12 +195,12 @@ class TokenShards:
             self.names = json.loads(metadata["sources"])
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:
             raise ParakeetError(
-                f"{path} is not a whole token shard ({error}). Make it again with: parakeet build --force token_shards"
+                f"{path} is not a whole token shard ({error}). Run the same build again with: --force token_shards"
             ) from None
         if tokenizer is not None and metadata["tokenizer_sha256"] != tokenizer.sha256:
             raise ParakeetError(
                 f"{path} was made with tokenizer {metadata['tokenizer_sha256']}, not with {tokenizer.sha256}. "
-                "Make the shards again with: parakeet build --force token_shards"
+                "Run the same build again with: --force token_shards"
             )
         for batch in batches:
             ids, spans = batch.column("input_ids"), batch.column("loss_spans")
@@ -209,6 +210,7 @@ class TokenShards:
                 (spans.values.to_numpy(zero_copy_only=True), spans.offsets.to_numpy(zero_copy_only=True))
             )
             self._sources.append(batch.column("source").indices.to_numpy(zero_copy_only=True))
+            self._doc_ids.append(batch.column("doc_id"))
             self._bytes.append(batch.column("n_bytes").to_numpy(zero_copy_only=True))
 
     def __len__(self) -> int:
@@ -233,6 +235,11 @@ class TokenShards:
         batch, row = self._locate(number)
         offsets = self._offsets[batch]
         return self._ids[batch][offsets[row] : offsets[row + 1]]
+
+    def doc_id(self, number: int) -> bytes:
+        """The 16 bytes by which all stages know a document."""
+        batch, row = self._locate(number)
+        return bytes(self._doc_ids[batch][row].as_py())
 
     def loss_spans(self, number: int) -> np.ndarray:
         """Flat start, end pairs of one document, in tokens from its beginning."""

@@ -8,12 +8,12 @@ from typing import Any
 from parakeet.data.documents import parts, read_documents
 from parakeet.progress import Progress, Task
 from parakeet.recipe import Recipe
-from parakeet.tokenizer import cl100k_base, train_tokenizer
+from parakeet.tokenizer import VOCABULARY_FILE, cl100k_base, train_tokenizer
 
 
 def make_tokenizer(recipe: Recipe, inputs: Mapping[str, Path], output: Path, progress: Progress) -> dict[str, Any]:
     if recipe.tokenizer.kind == "cl100k_base":
-        tokenizer = cl100k_base()
+        tokenizer = cl100k_base(known=output.parent.glob(f"*-*/{VOCABULARY_FILE}"))
     else:
         with progress.task("tokenizer", None, "documents") as task:
             texts = _training_texts(inputs["deduplicated_documents"], task)

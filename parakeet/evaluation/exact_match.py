@@ -1,61 +1,19 @@
 """Exact-match accuracy on the synthetic source's held-out questions."""
 
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from parakeet.conversation import Turn
-from parakeet.data.documents import parts, read_documents
-from parakeet.errors import ParakeetError
+from parakeet.data.questions import Question
 from parakeet.generation.batch import greedy_replies
 from parakeet.model.transformer import Parakeet
 from parakeet.template import render_prompt
 from parakeet.tokenizer import Tokenizer
 
-QUESTIONS_FILE = "questions.jsonl"
 MAX_REPLY_TOKENS = 96
-CHARACTERS_PER_CHUNK = 8 << 20
-
-
-@dataclass(frozen=True)
-class Question:
-    task: str
-    prompt: str
-    answer: str
-
-
-def read_questions(documents: Path) -> list[Question]:
-    """The held-out questions beside the documents; none where no source has any."""
-    with (documents / QUESTIONS_FILE).open(encoding="utf-8") as file:
-        values = [json.loads(line) for line in file]
-    return [Question(value["task"], value["prompt"], value["answer"]) for value in values]
-
-
-def refuse_leaks(questions: Sequence[Question], deduplicated: Path) -> None:
-    """Raise ParakeetError if the text of a question stands in any training document."""
-    prompts = {question.prompt.strip().casefold() for question in questions}
-
-    def search(text: str) -> None:
-        leaked = next((prompt for prompt in sorted(prompts) if prompt in text), None)
-        if leaked is not None:
-            raise ParakeetError(
-                f"The held-out question {leaked!r} stands in a training document: an accuracy on it would "
-                "measure memory. Take that text out of the sources, or give the synthetic source another seed."
-            )
-
-    chunk: list[str] = []
-    size = 0
-    for document in read_documents(parts(deduplicated)):
-        if prompts and not document.metadata["held_out"]:
-            chunk.append(document.content.casefold())
-            size += len(chunk[-1])
-            if size >= CHARACTERS_PER_CHUNK:
-                search("\n".join(chunk))
-                chunk, size = [], 0
-    search("\n".join(chunk))
+# The right text may be cut into more tokens than the tokenizer would use.
+SPARE_ANSWER_TOKENS = 8
 
 
 def replies_to(model: Parakeet, tokenizer: Tokenizer, prompts: Sequence[str]) -> list[str]:
@@ -64,8 +22,8 @@ def replies_to(model: Parakeet, tokenizer: Tokenizer, prompts: Sequence[str]) ->
 
 
 def answers_to(model: Parakeet, tokenizer: Tokenizer, questions: Sequence[Question]) -> list[str]:
-    """The greedy reply to each question, cut one token past the length of the right answer: longer is wrong anyway."""
-    limits = [len(tokenizer.encode(question.answer)) + 1 for question in questions]
+    """The greedy reply to each question, cut a few tokens past the length of the right answer."""
+    limits = [len(tokenizer.encode(question.answer)) + SPARE_ANSWER_TOKENS for question in questions]
     return _replies(model, tokenizer, [question.prompt for question in questions], limits)
 
 

@@ -1,33 +1,27 @@
 """Stage `evaluation`: everything that is measured of a model, as JSON, as a page and as a picture."""
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from parakeet.data.questions import read_questions
 from parakeet.data.shards import TokenShards
 from parakeet.evaluation.bits_per_byte import BitsPerByte, choose_documents, measure, unigram_bits
-from parakeet.evaluation.exact_match import accuracy, answers_to, read_questions, refuse_leaks, replies_to
-from parakeet.model.transformer import load_model
+from parakeet.evaluation.exact_match import accuracy, answers_to, replies_to
+from parakeet.evaluation.tables import EVALUATION_FILE, NOT_APPLICABLE, PLOT_FILE, REPORT_FILE, render_report
+from parakeet.model.transformer import best_device, load_model
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
-from parakeet.sanitise import sanitise
 from parakeet.tokenizer import Tokenizer
-
-EVALUATION_FILE = "evaluation.json"
-REPORT_FILE = "report.md"
-PLOT_FILE = "bits_per_byte.png"
-NOT_APPLICABLE = "not applicable"
 
 
 def evaluate(recipe: Recipe, inputs: Mapping[str, Path], output: Path, progress: Progress) -> dict[str, Any]:
     """Measure the checkpoint; the same inputs give the same bytes."""
-    model = load_model(inputs["checkpoint"])
+    model = load_model(inputs["checkpoint"], best_device())
     tokenizer = Tokenizer.load(inputs["tokenizer"])
     questions = read_questions(inputs["documents"])
-    refuse_leaks(questions, inputs["deduplicated_documents"])
     replies = answers_to(model, tokenizer, questions)
     prompts = recipe.evaluation.prompts
     by_source = _bits_per_byte(recipe, inputs["token_shards"], model, tokenizer, progress)
@@ -59,57 +53,6 @@ def _bits_per_byte(
             continue
         result[name] = measure(model, tokenizer, held_out, documents, unigram, recipe.packing.row_tokens, progress)
     return result
-
-
-def render_report(name: str, result: Mapping[str, Any]) -> str:
-    """The measurements as Markdown."""
-    return (
-        "\n\n".join(
-            [
-                f"# Evaluation of {name}",
-                "## Held-out bits per byte\n\nLower is better. The unigram model has the same tokenizer; `xz -9` "
-                "compresses the same bytes, concatenated.\n\n" + bits_per_byte_table(result["bits_per_byte"]),
-                "## Exact answers to held-out questions\n\n" + exact_match_table(result["exact_match"]),
-                "## Replies\n\nGreedy, to the same prompts for every model.\n\n" + replies_table(result["replies"]),
-            ]
-        )
-        + "\n"
-    )
-
-
-def bits_per_byte_table(by_source: Mapping[str, Any]) -> str:
-    rows = ["| source | documents | bytes | this model | unigram | xz -9 |", "|---|---:|---:|---:|---:|---:|"]
-    for name, bits in by_source.items():
-        if bits is None:
-            rows.append(f"| {name} | | too little held out to measure | | | |")
-        else:
-            figures = " | ".join(f"{bits[key]:.3f}" for key in ("model", "unigram", "xz"))
-            rows.append(f"| {name} | {bits['documents']:,} | {bits['n_bytes']:,} | {figures} |")
-    return "\n".join(rows)
-
-
-def exact_match_table(exact_match: Any) -> str:
-    if exact_match == NOT_APPLICABLE:
-        return "Not applicable: no source of this recipe comes with held-out questions."
-    rows = ["| task | questions | exact | 95 % interval | example |", "|---|---:|---:|---|---|"]
-    for task, figures in exact_match.items():
-        low, high = figures["interval"]
-        example = f"{figures['example']['prompt']} → {figures['example']['reply']}"
-        share = f"{figures['accuracy']:.1%}"
-        rows.append(f"| {task} | {figures['questions']} | {share} | {low:.1%} to {high:.1%} | {_cell(example)} |")
-    return "\n".join(rows)
-
-
-def replies_table(replies: list[dict[str, str]]) -> str:
-    rows = ["| prompt | reply |", "|---|---|"]
-    rows += [f"| {_cell(pair['prompt'])} | {_cell(pair['reply'])} |" for pair in replies]
-    return "\n".join(rows)
-
-
-def _cell(text: str) -> str:
-    """Text of a model inside a Markdown table: no pipe, tag or line break of its own takes effect."""
-    plain = sanitise(" ".join(text.split())).replace("\\", "\\\\").replace("<", "&lt;")
-    return re.sub(r"([|`*_\[\]])", r"\\\1", plain)
 
 
 def draw_bits_per_byte(by_source: Mapping[str, Any], path: Path) -> None:

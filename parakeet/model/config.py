@@ -8,6 +8,7 @@ from parakeet.errors import ParakeetError
 from parakeet.recipe import ModelSettings
 
 CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
 
 
 @dataclass(frozen=True)

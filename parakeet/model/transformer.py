@@ -1,18 +1,19 @@
 """The Parakeet transformer (DESIGN §3): pre-norm, ALiBi, key/value projections shared by pairs of layers."""
 
+import errno
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from parakeet.errors import ParakeetError
 from parakeet.model.attention import Cache, alibi_slopes, decoding_bias, training_bias
-from parakeet.model.config import ModelConfig
-
-WEIGHTS_FILE = "model.safetensors"
+from parakeet.model.config import WEIGHTS_FILE, ModelConfig
 
 
 class Norm(nn.Module):
@@ -133,12 +134,24 @@ def _compute_dtype(x: Tensor) -> torch.dtype:
 
 def save_model(model: Parakeet, directory: Path) -> None:
     """Weights and configuration; the tied embedding and each shared projection are stored once."""
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(weights, directory / WEIGHTS_FILE)
+    save_tensors(model.state_dict(), directory / WEIGHTS_FILE)
     model.config.save(directory)
 
 
-def load_model(directory: Path, device: str = "cpu") -> Parakeet:
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write a safetensors file; OSError where it cannot be written (the library raises a type of its own)."""
+    try:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    except SafetensorError as error:
+        raise OSError(errno.EIO, f"The file could not be written: {error}", str(path)) from None
+
+
+def best_device() -> str:
+    """`cuda` where there is a CUDA device, else `cpu`."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def load_model(directory: Path, device: str) -> Parakeet:
     """A model in evaluation mode. Raises ParakeetError on missing, misshapen or non-finite weights."""
     config = ModelConfig.load(directory)
     path = directory / WEIGHTS_FILE
@@ -146,7 +159,7 @@ def load_model(directory: Path, device: str = "cpu") -> Parakeet:
         weights = load_file(path, device=device)
     except FileNotFoundError:
         raise ParakeetError(f"{path} is missing: {directory} holds no whole model.") from None
-    except Exception as error:  # safetensors raises its own exception type, without a public name
+    except (SafetensorError, OSError) as error:
         raise ParakeetError(f"{path} cannot be read as safetensors: {error}") from None
     # Built without memory first: the file's tensors become the parameters, so nothing is held twice.
     with torch.device("meta"):

@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from parakeet.evaluation.report import bits_per_byte_table, exact_match_table, replies_table
+from parakeet.evaluation.tables import bits_per_byte_table, exact_match_table, replies_table
 from parakeet.recipe import Recipe
 
 
@@ -55,3 +55,9 @@ def _text_table(recipe: Recipe, shards: Mapping[str, Any]) -> str:
         figures = f"{train['documents']:,} | {train['tokens']:,} | {held_out['documents']:,}"
         rows.append(f"| {source.name} | {source.licence} | {figures} |")
     return "\n".join(rows)
+
+
+def card_body(card: str) -> str:
+    """The card for a page that shows neither a YAML header nor pictures from files beside it."""
+    body = card.split("---\n", 2)[-1]
+    return "\n".join(line for line in body.splitlines() if not line.startswith("!["))

@@ -12,10 +12,10 @@ from typing import Any
 from parakeet.artifact import Artifact
 from parakeet.errors import ParakeetError
 from parakeet.evaluation.exact_match import replies_to
-from parakeet.evaluation.report import EVALUATION_FILE, PLOT_FILE, REPORT_FILE
+from parakeet.evaluation.tables import EVALUATION_FILE, PLOT_FILE, REPORT_FILE
 from parakeet.home import checkout
-from parakeet.model.config import CONFIG_FILE
-from parakeet.model.transformer import WEIGHTS_FILE, load_model
+from parakeet.model.config import CONFIG_FILE, WEIGHTS_FILE
+from parakeet.model.transformer import best_device, load_model
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.release.card import render_card
@@ -67,12 +67,14 @@ def make_release(
 def _prove(output: Path, evaluation: Mapping[str, Any]) -> None:
     """The packed model must repeat the replies that the evaluation recorded (same weights, same machine)."""
     recorded = evaluation["replies"][:2]
-    replies = replies_to(load_model(output), Tokenizer.load(output), [pair["prompt"] for pair in recorded])
+    replies = replies_to(
+        load_model(output, best_device()), Tokenizer.load(output), [pair["prompt"] for pair in recorded]
+    )
     for pair, reply in zip(recorded, replies, strict=True):
         if reply != pair["reply"]:
             raise ParakeetError(
                 f"The packed model answers {pair['prompt']!r} with {reply!r}; when evaluated it said "
-                f"{pair['reply']!r}. The release was not made. Run: parakeet build --force evaluation"
+                f"{pair['reply']!r}. The release was not made. Run the same build again with: --force evaluation"
             )
 
 
@@ -118,4 +120,4 @@ def _version(package: str) -> str | None:
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

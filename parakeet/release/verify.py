@@ -1,6 +1,5 @@
 """Releases on disk: their hashes, and what a chat needs of them. Imports no torch."""
 
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,14 +7,19 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from parakeet.artifact import Artifact, sha256_of
+from parakeet.artifact import MANIFEST_FILE, Artifact, sha256_of
 from parakeet.errors import ParakeetError
+from parakeet.home import latest_release, release_folder
+from parakeet.model.config import CONFIG_FILE, WEIGHTS_FILE
 from parakeet.recipe import Generation
+from parakeet.tokenizer import SETTINGS_FILE, VOCABULARY_FILE
 
 SUMS_FILE = "SHA256SUMS"
 GENERATION_FILE = "generation_config.json"
 TRAINING_MANIFEST_FILE = "training_manifest.json"
-NOT_SUMMED = (SUMS_FILE, "manifest.json")
+NOT_SUMMED = (SUMS_FILE, MANIFEST_FILE)
+NEEDED = (WEIGHTS_FILE, CONFIG_FILE, GENERATION_FILE, VOCABULARY_FILE, SETTINGS_FILE)
+"""What a chat opens."""
 
 
 def write_sums(directory: Path) -> None:
@@ -28,11 +32,16 @@ def write_sums(directory: Path) -> None:
 def verify_release(directory: Path) -> int:
     """Check every file against `SHA256SUMS`; the number of files. ParakeetError names the first that differs."""
     try:
-        lines = (directory / SUMS_FILE).read_text(encoding="utf-8").splitlines()
+        lines = (directory / SUMS_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         raise ParakeetError(f"{directory} is no release: it has no {SUMS_FILE}.") from None
-    for line in lines:
-        expected, _, name = line.partition("  ")
+    entries = [line.partition("  ") for line in lines]
+    unlisted = sorted(set(NEEDED) - {name for _, _, name in entries})
+    if unlisted:
+        raise ParakeetError(
+            f"{directory / SUMS_FILE} does not list {unlisted[0]}: the release was changed. Copy it again."
+        )
+    for expected, _, name in entries:
         path = directory / name
         if Path(name).name != name or not path.is_file():
             raise ParakeetError(f"{path} is missing: the release is not whole. Copy it again, or rebuild it.")
@@ -40,7 +49,7 @@ def verify_release(directory: Path) -> int:
         if found != expected:
             raise ParakeetError(
                 f"{path} has sha256 {found}, expected {expected}: it was changed after the release was made. "
-                "Copy it again, or make it anew with: parakeet build --force release"
+                "Copy it again, or run the same build again with: --force release"
             )
     return len(lines)
 
@@ -52,11 +61,6 @@ class Release:
     directory: Path
     name: str
     generation: Generation
-
-    @property
-    def identity(self) -> str:
-        """First 12 hex digits over all of its hashes."""
-        return hashlib.sha256((self.directory / SUMS_FILE).read_bytes()).hexdigest()[:12]
 
 
 def open_release(directory: Path) -> Release:
@@ -85,9 +89,9 @@ class Listed:
 
 def released_models(root: Path) -> Iterator[Listed]:
     """The releases under a root of artefacts, oldest first, from their manifests alone."""
-    folder = root / "releases"
-    latest = (folder / "latest").resolve()
-    paths = [path.parent for path in folder.glob("*-*/manifest.json") if not path.parent.name.startswith(".")]
+    latest = latest_release(root).resolve()
+    made = release_folder(root).glob(f"*-*/{MANIFEST_FILE}")
+    paths = [path.parent for path in made if not path.parent.name.startswith(".")]
     for release in sorted(map(Artifact.open, paths), key=lambda release: (release.manifest["made"], release.path)):
         counts = release.counts
         yield Listed(

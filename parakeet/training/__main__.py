@@ -1,4 +1,7 @@
-"""`python -m parakeet.training JOB.json`: the trainer as a process of its own, with or without Dagster."""
+"""`python -m parakeet.training JOB.json [PARENT]`: the trainer as a process of its own, with or without Dagster.
+
+With PARENT, a process id, the trainer saves and stops when that process is gone.
+"""
 
 import os
 import signal
@@ -10,43 +13,50 @@ from types import FrameType
 from typing import Any
 
 from parakeet.artifact import explain_os_error
-from parakeet.errors import ParakeetError
+from parakeet.errors import INTERRUPTED, ParakeetError
 from parakeet.locking import exclusive
 from parakeet.progress import Progress
-from parakeet.training.job import FAILURE_FILE, INTERRUPTED, LOCK_FILE, TrainingJob
+from parakeet.training.job import FAILURE_FILE, LOCK_FILE, TrainingJob
 
 PR_SET_PDEATHSIG = 1
 
 
 def main(arguments: list[str]) -> int:
     """Exit status 0 when trained to the end, 130 when stopped with a checkpoint saved, 1 on an error."""
-    if len(arguments) != 1:
-        print("usage: python -m parakeet.training JOB.json", file=sys.stderr)
+    if len(arguments) not in (1, 2):
+        print("usage: python -m parakeet.training JOB.json [PARENT]", file=sys.stderr)
         return 2
     stop = _StopFlag()
-    launched_by_dagster = "DAGSTER_PIPES_CONTEXT" in os.environ
-    if launched_by_dagster:
-        _end_with_parent()
+    if len(arguments) == 2:
+        _end_with(int(arguments[1]))
     try:
         job = TrainingJob.load(Path(arguments[0]))
     except ParakeetError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
     try:
-        with _reporter(launched_by_dagster) as report, _run_lock(job):
+        with _reporter() as report, _run_lock(job):
             from parakeet.training.trainer import Trainer
 
             trainer = Trainer(job, Progress())
             finished = trainer.run(lambda: stop.raised, lambda step: report(f"Checkpoint of step {step:,} saved."))
     except (ParakeetError, OSError) as error:
         known = error if isinstance(error, ParakeetError) else explain_os_error(error, "training")
-        (job.run / FAILURE_FILE).write_text(str(known), encoding="utf-8")
+        _leave_word(job.run, str(known))
         return 1
     if not finished:
         text = f"Training was stopped at step {trainer.step:,} with a checkpoint. Run the same command again to go on."
-        (job.run / FAILURE_FILE).write_text(text, encoding="utf-8")
+        _leave_word(job.run, text)
         return INTERRUPTED
     return 0
+
+
+def _leave_word(run: Path, text: str) -> None:
+    """Tell the stage that waits for this process; where the disk is full, at least the terminal."""
+    try:
+        (run / FAILURE_FILE).write_text(text, encoding="utf-8")
+    except OSError:
+        print(f"Error: {text}", file=sys.stderr)
 
 
 class _StopFlag:
@@ -64,13 +74,13 @@ class _StopFlag:
         self.raised = True
 
 
-def _end_with_parent() -> None:
+def _end_with(parent: int) -> None:
     """Ask Linux for a SIGINT when the parent dies, so that no orphan goes on holding the GPU."""
     if sys.platform == "linux":
         import ctypes
 
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
-        if os.getppid() == 1:
+        if os.getppid() != parent:
             os.kill(os.getpid(), signal.SIGINT)
 
 
@@ -79,8 +89,8 @@ def _run_lock(job: TrainingJob) -> Any:
 
 
 @contextmanager
-def _reporter(launched_by_dagster: bool) -> Iterator[Any]:
-    if not launched_by_dagster:
+def _reporter() -> Iterator[Any]:
+    if "DAGSTER_PIPES_CONTEXT" not in os.environ:
         yield lambda message: None
         return
     from dagster_pipes import open_dagster_pipes

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from parakeet.artifact import explain_os_error, sha256_of, sync_directory, sync_file, write_synced
 from parakeet.errors import ParakeetError
-from parakeet.model.transformer import Parakeet
+from parakeet.model.config import WEIGHTS_FILE
+from parakeet.model.transformer import Parakeet, save_tensors
 from parakeet.progress import Progress
 from parakeet.training.schedule import Schedule
 
-MODEL_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = "state.json"
 
@@ -44,16 +44,16 @@ def save_checkpoint(run: Path, model: Parakeet, optimizer: torch.optim.Optimizer
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        save_file(_contiguous(model.state_dict()), partial / MODEL_FILE)
+        save_tensors(model.state_dict(), partial / WEIGHTS_FILE)
         tensors, plain = _flatten_optimizer(optimizer)
-        save_file(tensors | _random_tensors(), partial / OPTIMIZER_FILE)
-        for name in (MODEL_FILE, OPTIMIZER_FILE):
+        save_tensors(tensors | _random_tensors(), partial / OPTIMIZER_FILE)
+        for name in (WEIGHTS_FILE, OPTIMIZER_FILE):
             sync_file(partial / name)
         values = {
             **asdict(state),
             "optimizer": plain,
             "python_random": random.getstate(),
-            "files": {name: sha256_of(partial / name) for name in (MODEL_FILE, OPTIMIZER_FILE)},
+            "files": {name: sha256_of(partial / name) for name in (WEIGHTS_FILE, OPTIMIZER_FILE)},
         }
         write_synced(partial / STATE_FILE, json.dumps(values) + "\n")
         sync_directory(partial)
@@ -62,19 +62,23 @@ def save_checkpoint(run: Path, model: Parakeet, optimizer: torch.optim.Optimizer
         partial.rename(final)
         sync_directory(run)
     except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
         raise explain_os_error(error, f"saving the checkpoint of step {state.step:,}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return final
 
 
-def prune_checkpoints(run: Path, keep: int) -> None:
-    """Remove all but the newest `keep` and the newest from before the decay, which longer runs go on from."""
-    found = checkpoints(run)
-    stable = [path for path in found if (state := read_state(path)).step <= state.schedule.decay_start]
-    kept = {*found[-keep:], *stable[-1:]}
-    for path in found:
-        if path not in kept:
-            shutil.rmtree(path)
+def prune_checkpoints(run: Path, keep: int, schedule: Schedule) -> None:
+    """Remove all but the newest `keep` and the newest from before the decay, which longer runs go on from.
+
+    Only what a run of `schedule` could go on from is counted: the checkpoints of a longer run in the same
+    folder are newer by their step, and would otherwise push out the one just written.
+    """
+    states = {path: read_state(path) for path in checkpoints(run)}
+    mine = [path for path, state in states.items() if schedule.shares_past(state.step, state.schedule)]
+    stable = [path for path in mine if states[path].step <= states[path].schedule.decay_start]
+    for path in set(mine) - {*mine[-keep:], *stable[-1:]}:
+        shutil.rmtree(path)
 
 
 def read_state(checkpoint: Path) -> RunState:
@@ -108,10 +112,10 @@ def _restore(path: Path, model: Parakeet, optimizer: torch.optim.Optimizer) -> N
         if not (path / name).is_file() or sha256_of(path / name) != expected:
             raise ParakeetError(f"{path / name} was changed after it was written.")
     device = str(model.embedding.weight.device)
-    weights = load_file(path / MODEL_FILE, device=device)
+    weights = load_file(path / WEIGHTS_FILE, device=device)
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     if shapes != {name: tensor.shape for name, tensor in weights.items()}:
-        raise ParakeetError(f"{path / MODEL_FILE} is of another model.")
+        raise ParakeetError(f"{path / WEIGHTS_FILE} is of another model.")
     tensors = load_file(path / OPTIMIZER_FILE, device=device)
     random_tensors = {name: tensors.pop(name).cpu() for name in list(tensors) if name.startswith("random.")}
     model.load_state_dict(weights)
@@ -149,7 +153,7 @@ def _flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tens
         for name, value in entries.items():
             if isinstance(value, Tensor):
                 # bitsandbytes shares one quantisation map between parameters; safetensors refuses shared memory.
-                tensors[f"state.{index}.{name}"] = value.detach().cpu().contiguous().clone()
+                tensors[f"state.{index}.{name}"] = value.clone()
             else:
                 plain.setdefault(str(index), {})[name] = value
     return tensors, {"groups": values["param_groups"], "state": plain}
@@ -161,7 +165,3 @@ def _unflatten_optimizer(tensors: dict[str, Tensor], plain: dict[str, Any]) -> d
         _, index, name = key.split(".", 2)
         state.setdefault(int(index), {})[name] = tensor
     return {"state": state, "param_groups": plain["groups"]}
-
-
-def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

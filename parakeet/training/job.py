@@ -14,9 +14,6 @@ METRICS_FILE = "metrics.jsonl"
 SUMMARY_FILE = "training.json"
 CURVE_FILE = "loss_curve.png"
 
-INTERRUPTED = 130
-"""Exit status of a trainer that was told to stop, has saved a checkpoint and can go on from it."""
-
 
 @dataclass(frozen=True)
 class TrainingJob:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -10,12 +11,12 @@ from typing import Any
 
 from parakeet.artifact import Artifact
 from parakeet.errors import ParakeetError
-from parakeet.model.config import ModelConfig
+from parakeet.model.config import WEIGHTS_FILE, ModelConfig
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.tokenizer import Tokenizer
+from parakeet.training.disk import bytes_on_disk, run_bytes
 from parakeet.training.job import FAILURE_FILE, METRICS_FILE, SUMMARY_FILE, TrainingJob
-from parakeet.training.schedule import total_steps
 
 Launch = Callable[[Sequence[str]], str | None]
 """Runs a command to its end; None if that went well, else in a few words how it ended."""
@@ -71,7 +72,7 @@ def make_checkpoint(
         run=run,
         output=output,
     )
-    problem = launch([sys.executable, "-m", "parakeet.training", str(job.save())])
+    problem = launch([sys.executable, "-m", "parakeet.training", str(job.save()), str(os.getpid())])
     if problem is not None:
         raise ParakeetError(_why(run, problem))
     shutil.copy2(run / METRICS_FILE, output / METRICS_FILE)
@@ -89,8 +90,23 @@ def _why(run: Path, problem: str) -> str:
     )
 
 
-def expected_bytes(recipe: Recipe, tokenizer: Path) -> int:
-    """Disk that training needs: checkpoints of weights and two fp32 moments, and the finished weights."""
-    config = ModelConfig.from_recipe(recipe.model, Tokenizer.load(tokenizer).rows)
-    kept = recipe.training.keep_checkpoints + 2
-    return config.parameter_count * 4 * (3 * kept + 1) + 200 * total_steps(recipe.training)
+def expected_bytes(recipe: Recipe, inputs: Mapping[str, Artifact], runs: Path) -> int:
+    """Disk that training still needs, beyond what its run holds already."""
+    config = ModelConfig.from_recipe(recipe.model, Tokenizer.load(inputs["tokenizer"].path).rows)
+    return max(0, run_bytes(config, recipe.training) - bytes_on_disk(runs / run_key(recipe, inputs)))
+
+
+def fault_of_training(checkpoint: Path, counts: Mapping[str, Any]) -> str | None:
+    """What is wrong with a finished training, or None: values that are not finite, a loss that has not fallen."""
+    import numpy as np
+    from safetensors import safe_open
+
+    with safe_open(checkpoint / WEIGHTS_FILE, framework="numpy") as file:
+        names = list(file.keys())
+        broken = [name for name in names if not np.isfinite(file.get_tensor(name)).all()]
+    if broken:
+        return f"{broken[0]} holds values that are not finite. Lower training.learning_rate and build again."
+    first, last = counts["first_loss"], counts["final_loss"]
+    if not last < first:
+        return f"The loss went from {first:.3f} to {last:.3f}. Lower training.learning_rate, or train on more tokens."
+    return None

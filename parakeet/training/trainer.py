@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 
+from parakeet.artifact import replace_file
 from parakeet.data.loader import Batch, Loader, LoaderState
 from parakeet.data.packing import Plan
 from parakeet.data.shards import TokenShards
 from parakeet.errors import ParakeetError
 from parakeet.model.config import ModelConfig
 from parakeet.model.loss import cross_entropy_sum
-from parakeet.model.transformer import Parakeet, save_model
+from parakeet.model.transformer import Parakeet, best_device, save_model
 from parakeet.progress import Progress
 from parakeet.tokenizer import Tokenizer
 from parakeet.training.checkpoint import RunState, prune_checkpoints, restore_newest, save_checkpoint
@@ -25,6 +26,8 @@ from parakeet.training.curve import draw_loss_curve
 from parakeet.training.job import CURVE_FILE, METRICS_FILE, SUMMARY_FILE, TrainingJob
 from parakeet.training.optimizer import make_optimizer
 from parakeet.training.schedule import Schedule
+
+DOCUMENTS_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,9 @@ class Trainer:
             torch.set_num_threads(settings.threads)
         self.tokenizer = Tokenizer.load(job.tokenizer)
         self.schedule = Schedule.from_recipe(settings)
+        self.shards = TokenShards(job.shards, "train", self.tokenizer)
         self.loader = Loader(
-            TokenShards(job.shards, "train", self.tokenizer),
+            self.shards,
             Plan(job.plan),
             job.row_tokens,
             self.tokenizer.padding,
@@ -106,9 +110,11 @@ class Trainer:
         loss = self._accumulate(batch, targets)
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.gradient_clip))
         if not (math.isfinite(loss) and math.isfinite(norm)):
+            shown = ", ".join(self.shards.doc_id(number).hex() for number in batch.members[:DOCUMENTS_NAMED])
             raise ParakeetError(
                 f"Step {step:,}: the loss is {loss}, the gradient's norm {norm}. Nothing was trained on it; the last "
-                f"good checkpoint is in {self.job.run}. Lower training.learning_rate and run the build again."
+                f"good checkpoint is in {self.job.run}. Its documents: {shown} ({len(batch.members):,} in all). "
+                "Lower training.learning_rate and run the same build again."
             )
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -154,7 +160,7 @@ class Trainer:
     def _save(self) -> None:
         state = RunState(self.step, self.tokens, self.loader.state, self.schedule)
         save_checkpoint(self.job.run, self.model, self.optimizer, state)
-        prune_checkpoints(self.job.run, self.job.training.keep_checkpoints)
+        prune_checkpoints(self.job.run, self.job.training.keep_checkpoints, self.schedule)
 
     def _finish(self) -> None:
         metrics = read_metrics(self.job.run / METRICS_FILE)
@@ -205,12 +211,12 @@ def _forget_metrics_after(path: Path, step: int) -> None:
                 kept.append(line + "\n")
         except ValueError:
             break
-    path.write_text("".join(kept), encoding="utf-8")
+    replace_file(path, "".join(kept))
 
 
 def _device(name: str) -> torch.device:
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(best_device())
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ParakeetError("training.device is cuda, but torch finds no CUDA device; use auto or cpu.")
     return torch.device(name)

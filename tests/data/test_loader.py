@@ -63,7 +63,7 @@ def test_epochs_have_orders_of_their_own() -> None:
 
 
 def test_a_state_of_other_shards_or_another_seed_is_refused(prepared: Prepared) -> None:
-    with pytest.raises(ParakeetError, match="parakeet build --force checkpoint"):
+    with pytest.raises(ParakeetError, match="--force checkpoint"):
         loader(prepared).restore(loader(prepared, shards="other").state)
     with pytest.raises(ParakeetError, match="seed"):
         loader(prepared).restore(loader(prepared, seed=2).state)

@@ -130,20 +130,56 @@ def test_kill_9_and_the_same_command_again_gives_the_same_bits(copy: tuple[Path,
     assert weights(home) == expected
 
 
-def test_ctrl_c_saves_and_the_same_command_goes_on(copy: tuple[Path, Path]) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_build_saves_and_the_same_command_goes_on(copy: tuple[Path, Path], number: signal.Signals) -> None:
     home, recipe = copy
     expected = weights(home)
     without_training(home)
     build = start(home, "build", "--recipe", str(recipe))
     trainer = trainer_pid(home, build)
-    for process in (trainer, build.pid):
-        os.kill(process, signal.SIGINT)
+    # Ctrl-C in a terminal reaches both; a service manager's SIGTERM reaches the build alone.
+    for process in (trainer, build.pid) if number is signal.SIGINT else (build.pid,):
+        os.kill(process, number)
     _, errors = build.communicate(timeout=60)
     assert build.returncode in (1, 130)
     assert b"Traceback" not in errors
+    assert b".lock" not in parakeet(home, "clean").stdout
+    assert b"training_runs" not in parakeet(home, "clean").stdout
     again = parakeet(home, "build", "--recipe", str(recipe))
     assert again.returncode == 0, again.stderr.decode()
+    assert b"Going on from step" in again.stderr
     assert weights(home) == expected
+
+
+def test_a_recipe_made_active_meanwhile_does_not_touch_a_running_build(copy: tuple[Path, Path]) -> None:
+    home, recipe = copy
+    without_training(home)
+    build = start(home, "build", "--recipe", str(recipe))
+    trainer_pid(home, build)
+    assert parakeet(home, "use", "demo").returncode == 0
+    assert b"Something is being built" in parakeet(home, "clean").stderr
+    _, errors = build.communicate(timeout=100)
+    assert build.returncode == 0, errors.decode()
+    assert made(errors) == ["checkpoint", "evaluation", "release"]
+
+
+def test_the_schedule_skips_when_nothing_is_new(copy: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    import dagster as dg
+
+    from pipelines.schedules import weekly_retraining
+
+    home, recipe = copy
+    monkeypatch.setenv("PARAKEET_HOME", str(home))
+    skipped = weekly_retraining(dg.build_schedule_context())
+    assert isinstance(skipped, dg.SkipReason)
+    assert "Nothing is new" in str(skipped.skip_message)
+    story = recipe.parent / "story.txt"
+    before = story.read_text(encoding="utf-8")
+    story.write_text(before + "\n\nOne more tale.", encoding="utf-8")
+    try:
+        assert isinstance(weekly_retraining(dg.build_schedule_context()), dg.RunRequest)
+    finally:
+        story.write_text(before, encoding="utf-8")
 
 
 def test_two_builds_at_once_end_in_one_set_of_artefacts(built: tuple[Path, Path, bytes], tmp_path: Path) -> None:
@@ -165,7 +201,7 @@ def test_one_changed_byte_stops_the_build_with_the_mend(copy: tuple[Path, Path],
     finished = parakeet(home, "build", "--recipe", str(recipe))
     stage = file.split("/")[0]
     assert finished.returncode == 1
-    assert f"Make it again with: parakeet build --force {stage}" in finished.stderr.decode()
+    assert f"Run the same build again with: --force {stage}" in finished.stderr.decode()
     assert b"Traceback" not in finished.stderr
     assert os.readlink(home / "releases" / "latest") == latest
 
@@ -193,10 +229,10 @@ def test_a_home_that_cannot_be_written_to_is_one_message(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "no such file|does not exist|There is no"),
-        (b"", "empty|no document|nothing"),
-        (b"\x00\x01\x02\xff" * 4000, "binary|NUL|UTF-8|not text"),
-        (b"Same.\n\nSame.\n" * 3, "held out|too little"),
+        (None, r"data\.txt: there is no such file|data\.txt does not exist|There is no file"),
+        (b"", "is empty: there is no record"),
+        (b"\x00\x01\x02\xff" * 4000, "records cannot be used"),
+        (b"Same.\n\nSame.\n" * 3, "bytes are held out, too little to measure"),
     ],
 )
 def test_bad_data_is_one_message(tmp_path: Path, content: bytes | None, message: str) -> None:
@@ -208,6 +244,15 @@ def test_bad_data_is_one_message(tmp_path: Path, content: bytes | None, message:
     assert finished.returncode == 1
     assert re.search(message, errors, flags=re.IGNORECASE), errors
     assert "Traceback" not in errors
+
+
+def test_a_file_name_that_is_not_utf_8_is_no_obstacle(tmp_path: Path) -> None:
+    folder = tmp_path / "text"
+    folder.mkdir()
+    text = "\n\n".join(" ".join(f"w{(n * 7919 + i * i) % 9973}" for i in range(900)) for n in range(40))
+    (Path(os.fsdecode(os.fsencode(folder) + b"/bad\xff.txt"))).write_text(text, encoding="utf-8")
+    finished = parakeet(tmp_path / "home", "build", "--data", str(folder), "--select", "documents")
+    assert finished.returncode == 0, finished.stderr.decode(errors="replace")
 
 
 def test_records_without_known_columns_are_named(tmp_path: Path) -> None:

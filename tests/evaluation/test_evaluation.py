@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parakeet.conversation import Turn
-from parakeet.data.documents import Document, DocumentWriter
+from parakeet.data.questions import Question
 from parakeet.data.shards import TokenShards
 from parakeet.errors import ParakeetError
 from parakeet.evaluation.bits_per_byte import choose_documents, measure, unigram_bits
-from parakeet.evaluation.exact_match import Question, accuracy, refuse_leaks, replies_to, wilson_interval
-from parakeet.evaluation.report import NOT_APPLICABLE, evaluate, exact_match_table, replies_table
+from parakeet.evaluation.exact_match import accuracy, replies_to, wilson_interval
+from parakeet.evaluation.report import evaluate
+from parakeet.evaluation.tables import NOT_APPLICABLE, exact_match_table, replies_table
 from parakeet.generation.batch import greedy_replies
 from parakeet.model.config import ModelConfig
 from parakeet.model.transformer import Parakeet, save_model
@@ -103,7 +104,7 @@ def test_batched_greedy_replies_equal_single_ones(prepared: Prepared) -> None:
 
 
 def test_accuracy_is_exact_match_by_task() -> None:
-    questions = [Question("a", "1", "one"), Question("a", "2", "two"), Question("b", "3", "three")]
+    questions = [Question("s", "a", "1", "one"), Question("s", "a", "2", "two"), Question("s", "b", "3", "three")]
     found = accuracy(questions, ["one", "Two", "three"])
     assert [found[task]["accuracy"] for task in ("a", "b")] == [0.5, 1.0]
 
@@ -115,17 +116,6 @@ def test_wilson_intervals_hold_the_share(pair: tuple[int, int]) -> None:
     assert pair[0] / pair[1] - 1e-12 <= high <= 1
 
 
-def test_a_leaked_question_is_refused_by_name(tmp_path: Path) -> None:
-    with DocumentWriter(tmp_path) as writer:
-        writer.write(
-            Document("a", "MIT", (Turn("Human", "So: WHAT is up?"), Turn("Assistant", "Up.")), {"held_out": False})
-        )
-        writer.write(Document("a", "MIT", (Turn("Human", "Held?"), Turn("Assistant", "Yes.")), {"held_out": True}))
-    refuse_leaks([Question("t", "Held?", "Yes.")], tmp_path)
-    with pytest.raises(ParakeetError, match="what is up"):
-        refuse_leaks([Question("t", "What is up?", "Up.")], tmp_path)
-
-
 def test_evaluating_twice_gives_the_same_bytes(prepared: Prepared, tmp_path: Path) -> None:
     folders = {name: tmp_path / name for name in ("checkpoint", "documents", "one", "two")}
     for folder in folders.values():
@@ -135,7 +125,6 @@ def test_evaluating_twice_gives_the_same_bytes(prepared: Prepared, tmp_path: Pat
     inputs = folders | {
         "tokenizer": prepared.tokenizer_folder,
         "token_shards": prepared.shards,
-        "deduplicated_documents": prepared.documents,
     }
     results = [evaluate(prepared.recipe, inputs, folders[name], Progress()) for name in ("one", "two")]
     for file in ("evaluation.json", "report.md", "bits_per_byte.png"):
@@ -156,7 +145,6 @@ def test_a_source_with_little_held_out_text_is_not_measured(prepared: Prepared, 
         "documents": tmp_path / "documents",
         "tokenizer": prepared.tokenizer_folder,
         "token_shards": prepared.shards,
-        "deduplicated_documents": prepared.documents,
     }
     result = evaluate(Recipe.model_validate(values), inputs, tmp_path, Progress())
     held_out = TokenShards(prepared.shards, "held_out")

@@ -133,7 +133,7 @@ def test_loss_is_cross_entropy_over_what_is_not_ignored() -> None:
 def test_saving_and_loading_keeps_every_bit(tmp_path: Path) -> None:
     model = made(CONFIGS[1])
     save_model(model, tmp_path)
-    loaded = load_model(tmp_path)
+    loaded = load_model(tmp_path, "cpu")
     assert all(
         torch.equal(a, b) for a, b in zip(model.state_dict().values(), loaded.state_dict().values(), strict=True)
     )
@@ -155,7 +155,7 @@ def test_wrong_weights_are_refused_by_name(tmp_path: Path, spoil: object, messag
     save_model(made(CONFIGS[1]), tmp_path)
     save_file(spoil(load_file(tmp_path / WEIGHTS_FILE)), tmp_path / WEIGHTS_FILE)  # type: ignore[operator]
     with pytest.raises(ParakeetError, match=message):
-        load_model(tmp_path)
+        load_model(tmp_path, "cpu")
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"layers": 1e9}', '{"layers": "3"}', "not json"])
@@ -163,7 +163,7 @@ def test_a_broken_configuration_is_refused(tmp_path: Path, text: str) -> None:
     save_model(made(CONFIGS[0]), tmp_path)
     (tmp_path / "config.json").write_text(text, encoding="utf-8")
     with pytest.raises(ParakeetError, match=r"config\.json"):
-        load_model(tmp_path)
+        load_model(tmp_path, "cpu")
 
 
 def test_a_torn_weights_file_is_refused(tmp_path: Path) -> None:
@@ -171,4 +171,4 @@ def test_a_torn_weights_file_is_refused(tmp_path: Path) -> None:
     file = tmp_path / WEIGHTS_FILE
     file.write_bytes(file.read_bytes()[:-10])
     with pytest.raises(ParakeetError, match="cannot be read as safetensors"):
-        load_model(tmp_path)
+        load_model(tmp_path, "cpu")

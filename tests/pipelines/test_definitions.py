@@ -5,7 +5,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from assets_defs.home import run_lock
+from assets_defs.home import HOME_TAG, run_lock
 from parakeet.recipe import load_recipe
 from parakeet.stages import STAGES, use_recipe
 from pipelines.definitions import defs
@@ -105,7 +105,12 @@ def test_a_run_whose_process_is_gone_is_ended_and_a_live_one_is_not(tmp_path: Pa
         for run in (lost, alive):
             run_lock(tmp_path, run.run_id).parent.mkdir(parents=True, exist_ok=True)
             run_lock(tmp_path, run.run_id).touch()
+        other_home = instance.create_run_for_job(
+            defs.resolve_job_def("full_build"),
+            status=dg.DagsterRunStatus.STARTED,
+            tags={HOME_TAG: "/elsewhere"},
+        )
         with FileLock(run_lock(tmp_path, alive.run_id)):
             assert fail_lost_runs(instance, tmp_path) == [lost.run_id]
-        statuses = [instance.get_run_by_id(run.run_id).status for run in (lost, alive, young)]  # type: ignore[union-attr]
-    assert statuses == [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTED]
+        statuses = [instance.get_run_by_id(run.run_id).status for run in (lost, alive, young, other_home)]  # type: ignore[union-attr]
+    assert statuses == [dg.DagsterRunStatus.FAILURE, *[dg.DagsterRunStatus.STARTED] * 3]

@@ -1,3 +1,4 @@
+import hashlib
 import json
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from parakeet.release.verify import open_release, released_models, verify_releas
 def release(tmp_path: Path) -> Path:
     folder = tmp_path / "releases" / "0123-0"
     folder.mkdir(parents=True)
-    (folder / "model.safetensors").write_bytes(b"weights")
+    for name in ("model.safetensors", "config.json", "tokenizer.json", "vocabulary.tiktoken"):
+        (folder / name).write_bytes(b"weights")
     (folder / "generation_config.json").write_text(
         '{"name": "r", "temperature": 0.5, "stop_ids": [1]}', encoding="utf-8"
     )
@@ -23,7 +25,7 @@ def release(tmp_path: Path) -> Path:
 
 
 def test_a_whole_release_verifies_and_opens(release: Path) -> None:
-    assert verify_release(release) == 2
+    assert verify_release(release) == 5
     opened = open_release(release)
     assert (opened.name, opened.generation.temperature) == ("r", 0.5)
 
@@ -41,10 +43,18 @@ def test_every_fault_is_named(release: Path, tmp_path: Path) -> None:
 
 def test_sums_cannot_point_out_of_the_release(release: Path) -> None:
     sums = release / "SHA256SUMS"
-    sums.write_text(sums.read_text(encoding="utf-8").replace("model.safetensors", "../../secret"), encoding="utf-8")
+    secret = f"{hashlib.sha256(b'weights').hexdigest()}  ../../secret\n"
+    sums.write_text(sums.read_text(encoding="utf-8") + secret, encoding="utf-8")
     (release.parents[1] / "secret").write_bytes(b"weights")
     with pytest.raises(ParakeetError, match="is missing"):
         verify_release(release)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"0000  model.safetensors\n"])
+def test_sums_that_leave_files_out_are_refused(release: Path, content: bytes) -> None:
+    (release / "SHA256SUMS").write_bytes(content)
+    with pytest.raises(ParakeetError, match="does not list"):
+        open_release(release)
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"temperature": 1}', '{"name": "r", "temperature": "hot"}'])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,8 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-from parakeet.training.job import FAILURE_FILE, INTERRUPTED, METRICS_FILE, TrainingJob
+from parakeet.errors import INTERRUPTED
+from parakeet.training.job import FAILURE_FILE, METRICS_FILE, TrainingJob
 
 from ..conftest import Prepared
 
@@ -44,10 +46,12 @@ def make_job(prepared: Prepared, tmp_path: Path) -> MakeJob:
     return make
 
 
-def start(job: Path) -> subprocess.Popen[bytes]:
+def start(job: Path, *prefix: str, parent: int | None = None) -> subprocess.Popen[bytes]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DAGSTER_PIPES")}
     return subprocess.Popen(
-        [sys.executable, "-m", "parakeet.training", str(job)], env=environment, stderr=subprocess.PIPE
+        [*prefix, sys.executable, "-m", "parakeet.training", str(job), *([str(parent)] if parent else [])],
+        env=environment,
+        stderr=subprocess.PIPE,
     )
 
 
@@ -151,15 +155,6 @@ def test_micro_batches_only_change_the_rounding(make_job: MakeJob) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_with_the_step(make_job: MakeJob) -> None:
-    job = make_job("diverging", learning_rate=1.0, gradient_clip=1e30, warmup_steps=0, weight_decay=1e6)
-    process = start(job)
-    process.communicate(timeout=120)
-    assert process.returncode == 1
-    assert "Lower training.learning_rate" in (job.parent / FAILURE_FILE).read_text(encoding="utf-8")
-    assert not (TrainingJob.load(job).output / "model.safetensors").exists()
-
-
 def test_a_missing_or_broken_job_is_one_line(tmp_path: Path) -> None:
     for content in (None, "{}"):
         path = tmp_path / "job.json"
@@ -170,3 +165,51 @@ def test_a_missing_or_broken_job_is_one_line(tmp_path: Path) -> None:
         assert process.returncode == 1
         assert b"is not a training job" in errors
         assert b"Traceback" not in errors
+
+
+def test_a_shorter_run_in_the_same_folder_keeps_its_own_checkpoints(make_job: MakeJob) -> None:
+    """The longer run's are newer by their step, and must not push out the one just written."""
+    finish(make_job("lowered", tokens=256 * 30))
+    shorter = make_job("lowered", tokens=256 * 12)
+    process = start(shorter)
+    deadline = time.monotonic() + 100
+    while not (shorter.parent / "step-00000003").exists() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    process.wait(timeout=60)
+    again = start(shorter)
+    _, errors = again.communicate(timeout=120)
+    assert again.returncode == 0
+    assert b"Going on from step" in errors
+    finish(make_job("lowered", tokens=256 * 30))
+
+
+def test_a_trainer_whose_parent_is_gone_saves_and_stops(make_job: MakeJob) -> None:
+    job = make_job("orphan")
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    process = start(job, parent=gone.pid)
+    assert process.wait(timeout=60) == INTERRUPTED
+    alive = start(job, parent=os.getpid())
+    assert alive.wait(timeout=120) == 0
+
+
+def test_a_disk_that_fills_while_saving_is_one_message_and_the_run_can_go_on(make_job: MakeJob) -> None:
+    job = make_job("full")
+    process = start(job, "bash", "-c", 'trap "" XFSZ; ulimit -f 20; exec "$@"', "limited")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert b"Traceback" not in errors
+    assert "saving the checkpoint of step 3" in (job.parent / FAILURE_FILE).read_text(encoding="utf-8")
+    assert not list(job.parent.glob(".partial-*"))
+    finish(job)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_documents(make_job: MakeJob) -> None:
+    job = make_job("named", learning_rate=1.0, gradient_clip=1e30, warmup_steps=0, weight_decay=1e6)
+    start(job).communicate(timeout=120)
+    failure = (job.parent / FAILURE_FILE).read_text(encoding="utf-8")
+    assert len(re.findall(r"\b[0-9a-f]{32}\b", failure)) == 5
+    assert "Lower training.learning_rate" in failure
+    assert not (TrainingJob.load(job).output / "model.safetensors").exists()

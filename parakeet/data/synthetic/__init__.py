@@ -4,7 +4,8 @@ It lets a model be trained and judged with no download. Everything follows from 
 `random.Random.random` and BLAKE2b, so it is the same in every process and under every version of Python.
 """
 
-from parakeet.data.synthetic.dialogue import Dialogue, Question, Turn
+from parakeet.conversation import Turn
+from parakeet.data.synthetic.dialogue import Dialogue, Question
 from parakeet.data.synthetic.generator import MAXIMUM_DIALOGUES, TASKS, dialogues, held_out_questions
 
 __all__ = ["MAXIMUM_DIALOGUES", "TASKS", "Dialogue", "Question", "Turn", "dialogues", "held_out_questions"]

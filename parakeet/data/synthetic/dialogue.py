@@ -1,14 +1,8 @@
-"""The three shapes of the synthetic source: a turn, a dialogue, a question with its one right answer."""
+"""The two shapes of the synthetic source: a dialogue, and a question with its one right answer."""
 
 from dataclasses import dataclass
 
-
-@dataclass(frozen=True)
-class Turn:
-    """One utterance. `role` is "System", "Human" or "Assistant"."""
-
-    role: str
-    content: str
+from parakeet.conversation import Turn
 
 
 @dataclass(frozen=True)

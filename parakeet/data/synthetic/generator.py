@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from random import Random
 
-from parakeet.data.synthetic.dialogue import Dialogue, Question, Turn, exchange
+from parakeet.conversation import Turn
+from parakeet.data.synthetic.dialogue import Dialogue, Question, exchange
 from parakeet.data.synthetic.phrasing import FRAMES, framed, pick, pick_frame, pick_weighted
 from parakeet.data.synthetic.stories import story
 from parakeet.data.synthetic.talk import SYSTEM_PROMPTS, conversation, greeting, identity, refusal

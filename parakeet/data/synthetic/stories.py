@@ -2,7 +2,8 @@
 
 from random import Random
 
-from parakeet.data.synthetic.dialogue import Turn, exchange
+from parakeet.conversation import Turn
+from parakeet.data.synthetic.dialogue import exchange
 from parakeet.data.synthetic.facts import ANIMALS, NAMES, OBJECTS
 from parakeet.data.synthetic.phrasing import framed, pick, pick_frame, sentence_case, with_article
 

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from random import Random
 
-from parakeet.data.synthetic.dialogue import Turn, exchange
+from parakeet.conversation import Turn
+from parakeet.data.synthetic.dialogue import exchange
 from parakeet.data.synthetic.facts import CAPITALS, NAMES
 from parakeet.data.synthetic.phrasing import framed, pick, pick_frame
 from parakeet.data.synthetic.tasks import Fact, Split
