@@ -55,7 +55,7 @@ def build(recipe_name: str, data: Sequence[str], select: Sequence[str], force: S
     """Build a model from text, making only what is not made yet."""
     from parakeet.home import home
     from parakeet.progress import Progress
-    from parakeet.recipe import load_recipe
+    from parakeet.recipe_file import load_recipe
 
     recipe = load_recipe(recipe_name)
     if data:
@@ -76,7 +76,7 @@ def plan(recipe_name: str) -> None:
     Parameters by part, tokens, steps, FLOPs, disk space.
     """
     from parakeet.plan import render_plan
-    from parakeet.recipe import load_recipe
+    from parakeet.recipe_file import load_recipe
 
     _say(render_plan(load_recipe(recipe_name)))
 
@@ -86,7 +86,7 @@ def plan(recipe_name: str) -> None:
 def use(recipe_name: str) -> None:
     """Make RECIPE the one that Dagster builds."""
     from parakeet.home import home
-    from parakeet.recipe import load_recipe
+    from parakeet.recipe_file import load_recipe
     from parakeet.stages import use_recipe
 
     recipe = load_recipe(recipe_name)

@@ -15,7 +15,8 @@ from parakeet.artifact import Artifact, Store, Work, replace_file
 from parakeet.errors import ParakeetError
 from parakeet.hashes import HashCache
 from parakeet.progress import Progress
-from parakeet.recipe import FileSource, Recipe, load_recipe
+from parakeet.recipe import FileSource, Recipe
+from parakeet.recipe_file import load_recipe
 from parakeet.training.job import CURVE_FILE, METRICS_FILE, SUMMARY_FILE
 from parakeet.training.stage import CHANGEABLE, Launch, expected_bytes, make_checkpoint
 

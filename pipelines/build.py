@@ -7,7 +7,6 @@ from pathlib import Path
 import dagster as dg
 from dagster._core.events import DagsterEvent
 
-from assets_defs.home import ParakeetHome
 from parakeet.errors import INTERRUPTED
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
@@ -23,7 +22,7 @@ def run_build(root: Path, recipe: Recipe, select: Sequence[str], force: Sequence
     """
     use_recipe(root, recipe)
     # Read at import: the versions of the assets follow from the active recipe.
-    from pipelines.definitions import RESOURCES, defs
+    from pipelines.definitions import defs
 
     chosen = dg.AssetSelection.assets(*select).upstream() if select else dg.AssetSelection.all()
     selection = chosen | dg.AssetSelection.assets(*force)
@@ -39,10 +38,10 @@ def run_build(root: Path, recipe: Recipe, select: Sequence[str], force: Sequence
             asset_selection=sorted(keys),
             run_config={
                 "ops": {name: {"config": {"force": True}} for name in force},
+                "resources": {"parakeet_home": {"config": {"recipe_yaml": recipe.to_yaml()}}},
                 "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
             },
             raise_on_error=False,
-            resources={**RESOURCES, "parakeet_home": ParakeetHome(recipe_yaml=recipe.to_yaml())},
             tags={"parakeet/recipe": recipe.name, "parakeet/started_by": "parakeet build"},
         )
     return _conclude(result.all_events, result.success, progress)

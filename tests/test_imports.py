@@ -44,10 +44,12 @@ FLOORS = (
     ("benchmarks", "clean", "plan", "stages"),
     ("chat", "evaluation", "release", "training"),
     ("generation", "data", "model"),
-    ("template", "tokenizer", "sanitise", "artifact", "recipe", "hashes", "home", "locking", "progress", "conversation",
-     "errors"),
-)  # fmt: skip
-FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+    ("template", "tokenizer", "sanitise", "artifact", "recipe", "recipe_file"),
+)
+FOUNDATIONS = ("hashes", "home", "locking", "progress", "conversation", "errors")
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms} | dict.fromkeys(
+    FOUNDATIONS, len(FLOORS) - 1
+)
 
 
 def rooms_imported(path: Path) -> set[str]:

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parakeet.errors import ParakeetError
-from parakeet.recipe import Recipe, Section, load_recipe, shipped_recipes
+from parakeet.recipe import Recipe, Section
+from parakeet.recipe_file import load_recipe, shipped_recipes
 
 
 def write(path: Path, text: str) -> str:

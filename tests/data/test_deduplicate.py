@@ -254,7 +254,7 @@ from pathlib import Path
 from parakeet.data.clean import clean_documents
 from parakeet.data.deduplicate import deduplicate_documents
 from parakeet.progress import Progress
-from parakeet.recipe import load_recipe
+from parakeet.recipe_file import load_recipe
 
 if __name__ == "__main__":
     assert "datatrove" not in sys.modules

@@ -76,7 +76,7 @@ def test_the_same_command_again_does_nothing(built: tuple[Path, Path, bytes]) ->
 
 def test_one_training_setting_changes_only_training_and_what_follows(copy: tuple[Path, Path]) -> None:
     home, recipe = copy
-    changed = write_recipe(recipe.parent, learning_rate=1e-3)
+    changed = write_recipe(recipe.parent, learning_rate=7e-4)
     finished = parakeet(home, "build", "--recipe", str(changed))
     assert finished.returncode == 0, finished.stderr.decode()
     assert made(finished.stderr) == ["checkpoint", "evaluation", "release"]

@@ -1,5 +1,6 @@
 """Every command of the README, run as it stands there; long ones are cut short in a way that is said here."""
 
+import json
 import re
 import shlex
 import shutil
@@ -18,7 +19,12 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BY_CI = {"make demo", "make test"}
 ELSEWHERE = {".venv/bin/dagster dev"}  # test_dagster_dev.py
 # The demo's full training takes minutes: these builds stop before it, and bench measures whole builds.
-CUT_SHORT = {"build --data": "--select packing_plan", "build --force": "--select packing_plan", "bench": "--help"}
+CUT_SHORT = {
+    "build --data": "--select packing_plan",
+    "build --recipe": "--select packing_plan",
+    "build --force": "--select packing_plan",
+    "bench": "--help",
+}
 
 
 def commands() -> list[str]:
@@ -40,6 +46,8 @@ def workplace(built: tuple[Path, Path, bytes], tmp_path_factory: pytest.TempPath
     (folder / "my-folder" / "notes.md").write_text(words, encoding="utf-8")
     lines = (f'{{"prompt": "What is note {n}?", "completion": "It says {n * n}."}}\n' for n in range(4000))
     (folder / "my-notes.jsonl").write_text("".join(lines), encoding="utf-8")
+    recipe = {"extends": "demo", "name": "mine", "sources": [{"name": "notes", "path": "my-folder/*.md"}]}
+    (folder / "my-recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
     return folder
 
 
@@ -63,7 +71,7 @@ def test_a_command_of_the_readme_works(workplace: Path, command: str) -> None:
 
 
 def test_the_recipe_of_the_readme_loads(tmp_path: Path) -> None:
-    from parakeet.recipe import load_recipe
+    from parakeet.recipe_file import load_recipe
 
     (text,) = re.findall(r"^```yaml\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
     (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")

@@ -6,7 +6,7 @@ import dagster as dg
 import pytest
 
 from assets_defs.home import HOME_TAG, run_lock
-from parakeet.recipe import load_recipe
+from parakeet.recipe_file import load_recipe
 from parakeet.stages import STAGES, use_recipe
 from pipelines.definitions import defs
 from pipelines.lost_runs import fail_lost_runs

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from parakeet.errors import ParakeetError
-from parakeet.recipe import load_recipe
+from parakeet.recipe_file import load_recipe
 from parakeet.release.card import render_card
 from parakeet.release.verify import open_release, released_models, verify_release, write_sums
 

@@ -1,0 +1,160 @@
+"""Recipes as files: `parakeet/recipes/*.yaml` are the shipped ones.
+
+A recipe file may begin with `extends: NAME-OR-PATH` and then holds only what differs. Lists are
+replaced whole, sections are merged key by key.
+"""
+
+import difflib
+import os
+import types
+import typing
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from parakeet.errors import ParakeetError
+from parakeet.recipe import FileSource, Recipe, SyntheticSource
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Names and files of the recipes that come with Parakeet."""
+    folder = Path(str(resources.files("parakeet.recipes")))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def recipe_file(name_or_path: str) -> Path:
+    """The file of a shipped recipe's name, or of a path."""
+    shipped = shipped_recipes()
+    if name_or_path in shipped:
+        return shipped[name_or_path]
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    close = difflib.get_close_matches(name_or_path, shipped, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    raise ParakeetError(f"There is no recipe {name_or_path!r}: {hint}Give a file, or one of: {', '.join(shipped)}.")
+
+
+def load_recipe(name_or_path: str) -> Recipe:
+    """Read, merge with what it extends, and check.
+
+    Raises ParakeetError naming the file, the row and the nearest known key of what is wrong.
+    """
+    path = recipe_file(name_or_path)
+    values = _merged(path, seen=())
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise ParakeetError(_explain(error, path)) from None
+
+
+def _merged(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    path = path.resolve()
+    if path in seen:
+        raise ParakeetError(f"{path}: recipe extends itself through {' -> '.join(str(p) for p in seen)}.")
+    values = _read(path)
+    parent = values.pop("extends", None)
+    sources = values.get("sources")
+    for source in sources if isinstance(sources, list) else []:
+        if isinstance(source, dict) and isinstance(source.get("path"), str):
+            # os.path's leaves the home of an unknown user as it stands; Path's raises.
+            source["path"] = str(path.parent / os.path.expanduser(source["path"]))
+    if parent is None:
+        return values
+    if not isinstance(parent, str):
+        raise ParakeetError(f"{path}: extends must be the name or the path of one recipe.")
+    beside = path.parent / parent
+    base = _merged(beside if beside.is_file() else recipe_file(parent), (*seen, path))
+    for key, value in values.items():
+        if isinstance(value, dict) and isinstance(base.get(key), dict):
+            base[key] = {**base[key], **value}
+        else:
+            base[key] = value
+    return base
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = yaml.safe_load(text)
+    except UnicodeDecodeError as error:
+        raise ParakeetError(f"{path}: not a text file (byte {error.start} is not UTF-8).") from None
+    except (OSError, yaml.YAMLError) as error:
+        raise ParakeetError(f"{path}: cannot be read as a recipe: {error}") from None
+    if not isinstance(values, dict):
+        raise ParakeetError(f"{path}: a recipe is a YAML mapping of sections; this file is not one.")
+    _refuse_repeated_keys(node, path)
+    return values
+
+
+def _refuse_repeated_keys(node: yaml.Node | None, path: Path) -> None:
+    """PyYAML keeps the last of two equal keys in silence."""
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if key.value in seen:
+                row = key.start_mark.line + 1
+                raise ParakeetError(f"{path}, line {row}: {key.value} stands twice; keep one of them.")
+            seen.add(key.value)
+            _refuse_repeated_keys(value, path)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _refuse_repeated_keys(item, path)
+
+
+def _explain(error: ValidationError, path: Path) -> str:
+    text = path.read_text(encoding="utf-8")
+    lines = []
+    for problem in error.errors():
+        location = tuple(part for part in problem["loc"] if part not in ("files", "synthetic"))
+        row = _row(text, location)
+        where = f"{path}, line {row}" if row else str(path)
+        key = ".".join(str(part) for part in location)
+        if problem["type"] == "extra_forbidden":
+            known = _known_keys(problem["loc"])
+            close = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
+            hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}."
+            lines.append(f"{where}: unknown key {key}: {hint}")
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            given = f" (given: {problem['input']!r})" if isinstance(problem["input"], str | int | float) else ""
+            lines.append(f"{where}: {key + ': ' if key else ''}{message}{given}")
+    return "\n".join(lines)
+
+
+def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+    section: Any = Recipe
+    for part in location[:-1]:
+        if part == "files":
+            section = FileSource
+        elif part == "synthetic":
+            section = SyntheticSource
+        elif isinstance(part, str) and part in section.model_fields:
+            section = _model_of(section.model_fields[part].annotation) or section
+    return list(section.model_fields)
+
+
+def _model_of(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+        return annotation if issubclass(annotation, BaseModel) else None
+    return next((m for m in map(_model_of, typing.get_args(annotation)) if m is not None), None)
+
+
+def _row(text: str, location: tuple[int | str, ...]) -> int | None:
+    """1-based line of a key in a YAML text, or None where the key comes from an extended recipe."""
+    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    row = None
+    for part in location:
+        if isinstance(node, yaml.MappingNode):
+            pair = next(((k, v) for k, v in node.value if k.value == part), None)
+            if pair is None:
+                return row
+            row, node = pair[0].start_mark.line + 1, pair[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            row = node.start_mark.line + 1
+    return row
