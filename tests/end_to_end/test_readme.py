@@ -41,7 +41,7 @@ def workplace(built: tuple[Path, Path, bytes], tmp_path_factory: pytest.TempPath
     (folder / ".venv" / "bin" / "parakeet").symlink_to(Path(sys.executable).with_name("parakeet"))
     (folder / "my-folder").mkdir()
     words = "\n\n".join(
-        f"Note {n}: " + " ".join(f"w{(n * 7919 + i * i) % 9973}" for i in range(900)) for n in range(60)
+        f"Note {n}: " + " ".join(f"w{(n * 7919 + i * i) % 9973}" for i in range(900)) for n in range(400)
     )
     (folder / "my-folder" / "notes.md").write_text(words, encoding="utf-8")
     lines = (f'{{"prompt": "What is note {n}?", "completion": "It says {n * n}."}}\n' for n in range(4000))
