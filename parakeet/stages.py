@@ -87,7 +87,7 @@ STAGES: tuple[Stage, ...] = (
         summary="Every record of the recipe's sources in one shape: turns with a role, a source and a licence.",
         make="parakeet.data.collect:collect_documents",
         settings=_documents,
-        headline=lambda c: f"{c['documents']:,} documents from {len(c['sources'])} sources",
+        headline=lambda c: f"{c['documents']:,} documents of {', '.join(c['sources'])}",
     ),
     Stage(
         "clean_documents",

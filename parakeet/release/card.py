@@ -19,7 +19,8 @@ def render_card(
         "library_name": "parakeet",
         "pipeline_tag": "text-generation",
         "tags": ["parakeet", "alibi", "tiny"],
-        "license": "gpl-3.0",
+        # Weights learnt from other people's text are not ours alone to license.
+        "license": "gpl-3.0" if licences == ["GPL-3.0-or-later"] else "other",
         "datasets": [source.name for source in recipe.sources],
     }
     model = recipe.model

@@ -17,7 +17,8 @@ def draw_loss_curve(metrics: list[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(6.4, 3.2), dpi=100, layout="constrained")
     axes = figure.add_subplot()
     axes.plot(tokens, loss, color="#8fbf8f", linewidth=0.6, alpha=0.7)
-    axes.plot(tokens[window - 1 :], smooth, color="#1b7837", linewidth=1.8)
+    middle = (window - 1) // 2
+    axes.plot(tokens[middle : middle + len(smooth)], smooth, color="#1b7837", linewidth=1.8)
     axes.set_xlabel("tokens trained on, millions")
     axes.set_ylabel("loss, nats a token")
     axes.set_ylim(bottom=0)
