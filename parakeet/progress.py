@@ -51,8 +51,14 @@ class Task:
         """`1,200 of 4,000 documents, 300 documents/s, ETA 0:09`."""
         words = f"{self.done:,.0f}" + (f" of {self.total:,.0f}" if self.total else "") + f" {self.unit}"
         words += f", {self.rate:,.0f} {self.unit}/s" if self.rate >= 10 else f", {self.rate:.2g} {self.unit}/s"
-        if self.total and self.rate > 0:
-            words += f", ETA {clock((self.total - self.done) / self.rate)}"
+        return words + self._outlook()
+
+    def describe_briefly(self) -> str:
+        """`1.2k documents, 300/s, ETA 0:09`: what fits beside a bar in 80 columns."""
+        return f"{brief(self.done)} {self.unit}, {brief(self.rate)}/s" + self._outlook()
+
+    def _outlook(self) -> str:
+        words = f", ETA {clock((self.total - self.done) / self.rate)}" if self.total and self.rate > 0 else ""
         return words + (f", {self.note}" if self.note else "")
 
 
@@ -93,7 +99,7 @@ class Progress:
         columns = (
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=28),
+            BarColumn(bar_width=10),
             _Words(),
         )
         with Bars(*columns, console=console, transient=True) as bars:
@@ -106,10 +112,18 @@ class Progress:
 
     def refresh(self, task: Task) -> None:
         if self._bars is not None and self._bar is not None:
-            self._bars.update(self._bar, completed=task.done, words=sanitise(task.describe()))
+            self._bars.update(self._bar, completed=task.done, words=sanitise(task.describe_briefly()))
         elif not self.live and time.monotonic() - self._said > SECONDS_BETWEEN_LINES:
             self._said = time.monotonic()
             self.say(f"{task.name}: {task.describe()}")
+
+
+def brief(number: float) -> str:
+    """Three digits and a unit: `7`, `850`, `12.3k`, `1.25M`, `3.2G`."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:.3g}"
 
 
 def clock(seconds: float) -> str:

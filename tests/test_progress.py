@@ -1,6 +1,6 @@
 import io
 
-from parakeet.progress import Progress, clock
+from parakeet.progress import Progress, brief, clock
 
 
 def test_off_a_terminal_there_are_plain_lines_with_rate_and_eta() -> None:
@@ -15,6 +15,17 @@ def test_off_a_terminal_there_are_plain_lines_with_rate_and_eta() -> None:
     assert words.endswith(", loss 1.5")
     progress.say("done \x1b[31mred\x1b[0m")
     assert stream.getvalue() == "done red\n"
+
+
+def test_brief() -> None:
+    assert [brief(number) for number in (0, 7, 850, 12_345, 1_250_304, 3.2e9)] == [
+        "0",
+        "7",
+        "850",
+        "12.3k",
+        "1.25M",
+        "3.2G",
+    ]
 
 
 def test_clock() -> None:
