@@ -64,7 +64,8 @@ class ParakeetHome(dg.ConfigurableResource):
             return
         with FileLock(path):
             yield self
-        path.unlink(missing_ok=True)
+            # While the lock is held: a file that is there and free would call this run lost.
+            path.unlink(missing_ok=True)
 
 
 def run_lock(root: Path, run_id: str) -> Path:

@@ -1,5 +1,8 @@
 """The command line as a user meets it, apart from whole builds (tests/end_to_end)."""
 
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -66,3 +69,9 @@ def test_help_names_every_command(tmp_path: Path) -> None:
     assert status == 0
     for command in ("bench", "build", "chat", "clean", "models", "plan", "use", "verify"):
         assert f"  {command}" in output
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    command = f"{shlex.quote(sys.executable)} -m parakeet.cli plan --recipe parakeet-378m | true"
+    finished = subprocess.run(["bash", "-c", command], capture_output=True, timeout=60)
+    assert finished.stderr == b""

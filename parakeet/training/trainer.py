@@ -69,7 +69,6 @@ class Trainer:
         self.step = 0
         self.tokens = 0
         self._restore()
-        self.first_step = self.step
 
     def run(self, stop: Callable[[], bool], saved: Callable[[int], None]) -> bool:
         """Train to the schedule's end, or until `stop()` is true between two steps; False if it was stopped.
