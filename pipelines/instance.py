@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 import yaml
 from dagster._core.instance.ref import InstanceRef
+from filelock import FileLock
 
 from parakeet.artifact import replace_file
 from parakeet.home import checkout
@@ -33,8 +34,9 @@ def open_instance(root: Path) -> Iterator[dg.DagsterInstance]:
     Where PARAKEET_HOME (or an installation without a checkout) puts the artefacts elsewhere, their history
     lies beside them: `DAGSTER_HOME=$PARAKEET_HOME/.dagster dagster dev` shows it.
     """
-    if os.environ.get("DAGSTER_HOME"):
-        with dg.DagsterInstance.get() as instance:
+    named = os.environ.get("DAGSTER_HOME")
+    if named:
+        with _opened_alone(Path(named), dg.DagsterInstance.get) as instance:
             yield instance
         return
     source = checkout()
@@ -43,15 +45,24 @@ def open_instance(root: Path) -> Iterator[dg.DagsterInstance]:
         with tempfile.TemporaryDirectory() as scratch:
             settings = _settings(source, source / ".dagster") | ON_THE_TERMINAL
             reference = InstanceRef.from_dir(scratch, overrides=settings)
-            with dg.DagsterInstance.from_ref(reference) as instance:
+            with _opened_alone(source / ".dagster", lambda: dg.DagsterInstance.from_ref(reference)) as instance:
                 yield instance
         return
     folder = root / ".dagster"
     folder.mkdir(parents=True, exist_ok=True)
     settings = _settings(source, folder) if source is not None else WITHOUT_CHECKOUT
     replace_file(folder / "dagster.yaml", yaml.safe_dump(settings, sort_keys=False))
-    with dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(folder), overrides=ON_THE_TERMINAL)) as instance:
+    reference = InstanceRef.from_dir(str(folder), overrides=ON_THE_TERMINAL)
+    with _opened_alone(folder, lambda: dg.DagsterInstance.from_ref(reference)) as instance:
         yield instance
+
+
+def _opened_alone(folder: Path, opener: Callable[[], dg.DagsterInstance]) -> dg.DagsterInstance:
+    """One process at a time: Dagster 1.13 creates the tables of a new history without a lock, and the second of two
+    first builds fails with "table already exists"."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "opening.lock"):
+        return opener()
 
 
 def _settings(source: Path, folder: Path) -> dict[str, Any]:
