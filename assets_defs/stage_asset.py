@@ -34,7 +34,7 @@ def stage_asset(name: str, kinds: set[str], pool: str | None = None) -> Callable
 
         @dg.asset(
             name=name,
-            deps=list(stage.inputs),
+            deps=[*stage.inputs, *stage.after],
             group_name=stage.group,
             description=f"{stage.summary}\n\n{metadata.__doc__ or ''}".strip(),
             owners=[OWNER],

@@ -5,19 +5,12 @@ import sys
 
 from parakeet.chat.session import Session
 from parakeet.errors import ParakeetError
+from parakeet.evaluation.exact_match import GREEDY
 from parakeet.evaluation.tables import EVALUATION_FILE, NOT_APPLICABLE
-from parakeet.generation.engine import Engine
-from parakeet.generation.sampling import SamplingSettings
+from parakeet.generation.engine import load_engine
 from parakeet.home import home, latest_release
-from parakeet.model.transformer import best_device, load_model
 from parakeet.release.verify import open_release
 from parakeet.sanitise import sanitise
-from parakeet.tokenizer import Tokenizer
-
-GREEDY = SamplingSettings(
-    temperature=0.0, top_p=1.0, min_p=0.0, frequency_penalty=0.0, presence_penalty=0.0, max_tokens=96, seed=0
-)
-
 
 def main() -> int:
     """Ask who it is and one held-out question of each task, then print what the evaluation measured."""
@@ -28,7 +21,7 @@ def main() -> int:
         return 1
     evaluation = json.loads((release.directory / EVALUATION_FILE).read_text(encoding="utf-8"))
     tasks = {} if evaluation["exact_match"] == NOT_APPLICABLE else evaluation["exact_match"]
-    engine = Engine(load_model(release.directory, best_device()), Tokenizer.load(release.directory))
+    engine = load_engine(release.directory)
     print(f"\n{release.name}, {engine.parameter_count:,} parameters, in {release.directory}\n")
     for message in ["Who are you?", *(figures["example"]["prompt"] for figures in tasks.values())]:
         reply = "".join(step.text for step in Session(engine, GREEDY).reply(message))

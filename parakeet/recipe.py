@@ -197,16 +197,38 @@ class Evaluation(Section):
 class Generation(Section):
     temperature: float = Field(default=0.3, ge=0.0, le=10.0)
     """0 is greedy."""
+    top_k: int = Field(default=0, ge=0)
+    """Only so many of the likeliest tokens can be drawn; 0 keeps all."""
     top_p: float = Field(default=0.95, gt=0.0, le=1.0)
     """Smallest set of tokens with this much probability."""
     min_p: float = Field(default=0.01, ge=0.0, le=1.0)
     """Tokens below this share of the likeliest one's probability are dropped."""
+    repetition_penalty: float = Field(default=1.0, gt=0.0, le=10.0)
+    """Divides the positive logit of a token that was already generated, multiplies a negative one; 1 is off."""
     frequency_penalty: float = Field(default=0.07, ge=-2.0, le=2.0)
     """Subtracted from a logit for each time its token was already generated."""
     presence_penalty: float = Field(default=0.02, ge=-2.0, le=2.0)
     """Subtracted once from the logit of a token that was already generated."""
     max_tokens: int = Field(default=4000, ge=1)
     """Longest reply, in tokens."""
+
+
+class OriginalCheckpoint(Section):
+    """The checkpoint that the author of the original model published, and where else it may be had."""
+
+    file_name: str = Field(
+        default="parakeet8k-c8192-d1152-fexp4_v100288_h18_l18-alibi+gqa2.pth",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,199}\.pth$",
+    )
+    """Its name in `assets/models/`; heads and context are read from it."""
+    drive_id: str | None = Field(default="14GG7AhKQviMcYDgQcnp9P9YAXNYzV6gf", pattern=r"^[A-Za-z0-9_-]{10,100}$")
+    """Google Drive id, tried last; null does without."""
+    mirrors: list[str] = []
+    """HTTP(S) addresses or local paths, tried in this order before Google Drive."""
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    """Hash that the file must have, where it is known."""
+    n_bytes: int | None = Field(default=None, ge=1)
+    """Size that the file must have, where it is known, in bytes."""
 
 
 class Recipe(Section):
@@ -234,6 +256,8 @@ class Recipe(Section):
     """What is measured."""
     generation: Generation = Generation()
     """Defaults of the released model's chat."""
+    original: OriginalCheckpoint = OriginalCheckpoint()
+    """The published checkpoint; only `--select original_model` looks at it."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Recipe":

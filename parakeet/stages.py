@@ -23,6 +23,9 @@ from parakeet.training.stage import CHANGEABLE, Launch, expected_bytes, make_che
 ACTIVE_RECIPE_FILE = "recipe.yaml"
 DEFAULT_RECIPE = "demo"
 RUNS_FOLDER = "training_runs"
+MODELS_FOLDER = "models"
+"""Files that a user or the download put there: input, never made or removed by a stage."""
+ORIGINAL_CHECKPOINT = "original_checkpoint"
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Stage:
 
     A higher `version` says that the code now makes something else of the same inputs. `headline` says in a few
     words what the counts of its manifest hold. `growth` times the bytes of the inputs is the disk space that
-    the stage asks for before it begins.
+    the stage asks for before it begins. `after` names assets that are files of the user's, not artefacts.
     """
 
     name: str
@@ -41,6 +44,7 @@ class Stage:
     settings: Callable[[Recipe], dict[str, Any]]
     headline: Callable[[dict[str, Any]], str]
     inputs: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
     version: int = 1
     folder: str = ""
     records: tuple[str, ...] = ()
@@ -169,6 +173,16 @@ STAGES: tuple[Stage, ...] = (
         inputs=("checkpoint", "tokenizer", "evaluation"),
         folder="releases",
     ),
+    Stage(
+        "original_model",
+        group="original",
+        summary="The published checkpoint as a release: the same weights, bit for bit, without a pickle.",
+        make="parakeet.release.importing:make_original_model",
+        settings=lambda recipe: {"file_name": recipe.original.file_name},
+        headline=lambda c: f"{c['parameters']:,} parameters, {c['bytes'] / 1e6:,.1f} MB",
+        after=(ORIGINAL_CHECKPOINT,),
+        growth=1.05,
+    ),
 )
 
 
@@ -185,7 +199,7 @@ class Build:
         """What has to be made for a stage; ParakeetError if one of its inputs has not been made."""
         stage = stage_named(name)
         inputs = {upstream: self.artifact(upstream) for upstream in stage.inputs_for(self.recipe)}
-        files = self._source_files() if name == "documents" else {}
+        files = self._files(name)
         return Work(
             stage=stage.name,
             version=stage.version,
@@ -201,6 +215,8 @@ class Build:
         """The stage's artefact for this recipe, if it and everything before it have been made."""
         if name not in self._found:
             if any(self.find(upstream) is None for upstream in stage_named(name).inputs_for(self.recipe)):
+                return None
+            if name == "original_model" and not self.original_checkpoint.is_file():
                 return None
             artifact = self.store.find(self.work(name))
             if artifact is None:
@@ -230,10 +246,26 @@ class Build:
             return partial(make_checkpoint, self.recipe, work.inputs, launch=launch, runs=runs, fresh=force)
         module, function = stage_named(name).make.split(":")
         if name == "release":
-            lineage = {artifact.stage: artifact.manifest for artifact in map(self.artifact, STAGE_NAMES[:-1])}
+            before = STAGE_NAMES[: STAGE_NAMES.index(name)]
+            lineage = {artifact.stage: artifact.manifest for artifact in map(self.artifact, before)}
             return partial(getattr(import_module(module), function), self.recipe, work.inputs, lineage)
         folders = {upstream: artifact.path for upstream, artifact in work.inputs.items()}
+        if name == "original_model":
+            folders[ORIGINAL_CHECKPOINT] = self.original_checkpoint
         return partial(getattr(import_module(module), function), self.recipe, folders)
+
+    @property
+    def original_checkpoint(self) -> Path:
+        return self.store.root / MODELS_FOLDER / self.recipe.original.file_name
+
+    def _files(self, name: str) -> dict[str, tuple[Path, str]]:
+        """Path and sha256 of the files outside the store that a stage reads, by label."""
+        if name == "original_model":
+            path = self.original_checkpoint
+            if not path.is_file():
+                raise ParakeetError(f"{path} is missing. Run the same build with: --select {ORIGINAL_CHECKPOINT}")
+            return {path.name: (path, self._hashes.sha256([path])[path])}
+        return self._source_files() if name == "documents" else {}
 
     def _source_files(self) -> dict[str, tuple[Path, str]]:
         from parakeet.data.sources import source_files
@@ -254,6 +286,7 @@ class Build:
 
 
 STAGE_NAMES = tuple(stage.name for stage in STAGES)
+ASSET_NAMES = (*STAGE_NAMES, ORIGINAL_CHECKPOINT)
 
 
 def stage_named(name: str) -> Stage:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import dagster as dg
+from dagster._core.definitions.assets.job.asset_job import IMPLICIT_ASSET_JOB_NAME
 from dagster._core.events import DagsterEvent
 
 from parakeet.errors import INTERRUPTED
@@ -12,6 +13,7 @@ from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.stages import use_recipe
 from pipelines.instance import open_instance
+from pipelines.jobs import DATA, MODEL
 from pipelines.lost_runs import fail_lost_runs
 
 
@@ -24,16 +26,16 @@ def run_build(root: Path, recipe: Recipe, select: Sequence[str], force: Sequence
     # Read at import: the versions of the assets follow from the active recipe.
     from pipelines.definitions import defs
 
-    chosen = dg.AssetSelection.assets(*select).upstream() if select else dg.AssetSelection.all()
-    selection = chosen | dg.AssetSelection.assets(*force)
-    repository = defs.get_repository_def()
-    keys = selection.resolve(repository.asset_graph)
+    chosen = dg.AssetSelection.assets(*select).upstream() if select else DATA | MODEL
+    graph = defs.get_repository_def().asset_graph
+    keys = (chosen | dg.AssetSelection.assets(*force)).resolve(graph)
+    job = "full_build" if keys <= (DATA | MODEL).resolve(graph) else IMPLICIT_ASSET_JOB_NAME
     with open_instance(root) as instance, warnings.catch_warnings():
         # Dagster's own Pipes client warns of one of Dagster's own preview functions.
         warnings.simplefilter("ignore")
         for run_id in fail_lost_runs(instance, root):
             progress.say(f"Run {run_id[:8]} had died; its place is free again.")
-        result = defs.resolve_job_def("full_build").execute_in_process(
+        result = defs.resolve_job_def(job).execute_in_process(
             instance=instance,
             asset_selection=sorted(keys),
             run_config={

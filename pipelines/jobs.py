@@ -14,3 +14,8 @@ train_model = dg.define_asset_job(
 full_build = dg.define_asset_job(
     "full_build", selection=DATA | MODEL, description="Everything; what is already made is found, not made again."
 )
+import_original = dg.define_asset_job(
+    "import_original",
+    selection=dg.AssetSelection.groups("original"),
+    description="Fetch the published checkpoint and turn it into a release.",
+)

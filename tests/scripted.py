@@ -8,14 +8,15 @@ import argparse
 import base64
 import sys
 import time
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from parakeet.errors import ParakeetError
 from parakeet.generation.engine import Engine
-from parakeet.generation.sampling import SamplingSettings
+from parakeet.generation.settings import SamplingSettings
 from parakeet.tokenizer import END_OF_PROMPT, END_OF_TEXT, PADDING, ROLE_TOKENS, Tokenizer
 
 UNDEFINED = 300
@@ -30,37 +31,43 @@ def byte_tokenizer() -> Tokenizer:
     return Tokenizer("bytes", b"\n".join(lines), r"[\s\S]", controls)
 
 
-class ScriptedModel(nn.Module):
+class ScriptedModel:
     """Says `script` id by id after every Assistant token; `prompts` are the ids it was given."""
 
+    dtype = "fp32"
+    bytes_per_token = 28
+
     def __init__(self, tokenizer: Tokenizer, script: list[int], context: int, delay: float = 0.0) -> None:
-        super().__init__()
-        self.config = SimpleNamespace(context=context)
+        self.config = SimpleNamespace(context=context, parameter_count=7)
         self.rows = tokenizer.rows
         self.assistant = tokenizer.role_id("Assistant")
         self.script = script
         self.delay = delay
-        self.weight = nn.Parameter(torch.zeros(7))
         self.prompts: list[list[int]] = []
 
-    def new_cache(self, batch_size: int, capacity: int) -> SimpleNamespace:
-        self.prompts.append([])
-        return SimpleNamespace(length=0, capacity=capacity, said=0)
+    def new_cache(self, capacity: int, batch_size: int = 1) -> SimpleNamespace:
+        return SimpleNamespace(lengths=[0] * batch_size, capacity=capacity, said=0, n_bytes_per_token=1)
 
-    def decode(self, ids: Tensor, cache: SimpleNamespace) -> Tensor:
-        assert not torch.is_grad_enabled()
+    def prefill(self, ids: Sequence[int], cache: SimpleNamespace, row: int = 0) -> Tensor:
+        if cache.lengths[row] == 0:
+            self.prompts.append([])
+        cache.lengths[row] += len(ids)
+        assert cache.lengths[row] <= cache.capacity <= self.config.context
+        self.prompts[-1] += ids
+        cache.said = 0
+        return self._logits(cache)
+
+    def step(self, ids: Sequence[int], cache: SimpleNamespace) -> Tensor:
+        cache.lengths[0] += 1
+        cache.said += 1
+        return self._logits(cache)[None]
+
+    def _logits(self, cache: SimpleNamespace) -> Tensor:
         time.sleep(self.delay)
-        cache.length += ids.shape[1]
-        assert cache.length <= cache.capacity <= self.config.context
-        prompt = self.prompts[-1]
-        if self.assistant not in prompt[-1:]:
-            prompt += ids[0].tolist()
-        else:
-            cache.said += 1
-        logits = torch.full((1, self.rows), -9.0)
-        logits[0, self.script[cache.said % len(self.script)]] = 9.0
+        logits = torch.full((self.rows,), -9.0)
+        logits[self.script[cache.said % len(self.script)]] = 9.0
         # Above it, ids that no reply may hold: an engine that forgets the mask says these.
-        logits[0, [UNDEFINED, self.assistant]] = 99.0
+        logits[[UNDEFINED, self.assistant]] = 99.0
         return logits
 
 
@@ -77,15 +84,19 @@ def scripted_engine(reply: bytes, context: int = 512, delay: float = 0.0, ends: 
     return Engine(ScriptedModel(tokenizer, script, context, delay), tokenizer)
 
 
-def random_engine(context: int = 512) -> Engine:
-    """A real transformer with random weights: every byte and control token is about as likely."""
+def random_engine(context: int = 512, weight: float | None = None) -> Engine:
+    """A real transformer with random weights (every byte and control token is about as likely), or all the same."""
+    from parakeet.generation.decoder import Decoder
     from parakeet.model.config import ModelConfig
     from parakeet.model.transformer import Parakeet
 
     tokenizer = byte_tokenizer()
     model = Parakeet(ModelConfig(layers=2, heads=2, width=16, context=context, vocabulary_rows=tokenizer.rows))
     model.initialise(torch.Generator().manual_seed(1))
-    return Engine(model, tokenizer)
+    if weight is not None:
+        for parameter in model.parameters():
+            torch.nn.init.constant_(parameter, weight)
+    return Engine(Decoder(model, "fp32"), tokenizer)
 
 
 def main() -> int:

@@ -2,34 +2,39 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from parakeet.conversation import Turn
 from parakeet.data.questions import Question
-from parakeet.generation.batch import greedy_replies
-from parakeet.model.transformer import Parakeet
+from parakeet.generation.batch import batch_replies
+from parakeet.generation.engine import Engine
+from parakeet.generation.settings import SamplingSettings
 from parakeet.template import render_prompt
-from parakeet.tokenizer import Tokenizer
 
 MAX_REPLY_TOKENS = 96
+GREEDY = SamplingSettings(
+    temperature=0.0, top_p=1.0, min_p=0.0, frequency_penalty=0.0, presence_penalty=0.0, max_tokens=MAX_REPLY_TOKENS
+)
 # The right text may be cut into more tokens than the tokenizer would use.
 SPARE_ANSWER_TOKENS = 8
 
 
-def replies_to(model: Parakeet, tokenizer: Tokenizer, prompts: Sequence[str]) -> list[str]:
+def replies_to(engine: Engine, prompts: Sequence[str]) -> list[str]:
     """The greedy reply to each prompt as a conversation's first turn, at most 96 tokens."""
-    return _replies(model, tokenizer, prompts, [MAX_REPLY_TOKENS] * len(prompts))
+    return _replies(engine, prompts, [MAX_REPLY_TOKENS] * len(prompts))
 
 
-def answers_to(model: Parakeet, tokenizer: Tokenizer, questions: Sequence[Question]) -> list[str]:
+def answers_to(engine: Engine, questions: Sequence[Question]) -> list[str]:
     """The greedy reply to each question, cut a few tokens past the length of the right answer."""
-    limits = [len(tokenizer.encode(question.answer)) + SPARE_ANSWER_TOKENS for question in questions]
-    return _replies(model, tokenizer, [question.prompt for question in questions], limits)
+    limits = [len(engine.tokenizer.encode(question.answer)) + SPARE_ANSWER_TOKENS for question in questions]
+    return _replies(engine, [question.prompt for question in questions], limits)
 
 
-def _replies(model: Parakeet, tokenizer: Tokenizer, prompts: Sequence[str], limits: Sequence[int]) -> list[str]:
-    rendered = [render_prompt(tokenizer, [Turn("Human", prompt)]) for prompt in prompts]
-    return [tokenizer.decode(ids).strip() for ids in greedy_replies(model, tokenizer, rendered, limits)]
+def _replies(engine: Engine, prompts: Sequence[str], limits: Sequence[int]) -> list[str]:
+    rendered = [render_prompt(engine.tokenizer, [Turn("Human", prompt)]) for prompt in prompts]
+    settings = [replace(GREEDY, max_tokens=limit) for limit in limits]
+    return [engine.tokenizer.decode(ids).strip() for ids in batch_replies(engine, rendered, settings)]
 
 
 def accuracy(questions: Sequence[Question], replies: Sequence[str]) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from parakeet.data.shards import TokenShards
 from parakeet.evaluation.bits_per_byte import BitsPerByte, choose_documents, measure, unigram_bits
 from parakeet.evaluation.exact_match import accuracy, answers_to, replies_to
 from parakeet.evaluation.tables import EVALUATION_FILE, NOT_APPLICABLE, PLOT_FILE, REPORT_FILE, render_report
+from parakeet.generation.decoder import Decoder
+from parakeet.generation.engine import Engine
 from parakeet.model.transformer import best_device, load_model
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
@@ -19,18 +21,18 @@ from parakeet.tokenizer import Tokenizer
 
 def evaluate(recipe: Recipe, inputs: Mapping[str, Path], output: Path, progress: Progress) -> dict[str, Any]:
     """Measure the checkpoint; the same inputs give the same bytes."""
-    model = load_model(inputs["checkpoint"], best_device())
+    device = best_device()
+    model = load_model(inputs["checkpoint"], device)
     tokenizer = Tokenizer.load(inputs["tokenizer"])
+    engine = Engine(Decoder(model, "fp32", device), tokenizer)
     questions = read_questions(inputs["documents"])
-    replies = answers_to(model, tokenizer, questions)
+    replies = answers_to(engine, questions)
     prompts = recipe.evaluation.prompts
     by_source = _bits_per_byte(recipe, inputs["token_shards"], model, tokenizer, progress)
     result: dict[str, Any] = {
         "bits_per_byte": {name: asdict(bits) if bits else None for name, bits in by_source.items()},
         "exact_match": accuracy(questions, replies) if questions else NOT_APPLICABLE,
-        "replies": [
-            {"prompt": p, "reply": r} for p, r in zip(prompts, replies_to(model, tokenizer, prompts), strict=True)
-        ],
+        "replies": [{"prompt": p, "reply": r} for p, r in zip(prompts, replies_to(engine, prompts), strict=True)],
     }
     (output / EVALUATION_FILE).write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (output / REPORT_FILE).write_text(render_report(recipe.name, result), encoding="utf-8")

@@ -2,74 +2,46 @@
 
 import math
 from collections import Counter
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from parakeet.errors import ParakeetError
+from parakeet.generation.settings import SamplingSettings
 
-_RANGES: dict[str, tuple[float, float]] = {
-    "temperature": (0.0, 10.0),
-    "top_p": (0.0, 1.0),
-    "min_p": (0.0, 1.0),
-    "frequency_penalty": (-2.0, 2.0),
-    "presence_penalty": (-2.0, 2.0),
-}
-
-
-@dataclass(frozen=True)
-class SamplingSettings:
-    """How replies are drawn; the ranges are those of the recipe's section `generation`.
-
-    `temperature` 0 takes the likeliest token. `top_p` and `min_p` cut unlikely tokens off (1 and 0 keep
-    all). The penalties lower the logits of tokens that this reply already holds. `max_tokens` is the
-    longest reply in tokens. `seed` None draws differently each time.
-
-    Raises ParakeetError naming the setting that is out of its range.
-    """
-
-    temperature: float
-    top_p: float
-    min_p: float
-    frequency_penalty: float
-    presence_penalty: float
-    max_tokens: int
-    seed: int | None = None
-
-    def __post_init__(self) -> None:
-        for name, (low, high) in _RANGES.items():
-            value = getattr(self, name)
-            if not _is_number(value) or not low <= value <= high:
-                raise ParakeetError(f"{name} is {value!r}; a number from {low:g} to {high:g} is needed.")
-        if self.top_p == 0:
-            raise ParakeetError("top_p is 0, which keeps no token; a number above 0 and up to 1 is needed.")
-        if not _is_whole(self.max_tokens) or self.max_tokens < 1:
-            raise ParakeetError(f"max_tokens is {self.max_tokens!r}; a whole number from 1 is needed.")
-        if self.seed is not None and not (_is_whole(self.seed) and 0 <= self.seed < 1 << 64):
-            raise ParakeetError(f"seed is {self.seed!r}; a whole number from 0 to 2^64 - 1 is needed.")
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: object) -> bool:
-    return _is_whole(value) or (isinstance(value, float) and math.isfinite(value))
+LARGEST_SCORE = 1e300
+"""A penalised score is held within this: a positive logit over a repetition penalty of 1e-308 would be infinite."""
 
 
 class Sampler:
     """Draws the tokens of one reply, and counts them for the penalties.
 
-    The order is fixed: ids that are not allowed are masked, then penalties, temperature, min_p, top_p and
-    the draw. It works on the CPU in float64 whatever the model computes in, so that a seed means the same
-    draw on every device, and a temperature of 1e-9 neither overflows nor divides by zero.
+    The order is fixed, and this is where it stands:
+
+    1. mask: ids that are not allowed take no place in any cut below;
+    2. repetition penalty (CTRL, Keskin et al. 2019, arXiv 1909.05858): first of the penalties, because it
+       divides or multiplies by the sign that the model itself gave a logit. Alone of all the steps it
+       would draw otherwise if a constant were added to all logits;
+    3. frequency and presence penalty, OpenAI's definition: logit − count · frequency − presence;
+    4. temperature: after the penalties, so that a greedy draw heeds them, and before the cuts, so that
+       these see the distribution that is drawn from;
+    5. top_k, 6. min_p (Nguyen et al. 2024, arXiv 2407.01082): each keeps a beginning of one ranking, so
+       their order is all one;
+    7. top_p (Holtzman et al. 2019, arXiv 1904.09751): last, as it adds up what the others have left,
+       which is brought to a sum of 1 for it;
+    8. the draw.
+
+    Penalties count the tokens of this reply only. Among equals the lower id comes first; min_p keeps all
+    that tie with its limit. It works on the CPU in float64 whatever the model computes in, so that a
+    seed means the same draw on every device, and a temperature of 1e-9 neither overflows nor divides by
+    zero.
     """
 
     def __init__(self, settings: SamplingSettings, allowed: Tensor) -> None:
         """`allowed`: (vocabulary rows,) bool; only where it is true can a token be drawn."""
         self.settings = settings
         self._allowed = allowed.cpu()
+        self._masked = ~self._allowed
         if not self._allowed.any():
             raise ParakeetError("No token may be generated: the tokenizer defines none that the model could say.")
         self._counts: Counter[int] = Counter()
@@ -94,44 +66,65 @@ class Sampler:
     def _candidates(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Ids that can be drawn, in ascending order, and their probabilities, (n,) each.
 
-        min_p cuts in the logits, p >= min_p · p_max being score >= max + temperature · ln(min_p), so that
-        sort and draw see a handful of tokens: 1 ms instead of 10 for 100,288 rows on one core.
+        min_p cuts in the logits, p >= min_p · p_max being score >= max + temperature · ln(min_p), and
+        before top_k, so that all that sorts or draws sees a handful of tokens.
         """
         scores = self._penalised(logits)
         if self.settings.temperature == 0:
             return scores.argmax(0, keepdim=True), torch.ones(1, dtype=torch.float64)
         lowest_share = math.log(self.settings.min_p) if self.settings.min_p else -math.inf
-        likely = scores >= scores.max() + self.settings.temperature * lowest_share
+        likely = scores >= scores.amax() + self.settings.temperature * lowest_share
         ids = (likely & self._allowed).nonzero().squeeze(1)
+        best = _likeliest(scores[ids], self.settings.top_k)
+        ids = ids[best]
         kept = scores[ids]
-        probabilities = torch.softmax((kept - kept.max()) / self.settings.temperature, dim=0)
+        probabilities = torch.softmax((kept - kept.amax()) / self.settings.temperature, dim=0)
         nucleus = _nucleus(probabilities, self.settings.top_p)
         return ids[nucleus], probabilities[nucleus] / probabilities[nucleus].sum()
 
     def _penalised(self, logits: Tensor) -> Tensor:
-        """Logits less penalties, −inf where masked. OpenAI's definition: count · frequency + presence."""
+        """Logits after the penalties, (rows,) float64, −inf where masked."""
         scores = logits.detach().to("cpu", torch.float64, copy=True)
         if scores.shape != self._allowed.shape:
             raise ParakeetError(
                 f"The model gives {tuple(scores.shape)} logits, but its tokenizer has {len(self._allowed)} rows: "
                 "they do not belong together."
             )
-        if not torch.isfinite(scores).all():
+        # The extremes carry NaN and infinity, at a fifth of the time of isfinite().all() (43 for 231 µs).
+        if not all(math.isfinite(extreme) for extreme in scores.aminmax()):
             raise ParakeetError(
                 "The model's logits hold NaN or infinite values: its weights are damaged, or the arithmetic "
                 "overflowed. Check the weights with: parakeet verify"
             )
         if self._counts:
+            said = list(self._counts)
             counts = torch.tensor(list(self._counts.values()), dtype=torch.float64)
-            penalty = self.settings.frequency_penalty * counts + self.settings.presence_penalty
-            scores[list(self._counts)] -= penalty
-        return scores.masked_fill_(~self._allowed, -math.inf)
+            factor = self.settings.repetition_penalty
+            scaled = torch.where(scores[said] > 0, scores[said] / factor, scores[said] * factor)
+            scaled -= self.settings.frequency_penalty * counts + self.settings.presence_penalty
+            scores[said] = scaled.clamp_(-LARGEST_SCORE, LARGEST_SCORE)
+        return scores.masked_fill_(self._masked, -math.inf)
+
+
+def _likeliest(scores: Tensor, k: int) -> Tensor:
+    """(n,) bool: the k highest of the scores (n,), the first ones among equals; all for k 0."""
+    if k == 0 or k >= len(scores):
+        return torch.ones_like(scores, dtype=torch.bool)
+    # Which of several equals topk returns is not specified, so only its limit is used.
+    limit = scores.topk(k, sorted=False).values.amin()
+    kept = scores > limit
+    kept[(scores == limit).nonzero().squeeze(1)[: k - int(kept.sum())]] = True
+    return kept
 
 
 def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
-    """(n,) bool: the fewest likeliest tokens that hold `top_p` (Holtzman et al. 2019, arXiv 1904.09751)."""
+    """(n,) bool: the fewest likeliest tokens that hold `top_p`."""
+    kept = torch.ones_like(probabilities, dtype=torch.bool)
     if top_p == 1:
-        return torch.ones_like(probabilities, dtype=torch.bool)
-    ordered, order = probabilities.sort(descending=True, stable=True)
+        return kept
+    # All that lie below half of (1 − top_p) / n hold less than 1 − top_p together, so none of them is in the
+    # nucleus. Sorting all 100,288 would take 8 ms.
+    ids = (probabilities >= (1 - top_p) / (2 * len(probabilities))).nonzero().squeeze(1)
+    ordered, order = probabilities[ids].sort(descending=True, stable=True)
     before = ordered.cumsum(0) - ordered
-    return torch.zeros_like(probabilities, dtype=torch.bool).index_copy_(0, order, before < top_p)
+    return kept.fill_(False).index_fill_(0, ids[order[before < top_p]], True)

@@ -13,9 +13,9 @@ from parakeet.artifact import Artifact
 from parakeet.errors import ParakeetError
 from parakeet.evaluation.exact_match import replies_to
 from parakeet.evaluation.tables import EVALUATION_FILE, PLOT_FILE, REPORT_FILE
+from parakeet.generation.engine import load_engine
 from parakeet.home import checkout
 from parakeet.model.config import CONFIG_FILE, WEIGHTS_FILE
-from parakeet.model.transformer import best_device, load_model
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.release.card import render_card
@@ -67,9 +67,7 @@ def make_release(
 def _prove(output: Path, evaluation: Mapping[str, Any]) -> None:
     """The packed model must repeat the replies that the evaluation recorded (same weights, same machine)."""
     recorded = evaluation["replies"][:2]
-    replies = replies_to(
-        load_model(output, best_device()), Tokenizer.load(output), [pair["prompt"] for pair in recorded]
-    )
+    replies = replies_to(load_engine(output, dtype="fp32"), [pair["prompt"] for pair in recorded])
     for pair, reply in zip(recorded, replies, strict=True):
         if reply != pair["reply"]:
             raise ParakeetError(

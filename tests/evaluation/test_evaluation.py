@@ -2,6 +2,7 @@ import json
 import lzma
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,12 @@ from parakeet.data.questions import Question
 from parakeet.data.shards import TokenShards
 from parakeet.errors import ParakeetError
 from parakeet.evaluation.bits_per_byte import choose_documents, measure, unigram_bits
-from parakeet.evaluation.exact_match import accuracy, replies_to, wilson_interval
+from parakeet.evaluation.exact_match import GREEDY, accuracy, replies_to, wilson_interval
 from parakeet.evaluation.report import evaluate
 from parakeet.evaluation.tables import NOT_APPLICABLE, exact_match_table, replies_table
-from parakeet.generation.batch import greedy_replies
+from parakeet.generation.batch import batch_replies
+from parakeet.generation.decoder import Decoder
+from parakeet.generation.engine import Engine
 from parakeet.model.config import ModelConfig
 from parakeet.model.transformer import Parakeet, save_model
 from parakeet.progress import Progress
@@ -35,6 +38,10 @@ def model_of(prepared: Prepared, scale: float = 1.0) -> Parakeet:
     with torch.no_grad():
         model.embedding.weight.mul_(scale)
     return model.eval()
+
+
+def engine_of(prepared: Prepared, model: Parakeet) -> Engine:
+    return Engine(Decoder(model, "fp32"), prepared.tokenizer)
 
 
 def test_a_uniform_model_needs_log2_of_the_vocabulary_for_each_content_token(prepared: Prepared) -> None:
@@ -89,17 +96,20 @@ def test_a_model_with_broken_weights_is_not_scored(prepared: Prepared) -> None:
     shards = TokenShards(prepared.shards, "held_out")
     with pytest.raises(ParakeetError, match="not finite"):
         measure(model, prepared.tokenizer, shards, [0], np.zeros(prepared.tokenizer.rows), 32, Progress())
-    with pytest.raises(ParakeetError, match="not finite"):
-        replies_to(model, prepared.tokenizer, ["hi"])
+    with pytest.raises(ParakeetError, match="NaN or infinite"):
+        replies_to(engine_of(prepared, model), ["hi"])
 
 
 def test_batched_greedy_replies_equal_single_ones(prepared: Prepared) -> None:
-    model = model_of(prepared, 30.0)
+    engine = engine_of(prepared, model_of(prepared, 30.0))
     prompts = ["What is 1 plus 2?", "What is 3 plus 4?", "Hello there, my friend!", "a"]
-    together = replies_to(model, prepared.tokenizer, prompts)
-    assert together == [replies_to(model, prepared.tokenizer, [prompt])[0] for prompt in prompts]
+    together = replies_to(engine, prompts)
+    assert together == [replies_to(engine, [prompt])[0] for prompt in prompts]
     rendered = [render_prompt(prepared.tokenizer, [Turn("Human", prompt)]) for prompt in prompts]
-    long, cut = (greedy_replies(model, prepared.tokenizer, rendered, n) for n in ([20] * 4, [3, 9, 1, 20]))
+    long, cut = (
+        batch_replies(engine, rendered, [replace(GREEDY, max_tokens=limit) for limit in limits])
+        for limits in ([20] * 4, [3, 9, 1, 20])
+    )
     assert cut == [ids[:limit] for ids, limit in zip(long, [3, 9, 1, 20], strict=True)]
 
 

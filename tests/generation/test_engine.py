@@ -1,5 +1,6 @@
 import runpy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parakeet.errors import ParakeetError
-from parakeet.generation.engine import PREFILL_TOKENS, Engine
-from parakeet.generation.sampling import SamplingSettings
+from parakeet.generation.engine import PREFILL_TOKENS, Engine, Step
+from parakeet.generation.settings import SamplingSettings
 
 scripted = runpy.run_path(str(Path(__file__).parents[1] / "scripted.py"))
 scripted_engine, random_engine, greedy = (scripted[n] for n in ("scripted_engine", "random_engine", "greedy"))
@@ -95,13 +96,6 @@ def test_a_prompt_that_cannot_be_continued_is_refused(text: str | None, message:
         next(engine.generate([] if text is None else prompt(engine, text), greedy()))
 
 
-def test_stop_ids_can_be_chosen() -> None:
-    engine = scripted_engine(b"abcd")
-    steps = list(engine.generate(prompt(engine), greedy(), stop_ids=[ord("c")]))
-    assert "".join(step.text for step in steps) == "ab"
-    assert (steps[-1].token_id, steps[-1].finish_reason) == (ord("c"), "stop")
-
-
 def test_only_ordinary_ids_and_ends_are_said() -> None:
     engine = random_engine()
     said = set()
@@ -112,12 +106,6 @@ def test_only_ordinary_ids_and_ends_are_said() -> None:
     assert said <= {*range(256), tokenizer.end_of_prompt, tokenizer.end_of_text}
 
 
-def test_ends_that_are_no_stops_are_not_said() -> None:
-    engine = random_engine()
-    steps = [step for seed in range(6) for step in engine.generate(prompt(engine), sampled(seed), stop_ids=[])]
-    assert {step.token_id for step in steps} <= {*range(256), None}
-
-
 def test_a_seeded_run_repeats_exactly() -> None:
     engine = random_engine()
     first = list(engine.generate(prompt(engine), sampled(seed=5)))
@@ -126,19 +114,63 @@ def test_a_seeded_run_repeats_exactly() -> None:
 
 
 @pytest.mark.parametrize("length", [3, PREFILL_TOKENS, PREFILL_TOKENS + 1, 2 * PREFILL_TOKENS + 7])
-def test_the_cache_gives_what_a_whole_pass_gives(length: int) -> None:
-    engine = random_engine(context=1024)
+def test_a_reply_does_not_depend_on_what_was_generated_before(length: int) -> None:
     ids = torch.randint(256, (length,), generator=torch.Generator().manual_seed(length)).tolist()
-    steps = list(engine.generate(ids, greedy(max_tokens=6), stop_ids=[]))
-    said = [step.token_id for step in steps if step.token_id is not None]
-    assert len(said) == 6
-    assert len(steps) == 6 + 1 + (length - 1) // PREFILL_TOKENS
-    for n, token_id in enumerate(said):
-        whole = torch.tensor([ids + said[:n]])
-        with torch.no_grad():
-            logits = engine.model.decode(whole, engine.model.new_cache(1, whole.shape[1]))[0]
-        logits[256:] = -torch.inf
-        assert int(logits.argmax()) == token_id
+    fresh = random_engine(context=2048)
+    steps = list(fresh.generate(ids, sampled(seed=4)))
+    assert sum(step.token_id is None and step.finish_reason is None for step in steps) == (length - 1) // PREFILL_TOKENS
+    used = random_engine(context=2048)
+    for before in ([1, 2, 3], ids, ids[: length // 2] + [7] * 700, ids + steps_ids(steps) + [9] * 30):
+        list(used.generate(before, sampled(seed=1, max_tokens=5)))
+        assert said(used.generate(ids, sampled(seed=4))) == said(steps)
+
+
+def said(steps: Iterable[Step]) -> list[tuple[int | None, str, str | None]]:
+    """The steps without those in which a piece of the prompt was read: how many there are depends on the cache."""
+    seen = [(step.token_id, step.text, step.finish_reason) for step in steps]
+    return [step for step in seen if step != (None, "", None)]
+
+
+def steps_ids(steps: list[Step]) -> list[int]:
+    return [step.token_id for step in steps if step.token_id is not None]
+
+
+def test_what_is_shared_with_an_earlier_prompt_is_not_read_again() -> None:
+    engine = random_engine(context=2048)
+    ids = [5] * (2 * PREFILL_TOKENS + 9)
+    list(engine.generate(ids, greedy(max_tokens=3)))
+    assert engine.timing.kept_tokens == 0
+    list(engine.generate([*ids, 1, 2], greedy(max_tokens=3)))
+    assert engine.timing.kept_tokens == 2 * PREFILL_TOKENS
+    list(engine.generate([*ids[: PREFILL_TOKENS + 3], 1, 2], greedy(max_tokens=3)))
+    assert engine.timing.kept_tokens == PREFILL_TOKENS
+
+
+def test_the_timing_counts_what_was_done() -> None:
+    engine = random_engine()
+    steps = list(engine.generate(prompt(engine), greedy(max_tokens=9)))
+    timing = engine.timing
+    reply = [i for i in steps_ids(steps) if i not in engine.stop_ids]
+    assert (timing.prompt_tokens, timing.reply_tokens) == (3, len(reply))
+    assert timing.prefill_rate is not None
+    assert timing.prefill_rate > 0
+    assert timing.bytes_per_token > engine.model.bytes_per_token
+    assert timing.bandwidth is not None
+
+
+def test_stop_strings_span_tokens_and_are_not_shown() -> None:
+    engine = scripted_engine(b"one two three", ends=False)
+    steps = list(engine.generate(prompt(engine), replace(greedy(), stop=("o thr", "never"))))
+    assert "".join(step.text for step in steps) == "one tw"
+    assert steps[-1].finish_reason == "stop"
+    assert [step.finish_reason for step in steps[:-1]] == [None] * (len(steps) - 1)
+
+
+def test_a_rolling_reply_goes_on_past_the_context() -> None:
+    engine = scripted_engine(b"abc", context=8, ends=False)
+    steps = list(engine.generate(prompt(engine, "12345"), replace(greedy(max_tokens=30), rolling=True)))
+    assert "".join(step.text for step in steps) == "abc" * 10
+    assert steps[-1].finish_reason == "length"
 
 
 def test_nothing_runs_after_closing() -> None:
@@ -158,8 +190,6 @@ def test_the_consumer_is_not_left_in_inference_mode() -> None:
 
 
 def test_damaged_weights_are_reported() -> None:
-    engine = random_engine()
-    with torch.no_grad():
-        next(iter(engine.model.parameters())).fill_(torch.nan)
+    engine = random_engine(weight=torch.nan)
     with pytest.raises(ParakeetError, match="NaN or infinite"):
         next(engine.generate(prompt(engine), greedy()))

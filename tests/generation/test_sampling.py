@@ -1,25 +1,35 @@
+"""Sampling against distributions computed by hand and against the definition in plain Python."""
+
 import math
+from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from parakeet.errors import ParakeetError
-from parakeet.generation.sampling import Sampler, SamplingSettings
+from parakeet.generation.sampling import Sampler
+from parakeet.generation.settings import SamplingSettings, describe, with_setting
 from parakeet.recipe import Generation
 
 PLAIN = {
     "temperature": 1.0,
+    "top_k": 0,
     "top_p": 1.0,
     "min_p": 0.0,
+    "repetition_penalty": 1.0,
     "frequency_penalty": 0.0,
     "presence_penalty": 0.0,
     "max_tokens": 10,
+    "stop": (),
+    "rolling": False,
     "seed": 1,
 }
-LOGITS = torch.tensor([0.5, 0.25, 0.15, 0.1]).log()
+NUMBERS = [name for name, value in PLAIN.items() if isinstance(value, float)]
+SHARES = [0.5, 0.25, 0.15, 0.1]
+LOGITS = torch.tensor(SHARES).log()
 
 
 def make(**changes: object) -> SamplingSettings:
@@ -30,47 +40,123 @@ def sampler(rows: int = 4, **changes: object) -> Sampler:
     return Sampler(make(**changes), torch.ones(rows, dtype=torch.bool))
 
 
+def say(drawn: Sampler, rows: int, ids: list[int]) -> Sampler:
+    """Make it draw these ids, through logits that leave it no choice under any settings."""
+    for token_id in ids:
+        forced = torch.full((rows,), -1e7)
+        forced[token_id] = 1e7
+        assert drawn.choose(forced) == token_id
+    return drawn
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({}, [0.5, 0.25, 0.15, 0.1]),
+        ({}, SHARES),
         ({"temperature": 0.5}, [0.25 / 0.345, 0.0625 / 0.345, 0.0225 / 0.345, 0.01 / 0.345]),
         ({"temperature": 0}, [1, 0, 0, 0]),
         ({"temperature": 1e-9}, [1, 0, 0, 0]),
         ({"temperature": 5e-324}, [1, 0, 0, 0]),
+        ({"top_k": 1}, [1, 0, 0, 0]),
+        ({"top_k": 2}, [2 / 3, 1 / 3, 0, 0]),
+        ({"top_k": 3}, [5 / 9, 5 / 18, 1 / 6, 0]),
+        ({"top_k": 4}, SHARES),
+        ({"top_k": 10**9}, SHARES),
+        ({"top_k": 10**30}, SHARES),
         ({"min_p": 0.4}, [2 / 3, 1 / 3, 0, 0]),
         ({"min_p": 1}, [1, 0, 0, 0]),
         ({"top_p": 0.7}, [2 / 3, 1 / 3, 0, 0]),
         ({"top_p": 1e-9}, [1, 0, 0, 0]),
+        ({"top_p": 5e-324}, [1, 0, 0, 0]),
         # min_p cuts what temperature has sharpened: 0.4 of 0.25 would keep the second, 0.4 of 0.5 does too,
         # but at temperature 0.5 its share of the first is only 0.25.
         ({"temperature": 0.5, "min_p": 0.4}, [1, 0, 0, 0]),
+        # top_p as well: the first holds 0.5 at temperature 1, 0.72 at temperature 0.5.
+        ({"temperature": 0.5, "top_p": 0.7}, [1, 0, 0, 0]),
         # min_p 0.25 leaves 5/9, 5/18, 1/6: the first two hold 0.833 of that, but only 0.75 of everything.
         ({"min_p": 0.25, "top_p": 0.8}, [2 / 3, 1 / 3, 0, 0]),
+        # And so does top_k 3.
+        ({"top_k": 3, "top_p": 0.8}, [2 / 3, 1 / 3, 0, 0]),
+        ({"top_k": 3, "min_p": 0.4}, [2 / 3, 1 / 3, 0, 0]),
+        ({"top_k": 1, "min_p": 0.1}, [1, 0, 0, 0]),
     ],
 )
 def test_distribution_by_hand(changes: dict[str, float], expected: list[float]) -> None:
     assert sampler(**changes).distribution(LOGITS).tolist() == pytest.approx(expected)
 
 
-def test_penalties_by_hand() -> None:
+@pytest.mark.parametrize(
+    ("changes", "said", "expected_logits"),
+    [
+        ({"frequency_penalty": 0.5}, [0, 0, 2], [2 - 1.0, 1, -1 - 0.5]),
+        ({"frequency_penalty": -2}, [0], [2 + 2, 1, -1]),
+        ({"presence_penalty": 0.25}, [0, 0, 2], [2 - 0.25, 1, -1 - 0.25]),
+        ({"frequency_penalty": 0.5, "presence_penalty": 0.25}, [0, 0, 0], [2 - 1.75, 1, -1]),
+        ({"repetition_penalty": 2}, [0, 0, 2], [2 / 2, 1, -1 * 2]),
+        ({"repetition_penalty": 0.5}, [0, 2], [2 / 0.5, 1, -1 * 0.5]),
+        # The repetition penalty comes first: 2 − 2.5 would be negative and doubled to −1.
+        ({"repetition_penalty": 2, "presence_penalty": 2, "frequency_penalty": 0.5}, [0], [2 / 2 - 2.5, 1, -1]),
+        # Temperature comes after the penalties: it divides them too.
+        ({"presence_penalty": 1, "temperature": 0.5}, [0], [(2 - 1) / 0.5, 1 / 0.5, -1 / 0.5]),
+        ({"repetition_penalty": 4, "temperature": 2}, [0], [2 / 4 / 2, 1 / 2, -1 / 2]),
+    ],
+)
+def test_penalties_by_hand(changes: dict[str, float], said: list[int], expected_logits: list[float]) -> None:
+    found = say(sampler(3, **changes), 3, said).distribution(torch.tensor([2.0, 1.0, -1.0]))
+    weights = [math.exp(x) for x in expected_logits]
+    assert found.tolist() == pytest.approx([w / sum(weights) for w in weights])
+
+
+def test_a_greedy_draw_heeds_the_penalties() -> None:
     # Three draws of id 0 cost it 3 · 0.5 + 0.25 = 1.75; id 1 was never drawn and costs nothing.
     drawn = sampler(2, temperature=0, frequency_penalty=0.5, presence_penalty=0.25)
-    logits = torch.tensor([2.0, 0.3])
-    assert [drawn.choose(logits) for _ in range(4)] == [0, 0, 0, 1]
+    assert [drawn.choose(torch.tensor([2.0, 0.3])) for _ in range(4)] == [0, 0, 0, 1]
 
-    odds = sampler(2, frequency_penalty=0.5, presence_penalty=0.25)
-    assert odds.choose(torch.tensor([1000.0, 0.0])) == 0
-    assert odds.choose(torch.tensor([1000.0, 0.0])) == 0
-    weight = math.exp(-(2 * 0.5 + 0.25))
-    assert odds.distribution(torch.zeros(2)).tolist() == pytest.approx([weight / (1 + weight), 1 / (1 + weight)])
+
+def test_cuts_see_penalised_logits() -> None:
+    # Unpenalised, id 0 would be the one that top_k keeps.
+    assert say(sampler(2, top_k=1, presence_penalty=2), 2, [0]).distribution(torch.tensor([1.0, 0.0])).tolist() == [
+        0,
+        1,
+    ]
+
+
+@pytest.mark.parametrize("penalty", [5e-324, 1e-300])
+def test_a_tiny_repetition_penalty_does_not_overflow(penalty: float) -> None:
+    drawn = say(sampler(3, repetition_penalty=penalty, temperature=0.3), 3, [1])
+    assert drawn.distribution(torch.tensor([3.0, 2.0, -1.0])).tolist() == [0, 1, 0]
+
+
+def test_masked_ids_take_no_place_in_the_cuts() -> None:
+    allowed = torch.tensor([False, True, True, True])
+    logits = torch.tensor([90.0, *LOGITS[1:]])
+    for changes in ({"top_k": 2}, {"top_p": 0.7}, {"min_p": 0.55}):
+        found = Sampler(make(**changes), allowed).distribution(logits)
+        assert found.tolist() == pytest.approx([0, 0.625, 0.375, 0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"temperature": 0}, [0, 1, 0, 0, 0]),
+        ({"temperature": 1e-9}, [0, 1 / 3, 0, 1 / 3, 1 / 3]),
+        ({"min_p": 1}, [0, 1 / 3, 0, 1 / 3, 1 / 3]),
+        ({"top_k": 1}, [0, 1, 0, 0, 0]),
+        ({"top_k": 2}, [0, 1 / 2, 0, 1 / 2, 0]),
+        ({"top_p": 0.25}, [0, 1, 0, 0, 0]),
+        ({"top_p": 0.35}, [0, 1 / 2, 0, 1 / 2, 0]),
+    ],
+)
+def test_among_equals_the_lower_id_comes_first(changes: dict[str, float], expected: list[float]) -> None:
+    logits = torch.tensor([0.05, 0.3, 0.05, 0.3, 0.3]).log()
+    assert sampler(5, **changes).distribution(logits).tolist() == pytest.approx(expected)
 
 
 def test_draws_follow_the_distribution() -> None:
     drawn = sampler(temperature=1.0)
     n = 4000
     counts = torch.bincount(torch.tensor([drawn.choose(LOGITS) for _ in range(n)]), minlength=4)
-    for count, p in zip(counts.tolist(), LOGITS.exp().tolist(), strict=True):
+    for count, p in zip(counts.tolist(), SHARES, strict=True):
         assert abs(count - n * p) < 4 * math.sqrt(n * p * (1 - p))
 
 
@@ -85,17 +171,11 @@ def test_a_seed_repeats_and_another_differs() -> None:
     assert run(2**64 - 1) == run(2**64 - 1)
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_masked_ids_are_never_drawn(temperature: float) -> None:
-    allowed = torch.tensor([False, True, False, True])
-    drawn = Sampler(make(temperature=temperature), allowed)
-    assert {drawn.choose(torch.tensor([90.0, 1.0, 90.0, 1.0])) for _ in range(100)} <= {1, 3}
-
-
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_logits_that_are_not_finite_are_refused(value: float) -> None:
+@pytest.mark.parametrize("allowed", [[True, True, True], [True, False, True]])
+def test_logits_that_are_not_finite_are_refused(value: float, allowed: list[bool]) -> None:
     with pytest.raises(ParakeetError, match="NaN or infinite"):
-        sampler(2).choose(torch.tensor([0.0, value]))
+        Sampler(make(), torch.tensor(allowed)).choose(torch.tensor([0.0, value, 1.0]))
 
 
 def test_logits_of_another_vocabulary_are_refused() -> None:
@@ -108,63 +188,315 @@ def test_a_mask_that_allows_nothing_is_refused() -> None:
         Sampler(make(), torch.zeros(4, dtype=torch.bool))
 
 
-@pytest.mark.parametrize("name", [name for name in PLAIN if name != "seed"])
+# --- the definition, in plain Python, for any logits and settings --------------------------------------------------
+
+
+def reference(logits: list[float], allowed: list[bool], said: list[int], chosen: SamplingSettings) -> list[float]:
+    """Probabilities step by step, one token at a time."""
+    scores = {}
+    for i, logit in enumerate(logits):
+        if allowed[i]:
+            count = said.count(i)
+            if count:
+                r = chosen.repetition_penalty
+                logit = logit / r if logit > 0 else logit * r
+                logit -= count * chosen.frequency_penalty + chosen.presence_penalty
+            scores[i] = logit
+    ranked = sorted(scores, key=lambda i: (-scores[i], i))
+    best = scores[ranked[0]]
+    if chosen.temperature == 0:
+        return [float(i == ranked[0]) for i in range(len(logits))]
+    weights = {i: math.exp((scores[i] - best) / chosen.temperature) for i in ranked}
+    kept = ranked[: chosen.top_k or len(ranked)]
+    kept = [i for i in kept if weights[i] >= chosen.min_p]
+    whole = sum(weights[i] for i in kept)
+    nucleus: list[int] = []
+    for i in kept:
+        if sum(weights[j] for j in nucleus) / whole < chosen.top_p:
+            nucleus.append(i)
+    mass = sum(weights[i] for i in nucleus)
+    return [weights[i] / mass if i in nucleus else 0.0 for i in range(len(logits))]
+
+
+# Sixteenths and odd thresholds keep sums away from the cuts, where rounding alone would decide; few different
+# values make many ties.
+LOGIT = st.integers(-48, 48).map(lambda n: n / 16) | st.sampled_from([-1.0, 0.5])
+ROWS = st.lists(st.tuples(LOGIT, st.sampled_from([True, True, False])), min_size=1, max_size=12)
+Situation = tuple[list[float], list[bool], list[int], SamplingSettings]
+
+
+@st.composite
+def situations(draw: st.DrawFn, repetition: bool = True) -> Situation:
+    rows = draw(ROWS)
+    allowed = [row[1] for row in rows]
+    assume(any(allowed))
+    speakable = [i for i, may in enumerate(allowed) if may]
+    said = draw(st.lists(st.sampled_from(speakable), max_size=4))
+    chosen = make(
+        temperature=draw(st.sampled_from([0.0, 0.3, 1.0, 1.7])),
+        top_k=draw(st.sampled_from([0, 0, 1, 2, 3, 5, 100])),
+        top_p=draw(st.sampled_from([1e-6, 0.3141, 0.7071, 0.9487, 1.0])),
+        min_p=draw(st.sampled_from([0.0, 0.0101, 0.2929, 1.0])),
+        repetition_penalty=draw(st.sampled_from([1.0, 0.5, 1.25, 10.0])) if repetition else 1.0,
+        frequency_penalty=draw(st.sampled_from([0.0, 0.0625, -1.0, 2.0])),
+        presence_penalty=draw(st.sampled_from([0.0, 0.125, -2.0])),
+    )
+    return [row[0] for row in rows], allowed, said, chosen
+
+
+def made(allowed: list[bool], said: list[int], chosen: SamplingSettings) -> Sampler:
+    return say(Sampler(chosen, torch.tensor(allowed)), len(allowed), said)
+
+
+@settings(max_examples=300, deadline=None)
+@given(situations())
+def test_distribution_equals_the_definition(
+    situation: Situation,
+) -> None:
+    logits, allowed, said, chosen = situation
+    found = made(allowed, said, chosen).distribution(torch.tensor(logits, dtype=torch.float64))
+    assert found.tolist() == pytest.approx(reference(logits, allowed, said, chosen))
+    assert float(found.sum()) == pytest.approx(1)
+    assert not found[~torch.tensor(allowed)].any()
+    assert int((found > 0).sum()) <= (chosen.top_k or len(logits))
+
+
+@settings(max_examples=100, deadline=None)
+@given(situations())
+def test_only_what_has_probability_is_drawn_and_a_seed_repeats(situation: Situation) -> None:
+    logits, allowed, said, chosen = situation
+    one, two = (made(allowed, said, chosen) for _ in range(2))
+    for _ in range(5):
+        expected = one.distribution(torch.tensor(logits))
+        token_id = one.choose(torch.tensor(logits))
+        assert expected[token_id] > 0
+        assert two.choose(torch.tensor(logits)) == token_id
+
+
+@settings(max_examples=100, deadline=None)
+@given(situations(repetition=False), st.integers(-1000, 1000))
+def test_a_constant_added_to_all_logits_changes_nothing(situation: Situation, constant: int) -> None:
+    logits, allowed, said, chosen = situation
+    drawn = made(allowed, said, chosen)
+    row = torch.tensor(logits, dtype=torch.float64)
+    assert drawn.distribution(row + constant).tolist() == pytest.approx(drawn.distribution(row).tolist())
+
+
+@settings(max_examples=100, deadline=None)
+@given(situations())
+def test_a_temperature_towards_zero_is_greedy(
+    situation: Situation,
+) -> None:
+    logits, allowed, said, chosen = situation
+    row = torch.tensor(logits, dtype=torch.float64)
+    greedy = made(allowed, said, replace(chosen, temperature=0)).distribution(row)
+    cold = made(allowed, said, replace(chosen, temperature=1e-12)).distribution(row)
+    assert greedy.max() == 1
+    # All that tie with the greedy choice share what is left of the draw.
+    assert cold[int(greedy.argmax())] == cold.max()
+    assert {round(p, 9) for p in cold.tolist() if p} == {round(1 / int((cold > 0).sum()), 9)}
+
+
+@pytest.mark.parametrize("top_p", [1e-6, 0.5, 0.95, 0.9999999])
+@pytest.mark.parametrize("spread", [0.0, 0.01, 3.0])
+def test_the_nucleus_of_a_large_vocabulary(top_p: float, spread: float) -> None:
+    logits = torch.randn(20_000, generator=torch.Generator().manual_seed(11), dtype=torch.float64) * spread
+    shares, order = logits.softmax(0).sort(descending=True, stable=True)
+    kept = int((shares.cumsum(0) - shares < top_p).sum())
+    found = sampler(20_000, top_p=top_p).distribution(logits)
+    # Rounding of sums over 20,000 shares may move the limit by one token.
+    assert abs(int((found > 0).sum()) - kept) <= 1
+    assert (found > 0)[order[: kept - 1]].all()
+
+
+# --- settings: refused by name, read from text, shown -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name in PLAIN if name not in {"seed", "rolling"}])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -2.5, 1e9 + 0.5, "0.3", None, True])
 def test_a_bad_setting_is_refused_by_name(name: str, value: object) -> None:
-    with pytest.raises(ParakeetError, match=name):
+    with pytest.raises(ParakeetError, match=rf"^{name} is .*needed\.$"):
         make(**{name: value})
 
 
-@pytest.mark.parametrize("changes", [{"top_p": 0}, {"max_tokens": 0}, {"seed": -1}, {"seed": 2**64}, {"seed": "abc"}])
-def test_more_bad_settings(changes: dict[str, object]) -> None:
-    with pytest.raises(ParakeetError, match=next(iter(changes))):
-        make(**changes)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature", -1),
+        ("temperature", 1e9),
+        ("top_k", -1),
+        ("top_k", 1.5),
+        ("top_k", 1e9),
+        ("top_p", 0),
+        ("top_p", 1.1),
+        ("min_p", 1.1),
+        ("repetition_penalty", 0),
+        ("repetition_penalty", 10.1),
+        ("frequency_penalty", 2.1),
+        ("presence_penalty", -2.1),
+        ("max_tokens", 0),
+        ("max_tokens", -1),
+        ("seed", -1),
+        ("seed", 2**64),
+        ("seed", "abc"),
+        ("seed", 1.0),
+        ("seed", True),
+        ("stop", ("",)),
+        ("stop", ("x" * 1_001,)),
+        ("stop", tuple("abcdefghijklmnopq")),
+        ("stop", (1,)),
+        ("stop", "abc"),
+        ("stop", ("\ud800",)),
+        ("rolling", 1),
+        ("rolling", "on"),
+        ("rolling", None),
+    ],
+)
+def test_more_bad_settings(name: str, value: object) -> None:
+    with pytest.raises(ParakeetError, match=f"^{name} is "):
+        make(**{name: value})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"max_tokens": 10**12},
+        {"top_k": 10**9},
+        {"min_p": 1},
+        {"repetition_penalty": 10},
+        {"stop": tuple("abcdefghijklmnop")},
+        {"stop": ("x" * 1_000, "\x00", "\n\nHuman:")},
+        {"seed": 2**64 - 1},
+    ],
+)
+def test_the_ends_of_the_ranges_are_allowed(changes: dict[str, object]) -> None:
+    assert make(**changes) != make()
+
+
+def test_a_list_of_stop_strings_becomes_a_tuple() -> None:
+    assert make(stop=["a", "b"]) == make(stop=("a", "b"))
+
+
+def _accepts(maker: type, **values: object) -> bool:
+    try:
+        maker(**values)
+    except (ParakeetError, ValidationError):
+        return False
+    return True
 
 
 @given(
-    st.sampled_from(["temperature", "top_p", "min_p", "frequency_penalty", "presence_penalty"]),
+    st.sampled_from([name for name in Generation.model_fields if name in NUMBERS]),
     st.floats(-12, 12) | st.sampled_from([0.0, 1.0, 2.0, -2.0, 10.0]),
 )
 def test_the_ranges_are_those_of_the_recipe(name: str, value: float) -> None:
-    def accepts(maker: type, **settings: object) -> bool:
-        try:
-            maker(**settings)
-        except (ParakeetError, ValidationError):
-            return False
-        return True
-
-    assert accepts(SamplingSettings, **{**PLAIN, name: value}) == accepts(Generation, **{name: value})
+    assert _accepts(SamplingSettings, **{**PLAIN, name: value}) == _accepts(Generation, **{name: value})
 
 
-def reference(logits: list[float], temperature: float, top_p: float, min_p: float) -> list[float]:
-    """The definition, one token at a time."""
-    if temperature == 0:
-        best = logits.index(max(logits))
-        return [float(i == best) for i in range(len(logits))]
-    weights = [math.exp((x - max(logits)) / temperature) for x in logits]
-    weights = [w if w >= min_p * max(weights) else 0.0 for w in weights]
-    p = [w / sum(weights) for w in weights]
-    kept, mass = [0.0] * len(p), 0.0
-    for i in sorted(range(len(p)), key=lambda i: -p[i]):
-        if mass >= top_p:
-            break
-        kept[i] = p[i]
-        mass += p[i]
-    return [k / sum(kept) for k in kept]
-
-
-# Sixteenths and odd thresholds keep sums away from the cuts, where rounding alone would decide.
-@settings(max_examples=200)
 @given(
-    st.lists(st.integers(-64, 64).map(lambda n: n / 16), min_size=1, max_size=12),
-    st.sampled_from([0.0, 0.3, 1.0, 1.7]),
-    st.sampled_from([1e-6, 0.3141, 0.7071, 0.9487, 1.0]),
-    st.sampled_from([0.0, 0.0101, 0.2929, 1.0]),
+    st.sampled_from([name for name in Generation.model_fields if name in {"max_tokens", "top_k"}]),
+    st.integers(-3, 3) | st.integers(),
 )
-def test_distribution_equals_the_definition(
-    logits: list[float], temperature: float, top_p: float, min_p: float
-) -> None:
-    found = sampler(len(logits), temperature=temperature, top_p=top_p, min_p=min_p).distribution(torch.tensor(logits))
-    assert found.tolist() == pytest.approx(reference(logits, temperature, top_p, min_p))
-    assert found.sum() == pytest.approx(1)
-    assert found[torch.tensor(logits).argmax()] > 0
+def test_the_whole_ranges_are_those_of_the_recipe(name: str, value: int) -> None:
+    assert _accepts(SamplingSettings, **{**PLAIN, name: value}) == _accepts(Generation, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("temperature", "0.7", 0.7),
+        ("Temperature", " 1 ", 1.0),
+        ("top-k", "40", 40),
+        ("top_k", "1e9", 10**9),
+        ("max_tokens", "1e12", 10**12),
+        ("seed", "18446744073709551615", 2**64 - 1),
+        ("seed", "random", None),
+        ("seed", " RANDOM", None),
+        ("rolling", "on", True),
+        ("rolling", "Off", False),
+        ("stop", "END", ("END",)),
+        ("stop", " a b ", (" a b ",)),
+        ("stop", "[INST]", ("[INST]",)),
+        ("stop", "7", ("7",)),
+        ("stop", r"\n", (r"\n",)),
+        ("stop", r'"\n"', ("\n",)),
+        ("stop", r'["\n\n", "ü"]', ("\n\n", "ü")),
+        ("stop", "[]", ()),
+    ],
+)
+def test_a_setting_is_read_from_text(name: str, text: str, expected: object) -> None:
+    found = with_setting(make(seed=5, rolling=True, stop=("x",)), name, text)
+    assert getattr(found, name.lower().replace("-", "_")) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("temperature", "warm", "temperature is 'warm'; a number from 0 to 10 is needed."),
+        ("temperature", "11", "temperature is 11.0; a number from 0 to 10 is needed."),
+        ("top-p", "0", "top_p is 0.0; a number above 0 and up to 1 is needed."),
+        ("top_k", "1.5", "top_k is '1.5'; a whole number of at least 0 is needed."),
+        ("top_k", "1e300", "top_k is '1e300'; a whole number of at least 0 is needed."),
+        ("max_tokens", "inf", "max_tokens is 'inf'; a whole number of at least 1 is needed."),
+        ("seed", "abc", "seed is 'abc'; a whole number from 0 to 2^64 - 1, or the word random, is needed."),
+        ("rolling", "yes", "rolling is 'yes'; on or off is needed."),
+        ("stop", "", "stop is ('',); one text of 1 to 1,000 characters, or a JSON list"),
+        ("stop", "[1]", "stop is (1,); one text"),
+        ("stop", "[" * 100_000, "stop is ('[[["),
+        ("temperatur", "1", "There is no setting 'temperatur'; did you mean temperature? The settings are temp"),
+        ("topk", "1", "did you mean top_k?"),
+        ("zzz", "1", "There is no setting 'zzz'; the settings are temperature, top_k, top_p, min_p,"),
+        ("", "1", "There is no setting ''"),
+        ("__class__", "1", "There is no setting"),
+        ("t" * 1_000_000, "1", "There is no setting"),
+    ],
+)
+def test_what_cannot_be_set_is_refused(name: str, text: str, message: str) -> None:
+    with pytest.raises(ParakeetError) as caught:
+        with_setting(make(), name, text)
+    assert message in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+@settings(max_examples=200)
+@given(st.sampled_from(list(PLAIN)), st.text(max_size=12) | st.from_regex(r"[-+0-9.eE_\[\]\",]{0,8}", fullmatch=True))
+def test_any_text_gives_settings_or_a_refusal_by_name(name: str, text: str) -> None:
+    try:
+        found = with_setting(make(), name, text)
+    except ParakeetError as error:
+        assert str(error).startswith(f"{name} is ")  # noqa: PT017
+    else:
+        assert replace(found, **{name: PLAIN[name]}) == make()
+
+
+VALID = {
+    "temperature": st.floats(0, 10),
+    "top_k": st.integers(0, 10**18),
+    "top_p": st.floats(0, 1, exclude_min=True),
+    "min_p": st.floats(0, 1),
+    "repetition_penalty": st.floats(0, 10, exclude_min=True),
+    "frequency_penalty": st.floats(-2, 2),
+    "presence_penalty": st.floats(-2, 2),
+    "max_tokens": st.integers(1, 10**18),
+    "stop": st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), max_size=3).map(tuple),
+    "rolling": st.booleans(),
+    "seed": st.none() | st.integers(0, 2**64 - 1),
+}
+
+
+@given(st.fixed_dictionaries(VALID))
+def test_what_is_shown_can_be_set(values: dict[str, object]) -> None:
+    wanted = make(**values)
+    found = make()
+    for name, text, _ in describe(wanted):
+        found = with_setting(found, name, text)
+    assert found == wanted
+
+
+def test_every_setting_is_described_in_one_short_line() -> None:
+    rows = describe(make(seed=None, temperature=0.30, stop=("\n", "é")))
+    assert [name for name, _, _ in rows] == list(PLAIN)
+    shown = {name: value for name, value, _ in rows}
+    assert (shown["temperature"], shown["top_p"], shown["seed"], shown["rolling"]) == ("0.3", "1", "random", "off")
+    assert shown["stop"] == r'["\n", "é"]'
+    assert all(0 < len(meaning) <= 50 and "\n" not in meaning for _, _, meaning in rows)

@@ -96,19 +96,6 @@ def test_packed_documents_do_not_see_each_other(config: ModelConfig) -> None:
     assert torch.isfinite(packed).all()
 
 
-def test_decoding_with_the_cache_equals_the_whole_prefix() -> None:
-    config = CONFIGS[1]
-    model = made(config)
-    ids = torch.randint(0, config.vocabulary_rows, (2, 20), generator=torch.Generator().manual_seed(7))
-    with torch.no_grad():
-        full = model.logits(model(ids, torch.zeros_like(ids)))
-        cache = model.new_cache(2, 20)
-        steps = [model.decode(ids[:, :6], cache), *(model.decode(ids[:, i : i + 1], cache) for i in range(6, 20))]
-    assert torch.allclose(torch.stack(steps, 1), full[:, 5:], atol=1e-4)
-    with pytest.raises(ParakeetError, match="do not fit"):
-        model.decode(ids[:, :1], cache)
-
-
 def test_the_large_recipe_has_the_originals_parameter_count() -> None:
     config = ModelConfig(layers=18, heads=18, width=1152, context=8192, vocabulary_rows=100_288)
     assert config.parameter_count == 378_343_296

@@ -1,0 +1,162 @@
+"""Weight matrices in the precision that they are read in: a decoded token costs one reading of each.
+
+The products are torch's own. What each reaches of a machine's bandwidth is in docs/benchmarks/generation.md.
+"""
+
+import contextlib
+import math
+import mmap
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from parakeet.errors import ParakeetError
+
+GROUP = 32
+"""Weights that share a scale and a zero point in int4."""
+
+INT4_BLOCK = 64
+"""Rows that torch packs together, at most: parts begin and end at a multiple of it."""
+
+ROWS_PER_BLOCK = 2048
+"""A multiple of INT4_BLOCK."""
+
+DEQUANTISED_ROWS = 24
+"""Rows of x from which multiplying with the weights turned back into bf16 beats the int8 kernel (2 cores with AMX:
+16 rows 1.1 against 1.3 ms, 64 rows 4.4 against 1.2 ms for 4,608 × 1,152)."""
+
+
+class Matrix(Protocol):
+    """A weight (rows, columns)."""
+
+    n_bytes: int
+
+    def product(self, x: Tensor) -> Tensor:
+        """x (n, columns) in the dtype of the activations, times the weight transposed: (n, rows)."""
+
+    def part(self, begin: int, end: int) -> "Matrix":
+        """Some of its rows, sharing their memory."""
+
+
+class Arena:
+    """Room for weights in huge pages where the system has them: the int8 kernel reads them a tenth faster.
+
+    Pages that are never written to cost nothing, so `n_bytes` may be generous.
+    """
+
+    def __init__(self, n_bytes: int, device: torch.device) -> None:
+        self._device = device
+        self._used = 0
+        if device.type == "cpu":
+            self._room = torch.frombuffer(_private_memory(max(n_bytes, mmap.PAGESIZE)), dtype=torch.uint8)
+
+    def place(self, tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """A copy of the tensor, in `dtype`, that lives here (CPU) or on the device."""
+        return self.empty(tensor.shape, dtype or tensor.dtype).copy_(tensor)
+
+    def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        if self._device.type != "cpu":
+            return torch.empty(tuple(shape), dtype=dtype, device=self._device)
+        begin = -(-self._used // 64) * 64
+        self._used = begin + math.prod(shape) * dtype.itemsize
+        return self._room[begin : self._used].view(dtype).view(tuple(shape))
+
+
+def _private_memory(n_bytes: int) -> mmap.mmap:
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        return mmap.mmap(-1, n_bytes)
+    # Private, since huge pages of shared memory have a switch of their own that is mostly off.
+    memory = mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # a kernel without them
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
+
+
+class DenseMatrix:
+    """fp32 or bf16."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self.weight = weight
+        self.n_bytes = weight.numel() * weight.element_size()
+        self._on_cpu = weight.device.type == "cpu"
+
+    def product(self, x: Tensor) -> Tensor:
+        # A matrix times a vector by name: in bf16 torch's linear reads at 58 % of the bandwidth, mv at 77 %.
+        if self._on_cpu and x.shape[0] == 1:
+            return torch.mv(self.weight, x[0])[None]
+        return F.linear(x, self.weight)
+
+    def part(self, begin: int, end: int) -> "DenseMatrix":
+        return DenseMatrix(self.weight[begin:end])
+
+
+class Int8Matrix:
+    """8 bits a weight, symmetric, one bf16 scale a row; activations bf16. CPU only."""
+
+    def __init__(self, weight: Tensor, scales: Tensor) -> None:
+        self._weight = weight
+        self._scales = scales
+        self.n_bytes = weight.numel() + 2 * scales.numel()
+
+    @classmethod
+    def quantised(cls, weight: Tensor, arena: Arena) -> "Int8Matrix":
+        """From fp32 (rows, columns): w ≈ q · scale, scale = max |w| / 127 of the row."""
+        quantised = arena.empty(weight.shape, torch.int8)
+        scales = arena.empty(weight.shape[:1], torch.bfloat16)
+        for rows in _row_blocks(weight):
+            block = weight[rows]
+            scales[rows] = (block.abs().amax(1) / 127).clamp_min_(1e-12)
+            quantised[rows] = (block / scales[rows].float()[:, None]).round_().clamp_(-127, 127)
+        return cls(quantised, scales)
+
+    def product(self, x: Tensor) -> Tensor:
+        if x.shape[0] < DEQUANTISED_ROWS:
+            return torch._weight_int8pack_mm(x, self._weight, self._scales)
+        return F.linear(x, self._weight.to(x.dtype)) * self._scales
+
+    def part(self, begin: int, end: int) -> "Int8Matrix":
+        return Int8Matrix(self._weight[begin:end], self._scales[begin:end])
+
+
+class Int4Matrix:
+    """4 bits a weight, in groups of 32 along a row with a bf16 scale and zero point each; otherwise like int8."""
+
+    def __init__(self, packed: Tensor, scales_and_zeros: Tensor) -> None:
+        self._packed = packed
+        self._scales_and_zeros = scales_and_zeros
+        self.n_bytes = packed.numel() + 2 * scales_and_zeros.numel()
+
+    @classmethod
+    def quantised(cls, weight: Tensor, arena: Arena) -> "Int4Matrix":
+        """From fp32 (rows, columns): w ≈ (q − 8) · scale + zero, q = 0 … 15 over the span of the group."""
+        rows, columns = weight.shape
+        if columns % INT4_BLOCK or rows % INT4_BLOCK:
+            raise ParakeetError(
+                f"int4 needs a width that is a multiple of {INT4_BLOCK}, and this model's is not: take int8 instead."
+            )
+        packed = arena.empty((rows, columns // 2), torch.uint8)
+        scales_and_zeros = arena.empty((columns // GROUP, rows, 2), torch.bfloat16)
+        for some in _row_blocks(weight):
+            groups = weight[some].view(-1, columns // GROUP, GROUP)
+            low, high = groups.amin(-1), groups.amax(-1)
+            scales = ((high - low) / 15).clamp_min_(1e-12).bfloat16()
+            zeros = (low + 8 * scales.float()).bfloat16()
+            scales_and_zeros[:, some] = torch.stack([scales, zeros], -1).transpose(0, 1)
+            q = (groups - zeros.float()[..., None]).div_(scales.float()[..., None]).add_(8).round_().clamp_(0, 15)
+            packed[some] = torch._convert_weight_to_int4pack_for_cpu(q.view(-1, columns).to(torch.int32), 1)
+        return cls(packed, scales_and_zeros)
+
+    def product(self, x: Tensor) -> Tensor:
+        return torch._weight_int4pack_mm_for_cpu(x, self._packed, GROUP, self._scales_and_zeros)
+
+    def part(self, begin: int, end: int) -> "Int4Matrix":
+        return Int4Matrix(self._packed[begin:end], self._scales_and_zeros[:, begin:end].contiguous())
+
+
+def _row_blocks(weight: Tensor) -> Iterator[slice]:
+    """Blocks of rows that are turned into another precision one after the other: what is held in between is one
+    block's, 9 MB at a width of 1,152, and not the 462 MB of an embedding."""
+    return (slice(begin, begin + ROWS_PER_BLOCK) for begin in range(0, len(weight), ROWS_PER_BLOCK))

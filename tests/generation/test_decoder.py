@@ -1,0 +1,155 @@
+"""The decoder against the training model's plain forward pass, and against itself without its cache."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from parakeet.errors import ParakeetError
+from parakeet.generation.decoder import DTYPES, Decoder
+from parakeet.model.config import ModelConfig
+from parakeet.model.transformer import Parakeet
+
+CONFIG = ModelConfig(layers=3, heads=3, width=192, context=96, vocabulary_rows=320)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def random_model(config: ModelConfig = CONFIG, size: float = 2.0) -> Parakeet:
+    """At `size` 2 logits differ by several units, so that greedy choices are far from ties."""
+    model = Parakeet(config)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 2:
+                scale = 1.0 if name == "embedding.weight" else size
+                parameter.normal_(0.0, scale / parameter.shape[1] ** 0.5, generator=generator)
+            else:
+                parameter.add_(torch.empty_like(parameter).normal_(0.0, 0.1, generator=generator))
+    return model.eval()
+
+
+def random_ids(count: int, seed: int = 2) -> list[int]:
+    return torch.randint(0, CONFIG.vocabulary_rows, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+@torch.no_grad()
+def recomputed(model: Parakeet, ids: list[int], band: int | None = None) -> Tensor:
+    """Logits (rows,) of the last position with no cache: each key at most `band` − 1 tokens back is seen."""
+    from torch.nn import functional as F
+
+    tokens = torch.tensor([ids])
+    if band is None:
+        return model.logits(model(tokens, torch.zeros_like(tokens)))[0, -1]
+    position = torch.arange(len(ids))
+    distance = position[None, :] - position[:, None]
+    bias = (model.slopes[:, None, None] * distance).masked_fill((distance > 0) | (distance <= -band), float("-inf"))
+    x = F.layer_norm(model.embedding(tokens), (CONFIG.width,), model.embedding_norm.weight, model.embedding_norm.bias)
+    for layer, block in enumerate(model.blocks):
+        x = block(x, model.key_values[layer // 2], bias[None])
+    return model.logits(model.final_norm(x))[0, -1]
+
+
+def greedy_with_cache(decoder: Decoder, prompt: list[int], count: int) -> list[int]:
+    cache = decoder.new_cache(decoder.config.context)
+    chosen = [int(decoder.prefill(prompt, cache).argmax())]
+    while len(chosen) < count:
+        chosen.append(int(decoder.step(chosen[-1:], cache)[0].argmax()))
+    return chosen
+
+
+def test_logits_with_the_cache_are_those_of_the_whole_prefix() -> None:
+    model, ids = random_model(), random_ids(60)
+    decoder = Decoder(model, "fp32")
+    cache = decoder.new_cache(96)
+    pieces = [decoder.prefill(ids[:20], cache), decoder.prefill(ids[20:50], cache)]
+    pieces += [decoder.step(ids[i : i + 1], cache)[0] for i in range(50, 60)]
+    for piece, length in zip(pieces, [20, *range(50, 61)], strict=True):
+        torch.testing.assert_close(piece, recomputed(model, ids[:length]), rtol=1e-4, atol=1e-4)
+    every = decoder.logits(ids)
+    torch.testing.assert_close(every[-1], pieces[-1], rtol=1e-4, atol=1e-4)
+
+
+def test_greedy_decoding_with_the_cache_equals_recomputing_token_for_token() -> None:
+    config = ModelConfig(layers=4, heads=3, width=96, context=600, vocabulary_rows=320)
+    model, prompt = random_model(config), random_ids(16)
+    chosen = greedy_with_cache(Decoder(model, "fp32"), prompt, 512)
+    ids = torch.tensor([prompt + chosen])
+    with torch.no_grad():
+        # One pass over the whole says what every prefix would have said: attention is causal.
+        best = model.logits(model(ids, torch.zeros_like(ids)))[0].argmax(-1).tolist()
+    assert chosen == best[len(prompt) - 1 : -1]
+    for length in (1, 100, 511):
+        assert chosen[length] == int(recomputed(model, prompt + chosen[:length]).argmax())
+    assert len(set(chosen)) > 4
+
+
+@pytest.mark.parametrize("prompt_length", [1, 50, 96])
+def test_past_the_context_it_equals_recomputing_under_a_band_as_wide_as_the_context(prompt_length: int) -> None:
+    model, prompt = random_model(), random_ids(prompt_length)
+    chosen = greedy_with_cache(Decoder(model, "fp32"), prompt, 220)
+    for length in range(0, 220, 3):
+        expected = recomputed(model, prompt + chosen[:length], band=CONFIG.context)
+        assert chosen[length] == int(expected.argmax()), length
+
+
+def test_a_batch_of_four_equals_four_singles() -> None:
+    model = random_model()
+    decoder = Decoder(model, "fp32")
+    prompts = [random_ids(length, seed=length) for length in (3, 40, 17, 90)]
+    cache = decoder.new_cache(96, 4)
+    last = [int(decoder.prefill(prompt, cache, row).argmax()) for row, prompt in enumerate(prompts)]
+    rows = [[token] for token in last]
+    for _ in range(120):
+        last = decoder.step(last, cache).argmax(-1).tolist()
+        for row, token in zip(rows, last, strict=True):
+            row.append(token)
+    assert rows == [greedy_with_cache(decoder, prompt, 121) for prompt in prompts]
+
+
+@pytest.mark.parametrize(("dtype", "error"), [("fp32", 1e-5), ("bf16", 0.01), ("int8", 0.02), ("int4", 0.2)])
+def test_each_precision_is_near_the_model(dtype: str, error: float) -> None:
+    model, ids = random_model(size=0.5), random_ids(64)
+    decoder = Decoder(model, dtype)
+    cache = decoder.new_cache(64)
+    decoder.prefill(ids[:63], cache)
+    expected = recomputed(model, ids)
+    for found in (decoder.logits(ids)[-1], decoder.step(ids[63:], cache)[0]):
+        assert float((found - expected).norm() / expected.norm()) < error
+
+
+def test_precisions_read_fewer_bytes() -> None:
+    model = random_model()
+    sizes = [Decoder(model, dtype).bytes_per_token for dtype in DTYPES]
+    assert sizes == sorted(sizes, reverse=True)
+    d, weights = CONFIG.width, 4
+    matrices = 3 * 12 * d * d + CONFIG.vocabulary_rows * d
+    assert sizes[0] == weights * matrices
+
+
+def test_int4_refuses_a_width_that_its_kernel_cannot_pack() -> None:
+    with pytest.raises(ParakeetError, match="take int8"):
+        Decoder(random_model(ModelConfig(layers=1, heads=2, width=48, context=32, vocabulary_rows=320)), "int4")
+
+
+@pytest.mark.slow
+def test_a_compiled_step_says_the_same() -> None:
+    model, prompt = random_model(ModelConfig(layers=1, heads=3, width=192, context=96, vocabulary_rows=320)), [1, 2]
+    plain, compiled = Decoder(model, "fp32"), Decoder(model, "fp32")
+    compiled.compile()
+    assert greedy_with_cache(compiled, prompt, 12) == greedy_with_cache(plain, prompt, 12)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_graphs_say_what_the_cpu_says() -> None:
+    model, prompt = random_model(), random_ids(50)
+    expected = greedy_with_cache(Decoder(model, "fp32"), prompt, 220)
+    assert greedy_with_cache(Decoder(model, "fp32", "cuda"), prompt, 220) == expected

@@ -1,0 +1,218 @@
+"""Files from strangers: what they are is said in one message, and nothing in them is executed."""
+
+import io
+import os
+import pickle
+import pkgutil
+import struct
+import tarfile
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from parakeet.errors import ParakeetError
+from parakeet.model.torch_archive import MAX_PICKLE_BYTES, check_torch_archive, refused_globals
+
+STATE = OrderedDict((f"layer.{i}.weight", torch.arange(6.0).reshape(2, 3) + i) for i in range(4))
+MARKER = "executed-by-a-pickle"
+
+
+def saved(value: object = STATE, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    torch.save(value, stream, **options)
+    return stream.getvalue()
+
+
+WHOLE = saved()
+
+
+def check(path: Path, content: bytes) -> int:
+    path.write_bytes(content)
+    read = 0
+
+    def advance(n: int) -> None:
+        nonlocal read
+        read += n
+
+    check_torch_archive(path, advance)
+    return read
+
+
+def refusal(path: Path, content: bytes) -> str:
+    """The one-line message that a file is refused with."""
+    with pytest.raises(ParakeetError) as caught:
+        check(path, content)
+    message = str(caught.value)
+    assert message.startswith(f"{path} ")
+    assert "\n" not in message
+    return message
+
+
+def archive(members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", compression) as file:
+        for name, content in members.items():
+            file.writestr(name, content)
+    return stream.getvalue()
+
+
+def torch_archive(pickled: bytes, **more: bytes) -> bytes:
+    return archive({"archive/data.pkl": pickled, "archive/version": b"3\n", **more})
+
+
+def test_what_torch_save_writes_is_accepted(tmp_path: Path) -> None:
+    assert check(tmp_path / "a.pth", WHOLE) >= sum(tensor.nbytes for tensor in STATE.values())
+    path = tmp_path / "with a name.pth"
+    torch.save(STATE, path)
+    check_torch_archive(path, lambda n: None)
+    for value in (dict(STATE), torch.nn.Linear(2, 3).state_dict(), {"half": torch.ones(3).half(), "n": 3, "s": "é"}):
+        check(path, saved(value))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"<!DOCTYPE html><html><head><title>Google Drive - Quota exceeded", "is a web page"),
+        (b"\xef\xbb\xbf\n <HTML>", "is a web page"),
+        (b'{"error": 404}', "is no file of torch.save: it begins with the bytes 7b 22"),
+        (b"PK", "is no file of torch.save"),
+        (b"7z\xbc\xaf\x27\x1c\x00\x04" + bytes(64), "is a 7z archive: unpack it"),
+        (b"\x1f\x8b\x08\x00" + bytes(64), "is a gzip file"),
+        (b"Rar!\x1a\x07" + bytes(64), "is a RAR archive"),
+        (b"GGUF\x03\x00\x00\x00" + bytes(64), "is a GGUF file"),
+        (struct.pack("<Q", 2) + b"{}", "is a safetensors file under another name"),
+        (WHOLE[:-1], "is cut short"),
+        (WHOLE[: len(WHOLE) // 2], "is cut short"),
+        (WHOLE[:5], "is cut short"),
+        (WHOLE + b"\0", "goes on behind the end"),
+        (WHOLE + pickle.dumps({}), "goes on behind the end"),
+        (saved(_use_new_zipfile_serialization=False), "is in the format of torch before 1.6"),
+        (pickle.dumps({"a": 1}), "is a bare pickle"),
+        (pickle.dumps({"a": 1}) + WHOLE, "is a bare pickle"),
+        (WHOLE + WHOLE, "before its archive begins"),
+        (archive({}), "is no file of torch.save: it begins with the bytes 50 4b 05 06"),
+        (archive({"a/b.txt": b"x"}), "not one that torch.save wrote"),
+        (archive({"../../etc/data.pkl": pickle.dumps({}, 2)}), "not one that torch.save wrote"),
+        (torch_archive(pickle.dumps({}, 2), **{"archive/code/__torch__.py": b""}), "is a TorchScript program"),
+        (torch_archive(pickle.dumps({}, 2), **{"archive/constants.pkl": b""}), "is a TorchScript program"),
+        (torch_archive(pickle.dumps({}, 2), **{"archive/DATA.PKL": b""}), "two members of one name"),
+        (torch_archive(pickle.dumps({}, 2), **{"archive/data/../x": b""}), "which torch.save does not write"),
+        (torch_archive(pickle.dumps({}, 2), **{"other/data/0": b""}), "which torch.save does not write"),
+        (torch_archive(pickle.dumps({}, 2), **{"archive/byteorder": b"big"}), "big-endian"),
+        (torch_archive(pickle.dumps({}, 2) + b"more"), "something behind its pickle"),
+        (torch_archive(b"\x80\x02}"), "has a broken pickle"),
+        (torch_archive(b""), "has a broken pickle"),
+        (torch_archive(bytes(MAX_PICKLE_BYTES + 1)), "has a pickle of more than"),
+        (archive({"archive/data.pkl": bytes(99)}, zipfile.ZIP_DEFLATED), "compressed or encrypted"),
+    ],
+)
+def test_every_other_file_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    assert message in refusal(tmp_path / "a.pth", content)
+
+
+def test_old_tar_checkpoints_are_named(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as file:
+        file.addfile(tarfile.TarInfo("sys_info"), io.BytesIO())
+    assert "is a tar archive" in refusal(tmp_path / "a.pth", stream.getvalue())
+
+
+def test_a_flipped_bit_in_a_tensor_is_found(tmp_path: Path) -> None:
+    start = WHOLE.index(STATE["layer.2.weight"].numpy().tobytes())
+    content = bytearray(WHOLE)
+    content[start + 5] ^= 1
+    assert "is damaged: Bad CRC-32 for file 'archive/data/2'" in refusal(tmp_path / "a.pth", bytes(content))
+
+
+class Calls:
+    """A pickle of it calls a function when it is read."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        self.call = (function, arguments)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return self.call
+
+
+EVIL = [
+    (Calls(os.system, f"touch {MARKER}"), "posix.system"),
+    (Calls(eval, f"open({MARKER!r}, 'w')"), "builtins.eval"),
+    (Calls(pkgutil.resolve_name, "os:system"), "pkgutil.resolve_name"),
+    (Calls(torch.load, MARKER), "torch.serialization.load"),
+    (Calls(torch.storage._load_from_bytes, b""), "torch.storage._load_from_bytes"),
+    (Calls(getattr, "a", "upper"), "builtins.getattr"),
+    ({"deep": [{"inside": Calls(exec, "1")}]}, "builtins.exec"),
+]
+# Protocol 2 calls builtins by the name that they had in Python 2.
+OLD_NAMES = {"builtins": "__builtin__"}
+
+
+@pytest.mark.parametrize(("value", "name"), EVIL, ids=[name for _, name in EVIL])
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_what_a_pickle_would_call_is_named_and_not_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: object, name: str, protocol: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    module, _, function = name.rpartition(".")
+    expected = name if protocol == 4 else f"{OLD_NAMES.get(module, module)}.{function}"
+    pickled = pickle.dumps({"weight": value}, protocol)
+    for content in (torch_archive(pickled), pickled, saved({"weight": value}, pickle_protocol=protocol)):
+        assert f"names {expected} " in refusal(tmp_path / "a.pth", content) or (
+            f"names {expected}, " in refusal(tmp_path / "a.pth", content)
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pth"]
+
+
+@pytest.mark.parametrize(
+    ("pickled", "name"),
+    [
+        (b"(S'touch x'\nios\nsystem\n.", "INST os.system"),
+        (b"\x80\x02\x82\x07.", "EXT1 7"),
+        (b"\x80\x04\x8c\x05posix\x94\x8c\x06system\x94K\x01h\x00h\x01\x93.", "posix.system"),
+        (b"\x80\x04\x93.", "a function of no name"),
+        (b"\x80\x02ctorch\nload\n.", "torch.load"),
+        (b"\x80\x02ccollections\nOrderedDict\ncos\nsystem\n.", "os.system"),
+    ],
+)
+def test_every_way_to_name_a_function_is_seen(pickled: bytes, name: str) -> None:
+    assert list(refused_globals(io.BytesIO(pickled))) == [name]
+
+
+def test_legacy_files_are_scanned_too(tmp_path: Path) -> None:
+    content = saved({"weight": Calls(os.system, "true")}, _use_new_zipfile_serialization=False)
+    assert "posix.system" in refusal(tmp_path / "a.pth", content)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_a_changed_byte_is_found_or_changes_nothing(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    content = bytearray(WHOLE)
+    position = data.draw(st.integers(0, len(content) - 1))
+    content[position] ^= data.draw(st.integers(1, 255))
+    path = tmp_path_factory.getbasetemp() / "changed.pth"
+    try:
+        check(path, bytes(content))
+    except ParakeetError:
+        return
+    loaded = torch.load(path, weights_only=True, mmap=True)
+    assert list(loaded) == list(STATE)
+    assert all(torch.equal(loaded[key], STATE[key]) for key in STATE)
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_break_the_reader_of_pickles(pickled: bytes) -> None:
+    try:
+        names = list(refused_globals(io.BytesIO(pickled)))
+    except ValueError:
+        return
+    assert all(isinstance(name, str) for name in names)
