@@ -61,7 +61,7 @@ def build(recipe_name: str, data: Sequence[str], select: Sequence[str], force: S
     if data:
         recipe = _with_sources(recipe, data)
     for name in (*select, *force):
-        _check_stage(name)
+        _check_asset(name)
     # The one place where the library reaches up: the assets are Dagster's, and building is materialising them.
     from pipelines.build import run_build
 
@@ -152,27 +152,96 @@ def models() -> None:
 @main.command()
 @click.option("-m", "--message", help="Say this, print the reply, and end.")
 @click.option("--model", "model_path", type=click.Path(path_type=Path), help="A release folder.  [default: the latest]")
-@click.option("--system", help="A system message before the conversation.")
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Repeat the same replies.")
+@click.option("--system", default="", help="A system message before the conversation.")
+@click.option("--temperature", metavar="NUMBER", help="0 to 10; 0 always takes the likeliest token.")
+@click.option("--top-k", metavar="N", help="Draw from the N likeliest tokens only; 0 keeps all.")
+@click.option("--top-p", metavar="NUMBER", help="Draw from the likeliest tokens that hold this share; 1 keeps all.")
+@click.option("--min-p", metavar="NUMBER", help="Leave out tokens below this share of the likeliest; 0 keeps all.")
+@click.option("--repetition-penalty", metavar="NUMBER", help="Scale down tokens already said; 1 is off.")
+@click.option("--frequency-penalty", metavar="NUMBER", help="-2 to 2, for each time a token was said.")
+@click.option("--presence-penalty", metavar="NUMBER", help="-2 to 2, once a token was said.")
+@click.option("--max-tokens", metavar="N", help="Longest reply.")
+@click.option("--seed", metavar="N", help="Repeat the same replies.")
+@click.option("--stop", multiple=True, metavar="TEXT", help="End a reply before this text. Repeatable.")
+@click.option("--rolling", is_flag=True, help="Go on past the context, forgetting its oldest tokens.")
 @click.option(
-    "--temperature", type=float, help="0 to 10; 0 always takes the likeliest token.  [default: the release's]"
+    "--dtype",
+    type=click.Choice(["auto", "fp32", "bf16", "int8", "int4"]),
+    default="auto",
+    show_default=True,
+    help="Precision of the weights in memory.",
 )
-@click.option("--max-tokens", type=click.IntRange(1), help="Longest reply.")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda or cuda:N.")
+@click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help="CPU threads.  [default: torch's choice]")
+@click.option("--session", metavar="NAME", help="Continue the session of this name, or begin it.")
+@click.option("--replay", type=click.Path(path_type=Path), metavar="FILE", help="Generate a session's replies again.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON event a line.")
+@click.option("--stats", is_flag=True, help="Print each reply's speed and seed.")
+@click.option("--no-history", is_flag=True, help="Record nothing unasked.")
 def chat(
     message: str | None,
     model_path: Path | None,
-    system: str | None,
-    seed: int | None,
-    temperature: float | None,
-    max_tokens: int | None,
+    system: str,
+    stop: tuple[str, ...],
+    rolling: bool,
+    dtype: str,
+    device: str,
+    threads: int | None,
+    session: str | None,
+    replay: Path | None,
+    as_json: bool,
+    stats: bool,
+    no_history: bool,
+    **settings: str | None,
 ) -> None:
     """Talk to a released model.
 
-    On a terminal, with -m for one message, or line by line through a pipe.
+    On a terminal, with -m for one message, or line by line through a pipe. What the options of replies leave
+    open is the release's own choice. A conversation on a terminal is recorded in sessions/ beside the artefacts.
     """
-    from parakeet.chat.launch import launch_chat
+    from parakeet.chat.launch import ChatOptions, UsageError, launch_chat
 
-    sys.exit(launch_chat(message, model_path, system, seed, temperature, max_tokens))
+    given = {name: value for name, value in settings.items() if value is not None}
+    others = {"-m": message, "--session": session, "--json": as_json, "--system": system, "--stop": stop} | given
+    if replay and any(value not in (None, False, "", ()) for value in others.values()):
+        raise click.UsageError("--replay takes messages and settings from its file, and goes with no other of them.")
+    options = ChatOptions(
+        message, model_path, system, given, stop, rolling, dtype, device, threads or 0, session, replay, as_json, stats,
+        history=not no_history,
+    )  # fmt: skip
+    try:
+        sys.exit(launch_chat(options))
+    except UsageError as error:
+        raise click.UsageError(str(error)) from None
+
+
+@main.command("import")
+@click.argument("file", metavar="FILE.pth", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to make.  [default: imported/NAME]")
+@click.option("--heads", type=click.IntRange(1), help="Attention heads, where the file's name does not say.")
+@click.option("--context", type=click.IntRange(1), help="Context in tokens, where the file's name does not say.")
+def import_command(file: Path, output: Path | None, heads: int | None, context: int | None) -> None:
+    """Turn an original checkpoint into a release.
+
+    Nothing in the file is executed: it is read in a process of its own, as tensors only.
+    """
+    from parakeet.progress import Progress
+    from parakeet.release.importing import import_file
+
+    directory = import_file(file, output, heads, context, Progress())
+    _say(f"Imported. Talk to it with: parakeet chat --model {directory}")
+
+
+@main.command()
+@click.argument("release", metavar="RELEASE", type=click.Path(path_type=Path))
+@click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
+@click.option("--format", "layout", type=click.Choice(["original"]), required=True, help="The original's .pth layout.")
+def export(release: Path, file: Path, layout: str) -> None:
+    """Write a release's weights in the layout of another program."""
+    from parakeet.release.importing import export_original
+
+    export_original(release, file)
+    _say(f"{file}: the weights of {release} in the {layout} layout.")
 
 
 @main.group()
@@ -192,6 +261,23 @@ def bench_startup(runs: int) -> None:
     run(runs)
 
 
+@bench.command("generate")
+@click.option("--recipe", "recipe_name", default="demo", show_default=True, help="Shipped recipe or recipe file.")
+@click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads.  [default: what torch chooses]")
+@click.option("--compile", "compiled", is_flag=True, help="Let Inductor compile the step (a minute for each dtype).")
+def bench_generate(recipe_name: str, threads: int, compiled: bool) -> None:
+    """Time prefill and decode of a model of the recipe's shape in every precision.
+
+    Beside them stand the bandwidth of the memory, the rate of large matrix products, and what a precision costs in
+    held-out bits per byte of the model that was trained here.
+    """
+    from parakeet.benchmarks.generate import run
+    from parakeet.home import home
+    from parakeet.recipe_file import load_recipe
+
+    run(load_recipe(recipe_name), threads, compiled, home())
+
+
 def _say(text: str) -> None:
     """Print text that holds names and words of other people's."""
     from parakeet.sanitise import sanitise
@@ -199,15 +285,15 @@ def _say(text: str) -> None:
     click.echo(sanitise(text))
 
 
-def _check_stage(name: str) -> None:
+def _check_asset(name: str) -> None:
     import difflib
 
-    from parakeet.stages import STAGE_NAMES
+    from parakeet.stages import ASSET_NAMES
 
-    if name not in STAGE_NAMES:
-        close = difflib.get_close_matches(name, STAGE_NAMES, n=1)
+    if name not in ASSET_NAMES:
+        close = difflib.get_close_matches(name, ASSET_NAMES, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
-        raise ParakeetError(f"There is no asset {name!r}: {hint}The assets are: {', '.join(STAGE_NAMES)}.")
+        raise ParakeetError(f"There is no asset {name!r}: {hint}The assets are: {', '.join(ASSET_NAMES)}.")
 
 
 def _with_sources(recipe: "Recipe", paths: Sequence[str]) -> "Recipe":

@@ -28,3 +28,13 @@ def release_folder(root: Path) -> Path:
 def latest_release(root: Path) -> Path:
     """The link to the release that `parakeet chat` opens."""
     return release_folder(root) / "latest"
+
+
+def models_folder(root: Path) -> Path:
+    """Files that a user or a download put there: input, never made or removed by a stage."""
+    return root / "models"
+
+
+def hashes_file(root: Path) -> Path:
+    """What is known of files outside the store: path, size and time of change to sha256."""
+    return root / ".hashes.json"

@@ -60,8 +60,11 @@ def _merged(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     sources = values.get("sources")
     for source in sources if isinstance(sources, list) else []:
         if isinstance(source, dict) and isinstance(source.get("path"), str):
-            # os.path's leaves the home of an unknown user as it stands; Path's raises.
-            source["path"] = str(path.parent / os.path.expanduser(source["path"]))
+            source["path"] = _beside(path, source["path"])
+    original = values.get("original")
+    mirrors = original.get("mirrors") if isinstance(original, dict) else None
+    if isinstance(original, dict) and isinstance(mirrors, list):
+        original["mirrors"] = [_beside(path, mirror) for mirror in mirrors]
     if parent is None:
         return values
     if not isinstance(parent, str):
@@ -74,6 +77,14 @@ def _merged(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         else:
             base[key] = value
     return base
+
+
+def _beside(recipe: Path, place: Any) -> Any:
+    """A path as seen from the recipe file; an address, or a value that is no text, as it stands."""
+    if not isinstance(place, str) or "://" in place:
+        return place
+    # os.path's leaves the home of an unknown user as it stands; Path's raises.
+    return str(recipe.parent / os.path.expanduser(place))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 from parakeet.artifact import Artifact, Store, Work, replace_file
 from parakeet.errors import ParakeetError
 from parakeet.hashes import HashCache
+from parakeet.home import hashes_file, models_folder
 from parakeet.progress import Progress
 from parakeet.recipe import FileSource, Recipe
 from parakeet.recipe_file import load_recipe
@@ -23,8 +24,6 @@ from parakeet.training.stage import CHANGEABLE, Launch, expected_bytes, make_che
 ACTIVE_RECIPE_FILE = "recipe.yaml"
 DEFAULT_RECIPE = "demo"
 RUNS_FOLDER = "training_runs"
-MODELS_FOLDER = "models"
-"""Files that a user or the download put there: input, never made or removed by a stage."""
 ORIGINAL_CHECKPOINT = "original_checkpoint"
 
 
@@ -192,7 +191,7 @@ class Build:
     def __init__(self, root: Path, recipe: Recipe) -> None:
         self.store = Store(root)
         self.recipe = recipe
-        self._hashes = HashCache(root / ".hashes.json")
+        self._hashes = HashCache(hashes_file(root))
         self._found: dict[str, Artifact] = {}
 
     def work(self, name: str) -> Work:
@@ -256,7 +255,7 @@ class Build:
 
     @property
     def original_checkpoint(self) -> Path:
-        return self.store.root / MODELS_FOLDER / self.recipe.original.file_name
+        return models_folder(self.store.root) / self.recipe.original.file_name
 
     def _files(self, name: str) -> dict[str, tuple[Path, str]]:
         """Path and sha256 of the files outside the store that a stage reads, by label."""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from parakeet.generation.decoder import Decoder
 from parakeet.model.config import ModelConfig
 from parakeet.model.transformer import Parakeet
 from parakeet.recipe_file import load_recipe
@@ -67,6 +68,31 @@ def test_the_model_agrees_with_the_oracle(case: Any) -> None:
     with torch.no_grad():
         found = model.logits(model(row, torch.zeros_like(row)))[0].numpy()
     assert max(differences(found, expected)) < TOLERANCE
+
+
+@EVERY_CASE
+def test_the_decoder_agrees_with_the_oracle(case: Any) -> None:
+    """In one piece, in two, and token by token."""
+    weights, ids = make_case(case)
+    expected = oracle["logits"](weights, case.heads, ids)
+    decoder = Decoder(model_of(case, weights), "fp32")
+    assert max(differences(decoder.logits(ids).numpy(), expected)) < TOLERANCE
+    cache = decoder.new_cache(case.length)
+    half = max(1, case.length - 20)
+    found = [decoder.prefill(ids[:half], cache), *(decoder.step([i], cache)[0] for i in ids[half:])]
+    assert max(differences(torch.stack(found).numpy(), expected[half - 1 :])) < TOLERANCE
+
+
+@pytest.mark.parametrize("case", CASES[:4], ids=lambda case: case.name)
+def test_a_full_ring_agrees_with_the_oracle_under_a_band(case: Any) -> None:
+    """A cache of `context` tokens sees itself and context − 1 earlier ones, however long the text."""
+    weights, ids = make_case(case)
+    context = max(2, case.length // 3)
+    expected = oracle["logits"](weights, case.heads, ids, context - 1)
+    decoder = Decoder(model_of(case, weights), "fp32")
+    cache = decoder.new_cache(context)
+    found = [decoder.step([i], cache)[0] for i in ids]
+    assert max(differences(torch.stack(found).numpy(), expected)) < TOLERANCE
 
 
 @pytest.mark.parametrize("band", [0, 1, 7, 31])

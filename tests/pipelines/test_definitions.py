@@ -7,7 +7,7 @@ import pytest
 
 from assets_defs.home import HOME_TAG, run_lock
 from parakeet.recipe_file import load_recipe
-from parakeet.stages import STAGES, use_recipe
+from parakeet.stages import ASSET_NAMES, STAGES, use_recipe
 from pipelines.definitions import defs
 from pipelines.lost_runs import fail_lost_runs
 from pipelines.schedules import weekly_retraining
@@ -20,7 +20,7 @@ def test_definitions_load() -> None:
 
 def test_every_stage_is_an_asset_with_all_that_a_reader_needs() -> None:
     graph = defs.get_repository_def().asset_graph
-    assert {key.to_user_string() for key in graph.get_all_asset_keys()} == {stage.name for stage in STAGES}
+    assert {key.to_user_string() for key in graph.get_all_asset_keys()} == set(ASSET_NAMES)
     for stage in STAGES:
         node = graph.get(dg.AssetKey(stage.name))
         assert node.description
@@ -28,7 +28,7 @@ def test_every_stage_is_an_asset_with_all_that_a_reader_needs() -> None:
         assert node.owners
         assert node.kinds
         assert node.code_version
-        assert {parent.to_user_string() for parent in node.parent_keys} == set(stage.inputs)
+        assert {parent.to_user_string() for parent in node.parent_keys} == {*stage.inputs, *stage.after}
 
 
 def test_training_is_in_a_pool_of_its_own() -> None:
@@ -43,12 +43,15 @@ def test_training_is_in_a_pool_of_its_own() -> None:
 
 def test_shards_checkpoint_evaluation_and_release_are_checked() -> None:
     keys = defs.get_repository_def().asset_graph.asset_check_keys
-    assert {key.asset_key.to_user_string() for key in keys} == {"token_shards", "checkpoint", "evaluation", "release"}
+    assert {key.asset_key.to_user_string() for key in keys} == {
+        *("token_shards", "checkpoint", "evaluation", "release"),
+        "original_checkpoint",
+    }
 
 
 def test_jobs_schedule_and_sensors() -> None:
     repository = defs.get_repository_def()
-    assert {"prepare_data", "train_model", "full_build"} <= set(repository.job_names)
+    assert {"prepare_data", "train_model", "full_build", "import_original"} <= set(repository.job_names)
     schedule = repository.get_schedule_def("weekly_retraining")
     assert schedule.default_status is dg.DefaultScheduleStatus.STOPPED
     assert repository.get_sensor_def("lost_runs").default_status is dg.DefaultSensorStatus.RUNNING

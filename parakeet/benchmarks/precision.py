@@ -1,0 +1,57 @@
+"""What a precision costs: held-out bits per byte of the model that was trained here, in each dtype of the engine."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from parakeet.data.shards import TokenShards
+from parakeet.errors import ParakeetError
+from parakeet.evaluation.bits_per_byte import choose_documents
+from parakeet.generation.decoder import DTYPES, Decoder
+from parakeet.model.transformer import load_model
+from parakeet.stages import Build, active_recipe
+from parakeet.tokenizer import Tokenizer
+
+MAX_BYTES = 50_000
+"""Held-out text that is measured, in bytes of content."""
+
+
+def bits_per_byte_by_dtype(root: Path) -> dict[str, float] | None:
+    """By dtype, over the first held-out documents of the active recipe's model; None where there is none.
+
+    Each document is read alone, by the kernels that a reply's prompt goes through, for the dtypes that the
+    model's width allows.
+    """
+    build = Build(root, active_recipe(root))
+    if build.find("checkpoint") is None or build.find("token_shards") is None:
+        return None
+    tokenizer = Tokenizer.load(build.artifact("tokenizer").path)
+    shards = TokenShards(build.artifact("token_shards").path, "held_out", tokenizer)
+    numbers = [n for source in range(len(shards.names)) for n in choose_documents(shards, source, MAX_BYTES)]
+    if not numbers:
+        return None
+    model = load_model(build.artifact("checkpoint").path, "cpu")
+    found = {}
+    for dtype in DTYPES:
+        try:
+            found[dtype] = held_out_bits_per_byte(Decoder(model, dtype), tokenizer, shards, numbers)
+        except ParakeetError:
+            continue
+    return found
+
+
+def held_out_bits_per_byte(decoder: Decoder, tokenizer: Tokenizer, shards: TokenShards, documents: list[int]) -> float:
+    """Σ −log2 p(content token) / bytes of content; control tokens count as neither."""
+    controls = np.array(sorted(tokenizer.control_ids), np.int64)
+    nats, n_bytes = 0.0, 0
+    for number in documents:
+        ids = np.asarray(shards.tokens(number), np.int64)[: decoder.config.context + 1]
+        content = torch.from_numpy(~np.isin(ids[1:], controls))
+        targets = torch.from_numpy(ids[1:])
+        losses = F.cross_entropy(decoder.logits(ids[:-1].tolist()), targets, reduction="none")
+        nats += float(losses[content].double().sum())
+        n_bytes += sum(len(tokenizer.token_bytes(i)) for i in targets[content].tolist())
+    return nats / math.log(2) / n_bytes

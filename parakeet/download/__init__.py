@@ -1,0 +1,1 @@
+"""Files from elsewhere: fetched with resumption, and checked before they take their place."""

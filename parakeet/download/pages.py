@@ -1,0 +1,61 @@
+"""Pages that a server sends where a file was asked for, named by what they say."""
+
+import html
+import re
+
+from parakeet.sanitise import sanitise
+
+PAGE_BYTES = 64 << 10
+TITLE_CHARACTERS = 8 << 10
+"""Where a title is looked for: the search is quadratic in a page of nothing but open titles."""
+
+_PAGE = re.compile(
+    rb"\s*(?:<!--(?:(?!-->).)*-->\s*|<\?xml[^>]*>\s*)*<(?:!doctype\s+html|html|head|body)\b", re.I | re.S
+)
+_TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.I | re.S)
+_SAYINGS = (
+    (
+        ("too many users have viewed or downloaded this file", "quota exceeded"),
+        "Google Drive says that too many people have downloaded this file lately (its quota page). It gives it out "
+        "again within 24 hours",
+    ),
+    (
+        ("virus scan warning", "scan this file for viruses", 'id="download-form"'),
+        "Google Drive sent its virus-scan page instead of the file",
+    ),
+    (
+        ("accounts.google.com", "servicelogin", "sign in - google", "sign in – google"),
+        "Google asks for a sign-in: the file is not shared with everybody",
+    ),
+    (
+        ("you need access", "request access", "access denied", "change the permission"),
+        "Google Drive refuses access: the file is not shared with everybody, or was asked for too often",
+    ),
+    (
+        ("file you have requested does not exist", "file you requested has been deleted"),
+        "Google Drive says that the file does not exist any more",
+    ),
+)
+"""What a page of Google's says in English, in lower case, and what that means. The permission page of gdown's
+own message stands among them, since gdown reads Drive's pages before anybody else can."""
+
+
+def fault_of_page(head: bytes) -> str | None:
+    """What a page says instead of the file, or None if these first bytes of a file are no HTML at all."""
+    start = head.removeprefix(b"\xef\xbb\xbf")
+    if not _PAGE.match(start):
+        return None
+    text = start[:PAGE_BYTES].decode("utf-8", "replace")
+    title = _TITLE.search(text[:TITLE_CHARACTERS])
+    titled = f" titled “{_plain(title[1])}”" if title and _plain(title[1]) else ""
+    return meaning_of(text) or f"it sent a web page{titled} instead of the file"
+
+
+def meaning_of(text: str) -> str | None:
+    """What a message of Google Drive's means, if it is a known one."""
+    lower = " ".join(html.unescape(text).lower().replace("’", "'").split())
+    return next((meaning for sayings, meaning in _SAYINGS if any(saying in lower for saying in sayings)), None)
+
+
+def _plain(text: str) -> str:
+    return " ".join(sanitise(html.unescape(text)).split())[:80]

@@ -1,0 +1,242 @@
+"""One request at a time through gdown, for HTTP and Google Drive alike, with every failure in plain words.
+
+What gdown 6.5 leaves to its caller: it has no timeout of its own, follows a trickle for ever, continues a partial
+file of whatever origin, and checks no more than the length.
+"""
+
+import io
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from parakeet.download.pages import meaning_of
+from parakeet.sanitise import sanitise
+
+DRIVE = "drive.google.com"
+_DRIVE_HOSTS = (DRIVE, "docs.google.com")
+_PASSING = {408, 425, 429, 500, 502, 503, 504}
+"""Statuses after which the same request may succeed a little later."""
+_STATUSES = {
+    401: "it wants a password",
+    403: "it refuses access",
+    404: "it has no such file",
+    410: "it does not have this file any more",
+    429: "it was asked too often",
+}
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a source may take, in seconds, and how often it is asked again without any progress."""
+
+    connect: float = 15.0
+    silence: float = 60.0
+    """Longest wait for any byte."""
+    chunk: float = 180.0
+    """Longest wait for gdown's next 512 KiB: a server that trickles is never silent, and never done."""
+    tries: int = 4
+    backoff: float = 1.0
+    """Wait after the first failure; it doubles with each one more."""
+    longest_wait: float = 60.0
+    """Most that a server's Retry-After is followed."""
+
+
+PATIENCE = Patience()
+
+
+class Unfit(Exception):
+    """This source does not have the file; asking it again would not help."""
+
+
+class Broken(Exception):
+    """The transfer failed in a way that may pass. `wait` is the server's own word on when, in seconds."""
+
+    def __init__(self, reason: str, wait: float | None = None) -> None:
+        super().__init__(reason)
+        self.wait = wait
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a source would send now: the file's first bytes (up to 512 KiB), and its size where that is announced."""
+
+    head: bytes
+    total: int | None
+
+
+def drive_address(drive_id: str) -> str:
+    return f"https://{DRIVE}/uc?id={drive_id}"
+
+
+def is_drive(address: str) -> bool:
+    return urlsplit(address).hostname in _DRIVE_HOSTS
+
+
+def look(address: str, patience: Patience) -> Offer:
+    """Ask for the file and hang up after its first bytes. Raises Unfit or Broken."""
+    head = io.BytesIO()
+    announced: int | None = None
+
+    def enough(done: int, total: int | None) -> None:
+        nonlocal announced
+        announced = total
+        raise _Enough
+
+    with _explained(patience), _watched(patience, enough) as (cancel, seen), suppress(_Enough):
+        _gdown(address, head, seen, cancel, patience)
+    return Offer(head.getvalue(), announced)
+
+
+def validator_of(address: str, patience: Patience) -> str | None:
+    """A strong ETag, else Last-Modified (RFC 9110 §8.8): where it differs, the file is another one. Google Drive has
+    none. gdown shows no headers, hence a request of our own. Raises Unfit or Broken."""
+    import requests
+
+    if is_drive(address):
+        return None
+    headers = {"Accept-Encoding": "identity"}
+    timeout = (patience.connect, patience.silence)
+    with _explained(patience), requests.get(address, stream=True, timeout=timeout, headers=headers) as response:
+        response.raise_for_status()
+        hops = [hop.url for hop in (*response.history, response)]
+        if address.lower().startswith("https:") and not all(hop.startswith("https:") for hop in hops):
+            raise Unfit("it redirects from https to http, where anybody on the way could change the file")
+        tag = response.headers.get("ETag", "W/")
+        return response.headers.get("Last-Modified") if tag.startswith("W/") else tag
+
+
+def transfer(address: str, output: Path, seen: Callable[[int, int | None], None], patience: Patience) -> None:
+    """Write the file to `output`, going on with gdown's `.part` beside it if there is one.
+
+    `seen(bytes so far, total or None)` is called about every 512 KiB; what it raises ends the transfer and keeps the
+    part. Raises Unfit or Broken; OSError for the disk's own faults.
+    """
+    with _explained(patience), _watched(patience, seen) as (cancel, watched):
+        _gdown(address, str(output), watched, cancel, patience)
+
+
+class _Enough(Exception):
+    pass
+
+
+def _gdown(
+    address: str,
+    output: str | io.BytesIO,
+    progress: Callable[[int, int | None], None],
+    cancel: threading.Event,
+    patience: Patience,
+) -> None:
+    import gdown
+
+    gdown.download(
+        url=address,
+        output=output,
+        quiet=True,
+        use_cookies=False,  # they would be kept in the user's home
+        resume=True,  # also asks for identity encoding, without which offsets would mean nothing
+        progress=progress,
+        timeout=(patience.connect, patience.silence),
+        cancel=cancel,
+    )
+
+
+@contextmanager
+def _watched(
+    patience: Patience, seen: Callable[[int, int | None], None]
+) -> Iterator[tuple[threading.Event, Callable[[int, int | None], None]]]:
+    """An event that is set when `seen`, wrapped, was not called for `patience.chunk` seconds."""
+    cancel, over = threading.Event(), threading.Event()
+    latest = time.monotonic()
+
+    def watched(done: int, total: int | None) -> None:
+        nonlocal latest
+        latest = time.monotonic()
+        seen(done, total)
+
+    def watch() -> None:
+        while not over.wait(min(1.0, patience.chunk / 4)):
+            if time.monotonic() - latest > patience.chunk:
+                cancel.set()
+                return
+
+    thread = threading.Thread(target=watch, name="parakeet-download-watch", daemon=True)
+    thread.start()
+    try:
+        yield cancel, watched
+    finally:
+        over.set()
+        thread.join()
+
+
+@contextmanager
+def _explained(patience: Patience) -> Iterator[None]:
+    """Turn what gdown and requests raise into Unfit and Broken; the disk's OSError passes."""
+    import requests
+    from gdown.exceptions import DownloadCancelled, DownloadError, FileURLRetrievalError
+
+    try:
+        yield
+    except DownloadCancelled:
+        raise Broken(f"it sent less than 512 KiB in {patience.chunk:.0f} s") from None
+    except FileURLRetrievalError as error:
+        raise Unfit(meaning_of(str(error)) or f"Google Drive gives no file: {_plain(error)}") from None
+    except DownloadError:
+        raise Broken("it did not send all that it had announced") from None
+    except requests.HTTPError as error:
+        raise _of_status(error.response, patience) from None
+    except requests.TooManyRedirects:
+        raise Unfit("it redirects in a circle") from None
+    except (requests.exceptions.InvalidSchema, requests.exceptions.InvalidURL, requests.exceptions.MissingSchema):
+        raise Unfit("it redirects to an address that is neither http nor https, or the address is malformed") from None
+    except requests.exceptions.SSLError as error:
+        raise Unfit(f"its TLS certificate or connection cannot be trusted ({_plain(_root(error))})") from None
+    except requests.exceptions.ContentDecodingError:
+        raise Unfit("it sent a compressed body that cannot be decompressed") from None
+    except (requests.RequestException, ConnectionError, TimeoutError) as error:
+        raise Broken(_of_connection(error)) from None
+    except (ValueError, LookupError) as error:
+        raise Unfit(f"its answer cannot be understood ({_plain(error)})") from None
+
+
+def _of_status(response: object, patience: Patience) -> Exception:
+    import requests
+
+    assert isinstance(response, requests.Response)
+    status = response.status_code
+    phrase = next((known.phrase for known in HTTPStatus if known == status), "")
+    reason = f"{_STATUSES.get(status, 'it fails')} (HTTP status {status} {phrase}".rstrip() + ")"
+    if status not in _PASSING:
+        return Unfit(reason)
+    wanted = response.headers.get("Retry-After", "")
+    return Broken(reason, min(float(wanted), patience.longest_wait) if wanted.isdecimal() else None)
+
+
+def _of_connection(error: BaseException) -> str:
+    root = _root(error)
+    if isinstance(root, socket.gaierror):
+        return "its name cannot be found (is there a network?)"
+    if isinstance(root, ConnectionRefusedError):
+        return "it refuses the connection"
+    if isinstance(root, TimeoutError) or "timed out" in str(error).lower():
+        return "it does not answer in time"
+    if isinstance(root, ssl.SSLError | ConnectionError):
+        return "the connection broke"
+    return f"the connection failed ({type(root).__name__})"
+
+
+def _root(error: BaseException) -> BaseException:
+    """The error that began it all: requests and urllib3 wrap each other's."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return error
+
+
+def _plain(error: BaseException) -> str:
+    return " ".join(sanitise(str(error)).split())[:200]

@@ -1,0 +1,68 @@
+"""The asset `original_checkpoint` and its check, as Dagster runs them."""
+
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from assets_defs.home import ParakeetHome
+from assets_defs.original_checkpoint import original_checkpoint, original_checkpoint_is_whole
+from parakeet.artifact import sha256_of
+from parakeet.recipe_file import load_recipe
+from parakeet.stages import use_recipe
+
+from ..fault_server import FaultServer
+from .archives import BODY, NAME
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PARAKEET_HOME", str(tmp_path))
+    return tmp_path
+
+
+def run(home: Path, mirror: str) -> dg.ExecuteInProcessResult:
+    recipe = home / "mine.yaml"
+    original = f"{{file_name: {NAME}, drive_id: null, mirrors: ['{mirror}']}}"
+    recipe.write_text(f"extends: demo\nname: mine\noriginal: {original}\n", encoding="utf-8")
+    use_recipe(home, load_recipe(str(recipe)))
+    return dg.materialize(
+        [original_checkpoint, original_checkpoint_is_whole],
+        resources={"parakeet_home": ParakeetHome()},
+        raise_on_error=False,
+    )
+
+
+def test_it_fetches_and_says_what_it_has(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with FaultServer(BODY) as server:
+        result = run(home, server.address("cut"))
+    assert result.success
+    (made,) = result.asset_materializations_for_node("original_checkpoint")
+    path = home / "models" / NAME
+    assert path.read_bytes() == BODY
+    shown = {key: value.value for key, value in made.metadata.items()}
+    assert shown["path"] == str(path)
+    assert shown["bytes"] == len(BODY)
+    assert made.tags is not None
+    assert shown["sha256"] == sha256_of(path) == made.tags["dagster/data_version"]
+    assert shown["source"] == server.address("cut")
+    assert [check.passed for check in result.get_asset_check_evaluations()] == [True]
+    assert "original_checkpoint     3.0 MB, http://127.0.0.1" in capfd.readouterr().err
+
+
+def test_its_failure_is_one_message(home: Path) -> None:
+    with FaultServer(BODY) as server:
+        result = run(home, server.address("quota"))
+    assert not result.success
+    (failure,) = (event for event in result.all_events if event.is_step_failure)
+    assert "too many people have downloaded this file" in str(failure.step_failure_data.user_failure_data)
+
+
+def test_the_check_finds_damage(home: Path) -> None:
+    with FaultServer(BODY) as server:
+        run(home, server.address("whole"))
+    path = home / "models" / NAME
+    path.write_bytes(BODY[:-100])
+    checked = original_checkpoint_is_whole(ParakeetHome())
+    assert not checked.passed
+    assert "cut-off archive" in str(checked.description)

@@ -1,0 +1,206 @@
+"""The tensors of a checkpoint are taken as they are, or refused by name."""
+
+import io
+import math
+import os
+import runpy
+import subprocess
+import sys
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from parakeet.errors import ParakeetError
+from parakeet.model.original import layout
+from parakeet.model.original_reader import checked_tensors, load_state, require_safe_torch
+from parakeet.model.torch_archive import check_torch_archive
+
+generator = runpy.run_path(str(Path(__file__).parents[1] / "original_checkpoint.py"))
+original_state = generator["original_state"]
+State = OrderedDict[str, Tensor]
+WIDTH = 8
+
+
+def tensors_of(state: State, layers: int = 3) -> dict[str, Tensor]:
+    return checked_tensors(state, layout(layers, WIDTH))
+
+
+def test_each_tensor_is_taken_once_as_it_is() -> None:
+    state = original_state(3, WIDTH)
+    tensors = tensors_of(state)
+    assert {name: tensor.data_ptr() for name, tensor in tensors.items()} == {
+        entry.name: state[entry.key].data_ptr() for entry in layout(3, WIDTH)
+    }
+    assert sum(tensor.numel() for tensor in tensors.values()) == generator["parameter_count"](state)
+
+
+def test_copies_of_tied_tensors_are_as_good_as_the_same() -> None:
+    state = original_state(2, WIDTH)
+    copied = OrderedDict((key, tensor.clone()) for key, tensor in state.items())
+    assert all(
+        torch.equal(a, b) for a, b in zip(tensors_of(copied, 2).values(), tensors_of(state, 2).values(), strict=True)
+    )
+
+
+def changed(key: str, change: Callable[[Tensor], Tensor]) -> State:
+    state: State = original_state(3, WIDTH)
+    state[key] = change(state[key].clone())
+    return state
+
+
+def set_number(value: float, at: int) -> Callable[[Tensor], Tensor]:
+    def change(tensor: Tensor) -> Tensor:
+        tensor.view(-1)[at] = value
+        return tensor
+
+    return change
+
+
+HEAD, SECOND, QUERY = "lm_head.weight", "transformer.h.1.attn.c_kv.weight", "transformer.h.2.attn.c_query.weight"
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "message"),
+    [
+        (QUERY, set_number(math.nan, -1), f"{QUERY} holds NaN"),
+        ("transformer.ln_f.weight", set_number(-math.inf, 0), "transformer.ln_f.weight holds NaN or infinite"),
+        ("transformer.wte.weight", set_number(math.inf, -1), "transformer.wte.weight holds NaN"),
+        (HEAD, set_number(0.5, -1), f"{HEAD} differs from transformer.wte.weight"),
+        (HEAD, set_number(math.nan, 3), f"{HEAD} differs"),
+        (SECOND, set_number(0.5, 0), f"{SECOND} differs from transformer.h.0.attn.c_kv.weight"),
+        (QUERY, Tensor.half, f"{QUERY} has dtype float16"),
+        (QUERY, Tensor.bfloat16, f"{QUERY} has dtype bfloat16"),
+        (QUERY, Tensor.double, f"{QUERY} has dtype float64"),
+        (QUERY, Tensor.int, f"{QUERY} has dtype int32"),
+        (HEAD, Tensor.half, f"{HEAD} has dtype float16"),
+        (QUERY, Tensor.t, f"{QUERY} is not stored as one plain block"),
+        (QUERY, lambda t: torch.zeros(()).expand(t.shape), f"{QUERY} is not stored as one plain block"),
+    ],
+)
+def test_a_wrong_tensor_is_named(key: str, change: Callable[[Tensor], Tensor], message: str) -> None:
+    with pytest.raises(ParakeetError, match=message):
+        tensors_of(changed(key, change))
+
+
+def test_minus_zero_is_not_zero() -> None:
+    state = original_state(1, WIDTH)
+    state["transformer.wte.weight"].view(-1)[7] = 0.0
+    state[HEAD] = state["transformer.wte.weight"].clone()
+    assert tensors_of(state, 1)
+    state[HEAD].view(-1)[7] = -0.0
+    with pytest.raises(ParakeetError, match="lm_head"):
+        tensors_of(state, 1)
+
+
+def test_two_tensors_in_one_place_are_refused() -> None:
+    state = original_state(2, WIDTH)
+    state["transformer.h.1.attn.c_query.weight"] = state["transformer.h.0.attn.c_query.weight"]
+    with pytest.raises(
+        ParakeetError, match=r"h\.1\.attn\.c_query\.weight and .*h\.0\.attn\.c_query\.weight are one tensor"
+    ):
+        tensors_of(state, 2)
+
+
+def test_files_map_to_the_state_dict_they_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = {"a": torch.arange(5.0), "b": torch.ones(2, 2)}
+    torch.save({f"module._orig_mod.{key}": tensor for key, tensor in state.items()}, tmp_path / "a.pth")
+    loaded = load_state(tmp_path / "a.pth")
+    assert list(loaded) == ["a", "b"]
+    assert all(torch.equal(loaded[key], state[key]) for key in state)
+    assert "The prefix module._orig_mod. was taken off" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([torch.ones(1)], "holds a list, not a state dict"),
+        (torch.ones(1), "holds a Tensor, not a state dict"),
+        ({"model": {"a": torch.ones(1)}, "step": 3}, "holds a dict under model.*the state dict of the model alone"),
+        ({3: torch.ones(1)}, "holds a Tensor under 3"),
+        ({"a": torch.nn.Linear(1, 1)}, "torch cannot read it as plain weights"),
+    ],
+)
+def test_what_is_no_state_dict_is_refused(tmp_path: Path, value: object, message: str) -> None:
+    torch.save(value, tmp_path / "a.pth")
+    with pytest.raises(ParakeetError, match=message):
+        load_state(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("version", ["2.10.0", "2.10.0+cpu", "2.13.1", "3.0.0a0+git123"])
+def test_newer_torch_may_read(version: str) -> None:
+    require_safe_torch(version)
+
+
+@pytest.mark.parametrize("version", ["2.9.1", "2.9.0+cu126", "1.13.1", "unknown"])
+def test_older_torch_may_not(version: str) -> None:
+    with pytest.raises(
+        ParakeetError, match=rf"torch {version.replace('+', '.')} is installed.*needs torch 2\.10 .*CVE"
+    ):
+        require_safe_torch(version)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux says how much memory a process has")
+def test_memory_has_a_limit_that_can_be_lifted() -> None:
+    program = (
+        "from parakeet.model.original_reader import limit_memory\n"
+        "limit_memory(64 << 20)\n"
+        "held = bytearray(16 << 20)\n"
+        "try:\n"
+        "    bytearray(256 << 20)\n"
+        "except MemoryError:\n"
+        "    print('refused')\n"
+        "limit_memory(None)\n"
+        "print(len(bytearray(256 << 20)))\n"
+    )
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env={**os.environ})
+    assert finished.stdout.split() == ["refused", str(256 << 20)], finished.stderr
+
+
+STATE = OrderedDict((f"layer.{i}.weight", torch.arange(6.0).reshape(2, 3) + i) for i in range(4))
+
+
+def saved() -> bytes:
+    stream = io.BytesIO()
+    torch.save(STATE, stream)
+    return stream.getvalue()
+
+
+WHOLE = saved()
+
+
+def test_a_file_of_an_older_torch_with_a_gpu_is_read_on_the_cpu(tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    with zipfile.ZipFile(io.BytesIO(WHOLE)) as there, zipfile.ZipFile(path, "w") as here:
+        for name in there.namelist():
+            content = there.read(name).replace(b"X\x03\x00\x00\x00cpu", b"X\x06\x00\x00\x00cuda:0")
+            if name.endswith(("data.pkl", "/version")) or "/data/" in name:
+                here.writestr(name, content)
+    assert b"cuda:0" in path.read_bytes()
+    check_torch_archive(path, lambda n: None)
+    loaded = load_state(path)
+    assert all(torch.equal(loaded[key], STATE[key]) and loaded[key].device.type == "cpu" for key in STATE)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, len(WHOLE) - 1), st.integers(1, 255))
+def test_a_changed_byte_is_refused_or_changes_nothing(
+    tmp_path_factory: pytest.TempPathFactory, position: int, change: int
+) -> None:
+    content = bytearray(WHOLE)
+    content[position] ^= change
+    path = tmp_path_factory.getbasetemp() / "changed.pth"
+    path.write_bytes(content)
+    try:
+        check_torch_archive(path, lambda n: None)
+        loaded = load_state(path)
+    except ParakeetError:
+        return
+    assert list(loaded) == list(STATE)
+    assert all(torch.equal(loaded[key], STATE[key]) for key in STATE)
