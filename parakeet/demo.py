@@ -12,6 +12,7 @@ from parakeet.home import home, latest_release
 from parakeet.release.verify import open_release
 from parakeet.sanitise import sanitise
 
+
 def main() -> int:
     """Ask who it is and one held-out question of each task, then print what the evaluation measured."""
     try:

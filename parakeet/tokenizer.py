@@ -8,7 +8,7 @@ import base64
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +45,11 @@ TRAINED_PATTERN = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
+PATTERNS = (CL100K_PATTERN, TRAINED_PATTERN)
+NEEDED_CONTROLS = (END_OF_TEXT, END_OF_PROMPT, PADDING, *ROLE_TOKENS.values())
+LARGEST_ID = (1 << 20) - 1
+"""An id far beyond the others would ask for gigabytes: there is a row for each up to the highest."""
+
 VOCABULARY_FILE = "vocabulary.tiktoken"
 SETTINGS_FILE = "tokenizer.json"
 
@@ -59,11 +64,10 @@ class Tokenizer:
     controls: dict[str, int]
 
     def __post_init__(self) -> None:
+        ranks = _parse_vocabulary(self.vocabulary)
+        _check_ids(ranks, self.controls)
         encoding = tiktoken.Encoding(
-            self.name,
-            pat_str=self.pattern,
-            mergeable_ranks=_parse_vocabulary(self.vocabulary),
-            special_tokens=self.controls,
+            self.name, pat_str=self.pattern, mergeable_ranks=ranks, special_tokens=self.controls
         )
         object.__setattr__(self, "_encoding", encoding)
         object.__setattr__(self, "_control_ids", frozenset(self.controls.values()))
@@ -146,24 +150,46 @@ class Tokenizer:
         try:
             settings = json.loads((directory / SETTINGS_FILE).read_text(encoding="utf-8"))
             vocabulary = (directory / VOCABULARY_FILE).read_bytes()
-            expected = settings["vocabulary_sha256"]
-            tokenizer = cls(settings["name"], vocabulary, settings["pattern"], dict(settings["controls"]))
+            found, expected = hashlib.sha256(vocabulary).hexdigest(), settings["vocabulary_sha256"]
+            if found != expected:
+                raise ParakeetError(
+                    f"{directory / VOCABULARY_FILE} has sha256 {found}, expected {expected}: the file was changed. "
+                    "Run the same build again with: --force tokenizer"
+                )
+            # Any other could be made to hang: tiktoken's regular expressions backtrack.
+            if settings["pattern"] not in PATTERNS:
+                raise ValueError("its pattern is none that Parakeet splits text with")
+            return cls(str(settings["name"]), vocabulary, settings["pattern"], dict(settings["controls"]))
         except FileNotFoundError as error:
             raise ParakeetError(f"{error.filename} is missing: {directory} holds no whole tokenizer.") from None
-        except (ValueError, KeyError, TypeError) as error:
-            raise ParakeetError(f"{directory / SETTINGS_FILE} is not a tokenizer of Parakeet: {error}") from None
-        found = hashlib.sha256(vocabulary).hexdigest()
-        if found != expected:
+        except KeyError as error:
             raise ParakeetError(
-                f"{directory / VOCABULARY_FILE} has sha256 {found}, expected {expected}: the file was changed. "
-                "Run the same build again with: --force tokenizer"
-            )
-        return tokenizer
+                f"{directory / SETTINGS_FILE} is not a tokenizer of Parakeet: it lacks {error}."
+            ) from None
+        except (ValueError, TypeError, RecursionError) as error:
+            raise ParakeetError(f"{directory / SETTINGS_FILE} is not a tokenizer of Parakeet: {error}") from None
 
 
 def _parse_vocabulary(vocabulary: bytes) -> dict[bytes, int]:
     pairs = (line.split() for line in vocabulary.splitlines() if line)
-    return {base64.b64decode(token): int(rank) for token, rank in pairs}
+    return {base64.b64decode(token, validate=True): int(rank) for token, rank in pairs}
+
+
+def _check_ids(ranks: Mapping[bytes, int], controls: Mapping[str, int]) -> None:
+    """ValueError unless every id means one thing and any text can be encoded: tiktoken panics where it cannot."""
+    if set(ranks.values()) != set(range(len(ranks))):
+        raise ValueError(f"the {len(ranks):,} ranks of its vocabulary do not count from 0 without gaps")
+    lacking = next((byte for byte in range(256) if bytes([byte]) not in ranks), None)
+    if lacking is not None:
+        raise ValueError(f"its vocabulary lacks the single byte {lacking}")
+    for name in NEEDED_CONTROLS:
+        if name not in controls:
+            raise ValueError(f"it lacks the control token {name!r}")
+    for name, token_id in controls.items():
+        if not isinstance(token_id, int) or isinstance(token_id, bool) or not len(ranks) <= token_id <= LARGEST_ID:
+            raise ValueError(f"{name!r} has the id {token_id!r}, not one from {len(ranks):,} to {LARGEST_ID:,}")
+    if len(set(controls.values())) < len(controls):
+        raise ValueError("two of its control tokens have one id")
 
 
 def cl100k_base(known: Iterable[Path] = ()) -> Tokenizer:
@@ -234,8 +260,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
         base64.b64encode(bytes(byte_of[letter] for letter in token)) + b" " + str(rank).encode()
         for rank, (token, _) in enumerate(ranked)
     )
-    names = (END_OF_TEXT, END_OF_PROMPT, PADDING, *ROLE_TOKENS.values())
-    controls = {name: len(ranked) + index for index, name in enumerate(names)}
+    controls = {name: len(ranked) + index for index, name in enumerate(NEEDED_CONTROLS)}
     return Tokenizer("bpe", b"\n".join(lines) + b"\n", TRAINED_PATTERN, controls)
 
 

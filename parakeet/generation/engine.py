@@ -226,7 +226,13 @@ def load_engine(directory: Path, device: str = "auto", dtype: str = "auto", thre
     if threads:
         torch.set_num_threads(threads)
     tokenizer = Tokenizer.load(directory)
-    return Engine(Decoder(load_model(directory, "cpu"), dtype, device), tokenizer)
+    model = load_model(directory, "cpu")
+    if tokenizer.rows != model.config.vocabulary_rows:
+        raise ParakeetError(
+            f"{directory} holds a tokenizer of {tokenizer.rows:,} rows and a model of "
+            f"{model.config.vocabulary_rows:,}: they do not belong together. Copy the release again."
+        )
+    return Engine(Decoder(model, dtype, device), tokenizer)
 
 
 def _checked_device(name: str) -> str:

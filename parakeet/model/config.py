@@ -10,6 +10,9 @@ from parakeet.recipe import ModelSettings
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 
+LARGEST = {"layers": 1024, "heads": 1024, "width": 1 << 16, "context": 1 << 20, "vocabulary_rows": 1 << 20}
+"""Sizes beyond these are nonsense. A million layers would take minutes to set up before any tensor is looked at."""
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -68,16 +71,22 @@ class ModelConfig:
             config = cls(**{field.name: values[field.name] for field in fields(cls)})
         except FileNotFoundError:
             raise ParakeetError(f"{path} is missing: {directory} holds no model of Parakeet.") from None
-        except (ValueError, KeyError, TypeError) as error:
+        except KeyError as error:
+            raise ParakeetError(f"{path} is not a model's configuration: it does not say {error}.") from None
+        except (ValueError, TypeError, RecursionError) as error:
             raise ParakeetError(f"{path} is not a model's configuration: {error}") from None
         return config.checked(path)
 
     def checked(self, where: Path) -> "ModelConfig":
         """Refuse sizes that no model has, before any memory is asked for."""
-        sizes = {name: getattr(self, name) for name in ("layers", "heads", "width", "context", "vocabulary_rows")}
-        for name, size in sizes.items():
-            if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= 1 << 20:
-                raise ParakeetError(f"{where}: {name} is {size!r}; a whole number from 1 to 1,048,576 is needed.")
+        for name, largest in LARGEST.items():
+            size = getattr(self, name)
+            if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= largest:
+                raise ParakeetError(f"{where}: {name} is {size!r}; a whole number from 1 to {largest:,} is needed.")
+        dropout = self.dropout
+        # NaN fails every comparison.
+        if not isinstance(dropout, int | float) or isinstance(dropout, bool) or not 0 <= dropout < 1:
+            raise ParakeetError(f"{where}: dropout is {dropout!r}; a number from 0 to below 1 is needed.")
         if self.width % self.heads:
             raise ParakeetError(f"{where}: width {self.width} is not a multiple of heads {self.heads}.")
         return self

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from parakeet.errors import ParakeetError
-from parakeet.model.attention import Cache, alibi_slopes, decoding_bias, training_bias
+from parakeet.model.attention import alibi_slopes, training_bias
 from parakeet.model.config import WEIGHTS_FILE, ModelConfig
+
+VALUES_PER_CHECK = 1 << 22
 
 
 class Norm(nn.Module):
@@ -42,15 +44,11 @@ class Block(nn.Module):
         self.mlp_input = nn.Linear(d, 4 * d, bias=False)
         self.mlp_output = nn.Linear(4 * d, d, bias=False)
 
-    def forward(
-        self, x: Tensor, key_value: nn.Linear, bias: Tensor, cache: Cache | None = None, layer: int = 0
-    ) -> Tensor:
+    def forward(self, x: Tensor, key_value: nn.Linear, bias: Tensor) -> Tensor:
         """x (batch, length, width); bias broadcastable to (batch, heads, length, keys)."""
         normed = self.attention_norm(x)
         query = self._split(self.query(normed))
         keys, values = (self._split(half) for half in key_value(normed).chunk(2, dim=-1))
-        if cache is not None:
-            keys, values = cache.append(layer, keys, values)
         mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=bias)
         mixed = mixed.transpose(1, 2).reshape(x.shape)
         x = x + F.dropout(self.attention_output(mixed), self.dropout, self.training)
@@ -100,26 +98,9 @@ class Parakeet(nn.Module):
             x = block(x, self.key_values[layer // 2], bias)
         return self.final_norm(x)
 
-    def decode(self, ids: Tensor, cache: Cache) -> Tensor:
-        """Logits (batch, vocabulary rows) fp32 of the last of the new positions, which join the cache.
-
-        ids (batch, new) int64.
-        """
-        x = self._embed(ids)
-        bias = decoding_bias(self.slopes, cache.length, ids.shape[1], x.dtype)
-        for layer, block in enumerate(self.blocks):
-            x = block(x, self.key_values[layer // 2], bias, cache, layer)
-        cache.length += ids.shape[1]
-        return self.logits(self.final_norm(x[:, -1])).float()
-
     def logits(self, hidden: Tensor) -> Tensor:
         """(…, width) to (…, vocabulary rows)."""
         return F.linear(hidden, self.embedding.weight)
-
-    def new_cache(self, batch_size: int, capacity: int) -> Cache:
-        weight = self.embedding.weight
-        config = self.config
-        return Cache(config.layers, batch_size, config.heads, capacity, config.head_width, weight.dtype, weight.device)
 
     def _embed(self, ids: Tensor) -> Tensor:
         x = self.embedding_norm(self.embedding(ids))
@@ -181,5 +162,8 @@ def _check_weights(model: Parakeet, weights: dict[str, Tensor], path: Path) -> N
             f"expected {expected.get(name, 'nothing')} ({len(wrong)} tensors differ)."
         )
     for name, tensor in weights.items():
-        if not torch.isfinite(tensor).all():
+        if tensor.dtype != torch.float32:
+            raise ParakeetError(f"{path}: {name} has dtype {tensor.dtype}; Parakeet's weights are torch.float32.")
+        # In pieces: torch.isfinite takes twice the memory of what it looks at, and a weight has up to 462 MB.
+        if not all(torch.isfinite(piece).all() for piece in tensor.view(-1).split(VALUES_PER_CHECK)):
             raise ParakeetError(f"{path}: {name} holds NaN or infinite values; the model is unusable.")

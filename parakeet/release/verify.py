@@ -61,6 +61,7 @@ class Release:
     directory: Path
     name: str
     generation: Generation
+    weights_sha256: str
 
 
 def open_release(directory: Path) -> Release:
@@ -70,9 +71,15 @@ def open_release(directory: Path) -> Release:
     try:
         values = dict(json.loads(path.read_text(encoding="utf-8")))
         known = {key: value for key, value in values.items() if key in Generation.model_fields}
-        return Release(directory, str(values["name"]), Generation(**known))
-    except (OSError, ValueError, KeyError, ValidationError) as error:
+        return Release(directory, str(values["name"]), Generation(**known), _recorded_sum(directory, WEIGHTS_FILE))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, ValidationError) as error:
         raise ParakeetError(f"{path} cannot be read: {error}") from None
+
+
+def _recorded_sum(directory: Path, name: str) -> str:
+    """The sha256 that `SHA256SUMS`, which has been verified, gives a file."""
+    lines = (directory / SUMS_FILE).read_text(encoding="utf-8").splitlines()
+    return next(line.partition("  ")[0] for line in lines if line.partition("  ")[2] == name)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,262 @@
+"""From a checkpoint in the original's layout to a release and back, through the process that reads strangers' files."""
+
+import hashlib
+import json
+import os
+import pickle
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from parakeet.errors import ParakeetError
+from parakeet.model.config import CONFIG_FILE, ModelConfig
+from parakeet.model.original import layout
+from parakeet.model.transformer import Parakeet, load_model, save_model
+from parakeet.progress import Progress
+from parakeet.recipe_file import load_recipe
+from parakeet.release.importing import export_original, import_checkpoint, import_file, make_original_model, slug
+from parakeet.release.reader_process import read_checkpoint
+from parakeet.release.verify import SUMS_FILE, TRAINING_MANIFEST_FILE, open_release, verify_release, write_sums
+from parakeet.tokenizer import CL100K_URL, Tokenizer, train_tokenizer
+
+generator = runpy.run_path(str(Path(__file__).parents[1] / "original_checkpoint.py"))
+original_state, original_name = generator["original_state"], generator["original_name"]
+LAYERS, HEADS, WIDTH, CONTEXT = 3, 2, 16, 64
+NAME = original_name(LAYERS, HEADS, WIDTH, CONTEXT)
+SHARED_VOCABULARY = Path(__file__).parents[3] / "shared" / "data" / "tiktoken"
+CL100K_FILE = hashlib.sha1(CL100K_URL.encode()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home of its own, and the vocabulary in a cache of its own: tiktoken deletes what it does not like."""
+    if not (SHARED_VOCABULARY / CL100K_FILE).is_file():
+        pytest.skip("the cl100k_base vocabulary is not beside this checkout, and tests use no network")
+    cache = tmp_path_factory.mktemp("tiktoken")
+    shutil.copy(SHARED_VOCABULARY / CL100K_FILE, cache)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TIKTOKEN_CACHE_DIR", str(cache))
+        patch.setenv("PARAKEET_HOME", str(tmp_path_factory.mktemp("home")))
+        yield Path(os.environ["PARAKEET_HOME"])
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path: Path = tmp_path_factory.mktemp("downloads") / NAME
+    torch.save(original_state(LAYERS, WIDTH), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def imported(home: Path, checkpoint: Path) -> Path:
+    return import_file(checkpoint, None, None, None, Progress())
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_an_import_is_a_release(home: Path, imported: Path, checkpoint: Path) -> None:
+    assert imported == home / "imported" / NAME.removesuffix(".pth").replace("+", "-")
+    assert [path.name for path in imported.parent.iterdir()] == [imported.name]
+    release = open_release(imported)
+    assert release.name == imported.name
+    settings = release.generation
+    assert (settings.temperature, settings.top_p, settings.min_p, settings.max_tokens) == (0.3, 0.95, 0.01, 4000)
+    assert (settings.frequency_penalty, settings.presence_penalty) == (0.07, 0.02)
+    config = ModelConfig.load(imported)
+    assert config == ModelConfig(LAYERS, HEADS, WIDTH, CONTEXT, 100_288, dropout=0.07)
+    assert Tokenizer.load(imported).rows == config.vocabulary_rows
+
+
+def test_every_weight_is_as_it_was(imported: Path) -> None:
+    state, weights = original_state(LAYERS, WIDTH), load_model(imported, "cpu").state_dict()
+    for entry in layout(LAYERS, WIDTH):
+        assert torch.equal(weights[entry.name], state[entry.key]), entry
+    assert sum(tensor.numel() for tensor in weights.values()) == generator["parameter_count"](state)
+
+
+def test_card_and_manifest_say_where_it_comes_from(imported: Path, checkpoint: Path) -> None:
+    digest = sha256(checkpoint)
+    card = (imported / "README.md").read_text(encoding="utf-8")
+    assert yaml.safe_load(card.split("---")[1])["license"] == "other"
+    for words in (
+        NAME,
+        digest,
+        "terms that came with the file",
+        "parakeet chat",
+        f"{checkpoint.stat().st_size:,} bytes",
+    ):
+        assert words in card
+    manifest = json.loads((imported / TRAINING_MANIFEST_FILE).read_text(encoding="utf-8"))
+    assert manifest["source_files"] == {NAME: digest}
+    assert manifest["packages"]["torch"] == torch.__version__
+    assert not (imported / "evaluation.json").exists()
+
+
+def test_out_and_in_again_gives_the_same_files(imported: Path, checkpoint: Path, tmp_path: Path) -> None:
+    exported = tmp_path / NAME
+    export_original(imported, exported)
+    state = torch.load(exported, weights_only=True)
+    expected = original_state(LAYERS, WIDTH)
+    assert list(state) == list(expected)
+    assert all(torch.equal(state[key], expected[key]) for key in expected)
+    assert state["lm_head.weight"].data_ptr() == state["transformer.wte.weight"].data_ptr()
+    assert sha256(exported) == sha256(checkpoint)
+    again = import_file(exported, tmp_path / "again", None, None, Progress())
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    assert sha256(again / SUMS_FILE) == sha256(imported / SUMS_FILE)
+    with pytest.raises(ParakeetError, match="exists already"):
+        export_original(imported, exported)
+
+
+def test_the_stage_makes_the_same_and_counts_it(home: Path, imported: Path, checkpoint: Path, tmp_path: Path) -> None:
+    counts = make_original_model(load_recipe("demo"), {"original_checkpoint": checkpoint}, tmp_path, Progress())
+    assert counts["source_sha256"] == sha256(checkpoint)
+    assert counts["source_bytes"] == checkpoint.stat().st_size
+    assert counts["parameters"] == ModelConfig.load(imported).parameter_count
+    assert counts["bytes"] == sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert sha256(tmp_path / SUMS_FILE) == sha256(imported / SUMS_FILE)
+
+
+def test_a_folder_that_is_there_is_never_touched(home: Path, imported: Path, checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(ParakeetError, match="exists already"):
+        import_file(checkpoint, None, None, None, Progress())
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ParakeetError, match="exists already"):
+        import_file(checkpoint, tmp_path / "empty", None, None, Progress())
+    verify_release(imported)
+
+
+@pytest.mark.parametrize("name", ["missing.pth", "."])
+def test_what_is_no_file_is_refused(home: Path, tmp_path: Path, name: str) -> None:
+    with pytest.raises(ParakeetError, match=r"cannot be read|is no file"):
+        import_file(tmp_path / name, tmp_path / "out", 2, 64, Progress())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_program_in_a_pickle_is_named_and_nothing_is_left(home: Path, tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.system, (f"touch {tmp_path / 'executed'}",)
+
+    state = {"transformer.wte.weight": torch.ones(1), "x": Evil()}
+    torch.save(state, tmp_path / NAME)
+    with pytest.raises(ParakeetError, match=r"names posix\.system in its pickle"):
+        import_file(tmp_path / NAME, tmp_path / "out", None, None, Progress())
+    (tmp_path / NAME).write_bytes(pickle.dumps(state))
+    with pytest.raises(ParakeetError, match=r"is a pickle that names"):
+        import_file(tmp_path / NAME, tmp_path / "out", None, None, Progress())
+    assert [path.name for path in tmp_path.iterdir()] == [NAME]
+
+
+def test_options_for_a_file_whose_name_says_nothing(home: Path, tmp_path: Path) -> None:
+    state = {f"_orig_mod.{key}": tensor.clone() for key, tensor in original_state(2, 8).items()}
+    path = tmp_path / "my weights 🦜.bin"
+    torch.save(state, path)
+    with pytest.raises(ParakeetError, match=r"neither does the file name .*--heads N"):
+        import_file(path, tmp_path / "out", None, 64, Progress())
+    assert not (tmp_path / "out").exists()
+    counts = import_checkpoint(path, _made(tmp_path / "out"), Progress(), heads=4, context=64, name="mine")
+    assert counts["name"] == open_release(tmp_path / "out").name == "mine"
+    assert ModelConfig.load(tmp_path / "out") == ModelConfig(2, 4, 8, 64, 100_288, dropout=0.07)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def test_an_interruption_ends_the_reader(checkpoint: Path, tmp_path: Path) -> None:
+    def interrupt(n_bytes: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        read_checkpoint(checkpoint, tmp_path, None, None, Progress(), interrupt)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for the reader in /proc")
+def test_a_reader_that_dies_is_reported_and_knows_no_secrets(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET_TOKEN", "hidden")
+    environments: list[bytes] = []
+
+    def kill_the_reader(n_bytes: int) -> None:
+        if environments:
+            return
+        for children in Path("/proc/self/task").glob("*/children"):
+            for number in children.read_text(encoding="utf-8").split():
+                environments.append(Path(f"/proc/{number}/environ").read_bytes())
+                os.kill(int(number), signal.SIGKILL)
+
+    with pytest.raises(ParakeetError, match=r"the process that reads it was stopped by signal 9"):
+        read_checkpoint(checkpoint, tmp_path, None, None, Progress(), kill_the_reader)
+    assert environments
+    assert not any(b"hidden" in environment for environment in environments)
+
+
+def test_a_full_disk_leaves_nothing_behind(home: Path, imported: Path, checkpoint: Path, tmp_path: Path) -> None:
+    program = (
+        "import resource, signal, sys\n"
+        "from pathlib import Path\n"
+        "from parakeet.errors import ParakeetError\n"
+        "from parakeet.progress import Progress\n"
+        "from parakeet.release.importing import export_original, import_file\n"
+        "checkpoint, release, folder = map(Path, sys.argv[1:])\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
+        "for work in (lambda: import_file(checkpoint, folder / 'new', None, None, Progress()),\n"
+        "             lambda: export_original(release, folder / 'new.pth')):\n"
+        "    try:\n"
+        "        work()\n"
+        "    except ParakeetError as error:\n"
+        "        print(error)\n"
+    )
+    command = [sys.executable, "-c", program, str(checkpoint), str(imported), str(tmp_path)]
+    finished = subprocess.run(command, capture_output=True, text=True)
+    lines = finished.stdout.splitlines()
+    assert len(lines) == 2, finished
+    assert all("Nothing that was there before was lost" in line for line in lines), lines
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_of_another_vocabulary_has_no_place_in_the_original_layout(tmp_path: Path) -> None:
+    folder = _made(tmp_path / "release")
+    tokenizer = train_tokenizer(["hello"], 300)
+    model = Parakeet(ModelConfig(1, 1, 8, 32, tokenizer.rows))
+    model.initialise(torch.Generator().manual_seed(1))
+    save_model(model, folder)
+    tokenizer.save(folder)
+    (folder / "generation_config.json").write_text('{"name": "small"}', encoding="utf-8")
+    write_sums(folder)
+    with pytest.raises(ParakeetError, match=r"320 vocabulary rows; the original's layout has 100,288"):
+        export_original(folder, tmp_path / "x.pth")
+    (folder / CONFIG_FILE).write_text("{}", encoding="utf-8")
+    with pytest.raises(ParakeetError, match="has sha256"):
+        export_original(folder, tmp_path / "x.pth")
+    assert [path.name for path in tmp_path.iterdir()] == ["release"]
+
+
+@pytest.mark.parametrize(
+    ("stem", "name"),
+    [
+        ("parakeet8k-h18_l18-alibi+gqa2", "parakeet8k-h18_l18-alibi-gqa2"),
+        ("../../etc/passwd", "etc-passwd"),
+        (" mine (1) ", "mine-1"),
+        ("🦜", "original"),
+        ("x" * 300, "x" * 64),
+    ],
+)
+def test_names_of_files_become_names_of_models(stem: str, name: str) -> None:
+    assert slug(stem) == name
