@@ -23,13 +23,14 @@ def original_checkpoint(parakeet_home: ParakeetHome) -> dg.MaterializeResult:
     progress = Progress()
     try:
         build = parakeet_home.build()
+        how = "up to date" if build.original_checkpoint.is_file() else "fetched"
         checked = checked_original(parakeet_home.root, build.recipe.original, progress)
     except (ParakeetError, OSError) as error:
         known = (
             error if isinstance(error, ParakeetError) else explain_os_error(error, f"fetching {ORIGINAL_CHECKPOINT}")
         )
         raise dg.Failure(description=str(known), allow_retries=False) from None
-    progress.say(f"{ORIGINAL_CHECKPOINT:<24}{checked.n_bytes / 1e6:,.1f} MB, {checked.source}")
+    progress.say(f"{ORIGINAL_CHECKPOINT:<24}{how:<18}{checked.n_bytes / 1e6:,.1f} MB, {checked.source}")
     return dg.MaterializeResult(
         metadata={
             "path": dg.MetadataValue.path(str(checked.path)),
