@@ -3,7 +3,7 @@ import dagster as dg
 from assets_defs.home import ParakeetHome
 from assets_defs.stage_asset import OWNER
 from parakeet.artifact import explain_os_error
-from parakeet.download.original import checked_original, fault_of_original
+from parakeet.download.original import obtain_original, fault_of_original
 from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
 from parakeet.stages import ORIGINAL_CHECKPOINT
@@ -24,7 +24,7 @@ def original_checkpoint(parakeet_home: ParakeetHome) -> dg.MaterializeResult:
     try:
         build = parakeet_home.build()
         how = "up to date" if build.original_checkpoint.is_file() else "fetched"
-        checked = checked_original(parakeet_home.root, build.recipe.original, progress)
+        checked = obtain_original(parakeet_home.root, build.recipe.original, progress)
     except (ParakeetError, OSError) as error:
         known = (
             error if isinstance(error, ParakeetError) else explain_os_error(error, f"fetching {ORIGINAL_CHECKPOINT}")

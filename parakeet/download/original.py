@@ -34,20 +34,14 @@ class CheckedFile:
 
 def obtain_original(
     root: Path, settings: OriginalCheckpoint, progress: Progress, patience: Patience = PATIENCE
-) -> Path:
-    """`root/models/<file_name>`, whole and checked; fetched if it is not there.
+) -> CheckedFile:
+    """The file `root/models/<file_name>`, whole and checked; fetched if it is not there.
 
     A file that is there already is checked and used, and never replaced: if it is bad, ParakeetError says how and
     what to do. Then `settings.mirrors` are tried in order, then Google Drive; if none can give the file,
-    ParakeetError lists each with its reason. An interrupted transfer goes on at the next call.
+    ParakeetError lists each with its reason. An interrupted transfer goes on at the next call. Nothing is read again
+    while the file's size and time stay as they were.
     """
-    return checked_original(root, settings, progress, patience).path
-
-
-def checked_original(
-    root: Path, settings: OriginalCheckpoint, progress: Progress, patience: Patience = PATIENCE
-) -> CheckedFile:
-    """The same, with what is known of the file. Nothing is read again while its size and time stay as they were."""
     path = models_folder(root) / settings.file_name
     known = _known(path, settings)
     if known is not None:

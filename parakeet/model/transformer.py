@@ -125,6 +125,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
     except SafetensorError as error:
         raise OSError(errno.EIO, f"The file could not be written: {error}", str(path)) from None
+    path.chmod(0o644)  # the library makes it for its owner only
 
 
 def best_device() -> str:

@@ -43,7 +43,7 @@ class Fetching:
         wanted = OriginalCheckpoint.model_validate(
             {"file_name": NAME, "drive_id": drive_id, "mirrors": list(mirrors), **settings}
         )
-        return obtain_original(self.root, wanted, Progress(self.said), self.patience)
+        return obtain_original(self.root, wanted, Progress(self.said), self.patience).path
 
     def refused(self, *mirrors: str, **settings: object) -> str:
         """The message, after making sure that nothing stands where the file should."""

@@ -47,7 +47,7 @@ def test_it_fetches_and_says_what_it_has(home: Path, capfd: pytest.CaptureFixtur
     assert shown["sha256"] == sha256_of(path) == made.tags["dagster/data_version"]
     assert shown["source"] == server.address("cut")
     assert [check.passed for check in result.get_asset_check_evaluations()] == [True]
-    assert "original_checkpoint     3.0 MB, http://127.0.0.1" in capfd.readouterr().err
+    assert "original_checkpoint     fetched           3.0 MB, http://127.0.0.1" in capfd.readouterr().err
 
 
 def test_its_failure_is_one_message(home: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import requests
 
 from parakeet.artifact import sha256_of
-from parakeet.download.original import checked_original
+from parakeet.download.original import obtain_original
 from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
 from parakeet.recipe import OriginalCheckpoint
@@ -52,7 +52,7 @@ def test_what_is_known_of_the_file(server: FaultServer, fetching: Fetching) -> N
     address = server.address("whole").replace("http://", "http://me:secret@") + "?token=secret"
     settings = OriginalCheckpoint(file_name=NAME, drive_id=None, mirrors=[address])
     for _ in range(2):
-        checked = checked_original(fetching.root, settings, Progress(fetching.said), QUICK)
+        checked = obtain_original(fetching.root, settings, Progress(fetching.said), QUICK)
         assert (checked.path, checked.n_bytes) == (fetching.file, len(BODY))
         assert checked.sha256 == sha256_of(fetching.file)
         assert checked.source == server.address("whole")
