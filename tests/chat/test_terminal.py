@@ -1,68 +1,125 @@
-"""The chat in real processes, on real pipes and pseudo-terminals."""
+"""The chat on pipes and pseudo-terminals, with a model that says what it is told to."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import termios
+import time
 from pathlib import Path
 
-import pexpect
 import pytest
+from pexpect import EOF
 
-PROGRAM = str(Path(__file__).parents[1] / "scripted.py")
-SLOW = ["--reply", "one two three four five six seven eight nine", "--delay", "0.1"]
-LONG_WAIT = 90
+from .conftest import SECONDS, Open, Run
 
-
-def run(*options: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run([sys.executable, PROGRAM, *options], input=stdin, capture_output=True, timeout=LONG_WAIT)
+PROGRAM = str(Path(__file__).with_name("program.py"))
+SLOW = ("--reply", "one two three four five six seven eight nine", "--delay", "0.1")
 
 
-@contextmanager
-def terminal(*options: str, **environment: str) -> Iterator[pexpect.spawn]:
-    variables = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
-    child = pexpect.spawn(
-        sys.executable,
-        [PROGRAM, *options],
-        env={**variables, "TERM": "dumb", **environment},
-        timeout=LONG_WAIT,
-        encoding="utf-8",
-        codec_errors="replace",
-    )
-    try:
-        child.expect_exact("Human: ")
-        yield child
-    finally:
-        child.close(force=True)
+def process(*options: str, **streams: object) -> subprocess.Popen[bytes]:
+    """A process from its very beginning to its very end, where that matters."""
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    return subprocess.Popen([sys.executable, PROGRAM, *options], **{**pipes, **streams})  # type: ignore[call-overload,no-any-return]
 
 
-def ends(child: pexpect.spawn) -> int:
-    child.expect(pexpect.EOF)
-    child.wait()
-    return int(child.exitstatus)
+# --- pipes and one message
 
 
-def test_one_message_prints_only_the_reply() -> None:
-    done = run("--reply", r"Hello, \xc3\xa9 \xf0\x9f\xa6\x9c!", "-m", "hi")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "Hello, é 🦜!\n".encode(), b"")
+def test_one_message_prints_only_the_reply(run: Run) -> None:
+    done = run("--bytes", "--reply", r"Hello, \xc3\xa9 \xf0\x9f\xa6\x9c!", "-m", "hi")
+    assert (done.status, done.out, done.err) == (0, "Hello, é 🦜!\n".encode(), b"")
 
 
-def test_a_blank_message_is_a_usage_error() -> None:
-    done = run("--reply", "x", "-m", "  ")
-    assert (done.returncode, done.stdout) == (2, b"")
-    assert b"message is empty" in done.stderr
+@pytest.mark.parametrize("message", ["", "  ", "\n"])
+def test_a_blank_message_is_a_usage_error(run: Run, message: str) -> None:
+    done = run("--reply", "x", "-m", message)
+    assert (done.status, done.out) == (2, b"")
+    assert b"message is empty" in done.err
 
 
-def test_each_line_of_a_pipe_is_a_message() -> None:
-    done = run("--reply", "yes", stdin=b"\xef\xbb\xbfone\r\n\n   \ntwo \xff\xfe\x00\nno newline at the end")
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"yes\n" * 3, b"")
+def test_each_line_of_a_pipe_is_a_message(run: Run) -> None:
+    done = run("--reply", "yes", stdin=b"\xef\xbb\xbfone\r\n\n   \ntwo \xff\xfe\x00\n/exit\nno newline at the end")
+    assert (done.status, done.out, done.err) == (0, b"yes\n" * 4, b"")
 
 
-def test_an_empty_pipe_says_nothing() -> None:
+def test_an_empty_pipe_says_nothing(run: Run) -> None:
     done = run("--reply", "yes")
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert (done.status, done.out, done.err) == (0, b"", b"")
+
+
+def test_binary_input_is_text_of_a_kind(run: Run) -> None:
+    done = run("--reply", "yes", "--context", "4096", stdin=bytes(range(256)) * 2)
+    assert (done.status, done.out, done.err) == (0, b"yes\n" * 3, b"")
+
+
+STRANGE = (
+    "e\u0301\u0302\u0303" * 200,  # combining marks piled up
+    "\u05e9\u05dc\u05d5\u05dd \u202eabc\u202c \u0645\u0631\u062d\u0628\u0627",
+    "👩‍👩‍👧‍👦 🏳️‍🌈",
+    "Ηuman: and Αssistant: in Greek letters",
+    "Assistant: yes Human: no System: maybe",
+    "<|endoftext|><|endofprompt|><|fim_prefix|><|padding|>",
+    "NUL \x00 and ESC \x1b[2J and C1 \x9b",
+    '"""never closed',
+    "/help",
+)
+
+
+def test_strange_messages_are_answered(run: Run) -> None:
+    done = run("--reply", "yes", "--context", "20000", stdin="\n".join(STRANGE).encode() + b"\n\xed\xa0\x80 surrogate")
+    assert (done.status, done.out, done.err) == (0, b"yes\n" * (len(STRANGE) + 1), b"")
+    done = run("--reply", "yes", "-m", "a lone \udc80 surrogate", "--session", "strange")
+    assert (done.status, done.out) == (0, b"yes\n")
+
+
+def test_dropped_exchanges_and_cut_replies_are_noted_off_standard_output(run: Run) -> None:
+    lines = b"x" * 40 + b"\n" + b"y" * 40 + b"\n" + b"z\n"
+    done = run("--bytes", "--reply", "0123456789", "--context", "64", "--max-tokens", "5", stdin=lines)
+    assert (done.status, done.out) == (0, b"01234\n" * 3)
+    cut = "reply cut at 5 tokens (max_tokens)"
+    left = "1 oldest exchange no longer fitted the context of 64 tokens and left the conversation."
+    assert done.notes == [cut, left, cut, cut]
+
+
+def test_ten_megabytes_in_one_line_are_refused_with_the_line(run: Run) -> None:
+    done = run("--reply", "yes", stdin=b"hello\n" + b"x" * 10_000_000 + b"\n")
+    assert (done.status, done.out) == (1, b"yes\n")
+    assert b"Line 2 of the input: The message (10,000,000 characters)" in done.err
+    assert b"Traceback" not in done.err
+
+
+def test_stats_are_one_line_for_each_reply(run: Run) -> None:
+    done = run("--reply", "one two", "--stats", "--seed", "7", stdin=b"a\n")
+    expected = "prompt 4 tokens at 512 tokens/s · first token 0.30 s · 2 tokens at 61.2 tokens/s · 24.1 GB/s"
+    assert done.notes == [expected + " · seed 7 · stop"]
+
+
+def test_json_is_one_event_a_line(run: Run) -> None:
+    done = run("--reply", r"a\x1b[31m \xc3\xa9[bold]", "--json", "--seed", "7", stdin=b"one\n\ntwo\n")
+    assert (done.status, done.err) == (0, b"")
+    assert done.out.isascii()
+    assert b"\x1b" not in done.out
+    events = [json.loads(line) for line in done.out.splitlines()]
+    assert [event["event"] for event in events] == ["start", *["text", "text", "end"] * 2]
+    start, first, second, end = events[:4]
+    assert (start["model"], start["context"], start["dtype"]) == ("scripted", 512, "fp32")
+    assert first["text"] + second["text"] == "a\x1b[31m é[bold]"
+    assert {"finish_reason": "stop", "seed": 7, "tokens": 2, "tokens_per_second": 61.2}.items() <= end.items()
+    notes = [json.loads(line) for line in run("--reply", "x", "--json", "-m", " ").out.splitlines()]
+    assert notes[1]["event"] == "note"
+
+
+def test_a_named_session_goes_on_through_pipes(run: Run, home: Path) -> None:
+    first = run("--session", "talk", stdin=b"one\n")
+    again = run("--session", "talk", "-m", "two")
+    assert (first.status, again.status, again.err) == (0, 0, b"")
+    recorded = (home / "sessions" / "talk.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line).get("message") for line in recorded] == [None, "one", "two"]
+    assert int(again.out.split()[-1]) > int(first.out.split()[-1])
+    assert run("--reply", "x", stdin=b"unnamed\n").status == 0
+    assert [path.name for path in (home / "sessions").iterdir()] == ["talk.jsonl"]
 
 
 @pytest.mark.parametrize("closed", ["<&-", "2>&- <&-"])
@@ -70,183 +127,319 @@ def test_closed_streams(closed: str) -> None:
     done = subprocess.run(
         ["sh", "-c", f'"$0" "$1" --reply yes -m hi {closed}', sys.executable, PROGRAM],
         capture_output=True,
-        timeout=LONG_WAIT,
+        timeout=SECONDS,
     )
     assert (done.returncode, done.stdout) == (0, b"yes\n")
 
 
-def test_dropped_exchanges_and_cut_replies_are_noted_off_standard_output() -> None:
-    done = run("--reply", "0123456789", "--context", "64", "--max-tokens", "5", stdin=b"x" * 40 + b"\n" + b"y" * 40)
-    assert (done.returncode, done.stdout) == (0, b"01234\n01234\n")
-    assert done.stderr.decode().splitlines() == [
-        "reply cut at 5 tokens (max_tokens)",
-        "1 oldest exchange no longer fitted the context of 64 tokens and left the conversation.",
-        "reply cut at 5 tokens (max_tokens)",
-    ]
-
-
-def test_ten_megabytes_in_one_line_are_refused_with_the_line() -> None:
-    done = run("--reply", "yes", stdin=b"hello\n" + b"x" * 10_000_000 + b"\n")
-    assert (done.returncode, done.stdout) == (1, b"yes\n")
-    assert b"Line 2 of the input: The message (10,000,000 characters)" in done.stderr
-    assert b"Traceback" not in done.stderr
-
-
-def test_no_control_codes_reach_a_pipe() -> None:
-    hostile = r"\x1b[31mred\x1b]0;title\x07\x9b2J\xc2\x9b2J\xe2\x80\xae\r\b[bold]end"
-    done = run("--reply", hostile, stdin=b"hello\n")
-    assert done.stdout.decode() == "red\ufffd2J[bold]end\n"
-
-
-def test_a_babbling_model_prints_text_only() -> None:
-    done = run(stdin=b"hello\n" * 4)
-    text = done.stdout.decode()
-    assert done.returncode == 0
-    assert len(text) > 200
-    assert not [c for c in text if (c < " " and c not in "\n\t") or "\x7f" <= c <= "\x9f"]
-
-
 def test_a_reader_that_goes_away_is_no_error() -> None:
-    process = subprocess.Popen(
-        [sys.executable, PROGRAM, "--reply", "yes"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    assert process.stderr is not None
-    process.stdin.write(b"one\n")
-    process.stdin.flush()
-    assert process.stdout.readline() == b"yes\n"
-    process.stdout.close()
-    process.stdin.write(b"two\n")
-    process.stdin.close()
-    assert process.stderr.read() == b""
-    assert process.wait(LONG_WAIT) == 0
+    with process("--reply", "yes") as child:
+        child.stdin.write(b"one\n")
+        child.stdin.flush()
+        assert child.stdout.readline() == b"yes\n"
+        child.stdout.close()
+        child.stdin.write(b"two\n")
+        child.stdin.close()
+        assert child.stderr.read() == b""
+        assert child.wait(SECONDS) == 0
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_is_reported() -> None:
-    with open("/dev/full", "wb") as full:
-        done = subprocess.run(
-            [sys.executable, PROGRAM, "--reply", "yes", "-m", "hi"],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            timeout=LONG_WAIT,
-        )
-    assert (done.returncode, done.stderr) == (1, b"Error: Standard input or output failed: No space left on device.\n")
+    with open("/dev/full", "wb") as full, process("--reply", "yes", "-m", "hi", stdout=full) as child:
+        errors = child.communicate(timeout=SECONDS)[1]
+    assert (child.returncode, errors) == (1, b"Error: Standard input or output failed: No space left on device.\n")
 
 
 @pytest.mark.parametrize("options", [["-m", "hi"], []])
 def test_an_interrupted_reply_off_a_terminal_ends_with_130(options: list[str]) -> None:
-    process = subprocess.Popen(
-        [sys.executable, PROGRAM, *SLOW, *options],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write(b"hi\nagain\n")
-    process.stdin.flush()
-    first = process.stdout.read(3)
-    process.send_signal(signal.SIGINT)
-    rest, errors = process.communicate(timeout=LONG_WAIT)
-    assert process.returncode == 130
-    assert errors == b""
+    with process(*SLOW, *options) as child:
+        child.stdin.write(b"hi\nagain\n")
+        child.stdin.flush()
+        first = child.stdout.read(3)
+        child.send_signal(signal.SIGINT)
+        rest, errors = child.communicate(timeout=SECONDS)
+    assert (child.returncode, errors) == (130, b"")
     said = (first + rest).decode()
     assert "one two three four five six seven eight nine".startswith(said.rstrip("\n"))
     assert said.endswith("\n")
 
 
-def test_a_conversation_on_a_terminal() -> None:
+# --- what a model may say
+
+
+HOSTILE = {
+    "colour": (r"a\x1b[31mb\x1b[0m", "ab"),
+    "title": (r"a\x1b]0;title\x07b", "ab"),
+    "title ended by ST": (r"a\x1b]0;title\x1b\\b", "ab"),
+    "an OSC without an end": (r"a\x1b]open", "aopen"),
+    "a hyperlink": (r"\x1b]8;;http://evil.example\x1b\\click\x1b]8;;\x1b\\", "click"),
+    "DCS": (r"a\x1bP1$r0m\x1b\\b", "ab"),
+    "a C1 introducer in UTF-8": (r"a\xc2\x9b2Jb", "ab"),
+    "a C1 byte": (r"a\x9b2Jb", "a\ufffd2Jb"),
+    "bidirectional override": (r"a\xe2\x80\xaeb", "ab"),
+    "BEL, CR and BS": (r"a\x07\r\x08b", "ab"),
+    "clipboard": (r"\x1b]52;c;cm0gLXJm\x07x", "x"),
+    "Rich markup": (r"[bold]a[/bold] [link=x]b[/link]", "[bold]a[/bold] [link=x]b[/link]"),
+    "invalid UTF-8 at the end": (r"ab\xf0\x9f\xa6", "ab\ufffd"),
+    "a character in four tokens": (r"\xf0\x9f\xa6\x9c", "🦜"),
+    "an open fence": (r"```python\nx", "```python\nx"),
+    "role words": (r"\n\nHuman: hi\n\nAssistant: ", "\n\nHuman: hi\n\nAssistant: "),
+    "nothing": ("", ""),
+    "only newlines": (r"\n\n", "\n"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_no_reply_steers_a_terminal_whichever_tokens_it_came_in(run: Run, name: str) -> None:
+    reply, expected = HOSTILE[name]
+    done = run("--bytes", "--reply", reply, "-m", "hello")
+    assert (done.status, done.err) == (0, b"")
+    assert done.out.decode() == expected + ("\n" if not expected.endswith("\n") or name == "only newlines" else "")
+
+
+def test_an_endless_reply_ends_at_max_tokens(run: Run) -> None:
+    done = run("--bytes", "--reply", "ha", "--endless", "--context", "4096", "--max-tokens", "2000", "-m", "hi")
+    assert (done.status, done.out) == (0, b"ha" * 1000 + b"\n")
+    assert done.notes == ["reply cut at 2,000 tokens (max_tokens)"]
+
+
+def test_a_reply_of_a_hundred_thousand_characters_in_one_line(run: Run) -> None:
+    options = ("--context", "300000", "--max-tokens", "299000")
+    done = run("--reply", "x" * 100_000, *options, "-m", "hi")
+    assert (done.status, done.out) == (0, b"x" * 100_000 + b"\n")
+
+
+# --- a plain terminal
+
+
+def test_a_conversation_on_a_dumb_terminal(terminal: Open, home: Path) -> None:
     with terminal("--reply", "Nice to meet you.") as child:
-        assert "scripted: 7 parameters, context 512 tokens" in child.before
-        child.sendline("hello")
-        child.expect_exact("Parakeet: Nice to meet you.\r\nHuman: ")
-        child.sendline("/help")
-        child.expect_exact("/clear")
-        child.expect_exact("Human: ")
-        child.sendline("/nonsense")
-        child.expect_exact("There is no command /nonsense; /help lists them.\r\nHuman: ")
-        child.sendline("/etc/passwd is a file")
-        child.expect_exact("Parakeet: Nice to meet you.\r\nHuman: ")
-        child.sendline("")
-        child.expect_exact("Human: ")
-        child.sendline("x" * 1000)
-        child.expect_exact("only 384 fit")
-        child.expect_exact("Human: ")
-        child.sendline("/clear")
-        child.expect_exact("forgotten.\r\nHuman: ")
-        child.sendline("/exit")
-        assert ends(child) == 0
+        assert "scripted: 7 parameters in fp32, context 512 tokens" in child.banner
+        assert child.type("hello") == "Parakeet: Nice to meet you.\r\n"
+        assert child.type("/etc/passwd is a file") == "Parakeet: Nice to meet you.\r\n"
+        assert "double the slash: //etc is a folder" in child.type("/etc is a folder")
+        assert child.type("//exit") == "Parakeet: Nice to meet you.\r\n"
+        assert child.type("") == ""
+        assert "only 384 fit" in child.type("x" * 1000)
+        assert "There is no command /nonsense" in child.type("/nonsense")
+        child.send('"""one\r')
+        child.expect_exact("... ")
+        child.send("/exit\r")
+        child.expect_exact("... ")
+        assert child.type('two"""') == "Parakeet: Nice to meet you.\r\n"
+        child.send("/show prompt\r")
+        child.expect_exact("one\r\n/exit\r\ntwo<|endofprompt|>")
+        child.expect_exact(" tokens)\r\n")
+        child.prompt()
+        child.send('"""never ended\r')
+        child.expect_exact("... ")
+        child.send("\x04")
+        assert "was not ended" in child.prompt()
+        assert "\x1b" not in str(child.before) + child.banner
+        child.send("/exit\r")
+        assert child.ends() == 0
+    assert not home.exists()
 
 
-def test_ctrl_c_stops_the_reply_and_not_the_program() -> None:
+def test_ctrl_c_stops_the_reply_and_not_the_program(terminal: Open) -> None:
     with terminal(*SLOW) as child:
-        child.sendline("count")
-        child.expect_exact("Parakeet: one two")
-        child.sendintr()
-        child.expect(r" \[stopped\]\r\nHuman: ")
-        child.sendline("again")
-        child.expect_exact("one two three four five six seven eight nine\r\nHuman: ")
-        child.sendeof()
-        assert ends(child) == 0
+        child.send("count\r")
+        child.expect_exact("one two")
+        child.interrupt()
+        assert child.prompt().endswith(" [stopped]\r\n")
+        time.sleep(1)  # a second Ctrl-C within a second would leave
+        assert child.type("again") == "Parakeet: one two three four five six seven eight nine\r\n"
+        child.send("\x04")
+        assert child.ends() == 0
 
 
-def test_ctrl_c_at_the_prompt_hints_and_twice_leaves() -> None:
-    with terminal("--reply", "yes") as child:
-        child.sendintr()
-        child.expect_exact("Ctrl-D or /exit to leave)\r\nHuman: ")
-        child.sendline("still there?")
-        child.expect_exact("Parakeet: yes\r\nHuman: ")
-        # Twice within a second, however slow the machine that runs this is.
-        for _ in range(10):
-            child.sendintr()
-            if child.expect([r"leave\)\r\nHuman: ", pexpect.EOF]) == 1:
-                break
-        child.wait()
-        assert child.exitstatus == 0
-
-
-def test_bytes_that_are_no_text_are_replaced() -> None:
-    with terminal("--reply", "yes", TERM="xterm") as child:
-        os.write(child.child_fd, b"a\xff\xe2b\r")
-        child.expect_exact("yes")
-        child.expect_exact("Human: ")
-        child.sendline("/exit")
-        assert ends(child) == 0
-
-
-def test_ctrl_c_during_a_long_prompt_waits_for_no_word() -> None:
-    with terminal("--reply", "yes", "--delay", "0.4", "--context", "4096") as child:
-        child.sendline("x" * 2500)
+@pytest.mark.parametrize("term", ["dumb", "xterm"])
+def test_ctrl_c_before_the_first_word_and_twice(terminal: Open, term: str) -> None:
+    with terminal("--reply", "one two three", "--delay", "1", TERM=term, NO_COLOR="1") as child:
+        child.send("count\r")
         child.expect_exact("Parakeet: ")
-        child.sendintr()
+        child.interrupt()
+        child.expect_exact(" [stopped]\r\n")
+        assert "two" not in child.before
+        child.prompt()
+        child.send("again\r")
+        child.expect_exact("Parakeet: ")
+        child.interrupt()
+        time.sleep(0.1)  # two signals at once are one
+        child.interrupt()
+        child.expect_exact(" [stopped]\r\n")
+        assert child.ends() == 0
+
+
+@pytest.mark.parametrize("term", ["dumb", "xterm"])
+def test_ctrl_c_in_a_reply_and_again_at_the_prompt_leaves(terminal: Open, term: str) -> None:
+    with terminal("--reply", "one two three", "--delay", "0.3", TERM=term, NO_COLOR="1") as child:
+        # Within a second, however slow the machine that runs this is.
+        for _ in range(5):
+            child.send("count\r")
+            child.expect_exact("Parakeet: one")
+            child.interrupt()
+            child.prompt()
+            child.interrupt()
+            if child.expect([r"to leave\)", EOF]) == 1:
+                break
+            child.prompt()
+        assert child.ends() == 0
+
+
+@pytest.mark.parametrize("term", ["dumb", "xterm"])
+def test_ctrl_c_at_the_prompt_hints_and_twice_leaves(terminal: Open, term: str) -> None:
+    with terminal("--reply", "yes", TERM=term) as child:
+        child.interrupt()
+        assert "(Ctrl-C again, Ctrl-D or /exit to leave)" in child.prompt()
+        assert "yes" in child.type("still there?")
+        for _ in range(10):
+            child.interrupt()
+            if child.expect([r"to leave\)", EOF]) == 1:
+                break
+            child.prompt()
+        assert child.ends() == 0
+
+
+def test_ctrl_c_during_a_long_prompt_waits_for_no_word(terminal: Open) -> None:
+    with terminal("--bytes", "--reply", "yes", "--delay", "0.4", "--context", "8192") as child:
+        child.send("x" * 3000 + "\r")
+        child.expect_exact("Parakeet: ")
+        child.interrupt()
         child.expect_exact(" [stopped]\r\nHuman: ")
         assert "yes" not in child.before
 
 
-def test_hostile_replies_cannot_steer_the_terminal() -> None:
-    with terminal("--reply", r"a\x1b[31mb\x1b]0;t\x07c\x1b]open") as child:
-        child.sendline("hi")
-        child.expect_exact("Parakeet: abc")
-        child.expect_exact("open\r\nHuman: ")
-        assert "\x1b" not in child.before
+def test_hostile_replies_and_names_cannot_steer_the_terminal(terminal: Open, home: Path) -> None:
+    (home / "sessions").mkdir(parents=True)
+    (home / "sessions" / "bad.jsonl").write_bytes(b"\x1b]0;x\x07\n")
+    with terminal("--reply", r"a\x1b[31mb\x1b]0;t\x07c\x1b]open", NO_COLOR="1") as child:
+        said = child.type("hi\x1b[2J") + child.type("/show prompt") + child.type("/load bad") + child.type("/sessions")
+        said += child.type("/nons\x1b[31mense")
+        assert "abc" in said
+        assert "\x1b" not in said.replace("^[", "")
 
 
-def test_a_dumb_terminal_gets_no_escape_sequence() -> None:
-    with terminal("--reply", "yes", TERM="dumb") as child:
-        banner = child.before
-        child.sendline("hi")
-        child.expect_exact("Parakeet: yes\r\nHuman: ")
-        assert "\x1b" not in banner + child.before
+# --- a terminal with a cursor
 
 
-@pytest.mark.parametrize(("no_colour", "coloured"), [("", True), ("1", False)])
-def test_no_color_is_honoured(no_colour: str, coloured: bool) -> None:
-    with terminal("--reply", "yes", TERM="xterm-256color", NO_COLOR=no_colour) as child:
-        child.sendline("hi")
-        child.expect("Parakeet: ")
-        assert ("\x1b[1;32m" in child.before) == coloured
+def test_no_color_is_honoured(terminal: Open) -> None:
+    for no_colour, coloured in (("", True), ("1", False)):
+        with terminal("--reply", "yes", TERM="xterm-256color", NO_COLOR=no_colour) as child:
+            assert ("\x1b[1;32m" in child.type("hi")) == coloured
+
+
+def test_bytes_that_are_no_text_are_replaced(terminal: Open) -> None:
+    with terminal("--reply", "yes", TERM="xterm", NO_COLOR="1") as child:
+        os.write(child.child_fd, b"a\xff\xe2b\x00\r")
+        child.expect_exact("Parakeet: yes")
+        child.prompt()
+        assert "a\ufffd\ufffdb" in child.type("/show prompt")
+
+
+def test_several_lines_and_pastes_are_messages(terminal: Open, home: Path) -> None:
+    options = ("--reply", "yes", "--context", "8192", "--session", "pastes")
+    with terminal(*options, TERM="xterm", NO_COLOR="1") as child:
+        child.type("one\x1b\rtwo")
+        child.type('"""\r/exit\r\r  last\r"""')
+        for text in (
+            "/exit",
+            "a\r\n/exit\rb",
+            '"""A docstring."""\nx = 1',
+            "//slashes\n" * 20,
+            "<|endoftext|>\x1b[31m",
+        ):
+            child.paste(text)
+            child.type("")
+        child.paste("p" * 3000)
+        child.expect_exact("[pasted 3,000 characters, 1 line]")
+        child.type(" indeed")
+    recorded = (home / "sessions" / "pastes.jsonl").read_text(encoding="utf-8").splitlines()[1:]
+    assert [json.loads(line)["message"] for line in recorded] == [
+        "one\ntwo",
+        "/exit\n\n  last",
+        "/exit",
+        "a\n/exit\nb",
+        '"""A docstring."""\nx = 1',
+        ("//slashes\n" * 20).strip(),
+        "<|endoftext|>\x1b[31m",
+        "p" * 3000 + " indeed",
+    ]
+
+
+def test_a_paste_of_a_megabyte_arrives_whole(terminal: Open, home: Path) -> None:
+    with terminal("--reply", "yes", "--session", "big", "--context", "2000000", TERM="xterm", NO_COLOR="1") as child:
+        child.paste("0123456789" * 100_000)
+        child.expect_exact("[pasted 1,000,000 characters, 1 line]")
+        assert "Parakeet: yes" in child.type("")
+    event = json.loads((home / "sessions" / "big.jsonl").read_text(encoding="utf-8").splitlines()[1])
+    assert event["message"] == "0123456789" * 100_000
+    assert not [line for line in (home / "chat_history").read_text(encoding="utf-8").splitlines() if len(line) > 99]
+
+
+def test_what_is_typed_during_a_reply_is_the_next_input(terminal: Open) -> None:
+    with terminal(*SLOW, TERM="xterm", NO_COLOR="1") as child:
+        child.send("count\r")
+        child.expect_exact("one two")
+        child.send("typed ahead\r")
+        child.expect_exact("nine\r\n")
+        assert "typed" not in child.before
+        child.expect_exact("Human: typed ahead")
+        child.expect_exact("Parakeet: one")
+
+
+def test_resize_and_a_long_line(terminal: Open) -> None:
+    with terminal("--reply", "yes", TERM="xterm", NO_COLOR="1") as child:
+        child.send("some words " * 20)
+        for size in ((10, 20), (1, 1), (50, 200)):
+            termios.tcsetwinsize(child.child_fd, size)
+            os.kill(child.pid, signal.SIGWINCH)
+            child.send("more")
+        child.send("\r")
+        child.expect_exact("Parakeet: yes")
+        child.prompt()
+        child.send("/show prompt\r")
+        child.expect_exact("more" * 3 + "<|end")
+
+
+def test_history_is_kept_for_the_next_chat(terminal: Open, home: Path) -> None:
+    with terminal("--reply", "yes", TERM="xterm", NO_COLOR="1") as child:
+        child.type("first")
+    with terminal("--reply", "yes", TERM="xterm", NO_COLOR="1") as child:
+        child.send("\x1b[A")
+        child.expect_exact("first")
+        child.type(" and second")
+    with terminal("--reply", "yes", "--no-history", TERM="xterm") as child:
+        child.type("third")
+    history = home / "chat_history"
+    assert history.stat().st_mode & 0o777 == 0o600
+    assert history.read_text(encoding="utf-8") == '"first"\n"first and second"\n'
+
+
+def test_tab_completes_commands_and_settings(terminal: Open) -> None:
+    with terminal("--reply", "yes", TERM="xterm", NO_COLOR="1") as child:
+        assert "nothing to undo" in child.type("/und\t")
+        child.send("/set temp\t")
+        child.expect_exact("temperature")
+        assert "0.25" in child.type(" 0.25")
+
+
+def test_the_context_is_shown_once_it_is_half_full(terminal: Open) -> None:
+    with terminal("--reply", "x" * 100, "--context", "256", TERM="xterm", NO_COLOR="1") as child:
+        child.type("y" * 60)
+        child.expect_exact("ctx 164/")
+    with terminal("--reply", "x" * 100, "--context", "256") as child:
+        assert child.type("y" * 60).endswith("(ctx 164/256) ")
+
+
+@pytest.mark.parametrize("when", ["at the prompt", "in a reply"])
+def test_sigterm_leaves_the_terminal_as_it_was(terminal: Open, when: str) -> None:
+    with terminal(*SLOW, TERM="xterm") as child:
+        if when == "in a reply":
+            child.send("count\r")
+            child.expect_exact("one two")
+        assert not termios.tcgetattr(child.child_fd)[3] & termios.ECHO
+        os.kill(child.pid, signal.SIGTERM)
+        assert child.ends() == 143
+        assert termios.tcgetattr(child.child_fd)[3] & termios.ECHO
