@@ -12,48 +12,56 @@ from typing import Any
 import click
 import torch
 
-from parakeet.benchmarks.decoding import CONTEXTS, PREFILL, STOCK
+from parakeet.benchmarks.decoding import (
+    CONTEXTS,
+    PREFILL,
+    RECOMPUTING_ROUNDS,
+    ROUNDS,
+    STOCK,
+    Sample,
+    Speeds,
+    measure,
+    recomputing_seconds,
+    stock,
+)
 from parakeet.benchmarks.precision import bits_per_byte_by_dtype
 from parakeet.errors import ParakeetError
-from parakeet.generation.decoder import DTYPES
+from parakeet.generation.decoder import DTYPES, Decoder
 from parakeet.model.config import ModelConfig
-from parakeet.model.transformer import Parakeet, save_model
+from parakeet.model.transformer import Parakeet, load_model, save_model
 from parakeet.plan import vocabulary_rows
+from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 
-CPU_VARIANTS = (STOCK, *DTYPES)
-CUDA_VARIANTS = (STOCK, "fp32", "bf16")
+MIB = 1 << 20
 
 
 def run(recipe: Recipe, threads: int, compiled: bool, root: Path) -> None:
-    """Random weights of the recipe's shape, one process for each precision; a table, then one JSON line."""
+    """Random weights of the recipe's shape, in each precision; tables, then one JSON line."""
+    if threads:
+        torch.set_num_threads(threads)
     config = ModelConfig.from_recipe(recipe.model, vocabulary_rows(recipe))
+    result: dict[str, Any] = {"benchmark": "generate", "recipe": recipe.name, "parameters": config.parameter_count}
+    click.echo(f"{recipe.name}: {config.parameter_count:,} parameters, random weights, batch 1\n")
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch)
         _write_random_model(config, directory)
-        cpu = [_child(directory, variant, "cpu", threads, compiled) for variant in CPU_VARIANTS]
-        cuda = [
-            _child(directory, variant, "cuda", threads, False) for variant in CUDA_VARIANTS if torch.cuda.is_available()
-        ]
-    click.echo(f"{recipe.name}: {config.parameter_count:,} parameters, random weights, batch 1\n")
-    _print_table("CPU", cpu)
-    if cuda:
-        _print_table("CUDA", cuda)
-    else:
-        click.echo("CUDA: not measured, there is no device here.\n")
-    fp32 = next(row for row in cpu if row["variant"] == "fp32")
-    ratios = {n: seconds / fp32["decode_seconds"][n] for n, seconds in fp32["recompute_seconds"].items()}
-    for context, ratio in ratios.items():
-        click.echo(
-            f"Against reading the whole prefix for each token, {context} tokens, fp32: {ratio:.0f} times as fast"
-        )
-    quality = bits_per_byte_by_dtype(root)
-    _print_quality(quality)
-    machine = {"cpus": os.cpu_count(), "threads": threads or torch.get_num_threads(), "machine": platform.machine()}
-    machine |= {"python": platform.python_version(), "torch": torch.__version__}
-    result = {"benchmark": "generate", "recipe": recipe.name, "parameters": config.parameter_count, "cpu": cpu}
-    result |= {"cuda": cuda, "compiled": compiled, "times_recomputing": ratios, "bits_per_byte": quality}
-    click.echo(json.dumps(result | machine))
+        result["loading"] = {dtype: _loading(directory, dtype) for dtype in _dtypes(config)}
+        result["cpu"] = _measured(directory, "cpu", [STOCK, *_dtypes(config)], compiled)
+        if torch.cuda.is_available():
+            result["cuda"] = _measured(directory, "cuda", [STOCK, "fp32", "bf16"], compiled)
+        else:
+            click.echo("CUDA: not measured, there is no device here.\n")
+    _print_loading(result["loading"])
+    result["bits_per_byte"] = bits_per_byte_by_dtype(root)
+    _print_quality(result["bits_per_byte"])
+    result |= {"compiled": compiled, "cpus": os.cpu_count(), "threads": torch.get_num_threads()}
+    result |= {"machine": platform.machine(), "python": platform.python_version(), "torch": torch.__version__}
+    click.echo(json.dumps(result))
+
+
+def _dtypes(config: ModelConfig) -> list[str]:
+    return [dtype for dtype in DTYPES if dtype != "int4" or config.width % 64 == 0]
 
 
 def _write_random_model(config: ModelConfig, directory: Path) -> None:
@@ -62,38 +70,88 @@ def _write_random_model(config: ModelConfig, directory: Path) -> None:
     save_model(model, directory)
 
 
-def _child(directory: Path, variant: str, device: str, threads: int, compiled: bool) -> dict[str, Any]:
-    arguments = [str(directory), variant, device, str(threads), "compiled" if compiled else "plain"]
-    command = [sys.executable, "-m", "parakeet.benchmarks.decoding", *arguments]
+def _loading(directory: Path, dtype: str) -> dict[str, float]:
+    command = [sys.executable, "-m", "parakeet.benchmarks.loading", str(directory), dtype]
     finished = subprocess.run(command, capture_output=True, text=True)
     if finished.returncode != 0:
-        raise ParakeetError(f"Measuring {variant} on {device} failed: {finished.stderr.strip().splitlines()[-1]}")
-    row: dict[str, Any] = json.loads(finished.stdout.splitlines()[-1])
-    return row
+        raise ParakeetError(f"Loading in {dtype} failed: {finished.stderr.strip().splitlines()[-1]}")
+    loaded: dict[str, float] = json.loads(finished.stdout.splitlines()[-1])
+    return loaded
 
 
-def _print_table(device: str, rows: list[dict[str, Any]]) -> None:
-    reference = next((row for row in rows if row["variant"] == STOCK), rows[0])
-    first = str(CONTEXTS[0])
+def _measured(directory: Path, device: str, variants: list[str], compiled: bool) -> dict[str, Any]:
+    """Measure and print one device's table; its part of the JSON line."""
+    model = load_model(directory, "cpu")
+    decoders = {
+        name: Decoder(model, "bf16", device, stock) if name == STOCK else Decoder(model, name, device)
+        for name in variants
+    }
+    for decoder in decoders.values() if compiled else ():
+        decoder.compile()
+    rounds = ROUNDS + 1 + RECOMPUTING_ROUNDS * len(CONTEXTS[1:])
+    with Progress().task(f"Measuring on {device}", rounds, "rounds") as task:
+        speeds, bandwidth, rates = measure(decoders, device, lambda: task.advance(1))
+        whole = recomputing_seconds(decoders["fp32"], device, lambda: task.advance(1))
+    _print_speeds(device, speeds, bandwidth, rates)
+    ratios = {context: before.median / after.median for context, (before, after) in whole.items()}
+    for context, ratio in ratios.items():
+        click.echo(f"With the cache at {context:,} tokens, fp32: {ratio:.0f} times as fast as reading the whole prefix")
+    click.echo()
+    return {
+        "variants": {name: _as_json(variant) for name, variant in speeds.items()},
+        "read_bandwidth": bandwidth.as_json(),
+        "matrix_rate": {dtype: rate.as_json() for dtype, rate in rates.items()},
+        "times_recomputing": ratios,
+    }
+
+
+def _as_json(speeds: Speeds) -> dict[str, Any]:
+    decode = {context: sample.as_json() for context, sample in speeds.decode.items()}
+    return {
+        "decode_seconds": decode,
+        "prefill_seconds": speeds.prefill.as_json(),
+        "bytes_per_token": speeds.bytes_per_token,
+    }
+
+
+def _print_speeds(device: str, speeds: dict[str, Speeds], bandwidth: Sample, rates: dict[str, Sample]) -> None:
+    first = CONTEXTS[0]
+    contexts = "".join(f"{f'at {context:,}':>10}" for context in CONTEXTS[1:])
     click.echo(
-        f"{device:<12}{'ms/token':>9}{'tok/s':>7}{'x stock':>9}{'GB/s':>7}{'of read':>9}"
-        + "".join(f"{f'@{context}':>8}" for context in CONTEXTS[1:])
-        + f"{f'read {PREFILL}':>10}{'of matmul':>11}{'load':>7}{'peak MiB':>10}{'limit':>7}"
+        f"{device + ' decode':<14}{'ms/token':>9}{'tokens/s':>9}{'x stock':>9}{'GB/s':>6}{'of read':>9}{contexts}"
     )
-    for row in rows:
-        step = row["decode_seconds"][first]
-        rate = row["bytes_per_token"] / step
+    for name, variant in speeds.items():
+        step = variant.decode[first].median
+        rate = variant.bytes_per_token / step
+        longer = "".join(f"{1e3 * variant.decode[context].median:>10.1f}" for context in CONTEXTS[1:])
         click.echo(
-            f"{row['variant']:<12}{step * 1e3:>9.1f}{1 / step:>7.1f}{reference['decode_seconds'][first] / step:>9.2f}"
-            f"{rate / 1e9:>7.1f}{rate / row['read_bandwidth']:>9.0%}"
-            + "".join(f"{row['decode_seconds'][str(context)] * 1e3:>8.1f}" for context in CONTEXTS[1:])
-            + f"{row['prefill_seconds'] * 1e3:>7.0f} ms{row['prefill_rate'] / row['matrix_rate']:>11.0%}"
-            f"{row['load_seconds']:>6.1f}s{row['peak_bytes'] / 2**20:>10.0f}{row['peak_limit'] / 2**20:>7.0f}"
+            f"{name:<14}{1e3 * step:>9.1f}{1 / step:>9.1f}{speeds[STOCK].decode[first].median / step:>9.2f}"
+            f"{rate / 1e9:>6.1f}{rate / bandwidth.median:>9.0%}{longer}"
         )
-    bandwidth = [row["read_bandwidth"] / 1e9 for row in rows]
-    click.echo(
-        f"Read bandwidth {min(bandwidth):.1f} to {max(bandwidth):.1f} GB/s (sum over 1 GiB), measured beside each.\n"
-    )
+    click.echo(f"read bandwidth {_span(bandwidth, 1e9)} GB/s (the sum of 1 GiB)\n")
+    click.echo(f"{device + ' prefill':<14}{PREFILL:>6} ms{'tokens/s':>9}{'TFLOP/s':>9}{'of the large product':>23}")
+    for name, variant in speeds.items():
+        dtype = "fp32" if name == "fp32" else "bf16"
+        rate = variant.prefill_flops / variant.prefill.median
+        share = f"{rate / rates[dtype].median:.0%} of {dtype}'s"
+        click.echo(
+            f"{name:<14}{1e3 * variant.prefill.median:>9.0f}{PREFILL / variant.prefill.median:>9.0f}"
+            f"{rate / 1e12:>9.2f}{share:>23}"
+        )
+    spans = ", ".join(f"{dtype} {_span(rate, 1e12)}" for dtype, rate in rates.items())
+    click.echo(f"large products (4,096 square): {spans} TFLOP/s\n")
+
+
+def _span(sample: Sample, unit: float) -> str:
+    return f"{sample.median / unit:.2f} ({sample.low / unit:.2f} to {sample.high / unit:.2f})"
+
+
+def _print_loading(loading: dict[str, dict[str, float]]) -> None:
+    click.echo(f"{'loading':<14}{'seconds':>9}{'peak MiB':>10}{'allowed':>9}")
+    for dtype, loaded in loading.items():
+        peak, limit = loaded["peak_bytes"] / MIB, loaded["limit_bytes"] / MIB
+        click.echo(f"{dtype:<14}{loaded['seconds']:>9.1f}{peak:>10,.0f}{limit:>9,.0f}")
+    click.echo()
 
 
 def _print_quality(quality: dict[str, float] | None) -> None:
