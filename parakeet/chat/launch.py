@@ -81,8 +81,8 @@ def _launch(options: ChatOptions) -> int:
         from parakeet.generation.engine import load_engine
 
         engine = load_engine(release.directory, options.device, options.dtype, options.threads)
-    from parakeet.chat.commands import Model
     from parakeet.chat.session import Session
+    from parakeet.chat.talk import Model
     from parakeet.chat.terminal import run_chat
 
     model = Model(release.name, release.weights_sha256, release.directory)

@@ -12,11 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from parakeet.chat.commands import Model, Talk, complete, obey, parse
+from parakeet.chat.commands import complete, obey, parse
 from parakeet.chat.output import JsonReporter, TextReporter, engine_facts, note, styled, write
 from parakeet.chat.reading import LineCleared, PlainReader, Reader, is_dumb
 from parakeet.chat.session import Session
 from parakeet.chat.speaking import Speaker
+from parakeet.chat.talk import Model, Talk
 from parakeet.errors import INTERRUPTED, ParakeetError
 from parakeet.sanitise import sanitise
 
@@ -114,7 +115,7 @@ class _Terminal:
     def __init__(self, talk: Talk, history: bool) -> None:
         self.talk = talk
         self.reader = self._reader(talk.root / HISTORY_FILE if history else None)
-        talk.speaker.quiet = self.reader.quiet
+        talk.aside = self.reader.aside
 
     def _reader(self, history: Path | None) -> Reader:
         if is_dumb():
@@ -125,7 +126,7 @@ class _Terminal:
 
     def run(self) -> int:
         self._greet()
-        with _terminated_in_order():
+        with _terminated_in_order(), self.reader.quiet():
             while not self.talk.leaving:
                 self._turn()
         return 0

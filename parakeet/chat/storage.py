@@ -1,0 +1,346 @@
+"""Sessions on disk: one JSON object a line, a header first, then the events in their order. Imports no torch."""
+
+import datetime
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from filelock import FileLock, Timeout
+
+from parakeet.artifact import sync_directory
+from parakeet.chat.events import Conversation, Event, check_event, encodable, fold
+from parakeet.errors import ParakeetError
+
+if TYPE_CHECKING:
+    from parakeet.generation.engine import Engine
+
+SCHEMA = 1
+KIND = "parakeet session"
+SUFFIX = ".jsonl"
+LONGEST_LINE = 64 << 20
+"""Bytes of a line that is still read: a reply of that length is days of generation."""
+
+IDENTITY = ("model", "model_sha256", "tokenizer_sha256", "dtype", "device", "threads")
+"""Fields of the header that say who is speaking."""
+
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
+_BEGINNING = b'{"schema"'
+
+
+def now() -> str:
+    """The time in UTC to the second, as files have it."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def session_header(engine: "Engine", model: str, model_sha256: str) -> dict[str, Any]:
+    """Who speaks in a session: `model` is the release's name, `model_sha256` the hash of its weights."""
+    return {
+        "schema": SCHEMA,
+        "kind": KIND,
+        "model": model,
+        "model_sha256": model_sha256,
+        "tokenizer_sha256": engine.tokenizer.sha256,
+        "dtype": engine.dtype,
+        "device": engine.device,
+        "threads": engine.threads,
+        "created": now(),
+    }
+
+
+def sessions_folder(root: Path) -> Path:
+    """The folder of the sessions under a root of artefacts; it need not exist yet."""
+    return root / "sessions"
+
+
+def session_path(root: Path, name: str) -> Path:
+    """Where the session `name` is kept. Raises ParakeetError unless it is a plain name."""
+    if not _NAME.fullmatch(name):
+        raise ParakeetError(
+            f"{name[:80]!r} is no name for a session: use 1 to 64 letters, digits, dots, dashes and underscores, "
+            "with no dot in front."
+        )
+    return sessions_folder(root) / (name + SUFFIX)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A session file: header, events, and what a person should know of its state.
+
+    `n_bytes` is the length of its whole lines, behind which a line that was cut off may follow; `ended` says
+    whether the last whole line ends with a newline. `mode` are the file's permissions.
+    """
+
+    header: dict[str, Any]
+    events: list[Event]
+    notes: list[str]
+    n_bytes: int
+    ended: bool
+    mode: int
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Who spoke last."""
+        return identity([self.header, *(event for event in self.events if event["event"] == "model")][-1])
+
+
+def identity(header: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a header, or of an event `model`, that say who is speaking."""
+    return {name: header.get(name) for name in IDENTITY}
+
+
+def load(path: Path) -> Loaded:
+    """Read a session file without touching it.
+
+    A last line that was cut off, by a power cut for one, is left out with a note; so is a header that was,
+    and then nothing is left. Raises ParakeetError with file and line for anything else that is wrong.
+    """
+    try:
+        if not path.is_file():
+            raise ParakeetError(f"{path} {'is not a file' if path.exists() else 'does not exist'}: no session.")
+        with path.open("rb") as file:
+            return _load(path, file)
+    except OSError as error:
+        raise ParakeetError(f"The session {path} cannot be read: {error.strerror or error}.") from None
+
+
+def _load(path: Path, file: BinaryIO) -> Loaded:
+    header: dict[str, Any] = {}
+    events: list[Event] = []
+    conversation = Conversation()
+    n_bytes, ended, notes = 0, True, list[str]()
+    for number, line in enumerate(_lines(path, file), start=1):
+        whole = line.endswith(b"\n")
+        value = _parse(line)
+        if value is None and not whole and (number > 1 or _BEGINNING.startswith(line[: len(_BEGINNING)])):
+            notes.append(f"The last line of {path} was cut off and is left out.")
+            break
+        try:
+            if number == 1:
+                header = _checked_header(value)
+            else:
+                event = _checked_event(value)
+                conversation.apply(event)
+                events.append(event)
+        except ParakeetError as error:
+            raise ParakeetError(f"{path}, line {number}: {error}") from None
+        n_bytes, ended = n_bytes + len(line), whole
+    if not header and not notes:
+        notes.append(f"{path} is empty: nothing was recorded in it.")
+    return Loaded(header, events, notes, n_bytes, ended, os.fstat(file.fileno()).st_mode & 0o777)
+
+
+def _lines(path: Path, file: BinaryIO) -> Iterator[bytes]:
+    number = 0
+    while line := file.readline(LONGEST_LINE + 1):
+        number += 1
+        if len(line) > LONGEST_LINE:
+            raise ParakeetError(f"{path}, line {number} is longer than {LONGEST_LINE >> 20} MiB: this is no session.")
+        yield line
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _checked_header(value: dict[str, Any] | None) -> dict[str, Any]:
+    if value is None or value.get("kind") != KIND:
+        raise ParakeetError("this is no session of parakeet chat.")
+    if value.get("schema") != SCHEMA:
+        raise ParakeetError(
+            f"the session has schema {str(value.get('schema'))[:20]}, but this version of Parakeet reads "
+            f"schema {SCHEMA}: open it with the version that wrote it."
+        )
+    return value
+
+
+def _checked_event(value: dict[str, Any] | None) -> Event:
+    if value is None:
+        raise ParakeetError(
+            "the line is damaged: it holds no JSON object. Keep a copy of the file, then remove the line."
+        )
+    check_event(value)
+    return value
+
+
+class SessionLog:
+    """A session file that is being written: what was appended is on the disk when `append` returns.
+
+    The file, of mode 0600 in a folder of mode 0700, comes to be with the first event, so that a conversation in
+    which nothing was said leaves none. A second process that opens the same session is refused.
+    """
+
+    def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
+        """For `create` and `open`, which know what stands at the path."""
+        self.path = path
+        self.header: dict[str, Any] = {"schema": SCHEMA, "kind": KIND, "created": now(), **header}
+        self.events: list[Event] = []
+        """What the file held when it was opened."""
+        self.notes: list[str] = []
+        self.change: dict[str, Any] | None = None
+        """Who speaks from now on, where that is not who spoke last in the file."""
+        self.begun = False
+        self._exists = False
+        self._before = _line(self.header)
+        self._n_bytes = 0
+        self._descriptor: int | None = None
+        self._lock = _acquire(path)
+
+    @classmethod
+    def create(cls, path: Path, header: Mapping[str, Any]) -> "SessionLog":
+        """A new session. Raises ParakeetError where there is one already, or another process begins it."""
+        if os.path.lexists(path):
+            raise ParakeetError(f"The session {path} exists already: choose another name.")
+        return cls(path, header)
+
+    @classmethod
+    def open(cls, path: Path, header: Mapping[str, Any]) -> "SessionLog":
+        """Go on in a session; `notes` say what a person should know of it, such as that another model spoke.
+
+        Raises ParakeetError where `load` does, and where another process has the session open.
+        """
+        if not os.path.exists(path):
+            load(path)  # refuses before a lock file is made
+        log = cls(path, header)
+        try:
+            log._take_over(load(path))
+        except ParakeetError:
+            log.close()
+            raise
+        return log
+
+    def append(self, *events: Mapping[str, Any]) -> None:
+        """Write events and wait until the disk has them. OSError where it cannot: the file is then as before."""
+        data = self._before + b"".join(map(_line, events))
+        descriptor = self._opened()
+        try:
+            _write_all(descriptor, data)
+            os.fsync(descriptor)
+            if not self._exists:
+                sync_directory(self.path.parent)
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(descriptor, self._n_bytes)
+                if not self._exists:
+                    self.path.unlink()
+            self._close_file()
+            raise
+        self._n_bytes += len(data)
+        self._before, self.begun, self._exists = b"", True, True
+
+    def close(self) -> None:
+        """Let other processes open the session."""
+        self._close_file()
+        if self._lock is not None:
+            # While it is held: whoever locks a file that is gone by then tries again (filelock looks at the inode).
+            with suppress(OSError):
+                os.unlink(self._lock.lock_file)
+            self._lock.release()
+            self._lock = None
+
+    def _take_over(self, loaded: Loaded) -> None:
+        present = identity(self.header)
+        self.notes = [*loaded.notes, *_tightened(self.path, loaded.mode)]
+        self._exists, self._n_bytes = True, loaded.n_bytes
+        if not loaded.header:
+            return
+        self.header, self.events, self.begun = loaded.header, loaded.events, True
+        self._before = b"" if loaded.ended else b"\n"
+        if present != loaded.identity:
+            self.change = present
+        if present["model_sha256"] != loaded.identity["model_sha256"]:
+            earlier = loaded.identity["model"]
+            self.notes.append(f"Another model spoke in this session ({earlier!r}); {present['model']!r} goes on in it.")
+
+    def _close_file(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _opened(self) -> int:
+        if self._descriptor is None and self._exists:
+            self._descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND)
+            os.ftruncate(self._descriptor, self._n_bytes)  # a line that was cut off
+        elif self._descriptor is None:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
+        return self._descriptor
+
+
+def _line(value: Mapping[str, Any]) -> bytes:
+    # In ASCII: no text in it, printed by whatever tool, steers a terminal, and lone surrogates can be written.
+    return json.dumps(value).encode("ascii") + b"\n"
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+def _acquire(path: Path) -> FileLock | None:
+    """The lock of a session; None where no lock file can be made, as the session cannot be written there either."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = FileLock(path.with_name(f".{path.name}.lock"), mode=0o600)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ParakeetError(
+            f"The session {path} is open in another parakeet chat: leave that one first, or choose another name."
+        ) from None
+    except OSError:
+        return None
+    return lock
+
+
+def _tightened(path: Path, mode: int) -> list[str]:
+    """Let only its owner read a session; a note where others could."""
+    if os.name != "posix" or not mode & 0o077:
+        return []
+    try:
+        path.chmod(0o600)
+    except OSError as error:
+        return [f"Others can read {path} (mode {mode:04o}), and that could not be changed: {error.strerror}."]
+    return [f"Others could read {path} (mode {mode:04o}); now only its owner can."]
+
+
+@dataclass(frozen=True)
+class SessionRow:
+    """One line of `/sessions`. `when` is the time of the last event; `problem` why the file cannot be read, or ""."""
+
+    name: str
+    exchanges: int
+    when: str
+    model: str
+    first_words: str
+    problem: str = ""
+
+
+def list_sessions(root: Path) -> list[SessionRow]:
+    """The sessions under a root of artefacts, the latest first; those that cannot be read stand last."""
+    paths = (path for path in sorted(sessions_folder(root).glob("*" + SUFFIX)) if _NAME.fullmatch(path.stem))
+    rows = [_row(path) for path in paths]
+    return sorted(rows, key=lambda row: row.when, reverse=True)
+
+
+def _row(path: Path) -> SessionRow:
+    try:
+        loaded = load(path)
+    except ParakeetError as error:
+        return SessionRow(path.stem, 0, "", "", "", str(error))
+    first = next((event["message"] for event in loaded.events if "message" in event), "")
+    times = [loaded.header.get("created", ""), *(event["time"] for event in loaded.events if "time" in event)]
+    return SessionRow(
+        name=path.stem,
+        exchanges=len(fold(loaded.events).exchanges),
+        when=str(times[-1]),
+        model=str(loaded.identity["model"]),
+        first_words=" ".join(encodable(first[:200]).split())[:60],
+    )

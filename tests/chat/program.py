@@ -1,0 +1,83 @@
+"""`parakeet chat` without a model, for tests that need a real process, a pipe or a terminal.
+
+`python tests/chat/program.py --reply TEXT [--delay SECONDS] [-m MESSAGE] …`; sessions and history lie in PARAKEET_HOME.
+"""
+
+import argparse
+import runpy
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from parakeet.chat.session import Session
+from parakeet.chat.storage import SessionLog, session_header, session_path
+from parakeet.chat.talk import Model
+from parakeet.chat.terminal import run_chat
+from parakeet.errors import ParakeetError
+from parakeet.generation.engine import Engine
+from parakeet.generation.settings import SamplingSettings
+from parakeet.home import home
+from parakeet.sanitise import sanitise
+
+TESTS = Path(__file__).parents[1]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument(
+        "--reply", help="in Python's escapes; without it, the seed and the length of the prompt are said"
+    )
+    parser.add_argument("--bytes", action="store_true", help="say the reply byte by byte, through the real engine")
+    parser.add_argument("--delay", type=float, default=0.0)
+    parser.add_argument("--endless", action="store_true", help="say the reply again and again")
+    parser.add_argument("--context", type=int, default=512)
+    parser.add_argument("--max-tokens", type=int, default=400)
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--session")
+    parser.add_argument("-m", dest="message")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--stats", action="store_true")
+    parser.add_argument("--no-history", action="store_true")
+    options = parser.parse_args(arguments)
+    engine = _engine(options)
+    settings = SamplingSettings(
+        temperature=0.0, top_p=1.0, min_p=0.0, frequency_penalty=0.0, presence_penalty=0.0,
+        max_tokens=options.max_tokens, seed=options.seed,
+    )  # fmt: skip
+    model = Model("scripted", "0" * 64, Path("nowhere"))
+    try:
+        log = None
+        if options.session:
+            path = session_path(home(), options.session)
+            header = session_header(engine, model.name, model.sha256)
+            log = SessionLog.open(path, header) if path.exists() else SessionLog.create(path, header)
+        return run_chat(
+            Session(engine, settings, "", log), model, home(), options.message, options.json, options.stats,
+            not options.no_history,
+        )  # fmt: skip
+    except ParakeetError as error:
+        print(f"Error: {sanitise(str(error))}", file=sys.stderr)
+        return 1
+
+
+def _engine(options: argparse.Namespace) -> Engine:
+    scripted = runpy.run_path(str(TESTS / "scripted.py"))
+    reply = None if options.reply is None else options.reply.encode().decode("unicode_escape").encode("latin-1")
+    if options.bytes:
+        return scripted["scripted_engine"](reply, options.context, options.delay, not options.endless)
+    engine = runpy.run_path(str(TESTS / "chat" / "scripted_engine.py"))["ScriptedEngine"]
+
+    def echo(prompt_ids: list[int], seed: int | None) -> str:
+        return f"seed {seed} prompt {len(prompt_ids)}"
+
+    return engine(
+        echo if reply is None else [reply.decode()],
+        scripted["byte_tokenizer"](),
+        options.context,
+        options.delay,
+        not options.endless,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
