@@ -3,7 +3,7 @@ import dagster as dg
 from assets_defs.home import ParakeetHome
 from assets_defs.stage_asset import OWNER
 from parakeet.artifact import explain_os_error
-from parakeet.download.original import obtain_original, fault_of_original
+from parakeet.download.original import fault_of_original, obtain_original
 from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
 from parakeet.stages import ORIGINAL_CHECKPOINT

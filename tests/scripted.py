@@ -1,12 +1,6 @@
-"""A model that says what it is told to, on a tokenizer of bytes: an exact oracle for everything above a model.
+"""A model that says what it is told to, on a tokenizer of bytes: an exact oracle for everything above a model."""
 
-As a program it is `parakeet chat` with such a model, for tests that need a real process and a terminal:
-`python tests/scripted.py --reply TEXT [--delay SECONDS] [-m MESSAGE] …`
-"""
-
-import argparse
 import base64
-import sys
 import time
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -14,7 +8,6 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-from parakeet.errors import ParakeetError
 from parakeet.generation.engine import Engine
 from parakeet.generation.settings import SamplingSettings
 from parakeet.tokenizer import END_OF_PROMPT, END_OF_TEXT, PADDING, ROLE_TOKENS, Tokenizer
@@ -97,36 +90,3 @@ def random_engine(context: int = 512, weight: float | None = None) -> Engine:
         for parameter in model.parameters():
             torch.nn.init.constant_(parameter, weight)
     return Engine(Decoder(model, "fp32"), tokenizer)
-
-
-def main() -> int:
-    from parakeet.chat.session import Session
-    from parakeet.chat.terminal import run_chat
-
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--reply", help="in Python's escapes; without it, a random transformer babbles")
-    parser.add_argument("--delay", type=float, default=0.0)
-    parser.add_argument("--context", type=int, default=512)
-    parser.add_argument("--max-tokens", type=int, default=400)
-    parser.add_argument("-m", dest="message")
-    options = parser.parse_args()
-    # Ten times slower with two threads on two busy cores: they wait for each other in every tiny product.
-    torch.set_num_threads(1)
-    if options.reply is None:
-        engine = random_engine(options.context)
-        settings = SamplingSettings(
-            temperature=2.0, top_p=1, min_p=0, frequency_penalty=0, presence_penalty=0, max_tokens=200, seed=3
-        )
-    else:
-        reply = options.reply.encode().decode("unicode_escape").encode("latin-1")
-        engine = scripted_engine(reply, options.context, options.delay)
-        settings = greedy(options.max_tokens)
-    try:
-        return run_chat(Session(engine, settings), "scripted", options.message)
-    except ParakeetError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

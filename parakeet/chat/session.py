@@ -22,7 +22,7 @@ RESERVE_TOKENS = 256
 """Room that is kept free for a reply, in tokens; in a small context a quarter of it, and never more
 than the settings allow a reply."""
 
-SEED_BITS = 63
+SEED_BITS = 32
 """Of a seed that is drawn here: it fits a signed 64-bit number, which is what other programs read JSON into."""
 
 _TIMING = ("prompt_tokens", "kept_tokens", "prefill_seconds", "decode_seconds", "first_token_seconds")
