@@ -23,7 +23,7 @@ RESERVE_TOKENS = 256
 than the settings allow a reply."""
 
 SEED_BITS = 32
-"""Of a seed that is drawn here: it fits a signed 64-bit number, which is what other programs read JSON into."""
+"""Of a seed that is drawn here: short enough to be typed again."""
 
 _TIMING = ("prompt_tokens", "kept_tokens", "prefill_seconds", "decode_seconds", "first_token_seconds")
 
