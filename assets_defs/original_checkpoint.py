@@ -44,7 +44,7 @@ def original_checkpoint(parakeet_home: ParakeetHome) -> dg.MaterializeResult:
 
 @dg.asset_check(asset=ORIGINAL_CHECKPOINT, blocking=True)
 def original_checkpoint_is_whole(parakeet_home: ParakeetHome) -> dg.AssetCheckResult:
-    """The archive has its table of contents, and every member the CRC-32 that stands there."""
+    """The archive is whole and plain, every member is as its CRC-32 says, and its pickle names no program."""
     path = parakeet_home.build().original_checkpoint
     fault = fault_of_original(path)
     return dg.AssetCheckResult(passed=fault is None, description=f"{path}: {fault}" if fault else None)

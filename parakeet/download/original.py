@@ -1,13 +1,12 @@
 """The original checkpoint: the file that the user put there, else from a mirror, else from Google Drive."""
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from parakeet.artifact import explain_os_error, replace_file
-from parakeet.download.archive import fault_of_archive, fault_of_head
 from parakeet.download.fetch import Checks, SourceError, fetch, name_of
+from parakeet.download.pages import PAGE_BYTES, fault_of_page
 from parakeet.download.transfer import PATIENCE, Patience, drive_address
 from parakeet.errors import ParakeetError
 from parakeet.hashes import HashCache
@@ -15,6 +14,7 @@ from parakeet.home import hashes_file, models_folder
 from parakeet.locking import exclusive
 from parakeet.progress import Progress
 from parakeet.recipe import OriginalCheckpoint
+from parakeet.torch_archive import Advance, fault_of_archive, fault_of_head
 
 RECORD_FILE = ".checked.json"
 MAX_BYTES = 16 << 30
@@ -61,16 +61,26 @@ def obtain_original(
         raise explain_os_error(error, f"fetching {path.name}") from None
 
 
-def fault_of_original(path: Path, advance: Callable[[int], None] = lambda n: None) -> str | None:
+def fault_of_original(path: Path, advance: Advance = lambda n: None) -> str | None:
     """What is wrong with a checkpoint file, read from beginning to end, or None."""
     try:
-        return fault_of_archive(path, advance)
+        return _fault_of_file(path, advance)
     except OSError as error:
         return f"it cannot be read ({error.strerror})"
 
 
 def _checks(settings: OriginalCheckpoint) -> Checks:
-    return Checks(settings.n_bytes, settings.sha256, MAX_BYTES, fault_of_head, fault_of_archive)
+    return Checks(settings.n_bytes, settings.sha256, MAX_BYTES, _fault_of_beginning, _fault_of_file)
+
+
+def _fault_of_beginning(head: bytes) -> str | None:
+    return fault_of_page(head) or fault_of_head(head)
+
+
+def _fault_of_file(path: Path, advance: Advance) -> str | None:
+    with path.open("rb") as file:
+        page = fault_of_page(file.read(PAGE_BYTES))
+    return page or fault_of_archive(path, advance)
 
 
 def _is_there(path: Path) -> bool:

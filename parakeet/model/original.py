@@ -1,6 +1,6 @@
 """The layout of the original project's checkpoint (DESIGN §3): its key names beside ours, and its shape.
 
-Facts only, and no torch: `parakeet.model.torch_archive` judges the file that holds such a checkpoint, and
+Facts only, and no torch: `parakeet.torch_archive` judges the file that holds such a checkpoint, and
 `parakeet.model.original_reader` reads it.
 """
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from parakeet.errors import ParakeetError
 from parakeet.model.config import WEIGHTS_FILE
 from parakeet.model.original import Entry, checked_layout, recovered_config, unwrapped
-from parakeet.model.torch_archive import check_torch_archive
+from parakeet.torch_archive import fault_of_archive
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,7 +48,11 @@ def convert(path: Path, output: Path, heads: int | None, context: int | None) ->
     says what is wrong with the file and names the tensor.
     """
     limit_memory(ALLOWANCE_BYTES)
-    check_torch_archive(path, lambda n: _say(read=n))
+    if fault := fault_of_archive(path, lambda n: _say(read=n)):
+        raise ParakeetError(
+            f"{path} cannot be imported: {fault}. Give the .pth file whole and as it was published (download or copy "
+            "it again), or as torch.save of torch 1.6 or newer writes a state dict."
+        )
     limit_memory(None)
     import safetensors
     import torch

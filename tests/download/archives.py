@@ -7,11 +7,11 @@ from random import Random
 NAME = "small-c64-d32_v320_h2_l3.pth"
 
 
-def archive(seed: int = 1, megabytes: float = 3.0) -> bytes:
+def archive(seed: int = 1, megabytes: float = 3.0, pickled: bytes = b"\x80\x02}.") -> bytes:
     """A file laid out as torch.save does it, with noise for weights."""
     file = BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as made:
-        made.writestr("archive/data.pkl", b"\x80\x02}.")
+        made.writestr("archive/data.pkl", pickled)
         for number in range(3):
             made.writestr(f"archive/data/{number}", Random(f"{seed} {number}").randbytes(int(megabytes * 1e6 / 3)))
         made.writestr("archive/version", b"3\n")
@@ -36,6 +36,10 @@ def damaged(kind: str) -> bytes:
     elif kind == "encrypted":
         place = body.rindex(b"PK\x01\x02")
         body[place + 8] |= 1
+    elif kind == "a program":
+        return archive(pickled=b"\x80\x02cos\nsystem\n.")
+    elif kind == "something behind it":
+        body += bytes(9)
     elif kind == "compressed":
         file = BytesIO()
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as made:

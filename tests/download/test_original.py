@@ -14,7 +14,7 @@ from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
 from parakeet.recipe import OriginalCheckpoint
 
-from ..fault_server import FaultServer, rewriting
+from ..fault_server import PAGES, FaultServer, rewriting
 from .archives import BODY, NAME, archive, damaged
 from .conftest import QUICK, Fetching
 
@@ -85,6 +85,13 @@ def test_a_bad_file_of_the_users_is_named_and_kept(server: FaultServer, fetching
     assert server.requests == []
 
 
+def test_a_page_that_a_browser_saved_under_the_files_name_is_named(fetching: Fetching) -> None:
+    fetching.file.parent.mkdir(parents=True)
+    fetching.file.write_text(PAGES["quota"], encoding="utf-8")
+    with pytest.raises(ParakeetError, match="cannot be used: Google Drive says that too many people"):
+        fetching()
+
+
 def test_a_file_that_was_changed_later_is_looked_at_again(server: FaultServer, fetching: Fetching) -> None:
     fetching(server.address("whole"))
     fetching.file.write_bytes(damaged("flipped bit"))
@@ -135,7 +142,7 @@ def test_a_path_may_begin_with_the_home(fetching: Fetching, tmp_path: Path, monk
         ("{}/missing.pth", "there is no such file"),
         ("{}", "it is no file"),
         ("{}/bad.pth", "it begins with"),
-        ("{}/half.pth", "damaged or cut-off"),
+        ("{}/half.pth", "a cut-off archive"),
         ("s3://bucket/x.pth", "neither an http(s) address nor a path"),
         ("~nobody-of-this-name/x.pth", "cannot be read"),
     ],

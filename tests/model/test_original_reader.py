@@ -20,7 +20,7 @@ from torch import Tensor
 from parakeet.errors import ParakeetError
 from parakeet.model.original import layout
 from parakeet.model.original_reader import checked_tensors, load_state, require_safe_torch
-from parakeet.model.torch_archive import check_torch_archive
+from parakeet.torch_archive import fault_of_archive
 
 generator = runpy.run_path(str(Path(__file__).parents[1] / "original_checkpoint.py"))
 original_state = generator["original_state"]
@@ -183,7 +183,7 @@ def test_a_file_of_an_older_torch_with_a_gpu_is_read_on_the_cpu(tmp_path: Path) 
             if name.endswith(("data.pkl", "/version")) or "/data/" in name:
                 here.writestr(name, content)
     assert b"cuda:0" in path.read_bytes()
-    check_torch_archive(path, lambda n: None)
+    assert fault_of_archive(path, lambda n: None) is None
     loaded = load_state(path)
     assert all(torch.equal(loaded[key], STATE[key]) and loaded[key].device.type == "cpu" for key in STATE)
 
@@ -197,8 +197,9 @@ def test_a_changed_byte_is_refused_or_changes_nothing(
     content[position] ^= change
     path = tmp_path_factory.getbasetemp() / "changed.pth"
     path.write_bytes(content)
+    if fault_of_archive(path, lambda n: None):
+        return
     try:
-        check_torch_archive(path, lambda n: None)
         loaded = load_state(path)
     except ParakeetError:
         return

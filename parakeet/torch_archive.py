@@ -6,6 +6,7 @@ and every function outside the few that a state dict needs is refused by name. T
 the plain form that torch writes, so that no two readers can see two different things in it.
 """
 
+import errno
 import io
 import pickletools
 import struct
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from parakeet.errors import ParakeetError
+from parakeet.sanitise import sanitise
 
 STORAGES = ("Float", "Half", "BFloat16", "Double", "Long", "Int", "Short", "Char", "Byte", "Bool")
 NEEDED_GLOBALS = frozenset(
@@ -25,6 +26,8 @@ NEEDED_GLOBALS = frozenset(
 MAX_PICKLE_BYTES = 4 << 20
 """The 378M model's takes 16 kB."""
 CHUNK_BYTES = 1 << 20
+MOST_SHOWN = 200
+"""Characters of a file's own words, such as names, that a message repeats."""
 
 Advance = Callable[[int], None]
 
@@ -35,70 +38,95 @@ _ZIP_LARGE_END = b"PK\x06\x06"
 _LARGE_END = struct.Struct("<4sQ2H2L4Q")
 _ZIP_LOCATOR = b"PK\x06\x07"
 _LOCATOR = struct.Struct("<4sLQL")
+_ENCRYPTED = 0x1
 _LONGEST_ZIP_COMMENT = 65_535
 _LEGACY_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # pickled 0x1950a86a20f9469cfc6c, after the protocol's two bytes
 _LEGACY_PICKLES = 5
-_PRESENT = "Give the .pth file as it was published, or as torch.save of torch 1.6 or newer writes a state dict."
-_AGAIN = "Download or copy it again."
+_MAY_RUN = "which no state dict needs: it may try to run a program. It was refused, and nothing of it was executed"
+_LONGEST_SAFETENSORS_HEADER = 100_000_000
+_TAR_MAGIC = slice(257, 262)
+_PACKED = {
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive",
+    b"\x1f\x8b": "a gzip file",
+    b"BZh": "a bzip2 file",
+    b"\xfd7zXZ\x00": "an xz file",
+    b"\x28\xb5\x2f\xfd": "a zstandard file",
+    b"Rar!": "a RAR archive",
+}
 _BROKEN_ZIP = (
-    zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, OverflowError, KeyError, OSError
+    zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, OverflowError, KeyError
 )  # fmt: skip
-"""What zipfile raises on damaged archives; OSError for seeks to offsets that no file has."""
+"""What zipfile raises on damaged archives, besides OSError with EINVAL for seeks to offsets that no file has."""
 
 
-def check_torch_archive(path: Path, advance: Advance) -> None:
-    """Refuse all but a whole archive of torch.save whose pickle names nothing but what a state dict needs.
+def fault_of_head(head: bytes) -> str | None:
+    """Why a file that begins like this is no checkpoint of torch.save, as words to follow a colon, or None.
 
-    `advance` is called with the number of bytes of members read and checked by CRC-32. ParakeetError says what
-    the file is, or what is wrong with it.
+    What a bare pickle names is looked for in `head` only.
+    """
+    if head.startswith(_ZIP_START):
+        return None
+    if not head.strip(b"\0"):
+        return "it begins with nothing but zeros" if head else "it is empty (0 bytes)"
+    if head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<"):
+        return "it is a web page or other markup, not a checkpoint: maybe the error page of a failed download"
+    if head[_TAR_MAGIC] == b"ustar":
+        return (
+            "it is a tar archive, the format of torch before version 0.1.10 or of another program, "
+            "not a file of torch.save of torch 1.6 or newer"
+        )
+    # Before pickles: the length of its header can begin with the bytes that a pickle begins with.
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _LONGEST_SAFETENSORS_HEADER:
+        return "it is a safetensors file under another name, not a .pth that torch.save wrote"
+    if head[:1] == b"\x80" and head[1:2] <= b"\x05":
+        return _fault_of_bare_pickle(head)
+    for magic, name in _PACKED.items():
+        if head.startswith(magic):
+            return f"it is {name}: unpack it first"
+    if head.startswith(b"GGUF"):
+        return "it is a GGUF file, not a .pth that torch.save wrote"
+    return (
+        f"it is no checkpoint that torch.save wrote: it begins with {head[:8].hex(' ')}, "
+        f"a .pth with {_ZIP_START.hex(' ')} (zip)"
+    )
+
+
+def fault_of_archive(path: Path, advance: Advance) -> str | None:
+    """What is wrong with a file, as words to follow a colon, or None for a whole archive of a state dict.
+
+    Whole: in the plain form that torch.save writes, each member as its CRC-32 says, with a pickle that names nothing
+    but NEEDED_GLOBALS. `advance` is told the bytes of members as they are read. OSError where the disk fails.
     """
     with path.open("rb") as file:
-        if not file.read(len(_ZIP_START)) == _ZIP_START:
-            raise ParakeetError(f"{path} {_what_it_is(file)}")
-        _check_end(path, file)
+        fault = fault_of_head(file.read(CHUNK_BYTES)) or _fault_of_end(file)
+        if fault:
+            return fault
         try:
             with zipfile.ZipFile(file) as archive:
-                members = _checked_members(path, archive)
-                _check_sums(path, archive, members, advance)
-                pickled = next(member for member in members if member.filename.endswith("/data.pkl"))
-                _check_pickle(path, io.BytesIO(archive.read(pickled)))
+                return (
+                    _fault_of_members(archive, file.seek(0, io.SEEK_END))
+                    or _fault_of_sums(archive, advance)
+                    or _fault_of_pickle(archive)
+                )
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            return _damaged(error)
         except _BROKEN_ZIP as error:
-            raise ParakeetError(f"{path} is damaged: {str(error) or type(error).__name__}. {_AGAIN}") from None
+            return _damaged(error)
 
 
-def _what_it_is(file: BinaryIO) -> str:
-    """In words, the kind of a file that is no ZIP archive, from its first bytes."""
-    file.seek(0)
-    start = file.read(CHUNK_BYTES)
-    if not start:
-        return f"is empty (0 bytes). {_AGAIN}"
-    text = start[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<body")):
-        return f"is a web page, not a checkpoint: a download ended in an error page. {_AGAIN}"
-    if start[257:262] == b"ustar":
-        return f"is a tar archive, the format of torch before 0.1.10 or of another program. {_PRESENT}"
-    if start[:1] == b"\x80" and start[1:2] <= b"\x05":
-        return _which_pickle(start)
-    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 100 << 20:
-        return f"is a safetensors file under another name, not one that torch.save wrote. {_PRESENT}"
-    for magic, name in (
-        (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
-        (b"\x1f\x8b", "a gzip file"),
-        (b"BZh", "a bzip2 file"),
-        (b"\xfd7zXZ\x00", "an xz file"),
-        (b"\x28\xb5\x2f\xfd", "a zstandard file"),
-        (b"Rar!", "a RAR archive"),
-    ):
-        if start.startswith(magic):
-            return f"is {name}: unpack it first."
-    if start.startswith(b"GGUF"):
-        return f"is a GGUF file. {_PRESENT}"
-    return f"is no file of torch.save: it begins with the bytes {start[:8].hex(' ')}. {_PRESENT}"
+def _damaged(error: Exception) -> str:
+    return f"it is a damaged archive ({_shown(str(error)) or type(error).__name__})"
 
 
-def _which_pickle(start: bytes) -> str:
-    legacy = start[2 : 2 + len(_LEGACY_MAGIC)] == _LEGACY_MAGIC
-    stream = io.BytesIO(start[:MAX_PICKLE_BYTES])
+def _shown(text: str) -> str:
+    return " ".join(sanitise(text).split())[:MOST_SHOWN]
+
+
+def _fault_of_bare_pickle(head: bytes) -> str:
+    legacy = head[2 : 2 + len(_LEGACY_MAGIC)] == _LEGACY_MAGIC
+    stream = io.BytesIO(head)
     refused = None
     try:
         for _ in range(_LEGACY_PICKLES if legacy else 1):
@@ -106,16 +134,16 @@ def _which_pickle(start: bytes) -> str:
     except ValueError:
         pass  # The tensors' bytes, or the end of what was read, after the pickles.
     if refused:
-        return f"is a pickle that names {refused}, which no checkpoint needs: it may try to run a program. Refused."
+        return f"it is a pickle that names {_shown(refused)}, {_MAY_RUN}"
     if legacy:
         return (
-            "is in the format of torch before 1.6. In a throw-away environment, save it anew with "
-            "torch.save(torch.load(FILE, weights_only=True), NEW_FILE)."
+            "it is a bare pickle, as torch wrote before version 1.6. In a throw-away environment, save it anew with "
+            "torch.save(torch.load(FILE, weights_only=True), NEW_FILE)"
         )
-    return f"is a bare pickle, not an archive of torch.save. {_PRESENT}"
+    return "it is a bare pickle, not an archive as torch.save of torch 1.6 or newer writes it"
 
 
-def _check_end(path: Path, file: BinaryIO) -> None:
+def _fault_of_end(file: BinaryIO) -> str | None:
     """The end record must be the file's last bytes: nothing is missing, and nothing hides behind it.
 
     Before it torch writes a second one, for archives beyond 4 GiB. Both must tell of the same directory, or a reader
@@ -126,13 +154,12 @@ def _check_end(path: Path, file: BinaryIO) -> None:
     tail = file.read()
     behind = len(tail) - tail.rfind(_ZIP_END) - _END.size
     if _ZIP_END not in tail or behind < 0:
-        raise ParakeetError(f"{path} is cut short: it begins like a checkpoint, but its end is missing. {_AGAIN}")
+        return "it is a cut-off archive: it begins like a checkpoint, but its end is missing"
     if behind > 0:
-        raise ParakeetError(f"{path} goes on behind the end of its archive: it was tampered with, or badly copied.")
+        return "it goes on behind the end of its archive: it was tampered with, or badly copied"
     if not _ends_agree(tail, size):
-        raise ParakeetError(
-            f"{path} was damaged or tampered with: the records at the end of its archive do not fit it. {_AGAIN}"
-        )
+        return "it is an archive that was damaged, tampered with, or made of two: the records at its end do not fit it"
+    return None
 
 
 def _ends_agree(tail: bytes, size: int) -> bool:
@@ -159,33 +186,29 @@ def _ends_agree(tail: bytes, size: int) -> bool:
     )
 
 
-def _checked_members(path: Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
-    """The archive's members, if they are what torch.save writes, stored plainly and once each."""
+def _fault_of_members(archive: zipfile.ZipFile, size: int) -> str | None:
+    """The members must be what torch.save writes, stored plainly and once each, and no more than the file holds."""
     members = archive.infolist()
     # zipfile cuts `filename` at a NUL; other readers may not.
     names = [member.orig_filename for member in members]
     root = names[0].split("/")[0] if names else ""
     if any(name.endswith("/constants.pkl") or name.startswith(f"{root}/code/") for name in names):
-        raise ParakeetError(f"{path} is a TorchScript program, not weights alone: it is not executed. {_PRESENT}")
+        return "it is a TorchScript program, not weights alone, and is not executed"
     if f"{root}/data.pkl" not in names:
-        raise ParakeetError(f"{path} is a ZIP archive, but not one that torch.save wrote: no data.pkl. {_PRESENT}")
+        return "it is a ZIP archive, but none that torch.save wrote: it has no data.pkl"
     if len({name.lower() for name in names}) < len(names):
-        raise ParakeetError(f"{path} holds two members of one name: it was tampered with.")
+        return "it is an archive with two members of one name: it was tampered with"
     for member, name in zip(members, names, strict=True):
         if not _belongs(name, root):
-            raise ParakeetError(f"{path} holds {name[:100]!r}, which torch.save does not write. Refused.")
-        if (
-            member.flag_bits & 1
-            or member.compress_type != zipfile.ZIP_STORED
-            or member.file_size != (member.compress_size)
-        ):
-            raise ParakeetError(f"{path} holds {name!r} compressed or encrypted; torch.save does not.")
+            return f"it is an archive that holds {name[:100]!r}, which torch.save does not write"
+        plain = member.compress_type == zipfile.ZIP_STORED and member.file_size == member.compress_size
+        if member.flag_bits & _ENCRYPTED or not plain:
+            return f"it is an archive that holds {name[:100]!r} compressed or encrypted, which torch.save never writes"
     if min(member.header_offset for member in members) != 0:
-        raise ParakeetError(f"{path} holds something before its archive begins: it was tampered with.")
-    if sum(member.file_size for member in members) > path.stat().st_size:
-        raise ParakeetError(f"{path} has members that overlap: it was tampered with.")
-    _check_small_members(path, archive, root)
-    return members
+        return "it holds something before its archive begins: it was tampered with"
+    if sum(member.file_size for member in members) > size:
+        return "it is an archive whose members overlap: it was tampered with"
+    return _fault_of_small_members(archive, root)
 
 
 def _belongs(name: str, root: str) -> bool:
@@ -196,34 +219,34 @@ def _belongs(name: str, root: str) -> bool:
     return name.startswith(f"{root}/") and rest in known
 
 
-def _check_small_members(path: Path, archive: zipfile.ZipFile, root: str) -> None:
+def _fault_of_small_members(archive: zipfile.ZipFile, root: str) -> str | None:
     if archive.getinfo(f"{root}/data.pkl").file_size > MAX_PICKLE_BYTES:
-        raise ParakeetError(f"{path} has a pickle of more than {MAX_PICKLE_BYTES:,} bytes; no state dict needs that.")
+        return f"it has a pickle of more than {MAX_PICKLE_BYTES:,} bytes, and no state dict needs that"
     order = f"{root}/byteorder"
     if order in archive.namelist() and archive.getinfo(order).file_size < 16 and archive.read(order) != b"little":
-        raise ParakeetError(f"{path} was written on a big-endian machine, which Parakeet does not read.")
+        return "it was written on a big-endian machine, which Parakeet does not read"
+    return None
 
 
-def _check_sums(path: Path, archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], advance: Advance) -> None:
+def _fault_of_sums(archive: zipfile.ZipFile, advance: Advance) -> str | None:
     """Read every member to its end; zipfile compares the CRC-32 there. torch itself does not when it maps a file."""
-    for member in members:
+    for member in archive.infolist():
         with archive.open(member) as stream:
             while piece := stream.read(CHUNK_BYTES):
                 advance(len(piece))
+    return None
 
 
-def _check_pickle(path: Path, stream: BinaryIO) -> None:
+def _fault_of_pickle(archive: zipfile.ZipFile) -> str | None:
+    pickled = next(member for member in archive.infolist() if member.filename.endswith("/data.pkl"))
+    stream = io.BytesIO(archive.read(pickled))
     try:
         refused = next(refused_globals(stream), None)
     except ValueError as error:
-        raise ParakeetError(f"{path} has a broken pickle ({error}). {_AGAIN}") from None
+        return f"it has a broken pickle ({_shown(str(error))})"
     if refused:
-        raise ParakeetError(
-            f"{path} names {refused} in its pickle, which no state dict needs: it may try to run a program. "
-            "It was refused, and nothing of it was executed."
-        )
-    if stream.read(1):
-        raise ParakeetError(f"{path} has something behind its pickle: it was tampered with.")
+        return f"it names {_shown(refused)} in its pickle, {_MAY_RUN}"
+    return "it has something behind its pickle: it was tampered with" if stream.read(1) else None
 
 
 def refused_globals(stream: BinaryIO) -> Iterator[str]:
