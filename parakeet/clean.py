@@ -12,6 +12,8 @@ from parakeet.locking import is_held
 from parakeet.stages import RUNS_FOLDER, STAGES, Build, active_recipe
 from parakeet.training.stage import run_key
 
+MODELS = ("release", "original_model")
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -23,7 +25,8 @@ def unreferenced(root: Path) -> list[Entry]:
     """What may go: artefacts, training runs and left-over partial directories.
 
     Kept are all that the active recipe's build consists of, its training run even if it is not finished, every
-    release, and all that the latest release was made from. Only the stages' own folders are looked at. Raises
+    release and imported model, and all that the latest release was made from. Only the stages' own folders are
+    looked at. Raises
     ParakeetError while anything is being built, and where the active recipe's sources or artefacts cannot be read:
     what belongs to them is then not known.
     """
@@ -65,7 +68,7 @@ def _read(paths: Iterable[Path]) -> tuple[dict[Path, Artifact], list[Path]]:
 
 
 def _closure(roots: Iterable[Path], artifacts: dict[Path, Artifact], root: Path) -> set[Path]:
-    """The roots, all that they were made from, and every release (but not what older ones were made from)."""
+    """The roots, all that they were made from, and every model to talk to (but not what older ones were made from)."""
     kept: set[Path] = set()
     waiting = [path for path in roots if path in artifacts]
     while waiting:
@@ -75,7 +78,7 @@ def _closure(roots: Iterable[Path], artifacts: dict[Path, Artifact], root: Path)
             waiting += [
                 (root / made_from["path"]).resolve() for made_from in artifacts[path].manifest["inputs"].values()
             ]
-    return kept | {path for path, artifact in artifacts.items() if artifact.stage == "release"}
+    return kept | {path for path, artifact in artifacts.items() if artifact.stage in MODELS}
 
 
 def _size(path: Path) -> int:

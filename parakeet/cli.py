@@ -135,13 +135,13 @@ def clean(yes: bool) -> None:
 
 @main.command()
 def models() -> None:
-    """List the released models; chat opens the one marked *."""
+    """List the models that were made or imported here; chat opens the one marked *."""
     from parakeet.home import home
     from parakeet.release.verify import released_models
 
     listed = list(released_models(home()))
     if not listed:
-        raise ParakeetError("There is no released model yet. Make one with: parakeet build")
+        raise ParakeetError("There is no model yet. Make one with: parakeet build")
     for model in listed:
         mark = "*" if model.latest else " "
         bits = ", ".join(f"{name} {value:.3f}" for name, value in model.bits_per_byte.items() if value is not None)

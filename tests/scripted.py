@@ -28,6 +28,7 @@ class ScriptedModel:
     """Says `script` id by id after every Assistant token; `prompts` are the ids it was given."""
 
     dtype = "fp32"
+    device = torch.device("cpu")
     bytes_per_token = 28
 
     def __init__(self, tokenizer: Tokenizer, script: list[int], context: int, delay: float = 0.0) -> None:

@@ -6,8 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from parakeet.conversation import Turn
 from parakeet.data.questions import read_questions
 from parakeet.data.shards import TokenShards
+from parakeet.errors import ParakeetError
 from parakeet.evaluation.bits_per_byte import BitsPerByte, choose_documents, measure, unigram_bits
 from parakeet.evaluation.exact_match import accuracy, answers_to, replies_to
 from parakeet.evaluation.tables import EVALUATION_FILE, NOT_APPLICABLE, PLOT_FILE, REPORT_FILE, render_report
@@ -16,6 +18,7 @@ from parakeet.generation.engine import Engine
 from parakeet.model.transformer import best_device, load_model
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
+from parakeet.template import render_prompt
 from parakeet.tokenizer import Tokenizer
 
 
@@ -25,6 +28,7 @@ def evaluate(recipe: Recipe, inputs: Mapping[str, Path], output: Path, progress:
     model = load_model(inputs["checkpoint"], device)
     tokenizer = Tokenizer.load(inputs["tokenizer"])
     engine = Engine(Decoder(model, "fp32", device), tokenizer)
+    _check_prompts(recipe, engine)
     questions = read_questions(inputs["documents"])
     replies = answers_to(engine, questions)
     prompts = recipe.evaluation.prompts
@@ -38,6 +42,16 @@ def evaluate(recipe: Recipe, inputs: Mapping[str, Path], output: Path, progress:
     (output / REPORT_FILE).write_text(render_report(recipe.name, result), encoding="utf-8")
     draw_bits_per_byte(result["bits_per_byte"], output / PLOT_FILE)
     return result
+
+
+def _check_prompts(recipe: Recipe, engine: Engine) -> None:
+    for number, prompt in enumerate(recipe.evaluation.prompts, start=1):
+        tokens = len(render_prompt(engine.tokenizer, [Turn("Human", prompt)]))
+        if tokens > engine.context:
+            raise ParakeetError(
+                f"evaluation.prompts, number {number}, makes {tokens:,} tokens, and the model's context is "
+                f"{engine.context:,}: shorten it in the recipe, and run the same build again."
+            )
 
 
 def _bits_per_byte(

@@ -14,9 +14,12 @@ def batch_replies(
 ) -> list[list[int]]:
     """Ids of each reply, without the id that ended it; `settings` are each prompt's own.
 
-    prompts are rendered ids (`template.render_prompt`) of any lengths. Stop strings are the engine's `generate`'s.
-    Raises ParakeetError where logits are not finite.
+    prompts are rendered ids (`template.render_prompt`) of any lengths up to the context, which also ends a reply. Stop
+    strings and `rolling` are the engine's `generate`'s. Raises ParakeetError where a prompt does not fit, or logits
+    are not finite.
     """
+    for prompt in prompts:
+        engine.check_prompt(prompt)
     replies: list[list[int]] = [[] for _ in prompts]
     order = sorted(range(len(prompts)), key=lambda index: settings[index].max_tokens)
     for begin in range(0, len(order), PROMPTS_PER_BATCH):
@@ -35,9 +38,9 @@ def _batch(
     logits = [model.prefill(prompts[index], cache, row) for row, index in enumerate(group)]
     samplers = [Sampler(settings[index], engine.allowed) for index in group]
     rows: list[list[int]] = [[] for _ in group]
-    open_rows = list(range(len(group)))
+    open_rows = [row for row, index in enumerate(group) if len(prompts[index]) < engine.context]
     last = [0] * len(group)
-    while True:
+    while open_rows:
         for row in open_rows:
             last[row] = samplers[row].choose(logits[row])
             if last[row] not in engine.stop_ids:
@@ -49,6 +52,6 @@ def _batch(
             and len(rows[row]) < settings[group[row]].max_tokens
             and len(prompts[group[row]]) + len(rows[row]) < engine.context
         ]
-        if not open_rows:
-            return rows
-        logits = list(model.step(last, cache))
+        if open_rows:
+            logits = list(model.step(last, cache))
+    return rows

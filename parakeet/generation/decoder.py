@@ -55,6 +55,8 @@ class Cache:
         self.values = _untouched_zeros(shape, dtype, device)
         self.capacity = shape[3]
         self.lengths = [0] * shape[1]
+        self.graphs: dict[int, _Graph] = {}
+        """CUDA graphs of a step over this memory, by the keys they attend to; they must not outlive it."""
 
     @property
     def n_bytes_per_token(self) -> int:
@@ -114,7 +116,6 @@ class Decoder:
         self._embedding_norm = arena.place(model.embedding_norm.weight), arena.place(model.embedding_norm.bias)
         self._final_norm = arena.place(model.final_norm.weight)
         self._slopes = alibi_slopes(model.config.heads).to(self.device)
-        self._graphs: dict[tuple[int, int, int], _Graph] = {}
         self._run_step = self._step
         matrices = [m for layer in self._layers for m in (layer.projections, layer.attention_output)]
         matrices += [m for layer in self._layers for m in (layer.mlp_input, layer.mlp_output)]
@@ -162,12 +163,9 @@ class Decoder:
         self._run_step = torch.compile(self._step, dynamic=True)
 
     def _graph(self, cache: Cache, visible: int) -> "_Graph":
-        key = id(cache), len(cache.lengths), visible
-        if key not in self._graphs:
-            # A graph holds on to the memory of its cache: those of an earlier cache are of no use.
-            self._graphs = {known: graph for known, graph in self._graphs.items() if known[0] == id(cache)}
-            self._graphs[key] = _Graph(self._step, cache, visible, self.device)
-        return self._graphs[key]
+        if visible not in cache.graphs:
+            cache.graphs[visible] = _Graph(self._run_step, cache, visible, self.device)
+        return cache.graphs[visible]
 
     def _step(self, ids: Tensor, positions: Tensor, cache: Cache, visible: int) -> Tensor:
         """ids, positions (batch,) int64: fixed shapes and no decision that depends on them, as graphs need."""
@@ -176,7 +174,7 @@ class Decoder:
         # Slot s holds the token that is (position − s) mod capacity tokens back; more than `position` is none yet.
         distance = (positions[:, None] - torch.arange(visible, device=self.device)) % cache.capacity
         bias = -self._slopes[:, None, None] * distance[:, None, None, :]
-        bias = bias.masked_fill((distance > positions[:, None])[:, None, None, :], float("-inf"))
+        bias = self._mask(bias.masked_fill((distance > positions[:, None])[:, None, None, :], float("-inf")))
         x = self._embed(ids)
         for number, layer in enumerate(self._layers):
             query, key, value = self._project(layer, x)
@@ -213,9 +211,11 @@ class Decoder:
         """Attention of a block of queries, newest first, of which the first is `begin` back from the newest."""
         last = keys.shape[2] - begin
         mask = bias.as_strided((1, len(bias), query.shape[2], last), (0, bias.stride(0), 1, 1), begin)
-        if self.device.type != "cpu":
-            mask = mask.contiguous()
-        return F.scaled_dot_product_attention(query, keys[:, :, :last], values[:, :, :last], mask)
+        return F.scaled_dot_product_attention(query, keys[:, :, :last], values[:, :, :last], self._mask(mask))
+
+    def _mask(self, bias: Tensor) -> Tensor:
+        """CUDA's kernels want a mask in the queries' dtype, and whole; the CPU's take fp32 with any strides."""
+        return bias if self.device.type == "cpu" else bias.to(self.activation_dtype).contiguous()
 
     def _embed(self, ids: Tensor) -> Tensor:
         weight, bias = self._embedding_norm

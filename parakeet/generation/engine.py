@@ -23,7 +23,7 @@ PREFILL_TOKENS = 512
 wait (512 of the 378M model take 1.3 s in fp32 on 2 cores)."""
 
 
-class HasContext(Protocol):
+class ModelShape(Protocol):
     @property
     def context(self) -> int: ...
 
@@ -35,10 +35,11 @@ class LanguageModel(Protocol):
     """What the engine asks of a model; `parakeet.generation.decoder.Decoder` is one."""
 
     dtype: str
+    device: torch.device
     bytes_per_token: int
 
     @property
-    def config(self) -> HasContext: ...
+    def config(self) -> ModelShape: ...
 
     def new_cache(self, capacity: int, batch_size: int = 1) -> Any:
         """An empty cache with `lengths`, the tokens seen by each row, and `n_bytes_per_token`."""
@@ -77,8 +78,9 @@ class Timing:
     decoded_tokens: int = 0
     """Forward passes of one token: the first token of a reply comes out of the prefill."""
     first_token_seconds: float = 0.0
-    bytes_per_token: float = 0.0
-    """Memory read for the latest decoded token: all weights, and the cache as far as it is filled."""
+    """Prefill, and the draw of the first token."""
+    bytes_read: float = 0.0
+    """Memory read while decoding: for each token all weights, and the cache as far as it is filled."""
 
     @property
     def prefill_rate(self) -> float | None:
@@ -93,7 +95,7 @@ class Timing:
     @property
     def bandwidth(self) -> float | None:
         """GB of memory read a second while decoding."""
-        return self.decode_rate * self.bytes_per_token / 1e9 if self.decode_rate else None
+        return self.bytes_read / self.decode_seconds / 1e9 if self.decode_seconds else None
 
 
 class Engine:
@@ -105,7 +107,7 @@ class Engine:
         self.context = model.config.context
         self.parameter_count = model.config.parameter_count
         self.dtype = model.dtype
-        self.device = str(getattr(model, "device", "cpu"))
+        self.device = str(model.device)
         self.threads = torch.get_num_threads()
         self.timing = Timing()
         self.stop_ids = frozenset({tokenizer.end_of_prompt, tokenizer.end_of_text, tokenizer.padding})
@@ -127,7 +129,7 @@ class Engine:
 
         Raises ParakeetError where the prompt is empty or beyond the context, or logits are not finite.
         """
-        self._check_prompt(prompt_ids)
+        self.check_prompt(prompt_ids)
         self.timing = timing = Timing(prompt_tokens=len(prompt_ids))
         sampler = Sampler(settings, self.allowed)
         stops = StopStrings(settings.stop)
@@ -141,7 +143,10 @@ class Engine:
         limit = settings.max_tokens if settings.rolling else min(room, settings.max_tokens)
         for _ in range(limit):
             assert logits is not None
+            began = time.perf_counter()
             token_id = sampler.choose(logits)
+            if not timing.reply_tokens:
+                timing.first_token_seconds = timing.prefill_seconds + time.perf_counter() - began
             if token_id in self.stop_ids:
                 shown, _ = stops.feed(decoder.decode(b"", final=True))
                 yield Step(token_id, shown + stops.finish(), "stop")
@@ -181,7 +186,6 @@ class Engine:
             self._read += ids
         self._synchronise()
         timing.prefill_seconds += time.perf_counter() - begin
-        timing.first_token_seconds = timing.prefill_seconds
         return logits
 
     def _step(self, token_id: int, timing: Timing) -> Tensor:
@@ -194,14 +198,15 @@ class Engine:
         timing.decode_seconds += time.perf_counter() - begin
         timing.decoded_tokens += 1
         filled = min(self._cache.lengths[0], self.context)
-        timing.bytes_per_token = self.model.bytes_per_token + filled * self._cache.n_bytes_per_token
+        timing.bytes_read += self.model.bytes_per_token + filled * self._cache.n_bytes_per_token
         return logits
 
     def _synchronise(self) -> None:
         if self.device.startswith("cuda"):
             torch.cuda.synchronize(self.device)
 
-    def _check_prompt(self, prompt_ids: Sequence[int]) -> None:
+    def check_prompt(self, prompt_ids: Sequence[int]) -> None:
+        """ParakeetError where a prompt is empty or beyond the context."""
         if not prompt_ids:
             raise ParakeetError("The prompt is empty: there is nothing to continue.")
         if len(prompt_ids) > self.context:
@@ -213,11 +218,12 @@ class Engine:
 def load_engine(directory: Path, device: str = "auto", dtype: str = "auto", threads: int = 0) -> Engine:
     """The model in a release folder, in the precision `dtype` of its weights; never two copies of them in memory.
 
-    `auto` takes CUDA where there is one, fp32 on a CPU and bf16 elsewhere. `threads` 0 takes what torch chooses.
+    `auto` takes CUDA where there is one and the dtype runs there, fp32 on a CPU and bf16 elsewhere. `threads` 0 takes
+    what torch chooses.
 
     Raises ParakeetError on a device that is not there, a dtype that it does not have, or unusable weights.
     """
-    device = _checked_device(device)
+    device = _checked_device("cpu" if device == "auto" and dtype.startswith("int") else device)
     dtype = ("fp32" if device == "cpu" else "bf16") if dtype == "auto" else dtype
     if dtype not in DTYPES:
         raise ParakeetError(f"dtype is {dtype!r}; one of auto, {', '.join(DTYPES)} is needed.")

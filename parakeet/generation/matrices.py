@@ -19,11 +19,12 @@ from parakeet.errors import ParakeetError
 GROUP = 32
 """Weights that share a scale and a zero point in int4."""
 
-INT4_BLOCK = 64
-"""Rows that torch packs together, at most: parts begin and end at a multiple of it."""
+BLOCK = 64
+"""Rows and columns of a quantised matrix come in multiples of this. torch packs up to 64 rows of int4 together; its
+int8 kernel reads beyond rows that are no multiple of 16 (a segmentation fault at widths 24 and 40)."""
 
 ROWS_PER_BLOCK = 2048
-"""A multiple of INT4_BLOCK."""
+"""A multiple of BLOCK."""
 
 DEQUANTISED_ROWS = 24
 """Rows of x from which multiplying with the weights turned back into bf16 beats the int8 kernel (2 cores with AMX:
@@ -109,6 +110,7 @@ class Int8Matrix:
     @classmethod
     def quantised(cls, weight: Tensor, arena: Arena) -> "Int8Matrix":
         """From fp32 (rows, columns): w ≈ q · scale, scale = max |w| / 127 of the row."""
+        _check_blocks(weight)
         quantised = arena.empty(weight.shape, torch.int8)
         scales = arena.empty(weight.shape[:1], torch.bfloat16)
         for rows in _row_blocks(weight):
@@ -139,7 +141,7 @@ class PackedLayout:
 
     @classmethod
     def probed(cls) -> "PackedLayout":
-        rows = torch.arange(INT4_BLOCK, dtype=torch.int32)[:, None].expand(INT4_BLOCK, GROUP)
+        rows = torch.arange(BLOCK, dtype=torch.int32)[:, None].expand(BLOCK, GROUP)
         # Four bits at a time: the row's number in two packings.
         ones, sixteens = (torch._convert_weight_to_int4pack_for_cpu(part.contiguous(), 1).flatten().int()
                           for part in (rows % 16, rows // 16))  # fmt: skip
@@ -172,10 +174,7 @@ class Int4Matrix:
     def quantised(cls, weight: Tensor, arena: Arena) -> "Int4Matrix":
         """From fp32 (rows, columns): w ≈ (q − 8) · scale + zero, q = 0 … 15 over the span of the group."""
         rows, columns = weight.shape
-        if columns % INT4_BLOCK or rows % INT4_BLOCK:
-            raise ParakeetError(
-                f"int4 needs a width that is a multiple of {INT4_BLOCK}, and this model's is not: take int8 instead."
-            )
+        _check_blocks(weight)
         packed = arena.empty((rows, columns // 2), torch.uint8)
         scales_and_zeros = arena.empty((columns // GROUP, rows, 2), torch.bfloat16)
         for some in _row_blocks(weight):
@@ -200,6 +199,15 @@ class Int4Matrix:
     def part(self, begin: int, end: int) -> "Int4Matrix":
         scales_and_zeros = self._scales_and_zeros[:, begin:end].contiguous()
         return Int4Matrix(self._packed[begin:end], scales_and_zeros, self._layout)
+
+
+def _check_blocks(weight: Tensor) -> None:
+    if any(size % BLOCK for size in weight.shape):
+        rows, columns = weight.shape
+        raise ParakeetError(
+            f"int8 and int4 need matrices whose sizes are multiples of {BLOCK}, and this model has one of "
+            f"{rows:,} × {columns:,}: take bf16 instead."
+        )
 
 
 def _row_blocks(weight: Tensor) -> Iterator[slice]:

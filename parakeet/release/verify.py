@@ -1,5 +1,6 @@
 """Releases on disk: their hashes, and what a chat needs of them. Imports no torch."""
 
+import datetime
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,13 +11,14 @@ from pydantic import ValidationError
 from parakeet.artifact import MANIFEST_FILE, Artifact, sha256_of
 from parakeet.errors import ParakeetError
 from parakeet.home import latest_release, release_folder
-from parakeet.model.config import CONFIG_FILE, WEIGHTS_FILE
+from parakeet.model.config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig
 from parakeet.recipe import Generation
 from parakeet.tokenizer import SETTINGS_FILE, VOCABULARY_FILE
 
 SUMS_FILE = "SHA256SUMS"
 GENERATION_FILE = "generation_config.json"
 TRAINING_MANIFEST_FILE = "training_manifest.json"
+IMPORTED_FOLDER = "imported"
 NOT_SUMMED = (SUMS_FILE, MANIFEST_FILE)
 NEEDED = (WEIGHTS_FILE, CONFIG_FILE, GENERATION_FILE, VOCABULARY_FILE, SETTINGS_FILE)
 """What a chat opens."""
@@ -84,7 +86,7 @@ def _recorded_sum(directory: Path, name: str) -> str:
 
 @dataclass(frozen=True)
 class Listed:
-    """One line of `parakeet models`."""
+    """One line of `parakeet models`. `bits_per_byte` is empty for a model that was imported."""
 
     directory: Path
     name: str
@@ -95,17 +97,33 @@ class Listed:
 
 
 def released_models(root: Path) -> Iterator[Listed]:
-    """The releases under a root of artefacts, oldest first, from their manifests alone."""
+    """The models under a root of artefacts that a chat can open, oldest first, from their records alone."""
+    listed = [*_made_here(root), *_imported(root / IMPORTED_FOLDER)]
+    yield from sorted(listed, key=lambda model: (model.made, model.directory))
+
+
+def _made_here(root: Path) -> Iterator[Listed]:
     latest = latest_release(root).resolve()
-    made = release_folder(root).glob(f"*-*/{MANIFEST_FILE}")
-    paths = [path.parent for path in made if not path.parent.name.startswith(".")]
-    for release in sorted(map(Artifact.open, paths), key=lambda release: (release.manifest["made"], release.path)):
-        counts = release.counts
-        yield Listed(
-            release.path,
-            counts["name"],
-            counts["parameters"],
-            counts["bits_per_byte"],
-            release.manifest["made"],
-            release.path.resolve() == latest,
-        )
+    for folder in (release_folder(root), root / "original_model"):
+        for path in folder.glob(f"*-*/{MANIFEST_FILE}"):
+            if path.parent.name.startswith("."):
+                continue
+            model = Artifact.open(path.parent)
+            yield Listed(
+                model.path,
+                model.counts["name"],
+                model.counts["parameters"],
+                model.counts.get("bits_per_byte", {}),
+                model.manifest["made"],
+                model.path.resolve() == latest,
+            )
+
+
+def _imported(folder: Path) -> Iterator[Listed]:
+    """Models of `parakeet import`: their folder has no manifest, and appeared when it was whole."""
+    for path in folder.glob(f"*/{GENERATION_FILE}"):
+        if path.parent.name.startswith("."):
+            continue
+        name = json.loads(path.read_text(encoding="utf-8"))["name"]
+        made = datetime.datetime.fromtimestamp(path.parent.stat().st_mtime, datetime.UTC).isoformat(timespec="seconds")
+        yield Listed(path.parent, name, ModelConfig.load(path.parent).parameter_count, {}, made, False)

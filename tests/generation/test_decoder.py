@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from parakeet.errors import ParakeetError
-from parakeet.generation.decoder import DTYPES, Decoder
+from parakeet.generation.decoder import DTYPES, Decoder, matrix_maker
+from parakeet.generation.matrices import Arena
 from parakeet.model.config import ModelConfig
 from parakeet.model.transformer import Parakeet
 
@@ -134,9 +135,27 @@ def test_precisions_read_fewer_bytes() -> None:
     assert sizes[0] == weights * matrices
 
 
-def test_int4_refuses_a_width_that_its_kernel_cannot_pack() -> None:
-    with pytest.raises(ParakeetError, match="take int8"):
-        Decoder(random_model(ModelConfig(layers=1, heads=2, width=48, context=32, vocabulary_rows=320)), "int4")
+@pytest.mark.parametrize("width", [24, 48, 80])
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+def test_widths_that_the_kernels_cannot_read_are_refused(dtype: str, width: int) -> None:
+    config = ModelConfig(layers=1, heads=2, width=width, context=32, vocabulary_rows=320)
+    with pytest.raises(ParakeetError, match="take bf16 instead"):
+        Decoder(random_model(config), dtype)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 23, 24, 40, 191, 192, 300])
+def test_any_number_of_rows_gives_the_same_product(dtype: str, count: int) -> None:
+    """Few rows go through the quantised kernel, many through weights that were turned back into bf16."""
+    generator = torch.Generator().manual_seed(3)
+    weight, x = (torch.randn(rows, 128, generator=generator) for rows in (192, count))
+    matrix = matrix_maker(dtype)(weight, Arena(1 << 20, torch.device("cpu")))
+    one_by_one = torch.cat([matrix.product(row[None].bfloat16()) for row in x])
+    for found, rows in ((matrix, slice(None)), (matrix.part(64, 192), slice(64, 192))):
+        expected = one_by_one[:, rows].float()
+        assert float((found.product(x.bfloat16()).float() - expected).norm() / expected.norm()) < 0.01
+    error = (one_by_one.float() - x @ weight.T).norm() / (x @ weight.T).norm()
+    assert error < (0.02 if dtype == "int8" else 0.12)
 
 
 @pytest.mark.slow
@@ -149,7 +168,16 @@ def test_a_compiled_step_says_the_same() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_cuda_graphs_say_what_the_cpu_says() -> None:
-    model, prompt = random_model(), random_ids(50)
-    expected = greedy_with_cache(Decoder(model, "fp32"), prompt, 220)
-    assert greedy_with_cache(Decoder(model, "fp32", "cuda"), prompt, 220) == expected
+@pytest.mark.parametrize(("dtype", "error"), [("fp32", 1e-3), ("bf16", 0.05)])
+def test_cuda_graphs_say_what_the_cpu_says(dtype: str, error: float) -> None:
+    """Two caches after each other, of different sizes: a graph must not outlive the memory that it was made over."""
+    model = random_model(size=0.5)
+    expected, found = Decoder(model, "fp32"), Decoder(model, dtype, "cuda")
+    for capacity, length in ((96, 50), (64, 60), (96, 20)):
+        ids = random_ids(length + 60)
+        caches = [decoder.new_cache(capacity) for decoder in (expected, found)]
+        pairs = [[d.prefill(ids[:length], c).cpu() for d, c in zip((expected, found), caches, strict=True)]]
+        for token in ids[length:]:
+            pairs.append([d.step([token], c)[0].cpu() for d, c in zip((expected, found), caches, strict=True)])
+        for ours, theirs in pairs:
+            assert float((ours - theirs).norm() / ours.norm()) < error

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from parakeet.errors import ParakeetError
+from parakeet.model.config import ModelConfig
 from parakeet.recipe_file import load_recipe
 from parakeet.release.card import render_card
 from parakeet.release.verify import open_release, released_models, verify_release, write_sums
@@ -77,6 +78,21 @@ def test_models_are_listed_oldest_first_with_the_latest_marked(release: Path) ->
     (root / "releases" / "latest").symlink_to("4567-0")
     listed = list(released_models(root))
     assert [(model.name, model.latest) for model in listed] == [("4567-0", True), ("0123-0", False)]
+
+
+def test_imported_models_are_listed_too(release: Path) -> None:
+    root = release.parents[1]
+    config = ModelConfig(layers=2, heads=2, width=16, context=64, vocabulary_rows=128)
+    for folder in (root / "imported" / "mine", root / "original_model" / "89ab-0"):
+        folder.mkdir(parents=True)
+        config.save(folder)
+        (folder / "generation_config.json").write_text(json.dumps({"name": folder.name}), encoding="utf-8")
+    counts = {"name": "original", "parameters": 378_343_296}
+    (folder / "manifest.json").write_text(
+        json.dumps({"schema": 1, "made": "2026-01-01", "counts": counts}), encoding="utf-8"
+    )
+    listed = [(model.name, model.parameters, model.bits_per_byte, model.latest) for model in released_models(root)]
+    assert listed == [("original", 378_343_296, {}, False), ("mine", config.parameter_count, {}, False)]
 
 
 def test_the_card_has_a_header_and_every_source() -> None:
