@@ -264,8 +264,9 @@ def bench_startup(runs: int) -> None:
 @bench.command("generate")
 @click.option("--recipe", "recipe_name", default="demo", show_default=True, help="Shipped recipe or recipe file.")
 @click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads.  [default: what torch chooses]")
+@click.option("--rounds", type=click.IntRange(1, 1000), default=9, show_default=True, help="Samples of each number.")
 @click.option("--compile", "compiled", is_flag=True, help="Let Inductor compile the step (a minute for each dtype).")
-def bench_generate(recipe_name: str, threads: int, compiled: bool) -> None:
+def bench_generate(recipe_name: str, threads: int, rounds: int, compiled: bool) -> None:
     """Time prefill and decode of a model of the recipe's shape in every precision.
 
     Beside them stand the bandwidth of the memory, the rate of large matrix products, and what a precision costs in
@@ -275,7 +276,7 @@ def bench_generate(recipe_name: str, threads: int, compiled: bool) -> None:
     from parakeet.home import home
     from parakeet.recipe_file import load_recipe
 
-    run(load_recipe(recipe_name), threads, compiled, home())
+    run(load_recipe(recipe_name), threads, rounds, compiled, home())
 
 
 def _say(text: str) -> None:

@@ -15,14 +15,16 @@ from torch.nn import functional as F
 
 from parakeet.generation.decoder import Decoder
 from parakeet.generation.matrices import Arena, DenseMatrix
+from parakeet.model.config import ModelConfig
 
 STOCK = "stock bf16"
 """bf16 with torch's linear for every product, as a model of plain modules has it: what the others are held against."""
 CONTEXTS = (16, 512, 2048)
-"""Tokens in the cache when a step is timed."""
+"""Tokens in the cache when a step is timed, as far as the model's context goes."""
 PREFILL = 512
-ROUNDS = 9
+"""Tokens of a prefill, likewise."""
 RECOMPUTING_ROUNDS = 5
+"""At most: the prefix is read anew in each, which takes seconds."""
 STEPS = 3
 BUFFER_BYTES = 1 << 30
 MATRIX = 4096
@@ -38,6 +40,17 @@ class StockMatrix(DenseMatrix):
 
 def stock(weight: Tensor, arena: Arena) -> StockMatrix:
     return StockMatrix(arena.place(weight, torch.bfloat16))
+
+
+def contexts_of(config: ModelConfig) -> tuple[int, ...]:
+    """Those of CONTEXTS at which a model of this context, 16 tokens or more, can take STEPS steps; one at least."""
+    most = config.context - STEPS
+    return tuple(context for context in CONTEXTS if context <= most) or (most,)
+
+
+def prefill_of(config: ModelConfig) -> int:
+    """Tokens of a prefill that a model of this context can hold."""
+    return min(PREFILL, config.context)
 
 
 @dataclass(frozen=True)
@@ -62,28 +75,34 @@ class Speeds:
 
     decode: Mapping[int, Sample]
     prefill: Sample
+    prefill_tokens: int
     prefill_flops: float
     bytes_per_token: int
 
 
 def measure(
-    decoders: Mapping[str, Decoder], device: str, advance: Callable[[], None]
+    decoders: Mapping[str, Decoder], device: str, rounds: int, advance: Callable[[], None]
 ) -> tuple[dict[str, Speeds], Sample, dict[str, Sample]]:
-    """Speeds by variant, read bandwidth (bytes/s), and the rate of large products (FLOP/s) by dtype of activations."""
+    """Speeds by variant, read bandwidth (bytes/s), and the rate of large products (FLOP/s) by dtype of activations.
+
+    `advance` is called after each of the `rounds` and after the one that warms up.
+    """
     machine = Machine(device)
     samples: dict[tuple[str, Any], list[float]] = {}
-    caches = {name: decoder.new_cache(max(CONTEXTS) + STEPS) for name, decoder in decoders.items()}
-    ids = torch.randint(0, next(iter(decoders.values())).config.vocabulary_rows, (PREFILL,)).tolist()
-    for number in range(ROUNDS + 1):
+    config = next(iter(decoders.values())).config
+    contexts, prefill = contexts_of(config), prefill_of(config)
+    caches = {name: decoder.new_cache(max(prefill, max(contexts) + STEPS)) for name, decoder in decoders.items()}
+    ids = torch.randint(0, config.vocabulary_rows, (prefill,)).tolist()
+    for number in range(rounds + 1):
         taken: dict[tuple[str, Any], float] = {("read", ""): machine.read_seconds()}
         taken |= {("matrix", dtype): machine.matrix_seconds(dtype) for dtype in ("fp32", "bf16")}
         for name, decoder in decoders.items():
             cache = caches[name]
             cache.lengths = [0]
-            taken[name, "prefill"] = machine.seconds(lambda d=decoder, c=cache: d.prefill(ids, c))  # type: ignore[misc]
-            for context in CONTEXTS:
+            taken[name, "prefill"] = seconds_of(device, lambda d=decoder, c=cache: d.prefill(ids, c))  # type: ignore[misc]
+            for context in contexts:
                 cache.lengths = [context]
-                steps = machine.seconds(lambda d=decoder, c=cache: [d.step([1], c) for _ in range(STEPS)])  # type: ignore[misc]
+                steps = seconds_of(device, lambda d=decoder, c=cache: [d.step([1], c) for _ in range(STEPS)])  # type: ignore[misc]
                 taken[name, context] = steps / STEPS
         if number:  # the first warms up
             for key, seconds in taken.items():
@@ -91,9 +110,10 @@ def measure(
         advance()
     speeds = {
         name: Speeds(
-            decode={context: Sample.of(samples[name, context]) for context in CONTEXTS},
+            decode={context: Sample.of(samples[name, context]) for context in contexts},
             prefill=Sample.of(samples[name, "prefill"]),
-            prefill_flops=forward_flops(decoder, PREFILL),
+            prefill_tokens=prefill,
+            prefill_flops=forward_flops(decoder, prefill),
             bytes_per_token=decoder.bytes_per_token,
         )
         for name, decoder in decoders.items()
@@ -104,17 +124,20 @@ def measure(
     return speeds, bandwidth, rates
 
 
-def recomputing_seconds(decoder: Decoder, device: str, advance: Callable[[], None]) -> dict[int, tuple[Sample, Sample]]:
-    """By context: a token by reading the whole prefix anew, as the original did, and one with the cache."""
-    machine, result = Machine(device), {}
-    for context in CONTEXTS[1:]:
+def recomputing_seconds(
+    decoder: Decoder, device: str, rounds: int, advance: Callable[[], None]
+) -> dict[int, tuple[Sample, Sample]]:
+    """By context but the first: a token by reading the whole prefix anew, as the original did, and with the cache."""
+    result = {}
+    for context in contexts_of(decoder.config)[1:]:
         ids = [1] * context
         cache = decoder.new_cache(context + STEPS)
         whole, cached = [], []
-        for _ in range(RECOMPUTING_ROUNDS):
+        for _ in range(rounds):
             cache.lengths = [0]
-            whole.append(machine.seconds(lambda c=cache, i=ids: decoder.prefill(i, c)))  # type: ignore[misc]
-            cached.append(machine.seconds(lambda c=cache: [decoder.step([1], c) for _ in range(STEPS)]) / STEPS)  # type: ignore[misc]
+            whole.append(seconds_of(device, lambda c=cache, i=ids: decoder.prefill(i, c)))  # type: ignore[misc]
+            steps = seconds_of(device, lambda c=cache: [decoder.step([1], c) for _ in range(STEPS)])  # type: ignore[misc]
+            cached.append(steps / STEPS)
             advance()
         result[context] = Sample.of(whole), Sample.of(cached)
     return result
@@ -139,16 +162,17 @@ class Machine:
 
     def read_seconds(self) -> float:
         """To sum a buffer of 1 GiB."""
-        return self.seconds(self._buffer.sum)
+        return seconds_of(self._device, self._buffer.sum)
 
     def matrix_seconds(self, dtype: str) -> float:
         """Of a square product of 4,096."""
         matrix = self._matrices[dtype]
-        return self.seconds(lambda: F.linear(matrix, matrix))
+        return seconds_of(self._device, lambda: F.linear(matrix, matrix))
 
-    def seconds(self, work: Callable[[], Any]) -> float:
-        began = time.perf_counter()
-        work()
-        if self._device != "cpu":
-            torch.cuda.synchronize()
-        return time.perf_counter() - began
+
+def seconds_of(device: str, work: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    work()
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began

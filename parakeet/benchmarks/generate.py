@@ -1,10 +1,9 @@
 """How fast a model of a recipe's shape talks on this machine, beside what its memory and its arithmetic allow."""
 
 import json
+import math
 import os
 import platform
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,17 +12,16 @@ import click
 import torch
 
 from parakeet.benchmarks.decoding import (
-    CONTEXTS,
-    PREFILL,
     RECOMPUTING_ROUNDS,
-    ROUNDS,
     STOCK,
     Sample,
     Speeds,
+    contexts_of,
     measure,
     recomputing_seconds,
     stock,
 )
+from parakeet.benchmarks.loading import measure_apart
 from parakeet.benchmarks.precision import bits_per_byte_by_dtype
 from parakeet.errors import ParakeetError
 from parakeet.generation.decoder import DTYPES, Decoder
@@ -32,36 +30,34 @@ from parakeet.model.transformer import Parakeet, load_model, save_model
 from parakeet.plan import vocabulary_rows
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
+from parakeet.sanitise import sanitise
 
 MIB = 1 << 20
 
 
-def run(recipe: Recipe, threads: int, compiled: bool, root: Path) -> None:
-    """Random weights of the recipe's shape, in each precision; tables, then one JSON line."""
+def run(recipe: Recipe, threads: int, rounds: int, compiled: bool, root: Path) -> None:
+    """Random weights of the recipe's shape, in each precision that they go into; tables, then one JSON line."""
     if threads:
         torch.set_num_threads(threads)
     config = ModelConfig.from_recipe(recipe.model, vocabulary_rows(recipe))
     result: dict[str, Any] = {"benchmark": "generate", "recipe": recipe.name, "parameters": config.parameter_count}
-    click.echo(f"{recipe.name}: {config.parameter_count:,} parameters, random weights, batch 1\n")
+    click.echo(f"{sanitise(recipe.name)}: {config.parameter_count:,} parameters, random weights, batch 1\n")
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch)
         _write_random_model(config, directory)
-        result["loading"] = {dtype: _loading(directory, dtype) for dtype in _dtypes(config)}
-        result["cpu"] = _measured(directory, "cpu", [STOCK, *_dtypes(config)], compiled)
+        loading = {dtype: measure_apart(directory, dtype, torch.get_num_threads()) for dtype in DTYPES}
+        result["left_out"] = {dtype: loaded["refused"] for dtype, loaded in loading.items() if "refused" in loaded}
+        result["loading"] = {dtype: loaded for dtype, loaded in loading.items() if dtype not in result["left_out"]}
+        _print_loading(result["loading"], result["left_out"])
+        result["cpu"] = _measured(directory, "cpu", [STOCK, *result["loading"]], rounds, compiled)
         if torch.cuda.is_available():
-            result["cuda"] = _measured(directory, "cuda", [STOCK, "fp32", "bf16"], compiled)
+            result["cuda"] = _measured(directory, "cuda", [STOCK, "fp32", "bf16"], rounds, compiled)
         else:
             click.echo("CUDA: not measured, there is no device here.\n")
-    _print_loading(result["loading"])
-    result["bits_per_byte"] = bits_per_byte_by_dtype(root)
-    _print_quality(result["bits_per_byte"])
-    result |= {"compiled": compiled, "cpus": os.cpu_count(), "threads": torch.get_num_threads()}
+    result["bits_per_byte"] = _quality(root)
+    result |= {"rounds": rounds, "compiled": compiled, "cpus": os.cpu_count(), "threads": torch.get_num_threads()}
     result |= {"machine": platform.machine(), "python": platform.python_version(), "torch": torch.__version__}
     click.echo(json.dumps(result))
-
-
-def _dtypes(config: ModelConfig) -> list[str]:
-    return [dtype for dtype in DTYPES if dtype != "int4" or config.width % 64 == 0]
 
 
 def _write_random_model(config: ModelConfig, directory: Path) -> None:
@@ -70,16 +66,7 @@ def _write_random_model(config: ModelConfig, directory: Path) -> None:
     save_model(model, directory)
 
 
-def _loading(directory: Path, dtype: str) -> dict[str, float]:
-    command = [sys.executable, "-m", "parakeet.benchmarks.loading", str(directory), dtype]
-    finished = subprocess.run(command, capture_output=True, text=True)
-    if finished.returncode != 0:
-        raise ParakeetError(f"Loading in {dtype} failed: {finished.stderr.strip().splitlines()[-1]}")
-    loaded: dict[str, float] = json.loads(finished.stdout.splitlines()[-1])
-    return loaded
-
-
-def _measured(directory: Path, device: str, variants: list[str], compiled: bool) -> dict[str, Any]:
+def _measured(directory: Path, device: str, variants: list[str], rounds: int, compiled: bool) -> dict[str, Any]:
     """Measure and print one device's table; its part of the JSON line."""
     model = load_model(directory, "cpu")
     decoders = {
@@ -88,15 +75,17 @@ def _measured(directory: Path, device: str, variants: list[str], compiled: bool)
     }
     for decoder in decoders.values() if compiled else ():
         decoder.compile()
-    rounds = ROUNDS + 1 + RECOMPUTING_ROUNDS * len(CONTEXTS[1:])
-    with Progress().task(f"Measuring on {device}", rounds, "rounds") as task:
-        speeds, bandwidth, rates = measure(decoders, device, lambda: task.advance(1))
-        whole = recomputing_seconds(decoders["fp32"], device, lambda: task.advance(1))
+    fewer = min(rounds, RECOMPUTING_ROUNDS)
+    total = rounds + 1 + fewer * len(contexts_of(model.config)[1:])
+    with Progress().task(f"Measuring on {device}", total, "rounds") as task:
+        speeds, bandwidth, rates = measure(decoders, device, rounds, lambda: task.advance(1))
+        whole = recomputing_seconds(decoders["fp32"], device, fewer, lambda: task.advance(1))
     _print_speeds(device, speeds, bandwidth, rates)
     ratios = {context: before.median / after.median for context, (before, after) in whole.items()}
     for context, ratio in ratios.items():
-        click.echo(f"With the cache at {context:,} tokens, fp32: {ratio:.0f} times as fast as reading the whole prefix")
-    click.echo()
+        click.echo(
+            f"With the cache at {context:,} tokens, fp32: {ratio:.0f} times as fast as reading the whole prefix\n"
+        )
     return {
         "variants": {name: _as_json(variant) for name, variant in speeds.items()},
         "read_bandwidth": bandwidth.as_json(),
@@ -109,33 +98,36 @@ def _as_json(speeds: Speeds) -> dict[str, Any]:
     decode = {context: sample.as_json() for context, sample in speeds.decode.items()}
     return {
         "decode_seconds": decode,
+        "prefill_tokens": speeds.prefill_tokens,
         "prefill_seconds": speeds.prefill.as_json(),
         "bytes_per_token": speeds.bytes_per_token,
     }
 
 
 def _print_speeds(device: str, speeds: dict[str, Speeds], bandwidth: Sample, rates: dict[str, Sample]) -> None:
-    first = CONTEXTS[0]
-    contexts = "".join(f"{f'at {context:,}':>10}" for context in CONTEXTS[1:])
+    first, *others = speeds[STOCK].decode
+    prefill = speeds[STOCK].prefill_tokens
+    click.echo(f"{device} decode with {first} tokens in the cache" + (", ms/token also with more:" if others else ":"))
+    contexts = "".join(f"{f'at {context:,}':>10}" for context in others)
     click.echo(
         f"{device + ' decode':<14}{'ms/token':>9}{'tokens/s':>9}{'x stock':>9}{'GB/s':>6}{'of read':>9}{contexts}"
     )
     for name, variant in speeds.items():
         step = variant.decode[first].median
         rate = variant.bytes_per_token / step
-        longer = "".join(f"{1e3 * variant.decode[context].median:>10.1f}" for context in CONTEXTS[1:])
+        longer = "".join(f"{1e3 * variant.decode[context].median:>10.1f}" for context in others)
         click.echo(
             f"{name:<14}{1e3 * step:>9.1f}{1 / step:>9.1f}{speeds[STOCK].decode[first].median / step:>9.2f}"
             f"{rate / 1e9:>6.1f}{rate / bandwidth.median:>9.0%}{longer}"
         )
     click.echo(f"read bandwidth {_span(bandwidth, 1e9)} GB/s (the sum of 1 GiB)\n")
-    click.echo(f"{device + ' prefill':<14}{PREFILL:>6} ms{'tokens/s':>9}{'TFLOP/s':>9}{'of the large product':>23}")
+    click.echo(f"{device + ' prefill':<14}{prefill:>6} ms{'tokens/s':>9}{'TFLOP/s':>9}{'of the large product':>23}")
     for name, variant in speeds.items():
         dtype = "fp32" if name == "fp32" else "bf16"
         rate = variant.prefill_flops / variant.prefill.median
         share = f"{rate / rates[dtype].median:.0%} of {dtype}'s"
         click.echo(
-            f"{name:<14}{1e3 * variant.prefill.median:>9.0f}{PREFILL / variant.prefill.median:>9.0f}"
+            f"{name:<14}{1e3 * variant.prefill.median:>9.1f}{prefill / variant.prefill.median:>9.0f}"
             f"{rate / 1e12:>9.2f}{share:>23}"
         )
     spans = ", ".join(f"{dtype} {_span(rate, 1e12)}" for dtype, rate in rates.items())
@@ -146,18 +138,28 @@ def _span(sample: Sample, unit: float) -> str:
     return f"{sample.median / unit:.2f} ({sample.low / unit:.2f} to {sample.high / unit:.2f})"
 
 
-def _print_loading(loading: dict[str, dict[str, float]]) -> None:
+def _print_loading(loading: dict[str, dict[str, float]], left_out: dict[str, str]) -> None:
     click.echo(f"{'loading':<14}{'seconds':>9}{'peak MiB':>10}{'allowed':>9}")
     for dtype, loaded in loading.items():
         peak, limit = loaded["peak_bytes"] / MIB, loaded["limit_bytes"] / MIB
-        click.echo(f"{dtype:<14}{loaded['seconds']:>9.1f}{peak:>10,.0f}{limit:>9,.0f}")
+        over = "  over" if loaded["over"] else ""
+        click.echo(f"{dtype:<14}{loaded['seconds']:>9.1f}{peak:>10,.0f}{limit:>9,.0f}{over}")
+    for dtype, reason in left_out.items():
+        click.echo(f"{dtype} is left out: {reason}")
     click.echo()
 
 
-def _print_quality(quality: dict[str, float] | None) -> None:
-    if quality is None:
-        click.echo("Held-out bits per byte: not measured, no trained model is here. Make one with: parakeet build")
-        return
-    base = quality["fp32"]
-    parts = [f"{dtype} {bits:.4f} ({bits / base - 1:+.2%})" for dtype, bits in quality.items()]
+def _quality(root: Path) -> dict[str, float | None] | None:
+    """Printed, and by dtype; None where it could not be measured, which must not lose what has been measured."""
+    try:
+        quality = bits_per_byte_by_dtype(root)
+    except (ParakeetError, OSError) as error:
+        click.echo(f"Held-out bits per byte: not measured: {sanitise(str(error))}")
+        return None
+    base = quality["fp32"] or math.nan
+    parts = [
+        f"{dtype} {bits:.4f} ({bits / base - 1:+.2%})" if bits else f"{dtype} left out"
+        for dtype, bits in quality.items()
+    ]
     click.echo("Held-out bits per byte of the trained model: " + ", ".join(parts))
+    return quality

@@ -1,14 +1,21 @@
-"""`python -m parakeet.benchmarks.loading DIRECTORY DTYPE`: what loading a model takes, as one JSON line.
+"""`python -m parakeet.benchmarks.loading DIRECTORY DTYPE THREADS`: what loading a model takes, as one JSON line.
 
 A process of its own for each dtype, so that the memory it held at most is its own.
 """
 
 import json
+import os
+import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
+import torch
+
+import parakeet
+from parakeet.errors import ParakeetError
 from parakeet.generation.decoder import Decoder
 from parakeet.model.transformer import load_model
 
@@ -33,6 +40,7 @@ class PeakMemory:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._watcher.join()
+        self.peak = max(self.peak, _anonymous_bytes())
 
     def _watch(self) -> None:
         while not self._over.wait(0.002):
@@ -49,14 +57,51 @@ def _anonymous_bytes() -> int:
 
 
 def measure(directory: Path, dtype: str) -> dict[str, float]:
-    """Seconds, and bytes: the peak, and the most that it may be."""
+    """Seconds; bytes, the peak and the most that it may be; and whether it is over that.
+
+    ParakeetError where the model's matrices do not go into `dtype`.
+    """
     began = time.perf_counter()
     with PeakMemory() as memory:
         decoder = Decoder(load_model(directory, "cpu"), dtype)
     weights = decoder.config.parameter_count * BYTES_PER_WEIGHT[dtype]
     limit = ALLOWED_SHARE * weights + ALLOWED_BYTES
-    return {"seconds": time.perf_counter() - began, "peak_bytes": memory.peak, "limit_bytes": limit}
+    seconds = time.perf_counter() - began
+    return {"seconds": seconds, "peak_bytes": memory.peak, "limit_bytes": limit, "over": memory.peak > limit}
+
+
+def measure_apart(directory: Path, dtype: str, threads: int) -> dict[str, Any]:
+    """The same by a process of its own; for a dtype that the model does not go into `{"refused": why}`.
+
+    ParakeetError that says how the process ended, where it did not end well.
+    """
+    # -P: a folder that a person stands in may hold a file called torch.py.
+    command = [sys.executable, "-P", "-m", "parakeet.benchmarks.loading", str(directory), dtype, str(threads)]
+    places = [str(Path(parakeet.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
+    finished = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", errors="replace")
+    if finished.returncode != 0:
+        raise ParakeetError(f"Loading in {dtype} failed: the process {ending(finished.returncode, finished.stderr)}.")
+    loaded: dict[str, Any] = json.loads(finished.stdout.splitlines()[-1])
+    return loaded
+
+
+def ending(status: int, said: str) -> str:
+    """How a process ended, for a message: by which signal, or with which status and last words."""
+    if status < 0:
+        return f"was stopped by signal {-status} (9 may mean that the machine's memory was full)"
+    words = said.strip().splitlines()
+    return f"ended with status {status}" + (f" ({words[-1][:300]})" if words else "")
+
+
+def main(directory: str, dtype: str, threads: str) -> None:
+    torch.set_num_threads(int(threads))
+    try:
+        found: dict[str, Any] = measure(Path(directory), dtype)
+    except ParakeetError as error:
+        found = {"refused": str(error)}
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(Path(sys.argv[1]), sys.argv[2])))
+    main(*sys.argv[1:])

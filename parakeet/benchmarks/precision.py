@@ -19,27 +19,27 @@ MAX_BYTES = 50_000
 """Held-out text that is measured, in bytes of content."""
 
 
-def bits_per_byte_by_dtype(root: Path) -> dict[str, float] | None:
-    """By dtype, over the first held-out documents of the active recipe's model; None where there is none.
+def bits_per_byte_by_dtype(root: Path) -> dict[str, float | None]:
+    """By dtype, over the first held-out documents of the active recipe's model; None for one that it does not go into.
 
-    Each document is read alone, by the kernels that a reply's prompt goes through, for the dtypes that the
-    model's width allows.
+    Each document is read alone, by the kernels that a reply's prompt goes through. ParakeetError where there is
+    nothing to measure: no trained model, no held-out text, a recipe whose files are gone.
     """
     build = Build(root, active_recipe(root))
     if build.find("checkpoint") is None or build.find("token_shards") is None:
-        return None
+        raise ParakeetError("No trained model is here. Make one with: parakeet build")
     tokenizer = Tokenizer.load(build.artifact("tokenizer").path)
     shards = TokenShards(build.artifact("token_shards").path, "held_out", tokenizer)
     numbers = [n for source in range(len(shards.names)) for n in choose_documents(shards, source, MAX_BYTES)]
     if not numbers:
-        return None
+        raise ParakeetError("The trained model's corpus holds no held-out text.")
     model = load_model(build.artifact("checkpoint").path, "cpu")
-    found = {}
+    found: dict[str, float | None] = {}
     for dtype in DTYPES:
         try:
             found[dtype] = held_out_bits_per_byte(Decoder(model, dtype), tokenizer, shards, numbers)
-        except ParakeetError:
-            continue
+        except ParakeetError:  # matrices of a size that its kernel does not read
+            found[dtype] = None
     return found
 
 

@@ -60,7 +60,7 @@ def write_recipe(folder: Path, text: str = "", **training: Any) -> Path:
                     {"name": "story", "path": "story.txt", "licence": "MIT", "near_duplicates": False},
                 ],
                 "deduplication": {"held_out_fraction": 0.2},
-                "model": {"layers": 2, "heads": 2, "width": 32, "context": 256},
+                "model": {"layers": 2, "heads": 2, "width": 64, "context": 256},
                 "training": settings,
                 "evaluation": {"questions_per_task": 3},
             }

@@ -1,0 +1,57 @@
+"""What int8 and int4 cost a trained model, on text that it has not seen."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from parakeet.benchmarks.precision import bits_per_byte_by_dtype, held_out_bits_per_byte
+from parakeet.data.shards import TokenShards
+from parakeet.errors import ParakeetError
+from parakeet.generation.decoder import DTYPES, Decoder
+from parakeet.model.config import ModelConfig
+from parakeet.model.transformer import Parakeet
+
+from ..conftest import Prepared
+
+
+def trained(shards: TokenShards, rows: int) -> Parakeet:
+    """Of a width that every kernel reads, after 150 small steps on the corpus of `prepared`."""
+    config = ModelConfig(layers=2, heads=2, width=64, context=64, vocabulary_rows=rows)
+    model = Parakeet(config)
+    model.initialise(torch.Generator().manual_seed(1))
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    text = torch.cat([torch.as_tensor(shards.tokens(number).astype("int64")) for number in range(len(shards))])
+    starts = torch.Generator().manual_seed(2)
+    for _ in range(150):
+        begin = torch.randint(0, len(text) - 65, (8, 1), generator=starts)
+        window = text[begin + torch.arange(65)]
+        logits = model.logits(model(window[:, :-1], torch.zeros_like(window[:, :-1])))
+        loss = F.cross_entropy(logits.flatten(0, 1), window[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.eval()
+
+
+def test_quantised_weights_cost_little_held_out(prepared: Prepared) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    tokenizer = prepared.tokenizer
+    model = trained(TokenShards(prepared.shards, "train", tokenizer), tokenizer.rows)
+    held_out = TokenShards(prepared.shards, "held_out", tokenizer)
+    bits = {
+        dtype: held_out_bits_per_byte(Decoder(model, dtype), tokenizer, held_out, list(range(len(held_out))))
+        for dtype in DTYPES
+    }
+    torch.set_num_threads(threads)
+    assert bits["fp32"] < 2  # it has learnt: weights at random would lose nothing that matters
+    assert bits["bf16"] == pytest.approx(bits["fp32"], rel=0.005)
+    assert bits["int8"] == pytest.approx(bits["fp32"], rel=0.005)
+    assert bits["int4"] == pytest.approx(bits["fp32"], rel=0.02)
+
+
+def test_with_no_trained_model_the_mend_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ParakeetError, match="Make one with: parakeet build"):
+        bits_per_byte_by_dtype(tmp_path)
