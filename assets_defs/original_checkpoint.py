@@ -1,7 +1,7 @@
 import dagster as dg
 
 from assets_defs.home import ParakeetHome
-from assets_defs.stage_asset import OWNER
+from assets_defs.stage_asset import OWNER, StageConfig
 from parakeet.artifact import explain_os_error
 from parakeet.download.original import fault_of_original, obtain_original
 from parakeet.errors import ParakeetError
@@ -19,12 +19,14 @@ from parakeet.stages import ORIGINAL_CHECKPOINT
     owners=[OWNER],
     kinds={"pytorch"},
 )
-def original_checkpoint(parakeet_home: ParakeetHome) -> dg.MaterializeResult:
+def original_checkpoint(config: StageConfig, parakeet_home: ParakeetHome) -> dg.MaterializeResult:
     progress = Progress()
     try:
         build = parakeet_home.build()
-        how = "up to date" if build.original_checkpoint.is_file() else "fetched"
-        checked = obtain_original(parakeet_home.root, build.recipe.original, progress)
+        how = "fetched"
+        if build.original_checkpoint.is_file():
+            how = "checked again" if config.force else "up to date"
+        checked = obtain_original(parakeet_home.root, build.recipe.original, progress, force=config.force)
     except (ParakeetError, OSError) as error:
         known = (
             error if isinstance(error, ParakeetError) else explain_os_error(error, f"fetching {ORIGINAL_CHECKPOINT}")
@@ -44,7 +46,11 @@ def original_checkpoint(parakeet_home: ParakeetHome) -> dg.MaterializeResult:
 
 @dg.asset_check(asset=ORIGINAL_CHECKPOINT, blocking=True)
 def original_checkpoint_is_whole(parakeet_home: ParakeetHome) -> dg.AssetCheckResult:
-    """The archive is whole and plain, every member is as its CRC-32 says, and its pickle names no program."""
-    path = parakeet_home.build().original_checkpoint
-    fault = fault_of_original(path)
-    return dg.AssetCheckResult(passed=fault is None, description=f"{path}: {fault}" if fault else None)
+    """The archive is whole and plain, every member is as its CRC-32 says, and its pickle names no program.
+
+    A file that was found so is not read again while its size and time stay as they were.
+    """
+    build = parakeet_home.build()
+    fault = fault_of_original(parakeet_home.root, build.recipe.original, Progress())
+    description = f"{build.original_checkpoint}: {fault}" if fault else None
+    return dg.AssetCheckResult(passed=fault is None, description=description)

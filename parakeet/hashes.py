@@ -34,6 +34,12 @@ class HashCache:
             self._remember(known)
         return result
 
+    def forget(self, file: Path) -> None:
+        """Read the file again the next time, although it may look as it was."""
+        name = str(file.resolve())
+        if name in self._known:
+            self._remember({known: entry for known, entry in self._known.items() if known != name})
+
     def _remember(self, known: dict[str, list[object]]) -> None:
         self._known = known
         try:

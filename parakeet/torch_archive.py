@@ -9,9 +9,11 @@ the plain form that torch writes, so that no two readers can see two different t
 import errno
 import io
 import pickletools
+import re
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -43,6 +45,15 @@ _LONGEST_ZIP_COMMENT = 65_535
 _LEGACY_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # pickled 0x1950a86a20f9469cfc6c, after the protocol's two bytes
 _LEGACY_PICKLES = 5
 _MAY_RUN = "which no state dict needs: it may try to run a program. It was refused, and nothing of it was executed"
+_NOT_PLAIN = (
+    "it is not a plain state dict of tensors, but holds parameters, or quantised, sparse or other special tensors; "
+    "save model.state_dict() of the float32 model instead"
+)
+_OTHER_TENSORS = re.compile(
+    r"torch\.(_utils\._rebuild_\w+|_tensor\._rebuild_from_type_v2|serialization\._get_layout"
+    r"|storage\.UntypedStorage|\w+Storage|per_\w+|Size|Tensor|device|bool|[a-z]+\d+\w*)"
+)
+"""What torch.save names for tensors that are not plain: parameters, quantised, sparse and meta tensors, and so on."""
 _LONGEST_SAFETENSORS_HEADER = 100_000_000
 _TAR_MAGIC = slice(257, 262)
 _PACKED = {
@@ -128,13 +139,12 @@ def _fault_of_bare_pickle(head: bytes) -> str:
     legacy = head[2 : 2 + len(_LEGACY_MAGIC)] == _LEGACY_MAGIC
     stream = io.BytesIO(head)
     refused = None
-    try:
+    # The tensors' bytes, or the end of what was read, come after the pickles.
+    with suppress(ValueError):
         for _ in range(_LEGACY_PICKLES if legacy else 1):
-            refused = refused or next(refused_globals(stream), None)
-    except ValueError:
-        pass  # The tensors' bytes, or the end of what was read, after the pickles.
+            refused = refused or _gravest_global(stream)
     if refused:
-        return f"it is a pickle that names {_shown(refused)}, {_MAY_RUN}"
+        return f"it is a pickle that names {_shown(refused)}{_judged(refused)}"
     if legacy:
         return (
             "it is a bare pickle, as torch wrote before version 1.6. In a throw-away environment, save it anew with "
@@ -241,12 +251,30 @@ def _fault_of_pickle(archive: zipfile.ZipFile) -> str | None:
     pickled = next(member for member in archive.infolist() if member.filename.endswith("/data.pkl"))
     stream = io.BytesIO(archive.read(pickled))
     try:
-        refused = next(refused_globals(stream), None)
+        refused = _gravest_global(stream)
     except ValueError as error:
         return f"it has a broken pickle ({_shown(str(error))})"
     if refused:
-        return f"it names {_shown(refused)} in its pickle, {_MAY_RUN}"
+        return f"it names {_shown(refused)} in its pickle{_judged(refused)}"
     return "it has something behind its pickle: it was tampered with" if stream.read(1) else None
+
+
+def _gravest_global(stream: BinaryIO) -> str | None:
+    """Of the names that a pickle is refused for, the first that is no kind of tensor, else the first."""
+    first = None
+    try:
+        for name in refused_globals(stream):
+            if not _OTHER_TENSORS.fullmatch(name):
+                return name
+            first = first or name
+    except ValueError:
+        if first is None:
+            raise
+    return first
+
+
+def _judged(refused: str) -> str:
+    return f": {_NOT_PLAIN}" if _OTHER_TENSORS.fullmatch(refused) else f", {_MAY_RUN}"
 
 
 def refused_globals(stream: BinaryIO) -> Iterator[str]:

@@ -6,6 +6,7 @@ import os
 # times slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hashlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from parakeet.data.vocabulary import make_tokenizer
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.recipe_file import load_recipe
-from parakeet.tokenizer import Tokenizer
+from parakeet.tokenizer import CL100K_URL, Tokenizer
 
 
 def without_root_rights() -> list[str]:
@@ -30,6 +31,23 @@ def without_root_rights() -> list[str]:
     if shutil.which("setpriv") is None:
         pytest.skip("root writes to read-only folders, and setpriv, which would take that right away, is not here")
     return ["setpriv", "--bounding-set", "-dac_override"]
+
+
+@pytest.fixture(scope="session")
+def cl100k_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for TIKTOKEN_CACHE_DIR with a copy of the cl100k_base vocabulary: tiktoken deletes what it dislikes.
+
+    It is looked for in TIKTOKEN_CACHE_DIR, then in ../shared/data/tiktoken beside the checkout. Tests use no network.
+    """
+    name = hashlib.sha1(CL100K_URL.encode()).hexdigest()
+    beside = Path(__file__).parents[2] / "shared" / "data" / "tiktoken"
+    cached = os.environ.get("TIKTOKEN_CACHE_DIR")
+    for folder in [*([Path(cached)] if cached else []), beside]:
+        if (folder / name).is_file():
+            copy = tmp_path_factory.mktemp("tiktoken")
+            shutil.copyfile(folder / name, copy / name)
+            return copy
+    pytest.skip("the cl100k_base vocabulary is neither in TIKTOKEN_CACHE_DIR nor beside this checkout")
 
 
 @dataclass(frozen=True)

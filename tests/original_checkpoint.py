@@ -9,6 +9,7 @@ file; they belong into its name, which `original_name` makes.
 import argparse
 import math
 from collections import OrderedDict
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -52,7 +53,20 @@ def original_state(layers: int = 2, width: int = 16, seed: int = 1) -> "OrderedD
         state[at + "mlp.c_proj.weight"] = matrix(width, 4 * width, residual)
     state["transformer.ln_f.weight"] = vector(1.0)
     state["lm_head.weight"] = state["transformer.wte.weight"]
+    state._metadata = module_versions(state)
     return state
+
+
+def module_versions(keys: Iterable[str]) -> OrderedDict[str, dict[str, int]]:
+    """What torch's Module.state_dict() notes beside the tensors, in its attribute `_metadata`: torch.save keeps it.
+
+    A real module's names those without tensors too, such as dropout.
+    """
+    modules = [""]
+    for key in keys:
+        parts = key.split(".")[:-1]
+        modules += [".".join(parts[: depth + 1]) for depth in range(len(parts))]
+    return OrderedDict((module, {"version": 1}) for module in dict.fromkeys(modules))
 
 
 def parameter_count(state: "OrderedDict[str, Tensor]") -> int:

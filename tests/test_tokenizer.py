@@ -1,6 +1,4 @@
 import hashlib
-import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,6 @@ from parakeet.errors import ParakeetError
 from parakeet.template import parse_conversation, render_document, render_prompt
 from parakeet.tokenizer import CL100K_URL, ROLE_TOKENS, Tokenizer, cl100k_base, train_tokenizer
 
-SHARED_VOCABULARY = Path(__file__).parents[2] / "shared" / "data" / "tiktoken"
 CL100K_FILE = hashlib.sha1(CL100K_URL.encode()).hexdigest()
 CORPUS = ["The capital of France is Paris. Count 1, 2, 3.", "Hello! Who are you? I am Parakeet.", "naïve café 東京"] * 3
 
@@ -23,19 +20,10 @@ def trained() -> Tokenizer:
 
 
 @pytest.fixture(scope="module")
-def cl100k(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    if not (SHARED_VOCABULARY / CL100K_FILE).is_file():
-        pytest.skip("the cl100k_base vocabulary is not beside this checkout, and tests use no network")
-    folder = tmp_path_factory.mktemp("tiktoken")
-    shutil.copy(SHARED_VOCABULARY / CL100K_FILE, folder)
-    before = os.environ.get("TIKTOKEN_CACHE_DIR")
-    os.environ["TIKTOKEN_CACHE_DIR"] = str(folder)
-    try:
+def cl100k(cl100k_cache: Path) -> Tokenizer:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TIKTOKEN_CACHE_DIR", str(cl100k_cache))
         return cl100k_base()
-    finally:
-        os.environ.pop("TIKTOKEN_CACHE_DIR")
-        if before is not None:
-            os.environ["TIKTOKEN_CACHE_DIR"] = before
 
 
 CONTROL_TEXTS = [*ROLE_TOKENS.values(), "<|endoftext|>", "<|endofprompt|>", "<|padding|>", "<|fim_prefix|>"]

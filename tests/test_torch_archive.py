@@ -120,6 +120,9 @@ def test_what_torch_save_writes_is_accepted(tmp_path: Path) -> None:
         (torch_archive(pickle.dumps({}, 2) + b"more"), "something behind its pickle"),
         (torch_archive(b"\x80\x02}"), "has a broken pickle"),
         (torch_archive(b""), "has a broken pickle"),
+        (torch_archive(b"\x80\x02ctorch._utils\n_rebuild_qtensor\n."), "is not a plain state dict of tensors"),
+        (torch_archive(b"\x80\x02ctorch\nQInt8Storage\n"), "is not a plain state dict of tensors"),
+        (torch_archive(b"\x80\x02ctorch.hub\nload\n"), "names torch.hub.load in its pickle, which no state dict"),
         (torch_archive(b"\x80\x04\x8c\x01o\x8c\x04a\nb\x07\x93."), "names o.a b in its pickle"),
         (torch_archive(b"\x80\x02c" + b"long" * 999 + b"\nname\n."), f"names {'long' * 50} in its pickle, which"),
         (torch_archive(bytes(MAX_PICKLE_BYTES + 1)), "has a pickle of more than"),
@@ -128,6 +131,31 @@ def test_what_torch_save_writes_is_accepted(tmp_path: Path) -> None:
 )
 def test_every_other_file_is_named(tmp_path: Path, content: bytes, message: str) -> None:
     assert message in refusal(tmp_path / "a.pth", content)
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        (torch.nn.Parameter(torch.ones(2)), "torch._utils._rebuild_parameter"),
+        (torch.ones(2, device="meta"), "torch._utils._rebuild_meta_tensor_no_storage"),
+        (torch.ones(2, 2).to_sparse(), "torch._utils._rebuild_sparse_tensor"),
+        (torch.ones(2, dtype=torch.complex64), "torch.ComplexFloatStorage"),
+        (torch.ones(2).to(torch.float8_e4m3fn), "torch._utils._rebuild_tensor_v3"),
+        (torch.nn.Buffer(torch.ones(2)), "torch._tensor._rebuild_from_type_v2"),
+    ],
+)
+def test_tensors_that_are_not_plain_are_no_program(tmp_path: Path, value: object, name: str) -> None:
+    for options in ({}, {"_use_new_zipfile_serialization": False}):
+        fault = refusal(tmp_path / "a.pth", saved({"a": torch.ones(2), "b": value}, **options))
+        assert f"names {name}" in fault
+        assert "not a plain state dict of tensors" in fault
+        assert "save model.state_dict()" in fault
+        assert "program" not in fault
+
+
+def test_a_program_behind_a_parameter_is_named(tmp_path: Path) -> None:
+    state = {"a": torch.nn.Parameter(torch.ones(2)), "b": Calls(os.system, "true")}
+    assert "names posix.system in its pickle, which no state dict needs" in refusal(tmp_path / "a.pth", saved(state))
 
 
 def test_old_tar_checkpoints_are_named(tmp_path: Path) -> None:

@@ -119,6 +119,7 @@ def fetch(place: str, destination: Path, checks: Checks, progress: Progress, pat
 def _install(file: Path, destination: Path) -> None:
     sync_file(file)
     if os.path.lexists(destination):
+        shutil.rmtree(destination.parent / PARTS_FOLDER / destination.name, ignore_errors=True)
         raise ParakeetError(f"{destination} was put there while it was being fetched: run the same command again.")
     file.chmod(0o644)  # gdown makes it as a temporary file, for its owner only
     file.rename(destination)

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from parakeet.artifact import explain_os_error, replace_file
 from parakeet.download.fetch import Checks, SourceError, fetch, name_of
@@ -17,6 +18,7 @@ from parakeet.recipe import OriginalCheckpoint
 from parakeet.torch_archive import Advance, fault_of_archive, fault_of_head
 
 RECORD_FILE = ".checked.json"
+FOUND = "found in the folder of models"
 MAX_BYTES = 16 << 30
 """Ten times the original: a server that never ends is stopped here."""
 
@@ -33,38 +35,62 @@ class CheckedFile:
 
 
 def obtain_original(
-    root: Path, settings: OriginalCheckpoint, progress: Progress, patience: Patience = PATIENCE
+    root: Path,
+    settings: OriginalCheckpoint,
+    progress: Progress,
+    patience: Patience = PATIENCE,
+    force: bool = False,
 ) -> CheckedFile:
     """The file `root/models/<file_name>`, whole and checked; fetched if it is not there.
 
     A file that is there already is checked and used, and never replaced: if it is bad, ParakeetError says how and
     what to do. Then `settings.mirrors` are tried in order, then Google Drive; if none can give the file,
     ParakeetError lists each with its reason. An interrupted transfer goes on at the next call. Nothing is read again
-    while the file's size and time stay as they were.
+    while the file's size and time stay as they were, unless `force` says to check it from beginning to end.
     """
     path = models_folder(root) / settings.file_name
-    known = _known(path, settings)
-    if known is not None:
+    known = known_original(root, settings)
+    if known is not None and not force:
         return known
     if _is_there(path):
-        return _check(root, path, settings, progress)
+        if force:
+            _forget(root, path)
+        return _check(root, path, settings, progress, known.source if known else FOUND)
     lock = root / ".locks" / "original_checkpoint.lock"
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         with exclusive(lock, f"{path.name} is being fetched", progress):
-            known = _known(path, settings)  # whoever held the lock may have fetched it
+            known = known_original(root, settings)  # whoever held the lock may have fetched it
             if known is not None:
                 return known
             source = None if _is_there(path) else _fetch(path, settings, progress, patience)
-            return _remember(root, path, source) if source else _check(root, path, settings, progress)
+            return _remember(root, path, source) if source else _check(root, path, settings, progress, FOUND)
     except OSError as error:
         raise explain_os_error(error, f"fetching {path.name}") from None
 
 
-def fault_of_original(path: Path, advance: Advance = lambda n: None) -> str | None:
-    """What is wrong with a checkpoint file, read from beginning to end, or None."""
+def known_original(root: Path, settings: OriginalCheckpoint) -> CheckedFile | None:
+    """What the record says of this very file, if it is as it was and as the recipe wants it. It is not read."""
+    path = models_folder(root) / settings.file_name
     try:
-        return _fault_of_file(path, advance)
+        known = CheckedFile(**{**_entries(path)[path.name], "path": path})
+        status = path.stat()
+    except (OSError, KeyError, TypeError):
+        return None
+    wanted = (settings.n_bytes or known.n_bytes, settings.sha256 or known.sha256)
+    unchanged = (status.st_size, status.st_mtime_ns) == (known.n_bytes, known.mtime_ns)
+    return known if unchanged and wanted == (known.n_bytes, known.sha256) else None
+
+
+def fault_of_original(root: Path, settings: OriginalCheckpoint, progress: Progress) -> str | None:
+    """What is wrong with the file `root/models/<file_name>`, or None.
+
+    It is read from beginning to end, unless it was found whole before and its size and time are as they were.
+    """
+    if known_original(root, settings) is not None:
+        return None
+    try:
+        return _checks(settings).fault_of(models_folder(root) / settings.file_name, progress)
     except OSError as error:
         return f"it cannot be read ({error.strerror})"
 
@@ -93,12 +119,12 @@ def _is_there(path: Path) -> bool:
     return False
 
 
-def _check(root: Path, path: Path, settings: OriginalCheckpoint, progress: Progress) -> CheckedFile:
-    """Look through a file that nobody knows yet."""
+def _check(root: Path, path: Path, settings: OriginalCheckpoint, progress: Progress, source: str) -> CheckedFile:
+    """Look through a file from beginning to end."""
     try:
         fault = _checks(settings).fault_of(path, progress)
         if fault is None:
-            return _remember(root, path, "found in the folder of models")
+            return _remember(root, path, source)
     except OSError as error:
         raise explain_os_error(error, f"checking {path.name}") from None
     raise ParakeetError(
@@ -129,28 +155,32 @@ def _fetch(path: Path, settings: OriginalCheckpoint, progress: Progress, patienc
     )
 
 
-def _known(path: Path, settings: OriginalCheckpoint) -> CheckedFile | None:
-    """What the record says of this very file, if it is as it was and as the recipe wants it."""
-    try:
-        entry = json.loads((path.parent / RECORD_FILE).read_text(encoding="utf-8"))[path.name]
-        known = CheckedFile(**{**entry, "path": path})
-        status = path.stat()
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    wanted = (settings.n_bytes or known.n_bytes, settings.sha256 or known.sha256)
-    unchanged = (status.st_size, status.st_mtime_ns) == (known.n_bytes, known.mtime_ns)
-    return known if unchanged and wanted == (known.n_bytes, known.sha256) else None
-
-
 def _remember(root: Path, path: Path, source: str) -> CheckedFile:
     digest = HashCache(hashes_file(root)).sha256([path])[path]
     status = path.stat()
     checked = CheckedFile(path, status.st_size, status.st_mtime_ns, digest, source)
-    record = path.parent / RECORD_FILE
-    try:
-        entries = json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        entries = {}
-    entries = entries if isinstance(entries, dict) else {}
-    replace_file(record, json.dumps({**entries, path.name: {**asdict(checked), "path": path.name}}, indent=2))
+    _record(path, {**_entries(path), path.name: {**asdict(checked), "path": path.name}})
     return checked
+
+
+def _forget(root: Path, path: Path) -> None:
+    try:
+        HashCache(hashes_file(root)).forget(path)
+        entries = _entries(path)
+        if entries.pop(path.name, None) is not None:
+            _record(path, entries)
+    except OSError as error:
+        raise explain_os_error(error, f"checking {path.name}") from None
+
+
+def _entries(path: Path) -> dict[str, Any]:
+    """The record beside a file; empty where there is none or it cannot be read."""
+    try:
+        entries = json.loads((path.parent / RECORD_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return entries if isinstance(entries, dict) else {}
+
+
+def _record(path: Path, entries: dict[str, Any]) -> None:
+    replace_file(path.parent / RECORD_FILE, json.dumps(entries, indent=2))

@@ -57,7 +57,7 @@ class Arena:
         self._device = device
         self._used = 0
         if device.type == "cpu":
-            self._room = torch.frombuffer(_private_memory(max(n_bytes, mmap.PAGESIZE)), dtype=torch.uint8)
+            self._room = torch.frombuffer(fresh_memory(max(n_bytes, mmap.PAGESIZE), huge=True), dtype=torch.uint8)
 
     def place(self, tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """A copy of the tensor, in `dtype`, that lives here (CPU) or on the device."""
@@ -71,13 +71,14 @@ class Arena:
         return self._room[begin : self._used].view(dtype).view(tuple(shape))
 
 
-def _private_memory(n_bytes: int) -> mmap.mmap:
+def fresh_memory(n_bytes: int, huge: bool) -> mmap.mmap:
+    """Zeros that take no memory before they are written to, in huge pages where asked for and there are any."""
     if not hasattr(mmap, "MADV_HUGEPAGE"):
         return mmap.mmap(-1, n_bytes)
     # Private, since huge pages of shared memory have a switch of their own that is mostly off.
     memory = mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with contextlib.suppress(OSError):  # a kernel without them
-        memory.madvise(mmap.MADV_HUGEPAGE)
+        memory.madvise(mmap.MADV_HUGEPAGE if huge else mmap.MADV_NOHUGEPAGE)
     return memory
 
 

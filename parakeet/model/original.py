@@ -6,7 +6,7 @@ Facts only, and no torch: `parakeet.torch_archive` judges the file that holds su
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from parakeet.errors import ParakeetError
@@ -20,6 +20,11 @@ WRAPPERS = ("_orig_mod.", "module.")
 """What torch.compile and DistributedDataParallel put before every key of the model that they wrap."""
 
 Shape = tuple[int, ...]
+
+_WHOLE_NAME = re.compile(
+    r"parakeet\w*-c(?P<context>\d{1,9})-d(?P<width>\d{1,9})-fexp\d+"
+    r"_v(?P<vocabulary_rows>\d{1,9})_h(?P<heads>\d{1,9})_l(?P<layers>\d{1,9})(?![A-Za-z0-9])"
+)
 
 
 @dataclass(frozen=True)
@@ -76,10 +81,13 @@ def checked_layout(shapes: Mapping[str, Shape]) -> list[Entry]:
     Layers and width are read off the keys and the embedding, so every other tensor has to agree with them.
     """
     embedding = shapes.get(EMBEDDING)
-    if embedding is None or len(embedding) != 2:
+    if embedding is None:
         holds = f"it begins with {next(iter(shapes))[:100]}" if shapes else "it is empty"
+        raise ParakeetError(f"This is not a checkpoint of the original Parakeet: it has no {EMBEDDING} ({holds}).")
+    if len(embedding) != 2:
         raise ParakeetError(
-            f"This is not a checkpoint of the original Parakeet: it has no matrix {EMBEDDING} ({holds})."
+            f"{EMBEDDING} has shape {_words(embedding)}; an embedding is a matrix of two dimensions, "
+            f"{VOCABULARY_ROWS:,} × the model's width."
         )
     if embedding[0] != VOCABULARY_ROWS:
         raise ParakeetError(
@@ -108,75 +116,59 @@ def checked_layout(shapes: Mapping[str, Shape]) -> list[Entry]:
     return entries
 
 
-@dataclass(frozen=True)
-class NameFacts:
-    """What a file name like the original's says: …-c8192-d1152-…_v100288_h18_l18-…; None where it does not."""
-
-    context: int | None = None
-    width: int | None = None
-    vocabulary_rows: int | None = None
-    heads: int | None = None
-    layers: int | None = None
-
-    @classmethod
-    def of(cls, file_name: str) -> "NameFacts":
-        """ParakeetError where a name says two things of one size."""
-        letters = {field.name[0]: field.name for field in fields(cls)}
-        said: dict[str, int] = {}
-        for letter, digits in re.findall(r"(?<![A-Za-z0-9])([cdvhl])(\d{1,9})(?![A-Za-z0-9])", file_name):
-            name = letters["w" if letter == "d" else letter]
-            if said.setdefault(name, int(digits)) != int(digits):
-                raise ParakeetError(
-                    f"The file name {file_name} gives two numbers for {_plain(name)}: {said[name]} and {digits}. "
-                    "Rename the file."
-                )
-        return cls(**said)
-
-
 def recovered_config(entries: list[Entry], file_name: str, heads: int | None, context: int | None) -> ModelConfig:
-    """The configuration of a checkpoint: from its shapes, and from its file name where these cannot tell.
+    """The configuration of a checkpoint: from its shapes, and heads and context from its file name.
 
-    `heads` and `context` are what a person gave, or None. Raises ParakeetError where nobody says how many heads
-    or what context, and where two sources disagree.
+    `heads` and `context` are what a person gave, or None. A name of the original's whole form
+    (parakeet8k-c8192-d1152-fexp4_v100288_h18_l18-…) must agree with the shapes and with that person. Of any other,
+    `h18` and `c8192` are taken where nobody gave the number, and the rest means nothing. Raises ParakeetError where
+    nobody says how many heads or what context, and where two sources disagree.
     """
-    facts = NameFacts.of(file_name)
     layers = sum(entry.key.endswith(".ln_1.weight") for entry in entries)
-    width = entries[0].shape[1]
-    for name, size in (("layers", layers), ("width", width), ("vocabulary_rows", VOCABULARY_ROWS)):
-        said = getattr(facts, name)
-        if said not in (None, size):
+    sizes = {"layers": layers, "width": entries[0].shape[1], "vocabulary_rows": VOCABULARY_ROWS}
+    whole = _WHOLE_NAME.match(file_name)
+    said = {name: int(digits) for name, digits in whole.groupdict().items()} if whole else {}
+    for name, size in sizes.items():
+        if said.get(name, size) != size:
             raise ParakeetError(
-                f"The file name {file_name} says {_plain(name)} {said:,}, but the tensors have {size:,}: it is the "
-                "name of another model. Rename the file."
+                f"The file name {file_name} says {name.replace('_', ' ')} {said[name]:,}, but the tensors have "
+                f"{size:,}: it is the name of another model. Rename the file."
             )
     config = ModelConfig(
-        layers=layers,
-        heads=_decided("heads", "_h18_", heads, facts.heads, file_name),
-        width=width,
-        context=_decided("context", "-c8192-", context, facts.context, file_name),
-        vocabulary_rows=VOCABULARY_ROWS,
+        **sizes,
+        heads=_decided("heads", "_h18_", heads, said.get("heads"), file_name),
+        context=_decided("context", "-c8192-", context, said.get("context"), file_name),
         dropout=DROPOUT,
     )
     return config.checked(Path(file_name))
 
 
 def _decided(name: str, example: str, given: int | None, said: int | None, file_name: str) -> int:
+    """What a person gave, else what the name says: `said` in its whole form, else anywhere in it."""
     if given is not None and said is not None and given != said:
         raise ParakeetError(
             f"--{name} {given:,} contradicts the file name {file_name}, which says {said:,}: leave the option away, "
             "or rename the file."
         )
-    decided = said if given is None else given
-    if decided is None:
+    if given is not None:
+        return given
+    found = {said} if said is not None else _numbers_after(name[0], file_name)
+    if len(found) > 1:
+        raise ParakeetError(
+            f"The file name {file_name} gives two numbers for {name}: {' and '.join(map(str, sorted(found)))}. "
+            f"Give --{name} N to parakeet import, or rename the file."
+        )
+    if not found:
         raise ParakeetError(
             f"The tensors cannot tell the model's {name}, and neither does the file name {file_name} ({example} in "
             f"the original's): give --{name} N to parakeet import, or rename the file."
         )
-    return decided
+    return found.pop()
 
 
-def _plain(name: str) -> str:
-    return name.replace("_", " ")
+def _numbers_after(letter: str, file_name: str) -> set[int]:
+    """Of `mine_h4-c64.pth` after `h`: 4."""
+    return {int(digits) for digits in re.findall(rf"(?<![A-Za-z0-9]){letter}(\d{{1,9}})(?![A-Za-z0-9])", file_name)}
 
 
 def _words(shape: Shape) -> str:

@@ -2,8 +2,8 @@
 
 A process of its own, because the file comes from strangers and torch parses it in C++: its memory is limited, it
 has no input and little environment, and whatever happens to it, the command that started it goes on. It speaks in
-JSON, one object a line on standard output: {"read": bytes}, {"note": text}, and last {"result": …} or
-{"error": message}.
+JSON, one object a line on standard output: {"read": bytes}, {"note": text}, and last {"result": …},
+{"refused": message} where the file is at fault, or {"error": message} where something else is.
 """
 
 import json
@@ -30,6 +30,10 @@ ALLOWANCE_BYTES = 512 << 20
 CHUNK_NUMBERS = 1 << 20
 
 
+class RefusedCheckpoint(ParakeetError):
+    """Another file is needed: this one is no whole, plain checkpoint in the original's layout."""
+
+
 def require_safe_torch(version: str) -> None:
     """Refuse a torch whose restricted unpickler is not safe; ParakeetError names both versions."""
     match = re.match(r"(\d+)\.(\d+)", version)
@@ -44,12 +48,12 @@ def require_safe_torch(version: str) -> None:
 def convert(path: Path, output: Path, heads: int | None, context: int | None) -> dict[str, Any]:
     """Check a checkpoint and write model.safetensors and config.json into the folder `output`.
 
-    `heads` and `context` are for files whose name does not say them. Returns facts for the record; ParakeetError
-    says what is wrong with the file and names the tensor.
+    `heads` and `context` are for files whose name does not say them. Returns facts for the record;
+    RefusedCheckpoint says what is wrong with the file and names the tensor, ParakeetError that torch is too old.
     """
     limit_memory(ALLOWANCE_BYTES)
     if fault := fault_of_archive(path, lambda n: _say(read=n)):
-        raise ParakeetError(
+        raise RefusedCheckpoint(
             f"{path} cannot be imported: {fault}. Give the .pth file whole and as it was published (download or copy "
             "it again), or as torch.save of torch 1.6 or newer writes a state dict."
         )
@@ -70,7 +74,7 @@ def convert(path: Path, output: Path, heads: int | None, context: int | None) ->
         if sum(tensor.nbytes for tensor in tensors.values()) > path.stat().st_size:
             raise ParakeetError("Its tensors take more room than the file has: they share their numbers.")
     except ParakeetError as error:
-        raise ParakeetError(f"{path}: {error}") from None
+        raise RefusedCheckpoint(f"{path}: {error}") from None
     save_tensors(tensors, output / WEIGHTS_FILE)
     config.save(output)
     return {
@@ -185,6 +189,9 @@ def main(arguments: list[str]) -> int:
     job = json.loads(arguments[0])
     try:
         _say(result=convert(Path(job["path"]), Path(job["output"]), job["heads"], job["context"]))
+    except RefusedCheckpoint as error:
+        _say(refused=str(error))
+        return 1
     except ParakeetError as error:
         _say(error=str(error))
         return 1
@@ -194,7 +201,7 @@ def main(arguments: list[str]) -> int:
         _say(error=str(explain_os_error(error, f"importing {Path(job['path']).name}")))
         return 1
     except MemoryError:
-        _say(error=f"{job['path']} takes more than {ALLOWANCE_BYTES >> 20} MiB of memory beside itself. Refused.")
+        _say(refused=f"{job['path']} takes more than {ALLOWANCE_BYTES >> 20} MiB of memory beside itself. Refused.")
         return 1
     return 0
 

@@ -6,11 +6,11 @@ No module here imports torch before a file has been found worth reading; the fil
 
 import errno
 import hashlib
-import os
 import re
 import shutil
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from parakeet.home import home
 from parakeet.locking import exclusive
 from parakeet.model.config import ModelConfig
 from parakeet.model.original import layout
+from parakeet.model.original_reader import RefusedCheckpoint
 from parakeet.progress import Progress, Task
 from parakeet.recipe import Generation, Recipe
 from parakeet.release.original_files import Source, write_original_files
@@ -49,18 +50,19 @@ def import_checkpoint(
     """Fill the empty folder `output` with a release of the checkpoint at `path`, bit for bit the same weights.
 
     `heads` and `context` are for files whose name does not say them. Returns counts: name, parameters, bytes,
-    source_bytes, source_sha256. Raises ParakeetError where the file is not a whole, plain checkpoint in the
+    source_bytes, source_sha256. Raises RefusedCheckpoint where the file is not a whole, plain checkpoint in the
     original's layout; nothing in it is ever executed.
     """
     path = path.absolute()
     before = _state_of(path)
     name = name or slug(path.stem)
+    # First: it may have to be downloaded, and reading the checkpoint takes minutes.
+    tokenizer = cl100k_base(known=sorted(home().glob(f"*/*/{VOCABULARY_FILE}")))
     with progress.task("import", 3 * before[0] / BYTES_PER_MB, "MB") as task:
         digest = _sha256(path, task)
         facts = read_checkpoint(path, output, heads, context, progress, lambda n: task.advance(n / BYTES_PER_MB))
     if _state_of(path) != before:
         raise ParakeetError(f"{path} was changed while it was read: wait until it is whole, and import it again.")
-    tokenizer = cl100k_base(known=sorted(home().glob(f"*/*/{VOCABULARY_FILE}")))
     tokenizer.save(output)
     source = Source(path.name, before[0], digest, facts["tensors"], facts["versions"])
     write_original_files(output, name, source, generation, tokenizer)
@@ -79,7 +81,14 @@ def make_original_model(
     recipe: Recipe, folders: Mapping[str, Path], output: Path, progress: Progress
 ) -> dict[str, Any]:
     """Stage `original_model`: the published checkpoint as a release. folders["original_checkpoint"] is the file."""
-    return import_checkpoint(folders["original_checkpoint"], output, progress)
+    path = folders["original_checkpoint"]
+    try:
+        return import_checkpoint(path, output, progress)
+    except RefusedCheckpoint as error:
+        raise ParakeetError(
+            f"{error} It was found in {path.parent}: move it away, and run the same command again, which fetches it "
+            "anew, or put the right file there."
+        ) from None
 
 
 def import_file(path: Path, output: Path | None, heads: int | None, context: int | None, progress: Progress) -> Path:
@@ -88,26 +97,17 @@ def import_file(path: Path, output: Path | None, heads: int | None, context: int
     The folder appears whole or not at all. ParakeetError where it exists already.
     """
     target = (output or home() / IMPORTED_FOLDER / slug(path.stem)).absolute()
-    lock = home() / ".locks" / f"import-{hashlib.sha256(os.fsencode(target)).hexdigest()[:16]}.lock"
     _refuse_existing(target)
     _state_of(path)
-    partial = target.with_name(f"{PARTIAL_PREFIX}{target.name}")
     try:
-        for folder in (lock.parent, target.parent):
-            folder.mkdir(parents=True, exist_ok=True)
-        with exclusive(lock, f"{target} is being made", progress):
+        with _folder_beside(target, progress) as partial:
+            import_checkpoint(path, partial, progress, heads, context)
+            for file in partial.iterdir():
+                sync_file(file)
+            sync_directory(partial)
             _refuse_existing(target)
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
-            try:
-                import_checkpoint(path, partial, progress, heads, context)
-                for file in partial.iterdir():
-                    sync_file(file)
-                sync_directory(partial)
-                partial.rename(target)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
-            sync_directory(target.parent)
+            partial.rename(target)
+        sync_directory(target.parent)
     except OSError as error:
         raise explain_os_error(error, f"importing {path.name}") from error
     return target
@@ -116,9 +116,9 @@ def import_file(path: Path, output: Path | None, heads: int | None, context: int
 def export_original(release: Path, output: Path) -> None:
     """`parakeet export --format original`: a release's weights as the original project's `.pth` file.
 
-    The file is what torch.save made of the original's state dict: the same keys in the same order, fp32, one
-    storage for tied and shared tensors. ParakeetError where the file exists, or the model is of another
-    vocabulary.
+    It holds the original's state dict: the same keys in the same order, each tensor the same bit for bit, one
+    storage for tied and shared ones. The versions of modules that torch notes beside the tensors of a module are not
+    in it; loading does without. ParakeetError where the file exists, or the model is of another vocabulary.
     """
     output = output.absolute()
     _refuse_existing(output)
@@ -136,17 +136,13 @@ def export_original(release: Path, output: Path) -> None:
         )
     weights = load_model(release, "cpu").state_dict()
     state = OrderedDict((entry.key, weights[entry.name]) for entry in layout(config.layers, config.width))
-    # torch writes the file's stem into the archive, so the partial file has the final name in a folder of its own.
-    partial = output.with_name(f"{PARTIAL_PREFIX}{output.name}-{os.getpid()}")
     try:
-        partial.mkdir(parents=True)
-        try:
+        with _folder_beside(output, Progress()) as partial:
+            # torch writes the file's stem into the archive: the file has its final name from the beginning.
             torch.save(state, partial / output.name)
             sync_file(partial / output.name)
             _refuse_existing(output)
             (partial / output.name).rename(output)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
         sync_directory(output.parent)
     except OSError as error:
         raise explain_os_error(error, f"writing {output.name}") from error
@@ -154,6 +150,28 @@ def export_original(release: Path, output: Path) -> None:
         # torch's writer of archives says so, and in its own terms, when it could not write.
         short = OSError(errno.EIO, "torch could not write the whole file (is the disk full?)", str(output))
         raise explain_os_error(short, f"writing {output.name}") from error
+
+
+@contextmanager
+def _folder_beside(target: Path, progress: Progress) -> Iterator[Path]:
+    """An empty folder to make `target` in, gone at the end; whoever comes second waits, then finds what was made.
+
+    What a killed process left of the same target is removed.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f"{PARTIAL_PREFIX}{target.name}")
+    lock = target.with_name(f".{target.name}.lock")
+    with exclusive(lock, f"{target} is being made", progress):
+        try:
+            _refuse_existing(target)
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            yield partial
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+            # While it is held: whoever waits for it sees that it is gone, and takes a new one.
+            for file in (lock.with_suffix(".holder"), lock):
+                file.unlink(missing_ok=True)
 
 
 def slug(stem: str) -> str:

@@ -11,6 +11,7 @@ from typing import IO, Any
 
 import parakeet
 from parakeet.errors import ParakeetError
+from parakeet.model.original_reader import RefusedCheckpoint
 from parakeet.progress import Progress
 
 KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR", "HOME", "SYSTEMROOT")
@@ -27,8 +28,8 @@ def read_checkpoint(
 ) -> dict[str, Any]:
     """model.safetensors and config.json of the checkpoint at `path`, in the folder `output`.
 
-    `advance` hears of bytes read. Returns what the reader says of the file; ParakeetError with its message, or
-    with how it ended where it could leave none.
+    `advance` hears of bytes read. Returns what the reader says of the file; RefusedCheckpoint or ParakeetError with
+    its message, or ParakeetError with how it ended where it could leave none.
     """
     job = {"path": str(path), "output": str(output.absolute()), "heads": heads, "context": context}
     # -P: a folder that a person stands in may hold a file called torch.py.
@@ -67,6 +68,8 @@ def _listen(lines: IO[str], progress: Progress, advance: Callable[[int], None]) 
             advance(words["read"])
         elif "note" in words:
             progress.say(words["note"])
+        elif "refused" in words:
+            raise RefusedCheckpoint(words["refused"])
         elif "error" in words:
             raise ParakeetError(words["error"])
         elif "result" in words:

@@ -1,5 +1,6 @@
 """The asset `original_checkpoint` and its check, as Dagster runs them."""
 
+import os
 from pathlib import Path
 
 import dagster as dg
@@ -12,7 +13,7 @@ from parakeet.recipe_file import load_recipe
 from parakeet.stages import use_recipe
 
 from ..fault_server import FaultServer
-from .archives import BODY, NAME
+from .archives import BODY, NAME, archive, damaged
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def run(home: Path, mirror: str) -> dg.ExecuteInProcessResult:
+def run(home: Path, mirror: str, force: bool = False) -> dg.ExecuteInProcessResult:
     recipe = home / "mine.yaml"
     original = f"{{file_name: {NAME}, drive_id: null, mirrors: ['{mirror}']}}"
     recipe.write_text(f"extends: demo\nname: mine\noriginal: {original}\n", encoding="utf-8")
@@ -29,6 +30,7 @@ def run(home: Path, mirror: str) -> dg.ExecuteInProcessResult:
     return dg.materialize(
         [original_checkpoint, original_checkpoint_is_whole],
         resources={"parakeet_home": ParakeetHome()},
+        run_config={"ops": {"original_checkpoint": {"config": {"force": force}}}},
         raise_on_error=False,
     )
 
@@ -56,6 +58,51 @@ def test_its_failure_is_one_message(home: Path) -> None:
     assert not result.success
     (failure,) = (event for event in result.all_events if event.is_step_failure)
     assert "too many people have downloaded this file" in str(failure.step_failure_data.user_failure_data)
+
+
+def spoil_unseen(path: Path) -> None:
+    """Change a byte, so that neither the file's size nor its time shows it."""
+    before = path.stat()
+    path.write_bytes(damaged("flipped bit"))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_force_reads_the_file_again(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with FaultServer(BODY) as server:
+        address = server.address("whole")
+        run(home, address)
+        (made,) = run(home, address, force=True).asset_materializations_for_node("original_checkpoint")
+        assert "original_checkpoint     checked again     3.0 MB, http://127.0.0.1" in capfd.readouterr().err
+        assert made.metadata["source"].value == address
+        spoil_unseen(home / "models" / NAME)
+        assert run(home, address).success
+        for force in (True, False):  # what force found is not forgotten
+            result = run(home, address, force)
+            (failure,) = (event for event in result.all_events if event.is_step_failure)
+            assert "Bad CRC-32" in str(failure.step_failure_data.user_failure_data)
+
+
+def test_force_hashes_the_file_again(home: Path) -> None:
+    with FaultServer(BODY) as server:
+        run(home, server.address("whole"))
+        path = home / "models" / NAME
+        before = path.stat()
+        path.write_bytes(archive(seed=2))
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        (made,) = run(home, server.address("whole"), force=True).asset_materializations_for_node("original_checkpoint")
+    assert made.metadata["sha256"].value == sha256_of(path)
+
+
+def test_the_check_reads_nothing_that_is_known(home: Path) -> None:
+    with FaultServer(BODY) as server:
+        run(home, server.address("whole"))
+    path = home / "models" / NAME
+    spoil_unseen(path)
+    assert original_checkpoint_is_whole(ParakeetHome()).passed
+    path.touch()
+    assert not original_checkpoint_is_whole(ParakeetHome()).passed
+    path.unlink()
+    assert "it cannot be read" in str(original_checkpoint_is_whole(ParakeetHome()).description)
 
 
 def test_the_check_finds_damage(home: Path) -> None:

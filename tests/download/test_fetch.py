@@ -53,6 +53,7 @@ def test_what_was_put_there_meanwhile_is_not_written_over(tmp_path: Path) -> Non
     with FaultServer(TEXT) as server, pytest.raises(ParakeetError, match="was put there while"):
         fetch(server.address("whole"), path, Checks(of_head=somebody_is_quicker), Progress(), QUICK)
     assert path.read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,17 @@ def test_mirrors_are_tried_in_order_and_each_failure_is_told(
     assert good.read_bytes() == BODY
 
 
+def test_a_checkpoint_with_something_behind_it_is_refused_and_the_next_mirror_tried(
+    server: FaultServer, fetching: Fetching, tmp_path: Path
+) -> None:
+    server.body = BODY + bytes(100)
+    good = tmp_path / "good.pth"
+    good.write_bytes(BODY)
+    fetching(server.address("whole"), str(good))
+    assert "it goes on behind the end of its archive" in fetching.said.getvalue()
+    assert fetching.file.read_bytes() == BODY
+
+
 def test_a_path_may_begin_with_the_home(fetching: Fetching, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "mine.pth").write_bytes(BODY)

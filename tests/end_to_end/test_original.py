@@ -57,7 +57,8 @@ def test_the_original_model_from_a_broken_line_to_a_chat_and_back(
     again = parakeet(home, "build", "--recipe", str(recipe), "--select", "original_model")
     assert again.returncode == 0
     assert again.stderr.count(b"up to date") == 2, again.stderr.decode()
-    forced = parakeet(home, "build", "--recipe", str(recipe), "--force", "original_checkpoint")
+    asset = "original_checkpoint"
+    forced = parakeet(home, "build", "--recipe", str(recipe), "--select", asset, "--force", asset)
     assert b"checked again" in forced.stderr, forced.stderr.decode()
 
     model = home / "original_model" / "latest"

@@ -57,7 +57,13 @@ def test_the_published_files_name_tells_what_shapes_cannot() -> None:
         ("c64-mine.pth", 2, None, (2, 64)),
         ("c64_h4.pth", 4, 64, (4, 64)),
         ("parakeet8k-c64-d8-fexp4_v100288_h4_l3-alibi+gqa2 (1).pth", None, None, (4, 64)),
+        ("parakeet8k-c64-d8-fexp4_v100288_h4_l3-alibi+gqa2-v2.pth", None, None, (4, 64)),
+        ("parakeet8k-c64-d8-fexp4_v100288_h4_l3-alibi+gqa2-h2-c7.pth", None, None, (4, 64)),
         ("epoch12-hh3-c64-h2-ch7.pth", None, None, (2, 64)),
+        ("mine_c64_h4-v2.pth", None, None, (4, 64)),
+        ("mine_c64_h4_d16_l4_v50304.pth", None, None, (4, 64)),
+        ("c5-h3.pth", 4, 64, (4, 64)),
+        ("h2-h4-c64.pth", 4, None, (4, 64)),
     ],
 )
 def test_options_and_names_say_heads_and_context(
@@ -73,12 +79,17 @@ def test_options_and_names_say_heads_and_context(
     [
         ("weights.pth", None, 64, r"cannot tell the model's heads.*--heads N"),
         ("weights.pth", 2, None, r"cannot tell the model's context.*--context N"),
-        ("x_c64_h4.pth", 2, None, r"--heads 2 contradicts the file name x_c64_h4\.pth, which says 4"),
-        ("x_c64_h4.pth", None, 65, r"--context 65 contradicts"),
-        ("x_c64_h4_l4.pth", None, None, r"says layers 4, but the tensors have 3"),
-        ("x_c64_h4_d16.pth", None, None, r"says width 16, but the tensors have 8"),
-        ("x_c64_h4_v50304.pth", None, None, r"says vocabulary rows 50,304, but the tensors have 100,288"),
-        ("x_c64_h4_h8.pth", None, None, r"two numbers for heads: 4 and 8"),
+        (original_name(3, 4, 8, 64), 2, None, r"--heads 2 contradicts the file name parakeet8k-.*, which says 4"),
+        (original_name(3, 4, 8, 64), None, 65, r"--context 65 contradicts"),
+        (original_name(4, 4, 8, 64), None, None, r"says layers 4, but the tensors have 3"),
+        (original_name(3, 4, 16, 64), None, None, r"says width 16, but the tensors have 8"),
+        (
+            original_name(3, 4, 8, 64).replace("v100288", "v50304"),
+            None,
+            None,
+            r"says vocabulary rows 50,304, but the tensors have 100,288",
+        ),
+        ("x_c64_h4_h8.pth", None, None, r"two numbers for heads: 4 and 8\. Give --heads N"),
         ("x.pth", 3, 64, r"width 8 is not a multiple of heads 3"),
         ("x_h0_c64.pth", None, None, r"heads is 0"),
         ("x_h2_c999999999.pth", None, None, r"context is 999999999"),
@@ -98,9 +109,10 @@ def test_wrong_keys_and_shapes_are_refused_by_name() -> None:
         with pytest.raises(ParakeetError, match=message):
             checked_layout(spoilt)
 
-    refused({}, "no matrix transformer.wte.weight .it is empty")
+    refused({}, "has no transformer.wte.weight .it is empty")
     refused({"wte": (3, 4)}, "it begins with wte")
-    refused(good | {"transformer.wte.weight": (8,)}, "no matrix transformer.wte.weight")
+    refused(good | {"transformer.wte.weight": (8,)}, "^transformer.wte.weight has shape 8; an embedding is a matrix of")
+    refused(good | {"transformer.wte.weight": ()}, "has shape of a single number; an embedding is a matrix of")
     refused(good | {"transformer.wte.weight": (50_304, 8)}, "50,304 rows.*has 100,288")
     without = {key: shape for key, shape in good.items() if "h.2.mlp" not in key}
     refused(without, r"with 3 layers: it lacks transformer\.h\.2\.mlp\.c_fc\.weight and 1 more")

@@ -1,9 +1,11 @@
 """The tensors of a checkpoint are taken as they are, or refused by name."""
 
 import io
+import json
 import math
 import os
 import runpy
+import struct
 import subprocess
 import sys
 import zipfile
@@ -161,6 +163,61 @@ def test_memory_has_a_limit_that_can_be_lifted() -> None:
     )
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env={**os.environ})
     assert finished.stdout.split() == ["refused", str(256 << 20)], finished.stderr
+
+
+def converted(path: Path, *extra_folders: Path) -> tuple[int, dict[str, object]]:
+    """Exit status and last words of the process that reads a checkpoint, which must leave no file."""
+    output = path.parent / "output"
+    output.mkdir()
+    job = {"path": str(path), "output": str(output), "heads": 2, "context": 64}
+    folders = [str(folder) for folder in (*extra_folders, Path(__file__).parents[2])]
+    finished = subprocess.run(
+        [sys.executable, "-m", "parakeet.model.original_reader", json.dumps(job)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)},
+    )
+    assert list(output.iterdir()) == []
+    return finished.returncode, json.loads(finished.stdout.splitlines()[-1])
+
+
+def test_the_process_refuses_to_read_with_an_older_torch(tmp_path: Path) -> None:
+    (tmp_path / "older").mkdir()
+    (tmp_path / "older" / "sitecustomize.py").write_text("import torch\ntorch.__version__ = '2.9.1'\n")
+    torch.save(original_state(1, WIDTH), tmp_path / "a.pth")
+    status, said = converted(tmp_path / "a.pth", tmp_path / "older")
+    assert status == 1
+    assert "torch 2.9.1 is installed; reading a .pth file safely needs" in str(said["error"])
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux says how much memory a process has")
+def test_an_archive_whose_directory_fills_the_memory_is_refused(tmp_path: Path) -> None:
+    """A file with a hole that says that its directory is 640 MiB long: zipfile reads directories in one piece."""
+    n_bytes = 640 << 20
+    path = tmp_path / "a.pth"
+    with path.open("wb") as file:
+        file.write(b"PK\x03\x04")
+        file.seek(n_bytes)
+        file.write(struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 1, 1, n_bytes, 0, 0))
+    status, said = converted(path)
+    assert status == 1
+    assert "a.pth takes more than 512 MiB of memory beside itself" in str(said["refused"])
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux says how much memory a process has")
+def test_a_pickle_that_fills_the_memory_is_refused(tmp_path: Path) -> None:
+    """Nothing but what a state dict names: a dictionary of 1,000 entries, copied into 12,000 OrderedDicts."""
+    path = tmp_path / "a.pth"
+    entries = b"".join(b"M" + struct.pack("<H", number) + b"N" for number in range(1000))
+    pickled = b"\x80\x02ccollections\nOrderedDict\nq\x00}q\x01(" + entries + b"u" + b"h\x00h\x01\x85R" * 12_000 + b"."
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("archive/data.pkl", pickled)
+        file.writestr("archive/version", b"3\n")
+        file.writestr("archive/byteorder", b"little")
+    assert fault_of_archive(path, lambda n: None) is None
+    status, said = converted(path)
+    assert status == 1
+    assert "a.pth takes more than 512 MiB of memory beside itself" in str(said["refused"])
 
 
 STATE = OrderedDict((f"layer.{i}.weight", torch.arange(6.0).reshape(2, 3) + i) for i in range(4))

@@ -5,7 +5,6 @@ import json
 import os
 import pickle
 import runpy
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import torch
 import yaml
 
 from parakeet.errors import ParakeetError
-from parakeet.model.config import CONFIG_FILE, ModelConfig
+from parakeet.model.config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig
 from parakeet.model.original import layout
 from parakeet.model.transformer import Parakeet, load_model, save_model
 from parakeet.progress import Progress
@@ -31,21 +30,20 @@ generator = runpy.run_path(str(Path(__file__).parents[1] / "original_checkpoint.
 original_state, original_name = generator["original_state"], generator["original_name"]
 LAYERS, HEADS, WIDTH, CONTEXT = 3, 2, 16, 64
 NAME = original_name(LAYERS, HEADS, WIDTH, CONTEXT)
-SHARED_VOCABULARY = Path(__file__).parents[3] / "shared" / "data" / "tiktoken"
-CL100K_FILE = hashlib.sha1(CL100K_URL.encode()).hexdigest()
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A home of its own, and the vocabulary in a cache of its own: tiktoken deletes what it does not like."""
-    if not (SHARED_VOCABULARY / CL100K_FILE).is_file():
-        pytest.skip("the cl100k_base vocabulary is not beside this checkout, and tests use no network")
-    cache = tmp_path_factory.mktemp("tiktoken")
-    shutil.copy(SHARED_VOCABULARY / CL100K_FILE, cache)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TIKTOKEN_CACHE_DIR", str(cache))
         patch.setenv("PARAKEET_HOME", str(tmp_path_factory.mktemp("home")))
         yield Path(os.environ["PARAKEET_HOME"])
+
+
+@pytest.fixture(scope="module")
+def vocabulary(home: Path, cl100k_cache: Path) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TIKTOKEN_CACHE_DIR", str(cl100k_cache))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +54,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def imported(home: Path, checkpoint: Path) -> Path:
+def imported(home: Path, vocabulary: None, checkpoint: Path) -> Path:
     return import_file(checkpoint, None, None, None, Progress())
 
 
@@ -102,18 +100,19 @@ def test_card_and_manifest_say_where_it_comes_from(imported: Path, checkpoint: P
     assert not (imported / "evaluation.json").exists()
 
 
-def test_out_and_in_again_gives_the_same_files(imported: Path, checkpoint: Path, tmp_path: Path) -> None:
+def test_out_and_in_again_gives_the_same_weights(imported: Path, checkpoint: Path, tmp_path: Path) -> None:
     exported = tmp_path / NAME
     export_original(imported, exported)
     state = torch.load(exported, weights_only=True)
     expected = original_state(LAYERS, WIDTH)
     assert list(state) == list(expected)
-    assert all(torch.equal(state[key], expected[key]) for key in expected)
+    assert torch.load(checkpoint, weights_only=True)._metadata["transformer.h.0.attn"] == {"version": 1}
+    assert all(torch.equal(state[key].view(torch.int32), expected[key].view(torch.int32)) for key in expected)
     assert state["lm_head.weight"].data_ptr() == state["transformer.wte.weight"].data_ptr()
-    assert sha256(exported) == sha256(checkpoint)
     again = import_file(exported, tmp_path / "again", None, None, Progress())
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
-    assert sha256(again / SUMS_FILE) == sha256(imported / SUMS_FILE)
+    for file in (WEIGHTS_FILE, CONFIG_FILE):
+        assert sha256(again / file) == sha256(imported / file)
     with pytest.raises(ParakeetError, match="exists already"):
         export_original(imported, exported)
 
@@ -143,7 +142,7 @@ def test_what_is_no_file_is_refused(home: Path, tmp_path: Path, name: str) -> No
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_program_in_a_pickle_is_named_and_nothing_is_left(home: Path, tmp_path: Path) -> None:
+def test_a_program_in_a_pickle_is_named_and_nothing_is_left(vocabulary: None, tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return os.system, (f"touch {tmp_path / 'executed'}",)
@@ -158,7 +157,7 @@ def test_a_program_in_a_pickle_is_named_and_nothing_is_left(home: Path, tmp_path
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
 
 
-def test_options_for_a_file_whose_name_says_nothing(home: Path, tmp_path: Path) -> None:
+def test_options_for_a_file_whose_name_says_nothing(vocabulary: None, tmp_path: Path) -> None:
     state = {f"_orig_mod.{key}": tensor.clone() for key, tensor in original_state(2, 8).items()}
     path = tmp_path / "my weights 🦜.bin"
     torch.save(state, path)
@@ -168,6 +167,99 @@ def test_options_for_a_file_whose_name_says_nothing(home: Path, tmp_path: Path) 
     counts = import_checkpoint(path, _made(tmp_path / "out"), Progress(), heads=4, context=64, name="mine")
     assert counts["name"] == open_release(tmp_path / "out").name == "mine"
     assert ModelConfig.load(tmp_path / "out") == ModelConfig(2, 4, 8, 64, 100_288, dropout=0.07)
+
+
+def test_a_missing_vocabulary_is_noticed_before_the_file_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (cache / hashlib.sha1(CL100K_URL.encode()).hexdigest()).write_bytes(b"wrong")
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(cache))
+    monkeypatch.setenv("PARAKEET_HOME", str(tmp_path / "home"))
+    (tmp_path / NAME).write_bytes(b"what no reader accepts")
+    with pytest.raises(ParakeetError, match="is not the cl100k_base vocabulary"):
+        import_file(tmp_path / NAME, tmp_path / "out", None, None, Progress())
+
+
+def test_a_refused_file_in_the_folder_of_models_may_be_moved_away(vocabulary: None, tmp_path: Path) -> None:
+    path = tmp_path / "models" / NAME
+    path.parent.mkdir()
+    torch.save({"transformer.wte.weight": torch.ones(2, 2)}, path)
+    with pytest.raises(ParakeetError, match=r"has 2 rows;.* found in .*models: move it away, and run the same command"):
+        make_original_model(load_recipe("demo"), {"original_checkpoint": path}, _made(tmp_path / "out"), Progress())
+    with pytest.raises(ParakeetError, match="has 2 rows") as caught:
+        import_file(path, tmp_path / "release", None, None, Progress())
+    assert "move it away" not in str(caught.value)
+
+
+def test_what_a_killed_import_or_export_left_is_removed_by_the_next(imported: Path, tmp_path: Path) -> None:
+    """The killed process holds everything that it would in the middle of its work."""
+    for work in ("import_file(Path(sys.argv[1]), Path(sys.argv[2]), None, None, Progress())",
+                 "export_original(Path(sys.argv[1]), Path(sys.argv[2]))"):  # fmt: skip
+        folder = _made(tmp_path / work[:6])
+        target = folder / NAME
+        program = (
+            "import os, signal, sys\n"
+            "from pathlib import Path\n"
+            "from parakeet.progress import Progress\n"
+            "from parakeet.release.importing import export_original, import_file\n"
+            "os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)\n"
+            f"{work}\n"
+        )
+        source = imported if work.startswith("export") else exported_once(imported, tmp_path)
+        killed = subprocess.run([sys.executable, "-c", program, str(source), str(target)], capture_output=True)
+        assert killed.returncode == -signal.SIGKILL, killed
+        assert [path.name for path in folder.glob(".partial-*")] == [f".partial-{NAME}"]
+        assert not target.exists()
+        if work.startswith("export"):
+            export_original(imported, target)
+        else:
+            import_file(source, target, None, None, Progress())
+        assert list(folder.iterdir()) == [target]
+
+
+def exported_once(release: Path, folder: Path) -> Path:
+    path = _made(folder / "exported") / NAME
+    export_original(release, path)
+    return path
+
+
+def test_an_import_elsewhere_touches_nothing_in_the_home(
+    imported: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PARAKEET_HOME", str(tmp_path / "home"))
+    import_file(checkpoint, tmp_path / "out", None, None, Progress())
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_of_two_imports_of_one_target_the_second_waits(
+    imported: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They need not have one home."""
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from parakeet.errors import ParakeetError\n"
+        "from parakeet.progress import Progress\n"
+        "from parakeet.release.importing import import_file\n"
+        "try:\n"
+        "    import_file(Path(sys.argv[1]), Path(sys.argv[2]), None, None, Progress())\n"
+        "except ParakeetError as error:\n"
+        "    sys.exit(str(error))\n"
+    )
+    command = [sys.executable, "-c", program, str(checkpoint), str(tmp_path / "out")]
+    both = [
+        subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PARAKEET_HOME": str(tmp_path / name)}
+        )
+        for name in ("one", "two")
+    ]
+    said = "".join(process.communicate(timeout=120)[1] for process in both)
+    assert sorted(process.returncode for process in both) == [0, 1], said
+    assert "out exists already" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    verify_release(tmp_path / "out")
 
 
 def _made(folder: Path) -> Path:
