@@ -83,9 +83,7 @@ def _measured(directory: Path, device: str, variants: list[str], rounds: int, co
     _print_speeds(device, speeds, bandwidth, rates)
     ratios = {context: before.median / after.median for context, (before, after) in whole.items()}
     for context, ratio in ratios.items():
-        click.echo(
-            f"With the cache at {context:,} tokens, fp32: {ratio:.0f} times as fast as reading the whole prefix\n"
-        )
+        click.echo(f"With the cache at {context:,} tokens, fp32: {ratio:.0f} times as fast as reading the whole prefix")
     return {
         "variants": {name: _as_json(variant) for name, variant in speeds.items()},
         "read_bandwidth": bandwidth.as_json(),
@@ -107,10 +105,9 @@ def _as_json(speeds: Speeds) -> dict[str, Any]:
 def _print_speeds(device: str, speeds: dict[str, Speeds], bandwidth: Sample, rates: dict[str, Sample]) -> None:
     first, *others = speeds[STOCK].decode
     prefill = speeds[STOCK].prefill_tokens
-    click.echo(f"{device} decode with {first} tokens in the cache" + (", ms/token also with more:" if others else ":"))
     contexts = "".join(f"{f'at {context:,}':>10}" for context in others)
     click.echo(
-        f"{device + ' decode':<14}{'ms/token':>9}{'tokens/s':>9}{'x stock':>9}{'GB/s':>6}{'of read':>9}{contexts}"
+        f"{device + f' at {first}':<14}{'ms/token':>9}{'tokens/s':>9}{'x stock':>9}{'GB/s':>6}{'of read':>9}{contexts}"
     )
     for name, variant in speeds.items():
         step = variant.decode[first].median

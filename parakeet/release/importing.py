@@ -25,7 +25,7 @@ from parakeet.progress import Progress, Task
 from parakeet.recipe import Generation, Recipe
 from parakeet.release.original_files import Source, write_original_files
 from parakeet.release.reader_process import read_checkpoint
-from parakeet.release.verify import open_release, verify_release
+from parakeet.release.verify import IMPORTED_FOLDER, open_release, verify_release
 from parakeet.tokenizer import VOCABULARY_FILE, cl100k_base
 
 ORIGINAL_GENERATION = Generation(
@@ -33,7 +33,6 @@ ORIGINAL_GENERATION = Generation(
 )
 """The settings of the original project's chat (DESIGN §3)."""
 
-IMPORTED_FOLDER = "imported"
 MAX_NAME = 64
 BYTES_PER_MB = 1_000_000
 
