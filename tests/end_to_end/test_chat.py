@@ -228,12 +228,12 @@ def test_ctrl_c_while_the_model_loads_is_quiet(home: Path) -> None:
 
 
 def test_json_with_options_and_a_session_through_a_pipe(home: Path) -> None:
-    options = ["--json", "--session", "piped", "--top-k", "50", "--stop", "zzz", "--stop", "qqq", "--dtype", "int8"]
+    options = ["--json", "--session", "piped", "--top-k", "50", "--stop", "zzz", "--stop", "qqq", "--dtype", "bf16"]
     done = chat(home, *options, "--seed", "5", "--stats", stdin=b"one\ntwo\n")
     assert done.exit_code == 0, done.stderr
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert events[0]["event"] == "start"
-    assert (events[0]["model"], events[0]["dtype"], events[0]["context"]) == ("tiny", "int8", 1024)
+    assert (events[0]["model"], events[0]["dtype"], events[0]["context"]) == ("tiny", "bf16", 1024)
     finished = [event for event in events if event["event"] == "end"]
     assert [event["seed"] for event in finished] == [5, 5]
     assert all(event["prompt_tokens_per_second"] > 0 for event in finished)
