@@ -11,7 +11,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m parakeet.demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 dev: $(VENV)/.installed
 	$(BIN)/dagster dev

@@ -57,9 +57,6 @@ def test_the_original_model_from_a_broken_line_to_a_chat_and_back(
     again = parakeet(home, "build", "--recipe", str(recipe), "--select", "original_model")
     assert again.returncode == 0
     assert again.stderr.count(b"up to date") == 2, again.stderr.decode()
-    asset = "original_checkpoint"
-    forced = parakeet(home, "build", "--recipe", str(recipe), "--select", asset, "--force", asset)
-    assert b"checked again" in forced.stderr, forced.stderr.decode()
 
     model = home / "original_model" / "latest"
     said = parakeet(home, "chat", "--model", str(model), "-m", "Hello!", "--max-tokens", "3", "--seed", "1")
