@@ -22,7 +22,7 @@ KEYS_PER_BUCKET = 256
 
 QUERIES_PER_BLOCK = 128
 """Positions of a prompt that attend together: none looks at keys behind its block, which a mask alone would not save
-(2.5 instead of 3.5 ms a layer for 512 positions in bf16)."""
+(2.3 instead of 2.6 ms a layer for 512 positions in bf16)."""
 
 EPSILON = 1e-5
 
@@ -111,8 +111,9 @@ class Decoder:
         self._layers = [layer for pair in pairs for layer in _pair(model, weights, pair, make, arena)]
         self._head = make(model.embedding.weight, arena)
         # Rows for lookup: the head's own where it is dense, else the file's, of which only the rows used are read.
-        dense_head = isinstance(self._head, DenseMatrix)
-        self._rows = self._head.weight if dense_head else model.embedding.weight.detach()  # type: ignore[attr-defined]
+        self._rows = model.embedding.weight.detach()
+        if isinstance(self._head, DenseMatrix):
+            self._rows = self._head.weight
         self._embedding_norm = arena.place(model.embedding_norm.weight), arena.place(model.embedding_norm.bias)
         self._final_norm = arena.place(model.final_norm.weight)
         self._slopes = alibi_slopes(model.config.heads).to(self.device)

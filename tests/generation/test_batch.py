@@ -1,12 +1,10 @@
 """Many replies at once are the replies that come one by one."""
 
 import runpy
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from parakeet.errors import ParakeetError
 from parakeet.generation.batch import batch_replies
@@ -15,14 +13,6 @@ from parakeet.generation.settings import SamplingSettings
 
 scripted = runpy.run_path(str(Path(__file__).parents[1] / "scripted.py"))
 random_engine, greedy = scripted["random_engine"], scripted["greedy"]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def alone(engine: Engine, prompt: list[int], settings: SamplingSettings) -> list[int]:

@@ -1,7 +1,5 @@
 """The decoder against the training model's plain forward pass, and against itself without its cache."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
@@ -13,14 +11,6 @@ from parakeet.model.config import ModelConfig
 from parakeet.model.transformer import Parakeet
 
 CONFIG = ModelConfig(layers=3, heads=3, width=192, context=96, vocabulary_rows=320)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def random_model(config: ModelConfig = CONFIG, size: float = 2.0) -> Parakeet:

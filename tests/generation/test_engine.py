@@ -1,5 +1,5 @@
 import runpy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,15 +15,6 @@ from parakeet.generation.settings import SamplingSettings
 scripted = runpy.run_path(str(Path(__file__).parents[1] / "scripted.py"))
 scripted_engine, random_engine, greedy = (scripted[n] for n in ("scripted_engine", "random_engine", "greedy"))
 UNDEFINED = scripted["UNDEFINED"]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tiny products on two threads of a busy machine take ten times as long: the threads wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def prompt(engine: Engine, text: str = "hi") -> list[int]:
