@@ -116,11 +116,33 @@ class Shards(Section):
     """Least held-out text, in bytes of content; with less, no figure of the evaluation would mean anything."""
 
 
+class LaterRows(Section):
+    """Rows of another length towards the end of training."""
+
+    row_tokens: int = Field(ge=16, le=131_072)
+    """Tokens in one of these rows; at most the model's context."""
+    share: float = Field(gt=0.0, lt=1.0)
+    """Share of all tokens that is trained on in these rows."""
+
+
 class Packing(Section):
     row_tokens: int = Field(default=256, ge=16, le=131_072)
     """Tokens in one training row; at most the model's context."""
+    then: list[LaterRows] = []
+    """Rows of other lengths, in this order, for the last shares of the tokens: 8,192 after 1,024, say."""
     seed: int = Field(default=1, ge=0)
     """Seed of the order of rows, with the epoch."""
+
+    @model_validator(mode="after")
+    def _shares(self) -> "Packing":
+        if sum(phase.share for phase in self.then) >= 1.0:
+            raise ValueError("the shares of packing.then leave nothing for rows of packing.row_tokens")
+        return self
+
+    @property
+    def lengths(self) -> list[int]:
+        """Every row length that is trained at, in the order of training, repeats included."""
+        return [self.row_tokens, *(phase.row_tokens for phase in self.then)]
 
 
 class ModelSettings(Section):
@@ -147,16 +169,18 @@ class Training(Section):
     """Tokens to train on in all, repeats counted."""
     batch_tokens: int = Field(ge=16)
     """Tokens in one optimizer step; a multiple of the row's."""
-    micro_batch_rows: int = Field(default=8, ge=1)
-    """Rows in one forward pass; gradients are accumulated up to batch_tokens."""
+    micro_batch_tokens: int = Field(default=0, ge=0)
+    """Tokens in one forward pass, rounded to whole rows; gradients are accumulated up to batch_tokens. 0 takes what
+    fits the device."""
     learning_rate: float = Field(gt=0, le=1)
     """Peak learning rate."""
     warmup_steps: int = Field(default=100, ge=0)
     """Steps over which the learning rate rises from 0."""
     decay_fraction: float = Field(default=0.2, ge=0.0, le=1.0)
     """Last share of all steps, over which the learning rate falls to 0."""
-    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
-    """torch's fused AdamW, or bitsandbytes' with 8-bit state (a quarter of the state's memory)."""
+    optimizer: Literal["adamw", "adamw_8bit", "muon"] = "adamw"
+    """torch's fused AdamW; bitsandbytes' with 8-bit state (a quarter of the state's memory); or Muon for the matrices
+    of the blocks, with AdamW for the rest."""
     weight_decay: float = Field(default=0.03, ge=0.0)
     """Weight decay, on matrices only."""
     beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
@@ -165,14 +189,33 @@ class Training(Section):
     """AdamW's decay of the second moment."""
     gradient_clip: float = Field(default=1.0, gt=0.0)
     """Largest norm of the gradient."""
+    z_loss: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Weight of log(Z)² in the loss, which keeps logits from drifting; 1e-4 where it is used, 0 without."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of the forward and backward pass; the weights stay fp32."""
+    """Arithmetic of the products, forward and backward; the weights stay fp32."""
+    residual: Literal["fp32", "bf16"] = "fp32"
+    """Precision of the residual stream between blocks; bf16 halves what it takes of the memory."""
+    attention: Literal["auto", "reference", "fused", "flex"] = "auto"
+    """Backend of the attention; all compute the same."""
+    recompute: Literal["auto", "none", "mlp", "block"] = "auto"
+    """What the backward pass computes again instead of keeping it: nothing, the MLPs, whole blocks; auto takes the
+    least that fits the device."""
+    compile: bool = False
+    """Whether torch.compile builds the blocks; for CUDA (on a CPU it made a step five times slower)."""
+    processes: int = Field(default=1, ge=0, le=64)
+    """Processes that share each step, one a GPU; 0 takes every GPU there is."""
     seed: int = Field(default=1, ge=0)
     """Seed of the weights and of dropout."""
     checkpoint_steps: int = Field(default=200, ge=1)
     """Steps between two checkpoints."""
     keep_checkpoints: int = Field(default=2, ge=1)
     """Newest checkpoints that are kept."""
+    keep_every: int = Field(default=0, ge=0)
+    """Of the checkpoints, those of every so many steps are kept for good; 0 keeps none."""
+    validation_tokens: int = Field(default=65_536, ge=0)
+    """Held-out tokens whose loss is measured with each checkpoint; 0 measures none."""
+    tensorboard: bool = False
+    """Whether the run's figures are written for TensorBoard too (pip install parakeet-lm[tensorboard])."""
     threads: int = Field(default=0, ge=0)
     """CPU threads; 0 takes what torch chooses."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
@@ -184,6 +227,8 @@ class Evaluation(Section):
     """Held-out questions asked of each synthetic task."""
     max_bytes: int = Field(default=400_000, ge=1000)
     """Most held-out text measured per source, in bytes of content."""
+    position_tokens: int = Field(default=0, ge=0, le=1 << 20)
+    """How far out bits per byte are measured by position, in tokens; 0 takes the model's context."""
     prompts: list[str] = [
         "Who are you?",
         "Hello!",
@@ -265,15 +310,14 @@ class Recipe(Section):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"two sources are called {twice[0]}: give each its own name")
-        if self.packing.row_tokens > self.model.context:
-            raise ValueError(
-                f"packing.row_tokens {self.packing.row_tokens} is beyond model.context {self.model.context}"
-            )
-        if self.training.batch_tokens % self.packing.row_tokens:
-            raise ValueError(
-                f"training.batch_tokens {self.training.batch_tokens} is not a multiple of "
-                f"packing.row_tokens {self.packing.row_tokens}"
-            )
+        for index, row_tokens in enumerate(self.packing.lengths):
+            key = f"packing.then[{index - 1}].row_tokens" if index else "packing.row_tokens"
+            if row_tokens > self.model.context:
+                raise ValueError(f"{key} {row_tokens} is beyond model.context {self.model.context}")
+            if self.training.batch_tokens % row_tokens:
+                raise ValueError(
+                    f"training.batch_tokens {self.training.batch_tokens} is not a multiple of {key} {row_tokens}"
+                )
         return self
 
     def part(self, *sections: str) -> dict[str, Any]:

@@ -59,6 +59,10 @@ class ModelConfig:
         matmul = self.layers * 12 * self.width**2 + self.vocabulary_rows * self.width
         return 6 * matmul + 6 * self.layers * self.width * length
 
+    def palm_flops_per_token(self, length: int) -> int:
+        """The same as PaLM counts them (arXiv 2204.02311, appendix B): scores of the future too, 12 · L · d · T."""
+        return self.flops_per_token(2 * length)
+
     def save(self, directory: Path) -> None:
         values = {"architecture": "parakeet", **asdict(self)}
         (directory / CONFIG_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

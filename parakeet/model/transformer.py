@@ -2,35 +2,43 @@
 
 import errno
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from parakeet.errors import ParakeetError
-from parakeet.model.attention import alibi_slopes, training_bias
+from parakeet.model.attention import Mask, alibi_slopes, attend, prepare_mask
 from parakeet.model.config import WEIGHTS_FILE, ModelConfig
+from parakeet.model.execution import Execution, Precision, Recompute
 
 VALUES_PER_CHECK = 1 << 22
+DEFAULT_EXECUTION = Execution()
 
 
 class Norm(nn.Module):
-    """LayerNorm with a weight and no bias, eps 1e-5."""
+    """LayerNorm with a weight and no bias, eps 1e-5, in the precision of what it is given."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, self.weight.shape, self.weight, None, 1e-5)
+        return F.layer_norm(x, self.weight.shape, self.weight.to(x.dtype), None, 1e-5)
 
 
 class Block(nn.Module):
-    """x + attention(LN(x)); x + MLP(LN(x)). The key/value projection belongs to the pair of layers."""
+    """x + attention(LN(x)); x + MLP(LN(x)). The key/value projection belongs to the pair of layers.
+
+    Weights are cast at each use: inside a block that is computed again, the copies live no longer than it.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -44,20 +52,76 @@ class Block(nn.Module):
         self.mlp_input = nn.Linear(d, 4 * d, bias=False)
         self.mlp_output = nn.Linear(4 * d, d, bias=False)
 
-    def forward(self, x: Tensor, key_value: nn.Linear, bias: Tensor) -> Tensor:
-        """x (batch, length, width); bias broadcastable to (batch, heads, length, keys)."""
-        normed = self.attention_norm(x)
-        query = self._split(self.query(normed))
-        keys, values = (self._split(half) for half in key_value(normed).chunk(2, dim=-1))
-        mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=bias)
-        mixed = mixed.transpose(1, 2).reshape(x.shape)
-        x = x + F.dropout(self.attention_output(mixed), self.dropout, self.training)
-        hidden = F.gelu(self.mlp_input(self.mlp_norm(x)))
-        return x + F.dropout(self.mlp_output(hidden), self.dropout, self.training)
+    def forward(self, x: Tensor, key_value: Tensor, mask: Mask, dtype: torch.dtype, recompute_mlp: bool) -> Tensor:
+        """x (batch, length, width); key_value (2 · width, width); products are computed in `dtype`."""
+        normed = self.attention_norm(x).to(dtype)
+        query = self._split(_linear(normed, self.query.weight))
+        keys, values = (self._split(half) for half in _linear(normed, key_value).chunk(2, dim=-1))
+        mixed = attend(query, keys, values, mask).transpose(1, 2).reshape(x.shape)
+        x = x + F.dropout(_linear(mixed, self.attention_output.weight), self.dropout, self.training)
+        hidden = _computed_again(self._mlp, x, dtype) if recompute_mlp else self._mlp(x, dtype)
+        return x + F.dropout(hidden, self.dropout, self.training)
+
+    def _mlp(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        hidden = _linear(self.mlp_norm(x).to(dtype), self.mlp_input.weight)
+        return _computed_again(_activated, hidden, self.mlp_output.weight)
 
     def _split(self, x: Tensor) -> Tensor:
         batch, length, width = x.shape
         return x.view(batch, length, self.heads, width // self.heads).transpose(1, 2)
+
+
+class _Lookup(torch.autograd.Function):
+    """Rows of the embedding, whose gradient goes straight into the embedding's .grad.
+
+    The usual backward makes a second dense gradient first, 462 MB at 100,288 × 1,152.
+    """
+
+    @staticmethod
+    def forward(context: Any, embedding: Tensor, ids: Tensor) -> Tensor:
+        context.embedding = embedding
+        context.save_for_backward(ids)
+        return F.embedding(ids, embedding)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[None, None]:
+        (ids,) = context.saved_tensors
+        embedding, gradient = context.embedding, gradients[0]
+        if embedding.grad is None:
+            embedding.grad = torch.zeros_like(embedding)
+        embedding.grad.index_add_(0, ids.reshape(-1), gradient.reshape(-1, gradient.shape[-1]).to(embedding.dtype))
+        return None, None
+
+
+def _activated(hidden: Tensor, weight: Tensor) -> Tensor:
+    """GELU and the product behind it. The backward pass runs the GELU again: kept, its output would be a fifth of all
+    activations, and a CPU's step took as long (0.28 s) either way."""
+    return _linear(F.gelu(hidden), weight)
+
+
+def _computed_again(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
+    """`function(*arguments)`, of which the backward pass keeps the arguments only. Nothing random may be in it."""
+    if not torch.is_grad_enabled():
+        return function(*arguments)
+    return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
+
+
+def _linear(x: Tensor, weight: Tensor) -> Tensor:
+    return F.linear(x, weight.to(x.dtype))
+
+
+def _run_block(
+    block: nn.Module, x: Tensor, key_value: Tensor, mask: Mask, dtype: torch.dtype, recompute: Recompute
+) -> Tensor:
+    if recompute == "block" and torch.is_grad_enabled():
+        return checkpoint(block, x, key_value, mask, dtype, False, use_reentrant=False)
+    return block(x, key_value, mask, dtype, recompute == "mlp")
+
+
+@cache
+def _compiled_block() -> Callable[..., Tensor]:
+    """One compiled graph for all blocks: their weights are its inputs. Checkpointing is inside (pytorch 161889)."""
+    return torch.compile(_run_block, dynamic=False)
 
 
 class Parakeet(nn.Module):
@@ -65,9 +129,10 @@ class Parakeet(nn.Module):
 
     slopes: Tensor
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, execution: Execution = DEFAULT_EXECUTION) -> None:
         super().__init__()
         self.config = config
+        self.execution = execution
         self.embedding = nn.Embedding(config.vocabulary_rows, config.width)
         self.embedding_norm = nn.LayerNorm(config.width)
         self.key_values = nn.ModuleList(
@@ -87,30 +152,31 @@ class Parakeet(nn.Module):
                 parameter.normal_(0.0, deviation, generator=generator)
 
     def forward(self, ids: Tensor, documents: Tensor) -> Tensor:
-        """Hidden states (batch, length, width) of packed rows.
+        """Hidden states (batch, length, width) of packed rows, in the precision of the products.
 
         ids (batch, length) int64; documents (batch, length), one number per packed document: nothing
         is attended to across documents.
         """
-        x = self._embed(ids)
-        bias = training_bias(self.slopes, documents, _compute_dtype(x))
+        chosen = self.execution
+        dtype = self._dtype(chosen.precision)
+        x = self._embed(ids).to(self._dtype(chosen.residual))
+        mask = prepare_mask(chosen.attention, self.slopes, documents, self.config.head_width, dtype)
+        run = _compiled_block() if chosen.compile else _run_block
         for layer, block in enumerate(self.blocks):
-            x = block(x, self.key_values[layer // 2], bias)
-        return self.final_norm(x)
+            key_value: Any = self.key_values[layer // 2].weight
+            x = run(block, x, key_value, mask, dtype, chosen.recompute)
+        return self.final_norm(x).to(dtype)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(…, width) to (…, vocabulary rows)."""
-        return F.linear(hidden, self.embedding.weight)
+        return _linear(hidden, self.embedding.weight)
 
     def _embed(self, ids: Tensor) -> Tensor:
-        x = self.embedding_norm(self.embedding(ids))
+        x = self.embedding_norm(_Lookup.apply(self.embedding.weight, ids))
         return F.dropout(x, self.config.dropout, self.training)
 
-
-def _compute_dtype(x: Tensor) -> torch.dtype:
-    """Queries take this dtype, and the mask of scaled_dot_product_attention must share it."""
-    device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    def _dtype(self, precision: Precision) -> torch.dtype:
+        return torch.bfloat16 if precision == "bf16" else self.embedding.weight.dtype
 
 
 def save_model(model: Parakeet, directory: Path) -> None:

@@ -8,7 +8,6 @@ from safetensors.torch import load_file, save_file
 
 from parakeet.errors import ParakeetError
 from parakeet.model.config import ModelConfig
-from parakeet.model.loss import cross_entropy_sum, token_losses
 from parakeet.model.transformer import WEIGHTS_FILE, Parakeet, load_model, save_model
 
 CONFIGS = [
@@ -45,20 +44,6 @@ def test_packed_documents_do_not_see_each_other(config: ModelConfig) -> None:
     assert torch.allclose(packed[:, 5:11], alone, atol=1e-5)
     assert torch.equal(packed[:, 5:11], other[:, 5:11])
     assert torch.isfinite(packed).all()
-
-
-def test_loss_is_cross_entropy_over_what_is_not_ignored() -> None:
-    generator = torch.Generator().manual_seed(8)
-    hidden, embedding = torch.randn(2, 9, 16, generator=generator), torch.randn(32, 16, generator=generator)
-    targets = torch.randint(0, 32, (2, 9), generator=generator)
-    targets[0, :4] = 31
-    logits = hidden @ embedding.T
-    expected = torch.nn.functional.cross_entropy(
-        logits.flatten(0, 1), targets.flatten(), ignore_index=31, reduction="sum"
-    )
-    assert torch.allclose(cross_entropy_sum(hidden, embedding, targets, 31), expected, rtol=1e-6)
-    each = token_losses(hidden.flatten(0, 1), embedding, targets.flatten())
-    assert torch.allclose(each[targets.flatten() != 31].sum(), expected, rtol=1e-6)
 
 
 def test_saving_and_loading_keeps_every_bit(tmp_path: Path) -> None:

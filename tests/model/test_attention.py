@@ -1,0 +1,189 @@
+"""Every backend against plain softmax attention in float64, forward and backward, and against leaks."""
+
+import math
+from functools import cache
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from parakeet.errors import ParakeetError
+from parakeet.model.attention import alibi_slopes, attend, prepare_mask
+from parakeet.model.execution import AttentionBackend
+
+HEADS = 18
+TOLERANCES = {torch.float32: (1e-4, 1e-4), torch.bfloat16: (3e-3, 6e-3)}
+"""Norm of the error over the norm of what is right: forward, gradients."""
+
+
+def some_documents(length: int, count: int, seed: int, padding: int = 0) -> Tensor:
+    """(1, length): `count` documents of random lengths, and an unused end."""
+    generator = torch.Generator().manual_seed(seed)
+    cuts = torch.randperm(length - padding - 1, generator=generator)[: count - 1] + 1
+    starts = torch.zeros(length, dtype=torch.int64)
+    starts[cuts] = 1
+    documents = starts.cumsum(0)
+    documents[length - padding :] = -1
+    return documents[None]
+
+
+def some_tensors(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 1) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=generator).to(dtype) for _ in range(4)]
+
+
+def softly(queries: Tensor, keys: Tensor, values: Tensor, slopes: Tensor, documents: Tensor, slope: Tensor) -> list:
+    """Attention and its gradients in float64, 256 queries at a time, by the formula and nothing else."""
+    queries, keys, values = (x.double().requires_grad_() for x in (queries, keys, values))
+    length = queries.shape[2]
+    place = torch.arange(length)
+    pieces = []
+    for begin in range(0, length, 256):
+        rows, seen = slice(begin, begin + 256), slice(0, begin + 256)
+        distance = (place[None, seen] - place[rows, None]).double()
+        scores = queries[:, :, rows] @ keys[:, :, seen].transpose(-1, -2) / math.sqrt(queries.shape[-1])
+        scores = scores + slopes.double()[:, None, None] * distance
+        hidden = (distance > 0) | (documents[0, rows, None] != documents[0, None, seen])
+        piece = torch.softmax(scores.masked_fill(hidden, float("-inf")), dim=-1) @ values[:, :, seen]
+        piece.backward(slope[:, :, rows].double())
+        pieces.append(piece.detach())
+    return [torch.cat(pieces, dim=2), queries.grad, keys.grad, values.grad]
+
+
+def computed(backend: AttentionBackend, tensors: list[Tensor], slopes: Tensor, documents: Tensor) -> list[Tensor]:
+    queries, keys, values = (x.clone().requires_grad_() for x in tensors[:3])
+    mask = prepare_mask(backend, slopes.to(queries.device), documents, queries.shape[-1], queries.dtype)
+    mixed = attend(queries, keys, values, mask)
+    mixed.backward(tensors[3])
+    return [mixed.detach(), queries.grad, keys.grad, values.grad]
+
+
+def error(found: Tensor, right: Tensor) -> float:
+    return float((found.double().cpu() - right).norm() / right.norm())
+
+
+@cache
+def task(length: int, count: int) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
+    """Slopes, documents, tensors that bf16 holds exactly, and what is right of them."""
+    # The steepest and the flattest slope of the model, one head each.
+    slopes = alibi_slopes(HEADS)[[0, 17]]
+    documents = some_documents(length, count, seed=count, padding=length // 50)
+    tensors = some_tensors((1, 2, length, 64), torch.bfloat16)
+    return slopes, documents, tensors, softly(*tensors[:3], slopes, documents, tensors[3])
+
+
+def check(backend: AttentionBackend, length: int, count: int, dtype: torch.dtype, device: str = "cpu") -> None:
+    slopes, documents, tensors, right = task(length, count)
+    found = computed(backend, [x.to(device, dtype) for x in tensors], slopes, documents.to(device))
+    forward, gradients = TOLERANCES[dtype]
+    errors = [error(a, b) for a, b in zip(found, right, strict=True)]
+    assert errors[0] < forward
+    assert max(errors[1:]) < gradients
+
+
+LENGTHS = [(2, 1), (64, 3), (513, 1), (1024, 100), (2048, 2), (8192, 1), (8192, 900)]
+
+
+@pytest.mark.parametrize(("length", "count"), LENGTHS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_fused_is_attention_in_values_and_gradients(length: int, count: int, dtype: torch.dtype) -> None:
+    check("fused", length, count, dtype)
+
+
+@pytest.mark.parametrize(("length", "count"), LENGTHS[:4])
+def test_reference_is_attention_in_values_and_gradients(length: int, count: int) -> None:
+    check("reference", length, count, torch.float32)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="FlexAttention has no backward pass on a CPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("backend", ["fused", "flex"])
+@pytest.mark.parametrize(("length", "count"), LENGTHS[2:])
+def test_cuda_backends_are_attention(backend: AttentionBackend, length: int, count: int, dtype: torch.dtype) -> None:
+    check(backend, length, count, dtype, "cuda")
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 40), st.integers(1, 6), st.sampled_from([4, 8, 16, 24, 64, 72]), st.data())
+def test_any_shape_agrees(length: int, heads: int, head_width: int, data: st.DataObject) -> None:
+    runs = data.draw(st.lists(st.integers(1, 9), min_size=length, max_size=length))
+    documents = torch.tensor([n for n, run in enumerate(runs) for _ in range(run)][:length])[None]
+    tensors = some_tensors((1, heads, length, head_width), torch.float32, seed=length)
+    right = computed("reference", [x.double() for x in tensors], alibi_slopes(heads), documents)
+    found = computed("fused", tensors, alibi_slopes(heads), documents)
+    # One whole row may have a gradient of zero (a document of one token): errors are held to the largest norm.
+    largest = max(float(x.norm()) for x in right)
+    assert all(float((a.double() - b).norm()) < 1e-4 * largest for a, b in zip(found, right, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("backend", ["reference", "fused"])
+@pytest.mark.parametrize(("length", "count"), [(600, 7), (2048, 900)])
+def test_nothing_leaks_between_documents(
+    backend: AttentionBackend, length: int, count: int, dtype: torch.dtype
+) -> None:
+    slopes = alibi_slopes(HEADS)[[0, 17]]
+    documents = some_documents(length, count, seed=2, padding=20)
+    chosen = documents[0] == count // 2
+    tensors = some_tensors((1, 2, length, 64), dtype)
+    before = computed(backend, tensors, slopes, documents)
+    # Other documents with keys that would win by far, were they seen.
+    loud = [torch.where(chosen[:, None], x, 8 * x) for x in tensors]
+    after = computed(backend, loud, slopes, documents)
+    for a, b in zip(before, after, strict=True):
+        assert torch.equal(a[:, :, chosen], b[:, :, chosen])
+    only = [*tensors[:3], torch.where(chosen[:, None], tensors[3], torch.zeros((), dtype=dtype))]
+    for gradient in computed(backend, only, slopes, documents)[1:]:
+        assert not gradient[:, :, ~chosen].any()
+
+
+def test_a_row_of_more_documents_than_the_short_code_has_words() -> None:
+    documents = torch.arange(4096)[None]
+    tensors = some_tensors((1, 2, 4096, 16), torch.float32)
+    mixed, queries, keys, _ = computed("fused", tensors, alibi_slopes(2), documents)
+    assert torch.allclose(mixed, tensors[2], atol=1e-5)
+    assert queries.abs().max() < 1e-3
+    assert keys.abs().max() < 1e-3
+
+
+def test_rows_of_131072_tokens_keep_their_places_in_bf16() -> None:
+    """The last position's neighbours, which bf16 positions beyond 256 steps would not tell apart."""
+    length = 131_072
+    slopes = alibi_slopes(HEADS)[[0]]
+    documents = torch.zeros(1, length, dtype=torch.int64)
+    mask = prepare_mask("fused", slopes, documents, 64, torch.bfloat16)
+    logits = (mask.alibi_queries[0, 0, -1].double() @ mask.alibi_keys[0, 0, -200:].double().T) / 8
+    slope = float(slopes[0])
+    expected = slope * (torch.arange(-199, 1).double())
+    assert (logits - logits[-1] - expected).abs().max() < 0.02 * slope * 199
+
+
+def kept_bytes(length: int, backend: AttentionBackend) -> int:
+    """Bytes that autograd keeps for the backward pass."""
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    tensors = some_tensors((1, 2, length, 64), torch.float32)
+    documents = torch.zeros(1, length, dtype=torch.int64)
+    mask = prepare_mask(backend, alibi_slopes(2), documents, 64, torch.float32)
+    queries, keys, values = (x.requires_grad_() for x in tensors[:3])
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        kept_alive = attend(queries, keys, values, mask)
+    del kept_alive
+    return sum(kept.values())
+
+
+def test_memory_of_fused_grows_with_the_length_and_no_faster() -> None:
+    assert kept_bytes(4096, "fused") <= 4.1 * kept_bytes(1024, "fused")
+    assert kept_bytes(4096, "reference") > 8 * kept_bytes(1024, "reference")
+
+
+def test_flex_on_a_cpu_is_refused_with_what_to_do() -> None:
+    with pytest.raises(ParakeetError, match="needs a CUDA device; use auto, fused or reference"):
+        prepare_mask("flex", alibi_slopes(2), torch.zeros(1, 8, dtype=torch.int64), 64, torch.float32)
