@@ -1,6 +1,6 @@
 from typing import Any
 
-from assets_defs.stage_asset import stage_asset
+from assets_defs.stage_asset import markdown_table, stage_asset
 from parakeet.artifact import Artifact
 
 
@@ -8,4 +8,12 @@ from parakeet.artifact import Artifact
 def packing_plan(artifact: Artifact) -> dict[str, Any]:
     """Best-fit decreasing; pieces of a split document overlap by one token, so that each is predicted."""
     counts = artifact.counts
-    return {key: counts[key] for key in ("rows", "row_tokens", "targets", "fill", "pieces", "split_documents")}
+    shown = ("rows", "row_tokens", "targets", "fill", "pieces", "split_documents")
+    plans = [
+        (plan["row_tokens"], plan["rows"], f"{plan['fill']:.2%}", plan["split_documents"])
+        for plan in counts["lengths"].values()
+    ]
+    return {
+        **{key: counts[key] for key in shown},
+        "lengths": markdown_table(("row tokens", "rows", "fill", "split documents"), plans),
+    }

@@ -1,6 +1,7 @@
 """The packing plan: which pieces of which documents share a training row, with no token lost."""
 
-from collections.abc import Iterator, Mapping
+from array import array
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,94 +9,144 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from parakeet.data.shards import TokenShards
+from parakeet.data.shards import TokenShards, ranges
 from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 
-PLAN_FILE = "plan.arrow"
+
+def plan_file(row_tokens: int) -> str:
+    """Name of the plan for rows of this length."""
+    return f"plan-{row_tokens}.arrow"
 
 
 @dataclass(frozen=True)
-class Piece:
-    """`length` tokens of a document from `start`: the first is only an input, the last only a target."""
+class PackedRows:
+    """Rows of pieces: row r holds the pieces from offsets[r] to offsets[r + 1], in the order of its positions.
 
-    document: int
-    start: int
-    length: int
+    offsets (rows + 1,); document, start, length (pieces,): `length` tokens of a document from `start`. A piece fills
+    one position fewer than it has tokens: the first token is only an input, the last only a target.
+    """
 
-    @property
-    def slots(self) -> int:
-        """Positions of a row that the piece fills: one fewer than its tokens."""
-        return self.length - 1
+    offsets: np.ndarray
+    document: np.ndarray
+    start: np.ndarray
+    length: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def take(self, rows: np.ndarray) -> "PackedRows":
+        """Some of the rows, in the order of the numbers `rows`."""
+        begin = self.offsets[rows].astype(np.int64)
+        counts = self.offsets[rows + 1] - begin
+        pieces = ranges(begin, counts)
+        columns = (column[pieces].astype(np.int64) for column in (self.document, self.start, self.length))
+        return PackedRows(np.concatenate([[0], np.cumsum(counts)]), *columns)
 
 
 def make_packing_plan(recipe: Recipe, inputs: Mapping[str, Path], output: Path, progress: Progress) -> dict[str, Any]:
-    """Stage `packing_plan`: rows of the training split."""
-    row_tokens = recipe.packing.row_tokens
+    """Stage `packing_plan`: rows of the training split, one plan for each length that is trained at.
+
+    The counts are those of packing.row_tokens, and under `lengths` those of every length.
+    """
     lengths = TokenShards(inputs["token_shards"], "train").lengths()
+    counts: dict[str, dict[str, Any]] = {}
     with progress.task("packing plan", None, "rows") as task:
-        rows = pack(lengths, row_tokens)
-        task.advance(len(rows))
-    if not rows:
-        raise ParakeetError("No training document is left to pack: add text, or lower deduplication.held_out_fraction.")
-    write_plan(output / PLAN_FILE, rows)
-    slots = sum(piece.slots for row in rows for piece in row)
+        for row_tokens in sorted(set(recipe.packing.lengths)):
+            rows = pack(lengths, row_tokens)
+            if not len(rows):
+                raise ParakeetError(
+                    "No training document is left to pack: add text, or lower deduplication.held_out_fraction."
+                )
+            write_plan(output / plan_file(row_tokens), rows)
+            counts[str(row_tokens)] = _counts(rows, lengths, row_tokens)
+            task.advance(len(rows))
+    return {**counts[str(recipe.packing.row_tokens)], "lengths": counts}
+
+
+def _counts(rows: PackedRows, lengths: np.ndarray, row_tokens: int) -> dict[str, Any]:
+    targets = int((rows.length - 1).sum())
     return {
         "rows": len(rows),
         "row_tokens": row_tokens,
-        "targets": slots,
-        "fill": slots / (len(rows) * row_tokens),
-        "pieces": sum(map(len, rows)),
+        "targets": targets,
+        "fill": targets / (len(rows) * row_tokens),
+        "pieces": len(rows.document),
         "split_documents": int((lengths - 1 > row_tokens).sum()),
     }
 
 
-def pieces_of(lengths: np.ndarray, row_tokens: int) -> Iterator[Piece]:
-    """Every document in pieces of at most `row_tokens` slots; neighbours overlap by one token.
+def pieces_of(lengths: np.ndarray, row_tokens: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every document in pieces that fill at most `row_tokens` positions; neighbours overlap by one token.
 
-    A document of one token predicts nothing and has no piece.
+    lengths (documents,) in tokens to document, start, length (pieces,), all int64. A document of one token
+    predicts nothing and has no piece.
     """
-    for document, length in enumerate(lengths.tolist()):
-        for start in range(0, length - 1, row_tokens):
-            yield Piece(document, start, min(row_tokens, length - 1 - start) + 1)
+    targets = np.maximum(lengths.astype(np.int64) - 1, 0)
+    counts = -(-targets // row_tokens)
+    document = np.repeat(np.arange(len(lengths)), counts)
+    start = ranges(np.zeros_like(counts), counts) * row_tokens
+    return document, start, np.minimum(targets[document] - start, row_tokens) + 1
 
 
-def pack(lengths: np.ndarray, row_tokens: int) -> list[list[Piece]]:
+def pack(lengths: np.ndarray, row_tokens: int) -> PackedRows:
     """Best-fit decreasing: the longest piece first, each into the fullest row that still takes it.
 
-    lengths (documents,) in tokens. Ties go to the lower document and the older row, so the plan is a pure
-    function of its arguments. A bit set of the room left makes each step O(row_tokens / 64).
+    lengths (documents,) in tokens. Ties go to the lower document and to the row that was filled last, so the plan
+    is a pure function of its arguments. A million documents of 100 tokens on average take 0.2 s, 2.6 s piece by piece.
     """
-    ordered = sorted(pieces_of(lengths, row_tokens), key=lambda piece: -piece.slots)
-    rows: list[list[Piece]] = []
+    document, start, length = pieces_of(lengths, row_tokens)
+    # At 16 bits numpy sorts by radix.
+    missing = (row_tokens + 1 - length).astype(np.uint16 if row_tokens < 1 << 16 else np.uint32)
+    longest_first = np.argsort(missing, kind="stable")
+    row = _rows_by_best_fit(np.bincount(length - 1, minlength=row_tokens + 1), row_tokens)
+    placed = longest_first[np.argsort(row, kind="stable")]
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(row))])
+    return PackedRows(offsets, document[placed], start[placed], length[placed])
+
+
+def _rows_by_best_fit(count_by_slots: np.ndarray, row_tokens: int) -> np.ndarray:
+    """(pieces,) row of each piece, of the longest first; count_by_slots[s] pieces fill s positions.
+
+    Pieces of one size go together: best fit puts as many as it holds into one row before it looks at the next with
+    the same room, so what a step costs does not grow with them. The rooms that some row has left are a bit set.
+    """
     rows_with_room: list[list[int]] = [[] for _ in range(row_tokens + 1)]
-    rooms = 0
-    for piece in ordered:
-        fitting = rooms >> piece.slots
-        if fitting:
-            room = piece.slots + (fitting & -fitting).bit_length() - 1
-            row = rows_with_room[room].pop()
-            if not rows_with_room[room]:
-                rooms &= ~(1 << room)
-        else:
-            room, row = row_tokens, len(rows)
-            rows.append([])
-        rows[row].append(piece)
-        left = room - piece.slots
-        if left:
-            rows_with_room[left].append(row)
-            rooms |= 1 << left
-    return rows
+    rooms = rows = 0
+    receiving, received = array("q"), array("q")
+    for slots in np.flatnonzero(count_by_slots)[::-1].tolist():
+        left = int(count_by_slots[slots])
+        while left:
+            fitting = rooms >> slots
+            room = slots + (fitting & -fitting).bit_length() - 1 if fitting else row_tokens
+            each = room // slots
+            wanted = -(-left // each)
+            if fitting:
+                having = rows_with_room[room]
+                chosen = having[: -wanted - 1 : -1]
+                del having[-wanted:]
+                if not having:
+                    rooms &= ~(1 << room)
+            else:
+                chosen = list(range(rows, rows + wanted))
+                rows += wanted
+            last = min(each, left - (len(chosen) - 1) * each)
+            receiving.extend(chosen)
+            received.extend([each] * (len(chosen) - 1) + [last])
+            left -= (len(chosen) - 1) * each + last
+            for remaining, some in ((room - each * slots, chosen[:-1]), (room - last * slots, chosen[-1:])):
+                if remaining and some:
+                    rows_with_room[remaining] += some
+                    rooms |= 1 << remaining
+    return np.repeat(np.array(receiving, np.int64), np.array(received, np.int64))
 
 
-def write_plan(path: Path, rows: list[list[Piece]]) -> None:
+def write_plan(path: Path, rows: PackedRows) -> None:
     """One list of (document, start, length) a row, as three list columns that memory-map."""
-    offsets = np.zeros(len(rows) + 1, np.int32)
-    np.cumsum([len(row) for row in rows], out=offsets[1:])
-    flat = [piece for row in rows for piece in row]
+    offsets = rows.offsets.astype(np.int32)
     columns = {
-        name: pa.ListArray.from_arrays(offsets, pa.array([getattr(piece, name) for piece in flat], pa.uint32()))
+        name: pa.ListArray.from_arrays(offsets, pa.array(getattr(rows, name).astype(np.uint32)))
         for name in ("document", "start", "length")
     }
     table = pa.table(columns)
@@ -104,24 +155,20 @@ def write_plan(path: Path, rows: list[list[Piece]]) -> None:
 
 
 class Plan:
-    """A packing plan, memory-mapped."""
+    """The packing plan for rows of one length, memory-mapped."""
 
-    def __init__(self, directory: Path) -> None:
-        path = directory / PLAN_FILE
+    def __init__(self, directory: Path, row_tokens: int) -> None:
+        path = directory / plan_file(row_tokens)
         try:
             table = pa.ipc.open_file(pa.memory_map(str(path), "r")).read_all()
-        except (pa.ArrowException, OSError) as error:
+            table.validate(full=True)
+            columns = {name: table.column(name).combine_chunks() for name in ("document", "start", "length")}
+        except (pa.ArrowException, OSError, KeyError) as error:
             raise ParakeetError(
                 f"{path} is not a whole packing plan ({error}). Run the same build again with: --force packing_plan"
             ) from None
-        columns = {name: table.column(name).combine_chunks() for name in ("document", "start", "length")}
-        self._values = {name: column.values.to_numpy() for name, column in columns.items()}
-        self._offsets = columns["document"].offsets.to_numpy()
+        values = (column.values.to_numpy() for column in columns.values())
+        self.rows = PackedRows(columns["document"].offsets.to_numpy(), *values)
 
     def __len__(self) -> int:
-        return len(self._offsets) - 1
-
-    def row(self, number: int) -> list[Piece]:
-        begin, end = self._offsets[number], self._offsets[number + 1]
-        columns = (self._values[name][begin:end].tolist() for name in ("document", "start", "length"))
-        return [Piece(*piece) for piece in zip(*columns, strict=True)]
+        return len(self.rows)

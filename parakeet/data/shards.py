@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -158,6 +158,14 @@ class ShardWriter:
         return pa.RecordBatch.from_arrays(columns, schema=self.schema)
 
 
+def ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """starts[0], starts[0] + 1, … (counts[0] of them), then the same from starts[1], and so on; int64."""
+    ends = np.cumsum(counts)
+    numbers = np.repeat(starts - ends + counts, counts)
+    numbers += np.arange(len(numbers))
+    return numbers
+
+
 def _lists(arrays: list[np.ndarray]) -> pa.ListArray:
     offsets = np.zeros(len(arrays) + 1, np.int32)
     np.cumsum([len(array) for array in arrays], out=offsets[1:])
@@ -165,88 +173,211 @@ def _lists(arrays: list[np.ndarray]) -> pa.ListArray:
 
 
 class TokenShards:
-    """Random access to the documents of one split, memory-mapped: documents are numbered in file order."""
+    """Random access to the documents of one split, memory-mapped: documents are numbered in file order.
+
+    The tokens stay in the files. Held are 12 bytes a document, and 13 more where some documents are not learnt whole.
+    `vocabulary_rows` is one more than the largest id that may stand in them.
+    """
 
     def __init__(self, directory: Path, split: str = "train", tokenizer: Tokenizer | None = None) -> None:
         """Raises ParakeetError if a file is missing or torn, or was made with another tokenizer."""
         self.directory = directory
-        files = sorted(directory.glob(f"{split}-*.arrow"))
-        if not files:
+        self._paths = sorted(directory.glob(f"{split}-*.arrow"))
+        if not self._paths:
             raise ParakeetError(
                 f"{directory} holds no {split} shards. Run the same build again with: --force token_shards"
             )
-        self._ids: list[np.ndarray] = []
-        self._offsets: list[np.ndarray] = []
-        self._spans: list[tuple[np.ndarray, np.ndarray]] = []
-        self._sources: list[np.ndarray] = []
-        self._bytes: list[np.ndarray] = []
-        self._doc_ids: list[pa.FixedSizeBinaryArray] = []
         self.names: list[str] = []
-        for path in files:
-            self._map(path, tokenizer)
-        counts = [len(offsets) - 1 for offsets in self._offsets]
-        self._first = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        self.vocabulary_rows = 0
+        self._words: list[np.ndarray] = []
+        self._batches: list[pa.RecordBatch] = []
+        columns: list[_BatchColumns] = []
+        for path in self._paths:
+            batches = self._map(path, tokenizer)
+            words_before = sum(map(len, self._words[:-1]))
+            columns += [_batch_columns(batch, self._words[-1], words_before) for batch in batches]
+            self._batches += batches
+        self._first = _cumulative([len(batch) for batch in self._batches])
+        # Words of all files are counted through: the address of a token is its number among them.
+        self._file_begins = _cumulative([len(words) for words in self._words])
+        self._lengths = _joined([c.lengths for c in columns], np.uint32)
+        self._addresses = _joined([c.addresses for c in columns], np.int64)
+        self._whole = _joined([c.whole for c in columns], np.bool_)
+        self._all_whole = bool(self._whole.all())
+        if self._all_whole:
+            self._whole = np.zeros(0, np.bool_)
+        else:
+            self._span_words = _joined([c.span_words for c in columns], np.uint32)
+            self._span_addresses = _joined([c.span_addresses for c in columns], np.int64)
 
-    def _map(self, path: Path, tokenizer: Tokenizer | None) -> None:
+    def _map(self, path: Path, tokenizer: Tokenizer | None) -> list[pa.RecordBatch]:
         try:
-            reader = pa.ipc.open_file(pa.memory_map(str(path), "r"))
+            mapped = pa.memory_map(str(path), "r").read_buffer()
+            reader = pa.ipc.open_file(mapped)
             metadata = {key.decode(): value.decode() for key, value in (reader.schema.metadata or {}).items()}
             batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
+            for batch in batches:
+                batch.validate(full=True)
             self.names = json.loads(metadata["sources"])
+            self.vocabulary_rows = tokenizer.rows if tokenizer is not None else int(metadata["vocabulary_rows"])
+            made_with = metadata["tokenizer_sha256"]
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:
             raise ParakeetError(
                 f"{path} is not a whole token shard ({error}). Run the same build again with: --force token_shards"
             ) from None
-        if tokenizer is not None and metadata["tokenizer_sha256"] != tokenizer.sha256:
+        if tokenizer is not None and made_with != tokenizer.sha256:
             raise ParakeetError(
-                f"{path} was made with tokenizer {metadata['tokenizer_sha256']}, not with {tokenizer.sha256}. "
+                f"{path} was made with tokenizer {made_with}, not with {tokenizer.sha256}. "
                 "Run the same build again with: --force token_shards"
             )
-        for batch in batches:
-            ids, spans = batch.column("input_ids"), batch.column("loss_spans")
-            self._ids.append(ids.values.to_numpy(zero_copy_only=True))
-            self._offsets.append(ids.offsets.to_numpy(zero_copy_only=True))
-            self._spans.append(
-                (spans.values.to_numpy(zero_copy_only=True), spans.offsets.to_numpy(zero_copy_only=True))
-            )
-            self._sources.append(batch.column("source").indices.to_numpy(zero_copy_only=True))
-            self._doc_ids.append(batch.column("doc_id"))
-            self._bytes.append(batch.column("n_bytes").to_numpy(zero_copy_only=True))
+        self._words.append(np.frombuffer(mapped, np.uint32, mapped.size // 4))
+        return batches
 
     def __len__(self) -> int:
-        return int(self._first[-1])
+        return len(self._lengths)
 
     def lengths(self) -> np.ndarray:
         """(documents,) int64 tokens of each document."""
-        return np.concatenate(
-            [np.zeros(0, np.int64), *(np.diff(offsets).astype(np.int64) for offsets in self._offsets)]
-        )
+        return self._lengths.astype(np.int64)
 
     def sources(self) -> np.ndarray:
         """(documents,) index of each document's source in `names`."""
-        return np.concatenate([np.zeros(0, np.int16), *self._sources])
+        return _joined([batch.column("source").indices.to_numpy() for batch in self._batches], np.int16)
 
     def n_bytes(self) -> np.ndarray:
         """(documents,) UTF-8 bytes of content."""
-        return np.concatenate([np.zeros(0, np.uint32), *self._bytes])
+        return _joined([batch.column("n_bytes").to_numpy() for batch in self._batches], np.uint32)
+
+    def id_counts(self) -> np.ndarray:
+        """(vocabulary rows,) how often each id stands in these shards."""
+        counts = np.zeros(self.vocabulary_rows, np.int64)
+        for batch in self._batches:
+            ids = batch.column("input_ids").values.to_numpy()
+            found = np.bincount(ids)
+            if len(found) > self.vocabulary_rows:
+                self._refuse(np.arange(len(self)))
+            counts[: len(found)] += found
+        return counts
 
     def tokens(self, number: int) -> np.ndarray:
         """Ids of one document: a read-only uint32 view of the mapped file."""
-        batch, row = self._locate(number)
-        offsets = self._offsets[batch]
-        return self._ids[batch][offsets[row] : offsets[row + 1]]
+        address = int(self._addresses[number])
+        file = int(np.searchsorted(self._file_begins, address, side="right")) - 1
+        begin = address - int(self._file_begins[file])
+        return self._words[file][begin : begin + int(self._lengths[number])]
 
-    def doc_id(self, number: int) -> bytes:
-        """The 16 bytes by which all stages know a document."""
-        batch, row = self._locate(number)
-        return bytes(self._doc_ids[batch][row].as_py())
+    def read(self, documents: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Ids (Σ lengths,) uint32 of pieces, one after the other: lengths[i] tokens of documents[i] from starts[i].
+
+        ParakeetError where a document is shorter than that, or holds an id beyond the vocabulary.
+        """
+        if len(documents) == 0:
+            return np.zeros(0, np.uint32)
+        if documents.max() >= len(self) or (starts + lengths > self._lengths[documents]).any():
+            raise ParakeetError(
+                f"{self.directory} does not hold all tokens that the packing plan names: it was made from other "
+                "shards. Run the same build again with: --force packing_plan"
+            )
+        ids = self._gather(self._addresses[documents] + starts, lengths)
+        if int(ids.max(initial=0)) >= self.vocabulary_rows:
+            self._refuse(documents)
+        return ids
+
+    def learnt_whole(self, documents: np.ndarray) -> np.ndarray:
+        """(documents,) whether every token after the first of a document is a target."""
+        return np.ones(len(documents), np.bool_) if self._all_whole else self._whole[documents]
+
+    def spans(self, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Number of loss spans of each document (documents,), and (Σ numbers, 2) start and end of each, in tokens.
+
+        For documents that are not learnt whole.
+        """
+        words = self._span_words[documents].astype(np.int64)
+        return words // 2, self._gather(self._span_addresses[documents], words).astype(np.int64).reshape(-1, 2)
 
     def loss_spans(self, number: int) -> np.ndarray:
         """Flat start, end pairs of one document, in tokens from its beginning."""
         batch, row = self._locate(number)
-        values, offsets = self._spans[batch]
-        return values[offsets[row] : offsets[row + 1]]
+        spans: np.ndarray = self._batches[batch].column("loss_spans")[row].values.to_numpy()
+        return spans
+
+    def doc_id(self, number: int) -> bytes:
+        """The 16 bytes by which all stages know a document."""
+        batch, row = self._locate(number)
+        return bytes(self._batches[batch].column("doc_id")[row].as_py())
 
     def _locate(self, number: int) -> tuple[int, int]:
         batch = int(np.searchsorted(self._first, number, side="right")) - 1
         return batch, number - int(self._first[batch])
+
+    def _gather(self, addresses: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """Words (Σ counts,): counts[i] of them from addresses[i], in one indexing for each file they are in."""
+        if len(self._words) == 1:
+            return self._words[0][ranges(addresses, counts)]
+        files = np.searchsorted(self._file_begins, addresses, side="right") - 1
+        by_file = np.argsort(files, kind="stable")
+        sources = ranges((addresses - self._file_begins[files])[by_file], counts[by_file])
+        places = ranges((np.cumsum(counts) - counts)[by_file], counts[by_file])
+        found = np.empty(len(places), np.uint32)
+        words_of_file = np.bincount(files, weights=counts, minlength=len(self._words)).astype(np.int64)
+        begin = 0
+        for file in np.flatnonzero(words_of_file).tolist():
+            end = begin + int(words_of_file[file])
+            found[places[begin:end]] = self._words[file][sources[begin:end]]
+            begin = end
+        return found
+
+    def _refuse(self, documents: np.ndarray) -> NoReturn:
+        """Name the first document with an id beyond the vocabulary."""
+        for number in documents.tolist():
+            largest = int(self.tokens(number).max(initial=0))
+            if largest >= self.vocabulary_rows:
+                file = int(np.searchsorted(self._file_begins, self._addresses[number], side="right")) - 1
+                raise ParakeetError(
+                    f"{self._paths[file]}: document {self.doc_id(number).hex()} holds the token id {largest}, but the "
+                    f"vocabulary has {self.vocabulary_rows:,} rows. Run the same build again with: --force token_shards"
+                )
+        raise AssertionError("no document holds an id beyond the vocabulary")
+
+
+class _BatchColumns(NamedTuple):
+    """What is looked up by document, of one record batch; addresses are numbers of words among those of all files."""
+
+    lengths: np.ndarray
+    addresses: np.ndarray
+    whole: np.ndarray
+    span_words: np.ndarray
+    span_addresses: np.ndarray
+
+
+def _batch_columns(batch: pa.RecordBatch, words: np.ndarray, words_before: int) -> _BatchColumns:
+    ids, spans = batch.column("input_ids"), batch.column("loss_spans")
+    begins, span_begins = ids.offsets.to_numpy(), spans.offsets.to_numpy()
+    lengths, span_words = np.diff(begins), np.diff(span_begins)
+    bounds = spans.values.to_numpy()
+    # The first token of a document is no target, wherever its span begins.
+    whole = span_words == 2
+    whole[whole] = (bounds[span_begins[:-1][whole]] <= 1) & (bounds[span_begins[:-1][whole] + 1] >= lengths[whole])
+    return _BatchColumns(
+        lengths.astype(np.uint32),
+        words_before + _place(ids.values, words) + begins[:-1].astype(np.int64),
+        whole,
+        span_words.astype(np.uint32),
+        words_before + _place(spans.values, words) + span_begins[:-1].astype(np.int64),
+    )
+
+
+def _place(values: pa.Array, words: np.ndarray) -> int:
+    """Number of the word of a mapped file at which an array of the same file begins."""
+    if len(values) == 0:
+        return 0
+    begin = values.to_numpy().__array_interface__["data"][0] - words.__array_interface__["data"][0]
+    return int(begin) // words.itemsize
+
+
+def _joined(parts: list[np.ndarray], dtype: type) -> np.ndarray:
+    return np.concatenate([np.zeros(0, dtype), *parts])
+
+
+def _cumulative(counts: list[int]) -> np.ndarray:
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])

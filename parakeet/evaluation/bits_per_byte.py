@@ -2,12 +2,13 @@
 
 import lzma
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from parakeet.data.packing import Piece, pack
+from parakeet.data.loader import place_rows
+from parakeet.data.packing import pack
 from parakeet.data.shards import TokenShards
 from parakeet.errors import ParakeetError
 from parakeet.model.loss import token_losses
@@ -15,7 +16,7 @@ from parakeet.model.transformer import Parakeet
 from parakeet.progress import Progress
 from parakeet.tokenizer import Tokenizer
 
-ROWS_PER_BATCH = 8
+TOKENS_PER_BATCH = 8192
 
 
 @dataclass(frozen=True)
@@ -50,27 +51,30 @@ def measure(
 
     bits = Σ −log2 p(content token), bytes = UTF-8 bytes of the content.
     """
-    controls = np.array(sorted(tokenizer.control_ids), np.int64)
-    tokens = [np.asarray(shards.tokens(number), np.int64) for number in documents]
-    content = [ids[~np.isin(ids, controls)] for ids in tokens]
-    text = b"".join(tokenizer.token_bytes(token_id) for ids in content for token_id in ids.tolist())
-    bits = _model_bits(model, tokens, controls, row_tokens, progress) / math.log(2)
+    content = read_whole(shards, documents)
+    content = content[~is_control(tokenizer)[content]]
+    text = b"".join(map(tokenizer.token_bytes, content.tolist()))
+    bits = _model_bits(model, tokenizer, shards, documents, row_tokens, progress)
     if not math.isfinite(bits):
         raise ParakeetError("The model's held-out loss is not finite: its weights are unusable.")
     return BitsPerByte(
         documents=len(documents),
         n_bytes=len(text),
         model=bits / len(text),
-        unigram=float(sum(unigram[ids].sum() for ids in content)) / len(text),
+        unigram=float(unigram[content].sum()) / len(text),
         xz=8 * len(lzma.compress(text, preset=9)) / len(text),
     )
 
 
+def read_whole(shards: TokenShards, documents: list[int]) -> np.ndarray:
+    """Ids (n,) uint32 of some documents, one after the other; ParakeetError where one is beyond the vocabulary."""
+    numbers = np.array(documents, np.int64)
+    return shards.read(numbers, np.zeros_like(numbers), shards.lengths()[numbers])
+
+
 def unigram_bits(tokenizer: Tokenizer, shards: TokenShards) -> np.ndarray:
     """(rows,) −log2 p of each ordinary id in `shards`, add-one smoothed; control ids have no part in it."""
-    counts = np.zeros(tokenizer.rows, np.int64)
-    for number in range(len(shards)):
-        np.add.at(counts, shards.tokens(number), 1)
+    counts = shards.id_counts()
     ordinary = np.array(tokenizer.defined_ids())
     smoothed = np.zeros(tokenizer.rows)
     smoothed[ordinary] = counts[ordinary] + 1.0
@@ -80,36 +84,48 @@ def unigram_bits(tokenizer: Tokenizer, shards: TokenShards) -> np.ndarray:
 
 @torch.no_grad()
 def _model_bits(
-    model: Parakeet, tokens: list[np.ndarray], controls: np.ndarray, row_tokens: int, progress: Progress
+    model: Parakeet,
+    tokenizer: Tokenizer,
+    shards: TokenShards,
+    documents: list[int],
+    row_tokens: int,
+    progress: Progress,
 ) -> float:
-    """Nats of all content tokens, each predicted from what precedes it in its row's document."""
-    rows = pack(np.array([len(ids) for ids in tokens]), row_tokens)
+    """Bits of all content tokens, each predicted from what precedes it in its row's document."""
+    numbers = np.array(documents, np.int64)
+    rows = pack(shards.lengths()[numbers], row_tokens)
+    rows = replace(rows, document=numbers[rows.document])
+    control = is_control(tokenizer)
+    step = rows_per_batch(row_tokens)
     nats = 0.0
     with progress.task("held-out bits per byte", len(rows), "rows") as task:
-        for begin in range(0, len(rows), ROWS_PER_BATCH):
-            batch = rows[begin : begin + ROWS_PER_BATCH]
-            nats += _batch_nats(model, tokens, batch, controls, row_tokens)
-            task.advance(len(batch))
-    return nats
+        for begin in range(0, len(rows), step):
+            some = rows.take(np.arange(begin, min(begin + step, len(rows))))
+            placed = place_rows(shards, some, row_tokens, tokenizer.padding)
+            counted = (placed.documents >= 0) & ~control[placed.following]
+            nats += float(content_nats(model, placed.inputs, placed.following, placed.documents, counted).sum())
+            task.advance(len(some))
+    return nats / math.log(2)
 
 
-def _batch_nats(
-    model: Parakeet, tokens: list[np.ndarray], rows: list[list[Piece]], controls: np.ndarray, row_tokens: int
-) -> float:
-    inputs = np.zeros((len(rows), row_tokens), np.int64)
-    targets = np.zeros_like(inputs)
-    documents = np.full_like(inputs, -1)
-    for index, row in enumerate(rows):
-        begin = 0
-        for number, piece in enumerate(row):
-            ids = tokens[piece.document][piece.start : piece.start + piece.length]
-            end = begin + piece.slots
-            inputs[index, begin:end], targets[index, begin:end] = ids[:-1], ids[1:]
-            documents[index, begin:end] = number
-            begin = end
+def rows_per_batch(row_tokens: int) -> int:
+    """Long rows go one by one: the memory of a batch stays the same up to TOKENS_PER_BATCH, and linear beyond."""
+    return max(1, TOKENS_PER_BATCH // row_tokens)
+
+
+def content_nats(
+    model: Parakeet, inputs: np.ndarray, targets: np.ndarray, documents: np.ndarray, counted: np.ndarray
+) -> np.ndarray:
+    """−log p in nats (n,) float64 of the targets where `counted` is true, in their order; all (rows, row_tokens)."""
     device = model.embedding.weight.device
     hidden = model(torch.from_numpy(inputs).to(device), torch.from_numpy(documents).to(device))
-    counted = (documents >= 0) & ~np.isin(targets, controls)
     where = torch.from_numpy(counted).to(device)
     losses = token_losses(hidden[where], model.embedding.weight, torch.from_numpy(targets).to(device)[where])
-    return float(losses.double().sum())
+    return losses.double().cpu().numpy()
+
+
+def is_control(tokenizer: Tokenizer) -> np.ndarray:
+    """(rows,) whether an id is a control token, which is no content."""
+    controls = np.zeros(tokenizer.rows, np.bool_)
+    controls[list(tokenizer.control_ids)] = True
+    return controls

@@ -11,11 +11,19 @@ from parakeet.data.questions import read_questions
 from parakeet.data.shards import TokenShards
 from parakeet.errors import ParakeetError
 from parakeet.evaluation.bits_per_byte import BitsPerByte, choose_documents, measure, unigram_bits
+from parakeet.evaluation.by_position import ByPosition, as_json, draw_by_position, measure_by_position
 from parakeet.evaluation.exact_match import accuracy, answers_to, replies_to
-from parakeet.evaluation.tables import EVALUATION_FILE, NOT_APPLICABLE, PLOT_FILE, REPORT_FILE, render_report
+from parakeet.evaluation.tables import (
+    BY_POSITION_PLOT_FILE,
+    EVALUATION_FILE,
+    NOT_APPLICABLE,
+    PLOT_FILE,
+    REPORT_FILE,
+    render_report,
+)
 from parakeet.generation.decoder import Decoder
 from parakeet.generation.engine import Engine
-from parakeet.model.transformer import best_device, load_model
+from parakeet.model.transformer import Parakeet, best_device, load_model
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.template import render_prompt
@@ -32,15 +40,15 @@ def evaluate(recipe: Recipe, inputs: Mapping[str, Path], output: Path, progress:
     questions = read_questions(inputs["documents"])
     replies = answers_to(engine, questions)
     prompts = recipe.evaluation.prompts
-    by_source = _bits_per_byte(recipe, inputs["token_shards"], model, tokenizer, progress)
     result: dict[str, Any] = {
-        "bits_per_byte": {name: asdict(bits) if bits else None for name, bits in by_source.items()},
+        **_bits_per_byte(recipe, inputs["token_shards"], model, tokenizer, progress),
         "exact_match": accuracy(questions, replies) if questions else NOT_APPLICABLE,
         "replies": [{"prompt": p, "reply": r} for p, r in zip(prompts, replies_to(engine, prompts), strict=True)],
     }
     (output / EVALUATION_FILE).write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (output / REPORT_FILE).write_text(render_report(recipe.name, result), encoding="utf-8")
     draw_bits_per_byte(result["bits_per_byte"], output / PLOT_FILE)
+    draw_by_position(result["bits_per_byte_by_position"], output / BY_POSITION_PLOT_FILE)
     return result
 
 
@@ -55,19 +63,32 @@ def _check_prompts(recipe: Recipe, engine: Engine) -> None:
 
 
 def _bits_per_byte(
-    recipe: Recipe, shards: Path, model: Any, tokenizer: Tokenizer, progress: Progress
-) -> dict[str, BitsPerByte | None]:
-    """By source; None where less is held out than a figure could be trusted on."""
+    recipe: Recipe, shards: Path, model: Parakeet, tokenizer: Tokenizer, progress: Progress
+) -> dict[str, Any]:
+    """In whole and by position, of each source; None where less is held out than a figure could be trusted on."""
     held_out = TokenShards(shards, "held_out", tokenizer)
     unigram = unigram_bits(tokenizer, TokenShards(shards, "train", tokenizer))
-    result: dict[str, BitsPerByte | None] = {}
+    positions = recipe.evaluation.position_tokens or model.config.context
+    whole: dict[str, BitsPerByte | None] = {}
+    by_position: dict[str, ByPosition | None] = {}
+    for name, documents in _documents_by_source(recipe, held_out).items():
+        whole[name] = by_position[name] = None
+        if documents:
+            whole[name] = measure(model, tokenizer, held_out, documents, unigram, recipe.packing.row_tokens, progress)
+            by_position[name] = measure_by_position(model, tokenizer, held_out, documents, positions, progress)
+    return {
+        "bits_per_byte": {name: asdict(bits) if bits else None for name, bits in whole.items()},
+        "bits_per_byte_by_position": as_json(by_position, max(recipe.packing.lengths)),
+    }
+
+
+def _documents_by_source(recipe: Recipe, held_out: TokenShards) -> dict[str, list[int]]:
+    """Documents that are measured; none of a source of which too little is held out."""
+    result = {}
     for index, name in enumerate(held_out.names):
         documents = choose_documents(held_out, index, recipe.evaluation.max_bytes)
         n_bytes = int(held_out.n_bytes()[documents].sum()) if documents else 0
-        if n_bytes < max(1, recipe.shards.min_held_out_bytes):
-            result[name] = None
-            continue
-        result[name] = measure(model, tokenizer, held_out, documents, unigram, recipe.packing.row_tokens, progress)
+        result[name] = documents if n_bytes >= max(1, recipe.shards.min_held_out_bytes) else []
     return result
 
 

@@ -9,6 +9,7 @@ from parakeet.sanitise import sanitise
 EVALUATION_FILE = "evaluation.json"
 REPORT_FILE = "report.md"
 PLOT_FILE = "bits_per_byte.png"
+BY_POSITION_PLOT_FILE = "bits_per_byte_by_position.png"
 NOT_APPLICABLE = "not applicable"
 
 
@@ -26,6 +27,7 @@ def render_report(name: str, result: Mapping[str, Any]) -> str:
                 f"# Evaluation of {name}",
                 "## Held-out bits per byte\n\nLower is better. The unigram model has the same tokenizer; `xz -9` "
                 "compresses the same bytes, concatenated.\n\n" + bits_per_byte_table(result["bits_per_byte"]),
+                "## Held-out bits per byte by position\n\n" + by_position_section(result["bits_per_byte_by_position"]),
                 "## Exact answers to held-out questions\n\n" + exact_match_table(result["exact_match"]),
                 "## Replies\n\nGreedy, to the same prompts for every model.\n\n" + replies_table(result["replies"]),
             ]
@@ -43,6 +45,29 @@ def bits_per_byte_table(by_source: Mapping[str, Any]) -> str:
             figures = " | ".join(f"{bits[key]:.3f}" for key in ("model", "unigram", "xz"))
             rows.append(f"| {name} | {bits['documents']:,} | {bits['n_bytes']:,} | {figures} |")
     return "\n".join(rows)
+
+
+def by_position_section(by_position: Mapping[str, Any]) -> str:
+    """What was measured, in words, and a table with one column for each source that could be."""
+    sources = {name: found for name, found in by_position["sources"].items() if found is not None}
+    said = (
+        "Held-out documents one after the other, without a document mask, so that every position is predicted from "
+        f"all before it. The model was trained on rows of up to {by_position['longest_trained_row_tokens']:,} tokens. "
+        "± is one standard error over rows."
+    )
+    if not sources:
+        return f"{said}\n\nNot measured: it takes held-out text for two rows of 32 tokens."
+    cells = {
+        (bucket["first"], bucket["last"], name): f"{bucket['bits_per_byte']:.3f} ± {bucket['standard_error']:.3f}"
+        for name, found in sources.items()
+        for bucket in found["buckets"]
+    }
+    rows = [f"| positions | {' | '.join(sources)} |", "|---|" + "---:|" * len(sources)]
+    for first, last in sorted({(first, last) for first, last, _ in cells}):
+        figures = " | ".join(cells.get((first, last, name), "") for name in sources)
+        rows.append(f"| {first:,} to {last:,} | {figures} |")
+    figures = " | ".join(f"{found['rows']:,} of {found['row_tokens']:,} tokens" for found in sources.values())
+    return "\n".join([said, "", *rows, f"| rows measured | {figures} |"])
 
 
 def exact_match_table(exact_match: Any) -> str:

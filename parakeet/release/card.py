@@ -37,6 +37,7 @@ def render_card(
         f"## Text\n\n{_text_table(recipe, shards)}",
         "## Held-out bits per byte\n\n" + bits_per_byte_table(evaluation["bits_per_byte"]),
         "![Bits per byte](bits_per_byte.png)",
+        "![Bits per byte by position](bits_per_byte_by_position.png)",
         "## Exact answers to held-out questions\n\n" + exact_match_table(evaluation["exact_match"]),
         "## Replies\n\n" + replies_table(evaluation["replies"]),
         "## Limits\n\nA tiny model for learning about language models. It says false things with confidence; nothing "

@@ -137,10 +137,14 @@ def test_evaluating_twice_gives_the_same_bytes(prepared: Prepared, tmp_path: Pat
         "token_shards": prepared.shards,
     }
     results = [evaluate(prepared.recipe, inputs, folders[name], Progress()) for name in ("one", "two")]
-    for file in ("evaluation.json", "report.md", "bits_per_byte.png"):
+    for file in ("evaluation.json", "report.md", "bits_per_byte.png", "bits_per_byte_by_position.png"):
         assert (folders["one"] / file).read_bytes() == (folders["two"] / file).read_bytes()
     assert results[0]["exact_match"] == NOT_APPLICABLE
-    assert set(json.loads((folders["one"] / "evaluation.json").read_text())["bits_per_byte"]) == {"talk", "text"}
+    written = json.loads((folders["one"] / "evaluation.json").read_text())
+    assert set(written["bits_per_byte"]) == {"talk", "text"}
+    by_position = written["bits_per_byte_by_position"]
+    assert by_position["longest_trained_row_tokens"] == 32
+    assert {name: found["row_tokens"] for name, found in by_position["sources"].items()} == {"talk": 64, "text": 64}
 
 
 def test_a_source_with_little_held_out_text_is_not_measured(prepared: Prepared, tmp_path: Path) -> None:
@@ -161,6 +165,7 @@ def test_a_source_with_little_held_out_text_is_not_measured(prepared: Prepared, 
     for index, name in enumerate(held_out.names):
         enough = int(held_out.n_bytes()[held_out.sources() == index].sum()) >= 1500
         assert (result["bits_per_byte"][name] is not None) == enough
+        assert (result["bits_per_byte_by_position"]["sources"][name] is not None) == enough
 
 
 def test_what_a_model_says_cannot_break_the_page() -> None:

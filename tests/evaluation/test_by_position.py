@@ -1,0 +1,147 @@
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from parakeet.data.shards import ShardWriter, TokenDocument, TokenShards
+from parakeet.errors import ParakeetError
+from parakeet.evaluation.by_position import ByPosition, as_json, draw_by_position, measure_by_position
+from parakeet.evaluation.tables import by_position_section
+from parakeet.model.config import ModelConfig
+from parakeet.model.transformer import Parakeet
+from parakeet.progress import Progress
+from parakeet.tokenizer import Tokenizer
+
+from ..conftest import Prepared
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def model_of(tokenizer: Tokenizer, scale: float = 1.0) -> Parakeet:
+    config = ModelConfig(layers=2, heads=2, width=16, context=64, vocabulary_rows=tokenizer.rows)
+    model = Parakeet(config)
+    model.initialise(torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        model.embedding.weight.mul_(scale)
+    return model.eval()
+
+
+def shards_of(directory: Path, tokenizer: Tokenizer, lengths: list[int]) -> TokenShards:
+    """Documents of random ordinary ids between a control token and another."""
+    draw = np.random.default_rng(1)
+    ordinary = len(tokenizer.defined_ids())
+    writer = ShardWriter(directory, "held_out", tokenizer, ["text"], 1 << 30)
+    for number, length in enumerate(lengths):
+        ids = draw.integers(0, ordinary, length).astype(np.uint32)
+        ids[0], ids[-1] = tokenizer.role_id("Human"), tokenizer.end_of_prompt
+        writer.write(TokenDocument(number.to_bytes(16, "big"), "text", ids, [0, length], length))
+    writer.close()
+    return TokenShards(directory, "held_out", tokenizer)
+
+
+def measured(model: Parakeet, tokenizer: Tokenizer, shards: TokenShards, row_tokens: int) -> ByPosition | None:
+    return measure_by_position(model, tokenizer, shards, list(range(len(shards))), row_tokens, Progress())
+
+
+def test_a_uniform_model_needs_log2_of_the_vocabulary_for_each_content_token(prepared: Prepared) -> None:
+    """Golden: with an embedding of zeros all logits are equal, at every position. Control tokens count as neither."""
+    tokenizer, shards = prepared.tokenizer, TokenShards(prepared.shards, "held_out", prepared.tokenizer)
+    found = measured(model_of(tokenizer, 0.0), tokenizer, shards, 64)
+    assert found is not None
+    assert [(bucket.first, bucket.last) for bucket in found.buckets] == [(0, 15), (16, 31), (32, 63)]
+    ids = np.concatenate([shards.tokens(number) for number in range(len(shards))])[1 : 64 * found.rows + 1]
+    content = [int(token) for token in ids if int(token) not in tokenizer.control_ids]
+    assert len(content) < len(ids)
+    assert sum(bucket.tokens for bucket in found.buckets) == len(content)
+    assert sum(bucket.n_bytes for bucket in found.buckets) == sum(len(tokenizer.token_bytes(t)) for t in content)
+    for bucket in found.buckets:
+        assert bucket.bits_per_byte * bucket.n_bytes == pytest.approx(bucket.tokens * math.log2(tokenizer.rows))
+
+
+def test_buckets_are_what_each_row_says_as_one_document(prepared: Prepared, tmp_path: Path) -> None:
+    """Against the model's logits, row by row: nothing is masked between documents, and errors are those over rows."""
+    tokenizer = prepared.tokenizer
+    model = model_of(tokenizer, 30.0)
+    shards = shards_of(tmp_path, tokenizer, [9, 50, 3, 130, 2, 77, 40])
+    found = measured(model, tokenizer, shards, 100)
+    assert found is not None
+    assert (found.row_tokens, found.rows) == (100, 3)
+    ids = np.concatenate([shards.tokens(number) for number in range(len(shards))]).astype(np.int64)
+    bits, n_bytes = np.zeros((3, 100)), np.zeros((3, 100))
+    for row in range(3):
+        piece = torch.from_numpy(ids[100 * row : 100 * row + 101])
+        with torch.no_grad():
+            logits = model.logits(model(piece[None, :-1], torch.zeros(1, 100, dtype=torch.int64)))[0]
+        bits[row] = F.cross_entropy(logits, piece[1:], reduction="none").numpy() / math.log(2)
+        n_bytes[row] = [len(tokenizer.token_bytes(int(token))) for token in piece[1:]]
+    bits[n_bytes == 0] = 0.0
+    for bucket, (first, end) in zip(found.buckets, [(0, 16), (16, 32), (32, 64), (64, 100)], strict=True):
+        b, n = bits[:, first:end].sum(1), n_bytes[:, first:end].sum(1)
+        ratio = b.sum() / n.sum()
+        assert bucket.bits_per_byte == pytest.approx(ratio, rel=1e-5)
+        error = np.std(b - ratio * n, ddof=1) / (math.sqrt(3) * n.mean())
+        assert bucket.standard_error == pytest.approx(error, rel=1e-4)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(3, 400), st.integers(1, 300))
+def test_positions_are_cut_to_what_the_text_has_two_rows_of(prepared: Prepared, tokens: int, row_tokens: int) -> None:
+    """Beyond the model's context too. Buckets follow one another from 0 to the last position."""
+    tokenizer = prepared.tokenizer
+    with TemporaryDirectory() as folder:
+        found = measured(model_of(tokenizer), tokenizer, shards_of(Path(folder), tokenizer, [tokens]), row_tokens)
+    if 2 * row_tokens <= tokens - 1:
+        expected = row_tokens
+    else:
+        expected = max((1 << n for n in range(9) if 2 << n <= tokens - 1), default=0)
+    assert (found is None) == (expected < 32)
+    if found is not None:
+        assert found.row_tokens == expected
+        assert found.rows == (tokens - 1) // expected
+        assert [bucket.first for bucket in found.buckets[1:]] == [bucket.last + 1 for bucket in found.buckets[:-1]]
+        assert (found.buckets[0].first, found.buckets[-1].last) == (0, expected - 1)
+
+
+def test_tokens_are_bounded(prepared: Prepared, tmp_path: Path) -> None:
+    shards = shards_of(tmp_path, prepared.tokenizer, [40_000, 30_000])
+    model = model_of(prepared.tokenizer)
+    short, long = (measured(model, prepared.tokenizer, shards, row_tokens) for row_tokens in (64, 8192))
+    assert short is not None
+    assert long is not None
+    assert (short.rows, long.rows) == (512, 8)
+
+
+def test_broken_weights_are_not_scored(prepared: Prepared, tmp_path: Path) -> None:
+    model = model_of(prepared.tokenizer)
+    with torch.no_grad():
+        model.final_norm.weight.fill_(float("nan"))
+    with pytest.raises(ParakeetError, match="not finite"):
+        measured(model, prepared.tokenizer, shards_of(tmp_path, prepared.tokenizer, [200]), 64)
+
+
+def test_the_table_and_the_picture_say_what_was_measured(prepared: Prepared, tmp_path: Path) -> None:
+    shards = TokenShards(prepared.shards, "held_out", prepared.tokenizer)
+    found = measured(model_of(prepared.tokenizer), prepared.tokenizer, shards, 256)
+    assert found is not None
+    result = as_json({"talk": found, "text": None}, 32)
+    assert json.loads(json.dumps(result))["sources"] == {"talk": asdict(found), "text": None}
+    section = by_position_section(result)
+    last = found.buckets[-1]
+    assert f"| {last.first:,} to {last.last:,} | {last.bits_per_byte:.3f} ± {last.standard_error:.3f} |" in section
+    assert f"| rows measured | {found.rows} of 256 tokens |" in section
+    assert "up to 32 tokens" in section
+    assert "Not measured" in by_position_section(as_json({"text": None}, 32))
+    for name, shown in (("some", result), ("none", as_json({"text": None}, 32))):
+        pictures = [tmp_path / f"{name}-{copy}.png" for copy in range(2)]
+        for path in pictures:
+            draw_by_position(shown, path)
+        assert pictures[0].read_bytes() == pictures[1].read_bytes()
+        assert pictures[0].read_bytes().startswith(PNG)
