@@ -5,17 +5,38 @@ import dagster as dg
 from assets_defs.home import ParakeetHome
 from assets_defs.stage_asset import TRAINING_POOL, artifact_of, image, stage_asset
 from parakeet.artifact import Artifact
-from parakeet.training.job import CURVE_FILE
+from parakeet.training.job import CURVE_FILE, METRICS_FILE
 from parakeet.training.stage import fault_of_training
+
+FIGURES = {
+    "parameters": "parameters",
+    "steps": "steps",
+    "tokens": "tokens",
+    "final_loss": "final_loss",
+    "validation_loss": "validation_loss",
+    "tokens_per_second": "tokens_per_second",
+    "seconds": "training_seconds",
+    "mfu": "mfu",
+    "memory_bytes": "peak_memory_bytes",
+    "forecast_bytes": "forecast_memory_bytes",
+    "skipped": "skipped",
+    "rolled_back": "rolled_back",
+    "device": "device",
+    "processes": "processes",
+    "run": "run",
+}
+"""What of the trainer's summary the asset shows, under which name: the stage has a time of its own."""
 
 
 @stage_asset("checkpoint", kinds={"pytorch", "safetensors"}, pool=TRAINING_POOL)
 def checkpoint(artifact: Artifact) -> dict[str, Any]:
     """Trained in a process of its own, which saves and stops on SIGINT or SIGTERM and goes on where it stood."""
-    keys = ("parameters", "steps", "tokens", "final_loss", "tokens_per_second", "seconds", "device", "run")
     counts = artifact.counts
+    measured = {name: counts[key] for key, name in FIGURES.items() if counts.get(key) is not None}
     return {
-        **{f"training_{key}" if key == "seconds" else key: counts[key] for key in keys},
+        "mfu": "unknown",
+        **measured,
+        "metrics": dg.MetadataValue.path(str(artifact.path / METRICS_FILE)),
         "loss_curve": image(artifact.path / CURVE_FILE),
     }
 

@@ -24,6 +24,8 @@ Metadata = Callable[[Artifact], dict[str, Any]]
 class StageConfig(dg.Config):
     force: bool = False
     """Make the artefact anew although nothing has changed."""
+    try_anyway: bool = False
+    """Of `checkpoint`: train although the forecast says that the memory will not do."""
 
 
 def stage_asset(name: str, kinds: set[str], pool: str | None = None) -> Callable[[Metadata], dg.AssetsDefinition]:
@@ -48,7 +50,7 @@ def stage_asset(name: str, kinds: set[str], pool: str | None = None) -> Callable
             parakeet_home: ParakeetHome,
             trainer: dg.PipesSubprocessClient,
         ) -> dg.MaterializeResult:
-            artifact = _ensure(context, parakeet_home, trainer, name, config.force)
+            artifact = _ensure(context, parakeet_home, trainer, name, config)
             shown: dict[str, Any] = {
                 "path": dg.MetadataValue.path(str(artifact.path)),
                 "fingerprint": artifact.fingerprint,
@@ -68,7 +70,7 @@ def _ensure(
     parakeet_home: ParakeetHome,
     trainer: dg.PipesSubprocessClient,
     name: str,
-    force: bool,
+    config: StageConfig,
 ) -> Artifact:
     def launch(command: Sequence[str]) -> str | None:
         try:
@@ -79,7 +81,7 @@ def _ensure(
 
     progress = Progress()
     try:
-        artifact, made = parakeet_home.build().ensure(name, progress, launch, force)
+        artifact, made = parakeet_home.build().ensure(name, progress, launch, config.force, config.try_anyway)
     except (ParakeetError, OSError) as error:
         known = error if isinstance(error, ParakeetError) else explain_os_error(error, f"making {name}")
         raise dg.Failure(description=str(known), allow_retries=False) from None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from parakeet import __version__
+from parakeet.benchmarks.commands import bench
 from parakeet.errors import INTERRUPTED, ParakeetError
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ def main() -> None:
 )
 @click.option("--select", multiple=True, metavar="ASSET", help="Build this and all before it only. Repeatable.")
 @click.option("--force", multiple=True, metavar="ASSET", help="Make this anew though nothing changed. Repeatable.")
-def build(recipe_name: str, data: Sequence[str], select: Sequence[str], force: Sequence[str]) -> None:
+@click.option("--try-anyway", is_flag=True, help="Train although the forecast says that the memory will not do.")
+def build(recipe_name: str, data: Sequence[str], select: Sequence[str], force: Sequence[str], try_anyway: bool) -> None:
     """Build a model from text, making only what is not made yet."""
     from parakeet.home import home
     from parakeet.progress import Progress
@@ -65,20 +67,27 @@ def build(recipe_name: str, data: Sequence[str], select: Sequence[str], force: S
     # The one place where the library reaches up: the assets are Dagster's, and building is materialising them.
     from pipelines.build import run_build
 
-    sys.exit(run_build(home(), recipe, select, force, Progress()))
+    sys.exit(run_build(home(), recipe, select, force, try_anyway, Progress()))
 
 
 @main.command()
 @click.option("--recipe", "recipe_name", default="demo", show_default=True, help="Shipped recipe or recipe file.")
-def plan(recipe_name: str) -> None:
+@click.option("--card", "card_name", metavar="NAME", help='Plan training for this card: "RTX 3080 Ti".')
+@click.option("--memory", metavar="AMOUNT", help="Memory that training may take: 11.2GiB, 12GB.  [default: the card's]")
+def plan(recipe_name: str, card_name: str | None, memory: str | None) -> None:
     """Print what follows from a recipe, and train nothing.
 
-    Parameters by part, tokens, steps, FLOPs, disk space.
+    Parameters by part, tokens, steps, FLOPs, disk space; what a training step takes of the memory, and which
+    policies fit it; for a card the time and energy too.
     """
     from parakeet.plan import render_plan
     from parakeet.recipe_file import load_recipe
+    from parakeet.training.cards import card_named
+    from parakeet.training.memory import parse_memory
 
-    _say(render_plan(load_recipe(recipe_name)))
+    card = card_named(card_name) if card_name is not None else None
+    n_bytes = parse_memory(memory) if memory is not None else None
+    _say(render_plan(load_recipe(recipe_name), card, n_bytes))
 
 
 @main.command()
@@ -215,6 +224,40 @@ def chat(
         raise click.UsageError(str(error)) from None
 
 
+@main.command()
+@click.argument("run", required=False, default="")
+def runs(run: str) -> None:
+    """List the training runs here, or tell all about RUN.
+
+    RUN is the beginning of its key.
+    """
+    import shutil
+
+    from parakeet.home import home
+    from parakeet.stages import RUNS_FOLDER
+    from parakeet.training.run_tables import render_run, render_runs
+
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    folder = home() / RUNS_FOLDER
+    _say(render_run(folder, run) if run else render_runs(folder, width))
+
+
+@main.command()
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw both loss curves.")
+def compare(first: str, second: str, output: Path | None) -> None:
+    """Compare two training runs: settings, loss at equal tokens, speed.
+
+    A and B are the beginnings of their keys.
+    """
+    from parakeet.home import home
+    from parakeet.stages import RUNS_FOLDER
+    from parakeet.training.comparison import render_comparison
+
+    _say(render_comparison(home() / RUNS_FOLDER, first, second, output))
+
+
 @main.command("import")
 @click.argument("file", metavar="FILE.pth", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to make.  [default: imported/NAME]")
@@ -244,39 +287,7 @@ def export(release: Path, file: Path, layout: str) -> None:
     _say(f"{file}: the weights of {release} in the {layout} layout.")
 
 
-@main.group()
-def bench() -> None:
-    """Measure Parakeet on this machine.
-
-    Each benchmark prints a table for people and one JSON line last.
-    """
-
-
-@bench.command("startup")
-@click.option("--runs", type=click.IntRange(1, 100), default=5, show_default=True, help="Runs of each command.")
-def bench_startup(runs: int) -> None:
-    """Time `parakeet --help`, the first token of `parakeet chat -m hi`, and a build with nothing to do."""
-    from parakeet.benchmarks.startup import run
-
-    run(runs)
-
-
-@bench.command("generate")
-@click.option("--recipe", "recipe_name", default="demo", show_default=True, help="Shipped recipe or recipe file.")
-@click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads.  [default: what torch chooses]")
-@click.option("--rounds", type=click.IntRange(1, 1000), default=9, show_default=True, help="Samples of each number.")
-@click.option("--compile", "compiled", is_flag=True, help="Let Inductor compile the step (a minute for each dtype).")
-def bench_generate(recipe_name: str, threads: int, rounds: int, compiled: bool) -> None:
-    """Time prefill and decode of a model of the recipe's shape in every precision.
-
-    Beside them stand the bandwidth of the memory, the rate of large matrix products, and what a precision costs in
-    held-out bits per byte of the model that was trained here.
-    """
-    from parakeet.benchmarks.generate import run
-    from parakeet.home import home
-    from parakeet.recipe_file import load_recipe
-
-    run(load_recipe(recipe_name), threads, rounds, compiled, home())
+main.add_command(bench)
 
 
 def _say(text: str) -> None:

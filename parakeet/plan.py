@@ -1,12 +1,31 @@
-"""All that follows from a recipe by arithmetic, before anything is built."""
+"""All that follows from a recipe by arithmetic, before anything is built. Imports no torch."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import cached_property
+from itertools import product
 
 from parakeet.model.config import ModelConfig
+from parakeet.model.execution import Precision, Recompute
 from parakeet.recipe import FileSource, Recipe
 from parakeet.tokenizer import CL100K_CONTROLS, ROLE_TOKENS
+from parakeet.training.cards import Card
 from parakeet.training.disk import checkpoint_bytes, run_bytes, weights_bytes
+from parakeet.training.forecast import AUTO_SHARE, Choice, choose, fitting_change, forecast, longest_row
+from parakeet.training.memory import CARD_RESERVE, GIB, card_budget, machine_budget
 from parakeet.training.schedule import Schedule
 
 CONTROL_TOKENS = 3 + len(ROLE_TOKENS)
+UTILISATIONS = (0.4, 0.5, 0.6)
+OPTIMIZERS = ("adamw", "muon", "adamw_8bit")
+RECOMPUTE: tuple[Recompute, ...] = ("none", "mlp", "block")
+NAME = 24
+FIGURE = 15
+UNKNOWN_BUDGET = 1 << 60
+MIB = 1 << 20
+
+Rows = list[tuple[str, str]]
+Section = tuple[str, Rows]
 
 
 def vocabulary_rows(recipe: Recipe) -> int:
@@ -16,50 +35,206 @@ def vocabulary_rows(recipe: Recipe) -> int:
     return -(-ids // 64) * 64
 
 
-def render_plan(recipe: Recipe) -> str:
-    """The plan as plain text, one aligned section after the other."""
-    config = ModelConfig.from_recipe(recipe.model, vocabulary_rows(recipe))
-    schedule = Schedule.from_recipe(recipe.training)
-    row_tokens, batch_tokens = recipe.packing.row_tokens, recipe.training.batch_tokens
-    flops = config.flops_per_token(row_tokens)
-    at_most = "at most " if recipe.tokenizer.kind == "bpe" else ""
+def render_plan(recipe: Recipe, card: Card | None = None, memory: int | None = None) -> str:
+    """The plan as plain text, one aligned section after the other.
+
+    Training is planned for `card`, or for a card that `memory` bytes can be allocated on, or for this machine's
+    processor where neither is given.
+    """
+    plan = Plan(recipe, card, memory)
     sections = [
         (f"Recipe {recipe.name}", [(recipe.description, "")]),
-        (
-            "Sources",
-            [(s.name, s.path if isinstance(s, FileSource) else f"{s.documents:,} dialogues") for s in recipe.sources],
-        ),
-        (
-            "Model",
-            [(part, f"{count:>15,}") for part, count in config.parameters().items()]
-            + [
-                (
-                    "parameters in all",
-                    f"{config.parameter_count:>15,}  ({at_most}{config.vocabulary_rows:,} embedding rows)",
-                )
-            ],
-        ),
-        (
-            "Training",
-            [
-                ("tokens", f"{recipe.training.tokens:>15,}"),
-                ("tokens a parameter", f"{recipe.training.tokens / config.parameter_count:>15,.1f}"),
-                ("steps", f"{schedule.total_steps:>15,}  of {batch_tokens:,} tokens in rows of {row_tokens:,}"),
-                ("warm-up, decay from", f"{schedule.warmup_steps:>15,}  {schedule.decay_start:,}"),
-                ("FLOPs a token", f"{flops:>15,}  (causal count, forward and backward)"),
-                ("FLOPs in all", f"{flops * recipe.training.tokens:>15.2e}"),
-            ],
-        ),
-        ("Disk", [(name, f"{size / 1e6:>15,.1f} MB") for name, size in _disk(recipe, config).items()]),
+        ("Sources", _sources(recipe)),
+        ("Model", plan.model()),
+        ("Training", plan.training()),
+        plan.memory(),
+        *([plan.policies()] if plan.cuda else []),
+        *([plan.time(card)] if card is not None else []),
+        ("Disk", plan.disk()),
     ]
     return "\n\n".join(
-        f"{title}\n" + "\n".join(f"  {name:<24}{value}".rstrip() for name, value in rows) for title, rows in sections
+        f"{title}\n" + "\n".join(f"  {name:<{NAME}}{value}".rstrip() for name, value in rows)
+        for title, rows in sections
     )
 
 
-def _disk(recipe: Recipe, config: ModelConfig) -> dict[str, int]:
-    return {
-        "release": weights_bytes(config),
-        "a training checkpoint": checkpoint_bytes(config, recipe.training),
-        "training at its largest": run_bytes(config, recipe.training),
-    }
+class Plan:
+    """One recipe on one device; every method makes a section or its rows."""
+
+    def __init__(self, recipe: Recipe, card: Card | None, memory: int | None) -> None:
+        device = recipe.training.device
+        self.recipe = recipe
+        self.settings = recipe.training
+        self.card = card
+        self.config = ModelConfig.from_recipe(recipe.model, vocabulary_rows(recipe))
+        self.schedule = Schedule.from_recipe(recipe.training, recipe.packing)
+        self.cuda = card is not None or device.startswith("cuda") or (memory is not None and device != "cpu")
+        self.budget, self.budget_is = self._budget(memory)
+
+    def model(self) -> Rows:
+        rows = [(part, f"{count:>{FIGURE},}") for part, count in self.config.parameters().items()]
+        at_most = "at most " if self.recipe.tokenizer.kind == "bpe" else ""
+        embedding = f"({at_most}{self.config.vocabulary_rows:,} embedding rows)"
+        return [*rows, ("parameters in all", f"{self.config.parameter_count:>{FIGURE},}  {embedding}")]
+
+    def training(self) -> Rows:
+        settings, schedule = self.settings, self.schedule
+        lengths = list(self._tokens)
+        rows = f" in rows of {lengths[0]:,}" if len(lengths) == 1 else ""
+        flops = sum(self.config.flops_per_token(length) * tokens for length, tokens in self._tokens.items())
+        return [
+            ("tokens", f"{settings.tokens:>{FIGURE},}"),
+            ("tokens a parameter", f"{settings.tokens / self.config.parameter_count:>{FIGURE},.1f}"),
+            ("steps", f"{schedule.total_steps:>{FIGURE},}  of {settings.batch_tokens:,} tokens{rows}"),
+            ("warm-up, decay from", f"{schedule.warmup_steps:>{FIGURE},}  {schedule.decay_start:,}"),
+            *(self._phases() if len(lengths) > 1 else []),
+            *(row for length in lengths for row in self._flops(length, of_several=len(lengths) > 1)),
+            ("FLOPs in all", f"{flops:>{FIGURE}.2e}"),
+        ]
+
+    def memory(self) -> Section:
+        """By part, for every row length."""
+        choices = self._choices
+        place = f"on an {self.card.name}" if self.card else "on a card" if self.cuda else "on this machine's processor"
+        totals = [choice.forecast.total for choice in choices.values()]
+        unit, size = ("GiB", GIB) if max(totals) >= GIB else ("MiB", MIB)
+        rows = [
+            ("", _cells(f"rows of {length:,}" for length in choices)),
+            *(
+                (part, _cells(f"{choice.forecast.parts[part] / size:,.2f}" for choice in choices.values()))
+                for part in next(iter(choices.values())).forecast.parts
+            ),
+            ("in all", _cells(f"{total / size:,.2f}" for total in totals)),
+            *([("budget", f"{self.budget / size:>{FIGURE},.2f}  {self.budget_is}")] if self.budget_is else []),
+            ("recompute", _cells(choice.execution.recompute for choice in choices.values())),
+            ("attention", _cells(choice.execution.attention for choice in choices.values())),
+            ("tokens in a pass", _cells(f"{choice.micro_batch_tokens:,}" for choice in choices.values())),
+        ]
+        for length, choice in choices.items():
+            if not choice.fits:
+                advice = fitting_change(self.config, self.settings, length, self.budget, self.cuda, triton=True)
+                rows.append(("does not fit", f"rows of {length:,}: {advice}"))
+        return f"Memory of a training step {place}, in {unit}", rows
+
+    def policies(self) -> Section:
+        """What the other policies and optimizers would take, for the longest rows."""
+        length = max(self._choices)
+        choice = self._choices[length]
+        accumulates = choice.micro_batch_tokens < self.settings.batch_tokens
+        residuals: tuple[Precision, ...] = (self.settings.residual,)
+        if self.settings.precision == "bf16":
+            residuals = ("fp32", "bf16")
+        rows = [("recompute, residual", _cells(f"{optimizer}  " for optimizer in OPTIMIZERS))]
+        for recompute, residual in product(RECOMPUTE, residuals):
+            execution = replace(choice.execution, recompute=recompute, residual=residual)
+            totals = [
+                forecast(
+                    self.config, execution, optimizer, choice.micro_batch_tokens, length,
+                    cuda=True, accumulates=accumulates,
+                ).total
+                for optimizer in OPTIMIZERS
+            ]  # fmt: skip
+            marks = [" *" if self.budget_is and total <= AUTO_SHARE * self.budget else "  " for total in totals]
+            cells = (f"{total / GIB:.2f}{mark}" for total, mark in zip(totals, marks, strict=True))
+            rows.append((f"{recompute}, {residual}", _cells(cells)))
+        title = f"Policies at {choice.micro_batch_tokens:,} tokens in a pass, in GiB"
+        if not self.budget_is:
+            return title, rows
+        longest = longest_row(self.config, self.settings, self.budget, cuda=True)
+        rows.append(("longest row", f"{longest:>{FIGURE},}  tokens, one at a time, with whole blocks recomputed"))
+        return f"{title}; * fits {self.budget / GIB:.2f} with {100 * (1 - AUTO_SHARE):.0f} % to spare", rows
+
+    def time(self, card: Card) -> Section:
+        """Speed, days and energy for the recipe's tokens at some shares of the card's peak."""
+        rates = {
+            length: [card.tflops_bf16 * 1e12 * share / self.config.flops_per_token(length) for share in UTILISATIONS]
+            for length in self._tokens
+        }
+        seconds = {length: [tokens / rate for rate in rates[length]] for length, tokens in self._tokens.items()}
+        in_all = [sum(column) for column in zip(*seconds.values(), strict=True)]
+        rows = [("share of the peak (MFU)", _cells(f"{100 * share:.0f} %" for share in UTILISATIONS))]
+        rows += [(f"tokens/s, {length:,} a row", _cells(f"{r:,.0f}" for r in row)) for length, row in rates.items()]
+        if len(seconds) > 1:
+            rows += [(f"time, {length:,} a row", _cells(map(_duration, row))) for length, row in seconds.items()]
+        rows += [
+            ("time in all", _cells(map(_duration, in_all))),
+            ("energy in all", _cells(_energy(card.watts * s) for s in in_all)),
+        ]
+        specification = f"{card.tflops_bf16} TFLOPS in dense bf16, {card.gigabytes_per_second:,} GB/s, {card.watts} W"
+        return f"Time on one {card.name} ({specification})", rows
+
+    def disk(self) -> Rows:
+        sizes = {
+            "release": weights_bytes(self.config),
+            "a training checkpoint": checkpoint_bytes(self.config, self.settings),
+            "training at its largest": run_bytes(self.config, self.settings),
+        }
+        return [(name, f"{size / 1e6:>{FIGURE},.1f} MB") for name, size in sizes.items()]
+
+    @cached_property
+    def _choices(self) -> dict[int, Choice]:
+        """What `auto` means for every row length; a card is taken to have Triton."""
+        return {
+            length: choose(self.config, self.settings, length, self.budget, self.cuda, triton=True)
+            for length in self._tokens
+        }
+
+    @cached_property
+    def _tokens(self) -> dict[int, int]:
+        """Tokens that are trained on, by row length, in the order of the phases."""
+        tokens: dict[int, int] = {}
+        before = 0
+        for phase in self.schedule.phases:
+            until = min(phase.last_step * self.settings.batch_tokens, self.settings.tokens)
+            tokens[phase.row_tokens] = tokens.get(phase.row_tokens, 0) + until - before
+            before = until
+        return tokens
+
+    def _budget(self, memory: int | None) -> tuple[int, str]:
+        """Bytes that training may take, and in words what they are; no words where nobody knows."""
+        if memory is not None:
+            return memory, "as given"
+        if self.card is not None:
+            reserve = f"{self.card.memory_gib:.4g} less {CARD_RESERVE / GIB:.1f} for CUDA and a display"
+            return card_budget(round(self.card.memory_gib * GIB)), reserve
+        if self.cuda:
+            return UNKNOWN_BUDGET, ""
+        return machine_budget(), "80 % of this machine's memory"
+
+    def _phases(self) -> Rows:
+        rows, first = [], 1
+        for phase in self.schedule.phases:
+            steps = f"{phase.last_step - first + 1:>{FIGURE},}  steps, {first:,} to {phase.last_step:,}"
+            rows.append((f"rows of {phase.row_tokens:,}", steps))
+            first = phase.last_step + 1
+        return rows
+
+    def _flops(self, length: int, of_several: bool) -> Rows:
+        causal = self.config.flops_per_token(length)
+        # PaLM (arXiv 2204.02311, appendix B) counts the scores of the future too: 12 · L · d · T.
+        palm = self.config.palm_flops_per_token(length)
+        name = f", {length:,} a row" if of_several else " a token"
+        return [
+            (f"FLOPs{name}", f"{causal:>{FIGURE},}  (causal count, forward and backward)"),
+            ("", f"{palm:>{FIGURE},}  (as PaLM counts, the future too)"),
+        ]
+
+
+def _sources(recipe: Recipe) -> Rows:
+    return [(s.name, s.path if isinstance(s, FileSource) else f"{s.documents:,} dialogues") for s in recipe.sources]
+
+
+def _cells(texts: Iterable[str]) -> str:
+    return "".join(f"{text:>{FIGURE}}" for text in texts)
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((86_400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:.1f} seconds"
+
+
+def _energy(joules: float) -> str:
+    hours = joules / 3600
+    return f"{hours / 1000:,.1f} kWh" if hours >= 1000 else f"{hours:,.1f} Wh"

@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from parakeet.artifact import Artifact, Store, Work, replace_file
+from parakeet.artifact import Artifact, Make, Store, Work, replace_file
 from parakeet.errors import ParakeetError
 from parakeet.hashes import HashCache
 from parakeet.home import hashes_file, models_folder
@@ -78,6 +78,17 @@ def _release(recipe: Recipe) -> dict[str, Any]:
     return {**recipe.part("name", "description", "generation"), "licences": licences}
 
 
+def _packing_headline(counts: dict[str, Any]) -> str:
+    plans = counts["lengths"].values()
+    return ", ".join(f"{c['rows']:,} rows of {c['row_tokens']:,}, {c['fill']:.2%} full" for c in plans)
+
+
+def _evaluation(recipe: Recipe) -> dict[str, Any]:
+    """Beside its own section the stage reads row lengths, and how little text it must not measure."""
+    trained = {"row_tokens": recipe.packing.row_tokens, "longest_row_tokens": max(recipe.packing.lengths)}
+    return {**recipe.part("evaluation"), **trained, "min_held_out_bytes": recipe.shards.min_held_out_bytes}
+
+
 def _evaluation_headline(counts: dict[str, Any]) -> str:
     measured = {name: bits["model"] for name, bits in counts["bits_per_byte"].items() if bits}
     return "bits per byte " + ", ".join(f"{name} {bits:.3f}" for name, bits in measured.items())
@@ -136,9 +147,10 @@ STAGES: tuple[Stage, ...] = (
         group="tokens",
         summary="Which pieces of which documents share a training row, so that no token and hardly a slot is lost.",
         make="parakeet.data.packing:make_packing_plan",
-        settings=lambda recipe: {"row_tokens": recipe.packing.row_tokens},
-        headline=lambda c: f"{c['rows']:,} rows, {c['fill']:.2%} full",
+        settings=lambda recipe: {"row_tokens": sorted(set(recipe.packing.lengths))},
+        headline=_packing_headline,
         inputs=("token_shards",),
+        version=2,
         growth=0.5,
     ),
     Stage(
@@ -157,9 +169,10 @@ STAGES: tuple[Stage, ...] = (
         group="model",
         summary="Held-out bits per byte beside two yardsticks, exact-match accuracy, and replies to fixed prompts.",
         make="parakeet.evaluation.report:evaluate",
-        settings=lambda recipe: recipe.part("evaluation"),
+        settings=_evaluation,
         headline=_evaluation_headline,
         inputs=("checkpoint", "token_shards", "tokenizer", "documents"),
+        version=2,
         growth=0.1,
     ),
     Stage(
@@ -232,17 +245,24 @@ class Build:
             )
         return artifact
 
-    def ensure(self, name: str, progress: Progress, launch: Launch, force: bool = False) -> tuple[Artifact, bool]:
-        """The stage's artefact, made now if need be, and whether it was. `launch` runs the trainer's process."""
+    def ensure(
+        self, name: str, progress: Progress, launch: Launch, force: bool = False, try_anyway: bool = False
+    ) -> tuple[Artifact, bool]:
+        """The stage's artefact, made now if need be, and whether it was.
+
+        `launch` runs the trainer's process; `try_anyway` lets it start although the forecast says that it will not fit.
+        """
         work = self.work(name)
-        artifact, made = self.store.ensure(work, self._make(name, work, launch, force), progress, force)
+        make = self._make(name, work, launch, force, try_anyway)
+        artifact, made = self.store.ensure(work, make, progress, force)
         self._found[name] = artifact
         return artifact, made
 
-    def _make(self, name: str, work: Work, launch: Launch, force: bool) -> Callable[[Path, Progress], dict[str, Any]]:
+    def _make(self, name: str, work: Work, launch: Launch, force: bool, try_anyway: bool) -> Make:
         if name == "checkpoint":
             runs = self.store.root / RUNS_FOLDER
-            return partial(make_checkpoint, self.recipe, work.inputs, launch=launch, runs=runs, fresh=force)
+            make = partial(make_checkpoint, launch=launch, runs=runs, fresh=force, try_anyway=try_anyway)
+            return partial(make, self.recipe, work.inputs)
         module, function = stage_named(name).make.split(":")
         if name == "release":
             before = STAGE_NAMES[: STAGE_NAMES.index(name)]

@@ -17,10 +17,13 @@ from pipelines.jobs import DATA, MODEL
 from pipelines.lost_runs import fail_lost_runs
 
 
-def run_build(root: Path, recipe: Recipe, select: Sequence[str], force: Sequence[str], progress: Progress) -> int:
+def run_build(
+    root: Path, recipe: Recipe, select: Sequence[str], force: Sequence[str], try_anyway: bool, progress: Progress
+) -> int:
     """Make `recipe` the active one and materialise its assets; the exit status for the shell.
 
     `select` names assets: they and everything before them are built. Those in `force` are made anew.
+    `try_anyway` trains although the forecast says that the memory will not do.
     """
     use_recipe(root, recipe)
     # Read at import: the versions of the assets follow from the active recipe.
@@ -29,6 +32,9 @@ def run_build(root: Path, recipe: Recipe, select: Sequence[str], force: Sequence
     chosen = dg.AssetSelection.assets(*select).upstream() if select else DATA | MODEL
     graph = defs.get_repository_def().asset_graph
     keys = (chosen | dg.AssetSelection.assets(*force)).resolve(graph)
+    config = {name: {"force": True} for name in force}
+    if try_anyway and dg.AssetKey("checkpoint") in keys:
+        config.setdefault("checkpoint", {})["try_anyway"] = True
     job = "full_build" if keys <= (DATA | MODEL).resolve(graph) else IMPLICIT_ASSET_JOB_NAME
     with open_instance(root) as instance, warnings.catch_warnings():
         # Dagster's own Pipes client warns of one of Dagster's own preview functions.
@@ -39,7 +45,7 @@ def run_build(root: Path, recipe: Recipe, select: Sequence[str], force: Sequence
             instance=instance,
             asset_selection=sorted(keys),
             run_config={
-                "ops": {name: {"config": {"force": True}} for name in force},
+                "ops": {name: {"config": values} for name, values in config.items()},
                 "resources": {"parakeet_home": {"config": {"recipe_yaml": recipe.to_yaml()}}},
                 "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
             },

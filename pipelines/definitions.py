@@ -4,6 +4,7 @@ import dagster as dg
 
 import assets_defs
 from assets_defs.home import ParakeetHome
+from assets_defs.pipes import ObservingMessageReader
 from pipelines import jobs, schedules, sensors
 
 TERMINATION_TIMEOUT_SECONDS = 300
@@ -18,7 +19,9 @@ defs = dg.Definitions(
     resources={
         # At launch: `parakeet build` hands its recipe over in the run's config.
         "parakeet_home": ParakeetHome.configure_at_launch(),
-        "trainer": dg.PipesSubprocessClient(termination_timeout_seconds=TERMINATION_TIMEOUT_SECONDS),
+        "trainer": dg.PipesSubprocessClient(
+            message_reader=ObservingMessageReader(), termination_timeout_seconds=TERMINATION_TIMEOUT_SECONDS
+        ),
     },
     # Every stage that needs isolation starts processes of its own; one more per step would cost seconds each.
     executor=dg.in_process_executor,

@@ -39,14 +39,6 @@ def test_mistakes_are_one_message_and_status_1(tmp_path: Path, arguments: tuple[
     assert "Traceback" not in output
 
 
-def test_plan_prints_what_follows_from_the_large_recipe(tmp_path: Path) -> None:
-    status, output = run("plan", "--recipe", "parakeet-378m", home=tmp_path)
-    assert status == 0
-    assert "378,343,296" in output
-    assert "12,500,000,000" in output
-    assert not any(tmp_path.iterdir())
-
-
 def test_use_makes_a_recipe_the_active_one(tmp_path: Path) -> None:
     status, output = run("use", "parakeet-378m", home=tmp_path)
     assert status == 0

@@ -1,54 +1,94 @@
 """`python -m parakeet.training JOB.json [PARENT]`: the trainer as a process of its own, with or without Dagster.
 
-With PARENT, a process id, the trainer saves and stops when that process is gone.
+With PARENT, a process id, the trainer saves and stops when that process is gone; with `-`, also when its standard
+input ends. Where the job asks for several processes, this one starts them and waits for them.
 """
 
 import os
+import select
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from parakeet.artifact import explain_os_error
 from parakeet.errors import INTERRUPTED, ParakeetError
 from parakeet.locking import exclusive
 from parakeet.progress import Progress
 from parakeet.training.job import FAILURE_FILE, LOCK_FILE, TrainingJob
+from parakeet.training.launcher import FOLLOW_INPUT, launch, process_count
+from parakeet.training.reporting import SilentReporter, open_reporter
 
 PR_SET_PDEATHSIG = 1
+USAGE = "usage: python -m parakeet.training JOB.json [PARENT | -]"
 
 
 def main(arguments: list[str]) -> int:
-    """Exit status 0 when trained to the end, 130 when stopped with a checkpoint saved, 1 on an error."""
+    """Exit status 0 when trained to the end, 130 when stopped with a checkpoint saved, 1 on an error.
+
+    For torchrun, which would kill the other ranks at any other, 130 is 0 too; FAILURE_FILE tells them apart.
+    """
     if len(arguments) not in (1, 2):
-        print("usage: python -m parakeet.training JOB.json [PARENT]", file=sys.stderr)
+        print(USAGE, file=sys.stderr)
         return 2
-    stop = _StopFlag()
+    stop = _Stop()
     if len(arguments) == 2:
-        _end_with(int(arguments[1]))
+        stop.follow(arguments[1])
+    # Read when CUDA starts. Without it, fragments cost up to half a GiB of 12.
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    path = Path(arguments[0])
     try:
-        job = TrainingJob.load(Path(arguments[0]))
+        job = TrainingJob.load(path)
     except ParakeetError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
-    try:
-        with _reporter() as report, _run_lock(job):
-            from parakeet.training.trainer import Trainer
+    under_torchrun = "RANK" in os.environ
+    processes = 1 if under_torchrun else process_count(job.training)
+    if processes > 1:
+        return _launch(job, path, processes, stop)
+    status = _train(job, stop, leads=os.environ.get("RANK", "0") == "0")
+    return 0 if under_torchrun and status == INTERRUPTED else status
 
-            trainer = Trainer(job, Progress())
-            finished = trainer.run(lambda: stop.raised, lambda step: report(f"Checkpoint of step {step:,} saved."))
+
+def _launch(job: TrainingJob, path: Path, processes: int, stop: "_Stop") -> int:
+    try:
+        return launch(job, path, processes, stop, Progress())
     except (ParakeetError, OSError) as error:
-        known = error if isinstance(error, ParakeetError) else explain_os_error(error, "training")
-        _leave_word(job.run, str(known))
+        _leave_word(job.run, _in_words(error))
         return 1
-    if not finished:
-        text = f"Training was stopped at step {trainer.step:,} with a checkpoint. Run the same command again to go on."
+
+
+def _train(job: TrainingJob, stop: "_Stop", leads: bool) -> int:
+    """One rank's part. Only the one that leads locks the run, reports and speaks."""
+    from parakeet.training.distributed import PeerLost
+
+    try:
+        with open(os.devnull, "w") as nowhere:
+            progress = Progress() if leads else Progress(nowhere)
+            reporting = open_reporter() if leads else nullcontext(SilentReporter())
+            locked = exclusive(job.run / LOCK_FILE, "this run is being trained", progress) if leads else nullcontext()
+            with reporting as reporter, locked:
+                from parakeet.training.trainer import train
+
+                outcome = train(job, progress, reporter, _run_id(), stop)
+    except PeerLost as error:
+        if not (job.run / FAILURE_FILE).exists():
+            _leave_word(job.run, str(error))
+        return 1
+    except (ParakeetError, OSError) as error:
+        _leave_word(job.run, _in_words(error))
+        return 1
+    if outcome.finished:
+        return 0
+    if leads:
+        text = f"Training was stopped at step {outcome.step:,} with a checkpoint. Run the same command again to go on."
         _leave_word(job.run, text)
-        return INTERRUPTED
-    return 0
+    return INTERRUPTED
+
+
+def _in_words(error: ParakeetError | OSError) -> str:
+    return str(error if isinstance(error, ParakeetError) else explain_os_error(error, "training"))
 
 
 def _leave_word(run: Path, text: str) -> None:
@@ -59,44 +99,49 @@ def _leave_word(run: Path, text: str) -> None:
         print(f"Error: {text}", file=sys.stderr)
 
 
-class _StopFlag:
-    """SIGINT and SIGTERM, any number of them, only raise a flag: the trainer saves between two steps.
+def _run_id() -> str:
+    """Dagster's run where it is one's, else this process."""
+    if "DAGSTER_PIPES_CONTEXT" not in os.environ:
+        return str(os.getpid())
+    from dagster_pipes import PipesContext
+
+    return PipesContext.get().run_id
+
+
+class _Stop:
+    """Whether to save and stop: raised by SIGINT and SIGTERM, any number of them, which do nothing else.
 
     Ctrl-C in a terminal reaches the trainer twice within 100 ms, once from the terminal and once from Dagster.
     """
 
     def __init__(self) -> None:
-        self.raised = False
+        self._raised = False
+        self._follows_input = False
         signal.signal(signal.SIGINT, self._raise)
         signal.signal(signal.SIGTERM, self._raise)
 
+    def __call__(self) -> bool:
+        if self._follows_input and select.select([sys.stdin], [], [], 0)[0]:
+            self._raised = True
+        return self._raised
+
+    def follow(self, parent: str) -> None:
+        """Stop when `parent` is gone, so that no orphan goes on holding the GPU."""
+        self._follows_input = parent == FOLLOW_INPUT
+        _end_with(os.getppid() if self._follows_input else int(parent))
+
     def _raise(self, number: int, frame: FrameType | None) -> None:
-        self.raised = True
+        self._raised = True
 
 
 def _end_with(parent: int) -> None:
-    """Ask Linux for a SIGINT when the parent dies, so that no orphan goes on holding the GPU."""
+    """Ask Linux for a SIGINT when the parent dies."""
     if sys.platform == "linux":
         import ctypes
 
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
         if os.getppid() != parent:
             os.kill(os.getpid(), signal.SIGINT)
-
-
-def _run_lock(job: TrainingJob) -> Any:
-    return exclusive(job.run / LOCK_FILE, "this run is being trained", Progress())
-
-
-@contextmanager
-def _reporter() -> Iterator[Any]:
-    if "DAGSTER_PIPES_CONTEXT" not in os.environ:
-        yield lambda message: None
-        return
-    from dagster_pipes import open_dagster_pipes
-
-    with open_dagster_pipes() as pipes:
-        yield pipes.log.info
 
 
 if __name__ == "__main__":

@@ -1,17 +1,27 @@
-"""Checkpoints of a training run: `step-00000100/`, written whole or not at all, and never as pickle."""
+"""Checkpoints of a training run: `step-00000100/`, written whole or not at all, and never as pickle.
 
+    model.safetensors       the weights
+    optimizer.safetensors   the optimizer's tensors by their place in its state, `0/exp_avg`
+    state.json              RunState, what else the optimizer keeps, the hashes of both files and its own
+
+There is no random state in them: the trainer seeds torch from (seed, step, rank) at every step.
+"""
+
+import hashlib
 import json
-import random
+import re
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
 from torch import Tensor
 
-from parakeet.artifact import explain_os_error, sha256_of, sync_directory, sync_file, write_synced
+from parakeet.artifact import PARTIAL_PREFIX, replace_file, sha256_of, sync_directory, sync_file, write_synced
 from parakeet.errors import ParakeetError
 from parakeet.model.config import WEIGHTS_FILE
 from parakeet.model.transformer import Parakeet, save_tensors
@@ -20,70 +30,165 @@ from parakeet.training.schedule import Schedule
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = "state.json"
+BEST_FILE = "best.json"
+_REPLACED_PREFIX = ".replaced-"
+_NAME = re.compile(r"step-(\d+)(?:-of-\d+)?")
 
 
 @dataclass(frozen=True)
 class RunState:
-    """What a run is, beside its tensors: steps and tokens done, and where the data stands."""
+    """What a run is, beside its tensors.
+
+    step, tokens        steps made and targets trained on so far
+    loaders             where the data stands, by the index of the schedule's phase as a string
+    monitor             Healing.state(), the spike monitor's window in it
+    skipped             steps left out so far; rolled_back: returns to an earlier checkpoint so far
+    metrics_bytes       length of metrics.jsonl when this was true
+    validation_loss     nats a token, where it was measured at this step
+    world_size          processes that shared the steps; another number goes on correctly, if not bit for bit
+    good_step           the step that the run goes back to if it has to; 0 for the beginning
+    """
 
     step: int
     tokens: int
-    loader: dict[str, Any]
+    loaders: dict[str, Any]
     schedule: Schedule
+    monitor: dict[str, Any]
+    skipped: int
+    rolled_back: int
+    metrics_bytes: int
+    validation_loss: float | None
+    world_size: int
+    good_step: int = 0
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What one checkpoint is made of: the live model and optimizer, and the state that belongs to them now."""
+
+    model: Parakeet
+    optimizer: torch.optim.Optimizer
+    state: RunState
+
+
+@dataclass(frozen=True)
+class HostCopy:
+    """A snapshot that later steps do not change: every tensor copied to the host's memory, the rest as JSON values."""
+
+    state: RunState
+    values: dict[str, Any]
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, snapshot: Snapshot) -> "HostCopy":
+        tensors: dict[str, Tensor] = {}
+        plain = _take_tensors(snapshot.optimizer.state_dict()["state"], "", tensors)
+        optimizer = asdict(_Layout.of(snapshot.optimizer)) | {"state": plain}
+        values = json.loads(json.dumps(asdict(snapshot.state) | {"optimizer": optimizer}))
+        return cls(snapshot.state, values, _copied(snapshot.model.state_dict()), _copied(tensors))
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """What tells optimizers apart: the class, and how many parameters each of its groups has."""
+
+    name: str
+    groups: list[int]
+
+    @classmethod
+    def of(cls, optimizer: torch.optim.Optimizer) -> "_Layout":
+        # A JoinedOptimizer has the names of its parts.
+        name = getattr(optimizer, "name", type(optimizer).__name__)
+        return cls(name, [len(group["params"]) for group in optimizer.param_groups])
+
+    def __str__(self) -> str:
+        return f"{self.name} over {' + '.join(map(str, self.groups))} parameters"
 
 
 def checkpoints(run: Path) -> list[Path]:
     """The finished checkpoints of a run, oldest first."""
-    return sorted(path for path in run.glob("step-*") if path.is_dir())
+    found = [(int(match[1]), path) for path in run.glob("step-*") if (match := _NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(found)]
 
 
-def save_checkpoint(run: Path, model: Parakeet, optimizer: torch.optim.Optimizer, state: RunState) -> Path:
-    """Write one checkpoint: tensors, then `state.json` with their hashes, then the rename that makes it count."""
-    final = run / f"step-{state.step:08d}"
-    partial = run / f".partial-{final.name}"
+def write_checkpoint(run: Path, copy: HostCopy) -> Path:
+    """Write one checkpoint: tensors, then `state.json` with their hashes, then the rename that makes it count.
+
+    Raises OSError where the disk is full, say; nothing of this checkpoint is left then.
+    """
+    final = _place(run, copy.state)
+    partial = run / f"{PARTIAL_PREFIX}{final.name}"
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        save_tensors(model.state_dict(), partial / WEIGHTS_FILE)
-        tensors, plain = _flatten_optimizer(optimizer)
-        save_tensors(tensors | _random_tensors(), partial / OPTIMIZER_FILE)
-        for name in (WEIGHTS_FILE, OPTIMIZER_FILE):
+        partial.mkdir()
+        hashes = {}
+        for name, tensors in ((WEIGHTS_FILE, copy.weights), (OPTIMIZER_FILE, copy.optimizer)):
+            save_tensors(tensors, partial / name)
             sync_file(partial / name)
-        values = {
-            **asdict(state),
-            "optimizer": plain,
-            "python_random": random.getstate(),
-            "files": {name: sha256_of(partial / name) for name in (WEIGHTS_FILE, OPTIMIZER_FILE)},
-        }
-        write_synced(partial / STATE_FILE, json.dumps(values) + "\n")
+            hashes[name] = sha256_of(partial / name)
+        values = copy.values | {"files": hashes}
+        write_synced(partial / STATE_FILE, json.dumps(values | {"sha256": _sha256_of_values(values)}) + "\n")
         sync_directory(partial)
         if final.exists():
-            shutil.rmtree(final)
+            final.rename(run / f"{_REPLACED_PREFIX}{final.name}")
         partial.rename(final)
         sync_directory(run)
-    except OSError as error:
-        raise explain_os_error(error, f"saving the checkpoint of step {state.step:,}") from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        tidy(run)
     return final
 
 
-def prune_checkpoints(run: Path, keep: int, schedule: Schedule) -> None:
-    """Remove all but the newest `keep` and the newest from before the decay, which longer runs go on from.
+def tidy(run: Path) -> None:
+    """Take away what a process left behind that was killed while it wrote, replaced or removed a checkpoint."""
+    for path in run.glob(f"{_REPLACED_PREFIX}*"):
+        final = run / path.name.removeprefix(_REPLACED_PREFIX)
+        if final.exists():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.rename(final)
+    for path in run.glob(f"{PARTIAL_PREFIX}*"):
+        shutil.rmtree(path, ignore_errors=True)
+    for path in run.glob(f".{BEST_FILE}.*"):
+        path.unlink()
 
-    Only what a run of `schedule` could go on from is counted: the checkpoints of a longer run in the same
-    folder are newer by their step, and would otherwise push out the one just written.
+
+def prune(run: Path, written: RunState, keep_checkpoints: int, keep_every: int) -> None:
+    """Remove the checkpoints that nothing needs any more, after that of `written`; `best.json` names the best.
+
+    These stay: the newest `keep_checkpoints`; those of every `keep_every` steps (0 for none); the newest that
+    a run of more tokens can go on from; the one with the lowest validation loss; the one that the run goes back to.
+
+    Only the way of this run up to `written` is counted. Others have checkpoints in the same folder, those of
+    a longer run being newer by their step; and a later one of this run's own is one that was found torn.
     """
-    states = {path: read_state(path) for path in checkpoints(run)}
-    mine = [path for path, state in states.items() if schedule.shares_past(state.step, state.schedule)]
-    stable = [path for path in mine if states[path].step <= states[path].schedule.decay_start]
-    for path in set(mine) - {*mine[-keep:], *stable[-1:]}:
-        shutil.rmtree(path)
+    states = [(path, state) for path in checkpoints(run) if (state := _readable_state(path))]
+    mine = [
+        (path, state)
+        for path, state in states
+        if state.step <= written.step and written.schedule.shares_past(state.step, state.schedule)
+    ]
+    stable = [path for path, state in mine if state.step <= written.schedule.stable_until]
+    measured = [(loss, state.step, path) for path, state in mine if (loss := _comparable(state)) is not None]
+    best = min(measured, default=None)
+    kept = {path for path, state in mine if keep_every and state.step % keep_every == 0}
+    kept |= {path for path, state in mine if state.step == written.good_step}
+    kept |= {*[path for path, _ in mine[-keep_checkpoints:]], *stable[-1:], *([best[2]] if best else [])}
+    for path, _ in mine:
+        if path not in kept:
+            _remove(path)
+    # After the removals, which may be what makes room for it.
+    if best:
+        replace_file(run / BEST_FILE, json.dumps({"step": best[1], "validation_loss": best[0]}) + "\n")
 
 
 def read_state(checkpoint: Path) -> RunState:
+    """Raises ParakeetError where `state.json` is missing, torn or edited. The tensors are not looked at."""
     values = _read_values(checkpoint)
-    return RunState(values["step"], values["tokens"], values["loader"], Schedule(**values["schedule"]))
+    try:
+        chosen = {field.name: values[field.name] for field in fields(RunState)}
+        return RunState(**chosen | {"schedule": Schedule.from_values(values["schedule"])})
+    except (KeyError, TypeError) as error:
+        raise ParakeetError(f"{checkpoint / STATE_FILE} is of another version of Parakeet ({error}).") from None
 
 
 def restore_newest(
@@ -91,77 +196,137 @@ def restore_newest(
 ) -> RunState | None:
     """Load the newest whole checkpoint that a run of `schedule` can go on from, or None.
 
-    A torn or edited checkpoint is said and passed over for the one before it.
+    A torn or edited checkpoint is said and passed over for the one before it. Raises ParakeetError where the
+    checkpoint is whole, but of another model or optimizer; `model` and `optimizer` are untouched then.
     """
-    for path in reversed(checkpoints(run)):
+    found = checkpoints(run)
+    for path in reversed(found):
         try:
             state = read_state(path)
             if not schedule.shares_past(state.step, state.schedule):
                 continue
-            _restore(path, model, optimizer)
+            _verify(path)
         except ParakeetError as error:
             progress.say(f"{error} Going back to the checkpoint before it.")
             continue
+        _restore(path, model, optimizer)
         return state
+    if found:
+        progress.say(f"None of the {len(found)} checkpoints in {run} can be gone on from: training begins anew.")
     return None
 
 
 def _restore(path: Path, model: Parakeet, optimizer: torch.optim.Optimizer) -> None:
-    values = _read_values(path)
-    for name, expected in values["files"].items():
+    saved = _read_values(path)["optimizer"]
+    _refuse_other_model(path, model)
+    _refuse_other_optimizer(path, _Layout(saved["name"], saved["groups"]), _Layout.of(optimizer))
+    with safe_open(path / WEIGHTS_FILE, "pt") as file, torch.no_grad():
+        for name, weight in model.state_dict().items():
+            weight.copy_(file.get_tensor(name))
+    state: dict[str, Any] = saved["state"]
+    with safe_open(path / OPTIMIZER_FILE, "pt") as file:
+        for name in file.keys():  # noqa: SIM118
+            # A copy: what the file gives is a view of it, which would hold its space on the disk after it is pruned.
+            _put(state, name, file.get_tensor(name).clone())
+    # The settings of the groups are the recipe's and the device's; only the state was learnt.
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": {int(index): state[index] for index in state}, "param_groups": groups})
+
+
+def _refuse_other_model(path: Path, model: Parakeet) -> None:
+    here = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    with safe_open(path / WEIGHTS_FILE, "pt") as file:
+        there = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    wrong = [name for name in here | there if here.get(name) != there.get(name)]
+    if wrong:
+        name = wrong[0]
+        raise ParakeetError(
+            f"{path} is of another model: its {name} has the shape {there.get(name, 'of nothing')}, the recipe's "
+            f"{here.get(name, 'none')} ({len(wrong)} tensors differ). {_advice(path)}"
+        )
+
+
+def _refuse_other_optimizer(path: Path, there: _Layout, here: _Layout) -> None:
+    if there != here:
+        raise ParakeetError(f"{path} is of another optimizer: {there}; the recipe's is {here}. {_advice(path)}")
+
+
+def _advice(path: Path) -> str:
+    return f"Move {path.parent} away, or train with the recipe that made it."
+
+
+def _verify(path: Path) -> None:
+    for name, expected in _read_values(path)["files"].items():
         if not (path / name).is_file() or sha256_of(path / name) != expected:
             raise ParakeetError(f"{path / name} was changed after it was written.")
-    device = str(model.embedding.weight.device)
-    weights = load_file(path / WEIGHTS_FILE, device=device)
-    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    if shapes != {name: tensor.shape for name, tensor in weights.items()}:
-        raise ParakeetError(f"{path / WEIGHTS_FILE} is of another model.")
-    tensors = load_file(path / OPTIMIZER_FILE, device=device)
-    random_tensors = {name: tensors.pop(name).cpu() for name in list(tensors) if name.startswith("random.")}
-    model.load_state_dict(weights)
-    optimizer.load_state_dict(_unflatten_optimizer(tensors, values["optimizer"]))
-    version, numbers, gauss = values["python_random"]
-    random.setstate((version, tuple(numbers), gauss))
-    torch.set_rng_state(random_tensors["random.cpu"])
-    for index in range(torch.cuda.device_count()):
-        if f"random.cuda.{index}" in random_tensors:
-            torch.cuda.set_rng_state(random_tensors[f"random.cuda.{index}"], index)
 
 
 def _read_values(checkpoint: Path) -> dict[str, Any]:
     path = checkpoint / STATE_FILE
     try:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        Schedule(**values["schedule"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        told = values.pop("sha256")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ParakeetError(f"{path} cannot be read ({error}).") from None
+    if told != _sha256_of_values(values):
+        raise ParakeetError(f"{path} was changed after it was written.")
     return values
 
 
-def _random_tensors() -> dict[str, Tensor]:
-    """Random states of torch: the CPU's and every CUDA device's. Nothing here draws from numpy's global state."""
-    devices = {f"random.cuda.{index}": torch.cuda.get_rng_state(index) for index in range(torch.cuda.device_count())}
-    return {"random.cpu": torch.get_rng_state(), **devices}
+def _readable_state(path: Path) -> RunState | None:
+    try:
+        return read_state(path)
+    except ParakeetError:
+        return None
 
 
-def _flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """State tensors by `state.<parameter>.<name>`, and what is left as JSON values."""
-    values = optimizer.state_dict()
-    tensors: dict[str, Tensor] = {}
-    plain: dict[str, dict[str, Any]] = {}
-    for index, entries in values["state"].items():
-        for name, value in entries.items():
-            if isinstance(value, Tensor):
-                # bitsandbytes shares one quantisation map between parameters; safetensors refuses shared memory.
-                tensors[f"state.{index}.{name}"] = value.clone()
-            else:
-                plain.setdefault(str(index), {})[name] = value
-    return tensors, {"groups": values["param_groups"], "state": plain}
+def _sha256_of_values(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def _unflatten_optimizer(tensors: dict[str, Tensor], plain: dict[str, Any]) -> dict[str, Any]:
-    state: dict[int, dict[str, Any]] = {int(index): dict(entries) for index, entries in plain["state"].items()}
-    for key, tensor in tensors.items():
-        _, index, name = key.split(".", 2)
-        state.setdefault(int(index), {})[name] = tensor
-    return {"state": state, "param_groups": plain["groups"]}
+def _comparable(state: RunState) -> float | None:
+    loss = state.validation_loss
+    return loss if loss is not None and isfinite(loss) else None
+
+
+def _place(run: Path, state: RunState) -> Path:
+    """`step-00000100`; with the run's length where a run that decays at another step has that name already.
+
+    A decay branch that is cut from a run would else replace the checkpoints which that run keeps for good.
+    """
+    path = run / f"step-{state.step:08d}"
+    there = _readable_state(path) if path.exists() else None
+    if there is None or state.schedule.shares_past(state.step, there.schedule):
+        return path
+    return run / f"{path.name}-of-{state.schedule.total_steps:08d}"
+
+
+def _remove(path: Path) -> None:
+    """Renamed first, so that one that is half removed is not taken for one that was torn."""
+    shutil.rmtree(path.rename(path.with_name(f"{PARTIAL_PREFIX}old-{path.name}")), ignore_errors=True)
+
+
+def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    # bitsandbytes shares one quantisation map between parameters. safetensors refuses shared memory; copies have none.
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+
+
+def _take_tensors(values: Mapping[Any, Any], place: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """Put the tensors of nested dictionaries into `tensors`, by `0/exp_avg`; what stays is plain.
+
+    bitsandbytes nests its own a level deeper, under `__bnb_optimizer_quant_state__`.
+    """
+    plain: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Tensor):
+            tensors[f"{place}{name}"] = value
+        else:
+            plain[str(name)] = _take_tensors(value, f"{place}{name}/", tensors) if isinstance(value, Mapping) else value
+    return plain
+
+
+def _put(values: dict[str, Any], place: str, tensor: Tensor) -> None:
+    *names, last = place.split("/")
+    for name in names:
+        values = values.setdefault(name, {})
+    values[last] = tensor

@@ -1,27 +1,142 @@
-"""The picture of a run's loss."""
+"""The picture of a run's loss, and of two runs' side by side. Imports no torch."""
 
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-
-def draw_loss_curve(metrics: list[dict[str, Any]], path: Path) -> None:
-    """Loss in nats a token over the tokens trained on: every step faint, a running mean bold."""
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    tokens = np.array([m["tokens"] for m in metrics], float) / 1e6
-    loss = np.array([m["loss"] for m in metrics], float)
+Metrics = Sequence[Mapping[str, Any]]
+Values = NDArray[np.float64]
+
+STEP, MEAN, HELD_OUT, SKIPPED, FAINT = "#8fbf8f", "#1b7837", "#762a83", "#b2182b", "#8c8c8c"
+TWO = ("#1b7837", "#762a83")
+POINTS = 4000
+"""Most points of the faint line: the picture is 640 pixels wide, and Agg refuses a noisy line of a million."""
+
+
+def running_mean(metrics: Metrics) -> tuple[Values, Values]:
+    """Tokens trained on, and the mean loss of the steps around them: a fortieth of the run, at least one step.
+
+    Steps that were skipped are left out. Both are empty where no step is left.
+    """
+    trained = _trained(metrics)
+    tokens = np.array([m["tokens"] for m in trained], float)
+    loss = np.array([m["loss"] for m in trained], float)
     window = max(1, len(loss) // 40)
+    if not len(loss):
+        return tokens, loss
     smooth = np.convolve(loss, np.ones(window) / window, mode="valid")
+    middle = (window - 1) // 2
+    return tokens[middle : middle + len(smooth)], smooth
+
+
+def draw_loss_curve(metrics: Metrics, path: Path) -> None:
+    """Loss in nats a token over the tokens trained on, as a PNG: every step faint, a running mean bold.
+
+    Beside them the held-out loss where it was measured, a mark for each skipped step, a line where the rows'
+    length changes, and the learning rate.
+    """
+    figure, axes = _axes()
+    _draw_learning_rate(axes, metrics)
+    trained = _trained(metrics)
+    shown = trained[:: max(1, -(-len(trained) // POINTS))]
+    axes.plot(_millions(shown), [m["loss"] for m in shown], color=STEP, linewidth=0.6, alpha=0.7)
+    tokens, smooth = running_mean(metrics)
+    axes.plot(tokens / 1e6, smooth, color=MEAN, linewidth=1.8, label="training")
+    _draw_held_out(axes, metrics)
+    _draw_skipped(axes, metrics)
+    axes.set_ylim(bottom=0)
+    _draw_lengths(axes, metrics)
+    if len(axes.get_legend_handles_labels()[0]) > 1:
+        axes.legend(frameon=False, loc="upper center", ncols=3, fontsize=8)
+    figure.savefig(path, format="png")
+
+
+def draw_comparison(runs: Mapping[str, Metrics], path: Path) -> None:
+    """Running means of two runs' loss over the tokens trained on, as a PNG, with their held-out losses."""
+    figure, axes = _axes()
+    for (name, metrics), color in zip(runs.items(), TWO, strict=True):
+        tokens, smooth = running_mean(metrics)
+        axes.plot(tokens / 1e6, smooth, color=color, linewidth=1.6, label=name)
+        measured = _measured(metrics)
+        axes.plot(_millions(measured), [m["validation_loss"] for m in measured], "o", color=color, markersize=3.5)
+    if any(_measured(metrics) for metrics in runs.values()):
+        axes.plot([], [], "o", color=FAINT, markersize=3.5, label="held out")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, loc="upper center", ncols=3, fontsize=8)
+    figure.savefig(path, format="png")
+
+
+def _axes() -> "tuple[Figure, Axes]":
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(6.4, 3.2), dpi=100, layout="constrained")
     axes = figure.add_subplot()
-    axes.plot(tokens, loss, color="#8fbf8f", linewidth=0.6, alpha=0.7)
-    middle = (window - 1) // 2
-    axes.plot(tokens[middle : middle + len(smooth)], smooth, color="#1b7837", linewidth=1.8)
     axes.set_xlabel("tokens trained on, millions")
     axes.set_ylabel("loss, nats a token")
-    axes.set_ylim(bottom=0)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path)
+    return figure, axes
+
+
+def _draw_learning_rate(axes: "Axes", metrics: Metrics) -> None:
+    """Pale, behind everything else, over the lowest third."""
+    known = [m for m in metrics if m.get("learning_rate") is not None]
+    peak = max((m["learning_rate"] for m in known), default=0.0)
+    if not peak:
+        return
+    rates = axes.twinx()
+    rates.fill_between(_millions(known), [m["learning_rate"] for m in known], color=FAINT, alpha=0.16, linewidth=0)
+    rates.set_ylim(0, 3 * peak)
+    rates.set_yticks([peak], [f"learning rate\n{peak:.2g}"], color=FAINT, fontsize=7)
+    rates.tick_params(length=0)
+    rates.spines[:].set_visible(False)
+    axes.set_zorder(rates.get_zorder() + 1)
+    axes.patch.set_visible(False)
+
+
+def _draw_held_out(axes: "Axes", metrics: Metrics) -> None:
+    measured = _measured(metrics)
+    if measured:
+        losses = [m["validation_loss"] for m in measured]
+        axes.plot(_millions(measured), losses, "o-", color=HELD_OUT, linewidth=0.5, markersize=2.5, label="held out")
+
+
+def _draw_skipped(axes: "Axes", metrics: Metrics) -> None:
+    """At the lower edge: the loss of a skipped step is off the scale, or none at all."""
+    skipped = [m for m in metrics if m.get("skipped")]
+    if skipped:
+        edge = axes.get_xaxis_transform()
+        axes.plot(
+            _millions(skipped), [0.03] * len(skipped), "x", color=SKIPPED, markersize=5, transform=edge, label="skipped"
+        )
+
+
+def _draw_lengths(axes: "Axes", metrics: Metrics) -> None:
+    for before, after in pairwise(metrics):
+        length = after.get("row_tokens")
+        if length is not None and before.get("row_tokens") not in (None, length):
+            where = before["tokens"] / 1e6
+            axes.axvline(where, color="black", linewidth=0.8, linestyle=(0, (4, 3)), alpha=0.6)
+            text = f"rows of {length:,} tokens "
+            edge = axes.get_xaxis_transform()
+            axes.text(where, 0.9, text, transform=edge, rotation=90, va="top", ha="right", fontsize=7)
+
+
+def _trained(metrics: Metrics) -> list[Mapping[str, Any]]:
+    return [m for m in metrics if m["loss"] is not None and not m.get("skipped")]
+
+
+def _measured(metrics: Metrics) -> list[Mapping[str, Any]]:
+    return [m for m in metrics if m.get("validation_loss") is not None]
+
+
+def _millions(metrics: Metrics) -> list[float]:
+    return [m["tokens"] / 1e6 for m in metrics]

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from parakeet.errors import ParakeetError
-from parakeet.recipe import ModelSettings, Training
+from parakeet.recipe import ModelSettings, Packing, Training
 
 JOB_FILE = "job.json"
 LOCK_FILE = "run.lock"
@@ -17,27 +17,28 @@ CURVE_FILE = "loss_curve.png"
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """Folders of the inputs and their content digests, the run's own folder, and where the finished model goes."""
+    """Folders of the inputs and their content digests, the run's own folder, and where the finished model goes.
+
+    `plan_digests` has the sha256 of each plan file by its row length, written in digits. `try_anyway` starts a
+    training that is forecast not to fit the device.
+    """
 
     model: ModelSettings
     training: Training
-    row_tokens: int
-    order_seed: int
+    packing: Packing
     tokenizer: Path
     shards: Path
     shards_content: str
     plan: Path
-    plan_content: str
+    plan_digests: dict[str, str]
     run: Path
     output: Path
+    try_anyway: bool = False
 
     def save(self) -> Path:
-        values = asdict(self) | {
-            "model": self.model.model_dump(mode="json"),
-            "training": self.training.model_dump(mode="json"),
-        }
+        sections = {name: getattr(self, name).model_dump(mode="json") for name in ("model", "training", "packing")}
         path = self.run / JOB_FILE
-        path.write_text(json.dumps(values, indent=2, default=str) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(asdict(self) | sections, indent=2, default=str) + "\n", encoding="utf-8")
         return path
 
     @classmethod
@@ -45,7 +46,11 @@ class TrainingJob:
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             folders = {name: Path(values[name]) for name in ("tokenizer", "shards", "plan", "run", "output")}
-            sections = {"model": ModelSettings(**values["model"]), "training": Training(**values["training"])}
+            sections = {
+                "model": ModelSettings(**values["model"]),
+                "training": Training(**values["training"]),
+                "packing": Packing(**values["packing"]),
+            }
             return cls(**(values | folders | sections))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ParakeetError(f"{path} is not a training job: {error}") from None

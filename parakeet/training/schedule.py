@@ -1,24 +1,49 @@
-"""Warm-up, stable, decay: the learning rate as a pure function of the step, so no state has to be kept."""
+"""The learning rate and the row length as pure functions of the step, so no state has to be kept. Imports no torch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
 
-from parakeet.recipe import Training
+from parakeet.recipe import Packing, Training
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Steps whose rows have one length; it begins after the phase before it, or with step 1."""
+
+    row_tokens: int
+    last_step: int
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Steps are counted from 1; `decay_start` is the last step at the peak rate."""
+    """Warm-up, stable, decay; steps are counted from 1.
+
+    `decay_start` is the last step at the peak rate. The last of the `phases` ends with `total_steps`.
+    """
 
     peak: float
     warmup_steps: int
     decay_start: int
     total_steps: int
+    phases: tuple[Phase, ...]
 
     @classmethod
-    def from_recipe(cls, training: Training) -> "Schedule":
+    def from_recipe(cls, training: Training, packing: Packing) -> "Schedule":
         total = total_steps(training)
         decay_start = total - round(total * training.decay_fraction)
-        return cls(training.learning_rate, min(training.warmup_steps, decay_start), decay_start, total)
+        warmup_steps = min(training.warmup_steps, decay_start)
+        return cls(training.learning_rate, warmup_steps, decay_start, total, _phases(packing, total))
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> "Schedule":
+        """The schedule that `dataclasses.asdict` made these values from, also after JSON.
+
+        Raises KeyError or TypeError where they are of something else.
+        """
+        phases = tuple(Phase(**phase) for phase in values["phases"])
+        return cls(**{**values, "phases": phases})
 
     def learning_rate(self, step: int) -> float:
         """Linear up to the peak, flat, then linear to zero one step after the last."""
@@ -28,14 +53,54 @@ class Schedule:
             return self.peak
         return self.peak * (self.total_steps + 1 - step) / (self.total_steps + 1 - self.decay_start)
 
+    def phase(self, step: int) -> int:
+        """Index of the phase that this step belongs to; the last one's for steps past the end."""
+        ended = sum(phase.last_step < step for phase in self.phases)
+        return min(ended, len(self.phases) - 1)
+
+    def row_tokens(self, step: int) -> int:
+        """Tokens in each row of this step."""
+        return self.phases[self.phase(step)].row_tokens
+
+    @property
+    def stable_until(self) -> int:
+        """The last step that a run of more tokens also makes: before the decay and any change of the row length."""
+        return min(self.decay_start, self.phases[0].last_step)
+
     def shares_past(self, step: int, other: "Schedule") -> bool:
         """Whether a run of `other` that has made `step` steps is also the beginning of a run of this one."""
         if other == self:
             return step <= self.total_steps
         alike = (self.peak, self.warmup_steps) == (other.peak, other.warmup_steps)
-        return alike and step <= min(self.decay_start, other.decay_start)
+        return alike and step <= min(self.decay_start, other.decay_start, self._same_rows_until(other))
+
+    def _same_rows_until(self, other: "Schedule") -> int:
+        last = 0
+        for mine, theirs in zip(self.phases, other.phases, strict=False):
+            if mine.row_tokens != theirs.row_tokens:
+                break
+            last = min(mine.last_step, theirs.last_step)
+            if mine.last_step != theirs.last_step:
+                break
+        return last
 
 
 def total_steps(training: Training) -> int:
     """Optimizer steps for the recipe's tokens, rounded up."""
     return -(-training.tokens // training.batch_tokens)
+
+
+def _phases(packing: Packing, total: int) -> tuple[Phase, ...]:
+    """Later phases take their shares of the steps from the end, rounded, but each has at least one step.
+
+    Where there are fewer steps than phases, the first ones have one each and the others none.
+    """
+    lengths = packing.lengths[:total]
+    after = list(accumulate(phase.share for phase in reversed(packing.then)))[::-1]
+    phases: list[Phase] = []
+    for index, row_tokens in enumerate(lengths[:-1]):
+        least = phases[-1].last_step + 1 if phases else 1
+        most = total - (len(lengths) - 1 - index)
+        last_step = total - round(total * after[index])
+        phases.append(Phase(row_tokens, max(least, min(last_step, most))))
+    return (*phases, Phase(lengths[-1], total))

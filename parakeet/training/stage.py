@@ -24,24 +24,44 @@ Launch = Callable[[Sequence[str]], str | None]
 CHANGEABLE = (
     "tokens",
     "decay_fraction",
-    "micro_batch_rows",
+    "micro_batch_tokens",
+    "attention",
+    "recompute",
+    "compile",
+    "processes",
     "checkpoint_steps",
     "keep_checkpoints",
+    "keep_every",
+    "validation_tokens",
+    "tensorboard",
     "threads",
     "device",
 )
-"""Settings that may change while a run goes on: they are no part of its key."""
+"""Settings that may change while a run goes on: they are no part of its key. Nor are the rows of packing.then, which
+come after all that a run with others has made."""
 
 
 def run_key(recipe: Recipe, inputs: Mapping[str, Artifact]) -> str:
-    """First 16 hex digits of a sha256 over what makes a training run this run and no other."""
+    """First 16 hex digits of a sha256 over what makes a training run this run and no other.
+
+    Of the packing plans only that of the first length counts, so that a run goes on when a later length is added.
+    """
+    first = recipe.packing.row_tokens
+    content = {name: artifact.content for name, artifact in inputs.items()}
     values = {
         "model": recipe.model.model_dump(mode="json"),
         "training": recipe.training.model_dump(mode="json", exclude=set(CHANGEABLE)),
-        "packing": recipe.packing.model_dump(mode="json"),
-        "inputs": {name: artifact.content for name, artifact in inputs.items()},
+        "packing": recipe.packing.model_dump(mode="json", include={"row_tokens", "seed"}),
+        "inputs": content | {"packing_plan": _plan_digests(inputs["packing_plan"], [first])},
     }
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _plan_digests(plan: Artifact, lengths: Sequence[int]) -> dict[str, str]:
+    """sha256 of each length's plan file, by the length in digits."""
+    from parakeet.data.packing import plan_file
+
+    return {str(row_tokens): plan.manifest["files"][plan_file(row_tokens)]["sha256"] for row_tokens in lengths}
 
 
 def make_checkpoint(
@@ -52,8 +72,12 @@ def make_checkpoint(
     launch: Launch,
     runs: Path,
     fresh: bool,
+    try_anyway: bool,
 ) -> dict[str, Any]:
-    """Train, or go on training, in `runs/<key>`; `fresh` forgets what an earlier run of this key has done."""
+    """Train, or go on training, in `runs/<key>`; `fresh` forgets what an earlier run of this key has done.
+
+    `try_anyway` starts a training that is forecast not to fit the device.
+    """
     run = runs / run_key(recipe, inputs)
     if fresh:
         shutil.rmtree(run, ignore_errors=True)
@@ -62,15 +86,15 @@ def make_checkpoint(
     job = TrainingJob(
         model=recipe.model,
         training=recipe.training,
-        row_tokens=recipe.packing.row_tokens,
-        order_seed=recipe.packing.seed,
+        packing=recipe.packing,
         tokenizer=inputs["tokenizer"].path,
         shards=inputs["token_shards"].path,
         shards_content=inputs["token_shards"].content,
         plan=inputs["packing_plan"].path,
-        plan_content=inputs["packing_plan"].content,
+        plan_digests=_plan_digests(inputs["packing_plan"], recipe.packing.lengths),
         run=run,
         output=output,
+        try_anyway=try_anyway,
     )
     problem = launch([sys.executable, "-m", "parakeet.training", str(job.save()), str(os.getpid())])
     if problem is not None:

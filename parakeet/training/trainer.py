@@ -1,225 +1,270 @@
 """The training loop: packed rows in, a checkpointed run and a finished model out."""
 
-import json
-import math
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 
 import torch
 
-from parakeet.artifact import replace_file
-from parakeet.data.loader import Batch, Loader, LoaderState
-from parakeet.data.packing import Plan
+from parakeet.data.loader import Batch
 from parakeet.data.shards import TokenShards
 from parakeet.errors import ParakeetError
 from parakeet.model.config import ModelConfig
-from parakeet.model.loss import cross_entropy_sum
-from parakeet.model.transformer import Parakeet, best_device, save_model
+from parakeet.model.transformer import Parakeet
 from parakeet.progress import Progress
 from parakeet.tokenizer import Tokenizer
-from parakeet.training.checkpoint import RunState, prune_checkpoints, restore_newest, save_checkpoint
-from parakeet.training.curve import draw_loss_curve
-from parakeet.training.job import CURVE_FILE, METRICS_FILE, SUMMARY_FILE, TrainingJob
+from parakeet.training.checkpoint import RunState, Snapshot, restore_newest
+from parakeet.training.device import choose_device, is_out_of_memory, peak_memory
+from parakeet.training.distributed import Ranks, join, local_rank, world_size
+from parakeet.training.feed import Feed
+from parakeet.training.healing import ROLL_BACKS_IN_A_ROW, SKIPS_IN_A_ROW, Healing
+from parakeet.training.job import TrainingJob
+from parakeet.training.metrics import StepRecord
 from parakeet.training.optimizer import make_optimizer
+from parakeet.training.policy import Policy
+from parakeet.training.reporting import Reporter
+from parakeet.training.saving import Saver, discard_after
 from parakeet.training.schedule import Schedule
+from parakeet.training.speed import Speed
+from parakeet.training.steps import Stepper
+from parakeet.training.summary import write_result
+from parakeet.training.validation import Validation
+from parakeet.training.watch import Watch
 
 DOCUMENTS_NAMED = 5
 
 
 @dataclass(frozen=True)
-class Step:
-    """What one optimizer step measured; `loss` in nats a token, `gradient_norm` before clipping."""
+class Outcome:
+    """Where a run stands: at its end, or stopped after `step` with a checkpoint."""
 
+    finished: bool
     step: int
-    tokens: int
-    loss: float
-    learning_rate: float
-    gradient_norm: float
+
+
+def train(job: TrainingJob, progress: Progress, reporter: Reporter, run_id: str, stop: Callable[[], bool]) -> Outcome:
+    """Train to the schedule's end, or until `stop()` is true; then the step under way is the last.
+
+    Every way out but an exception leaves a checkpoint behind. Raises ParakeetError for what a user can put right.
+    """
+    device = choose_device(job.training.device, local_rank(), world_size())
+    if job.training.threads:
+        torch.set_num_threads(job.training.threads)
+    with ExitStack() as stack:
+        ranks = stack.enter_context(join(device))
+        watch = stack.enter_context(Watch(job, ranks.leads, progress, reporter, run_id))
+        trainer = Trainer(job, ranks, watch)
+        stack.enter_context(trainer.feed)
+        stack.enter_context(trainer.saver)
+        trainer.resume()
+        return trainer.run(stop)
 
 
 class Trainer:
-    """One run: made from a job, it restores the newest checkpoint that fits, if there is one."""
+    """One rank's model, data and counters of a run."""
 
-    def __init__(self, job: TrainingJob, progress: Progress) -> None:
+    def __init__(self, job: TrainingJob, ranks: Ranks, watch: Watch) -> None:
         settings = job.training
         self.job = job
-        self.progress = progress
-        self.device = _device(settings.device)
-        if settings.threads:
-            torch.set_num_threads(settings.threads)
-        self.tokenizer = Tokenizer.load(job.tokenizer)
-        self.schedule = Schedule.from_recipe(settings)
-        self.shards = TokenShards(job.shards, "train", self.tokenizer)
-        self.loader = Loader(
-            self.shards,
-            Plan(job.plan),
-            job.row_tokens,
-            self.tokenizer.padding,
-            LoaderState(job.shards_content, job.plan_content, job.order_seed),
-        )
-        torch.manual_seed(settings.seed)
-        self.model = Parakeet(ModelConfig.from_recipe(job.model, self.tokenizer.rows))
-        self.model.initialise(torch.Generator().manual_seed(settings.seed))
-        self.model.to(self.device)
+        self.ranks = ranks
+        self.watch = watch
+        self.schedule = Schedule.from_recipe(settings, job.packing)
+        tokenizer = Tokenizer.load(job.tokenizer)
+        self.config = ModelConfig.from_recipe(job.model, tokenizer.rows)
+        # Before any memory is taken: what is forecast not to fit is refused here.
+        self.policy = Policy(job, self.config, self.schedule, ranks)
+        for line in self.policy.lines():
+            watch.say(line)
+        self.shards = TokenShards(job.shards, "train", tokenizer)
+        held_out = TokenShards(job.shards, "held_out", tokenizer)
+        self.feed = Feed(job, self.shards, tokenizer.padding, self.schedule)
+        self.validation = Validation(held_out, settings.validation_tokens, tokenizer.padding)
+        self.model = self._new_model().to(ranks.device)
         self.optimizer = make_optimizer(self.model, settings)
+        self.stepper = Stepper(self.model, self.optimizer, ranks, settings, tokenizer.padding)
+        self.saver = Saver(job, ranks.leads, watch)
+        self.speed = Speed(self.config, ranks)
+        self.healing = Healing()
         self.step = 0
         self.tokens = 0
-        self._restore()
 
-    def run(self, stop: Callable[[], bool], saved: Callable[[int], None]) -> bool:
-        """Train to the schedule's end, or until `stop()` is true between two steps; False if it was stopped.
+    def resume(self) -> None:
+        """Go on from the newest checkpoint that fits, if there is one; ParakeetError if it is of another model."""
+        state = self._restore()
+        if state is not None:
+            self.feed.restore(state.loaders)
+            self.healing.restore(state.monitor, state.good_step, state.skipped, state.rolled_back)
+        self.watch.cut_back(self.step)
+        if state is None:
+            self.watch.event("started", 0, f"Training began: {self.schedule.total_steps:,} steps.")
+            return
+        self.watch.tell("resumed", self.step, f"Going on from step {self.step:,} of {self.schedule.total_steps:,}.")
+        if state.world_size != self.ranks.world:
+            self.watch.say(
+                f"It was made by {state.world_size} processes, and {self.ranks.world} go on: the same training, but "
+                "not to the last bit."
+            )
 
-        Every way out but an exception leaves a checkpoint behind. `saved(step)` is called after each.
-        """
-        settings = self.job.training
+    def run(self, stop: Callable[[], bool]) -> Outcome:
+        """Make the steps that are left."""
+        batch_tokens = self.job.training.batch_tokens
         self.model.train()
-        with (
-            (self.job.run / METRICS_FILE).open("a", encoding="utf-8") as metrics,
-            self.progress.task("training", self.schedule.total_steps * settings.batch_tokens, "tokens") as task,
-        ):
-            task.skip(self.step * settings.batch_tokens)
-            began = time.monotonic()
+        with self.watch.task(self.schedule.total_steps * batch_tokens) as task:
+            task.skip(self.step * batch_tokens)
             while self.step < self.schedule.total_steps:
-                step = self._one_step()
-                seconds, began = time.monotonic() - began, time.monotonic()
-                metrics.write(json.dumps(_record(step, seconds)) + "\n")
-                task.advance(settings.batch_tokens, f"loss {step.loss:.3f}")
-                stopping = stop()
-                if stopping or step.step % settings.checkpoint_steps == 0 or step.step in self._milestones():
-                    metrics.flush()
-                    self._save()
-                    saved(self.step)
+                record, stopping = self._make_step(stop())
+                task.advance(batch_tokens, f"loss {record.loss:.3f}")
+                if self.healing.must_go_back:
+                    task.skip(-batch_tokens * self._go_back())
+                    continue
+                self._close_step(record, stopping)
                 if stopping and self.step < self.schedule.total_steps:
-                    return False
-        self._finish()
-        return True
+                    return self._stop()
+        return self._finish()
 
-    def _one_step(self) -> Step:
-        settings = self.job.training
+    def _make_step(self, stopping: bool) -> tuple[StepRecord, bool]:
+        """One optimizer step, taken or left out; and whether any rank was asked to stop."""
+        began = time.monotonic()
         step = self.step + 1
+        row_tokens = self.schedule.row_tokens(step)
         rate = self.schedule.learning_rate(step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        batch = self.loader.next_batch(settings.batch_tokens // self.job.row_tokens)
-        targets = int((batch.targets != self.tokenizer.padding).sum())
-        loss = self._accumulate(batch, targets)
-        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.gradient_clip))
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            shown = ", ".join(self.shards.doc_id(number).hex() for number in batch.members[:DOCUMENTS_NAMED])
+        batch, data_seconds = self.feed.take(step)
+        self.model.execution = self.policy.execution(row_tokens)
+        try:
+            measured = self.stepper.measure(batch, step, self.policy.micro_batch_rows(row_tokens), stopping)
+            reason = self.healing.judge(measured.loss, measured.gradient_norm)
+            if reason is None:
+                self.stepper.take(rate, measured.gradient_norm)
+                self.tokens += measured.targets
+            else:
+                self.stepper.leave()
+                self._tell_skip(step, reason, batch)
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
+                raise self.policy.out_of_memory(step, row_tokens) from None
+            raise
+        self.step = step
+        seconds = time.monotonic() - began
+        speed = self.job.training.batch_tokens / seconds
+        mfu, mfu_palm = self.speed.utilisation(row_tokens, speed)
+        record = StepRecord(
+            step, self.tokens, measured.loss, measured.gradient_norm, rate, row_tokens, seconds, speed, data_seconds,
+            mfu, mfu_palm, peak_memory(self.ranks.device), reason,
+        )  # fmt: skip
+        return record, measured.stopping
+
+    def _tell_skip(self, step: int, reason: str, batch: Batch) -> None:
+        documents = [self.shards.doc_id(number).hex() for number in dict.fromkeys(batch.members)]
+        shown = ", ".join(documents[:DOCUMENTS_NAMED])
+        self.left_out = f"{shown} ({len(documents):,} in all, in {self.watch.events_file})"
+        text = (
+            f"Step {step:,} was left out: {reason}. Its documents: {self.left_out}. After {SKIPS_IN_A_ROW} in a row "
+            f"training goes back to step {self.healing.good_step:,}; this is number {self.healing.in_a_row}."
+        )
+        self.watch.tell("skipped", step, text, reason=reason, documents=documents)
+
+    def _close_step(self, record: StepRecord, stopping: bool) -> None:
+        """Write the step down; where the schedule saves it, measure the held-out loss first."""
+        scheduled = self._is_scheduled(self.step)
+        validation_loss = self._validate() if scheduled else None
+        self.watch.step(replace(record, validation_loss=validation_loss), self.schedule.total_steps)
+        if scheduled:
+            self.healing.saved(self.step)
+        if scheduled or stopping:
+            self._save(validation_loss)
+        self.saver.poll()
+
+    def _is_scheduled(self, step: int) -> bool:
+        """A checkpoint's turn: every so many steps, where a longer run or a decay branch can go on, and at the end.
+
+        Not where the step before it was left out: the weights may be the trouble.
+        """
+        milestones = (self.schedule.stable_until, self.schedule.total_steps)
+        turn = step % self.job.training.checkpoint_steps == 0 or step in milestones
+        return turn and not self.healing.in_a_row
+
+    def _validate(self) -> float | None:
+        row_tokens = self.schedule.row_tokens(self.step)
+        rows = self.policy.micro_batch_rows(row_tokens)
+        loss = self.validation.loss(self.model, self.ranks, row_tokens, rows)
+        if loss is not None:
+            self.watch.event("validated", self.step, f"Held-out loss {loss:.4f} nats a token.", validation_loss=loss)
+        return loss
+
+    def _save(self, validation_loss: float | None) -> None:
+        state = RunState(
+            step=self.step,
+            tokens=self.tokens,
+            loaders=self.feed.state,
+            schedule=self.schedule,
+            monitor=self.healing.state(),
+            skipped=self.healing.skipped,
+            rolled_back=self.healing.rolled_back,
+            metrics_bytes=self.watch.flushed_bytes(),
+            validation_loss=validation_loss,
+            world_size=self.ranks.world,
+            good_step=self.healing.good_step,
+        )
+        self.saver.save(Snapshot(self.model, self.optimizer, state))
+
+    def _go_back(self) -> int:
+        """Return to the last good checkpoint, but not to its data; how many steps that is.
+
+        Raises ParakeetError where that was done too often.
+        """
+        step, target = self.step, self.healing.good_step
+        if not self.healing.may_go_back:
             raise ParakeetError(
-                f"Step {step:,}: the loss is {loss}, the gradient's norm {norm}. Nothing was trained on it; the last "
-                f"good checkpoint is in {self.job.run}. Its documents: {shown} ({len(batch.members):,} in all). "
+                f"Step {step:,}: {SKIPS_IN_A_ROW} steps in a row had to be left out, and going back to step {target:,} "
+                f"and on past the data has not helped {ROLL_BACKS_IN_A_ROW} times. {self._last_good()} "
+                f"Documents of the last of these steps: {self.left_out}. "
                 "Lower training.learning_rate and run the same build again."
             )
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.step = step
-        self.tokens += targets
-        return Step(step, self.tokens, loss, rate, norm)
+        self.saver.wait()
+        if self.ranks.leads:
+            discard_after(self.job.run, self.schedule, target)
+        state = self._restore()
+        if state is None:
+            self.model.load_state_dict(self._new_model().state_dict())
+            self.optimizer.state.clear()
+        self.healing.went_back(None if state is None else state.monitor)
+        self.watch.cut_back(self.step)
+        text = f"Went back from step {step:,} to step {self.step:,}, and on to the data after that of step {step:,}."
+        self.watch.tell("rolled_back", step, text, to=self.step)
+        return step - self.step
 
-    def _accumulate(self, batch: Batch, targets: int) -> float:
-        """Gradients of the mean loss over the whole step's targets, one micro-batch after the other."""
-        total = 0.0
-        rows = self.job.training.micro_batch_rows
-        for begin in range(0, len(batch.inputs), rows):
-            part = slice(begin, begin + rows)
-            ids, wanted, documents = (
-                torch.from_numpy(array[part]).to(self.device)
-                for array in (batch.inputs, batch.targets, batch.documents)
-            )
-            with self._precision():
-                hidden = self.model(ids, documents)
-                loss = cross_entropy_sum(hidden, self.model.embedding.weight, wanted, self.tokenizer.padding)
-            loss = loss / max(targets, 1)
-            loss.backward()
-            total += float(loss.detach())
-        return total
+    def _last_good(self) -> str:
+        if not self.healing.good_step:
+            return "There is no good checkpoint yet."
+        return f"The last good checkpoint is that of step {self.healing.good_step:,} in {self.job.run}."
 
-    def _precision(self) -> AbstractContextManager[Any]:
-        if self.job.training.precision == "bf16":
-            return torch.autocast(self.device.type, torch.bfloat16)
-        return nullcontext()
+    def _restore(self) -> RunState | None:
+        """Weights, optimizer and counters of the newest checkpoint that fits; all ranks read the same one."""
+        self.ranks.wait()
+        state = restore_newest(self.job.run, self.model, self.optimizer, self.schedule, self.watch.progress)
+        self.step, self.tokens = (state.step, state.tokens) if state else (0, 0)
+        (steps,) = self.ranks.add_up([self.step])
+        if steps != self.step * self.ranks.world:
+            raise ParakeetError(f"The processes do not see the same checkpoints in {self.job.run}; run the same again.")
+        return state
 
-    def _milestones(self) -> tuple[int, int]:
-        """The last step before the decay, which a longer run can go on from, and the last of all."""
-        return self.schedule.decay_start, self.schedule.total_steps
+    def _new_model(self) -> Parakeet:
+        model = Parakeet(self.config)
+        model.initialise(torch.Generator().manual_seed(self.job.training.seed))
+        return model
 
-    def _restore(self) -> None:
-        state = restore_newest(self.job.run, self.model, self.optimizer, self.schedule, self.progress)
-        if state is not None:
-            self.loader.restore(state.loader)
-            self.step, self.tokens = state.step, state.tokens
-            self.progress.say(f"Going on from step {self.step:,} of {self.schedule.total_steps:,}.")
-        _forget_metrics_after(self.job.run / METRICS_FILE, self.step)
+    def _stop(self) -> Outcome:
+        self.saver.close()
+        self.watch.event("stopped", self.step, f"Stopped at step {self.step:,} with a checkpoint.")
+        self.ranks.wait()
+        return Outcome(finished=False, step=self.step)
 
-    def _save(self) -> None:
-        state = RunState(self.step, self.tokens, self.loader.state, self.schedule)
-        save_checkpoint(self.job.run, self.model, self.optimizer, state)
-        prune_checkpoints(self.job.run, self.job.training.keep_checkpoints, self.schedule)
-
-    def _finish(self) -> None:
-        metrics = read_metrics(self.job.run / METRICS_FILE)
-        last = metrics[-max(1, len(metrics) // 20) :]
-        summary = {
-            "parameters": self.model.config.parameter_count,
-            "steps": self.step,
-            "tokens": self.tokens,
-            "final_loss": sum(m["loss"] for m in last) / len(last),
-            "first_loss": metrics[0]["loss"],
-            "seconds": round(sum(m["seconds"] for m in metrics), 1),
-            "tokens_per_second": round(self.step * self.job.training.batch_tokens / sum(m["seconds"] for m in metrics)),
-            "device": _device_name(self.device),
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-        }
-        save_model(self.model, self.job.output)
-        text = json.dumps(summary, indent=2) + "\n"
-        (self.job.output / SUMMARY_FILE).write_text(text, encoding="utf-8")
-        draw_loss_curve(metrics, self.job.output / CURVE_FILE)
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """One dictionary a step: step, tokens, loss, learning_rate, gradient_norm, seconds."""
-    with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
-
-
-def _record(step: Step, seconds: float) -> dict[str, Any]:
-    return {
-        "step": step.step,
-        "tokens": step.tokens,
-        "loss": step.loss,
-        "learning_rate": step.learning_rate,
-        "gradient_norm": step.gradient_norm,
-        "seconds": round(seconds, 4),
-    }
-
-
-def _forget_metrics_after(path: Path, step: int) -> None:
-    """Drop the lines of steps that will be made again; a killed process may have left half a line."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except ValueError:
-            break
-    replace_file(path, "".join(kept))
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device(best_device())
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ParakeetError("training.device is cuda, but torch finds no CUDA device; use auto or cpu.")
-    return torch.device(name)
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    def _finish(self) -> Outcome:
+        self.saver.close()
+        if self.ranks.leads:
+            write_result(self.model, self.job, self.policy, self.ranks, self.healing)
+        self.watch.event("finished", self.step, f"Trained on {self.tokens:,} tokens.")
+        # torchrun ends all processes when one has ended before its time.
+        self.ranks.wait()
+        return Outcome(finished=True, step=self.step)

@@ -17,7 +17,9 @@ from typing import Any
 
 import pytest
 
-from .conftest import STAGES, environment
+from parakeet.training.metrics import EVENTS_FILE, read_events
+
+from .conftest import STAGES, environment, parakeet, write_recipe
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +30,6 @@ SELECTOR = {
     "repositoryLocationName": "parakeet",
     "repositoryName": "__repository__",
     "pipelineName": "__ASSET_JOB",
-    "assetSelection": [{"path": ["release"]}],
     "assetCheckSelection": [],
 }
 LAUNCH = """
@@ -40,6 +41,19 @@ mutation($params: ExecutionParams!) {
   }
 }
 """
+
+TERMINATE = """
+mutation($id: String!) {
+  terminateRun(runId: $id, terminatePolicy: SAFE_TERMINATE) {
+    __typename
+    ... on TerminateRunFailure { message }
+    ... on PythonError { message }
+  }
+}
+"""
+ENDED = ("SUCCESS", "FAILURE", "CANCELED")
+STEPS = 1000
+"""About 20 s of training: long enough to be ended by hand in the middle."""
 
 
 @pytest.fixture
@@ -99,6 +113,38 @@ def assets(ask: Query) -> dict[str, Any]:
     return {node["assetKey"]["path"][0]: node["assetMaterializations"] for node in nodes}
 
 
+def launch(ask: Query, asset: str) -> str:
+    """Materialise one asset, as its page does; the run's id."""
+    selector = SELECTOR | {"assetSelection": [{"path": [asset]}]}
+    launched = ask(LAUNCH, params={"selector": selector, "runConfigData": {}, "mode": "default"})
+    launched = launched["launchPipelineExecution"]
+    assert launched["__typename"] == "LaunchRunSuccess", launched
+    return str(launched["run"]["runId"])
+
+
+def status(ask: Query, run_id: str) -> str:
+    query = "query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
+    return str(ask(query, id=run_id)["runOrError"]["status"])
+
+
+def observed_steps(ask: Query) -> list[int]:
+    """Steps of the checkpoint's observations, oldest first."""
+    query = """{
+      assetNodes(assetKeys: [{path: ["checkpoint"]}]) {
+        assetObservations(limit: 1000) { metadataEntries { label ... on IntMetadataEntry { intValue } } }
+      }
+    }"""
+    found = ask(query)["assetNodes"][0]["assetObservations"]
+    entries = [entry for observation in reversed(found) for entry in observation["metadataEntries"]]
+    return [entry["intValue"] for entry in entries if entry["label"] == "step"]
+
+
+def training_pool(ask: Query) -> dict[str, Any]:
+    fields = "limit claimedSlots { runId } activeRunIds"
+    pool: dict[str, Any] = ask(f'{{ instance {{ concurrencyLimit(concurrencyKey: "training") {{ {fields} }} }} }}')
+    return pool["instance"]["concurrencyLimit"]  # type: ignore[no-any-return]
+
+
 def test_the_builds_of_the_shell_are_shown_and_the_release_can_be_materialised(
     dagster: tuple[Path, Query],
 ) -> None:
@@ -107,13 +153,49 @@ def test_the_builds_of_the_shell_are_shown_and_the_release_can_be_materialised(
     assert set(shown) == {*STAGES, "original_checkpoint", "original_model"}
     assert all(shown[name] for name in STAGES), "an asset that parakeet build made is not shown as materialised"
     shutil.rmtree(home / "releases")
-    launched = ask(LAUNCH, params={"selector": SELECTOR, "runConfigData": {}, "mode": "default"})
-    launched = launched["launchPipelineExecution"]
-    assert launched["__typename"] == "LaunchRunSuccess", launched
-    run_id = launched["run"]["runId"]
-    query = "query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
-    done = ("SUCCESS", "FAILURE", "CANCELED")
-    wait_until(lambda: ask(query, id=run_id)["runOrError"]["status"] in done, 120, home.parent / "log.txt")
-    assert ask(query, id=run_id)["runOrError"]["status"] == "SUCCESS"
+    run_id = launch(ask, "release")
+    wait_until(lambda: status(ask, run_id) in ENDED, 120, home.parent / "log.txt")
+    assert status(ask, run_id) == "SUCCESS"
     assert assets(ask)["release"][0]["runId"] == run_id
     assert (home / "releases" / "latest" / "model.safetensors").is_file()
+
+
+def test_terminate_leaves_a_checkpoint_and_a_free_slot_and_the_next_run_resumes(
+    dagster: tuple[Path, Query], tmp_path: Path
+) -> None:
+    """The second run is queued behind the first, so that only a slot that was freed lets it begin."""
+    home, ask = dagster
+    log = home.parent / "log.txt"
+    recipe = write_recipe(tmp_path, tokens=512 * STEPS, checkpoint_steps=100, learning_rate=1e-4)
+    assert parakeet(home, "use", str(recipe)).returncode == 0
+    runs_before, observed_before = set((home / "training_runs").iterdir()), len(observed_steps(ask))
+    first = launch(ask, "checkpoint")
+    wait_until(lambda: bool(set((home / "training_runs").iterdir()) - runs_before), 120, log)
+    (run,) = set((home / "training_runs").iterdir()) - runs_before
+    # Live: the trainer's first figures are in the page's plots before it has saved anything.
+    wait_until(lambda: len(observed_steps(ask)) > observed_before, 120, log)
+    assert status(ask, first) == "STARTED"
+    second = launch(ask, "checkpoint")
+    wait_until(lambda: bool(list(run.glob("step-*"))), 120, log)
+    assert status(ask, second) == "QUEUED"
+
+    terminated = ask(TERMINATE, id=first)["terminateRun"]
+    assert terminated["__typename"] == "TerminateRunSuccess", terminated
+    wait_until(lambda: status(ask, first) in ENDED, 120, log)
+    assert status(ask, first) == "CANCELED"
+    stopped = [event for event in read_events(run / EVENTS_FILE) if event["kind"] == "stopped"]
+    assert len(stopped) == 1
+    assert max(run.glob("step-*")).name.startswith(f"step-{stopped[0]['step']:08d}")
+    pool = training_pool(ask)
+    assert pool["limit"] == 1
+    assert first not in {*pool["activeRunIds"], *(slot["runId"] for slot in pool["claimedSlots"])}
+
+    wait_until(lambda: status(ask, second) in ENDED, 300, log)
+    assert status(ask, second) == "SUCCESS"
+    resumed = [event["step"] for event in read_events(run / EVENTS_FILE) if event["kind"] == "resumed"]
+    assert resumed == [stopped[0]["step"]]
+    assert assets(ask)["checkpoint"][0]["runId"] == second
+    steps = observed_steps(ask)[observed_before:]
+    assert steps == sorted(steps)
+    assert (steps[0], steps[-1]) == (1, STEPS)
+    assert training_pool(ask)["activeRunIds"] == []

@@ -1,12 +1,38 @@
+import json
+from dataclasses import asdict
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parakeet.training.schedule import Schedule
+from parakeet.recipe import LaterRows, Packing, Training
+from parakeet.training.schedule import Phase, Schedule, total_steps
 
-SCHEDULES = st.tuples(st.integers(1, 300), st.floats(0, 1), st.integers(0, 100)).map(
-    lambda t: Schedule(1e-3, min(t[2], t[0] - round(t[0] * t[1])), t[0] - round(t[0] * t[1]), t[0])
-)
+BATCH_TOKENS = 1 << 12
+
+
+def training(steps: int, decay_fraction: float = 0.2, warmup_steps: int = 100) -> Training:
+    return Training(
+        tokens=BATCH_TOKENS * steps,
+        batch_tokens=BATCH_TOKENS,
+        learning_rate=1e-3,
+        warmup_steps=warmup_steps,
+        decay_fraction=decay_fraction,
+    )
+
+
+def packing(*shares: float) -> Packing:
+    """Rows of 16 tokens, then twice as many in each later phase."""
+    return Packing(row_tokens=16, then=[LaterRows(row_tokens=32 << n, share=share) for n, share in enumerate(shares)])
+
+
+def one_length(peak: float, warmup_steps: int, decay_start: int, total: int) -> Schedule:
+    return Schedule(peak, warmup_steps, decay_start, total, (Phase(16, total),))
+
+
+TRAININGS = st.builds(training, st.integers(1, 300), st.floats(0, 1), st.integers(0, 100))
+PACKINGS = st.lists(st.floats(0.001, 0.3), max_size=3).map(lambda shares: packing(*shares))
+SCHEDULES = st.builds(Schedule.from_recipe, TRAININGS, PACKINGS)
 
 
 @given(SCHEDULES)
@@ -20,14 +46,100 @@ def test_rates_rise_stay_and_fall_within_bounds(schedule: Schedule) -> None:
 
 
 def test_known_points() -> None:
-    schedule = Schedule(peak=1.0, warmup_steps=4, decay_start=8, total_steps=11)
+    schedule = one_length(peak=1.0, warmup_steps=4, decay_start=8, total=11)
     rates = [schedule.learning_rate(step) for step in (1, 4, 8, 9, 11)]
     assert rates == pytest.approx([0.25, 1.0, 1.0, 0.75, 0.25])
 
 
+@given(TRAININGS, PACKINGS)
+def test_every_length_has_its_share_of_the_steps(settings: Training, rows: Packing) -> None:
+    schedule = Schedule.from_recipe(settings, rows)
+    total = total_steps(settings)
+    lengths = [schedule.row_tokens(step) for step in range(1, total + 1)]
+    assert lengths == sorted(lengths)
+    assert set(lengths) == set(rows.lengths[:total])
+    # What a phase has beyond its rounded share, phases that would have had no step at all have taken from others.
+    for number, phase in enumerate(rows.then):
+        after = sum(later.share for later in rows.then[number + 1 :])
+        expected = round(total * (after + phase.share)) - round(total * after)
+        assert abs(lengths.count(phase.row_tokens) - expected) <= len(rows.then)
+
+
+def test_shares_are_counted_from_the_end() -> None:
+    schedule = Schedule.from_recipe(training(1000), packing(0.1, 0.05))
+    assert schedule.phases == (Phase(16, 850), Phase(32, 950), Phase(64, 1000))
+    assert [schedule.phase(step) for step in (1, 850, 851, 950, 951, 1000)] == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("steps", "lengths"), [(1, [16]), (2, [16, 32]), (3, [16, 32, 64]), (4, [16, 16, 32, 64]), (5, [16] * 3 + [32, 64])]
+)
+def test_the_shortest_share_has_one_step_if_there_are_enough(steps: int, lengths: list[int]) -> None:
+    schedule = Schedule.from_recipe(training(steps), packing(0.001, 0.001))
+    assert [schedule.row_tokens(step) for step in range(1, steps + 1)] == lengths
+
+
+def test_shares_that_leave_the_first_length_less_than_a_step() -> None:
+    schedule = Schedule.from_recipe(training(3), packing(0.999))
+    assert [schedule.row_tokens(step) for step in (1, 2, 3)] == [16, 32, 32]
+
+
+@given(SCHEDULES)
+def test_a_schedule_comes_back_from_json(schedule: Schedule) -> None:
+    assert Schedule.from_values(json.loads(json.dumps(asdict(schedule)))) == schedule
+
+
+@given(SCHEDULES, SCHEDULES)
+def test_a_shared_step_has_the_same_past_in_both(one: Schedule, other: Schedule) -> None:
+    for step in range(min(one.total_steps, other.total_steps) + 1):
+        if one.shares_past(step, other):
+            assert other.shares_past(step, one)
+            for past in range(1, step + 1):
+                assert one.learning_rate(past) == other.learning_rate(past)
+                assert one.row_tokens(past) == other.row_tokens(past)
+
+
+@given(st.integers(1, 300), st.integers(0, 300), st.floats(0, 1), PACKINGS)
+def test_raised_tokens_share_all_that_is_stable(steps: int, more: int, decay: float, rows: Packing) -> None:
+    short = Schedule.from_recipe(training(steps, decay, warmup_steps=0), rows)
+    long = Schedule.from_recipe(training(steps + more, decay, warmup_steps=0), rows)
+    shared = min(short.stable_until, long.stable_until)
+    assert all(long.shares_past(step, short) for step in range(shared + 1))
+
+
 def test_a_longer_run_goes_on_only_from_before_the_decay() -> None:
-    short, long = Schedule(1.0, 2, 8, 10), Schedule(1.0, 2, 16, 20)
+    short, long = one_length(1.0, 2, 8, 10), one_length(1.0, 2, 16, 20)
+    assert short.stable_until == 8
     assert long.shares_past(8, short)
     assert not long.shares_past(9, short)
     assert short.shares_past(10, short)
-    assert not Schedule(0.5, 2, 16, 20).shares_past(4, short)
+    assert not one_length(0.5, 2, 16, 20).shares_past(4, short)
+
+
+@pytest.mark.parametrize(("decay_fraction", "stable_until"), [(0.4, 60), (0.1, 80)])
+def test_a_longer_run_goes_on_only_from_before_the_rows_change(decay_fraction: float, stable_until: int) -> None:
+    """The decay begins before the rows change, then after."""
+    short = Schedule.from_recipe(training(100, decay_fraction, 10), packing(0.2))
+    long = Schedule.from_recipe(training(200, decay_fraction, 10), packing(0.2))
+    assert short.stable_until == stable_until
+    assert long.shares_past(stable_until, short)
+    assert not long.shares_past(stable_until + 1, short)
+
+
+def test_a_decay_branch_is_cut_from_any_stable_step() -> None:
+    weeks, branch = Schedule.from_recipe(training(10_000), packing()), one_length(1e-3, 100, 3000, 3500)
+    assert branch.shares_past(3000, weeks)
+    assert not branch.shares_past(3001, weeks)
+    assert not weeks.shares_past(3500, branch)
+
+
+def test_a_later_decay_shares_the_rows_that_are_the_same() -> None:
+    early = Schedule.from_recipe(training(100, 0.1, 10), packing(0.4))
+    late = Schedule.from_recipe(training(100, 0.05, 10), packing(0.4))
+    assert late.shares_past(90, early)
+    assert not late.shares_past(91, early)
+
+
+def test_other_rows_share_nothing() -> None:
+    one = Schedule(1.0, 2, 16, 20, (Phase(16, 20),))
+    assert not one.shares_past(1, Schedule(1.0, 2, 16, 20, (Phase(32, 20),)))

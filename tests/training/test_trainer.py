@@ -1,215 +1,254 @@
 """The trainer as a real process: it is interrupted, killed and started again, and must not be seen to have been."""
 
 import json
-import os
-import re
+import random
+import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from safetensors.numpy import load_file
 
+from parakeet.data.packing import make_packing_plan
 from parakeet.errors import INTERRUPTED
-from parakeet.training.job import FAILURE_FILE, METRICS_FILE, TrainingJob
+from parakeet.progress import Progress
+from parakeet.recipe import LaterRows, Packing
+from parakeet.training.checkpoint import checkpoints
+from parakeet.training.job import SUMMARY_FILE, TrainingJob
 
 from ..conftest import Prepared
+from .conftest import ForkServer, MakeJob, Result, events, failure, history, result, until
 
-MakeJob = Callable[..., Path]
-
-
-@pytest.fixture
-def make_job(prepared: Prepared, tmp_path: Path) -> MakeJob:
-    def make(name: str, **training: object) -> Path:
-        run, output = tmp_path / name, tmp_path / f"{name}-output"
-        run.mkdir(exist_ok=True)
-        output.mkdir(exist_ok=True)
-        job = TrainingJob(
-            model=prepared.recipe.model,
-            training=prepared.recipe.training.model_copy(update=training),
-            row_tokens=prepared.recipe.packing.row_tokens,
-            order_seed=1,
-            tokenizer=prepared.tokenizer_folder,
-            shards=prepared.shards,
-            shards_content="shards",
-            plan=prepared.plan,
-            plan_content="plan",
-            run=run,
-            output=output,
-        )
-        return job.save()
-
-    return make
+STEPS, LAST_STABLE = 20, 12
 
 
-def start(job: Path, *prefix: str, parent: int | None = None) -> subprocess.Popen[bytes]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("DAGSTER_PIPES")}
-    return subprocess.Popen(
-        [*prefix, sys.executable, "-m", "parakeet.training", str(job), *([str(parent)] if parent else [])],
-        env=environment,
-        stderr=subprocess.PIPE,
-    )
+@pytest.fixture(scope="session")
+def phased(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, object]:
+    """Settings of a run that ends on longer rows: 12 steps on rows of 32 tokens, then 8 on rows of 64."""
+    packing = Packing(row_tokens=32, then=[LaterRows(row_tokens=64, share=0.4)])
+    plan = tmp_path_factory.mktemp("plan")
+    recipe = prepared.recipe.model_copy(update={"packing": packing})
+    make_packing_plan(recipe, {"token_shards": prepared.shards}, plan, Progress())
+    return {"packing": packing, "plan": plan}
 
 
-def finish(job: Path) -> None:
-    process = start(job)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors.decode()
-
-
-def result(job: Path) -> tuple[dict[str, bytes], list[tuple[int, float]], dict[str, bytes]]:
-    """Weights, loss history and optimizer state of a finished run, as bytes."""
-    told = TrainingJob.load(job)
-    weights = {name: tensor.tobytes() for name, tensor in load_file(told.output / "model.safetensors").items()}
-    lines = (told.run / METRICS_FILE).read_text(encoding="utf-8").splitlines()
-    losses = [(values["step"], values["loss"]) for values in map(json.loads, lines)]
-    last = max(told.run.glob("step-*"))
-    state = {name: tensor.tobytes() for name, tensor in load_file(last / "optimizer.safetensors").items()}
-    return weights, losses, state
-
-
-def wait_for_checkpoint(run: Path, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 100
-    while not list(run.glob("step-*")):
-        assert process.poll() is None, "the trainer ended before its first checkpoint"
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+@pytest.fixture(scope="session")
+def finished(
+    write_job: MakeJob, phased: Mapping[str, object], trainers: ForkServer, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The job of a run that nobody disturbed."""
+    job = write_job(tmp_path_factory.mktemp("runs") / "undisturbed", **phased)
+    trainers.finish(job)
+    return job
 
 
 @pytest.fixture
-def undisturbed(make_job: MakeJob) -> tuple[dict[str, bytes], list[tuple[int, float]], dict[str, bytes]]:
-    job = make_job("undisturbed")
-    finish(job)
-    return result(job)
+def undisturbed(finished: Path) -> Result:
+    return result(finished)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_stopped_run_goes_on_to_the_same_bits(
-    make_job: MakeJob,
-    undisturbed: tuple[dict[str, bytes], list[tuple[int, float]], dict[str, bytes]],
-    number: signal.Signals,
+def copied(finished: Path, job: Path) -> Path:
+    """The run of `finished` in the folder of `job`."""
+    shutil.copytree(finished.parent, job.parent, dirs_exist_ok=True, ignore=shutil.ignore_patterns("job.json"))
+    return job
+
+
+def saved_steps(job: Path) -> list[str]:
+    return [path.name for path in checkpoints(job.parent)]
+
+
+def test_losses_fall_and_every_step_is_recorded_once(finished: Path) -> None:
+    lines = history(finished)
+    assert [step for step, *_ in lines] == list(range(1, STEPS + 1))
+    assert lines[-1][1] < lines[0][1]
+    assert [line[5] for line in lines] == [32] * LAST_STABLE + [64] * (STEPS - LAST_STABLE)
+    measured = {line[0] for line in lines if line[-1] is not None}
+    assert measured == {3, 6, 9, 12, 15, 18, 20}
+    summary = json.loads((TrainingJob.load(finished).output / SUMMARY_FILE).read_text(encoding="utf-8"))
+    assert summary["steps"] == STEPS
+    assert summary["mfu"] is None
+    assert summary["forecast_bytes"] > 0
+    assert summary["memory_bytes"] > 0
+
+
+def test_a_run_that_is_killed_again_and_again_comes_to_the_same_bits(
+    make_job: MakeJob, phased: Mapping[str, object], undisturbed: Result, trainers: ForkServer
 ) -> None:
-    job = make_job("disturbed")
-    process = start(job)
-    wait_for_checkpoint(job.parent, process)
-    process.send_signal(number)
-    if number is not signal.SIGKILL:
-        process.send_signal(number)
-    status = process.wait(timeout=60)
-    assert status == (-signal.SIGKILL if number is signal.SIGKILL else INTERRUPTED)
-    if number is not signal.SIGKILL:
-        assert "Run the same command again" in (job.parent / FAILURE_FILE).read_text(encoding="utf-8")
-    finish(job)
+    moments = random.Random(4)
+    job = make_job("killed", **phased)
+    for _ in range(6):
+        running = trainers.start(job)
+        begun = len(events(job, "started")) + len(events(job, "resumed"))
+        until(lambda b=begun: len(events(job, "started")) + len(events(job, "resumed")) > b, running)  # type: ignore[misc]
+        time.sleep(moments.uniform(0.0, 0.4))
+        running.send(signal.SIGKILL)
+        if running.wait() == 0:
+            break
+    trainers.finish(job)
     assert result(job) == undisturbed
 
 
-def test_losses_fall_and_every_step_is_recorded_once(
-    undisturbed: tuple[dict[str, bytes], list[tuple[int, float]], dict[str, bytes]],
+def test_a_run_that_is_killed_while_it_saves_comes_to_the_same_bits(
+    make_job: MakeJob, phased: Mapping[str, object], undisturbed: Result, trainers: ForkServer
 ) -> None:
-    _, losses, _ = undisturbed
-    assert [step for step, _ in losses] == list(range(1, 21))
-    assert losses[-1][1] < losses[0][1]
+    job = make_job("saving", **phased)
+    for step in (6, 15):
+        running = trainers.start(job)
+        until((job.parent / f".partial-step-{step:08d}").exists, running)
+        running.send(signal.SIGKILL)
+        assert running.wait() == -signal.SIGKILL
+    trainers.finish(job)
+    assert result(job) == undisturbed
+
+
+def test_signals_only_stop_a_run_with_a_checkpoint_and_it_goes_on_to_the_same_bits(
+    make_job: MakeJob, phased: Mapping[str, object], undisturbed: Result, trainers: ForkServer
+) -> None:
+    job = make_job("stopped", **phased)
+    for number, step in ((signal.SIGTERM, 4), (signal.SIGINT, 13)):
+        running = trainers.start(job)
+        until(lambda s=step: len(history(job)) >= s, running)  # type: ignore[misc]
+        for _ in range(3):
+            running.send(number)
+        assert running.wait() == INTERRUPTED
+        assert saved_steps(job)[-1] == f"step-{len(history(job)):08d}"
+        assert "Run the same command again" in failure(job)
+    assert trainers.finish(job).count("Going on from step") == 1
+    assert result(job) == undisturbed
+
+
+def test_muon_goes_on_to_the_same_bits(make_job: MakeJob, trainers: ForkServer) -> None:
+    results = []
+    for name in ("whole", "killed"):
+        job = make_job(name, optimizer="muon")
+        if name == "killed":
+            running = trainers.start(job)
+            until(lambda j=job: bool(saved_steps(j)), running)  # type: ignore[misc]
+            running.send(signal.SIGKILL)
+            assert running.wait() == -signal.SIGKILL
+        trainers.finish(job)
+        results.append(result(job))
+    assert results[0] == results[1]
+
+
+def test_a_run_is_raised_and_a_branch_cut_from_it_and_all_are_as_if_alone(
+    make_job: MakeJob, phased: Mapping[str, object], finished: Path, trainers: ForkServer
+) -> None:
+    """Rows and learning rate stay as they are up to step 12 of 20, 16 of 26, and 18 of 30."""
+    long, branch = {**phased, "tokens": 256 * 30}, {**phased, "tokens": 256 * 26}
+    alone = make_job("alone", **long)
+    trainers.finish(alone)
+    raised = copied(finished, make_job("raised", **long))
+    assert "Going on from step 12 of 30" in trainers.finish(raised)
+    assert result(raised) == result(alone)
+    branch_alone = make_job("branch-alone", **branch)
+    trainers.finish(branch_alone)
+
+    job = make_job("shared", **long)
+    running = trainers.start(job)
+    until(lambda: "step-00000015" in saved_steps(job), running)
+    running.send(signal.SIGTERM)
+    assert running.wait() == INTERRUPTED
+    assert "Going on from step 1" in trainers.finish(make_job("shared", **branch))
+    assert result(job).weights == result(branch_alone).weights
+    assert "Going on from step 1" in trainers.finish(make_job("shared", **long))
+    assert result(job).weights == result(alone).weights
 
 
 def test_a_torn_checkpoint_is_passed_over_and_said(
-    make_job: MakeJob, undisturbed: tuple[dict[str, bytes], list[tuple[int, float]], dict[str, bytes]]
+    make_job: MakeJob, phased: Mapping[str, object], finished: Path, undisturbed: Result, trainers: ForkServer
 ) -> None:
-    job = make_job("torn")
-    finish(job)
-    newest = max(job.parent.glob("step-*"))
-    weights = newest / "model.safetensors"
+    job = copied(finished, make_job("torn", **phased))
+    weights = job.parent / saved_steps(job)[-1] / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    process = start(job)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 0
-    assert b"was changed after it was written" in errors
-    assert b"Going on from step 18" in errors
+    said = trainers.finish(job)
+    assert "was changed after it was written" in said
+    assert "Going on from step 18" in said
     assert result(job) == undisturbed
 
 
-def test_a_longer_run_goes_on_from_before_the_decay(make_job: MakeJob) -> None:
-    finish(make_job("raised"))
-    longer = make_job("raised", tokens=256 * 30)
-    process = start(longer)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 0
-    assert b"Going on from step 14 of 30" in errors
-    _, losses, _ = result(longer)
-    assert [step for step, _ in losses] == list(range(1, 31))
+def test_a_checkpoint_of_another_shape_is_refused(
+    make_job: MakeJob, phased: Mapping[str, object], finished: Path, trainers: ForkServer
+) -> None:
+    job = copied(finished, make_job("other", **phased, model={"width": 48}))
+    assert trainers.start(job).wait() == 1
+    assert "is of another model" in failure(job)
 
 
-def test_micro_batches_only_change_the_rounding(make_job: MakeJob) -> None:
-    losses = []
-    for rows in (1, 8):
-        job = make_job(f"rows-{rows}", micro_batch_rows=rows)
-        told = TrainingJob.load(job)
-        replace(told, model=told.model.model_copy(update={"dropout": 0.0})).save()
-        finish(job)
-        losses.append([loss for _, loss in result(job)[1]])
-    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+def test_a_disk_that_is_full_while_saving_does_not_end_the_training(make_job: MakeJob, trainers: ForkServer) -> None:
+    job = make_job("full", tokens=256 * 80)
+    running = trainers.start(job, file_size=40_000)
+    until(lambda: bool(events(job, "save_failed")), running)
+    assert not saved_steps(job)
+    resource.prlimit(running.process, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert running.wait() == 0
+    assert "Training goes on" in running.said()
+    assert [line[0] for line in history(job)] == list(range(1, 81))
+    assert saved_steps(job)[-1] == "step-00000080"
+    assert not list(job.parent.glob(".partial-*"))
 
 
-def test_a_missing_or_broken_job_is_one_line(tmp_path: Path) -> None:
-    for content in (None, "{}"):
-        path = tmp_path / "job.json"
-        if content is not None:
-            path.write_text(content, encoding="utf-8")
-        process = start(path)
-        _, errors = process.communicate(timeout=60)
-        assert process.returncode == 1
-        assert b"is not a training job" in errors
-        assert b"Traceback" not in errors
+def test_a_disk_that_stays_full_is_one_message_at_the_end(make_job: MakeJob, trainers: ForkServer) -> None:
+    job = make_job("full")
+    running = trainers.start(job, file_size=40_000)
+    assert running.wait() == 1
+    assert "Traceback" not in running.said()
+    assert "saving the checkpoint of step 20" in failure(job)
+    trainers.finish(job)
 
 
-def test_a_shorter_run_in_the_same_folder_keeps_its_own_checkpoints(make_job: MakeJob) -> None:
-    """The longer run's are newer by their step, and must not push out the one just written."""
-    finish(make_job("lowered", tokens=256 * 30))
-    shorter = make_job("lowered", tokens=256 * 12)
-    process = start(shorter)
-    deadline = time.monotonic() + 100
-    while not (shorter.parent / "step-00000003").exists() and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    process.send_signal(signal.SIGTERM)
-    process.wait(timeout=60)
-    again = start(shorter)
-    _, errors = again.communicate(timeout=120)
-    assert again.returncode == 0
-    assert b"Going on from step" in errors
-    finish(make_job("lowered", tokens=256 * 30))
+def test_whoever_comes_second_to_a_run_waits_and_says_so(
+    make_job: MakeJob, phased: Mapping[str, object], undisturbed: Result, trainers: ForkServer
+) -> None:
+    job = make_job("two", **phased)
+    first = trainers.start(job)
+    until(lambda: bool(events(job, "started")), first)
+    second = trainers.start(job)
+    until(lambda: "Waiting: this run is being trained by process" in second.said(), second)
+    assert (first.wait(), second.wait()) == (0, 0)
+    assert result(job) == undisturbed
 
 
-def test_a_trainer_whose_parent_is_gone_saves_and_stops(make_job: MakeJob) -> None:
+def test_a_trainer_whose_parent_is_gone_saves_and_stops(make_job: MakeJob, trainers: ForkServer) -> None:
     job = make_job("orphan")
     gone = subprocess.Popen(["true"])
     gone.wait()
-    process = start(job, parent=gone.pid)
-    assert process.wait(timeout=60) == INTERRUPTED
-    alive = start(job, parent=os.getpid())
-    assert alive.wait(timeout=120) == 0
+    assert trainers.start(job, parent=gone.pid).wait() == INTERRUPTED
+    assert saved_steps(job) == ["step-00000001"]
 
 
-def test_a_disk_that_fills_while_saving_is_one_message_and_the_run_can_go_on(make_job: MakeJob) -> None:
-    job = make_job("full")
-    process = start(job, "bash", "-c", 'trap "" XFSZ; ulimit -f 20; exec "$@"', "limited")
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 1
-    assert b"Traceback" not in errors
-    assert "saving the checkpoint of step 3" in (job.parent / FAILURE_FILE).read_text(encoding="utf-8")
-    assert not list(job.parent.glob(".partial-*"))
-    finish(job)
+def test_a_missing_or_broken_job_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "job.json"
+    for content in (None, "{}"):
+        if content is not None:
+            path.write_text(content, encoding="utf-8")
+        ended = subprocess.run([sys.executable, "-m", "parakeet.training", str(path)], capture_output=True, text=True)
+        assert ended.returncode == 1
+        assert "is not a training job" in ended.stderr
+        assert "Traceback" not in ended.stderr
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_documents(make_job: MakeJob) -> None:
-    job = make_job("named", learning_rate=1.0, gradient_clip=1e30, warmup_steps=0, weight_decay=1e6)
-    start(job).communicate(timeout=120)
-    failure = (job.parent / FAILURE_FILE).read_text(encoding="utf-8")
-    assert len(re.findall(r"\b[0-9a-f]{32}\b", failure)) == 5
-    assert "Lower training.learning_rate" in failure
-    assert not (TrainingJob.load(job).output / "model.safetensors").exists()
+def test_what_cannot_fit_is_refused_before_any_memory_is_taken(make_job: MakeJob, trainers: ForkServer) -> None:
+    job = make_job("huge", model={"layers": 256, "heads": 64, "width": 16_384})
+    assert trainers.start(job).wait() == 1
+    text = failure(job)
+    assert "try-anyway" in text
+    assert "GiB" in text
+    assert not events(job, "started")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="bounds a process's memory by /proc and RLIMIT_AS")
+def test_memory_that_does_not_do_is_one_message_with_what_would_fit(make_job: MakeJob, trainers: ForkServer) -> None:
+    job = make_job("large", batch_tokens=1 << 18, micro_batch_tokens=1 << 18, tokens=1 << 20)
+    running = trainers.start(job, memory=300 << 20)
+    assert running.wait() == 1
+    text = failure(job)
+    assert text.startswith("Step 1: the memory of this machine does not do")
+    assert "Set training.micro_batch_tokens to 0" in text
+    assert "Traceback" not in running.said()

@@ -1,0 +1,58 @@
+"""The trainer's figures as observations of the asset, while it trains.
+
+Dagster's own reader keeps custom messages until the process ends; a training takes weeks.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import dagster as dg
+from dagster_pipes import PipesMessage, PipesParams
+
+OBSERVED = "checkpoint"
+FIGURES = (
+    "step",
+    "tokens",
+    "loss",
+    "validation_loss",
+    "tokens_per_second",
+    "mfu",
+    "learning_rate",
+    "gradient_norm",
+)
+
+
+class ObservingMessageReader(dg.PipesTempFileMessageReader):
+    """Reads messages as Dagster does, and logs an AssetObservation of each with metrics as it arrives."""
+
+    @contextmanager
+    def read_messages(self, handler: dg.PipesMessageHandler) -> Iterator[PipesParams]:
+        with super().read_messages(_Observer(handler, self)) as params:
+            yield params
+
+
+class _Observer(dg.PipesMessageHandler):
+    """Stands before the session's handler, which it hands everything else on to."""
+
+    def __init__(self, handler: dg.PipesMessageHandler, reader: dg.PipesMessageReader) -> None:
+        super().__init__(handler._context, reader)
+        self._handler = handler
+
+    def handle_message(self, message: PipesMessage) -> None:
+        payload = (message["params"] or {}).get("payload") if message["method"] == "report_custom_message" else None
+        if not isinstance(payload, dict) or payload.get("kind") != "metrics":
+            self._handler.handle_message(message)
+            return
+        try:
+            self._context.log_event(dg.AssetObservation(asset_key=OBSERVED, metadata=_metadata(payload["values"])))
+        # Whatever goes wrong with one observation (a locked database, say): an exception here would end the thread that
+        # reads, and with it all that the trainer still has to say.
+        except Exception as error:
+            self._context.log.warning(f"An observation of {OBSERVED} was lost: {error!r}")
+
+
+def _metadata(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """What was measured; the share of the card's peak is unknown, and not 0, for a card that no table has."""
+    known = {name: figures[name] for name in FIGURES if figures.get(name) is not None}
+    return known if "mfu" in known else known | {"mfu": "unknown"}

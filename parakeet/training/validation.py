@@ -1,0 +1,61 @@
+"""The loss on held-out text while a run goes on: the same rows each time, at the length that is trained at."""
+
+import numpy as np
+import torch
+
+from parakeet.data.loader import read_batch
+from parakeet.data.packing import PackedRows, pack
+from parakeet.data.shards import TokenShards
+from parakeet.model.loss import token_losses
+from parakeet.model.transformer import Parakeet
+from parakeet.training.distributed import Ranks
+
+DRAW_SEED = 1
+"""Documents are drawn, not taken from the beginning, where those of one source would stand together."""
+
+
+class Validation:
+    """Held-out documents of about `tokens` tokens in all; none where there is no held-out text, or `tokens` is 0."""
+
+    def __init__(self, shards: TokenShards, tokens: int, padding: int) -> None:
+        self._shards = shards
+        self._tokens = tokens
+        self._padding = padding
+        self._rows: dict[int, PackedRows] = {}
+
+    def loss(self, model: Parakeet, ranks: Ranks, row_tokens: int, micro_batch_rows: int) -> float | None:
+        """Mean −log p in nats a token, without dropout, measured by all ranks together; the model trains on."""
+        rows = self._packed(row_tokens)
+        total = counted = 0.0
+        model.eval()
+        for begin in range(ranks.rank * micro_batch_rows, len(rows), ranks.world * micro_batch_rows):
+            some = rows.take(np.arange(begin, min(begin + micro_batch_rows, len(rows))))
+            part, count = self._sum(model, some, row_tokens)
+            total, counted = total + part, counted + count
+        model.train()
+        total, counted = ranks.add_up([total, counted])
+        return total / counted if counted else None
+
+    @torch.no_grad()
+    def _sum(self, model: Parakeet, rows: PackedRows, row_tokens: int) -> tuple[float, int]:
+        batch = read_batch(self._shards, rows, row_tokens, self._padding)
+        device = model.embedding.weight.device
+        hidden = model(torch.from_numpy(batch.inputs).to(device), torch.from_numpy(batch.documents).to(device))
+        targets = torch.from_numpy(batch.targets).to(device)
+        kept = targets != self._padding
+        if not kept.any():
+            return 0.0, 0
+        losses = token_losses(hidden[kept], model.embedding.weight, targets[kept])
+        return float(losses.double().sum()), len(losses)
+
+    def _packed(self, row_tokens: int) -> PackedRows:
+        if row_tokens not in self._rows:
+            lengths = self._shards.lengths()
+            order = np.random.Generator(np.random.Philox(DRAW_SEED)).permutation(len(lengths))
+            drawn = order[: int(np.searchsorted(np.cumsum(lengths[order]), self._tokens)) + 1]
+            chosen = np.zeros_like(lengths)
+            chosen[drawn] = lengths[drawn]
+            packed = pack(chosen, row_tokens)
+            # The last document drawn may be a very long one.
+            self._rows[row_tokens] = packed.take(np.arange(min(len(packed), -(-self._tokens // row_tokens))))
+        return self._rows[row_tokens]

@@ -1,0 +1,113 @@
+"""The trainer's figures in Dagster while it trains, and not only when it has ended."""
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from pipelines.definitions import defs
+
+CHECKPOINT = dg.AssetKey("checkpoint")
+
+TRAINER = """
+import sys, time
+from pathlib import Path
+from parakeet.training.metrics import StepRecord
+from parakeet.training.reporting import open_reporter
+
+seen = Path(sys.argv[1])
+common = {"gradient_norm": 1.5, "learning_rate": 1e-3, "row_tokens": 32, "seconds": 0.5, "data_seconds": 0.0,
+          "mfu_palm": None, "tokens_per_second": 512.0, "memory_bytes": 1 << 20}
+with open_reporter() as reporter:
+    reporter.event("Going on from step 1.")
+    reporter.metrics(StepRecord(step=2, tokens=512, loss=6.0, mfu=None, **common))
+    while not seen.exists():
+        time.sleep(0.01)
+    reporter.saved(2)
+    reporter.metrics(StepRecord(step=3, tokens=768, loss=5.0, mfu=0.25, validation_loss=5.5, **common))
+    reporter.metrics(StepRecord(step=4, tokens=1024, loss=float("nan"), mfu=0.25, skipped="not finite", **common))
+    reporter.metrics(StepRecord(step=5, tokens=1280, loss=4.0, mfu=0.25, **common))
+"""
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    (tmp_path / "instance").mkdir()
+    with dg.DagsterInstance.local_temp(str(tmp_path / "instance")) as instance:
+        yield instance
+
+
+def observations(instance: dg.DagsterInstance) -> list[dict[str, Any]]:
+    """Metadata of each, oldest first."""
+    found = instance.fetch_observations(CHECKPOINT, limit=100).records
+    metadata = [record.asset_observation.metadata for record in found if record.asset_observation is not None]
+    return [{name: value.value for name, value in one.items()} for one in reversed(metadata)]
+
+
+def run_trainer(instance: dg.DagsterInstance, script: str, *arguments: str) -> dg.ExecuteInProcessResult:
+    """What the asset does: launch a command through the definitions' own resource."""
+
+    @dg.asset(name="checkpoint")
+    def checkpoint(context: dg.AssetExecutionContext, trainer: dg.PipesSubprocessClient) -> dg.MaterializeResult:
+        return trainer.run(context=context, command=[sys.executable, "-c", script, *arguments]).get_materialize_result()
+
+    assert defs.resources is not None
+    return dg.materialize([checkpoint], instance=instance, resources={"trainer": defs.resources["trainer"]})
+
+
+def test_metrics_are_observed_while_the_trainer_runs(instance: dg.DagsterInstance, tmp_path: Path) -> None:
+    """The trainer ends only when its first figures have been seen in Dagster's history."""
+    seen = tmp_path / "seen"
+    while_running: list[dict[str, Any]] = []
+
+    def watch() -> None:
+        deadline = time.monotonic() + 60
+        while not while_running and time.monotonic() < deadline:
+            time.sleep(0.05)
+            while_running.extend(observations(instance))
+        seen.touch()
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    result = run_trainer(instance, TRAINER, str(seen))
+    watcher.join()
+    assert result.success
+    first = {"step": 2, "tokens": 512, "loss": 6.0, "tokens_per_second": 512.0, "mfu": "unknown", "learning_rate": 1e-3}
+    assert while_running == [first | {"gradient_norm": 1.5}]
+    assert observations(instance)[1:] == [
+        {
+            "step": 5,
+            "tokens": 1280,
+            "loss": 4.5,
+            "validation_loss": 5.5,
+            "tokens_per_second": 512.0,
+            "mfu": 0.25,
+            "learning_rate": 1e-3,
+            "gradient_norm": 1.5,
+        }
+    ]
+    logged = [entry.user_message for entry in instance.all_logs(result.run_id)]
+    assert "Going on from step 1." in logged
+    assert "Checkpoint of step 2 saved." in logged
+
+
+def test_an_observation_that_cannot_be_made_loses_nothing_else(instance: dg.DagsterInstance) -> None:
+    script = """
+from dagster_pipes import open_dagster_pipes
+with open_dagster_pipes() as pipes:
+    pipes.report_custom_message({"kind": "metrics"})
+    pipes.report_custom_message("of another kind")
+    pipes.report_custom_message({"kind": "metrics", "values": {"step": 7}})
+    pipes.log.info("still here")
+"""
+    result = run_trainer(instance, script)
+    assert result.success
+    assert observations(instance) == [{"step": 7, "mfu": "unknown"}]
+    logged = [entry.user_message for entry in instance.all_logs(result.run_id)]
+    assert "still here" in logged
+    assert any("observation of checkpoint was lost" in line for line in logged)

@@ -1,0 +1,146 @@
+"""`parakeet plan`: the whole text as a user sees it."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from parakeet.cli import main
+
+CARD = ("--recipe", "parakeet-378m", "--card", "RTX 3080 Ti")
+
+
+def plan(*arguments: str) -> str:
+    result = CliRunner().invoke(main, ["plan", *arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def refused(*arguments: str) -> str:
+    result = CliRunner().invoke(main, ["plan", *arguments])
+    assert result.exit_code == 1
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    return result.output
+
+
+def section(text: str, title: str) -> list[list[str]]:
+    """The words of each line of the section whose title begins so."""
+    found = [part.splitlines() for part in text.split("\n\n") if part.startswith(title)]
+    assert len(found) == 1, text
+    return [line.split() for line in found[0][1:]]
+
+
+def figures(rows: list[list[str]]) -> dict[str, float]:
+    """The first figure of each row by the words before it."""
+    places = ((row, next((n for n, word in enumerate(row) if re.fullmatch(r"[\d,.]+", word)), None)) for row in rows)
+    return {" ".join(row[:place]): float(row[place].replace(",", "")) for row, place in places if place}
+
+
+def recipe_file(folder: Path, text: str) -> str:
+    path = folder / "recipe.yaml"
+    path.write_text("extends: parakeet-378m\n" + text, encoding="utf-8")
+    return str(path)
+
+
+def test_it_prints_what_follows_from_the_large_recipe_and_makes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PARAKEET_HOME", str(tmp_path))
+    text = plan("--recipe", "parakeet-378m")
+    assert "378,343,296" in text
+    assert "12,500,000,000" in text
+    assert section(text, "Memory of a training step on this machine's processor")
+    assert "Time" not in text
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_cards_plan_has_memory_by_part_policies_speed_time_and_energy() -> None:
+    text = plan(*CARD)
+    memory = figures(section(text, "Memory of a training step on an RTX 3080 Ti, in GiB"))
+    parts = ("weights", "gradients", "optimizer", "activations", "loss", "scratch")
+    assert sum(memory[part] for part in parts) == pytest.approx(memory["in all"], abs=0.04)
+    assert memory["in all"] < memory["budget"] == 11.2
+    policies = section(text, "Policies at 8,192 tokens in a pass, in GiB; * fits 11.20")
+    assert policies[0] == ["recompute,", "residual", "adamw", "muon", "adamw_8bit"]
+    assert [line[:2] for line in policies[1:7]] == [
+        [policy, residual] for policy in ("none,", "mlp,", "block,") for residual in ("fp32", "bf16")
+    ]
+    assert policies[1][3] != "*"
+    assert policies[6].count("*") == 3
+    assert figures(policies)["longest row"] >= 24_576
+    time = section(text, "Time on one RTX 3080 Ti (68.2 TFLOPS in dense bf16, 912 GB/s, 350 W)")
+    assert ["tokens/s,", "8,192", "a", "row", "7,948", "9,935", "11,922"] in time
+    assert ["time", "in", "all", "18.2", "days", "14.6", "days", "12.1", "days"] in time
+    assert ["energy", "in", "all", "152.9", "kWh", "122.3", "kWh", "101.9", "kWh"] in time
+    assert "4,451,549,184  (as PaLM counts" in text
+
+
+def test_less_memory_is_another_policy_and_too_little_names_what_fits() -> None:
+    assert ["recompute", "block"] in section(plan(*CARD, "--memory", "7.5GiB"), "Memory")
+    text = plan(*CARD, "--memory", "3GB")
+    assert "does not fit" in text
+    assert "alone take 4.2 GiB" in text
+
+
+def test_memory_without_a_card_is_a_cards() -> None:
+    text = plan("--recipe", "parakeet-378m", "--memory", "80GiB")
+    assert section(text, "Memory of a training step on a card, in GiB")
+    assert "flex" in text
+    assert "Time" not in text
+
+
+def test_phases_are_planned_one_by_one(tmp_path: Path) -> None:
+    recipe = recipe_file(tmp_path, "packing:\n  row_tokens: 1024\n  then: [{row_tokens: 8192, share: 0.05}]\n")
+    text = plan("--recipe", recipe, "--card", "RTX 3080 Ti")
+    training = section(text, "Training")
+    assert ["rows", "of", "1,024", "22,650", "steps,", "1", "to", "22,650"] in training
+    assert ["rows", "of", "8,192", "1,192", "steps,", "22,651", "to", "23,842"] in training
+    assert section(text, "Memory")[0] == ["rows", "of", "1,024", "rows", "of", "8,192"]
+    time = section(text, "Time")
+    assert ["tokens/s,", "1,024", "a", "row", "10,738", "13,422", "16,107"] in time
+    assert ["time", "in", "all", "13.7", "days", "11.0", "days", "9.1", "days"] in time
+
+
+def test_an_explicit_setting_that_does_not_fit_is_answered_with_the_change(tmp_path: Path) -> None:
+    recipe = recipe_file(tmp_path, "training:\n  recompute: none\n  optimizer: adamw\n")
+    text = plan("--recipe", recipe, "--card", "RTX 3080 Ti")
+    assert "does not fit            rows of 8,192: Set training.recompute to auto: the forecast is then" in text
+
+
+@pytest.mark.parametrize("arguments", [(), CARD, ("--memory", "12GB")])
+def test_its_figures_stand_below_one_another_and_it_fits_a_terminal(arguments: tuple[str, ...]) -> None:
+    text = plan(*arguments)
+    tables = [part for part in text.split("\n\n") if part.startswith(("Model", "Training", "Memory", "Time", "Disk"))]
+    for line in (line for table in tables for line in table.splitlines()[1:]):
+        assert line[40] != " ", line
+        assert line[41:42] in ("", " "), line
+    assert max(map(len, text.splitlines())) <= 110
+    assert not any(line.endswith(" ") for line in text.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--card", "RTX 3081 Ti"), "There is no card 'RTX 3081 Ti' in the table: did you mean"),
+        (("--card", ""), "There is no card '' in the table: It has RTX 3060,"),
+        (("--card", "x\x1b[31my"), "There is no card"),
+        (("--memory", "plenty"), "'plenty' is no amount of memory: write it like 11.2GiB"),
+    ],
+)
+def test_mistakes_are_one_message(arguments: tuple[str, ...], message: str) -> None:
+    output = refused(*arguments)
+    assert message in output
+    assert "\x1b" not in output
+    assert output.count("\n") == 1
+
+
+def test_it_needs_no_torch() -> None:
+    code = (
+        "import sys\nfrom click.testing import CliRunner\nfrom parakeet.cli import main\n"
+        f"result = CliRunner().invoke(main, ['plan', *{CARD!r}])\n"
+        "assert result.exit_code == 0\nassert not {'torch', 'pyarrow', 'datatrove'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,273 @@
+import io
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from parakeet.errors import ParakeetError
+from parakeet.progress import Progress
+from parakeet.training.checkpoint import RunState, checkpoints, prune, read_state, restore_newest
+from parakeet.training.schedule import Phase, Schedule
+
+from .toy_run import SCHEDULE, ToyRun, run_state, write
+
+LONGER = Schedule(1e-3, 2, 1600, 2000, (Phase(16, 2000),))
+SHORTER = Schedule(1e-3, 2, 400, 500, (Phase(16, 500),))
+
+
+def restore(run: Path, toy: ToyRun, schedule: Schedule = SCHEDULE) -> tuple[RunState | None, str]:
+    said = io.StringIO()
+    return restore_newest(run, toy.model, toy.optimizer, schedule, Progress(said)), said.getvalue()
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit", "muon"])
+def test_a_restored_run_makes_the_same_steps_to_the_bit(tmp_path: Path, optimizer: str, device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    undisturbed = ToyRun(optimizer, width=64, device=device)
+    for step in (1, 2, 3):
+        undisturbed.make_step(step)
+    path = undisturbed.save(tmp_path, 3)
+    restored = ToyRun(optimizer, width=64, seed=2, device=device)
+    assert restore(tmp_path, restored) == (run_state(3), "")
+    assert restored.bits() == undisturbed.bits()
+    for step in (4, 5):
+        undisturbed.make_step(step)
+        restored.make_step(step)
+    assert restored.bits() == undisturbed.bits()
+    kinds = {tensor.dtype for tensor in load_file(path / "optimizer.safetensors").values()}
+    assert (torch.uint8 in kinds) == (optimizer == "adamw_8bit")
+
+
+def test_bare_bitsandbytes_state_comes_back_to_the_bit(tmp_path: Path) -> None:
+    """It hides its tensors a level deeper, and shares one quantisation map between parameters."""
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    undisturbed, restored = ToyRun(width=64), ToyRun(width=64, seed=2)
+    for toy in (undisturbed, restored):
+        toy.optimizer = bitsandbytes.optim.AdamW8bit(toy.model.parameters(), lr=1e-3)
+    undisturbed.make_step(1)
+    undisturbed.save(tmp_path, 1)
+    assert restore(tmp_path, restored)[0] == run_state(1)
+    for toy in (undisturbed, restored):
+        toy.make_step(2)
+        toy.save(tmp_path, 2 if toy is undisturbed else 3)
+    first, second = (load_file(path / "optimizer.safetensors") for path in checkpoints(tmp_path)[-2:])
+    assert any(tensor.dtype == torch.uint8 for tensor in first.values())
+    assert all(torch.equal(first[name], second[name]) for name in first.keys() | second.keys())
+    weights, others = undisturbed.model.state_dict(), restored.model.state_dict()
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
+
+
+def test_a_checkpoint_holds_safetensors_and_json_alone(tmp_path: Path) -> None:
+    toy = ToyRun()
+    toy.make_step(1)
+    path = toy.save(tmp_path, 1)
+    assert path.name == "step-00000001"
+    assert {file.name for file in path.iterdir()} == {"model.safetensors", "optimizer.safetensors", "state.json"}
+    assert json.loads((path / "state.json").read_text(encoding="utf-8"))["loaders"] == run_state(1).loaders
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+@given(
+    st.floats(allow_nan=False),
+    st.lists(st.floats(allow_nan=False)),
+    st.builds(Schedule, st.floats(0, 1), *[st.integers(0, 1 << 40)] * 3, st.just((Phase(16, 5), Phase(32, 9)))),
+)
+@settings(max_examples=20, deadline=None)
+def test_a_state_comes_back_exactly(loss: float, window: list[float], schedule: Schedule) -> None:
+    state = replace(run_state(7, schedule, loss), monitor={"losses": window})
+    toy = ToyRun()
+    with TemporaryDirectory() as folder:
+        snapshot = replace(toy.snapshot(7), state=state)
+        path = write(Path(folder), snapshot)
+        assert read_state(path) == state
+
+
+def test_nothing_restored_hangs_on_the_files(tmp_path: Path) -> None:
+    """A file that is removed while it is mapped keeps its space on the disk."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("only Linux lists what a process has mapped")
+    toy = ToyRun()
+    toy.make_step(1)
+    toy.save(tmp_path, 1)
+    assert restore(tmp_path, toy)[0] is not None
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text(encoding="utf-8")
+
+
+def test_an_empty_run_has_nothing_to_restore(tmp_path: Path) -> None:
+    assert restore(tmp_path, ToyRun()) == (None, "")
+    assert checkpoints(tmp_path / "missing") == []
+
+
+def flip_last_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def change_tokens(path: Path) -> None:
+    path.write_text(path.read_text(encoding="utf-8").replace('"tokens": 200', '"tokens": 201'), encoding="utf-8")
+
+
+TENSORS = ("model.safetensors", "optimizer.safetensors")
+DAMAGES: list[tuple[str, Callable[[Path], object]]] = [
+    *[(name, flip_last_bit) for name in TENSORS],
+    *[(name, lambda path: path.write_bytes(path.read_bytes()[:-9])) for name in (*TENSORS, "state.json")],
+    *[(name, Path.unlink) for name in (*TENSORS, "state.json")],
+    ("state.json", change_tokens),
+    *[("state.json", lambda path, text=text: path.write_text(text)) for text in ("[]", "{}", "", '{"sha256": 1}')],
+    ("state.json", lambda path: path.write_bytes(b"\xff\xfe")),
+]
+
+
+@pytest.mark.parametrize(("name", "damage"), DAMAGES)
+def test_a_damaged_checkpoint_is_said_and_passed_over(
+    tmp_path: Path, name: str, damage: Callable[[Path], object]
+) -> None:
+    toy = ToyRun()
+    toy.make_step(1)
+    toy.save(tmp_path, 1)
+    good = toy.bits()
+    toy.make_step(2)
+    damage(toy.save(tmp_path, 2) / name)
+    state, said = restore(tmp_path, toy)
+    assert state == run_state(1)
+    assert toy.bits() == good
+    assert said.count("\n") == 1
+    assert f"step-00000002/{name}" in said
+    assert "Going back to the checkpoint before it." in said
+
+
+def test_a_run_without_a_whole_checkpoint_begins_anew_and_says_so(tmp_path: Path) -> None:
+    toy = ToyRun()
+    flip_last_bit(toy.save(tmp_path, 1) / "model.safetensors")
+    toy.save(tmp_path, 450, SHORTER)
+    state, said = restore(tmp_path, toy)
+    assert state is None
+    assert said.endswith(f"None of the 2 checkpoints in {tmp_path} can be gone on from: training begins anew.\n")
+
+
+def test_another_models_checkpoint_is_refused_with_both_shapes(tmp_path: Path) -> None:
+    ToyRun(width=32).save(tmp_path, 2)
+    ToyRun(width=16).save(tmp_path, 1)
+    toy = ToyRun(width=16)
+    before = toy.bits()
+    with pytest.raises(ParakeetError, match=r"another model.*\[64, 32\], the recipe's \[64, 16\]") as caught:
+        restore(tmp_path, toy)
+    assert str(tmp_path) in str(caught.value)
+    assert toy.bits() == before
+
+
+def test_another_optimizers_checkpoint_is_refused_with_both_names(tmp_path: Path) -> None:
+    saved = ToyRun("adamw")
+    saved.make_step(1)
+    saved.save(tmp_path, 1)
+    toy = ToyRun("muon", seed=2)
+    before = toy.bits()
+    with pytest.raises(ParakeetError, match=r"AdamW over 10 \+ 7 parameters; the recipe's is .* over 9 \+ 1 \+ 7 "):
+        restore(tmp_path, toy)
+    assert toy.bits() == before
+
+
+def test_the_newest_that_both_schedules_share_is_gone_on_from(tmp_path: Path) -> None:
+    toy = ToyRun()
+    for step in (300, 400, 500):
+        toy.save(tmp_path, step, SHORTER)
+    assert restore(tmp_path, toy, LONGER)[0] == run_state(400, SHORTER)
+    assert restore(tmp_path, toy, SHORTER)[0] == run_state(500, SHORTER)
+
+
+def test_a_decay_branch_replaces_no_checkpoint_of_the_run_it_was_cut_from(tmp_path: Path) -> None:
+    toy = ToyRun()
+    for step in (400, 500):
+        toy.save(tmp_path, step, LONGER)
+    assert toy.save(tmp_path, 500, SHORTER).name == "step-00000500-of-00000500"
+    assert restore(tmp_path, toy, LONGER)[0] == run_state(500, LONGER)
+    assert restore(tmp_path, toy, SHORTER)[0] == run_state(500, SHORTER)
+    prune(tmp_path, run_state(500, SHORTER), 1, 0)
+    assert [path.name for path in checkpoints(tmp_path)] == [
+        "step-00000400",
+        "step-00000500",
+        "step-00000500-of-00000500",
+    ]
+
+
+def names(run: Path) -> list[int]:
+    return [read_state(path).step for path in checkpoints(run)]
+
+
+def best(run: Path) -> dict[str, float]:
+    values: dict[str, float] = json.loads((run / "best.json").read_text(encoding="utf-8"))
+    return values
+
+
+LOSSES = st.none() | st.floats(0, 10) | st.just(float("nan"))
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 1000), LOSSES), min_size=1, max_size=7, unique_by=lambda pair: pair[0]),
+    st.integers(1, 3),
+    st.sampled_from([0, 100, 7]),
+)
+@settings(max_examples=25, deadline=None)
+def test_what_is_kept_is_what_is_needed(made: list[tuple[int, float | None]], keep: int, every: int) -> None:
+    made = sorted(made, key=lambda pair: pair[0])
+    toy = ToyRun()
+    with TemporaryDirectory() as folder:
+        run = Path(folder)
+        for step, loss in made:
+            toy.save(run, step, SCHEDULE, loss)
+        prune(run, run_state(made[-1][0]), keep, every)
+        steps = [step for step, _ in made]
+        measured = [(loss, step) for step, loss in made if loss is not None and loss == loss]
+        expected = {*steps[-keep:], *[step for step in steps if step <= 800][-1:]}
+        expected |= {step for step in steps if every and step % every == 0}
+        expected |= {min(measured)[1]} if measured else set()
+        assert names(run) == sorted(expected)
+        if measured:
+            assert best(run) == {"step": min(measured)[1], "validation_loss": min(measured)[0]}
+        else:
+            assert not (run / "best.json").exists()
+
+
+def test_a_longer_runs_checkpoints_push_nothing_out(tmp_path: Path) -> None:
+    toy = ToyRun()
+    for step in (400, 1500, 1800, 2000):
+        toy.save(tmp_path, step, LONGER, validation_loss=0.1)
+    for step in (450, 500):
+        toy.save(tmp_path, step, SHORTER, validation_loss=2.0 - step / 1000)
+        prune(tmp_path, run_state(step, SHORTER), 1, 0)
+    assert names(tmp_path) == [400, 500, 1500, 1800, 2000]
+
+
+def test_a_torn_newer_checkpoint_pushes_nothing_out(tmp_path: Path) -> None:
+    toy = ToyRun()
+    for step in (100, 200, 300):
+        path = toy.save(tmp_path, step)
+    flip_last_bit(path / "model.safetensors")
+    toy.save(tmp_path, 250)
+    prune(tmp_path, run_state(250), 1, 0)
+    assert names(tmp_path) == [250, 300]
+    state, said = restore(tmp_path, toy)
+    assert state == run_state(250)
+    assert "step-00000300" in said
+
+
+def test_a_state_that_cannot_be_read_does_not_disturb_the_pruning(tmp_path: Path) -> None:
+    toy = ToyRun()
+    for step in (100, 200, 300):
+        toy.save(tmp_path, step)
+    (tmp_path / "step-00000100" / "state.json").write_text("{", encoding="utf-8")
+    (tmp_path / "step-notes").mkdir()
+    prune(tmp_path, run_state(300), 1, 0)
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-00000100", "step-00000300"]
+    assert (tmp_path / "step-notes").exists()

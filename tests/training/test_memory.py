@@ -1,0 +1,60 @@
+"""Amounts of memory, and how much of it training may take."""
+
+from pathlib import Path
+
+import pytest
+
+from parakeet.errors import ParakeetError
+from parakeet.training.memory import GIB, card_budget, group_limits, machine_budget, parse_memory
+
+
+@pytest.mark.parametrize(
+    ("text", "n_bytes"),
+    [
+        ("11.2GiB", round(11.2 * GIB)),
+        ("12GB", 12_000_000_000),
+        ("11500MiB", 11500 << 20),
+        (" 8 gib ", 8 << 30),
+        ("1TB", 10**12),
+    ],
+)
+def test_amounts_of_memory(text: str, n_bytes: int) -> None:
+    assert parse_memory(text) == n_bytes
+
+
+@pytest.mark.parametrize(
+    "text", ["", "12", "much", "-1GB", "0GB", "0.0000000001KB", "12 GBit", "1e9GB", "9" * 40 + "GB"]
+)
+def test_nonsense_is_no_amount_of_memory(text: str) -> None:
+    with pytest.raises(ParakeetError, match=r"is no amount of memory: write it like 11\.2GiB"):
+        parse_memory(text)
+
+
+def test_a_card_keeps_some_for_itself_and_a_machine_a_fifth() -> None:
+    assert card_budget(12 * GIB) == pytest.approx(11.2 * GIB, rel=1e-6)
+    assert card_budget(GIB // 2) == 0
+    assert 0 < machine_budget() == machine_budget()
+    memory = Path("/proc/meminfo")
+    if memory.exists():
+        assert machine_budget() <= 0.8 * 1024 * int(memory.read_text().split()[1]) + 1
+
+
+def test_limits_of_control_groups_are_found_in_both_versions(tmp_path: Path) -> None:
+    def write(path: str, text: str) -> None:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text + "\n")
+
+    def limits(membership: str) -> list[int]:
+        write("cgroup", membership)
+        return sorted(group_limits(tmp_path, tmp_path / "cgroup"))
+
+    write("job/memory.max", "max")
+    write("job/step/memory.max", "8000")
+    write("job/step/task/memory.max", "9000")
+    assert limits("0::/job/step/task") == [8000, 9000]
+    assert limits("0::/job") == []
+    assert limits("0::/of/the/host") == []
+    write("memory/memory.limit_in_bytes", "9223372036854771712")
+    write("memory/job/memory.limit_in_bytes", "7000")
+    assert limits("5:cpu,cpuacct:/job\n4:memory:/job\n0::/") == [7000]
+    assert group_limits(tmp_path, tmp_path / "missing") == []

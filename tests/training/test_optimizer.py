@@ -1,0 +1,125 @@
+"""Optimizers go on from their saved state as if nothing had been, and decay matrices only."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from parakeet.model.config import ModelConfig
+from parakeet.model.loss import backward_from_loss
+from parakeet.model.transformer import Parakeet
+from parakeet.progress import Progress
+from parakeet.recipe import Training
+from parakeet.training.checkpoint import HostCopy, RunState, Snapshot, restore_newest, write_checkpoint
+from parakeet.training.optimizer import make_optimizer
+from parakeet.training.schedule import Phase, Schedule
+
+# A width at which bitsandbytes quantises the state: matrices of less than 4,096 values are left alone.
+CONFIG = ModelConfig(layers=3, heads=2, width=64, context=64, vocabulary_rows=448)
+PADDING = 447
+SCHEDULE = Schedule(1e-3, 0, 100, 100, (Phase(32, 100),))
+OPTIMIZERS = ("adamw", "adamw_8bit", "muon")
+
+
+def settings(optimizer: str, **more: object) -> Training:
+    values = {"tokens": 100, "batch_tokens": 64, "learning_rate": 1e-3, "optimizer": optimizer, **more}
+    return Training.model_validate(values)
+
+
+def made(training: Training) -> tuple[Parakeet, torch.optim.Optimizer]:
+    model = Parakeet(CONFIG)
+    model.initialise(torch.Generator().manual_seed(1))
+    return model, make_optimizer(model, training)
+
+
+def make_steps(model: Parakeet, optimizer: torch.optim.Optimizer, steps: range) -> float:
+    """The last step's loss; the ids are the same in every step, so that it falls."""
+    ids = torch.randint(0, PADDING, (2, 32), generator=torch.Generator().manual_seed(2))
+    for step in steps:
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3 * (1 + step)
+        hidden = model(ids, torch.zeros_like(ids))
+        embedding = model.get_parameter("embedding.weight")
+        loss = backward_from_loss(hidden, embedding, ids.roll(-1, 1), ignore=PADDING, normaliser=ids.numel())
+        optimizer.step()
+        optimizer.zero_grad()
+    return float(loss) / ids.numel()
+
+
+def weights(model: Parakeet) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_restored_optimizer_steps_on_to_the_same_bits(name: str, tmp_path: Path) -> None:
+    training = settings(name)
+    model, optimizer = made(training)
+    first = make_steps(model, optimizer, range(1))
+    make_steps(model, optimizer, range(1, 4))
+    state = RunState(4, 0, {}, SCHEDULE, {}, 0, 0, 0, None, 1)
+    write_checkpoint(tmp_path, HostCopy.of(Snapshot(model, optimizer, state)))
+    assert make_steps(model, optimizer, range(4, 8)) < first
+
+    other, restored = made(training)
+    assert restore_newest(tmp_path, other, restored, SCHEDULE, Progress()) == state
+    make_steps(other, restored, range(4, 8))
+    assert all(torch.equal(value, weights(other)[name]) for name, value in weights(model).items())
+    for mine, theirs in zip(_flat(optimizer), _flat(restored), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def _flat(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    state = optimizer.state_dict()["state"]
+    return [torch.as_tensor(state[number][name]) for number in sorted(state) for name in sorted(state[number])]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_decay_is_on_matrices_and_every_parameter_is_stepped_once(name: str) -> None:
+    moved = {}
+    for decay in (0.0, 0.5):
+        model, optimizer = made(settings(name, weight_decay=decay))
+        make_steps(model, optimizer, range(1))
+        moved[decay] = weights(model)
+        counted = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+        assert sorted(counted) == sorted(map(id, model.parameters()))
+    begun, _ = made(settings(name))
+    for key, start in weights(begun).items():
+        assert not torch.equal(start, moved[0.0][key]), f"{key} was not stepped"
+        decayed = not torch.equal(moved[0.0][key], moved[0.5][key])
+        assert decayed == (start.dim() == 2), key
+
+
+def test_eight_bits_are_kept_of_the_blocks_and_32_of_the_embedding() -> None:
+    model, optimizer = made(settings("adamw_8bit"))
+    make_steps(model, optimizer, range(1))
+    matrices = {name: parameter for name, parameter in model.named_parameters() if parameter.dim() == 2}
+    for name, parameter in matrices.items():
+        kept = optimizer.state[parameter]["state1"].dtype
+        assert kept == (torch.float32 if name == "embedding.weight" else torch.uint8), name
+
+
+def test_muon_keeps_one_momentum_of_a_block_and_two_moments_of_the_embedding() -> None:
+    model, optimizer = made(settings("muon"))
+    make_steps(model, optimizer, range(1))
+    for name, parameter in model.named_parameters():
+        in_block = parameter.dim() == 2 and name != "embedding.weight"
+        assert set(optimizer.state[parameter]) == (
+            {"momentum_buffer"} if in_block else {"step", "exp_avg", "exp_avg_sq"}
+        )
+
+
+def test_a_missing_package_is_one_message() -> None:
+    code = (
+        "import sys; sys.modules['bitsandbytes'] = None\n"
+        "from tests.training.test_optimizer import made, settings\n"
+        "from parakeet.errors import ParakeetError\n"
+        "try:\n    made(settings('adamw_8bit'))\n"
+        "except ParakeetError as error:\n    print(error)"
+    )
+    root = Path(__file__).parents[2]
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
+    assert "pip install 'bitsandbytes>=0.50'" in ended.stdout
+    assert "training.optimizer to adamw" in ended.stdout

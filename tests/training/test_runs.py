@@ -1,0 +1,418 @@
+"""`parakeet runs`, `parakeet compare` and the pictures, over folders as a trainer leaves them."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from filelock import FileLock
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
+
+from parakeet.cli import main
+from parakeet.errors import ParakeetError
+from parakeet.recipe_file import load_recipe
+from parakeet.training.curve import draw_loss_curve, running_mean
+from parakeet.training.heartbeat import Heartbeat
+from parakeet.training.job import FAILURE_FILE, JOB_FILE, LOCK_FILE, METRICS_FILE, TrainingJob
+from parakeet.training.metrics import Kind, RunLog, StepRecord
+from parakeet.training.run_tables import render_runs
+from parakeet.training.runs import find_run, list_runs, load_run
+from parakeet.training.schedule import Schedule
+
+from ..conftest import Prepared
+
+BATCH = 512
+STEPS = 100
+PNG = b"\x89PNG\r\n\x1a\n"
+RECIPE = load_recipe("demo")
+
+
+def record(step: int, loss: float = 5.0, **others: Any) -> StepRecord:
+    made = StepRecord(step, BATCH * step, loss, 0.5, 1e-3, 256, 0.25, 2048.0, 0.01, None, None, 3 << 30)
+    return replace(made, **others)
+
+
+class Folder:
+    """A run's folder in the making."""
+
+    def __init__(self, home: Path, key: str, **training: Any) -> None:
+        self.path = home / "training_runs" / key
+        self.path.mkdir(parents=True)
+        settings = RECIPE.training.model_copy(update={"tokens": BATCH * STEPS, "batch_tokens": BATCH, **training})
+        where = dict.fromkeys(("tokenizer", "shards", "plan", "output"), home / "somewhere" / key)
+        digests = {"shards_content": "d" * 64, "plan_digests": {"256": "e" * 64}}
+        TrainingJob(
+            model=RECIPE.model, training=settings, packing=RECIPE.packing, run=self.path, **where, **digests
+        ).save()
+        self.log = RunLog(self.path, tensorboard=False)
+        self.schedule = Schedule.from_recipe(settings, RECIPE.packing)
+
+    def train(self, *steps: StepRecord) -> "Folder":
+        for step in steps:
+            self.log.step(step)
+        return self
+
+    def event(self, kind: Kind, step: int = 0, text: str = "As it should.") -> "Folder":
+        self.log.event(kind, step, text)
+        return self
+
+    def save(self, step: int, validation_loss: float | None = None) -> "Folder":
+        """As much of a checkpoint as is read without torch."""
+        path = self.path / f"step-{step:08d}"
+        path.mkdir()
+        state = {"step": step, "validation_loss": validation_loss, "schedule": asdict(self.schedule)}
+        (path / "state.json").write_text(json.dumps(state), encoding="utf-8")
+        save_file({"embedding": np.zeros((1000, 1234), np.float32)}, path / "model.safetensors")
+        return self
+
+
+def parakeet(home: Path, *arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(main, arguments, env={"PARAKEET_HOME": str(home)})
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.output
+
+
+def row(output: str, key: str) -> list[str]:
+    """The cells of a run's line."""
+    (line,) = [line for line in output.splitlines() if line.startswith(key)]
+    return re.split(r"  +", line.strip())
+
+
+def test_a_home_without_runs_is_one_friendly_line(tmp_path: Path) -> None:
+    status, output = parakeet(tmp_path, "runs")
+    assert status == 0
+    assert output == f"No training run yet in {tmp_path / 'training_runs'}. Begin one with: parakeet build\n"
+
+
+def test_a_run_is_one_line_with_how_far_it_came(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, "3fa94c1200000000").event("started")
+    folder.train(*(record(step, loss=9.0) for step in range(1, 31)))
+    folder.train(*(record(step, loss=4.0) for step in range(31, 50)))
+    folder.train(record(50, loss=float("nan"), skipped="the loss is nan"))
+    folder.event("skipped", 50, "The loss is nan.").event("skipped", 50, "The loss is nan.").save(40)
+    with FileLock(folder.path / LOCK_FILE):
+        _, output = parakeet(tmp_path, "runs")
+    assert row(output, "3fa94c12") == [
+        *("3fa94c12", "training", "1.23M", "50 of 100", "50 %", "25.6k of 51.2k", "4.000", "2.05k", "40", "just now"),
+        *("1", "0"),
+    ]
+
+
+def test_states(tmp_path: Path) -> None:
+    Folder(tmp_path, "aaaa").event("started").train(*map(record, range(1, STEPS + 1))).event("finished", STEPS)
+    Folder(tmp_path, "bbbb").event("started").train(record(1)).event("stopped", 1)
+    Folder(tmp_path, "cccc").event("resumed").train(record(1))
+    failed = Folder(tmp_path, "dddd").event("started").train(record(1))
+    (failed.path / FAILURE_FILE).write_text("The card is\x1b]0;gone\x07\non fire.", encoding="utf-8")
+    Folder(tmp_path, "eeee")
+    refused = Folder(tmp_path, "gggg")
+    (refused.path / FAILURE_FILE).write_text("It does not fit.", encoding="utf-8")
+    longer = Folder(tmp_path, "ffff", tokens=BATCH * STEPS * 2).event("started").event("finished", STEPS)
+    longer.train(*map(record, range(1, STEPS + 1)))
+    runs, faults = list_runs(tmp_path / "training_runs")
+    assert not faults
+    states = {run.key: run.state for run in runs}
+    assert states == {
+        "aaaa": "finished",
+        "bbbb": "stopped",
+        "cccc": "failed",
+        "dddd": "failed",
+        "eeee": "stopped",
+        "ffff": "stopped",
+        "gggg": "failed",
+    }
+    notes = {run.key: run.note for run in runs}
+    assert notes["dddd"] == "The card is on fire."
+    assert "killed, or the power went" in notes["cccc"]
+
+
+def test_the_latest_sign_of_life_is_first_whatever_the_clock_said(tmp_path: Path) -> None:
+    for key, moment in (("aaaa", 1e9), ("bbbb", 3e9), ("cccc", 2e9)):
+        Folder(tmp_path, key).train(record(1, time=moment))
+    Heartbeat(tmp_path / "training_runs" / "aaaa", "1").beat(1, 2, 3.0, 4.0)
+    _, output = parakeet(tmp_path, "runs")
+    assert [line[:4] for line in output.splitlines()[1:]] == ["bbbb", "cccc", "aaaa"]
+    assert [row(output, key)[9] for key in ("aaaa", "bbbb")] == ["just now", "just now"]
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        None,
+        "{",
+        "[]",
+        '{"model": 3, "training": 4}',
+        '{"model": {"layers": 1, "width": 8}, "training": {"tokens": 1, "batch_tokens": 0}}',
+        '{"model": {"layers": "x", "width": 8}, "training": {"tokens": 1, "batch_tokens": 1}}',
+        "[" * 100_000,
+        "\udcff",
+    ],
+)
+def test_a_corrupt_folder_is_one_line_and_the_rest_is_shown(tmp_path: Path, job: str | None) -> None:
+    Folder(tmp_path, "aaaa").train(record(1))
+    broken = tmp_path / "training_runs" / "bbbb"
+    broken.mkdir()
+    (tmp_path / "training_runs" / "a file").touch()
+    if job is not None:
+        (broken / JOB_FILE).write_bytes(job.encode(errors="surrogateescape"))
+    status, output = parakeet(tmp_path, "runs")
+    assert status == 0
+    assert row(output, "aaaa")[1] == "stopped"
+    assert len(output.splitlines()) == 3
+    assert str(broken) in output.splitlines()[-1]
+    status, output = parakeet(tmp_path, "runs", "bb")
+    assert status == 1
+    assert output.startswith("Error: ")
+
+
+def test_files_of_a_run_that_hold_nonsense_are_passed_over(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, "aaaa").train(record(1)).save(1)
+    for path in (folder.path / "step-00000001").iterdir():
+        path.write_bytes(b"\xff" * 9)
+    for name in ("events.jsonl", "best.json", "heartbeat-1.json", "step-00000002"):
+        (folder.path / name).write_bytes(b'{"step": "\xff')
+    (folder.path / "step-00000003").mkdir()
+    status, output = parakeet(tmp_path, "runs", "aaaa")
+    assert status == 0
+    assert "none yet" in output
+
+
+def test_one_run_in_full(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, "3fa94c1200000000", tensorboard=True).train(*map(record, range(1, 91)))
+    assert folder.schedule.stable_until == 60
+    folder.save(40, 4.25).save(60, 4.125).save(80, 4.5)
+    (folder.path / "best.json").write_text('{"step": 60, "validation_loss": 4.125}', encoding="utf-8")
+    for step in range(12):
+        folder.event("saved", step, f"Number {step}\x1b[31m of\n many.")
+    status, output = parakeet(tmp_path, "runs", "3fa")
+    assert status == 0
+    assert "\x1b" not in output
+    assert str(folder.path) in output
+    assert re.search(r"training\.tensorboard +true", output)
+    assert re.search(r"shards_content +d{12}…\n", output)
+    assert re.search(r"plan_digests\.256 +e{12}…\n", output)
+    assert "2,048 tokens/s, MFU unknown" in output
+    assert "3.00 GiB" in output
+    assert re.findall(r"^ +(\d+) +(4\.\d{4})  (.*?) +step-", output, re.MULTILINE) == [
+        ("40", "4.2500", "stable"),
+        ("60", "4.1250", "stable, best"),
+        ("80", "4.5000", ""),
+    ]
+    assert re.findall(r"Number (\d+) of many\.", output) == [str(number) for number in range(2, 12)]
+
+
+def test_a_beginning_that_is_no_runs_or_several_names_the_candidates(tmp_path: Path) -> None:
+    assert "Begin one with: parakeet build" in parakeet(tmp_path, "runs", "ab")[1]
+    for key in ("abcd0", "abcd1", "ffff"):
+        Folder(tmp_path, key)
+    status, output = parakeet(tmp_path, "runs", "abc")
+    assert status == 1
+    assert output == "Error: Several runs begin with 'abc': abcd0, abcd1. Give more of the key.\n"
+    status, output = parakeet(tmp_path, "compare", "fff", "abdc0")
+    assert status == 1
+    assert "No run begins with 'abdc0'. There are: abcd0" in output
+    assert find_run(tmp_path / "training_runs", "f").key == "ffff"
+    status, output = parakeet(tmp_path, "runs", "../training_runs/ffff")
+    assert status == 1
+
+
+@given(st.integers(20, 200))
+def test_no_line_is_wider_than_the_terminal_while_columns_can_go(
+    tmp_path_factory: pytest.TempPathFactory, width: int
+) -> None:
+    home = tmp_path_factory.mktemp("home")
+    Folder(home, "3fa94c1200000000").train(*map(record, range(1, 60)))
+    Folder(home, "3fa94c1299999999").train(record(1))
+    wide = render_runs(home / "training_runs", None)
+    narrow = render_runs(home / "training_runs", width)
+    assert narrow == wide if max(map(len, wide.splitlines())) <= width else len(narrow) < len(wide)
+    if width >= 70:
+        assert max(map(len, narrow.splitlines())) <= width
+    # Two keys that are told apart by their ninth digit only.
+    assert {"3fa94c120", "3fa94c129"} == {line.split()[0] for line in narrow.splitlines()[1:]}
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Path:
+    first = Folder(tmp_path, "aaaa", learning_rate=1e-3, optimizer="muon")
+    first.train(*(record(step, 5.0, validation_loss=5.5 if step % 40 == 0 else None) for step in range(1, 101)))
+    second = Folder(tmp_path, "bbbb", learning_rate=5e-4)
+    second.train(*(record(step, 4.0, tokens=2 * BATCH * step) for step in range(1, 41)))
+    return tmp_path
+
+
+def test_two_runs_are_compared_at_equal_tokens(two: Path) -> None:
+    picture = two / "both.png"
+    status, output = parakeet(two, "compare", "a", "b", "-o", str(picture))
+    assert status == 0
+    assert re.search(r"training\.learning_rate +0\.001 +0\.0005\n", output)
+    assert re.search(r"training\.optimizer +muon +adamw\n", output)
+    assert "training.seed" not in output
+    assert "somewhere" not in output
+    rows = re.findall(r"^ +([\d.]+k?) +5\.0000 +4\.0000 +-1\.0000$", output, re.MULTILINE)
+    assert len(rows) == 10
+    assert (rows[0], rows[-1]) == ("1.02k", "40.4k")
+    assert re.search(r"held-out loss, best +5\.5000 +–", output)
+    assert re.search(r"tokens/s +2,048 +4,096", output)
+    assert re.search(r"time in steps +0:25 +0:10", output)
+    assert picture.read_bytes().startswith(PNG)
+    assert str(picture) in output
+    assert len(list(two.iterdir())) == 2
+
+
+def test_equal_settings_say_so_and_runs_without_common_tokens_too(tmp_path: Path) -> None:
+    Folder(tmp_path, "aaaa").train(record(1))
+    Folder(tmp_path, "bbbb")
+    status, output = parakeet(tmp_path, "compare", "a", "b", "-o", str(tmp_path / "picture.png"))
+    assert status == 0
+    assert output.startswith("The settings are equal.\n")
+    assert "they have none in common" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("a", "aa"), "are the same run, aaaa"),
+        (("a", "b", "-o", "picture.gif"), "ends in .png"),
+        (("a", "b", "-o", "nowhere/picture.png"), "there is no folder"),
+        (("a", "b", "-o", "training_runs.png"), "while running this command"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_message(
+    two: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.chdir(two)
+    (two / "training_runs.png").mkdir()
+    status, output = parakeet(two, "compare", *arguments)
+    assert status == 1
+    assert message in output
+    assert sorted(path.name for path in two.iterdir()) == ["training_runs", "training_runs.png"]
+
+
+@pytest.mark.parametrize("command", [("runs",), ("runs", "a"), ("compare", "a", "b")])
+def test_both_commands_need_no_torch_and_are_plain_in_a_pipe(two: Path, command: tuple[str, ...]) -> None:
+    code = (
+        "import sys\nfrom parakeet.cli import main\nmain(sys.argv[1:], standalone_mode=False)\n"
+        "print('loaded', *{'torch', 'dagster', 'matplotlib'} & set(sys.modules))"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", code, *command],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={"PARAKEET_HOME": str(two), "PATH": ""},
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert "\x1b" not in finished.stdout
+    assert finished.stdout.splitlines()[-1] == "loaded"
+
+
+@given(st.lists(st.tuples(st.floats(0, 20), st.booleans()), max_size=200))
+def test_the_running_mean_leaves_skipped_steps_out_and_stays_within_the_losses(steps: list[tuple[float, bool]]) -> None:
+    metrics = [
+        {"tokens": 10 * number, "loss": None if skipped else loss, "skipped": "nan" if skipped else None}
+        for number, (loss, skipped) in enumerate(steps)
+    ]
+    kept = [loss for loss, skipped in steps if not skipped]
+    tokens, smooth = running_mean(metrics)
+    assert len(tokens) == len(smooth) == (max(0, len(kept) - max(1, len(kept) // 40) + 1) if kept else 0)
+    assert all(min(kept) - 1e-9 <= value <= max(kept) + 1e-9 for value in smooth)
+    assert list(tokens) == sorted(tokens)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [],
+        [{"step": 1, "tokens": 0, "loss": None, "seconds": 1.0, "skipped": "nan"}],
+        [{"step": n, "tokens": n, "loss": 5.0 + n % 7, "seconds": 1.0, "learning_rate": 1e-3} for n in range(20_000)],
+        [
+            {
+                "step": n,
+                "tokens": n * 512,
+                "loss": 5.0,
+                "seconds": 1.0,
+                "learning_rate": 1e-3,
+                "row_tokens": 32 if n < 50 else 64,
+                "validation_loss": 5.0 if n % 10 == 0 else None,
+                "skipped": "too large" if n % 30 == 0 else None,
+            }
+            for n in range(1, 101)
+        ],
+    ],
+    ids=["no step", "skipped only", "old and many", "everything"],
+)
+def test_every_run_has_a_picture(tmp_path: Path, steps: list[dict[str, Any]]) -> None:
+    draw_loss_curve(steps, tmp_path / "curve.png")
+    content = (tmp_path / "curve.png").read_bytes()
+    assert content.startswith(PNG)
+    # It is kept in Dagster's history, inside the metadata.
+    assert len(content) < 100_000
+
+
+def test_a_run_that_is_no_folder_is_an_error_of_ours(tmp_path: Path) -> None:
+    with pytest.raises(ParakeetError, match="is no training run"):
+        load_run(tmp_path / "gone")
+    assert not (tmp_path / METRICS_FILE).exists()
+
+
+def wait_for(condition: Callable[[], object], trainer: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + 100
+    while not condition():
+        assert trainer.poll() is None, "the trainer ended too early"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_real_run_is_told_while_it_trains_when_it_was_stopped_and_when_it_is_done(
+    prepared: Prepared, tmp_path: Path
+) -> None:
+    run, output = tmp_path / "training_runs" / "aaaa", tmp_path / "output"
+    run.mkdir(parents=True)
+    output.mkdir()
+    recipe = prepared.recipe
+    job = TrainingJob(
+        model=recipe.model,
+        training=recipe.training.model_copy(update={"tokens": 256 * 400, "checkpoint_steps": 100}),
+        packing=recipe.packing,
+        tokenizer=prepared.tokenizer_folder,
+        shards=prepared.shards,
+        shards_content="shards",
+        plan=prepared.plan,
+        plan_digests={str(recipe.packing.row_tokens): "plan"},
+        run=run,
+        output=output,
+    ).save()
+    command = [sys.executable, "-m", "parakeet.training", str(job)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as trainer:
+        wait_for(lambda: load_run(run).saved, trainer)
+        told = load_run(run)
+        trainer.send_signal(signal.SIGTERM)
+    assert told.state == "training"
+    assert 100 <= told.step < 400
+    assert told.parameters is not None
+    assert told.saved[0].stable
+    assert told.saved[0].validation_loss is not None
+    assert told.loss is not None
+    stopped = load_run(run)
+    assert stopped.state == "stopped"
+    assert stopped.last_saved == stopped.step
+    assert not list(run.glob("heartbeat-*"))
+    assert subprocess.run(command, stderr=subprocess.DEVNULL, timeout=200).returncode == 0
+    finished = load_run(run)
+    assert (finished.state, finished.step, finished.mfu) == ("finished", 400, None)
+    assert [event["step"] for event in finished.events if event["kind"] == "resumed"] == [stopped.step]
+    status, shown = parakeet(tmp_path, "runs", "aaaa")
+    assert status == 0
+    assert "MFU unknown" in shown

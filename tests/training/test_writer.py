@@ -1,0 +1,237 @@
+"""The background writer, also as a real process that runs out of disk, fails, or is killed while it writes."""
+
+import io
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from parakeet.errors import ParakeetError
+from parakeet.progress import Progress
+from parakeet.training.checkpoint import checkpoints, read_state, restore_newest
+from parakeet.training.writer import CheckpointWriter
+
+from .toy_run import LARGEST_FILE, SCHEDULE, SMALLEST_FILE, ToyRun, let_files_grow_to, open_writer, run_state
+
+ROOT = Path(__file__).parents[2]
+
+
+class Told:
+    """What a writer told, and in which threads."""
+
+    def __init__(self) -> None:
+        self.saved: list[int] = []
+        self.failed: list[tuple[int, str]] = []
+        self.threads: set[int] = set()
+        self.said = io.StringIO()
+
+    def writer(self, run: Path, keep_checkpoints: int = 2, keep_every: int = 0) -> CheckpointWriter:
+        return CheckpointWriter(
+            run,
+            Progress(self.said),
+            keep_checkpoints=keep_checkpoints,
+            keep_every=keep_every,
+            saved=self._saved,
+            on_failure=self._failed,
+        )
+
+    def _saved(self, step: int) -> None:
+        self.threads.add(threading.get_ident())
+        self.saved.append(step)
+
+    def _failed(self, step: int, text: str) -> None:
+        self.threads.add(threading.get_ident())
+        self.failed.append((step, text))
+
+
+def start(run: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.training.toy_run", str(run), *arguments]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def poll_until_told(writer: CheckpointWriter, told: Told, count: int) -> None:
+    deadline = time.monotonic() + 60
+    while len(told.saved) < count:
+        assert time.monotonic() < deadline
+        writer.poll()
+        time.sleep(0.001)
+
+
+def test_training_may_change_everything_as_soon_as_save_returns(tmp_path: Path) -> None:
+    toy, told = ToyRun(width=64), Told()
+    toy.make_step(1)
+    expected = toy.bits()
+    with told.writer(tmp_path) as writer:
+        snapshot = toy.snapshot(1)
+        writer.save(snapshot)
+        toy.make_step(2)
+        snapshot.state.loaders["0"]["epoch"] = 5
+    restored = ToyRun(width=64, seed=2)
+    assert restore_newest(tmp_path, restored.model, restored.optimizer, SCHEDULE, Progress()) == run_state(1)
+    assert restored.bits() == expected
+
+
+def test_news_comes_in_the_thread_that_polls(tmp_path: Path) -> None:
+    toy, told = ToyRun(), Told()
+    with told.writer(tmp_path) as writer:
+        writer.save(toy.snapshot(1))
+        assert told.saved == []
+        poll_until_told(writer, told, 1)
+        writer.poll()
+        writer.save(toy.snapshot(2))
+    assert told.saved == [1, 2]
+    assert told.threads == {threading.get_ident()}
+
+
+def test_a_save_waits_for_the_one_before_it(tmp_path: Path) -> None:
+    toy, told = ToyRun(width=256), Told()
+    with told.writer(tmp_path) as writer:
+        for step in (1, 2, 3):
+            writer.save(toy.snapshot(step))
+            assert told.saved == list(range(1, step))
+            assert sum(thread.name == "checkpoint" for thread in threading.enumerate()) <= 1
+            assert [read_state(path).step for path in checkpoints(tmp_path)][: step - 1] == list(range(1, step))[-2:]
+
+
+def test_every_save_prunes(tmp_path: Path) -> None:
+    toy, told = ToyRun(), Told()
+    with told.writer(tmp_path, keep_checkpoints=1, keep_every=3) as writer:
+        for step in range(798, 806):
+            loss = 1.5 if step == 800 else 2.0
+            writer.save(toy.snapshot(step, validation_loss=loss))
+    assert [read_state(path).step for path in checkpoints(tmp_path)] == [798, 800, 801, 804, 805]
+
+
+def test_a_full_disk_is_said_and_the_next_save_mends_it(tmp_path: Path) -> None:
+    process = start(tmp_path, "limited", "free", "full", "full", "free")
+    out, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    told = out.splitlines()
+    assert [line.split()[:2] for line in told] == [["saved", "1"], ["failed", "2"], ["failed", "3"], ["saved", "4"]]
+    assert "could not be saved" in told[1]
+    assert "File too large" in told[1]
+    assert errors.count("\n") == 2
+    assert errors.count("Training goes on and the next save tries again: free space in") == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000001", "step-00000004"]
+
+
+def test_a_last_save_that_fails_is_an_error(tmp_path: Path) -> None:
+    process = start(tmp_path, "limited", "free", "full")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    message = errors.splitlines()[-1]
+    assert message.startswith("parakeet.errors.ParakeetError: ")
+    assert "while saving the checkpoint of step 2. Nothing that was there before was lost" in message
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def test_ulimit_is_a_full_disk(tmp_path: Path) -> None:
+    """As the shell sets it: for the whole process, which therefore never saves anything."""
+    command = [sys.executable, "-m", "tests.training.toy_run", str(tmp_path), "limited", "as it is"]
+    limited = ["bash", "-c", 'ulimit -f 2; exec "$@"', "limited", *command]
+    finished = subprocess.run(limited, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert finished.returncode == 1
+    assert "saving the checkpoint of step 1" in finished.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_save_keeps_no_copy_in_memory(tmp_path: Path) -> None:
+    toy, told = ToyRun(width=1024), Told()
+    writer = told.writer(tmp_path)
+    let_files_grow_to(SMALLEST_FILE)
+    try:
+        before = resident_bytes()
+        writer.save(toy.snapshot(1))
+        writer.wait()
+        after = resident_bytes()
+    finally:
+        let_files_grow_to(LARGEST_FILE)
+    assert [step for step, _ in told.failed] == [1]
+    n_bytes = sum(4 * parameter.numel() for parameter in toy.model.parameters())
+    assert after - before < n_bytes / 2
+    with pytest.raises(ParakeetError, match="saving the checkpoint of step 1"):
+        writer.close()
+
+
+def resident_bytes() -> int:
+    if not sys.platform.startswith("linux"):
+        pytest.skip("only Linux tells a process's memory in /proc")
+    return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_a_failed_training_ends_with_its_own_error_and_a_whole_checkpoint(tmp_path: Path) -> None:
+    process = start(tmp_path, "failing")
+    out, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert out == "saved 1\n"
+    assert errors.splitlines()[-1] == "RuntimeError: the training failed"
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def test_a_writer_that_nobody_closed_does_not_hold_the_process(tmp_path: Path) -> None:
+    process = start(tmp_path, "left")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "nobody closed the writer" in errors
+    open_writer(tmp_path).close()
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_writer_killed_at_any_moment_leaves_whole_checkpoints(tmp_path: Path, seed: int) -> None:
+    process = start(tmp_path, "forever")
+    assert process.stdout is not None
+    for _ in range(2):
+        assert process.stdout.readline().startswith("saved")
+    time.sleep(random.Random(seed).random() * 0.4)
+    process.kill()
+    process.communicate(timeout=60)
+    told = Told()
+    told.writer(tmp_path).close()
+    assert all(path.name.startswith(("step-", "best.json")) for path in tmp_path.iterdir())
+    restored, undisturbed = ToyRun(width=256, seed=2), ToyRun(width=256)
+    state = restore_newest(tmp_path, restored.model, restored.optimizer, SCHEDULE, Progress(told.said))
+    assert state is not None
+    assert told.said.getvalue() == ""
+    for step in range(1, state.step + 1):
+        undisturbed.make_step(step)
+    assert restored.bits() == undisturbed.bits()
+
+
+def test_a_checkpoint_that_was_being_replaced_comes_back(tmp_path: Path) -> None:
+    """Where a process was killed between the two renames: the old one had made room, the new one had not come."""
+    toy = ToyRun()
+    path = toy.save(tmp_path, 1)
+    path.rename(tmp_path / f".replaced-{path.name}")
+    (tmp_path / f".partial-{path.name}").mkdir()
+    open_writer(tmp_path).close()
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+    assert restore_newest(tmp_path, toy.model, toy.optimizer, SCHEDULE, Progress()) == run_state(1)
+
+
+def test_the_same_step_saved_again_replaces_the_first(tmp_path: Path) -> None:
+    toy, told = ToyRun(), Told()
+    with told.writer(tmp_path) as writer:
+        writer.save(toy.snapshot(1, validation_loss=3.0))
+        writer.save(toy.snapshot(1, validation_loss=2.0))
+    assert told.saved == [1, 1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.json", "step-00000001"]
+    assert read_state(tmp_path / "step-00000001") == run_state(1, validation_loss=2.0)
+
+
+def test_a_run_folder_that_is_gone_is_a_failure_and_no_crash(tmp_path: Path) -> None:
+    toy, told = ToyRun(), Told()
+    run = tmp_path / "run"
+    run.mkdir()
+    with told.writer(run) as writer:
+        run.rmdir()
+        writer.save(toy.snapshot(1))
+        writer.wait()
+        run.mkdir()
+        writer.save(toy.snapshot(2))
+    assert ([step for step, _ in told.failed], told.saved) == ([1], [2])
