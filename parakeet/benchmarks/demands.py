@@ -1,0 +1,44 @@
+"""What a benchmark is held to, beside what was measured."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import click
+
+from parakeet.sanitise import sanitise
+
+VERDICTS = {True: "met", False: "NOT MET", None: "not measured"}
+
+
+@dataclass(frozen=True)
+class Demand:
+    """`met` is None where it was not measured; `found` then says why, or nothing."""
+
+    text: str
+    found: str
+    met: bool | None
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def at_least(text: str, value: float | None, limit: float, unit: str = "") -> Demand:
+    """A figure that has to reach `limit`; None was not measured."""
+    return _judged(f"{text}: at least {limit:,g}{unit}", value, unit, value is not None and value >= limit)
+
+
+def at_most(text: str, value: float | None, limit: float, unit: str = "") -> Demand:
+    """A figure that must not pass `limit`; None was not measured."""
+    return _judged(f"{text}: at most {limit:,g}{unit}", value, unit, value is not None and value <= limit)
+
+
+def print_demands(demands: Sequence[Demand]) -> None:
+    for demand in demands:
+        found = f" ({sanitise(demand.found)})" if demand.found else ""
+        click.echo(f"{sanitise(demand.text):<72} {VERDICTS[demand.met]}{found}")
+    click.echo()
+
+
+def _judged(text: str, value: float | None, unit: str, met: bool) -> Demand:
+    return Demand(text, "", None) if value is None else Demand(text, f"{value:,.3g}{unit}", met)

@@ -1,0 +1,71 @@
+"""Times of several pieces of work, taken in rounds, and what they take of memory."""
+
+import ctypes
+import gc
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from parakeet.benchmarks.decoding import seconds_of
+
+_STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
+
+
+def in_rounds(works: Mapping[str, Callable[[], Any]], device: str, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each, one sample a round: what else the machine is doing slows all of them alike."""
+    samples: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(rounds):
+        for name, work in works.items():
+            samples[name].append(seconds_of(device, work))
+    return samples
+
+
+class PeakMeter:
+    """The most memory that was held at once since it was made: resident on a CPU, allocated on a card; in bytes.
+
+    On a CPU it lowers the high-water mark of the resident memory, as Linux does on request. What is free but kept by
+    the C library would take in new work unseen: it is given back first. The gaps between what is in use cannot be, so
+    a process tells truly of its first piece of work only.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._cuda = device != "cpu"
+        gc.collect()
+        if self._cuda:
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            self._before: int | None = torch.cuda.memory_allocated()
+        else:
+            self._before = _lowered_mark()
+
+    @property
+    def peak(self) -> int | None:
+        """None where the system does not say."""
+        if self._before is None:
+            return None
+        return torch.cuda.max_memory_allocated() if self._cuda else _resident("VmHWM")
+
+    @property
+    def above(self) -> int | None:
+        """The peak without what was held when the meter was made."""
+        peak = self.peak
+        return None if peak is None or self._before is None else peak - self._before
+
+
+def _lowered_mark() -> int | None:
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
+    try:
+        _CLEAR.write_text("5", encoding="ascii")
+        return _resident("VmRSS")
+    except OSError:
+        return None
+
+
+def _resident(name: str) -> int:
+    lines = dict(line.split(":", 1) for line in _STATUS.read_text(encoding="ascii", errors="replace").splitlines())
+    return 1024 * int(lines[name].split()[0])
