@@ -25,7 +25,7 @@ class StageConfig(dg.Config):
     force: bool = False
     """Make the artefact anew although nothing has changed."""
     try_anyway: bool = False
-    """Of `checkpoint`: train although the forecast says that the memory will not do."""
+    """Of `checkpoint`: train although the forecast says that it will not fit the memory."""
 
 
 def stage_asset(name: str, kinds: set[str], pool: str | None = None) -> Callable[[Metadata], dg.AssetsDefinition]:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from parakeet.artifact import Artifact, Store
 from parakeet.errors import ParakeetError
-from parakeet.home import latest_release
+from parakeet.home import latest_release, runs_folder
 from parakeet.locking import is_held
-from parakeet.stages import RUNS_FOLDER, STAGES, Build, active_recipe
+from parakeet.stages import STAGES, Build, active_recipe
 from parakeet.training.stage import run_key
 
 MODELS = ("release", "original_model")
@@ -43,7 +43,7 @@ def unreferenced(root: Path) -> list[Entry]:
     runs = {str(artifacts[path].counts["run"]) for path in kept if artifacts[path].stage == "checkpoint"}
     if build.find("packing_plan") is not None:
         runs.add(run_key(build.recipe, build.work("checkpoint").inputs))
-    stale += [path for path in sorted((root / RUNS_FOLDER).glob("*")) if path.name not in runs]
+    stale += [path for path in sorted(runs_folder(root).glob("*")) if path.name not in runs]
     return [Entry(path, _size(path)) for path in stale]
 
 

@@ -52,7 +52,7 @@ def main() -> None:
 )
 @click.option("--select", multiple=True, metavar="ASSET", help="Build this and all before it only. Repeatable.")
 @click.option("--force", multiple=True, metavar="ASSET", help="Make this anew though nothing changed. Repeatable.")
-@click.option("--try-anyway", is_flag=True, help="Train although the forecast says that the memory will not do.")
+@click.option("--try-anyway", is_flag=True, help="Train although the forecast says that it will not fit the memory.")
 def build(recipe_name: str, data: Sequence[str], select: Sequence[str], force: Sequence[str], try_anyway: bool) -> None:
     """Build a model from text, making only what is not made yet."""
     from parakeet.home import home
@@ -233,12 +233,11 @@ def runs(run: str) -> None:
     """
     import shutil
 
-    from parakeet.home import home
-    from parakeet.stages import RUNS_FOLDER
+    from parakeet.home import home, runs_folder
     from parakeet.training.run_tables import render_run, render_runs
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    folder = home() / RUNS_FOLDER
+    folder = runs_folder(home())
     _say(render_run(folder, run) if run else render_runs(folder, width))
 
 
@@ -251,11 +250,10 @@ def compare(first: str, second: str, output: Path | None) -> None:
 
     A and B are the beginnings of their keys.
     """
-    from parakeet.home import home
-    from parakeet.stages import RUNS_FOLDER
+    from parakeet.home import home, runs_folder
     from parakeet.training.comparison import render_comparison
 
-    _say(render_comparison(home() / RUNS_FOLDER, first, second, output))
+    _say(render_comparison(runs_folder(home()), first, second, output))
 
 
 @main.command("import")

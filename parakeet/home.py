@@ -35,6 +35,11 @@ def models_folder(root: Path) -> Path:
     return root / "models"
 
 
+def runs_folder(root: Path) -> Path:
+    """Training runs, finished or not, each under its key."""
+    return root / "training_runs"
+
+
 def hashes_file(root: Path) -> Path:
     """What is known of files outside the store: path, size and time of change to sha256."""
     return root / ".hashes.json"

@@ -14,7 +14,7 @@ from typing import Any
 from parakeet.artifact import Artifact, Make, Store, Work, replace_file
 from parakeet.errors import ParakeetError
 from parakeet.hashes import HashCache
-from parakeet.home import hashes_file, models_folder
+from parakeet.home import hashes_file, models_folder, runs_folder
 from parakeet.progress import Progress
 from parakeet.recipe import FileSource, Recipe
 from parakeet.recipe_file import load_recipe
@@ -23,7 +23,6 @@ from parakeet.training.stage import CHANGEABLE, Launch, expected_bytes, make_che
 
 ACTIVE_RECIPE_FILE = "recipe.yaml"
 DEFAULT_RECIPE = "demo"
-RUNS_FOLDER = "training_runs"
 ORIGINAL_CHECKPOINT = "original_checkpoint"
 
 
@@ -260,7 +259,7 @@ class Build:
 
     def _make(self, name: str, work: Work, launch: Launch, force: bool, try_anyway: bool) -> Make:
         if name == "checkpoint":
-            runs = self.store.root / RUNS_FOLDER
+            runs = runs_folder(self.store.root)
             make = partial(make_checkpoint, launch=launch, runs=runs, fresh=force, try_anyway=try_anyway)
             return partial(make, self.recipe, work.inputs)
         module, function = stage_named(name).make.split(":")
@@ -299,7 +298,7 @@ class Build:
 
     def _expected_bytes(self, stage: Stage, inputs: dict[str, Artifact], files: list[Path]) -> int:
         if stage.name == "checkpoint":
-            return expected_bytes(self.recipe, inputs, self.store.root / RUNS_FOLDER)
+            return expected_bytes(self.recipe, inputs, runs_folder(self.store.root))
         sizes = sum(artifact.n_bytes for artifact in inputs.values()) + sum(path.stat().st_size for path in files)
         return round(stage.growth * sizes)
 

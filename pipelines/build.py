@@ -23,7 +23,7 @@ def run_build(
     """Make `recipe` the active one and materialise its assets; the exit status for the shell.
 
     `select` names assets: they and everything before them are built. Those in `force` are made anew.
-    `try_anyway` trains although the forecast says that the memory will not do.
+    `try_anyway` trains although the forecast says that it will not fit the memory.
     """
     use_recipe(root, recipe)
     # Read at import: the versions of the assets follow from the active recipe.

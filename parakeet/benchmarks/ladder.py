@@ -66,6 +66,7 @@ class Row:
             "execution": asdict(way.execution) if way.execution else None,
             "pass_rows": way.pass_rows,
             "tokens_per_second": self.speed.as_json() if self.speed else None,
+            "mfu": None,  # no processor is in the table of cards
             "above_bytes": self.above,
             "forecast_bytes": self.rung.forecast,
             "auto": self.rung.auto,
@@ -106,7 +107,7 @@ class Ladder:
             rows.append(self._memory(rung, threads) if rung.needed <= budget else _too_large(rung))
             task.advance()
         able = [row.rung.way for row in rows if not row.refused]
-        timed = self._measurement(able, rounds).take(threads)
+        timed = self._measurement(able, rounds).take(threads) if able else {}
         task.advance()
         return _with_ours([row if row.refused else self._timed(row, timed) for row in rows])
 

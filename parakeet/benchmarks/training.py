@@ -60,6 +60,26 @@ def run(
     click.echo(json.dumps(result))
 
 
+def demands_of(name: str, tables: Mapping[int, Sequence[Row]], memory: Mapping[int, int | None]) -> list[Demand]:
+    """Of a shape: speed beside the original's way at every length, more of it at 4,096, memory there and its growth.
+
+    `memory`: bytes of ours by length, each the double of the one before.
+    """
+    demands = []
+    for length, rows in tables.items():
+        speed = _of_ours(rows, _times)
+        demands.append(at_least(f"{name}, speed beside the original's way at {length:,}", speed, LEAST_SPEED, "x"))
+        if length == JUDGED:
+            demands.append(at_least(f"{name}, the same", speed, LEAST_SPEED_JUDGED, "x"))
+            share = _of_ours(rows, _share)
+            demands.append(at_most(f"{name}, peak memory beside it at {length:,}", share, MOST_MEMORY, "x"))
+    sizes = list(memory.values())
+    known = [size for size in sizes if size]
+    doubled = [b / a for a, b in pairwise(known)] if len(known) == len(sizes) else []
+    growth = max(doubled) if doubled else None
+    return [*demands, at_most(f"{name}, peak memory when the length doubles", growth, MOST_GROWTH, "x")]
+
+
 def _shapes(recipe: Recipe | None, names: Sequence[str]) -> dict[str, ModelConfig]:
     if recipe is not None:
         return {recipe.name: ModelConfig.from_recipe(recipe.model, vocabulary_rows(recipe))}
@@ -90,7 +110,7 @@ def _on_cpu(
                 "lengths": {length: [row.as_json() for row in rows] for length, rows in tables.items()},
                 "growth": memory,
             }
-            demands += _demands(name, tables, memory)
+            demands += demands_of(name, tables, memory)
             speeds = [row.speed.median for rows in tables.values() for row in rows if row.speed]
             fastest = max([fastest, *speeds])
     loader = measure_loader(LOADER_DOCUMENTS, LOADER_MEAN_TOKENS, min(1024, tokens), LOADER_SECONDS)
@@ -150,23 +170,6 @@ def _print_table(ladder: Ladder, rows: Sequence[Row]) -> None:
             + ("  <- ours" if row.ours else "")
         )
     click.echo()
-
-
-def _demands(name: str, tables: Mapping[int, Sequence[Row]], memory: Mapping[int, int | None]) -> list[Demand]:
-    """Of one shape: speed beside the original's way at every length, more at 4,096, memory, and that it is linear."""
-    demands = []
-    for length, rows in tables.items():
-        speed = _of_ours(rows, _times)
-        demands.append(at_least(f"{name}, speed beside the original's way at {length:,}", speed, LEAST_SPEED, "x"))
-        if length == JUDGED:
-            demands.append(at_least(f"{name}, the same", speed, LEAST_SPEED_JUDGED, "x"))
-            share = _of_ours(rows, _share)
-            demands.append(at_most(f"{name}, peak memory beside it at {length:,}", share, MOST_MEMORY, "x"))
-    sizes = list(memory.values())
-    known = [size for size in sizes if size]
-    doubled = [b / a for a, b in pairwise(known)] if len(known) == len(sizes) else []
-    growth = max(doubled) if doubled else None
-    return [*demands, at_most(f"{name}, peak memory when the length doubles", growth, MOST_GROWTH, "x")]
 
 
 def _of_ours(rows: Sequence[Row], ratio: Callable[[Row, Row], float | None]) -> float | None:

@@ -26,11 +26,10 @@ from parakeet.errors import ParakeetError
 from parakeet.model.config import WEIGHTS_FILE
 from parakeet.model.transformer import Parakeet, save_tensors
 from parakeet.progress import Progress
+from parakeet.training.job import BEST_FILE, CHECKPOINT_PATTERN, STATE_FILE
 from parakeet.training.schedule import Schedule
 
 OPTIMIZER_FILE = "optimizer.safetensors"
-STATE_FILE = "state.json"
-BEST_FILE = "best.json"
 _REPLACED_PREFIX = ".replaced-"
 _NAME = re.compile(r"step-(\d+)(?:-of-\d+)?")
 
@@ -108,7 +107,7 @@ class _Layout:
 
 def checkpoints(run: Path) -> list[Path]:
     """The finished checkpoints of a run, oldest first."""
-    found = [(int(match[1]), path) for path in run.glob("step-*") if (match := _NAME.fullmatch(path.name))]
+    found = [(int(match[1]), path) for path in run.glob(CHECKPOINT_PATTERN) if (match := _NAME.fullmatch(path.name))]
     return [path for _, path in sorted(found)]
 
 

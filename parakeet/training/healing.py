@@ -35,6 +35,10 @@ class Healing:
         self.skipped += reason is not None
         return reason
 
+    def begin_phase(self) -> None:
+        """Rows of another length have another loss: what was usual before says nothing of it."""
+        self.monitor = SpikeMonitor()
+
     @property
     def must_go_back(self) -> bool:
         return self.in_a_row >= SKIPS_IN_A_ROW

@@ -13,6 +13,9 @@ FAILURE_FILE = "failure.txt"
 METRICS_FILE = "metrics.jsonl"
 SUMMARY_FILE = "training.json"
 CURVE_FILE = "loss_curve.png"
+STATE_FILE = "state.json"
+BEST_FILE = "best.json"
+CHECKPOINT_PATTERN = "step-*"
 
 
 @dataclass(frozen=True)

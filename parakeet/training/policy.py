@@ -63,12 +63,18 @@ class Policy:
             for row_tokens, choice in self._choices.items()
         }
 
+    def peak_line(self) -> str:
+        """The peak of memory seen so far beside the forecast, for people."""
+        # Beside its tensors a process on a CPU has Python and torch, some 0.4 GiB.
+        whose = "" if self._device.type == "cuda" else " of the whole process"
+        return f"Peak memory{whose} {_size(peak_memory(self._device))}, forecast {_size(self.forecast_bytes)}."
+
     def out_of_memory(self, step: int, row_tokens: int) -> ParakeetError:
-        """What to say where the memory did not do after all."""
+        """What to say where memory was refused after all."""
         forecast = self._choices[row_tokens].forecast.total
         less = int(0.9 * min(self._budget, forecast))
         return ParakeetError(
-            f"Step {step:,}: the memory of {self._where()} does not do for rows of {row_tokens:,} tokens. Forecast "
+            f"Step {step:,}: the memory of {self._where()} is not enough for rows of {row_tokens:,} tokens. Forecast "
             f"{_size(forecast)} of {_size(self._budget)}; at most {_size(peak_memory(self._device))} were taken until "
             f"it was refused. {self._change(row_tokens, less)} Then run the same build again."
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 from parakeet.progress import brief
 from parakeet.training.heartbeat import age
-from parakeet.training.job import METRICS_FILE
+from parakeet.training.job import BEST_FILE, METRICS_FILE
 from parakeet.training.metrics import read_metrics
 from parakeet.training.runs import Run, find_run, list_runs, number, one_line, short_keys
 
@@ -139,7 +139,7 @@ def _checkpoints(run: Run) -> list[list[str]]:
 
 def _best(run: Run) -> int | None:
     try:
-        step = json.loads((run.path / "best.json").read_text(encoding="utf-8"))["step"]
+        step = json.loads((run.path / BEST_FILE).read_text(encoding="utf-8"))["step"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return step if type(step) is int else None

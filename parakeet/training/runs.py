@@ -16,7 +16,7 @@ from parakeet.progress import brief
 from parakeet.recipe import Training
 from parakeet.sanitise import sanitise
 from parakeet.training.heartbeat import read_heartbeats
-from parakeet.training.job import FAILURE_FILE, JOB_FILE, LOCK_FILE, METRICS_FILE
+from parakeet.training.job import CHECKPOINT_PATTERN, FAILURE_FILE, JOB_FILE, LOCK_FILE, METRICS_FILE, STATE_FILE
 from parakeet.training.launcher import LAUNCH_LOCK_FILE
 from parakeet.training.metrics import EVENTS_FILE, Records, is_count, is_number, read_events, read_metrics
 from parakeet.training.schedule import Schedule, total_steps
@@ -248,9 +248,9 @@ def _speed(metrics: Records) -> float | None:
 def _saved_steps(run: Path) -> list[SavedStep]:
     """The checkpoints, oldest first. One that cannot be read is left out: the trainer passes over it too."""
     found = []
-    for path in run.glob("step-*"):
+    for path in run.glob(CHECKPOINT_PATTERN):
         try:
-            values = json.loads((path / "state.json").read_text(encoding="utf-8"))
+            values = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
             step, loss = int(values["step"]), number(values, "validation_loss")
             found.append(SavedStep(path, step, loss, step <= Schedule.from_values(values["schedule"]).stable_until))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):

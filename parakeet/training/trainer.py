@@ -86,6 +86,7 @@ class Trainer:
         self.saver = Saver(job, ranks.leads, watch)
         self.speed = Speed(self.config, ranks)
         self.healing = Healing()
+        self.left_out = ""
         self.step = 0
         self.tokens = 0
 
@@ -127,6 +128,8 @@ class Trainer:
         """One optimizer step, taken or left out; and whether any rank was asked to stop."""
         began = time.monotonic()
         step = self.step + 1
+        if self.schedule.phase(step) != self.schedule.phase(max(1, self.step)):
+            self.healing.begin_phase()
         row_tokens = self.schedule.row_tokens(step)
         rate = self.schedule.learning_rate(step)
         batch, data_seconds = self.feed.take(step)
@@ -264,7 +267,8 @@ class Trainer:
         self.saver.close()
         if self.ranks.leads:
             write_result(self.model, self.job, self.policy, self.ranks, self.healing)
-        self.watch.event("finished", self.step, f"Trained on {self.tokens:,} tokens.")
+        self.watch.event("finished", self.step, f"Trained on {self.tokens:,} tokens. {self.policy.peak_line()}")
+        self.watch.say(self.policy.peak_line())
         # torchrun ends all processes when one has ended before its time.
         self.ranks.wait()
         return Outcome(finished=True, step=self.step)

@@ -22,7 +22,7 @@ SETTINGS: dict[str, Any] = {"model": {"dropout": 0.0}, "tokens": 256 * STEPS}
 
 def launch(job: Path) -> subprocess.Popen[str]:
     """The command that the stage starts, in a session of its own so that a test that fails leaves nothing behind."""
-    command = [sys.executable, "-m", "parakeet.training", str(job)]
+    command = ["nice", "-n", "10", sys.executable, "-m", "parakeet.training", str(job)]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 

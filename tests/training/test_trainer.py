@@ -249,6 +249,6 @@ def test_memory_that_does_not_do_is_one_message_with_what_would_fit(make_job: Ma
     running = trainers.start(job, memory=300 << 20)
     assert running.wait() == 1
     text = failure(job)
-    assert text.startswith("Step 1: the memory of this machine does not do")
+    assert text.startswith("Step 1: the memory of this machine is not enough")
     assert "Set training.micro_batch_tokens to 0" in text
     assert "Traceback" not in running.said()
