@@ -28,6 +28,7 @@ CODE_KEY = 8.0
 KERNEL_WIDTH = 8
 """Widths that are multiples of this take the fast kernels."""
 
+GRAPHS = 64
 FLEX_KERNEL_OPTIONS = {"BLOCK_M": 64, "BLOCK_N": 64, "num_stages": 2}
 """Tiles that fit the 99 KiB of shared memory of an Ampere consumer card: the defaults are tuned on A100 and H100,
 which have 163 and 227 KiB, and fail to launch on a 3090 (pytorch issue 133254)."""
@@ -148,7 +149,7 @@ def _fused_mask(slopes: Tensor, documents: Tensor, head_width: int, dtype: torch
     high = (slopes * root).bfloat16().float()
     low = slopes * root - high
     step = torch.arange(length, device=documents.device) - length // 2
-    unit = max(64, 1 << (length // (2 * LARGEST_EXACT)).bit_length())
+    unit = max(64, 1 << ((length - 1) // (2 * LARGEST_EXACT)).bit_length())
     coarse = torch.div(step, unit, rounding_mode="floor")
     fine = step - unit * coarse
     alibi_queries = torch.stack([high * unit, high, low * unit, low], dim=-1)[None, :, None]
@@ -191,6 +192,16 @@ def _flex_mask(slopes: Tensor, documents: Tensor) -> FlexMask:
     return FlexMask(blocks, buffers.alibi)
 
 
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """torch.compile for shapes that do not change, in as many graphs as a run has shapes.
+
+    A row length needs up to four (training or not, a last batch of fewer rows). After eight of them Dynamo would
+    leave off compiling without a word, and FlexAttention would hold every score.
+    """
+    torch._dynamo.config.recompile_limit = GRAPHS
+    return torch.compile(function, dynamic=False)
+
+
 class _FlexBuffers(NamedTuple):
     """Tensors that the functions of FlexAttention look into, and those functions.
 
@@ -223,7 +234,7 @@ def _flex() -> Callable[..., Tensor]:
     """Compiled, since the plain function materialises every score."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention, dynamic=False)
+    return compiled(flex_attention)
 
 
 @cache
@@ -231,4 +242,4 @@ def _block_mask() -> Callable[..., Any]:
     """Compiled, since the plain function materialises the whole mask."""
     from torch.nn.attention.flex_attention import create_block_mask
 
-    return torch.compile(create_block_mask, dynamic=False)
+    return compiled(create_block_mask)

@@ -55,10 +55,18 @@ def backward_from_loss(
 
 @torch.no_grad()
 def token_losses(hidden: Tensor, embedding: Tensor, targets: Tensor, rows: int = LOSS_ROWS) -> Tensor:
-    """−log p(target) in nats of every row, `rows` at a time: hidden (n, width), targets (n,) to (n,) fp32."""
+    """−log p(target) in nats of every row, `rows` at a time: hidden (n, width), targets (n,) to (n,) fp32.
+
+    Takes the memory of one piece's logits: F.cross_entropy would hold their log-softmax beside them.
+    """
     weight = embedding.to(hidden.dtype)
-    chunks = zip(hidden.split(rows), targets.split(rows), strict=True)
-    losses = [F.cross_entropy(_product(h, weight), t, reduction="none") for h, t in chunks]
+    losses = []
+    for piece, answers in zip(hidden.split(rows), targets.split(rows), strict=True):
+        logits = _product(piece, weight)
+        logits -= logits.amax(dim=1, keepdim=True)
+        right = logits.gather(1, answers[:, None])[:, 0]
+        losses.append(logits.exp_().sum(dim=1).log() - right)
+        del logits
     return torch.cat(losses)
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from parakeet.errors import ParakeetError
-from parakeet.model.attention import Mask, alibi_slopes, attend, prepare_mask
+from parakeet.model.attention import Mask, alibi_slopes, attend, compiled, prepare_mask
 from parakeet.model.config import WEIGHTS_FILE, ModelConfig
 from parakeet.model.execution import Execution, Precision, Recompute
 
@@ -121,7 +121,7 @@ def _run_block(
 @cache
 def _compiled_block() -> Callable[..., Tensor]:
     """One compiled graph for all blocks: their weights are its inputs. Checkpointing is inside (pytorch 161889)."""
-    return torch.compile(_run_block, dynamic=False)
+    return compiled(_run_block)
 
 
 class Parakeet(nn.Module):

@@ -45,7 +45,7 @@ class Validation:
         kept = targets != self._padding
         if not kept.any():
             return 0.0, 0
-        losses = token_losses(hidden[kept], model.embedding.weight, targets[kept])
+        losses = token_losses(hidden[kept], model.embedding.weight, targets[kept], model.execution.loss_rows)
         return float(losses.double().sum()), len(losses)
 
     def _packed(self, row_tokens: int) -> PackedRows:

@@ -107,6 +107,11 @@ def test_losses_one_by_one_are_the_same() -> None:
     assert torch.allclose(token_losses(hidden[0].detach(), embedding, targets[0], rows=7), right, rtol=1e-5)
 
 
+def test_losses_one_by_one_of_probabilities_that_underflow_are_finite() -> None:
+    losses = token_losses(torch.tensor([[300.0, 0.0]]), torch.eye(2), torch.tensor([1]))
+    assert losses.tolist() == pytest.approx([300.0])
+
+
 class Largest(TorchDispatchMode):
     """The most elements that any operation's result had."""
 
