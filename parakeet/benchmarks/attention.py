@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from parakeet.benchmarks.apart import Answer, answer, run_apart
+from parakeet.benchmarks.apart import Answer, answer, ask_apart
 from parakeet.benchmarks.decoding import Sample
 from parakeet.benchmarks.demands import Demand, at_most, print_demands
 from parakeet.benchmarks.rounds import PeakMeter, in_rounds
@@ -67,7 +67,8 @@ def run(lengths: Sequence[int], rounds: int, threads: int) -> None:
     demands = demands_of(rows)
     print_demands(demands)
     result = {"benchmark": "attention", "device": device, "heads": heads, "head_width": HEAD_WIDTH, "rounds": rounds}
-    facts = {"cpus": os.cpu_count(), "machine": platform.machine(), "torch": torch.__version__}
+    facts: dict[str, Any] = {"cpus": os.cpu_count(), "threads": threads or torch.get_num_threads()}
+    facts |= {"machine": platform.machine(), "python": platform.python_version(), "torch": torch.__version__}
     click.echo(json.dumps(result | {"rows": rows, "demands": [d.as_json() for d in demands]} | facts))
 
 
@@ -94,7 +95,7 @@ def _apart(device: str, key: Key, backends: Sequence[str], rounds: int, threads:
     precision, length, documents = key
     request = {"device": device, "precision": precision, "length": length, "documents": documents}
     request |= {"backends": list(backends), "rounds": rounds, "heads": HEADS[device]}
-    return run_apart("parakeet.benchmarks.attention", request, threads, SECONDS if device != "cpu" else None)
+    return ask_apart("parakeet.benchmarks.attention", request, threads, SECONDS if device != "cpu" else None)
 
 
 def _row(key: Key, backend: str, found: Answer, peak: Answer) -> dict[str, Any]:

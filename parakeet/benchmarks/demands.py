@@ -41,4 +41,6 @@ def print_demands(demands: Sequence[Demand]) -> None:
 
 
 def _judged(text: str, value: float | None, unit: str, met: bool) -> Demand:
-    return Demand(text, "", None) if value is None else Demand(text, f"{value:,.3g}{unit}", met)
+    if value is None:
+        return Demand(text, "", None)
+    return Demand(text, f"{value:{',.0f' if abs(value) >= 1000 else '.3g'}}{unit}", met)

@@ -5,9 +5,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from parakeet.benchmarks.decoding import Sample
-from parakeet.benchmarks.ways import Measurement, Way
+from parakeet.benchmarks.ways import Measurement, Taken, Way, take
 from parakeet.model.config import ModelConfig
-from parakeet.progress import Task
 from parakeet.recipe import Training
 from parakeet.training.forecast import Choice, choose
 from parakeet.training.memory import GIB, machine_budget
@@ -91,39 +90,25 @@ class Ladder:
         settings = training.model_copy(update=changes)
         return cls(config, settings, row_tokens, list(_rungs(config, settings, row_tokens)))
 
-    @property
-    def measurements(self) -> int:
-        """Processes that `measure` starts, at most."""
-        return len(self.rungs) + 1
-
-    def measure(self, rounds: int, threads: int, task: Task) -> list[Row]:
-        """Memory of each by a process of its own, then the times of all in rounds, in one process.
-
-        What does not fit the machine is left out of the second: it would take the others with it.
-        """
+    def measure(self, rounds: int, threads: int) -> list[Row]:
+        """Of all rungs that fit the machine, one step of each in turn."""
         budget = machine_budget()
-        rows = []
-        for rung in self.rungs:
-            rows.append(self._memory(rung, threads) if rung.needed <= budget else _too_large(rung))
-            task.advance()
-        able = [row.rung.way for row in rows if not row.refused]
-        timed = self._measurement(able, rounds).take(threads) if able else {}
-        task.advance()
-        return _with_ours([row if row.refused else self._timed(row, timed) for row in rows])
+        able = [rung for rung in self.rungs if rung.needed <= budget]
+        taken = take([self._measurement(rung.way) for rung in able], rounds, threads)
+        found = {rung.way.name: one for rung, one in zip(able, taken, strict=True)}
+        return _with_ours([self._row(rung, found.get(rung.way.name)) for rung in self.rungs])
 
-    def _memory(self, rung: Rung, threads: int) -> Row:
-        answer = self._measurement([rung.way], 1).take(threads)
-        return Row(rung, above=answer.get("above_bytes"), refused=answer.get("refused", ""))
-
-    def _timed(self, row: Row, timed: dict[str, Any]) -> Row:
-        if "refused" in timed:
-            return replace(row, refused=timed["refused"])
-        seconds = timed["seconds"][row.rung.way.name]
-        return replace(row, speed=Sample.of([self.training.batch_tokens / s for s in seconds]))
-
-    def _measurement(self, ways: Sequence[Way], rounds: int) -> Measurement:
+    def _measurement(self, way: Way) -> Measurement:
         rows = self.training.batch_tokens // self.row_tokens
-        return Measurement(self.config, self.training, rows, self.row_tokens, ways, rounds)
+        return Measurement(self.config, self.training, rows, self.row_tokens, way)
+
+    def _row(self, rung: Rung, taken: Taken | None) -> Row:
+        if taken is None:
+            return Row(rung, refused=f"not measured: it would take about {rung.needed / GIB:.0f} GiB")
+        if taken.refused:
+            return Row(rung, refused=taken.refused)
+        speed = Sample.of([self.training.batch_tokens / seconds for seconds in taken.seconds])
+        return Row(rung, speed, taken.above)
 
 
 def growth_lengths(longest: int) -> tuple[int, ...]:
@@ -131,14 +116,13 @@ def growth_lengths(longest: int) -> tuple[int, ...]:
     return longest // 4, longest // 2, longest, 2 * longest
 
 
-def measure_growth(ladder: Ladder, way: Way, threads: int, task: Task) -> dict[int, int | None]:
+def measure_growth(ladder: Ladder, way: Way, threads: int) -> dict[int, int | None]:
     """Bytes above weights and optimizer state by length, of a step of one row; None where it was refused."""
-    found: dict[int, int | None] = {}
-    for length in growth_lengths(ladder.row_tokens):
-        measurement = Measurement(ladder.config, ladder.training, 1, length, [replace(way, pass_rows=1)], 1)
-        found[length] = measurement.take(threads).get("above_bytes")
-        task.advance()
-    return found
+    one = replace(way, pass_rows=1)
+    lengths = growth_lengths(ladder.row_tokens)
+    # Each by itself: together the longest could take what the machine has not.
+    taken = [take([Measurement(ladder.config, ladder.training, 1, length, one)], 1, threads) for length in lengths]
+    return {length: found.above for length, (found,) in zip(lengths, taken, strict=True)}
 
 
 def _rungs(config: ModelConfig, settings: Training, row_tokens: int) -> Iterator[Rung]:
@@ -186,10 +170,6 @@ def _rung(name: str, choice: Choice, row_tokens: int, auto: bool) -> Rung:
     return Rung(
         Way(name, choice.execution, choice.micro_batch_tokens // row_tokens), above, choice.forecast.total, auto
     )
-
-
-def _too_large(rung: Rung) -> Row:
-    return Row(rung, refused=f"not measured: it would take about {rung.needed / GIB:.0f} GiB")
 
 
 def _with_ours(rows: Sequence[Row]) -> list[Row]:

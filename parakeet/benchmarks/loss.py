@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from parakeet.benchmarks.apart import Answer, answer, run_apart
+from parakeet.benchmarks.apart import Answer, answer, ask_apart
 from parakeet.benchmarks.decoding import Sample
 from parakeet.benchmarks.demands import Demand, at_most, print_demands
 from parakeet.benchmarks.rounds import PeakMeter, in_rounds
@@ -71,7 +71,8 @@ def run(
     demands = demands_of(rows) if precision == "fp32" else []
     print_demands(demands)
     result = {"benchmark": "loss", "device": device, "precision": precision, "rounds": rounds}
-    facts = {"cpus": os.cpu_count(), "machine": platform.machine(), "torch": torch.__version__}
+    facts: dict[str, Any] = {"cpus": os.cpu_count(), "threads": threads or torch.get_num_threads()}
+    facts |= {"machine": platform.machine(), "python": platform.python_version(), "torch": torch.__version__}
     click.echo(json.dumps(result | {"rows": rows, "demands": [d.as_json() for d in demands]} | facts))
 
 
@@ -100,7 +101,7 @@ def _share_of_piece(row: Mapping[str, Any]) -> float | None:
 def _apart(device: str, tokens: int, shape: Shape, pieces: Sequence[int], rounds: int, threads: int) -> Answer:
     request = {"device": device, "tokens": tokens, "width": shape[0], "vocabulary": shape[1], "pieces": list(pieces)}
     request |= {"precision": PRECISIONS[device], "rounds": rounds}
-    return run_apart("parakeet.benchmarks.loss", request, threads, SECONDS if device != "cpu" else None)
+    return ask_apart("parakeet.benchmarks.loss", request, threads, SECONDS if device != "cpu" else None)
 
 
 def _row(tokens: int, shape: Shape, piece: int, timed: Answer, peak: Answer) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Every configuration is measured by a process of its own, since one that ran out 
 
 import importlib.util
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import click
@@ -14,7 +14,7 @@ from parakeet.benchmarks.apart import OUT_OF_MEMORY
 from parakeet.benchmarks.decoding import Sample
 from parakeet.benchmarks.demands import Demand, at_least, at_most, print_demands
 from parakeet.benchmarks.ladder import ORIGINAL
-from parakeet.benchmarks.ways import Measurement, Way
+from parakeet.benchmarks.ways import Measurement, Way, take
 from parakeet.model.config import ModelConfig
 from parakeet.plan import vocabulary_rows
 from parakeet.recipe import Recipe, Training
@@ -29,11 +29,11 @@ SECONDS = 240.0
 
 @dataclass(frozen=True)
 class Preset:
-    """Settings of the recipe, and the most that they may take at 8,192 tokens by the issue that asked for them."""
+    """Settings of the recipe, and the most that they may take at 8,192 tokens, if that is demanded."""
 
     name: str
     settings: dict[str, Any]
-    limit_gib: float
+    limit_gib: float | None = None
 
 
 PRESETS = (
@@ -45,6 +45,11 @@ PRESETS = (
         10.3,
     ),
 )
+WITHOUT_8_BIT = Preset(
+    "fp32 AdamW, MLPs again, compiled",
+    {"optimizer": "adamw", "residual": "bf16", "recompute": "mlp", "compile": True},
+)
+"""The fastest that fits where bitsandbytes is missing."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,7 @@ class Lengths:
 
 
 LENGTHS = Lengths()
+FULL, LONGEST = 8192, 24_576
 ORIGINAL_PARAMETERS = 378_343_296
 ORIGINAL_BEGINS, ORIGINAL_ENDS = 1200, 1400
 CAP_GIB = 11.2
@@ -126,16 +132,16 @@ def run(
     click.echo(f"{sanitise(recipe.name)}: {config.parameter_count:,} parameters, random weights, {cap}\n")
     _print_head()
     rows: list[Row] = []
-    for configuration in _configurations(config, recipe.training, memory, rounds, device, lengths):
+    for configuration in _configurations(config, recipe.training, memory, device, lengths):
         if configuration.name == ORIGINAL and rows and rows[-1].out_of_memory:
             continue  # a longer one will run out, too
-        rows.append(_measured(configuration, threads))
+        rows.append(_measured(configuration, rounds, threads))
         _print_row(rows[-1])
     name = next((row.device for row in rows if row.device), "")
     known = find_card(name)
     peak = f"{known.tflops_bf16:g} TFLOPS of dense bf16" if known else "not in the table: its MFU is unknown"
     click.echo(f"\n{sanitise(name)}: {peak}\n")
-    demands = demands_of(rows, memory, lengths) if config.parameter_count == ORIGINAL_PARAMETERS else []
+    demands = demands_of(rows, memory) if config.parameter_count == ORIGINAL_PARAMETERS else []
     if demands:
         print_demands(demands)
     return {
@@ -149,24 +155,27 @@ def run(
     }
 
 
-def demands_of(rows: Sequence[Row], memory: int, lengths: Lengths = LENGTHS) -> list[Demand]:
+def demands_of(rows: Sequence[Row], memory: int) -> list[Demand]:
     """What the original's shape is held to under a cap of 11.2 GiB."""
     demands = [_original_demand([row for row in rows if row.configuration.name == ORIGINAL], memory)]
     ours = [row for row in rows if row.configuration.name != ORIGINAL]
-    full, longest = lengths.ours[0], lengths.longest[-1]
-    for preset in PRESETS:
-        row = _row(ours, preset.name, full)
-        peak = row.peak / GIB if row and row.peak else None
-        demands.append(at_most(f"{preset.name}, peak at {full:,}", peak, preset.limit_gib, " GiB"))
-    row = _row(ours, PRESETS[0].name, longest)
+    demands += [_peak_demand(preset, _row(ours, preset.name, FULL)) for preset in PRESETS]
+    row = _row(ours, PRESETS[0].name, LONGEST)
     met = None if row is None or (row.refused and not row.out_of_memory) else not row.refused
-    demands.append(Demand(f"{PRESETS[0].name}: runs at {longest:,}", row.refused if row else "", met))
+    demands.append(Demand(f"{PRESETS[0].name}: runs at {LONGEST:,}", row.refused if row else "", met))
     off = [abs(row.deviation) for row in ours if row.deviation is not None]
     demands.append(at_most("forecast beside the measured peak, off by", _percent(off), 100 * MOST_DEVIATION, " %"))
     for length, share in LEAST_MFU.items():
         best = [row.mfu for row in ours if row.configuration.row_tokens == length and row.mfu is not None]
         demands.append(at_least(f"best MFU at {length:,}", _percent(best), 100 * share, " %"))
     return demands
+
+
+def _peak_demand(preset: Preset, row: Row | None) -> Demand:
+    assert preset.limit_gib is not None
+    peak = row.peak / GIB if row and row.peak else None
+    demand = at_most(f"{preset.name}, peak at {FULL:,}", peak, preset.limit_gib, " GiB")
+    return replace(demand, found=row.refused, met=False) if row and row.out_of_memory else demand
 
 
 def _original_demand(rows: Sequence[Row], memory: int) -> Demand:
@@ -184,11 +193,11 @@ def _original_demand(rows: Sequence[Row], memory: int) -> Demand:
 
 
 def _configurations(
-    config: ModelConfig, training: Training, memory: int, rounds: int, device: str, lengths: Lengths
+    config: ModelConfig, training: Training, memory: int, device: str, lengths: Lengths
 ) -> Iterator[Configuration]:
     def measurement(settings: Training, way: Way, row_tokens: int) -> Measurement:
         rows = settings.batch_tokens // row_tokens
-        return Measurement(config, settings, rows, row_tokens, [way], rounds, device, memory)
+        return Measurement(config, settings, rows, row_tokens, way, device, memory)
 
     # The original's 8-bit state; where bitsandbytes is missing, the rows say which they had instead.
     eight_bit = importlib.util.find_spec("bitsandbytes") is not None
@@ -197,7 +206,8 @@ def _configurations(
         settings = training.model_copy(update={"batch_tokens": length, "optimizer": optimizer})
         yield Configuration(ORIGINAL, measurement(settings, Way(ORIGINAL, None, 1), length), None)
     full = max(lengths.ours)
-    wanted = [(preset, length) for length in lengths.ours for preset in PRESETS]
+    presets = PRESETS if eight_bit else (*PRESETS, WITHOUT_8_BIT)
+    wanted = [(preset, length) for length in lengths.ours for preset in presets]
     wanted += [(PRESETS[0], length) for length in lengths.longest]
     for preset, length in wanted:
         tokens = max(full, length)
@@ -208,23 +218,22 @@ def _configurations(
         yield Configuration(preset.name, measurement(settings, way, length), choice.forecast.total)
 
 
-def _measured(configuration: Configuration, threads: int) -> Row:
+def _measured(configuration: Configuration, rounds: int, threads: int) -> Row:
     measurement = configuration.measurement
-    answer = measurement.take(threads, SECONDS)
-    if "refused" in answer:
-        missing = "bitsandbytes" in answer["refused"]
-        return Row(configuration, refused="not measured: " * missing + answer["refused"])
+    (taken,) = take([measurement], rounds, threads, SECONDS)
+    if taken.refused:
+        missing = "bitsandbytes" in taken.refused
+        return Row(configuration, refused="not measured: " * missing + taken.refused)
     tokens, length = measurement.rows * measurement.row_tokens, measurement.row_tokens
-    (seconds,) = answer["seconds"].values()
-    speed = Sample.of([tokens / s for s in seconds])
-    known = find_card(answer["device"])
+    speed = Sample.of([tokens / seconds for seconds in taken.seconds])
+    known = find_card(taken.device)
     causal = palm = None
     if known:
         per_flop = speed.median / (known.tflops_bf16 * 1e12)
         causal = measurement.config.flops_per_token(length) * per_flop
         # PaLM counts every score, the causal count half of them: the latter's at twice the length.
         palm = measurement.config.flops_per_token(2 * length) * per_flop
-    return Row(configuration, answer["device"], speed, answer["peak_bytes"], causal, palm)
+    return Row(configuration, taken.device, speed, taken.peak, causal, palm)
 
 
 def _print_head() -> None:

@@ -12,7 +12,7 @@ import torch
 
 from parakeet.benchmarks import on_card
 from parakeet.benchmarks.demands import Demand, at_least, at_most, print_demands
-from parakeet.benchmarks.ladder import LENGTHS, ORIGINAL, SHAPES, Ladder, Row, growth_lengths, measure_growth
+from parakeet.benchmarks.ladder import LENGTHS, ORIGINAL, SHAPES, Ladder, Row, measure_growth
 from parakeet.benchmarks.loader import measure_loader
 from parakeet.errors import ParakeetError
 from parakeet.model.config import ModelConfig
@@ -55,8 +55,8 @@ def run(
     else:
         training = (recipe or load_recipe("demo")).training
         result = _on_cpu(_shapes(recipe, shapes), training, lengths or LENGTHS, rounds, threads)
-    result |= {"rounds": rounds, "cpus": os.cpu_count(), "machine": platform.machine()}
-    result |= {"python": platform.python_version(), "torch": torch.__version__}
+    result |= {"rounds": rounds, "cpus": os.cpu_count(), "threads": threads or torch.get_num_threads()}
+    result |= {"machine": platform.machine(), "python": platform.python_version(), "torch": torch.__version__}
     click.echo(json.dumps(result))
 
 
@@ -97,12 +97,12 @@ def _on_cpu(
         name: [Ladder.of(config, training, length, tokens) for length in sorted(set(lengths))]
         for name, config in shapes.items()
     }
-    total = sum(ladder.measurements for some in ladders.values() for ladder in some)
-    total += len(ladders) * len(growth_lengths(tokens))
+    # Each length, and the growth.
+    total = sum(len(some) + 1 for some in ladders.values())
     result: dict[str, Any] = {"benchmark": "train", "device": "cpu", "tokens": tokens, "shapes": {}}
     demands: list[Demand] = []
     fastest = 0.0
-    with Progress().task("Measuring on cpu", total, "processes") as task:
+    with Progress().task("Measuring on cpu", total, "tables") as task:
         for name, some in ladders.items():
             tables, memory = _shape(name, some, rounds, threads, task)
             result["shapes"][name] = {
@@ -140,12 +140,14 @@ def _shape(
     )
     tables: dict[int, list[Row]] = {}
     for ladder in ladders:
-        tables[ladder.row_tokens] = ladder.measure(rounds, threads, task)
+        tables[ladder.row_tokens] = ladder.measure(rounds, threads)
+        task.advance()
         _print_table(ladder, tables[ladder.row_tokens])
     ours = next((row.rung.way for row in tables[ladders[-1].row_tokens] if row.ours), None)
     if ours is None:
         return tables, {}
-    memory = measure_growth(ladders[-1], ours, threads, task)
+    memory = measure_growth(ladders[-1], ours, threads)
+    task.advance()
     spans = ", ".join(f"{length:,}: {_mib(n_bytes)}" for length, n_bytes in memory.items())
     click.echo(f"Peak MiB of ours ({ours.name}), one row of so many tokens: {spans}\n")
     return tables, memory
@@ -153,7 +155,8 @@ def _shape(
 
 def _print_table(ladder: Ladder, rows: Sequence[Row]) -> None:
     original = rows[0]
-    title = f"T = {ladder.row_tokens:,}, {ladder.training.batch_tokens // ladder.row_tokens:,} rows"
+    count = ladder.training.batch_tokens // ladder.row_tokens
+    title = f"T = {ladder.row_tokens:,}, {count:,} row{'s' if count > 1 else ''}"
     click.echo(
         f"{title:<28}{'tokens/s':>9}{'low to high':>18}{'x original':>11}{'MFU':>9}"
         f"{'peak MiB':>10}{'forecast':>9}{'of original':>12}"

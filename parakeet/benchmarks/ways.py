@@ -1,20 +1,23 @@
-"""`python -m parakeet.benchmarks.ways`: optimizer steps of one model on the same tokens, in several ways, in rounds."""
+"""`python -m parakeet.benchmarks.ways`: optimizer steps of a model, computed in some way, one whenever it is asked."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from parakeet.benchmarks.apart import Answer, answer, run_apart
+from parakeet.benchmarks.apart import Answer, Apart, answer_each
+from parakeet.benchmarks.decoding import seconds_of
 from parakeet.benchmarks.original_way import IGNORED, OriginalWay
-from parakeet.benchmarks.rounds import PeakMeter, in_rounds
+from parakeet.benchmarks.rounds import PeakMeter
 from parakeet.model.config import ModelConfig
 from parakeet.model.execution import Execution
 from parakeet.model.loss import backward_from_loss
 from parakeet.model.transformer import Parakeet
 from parakeet.recipe import Training
+from parakeet.training.device import device_name
 from parakeet.training.optimizer import make_optimizer
 
 WARM_UP = {"cpu": 1, "cuda": 3}
@@ -30,62 +33,95 @@ class Way:
     pass_rows: int
     """Rows in one pass; gradients accumulate over the passes of a step."""
 
-    @classmethod
-    def from_values(cls, values: dict[str, Any]) -> "Way":
-        execution = values["execution"]
-        return cls(**{**values, "execution": None if execution is None else Execution(**execution)})
-
 
 @dataclass(frozen=True)
 class Measurement:
-    """Steps to be measured. `memory` caps the card's allocator, in bytes; 0 does not."""
+    """Steps of one way. The same model and tokens in every way, by their seeds.
+
+    `memory` caps the card's allocator, in bytes; 0 does not.
+    """
 
     config: ModelConfig
     training: Training
     rows: int
     row_tokens: int
-    ways: Sequence[Way]
-    rounds: int
+    way: Way
     device: str = "cpu"
     memory: int = 0
 
-    def take(self, threads: int, seconds: float | None = None) -> Answer:
-        """By a process of its own: seconds by way, `peak_bytes` and `above_bytes` (what was there before the first
-        step left out; true of a single way only), `device` and its `device_bytes`."""
-        values = asdict(self) | {"training": self.training.model_dump()}
-        return run_apart("parakeet.benchmarks.ways", values, threads, seconds)
+    def as_values(self) -> dict[str, Any]:
+        return asdict(self) | {"training": self.training.model_dump()}
 
     @classmethod
     def from_values(cls, values: dict[str, Any]) -> "Measurement":
+        way = values["way"]
+        execution = None if way["execution"] is None else Execution(**way["execution"])
         parts = {
             "config": ModelConfig(**values["config"]),
             "training": Training.model_validate(values["training"]),
-            "ways": [Way.from_values(way) for way in values["ways"]],
+            "way": Way(**{**way, "execution": execution}),
         }
         return cls(**{**values, **parts})
 
 
+@dataclass(frozen=True)
+class Taken:
+    """Seconds of each step; bytes held at most, in all and above what was there before a step: weights, optimizer
+    state, buffers of the kernels. None where the system does not say. `refused`: why there is nothing."""
+
+    seconds: list[float]
+    peak: int | None = None
+    above: int | None = None
+    device: str = ""
+    refused: str = ""
+
+
+def take(measurements: Sequence[Measurement], rounds: int, threads: int, seconds: float | None = None) -> list[Taken]:
+    """Each by a process of its own, a step of each in turn: what else the machine is doing slows all of them alike."""
+    name = "parakeet.benchmarks.ways"
+    with ExitStack() as stack:
+        processes = [
+            stack.enter_context(Apart(name, measurement.as_values(), threads, seconds)) for measurement in measurements
+        ]
+        for process in processes:
+            process.ask()  # all are ready before the first is timed
+        answers: list[list[Answer]] = [[] for _ in processes]
+        for _ in range(rounds):
+            for process, found in zip(processes, answers, strict=True):
+                found.append(process.ask())
+    return [_taken(found) for found in answers]
+
+
+def _taken(answers: Sequence[Answer]) -> Taken:
+    last = answers[-1]
+    if "refused" in last:
+        return Taken([], refused=last["refused"])
+    seconds = [answer["seconds"] for answer in answers]
+    return Taken(seconds, last["peak_bytes"], last["above_bytes"], last["device"])
+
+
 class _Steps:
-    """One model, its optimizer, and the tokens of every step."""
+    """A model, its optimizer, and the tokens of every step."""
 
     def __init__(self, wanted: Measurement) -> None:
         self._wanted = wanted
         device = torch.device(wanted.device)
         with device:
-            self.model = Parakeet(wanted.config)
-        self.model.initialise(torch.Generator(device).manual_seed(1))
-        self.model.train()
-        self._parameters = list(self.model.parameters())
-        self._embedding = self.model.get_parameter("embedding.weight")
-        self._optimizer = make_optimizer(self.model, wanted.training)
+            self._model = Parakeet(wanted.config)
+        self._model.initialise(torch.Generator(device).manual_seed(1))
+        self._model.train()
+        self._parameters = list(self._model.parameters())
+        self._embedding = self._model.get_parameter("embedding.weight")
+        self._optimizer = make_optimizer(self._model, wanted.training)
         shape = (wanted.rows, wanted.row_tokens + 1)
         ids = torch.randint(wanted.config.vocabulary_rows, shape, generator=torch.Generator().manual_seed(2)).to(device)
         self._ids, self._targets = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
         # One document a row: all that the original could, and the most that there is to attend to.
         self._documents = torch.zeros_like(self._ids)
 
-    def of(self, way: Way) -> Callable[[], None]:
-        """A function that makes one step in this way."""
+    def new_step(self) -> Callable[[], None]:
+        """A function that makes one step, with buffers of its own."""
+        way = self._wanted.way
         gradients = self._ours(way.execution) if way.execution else self._original()
 
         def step() -> None:
@@ -98,38 +134,43 @@ class _Steps:
         return step
 
     def _ours(self, execution: Execution) -> Callable[[slice], object]:
+        self._model.execution = execution
+
         def gradients(rows: slice) -> object:
-            self.model.execution = execution
-            hidden = self.model(self._ids[rows], self._documents[rows])
+            hidden = self._model(self._ids[rows], self._documents[rows])
             return backward_from_loss(
-                hidden, self._embedding, self._targets[rows],
-                ignore=IGNORED, normaliser=self._targets.numel(), rows=execution.loss_rows,
-            )  # fmt: skip
+                hidden,
+                self._embedding,
+                self._targets[rows],
+                ignore=IGNORED,
+                normaliser=self._targets.numel(),
+                rows=execution.loss_rows,
+            )
 
         return gradients
 
     def _original(self) -> Callable[[slice], object]:
-        way = OriginalWay(self.model, self._wanted.row_tokens, autocast=self._wanted.device != "cpu")
+        way = OriginalWay(self._model, self._wanted.row_tokens, autocast=self._wanted.device != "cpu")
         return lambda rows: way.backward(self._ids[rows], self._targets[rows])
 
 
-def measure(values: dict[str, Any]) -> Answer:
-    """Of a Measurement as JSON has it."""
+def measure(values: dict[str, Any]) -> Iterator[Answer]:
+    """Of a Measurement as JSON has it: nothing when all is ready, then one step after the other."""
     wanted = Measurement.from_values(values)
-    name, total = "cpu", 0
-    if wanted.device != "cpu":
-        name, total = torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory
-        if wanted.memory:
-            torch.cuda.set_per_process_memory_fraction(min(1.0, wanted.memory / total))
+    if wanted.memory and wanted.device != "cpu":
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, wanted.memory / total))
+    name = device_name(torch.device(wanted.device))
     steps = _Steps(wanted)
-    for way in wanted.ways:
-        for _ in range(WARM_UP[wanted.device]):
-            steps.of(way)()
+    for _ in range(WARM_UP[wanted.device]):
+        steps.new_step()()
     meter = PeakMeter(wanted.device)
-    seconds = in_rounds({way.name: steps.of(way) for way in wanted.ways}, wanted.device, wanted.rounds)
-    peaks = {"peak_bytes": meter.peak, "above_bytes": meter.above}
-    return {"seconds": seconds, "device": name, "device_bytes": total, **peaks}
+    yield {}
+    step = steps.new_step()
+    while True:
+        seconds = seconds_of(wanted.device, step)
+        yield {"seconds": seconds, "peak_bytes": meter.peak, "above_bytes": meter.above, "device": name}
 
 
 if __name__ == "__main__":
-    answer(measure)
+    answer_each(measure)

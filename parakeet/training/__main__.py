@@ -71,7 +71,7 @@ def _train(job: TrainingJob, stop: "_Stop", leads: bool) -> int:
             with reporting as reporter, locked:
                 from parakeet.training.trainer import train
 
-                outcome = train(job, progress, reporter, _run_id(), stop)
+                outcome = train(job, progress, reporter, _run_id() if leads else "", stop)
     except PeerLost as error:
         if not (job.run / FAILURE_FILE).exists():
             _leave_word(job.run, str(error))
@@ -100,7 +100,7 @@ def _leave_word(run: Path, text: str) -> None:
 
 
 def _run_id() -> str:
-    """Dagster's run where it is one's, else this process."""
+    """Dagster's run where it is one's, else this process. Only for the rank that opened Dagster's pipes."""
     if "DAGSTER_PIPES_CONTEXT" not in os.environ:
         return str(os.getpid())
     from dagster_pipes import PipesContext

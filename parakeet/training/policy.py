@@ -29,6 +29,8 @@ class Policy:
         self._config = config
         self._device = ranks.device
         self._processes = ranks.world
+        # On a CPU the whole process is measured, of which Python and torch are some 0.4 GiB.
+        self._before = 0 if ranks.device.type == "cuda" else peak_memory(ranks.device)
         self._budget = memory_budget(ranks.device, ranks.world)
         lengths = sorted({phase.row_tokens for phase in schedule.phases})
         self._choices = {row_tokens: self._choose(row_tokens) for row_tokens in lengths}
@@ -65,9 +67,8 @@ class Policy:
 
     def peak_line(self) -> str:
         """The peak of memory seen so far beside the forecast, for people."""
-        # Beside its tensors a process on a CPU has Python and torch, some 0.4 GiB.
-        whose = "" if self._device.type == "cuda" else " of the whole process"
-        return f"Peak memory{whose} {_size(peak_memory(self._device))}, forecast {_size(self.forecast_bytes)}."
+        before = f", {_size(self._before)} of it before training began" if self._before else ""
+        return f"Peak memory {_size(peak_memory(self._device))}{before}; forecast {_size(self.forecast_bytes)}."
 
     def out_of_memory(self, step: int, row_tokens: int) -> ParakeetError:
         """What to say where memory was refused after all."""

@@ -162,8 +162,8 @@ class Trainer:
         shown = ", ".join(documents[:DOCUMENTS_NAMED])
         self.left_out = f"{shown} ({len(documents):,} in all, in {self.watch.events_file})"
         text = (
-            f"Step {step:,} was left out: {reason}. Its documents: {self.left_out}. After {SKIPS_IN_A_ROW} in a row "
-            f"training goes back to step {self.healing.good_step:,}; this is number {self.healing.in_a_row}."
+            f"Step {step:,} was left out: {reason} ({self.healing.in_a_row} of {SKIPS_IN_A_ROW} in a row; "
+            f"its documents are in {self.watch.events_file.name})."
         )
         self.watch.tell("skipped", step, text, reason=reason, documents=documents)
 

@@ -4,9 +4,20 @@ from pathlib import Path
 
 import pytest
 
-from parakeet.benchmarks.apart import OUT_OF_MEMORY, run_apart
+from parakeet.benchmarks.apart import OUT_OF_MEMORY, Apart, ask_apart
 from parakeet.benchmarks.rounds import in_rounds
 
+SEVERAL = """
+from parakeet.benchmarks.apart import answer_each
+
+def measure(request):
+    print("noise of a library")
+    for number in range(request["count"]):
+        yield {"number": number}
+    raise MemoryError
+
+answer_each(measure)
+"""
 PROGRAM = """
 import os, time, torch
 from parakeet.benchmarks.apart import answer
@@ -45,7 +56,7 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_an_answer_comes_back_with_the_threads(program: str) -> None:
-    assert run_apart(program, {"what": "hello"}, threads=1) == {"said": "hello", "threads": 1}
+    assert ask_apart(program, {"what": "hello"}, threads=1) == {"said": "hello", "threads": 1}
 
 
 @pytest.mark.parametrize(
@@ -58,16 +69,24 @@ def test_an_answer_comes_back_with_the_threads(program: str) -> None:
     ],
 )
 def test_what_goes_wrong_is_an_answer(program: str, what: str, why: str) -> None:
-    assert run_apart(program, {"what": what}, threads=1)["refused"] == why
+    assert ask_apart(program, {"what": what}, threads=1)["refused"] == why
 
 
 def test_a_process_that_hangs_is_given_up(program: str) -> None:
-    assert run_apart(program, {"what": "hang"}, threads=1, seconds=0.5)["refused"].startswith("given up after")
+    assert ask_apart(program, {"what": "hang"}, threads=1, seconds=0.5)["refused"].startswith("given up after")
+
+
+def test_a_process_answers_again_and_again_and_keeps_to_its_refusal(program: str, tmp_path: Path) -> None:
+    (tmp_path / "several.py").write_text(SEVERAL, encoding="utf-8")
+    with Apart("several", {"count": 2}, threads=1) as process:
+        answers = [process.ask() for _ in range(4)]
+    assert [answer.get("number") for answer in answers] == [0, 1, None, None]
+    assert [answer.get("refused") for answer in answers] == [None, None, OUT_OF_MEMORY, OUT_OF_MEMORY]
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux lowers the high-water mark")
 def test_the_peak_counts_what_was_freed_meanwhile_and_nothing_from_before(program: str) -> None:
-    answer = run_apart(program, {"what": "peak"}, threads=1)
+    answer = ask_apart(program, {"what": "peak"}, threads=1)
     assert answer["above"] == pytest.approx((4 << 22) + (4 << 23), rel=0.05)
     assert answer["peak"] > answer["above"]
 

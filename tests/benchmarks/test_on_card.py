@@ -25,7 +25,7 @@ CONFIG = ModelConfig(layers=1, heads=1, width=8, context=8, vocabulary_rows=64)
 def row(name: str, row_tokens: int, peak: float = 8.0, mfu: float = 0.5, refused: str = "", **training: Any) -> Row:
     """Peak in GiB, forecast 5 % above it."""
     settings = Training(tokens=1, batch_tokens=row_tokens, learning_rate=1e-3, **training)
-    measurement = Measurement(CONFIG, settings, 1, row_tokens, [Way(name, None, 1)], 1)
+    measurement = Measurement(CONFIG, settings, 1, row_tokens, Way(name, None, 1))
     forecast = None if name == ORIGINAL else round(1.05 * peak * GIB)
     configuration = Configuration(name, measurement, forecast)
     if refused:
@@ -79,6 +79,8 @@ def test_its_end_is_judged_under_the_cap_and_with_8_bit_state_only() -> None:
 
 def test_what_is_too_much_or_too_slow_is_named() -> None:
     rows = good_rows()
+    rows[3] = row(PRESETS[0].name, 8192, refused="out of memory")
+    assert unmet(rows) == [f"{PRESETS[0].name}, peak at 8,192: at most 8.6 GiB"]
     rows[3] = row(PRESETS[0].name, 8192, peak=8.7)
     assert unmet(rows) == [f"{PRESETS[0].name}, peak at 8,192: at most 8.6 GiB"]
     rows[3] = replace(rows[3], configuration=replace(rows[3].configuration, forecast=7 * GIB))

@@ -78,7 +78,7 @@ def test_the_demands_are_judged_and_printed(printed: list[str], result: dict[str
 
 @pytest.mark.slow
 def test_the_table_marks_ours_and_tells_how_to_measure_a_card(printed: list[str]) -> None:
-    assert any(line.startswith("T = 32, 1 rows") and "x original" in line for line in printed)
+    assert any(line.startswith("T = 32, 1 row ") and "x original" in line for line in printed)
     assert sum(line.endswith("<- ours") for line in printed) == 1
     (line,) = (line for line in printed if line.startswith("CUDA: not measured"))
     assert "parakeet bench train --recipe parakeet-378m --memory 11.2GiB" in line

@@ -91,6 +91,17 @@ def test_select_and_force(copy: tuple[Path, Path]) -> None:
     assert len(list((home / "token_shards").glob("*-*"))) == 2
 
 
+def test_two_processes_train_one_model(copy: tuple[Path, Path]) -> None:
+    """Dagster's pipes are open in one of them only."""
+    home, recipe = copy
+    shared = write_recipe(recipe.parent, processes=2, tokens=30_720)
+    finished = parakeet(home, "build", "--recipe", str(shared), "--select", "checkpoint")
+    assert finished.returncode == 0, finished.stderr.decode()
+    assert b"Traceback" not in finished.stderr
+    summary = json.loads((home / "checkpoint" / "latest" / "training.json").read_text(encoding="utf-8"))
+    assert summary["processes"] == 2
+
+
 def trainer_pid(home: Path, build: subprocess.Popen[bytes]) -> int:
     """Wait until the trainer has saved its first checkpoint; its process, from the lock's holder file."""
     deadline = time.monotonic() + 120
