@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,9 +14,15 @@ from parakeet.progress import Progress
 SECONDS_BETWEEN_TRIES = 0.2
 
 
+class WaitStopped(Exception):
+    """Whoever waited for a lock was asked to stop before it had it."""
+
+
 @contextmanager
-def exclusive(path: Path, what: str, progress: Progress) -> Iterator[None]:
+def exclusive(path: Path, what: str, progress: Progress, stop: Callable[[], bool] | None = None) -> Iterator[None]:
     """Hold the lock file `path`; whoever comes second says who holds it, and waits.
+
+    `stop`, for a process whose signals only raise a flag, is asked at every try: WaitStopped once it says so.
 
     The operating system releases the lock when its holder dies, so `kill -9` leaves nothing stuck. The
     file beside it only names the holder.
@@ -27,7 +33,10 @@ def exclusive(path: Path, what: str, progress: Progress) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         progress.say(f"Waiting: {what} by {_read(holder)}.")
-        lock.acquire(poll_interval=SECONDS_BETWEEN_TRIES)
+        try:
+            lock.acquire(poll_interval=SECONDS_BETWEEN_TRIES, cancel_check=stop)
+        except Timeout:
+            raise WaitStopped from None
     try:
         command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200]
         holder.write_text(f"process {os.getpid()} since {time.strftime('%H:%M:%S')} ({command})", encoding="utf-8")

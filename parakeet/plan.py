@@ -1,6 +1,7 @@
 """All that follows from a recipe by arithmetic, before anything is built. Imports no torch."""
 
-from collections.abc import Iterable
+import textwrap
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cached_property
 from itertools import product
@@ -11,8 +12,17 @@ from parakeet.recipe import FileSource, Recipe
 from parakeet.tokenizer import CL100K_CONTROLS, ROLE_TOKENS
 from parakeet.training.cards import Card
 from parakeet.training.disk import checkpoint_bytes, run_bytes, weights_bytes
-from parakeet.training.forecast import AUTO_SHARE, Choice, choose, fitting_change, forecast, longest_row
-from parakeet.training.memory import CARD_RESERVE, GIB, card_budget, machine_budget
+from parakeet.training.forecast import (
+    AUTO_SHARE,
+    ROW_UNIT,
+    Choice,
+    choose,
+    fitting_change,
+    forecast,
+    longest_row,
+    unmet,
+)
+from parakeet.training.memory import CARD_RESERVE, GIB, MIB, UNKNOWN_BUDGET, card_budget, machine_budget, size
 from parakeet.training.schedule import Schedule
 
 CONTROL_TOKENS = 3 + len(ROLE_TOKENS)
@@ -21,8 +31,7 @@ OPTIMIZERS = ("adamw", "muon", "adamw_8bit")
 RECOMPUTE: tuple[Recompute, ...] = ("none", "mlp", "block")
 NAME = 24
 FIGURE = 15
-UNKNOWN_BUDGET = 1 << 60
-MIB = 1 << 20
+WIDTH = 110
 
 Rows = list[tuple[str, str]]
 Section = tuple[str, Rows]
@@ -39,7 +48,7 @@ def render_plan(recipe: Recipe, card: Card | None = None, memory: int | None = N
     """The plan as plain text, one aligned section after the other.
 
     Training is planned for `card`, or for a card that `memory` bytes can be allocated on, or for this machine's
-    processor where neither is given.
+    processor where neither is given. With several processes `memory` is of each card, or of the whole machine.
     """
     plan = Plan(recipe, card, memory)
     sections = [
@@ -47,6 +56,7 @@ def render_plan(recipe: Recipe, card: Card | None = None, memory: int | None = N
         ("Sources", _sources(recipe)),
         ("Model", plan.model()),
         ("Training", plan.training()),
+        *([("Before it can train", missing)] if (missing := plan.missing()) else []),
         plan.memory(),
         *([plan.policies()] if plan.cuda else []),
         *([plan.time(card)] if card is not None else []),
@@ -69,6 +79,8 @@ class Plan:
         self.config = ModelConfig.from_recipe(recipe.model, vocabulary_rows(recipe))
         self.schedule = Schedule.from_recipe(recipe.training, recipe.packing)
         self.cuda = card is not None or device.startswith("cuda") or (memory is not None and device != "cpu")
+        # 0 takes every GPU there is; what a recipe makes of another machine is not known here.
+        self.processes = max(1, recipe.training.processes)
         self.budget, self.budget_is = self._budget(memory)
 
     def model(self) -> Rows:
@@ -86,41 +98,49 @@ class Plan:
             ("tokens", f"{settings.tokens:>{FIGURE},}"),
             ("tokens a parameter", f"{settings.tokens / self.config.parameter_count:>{FIGURE},.1f}"),
             ("steps", f"{schedule.total_steps:>{FIGURE},}  of {settings.batch_tokens:,} tokens{rows}"),
+            *self._shared(),
             ("warm-up, decay from", f"{schedule.warmup_steps:>{FIGURE},}  {schedule.decay_start:,}"),
             *(self._phases() if len(lengths) > 1 else []),
             *(row for length in lengths for row in self._flops(length, of_several=len(lengths) > 1)),
             ("FLOPs in all", f"{flops:>{FIGURE}.2e}"),
         ]
 
+    def missing(self) -> Rows:
+        return [(line, "") for sentence in unmet(self.settings, self.cuda) for line in _wrapped(sentence, WIDTH - 2)]
+
     def memory(self) -> Section:
-        """By part, for every row length."""
+        """By part, for every row length; of one process."""
         choices = self._choices
-        place = f"on an {self.card.name}" if self.card else "on a card" if self.cuda else "on this machine's processor"
-        totals = [choice.forecast.total for choice in choices.values()]
-        unit, size = ("GiB", GIB) if max(totals) >= GIB else ("MiB", MIB)
+        unit, in_unit = self._unit
+        # Far from what the step takes, a budget in the same unit would be 0.00, or wider than its column.
+        budget = in_unit(self.budget) if size(self.budget).endswith(unit) else size(self.budget)
         rows = [
             ("", _cells(f"rows of {length:,}" for length in choices)),
             *(
-                (part, _cells(f"{choice.forecast.parts[part] / size:,.2f}" for choice in choices.values()))
+                (part, _cells(in_unit(choice.forecast.parts[part]) for choice in choices.values()))
                 for part in next(iter(choices.values())).forecast.parts
             ),
-            ("in all", _cells(f"{total / size:,.2f}" for total in totals)),
-            *([("budget", f"{self.budget / size:>{FIGURE},.2f}  {self.budget_is}")] if self.budget_is else []),
+            ("in all", _cells(in_unit(choice.forecast.total) for choice in choices.values())),
+            *([("budget", f"{budget:>{FIGURE}}  {self.budget_is}")] if self.budget_is else []),
             ("recompute", _cells(choice.execution.recompute for choice in choices.values())),
             ("attention", _cells(choice.execution.attention for choice in choices.values())),
             ("tokens in a pass", _cells(f"{choice.micro_batch_tokens:,}" for choice in choices.values())),
         ]
         for length, choice in choices.items():
             if not choice.fits:
-                advice = fitting_change(self.config, self.settings, length, self.budget, self.cuda, triton=True)
-                rows.append(("does not fit", f"rows of {length:,}: {advice}"))
-        return f"Memory of a training step {place}, in {unit}", rows
+                advice = fitting_change(
+                    self.config, self.settings, length, self.budget, self.cuda, processes=self.processes, triton=True
+                )
+                lines = _wrapped(f"rows of {length:,}: {advice}", WIDTH - 2 - NAME)
+                rows += [("" if index else "does not fit", line) for index, line in enumerate(lines)]
+        return f"Memory of a training step {self._place()}, in {unit}", rows
 
     def policies(self) -> Section:
         """What the other policies and optimizers would take, for the longest rows."""
         length = max(self._choices)
         choice = self._choices[length]
-        accumulates = choice.micro_batch_tokens < self.settings.batch_tokens
+        accumulates = choice.micro_batch_tokens * self.processes < self.settings.batch_tokens or self.processes > 1
+        unit, in_unit = self._unit
         residuals: tuple[Precision, ...] = (self.settings.residual,)
         if self.settings.precision == "bf16":
             residuals = ("fp32", "bf16")
@@ -135,19 +155,26 @@ class Plan:
                 for optimizer in OPTIMIZERS
             ]  # fmt: skip
             marks = [" *" if self.budget_is and total <= AUTO_SHARE * self.budget else "  " for total in totals]
-            cells = (f"{total / GIB:.2f}{mark}" for total, mark in zip(totals, marks, strict=True))
+            cells = (f"{in_unit(total)}{mark}" for total, mark in zip(totals, marks, strict=True))
             rows.append((f"{recompute}, {residual}", _cells(cells)))
-        title = f"Policies at {choice.micro_batch_tokens:,} tokens in a pass, in GiB"
+        title = f"Policies at {choice.micro_batch_tokens:,} tokens in a pass, in {unit}"
         if not self.budget_is:
             return title, rows
         longest = longest_row(self.config, self.settings, self.budget, cuda=True)
-        rows.append(("longest row", f"{longest:>{FIGURE},}  tokens, one at a time, with whole blocks recomputed"))
-        return f"{title}; * fits {self.budget / GIB:.2f} with {100 * (1 - AUTO_SHARE):.0f} % to spare", rows
+        one = f"{longest:>{FIGURE},}  tokens" if longest else f"{'none fits':>{FIGURE}}  of {ROW_UNIT} tokens and more"
+        rows.append(("longest row", f"{one}, one at a time, with whole blocks recomputed"))
+        return f"{title}; * fits {size(self.budget)} with {100 * (1 - AUTO_SHARE):.0f} % to spare", rows
 
     def time(self, card: Card) -> Section:
         """Speed, days and energy for the recipe's tokens at some shares of the card's peak."""
+        cards = self.processes
+        where = f"Time on {'one' if cards == 1 else cards} {card.name}"
+        if self.settings.precision != "bf16":
+            why = "not forecast: the table of cards has rates in bf16; set training.precision: bf16"
+            return where, [(why, "")]
+        peak = cards * card.tflops_bf16 * 1e12
         rates = {
-            length: [card.tflops_bf16 * 1e12 * share / self.config.flops_per_token(length) for share in UTILISATIONS]
+            length: [peak * share / self.config.flops_per_token(length) for share in UTILISATIONS]
             for length in self._tokens
         }
         seconds = {length: [tokens / rate for rate in rates[length]] for length, tokens in self._tokens.items()}
@@ -158,10 +185,10 @@ class Plan:
             rows += [(f"time, {length:,} a row", _cells(map(_duration, row))) for length, row in seconds.items()]
         rows += [
             ("time in all", _cells(map(_duration, in_all))),
-            ("energy in all", _cells(_energy(card.watts * s) for s in in_all)),
+            ("energy in all", _cells(_energy(cards * card.watts * s) for s in in_all)),
         ]
         specification = f"{card.tflops_bf16} TFLOPS in dense bf16, {card.gigabytes_per_second:,} GB/s, {card.watts} W"
-        return f"Time on one {card.name} ({specification})", rows
+        return f"{where} ({specification}{' each' if cards > 1 else ''})", rows
 
     def disk(self) -> Rows:
         sizes = {
@@ -169,15 +196,24 @@ class Plan:
             "a training checkpoint": checkpoint_bytes(self.config, self.settings),
             "training at its largest": run_bytes(self.config, self.settings),
         }
-        return [(name, f"{size / 1e6:>{FIGURE},.1f} MB") for name, size in sizes.items()]
+        return [(name, f"{n_bytes / 1e6:>{FIGURE},.1f} MB") for name, n_bytes in sizes.items()]
 
     @cached_property
     def _choices(self) -> dict[int, Choice]:
         """What `auto` means for every row length; a card is taken to have Triton."""
         return {
-            length: choose(self.config, self.settings, length, self.budget, self.cuda, triton=True)
+            length: choose(
+                self.config, self.settings, length, self.budget, self.cuda, processes=self.processes, triton=True
+            )
             for length in self._tokens
         }
+
+    @cached_property
+    def _unit(self) -> tuple[str, Callable[[int], str]]:
+        """The unit of both tables of memory, and an amount written in it."""
+        largest = max(choice.forecast.total for choice in self._choices.values())
+        unit, n_bytes = ("GiB", GIB) if largest >= GIB else ("MiB", MIB)
+        return unit, lambda amount: f"{amount / n_bytes:,.2f}"
 
     @cached_property
     def _tokens(self) -> dict[int, int]:
@@ -191,15 +227,37 @@ class Plan:
         return tokens
 
     def _budget(self, memory: int | None) -> tuple[int, str]:
-        """Bytes that training may take, and in words what they are; no words where nobody knows."""
-        if memory is not None:
-            return memory, "as given"
-        if self.card is not None:
-            reserve = f"{self.card.memory_gib:.4g} less {CARD_RESERVE / GIB:.1f} for CUDA and a display"
-            return card_budget(round(self.card.memory_gib * GIB)), reserve
+        """Bytes that one process may take, and in words what they are; no words where nobody knows."""
+        several = self.processes > 1
         if self.cuda:
+            if memory is not None:
+                return memory, "as given, on each card" if several else "as given"
+            if self.card is None:
+                return UNKNOWN_BUDGET, ""
+            whole = round(self.card.memory_gib * GIB)
+            return card_budget(whole), f"{whole / GIB:.4g} GiB less {CARD_RESERVE / GIB:.1f} for CUDA and a display"
+        shared = f", shared by {self.processes} processes" if several else ""
+        if memory is not None:
+            return memory // self.processes, f"{size(memory)} as given{shared}" if several else "as given"
+        machine = machine_budget()
+        if machine == UNKNOWN_BUDGET:
             return UNKNOWN_BUDGET, ""
-        return machine_budget(), "80 % of this machine's memory"
+        return machine // self.processes, f"80 % of this machine's memory{shared}"
+
+    def _place(self) -> str:
+        if not self.cuda:
+            each = f"in each of {self.processes} processes " if self.processes > 1 else ""
+            return f"{each}on this machine's processor"
+        if self.processes > 1:
+            return f"on each of {self.processes} {self.card.name if self.card else 'cards'}"
+        return f"on an {self.card.name}" if self.card else "on a card"
+
+    def _shared(self) -> Rows:
+        if self.processes > 1:
+            return [("processes", f"{self.processes:>{FIGURE},}  that share each step{', one a GPU' * self.cuda}")]
+        if self.settings.processes == 0 and self.settings.device in ("auto", "cuda"):
+            return [("processes", f"{1:>{FIGURE}}  assumed: training.processes 0 takes every GPU there is")]
+        return []
 
     def _phases(self) -> Rows:
         rows, first = [], 1
@@ -224,14 +282,18 @@ def _sources(recipe: Recipe) -> Rows:
     return [(s.name, s.path if isinstance(s, FileSource) else f"{s.documents:,} dialogues") for s in recipe.sources]
 
 
+def _wrapped(sentence: str, width: int) -> list[str]:
+    return textwrap.wrap(sentence, width, break_long_words=False, break_on_hyphens=False)
+
+
 def _cells(texts: Iterable[str]) -> str:
     return "".join(f"{text:>{FIGURE}}" for text in texts)
 
 
 def _duration(seconds: float) -> str:
-    for size, unit in ((86_400, "days"), (3600, "hours"), (60, "minutes")):
-        if seconds >= size:
-            return f"{seconds / size:,.1f} {unit}"
+    for length, unit in ((86_400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= length:
+            return f"{seconds / length:,.1f} {unit}"
     return f"{seconds:.1f} seconds"
 
 

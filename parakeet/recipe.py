@@ -170,7 +170,7 @@ class Training(Section):
     batch_tokens: int = Field(ge=16)
     """Tokens in one optimizer step; a multiple of the row's."""
     micro_batch_tokens: int = Field(default=0, ge=0)
-    """Tokens in one forward pass, rounded to whole rows; gradients are accumulated up to batch_tokens. 0 takes what
+    """Tokens in one forward pass, a multiple of the row's; gradients are accumulated up to batch_tokens. 0 takes what
     fits the device."""
     learning_rate: float = Field(gt=0, le=1)
     """Peak learning rate."""
@@ -318,6 +318,18 @@ class Recipe(Section):
                 raise ValueError(
                     f"training.batch_tokens {self.training.batch_tokens} is not a multiple of {key} {row_tokens}"
                 )
+            if self.training.micro_batch_tokens % row_tokens:
+                raise ValueError(
+                    f"training.micro_batch_tokens {self.training.micro_batch_tokens} is not a multiple of {key} "
+                    f"{row_tokens}; 0 takes what fits the device"
+                )
+        if self.training.micro_batch_tokens > self.training.batch_tokens:
+            raise ValueError(
+                f"training.micro_batch_tokens {self.training.micro_batch_tokens} is beyond training.batch_tokens "
+                f"{self.training.batch_tokens}"
+            )
+        if self.training.attention == "flex" and self.training.device == "cpu":
+            raise ValueError("training.attention flex needs a CUDA device, and training.device is cpu")
         return self
 
     def part(self, *sections: str) -> dict[str, Any]:

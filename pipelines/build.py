@@ -12,6 +12,7 @@ from parakeet.errors import INTERRUPTED
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.stages import use_recipe
+from parakeet.training.stage import refuse_unmet
 from pipelines.instance import open_instance
 from pipelines.jobs import DATA, MODEL
 from pipelines.lost_runs import fail_lost_runs
@@ -35,6 +36,8 @@ def run_build(
     config = {name: {"force": True} for name in force}
     if try_anyway and dg.AssetKey("checkpoint") in keys:
         config.setdefault("checkpoint", {})["try_anyway"] = True
+    if dg.AssetKey("checkpoint") in keys:
+        refuse_unmet(recipe.training)
     job = "full_build" if keys <= (DATA | MODEL).resolve(graph) else IMPLICIT_ASSET_JOB_NAME
     with open_instance(root) as instance, warnings.catch_warnings():
         # Dagster's own Pipes client warns of one of Dagster's own preview functions.

@@ -63,7 +63,7 @@ def test_a_cards_plan_has_memory_by_part_policies_speed_time_and_energy() -> Non
     parts = ("weights", "gradients", "optimizer", "activations", "loss", "scratch")
     assert sum(memory[part] for part in parts) == pytest.approx(memory["in all"], abs=0.04)
     assert memory["in all"] < memory["budget"] == 11.2
-    policies = section(text, "Policies at 8,192 tokens in a pass, in GiB; * fits 11.20")
+    policies = section(text, "Policies at 8,192 tokens in a pass, in GiB; * fits 11.20 GiB with 5 %")
     assert policies[0] == ["recompute,", "residual", "adamw", "muon", "adamw_8bit"]
     assert [line[:2] for line in policies[1:7]] == [
         [policy, residual] for policy in ("none,", "mlp,", "block,") for residual in ("fp32", "bf16")
@@ -82,7 +82,7 @@ def test_less_memory_is_another_policy_and_too_little_names_what_fits() -> None:
     assert ["recompute", "block"] in section(plan(*CARD, "--memory", "7.5GiB"), "Memory")
     text = plan(*CARD, "--memory", "3GB")
     assert "does not fit" in text
-    assert "alone take 4.2 GiB" in text
+    assert "alone take 4.18 GiB" in text
 
 
 def test_memory_without_a_card_is_a_cards() -> None:
@@ -110,6 +110,90 @@ def test_an_explicit_setting_that_does_not_fit_is_answered_with_the_change(tmp_p
     assert "does not fit            rows of 8,192: Set training.recompute to auto: the forecast is then" in text
 
 
+def test_several_processes_share_the_steps_and_a_processors_memory(tmp_path: Path) -> None:
+    two = recipe_file(tmp_path, "training: {processes: 2}\n")
+    text = plan("--recipe", two, "--card", "RTX 3080 Ti")
+    assert ["processes", "2", "that", "share", "each", "step,", "one", "a", "GPU"] in section(text, "Training")
+    memory = figures(section(text, "Memory of a training step on each of 2 RTX 3080 Ti, in GiB"))
+    assert memory["budget"] == 11.2
+    time = section(text, "Time on 2 RTX 3080 Ti (68.2 TFLOPS in dense bf16, 912 GB/s, 350 W each)")
+    assert ["tokens/s,", "8,192", "a", "row", "15,896", "19,870", "23,844"] in time
+    assert ["time", "in", "all", "9.1", "days", "7.3", "days", "6.1", "days"] in time
+    assert ["energy", "in", "all", "152.9", "kWh", "122.3", "kWh", "101.9", "kWh"] in time
+    here = plan("--recipe", two)
+    title = "Memory of a training step in each of 2 processes on this machine's processor"
+    alone = figures(section(plan("--recipe", "parakeet-378m"), "Memory"))
+    assert figures(section(here, title))["budget"] == pytest.approx(alone["budget"] / 2, abs=0.01)
+    assert "shared by 2 processes" in here
+
+
+def test_gradients_of_several_processes_are_all_there_at_once(tmp_path: Path) -> None:
+    """As where passes accumulate, even where each process has one pass of a step."""
+    settings = "training: {processes: %d, batch_tokens: 16384, micro_batch_tokens: 8192, recompute: none}\n"
+    accumulated, shared = (
+        section(plan("--recipe", recipe_file(tmp_path, settings % processes), "--card", "RTX 3090"), "Policies")
+        for processes in (1, 2)
+    )
+    assert accumulated == shared
+
+
+def test_all_gpus_are_planned_as_one(tmp_path: Path) -> None:
+    recipe = recipe_file(tmp_path, "training: {processes: 0}\n")
+    text = plan("--recipe", recipe, "--card", "RTX 3080 Ti")
+    assert "1  assumed: training.processes 0 takes every GPU there is" in text
+    assert section(text, "Time on one RTX 3080 Ti")
+    on_one = recipe_file(tmp_path, "training: {processes: 0, device: 'cuda:0'}\n")
+    assert "assumed" not in plan("--recipe", on_one, "--card", "RTX 3080 Ti")
+
+
+def test_time_in_fp32_is_not_forecast_from_a_rate_in_bf16(tmp_path: Path) -> None:
+    text = plan("--recipe", recipe_file(tmp_path, "training: {precision: fp32}\n"), "--card", "RTX 3080 Ti")
+    why = "not forecast: the table of cards has rates in bf16; set training.precision: bf16"
+    assert section(text, "Time on one RTX 3080 Ti") == [why.split()]
+
+
+def test_flexattention_without_a_card_is_said(tmp_path: Path) -> None:
+    recipe = recipe_file(tmp_path, "training: {attention: flex}\n")
+    said = "training.attention is flex, which a CPU cannot compute; use auto, fused or reference."
+    assert said.split() in section(plan("--recipe", recipe), "Before it can train")
+    assert "Before it can train" not in plan("--recipe", recipe, "--card", "RTX 3080 Ti")
+    assert "Before it can train" not in plan("--recipe", recipe, "--memory", "12GB")
+
+
+@pytest.mark.parametrize(
+    ("package", "settings"), [("bitsandbytes", "optimizer: adamw_8bit"), ("tensorboard", "tensorboard: true")]
+)
+def test_a_package_that_is_missing_is_named(tmp_path: Path, package: str, settings: str) -> None:
+    recipe = recipe_file(tmp_path, f"training: {{{settings}}}\n")
+    code = (
+        "import sys\n"
+        "from importlib.machinery import PathFinder\n"
+        "class Without(PathFinder):\n"
+        "    @classmethod\n"
+        "    def find_spec(cls, name, path=None, target=None):\n"
+        f"        return None if name == {package!r} else PathFinder.find_spec(name, path, target)\n"
+        "sys.meta_path = [Without if finder is PathFinder else finder for finder in sys.meta_path]\n"
+        "from parakeet.cli import main\n"
+        f"main(['plan', '--recipe', {recipe!r}])\n"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    assert any("pip" in line for line in section(finished.stdout, "Before it can train"))
+
+
+@pytest.mark.parametrize("memory", ["1kB", "3MiB", "999TiB"])
+@pytest.mark.parametrize("name", ["demo", "parakeet-378m"])
+def test_any_amount_of_memory_is_told_in_units_that_suit_it(name: str, memory: str) -> None:
+    text = plan("--recipe", name, "--memory", memory)
+    titles = [line for line in text.splitlines() if line.startswith(("Memory of", "Policies"))]
+    unit = "MiB" if name == "demo" else "GiB"
+    assert all(f", in {unit}" in title for title in titles), titles
+    assert {"1kB": "1,000 bytes", "3MiB": "3.0 MiB", "999TiB": "1,022,976.00 GiB"}[memory] in titles[1]
+    assert not re.search(r"\b0\.0+ [MG]iB", text)
+    assert ("none fits" in text) == ("does not fit" in text) == (memory != "999TiB")
+    assert max(map(len, text.splitlines())) <= 110
+
+
 @pytest.mark.parametrize("arguments", [(), CARD, ("--memory", "12GB")])
 def test_its_figures_stand_below_one_another_and_it_fits_a_terminal(arguments: tuple[str, ...]) -> None:
     text = plan(*arguments)
@@ -124,8 +208,9 @@ def test_its_figures_stand_below_one_another_and_it_fits_a_terminal(arguments: t
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--card", "RTX 3081 Ti"), "There is no card 'RTX 3081 Ti' in the table: did you mean"),
-        (("--card", ""), "There is no card '' in the table: It has RTX 3060,"),
+        (("--card", "RTX 3081 Ti"), "or give --memory; did you mean RTX 3080 Ti"),
+        (("--card", "Voodoo 2"), "in the table: name one that it has, or give --memory. It has RTX 3060,"),
+        (("--card", ""), "There is no card '' in the table: name one"),
         (("--card", "x\x1b[31my"), "There is no card"),
         (("--memory", "plenty"), "'plenty' is no amount of memory: write it like 11.2GiB"),
     ],

@@ -44,6 +44,20 @@ def test_every_field_says_what_it_does() -> None:
         ("extends: demo\ntraining: {learning_rate: .nan}\n", "training.learning_rate"),
         ("extends: demo\ntraining: {batch_tokens: 1000}\n", "not a multiple of packing.row_tokens"),
         ("extends: demo\npacking: {row_tokens: 2048}\n", "beyond model.context"),
+        (
+            "extends: demo\ntraining: {micro_batch_tokens: 100}\n",
+            "training.micro_batch_tokens 100 is not a multiple of packing.row_tokens 256",
+        ),
+        (
+            "extends: demo\npacking: {row_tokens: 128, then: [{row_tokens: 256, share: 0.1}]}\n"
+            "training: {micro_batch_tokens: 128}\n",
+            "training.micro_batch_tokens 128 is not a multiple of packing.then[0].row_tokens 256",
+        ),
+        (
+            "extends: demo\ntraining: {micro_batch_tokens: 1024}\n",
+            "training.micro_batch_tokens 1024 is beyond training.batch_tokens 512",
+        ),
+        ("extends: demo\ntraining: {attention: flex, device: cpu}\n", "attention flex needs a CUDA device"),
         ("extends: demo\nname: a\nname: b\n", "line 3: name stands twice"),
         ("extends: demo\nsources: []\n", "sources"),
         ("extends: demo\nsources: [{name: a, path: x}, {name: a, path: y}]\n", "two sources are called a"),

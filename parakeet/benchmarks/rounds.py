@@ -10,8 +10,7 @@ import torch
 
 from parakeet.benchmarks.decoding import seconds_of
 
-_STATUS = Path("/proc/self/status")
-_CLEAR = Path("/proc/self/clear_refs")
+_PROCESS = Path("/proc/self")
 
 
 def in_rounds(works: Mapping[str, Callable[[], Any]], device: str, rounds: int) -> dict[str, list[float]]:
@@ -39,14 +38,14 @@ class PeakMeter:
             torch.cuda.reset_peak_memory_stats()
             self._before: int | None = torch.cuda.memory_allocated()
         else:
-            self._before = _lowered_mark()
+            self._before = lower_mark(_PROCESS)
 
     @property
     def peak(self) -> int | None:
         """None where the system does not say."""
         if self._before is None:
             return None
-        return torch.cuda.max_memory_allocated() if self._cuda else _resident("VmHWM")
+        return torch.cuda.max_memory_allocated() if self._cuda else _resident(_PROCESS, "VmHWM")
 
     @property
     def above(self) -> int | None:
@@ -55,17 +54,25 @@ class PeakMeter:
         return None if peak is None or self._before is None else peak - self._before
 
 
-def _lowered_mark() -> int | None:
+def lower_mark(process: Path) -> int | None:
+    """Let the high-water mark of this process's memory be what it holds now: those bytes.
+
+    None where the system has no such mark. process: its folder under /proc.
+    """
+    clear = process / "clear_refs"
+    if not clear.exists():
+        return None  # no Linux: on Windows CDLL(None) is a TypeError
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
     if trim is not None:
         trim(0)
     try:
-        _CLEAR.write_text("5", encoding="ascii")
-        return _resident("VmRSS")
+        clear.write_text("5", encoding="ascii")
+        return _resident(process, "VmRSS")
     except OSError:
         return None
 
 
-def _resident(name: str) -> int:
-    lines = dict(line.split(":", 1) for line in _STATUS.read_text(encoding="ascii", errors="replace").splitlines())
+def _resident(process: Path, name: str) -> int:
+    status = (process / "status").read_text(encoding="ascii", errors="replace")
+    lines = dict(line.split(":", 1) for line in status.splitlines())
     return 1024 * int(lines[name].split()[0])

@@ -14,20 +14,25 @@ from types import FrameType
 
 from parakeet.artifact import explain_os_error
 from parakeet.errors import INTERRUPTED, ParakeetError
-from parakeet.locking import exclusive
+from parakeet.locking import WaitStopped, exclusive
 from parakeet.progress import Progress
-from parakeet.training.job import FAILURE_FILE, LOCK_FILE, TrainingJob
+from parakeet.training.job import FAILURE_FILE, LOCK_FILE, TRAINED, TrainingJob
 from parakeet.training.launcher import FOLLOW_INPUT, launch, process_count
-from parakeet.training.reporting import SilentReporter, open_reporter
+from parakeet.training.reporting import Reporter, SilentReporter, open_reporter
 
 PR_SET_PDEATHSIG = 1
 USAGE = "usage: python -m parakeet.training JOB.json [PARENT | -]"
+NOT_BEGUN = (
+    "Training had not begun: it was stopped while it waited for the process that trains this run. Nothing was changed; "
+    "run the same command again."
+)
 
 
 def main(arguments: list[str]) -> int:
-    """Exit status 0 when trained to the end, 130 when stopped with a checkpoint saved, 1 on an error.
+    """Exit status 0 when trained to the end, 130 when stopped with a checkpoint or before it began, 1 on an error.
 
-    For torchrun, which would kill the other ranks at any other, 130 is 0 too; FAILURE_FILE tells them apart.
+    For torchrun, which would kill the other ranks at any other, 130 is 0 too; FAILURE_FILE tells them apart. Stopped
+    before it began it is 1 there: the others would wait for this one.
     """
     if len(arguments) not in (1, 2):
         print(USAGE, file=sys.stderr)
@@ -44,10 +49,14 @@ def main(arguments: list[str]) -> int:
         print(f"Error: {error}", file=sys.stderr)
         return 1
     under_torchrun = "RANK" in os.environ
-    processes = 1 if under_torchrun else process_count(job.training)
-    if processes > 1:
-        return _launch(job, path, processes, stop)
-    status = _train(job, stop, leads=os.environ.get("RANK", "0") == "0")
+    try:
+        processes = 1 if under_torchrun else process_count(job.training)
+        if processes > 1:
+            return _launch(job, path, processes, stop)
+        status = _train(job, stop, under_torchrun)
+    except WaitStopped:
+        _leave_word(job.output, NOT_BEGUN)
+        return 1 if under_torchrun else INTERRUPTED
     return 0 if under_torchrun and status == INTERRUPTED else status
 
 
@@ -59,19 +68,35 @@ def _launch(job: TrainingJob, path: Path, processes: int, stop: "_Stop") -> int:
         return 1
 
 
-def _train(job: TrainingJob, stop: "_Stop", leads: bool) -> int:
+def _train(job: TrainingJob, stop: "_Stop", under_torchrun: bool) -> int:
     """One rank's part. Only the one that leads locks the run, reports and speaks."""
-    from parakeet.training.distributed import PeerLost
-
+    leads = os.environ.get("RANK", "0") == "0"
     try:
         with open(os.devnull, "w") as nowhere:
             progress = Progress() if leads else Progress(nowhere)
             reporting = open_reporter() if leads else nullcontext(SilentReporter())
-            locked = exclusive(job.run / LOCK_FILE, "this run is being trained", progress) if leads else nullcontext()
+            locked = exclusive(job.run / LOCK_FILE, TRAINED, progress, stop) if leads else nullcontext()
             with reporting as reporter, locked:
-                from parakeet.training.trainer import train
+                if not under_torchrun:
+                    # The launcher did it for its ranks: one of them may have failed, and said so, by now.
+                    (job.run / FAILURE_FILE).unlink(missing_ok=True)
+                return _train_locked(job, progress, reporter, stop, leads)
+    except (ParakeetError, OSError) as error:
+        _leave_word(job.run, _in_words(error))
+        return 1
 
-                outcome = train(job, progress, reporter, _run_id() if leads else "", stop)
+
+def _train_locked(job: TrainingJob, progress: Progress, reporter: Reporter, stop: "_Stop", leads: bool) -> int:
+    """Train, and leave word before whoever waits for the lock can have it."""
+    from parakeet.training.device import unknown_memory
+    from parakeet.training.distributed import PeerLost
+    from parakeet.training.trainer import train
+
+    try:
+        note = unknown_memory(job.training.device)
+        if note is not None:
+            progress.say(note)
+        outcome = train(job, progress, reporter, _run_id() if leads else "", stop)
     except PeerLost as error:
         if not (job.run / FAILURE_FILE).exists():
             _leave_word(job.run, str(error))
@@ -91,10 +116,10 @@ def _in_words(error: ParakeetError | OSError) -> str:
     return str(error if isinstance(error, ParakeetError) else explain_os_error(error, "training"))
 
 
-def _leave_word(run: Path, text: str) -> None:
+def _leave_word(folder: Path, text: str) -> None:
     """Tell the stage that waits for this process; where the disk is full, at least the terminal."""
     try:
-        (run / FAILURE_FILE).write_text(text, encoding="utf-8")
+        (folder / FAILURE_FILE).write_text(text, encoding="utf-8")
     except OSError:
         print(f"Error: {text}", file=sys.stderr)
 

@@ -89,8 +89,11 @@ def card_named(name: str) -> Card:
         return card
     names = {known.name.lower(): known.name for known in CARDS}
     close = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.55)
-    hint = f"did you mean {', '.join(names[key] for key in close)}? " if close else ""
-    raise ParakeetError(f"There is no card {name!r} in the table: {hint}It has {', '.join(names.values())}.")
+    hint = f"; did you mean {', '.join(names[key] for key in close)}?" if close else "."
+    raise ParakeetError(
+        f"There is no card {name!r} in the table: name one that it has, or give --memory{hint} "
+        f"It has {', '.join(names.values())}."
+    )
 
 
 def _words(name: str) -> tuple[frozenset[str], int | None]:

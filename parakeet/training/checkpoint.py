@@ -11,8 +11,8 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -42,10 +42,10 @@ class RunState:
     loaders             where the data stands, by the index of the schedule's phase as a string
     monitor             Healing.state(), the spike monitor's window in it
     skipped             steps left out so far; rolled_back: returns to an earlier checkpoint so far
-    metrics_bytes       length of metrics.jsonl when this was true
     validation_loss     nats a token, where it was measured at this step
     world_size          processes that shared the steps; another number goes on correctly, if not bit for bit
-    good_step           the step that the run goes back to if it has to; 0 for the beginning
+    good_step           the step that the run goes back to if it has to, 0 for the beginning; of a checkpoint that the
+                        schedule asked for its own step
     """
 
     step: int
@@ -55,7 +55,6 @@ class RunState:
     monitor: dict[str, Any]
     skipped: int
     rolled_back: int
-    metrics_bytes: int
     validation_loss: float | None
     world_size: int
     good_step: int = 0
@@ -90,7 +89,7 @@ class HostCopy:
 
 @dataclass(frozen=True)
 class _Layout:
-    """What tells optimizers apart: the class, and how many parameters each of its groups has."""
+    """What tells optimizers apart: the class or classes, and how many parameters each of the groups has."""
 
     name: str
     groups: list[int]
@@ -155,7 +154,8 @@ def prune(run: Path, written: RunState, keep_checkpoints: int, keep_every: int) 
     """Remove the checkpoints that nothing needs any more, after that of `written`; `best.json` names the best.
 
     These stay: the newest `keep_checkpoints`; those of every `keep_every` steps (0 for none); the newest that
-    a run of more tokens can go on from; the one with the lowest validation loss; the one that the run goes back to.
+    a run of more tokens can go on from; the one with the lowest validation loss; the one that the run goes back to,
+    which is an earlier one than that of `written.good_step` where that could not be saved.
 
     Only the way of this run up to `written` is counted. Others have checkpoints in the same folder, those of
     a longer run being newer by their step; and a later one of this run's own is one that was found torn.
@@ -170,8 +170,8 @@ def prune(run: Path, written: RunState, keep_checkpoints: int, keep_every: int) 
     measured = [(loss, state.step, path) for path, state in mine if (loss := _comparable(state)) is not None]
     best = min(measured, default=None)
     kept = {path for path, state in mine if keep_every and state.step % keep_every == 0}
-    kept |= {path for path, state in mine if state.step == written.good_step}
-    kept |= {*[path for path, _ in mine[-keep_checkpoints:]], *stable[-1:], *([best[2]] if best else [])}
+    good = [path for path, state in mine if _is_good(state, written.good_step)]
+    kept |= {*[path for path, _ in mine[-keep_checkpoints:]], *stable[-1:], *good[-1:], *([best[2]] if best else [])}
     for path, _ in mine:
         if path not in kept:
             _remove(path)
@@ -181,10 +181,22 @@ def prune(run: Path, written: RunState, keep_checkpoints: int, keep_every: int) 
 
 
 def read_state(checkpoint: Path) -> RunState:
-    """Raises ParakeetError where `state.json` is missing, torn or edited. The tensors are not looked at."""
+    """What an earlier version did not write has its default.
+
+    Raises ParakeetError where `state.json` is missing, torn, edited, or lacks what has no default. The tensors are not
+    looked at.
+    """
     values = _read_values(checkpoint)
+    needed = {field.name for field in fields(RunState) if field.default is MISSING} | {"optimizer", "files"}
+    missing = sorted(needed - values.keys())
+    if missing:
+        raise ParakeetError(
+            f"{checkpoint / STATE_FILE} is of another version of Parakeet: it has no {', '.join(missing)}."
+        )
+    chosen = {field.name: values[field.name] for field in fields(RunState) if field.name in values}
+    # 0 would be the beginning: a run that had to go back would forget all that such a checkpoint knows.
+    chosen.setdefault("good_step", values["step"])
     try:
-        chosen = {field.name: values[field.name] for field in fields(RunState)}
         return RunState(**chosen | {"schedule": Schedule.from_values(values["schedule"])})
     except (KeyError, TypeError) as error:
         raise ParakeetError(f"{checkpoint / STATE_FILE} is of another version of Parakeet ({error}).") from None
@@ -193,26 +205,74 @@ def read_state(checkpoint: Path) -> RunState:
 def restore_newest(
     run: Path, model: Parakeet, optimizer: torch.optim.Optimizer, schedule: Schedule, progress: Progress
 ) -> RunState | None:
-    """Load the newest whole checkpoint that a run of `schedule` can go on from, or None.
+    """Load the newest whole checkpoint that a run of `schedule` can go on from; None if all are of other runs.
 
-    A torn or edited checkpoint is said and passed over for the one before it. Raises ParakeetError where the
-    checkpoint is whole, but of another model or optimizer; `model` and `optimizer` are untouched then.
+    A torn or edited checkpoint is said and passed over for the one before it. Raises ParakeetError where no other is
+    left, and where the checkpoint is whole, but of another model or optimizer; `model` and `optimizer` are untouched
+    then.
     """
     found = checkpoints(run)
-    for path in reversed(found):
-        try:
-            state = read_state(path)
-            if not schedule.shares_past(state.step, state.schedule):
-                continue
-            _verify(path)
-        except ParakeetError as error:
-            progress.say(f"{error} Going back to the checkpoint before it.")
-            continue
-        _restore(path, model, optimizer)
-        return state
+    newest, faults = _newest_whole(found, lambda state: schedule.shares_past(state.step, state.schedule), progress)
+    if newest is not None:
+        _restore(newest[0], model, optimizer)
+        return newest[1]
+    if faults:
+        raise ParakeetError(
+            f"No checkpoint in {run} can be gone on from. {' '.join(faults)} Nothing was changed. Put back what was "
+            "there before, or the version of Parakeet that wrote it. "
+            "To train from nothing, run the same build again with: --force checkpoint"
+        )
     if found:
         progress.say(f"None of the {len(found)} checkpoints in {run} can be gone on from: training begins anew.")
     return None
+
+
+def restore_good(
+    run: Path, model: Parakeet, optimizer: torch.optim.Optimizer, schedule: Schedule, progress: Progress, good_step: int
+) -> RunState:
+    """Load the newest whole checkpoint up to `good_step` of those that the schedule asked for.
+
+    Not those that were made because somebody stopped the run, or it would go another way than one that nobody stopped.
+    Raises ParakeetError as `restore_newest` does, and where there is none at all.
+    """
+    newest, faults = _newest_whole(
+        checkpoints(run),
+        lambda state: _is_good(state, good_step) and schedule.shares_past(state.step, state.schedule),
+        progress,
+    )
+    if newest is None:
+        raise ParakeetError(
+            f"Training has to go back to the checkpoint of step {good_step:,}, but neither that nor one before it in "
+            f"{run} can be read. {' '.join(faults) or 'None was saved.'} Nothing was removed. Put back what was there "
+            "before and run the same build again. To train from nothing, run it with: --force checkpoint"
+        )
+    _restore(newest[0], model, optimizer)
+    return newest[1]
+
+
+def _newest_whole(
+    found: list[Path], fits: Callable[[RunState], bool], progress: Progress
+) -> tuple[tuple[Path, RunState] | None, list[str]]:
+    """The newest of `found` that fits, and what is wrong with those passed over for it: said if there is one."""
+    faults: list[str] = []
+    for path in reversed(found):
+        try:
+            state = read_state(path)
+            if not fits(state):
+                continue
+            _verify(path)
+        except ParakeetError as error:
+            faults.append(str(error))
+            continue
+        for fault in faults:
+            progress.say(f"{fault} Going back to the checkpoint before it.")
+        return (path, state), faults
+    return None, faults
+
+
+def _is_good(state: RunState, good_step: int) -> bool:
+    """Whether a run that has to go back to `good_step` may go back to this one."""
+    return state.good_step == state.step <= good_step
 
 
 def _restore(path: Path, model: Parakeet, optimizer: torch.optim.Optimizer) -> None:

@@ -1,6 +1,5 @@
 """The device that a process trains on: its name, the memory that it has, and what was taken of it."""
 
-import resource
 import sys
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import torch
 
 from parakeet.errors import ParakeetError
 from parakeet.model.transformer import best_device
-from parakeet.training.memory import card_budget, machine_budget
+from parakeet.training.memory import UNKNOWN_BUDGET, card_budget, machine_budget
 
 
 def choose_device(name: str, local_rank: int, processes: int) -> torch.device:
@@ -42,18 +41,41 @@ def memory_budget(device: torch.device, processes: int) -> int:
     """Bytes that this process may take, of its card or of its share of the machine."""
     if device.type == "cuda":
         return card_budget(torch.cuda.get_device_properties(device).total_memory)
-    return machine_budget() // processes
+    budget = machine_budget()
+    return budget if budget == UNKNOWN_BUDGET else budget // processes
+
+
+def unknown_memory(name: str) -> str | None:
+    """What to say where training.device is one whose memory nobody knows; None where it is known."""
+    kind = best_device() if name == "auto" else name.partition(":")[0]
+    if kind != "cpu" or machine_budget() != UNKNOWN_BUDGET:
+        return None
+    return (
+        "This system does not say how much memory it has: training is not refused if it does not fit. If it runs out "
+        "of memory, set training.micro_batch_tokens."
+    )
 
 
 def peak_memory(device: torch.device) -> int:
-    """Most bytes taken so far: allocated on a CUDA device, resident of the whole process on a CPU."""
+    """Most bytes taken so far: allocated on a CUDA device, resident of the whole process on a CPU.
+
+    0 where the system does not say.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    status = Path("/proc/self/status")
+    return peak_resident(Path("/proc/self/status"))
+
+
+def peak_resident(status: Path) -> int:
+    """Most bytes of this process that were in memory, by its /proc/…/status where there is one; 0 if nobody knows."""
     if status.exists():
         # ru_maxrss would do, were it not handed on by the process that started this one.
         lines = dict(line.split(":", 1) for line in status.read_text(encoding="ascii", errors="replace").splitlines())
         return int(lines["VmHWM"].split()[0]) * 1024
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

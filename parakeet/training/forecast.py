@@ -10,7 +10,7 @@ from parakeet.model.config import ModelConfig
 from parakeet.model.execution import LOSS_ROWS, AttentionBackend, Execution, Recompute
 from parakeet.recipe import Training
 from parakeet.training.disk import optimizer_bytes, weights_bytes
-from parakeet.training.memory import GIB
+from parakeet.training.memory import size
 from parakeet.training.pass_memory import PassMemory
 
 CUDA_WORKSPACE = 40 << 20
@@ -135,15 +135,15 @@ def fitting_change(
             changed = training.model_copy(update=dict(changes))
             choice = choose(config, changed, row_tokens, budget_bytes, cuda, processes=processes, triton=triton)
             if choice.fits:
-                return f"Set {_listed(changes)}: the forecast is then {choice.forecast.total / GIB:.1f} GiB."
+                return f"Set {_listed(changes)}: the forecast is then {size(choice.forecast.total)}."
     changed = training.model_copy(update=dict(milder))
     longest = longest_row(config, changed, budget_bytes, cuda)
     if longest:
         others = f", with {_listed(milder)}" if milder else ""
         return f"Rows of at most {longest:,} tokens would fit: set packing.row_tokens to that or less{others}."
-    fixed = (2 * weights_bytes(config) + optimizer_bytes(config, changed.optimizer)) / GIB
+    fixed = size(2 * weights_bytes(config) + optimizer_bytes(config, changed.optimizer))
     return (
-        f"Weights, gradients and optimizer alone take {fixed:.1f} GiB: make the model smaller (model.width, "
+        f"Weights, gradients and optimizer alone take {fixed}: make the model smaller (model.width, "
         "model.layers), or take a device with more memory."
     )
 
@@ -161,6 +161,27 @@ def longest_row(config: ModelConfig, training: Training, budget_bytes: int, cuda
         middle = (low + high + 1) // 2
         low, high = (middle, high) if fits(middle * ROW_UNIT) else (low, middle - 1)
     return low * ROW_UNIT
+
+
+def unmet(training: Training, cuda: bool) -> list[str]:
+    """What these settings need and this machine does not have, a sentence each; nothing is imported to find out.
+
+    cuda: whether a CUDA device is there, or planned.
+    """
+    missing = []
+    if training.attention == "flex" and not cuda:
+        missing.append("training.attention is flex, which a CPU cannot compute; use auto, fused or reference.")
+    if training.optimizer == "adamw_8bit" and importlib.util.find_spec("bitsandbytes") is None:
+        missing.append(
+            "training.optimizer is adamw_8bit, but bitsandbytes is not installed here. Install it with: "
+            "pip install 'bitsandbytes>=0.50', or set training.optimizer to adamw."
+        )
+    if training.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        missing.append(
+            "training.tensorboard is on, but TensorBoard is not installed here. Install it with: "
+            "pip install 'parakeet-lm[tensorboard]', or set training.tensorboard to false."
+        )
+    return missing
 
 
 def _attention(training: Training, row_tokens: int, cuda: bool, triton: bool | None) -> AttentionBackend:
@@ -187,9 +208,9 @@ def _candidates(training: Training, row_tokens: int, rows: int, cuda: bool) -> I
         sizes = [1 << exponent for exponent in reversed(range(most.bit_length()))]
     for policy in policies:
         last = policy == policies[-1]
-        for size in sizes:
-            if last or size == sizes[0] or (cuda and size * row_tokens >= FEWEST_CARD_TOKENS):
-                yield policy, size
+        for fewer in sizes:
+            if last or fewer == sizes[0] or (cuda and fewer * row_tokens >= FEWEST_CARD_TOKENS):
+                yield policy, fewer
 
 
 def _milder(training: Training, row_tokens: int, cuda: bool) -> list[tuple[str, Any]]:

@@ -4,12 +4,19 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from parakeet.artifact import replace_file
 from parakeet.errors import ParakeetError
 from parakeet.recipe import ModelSettings, Packing, Training
 
 JOB_FILE = "job.json"
 LOCK_FILE = "run.lock"
+LAUNCH_LOCK_FILE = "launch.lock"
+"""Held by the launcher of several processes; the run's own lock is rank 0's, which may outlive it while it saves."""
+TRAINED = "this run is being trained"
+"""What whoever waits for one of these locks is told."""
 FAILURE_FILE = "failure.txt"
+"""The last word of the process that trains: in the run's folder, written and removed while a lock of the run is held.
+One that never had the lock leaves its word in the job's output folder."""
 METRICS_FILE = "metrics.jsonl"
 SUMMARY_FILE = "training.json"
 CURVE_FILE = "loss_curve.png"
@@ -41,7 +48,8 @@ class TrainingJob:
     def save(self) -> Path:
         sections = {name: getattr(self, name).model_dump(mode="json") for name in ("model", "training", "packing")}
         path = self.run / JOB_FILE
-        path.write_text(json.dumps(asdict(self) | sections, indent=2, default=str) + "\n", encoding="utf-8")
+        # A launcher's processes read it as they start, and another build of the same run may write it just then.
+        replace_file(path, json.dumps(asdict(self) | sections, indent=2, default=str) + "\n")
         return path
 
     @classmethod

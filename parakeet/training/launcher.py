@@ -15,13 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from parakeet.errors import INTERRUPTED, ParakeetError
-from parakeet.locking import exclusive
+from parakeet.locking import WaitStopped, exclusive
 from parakeet.progress import Progress
 from parakeet.recipe import Training
-from parakeet.training.job import FAILURE_FILE, LOCK_FILE, TrainingJob
-
-LAUNCH_LOCK_FILE = "launch.lock"
-"""Held by the launcher; the run's own lock is rank 0's, which may outlive the launcher while it saves."""
+from parakeet.training.job import FAILURE_FILE, LAUNCH_LOCK_FILE, LOCK_FILE, TRAINED, TrainingJob
 
 FOLLOW_INPUT = "-"
 SECONDS_BETWEEN_LOOKS = 0.1
@@ -53,19 +50,30 @@ def check_rows(job: TrainingJob, processes: int) -> None:
 def launch(job: TrainingJob, job_file: Path, processes: int, stop: Callable[[], bool], progress: Progress) -> int:
     """Train with `processes` processes until they have ended; `stop` makes them save and end.
 
-    The exit status is that of one process: 0, INTERRUPTED, or 1 with the reason in FAILURE_FILE. Raises ParakeetError
-    before anything is started where the processes cannot share the work.
+    The exit status is that of one process: 0, INTERRUPTED, or 1 with the reason in FAILURE_FILE. Raises WaitStopped
+    where `stop` said so before anything was started.
     """
-    check_rows(job, processes)
-    what = "this run is being trained"
-    with exclusive(job.run / LAUNCH_LOCK_FILE, what, progress):
-        # Whoever trains it without a launcher; rank 0 takes this lock again.
-        with exclusive(job.run / LOCK_FILE, what, progress):
-            (job.run / FAILURE_FILE).unlink(missing_ok=True)
-        status = _run_torchrun(job_file, processes, stop)
     failure = job.run / FAILURE_FILE
-    if status == 0:
+    with exclusive(job.run / LAUNCH_LOCK_FILE, TRAINED, progress, stop):
+        # Whoever trains it without a launcher; rank 0 takes this lock again.
+        with exclusive(job.run / LOCK_FILE, TRAINED, progress, stop):
+            for folder in (job.run, job.output):
+                (folder / FAILURE_FILE).unlink(missing_ok=True)
+        try:
+            check_rows(job, processes)
+        except ParakeetError as error:
+            failure.write_text(str(error), encoding="utf-8")
+            return 1
+        return _status(job, processes, _run_torchrun(job_file, processes, stop))
+
+
+def _status(job: TrainingJob, processes: int, of_torchrun: int) -> int:
+    failure = job.run / FAILURE_FILE
+    if of_torchrun == 0:
         return INTERRUPTED if failure.exists() else 0
+    if (job.output / FAILURE_FILE).exists():
+        # Somebody took the run's lock before rank 0 did, and the signal came while it waited.
+        raise WaitStopped
     if not failure.exists():
         failure.write_text(
             f"The {processes} training processes ended early. Run the same command again: training goes on from its "

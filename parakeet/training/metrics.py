@@ -1,8 +1,15 @@
-"""What a run writes down of itself: `metrics.jsonl`, a line a step, and `events.jsonl`. Imports no torch."""
+"""What a run writes down of itself: `metrics.jsonl`, a line a step, and `events.jsonl`. Imports no torch.
 
+A longer run and the decay branches cut from it share one folder. `metrics.jsonl` is the history of the schedule
+that `metrics-schedule.json` names, and `metrics-of-<schedule>.jsonl` that of each other one that was trained here.
+"""
+
+import hashlib
 import json
 import math
 import os
+import re
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -11,14 +18,16 @@ from io import SEEK_END
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
-from parakeet.artifact import sync_file
+from parakeet.artifact import replace_file, sync_directory, sync_file
 from parakeet.progress import Progress
 from parakeet.training.job import METRICS_FILE
+from parakeet.training.schedule import Schedule
 
 if TYPE_CHECKING:
     from parakeet.training.tensorboard import TensorBoard
 
 EVENTS_FILE = "events.jsonl"
+SCHEDULE_FILE = "metrics-schedule.json"
 LONGEST_LINE = 2048
 """Bytes of one line of metrics, generously: they take 300 to 400."""
 
@@ -76,7 +85,7 @@ class RunLog:
 
     A line that cannot be written (a full disk) ends no training: it is said once, and every later line tries
     again for all that wait. With `tensorboard`, the figures are written for TensorBoard as well; ParakeetError
-    if it is not installed. After a resume, call `cut_back` before the first step.
+    if it is not installed. Call `resume` before the first step.
     """
 
     def __init__(self, run: Path, tensorboard: bool, progress: Progress | None = None) -> None:
@@ -84,11 +93,6 @@ class RunLog:
         self._metrics = _LineFile(run / METRICS_FILE, say)
         self._events = _LineFile(run / EVENTS_FILE, say)
         self._tensorboard = _open_tensorboard(run, say) if tensorboard else None
-
-    @property
-    def metrics_bytes(self) -> int:
-        """Length of `metrics.jsonl` as it stands."""
-        return self._metrics.n_bytes
 
     def step(self, record: StepRecord) -> None:
         self._metrics.append(record.to_json())
@@ -100,6 +104,15 @@ class RunLog:
         values = {"time": round(time.time(), 3), "kind": kind, "step": step, "text": text, **more}
         self._events.append(json.dumps({name: _finite(value) for name, value in values.items()}))
 
+    def resume(self, step: int, schedule: Schedule, source: Schedule | None) -> None:
+        """Make `metrics.jsonl` the history of a run of `schedule` that goes on after `step`.
+
+        `source` is the schedule of the run that wrote the checkpoint of that step, None for the beginning. The
+        history of another schedule is kept, for when it goes on itself. Raises OSError, with nothing lost.
+        """
+        _take_over(self._metrics.path, step, _name(schedule), None if source is None else _name(source))
+        self.cut_back(step)
+
     def cut_back(self, step: int) -> None:
         """Drop the metrics of the steps after `step`, which will be made again, and half a line at the end."""
         self._metrics.cut_back(step)
@@ -107,9 +120,9 @@ class RunLog:
             self._tensorboard.cut_back()
 
     def flush(self) -> None:
-        """Make what was written durable, so that a checkpoint is never ahead of its history."""
-        self._metrics.sync()
-        self._events.sync()
+        """Write what waits and make it durable, so that no checkpoint is ahead of its history if there is room."""
+        self._metrics.flush()
+        self._events.flush()
         if self._tensorboard is not None:
             self._tensorboard.flush()
 
@@ -150,23 +163,13 @@ class _LineFile:
         self._waiting: list[bytes] = []
         self._failing = False
 
-    @property
-    def n_bytes(self) -> int:
-        return self.path.stat().st_size if self.path.exists() else 0
-
     def append(self, line: str) -> None:
         self._waiting.append(line.encode() + b"\n")
-        try:
-            self._write(b"".join(self._waiting))
-        except OSError as error:
-            self._failed(error)
-            return
-        self._waiting.clear()
-        if self._failing:
-            self._failing = False
-            self._say(f"{self.path} is written again, and nothing is missing in it.")
+        self._write_waiting()
 
-    def sync(self) -> None:
+    def flush(self) -> None:
+        if self._waiting:
+            self._write_waiting()
         try:
             if self.path.exists():
                 sync_file(self.path)
@@ -177,8 +180,19 @@ class _LineFile:
         self._waiting = [line for line in self._waiting if json.loads(line)["step"] <= step]
         if self.path.exists():
             end = _end_of_step(self.path, step)
-            if end < self.n_bytes:
+            if end < self.path.stat().st_size:
                 os.truncate(self.path, end)
+
+    def _write_waiting(self) -> None:
+        try:
+            self._write(b"".join(self._waiting))
+        except OSError as error:
+            self._failed(error)
+            return
+        self._waiting.clear()
+        if self._failing:
+            self._failing = False
+            self._say(f"{self.path} is written again, and nothing is missing in it.")
 
     def _write(self, data: bytes) -> None:
         with self.path.open("a+b", buffering=0) as file:
@@ -207,6 +221,64 @@ def _write_whole(file: IO[bytes], data: bytes) -> None:
     left = memoryview(data)
     while left:
         left = left[file.write(left) :]
+
+
+def _take_over(metrics: Path, step: int, mine: str, source: str | None) -> None:
+    """Put the history of another schedule aside, and the steps up to `step` of that of `source` in its place.
+
+    A process may be killed between any two lines: while a schedule has a file aside, that file is its history,
+    and `metrics.jsonl` is not yet, or no longer.
+    """
+    run = metrics.parent
+    # Folders of older versions do not say whose it is: most likely that of the run that wrote the checkpoint.
+    owner = _owner(run) or source or mine
+    stale = _aside(run, mine)
+    if owner != mine or source not in (mine, None) or stale.exists():
+        beginning = run / f".{METRICS_FILE}.beginning"
+        try:
+            kept = _aside(run, source or mine)
+            _copy_beginning(kept if kept.exists() else metrics, step, beginning)
+            if owner != mine and metrics.exists() and not _aside(run, owner).exists():
+                metrics.rename(_aside(run, owner))
+                sync_directory(run)
+            beginning.replace(metrics)
+        finally:
+            beginning.unlink(missing_ok=True)
+        sync_directory(run)
+    for left in run.glob(f".{SCHEDULE_FILE}.*"):
+        left.unlink()
+    if _owner(run) != mine:
+        replace_file(run / SCHEDULE_FILE, json.dumps({"schedule": mine}) + "\n")
+    stale.unlink(missing_ok=True)
+
+
+def _copy_beginning(history: Path, step: int, target: Path) -> None:
+    with target.open("wb") as copy:
+        if history.exists():
+            with history.open("rb") as file:
+                shutil.copyfileobj(file, copy)
+            copy.truncate(_end_of_step(history, step))
+        copy.flush()
+        os.fsync(copy.fileno())
+
+
+def _owner(run: Path) -> str | None:
+    """The schedule whose history `metrics.jsonl` is."""
+    try:
+        name = json.loads((run / SCHEDULE_FILE).read_text(encoding="utf-8"))["schedule"]
+        return name if re.fullmatch(r"\d+-[0-9a-f]{8}", name) else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _aside(run: Path, schedule: str) -> Path:
+    return run / f"metrics-of-{schedule}.jsonl"
+
+
+def _name(schedule: Schedule) -> str:
+    """For the names of files: the steps, and a digest, since two that decay differently may have as many."""
+    digest = hashlib.sha256(json.dumps(asdict(schedule), sort_keys=True).encode()).hexdigest()
+    return f"{schedule.total_steps:08d}-{digest[:8]}"
 
 
 def _end_of_step(path: Path, step: int) -> int:

@@ -28,6 +28,11 @@ class JoinedOptimizer(torch.optim.Optimizer):
         super().__init__([group for part in parts for group in part.param_groups], {})
         self._share()
 
+    @property
+    def name(self) -> str:
+        """The classes of the parts, `Muon+AdamW`."""
+        return "+".join(type(part).__name__ for part in self._parts)
+
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         if closure is not None:
@@ -79,10 +84,10 @@ def _adamw_8bit(model: Parakeet, settings: Training) -> torch.optim.Optimizer:
             "Install it with: pip install 'bitsandbytes>=0.50', or set training.optimizer to adamw."
         ) from None
     # The embedding's rows are touched unevenly: its state stays at 32 bits, as StableEmbedding does it. The manager is
-    # one for the whole process and never forgets: a later parameter at the same address would inherit the setting.
+    # one for the whole process and never forgets, neither models nor the places of parameters in their groups.
     manager = bitsandbytes.optim.GlobalOptimManager.get_instance()
     manager.initialize()
-    manager.override_config(model.embedding.weight, "optim_bits", 32)
+    manager.register_module_override(model.embedding, "weight", {"optim_bits": 32})
     groups = _decayed_apart(model.parameters(), settings)
     betas = (settings.beta1, settings.beta2)
     return JoinedOptimizer([bitsandbytes.optim.AdamW8bit(groups, lr=settings.learning_rate, betas=betas)])

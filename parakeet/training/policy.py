@@ -10,10 +10,9 @@ from parakeet.training.device import memory_budget, peak_memory
 from parakeet.training.distributed import Ranks
 from parakeet.training.forecast import Choice, choose, fitting_change
 from parakeet.training.job import TrainingJob
-from parakeet.training.memory import GIB
+from parakeet.training.memory import size
 from parakeet.training.schedule import Schedule
 
-MIB = 1 << 20
 RECOMPUTED = {"none": "nothing computed twice", "mlp": "MLPs computed twice", "block": "blocks computed twice"}
 
 
@@ -37,8 +36,8 @@ class Policy:
         for row_tokens, choice in self._choices.items():
             if not choice.fits and not job.try_anyway:
                 raise ParakeetError(
-                    f"Training on rows of {row_tokens:,} tokens would take {_size(choice.forecast.total)}, and "
-                    f"{self._where()} has {_size(self._budget)} for it. {self._change(row_tokens, self._budget)} "
+                    f"Training on rows of {row_tokens:,} tokens would take {size(choice.forecast.total)}, and "
+                    f"{self._where()} has {size(self._budget)} for it. {self._change(row_tokens, self._budget)} "
                     "To start all the same: parakeet build --try-anyway"
                 )
 
@@ -67,8 +66,8 @@ class Policy:
 
     def peak_line(self) -> str:
         """The peak of memory seen so far beside the forecast, for people."""
-        before = f", {_size(self._before)} of it before training began" if self._before else ""
-        return f"Peak memory {_size(peak_memory(self._device))}{before}; forecast {_size(self.forecast_bytes)}."
+        before = f", {size(self._before)} of it before training began" if self._before else ""
+        return f"Peak memory {size(peak_memory(self._device))}{before}; forecast {size(self.forecast_bytes)}."
 
     def out_of_memory(self, step: int, row_tokens: int) -> ParakeetError:
         """What to say where memory was refused after all."""
@@ -76,7 +75,7 @@ class Policy:
         less = int(0.9 * min(self._budget, forecast))
         return ParakeetError(
             f"Step {step:,}: the memory of {self._where()} is not enough for rows of {row_tokens:,} tokens. Forecast "
-            f"{_size(forecast)} of {_size(self._budget)}; at most {_size(peak_memory(self._device))} were taken until "
+            f"{size(forecast)} of {size(self._budget)}; at most {size(peak_memory(self._device))} were taken until "
             f"it was refused. {self._change(row_tokens, less)} Then run the same build again."
         )
 
@@ -108,9 +107,5 @@ class Policy:
         fits = "" if choice.fits else ", which is more than there is: trying it anyway"
         return (
             f"Rows of {row_tokens:,} tokens: {', '.join(how)}. "
-            f"Forecast {_size(choice.forecast.total)} of {_size(self._budget)}{fits}."
+            f"Forecast {size(choice.forecast.total)} of {size(self._budget)}{fits}."
         )
-
-
-def _size(n_bytes: int) -> str:
-    return f"{n_bytes / GIB:,.2f} GiB" if n_bytes >= GIB else f"{n_bytes / MIB:,.1f} MiB"

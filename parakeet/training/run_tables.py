@@ -10,11 +10,13 @@ from typing import Any
 from parakeet.progress import brief
 from parakeet.training.heartbeat import age
 from parakeet.training.job import BEST_FILE, METRICS_FILE
-from parakeet.training.metrics import read_metrics
+from parakeet.training.metrics import EVENTS_FILE, read_metrics
 from parakeet.training.runs import Run, find_run, list_runs, number, one_line, short_keys
 
 UNKNOWN = "–"
 LAST_EVENTS = 10
+EVENT_WIDTH = 100
+"""Characters of an event's text: that of a step left out is as long as the identifiers of its documents."""
 LEAST_NEEDED = ("rolled back", "skipped", "saved", "tokens", "model", "tokens/s")
 """Columns that a narrow terminal does without, in this order; `parakeet runs RUN` has them all."""
 
@@ -42,7 +44,7 @@ def render_run(folder: Path, prefix: str) -> str:
         [f"{run.key}: {run.state}", *_indented(_facts(run))],
         ["Settings", *_indented([[one_line(key), shown(value)] for key, value in run.settings.items()])],
         ["Checkpoints", *_indented(_checkpoints(run))],
-        [f"Last {LAST_EVENTS} events", *_indented(_events(run))],
+        [f"Last {LAST_EVENTS} events, in full in {EVENTS_FILE}", *_indented(_events(run))],
     ]
     return "\n\n".join("\n".join(section) for section in sections)
 
@@ -146,8 +148,13 @@ def _best(run: Run) -> int | None:
 
 
 def _events(run: Run) -> list[list[str]]:
-    rows = [[_when(e["time"]), one_line(e["kind"]), f"step {e['step']:,}", one_line(e["text"])] for e in run.events]
-    return rows[-LAST_EVENTS:] or [["none"]]
+    last = run.events[-LAST_EVENTS:]
+    rows = [[_when(e["time"]), one_line(e["kind"]), f"step {e['step']:,}", _cut(one_line(e["text"]))] for e in last]
+    return rows or [["none"]]
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= EVENT_WIDTH else f"{text[: EVENT_WIDTH - 1].rstrip()}…"
 
 
 def _when(seconds: float) -> str:

@@ -11,12 +11,22 @@ from typing import Any
 
 from parakeet.artifact import Artifact
 from parakeet.errors import ParakeetError
+from parakeet.locking import exclusive
 from parakeet.model.config import WEIGHTS_FILE, ModelConfig
 from parakeet.progress import Progress
-from parakeet.recipe import Recipe
+from parakeet.recipe import Recipe, Training
 from parakeet.tokenizer import Tokenizer
 from parakeet.training.disk import bytes_on_disk, run_bytes
-from parakeet.training.job import FAILURE_FILE, METRICS_FILE, SUMMARY_FILE, TrainingJob
+from parakeet.training.forecast import unmet
+from parakeet.training.job import (
+    FAILURE_FILE,
+    LAUNCH_LOCK_FILE,
+    LOCK_FILE,
+    METRICS_FILE,
+    SUMMARY_FILE,
+    TRAINED,
+    TrainingJob,
+)
 
 Launch = Callable[[Sequence[str]], str | None]
 """Runs a command to its end; None if that went well, else in a few words how it ended."""
@@ -64,6 +74,17 @@ def _plan_digests(plan: Artifact, lengths: Sequence[int]) -> dict[str, str]:
     return {str(row_tokens): plan.manifest["files"][plan_file(row_tokens)]["sha256"] for row_tokens in lengths}
 
 
+def refuse_unmet(training: Training) -> None:
+    """ParakeetError for what training asks for and this machine lacks: before hours of work on the text, not after."""
+    cuda = training.device != "cpu"
+    if training.attention == "flex" and training.device == "auto":
+        import torch
+
+        cuda = torch.cuda.is_available()
+    for problem in unmet(training, cuda):
+        raise ParakeetError(problem)
+
+
 def make_checkpoint(
     recipe: Recipe,
     inputs: Mapping[str, Artifact],
@@ -79,10 +100,9 @@ def make_checkpoint(
     `try_anyway` starts a training that is forecast not to fit the device.
     """
     run = runs / run_key(recipe, inputs)
-    if fresh:
-        shutil.rmtree(run, ignore_errors=True)
     run.mkdir(parents=True, exist_ok=True)
-    (run / FAILURE_FILE).unlink(missing_ok=True)
+    if fresh:
+        _clear(run, progress)
     job = TrainingJob(
         model=recipe.model,
         training=recipe.training,
@@ -96,22 +116,51 @@ def make_checkpoint(
         output=output,
         try_anyway=try_anyway,
     )
+    before = _time_of(run / FAILURE_FILE)
     problem = launch([sys.executable, "-m", "parakeet.training", str(job.save()), str(os.getpid())])
     if problem is not None:
-        raise ParakeetError(_why(run, problem))
+        raise ParakeetError(_why(job, problem, before))
     shutil.copy2(run / METRICS_FILE, output / METRICS_FILE)
     summary: dict[str, Any] = json.loads((output / SUMMARY_FILE).read_text(encoding="utf-8"))
     return {"run": run.name, **summary}
 
 
-def _why(run: Path, problem: str) -> str:
-    failure = run / FAILURE_FILE
-    if failure.is_file():
+def _clear(run: Path, progress: Progress) -> None:
+    """Delete all of a run but its locks, when nobody trains it any more.
+
+    An orphan of a build that was killed may still be saving. Were its lock file deleted, a second trainer would lock
+    another file of the same name, and both would write here.
+    """
+    launched, trained = run / LAUNCH_LOCK_FILE, run / LOCK_FILE
+    kept = {launched, trained, launched.with_suffix(".holder"), trained.with_suffix(".holder")}
+    with exclusive(launched, TRAINED, progress), exclusive(trained, TRAINED, progress):
+        # Checkpoints first: what is left of them without their metrics would still be gone on from.
+        for path in sorted(run.iterdir(), key=lambda path: not path.is_dir()):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path not in kept:
+                path.unlink()
+
+
+def _why(job: TrainingJob, problem: str, before: int | None) -> str:
+    """What the trainer said at its end. `before`: the time of what one before it had said, which it may have left."""
+    failure = job.run / FAILURE_FILE
+    if (job.output / FAILURE_FILE).is_file():
+        return (job.output / FAILURE_FILE).read_text(encoding="utf-8")
+    if _time_of(failure) not in (None, before):
         return failure.read_text(encoding="utf-8")
     return (
         f"The training process ended early ({problem}). Run the same command again: it goes on from its last "
-        f"checkpoint in {run}."
+        f"checkpoint in {job.run}."
     )
+
+
+def _time_of(path: Path) -> int | None:
+    """When a file was written, in nanoseconds; None where there is none."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
 
 
 def expected_bytes(recipe: Recipe, inputs: Mapping[str, Artifact], runs: Path) -> int:

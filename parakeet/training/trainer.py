@@ -14,7 +14,7 @@ from parakeet.model.config import ModelConfig
 from parakeet.model.transformer import Parakeet
 from parakeet.progress import Progress
 from parakeet.tokenizer import Tokenizer
-from parakeet.training.checkpoint import RunState, Snapshot, restore_newest
+from parakeet.training.checkpoint import RunState, Snapshot, restore_good, restore_newest
 from parakeet.training.device import choose_device, is_out_of_memory, peak_memory
 from parakeet.training.distributed import Ranks, join, local_rank, world_size
 from parakeet.training.feed import Feed
@@ -84,19 +84,22 @@ class Trainer:
         self.optimizer = make_optimizer(self.model, settings)
         self.stepper = Stepper(self.model, self.optimizer, ranks, settings, tokenizer.padding)
         self.saver = Saver(job, ranks.leads, watch)
-        self.speed = Speed(self.config, ranks)
+        self.speed = Speed(self.config, ranks, settings.precision)
         self.healing = Healing()
         self.left_out = ""
         self.step = 0
         self.tokens = 0
 
     def resume(self) -> None:
-        """Go on from the newest checkpoint that fits, if there is one; ParakeetError if it is of another model."""
-        state = self._restore()
+        """Go on from the newest checkpoint that fits, if there is one.
+
+        ParakeetError if it is of another model, or if none of those that would fit is whole.
+        """
+        state = self._restore(None)
         if state is not None:
             self.feed.restore(state.loaders)
             self.healing.restore(state.monitor, state.good_step, state.skipped, state.rolled_back)
-        self.watch.cut_back(self.step)
+        self.watch.resume(self.step, self.schedule, None if state is None else state.schedule)
         if state is None:
             self.watch.event("started", 0, f"Training began: {self.schedule.total_steps:,} steps.")
             return
@@ -196,6 +199,7 @@ class Trainer:
         return loss
 
     def _save(self, validation_loss: float | None) -> None:
+        self.watch.flush()
         state = RunState(
             step=self.step,
             tokens=self.tokens,
@@ -204,7 +208,6 @@ class Trainer:
             monitor=self.healing.state(),
             skipped=self.healing.skipped,
             rolled_back=self.healing.rolled_back,
-            metrics_bytes=self.watch.flushed_bytes(),
             validation_loss=validation_loss,
             world_size=self.ranks.world,
             good_step=self.healing.good_step,
@@ -212,9 +215,9 @@ class Trainer:
         self.saver.save(Snapshot(self.model, self.optimizer, state))
 
     def _go_back(self) -> int:
-        """Return to the last good checkpoint, but not to its data; how many steps that is.
+        """Return to the last good checkpoint that is there, but not to its data; how many steps that is.
 
-        Raises ParakeetError where that was done too often.
+        Raises ParakeetError where that was done too often, or none can be read; nothing is removed then.
         """
         step, target = self.step, self.healing.good_step
         if not self.healing.may_go_back:
@@ -225,13 +228,15 @@ class Trainer:
                 "Lower training.learning_rate and run the same build again."
             )
         self.saver.wait()
-        if self.ranks.leads:
-            discard_after(self.job.run, self.schedule, target)
-        state = self._restore()
+        state = self._restore(target) if target else None
         if state is None:
-            self.model.load_state_dict(self._new_model().state_dict())
-            self.optimizer.state.clear()
+            self._start_over()
+        # Not before: until the target is read, the later ones are all that the run has.
+        if self.ranks.leads:
+            discard_after(self.job.run, self.schedule, self.step)
         self.healing.went_back(None if state is None else state.monitor)
+        # An earlier one where that of `target` could not be saved or is torn.
+        self.healing.good_step = self.step
         self.watch.cut_back(self.step)
         text = f"Went back from step {step:,} to step {self.step:,}, and on to the data after that of step {step:,}."
         self.watch.tell("rolled_back", step, text, to=self.step)
@@ -242,15 +247,28 @@ class Trainer:
             return "There is no good checkpoint yet."
         return f"The last good checkpoint is that of step {self.healing.good_step:,} in {self.job.run}."
 
-    def _restore(self) -> RunState | None:
-        """Weights, optimizer and counters of the newest checkpoint that fits; all ranks read the same one."""
+    def _restore(self, good_step: int | None) -> RunState | None:
+        """Weights, optimizer and counters of the newest checkpoint that fits; all ranks read the same one.
+
+        With `good_step`, of the newest that the run may go back to: there always is one, or ParakeetError is raised.
+        """
         self.ranks.wait()
-        state = restore_newest(self.job.run, self.model, self.optimizer, self.schedule, self.watch.progress)
+        run, progress = self.job.run, self.watch.progress
+        if good_step is None:
+            state = restore_newest(run, self.model, self.optimizer, self.schedule, progress)
+        else:
+            state = restore_good(run, self.model, self.optimizer, self.schedule, progress, good_step)
         self.step, self.tokens = (state.step, state.tokens) if state else (0, 0)
         (steps,) = self.ranks.add_up([self.step])
         if steps != self.step * self.ranks.world:
             raise ParakeetError(f"The processes do not see the same checkpoints in {self.job.run}; run the same again.")
         return state
+
+    def _start_over(self) -> None:
+        """As the run began."""
+        self.model.load_state_dict(self._new_model().state_dict())
+        self.optimizer.state.clear()
+        self.step = self.tokens = 0
 
     def _new_model(self) -> Parakeet:
         model = Parakeet(self.config)

@@ -9,6 +9,7 @@ from parakeet.training.heartbeat import Heartbeat
 from parakeet.training.job import TrainingJob
 from parakeet.training.metrics import EVENTS_FILE, Kind, RunLog, StepRecord
 from parakeet.training.reporting import Reporter
+from parakeet.training.schedule import Schedule
 
 
 class Watch:
@@ -58,17 +59,20 @@ class Watch:
         self.event("save_failed", step, text)
         self._reporter.event(text)
 
+    def resume(self, step: int, schedule: Schedule, source: Schedule | None) -> None:
+        """A run of `schedule` goes on after `step` from the checkpoint of one of `source`; None: from the beginning."""
+        if self._log is not None:
+            self._log.resume(step, schedule, source)
+
     def cut_back(self, step: int) -> None:
         """The steps after `step` will be made again."""
         if self._log is not None:
             self._log.cut_back(step)
 
-    def flushed_bytes(self) -> int:
-        """Length of metrics.jsonl, all of it on the disk; 0 for ranks that do not lead."""
-        if self._log is None:
-            return 0
-        self._log.flush()
-        return self._log.metrics_bytes
+    def flush(self) -> None:
+        """All of the log on the disk, so that a checkpoint may follow."""
+        if self._log is not None:
+            self._log.flush()
 
     def __enter__(self) -> "Watch":
         return self

@@ -9,6 +9,7 @@ from parakeet.artifact import explain_os_error
 from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
 from parakeet.training.checkpoint import HostCopy, RunState, Snapshot, prune, tidy, write_checkpoint
+from parakeet.training.device import is_out_of_memory
 
 
 class CheckpointWriter:
@@ -18,9 +19,9 @@ class CheckpointWriter:
     writer's own: `saved(step)` after the checkpoint counts, `on_failure(step, text)` where it could not be written.
     So both may use what is not made for threads, such as Dagster's pipes.
 
-    A write that failed on an OSError, a full disk say, is said once and forgotten, since the next save writes
-    everything again; only where no other save came after it, `close` raises it. Any other error is a
-    mistake in the program and raised where it is told.
+    A save that failed on an OSError, a full disk say, or for want of memory for the copy, is said once and
+    forgotten, since the next save writes everything again; only where no other save came after it, `close` raises
+    it. Any other error is a mistake in the program and raised where it is told.
 
     Only one process may hold the writer of a run: it removes at once what a killed one left half written.
     """
@@ -51,7 +52,25 @@ class CheckpointWriter:
         A write under way is waited for before anything is copied, so that there are never two copies.
         """
         self.wait()
-        self._write = _Write(self._run, HostCopy.of(snapshot), self._keep_checkpoints, self._keep_every)
+        copy = self._copied(snapshot)
+        if copy is not None:
+            self._write = _Write(self._run, copy, self._keep_checkpoints, self._keep_every)
+
+    def _copied(self, snapshot: Snapshot) -> HostCopy | None:
+        """None, and said, where there is no memory for it."""
+        try:
+            return HostCopy.of(snapshot)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        step = snapshot.state.step
+        self._unsaved = ParakeetError(
+            f"There was not enough memory to copy the checkpoint of step {step:,}. Nothing that was there before was "
+            "lost or replaced: free memory of this machine and run the same command again."
+        )
+        text = f"The checkpoint of step {step:,} could not be saved: there is not enough memory for its copy."
+        self._tell_failure(step, text, "free memory of this machine")
+        return None
 
     def poll(self) -> None:
         """Tell what the latest write came to, if it has ended; takes no time."""
@@ -71,8 +90,11 @@ class CheckpointWriter:
             self._saved(write.step)
         if write.failure:
             text = f"The checkpoint of step {write.step:,} {write.failure}."
-            self._progress.say(f"{text} Training goes on and the next save tries again: free space in {self._run}.")
-            self._on_failure(write.step, text)
+            self._tell_failure(write.step, text, f"free space in {self._run}")
+
+    def _tell_failure(self, step: int, text: str, advice: str) -> None:
+        self._progress.say(f"{text} Training goes on and the next save tries again: {advice}.")
+        self._on_failure(step, text)
 
     def close(self) -> None:
         """Wait for the last write. Raises ParakeetError where it failed: the run would go on from an earlier step."""

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from ..conftest import without_root_rights
@@ -89,6 +90,17 @@ def test_select_and_force(copy: tuple[Path, Path]) -> None:
     assert made(finished.stderr) == ["token_shards"]
     assert b"checkpoint" not in finished.stderr
     assert len(list((home / "token_shards").glob("*-*"))) == 2
+
+
+def test_what_this_machine_cannot_train_is_refused_before_any_stage(copy: tuple[Path, Path]) -> None:
+    home, recipe = copy
+    changed = write_recipe(recipe.parent, attention="flex", device="auto")
+    if torch.cuda.is_available():
+        pytest.skip("FlexAttention can be computed here")
+    finished = parakeet(home, "build", "--recipe", str(changed), "--force", "documents")
+    assert finished.returncode == 1
+    assert b"training.attention is flex, which a CPU cannot compute" in finished.stderr
+    assert len(finished.stderr.splitlines()) == 1
 
 
 def test_two_processes_train_one_model(copy: tuple[Path, Path]) -> None:

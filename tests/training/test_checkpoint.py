@@ -1,7 +1,8 @@
+import hashlib
 import io
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +15,7 @@ from safetensors.torch import load_file
 
 from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
-from parakeet.training.checkpoint import RunState, checkpoints, prune, read_state, restore_newest
+from parakeet.training.checkpoint import RunState, checkpoints, prune, read_state, restore_good, restore_newest
 from parakeet.training.schedule import Phase, Schedule
 
 from .toy_run import SCHEDULE, ToyRun, run_state, write
@@ -26,6 +27,24 @@ SHORTER = Schedule(1e-3, 2, 400, 500, (Phase(16, 500),))
 def restore(run: Path, toy: ToyRun, schedule: Schedule = SCHEDULE) -> tuple[RunState | None, str]:
     said = io.StringIO()
     return restore_newest(run, toy.model, toy.optimizer, schedule, Progress(said)), said.getvalue()
+
+
+def go_back(run: Path, toy: ToyRun, good_step: int) -> tuple[RunState, str]:
+    said = io.StringIO()
+    return restore_good(run, toy.model, toy.optimizer, SCHEDULE, Progress(said), good_step), said.getvalue()
+
+
+def save_good(run: Path, toy: ToyRun, step: int, good_step: int) -> Path:
+    """As the schedule does where both are the same, else as a run that somebody stopped."""
+    return write(run, replace(toy.snapshot(step), state=replace(run_state(step), good_step=good_step)))
+
+
+@pytest.fixture(autouse=True)
+def _bitsandbytes_forgets() -> Iterator[None]:
+    """Its manager would apply what a test's model asked for to the next one's parameters in the same places."""
+    yield
+    if "bitsandbytes" in sys.modules:
+        sys.modules["bitsandbytes"].optim.GlobalOptimManager.get_instance().initialize()
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -147,13 +166,59 @@ def test_a_damaged_checkpoint_is_said_and_passed_over(
     assert "Going back to the checkpoint before it." in said
 
 
-def test_a_run_without_a_whole_checkpoint_begins_anew_and_says_so(tmp_path: Path) -> None:
+def test_a_run_of_which_every_checkpoint_is_faulty_is_refused_and_left_alone(tmp_path: Path) -> None:
     toy = ToyRun()
+    toy.make_step(1)
     flip_last_bit(toy.save(tmp_path, 1) / "model.safetensors")
+    (toy.save(tmp_path, 2) / "state.json").write_text("{", encoding="utf-8")
+    toy.save(tmp_path, 450, SHORTER)
+    toy.make_step(2)
+    before = toy.bits()
+    with pytest.raises(ParakeetError, match="Nothing was changed") as caught:
+        restore(tmp_path, toy)
+    assert "step-00000001/model.safetensors was changed" in str(caught.value)
+    assert "step-00000002/state.json cannot be read" in str(caught.value)
+    assert "step-00000450" not in str(caught.value)
+    assert "--force checkpoint" in str(caught.value)
+    assert toy.bits() == before
+    assert len(checkpoints(tmp_path)) == 3
+
+
+def test_a_run_beside_others_checkpoints_begins_anew_and_says_so(tmp_path: Path) -> None:
+    toy = ToyRun()
     toy.save(tmp_path, 450, SHORTER)
     state, said = restore(tmp_path, toy)
     assert state is None
-    assert said.endswith(f"None of the 2 checkpoints in {tmp_path} can be gone on from: training begins anew.\n")
+    assert said == f"None of the 1 checkpoints in {tmp_path} can be gone on from: training begins anew.\n"
+
+
+def rewrite_without(path: Path, *names: str) -> None:
+    """As a version wrote it that did not know them."""
+    values = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    kept = {name: value for name, value in values.items() if name not in (*names, "sha256")}
+    told = hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+    (path / "state.json").write_text(json.dumps(kept | {"sha256": told}), encoding="utf-8")
+
+
+def test_a_checkpoint_of_an_earlier_version_is_gone_on_from_and_gone_back_to(tmp_path: Path) -> None:
+    toy = ToyRun()
+    toy.make_step(1)
+    rewrite_without(toy.save(tmp_path, 1), "good_step")
+    saved = toy.bits()
+    for read in (restore, lambda run, other: go_back(run, other, good_step=1)):
+        other = ToyRun(seed=2)
+        assert read(tmp_path, other) == (replace(run_state(1), good_step=1), "")
+        assert other.bits() == saved
+
+
+@pytest.mark.parametrize("name", ["tokens", "schedule", "files", "optimizer"])
+def test_a_checkpoint_that_lacks_what_has_no_default_is_passed_over(tmp_path: Path, name: str) -> None:
+    toy = ToyRun()
+    toy.save(tmp_path, 1)
+    rewrite_without(toy.save(tmp_path, 2), name)
+    state, said = restore(tmp_path, toy)
+    assert state == run_state(1)
+    assert f"state.json is of another version of Parakeet: it has no {name}." in said
 
 
 def test_another_models_checkpoint_is_refused_with_both_shapes(tmp_path: Path) -> None:
@@ -173,9 +238,16 @@ def test_another_optimizers_checkpoint_is_refused_with_both_names(tmp_path: Path
     saved.save(tmp_path, 1)
     toy = ToyRun("muon", seed=2)
     before = toy.bits()
-    with pytest.raises(ParakeetError, match=r"AdamW over 10 \+ 7 parameters; the recipe's is .* over 9 \+ 1 \+ 7 "):
+    with pytest.raises(ParakeetError, match=r"AdamW over 10 \+ 7 parameters; the recipe's is Muon\+AdamW over 9 \+ 1 "):
         restore(tmp_path, toy)
     assert toy.bits() == before
+
+
+def test_a_joined_optimizer_is_told_by_the_names_of_its_parts(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    ToyRun("adamw_8bit").save(tmp_path, 1)
+    with pytest.raises(ParakeetError, match=r"another optimizer: AdamW8bit over .*; the recipe's is Muon\+AdamW over"):
+        restore(tmp_path, ToyRun("muon"))
 
 
 def test_the_newest_that_both_schedules_share_is_gone_on_from(tmp_path: Path) -> None:
@@ -237,6 +309,46 @@ def test_what_is_kept_is_what_is_needed(made: list[tuple[int, float | None]], ke
             assert best(run) == {"step": min(measured)[1], "validation_loss": min(measured)[0]}
         else:
             assert not (run / "best.json").exists()
+
+
+def test_the_good_one_stays_also_where_a_later_one_could_not_be_saved(tmp_path: Path) -> None:
+    """The schedule asked for 400, and the disk was full; somebody stopped the run at 390, 410 and 420."""
+    toy = ToyRun()
+    save_good(tmp_path, toy, 100, good_step=100)
+    save_good(tmp_path, toy, 200, good_step=200)
+    for step, good_step in ((390, 200), (410, 400), (420, 400)):
+        save_good(tmp_path, toy, step, good_step)
+        prune(tmp_path, replace(run_state(step), good_step=good_step), 1, 0)
+        assert names(tmp_path) == [200, step]
+    assert go_back(tmp_path, toy, good_step=400)[0].step == 200
+
+
+def test_what_is_gone_back_to_is_the_newest_whole_one_that_the_schedule_asked_for(tmp_path: Path) -> None:
+    toy = ToyRun()
+    for step, good_step in ((200, 200), (300, 300), (390, 300), (400, 400), (410, 400)):
+        path = save_good(tmp_path, toy, step, good_step)
+    (path / "state.json").write_text("{", encoding="utf-8")
+    assert go_back(tmp_path, toy, good_step=399)[0].step == 300
+    assert go_back(tmp_path, toy, good_step=400)[0].step == 400
+    flip_last_bit(tmp_path / "step-00000400" / "optimizer.safetensors")
+    state, said = go_back(tmp_path, toy, good_step=400)
+    assert state.step == 300
+    assert "step-00000400/optimizer.safetensors was changed after it was written. Going back to" in said
+    assert [path.name for path in checkpoints(tmp_path)][-1] == "step-00000410"
+
+
+def test_a_run_that_cannot_go_back_is_told_why_and_left_alone(tmp_path: Path) -> None:
+    toy = ToyRun()
+    toy.make_step(1)
+    before = toy.bits()
+    save_good(tmp_path, toy, 410, good_step=400)
+    with pytest.raises(ParakeetError, match=r"step 400, but neither that .* None was saved\. Nothing was removed"):
+        go_back(tmp_path, toy, good_step=400)
+    flip_last_bit(save_good(tmp_path, toy, 200, good_step=200) / "model.safetensors")
+    with pytest.raises(ParakeetError, match=r"step-00000200/model.safetensors was changed .*--force checkpoint"):
+        go_back(tmp_path, toy, good_step=400)
+    assert names(tmp_path) == [200, 410]
+    assert toy.bits() == before
 
 
 def test_a_longer_runs_checkpoints_push_nothing_out(tmp_path: Path) -> None:

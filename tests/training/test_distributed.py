@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from parakeet.errors import INTERRUPTED
 from parakeet.locking import is_held
-from parakeet.training.job import LOCK_FILE, TrainingJob
+from parakeet.training.job import FAILURE_FILE, LAUNCH_LOCK_FILE, LOCK_FILE, TrainingJob
 
 from .conftest import SECONDS, ForkServer, MakeJob, events, failure, history, until
 
@@ -108,6 +109,22 @@ def test_the_launcher_s_processes_stop_together_and_end_together(
     # Another number of processes goes on.
     assert "made by 2 processes, and 1 go on" in trainers.finish(make_job("launched", **SETTINGS))
     assert_same_training(job, alone)
+
+
+@pytest.mark.parametrize("held", [LAUNCH_LOCK_FILE, LOCK_FILE])
+def test_a_signal_ends_the_launcher_s_wait_for_the_run(make_job: MakeJob, held: str) -> None:
+    job = make_job("waiting", processes=2)
+    with FileLock(job.parent / held):
+        process = launch(job)
+        assert process.stderr is not None
+        assert "Waiting: this run is being trained by" in process.stderr.readline()
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=SECONDS)
+    assert process.returncode == INTERRUPTED, said
+    assert "Traceback" not in said
+    assert "had not begun" in (TrainingJob.load(job).output / FAILURE_FILE).read_text(encoding="utf-8")
+    assert not (job.parent / FAILURE_FILE).exists()
+    assert not history(job)
 
 
 def test_rows_that_cannot_be_shared_are_one_message(make_job: MakeJob) -> None:

@@ -13,10 +13,12 @@ from parakeet.model.config import ModelConfig
 from parakeet.model.execution import Execution
 from parakeet.model.transformer import Parakeet
 from parakeet.recipe import Training
+from parakeet.training.cards import find_card
 from parakeet.training.distributed import Ranks
 from parakeet.training.forecast import AUTO_SHARE, Forecast, choose, fitting_change, forecast, longest_row
 from parakeet.training.memory import GIB
 from parakeet.training.optimizer import make_optimizer
+from parakeet.training.speed import Speed
 from parakeet.training.steps import Stepper
 
 from .allocation import peak_bytes
@@ -173,7 +175,7 @@ def test_the_same_arguments_give_the_same_choice(gib: int, row_tokens: int, cuda
 @pytest.mark.parametrize(
     ("settings", "row_tokens", "budget", "sentence"),
     [
-        ({"recompute": "none"}, 8192, 11.2, r"^Set training\.recompute to auto: the forecast is then \d+\.\d GiB\.$"),
+        ({"recompute": "none"}, 8192, 11.2, r"^Set training\.recompute to auto: the forecast is then \d+\.\d\d GiB\.$"),
         ({"micro_batch_tokens": 65_536}, 1024, 11.2, r"^Set training\.micro_batch_tokens to 0: "),
         ({"attention": "reference"}, 8192, 11.2, r"^Set training\.attention to auto: "),
         ({}, 8192, 6.2, r"^Set training\.optimizer to adamw_8bit: "),
@@ -184,7 +186,7 @@ def test_the_same_arguments_give_the_same_choice(gib: int, row_tokens: int, cuda
             11.2,
             r"^Rows of at most \d\d,\d\d\d tokens would fit: set packing\.row_",
         ),
-        ({}, 1024, 4.0, r"^Weights, gradients and optimizer alone take 4\.2 GiB: make the model smaller"),
+        ({}, 1024, 4.0, r"^Weights, gradients and optimizer alone take 4\.18 GiB: make the model smaller"),
     ],
 )
 def test_the_mildest_change_that_fits_is_named(
@@ -201,3 +203,16 @@ def test_the_longest_row_fits_and_the_next_does_not() -> None:
         settings = training(recompute="block", batch_tokens=2 * row_tokens, micro_batch_tokens=row_tokens)
         assert choose(LARGE, settings, row_tokens, 11 * GIB, True, triton=True).fits is fits
     assert longest_row(LARGE, training(), 2 * GIB, True) == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_mfu_is_a_share_of_a_peak_that_is_known_only_in_bf16() -> None:
+    if find_card(torch.cuda.get_device_name()) is None:
+        pytest.skip("the card is not in the table")
+    ranks = Ranks(0, 1, torch.device("cuda"))
+    assert Speed(LARGE, ranks, "fp32").utilisation(1024, 1000.0) == (None, None)
+    causal, palm = Speed(LARGE, ranks, "bf16").utilisation(1024, 1000.0)
+    assert causal is not None
+    assert palm is not None
+    assert 0 < causal < palm < 1

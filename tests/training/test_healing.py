@@ -1,7 +1,9 @@
 """Steps that went wrong, made so by the data: real runs that leave them out, go back, and give up."""
 
 import re
+import resource
 import signal
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from parakeet.data.loader import row_order
 from parakeet.data.packing import pack, plan_file, write_plan
 from parakeet.data.shards import ShardWriter, TokenDocument
+from parakeet.errors import INTERRUPTED
 from parakeet.training.checkpoint import checkpoints
 from parakeet.training.job import TrainingJob
 
@@ -110,6 +113,86 @@ def test_a_run_that_left_out_and_went_back_goes_on_to_the_same_bits(
     running.wait()
     trainers.finish(job)
     assert result(job) == result(finished)
+
+
+def test_where_the_last_good_checkpoint_was_not_saved_the_one_before_it_is_gone_back_to(
+    make_job: MakeJob, data: Data, trainers: ForkServer
+) -> None:
+    """The disk is full at step 60 and not before or after; then somebody stops the run, with checkpoints."""
+    job = make_job("full", **settings(data) | {"checkpoint_steps": 30, "decay_fraction": 0.0})
+    running = trainers.start(job)
+    until(lambda: steps_saved(job) == [30], running)
+    resource.prlimit(running.process, resource.RLIMIT_FSIZE, (1 << 15, resource.RLIM_INFINITY))
+    until(lambda: bool(events(job, "save_failed")), running)
+    resource.prlimit(running.process, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    running.send(signal.SIGTERM)
+    assert running.wait() == INTERRUPTED
+    (failed,) = events(job, "save_failed")
+    stopped = len(history(job))
+    assert failed["step"] == 60
+    assert 60 < stopped < GONE_BACK[0]
+    assert steps_saved(job) == [30, stopped]
+    trainers.finish(job)
+    (event,) = events(job, "rolled_back")
+    assert (event["step"], event["to"]) == (89, 30)
+    assert [line[0] for line in history(job)] == list(range(1, STEPS + 1))
+
+
+@pytest.fixture
+def stopped(make_job: MakeJob, data: Data, trainers: ForkServer) -> Path:
+    """The job of a run that was stopped at step 81, with the good checkpoints of 75 and 80."""
+    whole = settings(data) | {"decay_fraction": 0.0, "keep_checkpoints": 3}
+    trainers.finish(make_job("run", **whole | {"tokens": 80 * ROWS * ROW_TOKENS}))
+    job = make_job("run", **whole)
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    assert trainers.start(job, parent=gone.pid).wait() == INTERRUPTED
+    assert steps_saved(job) == [75, 80, 81]
+    return job
+
+
+def test_a_good_checkpoint_that_is_torn_is_passed_over_for_the_one_before_it(
+    stopped: Path, trainers: ForkServer
+) -> None:
+    tear(stopped, 80)
+    assert "step-00000080/model.safetensors was changed" in trainers.finish(stopped)
+    (event,) = events(stopped, "rolled_back")
+    assert (event["step"], event["to"]) == (89, 75)
+    assert history(stopped)[-1][0] == STEPS
+
+
+def test_a_run_without_a_good_checkpoint_keeps_the_others_and_ends_with_one_message(
+    stopped: Path, trainers: ForkServer
+) -> None:
+    for step in (75, 80):
+        tear(stopped, step)
+    for _ in range(2):
+        running = trainers.start(stopped)
+        assert running.wait() == 1
+        assert "Training has to go back to the checkpoint of step 80" in failure(stopped)
+        assert "--force checkpoint" in failure(stopped)
+        assert "Traceback" not in running.said()
+        assert steps_saved(stopped) == [75, 80, 81]
+        assert not events(stopped, "rolled_back")
+
+
+def test_a_run_of_torn_checkpoints_is_not_begun_anew(stopped: Path, trainers: ForkServer) -> None:
+    before = history(stopped)
+    for step in (75, 80, 81):
+        tear(stopped, step)
+    assert trainers.start(stopped).wait() == 1
+    assert "Nothing was changed" in failure(stopped)
+    assert history(stopped) == before
+    assert steps_saved(stopped) == [75, 80, 81]
+
+
+def steps_saved(job: Path) -> list[int]:
+    return [int(path.name.removeprefix("step-")) for path in checkpoints(job.parent)]
+
+
+def tear(job: Path, step: int) -> None:
+    weights = job.parent / f"step-{step:08d}" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
 
 
 def test_a_run_that_cannot_be_helped_ends_with_one_message(make_job: MakeJob, trainers: ForkServer) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import math
+import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,9 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parakeet.errors import ParakeetError
+from parakeet.recipe import Packing, Training
 from parakeet.training.heartbeat import Heartbeat, age, read_heartbeats
 from parakeet.training.job import METRICS_FILE
-from parakeet.training.metrics import EVENTS_FILE, RunLog, StepRecord, read_events, read_metrics
+from parakeet.training.metrics import EVENTS_FILE, SCHEDULE_FILE, RunLog, StepRecord, read_events, read_metrics
+from parakeet.training.schedule import Schedule
 
 
 def record(step: int, loss: float = 5.0, **others: object) -> StepRecord:
@@ -86,7 +90,6 @@ def test_cutting_back_leaves_what_goes_on_from_there(
     again = RunLog(run, tensorboard=False)
     again.cut_back(kept)
     assert steps(run) == list(range(1, min(count, kept) + 1))
-    assert again.metrics_bytes == (run / METRICS_FILE).stat().st_size
     again.step(record(kept + 1))
     assert steps(run)[-1] == kept + 1
     assert (run / METRICS_FILE).read_bytes().count(b"\n") == len(steps(run))
@@ -125,12 +128,119 @@ def test_a_file_that_was_deleted_meanwhile_is_begun_again(tmp_path: Path) -> Non
     log = RunLog(tmp_path, tensorboard=False)
     log.step(record(1))
     (tmp_path / METRICS_FILE).unlink()
-    assert log.metrics_bytes == 0
     assert steps(tmp_path) == []
     log.flush()
     log.cut_back(1)
     log.step(record(2))
     assert steps(tmp_path) == [2]
+
+
+def schedule(total: int, decay: float = 0.4) -> Schedule:
+    training = Training.model_construct(
+        tokens=512 * total, batch_tokens=512, decay_fraction=decay, warmup_steps=2, learning_rate=1e-3
+    )
+    return Schedule.from_recipe(training, Packing(row_tokens=32))
+
+
+LONG, BRANCH, OTHER_DECAY = schedule(1000), schedule(30), schedule(30, decay=0.2)
+Lines = list[tuple[int, float]]
+
+
+def lines(run: Path) -> Lines:
+    return [(values["step"], values["loss"]) for values in read_metrics(run / METRICS_FILE)]
+
+
+def go_on(run: Path, mine: Schedule, source: Schedule | None, after: int, last: int, loss: float) -> Lines:
+    """A process that trains from the checkpoint that `source` wrote; the history it leaves."""
+    log = RunLog(run, tensorboard=False)
+    log.resume(after, mine, source)
+    for step in range(after + 1, last + 1):
+        log.step(record(step, loss))
+    log.close()
+    return lines(run)
+
+
+def test_a_long_run_has_its_whole_history_after_a_branch_was_cut_from_it(tmp_path: Path) -> None:
+    long = go_on(tmp_path, LONG, None, 0, 100, 5.0)
+    branch = go_on(tmp_path, BRANCH, LONG, 18, 25, 4.0)
+    assert branch == [*long[:18], *((step, 4.0) for step in range(19, 26))]
+    assert go_on(tmp_path, LONG, LONG, 100, 101, 3.0) == [*long, (101, 3.0)]
+    assert go_on(tmp_path, BRANCH, BRANCH, 22, 22, 3.0) == branch[:22]
+
+
+run_of = st.sampled_from([LONG, BRANCH, OTHER_DECAY])
+
+
+@given(
+    st.lists(
+        st.tuples(run_of, st.sampled_from([None, LONG, BRANCH, OTHER_DECAY]), st.integers(0, 30), st.integers(0, 3))
+    )
+)
+def test_every_schedule_goes_on_with_the_history_of_the_checkpoint_it_goes_on_from(
+    tmp_path_factory: pytest.TempPathFactory, sessions: list[tuple[Schedule, Schedule | None, int, int]]
+) -> None:
+    run = tmp_path_factory.mktemp("run")
+    histories: dict[Schedule | None, Lines] = {}
+    for loss, (mine, source, after, more) in enumerate(sessions):
+        begun = histories.get(source, [])
+        after = min(after, len(begun))
+        histories[mine] = [*begun[:after], *((after + step, float(loss)) for step in range(1, more + 1))]
+        assert go_on(run, mine, source if begun else None, after, after + more, loss) == histories[mine]
+
+
+def test_a_folder_of_an_older_version_has_the_history_of_the_run_that_wrote_the_checkpoint(tmp_path: Path) -> None:
+    long = go_on(tmp_path, LONG, None, 0, 40, 5.0)
+    for nonsense in (None, "{", "[]", '{"schedule": "../../up-00000000"}'):
+        path = tmp_path / SCHEDULE_FILE
+        path.unlink() if nonsense is None else path.write_text(nonsense, encoding="utf-8")
+        assert go_on(tmp_path, BRANCH, LONG, 18, 18, 5.0) == long[:18]
+        assert go_on(tmp_path, LONG, LONG, 40, 40, 5.0) == long
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tests.training.test_metrics import BRANCH, LONG, go_on
+
+run, moment = Path(sys.argv[1]), int(sys.argv[2])
+
+def count(event, arguments):
+    global moment
+    if event in ("open", "os.rename", "os.remove", "os.truncate") and str(run) in str(arguments[0]):
+        moment -= 1
+        if moment < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+mine, source, after = (LONG, LONG, 40) if sys.argv[3] == "long" else (BRANCH, BRANCH, 22)
+sys.addaudithook(count)
+go_on(run, mine, source, after, after, 0.0)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="SIGKILL")
+@pytest.mark.parametrize("killed", ["long", "branch"])
+def test_no_history_is_lost_whenever_the_process_is_killed(tmp_path: Path, killed: str) -> None:
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    long = go_on(whole, LONG, None, 0, 40, 5.0)
+    branch = go_on(whole, BRANCH, LONG, 18, 22, 4.0)
+    if killed == "branch":
+        go_on(whole, LONG, LONG, 40, 40, 5.0)
+    for moment in range(100):
+        run = tmp_path / f"{moment}"
+        shutil.copytree(whole, run)
+        command = [sys.executable, "-c", KILLED, str(run), str(moment), killed]
+        status = subprocess.run(command, cwd=Path(__file__).parents[2], timeout=60).returncode
+        again = shutil.copytree(run, tmp_path / f"{moment}-again")
+        for folder, order in ((run, (LONG, BRANCH, LONG)), (again, (BRANCH, LONG, BRANCH))):
+            for mine in order:
+                history = long if mine == LONG else branch
+                assert go_on(folder, mine, mine, len(history), len(history), 0.0) == history, f"killed at {moment}"
+            assert len(list(folder.iterdir())) == 3
+        if status == 0:
+            break
+        assert status == -signal.SIGKILL
+    assert moment > 8
 
 
 FULL_DISK = """
@@ -148,16 +258,16 @@ for step in range(1, 31):
 log.flush()
 assert b"\\n" == Path(sys.argv[1], "metrics.jsonl").read_bytes()[-1:], "half a line was left"
 log.cut_back(20)
-if len(sys.argv) == 2:
+if sys.argv[2] != "stay full":
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
-log.step(record(21))
-log.close()
+getattr(log, sys.argv[3])(*[record(21)][: sys.argv[3] == "step"])
 """
 
 
-def full_disk(run: Path, *more: str) -> str:
+def full_disk(run: Path, disk: str, then: str) -> str:
+    """What is said by a log whose disk is full for thirty steps, goes back to step 20, and does `then`."""
     finished = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(run), *more],
+        [sys.executable, "-c", FULL_DISK, str(run), disk, then],
         capture_output=True,
         text=True,
         timeout=60,
@@ -167,16 +277,19 @@ def full_disk(run: Path, *more: str) -> str:
     return finished.stderr
 
 
-def test_a_full_disk_is_said_once_and_what_waited_is_written_when_there_is_room(tmp_path: Path) -> None:
-    said = full_disk(tmp_path)
+@pytest.mark.parametrize(("then", "last"), [("step", 21), ("flush", 20), ("close", 20)])
+def test_a_full_disk_is_said_once_and_what_waited_is_written_when_there_is_room(
+    tmp_path: Path, then: str, last: int
+) -> None:
+    said = full_disk(tmp_path, "has room again", then)
     assert said.count("Training goes on") == 1
     assert said.count("is written again, and nothing is missing in it") == 1
     assert len(said.splitlines()) == 2
-    assert steps(tmp_path) == list(range(1, 22))
+    assert steps(tmp_path) == list(range(1, last + 1))
 
 
 def test_a_disk_that_stays_full_ends_no_training(tmp_path: Path) -> None:
-    said = full_disk(tmp_path, "stay full")
+    said = full_disk(tmp_path, "stay full", "close")
     assert len(said.splitlines()) == 1
     assert steps(tmp_path) == [1, 2, 3]
 

@@ -1,7 +1,10 @@
 """Optimizers go on from their saved state as if nothing had been, and decay matrices only."""
 
+import gc
 import subprocess
 import sys
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +25,14 @@ CONFIG = ModelConfig(layers=3, heads=2, width=64, context=64, vocabulary_rows=44
 PADDING = 447
 SCHEDULE = Schedule(1e-3, 0, 100, 100, (Phase(32, 100),))
 OPTIMIZERS = ("adamw", "adamw_8bit", "muon")
+
+
+@pytest.fixture(autouse=True)
+def _bitsandbytes_forgets() -> Iterator[None]:
+    """Its manager would apply what a test's model asked for to the next one's parameters in the same places."""
+    yield
+    if "bitsandbytes" in sys.modules:
+        sys.modules["bitsandbytes"].optim.GlobalOptimManager.get_instance().initialize()
 
 
 def settings(optimizer: str, **more: object) -> Training:
@@ -59,7 +70,7 @@ def test_a_restored_optimizer_steps_on_to_the_same_bits(name: str, tmp_path: Pat
     model, optimizer = made(training)
     first = make_steps(model, optimizer, range(1))
     make_steps(model, optimizer, range(1, 4))
-    state = RunState(4, 0, {}, SCHEDULE, {}, 0, 0, 0, None, 1)
+    state = RunState(4, 0, {}, SCHEDULE, {}, 0, 0, None, 1)
     write_checkpoint(tmp_path, HostCopy.of(Snapshot(model, optimizer, state)))
     assert make_steps(model, optimizer, range(4, 8)) < first
 
@@ -93,12 +104,25 @@ def test_decay_is_on_matrices_and_every_parameter_is_stepped_once(name: str) -> 
 
 
 def test_eight_bits_are_kept_of_the_blocks_and_32_of_the_embedding() -> None:
+    for _ in range(2):
+        model, optimizer = made(settings("adamw_8bit"))
+        make_steps(model, optimizer, range(2))
+        matrices = {name: parameter for name, parameter in model.named_parameters() if parameter.dim() == 2}
+        for name, parameter in matrices.items():
+            for moment in ("state1", "state2"):
+                kept = optimizer.state[parameter][moment].dtype
+                assert kept == (torch.float32 if name == "embedding.weight" else torch.uint8), name
+
+
+def test_no_earlier_model_is_kept_by_bitsandbytes() -> None:
+    """Its manager is one for the whole process."""
     model, optimizer = made(settings("adamw_8bit"))
     make_steps(model, optimizer, range(1))
-    matrices = {name: parameter for name, parameter in model.named_parameters() if parameter.dim() == 2}
-    for name, parameter in matrices.items():
-        kept = optimizer.state[parameter]["state1"].dtype
-        assert kept == (torch.float32 if name == "embedding.weight" else torch.uint8), name
+    gone = weakref.ref(model.get_parameter("embedding.weight"))
+    del model, optimizer
+    made(settings("adamw_8bit"))
+    gc.collect()
+    assert gone() is None
 
 
 def test_muon_keeps_one_momentum_of_a_block_and_two_moments_of_the_embedding() -> None:

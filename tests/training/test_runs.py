@@ -212,6 +212,16 @@ def test_one_run_in_full(tmp_path: Path) -> None:
     assert re.findall(r"Number (\d+) of many\.", output) == [str(number) for number in range(2, 12)]
 
 
+def test_an_event_is_one_line_however_many_documents_it_names(tmp_path: Path) -> None:
+    documents = ", ".join(f"{number:032x}" for number in range(2000))
+    Folder(tmp_path, "aaaa").event("skipped", 3, f"Step 3 was left out: the loss is nan. Its documents: {documents}.")
+    _, output = parakeet(tmp_path, "runs", "aaaa")
+    (line,) = [line for line in output.splitlines() if "Step 3 was left out: the loss is nan." in line]
+    assert line.endswith("…")
+    assert len(line) < 150
+    assert "events.jsonl" in output
+
+
 def test_a_beginning_that_is_no_runs_or_several_names_the_candidates(tmp_path: Path) -> None:
     assert "Begin one with: parakeet build" in parakeet(tmp_path, "runs", "ab")[1]
     for key in ("abcd0", "abcd1", "ffff"):

@@ -1,15 +1,28 @@
-"""Which changes of a recipe go on with the same run, and which begin another."""
+"""Which changes of a recipe go on with the same run, which begin another, and how a run is begun afresh."""
 
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
-from parakeet.artifact import Artifact
+from parakeet.artifact import Artifact, sha256_of
+from parakeet.data.packing import plan_file
+from parakeet.progress import Progress
 from parakeet.recipe import LaterRows, Recipe
-from parakeet.training.stage import run_key
+from parakeet.training.checkpoint import checkpoints
+from parakeet.training.job import CHECKPOINT_PATTERN, FAILURE_FILE, JOB_FILE, LOCK_FILE, TrainingJob
+from parakeet.training.metrics import EVENTS_FILE, read_events
+from parakeet.training.stage import make_checkpoint, run_key
 
 from ..conftest import Prepared
+from .conftest import SECONDS, history, until
 
 
 def inputs(**digests: str) -> dict[str, Artifact]:
@@ -50,3 +63,100 @@ def test_a_run_is_of_the_plan_of_its_first_rows(prepared: Prepared) -> None:
     before = run_key(prepared.recipe, inputs())
     assert run_key(prepared.recipe, inputs(**{"64": "other"})) == before
     assert run_key(prepared.recipe, inputs(**{"32": "other"})) != before
+
+
+@pytest.fixture
+def runs(prepared: Prepared, tmp_path: Path) -> Path:
+    """A folder for runs; beside it what `build` needs to know in a process of its own."""
+    folders = {"token_shards": prepared.shards, "tokenizer": prepared.tokenizer_folder, "packing_plan": prepared.plan}
+    told = {"recipe": prepared.recipe.model_dump(mode="json"), "folders": folders}
+    (tmp_path / "told.json").write_text(json.dumps(told, default=str))
+    return tmp_path / "runs"
+
+
+def build(runs: Path, output: Path, steps: int, fresh: bool) -> None:
+    """Stage `checkpoint`: its trainer is a process of its own."""
+    told = json.loads(runs.with_name("told.json").read_text())
+    recipe = Recipe.model_validate(told["recipe"])
+    plan = plan_file(recipe.packing.row_tokens)
+
+    def artifact(name: str, folder: Path) -> Artifact:
+        files = {plan: {"sha256": sha256_of(folder / plan)}} if name == "packing_plan" else {}
+        return Artifact(folder, {"stage": name, "content": name, "files": files})
+
+    def launch(command: Sequence[str]) -> str | None:
+        status = subprocess.run(command).returncode
+        return f"exit status {status}" if status else None
+
+    made_from = {name: artifact(name, Path(folder)) for name, folder in told["folders"].items()}
+    output.mkdir()
+    recipe = changed(recipe, "training", tokens=recipe.training.batch_tokens * steps)
+    make_checkpoint(recipe, made_from, output, Progress(), launch, runs, fresh, try_anyway=False)
+
+
+def start_build(runs: Path, name: str, steps: int, fresh: bool = False) -> subprocess.Popen[str]:
+    code = (
+        "from pathlib import Path\n"
+        "from tests.training.test_stage import build\n"
+        f"build(Path({str(runs)!r}), Path({str(runs.with_name(name))!r}), {steps}, {fresh})\n"
+    )
+    root = Path(__file__).parents[2]
+    return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, cwd=root)
+
+
+def heard(process: subprocess.Popen[str], words: str) -> None:
+    """Read what it says until that is said."""
+    assert process.stderr is not None
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if words in line:
+            return
+    raise AssertionError("".join(said))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a trainer notices only there that its parent is gone")
+def test_a_run_is_begun_afresh_when_the_orphan_of_a_killed_build_has_ended(runs: Path) -> None:
+    killed = start_build(runs, "killed", steps=4000)
+    until(lambda: len(list(runs.glob(f"*/{CHECKPOINT_PATTERN}"))) > 0 or killed.poll() is not None)
+    (run,) = runs.iterdir()
+    lock = (run / LOCK_FILE).stat().st_ino
+    orphan = int((run / LOCK_FILE).with_suffix(".holder").read_text().split()[1])
+    os.kill(orphan, signal.SIGSTOP)  # still saving, for as long as it suits us
+    killed.kill()
+    killed.wait()
+
+    fresh = start_build(runs, "fresh", steps=6, fresh=True)
+    heard(fresh, f"Waiting: this run is being trained by process {orphan}")
+    assert list(run.glob(CHECKPOINT_PATTERN)), "nothing is deleted under a trainer that lives"
+    os.kill(orphan, signal.SIGCONT)
+    _, said = fresh.communicate(timeout=SECONDS)
+    assert fresh.returncode == 0, said
+    assert [line[0] for line in history(run / JOB_FILE)] == list(range(1, 7))
+    kinds = [event["kind"] for event in read_events(run / EVENTS_FILE)]
+    assert (kinds[0], kinds[-1]) == ("started", "finished")
+    assert "resumed" not in kinds
+    assert {path.name for path in checkpoints(run)} <= {f"step-{step:08d}" for step in range(1, 7)}
+    assert (run / LOCK_FILE).stat().st_ino == lock
+    assert not (run / FAILURE_FILE).exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the trainer in /proc")
+@pytest.mark.parametrize(("number", "told"), [(signal.SIGTERM, "had not begun"), (signal.SIGKILL, "ended early")])
+def test_a_build_whose_trainer_ends_while_it_waits_says_so_and_disturbs_nobody(
+    runs: Path, number: signal.Signals, told: str
+) -> None:
+    start_build(runs, "first", steps=3).communicate(timeout=SECONDS)
+    (run,) = runs.iterdir()
+    (run / FAILURE_FILE).write_text("The word of the one that trains.")
+    with FileLock(run / LOCK_FILE):
+        second = start_build(runs, "second", steps=6)
+        heard(second, "Waiting: this run is being trained")
+        (trainer,) = Path(f"/proc/{second.pid}/task/{second.pid}/children").read_text().split()
+        os.kill(int(trainer), number)
+        _, said = second.communicate(timeout=SECONDS)
+    assert second.returncode == 1
+    assert told in said.splitlines()[-1]
+    assert (run / FAILURE_FILE).read_text() == "The word of the one that trains."
+    assert TrainingJob.load(run / JOB_FILE).output == runs.with_name("second")
+    assert not list(run.glob(f".{JOB_FILE}*"))

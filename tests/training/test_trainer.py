@@ -18,7 +18,8 @@ from parakeet.errors import INTERRUPTED
 from parakeet.progress import Progress
 from parakeet.recipe import LaterRows, Packing
 from parakeet.training.checkpoint import checkpoints
-from parakeet.training.job import SUMMARY_FILE, TrainingJob
+from parakeet.training.job import FAILURE_FILE, SUMMARY_FILE, TrainingJob
+from parakeet.training.memory import machine_budget, physical_memory, share_of
 
 from ..conftest import Prepared
 from .conftest import ForkServer, MakeJob, Result, events, failure, history, result, until
@@ -59,6 +60,11 @@ def copied(finished: Path, job: Path) -> Path:
 
 def saved_steps(job: Path) -> list[str]:
     return [path.name for path in checkpoints(job.parent)]
+
+
+def trained(job: Path) -> list[tuple[object, ...]]:
+    """The history without the held-out loss, which each of the runs in a folder measures at steps of its own."""
+    return [line[:-1] for line in history(job)]
 
 
 def test_losses_fall_and_every_step_is_recorded_once(finished: Path) -> None:
@@ -155,8 +161,12 @@ def test_a_run_is_raised_and_a_branch_cut_from_it_and_all_are_as_if_alone(
     assert running.wait() == INTERRUPTED
     assert "Going on from step 1" in trainers.finish(make_job("shared", **branch))
     assert result(job).weights == result(branch_alone).weights
+    assert trained(job) == trained(branch_alone)
     assert "Going on from step 1" in trainers.finish(make_job("shared", **long))
     assert result(job).weights == result(alone).weights
+    assert trained(job) == trained(alone)
+    trainers.finish(make_job("shared", **branch))
+    assert trained(job) == trained(branch_alone)
 
 
 def test_a_torn_checkpoint_is_passed_over_and_said(
@@ -213,6 +223,44 @@ def test_whoever_comes_second_to_a_run_waits_and_says_so(
     until(lambda: "Waiting: this run is being trained by process" in second.said(), second)
     assert (first.wait(), second.wait()) == (0, 0)
     assert result(job) == undisturbed
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_wait_for_a_run_and_leaves_the_one_that_trains_alone(
+    make_job: MakeJob, trainers: ForkServer, number: signal.Signals
+) -> None:
+    job = make_job("two", tokens=256 * 4000)
+    first = trainers.start(job)
+    until(lambda: bool(events(job, "started")), first)
+    second = trainers.start(job)
+    until(lambda: "Waiting: this run is being trained by process" in second.said(), second)
+    second.send(number)
+    assert second.wait() == INTERRUPTED
+    assert "Traceback" not in second.said()
+    assert "had not begun" in (TrainingJob.load(job).output / FAILURE_FILE).read_text(encoding="utf-8")
+    assert first.poll() is None, "it left soon, not when the first had ended"
+    assert not (job.parent / FAILURE_FILE).exists()
+    first.send(number)
+    assert first.wait() == INTERRUPTED
+    assert "Training was stopped at step" in failure(job)
+
+
+def test_training_works_where_the_system_tells_nothing_of_memory(make_job: MakeJob) -> None:
+    """As on Windows: neither `resource` nor os.sysconf is there."""
+    job = make_job("elsewhere", micro_batch_tokens=0)
+    code = (
+        "import os, sys\n"
+        "sys.modules['resource'] = None\n"
+        "del os.sysconf\n"
+        "from parakeet.training.__main__ import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, str(job)], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert len(history(job)) == STEPS
+    if machine_budget() == share_of([physical_memory()]):  # no control group says less
+        assert "does not say how much memory it has" in ended.stderr
+        assert "of an unknown amount" in ended.stderr
 
 
 def test_a_trainer_whose_parent_is_gone_saves_and_stops(make_job: MakeJob, trainers: ForkServer) -> None:

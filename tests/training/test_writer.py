@@ -3,10 +3,13 @@
 import io
 import os
 import random
+import resource
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -156,6 +159,38 @@ def test_a_failed_save_keeps_no_copy_in_memory(tmp_path: Path) -> None:
     assert after - before < n_bytes / 2
     with pytest.raises(ParakeetError, match="saving the checkpoint of step 1"):
         writer.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="bounds a process's memory by /proc and RLIMIT_AS")
+def test_a_copy_without_memory_is_said_and_the_next_save_mends_it(tmp_path: Path) -> None:
+    toy, told = ToyRun(width=1024), Told()
+    writer = told.writer(tmp_path)
+    writer.save(toy.snapshot(1))
+    writer.wait()
+    for step in (2, 3):
+        with no_more_memory():
+            writer.save(toy.snapshot(step))
+    assert (told.saved, [step for step, _ in told.failed]) == ([1], [2, 3])
+    assert "not enough memory for its copy" in told.failed[0][1]
+    assert told.said.getvalue().count("Training goes on and the next save tries again: free memory") == 2
+    with pytest.raises(ParakeetError, match="not enough memory to copy the checkpoint of step 3"):
+        writer.close()
+    writer.save(toy.snapshot(4))
+    writer.close()
+    assert told.saved == [1, 4]
+    assert [read_state(path).step for path in checkpoints(tmp_path)] == [1, 4]
+
+
+@contextmanager
+def no_more_memory() -> Iterator[None]:
+    """This process may take a mebibyte of addresses beyond those it has."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (1 << 20), before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def resident_bytes() -> int:

@@ -63,7 +63,6 @@ def run_state(step: int, schedule: Schedule = SCHEDULE, validation_loss: float |
         monitor={"losses": [0.1, 1 / 3], "gradient_norms": []},
         skipped=1,
         rolled_back=0,
-        metrics_bytes=17 * step,
         validation_loss=validation_loss,
         world_size=1,
     )
