@@ -12,7 +12,7 @@ from parakeet.training.curve import draw_comparison, running_mean
 from parakeet.training.job import METRICS_FILE
 from parakeet.training.metrics import Records, read_metrics
 from parakeet.training.run_tables import UNKNOWN, shown, table
-from parakeet.training.runs import Run, find_run, number, one_line, recent_loss, short_keys
+from parakeet.training.runs import Run, find_run, mean_speed, number, one_line, recent_loss, short_keys
 
 GRID_ROWS = 10
 ABSENT = "(none)"
@@ -61,7 +61,7 @@ def _settings(a: Side, b: Side) -> list[str]:
 
 
 def _losses(a: Side, b: Side) -> list[str]:
-    title = "Loss at equal tokens, nats a token: running means over a fortieth of what both trained on"
+    title = "Loss at equal tokens (targets), nats a token: running means over a fortieth of what both trained on"
     end = min(max((record["tokens"] for record in side.metrics), default=0) for side in (a, b))
     # Both cut to the same range first: the mean of a longer run would reach further to either side.
     (tokens_a, loss_a), (tokens_b, loss_b) = (
@@ -69,7 +69,7 @@ def _losses(a: Side, b: Side) -> list[str]:
     )
     if not len(tokens_a) or not len(tokens_b):
         return [f"{title}: they have none in common."]
-    rows = [["tokens", a.name, b.name, "difference"]]
+    rows = [["targets", a.name, b.name, "difference"]]
     grid = np.linspace(max(tokens_a[0], tokens_b[0]), min(tokens_a[-1], tokens_b[-1]), GRID_ROWS)
     for tokens in np.unique(grid.round()):
         losses = [np.interp(tokens, tokens_a, loss_a), np.interp(tokens, tokens_b, loss_b)]
@@ -83,6 +83,7 @@ def _figures(a: Side, b: Side) -> list[str]:
         "model": lambda side: side.run.model,
         "steps": lambda side: f"{side.run.step:,} of {side.run.total_steps:,}",
         "tokens": lambda side: brief(side.run.tokens),
+        "targets": lambda side: brief(side.run.targets),
         "tokens/s": _speed,
         "time in steps": lambda side: clock(sum(record["seconds"] for record in side.metrics)),
         "loss, last 20 steps": lambda side: _loss(recent_loss(side.metrics)),
@@ -93,9 +94,9 @@ def _figures(a: Side, b: Side) -> list[str]:
 
 
 def _speed(side: Side) -> str:
-    """Over the whole run, from the first step to the last."""
-    seconds = sum(record["seconds"] for record in side.metrics)
-    return f"{side.metrics[-1]['tokens'] / seconds:,.0f}" if seconds > 0 else UNKNOWN
+    """Over all steps that are written down."""
+    speed = mean_speed(side.metrics, side.run.settings["training.batch_tokens"])
+    return UNKNOWN if speed is None else f"{speed:,.0f}"
 
 
 def _held_out(side: Side) -> list[float]:

@@ -81,7 +81,7 @@ def _row(run: Run, key: str) -> dict[str, str]:
         "model": run.model,
         "step": f"{run.step:,} of {run.total_steps:,}",
         "done": share(run),
-        "tokens": f"{brief(run.tokens)} of {brief(run.settings['training.tokens'])}",
+        "tokens": f"{brief(run.tokens)} of {brief(run.total_tokens)}",
         "loss": UNKNOWN if run.loss is None else f"{run.loss:.3f}",
         "tokens/s": UNKNOWN if run.tokens_per_second is None else brief(run.tokens_per_second),
         "saved": UNKNOWN if run.last_saved is None else f"{run.last_saved:,}",
@@ -104,7 +104,8 @@ def _facts(run: Run) -> list[list[str]]:
         "seen": age(run.seen, time.time()),
         "model": f"{run.parameters:,} parameters" if run.parameters is not None else "",
         "step": f"{run.step:,} of {run.total_steps:,} ({share(run)})",
-        "tokens": f"{run.tokens:,} of {run.settings['training.tokens']:,}",
+        "tokens": f"{run.tokens:,} of {run.total_tokens:,}",
+        "targets": f"{run.targets:,}: tokens learned to predict, without padding and skipped steps",
         "loss": "" if run.loss is None else f"{run.loss:.4f} nats a token, mean of the last 20 steps",
         "held-out loss": _held_out(run),
         "speed": "" if run.tokens_per_second is None else f"{run.tokens_per_second:,.0f} tokens/s, MFU {_mfu(run)}",
@@ -120,7 +121,7 @@ def _mfu(run: Run) -> str:
 
 
 def _held_out(run: Run) -> str:
-    measured = [saved for saved in run.saved if saved.validation_loss is not None]
+    measured = [saved for saved in run.saved if saved.validation_loss is not None and not saved.other_way]
     return f"{measured[-1].validation_loss:.4f} nats a token at step {measured[-1].step:,}" if measured else ""
 
 
@@ -130,12 +131,14 @@ def _checkpoints(run: Run) -> list[list[str]]:
     best = _best(run)
     rows = [["step", "held out", "", "folder"]]
     for saved in run.saved:
-        words = ["stable"] * saved.stable + ["best"] * (saved.step == best)
+        words = ["stable"] * saved.stable + ["other way"] * saved.other_way + ["best"] * (saved.step == best)
         loss = UNKNOWN if saved.validation_loss is None else f"{saved.validation_loss:.4f}"
         rows.append([f"{saved.step:,}", loss, ", ".join(words), one_line(saved.path.name)])
     lines = table(rows, right=(0, 1))
     if any(saved.stable for saved in run.saved):
         lines.append("A longer run, or a decay, can go on from a stable one.")
+    if any(saved.other_way for saved in run.saved):
+        lines.append("Another way: of a run of other training.tokens, decay or rows; the present one passes over it.")
     return [[line] for line in lines]
 
 

@@ -4,27 +4,33 @@ import difflib
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from pydantic import ValidationError
 
 from parakeet.errors import ParakeetError
 from parakeet.locking import is_held
 from parakeet.model.config import WEIGHTS_FILE
 from parakeet.progress import brief
-from parakeet.recipe import Training
+from parakeet.recipe import Packing, Training
 from parakeet.sanitise import sanitise
 from parakeet.training.heartbeat import read_heartbeats
 from parakeet.training.job import CHECKPOINT_PATTERN, FAILURE_FILE, JOB_FILE, LOCK_FILE, METRICS_FILE, STATE_FILE
 from parakeet.training.launcher import LAUNCH_LOCK_FILE
 from parakeet.training.metrics import EVENTS_FILE, Records, is_count, is_number, read_events, read_metrics
-from parakeet.training.schedule import Schedule, total_steps
+from parakeet.training.schedule import Schedule
 
-State = Literal["training", "finished", "stopped", "failed"]
+State = Literal["training", "finished", "stopped", "failed", "refused", "not begun"]
+NOT_BEGUN: tuple[State, ...] = ("refused", "not begun")
 
 NO_SETTINGS = ("run", "output", "tokenizer", "shards", "plan", "try_anyway")
 """Keys of a job that say where its files lie and how it was started."""
+
+SCHEDULED = ("tokens", "batch_tokens", "learning_rate", "warmup_steps", "decay_fraction")
+"""Settings of training that its schedule is made of: jobs of older versions may differ in the others."""
 
 LAST = 20
 """Steps over which the latest loss and speed are averaged."""
@@ -37,21 +43,27 @@ LARGEST_HEADER = 100 << 20
 
 @dataclass(frozen=True)
 class SavedStep:
-    """One checkpoint: its folder, and what its `state.json` says. A decay branch can be cut from a stable one."""
+    """One checkpoint: its folder, and what its `state.json` says.
+
+    A longer run, or a decay branch, can go on from a `stable` one. One of `other_way` was made by a run of another
+    schedule in the same folder, and is not of the past of the present one.
+    """
 
     path: Path
     step: int
     validation_loss: float | None
     stable: bool
+    other_way: bool
 
 
 @dataclass(frozen=True)
 class Run:
     """One run's folder as it is now.
 
-    `settings` are its job's by dotted key. `loss`, `tokens_per_second` and `mfu` are means over the last 20
-    steps, None where nothing is known. `seen` is the Unix time of its last sign of life. `note` says why it is
-    not training, where that is not plain.
+    `settings` are its job's by dotted key. `targets` are the tokens it has learned to predict: those of its steps
+    without padding and what was skipped. `loss`, `tokens_per_second` and `mfu` are means over the last 20 steps,
+    None where nothing is known. `seen` is the Unix time of its last sign of life. `note` says why it is not training,
+    where that is not plain. `saved` has the checkpoints of another way last.
     """
 
     path: Path
@@ -60,7 +72,7 @@ class Run:
     note: str
     total_steps: int
     step: int
-    tokens: int
+    targets: int
     loss: float | None
     tokens_per_second: float | None
     mfu: float | None
@@ -74,6 +86,15 @@ class Run:
         return self.path.name
 
     @property
+    def tokens(self) -> int:
+        """Tokens of the steps so far, as training shows its progress."""
+        return self.step * int(self.settings["training.batch_tokens"])
+
+    @property
+    def total_tokens(self) -> int:
+        return self.total_steps * int(self.settings["training.batch_tokens"])
+
+    @property
     def model(self) -> str:
         """`3.02M`, or `6 × 192` (layers and width) where no checkpoint tells the parameters yet."""
         if self.parameters is not None:
@@ -82,23 +103,42 @@ class Run:
 
     @property
     def last_saved(self) -> int | None:
-        """The newest checkpoint's step; those of a longer run in the same folder, which lie ahead, do not count."""
-        return max((saved.step for saved in self.saved if saved.step <= self.step), default=None)
+        """The newest checkpoint's step; those that lie ahead, or on another way, do not count."""
+        own = [saved.step for saved in self.saved if not saved.other_way]
+        return max((step for step in own if step <= self.step), default=None)
 
-    def count(self, kind: str) -> int:
-        """How often something happened. What a resumed run did a second time, word for word, counts once."""
-        return len({(event["step"], event["text"]) for event in self.events if event["kind"] == kind})
+    def count(self, kind: Literal["skipped", "rolled_back"]) -> int:
+        """How often that happened on the way to the present step, as the trainer counts it.
+
+        What came after the checkpoint that a resumed run went on from is done again, or was another run's.
+        """
+        standing: list[tuple[int, str]] = []
+        for event in self.events:
+            step, what = event["step"], event["kind"]
+            if what == "started":
+                standing = []
+            elif what == "resumed":
+                standing = [(at, each) for at, each in standing if at <= step]
+            elif what in ("skipped", "rolled_back"):
+                standing.append((step, what))
+            if what == "rolled_back" and is_count(event.get("to")):
+                # Going back takes nothing of it away: every checkpoint after that step has it in its counts.
+                standing = [(min(at, event["to"] + 1), each) for at, each in standing]
+        return sum(each == kind for _, each in standing)
 
 
 def list_runs(folder: Path) -> tuple[list[Run], list[str]]:
-    """The runs in `folder`, the one with the latest sign of life first, and a line for each that cannot be read."""
+    """The runs in `folder`, and a line for each that cannot be read.
+
+    The one with the latest sign of life is first; those that have not begun are last.
+    """
     runs, faults = [], []
     for path in _run_folders(folder):
         try:
             runs.append(load_run(path))
         except ParakeetError as error:
             faults.append(str(error))
-    return sorted(runs, key=lambda run: run.seen, reverse=True), faults
+    return sorted(runs, key=lambda run: (run.state in NOT_BEGUN, -run.seen)), faults
 
 
 def find_run(folder: Path, prefix: str) -> Run:
@@ -118,22 +158,22 @@ def find_run(folder: Path, prefix: str) -> Run:
 def load_run(path: Path) -> Run:
     """Read one run's folder; ParakeetError if its job or one of its files cannot be read."""
     try:
-        settings, total = _read_job(path / JOB_FILE)
+        settings, schedule = _read_job(path / JOB_FILE)
         metrics = read_metrics(path / METRICS_FILE, LAST)
         events = read_events(path / EVENTS_FILE)
-        saved = _saved_steps(path)
-        step = metrics[-1]["step"] if metrics else max((one.step for one in saved), default=0)
-        state, note = _state(path, step >= total, events)
+        saved = _saved_steps(path, schedule)
+        step = metrics[-1]["step"] if metrics else max((one.step for one in saved if not one.other_way), default=0)
+        state, note = _state(path, step >= schedule.total_steps, bool(metrics or saved), events)
         return Run(
             path=path,
             settings=settings,
             state=state,
             note=note,
-            total_steps=total,
+            total_steps=schedule.total_steps,
             step=step,
-            tokens=metrics[-1]["tokens"] if metrics else 0,
+            targets=metrics[-1]["tokens"] if metrics else 0,
             loss=recent_loss(metrics),
-            tokens_per_second=_speed(metrics),
+            tokens_per_second=mean_speed(metrics, settings["training.batch_tokens"]),
             mfu=mean([number(record, "mfu") for record in metrics]),
             seen=_seen(path, metrics, events),
             saved=saved,
@@ -159,6 +199,12 @@ def recent_loss(metrics: Records) -> float | None:
     return mean([number(record, "loss") for record in metrics[-LAST:] if not record.get("skipped")])
 
 
+def mean_speed(metrics: Records, batch_tokens: int) -> float | None:
+    """Tokens a second over the steps of these lines; those whose lines are lost change nothing."""
+    seconds = sum(record["seconds"] for record in metrics)
+    return len(metrics) * batch_tokens / seconds if seconds > 0 else None
+
+
 def mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
@@ -181,22 +227,31 @@ def _run_folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _read_job(path: Path) -> tuple[dict[str, Any], int]:
-    """Settings by dotted key, and the steps of the whole run. A job of an older version may have other keys."""
+def _read_job(path: Path) -> tuple[dict[str, Any], Schedule]:
+    """Settings by dotted key, and the schedule. A job of an older version may have other keys."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         settings = dict(_flat({key: value for key, value in values.items() if key not in NO_SETTINGS}))
         for key in ("training.tokens", "training.batch_tokens", "model.layers", "model.width"):
             if not is_count(settings[key]) or not settings[key]:
                 raise ValueError(f"{key} is {settings[key]!r}")
-        sizes = {name: settings[f"training.{name}"] for name in ("tokens", "batch_tokens")}
-        return settings, total_steps(Training.model_construct(**sizes))
+        return settings, Schedule.from_recipe(
+            Training(**_only(values["training"], SCHEDULED)), Packing(**_only(values["packing"], Packing.model_fields))
+        )
     except FileNotFoundError:
         raise ParakeetError(f"{path.parent} is no training run: it has no {path.name}.") from None
     except KeyError as error:
         raise ParakeetError(f"{path} cannot be read as a job: it does not say {error}.") from None
-    except (ValueError, AttributeError, RecursionError) as error:
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = one_line(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+        raise ParakeetError(f"{path} cannot be read as a job: {reason}.") from None
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ParakeetError(f"{path} cannot be read as a job: {error}.") from None
+
+
+def _only(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name in names}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
@@ -206,7 +261,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     return flat
 
 
-def _state(run: Path, complete: bool, events: Records) -> tuple[State, str]:
+def _state(run: Path, complete: bool, has_work: bool, events: Records) -> tuple[State, str]:
     if _is_trained_now(run):
         return "training", ""
     kinds = [event["kind"] for event in events if event["kind"] in ("started", "resumed", "stopped", "finished")]
@@ -215,6 +270,8 @@ def _state(run: Path, complete: bool, events: Records) -> tuple[State, str]:
         return "finished", ""
     failure = run / FAILURE_FILE
     note = one_line(failure.read_text(encoding="utf-8", errors="replace")) if failure.is_file() else ""
+    if last is None and not has_work:
+        return "refused" if note else "not begun", note
     if last == "stopped" or (last in ("finished", None) and not note):
         return "stopped", note
     silent = "Its process ended without a word: it was killed, or the power went. The same build goes on from here."
@@ -237,29 +294,26 @@ def _seen(run: Path, metrics: Records, events: Records) -> float:
     return max(times, default=(run / JOB_FILE).stat().st_mtime)
 
 
-def _speed(metrics: Records) -> float | None:
-    """Tokens trained on by the time that the steps took, from the first of these to the last."""
-    if len(metrics) < 2:
-        return mean([number(record, "tokens_per_second") for record in metrics])
-    seconds = sum(record["seconds"] for record in metrics[1:])
-    return (metrics[-1]["tokens"] - metrics[0]["tokens"]) / seconds if seconds > 0 else None
+def _saved_steps(run: Path, present: Schedule) -> list[SavedStep]:
+    """The checkpoints, oldest first, then those of another way than that of the `present` schedule.
 
-
-def _saved_steps(run: Path) -> list[SavedStep]:
-    """The checkpoints, oldest first. One that cannot be read is left out: the trainer passes over it too."""
+    One that cannot be read is left out: the trainer passes over it too.
+    """
     found = []
     for path in run.glob(CHECKPOINT_PATTERN):
         try:
             values = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
             step, loss = int(values["step"]), number(values, "validation_loss")
-            found.append(SavedStep(path, step, loss, step <= Schedule.from_values(values["schedule"]).stable_until))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
+            its_own = Schedule.from_values(values["schedule"])
+            shared = present.shares_past(step, its_own)
+            found.append(SavedStep(path, step, loss, shared and step <= its_own.stable_until, not shared))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
             continue
-    return sorted(found, key=lambda saved: saved.step)
+    return sorted(found, key=lambda saved: (saved.other_way, saved.step))
 
 
 def _parameters(saved: Sequence[SavedStep]) -> int | None:
-    """Parameters by the shapes in the header of the newest checkpoint's weights; nothing else of it is read."""
+    """Parameters by the shapes in the header of a checkpoint's weights, alike in all; nothing else of it is read."""
     if not saved:
         return None
     try:

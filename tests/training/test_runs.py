@@ -43,6 +43,11 @@ def record(step: int, loss: float = 5.0, **others: Any) -> StepRecord:
     return replace(made, **others)
 
 
+def schedule_of(steps: int, **training: Any) -> Schedule:
+    settings = {"tokens": BATCH * steps, "batch_tokens": BATCH, **training}
+    return Schedule.from_recipe(RECIPE.training.model_copy(update=settings), RECIPE.packing)
+
+
 class Folder:
     """A run's folder in the making."""
 
@@ -63,15 +68,15 @@ class Folder:
             self.log.step(step)
         return self
 
-    def event(self, kind: Kind, step: int = 0, text: str = "As it should.") -> "Folder":
-        self.log.event(kind, step, text)
+    def event(self, kind: Kind, step: int = 0, text: str = "As it should.", **more: Any) -> "Folder":
+        self.log.event(kind, step, text, **more)
         return self
 
-    def save(self, step: int, validation_loss: float | None = None) -> "Folder":
-        """As much of a checkpoint as is read without torch."""
+    def save(self, step: int, validation_loss: float | None = None, schedule: Schedule | None = None) -> "Folder":
+        """As much of a checkpoint as is read without torch; of another run's `schedule` where that is given."""
         path = self.path / f"step-{step:08d}"
         path.mkdir()
-        state = {"step": step, "validation_loss": validation_loss, "schedule": asdict(self.schedule)}
+        state = {"step": step, "validation_loss": validation_loss, "schedule": asdict(schedule or self.schedule)}
         (path / "state.json").write_text(json.dumps(state), encoding="utf-8")
         save_file({"embedding": np.zeros((1000, 1234), np.float32)}, path / "model.safetensors")
         return self
@@ -100,7 +105,7 @@ def test_a_run_is_one_line_with_how_far_it_came(tmp_path: Path) -> None:
     folder.train(*(record(step, loss=9.0) for step in range(1, 31)))
     folder.train(*(record(step, loss=4.0) for step in range(31, 50)))
     folder.train(record(50, loss=float("nan"), skipped="the loss is nan"))
-    folder.event("skipped", 50, "The loss is nan.").event("skipped", 50, "The loss is nan.").save(40)
+    folder.event("skipped", 50).event("resumed", 40).event("skipped", 50).save(40)
     with FileLock(folder.path / LOCK_FILE):
         _, output = parakeet(tmp_path, "runs")
     assert row(output, "3fa94c12") == [
@@ -128,13 +133,45 @@ def test_states(tmp_path: Path) -> None:
         "bbbb": "stopped",
         "cccc": "failed",
         "dddd": "failed",
-        "eeee": "stopped",
+        "eeee": "not begun",
         "ffff": "stopped",
-        "gggg": "failed",
+        "gggg": "refused",
     }
+    assert [run.key for run in runs[-2:]] == ["gggg", "eeee"]
     notes = {run.key: run.note for run in runs}
+    assert notes["gggg"] == "It does not fit."
     assert notes["dddd"] == "The card is on fire."
     assert "killed, or the power went" in notes["cccc"]
+
+
+def test_what_was_skipped_is_counted_on_the_way_to_the_present_step(tmp_path: Path) -> None:
+    """The counts that the trainer itself keeps, in its checkpoints."""
+
+    def counts() -> tuple[int, int]:
+        run = load_run(folder.path)
+        return run.count("skipped"), run.count("rolled_back")
+
+    folder = Folder(tmp_path, "aaaa").event("started").event("skipped", 3).event("rolled_back", 9, to=2)
+    folder.event("started").train(record(1))
+    assert counts() == (0, 0), "begun anew"
+    folder.event("skipped", 5).event("skipped", 8).event("resumed", 6)
+    assert counts() == (1, 0), "step 8 is ahead again"
+    folder.event("skipped", 8).event("skipped", 20).event("skipped", 21).event("rolled_back", 21, to=10)
+    assert counts() == (4, 1)
+    folder.event("skipped", 20).event("resumed", 15)
+    assert counts() == (4, 1), "a checkpoint after the return knows of it"
+    folder.event("resumed", 10)
+    assert counts() == (2, 0), "the one that it returned to does not"
+
+
+def test_tokens_are_those_of_the_progress_and_targets_are_told_apart(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, "aaaa", tokens=BATCH * STEPS - 100).event("started")
+    folder.train(*(record(step, tokens=500 * step) for step in range(1, STEPS + 1))).event("finished", STEPS)
+    _, output = parakeet(tmp_path, "runs")
+    assert row(output, "aaaa")[4:6] == ["100 %", "51.2k of 51.2k"]
+    _, output = parakeet(tmp_path, "runs", "aaaa")
+    assert re.search(r"^  tokens +51,200 of 51,200$", output, re.MULTILINE)
+    assert re.search(r"^  targets +50,000\b", output, re.MULTILINE)
 
 
 def test_the_latest_sign_of_life_is_first_whatever_the_clock_said(tmp_path: Path) -> None:
@@ -155,6 +192,9 @@ def test_the_latest_sign_of_life_is_first_whatever_the_clock_said(tmp_path: Path
         '{"model": 3, "training": 4}',
         '{"model": {"layers": 1, "width": 8}, "training": {"tokens": 1, "batch_tokens": 0}}',
         '{"model": {"layers": "x", "width": 8}, "training": {"tokens": 1, "batch_tokens": 1}}',
+        '{"model": {"layers": 1, "width": 8}, "training": {"tokens": 99, "batch_tokens": 32}}',
+        '{"model": {"layers": 1, "width": 8}, "training": {"tokens": 99, "batch_tokens": 32}, "packing": 3}',
+        '{"model": {"layers": 1, "width": 8}, "training": {"tokens": 99, "batch_tokens": 32}, "packing": {}}',
         "[" * 100_000,
         "\udcff",
     ],
@@ -210,6 +250,36 @@ def test_one_run_in_full(tmp_path: Path) -> None:
         ("80", "4.5000", ""),
     ]
     assert re.findall(r"Number (\d+) of many\.", output) == [str(number) for number in range(2, 12)]
+
+
+def test_stable_is_what_the_present_settings_can_go_on_from(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, "aaaa", warmup_steps=9).train(*map(record, range(1, 51)))
+    branch = schedule_of(50, warmup_steps=9)
+    assert (branch.stable_until, folder.schedule.stable_until) == (30, 60)
+    for step, schedule in ((30, branch), (40, branch), (50, folder.schedule), (80, folder.schedule)):
+        folder.save(step, 4.0 + step / 100, schedule)
+    _, output = parakeet(tmp_path, "runs", "aaaa")
+    assert re.findall(r"^ +(\d+) +4\.\d{4}  (.*?) +step-", output, re.MULTILINE) == [
+        ("30", "stable"),
+        ("50", "stable"),
+        ("80", ""),
+        ("40", "other way"),
+    ]
+    assert "4.8000 nats a token at step 80" in output
+    assert load_run(folder.path).last_saved == 50
+
+
+def test_the_decay_of_a_longer_run_is_another_way_for_the_present_one(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, "aaaa", tokens=BATCH * 50, warmup_steps=9)
+    longer = schedule_of(STEPS, warmup_steps=9)
+    folder.save(30, None, longer).save(45, None, longer).save(90, None, longer)
+    run = load_run(folder.path)
+    assert [(saved.step, saved.stable, saved.other_way) for saved in run.saved] == [
+        (30, True, False),
+        (45, False, True),
+        (90, False, True),
+    ]
+    assert run.step == 30
 
 
 def test_an_event_is_one_line_however_many_documents_it_names(tmp_path: Path) -> None:
@@ -274,11 +344,23 @@ def test_two_runs_are_compared_at_equal_tokens(two: Path) -> None:
     assert len(rows) == 10
     assert (rows[0], rows[-1]) == ("1.02k", "40.4k")
     assert re.search(r"held-out loss, best +5\.5000 +–", output)
-    assert re.search(r"tokens/s +2,048 +4,096", output)
+    assert re.search(r"tokens/s +2,048 +2,048", output)
+    assert re.search(r"^  tokens +51\.2k +20\.5k$", output, re.MULTILINE)
+    assert re.search(r"^  targets +51\.2k +41k$", output, re.MULTILINE)
     assert re.search(r"time in steps +0:25 +0:10", output)
     assert picture.read_bytes().startswith(PNG)
     assert str(picture) in output
     assert len(list(two.iterdir())) == 2
+
+
+def test_lost_lines_of_metrics_change_no_speed(two: Path) -> None:
+    path = two / "training_runs" / "aaaa" / METRICS_FILE
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join(lines[:5] + lines[60:]), encoding="utf-8")
+    _, output = parakeet(two, "compare", "a", "b")
+    assert re.search(r"tokens/s +2,048 +2,048", output)
+    path.write_text("".join(lines[:5] + lines[-5:]), encoding="utf-8")
+    assert load_run(path.parent).tokens_per_second == 2048
 
 
 def test_equal_settings_say_so_and_runs_without_common_tokens_too(tmp_path: Path) -> None:
