@@ -46,6 +46,8 @@ def workplace(built: tuple[Path, Path, bytes], tmp_path_factory: pytest.TempPath
     (folder / ".venv" / "bin").mkdir(parents=True)
     (folder / ".venv" / "bin" / "parakeet").symlink_to(Path(sys.executable).with_name("parakeet"))
     (folder / "my-folder").mkdir()
+    (key,) = (folder / "assets" / "training_runs").iterdir()
+    shutil.copytree(key, key.with_name("f" * len(key.name)))  # a second run, for `compare`
     words = "\n\n".join(
         f"Note {n}: " + " ".join(f"w{(n * 7919 + i * i) % 9973}" for i in range(900)) for n in range(400)
     )

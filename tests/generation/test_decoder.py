@@ -7,6 +7,7 @@ from torch import Tensor
 from parakeet.errors import ParakeetError
 from parakeet.generation.decoder import DTYPES, Decoder, matrix_maker
 from parakeet.generation.matrices import Arena
+from parakeet.model.attention import ReferenceMask
 from parakeet.model.config import ModelConfig
 from parakeet.model.transformer import Parakeet
 
@@ -44,7 +45,7 @@ def recomputed(model: Parakeet, ids: list[int], band: int | None = None) -> Tens
     bias = (model.slopes[:, None, None] * distance).masked_fill((distance > 0) | (distance <= -band), float("-inf"))
     x = F.layer_norm(model.embedding(tokens), (CONFIG.width,), model.embedding_norm.weight, model.embedding_norm.bias)
     for layer, block in enumerate(model.blocks):
-        x = block(x, model.key_values[layer // 2], bias[None])
+        x = block(x, model.key_values[layer // 2].weight, ReferenceMask(bias[None]), x.dtype, False)
     return model.logits(model.final_norm(x))[0, -1]
 
 

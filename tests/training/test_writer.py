@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -143,7 +143,27 @@ def test_ulimit_is_a_full_disk(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def alone(function: Callable[[Path], None], run: Path) -> None:
+    """In a process of its own: what other tests have left in this one's memory would do for a copy."""
+    code = (
+        f"import pathlib, sys; from tests.training.test_writer import *; {function.__name__}(pathlib.Path(sys.argv[1]))"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", code, str(run)], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert finished.returncode == 0, finished.stderr
+
+
 def test_a_failed_save_keeps_no_copy_in_memory(tmp_path: Path) -> None:
+    alone(fail_to_save, tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="bounds a process's memory by /proc and RLIMIT_AS")
+def test_a_copy_without_memory_is_said_and_the_next_save_mends_it(tmp_path: Path) -> None:
+    alone(fail_to_copy, tmp_path)
+
+
+def fail_to_save(tmp_path: Path) -> None:
     toy, told = ToyRun(width=1024), Told()
     writer = told.writer(tmp_path)
     let_files_grow_to(SMALLEST_FILE)
@@ -161,8 +181,7 @@ def test_a_failed_save_keeps_no_copy_in_memory(tmp_path: Path) -> None:
         writer.close()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="bounds a process's memory by /proc and RLIMIT_AS")
-def test_a_copy_without_memory_is_said_and_the_next_save_mends_it(tmp_path: Path) -> None:
+def fail_to_copy(tmp_path: Path) -> None:
     toy, told = ToyRun(width=1024), Told()
     writer = told.writer(tmp_path)
     writer.save(toy.snapshot(1))
