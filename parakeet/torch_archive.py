@@ -115,7 +115,8 @@ def fault_of_archive(path: Path, advance: Advance) -> str | None:
         try:
             with zipfile.ZipFile(file) as archive:
                 return (
-                    _fault_of_members(archive, file.seek(0, io.SEEK_END))
+                    _fault_of_directory(archive, file)
+                    or _fault_of_members(archive, file.seek(0, io.SEEK_END))
                     or _fault_of_sums(archive, advance)
                     or _fault_of_pickle(archive)
                 )
@@ -194,6 +195,15 @@ def _ends_agree(tail: bytes, size: int) -> bool:
         and start64 + n_bytes64 == end
         and locator == (_ZIP_LOCATOR, 0, end, 1)
     )
+
+
+def _fault_of_directory(archive: zipfile.ZipFile, file: BinaryIO) -> str | None:
+    """As many members as the end record counts: an entry whose comment was made longer swallows those behind it."""
+    file.seek(-_END.size, io.SEEK_END)
+    members = _END.unpack(file.read())[4]
+    if min(len(archive.infolist()), 0xFFFF) != members:
+        return f"it is a damaged archive: its end counts {members:,} members, its directory {len(archive.infolist()):,}"
+    return None
 
 
 def _fault_of_members(archive: zipfile.ZipFile, size: int) -> str | None:

@@ -211,6 +211,15 @@ def test_no_damage_raises_and_what_passes_has_its_members(tmp_path: Path, positi
             assert sorted(map(found.read, found.namelist())) == sorted(map(sound.read, sound.namelist()))
 
 
+def test_an_entry_that_swallows_those_behind_it_is_found(tmp_path: Path) -> None:
+    """Its comment's length, two bytes at 32 of an entry, reaches to the end of the directory."""
+    content = bytearray(WHOLE)
+    first, end = content.index(b"PK\x01\x02"), content.rfind(b"PK\x05\x06")
+    name, extra = (int.from_bytes(content[first + at : first + at + 2], "little") for at in (28, 30))
+    content[first + 32 : first + 34] = (end - first - 46 - name - extra).to_bytes(2, "little")
+    assert "its end counts" in refusal(tmp_path / "a.pth", bytes(content))
+
+
 @given(st.binary(max_size=600))
 def test_heads_are_judged_without_an_error(head: bytes) -> None:
     assert (fault_of_head(head) is None) == head.startswith(b"PK\x03\x04")
