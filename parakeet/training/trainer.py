@@ -51,6 +51,9 @@ def train(job: TrainingJob, progress: Progress, reporter: Reporter, run_id: str,
     device = choose_device(job.training.device, local_rank(), world_size())
     if job.training.threads:
         torch.set_num_threads(job.training.threads)
+    # Before torch's first thread, which inherits it. ALiBi makes far probabilities denormal, and on a CPU the backward
+    # pass of 4,096 tokens of one document takes 1.15 s with them and 0.35 s without.
+    torch.set_flush_denormal(True)
     with ExitStack() as stack:
         ranks = stack.enter_context(join(device))
         watch = stack.enter_context(Watch(job, ranks.leads, progress, reporter, run_id))
