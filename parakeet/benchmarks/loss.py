@@ -24,7 +24,6 @@ from parakeet.progress import Progress
 from parakeet.sanitise import sanitise
 
 MIB = 1 << 20
-TOKENS = 4096
 WIDTHS = (192, 1152)
 VOCABULARIES = (4160, 100_288)
 PIECES = (64, 256, 1024, 4096)

@@ -223,7 +223,10 @@ def restore_newest(
             "To train from nothing, run the same build again with: --force checkpoint"
         )
     if found:
-        progress.say(f"None of the {len(found)} checkpoints in {run} can be gone on from: training begins anew.")
+        progress.say(
+            f"None of the {len(found)} checkpoints in {run} can be gone on from: their warm-up, decay or change of row "
+            "length came at other steps. Training begins anew; they stay, for a build with the settings they had."
+        )
     return None
 
 

@@ -1,8 +1,8 @@
 """The training loop: packed rows in, a checkpointed run and a finished model out."""
 
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -140,7 +140,7 @@ class Trainer:
         rate = self.schedule.learning_rate(step)
         batch, data_seconds = self.feed.take(step)
         self.model.execution = self.policy.execution(row_tokens)
-        try:
+        with self._memory_explained(step, row_tokens):
             measured = self.stepper.measure(batch, step, self.policy.micro_batch_rows(row_tokens), stopping)
             reason = self.healing.judge(measured.loss, measured.gradient_norm)
             if reason is None:
@@ -149,10 +149,6 @@ class Trainer:
             else:
                 self.stepper.leave()
                 self._tell_skip(step, reason, batch)
-        except (RuntimeError, MemoryError) as error:
-            if is_out_of_memory(error):
-                raise self.policy.out_of_memory(step, row_tokens) from None
-            raise
         self.step = step
         seconds = time.monotonic() - began
         speed = self.job.training.batch_tokens / seconds
@@ -162,6 +158,16 @@ class Trainer:
             mfu, mfu_palm, peak_memory(self.ranks.device), reason,
         )  # fmt: skip
         return record, measured.stopping
+
+    @contextmanager
+    def _memory_explained(self, step: int, row_tokens: int) -> Iterator[None]:
+        """Memory that is refused becomes a ParakeetError with the forecast and the change that would fit."""
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
+                raise self.policy.out_of_memory(step, row_tokens) from None
+            raise
 
     def _tell_skip(self, step: int, reason: str, batch: Batch) -> None:
         documents = [self.shards.doc_id(number).hex() for number in dict.fromkeys(batch.members)]
@@ -196,7 +202,8 @@ class Trainer:
     def _validate(self) -> float | None:
         row_tokens = self.schedule.row_tokens(self.step)
         rows = self.policy.micro_batch_rows(row_tokens)
-        loss = self.validation.loss(self.model, self.ranks, row_tokens, rows)
+        with self._memory_explained(self.step, row_tokens):
+            loss = self.validation.loss(self.model, self.ranks, row_tokens, rows)
         if loss is not None:
             self.watch.event("validated", self.step, f"Held-out loss {loss:.4f} nats a token.", validation_loss=loss)
         return loss

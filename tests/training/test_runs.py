@@ -1,97 +1,26 @@
-"""`parakeet runs`, `parakeet compare` and the pictures, over folders as a trainer leaves them."""
+"""`parakeet runs`, over folders as a trainer leaves them."""
 
-import json
 import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-from click.testing import CliRunner
 from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.numpy import save_file
 
-from parakeet.cli import main
 from parakeet.errors import ParakeetError
-from parakeet.recipe_file import load_recipe
-from parakeet.training.curve import draw_loss_curve, running_mean
 from parakeet.training.heartbeat import Heartbeat
 from parakeet.training.job import FAILURE_FILE, JOB_FILE, LOCK_FILE, METRICS_FILE, TrainingJob
-from parakeet.training.metrics import Kind, RunLog, StepRecord
 from parakeet.training.run_tables import render_runs
 from parakeet.training.runs import find_run, list_runs, load_run
-from parakeet.training.schedule import Schedule
 
 from ..conftest import Prepared
-
-BATCH = 512
-STEPS = 100
-PNG = b"\x89PNG\r\n\x1a\n"
-RECIPE = load_recipe("demo")
-
-
-def record(step: int, loss: float = 5.0, **others: Any) -> StepRecord:
-    made = StepRecord(step, BATCH * step, loss, 0.5, 1e-3, 256, 0.25, 2048.0, 0.01, None, None, 3 << 30)
-    return replace(made, **others)
-
-
-def schedule_of(steps: int, **training: Any) -> Schedule:
-    settings = {"tokens": BATCH * steps, "batch_tokens": BATCH, **training}
-    return Schedule.from_recipe(RECIPE.training.model_copy(update=settings), RECIPE.packing)
-
-
-class Folder:
-    """A run's folder in the making."""
-
-    def __init__(self, home: Path, key: str, **training: Any) -> None:
-        self.path = home / "training_runs" / key
-        self.path.mkdir(parents=True)
-        settings = RECIPE.training.model_copy(update={"tokens": BATCH * STEPS, "batch_tokens": BATCH, **training})
-        where = dict.fromkeys(("tokenizer", "shards", "plan", "output"), home / "somewhere" / key)
-        digests = {"shards_content": "d" * 64, "plan_digests": {"256": "e" * 64}}
-        TrainingJob(
-            model=RECIPE.model, training=settings, packing=RECIPE.packing, run=self.path, **where, **digests
-        ).save()
-        self.log = RunLog(self.path, tensorboard=False)
-        self.schedule = Schedule.from_recipe(settings, RECIPE.packing)
-
-    def train(self, *steps: StepRecord) -> "Folder":
-        for step in steps:
-            self.log.step(step)
-        return self
-
-    def event(self, kind: Kind, step: int = 0, text: str = "As it should.", **more: Any) -> "Folder":
-        self.log.event(kind, step, text, **more)
-        return self
-
-    def save(self, step: int, validation_loss: float | None = None, schedule: Schedule | None = None) -> "Folder":
-        """As much of a checkpoint as is read without torch; of another run's `schedule` where that is given."""
-        path = self.path / f"step-{step:08d}"
-        path.mkdir()
-        state = {"step": step, "validation_loss": validation_loss, "schedule": asdict(schedule or self.schedule)}
-        (path / "state.json").write_text(json.dumps(state), encoding="utf-8")
-        save_file({"embedding": np.zeros((1000, 1234), np.float32)}, path / "model.safetensors")
-        return self
-
-
-def parakeet(home: Path, *arguments: str) -> tuple[int, str]:
-    result = CliRunner().invoke(main, arguments, env={"PARAKEET_HOME": str(home)})
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result.exit_code, result.output
-
-
-def row(output: str, key: str) -> list[str]:
-    """The cells of a run's line."""
-    (line,) = [line for line in output.splitlines() if line.startswith(key)]
-    return re.split(r"  +", line.strip())
+from .run_folders import BATCH, STEPS, Folder, parakeet, record, row, schedule_of
 
 
 def test_a_home_without_runs_is_one_friendly_line(tmp_path: Path) -> None:
@@ -321,136 +250,6 @@ def test_no_line_is_wider_than_the_terminal_while_columns_can_go(
         assert max(map(len, narrow.splitlines())) <= width
     # Two keys that are told apart by their ninth digit only.
     assert {"3fa94c120", "3fa94c129"} == {line.split()[0] for line in narrow.splitlines()[1:]}
-
-
-@pytest.fixture
-def two(tmp_path: Path) -> Path:
-    first = Folder(tmp_path, "aaaa", learning_rate=1e-3, optimizer="muon")
-    first.train(*(record(step, 5.0, validation_loss=5.5 if step % 40 == 0 else None) for step in range(1, 101)))
-    second = Folder(tmp_path, "bbbb", learning_rate=5e-4)
-    second.train(*(record(step, 4.0, tokens=2 * BATCH * step) for step in range(1, 41)))
-    return tmp_path
-
-
-def test_two_runs_are_compared_at_equal_tokens(two: Path) -> None:
-    picture = two / "both.png"
-    status, output = parakeet(two, "compare", "a", "b", "-o", str(picture))
-    assert status == 0
-    assert re.search(r"training\.learning_rate +0\.001 +0\.0005\n", output)
-    assert re.search(r"training\.optimizer +muon +adamw\n", output)
-    assert "training.seed" not in output
-    assert "somewhere" not in output
-    rows = re.findall(r"^ +([\d.]+k?) +5\.0000 +4\.0000 +-1\.0000$", output, re.MULTILINE)
-    assert len(rows) == 10
-    assert (rows[0], rows[-1]) == ("1.02k", "40.4k")
-    assert re.search(r"held-out loss, best +5\.5000 +–", output)
-    assert re.search(r"tokens/s +2,048 +2,048", output)
-    assert re.search(r"^  tokens +51\.2k +20\.5k$", output, re.MULTILINE)
-    assert re.search(r"^  targets +51\.2k +41k$", output, re.MULTILINE)
-    assert re.search(r"time in steps +0:25 +0:10", output)
-    assert picture.read_bytes().startswith(PNG)
-    assert str(picture) in output
-    assert len(list(two.iterdir())) == 2
-
-
-def test_lost_lines_of_metrics_change_no_speed(two: Path) -> None:
-    path = two / "training_runs" / "aaaa" / METRICS_FILE
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    path.write_text("".join(lines[:5] + lines[60:]), encoding="utf-8")
-    _, output = parakeet(two, "compare", "a", "b")
-    assert re.search(r"tokens/s +2,048 +2,048", output)
-    path.write_text("".join(lines[:5] + lines[-5:]), encoding="utf-8")
-    assert load_run(path.parent).tokens_per_second == 2048
-
-
-def test_equal_settings_say_so_and_runs_without_common_tokens_too(tmp_path: Path) -> None:
-    Folder(tmp_path, "aaaa").train(record(1))
-    Folder(tmp_path, "bbbb")
-    status, output = parakeet(tmp_path, "compare", "a", "b", "-o", str(tmp_path / "picture.png"))
-    assert status == 0
-    assert output.startswith("The settings are equal.\n")
-    assert "they have none in common" in output
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("a", "aa"), "are the same run, aaaa"),
-        (("a", "b", "-o", "picture.gif"), "ends in .png"),
-        (("a", "b", "-o", "nowhere/picture.png"), "there is no folder"),
-        (("a", "b", "-o", "training_runs.png"), "while running this command"),
-    ],
-)
-def test_what_cannot_be_compared_is_one_message(
-    two: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
-) -> None:
-    monkeypatch.chdir(two)
-    (two / "training_runs.png").mkdir()
-    status, output = parakeet(two, "compare", *arguments)
-    assert status == 1
-    assert message in output
-    assert sorted(path.name for path in two.iterdir()) == ["training_runs", "training_runs.png"]
-
-
-@pytest.mark.parametrize("command", [("runs",), ("runs", "a"), ("compare", "a", "b")])
-def test_both_commands_need_no_torch_and_are_plain_in_a_pipe(two: Path, command: tuple[str, ...]) -> None:
-    code = (
-        "import sys\nfrom parakeet.cli import main\nmain(sys.argv[1:], standalone_mode=False)\n"
-        "print('loaded', *{'torch', 'dagster', 'matplotlib'} & set(sys.modules))"
-    )
-    finished = subprocess.run(
-        [sys.executable, "-c", code, *command],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={"PARAKEET_HOME": str(two), "PATH": ""},
-    )
-    assert finished.returncode == 0, finished.stderr
-    assert "\x1b" not in finished.stdout
-    assert finished.stdout.splitlines()[-1] == "loaded"
-
-
-@given(st.lists(st.tuples(st.floats(0, 20), st.booleans()), max_size=200))
-def test_the_running_mean_leaves_skipped_steps_out_and_stays_within_the_losses(steps: list[tuple[float, bool]]) -> None:
-    metrics = [
-        {"tokens": 10 * number, "loss": None if skipped else loss, "skipped": "nan" if skipped else None}
-        for number, (loss, skipped) in enumerate(steps)
-    ]
-    kept = [loss for loss, skipped in steps if not skipped]
-    tokens, smooth = running_mean(metrics)
-    assert len(tokens) == len(smooth) == (max(0, len(kept) - max(1, len(kept) // 40) + 1) if kept else 0)
-    assert all(min(kept) - 1e-9 <= value <= max(kept) + 1e-9 for value in smooth)
-    assert list(tokens) == sorted(tokens)
-
-
-@pytest.mark.parametrize(
-    "steps",
-    [
-        [],
-        [{"step": 1, "tokens": 0, "loss": None, "seconds": 1.0, "skipped": "nan"}],
-        [{"step": n, "tokens": n, "loss": 5.0 + n % 7, "seconds": 1.0, "learning_rate": 1e-3} for n in range(20_000)],
-        [
-            {
-                "step": n,
-                "tokens": n * 512,
-                "loss": 5.0,
-                "seconds": 1.0,
-                "learning_rate": 1e-3,
-                "row_tokens": 32 if n < 50 else 64,
-                "validation_loss": 5.0 if n % 10 == 0 else None,
-                "skipped": "too large" if n % 30 == 0 else None,
-            }
-            for n in range(1, 101)
-        ],
-    ],
-    ids=["no step", "skipped only", "old and many", "everything"],
-)
-def test_every_run_has_a_picture(tmp_path: Path, steps: list[dict[str, Any]]) -> None:
-    draw_loss_curve(steps, tmp_path / "curve.png")
-    content = (tmp_path / "curve.png").read_bytes()
-    assert content.startswith(PNG)
-    # It is kept in Dagster's history, inside the metadata.
-    assert len(content) < 100_000
 
 
 def test_a_run_that_is_no_folder_is_an_error_of_ours(tmp_path: Path) -> None:
