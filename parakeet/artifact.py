@@ -24,11 +24,14 @@ from parakeet.progress import Progress
 MANIFEST_FILE = "manifest.json"
 SCHEMA_VERSION = 1
 PARTIAL_PREFIX = ".partial-"
+WORK_FOLDER = "work"
+"""What a stage needs only while it works: no part of the artefact, and taken away when that is finished."""
 SPARE_BYTES = 64 << 20
 """Room that is left free beyond what a stage expects to write."""
 
 Make = Callable[[Path, Progress], dict[str, Any]]
-"""Fills an empty directory and returns the counts that the manifest and the metadata show."""
+"""Fills a directory and returns the counts that the manifest and the metadata show. The directory is empty but for what
+an interrupted try of a resumable stage left there."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,8 @@ class Work:
 
     `inputs` maps names to artefacts; `files` maps names of raw input files to their sha256. `records` are
     files that tell of the making (speeds, times): they are verified but are no part of the content digest.
-    `folder` is the stage's own under the root, where it is not called after the stage.
+    `folder` is the stage's own under the root, where it is not called after the stage. A `resumable` stage finds in
+    its directory what an interrupted try of the same work left there.
     """
 
     stage: str
@@ -48,6 +52,7 @@ class Work:
     records: tuple[str, ...] = ()
     expected_bytes: int = 0
     folder: str = ""
+    resumable: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "folder", self.folder or self.stage)
@@ -157,7 +162,7 @@ class Store:
                 for artifact in work.inputs.values():
                     artifact.check(thorough=True)
                 self._require_space(work)
-            artifact = found or self._make(work, make, progress)
+            artifact = found or self._make(work, make, progress, force)
             if found is not None and (self.root / work.folder / "latest").resolve() != found.path.resolve():
                 found.check(thorough=True)
             point_link(self.root / work.folder / "latest", artifact.path.name)
@@ -180,15 +185,19 @@ class Store:
     def _path(self, work: Work, number: int) -> Path:
         return self.root / work.folder / f"{work.fingerprint}-{number}"
 
-    def _make(self, work: Work, make: Make, progress: Progress) -> Artifact:
+    def _make(self, work: Work, make: Make, progress: Progress, fresh: bool) -> Artifact:
         started = time.time()
         partial = self.root / work.folder / f"{PARTIAL_PREFIX}{work.fingerprint}"
         try:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            counts = make(partial, progress)
-            manifest = self._manifest(work, partial, counts, started)
-            write_synced(partial / MANIFEST_FILE, json.dumps(manifest, indent=2) + "\n")
+            if fresh or not work.resumable:
+                shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True, exist_ok=True)
+            # Hashing tens of gigabytes takes minutes: what was killed after it has nothing left to do.
+            if not (partial / MANIFEST_FILE).is_file():
+                counts = make(partial, progress)
+                manifest = self._manifest(work, partial, counts, started)
+                replace_file(partial / MANIFEST_FILE, json.dumps(manifest, indent=2) + "\n")
+            shutil.rmtree(partial / WORK_FOLDER, ignore_errors=True)
             sync_directory(partial)
             numbers = [n for fingerprint, n, _ in self._made(work.folder) if fingerprint == work.fingerprint]
             final = self._path(work, max(numbers, default=-1) + 1)
@@ -201,6 +210,8 @@ class Store:
     def _manifest(self, work: Work, directory: Path, counts: dict[str, Any], started: float) -> dict[str, Any]:
         files = {}
         for path in sorted(path for path in directory.rglob("*") if path.is_file()):
+            if path.relative_to(directory).parts[0] == WORK_FOLDER:
+                continue
             sync_file(path)
             status = path.stat()
             files[path.relative_to(directory).as_posix()] = {

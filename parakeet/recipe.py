@@ -25,6 +25,8 @@ class Columns(Section):
     """Column with a system message; optional beside human and assistant."""
     messages: str | None = None
     """Column with a list of turns."""
+    alternating: str | None = None
+    """Column with a list of texts, the human's first, then in turn."""
     role: str = "role"
     """Key of a turn's speaker inside `messages`."""
     content: str = "content"
@@ -32,9 +34,9 @@ class Columns(Section):
 
     @model_validator(mode="after")
     def _one_shape(self) -> "Columns":
-        shapes = [self.text is not None, self.messages is not None, self.human is not None]
+        shapes = [column is not None for column in (self.text, self.messages, self.alternating, self.human)]
         if sum(shapes) != 1 or (self.human is None) != (self.assistant is None):
-            raise ValueError("name either text, or messages, or both human and assistant")
+            raise ValueError("name either text, or messages, or alternating, or both human and assistant")
         return self
 
 
@@ -47,15 +49,91 @@ class SourceSettings(Section):
     """Of duplicates in several sources, the one from the source with the highest priority is kept."""
     near_duplicates: bool = True
     """Whether near-duplicates of this source's documents are searched for; exact ones always are."""
+    weight: float | None = Field(default=None, gt=0.0)
+    """Share of the training tokens, relative to the other sources' weights; all sources have one, or none."""
+    epochs: float = Field(default=1.0, gt=0.0, le=100.0)
+    """Most times that a document is seen in one pass over the mix; 0.5 takes half of the documents."""
 
 
-class FileSource(SourceSettings):
+class Forecast(Section):
+    """What is known of a source before it is fetched; only `parakeet plan` reads it."""
+
+    rows: int = Field(default=0, ge=0)
+    """Records."""
+    download_bytes: int = Field(default=0, ge=0)
+    """Bytes of the files."""
+    content_bytes: int = Field(default=0, ge=0)
+    """UTF-8 bytes of the text that comes out of them."""
+
+
+class RecordSource(SourceSettings):
+    """A source whose files hold records."""
+
+    columns: Columns | None = None
+    """Only for records whose columns are not recognised."""
+    separator: str | None = Field(default=None, min_length=1, max_length=100)
+    """Of text files: the line that parts two documents; without it they are cut at blank lines."""
+    forecast: Forecast = Forecast()
+    """Size, for the plan."""
+
+
+class FileSource(RecordSource):
     kind: Literal["files"] = "files"
     """Text that is already on this machine."""
     path: str
     """A file, a folder or a glob; relative to the recipe file."""
-    columns: Columns | None = None
-    """Only for records whose columns are not recognised."""
+
+
+class RemoteFile(Section):
+    """One file to download."""
+
+    url: str | None = None
+    """HTTP(S) address."""
+    drive_id: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_-]{10,100}$")
+    """Google Drive id, in place of the address."""
+    file_name: str = Field(default="", pattern=r"^([A-Za-z0-9_][A-Za-z0-9._+-]{0,199})?$")
+    """Name to save it under, which says what kind of file it is; without it the address's last part."""
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    """Hash that the file must have, where it is known."""
+    n_bytes: int | None = Field(default=None, ge=1)
+    """Size that the file must have, where it is known, in bytes."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "RemoteFile":
+        if (self.url is None) == (self.drive_id is None):
+            raise ValueError("name either url or drive_id")
+        if self.drive_id is not None and not self.file_name:
+            raise ValueError("a file on Google Drive needs a file_name, which says what kind of file it is")
+        return self
+
+
+class DownloadSource(RecordSource):
+    kind: Literal["download"]
+    """Files to fetch by HTTP(S) or from Google Drive."""
+    files: list[RemoteFile] = Field(min_length=1)
+    """The files."""
+
+
+class HubSource(RecordSource):
+    kind: Literal["hub"]
+    """A dataset of the Hugging Face hub."""
+    dataset: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Owner and name."""
+    revision: str = "main"
+    """Commit, tag or branch; what a tag or branch means is looked up once, and kept."""
+    files: list[str] = Field(min_length=1)
+    """Globs of the files to fetch, inside the dataset."""
+
+
+class BucketSource(RecordSource):
+    kind: Literal["bucket"]
+    """Files in an S3-compatible store."""
+    path: str = Field(pattern=r"^s3://[^/]+/.+$")
+    """Bucket and key or glob: s3://bucket/folder/*.jsonl.gz."""
+    endpoint: str | None = Field(default=None, pattern=r"^https?://")
+    """Address of a store other than Amazon's."""
+    anonymous: bool = False
+    """Whether to ask without credentials; they come from the usual AWS_… variables and files."""
 
 
 class SyntheticSource(SourceSettings):
@@ -72,10 +150,62 @@ def _source_kind(value: Any) -> str:
     return str(kind)
 
 
+RemoteSource = DownloadSource | HubSource | BucketSource
+"""Sources that are fetched first."""
+
 Source = Annotated[
-    Annotated[FileSource, Tag("files")] | Annotated[SyntheticSource, Tag("synthetic")],
+    Annotated[FileSource, Tag("files")]
+    | Annotated[DownloadSource, Tag("download")]
+    | Annotated[HubSource, Tag("hub")]
+    | Annotated[BucketSource, Tag("bucket")]
+    | Annotated[SyntheticSource, Tag("synthetic")],
     Discriminator(_source_kind),
 ]
+
+
+class Repetition(Section):
+    """The repetition rules of Gopher (Rae et al. 2021, table A1), for plain documents of `min_words` and more.
+
+    Each is the largest share that is let pass; null leaves a rule out.
+    """
+
+    min_words: int = Field(default=50, ge=1)
+    """Shorter documents are not held to shares of their text: one refrain would be a third of a short poem."""
+    duplicate_lines: float | None = Field(default=None, ge=0.0, le=1.0)
+    """Lines that stand twice. Off: at the paper's 0.3 it takes the speakers' names of a play for rubbish."""
+    duplicate_paragraphs: float | None = Field(default=0.3, ge=0.0, le=1.0)
+    """Paragraphs that stand twice."""
+    duplicate_line_characters: float | None = Field(default=0.2, ge=0.0, le=1.0)
+    """Characters in lines that stand twice."""
+    duplicate_paragraph_characters: float | None = Field(default=0.2, ge=0.0, le=1.0)
+    """Characters in paragraphs that stand twice."""
+    top_phrases: dict[int, float] = {2: 0.2, 3: 0.18, 4: 0.16}
+    """Characters in the most frequent phrase, by its words."""
+    duplicate_phrases: dict[int, float] = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.1}
+    """Characters in phrases that stand twice, by their words."""
+
+
+class Quality(Section):
+    """The quality rules of Gopher (Rae et al. 2021, table A1), for plain documents; null leaves a rule out."""
+
+    min_words: int | None = Field(default=50, ge=1)
+    """Fewest words."""
+    max_words: int | None = Field(default=100_000, ge=1)
+    """Most words."""
+    min_mean_word_length: float | None = Field(default=3.0, ge=0.0)
+    """Shortest mean word, in characters."""
+    max_mean_word_length: float | None = Field(default=10.0, ge=0.0)
+    """Longest mean word, in characters."""
+    max_symbols: float | None = Field(default=0.1, ge=0.0)
+    """Most hash signs and ellipses a word."""
+    max_bullet_lines: float | None = Field(default=0.9, ge=0.0, le=1.0)
+    """Largest share of lines that begin with a bullet."""
+    max_ellipsis_lines: float | None = Field(default=0.3, ge=0.0, le=1.0)
+    """Largest share of lines that end with an ellipsis."""
+    min_alphabetic_words: float | None = Field(default=0.8, ge=0.0, le=1.0)
+    """Smallest share of words with a letter."""
+    min_stop_words: int | None = Field(default=2, ge=0)
+    """Fewest of the eight commonest English words."""
 
 
 class Clean(Section):
@@ -83,8 +213,37 @@ class Clean(Section):
     """Shortest document kept, in characters of content."""
     max_characters: int = Field(default=2_000_000, ge=1)
     """Longest document kept, in characters of content."""
-    repetition: bool = True
-    """Whether documents of 50 words and more pass through the Gopher repetition rules."""
+    mojibake: bool = True
+    """Whether text that was decoded wrongly ("donâ€™t") is mended, by ftfy."""
+    boilerplate: Literal["keep", "drop"] = "keep"
+    """Conversations in which a chat model talks of itself ("As an AI language model"); they are counted either way."""
+    personal_data: Literal["keep", "mask"] = "keep"
+    """E-mail addresses, phone numbers and IP addresses; they are counted either way."""
+    languages: list[str] = []
+    """ISO 639-1 codes of the languages that are kept ([en]); empty keeps all (pip install parakeet-lm[language])."""
+    repetition: Repetition | None = Repetition()
+    """Plain documents that repeat themselves; null keeps them."""
+    quality: Quality | None = None
+    """Plain documents that are hardly prose; null keeps them."""
+
+
+class EvaluationSet(Section):
+    """Text that must not be trained on."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    """Name in the reason of a drop."""
+    path: str
+    """A file, a folder or a glob; relative to the recipe file."""
+    columns: Columns | None = None
+    """Only for records whose columns are not recognised."""
+
+
+class Decontamination(Section):
+    sets: list[EvaluationSet] = []
+    """What is looked for in every document."""
+    words: int = Field(default=13, ge=5, le=50)
+    """Words in a row that a document may not share with a record of a set; of a question with fewer words, the whole
+    question and answer."""
 
 
 class Deduplication(Section):
@@ -96,8 +255,44 @@ class Deduplication(Section):
     """Hashes in a band; more find only closer pairs. 14 × 8 has its threshold at a Jaccard of 0.72."""
     min_words: int = Field(default=20, ge=5)
     """Shorter documents are compared exactly only, so that templated talk is not taken for copies."""
+    turns: bool = False
+    """Whether each question with its reply is compared too: one that stands in another conversation is cut out."""
     held_out_fraction: float = Field(default=0.02, ge=0.0, le=0.5)
     """Share of documents (by hash) kept from training for evaluation; synthetic text splits by question."""
+
+
+class Slurm(Section):
+    """How jobs are asked for; datatrove writes the script."""
+
+    partition: str = Field(min_length=1)
+    """Partition."""
+    time: str = "24:00:00"
+    """Longest run of a task."""
+    qos: str = "normal"
+    """Quality of service; empty leaves it out."""
+    memory_gib: int = Field(default=4, ge=1)
+    """Memory of a task."""
+    environment: str = ""
+    """Shell command that activates the environment in which Parakeet is installed; empty takes this one."""
+
+
+class Executor(Section):
+    """Where the tasks of the data stages run, through datatrove's executors. The result is the same for all."""
+
+    kind: Literal["local", "slurm", "ray"] = "local"
+    """Processes on this machine, an array job of Slurm, or Ray; the last two need the assets on a shared folder."""
+    workers: int = Field(default=0, ge=0, le=10_000)
+    """Tasks at once; 0 takes one a core (local), or all of them."""
+    ray_address: str = ""
+    """Address of a Ray cluster ("auto", "ray://…"); empty starts Ray on this machine."""
+    slurm: Slurm | None = None
+    """Needed for kind slurm."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Executor":
+        if self.kind == "slurm" and self.slurm is None:
+            raise ValueError("kind slurm needs executor.slurm with a partition")
+        return self
 
 
 class TokenizerSettings(Section):
@@ -283,8 +478,12 @@ class Recipe(Section):
     """One line for people."""
     sources: list[Source] = Field(min_length=1)
     """Where the text comes from."""
+    limit: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Share of every source that is taken: 0.001 makes a trial of a large recipe."""
     clean: Clean = Clean()
     """Filters on single documents."""
+    decontamination: Decontamination = Decontamination()
+    """Evaluation sets that must not be trained on."""
     deduplication: Deduplication = Deduplication()
     """Search for copies, and the share that is held out."""
     tokenizer: TokenizerSettings = TokenizerSettings()
@@ -299,6 +498,8 @@ class Recipe(Section):
     """How it learns."""
     evaluation: Evaluation = Evaluation()
     """What is measured."""
+    executor: Executor = Executor()
+    """Where the data stages run; changes nothing of what they make."""
     generation: Generation = Generation()
     """Defaults of the released model's chat."""
     original: OriginalCheckpoint = OriginalCheckpoint()
@@ -310,6 +511,9 @@ class Recipe(Section):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"two sources are called {twice[0]}: give each its own name")
+        without = [source.name for source in self.sources if source.weight is None]
+        if 0 < len(without) < len(self.sources):
+            raise ValueError(f"source {without[0]} has no weight, but others have: give one to each source, or to none")
         for index, row_tokens in enumerate(self.packing.lengths):
             key = f"packing.then[{index - 1}].row_tokens" if index else "packing.row_tokens"
             if row_tokens > self.model.context:

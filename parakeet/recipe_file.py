@@ -16,7 +16,15 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from parakeet.errors import ParakeetError
-from parakeet.recipe import FileSource, Recipe, SyntheticSource
+from parakeet.recipe import BucketSource, DownloadSource, FileSource, HubSource, Recipe, SyntheticSource
+
+SOURCE_KINDS: dict[str, type[BaseModel]] = {
+    "files": FileSource,
+    "download": DownloadSource,
+    "hub": HubSource,
+    "bucket": BucketSource,
+    "synthetic": SyntheticSource,
+}
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -57,10 +65,12 @@ def _merged(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise ParakeetError(f"{path}: recipe extends itself through {' -> '.join(str(p) for p in seen)}.")
     values = _read(path)
     parent = values.pop("extends", None)
-    sources = values.get("sources")
-    for source in sources if isinstance(sources, list) else []:
-        if isinstance(source, dict) and isinstance(source.get("path"), str):
-            source["path"] = _beside(path, source["path"])
+    decontamination = values.get("decontamination")
+    sets = decontamination.get("sets") if isinstance(decontamination, dict) else None
+    for named in (values.get("sources"), sets):
+        for entry in named if isinstance(named, list) else []:
+            if isinstance(entry, dict) and isinstance(entry.get("path"), str):
+                entry["path"] = _beside(path, entry["path"])
     original = values.get("original")
     mirrors = original.get("mirrors") if isinstance(original, dict) else None
     if isinstance(original, dict) and isinstance(mirrors, list):
@@ -121,7 +131,7 @@ def _explain(error: ValidationError, path: Path) -> str:
     text = path.read_text(encoding="utf-8")
     lines = []
     for problem in error.errors():
-        location = tuple(part for part in problem["loc"] if part not in ("files", "synthetic"))
+        location = _without_kind(problem["loc"])
         row = _row(text, location)
         where = f"{path}, line {row}" if row else str(path)
         key = ".".join(str(part) for part in location)
@@ -137,14 +147,19 @@ def _explain(error: ValidationError, path: Path) -> str:
     return "\n".join(lines)
 
 
+def _without_kind(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """pydantic puts a source's kind behind its number: ("sources", 0, "files", "path")."""
+    if len(location) > 2 and location[0] == "sources" and location[2] in SOURCE_KINDS:
+        return (*location[:2], *location[3:])
+    return location
+
+
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:
     section: Any = Recipe
+    if location != _without_kind(location):
+        section, location = SOURCE_KINDS[str(location[2])], location[3:]
     for part in location[:-1]:
-        if part == "files":
-            section = FileSource
-        elif part == "synthetic":
-            section = SyntheticSource
-        elif isinstance(part, str) and part in section.model_fields:
+        if isinstance(part, str) and part in section.model_fields:
             section = _model_of(section.model_fields[part].annotation) or section
     return list(section.model_fields)
 

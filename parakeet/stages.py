@@ -4,7 +4,7 @@ Dagster's assets and the command line both go through `Build`; the stages' work 
 `make` names, which are imported only when a stage has to be made.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -16,7 +16,7 @@ from parakeet.errors import ParakeetError
 from parakeet.hashes import HashCache
 from parakeet.home import hashes_file, models_folder, runs_folder
 from parakeet.progress import Progress
-from parakeet.recipe import FileSource, Recipe
+from parakeet.recipe import BucketSource, DownloadSource, EvaluationSet, FileSource, HubSource, Recipe, RemoteSource
 from parakeet.recipe_file import load_recipe
 from parakeet.training.job import CURVE_FILE, METRICS_FILE, SUMMARY_FILE
 from parakeet.training.stage import CHANGEABLE, Launch, expected_bytes, make_checkpoint
@@ -24,6 +24,8 @@ from parakeet.training.stage import CHANGEABLE, Launch, expected_bytes, make_che
 ACTIVE_RECIPE_FILE = "recipe.yaml"
 DEFAULT_RECIPE = "demo"
 ORIGINAL_CHECKPOINT = "original_checkpoint"
+SOURCE_FILES = "source_files"
+"""The stages that fetch are called `source_files/<source>`, one for each remote source of the recipe."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Stage:
 
     A higher `version` says that the code now makes something else of the same inputs. `headline` says in a few
     words what the counts of its manifest hold. `growth` times the bytes of the inputs is the disk space that
-    the stage asks for before it begins. `after` names assets that are files of the user's, not artefacts.
+    the stage asks for before it begins. `after` names assets that are files of the user's, not artefacts. A `resumable`
+    stage goes on inside itself after it was killed.
     """
 
     name: str
@@ -47,23 +50,50 @@ class Stage:
     folder: str = ""
     records: tuple[str, ...] = ()
     growth: float = 1.5
+    resumable: bool = False
 
     def inputs_for(self, recipe: Recipe) -> tuple[str, ...]:
-        """cl100k_base is the same whatever the corpus holds, so new text does not make it anew."""
+        """The stages that this one is made from, for a recipe.
+
+        Its remote sources are fetched first. cl100k_base is the same whatever the corpus holds, so new text does not
+        make it anew.
+        """
+        if self.name == "documents":
+            return tuple(stage.name for stage in fetching_stages(recipe))
         if self.name == "tokenizer" and recipe.tokenizer.kind == "cl100k_base":
             return ()
         return self.inputs
 
 
+UNREAD_BY_DOCUMENTS = {"priority", "near_duplicates", "path", "weight", "epochs", "forecast"}
+WHERE_TO_FETCH = {"url", "drive_id", "sha256", "n_bytes", "files", "dataset", "revision", "endpoint", "anonymous"}
+
+
 def _documents(recipe: Recipe) -> dict[str, Any]:
-    hidden = {"priority", "near_duplicates", "path"}
+    """Where a source comes from is its files' business: their content is an input."""
+    hidden = UNREAD_BY_DOCUMENTS | WHERE_TO_FETCH
     sources = [source.model_dump(mode="json", exclude=hidden) for source in recipe.sources]
-    return {"sources": sources, "questions_per_task": recipe.evaluation.questions_per_task}
+    return {"sources": sources, "questions_per_task": recipe.evaluation.questions_per_task, "limit": recipe.limit}
+
+
+def _cleaning(recipe: Recipe) -> dict[str, Any]:
+    sets = [chosen.model_dump(mode="json", exclude={"path"}) for chosen in recipe.decontamination.sets]
+    return {**recipe.part("clean"), "decontamination": {"sets": sets, "words": recipe.decontamination.words}}
 
 
 def _deduplication(recipe: Recipe) -> dict[str, Any]:
     sources = {s.name: {"priority": s.priority, "near_duplicates": s.near_duplicates} for s in recipe.sources}
     return {**recipe.part("deduplication"), "sources": sources}
+
+
+def _packing(recipe: Recipe) -> dict[str, Any]:
+    mix = {s.name: {"weight": s.weight, "epochs": s.epochs} for s in recipe.sources}
+    return {"row_tokens": sorted(set(recipe.packing.lengths)), "mix": mix}
+
+
+def _data_card(recipe: Recipe) -> dict[str, Any]:
+    sources = {s.name: {"licence": s.licence, "kind": s.kind} for s in recipe.sources}
+    return {**recipe.part("name", "description", "limit"), "sources": sources}
 
 
 def _checkpoint(recipe: Recipe) -> dict[str, Any]:
@@ -101,15 +131,19 @@ STAGES: tuple[Stage, ...] = (
         make="parakeet.data.collect:collect_documents",
         settings=_documents,
         headline=lambda c: f"{c['documents']:,} documents of {', '.join(c['sources'])}",
+        version=2,
+        resumable=True,
     ),
     Stage(
         "clean_documents",
         group="corpus",
-        summary="Documents with normalised text, without those that are too short, too long or repeat themselves.",
+        summary="Documents with normalised text, without rubbish and without what the model is to be tested on.",
         make="parakeet.data.clean:clean_documents",
-        settings=lambda recipe: recipe.part("clean"),
+        settings=_cleaning,
         headline=lambda c: f"{c['documents']:,} kept, {c['dropped']:,} dropped",
         inputs=("documents",),
+        version=2,
+        resumable=True,
     ),
     Stage(
         "deduplicated_documents",
@@ -120,6 +154,8 @@ STAGES: tuple[Stage, ...] = (
         headline=lambda c: f"{c['documents']:,} kept, {c['exact_duplicates'] + c['near_duplicates']:,} duplicates",
         inputs=("clean_documents",),
         growth=3.0,
+        version=2,
+        resumable=True,
     ),
     Stage(
         "tokenizer",
@@ -135,22 +171,34 @@ STAGES: tuple[Stage, ...] = (
         "token_shards",
         group="tokens",
         summary="The corpus as ids, in Arrow files that memory-map, training and held-out documents apart.",
-        make="parakeet.data.shards:make_token_shards",
+        make="parakeet.data.tokenise:make_token_shards",
         settings=lambda recipe: {**recipe.part("shards"), "sources": sorted(source.name for source in recipe.sources)},
         headline=lambda c: f"{c['train']['tokens']:,} tokens, {c['held_out']['tokens']:,} held out",
         inputs=("deduplicated_documents", "tokenizer"),
         growth=4.0,
+        version=2,
+        resumable=True,
     ),
     Stage(
         "packing_plan",
         group="tokens",
         summary="Which pieces of which documents share a training row, so that no token and hardly a slot is lost.",
         make="parakeet.data.packing:make_packing_plan",
-        settings=lambda recipe: {"row_tokens": sorted(set(recipe.packing.lengths))},
+        settings=_packing,
         headline=_packing_headline,
         inputs=("token_shards",),
-        version=2,
+        version=3,
         growth=0.5,
+    ),
+    Stage(
+        "data_card",
+        group="tokens",
+        summary="What the corpus holds, by source, as a page: sizes, licences, what was dropped and why, examples.",
+        make="parakeet.data.card:make_data_card",
+        settings=_data_card,
+        headline=lambda c: f"{c['sources']} sources, {c['tokens']:,} tokens",
+        inputs=("documents", "clean_documents", "deduplicated_documents", "tokenizer", "token_shards", "packing_plan"),
+        growth=0.0,
     ),
     Stage(
         "checkpoint",
@@ -208,7 +256,7 @@ class Build:
 
     def work(self, name: str) -> Work:
         """What has to be made for a stage; ParakeetError if one of its inputs has not been made."""
-        stage = stage_named(name)
+        stage = self._stage(name)
         inputs = {upstream: self.artifact(upstream) for upstream in stage.inputs_for(self.recipe)}
         files = self._files(name)
         return Work(
@@ -220,12 +268,13 @@ class Build:
             records=stage.records,
             expected_bytes=self._expected_bytes(stage, inputs, [path for path, _ in files.values()]),
             folder=stage.folder or stage.name,
+            resumable=stage.resumable,
         )
 
     def find(self, name: str) -> Artifact | None:
         """The stage's artefact for this recipe, if it and everything before it have been made."""
         if name not in self._found:
-            if any(self.find(upstream) is None for upstream in stage_named(name).inputs_for(self.recipe)):
+            if any(self.find(upstream) is None for upstream in self._stage(name).inputs_for(self.recipe)):
                 return None
             if name == "original_model" and not self.original_checkpoint.is_file():
                 return None
@@ -262,15 +311,33 @@ class Build:
             runs = runs_folder(self.store.root)
             make = partial(make_checkpoint, launch=launch, runs=runs, fresh=force, try_anyway=try_anyway)
             return partial(make, self.recipe, work.inputs)
-        module, function = stage_named(name).make.split(":")
+        module, function = self._stage(name).make.split(":")
         if name == "release":
-            before = STAGE_NAMES[: STAGE_NAMES.index(name)]
-            lineage = {artifact.stage: artifact.manifest for artifact in map(self.artifact, before)}
+            lineage = {upstream: self.artifact(upstream).manifest for upstream in self.upstream(name)}
             return partial(getattr(import_module(module), function), self.recipe, work.inputs, lineage)
         folders = {upstream: artifact.path for upstream, artifact in work.inputs.items()}
         if name == "original_model":
             folders[ORIGINAL_CHECKPOINT] = self.original_checkpoint
+        if name.startswith(f"{SOURCE_FILES}/"):
+            return partial(getattr(import_module(module), function), self._remote_source(name), self.recipe.limit)
         return partial(getattr(import_module(module), function), self.recipe, folders)
+
+    def upstream(self, name: str) -> list[str]:
+        """The stages that a stage is made from, and those before them, in the order of the build."""
+        needed: set[str] = set()
+        waiting = list(self._stage(name).inputs_for(self.recipe))
+        while waiting:
+            if (one := waiting.pop()) not in needed:
+                needed.add(one)
+                waiting += self._stage(one).inputs_for(self.recipe)
+        return [stage.name for stage in stages_of(self.recipe) if stage.name in needed]
+
+    def _stage(self, name: str) -> Stage:
+        return next(stage for stage in stages_of(self.recipe) if stage.name == name)
+
+    def _remote_source(self, name: str) -> RemoteSource:
+        wanted = name.removeprefix(f"{SOURCE_FILES}/")
+        return next(source for source in remote_sources(self.recipe) if source.name == wanted)
 
     @property
     def original_checkpoint(self) -> Path:
@@ -283,17 +350,20 @@ class Build:
             if not path.is_file():
                 raise ParakeetError(f"{path} is missing. Run the same build with: --select {ORIGINAL_CHECKPOINT}")
             return {path.name: (path, self._hashes.sha256([path])[path])}
-        return self._source_files() if name == "documents" else {}
+        if name == "clean_documents":
+            return self._read_files(self.recipe.decontamination.sets)
+        if name == "documents":
+            return self._read_files([source for source in self.recipe.sources if isinstance(source, FileSource)])
+        return {}
 
-    def _source_files(self) -> dict[str, tuple[Path, str]]:
+    def _read_files(self, sources: Sequence[FileSource | EvaluationSet]) -> dict[str, tuple[Path, str]]:
         from parakeet.data.sources import source_files
 
         files: dict[str, tuple[Path, str]] = {}
-        for source in self.recipe.sources:
-            if isinstance(source, FileSource):
-                found = source_files(source)
-                digests = self._hashes.sha256(found)
-                files |= {f"{source.name}/{index}/{p.name}": (p, digests[p]) for index, p in enumerate(found)}
+        for source in sources:
+            found = source_files(source)
+            digests = self._hashes.sha256(found)
+            files |= {f"{source.name}/{index}/{p.name}": (p, digests[p]) for index, p in enumerate(found)}
         return files
 
     def _expected_bytes(self, stage: Stage, inputs: dict[str, Artifact], files: list[Path]) -> int:
@@ -307,7 +377,42 @@ STAGE_NAMES = tuple(stage.name for stage in STAGES)
 ASSET_NAMES = (*STAGE_NAMES, ORIGINAL_CHECKPOINT)
 
 
+def remote_sources(recipe: Recipe) -> list[RemoteSource]:
+    """The sources that are fetched first."""
+    return [s for s in recipe.sources if isinstance(s, DownloadSource | HubSource | BucketSource)]
+
+
+def _fetching(source: RemoteSource) -> Stage:
+    read = {"url", "drive_id", "files", "dataset", "revision", "path", "endpoint", "kind", "anonymous"}
+
+    def settings(recipe: Recipe) -> dict[str, Any]:
+        now = next(s for s in remote_sources(recipe) if s.name == source.name)
+        return {"source": now.model_dump(mode="json", include=read), "limit": recipe.limit}
+
+    return Stage(
+        f"{SOURCE_FILES}/{source.name}",
+        group="sources",
+        summary=f"The files of the source {source.name}, as they were published ({source.licence}).",
+        make="parakeet.data.fetch:fetch_source",
+        settings=settings,
+        headline=lambda c: f"{c['files']:,} files, {c['bytes'] / 1e6:,.1f} MB",
+        growth=0.0,
+        resumable=True,
+    )
+
+
+def fetching_stages(recipe: Recipe) -> tuple[Stage, ...]:
+    """One stage for each remote source, so that each is fetched, and fetched again, alone."""
+    return tuple(map(_fetching, remote_sources(recipe)))
+
+
+def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
+    """Every stage of a recipe's build, in order."""
+    return (*fetching_stages(recipe), *STAGES)
+
+
 def stage_named(name: str) -> Stage:
+    """One of the stages that every recipe has."""
     return STAGES[STAGE_NAMES.index(name)]
 
 

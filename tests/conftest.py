@@ -16,7 +16,7 @@ import pytest
 from parakeet.conversation import Turn
 from parakeet.data.documents import Document, DocumentWriter
 from parakeet.data.packing import make_packing_plan
-from parakeet.data.shards import make_token_shards
+from parakeet.data.tokenise import make_token_shards
 from parakeet.data.vocabulary import make_tokenizer
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
@@ -98,6 +98,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     progress = Progress()
     make_tokenizer(recipe, folders, folders["tokenizer"], progress)
     make_token_shards(recipe, folders, folders["token_shards"], progress)
+    shutil.rmtree(folders["token_shards"] / "work")
     make_packing_plan(recipe, folders, folders["packing_plan"], progress)
     return Prepared(
         recipe,

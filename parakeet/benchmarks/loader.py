@@ -8,7 +8,8 @@ import numpy as np
 
 from parakeet.data.loader import Loader, LoaderState
 from parakeet.data.packing import Plan, pack, plan_file, write_plan
-from parakeet.data.shards import ShardWriter, TokenDocument, TokenShards
+from parakeet.data.shard_writer import ShardWriter, TokenDocument
+from parakeet.data.shards import TokenShards
 from parakeet.tokenizer import Tokenizer, train_tokenizer
 
 BATCH_TOKENS = 65_536

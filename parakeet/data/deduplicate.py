@@ -1,72 +1,112 @@
 """The deduplicated_documents stage: one document of each cluster of copies, split into training and held-out ones.
 
-Copies are found exactly, by `doc_id`, and nearly, by datatrove's MinHash; the choice of whom to keep is made here.
-The text is streamed; what stays in memory is about 100 bytes a document.
+Copies are found exactly, by `doc_id`, and nearly, by datatrove's MinHash; the choice of whom to keep is made in
+`parakeet.data.duplicates`. The text is streamed.
 """
 
 import json
-import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from parakeet.data.documents import ROWS_PER_GROUP, Document, DocumentWriter, parts, read_documents
+from parakeet.data.documents import BYTES_PER_PART, collect_parts, part_groups, parts
+from parakeet.data.duplicates import (
+    Choice,
+    Columns,
+    choose,
+    choose_exchanges,
+    exact_representatives,
+    near_keepers,
+    read_columns,
+    read_exchanges,
+)
 from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
-from parakeet.recipe import Deduplication, Recipe
+from parakeet.recipe import Recipe
 
 EXAMPLE_CLUSTERS = 50
-EXCERPT_CHARACTERS = 300
+MOST_SIGNATURE_TASKS = 192
+"""Each leaves a file for every bucket, and the search holds a bucket's files open: a process may open 1,024."""
 
 
 @dataclass(frozen=True)
-class Columns:
-    """What the search needs of every document, in the order of the parts; n documents in all."""
+class Search:
+    """Near-duplicate search over the parts of one artefact, in the folder `work` of a stage."""
 
-    part_sizes: list[int]
+    recipe: Recipe
+    paths: Sequence[Path]
+    part_sizes: Sequence[int]
     """Documents in each part."""
-    ids: np.ndarray
-    """uint64 (n, 2): the doc_id as two big-endian integers."""
-    names: list[str]
-    """Names of the sources."""
-    sources: np.ndarray
-    """int64 (n): index into `names`."""
-    characters: np.ndarray
-    """int64 (n): length of the content."""
-    held_out: np.ndarray
-    """int8 (n): 1 or 0 where the metadata says whether a document is held out, -1 where it does not."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What becomes of every document."""
-
-    representative: np.ndarray
-    """int64 (n): the document that stands for its exact duplicates; itself where it is that one."""
-    kept_by: np.ndarray
-    """int64 (n): the document that is kept of the cluster; itself where it is that one."""
-    held_out: np.ndarray
-    """bool (n): whether the cluster is held out."""
+    work: Path
+    progress: Progress
 
     @property
-    def kept(self) -> np.ndarray:
-        return self.kept_by == np.arange(len(self.kept_by))
+    def groups(self) -> list[range]:
+        """Parts that are signed by one task."""
+        bytes_of = [path.stat().st_size for path in self.paths]
+        return part_groups(bytes_of, BYTES_PER_PART // 4, MOST_SIGNATURE_TASKS)
 
-    @property
-    def exact(self) -> np.ndarray:
-        return self.representative != np.arange(len(self.representative))
+    def pairs(self, searched: np.ndarray) -> Iterator[tuple[int, int]]:
+        """Pairs of the numbers of documents that share a bucket, among those that `searched` (bool, n) marks."""
+        return self._pairs("documents", searched, [self._documents_in(group) for group in self.groups], [])
 
-    @property
-    def near(self) -> np.ndarray:
-        return ~self.kept & ~self.exact
+    def pairs_of_exchanges(
+        self, kept: np.ndarray, searched: np.ndarray, exchanges: Sequence[int]
+    ) -> Iterator[tuple[int, int]]:
+        """The same for exchanges, numbered through over the documents that `kept` (bool, n) marks.
+
+        `searched` (bool, exchanges); `exchanges` is the number of them in each part.
+        """
+        from parakeet.data.minhash import SelectExchanges
+
+        folder = self.work / "exchanges" / "kept"
+        self._save(folder, kept, [self._documents_in(group) for group in self.groups])
+        sizes = [sum(exchanges[group.start : group.stop]) for group in self.groups]
+        return self._pairs("exchanges", searched, sizes, [SelectExchanges(folder)])
+
+    def _documents_in(self, group: range) -> int:
+        return sum(self.part_sizes[group.start : group.stop])
+
+    def _pairs(
+        self, what: str, searched: np.ndarray, sizes: Sequence[int], selection: Sequence[Any]
+    ) -> Iterator[tuple[int, int]]:
+        from parakeet.data.minhash import BlankUnsearched, Buckets, Signatures
+        from parakeet.data.part_steps import ReadPart
+        from parakeet.data.tasks import run_tasks, watch
+
+        settings, work = self.recipe.deduplication, self.work / what
+        self._save(work / "searched", searched, sizes)
+        groups = [[self.paths[number] for number in group] for group in self.groups]
+        steps = [
+            ReadPart(groups, work / "read"),
+            *selection,
+            BlankUnsearched(work / "searched"),
+            Signatures(work / "signatures", settings),
+        ]
+        name = f"signatures of {what}"
+        with self.progress.task(name, sum(self.part_sizes), "documents") as task, watch(task, work / "read"):
+            run_tasks(steps, len(groups), self.recipe.executor, work / "signing")
+        search = Buckets(work / "signatures", work / "pairs", settings, work / "compared")
+        name = f"comparison of {what}"
+        with self.progress.task(name, settings.buckets, "buckets") as task, watch(task, work / "compared"):
+            run_tasks([search], settings.buckets, self.recipe.executor, work / "comparing")
+        starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        for path in sorted((work / "pairs").glob("*.dups")):
+            rows = np.fromfile(path, "<u4").reshape(-1, 4).astype(np.int64)
+            yield from zip(
+                (starts[rows[:, 0]] + rows[:, 1]).tolist(), (starts[rows[:, 2]] + rows[:, 3]).tolist(), strict=True
+            )
+
+    def _save(self, folder: Path, marks: np.ndarray, sizes: Sequence[int]) -> None:
+        """`folder/<task>.npy`: each task's share of `marks`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        ends = np.cumsum(sizes)
+        for rank, size in enumerate(sizes):
+            np.save(folder / f"{rank:05d}.npy", marks[ends[rank] - size : ends[rank]])
 
 
 def deduplicate_documents(
@@ -74,8 +114,9 @@ def deduplicate_documents(
 ) -> dict[str, Any]:
     """Write one document of each cluster, in order, with `metadata["held_out"]`, and `clusters.jsonl` with examples.
 
-    Returns the counts of documents kept, held out and dropped, over all and by source. Raises ParakeetError where
-    there is no document, or where a cluster holds both a training and a held-out document by their metadata.
+    Returns the counts of documents kept, held out and dropped, over all and by source, and of clusters. Raises
+    ParakeetError where there is no document, or where a cluster holds both a training and a held-out document by their
+    metadata.
     """
     paths = parts(inputs["clean_documents"])
     columns = read_columns(paths)
@@ -88,167 +129,106 @@ def deduplicate_documents(
             f"{inputs['clean_documents']} holds documents of {unknown[0]!r}, which is no source of recipe "
             f"{recipe.name}: build from the documents on again."
         )
-    work = output / "work"
-    work.mkdir()
+    search = Search(recipe, paths, columns.part_sizes, output / "work", progress)
     priorities = np.array([settings[name].priority for name in columns.names])[columns.sources]
-    representative = exact_representatives(columns.ids, priorities)
     searchable = np.array([settings[name].near_duplicates for name in columns.names])[columns.sources]
+    representative = exact_representatives(columns.ids, priorities)
     searched = searchable & (representative == np.arange(len(representative)))
-    pairs: Iterable[tuple[int, int]] = ()
-    if searched.any():
-        pairs = near_duplicate_pairs(paths, columns.part_sizes, searched, recipe.deduplication, work, progress)
-    choice = choose(columns, representative, near_keepers(pairs, priorities, columns.characters), recipe.deduplication)
-    _write(paths, columns, choice, output, progress)
-    shutil.rmtree(work)
-    counts = _summary(columns, choice)
+    pairs: Iterable[tuple[int, int]] = search.pairs(searched) if searched.any() else ()
+    keepers = near_keepers(pairs, priorities, columns.characters)
+    choice = choose(columns, representative, keepers, recipe.deduplication)
+    removed = _repeated_exchanges(search, choice, priorities, searchable) if recipe.deduplication.turns else None
+    examples = list(islice(_examples(choice), EXAMPLE_CLUSTERS))
+    written = _write(search, choice, removed, examples)
+    collect_parts(search.work / "kept", output)
+    with (output / "clusters.jsonl").open("w", encoding="utf-8") as file:
+        for keeper, dropped in examples:
+            cluster = _cluster(columns, choice, keeper, dropped) | written.excerpts(keeper, dropped)
+            file.write(json.dumps(cluster, ensure_ascii=False) + "\n")
+    counts = _summary(columns, choice, written)
     # A source that cleaning emptied is still accounted for.
     emptied = {source.name: {"kept": 0, "held_out": 0, "dropped": {}} for source in recipe.sources}
     return {**counts, "sources": emptied | counts["sources"]}
 
 
-def read_columns(paths: Sequence[Path]) -> Columns:
-    """The small columns of all documents, without making a Python object of any text."""
-    batches: list[tuple[np.ndarray, ...]] = []
-    numbers: dict[str, int] = {}
-    for path in paths:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(ROWS_PER_GROUP, columns=["doc_id", "source", "turns", "metadata"]):
-                batches.append(_batch_columns(batch, numbers))
-    empty = (np.empty((0, 2), np.uint64), np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int8))
-    ids, sources, characters, held_out = (np.concatenate(columns) for columns in zip(empty, *batches, strict=True))
-    sizes = [pq.read_metadata(path).num_rows for path in paths]
-    return Columns(sizes, ids, list(numbers), sources, characters, held_out)
+def _repeated_exchanges(
+    search: Search, choice: Choice, priorities: np.ndarray, searchable: np.ndarray
+) -> list[np.ndarray]:
+    """For each part, bool marks of the exchanges of its kept conversations that stand in another one."""
+    exchanges = read_exchanges(search.paths, choice.kept)
+    if not len(exchanges.ids):
+        return [np.zeros(0, bool) for _ in search.paths]
+    held_out = choice.held_out[exchanges.documents]
+    # What is held out stays as it is: of a copy there and one in training, the latter goes.
+    worth = priorities[exchanges.documents] + held_out * (int(np.ptp(priorities)) + 1)
+    representative = exact_representatives(exchanges.ids, worth)
+    searched = searchable[exchanges.documents] & (representative == np.arange(len(representative)))
+    pairs: Iterable[tuple[int, int]] = ()
+    if searched.any():
+        pairs = search.pairs_of_exchanges(choice.kept, searched, exchanges.part_sizes)
+    repeated = choose_exchanges(representative, near_keepers(pairs, worth, exchanges.characters)) & ~held_out
+    return np.split(repeated, np.cumsum(exchanges.part_sizes)[:-1])
 
 
-def _batch_columns(batch: pa.RecordBatch, numbers: dict[str, int]) -> tuple[np.ndarray, ...]:
-    """ids, sources, characters and held_out of one batch; new sources are added to `numbers`."""
-    ids = np.frombuffer(b"".join(batch["doc_id"].to_pylist()), ">u8").astype(np.uint64).reshape(-1, 2)
-    sources = np.array([numbers.setdefault(name, len(numbers)) for name in batch["source"].to_pylist()])
-    turns = batch["turns"]
-    lengths = pc.utf8_length(turns.flatten().field("content")).to_numpy(zero_copy_only=False)
-    ends = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    offsets = turns.offsets.to_numpy() - turns.offsets[0].as_py()
-    held_out = np.full(len(batch), -1, np.int8)
-    for row in np.flatnonzero(pc.match_substring(batch["metadata"], '"held_out"').to_numpy(zero_copy_only=False)):
-        value = json.loads(batch["metadata"][int(row)].as_py()).get("held_out")
-        held_out[row] = -1 if value is None else bool(value)
-    return ids, sources, ends[offsets[1:]] - ends[offsets[:-1]], held_out
+@dataclass(frozen=True)
+class Written:
+    """What the writing tasks say: beginnings of the example documents by number, and what the cut exchanges left."""
+
+    beginnings: dict[str, dict[str, Any]]
+    exchanges_cut: int
+    emptied: dict[str, int]
+    """By source: conversations of which nothing was left."""
+
+    def excerpts(self, keeper: int, dropped: int) -> dict[str, Any]:
+        kept, gone = self.beginnings[str(keeper)], self.beginnings[str(dropped)]
+        where: dict[str, Any] = {key: gone[key] for key in ("file", "row") if key in gone}
+        return {"kept": kept["text"], "dropped": gone["text"], **where}
 
 
-def exact_representatives(ids: np.ndarray, priorities: np.ndarray) -> np.ndarray:
-    """For each of n documents the one of equal id with the highest priority, of those the first: int64 (n)."""
-    order = np.lexsort((np.arange(len(ids)), -priorities, ids[:, 1], ids[:, 0]))
-    begins = np.concatenate([[True], (ids[order[1:]] != ids[order[:-1]]).any(axis=1)])
-    representative = np.empty(len(ids), np.int64)
-    representative[order] = order[begins][np.cumsum(begins) - 1]
-    return representative
+def _write(
+    search: Search, choice: Choice, removed: Sequence[np.ndarray] | None, examples: Sequence[tuple[int, int]]
+) -> Written:
+    from parakeet.data.deduplicating_steps import MarkKept
+    from parakeet.data.part_steps import ReadPart, WriteDocuments
+    from parakeet.data.tasks import run_tasks, watch
 
-
-def near_duplicate_pairs(
-    paths: Sequence[Path],
-    part_sizes: Sequence[int],
-    searched: np.ndarray,
-    settings: Deduplication,
-    work: Path,
-    progress: Progress,
-) -> Iterator[tuple[int, int]]:
-    """Pairs of the numbers of documents that share a MinHash bucket, among those that `searched` (bool, n) marks."""
-    from parakeet.data.steps import BlankUnsearched, Buckets, ReadPart, Signatures, run_tasks, watch
-
-    workers = min(os.cpu_count() or 1, len(paths))
-    starts = np.concatenate([[0], np.cumsum(part_sizes)]).astype(np.int64)
-    (work / "searched").mkdir()
-    for rank in range(len(paths)):
-        np.save(work / "searched" / f"{rank:05d}.npy", searched[starts[rank] : starts[rank + 1]])
+    work, ends = search.work, np.cumsum(search.part_sizes)
+    wanted = np.unique(np.array([number for pair in examples for number in pair], np.int64))
+    (work / "marks").mkdir(parents=True, exist_ok=True)
+    for rank, size in enumerate(search.part_sizes):
+        begin, end = int(ends[rank]) - size, int(ends[rank])
+        np.savez(
+            work / "marks" / f"{rank:05d}.npz",
+            kept=choice.kept[begin:end],
+            held_out=choice.held_out[begin:end],
+            shown=wanted[(wanted >= begin) & (wanted < end)] - begin,
+            removed=removed[rank] if removed is not None else np.zeros(0, bool),
+        )
     steps = [
-        ReadPart(paths, work / "read"),
-        BlankUnsearched(work / "searched"),
-        Signatures(work / "signatures", settings),
+        ReadPart([[path] for path in search.paths], work / "written"),
+        MarkKept(work / "marks", work / "told", cuts=removed is not None),
+        WriteDocuments(work / "kept"),
     ]
-    with progress.task("Sign", sum(part_sizes), "documents") as task, watch(task, work / "read"):
-        run_tasks(steps, len(paths), workers, work / "logs" / "signatures")
-    search = Buckets(work / "signatures", work / "pairs", settings, work / "compared")
-    with progress.task("Compare", settings.buckets, "buckets") as task, watch(task, work / "compared"):
-        run_tasks([search], settings.buckets, workers, work / "logs" / "pairs")
-    for path in sorted((work / "pairs").glob("*.dups")):
-        rows = np.fromfile(path, "<u4").reshape(-1, 4).astype(np.int64)
-        yield from zip(
-            (starts[rows[:, 0]] + rows[:, 1]).tolist(), (starts[rows[:, 2]] + rows[:, 3]).tolist(), strict=True
-        )
+    with search.progress.task("Write", len(choice.kept), "documents") as task, watch(task, work / "written"):
+        run_tasks(steps, len(search.paths), search.recipe.executor, work / "writing")
+    beginnings: dict[str, dict[str, Any]] = {}
+    cut, emptied = 0, dict[str, int]()
+    for rank, size in enumerate(search.part_sizes):
+        told = json.loads((work / "told" / f"{rank:05d}.json").read_text(encoding="utf-8"))
+        beginnings |= {str(int(ends[rank]) - size + int(row)): text for row, text in told["beginnings"].items()}
+        cut += told["exchanges_cut"]
+        for source, number in told["emptied"].items():
+            emptied[source] = emptied.get(source, 0) + number
+    return Written(beginnings, cut, emptied)
 
 
-def near_keepers(pairs: Iterable[tuple[int, int]], priorities: np.ndarray, characters: np.ndarray) -> dict[int, int]:
-    """For every document in a pair the one that is kept of all that pairs connect.
-
-    That is the one with the highest priority, of those the longest, of those the first.
-    """
-    parents: dict[int, int] = {}
-
-    def root(node: int) -> int:
-        while (parent := parents.setdefault(node, node)) != node:
-            parents[node] = node = parents[parent]
-        return node
-
-    def worth(node: int) -> tuple[int, int, int]:
-        return priorities[node], characters[node], -node
-
-    # The better root becomes the parent, so that a tree's root is always the one to keep.
-    for pair in pairs:
-        better, worse = sorted((root(pair[0]), root(pair[1])), key=worth, reverse=True)
-        parents[worse] = better
-    return {node: root(node) for node in list(parents)}
-
-
-def choose(columns: Columns, representative: np.ndarray, keepers: Mapping[int, int], settings: Deduplication) -> Choice:
-    """Join exact and near clusters, and hold out whole every cluster that has a held-out member.
-
-    A document without a word on it in its metadata is held out where the first 8 bytes of its id, as a fraction of
-    2^64, lie below `held_out_fraction`: it stays held out when other text is added.
-    """
-    number = len(representative)
-    keeper = np.arange(number)
-    keeper[list(keepers)] = list(keepers.values())
-    kept_by = keeper[representative]
-    by_hash = columns.ids[:, 0] / 2.0**64 < settings.held_out_fraction
-    member = np.where(columns.held_out < 0, by_hash, columns.held_out == 1)
-    held_out = np.zeros(number, bool)
-    held_out[kept_by[member]] = True
-    said_so, said_not = np.zeros(number, bool), np.zeros(number, bool)
-    said_so[kept_by[columns.held_out == 1]] = True
-    said_not[kept_by[columns.held_out == 0]] = True
-    for cluster in np.flatnonzero(said_so & said_not)[:1]:
-        sources = sorted({columns.names[source] for source in columns.sources[kept_by == cluster]})
-        raise ParakeetError(
-            f"Document {int(np.flatnonzero(kept_by == cluster)[0]):,} of the cleaned text (source "
-            f"{', '.join(sources)}) is for training, but a copy of it is held out to measure with. Change the source "
-            "so that its training and held-out documents differ, or set near_duplicates: false for it if they do."
-        )
-    return Choice(representative, kept_by, held_out[kept_by])
-
-
-def _write(paths: Sequence[Path], columns: Columns, choice: Choice, output: Path, progress: Progress) -> None:
-    kept = choice.kept
-    examples = list(islice(_examples(choice), EXAMPLE_CLUSTERS))
-    wanted = {number for pair in examples for number in pair}
-    excerpts = {}
-    with progress.task("Write", len(kept), "documents") as task, DocumentWriter(output) as writer:
-        for number, document in enumerate(read_documents(paths)):
-            if number in wanted:
-                excerpts[number] = document.content[:EXCERPT_CHARACTERS]
-            if kept[number]:
-                writer.write(_marked(document, bool(choice.held_out[number])))
-            task.advance()
-    with (output / "clusters.jsonl").open("w", encoding="utf-8") as file:
-        for keeper, dropped in examples:
-            members = choice.kept_by == keeper
-            cluster = {
-                "kind": "exact" if choice.exact[dropped] else "near",
-                "sources": sorted({columns.names[source] for source in columns.sources[members]}),
-                "size": int(members.sum()),
-                "kept": excerpts[keeper],
-                "dropped": excerpts[dropped],
-            }
-            file.write(json.dumps(cluster, ensure_ascii=False) + "\n")
+def _cluster(columns: Columns, choice: Choice, keeper: int, dropped: int) -> dict[str, Any]:
+    members = choice.kept_by == keeper
+    return {
+        "kind": "exact" if choice.exact[dropped] else "near",
+        "sources": sorted({columns.names[source] for source in columns.sources[members]}),
+        "size": int(members.sum()),
+    }
 
 
 def _examples(choice: Choice) -> Iterator[tuple[int, int]]:
@@ -261,11 +241,7 @@ def _examples(choice: Choice) -> Iterator[tuple[int, int]]:
             yield keeper, number
 
 
-def _marked(document: Document, held_out: bool) -> Document:
-    return replace(document, metadata={**document.metadata, "held_out": held_out})
-
-
-def _summary(columns: Columns, choice: Choice) -> dict[str, Any]:
+def _summary(columns: Columns, choice: Choice, written: Written) -> dict[str, Any]:
     def by_source(marked: np.ndarray) -> list[int]:
         return np.bincount(columns.sources[marked], minlength=len(columns.names)).tolist()
 
@@ -273,12 +249,23 @@ def _summary(columns: Columns, choice: Choice) -> dict[str, Any]:
     exact, near = by_source(choice.exact), by_source(choice.near)
     sources = {}
     for number in sorted(range(len(columns.names)), key=columns.names.__getitem__):
+        name = columns.names[number]
         dropped = {"exact duplicate": exact[number], "near duplicate": near[number]}
-        sources[columns.names[number]] = {"kept": kept[number], "held_out": held_out[number], "dropped": dropped}
+        if emptied := written.emptied.get(name, 0):
+            dropped["nothing but repeated turns"] = emptied
+        sources[name] = {"kept": kept[number] - emptied, "held_out": held_out[number], "dropped": dropped}
+    sizes = np.bincount(choice.kept_by, minlength=len(choice.kept_by))
+    near_clusters = len(np.unique(choice.kept_by[choice.near]))
     return {
-        "documents": sum(kept),
+        "documents": sum(source["kept"] for source in sources.values()),
         "held_out": sum(held_out),
         "exact_duplicates": sum(exact),
         "near_duplicates": sum(near),
+        "exchanges_cut": written.exchanges_cut,
+        "clusters": {
+            "exact": int((sizes > 1).sum()) - near_clusters,
+            "near": near_clusters,
+            "largest": int(sizes.max()),
+        },
         "sources": sources,
     }

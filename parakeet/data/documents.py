@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from parakeet.artifact import replace_file, sync_file
 from parakeet.conversation import Turn
 
 SCHEMA = pa.schema(
@@ -29,7 +30,9 @@ SCHEMA = pa.schema(
 )
 
 ROWS_PER_GROUP = 4096
-BYTES_PER_PART = 64 << 20
+BYTES_PER_GROUP = 4 << 20
+"""A row group is what a reader holds at once."""
+BYTES_PER_PART = 16 << 20
 """A part is the unit of parallel work: datatrove never splits a file between workers."""
 
 
@@ -77,8 +80,8 @@ def normalised(text: str) -> str:
 class DocumentWriter:
     """Writes documents into `directory/part-00000.parquet`, …, in the order given.
 
-    A new part begins after about `BYTES_PER_PART` bytes of content. Use as a context manager; an
-    exception leaves the files behind for the artefact's temporary directory to take away.
+    A new part begins after about `BYTES_PER_PART` bytes of content. What an earlier, interrupted try left in the
+    directory is taken away. Use as a context manager; without one document there is one empty part.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -86,23 +89,31 @@ class DocumentWriter:
         self.count = 0
         self._rows: list[dict[str, Any]] = []
         self._part_bytes = 0
+        self._group_bytes = 0
         self._parts = 0
         self._writer: pq.ParquetWriter | None = None
 
     def __enter__(self) -> "DocumentWriter":
         self.directory.mkdir(parents=True, exist_ok=True)
+        for path in parts(self.directory):
+            path.unlink()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._close()
+            return
         self._flush()
         if self._parts == 0:
             self._open()
         self._close()
 
-    def write(self, document: Document) -> None:
+    def write(self, document: Document, doc_id: bytes | None = None) -> None:
+        """`doc_id`, where it is known, saves computing it."""
+        n_bytes = document.n_bytes
         self._rows.append(
             {
-                "doc_id": document.doc_id,
+                "doc_id": doc_id or document.doc_id,
                 "source": document.source,
                 "licence": document.licence,
                 "turns": [{"role": turn.role, "content": turn.content} for turn in document.turns],
@@ -110,11 +121,12 @@ class DocumentWriter:
             }
         )
         self.count += 1
-        self._part_bytes += document.n_bytes
+        self._part_bytes += n_bytes
+        self._group_bytes += n_bytes
         if self._part_bytes >= BYTES_PER_PART:
             self._flush()
             self._close()
-        elif len(self._rows) >= ROWS_PER_GROUP:
+        elif len(self._rows) >= ROWS_PER_GROUP or self._group_bytes >= BYTES_PER_GROUP:
             self._flush()
 
     def _open(self) -> None:
@@ -130,10 +142,13 @@ class DocumentWriter:
         assert self._writer is not None
         self._writer.write_table(pa.Table.from_pylist(self._rows, schema=SCHEMA))
         self._rows = []
+        self._group_bytes = 0
 
     def _close(self) -> None:
         if self._writer is not None:
             self._writer.close()
+            # Before the task is called finished: a power cut must not leave the word without the file.
+            sync_file(self.directory / f"part-{self._parts - 1:05d}.parquet")
         self._writer = None
         self._part_bytes = 0
 
@@ -144,14 +159,23 @@ def parts(directory: Path) -> list[Path]:
 
 
 def read_part(path: Path) -> Iterator[Document]:
+    for _, document in read_identified(path):
+        yield document
+
+
+def read_identified(path: Path) -> Iterator[tuple[bytes, Document]]:
+    """Documents of one part with their `doc_id` as it was written, a row group in memory at a time."""
     with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(ROWS_PER_GROUP):
-            for row in batch.to_pylist():
-                yield Document(
-                    source=row["source"],
-                    licence=row["licence"],
-                    turns=tuple(Turn(turn["role"], turn["content"]) for turn in row["turns"]),
-                    metadata=json.loads(row["metadata"]),
+        for group in range(file.num_row_groups):
+            for row in file.read_row_group(group, use_threads=False).to_pylist():
+                yield (
+                    row["doc_id"],
+                    Document(
+                        source=row["source"],
+                        licence=row["licence"],
+                        turns=tuple(Turn(turn["role"], turn["content"]) for turn in row["turns"]),
+                        metadata=json.loads(row["metadata"]),
+                    ),
                 )
 
 
@@ -164,3 +188,35 @@ def read_documents(paths: Iterable[Path]) -> Iterator[Document]:
 def count_documents(directory: Path) -> int:
     """Number of documents, from the Parquet footers alone."""
     return sum(pq.read_metadata(path).num_rows for path in parts(directory))
+
+
+def part_groups(sizes: Sequence[int], group_size: int, most: int = 1 << 20) -> list[range]:
+    """Neighbouring parts in groups of about `group_size`, and in at most about `most`; as ranges of part numbers.
+
+    A pure function of the sizes: what a task works on must not depend on who works.
+    """
+    size = max(group_size, -(-sum(sizes) // most))
+    groups, begin, held = [], 0, 0
+    for number, part in enumerate(sizes):
+        if held and held + part > size:
+            groups.append(range(begin, number))
+            begin, held = number, 0
+        held += part
+    if begin < len(sizes):
+        groups.append(range(begin, len(sizes)))
+    return groups
+
+
+def collect_parts(folder: Path, output: Path) -> None:
+    """Move the parts of the tasks' folders in `folder` to `output`, numbered through; empty ones are left out.
+
+    Killed in between, it goes on: what goes where is written down before the first file moves.
+    """
+    plan = folder / "moves.json"
+    if not plan.exists():
+        written = [path for task in sorted(folder.iterdir()) if count_documents(task) for path in parts(task)]
+        moves = [[path.relative_to(folder).as_posix(), f"part-{n:05d}.parquet"] for n, path in enumerate(written)]
+        replace_file(plan, json.dumps(moves))
+    for source, target in json.loads(plan.read_text(encoding="utf-8")):
+        if (folder / source).exists():
+            (folder / source).rename(output / target)

@@ -1,7 +1,7 @@
 """The packing plan: which pieces of which documents share a training row, with no token lost."""
 
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from parakeet.data.mixing import mix
 from parakeet.data.shards import TokenShards, ranges
 from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
@@ -46,15 +47,18 @@ class PackedRows:
 
 
 def make_packing_plan(recipe: Recipe, inputs: Mapping[str, Path], output: Path, progress: Progress) -> dict[str, Any]:
-    """Stage `packing_plan`: rows of the training split, one plan for each length that is trained at.
+    """Stage `packing_plan`: rows of the training split in the recipe's mix, a plan for each length that is trained at.
 
-    The counts are those of packing.row_tokens, and under `lengths` those of every length.
+    The counts are those of packing.row_tokens, under `lengths` those of every length, and under `mix` what one pass
+    over the plan holds of each source.
     """
-    lengths = TokenShards(inputs["token_shards"], "train").lengths()
+    shards = TokenShards(inputs["token_shards"], "train")
+    lengths = shards.lengths()
+    mixed = mix(recipe, shards.names, shards.sources(), lengths, shards.doc_ids())
     counts: dict[str, dict[str, Any]] = {}
     with progress.task("packing plan", None, "rows") as task:
         for row_tokens in sorted(set(recipe.packing.lengths)):
-            rows = pack(lengths, row_tokens)
+            rows = joined([pack_some(lengths, documents, row_tokens) for documents in mixed.passes()])
             if not len(rows):
                 raise ParakeetError(
                     "No training document is left to pack: add text, or lower deduplication.held_out_fraction."
@@ -62,7 +66,24 @@ def make_packing_plan(recipe: Recipe, inputs: Mapping[str, Path], output: Path, 
             write_plan(output / plan_file(row_tokens), rows)
             counts[str(row_tokens)] = _counts(rows, lengths, row_tokens)
             task.advance(len(rows))
-    return {**counts[str(recipe.packing.row_tokens)], "lengths": counts}
+    return {**counts[str(recipe.packing.row_tokens)], "lengths": counts, "mix": mixed.by_source}
+
+
+def pack_some(lengths: np.ndarray, documents: np.ndarray, row_tokens: int) -> PackedRows:
+    """`pack` for the documents with these numbers only; lengths (all documents,) in tokens."""
+    rows = pack(lengths[documents], row_tokens)
+    return PackedRows(rows.offsets, documents[rows.document], rows.start, rows.length)
+
+
+def joined(parts: Sequence[PackedRows]) -> PackedRows:
+    """The rows of several plans, one after the other: so two copies of a document never share a row."""
+    begins = np.cumsum([0, *(len(part.document) for part in parts)])
+    offsets = [part.offsets[1:] + begin for part, begin in zip(parts, begins, strict=False)]
+    columns = (
+        np.concatenate([np.zeros(0, np.int64), *(getattr(part, name) for part in parts)])
+        for name in ("document", "start", "length")
+    )
+    return PackedRows(np.concatenate([np.zeros(1, np.int64), *offsets]), *columns)
 
 
 def _counts(rows: PackedRows, lengths: np.ndarray, row_tokens: int) -> dict[str, Any]:

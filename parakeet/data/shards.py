@@ -1,161 +1,16 @@
-"""Token shards: uncompressed Arrow IPC files that memory-map without a copy (DESIGN §4)."""
+"""Reading token shards: uncompressed Arrow IPC files that memory-map without a copy (DESIGN §4)."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 import pyarrow as pa
 
-from parakeet.data.documents import Document, parts, read_documents
 from parakeet.errors import ParakeetError
-from parakeet.progress import Progress
-from parakeet.recipe import Recipe
-from parakeet.template import render_document
 from parakeet.tokenizer import Tokenizer
 
-FORMAT_VERSION = 1
-TOKENS_PER_BATCH = 4 << 20
 SPLITS = ("train", "held_out")
-
-
-@dataclass(frozen=True)
-class TokenDocument:
-    """A document as ids. `loss_spans` is flat: start, end, start, end, …"""
-
-    doc_id: bytes
-    source: str
-    input_ids: np.ndarray
-    loss_spans: list[int]
-    n_bytes: int
-
-
-def make_token_shards(recipe: Recipe, inputs: Mapping[str, Path], output: Path, progress: Progress) -> dict[str, Any]:
-    """Stage `token_shards`: every document as ids, the held-out ones in files of their own."""
-    tokenizer = Tokenizer.load(inputs["tokenizer"])
-    files = parts(inputs["deduplicated_documents"])
-    sources = sorted(source.name for source in recipe.sources)
-    writers = {split: ShardWriter(output, split, tokenizer, sources, recipe.shards.shard_bytes) for split in SPLITS}
-    with progress.task("token shards", None, "tokens") as task:
-        for document in read_documents(files):
-            split = "held_out" if document.metadata["held_out"] else "train"
-            tokens = tokenise(tokenizer, document, recipe.shards.loss_on)
-            writers[split].write(tokens)
-            task.advance(len(tokens.input_ids))
-    for writer in writers.values():
-        writer.close()
-    counts = {split: writer.counts() for split, writer in writers.items()}
-    _require_held_out(recipe, counts["held_out"])
-    return {"tokenizer_sha256": tokenizer.sha256, "largest_id": max(w.largest_id for w in writers.values()), **counts}
-
-
-def _require_held_out(recipe: Recipe, held_out: dict[str, Any]) -> None:
-    """Said here, before hours of training whose result nobody could measure."""
-    if held_out["bytes"] < recipe.shards.min_held_out_bytes:
-        raise ParakeetError(
-            f"Only {held_out['documents']:,} documents with {held_out['bytes']:,} bytes are held out, too little to "
-            f"measure a model with ({recipe.shards.min_held_out_bytes:,} bytes are needed). Add text, or raise "
-            f"deduplication.held_out_fraction (now {recipe.deduplication.held_out_fraction})."
-        )
-
-
-def tokenise(tokenizer: Tokenizer, document: Document, loss_on: str) -> TokenDocument:
-    ids, spans = render_document(tokenizer, document.turns, loss_on)
-    return TokenDocument(document.doc_id, document.source, ids, spans, document.n_bytes)
-
-
-def shard_schema(tokenizer: Tokenizer, sources: list[str]) -> pa.Schema:
-    metadata = {
-        "format_version": str(FORMAT_VERSION),
-        "tokenizer_sha256": tokenizer.sha256,
-        "vocabulary_rows": str(tokenizer.rows),
-        "controls": json.dumps(tokenizer.controls, ensure_ascii=False),
-        "sources": json.dumps(sources),
-    }
-    return pa.schema(
-        [
-            pa.field("doc_id", pa.binary(16), nullable=False),
-            pa.field("source", pa.dictionary(pa.int16(), pa.string()), nullable=False),
-            pa.field("input_ids", pa.list_(pa.uint32()), nullable=False),
-            pa.field("loss_spans", pa.list_(pa.uint32()), nullable=False),
-            pa.field("n_bytes", pa.uint32(), nullable=False),
-        ],
-        metadata=metadata,
-    )
-
-
-class ShardWriter:
-    """Writes `<split>-00000.arrow`, …; a new file begins when one has reached `shard_bytes`."""
-
-    def __init__(self, directory: Path, split: str, tokenizer: Tokenizer, sources: list[str], shard_bytes: int) -> None:
-        self.directory = directory
-        self.split = split
-        self.sources = sources
-        self.shard_bytes = shard_bytes
-        self.schema = shard_schema(tokenizer, sources)
-        self.largest_id = 0
-        self._tally = {name: {"documents": 0, "tokens": 0, "bytes": 0} for name in sources}
-        self._rows: list[TokenDocument] = []
-        self._tokens = 0
-        self._files = 0
-        self._writer: pa.RecordBatchFileWriter | None = None
-        self._sink: pa.NativeFile | None = None
-        self._open()
-
-    def write(self, document: TokenDocument) -> None:
-        tally = self._tally[document.source]
-        tally["documents"] += 1
-        tally["tokens"] += len(document.input_ids)
-        tally["bytes"] += document.n_bytes
-        self.largest_id = max(self.largest_id, int(document.input_ids.max()))
-        self._rows.append(document)
-        self._tokens += len(document.input_ids)
-        if self._tokens >= min(TOKENS_PER_BATCH, self.shard_bytes // 4):
-            self._flush()
-
-    def close(self) -> None:
-        self._flush()
-        self._close_file()
-
-    def counts(self) -> dict[str, Any]:
-        total = {key: sum(tally[key] for tally in self._tally.values()) for key in ("documents", "tokens", "bytes")}
-        return {**total, "files": self._files, "sources": self._tally}
-
-    def _open(self) -> None:
-        self._sink = pa.OSFile(str(self.directory / f"{self.split}-{self._files:05d}.arrow"), "wb")
-        self._writer = pa.ipc.new_file(self._sink, self.schema)
-        self._files += 1
-
-    def _close_file(self) -> None:
-        assert self._writer is not None
-        assert self._sink is not None
-        self._writer.close()
-        self._sink.close()
-
-    def _flush(self) -> None:
-        if not self._rows:
-            return
-        assert self._writer is not None
-        assert self._sink is not None
-        if self._sink.tell() >= self.shard_bytes:
-            self._close_file()
-            self._open()
-        self._writer.write_batch(self._batch())
-        self._rows, self._tokens = [], 0
-
-    def _batch(self) -> pa.RecordBatch:
-        indices = pa.array([self.sources.index(row.source) for row in self._rows], pa.int16())
-        columns = [
-            pa.array([row.doc_id for row in self._rows], pa.binary(16)),
-            # The whole list of sources in every batch: an IPC file refuses a second, different dictionary.
-            pa.DictionaryArray.from_arrays(indices, pa.array(self.sources, pa.string())),
-            _lists([row.input_ids for row in self._rows]),
-            _lists([np.array(row.loss_spans, np.uint32) for row in self._rows]),
-            pa.array([row.n_bytes for row in self._rows], pa.uint32()),
-        ]
-        return pa.RecordBatch.from_arrays(columns, schema=self.schema)
 
 
 def ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -164,12 +19,6 @@ def ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
     numbers = np.repeat(starts - ends + counts, counts)
     numbers += np.arange(len(numbers))
     return numbers
-
-
-def _lists(arrays: list[np.ndarray]) -> pa.ListArray:
-    offsets = np.zeros(len(arrays) + 1, np.int32)
-    np.cumsum([len(array) for array in arrays], out=offsets[1:])
-    return pa.ListArray.from_arrays(offsets, np.concatenate(arrays))
 
 
 class TokenShards:
@@ -294,6 +143,16 @@ class TokenShards:
         """
         words = self._span_words[documents].astype(np.int64)
         return words // 2, self._gather(self._span_addresses[documents], words).astype(np.int64).reshape(-1, 2)
+
+    def doc_ids(self) -> np.ndarray:
+        """(documents, 2) uint64: the 16 bytes of each document's id as two big-endian integers."""
+        parts = [
+            np.frombuffer(
+                batch.column("doc_id").buffers()[1], ">u8", 2 * len(batch), 16 * batch.column("doc_id").offset
+            )
+            for batch in self._batches
+        ]
+        return _joined(parts, np.uint64).astype(np.uint64).reshape(-1, 2)
 
     def loss_spans(self, number: int) -> np.ndarray:
         """Flat start, end pairs of one document, in tokens from its beginning."""

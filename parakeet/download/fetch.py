@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,7 +17,18 @@ from urllib.parse import urlsplit
 
 from parakeet.artifact import SPARE_BYTES, explain_os_error, sha256_of, sync_directory, sync_file, write_synced
 from parakeet.download.pages import fault_of_page
-from parakeet.download.transfer import PATIENCE, Broken, Offer, Patience, Unfit, is_drive, look, transfer, validator_of
+from parakeet.download.transfer import (
+    PATIENCE,
+    Attempts,
+    Broken,
+    Offer,
+    Patience,
+    Unfit,
+    is_drive,
+    look,
+    transfer,
+    validator_of,
+)
 from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
 
@@ -134,7 +144,7 @@ def _copy(place: str, folder: Path, name: str, checks: Checks, progress: Progres
     fault = checks.fault_of_size(n_bytes) or checks.of_head(next(blocks, b""))
     if fault:
         raise Unfit(fault)
-    _require_space(folder, n_bytes)
+    require_space(folder, n_bytes)
     with copy.open("wb") as writing, progress.task(f"Copying {name}", n_bytes / MB, "MB") as task:
         for block in _blocks(source):
             writing.write(block)
@@ -195,24 +205,17 @@ class _Download:
         return self._file
 
     def _persist(self) -> None:
-        """Try until the file is whole. Tries that brought something new are not counted: a connection that drops
-        now and then is no reason to give up."""
-        failures, longest, refusals = 0, self._part_bytes(), 0
+        """Try until the file is whole, or trying is hopeless."""
+        attempts, refusals = Attempts(self._patience, self._say, self._part_bytes()), 0
         while True:
             try:
                 return self._try_once()
             except Broken as error:
                 have = self._part_bytes()
-                failures = 1 if have > longest else failures + 1
-                longest = max(have, longest)
                 refusals = refusals + 1 if isinstance(error, _NotContinued) else 0
                 if refusals == 2:
                     self._drop(str(error))
-                if failures >= self._patience.tries:
-                    raise Broken(f"{error} (asked {failures} times)") from None
-                wait = error.wait if error.wait is not None else self._patience.backoff * 2 ** (failures - 1)
-                self._say(f"{error}. Trying again in {wait:.0f} s")
-                time.sleep(wait)
+                attempts.failed(error, have)
 
     def _try_once(self) -> None:
         if self._file.exists():  # an earlier run ended between the transfer and the checks
@@ -225,7 +228,7 @@ class _Download:
         if fault:
             raise Unfit(fault)
         start = self._continue_from(offer, validator_of(self._address, self._patience))
-        _require_space(self._folder, (offer.total or self._checks.n_bytes or 0) - start)
+        require_space(self._folder, (offer.total or self._checks.n_bytes or 0) - start)
         if start and start == offer.total:
             self._part().rename(self._file)
         else:
@@ -300,7 +303,8 @@ class _NotContinued(Broken):
     pass
 
 
-def _require_space(folder: Path, n_bytes: int) -> None:
+def require_space(folder: Path, n_bytes: int) -> None:
+    """ParakeetError unless so many more bytes find room in the folder."""
     free = shutil.disk_usage(folder).free
     if free < n_bytes + SPARE_BYTES:
         raise ParakeetError(

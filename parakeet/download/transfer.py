@@ -9,15 +9,18 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from parakeet.download.pages import meaning_of
 from parakeet.sanitise import sanitise
+
+T = TypeVar("T")
 
 DRIVE = "drive.google.com"
 _DRIVE_HOSTS = (DRIVE, "docs.google.com")
@@ -63,6 +66,37 @@ class Broken(Exception):
         self.wait = wait
 
 
+class Attempts:
+    """Waits after each failure, until there were too many in a row that brought nothing new: a connection that drops
+    now and then is no reason to give up. `begun` is what an earlier call left, in bytes."""
+
+    def __init__(self, patience: Patience, say: Callable[[str], None], begun: int = 0) -> None:
+        self._patience = patience
+        self._say = say
+        self._longest = begun
+        self._failures = 0
+
+    def failed(self, error: Broken, position: int = 0) -> None:
+        """Wait, or raise Broken where it is hopeless. `position` is how far this attempt came, in bytes."""
+        self._failures = 1 if position > self._longest else self._failures + 1
+        self._longest = max(position, self._longest)
+        if self._failures >= self._patience.tries:
+            raise Broken(f"{error} (asked {self._failures} times)") from None
+        wait = error.wait if error.wait is not None else self._patience.backoff * 2 ** (self._failures - 1)
+        self._say(f"{error}. Trying again in {wait:.0f} s")
+        time.sleep(wait)
+
+
+def persistently(ask: Callable[[], T], patience: Patience, say: Callable[[str], None]) -> T:
+    """What `ask` returns, asked again where it raises Broken."""
+    attempts = Attempts(patience, say)
+    while True:
+        try:
+            return ask()
+        except Broken as error:
+            attempts.failed(error)
+
+
 @dataclass(frozen=True)
 class Offer:
     """What a source would send now: the file's first bytes (up to 512 KiB), and its size where that is announced."""
@@ -89,7 +123,7 @@ def look(address: str, patience: Patience) -> Offer:
         announced = total
         raise _Enough
 
-    with _explained(patience), _watched(patience, enough) as (cancel, seen), suppress(_Enough):
+    with explained(patience), _watched(patience, enough) as (cancel, seen), suppress(_Enough):
         _gdown(address, head, seen, cancel, patience)
     return Offer(head.getvalue(), announced)
 
@@ -103,13 +137,21 @@ def validator_of(address: str, patience: Patience) -> str | None:
         return None
     headers = {"Accept-Encoding": "identity"}
     timeout = (patience.connect, patience.silence)
-    with _explained(patience), requests.get(address, stream=True, timeout=timeout, headers=headers) as response:
+    with explained(patience), requests.get(address, stream=True, timeout=timeout, headers=headers) as response:
         response.raise_for_status()
-        hops = [hop.url for hop in (*response.history, response)]
-        if address.lower().startswith("https:") and not all(hop.startswith("https:") for hop in hops):
-            raise Unfit("it redirects from https to http, where anybody on the way could change the file")
-        tag = response.headers.get("ETag", "W/")
-        return response.headers.get("Last-Modified") if tag.startswith("W/") else tag
+        refuse_downgrade(address, [hop.url for hop in (*response.history, response)])
+        return validator_in(response.headers)
+
+
+def validator_in(headers: Mapping[str, str]) -> str | None:
+    tag = headers.get("ETag", "W/")
+    return headers.get("Last-Modified") if tag.startswith("W/") else tag
+
+
+def refuse_downgrade(address: str, hops: list[str]) -> None:
+    """Raise Unfit where a redirect, whose addresses are `hops`, left https."""
+    if address.lower().startswith("https:") and not all(hop.startswith("https:") for hop in hops):
+        raise Unfit("it redirects from https to http, where anybody on the way could change the file")
 
 
 def transfer(address: str, output: Path, seen: Callable[[int, int | None], None], patience: Patience) -> None:
@@ -118,7 +160,7 @@ def transfer(address: str, output: Path, seen: Callable[[int, int | None], None]
     `seen(bytes so far, total or None)` is called about every 512 KiB; what it raises ends the transfer and keeps the
     part. Raises Unfit or Broken; OSError for the disk's own faults.
     """
-    with _explained(patience), _watched(patience, seen) as (cancel, watched):
+    with explained(patience), _watched(patience, seen) as (cancel, watched):
         _gdown(address, str(output), watched, cancel, patience)
 
 
@@ -176,9 +218,10 @@ def _watched(
 
 
 @contextmanager
-def _explained(patience: Patience) -> Iterator[None]:
-    """Turn what gdown and requests raise into Unfit and Broken; the disk's OSError passes."""
+def explained(patience: Patience) -> Iterator[None]:
+    """Turn what gdown, requests and urllib3 raise into Unfit and Broken; the disk's OSError passes."""
     import requests
+    import urllib3
     from gdown.exceptions import DownloadCancelled, DownloadError, FileURLRetrievalError
 
     try:
@@ -186,39 +229,36 @@ def _explained(patience: Patience) -> Iterator[None]:
     except DownloadCancelled:
         raise Broken(f"it sent less than 512 KiB in {patience.chunk:.0f} s") from None
     except FileURLRetrievalError as error:
-        raise Unfit(meaning_of(str(error)) or f"Google Drive gives no file: {_plain(error)}") from None
+        raise Unfit(meaning_of(str(error)) or f"Google Drive gives no file: {plain(error)}") from None
     except DownloadError:
         raise Broken("it did not send all that it had announced") from None
     except requests.HTTPError as error:
-        raise _of_status(error.response, patience) from None
+        raise fault_of_status(error.response.status_code, error.response.headers, patience) from None
     except requests.TooManyRedirects:
         raise Unfit("it redirects in a circle") from None
     except (requests.exceptions.InvalidSchema, requests.exceptions.InvalidURL, requests.exceptions.MissingSchema):
         raise Unfit("it redirects to an address that is neither http nor https, or the address is malformed") from None
     except requests.exceptions.SSLError as error:
-        raise Unfit(f"its TLS certificate or connection cannot be trusted ({_plain(_root(error))})") from None
+        raise Unfit(f"its TLS certificate or connection cannot be trusted ({plain(_root(error))})") from None
     except requests.exceptions.ContentDecodingError:
         raise Unfit("it sent a compressed body that cannot be decompressed") from None
-    except (requests.RequestException, ConnectionError, TimeoutError) as error:
-        raise Broken(_of_connection(error)) from None
+    except (requests.RequestException, urllib3.exceptions.HTTPError, ConnectionError, TimeoutError) as error:
+        raise Broken(fault_of_connection(error)) from None
     except (ValueError, LookupError) as error:
-        raise Unfit(f"its answer cannot be understood ({_plain(error)})") from None
+        raise Unfit(f"its answer cannot be understood ({plain(error)})") from None
 
 
-def _of_status(response: object, patience: Patience) -> Exception:
-    import requests
-
-    assert isinstance(response, requests.Response)
-    status = response.status_code
+def fault_of_status(status: int, headers: Mapping[str, str], patience: Patience) -> Unfit | Broken:
+    """What an HTTP status that is no success means; Broken where it may pass."""
     phrase = next((known.phrase for known in HTTPStatus if known == status), "")
     reason = f"{_STATUSES.get(status, 'it fails')} (HTTP status {status} {phrase}".rstrip() + ")"
     if status not in _PASSING:
         return Unfit(reason)
-    wanted = response.headers.get("Retry-After", "")
+    wanted = headers.get("Retry-After", "")
     return Broken(reason, min(float(wanted), patience.longest_wait) if wanted.isdecimal() else None)
 
 
-def _of_connection(error: BaseException) -> str:
+def fault_of_connection(error: BaseException) -> str:
     root = _root(error)
     if isinstance(root, socket.gaierror):
         return "its name cannot be found (is there a network?)"
@@ -238,5 +278,5 @@ def _root(error: BaseException) -> BaseException:
     return error
 
 
-def _plain(error: BaseException) -> str:
+def plain(error: BaseException) -> str:
     return " ".join(sanitise(str(error)).split())[:200]

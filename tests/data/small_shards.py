@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from parakeet.data.shards import ShardWriter, TokenDocument
+from parakeet.data.shard_writer import ShardWriter, TokenDocument
 from parakeet.tokenizer import Tokenizer
 
 Document = tuple[Sequence[int], Sequence[int]]

@@ -113,7 +113,7 @@ def test_there_is_a_plan_for_each_length_and_one_does_not_change_another(prepare
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(plan_file(n) for n in (32, 64, 128))
     assert (tmp_path / plan_file(32)).read_bytes() == (prepared.plan / plan_file(32)).read_bytes()
     assert list(counts["lengths"]) == ["32", "64", "128"]
-    assert {**counts["lengths"]["32"], "lengths": counts["lengths"]} == counts
+    assert {**counts["lengths"]["32"], "lengths": counts["lengths"], "mix": counts["mix"]} == counts
     targets = {plan["targets"] for plan in counts["lengths"].values()}
     assert len(targets) == 1
     for row_tokens in (32, 64, 128):

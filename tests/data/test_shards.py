@@ -5,7 +5,8 @@ import pyarrow as pa
 import pytest
 
 from parakeet.data.documents import parts, read_documents
-from parakeet.data.shards import TokenShards, make_token_shards
+from parakeet.data.shards import TokenShards
+from parakeet.data.tokenise import make_token_shards
 from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
@@ -66,7 +67,7 @@ def test_shards_of_another_tokenizer_are_refused_with_both_hashes(prepared: Prep
 def test_a_torn_shard_is_refused(prepared: Prepared, tmp_path: Path, keep: int) -> None:
     for file in prepared.shards.glob("*.arrow"):
         shutil.copy(file, tmp_path)
-    torn = tmp_path / "train-00000.arrow"
+    torn = tmp_path / "train-00000-000.arrow"
     torn.write_bytes(torn.read_bytes()[:keep])
     with pytest.raises(ParakeetError, match="not a whole token shard"):
         TokenShards(tmp_path, "train")

@@ -214,7 +214,7 @@ def test_two_builds_at_once_end_in_one_set_of_artefacts(built: tuple[Path, Path,
     assert all(len(list((tmp_path / stage).glob("*-*"))) == 1 for stage in STAGES[:6])
 
 
-@pytest.mark.parametrize("file", ["token_shards/latest/train-00000.arrow", "checkpoint/latest/model.safetensors"])
+@pytest.mark.parametrize("file", ["token_shards/latest/train-00000-000.arrow", "checkpoint/latest/model.safetensors"])
 def test_one_changed_byte_stops_the_build_with_the_mend(copy: tuple[Path, Path], file: str) -> None:
     home, recipe = copy
     path = home / file

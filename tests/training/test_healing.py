@@ -12,7 +12,7 @@ import pytest
 
 from parakeet.data.loader import row_order
 from parakeet.data.packing import pack, plan_file, write_plan
-from parakeet.data.shards import ShardWriter, TokenDocument
+from parakeet.data.shard_writer import ShardWriter, TokenDocument
 from parakeet.errors import INTERRUPTED
 from parakeet.training.checkpoint import checkpoints
 from parakeet.training.job import TrainingJob

@@ -1,0 +1,294 @@
+"""How the data stages run: a datatrove pipeline over numbered tasks, on this machine, with Slurm or with Ray.
+
+A task's output depends on its number alone, never on who runs it or how many run at once. A finished task leaves
+datatrove's empty file `completions/<task>`, and is not run again; so a stage that was killed goes on with the tasks
+that it had not finished. Only the stage functions import this module: it brings datatrove with it.
+"""
+
+import ctypes
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from copy import deepcopy
+from multiprocessing import get_context
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import dill
+from datatrove.data import Document as Item
+from datatrove.executor.base import PipelineExecutor
+from datatrove.executor.local import LocalPipelineExecutor
+from datatrove.pipeline.base import PipelineStep
+from loguru import logger
+
+from parakeet.artifact import replace_file
+from parakeet.errors import ParakeetError
+from parakeet.progress import Task
+from parakeet.recipe import Executor, Slurm
+
+# datatrove re-adds its handler on standard error for every task, so only its name can be silenced. At import,
+# because a worker process reaches this module by unpickling the steps, and no earlier.
+logger.disable("datatrove")
+
+POLL_SECONDS = 0.5
+SLURM_POLL_SECONDS = 5.0
+SLURM_GRACE_POLLS = 6
+"""Polls for which a job may be unknown to squeue and its tasks unfinished: a shared folder shows files late."""
+PR_SET_PDEATHSIG = 1
+
+
+def worker_count(executor: Executor, tasks: int) -> int:
+    """How many tasks run at once: what the recipe says, else one a core, or on a cluster all."""
+    local = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    wanted = executor.workers or (min(local, os.cpu_count() or 1) if executor.kind == "local" else tasks)
+    return max(1, min(wanted, tasks))
+
+
+def run_tasks(
+    steps: Sequence[PipelineStep], tasks: int, executor: Executor, logs: Path, ranks: range | None = None
+) -> None:
+    """Run the tasks of a pipeline that have not been finished, and return when all have been.
+
+    `logs` belongs to this pipeline alone, and says what is finished. `ranks` runs a part of the tasks, on this
+    machine: what several machines that share the folder do between them. Raises ParakeetError or OSError as the
+    first task that failed did.
+    """
+    mine = ranks if ranks is not None else range(tasks)
+    failures = logs / "failures"
+    failures.mkdir(parents=True, exist_ok=True)
+    for old in failures.iterdir():
+        old.unlink()
+    pipeline = [*steps, Report(failures)]
+    error: BaseException | None = None
+    try:
+        if executor.kind == "local" or ranks is not None:
+            LocalTasks(
+                pipeline,
+                tasks,
+                worker_count(executor, len(mine)),
+                logging_dir=str(logs),
+                local_tasks=len(mine),
+                local_rank_offset=mine.start,
+            ).run()
+        elif executor.kind == "ray":
+            _run_with_ray(pipeline, tasks, executor, logs)
+        else:
+            assert executor.slurm is not None
+            _run_with_slurm(pipeline, tasks, executor, executor.slurm, logs)
+    except BrokenProcessPool:
+        error = ParakeetError(
+            "A worker process was killed, most likely because memory ran out. Free some, or lower executor.workers in "
+            "the recipe; the same command goes on from here."
+        )
+    # Whatever went wrong in a task, its own words are in `failures`.
+    except Exception as caught:
+        error = caught
+    unfinished = [rank for rank in mine if not (logs / "completions" / f"{rank:05d}").is_file()]
+    if unfinished or error is not None:
+        raise _failure(failures, unfinished, logs, error)
+
+
+class Report(PipelineStep):
+    """The last step: exhausts the others, and leaves what went wrong in `failures/<task>`."""
+
+    name = "Report"
+    type = "Guard"
+
+    def __init__(self, failures: Path) -> None:
+        super().__init__()
+        self.failures = failures
+
+    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Item]:
+        try:
+            yield from data or ()
+        except Exception as error:
+            told = {"error": type(error).__name__, "message": str(error), "known": isinstance(error, ParakeetError)}
+            if isinstance(error, OSError) and error.errno is not None:
+                told |= {"errno": error.errno, "strerror": error.strerror, "filename": str(error.filename or "")}
+            # On a disk that is full there may be no room for the message either.
+            with suppress(OSError):
+                replace_file(self.failures / f"{rank:05d}", json.dumps(told))
+            raise
+
+
+def _failure(failures: Path, unfinished: list[int], logs: Path, error: BaseException | None) -> BaseException:
+    for path in sorted(path for path in failures.iterdir() if not path.name.startswith(".")):
+        told = json.loads(path.read_text(encoding="utf-8"))
+        if told["known"]:
+            return ParakeetError(told["message"])
+        if "errno" in told:
+            return OSError(told["errno"], told["strerror"], told["filename"] or None)
+        if error is None or isinstance(error, ParakeetError):
+            return RuntimeError(f"task {int(path.name)}: {told['error']}: {told['message']}")
+    if error is not None:
+        return error
+    return ParakeetError(
+        f"Task {unfinished[0]} ended without a result, and {len(unfinished) - 1:,} more have none. What they said is "
+        f"in {logs}. The same command goes on with what is missing."
+    )
+
+
+class LocalTasks(LocalPipelineExecutor):
+    """datatrove's local executor over another pool.
+
+    multiprocessing's waits for ever for the task of a worker that was killed (by the kernel, when memory runs out);
+    this one is told. It also does without datatrove's manager process, 2 s for every pipeline.
+    """
+
+    def run(self) -> None:
+        ranks = self.get_incomplete_ranks(range(self.local_rank_offset, self.local_rank_offset + self.local_tasks))
+        if not ranks:
+            return
+        if self.workers == 1:
+            for rank in ranks:
+                alone = deepcopy(self)
+                alone._run_for_rank(rank, local_rank=1)
+            return
+        payload = dill.dumps(self)
+        # Never by fork: a forked worker inherits Dagster's signal handlers, and datatrove then hangs.
+        context = get_context("spawn" if os.name == "nt" else "forkserver")
+        pool = ProcessPoolExecutor(min(self.workers, len(ranks)), context, initializer=end_with_parent)
+        try:
+            for future in as_completed([pool.submit(_run_rank, payload, rank) for rank in ranks]):
+                future.result()
+        except BaseException:
+            # Not to wait for tasks that take minutes: they will be run again.
+            for process in list((pool._processes or {}).values()):
+                process.kill()
+            raise
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _run_rank(payload: bytes, rank: int) -> None:
+    dill.loads(payload)._run_for_rank(rank, local_rank=1)
+
+
+def end_with_parent() -> None:
+    """Let this worker die with the process that works for the build: it would go on writing what its successor writes.
+
+    Ctrl-C is the parent's to handle: it reaches the whole group on a terminal.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        return
+    parent = os.getppid()
+
+    def watch_parent() -> None:
+        while os.getppid() == parent:
+            time.sleep(POLL_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch_parent, daemon=True).start()
+
+
+def _run_with_ray(pipeline: list[PipelineStep], tasks: int, executor: Executor, logs: Path) -> None:
+    try:
+        import ray
+        from datatrove.executor.ray import RayPipelineExecutor
+    except ImportError:
+        raise ParakeetError("executor.kind ray needs Ray: pip install 'parakeet-lm[ray]'") from None
+    begun = not ray.is_initialized()
+    if begun:
+        address = executor.ray_address or "local"
+        try:
+            ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise ParakeetError(f"Ray at {address!r} cannot be reached: {error}. Set executor.ray_address.") from None
+    try:
+        RayPipelineExecutor(
+            pipeline,
+            tasks,
+            worker_count(executor, tasks),
+            logging_dir=str(logs),
+            # Memory is not reserved: Ray would then refuse to start tasks on a small machine.
+            mem_per_cpu_gb=0,
+        ).run()
+    finally:
+        if begun:
+            ray.shutdown()
+
+
+def slurm_executor(
+    pipeline: list[PipelineStep], tasks: int, executor: Executor, slurm: Slurm, logs: Path
+) -> PipelineExecutor:
+    """datatrove's executor, which writes `launch_script.slurm` into `logs` and hands it to sbatch."""
+    from datatrove.executor.slurm import SlurmPipelineExecutor
+
+    return SlurmPipelineExecutor(
+        pipeline,
+        tasks,
+        time=slurm.time,
+        partition=slurm.partition,
+        mem_per_cpu_gb=slurm.memory_gib,
+        workers=executor.workers or -1,
+        job_name=f"parakeet-{logs.name}",
+        qos=slurm.qos or None,
+        env_command=slurm.environment or f"export PATH={Path(sys.executable).parent}:$PATH",
+        logging_dir=str(logs),
+    )
+
+
+def _run_with_slurm(pipeline: list[PipelineStep], tasks: int, executor: Executor, slurm: Slurm, logs: Path) -> None:
+    submitted: Any = slurm_executor(pipeline, tasks, executor, slurm, logs)
+    try:
+        submitted.run()
+    except FileNotFoundError:
+        raise ParakeetError("executor.kind slurm needs Slurm's commands, and sbatch is not on this machine.") from None
+    except subprocess.CalledProcessError as error:
+        raise ParakeetError(f"sbatch refused the job (status {error.returncode}); its script is in {logs}.") from None
+    unknown = 0
+    try:
+        while submitted.get_incomplete_ranks(skip_completed=True) and unknown < SLURM_GRACE_POLLS:
+            time.sleep(SLURM_POLL_SECONDS)
+            queue = subprocess.run(["squeue", "-h", "-j", str(submitted.job_id)], capture_output=True, text=True)
+            unknown = 0 if queue.returncode == 0 and queue.stdout.strip() else unknown + 1
+    except BaseException:
+        subprocess.run(["scancel", str(submitted.job_id)], capture_output=True, check=False)
+        raise
+
+
+def count(folder: Path, rank: int, number: int) -> None:
+    """Say that a task has done `number` units, for `watch`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{rank:05d}").write_text(str(number))
+
+
+@contextmanager
+def watch(task: Task, counts: Path) -> Iterator[None]:
+    """Advance `task` to the sum of the numbers in the files of `counts` while the block runs, and at its end."""
+    over = Event()
+    task.skip(counted(counts))
+
+    def poll() -> None:
+        while True:
+            last = over.wait(POLL_SECONDS)
+            done = counted(counts)
+            if done > task.done:
+                task.advance(done - task.done)
+            if last:
+                return
+
+    thread = Thread(target=poll, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def counted(counts: Path) -> int:
+    # A file that is being written anew reads as empty for an instant.
+    return sum(int(path.read_text() or 0) for path in counts.glob("*"))

@@ -1,0 +1,92 @@
+"""Text made whole, and the faults for which a document is dropped whatever it says."""
+
+import re
+import unicodedata
+from dataclasses import dataclass, replace
+
+from parakeet.conversation import Turn
+from parakeet.data.documents import Document
+from parakeet.recipe import Clean
+
+_LINE_END = re.compile("\r\n|[\r\v\f\x85\u2028\u2029]")
+_REMOVED = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ufeff\ud800-\udfff]")
+_MANY_BLANK_LINES = re.compile(r"\n{4,}")
+
+# Possessive, so that a long text of tokens is looked at once.
+_CONTROL_TOKENS = re.compile(
+    r"(?:\s++"
+    r"|<\|[^<>|\s]{1,60}\|>(?:\s*+(?:system|user|human|assistant)\b)?+"
+    r"|</?(?:s|pad|unk|bos|eos|mask|sep|cls)>"
+    r"|\[/?(?:INST|PAD|UNK|BOS|EOS|MASK|SEP|CLS)\]"
+    r"|<</?SYS>>"
+    r"|(?:\#\#\#\s?)?(?:system|user|human|assistant|instruction|response|input|output)\s?:"
+    r")++",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why a document is dropped: a `reason` that can be counted, and what shows it, where that is not the beginning."""
+
+    reason: str
+    excerpt: str = ""
+
+
+def normalise(text: str) -> str:
+    """NFC, `\\n` line ends, no control characters, no trailing spaces, at most two blank lines together, stripped.
+
+    Form feeds, vertical tabs and Unicode's own separators end a line too. Byte-order marks and lone surrogates
+    go with the control characters. Normalising twice changes nothing.
+    """
+    text = _REMOVED.sub("", _LINE_END.sub("\n", text))
+    text = unicodedata.normalize("NFC", text)
+    # A regular expression for trailing spaces takes quadratic time on a long run of spaces inside a line.
+    text = "\n".join(line.rstrip() for line in text.split("\n"))
+    return _MANY_BLANK_LINES.sub("\n\n\n", text).strip()
+
+
+def mend(text: str) -> str:
+    """Text that was decoded wrongly ("donâ€™t") as it was meant, by ftfy.
+
+    Line by line: ftfy mends all that it is given or nothing, and one line may be right where another is wrong.
+    """
+    from ftfy import fix_encoding
+
+    return "\n".join(line if line.isascii() else fix_encoding(line) for line in text.split("\n"))
+
+
+def whole(text: str, mojibake: bool) -> tuple[str, bool]:
+    """The normalised text, mended first if `mojibake` says so, and whether there was anything to mend.
+
+    A second time changes nothing: what normalising uncovers is mended too.
+    """
+    if not mojibake or text.isascii():
+        return normalise(text), False
+    # Mended before control characters go, since half of the mojibake of a quotation mark is one.
+    found = False
+    while True:
+        mended = mend(text)
+        found = found or mended != text
+        text, before = normalise(mended), text
+        if text == before or text.isascii():
+            return text, found
+
+
+def whole_document(document: Document, mojibake: bool) -> tuple[Document, bool]:
+    """The document with every turn's text made whole, and whether there was anything to mend."""
+    texts = [whole(turn.content, mojibake) for turn in document.turns]
+    turns = tuple(Turn(turn.role, text) for turn, (text, _) in zip(document.turns, texts, strict=True))
+    return replace(document, turns=turns), any(mended for _, mended in texts)
+
+
+def fault_of(document: Document, settings: Clean) -> Fault | None:
+    """Why a normalised document is dropped for its size or for a turn that says nothing, or None."""
+    if not document.is_plain and not all(turn.content for turn in document.turns):
+        return Fault("empty turn")
+    if any(turn.content and _CONTROL_TOKENS.fullmatch(turn.content) for turn in document.turns):
+        return Fault("only control tokens")
+    characters = len(document.content)
+    if characters < settings.min_characters:
+        return Fault("too short")
+    return Fault("too long") if characters > settings.max_characters else None
