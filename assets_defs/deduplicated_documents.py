@@ -13,5 +13,8 @@ def deduplicated_documents(artifact: Artifact) -> dict[str, Any]:
         "held_out": counts["held_out"],
         "exact_duplicates": counts["exact_duplicates"],
         "near_duplicates": counts["near_duplicates"],
+        "exchanges_cut": counts["exchanges_cut"],
+        **{f"{kind}_clusters": number for kind, number in counts["clusters"].items() if kind != "largest"},
+        "largest_cluster": counts["clusters"]["largest"],
         "by_source": dropped_table(counts["sources"]),
     }

@@ -8,10 +8,11 @@ from parakeet.artifact import Artifact
 def documents(artifact: Artifact) -> dict[str, Any]:
     """Bad records are counted by reason; more than 1 % in a source stops the build."""
     sources = artifact.counts["sources"]
-    rows = [(name, s["files"], s["records"], s["documents"], s["bad"], s["licence"]) for name, s in sources.items()]
+    columns = ("files", "records", "documents", "bad", "not_taken", "licence")
+    rows = [(name, *(source[column] for column in columns)) for name, source in sources.items()]
     bad = [(name, reason, count) for name, s in sources.items() for reason, count in s["bad_reasons"].items()]
     return {
         "dagster/row_count": artifact.counts["documents"],
-        "sources": markdown_table(("source", "files", "records", "documents", "bad", "licence"), rows),
+        "sources": markdown_table(("source", *(column.replace("_", " ") for column in columns)), rows),
         "bad_records": markdown_table(("source", "reason", "records"), bad),
     }

@@ -13,7 +13,12 @@ def packing_plan(artifact: Artifact) -> dict[str, Any]:
         (plan["row_tokens"], plan["rows"], f"{plan['fill']:.2%}", plan["split_documents"])
         for plan in counts["lengths"].values()
     ]
+    mix = [
+        (name, seen["documents"], seen["tokens"], f"{seen['share']:.2%}", f"{seen['epochs']:.3g}")
+        for name, seen in counts["mix"].items()
+    ]
     return {
         **{key: counts[key] for key in shown},
+        "mix": markdown_table(("source", "documents", "tokens", "share", "epochs"), mix),
         "lengths": markdown_table(("row tokens", "rows", "fill", "split documents"), plans),
     }

@@ -1,6 +1,9 @@
 """What all assets share: one stage of `parakeet.stages` each, built if its fingerprint is new, else found."""
 
 import base64
+import hashlib
+import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ from parakeet.artifact import Artifact, explain_os_error
 from parakeet.errors import ParakeetError
 from parakeet.home import home
 from parakeet.progress import Progress
-from parakeet.stages import active_recipe, stage_named
+from parakeet.stages import Stage, active_recipe, stage_named
 
 OWNER = "team:parakeet"
 TRAINING_POOL = "training"
@@ -28,29 +31,31 @@ class StageConfig(dg.Config):
     """Of `checkpoint`: train although the forecast says that it will not fit the memory."""
 
 
-def stage_asset(name: str, kinds: set[str], pool: str | None = None) -> Callable[[Metadata], dg.AssetsDefinition]:
+def stage_asset(
+    stage: Stage | str, kinds: set[str], pool: str | None = None
+) -> Callable[[Metadata], dg.AssetsDefinition]:
     """Make an asset of a function that says what of the stage's artefact is worth reading."""
+    chosen = stage_named(stage) if isinstance(stage, str) else stage
 
     def decorate(metadata: Metadata) -> dg.AssetsDefinition:
-        stage = stage_named(name)
-
-        @dg.asset(
-            name=name,
-            deps=[*stage.inputs, *stage.after],
-            group_name=stage.group,
-            description=f"{stage.summary}\n\n{metadata.__doc__ or ''}".strip(),
+        spec = dg.AssetSpec(
+            asset_key(chosen.name),
+            deps=[asset_key(name) for name in (*chosen.inputs_for(active_recipe(home())), *chosen.after)],
+            group_name=chosen.group,
+            description=f"{chosen.summary}\n\n{metadata.__doc__ or ''}".strip(),
             owners=[OWNER],
             kinds=kinds,
-            code_version=code_version(name),
-            pool=pool,
+            code_version=code_version(chosen),
         )
+
+        @dg.multi_asset(name=op_name(chosen.name), specs=[spec], pool=pool)
         def asset(
             context: dg.AssetExecutionContext,
             config: StageConfig,
             parakeet_home: ParakeetHome,
             trainer: dg.PipesSubprocessClient,
         ) -> dg.MaterializeResult:
-            artifact = _ensure(context, parakeet_home, trainer, name, config)
+            artifact = _ensure(context, parakeet_home, trainer, chosen, config)
             shown: dict[str, Any] = {
                 "path": dg.MetadataValue.path(str(artifact.path)),
                 "fingerprint": artifact.fingerprint,
@@ -65,13 +70,28 @@ def stage_asset(name: str, kinds: set[str], pool: str | None = None) -> Callable
     return decorate
 
 
+def asset_key(name: str) -> dg.AssetKey:
+    """`source_files/books` is the asset `books` in the folder `source_files`."""
+    return dg.AssetKey(name.split("/"))
+
+
+def op_name(name: str) -> str:
+    """The name of an asset's op, which is its key in a run's config.
+
+    Dagster allows letters, digits and underscores, and its own way to come there gives `a.b` and `a-b` one name.
+    """
+    return name if "/" not in name else re.sub(r"[^A-Za-z0-9]", lambda found: f"_{ord(found[0]):x}_", name)
+
+
 def _ensure(
     context: dg.AssetExecutionContext,
     parakeet_home: ParakeetHome,
     trainer: dg.PipesSubprocessClient,
-    name: str,
+    stage: Stage,
     config: StageConfig,
 ) -> Artifact:
+    name = stage.name
+
     def launch(command: Sequence[str]) -> str | None:
         try:
             trainer.run(context=context, command=list(command))
@@ -85,7 +105,7 @@ def _ensure(
     except (ParakeetError, OSError) as error:
         known = error if isinstance(error, ParakeetError) else explain_os_error(error, f"making {name}")
         raise dg.Failure(description=str(known), allow_retries=False) from None
-    headline = stage_named(name).headline(artifact.counts)
+    headline = stage.headline(artifact.counts)
     how = f"made in {artifact.manifest['seconds']:,.1f} s" if made else "up to date"
     progress.say(f"{name:<24}{how:<18}{headline}")
     return artifact
@@ -99,12 +119,8 @@ def artifact_of(parakeet_home: ParakeetHome, name: str) -> Artifact:
         raise dg.Failure(description=str(error), allow_retries=False) from None
 
 
-def code_version(name: str) -> str:
+def code_version(stage: Stage) -> str:
     """The stage's version constant and a hash of what it reads of the active recipe: what makes it stale."""
-    import hashlib
-    import json
-
-    stage = stage_named(name)
     settings = json.dumps(stage.settings(active_recipe(home())), sort_keys=True)
     return f"{stage.version}-{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
 

@@ -155,8 +155,9 @@ class Store:
 
         Whoever comes second waits for the first, then finds what that one made.
         """
-        self._writable()
-        with exclusive(self.root / ".locks" / f"{work.stage}.lock", f"{work.stage} is being made", progress):
+        lock = self.root / ".locks" / f"{work.stage}.lock"
+        self._writable(lock.parent)
+        with exclusive(lock, f"{work.stage} is being made", progress):
             found = None if force else self.find(work)
             if found is None:
                 for artifact in work.inputs.values():
@@ -228,7 +229,7 @@ class Store:
             "version": work.version,
             "settings": work.settings,
             "inputs": {
-                name: {"path": f"{a.path.parent.name}/{a.path.name}", "content": a.content}
+                name: {"path": a.path.relative_to(self.root).as_posix(), "content": a.content}
                 for name, a in work.inputs.items()
             },
             "source_files": dict(work.files),
@@ -249,9 +250,9 @@ class Store:
                 "PARAKEET_HOME to a folder on a larger disk."
             )
 
-    def _writable(self) -> None:
+    def _writable(self, locks: Path) -> None:
         try:
-            (self.root / ".locks").mkdir(parents=True, exist_ok=True)
+            locks.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise explain_os_error(error, "preparing the assets folder") from None
         if not os.access(self.root, os.W_OK):

@@ -5,11 +5,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from parakeet.artifact import Artifact, Store
+from parakeet.artifact import PARTIAL_PREFIX, Artifact, Store
 from parakeet.errors import ParakeetError
 from parakeet.home import latest_release, runs_folder
 from parakeet.locking import is_held
-from parakeet.stages import STAGES, Build, active_recipe
+from parakeet.stages import SOURCE_FILES, STAGES, Build, active_recipe, fetching_stages, stages_of
 from parakeet.training.stage import run_key
 
 MODELS = ("release", "original_model")
@@ -24,27 +24,36 @@ class Entry:
 def unreferenced(root: Path) -> list[Entry]:
     """What may go: artefacts, training runs and left-over partial directories.
 
-    Kept are all that the active recipe's build consists of, its training run even if it is not finished, every
-    release and imported model, and all that the latest release was made from. Only the stages' own folders are
-    looked at. Raises
-    ParakeetError while anything is being built, and where the active recipe's sources or artefacts cannot be read:
-    what belongs to them is then not known.
+    Kept are all that the active recipe's build consists of, its training run and what it has fetched even if that is
+    not finished, every release and imported model, and all that the latest release was made from. Only the stages' own
+    folders are looked at. Raises ParakeetError while anything is being built, and where the active recipe's sources
+    or artefacts cannot be read: what belongs to them is then not known.
     """
     held = [path for path in sorted((root / ".locks").rglob("*.lock")) if is_held(path)]
     if held:
         raise ParakeetError(f"Something is being built ({held[0].stem}): run this again when it has ended.")
-    store, folders = Store(root), [stage.folder or stage.name for stage in STAGES]
-    build = Build(root, active_recipe(root))
+    store, build = Store(root), Build(root, active_recipe(root))
+    folders = [stage.folder or stage.name for stage in STAGES]
+    # Sources of other recipes too.
+    folders += sorted(f"{SOURCE_FILES}/{folder.name}" for folder in (root / SOURCE_FILES).glob("*"))
     artifacts, stale = _read(path for folder in folders for path in store.directories(folder))
-    mine = [artifact.path.resolve() for stage in STAGES if (artifact := build.find(stage.name)) is not None]
+    found = [build.find(stage.name) for stage in stages_of(build.recipe)]
+    mine = [artifact.path.resolve() for artifact in found if artifact is not None]
     kept = _closure([*mine, latest_release(root).resolve()], artifacts, root)
     stale += [path for path in artifacts if path not in kept]
-    stale += [path for folder in folders for path in store.partial(folder)]
+    begun = _begun(build)
+    stale += [path for folder in folders for path in store.partial(folder) if path not in begun]
     runs = {str(artifacts[path].counts["run"]) for path in kept if artifacts[path].stage == "checkpoint"}
     if build.find("packing_plan") is not None:
         runs.add(run_key(build.recipe, build.work("checkpoint").inputs))
     stale += [path for path in sorted(runs_folder(root).glob("*")) if path.name not in runs]
     return [Entry(path, _size(path)) for path in stale]
+
+
+def _begun(build: Build) -> set[Path]:
+    """Where the sources of the recipe are being fetched: hours of transfer that the next build goes on with."""
+    works = [build.work(stage.name) for stage in fetching_stages(build.recipe)]
+    return {build.store.root / work.folder / f"{PARTIAL_PREFIX}{work.fingerprint}" for work in works}
 
 
 def remove(entries: Iterable[Entry]) -> None:

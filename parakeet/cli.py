@@ -36,6 +36,27 @@ class Commands(click.Group):
             context.exit(INTERRUPTED)
 
 
+class Share(click.ParamType):
+    """A share of the whole, as 0.1% or as 0.001."""
+
+    name = "share"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> float:
+        from decimal import Decimal, InvalidOperation
+
+        text = str(value).strip()
+        try:
+            share = Decimal(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        except InvalidOperation:
+            share = Decimal(0)
+        # Not `0 < share <= 1`: Decimal raises for NaN.
+        if not share.is_finite() or share <= 0 or share > 1 or float(share) == 0.0:
+            self.fail(
+                f"{text!r} is no share: write it like 0.1% or 0.001, above 0 and at most 100%.", parameter, context
+            )
+        return float(share)
+
+
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="parakeet")
 def main() -> None:
@@ -50,10 +71,18 @@ def main() -> None:
 @click.option(
     "--data", multiple=True, metavar="FILE", help="File, folder or glob in place of the recipe's sources. Repeatable."
 )
+@click.option("--limit", type=Share(), metavar="SHARE", help="Take only this share of every source: 0.1%, or 0.001.")
 @click.option("--select", multiple=True, metavar="ASSET", help="Build this and all before it only. Repeatable.")
 @click.option("--force", multiple=True, metavar="ASSET", help="Make this anew though nothing changed. Repeatable.")
 @click.option("--try-anyway", is_flag=True, help="Train although the forecast says that it will not fit the memory.")
-def build(recipe_name: str, data: Sequence[str], select: Sequence[str], force: Sequence[str], try_anyway: bool) -> None:
+def build(
+    recipe_name: str,
+    data: Sequence[str],
+    limit: float | None,
+    select: Sequence[str],
+    force: Sequence[str],
+    try_anyway: bool,
+) -> None:
     """Build a model from text, making only what is not made yet."""
     from parakeet.home import home
     from parakeet.progress import Progress
@@ -62,8 +91,9 @@ def build(recipe_name: str, data: Sequence[str], select: Sequence[str], force: S
     recipe = load_recipe(recipe_name)
     if data:
         recipe = _with_sources(recipe, data)
+    recipe = _limited(recipe, limit)
     for name in (*select, *force):
-        _check_asset(name)
+        _check_asset(name, recipe)
     # The one place where the library reaches up: the assets are Dagster's, and building is materialising them.
     from pipelines.build import run_build
 
@@ -72,13 +102,14 @@ def build(recipe_name: str, data: Sequence[str], select: Sequence[str], force: S
 
 @main.command()
 @click.option("--recipe", "recipe_name", default="demo", show_default=True, help="Shipped recipe or recipe file.")
+@click.option("--limit", type=Share(), metavar="SHARE", help="Take only this share of every source: 0.1%, or 0.001.")
 @click.option("--card", "card_name", metavar="NAME", help='Plan training for this card: "RTX 3080 Ti".')
 @click.option("--memory", metavar="AMOUNT", help="Memory that training may take: 11.2GiB, 12GB.  [default: the card's]")
-def plan(recipe_name: str, card_name: str | None, memory: str | None) -> None:
+def plan(recipe_name: str, limit: float | None, card_name: str | None, memory: str | None) -> None:
     """Print what follows from a recipe, and train nothing.
 
-    Parameters by part, tokens, steps, FLOPs, disk space; what a training step takes of the memory, and which
-    policies fit it; for a card the time and energy too.
+    Sources with their shares and sizes, parameters by part, tokens, steps, FLOPs, disk space; what a training step
+    takes of the memory, and which policies fit it; for a card the time and energy too.
     """
     from parakeet.plan import render_plan
     from parakeet.recipe_file import load_recipe
@@ -87,7 +118,7 @@ def plan(recipe_name: str, card_name: str | None, memory: str | None) -> None:
 
     card = card_named(card_name) if card_name is not None else None
     n_bytes = parse_memory(memory) if memory is not None else None
-    _say(render_plan(load_recipe(recipe_name), card, n_bytes))
+    _say(render_plan(_limited(load_recipe(recipe_name), limit), card, n_bytes))
 
 
 @main.command()
@@ -285,6 +316,41 @@ def export(release: Path, file: Path, layout: str) -> None:
     _say(f"{file}: the weights of {release} in the {layout} layout.")
 
 
+@main.group()
+def data() -> None:
+    """Look into the training text."""
+
+
+@data.command()
+@click.option("--recipe", "recipe_name", help="Shipped recipe or recipe file.  [default: the active one]")
+@click.option("--stage", metavar="ASSET", help="What this one dropped only: documents, clean_documents, ...")
+@click.option("--source", metavar="NAME", help="What was dropped of this source only.")
+@click.option("--reason", metavar="TEXT", help="Show examples of what was dropped for this reason, or part of one.")
+@click.option("--examples", type=click.IntRange(1, 100), default=5, show_default=True, help="Examples of each row.")
+def inspect(recipe_name: str | None, stage: str | None, source: str | None, reason: str | None, examples: int) -> None:
+    """Tell what was dropped on the way to the training text, and why."""
+    from parakeet.data.inspect import DROPPING_STAGES, render_inspection
+    from parakeet.home import home
+    from parakeet.recipe_file import load_recipe
+    from parakeet.stages import ACTIVE_RECIPE_FILE, DEFAULT_RECIPE, Build, active_recipe
+
+    if stage is not None and stage not in DROPPING_STAGES:
+        raise ParakeetError(f"{stage!r} drops no documents; these do: {', '.join(DROPPING_STAGES)}.")
+    active = home() / ACTIVE_RECIPE_FILE
+    recipe = load_recipe(recipe_name) if recipe_name is not None else active_recipe(home())
+    build = Build(home(), recipe)
+    # Of a build that is under way, what has been made so far.
+    made = [found for name in ([stage] if stage else DROPPING_STAGES) if (found := build.find(name)) is not None]
+    if not made:
+        missing = stage or DROPPING_STAGES[-1]
+        chosen = recipe_name or (active if active.is_file() else DEFAULT_RECIPE)
+        raise ParakeetError(
+            f"{missing} has not been made for recipe {recipe.name}. Run: "
+            f"parakeet build --recipe {chosen} --select {missing}"
+        )
+    _say(render_inspection(made, source, reason, examples))
+
+
 main.add_command(bench)
 
 
@@ -295,15 +361,16 @@ def _say(text: str) -> None:
     click.echo(sanitise(text))
 
 
-def _check_asset(name: str) -> None:
+def _check_asset(name: str, recipe: "Recipe") -> None:
     import difflib
 
-    from parakeet.stages import ASSET_NAMES
+    from parakeet.stages import asset_names
 
-    if name not in ASSET_NAMES:
-        close = difflib.get_close_matches(name, ASSET_NAMES, n=1)
+    names = asset_names(recipe)
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
-        raise ParakeetError(f"There is no asset {name!r}: {hint}The assets are: {', '.join(ASSET_NAMES)}.")
+        raise ParakeetError(f"There is no asset {name!r}: {hint}The assets are: {', '.join(names)}.")
 
 
 def _with_sources(recipe: "Recipe", paths: Sequence[str]) -> "Recipe":
@@ -319,6 +386,10 @@ def _with_sources(recipe: "Recipe", paths: Sequence[str]) -> "Recipe":
         name = next(n for n in (stem[:60], *(f"{stem[:60]}-{i}" for i in range(2, 1000))) if n not in taken)
         sources.append({"kind": "files", "name": name, "path": str(Path(os.path.expanduser(path)).absolute())})
     return Recipe.model_validate({**recipe.model_dump(), "sources": sources})
+
+
+def _limited(recipe: "Recipe", limit: float | None) -> "Recipe":
+    return recipe if limit is None else recipe.model_copy(update={"limit": limit})
 
 
 if __name__ == "__main__":

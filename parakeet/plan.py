@@ -8,7 +8,8 @@ from itertools import product
 
 from parakeet.model.config import ModelConfig
 from parakeet.model.execution import Precision, Recompute
-from parakeet.recipe import FileSource, Recipe
+from parakeet.plan_sources import sources_section
+from parakeet.recipe import Recipe
 from parakeet.tokenizer import CL100K_CONTROLS, ROLE_TOKENS
 from parakeet.training.cards import Card
 from parakeet.training.disk import checkpoint_bytes, run_bytes, weights_bytes
@@ -53,7 +54,7 @@ def render_plan(recipe: Recipe, card: Card | None = None, memory: int | None = N
     plan = Plan(recipe, card, memory)
     sections = [
         (f"Recipe {recipe.name}", [(recipe.description, "")]),
-        ("Sources", _sources(recipe)),
+        sources_section(recipe),
         ("Model", plan.model()),
         ("Training", plan.training()),
         *([("Before it can train", missing)] if (missing := plan.missing()) else []),
@@ -276,10 +277,6 @@ class Plan:
             (f"FLOPs{name}", f"{causal:>{FIGURE},}  (causal count, forward and backward)"),
             ("", f"{palm:>{FIGURE},}  (as PaLM counts, the future too)"),
         ]
-
-
-def _sources(recipe: Recipe) -> Rows:
-    return [(s.name, s.path if isinstance(s, FileSource) else f"{s.documents:,} dialogues") for s in recipe.sources]
 
 
 def _wrapped(sentence: str, width: int) -> list[str]:

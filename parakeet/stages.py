@@ -166,6 +166,7 @@ STAGES: tuple[Stage, ...] = (
         headline=lambda c: f"{c['tokens']:,} tokens ({c['kind']})",
         inputs=("deduplicated_documents",),
         growth=0.0,
+        version=2,
     ),
     Stage(
         "token_shards",
@@ -333,7 +334,13 @@ class Build:
         return [stage.name for stage in stages_of(self.recipe) if stage.name in needed]
 
     def _stage(self, name: str) -> Stage:
-        return next(stage for stage in stages_of(self.recipe) if stage.name == name)
+        for stage in stages_of(self.recipe):
+            if stage.name == name:
+                return stage
+        raise ParakeetError(
+            f"Recipe {self.recipe.name} has no {name}. If another recipe was made the active one, reload the "
+            "definitions in Dagster."
+        )
 
     def _remote_source(self, name: str) -> RemoteSource:
         wanted = name.removeprefix(f"{SOURCE_FILES}/")
@@ -374,7 +381,6 @@ class Build:
 
 
 STAGE_NAMES = tuple(stage.name for stage in STAGES)
-ASSET_NAMES = (*STAGE_NAMES, ORIGINAL_CHECKPOINT)
 
 
 def remote_sources(recipe: Recipe) -> list[RemoteSource]:
@@ -393,7 +399,7 @@ def _fetching(source: RemoteSource) -> Stage:
         f"{SOURCE_FILES}/{source.name}",
         group="sources",
         summary=f"The files of the source {source.name}, as they were published ({source.licence}).",
-        make="parakeet.data.fetch:fetch_source",
+        make="parakeet.download.sources:fetch_source",
         settings=settings,
         headline=lambda c: f"{c['files']:,} files, {c['bytes'] / 1e6:,.1f} MB",
         growth=0.0,
@@ -409,6 +415,11 @@ def fetching_stages(recipe: Recipe) -> tuple[Stage, ...]:
 def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
     """Every stage of a recipe's build, in order."""
     return (*fetching_stages(recipe), *STAGES)
+
+
+def asset_names(recipe: Recipe) -> tuple[str, ...]:
+    """What of a recipe's build can be selected, in order."""
+    return (*(stage.name for stage in stages_of(recipe)), ORIGINAL_CHECKPOINT)
 
 
 def stage_named(name: str) -> Stage:

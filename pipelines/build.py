@@ -8,6 +8,7 @@ import dagster as dg
 from dagster._core.definitions.assets.job.asset_job import IMPLICIT_ASSET_JOB_NAME
 from dagster._core.events import DagsterEvent
 
+from assets_defs.stage_asset import asset_key, op_name
 from parakeet.errors import INTERRUPTED
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
@@ -30,10 +31,10 @@ def run_build(
     # Read at import: the versions of the assets follow from the active recipe.
     from pipelines.definitions import defs
 
-    chosen = dg.AssetSelection.assets(*select).upstream() if select else DATA | MODEL
+    chosen = dg.AssetSelection.assets(*map(asset_key, select)).upstream() if select else DATA | MODEL
     graph = defs.get_repository_def().asset_graph
-    keys = (chosen | dg.AssetSelection.assets(*force)).resolve(graph)
-    config = {name: {"force": True} for name in force}
+    keys = (chosen | dg.AssetSelection.assets(*map(asset_key, force))).resolve(graph)
+    config = {op_name(name): {"force": True} for name in force}
     if try_anyway and dg.AssetKey("checkpoint") in keys:
         config.setdefault("checkpoint", {})["try_anyway"] = True
     if dg.AssetKey("checkpoint") in keys:

@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-DATA = dg.AssetSelection.groups("corpus", "tokens")
+DATA = dg.AssetSelection.groups("sources", "corpus", "tokens")
 MODEL = dg.AssetSelection.groups("model", "release")
 
 prepare_data = dg.define_asset_job(

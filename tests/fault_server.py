@@ -224,15 +224,16 @@ class _Handler(BaseHTTPRequestHandler):
         more: dict[str, str] | None = None,
     ) -> None:
         """The body, from where Range asks if `ranged`; at most `limit` bytes; `length` is announced (-1: nothing)."""
-        body, start = self.server.body, 0
-        headers = {"ETag": self.server.version, **(more or {})}
-        wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        if ranged and wanted and self.headers.get("If-Range", self.server.version) == self.server.version:
-            start = int(wanted[1])
-            headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
-        announced = len(body) - start if length is None else length
-        self._headers(206 if start else 200, headers | ({"Content-Length": str(announced)} if announced >= 0 else {}))
-        end = len(body) if limit is None else min(len(body), start + limit)
+        body, start, stop = self.server.body, 0, len(self.server.body)
+        headers = {"ETag": self.server.version, **({"Accept-Ranges": "bytes"} if ranged else {}), **(more or {})}
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        part = ranged and wanted and self.headers.get("If-Range", self.server.version) == self.server.version
+        if part and wanted:
+            start, stop = int(wanted[1]), min(stop, int(wanted[2]) + 1 if wanted[2] else stop)
+            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(body)}"
+        announced = stop - start if length is None else length
+        self._headers(206 if part else 200, headers | ({"Content-Length": str(announced)} if announced >= 0 else {}))
+        end = stop if limit is None else min(stop, start + limit)
         for position in range(start, end, BLOCK):
             self.wfile.write(body[position : min(position + BLOCK, end)])
             if pause:

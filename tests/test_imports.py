@@ -41,7 +41,7 @@ def test_assets_know_nothing_of_pipelines(path: Path) -> None:
 
 FLOORS = (
     ("cli", "demo"),
-    ("benchmarks", "clean", "plan", "stages"),
+    ("benchmarks", "clean", "plan", "plan_sources", "stages"),
     ("chat", "evaluation", "release", "training", "download"),
     ("generation", "data", "model"),
     ("template", "tokenizer", "sanitise", "artifact", "recipe", "recipe_file"),

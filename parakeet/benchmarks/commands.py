@@ -1,6 +1,7 @@
 """`parakeet bench …`. As in parakeet/cli.py, every command imports what it needs when it runs."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -107,3 +108,36 @@ def bench_loss(
     from parakeet.benchmarks.loss import run
 
     run(tokens, widths, vocabularies, pieces, rounds, threads)
+
+
+@bench.command("data")
+@click.option(
+    "--text",
+    multiple=True,
+    type=click.Path(exists=True),
+    metavar="FILE",
+    help="Text to measure with, up to 64 MiB; several times for several.  [default: Parakeet's own words]",
+)
+@click.option(
+    "--megabytes", type=click.IntRange(1), default=100, show_default=True, help="Text that the stages are run over."
+)
+@click.option("--pairs", type=click.IntRange(1), default=300, show_default=True, help="Planted pairs in each band.")
+@click.option(
+    "--labelled",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of labelled sets: <name>.train and <name>.truth.",
+)
+@click.option("--memory", is_flag=True, help="Run the stages over ten times the text too, and compare their memory.")
+@click.option("--workers", type=click.IntRange(0), default=0, help="Processes.  [default: one a core]")
+@click.option("--rounds", type=click.IntRange(1, 1000), default=3, show_default=True, help="Samples of each time.")
+def bench_data(
+    text: tuple[str, ...], megabytes: int, pairs: int, labelled: Path | None, memory: bool, workers: int, rounds: int
+) -> None:
+    """Time the data stages, and measure their memory and what they find.
+
+    Cleaning and deduplication stand beside datatrove's defaults, tokenising beside bare tiktoken, near duplicates
+    beside the formula of their buckets; and there is a forecast for 50 GB.
+    """
+    from parakeet.benchmarks.data import run
+
+    run(text, megabytes, pairs, labelled, memory, workers, rounds)

@@ -10,16 +10,19 @@ _AI = r"(?:AI|artificial intelligence)"
 _MODEL = rf"(?:an? )?(?:(?:{_AI} )?(?:large )?language model|{_AI}(?: assistant| model| chatbot| system)?)"
 _MAKERS = r"(?:OpenAI|Anthropic|Google|Microsoft|Meta|DeepSeek|Mistral|Alibaba)"
 _I_AM = r"I(?: am|['’]m)"
-_CANNOT = rf"(?:I can ?not|I can['’]t|{_I_AM} (?:unable|not able) to|I (?:won['’]t|will not) be able to)"
+_CANNOT = rf"(?:I can(?: )?not|I can['’]t|{_I_AM} (?:unable|not able) to|I (?:won['’]t|will not) be able to)"
 
 # Each with words of which the text, in lower case, must hold one: to look for those is fifty times as fast.
 PATTERNS: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = tuple(
     (words, re.compile(pattern.replace(" ", r"\s+"), re.IGNORECASE))
     for words, pattern in (
         # "As an AI language model, I have no ...", "as a large language model trained by ..."
-        (("as an ai", "as an artificial", "as a"), rf"\bas {_MODEL}(?:,| I\b| trained| developed)"),
+        (("as an ai", "as an artificial", "language model"), rf"\bas {_MODEL}(?:,| I\b| trained| developed)"),
         # "I'm just an AI, so ...", "I am a large language model."
-        (("i am", "i'm", "i’m"), rf"\b{_I_AM}(?: just| only| merely)? {_MODEL}(?:[,.;:!]|$| and\b| so\b| that\b)"),
+        (
+            ("an ai", "artificial intelligence", "language model"),
+            rf"\b{_I_AM}(?: just| only| merely)? {_MODEL}(?:[,.;:!]|$| and\b| so\b| that\b)",
+        ),
         # "I'm sorry, but as an AI ...", "I apologize, but I cannot assist with ..."
         (
             ("sorry", "apologi"),
@@ -45,7 +48,10 @@ PATTERNS: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = tuple(
             rf" (?:made|created|trained|developed|built) by {_MAKERS}\b",
         ),
         # "my knowledge cutoff is September 2021"
-        (("cutoff", "cut-off", "update"), r"\bmy (?:knowledge cut-?off|training data|last (?:knowledge )?update)\b"),
+        (
+            ("cutoff", "cut-off", "my training", "my last"),
+            r"\bmy (?:knowledge cut-?off|training data|last (?:knowledge )?update)\b",
+        ),
     )
 )
 

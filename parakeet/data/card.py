@@ -22,7 +22,7 @@ from parakeet.data.card_measures import (
     measure,
     vocabulary_figures,
 )
-from parakeet.data.card_text import ratio
+from parakeet.data.card_text import beginning, ratio
 from parakeet.data.documents import count_documents
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
@@ -34,6 +34,8 @@ MARKDOWN_FILE = "data_card.md"
 FIGURES_FILE = "data_card.json"
 UNKNOWN_LICENCE = "unknown"
 CLUSTERS_SHOWN = 4
+DUPLICATE_CHARACTERS = 280
+"""A little less than the file has of each, so that both end with a whole word."""
 DOCUMENT_STAGES = ("documents", "clean_documents", "deduplicated_documents")
 FUNNEL = ("records", "documents", "clean", "deduplicated", "train", "held_out")
 LOSSES = ("unusable", "cleaning", "deduplication")
@@ -82,7 +84,7 @@ def gather(recipe: Recipe, artifacts: Mapping[str, Artifact], progress: Progress
         "sources": {name: sources[name] for name in by_size},
         "licences": _licences(sources),
         "faults": _faults(accounts, counts, artifacts),
-        "found": sorted({what for source in sources.values() for what in source["found"]}),
+        "found": list(_reasons(_sum(source["found"] for source in sources.values()))),
         "duplicates": _duplicates(artifacts["deduplicated_documents"]),
         "vocabulary": {"kind": tokenizer.name, **vocabulary_figures(measures.id_counts, tokenizer)},
         "rows": _rows(counts["packing_plan"]),
@@ -112,6 +114,13 @@ def _reasons(found: Mapping[str, int]) -> dict[str, int]:
     for reason, number in found.items():
         told[sanitise(reason)] += number
     return dict(sorted(((why, n) for why, n in told.items() if n), key=lambda pair: (-pair[1], pair[0])))
+
+
+def _sum(tallies: Iterable[Mapping[str, int]]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for tally in tallies:
+        total.update(tally)
+    return total
 
 
 def _measured(measures: Measures, split: str, name: str) -> SourceMeasures:
@@ -162,14 +171,10 @@ def _total(accounts: Mapping[str, Any], measures: Measures) -> dict[str, Any]:
         for source in by_source.values():
             splits[split].documents += source.documents
             splits[split].tokens += source.tokens
-            splits[split].bytes += source.bytes
+            splits[split].n_bytes += source.n_bytes
             splits[split].lengths = added(splits[split].lengths, source.lengths)
     funnel: dict[str, Any] = {key: sum(account[key] for account in accounts.values()) for key in FUNNEL}
-    for loss in LOSSES:
-        reasons: Counter[str] = Counter()
-        for account in accounts.values():
-            reasons.update(account[loss])
-        funnel[loss] = _reasons(reasons)
+    funnel |= {loss: _reasons(_sum(account[loss] for account in accounts.values())) for loss in LOSSES}
     lengths = length_figures(added(splits["train"].lengths.copy(), splits["held_out"].lengths))
     return {**_sizes(splits.values()), "funnel": funnel, "lengths": lengths}
 
@@ -193,9 +198,7 @@ def _licences(sources: Mapping[str, Any]) -> list[dict[str, Any]]:
     return sorted(groups, key=lambda group: (-group["tokens"], group["licence"]))
 
 
-def _faults(
-    accounts: Mapping[str, Any], counts: Mapping[str, Any], artifacts: Mapping[str, Artifact]
-) -> list[str]:
+def _faults(accounts: Mapping[str, Any], counts: Mapping[str, Any], artifacts: Mapping[str, Artifact]) -> list[str]:
     """What does not add up, in words; nothing where every record is accounted for."""
     faults = []
     for name, account in accounts.items():
@@ -225,19 +228,20 @@ def _duplicates(artifact: Artifact) -> dict[str, Any]:
     path = artifact.path / "clusters.jsonl"
     # Not splitlines: an excerpt may hold one of Unicode's other line ends.
     lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
-    # The largest near clusters are what a person will doubt first.
     near = [cluster for line in lines if (cluster := json.loads(line))["kind"] == "near"]
-    near.sort(key=lambda cluster: (-cluster["size"], cluster["kept"], cluster["dropped"]))
+    # The largest are what a person will doubt first; where the beginnings are the same there is nothing to see.
+    near.sort(key=lambda c: (c["kept"].split() == c["dropped"].split(), -c["size"], c["kept"], c["dropped"]))
     return {
         "exact": counts.get("exact_duplicates", 0),
         "near": counts.get("near_duplicates", 0),
         "clusters": counts.get("clusters"),
+        "turns_cut": counts.get("exchanges_cut", 0),
         "examples": [
             {
                 "sources": [sanitise(name) for name in cluster["sources"]],
                 "size": cluster["size"],
-                "kept": sanitise(cluster["kept"]),
-                "dropped": sanitise(cluster["dropped"]),
+                "kept": beginning(sanitise(cluster["kept"]), DUPLICATE_CHARACTERS),
+                "dropped": beginning(sanitise(cluster["dropped"]), DUPLICATE_CHARACTERS),
             }
             for cluster in near[:CLUSTERS_SHOWN]
         ],

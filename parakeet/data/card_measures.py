@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from parakeet.data.card_text import ratio, visible_token
+from parakeet.data.card_text import beginning, ratio, visible_token
 from parakeet.data.shards import SPLITS
 from parakeet.errors import ParakeetError
 from parakeet.progress import Task
@@ -36,7 +36,7 @@ class SourceMeasures:
 
     documents: int = 0
     tokens: int = 0
-    bytes: int = 0
+    n_bytes: int = 0
     lengths: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     """(longest + 1,) documents of each length in tokens."""
     examples: list[tuple[bytes, np.ndarray]] = field(default_factory=list)
@@ -44,13 +44,13 @@ class SourceMeasures:
 
     @property
     def sizes(self) -> dict[str, int]:
-        return {"documents": self.documents, "tokens": self.tokens, "bytes": self.bytes}
+        return {"documents": self.documents, "tokens": self.tokens, "bytes": self.n_bytes}
 
     def add(self, lengths: np.ndarray, n_bytes: np.ndarray) -> None:
         """Count documents, by their tokens and bytes (documents,)."""
         self.documents += len(lengths)
         self.tokens += int(lengths.sum())
-        self.bytes += int(n_bytes.sum())
+        self.n_bytes += int(n_bytes.sum())
         self.lengths = added(self.lengths, np.bincount(lengths))
 
 
@@ -204,6 +204,5 @@ def _excerpt(tokenizer: Tokenizer, ids: list[int]) -> tuple[list[dict[str, str]]
     turns = []
     for begin, end in zip(shown, ends, strict=False):
         text = sanitise(tokenizer.decode(ids[begin + 1 : end])).strip()
-        cut = text[:characters].rstrip() + " …" if len(text) > characters else text
-        turns.append({"role": roles[ids[begin]], "text": cut})
+        turns.append({"role": roles[ids[begin]], "text": beginning(text, characters)})
     return turns, len(begins) > len(shown)

@@ -43,6 +43,16 @@ def visible_token(content: bytes) -> str:
     return "".join(_BLANKS.get(c) or (c if c.isprintable() else ascii(c)[1:-1]) for c in text)
 
 
+def beginning(text: str, characters: int) -> str:
+    """At most about so many characters, up to the end of a word, and an ellipsis where there is more."""
+    if len(text) <= characters:
+        return text
+    cut = text[:characters]
+    whole = re.sub(r"\s+\S*$", "", cut)
+    # One long word, or a script that does without spaces.
+    return (whole if len(whole) > characters // 2 else cut.rstrip()) + " …"
+
+
 def size(n_bytes: float) -> str:
     """`850 B`, `12.3 kB`, `1.2 GB`."""
     for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):

@@ -1,100 +1,102 @@
-"""The clean_documents stage: normalise the text, and drop what is no use with the reason why.
+"""The clean_documents stage: normalise the text, and drop what is no use, or not to be trained on, with the reason why.
 
 datatrove runs it, one task per part; only the stage function imports it.
 """
 
 import json
-import os
-import re
-import shutil
-import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from parakeet.conversation import Turn
-from parakeet.data.documents import Document, count_documents, parts
+from parakeet.artifact import replace_file
+from parakeet.data.documents import Document, collect_parts, count_documents, parts
+from parakeet.data.text_faults import Fault
 from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
-from parakeet.recipe import Clean, Recipe
+from parakeet.recipe import Recipe
 
+if TYPE_CHECKING:
+    from parakeet.data.decontaminate import SetCounts
+
+DROPPED_FILE = "dropped.jsonl"
 EXAMPLES_PER_REASON = 20
 EXCERPT_CHARACTERS = 300
-
-_LINE_END = re.compile("\r\n|[\r\v\f\x85\u2028\u2029]")
-_REMOVED = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ufeff\ud800-\udfff]")
-_MANY_BLANK_LINES = re.compile(r"\n{4,}")
 
 _REMEDIES = {
     "too short": "lower clean.min_characters",
     "too long": "raise clean.max_characters",
-    "repetition": "set clean.repetition to false",
+    "language": "add to clean.languages",
+    "boilerplate": "set clean.boilerplate to keep",
+    "repetition": "set clean.repetition to null",
+    "quality": "set clean.quality to null",
+    "contaminated": "take text that is not in decontamination.sets",
     "empty turn": "look for turns without text in the source",
+    "only control tokens": "look for turns without text in the source",
 }
 
 
-def normalise(text: str) -> str:
-    """NFC, `\\n` line ends, no control characters, no trailing spaces, at most two blank lines together, stripped.
+@dataclass
+class Contamination:
+    """How many documents share text with an evaluation set, and with which of its records (by number)."""
 
-    Form feeds, vertical tabs and Unicode's own separators end a line too. Byte-order marks and lone surrogates
-    go with the control characters. Normalising twice changes nothing.
-    """
-    text = _REMOVED.sub("", _LINE_END.sub("\n", text))
-    text = unicodedata.normalize("NFC", text)
-    # A regular expression for trailing spaces takes quadratic time on a long run of spaces inside a line.
-    text = "\n".join(line.rstrip() for line in text.split("\n"))
-    return _MANY_BLANK_LINES.sub("\n\n\n", text).strip()
+    documents: int = 0
+    records: set[int] = field(default_factory=set)
 
-
-def normalise_document(document: Document) -> Document:
-    return replace(document, turns=tuple(Turn(turn.role, normalise(turn.content)) for turn in document.turns))
-
-
-def fault_of(document: Document, settings: Clean) -> str | None:
-    """Why a normalised document is dropped for its size or an empty turn, or None."""
-    if not document.is_plain and not all(turn.content for turn in document.turns):
-        return "empty turn"
-    characters = len(document.content)
-    if characters < settings.min_characters:
-        return "too short"
-    return "too long" if characters > settings.max_characters else None
+    def add(self, records: Sequence[int]) -> None:
+        """Count a document that shares text with these records."""
+        self.documents += 1
+        self.records.update(records)
 
 
 class Tally:
-    """Documents kept and dropped by source and reason, with the first few examples of each."""
+    """What became of documents: by source the kept, the dropped by reason and what was found; the first examples."""
 
     def __init__(self) -> None:
         self.kept: Counter[str] = Counter()
         self.dropped: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        self.examples: list[dict[str, str]] = []
+        self.found: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self.contaminated: defaultdict[str, Contamination] = defaultdict(Contamination)
+        self.examples: list[dict[str, Any]] = []
 
-    def count(self, document: Document, reason: str | None) -> None:
-        """Count one document: kept where `reason` is None."""
-        if reason is None:
-            self.kept[document.source] += 1
-            return
-        excerpt = document.content[:EXCERPT_CHARACTERS]
-        self._drop(document.source, reason, 1, [{"source": document.source, "reason": reason, "excerpt": excerpt}])
+    def drop(self, document: Document, fault: Fault) -> None:
+        """Count a document that is dropped."""
+        excerpt = (fault.excerpt or document.content)[:EXCERPT_CHARACTERS]
+        example = {"source": document.source, "reason": fault.reason, "excerpt": excerpt}
+        example |= {key: document.metadata[key] for key in ("file", "row") if key in document.metadata}
+        self._drop(document.source, fault.reason, 1, [example])
 
     def add(self, other: "Tally") -> None:
         """Count what a later part counted."""
         self.kept.update(other.kept)
+        for source, found in other.found.items():
+            self.found[source].update(found)
+        for name, contamination in other.contaminated.items():
+            self.contaminated[name].documents += contamination.documents
+            self.contaminated[name].records |= contamination.records
         for source, reasons in other.dropped.items():
             for reason, number in reasons.items():
                 examples = [e for e in other.examples if (e["source"], e["reason"]) == (source, reason)]
                 self._drop(source, reason, number, examples)
 
-    def _drop(self, source: str, reason: str, number: int, examples: list[dict[str, str]]) -> None:
+    def _drop(self, source: str, reason: str, number: int, examples: list[dict[str, Any]]) -> None:
         room = max(0, EXAMPLES_PER_REASON - self.dropped[source][reason])
         self.examples += examples[:room]
         self.dropped[source][reason] += number
 
     def save(self, path: Path) -> None:
+        """Write it so that whoever reads finds all of it or nothing."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        values = {"kept": self.kept, "dropped": self.dropped, "examples": self.examples}
-        path.write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
+        contaminated = {name: [c.documents, sorted(c.records)] for name, c in self.contaminated.items()}
+        values = {
+            "kept": self.kept,
+            "dropped": self.dropped,
+            "found": self.found,
+            "contaminated": contaminated,
+            "examples": self.examples,
+        }
+        replace_file(path, json.dumps(values, ensure_ascii=False))
 
     @classmethod
     def load(cls, path: Path) -> "Tally":
@@ -103,52 +105,81 @@ class Tally:
         tally.kept.update(values["kept"])
         for source, reasons in values["dropped"].items():
             tally.dropped[source].update(reasons)
+        for source, found in values["found"].items():
+            tally.found[source].update(found)
+        for name, (documents, records) in values["contaminated"].items():
+            tally.contaminated[name] = Contamination(documents, set(records))
         tally.examples = values["examples"]
         return tally
 
     def summary(self) -> dict[str, dict[str, Any]]:
-        """`{source: {"kept": n, "dropped": {reason: n}}}`, sorted."""
-        names = sorted({*self.kept, *self.dropped})
-        return {name: {"kept": self.kept[name], "dropped": dict(sorted(self.dropped[name].items()))} for name in names}
+        """`{source: {"kept": n, "dropped": {reason: n}, "found": {kind: n}}}`, sorted."""
+        return {
+            name: {
+                "kept": self.kept[name],
+                "dropped": dict(sorted(self.dropped[name].items())),
+                "found": dict(sorted(self.found[name].items())),
+            }
+            for name in sorted({*self.kept, *self.dropped})
+        }
 
 
 def clean_documents(recipe: Recipe, inputs: Mapping[str, Path], output: Path, progress: Progress) -> dict[str, Any]:
     """Write the documents that are kept, in order, and `dropped.jsonl` with examples of the others.
 
-    Returns the counts of documents kept and dropped, over all and by source and reason. Raises ParakeetError
-    where nothing is kept.
+    Returns {"documents", "dropped", "sources": {name: {"kept", "dropped": {reason: n}, "found": {kind: n}}},
+    "evaluation_sets": {name: {"records", "short", "bad", "found", "documents"}}}. What is found, in so many documents:
+    "mended" (of all), "boilerplate" (of those that nothing before it dropped), "e-mail", "phone" and "IP address" (of
+    the kept). Of a set's records that are looked for, so many are `found`, in so many dropped `documents`.
+
+    Goes on where an interrupted try stopped. Raises ParakeetError where nothing is kept, an evaluation set cannot be
+    read, or a language is unknown.
     """
-    from parakeet.data.steps import CleanDocuments, ReadPart, WriteDocuments, run_tasks, watch
+    from parakeet.data.cleaning_steps import CleanDocuments
+    from parakeet.data.language import language_guesser
+    from parakeet.data.part_steps import ReadPart, WriteDocuments
+    from parakeet.data.tasks import run_tasks, watch
 
     paths = parts(inputs["documents"])
     total = count_documents(inputs["documents"])
     work = output / "work"
-    work.mkdir()
+    if recipe.clean.languages:
+        language_guesser(recipe.clean.languages)
+    sets, index = _evaluation_sets(recipe, work / "evaluation_sets.npz", progress)
     steps = [
-        ReadPart(paths, work / "read"),
-        CleanDocuments(recipe.clean, work / "tallies"),
+        ReadPart([[path] for path in paths], work / "read"),
+        CleanDocuments(recipe.clean, work / "tallies", index),
         WriteDocuments(work / "kept"),
     ]
     with progress.task("Clean", total, "documents") as task, watch(task, work / "read"):
-        run_tasks(steps, tasks=len(paths), workers=min(os.cpu_count() or 1, len(paths)), logs=work / "logs")
+        run_tasks(steps, len(paths), recipe.executor, work / "cleaning")
     tally = Tally()
-    for path in sorted((work / "tallies").iterdir()):
+    for path in sorted((work / "tallies").glob("[0-9]*")):
         tally.add(Tally.load(path))
     kept, sources = tally.kept.total(), tally.summary()
     if kept == 0:
         raise ParakeetError(_nothing_left(total, sources))
-    _collect_parts(work / "kept", output)
-    with (output / "dropped.jsonl").open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(example, ensure_ascii=False) + "\n" for example in tally.examples)
-    shutil.rmtree(work)
-    return {"documents": kept, "dropped": total - kept, "sources": sources}
+    replace_file(output / DROPPED_FILE, "".join(json.dumps(e, ensure_ascii=False) + "\n" for e in tally.examples))
+    collect_parts(work / "kept", output)
+    evaluation_sets = {counts.name: _set_summary(counts, tally) for counts in sets}
+    return {"documents": kept, "dropped": total - kept, "sources": sources, "evaluation_sets": evaluation_sets}
 
 
-def _collect_parts(folder: Path, output: Path) -> None:
-    """Number the tasks' parts through, leaving out those of tasks that kept nothing."""
-    written = [path for task in sorted(folder.iterdir()) if count_documents(task) for path in parts(task)]
-    for number, path in enumerate(written):
-        path.rename(output / f"part-{number:05d}.parquet")
+def _evaluation_sets(recipe: Recipe, file: Path, progress: Progress) -> "tuple[list[SetCounts], Path | None]":
+    """The recipe's evaluation sets, and the file of their index; an earlier try's is taken as it is."""
+    if not recipe.decontamination.sets:
+        return [], None
+    from parakeet.data.decontaminate import EvaluationIndex, build_index
+
+    if not file.is_file():
+        build_index(recipe.decontamination, progress).save(file)
+    return EvaluationIndex.load(file).sets, file
+
+
+def _set_summary(counts: "SetCounts", tally: Tally) -> dict[str, int]:
+    shared = tally.contaminated[counts.name]
+    looked_for = {"records": counts.records, "short": counts.short, "bad": counts.bad}
+    return {**looked_for, "found": len(shared.records), "documents": shared.documents}
 
 
 def _nothing_left(total: int, sources: dict[str, dict[str, Any]]) -> str:

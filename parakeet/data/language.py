@@ -20,7 +20,7 @@ def language_guesser(languages: Sequence[str]) -> Guess:
     Raises ParakeetError where py3langid is missing, or does not know one of `languages`.
     """
     try:
-        from py3langid.langid import MODEL_FILE, LanguageIdentifier
+        from py3langid.langid import MODEL_FILE, LanguageIdentifier  # type: ignore[import-untyped]
     except ImportError:
         raise ParakeetError("clean.languages needs py3langid: pip install 'parakeet-lm[language]'") from None
     identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

@@ -5,12 +5,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from parakeet.data.documents import parts, read_documents
+from parakeet.data.documents import Document
 from parakeet.errors import ParakeetError
 from parakeet.sanitise import sanitise
 
 QUESTIONS_FILE = "questions.jsonl"
-CHARACTERS_PER_CHUNK = 8 << 20
+CHARACTERS_PER_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -34,28 +34,31 @@ def read_questions(documents: Path) -> list[Question]:
         return [Question(**json.loads(line)) for line in file]
 
 
-def refuse_leaks(documents: Path, questions: Sequence[Question]) -> None:
-    """Raise ParakeetError if the text of a question stands in a document that is not held out by its metadata.
+class LeakSearch:
+    """Looks for the text of held-out questions in documents that are not held out by their metadata.
 
-    Said here, before hours of training whose marks would measure memory.
+    Raises ParakeetError where it finds one: before hours of training whose marks would measure memory.
     """
-    prompts = sorted({question.prompt.strip().casefold() for question in questions})
-    chunk: list[str] = []
-    size = 0
-    for document in read_documents(parts(documents)) if prompts else ():
-        if not document.metadata.get("held_out"):
-            chunk.append(document.content.casefold())
-            size += len(chunk[-1])
-            if size >= CHARACTERS_PER_CHUNK:
-                _search("\n".join(chunk), prompts)
-                chunk, size = [], 0
-    _search("\n".join(chunk), prompts)
 
+    def __init__(self, questions: Sequence[Question]) -> None:
+        self._prompts = sorted({question.prompt.strip().casefold() for question in questions})
+        self._chunk: list[str] = []
+        self._size = 0
 
-def _search(text: str, prompts: Sequence[str]) -> None:
-    leaked = next((prompt for prompt in prompts if prompt in text), None)
-    if leaked is not None:
-        raise ParakeetError(
-            f"The held-out question {sanitise(leaked)!r} stands in a training document: an accuracy on it would "
-            "measure memory. Take that text out of the sources, or give the synthetic source another seed."
-        )
+    def add(self, document: Document) -> None:
+        if self._prompts and not document.metadata.get("held_out"):
+            self._chunk.append(document.content.casefold())
+            self._size += len(self._chunk[-1])
+            if self._size >= CHARACTERS_PER_CHUNK:
+                self.finish()
+
+    def finish(self) -> None:
+        """Search what has been added since the last search; documents are searched many at a time."""
+        text = "\n".join(self._chunk)
+        self._chunk, self._size = [], 0
+        leaked = next((prompt for prompt in self._prompts if prompt in text), None)
+        if leaked is not None:
+            raise ParakeetError(
+                f"The held-out question {sanitise(leaked)!r} stands in a training document: an accuracy on it would "
+                "measure memory. Take that text out of the sources, or give the synthetic source another seed."
+            )

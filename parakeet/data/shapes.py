@@ -7,8 +7,8 @@ from typing import Any
 
 from parakeet.conversation import Turn
 from parakeet.data.documents import Document
-from parakeet.data.sources import Problem
-from parakeet.recipe import Columns, FileSource
+from parakeet.data.records import Problem
+from parakeet.recipe import Columns, EvaluationSet, RecordSource
 
 ROLE_NAMES = {
     **dict.fromkeys(("system", "developer"), "System"),
@@ -45,7 +45,7 @@ class Shaped:
     note: str = ""
 
 
-def shape(value: Mapping[str, Any] | str, source: FileSource) -> Shaped:
+def shape(value: Mapping[str, Any] | str, source: RecordSource | EvaluationSet) -> Shaped:
     """The document that a record holds. A string is a plain text; of columns the first known shape is taken:
 
     `messages`, `conversations`, `instruction` (with `input` or `context`) and `output` or `response`, `prompt` and
@@ -60,7 +60,8 @@ def shape(value: Mapping[str, Any] | str, source: FileSource) -> Shaped:
     else:
         turns, note = _mapped(value, source.columns) if source.columns else _recognised(value)
     metadata = {} if isinstance(value, str) else _metadata(value)
-    return Shaped(Document(source.name, source.licence, turns, metadata), note)
+    licence = source.licence if isinstance(source, RecordSource) else ""
+    return Shaped(Document(source.name, licence, turns, metadata), note)
 
 
 def _recognised(record: Mapping[str, Any]) -> tuple[tuple[Turn, ...], str]:
@@ -83,7 +84,7 @@ def _recognised(record: Mapping[str, Any]) -> tuple[tuple[Turn, ...], str]:
 
 
 def _mapped(record: Mapping[str, Any], columns: Columns) -> tuple[tuple[Turn, ...], str]:
-    named = (columns.text, columns.messages, columns.human, columns.assistant)
+    named = (columns.text, columns.messages, columns.alternating, columns.human, columns.assistant)
     for name in filter(None, named):
         if record.get(name) is None:
             raise BadRecord("missing column", f"{name}; there are {_names(record)}")
@@ -92,6 +93,8 @@ def _mapped(record: Mapping[str, Any], columns: Columns) -> tuple[tuple[Turn, ..
     if columns.messages:
         keys = ((columns.role, columns.content),)
         return _conversation(_turns(record[columns.messages], columns.messages, keys))
+    if columns.alternating:
+        return _conversation(_alternating(record[columns.alternating], columns.alternating))
     assert columns.human is not None
     assert columns.assistant is not None
     turns = _exchange(record, columns.human, columns.assistant)
@@ -104,6 +107,15 @@ def _turns(messages: Any, column: str, keys: tuple[tuple[str, str], ...]) -> lis
     if not isinstance(messages, list):
         raise BadRecord("not a list of turns", f"{column} is of type {type(messages).__name__}")
     return [_turn(message, f"turn {number}", keys) for number, message in enumerate(messages, start=1)]
+
+
+def _alternating(contents: Any, column: str) -> list[Turn]:
+    if not isinstance(contents, list):
+        raise BadRecord("not a list of turns", f"{column} is of type {type(contents).__name__}")
+    return [
+        Turn(("Human", "Assistant")[index % 2], _content(content, f"turn {index + 1}"))
+        for index, content in enumerate(contents)
+    ]
 
 
 def _turn(message: Any, where: str, keys: tuple[tuple[str, str], ...]) -> Turn:

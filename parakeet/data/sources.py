@@ -1,90 +1,28 @@
-"""From a source's path to its records: finding files, decompressing them, cutting them into records.
+"""From a source to its files, and from a file to its records.
 
-Everything streams: JSONL by lines, Parquet by batches, text by blocks; only a JSON array is read whole.
-Trouble in one record is a `Problem` that travels with it; trouble with a file is a ParakeetError.
+Everything streams. Trouble in one record is a `Problem` that travels with it; trouble with a file is a ParakeetError.
 """
 
-import codecs
+import errno
 import glob
-import gzip
-import io
-import json
 import os
-import re
-import shutil
-import tempfile
-import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from parakeet.data.text_blocks import TextBlocks
+from parakeet.artifact import MANIFEST_FILE, WORK_FOLDER
+from parakeet.data.archives import DAMAGE, decompressed, members, opened
+from parakeet.data.file_kinds import ARCHIVES, RECOGNISED, file_kind
+from parakeet.data.readers import read_row_groups, read_stream
+from parakeet.data.records import Record
 from parakeet.errors import ParakeetError
-from parakeet.recipe import FileSource
+from parakeet.recipe import EvaluationSet, FileSource
 from parakeet.sanitise import sanitise
 
-KINDS = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "json",
-    ".parquet": "parquet",
-    ".txt": "text",
-    ".text": "text",
-    ".md": "text",
-    ".markdown": "text",
-}
-COMPRESSIONS = (".gz", ".zst")
-RECOGNISED = f"{', '.join(KINDS)}, each also with {' or '.join(COMPRESSIONS)} behind it"
-
-EXCERPT_CHARACTERS = 200
-MAX_LINE_BYTES = 64 << 20
-"""A longer line of JSONL is a problem: what it is a line of is hardly text, and it would fill the memory."""
-TEXT_PIECE_BYTES = 64 << 10
-COPY_BYTES = 1 << 20
-PARQUET_BATCH_ROWS = 256
-
-_LONE_SURROGATE_POSSIBLE = re.compile(r"\\u[dD][89a-fA-F]")
-_DAMAGE = (OSError, EOFError, zlib.error, pa.ArrowException)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-@dataclass(frozen=True)
-class Problem:
-    """Why a record cannot be used: a `reason` that can be counted, and what is particular to this one."""
-
-    reason: str
-    detail: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.reason}: {self.detail}" if self.detail else self.reason
-
-
-@dataclass(frozen=True)
-class Record:
-    """One record of a file: a `value` (the columns, or a piece of plain text), or else a `problem`.
-
-    `row` counts from 1: the line in JSONL and text (where a text's block begins), else the record's position.
-    """
-
-    row: int
-    value: dict[str, Any] | str | None = None
-    problem: Problem | None = None
-    excerpt: str = ""
-
-
-def file_kind(path: Path) -> tuple[str, str] | None:
-    """("jsonl" | "json" | "parquet" | "text", "" | ".gz" | ".zst") by the name's suffixes, None where unknown."""
-    name = path.name.lower()
-    compression = next((suffix for suffix in COMPRESSIONS if name.endswith(suffix)), "")
-    kind = KINDS.get(Path(name.removesuffix(compression)).suffix)
-    return (kind, compression) if kind else None
-
-
-def source_files(source: FileSource) -> list[Path]:
+def source_files(source: FileSource | EvaluationSet) -> list[Path]:
     """The files of a source: its file, or those of its folder (with subfolders) or glob that are recognised, sorted.
 
     Hidden files and folders are left out of folders. Raises ParakeetError where nothing is there, nothing of
@@ -104,7 +42,7 @@ def source_files(source: FileSource) -> list[Path]:
     else:
         message = f"{where} does not exist or cannot be reached. Correct the path"
         raise ParakeetError(sanitise(f"{message}; in a recipe it is relative to the recipe's own file."))
-    files = [file for file in found if file_kind(file)]
+    files = [file for file in found if file_kind(file.name)]
     if not files:
         raise ParakeetError(sanitise(nothing))
     for file in files:
@@ -133,209 +71,78 @@ def _walk(folder: Path, where: str) -> Iterator[Path]:
         yield from (Path(here) / name for name in names if not name.startswith("."))
 
 
-def read_records(path: Path) -> Iterator[Record]:
+def source_root(source: FileSource | EvaluationSet) -> Path:
+    """The folder that the names of a source's files are told relative to."""
+    path = Path(os.path.expanduser(source.path))
+    if os.path.isdir(path):
+        return path
+    if os.path.lexists(path) or not glob.has_magic(str(path)):
+        return path.parent
+    fixed = path
+    while glob.has_magic(str(fixed)):
+        fixed = fixed.parent
+    return fixed
+
+
+def fetched_files(folder: Path, name: str) -> list[Path]:
+    """The files of a fetched source that are recognised, sorted; ParakeetError if there are none."""
+    own = {folder / MANIFEST_FILE}
+    found = sorted(
+        path
+        for path in _walk(folder, f"Source {name}")
+        if path not in own and path.relative_to(folder).parts[0] != WORK_FOLDER and file_kind(path.name)
+    )
+    if not found:
+        raise ParakeetError(
+            f"Source {name}: among the files that were fetched is none that Parakeet reads. It reads {RECOGNISED}. "
+            "Correct the files of the source in the recipe."
+        )
+    return found
+
+
+def read_records(path: Path, separator: str | None = None) -> Iterator[Record]:
     """All records of a file in order, the unusable ones with their `problem`; blank lines are no records.
 
-    Raises ParakeetError if the file is of no recognised kind, cannot be opened, is damaged or breaks off
-    (with the number of records before), or is UTF-16.
+    A text file is cut at lines that are the `separator`, or without one at blank lines. Archives give the records of
+    their members, each with the member's name. Raises ParakeetError if the file is of no recognised kind, cannot be
+    opened, is damaged, breaks off or unpacks beyond reason (with the number of records before), or is UTF-16.
     """
-    kind_and_compression = file_kind(path)
+    kind_and_compression = file_kind(path.name)
     if kind_and_compression is None:
         raise ParakeetError(sanitise(f"{path} is of a kind that Parakeet does not read. It reads {RECOGNISED}."))
-    kind, compression = kind_and_compression
-    readers = {"jsonl": _read_jsonl, "json": _read_json, "text": _read_text, "parquet": _read_parquet}
+    yield from _undamaged(_file_records(path, *kind_and_compression, separator), path)
+
+
+def read_rows(path: Path, groups: range, rows_before: int) -> Iterator[Record]:
+    """The same for some row groups of a Parquet file that have `rows_before` rows before them."""
+    with opened(path) as file:
+        yield from _undamaged(read_row_groups(file, groups, rows_before), path)
+
+
+def _file_records(path: Path, kind: str, compression: str, separator: str | None) -> Iterator[Record]:
+    where = str(path)
+    with opened(path) as packed, decompressed(packed, compression, where) as stream:
+        if kind not in ARCHIVES:
+            yield from read_stream(kind, stream, where, separator)
+            return
+        for member in members(kind, stream, where):
+            if member.problem is not None:
+                yield Record(0, problem=member.problem, excerpt=member.name, member=member.name)
+                continue
+            inside = f"{where}/{member.name}"
+            with decompressed(member.stream, member.kind[1], inside) as content:
+                for record in read_stream(member.kind[0], content, inside, separator):
+                    yield replace(record, member=member.name)
+
+
+def _undamaged(records: Iterator[Record], path: Path) -> Iterator[Record]:
     count = 0
     try:
-        with _opened(path, compression, seekable=kind == "parquet") as stream:
-            if kind != "parquet":
-                _skip_byte_order_mark(stream, path)
-            for record in readers[kind](stream, path):
-                yield record
-                count += 1
-    except _DAMAGE as error:
+        for record in records:
+            yield record
+            count += 1
+    except DAMAGE as error:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:  # of the temporary file, not of this one
+            raise
         message = f"{path} cannot be read beyond record {count:,}: {error or type(error).__name__}. "
         raise ParakeetError(sanitise(message) + "Copy or download the file again, or take it away.") from None
-
-
-@contextmanager
-def _opened(path: Path, compression: str, seekable: bool) -> Iterator[io.BufferedReader]:
-    """The file's content, decompressed; `seekable` unpacks it to a temporary file where need be."""
-    with ExitStack() as stack:
-        try:
-            file: Any = stack.enter_context(path.open("rb"))
-        except OSError as error:
-            message = f"{path} cannot be opened: {error.strerror}. Make it a readable file, or take it away."
-            raise ParakeetError(sanitise(message)) from None
-        if compression == ".gz":
-            file = stack.enter_context(gzip.GzipFile(fileobj=file))
-        elif compression == ".zst":
-            # Arrow's reader raises on a frame that breaks off; zstandard's stream_reader just ends.
-            file = stack.enter_context(pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd"))
-        if compression:
-            file = stack.enter_context(io.BufferedReader(file))
-        if compression and seekable:
-            packed, file = file, stack.enter_context(tempfile.TemporaryFile())
-            shutil.copyfileobj(packed, file, COPY_BYTES)
-        yield file
-
-
-def _skip_byte_order_mark(stream: io.BufferedReader, path: Path) -> None:
-    start = stream.peek(4)
-    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise ParakeetError(sanitise(f"{path} is encoded as UTF-16. Save it as UTF-8 and try again."))
-    if start.startswith(codecs.BOM_UTF8):
-        stream.read(len(codecs.BOM_UTF8))
-
-
-def _read_jsonl(stream: io.BufferedReader, path: Path, first_row: int = 1) -> Iterator[Record]:
-    row = first_row - 1
-    while line := stream.readline(MAX_LINE_BYTES):
-        row += 1
-        if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
-            yield _bad_line(row, Problem("line too long", f"more than {MAX_LINE_BYTES >> 20} MiB"), line)
-            _skip_line(stream)
-        elif line.strip():
-            yield _json_line(row, line)
-
-
-def _json_line(row: int, line: bytes) -> Record:
-    try:
-        text = line.decode()
-    except UnicodeDecodeError as error:
-        return _bad_line(row, Problem("invalid UTF-8", f"at byte {error.start + 1} of the line"), line)
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        return _bad_line(row, Problem("broken JSON", _json_complaint(error)), line)
-    return _json_record(row, value, suspicious=_LONE_SURROGATE_POSSIBLE.search(text) is not None)
-
-
-def _json_record(row: int, value: Any, suspicious: bool) -> Record:
-    """`suspicious`: the JSON text has escapes that might be lone surrogates, which no UTF-8 file can hold."""
-    if not isinstance(value, dict):
-        return Record(row, problem=Problem("not a JSON object"), excerpt=excerpt_of(value))
-    if suspicious:
-        try:
-            json.dumps(value, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            return Record(row, problem=Problem("lone surrogate"), excerpt=excerpt_of(value))
-    return Record(row, value)
-
-
-def _json_complaint(error: ValueError | RecursionError) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        return f"{error.msg} at column {error.colno}"
-    return "nested too deeply" if isinstance(error, RecursionError) else str(error).partition(";")[0]
-
-
-def _read_json(stream: io.BufferedReader, path: Path) -> Iterator[Record]:
-    """A file whose first line is an object by itself is JSONL under another name, which streams."""
-    head = b""
-    row = 0
-    while not head.strip() and (head := stream.readline(MAX_LINE_BYTES)):
-        row += 1
-    if _is_an_object(head):
-        yield _json_line(row, head)
-        yield from _read_jsonl(stream, path, row + 1)
-        return
-    content = head + stream.read()
-    if not content.strip():
-        return
-    value, suspicious = _parse_whole(content, path, row)
-    records = value if isinstance(value, list) else [value]
-    for position, item in enumerate(records, start=1):
-        yield _json_record(position, item, suspicious)
-
-
-def _is_an_object(line: bytes) -> bool:
-    if not (line.lstrip().startswith(b"{") and line.rstrip().endswith(b"}")):
-        return False
-    try:
-        return isinstance(json.loads(line.decode()), dict)
-    except (ValueError, RecursionError):
-        return False
-
-
-def _parse_whole(content: bytes, path: Path, row: int) -> tuple[Any, bool]:
-    """`row`: the line of the file that `content` begins on."""
-    try:
-        text = content.decode()
-        return json.loads(text), _LONE_SURROGATE_POSSIBLE.search(text) is not None
-    except UnicodeDecodeError as error:
-        row += content.count(b"\n", 0, error.start)
-        complaint = "invalid UTF-8"
-    except (ValueError, RecursionError) as error:
-        row += error.lineno - 1 if isinstance(error, json.JSONDecodeError) else 0
-        complaint = _json_complaint(error)
-    message = f"{path}, line {row}: neither an array of records nor one record a line: {complaint}. "
-    raise ParakeetError(sanitise(message) + "Correct the file there.")
-
-
-def _read_text(stream: io.BufferedReader, path: Path) -> Iterator[Record]:
-    blocks = TextBlocks()
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    row = 1
-    for piece in _pieces(stream):
-        try:
-            text = decoder.decode(piece, final=piece.endswith(b"\n") or not piece)
-            problem = Problem("NUL byte", "not text") if "\0" in text else None
-        except UnicodeDecodeError:
-            problem = Problem("invalid UTF-8")
-        if problem is None:
-            yield from (Record(start, block) for start, block in blocks.add(text, row))
-            row += piece.endswith(b"\n")
-            continue
-        decoder.reset()
-        yield from (Record(start, block) for start, block in blocks.flush())
-        yield _bad_line(row, problem, piece)
-        if not piece.endswith(b"\n"):
-            _skip_line(stream)
-        row += 1
-    yield from (Record(start, block) for start, block in blocks.flush())
-
-
-def _pieces(stream: io.BufferedReader) -> Iterator[bytes]:
-    """Lines, those above `TEXT_PIECE_BYTES` in several pieces; an empty piece comes last."""
-    while piece := stream.readline(TEXT_PIECE_BYTES):
-        yield piece
-    yield b""
-
-
-def _skip_line(stream: io.BufferedReader) -> None:
-    while (rest := stream.readline(TEXT_PIECE_BYTES)) and not rest.endswith(b"\n"):
-        pass
-
-
-def _read_parquet(stream: io.BufferedReader, path: Path) -> Iterator[Record]:
-    with pq.ParquetFile(stream) as file:
-        # Times hold no text, and those in nanoseconds cannot become Python's.
-        columns = [field.name for field in file.schema_arrow if not pa.types.is_temporal(field.type)]
-        row = 0
-        for batch in file.iter_batches(PARQUET_BATCH_ROWS, columns=columns):
-            for record in _batch_records(batch, row):
-                row += 1
-                yield record
-
-
-def _batch_records(batch: pa.RecordBatch, rows_before: int) -> Iterator[Record]:
-    try:
-        values = batch.to_pylist()
-    except ValueError:  # Parquet's strings are not checked when written; find the ones that are none
-        values = [None] * batch.num_rows
-    for index, value in enumerate(values):
-        row = rows_before + index + 1
-        try:
-            yield Record(row, value if value is not None else batch.slice(index, 1).to_pylist()[0])
-        except UnicodeDecodeError:
-            yield Record(row, problem=Problem("invalid UTF-8"))
-        except ValueError as error:
-            yield Record(row, problem=Problem("unreadable value", str(error)))
-
-
-def _bad_line(row: int, problem: Problem, line: bytes) -> Record:
-    return Record(row, problem=problem, excerpt=line[: 4 * EXCERPT_CHARACTERS].decode(errors="replace").strip())
-
-
-def excerpt_of(value: Any) -> str:
-    """A record's value on one line, for people."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

@@ -17,114 +17,21 @@ from datatrove.data import Document as Item
 from datatrove.executor import LocalPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.dedup.minhash import MinhashConfig, MinhashDedupBuckets, MinhashDedupSignature
-from datatrove.pipeline.filters import GopherRepetitionFilter
 from datatrove.utils.hashing import HashConfig
 from datatrove.utils.text import TextNormConfig, ngrams, simplify_text
 from loguru import logger
 
-from parakeet.data.clean import Tally, fault_of, normalise_document
-from parakeet.data.documents import DocumentWriter, read_part
 from parakeet.data.words import RegexWordTokenizer
 from parakeet.progress import Task
-from parakeet.recipe import Clean, Deduplication
+from parakeet.recipe import Deduplication
 
 # datatrove re-adds its handler on standard error for every task, so only its name can be silenced. At import,
 # because a worker process reaches this module by unpickling the steps, and no earlier.
 logger.disable("datatrove")
 
-REPETITION_WORDS = 50
-"""Shorter documents are not held to shares of their text: one refrain would be a third of a short poem."""
-
-COUNT_EVERY = 256
 SHINGLES_AT_ONCE = 256
 SIGNATURES_AT_ONCE = 512
 POLL_SECONDS = 0.5
-
-
-class ReadPart(PipelineStep):
-    """Documents of one part per task. `counts/<task>` says how many were read, for `watch`."""
-
-    name = "Read part"
-    type = "Reader"
-
-    def __init__(self, paths: Sequence[Path], counts: Path) -> None:
-        super().__init__()
-        self.paths = list(paths)
-        self.counts = counts
-
-    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Item]:
-        number = 0
-        for number, document in enumerate(read_part(self.paths[rank]), 1):
-            yield Item(text=document.content, id=str(number), metadata={"document": document})
-            if number % COUNT_EVERY == 0:
-                _count(self.counts, rank, number)
-        _count(self.counts, rank, number)
-
-
-class CleanDocuments(PipelineStep):
-    """Normalises documents and passes on those without a fault; `tallies/<task>` holds what became of each."""
-
-    name = "Clean"
-    type = "Filter"
-
-    def __init__(self, settings: Clean, tallies: Path) -> None:
-        super().__init__()
-        self.settings = settings
-        self.tallies = tallies
-        self.words = RegexWordTokenizer()
-        self.repetition = repetition_filter(self.words) if settings.repetition else None
-
-    def run(self, data: Iterator[Item], rank: int = 0, world_size: int = 1) -> Iterator[Item]:
-        tally = Tally()
-        for item in data:
-            document = normalise_document(item.metadata["document"])
-            reason = fault_of(document, self.settings)
-            if reason is None and document.is_plain:
-                reason = self._repeats(document.content)
-            tally.count(document, reason)
-            if reason is None:
-                yield Item(text=document.content, id=item.id, metadata={"document": document})
-        tally.save(self.tallies / f"{rank:05d}")
-
-    def _repeats(self, text: str) -> str | None:
-        if self.repetition is None or len(self.words.word_tokenize(text)) < REPETITION_WORDS:
-            return None
-        result = self.repetition.filter(Item(text=text, id=""))
-        return None if result is True else repetition_reason(result[1])
-
-
-def repetition_filter(words: RegexWordTokenizer) -> GopherRepetitionFilter:
-    """The repetition rules of Gopher (Rae et al. 2021, table A1) without the share of duplicate lines.
-
-    That share counts lines, however short, and so takes the speakers' names of a play for rubbish: at the paper's
-    0.3 it throws away 27 of 925 pieces of Shakespeare of 1 KiB. The share of characters in duplicate lines, which
-    stays at the paper's 0.2, throws away one of them.
-    """
-    return GopherRepetitionFilter(dup_line_frac=None, language=words)
-
-
-def repetition_reason(rule: str) -> str:
-    """datatrove's name of a rule in plain words."""
-    if rule.startswith("dup_"):
-        return "repetition: duplicate " + ("lines" if "line" in rule else "paragraphs")
-    return "repetition: " + ("one frequent phrase" if rule.startswith("top_") else "duplicate phrases")
-
-
-class WriteDocuments(PipelineStep):
-    """Writes each task's documents to parts in `folder/<task>`."""
-
-    name = "Write documents"
-    type = "Writer"
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        self.folder = folder
-
-    def run(self, data: Iterator[Item], rank: int = 0, world_size: int = 1) -> Iterator[Item]:
-        with DocumentWriter(self.folder / f"{rank:05d}") as writer:
-            for item in data:
-                writer.write(item.metadata["document"])
-                yield item
 
 
 class BlankUnsearched(PipelineStep):

@@ -5,21 +5,19 @@ datatrove's empty file `completions/<task>`, and is not run again; so a stage th
 that it had not finished. Only the stage functions import this module: it brings datatrove with it.
 """
 
-import ctypes
 import json
 import logging
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from copy import deepcopy
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -44,7 +42,6 @@ POLL_SECONDS = 0.5
 SLURM_POLL_SECONDS = 5.0
 SLURM_GRACE_POLLS = 6
 """Polls for which a job may be unknown to squeue and its tasks unfinished: a shared folder shows files late."""
-PR_SET_PDEATHSIG = 1
 
 
 def worker_count(executor: Executor, tasks: int) -> int:
@@ -175,22 +172,20 @@ def _run_rank(payload: bytes, rank: int) -> None:
 
 
 def end_with_parent() -> None:
-    """Let this worker die with the process that works for the build: it would go on writing what its successor writes.
+    """Let this worker end with the process that works for the build: it would go on writing what its successor writes.
 
-    Ctrl-C is the parent's to handle: it reaches the whole group on a terminal.
+    Its parent by number is the fork server, which lives as long as its workers, so PR_SET_PDEATHSIG would not do.
+    Ctrl-C is the build's to handle: on a terminal it reaches the whole group.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        return
-    parent = os.getppid()
+    build = parent_process()
+    assert build is not None
 
-    def watch_parent() -> None:
-        while os.getppid() == parent:
-            time.sleep(POLL_SECONDS)
+    def follow() -> None:
+        build.join()
         os._exit(1)
 
-    threading.Thread(target=watch_parent, daemon=True).start()
+    Thread(target=follow, daemon=True).start()
 
 
 def _run_with_ray(pipeline: list[PipelineStep], tasks: int, executor: Executor, logs: Path) -> None:

@@ -15,7 +15,7 @@ _MANY_BLANK_LINES = re.compile(r"\n{4,}")
 # Possessive, so that a long text of tokens is looked at once.
 _CONTROL_TOKENS = re.compile(
     r"(?:\s++"
-    r"|<\|[^<>|\s]{1,60}\|>(?:\s*+(?:system|user|human|assistant)\b)?+"
+    r"|<\|[^<>|\s]{1,60}\|>(?:\s*+(?:system|user|human|assistant)\b:?)?+"
     r"|</?(?:s|pad|unk|bos|eos|mask|sep|cls)>"
     r"|\[/?(?:INST|PAD|UNK|BOS|EOS|MASK|SEP|CLS)\]"
     r"|<</?SYS>>"

@@ -5,9 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
-from parakeet.data.documents import count_documents, part_groups, parts
+from parakeet.data.documents import content_bytes, count_documents, part_groups, parts
 from parakeet.data.shards import SPLITS
 from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
@@ -30,7 +28,7 @@ def make_token_shards(recipe: Recipe, inputs: Mapping[str, Path], output: Path, 
     tokenizer = Tokenizer.load(inputs["tokenizer"])
     paths = parts(inputs["deduplicated_documents"])
     sources = sorted(source.name for source in recipe.sources)
-    sizes = [_content_bytes(path) for path in paths]
+    sizes = [content_bytes(path) for path in paths]
     groups = part_groups(sizes, min(recipe.shards.shard_bytes, sum(sizes) // LEAST_TASKS))
     work = output / "work"
     step = Tokenise(
@@ -51,11 +49,6 @@ def make_token_shards(recipe: Recipe, inputs: Mapping[str, Path], output: Path, 
     _require_held_out(recipe, counts["held_out"])
     largest = max(tally["largest_id"] for tally in tallies)
     return {"tokenizer_sha256": tokenizer.sha256, "largest_id": largest, **counts}
-
-
-def _content_bytes(path: Path) -> int:
-    metadata = pq.read_metadata(path)
-    return sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
 
 
 def _sum(tallies: list[dict[str, Any]], sources: list[str]) -> dict[str, Any]:

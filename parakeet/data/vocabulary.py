@@ -5,10 +5,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from parakeet.data.documents import parts, read_documents
+from parakeet.data.documents import content_bytes, parts, read_identified
 from parakeet.progress import Progress, Task
 from parakeet.recipe import Recipe
 from parakeet.tokenizer import VOCABULARY_FILE, cl100k_base, train_tokenizer
+
+TRAINING_BYTES = 256 << 20
+"""Most text that a vocabulary is trained on: more hardly changes it, and the trainer's memory grows with the text."""
 
 
 def make_tokenizer(recipe: Recipe, inputs: Mapping[str, Path], output: Path, progress: Progress) -> dict[str, Any]:
@@ -16,7 +19,7 @@ def make_tokenizer(recipe: Recipe, inputs: Mapping[str, Path], output: Path, pro
         tokenizer = cl100k_base(known=output.parent.glob(f"*-*/{VOCABULARY_FILE}"))
     else:
         with progress.task("tokenizer", None, "documents") as task:
-            texts = _training_texts(inputs["deduplicated_documents"], task)
+            texts = _training_texts(inputs["deduplicated_documents"], task, TRAINING_BYTES)
             tokenizer = train_tokenizer(texts, recipe.tokenizer.vocabulary)
     tokenizer.save(output)
     lengths = Counter(len(tokenizer.token_bytes(token_id)) for token_id in tokenizer.defined_ids())
@@ -30,9 +33,15 @@ def make_tokenizer(recipe: Recipe, inputs: Mapping[str, Path], output: Path, pro
     }
 
 
-def _training_texts(directory: Path, task: Task) -> Iterator[str]:
-    """Held-out text must not shape the vocabulary that its bits per byte are measured with."""
-    for document in read_documents(parts(directory)):
-        task.advance()
-        if not document.metadata["held_out"]:
-            yield from (turn.content for turn in document.turns)
+def _training_texts(directory: Path, task: Task, most: int) -> Iterator[str]:
+    """Held-out text must not shape the vocabulary that its bits per byte are measured with.
+
+    Of a corpus of more than `most` bytes those documents whose ids come first by their second half, about `most` bytes.
+    """
+    paths = parts(directory)
+    share = most / max(1, sum(map(content_bytes, paths)))
+    for path in paths:
+        for doc_id, document in read_identified(path):
+            task.advance()
+            if not document.metadata["held_out"] and int.from_bytes(doc_id[8:]) < share * 2**64:
+                yield from (turn.content for turn in document.turns)

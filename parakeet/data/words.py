@@ -50,3 +50,7 @@ class LastWords(RegexWordTokenizer):
         if text != self._text:
             self._text, self._words = text, words_of(text)
         return self._words
+
+    def forget(self) -> None:
+        """Give the memory back: datatrove keeps every word tokenizer that it has seen."""
+        self._text, self._words = "", []

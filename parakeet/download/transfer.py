@@ -233,7 +233,9 @@ def explained(patience: Patience) -> Iterator[None]:
     except DownloadError:
         raise Broken("it did not send all that it had announced") from None
     except requests.HTTPError as error:
-        raise fault_of_status(error.response.status_code, error.response.headers, patience) from None
+        response = error.response
+        assert isinstance(response, requests.Response)
+        raise fault_of_status(response.status_code, response.headers, patience) from None
     except requests.TooManyRedirects:
         raise Unfit("it redirects in a circle") from None
     except (requests.exceptions.InvalidSchema, requests.exceptions.InvalidURL, requests.exceptions.MissingSchema):
@@ -278,5 +280,6 @@ def _root(error: BaseException) -> BaseException:
     return error
 
 
-def plain(error: BaseException) -> str:
-    return " ".join(sanitise(str(error)).split())[:200]
+def plain(words: object) -> str:
+    """Another program's words on one line."""
+    return " ".join(sanitise(str(words)).split())[:200]

@@ -1,99 +1,27 @@
-"""clean_documents: what is normalised, what is dropped and why, and that the number of workers changes nothing."""
+"""clean_documents: what is kept, what is dropped and why, and that neither workers nor kills change anything."""
 
 import io
 import json
 import os
 import re
-import unicodedata
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parakeet.conversation import Turn
-from parakeet.data.clean import EXAMPLES_PER_REASON, EXCERPT_CHARACTERS, clean_documents, normalise
-from parakeet.data.documents import Document, DocumentWriter, parts, read_documents
+from parakeet.data.clean import EXAMPLES_PER_REASON, EXCERPT_CHARACTERS, clean_documents
+from parakeet.data.documents import Document, parts, read_documents
 from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
-from parakeet.recipe import Recipe
 
-PROSE = (
-    "The lighthouse keeper woke before dawn, as he had for thirty years, and climbed the narrow iron stair to trim "
-    "the lamp. Below him the grey sea moved without hurry against the rocks, and a single trawler was coming home "
-    "late from the banks with gulls behind it. He wrote the hour in his book, noted the wind, and put the kettle on."
-)
-
-
-@pytest.fixture(autouse=True)
-def one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several parts would start worker processes, which takes seconds: only the tests about them do."""
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
-
-
-def recipe(**clean: Any) -> Recipe:
-    return Recipe.model_validate(
-        {
-            "name": "test",
-            "sources": [{"name": "a", "path": "a.txt"}, {"name": "b", "path": "b.txt"}],
-            "clean": clean,
-            "packing": {"row_tokens": 64},
-            "model": {"layers": 2, "heads": 2, "width": 16, "context": 64},
-            "training": {"tokens": 1000, "batch_tokens": 64, "learning_rate": 1e-3},
-        }
-    )
-
-
-def plain(text: str, source: str = "a") -> Document:
-    return Document(source, "CC0-1.0", (Turn("text", text),), {"file": "x"})
-
-
-def chat(*contents: str) -> Document:
-    roles = ("Human", "Assistant")
-    return Document("a", "CC0-1.0", tuple(Turn(roles[n % 2], text) for n, text in enumerate(contents)))
-
-
-def write_parts(directory: Path, *groups: list[Document]) -> Path:
-    directory.mkdir(parents=True)
-    for number, documents in enumerate(groups):
-        with DocumentWriter(directory / "new") as writer:
-            for document in documents:
-                writer.write(document)
-        (directory / "new" / "part-00000.parquet").rename(directory / f"part-{number:05d}.parquet")
-    (directory / "new").rmdir()
-    return directory
-
-
-def clean(tmp_path: Path, *groups: list[Document], name: str = "clean", **values: Any) -> tuple[Path, dict[str, Any]]:
-    documents = write_parts(tmp_path / f"{name}-input", *groups)
-    output = tmp_path / name
-    output.mkdir()
-    return output, clean_documents(recipe(**values), {"documents": documents}, output, Progress(io.StringIO()))
-
-
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        ("a\r\nb\rc\x0cd\u2028e", "a\nb\nc\nd\ne"),
-        ("\ufeffa\x00b\x1b[31mc\x9bd\x7f\ud800", "ab[31mcd"),
-        ("tab\tkept  \nline \t\n", "tab\tkept\nline"),
-        ("a\n\n\nb\n\n\n\n\n\nc", "a\n\n\nb\n\n\nc"),
-        ("e\u0301", "é"),
-        ("  \n\n ", ""),
-        ("naïve 数 👩‍🚀", "naïve 数 👩‍🚀"),
-    ],
-)
-def test_normalise(before: str, after: str) -> None:
-    assert normalise(before) == after
-
-
-@given(st.text(st.characters() | st.sampled_from("\r\n \t\x0b\x85\u2028\ufeff\x00e\u0301\ud800")))
-def test_normalised_text_is_clean_and_normalising_again_changes_nothing(text: str) -> None:
-    once = normalise(text)
-    assert normalise(once) == once == once.strip()
-    assert unicodedata.is_normalized("NFC", once)
-    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff\ud800-\udfff]| \n|\n{4}", once)
+from .cleaning import PROSE, chat, clean, plain, recipe, written
 
 
 def test_each_dropped_document_has_its_reason(tmp_path: Path) -> None:
@@ -103,36 +31,129 @@ def test_each_dropped_document_has_its_reason(tmp_path: Path) -> None:
         plain("x"),
         plain("y" * 5001),
         chat("Hello?", " \u200a\x00"),
+        plain("<|endoftext|>\n<|im_start|>assistant <|im_end|> Human: [INST] </s>"),
+        chat("What?", "<|endofprompt|>"),
         plain(lines),
         plain("spam eggs " * 80),
-        plain(f"{PROSE}\n\n{PROSE}", "b"),
+        plain(f"{PROSE}\n\n{PROSE}", "b", file="b.txt", row=7),
     ]
     output, counts = clean(tmp_path, documents, max_characters=5000)
     assert counts["sources"]["a"] == {
         "kept": 1,
         "dropped": {
             "empty turn": 1,
+            "only control tokens": 2,
             "repetition: duplicate lines": 1,
             "repetition: one frequent phrase": 1,
             "too long": 1,
             "too short": 1,
         },
+        "found": {},
     }
-    assert counts["sources"]["b"] == {"kept": 0, "dropped": {"repetition: duplicate paragraphs": 1}}
-    assert (counts["documents"], counts["dropped"]) == (1, 6)
+    assert counts["sources"]["b"] == {"kept": 0, "dropped": {"repetition: duplicate paragraphs": 1}, "found": {}}
+    assert (counts["documents"], counts["dropped"]) == (1, 8)
     examples = [json.loads(line) for line in (output / "dropped.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert len(examples) == 6
+    assert len(examples) == 8
     assert all(len(example["excerpt"]) <= EXCERPT_CHARACTERS for example in examples)
-    assert sorted(path.name for path in output.iterdir()) == ["dropped.jsonl", "part-00000.parquet"]
+    assert (examples[-1]["source"], examples[-1]["file"], examples[-1]["row"]) == ("b", "b.txt", 7)
+    assert sorted(written(output)) == ["dropped.jsonl", "part-00000.parquet"]
+
+
+def test_what_mentions_a_control_token_is_kept(tmp_path: Path) -> None:
+    documents = [plain("What does <|endoftext|> mean?"), chat("Say </s>.", "</s> ends a text."), plain("Human: Hi")]
+    assert clean(tmp_path, documents)[1]["dropped"] == 0
 
 
 def test_repetition_is_allowed_where_it_belongs(tmp_path: Path) -> None:
     speech = [line for n in range(0, 300, 60) for line in ("FIRST CITIZEN:", PROSE[n : n + 60], "")]
     documents = [plain("la la la " * 5), chat("Say it.", "yes " * 100), plain("\n".join(speech))]
+    assert clean(tmp_path, documents)[1]["dropped"] == 0
+    assert clean(tmp_path, [plain("yes " * 100)], name="off", repetition=None)[1]["dropped"] == 0
+
+
+def test_thresholds_of_repetition_are_the_recipe_s(tmp_path: Path) -> None:
+    twice = f"{PROSE}\n\n{PROSE}\n\nThe end."
+    lenient = {"duplicate_paragraphs": 0.5, "duplicate_paragraph_characters": None, "duplicate_line_characters": None}
+    lenient |= {"top_phrases": {}, "duplicate_phrases": {}}
+    assert clean(tmp_path, [plain(twice)], name="lenient", repetition=lenient)[1]["dropped"] == 0
+    # 0 lets no duplicate pass; datatrove would take it for a rule that is off.
+    strict = lenient | {"duplicate_paragraphs": 0.0}
+    _, counts = clean(tmp_path, [plain(twice), plain(PROSE)], name="strict", repetition=strict)
+    assert counts["sources"]["a"]["dropped"] == {"repetition: duplicate paragraphs": 1}
+    unheld = clean(tmp_path, [plain(twice)], name="short", repetition=strict | {"min_words": 500})[1]
+    assert unheld["dropped"] == 0
+
+
+def test_quality_rules_hold_for_plain_documents_only(tmp_path: Path) -> None:
+    documents = [
+        plain(PROSE),
+        plain("Too few words."),
+        plain(". . . ! ! ? ___"),
+        plain(" ".join(f"{n} {n * 7}" for n in range(100, 150)) + " the and"),
+        plain(" ".join(["Lorem ipsum dolor sit amet consectetur elit sed"] * 8)),
+        plain("\n".join(f"- {PROSE[n : n + 40]}" for n in range(0, 300, 40))),
+        plain(PROSE.replace(",", " # #") + " #" * 20),
+        chat("1 2 3?", "4 5 6."),
+    ]
+    _, counts = clean(tmp_path, documents, quality={}, repetition=None)
+    assert counts["sources"]["a"]["dropped"] == {
+        "quality: too few stop words": 1,
+        "quality: too few words": 2,
+        "quality: too few words with letters": 1,
+        "quality: too many bullets": 1,
+        "quality: too many symbols": 1,
+    }
+    off = {"min_words": None, "min_stop_words": None, "max_symbols": None, "max_bullet_lines": None}
+    _, counts = clean(tmp_path, documents, name="off", quality=off | {"min_alphabetic_words": None}, repetition=None)
+    assert counts["sources"]["a"]["dropped"] == {"quality: too few words": 1}
+
+
+def test_boilerplate_of_chat_models_is_counted_and_dropped_on_request(tmp_path: Path) -> None:
+    documents = [
+        chat("Do you like tea?", "As an AI language model, I do not drink."),
+        chat("Write it.", "I'm sorry, but I cannot fulfil that request."),
+        chat("As an AI, who are you?", "My name is Parakeet."),
+        plain("As an AI language model, I do not drink."),
+    ]
     _, counts = clean(tmp_path, documents)
-    assert counts["dropped"] == 0
-    _, counts = clean(tmp_path, [plain("yes " * 100)], name="switched-off", repetition=False)
-    assert counts["dropped"] == 0
+    assert counts["sources"]["a"] == {"kept": 4, "dropped": {}, "found": {"boilerplate": 2}}
+    output, counts = clean(tmp_path, documents, name="drop", boilerplate="drop")
+    assert counts["sources"]["a"] == {"kept": 2, "dropped": {"boilerplate": 2}, "found": {"boilerplate": 2}}
+    assert list(read_documents(parts(output))) == documents[2:]
+
+
+def test_personal_data_is_counted_and_masked_on_request(tmp_path: Path) -> None:
+    documents = [chat("Whom do I ask?", "Mail jane@example.com or call +44 20 7946 0958."), plain("Version 2.10.3.14.")]
+    output, counts = clean(tmp_path, documents)
+    assert counts["sources"]["a"]["found"] == {"e-mail": 1, "phone": 1}
+    assert list(read_documents(parts(output))) == documents
+    output, counts = clean(tmp_path, documents, name="mask", personal_data="mask")
+    assert counts["sources"]["a"]["found"] == {"e-mail": 1, "phone": 1}
+    kept = list(read_documents(parts(output)))
+    assert kept == [chat("Whom do I ask?", "Mail <email> or call <phone>."), documents[1]]
+
+
+def test_mojibake_is_mended_and_counted(tmp_path: Path) -> None:
+    documents = [plain("We donâ€™t know the cafÃ©."), plain("naïve “quotes”, Ã la carte 数")]
+    output, counts = clean(tmp_path, documents)
+    assert [document.content for document in read_documents(parts(output))] == [
+        "We don’t know the café.",
+        "naïve “quotes”, Ã la carte 数",
+    ]
+    assert counts["sources"]["a"]["found"] == {"mended": 1}
+    output, counts = clean(tmp_path, documents, name="off", mojibake=False)
+    assert list(read_documents(parts(output))) == documents
+
+
+def test_languages_are_kept_by_code(tmp_path: Path) -> None:
+    pytest.importorskip("py3langid")
+    german = "Der Leuchtturmwärter erwachte wie seit dreißig Jahren vor der Dämmerung und stieg die Treppe hinauf."
+    documents = [plain(PROSE), plain(german), plain("12 + 30 = 42"), chat("Hi", "Hello")]
+    _, counts = clean(tmp_path, documents, languages=["en"])
+    assert counts["sources"]["a"]["dropped"] == {"language: de": 1}
+    assert clean(tmp_path, documents, name="both", languages=["en", "de"])[1]["dropped"] == 0
+    with pytest.raises(ParakeetError, match=r"no language 'eng': did you mean en\?"):
+        clean(tmp_path, documents, name="unknown", languages=["eng"])
 
 
 def test_a_play_loses_almost_nothing(tmp_path: Path) -> None:
@@ -146,7 +167,7 @@ def test_a_play_loses_almost_nothing(tmp_path: Path) -> None:
 
 
 def test_documents_keep_order_source_licence_roles_and_metadata(tmp_path: Path) -> None:
-    documents = [plain(f"number {n}", "ab"[n % 2]) for n in range(30)] + [chat("Hi  \r\n", "Hello")]
+    documents = [plain(f"number {n}", "ab"[n % 2], file="x") for n in range(30)] + [chat("Hi  \r\n", "Hello")]
     output, _ = clean(tmp_path, documents[:20], documents[20:])
     assert list(read_documents(parts(output))) == [*documents[:30], chat("Hi", "Hello")]
 
@@ -171,15 +192,80 @@ def test_examples_are_limited_per_reason(tmp_path: Path) -> None:
     assert len((output / "dropped.jsonl").read_text().splitlines()) == EXAMPLES_PER_REASON
 
 
-def test_one_worker_and_two_write_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    groups = [[plain(f"{PROSE} {part} {n}") for n in range(20)] for part in range(2)] + [[plain("x")], [plain(PROSE)]]
-    written = []
-    for workers in (1, 2, 2):
-        monkeypatch.setattr(os, "cpu_count", lambda workers=workers: workers)
-        output, counts = clean(tmp_path, *groups, name=f"run{len(written)}")
-        written.append((counts, {path.name: path.read_bytes() for path in output.iterdir()}))
-    assert written[0] == written[1] == written[2]
-    assert sorted(written[0][1]) == ["dropped.jsonl", *(f"part-{n:05d}.parquet" for n in range(3))]
+def many_parts(number: int) -> list[list[Document]]:
+    """Parts with something to drop, to mend and to find in each; the last but one keeps nothing."""
+    groups = [
+        [plain(f"{PROSE} {part} {n}", row=n) for n in range(40)]
+        + [plain("x"), plain(f"Itâ€™s part {part}."), chat("Why?", "As an AI language model, I cannot say.")]
+        for part in range(number)
+    ]
+    return [*groups, [plain("x")], [plain(PROSE)]]
+
+
+def test_any_number_of_workers_writes_the_same_bytes(tmp_path: Path) -> None:
+    runs = []
+    for workers in (1, 2, 3):
+        output, counts = clean(tmp_path, *many_parts(3), name=f"run{workers}", workers=workers)
+        runs.append((counts, written(output)))
+    assert runs[0] == runs[1] == runs[2]
+    assert sorted(runs[0][1]) == ["dropped.jsonl", *(f"part-{n:05d}.parquet" for n in range(4))]
+
+
+KILLED = """
+import io, sys
+from pathlib import Path
+from parakeet.data.clean import clean_documents
+from parakeet.progress import Progress
+from tests.data.cleaning import recipe
+if __name__ == "__main__":
+    documents, output = map(Path, sys.argv[1:])
+    clean_documents(recipe(workers=2), {"documents": documents}, output, Progress(io.StringIO()))
+"""
+
+
+def test_killed_in_the_middle_it_goes_on_and_writes_the_same_bytes(tmp_path: Path) -> None:
+    undisturbed, counts = clean(tmp_path, *many_parts(30), name="undisturbed")
+    documents, output = tmp_path / "undisturbed-input", tmp_path / "killed"
+    output.mkdir()
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(documents), str(output)],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        start_new_session=True,
+    )
+    completions = output / "work" / "cleaning" / "completions"
+    while process.poll() is None and len(list(completions.glob("*"))) < 3:
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    finished = [path.name for path in completions.glob("*")]
+    assert 3 <= len(finished) < 32
+    kept = output / "work" / "kept"
+    before = {rank: (kept / rank / "part-00000.parquet").stat().st_mtime_ns for rank in finished}
+    again = clean_documents(recipe(), {"documents": documents}, output, Progress(io.StringIO()))
+    assert again == counts
+    assert written(output) == written(undisturbed)
+    # Parts move when all is done, and moving keeps the time of writing; part 30 keeps nothing and stays.
+    moves = dict(json.loads((kept / "moves.json").read_text()))
+    for rank, when in before.items():
+        name = f"{rank}/part-00000.parquet"
+        path = output / moves[name] if name in moves else kept / name
+        assert path.stat().st_mtime_ns == when
+
+
+def test_it_goes_on_from_wherever_it_was_killed_while_it_put_together(tmp_path: Path) -> None:
+    whole, counts = clean(tmp_path, *many_parts(2), name="whole")
+    documents = tmp_path / "whole-input"
+    shutil.copytree(whole, tmp_path / "half")
+    half = tmp_path / "half"
+    (half / "part-00001.parquet").rename(half / "work" / "kept" / "00001" / "part-00000.parquet")
+    (half / "dropped.jsonl").unlink()
+    (half / "work" / "tallies" / ".00001.123").write_text('{"kept": {"a"')
+    assert clean_documents(recipe(), {"documents": documents}, half, Progress(io.StringIO())) == counts
+    assert written(half) == written(whole)
 
 
 def test_nothing_left_says_why_and_what_to_change(tmp_path: Path) -> None:
@@ -189,3 +275,9 @@ def test_nothing_left_says_why_and_what_to_change(tmp_path: Path) -> None:
     assert "raise clean.max_characters" in str(error.value)
     with pytest.raises(ParakeetError, match="no document to clean"):
         clean(tmp_path, [], name="empty")
+
+
+def test_a_system_message_is_no_turn_of_the_assistant(tmp_path: Path) -> None:
+    turns = (Turn("System", "You are an AI. As an AI language model, you help."), *chat("Hi", "Hello").turns)
+    _, counts = clean(tmp_path, [Document("a", "MIT", turns)])
+    assert counts["sources"]["a"]["found"] == {}

@@ -14,6 +14,7 @@ from parakeet.progress import Progress
 from parakeet.recipe import (
     Columns,
     Evaluation,
+    Executor,
     FileSource,
     ModelSettings,
     Recipe,
@@ -39,6 +40,7 @@ def collect(output: Path, *sources: Source) -> dict[str, Any]:
         model=ModelSettings(layers=2, heads=2, width=16, context=256),
         training=Training(tokens=1, batch_tokens=256, learning_rate=0.1),
         evaluation=Evaluation(questions_per_task=3),
+        executor=Executor(workers=1),
     )
     return collect_documents(recipe, {}, output, Progress(io.StringIO()))
 
@@ -75,7 +77,7 @@ def test_sources_come_in_the_recipes_order(tmp_path: Path, output: Path) -> None
         ("z", "MIT", "second"),
         ("a", "unknown", "Hi\né"),
     ]
-    nothing_bad = {"bad": 0, "bad_reasons": {}, "notes": {}}
+    nothing_bad = {"bad": 0, "not_taken": 0, "bad_reasons": {}, "notes": {}}
     assert counts == {
         "documents": 3,
         "records": 3,
@@ -94,12 +96,12 @@ def test_every_record_is_accounted_for(tmp_path: Path, output: Path) -> None:
     assert (counts["records"], counts["documents"], counts["bad"]) == (1000, 998, 2)
     assert counts["bad_reasons"] == {"unknown columns": 1, "not a JSON object": 1}
     unknown, no_object = rows(output / "problems.jsonl")
-    assert (unknown["source"], unknown["file"], unknown["row"]) == ("mine", str(path), 999)
+    assert (unknown["source"], unknown["file"], unknown["row"]) == ("mine", "a.jsonl", 999)
     assert unknown["reason"].startswith("unknown columns: body")
     assert len(unknown["excerpt"]) == 200
     assert no_object == {
         "source": "mine",
-        "file": str(path),
+        "file": "a.jsonl",
         "row": 1000,
         "reason": "not a JSON object",
         "excerpt": "[1]",

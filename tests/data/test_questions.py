@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from parakeet.conversation import Turn
-from parakeet.data.documents import Document, DocumentWriter
-from parakeet.data.questions import Question, read_questions, refuse_leaks, write_questions
+from parakeet.data.documents import Document
+from parakeet.data.questions import LeakSearch, Question, read_questions, write_questions
 from parakeet.errors import ParakeetError
 
 
@@ -14,12 +14,16 @@ def test_questions_come_back(tmp_path: Path) -> None:
     assert read_questions(tmp_path) == questions
 
 
-def test_a_leaked_question_is_refused_by_name(tmp_path: Path) -> None:
-    with DocumentWriter(tmp_path) as writer:
-        for words, reply, held_out in (("So: WHAT is up?", "Up.", False), ("Held?", "Yes.", True)):
-            turns = (Turn("Human", words), Turn("Assistant", reply))
-            writer.write(Document("a", "MIT", turns, {"held_out": held_out}))
-    refuse_leaks(tmp_path, [Question("s", "t", "Held?", "Yes.")])
-    refuse_leaks(tmp_path, [])
+def search(*questions: Question) -> None:
+    leaks = LeakSearch(questions)
+    for words, reply, held_out in (("So: WHAT is up?", "Up.", False), ("Held?", "Yes.", True)):
+        turns = (Turn("Human", words), Turn("Assistant", reply))
+        leaks.add(Document("a", "MIT", turns, {"held_out": held_out}))
+    leaks.finish()
+
+
+def test_a_leaked_question_is_refused_by_name() -> None:
+    search(Question("s", "t", "Held?", "Yes."))
+    search()
     with pytest.raises(ParakeetError, match="what is up"):
-        refuse_leaks(tmp_path, [Question("s", "t", "What is up?", "Up.")])
+        search(Question("s", "t", "What is up?", "Up."))

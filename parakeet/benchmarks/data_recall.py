@@ -1,0 +1,209 @@
+"""Whether near duplicates are found as often as the formula says: planted pairs by Jaccard, and labelled sets."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from parakeet.benchmarks.data_corpus import changed, distinct, words_to_draw, write_documents
+from parakeet.benchmarks.data_process import run_apart
+from parakeet.data.documents import parts
+from parakeet.errors import ParakeetError
+from parakeet.progress import Progress
+from parakeet.recipe import Deduplication, Recipe
+
+BANDS = ((0.5, 0.6), (0.6, 0.7), (0.7, 0.8), (0.8, 0.9), (0.9, 1.0))
+WORDS = (100, 700)
+"""Words of a planted document, from and to."""
+TAIL = 0.025
+"""Probability of each end that the 95 % interval leaves out."""
+TRIES = 200
+
+
+@dataclass(frozen=True)
+class Planted:
+    """Two texts of so great a Jaccard between their sets of shingles."""
+
+    first: str
+    second: str
+    jaccard: float
+
+
+@dataclass(frozen=True)
+class Band:
+    """Of the pairs whose Jaccard is in [low, high): how many were found, and how many the formula lets expect."""
+
+    low: float
+    high: float
+    pairs: int
+    found: int
+    expected: float
+    least: int
+    """Fewest that are found with a probability of 97.5 %: the lower bound of the 95 % interval."""
+
+    @property
+    def met(self) -> bool:
+        return self.found >= self.least
+
+    def as_json(self) -> dict[str, Any]:
+        shares = {"recall": self.found / self.pairs, "formula": self.expected / self.pairs}
+        return {**asdict(self), **shares, "lower_bound": self.least / self.pairs, "met": self.met}
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A labelled set: pairs that are in the truth, were found, and are in both; seconds of the whole process."""
+
+    name: str
+    documents: int
+    truth: int
+    found: int
+    right: int
+    seconds: float
+
+    @property
+    def precision(self) -> float:
+        return self.right / self.found if self.found else 0.0
+
+    @property
+    def recall(self) -> float:
+        return self.right / self.truth if self.truth else 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "precision": self.precision, "recall": self.recall}
+
+
+def find_pairs(recipe: Recipe, inputs: Mapping[str, Path], output: Path, progress: Progress) -> dict[str, Any]:
+    """In a process of its own: the pairs of numbers of documents that share a bucket, by the stage's own search."""
+    from parakeet.data.deduplicate import Search
+
+    paths = parts(inputs["clean_documents"])
+    sizes = [pq.read_metadata(path).num_rows for path in paths]
+    search = Search(recipe, paths, sizes, output / "work", progress)
+    pairs = search.pairs(np.ones(sum(sizes), bool))
+    return {"pairs": sorted({(min(pair), max(pair)) for pair in pairs})}
+
+
+def measure_recall(
+    recipe: Recipe, blocks: Sequence[str], pairs: int, folder: Path, seed: int = 1
+) -> tuple[list[Band], int]:
+    """`pairs` pairs in each band, among one another: what was found, and found pairs of texts that are unrelated."""
+    settings = recipe.deduplication
+    planted = list(plant(blocks, pairs, settings, seed))
+    # The two of a pair far from one another, in other parts and tasks.
+    place = np.random.default_rng(seed).permutation(2 * len(planted))
+    texts = [""] * len(place)
+    for number, pair in enumerate(planted):
+        texts[place[2 * number]], texts[place[2 * number + 1]] = pair.first, pair.second
+    write_documents(folder / "planted", texts, max(2, recipe.executor.workers))
+    found = _found(recipe, folder)
+    wanted = [tuple(sorted(place[2 * n : 2 * n + 2].tolist())) for n in range(len(planted))]
+    bands = []
+    for low, high in BANDS:
+        those = [number for number, pair in enumerate(planted) if low <= pair.jaccard < high]
+        chances = [chance(planted[number].jaccard, settings) for number in those]
+        hits = sum(wanted[number] in found for number in those)
+        bands.append(Band(low, high, len(those), hits, sum(chances), least_found(chances)))
+    return bands, len(found - set(wanted))
+
+
+def measure_labelled(recipe: Recipe, folder: Path, scratch: Path) -> list[Labelled]:
+    """Every `<name>.train` (a document a line, its id first) with `<name>.truth` (two ids a line) of a folder."""
+    trains = sorted(folder.glob("*.train"), key=lambda path: path.stat().st_size)
+    if not trains:
+        raise ParakeetError(f"{folder} holds no file called *.train. Name a folder with labelled sets for --labelled.")
+    return [_labelled(recipe, train, scratch / train.stem) for train in trains]
+
+
+def chance(jaccard: float, settings: Deduplication) -> float:
+    """Probability that two texts of this Jaccard share a bucket: 1 − (1 − J^hashes)^buckets."""
+    return float(1 - (1 - jaccard**settings.hashes_per_bucket) ** settings.buckets)
+
+
+def least_found(chances: Sequence[float]) -> int:
+    """The lower bound of the 95 % interval: the least k for which P(so many or fewer are found) is at least 2.5 %.
+
+    Exact: the number that is found of pairs with these chances is Poisson-binomial, by its recurrence.
+    """
+    probabilities = np.ones(1)
+    for one in chances:
+        probabilities = np.append(probabilities * (1 - one), 0.0) + np.append(0.0, probabilities * one)
+    return int(np.argmax(np.cumsum(probabilities) >= TAIL))
+
+
+def shingles(text: str, settings: Deduplication) -> set[tuple[str, ...]]:
+    """The runs of words that the signatures are made of, themselves and not their hashes."""
+    from datatrove.utils.text import simplify_text
+
+    from parakeet.data.minhash import minhash_config
+    from parakeet.data.words import words_of
+
+    words = words_of(simplify_text(text, minhash_config(settings).norm_config))
+    length = settings.shingle_words
+    return {tuple(words[at : at + length]) for at in range(len(words) - length + 1)}
+
+
+def plant(blocks: Sequence[str], pairs: int, settings: Deduplication, seed: int) -> Iterator[Planted]:
+    """So many pairs in each band, every one of another text."""
+    draw = np.random.default_rng([seed, 2])
+    words = words_to_draw(blocks)
+    texts = distinct(blocks, seed)
+    for low, high in BANDS:
+        left, tries = pairs, TRIES * pairs
+        while left:
+            pair = _pair(next(texts), draw.uniform(low, high), words, settings, draw)
+            if low <= pair.jaccard < high:
+                yield pair
+                left -= 1
+            tries -= 1
+            if not tries:
+                raise ParakeetError("The text's documents are too short to plant near copies in. Give longer ones.")
+
+
+def _pair(
+    text: str, jaccard: float, words: Sequence[str], settings: Deduplication, draw: np.random.Generator
+) -> Planted:
+    """A beginning of the text, and it with just so many of its words changed that the Jaccard falls to `jaccard`."""
+    pieces = text.split(" ")[: int(draw.integers(*WORDS))]
+    order = draw.permutation(len(pieces))
+    others = changed(" ".join(["x"] * len(pieces)), 1.0, words, draw).split(" ")
+    original = shingles(" ".join(pieces), settings)
+
+    def changing(number: int) -> Planted:
+        copy = list(pieces)
+        for at in order[:number].tolist():
+            copy[at] = others[at]
+        mine = shingles(" ".join(copy), settings)
+        return Planted(" ".join(pieces), " ".join(copy), len(original & mine) / max(1, len(original | mine)))
+
+    few, many = 0, len(pieces)
+    while many - few > 1:
+        middle = (few + many) // 2
+        few, many = (few, middle) if changing(middle).jaccard <= jaccard else (middle, many)
+    return changing(many)
+
+
+def _found(recipe: Recipe, folder: Path) -> set[tuple[int, int]]:
+    ran = run_apart(f"{__name__}:find_pairs", recipe, {"clean_documents": folder / "planted"}, folder / "found")
+    return {(first, second) for first, second in ran.counts["pairs"]}
+
+
+def _labelled(recipe: Recipe, train: Path, scratch: Path) -> Labelled:
+    try:
+        named = [line.split(" ", 1) for line in train.read_text(encoding="utf-8").splitlines()]
+        lines = train.with_suffix(".truth").read_text(encoding="utf-8").splitlines()
+        truth = {tuple(sorted(line.split())) for line in lines}
+        names, texts = zip(*named, strict=True)
+    except (OSError, ValueError) as error:
+        raise ParakeetError(
+            f"{train} and {train.stem}.truth are no labelled set ({error}): the first has a document a line with its "
+            "id before it, the second two ids a line."
+        ) from None
+    write_documents(scratch / "documents", texts, recipe.executor.workers)
+    inputs = {"clean_documents": scratch / "documents"}
+    ran = run_apart(f"{__name__}:find_pairs", recipe, inputs, scratch / "found")
+    found = {tuple(sorted((names[a], names[b]))) for a, b in ran.counts["pairs"]}
+    return Labelled(train.stem, len(texts), len(truth), len(found), len(found & truth), ran.seconds)

@@ -1,0 +1,133 @@
+"""Tokenising beside bare tiktoken: the same texts in as many processes, with nothing read and nothing written."""
+
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from parakeet.benchmarks.data_corpus import write_documents
+from parakeet.benchmarks.data_process import Ran, run_apart
+from parakeet.data.documents import parts, read_documents
+from parakeet.home import home
+from parakeet.progress import Progress
+from parakeet.recipe import Recipe
+from parakeet.stages import stage_named
+from parakeet.tokenizer import CL100K_SHA256, CL100K_URL, VOCABULARY_FILE, Tokenizer, cl100k_base, train_tokenizer
+
+TRAINED_VOCABULARY = 16_384
+TRAINING_BLOCKS = 500
+WAIT_SECONDS = 600.0
+
+
+def save_tokenizer(folder: Path, blocks: Sequence[str]) -> Tokenizer:
+    """cl100k_base where it is on this machine, in TIKTOKEN_CACHE_DIR or in a build; else a BPE trained on the text."""
+    known = [path for path in (home() / "tokenizer").glob(f"*-*/{VOCABULARY_FILE}") if _is_cl100k(path)]
+    cache = os.environ.get("TIKTOKEN_CACHE_DIR") or os.environ.get("DATA_GYM_CACHE_DIR")
+    cached = cache and (Path(cache) / hashlib.sha1(CL100K_URL.encode()).hexdigest()).is_file()
+    # Nothing is downloaded for a measurement.
+    tokenizer = cl100k_base(known) if known or cached else train_tokenizer(blocks[:TRAINING_BLOCKS], TRAINED_VOCABULARY)
+    folder.mkdir(parents=True)
+    tokenizer.save(folder)
+    return tokenizer
+
+
+@dataclass(frozen=True)
+class Tokenising:
+    """Samples in seconds over `n_bytes` of text: the whole stage, bare tiktoken's process, and its encoding alone.
+
+    `starting` is what the stage takes for next to no text: its processes, their imports, the tokenizer in each.
+    """
+
+    n_bytes: int
+    documents: int
+    stage: tuple[float, ...]
+    starting: tuple[float, ...]
+    bare: tuple[float, ...]
+    bare_with_start: tuple[float, ...]
+
+    @property
+    def ratio(self) -> float:
+        """The stage's speed beside bare encoding's, without the start of either."""
+        return median(self.bare) / (median(self.stage) - median(self.starting))
+
+    @property
+    def whole_ratio(self) -> float:
+        """The whole stage, its start with it, beside bare encoding without one."""
+        return median(self.bare) / median(self.stage)
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "ratio": self.ratio, "whole_ratio": self.whole_ratio}
+
+
+def measure_tokenising(
+    recipe: Recipe, inputs: Mapping[str, Path], rounds: int, scratch: Path, progress: Progress
+) -> Tokenising:
+    """The stage and bare tiktoken in turn, on the same documents."""
+    make = stage_named("token_shards").make
+    short = {**inputs, "deduplicated_documents": scratch / "short"}
+    workers = recipe.executor.workers
+    write_documents(scratch / "short", ["Hello there."] * 2 * workers, workers)
+    works = {
+        "stage": (make, inputs),
+        "starting": (make, short),
+        "bare": (f"{__name__}:encode_bare", inputs),
+    }
+    samples: dict[str, list[Ran]] = {name: [] for name in works}
+    for number in range(rounds):
+        for name, (work, read) in works.items():
+            progress.say(f"tokenise, {name}, round {number + 1} of {rounds}")
+            samples[name].append(run_apart(work, recipe, read, scratch / name))
+            shutil.rmtree(scratch / name)
+    counts = samples["stage"][0].counts
+    seconds = {name: tuple(ran.seconds for ran in rans) for name, rans in samples.items()}
+    return Tokenising(
+        n_bytes=counts["train"]["bytes"] + counts["held_out"]["bytes"],
+        documents=counts["train"]["documents"] + counts["held_out"]["documents"],
+        stage=seconds["stage"],
+        starting=seconds["starting"],
+        bare=tuple(ran.counts["seconds"] for ran in samples["bare"]),
+        bare_with_start=seconds["bare"],
+    )
+
+
+def encode_bare(recipe: Recipe, inputs: Mapping[str, Path], output: Path, progress: Progress) -> dict[str, Any]:
+    """In a process of its own, with as many more as there are workers: tiktoken's own call on texts in memory.
+
+    Returns {"seconds", "tokens"}: from the moment when all have their texts until the last has its ids.
+    """
+    workers = recipe.executor.workers
+    # None inherits anything, as the workers of a stage do not.
+    context = get_context("spawn")
+    ready, answers = context.Barrier(workers + 1, timeout=WAIT_SECONDS), context.Queue()
+    paths = parts(inputs["deduplicated_documents"])
+    processes = [
+        context.Process(target=_encode, args=(inputs["tokenizer"], paths, number, workers, ready, answers), daemon=True)
+        for number in range(workers)
+    ]
+    for process in processes:
+        process.start()
+    ready.wait()
+    began = time.perf_counter()
+    tokens = sum(answers.get(timeout=WAIT_SECONDS) for _ in processes)
+    seconds = time.perf_counter() - began
+    for process in processes:
+        process.join()
+    return {"seconds": seconds, "tokens": tokens}
+
+
+def _is_cl100k(path: Path) -> bool:
+    return hashlib.sha256(path.read_bytes()).hexdigest() == CL100K_SHA256
+
+
+def _encode(folder: Path, paths: Sequence[Path], number: int, workers: int, ready: Any, answers: Any) -> None:
+    encoding = Tokenizer.load(folder).encoding
+    documents = enumerate(read_documents(paths))
+    texts = [document.content for at, document in documents if at % workers == number]
+    ready.wait()
+    answers.put(sum(len(encoding.encode_to_numpy(text, disallowed_special=())) for text in texts))

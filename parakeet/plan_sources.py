@@ -1,0 +1,125 @@
+"""The plan's table of sources: where the text comes from, how it is read, and how much of it there will be."""
+
+import textwrap
+from fractions import Fraction
+from urllib.parse import urlsplit
+
+from parakeet.data.sampling import synthetic_count
+from parakeet.recipe import (
+    BucketSource,
+    Columns,
+    DownloadSource,
+    FileSource,
+    HubSource,
+    Recipe,
+    RecordSource,
+    Source,
+    SyntheticSource,
+)
+
+BYTES_PER_TOKEN = 4.3
+"""Of English text in cl100k_base; a vocabulary of 4,096 needs nearly twice as many tokens."""
+WIDTH = 110
+NAME = 22
+LICENCE = 25
+SHORT_REVISION = 10
+COLUMNS = ("weight", "epochs", "rows", "download", "text", "tokens")
+CELLS = (9, 8, 10, 11, 11, 10)
+NOTHING = "-"
+
+Section = tuple[str, list[tuple[str, str]]]
+
+
+def sources_section(recipe: Recipe) -> Section:
+    """The section's title and its rows; a source of this machine without a weight is a name and a path."""
+    title = "Sources" if recipe.limit == 1.0 else f"Sources, {100 * recipe.limit:.4g} % of each"
+    if all(isinstance(source, FileSource | SyntheticSource) and source.weight is None for source in recipe.sources):
+        return title, [(source.name, _place(source, recipe.limit)) for source in recipe.sources]
+    weights = sum(source.weight or 0.0 for source in recipe.sources)
+    lines = [_cells("", COLUMNS)]
+    totals = [0.0, 0.0, 0.0]
+    for source in recipe.sources:
+        sizes = _forecast(source, recipe.limit)
+        totals = [total + size for total, size in zip(totals, sizes, strict=True)]
+        share = f"{100 * source.weight / weights:.2f} %" if source.weight else NOTHING
+        if len(source.name) >= NAME:
+            lines.append(source.name)
+        name = source.name if len(source.name) < NAME else ""
+        licence = textwrap.shorten(source.licence, LICENCE, placeholder=" …")
+        lines.append(_cells(name, (share, f"{source.epochs:g}", *_amounts(sizes))) + f"  {licence}".rstrip())
+        about = "; ".join(filter(None, (_place(source, recipe.limit), _mapping(source))))
+        lines += textwrap.wrap(
+            about, WIDTH - 2, initial_indent="  ", subsequent_indent="  ",
+            break_long_words=False, break_on_hyphens=False,
+        )  # fmt: skip
+    lines.append(_cells("in all", ("", "", *_amounts(totals))))
+    return title, [(line, "") for line in lines]
+
+
+def _cells(name: str, texts: tuple[str, ...]) -> str:
+    return f"{name:<{NAME}}" + "".join(f"{text:>{width}}" for text, width in zip(texts, CELLS, strict=True))
+
+
+def _forecast(source: Source, limit: float) -> list[float]:
+    """Rows, bytes to download, bytes of text of a share of a source; 0 where nobody has said."""
+    if isinstance(source, SyntheticSource):
+        return [synthetic_count(source, Fraction(str(limit))), 0, 0]
+    forecast = source.forecast
+    return [limit * size for size in (forecast.rows, forecast.download_bytes, forecast.content_bytes)]
+
+
+def _amounts(sizes: list[float]) -> tuple[str, str, str, str]:
+    rows, download, text = sizes
+    return _scaled(rows), _bytes(download), _bytes(text), _scaled(text / BYTES_PER_TOKEN)
+
+
+def _scaled(number: float) -> str:
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.2f} {letter}"
+    return f"{number:.0f}" if number >= 0.5 else NOTHING
+
+
+def _bytes(number: float) -> str:
+    for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if number >= size:
+            return f"{number / size:.2f} {unit}"
+    return f"{number:.0f} B" if number >= 0.5 else NOTHING
+
+
+def _place(source: Source, limit: float) -> str:
+    if isinstance(source, FileSource):
+        return source.path
+    if isinstance(source, HubSource):
+        commit = len(source.revision) == 40 and set(source.revision) <= set("0123456789abcdef")
+        return f"hub {source.dataset}@{source.revision[:SHORT_REVISION] if commit else source.revision}"
+    if isinstance(source, BucketSource):
+        return f"bucket {source.path}" + (f" at {source.endpoint}" if source.endpoint else "")
+    if isinstance(source, DownloadSource):
+        first = source.files[0]
+        url = urlsplit(first.url or "")
+        place = f"{url.netloc}, {url.path.split('/')[-1]}" if first.url else f"Google Drive, {first.file_name}"
+        more = f" and {len(source.files) - 1} more" if len(source.files) > 1 else ""
+        pinned = ", pinned by hash" if all(file.sha256 for file in source.files) else ""
+        return f"download {place}{more}{pinned}"
+    return f"{synthetic_count(source, Fraction(str(limit))):,} dialogues"
+
+
+def _mapping(source: Source) -> str:
+    """Which column becomes whose words."""
+    if not isinstance(source, RecordSource):
+        return ""
+    if source.columns is not None:
+        return _named(source.columns)
+    return f"documents parted by {source.separator.strip()}" if source.separator else "columns as recognised"
+
+
+def _named(columns: Columns) -> str:
+    if columns.text:
+        return f"{columns.text} is the document"
+    if columns.alternating:
+        return f"Human and Assistant in turn in {columns.alternating}"
+    if columns.messages:
+        return f"turns in {columns.messages} ({columns.role}, {columns.content})"
+    system = f"{columns.system} is System, " if columns.system else ""
+    return f"{system}{columns.human} is Human, {columns.assistant} is Assistant"

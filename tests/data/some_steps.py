@@ -1,0 +1,47 @@
+"""datatrove steps for tests: importable, because worker processes import what they run."""
+
+import errno
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from datatrove.data import Document
+from datatrove.pipeline.base import PipelineStep
+
+from parakeet.errors import ParakeetError
+
+
+class Square(PipelineStep):
+    """Writes the square of each task's number, and adds a line to `runs/<task>` whenever it runs.
+
+    `faults` names what happens to a task instead, as long as no file `mended` lies in the folder.
+    """
+
+    name = "Square"
+    type = "Test"
+
+    def __init__(self, folder: Path, faults: dict[int, str] | None = None) -> None:
+        super().__init__()
+        self.folder = folder
+        self.faults = faults or {}
+
+    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        (self.folder / "runs").mkdir(exist_ok=True)
+        with (self.folder / "runs" / str(rank)).open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        fault = None if (self.folder / "mended").exists() else self.faults.get(rank)
+        if fault == "message":
+            raise ParakeetError(f"Task {rank} met a broken record in row 7.")
+        if fault == "disk":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "shard.arrow")
+        if fault == "bug":
+            raise ZeroDivisionError("a bug")
+        if fault == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if fault == "slow":
+            time.sleep(60)
+        (self.folder / f"{rank}.txt").write_text(str(rank * rank))
+        yield Document(text="", id=str(rank))

@@ -1,0 +1,250 @@
+"""run_tasks: every task once, on one worker, several, two machines, Slurm or Ray; and what happens when one fails."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from parakeet.data.tasks import run_tasks, worker_count
+from parakeet.errors import ParakeetError
+from parakeet.recipe import Executor
+
+from .some_steps import Square
+
+ROOT = Path(__file__).parents[2]
+
+
+def executor(**settings: Any) -> Executor:
+    return Executor.model_validate({"workers": 1, **settings})
+
+
+def results(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.glob("*.txt")}
+
+
+def runs(folder: Path) -> dict[int, int]:
+    """How often each task was run."""
+    return {int(path.name): len(path.read_text().splitlines()) for path in (folder / "runs").iterdir()}
+
+
+EXPECTED = {f"{rank}.txt": str(rank * rank) for rank in range(5)}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_every_task_is_run_once_and_not_again(tmp_path: Path, workers: int) -> None:
+    for _ in range(2):
+        run_tasks([Square(tmp_path)], 5, executor(workers=workers), tmp_path / "logs")
+    assert results(tmp_path) == EXPECTED
+    assert runs(tmp_path) == dict.fromkeys(range(5), 1)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("fault", "kind", "words"),
+    [
+        ("message", ParakeetError, "Task 3 met a broken record in row 7."),
+        ("disk", OSError, "No space left on device"),
+        ("bug", ZeroDivisionError, "a bug"),
+    ],
+)
+def test_a_fault_is_told_as_the_task_told_it_and_the_rest_is_kept(
+    tmp_path: Path, workers: int, fault: str, kind: type[Exception], words: str
+) -> None:
+    with pytest.raises(kind, match=words) as caught:
+        run_tasks([Square(tmp_path, {3: fault})], 5, executor(workers=workers), tmp_path / "logs")
+    if isinstance(caught.value, OSError):
+        assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, "shard.arrow")
+    before = runs(tmp_path)
+    finished = {int(path.name) for path in (tmp_path / "logs" / "completions").iterdir()}
+    assert 3 not in finished
+    (tmp_path / "mended").touch()
+    run_tasks([Square(tmp_path, {3: fault})], 5, executor(workers=workers), tmp_path / "logs")
+    assert results(tmp_path) == EXPECTED
+    assert {rank: number for rank, number in runs(tmp_path).items() if rank in finished} == {
+        rank: number for rank, number in before.items() if rank in finished
+    }
+
+
+def test_a_worker_that_is_killed_is_noticed(tmp_path: Path) -> None:
+    """multiprocessing's pool would wait for its task for ever."""
+    with pytest.raises(ParakeetError, match=r"worker process was killed.*executor\.workers"):
+        run_tasks([Square(tmp_path, {1: "killed"})], 5, executor(workers=2), tmp_path / "logs")
+    (tmp_path / "mended").touch()
+    run_tasks([Square(tmp_path, {1: "killed"})], 5, executor(workers=2), tmp_path / "logs")
+    assert results(tmp_path) == EXPECTED
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from parakeet.data.tasks import run_tasks
+from parakeet.recipe import Executor
+from tests.data.some_steps import Square
+
+if __name__ == "__main__":
+    folder, begin, end, workers, fault = Path(sys.argv[1]), *map(int, sys.argv[2:5]), sys.argv[5]
+    faults = {rank: fault for rank in range(5)} if fault else {}
+    ranks = range(begin, end) if end < 5 or begin else None
+    run_tasks([Square(folder, faults)], 5, Executor(workers=workers), folder / "logs", ranks)
+"""
+
+
+def start(folder: Path, begin: int, end: int, workers: int = 1, fault: str = "") -> subprocess.Popen[bytes]:
+    script = folder / "script.py"
+    script.write_text(SCRIPT)
+    command = [sys.executable, str(script), str(folder), str(begin), str(end), str(workers), fault]
+    return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, start_new_session=True)
+
+
+def test_two_machines_that_share_a_folder_do_it_between_them(tmp_path: Path) -> None:
+    """Two processes at the same time, each with its range of datatrove's ranks, stand in for them."""
+    nodes = [start(tmp_path, 0, 2), start(tmp_path, 2, 5)]
+    assert [node.wait(60) for node in nodes] == [0, 0]
+    assert results(tmp_path) == EXPECTED
+    assert runs(tmp_path) == dict.fromkeys(range(5), 1)
+
+
+def test_workers_die_with_the_process_that_they_work_for(tmp_path: Path) -> None:
+    """They would go on writing what the next try writes."""
+    build = start(tmp_path, 0, 5, workers=2, fault="slow")
+    deadline = time.monotonic() + 60
+    while len(list((tmp_path / "runs").glob("*"))) < 2:
+        assert build.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(0.1)
+    workers = [int(path.read_text()) for path in (tmp_path / "runs").iterdir()]
+    build.send_signal(signal.SIGKILL)
+    build.wait()
+    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    (tmp_path / "mended").touch()
+    assert start(tmp_path, 0, 5, workers=2).wait(60) == 0
+    assert results(tmp_path) == EXPECTED
+
+
+@pytest.mark.parametrize(
+    ("settings", "tasks", "expected"),
+    [
+        ({"workers": 3}, 2, 2),
+        ({"workers": 3}, 20, 3),
+        ({"kind": "ray", "workers": 0}, 40, 40),
+        ({"kind": "slurm", "workers": 7, "slurm": {"partition": "cpu"}}, 40, 7),
+    ],
+)
+def test_workers_are_what_the_recipe_says_and_never_more_than_tasks(
+    settings: dict[str, Any], tasks: int, expected: int
+) -> None:
+    assert worker_count(executor(**settings), tasks) == expected
+
+
+# What Slurm's commands do, as far as datatrove uses them: an array job whose tasks run at once, in this process.
+SBATCH = r"""#!/usr/bin/env bash
+for script in "$@"; do :; done
+cp "$script" "$SLURM_SEEN/job-$(ls "$SLURM_SEEN" | wc -l).sh"
+last=$(sed -n 's/^#SBATCH --array=0-\([0-9]*\).*/\1/p' "$script")
+for task in $(seq 0 "${last:-0}"); do
+  SLURM_ARRAY_TASK_ID=$task SLURM_NODELIST=localhost RUN_OFFSET=0 bash "$script" >>"$SLURM_SEEN/output" 2>&1
+done
+echo "Submitted batch job 4242"
+"""
+SRUN = """#!/usr/bin/env bash
+while [ "${1#-}" != "$1" ]; do if [ "$1" = -n ]; then shift; fi; shift; done
+exec "$@"
+"""
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with Slurm's commands on PATH; what sbatch was given lies in `seen`."""
+    commands, seen = tmp_path / "slurm", tmp_path / "seen"
+    commands.mkdir()
+    seen.mkdir()
+    for name, text in {"sbatch": SBATCH, "srun": SRUN, "scontrol": "#!/bin/sh\necho localhost\n",
+                       "squeue": "#!/bin/sh\nexit 1\n", "scancel": "#!/bin/sh\n"}.items():  # fmt: skip
+        (commands / name).write_text(text)
+        (commands / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{commands}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_SEEN", str(seen))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return seen
+
+
+SLURM = {
+    "kind": "slurm",
+    "workers": 2,
+    "slurm": {"partition": "cpu-long", "time": "10:00:00", "qos": "", "memory_gib": 6},
+}
+
+
+def test_slurm_gets_one_array_job_with_the_recipes_settings(tmp_path: Path, slurm: Path) -> None:
+    run_tasks([Square(tmp_path)], 5, executor(**SLURM), tmp_path / "signing")
+    assert results(tmp_path) == EXPECTED
+    script = (slurm / "job-0.sh").read_text()
+    assert script == (tmp_path / "signing" / "launch_script.slurm").read_text()
+    logs = tmp_path / "signing" / "slurm_logs" / "%A_%a.out"
+    assert script == textwrap.dedent(
+        f"""\
+        #!/bin/bash
+        #SBATCH --cpus-per-task=1
+        #SBATCH --mem-per-cpu=6G
+        #SBATCH --nodes=1
+        #SBATCH --partition=cpu-long
+        #SBATCH --job-name=parakeet-signing
+        #SBATCH --time=10:00:00
+        #SBATCH --output={logs}
+        #SBATCH --error={logs}
+        #SBATCH --array=0-4%2
+        #SBATCH --requeue
+        echo "Starting data processing job parakeet-signing"
+        export PATH={Path(sys.executable).parent}:$PATH
+        set -xe
+        export PYTHONUNBUFFERED=TRUE
+        srun  -l -n 1 launch_pickled_pipeline {tmp_path / "signing" / "executor.pik"}
+        """
+    )
+
+
+def test_a_fault_on_a_cluster_is_told_as_on_this_machine(
+    tmp_path: Path, slurm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("parakeet.data.tasks.SLURM_POLL_SECONDS", 0.01)
+    with pytest.raises(ParakeetError, match="Task 3 met a broken record in row 7"):
+        run_tasks([Square(tmp_path, {3: "message"})], 5, executor(**SLURM), tmp_path / "logs")
+    (tmp_path / "mended").touch()
+    run_tasks([Square(tmp_path, {3: "message"})], 5, executor(**SLURM), tmp_path / "logs")
+    assert results(tmp_path) == EXPECTED
+    assert runs(tmp_path) == {0: 1, 1: 1, 2: 1, 3: 2, 4: 1}
+
+
+def test_without_slurm_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(ParakeetError, match="sbatch is not on this machine"):
+        run_tasks([Square(tmp_path)], 2, executor(**SLURM), tmp_path / "logs")
+
+
+@pytest.mark.slow
+def test_ray_runs_the_same_tasks_and_tells_the_same_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed here (pip install 'parakeet-lm[ray]')")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    ray = executor(kind="ray", workers=2)
+    with pytest.raises(ParakeetError, match="Task 3 met a broken record in row 7"):
+        run_tasks([Square(tmp_path, {3: "message"})], 5, ray, tmp_path / "logs")
+    (tmp_path / "mended").touch()
+    run_tasks([Square(tmp_path, {3: "message"})], 5, ray, tmp_path / "logs")
+    assert results(tmp_path) == EXPECTED
+    assert runs(tmp_path) == {0: 1, 1: 1, 2: 1, 3: 2, 4: 1}
+
+
+def test_a_ray_cluster_that_is_not_there_is_said(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed here (pip install 'parakeet-lm[ray]')")
+    with pytest.raises(ParakeetError, match=r"Ray at 'auto' cannot be reached"):
+        run_tasks([Square(tmp_path)], 2, executor(kind="ray", ray_address="auto"), tmp_path / "logs")

@@ -1,0 +1,215 @@
+"""Sources of the kind `download`, from a server that plays faults."""
+
+import hashlib
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from parakeet.recipe import DownloadSource
+
+from ..fault_server import PAGES, FaultServer, rewriting
+from .source_fetching import SourceFetching
+
+LINES = b"".join(b'{"text": "%06d"}\n' % number for number in range(150_000))
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with FaultServer(LINES) as running:
+        yield running
+
+
+@pytest.fixture
+def fetching(tmp_path: Path) -> SourceFetching:
+    return SourceFetching(tmp_path / "output")
+
+
+def source(*files: str | dict[str, Any]) -> DownloadSource:
+    chosen = [{"url": file} if isinstance(file, str) else file for file in files]
+    return DownloadSource.model_validate({"kind": "download", "name": "set-1.0", "files": chosen})
+
+
+def test_files_are_named_after_their_addresses_or_by_the_recipe(server: FaultServer, fetching: SourceFetching) -> None:
+    first = server.address("cut", "train%20one.jsonl?version=2")
+    counts = fetching(source(first, {"url": server.address("flaky", "x"), "file_name": "two.jsonl"}))
+    assert fetching.files == {"train one.jsonl": LINES, "two.jsonl": LINES}
+    assert counts == {
+        "files": 2,
+        "bytes": 2 * len(LINES),
+        "entries": [
+            {
+                "name": name,
+                "bytes": len(LINES),
+                "sha256": hashlib.sha256(LINES).hexdigest(),
+                "origin": server.address(fault, place),
+            }
+            for name, fault, place in (
+                ("train one.jsonl", "cut", "train%20one.jsonl"),
+                ("two.jsonl", "flaky", "x"),
+            )
+        ],
+    }
+
+
+def test_google_drive(server: FaultServer, fetching: SourceFetching, monkeypatch: pytest.MonkeyPatch) -> None:
+    def address(url: str) -> str | None:
+        drive = "drive.google.com" in url or "drive.usercontent.google.com" in url
+        return f"{server.address('drive')}?{url.partition('?')[2]}" if drive else None
+
+    monkeypatch.setattr(requests.Session, "get", rewriting(address, requests.Session.get))
+    counts = fetching(source({"drive_id": "abcdefghijk", "file_name": "a.jsonl"}), limit=0.5)
+    assert fetching.files == {"a.jsonl": LINES}
+    assert counts["entries"][0]["origin"] == "Google Drive abcdefghijk"
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("limit", [1.0, 0.5])
+def test_a_page_is_no_file(server: FaultServer, fetching: SourceFetching, page: str, limit: float) -> None:
+    message = fetching.refused(source(server.address(page, "a.jsonl")), limit)
+    assert server.address(page, "a.jsonl") in message
+    assert fetching.files == {}
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("status_404", "it has no such file (HTTP status 404 Not Found)"),
+        ("status_429", "it was asked too often (HTTP status 429 Too Many Requests) (asked 3 times)"),
+        ("status_503", "HTTP status 503 Service Unavailable) (asked 3 times)"),
+        ("silent", "it does not answer in time (asked 3 times)"),
+        ("length_too_large", "it did not send all that it had announced"),
+        ("trickle", "it sent less than 512 KiB in 1 s"),
+    ],
+)
+def test_every_fault_is_one_message(server: FaultServer, fetching: SourceFetching, fault: str, words: str) -> None:
+    assert words in fetching.refused(source(server.address(fault, "a.jsonl")))
+    assert not any(name.endswith("a.jsonl") for name in fetching.files)
+
+
+@pytest.mark.parametrize("expected", [{"n_bytes": 7}, {"sha256": "0" * 64}])
+@pytest.mark.parametrize("limit", [1.0, 0.5])
+def test_what_the_recipe_knows_is_checked(
+    server: FaultServer, fetching: SourceFetching, expected: dict[str, Any], limit: float
+) -> None:
+    files = source({"url": server.address("whole", "a.jsonl"), **expected}, server.address("whole", "b.jsonl"))
+    assert ", expected" in fetching.refused(files, limit)
+    assert fetching.files == {}
+
+
+def test_names_that_are_missing_or_stand_twice(server: FaultServer, fetching: SourceFetching) -> None:
+    nameless = server.address("whole", "")
+    assert "has no name. Give it a file_name in the recipe" in fetching.refused(source(nameless))
+    twice = (server.address("whole", "a.jsonl"), server.address("cut", "A.jsonl"))
+    assert f"would have the same name as {twice[0]}" in fetching.refused(source(*twice))
+    assert server.requests == []
+
+
+def test_a_second_try_leaves_what_has_arrived(server: FaultServer, fetching: SourceFetching) -> None:
+    files = source(server.address("whole", "a.jsonl"), server.address("begins_then_refuses", "b.jsonl"))
+    assert "too many people" in fetching.refused(files)
+    assert fetching.files["a.jsonl"] == LINES
+    server.refuse_after = 99
+    asked = len(server.requests)
+    fetching(files)
+    assert fetching.files == {"a.jsonl": LINES, "b.jsonl": LINES}
+    assert {fault for fault, _ in server.requests[asked:]} == {"begins_then_refuses"}
+    assert server.ranges("begins_then_refuses")
+
+
+SCRIPT = """
+    import sys
+    from pathlib import Path
+    from parakeet.download.sources import fetch_source
+    from parakeet.progress import Progress
+    from parakeet.recipe import DownloadSource
+
+    source = DownloadSource(kind="download", name="set-1.0", files=[{"url": url} for url in sys.argv[2:]])
+    fetch_source(source, 1.0, Path(sys.argv[1]), Progress())
+"""
+
+
+def test_kill_9_in_the_middle_of_a_file(server: FaultServer, fetching: SourceFetching) -> None:
+    fetching.output.mkdir()
+    addresses = [server.address("whole", "a.jsonl"), server.address("slow", "b.jsonl")]
+    command = [sys.executable, "-c", textwrap.dedent(SCRIPT), str(fetching.output), *addresses]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 30
+    while not any(path.stat().st_size for path in fetching.output.glob(".download/b.jsonl/*/*.part")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait(timeout=20)
+    asked = len(server.requests)
+    fetching(source(*addresses))
+    assert fetching.files == {"a.jsonl": LINES, "b.jsonl": LINES}
+    later = server.requests[asked:]
+    assert {fault for fault, _ in later} == {"slow"}
+    assert later[-1][1].startswith("bytes=")
+
+
+def test_a_slice_of_lines(server: FaultServer, fetching: SourceFetching) -> None:
+    addresses = [server.address("whole", f"{name}.jsonl") for name in "abc"]
+    counts = fetching(source(*addresses), limit=0.1)
+    assert list(fetching.files) == ["a.jsonl"]
+    cut = fetching.files["a.jsonl"]
+    assert cut == LINES[: len(cut)]
+    assert cut.endswith(b"\n")
+    assert 0 <= 0.3 * len(LINES) - len(cut) < 20
+    assert counts["sliced"] is True
+    assert [wanted for wanted in server.ranges("whole") if wanted] == [f"bytes=0-{round(0.3 * len(LINES)) - 1}"]
+
+
+def test_a_slice_holds_one_whole_line_however_long(server: FaultServer, fetching: SourceFetching) -> None:
+    server.body = b"x" * 300_000 + b"\n" + b"y\n" * 1_000_000
+    fetching(source(server.address("whole", "a.txt")), limit=0.000_001)
+    (cut,) = fetching.files.values()
+    assert server.body.startswith(cut)
+    assert cut.endswith(b"\n")
+    assert 300_000 < len(cut) < 700_000
+
+
+def test_a_slice_goes_on_where_it_was_broken_off(server: FaultServer, fetching: SourceFetching) -> None:
+    server.cut_bytes = 500_000
+    fetching(source(server.address("cut", "a.jsonl")), limit=0.5)
+    (cut,) = fetching.files.values()
+    assert LINES.startswith(cut)
+    starts = [wanted.removeprefix("bytes=").partition("-")[0] for wanted in server.ranges("cut")]
+    assert starts == ["0", "500000", "1000000"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "name"), [("whole", "a.jsonl.gz"), ("whole", "a.json"), ("short", "a.jsonl"), ("no_length", "a.jsonl")]
+)
+def test_what_cannot_be_cut_is_taken_whole(
+    server: FaultServer, fetching: SourceFetching, fault: str, name: str
+) -> None:
+    server.cut_bytes = len(LINES)
+    counts = fetching(source(server.address(fault, name), server.address(fault, f"b-{name}")), limit=0.1)
+    assert fetching.files == {name: LINES}
+    assert counts["sliced"] is True
+
+
+def test_a_file_that_changes_while_it_is_sliced(server: FaultServer, fetching: SourceFetching) -> None:
+    server.cut_bytes = 300_000
+    files = source(server.address("cut", "a.jsonl"))
+    answers = server.RequestHandlerClass.play_cut  # type: ignore[attr-defined]
+
+    class Changing(server.RequestHandlerClass):  # type: ignore[name-defined, misc]
+        def play_cut(self) -> None:
+            answers(self)
+            if "Range" in self.headers:
+                self.server.version = '"two"'
+
+    server.RequestHandlerClass = Changing
+    assert "it was changed while it was being fetched" in fetching.refused(files, 0.5)
+    fetching(files, 0.5)
+    assert LINES.startswith(next(iter(fetching.files.values())))

@@ -1,0 +1,87 @@
+"""`parakeet plan`: the table of sources; and the share that `--limit` takes, as a user gives it."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from parakeet.cli import main
+
+
+def plan(*arguments: str) -> str:
+    result = CliRunner().invoke(main, ["plan", *arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def sources(text: str) -> tuple[str, list[str]]:
+    """Title and lines of the section."""
+    (section,) = [part for part in text.split("\n\n") if part.startswith("Sources")]
+    title, *lines = section.splitlines()
+    return title, lines
+
+
+def recipe_file(folder: Path, sources: str) -> str:
+    path = folder / "recipe.yaml"
+    path.write_text("extends: demo\nname: mine\nsources:\n" + sources, encoding="utf-8")
+    return str(path)
+
+
+def test_the_large_recipe_is_a_table_that_fits_a_terminal() -> None:
+    title, lines = sources(plan("--recipe", "parakeet-50gb"))
+    assert title == "Sources"
+    assert lines[0].split() == ["weight", "epochs", "rows", "download", "text", "tokens"]
+    assert max(map(len, lines)) <= 110
+    row = next(number for number, line in enumerate(lines) if line.startswith("  cosmopedia-v2 "))
+    assert lines[row].split()[2:] == ["%", "1", "6.77", "M", "21.10", "GB", "30.00", "GB", "6.98", "G", "ODC-BY-1.0"]
+    assert lines[row + 1].strip() == ("hub HuggingFaceTB/smollm-corpus@3ba9d60577; prompt is Human, text is Assistant")
+    text = "\n".join(lines)
+    assert "hub meta-math/MetaMathQA@main; query is Human, response is Assistant" in text
+    assert "; turns in conversations (from, value)" in text
+    assert "; documents parted by <|endoftext|>" in text
+    assert "; Human and Assistant in turn in data" in text
+    assert "; textbook is the document" in text
+    assert "download huggingface.co, databricks-dolly-15k.jsonl, pinned by hash; columns as recognised" in text
+    shares = [float(line.split()[1]) for line in lines if "%" in line]
+    assert sum(shares) == pytest.approx(100, abs=0.1)
+    assert lines[-1].split() == ["in", "all", "14.72", "M", "39.42", "GB", "49.59", "GB", "11.53", "G"]
+
+
+@pytest.mark.parametrize("share", ["0.1%", "0.001"])
+def test_a_share_of_everything_is_planned(share: str) -> None:
+    title, lines = sources(plan("--recipe", "parakeet-50gb", "--limit", share))
+    assert title == "Sources, 0.1 % of each"
+    assert lines[-1].split() == ["in", "all", "14.76", "k", "39.42", "MB", "49.59", "MB", "11.53", "M"]
+    assert "    100 dialogues" in lines
+
+
+def test_local_files_are_their_paths(tmp_path: Path) -> None:
+    path = recipe_file(tmp_path, "  - {name: a, path: a.txt}\n  - {name: b, kind: synthetic, documents: 300}\n")
+    _, lines = sources(plan("--recipe", path))
+    assert [line.split(maxsplit=1) for line in lines] == [["a", f"{tmp_path}/a.txt"], ["b", "300 dialogues"]]
+
+
+def test_every_kind_of_source_with_a_weight_has_its_place_and_its_dashes(tmp_path: Path) -> None:
+    path = recipe_file(
+        tmp_path,
+        f"  - {{name: {'n' * 40}, path: a.txt, weight: 1, licence: {'words ' * 20}}}\n"
+        "  - {name: b, kind: bucket, path: 's3://b/x/*.jsonl', endpoint: 'http://here:9000', weight: 1}\n"
+        "  - {name: c, kind: download, files: [{drive_id: 0123456789a, file_name: c.txt}, {url: 'http://x/d.txt'}],\n"
+        "     weight: 2, epochs: 0.5, columns: {system: s, human: h, assistant: r}}\n",
+    )
+    text = plan("--recipe", path)
+    _, lines = sources(text)
+    assert lines[1] == "  " + "n" * 40
+    assert lines[2].split()[:8] == ["25.00", "%", "1", "-", "-", "-", "-", "words"]
+    assert "    bucket s3://b/x/*.jsonl at http://here:9000; columns as recognised" in lines
+    assert "    download Google Drive, c.txt and 1 more; s is System, h is Human, r is Assistant" in lines
+    assert next(line for line in lines if line.startswith("  c ")).split()[:4] == ["c", "50.00", "%", "0.5"]
+    assert max(map(len, text.splitlines())) <= 110
+
+
+@pytest.mark.parametrize("command", ["plan", "build"])
+@pytest.mark.parametrize("share", ["0", "0%", "1.5", "101%", "-1%", "nan", "inf", "some", "1e-999", "%", ""])
+def test_what_is_no_share_is_one_clear_message(command: str, share: str) -> None:
+    result = CliRunner().invoke(main, [command, "--limit", share])
+    assert result.exit_code == 2
+    assert "is no share: write it like 0.1% or 0.001, above 0 and at most 100%." in result.output
