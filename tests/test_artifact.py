@@ -82,6 +82,16 @@ def test_records_of_the_making_are_no_part_of_the_content(tmp_path: Path) -> Non
     assert first.content == second.content
 
 
+def test_a_stage_inside_a_folder_of_stages(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    nested, _ = store.ensure(Work("source_files/my.set-1", 1, {}), write_letters, Progress())
+    assert nested.path.parent == tmp_path / "source_files" / "my.set-1"
+    assert store.directories("source_files/my.set-1") == [nested.path]
+    assert (tmp_path / ".locks" / "source_files" / "my.set-1.lock").exists()
+    made, _ = store.ensure(Work("letters", 1, {}, inputs={"x": nested}), write_letters, Progress())
+    assert (tmp_path / made.manifest["inputs"]["x"]["path"]).resolve() == nested.path.resolve()
+
+
 def test_a_missing_latest_is_mended(tmp_path: Path) -> None:
     store = Store(tmp_path)
     artifact, _ = store.ensure(work(), write_letters, Progress())

@@ -153,8 +153,8 @@ def _require_room(n_bytes: int) -> None:
     free = shutil.disk_usage(tempfile.gettempdir()).free
     if free < n_bytes:
         raise ParakeetError(
-            f"{tempfile.gettempdir()} has {free / 1e9:,.1f} GB free, and up to {n_bytes / 1e9:,.1f} GB are needed. Make "
-            "room, set TMPDIR to a folder with more, or lower --megabytes."
+            f"{tempfile.gettempdir()} has {free / 1e9:,.1f} GB free, and up to {n_bytes / 1e9:,.1f} GB are needed. "
+            "Make room, set TMPDIR to a folder with more, or lower --megabytes."
         )
 
 

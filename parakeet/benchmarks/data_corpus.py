@@ -1,4 +1,4 @@
-"""The text that `parakeet bench data` works on: blocks of about 4 KiB, varied without end, so that any amount can be had.
+"""The text that `parakeet bench data` works on: blocks of about 4 KiB, varied without end, so any amount can be had.
 
 A corpus of a gigabyte alone, as JSONL:
 
@@ -27,6 +27,7 @@ LICENCE = "unknown"
 
 MOST_TEXT_BYTES = 64 << 20
 """No more is read of the files: it is held in memory."""
+FILE_BYTES = 50_000_000
 INVENTED_BYTES = 8 << 20
 INVENTED_DIALOGUES = 5000
 
@@ -131,6 +132,16 @@ def write_jsonl(path: Path, texts: Iterable[str]) -> int:
     return n_bytes
 
 
+def write_files(folder: Path, texts: Iterable[str]) -> int:
+    """Write JSONL files of 50 MB, since a file is read by one worker; the bytes of text."""
+    folder.mkdir(parents=True)
+    left = iter(texts)
+    n_bytes = 0
+    for number, first in enumerate(iter(lambda: next(left, None), None)):
+        n_bytes += write_jsonl(folder / f"{number:05d}.jsonl", _some(first, left))
+    return n_bytes
+
+
 def write_documents(directory: Path, texts: Sequence[str], parts: int) -> int:
     """Write plain documents in so many parts of about the same size (more where one passes 16 MiB); their bytes.
 
@@ -145,7 +156,7 @@ def write_documents(directory: Path, texts: Sequence[str], parts: int) -> int:
     for part in range(parts):
         with DocumentWriter(folder / f"{part:05d}") as writer:
             for number in np.flatnonzero(chosen == part).tolist():
-                writer.write(Document(SOURCE, LICENCE, (Turn("text", texts[number]),), {"held_out": number % 50 == 0}))
+                writer.write(Document(SOURCE, LICENCE, (Turn("text", texts[number]),)))
     collect_parts(folder, directory)
     return int(sizes.sum())
 
@@ -168,6 +179,15 @@ def read_texts(paths: Sequence[str]) -> Iterator[str]:
                 n_bytes += len(text.encode())
                 if n_bytes >= MOST_TEXT_BYTES:
                     return
+
+
+def _some(first: str, texts: Iterator[str]) -> Iterator[str]:
+    """The first text and so many of the others that they fill a file."""
+    n_bytes = len(first.encode())
+    yield first
+    while n_bytes < FILE_BYTES and (text := next(texts, None)) is not None:
+        n_bytes += len(text.encode())
+        yield text
 
 
 def _in_blocks(texts: Iterable[str]) -> Iterator[str]:

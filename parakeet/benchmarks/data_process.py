@@ -1,4 +1,4 @@
-"""Work in the form of a stage in a process of its own: how long it takes with its start, and what it takes of memory."""
+"""Work in the form of a stage in a process of its own: how long it takes with its start, and how much memory."""
 
 import json
 import os
@@ -163,7 +163,8 @@ def _anonymous(pid: int) -> tuple[int, int]:
 
 def _environment() -> dict[str, str]:
     places = [str(Path(parakeet.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
+    # datatrove's bars would stand among our own lines of progress.
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(places), "TQDM_DISABLE": "1"}
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from parakeet.benchmarks.data_corpus import LICENCE, SOURCE, varied, write_jsonl
+from parakeet.benchmarks.data_corpus import LICENCE, SOURCE, varied, write_files
 from parakeet.benchmarks.data_process import Ran, run_apart
+from parakeet.data.shards import SPLITS
 from parakeet.progress import Progress
 from parakeet.recipe import (
     Clean,
@@ -66,7 +67,7 @@ class Chain:
 
 
 def bench_recipe(workers: int, path: str = "") -> Recipe:
-    """All filters on, everything else as it is by default; `path` is the file that the documents are read from."""
+    """All filters on, everything else as it is by default; `path` is the folder that the documents are read from."""
     return Recipe(
         name="bench",
         sources=[FileSource(name=SOURCE, path=path, licence=LICENCE)],
@@ -86,11 +87,10 @@ def run_stage(name: str, recipe: Recipe, inputs: Mapping[str, Path], output: Pat
 def run_chain(
     blocks: Sequence[str], n_bytes: int, tokenizer: Path, workers: int, folder: Path, keep: set[str], progress: Progress
 ) -> Chain:
-    """Write `n_bytes` of varied text as JSONL, and make every stage of it. Of the artefacts those in `keep` stay."""
-    folder.mkdir()
-    corpus = folder / "corpus.jsonl"
+    """Write `n_bytes` of varied text, and make every stage of it. Of the artefacts those in `keep` stay."""
+    corpus = folder / "corpus"
     progress.say(f"writing {n_bytes / 1e6:,.0f} MB of text")
-    written = write_jsonl(corpus, varied(blocks, n_bytes, seed=1))
+    written = write_files(corpus, varied(blocks, n_bytes, seed=1))
     recipe = bench_recipe(workers, str(corpus))
     made = {"tokenizer": tokenizer}
     runs = []
@@ -103,11 +103,10 @@ def run_chain(
         artefact = _size(made[name]) - scratch
         runs.append(StageRun(name, ran, _documents(ran.counts), artefact, scratch))
         shutil.rmtree(made[name] / "work", ignore_errors=True)
-        for stage in {*needed, "documents"} - {"tokenizer", *keep, name}:
-            if stage not in _needed_after(name):
-                shutil.rmtree(made[stage], ignore_errors=True)
+        for stage in made.keys() - keep - _needed_after(name) - {"tokenizer"}:
+            shutil.rmtree(made.pop(stage))
         if name == "documents":
-            corpus.unlink()
+            shutil.rmtree(corpus)
     return Chain(written, runs)
 
 
@@ -116,10 +115,11 @@ def _needed_after(name: str) -> set[str]:
 
 
 def _documents(counts: Mapping[str, Any]) -> int:
-    """What a stage's counts say of documents; shards have two splits, and the plan knows of rows only."""
+    """What a stage's counts say of documents: over all, by split (shards) or by source (the plan)."""
     if "documents" in counts:
         return int(counts["documents"])
-    return sum(counts[split]["documents"] for split in ("train", "held_out") if split in counts)
+    parts = counts["mix"].values() if "mix" in counts else [counts[split] for split in SPLITS]
+    return sum(int(part["documents"]) for part in parts)
 
 
 def _size(folder: Path) -> int:

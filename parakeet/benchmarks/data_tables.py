@@ -82,7 +82,8 @@ def tokenising(found: Tokenising, tokenizer: str) -> Demand:
         "bare tiktoken, with its start and the reading": median(found.bare_with_start),
     }
     for name, seconds in rows.items():
-        click.echo(f"  {name:<54}{seconds:>12.2f}{found.n_bytes / MB / seconds:>8.2f}")
+        rate = f"{found.n_bytes / MB / seconds:>8.2f}" if seconds > 0 else ""
+        click.echo(f"  {name:<54}{seconds:>12.2f}{rate}")
     click.echo(f"  its start: {starting:.2f} s; the whole stage is {found.whole_ratio:.2f} of bare tiktoken\n")
     return at_least("tokenise beside bare tiktoken, both without their start", found.ratio, LEAST_TOKENISING, "x")
 
@@ -131,8 +132,8 @@ def packing(fills: Sequence[Fill], loading: Loading) -> list[Demand]:
     for fill in fills:
         click.echo(f"{fill.documents:<20}{fill.row_tokens:>11,}{fill.rows:>10,}{fill.share:>10.2%}{fill.lost:>13,}")
     click.echo(
-        f"\nThe loader lays out {loading.tokens_per_second / 1e6:,.1f} M tokens/s; to open {loading.shard_bytes / MB:,.1f} "
-        f"MB of shards Arrow allocates {loading.allocated:,} bytes\n"
+        f"\nThe loader lays out {loading.tokens_per_second / 1e6:,.1f} M tokens/s; to open "
+        f"{loading.shard_bytes / MB:,.1f} MB of shards Arrow allocates {loading.allocated:,} bytes\n"
     )
     return [
         at_most("tokens lost in packing", sum(fill.lost for fill in fills), 0),

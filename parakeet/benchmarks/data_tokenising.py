@@ -52,9 +52,10 @@ class Tokenising:
     bare_with_start: tuple[float, ...]
 
     @property
-    def ratio(self) -> float:
-        """The stage's speed beside bare encoding's, without the start of either."""
-        return median(self.bare) / (median(self.stage) - median(self.starting))
+    def ratio(self) -> float | None:
+        """The stage's speed beside bare encoding's, without the start of either; None where there is nothing else."""
+        working = median(self.stage) - median(self.starting)
+        return median(self.bare) / working if working > 0 else None
 
     @property
     def whole_ratio(self) -> float:

@@ -82,6 +82,8 @@ def gather(recipe: Recipe, artifacts: Mapping[str, Artifact], progress: Progress
         "recipe": {"name": recipe.name, "description": sanitise(recipe.description), "limit": recipe.limit},
         "total": _total(accounts, measures),
         "sources": {name: sources[name] for name in by_size},
+        # A mix that takes everything once says nothing that the sizes do not.
+        "mixed": any(s["mix"] and s["train"]["tokens"] and s["mix"]["epochs"] != 1.0 for s in sources.values()),
         "licences": _licences(sources),
         "faults": _faults(accounts, counts, artifacts),
         "found": list(_reasons(_sum(source["found"] for source in sources.values()))),

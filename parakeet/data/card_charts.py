@@ -67,7 +67,7 @@ def histogram(bins: Sequence[int], first: int, last: int, kind: str, title: str)
         for number in range(first, last + 1, every)
     ]
     return (
-        f'<svg viewBox="0 0 {width} {height + 18}" role="img" aria-label="{html_text(title)}">{"".join(shapes)}</svg>'
+        f'<svg viewBox="0 0 {width} {height + 20}" role="img" aria-label="{html_text(title)}">{"".join(shapes)}</svg>'
     )
 
 

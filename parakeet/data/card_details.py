@@ -106,7 +106,10 @@ def found(figures: Figures) -> str:
     sums = (sum(source["found"].get(kind, 0) for source in figures["sources"].values()) for kind in kinds)
     rows.append(["All", *map(count, sums)])
     head = ["Source", *(html_text(kind[:1].upper() + kind[1:]) for kind in kinds)]
-    return table(head, rows, range(1, len(head)), total=True)
+    note = (
+        "Personal data, chat models that talk of themselves, wrongly decoded text that was mended: counted by cleaning."
+    )
+    return f"<p class='note'>{note}</p>{table(head, rows, range(1, len(head)), total=True)}"
 
 
 def examples(figures: Figures) -> str:

@@ -7,7 +7,7 @@ from parakeet.data.card_charts import bar, strip
 from parakeet.data.card_details import duplicates, examples, found, lengths, provenance, vocabulary
 from parakeet.data.card_elements import count, named, reasons_told, table
 from parakeet.data.card_style import STYLE
-from parakeet.data.card_text import html_text, ratio, share, size
+from parakeet.data.card_text import html_text, mix_cells, mix_columns, ratio, share, size
 
 Figures = Mapping[str, Any]
 
@@ -75,10 +75,10 @@ def _notices(figures: Figures) -> str:
 
 def _mix(figures: Figures) -> str:
     sources, total = figures["sources"], figures["total"]
-    mixed = any(source["mix"] for source in sources.values())
+    columns = mix_columns(figures)
     shares = [(name, source["share_of_text"]) for name, source in sources.items()]
     strips = f'<p class="strip-name">Training tokens by source</p>{strip(shares, "Training tokens by source")}'
-    if mixed:
+    if columns:
         mix = [(name, (source["mix"] or {}).get("share", 0.0)) for name, source in sources.items()]
         strips += f'<p class="strip-name">As training meets them, repeats counted</p>{strip(mix, "Tokens of the mix")}'
     head = ["Source", "Licence", "Documents", "Tokens", "Share", "Text", "Bytes a token"]
@@ -88,31 +88,20 @@ def _mix(figures: Figures) -> str:
         rows.append(
             [
                 named(name, number),
-                html_text(source["licence"]),
+                f'<span class="keep">{html_text(source["licence"])}</span>',
                 count(documents),
                 count(source["tokens"]),
                 share(source["share_of_text"]),
                 size(source["bytes"]),
                 f"{source['bytes_per_token']:.2f}",
-                *(
-                    [f"{source['mix']['epochs']:.3g}", share(source["mix"]["share"])]
-                    if source["mix"]
-                    else [""] * 2 * mixed
-                ),
+                *mix_cells(source, columns),
             ]
         )
     documents = total["train"]["documents"] + total["held_out"]["documents"]
-    sums = [
-        "All",
-        "",
-        f"{documents:,}",
-        f"{total['tokens']:,}",
-        "",
-        size(total["bytes"]),
-        f"{total['bytes_per_token']:.2f}",
-    ]
-    rows.append([*sums, *[""] * 2 * mixed])
-    head += ["Epochs", "Share of the mix"] if mixed else []
+    text = [size(total["bytes"]), f"{total['bytes_per_token']:.2f}"]
+    sums = ["All", "", f"{documents:,}", f"{total['tokens']:,}", "", *text]
+    rows.append([*sums, *[""] * len(columns)])
+    head += columns
     note = (
         "<p class='note'>Documents, tokens and text count what is held out too; shares are of the training split."
         f"{_rows_said(figures['rows'])}</p>"
@@ -204,7 +193,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Figures], str]]] = {
     "duplicates": ("Duplicates", duplicates),
     "lengths": ("Lengths", lengths),
     "vocabulary": ("Vocabulary", vocabulary),
-    "found": ("Personal data and boilerplate", found),
+    "found": ("Found while cleaning", found),
     "examples": ("Source by source", examples),
     "provenance": ("Provenance", provenance),
 }

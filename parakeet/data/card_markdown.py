@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from parakeet.data.card_text import markdown_block, markdown_text, ratio, share, size
+from parakeet.data.card_text import markdown_block, markdown_text, mix_cells, mix_columns, ratio, share, size
 
 Figures = Mapping[str, Any]
 
@@ -23,7 +23,7 @@ def render_markdown(figures: Figures) -> str:
         f"## Duplicates\n\n{_duplicates(figures)}",
         f"## Lengths\n\n{_lengths(figures)}",
         f"## Vocabulary\n\n{_vocabulary(figures)}",
-        f"## Personal data and boilerplate\n\n{_found(figures)}",
+        f"## Found while cleaning\n\n{_found(figures)}",
         f"## Examples\n\n{_examples(figures)}",
         f"## Provenance\n\n{_provenance(figures)}",
     ]
@@ -64,11 +64,9 @@ def _headline(figures: Figures) -> str:
 
 
 def _sources(figures: Figures) -> str:
-    mixed = any(source["mix"] for source in figures["sources"].values())
+    columns = mix_columns(figures)
     rows = []
     for name, source in figures["sources"].items():
-        mix = source["mix"]
-        shares = [f"{mix['epochs']:.3g}", share(mix["share"])] if mix else [""] * 2 * mixed
         rows.append(
             [
                 markdown_text(name),
@@ -78,11 +76,11 @@ def _sources(figures: Figures) -> str:
                 share(source["share_of_text"]),
                 size(source["bytes"]),
                 f"{source['bytes_per_token']:.2f}",
-                *shares,
+                *mix_cells(source, columns),
             ]
         )
     head = ["source", "licence", "documents", "tokens", "share", "text", "bytes a token"]
-    head += ["epochs", "share of the mix"] if mixed else []
+    head += [column.lower() for column in columns]
     plans = [f"{p['rows']:,} rows of {p['row_tokens']:,} tokens, {p['fill']:.2%} full" for p in figures["rows"]]
     packed = f"\n\nPacked: {'; '.join(plans)}." if plans else ""
     return _table(head, rows, range(2, len(head))) + packed

@@ -38,7 +38,7 @@ section { margin-top: 4rem; scroll-margin-top: 1rem; }
 nav { margin-top: 2rem; font-size: .92rem; display: flex; flex-wrap: wrap; gap: .35rem 1.25rem; }
 nav a { text-decoration: none; }
 nav a:hover { text-decoration: underline; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: 1px; margin: 2.25rem 0 1.5rem;
+.tiles { display: grid; grid-template-columns: repeat(6, 1fr); gap: 1px; margin: 2.25rem 0 1.5rem;
   background: var(--line); border: 1px solid var(--line); border-radius: 10px; overflow: hidden; }
 .tiles div { background: var(--sheet); padding: .9rem 1.1rem 1rem; display: flex; flex-direction: column-reverse;
   justify-content: flex-end; }
@@ -125,9 +125,13 @@ details { margin-top: 1rem; }
 summary { cursor: pointer; color: var(--accent); font-size: .95rem; }
 footer { margin-top: 4rem; border-top: 1px solid var(--line); padding-top: 1rem; color: var(--soft);
   font-size: .88rem; }
+@media (max-width: 56rem) { .tiles { grid-template-columns: repeat(3, 1fr); } }
 @media (max-width: 34rem) {
   section { margin-top: 3rem; }
   .tiles { grid-template-columns: 1fr 1fr; }
+  .multiples { grid-template-columns: 1fr 1fr; gap: 1.5rem 1rem; }
+  .multiples svg text { font-size: 15px; }
+  .bar { min-width: 2.5rem; }
   .funnel li { grid-template-columns: 1fr auto; }
   .funnel .bar { grid-column: 1 / -1; grid-row: 2; height: 1rem; }
   .funnel .lost { grid-template-columns: 1fr; }
@@ -135,11 +139,12 @@ footer { margin-top: 4rem; border-top: 1px solid var(--line); padding-top: 1rem;
 }
 @media print {
   @page { margin: 16mm 14mm; }
-  body { background: none; font-size: 10pt; -webkit-print-color-adjust: exact; print-color-adjust: exact; }
+  html { font-size: 9.5pt; }
+  body { background: none; -webkit-print-color-adjust: exact; print-color-adjust: exact; }
   main { max-width: none; padding: 0; }
   nav { display: none; }
   section { margin-top: 2rem; }
-  h2, h3, .source header { break-after: avoid; }
+  h2, h3, .source header, .note, .label, .facts { break-after: avoid; }
   tr { break-inside: avoid; }
   .scroll { overflow: visible; }
   details::details-content { content-visibility: visible; height: auto; }

@@ -2,6 +2,8 @@
 
 import html
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from parakeet.sanitise import sanitise
 
@@ -68,6 +70,19 @@ def share(part: float) -> str:
     if 0.999 < part < 1:
         return "> 99.9 %"
     return f"{part * 100:.1f} %"
+
+
+def mix_columns(figures: Mapping[str, Any]) -> list[str]:
+    """What the table of sources has beside sizes, where the mix does not take everything once."""
+    weighted = any(source["weight"] is not None for source in figures["sources"].values())
+    return [*["Weight"] * weighted, "Epochs", "Share of the mix"] if figures["mixed"] else []
+
+
+def mix_cells(source: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
+    """A source's part in the mix, in these columns."""
+    mix = source["mix"] or {"epochs": 0.0, "share": 0.0}
+    told = {"Epochs": f"{mix['epochs']:.3g}", "Share of the mix": share(mix["share"])}
+    return [told.get(column) or f"{source['weight']:g}" for column in columns]
 
 
 def ratio(part: float, whole: float) -> float:

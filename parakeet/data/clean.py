@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from parakeet.artifact import replace_file
-from parakeet.data.documents import Document, collect_parts, count_documents, parts
+from parakeet.data.documents import Document, collect_parts, count_documents, megabytes, parts
 from parakeet.data.text_faults import Fault
 from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
@@ -151,7 +151,7 @@ def clean_documents(recipe: Recipe, inputs: Mapping[str, Path], output: Path, pr
         CleanDocuments(recipe.clean, work / "tallies", index),
         WriteDocuments(work / "kept"),
     ]
-    with progress.task("Clean", total, "documents") as task, watch(task, work / "read"):
+    with progress.task("cleaning", megabytes(paths), "MB") as task, watch(task, work / "read"):
         run_tasks(steps, len(paths), recipe.executor, work / "cleaning")
     tally = Tally()
     for path in sorted((work / "tallies").glob("[0-9]*")):

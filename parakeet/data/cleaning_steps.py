@@ -5,7 +5,7 @@ from pathlib import Path
 
 from datatrove.data import Document as Item
 from datatrove.pipeline.base import PipelineStep
-from datatrove.pipeline.filters import GopherQualityFilter, GopherRepetitionFilter
+from datatrove.pipeline.filters import GopherQualityFilter
 
 from parakeet.data.boilerplate import boilerplate_in
 from parakeet.data.clean import Tally
@@ -13,12 +13,10 @@ from parakeet.data.decontaminate import EvaluationIndex
 from parakeet.data.documents import Document
 from parakeet.data.language import foreign_language, language_guesser
 from parakeet.data.personal_data import masked_document
+from parakeet.data.repetition import RepetitionFilter, threshold
 from parakeet.data.text_faults import Fault, fault_of, whole_document
 from parakeet.data.words import LastWords
 from parakeet.recipe import Clean, Quality, Repetition
-
-LEAST = 1e-12
-"""datatrove takes a threshold of 0 for a rule that is switched off; this is the smallest that lets nothing pass."""
 
 QUALITY_REASONS = {
     "gopher_short_doc": "too few words",
@@ -120,22 +118,14 @@ class Cleaner:
 
 
 def repetition_rule(settings: Repetition, words: LastWords) -> Rule:
-    """datatrove's GopherRepetitionFilter with the recipe's thresholds."""
-    repetition = GopherRepetitionFilter(
-        dup_line_frac=_threshold(settings.duplicate_lines),
-        dup_para_frac=_threshold(settings.duplicate_paragraphs),
-        dup_line_char_frac=_threshold(settings.duplicate_line_characters),
-        dup_para_char_frac=_threshold(settings.duplicate_paragraph_characters),
-        top_n_grams=tuple(sorted(settings.top_phrases.items())),
-        dup_n_grams=tuple(sorted(settings.duplicate_phrases.items())),
-        language=words,
-    )
+    """Gopher's repetition rules, for plain documents that are long enough."""
+    repetition = RepetitionFilter(settings, words)
 
     def rule(document: Document) -> Fault | None:
         if not document.is_plain or len(words.word_tokenize(document.content)) < settings.min_words:
             return None
-        result = repetition.filter(Item(document.content, ""))
-        return None if result is True else Fault(repetition_reason(result[1]))
+        broken = repetition.broken_rule(document.content)
+        return Fault(repetition_reason(broken)) if broken else None
 
     return rule
 
@@ -154,9 +144,9 @@ def quality_rule(settings: Quality, words: LastWords) -> Rule:
         max_doc_words=settings.max_words,
         min_avg_word_length=settings.min_mean_word_length,
         max_avg_word_length=settings.max_mean_word_length,
-        max_symbol_word_ratio=_threshold(settings.max_symbols),
-        max_bullet_lines_ratio=_threshold(settings.max_bullet_lines),
-        max_ellipsis_lines_ratio=_threshold(settings.max_ellipsis_lines),
+        max_symbol_word_ratio=threshold(settings.max_symbols),
+        max_bullet_lines_ratio=threshold(settings.max_bullet_lines),
+        max_ellipsis_lines_ratio=threshold(settings.max_ellipsis_lines),
         max_non_alpha_words_ratio=settings.min_alphabetic_words,
         min_stop_words=settings.min_stop_words,
         language=words,
@@ -172,7 +162,3 @@ def quality_rule(settings: Quality, words: LastWords) -> Rule:
         return None if result is True else Fault(f"quality: {QUALITY_REASONS[result[1]]}")
 
     return rule
-
-
-def _threshold(share: float | None) -> float | None:
-    return None if share is None else max(share, LEAST)

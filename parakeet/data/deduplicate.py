@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from parakeet.data.documents import BYTES_PER_PART, collect_parts, part_groups, parts
+from parakeet.data.documents import BYTES_PER_PART, collect_parts, megabytes, part_groups, parts
 from parakeet.data.duplicates import (
     Choice,
     Columns,
@@ -88,7 +88,7 @@ class Search:
             Signatures(work / "signatures", settings),
         ]
         name = f"signatures of {what}"
-        with self.progress.task(name, sum(self.part_sizes), "documents") as task, watch(task, work / "read"):
+        with self.progress.task(name, megabytes(self.paths), "MB") as task, watch(task, work / "read"):
             run_tasks(steps, len(groups), self.recipe.executor, work / "signing")
         search = Buckets(work / "signatures", work / "pairs", settings, work / "compared")
         name = f"comparison of {what}"
@@ -209,7 +209,8 @@ def _write(
         MarkKept(work / "marks", work / "told", cuts=removed is not None),
         WriteDocuments(work / "kept"),
     ]
-    with search.progress.task("Write", len(choice.kept), "documents") as task, watch(task, work / "written"):
+    total = megabytes(search.paths)
+    with search.progress.task("writing what is kept", total, "MB") as task, watch(task, work / "written"):
         run_tasks(steps, len(search.paths), search.recipe.executor, work / "writing")
     beginnings: dict[str, dict[str, Any]] = {}
     cut, emptied = 0, dict[str, int]()

@@ -196,6 +196,11 @@ def content_bytes(path: Path) -> int:
     return sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
 
 
+def megabytes(paths: Iterable[Path]) -> float:
+    """About the text in some parts, in millions of bytes: what the progress of a stage goes to."""
+    return sum(map(content_bytes, paths)) / 1e6
+
+
 def part_groups(sizes: Sequence[int], group_size: int, most: int = 1 << 20) -> list[range]:
     """Neighbouring parts in groups of about `group_size`, and in at most about `most`; as ranges of part numbers.
 

@@ -10,14 +10,15 @@ from datatrove.pipeline.base import PipelineStep
 from parakeet.data.documents import DocumentWriter, read_identified
 from parakeet.data.tasks import count
 
-COUNT_EVERY = 256
+MB = 1_000_000
+COUNT_BYTES = MB
 
 
 class ReadPart(PipelineStep):
     """The documents of a task's parts, `groups[task]`, in order.
 
-    Each item's metadata is {"document": Document, "doc_id": bytes}. `counts/<task>` says how many were read, for
-    `watch`.
+    Each item's metadata is {"document": Document, "doc_id": bytes}. `counts/<task>` says how many megabytes of content
+    were read, for `watch`: documents are too unlike each other to tell how much is left.
     """
 
     name = "Read parts"
@@ -29,14 +30,16 @@ class ReadPart(PipelineStep):
         self.counts = counts
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Item]:
-        number = 0
+        number = n_bytes = told = 0
         for path in self.groups[rank]:
             for doc_id, document in read_identified(path):
                 number += 1
+                n_bytes += document.n_bytes
                 yield Item(document.content, str(number), metadata={"document": document, "doc_id": doc_id})
-                if number % COUNT_EVERY == 0:
-                    count(self.counts, rank, number)
-        count(self.counts, rank, number)
+                if n_bytes - told >= COUNT_BYTES:
+                    count(self.counts, rank, n_bytes / MB)
+                    told = n_bytes
+        count(self.counts, rank, n_bytes / MB)
 
 
 class WriteDocuments(PipelineStep):

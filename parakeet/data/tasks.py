@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from copy import deepcopy
 from multiprocessing import get_context, parent_process
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Thread, current_thread, main_thread
 from typing import Any
 
 import dill
@@ -194,25 +194,35 @@ def _run_with_ray(pipeline: list[PipelineStep], tasks: int, executor: Executor, 
         from datatrove.executor.ray import RayPipelineExecutor
     except ImportError:
         raise ParakeetError("executor.kind ray needs Ray: pip install 'parakeet-lm[ray]'") from None
-    begun = not ray.is_initialized()
-    if begun:
+    if not ray.is_initialized():
         address = executor.ray_address or "local"
-        try:
-            ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise ParakeetError(f"Ray at {address!r} cannot be reached: {error}. Set executor.ray_address.") from None
+        with _own_signals():
+            try:
+                ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            except (ConnectionError, ValueError, RuntimeError) as error:
+                raise ParakeetError(
+                    f"Ray at {address!r} cannot be reached: {error}. Set executor.ray_address."
+                ) from None
+    # It is left running for the next pipeline (5 s each time); Ray ends it with this process.
+    RayPipelineExecutor(
+        pipeline,
+        tasks,
+        worker_count(executor, tasks),
+        logging_dir=str(logs),
+        # Memory is not reserved: Ray would then refuse to start tasks on a small machine.
+        mem_per_cpu_gb=0,
+    ).run()
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Ray puts a handler of its own in the place of Dagster's, which ends a run in order."""
+    handler = signal.getsignal(signal.SIGTERM)
     try:
-        RayPipelineExecutor(
-            pipeline,
-            tasks,
-            worker_count(executor, tasks),
-            logging_dir=str(logs),
-            # Memory is not reserved: Ray would then refuse to start tasks on a small machine.
-            mem_per_cpu_gb=0,
-        ).run()
+        yield
     finally:
-        if begun:
-            ray.shutdown()
+        if current_thread() is main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 def slurm_executor(
@@ -254,7 +264,7 @@ def _run_with_slurm(pipeline: list[PipelineStep], tasks: int, executor: Executor
         raise
 
 
-def count(folder: Path, rank: int, number: int) -> None:
+def count(folder: Path, rank: int, number: float) -> None:
     """Say that a task has done `number` units, for `watch`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{rank:05d}").write_text(str(number))
@@ -284,6 +294,6 @@ def watch(task: Task, counts: Path) -> Iterator[None]:
         thread.join()
 
 
-def counted(counts: Path) -> int:
+def counted(counts: Path) -> float:
     # A file that is being written anew reads as empty for an instant.
-    return sum(int(path.read_text() or 0) for path in counts.glob("*"))
+    return sum(float(path.read_text() or 0) for path in counts.glob("*"))

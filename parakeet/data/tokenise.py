@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from parakeet.data.documents import content_bytes, count_documents, part_groups, parts
+from parakeet.data.documents import content_bytes, part_groups, parts
 from parakeet.data.shards import SPLITS
 from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
@@ -39,8 +39,7 @@ def make_token_shards(recipe: Recipe, inputs: Mapping[str, Path], output: Path, 
         recipe.shards,
         sources,
     )
-    total = count_documents(inputs["deduplicated_documents"])
-    with progress.task("token shards", total, "documents") as task, watch(task, step.counts):
+    with progress.task("token shards", sum(sizes) / 1e6, "MB") as task, watch(task, step.counts):
         run_tasks([step], len(groups), recipe.executor, work / "tokenising")
     tallies = [
         json.loads((step.tallies / f"{rank:05d}.json").read_text(encoding="utf-8")) for rank in range(len(groups))

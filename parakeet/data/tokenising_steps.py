@@ -53,14 +53,14 @@ class Tokenise(PipelineStep):
         tokenizer = Tokenizer.load(self.tokenizer)
         arguments = (tokenizer, self.sources, self.settings.shard_bytes, rank)
         train, held_out = (ShardWriter(self.output, split, *arguments) for split in SPLITS)
-        done = 0
+        done = 0.0
         for path in self.groups[rank]:
             with pq.ParquetFile(path) as file:
                 for group in range(file.num_row_groups):
                     table = file.read_row_group(group, use_threads=False)
                     for is_held_out, document in tokenised(table, tokenizer, self.settings.loss_on):
                         (held_out if is_held_out else train).write(document)
-                    done += len(table)
+                        done += document.n_bytes / 1e6
                     count(self.counts, rank, done)
         tally: dict[str, Any] = {"largest_id": max(train.largest_id, held_out.largest_id)}
         for split, writer in zip(SPLITS, (train, held_out), strict=True):

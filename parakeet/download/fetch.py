@@ -34,6 +34,7 @@ from parakeet.progress import Progress
 
 MB = 1_000_000
 COPY_BYTES = 1 << 20
+HEAD_BYTES = 512 << 10
 PARTS_FOLDER = ".download"
 _FILE = "file"
 _PART = f"{_FILE}????????.part"  # gdown's own way to name it
@@ -56,8 +57,9 @@ def _nothing_more(path: Path, advance: Callable[[int], None]) -> str | None:
 class Checks:
     """What a file must be like. Both functions return what is wrong, or None.
 
-    `of_head` sees the first bytes (up to 512 KiB) before anything else is transferred, `of_file` the whole file;
-    it tells the bytes it has read to its second argument.
+    `of_head` sees the first bytes (up to 512 KiB) before anything else is transferred, and again those that arrived: a
+    server may send a page the second time. `of_file` sees the whole file; it tells the bytes it has read to its second
+    argument.
     """
 
     n_bytes: int | None = None
@@ -69,7 +71,7 @@ class Checks:
     def fault_of(self, path: Path, progress: Progress, name: str = "") -> str | None:
         """What is wrong with a finished file, or None; `name` is what the progress calls it."""
         found = path.stat().st_size
-        if fault := self.fault_of_size(found):
+        if fault := self.fault_of_size(found) or self.of_head(_head(path)):
             return fault
         with progress.task(f"Checking {name or path.name}", found / MB, "MB") as task:
             if fault := self.of_file(path, lambda n: task.advance(n / MB)):
@@ -164,6 +166,11 @@ def _local(place: str) -> Path:
         raise Unfit("it is no file" if source.exists() else "there is no such file")
     except (OSError, RuntimeError) as error:
         raise Unfit(f"it cannot be read ({error})") from None
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(HEAD_BYTES)
 
 
 def _blocks(source: Path) -> Iterator[bytes]:

@@ -186,7 +186,21 @@ def test_counts_of_older_stages_will_do(corpus: Corpus, tmp_path: Path) -> None:
     figures = corpus.card(tmp_path / "out")
     assert figures["duplicates"] == {"exact": 1, "near": 0, "clusters": None, "turns_cut": 0, "examples": []}
     assert all(source["mix"] is None for source in figures["sources"].values())
+    assert not figures["mixed"]
     assert "Share of the mix" not in (tmp_path / "out" / "data_card.html").read_text(encoding="utf-8")
+
+
+def test_a_mix_is_shown_beside_the_sizes(corpus: Corpus, tmp_path: Path) -> None:
+    corpus.edit("packing_plan", lambda counts: counts["mix"]["text"].update(epochs=2.5, share=0.75))
+    figures = corpus.card(tmp_path / "out")
+    assert figures["mixed"]
+    assert figures["sources"]["text"]["mix"]["epochs"] == 2.5
+    assert "| 2.5 | 75.0 % |" in (tmp_path / "out" / "data_card.md").read_text(encoding="utf-8")
+    weights = [source.model_copy(update={"weight": 3.5}) for source in corpus.recipe.sources]
+    weighted = Corpus(corpus.recipe.model_copy(update={"sources": weights}), corpus.inputs)
+    weighted.card(tmp_path / "weighted")
+    assert "| 3.5 | 2.5 | 75.0 % |" in (tmp_path / "weighted" / "data_card.md").read_text(encoding="utf-8")
+    assert '<th class="n">Weight</th>' in (tmp_path / "weighted" / "data_card.html").read_text(encoding="utf-8")
 
 
 def test_licences_are_grouped_and_an_unknown_one_is_warned_of(made: Corpus, tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_a_hostile_corpus_adds_no_markup_to_the_markdown(pages: tuple[str, str])
     assert headings == [
         "Data card of small",
         *("Sources", "Licences", "From records to documents", "Duplicates", "Lengths", "Vocabulary"),
-        *("Personal data and boilerplate", "Examples", "talk", "text", "gone", "Provenance"),
+        *("Found while cleaning", "Examples", "talk", "text", "gone", "Provenance"),
     ]
     assert any("<script>alert(1)</script>" in token.content for token in tokens if token.type == "fence")
     outside = "".join(leaf.content for leaf in leaves if leaf.type == "text")

@@ -5,6 +5,7 @@ import re
 import unicodedata
 
 import pytest
+from ftfy import fix_encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,7 +13,7 @@ from parakeet.conversation import Turn
 from parakeet.data.boilerplate import boilerplate_in
 from parakeet.data.documents import Document
 from parakeet.data.personal_data import masked
-from parakeet.data.text_faults import normalise, whole
+from parakeet.data.text_faults import mend, normalise, whole
 from parakeet.data.words import LastWords, RegexWordTokenizer, words_of
 
 MESSY = st.text(st.characters() | st.sampled_from("\r\n \t\x0b\x85\u2028\ufeff\x00e\u0301\ud800Ãâ€™©\x80\x99\x9d"))
@@ -48,6 +49,11 @@ def test_text_made_whole_stays_as_it_is(text: str) -> None:
     once, _ = whole(text, mojibake=True)
     assert whole(once, mojibake=True) == (once, False)
     assert normalise(once) == once
+
+
+@given(st.text(st.characters(max_codepoint=127) | st.sampled_from("\xa0‘’“”–—…•")))
+def test_text_that_ftfy_is_not_shown_is_text_that_it_would_leave(text: str) -> None:
+    assert mend(text) == text == "\n".join(map(fix_encoding, text.split("\n")))
 
 
 @pytest.mark.parametrize(

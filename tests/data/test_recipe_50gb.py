@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from parakeet.data.file_kinds import file_kind
-from parakeet.data.shapes import shape
+from parakeet.data.shapes import BadRecord, shape
 from parakeet.data.sources import read_records, source_files
 from parakeet.recipe import HubSource, Recipe, RecordSource
 from parakeet.recipe_file import load_recipe
@@ -167,6 +167,11 @@ def test_each_corpus_of_the_example_is_mapped_as_it_says(name: str) -> None:
     if not Path(source.path).is_file():
         pytest.skip(f"{source.path} is not there")
     (path,) = source_files(source)
-    for number, record in zip(range(200), read_records(path), strict=False):
-        assert record.value is not None, number
-        assert shape(record.value, source).document.turns
+    bad = 0
+    for number, record in enumerate(read_records(path, source.separator), start=1):
+        try:
+            assert record.value is not None, number
+            assert shape(record.value, source).document.turns
+        except BadRecord:
+            bad += 1
+    assert bad <= 0.01 * number

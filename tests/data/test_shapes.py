@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parakeet.data.shapes import BadRecord, shape
-from parakeet.recipe import Columns, FileSource
+from parakeet.recipe import Columns, EvaluationSet, FileSource
 
 
 def turns(value: Any, **columns: str) -> list[tuple[str, str]]:
@@ -25,6 +25,7 @@ def talk(*roles_and_contents: str) -> dict[str, Any]:
 
 
 MINE = FileSource(name="mine", path="x", licence="MIT")
+IN_TURN = FileSource(name="mine", path="x", columns=Columns(alternating="data"))
 EXCHANGE = [("Human", "Hi"), ("Assistant", "Hello")]
 
 
@@ -158,6 +159,19 @@ class TestColumns:
     def test_turns_with_keys_of_their_own(self) -> None:
         record = {"chat": [{"who": "Human", "says": "Hi"}, {"who": "AI", "says": "Hello"}]}
         assert turns(record, messages="chat", role="who", content="says") == EXCHANGE
+
+    def test_texts_in_turn(self) -> None:
+        assert turns({"id": "0", "data": ["Hi", "Hello"] * 2}, alternating="data") == EXCHANGE * 2
+        assert "dropped" in shape({"data": ["Hi", "Hello", "And?"]}, IN_TURN).note
+        assert reason({"data": "Hi"}, alternating="data") == "not a list of turns: data is of type str"
+        assert reason({"data": []}, alternating="data") == "empty conversation"
+        assert reason({"data": ["Hi", None]}, alternating="data") == "content is not text: turn 2 is of type NoneType"
+        assert reason({"text": "a"}, alternating="data") == "missing column: data; there are text"
+
+    def test_an_evaluation_set_has_columns_and_no_licence(self) -> None:
+        chosen = EvaluationSet(name="test", path="x", columns=Columns(human="q", assistant="a"))
+        document = shape({"q": "Hi", "a": "Hello"}, chosen).document
+        assert (document.source, document.licence, document.content) == ("test", "", "Hi\nHello")
 
     def test_a_missing_column_is_named_and_nothing_else_is_taken(self) -> None:
         assert reason({"text": "a"}, text="body") == "missing column: body; there are text"

@@ -79,6 +79,12 @@ def test_a_page_is_no_file(server: FaultServer, fetching: SourceFetching, page: 
     assert fetching.files == {}
 
 
+def test_a_page_that_comes_only_when_the_file_is_transferred(server: FaultServer, fetching: SourceFetching) -> None:
+    server.refuse_after = 2  # a look, the headers
+    assert "too many people" in fetching.refused(source(server.address("begins_then_refuses", "a.jsonl")))
+    assert fetching.files == {}
+
+
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
@@ -86,7 +92,7 @@ def test_a_page_is_no_file(server: FaultServer, fetching: SourceFetching, page: 
         ("status_429", "it was asked too often (HTTP status 429 Too Many Requests) (asked 3 times)"),
         ("status_503", "HTTP status 503 Service Unavailable) (asked 3 times)"),
         ("silent", "it does not answer in time (asked 3 times)"),
-        ("length_too_large", "it did not send all that it had announced"),
+        ("length_too_large", "it does not go on where it had stopped (asked 3 times)"),
         ("trickle", "it sent less than 512 KiB in 1 s"),
     ],
 )

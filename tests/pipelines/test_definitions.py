@@ -6,8 +6,9 @@ import dagster as dg
 import pytest
 
 from assets_defs.home import HOME_TAG, run_lock
+from parakeet.home import home
 from parakeet.recipe_file import load_recipe
-from parakeet.stages import ASSET_NAMES, STAGES, use_recipe
+from parakeet.stages import STAGES, active_recipe, asset_names, use_recipe
 from pipelines.definitions import defs
 from pipelines.lost_runs import fail_lost_runs
 from pipelines.schedules import weekly_retraining
@@ -20,7 +21,7 @@ def test_definitions_load() -> None:
 
 def test_every_stage_is_an_asset_with_all_that_a_reader_needs() -> None:
     graph = defs.get_repository_def().asset_graph
-    assert {key.to_user_string() for key in graph.get_all_asset_keys()} == set(ASSET_NAMES)
+    assert {key.to_user_string() for key in graph.get_all_asset_keys()} == set(asset_names(active_recipe(home())))
     for stage in STAGES:
         node = graph.get(dg.AssetKey(stage.name))
         assert node.description

@@ -1,0 +1,137 @@
+"""The data stages as processes: killed in each of them, on one worker, on two, and with Ray, always the same bytes."""
+
+import json
+import random
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import parakeet, start
+
+pytestmark = pytest.mark.slow
+
+TASKED = ("documents", "clean_documents", "deduplicated_documents", "token_shards")
+"""The stages that work by tasks, and go on inside themselves."""
+WORDS = [a + b + c for a in "bdfgklmnprst" for b in "aeiou" for c in ("lo", "ming", "ter", "sk", "nd", "ra", "vel")]
+
+
+def write_sources(folder: Path) -> Path:
+    """Five sources, so that every stage has five tasks; a tenth of the documents stands twice, nearly or exactly."""
+    draw = random.Random(7)
+    names = [f"source-{number}" for number in range(5)]
+    for name in names:
+        texts = [" ".join(draw.choices(WORDS, k=draw.randint(60, 400))) + "." for _ in range(250)]
+        texts += [text + " Once more." * (number % 2) for number, text in enumerate(draw.sample(texts, 25))]
+        lines = [json.dumps({"text": text}) for text in texts]
+        lines[40] = '{"text": broken'
+        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    recipe: dict[str, Any] = {
+        "extends": "demo",
+        "name": "scale",
+        "sources": [
+            {"name": name, "path": f"{name}.jsonl", "licence": "CC0-1.0", "weight": 1 + number}
+            for number, name in enumerate(names)
+        ],
+        "deduplication": {"held_out_fraction": 0.1, "buckets": 4, "hashes_per_bucket": 4},
+        "tokenizer": {"vocabulary": 600},
+    }
+    path = folder / "recipe.json"
+    path.write_text(json.dumps(recipe), encoding="utf-8")
+    return path
+
+
+def with_executor(recipe: Path, **executor: Any) -> Path:
+    values = json.loads(recipe.read_text(encoding="utf-8")) | {"executor": executor}
+    path = recipe.with_name(f"{'-'.join(map(str, executor.values()))}.json")
+    path.write_text(json.dumps(values), encoding="utf-8")
+    return path
+
+
+def contents(home: Path) -> dict[str, str]:
+    """The content digests of the artefacts, which cover every file but the manifests."""
+    return {
+        name: json.loads((home / name / "latest" / "manifest.json").read_text(encoding="utf-8"))["content"]
+        for name in (*TASKED, "tokenizer", "packing_plan", "data_card")
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A recipe, and the home of its build on one worker that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("scale")
+    recipe = write_sources(folder)
+    finished = parakeet(
+        folder / "home",
+        "build",
+        "--recipe",
+        str(with_executor(recipe, kind="local", workers=1)),
+        "--select",
+        "data_card",
+    )
+    assert finished.returncode == 0, finished.stderr.decode()
+    return recipe, folder / "home"
+
+
+@pytest.mark.parametrize("executor", [{"kind": "local", "workers": 2}, {"kind": "ray", "workers": 2}])
+def test_the_same_bytes_on_one_worker_two_and_ray(
+    undisturbed: tuple[Path, Path], tmp_path: Path, executor: dict[str, Any]
+) -> None:
+    if executor["kind"] == "ray":
+        pytest.importorskip("ray", reason="Ray is not installed here (pip install 'parakeet-lm[ray]')")
+    recipe, home = undisturbed
+    finished = parakeet(tmp_path, "build", "--recipe", str(with_executor(recipe, **executor)), "--select", "data_card")
+    assert finished.returncode == 0, finished.stderr.decode()
+    assert contents(tmp_path) == contents(home)
+    shards = {path.name: path.read_bytes() for path in (home / "token_shards" / "latest").glob("*.arrow")}
+    assert {path.name: path.read_bytes() for path in (tmp_path / "token_shards" / "latest").glob("*.arrow")} == shards
+
+
+def finished_files(partial: Path, stage: str) -> set[tuple[int, int]]:
+    """Inode and time of what the finished tasks of a stage have written, which a second try leaves alone."""
+    ranks = [path.name for path in partial.glob("work/*/completions/*") if path.parent.parent.name in LAST[stage]]
+    patterns = [f"work/kept/{rank}/*.parquet" if stage != "token_shards" else f"*-{rank}-*.arrow" for rank in ranks]
+    found = [path.stat() for pattern in patterns for path in partial.glob(pattern)]
+    return {(status.st_ino, status.st_mtime_ns) for status in found}
+
+
+LAST = {
+    "documents": ("reading",),
+    "clean_documents": ("cleaning",),
+    "deduplicated_documents": ("writing",),
+    "token_shards": ("tokenising",),
+}
+"""The pipeline of each stage that writes what becomes the artefact."""
+
+
+def kill_within(stage: str, home: Path, build: subprocess.Popen[bytes]) -> set[tuple[int, int]]:
+    """SIGKILL the build as soon as a task of the stage is finished; what finished tasks had written."""
+    deadline = time.monotonic() + 120
+    while True:
+        assert build.poll() is None, build.communicate()[1].decode()
+        assert time.monotonic() < deadline
+        for partial in (home / stage).glob(".partial-*"):
+            if list(partial.glob("work/*/completions/*")):
+                build.kill()
+                build.wait()
+                return finished_files(partial, stage)
+        time.sleep(0.002)
+
+
+def test_kill_9_in_every_stage_gives_the_same_bytes_and_repeats_no_finished_task(
+    undisturbed: tuple[Path, Path], tmp_path: Path
+) -> None:
+    recipe, home = undisturbed
+    command = ("build", "--recipe", str(with_executor(recipe, kind="local", workers=2)), "--select", "data_card")
+    written = {stage: kill_within(stage, tmp_path, start(tmp_path, *command)) for stage in TASKED}
+    finished = parakeet(tmp_path, *command)
+    assert finished.returncode == 0, finished.stderr.decode()
+    assert contents(tmp_path) == contents(home)
+    for stage in TASKED:
+        status = [path.stat() for path in (tmp_path / stage / "latest").iterdir()]
+        assert written[stage] <= {(s.st_ino, s.st_mtime_ns) for s in status}, stage
+        assert not list((tmp_path / stage).glob(".partial-*"))
+        assert not (tmp_path / stage / "latest" / "work").exists()
+    assert any(written.values())
