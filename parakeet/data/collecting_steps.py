@@ -48,11 +48,10 @@ class ReadRecords(PipelineStep):
         for document in self._documents(source, task, tally):
             tally.documents += 1
             tally.bytes += document.n_bytes
-            leaks.add(document)
+            leaks.check(document)
             yield Item(text="", id=str(tally.records), metadata={"document": document})
             if tally.documents % COUNT_EVERY == 0:
                 count(self.work / "counts", rank, tally.records)
-        leaks.finish()
         tally.save(self.work / "tallies" / f"{rank:05d}.json")
         count(self.work / "counts", rank, tally.records)
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 
 from parakeet.data.documents import Document
@@ -10,7 +11,6 @@ from parakeet.errors import ParakeetError
 from parakeet.sanitise import sanitise
 
 QUESTIONS_FILE = "questions.jsonl"
-CHARACTERS_PER_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -37,28 +37,27 @@ def read_questions(documents: Path) -> list[Question]:
 class LeakSearch:
     """Looks for the text of held-out questions in documents that are not held out by their metadata.
 
-    Raises ParakeetError where it finds one: before hours of training whose marks would measure memory.
+    A text can only hold a question if it holds the question's longest word between its first and its last, which no
+    other text touches: one look at the words of a document rules out nearly all of 1,200 questions.
     """
 
     def __init__(self, questions: Sequence[Question]) -> None:
-        self._prompts = sorted({question.prompt.strip().casefold() for question in questions})
-        self._chunk: list[str] = []
-        self._size = 0
+        self._by_word: dict[str, list[str]] = {}
+        for prompt in sorted({question.prompt.strip().casefold() for question in questions}):
+            inner = max(prompt.split()[1:-1], key=len, default="")
+            self._by_word.setdefault(inner, []).append(prompt)
+        self._wordless = self._by_word.pop("", [])
 
-    def add(self, document: Document) -> None:
-        if self._prompts and not document.metadata.get("held_out"):
-            self._chunk.append(document.content.casefold())
-            self._size += len(self._chunk[-1])
-            if self._size >= CHARACTERS_PER_CHUNK:
-                self.finish()
-
-    def finish(self) -> None:
-        """Search what has been added since the last search; documents are searched many at a time."""
-        text = "\n".join(self._chunk)
-        self._chunk, self._size = [], 0
-        leaked = next((prompt for prompt in self._prompts if prompt in text), None)
-        if leaked is not None:
-            raise ParakeetError(
-                f"The held-out question {sanitise(leaked)!r} stands in a training document: an accuracy on it would "
-                "measure memory. Take that text out of the sources, or give the synthetic source another seed."
-            )
+    def check(self, document: Document) -> None:
+        """Raise ParakeetError if a question stands in it: before hours of training whose marks would measure memory."""
+        if document.metadata.get("held_out") or not (self._by_word or self._wordless):
+            return
+        text = document.content.casefold()
+        found = self._by_word.keys() & set(text.split())
+        for prompt in chain(self._wordless, *(self._by_word[word] for word in sorted(found))):
+            if prompt in text:
+                raise ParakeetError(
+                    f"The held-out question {sanitise(prompt)!r} stands in a training document: an accuracy on it "
+                    "would measure memory. Take that text out of the sources, or give the synthetic source "
+                    "another seed."
+                )

@@ -199,7 +199,7 @@ def _seekable(stream: Any) -> Iterator[BinaryIO]:
 
 def read_row_groups(stream: BinaryIO, groups: Sequence[int] | None = None, rows_before: int = 0) -> Iterator[Record]:
     """Rows of a Parquet file: all of them, or those of some row groups with `rows_before` rows before them."""
-    with pq.ParquetFile(stream, buffer_size=PARQUET_BUFFER_BYTES) as file:
+    with pq.ParquetFile(stream, buffer_size=PARQUET_BUFFER_BYTES, pre_buffer=False) as file:
         # Times hold no text, and those in nanoseconds cannot become Python's.
         columns = [field.name for field in file.schema_arrow if not pa.types.is_temporal(field.type)]
         row = rows_before

@@ -34,7 +34,7 @@ def pin(source: HubSource, patience: Patience) -> dict[str, str]:
 
     Raises Unfit or Broken.
     """
-    info = _info(source, source.dataset, source.revision, patience)
+    info = _info(source, source.dataset, source.revision, patience, with_files=False)
     return {"dataset": info.id, "revision": info.sha}
 
 
@@ -45,7 +45,7 @@ def hub_files(source: HubSource, pinned: Mapping[str, str], patience: Patience) 
     from huggingface_hub.utils import build_hf_headers
 
     dataset, commit = pinned["dataset"], pinned["revision"]
-    siblings = _info(source, dataset, commit, patience).siblings or []
+    siblings = _info(source, dataset, commit, patience, with_files=True).siblings or []
     if len(siblings) >= LONGEST_LIST:
         raise Unfit(f"it has {len(siblings):,} files or more, too many for the hub to list")
     patterns = [re.compile(glob_translate(glob)) for glob in source.files]
@@ -77,12 +77,12 @@ def hub_files(source: HubSource, pinned: Mapping[str, str], patience: Patience) 
     return remotes
 
 
-def _info(source: HubSource, dataset: str, revision: str, patience: Patience) -> Any:
+def _info(source: HubSource, dataset: str, revision: str, patience: Patience, with_files: bool) -> Any:
     from huggingface_hub import HfApi
 
     with _explained_hub(source, patience):
         info = HfApi(endpoint=_endpoint()).dataset_info(
-            dataset, revision=revision, files_metadata=True, timeout=patience.silence
+            dataset, revision=revision, files_metadata=with_files, timeout=patience.silence
         )
         if not info.sha:
             raise Unfit("the hub does not say which commit its files are of")

@@ -33,14 +33,18 @@ class SourceFolder:
             needed.mkdir(parents=True, exist_ok=True)
 
     def arrived(self, remote: Remote, wanted: int | None = None) -> dict[str, Any] | None:
-        """The record of a file that an earlier try fetched, if it is still the same one, there and here."""
+        """The record of a file that an earlier try fetched, if it is still the same one there. What was damaged here is
+        taken away."""
         record = _read(self._records / f"{_key(remote)}.json")
         path = self.folder / remote.name
         if record is None or record["of"] != _described(remote, wanted) or not path.is_file():
             return None
         entry: dict[str, Any] = record["entry"]
-        same = path.stat().st_size == entry["bytes"] and sha256_of(path) == entry["sha256"]
-        return entry if same else None
+        if path.stat().st_size == entry["bytes"] and sha256_of(path) == entry["sha256"]:
+            return entry
+        self._say(f"{remote.name} was changed after it had arrived: fetching it again")
+        path.unlink()
+        return None
 
     def begun(self, remote: Remote) -> int:
         """Bytes of the file that wait in its part."""

@@ -177,12 +177,15 @@ def _named_safely(remotes: list[Remote], source: RemoteSource) -> list[Remote]:
     seen: dict[str, str] = {}
     for remote in safe:
         # Some file systems take a.txt and A.txt for one file.
-        if not remote.name or (other := seen.setdefault(remote.name.lower(), remote.origin)) != remote.origin:
-            problem = "has no name" if not remote.name else f"would have the same name as {other}"
-            message = (
-                f"Source {source.name}: the file from {remote.origin} {problem}. Give it a file_name in the recipe"
+        name = remote.name.lower()
+        problem = f"would have the same name as {seen[name]}" if name in seen else "" if name else "has no name"
+        if problem:
+            message = f"Source {source.name}: the file from {remote.origin} {problem}. "
+            mend = (
+                "Give it a file_name in the recipe" if isinstance(source, DownloadSource) else "Leave one of them out"
             )
-            raise ParakeetError(sanitise(f"{message}."))
+            raise ParakeetError(sanitise(f"{message}{mend}."))
+        seen[name] = remote.origin
     return safe
 
 

@@ -1,6 +1,8 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from parakeet.conversation import Turn
 from parakeet.data.documents import Document
@@ -18,8 +20,19 @@ def search(*questions: Question) -> None:
     leaks = LeakSearch(questions)
     for words, reply, held_out in (("So: WHAT is up?", "Up.", False), ("Held?", "Yes.", True)):
         turns = (Turn("Human", words), Turn("Assistant", reply))
-        leaks.add(Document("a", "MIT", turns, {"held_out": held_out}))
-    leaks.finish()
+        leaks.check(Document("a", "MIT", turns, {"held_out": held_out}))
+
+
+WORDS = st.lists(st.sampled_from(["a", "bb", "ccc", "Dd?", "é", "ſ", "\u2009"]), min_size=1, max_size=4).map(" ".join)
+
+
+@given(prompt=WORDS, before=st.text("ab \n", max_size=3), after=st.text("ab \n", max_size=3))
+def test_a_leaked_question_is_found_wherever_it_stands(prompt: str, before: str, after: str) -> None:
+    leaks = LeakSearch([Question("s", "t", prompt, "Yes.")])
+    text = Document("a", "MIT", (Turn("text", before + prompt.strip().upper() + after),))
+    if prompt.strip():
+        with pytest.raises(ParakeetError, match="stands in a training document"):
+            leaks.check(text)
 
 
 def test_a_leaked_question_is_refused_by_name() -> None:

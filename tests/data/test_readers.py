@@ -141,6 +141,18 @@ def test_a_line_without_an_end_costs_one_record() -> None:
     assert told(found) == [(1, "line too long"), (2, {"a": 2})]
 
 
+def test_a_large_row_group_is_read_in_the_memory_of_its_pages(tmp_path: Path) -> None:
+    rows = 4000
+    table = pa.table({"text": [f"{row:05d}" * 800 for row in range(rows)]})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=rows, use_dictionary=False, compression="none")
+    assert (tmp_path / "a.parquet").stat().st_size > 16_000_000
+    tracemalloc.start()
+    assert sum(1 for _ in read_records(tmp_path / "a.parquet")) == rows
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8_000_000
+
+
 class TestPieces:
     @staticmethod
     def all_of(tasks: list[list[Piece]]) -> Iterator[tuple[str, int, Any]]:

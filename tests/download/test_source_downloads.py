@@ -119,6 +119,15 @@ def test_names_that_are_missing_or_stand_twice(server: FaultServer, fetching: So
     assert server.requests == []
 
 
+def test_a_file_that_was_damaged_between_two_tries(server: FaultServer, fetching: SourceFetching) -> None:
+    files = source(server.address("whole", "a.jsonl"), server.address("status_404", "b.jsonl"))
+    fetching.refused(files)
+    (fetching.output / "a.jsonl").write_bytes(LINES[:-1] + b"?")
+    fetching.refused(files)
+    assert fetching.files == {"a.jsonl": LINES}
+    assert "a.jsonl was changed after it had arrived: fetching it again" in fetching.said.getvalue()
+
+
 def test_a_second_try_leaves_what_has_arrived(server: FaultServer, fetching: SourceFetching) -> None:
     files = source(server.address("whole", "a.jsonl"), server.address("begins_then_refuses", "b.jsonl"))
     assert "too many people" in fetching.refused(files)

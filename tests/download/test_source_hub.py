@@ -167,6 +167,14 @@ def test_a_connection_that_drops_is_gone_on_with(hub: FakeHub, fetching: SourceF
     assert [wanted.partition("-")[0] for wanted in hub.fetched("/cdn/")] == ["bytes=0", "bytes=100000", "bytes=200000"]
 
 
+def test_a_trickle_is_broken_off_and_gone_on_with(hub: FakeHub, fetching: SourceFetching) -> None:
+    hub.pause = 0.08
+    fetching(source())
+    assert fetching.files["data/a.jsonl"] == LARGE
+    assert "it sent less than 512 KiB in 1 s" in fetching.said.getvalue()
+    assert len(hub.fetched("/cdn/")) > 1
+
+
 def test_another_file_than_was_listed_is_refused(hub: FakeHub, fetching: SourceFetching) -> None:
     digest = hashlib.sha256(LARGE).hexdigest()
     hub.blobs[digest] = bytes(len(LARGE))
