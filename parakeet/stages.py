@@ -364,13 +364,13 @@ class Build:
         return {}
 
     def _read_files(self, sources: Sequence[FileSource | EvaluationSet]) -> dict[str, tuple[Path, str]]:
-        from parakeet.data.sources import source_files
+        from parakeet.data.sources import source_files, source_root
 
         files: dict[str, tuple[Path, str]] = {}
         for source in sources:
-            found = source_files(source)
+            root, found = source_root(source), source_files(source)
             digests = self._hashes.sha256(found)
-            files |= {f"{source.name}/{index}/{p.name}": (p, digests[p]) for index, p in enumerate(found)}
+            files |= {f"{source.name}/{path.relative_to(root).as_posix()}": (path, digests[path]) for path in found}
         return files
 
     def _expected_bytes(self, stage: Stage, inputs: dict[str, Artifact], files: list[Path]) -> int:

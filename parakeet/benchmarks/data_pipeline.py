@@ -39,6 +39,10 @@ class EndToEnd:
         return {**parts, START: rest, ALL: self.clean.seconds + whole}
 
     @property
+    def cleaned(self) -> int:
+        return int(self.clean.counts["documents"])
+
+    @property
     def kept(self) -> int:
         return int(self.deduplicate.counts["documents"])
 
@@ -57,7 +61,7 @@ class Side:
     def as_json(self) -> dict[str, Any]:
         return {
             "kept": self.median.kept,
-            "cleaned": self.median.clean.counts["documents"],
+            "cleaned": self.median.cleaned,
             "seconds": [one.seconds for one in self.rounds],
         }
 

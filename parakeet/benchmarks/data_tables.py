@@ -27,7 +27,11 @@ def pipelines(sides: Mapping[str, Side], n_bytes: int, documents: int, workers: 
         seconds = [side.median.seconds[step] for side in sides.values()]
         rates = "".join(f"{n_bytes / MB / max(one, 1e-9):>11.2f}" for one in seconds)
         click.echo(f"{step:<34}{rates}" + (f"{seconds[1] / seconds[0]:>8.2f}" if len(seconds) > 1 else ""))
-    click.echo(f"{'documents kept':<34}" + "".join(f"{side.median.kept:>11,}" for side in sides.values()))
+    for what, counts in (
+        ("documents after cleaning", [side.median.cleaned for side in sides.values()]),
+        ("documents kept", [side.median.kept for side in sides.values()]),
+    ):
+        click.echo(f"{what:<34}" + "".join(f"{count:>11,}" for count in counts))
     text = "clean, exact and MinHash beside datatrove's defaults"
     if DATATROVE not in sides:
         click.echo(f"\ndatatrove's defaults: not measured, {WITHOUT_SPACY}\n")

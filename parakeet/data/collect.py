@@ -41,6 +41,10 @@ class Tally:
     def bad(self) -> int:
         return self.bad_reasons.total()
 
+    @property
+    def taken(self) -> int:
+        return self.records - self.not_taken
+
     def reject(self, problem: Problem, where: dict[str, Any], content: Any) -> None:
         self.bad_reasons[problem.reason] += 1
         if len(self.problems) < PROBLEMS_KEPT:
@@ -104,10 +108,7 @@ def collect_documents(recipe: Recipe, inputs: Mapping[str, Path], output: Path, 
     tallies = {source.name: Tally() for source in recipe.sources}
     of_source = _plan_tasks(recipe, inputs, work, tallies)
     steps = [ReadRecords(recipe.sources, recipe.limit, output, work), WriteDocuments(work / "kept")]
-    with (
-        progress.task("documents", total=None, unit="records") as task,
-        watch(task, work / "counts"),
-    ):
+    with progress.task("documents", _megabytes(work / "tasks"), "MB") as task, watch(task, work / "counts"):
         run_tasks(steps, len(of_source), recipe.executor, work / "reading")
     for number, name in enumerate(of_source):
         tallies[name].add(Tally.load(work / "tallies" / f"{number:05d}.json"))
@@ -130,7 +131,7 @@ def _plan_tasks(recipe: Recipe, inputs: Mapping[str, Path], work: Path, tallies:
     of_source: list[str] = []
     for source in recipe.sources:
         if isinstance(source, SyntheticSource):
-            tasks: list[dict[str, Any]] = [{}]
+            tasks: list[dict[str, Any]] = [{"pieces": []}]
         else:
             files, root = _files(source, inputs)
             tallies[source.name].files = len(files)
@@ -140,6 +141,12 @@ def _plan_tasks(recipe: Recipe, inputs: Mapping[str, Path], work: Path, tallies:
             replace_file(work / "tasks" / f"{len(of_source):05d}.json", content)
             of_source.append(source.name)
     return of_source
+
+
+def _megabytes(tasks: Path) -> float | None:
+    """What the tasks read of files, in millions of bytes; None where it is nothing."""
+    pieces = [piece for path in tasks.iterdir() for piece in json.loads(path.read_text(encoding="utf-8"))["pieces"]]
+    return sum(piece["n_bytes"] for piece in pieces) / 1e6 or None
 
 
 def _files(source: RecordSource, inputs: Mapping[str, Path]) -> tuple[list[Path], Path]:
@@ -156,20 +163,23 @@ def _judge(source: Source, tally: Tally, progress: Progress) -> None:
         where = f" ({source.path})" if isinstance(source, FileSource) else ""
         message = f"Source {source.name}{where} is empty: there is no record in it. Fill it, or take it out."
         raise ParakeetError(sanitise(message))
-    taken = tally.records - tally.not_taken
-    if taken == 0:
+    if tally.taken == 0:
         raise ParakeetError(f"Source {source.name}: the limit takes none of its {tally.records:,} records. Raise it.")
-    shown = _shown(source, tally)
-    if tally.bad > MOST_BAD_RECORDS * taken:
-        raise ParakeetError(
-            f"Source {source.name}: {tally.bad:,} of {taken:,} records cannot be used, and at most "
-            f"{MOST_BAD_RECORDS:.0%} may be bad. Correct the file, or the source's columns in the recipe. The first:\n"
-            + "\n".join(shown)
-        )
+    if tally.bad > MOST_BAD_RECORDS * tally.taken:
+        raise refusal(source, tally)
     if tally.bad:
-        progress.say(f"{source.name}: {tally.bad:,} of {taken:,} records left out. The first:")
-        for line in shown:
+        progress.say(f"{source.name}: {tally.bad:,} of {tally.taken:,} records left out. The first:")
+        for line in _shown(source, tally):
             progress.say(line)
+
+
+def refusal(source: Source, tally: Tally) -> ParakeetError:
+    """Too many of the records that were read so far are bad."""
+    return ParakeetError(
+        f"Source {source.name}: {tally.bad:,} of {tally.taken:,} records cannot be used, and at most "
+        f"{MOST_BAD_RECORDS:.0%} may be bad. Correct the file, or the source's columns in the recipe. The first:\n"
+        + "\n".join(_shown(source, tally))
+    )
 
 
 def _shown(source: Source, tally: Tally) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 from datatrove.data import Document as Item
 from datatrove.pipeline.base import PipelineStep
 
-from parakeet.data.collect import Tally
+from parakeet.data.collect import Tally, refusal
 from parakeet.data.documents import Document
 from parakeet.data.pieces import Piece
 from parakeet.data.questions import LeakSearch, read_questions
@@ -22,12 +22,14 @@ from parakeet.recipe import FileSource, RecordSource, Source, SyntheticSource
 from parakeet.sanitise import sanitise
 
 COUNT_EVERY = 256
+HOPELESS_RECORDS = 1000
 
 
 class ReadRecords(PipelineStep):
     """Documents of the records of one task, which `tasks/<task>.json` lists, in which no held-out question stands.
 
-    `tallies/<task>.json` says what became of each record, `counts/<task>` how many there were, for `watch`.
+    `tallies/<task>.json` says what became of each record, `counts/<task>` how many megabytes of the files were read, for
+    `watch`. A task most of whose records are bad ends at once: hours later it would be refused all the same.
     """
 
     name = "Read records"
@@ -51,9 +53,9 @@ class ReadRecords(PipelineStep):
             leaks.check(document)
             yield Item(text="", id=str(tally.records), metadata={"document": document})
             if tally.documents % COUNT_EVERY == 0:
-                count(self.work / "counts", rank, tally.records)
+                count(self.work / "counts", rank, _megabytes_read(task["pieces"], tally))
         tally.save(self.work / "tallies" / f"{rank:05d}.json")
-        count(self.work / "counts", rank, tally.records)
+        count(self.work / "counts", rank, sum(piece["n_bytes"] for piece in task["pieces"]) / 1e6)
 
     def _documents(self, source: Source, task: dict[str, Any], tally: Tally) -> Iterator[Document]:
         if isinstance(source, SyntheticSource):
@@ -71,6 +73,13 @@ class ReadRecords(PipelineStep):
                 else:
                     tally.not_taken += 1
                 index += 1
+                if tally.bad >= HOPELESS_RECORDS and 2 * tally.bad > tally.taken:
+                    raise refusal(source, tally)
+
+
+def _megabytes_read(pieces: Sequence[dict[str, Any]], tally: Tally) -> float:
+    """By the text that came out of them, and at most what they hold: a compressed file says no more of its end."""
+    return min(tally.bytes, sum(piece["n_bytes"] for piece in pieces)) / 1e6
 
 
 def _synthetic(source: SyntheticSource, share: Fraction, tally: Tally) -> Iterator[Document]:

@@ -20,11 +20,13 @@ TASK_BYTES = 64 << 20
 class Piece:
     """A file, or the row groups `first` to `last` of a Parquet file that has `rows_before` rows before them.
 
-    `name` is what the file is called in every record of it: never where it lies on this machine.
+    `name` is what the file is called in every record of it: never where it lies on this machine. `n_bytes` is its share
+    of the file.
     """
 
     path: str
     name: str
+    n_bytes: int
     groups: tuple[int, int] | None = None
     rows_before: int = 0
 
@@ -37,14 +39,14 @@ class Piece:
 
 def divided(files: Sequence[Path], root: Path, task_bytes: int = TASK_BYTES) -> list[list[Piece]]:
     """The pieces of each task, in the order of the files, which are told relative to `root`."""
-    sized = [sized for path in files for sized in _pieces(path, path.relative_to(root).as_posix(), task_bytes)]
-    groups = part_groups([size for size, _ in sized], task_bytes)
-    return [_joined([sized[number][1] for number in group]) for group in groups]
+    pieces = [piece for path in files for piece in _pieces(path, path.relative_to(root).as_posix(), task_bytes)]
+    groups = part_groups([piece.n_bytes for piece in pieces], task_bytes)
+    return [_joined([pieces[number] for number in group]) for group in groups]
 
 
-def _pieces(path: Path, name: str, task_bytes: int) -> list[tuple[int, Piece]]:
+def _pieces(path: Path, name: str, task_bytes: int) -> list[Piece]:
     size = path.stat().st_size
-    whole = [(size, Piece(str(path), name))]
+    whole = [Piece(str(path), name, size)]
     if size <= task_bytes or file_kind(path.name) != ("parquet", ""):
         return whole
     try:
@@ -53,7 +55,7 @@ def _pieces(path: Path, name: str, task_bytes: int) -> list[tuple[int, Piece]]:
         return whole  # and the task that reads it says what is wrong
     rows = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
     return [
-        (size * count // max(1, sum(rows)), Piece(str(path), name, (group, group), sum(rows[:group])))
+        Piece(str(path), name, size * count // max(1, sum(rows)), (group, group), sum(rows[:group]))
         for group, count in enumerate(rows)
     ] or whole
 
@@ -64,7 +66,8 @@ def _joined(pieces: list[Piece]) -> list[Piece]:
     for piece in pieces[1:]:
         last = joined[-1]
         if piece.groups and last.groups and piece.path == last.path:
-            joined[-1] = replace(last, groups=(last.groups[0], piece.groups[1]))
+            groups = (last.groups[0], piece.groups[1])
+            joined[-1] = replace(last, groups=groups, n_bytes=last.n_bytes + piece.n_bytes)
         else:
             joined.append(piece)
     return joined

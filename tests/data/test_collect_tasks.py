@@ -226,3 +226,13 @@ def test_a_question_that_leaks_stops_the_stage(tmp_path: Path) -> None:
     leak = FileSource(name="leak", path=jsonl(tmp_path / "a.jsonl", ["innocent", f"So: {question.upper()} Yes."]))
     with pytest.raises(ParakeetError, match="stands in a training document"):
         collect(tmp_path / "second", recipe_of(talk, leak))
+
+
+def test_a_source_that_is_nearly_all_bad_ends_at_once(tmp_path: Path) -> None:
+    """A wrong mapping is said after a thousand records, not after hours."""
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"words": "none of this is known"}\n' * 5000, encoding="utf-8")
+    with pytest.raises(ParakeetError, match=r"1,000 of 1,000 records cannot be used.*\n.*a\.jsonl:1: unknown columns"):
+        collect_documents(
+            recipe_of(FileSource(name="a", path=str(path))), {}, tmp_path / "out", Progress(io.StringIO())
+        )
