@@ -28,8 +28,8 @@ HOPELESS_RECORDS = 1000
 class ReadRecords(PipelineStep):
     """Documents of the records of one task, which `tasks/<task>.json` lists, in which no held-out question stands.
 
-    `tallies/<task>.json` says what became of each record, `counts/<task>` how many megabytes of the files were read, for
-    `watch`. A task most of whose records are bad ends at once: hours later it would be refused all the same.
+    `tallies/<task>.json` says what became of each record, `counts/<task>` how many megabytes of the files were read,
+    for `watch`. A task most of whose records are bad ends at once: hours later it would be refused all the same.
     """
 
     name = "Read records"

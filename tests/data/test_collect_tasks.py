@@ -232,7 +232,7 @@ def test_a_source_that_is_nearly_all_bad_ends_at_once(tmp_path: Path) -> None:
     """A wrong mapping is said after a thousand records, not after hours."""
     path = tmp_path / "a.jsonl"
     path.write_text('{"words": "none of this is known"}\n' * 5000, encoding="utf-8")
+    output = tmp_path / "out"
+    output.mkdir()
     with pytest.raises(ParakeetError, match=r"1,000 of 1,000 records cannot be used.*\n.*a\.jsonl:1: unknown columns"):
-        collect_documents(
-            recipe_of(FileSource(name="a", path=str(path))), {}, tmp_path / "out", Progress(io.StringIO())
-        )
+        collect_documents(recipe_of(FileSource(name="a", path=str(path))), {}, output, Progress(io.StringIO()))

@@ -202,7 +202,8 @@ def test_one_worker_and_two_write_the_same_bytes(tmp_path: Path, monkeypatch: py
         monkeypatch.setattr(os, "cpu_count", lambda workers=workers: workers)
         name = f"run{len(written)}"
         _, counts = deduplicate(tmp_path, recipe(held_out_fraction=0.2), *groups, name=name)
-        written.append((counts, {path.name: path.read_bytes() for path in (tmp_path / name).iterdir() if path.is_file()}))
+        files = [path for path in (tmp_path / name).iterdir() if path.is_file()]
+        written.append((counts, {path.name: path.read_bytes() for path in files}))
     assert written[0][0]["near_duplicates"] == 10
     assert written[0] == written[1] == written[2]
 

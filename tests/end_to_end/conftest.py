@@ -17,6 +17,7 @@ STAGES = (
     "tokenizer",
     "token_shards",
     "packing_plan",
+    "data_card",
     "checkpoint",
     "evaluation",
     "release",
