@@ -153,6 +153,9 @@ def _source_kind(value: Any) -> str:
 RemoteSource = DownloadSource | HubSource | BucketSource
 """Sources that are fetched first."""
 
+SOURCE_FILES = "source_files"
+"""What is fetched is a stage of its own for each remote source, called `source_files/<source>`."""
+
 Source = Annotated[
     Annotated[FileSource, Tag("files")]
     | Annotated[DownloadSource, Tag("download")]

@@ -16,7 +16,16 @@ from parakeet.errors import ParakeetError
 from parakeet.hashes import HashCache
 from parakeet.home import hashes_file, models_folder, runs_folder
 from parakeet.progress import Progress
-from parakeet.recipe import BucketSource, DownloadSource, EvaluationSet, FileSource, HubSource, Recipe, RemoteSource
+from parakeet.recipe import (
+    SOURCE_FILES,
+    BucketSource,
+    DownloadSource,
+    EvaluationSet,
+    FileSource,
+    HubSource,
+    Recipe,
+    RemoteSource,
+)
 from parakeet.recipe_file import load_recipe
 from parakeet.training.job import CURVE_FILE, METRICS_FILE, SUMMARY_FILE
 from parakeet.training.stage import CHANGEABLE, Launch, expected_bytes, make_checkpoint
@@ -24,8 +33,6 @@ from parakeet.training.stage import CHANGEABLE, Launch, expected_bytes, make_che
 ACTIVE_RECIPE_FILE = "recipe.yaml"
 DEFAULT_RECIPE = "demo"
 ORIGINAL_CHECKPOINT = "original_checkpoint"
-SOURCE_FILES = "source_files"
-"""The stages that fetch are called `source_files/<source>`, one for each remote source of the recipe."""
 
 
 @dataclass(frozen=True)

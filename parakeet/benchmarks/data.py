@@ -26,7 +26,7 @@ from parakeet.benchmarks.data_corpus import (
 from parakeet.benchmarks.data_forecast import forecast
 from parakeet.benchmarks.data_packing import lengths_of, measure_fill, measure_loading
 from parakeet.benchmarks.data_pipeline import measure_pipelines
-from parakeet.benchmarks.data_recall import measure_labelled, measure_recall
+from parakeet.benchmarks.data_recall import labelled_sets, measure_labelled, measure_recall
 from parakeet.benchmarks.data_stages import ROW_TOKENS, Chain, bench_recipe, run_chain
 from parakeet.benchmarks.data_tokenising import measure_tokenising, save_tokenizer
 from parakeet.benchmarks.demands import Demand, print_demands
@@ -77,9 +77,9 @@ class Bench:
         self.result["recall"] = {"bands": [band.as_json() for band in bands], "unrelated_found": false}
         self.demands += tables.recall(bands, false)
 
-    def labelled(self, folder: Path) -> None:
+    def labelled(self, trains: Sequence[Path]) -> None:
         self.progress.say("labelled sets")
-        sets = measure_labelled(bench_recipe(self.workers), folder, self.folder / "labelled")
+        sets = measure_labelled(bench_recipe(self.workers), trains, self.folder / "labelled")
         self.result["labelled"] = [one.as_json() for one in sets]
         self.demands += tables.labelled(sets)
 
@@ -132,6 +132,8 @@ def run(
     """Tables, then one JSON line. `workers` 0 is one a core; `memory` measures ten times `megabytes` too."""
     workers = workers or os.cpu_count() or 1
     sizes = [megabytes * MB, LARGER * megabytes * MB] if memory else [megabytes * MB]
+    # Before minutes of other work.
+    trains = labelled_sets(labelled) if labelled is not None else []
     _require_room(DISK_SHARE * sizes[-1])
     load_before = os.getloadavg()
     with TemporaryDirectory(prefix="parakeet-data-") as folder:
@@ -140,8 +142,8 @@ def run(
         bench = Bench(Path(folder), blocks, texts, workers, rounds, Progress())
         bench.pipelines(sizes[0])
         bench.recall(pairs)
-        if labelled is not None:
-            bench.labelled(labelled)
+        if trains:
+            bench.labelled(trains)
         bench.stages(sizes)
     print_demands(bench.demands)
     values = {"benchmark": "data", "text": [Path(path).name for path in text], "workers": workers, "rounds": rounds}

@@ -110,11 +110,15 @@ def measure_recall(
     return bands, len(found - set(wanted))
 
 
-def measure_labelled(recipe: Recipe, folder: Path, scratch: Path) -> list[Labelled]:
-    """Every `<name>.train` (a document a line, its id first) with `<name>.truth` (two ids a line) of a folder."""
+def labelled_sets(folder: Path) -> list[Path]:
+    """Every `<name>.train` (a document a line, its id first) of a folder; `<name>.truth` has two ids a line."""
     trains = sorted(folder.glob("*.train"), key=lambda path: path.stat().st_size)
     if not trains:
         raise ParakeetError(f"{folder} holds no file called *.train. Name a folder with labelled sets for --labelled.")
+    return trains
+
+
+def measure_labelled(recipe: Recipe, trains: Sequence[Path], scratch: Path) -> list[Labelled]:
     return [_labelled(recipe, train, scratch / train.stem) for train in trains]
 
 

@@ -267,10 +267,10 @@ def _provenance(artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
 
 
 def _named(files: Mapping[str, str]) -> list[dict[str, str]]:
-    """Files outside the store, whose label is `<source>/<number>/<name>`."""
+    """Files outside the store, whose label is `<source>/<name>`."""
     found = []
     for label, digest in files.items():
-        source, _, name = label.split("/", 2)
+        source, _, name = label.partition("/")
         found.append({"source": sanitise(source), "name": sanitise(name), "sha256": digest})
     return found
 

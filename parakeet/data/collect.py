@@ -15,7 +15,7 @@ from parakeet.data.records import EXCERPT_CHARACTERS, Problem, excerpt_of
 from parakeet.data.sources import fetched_files, source_files, source_root
 from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
-from parakeet.recipe import FileSource, Recipe, RecordSource, Source, SyntheticSource
+from parakeet.recipe import SOURCE_FILES, FileSource, Recipe, RecordSource, Source, SyntheticSource
 from parakeet.sanitise import sanitise
 
 PROBLEMS_FILE = "problems.jsonl"
@@ -153,7 +153,7 @@ def _files(source: RecordSource, inputs: Mapping[str, Path]) -> tuple[list[Path]
     """The files of a source, and the folder that their names are told relative to."""
     if isinstance(source, FileSource):
         return source_files(source), source_root(source)
-    folder = inputs[f"source_files/{source.name}"]
+    folder = inputs[f"{SOURCE_FILES}/{source.name}"]
     return fetched_files(folder, source.name), folder
 
 

@@ -17,7 +17,7 @@ from parakeet.generation.engine import load_engine
 from parakeet.home import checkout
 from parakeet.model.config import CONFIG_FILE, WEIGHTS_FILE
 from parakeet.progress import Progress
-from parakeet.recipe import Recipe
+from parakeet.recipe import SOURCE_FILES, Recipe
 from parakeet.release.card import render_card
 from parakeet.release.verify import GENERATION_FILE, TRAINING_MANIFEST_FILE, verify_release, write_sums
 from parakeet.tokenizer import SETTINGS_FILE, VOCABULARY_FILE, Tokenizer
@@ -86,13 +86,24 @@ def _training_manifest(recipe: Recipe, lineage: Mapping[str, Mapping[str, Any]])
     kept = ("fingerprint", "content", "version", "settings", "inputs", "counts", "made", "seconds")
     return {
         "recipe": recipe.model_dump(mode="json"),
-        "source_files": dict(lineage["documents"]["source_files"]),
+        "source_files": _source_files(lineage),
         "stages": {name: {key: manifest[key] for key in kept} for name, manifest in lineage.items()},
         "seeds": {"training": recipe.training.seed, "order": recipe.packing.seed},
         "git": _git_state(),
         "packages": {name: _version(name) for name in PACKAGES},
         "hardware": {"machine": platform.machine(), "system": platform.system(), "python": platform.python_version()},
     }
+
+
+def _source_files(lineage: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """sha256 of every file that was read, by `<source>/<name>`, whether it lay here or was fetched."""
+    fetched = {
+        f"{stage.removeprefix(f'{SOURCE_FILES}/')}/{name}": entry["sha256"]
+        for stage, manifest in lineage.items()
+        if stage.startswith(f"{SOURCE_FILES}/")
+        for name, entry in manifest["files"].items()
+    }
+    return {**lineage["documents"]["source_files"], **fetched}
 
 
 def _git_state() -> dict[str, Any] | None:

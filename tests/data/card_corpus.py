@@ -92,7 +92,7 @@ def write_manifest(folder: Path, stage: str, counts: dict[str, Any], number: int
         "fingerprint": f"{number:016x}",
         "content": f"{number:064x}",
         "inputs": {},
-        "source_files": {"talk/0/talk.jsonl": "ab" * 32} if stage == "documents" else {},
+        "source_files": {"talk/talk.jsonl": "ab" * 32} if stage == "documents" else {},
         "counts": counts,
         "files": {},
         "made": "2026-11-26T00:00:00+00:00",
