@@ -4,7 +4,7 @@ import dagster as dg
 
 from assets_defs.stage_asset import stage_asset
 from parakeet.artifact import Artifact
-from parakeet.data.card import HTML_FILE, MARKDOWN_FILE
+from parakeet.data.card.make import HTML_FILE, MARKDOWN_FILE
 
 FIGURES = ("sources", "documents", "tokens", "held_out_tokens", "licences", "unknown_licences", "unaccounted")
 

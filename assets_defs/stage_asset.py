@@ -48,7 +48,7 @@ def stage_asset(
             code_version=code_version(chosen),
         )
 
-        @dg.multi_asset(name=op_name(chosen.name), specs=[spec], pool=pool)
+        @dg.multi_asset(name=op_name(chosen.name), specs=[spec], pool=pool, op_tags=_tags(chosen))
         def asset(
             context: dg.AssetExecutionContext,
             config: StageConfig,
@@ -68,6 +68,11 @@ def stage_asset(
         return asset
 
     return decorate
+
+
+def _tags(stage: Stage) -> dict[str, str]:
+    """All that tells of the data comes before weeks of training; of steps that could run, Dagster takes the highest."""
+    return {"dagster/priority": "1"} if stage.group in ("corpus", "tokens") else {}
 
 
 def asset_key(name: str) -> dg.AssetKey:

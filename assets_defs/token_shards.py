@@ -5,7 +5,7 @@ import dagster as dg
 from assets_defs.home import ParakeetHome
 from assets_defs.stage_asset import artifact_of, markdown_table, stage_asset
 from parakeet.artifact import Artifact
-from parakeet.data.shards import TokenShards
+from parakeet.data.tokens.shards import TokenShards
 from parakeet.errors import ParakeetError
 from parakeet.tokenizer import Tokenizer
 

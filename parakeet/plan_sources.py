@@ -4,7 +4,7 @@ import textwrap
 from fractions import Fraction
 from urllib.parse import urlsplit
 
-from parakeet.data.sampling import synthetic_count
+from parakeet.data.reading.sampling import synthetic_count
 from parakeet.recipe import (
     BucketSource,
     Columns,

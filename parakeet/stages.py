@@ -135,7 +135,7 @@ STAGES: tuple[Stage, ...] = (
         "documents",
         group="corpus",
         summary="Every record of the recipe's sources in one shape: turns with a role, a source and a licence.",
-        make="parakeet.data.collect:collect_documents",
+        make="parakeet.data.reading.collect:collect_documents",
         settings=_documents,
         headline=lambda c: f"{c['documents']:,} documents of {', '.join(c['sources'])}",
         version=2,
@@ -145,7 +145,7 @@ STAGES: tuple[Stage, ...] = (
         "clean_documents",
         group="corpus",
         summary="Documents with normalised text, without rubbish and without what the model is to be tested on.",
-        make="parakeet.data.clean:clean_documents",
+        make="parakeet.data.cleaning.clean:clean_documents",
         settings=_cleaning,
         headline=lambda c: f"{c['documents']:,} kept, {c['dropped']:,} dropped",
         inputs=("documents",),
@@ -156,7 +156,7 @@ STAGES: tuple[Stage, ...] = (
         "deduplicated_documents",
         group="corpus",
         summary="One document of each cluster of exact and near duplicates, split into training and held-out ones.",
-        make="parakeet.data.deduplicate:deduplicate_documents",
+        make="parakeet.data.deduplication.deduplicate:deduplicate_documents",
         settings=_deduplication,
         headline=lambda c: f"{c['documents']:,} kept, {c['exact_duplicates'] + c['near_duplicates']:,} duplicates",
         inputs=("clean_documents",),
@@ -168,7 +168,7 @@ STAGES: tuple[Stage, ...] = (
         "tokenizer",
         group="tokens",
         summary="The vocabulary and control tokens that turn text into ids.",
-        make="parakeet.data.vocabulary:make_tokenizer",
+        make="parakeet.data.tokens.vocabulary:make_tokenizer",
         settings=lambda recipe: recipe.part("tokenizer"),
         headline=lambda c: f"{c['tokens']:,} tokens ({c['kind']})",
         inputs=("deduplicated_documents",),
@@ -179,7 +179,7 @@ STAGES: tuple[Stage, ...] = (
         "token_shards",
         group="tokens",
         summary="The corpus as ids, in Arrow files that memory-map, training and held-out documents apart.",
-        make="parakeet.data.tokenise:make_token_shards",
+        make="parakeet.data.tokens.tokenise:make_token_shards",
         settings=lambda recipe: {**recipe.part("shards"), "sources": sorted(source.name for source in recipe.sources)},
         headline=lambda c: f"{c['train']['tokens']:,} tokens, {c['held_out']['tokens']:,} held out",
         inputs=("deduplicated_documents", "tokenizer"),
@@ -191,7 +191,7 @@ STAGES: tuple[Stage, ...] = (
         "packing_plan",
         group="tokens",
         summary="Which pieces of which documents share a training row, so that no token and hardly a slot is lost.",
-        make="parakeet.data.packing:make_packing_plan",
+        make="parakeet.data.tokens.packing:make_packing_plan",
         settings=_packing,
         headline=_packing_headline,
         inputs=("token_shards",),
@@ -202,7 +202,7 @@ STAGES: tuple[Stage, ...] = (
         "data_card",
         group="tokens",
         summary="What the corpus holds, by source, as a page: sizes, licences, what was dropped and why, examples.",
-        make="parakeet.data.card:make_data_card",
+        make="parakeet.data.card.make:make_data_card",
         settings=_data_card,
         headline=lambda c: f"{c['sources']} sources, {c['tokens']:,} tokens",
         inputs=("documents", "clean_documents", "deduplicated_documents", "tokenizer", "token_shards", "packing_plan"),
@@ -371,7 +371,7 @@ class Build:
         return {}
 
     def _read_files(self, sources: Sequence[FileSource | EvaluationSet]) -> dict[str, tuple[Path, str]]:
-        from parakeet.data.sources import source_files, source_root
+        from parakeet.data.reading.sources import source_files, source_root
 
         files: dict[str, tuple[Path, str]] = {}
         for source in sources:

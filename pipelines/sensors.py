@@ -5,7 +5,7 @@ import json
 
 import dagster as dg
 
-from parakeet.data.sources import source_files
+from parakeet.data.reading.sources import source_files
 from parakeet.errors import ParakeetError
 from parakeet.home import home
 from parakeet.recipe import FileSource

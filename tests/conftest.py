@@ -15,9 +15,9 @@ import pytest
 
 from parakeet.conversation import Turn
 from parakeet.data.documents import Document, DocumentWriter
-from parakeet.data.packing import make_packing_plan
-from parakeet.data.tokenise import make_token_shards
-from parakeet.data.vocabulary import make_tokenizer
+from parakeet.data.tokens.packing import make_packing_plan
+from parakeet.data.tokens.tokenise import make_token_shards
+from parakeet.data.tokens.vocabulary import make_tokenizer
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.recipe_file import load_recipe

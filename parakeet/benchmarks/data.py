@@ -30,7 +30,7 @@ from parakeet.benchmarks.data_recall import labelled_sets, measure_labelled, mea
 from parakeet.benchmarks.data_stages import ROW_TOKENS, Chain, bench_recipe, run_chain
 from parakeet.benchmarks.data_tokenising import measure_tokenising, save_tokenizer
 from parakeet.benchmarks.demands import Demand, print_demands
-from parakeet.data.shards import TokenShards
+from parakeet.data.tokens.shards import TokenShards
 from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
 from parakeet.tokenizer import Tokenizer

@@ -20,10 +20,10 @@ from datatrove.pipeline.dedup.minhash import (
 )
 from datatrove.pipeline.filters import GopherQualityFilter, GopherRepetitionFilter
 
-from parakeet.data.cleaning_steps import CleanDocuments
-from parakeet.data.deduplicate import Search
+from parakeet.data.cleaning.cleaning_steps import CleanDocuments
+from parakeet.data.deduplication.deduplicate import Search
+from parakeet.data.deduplication.duplicates import exact_representatives, read_columns
 from parakeet.data.documents import collect_parts, count_documents, parts
-from parakeet.data.duplicates import exact_representatives, read_columns
 from parakeet.data.part_steps import ReadPart, WriteDocuments
 from parakeet.data.tasks import run_tasks, watch
 from parakeet.progress import Progress

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from parakeet.benchmarks.loader import measure_loader
-from parakeet.data.packing import pack
-from parakeet.data.shards import TokenShards
+from parakeet.data.tokens.packing import pack
+from parakeet.data.tokens.shards import TokenShards
 from parakeet.tokenizer import Tokenizer
 
 LOADER_DOCUMENTS, LOADER_MEAN_TOKENS, LOADER_ROW_TOKENS = 300_000, 100, 1024

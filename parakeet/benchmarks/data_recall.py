@@ -78,7 +78,7 @@ class Labelled:
 
 def find_pairs(recipe: Recipe, inputs: Mapping[str, Path], output: Path, progress: Progress) -> dict[str, Any]:
     """In a process of its own: the pairs of numbers of documents that share a bucket, by the stage's own search."""
-    from parakeet.data.deduplicate import Search
+    from parakeet.data.deduplication.deduplicate import Search
 
     paths = parts(inputs["clean_documents"])
     sizes = [pq.read_metadata(path).num_rows for path in paths]
@@ -142,7 +142,7 @@ def shingles(text: str, settings: Deduplication) -> set[tuple[str, ...]]:
     """The runs of words that the signatures are made of, themselves and not their hashes."""
     from datatrove.utils.text import simplify_text
 
-    from parakeet.data.minhash import minhash_config
+    from parakeet.data.deduplication.minhash import minhash_config
     from parakeet.data.words import words_of
 
     words = words_of(simplify_text(text, minhash_config(settings).norm_config))

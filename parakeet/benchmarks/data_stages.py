@@ -8,7 +8,7 @@ from typing import Any
 
 from parakeet.benchmarks.data_corpus import LICENCE, SOURCE, varied, write_files
 from parakeet.benchmarks.data_process import Ran, run_apart
-from parakeet.data.shards import SPLITS
+from parakeet.data.tokens.shards import SPLITS
 from parakeet.progress import Progress
 from parakeet.recipe import (
     Clean,

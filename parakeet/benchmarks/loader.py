@@ -6,10 +6,10 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from parakeet.data.loader import Loader, LoaderState
-from parakeet.data.packing import Plan, pack, plan_file, write_plan
-from parakeet.data.shard_writer import ShardWriter, TokenDocument
-from parakeet.data.shards import TokenShards
+from parakeet.data.tokens.loader import Loader, LoaderState
+from parakeet.data.tokens.packing import Plan, pack, plan_file, write_plan
+from parakeet.data.tokens.shard_writer import ShardWriter, TokenDocument
+from parakeet.data.tokens.shards import TokenShards
 from parakeet.tokenizer import Tokenizer, train_tokenizer
 
 BATCH_TOKENS = 65_536

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from parakeet.data.shards import TokenShards
+from parakeet.data.tokens.shards import TokenShards
 from parakeet.errors import ParakeetError
 from parakeet.evaluation.bits_per_byte import choose_documents
 from parakeet.generation.decoder import DTYPES, Decoder

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from parakeet.data.loader import place_rows
-from parakeet.data.packing import pack
-from parakeet.data.shards import TokenShards
+from parakeet.data.tokens.loader import place_rows
+from parakeet.data.tokens.packing import pack
+from parakeet.data.tokens.shards import TokenShards
 from parakeet.errors import ParakeetError
 from parakeet.model.loss import token_losses
 from parakeet.model.transformer import Parakeet

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from parakeet.data.shards import TokenShards
+from parakeet.data.tokens.shards import TokenShards
 from parakeet.errors import ParakeetError
 from parakeet.evaluation.bits_per_byte import content_nats, is_control, read_whole, rows_per_batch
 from parakeet.model.transformer import Parakeet

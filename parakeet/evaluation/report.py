@@ -8,7 +8,7 @@ from typing import Any
 
 from parakeet.conversation import Turn
 from parakeet.data.questions import read_questions
-from parakeet.data.shards import TokenShards
+from parakeet.data.tokens.shards import TokenShards
 from parakeet.errors import ParakeetError
 from parakeet.evaluation.bits_per_byte import BitsPerByte, choose_documents, measure, unigram_bits
 from parakeet.evaluation.by_position import ByPosition, as_json, draw_by_position, measure_by_position

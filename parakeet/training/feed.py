@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from parakeet.data.loader import Batch, Loader, LoaderState
-from parakeet.data.packing import Plan
-from parakeet.data.shards import TokenShards
+from parakeet.data.tokens.loader import Batch, Loader, LoaderState
+from parakeet.data.tokens.packing import Plan
+from parakeet.data.tokens.shards import TokenShards
 from parakeet.training.job import TrainingJob
 from parakeet.training.schedule import Schedule
 

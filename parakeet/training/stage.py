@@ -69,7 +69,7 @@ def run_key(recipe: Recipe, inputs: Mapping[str, Artifact]) -> str:
 
 def _plan_digests(plan: Artifact, lengths: Sequence[int]) -> dict[str, str]:
     """sha256 of each length's plan file, by the length in digits."""
-    from parakeet.data.packing import plan_file
+    from parakeet.data.tokens.packing import plan_file
 
     return {str(row_tokens): plan.manifest["files"][plan_file(row_tokens)]["sha256"] for row_tokens in lengths}
 

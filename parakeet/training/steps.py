@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from parakeet.data.loader import Batch
+from parakeet.data.tokens.loader import Batch
 from parakeet.model.loss import backward_from_loss
 from parakeet.model.transformer import Parakeet
 from parakeet.recipe import Training

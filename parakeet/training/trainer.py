@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from parakeet.data.loader import Batch
-from parakeet.data.shards import TokenShards
+from parakeet.data.tokens.loader import Batch
+from parakeet.data.tokens.shards import TokenShards
 from parakeet.errors import ParakeetError
 from parakeet.model.config import ModelConfig
 from parakeet.model.transformer import Parakeet

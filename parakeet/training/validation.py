@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from parakeet.data.loader import read_batch
-from parakeet.data.packing import PackedRows, pack
-from parakeet.data.shards import TokenShards
+from parakeet.data.tokens.loader import read_batch
+from parakeet.data.tokens.packing import PackedRows, pack
+from parakeet.data.tokens.shards import TokenShards
 from parakeet.model.loss import token_losses
 from parakeet.model.transformer import Parakeet
 from parakeet.training.distributed import Ranks

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from parakeet.benchmarks.precision import bits_per_byte_by_dtype, held_out_bits_per_byte
-from parakeet.data.shards import TokenShards
+from parakeet.data.tokens.shards import TokenShards
 from parakeet.errors import ParakeetError
 from parakeet.generation.decoder import DTYPES, Decoder
 from parakeet.model.config import ModelConfig

@@ -12,7 +12,7 @@ from parakeet.recipe import Recipe
 from parakeet.recipe_file import load_recipe
 from parakeet.stages import Build, use_recipe
 
-from .cleaning import PROSE
+from .cleaning.cleaning import PROSE
 
 RECORDS = [
     *({"text": f"{PROSE} Number {number} of the story {number * 17}."} for number in range(200)),

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -231,20 +232,28 @@ def test_without_slurm_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         run_tasks([Square(tmp_path)], 2, executor(**SLURM), tmp_path / "logs")
 
 
+@pytest.fixture
+def ray() -> Iterator[None]:
+    """Ray is left running for the next pipeline of the same process, which no other test is to find."""
+    module = pytest.importorskip("ray", reason="Ray is not installed here (pip install 'parakeet-lm[ray]')")
+    yield
+    module.shutdown()
+
+
 @pytest.mark.slow
-def test_ray_runs_the_same_tasks_and_tells_the_same_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("ray", reason="Ray is not installed here (pip install 'parakeet-lm[ray]')")
+def test_ray_runs_the_same_tasks_and_tells_the_same_faults(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray: None
+) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    ray = executor(kind="ray", workers=2)
+    on_ray = executor(kind="ray", workers=2)
     with pytest.raises(ParakeetError, match="Task 3 met a broken record in row 7"):
-        run_tasks([Square(tmp_path, {3: "message"})], 5, ray, tmp_path / "logs")
+        run_tasks([Square(tmp_path, {3: "message"})], 5, on_ray, tmp_path / "logs")
     (tmp_path / "mended").touch()
-    run_tasks([Square(tmp_path, {3: "message"})], 5, ray, tmp_path / "logs")
+    run_tasks([Square(tmp_path, {3: "message"})], 5, on_ray, tmp_path / "logs")
     assert results(tmp_path) == EXPECTED
     assert runs(tmp_path) == {0: 1, 1: 1, 2: 1, 3: 2, 4: 1}
 
 
-def test_a_ray_cluster_that_is_not_there_is_said(tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="Ray is not installed here (pip install 'parakeet-lm[ray]')")
+def test_a_ray_cluster_that_is_not_there_is_said(tmp_path: Path, ray: None) -> None:
     with pytest.raises(ParakeetError, match=r"Ray at 'auto' cannot be reached"):
         run_tasks([Square(tmp_path)], 2, executor(kind="ray", ray_address="auto"), tmp_path / "logs")

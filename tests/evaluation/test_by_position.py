@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from parakeet.data.shard_writer import ShardWriter, TokenDocument
-from parakeet.data.shards import TokenShards
+from parakeet.data.tokens.shard_writer import ShardWriter, TokenDocument
+from parakeet.data.tokens.shards import TokenShards
 from parakeet.errors import ParakeetError
 from parakeet.evaluation.by_position import ByPosition, as_json, draw_by_position, measure_by_position
 from parakeet.evaluation.tables import by_position_section

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from parakeet.conversation import Turn
 from parakeet.data.questions import Question
-from parakeet.data.shards import TokenShards
+from parakeet.data.tokens.shards import TokenShards
 from parakeet.errors import ParakeetError
 from parakeet.evaluation.bits_per_byte import choose_documents, measure, unigram_bits
 from parakeet.evaluation.exact_match import GREEDY, accuracy, replies_to, wilson_interval

@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from parakeet.artifact import sha256_of
-from parakeet.data.packing import plan_file
+from parakeet.data.tokens.packing import plan_file
 from parakeet.recipe import Packing
 from parakeet.training.checkpoint import checkpoints
 from parakeet.training.job import FAILURE_FILE, METRICS_FILE, TrainingJob

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parakeet.data.loader import Batch
+from parakeet.data.tokens.loader import Batch
 from parakeet.model.config import ModelConfig
 from parakeet.model.execution import Execution
 from parakeet.model.transformer import Parakeet

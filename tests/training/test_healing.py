@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from parakeet.data.loader import row_order
-from parakeet.data.packing import pack, plan_file, write_plan
-from parakeet.data.shard_writer import ShardWriter, TokenDocument
+from parakeet.data.tokens.loader import row_order
+from parakeet.data.tokens.packing import pack, plan_file, write_plan
+from parakeet.data.tokens.shard_writer import ShardWriter, TokenDocument
 from parakeet.errors import INTERRUPTED
 from parakeet.training.checkpoint import checkpoints
 from parakeet.training.job import TrainingJob

@@ -13,7 +13,7 @@ import pytest
 from filelock import FileLock
 
 from parakeet.artifact import Artifact, sha256_of
-from parakeet.data.packing import plan_file
+from parakeet.data.tokens.packing import plan_file
 from parakeet.progress import Progress
 from parakeet.recipe import LaterRows, Recipe
 from parakeet.training.checkpoint import checkpoints

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from parakeet.data.packing import make_packing_plan
+from parakeet.data.tokens.packing import make_packing_plan
 from parakeet.errors import INTERRUPTED
 from parakeet.progress import Progress
 from parakeet.recipe import LaterRows, Packing

@@ -1,0 +1,287 @@
+"""The data_card stage: what the corpus holds, source by source, as a page, as Markdown and as figures.
+
+The figures of the earlier stages are held against each other and against the shards themselves: a record that is not
+accounted for is said so on the page. Nothing in the three files depends on the machine or the time.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from parakeet.artifact import Artifact
+from parakeet.data.card.html_page import render_html
+from parakeet.data.card.markdown_page import render_markdown
+from parakeet.data.card.measures import (
+    Measures,
+    SourceMeasures,
+    added,
+    example_figures,
+    length_figures,
+    measure,
+    vocabulary_figures,
+)
+from parakeet.data.card.text import beginning, ratio
+from parakeet.data.documents import count_documents
+from parakeet.progress import Progress
+from parakeet.recipe import Recipe
+from parakeet.sanitise import sanitise
+from parakeet.tokenizer import Tokenizer
+
+HTML_FILE = "data_card.html"
+MARKDOWN_FILE = "data_card.md"
+FIGURES_FILE = "data_card.json"
+UNKNOWN_LICENCE = "unknown"
+CLUSTERS_SHOWN = 4
+DUPLICATE_CHARACTERS = 280
+"""A little less than the file has of each, so that both end with a whole word."""
+DOCUMENT_STAGES = ("documents", "clean_documents", "deduplicated_documents")
+FUNNEL = ("records", "documents", "clean", "deduplicated", "train", "held_out")
+LOSSES = ("unusable", "cleaning", "deduplication")
+
+
+def make_data_card(recipe: Recipe, inputs: Mapping[str, Path], output: Path, progress: Progress) -> dict[str, Any]:
+    """Stage `data_card`: write `data_card.html`, `data_card.md` and `data_card.json`, which hold the same figures.
+
+    Returns the headline: {"sources", "documents", "tokens", "held_out_tokens", "bytes", "licences",
+    "unknown_licences", "unaccounted"}; the last is the number of faults that the accounts have.
+    """
+    artifacts = {name: Artifact.open(path) for name, path in inputs.items()}
+    figures = gather(recipe, artifacts, progress)
+    text = json.dumps(figures, ensure_ascii=False, indent=1) + "\n"
+    (output / FIGURES_FILE).write_text(text, encoding="utf-8")
+    (output / MARKDOWN_FILE).write_text(render_markdown(figures), encoding="utf-8")
+    (output / HTML_FILE).write_text(render_html(figures), encoding="utf-8")
+    total = figures["total"]
+    return {
+        "sources": len(figures["sources"]),
+        "documents": total["train"]["documents"] + total["held_out"]["documents"],
+        "tokens": total["tokens"],
+        "held_out_tokens": total["held_out"]["tokens"],
+        "bytes": total["bytes"],
+        "licences": len(figures["licences"]),
+        "unknown_licences": sum(group["unknown"] for group in figures["licences"]),
+        "unaccounted": len(figures["faults"]),
+    }
+
+
+def gather(recipe: Recipe, artifacts: Mapping[str, Artifact], progress: Progress) -> dict[str, Any]:
+    """All figures of the card as JSON values; of text, only what has been through the sanitiser."""
+    counts = {name: artifact.counts for name, artifact in artifacts.items()}
+    names = [source.name for source in recipe.sources]
+    tokenizer = Tokenizer.load(artifacts["tokenizer"].path)
+    expected = sum(counts["token_shards"][split]["tokens"] for split in ("train", "held_out"))
+    with progress.task("data card", expected, "tokens") as task:
+        measures = measure(artifacts["token_shards"].path, tokenizer, names, task)
+    names += sorted(set().union(*measures.by_split.values()) - set(names))
+    accounts = {name: _account(name, counts, measures) for name in names}
+    sources = {name: _source(name, recipe, counts, accounts[name], measures, tokenizer) for name in names}
+    by_size = sorted(names, key=lambda name: (-sources[name]["tokens"], name))
+    return {
+        "recipe": {"name": recipe.name, "description": sanitise(recipe.description), "limit": recipe.limit},
+        "total": _total(accounts, measures),
+        "sources": {name: sources[name] for name in by_size},
+        # A mix that takes everything once says nothing that the sizes do not.
+        "mixed": any(s["mix"] and s["train"]["tokens"] and s["mix"]["epochs"] != 1.0 for s in sources.values()),
+        "licences": _licences(sources),
+        "faults": _faults(accounts, counts, artifacts),
+        "found": list(_reasons(_sum(source["found"] for source in sources.values()))),
+        "duplicates": _duplicates(artifacts["deduplicated_documents"]),
+        "vocabulary": {"kind": tokenizer.name, **vocabulary_figures(measures.id_counts, tokenizer)},
+        "rows": _rows(counts["packing_plan"]),
+        "provenance": _provenance(artifacts),
+    }
+
+
+def _account(name: str, counts: Mapping[str, Any], measures: Measures) -> dict[str, Any]:
+    """One source's way through the stages: what came out of each, and by reason what did not."""
+    collected, cleaned, deduplicated = (counts[stage]["sources"].get(name, {}) for stage in DOCUMENT_STAGES)
+    return {
+        "records": collected.get("records", 0),
+        "unusable": _reasons(collected.get("bad_reasons", {})),
+        "documents": collected.get("documents", 0),
+        "cleaning": _reasons(cleaned.get("dropped", {})),
+        "clean": cleaned.get("kept", 0),
+        "deduplication": _reasons(deduplicated.get("dropped", {})),
+        "deduplicated": deduplicated.get("kept", 0),
+        "held_out_by_deduplication": deduplicated.get("held_out", 0),
+        **{split: _measured(measures, split, name).documents for split in measures.by_split},
+    }
+
+
+def _reasons(found: Mapping[str, int]) -> dict[str, int]:
+    """Sanitised, the most frequent first, those that never held left out."""
+    told: Counter[str] = Counter()
+    for reason, number in found.items():
+        told[sanitise(reason)] += number
+    return dict(sorted(((why, n) for why, n in told.items() if n), key=lambda pair: (-pair[1], pair[0])))
+
+
+def _sum(tallies: Iterable[Mapping[str, int]]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for tally in tallies:
+        total.update(tally)
+    return total
+
+
+def _measured(measures: Measures, split: str, name: str) -> SourceMeasures:
+    return measures.by_split[split].get(name, SourceMeasures())
+
+
+def _source(
+    name: str,
+    recipe: Recipe,
+    counts: Mapping[str, Any],
+    account: dict[str, Any],
+    measures: Measures,
+    tokenizer: Tokenizer,
+) -> dict[str, Any]:
+    settings = next((source for source in recipe.sources if source.name == name), None)
+    collected = counts["documents"]["sources"].get(name, {})
+    licence = collected.get("licence") or (settings.licence if settings else "") or UNKNOWN_LICENCE
+    train, held_out = (_measured(measures, split, name) for split in ("train", "held_out"))
+    everything = sum(source.tokens for source in measures.by_split["train"].values())
+    mix = counts["packing_plan"].get("mix", {}).get(name)
+    return {
+        "licence": sanitise(licence),
+        "kind": settings.kind if settings else "",
+        "files": collected.get("files", 0),
+        **_sizes([train, held_out]),
+        "share_of_text": ratio(train.tokens, everything),
+        "mix": {key: mix[key] for key in ("tokens", "share", "epochs", "documents") if key in mix} if mix else None,
+        "weight": settings.weight if settings else None,
+        "funnel": account,
+        "notes": _reasons(collected.get("notes", {})),
+        "found": _reasons(counts["clean_documents"]["sources"].get(name, {}).get("found", {})),
+        "lengths": length_figures(added(train.lengths.copy(), held_out.lengths)),
+        "examples": [example_figures(tokenizer, example) for example in train.examples],
+    }
+
+
+def _sizes(splits: Iterable[SourceMeasures]) -> dict[str, Any]:
+    train, held_out = (split.sizes for split in splits)
+    tokens, n_bytes = train["tokens"] + held_out["tokens"], train["bytes"] + held_out["bytes"]
+    sizes = {"tokens": tokens, "bytes": n_bytes, "bytes_per_token": round(ratio(n_bytes, tokens), 3)}
+    return {**sizes, "train": train, "held_out": held_out}
+
+
+def _total(accounts: Mapping[str, Any], measures: Measures) -> dict[str, Any]:
+    splits = {}
+    for split, by_source in measures.by_split.items():
+        splits[split] = SourceMeasures()
+        for source in by_source.values():
+            splits[split].documents += source.documents
+            splits[split].tokens += source.tokens
+            splits[split].n_bytes += source.n_bytes
+            splits[split].lengths = added(splits[split].lengths, source.lengths)
+    funnel: dict[str, Any] = {key: sum(account[key] for account in accounts.values()) for key in FUNNEL}
+    funnel |= {loss: _reasons(_sum(account[loss] for account in accounts.values())) for loss in LOSSES}
+    lengths = length_figures(added(splits["train"].lengths.copy(), splits["held_out"].lengths))
+    return {**_sizes(splits.values()), "funnel": funnel, "lengths": lengths}
+
+
+def _licences(sources: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Sources by licence, the one with the most tokens first."""
+    total = sum(source["tokens"] for source in sources.values())
+    groups = []
+    for licence in {source["licence"] for source in sources.values()}:
+        under = sorted(name for name, source in sources.items() if source["licence"] == licence)
+        tokens = sum(sources[name]["tokens"] for name in under)
+        groups.append(
+            {
+                "licence": licence,
+                "unknown": licence.strip().casefold() == UNKNOWN_LICENCE,
+                "sources": under,
+                "tokens": tokens,
+                "share": ratio(tokens, total),
+            }
+        )
+    return sorted(groups, key=lambda group: (-group["tokens"], group["licence"]))
+
+
+def _faults(accounts: Mapping[str, Any], counts: Mapping[str, Any], artifacts: Mapping[str, Artifact]) -> list[str]:
+    """What does not add up, in words; nothing where every record is accounted for."""
+    faults = []
+    for name, account in accounts.items():
+        steps = (
+            ("records", "documents", "unusable", "read", "became documents or are unusable"),
+            ("documents", "clean", "cleaning", "collected", "were kept or dropped by cleaning"),
+            ("clean", "deduplicated", "deduplication", "cleaned", "were kept or dropped as duplicates"),
+        )
+        for before, after, loss, was, became in steps:
+            told = account[after] + sum(account[loss].values())
+            if account[before] != told:
+                faults.append(f"{name}: {account[before]:,} {before} {was}, but {told:,} {became}")
+        held_out = account["held_out_by_deduplication"]
+        for split, kept in (("train", account["deduplicated"] - held_out), ("held_out", held_out)):
+            if account[split] != kept:
+                what = split.replace("_", "-")
+                faults.append(f"{name}: {kept:,} {what} documents kept, but the shards hold {account[split]:,}")
+    for stage in DOCUMENT_STAGES:
+        told, written = counts[stage]["documents"], count_documents(artifacts[stage].path)
+        if told != written:
+            faults.append(f"{stage}: {told:,} documents counted, but its files hold {written:,}")
+    return faults
+
+
+def _duplicates(artifact: Artifact) -> dict[str, Any]:
+    counts = artifact.counts
+    path = artifact.path / "clusters.jsonl"
+    # Not splitlines: an excerpt may hold one of Unicode's other line ends.
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
+    near = [cluster for line in lines if (cluster := json.loads(line))["kind"] == "near"]
+    # The largest are what a person will doubt first; where the beginnings are the same there is nothing to see.
+    near.sort(key=lambda c: (c["kept"].split() == c["dropped"].split(), -c["size"], c["kept"], c["dropped"]))
+    return {
+        "exact": counts.get("exact_duplicates", 0),
+        "near": counts.get("near_duplicates", 0),
+        "clusters": counts.get("clusters"),
+        "turns_cut": counts.get("exchanges_cut", 0),
+        "examples": [
+            {
+                "sources": [sanitise(name) for name in cluster["sources"]],
+                "size": cluster["size"],
+                "kept": beginning(sanitise(cluster["kept"]), DUPLICATE_CHARACTERS),
+                "dropped": beginning(sanitise(cluster["dropped"]), DUPLICATE_CHARACTERS),
+            }
+            for cluster in near[:CLUSTERS_SHOWN]
+        ],
+    }
+
+
+def _rows(plan: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One entry for each row length that is trained at."""
+    keys = ("row_tokens", "rows", "fill", "split_documents")
+    return [{key: entry[key] for key in keys if key in entry} for entry in plan.get("lengths", {}).values()]
+
+
+def _provenance(artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
+    stages = {name: {"fingerprint": a.fingerprint, "content": a.content} for name, a in artifacts.items()}
+    tested = artifacts["clean_documents"].manifest.get("source_files", {})
+    return {
+        "stages": stages,
+        "files": _named(artifacts["documents"].manifest.get("source_files", {})) + _fetched(artifacts["documents"]),
+        "evaluation_files": _named(tested),
+    }
+
+
+def _named(files: Mapping[str, str]) -> list[dict[str, str]]:
+    """Files outside the store, whose label is `<source>/<name>`."""
+    found = []
+    for label, digest in files.items():
+        source, _, name = label.partition("/")
+        found.append({"source": sanitise(source), "name": sanitise(name), "sha256": digest})
+    return found
+
+
+def _fetched(documents: Artifact) -> list[dict[str, str]]:
+    """The files of the artefacts that the documents were made from: what was fetched."""
+    found = []
+    for stage, made_from in documents.manifest.get("inputs", {}).items():
+        # An artefact lies in its stage's folder under the root, beside the documents'.
+        folder = documents.path.parent.parent / stage / Path(made_from["path"]).name
+        source = sanitise(stage.rpartition("/")[2])
+        for name, entry in Artifact.open(folder).manifest["files"].items():
+            found.append({"source": source, "name": sanitise(name), "sha256": entry["sha256"]})
+    return found

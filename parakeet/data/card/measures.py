@@ -1,0 +1,208 @@
+"""What the data card measures in the token shards themselves, a record batch at a time.
+
+Memory does not grow with the corpus: held are one count for each id, one for each length that a source has, and a few
+excerpts.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from parakeet.data.card.text import beginning, ratio, visible_token
+from parakeet.data.tokens.shards import SPLITS
+from parakeet.errors import ParakeetError
+from parakeet.progress import Task
+from parakeet.sanitise import sanitise
+from parakeet.tokenizer import ROLE_TOKENS, Tokenizer
+
+EXAMPLES = 3
+EXCERPT_CHARACTERS = 400
+EXCERPT_TURNS = 4
+EXCERPT_TOKENS = 2048
+"""Enough for the characters: a token is at least one byte, and few characters take more than four."""
+COVERAGE = (100, 1_000, 10_000)
+TOKENS_SHOWN = 24
+PERCENTILES = (5, 50, 95)
+
+
+@dataclass
+class SourceMeasures:
+    """Sizes of one source's documents in one split."""
+
+    documents: int = 0
+    tokens: int = 0
+    n_bytes: int = 0
+    lengths: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    """(longest + 1,) documents of each length in tokens."""
+    examples: list[tuple[bytes, np.ndarray]] = field(default_factory=list)
+    """doc_id and the first ids of the documents with the lowest doc_id, ascending."""
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {"documents": self.documents, "tokens": self.tokens, "bytes": self.n_bytes}
+
+    def add(self, lengths: np.ndarray, n_bytes: np.ndarray) -> None:
+        """Count documents, by their tokens and bytes (documents,)."""
+        self.documents += len(lengths)
+        self.tokens += int(lengths.sum())
+        self.n_bytes += int(n_bytes.sum())
+        self.lengths = added(self.lengths, np.bincount(lengths))
+
+
+@dataclass
+class Measures:
+    """`by_split[split][source]`, and how often each id (vocabulary rows,) stands in the training split."""
+
+    by_split: dict[str, dict[str, SourceMeasures]]
+    id_counts: np.ndarray
+
+
+def measure(shards: Path, tokenizer: Tokenizer, names: Sequence[str], task: Task) -> Measures:
+    """Read every shard once. ParakeetError where one is torn, or was made with another tokenizer."""
+    by_split = {split: {name: SourceMeasures() for name in names} for split in SPLITS}
+    id_counts = np.zeros(tokenizer.rows, np.int64)
+    for split in SPLITS:
+        for path in sorted(shards.glob(f"{split}-*.arrow")):
+            for sources, batch in _batches(path, tokenizer):
+                ids = _ids(batch)
+                if (largest := int(ids.max(initial=0))) >= tokenizer.rows:
+                    raise ParakeetError(
+                        f"{path} holds the token id {largest}, but the vocabulary has {tokenizer.rows:,} rows. "
+                        "Run the same build again with: --force token_shards"
+                    )
+                _take(batch, sources, by_split[split], keep_examples=split == "train")
+                if split == "train":
+                    id_counts += np.bincount(ids, minlength=tokenizer.rows)
+                task.advance(len(ids))
+    return Measures(by_split, id_counts)
+
+
+def added(counts: np.ndarray, more: np.ndarray) -> np.ndarray:
+    """The sum of two counts by number, as long as the longer one."""
+    if len(more) > len(counts):
+        counts = np.concatenate([counts, np.zeros(len(more) - len(counts), np.int64)])
+    counts[: len(more)] += more
+    return counts
+
+
+def _batches(path: Path, tokenizer: Tokenizer) -> Iterator[tuple[list[str], pa.RecordBatch]]:
+    try:
+        with pa.memory_map(str(path), "r") as mapped:
+            reader = pa.ipc.open_file(mapped)
+            metadata = reader.schema.metadata or {}
+            sources, made_with = json.loads(metadata[b"sources"]), metadata[b"tokenizer_sha256"].decode()
+            if made_with != tokenizer.sha256:
+                raise ParakeetError(
+                    f"{path} was made with tokenizer {made_with}, not with {tokenizer.sha256}. "
+                    "Run the same build again with: --force token_shards"
+                )
+            for index in range(reader.num_record_batches):
+                yield sources, reader.get_batch(index)
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        raise ParakeetError(
+            f"{path} is not a whole token shard ({error}). Run the same build again with: --force token_shards"
+        ) from None
+
+
+def _ids(batch: pa.RecordBatch) -> np.ndarray:
+    ids: np.ndarray = batch.column("input_ids").values.to_numpy()
+    return ids
+
+
+def _take(
+    batch: pa.RecordBatch, names: Sequence[str], measures: dict[str, SourceMeasures], keep_examples: bool
+) -> None:
+    """Count a batch's documents. Examples come from the training split alone: what is held out stays unread."""
+    offsets = batch.column("input_ids").offsets.to_numpy()
+    lengths, n_bytes = np.diff(offsets), batch.column("n_bytes").to_numpy()
+    sources = batch.column("source").indices.to_numpy()
+    doc_ids = batch.column("doc_id")
+    # Of equal first halves none comes twice: ids are hashes, and duplicates are gone.
+    order = np.frombuffer(doc_ids.buffers()[1], ">u8")[: 2 * len(batch) : 2]
+    for number in np.unique(sources).tolist():
+        rows = np.flatnonzero(sources == number)
+        found = measures.setdefault(names[number], SourceMeasures())
+        found.add(lengths[rows], n_bytes[rows])
+        if keep_examples:
+            lowest = rows[np.argsort(order[rows], kind="stable")[:EXAMPLES]].tolist()
+            begins = [(bytes(doc_ids[row].as_py()), int(offsets[row]), int(offsets[row + 1])) for row in lowest]
+            more = [(key, _ids(batch)[begin : min(end, begin + EXCERPT_TOKENS)].copy()) for key, begin, end in begins]
+            found.examples = sorted([*found.examples, *more], key=lambda example: example[0])[:EXAMPLES]
+
+
+def length_figures(counts: np.ndarray) -> dict[str, Any]:
+    """Of documents by length (longest + 1,): percentiles, mean, longest, and `bins`: documents of 2^k … 2^(k+1) − 1."""
+    documents = int(counts.sum())
+    if not documents:
+        return {"mean": 0.0, "longest": 0, **{f"p{p}": 0 for p in PERCENTILES}, "bins": []}
+    lengths = np.flatnonzero(counts)
+    running = np.cumsum(counts[lengths])
+    # The first length that at least p per cent of the documents do not exceed.
+    at = {f"p{p}": int(lengths[np.searchsorted(running, -(-documents * p // 100))]) for p in PERCENTILES}
+    exponents = np.frexp(np.maximum(lengths, 1))[1] - 1
+    bins = np.bincount(exponents, weights=counts[lengths]).astype(np.int64)
+    return {
+        "mean": round(float((lengths * counts[lengths]).sum() / documents), 1),
+        "longest": int(lengths[-1]),
+        **at,
+        "bins": bins.tolist(),
+    }
+
+
+def vocabulary_figures(counts: np.ndarray, tokenizer: Tokenizer) -> dict[str, Any]:
+    """How the training split uses the ids: counts (vocabulary rows,) by id."""
+    names = {number: name for name, number in tokenizer.controls.items()}
+    ordinary = np.array(tokenizer.defined_ids())
+    defined = np.concatenate([ordinary, sorted(names)]).astype(np.int64)
+    total = int(counts.sum())
+    by_rank = np.argsort(-counts, kind="stable")
+    running = np.cumsum(counts[by_rank])
+    used = int((counts > 0).sum())
+    ranks = [1 << power for power in range(used.bit_length())] + [used] if used else []
+    unused = ordinary[counts[ordinary] == 0].tolist()
+    spelt = [visible_token(content) for n in unused if len(content := tokenizer.token_bytes(n)) > 1][:TOKENS_SHOWN]
+    return {
+        "defined": len(defined),
+        "used": used,
+        "unused": int((counts[defined] == 0).sum()),
+        "unused_controls": sorted(sanitise(repr(names[n])[1:-1]) for n in names if counts[n] == 0),
+        "unused_bytes": sum(len(tokenizer.token_bytes(number)) == 1 for number in unused),
+        "unused_examples": spelt,
+        "coverage": {str(k): ratio(int(running[k - 1]), total) for k in COVERAGE if k < len(defined)},
+        "curve": [[rank, round(ratio(int(running[rank - 1]), total), 6)] for rank in sorted(set(ranks))],
+        "top": [
+            {
+                "id": number,
+                "token": visible_token(names[number].encode() if number in names else tokenizer.token_bytes(number)),
+                "control": number in names,
+                "count": int(counts[number]),
+                "share": ratio(int(counts[number]), total),
+            }
+            for number in by_rank[: min(TOKENS_SHOWN, used)].tolist()
+        ],
+    }
+
+
+def example_figures(tokenizer: Tokenizer, example: tuple[bytes, np.ndarray]) -> dict[str, Any]:
+    """A document's doc_id and the beginning of its turns, read back from its ids: what the model is shown."""
+    doc_id, ids = example
+    turns, more = _excerpt(tokenizer, ids.tolist())
+    return {"doc_id": doc_id.hex(), "turns": turns, "more_turns": more}
+
+
+def _excerpt(tokenizer: Tokenizer, ids: list[int]) -> tuple[list[dict[str, str]], bool]:
+    roles = {tokenizer.role_id(role): role for role in ROLE_TOKENS} | {tokenizer.end_of_text: "Text"}
+    begins = [index for index, number in enumerate(ids) if number in roles]
+    ends = [*begins[1:], len(ids)]
+    shown = begins[:EXCERPT_TURNS]
+    characters = EXCERPT_CHARACTERS // max(1, len(shown))
+    turns = []
+    for begin, end in zip(shown, ends, strict=False):
+        text = sanitise(tokenizer.decode(ids[begin + 1 : end])).strip()
+        turns.append({"role": roles[ids[begin]], "text": beginning(text, characters)})
+    return turns, len(begins) > len(shown)

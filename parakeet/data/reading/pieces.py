@@ -1,0 +1,73 @@
+"""How a source's files are divided among the tasks that read them, as a pure function of the files."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from parakeet.data.documents import part_groups
+from parakeet.data.reading.file_kinds import file_kind
+from parakeet.data.reading.records import Record
+from parakeet.data.reading.sources import read_records, read_rows
+
+TASK_BYTES = 64 << 20
+"""Of files, as they lie on the disk: small files are read together, a large Parquet file is read in several tasks."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A file, or the row groups `first` to `last` of a Parquet file that has `rows_before` rows before them.
+
+    `name` is what the file is called in every record of it: never where it lies on this machine. `n_bytes` is its share
+    of the file.
+    """
+
+    path: str
+    name: str
+    n_bytes: int
+    groups: tuple[int, int] | None = None
+    rows_before: int = 0
+
+    def records(self, separator: str | None) -> Iterator[Record]:
+        if self.groups is None:
+            return read_records(Path(self.path), separator)
+        first, last = self.groups
+        return read_rows(Path(self.path), range(first, last + 1), self.rows_before)
+
+
+def divided(files: Sequence[Path], root: Path, task_bytes: int = TASK_BYTES) -> list[list[Piece]]:
+    """The pieces of each task, in the order of the files, which are told relative to `root`."""
+    pieces = [piece for path in files for piece in _pieces(path, path.relative_to(root).as_posix(), task_bytes)]
+    groups = part_groups([piece.n_bytes for piece in pieces], task_bytes)
+    return [_joined([pieces[number] for number in group]) for group in groups]
+
+
+def _pieces(path: Path, name: str, task_bytes: int) -> list[Piece]:
+    size = path.stat().st_size
+    whole = [Piece(str(path), name, size)]
+    if size <= task_bytes or file_kind(path.name) != ("parquet", ""):
+        return whole
+    try:
+        footer = pq.read_metadata(path)
+    except (OSError, pa.ArrowException):
+        return whole  # and the task that reads it says what is wrong
+    rows = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
+    return [
+        Piece(str(path), name, size * count // max(1, sum(rows)), (group, group), sum(rows[:group]))
+        for group, count in enumerate(rows)
+    ] or whole
+
+
+def _joined(pieces: list[Piece]) -> list[Piece]:
+    """Neighbouring row groups of one file in one piece."""
+    joined = pieces[:1]
+    for piece in pieces[1:]:
+        last = joined[-1]
+        if piece.groups and last.groups and piece.path == last.path:
+            groups = (last.groups[0], piece.groups[1])
+            joined[-1] = replace(last, groups=groups, n_bytes=last.n_bytes + piece.n_bytes)
+        else:
+            joined.append(piece)
+    return joined

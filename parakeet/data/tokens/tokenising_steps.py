@@ -1,0 +1,99 @@
+"""The datatrove step that turns a task's documents into token shards. Only the stage function reaches this module."""
+
+import json
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from datatrove.data import Document as Item
+from datatrove.pipeline.base import PipelineStep
+
+from parakeet.artifact import replace_file
+from parakeet.conversation import Turn
+from parakeet.data.tasks import count
+from parakeet.data.tokens.shard_writer import ShardWriter, TokenDocument
+from parakeet.data.tokens.shards import SPLITS
+from parakeet.recipe import Shards
+from parakeet.template import render_document
+from parakeet.tokenizer import Tokenizer
+
+
+class Tokenise(PipelineStep):
+    """Reads the parts `groups[task]`, and writes shards to `output` and `tallies/<task>.json`.
+
+    Columns are taken as they lie, and no Document is made: at 4 KiB a document tiktoken takes 0.2 ms, and a tenth of
+    that is all that reading and writing may take.
+    """
+
+    name = "Tokenise"
+    type = "Writer"
+
+    def __init__(
+        self,
+        groups: Sequence[Sequence[Path]],
+        tokenizer: Path,
+        output: Path,
+        work: Path,
+        settings: Shards,
+        sources: list[str],
+    ) -> None:
+        super().__init__()
+        self.groups = [list(group) for group in groups]
+        self.tokenizer = tokenizer
+        self.output = output
+        self.counts = work / "counts"
+        self.tallies = work / "tallies"
+        self.settings = settings
+        self.sources = sources
+
+    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Item]:
+        tokenizer = _loaded(self.tokenizer)
+        arguments = (tokenizer, self.sources, self.settings.shard_bytes, rank)
+        train, held_out = (ShardWriter(self.output, split, *arguments) for split in SPLITS)
+        done = 0.0
+        for path in self.groups[rank]:
+            with pq.ParquetFile(path) as file:
+                for group in range(file.num_row_groups):
+                    table = file.read_row_group(group, use_threads=False)
+                    for is_held_out, document in tokenised(table, tokenizer, self.settings.loss_on):
+                        (held_out if is_held_out else train).write(document)
+                        done += document.n_bytes / 1e6
+                    count(self.counts, rank, done)
+        tally: dict[str, Any] = {"largest_id": max(train.largest_id, held_out.largest_id)}
+        for split, writer in zip(SPLITS, (train, held_out), strict=True):
+            writer.close()
+            tally[split] = writer.counts()
+        self.tallies.mkdir(parents=True, exist_ok=True)
+        replace_file(self.tallies / f"{rank:05d}.json", json.dumps(tally))
+        yield from ()
+
+
+@lru_cache(maxsize=1)
+def _loaded(folder: Path) -> Tokenizer:
+    """Once for all tasks of a worker: cl100k_base takes 0.35 s to load, in which 6 MB are tokenised.
+
+    An artefact's folder never holds another tokenizer later.
+    """
+    return Tokenizer.load(folder)
+
+
+def tokenised(table: pa.Table, tokenizer: Tokenizer, loss_on: str) -> Iterator[tuple[bool, TokenDocument]]:
+    """The documents of a table of parts in order, as ids, and whether each is held out."""
+    for batch in table.to_batches():
+        turns = batch["turns"]
+        flat = turns.flatten()
+        roles, contents = flat.field("role").to_pylist(), flat.field("content").to_pylist()
+        n_bytes = pc.binary_length(flat.field("content")).to_pylist()
+        offsets = turns.offsets.to_pylist()
+        # As DocumentWriter writes it; inside a JSON string the quotes would be escaped.
+        held_out = pc.match_substring(batch["metadata"], '"held_out": true').to_pylist()
+        ids, sources = batch["doc_id"].to_pylist(), batch["source"].to_pylist()
+        for row in range(len(batch)):
+            begin, end = offsets[row] - offsets[0], offsets[row + 1] - offsets[0]
+            spoken = [Turn(roles[turn], contents[turn]) for turn in range(begin, end)]
+            tokens, spans = render_document(tokenizer, spoken, loss_on)
+            yield held_out[row], TokenDocument(ids[row], sources[row], tokens, spans, sum(n_bytes[begin:end]))

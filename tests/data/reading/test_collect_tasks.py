@@ -1,0 +1,238 @@
+"""The stage `documents` as tasks: any number of workers, kills, limits, remote sources, and where documents stood."""
+
+import hashlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from parakeet.data.documents import Document, parts, read_documents
+from parakeet.data.reading.collect import collect_documents
+from parakeet.data.reading.sampling import is_sampled
+from parakeet.errors import ParakeetError
+from parakeet.progress import Progress
+from parakeet.recipe import (
+    DownloadSource,
+    Evaluation,
+    Executor,
+    FileSource,
+    ModelSettings,
+    Recipe,
+    RemoteFile,
+    Source,
+    SyntheticSource,
+    Training,
+)
+
+RUN = (
+    "import sys; from pathlib import Path; from parakeet.progress import Progress\n"
+    "from parakeet.data.reading.collect import collect_documents; from parakeet.recipe import Recipe\n"
+    "recipe = Recipe.model_validate_json(Path(sys.argv[1]).read_text())\n"
+    "collect_documents(recipe, {}, Path(sys.argv[2]), Progress())"
+)
+
+
+def recipe_of(*sources: Source, limit: float = 1.0, workers: int = 1) -> Recipe:
+    return Recipe(
+        name="test",
+        sources=list(sources),
+        limit=limit,
+        model=ModelSettings(layers=2, heads=2, width=16, context=256),
+        training=Training(tokens=1, batch_tokens=256, learning_rate=0.1),
+        evaluation=Evaluation(questions_per_task=3),
+        executor=Executor(workers=workers),
+    )
+
+
+def collect(output: Path, recipe: Recipe, inputs: dict[str, Path] | None = None) -> dict[str, Any]:
+    output.mkdir(exist_ok=True)
+    return collect_documents(recipe, inputs or {}, output, Progress(io.StringIO()))
+
+
+def documents(output: Path) -> list[Document]:
+    return list(read_documents(parts(output)))
+
+
+def content(output: Path) -> dict[str, str]:
+    """Names and hashes of what is part of the artefact."""
+    files = [path for path in output.rglob("*") if path.is_file() and "work" not in path.relative_to(output).parts]
+    return {str(path.relative_to(output)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def jsonl(path: Path, texts: list[str]) -> str:
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    return str(path)
+
+
+def several(folder: Path) -> list[Source]:
+    """Eight sources, so eight tasks."""
+    rows = {name: [f"{name} {row} " * 20 for row in range(3000)] for name in "abcdefg"}
+    files = [FileSource(name=name, path=jsonl(folder / f"{name}.jsonl", texts)) for name, texts in rows.items()]
+    return [*files, SyntheticSource(name="talk", kind="synthetic", documents=300, seed=3)]
+
+
+def test_two_workers_write_what_one_does(tmp_path: Path) -> None:
+    sources = several(tmp_path)
+    one, two = (collect(tmp_path / str(n), recipe_of(*sources, workers=n)) for n in (1, 2))
+    assert one == two
+    assert content(tmp_path / "1") == content(tmp_path / "2")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+def test_after_a_kill_the_rest_is_done_and_the_bytes_are_the_same(tmp_path: Path) -> None:
+    recipe = recipe_of(*several(tmp_path))
+    collect(tmp_path / "undisturbed", recipe)
+    (tmp_path / "recipe.json").write_text(recipe.model_dump_json(), encoding="utf-8")
+    output = tmp_path / "killed"
+    output.mkdir()
+    completions = output / "work/reading/completions"
+    with subprocess.Popen([sys.executable, "-c", RUN, str(tmp_path / "recipe.json"), str(output)]) as process:
+        while process.poll() is None and len(list(completions.glob("*"))) < 2:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    done = {path.name: path.stat().st_mtime_ns for path in completions.iterdir()}
+    assert 2 <= len(done) < 8
+    for _ in range(2):  # and once more, as after a kill between the tasks and the manifest
+        collect(output, recipe)
+        assert content(output) == content(tmp_path / "undisturbed")
+    after = {path.name: path.stat().st_mtime_ns for path in completions.iterdir()}
+    assert {name: after[name] for name in done} == done
+
+
+def test_documents_say_where_they_stood_and_never_where_the_checkout_lies(tmp_path: Path) -> None:
+    (tmp_path / "set/deep").mkdir(parents=True)
+    jsonl(tmp_path / "set/deep/a.jsonl", ["one", "two"])
+    pq.write_table(pa.table({"text": ["three"], "id": ["x"]}), tmp_path / "set/b.parquet")
+    with zipfile.ZipFile(tmp_path / "set/c.zip", "w") as archive:
+        archive.writestr("in/d.txt", "\n\nfour\n")
+    sources = [
+        FileSource(name="folder", path=str(tmp_path / "set")),
+        FileSource(name="glob", path=str(tmp_path / "set/*/*.jsonl")),
+        FileSource(name="file", path=str(tmp_path / "set/b.parquet")),
+        SyntheticSource(name="talk", kind="synthetic", documents=100),
+    ]
+    collect(tmp_path / "output", recipe_of(*sources))
+    found = [(d.source, d.metadata) for d in documents(tmp_path / "output")]
+    assert found[:6] == [
+        ("folder", {"file": "b.parquet", "row": 1, "id": "x"}),
+        ("folder", {"file": "c.zip/in/d.txt", "row": 3}),
+        ("folder", {"file": "deep/a.jsonl", "row": 1}),
+        ("folder", {"file": "deep/a.jsonl", "row": 2}),
+        ("glob", {"file": "deep/a.jsonl", "row": 1}),
+        ("glob", {"file": "deep/a.jsonl", "row": 2}),
+    ]
+    assert found[6] == ("file", {"file": "b.parquet", "row": 1, "id": "x"})
+    assert not any("file" in metadata for source, metadata in found if source == "talk")
+
+
+def test_a_schema_change_in_the_middle_of_a_set_is_told_with_file_and_row(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    jsonl(tmp_path / "set/1.jsonl", [f"{n}" for n in range(500)])
+    pq.write_table(pa.table({"body": ["now", "called", "otherwise"]}), tmp_path / "set/2.parquet")
+    jsonl(tmp_path / "set/3.jsonl", [f"{n}" for n in range(500)])
+    source = FileSource(name="mine", path=str(tmp_path / "set"))
+    counts = collect(tmp_path / "output", recipe_of(source))["sources"]["mine"]
+    assert (counts["files"], counts["documents"], counts["bad_reasons"]) == (3, 1000, {"unknown columns": 3})
+    told = [json.loads(line) for line in (tmp_path / "output/problems.jsonl").read_text().splitlines()]
+    assert [(problem["file"], problem["row"]) for problem in told] == [("2.parquet", row) for row in (1, 2, 3)]
+    assert told[0]["reason"].startswith("unknown columns: body")
+    jsonl(tmp_path / "set/1.jsonl", ["few"])
+    jsonl(tmp_path / "set/3.jsonl", ["few"])
+    with pytest.raises(ParakeetError, match=r"3 of 5 records cannot be used.*\n.*set/2\.parquet:1: unknown columns"):
+        collect(tmp_path / "again", recipe_of(source))
+
+
+def test_a_member_that_leads_out_of_its_archive_is_told_and_written_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    with zipfile.ZipFile(tmp_path / "in/a.zip", "w") as archive:
+        archive.writestr("../../evil.txt", "evil")
+        archive.writestr("a.jsonl", '{"text": "x"}\n' * 150)
+    source = FileSource(name="mine", path=str(tmp_path / "in"))
+    counts = collect(tmp_path / "output", recipe_of(source))["sources"]["mine"]
+    assert (counts["records"], counts["bad_reasons"]) == (151, {"refused archive member": 1})
+    (problem,) = (tmp_path / "output/problems.jsonl").read_text().splitlines()
+    assert json.loads(problem)["file"] == "a.zip/../../evil.txt"
+    assert not list(tmp_path.rglob("evil.txt"))
+
+
+class TestLimit:
+    @given(share=st.fractions(Fraction(1, 5000), 1), count=st.integers(0, 5000))
+    def test_the_sample_is_even(self, share: Fraction, count: int) -> None:
+        kept = [index for index in range(count) if is_sampled(index, share)]
+        assert len(kept) == count * share.numerator // share.denominator
+        gaps = {after - before for before, after in pairwise(kept)}
+        assert not gaps or max(gaps) - min(gaps) <= 1
+
+    def test_every_record_is_accounted_for(self, tmp_path: Path) -> None:
+        for number in range(20):
+            jsonl(tmp_path / f"{number:02d}.jsonl", [f"{number} {row}" for row in range(7)])
+        few = FileSource(name="few", path=jsonl(tmp_path / "few.jsonl", ["a", "b"]))
+        many = FileSource(name="many", path=str(tmp_path / "[0-9]*.jsonl"))
+        talk = SyntheticSource(name="talk", kind="synthetic", documents=400)
+        counts = collect(tmp_path / "output", recipe_of(many, few, talk, limit=0.3))["sources"]
+        taken = {name: (c["records"], c["documents"], c["not_taken"]) for name, c in counts.items()}
+        # The first record of a source is always taken; small files are sampled as one.
+        assert taken == {"many": (140, 43, 97), "few": (2, 1, 1), "talk": (120, 120, 0)}
+        assert [d.content for d in documents(tmp_path / "output")][:3] == ["0 0", "0 3", "0 6"]
+
+    def test_what_is_not_taken_is_not_judged(self, tmp_path: Path) -> None:
+        source = FileSource(name="mine", path=jsonl(tmp_path / "a.jsonl", ["good", *["bad\0"] * 8, "good"]))
+        counts = collect(tmp_path / "output", recipe_of(source, limit=0.1))["sources"]["mine"]
+        assert (counts["documents"], counts["bad"], counts["not_taken"]) == (2, 0, 8)
+
+
+class TestRemote:
+    SOURCE = DownloadSource(name="far", kind="download", files=[RemoteFile(url="http://x/a.txt")], separator="---")
+
+    def test_its_files_are_read_whole_and_the_artefacts_own_are_not(self, tmp_path: Path) -> None:
+        for name in ("data/a.txt", "manifest.json", "data/manifest.json", "work/b.txt", "README"):
+            (tmp_path / "files" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "files" / name).write_text('{"text": "x"}' if name.endswith("json") else "one\n---\ntwo\n")
+        recipe = recipe_of(self.SOURCE, limit=0.01)
+        counts = collect(tmp_path / "output", recipe, {"source_files/far": tmp_path / "files"})
+        assert (counts["sources"]["far"]["files"], counts["sources"]["far"]["not_taken"]) == (2, 0)
+        assert [(d.content, d.metadata) for d in documents(tmp_path / "output")] == [
+            ("one", {"file": "data/a.txt", "row": 1}),
+            ("two", {"file": "data/a.txt", "row": 3}),
+            ("x", {"file": "data/manifest.json", "row": 1}),
+        ]
+
+    def test_nothing_to_read_is_said(self, tmp_path: Path) -> None:
+        (tmp_path / "files").mkdir()
+        (tmp_path / "files/manifest.json").write_text("{}")
+        with pytest.raises(ParakeetError, match="far: among the files that were fetched is none"):
+            collect(tmp_path / "output", recipe_of(self.SOURCE), {"source_files/far": tmp_path / "files"})
+
+
+def test_a_question_that_leaks_stops_the_stage(tmp_path: Path) -> None:
+    talk = SyntheticSource(name="talk", kind="synthetic", documents=100)
+    collect(tmp_path / "first", recipe_of(talk))
+    question = json.loads((tmp_path / "first/questions.jsonl").read_text().splitlines()[0])["prompt"]
+    leak = FileSource(name="leak", path=jsonl(tmp_path / "a.jsonl", ["innocent", f"So: {question.upper()} Yes."]))
+    with pytest.raises(ParakeetError, match="stands in a training document"):
+        collect(tmp_path / "second", recipe_of(talk, leak))
+
+
+def test_a_source_that_is_nearly_all_bad_ends_at_once(tmp_path: Path) -> None:
+    """A wrong mapping is said after a thousand records, not after hours."""
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"words": "none of this is known"}\n' * 5000, encoding="utf-8")
+    output = tmp_path / "out"
+    output.mkdir()
+    with pytest.raises(ParakeetError, match=r"1,000 of 1,000 records cannot be used.*\n.*a\.jsonl:1: unknown columns"):
+        collect_documents(recipe_of(FileSource(name="a", path=str(path))), {}, output, Progress(io.StringIO()))

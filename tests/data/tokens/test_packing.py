@@ -1,0 +1,171 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from parakeet.data.tokens.packing import PackedRows, Plan, fill_up, make_packing_plan, pack, pieces_of, plan_file
+from parakeet.errors import ParakeetError
+from parakeet.progress import Progress
+from parakeet.recipe import Recipe
+
+from ...conftest import Prepared
+from .small_shards import write_shards
+
+LENGTHS = st.lists(st.integers(1, 200), max_size=60)
+
+
+def slots_of(rows: PackedRows) -> list[int]:
+    """Positions that are filled in each row."""
+    return [int((rows.length[b:e] - 1).sum()) for b, e in zip(rows.offsets[:-1], rows.offsets[1:], strict=True)]
+
+
+def listed(rows: PackedRows) -> list[list[tuple[int, int, int]]]:
+    pieces = list(zip(rows.document.tolist(), rows.start.tolist(), rows.length.tolist(), strict=True))
+    return [pieces[b:e] for b, e in zip(rows.offsets[:-1].tolist(), rows.offsets[1:].tolist(), strict=True)]
+
+
+def packed_one_by_one(lengths: list[int], row_tokens: int) -> list[list[tuple[int, int, int]]]:
+    """Best-fit decreasing as it is written down: one piece after the other, each into the least room that takes it."""
+    pieces = [
+        (number, start, min(row_tokens, length - 1 - start) + 1)
+        for number, length in enumerate(lengths)
+        for start in range(0, length - 1, row_tokens)
+    ]
+    rows: list[list[tuple[int, int, int]]] = []
+    filled_last: dict[int, list[int]] = {}
+    for piece in sorted(pieces, key=lambda piece: -piece[2]):
+        slots = piece[2] - 1
+        fitting = [room for room, some in filled_last.items() if some and room >= slots]
+        room = min(fitting, default=row_tokens)
+        if fitting:
+            row = filled_last[room].pop()
+        else:
+            row = len(rows)
+            rows.append([])
+        rows[row].append(piece)
+        filled_last.setdefault(room - slots, []).append(row)
+    return rows
+
+
+@given(LENGTHS, st.integers(1, 64))
+def test_every_token_but_a_documents_first_is_a_target_exactly_once(lengths: list[int], row_tokens: int) -> None:
+    rows = listed(pack(np.array(lengths, np.int64), row_tokens))
+    predicted = sorted(
+        (document, start + offset) for row in rows for document, start, length in row for offset in range(1, length)
+    )
+    assert predicted == [(document, token) for document, length in enumerate(lengths) for token in range(1, length)]
+
+
+@given(LENGTHS, st.integers(1, 64))
+def test_rows_are_never_overfull_nor_empty(lengths: list[int], row_tokens: int) -> None:
+    rows = pack(np.array(lengths, np.int64), row_tokens)
+    assert all(0 < slots <= row_tokens for slots in slots_of(rows))
+
+
+@given(LENGTHS, st.integers(1, 64))
+def test_no_two_rows_could_have_been_one(lengths: list[int], row_tokens: int) -> None:
+    """Best fit opens a row only where no open one has room, so at most one row is half empty."""
+    rows = pack(np.array(lengths, np.int64), row_tokens)
+    assert sum(2 * slots <= row_tokens for slots in slots_of(rows)) <= 1
+
+
+@given(LENGTHS, st.integers(1, 64))
+def test_pieces_of_one_size_together_are_placed_as_one_by_one(lengths: list[int], row_tokens: int) -> None:
+    assert listed(pack(np.array(lengths, np.int64), row_tokens)) == packed_one_by_one(lengths, row_tokens)
+
+
+@given(LENGTHS, st.integers(1, 64), st.data())
+def test_some_rows_are_the_same_rows(lengths: list[int], row_tokens: int, data: st.DataObject) -> None:
+    rows = pack(np.array(lengths, np.int64), row_tokens)
+    chosen = data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=5)) if len(rows) else []
+    whole = listed(rows)
+    assert listed(rows.take(np.array(chosen, np.int64))) == [whole[number] for number in chosen]
+
+
+def test_pieces_of_a_long_document_overlap_by_one_token() -> None:
+    document, start, length = pieces_of(np.array([11]), 4)
+    assert list(zip(document, start, length, strict=True)) == [(0, 0, 5), (0, 4, 5), (0, 8, 3)]
+
+
+def test_short_documents_fill_long_rows() -> None:
+    lengths = np.random.default_rng(1).integers(5, 200, 20_000)
+    rows = pack(lengths, 1024)
+    assert (lengths - 1).sum() / (len(rows) * 1024) > 0.995
+
+
+def test_the_plan_is_a_pure_function_of_the_lengths() -> None:
+    lengths = np.random.default_rng(2).integers(1, 300, 500)
+    assert listed(pack(lengths, 128)) == listed(pack(lengths.copy(), 128))
+
+
+def with_lengths(recipe: Recipe, *later: int) -> Recipe:
+    values = recipe.model_dump()
+    values["model"]["context"] = 256
+    values["packing"]["then"] = [{"row_tokens": row_tokens, "share": 0.2} for row_tokens in later]
+    return Recipe.model_validate(values)
+
+
+def test_there_is_a_plan_for_each_length_and_one_does_not_change_another(prepared: Prepared, tmp_path: Path) -> None:
+    folders = {"token_shards": prepared.shards}
+    counts = make_packing_plan(with_lengths(prepared.recipe, 64, 128, 64), folders, tmp_path, Progress())
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(plan_file(n) for n in (32, 64, 128))
+    assert (tmp_path / plan_file(32)).read_bytes() == (prepared.plan / plan_file(32)).read_bytes()
+    assert list(counts["lengths"]) == ["32", "64", "128"]
+    assert {**counts["lengths"]["32"], "lengths": counts["lengths"], "mix": counts["mix"]} == counts
+    targets = {plan["targets"] for plan in counts["lengths"].values()}
+    assert len(targets) == 1
+    for row_tokens in (32, 64, 128):
+        plan = Plan(tmp_path, row_tokens)
+        assert len(plan) == counts["lengths"][str(row_tokens)]["rows"]
+        assert max(slots_of(plan.rows)) <= row_tokens
+
+
+def test_a_torn_or_missing_plan_is_refused(prepared: Prepared, tmp_path: Path) -> None:
+    whole = (prepared.plan / plan_file(32)).read_bytes()
+    for content in (b"", whole[:100], whole[:-1]):
+        (tmp_path / plan_file(32)).write_bytes(content)
+        with pytest.raises(ParakeetError, match="--force packing_plan"):
+            Plan(tmp_path, 32)
+    with pytest.raises(ParakeetError, match="plan-64"):
+        Plan(prepared.plan, 64)
+
+
+def test_documents_of_one_token_predict_nothing_and_make_no_plan(prepared: Prepared, tmp_path: Path) -> None:
+    write_shards(tmp_path, prepared.tokenizer, [([1], [0, 1])] * 3)
+    with pytest.raises(ParakeetError, match="No training document is left to pack"):
+        make_packing_plan(prepared.recipe, {"token_shards": tmp_path}, tmp_path, Progress())
+
+
+@given(st.lists(st.integers(2, 200), min_size=1, max_size=60), st.integers(1, 64), st.floats(0.5, 1.0))
+def test_filled_up_rows_lose_nothing_and_reach_the_fill(lengths: list[int], row_tokens: int, fill: float) -> None:
+    packed = pack(np.array(lengths, np.int64), row_tokens)
+    filled = fill_up(packed, row_tokens, fill)
+    targets = sum(length - 1 for length in lengths)
+    assert len(filled) <= len(packed)
+    assert targets >= fill * (len(filled) - 1) * row_tokens
+    assert all(0 < slots <= row_tokens for slots in slots_of(filled))
+    predicted = sorted(
+        (document, start + offset)
+        for row in listed(filled)
+        for document, start, length in row
+        for offset in range(1, length)
+    )
+    assert predicted == [(document, token) for document, length in enumerate(lengths) for token in range(1, length)]
+
+
+def test_documents_of_one_length_fill_their_rows_and_few_are_cut() -> None:
+    lengths = np.random.default_rng(3).normal(1000, 5, 20_000).astype(np.int64)
+    packed = pack(lengths, 1024)
+    filled = fill_up(packed, 1024)
+    assert (lengths - 1).sum() / (len(packed) * 1024) < 0.98
+    assert (lengths - 1).sum() / (len(filled) * 1024) >= 0.995
+    cut = np.unique(filled.document[filled.start > 0])
+    assert len(cut) < 0.03 * len(lengths)
+
+
+def test_rows_that_are_full_enough_are_left_as_they_are() -> None:
+    lengths = np.random.default_rng(1).integers(5, 200, 20_000)
+    packed = pack(lengths, 1024)
+    assert fill_up(packed, 1024) is packed
