@@ -23,7 +23,7 @@ from datatrove.pipeline.filters import GopherQualityFilter, GopherRepetitionFilt
 from parakeet.data.cleaning.cleaning_steps import CleanDocuments
 from parakeet.data.deduplication.deduplicate import Search
 from parakeet.data.deduplication.duplicates import exact_representatives, read_columns
-from parakeet.data.documents import collect_parts, count_documents, parts
+from parakeet.data.documents import collect_parts, count_documents, megabytes, parts
 from parakeet.data.part_steps import ReadPart, WriteDocuments
 from parakeet.data.tasks import run_tasks, watch
 from parakeet.progress import Progress
@@ -58,8 +58,7 @@ def clean_documents(recipe: Recipe, inputs: Mapping[str, Path], output: Path, pr
         GopherQualityFilter(),
         WriteDocuments(work / "kept"),
     ]
-    total = count_documents(inputs["documents"])
-    with progress.task("Clean", total, "documents") as task, watch(task, work / "read"):
+    with progress.task("cleaning", megabytes(paths), "MB") as task, watch(task, work / "read"):
         run_tasks(steps, len(paths), recipe.executor, work / "cleaning")
     collect_parts(work / "kept", output)
     return {"documents": count_documents(output)}

@@ -25,6 +25,8 @@ ELSEWHERE = {".venv/bin/dagster dev"}  # test_dagster_dev.py
 # The demo's full training takes minutes: these builds stop before it, and bench measures whole builds.
 CUT_SHORT = {
     "build --data": "--select packing_plan",
+    # Gigabytes from the internet; test_source_assets.py fetches from servers of its own.
+    "build --recipe parakeet-50gb": "--help",
     "build --recipe": "--select packing_plan",
     "build --force": "--select packing_plan",
     # 1.5 GB from the internet; test_original.py does it with a server of its own.
