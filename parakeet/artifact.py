@@ -162,7 +162,7 @@ class Store:
             if found is None:
                 for artifact in work.inputs.values():
                     artifact.check(thorough=True)
-                self._require_space(work)
+                self._require_space(work, force)
             artifact = found or self._make(work, make, progress, force)
             if found is not None and (self.root / work.folder / "latest").resolve() != found.path.resolve():
                 found.check(thorough=True)
@@ -177,6 +177,10 @@ class Store:
         """Directories that an interrupted or failed stage left behind."""
         return sorted((self.root / folder).glob(f"{PARTIAL_PREFIX}*"))
 
+    def partial_of(self, work: Work) -> Path:
+        """Where a work lies until it is whole."""
+        return self.root / work.folder / f"{PARTIAL_PREFIX}{work.fingerprint}"
+
     def _made(self, folder: str) -> Iterator[tuple[str, int, Path]]:
         for path in (self.root / folder).glob("*-*"):
             fingerprint, _, number = path.name.rpartition("-")
@@ -188,11 +192,14 @@ class Store:
 
     def _make(self, work: Work, make: Make, progress: Progress, fresh: bool) -> Artifact:
         started = time.time()
-        partial = self.root / work.folder / f"{PARTIAL_PREFIX}{work.fingerprint}"
+        partial = self.partial_of(work)
         try:
             if fresh or not work.resumable:
                 shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True, exist_ok=True)
+            for torn in partial.glob(".*"):  # what `replace_file` was writing when it was killed
+                if torn.suffix[1:].isdigit():
+                    torn.unlink()
             # Hashing tens of gigabytes takes minutes: what was killed after it has nothing left to do.
             if not (partial / MANIFEST_FILE).is_file():
                 counts = make(partial, progress)
@@ -240,9 +247,11 @@ class Store:
             "versions": {"parakeet": __version__, "python": platform.python_version()},
         }
 
-    def _require_space(self, work: Work) -> None:
+    def _require_space(self, work: Work, fresh: bool) -> None:
         free = shutil.disk_usage(self.root).free
-        need = work.expected_bytes + SPARE_BYTES
+        begun = [] if fresh or not work.resumable else self.partial_of(work).rglob("*")
+        there = sum(path.stat().st_size for path in begun if path.is_file())
+        need = max(0, work.expected_bytes - there) + SPARE_BYTES
         if free < need:
             raise ParakeetError(
                 f"Too little disk space for {work.stage}: it needs about {need / 1e9:,.1f} GB and {self.root} has "

@@ -5,11 +5,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from parakeet.artifact import PARTIAL_PREFIX, Artifact, Store
+from parakeet.artifact import Artifact, Store
 from parakeet.errors import ParakeetError
 from parakeet.home import latest_release, runs_folder
 from parakeet.locking import is_held
-from parakeet.stages import SOURCE_FILES, STAGES, Build, active_recipe, fetching_stages, stages_of
+from parakeet.stages import SOURCE_FILES, STAGES, Build, active_recipe, stages_of
 from parakeet.training.stage import run_key
 
 MODELS = ("release", "original_model")
@@ -24,8 +24,8 @@ class Entry:
 def unreferenced(root: Path) -> list[Entry]:
     """What may go: artefacts, training runs and left-over partial directories.
 
-    Kept are all that the active recipe's build consists of, its training run and what it has fetched even if that is
-    not finished, every release and imported model, and all that the latest release was made from. Only the stages' own
+    Kept are all that the active recipe's build consists of, its training run and data stages even if they are not
+    finished, every release and imported model, and all that the latest release was made from. Only the stages' own
     folders are looked at. Raises ParakeetError while anything is being built, and where the active recipe's sources
     or artefacts cannot be read: what belongs to them is then not known.
     """
@@ -51,9 +51,13 @@ def unreferenced(root: Path) -> list[Entry]:
 
 
 def _begun(build: Build) -> set[Path]:
-    """Where the sources of the recipe are being fetched: hours of transfer that the next build goes on with."""
-    works = [build.work(stage.name) for stage in fetching_stages(build.recipe)]
-    return {build.store.root / work.folder / f"{PARTIAL_PREFIX}{work.fingerprint}" for work in works}
+    """Where stages of the recipe stand that go on inside themselves: hours of work that the next build goes on with."""
+    ready = [
+        stage.name
+        for stage in stages_of(build.recipe)
+        if stage.resumable and all(build.find(name) is not None for name in stage.inputs_for(build.recipe))
+    ]
+    return {build.store.partial_of(build.work(name)) for name in ready}
 
 
 def remove(entries: Iterable[Entry]) -> None:

@@ -156,6 +156,9 @@ RemoteSource = DownloadSource | HubSource | BucketSource
 SOURCE_FILES = "source_files"
 """What is fetched is a stage of its own for each remote source, called `source_files/<source>`."""
 
+TRAINING_KEYS = {"priority", "near_duplicates", "weight", "epochs", "forecast"}
+"""Settings of a source that say how it is trained on, and mean nothing for an evaluation set."""
+
 Source = Annotated[
     Annotated[FileSource, Tag("files")]
     | Annotated[DownloadSource, Tag("download")]
@@ -164,6 +167,18 @@ Source = Annotated[
     | Annotated[SyntheticSource, Tag("synthetic")],
     Discriminator(_source_kind),
 ]
+
+EvaluationSet = Annotated[
+    Annotated[FileSource, Tag("files")]
+    | Annotated[DownloadSource, Tag("download")]
+    | Annotated[HubSource, Tag("hub")]
+    | Annotated[BucketSource, Tag("bucket")],
+    Discriminator(_source_kind),
+]
+
+
+PhraseWords = Annotated[int, Field(ge=1, le=100)]
+PhraseShares = dict[PhraseWords, Annotated[float, Field(ge=0.0, le=1.0)]]
 
 
 class Repetition(Section):
@@ -182,9 +197,9 @@ class Repetition(Section):
     """Characters in lines that stand twice."""
     duplicate_paragraph_characters: float | None = Field(default=0.2, ge=0.0, le=1.0)
     """Characters in paragraphs that stand twice."""
-    top_phrases: dict[int, float] = {2: 0.2, 3: 0.18, 4: 0.16}
+    top_phrases: PhraseShares = {2: 0.2, 3: 0.18, 4: 0.16}
     """Characters in the most frequent phrase, by its words."""
-    duplicate_phrases: dict[int, float] = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.1}
+    duplicate_phrases: PhraseShares = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.1}
     """Characters in phrases that stand twice, by their words."""
 
 
@@ -230,23 +245,21 @@ class Clean(Section):
     """Plain documents that are hardly prose; null keeps them."""
 
 
-class EvaluationSet(Section):
+class Decontamination(Section):
     """Text that must not be trained on."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
-    """Name in the reason of a drop."""
-    path: str
-    """A file, a folder or a glob; relative to the recipe file."""
-    columns: Columns | None = None
-    """Only for records whose columns are not recognised."""
-
-
-class Decontamination(Section):
     sets: list[EvaluationSet] = []
-    """What is looked for in every document."""
+    """What is looked for in every document, from the same kinds of places as sources."""
     words: int = Field(default=13, ge=5, le=50)
     """Words in a row that a document may not share with a record of a set; of a question with fewer words, the whole
     question and answer."""
+
+    @model_validator(mode="after")
+    def _no_training_settings(self) -> "Decontamination":
+        for chosen in self.sets:
+            for key in sorted(chosen.model_fields_set & TRAINING_KEYS):
+                raise ValueError(f"evaluation set {chosen.name} has {key}, but nothing of it is trained on: take it out")
+        return self
 
 
 class Deduplication(Section):
@@ -514,6 +527,10 @@ class Recipe(Section):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"two sources are called {twice[0]}: give each its own name")
+        sets = [chosen.name for chosen in self.decontamination.sets]
+        for name in sets:
+            if sets.count(name) > 1 or name in names:
+                raise ValueError(f"evaluation set {name} has the name of another one or of a source: give it its own")
         without = [source.name for source in self.sources if source.weight is None]
         if 0 < len(without) < len(self.sources):
             raise ValueError(f"source {without[0]} has no weight, but others have: give one to each source, or to none")

@@ -134,7 +134,7 @@ def _explain(error: ValidationError, path: Path) -> str:
         location = _without_kind(problem["loc"])
         row = _row(text, location)
         where = f"{path}, line {row}" if row else str(path)
-        key = ".".join(str(part) for part in location)
+        key = ".".join(map(str, location)).replace(".[key]", " (the key)")
         if problem["type"] == "extra_forbidden":
             known = _known_keys(problem["loc"])
             close = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
@@ -149,15 +149,23 @@ def _explain(error: ValidationError, path: Path) -> str:
 
 def _without_kind(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
     """pydantic puts a source's kind behind its number: ("sources", 0, "files", "path")."""
-    if len(location) > 2 and location[0] == "sources" and location[2] in SOURCE_KINDS:
-        return (*location[:2], *location[3:])
-    return location
+    at = _kind_at(location)
+    return (*location[:at], *location[at + 1 :]) if at else location
+
+
+def _kind_at(location: tuple[int | str, ...]) -> int:
+    """Where the kind of a source or of an evaluation set stands in a location; 0 where it does not."""
+    for lists in (("sources",), ("decontamination", "sets")):
+        at = len(lists) + 1
+        if location[: len(lists)] == lists and len(location) > at and location[at] in SOURCE_KINDS:
+            return at
+    return 0
 
 
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:
     section: Any = Recipe
-    if location != _without_kind(location):
-        section, location = SOURCE_KINDS[str(location[2])], location[3:]
+    if at := _kind_at(location):
+        section, location = SOURCE_KINDS[str(location[at])], location[at + 1 :]
     for part in location[:-1]:
         if isinstance(part, str) and part in section.model_fields:
             section = _model_of(section.model_fields[part].annotation) or section
@@ -176,7 +184,7 @@ def _row(text: str, location: tuple[int | str, ...]) -> int | None:
     row = None
     for part in location:
         if isinstance(node, yaml.MappingNode):
-            pair = next(((k, v) for k, v in node.value if k.value == part), None)
+            pair = next(((k, v) for k, v in node.value if k.value == str(part)), None)
             if pair is None:
                 return row
             row, node = pair[0].start_mark.line + 1, pair[1]

@@ -20,7 +20,6 @@ from parakeet.recipe import (
     SOURCE_FILES,
     BucketSource,
     DownloadSource,
-    EvaluationSet,
     FileSource,
     HubSource,
     Recipe,
@@ -66,7 +65,10 @@ class Stage:
         make it anew.
         """
         if self.name == "documents":
-            return tuple(stage.name for stage in fetching_stages(recipe))
+            return tuple(f"{SOURCE_FILES}/{source.name}" for source in _remote(recipe.sources))
+        if self.name == "clean_documents":
+            sets = _remote(recipe.decontamination.sets)
+            return (*self.inputs, *(f"{SOURCE_FILES}/{chosen.name}" for chosen in sets))
         if self.name == "tokenizer" and recipe.tokenizer.kind == "cl100k_base":
             return ()
         return self.inputs
@@ -84,7 +86,8 @@ def _documents(recipe: Recipe) -> dict[str, Any]:
 
 
 def _cleaning(recipe: Recipe) -> dict[str, Any]:
-    sets = [chosen.model_dump(mode="json", exclude={"path"}) for chosen in recipe.decontamination.sets]
+    read = {"name", "columns", "separator"}
+    sets = [chosen.model_dump(mode="json", include=read) for chosen in recipe.decontamination.sets]
     return {**recipe.part("clean"), "decontamination": {"sets": sets, "words": recipe.decontamination.words}}
 
 
@@ -327,7 +330,9 @@ class Build:
         if name == "original_model":
             folders[ORIGINAL_CHECKPOINT] = self.original_checkpoint
         if name.startswith(f"{SOURCE_FILES}/"):
-            return partial(getattr(import_module(module), function), self._remote_source(name), self.recipe.limit)
+            source = self._remote_source(name)
+            limit = fetched_share(self.recipe, source.name)
+            return partial(getattr(import_module(module), function), source, limit)
         return partial(getattr(import_module(module), function), self.recipe, folders)
 
     def upstream(self, name: str) -> list[str]:
@@ -365,12 +370,12 @@ class Build:
                 raise ParakeetError(f"{path} is missing. Run the same build with: --select {ORIGINAL_CHECKPOINT}")
             return {path.name: (path, self._hashes.sha256([path])[path])}
         if name == "clean_documents":
-            return self._read_files(self.recipe.decontamination.sets)
+            return self._read_files([s for s in self.recipe.decontamination.sets if isinstance(s, FileSource)])
         if name == "documents":
             return self._read_files([source for source in self.recipe.sources if isinstance(source, FileSource)])
         return {}
 
-    def _read_files(self, sources: Sequence[FileSource | EvaluationSet]) -> dict[str, tuple[Path, str]]:
+    def _read_files(self, sources: Sequence[FileSource]) -> dict[str, tuple[Path, str]]:
         from parakeet.data.reading.sources import source_files, source_root
 
         files: dict[str, tuple[Path, str]] = {}
@@ -391,8 +396,17 @@ STAGE_NAMES = tuple(stage.name for stage in STAGES)
 
 
 def remote_sources(recipe: Recipe) -> list[RemoteSource]:
-    """The sources that are fetched first."""
-    return [s for s in recipe.sources if isinstance(s, DownloadSource | HubSource | BucketSource)]
+    """The sources and evaluation sets that are fetched first."""
+    return _remote([*recipe.sources, *recipe.decontamination.sets])
+
+
+def _remote(sources: Sequence[object]) -> list[RemoteSource]:
+    return [source for source in sources if isinstance(source, DownloadSource | HubSource | BucketSource)]
+
+
+def fetched_share(recipe: Recipe, name: str) -> float:
+    """The recipe's limit for a source; of an evaluation set all is fetched, or a part of it would be trained on."""
+    return 1.0 if any(chosen.name == name for chosen in recipe.decontamination.sets) else recipe.limit
 
 
 def _fetching(source: RemoteSource) -> Stage:
@@ -400,7 +414,7 @@ def _fetching(source: RemoteSource) -> Stage:
 
     def settings(recipe: Recipe) -> dict[str, Any]:
         now = next(s for s in remote_sources(recipe) if s.name == source.name)
-        return {"source": now.model_dump(mode="json", include=read), "limit": recipe.limit}
+        return {"source": now.model_dump(mode="json", include=read), "limit": fetched_share(recipe, source.name)}
 
     return Stage(
         f"{SOURCE_FILES}/{source.name}",

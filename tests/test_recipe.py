@@ -62,6 +62,14 @@ def test_every_field_says_what_it_does() -> None:
         ("extends: demo\nsources: []\n", "sources"),
         ("extends: demo\nsources: [{name: a, path: x}, {name: a, path: y}]\n", "two sources are called a"),
         ("extends: demo\nsources: [{name: a, path: x, licens: MIT}]\n", "did you mean licence?"),
+        (
+            "extends: demo\nclean:\n  repetition:\n    top_phrases:\n      2: 0.1\n      3: 7\n",
+            "line 6: clean.repetition.top_phrases.3: Input should be less than or equal to 1 (given: 7)",
+        ),
+        (
+            "extends: demo\nclean: {repetition: {duplicate_phrases: {0: 0.5}}}\n",
+            "clean.repetition.duplicate_phrases.0 (the key): Input should be greater than or equal to 1",
+        ),
         ("extends: nowhere\n", "no recipe 'nowhere'"),
         ("extends: demo\nsources: 5\n", "sources"),
         ("- a list\n", "not one"),

@@ -1,4 +1,4 @@
-"""Held-out questions beside the documents, and the proof that no training text holds one."""
+"""Held-out questions beside the documents, and the search for training text that holds one."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -7,8 +7,6 @@ from itertools import chain
 from pathlib import Path
 
 from parakeet.data.documents import Document
-from parakeet.errors import ParakeetError
-from parakeet.sanitise import sanitise
 
 QUESTIONS_FILE = "questions.jsonl"
 
@@ -48,16 +46,11 @@ class LeakSearch:
             self._by_word.setdefault(inner, []).append(prompt)
         self._wordless = self._by_word.pop("", [])
 
-    def check(self, document: Document) -> None:
-        """Raise ParakeetError if a question stands in it: before hours of training whose marks would measure memory."""
+    def find(self, document: Document) -> str:
+        """A question that stands in a document, in lower case, or nothing. Its mark would measure memory."""
         if document.metadata.get("held_out") or not (self._by_word or self._wordless):
-            return
+            return ""
         text = document.content.casefold()
         found = self._by_word.keys() & set(text.split())
-        for prompt in chain(self._wordless, *(self._by_word[word] for word in sorted(found))):
-            if prompt in text:
-                raise ParakeetError(
-                    f"The held-out question {sanitise(prompt)!r} stands in a training document: an accuracy on it "
-                    "would measure memory. Take that text out of the sources, or give the synthetic source "
-                    "another seed."
-                )
+        prompts = chain(self._wordless, *(self._by_word[word] for word in sorted(found)))
+        return next((prompt for prompt in prompts if prompt in text), "")

@@ -9,9 +9,6 @@ import json
 import logging
 import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -32,16 +29,17 @@ from loguru import logger
 from parakeet.artifact import replace_file
 from parakeet.errors import ParakeetError
 from parakeet.progress import Task
-from parakeet.recipe import Executor, Slurm
+from parakeet.recipe import Executor
 
 # datatrove re-adds its handler on standard error for every task, so only its name can be silenced. At import,
 # because a worker process reaches this module by unpickling the steps, and no earlier.
 logger.disable("datatrove")
 
 POLL_SECONDS = 0.5
-SLURM_POLL_SECONDS = 5.0
-SLURM_GRACE_POLLS = 6
-"""Polls for which a job may be unknown to squeue and its tasks unfinished: a shared folder shows files late."""
+WORKER_KILLED = (
+    "A worker process was killed, most likely because memory ran out. Free some, or lower executor.workers in the "
+    "recipe; the same command goes on from here."
+)
 
 
 def worker_count(executor: Executor, tasks: int) -> int:
@@ -51,46 +49,30 @@ def worker_count(executor: Executor, tasks: int) -> int:
     return max(1, min(wanted, tasks))
 
 
-def run_tasks(
-    steps: Sequence[PipelineStep], tasks: int, executor: Executor, logs: Path, ranks: range | None = None
-) -> None:
+def run_tasks(steps: Sequence[PipelineStep], tasks: int, executor: Executor, logs: Path) -> None:
     """Run the tasks of a pipeline that have not been finished, and return when all have been.
 
-    `logs` belongs to this pipeline alone, and says what is finished. `ranks` runs a part of the tasks, on this
-    machine: what several machines that share the folder do between them. Raises ParakeetError or OSError as the
-    first task that failed did.
+    `logs` belongs to this pipeline alone, and says what is finished. Raises ParakeetError or OSError as the first task
+    that failed did.
     """
-    mine = ranks if ranks is not None else range(tasks)
     failures = logs / "failures"
     failures.mkdir(parents=True, exist_ok=True)
     for old in failures.iterdir():
         old.unlink()
     pipeline = [*steps, Report(failures)]
+    workers = worker_count(executor, tasks)
     error: BaseException | None = None
     try:
-        if executor.kind == "local" or ranks is not None:
-            LocalTasks(
-                pipeline,
-                tasks,
-                worker_count(executor, len(mine)),
-                logging_dir=str(logs),
-                local_tasks=len(mine),
-                local_rank_offset=mine.start,
-            ).run()
+        if executor.kind == "local":
+            LocalTasks(pipeline, tasks, workers, logging_dir=str(logs)).run()
         elif executor.kind == "ray":
             _run_with_ray(pipeline, tasks, executor, logs)
         else:
-            assert executor.slurm is not None
-            _run_with_slurm(pipeline, tasks, executor, executor.slurm, logs)
-    except BrokenProcessPool:
-        error = ParakeetError(
-            "A worker process was killed, most likely because memory ran out. Free some, or lower executor.workers in "
-            "the recipe; the same command goes on from here."
-        )
+            _run_with_slurm(pipeline, tasks, executor, logs)
     # Whatever went wrong in a task, its own words are in `failures`.
     except Exception as caught:
         error = caught
-    unfinished = [rank for rank in mine if not (logs / "completions" / f"{rank:05d}").is_file()]
+    unfinished = [rank for rank in range(tasks) if not (logs / "completions" / f"{rank:05d}").is_file()]
     if unfinished or error is not None:
         raise _failure(failures, unfinished, logs, error)
 
@@ -148,27 +130,35 @@ class LocalTasks(LocalPipelineExecutor):
             return
         if self.workers == 1:
             for rank in ranks:
-                alone = deepcopy(self)
-                alone._run_for_rank(rank, local_rank=1)
+                deepcopy(self)._run_for_rank(rank, local_rank=1)
             return
-        payload = dill.dumps(self)
+        file = _write_pipeline(self)
         # Never by fork: a forked worker inherits Dagster's signal handlers, and datatrove then hangs.
         context = get_context("spawn" if os.name == "nt" else "forkserver")
         pool = ProcessPoolExecutor(min(self.workers, len(ranks)), context, initializer=end_with_parent)
         try:
-            for future in as_completed([pool.submit(_run_rank, payload, rank) for rank in ranks]):
+            for future in as_completed([pool.submit(_run_rank, file, rank) for rank in ranks]):
                 future.result()
-        except BaseException:
+        except BaseException as error:
             # Not to wait for tasks that take minutes: they will be run again.
             for process in list((pool._processes or {}).values()):
                 process.kill()
+            if isinstance(error, BrokenProcessPool):
+                raise ParakeetError(WORKER_KILLED) from None
             raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _run_rank(payload: bytes, rank: int) -> None:
-    dill.loads(payload)._run_for_rank(rank, local_rank=1)
+def _write_pipeline(executor: PipelineExecutor) -> str:
+    """The pipeline in a file for the workers: with thousands of parts it is too long for the pipe of a pool's calls."""
+    name: str = executor.logging_dir.resolve_paths("pipeline")
+    Path(name).write_bytes(dill.dumps(executor))
+    return name
+
+
+def _run_rank(file: str, rank: int) -> None:
+    dill.loads(Path(file).read_bytes())._run_for_rank(rank, local_rank=1)
 
 
 def end_with_parent() -> None:
@@ -191,7 +181,8 @@ def end_with_parent() -> None:
 def _run_with_ray(pipeline: list[PipelineStep], tasks: int, executor: Executor, logs: Path) -> None:
     try:
         import ray
-        from datatrove.executor.ray import RayPipelineExecutor
+
+        from parakeet.data.ray_tasks import RayTasks
     except ImportError:
         raise ParakeetError("executor.kind ray needs Ray: pip install 'parakeet-lm[ray]'") from None
     if not ray.is_initialized():
@@ -204,14 +195,7 @@ def _run_with_ray(pipeline: list[PipelineStep], tasks: int, executor: Executor, 
                     f"Ray at {address!r} cannot be reached: {error}. Set executor.ray_address."
                 ) from None
     # It is left running for the next pipeline (5 s each time); Ray ends it with this process.
-    RayPipelineExecutor(
-        pipeline,
-        tasks,
-        worker_count(executor, tasks),
-        logging_dir=str(logs),
-        # Memory is not reserved: Ray would then refuse to start tasks on a small machine.
-        mem_per_cpu_gb=0,
-    ).run()
+    RayTasks(pipeline, tasks, worker_count(executor, tasks), logging_dir=str(logs)).run()
 
 
 @contextmanager
@@ -225,43 +209,11 @@ def _own_signals() -> Iterator[None]:
             signal.signal(signal.SIGTERM, handler)
 
 
-def slurm_executor(
-    pipeline: list[PipelineStep], tasks: int, executor: Executor, slurm: Slurm, logs: Path
-) -> PipelineExecutor:
-    """datatrove's executor, which writes `launch_script.slurm` into `logs` and hands it to sbatch."""
-    from datatrove.executor.slurm import SlurmPipelineExecutor
+def _run_with_slurm(pipeline: list[PipelineStep], tasks: int, executor: Executor, logs: Path) -> None:
+    from parakeet.data.slurm_tasks import SlurmTasks
 
-    return SlurmPipelineExecutor(
-        pipeline,
-        tasks,
-        time=slurm.time,
-        partition=slurm.partition,
-        mem_per_cpu_gb=slurm.memory_gib,
-        workers=executor.workers or -1,
-        job_name=f"parakeet-{logs.name}",
-        qos=slurm.qos or None,
-        env_command=slurm.environment or f"export PATH={Path(sys.executable).parent}:$PATH",
-        logging_dir=str(logs),
-    )
-
-
-def _run_with_slurm(pipeline: list[PipelineStep], tasks: int, executor: Executor, slurm: Slurm, logs: Path) -> None:
-    submitted: Any = slurm_executor(pipeline, tasks, executor, slurm, logs)
-    try:
-        submitted.run()
-    except FileNotFoundError:
-        raise ParakeetError("executor.kind slurm needs Slurm's commands, and sbatch is not on this machine.") from None
-    except subprocess.CalledProcessError as error:
-        raise ParakeetError(f"sbatch refused the job (status {error.returncode}); its script is in {logs}.") from None
-    unknown = 0
-    try:
-        while submitted.get_incomplete_ranks(skip_completed=True) and unknown < SLURM_GRACE_POLLS:
-            time.sleep(SLURM_POLL_SECONDS)
-            queue = subprocess.run(["squeue", "-h", "-j", str(submitted.job_id)], capture_output=True, text=True)
-            unknown = 0 if queue.returncode == 0 and queue.stdout.strip() else unknown + 1
-    except BaseException:
-        subprocess.run(["scancel", str(submitted.job_id)], capture_output=True, check=False)
-        raise
+    assert executor.slurm is not None
+    SlurmTasks(pipeline, tasks, executor.workers or -1, executor.slurm, logs).run()
 
 
 def count(folder: Path, rank: int, number: float) -> None:

@@ -77,9 +77,13 @@ def _reader(store: Any, key: str, etag: str) -> Read:
             if file.details["ETag"] != etag:
                 raise Unfit(CHANGED)
             for position in range(start, stop, PIECE_BYTES):
+                wanted = min(PIECE_BYTES, stop - position)
                 with _explained_store():
                     file.seek(position)
-                    piece = file.read(min(PIECE_BYTES, stop - position))
+                    piece = file.read(wanted)
+                # s3fs passes on what came, and the next piece would stand at the wrong place.
+                if len(piece) != wanted:
+                    raise Broken(f"the store sent {len(piece):,} of {wanted:,} bytes")
                 yield piece
 
     return read

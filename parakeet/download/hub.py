@@ -66,6 +66,7 @@ def hub_files(source: HubSource, pinned: Mapping[str, str], patience: Patience) 
                 n_bytes=file.size,
                 validator=file.lfs.sha256 if file.lfs else file.blob_id,
                 sha256=file.lfs.sha256 if file.lfs else None,
+                git_blob=None if file.lfs else file.blob_id,
                 read=http_reader(
                     address,
                     patience,
@@ -137,5 +138,5 @@ def _fault(source: HubSource, status: int, headers: Mapping[str, str], patience:
     fault = fault_of_status(status, headers, patience)
     reset = _RESET.search(headers.get("RateLimit", ""))
     if isinstance(fault, Broken) and fault.wait is None and reset:
-        fault.wait = min(float(reset[1]), patience.longest_wait)
+        fault.wait = float(reset[1])
     return fault

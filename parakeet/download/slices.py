@@ -65,13 +65,17 @@ def fetch_beginning(
     patience: Patience,
     say: Callable[[str], None],
 ) -> dict[str, object]:
-    """Fetch about the first `budget` bytes: whole lines, or whole row groups of Parquet, at least one of them."""
+    """Fetch about the first `budget` bytes: whole lines, or whole row groups of Parquet, at least one of them.
+
+    What is written of Parquet is compressed anew: its entry has `source_bytes`.
+    """
     folder.begin(remote)
+    source_bytes = None
     if remote.name.lower().endswith(PARQUET):
-        _first_row_groups(remote, budget, folder.fill(remote, 0, advance), advance, patience, say)
+        source_bytes = _first_row_groups(remote, budget, folder.fill(remote, 0, advance), advance, patience, say)
     else:
         _first_lines(folder, remote, budget, advance)
-    return folder.install(remote, budget)
+    return folder.install(remote, budget, source_bytes)
 
 
 def _first_lines(folder: SourceFolder, remote: Remote, budget: int, advance: Advance) -> None:
@@ -102,10 +106,13 @@ def _end_of_last_line(path: Path) -> int:
 
 def _first_row_groups(
     remote: Remote, budget: int, part: Path, advance: Advance, patience: Patience, say: Callable[[str], None]
-) -> None:
+) -> int:
+    """Copy the groups; the bytes of the remote file that they make up."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    assert remote.n_bytes is not None
+    taken = 0
     try:
         with (
             io.BufferedReader(RangeFile(remote, patience, say), BUFFER_BYTES) as stream,
@@ -115,14 +122,20 @@ def _first_row_groups(
         ):
             for group in range(file.num_row_groups):
                 n_bytes = _compressed_bytes(file.metadata.row_group(group))
-                if group and n_bytes > budget:
+                if group and taken + n_bytes > budget:
                     break
                 for batch in file.iter_batches(BATCH_ROWS, row_groups=[group]):
                     writer.write_batch(batch)
-                budget -= n_bytes
+                taken += n_bytes
                 advance(n_bytes)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            total = sum(_compressed_bytes(file.metadata.row_group(group)) for group in range(file.num_row_groups))
+    except pa.ArrowException as error:
         raise Unfit(f"it is no Parquet file that can be read ({plain(error)})") from None
+    except OSError as error:
+        if error.errno is not None:  # the disk's
+            raise
+        raise Unfit(f"it is a damaged Parquet file ({plain(error)})") from None
+    return round(remote.n_bytes * taken / total) if total else remote.n_bytes
 
 
 def _compressed_bytes(group: object) -> int:

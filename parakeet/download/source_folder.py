@@ -6,13 +6,16 @@ says what arrived. `kill -9` at any instant leaves what the next try goes on wit
 
 import hashlib
 import json
+import os
+import shutil
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from parakeet.artifact import WORK_FOLDER, replace_file, sha256_of, sync_directory, sync_file
 from parakeet.download.pages import fault_of_page
-from parakeet.download.streams import Remote, Restart
+from parakeet.download.streams import READ_BYTES, Remote, Restart
 from parakeet.download.transfer import Attempts, Broken, Patience, Unfit
 
 Advance = Callable[[int], None]
@@ -33,31 +36,62 @@ class SourceFolder:
             needed.mkdir(parents=True, exist_ok=True)
 
     def arrived(self, remote: Remote, wanted: int | None = None) -> dict[str, Any] | None:
-        """The record of a file that an earlier try fetched, if it is still the same one there. What was damaged here is
-        taken away."""
-        record = _read(self._records / f"{_key(remote)}.json")
+        """The record of a file that an earlier try fetched, if it is still the same one there. What was
+        damaged here, or is not what the recipe expects by now, is taken away."""
         path = self.folder / remote.name
-        if record is None or record["of"] != _described(remote, wanted) or not path.is_file():
+        if not path.is_file():
+            return None
+        record = _read(self._record(remote))
+        if record is None and remote.fetch is not None:  # the last try was killed between its fetch and its record
+            record = {"of": _described(remote, wanted), "entry": self.adopt(remote, wanted)}
+        if record is None or record["of"] != _described(remote, wanted):
             return None
         entry: dict[str, Any] = record["entry"]
-        if path.stat().st_size == entry["bytes"] and sha256_of(path) == entry["sha256"]:
+        fault = _unexpected(remote, entry) if wanted is None else None
+        if path.stat().st_size != entry["bytes"] or sha256_of(path) != entry["sha256"]:
+            fault = "it was changed after it had arrived"
+        if fault is None:
             return entry
-        self._say(f"{remote.name} was changed after it had arrived: fetching it again")
+        self._say(f"{remote.name}: {fault}; fetching it again")
         path.unlink()
         return None
+
+    def take_over(self, remote: Remote, earlier: Path, entry: dict[str, Any]) -> bool:
+        """Let a file of an earlier artefact, with its entry there, be this one; whether it is. `arrived` checks it."""
+        if self._record(remote).exists():
+            return False
+        target = self.folder / remote.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Without it nothing is ever written into what stands there: the two are one file.
+        self._about(remote).unlink(missing_ok=True)
+        target.unlink(missing_ok=True)
+        try:
+            os.link(earlier, target)
+        except OSError:  # not every file system has links
+            with suppress(FileNotFoundError):
+                shutil.copyfile(earlier, target)
+        if not target.is_file():  # `parakeet clean` took it away
+            return False
+        self._remember(remote, None, {"bytes": entry["bytes"], "sha256": entry["sha256"]})
+        return True
 
     def begun(self, remote: Remote) -> int:
         """Bytes of the file that wait in its part."""
         return _size(self._part(remote))
 
-    def adopt(self, remote: Remote, wanted: int | None = None) -> dict[str, Any]:
-        """Record the file that stands whole and checked under its name."""
+    def adopt(self, remote: Remote, wanted: int | None = None, source_bytes: int | None = None) -> dict[str, Any]:
+        """Record the file that stands whole and checked under its name. `source_bytes` are those of the remote file
+        that it holds, where they are not its own."""
         path = self.folder / remote.name
-        entry = {"name": remote.name, "bytes": path.stat().st_size, "sha256": sha256_of(path), "origin": remote.origin}
+        known = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+        return self._remember(remote, wanted, known | ({"source_bytes": source_bytes} if source_bytes else {}))
+
+    def _remember(self, remote: Remote, wanted: int | None, known: dict[str, Any]) -> dict[str, Any]:
+        entry = {"name": remote.name, **known, "origin": remote.origin}
         if remote.validator is not None:
             entry["etag"] = remote.validator
         record = {"of": _described(remote, wanted), "entry": entry}
-        replace_file(self._records / f"{_key(remote)}.json", json.dumps(record))
+        replace_file(self._record(remote), json.dumps(record))
         self._about(remote).unlink(missing_ok=True)
         return entry
 
@@ -104,7 +138,7 @@ class SourceFolder:
             except Restart as error:
                 self._say(f"{remote.name}: {error}. Starting again from the beginning")
                 part.write_bytes(b"")
-                attempts.failed(Broken(str(error), wait=0.0))
+                attempts.failed(Broken(str(error)))
             except Broken as error:
                 attempts.failed(error, _size(part))
         return part
@@ -122,14 +156,14 @@ class SourceFolder:
         if position < wanted:
             raise Broken("it did not send all that it had announced")
 
-    def install(self, remote: Remote, wanted: int | None = None) -> dict[str, Any]:
-        """Give the part its place under the file's name."""
+    def install(self, remote: Remote, wanted: int | None = None, source_bytes: int | None = None) -> dict[str, Any]:
+        """Give the part its place under the file's name, and record it as `adopt` does."""
         part, target = self._part(remote), self.folder / remote.name
         sync_file(part)
         target.parent.mkdir(parents=True, exist_ok=True)
         part.replace(target)
         sync_directory(target.parent)
-        return self.adopt(remote, wanted)
+        return self.adopt(remote, wanted, source_bytes)
 
     def tidy(self, names: Iterable[str]) -> None:
         """Take away files that do not belong to the source any more."""
@@ -140,11 +174,16 @@ class SourceFolder:
                 path.unlink()
 
     def _fault(self, remote: Remote) -> str | None:
-        digest = sha256_of(self._part(remote)) if remote.sha256 else None
-        return f"its sha256 is {digest}, expected {remote.sha256}" if digest != remote.sha256 else None
+        part = self._part(remote)
+        if remote.git_blob is not None and (blob := _git_blob_of(part)) != remote.git_blob:
+            return f"git calls its content {blob}, expected {remote.git_blob}"
+        return _unexpected(remote, {"bytes": _size(part), "sha256": sha256_of(part)}) if remote.sha256 else None
 
     def _part(self, remote: Remote) -> Path:
         return self._parts / _key(remote)
+
+    def _record(self, remote: Remote) -> Path:
+        return self._records / f"{_key(remote)}.json"
 
     def _about(self, remote: Remote) -> Path:
         return self._parts / f"{_key(remote)}.json"
@@ -158,6 +197,23 @@ def _described(remote: Remote, wanted: int | None) -> dict[str, Any]:
     """Where the file is fetched by its own means, nothing more is asked of an address that gave it once."""
     known = {} if remote.fetch else {"n_bytes": remote.n_bytes, "validator": remote.validator}
     return {**known, "origin": remote.origin, "wanted": wanted}
+
+
+def _unexpected(remote: Remote, entry: dict[str, Any]) -> str | None:
+    """What is wrong with a whole file, by what is known of it beforehand."""
+    if remote.n_bytes not in (None, entry["bytes"]):
+        return f"it has {entry['bytes']:,} bytes, expected {remote.n_bytes:,}"
+    if remote.sha256 not in (None, entry["sha256"]):
+        return f"its sha256 is {entry['sha256']}, expected {remote.sha256}"
+    return None
+
+
+def _git_blob_of(path: Path) -> str:
+    digest = hashlib.sha1(f"blob {_size(path)}\0".encode())
+    with path.open("rb") as file:
+        while block := file.read(READ_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _read(path: Path) -> Any:

@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from parakeet.artifact import MANIFEST_FILE, WORK_FOLDER, replace_file
 from parakeet.download.bucket import bucket_files
+from parakeet.download.earlier import take_over
 from parakeet.download.fetch import MB, Checks, SourceError, fetch, name_of, require_space
 from parakeet.download.hub import hub_files, pin
 from parakeet.download.slices import Portion, fetch_beginning, portions
@@ -25,8 +26,8 @@ from parakeet.progress import Progress, Task
 from parakeet.recipe import BucketSource, DownloadSource, HubSource, RemoteFile, RemoteSource
 from parakeet.sanitise import sanitise
 
-PATIENCE = Patience(tries=6, longest_wait=300.0)
-"""The hub counts requests by windows of five minutes."""
+PATIENCE = Patience(tries=10, longest_wait=300.0)
+"""More than eight minutes without any progress, as nobody sits by; the hub counts requests by windows of five."""
 PINNED_FILE = "pinned.json"
 
 T = TypeVar("T")
@@ -38,6 +39,9 @@ def fetch_source(
     source: RemoteSource, limit: float, output: Path, progress: Progress, patience: Patience = PATIENCE
 ) -> dict[str, Any]:
     """Fetch the share `limit` of a source's files into `output`; what to write into the manifest.
+
+    What cannot be cut is fetched whole: "share" says how much of the bytes of all files came.
+    Whole files that an earlier artefact beside `output` holds are taken over from there.
 
     `output` may hold what an earlier try of the same source left. Files of a dataset or a bucket keep their folders.
     Raises ParakeetError where the source cannot give its files, OSError for the disk's own faults.
@@ -66,6 +70,9 @@ class _Fetching:
         remotes, pinned = _naming(_place(self._source), self._listed)
         remotes = _named_safely(remotes, self._source)
         chosen = portions(remotes, self._limit)
+        whole = [portion.remote for portion in chosen if portion.budget is None]
+        if taken := take_over(self._folder, whole):
+            self._say(f"{taken:,} files are taken over from an earlier fetch")
         with self._task(chosen) as task:
             entries = [self._arrive(portion, _which(index, chosen), task) for index, portion in enumerate(chosen)]
         self._folder.tidy(entry["name"] for entry in entries)
@@ -73,6 +80,7 @@ class _Fetching:
         return {
             "files": len(entries),
             "bytes": sum(entry["bytes"] for entry in entries),
+            "share": _share(remotes, chosen, entries),
             **({"sliced": True} if sliced else {}),
             **pinned,
             "entries": entries,
@@ -142,8 +150,8 @@ class _Fetching:
             return fetch_beginning(self._folder, remote, portion.budget, advance, self._patience, self._say)
         if remote.fetch is None:
             return self._folder.fetch_whole(remote, advance)
-        if not path.is_file():  # else the last try was killed between its fetch and its record
-            remote.fetch(path, self._progress)
+        path.unlink(missing_ok=True)
+        remote.fetch(path, self._progress)
         return self._folder.adopt(remote)
 
     def _persistently(self, ask: Callable[[], T]) -> T:
@@ -151,6 +159,18 @@ class _Fetching:
 
     def _say(self, text: str) -> None:
         self._progress.say(f"{self._source.name}: {text}.")
+
+
+def _share(remotes: list[Remote], chosen: list[Portion], entries: list[dict[str, Any]]) -> float:
+    """How much of all files' bytes was fetched. A file of unknown size that was not counts as long as the others."""
+    sizes = [remote.n_bytes for remote in remotes]
+    for index, (portion, entry) in enumerate(zip(chosen, entries, strict=True)):
+        if portion.budget is None:
+            sizes[index] = entry["bytes"]
+    known = [size for size in sizes if size is not None]
+    total = sum(known) * len(sizes) / max(1, len(known))
+    taken = sum(entry.get("source_bytes", entry["bytes"]) for entry in entries)
+    return min(1.0, taken / total) if total else 1.0
 
 
 def _naming(place: str, ask: Callable[[], T]) -> T:

@@ -40,8 +40,9 @@ class Restart(Exception):
 class Remote:
     """One file elsewhere. Two with the same `validator` and size are the same file.
 
-    `name` is its place in the source's folder, `origin` names it for people. `read` gets a range of it; `fetch` puts
-    the whole file at a path, where that is not done by `read`.
+    `name` is its place in the source's folder, `origin` names it for people. `sha256` and `git_blob` (git's name for
+    the content) are what it must have, where they are known. `read` gets a range of it; `fetch` puts the whole file at
+    a path, where that is not done by `read`.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Remote:
     n_bytes: int | None
     validator: str | None = None
     sha256: str | None = None
+    git_blob: str | None = None
     read: Read | None = None
     fetch: Callable[[Path, Progress], None] | None = None
 

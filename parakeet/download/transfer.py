@@ -4,6 +4,7 @@ What gdown 6.5 leaves to its caller: it has no timeout of its own, follows a tri
 file of whatever origin, and checks no more than the length.
 """
 
+import email.utils
 import io
 import socket
 import ssl
@@ -46,9 +47,9 @@ class Patience:
     """Longest wait for gdown's next 512 KiB: a server that trickles is never silent, and never done."""
     tries: int = 4
     backoff: float = 1.0
-    """Wait after the first failure; it doubles with each one more."""
+    """Least wait after the first failure; it doubles with each one more."""
     longest_wait: float = 60.0
-    """Most that a server's Retry-After is followed."""
+    """Most that is waited at a time, and that a server's Retry-After is followed."""
 
 
 PATIENCE = Patience()
@@ -82,7 +83,9 @@ class Attempts:
         self._longest = max(position, self._longest)
         if self._failures >= self._patience.tries:
             raise Broken(f"{error} (asked {self._failures} times)") from None
-        wait = error.wait if error.wait is not None else self._patience.backoff * 2 ** (self._failures - 1)
+        # At least the doubling one: a server that always says "in a second" would be given up after ten.
+        wait = max(error.wait or 0.0, self._patience.backoff * 2 ** (self._failures - 1))
+        wait = min(wait, self._patience.longest_wait)
         self._say(f"{error}. Trying again in {wait:.0f} s")
         time.sleep(wait)
 
@@ -256,8 +259,16 @@ def fault_of_status(status: int, headers: Mapping[str, str], patience: Patience)
     reason = f"{_STATUSES.get(status, 'it fails')} (HTTP status {status} {phrase}".rstrip() + ")"
     if status not in _PASSING:
         return Unfit(reason)
-    wanted = headers.get("Retry-After", "")
-    return Broken(reason, min(float(wanted), patience.longest_wait) if wanted.isdecimal() else None)
+    return Broken(reason, _seconds(headers.get("Retry-After", "")))
+
+
+def _seconds(retry_after: str) -> float | None:
+    """From now; the header holds a number of seconds or an HTTP date (RFC 9110 §10.2.3)."""
+    if retry_after.isdecimal():
+        return float(retry_after)
+    with suppress(ValueError, OverflowError):
+        return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
+    return None
 
 
 def fault_of_connection(error: BaseException) -> str:

@@ -1,13 +1,11 @@
 from pathlib import Path
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from parakeet.conversation import Turn
 from parakeet.data.documents import Document
 from parakeet.data.questions import LeakSearch, Question, read_questions, write_questions
-from parakeet.errors import ParakeetError
 
 
 def test_questions_come_back(tmp_path: Path) -> None:
@@ -16,11 +14,13 @@ def test_questions_come_back(tmp_path: Path) -> None:
     assert read_questions(tmp_path) == questions
 
 
-def search(*questions: Question) -> None:
+def found(*questions: Question) -> list[str]:
     leaks = LeakSearch(questions)
+    documents = []
     for words, reply, held_out in (("So: WHAT is up?", "Up.", False), ("Held?", "Yes.", True)):
         turns = (Turn("Human", words), Turn("Assistant", reply))
-        leaks.check(Document("a", "MIT", turns, {"held_out": held_out}))
+        documents.append(Document("a", "MIT", turns, {"held_out": held_out}))
+    return [leaks.find(document) for document in documents]
 
 
 WORDS = st.lists(st.sampled_from(["a", "bb", "ccc", "Dd?", "é", "ſ", "\u2009"]), min_size=1, max_size=4).map(" ".join)
@@ -30,13 +30,9 @@ WORDS = st.lists(st.sampled_from(["a", "bb", "ccc", "Dd?", "é", "ſ", "\u2009"]
 def test_a_leaked_question_is_found_wherever_it_stands(prompt: str, before: str, after: str) -> None:
     leaks = LeakSearch([Question("s", "t", prompt, "Yes.")])
     text = Document("a", "MIT", (Turn("text", before + prompt.strip().upper() + after),))
-    if prompt.strip():
-        with pytest.raises(ParakeetError, match="stands in a training document"):
-            leaks.check(text)
+    assert leaks.find(text) == prompt.strip().casefold()
 
 
-def test_a_leaked_question_is_refused_by_name() -> None:
-    search(Question("s", "t", "Held?", "Yes."))
-    search()
-    with pytest.raises(ParakeetError, match="what is up"):
-        search(Question("s", "t", "What is up?", "Up."))
+def test_only_what_is_trained_on_is_searched() -> None:
+    assert found(Question("s", "t", "Held?", "Yes.")) == found() == ["", ""]
+    assert found(Question("s", "t", "Held?", "Yes."), Question("s", "t", "What is up?", "Up.")) == ["what is up?", ""]

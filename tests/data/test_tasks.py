@@ -90,31 +90,22 @@ from parakeet.recipe import Executor
 from tests.data.some_steps import Square
 
 if __name__ == "__main__":
-    folder, begin, end, workers, fault = Path(sys.argv[1]), *map(int, sys.argv[2:5]), sys.argv[5]
+    folder, workers, fault = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     faults = {rank: fault for rank in range(5)} if fault else {}
-    ranks = range(begin, end) if end < 5 or begin else None
-    run_tasks([Square(folder, faults)], 5, Executor(workers=workers), folder / "logs", ranks)
+    run_tasks([Square(folder, faults)], 5, Executor(workers=workers), folder / "logs")
 """
 
 
-def start(folder: Path, begin: int, end: int, workers: int = 1, fault: str = "") -> subprocess.Popen[bytes]:
+def start(folder: Path, workers: int, fault: str = "") -> subprocess.Popen[bytes]:
     script = folder / "script.py"
     script.write_text(SCRIPT)
-    command = [sys.executable, str(script), str(folder), str(begin), str(end), str(workers), fault]
+    command = [sys.executable, str(script), str(folder), str(workers), fault]
     return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, start_new_session=True)
-
-
-def test_two_machines_that_share_a_folder_do_it_between_them(tmp_path: Path) -> None:
-    """Two processes at the same time, each with its range of datatrove's ranks, stand in for them."""
-    nodes = [start(tmp_path, 0, 2), start(tmp_path, 2, 5)]
-    assert [node.wait(60) for node in nodes] == [0, 0]
-    assert results(tmp_path) == EXPECTED
-    assert runs(tmp_path) == dict.fromkeys(range(5), 1)
 
 
 def test_workers_die_with_the_process_that_they_work_for(tmp_path: Path) -> None:
     """They would go on writing what the next try writes."""
-    build = start(tmp_path, 0, 5, workers=2, fault="slow")
+    build = start(tmp_path, workers=2, fault="slow")
     deadline = time.monotonic() + 60
     while len(list((tmp_path / "runs").glob("*"))) < 2:
         assert build.poll() is None
@@ -128,7 +119,7 @@ def test_workers_die_with_the_process_that_they_work_for(tmp_path: Path) -> None
         assert time.monotonic() < deadline
         time.sleep(0.05)
     (tmp_path / "mended").touch()
-    assert start(tmp_path, 0, 5, workers=2).wait(60) == 0
+    assert start(tmp_path, workers=2).wait(60) == 0
     assert results(tmp_path) == EXPECTED
 
 
@@ -169,8 +160,14 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     commands, seen = tmp_path / "slurm", tmp_path / "seen"
     commands.mkdir()
     seen.mkdir()
-    for name, text in {"sbatch": SBATCH, "srun": SRUN, "scontrol": "#!/bin/sh\necho localhost\n",
-                       "squeue": "#!/bin/sh\nexit 1\n", "scancel": "#!/bin/sh\n"}.items():  # fmt: skip
+    scripts = {
+        "sbatch": SBATCH,
+        "srun": SRUN,
+        "scontrol": "#!/bin/sh\necho localhost\n",
+        "squeue": "#!/bin/sh\necho slurm_load_jobs error: Invalid job id specified >&2\nexit 1\n",
+        "scancel": '#!/bin/sh\necho "$@" >>"$SLURM_SEEN/cancelled"\n',
+    }
+    for name, text in scripts.items():
         (commands / name).write_text(text)
         (commands / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{commands}:{os.environ['PATH']}")
@@ -217,13 +214,23 @@ def test_slurm_gets_one_array_job_with_the_recipes_settings(tmp_path: Path, slur
 def test_a_fault_on_a_cluster_is_told_as_on_this_machine(
     tmp_path: Path, slurm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("parakeet.data.tasks.SLURM_POLL_SECONDS", 0.01)
+    monkeypatch.setattr("parakeet.data.slurm_tasks.POLL_SECONDS", 0.01)
     with pytest.raises(ParakeetError, match="Task 3 met a broken record in row 7"):
         run_tasks([Square(tmp_path, {3: "message"})], 5, executor(**SLURM), tmp_path / "logs")
     (tmp_path / "mended").touch()
     run_tasks([Square(tmp_path, {3: "message"})], 5, executor(**SLURM), tmp_path / "logs")
     assert results(tmp_path) == EXPECTED
     assert runs(tmp_path) == {0: 1, 1: 1, 2: 1, 3: 2, 4: 1}
+
+
+def test_jobs_of_a_build_that_was_killed_are_cancelled_first(tmp_path: Path, slurm: Path) -> None:
+    """They would go on writing what the next try writes."""
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "jobs").write_text("77\n78\n")
+    run_tasks([Square(tmp_path)], 5, executor(**SLURM), tmp_path / "logs")
+    assert (slurm / "cancelled").read_text().splitlines()[0] == "77 78"
+    assert not (tmp_path / "logs" / "jobs").exists()
+    assert results(tmp_path) == EXPECTED
 
 
 def test_without_slurm_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,7 +258,15 @@ def test_ray_runs_the_same_tasks_and_tells_the_same_faults(
     (tmp_path / "mended").touch()
     run_tasks([Square(tmp_path, {3: "message"})], 5, on_ray, tmp_path / "logs")
     assert results(tmp_path) == EXPECTED
-    assert runs(tmp_path) == {0: 1, 1: 1, 2: 1, 3: 2, 4: 1}
+    assert runs(tmp_path)[3] == 2
+
+
+@pytest.mark.slow
+def test_a_worker_of_ray_that_is_killed_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray: None) -> None:
+    """datatrove's own would wait for it for ever."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    with pytest.raises(ParakeetError, match="worker process was killed"):
+        run_tasks([Square(tmp_path, {1: "killed"})], 3, executor(kind="ray", workers=2), tmp_path / "logs")
 
 
 def test_a_ray_cluster_that_is_not_there_is_said(tmp_path: Path, ray: None) -> None:

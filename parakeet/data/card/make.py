@@ -25,7 +25,7 @@ from parakeet.data.card.measures import (
 from parakeet.data.card.text import beginning, ratio
 from parakeet.data.documents import count_documents
 from parakeet.progress import Progress
-from parakeet.recipe import Recipe
+from parakeet.recipe import SOURCE_FILES, Recipe
 from parakeet.sanitise import sanitise
 from parakeet.tokenizer import Tokenizer
 
@@ -262,7 +262,7 @@ def _provenance(artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
     return {
         "stages": stages,
         "files": _named(artifacts["documents"].manifest.get("source_files", {})) + _fetched(artifacts["documents"]),
-        "evaluation_files": _named(tested),
+        "evaluation_files": _named(tested) + _fetched(artifacts["clean_documents"]),
     }
 
 
@@ -279,6 +279,8 @@ def _fetched(documents: Artifact) -> list[dict[str, str]]:
     """The files of the artefacts that the documents were made from: what was fetched."""
     found = []
     for stage, made_from in documents.manifest.get("inputs", {}).items():
+        if not stage.startswith(f"{SOURCE_FILES}/"):
+            continue
         # An artefact lies in its stage's folder under the root, beside the documents'.
         folder = documents.path.parent.parent / stage / Path(made_from["path"]).name
         source = sanitise(stage.rpartition("/")[2])

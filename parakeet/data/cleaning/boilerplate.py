@@ -57,9 +57,9 @@ PATTERNS: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = tuple(
 
 
 def boilerplate_in(document: Document) -> str:
-    """From where in an Assistant's turn a chat model speaks of itself, or nothing."""
+    """From where in an Assistant's turn, or in a plain document, a chat model speaks of itself, or nothing."""
     for turn in document.turns:
-        if turn.role != "Assistant":
+        if turn.role not in ("Assistant", "text"):
             continue
         lowered = turn.content.lower()
         for words, pattern in PATTERNS:

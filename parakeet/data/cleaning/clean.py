@@ -145,7 +145,7 @@ def clean_documents(recipe: Recipe, inputs: Mapping[str, Path], output: Path, pr
     work = output / "work"
     if recipe.clean.languages:
         language_guesser(recipe.clean.languages)
-    sets, index = _evaluation_sets(recipe, work / "evaluation_sets.npz", progress)
+    sets, index = _evaluation_sets(recipe, inputs, work / "evaluation_sets.npz", progress)
     steps = [
         ReadPart([[path] for path in paths], work / "read"),
         CleanDocuments(recipe.clean, work / "tallies", index),
@@ -165,14 +165,16 @@ def clean_documents(recipe: Recipe, inputs: Mapping[str, Path], output: Path, pr
     return {"documents": kept, "dropped": total - kept, "sources": sources, "evaluation_sets": evaluation_sets}
 
 
-def _evaluation_sets(recipe: Recipe, file: Path, progress: Progress) -> "tuple[list[SetCounts], Path | None]":
+def _evaluation_sets(
+    recipe: Recipe, inputs: Mapping[str, Path], file: Path, progress: Progress
+) -> "tuple[list[SetCounts], Path | None]":
     """The recipe's evaluation sets, and the file of their index; an earlier try's is taken as it is."""
     if not recipe.decontamination.sets:
         return [], None
     from parakeet.data.cleaning.decontaminate import EvaluationIndex, build_index
 
     if not file.is_file():
-        build_index(recipe.decontamination, progress).save(file)
+        build_index(recipe.decontamination, inputs, progress).save(file)
     return EvaluationIndex.load(file).sets, file
 
 

@@ -17,15 +17,18 @@ import numpy as np
 import xxhash
 
 from parakeet.artifact import sync_file
+from parakeet.data.reading.records import Record
 from parakeet.data.reading.shapes import ROLE_NAMES, BadRecord, shape
-from parakeet.data.reading.sources import read_records, source_files
+from parakeet.data.reading.sources import fetched_files, read_records, source_files
 from parakeet.data.words import words_of
 from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
-from parakeet.recipe import Decontamination, EvaluationSet
+from parakeet.recipe import SOURCE_FILES, Decontamination, FileSource, RecordSource
+from parakeet.sanitise import sanitise
 
 MIN_WORDS = 5
 """A whole record of fewer words is anybody's: "What is 2 + 2? 4"."""
+MOST_BAD = 0.01
 ANSWER_LABELS = ((), ("answer",), ("a",), ("assistant",))
 """What may stand between a short question and its answer in a text."""
 SYSTEM_COLUMNS = ("system", "system_prompt")
@@ -220,25 +223,27 @@ class IndexBuilder:
         )
 
 
-def build_index(settings: Decontamination, progress: Progress) -> EvaluationIndex:
-    """Read all evaluation sets.
+def build_index(settings: Decontamination, inputs: Mapping[str, Path], progress: Progress) -> EvaluationIndex:
+    """Read all evaluation sets; `inputs` holds the folders of those that were fetched, as `source_files/<name>`.
 
-    Raises ParakeetError where a set's file cannot be read, or holds nothing that can be looked for.
+    Raises ParakeetError where a set's file cannot be read, more than 1 % of its records cannot, or none can be looked
+    for.
     """
     builder = IndexBuilder(settings.words)
     sets = []
     with progress.task("evaluation sets", None, "records") as task:
         for chosen in settings.sets:
-            counts = SetCounts(chosen.name)
-            for record in _records(chosen):
+            counts, first_bad = SetCounts(chosen.name), ""
+            for path, record in _records(chosen, inputs):
                 task.advance()
-                if record is None:
+                if record.value is None:
                     counts.bad += 1
-                elif builder.add(*looked_for(record, chosen)):
+                    first_bad = first_bad or _place(path, record)
+                elif builder.add(*looked_for(record.value, chosen)):
                     counts.records += 1
                 else:
                     counts.short += 1
-            _refuse_useless(chosen, counts)
+            _refuse_useless(counts, first_bad)
             sets.append(counts)
     for counts in sets:
         if counts.bad or counts.short:
@@ -249,20 +254,35 @@ def build_index(settings: Decontamination, progress: Progress) -> EvaluationInde
     return builder.index(sets)
 
 
-def _records(chosen: EvaluationSet) -> Iterator[dict[str, Any] | str | None]:
-    for path in source_files(chosen):
-        yield from (record.value for record in read_records(path))
+def _records(chosen: RecordSource, inputs: Mapping[str, Path]) -> Iterator[tuple[Path, Record]]:
+    if isinstance(chosen, FileSource):
+        files = source_files(chosen)
+    else:
+        files = fetched_files(inputs[f"{SOURCE_FILES}/{chosen.name}"], chosen.name)
+    for path in files:
+        yield from ((path, record) for record in read_records(path, chosen.separator))
 
 
-def _refuse_useless(chosen: EvaluationSet, counts: SetCounts) -> None:
+def _place(path: Path, record: Record) -> str:
+    """Where a record stands, and what is wrong with it."""
+    return sanitise(f"{path}{'/' if record.member else ''}{record.member}:{record.row}: {record.problem}")
+
+
+def _refuse_useless(counts: SetCounts, first_bad: str) -> None:
+    """What cannot be read cannot be looked for, and a copy of it would be trained on unseen."""
+    if counts.bad > MOST_BAD * (counts.records + counts.short + counts.bad):
+        raise ParakeetError(
+            f"Evaluation set {counts.name}: {counts.bad:,} of its records cannot be read, and at most {MOST_BAD:.0%} "
+            f"may be bad. Correct the file, or the set in decontamination.sets. The first:\n  {first_bad}"
+        )
     if counts.records == 0:
         raise ParakeetError(
-            f"Evaluation set {counts.name} ({chosen.path}) holds nothing to look for: {counts.bad:,} of its records "
+            f"Evaluation set {counts.name} holds nothing to look for: {counts.bad:,} of its records "
             f"cannot be read, {counts.short:,} are too short. Correct it in decontamination.sets."
         )
 
 
-def looked_for(value: dict[str, Any] | str, chosen: EvaluationSet) -> tuple[list[str], list[tuple[str, ...]]]:
+def looked_for(value: dict[str, Any] | str, chosen: RecordSource) -> tuple[list[str], list[tuple[str, ...]]]:
     """The fields of a record, and what of it is looked for whole where that is short.
 
     Fields are the texts as they are in the file and the turns that are made of them; only system messages are left

@@ -9,7 +9,12 @@ from parakeet.data.documents import Document
 from parakeet.recipe import Clean
 
 _LINE_END = re.compile("\r\n|[\r\v\f\x85\u2028\u2029]")
-_REMOVED = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ufeff\ud800-\udfff]")
+_REMOVED = re.compile(
+    "[\x00-\x08\x0e-\x1f\x7f-\x9f\ufeff\ud800-\udfff"
+    # Invisible: soft hyphen, zero-width space, marks of direction, word joiner and invisible operators, interlinear
+    # annotation. The joiners U+200C and U+200D stay: emoji are made with them, and words of Persian and Hindi.
+    "\xad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufff9-\ufffb]"
+)
 # ftfy takes no text for wrong that has only these beside ASCII, and looks at 15 MB/s.
 _DOUBTFUL = re.compile("[^\x00-\x7f\xa0‘’“”–—…•]")
 _MANY_BLANK_LINES = re.compile(r"\n{4,}")
@@ -38,8 +43,8 @@ class Fault:
 def normalise(text: str) -> str:
     """NFC, `\\n` line ends, no control characters, no trailing spaces, at most two blank lines together, stripped.
 
-    Form feeds, vertical tabs and Unicode's own separators end a line too. Byte-order marks and lone surrogates
-    go with the control characters. Normalising twice changes nothing.
+    Form feeds, vertical tabs and Unicode's own separators end a line too. Byte-order marks, lone surrogates and
+    invisible characters, which hide copies, go with the control characters. Normalising twice changes nothing.
     """
     text = _REMOVED.sub("", _LINE_END.sub("\n", text))
     text = unicodedata.normalize("NFC", text)

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,23 @@ from parakeet.recipe import SOURCE_FILES, FileSource, Recipe, RecordSource, Sour
 from parakeet.sanitise import sanitise
 
 PROBLEMS_FILE = "problems.jsonl"
-MOST_BAD_RECORDS = 0.01
+HELD_OUT_QUESTION = "held-out question"
+NORMAL_REASONS = frozenset(
+    (
+        HELD_OUT_QUESTION,
+        "roles do not alternate",
+        "no reply",
+        "empty conversation",
+        "empty turn",
+        "empty text",
+    )
+)
+"""What stands in good published sets too: such records are left out, and say nothing against the others."""
+MOST_NORMAL = 0.5
+MOST_FAULTY = 0.01
+HOPELESS_FAULTY = 1000
+HOPELESS_BAD = 10_000
+"""Without a document among them. More, since a set may be sorted by length, with what is empty first."""
 PROBLEMS_KEPT = 100
 PROBLEMS_SHOWN = 5
 
@@ -42,25 +58,45 @@ class Tally:
         return self.bad_reasons.total()
 
     @property
+    def faulty(self) -> int:
+        """Records that are bad for a reason which is not normal."""
+        return sum(number for reason, number in self.bad_reasons.items() if reason not in NORMAL_REASONS)
+
+    @property
     def taken(self) -> int:
         return self.records - self.not_taken
 
+    @property
+    def is_too_faulty(self) -> bool:
+        """More than 1 % of the taken records are faulty, or more than one where fewer than 100 were taken."""
+        return self.faulty > max(1, MOST_FAULTY * self.taken)
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether a task may end here: most of its records are faulty, or there is not one document."""
+        mostly_faulty = self.faulty >= HOPELESS_FAULTY and 2 * self.faulty > self.taken
+        return mostly_faulty or (self.documents == 0 and self.bad >= HOPELESS_BAD)
+
     def reject(self, problem: Problem, where: dict[str, Any], content: Any) -> None:
         self.bad_reasons[problem.reason] += 1
-        if len(self.problems) < PROBLEMS_KEPT:
+        if self.bad_reasons[problem.reason] <= PROBLEMS_KEPT:
             excerpt = " ".join(sanitise(excerpt_of(content)[: 4 * EXCERPT_CHARACTERS]).split())
             reason = " ".join(sanitise(str(problem)).split())
             self.problems.append({**where, "reason": reason, "excerpt": excerpt[:EXCERPT_CHARACTERS]})
 
     def add(self, other: "Tally") -> None:
-        """Count what comes behind this; of the problems the first are kept."""
+        """Count what comes behind this; of each reason's problems the first are kept."""
+        seen = Counter(self.bad_reasons)
+        for problem in other.problems:
+            seen[reason_of(problem)] += 1
+            if seen[reason_of(problem)] <= PROBLEMS_KEPT:
+                self.problems.append(problem)
         self.records += other.records
         self.documents += other.documents
         self.bytes += other.bytes
         self.not_taken += other.not_taken
         self.bad_reasons += other.bad_reasons
         self.notes += other.notes
-        self.problems += other.problems[: PROBLEMS_KEPT - len(self.problems)]
 
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,19 +121,28 @@ class Tally:
         }
 
 
+def reason_of(problem: dict[str, Any]) -> str:
+    """The reason of a problem that was kept, without what is particular to it."""
+    return str(problem["reason"]).partition(": ")[0]
+
+
 def collect_documents(recipe: Recipe, inputs: Mapping[str, Path], output: Path, progress: Progress) -> dict[str, Any]:
     """Write all sources' documents in the recipe's order into `output`, a directory that may hold an earlier try.
 
     Beside the Parquet parts it writes `problems.jsonl` (source, file, row, reason, excerpt; the first 100 of each
-    source) and `questions.jsonl` (source, task, prompt, answer: the held-out questions of synthetic sources). A
-    document's metadata says where it stood: `file`, relative to the source's folder, and `row`.
+    source and reason) and `questions.jsonl` (source, task, prompt, answer: the held-out questions of synthetic
+    sources). A document's metadata says where it stood: `file`, relative to the source's folder, and `row`.
     `inputs` holds the folders of remote sources, as `source_files/<name>`. Of a text file, one record is one document
     made of it, or one line that is no text. Of local sources `recipe.limit` takes a systematic sample of the records.
 
     Returns {"documents", "records", "bytes", "sources": {name: {"files", "records", "documents", "bytes", "bad",
     "not_taken", "bad_reasons", "notes", "licence"}}}; bytes are UTF-8 bytes of content, records are documents, bad
-    ones and those not taken. Raises ParakeetError where a source gives no document, more than 1 % of its taken records
-    are bad, or the text of a held-out question stands in a training document.
+    ones and those not taken. A record in which a held-out question stands is a bad one.
+
+    What is normal in published sets (`NORMAL_REASONS`: held-out questions, roles that do not alternate, no reply, empty
+    conversations, turns and texts) is left out, counted and told. Raises ParakeetError where a source gives no
+    document, where more than half of its taken records are left out for such a reason, or where more than 1 % of
+    them are bad for another; where fewer than 100 are taken, one may be.
     """
     from parakeet.data.part_steps import WriteDocuments
     from parakeet.data.reading.collecting_steps import ReadRecords
@@ -165,26 +210,34 @@ def _judge(source: Source, tally: Tally, progress: Progress) -> None:
         raise ParakeetError(sanitise(message))
     if tally.taken == 0:
         raise ParakeetError(f"Source {source.name}: the limit takes none of its {tally.records:,} records. Raise it.")
-    if tally.bad > MOST_BAD_RECORDS * tally.taken:
+    if tally.is_too_faulty or tally.bad - tally.faulty > MOST_NORMAL * tally.taken or tally.documents == 0:
         raise refusal(source, tally)
     if tally.bad:
         progress.say(f"{source.name}: {tally.bad:,} of {tally.taken:,} records left out. The first:")
-        for line in _shown(source, tally):
+        for line in _shown(source, tally, tally.bad_reasons):
             progress.say(line)
 
 
 def refusal(source: Source, tally: Tally) -> ParakeetError:
-    """Too many of the records that were read so far are bad."""
+    """Too many of the records that were read so far are bad: faulty, or left out for a normal reason, or all."""
+    reasons, limit = [reason for reason, _ in tally.bad_reasons.most_common()], ""
+    if tally.is_too_faulty:
+        reasons = [reason for reason in reasons if reason not in NORMAL_REASONS]
+        limit = f", and at most {MOST_FAULTY:.0%} may be bad"
+    elif tally.documents:
+        reasons = [reason for reason in reasons if reason in NORMAL_REASONS]
+        limit = f", and at most {MOST_NORMAL:.0%} may be left out like this"
+    number = sum(tally.bad_reasons[reason] for reason in reasons)
     return ParakeetError(
-        f"Source {source.name}: {tally.bad:,} of {tally.taken:,} records cannot be used, and at most "
-        f"{MOST_BAD_RECORDS:.0%} may be bad. Correct the file, or the source's columns in the recipe. The first:\n"
-        + "\n".join(_shown(source, tally))
+        f"Source {source.name}: {number:,} of {tally.taken:,} records cannot be used ({', '.join(reasons)}){limit}. "
+        "Correct the file, or the source's columns in the recipe. The first:\n"
+        + "\n".join(_shown(source, tally, reasons))
     )
 
 
-def _shown(source: Source, tally: Tally) -> list[str]:
+def _shown(source: Source, tally: Tally, reasons: Container[str]) -> list[str]:
     folder = f"{sanitise(str(source_root(source)))}/" if isinstance(source, FileSource) else ""
-    problems = tally.problems[:PROBLEMS_SHOWN]
+    problems = [problem for problem in tally.problems if reason_of(problem) in reasons][:PROBLEMS_SHOWN]
     return [f"  {folder}{p['file']}:{p['row']}: {p['reason']}: {p['excerpt']}" for p in problems]
 
 

@@ -12,7 +12,7 @@ from datatrove.pipeline.base import PipelineStep
 
 from parakeet.data.documents import Document
 from parakeet.data.questions import LeakSearch, read_questions
-from parakeet.data.reading.collect import Tally, refusal
+from parakeet.data.reading.collect import HELD_OUT_QUESTION, Tally, refusal
 from parakeet.data.reading.pieces import Piece
 from parakeet.data.reading.records import Problem, Record
 from parakeet.data.reading.sampling import is_sampled, synthetic_count
@@ -22,11 +22,10 @@ from parakeet.recipe import FileSource, RecordSource, Source, SyntheticSource
 from parakeet.sanitise import sanitise
 
 COUNT_EVERY = 256
-HOPELESS_RECORDS = 1000
 
 
 class ReadRecords(PipelineStep):
-    """Documents of the records of one task, which `tasks/<task>.json` lists, in which no held-out question stands.
+    """Documents of the records of one task, which `tasks/<task>.json` lists; those with a held-out question are bad.
 
     `tallies/<task>.json` says what became of each record, `counts/<task>` how many megabytes of the files were read,
     for `watch`. A task most of whose records are bad ends at once: hours later it would be refused all the same.
@@ -48,9 +47,11 @@ class ReadRecords(PipelineStep):
         tally = Tally()
         leaks = LeakSearch(read_questions(self.questions))
         for document in self._documents(source, task, tally):
+            if question := leaks.find(document):
+                tally.reject(Problem(HELD_OUT_QUESTION, question), _place(document, tally), document.content)
+                continue
             tally.documents += 1
             tally.bytes += document.n_bytes
-            leaks.check(document)
             yield Item(text="", id=str(tally.records), metadata={"document": document})
             if tally.documents % COUNT_EVERY == 0:
                 count(self.work / "counts", rank, _megabytes_read(task["pieces"], tally))
@@ -73,13 +74,19 @@ class ReadRecords(PipelineStep):
                 else:
                     tally.not_taken += 1
                 index += 1
-                if tally.bad >= HOPELESS_RECORDS and 2 * tally.bad > tally.taken:
+                if tally.is_hopeless:
                     raise refusal(source, tally)
 
 
 def _megabytes_read(pieces: Sequence[dict[str, Any]], tally: Tally) -> float:
     """By the text that came out of them, and at most what they hold: a compressed file says no more of its end."""
     return min(tally.bytes, sum(piece["n_bytes"] for piece in pieces)) / 1e6
+
+
+def _place(document: Document, tally: Tally) -> dict[str, Any]:
+    """Where a document stands; of a source that is written here, its number."""
+    file, row = document.metadata.get("file", "dialogues"), document.metadata.get("row", tally.records)
+    return {"source": document.source, "file": file, "row": row}
 
 
 def _synthetic(source: SyntheticSource, share: Fraction, tally: Tally) -> Iterator[Document]:

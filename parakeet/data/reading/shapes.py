@@ -8,7 +8,7 @@ from typing import Any
 from parakeet.conversation import Turn
 from parakeet.data.documents import Document
 from parakeet.data.reading.records import Problem
-from parakeet.recipe import Columns, EvaluationSet, RecordSource
+from parakeet.recipe import Columns, RecordSource
 
 ROLE_NAMES = {
     **dict.fromkeys(("system", "developer"), "System"),
@@ -45,7 +45,7 @@ class Shaped:
     note: str = ""
 
 
-def shape(value: Mapping[str, Any] | str, source: RecordSource | EvaluationSet) -> Shaped:
+def shape(value: Mapping[str, Any] | str, source: RecordSource) -> Shaped:
     """The document that a record holds. A string is a plain text; of columns the first known shape is taken:
 
     `messages`, `conversations`, `instruction` (with `input` or `context`) and `output` or `response`, `prompt` and

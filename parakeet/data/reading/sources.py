@@ -16,13 +16,13 @@ from parakeet.data.reading.file_kinds import ARCHIVES, RECOGNISED, file_kind
 from parakeet.data.reading.readers import read_row_groups, read_stream
 from parakeet.data.reading.records import Record
 from parakeet.errors import ParakeetError
-from parakeet.recipe import EvaluationSet, FileSource
+from parakeet.recipe import FileSource
 from parakeet.sanitise import sanitise
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def source_files(source: FileSource | EvaluationSet) -> list[Path]:
+def source_files(source: FileSource) -> list[Path]:
     """The files of a source: its file, or those of its folder (with subfolders) or glob that are recognised, sorted.
 
     Hidden files and folders are left out of folders. Raises ParakeetError where nothing is there, nothing of
@@ -71,7 +71,7 @@ def _walk(folder: Path, where: str) -> Iterator[Path]:
         yield from (Path(here) / name for name in names if not name.startswith("."))
 
 
-def source_root(source: FileSource | EvaluationSet) -> Path:
+def source_root(source: FileSource) -> Path:
     """The folder that the names of a source's files are told relative to."""
     path = Path(os.path.expanduser(source.path))
     if os.path.isdir(path):

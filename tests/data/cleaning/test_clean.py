@@ -113,13 +113,14 @@ def test_boilerplate_of_chat_models_is_counted_and_dropped_on_request(tmp_path: 
         chat("Do you like tea?", "As an AI language model, I do not drink."),
         chat("Write it.", "I'm sorry, but I cannot fulfil that request."),
         chat("As an AI, who are you?", "My name is Parakeet."),
-        plain("As an AI language model, I do not drink."),
+        plain("It said: As an AI language model, I do not drink."),
+        plain("Artificial intelligence is an old dream."),
     ]
     _, counts = clean(tmp_path, documents)
-    assert counts["sources"]["a"] == {"kept": 4, "dropped": {}, "found": {"boilerplate": 2}}
+    assert counts["sources"]["a"] == {"kept": 5, "dropped": {}, "found": {"boilerplate": 3}}
     output, counts = clean(tmp_path, documents, name="drop", boilerplate="drop")
-    assert counts["sources"]["a"] == {"kept": 2, "dropped": {"boilerplate": 2}, "found": {"boilerplate": 2}}
-    assert list(read_documents(parts(output))) == documents[2:]
+    assert counts["sources"]["a"] == {"kept": 2, "dropped": {"boilerplate": 3}, "found": {"boilerplate": 3}}
+    assert list(read_documents(parts(output))) == [documents[2], documents[4]]
 
 
 def test_personal_data_is_counted_and_masked_on_request(tmp_path: Path) -> None:

@@ -16,7 +16,10 @@ from parakeet.data.cleaning.text_faults import mend, normalise, whole
 from parakeet.data.documents import Document
 from parakeet.data.words import LastWords, RegexWordTokenizer, words_of
 
-MESSY = st.text(st.characters() | st.sampled_from("\r\n \t\x0b\x85\u2028\ufeff\x00e\u0301\ud800Ãâ€™©\x80\x99\x9d"))
+MESSY = st.text(
+    st.characters()
+    | st.sampled_from("\r\n \t\x0b\x85\u2028\ufeff\x00e\u0301\ud800Ãâ€™©\x80\x99\x9d\xad\u200b\u200d\u2069")
+)
 
 
 @pytest.mark.parametrize(
@@ -29,6 +32,10 @@ MESSY = st.text(st.characters() | st.sampled_from("\r\n \t\x0b\x85\u2028\ufeff\x
         ("e\u0301", "é"),
         ("  \n\n ", ""),
         ("naïve 数 👩‍🚀", "naïve 数 👩‍🚀"),
+        ("می\u200cخواهم, क्\u200dष", "می\u200cخواهم, क्\u200dष"),
+        ("co\xadop\u200ber\u2060at\u2063ive", "cooperative"),
+        ("\u202eabc\u202c \u2067\u200fd\u200e\u2069\u061c\u180e \ufff9e\ufffaf\ufffb", "abc d ef"),
+        ("e\u200b\u0301", "é"),
     ],
 )
 def test_normalise(before: str, after: str) -> None:
@@ -170,6 +177,7 @@ def test_boilerplate_is_recognised_in_turns_of_the_assistant(text: str) -> None:
     assert text.split()[1] in place
     swapped = (Turn("Human", text), Turn("Assistant", "I see."))
     assert boilerplate_in(Document("a", "MIT", swapped)) == ""
+    assert boilerplate_in(Document("a", "MIT", (Turn("text", f"Hm. {text}"),))) == place
 
 
 @pytest.mark.parametrize(

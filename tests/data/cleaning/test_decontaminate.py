@@ -34,7 +34,8 @@ def index_of(folder: Path, records: Sequence[Any], words: int = 13, **columns: s
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     chosen = {"name": "set", "path": str(path), "columns": columns or None}
     progress = Progress(io.StringIO())
-    build_index(Decontamination.model_validate({"sets": [chosen], "words": words}), progress).save(folder / "set.npz")
+    decontamination = Decontamination.model_validate({"sets": [chosen], "words": words})
+    build_index(decontamination, {}, progress).save(folder / "set.npz")
     return EvaluationIndex.load(folder / "set.npz")
 
 
@@ -74,7 +75,7 @@ def test_the_whole_of_gsm8k_test_is_caught_in_three_disguises(tmp_path: Path) ->
 def test_hardly_anything_of_gsm8k_train_is_taken_for_the_test_set(tmp_path: Path) -> None:
     rows_of("gsm8k-test.jsonl")
     chosen = {"sets": [{"name": "gsm8k-test", "path": str(CORPORA / "gsm8k-test.jsonl")}]}
-    index = build_index(Decontamination.model_validate(chosen), Progress(io.StringIO()))
+    index = build_index(Decontamination.model_validate(chosen), {}, Progress(io.StringIO()))
     train = [mapped(row).content for row in rows_of("gsm8k-train.jsonl")]
     assert len(train) == 7473
     assert sum(index.find(text) is not None for text in train) <= 10
@@ -184,20 +185,27 @@ def test_a_window_joins_a_question_and_its_reply(tmp_path: Path) -> None:
 def test_two_sets_are_told_apart(tmp_path: Path) -> None:
     texts = [" ".join(f"{name}{n}" for n in range(20)) for name in ("one", "two")]
     for number, text in enumerate(texts):
-        (tmp_path / f"{number}.jsonl").write_text(json.dumps({"text": text}) + "\nno record\n")
+        (tmp_path / f"{number}.jsonl").write_text((json.dumps({"text": text}) + "\n") * 99 + "no record\n")
     sets = [{"name": f"set-{number}", "path": str(tmp_path / f"{number}.jsonl")} for number in range(2)]
     documents = [plain(texts[1]), plain(f"{texts[1]}\n{texts[0]}"), plain(PROSE)]
     _, counts = clean(tmp_path, documents[:1], documents[1:], sets=sets, workers=2)
     assert counts["sources"]["a"]["dropped"] == {"contaminated: set-0": 1, "contaminated: set-1": 1}
-    about = {"records": 1, "short": 0, "bad": 1, "found": 1}
+    about = {"records": 99, "short": 0, "bad": 1, "found": 99}
     assert counts["evaluation_sets"] == {"set-0": {**about, "documents": 1}, "set-1": {**about, "documents": 2}}
 
 
 def test_a_set_with_nothing_to_look_for_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(
-        ParakeetError, match=r"Evaluation set set .* 0 of its records\s+cannot be read, 1 are too short"
-    ):
+    with pytest.raises(ParakeetError, match=r"Evaluation set set .* 0 of its records cannot be read, 1 are too short"):
         index_of(tmp_path, [{"text": "Too short"}])
     sets = [{"name": "gone", "path": str(tmp_path / "nothing.jsonl")}]
     with pytest.raises(ParakeetError, match="gone"):
         clean(tmp_path, [plain(PROSE)], sets=sets)
+
+
+def test_a_set_of_which_much_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    good = {"text": PROSE}
+    assert index_of(tmp_path, [*[good] * 99, 5]).sets[0].bad == 1
+    with pytest.raises(
+        ParakeetError, match=r"set: 2 of its records .*at most 1% .*\n  .*set\.jsonl:3: not a JSON object"
+    ):
+        index_of(tmp_path, [good, good, 5, 6, *[good] * 100])

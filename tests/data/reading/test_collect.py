@@ -130,6 +130,55 @@ def test_more_than_one_in_a_hundred_bad_stops(tmp_path: Path, output: Path, bad:
     assert not {"\x1b", "\x07", "\0"} & set(str(error.value))
 
 
+NORMAL = [
+    {"messages": []},
+    {"messages": [{"role": "user", "content": "Hm?"}]},
+    {"messages": [{"role": "assistant", "content": "Hm."}]},
+    {"messages": [{"role": "user", "content": "Hm?"}, {"role": "assistant", "content": " "}]},
+    {"text": ""},
+]
+
+
+@pytest.mark.parametrize("good", [200, 199])
+def test_what_is_normal_in_published_sets_may_be_half_of_a_source(tmp_path: Path, output: Path, good: int) -> None:
+    path = jsonl(tmp_path / "a.jsonl", NORMAL * 40 + texts(good))
+    source = FileSource(name="mine", path=str(path))
+    if good == 200:
+        counts = collect(output, source)["sources"]["mine"]
+        reasons = ["empty conversation", "empty text", "empty turn", "no reply", "roles do not alternate"]
+        assert counts["bad_reasons"] == dict.fromkeys(reasons, 40)
+        assert (counts["records"], counts["documents"]) == (400, 200)
+        return
+    with pytest.raises(ParakeetError, match=r"200 of 399 records .*empty text.* at most 50% .*\n.*a\.jsonl:1: empty"):
+        collect(output, source)
+
+
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        ([{"text": "good"}, {"text": "bad\0"}], ""),
+        ([*texts(97), {"text": ""}, [1]], ""),
+        ([*texts(97), {"text": "bad\0"}, [1]], r"2 of 99 records .*\(NUL character, not a JSON object\).* at most 1%"),
+        ([{"text": ""}, [1]], r"2 of 2 records cannot be used \(empty text, not a JSON object\)\."),
+        ([[1]], "1 of 1 records cannot be used"),
+    ],
+)
+def test_a_small_source_may_have_one_bad_record(tmp_path: Path, output: Path, records: list[Any], message: str) -> None:
+    source = FileSource(name="mine", path=str(jsonl(tmp_path / "a.jsonl", records)))
+    if not message:
+        assert collect(output, source)["sources"]["mine"]["documents"] > 0
+        return
+    with pytest.raises(ParakeetError, match=message):
+        collect(output, source)
+
+
+def test_what_is_normal_does_not_hide_the_faults_that_refuse_a_source(tmp_path: Path, output: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", [{"text": ""}] * 150 + [[1], [2], [3], [4]] + texts(200))
+    with pytest.raises(ParakeetError, match=r"4 of 354 records .*\(not a JSON object\)") as error:
+        collect(output, FileSource(name="mine", path=str(path)))
+    assert [line.split(":")[1] for line in str(error.value).splitlines()[1:]] == ["151", "152", "153", "154"]
+
+
 def test_only_the_first_hundred_problems_are_kept(tmp_path: Path, output: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", [{"text": ""}] * 150)
     with pytest.raises(ParakeetError, match="150 of 150"):

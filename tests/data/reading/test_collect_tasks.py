@@ -157,6 +157,22 @@ def test_a_schema_change_in_the_middle_of_a_set_is_told_with_file_and_row(tmp_pa
         collect(tmp_path / "again", recipe_of(source))
 
 
+def test_a_schema_change_between_two_parquet_files_is_told_with_file_and_row(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    pq.write_table(pa.table({"text": [f"{n}" for n in range(300)]}), tmp_path / "set/0.parquet")
+    # Row groups of two: the rows count through the file all the same.
+    later = pa.table({"text": pa.array([["in a list"]] * 3), "id": ["a", "b", "c"]})
+    pq.write_table(later, tmp_path / "set/1.parquet", row_group_size=2)
+    source = FileSource(name="mine", path=str(tmp_path / "set"))
+    counts = collect(tmp_path / "output", recipe_of(source))["sources"]["mine"]
+    assert (counts["documents"], counts["bad_reasons"]) == (300, {"content is not text": 3})
+    told = [json.loads(line) for line in (tmp_path / "output/problems.jsonl").read_text().splitlines()]
+    assert [(problem["file"], problem["row"]) for problem in told] == [("1.parquet", row) for row in (1, 2, 3)]
+    pq.write_table(pa.table({"words": ["a", "b"] * 10}), tmp_path / "set/1.parquet")
+    with pytest.raises(ParakeetError, match=r"20 of 320 .*\(unknown columns\).*\n.*set/1\.parquet:1: .* words"):
+        collect(tmp_path / "again", recipe_of(source))
+
+
 def test_a_member_that_leads_out_of_its_archive_is_told_and_written_nowhere(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     with zipfile.ZipFile(tmp_path / "in/a.zip", "w") as archive:
@@ -219,13 +235,28 @@ class TestRemote:
             collect(tmp_path / "output", recipe_of(self.SOURCE), {"source_files/far": tmp_path / "files"})
 
 
-def test_a_question_that_leaks_stops_the_stage(tmp_path: Path) -> None:
+def test_a_document_with_a_held_out_question_is_left_out_and_shown(tmp_path: Path) -> None:
     talk = SyntheticSource(name="talk", kind="synthetic", documents=100)
     collect(tmp_path / "first", recipe_of(talk))
     question = json.loads((tmp_path / "first/questions.jsonl").read_text().splitlines()[0])["prompt"]
     leak = FileSource(name="leak", path=jsonl(tmp_path / "a.jsonl", ["innocent", f"So: {question.upper()} Yes."]))
-    with pytest.raises(ParakeetError, match="stands in a training document"):
-        collect(tmp_path / "second", recipe_of(talk, leak))
+    counts = collect(tmp_path / "second", recipe_of(talk, leak))["sources"]
+    assert (counts["talk"]["bad"], counts["leak"]["documents"]) == (0, 1)
+    assert counts["leak"]["bad_reasons"] == {"held-out question": 1}
+    assert [d.content for d in documents(tmp_path / "second") if d.source == "leak"] == ["innocent"]
+    (problem,) = map(json.loads, (tmp_path / "second/problems.jsonl").read_text().splitlines())
+    assert (problem["file"], problem["row"], problem["excerpt"]) == ("a.jsonl", 2, f"So: {question.upper()} Yes.")
+    assert problem["reason"] == f"held-out question: {question.casefold()}"
+
+
+@pytest.mark.parametrize("empty", [2000, 12_000])
+def test_what_is_normal_ends_a_task_only_where_there_is_nothing_else(tmp_path: Path, empty: int) -> None:
+    source = FileSource(name="a", path=jsonl(tmp_path / "a.jsonl", [""] * empty + ["good"] * 2500))
+    if empty == 2000:
+        assert collect(tmp_path / "output", recipe_of(source))["documents"] == 2500
+        return
+    with pytest.raises(ParakeetError, match=r"10,000 of 10,000 records cannot be used \(empty text\)\. "):
+        collect(tmp_path / "output", recipe_of(source))
 
 
 def test_a_source_that_is_nearly_all_bad_ends_at_once(tmp_path: Path) -> None:

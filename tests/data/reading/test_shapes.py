@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parakeet.data.reading.shapes import BadRecord, shape
-from parakeet.recipe import Columns, EvaluationSet, FileSource
+from parakeet.recipe import Columns, FileSource
 
 
 def turns(value: Any, **columns: str) -> list[tuple[str, str]]:
@@ -169,7 +169,7 @@ class TestColumns:
         assert reason({"text": "a"}, alternating="data") == "missing column: data; there are text"
 
     def test_an_evaluation_set_has_columns_and_no_licence(self) -> None:
-        chosen = EvaluationSet(name="test", path="x", columns=Columns(human="q", assistant="a"))
+        chosen = FileSource(name="test", path="x", columns=Columns(human="q", assistant="a"))
         document = shape({"q": "Hi", "a": "Hello"}, chosen).document
         assert (document.source, document.licence, document.content) == ("test", "", "Hi\nHello")
 

@@ -1,4 +1,7 @@
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -79,3 +82,48 @@ def test_too_little_held_out_text_is_said_before_training(prepared: Prepared, tm
     inputs = {"tokenizer": prepared.tokenizer_folder, "deduplicated_documents": prepared.documents}
     with pytest.raises(ParakeetError, match="held_out_fraction"):
         make_token_shards(Recipe.model_validate(values), inputs, tmp_path, Progress())
+
+
+NODE = """
+import sys
+from pathlib import Path
+from parakeet.data.documents import parts
+from parakeet.data.tasks import LocalTasks, Report
+from parakeet.data.tokens.tokenising_steps import Tokenise
+from parakeet.recipe import Shards
+
+if __name__ == "__main__":
+    documents, tokenizer, output = map(Path, sys.argv[1:4])
+    begin, end = map(int, sys.argv[4:])
+    groups = [[path] for path in parts(documents)]
+    work = output / "work"
+    step = Tokenise(groups, tokenizer, output, work, Shards(), ["talk", "text"])
+    (work / "failures").mkdir(parents=True, exist_ok=True)
+    LocalTasks([step, Report(work / "failures")], len(groups), 1, logging_dir=str(work / "tokenising"),
+               local_tasks=end - begin, local_rank_offset=begin).run()
+"""
+
+
+def test_two_machines_that_share_a_folder_write_the_same_shards(prepared: Prepared, tmp_path: Path) -> None:
+    """Two processes at once, each with a range of datatrove's ranks (local_rank_offset), stand in for them."""
+    documents, shared = tmp_path / "documents", tmp_path / "shared"
+    documents.mkdir()
+    shared.mkdir()
+    for copy in range(5):
+        shutil.copy(parts(prepared.documents)[0], documents / f"part-{copy:05d}.parquet")
+    script = tmp_path / "node.py"
+    script.write_text(NODE)
+    root = Path(__file__).parents[3]
+    arguments = [sys.executable, str(script), str(documents), str(prepared.tokenizer_folder), str(shared)]
+    nodes = [
+        subprocess.Popen([*arguments, *map(str, ranks)], env={**os.environ, "PYTHONPATH": str(root)})
+        for ranks in ((0, 2), (2, 5))
+    ]
+    assert [node.wait(60) for node in nodes] == [0, 0]
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    inputs = {"tokenizer": prepared.tokenizer_folder, "deduplicated_documents": documents}
+    make_token_shards(prepared.recipe, inputs, alone, Progress())
+    written = {path.name: path.read_bytes() for path in alone.glob("*.arrow")}
+    assert len(written) == 10
+    assert {path.name: path.read_bytes() for path in shared.glob("*.arrow")} == written
