@@ -323,11 +323,12 @@ def data() -> None:
 
 @data.command()
 @click.option("--recipe", "recipe_name", help="Shipped recipe or recipe file.  [default: the active one]")
+@click.option("--limit", type=Share(), metavar="SHARE", help="As in the build: 0.1%, or 0.001.")
 @click.option("--stage", metavar="ASSET", help="What this one dropped only: documents, clean_documents, ...")
 @click.option("--source", metavar="NAME", help="What was dropped of this source only.")
 @click.option("--reason", metavar="TEXT", help="Show examples of what was dropped for this reason, or part of one.")
 @click.option("--examples", type=click.IntRange(1, 100), default=5, show_default=True, help="Examples of each row.")
-def inspect(recipe_name: str | None, stage: str | None, source: str | None, reason: str | None, examples: int) -> None:
+def inspect(recipe_name: str | None, limit: float | None, stage: str | None, **shown: Any) -> None:
     """Tell what was dropped on the way to the training text, and why."""
     from parakeet.data.inspect import DROPPING_STAGES, render_inspection
     from parakeet.home import home
@@ -338,7 +339,7 @@ def inspect(recipe_name: str | None, stage: str | None, source: str | None, reas
         raise ParakeetError(f"{stage!r} drops no documents; these do: {', '.join(DROPPING_STAGES)}.")
     active = home() / ACTIVE_RECIPE_FILE
     recipe = load_recipe(recipe_name) if recipe_name is not None else active_recipe(home())
-    build = Build(home(), recipe)
+    build = Build(home(), _limited(recipe, limit))
     # Of a build that is under way, what has been made so far.
     made = [found for name in ([stage] if stage else DROPPING_STAGES) if (found := build.find(name)) is not None]
     if not made:
@@ -346,9 +347,9 @@ def inspect(recipe_name: str | None, stage: str | None, source: str | None, reas
         chosen = recipe_name or (active if active.is_file() else DEFAULT_RECIPE)
         raise ParakeetError(
             f"{missing} has not been made for recipe {recipe.name}. Run: "
-            f"parakeet build --recipe {chosen} --select {missing}"
+            f"parakeet build --recipe {chosen}{'' if limit is None else f' --limit {limit}'} --select {missing}"
         )
-    _say(render_inspection(made, source, reason, examples))
+    _say(render_inspection(made, **shown))
 
 
 main.add_command(bench)

@@ -1,6 +1,7 @@
 """Recipe: the one typed configuration of a build. `parakeet.recipe_file` reads it from YAML."""
 
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
@@ -84,6 +85,19 @@ class FileSource(RecordSource):
     """A file, a folder or a glob; relative to the recipe file."""
 
 
+def _refuse_password(key: str, address: str | None, place: str) -> None:
+    """Raise ValueError where a user name or password is in an address: recipes end up in manifests of releases."""
+    try:
+        found = "@" in urlsplit(address or "").netloc
+    except ValueError:  # whoever asks for it says that it is malformed
+        found = "@" in (address or "")
+    if found:
+        raise ValueError(
+            f"{key} holds a user name or password, and what is made of a recipe tells where it came from: take them "
+            f"out, and put them into {place}"
+        )
+
+
 class RemoteFile(Section):
     """One file to download."""
 
@@ -102,6 +116,7 @@ class RemoteFile(Section):
     def _one_place(self) -> "RemoteFile":
         if (self.url is None) == (self.drive_id is None):
             raise ValueError("name either url or drive_id")
+        _refuse_password("url", self.url, "~/.netrc")
         if self.drive_id is not None and not self.file_name:
             raise ValueError("a file on Google Drive needs a file_name, which says what kind of file it is")
         return self
@@ -134,6 +149,11 @@ class BucketSource(RecordSource):
     """Address of a store other than Amazon's."""
     anonymous: bool = False
     """Whether to ask without credentials; they come from the usual AWS_… variables and files."""
+
+    @model_validator(mode="after")
+    def _no_password(self) -> "BucketSource":
+        _refuse_password("endpoint", self.endpoint, "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+        return self
 
 
 class SyntheticSource(SourceSettings):

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from parakeet.benchmarks.loader import measure_loader
-from parakeet.data.tokens.packing import pack_some
+from parakeet.data.tokens.packing import fill_up, pack
 from parakeet.data.tokens.shards import TokenShards
 from parakeet.tokenizer import Tokenizer
 
@@ -47,7 +47,7 @@ def measure_fill(name: str, lengths: np.ndarray, row_lengths: Sequence[int]) -> 
     """Of documents of so many tokens."""
     targets = int(np.maximum(lengths - 1, 0).sum())
     for row_tokens in row_lengths:
-        rows = pack_some(lengths, np.arange(len(lengths)), row_tokens)
+        rows = fill_up(pack(lengths, row_tokens), row_tokens)
         placed = int((rows.length - 1).sum())
         yield Fill(name, row_tokens, len(rows), placed / max(1, len(rows) * row_tokens), targets - placed)
 

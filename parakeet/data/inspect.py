@@ -17,7 +17,7 @@ EXAMPLE_FILES = dict(zip(DROPPING_STAGES, ("problems.jsonl", "dropped.jsonl", "c
 
 @dataclass(frozen=True)
 class Drop:
-    """So many documents (of the stage `documents`: records) of a source went for a reason."""
+    """So many documents (of the stage `documents`: records) of a source went for a reason, or in part ("note: …")."""
 
     stage: str
     source: str
@@ -76,6 +76,8 @@ def drops_of(artifact: Artifact) -> list[Drop]:
         for reason, number in sorted(reasons.items(), key=lambda item: (-item[1], item[0])):
             if number:
                 drops.append(Drop(artifact.stage, source, reason, number))
+        notes = counts.get("notes", {}).items()
+        drops += [Drop(artifact.stage, source, f"note: {note}", number) for note, number in notes]
     return drops
 
 

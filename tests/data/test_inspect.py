@@ -112,3 +112,19 @@ def test_a_build_under_way_shows_what_there_is(tmp_path: Path) -> None:
     status, output = inspect(tmp_path / "home", "--recipe", str(tmp_path / "recipe.yaml"))
     assert status == 0
     assert "clean_documents" not in output
+
+
+def test_a_trial_is_inspected_with_its_limit(tmp_path: Path) -> None:
+    cut = {"messages": [{"role": role, "content": "a"} for role in ("user", "assistant", "user")]}
+    (tmp_path / "talk.jsonl").write_text("".join(json.dumps(cut) + "\n" for _ in range(100)))
+    file = tmp_path / "recipe.yaml"
+    file.write_text("extends: demo\nname: trial\nexecutor: {workers: 1}\nsources: [{name: talk, path: talk.jsonl}]\n")
+    trial = load_recipe(str(file)).model_copy(update={"limit": 0.1})
+    Build(tmp_path / "home", trial).ensure("documents", Progress(), launch=lambda command: None)
+    status, output = inspect(tmp_path / "home", "--recipe", str(file), "--limit", "10%")
+    assert status == 0
+    (row,) = (line for line in output.splitlines() if "note: trailing Human turn without a reply dropped" in line)
+    assert row.split()[-1] == "11"
+    status, output = inspect(tmp_path / "home", "--recipe", str(file), "--limit", "20%", "--stage", "documents")
+    assert status == 1
+    assert f"Run: parakeet build --recipe {file} --limit 0.2 --select documents" in output

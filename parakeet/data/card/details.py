@@ -7,7 +7,8 @@ from typing import Any
 
 from parakeet.data.card.charts import bar, colour, curve, histogram
 from parakeet.data.card.elements import count, named, reasons_told, table
-from parakeet.data.card.text import html_text, ratio, share, size
+from parakeet.data.card.measures import MOST_FREQUENT
+from parakeet.data.card.text import EVALUATION_COLUMNS, NOTHING_LOOKED_FOR, html_text, ratio, share, size
 
 Figures = Mapping[str, Any]
 
@@ -35,7 +36,19 @@ def duplicates(figures: Figures) -> str:
             f'<div><p class="label">Left out</p><p class="text" dir="auto">{dropped}</p></div></div></div>'
         )
     told = "<p class='note'>The beginnings of some near duplicates; what differs is marked.</p>" if shown else ""
-    return f"<p>{said}</p>{told}{''.join(shown)}"
+    return f"<p>{said}</p>{_duplicates_by_source(figures)}{told}{''.join(shown)}"
+
+
+def _duplicates_by_source(figures: Figures) -> str:
+    sources = figures["sources"]
+    counted = any(source["duplicate_clusters"] is not None for source in sources.values())
+    rows = []
+    for number, (name, source) in enumerate(sources.items()):
+        dropped = (source["funnel"]["deduplication"].get(f"{kind} duplicate", 0) for kind in ("exact", "near"))
+        clusters = [count(source["duplicate_clusters"] or 0)] if counted else []
+        rows.append([named(name, number), *map(count, dropped), *clusters])
+    head = ["Source", "Exact, left out", "Near, left out", *["Clusters it keeps one of"] * counted]
+    return table(head, rows, range(1, len(head)))
 
 
 def marked_differences(one: str, other: str) -> tuple[str, str]:
@@ -91,7 +104,27 @@ def vocabulary(figures: Figures) -> str:
         f'<p class="label">Most frequent</p><ul class="chips">{top}</ul>'
         f'<p class="label">Never used</p><p class="note">{unused}{"".join(f"; {detail}" for detail in details)}.'
         f'{" The first of the others:" if never else ""}</p><ul class="chips">{never}</ul>'
+        + _vocabulary_by_source(figures)
     )
+
+
+def _vocabulary_by_source(figures: Figures) -> str:
+    defined = figures["vocabulary"]["defined"]
+    rows = []
+    for number, (name, source) in enumerate(figures["sources"].items()):
+        use = source["vocabulary"]
+        chips = "".join(
+            f'<li class="plain">{html_text(token["token"])}<small>{token["times"]:.1f}×</small></li>'
+            for token in use["characteristic"]
+        )
+        shares = [share(ratio(use["used"], defined)), share(use["most_frequent"])]
+        rows.append([named(name, number), count(use["used"]), *shares, f'<ul class="chips">{chips}</ul>'])
+    head = ["Source", "Ids used", "of all", f"Its {MOST_FREQUENT:,} most frequent cover", "Characteristic"]
+    note = (
+        "<p class='note'>By source. Characteristic are the tokens that set a source most apart from the whole, with "
+        "how many times as frequent they are in it.</p>"
+    )
+    return note + table(head, rows, (1, 2, 3))
 
 
 def found(figures: Figures) -> str:
@@ -110,6 +143,19 @@ def found(figures: Figures) -> str:
         "Personal data, chat models that talk of themselves, wrongly decoded text that was mended: counted by cleaning."
     )
     return f"<p class='note'>{note}</p>{table(head, rows, range(1, len(head)), total=True)}"
+
+
+def evaluation_sets(figures: Figures) -> str:
+    """What was looked for in the text, and how much of it stood there."""
+    if not figures["evaluation_sets"]:
+        return f"<p>{NOTHING_LOOKED_FOR}</p>"
+    rows = [
+        [html_text(name), *(count(found.get(key, 0)) for key in EVALUATION_COLUMNS)]
+        for name, found in figures["evaluation_sets"].items()
+    ]
+    note = "<p class='note'>Records that a model is to be measured on. Documents in which one stands are left out.</p>"
+    head = ["Set", *EVALUATION_COLUMNS.values()]
+    return note + table(head, rows, range(1, len(head)))
 
 
 def examples(figures: Figures) -> str:
@@ -149,18 +195,10 @@ def _source(number: int, name: str, source: Figures) -> str:
 def provenance(figures: Figures) -> str:
     """The artefacts and the files that all of this was made from."""
     made = figures["provenance"]
-    rows = [
-        [
-            html_text(name),
-            f'<span class="hash">{stage["fingerprint"]}</span>',
-            f'<span class="hash">{stage["content"]}</span>',
-        ]
-        for name, stage in made["stages"].items()
-    ]
+    rows = [[html_text(name), f'<span class="hash">{digest}</span>'] for name, digest in made["contents"].items()]
     return (
-        "<p class='note'>The artefacts that this card was made from. A fingerprint says what an artefact was made of, "
-        "a content hash what came out.</p>"
-        + table(["Stage", "Fingerprint", "Content (sha256)"], rows)
+        "<p class='note'>The artefacts that this card was made from, each with one hash over those of its files.</p>"
+        + table(["Stage", "Content (sha256)"], rows)
         + _files("Source files", made["files"])
         + _files("Evaluation sets that were looked for", made["evaluation_files"])
     )

@@ -4,7 +4,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from parakeet.data.card.charts import bar, strip
-from parakeet.data.card.details import duplicates, examples, found, lengths, provenance, vocabulary
+from parakeet.data.card.details import (
+    duplicates,
+    evaluation_sets,
+    examples,
+    found,
+    lengths,
+    provenance,
+    vocabulary,
+)
 from parakeet.data.card.elements import count, named, reasons_told, table
 from parakeet.data.card.style import STYLE
 from parakeet.data.card.text import html_text, mix_cells, mix_columns, ratio, share, size
@@ -14,6 +22,13 @@ Figures = Mapping[str, Any]
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 """Should any text ever get past the escaping, a browser still runs and fetches nothing."""
 SOURCES_NAMED = 3
+LOSSES = {
+    "limit": ("Not taken", "reading"),
+    "unusable": ("Unusable", "reading"),
+    "cleaning": ("Cleaned out", "cleaning"),
+    "deduplication": ("Duplicates", "deduplication"),
+}
+"""What a column calls each way to be left out, and by what it was."""
 
 
 def render_html(figures: Figures) -> str:
@@ -134,18 +149,20 @@ def _licences(figures: Figures) -> str:
 
 def _funnel(figures: Figures) -> str:
     total, sources = figures["total"]["funnel"], figures["sources"]
-    most = total["records"]
+    # Of a trial's thousandth nothing would be seen beside all records: bars are shares of what was taken.
+    most = total["taken"]
+    limited = bool(total["limit"])
     steps = (
-        ("Records", "records", "unusable"),
+        *([("Records", "records", "limit")] if limited else []),
+        ("Taken" if limited else "Records", "taken", "unusable"),
         ("Documents", "documents", "cleaning"),
         ("Clean", "clean", "deduplication"),
         ("Deduplicated", "deduplicated", ""),
     )
     lines = []
     for label, key, loss in steps:
-        lines.append(
-            f'<li><span>{label}</span>{bar(ratio(total[key], most))}<span class="n">{total[key]:,}</span></li>'
-        )
+        drawn = "<span></span>" if key == "records" else bar(ratio(total[key], most))
+        lines.append(f'<li><span>{label}</span>{drawn}<span class="n">{total[key]:,}</span></li>')
         if loss:
             lines.append(f'<li class="lost"><p>{reasons_told(total[loss]) or "nothing"}</p></li>')
     split = bar(ratio(total["train"], most), ratio(total["held_out"], most))
@@ -153,30 +170,31 @@ def _funnel(figures: Figures) -> str:
         f'<li class="split"><span>Training<br>and held out</span>{split}'
         f'<span class="n">{total["train"]:,}<br>{total["held_out"]:,}</span></li>'
     )
-    head = ["Source", "Records", "Unusable", "Cleaned out", "Duplicates", "Training", "Held out"]
+    losses = [loss for loss in LOSSES if loss != "limit" or limited]
+    head = ["Source", "Records", *(LOSSES[loss][0] for loss in losses), "Training", "Held out"]
     rows = [
         [
             named(name, number),
             count(account["records"]),
-            *(count(sum(account[loss].values())) for loss in ("unusable", "cleaning", "deduplication")),
+            *(count(sum(account[loss].values())) for loss in losses),
             count(account["train"]),
             count(account["held_out"]),
         ]
         for number, (name, account) in enumerate((name, source["funnel"]) for name, source in sources.items())
     ]
-    losses = (sum(total[loss].values()) for loss in ("unusable", "cleaning", "deduplication"))
-    rows.append(["All", *(f"{n:,}" for n in (total["records"], *losses, total["train"], total["held_out"]))])
+    lost = (sum(total[loss].values()) for loss in losses)
+    rows.append(["All", *(f"{n:,}" for n in (total["records"], *lost, total["train"], total["held_out"]))])
+    by_source = table(head, rows, range(1, len(head)), total=True)
     return (
         "<p class='note'>What each stage took out, and what was left.</p>"
-        f'<ol class="funnel">{"".join(lines)}</ol>{table(head, rows, range(1, 7), total=True)}{_dropped(figures)}'
+        f'<ol class="funnel">{"".join(lines)}</ol>{by_source}{_dropped(figures)}'
     )
 
 
 def _dropped(figures: Figures) -> str:
     """Every reason, with the sources that it met most."""
-    stages = {"unusable": "reading", "cleaning": "cleaning", "deduplication": "deduplication"}
     rows = []
-    for loss, stage in stages.items():
+    for loss, (_, stage) in LOSSES.items():
         for reason, number in figures["total"]["funnel"][loss].items():
             met = {name: source["funnel"][loss].get(reason, 0) for name, source in figures["sources"].items()}
             most = sorted(((n, name) for name, n in met.items() if n), key=lambda pair: (-pair[0], pair[1]))
@@ -194,6 +212,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Figures], str]]] = {
     "lengths": ("Lengths", lengths),
     "vocabulary": ("Vocabulary", vocabulary),
     "found": ("Found while cleaning", found),
+    "evaluation-sets": ("Evaluation sets", evaluation_sets),
     "examples": ("Source by source", examples),
     "provenance": ("Provenance", provenance),
 }

@@ -20,6 +20,7 @@ from parakeet.data.card.measures import (
     example_figures,
     length_figures,
     measure,
+    source_vocabulary_figures,
     vocabulary_figures,
 )
 from parakeet.data.card.text import beginning, ratio
@@ -37,8 +38,8 @@ CLUSTERS_SHOWN = 4
 DUPLICATE_CHARACTERS = 280
 """A little less than the file has of each, so that both end with a whole word."""
 DOCUMENT_STAGES = ("documents", "clean_documents", "deduplicated_documents")
-FUNNEL = ("records", "documents", "clean", "deduplicated", "train", "held_out")
-LOSSES = ("unusable", "cleaning", "deduplication")
+FUNNEL = ("records", "taken", "documents", "clean", "deduplicated", "train", "held_out")
+LOSSES = ("limit", "unusable", "cleaning", "deduplication")
 
 
 def make_data_card(recipe: Recipe, inputs: Mapping[str, Path], output: Path, progress: Progress) -> dict[str, Any]:
@@ -87,6 +88,7 @@ def gather(recipe: Recipe, artifacts: Mapping[str, Artifact], progress: Progress
         "licences": _licences(sources),
         "faults": _faults(accounts, counts, artifacts),
         "found": list(_reasons(_sum(source["found"] for source in sources.values()))),
+        "evaluation_sets": _evaluation_sets(counts["clean_documents"]),
         "duplicates": _duplicates(artifacts["deduplicated_documents"]),
         "vocabulary": {"kind": tokenizer.name, **vocabulary_figures(measures.id_counts, tokenizer)},
         "rows": _rows(counts["packing_plan"]),
@@ -97,8 +99,11 @@ def gather(recipe: Recipe, artifacts: Mapping[str, Artifact], progress: Progress
 def _account(name: str, counts: Mapping[str, Any], measures: Measures) -> dict[str, Any]:
     """One source's way through the stages: what came out of each, and by reason what did not."""
     collected, cleaned, deduplicated = (counts[stage]["sources"].get(name, {}) for stage in DOCUMENT_STAGES)
+    records, not_taken = collected.get("records", 0), collected.get("not_taken", 0)
     return {
-        "records": collected.get("records", 0),
+        "records": records,
+        "limit": _reasons({"not taken (limit)": not_taken}),
+        "taken": records - not_taken,
         "unusable": _reasons(collected.get("bad_reasons", {})),
         "documents": collected.get("documents", 0),
         "cleaning": _reasons(cleaned.get("dropped", {})),
@@ -154,7 +159,9 @@ def _source(
         "funnel": account,
         "notes": _reasons(collected.get("notes", {})),
         "found": _reasons(counts["clean_documents"]["sources"].get(name, {}).get("found", {})),
+        "duplicate_clusters": counts["deduplicated_documents"]["sources"].get(name, {}).get("clusters"),
         "lengths": length_figures(added(train.lengths.copy(), held_out.lengths)),
+        "vocabulary": source_vocabulary_figures(train.id_counts, measures.id_counts, tokenizer),
         "examples": [example_figures(tokenizer, example) for example in train.examples],
     }
 
@@ -205,14 +212,14 @@ def _faults(accounts: Mapping[str, Any], counts: Mapping[str, Any], artifacts: M
     faults = []
     for name, account in accounts.items():
         steps = (
-            ("records", "documents", "unusable", "read", "became documents or are unusable"),
-            ("documents", "clean", "cleaning", "collected", "were kept or dropped by cleaning"),
-            ("clean", "deduplicated", "deduplication", "cleaned", "were kept or dropped as duplicates"),
+            ("taken", "documents", "unusable", "records read", "became documents or are unusable"),
+            ("documents", "clean", "cleaning", "documents collected", "were kept or dropped by cleaning"),
+            ("clean", "deduplicated", "deduplication", "clean documents", "were kept or dropped as duplicates"),
         )
-        for before, after, loss, was, became in steps:
+        for before, after, loss, were, became in steps:
             told = account[after] + sum(account[loss].values())
             if account[before] != told:
-                faults.append(f"{name}: {account[before]:,} {before} {was}, but {told:,} {became}")
+                faults.append(f"{name}: {account[before]:,} {were}, but {told:,} {became}")
         held_out = account["held_out_by_deduplication"]
         for split, kept in (("train", account["deduplicated"] - held_out), ("held_out", held_out)):
             if account[split] != kept:
@@ -223,6 +230,11 @@ def _faults(accounts: Mapping[str, Any], counts: Mapping[str, Any], artifacts: M
         if told != written:
             faults.append(f"{stage}: {told:,} documents counted, but its files hold {written:,}")
     return faults
+
+
+def _evaluation_sets(cleaned: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """What was looked for of each evaluation set, and how much of it stood in the text."""
+    return {sanitise(name): dict(found) for name, found in cleaned.get("evaluation_sets", {}).items()}
 
 
 def _duplicates(artifact: Artifact) -> dict[str, Any]:
@@ -257,10 +269,10 @@ def _rows(plan: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _provenance(artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
-    stages = {name: {"fingerprint": a.fingerprint, "content": a.content} for name, a in artifacts.items()}
     tested = artifacts["clean_documents"].manifest.get("source_files", {})
     return {
-        "stages": stages,
+        # No fingerprints: a stage that came out the same with other settings leaves this card as it is.
+        "contents": {name: artifact.content for name, artifact in artifacts.items()},
         "files": _named(artifacts["documents"].manifest.get("source_files", {})) + _fetched(artifacts["documents"]),
         "evaluation_files": _named(tested) + _fetched(artifacts["clean_documents"]),
     }

@@ -3,7 +3,18 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from parakeet.data.card.text import markdown_block, markdown_text, mix_cells, mix_columns, ratio, share, size
+from parakeet.data.card.measures import MOST_FREQUENT
+from parakeet.data.card.text import (
+    EVALUATION_COLUMNS,
+    NOTHING_LOOKED_FOR,
+    markdown_block,
+    markdown_text,
+    mix_cells,
+    mix_columns,
+    ratio,
+    share,
+    size,
+)
 
 Figures = Mapping[str, Any]
 
@@ -24,6 +35,7 @@ def render_markdown(figures: Figures) -> str:
         f"## Lengths\n\n{_lengths(figures)}",
         f"## Vocabulary\n\n{_vocabulary(figures)}",
         f"## Found while cleaning\n\n{_found(figures)}",
+        f"## Evaluation sets\n\n{_evaluation_sets(figures)}",
         f"## Examples\n\n{_examples(figures)}",
         f"## Provenance\n\n{_provenance(figures)}",
     ]
@@ -106,12 +118,21 @@ def _funnel(figures: Figures) -> str:
         way = source["funnel"]
         steps = [
             f"{way['records']:,}",
-            *(_reasons(way[loss]) for loss in ("unusable", "cleaning", "deduplication")),
+            _reasons({**way["limit"], **way["unusable"]}),
+            *(_reasons(way[loss]) for loss in ("cleaning", "deduplication")),
             f"{way['train']:,}",
             f"{way['held_out']:,}",
         ]
         rows.append([name, *steps])
-    head = ["source", "records", "unusable", "cleaned out", "duplicates", "training", "held out"]
+    head = [
+        "source",
+        "records",
+        "not taken or unusable" if figures["total"]["funnel"]["limit"] else "unusable",
+        "cleaned out",
+        "duplicates",
+        "training",
+        "held out",
+    ]
     return _table(head, rows, (1, 5, 6))
 
 
@@ -125,6 +146,7 @@ def _duplicates(figures: Figures) -> str:
         )
     if told["turns_cut"]:
         lines[0] += f" {told['turns_cut']:,} turns with their replies were cut out of conversations."
+    lines.append(_duplicates_by_source(figures))
     for cluster in told["examples"]:
         lines += [
             f"{markdown_text(', '.join(cluster['sources']))}, a cluster of {cluster['size']:,}. Kept:",
@@ -133,6 +155,18 @@ def _duplicates(figures: Figures) -> str:
             markdown_block(cluster["dropped"]),
         ]
     return "\n\n".join(lines)
+
+
+def _duplicates_by_source(figures: Figures) -> str:
+    sources = figures["sources"]
+    counted = any(source["duplicate_clusters"] is not None for source in sources.values())
+    rows = []
+    for name, source in sources.items():
+        dropped = (source["funnel"]["deduplication"].get(f"{kind} duplicate", 0) for kind in ("exact", "near"))
+        clusters = [f"{source['duplicate_clusters'] or 0:,}"] if counted else []
+        rows.append([markdown_text(name), *(f"{number:,}" for number in dropped), *clusters])
+    head = ["source", "exact, left out", "near, left out", *["clusters it keeps one of"] * counted]
+    return _table(head, rows, range(1, len(head)))
 
 
 def _lengths(figures: Figures) -> str:
@@ -159,6 +193,14 @@ def _vocabulary(figures: Figures) -> str:
     lines = [said, "The most frequent, with their shares of the tokens:", markdown_block(top)]
     if use["unused_examples"]:
         lines += ["Some that are never used:", markdown_block("  ".join(use["unused_examples"]))]
+    rows = []
+    for name, source in figures["sources"].items():
+        own = source["vocabulary"]
+        tokens = " ".join(markdown_text(token["token"]) for token in own["characteristic"])
+        shares = [share(ratio(own["used"], use["defined"])), share(own["most_frequent"])]
+        rows.append([markdown_text(name), f"{own['used']:,}", *shares, tokens])
+    head = ["source", "ids used", "of all", f"its {MOST_FREQUENT:,} most frequent cover", "characteristic tokens"]
+    lines.append(_table(head, rows, (1, 2, 3)))
     return "\n\n".join(lines)
 
 
@@ -173,6 +215,17 @@ def _found(figures: Figures) -> str:
     return _table(["source", *map(markdown_text, kinds)], rows, range(1, len(kinds) + 1))
 
 
+def _evaluation_sets(figures: Figures) -> str:
+    if not figures["evaluation_sets"]:
+        return NOTHING_LOOKED_FOR
+    rows = [
+        [markdown_text(name), *(f"{found.get(key, 0):,}" for key in EVALUATION_COLUMNS)]
+        for name, found in figures["evaluation_sets"].items()
+    ]
+    head = ["set", *(column.lower() for column in EVALUATION_COLUMNS.values())]
+    return _table(head, rows, range(1, len(head)))
+
+
 def _examples(figures: Figures) -> str:
     lines = ["Beginnings of the training documents with the lowest ids, read back from the tokens."]
     for name, source in figures["sources"].items():
@@ -185,8 +238,8 @@ def _examples(figures: Figures) -> str:
 
 def _provenance(figures: Figures) -> str:
     made = figures["provenance"]
-    rows = [[markdown_text(name), s["fingerprint"], s["content"]] for name, s in made["stages"].items()]
-    lines = [_table(["stage", "fingerprint", "content (sha256)"], rows)]
+    rows = [[markdown_text(name), digest] for name, digest in made["contents"].items()]
+    lines = [_table(["stage", "content (sha256)"], rows)]
     for title, files in (("Source files", made["files"]), ("Evaluation sets", made["evaluation_files"])):
         if files:
             listed = "\n".join(f"{file['sha256']}  {file['source']}/{file['name']}" for file in files[:FILES_SHOWN])

@@ -1,11 +1,11 @@
 """What the data card measures in the token shards themselves, a record batch at a time.
 
-Memory does not grow with the corpus: held are one count for each id, one for each length that a source has, and a few
+Memory does not grow with the corpus: held are, for each source, one count for each id and each length, and a few
 excerpts.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,10 @@ EXCERPT_TURNS = 4
 EXCERPT_TOKENS = 2048
 """Enough for the characters: a token is at least one byte, and few characters take more than four."""
 COVERAGE = (100, 1_000, 10_000)
+MOST_FREQUENT = 1_000
+"""Ids whose share of a source's tokens is told."""
 TOKENS_SHOWN = 24
+CHARACTERISTIC_SHOWN = 8
 PERCENTILES = (5, 50, 95)
 
 
@@ -39,6 +42,8 @@ class SourceMeasures:
     n_bytes: int = 0
     lengths: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     """(longest + 1,) documents of each length in tokens."""
+    id_counts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    """(largest id + 1,) how often each id stands in them; counted in the training split alone."""
     examples: list[tuple[bytes, np.ndarray]] = field(default_factory=list)
     """doc_id and the first ids of the documents with the lowest doc_id, ascending."""
 
@@ -65,7 +70,6 @@ class Measures:
 def measure(shards: Path, tokenizer: Tokenizer, names: Sequence[str], task: Task) -> Measures:
     """Read every shard once. ParakeetError where one is torn, or was made with another tokenizer."""
     by_split = {split: {name: SourceMeasures() for name in names} for split in SPLITS}
-    id_counts = np.zeros(tokenizer.rows, np.int64)
     for split in SPLITS:
         for path in sorted(shards.glob(f"{split}-*.arrow")):
             for sources, batch in _batches(path, tokenizer):
@@ -75,10 +79,11 @@ def measure(shards: Path, tokenizer: Tokenizer, names: Sequence[str], task: Task
                         f"{path} holds the token id {largest}, but the vocabulary has {tokenizer.rows:,} rows. "
                         "Run the same build again with: --force token_shards"
                     )
-                _take(batch, sources, by_split[split], keep_examples=split == "train")
-                if split == "train":
-                    id_counts += np.bincount(ids, minlength=tokenizer.rows)
+                _take(batch, sources, by_split[split], training=split == "train")
                 task.advance(len(ids))
+    id_counts = np.zeros(tokenizer.rows, np.int64)
+    for source in by_split["train"].values():
+        added(id_counts, source.id_counts)
     return Measures(by_split, id_counts)
 
 
@@ -114,24 +119,25 @@ def _ids(batch: pa.RecordBatch) -> np.ndarray:
     return ids
 
 
-def _take(
-    batch: pa.RecordBatch, names: Sequence[str], measures: dict[str, SourceMeasures], keep_examples: bool
-) -> None:
-    """Count a batch's documents. Examples come from the training split alone: what is held out stays unread."""
+def _take(batch: pa.RecordBatch, names: Sequence[str], measures: dict[str, SourceMeasures], training: bool) -> None:
+    """Count a batch's documents. Ids and examples come from the training split alone: what is held out stays unread."""
     offsets = batch.column("input_ids").offsets.to_numpy()
     lengths, n_bytes = np.diff(offsets), batch.column("n_bytes").to_numpy()
     sources = batch.column("source").indices.to_numpy()
     doc_ids = batch.column("doc_id")
     # Of equal first halves none comes twice: ids are hashes, and duplicates are gone.
     order = np.frombuffer(doc_ids.buffers()[1], ">u8")[: 2 * len(batch) : 2]
-    for number in np.unique(sources).tolist():
+    ids, numbers = _ids(batch), np.unique(sources).tolist()
+    for number in numbers:
         rows = np.flatnonzero(sources == number)
         found = measures.setdefault(names[number], SourceMeasures())
         found.add(lengths[rows], n_bytes[rows])
-        if keep_examples:
+        if training:
+            own = ids if len(numbers) == 1 else ids[np.repeat(sources == number, lengths)]
+            found.id_counts = added(found.id_counts, np.bincount(own))
             lowest = rows[np.argsort(order[rows], kind="stable")[:EXAMPLES]].tolist()
             begins = [(bytes(doc_ids[row].as_py()), int(offsets[row]), int(offsets[row + 1])) for row in lowest]
-            more = [(key, _ids(batch)[begin : min(end, begin + EXCERPT_TOKENS)].copy()) for key, begin, end in begins]
+            more = [(key, ids[begin : min(end, begin + EXCERPT_TOKENS)].copy()) for key, begin, end in begins]
             found.examples = sorted([*found.examples, *more], key=lambda example: example[0])[:EXAMPLES]
 
 
@@ -156,7 +162,7 @@ def length_figures(counts: np.ndarray) -> dict[str, Any]:
 
 def vocabulary_figures(counts: np.ndarray, tokenizer: Tokenizer) -> dict[str, Any]:
     """How the training split uses the ids: counts (vocabulary rows,) by id."""
-    names = {number: name for name, number in tokenizer.controls.items()}
+    names = _control_names(tokenizer)
     ordinary = np.array(tokenizer.defined_ids())
     defined = np.concatenate([ordinary, sorted(names)]).astype(np.int64)
     total = int(counts.sum())
@@ -178,7 +184,7 @@ def vocabulary_figures(counts: np.ndarray, tokenizer: Tokenizer) -> dict[str, An
         "top": [
             {
                 "id": number,
-                "token": visible_token(names[number].encode() if number in names else tokenizer.token_bytes(number)),
+                "token": _shown(tokenizer, names, number),
                 "control": number in names,
                 "count": int(counts[number]),
                 "share": ratio(int(counts[number]), total),
@@ -186,6 +192,40 @@ def vocabulary_figures(counts: np.ndarray, tokenizer: Tokenizer) -> dict[str, An
             for number in by_rank[: min(TOKENS_SHOWN, used)].tolist()
         ],
     }
+
+
+def source_vocabulary_figures(counts: np.ndarray, everything: np.ndarray, tokenizer: Tokenizer) -> dict[str, Any]:
+    """How one source's training documents use the ids: counts (at most vocabulary rows,), beside those of all sources.
+
+    Characteristic are the ids that contribute most to the Kullback–Leibler divergence of the source from the whole;
+    `times` is how much more frequent an id is here. Control tokens tell only what shape the records have.
+    """
+    total = int(counts.sum())
+    shares = counts / max(total, 1)
+    elsewhere = everything[: len(counts)] / max(int(everything.sum()), 1)
+    times = np.divide(shares, elsewhere, out=np.ones(len(counts)), where=counts > 0)
+    # Rounded, so that the last bit of a logarithm decides nothing.
+    worth = np.round(shares * np.log(times), 9)
+    names = _control_names(tokenizer)
+    worth[[number for number in names if number < len(counts)]] = 0.0
+    best = np.argsort(-worth, kind="stable")[:CHARACTERISTIC_SHOWN]
+    most = np.sort(counts)[::-1][:MOST_FREQUENT]
+    return {
+        "used": int((counts > 0).sum()),
+        "most_frequent": ratio(int(most.sum()), total),
+        "characteristic": [
+            {"id": number, "token": _shown(tokenizer, names, number), "times": round(float(times[number]), 2)}
+            for number in best[worth[best] > 0].tolist()
+        ],
+    }
+
+
+def _control_names(tokenizer: Tokenizer) -> dict[int, str]:
+    return {number: name for name, number in tokenizer.controls.items()}
+
+
+def _shown(tokenizer: Tokenizer, names: Mapping[int, str], number: int) -> str:
+    return visible_token(names[number].encode() if number in names else tokenizer.token_bytes(number))
 
 
 def example_figures(tokenizer: Tokenizer, example: tuple[bytes, np.ndarray]) -> dict[str, Any]:

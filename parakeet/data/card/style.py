@@ -105,6 +105,7 @@ mark { background: var(--mark); color: inherit; border-radius: 2px; }
 .chips li { font: 400 .85rem/1.3 var(--mono); background: var(--wash); border-radius: 5px; padding: .25rem .5rem;
   unicode-bidi: isolate; overflow-wrap: anywhere; }
 .chips small { font: 400 .75rem var(--sans); color: var(--soft); margin-left: .35rem; }
+td .chips { margin: 0; min-width: 14rem; gap: .3rem; }
 .chips .control { background: var(--accent-wash); color: var(--accent); }
 .source { border-top: 1px solid var(--line); padding-top: 1.5rem; margin-top: 2rem; scroll-margin-top: 1rem; }
 .source header { display: flex; flex-wrap: wrap; align-items: baseline; gap: .4rem .8rem; }

@@ -8,6 +8,14 @@ from typing import Any
 from parakeet.sanitise import sanitise
 
 WORD_JOINER = "\u2060"
+NOTHING_LOOKED_FOR = "Nothing was looked for: decontamination.sets is empty."
+EVALUATION_COLUMNS = {
+    "records": "Looked for",
+    "short": "Too short",
+    "bad": "Unreadable",
+    "found": "Found",
+    "documents": "Documents left out",
+}
 
 _MARKUP = re.compile(r"([\\`*_\[\]<>&|~$!#])")
 _OPENING = re.compile(r"^(\d*)([-+=.):])")

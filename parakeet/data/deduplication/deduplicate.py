@@ -22,6 +22,7 @@ from parakeet.data.deduplication.duplicates import (
     near_keepers,
     read_columns,
     read_exchanges,
+    searched_for,
 )
 from parakeet.data.documents import BYTES_PER_PART, collect_parts, megabytes, part_groups, parts
 from parakeet.errors import ParakeetError
@@ -29,8 +30,9 @@ from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 
 EXAMPLE_CLUSTERS = 50
-MOST_SIGNATURE_TASKS = 192
-"""Each leaves a file for every bucket, and the search holds a bucket's files open: a process may open 1,024."""
+MOST_SIGNATURE_TASKS = 96
+"""About, and never twice as many. Each leaves a file for every bucket, and the search holds a bucket's files open, each
+twice: a process may open 1,024."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def deduplicate_documents(
     priorities = np.array([settings[name].priority for name in columns.names])[columns.sources]
     searchable = np.array([settings[name].near_duplicates for name in columns.names])[columns.sources]
     representative = exact_representatives(columns.ids, priorities)
-    searched = searchable & (representative == np.arange(len(representative)))
+    searched = searched_for(representative, searchable)
     pairs: Iterable[tuple[int, int]] = search.pairs(searched) if searched.any() else ()
     keepers = near_keepers(pairs, priorities, columns.characters)
     choice = choose(columns, representative, keepers, recipe.deduplication)
@@ -147,7 +149,7 @@ def deduplicate_documents(
             file.write(json.dumps(cluster, ensure_ascii=False) + "\n")
     counts = _summary(columns, choice, written)
     # A source that cleaning emptied is still accounted for.
-    emptied = {source.name: {"kept": 0, "held_out": 0, "dropped": {}} for source in recipe.sources}
+    emptied = {source.name: {"kept": 0, "held_out": 0, "clusters": 0, "dropped": {}} for source in recipe.sources}
     return {**counts, "sources": emptied | counts["sources"]}
 
 
@@ -155,14 +157,14 @@ def _repeated_exchanges(
     search: Search, choice: Choice, priorities: np.ndarray, searchable: np.ndarray
 ) -> list[np.ndarray]:
     """For each part, bool marks of the exchanges of its kept conversations that stand in another one."""
-    exchanges = read_exchanges(search.paths, choice.kept)
+    exchanges = read_exchanges(search.paths, choice.kept, search.progress)
     if not len(exchanges.ids):
         return [np.zeros(0, bool) for _ in search.paths]
     held_out = choice.held_out[exchanges.documents]
     # What is held out stays as it is: of a copy there and one in training, the latter goes.
     worth = priorities[exchanges.documents] + held_out * (int(np.ptp(priorities)) + 1)
     representative = exact_representatives(exchanges.ids, worth)
-    searched = searchable[exchanges.documents] & (representative == np.arange(len(representative)))
+    searched = searched_for(representative, searchable[exchanges.documents])
     pairs: Iterable[tuple[int, int]] = ()
     if searched.any():
         pairs = search.pairs_of_exchanges(choice.kept, searched, exchanges.part_sizes)
@@ -248,13 +250,15 @@ def _summary(columns: Columns, choice: Choice, written: Written) -> dict[str, An
 
     kept, held_out = by_source(choice.kept), by_source(choice.kept & choice.held_out)
     exact, near = by_source(choice.exact), by_source(choice.near)
+    clusters = by_source(np.isin(np.arange(len(choice.kept_by)), choice.kept_by[~choice.kept]))
     sources = {}
     for number in sorted(range(len(columns.names)), key=columns.names.__getitem__):
         name = columns.names[number]
         dropped = {"exact duplicate": exact[number], "near duplicate": near[number]}
         if emptied := written.emptied.get(name, 0):
             dropped["nothing but repeated turns"] = emptied
-        sources[name] = {"kept": kept[number] - emptied, "held_out": held_out[number], "dropped": dropped}
+        left = {"kept": kept[number] - emptied, "held_out": held_out[number]}
+        sources[name] = {**left, "clusters": clusters[number], "dropped": dropped}
     sizes = np.bincount(choice.kept_by, minlength=len(choice.kept_by))
     near_clusters = len(np.unique(choice.kept_by[choice.near]))
     return {

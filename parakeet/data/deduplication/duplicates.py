@@ -1,6 +1,7 @@
 """Which documents are copies of which, and which of them is kept: arithmetic on small columns.
 
-What is held in memory is about 100 bytes a document, and as much again while the ids are sorted.
+What is held in memory is about 140 bytes a document, most of it while the ids are sorted, and 160 bytes more for each
+document that has a near duplicate.
 """
 
 import hashlib
@@ -16,8 +17,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from parakeet.data.deduplication.exchanges import exchanges_of
-from parakeet.data.documents import normalised, read_part
+from parakeet.data.documents import megabytes, normalised, read_part
 from parakeet.errors import ParakeetError
+from parakeet.progress import Progress
 from parakeet.recipe import Deduplication
 
 
@@ -102,6 +104,13 @@ def exact_representatives(ids: np.ndarray, priorities: np.ndarray) -> np.ndarray
     return representative
 
 
+def searched_for(representative: np.ndarray, searchable: np.ndarray) -> np.ndarray:
+    """bool (n): one of each cluster of equals of which any is `searchable` (bool, n), whichever stands for it."""
+    any_searchable = np.zeros(len(representative), bool)
+    any_searchable[representative[searchable]] = True
+    return any_searchable
+
+
 def near_keepers(pairs: Iterable[tuple[int, int]], priorities: np.ndarray, characters: np.ndarray) -> dict[int, int]:
     """For every document in a pair the one that is kept of all that pairs connect.
 
@@ -165,19 +174,21 @@ class Exchanges:
     """int64 (m): length of question and reply."""
 
 
-def read_exchanges(paths: Sequence[Path], kept: np.ndarray) -> Exchanges:
-    """Exchanges of the documents that `kept` (bool, n) marks; about 40 bytes of memory each."""
+def read_exchanges(paths: Sequence[Path], kept: np.ndarray, progress: Progress) -> Exchanges:
+    """Exchanges of the documents that `kept` (bool, n) marks; about 80 bytes of memory each."""
     sizes, ids, documents, characters = [], bytearray(), array("q"), array("q")
     number = 0
-    for path in paths:
-        before = len(documents)
-        for document in read_part(path):
-            for text in exchanges_of(document) if kept[number] else ():
-                ids += hashlib.blake2b(normalised(text).encode(), digest_size=16).digest()
-                documents.append(number)
-                characters.append(len(text))
-            number += 1
-        sizes.append(len(documents) - before)
+    with progress.task("exchanges", megabytes(paths), "MB") as task:
+        for path in paths:
+            before = len(documents)
+            for document in read_part(path):
+                for text in exchanges_of(document) if kept[number] else ():
+                    ids += hashlib.blake2b(normalised(text).encode(), digest_size=16).digest()
+                    documents.append(number)
+                    characters.append(len(text))
+                number += 1
+            sizes.append(len(documents) - before)
+            task.advance(megabytes([path]))
     return Exchanges(
         sizes,
         np.frombuffer(bytes(ids), ">u8").astype(np.uint64).reshape(-1, 2),

@@ -17,6 +17,7 @@ from datatrove.pipeline.dedup.minhash import MinhashConfig, MinhashDedupBuckets,
 from datatrove.utils.hashing import HashConfig
 from datatrove.utils.text import TextNormConfig, simplify_text
 
+from parakeet.artifact import sync_file
 from parakeet.data.deduplication.exchanges import exchanges_of
 from parakeet.data.tasks import count
 from parakeet.data.words import RegexWordTokenizer
@@ -81,6 +82,7 @@ class Signatures(MinhashDedupSignature):
 
     def __init__(self, folder: Path, settings: Deduplication) -> None:
         super().__init__(str(folder), minhash_config(settings), language=RegexWordTokenizer())
+        self.folder = folder
         self.min_words = settings.min_words
         # ASCII has no diacritics; not looking for them character by character doubles the speed of this step.
         self.ascii_norm = replace(self.config.norm_config, norm_unicode_diacritics=False)
@@ -88,6 +90,14 @@ class Signatures(MinhashDedupSignature):
         self.multipliers = random.integers(0, 1 << 64, (self.num_hashes, 1), np.uint64) | np.uint64(1)
         self.additions = random.integers(0, 1 << 64, (self.num_hashes, 1), np.uint64)
         self.place_multipliers = random.integers(0, 1 << 64, settings.shingle_words, np.uint64) | np.uint64(1)
+
+    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Item]:
+        """As a generator, so that the last step of the pipeline sees what goes wrong in here."""
+        super().run(data, rank, world_size)
+        # Before the task is called finished: of an empty file the search would say that there is nothing to find.
+        for file in self.folder.glob(f"bucket_*/{rank:05d}.minhash.sig"):
+            sync_file(file)
+        yield from ()
 
     def get_shingles(self, text: str) -> np.ndarray:
         """Hashes of the runs of `shingle_words` words: uint64 (shingles,), empty for a text that is too short.
@@ -134,9 +144,12 @@ class Buckets(MinhashDedupBuckets):
     def __init__(self, signatures: Path, folder: Path, settings: Deduplication, counts: Path) -> None:
         config = minhash_config(settings)
         super().__init__(str(signatures), str(folder), config=config, lines_to_buffer=SIGNATURES_AT_ONCE)
+        self.folder = folder
         self.counts = counts
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Item]:
         super().run(data, rank, world_size)
+        for file in self.folder.glob(f"{rank:05d}_*.dups"):
+            sync_file(file)
         count(self.counts, rank, 1)
         yield from ()

@@ -4,10 +4,11 @@ import json
 from collections import Counter
 from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from parakeet.artifact import replace_file
+from parakeet.artifact import Artifact, replace_file
 from parakeet.data.documents import collect_parts
 from parakeet.data.questions import Question, write_questions
 from parakeet.data.reading.pieces import divided
@@ -133,7 +134,8 @@ def collect_documents(recipe: Recipe, inputs: Mapping[str, Path], output: Path, 
     source and reason) and `questions.jsonl` (source, task, prompt, answer: the held-out questions of synthetic
     sources). A document's metadata says where it stood: `file`, relative to the source's folder, and `row`.
     `inputs` holds the folders of remote sources, as `source_files/<name>`. Of a text file, one record is one document
-    made of it, or one line that is no text. Of local sources `recipe.limit` takes a systematic sample of the records.
+    made of it, or one line that is no text. Where `recipe.limit` is below 1, a systematic sample of the records is
+    taken; of a remote source so much less as was not fetched.
 
     Returns {"documents", "records", "bytes", "sources": {name: {"files", "records", "documents", "bytes", "bad",
     "not_taken", "bad_reasons", "notes", "licence"}}}; bytes are UTF-8 bytes of content, records are documents, bad
@@ -152,7 +154,7 @@ def collect_documents(recipe: Recipe, inputs: Mapping[str, Path], output: Path, 
     write_questions(output, _questions(recipe))
     tallies = {source.name: Tally() for source in recipe.sources}
     of_source = _plan_tasks(recipe, inputs, work, tallies)
-    steps = [ReadRecords(recipe.sources, recipe.limit, output, work), WriteDocuments(work / "kept")]
+    steps = [ReadRecords(recipe.sources, _shares(recipe, inputs), output, work), WriteDocuments(work / "kept")]
     with progress.task("documents", _megabytes(work / "tasks"), "MB") as task, watch(task, work / "counts"):
         run_tasks(steps, len(of_source), recipe.executor, work / "reading")
     for number, name in enumerate(of_source):
@@ -168,6 +170,17 @@ def collect_documents(recipe: Recipe, inputs: Mapping[str, Path], output: Path, 
         "bytes": sum(tally.bytes for tally in tallies.values()),
         "sources": {source.name: tallies[source.name].counts(source.licence) for source in recipe.sources},
     }
+
+
+def _shares(recipe: Recipe, inputs: Mapping[str, Path]) -> dict[str, Fraction]:
+    """How much is taken of the records that each source has here, by name; at most all."""
+    limit = Fraction(str(recipe.limit))
+    shares = {source.name: limit for source in recipe.sources}
+    if limit < 1:
+        for name in shares.keys() & {stage.removeprefix(f"{SOURCE_FILES}/") for stage in inputs}:
+            fetched = Artifact.open(inputs[f"{SOURCE_FILES}/{name}"]).counts["share"]
+            shares[name] = min(Fraction(1), limit / Fraction(str(fetched))) if fetched else Fraction(1)
+    return shares
 
 
 def _plan_tasks(recipe: Recipe, inputs: Mapping[str, Path], work: Path, tallies: dict[str, Tally]) -> list[str]:

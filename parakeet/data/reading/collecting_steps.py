@@ -1,7 +1,7 @@
 """The datatrove step that reads sources. Only the stage function imports this module: it brings datatrove with it."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -18,7 +18,7 @@ from parakeet.data.reading.records import Problem, Record
 from parakeet.data.reading.sampling import is_sampled, synthetic_count
 from parakeet.data.reading.shapes import BadRecord, shape
 from parakeet.data.tasks import count
-from parakeet.recipe import FileSource, RecordSource, Source, SyntheticSource
+from parakeet.recipe import RecordSource, Source, SyntheticSource
 from parakeet.sanitise import sanitise
 
 COUNT_EVERY = 256
@@ -28,16 +28,18 @@ class ReadRecords(PipelineStep):
     """Documents of the records of one task, which `tasks/<task>.json` lists; those with a held-out question are bad.
 
     `tallies/<task>.json` says what became of each record, `counts/<task>` how many megabytes of the files were read,
-    for `watch`. A task most of whose records are bad ends at once: hours later it would be refused all the same.
+    for `watch`. Of each source the share in `shares` is taken, by name. A task most of whose records are bad ends at once: hours later it would be refused all the same.
     """
 
     name = "Read records"
     type = "Reader"
 
-    def __init__(self, sources: Sequence[Source], limit: float, questions: Path, work: Path) -> None:
+    def __init__(
+        self, sources: Sequence[Source], shares: Mapping[str, Fraction], questions: Path, work: Path
+    ) -> None:
         super().__init__()
         self.sources = {source.name: source for source in sources}
-        self.limit = Fraction(str(limit))
+        self.shares = dict(shares)
         self.questions = questions
         self.work = work
 
@@ -59,11 +61,10 @@ class ReadRecords(PipelineStep):
         count(self.work / "counts", rank, sum(piece["n_bytes"] for piece in task["pieces"]) / 1e6)
 
     def _documents(self, source: Source, task: dict[str, Any], tally: Tally) -> Iterator[Document]:
+        share = self.shares[source.name]
         if isinstance(source, SyntheticSource):
-            yield from _synthetic(source, self.limit, tally)
+            yield from _synthetic(source, share, tally)
             return
-        # What was fetched is already a sample.
-        share = self.limit if isinstance(source, FileSource) else Fraction(1)
         pieces = [Piece(**piece) for piece in task["pieces"]]
         index = pieces[0].rows_before
         for piece in pieces:

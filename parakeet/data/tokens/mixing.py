@@ -47,7 +47,8 @@ def mix(recipe: Recipe, names: Sequence[str], sources: np.ndarray, lengths: np.n
 
     sources (documents,) index into `names`, lengths (documents,) tokens, ids (documents, 2) uint64. Whole repetitions
     take every document; a fraction takes those whose ids come first by their second half, as many as keep within it: a
-    choice that hardly changes when documents are added. The first half already chose what is held out.
+    choice that hardly changes when documents are added. The first half already chose what is held out. ParakeetError
+    where a source with a weight is left without a document.
     """
     settings = {source.name: source for source in recipe.sources}
     tokens = np.bincount(sources, weights=lengths, minlength=len(names)).astype(np.int64)
@@ -59,7 +60,12 @@ def mix(recipe: Recipe, names: Sequence[str], sources: np.ndarray, lengths: np.n
         whole = int(repeated[name] + 1e-9)
         copies[mine] = whole
         first = mine[np.argsort(ids[mine, 1], kind="stable")]
-        copies[first[np.cumsum(lengths[first]) <= (repeated[name] - whole) * tokens[number]]] += 1
+        copies[_within(first, lengths, (repeated[name] - whole) * tokens[number])] += 1
+        if settings[name].weight is not None and len(mine) and not copies[mine].any():
+            raise ParakeetError(
+                f"Source {name}: its share of the mix is less than its shortest document. Raise its weight "
+                f"({settings[name].weight:g}) or the epochs of the others, or take it out of the recipe."
+            )
     seen = np.bincount(sources, weights=lengths * copies, minlength=len(names)).astype(np.int64)
     documents = np.bincount(sources, weights=copies, minlength=len(names)).astype(np.int64)
     by_source = {
@@ -72,3 +78,15 @@ def mix(recipe: Recipe, names: Sequence[str], sources: np.ndarray, lengths: np.n
         for number, name in enumerate(names)
     }
     return Mix(copies, by_source)
+
+
+def _within(documents: np.ndarray, lengths: np.ndarray, budget: float) -> np.ndarray:
+    """Of documents in this order those that keep within a budget of tokens; one that is too long is passed over."""
+    chosen = []
+    while len(documents):
+        fitting = int(np.searchsorted(np.cumsum(lengths[documents]), budget, side="right"))
+        chosen.append(documents[:fitting])
+        budget -= int(lengths[documents[:fitting]].sum())
+        documents = documents[fitting + 1 :]
+        documents = documents[lengths[documents] <= budget]
+    return np.concatenate([np.zeros(0, np.int64), *chosen])

@@ -61,7 +61,8 @@ def make_packing_plan(recipe: Recipe, inputs: Mapping[str, Path], output: Path, 
     counts: dict[str, dict[str, Any]] = {}
     with progress.task("packing plan", None, "rows") as task:
         for row_tokens in sorted(set(recipe.packing.lengths)):
-            rows = joined([pack_some(lengths, documents, row_tokens) for documents in mixed.passes()])
+            packed = joined([pack_some(lengths, documents, row_tokens) for documents in mixed.passes()])
+            rows = fill_up(packed, row_tokens)
             if not len(rows):
                 raise ParakeetError(
                     "No training document is left to pack: add text, or lower deduplication.held_out_fraction."
@@ -73,8 +74,8 @@ def make_packing_plan(recipe: Recipe, inputs: Mapping[str, Path], output: Path, 
 
 
 def pack_some(lengths: np.ndarray, documents: np.ndarray, row_tokens: int) -> PackedRows:
-    """`pack` and `fill_up` for the documents with these numbers only; lengths (all documents,) in tokens."""
-    rows = fill_up(pack(lengths[documents], row_tokens), row_tokens)
+    """`pack` for the documents with these numbers only; lengths (all documents,) in tokens."""
+    rows = pack(lengths[documents], row_tokens)
     return PackedRows(rows.offsets, documents[rows.document], rows.start, rows.length)
 
 
@@ -116,7 +117,7 @@ def fill_up(rows: PackedRows, row_tokens: int, fill: float = LEAST_FILL) -> Pack
 
 
 def joined(parts: Sequence[PackedRows]) -> PackedRows:
-    """The rows of several plans, one after the other: so two copies of a document never share a row."""
+    """The rows of several plans, one after the other: what is repeated does not stand beside itself."""
     begins = np.cumsum([0, *(len(part.document) for part in parts)])
     offsets = [part.offsets[1:] + begin for part, begin in zip(parts, begins, strict=False)]
     columns = (

@@ -106,7 +106,7 @@ def test_exact_duplicates_differ_in_case_space_and_compatibility_forms_at_most(t
     kept, counts = deduplicate(tmp_path, recipe(), documents)
     assert texts(kept) == ["The Cat sat.", "The cat sat"]
     assert {"a": counts["sources"]["a"]} == {
-        "a": {"kept": 2, "held_out": 0, "dropped": {"exact duplicate": 2, "near duplicate": 0}}
+        "a": {"kept": 2, "held_out": 0, "clusters": 1, "dropped": {"exact duplicate": 2, "near duplicate": 0}}
     }
 
 
@@ -208,6 +208,18 @@ def test_one_worker_and_two_write_the_same_bytes(tmp_path: Path, monkeypatch: py
     assert written[0] == written[1] == written[2]
 
 
+def test_a_document_is_searched_if_any_of_its_equals_is(tmp_path: Path) -> None:
+    """The equal one that stands for it may be of a source whose own near copies are let be."""
+    values = recipe(priority_b=0).model_dump()
+    values["sources"][0] |= {"near_duplicates": False, "priority": 2}
+    text = article(9)
+    kept, counts = deduplicate(
+        tmp_path, Recipe.model_validate(values), [plain(text), plain(text, "b"), plain(text + " more", "b")]
+    )
+    assert texts(kept) == [text]
+    assert counts["sources"]["b"]["dropped"] == {"exact duplicate": 1, "near duplicate": 1}
+
+
 def test_clusters_are_shown(tmp_path: Path) -> None:
     text = article(4)
     documents = [plain(text), plain(text + " more", "b"), plain("Once."), plain("once."), plain("ONCE.")]
@@ -224,6 +236,7 @@ def test_a_corpus_of_copies_leaves_one_document(tmp_path: Path) -> None:
     assert counts["sources"]["b"] == {
         "kept": 0,
         "held_out": 0,
+        "clusters": 0,
         "dropped": {"exact duplicate": 300, "near duplicate": 0},
     }
 

@@ -89,6 +89,7 @@ def test_a_conversation_of_nothing_else_is_dropped_and_counted(tmp_path: Path) -
     assert counts["sources"]["b"] == {
         "kept": 0,
         "held_out": 0,
+        "clusters": 0,
         "dropped": {"exact duplicate": 0, "near duplicate": 0, "nothing but repeated turns": 1},
     }
     assert (counts["documents"], counts["exchanges_cut"]) == (2, 3)

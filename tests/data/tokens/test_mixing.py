@@ -1,5 +1,6 @@
 """Weights and epochs: how often each document is seen in one pass over the mix."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -95,19 +96,21 @@ def test_weights_are_for_all_sources_or_none(prepared: Prepared) -> None:
         recipe(prepared.recipe, source("a", weight=1), source("b"))
 
 
-def test_two_copies_of_a_document_never_share_a_row(prepared: Prepared, tmp_path: Path) -> None:
+def test_what_is_repeated_does_not_stand_beside_itself(prepared: Prepared, tmp_path: Path) -> None:
     sources = (source("talk", epochs=3), source("text", epochs=1))
     counts = make_packing_plan(
         recipe(prepared.recipe, *sources), {"token_shards": prepared.shards}, tmp_path, Progress()
     )
     rows = Plan(tmp_path, 32).rows
-    pieces: dict[tuple[int, int], int] = {}
+    learnt: Counter[tuple[int, int]] = Counter()
+    beside = 0
     for begin, end in zip(rows.offsets[:-1], rows.offsets[1:], strict=True):
-        mine = list(zip(rows.document[begin:end].tolist(), rows.start[begin:end].tolist(), strict=True))
-        assert len(set(mine)) == len(mine)
-        for piece in mine:
-            pieces[piece] = pieces.get(piece, 0) + 1
-    assert sorted(set(pieces.values())) == [1, 3]
+        row = slice(begin, end)
+        mine = list(zip(*(column[row].tolist() for column in (rows.document, rows.start, rows.length)), strict=True))
+        beside += len({document for document, _, _ in mine}) < len(mine)
+        learnt.update((document, start + n) for document, start, length in mine for n in range(1, length))
+    assert set(learnt.values()) == {1, 3}
+    assert beside < 0.02 * len(rows)
     assert counts["mix"]["talk"]["epochs"] == 3.0
     once = counts["mix"]["talk"]["tokens"] // 3 + counts["mix"]["text"]["tokens"]
     assert counts["targets"] == once - counts["mix"]["talk"]["documents"] // 3 - 1 + 2 * (
@@ -118,3 +121,20 @@ def test_two_copies_of_a_document_never_share_a_row(prepared: Prepared, tmp_path
 def test_every_epoch_once_is_the_plan_as_it_was(prepared: Prepared, tmp_path: Path) -> None:
     make_packing_plan(prepared.recipe, {"token_shards": prepared.shards}, tmp_path, Progress())
     assert (tmp_path / "plan-32.arrow").read_bytes() == (prepared.plan / "plan-32.arrow").read_bytes()
+
+
+def test_a_mix_of_many_passes_is_full_too(prepared: Prepared, tmp_path: Path) -> None:
+    """Each pass ends in a row that is hardly begun."""
+    sources = (source("talk", epochs=1), source("text", epochs=40))
+    counts = make_packing_plan(
+        recipe(prepared.recipe, *sources), {"token_shards": prepared.shards}, tmp_path, Progress()
+    )
+    assert counts["fill"] > 0.995 - 1 / counts["rows"]
+
+
+def test_a_source_whose_documents_are_longer_than_its_share_is_refused(prepared: Prepared) -> None:
+    documents = {"a": [10] * 100, "b": [5000, 5000]}
+    with pytest.raises(ParakeetError, match="Source b: its share of the mix is less than its shortest document"):
+        mixed(prepared.recipe, documents, source("a", weight=1), source("b", weight=1))
+    found = mixed(prepared.recipe, {"a": [10] * 100, "b": [5000, 700]}, source("a", weight=1), source("b", weight=1))
+    assert found.copies[-1] == 1
