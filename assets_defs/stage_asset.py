@@ -109,6 +109,9 @@ def _ensure(
         artifact, made = parakeet_home.build().ensure(name, progress, launch, config.force, config.try_anyway)
     except (ParakeetError, OSError) as error:
         known = error if isinstance(error, ParakeetError) else explain_os_error(error, f"making {name}")
+        if stage.group == "sources":
+            # The others go on, for hours, before the run ends with this.
+            progress.say(f"{name} failed: {known}")
         raise dg.Failure(description=str(known), allow_retries=False) from None
     headline = stage.headline(artifact.counts)
     how = f"made in {artifact.manifest['seconds']:,.1f} s" if made else "up to date"

@@ -1,10 +1,12 @@
 """The plan's table of sources: where the text comes from, how it is read, and how much of it there will be."""
 
+import glob
 import textwrap
 from fractions import Fraction
 from urllib.parse import urlsplit
 
 from parakeet.data.reading.sampling import synthetic_count
+from parakeet.download.slices import WHOLE
 from parakeet.recipe import (
     BucketSource,
     Columns,
@@ -47,7 +49,7 @@ def sources_section(recipe: Recipe) -> Section:
         name = source.name if len(source.name) < NAME else ""
         licence = textwrap.shorten(source.licence, LICENCE, placeholder=" …")
         lines.append(_cells(name, (share, f"{source.epochs:g}", *_amounts(sizes))) + f"  {licence}".rstrip())
-        about = "; ".join(filter(None, (_place(source, recipe.limit), _mapping(source))))
+        about = "; ".join(filter(None, (_place(source, recipe.limit), _mapping(source), _whole(source, recipe.limit))))
         lines += textwrap.wrap(
             about, WIDTH - 2, initial_indent="  ", subsequent_indent="  ",
             break_long_words=False, break_on_hyphens=False,
@@ -61,11 +63,30 @@ def _cells(name: str, texts: tuple[str, ...]) -> str:
 
 
 def _forecast(source: Source, limit: float) -> list[float]:
-    """Rows, bytes to download, bytes of text of a share of a source; 0 where nobody has said."""
+    """Rows, bytes to download (at most), bytes of text of a share of a source; 0 where nobody has said."""
     if isinstance(source, SyntheticSource):
         return [synthetic_count(source, Fraction(str(limit))), 0, 0]
     forecast = source.forecast
-    return [limit * size for size in (forecast.rows, forecast.download_bytes, forecast.content_bytes)]
+    download = forecast.download_bytes * (1.0 if _whole(source, limit) else limit)
+    return [limit * forecast.rows, download, limit * forecast.content_bytes]
+
+
+def _whole(source: Source, limit: float) -> str:
+    """What is said of a source from which only whole files can be fetched, by their names; nothing of others."""
+    if isinstance(source, HubSource):
+        names = source.files
+    elif isinstance(source, BucketSource):
+        names = [source.path]
+    elif isinstance(source, DownloadSource):
+        # A path can say more of the file than its last part, and Google Drive gives no parts at all.
+        names = [".zip" if file.drive_id else file.file_name or urlsplit(file.url or "").path for file in source.files]
+    else:
+        return ""
+    if limit == 1.0 or not any(name.lower().endswith(WHOLE) for name in names):
+        return ""
+    return (
+        "fetched whole" if len(names) == 1 and not glob.has_magic(names[0]) else "fetched in whole files, at most all"
+    )
 
 
 def _amounts(sizes: list[float]) -> tuple[str, str, str, str]:
@@ -94,7 +115,7 @@ def _place(source: Source, limit: float) -> str:
         commit = len(source.revision) == 40 and set(source.revision) <= set("0123456789abcdef")
         return f"hub {source.dataset}@{source.revision[:SHORT_REVISION] if commit else source.revision}"
     if isinstance(source, BucketSource):
-        return f"bucket {source.path}" + (f" at {source.endpoint}" if source.endpoint else "")
+        return f"bucket {source.path}" + (f" at {_without_query(source.endpoint)}" if source.endpoint else "")
     if isinstance(source, DownloadSource):
         first = source.files[0]
         url = urlsplit(first.url or "")
@@ -103,6 +124,11 @@ def _place(source: Source, limit: float) -> str:
         pinned = ", pinned by hash" if all(file.sha256 for file in source.files) else ""
         return f"download {place}{more}{pinned}"
     return f"{synthetic_count(source, Fraction(str(limit))):,} dialogues"
+
+
+def _without_query(address: str) -> str:
+    """A query can hold a token."""
+    return address.partition("?")[0].partition("#")[0]
 
 
 def _mapping(source: Source) -> str:

@@ -277,8 +277,10 @@ class Decontamination(Section):
     @model_validator(mode="after")
     def _no_training_settings(self) -> "Decontamination":
         for chosen in self.sets:
-            for key in sorted(chosen.model_fields_set & TRAINING_KEYS):
-                raise ValueError(f"evaluation set {chosen.name} has {key}, but nothing of it is trained on: take it out")
+            # Of a recipe written by Recipe.to_yaml every setting is there, with its default.
+            differing = chosen.model_dump(exclude_defaults=True).keys()
+            for key in sorted(differing & TRAINING_KEYS):
+                raise ValueError(f"evaluation set {chosen.name} has {key}: nothing of it is trained on, so take it out")
         return self
 
 

@@ -102,8 +102,11 @@ def _packing(recipe: Recipe) -> dict[str, Any]:
 
 
 def _data_card(recipe: Recipe) -> dict[str, Any]:
-    sources = {s.name: {"licence": s.licence, "kind": s.kind} for s in recipe.sources}
-    return {**recipe.part("name", "description", "limit"), "sources": sources}
+    """All that the data stages read: two recipes may come to the same text, and differ in what the card tells of it."""
+    stages = (_documents, _cleaning, _deduplication, _packing)
+    data = {key: value for settings in stages for key, value in settings(recipe).items() if key != "sources"}
+    sources = {source.name: source.model_dump(mode="json", exclude={"path"}) for source in recipe.sources}
+    return {**recipe.part("name", "description", "shards", "tokenizer"), **data, "sources": sources}
 
 
 def _checkpoint(recipe: Recipe) -> dict[str, Any]:
@@ -426,6 +429,7 @@ def _fetching(source: RemoteSource) -> Stage:
         make="parakeet.download.sources:fetch_source",
         settings=settings,
         headline=lambda c: f"{c['files']:,} files, {c['bytes'] / 1e6:,.1f} MB",
+        version=2,
         growth=0.0,
         resumable=True,
     )

@@ -9,6 +9,7 @@ from dagster._core.definitions.assets.job.asset_job import IMPLICIT_ASSET_JOB_NA
 from dagster._core.events import DagsterEvent
 
 from assets_defs.stage_asset import asset_key, op_name
+from parakeet.data.preflight import refuse_unmet_data
 from parakeet.errors import INTERRUPTED
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
@@ -39,6 +40,8 @@ def run_build(
         config.setdefault("checkpoint", {})["try_anyway"] = True
     if dg.AssetKey("checkpoint") in keys:
         refuse_unmet(recipe.training)
+    if dg.AssetKey("documents") in keys:
+        refuse_unmet_data(recipe)
     job = "full_build" if keys <= (DATA | MODEL).resolve(graph) else IMPLICIT_ASSET_JOB_NAME
     with open_instance(root) as instance, warnings.catch_warnings():
         # Dagster's own Pipes client warns of one of Dagster's own preview functions.

@@ -27,7 +27,7 @@ class FakeHub(ThreadingHTTPServer):
     """`requests` are (path, Range header) in the order they came. All may be changed while it serves:
 
     `gated` and `renamed` datasets; `failures`, each (part of a path, status, headers), which meet the next request for
-    such a path; `cut_bytes`, after which the reply with a large file breaks off; `pause` between blocks, in seconds.
+    such a path; `swapped`, what is sent of a small file in place of its content; `cut_bytes`, after which the reply with a large file breaks off; `pause` between blocks, in seconds.
     """
 
     daemon_threads = True
@@ -42,6 +42,7 @@ class FakeHub(ThreadingHTTPServer):
         self.renamed: dict[str, str] = {}
         self.failures: deque[tuple[str, int, dict[str, str]]] = deque()
         self.cut_bytes: int | None = None
+        self.swapped: dict[str, bytes] = {}
         self.pause = 0.0
         self.requests: list[tuple[str, str]] = []
         self.tokens: list[tuple[str, str]] = []
@@ -126,7 +127,7 @@ class _Handler(BaseHTTPRequestHandler):
         digest, size = hashlib.sha256(files[name]).hexdigest(), len(files[name])
         headers = {"X-Repo-Commit": commit, "X-Linked-Size": str(size), "X-Linked-Etag": f'"{digest}"'}
         if size < LFS_BYTES:
-            return self._send(files[name], headers, None)
+            return self._send(self.server.swapped.get(name, files[name]), headers, None)
         elsewhere = f"http://localhost:{self.server.server_port}/cdn/{digest}"
         return self._reply(302, b"", {**headers, "Location": elsewhere})
 

@@ -4,6 +4,7 @@ In a thread: `with FaultServer(body) as server: server.address("cut")`. As a pro
 `python tests/fault_server.py FILE [CUT_BYTES]` prints its root address and serves until it is ended.
 """
 
+import base64
 import gzip
 import mmap
 import re
@@ -162,6 +163,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(ranged=True, limit=self.server.cut_bytes)
         else:
             self._reply(200, QUOTA.encode(), {"Content-Type": "text/html"})
+
+    def play_password(self) -> None:
+        """A good server for who says `me` and `word`."""
+        if self.headers.get("Authorization") == f"Basic {base64.b64encode(b'me:word').decode()}":
+            self._send(ranged=True)
+        else:
+            self._reply(401, b"")
 
     def play_redirect(self) -> None:
         self._reply(302, b"", {"Location": "/whole/other.bin"})

@@ -51,7 +51,11 @@ def test_the_large_recipe_is_a_table_that_fits_a_terminal() -> None:
 def test_a_share_of_everything_is_planned(share: str) -> None:
     title, lines = sources(plan("--recipe", "parakeet-50gb", "--limit", share))
     assert title == "Sources, 0.1 % of each"
-    assert lines[-1].split() == ["in", "all", "14.76", "k", "39.42", "MB", "49.59", "MB", "11.53", "M"]
+    assert lines[-1].split() == ["in", "all", "14.76", "k", "2.75", "GB", "49.59", "MB", "11.53", "M"]
+    row = next(number for number, line in enumerate(lines) if line.startswith("  openhermes-2.5 "))
+    assert "1.94 GB" in lines[row]  # one file of JSON
+    assert lines[row + 1].endswith("; turns in conversations (from, value); fetched whole")
+    assert sum("fetched" in line for line in lines) == 3
     assert "    100 dialogues" in lines
 
 
@@ -77,6 +81,36 @@ def test_every_kind_of_source_with_a_weight_has_its_place_and_its_dashes(tmp_pat
     assert "    download Google Drive, c.txt and 1 more; s is System, h is Human, r is Assistant" in lines
     assert next(line for line in lines if line.startswith("  c ")).split()[:4] == ["c", "50.00", "%", "0.5"]
     assert max(map(len, text.splitlines())) <= 110
+
+
+@pytest.mark.parametrize(
+    ("place", "download", "words"),
+    [
+        ("kind: hub, dataset: a/b, files: ['*.jsonl']", "10.00 kB", ""),
+        ("kind: hub, dataset: a/b, files: ['*.jsonl.GZ']", "10.00 MB", "; fetched in whole files, at most all"),
+        ("kind: bucket, path: 's3://b/x.tar'", "10.00 MB", "; fetched whole"),
+        ("kind: download, files: [{url: 'http://x/a.json?b=c'}]", "10.00 MB", "; fetched whole"),
+        ("kind: download, files: [{drive_id: 0123456789a, file_name: c.txt}]", "10.00 MB", "; fetched whole"),
+    ],
+)
+def test_what_cannot_be_cut_is_planned_whole(tmp_path: Path, place: str, download: str, words: str) -> None:
+    path = recipe_file(tmp_path, f"  - {{name: a, {place}, weight: 1, forecast: {{download_bytes: 10_000_000}}}}\n")
+    _, lines = sources(plan("--recipe", path, "--limit", "0.1%"))
+    assert download in lines[1]
+    assert lines[2].endswith(f"columns as recognised{words}")
+    assert "fetched" not in plan("--recipe", path)
+
+
+def test_a_query_is_not_shown(tmp_path: Path) -> None:
+    url, store = "url: 'http://x/a.txt?key=1234'", "path: 's3://b/c', endpoint: 'http://y/z?key=1234'"
+    path = recipe_file(
+        tmp_path,
+        f"  - {{name: a, kind: download, files: [{{{url}}}], weight: 1}}\n"
+        f"  - {{name: b, kind: bucket, {store}, weight: 1}}\n",
+    )
+    text = plan("--recipe", path)
+    assert "1234" not in text
+    assert "bucket s3://b/c at http://y/z;" in text
 
 
 @pytest.mark.parametrize("command", ["plan", "build"])

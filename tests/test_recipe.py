@@ -83,6 +83,24 @@ def test_what_is_wrong_is_said_with_its_place(text: str, expected: str, tmp_path
     assert expected in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("kind: download, files: [{url: 'https://me:word@x/a.txt'}]", "url holds a user name or password"),
+        ("kind: download, files: [{url: 'https://word@x/a.txt'}]", "put them into ~/.netrc"),
+        ("kind: download, files: [{url: 'https://me:word@[x/a.txt'}]", "url holds a user name or password"),
+        ("kind: bucket, path: 's3://a/b', endpoint: 'http://me:word@x'", "AWS_SECRET_ACCESS_KEY"),
+    ],
+)
+def test_addresses_with_passwords_are_refused_and_not_shown(source: str, expected: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.yaml", f"extends: demo\nsources: [{{name: a, {source}}}]\n")
+    with pytest.raises(ParakeetError) as caught:
+        load_recipe(path)
+    assert expected in str(caught.value)
+    assert "me:word" not in str(caught.value)
+    assert "word@" not in str(caught.value)
+
+
 def test_binary_recipe_and_missing_recipe(tmp_path: Path) -> None:
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ParakeetError, match="not a text file"):
@@ -125,3 +143,10 @@ def test_no_yaml_at_all_gives_a_traceback(tmp_path_factory: pytest.TempPathFacto
     except ParakeetError as error:
         message = str(error)
     assert message is None or str(path) in message
+
+
+def test_a_recipe_with_evaluation_sets_survives_a_round_trip(tmp_path: Path) -> None:
+    """Written out it has all settings of a set, also those that may not be given."""
+    sets = "decontamination: {sets: [{name: tested, path: tested.jsonl}, {name: far, dataset: a/b}]}\n"
+    recipe = load_recipe(write(tmp_path / "recipe.yaml", f"extends: demo\n{sets}"))
+    assert load_recipe(write(tmp_path / "copy.yaml", recipe.to_yaml())) == recipe

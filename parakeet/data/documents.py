@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 
 from parakeet.artifact import replace_file, sync_file
 from parakeet.conversation import Turn
+from parakeet.errors import ParakeetError
+from parakeet.recipe import Recipe
 
 SCHEMA = pa.schema(
     [
@@ -231,3 +233,13 @@ def collect_parts(folder: Path, output: Path) -> None:
     for source, target in json.loads(plan.read_text(encoding="utf-8")):
         if (folder / source).exists():
             (folder / source).rename(output / target)
+
+
+def refuse_emptied(recipe: Recipe, kept: Mapping[str, int], by: str) -> None:
+    """ParakeetError where a source that is to have a share of the training is left without a document."""
+    for source in recipe.sources:
+        if source.weight is not None and not kept.get(source.name):
+            raise ParakeetError(
+                f"Source {source.name} has the weight {source.weight:g}, but {by} left no document of it. Mend the "
+                "source, or the rules that it falls under (in the recipe: clean, deduplication), or take it out."
+            )

@@ -12,6 +12,8 @@ from parakeet.download.transfer import Patience, Unfit, plain
 LINES = (".jsonl", ".ndjson", ".txt", ".text", ".md", ".markdown")
 """Files whose beginning is worth something by itself, up to the end of a line."""
 PARQUET = ".parquet"
+WHOLE = (".json", ".gz", ".zst", ".tgz", ".zip", ".tar")
+"""Files that are worth nothing before their end."""
 LEAST_BYTES = 64 << 10
 """A shorter beginning is not worth a request."""
 BUFFER_BYTES = 1 << 20
@@ -44,9 +46,10 @@ def portions(remotes: Sequence[Remote], limit: float) -> list[Portion]:
             chosen.append(Portion(remote))
             left -= remote.n_bytes
             continue
-        if _divisible(remote) and (left >= LEAST_BYTES or not chosen):
+        nothing = all(portion.remote.n_bytes == 0 for portion in chosen)
+        if _divisible(remote) and (left >= LEAST_BYTES or nothing):
             chosen.append(Portion(remote, max(left, LEAST_BYTES)))
-        elif not chosen:
+        elif nothing:
             chosen.append(Portion(remote))
         break
     return chosen

@@ -28,7 +28,7 @@ _DRIVE_HOSTS = (DRIVE, "docs.google.com")
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
 """Statuses after which the same request may succeed a little later."""
 _STATUSES = {
-    401: "it wants a password",
+    401: "it wants a password, and ~/.netrc has none that it takes",
     403: "it refuses access",
     404: "it has no such file",
     410: "it does not have this file any more",

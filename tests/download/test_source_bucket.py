@@ -5,13 +5,17 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
+import requests
 from moto.server import ThreadedMotoServer
 
 from parakeet.recipe import BucketSource
@@ -201,6 +205,46 @@ def test_a_store_that_is_out_of_order(store: Store, fetching: SourceFetching, fa
     with FaultServer(b"") as server:
         endpoint = server.address(fault).rpartition("/")[0]
         assert words in fetching.refused(store.source("s3://bucket/a.jsonl", endpoint=endpoint))
+
+
+@contextmanager
+def shortening(endpoint: str) -> Iterator[str]:
+    """The store behind a gateway that lets only 7,000 bytes of each of the first two ranges through."""
+    ranges = 0
+
+    class Gateway(BaseHTTPRequestHandler):
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            nonlocal ranges
+            answer = requests.request(self.command, endpoint + self.path, headers=dict(self.headers.items()))
+            ranges += "Range" in self.headers
+            body = answer.content[:7000] if "Range" in self.headers and ranges <= 2 else answer.content
+            length = answer.headers["Content-Length"] if self.command == "HEAD" else str(len(body))
+            self.send_response(answer.status_code)
+            for name, value in {**answer.headers, "Content-Length": length}.items():
+                if name not in ("Server", "Date", "Connection"):
+                    self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_HEAD = do_GET
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Gateway) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_short_piece_is_asked_for_again(
+    store: Store, fetching: SourceFetching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("parakeet.download.bucket.PIECE_BYTES", 200_000)
+    with shortening(store.endpoint) as endpoint:
+        fetching(store.source("s3://bucket/text/a.jsonl", endpoint=endpoint))
+    assert fetching.files == {"a.jsonl": LARGE}
+    assert "the store sent 7,000 of 200,000 bytes" in fetching.said.getvalue()
 
 
 def test_nobody_at_the_endpoint(store: Store, fetching: SourceFetching) -> None:

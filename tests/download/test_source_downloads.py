@@ -45,6 +45,7 @@ def test_files_are_named_after_their_addresses_or_by_the_recipe(server: FaultSer
     assert counts == {
         "files": 2,
         "bytes": 2 * len(LINES),
+        "share": 1.0,
         "entries": [
             {
                 "name": name,
@@ -125,7 +126,7 @@ def test_a_file_that_was_damaged_between_two_tries(server: FaultServer, fetching
     (fetching.output / "a.jsonl").write_bytes(LINES[:-1] + b"?")
     fetching.refused(files)
     assert fetching.files == {"a.jsonl": LINES}
-    assert "a.jsonl was changed after it had arrived: fetching it again" in fetching.said.getvalue()
+    assert "a.jsonl: it was changed after it had arrived; fetching it again" in fetching.said.getvalue()
 
 
 def test_a_second_try_leaves_what_has_arrived(server: FaultServer, fetching: SourceFetching) -> None:
@@ -180,6 +181,7 @@ def test_a_slice_of_lines(server: FaultServer, fetching: SourceFetching) -> None
     assert cut.endswith(b"\n")
     assert 0 <= 0.3 * len(LINES) - len(cut) < 20
     assert counts["sliced"] is True
+    assert counts["share"] == len(cut) / (3 * len(LINES))
     assert [wanted for wanted in server.ranges("whole") if wanted] == [f"bytes=0-{round(0.3 * len(LINES)) - 1}"]
 
 
@@ -210,7 +212,30 @@ def test_what_cannot_be_cut_is_taken_whole(
     server.cut_bytes = len(LINES)
     counts = fetching(source(server.address(fault, name), server.address(fault, f"b-{name}")), limit=0.1)
     assert fetching.files == {name: LINES}
-    assert counts["sliced"] is True
+    assert (counts["sliced"], counts["share"]) == (True, 0.5)
+
+
+def test_a_password_comes_from_netrc(
+    server: FaultServer, fetching: SourceFetching, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = source(server.address("password", "a.jsonl"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password wrong")
+    assert "it wants a password, and ~/.netrc has none that it takes" in fetching.refused(files)
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password word")
+    for limit in (0.5, 1.0):
+        assert fetching(files, limit)["bytes"] == pytest.approx(limit * len(LINES), abs=20)
+
+
+def test_a_hash_that_was_learnt_is_asked_of_what_had_arrived(server: FaultServer, fetching: SourceFetching) -> None:
+    address, gone = server.address("whole", "a.jsonl"), server.address("status_404", "b.jsonl")
+    fetching.refused(source(address, gone))
+    asked = server.asked["whole"]
+    fetching.refused(source({"url": address, "sha256": hashlib.sha256(LINES).hexdigest()}, gone))
+    assert server.asked["whole"] == asked
+    assert f"expected {'0' * 64}" in fetching.refused(source({"url": address, "sha256": "0" * 64}, gone))
+    assert server.asked["whole"] > asked
+    assert "a.jsonl" not in fetching.files
 
 
 def test_a_file_that_changes_while_it_is_sliced(server: FaultServer, fetching: SourceFetching) -> None:

@@ -185,6 +185,15 @@ def test_another_file_than_was_listed_is_refused(hub: FakeHub, fetching: SourceF
     assert fetching.files["data/a.jsonl"] == LARGE
 
 
+def test_a_file_outside_of_lfs_is_held_to_its_git_blob(hub: FakeHub, fetching: SourceFetching) -> None:
+    hub.swapped["data/b.jsonl"] = FILES["data/b.jsonl"][::-1]
+    assert "git calls its content" in fetching.refused(source())
+    assert list(fetching.files) == ["data/a.jsonl"]
+    hub.swapped.clear()
+    fetching(source())
+    assert fetching.files["data/b.jsonl"] == FILES["data/b.jsonl"]
+
+
 def test_a_page_is_no_file(hub: FakeHub, fetching: SourceFetching) -> None:
     page = b"<!DOCTYPE html><html><head><title>Sign in</title></head>" + b" " * len(LARGE)
     hub.blobs[hashlib.sha256(LARGE).hexdigest()] = page[: len(LARGE)]
@@ -284,19 +293,28 @@ def test_a_full_disk_keeps_what_had_arrived(hub: FakeHub, fetching: SourceFetchi
     ]
 
 
-def test_parquet_slices_read_only_their_row_groups(hub: FakeHub, fetching: SourceFetching) -> None:
+def parquet(rows: list[str]) -> bytes:
+    """Ten row groups."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows = [os.urandom(500).hex() for _ in range(4000)]
     stream = io.BytesIO()
-    pq.write_table(pa.table({"text": rows}), stream, row_group_size=400, compression="none", use_dictionary=False)
-    content = stream.getvalue()
+    table = pa.table({"text": rows})
+    pq.write_table(table, stream, row_group_size=len(rows) // 10, compression="none", use_dictionary=False)
+    return stream.getvalue()
+
+
+def test_parquet_slices_read_only_their_row_groups(hub: FakeHub, fetching: SourceFetching) -> None:
+    import pyarrow.parquet as pq
+
+    rows = [os.urandom(500).hex() for _ in range(4000)]
+    content = parquet(rows)
     hub.commit("me/set", "main", {"data/a.parquet": content})
     counts = fetching(source(), limit=0.25)
     assert counts["sliced"] is True
     table = pq.read_table(io.BytesIO(fetching.files["data/a.parquet"]))
     assert table.column("text").to_pylist() == rows[:800]
+    assert counts["share"] == pytest.approx(0.2, rel=0.01)
     assert fetching(source(), limit=0.25)["entries"] == counts["entries"]
     spans = [wanted.removeprefix("bytes=").split("-") for wanted in hub.fetched("/cdn/")]
     assert sum(int(stop) - int(start) + 1 for start, stop in spans) < 0.9 * len(content)
@@ -305,3 +323,10 @@ def test_parquet_slices_read_only_their_row_groups(hub: FakeHub, fetching: Sourc
 def test_a_parquet_file_that_is_none(hub: FakeHub, fetching: SourceFetching) -> None:
     hub.commit("me/set", "main", {"data/a.parquet": LARGE})
     assert "it is no Parquet file that can be read" in fetching.refused(source(), limit=0.1)
+
+
+def test_a_parquet_file_with_a_damaged_page_is_the_sources_fault(hub: FakeHub, fetching: SourceFetching) -> None:
+    content = parquet([os.urandom(50).hex() for _ in range(1000)])
+    hub.commit("me/set", "main", {"data/a.parquet": content})
+    hub.blobs[hashlib.sha256(content).hexdigest()] = content[:4] + b"\xff" * 200 + content[204:]
+    assert "it is a damaged Parquet file" in fetching.refused(source(), limit=0.1)

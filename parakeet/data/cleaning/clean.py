@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from parakeet.artifact import replace_file
 from parakeet.data.cleaning.text_faults import Fault
-from parakeet.data.documents import Document, collect_parts, count_documents, megabytes, parts
+from parakeet.data.documents import Document, collect_parts, count_documents, megabytes, parts, refuse_emptied
 from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
@@ -159,6 +159,7 @@ def clean_documents(recipe: Recipe, inputs: Mapping[str, Path], output: Path, pr
     kept, sources = tally.kept.total(), tally.summary()
     if kept == 0:
         raise ParakeetError(_nothing_left(total, sources))
+    refuse_emptied(recipe, tally.kept, "cleaning")
     replace_file(output / DROPPED_FILE, "".join(json.dumps(e, ensure_ascii=False) + "\n" for e in tally.examples))
     collect_parts(work / "kept", output)
     evaluation_sets = {counts.name: _set_summary(counts, tally) for counts in sets}

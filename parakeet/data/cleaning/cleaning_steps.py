@@ -5,14 +5,14 @@ from pathlib import Path
 
 from datatrove.data import Document as Item
 from datatrove.pipeline.base import PipelineStep
-from datatrove.pipeline.filters import GopherQualityFilter
 
 from parakeet.data.cleaning.boilerplate import boilerplate_in
 from parakeet.data.cleaning.clean import Tally
 from parakeet.data.cleaning.decontaminate import EvaluationIndex
 from parakeet.data.cleaning.language import foreign_language, language_guesser
 from parakeet.data.cleaning.personal_data import masked_document
-from parakeet.data.cleaning.repetition import RepetitionFilter, threshold
+from parakeet.data.cleaning.quality import QualityFilter
+from parakeet.data.cleaning.repetition import RepetitionFilter
 from parakeet.data.cleaning.text_faults import Fault, fault_of, whole_document
 from parakeet.data.documents import Document
 from parakeet.data.words import LastWords
@@ -138,19 +138,8 @@ def repetition_reason(rule: str) -> str:
 
 
 def quality_rule(settings: Quality, words: LastWords) -> Rule:
-    """datatrove's GopherQualityFilter with the recipe's thresholds."""
-    quality = GopherQualityFilter(
-        min_doc_words=settings.min_words,
-        max_doc_words=settings.max_words,
-        min_avg_word_length=settings.min_mean_word_length,
-        max_avg_word_length=settings.max_mean_word_length,
-        max_symbol_word_ratio=threshold(settings.max_symbols),
-        max_bullet_lines_ratio=threshold(settings.max_bullet_lines),
-        max_ellipsis_lines_ratio=threshold(settings.max_ellipsis_lines),
-        max_non_alpha_words_ratio=settings.min_alphabetic_words,
-        min_stop_words=settings.min_stop_words,
-        language=words,
-    )
+    """Gopher's quality rules, for plain documents."""
+    quality = QualityFilter(settings, words)
 
     def rule(document: Document) -> Fault | None:
         if not document.is_plain:
@@ -158,7 +147,7 @@ def quality_rule(settings: Quality, words: LastWords) -> Rule:
         # datatrove divides by the number of words.
         if not any(word.strip("_") for word in words.word_tokenize(document.content)):
             return Fault("quality: too few words")
-        result = quality.filter(Item(document.content, ""))
-        return None if result is True else Fault(f"quality: {QUALITY_REASONS[result[1]]}")
+        broken = quality.broken_rule(document.content)
+        return Fault(f"quality: {QUALITY_REASONS[broken]}") if broken else None
 
     return rule

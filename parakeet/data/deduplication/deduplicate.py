@@ -24,7 +24,7 @@ from parakeet.data.deduplication.duplicates import (
     read_exchanges,
     searched_for,
 )
-from parakeet.data.documents import BYTES_PER_PART, collect_parts, megabytes, part_groups, parts
+from parakeet.data.documents import BYTES_PER_PART, collect_parts, megabytes, part_groups, parts, refuse_emptied
 from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
@@ -139,6 +139,8 @@ def deduplicate_documents(
     pairs: Iterable[tuple[int, int]] = search.pairs(searched) if searched.any() else ()
     keepers = near_keepers(pairs, priorities, columns.characters)
     choice = choose(columns, representative, keepers, recipe.deduplication)
+    numbers = np.bincount(columns.sources[choice.kept & ~choice.held_out], minlength=len(columns.names))
+    refuse_emptied(recipe, dict(zip(columns.names, numbers.tolist(), strict=True)), "deduplication")
     removed = _repeated_exchanges(search, choice, priorities, searchable) if recipe.deduplication.turns else None
     examples = list(islice(_examples(choice), EXAMPLE_CLUSTERS))
     written = _write(search, choice, removed, examples)

@@ -177,9 +177,9 @@ def _shares(recipe: Recipe, inputs: Mapping[str, Path]) -> dict[str, Fraction]:
     limit = Fraction(str(recipe.limit))
     shares = {source.name: limit for source in recipe.sources}
     if limit < 1:
-        for name in shares.keys() & {stage.removeprefix(f"{SOURCE_FILES}/") for stage in inputs}:
-            fetched = Artifact.open(inputs[f"{SOURCE_FILES}/{name}"]).counts["share"]
-            shares[name] = min(Fraction(1), limit / Fraction(str(fetched))) if fetched else Fraction(1)
+        for stage, folder in inputs.items():
+            fetched = Fraction(str(Artifact.open(folder).counts["share"]))
+            shares[stage.removeprefix(f"{SOURCE_FILES}/")] = limit / max(limit, fetched)
     return shares
 
 

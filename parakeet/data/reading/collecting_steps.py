@@ -27,16 +27,15 @@ COUNT_EVERY = 256
 class ReadRecords(PipelineStep):
     """Documents of the records of one task, which `tasks/<task>.json` lists; those with a held-out question are bad.
 
-    `tallies/<task>.json` says what became of each record, `counts/<task>` how many megabytes of the files were read,
-    for `watch`. Of each source the share in `shares` is taken, by name. A task most of whose records are bad ends at once: hours later it would be refused all the same.
+    Of each source the share in `shares` is taken, by name. `tallies/<task>.json` says what became of each record,
+    `counts/<task>` how many megabytes of the files were read, for `watch`. A task most of whose records are bad ends at
+    once: hours later it would be refused all the same.
     """
 
     name = "Read records"
     type = "Reader"
 
-    def __init__(
-        self, sources: Sequence[Source], shares: Mapping[str, Fraction], questions: Path, work: Path
-    ) -> None:
+    def __init__(self, sources: Sequence[Source], shares: Mapping[str, Fraction], questions: Path, work: Path) -> None:
         super().__init__()
         self.sources = {source.name: source for source in sources}
         self.shares = dict(shares)

@@ -13,7 +13,7 @@ from parakeet.recipe import Recipe
 from parakeet.tokenizer import Tokenizer
 
 LEAST_TASKS = 16
-"""A small corpus is cut into as many shards, smaller than the recipe's, if it has so many parts: all cores have work."""
+"""A small corpus is cut into as many shards, smaller than the recipe's, if it has so many parts: work for all cores."""
 
 
 def make_token_shards(recipe: Recipe, inputs: Mapping[str, Path], output: Path, progress: Progress) -> dict[str, Any]:

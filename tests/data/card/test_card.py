@@ -155,6 +155,84 @@ def test_the_files_depend_neither_on_the_place_nor_on_the_time(made: Corpus, tmp
         assert str(tmp_path) not in (tmp_path / "two" / name).read_text(encoding="utf-8")
 
 
+def test_no_fingerprint_is_printed(corpus: Corpus, tmp_path: Path) -> None:
+    """A stage that came out the same with other settings leaves the card as it is, so it must not name them."""
+    for folder in corpus.inputs.values():
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        manifest["fingerprint"] = "f1f2f3f4f5f6f7f8"
+        (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    figures = corpus.card(tmp_path / "out")
+    assert "f1f2f3f4f5f6f7f8" not in "".join(p.read_text(encoding="utf-8") for p in (tmp_path / "out").iterdir())
+    assert set(figures["provenance"]["contents"].values()) == {f"{n:064x}" for n in range(len(corpus.inputs))}
+
+
+def take_a_part(counts: dict[str, Any]) -> None:
+    counts["sources"]["talk"].update(records=5061, not_taken=5000)
+
+
+def test_what_a_limit_did_not_take_is_accounted_for(corpus: Corpus, tmp_path: Path) -> None:
+    corpus.edit("documents", take_a_part)
+    figures = corpus.card(tmp_path / "out")
+    assert figures["faults"] == []
+    assert figures["total"]["funnel"]["limit"] == {"not taken (limit)": 5000}
+    assert (figures["total"]["funnel"]["records"], figures["total"]["funnel"]["taken"]) == (5072, 72)
+    html = (tmp_path / "out" / "data_card.html").read_text(encoding="utf-8")
+    assert "not taken (limit) 5,000" in html
+    assert '<th class="n">Not taken</th>' in html
+    assert r"not taken (limit) 5,000, empty turn 1" in (tmp_path / "out" / "data_card.md").read_text(encoding="utf-8")
+    corpus.edit("documents", lose_a_record)
+    assert corpus.card(tmp_path / "wrong")["faults"] == [
+        "talk: 62 records read, but 61 became documents or are unusable"
+    ]
+
+
+def test_vocabulary_and_what_sets_a_source_apart(made: Corpus, figures: dict[str, Any]) -> None:
+    tokenizer = Tokenizer.load(made.inputs["tokenizer"])
+    train = TokenShards(made.inputs["token_shards"], "train", tokenizer)
+    counts = {name: np.zeros(tokenizer.rows, np.int64) for name in ("talk", "text")}
+    for number, source in enumerate(train.sources()):
+        counts[train.names[source]] += np.bincount(train.tokens(number), minlength=tokenizer.rows)
+    shares = {name: found / found.sum() for name, found in counts.items()}
+    everywhere = train.id_counts() / train.id_counts().sum()
+    for name in ("talk", "text"):
+        use = figures["sources"][name]["vocabulary"]
+        assert use["used"] == (counts[name] > 0).sum()
+        assert use["most_frequent"] == 1.0
+        assert use["characteristic"]
+        for token in use["characteristic"]:
+            assert token["id"] not in tokenizer.controls.values()
+            assert shares[name][token["id"]] > everywhere[token["id"]]
+            times = shares[name][token["id"]] / everywhere[token["id"]]
+            assert token["times"] == pytest.approx(times, abs=0.006)
+    assert "Line" in "".join(token["token"] for token in figures["sources"]["text"]["vocabulary"]["characteristic"])
+    nothing = {"used": 0, "most_frequent": 0.0, "characteristic": []}
+    assert figures["sources"]["gone"]["vocabulary"] == nothing
+
+
+def test_duplicates_are_told_by_source(corpus: Corpus, tmp_path: Path) -> None:
+    before = corpus.card(tmp_path / "before")
+    assert before["sources"]["talk"]["duplicate_clusters"] is None
+    assert "Clusters it keeps" not in (tmp_path / "before" / "data_card.html").read_text(encoding="utf-8")
+    corpus.edit("deduplicated_documents", lambda c: c["sources"]["text"].update(clusters=7))
+    corpus.card(tmp_path / "out")
+    markdown = (tmp_path / "out" / "data_card.md").read_text(encoding="utf-8")
+    assert "| text | 0 | 0 | 7 |" in markdown
+    assert "| gone | 1 | 0 | 0 |" in markdown
+    assert "Clusters it keeps one of" in (tmp_path / "out" / "data_card.html").read_text(encoding="utf-8")
+
+
+def test_evaluation_sets_and_what_was_found_of_them(corpus: Corpus, tmp_path: Path) -> None:
+    corpus.card(tmp_path / "none")
+    for name in ("data_card.html", "data_card.md"):
+        text = (tmp_path / "none" / name).read_text(encoding="utf-8")
+        assert "Nothing was looked for: decontamination.sets is empty." in text
+    found = {"records": 1319, "short": 2, "bad": 3, "found": 4, "documents": 5}
+    corpus.edit("clean_documents", lambda c: c.update(evaluation_sets={"gsm8k": found}))
+    assert corpus.card(tmp_path / "out")["evaluation_sets"] == {"gsm8k": found}
+    assert "| gsm8k | 1,319 | 2 | 3 | 4 | 5 |" in (tmp_path / "out" / "data_card.md").read_text(encoding="utf-8")
+    assert '<td>gsm8k</td><td class="n">1,319</td>' in (tmp_path / "out" / "data_card.html").read_text(encoding="utf-8")
+
+
 def test_what_cleaning_found_and_the_clusters_are_shown(corpus: Corpus, tmp_path: Path) -> None:
     corpus.edit("clean_documents", lambda c: c["sources"]["talk"].update(found={"e-mail address": 7, "boilerplate": 9}))
     corpus.edit(
@@ -239,7 +317,7 @@ def test_provenance_names_the_stages_and_every_source_file(corpus: Corpus, tmp_p
         {"source": "talk", "name": "talk.jsonl", "sha256": "ab" * 32},
         {"source": "text", "name": "a/b.jsonl", "sha256": "cd" * 32},
     ]
-    assert set(made["stages"]) == set(corpus.inputs)
+    assert set(made["contents"]) == set(corpus.inputs)
     html = (tmp_path / "out" / "data_card.html").read_text(encoding="utf-8")
     assert all(digest in html for digest in ("ab" * 32, "cd" * 32))
 

@@ -76,6 +76,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     corpus.edit("documents", lambda c: c["sources"]["talk"].update(bad_reasons={HOSTILE: 1}, notes={HOSTILE: 2}))
     corpus.edit("documents", lambda c: c["sources"]["text"].update(licence=HOSTILE))
     corpus.edit("clean_documents", lambda c: c["sources"]["talk"].update(found={HOSTILE: 3}))
+    corpus.edit("clean_documents", lambda c: c.update(evaluation_sets={HOSTILE: {"records": 1, "found": 1}}))
     corpus.card(root / "out")
     read = [(root / "out" / name).read_text(encoding="utf-8") for name in ("data_card.html", "data_card.md")]
     return read[0], read[1]
@@ -124,7 +125,7 @@ def test_a_hostile_corpus_adds_no_markup_to_the_markdown(pages: tuple[str, str])
     assert headings == [
         "Data card of small",
         *("Sources", "Licences", "From records to documents", "Duplicates", "Lengths", "Vocabulary"),
-        *("Found while cleaning", "Examples", "talk", "text", "gone", "Provenance"),
+        *("Found while cleaning", "Evaluation sets", "Examples", "talk", "text", "gone", "Provenance"),
     ]
     assert any("<script>alert(1)</script>" in token.content for token in tokens if token.type == "fence")
     outside = "".join(leaf.content for leaf in leaves if leaf.type == "text")
@@ -132,7 +133,8 @@ def test_a_hostile_corpus_adds_no_markup_to_the_markdown(pages: tuple[str, str])
 
 
 def test_every_row_of_a_table_has_as_many_cells_as_its_head(pages: tuple[str, str]) -> None:
-    rows = [line for line in pages[1].splitlines() if line.startswith("|")]
+    outside = re.sub(r"^(`{3,})text\n.*?^\1$", "", pages[1], flags=re.MULTILINE | re.DOTALL)
+    rows = [line for line in outside.splitlines() if line.startswith("|")]
     cells = [len(re.findall(r"(?<!\\)\|", line)) for line in rows]
     heads = [n for n, line in enumerate(rows) if set(line) <= set("|-:")]
     assert heads

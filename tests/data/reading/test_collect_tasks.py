@@ -215,12 +215,30 @@ class TestLimit:
 class TestRemote:
     SOURCE = DownloadSource(name="far", kind="download", files=[RemoteFile(url="http://x/a.txt")], separator="---")
 
-    def test_its_files_are_read_whole_and_the_artefacts_own_are_not(self, tmp_path: Path) -> None:
-        for name in ("data/a.txt", "manifest.json", "data/manifest.json", "work/b.txt", "README"):
+    @staticmethod
+    def fetched(folder: Path, share: float) -> dict[str, Path]:
+        """The folder as the artefact of which the manifest says that so much was fetched."""
+        folder.mkdir(exist_ok=True)
+        (folder / "manifest.json").write_text(json.dumps({"schema": 1, "counts": {"share": share}}))
+        return {"source_files/far": folder}
+
+    @pytest.mark.parametrize(("share", "taken"), [(1.0, 10), (0.5, 20), (0.01, 1000), (0.009, 1000)])
+    def test_of_what_was_fetched_beyond_the_limit_a_sample_is_taken(
+        self, tmp_path: Path, share: float, taken: int
+    ) -> None:
+        inputs = self.fetched(tmp_path / "files", share)
+        (tmp_path / "files/a.json").write_text(json.dumps([{"text": str(number)} for number in range(1000)]))
+        counts = collect(tmp_path / "output", recipe_of(self.SOURCE, limit=0.01), inputs)["sources"]["far"]
+        # And the first record of all.
+        expected = taken if taken == 1000 else taken + 1
+        assert (counts["documents"], counts["not_taken"]) == (expected, 1000 - expected)
+
+    def test_its_files_are_read_and_the_artefacts_own_are_not(self, tmp_path: Path) -> None:
+        for name in ("data/a.txt", "data/manifest.json", "work/b.txt", "README"):
             (tmp_path / "files" / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / "files" / name).write_text('{"text": "x"}' if name.endswith("json") else "one\n---\ntwo\n")
         recipe = recipe_of(self.SOURCE, limit=0.01)
-        counts = collect(tmp_path / "output", recipe, {"source_files/far": tmp_path / "files"})
+        counts = collect(tmp_path / "output", recipe, self.fetched(tmp_path / "files", share=0.01))
         assert (counts["sources"]["far"]["files"], counts["sources"]["far"]["not_taken"]) == (2, 0)
         assert [(d.content, d.metadata) for d in documents(tmp_path / "output")] == [
             ("one", {"file": "data/a.txt", "row": 1}),
