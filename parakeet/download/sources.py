@@ -72,7 +72,7 @@ class _Fetching:
         chosen = portions(remotes, self._limit)
         whole = [portion.remote for portion in chosen if portion.budget is None]
         if taken := take_over(self._folder, whole):
-            self._say(f"{taken:,} files are taken over from an earlier fetch")
+            self._say(f"{taken:,} of {len(chosen):,} files are taken over from an earlier fetch")
         with self._task(chosen) as task:
             entries = [self._arrive(portion, _which(index, chosen), task) for index, portion in enumerate(chosen)]
         self._folder.tidy(entry["name"] for entry in entries)

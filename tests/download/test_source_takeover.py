@@ -64,7 +64,7 @@ def test_a_slice_takes_whole_files_over_and_is_never_taken_for_one(hub: FakeHub,
     whole = made(tmp_path, ["*"])
     assert fetched(hub) == 2  # b.jsonl was cut
     assert {name: (whole.path / name).read_bytes() for name in FILES} == FILES
-    made(tmp_path, ["*"], limit=0.4)
+    made(tmp_path, ["*"], limit=0.45)
     assert fetched(hub) == 1
 
 

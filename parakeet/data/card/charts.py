@@ -63,7 +63,9 @@ def histogram(bins: Sequence[int], first: int, last: int, kind: str, title: str)
         )
     every = -(-(last - first + 1) // MOST_TICKS)
     shapes += [
-        f'<text x="{(number - first) * step + 0.75:.2f}" y="{height + 14}">{power_of_two(number)}</text>'
+        # A word that begins in the last bar would be cut off.
+        f'<text x="{(number - first + (number == last)) * step + 0.75:.2f}" y="{height + 14}"'
+        f"{' text-anchor="end"' if number == last else ''}>{power_of_two(number)}</text>"
         for number in range(first, last + 1, every)
     ]
     return (

@@ -50,7 +50,7 @@ def render_html(figures: Figures) -> str:
 
 def _head(figures: Figures, name: str) -> str:
     total, recipe = figures["total"], figures["recipe"]
-    limit = "" if recipe["limit"] == 1.0 else f" A trial: {recipe['limit']:.3%} of every source."
+    limit = "" if recipe["limit"] == 1.0 else f" A trial: {recipe['limit'] * 100:g} % of every source."
     tiles = {
         "tokens": f"{total['tokens']:,}",
         "documents": f"{total['train']['documents'] + total['held_out']['documents']:,}",
@@ -125,7 +125,7 @@ def _mix(figures: Figures) -> str:
 
 
 def _rows_said(rows: Sequence[Figures]) -> str:
-    plans = [f"{plan['rows']:,} rows of {plan['row_tokens']:,} tokens, {plan['fill']:.2%} full" for plan in rows]
+    plans = [f"{plan['rows']:,} rows of {plan['row_tokens']:,} tokens, {plan['fill'] * 100:.2f} % full" for plan in rows]
     return f" Packed, that is {'; '.join(plans)}." if plans else ""
 
 

@@ -25,7 +25,7 @@ def render_markdown(figures: Figures) -> str:
     """The figures that `parakeet.data.card.make.gather` returns, section by section as on the page."""
     recipe = figures["recipe"]
     description = f"{markdown_text(recipe['description'])}\n\n" if recipe["description"] else ""
-    limit = "" if recipe["limit"] == 1.0 else f"A trial: {recipe['limit']:.3%} of every source.\n\n"
+    limit = "" if recipe["limit"] == 1.0 else f"A trial: {recipe['limit'] * 100:g} % of every source.\n\n"
     sections = [
         f"# Data card of {markdown_text(recipe['name'])}\n\n{description}{limit}{_headline(figures)}",
         f"## Sources\n\n{_sources(figures)}",
@@ -93,7 +93,7 @@ def _sources(figures: Figures) -> str:
         )
     head = ["source", "licence", "documents", "tokens", "share", "text", "bytes a token"]
     head += [column.lower() for column in columns]
-    plans = [f"{p['rows']:,} rows of {p['row_tokens']:,} tokens, {p['fill']:.2%} full" for p in figures["rows"]]
+    plans = [f"{p['rows']:,} rows of {p['row_tokens']:,} tokens, {p['fill'] * 100:.2f} % full" for p in figures["rows"]]
     packed = f"\n\nPacked: {'; '.join(plans)}." if plans else ""
     return _table(head, rows, range(2, len(head))) + packed
 

@@ -176,7 +176,7 @@ def vocabulary_figures(counts: np.ndarray, tokenizer: Tokenizer) -> dict[str, An
         "defined": len(defined),
         "used": used,
         "unused": int((counts[defined] == 0).sum()),
-        "unused_controls": sorted(sanitise(repr(names[n])[1:-1]) for n in names if counts[n] == 0),
+        "unused_controls": sorted(visible_token(names[n].encode()) for n in names if counts[n] == 0),
         "unused_bytes": sum(len(tokenizer.token_bytes(number)) == 1 for number in unused),
         "unused_examples": spelt,
         "coverage": {str(k): ratio(int(running[k - 1]), total) for k in COVERAGE if k < len(defined)},
@@ -197,15 +197,14 @@ def vocabulary_figures(counts: np.ndarray, tokenizer: Tokenizer) -> dict[str, An
 def source_vocabulary_figures(counts: np.ndarray, everything: np.ndarray, tokenizer: Tokenizer) -> dict[str, Any]:
     """How one source's training documents use the ids: counts (at most vocabulary rows,), beside those of all sources.
 
-    Characteristic are the ids that contribute most to the Kullback–Leibler divergence of the source from the whole;
-    `times` is how much more frequent an id is here. Control tokens tell only what shape the records have.
+    Characteristic are the ids that are more frequent here and contribute most to Pearson's χ² of the source against the
+    whole; `times` says how much more frequent. Control tokens tell only what shape the records have.
     """
     total = int(counts.sum())
     shares = counts / max(total, 1)
     elsewhere = everything[: len(counts)] / max(int(everything.sum()), 1)
     times = np.divide(shares, elsewhere, out=np.ones(len(counts)), where=counts > 0)
-    # Rounded, so that the last bit of a logarithm decides nothing.
-    worth = np.round(shares * np.log(times), 9)
+    worth = elsewhere * np.maximum(times - 1.0, 0.0) ** 2
     names = _control_names(tokenizer)
     worth[[number for number in names if number < len(counts)]] = 0.0
     best = np.argsort(-worth, kind="stable")[:CHARACTERISTIC_SHOWN]
