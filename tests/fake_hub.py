@@ -27,8 +27,8 @@ class FakeHub(ThreadingHTTPServer):
     """`requests` are (path, Range header) in the order they came. All may be changed while it serves:
 
     `gated` and `renamed` datasets; `failures`, each (part of a path, status, headers), which meet the next request for
-    such a path; `swapped`, what is sent of a small file in place of its content; `cut_bytes`, after which the reply with
-    a large file breaks off; `pause` between blocks, in seconds.
+    such a path; `swapped`, what is sent of a small file in place of its content; `cut_bytes`, after which the reply
+    with a large file breaks off; `pause` between blocks, in seconds.
     """
 
     daemon_threads = True

@@ -147,6 +147,7 @@ def test_no_yaml_at_all_gives_a_traceback(tmp_path_factory: pytest.TempPathFacto
 
 def test_a_recipe_with_evaluation_sets_survives_a_round_trip(tmp_path: Path) -> None:
     """Written out it has all settings of a set, also those that may not be given."""
-    sets = "decontamination: {sets: [{name: tested, path: tested.jsonl}, {kind: hub, name: far, dataset: a/b, files: [a.jsonl]}]}\n"
+    hub = "{kind: hub, name: far, dataset: a/b, files: [a.jsonl]}"
+    sets = f"decontamination: {{sets: [{{name: tested, path: tested.jsonl}}, {hub}]}}\n"
     recipe = load_recipe(write(tmp_path / "recipe.yaml", f"extends: demo\n{sets}"))
     assert load_recipe(write(tmp_path / "copy.yaml", recipe.to_yaml())) == recipe

@@ -1,6 +1,7 @@
 """A disk that fills in the middle of a stage: one message, what is finished stays, and the same bytes in the end."""
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -53,6 +54,7 @@ def make(home: Path, recipe: Recipe, stage: str) -> str:
     return str(artefact.manifest["content"])
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs RLIMIT_FSIZE")
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_disk_that_fills_half_way(tmp_path: Path, stage: str) -> None:
     path = recipe_in(tmp_path)
@@ -70,8 +72,7 @@ def test_a_disk_that_fills_half_way(tmp_path: Path, stage: str) -> None:
     assert "File too large" in message
     assert f"while making {stage}." in message
     assert not (home / stage / "latest").exists()
-    finished = {path: path.stat().st_mtime_ns for path in home.rglob("completions/*")}
-    assert [path.name for path in sorted(finished)] == ["00000", "00001", "00002", "00003"]
+    assert sorted(path.name for path in home.rglob("completions/*")) == ["00000", "00001", "00002", "00003"]
     parts = {path: path.stat().st_mtime_ns for path in home.rglob("kept/0000[0-3]/*.parquet")}
     assert len(parts) == 4
     # The stage removes its scratch at the end, so the finished parts are recognised by their times.

@@ -12,6 +12,7 @@ COLOURS = 8
 HISTOGRAM = (240, 84)
 CURVE = (440, 190)
 MOST_TICKS = 6
+TICK_WIDTH = 28
 
 
 def colour(number: int) -> str:
@@ -62,12 +63,11 @@ def histogram(bins: Sequence[int], first: int, last: int, kind: str, title: str)
             f"<title>{low:,} to {high:,} tokens: {count:,} documents</title></rect>"
         )
     every = -(-(last - first + 1) // MOST_TICKS)
-    shapes += [
-        # A word that begins in the last bar would be cut off.
-        f'<text x="{(number - first + (number == last)) * step + 0.75:.2f}" y="{height + 14}"'
-        f"{' text-anchor="end"' if number == last else ''}>{power_of_two(number)}</text>"
-        for number in range(first, last + 1, every)
-    ]
+    for number in range(first, last + 1, every):
+        x = (number - first) * step + 0.75
+        # What began further right would be cut off.
+        place = f'x="{x:.2f}"' if x < width - TICK_WIDTH else f'x="{width}" text-anchor="end"'
+        shapes.append(f'<text {place} y="{height + 14}">{power_of_two(number)}</text>')
     return (
         f'<svg viewBox="0 0 {width} {height + 20}" role="img" aria-label="{html_text(title)}">{"".join(shapes)}</svg>'
     )

@@ -125,7 +125,9 @@ def _mix(figures: Figures) -> str:
 
 
 def _rows_said(rows: Sequence[Figures]) -> str:
-    plans = [f"{plan['rows']:,} rows of {plan['row_tokens']:,} tokens, {plan['fill'] * 100:.2f} % full" for plan in rows]
+    plans = [
+        f"{plan['rows']:,} rows of {plan['row_tokens']:,} tokens, {plan['fill'] * 100:.2f} % full" for plan in rows
+    ]
     return f" Packed, that is {'; '.join(plans)}." if plans else ""
 
 
