@@ -69,6 +69,8 @@ class Stage:
         if self.name == "clean_documents":
             sets = _remote(recipe.decontamination.sets)
             return (*self.inputs, *(f"{SOURCE_FILES}/{chosen.name}" for chosen in sets))
+        if self.name == "data_card":  # it names every file, and two files may come to the same text
+            return (*self.inputs, *(stage.name for stage in fetching_stages(recipe)))
         if self.name == "tokenizer" and recipe.tokenizer.kind == "cl100k_base":
             return ()
         return self.inputs
@@ -374,6 +376,8 @@ class Build:
             return {path.name: (path, self._hashes.sha256([path])[path])}
         if name == "clean_documents":
             return self._read_files([s for s in self.recipe.decontamination.sets if isinstance(s, FileSource)])
+        if name == "data_card":
+            return self._files("documents") | self._files("clean_documents")
         if name == "documents":
             return self._read_files([source for source in self.recipe.sources if isinstance(source, FileSource)])
         return {}

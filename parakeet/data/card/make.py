@@ -272,7 +272,7 @@ def _provenance(artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
     tested = artifacts["clean_documents"].manifest.get("source_files", {})
     return {
         # No fingerprints: a stage that came out the same with other settings leaves this card as it is.
-        "contents": {name: artifact.content for name, artifact in artifacts.items()},
+        "contents": {name: a.content for name, a in artifacts.items() if not name.startswith(f"{SOURCE_FILES}/")},
         "files": _named(artifacts["documents"].manifest.get("source_files", {})) + _fetched(artifacts["documents"]),
         "evaluation_files": _named(tested) + _fetched(artifacts["clean_documents"]),
     }
