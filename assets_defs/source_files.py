@@ -5,7 +5,7 @@ import dagster as dg
 from assets_defs.stage_asset import markdown_table, stage_asset
 from parakeet.artifact import Artifact
 from parakeet.home import home
-from parakeet.recipe import RemoteSource
+from parakeet.recipe_sources import RemoteSource
 from parakeet.stages import Stage, active_recipe, fetching_stages, remote_sources
 
 KINDS = {"download": "http", "hub": "huggingface", "bucket": "s3"}

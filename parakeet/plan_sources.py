@@ -7,13 +7,13 @@ from urllib.parse import urlsplit
 
 from parakeet.data.reading.sampling import synthetic_count
 from parakeet.download.slices import WHOLE
-from parakeet.recipe import (
+from parakeet.recipe import Recipe
+from parakeet.recipe_sources import (
     BucketSource,
     Columns,
     DownloadSource,
     FileSource,
     HubSource,
-    Recipe,
     RecordSource,
     Source,
     SyntheticSource,

@@ -16,7 +16,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from parakeet.errors import ParakeetError
-from parakeet.recipe import BucketSource, DownloadSource, FileSource, HubSource, Recipe, SyntheticSource
+from parakeet.recipe import Recipe
+from parakeet.recipe_sources import BucketSource, DownloadSource, FileSource, HubSource, SyntheticSource
 
 SOURCE_KINDS: dict[str, type[BaseModel]] = {
     "files": FileSource,

@@ -16,18 +16,23 @@ from parakeet.errors import ParakeetError
 from parakeet.hashes import HashCache
 from parakeet.home import hashes_file, models_folder, runs_folder
 from parakeet.progress import Progress
-from parakeet.recipe import (
-    SOURCE_FILES,
-    BucketSource,
-    DownloadSource,
-    FileSource,
-    HubSource,
-    Recipe,
-    RemoteSource,
-)
+from parakeet.recipe import Recipe
 from parakeet.recipe_file import load_recipe
+from parakeet.recipe_sources import SOURCE_FILES, BucketSource, DownloadSource, FileSource, HubSource, RemoteSource
+from parakeet.stage_settings import (
+    checkpoint_settings,
+    cleaning_settings,
+    data_card_settings,
+    deduplication_settings,
+    documents_settings,
+    evaluation_headline,
+    evaluation_settings,
+    packing_headline,
+    packing_settings,
+    release_settings,
+)
 from parakeet.training.job import CURVE_FILE, METRICS_FILE, SUMMARY_FILE
-from parakeet.training.stage import CHANGEABLE, Launch, expected_bytes, make_checkpoint
+from parakeet.training.stage import Launch, expected_bytes, make_checkpoint
 
 ACTIVE_RECIPE_FILE = "recipe.yaml"
 DEFAULT_RECIPE = "demo"
@@ -76,75 +81,13 @@ class Stage:
         return self.inputs
 
 
-UNREAD_BY_DOCUMENTS = {"priority", "near_duplicates", "path", "weight", "epochs", "forecast"}
-WHERE_TO_FETCH = {"url", "drive_id", "sha256", "n_bytes", "files", "dataset", "revision", "endpoint", "anonymous"}
-
-
-def _documents(recipe: Recipe) -> dict[str, Any]:
-    """Where a source comes from is its files' business: their content is an input."""
-    hidden = UNREAD_BY_DOCUMENTS | WHERE_TO_FETCH
-    sources = [source.model_dump(mode="json", exclude=hidden) for source in recipe.sources]
-    return {"sources": sources, "questions_per_task": recipe.evaluation.questions_per_task, "limit": recipe.limit}
-
-
-def _cleaning(recipe: Recipe) -> dict[str, Any]:
-    read = {"name", "columns", "separator"}
-    sets = [chosen.model_dump(mode="json", include=read) for chosen in recipe.decontamination.sets]
-    return {**recipe.part("clean"), "decontamination": {"sets": sets, "words": recipe.decontamination.words}}
-
-
-def _deduplication(recipe: Recipe) -> dict[str, Any]:
-    sources = {s.name: {"priority": s.priority, "near_duplicates": s.near_duplicates} for s in recipe.sources}
-    return {**recipe.part("deduplication"), "sources": sources}
-
-
-def _packing(recipe: Recipe) -> dict[str, Any]:
-    mix = {s.name: {"weight": s.weight, "epochs": s.epochs} for s in recipe.sources}
-    return {"row_tokens": sorted(set(recipe.packing.lengths)), "mix": mix}
-
-
-def _data_card(recipe: Recipe) -> dict[str, Any]:
-    """All that the data stages read: two recipes may come to the same text, and differ in what the card tells of it."""
-    stages = (_documents, _cleaning, _deduplication, _packing)
-    data = {key: value for settings in stages for key, value in settings(recipe).items() if key != "sources"}
-    sources = {source.name: source.model_dump(mode="json", exclude={"path"}) for source in recipe.sources}
-    return {**recipe.part("name", "description", "shards", "tokenizer"), **data, "sources": sources}
-
-
-def _checkpoint(recipe: Recipe) -> dict[str, Any]:
-    decided_while_running = set(CHANGEABLE) - {"tokens", "decay_fraction"}
-    training = recipe.training.model_dump(mode="json", exclude=decided_while_running)
-    return {**recipe.part("model", "packing"), "training": training}
-
-
-def _release(recipe: Recipe) -> dict[str, Any]:
-    licences = {source.name: source.licence for source in recipe.sources}
-    return {**recipe.part("name", "description", "generation"), "licences": licences}
-
-
-def _packing_headline(counts: dict[str, Any]) -> str:
-    plans = counts["lengths"].values()
-    return ", ".join(f"{c['rows']:,} rows of {c['row_tokens']:,}, {c['fill']:.2%} full" for c in plans)
-
-
-def _evaluation(recipe: Recipe) -> dict[str, Any]:
-    """Beside its own section the stage reads row lengths, and how little text it must not measure."""
-    trained = {"row_tokens": recipe.packing.row_tokens, "longest_row_tokens": max(recipe.packing.lengths)}
-    return {**recipe.part("evaluation"), **trained, "min_held_out_bytes": recipe.shards.min_held_out_bytes}
-
-
-def _evaluation_headline(counts: dict[str, Any]) -> str:
-    measured = {name: bits["model"] for name, bits in counts["bits_per_byte"].items() if bits}
-    return "bits per byte " + ", ".join(f"{name} {bits:.3f}" for name, bits in measured.items())
-
-
 STAGES: tuple[Stage, ...] = (
     Stage(
         "documents",
         group="corpus",
         summary="Every record of the recipe's sources in one shape: turns with a role, a source and a licence.",
         make="parakeet.data.reading.collect:collect_documents",
-        settings=_documents,
+        settings=documents_settings,
         headline=lambda c: f"{c['documents']:,} documents of {', '.join(c['sources'])}",
         version=2,
         resumable=True,
@@ -154,7 +97,7 @@ STAGES: tuple[Stage, ...] = (
         group="corpus",
         summary="Documents with normalised text, without rubbish and without what the model is to be tested on.",
         make="parakeet.data.cleaning.clean:clean_documents",
-        settings=_cleaning,
+        settings=cleaning_settings,
         headline=lambda c: f"{c['documents']:,} kept, {c['dropped']:,} dropped",
         inputs=("documents",),
         version=2,
@@ -165,7 +108,7 @@ STAGES: tuple[Stage, ...] = (
         group="corpus",
         summary="One document of each cluster of exact and near duplicates, split into training and held-out ones.",
         make="parakeet.data.deduplication.deduplicate:deduplicate_documents",
-        settings=_deduplication,
+        settings=deduplication_settings,
         headline=lambda c: f"{c['documents']:,} kept, {c['exact_duplicates'] + c['near_duplicates']:,} duplicates",
         inputs=("clean_documents",),
         growth=3.0,
@@ -200,8 +143,8 @@ STAGES: tuple[Stage, ...] = (
         group="tokens",
         summary="Which pieces of which documents share a training row, so that no token and hardly a slot is lost.",
         make="parakeet.data.tokens.packing:make_packing_plan",
-        settings=_packing,
-        headline=_packing_headline,
+        settings=packing_settings,
+        headline=packing_headline,
         inputs=("token_shards",),
         version=3,
         growth=0.5,
@@ -211,7 +154,7 @@ STAGES: tuple[Stage, ...] = (
         group="tokens",
         summary="What the corpus holds, by source, as a page: sizes, licences, what was dropped and why, examples.",
         make="parakeet.data.card.make:make_data_card",
-        settings=_data_card,
+        settings=data_card_settings,
         headline=lambda c: f"{c['sources']} sources, {c['tokens']:,} tokens",
         inputs=("documents", "clean_documents", "deduplicated_documents", "tokenizer", "token_shards", "packing_plan"),
         growth=0.0,
@@ -221,7 +164,7 @@ STAGES: tuple[Stage, ...] = (
         group="model",
         summary="The trained weights, with the run's metrics and its loss curve.",
         make="parakeet.training.stage:make_checkpoint",
-        settings=_checkpoint,
+        settings=checkpoint_settings,
         headline=lambda c: f"{c['parameters']:,} parameters, {c['tokens']:,} tokens, loss {c['final_loss']:.3f}",
         inputs=("token_shards", "packing_plan", "tokenizer"),
         records=(METRICS_FILE, SUMMARY_FILE, CURVE_FILE),
@@ -232,8 +175,8 @@ STAGES: tuple[Stage, ...] = (
         group="model",
         summary="Held-out bits per byte beside two yardsticks, exact-match accuracy, and replies to fixed prompts.",
         make="parakeet.evaluation.report:evaluate",
-        settings=_evaluation,
-        headline=_evaluation_headline,
+        settings=evaluation_settings,
+        headline=evaluation_headline,
         inputs=("checkpoint", "token_shards", "tokenizer", "documents"),
         version=2,
         growth=0.1,
@@ -243,7 +186,7 @@ STAGES: tuple[Stage, ...] = (
         group="release",
         summary="The model as a directory that needs nothing else: weights, tokenizer, card, evaluation, lineage.",
         make="parakeet.release.package:make_release",
-        settings=_release,
+        settings=release_settings,
         headline=lambda c: f"{c['name']}, {c['bytes'] / 1e6:,.1f} MB",
         inputs=("checkpoint", "tokenizer", "evaluation"),
         folder="releases",

@@ -8,7 +8,7 @@ import dagster as dg
 from parakeet.data.reading.sources import source_files
 from parakeet.errors import ParakeetError
 from parakeet.home import home
-from parakeet.recipe import FileSource
+from parakeet.recipe_sources import FileSource
 from parakeet.stages import active_recipe
 from pipelines.jobs import prepare_data
 from pipelines.lost_runs import fail_lost_runs

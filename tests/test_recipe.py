@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parakeet.errors import ParakeetError
-from parakeet.recipe import Recipe, Section
+from parakeet.recipe import Recipe
 from parakeet.recipe_file import load_recipe, shipped_recipes
+from parakeet.recipe_sources import Section
 
 
 def write(path: Path, text: str) -> str:

@@ -19,7 +19,7 @@ from parakeet.data.reading.shapes import BadRecord, shape
 from parakeet.data.reading.sources import read_records, source_files
 from parakeet.data.reading.text_blocks import BLOCK_BYTES, TextBlocks
 from parakeet.errors import ParakeetError
-from parakeet.recipe import FileSource
+from parakeet.recipe_sources import FileSource
 from parakeet.sanitise import sanitise
 
 SOURCE = "text"

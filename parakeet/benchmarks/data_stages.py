@@ -13,7 +13,6 @@ from parakeet.progress import Progress
 from parakeet.recipe import (
     Clean,
     Executor,
-    FileSource,
     LaterRows,
     ModelSettings,
     Packing,
@@ -23,6 +22,7 @@ from parakeet.recipe import (
     Shards,
     Training,
 )
+from parakeet.recipe_sources import FileSource
 from parakeet.stages import stage_named
 
 STAGES = ("documents", "clean_documents", "deduplicated_documents", "token_shards", "packing_plan")

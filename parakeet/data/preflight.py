@@ -6,7 +6,8 @@ from importlib.util import find_spec
 from parakeet.data.cleaning.language import language_guesser
 from parakeet.data.reading.sources import source_files
 from parakeet.errors import ParakeetError
-from parakeet.recipe import BucketSource, FileSource, Recipe
+from parakeet.recipe import Recipe
+from parakeet.recipe_sources import BucketSource, FileSource
 
 
 def refuse_unmet_data(recipe: Recipe) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from parakeet.download.streams import CHANGED, Read, Remote
 from parakeet.download.transfer import Broken, Patience, Unfit, plain
 from parakeet.errors import ParakeetError
-from parakeet.recipe import BucketSource
+from parakeet.recipe_sources import BucketSource
 
 PIECE_BYTES = 8 << 20
 """Bytes asked for at once: what is held in memory, and lost when the connection breaks."""

@@ -20,7 +20,7 @@ from parakeet.download.transfer import (
     fault_of_status,
     plain,
 )
-from parakeet.recipe import HubSource
+from parakeet.recipe_sources import HubSource
 
 SHOWN_FILES = 5
 LONGEST_LIST = 50_000

@@ -23,7 +23,7 @@ from parakeet.download.streams import Remote, http_offer, http_reader
 from parakeet.download.transfer import Broken, Patience, Unfit, drive_address, persistently
 from parakeet.errors import ParakeetError
 from parakeet.progress import Progress, Task
-from parakeet.recipe import BucketSource, DownloadSource, HubSource, RemoteFile, RemoteSource
+from parakeet.recipe_sources import BucketSource, DownloadSource, HubSource, RemoteFile, RemoteSource
 from parakeet.sanitise import sanitise
 
 PATIENCE = Patience(tries=10, longest_wait=300.0)

@@ -17,7 +17,8 @@ from parakeet.generation.engine import load_engine
 from parakeet.home import checkout
 from parakeet.model.config import CONFIG_FILE, WEIGHTS_FILE
 from parakeet.progress import Progress
-from parakeet.recipe import SOURCE_FILES, Recipe
+from parakeet.recipe import Recipe
+from parakeet.recipe_sources import SOURCE_FILES
 from parakeet.release.card import render_card
 from parakeet.release.verify import GENERATION_FILE, TRAINING_MANIFEST_FILE, verify_release, write_sums
 from parakeet.tokenizer import SETTINGS_FILE, VOCABULARY_FILE, Tokenizer

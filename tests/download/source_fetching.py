@@ -11,7 +11,7 @@ from parakeet.download.sources import fetch_source
 from parakeet.download.transfer import Patience
 from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
-from parakeet.recipe import RemoteSource
+from parakeet.recipe_sources import RemoteSource
 
 QUICK = Patience(connect=2.0, silence=0.5, chunk=1.0, tries=3, backoff=0.01, longest_wait=0.05)
 

@@ -18,7 +18,7 @@ import pytest
 import requests
 from moto.server import ThreadedMotoServer
 
-from parakeet.recipe import BucketSource
+from parakeet.recipe_sources import BucketSource
 
 from ..fault_server import FaultServer
 from .source_fetching import SourceFetching
@@ -140,7 +140,7 @@ SCRIPT = """
     from parakeet.download import bucket
     from parakeet.download.sources import fetch_source
     from parakeet.progress import Progress
-    from parakeet.recipe import BucketSource
+    from parakeet.recipe_sources import BucketSource
 
     bucket.PIECE_BYTES = 20_000
     source = BucketSource(kind="bucket", name="s3-set", path="s3://bucket/text/a.jsonl", endpoint=sys.argv[2])

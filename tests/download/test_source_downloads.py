@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import requests
 
-from parakeet.recipe import DownloadSource
+from parakeet.recipe_sources import DownloadSource
 
 from ..fault_server import PAGES, FaultServer, rewriting
 from .source_fetching import SourceFetching
@@ -146,7 +146,7 @@ SCRIPT = """
     from pathlib import Path
     from parakeet.download.sources import fetch_source
     from parakeet.progress import Progress
-    from parakeet.recipe import DownloadSource
+    from parakeet.recipe_sources import DownloadSource
 
     source = DownloadSource(kind="download", name="set-1.0", files=[{"url": url} for url in sys.argv[2:]])
     fetch_source(source, 1.0, Path(sys.argv[1]), Progress())

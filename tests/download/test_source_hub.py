@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parakeet.download.sources import safe_name
-from parakeet.recipe import HubSource
+from parakeet.recipe_sources import HubSource
 
 from ..fake_hub import TOKEN, FakeHub
 from .source_fetching import SourceFetching
@@ -249,7 +249,7 @@ SCRIPT = """
     from pathlib import Path
     from parakeet.download.sources import fetch_source
     from parakeet.progress import Progress
-    from parakeet.recipe import HubSource
+    from parakeet.recipe_sources import HubSource
 
     source = HubSource(kind="hub", name="x", dataset="me/set", files=["data/*"])
     fetch_source(source, 1.0, Path(sys.argv[1]), Progress())

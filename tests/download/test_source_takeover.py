@@ -10,8 +10,9 @@ import pytest
 
 from parakeet.artifact import Artifact
 from parakeet.progress import Progress
-from parakeet.recipe import DownloadSource, HubSource, Recipe, Source
+from parakeet.recipe import Recipe
 from parakeet.recipe_file import load_recipe
+from parakeet.recipe_sources import DownloadSource, HubSource, Source
 from parakeet.stages import Build
 
 from ..fake_hub import FakeHub

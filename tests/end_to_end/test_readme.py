@@ -32,6 +32,8 @@ CUT_SHORT = {
     # 1.5 GB from the internet; test_original.py does it with a server of its own.
     "build --select original_model": "--help",
     "bench": "--help",
+    # There is no copy in the text of the small model here; tests/data/test_inspect.py has them.
+    "data inspect --reason": "--help",
 }
 
 

@@ -41,7 +41,8 @@ def test_packed_documents_do_not_see_each_other(config: ModelConfig) -> None:
         changed = ids.clone()
         changed[:, :5] = 0
         other = model(changed, documents)
-    assert torch.allclose(packed[:, 5:11], alone, atol=1e-5)
+    # 1.7e-5 on an AMD EPYC, whose products add up in another order.
+    assert torch.allclose(packed[:, 5:11], alone, atol=5e-5)
     assert torch.equal(packed[:, 5:11], other[:, 5:11])
     assert torch.isfinite(packed).all()
 

@@ -26,7 +26,8 @@ from parakeet.data.card.measures import (
 from parakeet.data.card.text import beginning, ratio
 from parakeet.data.documents import count_documents
 from parakeet.progress import Progress
-from parakeet.recipe import SOURCE_FILES, Recipe
+from parakeet.recipe import Recipe
+from parakeet.recipe_sources import SOURCE_FILES
 from parakeet.sanitise import sanitise
 from parakeet.tokenizer import Tokenizer
 

@@ -23,7 +23,8 @@ from parakeet.data.reading.sources import fetched_files, read_records, source_fi
 from parakeet.data.words import words_of
 from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
-from parakeet.recipe import SOURCE_FILES, Decontamination, FileSource, RecordSource
+from parakeet.recipe import Decontamination
+from parakeet.recipe_sources import SOURCE_FILES, FileSource, RecordSource
 from parakeet.sanitise import sanitise
 
 MIN_WORDS = 5

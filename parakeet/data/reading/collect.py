@@ -16,7 +16,8 @@ from parakeet.data.reading.records import EXCERPT_CHARACTERS, Problem, excerpt_o
 from parakeet.data.reading.sources import fetched_files, source_files, source_root
 from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
-from parakeet.recipe import SOURCE_FILES, FileSource, Recipe, RecordSource, Source, SyntheticSource
+from parakeet.recipe import Recipe
+from parakeet.recipe_sources import SOURCE_FILES, FileSource, RecordSource, Source, SyntheticSource
 from parakeet.sanitise import sanitise
 
 PROBLEMS_FILE = "problems.jsonl"

@@ -18,7 +18,7 @@ from parakeet.data.reading.records import Problem, Record
 from parakeet.data.reading.sampling import is_sampled, synthetic_count
 from parakeet.data.reading.shapes import BadRecord, shape
 from parakeet.data.tasks import count
-from parakeet.recipe import RecordSource, Source, SyntheticSource
+from parakeet.recipe_sources import RecordSource, Source, SyntheticSource
 from parakeet.sanitise import sanitise
 
 COUNT_EVERY = 256

@@ -2,7 +2,7 @@
 
 from fractions import Fraction
 
-from parakeet.recipe import SyntheticSource
+from parakeet.recipe_sources import SyntheticSource
 
 LEAST_DIALOGUES = 100
 

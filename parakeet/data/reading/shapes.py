@@ -8,7 +8,7 @@ from typing import Any
 from parakeet.conversation import Turn
 from parakeet.data.documents import Document
 from parakeet.data.reading.records import Problem
-from parakeet.recipe import Columns, RecordSource
+from parakeet.recipe_sources import Columns, RecordSource
 
 ROLE_NAMES = {
     **dict.fromkeys(("system", "developer"), "System"),

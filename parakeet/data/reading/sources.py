@@ -16,7 +16,7 @@ from parakeet.data.reading.file_kinds import ARCHIVES, RECOGNISED, file_kind
 from parakeet.data.reading.readers import read_row_groups, read_stream
 from parakeet.data.reading.records import Record
 from parakeet.errors import ParakeetError
-from parakeet.recipe import FileSource
+from parakeet.recipe_sources import FileSource
 from parakeet.sanitise import sanitise
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from parakeet.errors import ParakeetError
-from parakeet.recipe import Recipe, SourceSettings
+from parakeet.recipe import Recipe
+from parakeet.recipe_sources import SourceSettings
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from parakeet.data.documents import Document, parts, read_documents
 from parakeet.data.reading.shapes import shape
 from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
-from parakeet.recipe import Decontamination, FileSource
+from parakeet.recipe import Decontamination
+from parakeet.recipe_sources import FileSource
 
 from .cleaning import PROSE, chat, clean, plain
 

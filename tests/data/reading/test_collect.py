@@ -11,17 +11,8 @@ from parakeet.data.reading.collect import collect_documents
 from parakeet.data.synthetic import dialogues
 from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
-from parakeet.recipe import (
-    Columns,
-    Evaluation,
-    Executor,
-    FileSource,
-    ModelSettings,
-    Recipe,
-    Source,
-    SyntheticSource,
-    Training,
-)
+from parakeet.recipe import Evaluation, Executor, ModelSettings, Recipe, Training
+from parakeet.recipe_sources import Columns, FileSource, Source, SyntheticSource
 
 CORPORA = Path(__file__).parents[4] / "shared/data/corpora"
 

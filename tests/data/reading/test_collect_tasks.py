@@ -25,18 +25,8 @@ from parakeet.data.reading.collect import collect_documents
 from parakeet.data.reading.sampling import is_sampled
 from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
-from parakeet.recipe import (
-    DownloadSource,
-    Evaluation,
-    Executor,
-    FileSource,
-    ModelSettings,
-    Recipe,
-    RemoteFile,
-    Source,
-    SyntheticSource,
-    Training,
-)
+from parakeet.recipe import Evaluation, Executor, ModelSettings, Recipe, Training
+from parakeet.recipe_sources import DownloadSource, FileSource, RemoteFile, Source, SyntheticSource
 
 RUN = (
     "import sys; from pathlib import Path; from parakeet.progress import Progress\n"

@@ -9,8 +9,9 @@ import pytest
 from parakeet.data.reading.file_kinds import file_kind
 from parakeet.data.reading.shapes import BadRecord, shape
 from parakeet.data.reading.sources import read_records, source_files
-from parakeet.recipe import HubSource, Recipe, RecordSource
+from parakeet.recipe import Recipe
 from parakeet.recipe_file import load_recipe
+from parakeet.recipe_sources import HubSource, RecordSource
 
 REAL_TEXT = Path(__file__).parents[3] / "docs/recipes/real-text.yaml"
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parakeet.data.reading.shapes import BadRecord, shape
-from parakeet.recipe import Columns, FileSource
+from parakeet.recipe_sources import Columns, FileSource
 
 
 def turns(value: Any, **columns: str) -> list[tuple[str, str]]:
@@ -168,10 +168,10 @@ class TestColumns:
         assert reason({"data": ["Hi", None]}, alternating="data") == "content is not text: turn 2 is of type NoneType"
         assert reason({"text": "a"}, alternating="data") == "missing column: data; there are text"
 
-    def test_an_evaluation_set_has_columns_and_no_licence(self) -> None:
+    def test_columns_say_what_a_record_holds_of_an_evaluation_set(self) -> None:
         chosen = FileSource(name="test", path="x", columns=Columns(human="q", assistant="a"))
         document = shape({"q": "Hi", "a": "Hello"}, chosen).document
-        assert (document.source, document.licence, document.content) == ("test", "", "Hi\nHello")
+        assert (document.source, document.licence, document.content) == ("test", "unknown", "Hi\nHello")
 
     def test_a_missing_column_is_named_and_nothing_else_is_taken(self) -> None:
         assert reason({"text": "a"}, text="body") == "missing column: body; there are text"

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from parakeet.data.reading.sources import read_records, source_files
 from parakeet.errors import ParakeetError
-from parakeet.recipe import FileSource
+from parakeet.recipe_sources import FileSource
 
 PACK: dict[str, Callable[[bytes], bytes]] = {
     "": lambda content: content,

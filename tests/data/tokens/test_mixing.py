@@ -13,7 +13,8 @@ from parakeet.data.tokens.mixing import Mix, mix, repetitions
 from parakeet.data.tokens.packing import Plan, make_packing_plan
 from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
-from parakeet.recipe import FileSource, Recipe
+from parakeet.recipe import Recipe
+from parakeet.recipe_sources import FileSource
 
 from ...conftest import Prepared
 

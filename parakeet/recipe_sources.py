@@ -1,0 +1,196 @@
+"""The part of a recipe that says where text comes from, and the base of all its sections."""
+
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+
+
+class Section(BaseModel):
+    """Unknown keys are refused, values are never changed after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class Columns(Section):
+    """Which columns of a record hold what, where the names are none of the recognised shapes'."""
+
+    text: str | None = None
+    """Column with a plain document."""
+    human: str | None = None
+    """Column with what the human says."""
+    assistant: str | None = None
+    """Column with the reply to it."""
+    system: str | None = None
+    """Column with a system message; optional beside human and assistant."""
+    messages: str | None = None
+    """Column with a list of turns."""
+    alternating: str | None = None
+    """Column with a list of texts, the human's first, then in turn."""
+    role: str = "role"
+    """Key of a turn's speaker inside `messages`."""
+    content: str = "content"
+    """Key of a turn's text inside `messages`."""
+
+    @model_validator(mode="after")
+    def _one_shape(self) -> "Columns":
+        shapes = [column is not None for column in (self.text, self.messages, self.alternating, self.human)]
+        if sum(shapes) != 1 or (self.human is None) != (self.assistant is None):
+            raise ValueError("name either text, or messages, or alternating, or both human and assistant")
+        return self
+
+
+class SourceSettings(Section):
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    """Name in every table and report; letters, digits, dot, dash, underscore."""
+    licence: str = "unknown"
+    """Licence of the text; ends up in the model card."""
+    priority: int = 0
+    """Of duplicates in several sources, the one from the source with the highest priority is kept."""
+    near_duplicates: bool = True
+    """Whether near-duplicates of this source's documents are searched for; exact ones always are."""
+    weight: float | None = Field(default=None, gt=0.0)
+    """Share of the training tokens, relative to the other sources' weights; all sources have one, or none."""
+    epochs: float = Field(default=1.0, gt=0.0, le=100.0)
+    """Most times that a document is seen in one pass over the mix; 0.5 takes half of the documents."""
+
+
+class Forecast(Section):
+    """What is known of a source before it is fetched; only `parakeet plan` reads it."""
+
+    rows: int = Field(default=0, ge=0)
+    """Records."""
+    download_bytes: int = Field(default=0, ge=0)
+    """Bytes of the files."""
+    content_bytes: int = Field(default=0, ge=0)
+    """UTF-8 bytes of the text that comes out of them."""
+
+
+class RecordSource(SourceSettings):
+    """A source whose files hold records."""
+
+    columns: Columns | None = None
+    """Only for records whose columns are not recognised."""
+    separator: str | None = Field(default=None, min_length=1, max_length=100)
+    """Of text files: the line that parts two documents; without it they are cut at blank lines."""
+    forecast: Forecast = Forecast()
+    """Size, for the plan."""
+
+
+class FileSource(RecordSource):
+    kind: Literal["files"] = "files"
+    """Text that is already on this machine."""
+    path: str
+    """A file, a folder or a glob; relative to the recipe file."""
+
+
+def _refuse_password(key: str, address: str | None, place: str) -> None:
+    """Raise ValueError where a user name or password is in an address: recipes end up in manifests of releases."""
+    try:
+        found = "@" in urlsplit(address or "").netloc
+    except ValueError:  # whoever asks for it says that it is malformed
+        found = "@" in (address or "")
+    if found:
+        raise ValueError(
+            f"{key} holds a user name or password, and what is made of a recipe tells where it came from: take them "
+            f"out, and put them into {place}"
+        )
+
+
+class RemoteFile(Section):
+    """One file to download."""
+
+    url: str | None = None
+    """HTTP(S) address."""
+    drive_id: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_-]{10,100}$")
+    """Google Drive id, in place of the address."""
+    file_name: str = Field(default="", pattern=r"^([A-Za-z0-9_][A-Za-z0-9._+-]{0,199})?$")
+    """Name to save it under, which says what kind of file it is; without it the address's last part."""
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    """Hash that the file must have, where it is known."""
+    n_bytes: int | None = Field(default=None, ge=1)
+    """Size that the file must have, where it is known, in bytes."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "RemoteFile":
+        if (self.url is None) == (self.drive_id is None):
+            raise ValueError("name either url or drive_id")
+        _refuse_password("url", self.url, "~/.netrc")
+        if self.drive_id is not None and not self.file_name:
+            raise ValueError("a file on Google Drive needs a file_name, which says what kind of file it is")
+        return self
+
+
+class DownloadSource(RecordSource):
+    kind: Literal["download"]
+    """Files to fetch by HTTP(S) or from Google Drive."""
+    files: list[RemoteFile] = Field(min_length=1)
+    """The files."""
+
+
+class HubSource(RecordSource):
+    kind: Literal["hub"]
+    """A dataset of the Hugging Face hub."""
+    dataset: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Owner and name."""
+    revision: str = "main"
+    """Commit, tag or branch; what a tag or branch means is looked up once, and kept."""
+    files: list[str] = Field(min_length=1)
+    """Globs of the files to fetch, inside the dataset."""
+
+
+class BucketSource(RecordSource):
+    kind: Literal["bucket"]
+    """Files in an S3-compatible store."""
+    path: str = Field(pattern=r"^s3://[^/]+/.+$")
+    """Bucket and key or glob: s3://bucket/folder/*.jsonl.gz."""
+    endpoint: str | None = Field(default=None, pattern=r"^https?://")
+    """Address of a store other than Amazon's."""
+    anonymous: bool = False
+    """Whether to ask without credentials; they come from the usual AWS_… variables and files."""
+
+    @model_validator(mode="after")
+    def _no_password(self) -> "BucketSource":
+        _refuse_password("endpoint", self.endpoint, "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+        return self
+
+
+class SyntheticSource(SourceSettings):
+    kind: Literal["synthetic"] = "synthetic"
+    """Short dialogues that Parakeet writes itself, with held-out questions to score."""
+    documents: int = Field(default=25_000, ge=100, le=100_000)
+    """Number of distinct dialogues."""
+    seed: int = Field(default=1, ge=0)
+    """Seed of the generator."""
+
+
+def _source_kind(value: Any) -> str:
+    kind = value.get("kind", "files") if isinstance(value, dict) else getattr(value, "kind", "files")
+    return str(kind)
+
+
+RemoteSource = DownloadSource | HubSource | BucketSource
+"""Sources that are fetched first."""
+
+SOURCE_FILES = "source_files"
+"""What is fetched is a stage of its own for each remote source, called `source_files/<source>`."""
+
+TRAINING_KEYS = {"priority", "near_duplicates", "weight", "epochs", "forecast"}
+"""Settings of a source that say how it is trained on, and mean nothing for an evaluation set."""
+
+Source = Annotated[
+    Annotated[FileSource, Tag("files")]
+    | Annotated[DownloadSource, Tag("download")]
+    | Annotated[HubSource, Tag("hub")]
+    | Annotated[BucketSource, Tag("bucket")]
+    | Annotated[SyntheticSource, Tag("synthetic")],
+    Discriminator(_source_kind),
+]
+
+EvaluationSet = Annotated[
+    Annotated[FileSource, Tag("files")]
+    | Annotated[DownloadSource, Tag("download")]
+    | Annotated[HubSource, Tag("hub")]
+    | Annotated[BucketSource, Tag("bucket")],
+    Discriminator(_source_kind),
+]
