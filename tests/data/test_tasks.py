@@ -239,19 +239,24 @@ def test_without_slurm_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         run_tasks([Square(tmp_path)], 2, executor(**SLURM), tmp_path / "logs")
 
 
-@pytest.fixture
+def test_a_ray_cluster_that_is_not_there_is_said(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed here (pip install 'parakeet-lm[ray]')")
+    with pytest.raises(ParakeetError, match=r"Ray at 'auto' cannot be reached"):
+        run_tasks([Square(tmp_path)], 2, executor(kind="ray", ray_address="auto"), tmp_path / "logs")
+
+
+@pytest.fixture(scope="module")
 def ray() -> Iterator[None]:
     """Ray is left running for the next pipeline of the same process, which no other test is to find."""
     module = pytest.importorskip("ray", reason="Ray is not installed here (pip install 'parakeet-lm[ray]')")
-    yield
-    module.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        yield
+        module.shutdown()
 
 
 @pytest.mark.slow
-def test_ray_runs_the_same_tasks_and_tells_the_same_faults(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray: None
-) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+def test_ray_runs_the_same_tasks_and_tells_the_same_faults(tmp_path: Path, ray: None) -> None:
     on_ray = executor(kind="ray", workers=2)
     with pytest.raises(ParakeetError, match="Task 3 met a broken record in row 7"):
         run_tasks([Square(tmp_path, {3: "message"})], 5, on_ray, tmp_path / "logs")
@@ -262,13 +267,7 @@ def test_ray_runs_the_same_tasks_and_tells_the_same_faults(
 
 
 @pytest.mark.slow
-def test_a_worker_of_ray_that_is_killed_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray: None) -> None:
+def test_a_worker_of_ray_that_is_killed_is_noticed(tmp_path: Path, ray: None) -> None:
     """datatrove's own would wait for it for ever."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     with pytest.raises(ParakeetError, match="worker process was killed"):
         run_tasks([Square(tmp_path, {1: "killed"})], 3, executor(kind="ray", workers=2), tmp_path / "logs")
-
-
-def test_a_ray_cluster_that_is_not_there_is_said(tmp_path: Path, ray: None) -> None:
-    with pytest.raises(ParakeetError, match=r"Ray at 'auto' cannot be reached"):
-        run_tasks([Square(tmp_path)], 2, executor(kind="ray", ray_address="auto"), tmp_path / "logs")

@@ -145,10 +145,12 @@ def _zip_members(file: BinaryIO, where: str) -> Iterator[Member]:
         allowance = Allowance(where, lambda: min(packed, size))
         for info in archive.infolist():
             kind = stat.S_IFMT(info.external_attr >> 16)
-            problem = _fault(info.filename, kind in (0, stat.S_IFREG) or info.is_dir())
+            # zipfile's own is_dir raises on a member without a name.
+            is_folder = info.filename.endswith("/")
+            problem = _fault(info.filename, kind in (0, stat.S_IFREG) or is_folder)
             if problem:
                 yield Member(_shown(info.filename), problem=problem)
-            elif not info.is_dir() and (wanted := _wanted_kind(info.filename)):
+            elif not is_folder and (wanted := _wanted_kind(info.filename)):
                 _refuse_packing(info, where)
                 packed += info.compress_size
                 with archive.open(info) as stream:
