@@ -16,9 +16,7 @@ def render_document(tokenizer: Tokenizer, turns: Sequence[Turn], loss_on: str = 
     `<|endofprompt|>`; with `loss_on="assistant"` only what an Assistant says, and its end, is trained on.
     """
     if turns[0].role == "text":
-        body = tokenizer.encode_array(turns[0].content)
-        ids = np.concatenate([np.array([tokenizer.end_of_text], np.uint32), body])
-        return ids, [0, len(ids)]
+        return render_text(tokenizer, turns[0].content)
     pieces: list[np.ndarray] = []
     spans: list[int] = []
     length = 0
@@ -30,6 +28,15 @@ def render_document(tokenizer: Tokenizer, turns: Sequence[Turn], loss_on: str = 
             spans += [length + 1, length + len(content) + 2]
         length += len(content) + 2
     return np.concatenate(pieces), spans if loss_on == "assistant" else [0, length]
+
+
+def render_text(tokenizer: Tokenizer, text: str) -> tuple[np.ndarray, list[int]]:
+    """The same for a plain document."""
+    body = tokenizer.encode_array(text)
+    ids = np.empty(len(body) + 1, np.uint32)
+    ids[0] = tokenizer.end_of_text
+    ids[1:] = body
+    return ids, [0, len(ids)]
 
 
 def render_prompt(tokenizer: Tokenizer, turns: Sequence[Turn]) -> list[int]:

@@ -31,6 +31,8 @@ SCHEMA = pa.schema(
     ]
 )
 
+REPEATED = ["source", "licence", "turns.list.element.role"]
+"""Columns of few values: a dictionary of the others would be as long as they are, and slower to read."""
 ROWS_PER_GROUP = 4096
 BYTES_PER_GROUP = 4 << 20
 """A row group is what a reader holds at once."""
@@ -133,7 +135,7 @@ class DocumentWriter:
 
     def _open(self) -> None:
         path = self.directory / f"part-{self._parts:05d}.parquet"
-        self._writer = pq.ParquetWriter(path, SCHEMA, compression="zstd")
+        self._writer = pq.ParquetWriter(path, SCHEMA, compression="zstd", use_dictionary=REPEATED)
         self._parts += 1
 
     def _flush(self) -> None:

@@ -3,9 +3,11 @@
 import json
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -18,8 +20,10 @@ from parakeet.data.tasks import count
 from parakeet.data.tokens.shard_writer import ShardWriter, TokenDocument
 from parakeet.data.tokens.shards import SPLITS
 from parakeet.recipe import Shards
-from parakeet.template import render_document
+from parakeet.template import render_document, render_text
 from parakeet.tokenizer import Tokenizer
+
+READ = ["doc_id", "source", "turns", "metadata"]
 
 
 class Tokenise(PipelineStep):
@@ -58,7 +62,7 @@ class Tokenise(PipelineStep):
         for path in self.groups[rank]:
             with pq.ParquetFile(path) as file:
                 for group in range(file.num_row_groups):
-                    table = file.read_row_group(group, use_threads=False)
+                    table = file.read_row_group(group, columns=READ, use_threads=False)
                     for is_held_out, document in tokenised(table, tokenizer, self.settings.loss_on):
                         (held_out if is_held_out else train).write(document)
                         done += document.n_bytes / 1e6
@@ -87,13 +91,18 @@ def tokenised(table: pa.Table, tokenizer: Tokenizer, loss_on: str) -> Iterator[t
         turns = batch["turns"]
         flat = turns.flatten()
         roles, contents = flat.field("role").to_pylist(), flat.field("content").to_pylist()
-        n_bytes = pc.binary_length(flat.field("content")).to_pylist()
-        offsets = turns.offsets.to_pylist()
+        ends = turns.offsets.to_numpy() - turns.offsets[0].as_py()
+        bytes_before = np.concatenate([[0], np.cumsum(pc.binary_length(flat.field("content")).to_numpy())])
+        n_bytes = np.diff(bytes_before[ends]).tolist()
         # As DocumentWriter writes it; inside a JSON string the quotes would be escaped.
         held_out = pc.match_substring(batch["metadata"], '"held_out": true').to_pylist()
-        ids, sources = batch["doc_id"].to_pylist(), batch["source"].to_pylist()
-        for row in range(len(batch)):
-            begin, end = offsets[row] - offsets[0], offsets[row + 1] - offsets[0]
-            spoken = [Turn(roles[turn], contents[turn]) for turn in range(begin, end)]
-            tokens, spans = render_document(tokenizer, spoken, loss_on)
-            yield held_out[row], TokenDocument(ids[row], sources[row], tokens, spans, sum(n_bytes[begin:end]))
+        columns = (batch["doc_id"].to_pylist(), batch["source"].to_pylist(), n_bytes, held_out)
+        for (begin, end), doc_id, source, size, is_held_out in zip(pairwise(ends.tolist()), *columns, strict=True):
+            if roles[begin] == "text":
+                ids, spans = render_text(tokenizer, contents[begin])
+            else:
+                spoken = [
+                    Turn(role, content) for role, content in zip(roles[begin:end], contents[begin:end], strict=True)
+                ]
+                ids, spans = render_document(tokenizer, spoken, loss_on)
+            yield is_held_out, TokenDocument(doc_id, source, ids, spans, size)
