@@ -12,7 +12,7 @@ from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.tokenizer import Tokenizer
 
-LEAST_TASKS = 16
+LEAST_TASKS = 64
 """A small corpus is cut into as many shards, smaller than the recipe's, if it has so many parts: work for all cores."""
 
 
