@@ -44,8 +44,8 @@ WORKER_KILLED = (
 
 def worker_count(executor: Executor, tasks: int) -> int:
     """How many tasks run at once: what the recipe says, else one a core, or on a cluster all."""
-    local = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    wanted = executor.workers or (min(local, os.cpu_count() or 1) if executor.kind == "local" else tasks)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    wanted = executor.workers or (cores if executor.kind == "local" else tasks)
     return max(1, min(wanted, tasks))
 
 

@@ -26,13 +26,7 @@ ARTICLES = Path(__file__).parents[4] / "shared/data/dedup"
 VOCABULARY = [a + b + c for a in "bdfgk" for b in "aeiou" for c in ("lo", "ming", "ter", "sk", "nd")]
 
 
-@pytest.fixture(autouse=True)
-def one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several parts would start worker processes, which takes seconds: only the tests about them do."""
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
-
-
-def recipe(near_duplicates: bool = True, priority_b: int = 0, **deduplication: Any) -> Recipe:
+def recipe(near_duplicates: bool = True, priority_b: int = 0, workers: int = 1, **deduplication: Any) -> Recipe:
     shared = {"near_duplicates": near_duplicates, "licence": "CC0-1.0"}
     return Recipe.model_validate(
         {
@@ -43,6 +37,7 @@ def recipe(near_duplicates: bool = True, priority_b: int = 0, **deduplication: A
                 {"name": "synthetic", "kind": "synthetic", "near_duplicates": False},
             ],
             "deduplication": {"held_out_fraction": 0.0, **deduplication},
+            "executor": {"workers": workers},
             "packing": {"row_tokens": 64},
             "model": {"layers": 2, "heads": 2, "width": 16, "context": 64},
             "training": {"tokens": 1000, "batch_tokens": 64, "learning_rate": 1e-3},
@@ -195,13 +190,12 @@ def test_order_and_everything_else_of_a_document_is_kept(tmp_path: Path) -> None
     assert kept == documents
 
 
-def test_one_worker_and_two_write_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_worker_and_two_write_the_same_bytes(tmp_path: Path) -> None:
     groups = [[plain(article(n)) for n in range(30)], [plain(article(n) + " end") for n in range(20, 50)]]
     written = []
     for workers in (1, 2, 2):
-        monkeypatch.setattr(os, "cpu_count", lambda workers=workers: workers)
         name = f"run{len(written)}"
-        _, counts = deduplicate(tmp_path, recipe(held_out_fraction=0.2), *groups, name=name)
+        _, counts = deduplicate(tmp_path, recipe(workers=workers, held_out_fraction=0.2), *groups, name=name)
         files = [path for path in (tmp_path / name).iterdir() if path.is_file()]
         written.append((counts, {path.name: path.read_bytes() for path in files}))
     assert written[0][0]["near_duplicates"] == 10
@@ -271,7 +265,6 @@ from parakeet.recipe_file import load_recipe
 
 if __name__ == "__main__":
     assert "datatrove" not in sys.modules
-    os.cpu_count = lambda: 2
     folder = Path(sys.argv[1])
     recipe = load_recipe(str(folder / "recipe.yaml"))
     for stage, name, made in (
@@ -300,7 +293,7 @@ def gone_soon(group: int) -> bool:
 
 
 def test_a_plain_script_runs_both_stages_in_silence_and_leaves_no_process(tmp_path: Path) -> None:
-    (tmp_path / "recipe.yaml").write_text(recipe().to_yaml())
+    (tmp_path / "recipe.yaml").write_text(recipe(workers=2).to_yaml())
     (tmp_path / "script.py").write_text(SCRIPT)
     write_parts(tmp_path / "documents", [plain(article(n)) for n in range(9)], [plain(article(8) + " again")])
     ran = subprocess.run(
