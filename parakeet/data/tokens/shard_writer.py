@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from parakeet.artifact import sync_file
 from parakeet.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
@@ -123,8 +122,6 @@ class ShardWriter:
         self._writer.close()
         self._sink.close()
         self._writer = self._sink = None
-        # Before the task is called finished: a power cut must not leave the word without the file.
-        sync_file(self._path(self._files - 1))
 
     def _flush(self) -> None:
         if not self._rows:

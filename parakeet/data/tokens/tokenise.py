@@ -44,6 +44,11 @@ def make_token_shards(recipe: Recipe, inputs: Mapping[str, Path], output: Path, 
     tallies = [
         json.loads((step.tallies / f"{rank:05d}.json").read_text(encoding="utf-8")) for rank in range(len(groups))
     ]
+    for name, size in [item for tally in tallies for item in tally["sizes"].items()]:
+        if (output / name).stat().st_size != size:
+            raise ParakeetError(
+                f"{output / name} was cut short, as by a power cut. Run the same build again with: --force token_shards"
+            )
     counts = {split: _sum([tally[split] for tally in tallies], sources) for split in SPLITS}
     _require_held_out(recipe, counts["held_out"])
     largest = max(tally["largest_id"] for tally in tallies)
