@@ -71,8 +71,8 @@ class Tokenise(PipelineStep):
         for split, writer in zip(SPLITS, (train, held_out), strict=True):
             writer.close()
             tally[split] = writer.counts()
-        # In place of waiting for the disk, 15 ms a file: the store syncs all files at the end, and what a power cut took
-        # from one before that is known by its size.
+        # In place of waiting for the disk, 15 ms a file: the store syncs all files at the end, and what a power cut
+        # took from one before that is known by its size.
         tally["sizes"] = {path.name: path.stat().st_size for path in self.output.glob(f"*-{rank:05d}-*.arrow")}
         self.tallies.mkdir(parents=True, exist_ok=True)
         replace_file(self.tallies / f"{rank:05d}.json", json.dumps(tally))
