@@ -127,3 +127,13 @@ def test_two_machines_that_share_a_folder_write_the_same_shards(prepared: Prepar
     written = {path.name: path.read_bytes() for path in alone.glob("*.arrow")}
     assert len(written) == 10
     assert {path.name: path.read_bytes() for path in shared.glob("*.arrow")} == written
+
+
+def test_a_shard_that_a_power_cut_shortened_is_refused(prepared: Prepared, tmp_path: Path) -> None:
+    """Its task is finished, and so is not run again."""
+    inputs = {"tokenizer": prepared.tokenizer_folder, "deduplicated_documents": prepared.documents}
+    make_token_shards(prepared.recipe, inputs, tmp_path, Progress())
+    shard = tmp_path / "train-00000-000.arrow"
+    shard.write_bytes(shard.read_bytes()[:-100])
+    with pytest.raises(ParakeetError, match=r"train-00000-000\.arrow was cut short.*--force token_shards"):
+        make_token_shards(prepared.recipe, inputs, tmp_path, Progress())
