@@ -1,1 +1,1 @@
-"""Dagster assets and asset checks, one module per stage."""
+"""Dagster assets and asset checks, made from the stages of a recipe."""

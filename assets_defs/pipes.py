@@ -10,7 +10,6 @@ from typing import Any
 import dagster as dg
 from dagster_pipes import PipesMessage, PipesParams
 
-OBSERVED = "checkpoint"
 FIGURES = (
     "step",
     "tokens",
@@ -45,11 +44,11 @@ class _Observer(dg.PipesMessageHandler):
             self._handler.handle_message(message)
             return
         try:
-            self._context.log_event(dg.AssetObservation(asset_key=OBSERVED, metadata=_metadata(payload["values"])))
-        # Whatever goes wrong with one observation (a locked database, say): an exception here would end the thread that
-        # reads, and with it all that the trainer still has to say.
+            metadata = _metadata(payload["values"])
+            self._context.log_event(dg.AssetObservation(asset_key=self._context.asset_key, metadata=metadata))
+        # An exception here, of a locked database say, would end the thread that reads all of the trainer's messages.
         except Exception as error:
-            self._context.log.warning(f"An observation of {OBSERVED} was lost: {error!r}")
+            self._context.log.warning(f"An observation of {self._context.asset_key.to_user_string()} was lost: {error!r}")
 
 
 def _metadata(figures: Mapping[str, Any]) -> dict[str, Any]:

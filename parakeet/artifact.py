@@ -1,7 +1,7 @@
 """Artefacts: directories with a manifest, named by the fingerprint of all that decides their content.
 
 `assets/<stage>/<fingerprint>-<n>/` is written whole or not at all: files first, `manifest.json` last, both
-synced, then one rename (DESIGN §2). Nothing here knows what a stage does; `parakeet.stages` lists them.
+synced, then one rename. Nothing here knows what a stage does; `parakeet.stages` lists them.
 """
 
 import datetime
@@ -41,7 +41,9 @@ class Work:
     `inputs` maps names to artefacts; `files` maps names of raw input files to their sha256. `records` are
     files that tell of the making (speeds, times): they are verified but are no part of the content digest.
     `folder` is the stage's own under the root, where it is not called after the stage. A `resumable` stage finds in
-    its directory what an interrupted try of the same work left there.
+    its directory what an interrupted try of the same work left there. `recipe` is the recipe's name, for people.
+    `earlier` is the fingerprint that the version before this one gave the same work, and the stage's version then:
+    what it made is found, and what it began is continued if the stage's version is still the same.
     """
 
     stage: str
@@ -53,6 +55,8 @@ class Work:
     expected_bytes: int = 0
     folder: str = ""
     resumable: bool = False
+    recipe: str = ""
+    earlier: tuple[str, int] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "folder", self.folder or self.stage)
@@ -143,12 +147,14 @@ class Store:
 
     def find(self, work: Work) -> Artifact | None:
         """The newest artefact with this work's fingerprint, its files checked by size and time."""
-        numbers = [number for fingerprint, number, _ in self._made(work.folder) if fingerprint == work.fingerprint]
-        if not numbers:
-            return None
-        artifact = Artifact.open(self._path(work, max(numbers)))
-        artifact.check()
-        return artifact
+        made = list(self._made(work.folder))
+        for wanted in (work.fingerprint, *((work.earlier[0],) if work.earlier else ())):
+            found = [(number, path) for fingerprint, number, path in made if fingerprint == wanted]
+            if found:
+                artifact = Artifact.open(max(found)[1])
+                artifact.check()
+                return artifact
+        return None
 
     def ensure(self, work: Work, make: Make, progress: Progress, force: bool = False) -> tuple[Artifact, bool]:
         """The artefact of this work, and whether it had to be made.
@@ -162,6 +168,7 @@ class Store:
             if found is None:
                 for artifact in work.inputs.values():
                     artifact.check(thorough=True)
+                self._take_over(work)
                 self._require_space(work, force)
             artifact = found or self._make(work, make, progress, force)
             if found is not None and (self.root / work.folder / "latest").resolve() != found.path.resolve():
@@ -175,7 +182,12 @@ class Store:
 
     def partial(self, folder: str) -> list[Path]:
         """Directories that an interrupted or failed stage left behind."""
-        return sorted((self.root / folder).glob(f"{PARTIAL_PREFIX}*"))
+        return sorted(path for path in (self.root / folder).glob(f"{PARTIAL_PREFIX}*") if path.is_dir())
+
+    @staticmethod
+    def note_beside(partial: Path) -> Path:
+        """The file that tells which stage and recipe began an unfinished directory."""
+        return partial.with_name(f"{partial.name}.json")
 
     def partial_of(self, work: Work) -> Path:
         """Where a work lies until it is whole."""
@@ -187,9 +199,6 @@ class Store:
             if number.isdigit() and not path.name.startswith(".") and path.is_dir() and not path.is_symlink():
                 yield fingerprint, int(number), path
 
-    def _path(self, work: Work, number: int) -> Path:
-        return self.root / work.folder / f"{work.fingerprint}-{number}"
-
     def _make(self, work: Work, make: Make, progress: Progress, fresh: bool) -> Artifact:
         started = time.time()
         partial = self.partial_of(work)
@@ -197,6 +206,8 @@ class Store:
             if fresh or not work.resumable:
                 shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True, exist_ok=True)
+            note = {"stage": work.stage, "recipe": work.recipe, "resumable": work.resumable}
+            replace_file(self.note_beside(partial), json.dumps(note) + "\n")
             for torn in partial.glob(".*"):  # what `replace_file` was writing when it was killed
                 if torn.suffix[1:].isdigit():
                     torn.unlink()
@@ -208,8 +219,9 @@ class Store:
             shutil.rmtree(partial / WORK_FOLDER, ignore_errors=True)
             sync_directory(partial)
             numbers = [n for fingerprint, n, _ in self._made(work.folder) if fingerprint == work.fingerprint]
-            final = self._path(work, max(numbers, default=-1) + 1)
+            final = self.root / work.folder / f"{work.fingerprint}-{max(numbers, default=-1) + 1}"
             partial.rename(final)
+            self.note_beside(partial).unlink(missing_ok=True)
             sync_directory(final.parent)
         except OSError as error:
             raise explain_os_error(error, f"making {work.stage}") from error
@@ -246,6 +258,15 @@ class Store:
             "seconds": round(time.time() - started, 3),
             "versions": {"parakeet": __version__, "python": platform.python_version()},
         }
+
+    def _take_over(self, work: Work) -> None:
+        """Continue what the version before this one began, if its stage made the same artefact."""
+        if work.earlier is None or work.earlier[1] != work.version:
+            return
+        partial = self.partial_of(work)
+        begun = partial.with_name(f"{PARTIAL_PREFIX}{work.earlier[0]}")
+        if begun.is_dir() and not partial.exists():
+            begun.rename(partial)
 
     def _require_space(self, work: Work, fresh: bool) -> None:
         free = shutil.disk_usage(self.root).free

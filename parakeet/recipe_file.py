@@ -1,7 +1,7 @@
 """Recipes as files: `parakeet/recipes/*.yaml` are the shipped ones.
 
-A recipe file may begin with `extends: NAME-OR-PATH` and then holds only what differs. Lists are
-replaced whole, sections are merged key by key.
+A recipe file may begin with `extends: NAME-OR-PATH` and then holds only what differs. Sections are merged key by key at
+every level; lists, and sections that one of the two sets to null, are replaced.
 """
 
 import difflib
@@ -81,13 +81,43 @@ def _merged(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(parent, str):
         raise ParakeetError(f"{path}: extends must be the name or the path of one recipe.")
     beside = path.parent / parent
-    base = _merged(beside if beside.is_file() else recipe_file(parent), (*seen, path))
+    return _overlaid(_merged(beside if beside.is_file() else recipe_file(parent), (*seen, path)), values)
+
+
+def _overlaid(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """`base` with the values of a recipe that extends it."""
+    merged = dict(base)
     for key, value in values.items():
-        if isinstance(value, dict) and isinstance(base.get(key), dict):
-            base[key] = {**base[key], **value}
-        else:
-            base[key] = value
-    return base
+        inner = merged.get(key)
+        both = isinstance(value, dict) and isinstance(inner, dict)
+        merged[key] = _overlaid(inner, value) if both else value
+    return merged
+
+
+RENAMED_KEYS = {
+    ("packing", "row_tokens"): "sequence_length",
+    ("packing", "then", "row_tokens"): "sequence_length",
+    ("training", "recompute"): "activation_checkpointing",
+}
+"""Keys of Parakeet 0.1 that have another name now. They are read for one version."""
+
+
+def _with_new_names(values: Any, path: Path, place: tuple[str, ...] = ()) -> Any:
+    """The values with old keys under their new names, which standard error tells the user."""
+    if isinstance(values, list):
+        return [_with_new_names(item, path, place) for item in values]
+    if not isinstance(values, dict):
+        return values
+    renamed: dict[Any, Any] = {}
+    for key, value in values.items():
+        new = RENAMED_KEYS.get((*place, str(key)))
+        if new is not None:
+            old = ".".join((*place, str(key)))
+            if new in values:
+                raise ParakeetError(f"{path}: {old} is the old name of {new}, and both are set. Keep {new}.")
+            print(sanitise(f"{path}: {old} is now called {new}. The old name is read for one version."), file=sys.stderr)
+        renamed[key if new is None else new] = _with_new_names(value, path, (*place, str(key)))
+    return renamed
 
 
 def _beside(recipe: Path, place: Any) -> Any:

@@ -1,5 +1,6 @@
 """The part of a recipe that says where text comes from, and the base of all its sections."""
 
+from collections.abc import Collection, Iterable
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -10,6 +11,19 @@ class Section(BaseModel):
     """Unknown keys are refused, values are never changed after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+def settings_of(
+    section: Section, part: type[Section] | None = None, without: Collection[str] = ()
+) -> dict[str, Any]:
+    """The keys of a section that differ from their defaults, as JSON values, for a fingerprint or a run's key.
+
+    Keys equal to their default are left out, so that a key that a later Parakeet adds changes no fingerprint. A changed
+    default therefore needs a higher version of the stages that read it (tests/test_recipe_defaults.py).
+    `part` takes only the keys of that base class.
+    """
+    names = set(part.model_fields) if part is not None else None
+    return section.model_dump(mode="json", exclude_defaults=True, include=names, exclude=set(without))
 
 
 class Columns(Section):
@@ -40,19 +54,29 @@ class Columns(Section):
         return self
 
 
-class SourceSettings(Section):
+class CopySettings(Section):
+    """The keys of a source that only deduplication reads."""
+
+    priority: int = 0
+    """If duplicates stand in several sources, the one from the source with the highest priority is kept."""
+    near_duplicates: bool = True
+    """Whether near-duplicates of this source's documents are searched for. Exact ones always are."""
+
+
+class MixSettings(Section):
+    """The keys of a source that only the packing plan reads."""
+
+    weight: float | None = Field(default=None, gt=0.0)
+    """Share of the training tokens, relative to the other sources' weights. Give one to all sources or to none."""
+    epochs: float = Field(default=1.0, gt=0.0, le=100.0)
+    """Most times that a document is seen in one pass over the mix; 0.5 takes half of the documents."""
+
+
+class SourceSettings(CopySettings, MixSettings):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     """Name in every table and report; letters, digits, dot, dash, underscore."""
     licence: str = "unknown"
-    """Licence of the text; ends up in the model card."""
-    priority: int = 0
-    """Of duplicates in several sources, the one from the source with the highest priority is kept."""
-    near_duplicates: bool = True
-    """Whether near-duplicates of this source's documents are searched for; exact ones always are."""
-    weight: float | None = Field(default=None, gt=0.0)
-    """Share of the training tokens, relative to the other sources' weights; all sources have one, or none."""
-    epochs: float = Field(default=1.0, gt=0.0, le=100.0)
-    """Most times that a document is seen in one pass over the mix; 0.5 takes half of the documents."""
+    """Licence of the text. The model card lists it."""
 
 
 class Forecast(Section):
@@ -173,10 +197,27 @@ RemoteSource = DownloadSource | HubSource | BucketSource
 """Sources that are fetched first."""
 
 SOURCE_FILES = "source_files"
-"""What is fetched is a stage of its own for each remote source, called `source_files/<source>`."""
+"""Each remote source is fetched by a stage of its own, called `source_files/<source>`."""
 
-TRAINING_KEYS = {"priority", "near_duplicates", "weight", "epochs", "forecast"}
-"""Settings of a source that say how it is trained on, and mean nothing for an evaluation set."""
+TRAINING_KEYS = {*CopySettings.model_fields, *MixSettings.model_fields, "forecast"}
+"""Settings of a source that say how it is trained on. They mean nothing for an evaluation set."""
+
+
+def source_stage(source: RemoteSource) -> str:
+    """Name of the stage that fetches a source."""
+    return f"{SOURCE_FILES}/{source.name}"
+
+
+def remote_sources(sources: Iterable[SourceSettings]) -> list[RemoteSource]:
+    """Those of the sources that have to be fetched."""
+    return [source for source in sources if isinstance(source, DownloadSource | HubSource | BucketSource)]
+
+
+def settings_for_reading(source: SourceSettings) -> dict[str, Any]:
+    """What decides how a source's records are read. Where its files come from is left out: their content is an input."""
+    place = set(type(source).model_fields) - set(RecordSource.model_fields) if isinstance(source, RecordSource) else ()
+    return {"kind": _source_kind(source), **settings_of(source, without={*TRAINING_KEYS, *place})}
+
 
 Source = Annotated[
     Annotated[FileSource, Tag("files")]

@@ -8,13 +8,12 @@ import dagster as dg
 from dagster._core.definitions.assets.job.asset_job import IMPLICIT_ASSET_JOB_NAME
 from dagster._core.events import DagsterEvent
 
-from assets_defs.stage_asset import asset_key, op_name
-from parakeet.data.preflight import refuse_unmet_data
+from assets_defs.assets import asset_key, op_name
 from parakeet.errors import INTERRUPTED
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
-from parakeet.stages import use_recipe
-from parakeet.training.stage import refuse_unmet
+from parakeet.stages import asset_names, stages_of, use_recipe
+from pipelines.definitions import make_definitions
 from pipelines.instance import open_instance
 from pipelines.jobs import DATA, MODEL
 from pipelines.lost_runs import fail_lost_runs
@@ -23,25 +22,25 @@ from pipelines.lost_runs import fail_lost_runs
 def run_build(
     root: Path, recipe: Recipe, select: Sequence[str], force: Sequence[str], try_anyway: bool, progress: Progress
 ) -> int:
-    """Make `recipe` the active one and materialise its assets; the exit status for the shell.
+    """Make `recipe` the active one and materialise its assets. Returns the exit status for the shell.
 
-    `select` names assets: they and everything before them are built. Those in `force` are made anew.
-    `try_anyway` trains although the forecast says that it will not fit the memory.
+    `select` names assets: they and everything before them are built. Those in `force` are built again.
+    `try_anyway` trains although the forecast exceeds the memory. Raises ParakeetError, and leaves the active recipe as
+    it is, if the recipe's files or something else that the stages need is missing.
     """
-    use_recipe(root, recipe)
-    # Read at import: the versions of the assets follow from the active recipe.
-    from pipelines.definitions import defs
-
+    defs = make_definitions(recipe)
     chosen = dg.AssetSelection.assets(*map(asset_key, select)).upstream() if select else DATA | MODEL
     graph = defs.get_repository_def().asset_graph
     keys = (chosen | dg.AssetSelection.assets(*map(asset_key, force))).resolve(graph)
-    config = {op_name(name): {"force": True} for name in force}
-    if try_anyway and dg.AssetKey("checkpoint") in keys:
-        config.setdefault("checkpoint", {})["try_anyway"] = True
-    if dg.AssetKey("checkpoint") in keys:
-        refuse_unmet(recipe.training)
-    if dg.AssetKey("documents") in keys:
-        refuse_unmet_data(recipe)
+    for stage in stages_of(recipe):
+        if asset_key(stage.name) in keys:
+            stage.check_requirements(recipe)
+    use_recipe(root, recipe)
+    config = {
+        op_name(name): {"config": {"force": name in force, "try_anyway": try_anyway}}
+        for name in asset_names(recipe)
+        if asset_key(name) in keys
+    }
     job = "full_build" if keys <= (DATA | MODEL).resolve(graph) else IMPLICIT_ASSET_JOB_NAME
     with open_instance(root) as instance, warnings.catch_warnings():
         # Dagster's own Pipes client warns of one of Dagster's own preview functions.
@@ -52,8 +51,7 @@ def run_build(
             instance=instance,
             asset_selection=sorted(keys),
             run_config={
-                "ops": {name: {"config": values} for name, values in config.items()},
-                "resources": {"parakeet_home": {"config": {"recipe_yaml": recipe.to_yaml()}}},
+                "ops": config,
                 "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
             },
             raise_on_error=False,
@@ -74,7 +72,7 @@ def _conclude(events: Sequence[DagsterEvent], success: bool, progress: Progress)
         return 0
     failures = [event for event in events if event.is_step_failure]
     if any(_class_of_failure(event) == dg.DagsterExecutionInterruptedError.__name__ for event in failures):
-        progress.say("Interrupted. What was made is kept; the same command goes on from here.")
+        progress.say("Interrupted. What was made is kept; run the same command to continue.")
         return INTERRUPTED
     for event in failures:
         progress.say(f"Error: {_message(event)}")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from assets_defs.home import HOME_TAG, run_lock
+from assets_defs.resources import HOME_TAG, run_lock
 from parakeet.locking import is_held
 
 SECONDS_OF_GRACE = 120

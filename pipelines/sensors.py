@@ -5,10 +5,9 @@ import json
 
 import dagster as dg
 
-from parakeet.data.reading.sources import source_files
+from parakeet.data.reading.stage import local_files
 from parakeet.errors import ParakeetError
 from parakeet.home import home
-from parakeet.recipe_sources import FileSource
 from parakeet.stages import active_recipe
 from pipelines.jobs import prepare_data
 from pipelines.lost_runs import fail_lost_runs
@@ -22,8 +21,8 @@ from pipelines.lost_runs import fail_lost_runs
 )
 def new_source_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
     try:
-        sources = [s for s in active_recipe(home()).sources if isinstance(s, FileSource)]
-        files = [(str(path), path.stat()) for source in sources for path in source_files(source)]
+        paths = local_files(list(active_recipe(home()).sources)).values()
+        files = [(str(path), path.stat()) for path in paths]
     except (ParakeetError, OSError) as error:
         return dg.SkipReason(f"The sources cannot be read: {error}")
     seen = json.dumps([(path, status.st_size, status.st_mtime_ns) for path, status in files])

@@ -5,20 +5,25 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from parakeet.artifact import Artifact
+from parakeet.earlier import earlier_run_key
 from parakeet.errors import ParakeetError
+from parakeet.home import runs_folder
 from parakeet.locking import exclusive
 from parakeet.model.config import WEIGHTS_FILE, ModelConfig
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe, Training
+from parakeet.recipe_sources import settings_of
+from parakeet.stage import Check, Figures, Launch, MakeContext, Picture, Stage, Verdict
 from parakeet.tokenizer import Tokenizer
 from parakeet.training.disk import bytes_on_disk, run_bytes
 from parakeet.training.forecast import unmet
 from parakeet.training.job import (
+    CURVE_FILE,
     FAILURE_FILE,
     LAUNCH_LOCK_FILE,
     LOCK_FILE,
@@ -27,9 +32,6 @@ from parakeet.training.job import (
     TRAINED,
     TrainingJob,
 )
-
-Launch = Callable[[Sequence[str]], str | None]
-"""Runs a command to its end; None if that went well, else in a few words how it ended."""
 
 CHANGEABLE = (
     "tokens",
@@ -59,12 +61,20 @@ def run_key(recipe: Recipe, inputs: Mapping[str, Artifact]) -> str:
     first = recipe.packing.row_tokens
     content = {name: artifact.content for name, artifact in inputs.items()}
     values = {
-        "model": recipe.model.model_dump(mode="json"),
-        "training": recipe.training.model_dump(mode="json", exclude=set(CHANGEABLE)),
-        "packing": recipe.packing.model_dump(mode="json", include={"row_tokens", "seed"}),
+        "model": settings_of(recipe.model),
+        "training": settings_of(recipe.training, without=CHANGEABLE),
+        "packing": settings_of(recipe.packing, without={"row_tokens", "then"}) | {"row_tokens": first},
         "inputs": content | {"packing_plan": _plan_digests(inputs["packing_plan"], [first])},
     }
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def run_folder(recipe: Recipe, inputs: Mapping[str, Artifact], runs: Path) -> Path:
+    """The run's folder under `runs`; one that the version before this began under its own key is continued."""
+    folder = runs / run_key(recipe, inputs)
+    first = recipe.packing.row_tokens
+    earlier = runs / earlier_run_key(recipe, inputs, _plan_digests(inputs["packing_plan"], [first]))
+    return earlier if earlier.is_dir() and not folder.is_dir() else folder
 
 
 def _plan_digests(plan: Artifact, lengths: Sequence[int]) -> dict[str, str]:
@@ -99,7 +109,7 @@ def make_checkpoint(
 
     `try_anyway` starts a training that is forecast not to fit the device.
     """
-    run = runs / run_key(recipe, inputs)
+    run = run_folder(recipe, inputs, runs)
     run.mkdir(parents=True, exist_ok=True)
     if fresh:
         _clear(run, progress)
@@ -166,7 +176,7 @@ def _time_of(path: Path) -> int | None:
 def expected_bytes(recipe: Recipe, inputs: Mapping[str, Artifact], runs: Path) -> int:
     """Disk that training still needs, beyond what its run holds already."""
     config = ModelConfig.from_recipe(recipe.model, Tokenizer.load(inputs["tokenizer"].path).rows)
-    return max(0, run_bytes(config, recipe.training) - bytes_on_disk(runs / run_key(recipe, inputs)))
+    return max(0, run_bytes(config, recipe.training) - bytes_on_disk(run_folder(recipe, inputs, runs)))
 
 
 def fault_of_training(checkpoint: Path, counts: Mapping[str, Any]) -> str | None:
@@ -183,3 +193,86 @@ def fault_of_training(checkpoint: Path, counts: Mapping[str, Any]) -> str | None
     if not last < first:
         return f"The loss went from {first:.3f} to {last:.3f}. Lower training.learning_rate, or train on more tokens."
     return None
+
+
+class CheckpointStage(Stage):
+    name = "checkpoint"
+    group = "model"
+    summary = "The trained weights, with the run's metrics and its loss curve."
+    detail = "Trained in a process of its own, which saves and stops on SIGINT or SIGTERM and resumes from there."
+    kinds = frozenset({"pytorch", "safetensors"})
+    records = (METRICS_FILE, SUMMARY_FILE, CURVE_FILE)
+    pool = "training"
+
+    def inputs(self, recipe: Recipe) -> tuple[str, ...]:
+        return ("token_shards", "packing_plan", "tokenizer")
+
+    def settings(self, recipe: Recipe) -> dict[str, Any]:
+        """How many tokens, and how the learning rate ends, may change while a run goes on; they decide the weights."""
+        decided_while_running = set(CHANGEABLE) - {"tokens", "decay_fraction"}
+        return {
+            "model": settings_of(recipe.model),
+            "packing": settings_of(recipe.packing),
+            "training": settings_of(recipe.training, without=decided_while_running),
+        }
+
+    def check_requirements(self, recipe: Recipe) -> None:
+        refuse_unmet(recipe.training)
+
+    def expected_bytes(self, recipe: Recipe, inputs: Mapping[str, Artifact], file_bytes: int, root: Path) -> int:
+        return expected_bytes(recipe, inputs, runs_folder(root))
+
+    def run_folders(self, recipe: Recipe, inputs: Mapping[str, Artifact], root: Path) -> list[Path]:
+        return [run_folder(recipe, inputs, runs_folder(root))]
+
+    def run_folders_of(self, artifact: Artifact, root: Path) -> list[Path]:
+        return [runs_folder(root) / str(artifact.counts["run"])]
+
+    def make(self, context: MakeContext) -> dict[str, Any]:
+        return make_checkpoint(
+            context.recipe,
+            context.inputs,
+            context.output,
+            context.progress,
+            launch=context.launch,
+            runs=runs_folder(context.root),
+            fresh=context.force,
+            try_anyway=context.try_anyway,
+        )
+
+    def headline(self, counts: Mapping[str, Any]) -> str:
+        return f"{counts['parameters']:,} parameters, {counts['tokens']:,} tokens, loss {counts['final_loss']:.3f}"
+
+    def figures(self, artifact: Artifact) -> Figures:
+        shown = {name: artifact.counts[key] for key, name in SHOWN.items() if artifact.counts.get(key) is not None}
+        files = {"metrics": artifact.path / METRICS_FILE, "loss_curve": Picture(artifact.path / CURVE_FILE)}
+        return {"mfu": "unknown", **shown, **files}
+
+    def checks(self) -> tuple[Check, ...]:
+        summary = "Every weight is finite and the loss has fallen from where it began."
+        return (Check("training_converged", summary, _training_converged, blocking=True),)
+
+
+SHOWN = {
+    "parameters": "parameters",
+    "steps": "steps",
+    "tokens": "tokens",
+    "final_loss": "final_loss",
+    "validation_loss": "validation_loss",
+    "tokens_per_second": "tokens_per_second",
+    "seconds": "training_seconds",
+    "mfu": "mfu",
+    "memory_bytes": "peak_memory_bytes",
+    "forecast_bytes": "forecast_memory_bytes",
+    "skipped": "skipped",
+    "rolled_back": "rolled_back",
+    "device": "device",
+    "processes": "processes",
+    "run": "run",
+}
+"""What of the trainer's summary is shown, and under which name: the stage has a time of its own."""
+
+
+def _training_converged(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
+    fault = fault_of_training(artifact.path, artifact.counts)
+    return Verdict(fault is None, fault, {name: artifact.counts[name] for name in ("first_loss", "final_loss")})

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import yaml
 from filelock import FileLock
 from pydantic import PrivateAttr
 
 from parakeet.home import home
 from parakeet.recipe import Recipe
-from parakeet.stages import Build, active_recipe
+from parakeet.stages import Build
 
 HOME_TAG = "parakeet/home"
 """Tag of every run: the home that it builds in. One history may hold runs of several."""
@@ -21,50 +20,49 @@ RUN_LOCKS = Path(".locks") / "runs"
 
 
 class ParakeetHome(dg.ConfigurableResource):
-    """PARAKEET_HOME, or the checkout's `assets/`.
+    """PARAKEET_HOME, or the checkout's `assets/`, and the recipe that the definitions were made from.
 
-    The recipe is read once, when a run begins: what is made active meanwhile is another run's.
-
-    While a run lives, its process holds a lock file named after it. The operating system lets go of the
-    lock however the process ends, so a run that Dagster still calls started, and whose lock is free, is lost.
+    While a run lives, its process holds a lock file named after it. The operating system releases the lock however the
+    process ends, so a run that Dagster still calls started, and whose lock is free, is lost.
     """
 
-    recipe_yaml: str = ""
-    """The recipe to build, as YAML; empty takes the active one."""
+    _recipe: Recipe = PrivateAttr()
 
-    _recipe: Recipe | None = PrivateAttr(default=None)
+    @classmethod
+    def of(cls, recipe: Recipe) -> "ParakeetHome":
+        resource = cls()
+        resource._recipe = recipe
+        return resource
 
     @property
     def root(self) -> Path:
         return home()
 
-    def build(self) -> Build:
-        """The stages of this run's recipe."""
-        return Build(self.root, self._recipe or self._read_recipe())
+    @property
+    def recipe(self) -> Recipe:
+        return self._recipe
 
-    def _read_recipe(self) -> Recipe:
-        if self.recipe_yaml:
-            return Recipe.model_validate(yaml.safe_load(self.recipe_yaml))
-        return active_recipe(self.root)
+    def build(self) -> Build:
+        """The stages of the definitions' recipe."""
+        return Build(self.root, self._recipe)
 
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[Any]:
         if context.run_id is None:
             yield self
             return
-        self._recipe = self._read_recipe()
         if context.instance is not None:
             context.instance.add_run_tags(context.run_id, {HOME_TAG: str(self.root)})
         path = run_lock(self.root, context.run_id)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError:
-            # A folder that cannot be written to is the stage's to report, with what to do about it.
+            # The stage reports a folder that cannot be written to, with what to do about it.
             yield self
             return
         with FileLock(path):
             yield self
-            # While the lock is held: a file that is there and free would call this run lost.
+            # While the lock is held: a lock file that is there and free would call this run lost.
             path.unlink(missing_ok=True)
 
 
