@@ -1,0 +1,160 @@
+"""One asset for each stage of a recipe: built if its fingerprint is new, else found."""
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from dagster._core.errors import DagsterPipesExecutionError
+
+from assets_defs.resources import ParakeetHome
+from parakeet.artifact import Artifact, explain_os_error
+from parakeet.errors import ParakeetError
+from parakeet.formatting import markdown_table
+from parakeet.progress import Progress
+from parakeet.recipe import Recipe
+from parakeet.stage import ExternalFile, Figures, Markdown, PageLink, Picture, Stage, Table
+from parakeet.stages import EXTERNAL_FILES, stages_of
+
+OWNER = "team:parakeet"
+DATA_GROUPS = ("sources", "corpus", "tokens")
+
+
+class StageConfig(dg.Config):
+    force: bool = False
+    """Make the artefact again although nothing has changed."""
+    try_anyway: bool = False
+    """Train although the forecast exceeds the memory."""
+
+
+def make_assets(recipe: Recipe) -> list[dg.AssetsDefinition]:
+    """The assets of a recipe's build."""
+    return [*(_stage_asset(stage, recipe) for stage in stages_of(recipe)), *map(_file_asset, EXTERNAL_FILES)]
+
+
+def asset_key(name: str) -> dg.AssetKey:
+    """`source_files/books` is the asset `books` in the folder `source_files`."""
+    return dg.AssetKey(name.split("/"))
+
+
+def op_name(name: str) -> str:
+    """The name of an asset's op, which is its key in a run's config.
+
+    Dagster allows letters, digits and underscores. Its own replacement would give `a.b` and `a-b` one name.
+    """
+    return name if "/" not in name else re.sub(r"[^A-Za-z0-9]", lambda found: f"_{ord(found[0]):x}_", name)
+
+
+def _stage_asset(stage: Stage, recipe: Recipe) -> dg.AssetsDefinition:
+    spec = dg.AssetSpec(
+        asset_key(stage.name),
+        deps=[asset_key(name) for name in (*stage.inputs(recipe), *stage.after(recipe))],
+        group_name=stage.group,
+        description=f"{stage.summary}\n\n{stage.detail}".strip(),
+        owners=[OWNER],
+        kinds=set(stage.kinds),
+        code_version=code_version(stage, recipe),
+    )
+    # All that tells of the data comes before weeks of training: of steps that could run, Dagster takes the highest.
+    tags = {"dagster/priority": "1"} if stage.group in DATA_GROUPS[1:] else {}
+
+    @dg.multi_asset(name=op_name(stage.name), specs=[spec], pool=stage.pool, op_tags=tags)
+    def asset(
+        context: dg.AssetExecutionContext,
+        config: StageConfig,
+        parakeet_home: ParakeetHome,
+        trainer: dg.PipesSubprocessClient,
+    ) -> dg.MaterializeResult:
+        artifact = _ensure(context, parakeet_home, trainer, stage, config)
+        shown: Figures = {
+            **stage.figures(artifact),
+            "path": artifact.path,
+            "fingerprint": artifact.fingerprint,
+            "bytes": artifact.n_bytes,
+            "seconds": artifact.manifest["seconds"],
+        }
+        return dg.MaterializeResult(metadata=_metadata(shown), data_version=dg.DataVersion(artifact.content))
+
+    return asset
+
+
+def _file_asset(file: ExternalFile) -> dg.AssetsDefinition:
+    @dg.asset(
+        name=file.name,
+        group_name=file.group,
+        description=f"{file.summary}\n\n{file.detail}".strip(),
+        owners=[OWNER],
+        kinds=set(file.kinds),
+    )
+    def asset(config: StageConfig, parakeet_home: ParakeetHome) -> dg.MaterializeResult:
+        progress = Progress()
+        try:
+            found = file.obtain(parakeet_home.recipe, parakeet_home.root, progress, config.force)
+        except (ParakeetError, OSError) as error:
+            raise _failure(error, f"fetching {file.name}") from None
+        progress.say(f"{file.name:<24}{found.how:<18}{found.headline}")
+        return dg.MaterializeResult(metadata=_metadata(found.figures), data_version=dg.DataVersion(found.sha256))
+
+    return asset
+
+
+def _ensure(
+    context: dg.AssetExecutionContext,
+    parakeet_home: ParakeetHome,
+    trainer: dg.PipesSubprocessClient,
+    stage: Stage,
+    config: StageConfig,
+) -> Artifact:
+    def launch(command: Sequence[str]) -> str | None:
+        try:
+            trainer.run(context=context, command=list(command))
+        except DagsterPipesExecutionError as error:
+            return str(error)
+        return None
+
+    progress = Progress()
+    try:
+        artifact, made = parakeet_home.build().ensure(stage.name, progress, launch, config.force, config.try_anyway)
+    except (ParakeetError, OSError) as error:
+        failure = _failure(error, f"making {stage.name}")
+        if stage.group == "sources":
+            # The other sources are still fetched, for hours, before the run ends with this.
+            progress.say(f"{stage.name} failed: {failure.description}")
+        raise failure from None
+    how = f"made in {artifact.manifest['seconds']:,.1f} s" if made else "up to date"
+    progress.say(f"{stage.name:<24}{how:<18}{stage.headline(artifact.counts)}")
+    return artifact
+
+
+def _failure(error: ParakeetError | OSError, doing: str) -> dg.Failure:
+    known = error if isinstance(error, ParakeetError) else explain_os_error(error, doing)
+    return dg.Failure(description=str(known), allow_retries=False)
+
+
+def code_version(stage: Stage, recipe: Recipe) -> str:
+    """The stage's version and a hash of what it reads of the recipe: what makes the asset stale."""
+    settings = json.dumps(stage.settings(recipe), sort_keys=True)
+    return f"{stage.version}-{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
+
+
+def _metadata(figures: Figures) -> dict[str, Any]:
+    names = {"row_count": "dagster/row_count"}
+    return {names.get(name, name): _metadata_value(value) for name, value in figures.items()}
+
+
+def _metadata_value(value: Any) -> Any:
+    if isinstance(value, Table):
+        return dg.MetadataValue.md(markdown_table(value.columns, value.rows))
+    if isinstance(value, Markdown):
+        return dg.MetadataValue.md(value.text)
+    if isinstance(value, PageLink):
+        return dg.MetadataValue.url(value.path.as_uri())
+    if isinstance(value, Picture):
+        # Inside the metadata itself, so that it outlives the file.
+        encoded = base64.b64encode(value.path.read_bytes()).decode()
+        return dg.MetadataValue.md(f"![{value.path.stem.replace('_', ' ')}](data:image/png;base64,{encoded})")
+    return dg.MetadataValue.path(str(value)) if isinstance(value, Path) else value

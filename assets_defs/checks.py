@@ -1,0 +1,51 @@
+"""The asset checks that the stages and external files ask for."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from assets_defs.assets import asset_key
+from assets_defs.resources import ParakeetHome
+from parakeet.errors import ParakeetError
+from parakeet.progress import Progress
+from parakeet.recipe import Recipe
+from parakeet.stage import Check, ExternalFile, Stage
+from parakeet.stages import EXTERNAL_FILES, stages_of
+
+
+def make_checks(recipe: Recipe) -> list[dg.AssetChecksDefinition]:
+    """The checks of a recipe's build."""
+    checks = [_stage_check(stage, check) for stage in stages_of(recipe) for check in stage.checks()]
+    return [*checks, *map(_file_check, EXTERNAL_FILES)]
+
+
+def _stage_check(stage: Stage, check: Check) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=asset_key(stage.name), name=check.name, description=check.summary, blocking=check.blocking
+    )
+    def checked(parakeet_home: ParakeetHome) -> dg.AssetCheckResult:
+        build = parakeet_home.build()
+        try:
+            verdict = check.run(build.artifact(stage.name), build.inputs(stage.name))
+        except ParakeetError as error:
+            raise dg.Failure(description=str(error), allow_retries=False) from None
+        severity = dg.AssetCheckSeverity.ERROR if check.blocking else dg.AssetCheckSeverity.WARN
+        return _result(verdict.passed, verdict.description, verdict.figures or {}, severity)
+
+    return checked
+
+
+def _file_check(file: ExternalFile) -> dg.AssetChecksDefinition:
+    @dg.asset_check(asset=file.name, name=file.check_name, description=file.check_summary, blocking=True)
+    def checked(parakeet_home: ParakeetHome) -> dg.AssetCheckResult:
+        fault = file.fault(parakeet_home.recipe, parakeet_home.root, Progress())
+        return _result(fault is None, fault, {}, dg.AssetCheckSeverity.ERROR)
+
+    return checked
+
+
+def _result(
+    passed: bool, description: str | None, metadata: Mapping[str, Any], severity: dg.AssetCheckSeverity
+) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(passed=passed, description=description, metadata=metadata, severity=severity)

@@ -1,0 +1,70 @@
+"""Stage `documents`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from parakeet.artifact import Artifact
+from parakeet.recipe import Recipe
+from parakeet.recipe_sources import FileSource, remote_sources, settings_for_reading, source_stage
+from parakeet.stage import Figures, MakeContext, Stage, Table
+
+
+def local_files(sources: "list[Any]") -> dict[str, Path]:
+    """Files of the sources that lie on this machine, as `<source>/<name>`. Raises ParakeetError if one is missing."""
+    from parakeet.data.reading.sources import source_files, source_root
+
+    return {
+        f"{source.name}/{path.relative_to(source_root(source)).as_posix()}": path
+        for source in sources
+        if isinstance(source, FileSource)
+        for path in source_files(source)
+    }
+
+
+class DocumentsStage(Stage):
+    name = "documents"
+    group = "corpus"
+    summary = "Every record of the recipe's sources in one shape: turns with a role, a source and a licence."
+    detail = "Bad records are counted by reason. More than 1 % in a source stops the build."
+    kinds = frozenset({"parquet"})
+    version = 2
+    resumable = True
+
+    def inputs(self, recipe: Recipe) -> tuple[str, ...]:
+        return tuple(source_stage(source) for source in remote_sources(recipe.sources))
+
+    def files(self, recipe: Recipe, root: Path) -> dict[str, Path]:
+        return local_files(list(recipe.sources))
+
+    def settings(self, recipe: Recipe) -> dict[str, Any]:
+        """Where a source comes from is left out: the content of its files is an input."""
+        return {
+            "sources": [settings_for_reading(source) for source in recipe.sources],
+            "questions_per_task": recipe.evaluation.questions_per_task,
+            "limit": recipe.limit,
+        }
+
+    def check_requirements(self, recipe: Recipe) -> None:
+        from parakeet.data.preflight import refuse_unmet_data
+
+        refuse_unmet_data(recipe)
+
+    def make(self, context: MakeContext) -> dict[str, Any]:
+        from parakeet.data.reading.collect import collect_documents
+
+        return collect_documents(context.recipe, context.folders, context.output, context.progress)
+
+    def headline(self, counts: Mapping[str, Any]) -> str:
+        return f"{counts['documents']:,} documents of {', '.join(counts['sources'])}"
+
+    def figures(self, artifact: Artifact) -> Figures:
+        sources = artifact.counts["sources"]
+        columns = ("files", "records", "documents", "bad", "not_taken", "licence")
+        rows = [(name, *(source[column] for column in columns)) for name, source in sources.items()]
+        bad = [(name, reason, count) for name, s in sources.items() for reason, count in s["bad_reasons"].items()]
+        return {
+            "row_count": artifact.counts["documents"],
+            "sources": Table(("source", *(column.replace("_", " ") for column in columns)), rows),
+            "bad_records": Table(("source", "reason", "records"), bad),
+        }

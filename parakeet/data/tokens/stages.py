@@ -1,0 +1,150 @@
+"""Stages `tokenizer`, `token_shards` and `packing_plan`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from parakeet.artifact import Artifact
+from parakeet.errors import ParakeetError
+from parakeet.recipe import Recipe
+from parakeet.recipe_sources import MixSettings, settings_of
+from parakeet.stage import Check, Figures, MakeContext, Stage, Table, Verdict
+
+
+class TokenizerStage(Stage):
+    name = "tokenizer"
+    group = "tokens"
+    summary = "The vocabulary and control tokens that turn text into ids."
+    detail = "Held-out text has no part in a trained vocabulary."
+    kinds = frozenset({"tiktoken"})
+    version = 2
+
+    def inputs(self, recipe: Recipe) -> tuple[str, ...]:
+        """cl100k_base is the same whatever the corpus holds, so that new text does not rebuild it."""
+        return () if recipe.tokenizer.kind == "cl100k_base" else ("deduplicated_documents",)
+
+    def settings(self, recipe: Recipe) -> dict[str, Any]:
+        return settings_of(recipe.tokenizer)
+
+    def expected_bytes(self, recipe: Recipe, inputs: Mapping[str, Artifact], file_bytes: int, root: Path) -> int:
+        return 0
+
+    def make(self, context: MakeContext) -> dict[str, Any]:
+        from parakeet.data.tokens.vocabulary import make_tokenizer
+
+        return make_tokenizer(context.recipe, context.folders, context.output, context.progress)
+
+    def headline(self, counts: Mapping[str, Any]) -> str:
+        return f"{counts['tokens']:,} tokens ({counts['kind']})"
+
+    def figures(self, artifact: Artifact) -> Figures:
+        shown = ("kind", "tokens", "embedding_rows", "bytes_per_token", "sha256")
+        return {key: artifact.counts[key] for key in shown}
+
+
+class TokenShardsStage(Stage):
+    name = "token_shards"
+    group = "tokens"
+    summary = "The corpus as ids, in Arrow files that memory-map, with training and held-out documents apart."
+    detail = "Roles and ends are ids; no text can spell one."
+    kinds = frozenset({"arrow"})
+    version = 2
+    resumable = True
+
+    def inputs(self, recipe: Recipe) -> tuple[str, ...]:
+        return ("deduplicated_documents", "tokenizer")
+
+    def settings(self, recipe: Recipe) -> dict[str, Any]:
+        return {"shards": settings_of(recipe.shards), "sources": sorted(source.name for source in recipe.sources)}
+
+    def expected_bytes(self, recipe: Recipe, inputs: Mapping[str, Artifact], file_bytes: int, root: Path) -> int:
+        return 4 * sum(artifact.n_bytes for artifact in inputs.values())
+
+    def make(self, context: MakeContext) -> dict[str, Any]:
+        from parakeet.data.tokens.tokenise import make_token_shards
+
+        return make_token_shards(context.recipe, context.folders, context.output, context.progress)
+
+    def headline(self, counts: Mapping[str, Any]) -> str:
+        return f"{counts['train']['tokens']:,} tokens, {counts['held_out']['tokens']:,} held out"
+
+    def figures(self, artifact: Artifact) -> Figures:
+        counts = artifact.counts
+        rows = [
+            (name, split, tally["documents"], tally["tokens"], tally["bytes"])
+            for split in ("train", "held_out")
+            for name, tally in counts[split]["sources"].items()
+        ]
+        return {
+            "tokens": counts["train"]["tokens"],
+            "held_out_tokens": counts["held_out"]["tokens"],
+            "by_source": Table(("source", "split", "documents", "tokens", "bytes"), rows),
+        }
+
+    def checks(self) -> tuple[Check, ...]:
+        summary = "Every file has its recorded hash, was made with this tokenizer, and holds no id beyond the vocabulary."
+        return (Check("shards_are_whole", summary, _shards_are_whole, blocking=True),)
+
+
+def _shards_are_whole(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
+    from parakeet.data.tokens.shards import TokenShards
+    from parakeet.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.load(inputs["tokenizer"].path)
+    largest = artifact.counts["largest_id"]
+    try:
+        artifact.check(thorough=True)
+        documents = {split: len(TokenShards(artifact.path, split, tokenizer)) for split in ("train", "held_out")}
+    except ParakeetError as error:
+        return Verdict(False, str(error))
+    passed = largest < tokenizer.rows and documents["train"] > 0
+    return Verdict(passed, figures={"largest_id": largest, **documents})
+
+
+class PackingPlanStage(Stage):
+    name = "packing_plan"
+    group = "tokens"
+    summary = "Which pieces of which documents share a training sequence, so that no token and hardly a slot is lost."
+    detail = "Best-fit decreasing. Pieces of a split document overlap by one token, so that each token is predicted."
+    kinds = frozenset({"arrow"})
+    version = 3
+
+    def inputs(self, recipe: Recipe) -> tuple[str, ...]:
+        return ("token_shards",)
+
+    def settings(self, recipe: Recipe) -> dict[str, Any]:
+        """The order of the sequences (`seed`) and the share of each length are the loader's, not the plan's."""
+        mix = {source.name: settings_of(source, part=MixSettings) for source in recipe.sources}
+        without = {"row_tokens", "then", "seed"}
+        lengths = sorted(set(recipe.packing.lengths))
+        return {**settings_of(recipe.packing, without=without), "row_tokens": lengths, "mix": mix}
+
+    def expected_bytes(self, recipe: Recipe, inputs: Mapping[str, Artifact], file_bytes: int, root: Path) -> int:
+        return sum(artifact.n_bytes for artifact in inputs.values()) // 2
+
+    def make(self, context: MakeContext) -> dict[str, Any]:
+        from parakeet.data.tokens.packing import make_packing_plan
+
+        return make_packing_plan(context.recipe, context.folders, context.output, context.progress)
+
+    def headline(self, counts: Mapping[str, Any]) -> str:
+        plans = counts["lengths"].values()
+        return ", ".join(f"{c['rows']:,} sequences of {c['row_tokens']:,} tokens, {c['fill']:.2%} full" for c in plans)
+
+    def figures(self, artifact: Artifact) -> Figures:
+        counts = artifact.counts
+        plans = [
+            (plan["row_tokens"], plan["rows"], f"{plan['fill']:.2%}", plan["split_documents"])
+            for plan in counts["lengths"].values()
+        ]
+        mix = [
+            (name, seen["documents"], seen["tokens"], f"{seen['share']:.2%}", f"{seen['epochs']:.3g}")
+            for name, seen in counts["mix"].items()
+        ]
+        return {
+            "sequences": counts["rows"],
+            "sequence_length": counts["row_tokens"],
+            **{key: counts[key] for key in ("targets", "fill", "pieces", "split_documents")},
+            "mix": Table(("source", "documents", "tokens", "share", "epochs"), mix),
+            "lengths": Table(("sequence length", "sequences", "fill", "split documents"), plans),
+        }

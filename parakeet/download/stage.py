@@ -1,0 +1,65 @@
+"""Stages `source_files/<source>`: one for each source that has to be fetched, so that each is fetched alone."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from parakeet.artifact import Artifact
+from parakeet.recipe import Recipe
+from parakeet.recipe_sources import DownloadSource, RecordSource, RemoteSource, remote_sources, settings_of, source_stage
+from parakeet.stage import Figures, MakeContext, Stage, Table
+
+SHOWN_FILES = 200
+KINDS = {"download": "http", "hub": "huggingface", "bucket": "s3"}
+
+
+class SourceFilesStage(Stage):
+    group = "sources"
+    version = 2
+    resumable = True
+    detail = "What has arrived is kept if a fetch is interrupted or refused, and checked against what was published."
+
+    def __init__(self, source: RemoteSource) -> None:
+        self.source = source
+        self.name = source_stage(source)
+        self.summary = f"The files of the source {source.name}, as they were published ({source.licence})."
+        self.kinds = frozenset({KINDS[source.kind]})
+
+    def _source(self, recipe: Recipe) -> RemoteSource:
+        sources = remote_sources([*recipe.sources, *recipe.decontamination.sets])
+        return next(source for source in sources if source.name == self.source.name)
+
+    def _share(self, recipe: Recipe) -> float:
+        """Share that is fetched. An evaluation set is fetched whole, or a part of it would be trained on."""
+        whole = any(chosen.name == self.source.name for chosen in recipe.decontamination.sets)
+        return 1.0 if whole else recipe.limit
+
+    def settings(self, recipe: Recipe) -> dict[str, Any]:
+        source = self._source(recipe)
+        where = settings_of(source, without=RecordSource.model_fields)
+        if isinstance(source, DownloadSource):
+            # What a file must be changes nothing of what it is: a hash that was learnt later fetches nothing again.
+            where["files"] = [settings_of(file, without={"sha256", "n_bytes"}) for file in source.files]
+        return {"source": {"kind": source.kind, **where}, "limit": self._share(recipe)}
+
+    def expected_bytes(self, recipe: Recipe, inputs: Mapping[str, Artifact], file_bytes: int, root: Path) -> int:
+        return 0
+
+    def make(self, context: MakeContext) -> dict[str, Any]:
+        from parakeet.download.sources import fetch_source
+
+        recipe = context.recipe
+        return fetch_source(self._source(recipe), self._share(recipe), context.output, context.progress)
+
+    def headline(self, counts: Mapping[str, Any]) -> str:
+        return f"{counts['files']:,} files, {counts['bytes'] / 1e6:,.1f} MB"
+
+    def figures(self, artifact: Artifact) -> Figures:
+        counts = artifact.counts
+        rows = [(e["name"], e["bytes"], e["sha256"][:12], e["origin"]) for e in counts["entries"][:SHOWN_FILES]]
+        return {
+            "licence": self.source.licence,
+            **{key: counts[key] for key in ("dataset", "revision", "sliced") if key in counts},
+            "n_files": counts["files"],
+            "files": Table(("file", "bytes", "sha256", "origin"), rows),
+        }

@@ -1,0 +1,176 @@
+"""Stores of Parakeet 0.1 (before 27 November 2026), read for one version: how it named artefacts and runs.
+
+Its fingerprints and keys covered every setting, defaults included. They are computed here from the settings that it had,
+under the names they had then, so that what it made is found and not built again. Delete this module with the next version.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from parakeet.artifact import Artifact
+from parakeet.recipe import Recipe
+from parakeet.recipe_sources import DownloadSource, Section, remote_sources
+
+_RENAMED = {"sequence_length": "row_tokens", "activation_checkpointing": "recompute"}
+_KEYS = {
+    "Repetition": "min_words duplicate_lines duplicate_paragraphs duplicate_line_characters "
+    "duplicate_paragraph_characters top_phrases duplicate_phrases",
+    "Quality": "min_words max_words min_mean_word_length max_mean_word_length max_symbols max_bullet_lines "
+    "max_ellipsis_lines min_alphabetic_words min_stop_words",
+    "Clean": "min_characters max_characters mojibake boilerplate personal_data languages repetition quality",
+    "Deduplication": "shingle_words buckets hashes_per_bucket min_words turns held_out_fraction",
+    "TokenizerSettings": "kind vocabulary",
+    "Shards": "loss_on shard_bytes min_held_out_bytes",
+    "LaterRows": "row_tokens share",
+    "Packing": "row_tokens then seed",
+    "ModelSettings": "layers heads width context dropout",
+    "Training": "tokens batch_tokens micro_batch_tokens learning_rate warmup_steps decay_fraction optimizer "
+    "weight_decay beta1 beta2 gradient_clip z_loss precision residual attention recompute compile processes seed "
+    "checkpoint_steps keep_checkpoints keep_every validation_tokens tensorboard threads device",
+    "Evaluation": "questions_per_task max_bytes position_tokens prompts",
+    "Generation": "temperature top_k top_p min_p repetition_penalty frequency_penalty presence_penalty max_tokens",
+    "Columns": "text human assistant system messages alternating role content",
+    "RemoteFile": "url drive_id file_name sha256 n_bytes",
+    "Forecast": "rows download_bytes content_bytes",
+    "FileSource": "name licence priority near_duplicates weight epochs columns separator forecast kind path",
+    "DownloadSource": "name licence priority near_duplicates weight epochs columns separator forecast kind files",
+    "HubSource": "name licence priority near_duplicates weight epochs columns separator forecast kind dataset "
+    "revision files",
+    "BucketSource": "name licence priority near_duplicates weight epochs columns separator forecast kind path "
+    "endpoint anonymous",
+    "SyntheticSource": "name licence priority near_duplicates weight epochs kind documents seed",
+}
+_VERSIONS = {
+    "documents": 2,
+    "clean_documents": 2,
+    "deduplicated_documents": 2,
+    "tokenizer": 2,
+    "token_shards": 2,
+    "packing_plan": 3,
+    "evaluation": 2,
+}
+_DECIDED_WHILE_RUNNING = (
+    "micro_batch_tokens attention recompute compile processes checkpoint_steps keep_checkpoints keep_every "
+    "validation_tokens tensorboard threads device"
+).split()
+_PLACE = {"url", "drive_id", "sha256", "n_bytes", "files", "dataset", "revision", "endpoint", "anonymous"}
+
+
+def earlier_fingerprint(
+    stage: str, recipe: Recipe, inputs: Mapping[str, Artifact], files: Mapping[str, str]
+) -> tuple[str, int]:
+    """The fingerprint that 0.1 gave a stage's artefact for this recipe, and the stage's version then."""
+    fetched = stage.startswith("source_files/")
+    version = 2 if fetched else _VERSIONS.get(stage, 1)
+    key = {
+        "stage": stage,
+        "version": version,
+        "settings": _source_files(stage, recipe) if fetched else _settings(recipe)[stage],
+        "inputs": {name: artifact.content for name, artifact in inputs.items()},
+        "files": dict(files),
+    }
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16], version
+
+
+def earlier_run_key(recipe: Recipe, inputs: Mapping[str, Artifact], plan_digests: Mapping[str, str]) -> str:
+    """The key that 0.1 gave a training run; `plan_digests` has the plan of the first sequence length only."""
+    packing = _values(recipe.packing)
+    without = {*_DECIDED_WHILE_RUNNING, "tokens", "decay_fraction"}
+    content: dict[str, Any] = {name: artifact.content for name, artifact in inputs.items()}
+    values = {
+        "model": _values(recipe.model),
+        "training": _without(_values(recipe.training), without),
+        "packing": {key: packing[key] for key in ("row_tokens", "seed")},
+        "inputs": content | {"packing_plan": dict(plan_digests)},
+    }
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _values(section: Section) -> dict[str, Any]:
+    """A section as 0.1 wrote it in full."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Section):
+            return _values(value)
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        return value
+
+    known = _KEYS[_CLASSES.get(type(section).__name__, type(section).__name__)].split()
+    values = {_RENAMED.get(key, key): plain(getattr(section, key)) for key in type(section).model_fields}
+    return {key: value for key, value in values.items() if key in known}
+
+
+_CLASSES: dict[str, str] = {}
+"""Classes that have another name now."""
+
+
+def _without(values: Mapping[str, Any], keys: set[str]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in keys}
+
+
+def _settings(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    packing, sources = _values(recipe.packing), [_values(source) for source in recipe.sources]
+    lengths = recipe.packing.lengths
+    evaluation = _values(recipe.evaluation)
+    shards, tokenizer = {"shards": _values(recipe.shards)}, {"tokenizer": _values(recipe.tokenizer)}
+    not_read = {"priority", "near_duplicates", "path", "weight", "epochs", "forecast", *_PLACE}
+    documents = {
+        "sources": [_without(source, not_read) for source in sources],
+        "questions_per_task": evaluation["questions_per_task"],
+        "limit": recipe.limit,
+    }
+    sets = [_values(chosen) for chosen in recipe.decontamination.sets]
+    sets = [{key: chosen[key] for key in ("name", "columns", "separator")} for chosen in sets]
+    cleaning = {"clean": _values(recipe.clean), "decontamination": {"sets": sets, "words": recipe.decontamination.words}}
+    copies = {s["name"]: {"priority": s["priority"], "near_duplicates": s["near_duplicates"]} for s in sources}
+    deduplication = {"deduplication": _values(recipe.deduplication), "sources": copies}
+    mix = {source["name"]: {"weight": source["weight"], "epochs": source["epochs"]} for source in sources}
+    plan = {"row_tokens": sorted(set(lengths)), "mix": mix}
+    names = {"name": recipe.name, "description": recipe.description}
+    data = {
+        key: value
+        for settings in (documents, cleaning, deduplication, plan)
+        for key, value in settings.items()
+        if key != "sources"
+    }
+    described = {source["name"]: _without(source, {"path"}) for source in sources}
+    return {
+        "documents": documents,
+        "clean_documents": cleaning,
+        "deduplicated_documents": deduplication,
+        "tokenizer": tokenizer,
+        "token_shards": {**shards, "sources": sorted(source["name"] for source in sources)},
+        "packing_plan": plan,
+        "data_card": {**names, **shards, **tokenizer, **data, "sources": described},
+        "checkpoint": {
+            "model": _values(recipe.model),
+            "packing": packing,
+            "training": _without(_values(recipe.training), set(_DECIDED_WHILE_RUNNING)),
+        },
+        "evaluation": {
+            "evaluation": evaluation,
+            "row_tokens": lengths[0],
+            "longest_row_tokens": max(lengths),
+            "min_held_out_bytes": recipe.shards.min_held_out_bytes,
+        },
+        "release": {
+            **names,
+            "generation": _values(recipe.generation),
+            "licences": {source["name"]: source["licence"] for source in sources},
+        },
+        "original_model": {"file_name": recipe.original.file_name},
+    }
+
+
+def _source_files(stage: str, recipe: Recipe) -> dict[str, Any]:
+    name = stage.partition("/")[2]
+    sets = recipe.decontamination.sets
+    source = next(s for s in remote_sources([*recipe.sources, *sets]) if s.name == name)
+    read = ("url", "drive_id", "files", "dataset", "revision", "path", "endpoint", "kind", "anonymous")
+    values = {key: value for key, value in _values(source).items() if key in read}
+    if isinstance(source, DownloadSource):
+        values["files"] = [_without(file, {"sha256", "n_bytes"}) for file in values["files"]]
+    return {"source": values, "limit": 1.0 if any(chosen.name == name for chosen in sets) else recipe.limit}

@@ -1,0 +1,68 @@
+"""Stage `evaluation`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from parakeet.artifact import Artifact
+from parakeet.recipe import Recipe
+from parakeet.recipe_sources import settings_of
+from parakeet.stage import Check, Figures, MakeContext, Markdown, Picture, Stage, Verdict
+
+
+class EvaluationStage(Stage):
+    name = "evaluation"
+    group = "model"
+    summary = "Held-out bits per byte beside two yardsticks, exact-match accuracy, and replies to fixed prompts."
+    detail = "All held-out content counts, whatever was trained on; roles and ends do not."
+    kinds = frozenset({"pytorch"})
+    version = 2
+
+    def inputs(self, recipe: Recipe) -> tuple[str, ...]:
+        return ("checkpoint", "token_shards", "tokenizer", "documents")
+
+    def settings(self, recipe: Recipe) -> dict[str, Any]:
+        """Beside its own section, the lengths that were trained at and how little text must not be measured."""
+        lengths = {"row_tokens": recipe.packing.row_tokens, "longest_row_tokens": max(recipe.packing.lengths)}
+        bound = {"min_held_out_bytes": recipe.shards.min_held_out_bytes}
+        return {"evaluation": settings_of(recipe.evaluation), **lengths, **bound}
+
+    def expected_bytes(self, recipe: Recipe, inputs: Mapping[str, Artifact], file_bytes: int, root: Path) -> int:
+        return sum(artifact.n_bytes for artifact in inputs.values()) // 10
+
+    def make(self, context: MakeContext) -> dict[str, Any]:
+        from parakeet.evaluation.report import evaluate
+
+        return evaluate(context.recipe, context.folders, context.output, context.progress)
+
+    def headline(self, counts: Mapping[str, Any]) -> str:
+        measured = {name: bits["model"] for name, bits in counts["bits_per_byte"].items() if bits}
+        return "bits per byte " + ", ".join(f"{name} {bits:.3f}" for name, bits in measured.items())
+
+    def figures(self, artifact: Artifact) -> Figures:
+        from parakeet.evaluation.tables import BY_POSITION_PLOT_FILE, PLOT_FILE, REPORT_FILE
+
+        counts = artifact.counts
+        measured = {name: bits["model"] for name, bits in counts["bits_per_byte"].items() if bits}
+        exact = counts["exact_match"] if isinstance(counts["exact_match"], dict) else {}
+        return {
+            **{f"bits_per_byte_{name}": value for name, value in measured.items()},
+            **{f"exact_{task}": figures["accuracy"] for task, figures in exact.items()},
+            "report": Markdown((artifact.path / REPORT_FILE).read_text(encoding="utf-8")),
+            "bits_per_byte_plot": Picture(artifact.path / PLOT_FILE),
+            "bits_per_byte_by_position_plot": Picture(artifact.path / BY_POSITION_PLOT_FILE),
+        }
+
+    def checks(self) -> tuple[Check, ...]:
+        summary = "On every source that could be measured the model needs fewer bits than the unigram model and `xz -9`."
+        return (Check("beats_the_yardsticks", summary, _beats_the_yardsticks),)
+
+
+def _beats_the_yardsticks(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
+    from parakeet.evaluation.tables import not_below_yardsticks
+
+    by_source = artifact.counts["bits_per_byte"]
+    worse = not_below_yardsticks(by_source)
+    description = f"Not below both yardsticks: {', '.join(worse)}." if worse else None
+    measured = sum(bits is not None for bits in by_source.values())
+    return Verdict(not worse, description, {"sources_measured": measured})

@@ -1,0 +1,136 @@
+"""Stages `release` and `original_model`, and the external file `original_checkpoint`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from parakeet.artifact import Artifact
+from parakeet.errors import ParakeetError
+from parakeet.home import models_folder
+from parakeet.progress import Progress
+from parakeet.recipe import Recipe
+from parakeet.recipe_sources import settings_of
+from parakeet.stage import Check, ExternalFile, Figures, MakeContext, Markdown, Obtained, Stage, Verdict
+
+
+class ReleaseStage(Stage):
+    name = "release"
+    group = "release"
+    summary = "The model as a directory that needs nothing else: weights, tokenizer, card, evaluation, lineage."
+    detail = "`releases/latest` moves only if the directory verifies and the model reloads from its files alone."
+    kinds = frozenset({"safetensors"})
+    folder = "releases"
+    is_model = True
+
+    def inputs(self, recipe: Recipe) -> tuple[str, ...]:
+        return ("checkpoint", "tokenizer", "evaluation")
+
+    def settings(self, recipe: Recipe) -> dict[str, Any]:
+        licences = {source.name: source.licence for source in recipe.sources}
+        names = {"name": recipe.name, "description": recipe.description}
+        return {**names, "generation": settings_of(recipe.generation), "licences": licences}
+
+    def make(self, context: MakeContext) -> dict[str, Any]:
+        from parakeet.release.package import make_release
+
+        return make_release(context.recipe, context.inputs, context.manifests(), context.output, context.progress)
+
+    def headline(self, counts: Mapping[str, Any]) -> str:
+        return f"{counts['name']}, {counts['bytes'] / 1e6:,.1f} MB"
+
+    def figures(self, artifact: Artifact) -> Figures:
+        shown = ("name", "parameters")
+        return {**{key: artifact.counts[key] for key in shown}, "card": _card(artifact)}
+
+    def checks(self) -> tuple[Check, ...]:
+        summary = "Every file of the release has the hash that SHA256SUMS gives it."
+        return (Check("release_verifies", summary, _release_verifies, blocking=True),)
+
+
+def _release_verifies(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
+    from parakeet.release.verify import verify_release
+
+    try:
+        return Verdict(True, figures={"files": verify_release(artifact.path)})
+    except ParakeetError as error:
+        return Verdict(False, str(error))
+
+
+class OriginalModelStage(Stage):
+    name = "original_model"
+    group = "original"
+    summary = "The published checkpoint as a release: the same weights, bit for bit, without a pickle."
+    detail = "Read as tensors only, in a process of its own: nothing in the file is executed."
+    kinds = frozenset({"safetensors"})
+    is_model = True
+
+    def after(self, recipe: Recipe) -> tuple[str, ...]:
+        return (OriginalCheckpoint.name,)
+
+    def is_possible(self, recipe: Recipe, root: Path) -> bool:
+        return OriginalCheckpoint.path(recipe, root).is_file()
+
+    def files(self, recipe: Recipe, root: Path) -> dict[str, Path]:
+        path = OriginalCheckpoint.path(recipe, root)
+        if not path.is_file():
+            raise ParakeetError(f"{path} is missing. Run the same build with: --select {OriginalCheckpoint.name}")
+        return {path.name: path}
+
+    def settings(self, recipe: Recipe) -> dict[str, Any]:
+        return {"file_name": recipe.original.file_name}
+
+    def expected_bytes(self, recipe: Recipe, inputs: Mapping[str, Artifact], file_bytes: int, root: Path) -> int:
+        return round(1.05 * file_bytes)
+
+    def make(self, context: MakeContext) -> dict[str, Any]:
+        from parakeet.release.importing import make_original_model
+
+        checkpoint = OriginalCheckpoint.path(context.recipe, context.root)
+        folders = {OriginalCheckpoint.name: checkpoint}
+        return make_original_model(context.recipe, folders, context.output, context.progress)
+
+    def headline(self, counts: Mapping[str, Any]) -> str:
+        return f"{counts['parameters']:,} parameters, {counts['bytes'] / 1e6:,.1f} MB"
+
+    def figures(self, artifact: Artifact) -> Figures:
+        shown = ("name", "parameters", "source_bytes", "source_sha256")
+        return {**{key: artifact.counts[key] for key in shown}, "card": _card(artifact)}
+
+
+class OriginalCheckpoint(ExternalFile):
+    name = "original_checkpoint"
+    group = "original"
+    summary = "The checkpoint that the original model's author published, as a file in `models/`."
+    detail = "A file that is there already is used. Otherwise it is fetched from the recipe's mirrors or from Google Drive."
+    kinds = frozenset({"pytorch"})
+    check_name = "original_checkpoint_is_whole"
+    check_summary = (
+        "The archive is whole and plain, every member has its CRC-32, and its pickle names no program. A file that "
+        "passed is not read again while its size and time stay the same."
+    )
+
+    @staticmethod
+    def path(recipe: Recipe, root: Path) -> Path:
+        return models_folder(root) / recipe.original.file_name
+
+    def obtain(self, recipe: Recipe, root: Path, progress: Progress, force: bool) -> Obtained:
+        from parakeet.download.original import obtain_original
+
+        how = "fetched"
+        if self.path(recipe, root).is_file():
+            how = "checked again" if force else "up to date"
+        checked = obtain_original(root, recipe.original, progress, force=force)
+        figures = {"path": checked.path, "bytes": checked.n_bytes, "sha256": checked.sha256, "source": checked.source}
+        return Obtained(how, f"{checked.n_bytes / 1e6:,.1f} MB, {checked.source}", checked.sha256, figures)
+
+    def fault(self, recipe: Recipe, root: Path, progress: Progress) -> str | None:
+        from parakeet.download.original import fault_of_original
+
+        fault = fault_of_original(root, recipe.original, progress)
+        return f"{self.path(recipe, root)}: {fault}" if fault else None
+
+
+def _card(artifact: Artifact) -> Markdown:
+    from parakeet.release.card import card_body
+
+    return Markdown(card_body((artifact.path / "README.md").read_text(encoding="utf-8")))
