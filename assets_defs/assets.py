@@ -66,7 +66,7 @@ def _stage_asset(stage: Stage, recipe: Recipe) -> dg.AssetsDefinition:
     def asset(
         context: dg.AssetExecutionContext,
         config: StageConfig,
-        parakeet_home: ParakeetHome,
+        parakeet_home: dg.ResourceParam[ParakeetHome],
         trainer: dg.PipesSubprocessClient,
     ) -> dg.MaterializeResult:
         artifact = _ensure(context, parakeet_home, trainer, stage, config)
@@ -90,7 +90,7 @@ def _file_asset(file: ExternalFile) -> dg.AssetsDefinition:
         owners=[OWNER],
         kinds=set(file.kinds),
     )
-    def asset(config: StageConfig, parakeet_home: ParakeetHome) -> dg.MaterializeResult:
+    def asset(config: StageConfig, parakeet_home: dg.ResourceParam[ParakeetHome]) -> dg.MaterializeResult:
         progress = Progress()
         try:
             found = file.obtain(parakeet_home.recipe, parakeet_home.root, progress, config.force)

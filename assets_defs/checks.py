@@ -21,10 +21,8 @@ def make_checks(recipe: Recipe) -> list[dg.AssetChecksDefinition]:
 
 
 def _stage_check(stage: Stage, check: Check) -> dg.AssetChecksDefinition:
-    @dg.asset_check(
-        asset=asset_key(stage.name), name=check.name, description=check.summary, blocking=check.blocking
-    )
-    def checked(parakeet_home: ParakeetHome) -> dg.AssetCheckResult:
+    @dg.asset_check(asset=asset_key(stage.name), name=check.name, description=check.summary, blocking=check.blocking)
+    def checked(parakeet_home: dg.ResourceParam[ParakeetHome]) -> dg.AssetCheckResult:
         build = parakeet_home.build()
         try:
             verdict = check.run(build.artifact(stage.name), build.inputs(stage.name))
@@ -38,7 +36,7 @@ def _stage_check(stage: Stage, check: Check) -> dg.AssetChecksDefinition:
 
 def _file_check(file: ExternalFile) -> dg.AssetChecksDefinition:
     @dg.asset_check(asset=file.name, name=file.check_name, description=file.check_summary, blocking=True)
-    def checked(parakeet_home: ParakeetHome) -> dg.AssetCheckResult:
+    def checked(parakeet_home: dg.ResourceParam[ParakeetHome]) -> dg.AssetCheckResult:
         fault = file.fault(parakeet_home.recipe, parakeet_home.root, Progress())
         return _result(fault is None, fault, {}, dg.AssetCheckSeverity.ERROR)
 

@@ -48,7 +48,9 @@ class _Observer(dg.PipesMessageHandler):
             self._context.log_event(dg.AssetObservation(asset_key=self._context.asset_key, metadata=metadata))
         # An exception here, of a locked database say, would end the thread that reads all of the trainer's messages.
         except Exception as error:
-            self._context.log.warning(f"An observation of {self._context.asset_key.to_user_string()} was lost: {error!r}")
+            self._context.log.warning(
+                f"An observation of {self._context.asset_key.to_user_string()} was lost: {error!r}"
+            )
 
 
 def _metadata(figures: Mapping[str, Any]) -> dict[str, Any]:

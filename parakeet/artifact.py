@@ -168,7 +168,7 @@ class Store:
             if found is None:
                 for artifact in work.inputs.values():
                     artifact.check(thorough=True)
-                self._take_over(work)
+                self._take_over(work, progress)
                 self._require_space(work, force)
             artifact = found or self._make(work, make, progress, force)
             if found is not None and (self.root / work.folder / "latest").resolve() != found.path.resolve():
@@ -183,6 +183,13 @@ class Store:
     def partial(self, folder: str) -> list[Path]:
         """Directories that an interrupted or failed stage left behind."""
         return sorted(path for path in (self.root / folder).glob(f"{PARTIAL_PREFIX}*") if path.is_dir())
+
+    def begun(self, work: Work) -> list[Path]:
+        """The directories of an unfinished try of this work: `ensure` continues the first that is there."""
+        names = [work.fingerprint]
+        if work.earlier is not None and work.earlier[1] == work.version:
+            names.append(work.earlier[0])
+        return [self.root / work.folder / f"{PARTIAL_PREFIX}{name}" for name in names]
 
     @staticmethod
     def note_beside(partial: Path) -> Path:
@@ -259,14 +266,19 @@ class Store:
             "versions": {"parakeet": __version__, "python": platform.python_version()},
         }
 
-    def _take_over(self, work: Work) -> None:
+    def _take_over(self, work: Work, progress: Progress) -> None:
         """Continue what the version before this one began, if its stage made the same artefact."""
-        if work.earlier is None or work.earlier[1] != work.version:
-            return
         partial = self.partial_of(work)
-        begun = partial.with_name(f"{PARTIAL_PREFIX}{work.earlier[0]}")
-        if begun.is_dir() and not partial.exists():
-            begun.rename(partial)
+        for begun in self.begun(work):
+            if begun.is_dir() and not partial.exists():
+                begun.rename(partial)
+        if work.resumable and work.earlier is not None and work.earlier[1] != work.version:
+            left = partial.with_name(f"{PARTIAL_PREFIX}{work.earlier[0]}")
+            if left.is_dir():
+                progress.say(
+                    f"{work.stage} starts from the beginning: {left} was begun by an earlier Parakeet, which wrote "
+                    "another format. Remove it with: parakeet clean --unfinished --yes"
+                )
 
     def _require_space(self, work: Work, fresh: bool) -> None:
         free = shutil.disk_usage(self.root).free

@@ -1,6 +1,8 @@
-"""Finding artefacts that nothing refers to any more."""
+"""Finding artefacts that nothing refers to, and work that is not finished."""
 
+import json
 import shutil
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,61 +11,126 @@ from parakeet.artifact import Artifact, Store
 from parakeet.errors import ParakeetError
 from parakeet.home import latest_release, runs_folder
 from parakeet.locking import is_held
-from parakeet.stages import SOURCE_FILES, STAGES, Build, active_recipe, stages_of
-from parakeet.training.stage import run_key
-
-MODELS = ("release", "original_model")
+from parakeet.recipe_sources import SOURCE_FILES
+from parakeet.stages import STAGES, Build, active_recipe
+from parakeet.training.job import JOB_FILE
 
 
 @dataclass(frozen=True)
 class Entry:
+    """A folder that may go. An unfinished one names the stage and, if it is known, the recipe that began it."""
+
     path: Path
     n_bytes: int
+    stage: str = ""
+    recipe: str = ""
+    seconds_idle: float = 0.0
 
 
-def unreferenced(root: Path) -> list[Entry]:
-    """What may go: artefacts, training runs and left-over partial directories.
+@dataclass(frozen=True)
+class Leftovers:
+    """What the active recipe does not need: `unreferenced` can be built again, `unfinished` was never finished."""
 
-    Kept are all that the active recipe's build consists of, its training run and data stages even if they are not
-    finished, every release and imported model, and all that the latest release was made from. Only the stages' own
-    folders are looked at. Raises ParakeetError while anything is being built, and where the active recipe's sources
-    or artefacts cannot be read: what belongs to them is then not known.
+    unreferenced: list[Entry]
+    unfinished: list[Entry]
+
+
+def leftovers(root: Path) -> Leftovers:
+    """What may go under `root`.
+
+    Neither list holds what the active recipe's build consists of, finished or not, any release or imported model, or
+    what the latest release was made from. Only the stages' own folders are looked at. Raises ParakeetError while
+    anything is being built, and if the active recipe's sources or artefacts cannot be read: what belongs to them is
+    then unknown.
     """
     held = [path for path in sorted((root / ".locks").rglob("*.lock")) if is_held(path)]
     if held:
         raise ParakeetError(f"Something is being built ({held[0].stem}): run this again when it has ended.")
     store, build = Store(root), Build(root, active_recipe(root))
+    stages = {stage.name: stage for stage in STAGES}
     folders = [stage.folder or stage.name for stage in STAGES]
     # Sources of other recipes too.
-    folders += sorted(f"{SOURCE_FILES}/{folder.name}" for folder in (root / SOURCE_FILES).glob("*"))
-    artifacts, stale = _read(path for folder in folders for path in store.directories(folder))
-    found = [build.find(stage.name) for stage in stages_of(build.recipe)]
-    mine = [artifact.path.resolve() for artifact in found if artifact is not None]
-    kept = _closure([*mine, latest_release(root).resolve()], artifacts, root)
-    stale += [path for path in artifacts if path not in kept]
-    begun = _begun(build)
-    stale += [path for folder in folders for path in store.partial(folder) if path not in begun]
-    runs = {str(artifacts[path].counts["run"]) for path in kept if artifacts[path].stage == "checkpoint"}
-    if build.find("packing_plan") is not None:
-        runs.add(run_key(build.recipe, build.work("checkpoint").inputs))
-    stale += [path for path in sorted(runs_folder(root).glob("*")) if path.name not in runs]
-    return [Entry(path, _size(path)) for path in stale]
+    folders += sorted(f"{SOURCE_FILES}/{folder.name}" for folder in (root / SOURCE_FILES).glob("*") if folder.is_dir())
+    artifacts, unreadable = _read(path for folder in folders for path in store.directories(folder))
+    found = {name: artifact for name in build.stages if (artifact := build.find(name)) is not None}
+    mine = [artifact.path.resolve() for artifact in found.values()]
+    models = [path for path, artifact in artifacts.items() if _is_model(artifact)]
+    kept = _closure([*mine, latest_release(root).resolve()], artifacts, root) | set(models)
+    stale = [*unreadable, *(path for path in artifacts if path not in kept)]
+
+    begun, runs = _begun_by(build, found)
+    partial = [path for folder in folders for path in store.partial(folder) if path not in begun]
+    unfinished = [path for path in partial if _resumable(path, build)]
+    stale += [path for path in partial if path not in unfinished]
+    finished = {
+        run: path in kept
+        for path, artifact in artifacts.items()
+        if artifact.stage in stages
+        for run in stages[artifact.stage].run_folders_of(artifact, root)
+    }
+    for run in sorted(path for path in runs_folder(root).glob("*") if path.is_dir()):
+        if run not in runs and run not in finished:
+            unfinished.append(run)
+        elif run not in runs and not finished[run]:
+            stale.append(run)
+    return Leftovers([Entry(path, _size(path)) for path in stale], [_unfinished(path) for path in unfinished])
 
 
-def _begun(build: Build) -> set[Path]:
-    """Where stages of the recipe stand that go on inside themselves: hours of work that the next build goes on with."""
-    ready = [
-        stage.name
-        for stage in stages_of(build.recipe)
-        if stage.resumable and all(build.find(name) is not None for name in stage.inputs_for(build.recipe))
-    ]
-    return {build.store.partial_of(build.work(name)) for name in ready}
+def _is_model(artifact: Artifact) -> bool:
+    return any(stage.is_model and stage.name == artifact.stage for stage in STAGES)
+
+
+def _begun_by(build: Build, found: dict[str, Artifact]) -> tuple[set[Path], set[Path]]:
+    """Unfinished directories and training runs of the build's own stages."""
+    directories, runs = set(), set()
+    for name, stage in build.stages.items():
+        inputs = {upstream: found[upstream] for upstream in stage.inputs(build.recipe) if upstream in found}
+        if len(inputs) < len(stage.inputs(build.recipe)) or not stage.is_possible(build.recipe, build.store.root):
+            continue
+        runs |= set(stage.run_folders(build.recipe, inputs, build.store.root))
+        if stage.resumable:
+            directories |= set(build.store.begun(build.work(name)))
+    return directories, runs
+
+
+def _resumable(partial: Path, build: Build) -> bool:
+    """Whether the stage of an unfinished directory would continue it; one that begins again leaves only rubbish."""
+    note = _note(partial)
+    if "resumable" in note:
+        return bool(note["resumable"])
+    folder = partial.parent.relative_to(build.store.root).as_posix()
+    known = [stage.resumable for stage in STAGES if folder == (stage.folder or stage.name)]
+    return known[0] if known else True
+
+
+def _note(partial: Path) -> dict[str, object]:
+    try:
+        values = json.loads(Store.note_beside(partial).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _unfinished(path: Path) -> Entry:
+    times = [file.stat().st_mtime for file in path.rglob("*") if file.is_file()]
+    idle = max(0.0, time.time() - max(times, default=path.stat().st_mtime))
+    note = _note(path)
+    recipe = str(note.get("recipe", ""))
+    stage = str(note.get("stage", path.parent.name))
+    if (path / JOB_FILE).is_file():
+        try:
+            job = json.loads((path / JOB_FILE).read_text(encoding="utf-8"))
+            recipe = str(job.get("recipe", ""))
+        except (OSError, ValueError):
+            recipe = ""
+    return Entry(path, _size(path), stage, recipe, idle)
 
 
 def remove(entries: Iterable[Entry]) -> None:
     """Delete the entries, and links that pointed at them."""
     for entry in entries:
         shutil.rmtree(entry.path)
+        Store.note_beside(entry.path).unlink(missing_ok=True)
         latest = entry.path.parent / "latest"
         if latest.is_symlink() and not latest.exists():
             latest.unlink()
@@ -81,7 +148,7 @@ def _read(paths: Iterable[Path]) -> tuple[dict[Path, Artifact], list[Path]]:
 
 
 def _closure(roots: Iterable[Path], artifacts: dict[Path, Artifact], root: Path) -> set[Path]:
-    """The roots, all that they were made from, and every model to talk to (but not what older ones were made from)."""
+    """The roots and all that they were made from."""
     kept: set[Path] = set()
     waiting = [path for path in roots if path in artifacts]
     while waiting:
@@ -91,7 +158,7 @@ def _closure(roots: Iterable[Path], artifacts: dict[Path, Artifact], root: Path)
             waiting += [
                 (root / made_from["path"]).resolve() for made_from in artifacts[path].manifest["inputs"].values()
             ]
-    return kept | {path for path, artifact in artifacts.items() if artifact.stage in MODELS}
+    return kept
 
 
 def _size(path: Path) -> int:

@@ -155,22 +155,40 @@ def verify(path: Path) -> None:
 
 @main.command()
 @click.option("--yes", is_flag=True, help="Remove what is listed.")
-def clean(yes: bool) -> None:
-    """List what nothing refers to; remove it with --yes."""
-    from parakeet.clean import remove, unreferenced
+@click.option("--unfinished", is_flag=True, help="List unfinished work of other recipes for removal too.")
+def clean(yes: bool, unfinished: bool) -> None:
+    """List what nothing refers to; remove it with --yes.
+
+    Unfinished training runs and data stages are listed apart. They are removed only with --unfinished --yes.
+    """
+    from parakeet.clean import leftovers, remove
+    from parakeet.formatting import format_bytes, format_duration, render_table
     from parakeet.home import home
 
-    entries = unreferenced(home())
-    for entry in entries:
-        _say(f"{entry.n_bytes / 1e6:10,.1f} MB  {entry.path}")
-    total = sum(entry.n_bytes for entry in entries) / 1e6
-    if not entries:
-        click.echo("Nothing to remove: everything is referred to.")
+    found = leftovers(home())
+    removable = [*found.unreferenced, *(found.unfinished if unfinished else [])]
+    if found.unreferenced:
+        _say(render_table(("size", "path"), [(format_bytes(e.n_bytes), e.path) for e in found.unreferenced], {0}))
+    if found.unfinished:
+        _say("Unfinished work:" if unfinished else "Unfinished work, which stays unless you add --unfinished:")
+        rows = [
+            (format_bytes(e.n_bytes), e.stage, e.recipe or "unknown", format_duration(e.seconds_idle), e.path)
+            for e in found.unfinished
+        ]
+        _say(render_table(("size", "stage", "recipe", "last written", "path"), rows, {0}))
+    total = format_bytes(sum(entry.n_bytes for entry in removable))
+    if not removable:
+        click.echo(
+            "Nothing to remove: everything else is referred to."
+            if found.unfinished
+            else "Nothing to remove: everything is referred to."
+        )
     elif yes:
-        remove(entries)
-        click.echo(f"Removed {len(entries)}, {total:,.1f} MB.")
+        remove(removable)
+        click.echo(f"Removed {len(removable)}, {total}.")
     else:
-        click.echo(f"{len(entries)} to remove, {total:,.1f} MB. Remove them with: parakeet clean --yes")
+        option = " --unfinished" if unfinished else ""
+        click.echo(f"{len(removable)} to remove, {total}. Remove them with: parakeet clean{option} --yes")
 
 
 @main.command()

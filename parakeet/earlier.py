@@ -1,7 +1,8 @@
 """Stores of Parakeet 0.1 (before 27 November 2026), read for one version: how it named artefacts and runs.
 
-Its fingerprints and keys covered every setting, defaults included. They are computed here from the settings that it had,
-under the names they had then, so that what it made is found and not built again. Delete this module with the next version.
+Its fingerprints and keys covered every setting, defaults included. They are computed here from the settings that it
+had, under the names they had then, so that what it made is found and not built again. Delete this module with the
+next version.
 """
 
 import hashlib
@@ -51,10 +52,10 @@ _VERSIONS = {
     "packing_plan": 3,
     "evaluation": 2,
 }
-_DECIDED_WHILE_RUNNING = (
-    "micro_batch_tokens attention recompute compile processes checkpoint_steps keep_checkpoints keep_every "
-    "validation_tokens tensorboard threads device"
-).split()
+_DECIDED_WHILE_RUNNING = {
+    *("micro_batch_tokens", "attention", "recompute", "compile", "processes", "checkpoint_steps", "keep_checkpoints"),
+    *("keep_every", "validation_tokens", "tensorboard", "threads", "device"),
+}
 _PLACE = {"url", "drive_id", "sha256", "n_bytes", "files", "dataset", "revision", "endpoint", "anonymous"}
 
 
@@ -96,15 +97,13 @@ def _values(section: Section) -> dict[str, Any]:
             return _values(value)
         if isinstance(value, list | tuple):
             return [plain(item) for item in value]
+        if isinstance(value, dict):
+            return {str(key): plain(item) for key, item in value.items()}
         return value
 
-    known = _KEYS[_CLASSES.get(type(section).__name__, type(section).__name__)].split()
+    known = _KEYS[type(section).__name__].split()
     values = {_RENAMED.get(key, key): plain(getattr(section, key)) for key in type(section).model_fields}
     return {key: value for key, value in values.items() if key in known}
-
-
-_CLASSES: dict[str, str] = {}
-"""Classes that have another name now."""
 
 
 def _without(values: Mapping[str, Any], keys: set[str]) -> dict[str, Any]:
@@ -124,7 +123,10 @@ def _settings(recipe: Recipe) -> dict[str, dict[str, Any]]:
     }
     sets = [_values(chosen) for chosen in recipe.decontamination.sets]
     sets = [{key: chosen[key] for key in ("name", "columns", "separator")} for chosen in sets]
-    cleaning = {"clean": _values(recipe.clean), "decontamination": {"sets": sets, "words": recipe.decontamination.words}}
+    cleaning = {
+        "clean": _values(recipe.clean),
+        "decontamination": {"sets": sets, "words": recipe.decontamination.words},
+    }
     copies = {s["name"]: {"priority": s["priority"], "near_duplicates": s["near_duplicates"]} for s in sources}
     deduplication = {"deduplication": _values(recipe.deduplication), "sources": copies}
     mix = {source["name"]: {"weight": source["weight"], "epochs": source["epochs"]} for source in sources}
@@ -148,7 +150,7 @@ def _settings(recipe: Recipe) -> dict[str, dict[str, Any]]:
         "checkpoint": {
             "model": _values(recipe.model),
             "packing": packing,
-            "training": _without(_values(recipe.training), set(_DECIDED_WHILE_RUNNING)),
+            "training": _without(_values(recipe.training), _DECIDED_WHILE_RUNNING),
         },
         "evaluation": {
             "evaluation": evaluation,

@@ -6,6 +6,7 @@ every level; lists, and sections that one of the two sets to null, are replaced.
 
 import difflib
 import os
+import sys
 import types
 import typing
 from importlib import resources
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 from parakeet.errors import ParakeetError
 from parakeet.recipe import Recipe
 from parakeet.recipe_sources import BucketSource, DownloadSource, FileSource, HubSource, SyntheticSource
+from parakeet.sanitise import sanitise
 
 SOURCE_KINDS: dict[str, type[BaseModel]] = {
     "files": FileSource,
@@ -115,7 +117,8 @@ def _with_new_names(values: Any, path: Path, place: tuple[str, ...] = ()) -> Any
             old = ".".join((*place, str(key)))
             if new in values:
                 raise ParakeetError(f"{path}: {old} is the old name of {new}, and both are set. Keep {new}.")
-            print(sanitise(f"{path}: {old} is now called {new}. The old name is read for one version."), file=sys.stderr)
+            message = f"{path}: {old} is now called {new}. The old name is read for one version."
+            print(sanitise(message), file=sys.stderr)
         renamed[key if new is None else new] = _with_new_names(value, path, (*place, str(key)))
     return renamed
 
@@ -140,7 +143,8 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ParakeetError(f"{path}: a recipe is a YAML mapping of sections; this file is not one.")
     _refuse_repeated_keys(node, path)
-    return values
+    renamed: dict[str, Any] = _with_new_names(values, path)
+    return renamed
 
 
 def _refuse_repeated_keys(node: yaml.Node | None, path: Path) -> None:

@@ -214,7 +214,7 @@ def remote_sources(sources: Iterable[SourceSettings]) -> list[RemoteSource]:
 
 
 def settings_for_reading(source: SourceSettings) -> dict[str, Any]:
-    """What decides how a source's records are read. Where its files come from is left out: their content is an input."""
+    """What decides how a source's records are read. Where its files are is left out: their content is an input."""
     place = set(type(source).model_fields) - set(RecordSource.model_fields) if isinstance(source, RecordSource) else ()
     return {"kind": _source_kind(source), **settings_of(source, without={*TRAINING_KEYS, *place})}
 

@@ -48,7 +48,7 @@ class PageLink:
 
 
 Figures = dict[str, Any]
-"""Values to show, by name: numbers, text, paths, or one of the four classes above. `row_count` is the size of a table."""
+"""Values to show, by name: numbers, text, paths, or one of the four classes above. `row_count` is a table's size."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Stage(ABC):
     folder: str = ""
     """Folder under the root; empty means the stage's name."""
     records: tuple[str, ...] = ()
-    """Files that tell of the making (speeds, times). They are verified, but two artefacts that differ only here are equal."""
+    """Files that tell of the making (speeds, times). They are verified, but are no part of the content digest."""
     resumable: bool = False
     """Whether an interrupted try is continued."""
     pool: str | None = None
@@ -144,7 +144,7 @@ class Stage(ABC):
         left out by name and never picked by name: otherwise a new key would change the result and not the fingerprint.
         """
 
-    def check_requirements(self, recipe: Recipe) -> None:
+    def check_requirements(self, recipe: Recipe) -> None:  # noqa: B027 (most stages have none)
         """Raise ParakeetError for what the stage needs and this machine lacks, before anything is built."""
 
     def expected_bytes(self, recipe: Recipe, inputs: Mapping[str, Artifact], file_bytes: int, root: Path) -> int:

@@ -5,7 +5,7 @@ import dagster as dg
 from assets_defs.assets import make_assets
 from assets_defs.checks import make_checks
 from assets_defs.pipes import ObservingMessageReader
-from assets_defs.resources import ParakeetHome
+from assets_defs.resources import home_resource
 from parakeet.home import home
 from parakeet.recipe import Recipe
 from parakeet.stages import active_recipe
@@ -24,7 +24,7 @@ def make_definitions(recipe: Recipe) -> dg.Definitions:
         schedules=[schedules.weekly_retraining],
         sensors=[sensors.new_source_files, sensors.lost_runs],
         resources={
-            "parakeet_home": ParakeetHome.of(recipe),
+            "parakeet_home": home_resource(recipe),
             "trainer": dg.PipesSubprocessClient(
                 message_reader=ObservingMessageReader(), termination_timeout_seconds=TERMINATION_TIMEOUT_SECONDS
             ),

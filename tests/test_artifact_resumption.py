@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from parakeet.artifact import SPARE_BYTES, Artifact, Store, Work
-from parakeet.clean import unreferenced
+from parakeet.clean import leftovers
 from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
 from parakeet.recipe_file import load_recipe
@@ -105,4 +105,5 @@ def test_clean_leaves_the_active_recipes_unfinished_stages_alone(tmp_path: Path)
     other = tmp_path / "documents" / ".partial-0123456789abcdef"
     for folder in (begun, other):
         folder.mkdir(parents=True)
-    assert [entry.path for entry in unreferenced(tmp_path)] == [other]
+    found = leftovers(tmp_path)
+    assert (found.unreferenced, [entry.path for entry in found.unfinished]) == ([], [other])

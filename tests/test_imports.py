@@ -41,12 +41,12 @@ def test_assets_know_nothing_of_pipelines(path: Path) -> None:
 
 FLOORS = (
     ("cli", "demo"),
-    ("benchmarks", "clean", "plan", "plan_sources", "stage_settings", "stages"),
+    ("benchmarks", "clean", "plan", "plan_sources", "stages"),
     ("chat", "evaluation", "release", "training", "download"),
     ("generation", "data", "model"),
     ("template", "tokenizer", "sanitise", "artifact", "recipe", "recipe_file", "recipe_sources"),
 )
-FOUNDATIONS = ("hashes", "home", "locking", "progress", "conversation", "errors", "torch_archive")
+FOUNDATIONS = ("earlier", "formatting", "stage", "hashes", "home", "locking", "progress", "conversation", "errors", "torch_archive")
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms} | dict.fromkeys(
     FOUNDATIONS, len(FLOORS) - 1
 )

@@ -152,3 +152,47 @@ def test_a_recipe_with_evaluation_sets_survives_a_round_trip(tmp_path: Path) -> 
     sets = f"decontamination: {{sets: [{{name: tested, path: tested.jsonl}}, {hub}]}}\n"
     recipe = load_recipe(write(tmp_path / "recipe.yaml", f"extends: demo\n{sets}"))
     assert load_recipe(write(tmp_path / "copy.yaml", recipe.to_yaml())) == recipe
+
+
+def test_extends_merges_every_level_and_replaces_lists(tmp_path: Path) -> None:
+    write(
+        tmp_path / "parent.yaml",
+        "extends: demo\nname: parent\nclean:\n  languages: [en, de]\n  quality: {min_words: 5, max_words: 70}\n"
+        "  repetition: {top_phrases: {2: 0.5}}\n",
+    )
+    child = "extends: parent.yaml\nname: child\nclean:\n  languages: [fr]\n  quality: {min_words: 7}\n"
+    recipe = load_recipe(write(tmp_path / "child.yaml", child + "  repetition: {top_phrases: {3: 0.4}}\n"))
+    assert recipe.clean.quality is not None
+    assert (recipe.clean.quality.min_words, recipe.clean.quality.max_words) == (7, 70)
+    assert recipe.clean.languages == ["fr"]
+    assert recipe.clean.repetition is not None
+    assert recipe.clean.repetition.top_phrases == {2: 0.5, 3: 0.4}
+    without = load_recipe(write(tmp_path / "without.yaml", "extends: parent.yaml\nclean: {quality: null}\n"))
+    assert without.clean.quality is None
+
+
+OLD_NAMES = (
+    "extends: demo\n"
+    "packing: {row_tokens: 128, then: [{row_tokens: 256, share: 0.1}]}\n"
+    "training: {recompute: mlp, micro_batch_tokens: 256}\n"
+)
+
+
+def test_an_old_key_is_read_and_its_new_name_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "old.yaml"
+    recipe = load_recipe(write(path, OLD_NAMES))
+    assert recipe.packing.lengths == [128, 256]
+    assert recipe.training.activation_checkpointing == "mlp"
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        f"{path}: packing.row_tokens is now called sequence_length. The old name is read for one version.",
+        f"{path}: packing.then.row_tokens is now called sequence_length. The old name is read for one version.",
+        f"{path}: training.recompute is now called activation_checkpointing. The old name is read for one version.",
+    ]
+
+
+def test_an_old_key_beside_its_new_name_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "both.yaml"
+    text = "extends: demo\ntraining: {recompute: mlp, activation_checkpointing: none}\n"
+    with pytest.raises(ParakeetError, match=r"training\.recompute is the old name .* Keep activation_checkpointing\."):
+        load_recipe(write(path, text))

@@ -6,7 +6,14 @@ from typing import Any
 
 from parakeet.artifact import Artifact
 from parakeet.recipe import Recipe
-from parakeet.recipe_sources import DownloadSource, RecordSource, RemoteSource, remote_sources, settings_of, source_stage
+from parakeet.recipe_sources import (
+    DownloadSource,
+    RecordSource,
+    RemoteSource,
+    remote_sources,
+    settings_of,
+    source_stage,
+)
 from parakeet.stage import Figures, MakeContext, Stage, Table
 
 SHOWN_FILES = 200

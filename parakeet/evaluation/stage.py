@@ -54,7 +54,9 @@ class EvaluationStage(Stage):
         }
 
     def checks(self) -> tuple[Check, ...]:
-        summary = "On every source that could be measured the model needs fewer bits than the unigram model and `xz -9`."
+        summary = (
+            "On every source that could be measured the model needs fewer bits than the unigram model and `xz -9`."
+        )
         return (Check("beats_the_yardsticks", summary, _beats_the_yardsticks),)
 
 

@@ -101,7 +101,9 @@ class OriginalCheckpoint(ExternalFile):
     name = "original_checkpoint"
     group = "original"
     summary = "The checkpoint that the original model's author published, as a file in `models/`."
-    detail = "A file that is there already is used. Otherwise it is fetched from the recipe's mirrors or from Google Drive."
+    detail = (
+        "A file that is there already is used. Otherwise it is fetched from the recipe's mirrors or from Google Drive."
+    )
     kinds = frozenset({"pytorch"})
     check_name = "original_checkpoint_is_whole"
     check_summary = (

@@ -6,11 +6,14 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from assets_defs.home import ParakeetHome
-from assets_defs.original_checkpoint import original_checkpoint, original_checkpoint_is_whole
+from assets_defs.assets import make_assets
+from assets_defs.checks import make_checks
+from assets_defs.resources import home_resource
 from parakeet.artifact import sha256_of
+from parakeet.progress import Progress
 from parakeet.recipe_file import load_recipe
-from parakeet.stages import use_recipe
+from parakeet.release.stages import OriginalCheckpoint
+from parakeet.stages import active_recipe, use_recipe
 
 from ..fault_server import FaultServer
 from .archives import BODY, NAME, archive, damaged
@@ -26,13 +29,23 @@ def run(home: Path, mirror: str, force: bool = False) -> dg.ExecuteInProcessResu
     recipe = home / "mine.yaml"
     original = f"{{file_name: {NAME}, drive_id: null, mirrors: ['{mirror}']}}"
     recipe.write_text(f"extends: demo\nname: mine\noriginal: {original}\n", encoding="utf-8")
-    use_recipe(home, load_recipe(str(recipe)))
+    loaded = load_recipe(str(recipe))
+    use_recipe(home, loaded)
+    key = dg.AssetKey("original_checkpoint")
     return dg.materialize(
-        [original_checkpoint, original_checkpoint_is_whole],
-        resources={"parakeet_home": ParakeetHome()},
+        [
+            *(asset for asset in make_assets(loaded) if asset.keys == {key}),
+            *(check for check in make_checks(loaded) if {one.asset_key for one in check.check_keys} == {key}),
+        ],
+        resources={"parakeet_home": home_resource(loaded)},
         run_config={"ops": {"original_checkpoint": {"config": {"force": force}}}},
         raise_on_error=False,
     )
+
+
+def fault(home: Path) -> str | None:
+    """What the asset's check finds."""
+    return OriginalCheckpoint().fault(active_recipe(home), home, Progress())
 
 
 def test_it_fetches_and_says_what_it_has(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -98,11 +111,11 @@ def test_the_check_reads_nothing_that_is_known(home: Path) -> None:
         run(home, server.address("whole"))
     path = home / "models" / NAME
     spoil_unseen(path)
-    assert original_checkpoint_is_whole(ParakeetHome()).passed
+    assert fault(home) is None
     path.touch()
-    assert not original_checkpoint_is_whole(ParakeetHome()).passed
+    assert fault(home) is not None
     path.unlink()
-    assert "it cannot be read" in str(original_checkpoint_is_whole(ParakeetHome()).description)
+    assert "it cannot be read" in str(fault(home))
 
 
 def test_the_check_finds_damage(home: Path) -> None:
@@ -110,6 +123,4 @@ def test_the_check_finds_damage(home: Path) -> None:
         run(home, server.address("whole"))
     path = home / "models" / NAME
     path.write_bytes(BODY[:-100])
-    checked = original_checkpoint_is_whole(ParakeetHome())
-    assert not checked.passed
-    assert "cut-off archive" in str(checked.description)
+    assert "cut-off archive" in str(fault(home))

@@ -187,6 +187,20 @@ def test_a_recipe_made_active_meanwhile_does_not_touch_a_running_build(copy: tup
     assert made(errors) == ["checkpoint", "evaluation", "release"]
 
 
+def test_a_typing_error_in_data_leaves_the_active_recipe_alone(copy: tuple[Path, Path]) -> None:
+    home, _ = copy
+    active = (home / "recipe.yaml").read_bytes()
+    refused = parakeet(home, "build", "--data", "no-such-file.jsonl")
+    assert refused.returncode == 1
+    assert b"no-such-file.jsonl does not exist" in refused.stderr
+    assert (home / "recipe.yaml").read_bytes() == active
+    assert parakeet(home, "clean").returncode == 0
+    recipe = home / "broken.yaml"
+    recipe.write_text("extends: demo\nsources: [{name: a, path: gone.txt}]\n", encoding="utf-8")
+    assert parakeet(home, "use", str(recipe)).returncode == 1
+    assert (home / "recipe.yaml").read_bytes() == active
+
+
 def test_the_schedule_skips_when_nothing_is_new(copy: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     import dagster as dg
 
@@ -321,13 +335,16 @@ def test_greedy_and_seeded_replies_repeat(built: tuple[Path, Path, bytes], optio
 def test_clean_keeps_what_the_release_needs(copy: tuple[Path, Path]) -> None:
     home, recipe = copy
     parakeet(home, "build", "--recipe", str(recipe), "--force", "packing_plan")
-    (home / "documents" / ".partial-dead").mkdir()
+    # An interrupted `tokenizer` begins again, so what it left is rubbish; `documents` would be continued.
+    for stage in ("tokenizer", "documents"):
+        (home / stage / ".partial-dead").mkdir()
     listed = parakeet(home, "clean").stdout.decode()
-    assert ".partial-dead" in listed
+    assert "tokenizer/.partial-dead" in listed
     assert "parakeet clean --yes" in listed
     removed = parakeet(home, "clean", "--yes").stdout.decode()
     assert "Removed" in removed
-    assert not (home / "documents" / ".partial-dead").exists()
+    assert not (home / "tokenizer" / ".partial-dead").exists()
+    assert (home / "documents" / ".partial-dead").exists()
     again = parakeet(home, "build", "--recipe", str(recipe))
     assert made(again.stderr) == []
     assert parakeet(home, "chat", "-m", "hi", "--max-tokens", "5").returncode == 0

@@ -5,14 +5,16 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from assets_defs.home import HOME_TAG, run_lock
-from parakeet.home import home
+from assets_defs.resources import HOME_TAG, run_lock
 from parakeet.recipe_file import load_recipe
-from parakeet.stages import STAGES, active_recipe, asset_names, use_recipe
-from pipelines.definitions import defs
+from parakeet.stages import STAGES, asset_names, use_recipe
+from pipelines.definitions import make_definitions
 from pipelines.lost_runs import fail_lost_runs
 from pipelines.schedules import weekly_retraining
 from pipelines.sensors import new_source_files
+
+DEMO = load_recipe("demo")
+defs = make_definitions(DEMO)
 
 
 def test_definitions_load() -> None:
@@ -21,7 +23,7 @@ def test_definitions_load() -> None:
 
 def test_every_stage_is_an_asset_with_all_that_a_reader_needs() -> None:
     graph = defs.get_repository_def().asset_graph
-    assert {key.to_user_string() for key in graph.get_all_asset_keys()} == set(asset_names(active_recipe(home())))
+    assert {key.to_user_string() for key in graph.get_all_asset_keys()} == set(asset_names(DEMO))
     for stage in STAGES:
         node = graph.get(dg.AssetKey(stage.name))
         assert node.description
@@ -29,7 +31,7 @@ def test_every_stage_is_an_asset_with_all_that_a_reader_needs() -> None:
         assert node.owners
         assert node.kinds
         assert node.code_version
-        assert {parent.to_user_string() for parent in node.parent_keys} == {*stage.inputs, *stage.after}
+        assert {parent.to_user_string() for parent in node.parent_keys} == {*stage.inputs(DEMO), *stage.after(DEMO)}
 
 
 def test_training_is_in_a_pool_of_its_own() -> None:

@@ -10,7 +10,8 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from pipelines.definitions import defs
+from parakeet.recipe_file import load_recipe
+from pipelines.definitions import make_definitions
 
 CHECKPOINT = dg.AssetKey("checkpoint")
 
@@ -56,8 +57,9 @@ def run_trainer(instance: dg.DagsterInstance, script: str, *arguments: str) -> d
     def checkpoint(context: dg.AssetExecutionContext, trainer: dg.PipesSubprocessClient) -> dg.MaterializeResult:
         return trainer.run(context=context, command=[sys.executable, "-c", script, *arguments]).get_materialize_result()
 
-    assert defs.resources is not None
-    return dg.materialize([checkpoint], instance=instance, resources={"trainer": defs.resources["trainer"]})
+    resources = make_definitions(load_recipe("demo")).resources
+    assert resources is not None
+    return dg.materialize([checkpoint], instance=instance, resources={"trainer": resources["trainer"]})
 
 
 def test_metrics_are_observed_while_the_trainer_runs(instance: dg.DagsterInstance, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from parakeet.artifact import Artifact
-from parakeet.clean import unreferenced
+from parakeet.clean import leftovers
 from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
 from parakeet.recipe_file import load_recipe
@@ -71,9 +71,11 @@ def fetched(home: Path, name: str) -> Artifact:
 GRAPH = """
 import json
 import dagster as dg
-from pipelines.definitions import defs
-from pipelines.jobs import prepare_data
+from parakeet.home import home
+from parakeet.stages import active_recipe
+from pipelines.definitions import make_definitions
 
+defs = make_definitions(active_recipe(home()))
 repository = defs.get_repository_def()
 graph = repository.asset_graph
 told = {}
@@ -181,4 +183,4 @@ def test_clean_knows_the_sources(server: FaultServer, tmp_path: Path) -> None:
     with pytest.raises(ParakeetError, match="too many people"):
         make(recipe, "begun")
     assert list(home.glob("source_files/begun/.partial-*/.download/b.jsonl/*/*.part"))
-    assert [entry.path for entry in unreferenced(home)] == [old.path]
+    assert [entry.path for entry in leftovers(home).unreferenced] == [old.path]

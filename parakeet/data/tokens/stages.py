@@ -82,7 +82,9 @@ class TokenShardsStage(Stage):
         }
 
     def checks(self) -> tuple[Check, ...]:
-        summary = "Every file has its recorded hash, was made with this tokenizer, and holds no id beyond the vocabulary."
+        summary = (
+            "Every file has its recorded hash, was made with this tokenizer, and holds no id beyond the vocabulary."
+        )
         return (Check("shards_are_whole", summary, _shards_are_whole, blocking=True),)
 
 

@@ -11,7 +11,7 @@ from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.recipe_file import load_recipe
-from parakeet.stages import fetched_share, fetching_stages, stage_named
+from parakeet.stages import stages_of
 
 SET = {"name": "tested", "kind": "hub", "dataset": "me/tested", "files": ["test-*.parquet"]}
 
@@ -23,15 +23,19 @@ def recipe(*sets: dict[str, Any], limit: float = 1.0) -> Recipe:
 
 def test_a_set_is_fetched_by_a_stage_that_cleaning_waits_for() -> None:
     chosen = recipe(SET, limit=0.001)
-    assert [stage.name for stage in fetching_stages(chosen)] == ["source_files/tested"]
-    assert stage_named("documents").inputs_for(chosen) == ()
-    assert stage_named("clean_documents").inputs_for(chosen) == ("documents", "source_files/tested")
+    stages = {stage.name: stage for stage in stages_of(chosen)}
+    assert [name for name in stages if name.startswith("source_files/")] == ["source_files/tested"]
+    assert stages["documents"].inputs(chosen) == ()
+    assert stages["clean_documents"].inputs(chosen) == ("documents", "source_files/tested")
 
 
 def test_of_a_set_all_is_looked_for_whatever_the_limit() -> None:
     chosen = recipe(SET, limit=0.001)
-    assert fetched_share(chosen, "tested") == 1.0
-    assert fetched_share(chosen, "synthetic") == 0.001
+    trained = {**SET, "name": "trained"}
+    with_source = Recipe.model_validate(chosen.model_dump() | {"sources": [trained]})
+    limits = {stage.name: stage.settings(with_source).get("limit") for stage in stages_of(with_source)}
+    assert limits["source_files/tested"] == 1.0
+    assert limits["source_files/trained"] == 0.001
 
 
 def test_what_was_fetched_is_looked_for(tmp_path: Path) -> None:
