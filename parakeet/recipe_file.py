@@ -143,8 +143,7 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ParakeetError(f"{path}: a recipe is a YAML mapping of sections; this file is not one.")
     _refuse_repeated_keys(node, path)
-    renamed: dict[str, Any] = _with_new_names(values, path)
-    return renamed
+    return values
 
 
 def _refuse_repeated_keys(node: yaml.Node | None, path: Path) -> None:
