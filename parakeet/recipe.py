@@ -14,27 +14,27 @@ PhraseShares = dict[PhraseWords, Annotated[float, Field(ge=0.0, le=1.0)]]
 class Repetition(Section):
     """The repetition rules of Gopher (Rae et al. 2021, table A1), for plain documents of `min_words` and more.
 
-    Each is the largest share that is let pass; null leaves a rule out.
+    Each is the largest share that passes; null turns a rule off.
     """
 
     min_words: int = Field(default=50, ge=1)
-    """Shorter documents are not held to shares of their text: one refrain would be a third of a short poem."""
+    """Shorter documents are not checked: one refrain would be a third of a short poem."""
     duplicate_lines: float | None = Field(default=None, ge=0.0, le=1.0)
-    """Lines that stand twice. Off: at the paper's 0.3 it takes the speakers' names of a play for rubbish."""
+    """Share of lines that are repeated. Off, since at the paper's 0.3 it drops plays for their speakers' names."""
     duplicate_paragraphs: float | None = Field(default=0.3, ge=0.0, le=1.0)
-    """Paragraphs that stand twice."""
+    """Share of paragraphs that are repeated."""
     duplicate_line_characters: float | None = Field(default=0.2, ge=0.0, le=1.0)
-    """Characters in lines that stand twice."""
+    """Share of characters in repeated lines."""
     duplicate_paragraph_characters: float | None = Field(default=0.2, ge=0.0, le=1.0)
-    """Characters in paragraphs that stand twice."""
+    """Share of characters in repeated paragraphs."""
     top_phrases: PhraseShares = {2: 0.2, 3: 0.18, 4: 0.16}
-    """Characters in the most frequent phrase, by its words."""
+    """Share of characters in the most frequent phrase, by its length in words."""
     duplicate_phrases: PhraseShares = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.1}
-    """Characters in phrases that stand twice, by their words."""
+    """Share of characters in repeated phrases, by their length in words."""
 
 
 class Quality(Section):
-    """The quality rules of Gopher (Rae et al. 2021, table A1), for plain documents; null leaves a rule out."""
+    """The quality rules of Gopher (Rae et al. 2021, table A1), for plain documents; null turns a rule off."""
 
     min_words: int | None = Field(default=50, ge=1)
     """Fewest words."""
@@ -62,35 +62,35 @@ class Clean(Section):
     max_characters: int = Field(default=2_000_000, ge=1)
     """Longest document kept, in characters of content."""
     mojibake: bool = True
-    """Whether text that was decoded wrongly ("donâ€™t") is mended, by ftfy."""
+    """Whether ftfy repairs text that was decoded wrongly ("donâ€™t")."""
     boilerplate: Literal["keep", "drop"] = "keep"
-    """Conversations in which a chat model talks of itself ("As an AI language model"); they are counted either way."""
+    """Conversations in which a chat model talks about itself ("As an AI language model"); always counted."""
     personal_data: Literal["keep", "mask"] = "keep"
-    """E-mail addresses, phone numbers and IP addresses; they are counted either way."""
+    """E-mail addresses, phone numbers and IP addresses. They are counted either way."""
     languages: list[str] = []
-    """ISO 639-1 codes of the languages that are kept ([en]); empty keeps all (pip install parakeet-lm[language])."""
+    """ISO 639-1 codes of the languages to keep ([en]); empty keeps all. Needs pip install 'parakeet-lm[language]'."""
     repetition: Repetition | None = Repetition()
-    """Plain documents that repeat themselves; null keeps them."""
+    """Rules that drop plain documents which repeat themselves; null keeps all."""
     quality: Quality | None = None
-    """Plain documents that are hardly prose; null keeps them."""
+    """Rules that drop plain documents which are hardly prose; null keeps all."""
 
 
 class Decontamination(Section):
     """Text that must not be trained on."""
 
     sets: list[EvaluationSet] = []
-    """What is looked for in every document, from the same kinds of places as sources."""
+    """Evaluation sets to look for in every document. They come from the same kinds of places as sources."""
     words: int = Field(default=13, ge=5, le=50)
-    """Words in a row that a document may not share with a record of a set; of a question with fewer words, the whole
-    question and answer."""
+    """Consecutive words that a document may not share with a record of a set. Of a shorter question, the whole question
+    and answer."""
 
     @model_validator(mode="after")
     def _no_training_settings(self) -> "Decontamination":
         for chosen in self.sets:
-            # Of a recipe written by Recipe.to_yaml every setting is there, with its default.
+            # A recipe that Recipe.to_yaml wrote holds every setting, with its default.
             differing = chosen.model_dump(exclude_defaults=True).keys()
             for key in sorted(differing & TRAINING_KEYS):
-                raise ValueError(f"evaluation set {chosen.name} has {key}: nothing of it is trained on, so take it out")
+                raise ValueError(f"evaluation set {chosen.name} has {key}: it is never trained on, so remove that key")
         return self
 
 
@@ -98,19 +98,19 @@ class Deduplication(Section):
     shingle_words: int = Field(default=5, ge=1, le=20)
     """Words in a shingle."""
     buckets: int = Field(default=14, ge=1, le=64)
-    """Bands of the MinHash; more find more pairs."""
+    """Bands of the MinHash. More bands find more pairs."""
     hashes_per_bucket: int = Field(default=8, ge=1, le=32)
-    """Hashes in a band; more find only closer pairs. 14 × 8 has its threshold at a Jaccard of 0.72."""
+    """Hashes in a band. More hashes find only closer pairs; 14 × 8 finds those above a Jaccard index of 0.72."""
     min_words: int = Field(default=20, ge=5)
-    """Shorter documents are compared exactly only, so that templated talk is not taken for copies."""
+    """Shorter documents are only compared exactly, so that templated dialogue does not count as copies."""
     turns: bool = False
-    """Whether each question with its reply is compared too: one that stands in another conversation is cut out."""
+    """Whether each question with its reply is compared too. One that another conversation also holds is cut."""
     held_out_fraction: float = Field(default=0.02, ge=0.0, le=0.5)
-    """Share of documents (by hash) kept from training for evaluation; synthetic text splits by question."""
+    """Share of documents, chosen by hash, held out for evaluation. Synthetic text splits by question."""
 
 
 class Slurm(Section):
-    """How jobs are asked for; datatrove writes the script."""
+    """How Slurm jobs are submitted. datatrove writes the script."""
 
     partition: str = Field(min_length=1)
     """Partition."""
@@ -121,20 +121,20 @@ class Slurm(Section):
     memory_gib: int = Field(default=4, ge=1)
     """Memory of a task."""
     environment: str = ""
-    """Shell command that activates the environment in which Parakeet is installed; empty takes this one."""
+    """Shell command that activates the environment in which Parakeet is installed; empty uses the present one."""
 
 
 class Executor(Section):
-    """Where the tasks of the data stages run, through datatrove's executors. The result is the same for all."""
+    """Where the tasks of the data stages run, by datatrove's executors. The result is the same everywhere."""
 
     kind: Literal["local", "slurm", "ray"] = "local"
-    """Processes on this machine, an array job of Slurm, or Ray; the last two need the assets on a shared folder."""
+    """Processes on this machine, a Slurm array job, or Ray. The last two need the assets on a shared folder."""
     workers: int = Field(default=0, ge=0, le=10_000)
-    """Tasks at once; 0 takes one a core (local), or all of them."""
+    """Tasks at once. 0 is one per core (local), or all of them."""
     ray_address: str = ""
-    """Address of a Ray cluster ("auto", "ray://…"); empty starts Ray on this machine."""
+    """Address of a Ray cluster ("auto", "ray://…"). Empty starts Ray on this machine."""
     slurm: Slurm | None = None
-    """Needed for kind slurm."""
+    """Required for kind slurm."""
 
     @model_validator(mode="after")
     def _complete(self) -> "Executor":
@@ -147,56 +147,56 @@ class TokenizerSettings(Section):
     kind: Literal["bpe", "cl100k_base"] = "bpe"
     """A byte-level BPE trained on this corpus, or OpenAI's cl100k_base with Parakeet's four tokens."""
     vocabulary: int = Field(default=4096, ge=320, le=65_536)
-    """Upper bound on the trained tokens, control tokens not counted; `bpe` only."""
+    """Largest number of trained tokens, not counting control tokens; `bpe` only."""
 
 
 class Shards(Section):
     loss_on: Literal["all", "assistant"] = "all"
-    """Tokens of a conversation that are trained on; plain documents are trained on whole."""
+    """Which tokens of a conversation are trained on. Plain documents are trained on whole."""
     shard_bytes: int = Field(default=384 << 20, ge=1 << 16, le=1 << 30)
-    """Size at which a shard is closed, in bytes."""
+    """Size of a shard, in bytes."""
     min_held_out_bytes: int = Field(default=1000, ge=0)
-    """Least held-out text, in bytes of content; with less, no figure of the evaluation would mean anything."""
+    """Least held-out text, in bytes of content. With less, the evaluation's figures would mean nothing."""
 
 
 class LaterRows(Section):
-    """Rows of another length towards the end of training."""
+    """Sequences of another length towards the end of training."""
 
     row_tokens: int = Field(ge=16, le=131_072)
-    """Tokens in one of these rows; at most the model's context."""
+    """Tokens in one of these sequences; at most the model's context."""
     share: float = Field(gt=0.0, lt=1.0)
-    """Share of all tokens that is trained on in these rows."""
+    """Share of all tokens that is trained on in these sequences."""
 
 
 class Packing(Section):
     row_tokens: int = Field(default=256, ge=16, le=131_072)
-    """Tokens in one training row; at most the model's context."""
+    """Tokens in one training sequence; at most the model's context."""
     then: list[LaterRows] = []
-    """Rows of other lengths, in this order, for the last shares of the tokens: 8,192 after 1,024, say."""
+    """Other sequence lengths, in order, for the last shares of the tokens: 8,192 after 1,024, for example."""
     seed: int = Field(default=1, ge=0)
-    """Seed of the order of rows, with the epoch."""
+    """Seed of the order of sequences, together with the epoch."""
 
     @model_validator(mode="after")
     def _shares(self) -> "Packing":
         if sum(phase.share for phase in self.then) >= 1.0:
-            raise ValueError("the shares of packing.then leave nothing for rows of packing.row_tokens")
+            raise ValueError("the shares of packing.then leave nothing for sequences of packing.row_tokens")
         return self
 
     @property
     def lengths(self) -> list[int]:
-        """Every row length that is trained at, in the order of training, repeats included."""
+        """Every sequence length that is trained at, in the order of training, repeats included."""
         return [self.row_tokens, *(phase.row_tokens for phase in self.then)]
 
 
 class ModelSettings(Section):
     layers: int = Field(ge=1, le=256)
-    """Transformer blocks; two neighbours share one key/value projection."""
+    """Transformer blocks. Each pair of neighbours shares one key/value projection."""
     heads: int = Field(ge=1, le=256)
     """Attention heads."""
     width: int = Field(ge=8, le=16_384)
     """Width of the residual stream; a multiple of the heads."""
     context: int = Field(ge=16, le=131_072)
-    """Longest sequence the model is meant for, in tokens."""
+    """Longest sequence that the model is meant for, in tokens."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Dropout on the residual branches while training."""
 
@@ -209,23 +209,23 @@ class ModelSettings(Section):
 
 class Training(Section):
     tokens: int = Field(ge=1)
-    """Tokens to train on in all, repeats counted."""
+    """Tokens to train on in total, counting repeats."""
     batch_tokens: int = Field(ge=16)
-    """Tokens in one optimizer step; a multiple of the row's."""
+    """Tokens in one optimizer step; a multiple of the sequence length."""
     micro_batch_tokens: int = Field(default=0, ge=0)
-    """Tokens in one forward pass, a multiple of the row's; gradients are accumulated up to batch_tokens. 0 takes what
-    fits the device."""
+    """Tokens in one forward pass; a multiple of the sequence length. Gradients are accumulated up to batch_tokens. 0
+    takes as many as fit the device."""
     learning_rate: float = Field(gt=0, le=1)
     """Peak learning rate."""
     warmup_steps: int = Field(default=100, ge=0)
     """Steps over which the learning rate rises from 0."""
     decay_fraction: float = Field(default=0.2, ge=0.0, le=1.0)
-    """Last share of all steps, over which the learning rate falls to 0."""
+    """Share of all steps, at the end, over which the learning rate falls to 0."""
     optimizer: Literal["adamw", "adamw_8bit", "muon"] = "adamw"
-    """torch's fused AdamW; bitsandbytes' with 8-bit state (a quarter of the state's memory); or Muon for the matrices
+    """torch's fused AdamW; bitsandbytes' AdamW with 8-bit state, in a quarter of the memory; or Muon for the matrices
     of the blocks, with AdamW for the rest."""
     weight_decay: float = Field(default=0.03, ge=0.0)
-    """Weight decay, on matrices only."""
+    """Weight decay; on matrices only."""
     beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
     """AdamW's decay of the first moment."""
     beta2: float = Field(default=0.98, ge=0.0, lt=1.0)
@@ -233,45 +233,45 @@ class Training(Section):
     gradient_clip: float = Field(default=1.0, gt=0.0)
     """Largest norm of the gradient."""
     z_loss: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Weight of log(Z)² in the loss, which keeps logits from drifting; 1e-4 where it is used, 0 without."""
+    """Weight of log(Z)² in the loss, which keeps logits from drifting. 1e-4 is usual; 0 turns it off."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of the products, forward and backward; the weights stay fp32."""
+    """Precision of matrix products, forward and backward. The weights stay fp32."""
     residual: Literal["fp32", "bf16"] = "fp32"
-    """Precision of the residual stream between blocks; bf16 halves what it takes of the memory."""
+    """Precision of the residual stream between blocks. bf16 halves its memory."""
     attention: Literal["auto", "reference", "fused", "flex"] = "auto"
-    """Backend of the attention; all compute the same."""
+    """Attention backend. All compute the same."""
     recompute: Literal["auto", "none", "mlp", "block"] = "auto"
-    """What the backward pass computes again instead of keeping it: nothing, the MLPs, whole blocks; auto takes the
+    """What the backward pass recomputes instead of storing it: nothing, the MLPs, or whole blocks. auto recomputes the
     least that fits the device."""
     compile: bool = False
-    """Whether torch.compile builds the blocks; for CUDA (on a CPU it made a step five times slower)."""
+    """Whether to use torch.compile on the blocks. For CUDA: on a CPU it made a step five times slower."""
     processes: int = Field(default=1, ge=0, le=64)
-    """Processes that share each step, one a GPU; 0 takes every GPU there is."""
+    """Processes that share each step, one per GPU. 0 takes every GPU."""
     seed: int = Field(default=1, ge=0)
-    """Seed of the weights and of dropout."""
+    """Seed of the initial weights and of dropout."""
     checkpoint_steps: int = Field(default=200, ge=1)
     """Steps between two checkpoints."""
     keep_checkpoints: int = Field(default=2, ge=1)
-    """Newest checkpoints that are kept."""
+    """How many of the newest checkpoints are kept."""
     keep_every: int = Field(default=0, ge=0)
-    """Of the checkpoints, those of every so many steps are kept for good; 0 keeps none."""
+    """Keeps every checkpoint whose step is a multiple of this for good; 0 keeps none."""
     validation_tokens: int = Field(default=65_536, ge=0)
     """Held-out tokens whose loss is measured with each checkpoint; 0 measures none."""
     tensorboard: bool = False
-    """Whether the run's figures are written for TensorBoard too (pip install parakeet-lm[tensorboard])."""
+    """Whether to write the metrics for TensorBoard too. Needs pip install 'parakeet-lm[tensorboard]'."""
     threads: int = Field(default=0, ge=0)
-    """CPU threads; 0 takes what torch chooses."""
+    """CPU threads; 0 leaves the choice to torch."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    """auto takes CUDA where there is one."""
+    """auto takes CUDA if there is a CUDA device."""
 
 
 class Evaluation(Section):
     questions_per_task: int = Field(default=200, ge=1, le=5000)
-    """Held-out questions asked of each synthetic task."""
+    """Held-out questions to ask in each synthetic task."""
     max_bytes: int = Field(default=400_000, ge=1000)
-    """Most held-out text measured per source, in bytes of content."""
+    """Most held-out text to measure per source, in bytes of content."""
     position_tokens: int = Field(default=0, ge=0, le=1 << 20)
-    """How far out bits per byte are measured by position, in tokens; 0 takes the model's context."""
+    """Largest position at which bits per byte are measured, in tokens; 0 takes the model's context."""
     prompts: list[str] = [
         "Who are you?",
         "Hello!",
@@ -279,7 +279,7 @@ class Evaluation(Section):
         "Count from 3 to 8.",
         "Tell me a story about a fox.",
     ]
-    """Prompts whose greedy replies are printed in the report."""
+    """Prompts whose greedy replies the report shows."""
 
 
 class Generation(Section):
@@ -302,21 +302,21 @@ class Generation(Section):
 
 
 class OriginalCheckpoint(Section):
-    """The checkpoint that the author of the original model published, and where else it may be had."""
+    """The checkpoint that the author of the original model published, and where to get it."""
 
     file_name: str = Field(
         default="parakeet8k-c8192-d1152-fexp4_v100288_h18_l18-alibi+gqa2.pth",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,199}\.pth$",
     )
-    """Its name in `assets/models/`; heads and context are read from it."""
+    """Its name in `assets/models/`. Heads and context are read from the name."""
     drive_id: str | None = Field(default="14GG7AhKQviMcYDgQcnp9P9YAXNYzV6gf", pattern=r"^[A-Za-z0-9_-]{10,100}$")
-    """Google Drive id, tried last; null does without."""
+    """Google Drive id, which is tried last; null skips it."""
     mirrors: list[str] = []
     """HTTP(S) addresses or local paths, tried in this order before Google Drive."""
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
-    """Hash that the file must have, where it is known."""
+    """Hash that the file must have, if it is known."""
     n_bytes: int | None = Field(default=None, ge=1)
-    """Size that the file must have, where it is known, in bytes."""
+    """Size that the file must have in bytes, if it is known."""
 
 
 class Recipe(Section):
@@ -327,19 +327,19 @@ class Recipe(Section):
     sources: list[Source] = Field(min_length=1)
     """Where the text comes from."""
     limit: float = Field(default=1.0, gt=0.0, le=1.0)
-    """Share of every source that is taken: 0.001 makes a trial of a large recipe."""
+    """Share of every source to take; 0.001 makes a trial of a large recipe."""
     clean: Clean = Clean()
     """Filters on single documents."""
     decontamination: Decontamination = Decontamination()
     """Evaluation sets that must not be trained on."""
     deduplication: Deduplication = Deduplication()
-    """Search for copies, and the share that is held out."""
+    """How copies are found, and the share that is held out."""
     tokenizer: TokenizerSettings = TokenizerSettings()
     """Text to ids."""
     shards: Shards = Shards()
     """Token files."""
     packing: Packing = Packing()
-    """Documents into rows."""
+    """How documents are packed into sequences."""
     model: ModelSettings
     """Shape of the transformer."""
     training: Training
@@ -347,7 +347,7 @@ class Recipe(Section):
     evaluation: Evaluation = Evaluation()
     """What is measured."""
     executor: Executor = Executor()
-    """Where the data stages run; changes nothing of what they make."""
+    """Where the data stages run. It does not change what they make."""
     generation: Generation = Generation()
     """Defaults of the released model's chat."""
     original: OriginalCheckpoint = OriginalCheckpoint()
@@ -365,7 +365,7 @@ class Recipe(Section):
                 raise ValueError(f"evaluation set {name} has the name of another one or of a source: give it its own")
         without = [source.name for source in self.sources if source.weight is None]
         if 0 < len(without) < len(self.sources):
-            raise ValueError(f"source {without[0]} has no weight, but others have: give one to each source, or to none")
+            raise ValueError(f"source {without[0]} has no weight, but others have: give every source a weight, or none")
         for index, row_tokens in enumerate(self.packing.lengths):
             key = f"packing.then[{index - 1}].row_tokens" if index else "packing.row_tokens"
             if row_tokens > self.model.context:

@@ -50,9 +50,9 @@ def recipe_file(name_or_path: str) -> Path:
 
 
 def load_recipe(name_or_path: str) -> Recipe:
-    """Read, merge with what it extends, and check.
+    """Read a recipe, merge it with what it extends, and check it.
 
-    Raises ParakeetError naming the file, the row and the nearest known key of what is wrong.
+    Raises ParakeetError with the file, the line and the nearest known key.
     """
     path = recipe_file(name_or_path)
     values = _merged(path, seen=())
@@ -65,7 +65,7 @@ def load_recipe(name_or_path: str) -> Recipe:
 def _merged(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     path = path.resolve()
     if path in seen:
-        raise ParakeetError(f"{path}: recipe extends itself through {' -> '.join(str(p) for p in seen)}.")
+        raise ParakeetError(f"{path}: the recipe extends itself through {' -> '.join(str(p) for p in seen)}.")
     values = _read(path)
     parent = values.pop("extends", None)
     decontamination = values.get("decontamination")
@@ -124,10 +124,10 @@ def _with_new_names(values: Any, path: Path, place: tuple[str, ...] = ()) -> Any
 
 
 def _beside(recipe: Path, place: Any) -> Any:
-    """A path as seen from the recipe file; an address, or a value that is no text, as it stands."""
+    """A path relative to the recipe file. Addresses, and values that are not text, stay as they are."""
     if not isinstance(place, str) or "://" in place:
         return place
-    # os.path's leaves the home of an unknown user as it stands; Path's raises.
+    # os.path.expanduser leaves ~unknown as it is; Path.expanduser raises.
     return str(recipe.parent / os.path.expanduser(place))
 
 
@@ -141,19 +141,19 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, yaml.YAMLError) as error:
         raise ParakeetError(f"{path}: cannot be read as a recipe: {error}") from None
     if not isinstance(values, dict):
-        raise ParakeetError(f"{path}: a recipe is a YAML mapping of sections; this file is not one.")
+        raise ParakeetError(f"{path}: a recipe is a YAML mapping of sections, and this file is not.")
     _refuse_repeated_keys(node, path)
     return values
 
 
 def _refuse_repeated_keys(node: yaml.Node | None, path: Path) -> None:
-    """PyYAML keeps the last of two equal keys in silence."""
+    """PyYAML silently keeps the last of two equal keys."""
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
             if key.value in seen:
                 row = key.start_mark.line + 1
-                raise ParakeetError(f"{path}, line {row}: {key.value} stands twice; keep one of them.")
+                raise ParakeetError(f"{path}, line {row}: {key.value} is set twice; keep one of them.")
             seen.add(key.value)
             _refuse_repeated_keys(value, path)
     elif isinstance(node, yaml.SequenceNode):
@@ -182,13 +182,13 @@ def _explain(error: ValidationError, path: Path) -> str:
 
 
 def _without_kind(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
-    """pydantic puts a source's kind behind its number: ("sources", 0, "files", "path")."""
+    """The location without the source's kind, which pydantic adds: ("sources", 0, "files", "path")."""
     at = _kind_at(location)
     return (*location[:at], *location[at + 1 :]) if at else location
 
 
 def _kind_at(location: tuple[int | str, ...]) -> int:
-    """Where the kind of a source or of an evaluation set stands in a location; 0 where it does not."""
+    """Index of the kind of a source or an evaluation set in a location; 0 if it has none."""
     for lists in (("sources",), ("decontamination", "sets")):
         at = len(lists) + 1
         if location[: len(lists)] == lists and len(location) > at and location[at] in SOURCE_KINDS:
@@ -213,7 +213,7 @@ def _model_of(annotation: Any) -> type[BaseModel] | None:
 
 
 def _row(text: str, location: tuple[int | str, ...]) -> int | None:
-    """1-based line of a key in a YAML text, or None where the key comes from an extended recipe."""
+    """1-based line of a key in a YAML text, or None if the key comes from an extended recipe."""
     node = yaml.compose(text, Loader=yaml.SafeLoader)
     row = None
     for part in location:

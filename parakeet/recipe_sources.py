@@ -8,14 +8,12 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_val
 
 
 class Section(BaseModel):
-    """Unknown keys are refused, values are never changed after loading."""
+    """Unknown keys are refused. Values never change after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
-def settings_of(
-    section: Section, part: type[Section] | None = None, without: Collection[str] = ()
-) -> dict[str, Any]:
+def settings_of(section: Section, part: type[Section] | None = None, without: Collection[str] = ()) -> dict[str, Any]:
     """The keys of a section that differ from their defaults, as JSON values, for a fingerprint or a run's key.
 
     Keys equal to their default are left out, so that a key that a later Parakeet adds changes no fingerprint. A changed
@@ -27,7 +25,7 @@ def settings_of(
 
 
 class Columns(Section):
-    """Which columns of a record hold what, where the names are none of the recognised shapes'."""
+    """Which columns of a record hold what, if the record has none of the recognised shapes."""
 
     text: str | None = None
     """Column with a plain document."""
@@ -72,33 +70,37 @@ class MixSettings(Section):
     """Most times that a document is seen in one pass over the mix; 0.5 takes half of the documents."""
 
 
-class SourceSettings(CopySettings, MixSettings):
+class SourceName(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     """Name in every table and report; letters, digits, dot, dash, underscore."""
     licence: str = "unknown"
     """Licence of the text. The model card lists it."""
 
 
+class SourceSettings(MixSettings, CopySettings, SourceName):
+    """The keys of every source."""
+
+
 class Forecast(Section):
-    """What is known of a source before it is fetched; only `parakeet plan` reads it."""
+    """What is known about a source before it is fetched. Only `parakeet plan` reads it."""
 
     rows: int = Field(default=0, ge=0)
     """Records."""
     download_bytes: int = Field(default=0, ge=0)
     """Bytes of the files."""
     content_bytes: int = Field(default=0, ge=0)
-    """UTF-8 bytes of the text that comes out of them."""
+    """UTF-8 bytes of the text in them."""
 
 
 class RecordSource(SourceSettings):
     """A source whose files hold records."""
 
     columns: Columns | None = None
-    """Only for records whose columns are not recognised."""
+    """Column names, for records whose shape is not recognised."""
     separator: str | None = Field(default=None, min_length=1, max_length=100)
-    """Of text files: the line that parts two documents; without it they are cut at blank lines."""
+    """Line that separates two documents of a text file. Without it, text is split at blank lines."""
     forecast: Forecast = Forecast()
-    """Size, for the plan."""
+    """Sizes, for the plan."""
 
 
 class FileSource(RecordSource):
@@ -109,15 +111,15 @@ class FileSource(RecordSource):
 
 
 def _refuse_password(key: str, address: str | None, place: str) -> None:
-    """Raise ValueError where a user name or password is in an address: recipes end up in manifests of releases."""
+    """Raise ValueError if an address holds a user name or password: recipes end up in manifests of releases."""
     try:
         found = "@" in urlsplit(address or "").netloc
-    except ValueError:  # whoever asks for it says that it is malformed
+    except ValueError:  # the download reports that the address is malformed
         found = "@" in (address or "")
     if found:
         raise ValueError(
-            f"{key} holds a user name or password, and what is made of a recipe tells where it came from: take them "
-            f"out, and put them into {place}"
+            f"{key} holds a user name or password, which would be published with everything that is made from the "
+            f"recipe. Remove them, and put them into {place}"
         )
 
 
@@ -127,13 +129,13 @@ class RemoteFile(Section):
     url: str | None = None
     """HTTP(S) address."""
     drive_id: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_-]{10,100}$")
-    """Google Drive id, in place of the address."""
+    """Google Drive id, instead of the address."""
     file_name: str = Field(default="", pattern=r"^([A-Za-z0-9_][A-Za-z0-9._+-]{0,199})?$")
-    """Name to save it under, which says what kind of file it is; without it the address's last part."""
+    """Name to save the file under. Its ending says what kind of file it is. Default: the last part of the address."""
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
-    """Hash that the file must have, where it is known."""
+    """Hash that the file must have, if it is known."""
     n_bytes: int | None = Field(default=None, ge=1)
-    """Size that the file must have, where it is known, in bytes."""
+    """Size that the file must have in bytes, if it is known."""
 
     @model_validator(mode="after")
     def _one_place(self) -> "RemoteFile":
@@ -158,7 +160,7 @@ class HubSource(RecordSource):
     dataset: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Owner and name."""
     revision: str = "main"
-    """Commit, tag or branch; what a tag or branch means is looked up once, and kept."""
+    """Commit, tag or branch. A tag or branch is resolved to its commit once, and stays at it."""
     files: list[str] = Field(min_length=1)
     """Globs of the files to fetch, inside the dataset."""
 
@@ -171,7 +173,7 @@ class BucketSource(RecordSource):
     endpoint: str | None = Field(default=None, pattern=r"^https?://")
     """Address of a store other than Amazon's."""
     anonymous: bool = False
-    """Whether to ask without credentials; they come from the usual AWS_… variables and files."""
+    """Whether to connect without credentials. They come from the usual AWS_… variables and files."""
 
     @model_validator(mode="after")
     def _no_password(self) -> "BucketSource":
@@ -181,7 +183,7 @@ class BucketSource(RecordSource):
 
 class SyntheticSource(SourceSettings):
     kind: Literal["synthetic"] = "synthetic"
-    """Short dialogues that Parakeet writes itself, with held-out questions to score."""
+    """Short dialogues that Parakeet generates, with held-out questions to score."""
     documents: int = Field(default=25_000, ge=100, le=100_000)
     """Number of distinct dialogues."""
     seed: int = Field(default=1, ge=0)
@@ -194,7 +196,7 @@ def _source_kind(value: Any) -> str:
 
 
 RemoteSource = DownloadSource | HubSource | BucketSource
-"""Sources that are fetched first."""
+"""Sources whose files have to be fetched."""
 
 SOURCE_FILES = "source_files"
 """Each remote source is fetched by a stage of its own, called `source_files/<source>`."""

@@ -59,7 +59,7 @@ def test_every_field_says_what_it_does() -> None:
             "training.micro_batch_tokens 1024 is beyond training.batch_tokens 512",
         ),
         ("extends: demo\ntraining: {attention: flex, device: cpu}\n", "attention flex needs a CUDA device"),
-        ("extends: demo\nname: a\nname: b\n", "line 3: name stands twice"),
+        ("extends: demo\nname: a\nname: b\n", "line 3: name is set twice"),
         ("extends: demo\nsources: []\n", "sources"),
         ("extends: demo\nsources: [{name: a, path: x}, {name: a, path: y}]\n", "two sources are called a"),
         ("extends: demo\nsources: [{name: a, path: x, licens: MIT}]\n", "did you mean licence?"),

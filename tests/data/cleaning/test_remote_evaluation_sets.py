@@ -52,7 +52,7 @@ def test_what_was_fetched_is_looked_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("chosen", "words"),
     [
-        ({**SET, "weight": 2}, "evaluation set tested has weight: nothing of it is trained on"),
+        ({**SET, "weight": 2}, "evaluation set tested has weight: it is never trained on"),
         ({**SET, "name": "synthetic"}, "evaluation set synthetic has the name of another one or of a source"),
     ],
 )
