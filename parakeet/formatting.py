@@ -1,0 +1,150 @@
+"""How sizes, counts, durations, shares and tables are written, on terminals and in Markdown.
+
+The text in a table may be foreign: names of files and sources, words of a model. It is sanitised, and in Markdown
+escaped, so that none of it becomes markup. This module imports nothing heavy.
+"""
+
+import io
+import re
+from collections.abc import Collection, Iterable, Sequence
+
+from parakeet.sanitise import sanitise
+
+WORD_JOINER = "\u2060"
+UNLIMITED_WIDTH = 100_000
+
+_MARKUP = re.compile(r"([\\`*_\[\]<>&|~$!#])")
+_LINE_START = re.compile(r"^(\d*)([-+=.):])")
+"""At the start of a line these make a list, a heading or a definition."""
+_AUTOLINK = re.compile(r"://|www(?=\.)|@", re.IGNORECASE)
+"""GitHub and Dagster make links of these anywhere in a line, even after a backslash."""
+
+
+def format_bytes(n_bytes: float, decimals: int = 1) -> str:
+    """`850 B`, `12.3 KiB`, `7.2 GiB`: binary units, `decimals` digits after the point."""
+    if round(n_bytes) < 1024:
+        return f"{n_bytes:.0f} B"
+    for unit in ("KiB", "MiB", "GiB", "TiB"):
+        n_bytes /= 1024
+        # Compare what will be printed: 1,023.96 KiB is 1.0 MiB, not 1,024.0 KiB.
+        if round(n_bytes, decimals) < 1024:
+            return f"{n_bytes:.{decimals}f} {unit}"
+    return f"{n_bytes / 1024:,.{decimals}f} PiB"
+
+
+def format_count(number: float) -> str:
+    """`0.25`, `1,234`, `1.25 M`, `50 B`: exact below a million, then three digits and M, B (billions) or T."""
+    if number < 100 and number != int(number):
+        return f"{number:.3g}"
+    if round(number) < 1_000_000:
+        return f"{round(number):,}"
+    for unit in ("M", "B", "T"):
+        number /= 1_000_000 if unit == "M" else 1000
+        # Compare what will be printed: 999.6 million is 1 B, not 1,000 M.
+        if number < 999.5:
+            return f"{number:.3g} {unit}"
+    return f"{number:,.0f} T"
+
+
+def format_duration(seconds: float) -> str:
+    """`13 ms`, `9.3 s`, `42 s`, `4 min 12 s`, `3 h 5 min`, `12 d 3 h`."""
+    if (milliseconds := round(1000 * max(0.0, seconds))) < 1000:
+        return f"{milliseconds} ms" if milliseconds else "0 s"
+    if round(seconds, 1) < 10:
+        return f"{seconds:.1f} s"
+    if (whole := round(seconds)) < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return _two_units(whole, 60, "min", "s")
+    if (minutes := round(seconds / 60)) < 24 * 60:
+        return _two_units(minutes, 60, "h", "min")
+    return _two_units(round(seconds / 3600), 24, "d", "h")
+
+
+def _two_units(amount: int, ratio: int, large: str, small: str) -> str:
+    whole, rest = divmod(amount, ratio)
+    return f"{whole:,} {large}" + (f" {rest} {small}" if rest else "")
+
+
+def format_percent(share: float, decimals: int = 1) -> str:
+    """A share of 1: `48.5%`. Only 0 is printed as 0%, and only 1 as 100%."""
+    smallest = 10.0**-decimals
+    if 0 < 100 * share < smallest:
+        return f"< {smallest:.{decimals}f}%"
+    if 100 - smallest < 100 * share < 100:
+        return f"> {100 - smallest:.{decimals}f}%"
+    return f"{100 * share:.{decimals}f}%"
+
+
+def render_table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], right: Collection[int] = (), width: int | None = None
+) -> str:
+    """An aligned table for a terminal, as plain text.
+
+    Numbers and the columns numbered in `right` are aligned to the right. Cells are wrapped to fit `width`; without a
+    width every row is one line. The head is left out if all `columns` are empty.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    cells = [list(row) for row in rows]
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=any(columns))
+    for number, column in enumerate(columns):
+        numeric = number in right or _numeric(row[number] for row in cells)
+        # Text, not str: rich would read [brackets] and :names: as its own markup.
+        table.add_column(Text(_plain(column)), justify="right" if numeric else "left", overflow="fold")
+    for row in cells:
+        table.add_row(*(Text(_plain(cell)) for cell in row))
+    written = io.StringIO()
+    Console(file=written, width=width or UNLIMITED_WIDTH, color_system=None).print(table)
+    return "\n".join(line.rstrip() for line in written.getvalue().splitlines())
+
+
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[object]], right: Collection[int] = ()) -> str:
+    """A Markdown table. Numbers and the columns numbered in `right` are aligned to the right.
+
+    Every cell is escaped, except one that is Markdown already (`markupsafe.Markup`, as a template makes it).
+    """
+    cells = [list(row) for row in rows]
+    rule = [
+        "---:" if number in right or _numeric(row[number] for row in cells) else "---" for number in range(len(columns))
+    ]
+    lines = [f"| {' | '.join(map(markdown_cell, row))} |" for row in (columns, *cells)]
+    return "\n".join([lines[0], f"|{'|'.join(rule)}|", *lines[1:]])
+
+
+def markdown_cell(value: object) -> str:
+    """A number grouped by thousands, anything else escaped."""
+    return str(value) if hasattr(value, "__html__") else markdown_text(_plain(value))
+
+
+def markdown_text(text: object) -> str:
+    """Foreign text for one line of Markdown: a sentence, a list item, a table's cell.
+
+    Runs of whitespace become one space. An invisible word joiner breaks an address, which would become a link.
+    """
+    line = _LINE_START.sub(r"\1\\\2", _MARKUP.sub(r"\\\1", _one_line(str(text))))
+    return _AUTOLINK.sub(lambda found: found[0] + WORD_JOINER, line)
+
+
+def markdown_block(text: str) -> str:
+    """Foreign text as a fenced block. The fence is longer than any run of backticks in the text, which cannot end it."""
+    shown = sanitise(text)
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", shown)), default=0))
+    return f"{fence}text\n{shown}\n{fence}"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(sanitise(text).split())
+
+
+def _plain(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:,}" if type(value) is int else _one_line(str(value))
+
+
+def _numeric(column: Iterable[object]) -> bool:
+    values = [value for value in column if value not in (None, "")]
+    return bool(values) and all(type(value) in (int, float) for value in values)
