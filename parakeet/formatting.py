@@ -129,7 +129,7 @@ def markdown_text(text: object) -> str:
 
 
 def markdown_block(text: str) -> str:
-    """Foreign text as a fenced block. The fence is longer than any run of backticks in the text, which cannot end it."""
+    """Foreign text as a fenced block. The text cannot end it: the fence is longer than any run of backticks inside."""
     shown = sanitise(text)
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", shown)), default=0))
     return f"{fence}text\n{shown}\n{fence}"
