@@ -6,7 +6,6 @@ import re
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from markdown_it import MarkdownIt
 from rich.cells import cell_len
 
 from parakeet.formatting import (
@@ -22,19 +21,7 @@ from parakeet.formatting import (
 )
 from parakeet.sanitise import sanitise
 
-MARKUP = st.lists(
-    st.sampled_from(
-        [
-            *"\\`*_[]<>&|~$!#+-=.:()@/\"'{}^ \t\n\r1aé",
-            *("```", "~~~", "---", "***", "1. ", "2) ", "- ", "> ", "# ", "<b>", "</p>", "<!--", "&lt;", "&#60;"),
-            *("http://a.b", "a@b.c", "www.", "![x](y)", "[x]: y", "](", "|---|", "[bold]", "[/]", ":smile:", "{{ x }}"),
-            *("\u202e", "\x1b[31m", "\u2028", "\x00", "\ud800"),
-        ]
-    ),
-    max_size=20,
-).map("".join)
-TEXTS = st.one_of(MARKUP, st.text(max_size=60))
-PARSER = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+from .foreign_text import PARSER, TEXTS
 
 
 def test_units() -> None:

@@ -11,20 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from parakeet.artifact import Artifact
-from parakeet.data.card.html_page import render_html
-from parakeet.data.card.markdown_page import render_markdown
+from parakeet.data.card.charts import card_charts, colour
 from parakeet.data.card.measures import (
     Measures,
     SourceMeasures,
     added,
+    beginning,
     example_figures,
     length_figures,
     measure,
+    ratio,
     source_vocabulary_figures,
     vocabulary_figures,
 )
-from parakeet.data.card.text import beginning, ratio
+from parakeet.data.card.tables import card_tables, marked_differences
 from parakeet.data.documents import count_documents
+from parakeet.pages import render
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.recipe_sources import SOURCE_FILES
@@ -53,8 +55,10 @@ def make_data_card(recipe: Recipe, inputs: Mapping[str, Path], output: Path, pro
     figures = gather(recipe, artifacts, progress)
     text = json.dumps(figures, ensure_ascii=False, indent=1) + "\n"
     (output / FIGURES_FILE).write_text(text, encoding="utf-8")
-    (output / MARKDOWN_FILE).write_text(render_markdown(figures), encoding="utf-8")
-    (output / HTML_FILE).write_text(render_html(figures), encoding="utf-8")
+    tables, drawings = card_tables(figures), {"charts": card_charts(figures), "colour": colour}
+    page = render("data_card.html", tables=tables, marked_differences=marked_differences, **drawings, **figures)
+    (output / HTML_FILE).write_text(page, encoding="utf-8")
+    (output / MARKDOWN_FILE).write_text(render("data_card.md", tables=tables, **figures), encoding="utf-8")
     total = figures["total"]
     return {
         "sources": len(figures["sources"]),

@@ -5,6 +5,7 @@ excerpts.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from parakeet.data.card.text import beginning, ratio, visible_token
 from parakeet.data.tokens.shards import SPLITS
 from parakeet.errors import ParakeetError
 from parakeet.progress import Task
@@ -31,6 +31,8 @@ MOST_FREQUENT = 1_000
 TOKENS_SHOWN = 24
 CHARACTERISTIC_SHOWN = 8
 PERCENTILES = (5, 50, 95)
+
+_BLANKS = {" ": "␣", "\n": "⏎", "\t": "⇥"}
 
 
 @dataclass
@@ -245,3 +247,24 @@ def _excerpt(tokenizer: Tokenizer, ids: list[int]) -> tuple[list[dict[str, str]]
         text = sanitise(tokenizer.decode(ids[begin + 1 : end])).strip()
         turns.append({"role": roles[ids[begin]], "text": beginning(text, characters)})
     return turns, len(begins) > len(shown)
+
+
+def visible_token(content: bytes) -> str:
+    """A token's bytes so that each can be seen: blanks as signs, invalid UTF-8 and invisible characters as escapes."""
+    text = content.decode("utf-8", "backslashreplace")
+    return "".join(_BLANKS.get(c) or (c if c.isprintable() else ascii(c)[1:-1]) for c in text)
+
+
+def beginning(text: str, characters: int) -> str:
+    """About the first so many characters, up to the end of a word, and an ellipsis if there are more."""
+    if len(text) <= characters:
+        return text
+    cut = text[:characters]
+    whole = re.sub(r"\s+\S*$", "", cut)
+    # In one long word, or a script without spaces, there is no such end.
+    return (whole if len(whole) > characters // 2 else cut.rstrip()) + " …"
+
+
+def ratio(part: float, whole: float) -> float:
+    """part / whole; 0 if there is nothing."""
+    return part / whole if whole else 0.0
