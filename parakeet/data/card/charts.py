@@ -66,10 +66,8 @@ def histogram(bins: Sequence[int], first: int, last: int, kind: str, title: str)
     for number in range(first, last + 1):
         count = bins[number] if number < len(bins) else 0
         tall = max(count / highest * height, 1.0) if count else 0.0
-        left, title = (
-            (number - first) * step + 0.75,
-            f"{1 << number:,} to {(2 << number) - 1:,} tokens: {count:,} documents",
-        )
+        left = (number - first) * step + 0.75
+        title = f"{1 << number:,} to {(2 << number) - 1:,} tokens: {count:,} documents"
         rect = '<rect class="{}" x="{:.2f}" y="{:.2f}" width="{:.2f}" height="{:.2f}" rx="1"><title>{}</title></rect>'
         shapes.append(Markup(rect).format(kind, left, height - tall, step - 1.5, tall, title))
     every = -(-(last - first + 1) // MOST_TICKS)

@@ -330,5 +330,5 @@ def test_shards_of_another_tokenizer_are_refused(corpus: Corpus, tmp_path: Path)
 def test_a_torn_shard_is_refused(corpus: Corpus, tmp_path: Path) -> None:
     shard = next(corpus.inputs["token_shards"].glob("train-*.arrow"))
     shard.write_bytes(shard.read_bytes()[:1000])
-    with pytest.raises(ParakeetError, match="is not a whole token shard"):
+    with pytest.raises(ParakeetError, match="is not a complete token shard"):
         corpus.card(tmp_path / "out")
