@@ -2,8 +2,6 @@
 
 import html
 import re
-import tomllib
-from fnmatch import fnmatch
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -91,15 +89,6 @@ def test_units_in_a_template() -> None:
     source = "{{ 12345 | count }} {{ 2048 | bytes }} {{ 0.5 | percent }} {{ 1.005 | fixed(2) }}"
     assert filled(source) == filled(source, True) == "12,345 2.0 KiB 50.0% 1.00"
     assert filled("{{ text | block }}", True, text="a\n```\nb") == "````text\na\n```\nb\n````"
-
-
-def test_every_template_is_in_the_wheel() -> None:
-    project = tomllib.loads((FOLDER.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
-    setuptools = project["tool"]["setuptools"]
-    assert "parakeet.pages" in setuptools["packages"]
-    for path in FOLDER.iterdir():
-        if path.is_file() and path.suffix != ".py":
-            assert any(fnmatch(path.name, pattern) for pattern in setuptools["package-data"]["parakeet.pages"])
 
 
 def test_every_template_can_be_loaded() -> None:
