@@ -158,35 +158,38 @@ def verify(path: Path) -> None:
 def clean(yes: bool) -> None:
     """List what nothing refers to; remove it with --yes."""
     from parakeet.clean import remove, unreferenced
+    from parakeet.formatting import format_bytes
     from parakeet.home import home
 
     entries = unreferenced(home())
     for entry in entries:
-        _say(f"{entry.n_bytes / 1e6:10,.1f} MB  {entry.path}")
-    total = sum(entry.n_bytes for entry in entries) / 1e6
+        _say(f"{format_bytes(entry.n_bytes):>11}  {entry.path}")
+    total = format_bytes(sum(entry.n_bytes for entry in entries))
     if not entries:
         click.echo("Nothing to remove: everything is referred to.")
     elif yes:
         remove(entries)
-        click.echo(f"Removed {len(entries)}, {total:,.1f} MB.")
+        click.echo(f"Removed {len(entries)}, {total}.")
     else:
-        click.echo(f"{len(entries)} to remove, {total:,.1f} MB. Remove them with: parakeet clean --yes")
+        click.echo(f"{len(entries)} to remove, {total}. Remove them with: parakeet clean --yes")
 
 
 @main.command()
 def models() -> None:
-    """List the models that were made or imported here; chat opens the one marked *."""
+    """List the models that were built or imported here. `parakeet chat` opens the one marked *."""
+    from parakeet.formatting import render_table
     from parakeet.home import home
     from parakeet.release.verify import released_models
 
     listed = list(released_models(home()))
     if not listed:
         raise ParakeetError("There is no model yet. Make one with: parakeet build")
+    rows = []
     for model in listed:
-        mark = "*" if model.latest else " "
         bits = ", ".join(f"{name} {value:.3f}" for name, value in model.bits_per_byte.items() if value is not None)
-        _say(f"{mark} {model.name:<16} {model.parameters:>13,} parameters  {model.made}  {model.directory}")
-        _say(f"    bits per byte: {bits or 'not measured'}")
+        mark = "*" if model.latest else ""
+        rows.append((mark, model.name, model.parameters, model.made, bits or "not measured", model.directory))
+    _say(render_table(("", "Model", "Parameters", "Built", "Bits per byte", "Folder"), rows))
 
 
 @main.command()
