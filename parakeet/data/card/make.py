@@ -205,18 +205,18 @@ def _faults(accounts: Mapping[str, Any], counts: Mapping[str, Any], artifacts: M
             ("clean", "deduplicated", "deduplication", "clean documents", "were kept or dropped as duplicates"),
         )
         for before, after, loss, were, became in steps:
-            told = account[after] + sum(account[loss].values())
-            if account[before] != told:
-                faults.append(f"{name}: {account[before]:,} {were}, but {told:,} {became}")
+            counted = account[after] + sum(account[loss].values())
+            if account[before] != counted:
+                faults.append(f"{name}: {account[before]:,} {were}, but {counted:,} {became}")
         held_out = account["held_out_by_deduplication"]
         for split, kept in (("train", account["deduplicated"] - held_out), ("held_out", held_out)):
             if account[split] != kept:
                 what = split.replace("_", "-")
                 faults.append(f"{name}: {kept:,} {what} documents kept, but the shards hold {account[split]:,}")
     for stage in DOCUMENT_STAGES:
-        told, written = counts[stage]["documents"], count_documents(artifacts[stage].path)
-        if told != written:
-            faults.append(f"{stage}: {told:,} documents counted, but its files hold {written:,}")
+        counted, written = counts[stage]["documents"], count_documents(artifacts[stage].path)
+        if counted != written:
+            faults.append(f"{stage}: {counted:,} documents counted, but its files hold {written:,}")
     return faults
 
 
