@@ -88,6 +88,7 @@ def test_what_is_not_given_is_an_error() -> None:
 def test_units_in_a_template() -> None:
     source = "{{ 12345 | count }} {{ 2048 | bytes }} {{ 0.5 | percent }} {{ 1.005 | fixed(2) }}"
     assert filled(source) == filled(source, True) == "12,345 2.0 KiB 50.0% 1.00"
+    assert filled("{{ 1 | count('cat') }}, {{ 2000 | count('cat') }}") == "1 cat, 2,000 cats"
     assert filled("{{ text | block }}", True, text="a\n```\nb") == "````text\na\n```\nb\n````"
 
 

@@ -80,10 +80,15 @@ def environment(markdown: bool) -> Environment:
     )
     environment.filters |= {
         "bytes": format_bytes,
-        "count": "{:,}".format,
+        "count": _count,
         "fixed": lambda number, decimals: f"{number:,.{decimals}f}",
         "percent": format_percent,
         "block": lambda text: Markup(markdown_block(text)),
         "table": lambda table: Markup(markdown_table(table.columns, table.rows, table.right)),
     }
     return environment
+
+
+def _count(number: int, noun: str = "") -> str:
+    """`1,234`, `1 source`, `2 sources`."""
+    return f"{number:,}" + (f" {noun}" if noun else "") + ("s" if noun and number != 1 else "")

@@ -254,7 +254,7 @@ def test_what_cleaning_found_and_the_clusters_are_shown(corpus: Corpus, tmp_path
     html = (tmp_path / "out" / "data_card.html").read_text(encoding="utf-8")
     assert "11 clusters of exact copies and 12 clusters of near copies." in html
     assert "One <mark>two</mark> three" in html
-    assert "14 turns" in html
+    assert "cut out with their replies: 14." in html
     assert "| talk | 9 | 7 |" in (tmp_path / "out" / "data_card.md").read_text(encoding="utf-8")
 
 
