@@ -158,20 +158,19 @@ def verify(path: Path) -> None:
 def clean(yes: bool) -> None:
     """List what nothing refers to; remove it with --yes."""
     from parakeet.clean import remove, unreferenced
-    from parakeet.formatting import format_bytes
     from parakeet.home import home
 
     entries = unreferenced(home())
     for entry in entries:
-        _say(f"{format_bytes(entry.n_bytes):>11}  {entry.path}")
-    total = format_bytes(sum(entry.n_bytes for entry in entries))
+        _say(f"{entry.n_bytes / 1e6:10,.1f} MB  {entry.path}")
+    total = sum(entry.n_bytes for entry in entries) / 1e6
     if not entries:
         click.echo("Nothing to remove: everything is referred to.")
     elif yes:
         remove(entries)
-        click.echo(f"Removed {len(entries)}, {total}.")
+        click.echo(f"Removed {len(entries)}, {total:,.1f} MB.")
     else:
-        click.echo(f"{len(entries)} to remove, {total}. Remove them with: parakeet clean --yes")
+        click.echo(f"{len(entries)} to remove, {total:,.1f} MB. Remove them with: parakeet clean --yes")
 
 
 @main.command()

@@ -116,7 +116,9 @@ class Progress:
 
     def refresh(self, task: Task) -> None:
         if self._bars is not None and self._bar is not None:
-            self._bars.update(self._bar, completed=task.done, words=sanitise(task.describe(brief=True)))
+            words = sanitise(task.describe(brief=True))
+            # The total again: a download learns it on the way.
+            self._bars.update(self._bar, total=task.total, completed=task.done, words=words)
         elif not self.live and time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
             self.say(f"{task.name}: {task.describe()}")
