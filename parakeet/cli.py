@@ -193,18 +193,20 @@ def clean(yes: bool, unfinished: bool) -> None:
 
 @main.command()
 def models() -> None:
-    """List the models that were made or imported here; chat opens the one marked *."""
+    """List the models that were built or imported here. `parakeet chat` opens the one marked *."""
+    from parakeet.formatting import render_table
     from parakeet.home import home
     from parakeet.release.verify import released_models
 
     listed = list(released_models(home()))
     if not listed:
         raise ParakeetError("There is no model yet. Make one with: parakeet build")
+    rows = []
     for model in listed:
-        mark = "*" if model.latest else " "
         bits = ", ".join(f"{name} {value:.3f}" for name, value in model.bits_per_byte.items() if value is not None)
-        _say(f"{mark} {model.name:<16} {model.parameters:>13,} parameters  {model.made}  {model.directory}")
-        _say(f"    bits per byte: {bits or 'not measured'}")
+        mark = "*" if model.latest else ""
+        rows.append((mark, model.name, model.parameters, model.made, bits or "not measured", model.directory))
+    _say(render_table(("", "Model", "Parameters", "Built", "Bits per byte", "Folder"), rows))
 
 
 @main.command()

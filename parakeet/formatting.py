@@ -14,7 +14,7 @@ WORD_JOINER = "\u2060"
 UNLIMITED_WIDTH = 100_000
 
 _MARKUP = re.compile(r"([\\`*_\[\]<>&|~$!#])")
-_LINE_START = re.compile(r"^(\d*)([-+=.):])")
+_LINE_START = re.compile(r"^(?=[-+=:])|^\d+(?=[.)](?:\s|$))")
 """At the start of a line these make a list, a heading or a definition."""
 _AUTOLINK = re.compile(r"://|www(?=\.)|@", re.IGNORECASE)
 """GitHub and Dagster make links of these anywhere in a line, even after a backslash."""
@@ -89,11 +89,11 @@ def render_table(
     from rich.text import Text
 
     cells = [list(row) for row in rows]
+    flush = right_columns(columns, cells, right)
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=any(columns))
     for number, column in enumerate(columns):
-        numeric = number in right or _numeric(row[number] for row in cells)
         # Text, not str: rich would read [brackets] and :names: as its own markup.
-        table.add_column(Text(_plain(column)), justify="right" if numeric else "left", overflow="fold")
+        table.add_column(Text(_plain(column)), justify="right" if number in flush else "left", overflow="fold")
     for row in cells:
         table.add_row(*(Text(_plain(cell)) for cell in row))
     written = io.StringIO()
@@ -107,14 +107,23 @@ def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[object]], rig
     Every cell is escaped, except one that is Markdown already (`markupsafe.Markup`, as a template makes it).
     """
     cells = [list(row) for row in rows]
-    rule = [
-        "---:" if number in right or _numeric(row[number] for row in cells) else "---" for number in range(len(columns))
-    ]
-    lines = [f"| {' | '.join(map(markdown_cell, row))} |" for row in (columns, *cells)]
-    return "\n".join([lines[0], f"|{'|'.join(rule)}|", *lines[1:]])
+    flush = right_columns(columns, cells, right)
+    rule = "".join("---:|" if number in flush else "---|" for number in range(len(columns)))
+    head, *lines = (f"| {' | '.join(map(_markdown_cell, row))} |" for row in (columns, *cells))
+    return "\n".join([head, f"|{rule}", *lines])
 
 
-def markdown_cell(value: object) -> str:
+def right_columns(columns: Sequence[str], rows: Sequence[Sequence[object]], right: Collection[int] = ()) -> set[int]:
+    """Numbers of the columns to align to the right: those in `right`, and those that hold nothing but numbers."""
+    found = set(right)
+    for number in range(len(columns)):
+        kinds = {type(row[number]) for row in rows if row[number] not in (None, "")}
+        if kinds and kinds <= {int, float}:
+            found.add(number)
+    return found
+
+
+def _markdown_cell(value: object) -> str:
     """A number grouped by thousands, anything else escaped."""
     return str(value) if hasattr(value, "__html__") else markdown_text(_plain(value))
 
@@ -124,7 +133,7 @@ def markdown_text(text: object) -> str:
 
     Runs of whitespace become one space. An invisible word joiner breaks an address, which would become a link.
     """
-    line = _LINE_START.sub(r"\1\\\2", _MARKUP.sub(r"\\\1", _one_line(str(text))))
+    line = _LINE_START.sub(lambda found: found[0] + "\\", _MARKUP.sub(r"\\\1", _one_line(str(text))))
     return _AUTOLINK.sub(lambda found: found[0] + WORD_JOINER, line)
 
 
@@ -143,8 +152,3 @@ def _plain(value: object) -> str:
     if value is None:
         return ""
     return f"{value:,}" if type(value) is int else _one_line(str(value))
-
-
-def _numeric(column: Iterable[object]) -> bool:
-    values = [value for value in column if value not in (None, "")]
-    return bool(values) and all(type(value) in (int, float) for value in values)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import cached_property
 from itertools import product
 
+from parakeet.formatting import format_bytes, format_duration, format_percent
 from parakeet.model.config import ModelConfig
 from parakeet.model.execution import Precision, Recompute
 from parakeet.plan_sources import sources_section
@@ -23,7 +24,16 @@ from parakeet.training.forecast import (
     longest_row,
     unmet,
 )
-from parakeet.training.memory import CARD_RESERVE, GIB, MIB, UNKNOWN_BUDGET, card_budget, machine_budget, size
+from parakeet.training.memory import (
+    CARD_RESERVE,
+    CPU_SHARE,
+    GIB,
+    MIB,
+    UNKNOWN_BUDGET,
+    card_budget,
+    machine_budget,
+    size,
+)
 from parakeet.training.schedule import Schedule
 
 CONTROL_TOKENS = 3 + len(ROLE_TOKENS)
@@ -164,7 +174,7 @@ class Plan:
         longest = longest_row(self.config, self.settings, self.budget, cuda=True)
         one = f"{longest:>{FIGURE},}  tokens" if longest else f"{'none fits':>{FIGURE}}  of {ROW_UNIT} tokens and more"
         rows.append(("longest row", f"{one}, one at a time, with whole blocks recomputed"))
-        return f"{title}; * fits {size(self.budget)} with {100 * (1 - AUTO_SHARE):.0f} % to spare", rows
+        return f"{title}; * fits {size(self.budget)} with {format_percent(1 - AUTO_SHARE, 0)} to spare", rows
 
     def time(self, card: Card) -> Section:
         """Speed, days and energy for the recipe's tokens at some shares of the card's peak."""
@@ -180,12 +190,12 @@ class Plan:
         }
         seconds = {length: [tokens / rate for rate in rates[length]] for length, tokens in self._tokens.items()}
         in_all = [sum(column) for column in zip(*seconds.values(), strict=True)]
-        rows = [("share of the peak (MFU)", _cells(f"{100 * share:.0f} %" for share in UTILISATIONS))]
+        rows = [("share of the peak (MFU)", _cells(format_percent(share, 0) for share in UTILISATIONS))]
         rows += [(f"tokens/s, {length:,} a row", _cells(f"{r:,.0f}" for r in row)) for length, row in rates.items()]
         if len(seconds) > 1:
-            rows += [(f"time, {length:,} a row", _cells(map(_duration, row))) for length, row in seconds.items()]
+            rows += [(f"time, {length:,} a row", _cells(map(format_duration, row))) for length, row in seconds.items()]
         rows += [
-            ("time in all", _cells(map(_duration, in_all))),
+            ("time in all", _cells(map(format_duration, in_all))),
             ("energy in all", _cells(_energy(cards * card.watts * s) for s in in_all)),
         ]
         specification = f"{card.tflops_bf16} TFLOPS in dense bf16, {card.gigabytes_per_second:,} GB/s, {card.watts} W"
@@ -197,7 +207,8 @@ class Plan:
             "a training checkpoint": checkpoint_bytes(self.config, self.settings),
             "training at its largest": run_bytes(self.config, self.settings),
         }
-        return [(name, f"{n_bytes / 1e6:>{FIGURE},.1f} MB") for name, n_bytes in sizes.items()]
+        shown = ((name, format_bytes(n_bytes).split(" ")) for name, n_bytes in sizes.items())
+        return [(name, f"{number:>{FIGURE}} {unit}") for name, (number, unit) in shown]
 
     @cached_property
     def _choices(self) -> dict[int, Choice]:
@@ -243,7 +254,7 @@ class Plan:
         machine = machine_budget()
         if machine == UNKNOWN_BUDGET:
             return UNKNOWN_BUDGET, ""
-        return machine // self.processes, f"80 % of this machine's memory{shared}"
+        return machine // self.processes, f"{format_percent(CPU_SHARE, 0)} of this machine's memory{shared}"
 
     def _place(self) -> str:
         if not self.cuda:
@@ -285,13 +296,6 @@ def _wrapped(sentence: str, width: int) -> list[str]:
 
 def _cells(texts: Iterable[str]) -> str:
     return "".join(f"{text:>{FIGURE}}" for text in texts)
-
-
-def _duration(seconds: float) -> str:
-    for length, unit in ((86_400, "days"), (3600, "hours"), (60, "minutes")):
-        if seconds >= length:
-            return f"{seconds / length:,.1f} {unit}"
-    return f"{seconds:.1f} seconds"
 
 
 def _energy(joules: float) -> str:

@@ -1,4 +1,4 @@
-"""The plan's table of sources: where the text comes from, how it is read, and how much of it there will be."""
+"""The plan's table of sources: where the text comes from, how it is read, and how much of it there is."""
 
 import glob
 import textwrap
@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from parakeet.data.reading.sampling import synthetic_count
 from parakeet.download.slices import WHOLE
+from parakeet.formatting import format_bytes, format_count, format_percent
 from parakeet.recipe import Recipe
 from parakeet.recipe_sources import (
     BucketSource,
@@ -20,21 +21,21 @@ from parakeet.recipe_sources import (
 )
 
 BYTES_PER_TOKEN = 4.3
-"""Of English text in cl100k_base; a vocabulary of 4,096 needs nearly twice as many tokens."""
+"""For English text in cl100k_base. A vocabulary of 4,096 needs nearly twice as many tokens."""
 WIDTH = 110
 NAME = 22
 LICENCE = 25
 SHORT_REVISION = 10
 COLUMNS = ("weight", "epochs", "rows", "download", "text", "tokens")
 CELLS = (9, 8, 10, 11, 11, 10)
-NOTHING = "-"
+UNKNOWN = "-"
 
 Section = tuple[str, list[tuple[str, str]]]
 
 
 def sources_section(recipe: Recipe) -> Section:
-    """The section's title and its rows; a source of this machine without a weight is a name and a path."""
-    title = "Sources" if recipe.limit == 1.0 else f"Sources, {100 * recipe.limit:.4g} % of each"
+    """The section's title and its rows. If no source is remote or weighted, a row is only a name and a path."""
+    title = "Sources" if recipe.limit == 1.0 else f"Sources, {100 * recipe.limit:.4g}% of each"
     if all(isinstance(source, FileSource | SyntheticSource) and source.weight is None for source in recipe.sources):
         return title, [(source.name, _place(source, recipe.limit)) for source in recipe.sources]
     weights = sum(source.weight or 0.0 for source in recipe.sources)
@@ -43,7 +44,7 @@ def sources_section(recipe: Recipe) -> Section:
     for source in recipe.sources:
         sizes = _forecast(source, recipe.limit)
         totals = [total + size for total, size in zip(totals, sizes, strict=True)]
-        share = f"{100 * source.weight / weights:.2f} %" if source.weight else NOTHING
+        share = format_percent(source.weight / weights, 2) if source.weight else UNKNOWN
         if len(source.name) >= NAME:
             lines.append(source.name)
         name = source.name if len(source.name) < NAME else ""
@@ -63,7 +64,7 @@ def _cells(name: str, texts: tuple[str, ...]) -> str:
 
 
 def _forecast(source: Source, limit: float) -> list[float]:
-    """Rows, bytes to download (at most), bytes of text of a share of a source; 0 where nobody has said."""
+    """Rows, bytes to download (at most) and bytes of text of a share of a source; 0 where the recipe does not say."""
     if isinstance(source, SyntheticSource):
         return [synthetic_count(source, Fraction(str(limit))), 0, 0]
     forecast = source.forecast
@@ -72,7 +73,7 @@ def _forecast(source: Source, limit: float) -> list[float]:
 
 
 def _whole(source: Source, limit: float) -> str:
-    """What is said of a source from which only whole files can be fetched, by their names; nothing of others."""
+    """A note for a source whose files can only be fetched whole, going by their names. Empty for others."""
     if isinstance(source, HubSource):
         names = source.files
     elif isinstance(source, BucketSource):
@@ -89,23 +90,11 @@ def _whole(source: Source, limit: float) -> str:
     )
 
 
-def _amounts(sizes: list[float]) -> tuple[str, str, str, str]:
-    rows, download, text = sizes
-    return _scaled(rows), _bytes(download), _bytes(text), _scaled(text / BYTES_PER_TOKEN)
-
-
-def _scaled(number: float) -> str:
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.2f} {letter}"
-    return f"{number:.0f}" if number >= 0.5 else NOTHING
-
-
-def _bytes(number: float) -> str:
-    for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if number >= size:
-            return f"{number / size:.2f} {unit}"
-    return f"{number:.0f} B" if number >= 0.5 else NOTHING
+def _amounts(sizes: list[float]) -> tuple[str, ...]:
+    rows, download, text = map(round, sizes)
+    tokens = round(text / BYTES_PER_TOKEN)
+    counts = (format_count(rows), format_bytes(download), format_bytes(text), format_count(tokens))
+    return tuple(shown if n else UNKNOWN for shown, n in zip(counts, (rows, download, text, tokens), strict=True))
 
 
 def _place(source: Source, limit: float) -> str:
@@ -127,12 +116,12 @@ def _place(source: Source, limit: float) -> str:
 
 
 def _without_query(address: str) -> str:
-    """A query can hold a token."""
+    """Leave out the query: it can contain a secret token."""
     return address.partition("?")[0].partition("#")[0]
 
 
 def _mapping(source: Source) -> str:
-    """Which column becomes whose words."""
+    """Which column holds which role's text."""
     if not isinstance(source, RecordSource):
         return ""
     if source.columns is not None:

@@ -46,7 +46,19 @@ FLOORS = (
     ("generation", "data", "model"),
     ("template", "tokenizer", "sanitise", "artifact", "recipe", "recipe_file", "recipe_sources"),
 )
-FOUNDATIONS = ("earlier", "formatting", "stage", "hashes", "home", "locking", "progress", "conversation", "errors", "torch_archive")
+FOUNDATIONS = (
+    "earlier",
+    "formatting",
+    "stage",
+    "pages",
+    "hashes",
+    "home",
+    "locking",
+    "progress",
+    "conversation",
+    "errors",
+    "torch_archive",
+)
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms} | dict.fromkeys(
     FOUNDATIONS, len(FLOORS) - 1
 )

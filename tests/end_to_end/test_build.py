@@ -42,7 +42,7 @@ def test_a_build_makes_every_stage_and_ends_in_a_release(built: tuple[Path, Path
     assert expected <= {path.name for path in release.iterdir()}
     assert subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=release).returncode == 0
     assert b"files, all as they were made" in parakeet(home, "verify", str(release)).stdout
-    assert b"* tiny" in parakeet(home, "models").stdout
+    assert b"*  tiny" in parakeet(home, "models").stdout
 
 
 def test_every_input_record_is_accounted_for(built: tuple[Path, Path, bytes]) -> None:

@@ -1,12 +1,13 @@
-"""The data card's charts as inline SVG.
-
-Shapes take their colours from the style sheet; words stay outside where they can, since they shrink with a drawing.
-"""
+"""The data card's charts as inline SVG. The style sheet gives the shapes their colours."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from parakeet.data.card.text import html_text, share
+from markupsafe import Markup
+
+from parakeet.formatting import format_percent
+from parakeet.sanitise import sanitise
 
 COLOURS = 8
 HISTOGRAM = (240, 84)
@@ -16,61 +17,66 @@ TICK_WIDTH = 28
 
 
 def colour(number: int) -> str:
-    """Class of the number-th source by size; those beyond the colours share one."""
+    """The class of the number-th source by size. Beyond the last colour all share one."""
     return f"k{number}" if number < COLOURS else "rest"
 
 
-def bar(part: float, second: float = 0.0) -> str:
-    """A share of 1 as a bar, and behind it, paler, a second one."""
-    more = f'<rect class="half" x="{part * 100:.3f}" width="{second * 100:.3f}" height="1"/>' if second else ""
-    return (
-        '<svg class="bar" viewBox="0 0 100 1" preserveAspectRatio="none" aria-hidden="true">'
-        f'<rect width="{part * 100:.3f}" height="1"/>{more}</svg>'
-    )
+def card_charts(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Every chart by the name that the template uses; `lengths` by source, all on one scale."""
+    sources, everything = figures["sources"], figures["total"]["lengths"]
+    text = [(name, source["share_of_text"]) for name, source in sources.items()]
+    mix = [(name, (source["mix"] or {"share": 0.0})["share"]) for name, source in sources.items()]
+    filled = [k for k, count in enumerate(everything["bins"]) if count] or [0]
+    kinds = {"All": ("rest", everything)}
+    kinds |= {name: (colour(n), source["lengths"]) for n, (name, source) in enumerate(sources.items())}
+    return {
+        "text": strip(text, "Training tokens by source"),
+        "mix": strip(mix, "Training tokens by source, repeats counted"),
+        "lengths": {
+            name: histogram(lengths["bins"], filled[0], filled[-1], kind, f"Documents of {name} by length in tokens")
+            for name, (kind, lengths) in kinds.items()
+        },
+        "vocabulary": curve(figures["vocabulary"]["curve"], "Share of the training tokens by number of ids"),
+    }
 
 
-def strip(shares: Sequence[tuple[str, float]], title: str) -> str:
+def strip(shares: Sequence[tuple[str, float]], title: str) -> Markup:
     """Named shares of 1 side by side, in the order of the colours."""
-    pieces, at = [], 0.0
-    for number, (name, part) in enumerate(shares):
-        # A hairline of the ground parts neighbours, unless there is room for nothing else.
-        width = max(part * 1000 - 1.5, part * 500)
-        pieces.append(
-            f'<rect class="{colour(number)}" x="{at * 1000:.2f}" width="{width:.2f}" height="10">'
-            f"<title>{html_text(name)}: {share(part)}</title></rect>"
-        )
-        at += part
-    drawing = 'class="strip" viewBox="0 0 1000 10" preserveAspectRatio="none" role="img"'
-    return f'<svg {drawing} aria-label="{html_text(title)}">{"".join(pieces)}</svg>'
+    pieces, left = [], 0.0
+    for number, (name, share) in enumerate(shares):
+        # Leave a hairline between neighbours, unless the piece is no wider than that.
+        width = max(share * 1000 - 1.5, share * 500)
+        piece = Markup('<rect class="{}" x="{:.2f}" width="{:.2f}" height="10"><title>{}: {}</title></rect>')
+        pieces.append(piece.format(colour(number), left * 1000, width, sanitise(name), format_percent(share)))
+        left += share
+    return Markup(
+        '<svg class="strip" viewBox="0 0 1000 10" preserveAspectRatio="none" role="img" aria-label="{}">{}</svg>'
+    ).format(title, Markup().join(pieces))
 
 
-def histogram(bins: Sequence[int], first: int, last: int, kind: str, title: str) -> str:
-    """Documents by length: bins[k] of them have 2^k to 2^(k+1) − 1 tokens. Shown are the bins `first` to `last`.
+def histogram(bins: Sequence[int], first: int, last: int, kind: str, title: str) -> Markup:
+    """Documents by length: bins[k] of them have 2^k to 2^(k+1) − 1 tokens. Draws the bins `first` to `last`.
 
-    The highest bar fills the height: what is compared between sources is where they lie.
+    The highest bar fills the height, so that sources of any size can be compared by where they lie.
     """
     width, height = HISTOGRAM
     step = width / (last - first + 1)
     highest = max(bins, default=0) or 1
-    shapes = [f'<line class="rule" x1="0" x2="{width}" y1="{height + 0.5}" y2="{height + 0.5}"/>']
+    shapes = [_line(0, width, height + 0.5)]
     for number in range(first, last + 1):
         count = bins[number] if number < len(bins) else 0
         tall = max(count / highest * height, 1.0) if count else 0.0
-        low, high = 1 << number, (2 << number) - 1
-        shapes.append(
-            f'<rect class="{kind}" x="{(number - first) * step + 0.75:.2f}" y="{height - tall:.2f}" '
-            f'width="{step - 1.5:.2f}" height="{tall:.2f}" rx="1">'
-            f"<title>{low:,} to {high:,} tokens: {count:,} documents</title></rect>"
-        )
+        left = (number - first) * step + 0.75
+        title = f"{1 << number:,} to {(2 << number) - 1:,} tokens: {count:,} documents"
+        rect = '<rect class="{}" x="{:.2f}" y="{:.2f}" width="{:.2f}" height="{:.2f}" rx="1"><title>{}</title></rect>'
+        shapes.append(Markup(rect).format(kind, left, height - tall, step - 1.5, tall, title))
     every = -(-(last - first + 1) // MOST_TICKS)
     for number in range(first, last + 1, every):
         x = (number - first) * step + 0.75
-        # What began further right would be cut off.
-        place = f'x="{x:.2f}"' if x < width - TICK_WIDTH else f'x="{width}" text-anchor="end"'
-        shapes.append(f'<text {place} y="{height + 14}">{power_of_two(number)}</text>')
-    return (
-        f'<svg viewBox="0 0 {width} {height + 20}" role="img" aria-label="{html_text(title)}">{"".join(shapes)}</svg>'
-    )
+        # A label that starts further right would be cut off.
+        x, anchor = (x, "start") if x < width - TICK_WIDTH else (width, "end")
+        shapes.append(_text(x, height + 14, anchor, power_of_two(number)))
+    return _svg(width, height + 20, title, shapes)
 
 
 def power_of_two(exponent: int) -> str:
@@ -81,25 +87,43 @@ def power_of_two(exponent: int) -> str:
     return str(1 << exponent)
 
 
-def curve(points: Sequence[Sequence[float]], title: str) -> str:
-    """Share of the tokens that the most frequent ids cover, by how many ids, which is drawn by powers of ten."""
+def curve(points: Sequence[Sequence[float]], title: str) -> Markup:
+    """The share of the tokens that the most frequent ids cover, by the number of ids on a logarithmic scale."""
     width, height = CURVE
+    if not points:
+        return Markup()
     left, top, bottom = 38, 8, height - 22
     longest = math.log10(max(points[-1][0], 10))
     places = [
-        (left + math.log10(rank) / longest * (width - left - 4), bottom - part * (bottom - top))
-        for rank, part in points
+        (left + math.log10(rank) / longest * (width - left - 4), bottom - share * (bottom - top))
+        for rank, share in points
     ]
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
     shapes = []
     for quarter in range(5):
         y = bottom - quarter / 4 * (bottom - top)
-        shapes.append(f'<line class="rule" x1="{left}" x2="{width}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        shapes.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{quarter * 25} %</text>')
+        shapes += [_line(left, width, y), _text(left - 6, y + 4, "end", f"{quarter * 25}%")]
     for power in range(int(longest) + 1):
         x = left + power / longest * (width - left - 4)
         anchor = "start" if power == 0 else "end" if x > width - 20 else "middle"
-        shapes.append(f'<text x="{x:.1f}" y="{height - 6}" text-anchor="{anchor}">{10**power:,}</text>')
-    shapes.append(f'<polygon class="area" points="{places[0][0]:.1f},{bottom} {line} {places[-1][0]:.1f},{bottom}"/>')
-    shapes.append(f'<polyline class="stroke" points="{line}"/>')
-    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html_text(title)}">{"".join(shapes)}</svg>'
+        shapes.append(_text(x, height - 6, anchor, f"{10**power:,}"))
+    area = f"{places[0][0]:.1f},{bottom} {line} {places[-1][0]:.1f},{bottom}"
+    shapes += [
+        Markup('<polygon class="area" points="{}"/>').format(area),
+        Markup('<polyline class="stroke" points="{}"/>').format(line),
+    ]
+    return _svg(width, height, title, shapes)
+
+
+def _line(x1: float, x2: float, y: float) -> Markup:
+    return Markup('<line class="rule" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>').format(x1, x2, y, y)
+
+
+def _text(x: float, y: float, anchor: str, text: str) -> Markup:
+    return Markup('<text x="{:.2f}" y="{:.1f}" text-anchor="{}">{}</text>').format(x, y, anchor, text)
+
+
+def _svg(width: int, height: int, title: str, shapes: Sequence[Markup]) -> Markup:
+    return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
+        width, height, sanitise(title), Markup().join(shapes)
+    )

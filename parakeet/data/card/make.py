@@ -1,30 +1,31 @@
 """The data_card stage: what the corpus holds, source by source, as a page, as Markdown and as figures.
 
-The figures of the earlier stages are held against each other and against the shards themselves: a record that is not
-accounted for is said so on the page. Nothing in the three files depends on the machine or the time.
+The counts of the earlier stages are checked against each other and against the shards. If a record is not accounted
+for, the page says so. Nothing in the three files depends on the machine or the time.
 """
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from parakeet.artifact import Artifact
-from parakeet.data.card.html_page import render_html
-from parakeet.data.card.markdown_page import render_markdown
+from parakeet.data.card.charts import card_charts, colour
 from parakeet.data.card.measures import (
     Measures,
     SourceMeasures,
-    added,
+    beginning,
     example_figures,
     length_figures,
     measure,
+    ratio,
     source_vocabulary_figures,
     vocabulary_figures,
 )
-from parakeet.data.card.text import beginning, ratio
+from parakeet.data.card.tables import LOSSES, card_tables, marked_differences
 from parakeet.data.documents import count_documents
+from parakeet.pages import render
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.recipe_sources import SOURCE_FILES
@@ -37,24 +38,24 @@ FIGURES_FILE = "data_card.json"
 UNKNOWN_LICENCE = "unknown"
 CLUSTERS_SHOWN = 4
 DUPLICATE_CHARACTERS = 280
-"""A little less than the file has of each, so that both end with a whole word."""
+"""A little less than `clusters.jsonl` holds of each document, so that both excerpts end with a whole word."""
 DOCUMENT_STAGES = ("documents", "clean_documents", "deduplicated_documents")
 FUNNEL = ("records", "taken", "documents", "clean", "deduplicated", "train", "held_out")
-LOSSES = ("limit", "unusable", "cleaning", "deduplication")
 
 
 def make_data_card(recipe: Recipe, inputs: Mapping[str, Path], output: Path, progress: Progress) -> dict[str, Any]:
     """Stage `data_card`: write `data_card.html`, `data_card.md` and `data_card.json`, which hold the same figures.
 
-    Returns the headline: {"sources", "documents", "tokens", "held_out_tokens", "bytes", "licences",
-    "unknown_licences", "unaccounted"}; the last is the number of faults that the accounts have.
+    Returns the counts that the stage's headline shows; "unaccounted" is the number of `faults`.
     """
     artifacts = {name: Artifact.open(path) for name, path in inputs.items()}
     figures = gather(recipe, artifacts, progress)
     text = json.dumps(figures, ensure_ascii=False, indent=1) + "\n"
     (output / FIGURES_FILE).write_text(text, encoding="utf-8")
-    (output / MARKDOWN_FILE).write_text(render_markdown(figures), encoding="utf-8")
-    (output / HTML_FILE).write_text(render_html(figures), encoding="utf-8")
+    tables, drawings = card_tables(figures), {"charts": card_charts(figures), "colour": colour}
+    page = render("data_card.html", tables=tables, marked_differences=marked_differences, **drawings, **figures)
+    (output / HTML_FILE).write_text(page, encoding="utf-8")
+    (output / MARKDOWN_FILE).write_text(render("data_card.md", tables=tables, **figures), encoding="utf-8")
     total = figures["total"]
     return {
         "sources": len(figures["sources"]),
@@ -69,13 +70,13 @@ def make_data_card(recipe: Recipe, inputs: Mapping[str, Path], output: Path, pro
 
 
 def gather(recipe: Recipe, artifacts: Mapping[str, Artifact], progress: Progress) -> dict[str, Any]:
-    """All figures of the card as JSON values; of text, only what has been through the sanitiser."""
+    """All figures of the card, as JSON values. Their text is sanitised."""
     counts = {name: artifact.counts for name, artifact in artifacts.items()}
     names = [source.name for source in recipe.sources]
     tokenizer = Tokenizer.load(artifacts["tokenizer"].path)
     expected = sum(counts["token_shards"][split]["tokens"] for split in ("train", "held_out"))
     with progress.task("data card", expected, "tokens") as task:
-        measures = measure(artifacts["token_shards"].path, tokenizer, names, task)
+        measures = measure(artifacts["token_shards"].path, tokenizer, task)
     names += sorted(set().union(*measures.by_split.values()) - set(names))
     accounts = {name: _account(name, counts, measures) for name in names}
     sources = {name: _source(name, recipe, counts, accounts[name], measures, tokenizer) for name in names}
@@ -84,12 +85,14 @@ def gather(recipe: Recipe, artifacts: Mapping[str, Artifact], progress: Progress
         "recipe": {"name": recipe.name, "description": sanitise(recipe.description), "limit": recipe.limit},
         "total": _total(accounts, measures),
         "sources": {name: sources[name] for name in by_size},
-        # A mix that takes everything once says nothing that the sizes do not.
+        # A mix that takes everything once adds nothing to the sizes.
         "mixed": any(s["mix"] and s["train"]["tokens"] and s["mix"]["epochs"] != 1.0 for s in sources.values()),
         "licences": _licences(sources),
         "faults": _faults(accounts, counts, artifacts),
-        "found": list(_reasons(_sum(source["found"] for source in sources.values()))),
-        "evaluation_sets": _evaluation_sets(counts["clean_documents"]),
+        "found": list(_reasons(*(source["found"] for source in sources.values()))),
+        "evaluation_sets": {
+            sanitise(name): dict(found) for name, found in counts["clean_documents"].get("evaluation_sets", {}).items()
+        },
         "duplicates": _duplicates(artifacts["deduplicated_documents"]),
         "vocabulary": {"kind": tokenizer.name, **vocabulary_figures(measures.id_counts, tokenizer)},
         "rows": _rows(counts["packing_plan"]),
@@ -98,7 +101,7 @@ def gather(recipe: Recipe, artifacts: Mapping[str, Artifact], progress: Progress
 
 
 def _account(name: str, counts: Mapping[str, Any], measures: Measures) -> dict[str, Any]:
-    """One source's way through the stages: what came out of each, and by reason what did not."""
+    """One source's documents: how many each stage kept, and how many it left out for each reason."""
     collected, cleaned, deduplicated = (counts[stage]["sources"].get(name, {}) for stage in DOCUMENT_STAGES)
     records, not_taken = collected.get("records", 0), collected.get("not_taken", 0)
     return {
@@ -112,27 +115,17 @@ def _account(name: str, counts: Mapping[str, Any], measures: Measures) -> dict[s
         "deduplication": _reasons(deduplicated.get("dropped", {})),
         "deduplicated": deduplicated.get("kept", 0),
         "held_out_by_deduplication": deduplicated.get("held_out", 0),
-        **{split: _measured(measures, split, name).documents for split in measures.by_split},
+        **{split: sources[name].documents for split, sources in measures.by_split.items()},
     }
 
 
-def _reasons(found: Mapping[str, int]) -> dict[str, int]:
-    """Sanitised, the most frequent first, those that never held left out."""
-    told: Counter[str] = Counter()
-    for reason, number in found.items():
-        told[sanitise(reason)] += number
-    return dict(sorted(((why, n) for why, n in told.items() if n), key=lambda pair: (-pair[1], pair[0])))
-
-
-def _sum(tallies: Iterable[Mapping[str, int]]) -> Counter[str]:
+def _reasons(*tallies: Mapping[str, int]) -> dict[str, int]:
+    """The sum of all tallies by sanitised reason, without zeros, the most frequent first."""
     total: Counter[str] = Counter()
     for tally in tallies:
-        total.update(tally)
-    return total
-
-
-def _measured(measures: Measures, split: str, name: str) -> SourceMeasures:
-    return measures.by_split[split].get(name, SourceMeasures())
+        for reason, number in tally.items():
+            total[sanitise(reason)] += number
+    return dict(sorted(((why, n) for why, n in total.items() if n), key=lambda pair: (-pair[1], pair[0])))
 
 
 def _source(
@@ -146,14 +139,14 @@ def _source(
     settings = next((source for source in recipe.sources if source.name == name), None)
     collected = counts["documents"]["sources"].get(name, {})
     licence = collected.get("licence") or (settings.licence if settings else "") or UNKNOWN_LICENCE
-    train, held_out = (_measured(measures, split, name) for split in ("train", "held_out"))
+    train, held_out = (measures.by_split[split][name] for split in ("train", "held_out"))
     everything = sum(source.tokens for source in measures.by_split["train"].values())
     mix = counts["packing_plan"].get("mix", {}).get(name)
     return {
         "licence": sanitise(licence),
         "kind": settings.kind if settings else "",
         "files": collected.get("files", 0),
-        **_sizes([train, held_out]),
+        **_sizes(train, held_out),
         "share_of_text": ratio(train.tokens, everything),
         "mix": {key: mix[key] for key in ("tokens", "share", "epochs", "documents") if key in mix} if mix else None,
         "weight": settings.weight if settings else None,
@@ -161,36 +154,30 @@ def _source(
         "notes": _reasons(collected.get("notes", {})),
         "found": _reasons(counts["clean_documents"]["sources"].get(name, {}).get("found", {})),
         "duplicate_clusters": counts["deduplicated_documents"]["sources"].get(name, {}).get("clusters"),
-        "lengths": length_figures(added(train.lengths.copy(), held_out.lengths)),
         "vocabulary": source_vocabulary_figures(train.id_counts, measures.id_counts, tokenizer),
         "examples": [example_figures(tokenizer, example) for example in train.examples],
     }
 
 
-def _sizes(splits: Iterable[SourceMeasures]) -> dict[str, Any]:
-    train, held_out = (split.sizes for split in splits)
-    tokens, n_bytes = train["tokens"] + held_out["tokens"], train["bytes"] + held_out["bytes"]
-    sizes = {"tokens": tokens, "bytes": n_bytes, "bytes_per_token": round(ratio(n_bytes, tokens), 3)}
-    return {**sizes, "train": train, "held_out": held_out}
+def _sizes(train: SourceMeasures, held_out: SourceMeasures) -> dict[str, Any]:
+    both = train + held_out
+    sizes = {
+        "tokens": both.tokens,
+        "bytes": both.n_bytes,
+        "bytes_per_token": round(ratio(both.n_bytes, both.tokens), 3),
+    }
+    return {**sizes, "train": train.sizes, "held_out": held_out.sizes, "lengths": length_figures(both.lengths)}
 
 
 def _total(accounts: Mapping[str, Any], measures: Measures) -> dict[str, Any]:
-    splits = {}
-    for split, by_source in measures.by_split.items():
-        splits[split] = SourceMeasures()
-        for source in by_source.values():
-            splits[split].documents += source.documents
-            splits[split].tokens += source.tokens
-            splits[split].n_bytes += source.n_bytes
-            splits[split].lengths = added(splits[split].lengths, source.lengths)
+    train, held_out = (sum(sources.values(), SourceMeasures()) for sources in measures.by_split.values())
     funnel: dict[str, Any] = {key: sum(account[key] for account in accounts.values()) for key in FUNNEL}
-    funnel |= {loss: _reasons(_sum(account[loss] for account in accounts.values())) for loss in LOSSES}
-    lengths = length_figures(added(splits["train"].lengths.copy(), splits["held_out"].lengths))
-    return {**_sizes(splits.values()), "funnel": funnel, "lengths": lengths}
+    funnel |= {loss: _reasons(*(account[loss] for account in accounts.values())) for loss in LOSSES}
+    return {**_sizes(train, held_out), "funnel": funnel}
 
 
 def _licences(sources: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Sources by licence, the one with the most tokens first."""
+    """The sources of each licence, the one with the most tokens first."""
     total = sum(source["tokens"] for source in sources.values())
     groups = []
     for licence in {source["licence"] for source in sources.values()}:
@@ -209,7 +196,7 @@ def _licences(sources: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _faults(accounts: Mapping[str, Any], counts: Mapping[str, Any], artifacts: Mapping[str, Artifact]) -> list[str]:
-    """What does not add up, in words; nothing where every record is accounted for."""
+    """What does not add up, as sentences. Empty if every record is accounted for."""
     faults = []
     for name, account in accounts.items():
         steps = (
@@ -218,33 +205,28 @@ def _faults(accounts: Mapping[str, Any], counts: Mapping[str, Any], artifacts: M
             ("clean", "deduplicated", "deduplication", "clean documents", "were kept or dropped as duplicates"),
         )
         for before, after, loss, were, became in steps:
-            told = account[after] + sum(account[loss].values())
-            if account[before] != told:
-                faults.append(f"{name}: {account[before]:,} {were}, but {told:,} {became}")
+            counted = account[after] + sum(account[loss].values())
+            if account[before] != counted:
+                faults.append(f"{name}: {account[before]:,} {were}, but {counted:,} {became}")
         held_out = account["held_out_by_deduplication"]
         for split, kept in (("train", account["deduplicated"] - held_out), ("held_out", held_out)):
             if account[split] != kept:
                 what = split.replace("_", "-")
                 faults.append(f"{name}: {kept:,} {what} documents kept, but the shards hold {account[split]:,}")
     for stage in DOCUMENT_STAGES:
-        told, written = counts[stage]["documents"], count_documents(artifacts[stage].path)
-        if told != written:
-            faults.append(f"{stage}: {told:,} documents counted, but its files hold {written:,}")
+        counted, written = counts[stage]["documents"], count_documents(artifacts[stage].path)
+        if counted != written:
+            faults.append(f"{stage}: {counted:,} documents counted, but its files hold {written:,}")
     return faults
-
-
-def _evaluation_sets(cleaned: Mapping[str, Any]) -> dict[str, dict[str, int]]:
-    """What was looked for of each evaluation set, and how much of it stood in the text."""
-    return {sanitise(name): dict(found) for name, found in cleaned.get("evaluation_sets", {}).items()}
 
 
 def _duplicates(artifact: Artifact) -> dict[str, Any]:
     counts = artifact.counts
     path = artifact.path / "clusters.jsonl"
-    # Not splitlines: an excerpt may hold one of Unicode's other line ends.
+    # Not splitlines(): an excerpt may contain one of Unicode's other line ends.
     lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
     near = [cluster for line in lines if (cluster := json.loads(line))["kind"] == "near"]
-    # The largest are what a person will doubt first; where the beginnings are the same there is nothing to see.
+    # A reader doubts the largest clusters first. Where both beginnings are the same there is nothing to see.
     near.sort(key=lambda c: (c["kept"].split() == c["dropped"].split(), -c["size"], c["kept"], c["dropped"]))
     return {
         "exact": counts.get("exact_duplicates", 0),
@@ -264,7 +246,7 @@ def _duplicates(artifact: Artifact) -> dict[str, Any]:
 
 
 def _rows(plan: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One entry for each row length that is trained at."""
+    """One entry for each sequence length that the model is trained at."""
     keys = ("row_tokens", "rows", "fill", "split_documents")
     return [{key: entry[key] for key in keys if key in entry} for entry in plan.get("lengths", {}).values()]
 
@@ -272,29 +254,27 @@ def _rows(plan: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _provenance(artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
     tested = artifacts["clean_documents"].manifest.get("source_files", {})
     return {
-        # No fingerprints: a stage that came out the same with other settings leaves this card as it is.
+        # Contents, not fingerprints: if a stage comes out the same with other settings, so does this card.
         "contents": {name: a.content for name, a in artifacts.items() if not name.startswith(f"{SOURCE_FILES}/")},
-        "files": _named(artifacts["documents"].manifest.get("source_files", {})) + _fetched(artifacts["documents"]),
-        "evaluation_files": _named(tested) + _fetched(artifacts["clean_documents"]),
+        "files": _outside(artifacts["documents"].manifest.get("source_files", {}))
+        + _downloaded(artifacts["documents"]),
+        "evaluation_files": _outside(tested) + _downloaded(artifacts["clean_documents"]),
     }
 
 
-def _named(files: Mapping[str, str]) -> list[dict[str, str]]:
-    """Files outside the store, whose label is `<source>/<name>`."""
-    found = []
-    for label, digest in files.items():
-        source, _, name = label.partition("/")
-        found.append({"source": sanitise(source), "name": sanitise(name), "sha256": digest})
-    return found
+def _outside(files: Mapping[str, str]) -> list[dict[str, str]]:
+    """Files outside the store, which a manifest labels `<source>/<name>`."""
+    split = ((*label.partition("/")[::2], digest) for label, digest in files.items())
+    return [{"source": sanitise(source), "name": sanitise(name), "sha256": digest} for source, name, digest in split]
 
 
-def _fetched(documents: Artifact) -> list[dict[str, str]]:
-    """The files of the artefacts that the documents were made from: what was fetched."""
+def _downloaded(documents: Artifact) -> list[dict[str, str]]:
+    """The files in the `source_files` artefacts that the documents were made from."""
     found = []
     for stage, made_from in documents.manifest.get("inputs", {}).items():
         if not stage.startswith(f"{SOURCE_FILES}/"):
             continue
-        # An artefact lies in its stage's folder under the root, beside the documents'.
+        # An artefact's folder is in the folder of its stage, which is beside that of the documents.
         folder = documents.path.parent.parent / stage / Path(made_from["path"]).name
         source = sanitise(stage.rpartition("/")[2])
         for name, entry in Artifact.open(folder).manifest["files"].items():

@@ -1,19 +1,21 @@
-"""What the data card measures in the token shards themselves, a record batch at a time.
+"""What the data card measures in the token shards, one record batch at a time.
 
-Memory does not grow with the corpus: held are, for each source, one count for each id and each length, and a few
+Memory does not grow with the corpus. For each source it holds one count for every id and every length, and a few
 excerpts.
 """
 
 import json
+import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from parakeet.data.card.text import beginning, ratio, visible_token
 from parakeet.data.tokens.shards import SPLITS
 from parakeet.errors import ParakeetError
 from parakeet.progress import Task
@@ -24,75 +26,79 @@ EXAMPLES = 3
 EXCERPT_CHARACTERS = 400
 EXCERPT_TURNS = 4
 EXCERPT_TOKENS = 2048
-"""Enough for the characters: a token is at least one byte, and few characters take more than four."""
+"""Enough for these characters: a token has at least one byte, and few characters have more than four."""
 COVERAGE = (100, 1_000, 10_000)
 MOST_FREQUENT = 1_000
-"""Ids whose share of a source's tokens is told."""
+"""The card shows which share of a source's tokens this many ids cover."""
 TOKENS_SHOWN = 24
 CHARACTERISTIC_SHOWN = 8
 PERCENTILES = (5, 50, 95)
 
+_BLANKS = {" ": "␣", "\n": "⏎", "\t": "⇥"}
+
 
 @dataclass
 class SourceMeasures:
-    """Sizes of one source's documents in one split."""
+    """One source's documents in one split. Measures of several batches, or splits, can be added."""
 
     documents: int = 0
     tokens: int = 0
     n_bytes: int = 0
     lengths: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    """(longest + 1,) documents of each length in tokens."""
+    """(longest + 1,) The number of documents of each length in tokens."""
     id_counts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    """(largest id + 1,) how often each id stands in them; counted in the training split alone."""
+    """(largest id + 1,) How often each id occurs. Counted in the training split only."""
     examples: list[tuple[bytes, np.ndarray]] = field(default_factory=list)
-    """doc_id and the first ids of the documents with the lowest doc_id, ascending."""
+    """The documents with the lowest doc_id, ascending: doc_id, first ids. From the training split only."""
+
+    def __add__(self, other: "SourceMeasures") -> "SourceMeasures":
+        return SourceMeasures(
+            self.documents + other.documents,
+            self.tokens + other.tokens,
+            self.n_bytes + other.n_bytes,
+            added(self.lengths, other.lengths),
+            added(self.id_counts, other.id_counts),
+            sorted([*self.examples, *other.examples], key=lambda example: example[0])[:EXAMPLES],
+        )
 
     @property
     def sizes(self) -> dict[str, int]:
         return {"documents": self.documents, "tokens": self.tokens, "bytes": self.n_bytes}
 
-    def add(self, lengths: np.ndarray, n_bytes: np.ndarray) -> None:
-        """Count documents, by their tokens and bytes (documents,)."""
-        self.documents += len(lengths)
-        self.tokens += int(lengths.sum())
-        self.n_bytes += int(n_bytes.sum())
-        self.lengths = added(self.lengths, np.bincount(lengths))
-
 
 @dataclass
 class Measures:
-    """`by_split[split][source]`, and how often each id (vocabulary rows,) stands in the training split."""
-
-    by_split: dict[str, dict[str, SourceMeasures]]
+    by_split: dict[str, defaultdict[str, SourceMeasures]]
+    """Measures by split and source."""
     id_counts: np.ndarray
+    """(vocabulary rows,) How often each id occurs in the training split."""
 
 
-def measure(shards: Path, tokenizer: Tokenizer, names: Sequence[str], task: Task) -> Measures:
-    """Read every shard once. ParakeetError where one is torn, or was made with another tokenizer."""
-    by_split = {split: {name: SourceMeasures() for name in names} for split in SPLITS}
+def measure(shards: Path, tokenizer: Tokenizer, task: Task) -> Measures:
+    """Read every shard once. ParakeetError if one is damaged or was made with another tokenizer."""
+    by_split: dict[str, defaultdict[str, SourceMeasures]] = {split: defaultdict(SourceMeasures) for split in SPLITS}
     for split in SPLITS:
         for path in sorted(shards.glob(f"{split}-*.arrow")):
             for sources, batch in _batches(path, tokenizer):
                 ids = _ids(batch)
                 if (largest := int(ids.max(initial=0))) >= tokenizer.rows:
                     raise ParakeetError(
-                        f"{path} holds the token id {largest}, but the vocabulary has {tokenizer.rows:,} rows. "
+                        f"{path} contains the token id {largest}, but the vocabulary has {tokenizer.rows:,} rows. "
                         "Run the same build again with: --force token_shards"
                     )
-                _take(batch, sources, by_split[split], training=split == "train")
+                for name, found in _measured(batch, sources, training=split == "train"):
+                    by_split[split][name] += found
                 task.advance(len(ids))
-    id_counts = np.zeros(tokenizer.rows, np.int64)
-    for source in by_split["train"].values():
-        added(id_counts, source.id_counts)
-    return Measures(by_split, id_counts)
+    counts = (source.id_counts for source in by_split["train"].values())
+    return Measures(by_split, reduce(added, counts, np.zeros(tokenizer.rows, np.int64)))
 
 
-def added(counts: np.ndarray, more: np.ndarray) -> np.ndarray:
-    """The sum of two counts by number, as long as the longer one."""
-    if len(more) > len(counts):
-        counts = np.concatenate([counts, np.zeros(len(more) - len(counts), np.int64)])
-    counts[: len(more)] += more
-    return counts
+def added(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """The sum of two arrays of counts. The shorter one is taken as padded with zeros."""
+    longer, shorter = (one, other) if len(one) >= len(other) else (other, one)
+    total = longer.copy()
+    total[: len(shorter)] += shorter
+    return total
 
 
 def _batches(path: Path, tokenizer: Tokenizer) -> Iterator[tuple[list[str], pa.RecordBatch]]:
@@ -103,14 +109,14 @@ def _batches(path: Path, tokenizer: Tokenizer) -> Iterator[tuple[list[str], pa.R
             sources, made_with = json.loads(metadata[b"sources"]), metadata[b"tokenizer_sha256"].decode()
             if made_with != tokenizer.sha256:
                 raise ParakeetError(
-                    f"{path} was made with tokenizer {made_with}, not with {tokenizer.sha256}. "
+                    f"{path} was made with tokenizer {made_with}, not {tokenizer.sha256}. "
                     "Run the same build again with: --force token_shards"
                 )
             for index in range(reader.num_record_batches):
                 yield sources, reader.get_batch(index)
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise ParakeetError(
-            f"{path} is not a whole token shard ({error}). Run the same build again with: --force token_shards"
+            f"{path} is not a complete token shard ({error}). Run the same build again with: --force token_shards"
         ) from None
 
 
@@ -119,36 +125,43 @@ def _ids(batch: pa.RecordBatch) -> np.ndarray:
     return ids
 
 
-def _take(batch: pa.RecordBatch, names: Sequence[str], measures: dict[str, SourceMeasures], training: bool) -> None:
-    """Count a batch's documents. Ids and examples come from the training split alone: what is held out stays unread."""
-    offsets = batch.column("input_ids").offsets.to_numpy()
-    lengths, n_bytes = np.diff(offsets), batch.column("n_bytes").to_numpy()
-    sources = batch.column("source").indices.to_numpy()
+def _measured(batch: pa.RecordBatch, names: Sequence[str], training: bool) -> Iterator[tuple[str, SourceMeasures]]:
+    """Measure a batch, source by source. Held-out text stays unread: ids and examples come from training alone."""
+    offsets = batch.column("input_ids").offsets.to_numpy()  # (documents + 1,)
+    lengths, n_bytes = np.diff(offsets), batch.column("n_bytes").to_numpy()  # (documents,) each
+    sources = batch.column("source").indices.to_numpy()  # (documents,) indices into names
     doc_ids = batch.column("doc_id")
-    # Of equal first halves none comes twice: ids are hashes, and duplicates are gone.
-    order = np.frombuffer(doc_ids.buffers()[1], ">u8")[: 2 * len(batch) : 2]
+    # The first 8 of the 16 bytes are enough to sort by: ids are hashes, and duplicates are gone.
+    order = np.frombuffer(doc_ids.buffers()[1], ">u8")[: 2 * len(batch) : 2]  # (documents,)
     ids, numbers = _ids(batch), np.unique(sources).tolist()
     for number in numbers:
         rows = np.flatnonzero(sources == number)
-        found = measures.setdefault(names[number], SourceMeasures())
-        found.add(lengths[rows], n_bytes[rows])
+        found = SourceMeasures(
+            len(rows), int(lengths[rows].sum()), int(n_bytes[rows].sum()), np.bincount(lengths[rows])
+        )
         if training:
+            # Repeating each document's answer for each of its tokens makes a mask of the source's tokens.
             own = ids if len(numbers) == 1 else ids[np.repeat(sources == number, lengths)]
-            found.id_counts = added(found.id_counts, np.bincount(own))
-            lowest = rows[np.argsort(order[rows], kind="stable")[:EXAMPLES]].tolist()
-            begins = [(bytes(doc_ids[row].as_py()), int(offsets[row]), int(offsets[row + 1])) for row in lowest]
-            more = [(key, ids[begin : min(end, begin + EXCERPT_TOKENS)].copy()) for key, begin, end in begins]
-            found.examples = sorted([*found.examples, *more], key=lambda example: example[0])[:EXAMPLES]
+            found.id_counts = np.bincount(own)
+            for row in rows[np.argsort(order[rows], kind="stable")[:EXAMPLES]].tolist():
+                begin, end = int(offsets[row]), int(offsets[row + 1])
+                # A copy, or the memory-mapped shard would stay open.
+                excerpt = ids[begin : min(end, begin + EXCERPT_TOKENS)].copy()
+                found.examples.append((bytes(doc_ids[row].as_py()), excerpt))
+        yield names[number], found
 
 
 def length_figures(counts: np.ndarray) -> dict[str, Any]:
-    """Of documents by length (longest + 1,): percentiles, mean, longest, and `bins`: documents of 2^k … 2^(k+1) − 1."""
+    """Percentiles, mean and longest of documents counted by length (longest + 1,).
+
+    `bins[k]` is the number of documents with 2^k to 2^(k+1) − 1 tokens.
+    """
     documents = int(counts.sum())
     if not documents:
         return {"mean": 0.0, "longest": 0, **{f"p{p}": 0 for p in PERCENTILES}, "bins": []}
     lengths = np.flatnonzero(counts)
     running = np.cumsum(counts[lengths])
-    # The first length that at least p per cent of the documents do not exceed.
+    # The first length that at least p% of the documents do not exceed.
     at = {f"p{p}": int(lengths[np.searchsorted(running, -(-documents * p // 100))]) for p in PERCENTILES}
     exponents = np.frexp(np.maximum(lengths, 1))[1] - 1
     bins = np.bincount(exponents, weights=counts[lengths]).astype(np.int64)
@@ -161,7 +174,7 @@ def length_figures(counts: np.ndarray) -> dict[str, Any]:
 
 
 def vocabulary_figures(counts: np.ndarray, tokenizer: Tokenizer) -> dict[str, Any]:
-    """How the training split uses the ids: counts (vocabulary rows,) by id."""
+    """How the training split uses the vocabulary: `counts` (vocabulary rows,) is how often each id occurs."""
     names = _control_names(tokenizer)
     ordinary = np.array(tokenizer.defined_ids())
     defined = np.concatenate([ordinary, sorted(names)]).astype(np.int64)
@@ -184,7 +197,7 @@ def vocabulary_figures(counts: np.ndarray, tokenizer: Tokenizer) -> dict[str, An
         "top": [
             {
                 "id": number,
-                "token": _shown(tokenizer, names, number),
+                "token": _token_name(tokenizer, names, number),
                 "control": number in names,
                 "count": int(counts[number]),
                 "share": ratio(int(counts[number]), total),
@@ -195,10 +208,10 @@ def vocabulary_figures(counts: np.ndarray, tokenizer: Tokenizer) -> dict[str, An
 
 
 def source_vocabulary_figures(counts: np.ndarray, everything: np.ndarray, tokenizer: Tokenizer) -> dict[str, Any]:
-    """How one source's training documents use the ids: counts (at most vocabulary rows,), beside those of all sources.
+    """How one source's training documents use the vocabulary, compared with `everything`, the counts of all sources.
 
-    Characteristic are the ids that are more frequent here and contribute most to Pearson's χ² of the source against the
-    whole; `times` says how much more frequent. Control tokens tell only what shape the records have.
+    Characteristic ids are more frequent here than elsewhere, and contribute most to Pearson's χ² of the source against
+    the whole; `times` says how much more frequent. Control tokens are left out: they only reflect the records' shape.
     """
     total = int(counts.sum())
     shares = counts / max(total, 1)
@@ -213,7 +226,7 @@ def source_vocabulary_figures(counts: np.ndarray, everything: np.ndarray, tokeni
         "used": int((counts > 0).sum()),
         "most_frequent": ratio(int(most.sum()), total),
         "characteristic": [
-            {"id": number, "token": _shown(tokenizer, names, number), "times": round(float(times[number]), 2)}
+            {"id": number, "token": _token_name(tokenizer, names, number), "times": round(float(times[number]), 2)}
             for number in best[worth[best] > 0].tolist()
         ],
     }
@@ -223,18 +236,13 @@ def _control_names(tokenizer: Tokenizer) -> dict[int, str]:
     return {number: name for name, number in tokenizer.controls.items()}
 
 
-def _shown(tokenizer: Tokenizer, names: Mapping[int, str], number: int) -> str:
-    return visible_token(names[number].encode() if number in names else tokenizer.token_bytes(number))
+def _token_name(tokenizer: Tokenizer, controls: Mapping[int, str], number: int) -> str:
+    return visible_token(controls[number].encode() if number in controls else tokenizer.token_bytes(number))
 
 
 def example_figures(tokenizer: Tokenizer, example: tuple[bytes, np.ndarray]) -> dict[str, Any]:
-    """A document's doc_id and the beginning of its turns, read back from its ids: what the model is shown."""
-    doc_id, ids = example
-    turns, more = _excerpt(tokenizer, ids.tolist())
-    return {"doc_id": doc_id.hex(), "turns": turns, "more_turns": more}
-
-
-def _excerpt(tokenizer: Tokenizer, ids: list[int]) -> tuple[list[dict[str, str]], bool]:
+    """A document's doc_id and the beginnings of its turns, decoded from its ids: what the model is trained on."""
+    doc_id, ids = example[0], example[1].tolist()
     roles = {tokenizer.role_id(role): role for role in ROLE_TOKENS} | {tokenizer.end_of_text: "Text"}
     begins = [index for index, number in enumerate(ids) if number in roles]
     ends = [*begins[1:], len(ids)]
@@ -244,4 +252,25 @@ def _excerpt(tokenizer: Tokenizer, ids: list[int]) -> tuple[list[dict[str, str]]
     for begin, end in zip(shown, ends, strict=False):
         text = sanitise(tokenizer.decode(ids[begin + 1 : end])).strip()
         turns.append({"role": roles[ids[begin]], "text": beginning(text, characters)})
-    return turns, len(begins) > len(shown)
+    return {"doc_id": doc_id.hex(), "turns": turns, "more_turns": len(begins) > len(shown)}
+
+
+def visible_token(content: bytes) -> str:
+    """A token's bytes so that each can be seen: blanks as signs, invalid UTF-8 and invisible characters as escapes."""
+    text = content.decode("utf-8", "backslashreplace")
+    return "".join(_BLANKS.get(c) or (c if c.isprintable() else ascii(c)[1:-1]) for c in text)
+
+
+def beginning(text: str, characters: int) -> str:
+    """About the first so many characters, up to the end of a word, and an ellipsis if there are more."""
+    if len(text) <= characters:
+        return text
+    cut = text[:characters]
+    whole = re.sub(r"\s+\S*$", "", cut)
+    # In one long word, or a script without spaces, there is no such end.
+    return (whole if len(whole) > characters // 2 else cut.rstrip()) + " …"
+
+
+def ratio(part: float, whole: float) -> float:
+    """part / whole; 0 if there is nothing."""
+    return part / whole if whole else 0.0
