@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 
 from parakeet.conversation import Turn
 from parakeet.errors import ParakeetError
-from parakeet.template import parse_conversation, render_document, render_prompt
+from parakeet.template import render_document, render_prompt
 from parakeet.tokenizer import CL100K_URL, ROLE_TOKENS, Tokenizer, cl100k_base, train_tokenizer
+
+from .conversations import parse_conversation
 
 CL100K_FILE = hashlib.sha1(CL100K_URL.encode()).hexdigest()
 CORPUS = ["The capital of France is Paris. Count 1, 2, 3.", "Hello! Who are you? I am Parakeet.", "naïve café 東京"] * 3
