@@ -163,9 +163,7 @@ class Tokenizer:
         except FileNotFoundError as error:
             raise ParakeetError(f"{error.filename} is missing, so {directory} is not a complete tokenizer.") from None
         except KeyError as error:
-            raise ParakeetError(
-                f"{directory / SETTINGS_FILE} is not a Parakeet tokenizer: it lacks {error}."
-            ) from None
+            raise ParakeetError(f"{directory / SETTINGS_FILE} is not a Parakeet tokenizer: it lacks {error}.") from None
         except (ValueError, TypeError, RecursionError) as error:
             raise ParakeetError(f"{directory / SETTINGS_FILE} is not a Parakeet tokenizer: {error}") from None
 

@@ -1,7 +1,7 @@
-"""What the synthetic source knows: small tables of facts and words, each with one answer and no exception.
+"""The tables of facts and words behind the synthetic source.
 
-Left out on purpose: countries with two capitals or an article ("the Netherlands"), things of several colours
-(apples, cats), and words with two opposites (short, right, old), so that no question has two right answers.
+No question may have two right answers. So the tables leave out countries with two capitals or an article ("the
+Netherlands"), things of several colours (apples, cats), and words with a second opposite.
 """
 
 CAPITALS: tuple[tuple[str, str], ...] = (
@@ -67,7 +67,7 @@ CAPITALS: tuple[tuple[str, str], ...] = (
     ("Australia", "Canberra"),
 )
 
-# Mass nouns stand bare, countable ones with their article: "Snow is white.", "A frog is green."
+# Mass nouns have no article, countable nouns do: "Snow is white.", "A frog is green."
 COLOURS: tuple[tuple[str, str], ...] = (
     ("the sky", "blue"),
     ("the sea", "blue"),
@@ -115,7 +115,7 @@ COLOURS: tuple[tuple[str, str], ...] = (
     ("a plum", "purple"),
 )
 
-# Every word stands in one pair only, so that the opposite is a function in both directions.
+# Every word is in one pair only, so that it has one opposite in either direction.
 OPPOSITES: tuple[tuple[str, str], ...] = (
     ("hot", "cold"),
     ("big", "small"),
@@ -257,7 +257,7 @@ OBJECTS: tuple[str, ...] = (
     "ladder",
 )
 
-# People and animals of the talk and the stories, with the pronoun that a story uses for them.
+# Names in greetings and stories, with the pronoun that a story uses.
 NAMES: tuple[tuple[str, str], ...] = (
     ("Anna", "she"),
     ("Ben", "he"),

@@ -137,5 +137,7 @@ def test_a_shard_that_a_power_cut_shortened_is_refused(prepared: Prepared, tmp_p
     make_token_shards(prepared.recipe, inputs, tmp_path, Progress())
     shard = tmp_path / "train-00000-000.arrow"
     shard.write_bytes(shard.read_bytes()[:-100])
-    with pytest.raises(ParakeetError, match=r"train-00000-000\.arrow is shorter than it was written.*--force token_shards"):
+    with pytest.raises(
+        ParakeetError, match=r"train-00000-000\.arrow is shorter than it was written.*--force token_shards"
+    ):
         make_token_shards(prepared.recipe, inputs, tmp_path, Progress())
