@@ -21,7 +21,7 @@ DROPPING_STAGES = tuple(EXAMPLE_FILES)
 
 @dataclass(frozen=True)
 class Drop:
-    """How many documents of a source were dropped for a reason (in the stage `documents`: records), or changed ("note: …")."""
+    """How many documents of a source (in the stage `documents`, records) were dropped, or changed ("note: …")."""
 
     stage: str
     source: str

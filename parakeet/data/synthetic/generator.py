@@ -114,8 +114,8 @@ def _draw_held_out(rng: Random, splits: tuple[Split, ...]) -> Dialogue:
 def held_out_questions(per_task: int, seed: int, source: str = "synthetic") -> list[Question]:
     """Up to `per_task` distinct questions of each scored task, none of which occurs in a training turn of this seed.
 
-    A smaller `per_task` gives the first questions of a larger one. Every pair of fact and phrasing comes once before any
-    comes again in another frame. Raises ParakeetError if `per_task` is negative.
+    A smaller `per_task` gives the first questions of a larger one. Every pair of fact and phrasing comes once before
+    any comes again in another frame. Raises ParakeetError if `per_task` is negative.
     """
     if per_task < 0:
         raise ParakeetError(f"The number of held-out questions per task is {per_task}: choose 0 or more.")

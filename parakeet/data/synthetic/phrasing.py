@@ -58,7 +58,10 @@ def pick_weighted(rng: Random, choices: Sequence[tuple[T, float]]) -> T:
 
 
 def with_article(noun_phrase: str) -> str:
-    """ "fox" to "a fox", "old fox" to "an old fox". Only the letter counts, so "hour" and "unicorn" must stay out of the tables."""
+    """ "fox" to "a fox", "old fox" to "an old fox".
+
+    Only the letter counts, so "hour" and "unicorn" must stay out of the tables.
+    """
     return f"{'an' if noun_phrase[0] in 'aeiou' else 'a'} {noun_phrase}"
 
 

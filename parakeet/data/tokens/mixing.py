@@ -49,8 +49,8 @@ def mix(recipe: Recipe, names: Sequence[str], sources: np.ndarray, lengths: np.n
 
     sources (documents,) index into `names`; lengths (documents,) in tokens; ids (documents, 2) uint64. A source that is
     seen 2.3 times has every document twice, and a third time those with the lowest ids that stay within 0.3 of its
-    tokens. Choosing by id hardly changes the choice when documents are added. ParakeetError if a source with a weight is
-    left without a document.
+    tokens. Choosing by id hardly changes the choice when documents are added. ParakeetError if a source with a weight
+    is left without a document.
     """
     settings = {source.name: source for source in recipe.sources}
     # tokens (sources,): what each source has.

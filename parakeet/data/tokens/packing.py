@@ -1,7 +1,7 @@
 """The packing plan: which pieces of which documents share a training sequence, with no token lost.
 
-Arrays speak of a *row* where a sequence is one row of a batch. A piece of n tokens fills n − 1 positions of its sequence,
-its *slots*: the first token is only an input and the last only a target.
+In code, a *row* is a sequence, which becomes one row of a batch. A piece of n tokens fills n − 1 positions of its
+sequence, its *slots*: the first token is only an input and the last only a target.
 """
 
 from array import array

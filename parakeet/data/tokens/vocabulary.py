@@ -36,8 +36,8 @@ def make_tokenizer(recipe: Recipe, inputs: Mapping[str, Path], output: Path, pro
 def _training_texts(directory: Path, task: Task, most: int) -> Iterator[str]:
     """The training documents' texts; of a larger corpus about `most` bytes, from the documents with the lowest ids.
 
-    Held-out text must not shape the vocabulary, since bits per byte are measured on it. Ids are compared by their second
-    half, because the first half decides what is held out.
+    Held-out text must not shape the vocabulary, since bits per byte are measured on it. Ids are compared by their
+    second half, because the first half decides what is held out.
     """
     paths = parts(directory)
     share = most / max(1, sum(map(content_bytes, paths)))
