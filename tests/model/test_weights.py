@@ -211,7 +211,7 @@ BROKEN_JSON = [
 @pytest.mark.parametrize("content", BROKEN_JSON, ids=lambda content: repr(content[:12]))
 def test_a_configuration_that_is_none_is_refused(folder: Path, content: bytes) -> None:
     (folder / CONFIG_FILE).write_bytes(content)
-    with pytest.raises(ParakeetError, match=r"config\.json is not a model's configuration"):
+    with pytest.raises(ParakeetError, match=r"config\.json is not a model configuration"):
         load_model(folder, "cpu")
 
 
