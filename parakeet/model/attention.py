@@ -20,7 +20,7 @@ from parakeet.model.execution import AttentionBackend
 LARGEST_EXACT = 256
 """bf16 is exact for whole numbers up to this. A position is n · a + b, with n large enough for the sequence length."""
 CODE_LENGTHS = (16, 32)
-"""Extended Hamming codes of these lengths have 2^11 and 2^26 words, and any two words differ in at least four places."""
+"""Extended Hamming codes of these lengths have 2^11 and 2^26 words, any two of which differ in at least four places."""
 LOGIT_PER_DISAGREEMENT = 64.0
 """A logit loses at least this much per place in which two code words differ. Two documents differ in at least four
 places, and e^−256 is 0 in fp32."""

@@ -55,8 +55,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, key_value: Tensor, mask: Mask, dtype: torch.dtype, recompute_mlp: bool) -> Tensor:
         """x (batch, length, width); key_value (2 · width, width), keys first; products are computed in `dtype`."""
         normed = self.attention_norm(x).to(dtype)
-        # query, keys, values (batch, heads, length, head width); one product (batch, length, 2 · width) gives the latter
-        # two. The projection is shared by two layers, but their inputs differ, so each has keys and values of its own.
+        # query, keys, values (batch, heads, length, head width); one product (batch, length, 2 · width) gives the last
+        # two. Two layers share the projection, but their inputs differ, so each has its own keys and values.
         query = self._split(_linear(normed, self.query.weight))
         keys, values = (self._split(half) for half in _linear(normed, key_value).chunk(2, dim=-1))
         # Heads side by side again: (batch, length, width).
@@ -126,7 +126,7 @@ def _run_block(
 
 @cache
 def _compiled_block() -> Callable[..., Tensor]:
-    """One graph for all blocks, with their weights as inputs. Checkpointing must be inside it (pytorch issue 161889)."""
+    """One graph for all blocks, with their weights as inputs. Checkpointing must be inside (pytorch issue 161889)."""
     return compiled(_run_block)
 
 

@@ -121,7 +121,7 @@ def test_two_machines_that_share_a_folder_write_the_same_shards(prepared: Prepar
         subprocess.Popen([*arguments, *map(str, ranks)], env={**os.environ, "PYTHONPATH": str(root)})
         for ranks in ((0, 2), (2, 5))
     ]
-    assert [node.wait(60) for node in nodes] == [0, 0]
+    assert [node.wait(300) for node in nodes] == [0, 0]
     alone = tmp_path / "alone"
     alone.mkdir()
     inputs = {"tokenizer": prepared.tokenizer_folder, "deduplicated_documents": documents}
