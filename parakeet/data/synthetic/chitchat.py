@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from random import Random
 
 from parakeet.conversation import Turn
-from parakeet.data.synthetic.facts import ANIMALS, CAPITALS, NAMES, OBJECTS
+from parakeet.data.synthetic.facts import ANIMALS, CAPITALS, NAMES, OBJECTS, words
 from parakeet.data.synthetic.phrasing import exchange, framed, pick, pick_frame, sentence_case, with_article
 from parakeet.data.synthetic.scored_tasks import Fact, Split
 
@@ -55,14 +55,7 @@ _GREETINGS = (
     "Hi there!",
 )
 _INTRODUCTIONS = ("I am {name}.", "My name is {name}.", "{name} here.", "This is {name}.")
-_WISHES = (
-    "",
-    "Nice to meet you.",
-    "How are you?",
-    "Can you help me?",
-    "Shall we talk?",
-    "I have a question for you.",
-)
+_WISHES = ("", "Nice to meet you.", "How are you?", "Can you help me?", "Shall we talk?", "I have a question for you.")
 _NAME_QUESTIONS = ("What is my name?", "Do you remember my name?", "Who am I?", "Can you say my name?")
 _THANKS = (
     "Thank you!",
@@ -167,44 +160,10 @@ _STORY_REQUESTS = (
     "I would like a story about {x}.",
     "Do you know a story about {x}?",
 )
-_STORY_QUALITIES = (
-    "small",
-    "brave",
-    "clever",
-    "gentle",
-    "curious",
-    "happy",
-    "shy",
-    "old",
-    "young",
-    "kind",
-    "lazy",
-    "hungry",
-)
-_STORY_HOMES = (
-    "in a forest",
-    "by a river",
-    "on a farm",
-    "near the sea",
-    "under an oak",
-    "in a garden",
-    "on a hill",
-)
+_STORY_QUALITIES = words("small brave clever gentle curious happy shy old young kind lazy hungry")
+_STORY_HOMES = ("in a forest", "by a river", "on a farm", "near the sea", "under an oak", "in a garden", "on a hill")
 _STORY_TIMES = ("One morning", "One day", "One evening", "One summer day", "One cold night", "After the rain")
-_STORY_LOOKS = (
-    "shiny",
-    "little",
-    "golden",
-    "strange",
-    "wooden",
-    "broken",
-    "pretty",
-    "red",
-    "blue",
-    "green",
-    "old",
-    "heavy",
-)
+_STORY_LOOKS = words("shiny little golden strange wooden broken pretty red blue green old heavy")
 _STORY_FINDS = (
     "under a tree",
     "in the grass",
