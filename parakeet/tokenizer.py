@@ -1,7 +1,7 @@
 """Text to ids and back: a `tiktoken.Encoding` and the control tokens that only code may insert.
 
-A saved tokenizer is two files: `vocabulary.tiktoken` (one base64 token and its rank a line, the
-format of tiktoken) and `tokenizer.json` (pattern and control ids).
+A saved tokenizer is two files: `vocabulary.tiktoken` in tiktoken's format (a base64 token and its rank per line) and
+`tokenizer.json` (pattern and control ids).
 """
 
 import base64
@@ -40,7 +40,7 @@ CL100K_CONTROLS = {
     ROLE_TOKENS["Assistant"]: 100280,
 }
 
-# One digit a token: a tiny model then meets every number in the same few pieces.
+# One token per digit, so that a tiny model sees every number as the same few tokens.
 TRAINED_PATTERN = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -48,7 +48,7 @@ TRAINED_PATTERN = (
 PATTERNS = (CL100K_PATTERN, TRAINED_PATTERN)
 NEEDED_CONTROLS = (END_OF_TEXT, END_OF_PROMPT, PADDING, *ROLE_TOKENS.values())
 LARGEST_ID = (1 << 20) - 1
-"""An id far beyond the others would ask for gigabytes: there is a row for each up to the highest."""
+"""The embedding has a row for every id up to the highest, so one huge id would take gigabytes."""
 
 VOCABULARY_FILE = "vocabulary.tiktoken"
 SETTINGS_FILE = "tokenizer.json"
@@ -56,7 +56,7 @@ SETTINGS_FILE = "tokenizer.json"
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """Encodes ordinary text only: no string that a person or a document supplies becomes a control id."""
+    """Encodes ordinary text only: no string in a document or a chat can become a control id."""
 
     name: str
     vocabulary: bytes
@@ -82,14 +82,14 @@ class Tokenizer:
 
     @property
     def sha256(self) -> str:
-        """Hash over everything that decides an id: shards and checkpoints carry it."""
+        """Hash over everything that decides an id. Shards and checkpoints record it."""
         digest = hashlib.sha256(self.vocabulary)
         digest.update(json.dumps([self.pattern, self.controls], sort_keys=True).encode())
         return digest.hexdigest()
 
     @property
     def rows(self) -> int:
-        """Rows of an embedding for this tokenizer: the highest id + 1, rounded up to 64."""
+        """Rows of the embedding: the highest id + 1, rounded up to a multiple of 64."""
         return -(-(max(self.controls.values()) + 1) // 64) * 64
 
     @property
@@ -109,7 +109,7 @@ class Tokenizer:
         return self.controls[ROLE_TOKENS[role]]
 
     def defined_ids(self) -> list[int]:
-        """Ordinary ids in ascending order; holes and control ids are not among them."""
+        """Ordinary ids in ascending order, without control ids and undefined ids."""
         return sorted(self.encoding._mergeable_ranks.values())
 
     def encode(self, text: str) -> list[int]:
@@ -117,11 +117,11 @@ class Tokenizer:
         return self.encoding.encode_ordinary(text)
 
     def encode_array(self, text: str) -> np.ndarray:
-        """The same as `encode`, as a uint32 array and about twice as fast for long text."""
+        """The same as `encode`, but as a uint32 array. About twice as fast for long text."""
         return self.encoding.encode_to_numpy(text, disallowed_special=()).astype(np.uint32, copy=False)
 
     def token_bytes(self, token_id: int) -> bytes:
-        """Bytes of an ordinary id; nothing for a control id or an undefined one."""
+        """Bytes of an ordinary id; no bytes for a control id or an undefined id."""
         if token_id in self.control_ids:
             return b""
         try:
@@ -130,7 +130,7 @@ class Tokenizer:
             return b""
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of the ordinary ids; broken UTF-8 becomes U+FFFD, control ids vanish."""
+        """Text of the ordinary ids. Broken UTF-8 becomes U+FFFD, and control ids are left out."""
         return b"".join(self.token_bytes(int(token_id)) for token_id in ids).decode("utf-8", "replace")
 
     def save(self, directory: Path) -> None:
@@ -146,7 +146,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, directory: Path) -> "Tokenizer":
-        """Read a saved tokenizer; ParakeetError where a file is missing or was changed."""
+        """Read a saved tokenizer; ParakeetError if a file is missing or was changed."""
         try:
             settings = json.loads((directory / SETTINGS_FILE).read_text(encoding="utf-8"))
             vocabulary = (directory / VOCABULARY_FILE).read_bytes()
@@ -156,18 +156,16 @@ class Tokenizer:
                     f"{directory / VOCABULARY_FILE} has sha256 {found}, expected {expected}: the file was changed. "
                     "Run the same build again with: --force tokenizer"
                 )
-            # Any other could be made to hang: tiktoken's regular expressions backtrack.
+            # Other patterns could hang, because tiktoken's regular expressions backtrack.
             if settings["pattern"] not in PATTERNS:
-                raise ValueError("its pattern is none that Parakeet splits text with")
+                raise ValueError("its pattern is not one of Parakeet's")
             return cls(str(settings["name"]), vocabulary, settings["pattern"], dict(settings["controls"]))
         except FileNotFoundError as error:
-            raise ParakeetError(f"{error.filename} is missing: {directory} holds no whole tokenizer.") from None
+            raise ParakeetError(f"{error.filename} is missing, so {directory} is not a complete tokenizer.") from None
         except KeyError as error:
-            raise ParakeetError(
-                f"{directory / SETTINGS_FILE} is not a tokenizer of Parakeet: it lacks {error}."
-            ) from None
+            raise ParakeetError(f"{directory / SETTINGS_FILE} is not a Parakeet tokenizer: it lacks {error}.") from None
         except (ValueError, TypeError, RecursionError) as error:
-            raise ParakeetError(f"{directory / SETTINGS_FILE} is not a tokenizer of Parakeet: {error}") from None
+            raise ParakeetError(f"{directory / SETTINGS_FILE} is not a Parakeet tokenizer: {error}") from None
 
 
 def _parse_vocabulary(vocabulary: bytes) -> dict[bytes, int]:
@@ -176,9 +174,9 @@ def _parse_vocabulary(vocabulary: bytes) -> dict[bytes, int]:
 
 
 def _check_ids(ranks: Mapping[bytes, int], controls: Mapping[str, int]) -> None:
-    """ValueError unless every id means one thing and any text can be encoded: tiktoken panics where it cannot."""
+    """ValueError unless every id has one meaning and any text can be encoded; tiktoken panics on text that cannot."""
     if set(ranks.values()) != set(range(len(ranks))):
-        raise ValueError(f"the {len(ranks):,} ranks of its vocabulary do not count from 0 without gaps")
+        raise ValueError(f"the {len(ranks):,} ranks of its vocabulary are not 0, 1, 2, … without gaps")
     lacking = next((byte for byte in range(256) if bytes([byte]) not in ranks), None)
     if lacking is not None:
         raise ValueError(f"its vocabulary lacks the single byte {lacking}")
@@ -195,9 +193,8 @@ def _check_ids(ranks: Mapping[bytes, int], controls: Mapping[str, int]) -> None:
 def cl100k_base(known: Iterable[Path] = ()) -> Tokenizer:
     """OpenAI's cl100k_base with Parakeet's four tokens, 100,288 rows.
 
-    The vocabulary is the first of the files `known` that is it, or comes from TIKTOKEN_CACHE_DIR, or is
-    downloaded by tiktoken. A file in the cache
-    with another hash is refused and left where it is: tiktoken itself would delete it.
+    The vocabulary comes from the first of the files `known` with the right hash, from TIKTOKEN_CACHE_DIR, or from
+    tiktoken's download. A file in the cache with the wrong hash is refused and left in place; tiktoken would delete it.
     """
     for path in known:
         if (vocabulary := path.read_bytes()) and hashlib.sha256(vocabulary).hexdigest() == CL100K_SHA256:
@@ -226,15 +223,15 @@ def _download_cl100k(name: str) -> bytes:
     except (requests.RequestException, OSError, ValueError) as error:
         raise ParakeetError(
             f"The cl100k_base vocabulary could not be downloaded from {CL100K_URL} ({type(error).__name__}). "
-            f"Fetch that file on another machine, save it as {name} in a folder of yours, check that its "
+            f"Download that file on another machine, save it in a folder under the name {name}, check that its "
             f"sha256 is {CL100K_SHA256}, and set TIKTOKEN_CACHE_DIR to the folder."
         ) from None
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
-    """A byte-level BPE of at most `vocabulary` tokens (256 bytes among them), with the same control tokens.
+    """Train a byte-level BPE of at most `vocabulary` tokens, including the 256 bytes; control tokens come on top.
 
-    Trained by Hugging Face `tokenizers`; the ids of its merges are the ranks of tiktoken.
+    Hugging Face `tokenizers` trains it, and the ids of its merges become tiktoken's ranks.
     """
     from tokenizers import Regex, pre_tokenizers, trainers
     from tokenizers import Tokenizer as TrainedTokenizer
@@ -265,7 +262,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """Letter to byte of the byte-level alphabet: printable Latin-1 stands for itself, the rest from U+0100."""
+    """Letter to byte in the byte-level alphabet: printable Latin-1 stands for itself, other bytes count from U+0100."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(b): b for b in printable} | {chr(0x100 + i): b for i, b in enumerate(others)}

@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 
 from parakeet.conversation import Turn
 from parakeet.errors import ParakeetError
-from parakeet.template import parse_conversation, render_document, render_prompt
+from parakeet.template import render_document, render_prompt
 from parakeet.tokenizer import CL100K_URL, ROLE_TOKENS, Tokenizer, cl100k_base, train_tokenizer
+
+from .conversations import parse_conversation
 
 CL100K_FILE = hashlib.sha1(CL100K_URL.encode()).hexdigest()
 CORPUS = ["The capital of France is Paris. Count 1, 2, 3.", "Hello! Who are you? I am Parakeet.", "naïve café 東京"] * 3
@@ -117,7 +119,7 @@ def test_a_wrong_cl100k_file_is_refused_and_left_alone(tmp_path: Path, monkeypat
     assert (tmp_path / CL100K_FILE).read_bytes() == b"not it"
 
 
-def test_without_file_or_network_it_is_said_where_to_put_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_file_or_network_it_says_where_to_put_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     with pytest.raises(ParakeetError, match="223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7"):

@@ -1,4 +1,4 @@
-"""What became of the records that are not in the training text: by stage, source and reason, with examples."""
+"""`parakeet data inspect`: what was dropped from the training text, by stage, source and reason, with examples."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -10,14 +10,18 @@ from parakeet.artifact import Artifact
 from parakeet.errors import ParakeetError
 from parakeet.sanitise import sanitise
 
-DROPPING_STAGES = ("documents", "clean_documents", "deduplicated_documents")
-EXAMPLE_FILES = dict(zip(DROPPING_STAGES, ("problems.jsonl", "dropped.jsonl", "clusters.jsonl"), strict=True))
-"""Each stage's file of examples."""
+EXAMPLE_FILES = {
+    "documents": "problems.jsonl",
+    "clean_documents": "dropped.jsonl",
+    "deduplicated_documents": "clusters.jsonl",
+}
+"""Each stage that drops documents, with its file of examples."""
+DROPPING_STAGES = tuple(EXAMPLE_FILES)
 
 
 @dataclass(frozen=True)
 class Drop:
-    """So many documents (of the stage `documents`: records) of a source went for a reason, or in part ("note: …")."""
+    """How many documents of a source (in the stage `documents`, records) were dropped, or changed ("note: …")."""
 
     stage: str
     source: str
@@ -27,12 +31,12 @@ class Drop:
 
 @dataclass(frozen=True)
 class Example:
-    """One of them: where it is from, as far as that is known, and what of it is shown."""
+    """One dropped document: where it came from, if that is known, and excerpts to show."""
 
     stage: str
     sources: Sequence[str]
     reason: str
-    """The reason of a `Drop`, with particulars behind it where there are any."""
+    """The reason of a `Drop`, perhaps with `: details` after it."""
     place: str
     excerpts: Sequence[str]
 
@@ -42,16 +46,16 @@ class Example:
 
 
 def render_inspection(artifacts: Sequence[Artifact], source: str | None, reason: str | None, examples: int) -> str:
-    """A table of what was dropped; with a `reason` also up to so many examples of each of its rows.
+    """A table of what was dropped. With a `reason`, also up to `examples` examples of each row.
 
-    A reason is named by its beginning, or by any part of it, in any case. Raises ParakeetError where there is no such
-    source or reason.
+    `reason` may be the beginning or any part of a reason, in upper or lower case. Raises ParakeetError if there is no
+    such source or reason.
     """
     drops = [drop for artifact in artifacts for drop in drops_of(artifact)]
     if source is not None:
         known = sorted({name for artifact in artifacts for name in artifact.counts["sources"]})
         if source not in known:
-            raise ParakeetError(f"There is no source {source!r} here. There are: {', '.join(known)}.")
+            raise ParakeetError(f"There is no source {source!r} here. The sources are: {', '.join(known)}.")
         drops = [drop for drop in drops if drop.source == source]
     if reason is not None:
         drops = _for_reason(drops, reason)
@@ -69,7 +73,7 @@ def render_inspection(artifacts: Sequence[Artifact], source: str | None, reason:
 
 
 def drops_of(artifact: Artifact) -> list[Drop]:
-    """What a stage's manifest says was dropped, most of it first in each source."""
+    """What a stage's manifest lists as dropped, by source, the most frequent reason first."""
     drops = []
     for source, counts in artifact.counts["sources"].items():
         reasons = counts.get("bad_reasons") or counts.get("dropped") or {}
@@ -82,7 +86,7 @@ def drops_of(artifact: Artifact) -> list[Drop]:
 
 
 def examples_of(artifact: Artifact) -> Iterator[Example]:
-    """The examples that a stage has kept, in its order."""
+    """The examples that a stage has kept, in their order."""
     for row in _rows(artifact.path / EXAMPLE_FILES[artifact.stage]):
         place = f"{row['file']}:{row['row']}" if "file" in row and "row" in row else ""
         if artifact.stage == "deduplicated_documents":
@@ -107,8 +111,8 @@ def _for_reason(drops: Sequence[Drop], wanted: str) -> list[Drop]:
     found = [drop for drop in drops if drop.reason.lower().startswith(sought)]
     found = found or [drop for drop in drops if sought in drop.reason.lower()]
     if not found:
-        known = ", ".join(sorted({drop.reason for drop in drops})) or "none: nothing was dropped"
-        raise ParakeetError(f"Nothing was dropped for {wanted!r}. The reasons there are: {known}.")
+        known = ", ".join(sorted({drop.reason for drop in drops})) or "none, since nothing was dropped"
+        raise ParakeetError(f"Nothing was dropped for {wanted!r}. The reasons are: {known}.")
     return found
 
 
@@ -125,8 +129,8 @@ def _table(drops: Sequence[Drop]) -> list[str]:
 def _examples(drop: Drop, examples: Sequence[Example]) -> list[str]:
     lines = ["", f"{drop.source}: {drop.reason} ({drop.stage}), {len(examples):,} of {drop.number:,}"]
     for example in examples:
-        particulars = example.reason.removeprefix(drop.reason).lstrip(": ")
-        lines.append("  " + " ".join(filter(None, (example.place or "(place unknown)", particulars))))
+        details = example.reason.removeprefix(drop.reason).lstrip(": ")
+        lines.append("  " + " ".join(filter(None, (example.place or "(place unknown)", details))))
         lines += [f"    {excerpt}" for excerpt in example.excerpts]
     return lines
 

@@ -1,4 +1,4 @@
-"""What a recipe's data stages would miss, said before hours of fetching and reading."""
+"""Checks for everything that the data stages need, before hours of downloading and reading."""
 
 import shutil
 from importlib.util import find_spec
@@ -11,7 +11,7 @@ from parakeet.recipe_sources import BucketSource, FileSource
 
 
 def refuse_unmet_data(recipe: Recipe) -> None:
-    """ParakeetError for a local path, a package, a command or a language that the data stages need and do not find."""
+    """ParakeetError if a file, a package, a command or a language that the recipe's data stages need is missing."""
     named = (*recipe.sources, *recipe.decontamination.sets)
     for source in named:
         if isinstance(source, FileSource):

@@ -1,4 +1,4 @@
-"""Held-out questions beside the documents, and the search for training text that holds one."""
+"""Held-out questions, stored beside the documents, and the search for training text that contains one."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ QUESTIONS_FILE = "questions.jsonl"
 
 @dataclass(frozen=True)
 class Question:
-    """A Human turn that no training document holds, and the exact reply that counts as right."""
+    """A Human turn that occurs in no training document, and the exact reply that counts as right."""
 
     source: str
     task: str
@@ -27,16 +27,17 @@ def write_questions(documents: Path, questions: Iterable[Question]) -> None:
 
 
 def read_questions(documents: Path) -> list[Question]:
-    """The held-out questions of a documents artefact; none where no source has any."""
+    """The held-out questions of a documents artefact, or none if no source has any."""
     with (documents / QUESTIONS_FILE).open(encoding="utf-8") as file:
         return [Question(**json.loads(line)) for line in file]
 
 
 class LeakSearch:
-    """Looks for the text of held-out questions in documents that are not held out by their metadata.
+    """Finds held-out questions in the text of training documents.
 
-    A text can only hold a question if it holds the question's longest word between its first and its last, which no
-    other text touches: one look at the words of a document rules out nearly all of 1,200 questions.
+    A text that contains a question also contains, as a whole word, the longest of the question's inner words: the first
+    and the last may run into the text around them, an inner word cannot. So one look at the words of a document rules
+    out nearly all of 1,200 questions.
     """
 
     def __init__(self, questions: Sequence[Question]) -> None:
@@ -47,7 +48,7 @@ class LeakSearch:
         self._wordless = self._by_word.pop("", [])
 
     def find(self, document: Document) -> str:
-        """A question that stands in a document, in lower case, or nothing. Its mark would measure memory."""
+        """A question that the document contains, case-folded, or "". Its score would measure memory, not skill."""
         if document.metadata.get("held_out") or not (self._by_word or self._wordless):
             return ""
         text = document.content.casefold()

@@ -1,4 +1,4 @@
-"""Tasks as array jobs of Slurm. Only `parakeet.data.tasks` imports this module, where a recipe asks for Slurm."""
+"""Tasks as array jobs of Slurm."""
 
 import os
 import subprocess
@@ -16,18 +16,18 @@ from parakeet.recipe import Slurm
 
 POLL_SECONDS = 5.0
 GRACE_POLLS = 6
-"""Polls for which no job may be known and tasks unfinished: a shared folder shows files late."""
+"""How many polls may find no job although tasks are unfinished: a shared folder shows new files late."""
 CANCEL_POLLS = 60
 JOBS_FILE = "jobs"
 UNKNOWN_JOB = "invalid job id"
-"""What squeue says of a job that ended a while ago; whatever else it fails with, the job may be running."""
+"""squeue's message about a job that ended a while ago. After any other failure of squeue the job may be running."""
 
 
 class SlurmTasks(SlurmPipelineExecutor):
-    """datatrove's Slurm executor, waited for. It writes `launch_script.slurm` into `logs` and hands it to sbatch.
+    """datatrove's Slurm executor, made to wait. It writes `launch_script.slurm` to `logs` and hands it to sbatch.
 
-    The numbers of its jobs are written down in `logs/jobs`: what a build that was killed had submitted is cancelled
-    before its successor writes the same files, and what this one has submitted when it is interrupted.
+    The ids of submitted jobs are kept in `logs/jobs`, so that jobs of a killed build are cancelled before the next
+    build writes the same files. An interrupted build cancels its own jobs.
     """
 
     def __init__(self, pipeline: list[PipelineStep], tasks: int, workers: int, slurm: Slurm, logs: Path) -> None:
@@ -46,10 +46,10 @@ class SlurmTasks(SlurmPipelineExecutor):
         )
 
     def launch_merge_stats(self) -> None:
-        """datatrove's would be one job more, which looks for this folder when it is gone."""
+        """Nothing: datatrove would start one more job, which reads this folder when it no longer exists."""
 
     def run(self) -> None:
-        """Submit what is not finished, and return when all is or no job is left; inside a job, run its tasks."""
+        """Submit the unfinished tasks; wait until all are finished or no job is left. Inside a job, run its tasks."""
         if "SLURM_ARRAY_TASK_ID" in os.environ:
             super().run()
             return
@@ -62,7 +62,7 @@ class SlurmTasks(SlurmPipelineExecutor):
         except subprocess.CalledProcessError as error:
             raise ParakeetError(
                 f"sbatch refused the job (status {error.returncode}). Its script is "
-                f"{self.logging_dir.resolve_paths('launch_script.slurm')}: see what it asks for in executor.slurm."
+                f"{self.logging_dir.resolve_paths('launch_script.slurm')}; its settings come from executor.slurm."
             ) from None
         finally:
             self._cancel()
@@ -74,7 +74,7 @@ class SlurmTasks(SlurmPipelineExecutor):
             unknown = 0 if any(map(_may_run, self._jobs())) else unknown + 1
 
     def _cancel(self) -> None:
-        """End the jobs that are written down, and see them gone."""
+        """Cancel the recorded jobs and wait until Slurm confirms that they ended."""
         jobs = self._jobs()
         if not jobs:
             return
@@ -85,8 +85,8 @@ class SlurmTasks(SlurmPipelineExecutor):
                 return
             time.sleep(POLL_SECONDS)
         raise ParakeetError(
-            f"Slurm does not say that the jobs {', '.join(jobs)} have ended, and they may still be writing. See to it "
-            "that they end (scancel, squeue), and run the same command again."
+            f"Slurm does not confirm that the jobs {', '.join(jobs)} have ended; they may still be writing. End them "
+            "(scancel, squeue) and run the same command again."
         )
 
     def _jobs(self) -> list[str]:
@@ -95,7 +95,7 @@ class SlurmTasks(SlurmPipelineExecutor):
 
 
 def _remember(file: str, retrieve: Callable[[str, int], str], output: str) -> str:
-    """The job's number in what sbatch says, which ends with it."""
+    """Record the job id, which is the last word of sbatch's output."""
     job = retrieve(output, -1)
     with Path(file).open("a", encoding="utf-8") as jobs:
         jobs.write(f"{job}\n")

@@ -11,12 +11,12 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 
 LARGEST = {"layers": 1024, "heads": 1024, "width": 1 << 16, "context": 1 << 20, "vocabulary_rows": 1 << 20}
-"""Sizes beyond these are nonsense. A million layers would take minutes to set up before any tensor is looked at."""
+"""No model has larger sizes. A million layers would take minutes to set up before the first tensor is checked."""
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """`vocabulary_rows` counts the rows of the tied embedding; `context` is in tokens."""
+    """`vocabulary_rows` is the number of rows of the tied embedding; `context` is in tokens."""
 
     layers: int
     heads: int
@@ -31,11 +31,11 @@ class ModelConfig:
 
     @property
     def shared_projections(self) -> int:
-        """Key/value projections: one for each pair of neighbouring layers."""
+        """Key/value projections: one for each pair of neighbouring layers, rounded up."""
         return -(-self.layers // 2)
 
     def parameters(self) -> dict[str, int]:
-        """Parameters by part. The output projection is the embedding itself and counts once."""
+        """Parameters by part. The output projection is the embedding, which is counted once."""
         d = self.width
         return {
             "embedding": self.vocabulary_rows * d,
@@ -52,15 +52,15 @@ class ModelConfig:
         return sum(self.parameters().values())
 
     def flops_per_token(self, length: int) -> int:
-        """Training FLOPs a token at sequence length `length`, causal count: 6 · matmul parameters + 6 · L · d · T.
+        """Training FLOPs per token at sequence length T, causal: 6 · matmul parameters + 6 · layers · width · T.
 
-        Shared key/value weights are multiplied once per layer, so they count in every layer.
+        Shared key/value weights are used in every layer, so they count in every layer.
         """
         matmul = self.layers * 12 * self.width**2 + self.vocabulary_rows * self.width
         return 6 * matmul + 6 * self.layers * self.width * length
 
     def palm_flops_per_token(self, length: int) -> int:
-        """The same as PaLM counts them (arXiv 2204.02311, appendix B): scores of the future too, 12 · L · d · T."""
+        """The same as PaLM counts them (arXiv 2204.02311, appendix B): with future scores, 12 · layers · width · T."""
         return self.flops_per_token(2 * length)
 
     def save(self, directory: Path) -> None:
@@ -74,23 +74,23 @@ class ModelConfig:
             values = json.loads(path.read_text(encoding="utf-8"))
             config = cls(**{field.name: values[field.name] for field in fields(cls)})
         except FileNotFoundError:
-            raise ParakeetError(f"{path} is missing: {directory} holds no model of Parakeet.") from None
+            raise ParakeetError(f"{path} is missing: {directory} holds no model.") from None
         except KeyError as error:
-            raise ParakeetError(f"{path} is not a model's configuration: it does not say {error}.") from None
+            raise ParakeetError(f"{path} is not a model configuration: it lacks {error}.") from None
         except (ValueError, TypeError, RecursionError) as error:
-            raise ParakeetError(f"{path} is not a model's configuration: {error}") from None
+            raise ParakeetError(f"{path} is not a model configuration: {error}") from None
         return config.checked(path)
 
     def checked(self, where: Path) -> "ModelConfig":
-        """Refuse sizes that no model has, before any memory is asked for."""
+        """Refuse impossible sizes, before any memory is allocated."""
         for name, largest in LARGEST.items():
             size = getattr(self, name)
             if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= largest:
-                raise ParakeetError(f"{where}: {name} is {size!r}; a whole number from 1 to {largest:,} is needed.")
+                raise ParakeetError(f"{where}: {name} is {size!r}; it must be a whole number from 1 to {largest:,}.")
         dropout = self.dropout
         # NaN fails every comparison.
         if not isinstance(dropout, int | float) or isinstance(dropout, bool) or not 0 <= dropout < 1:
-            raise ParakeetError(f"{where}: dropout is {dropout!r}; a number from 0 to below 1 is needed.")
+            raise ParakeetError(f"{where}: dropout is {dropout!r}; it must be a number from 0 to below 1.")
         if self.width % self.heads:
             raise ParakeetError(f"{where}: width {self.width} is not a multiple of heads {self.heads}.")
         return self

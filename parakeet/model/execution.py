@@ -1,4 +1,4 @@
-"""How a forward and backward pass is computed; never what it computes. Imports no torch."""
+"""How a forward and backward pass is computed, never what it computes. Imports no torch."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,22 +8,22 @@ Precision = Literal["fp32", "bf16"]
 Recompute = Literal["none", "mlp", "block"]
 
 LOSS_ROWS = 1024
-"""Rows of logits that exist at once. At a vocabulary of 100,288, 1,024 rows are 0.38 GiB of fp32."""
+"""Rows of logits that exist at a time. With a vocabulary of 100,288, 1,024 rows are 0.38 GiB of fp32."""
 
 
 @dataclass(frozen=True)
 class Execution:
-    """One choice for every way there is to compute the same gradients.
-
-    attention: `reference` keeps every score, `fused` and `flex` take memory linear in the length. precision: of the
-    products; weights stay fp32. residual: of the stream between blocks. recompute: what the backward pass computes
-    again instead of keeping it; GELUs always. compile: whether torch.compile builds the blocks. loss_rows: rows of
-    logits that exist at once.
-    """
+    """The choices among ways to compute the same gradients."""
 
     attention: AttentionBackend = "fused"
+    """`reference` keeps every score; `fused` and `flex` take memory linear in the sequence length."""
     precision: Precision = "fp32"
+    """Of the matrix products. Weights stay fp32."""
     residual: Precision = "fp32"
+    """Of the residual stream between blocks."""
     recompute: Recompute = "none"
+    """Activation checkpointing: what the backward pass computes again instead of keeping it. GELUs always are."""
     compile: bool = False
+    """Whether the blocks run through torch.compile."""
     loss_rows: int = LOSS_ROWS
+    """Rows of logits that exist at a time."""

@@ -1,4 +1,4 @@
-"""The Parakeet transformer (DESIGN §3): pre-norm, ALiBi, key/value projections shared by pairs of layers."""
+"""The Parakeet transformer: pre-norm, ALiBi, and key/value projections shared by pairs of layers."""
 
 import errno
 import math
@@ -24,7 +24,7 @@ DEFAULT_EXECUTION = Execution()
 
 
 class Norm(nn.Module):
-    """LayerNorm with a weight and no bias, eps 1e-5, in the precision of what it is given."""
+    """LayerNorm with a weight and no bias, eps 1e-5, in the precision of its input."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Norm(nn.Module):
 class Block(nn.Module):
     """x + attention(LN(x)); x + MLP(LN(x)). The key/value projection belongs to the pair of layers.
 
-    Weights are cast at each use: inside a block that is computed again, the copies live no longer than it.
+    Weights are cast at each use, so that the copies live no longer than a checkpointed block.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -53,28 +53,34 @@ class Block(nn.Module):
         self.mlp_output = nn.Linear(4 * d, d, bias=False)
 
     def forward(self, x: Tensor, key_value: Tensor, mask: Mask, dtype: torch.dtype, recompute_mlp: bool) -> Tensor:
-        """x (batch, length, width); key_value (2 · width, width); products are computed in `dtype`."""
+        """x (batch, length, width); key_value (2 · width, width), keys first; products are computed in `dtype`."""
         normed = self.attention_norm(x).to(dtype)
+        # query, keys, values (batch, heads, length, head width); one product (batch, length, 2 · width) gives the last
+        # two. Two layers share the projection, but their inputs differ, so each has its own keys and values.
         query = self._split(_linear(normed, self.query.weight))
         keys, values = (self._split(half) for half in _linear(normed, key_value).chunk(2, dim=-1))
+        # Heads side by side again: (batch, length, width).
         mixed = attend(query, keys, values, mask).transpose(1, 2).reshape(x.shape)
         x = x + F.dropout(_linear(mixed, self.attention_output.weight), self.dropout, self.training)
-        hidden = _computed_again(self._mlp, x, dtype) if recompute_mlp else self._mlp(x, dtype)
+        hidden = _checkpointed(self._mlp, x, dtype) if recompute_mlp else self._mlp(x, dtype)
         return x + F.dropout(hidden, self.dropout, self.training)
 
     def _mlp(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        # (batch, length, width) to (batch, length, 4 · width) and back. The GELU is always computed again: keeping its
+        # output would take a fifth of all activations, and a step on a CPU took as long either way (0.28 s).
         hidden = _linear(self.mlp_norm(x).to(dtype), self.mlp_input.weight)
-        return _computed_again(_activated, hidden, self.mlp_output.weight)
+        return _checkpointed(_activated, hidden, self.mlp_output.weight)
 
     def _split(self, x: Tensor) -> Tensor:
+        """(batch, length, width) to (batch, heads, length, head width)."""
         batch, length, width = x.shape
         return x.view(batch, length, self.heads, width // self.heads).transpose(1, 2)
 
 
 class _Lookup(torch.autograd.Function):
-    """Rows of the embedding, whose gradient goes straight into the embedding's .grad.
+    """Embedding lookup whose gradient goes straight into the embedding's .grad.
 
-    The usual backward makes a second dense gradient first, 462 MB at 100,288 × 1,152.
+    torch's own backward first makes a second dense gradient, 462 MB at 100,288 × 1,152.
     """
 
     @staticmethod
@@ -89,18 +95,17 @@ class _Lookup(torch.autograd.Function):
         embedding, gradient = context.embedding, gradients[0]
         if embedding.grad is None:
             embedding.grad = torch.zeros_like(embedding)
+        # ids (batch, length), gradient (batch, length, width): one row is added per position, repeats included.
         embedding.grad.index_add_(0, ids.reshape(-1), gradient.reshape(-1, gradient.shape[-1]).to(embedding.dtype))
         return None, None
 
 
 def _activated(hidden: Tensor, weight: Tensor) -> Tensor:
-    """GELU and the product behind it. The backward pass runs the GELU again: kept, its output would be a fifth of all
-    activations, and a CPU's step took as long (0.28 s) either way."""
     return _linear(F.gelu(hidden), weight)
 
 
-def _computed_again(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
-    """`function(*arguments)`, of which the backward pass keeps the arguments only. Nothing random may be in it."""
+def _checkpointed(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
+    """`function(*arguments)`, keeping only the arguments for the backward pass. The function must not draw numbers."""
     if not torch.is_grad_enabled():
         return function(*arguments)
     return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
@@ -114,18 +119,19 @@ def _run_block(
     block: nn.Module, x: Tensor, key_value: Tensor, mask: Mask, dtype: torch.dtype, recompute: Recompute
 ) -> Tensor:
     if recompute == "block" and torch.is_grad_enabled():
+        # With the state of the random numbers, because dropout has to be drawn again as it was.
         return checkpoint(block, x, key_value, mask, dtype, False, use_reentrant=False)
     return block(x, key_value, mask, dtype, recompute == "mlp")
 
 
 @cache
 def _compiled_block() -> Callable[..., Tensor]:
-    """One compiled graph for all blocks: their weights are its inputs. Checkpointing is inside (pytorch 161889)."""
+    """One graph for all blocks, with their weights as inputs. Checkpointing must be inside (pytorch issue 161889)."""
     return compiled(_run_block)
 
 
 class Parakeet(nn.Module):
-    """Input ids to hidden states; logits are hidden states times the embedding, transposed."""
+    """Input ids to hidden states. Logits are the hidden states times the transposed embedding."""
 
     slopes: Tensor
 
@@ -144,7 +150,7 @@ class Parakeet(nn.Module):
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
-        """N(0, 0.02); projections back to the residual stream N(0, 0.02/sqrt(2 · layers))."""
+        """N(0, 0.02), but N(0, 0.02/sqrt(2 · layers)) for the projections back to the residual stream."""
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2:
                 residual = name.endswith(("attention_output.weight", "mlp_output.weight"))
@@ -152,14 +158,15 @@ class Parakeet(nn.Module):
                 parameter.normal_(0.0, deviation, generator=generator)
 
     def forward(self, ids: Tensor, documents: Tensor) -> Tensor:
-        """Hidden states (batch, length, width) of packed rows, in the precision of the products.
+        """Hidden states (batch, length, width) of packed sequences, in the precision of the products.
 
-        ids (batch, length) int64; documents (batch, length), one number per packed document: nothing
-        is attended to across documents.
+        ids (batch, length) int64; documents (batch, length), one number per packed document. No position attends to
+        another document.
         """
         chosen = self.execution
         dtype = self._dtype(chosen.precision)
         x = self._embed(ids).to(self._dtype(chosen.residual))
+        # Prepared once, outside the compiled blocks, and used in every layer.
         mask = prepare_mask(chosen.attention, self.slopes, documents, self.config.head_width, dtype)
         run = _compiled_block() if chosen.compile else _run_block
         for layer, block in enumerate(self.blocks):
@@ -180,36 +187,36 @@ class Parakeet(nn.Module):
 
 
 def save_model(model: Parakeet, directory: Path) -> None:
-    """Weights and configuration; the tied embedding and each shared projection are stored once."""
+    """Write weights and configuration. The tied embedding and each shared projection are stored once."""
     save_tensors(model.state_dict(), directory / WEIGHTS_FILE)
     model.config.save(directory)
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write a safetensors file; OSError where it cannot be written (the library raises a type of its own)."""
+    """Write a safetensors file. OSError if that fails, where the library raises a type of its own."""
     try:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
     except SafetensorError as error:
         raise OSError(errno.EIO, f"The file could not be written: {error}", str(path)) from None
-    path.chmod(0o644)  # the library makes it for its owner only
+    path.chmod(0o644)  # the library makes the file readable by its owner only
 
 
 def best_device() -> str:
-    """`cuda` where there is a CUDA device, else `cpu`."""
+    """`cuda` if there is a CUDA device, else `cpu`."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def load_model(directory: Path, device: str) -> Parakeet:
-    """A model in evaluation mode. Raises ParakeetError on missing, misshapen or non-finite weights."""
+    """A model in evaluation mode. ParakeetError if weights are missing, misshapen or not finite."""
     config = ModelConfig.load(directory)
     path = directory / WEIGHTS_FILE
     try:
         weights = load_file(path, device=device)
     except FileNotFoundError:
-        raise ParakeetError(f"{path} is missing: {directory} holds no whole model.") from None
+        raise ParakeetError(f"{path} is missing: {directory} holds no complete model.") from None
     except (SafetensorError, OSError) as error:
         raise ParakeetError(f"{path} cannot be read as safetensors: {error}") from None
-    # Built without memory first: the file's tensors become the parameters, so nothing is held twice.
+    # Built without memory, so that the file's tensors become the parameters and nothing is held twice.
     with torch.device("meta"):
         model = Parakeet(config)
     _check_weights(model, weights, path)
@@ -225,12 +232,12 @@ def _check_weights(model: Parakeet, weights: dict[str, Tensor], path: Path) -> N
     if wrong:
         name = wrong[0]
         raise ParakeetError(
-            f"{path} does not fit its config.json: {name} has shape {found.get(name, 'missing')}, "
+            f"{path} does not match its config.json: {name} has shape {found.get(name, 'missing')}, "
             f"expected {expected.get(name, 'nothing')} ({len(wrong)} tensors differ)."
         )
     for name, tensor in weights.items():
         if tensor.dtype != torch.float32:
             raise ParakeetError(f"{path}: {name} has dtype {tensor.dtype}; Parakeet's weights are torch.float32.")
-        # In pieces: torch.isfinite takes twice the memory of what it looks at, and a weight has up to 462 MB.
+        # In pieces, because torch.isfinite takes twice the memory of its input, and a weight has up to 462 MB.
         if not all(torch.isfinite(piece).all() for piece in tensor.view(-1).split(VALUES_PER_CHECK)):
-            raise ParakeetError(f"{path}: {name} holds NaN or infinite values; the model is unusable.")
+            raise ParakeetError(f"{path}: {name} holds NaN or infinite values, so the model is unusable.")

@@ -12,8 +12,8 @@ from parakeet.conversation import Turn
 from parakeet.errors import ParakeetError
 from parakeet.generation.engine import Step
 from parakeet.generation.settings import SamplingSettings
-from parakeet.template import parse_conversation
 
+from ..conversations import parse_conversation
 from .scripted_engine import ScriptedEngine
 from .talking import TOKENIZER, drain, greedy, last_prompt, prompts, say, seeded, session
 

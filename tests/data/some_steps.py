@@ -1,4 +1,4 @@
-"""datatrove steps for tests: importable, because worker processes import what they run."""
+"""datatrove steps for tests, in a module of their own because worker processes import what they run."""
 
 import errno
 import os
@@ -15,9 +15,9 @@ from parakeet.errors import ParakeetError
 
 
 class Square(PipelineStep):
-    """Writes the square of each task's number, and adds a line to `runs/<task>` whenever it runs.
+    """Writes the square of each task's number, and adds a line with its process to `runs/<task>` whenever it runs.
 
-    `faults` names what happens to a task instead, as long as no file `mended` lies in the folder.
+    `faults` names what happens to a task instead, until the folder has a file `repaired`.
     """
 
     name = "Square"
@@ -32,7 +32,8 @@ class Square(PipelineStep):
         (self.folder / "runs").mkdir(exist_ok=True)
         with (self.folder / "runs" / str(rank)).open("a") as file:
             file.write(f"{os.getpid()}\n")
-        fault = None if (self.folder / "mended").exists() else self.faults.get(rank)
+        repaired = self.folder / "repaired"
+        fault = None if repaired.exists() else self.faults.get(rank)
         if fault == "message":
             raise ParakeetError(f"Task {rank} met a broken record in row 7.")
         if fault == "disk":
@@ -41,7 +42,7 @@ class Square(PipelineStep):
             raise ZeroDivisionError("a bug")
         if fault == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
-        if fault == "slow":
-            time.sleep(60)
+        while fault == "slow" and not repaired.exists():
+            time.sleep(0.05)
         (self.folder / f"{rank}.txt").write_text(str(rank * rank))
         yield Document(text="", id=str(rank))

@@ -1,4 +1,4 @@
-"""`parakeet data inspect`: what was dropped, where and why, as a user meets it."""
+"""`parakeet data inspect`: what was dropped, where and why, as a user sees it."""
 
 import json
 from pathlib import Path
@@ -42,7 +42,7 @@ def recipe_in(folder: Path) -> Recipe:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with the stages that drop something, of the active recipe."""
+    """A home where the stages that drop documents were built for the active recipe."""
     root = tmp_path_factory.mktemp("home")
     recipe = recipe_in(tmp_path_factory.mktemp("text"))
     use_recipe(root, recipe)
@@ -69,7 +69,7 @@ def test_examples_say_where_they_are_from(home: Path) -> None:
     assert "stories: too short (clean_documents), 1 of 2" in output
     assert "stories.jsonl:202" in output
     assert "repetition" not in output
-    # A part of a reason serves where none begins so.
+    # A part of a reason will do if no reason begins with it.
     assert "stories.jsonl:201" in inspect(home, "--reason", "frequent")[1]
 
 
@@ -92,8 +92,8 @@ def test_a_pair_of_duplicates_is_shown_side_by_side(home: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--reason", "language"), "The reasons there are: "),
-        (("--source", "poems"), "There is no source 'poems' here. There are: stories."),
+        (("--reason", "language"), "The reasons are: "),
+        (("--source", "poems"), "There is no source 'poems' here. The sources are: stories."),
         (("--stage", "tokenizer"), "'tokenizer' drops no documents; these do: documents, clean_documents"),
         (("--recipe", "demo"), "Run: parakeet build --recipe demo --select deduplicated_documents"),
         (("--recipe", "demo", "--stage", "documents"), "Run: parakeet build --recipe demo --select documents"),

@@ -1,4 +1,4 @@
-"""What the data stages would miss is said first."""
+"""What the data stages lack is reported first."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from parakeet.recipe_file import load_recipe
         ({"executor": {"kind": "slurm", "slurm": {"partition": "cpu"}}}, "sbatch is not on this machine"),
     ],
 )
-def test_what_is_missing_is_said_before_anything_is_fetched(
+def test_what_is_missing_is_reported_before_any_download(
     changes: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -29,6 +29,6 @@ def test_what_is_missing_is_said_before_anything_is_fetched(
         refuse_unmet_data(Recipe.model_validate(load_recipe("demo").model_dump() | changes))
 
 
-def test_what_is_there_is_let_pass() -> None:
+def test_complete_recipes_pass() -> None:
     refuse_unmet_data(load_recipe("demo"))
     refuse_unmet_data(load_recipe("parakeet-50gb"))

@@ -11,14 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parakeet.data.synthetic import (
-    MAXIMUM_DIALOGUES,
-    TASKS,
-    Dialogue,
-    Question,
-    dialogues,
-    held_out_questions,
-)
+from parakeet.data.questions import Question
+from parakeet.data.synthetic import MAXIMUM_DIALOGUES, TASKS, Dialogue, dialogues, held_out_questions
 from parakeet.data.synthetic.facts import CAPITALS, COLOURS, OPPOSITES
 from parakeet.errors import ParakeetError
 
@@ -45,7 +39,7 @@ def bare(prompt: str) -> str:
 
 
 def expected(question: str, answer: str) -> str:
-    """The right answer, worked out anew from the question alone (capitals, colours, opposites: from the tables)."""
+    """The right answer, computed from the question alone."""
     numbers = [int(digits) for digits in re.findall(r"\d+", question)]
     if re.search(r"plus|\+|\b[Aa]dd\b|\bsum\b", question):
         return f"{numbers[0]} plus {numbers[1]} is {numbers[0] + numbers[1]}."
@@ -129,14 +123,14 @@ def test_held_out_dialogues_are_held_out_questions() -> None:
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**40])
-def test_no_held_out_question_stands_in_a_training_turn(seed: int) -> None:
+def test_no_held_out_question_occurs_in_a_training_turn(seed: int) -> None:
     text = haystack(dialogues(30_000, seed))
     questions = [question.prompt.strip().casefold() for question in held_out_questions(200, seed)]
     assert [question for question in questions if question in text] == []
 
 
-def test_not_even_the_bare_question_stands_in_a_training_turn() -> None:
-    """The sharper check, of which the one above follows: a phrasing is held out in every frame."""
+def test_not_even_the_bare_question_occurs_in_a_training_turn() -> None:
+    """A sharper check, which implies the one above: a phrasing is held out in every frame."""
     text = haystack(dialogues(30_000, 4))
     questions = {bare(question.prompt) for question in held_out_questions(ALL, 4)}
     assert len(questions) > 6 * 200
@@ -152,7 +146,7 @@ def test_held_out_questions_are_distinct_and_enough(seed: int, per_task: int) ->
     assert list(dict.fromkeys(question.task for question in questions)) == (list(TASKS) if per_task else [])
 
 
-def test_a_smaller_set_of_questions_is_the_start_of_a_larger() -> None:
+def test_fewer_questions_are_the_first_of_more() -> None:
     few, many = held_out_questions(40, 9), held_out_questions(300, 9)
     for task in TASKS:
         assert [q for q in few if q.task == task] == [q for q in many if q.task == task][:40]
@@ -168,7 +162,7 @@ def test_two_hundred_questions_are_two_hundred_pairs_of_fact_and_phrasing() -> N
 def test_counting_arithmetic_and_spelling_answers_are_right(seed: int) -> None:
     worked_out = [q for q in held_out_questions(600, seed) if q.task in {"counting", "arithmetic", "spelling"}]
     worked_out += [
-        Question(dialogue.task, dialogue.turns[-2].content, dialogue.turns[-1].content)
+        Question("synthetic", dialogue.task, dialogue.turns[-2].content, dialogue.turns[-1].content)
         for dialogue in dialogues(5_000, seed)
         if dialogue.task in {"counting", "arithmetic", "spelling"}
     ]
@@ -209,13 +203,13 @@ def test_held_out_operands_and_words_are_never_answered_in_training() -> None:
     assert sums.isdisjoint(held_out_sums)
 
 
-def test_words_held_out_from_spelling_stand_elsewhere_in_the_text() -> None:
+def test_words_held_out_from_spelling_occur_elsewhere_in_the_text() -> None:
     text = set(re.findall(r"[a-z]+", haystack(dialogues(20_000, 12))))
     words = {q.answer.replace("-", "").rstrip(".") for q in held_out_questions(ALL, 12) if q.task == "spelling"}
     assert words <= text
 
 
-def test_talk_around_the_tasks_is_there() -> None:
+def test_unscored_families_are_there() -> None:
     drawn = list(dialogues(5_000, 1))
     families = {dialogue.task for dialogue in drawn}
     assert families == {*TASKS, "identity", "greeting", "refusal", "story", "conversation"}

@@ -2,20 +2,23 @@
 
 import math
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+from torch.utils.checkpoint import checkpoint
 
 from parakeet.errors import ParakeetError
-from parakeet.model.attention import alibi_slopes, attend, prepare_mask
+from parakeet.model.attention import FlexMask, alibi_slopes, attend, compiled, prepare_mask
 from parakeet.model.execution import AttentionBackend
 
 HEADS = 18
 TOLERANCES = {torch.float32: (1e-4, 1e-4), torch.bfloat16: (3e-3, 6e-3)}
-"""Norm of the error over the norm of what is right: forward, gradients."""
+"""Norm of the error over the norm of the right result: forward, gradients."""
 
 
 def some_documents(length: int, count: int, seed: int, padding: int = 0) -> Tensor:
@@ -34,8 +37,10 @@ def some_tensors(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 1) -> l
     return [torch.randn(shape, generator=generator).to(dtype) for _ in range(4)]
 
 
-def softly(queries: Tensor, keys: Tensor, values: Tensor, slopes: Tensor, documents: Tensor, slope: Tensor) -> list:
-    """Attention and its gradients in float64, 256 queries at a time, by the formula and nothing else."""
+def attention_in_float64(
+    queries: Tensor, keys: Tensor, values: Tensor, slopes: Tensor, documents: Tensor, slope: Tensor
+) -> list:
+    """Attention and its gradients in float64, 256 queries at a time, straight from the formula."""
     queries, keys, values = (x.double().requires_grad_() for x in (queries, keys, values))
     length = queries.shape[2]
     place = torch.arange(length)
@@ -66,12 +71,12 @@ def error(found: Tensor, right: Tensor) -> float:
 
 @cache
 def task(length: int, count: int) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
-    """Slopes, documents, tensors that bf16 holds exactly, and what is right of them."""
+    """Slopes, documents, tensors that are exact in bf16, and the right results for them."""
     # The steepest and the flattest slope of the model, one head each.
     slopes = alibi_slopes(HEADS)[[0, 17]]
     documents = some_documents(length, count, seed=count, padding=length // 50)
     tensors = some_tensors((1, 2, length, 64), torch.bfloat16)
-    return slopes, documents, tensors, softly(*tensors[:3], slopes, documents, tensors[3])
+    return slopes, documents, tensors, attention_in_float64(*tensors[:3], slopes, documents, tensors[3])
 
 
 def check(backend: AttentionBackend, length: int, count: int, dtype: torch.dtype, device: str = "cpu") -> None:
@@ -114,9 +119,9 @@ def test_any_shape_agrees(length: int, heads: int, head_width: int, data: st.Dat
     tensors = some_tensors((1, heads, length, head_width), torch.float32, seed=length)
     right = computed("reference", [x.double() for x in tensors], alibi_slopes(heads), documents)
     found = computed("fused", tensors, alibi_slopes(heads), documents)
-    # One whole row may have a gradient of zero (a document of one token): errors are held to the largest norm.
+    # A gradient may be zero (every document has one token), so errors are relative to the largest norm.
     largest = max(float(x.norm()) for x in right)
-    # The order in which a product adds up its terms is the processor's: on an AMD EPYC (Zen 5) 1.7e-4 at a width of 24.
+    # Processors sum the terms of a product in different orders: 1.7e-4 at a width of 24 on an AMD EPYC (Zen 5).
     assert all(float((a.double() - b).norm()) < 3e-4 * largest for a, b in zip(found, right, strict=True))
 
 
@@ -131,9 +136,9 @@ def test_nothing_leaks_between_documents(
     chosen = documents[0] == count // 2
     tensors = some_tensors((1, 2, length, 64), dtype)
     before = computed(backend, tensors, slopes, documents)
-    # Other documents with keys that would win by far, were they seen.
-    loud = [torch.where(chosen[:, None], x, 8 * x) for x in tensors]
-    after = computed(backend, loud, slopes, documents)
+    # Give the other documents keys that would win by far if they were visible.
+    larger = [torch.where(chosen[:, None], x, 8 * x) for x in tensors]
+    after = computed(backend, larger, slopes, documents)
     for a, b in zip(before, after, strict=True):
         assert torch.equal(a[:, :, chosen], b[:, :, chosen])
     only = [*tensors[:3], torch.where(chosen[:, None], tensors[3], torch.zeros((), dtype=dtype))]
@@ -141,7 +146,7 @@ def test_nothing_leaks_between_documents(
         assert not gradient[:, :, ~chosen].any()
 
 
-def test_a_row_of_more_documents_than_the_short_code_has_words() -> None:
+def test_a_sequence_of_more_documents_than_the_short_code_has_words() -> None:
     documents = torch.arange(4096)[None]
     tensors = some_tensors((1, 2, 4096, 16), torch.float32)
     mixed, queries, keys, _ = computed("fused", tensors, alibi_slopes(2), documents)
@@ -150,8 +155,8 @@ def test_a_row_of_more_documents_than_the_short_code_has_words() -> None:
     assert keys.abs().max() < 1e-3
 
 
-def test_rows_of_131072_tokens_keep_their_places_in_bf16() -> None:
-    """The last position's neighbours, which bf16 positions beyond 256 steps would not tell apart."""
+def test_sequences_of_131072_tokens_keep_their_places_in_bf16() -> None:
+    """The last position's neighbours. Plain bf16 positions could not tell them apart beyond 256."""
     length = 131_072
     slopes = alibi_slopes(HEADS)[[0]]
     documents = torch.zeros(1, length, dtype=torch.int64)
@@ -183,6 +188,31 @@ def kept_bytes(length: int, backend: AttentionBackend) -> int:
 def test_memory_of_fused_grows_with_the_length_and_no_faster() -> None:
     assert kept_bytes(4096, "fused") <= 4.1 * kept_bytes(1024, "fused")
     assert kept_bytes(4096, "reference") > 8 * kept_bytes(1024, "reference")
+
+
+def test_flex_does_not_break_the_graph_of_a_checkpointed_block() -> None:
+    """Setting an option of Dynamo there would break it, and torch 2.11 would then compile nothing else of the block."""
+    slopes = alibi_slopes(2)
+
+    def causal(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        return i >= j
+
+    def alibi(score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        return score + slopes[h] * (j - i)
+
+    def block(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        return attend(queries, keys, values, mask)
+
+    def checkpointed(queries: Tensor, keys: Tensor, values: Tensor) -> Any:
+        return checkpoint(block, queries, keys, values, use_reentrant=False)
+
+    mask = FlexMask(create_block_mask(causal, 1, None, 128, 128, device="cpu"), alibi, compiled(flex_attention))
+    queries, keys, values, _ = some_tensors((1, 2, 128, 16), torch.float32)
+    with torch._dynamo.config.patch(recompile_limit=8):
+        found = torch.compile(checkpointed, backend="eager", fullgraph=True)(queries, keys, values)
+        assert torch._dynamo.config.recompile_limit == 8
+    reference = prepare_mask("reference", slopes, torch.zeros(1, 128, dtype=torch.int64), 16, torch.float32)
+    assert torch.allclose(found, attend(queries, keys, values, reference), atol=1e-5)
 
 
 def test_flex_on_a_cpu_is_refused_with_what_to_do() -> None:

@@ -1,4 +1,4 @@
-"""Every way to compute a training step gives the same gradients; they differ in what they keep."""
+"""Every way to compute a training step gives the same gradients. They differ in what they keep in memory."""
 
 from collections.abc import Iterator
 
@@ -58,19 +58,19 @@ def furthest(found: dict[str, Tensor], right: dict[str, Tensor]) -> float:
     return max(float((found[name] - right[name]).norm() / right[name].norm()) for name in right)
 
 
-def test_a_step_is_what_plain_autograd_makes_of_it() -> None:
+def test_a_step_gives_the_gradients_of_plain_autograd() -> None:
     model = model_of(CONFIG, Execution("reference"))
     ids, documents, targets = batch()
     logits = model.logits(model(ids, documents)).flatten(0, 1)
     (F.cross_entropy(logits, targets.flatten(), ignore_index=PADDING, reduction="sum") / 87).backward()
     right = {name: parameter.grad for name, parameter in model.named_parameters()}
     assert furthest(gradients(CONFIG, Execution("reference"))[1], right) < 1e-5
-    # 1.1e-4 on an AMD EPYC, whose products add up in another order.
+    # 1.1e-4 on an AMD EPYC, which sums products in a different order.
     assert furthest(gradients(CONFIG, Execution("fused", loss_rows=7))[1], right) < 3e-4
 
 
 def test_the_embeddings_two_uses_add_up() -> None:
-    """By finite differences in float64, so that nothing of autograd is taken on trust."""
+    """By finite differences in float64, without trusting autograd."""
     model = model_of(STILL, Execution("reference")).double()
     ids, documents, targets = batch()
 
@@ -93,8 +93,8 @@ def test_the_embeddings_two_uses_add_up() -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("residual", ["fp32", "bf16"])
-def test_what_is_computed_again_is_the_same_bit_for_bit(precision: str, residual: str) -> None:
-    """Dropout on: it has to be drawn again as it was."""
+def test_activation_checkpointing_changes_no_bit(precision: str, residual: str) -> None:
+    """With dropout, which has to be drawn again as it was."""
     loss, kept = gradients(CONFIG, Execution("fused", precision, residual, "none"))
     for recompute in ("mlp", "block"):
         again_loss, again = gradients(CONFIG, Execution("fused", precision, residual, recompute))
@@ -121,7 +121,7 @@ def test_compiled_blocks_compute_the_same(recompute: str) -> None:
 
 
 def kept_bytes(length: int, execution: Execution) -> int:
-    """Bytes that the forward pass keeps for the backward pass, weights left out."""
+    """Bytes that the forward pass keeps for the backward pass, without the weights."""
     model = model_of(STILL, execution)
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
@@ -140,7 +140,7 @@ def kept_bytes(length: int, execution: Execution) -> int:
     return sum(kept.values())
 
 
-def test_less_is_kept_the_more_is_computed_again_and_all_of_it_grows_linearly() -> None:
+def test_checkpointing_keeps_less_and_memory_grows_linearly() -> None:
     sizes = {r: kept_bytes(512, Execution("fused", recompute=r)) for r in ("none", "mlp", "block")}
     assert sizes["none"] > 1.3 * sizes["mlp"] > 2.6 * sizes["block"]
     for recompute, size in sizes.items():

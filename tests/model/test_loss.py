@@ -1,4 +1,4 @@
-"""Chunked cross entropy against F.cross_entropy, and against the memory that it must not take."""
+"""Chunked cross entropy: equal to F.cross_entropy, without its memory."""
 
 from typing import Any
 
@@ -70,7 +70,7 @@ def test_gradients_add_up_over_micro_batches() -> None:
     assert error(embedding.grad, whole) < 1e-5
 
 
-def test_nothing_to_learn_is_no_gradient() -> None:
+def test_without_targets_there_is_no_gradient() -> None:
     hidden, embedding, targets = made(9, 16, 128, ignored=9)
     loss = backward_from_loss(hidden, embedding, targets, ignore=PADDING, normaliser=1)
     assert float(loss) == 0.0
@@ -78,7 +78,7 @@ def test_nothing_to_learn_is_no_gradient() -> None:
     assert not embedding.grad.any()
 
 
-def test_a_target_of_no_probability_has_a_finite_loss() -> None:
+def test_a_target_whose_probability_underflows_has_a_finite_loss() -> None:
     """Its probability is 0 in fp32; its loss is not infinite."""
     embedding = nn.Parameter(torch.eye(4) * 300.0)
     hidden = torch.tensor([[[1.0, 0.0, 0.0, 0.0]]]).requires_grad_()
@@ -101,19 +101,19 @@ def test_bf16_follows_fp32() -> None:
     assert error(embedding.grad, at_embedding) < 1e-2
 
 
-def test_losses_one_by_one_are_the_same() -> None:
+def test_losses_per_token_are_the_same() -> None:
     hidden, embedding, targets = made(50, 16, 128, ignored=0)
     right = F.cross_entropy((hidden @ embedding.T)[0], targets[0], reduction="none")
     assert torch.allclose(token_losses(hidden[0].detach(), embedding, targets[0], rows=7), right, rtol=1e-5)
 
 
-def test_losses_one_by_one_of_probabilities_that_underflow_are_finite() -> None:
+def test_losses_per_token_are_finite_when_probabilities_underflow() -> None:
     losses = token_losses(torch.tensor([[300.0, 0.0]]), torch.eye(2), torch.tensor([1]))
     assert losses.tolist() == pytest.approx([300.0])
 
 
 class Largest(TorchDispatchMode):
-    """The most elements that any operation's result had."""
+    """The largest number of elements in any operation's result."""
 
     def __init__(self) -> None:
         super().__init__()

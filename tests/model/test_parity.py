@@ -16,12 +16,12 @@ from parakeet.recipe_file import load_recipe
 oracle = runpy.run_path(str(Path(__file__).with_name("oracle.py")))
 Case, CASES, make_case = oracle["Case"], oracle["CASES"], oracle["make_case"]
 TOLERANCE = 2e-5
-"""1e-4 is promised and 1e-6 measured; a GELU by tanh in place of the exact one would differ by 8e-5 to 4e-4."""
+"""1e-4 is promised and 1e-6 measured. The tanh GELU instead of the exact one would differ by 8e-5 to 4e-4."""
 EVERY_CASE = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
 def differences(found: np.ndarray, expected: np.ndarray) -> tuple[float, float]:
-    """In the norm, relative; and the largest of all, relative to the largest logit."""
+    """The relative error of the norm, and the largest error relative to the largest logit."""
     error = found.astype(np.float64) - expected
     return (
         float(np.linalg.norm(error) / np.linalg.norm(expected)),
@@ -30,7 +30,7 @@ def differences(found: np.ndarray, expected: np.ndarray) -> tuple[float, float]:
 
 
 def renamed(weights: dict[str, np.ndarray], layers: int) -> dict[str, torch.Tensor]:
-    """The checkpoint's tensors under this package's names, each shared one once."""
+    """The checkpoint's tensors under this package's names, shared ones once."""
     names = {
         "embedding.weight": "transformer.wte.weight",
         "embedding_norm.weight": "transformer.wte.norm.weight",
@@ -96,8 +96,8 @@ def test_a_full_ring_agrees_with_the_oracle_under_a_band(case: Any) -> None:
 
 
 @pytest.mark.parametrize("band", [0, 1, 7, 31])
-def test_a_band_hides_what_is_further_back(band: int) -> None:
-    """With one layer, what a position sees is all that its logits depend on."""
+def test_a_band_hides_earlier_positions(band: int) -> None:
+    """With one layer, the logits depend only on what the position sees."""
     case = CASES[0]
     weights, ids = make_case(case)
     banded = oracle["logits"](weights, case.heads, ids, band)
@@ -108,7 +108,7 @@ def test_a_band_hides_what_is_further_back(band: int) -> None:
 
 
 def test_a_band_holds_in_every_layer() -> None:
-    """Each layer passes on what lies `band` positions back: `layers` · `band` in all, and not one more."""
+    """Each layer looks `band` positions back, so the model looks back exactly `layers` · `band` positions."""
     case, band = CASES[2], 4
     weights, ids = make_case(case)
     before = oracle["logits"](weights, case.heads, ids, band)

@@ -1,4 +1,4 @@
-"""Packing, the loss, and weights on disk; what the model computes is held to the oracle in test_parity.py."""
+"""Packing, and weights on disk. test_parity.py compares what the model computes with the oracle."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def made(config: ModelConfig) -> Parakeet:
     model.initialise(torch.Generator().manual_seed(3))
     with torch.no_grad():
         for parameter in model.parameters():
-            # Norms and biases of 1 and 0 would hide a missing or doubled one.
+            # Weights of 1 and biases of 0 would hide a norm that is missing or applied twice.
             if parameter.dim() == 1:
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(4)))
             else:
@@ -41,7 +41,7 @@ def test_packed_documents_do_not_see_each_other(config: ModelConfig) -> None:
         changed = ids.clone()
         changed[:, :5] = 0
         other = model(changed, documents)
-    # 1.7e-5 on an AMD EPYC, whose products add up in another order.
+    # 1.7e-5 on an AMD EPYC, which sums products in a different order.
     assert torch.allclose(packed[:, 5:11], alone, atol=5e-5)
     assert torch.equal(packed[:, 5:11], other[:, 5:11])
     assert torch.isfinite(packed).all()

@@ -1,4 +1,4 @@
-"""Models from strangers: every broken file is refused in one message, before it costs memory or time."""
+"""Untrusted models: every broken file is refused with one message, before it costs memory or time."""
 
 import hashlib
 import json
@@ -43,7 +43,7 @@ def folder(whole: Path, tmp_path: Path) -> Path:
 
 
 def weights_of(folder: Path) -> dict[str, Tensor]:
-    """Copies: a loaded model's tensors are the file's own pages, and the tests write to the file."""
+    """Copies, because a loaded model's tensors are the file's own pages, and the tests write to the file."""
     return {name: tensor.clone() for name, tensor in load_model(folder, "cpu").state_dict().items()}
 
 
@@ -89,8 +89,8 @@ TORN = {
     "header of 2^64 - 1 bytes": with_length((1 << 64) - 1),
     "header of 0 bytes": with_length(0),
     "header beyond the file": with_length(1 << 20),
-    "header that is no UTF-8": with_raw_header(b'{"\xff\xfe": 1}'),
-    "header that is no JSON": with_raw_header(b"weights"),
+    "header that is not UTF-8": with_raw_header(b'{"\xff\xfe": 1}'),
+    "header that is not JSON": with_raw_header(b"weights"),
     "header that is a list": with_raw_header(b"[]"),
     "header nested deep": with_raw_header(b'{"a":' * 100_000),
     "overlapping offsets": setting("data_offsets", [0, 32]),
@@ -100,13 +100,13 @@ TORN = {
     "shape that overflows": setting("shape", [1 << 62, 1 << 62]),
     "negative shape": setting("shape", [-8]),
     "unknown dtype": setting("dtype", "Q3"),
-    "metadata that is no text": with_header(lambda header: header.update(__metadata__={"a": 1})),
+    "metadata that is not text": with_header(lambda header: header.update(__metadata__={"a": 1})),
     "metadata of 101 MiB": with_header(lambda header: header.update(__metadata__={"a": "x" * (101 << 20)})),
 }
 
 
 @pytest.mark.parametrize("fault", TORN)
-def test_a_file_that_is_no_safetensors_is_refused(folder: Path, fault: str) -> None:
+def test_a_broken_safetensors_file_is_refused(folder: Path, fault: str) -> None:
     path = folder / WEIGHTS_FILE
     path.write_bytes(TORN[fault](path.read_bytes()))
     with pytest.raises(ParakeetError, match=r"model\.safetensors cannot be read as safetensors") as caught:
@@ -114,7 +114,7 @@ def test_a_file_that_is_no_safetensors_is_refused(folder: Path, fault: str) -> N
     assert len(str(caught.value)) < 500
 
 
-def test_long_metadata_and_a_name_said_twice_change_nothing(folder: Path) -> None:
+def test_long_metadata_and_a_repeated_name_change_nothing(folder: Path) -> None:
     path = folder / WEIGHTS_FILE
     content, before = path.read_bytes(), weights_of(folder)
     header, body = parts(content)
@@ -150,7 +150,7 @@ def test_another_dtype_is_named(folder: Path, dtype: torch.dtype, names: list[st
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("name", [NORM, "embedding.weight", "key_values.1.weight"])
-def test_a_number_that_is_none_is_named(folder: Path, value: float, name: str) -> None:
+def test_a_weight_that_is_not_finite_is_named(folder: Path, value: float, name: str) -> None:
     state = weights_of(folder)
     state[name].view(-1)[-1] = value
     save_file(state, folder / WEIGHTS_FILE)
@@ -161,7 +161,7 @@ def test_a_number_that_is_none_is_named(folder: Path, value: float, name: str) -
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"layers": 10**9}, "layers is 1000000000; a whole number from 1 to 1,024"),
+        ({"layers": 10**9}, "layers is 1000000000; it must be a whole number from 1 to 1,024"),
         ({"layers": 10**6}, "layers is 1000000"),
         ({"layers": 0}, "layers is 0"),
         ({"layers": 3.0}, r"layers is 3\.0"),
@@ -170,15 +170,15 @@ def test_a_number_that_is_none_is_named(folder: Path, value: float, name: str) -
         ({"layers": None}, "layers is None"),
         ({"layers": math.nan}, "layers is nan"),
         ({"layers": math.inf}, "layers is inf"),
-        ({"layers": 4}, r"does not fit its config\.json"),
-        ({"layers": 1024}, r"does not fit its config\.json"),
+        ({"layers": 4}, r"does not match its config\.json"),
+        ({"layers": 1024}, r"does not match its config\.json"),
         ({"heads": 3}, "width 8 is not a multiple of heads 3"),
         ({"heads": -2}, "heads is -2"),
         ({"width": 1 << 40}, "width is"),
-        ({"width": 65536}, r"does not fit its config\.json"),
+        ({"width": 65536}, r"does not match its config\.json"),
         ({"vocabulary_rows": 0}, "vocabulary_rows is 0"),
         ({"vocabulary_rows": -64}, "vocabulary_rows is -64"),
-        ({"vocabulary_rows": 1 << 20}, r"does not fit its config\.json"),
+        ({"vocabulary_rows": 1 << 20}, r"does not match its config\.json"),
         ({"context": [8]}, "context is"),
         ({"dropout": math.nan}, "dropout is nan"),
         ({"dropout": "0.1"}, "dropout is '0.1'"),
@@ -186,7 +186,7 @@ def test_a_number_that_is_none_is_named(folder: Path, value: float, name: str) -
         ({"dropout": None}, "dropout is None"),
     ],
 )
-def test_a_size_that_no_model_has_is_named(folder: Path, changes: dict[str, object], message: str) -> None:
+def test_an_impossible_size_is_named(folder: Path, changes: dict[str, object], message: str) -> None:
     path = folder / CONFIG_FILE
     path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **changes}), encoding="utf-8")
     with pytest.raises(ParakeetError, match=message):
@@ -209,14 +209,14 @@ BROKEN_JSON = [
 
 
 @pytest.mark.parametrize("content", BROKEN_JSON, ids=lambda content: repr(content[:12]))
-def test_a_configuration_that_is_none_is_refused(folder: Path, content: bytes) -> None:
+def test_a_broken_configuration_is_refused(folder: Path, content: bytes) -> None:
     (folder / CONFIG_FILE).write_bytes(content)
-    with pytest.raises(ParakeetError, match=r"config\.json is not a model's configuration"):
+    with pytest.raises(ParakeetError, match=r"config\.json is not a model configuration"):
         load_model(folder, "cpu")
 
 
 @pytest.mark.parametrize("content", [*BROKEN_JSON, b'{"name": "x", "temperature": NaN}'], ids=lambda c: repr(c[:12]))
-def test_settings_that_are_none_are_refused(folder: Path, content: bytes) -> None:
+def test_broken_generation_settings_are_refused(folder: Path, content: bytes) -> None:
     (folder / GENERATION_FILE).write_bytes(content)
     write_sums(folder)
     with pytest.raises(ParakeetError, match=r"generation_config\.json cannot be read"):
@@ -224,9 +224,9 @@ def test_settings_that_are_none_are_refused(folder: Path, content: bytes) -> Non
 
 
 @pytest.mark.parametrize("content", BROKEN_JSON, ids=lambda content: repr(content[:12]))
-def test_a_tokenizer_that_is_none_is_refused(folder: Path, content: bytes) -> None:
+def test_a_broken_tokenizer_is_refused(folder: Path, content: bytes) -> None:
     (folder / SETTINGS_FILE).write_bytes(content)
-    with pytest.raises(ParakeetError, match=r"tokenizer\.json is not a tokenizer of Parakeet"):
+    with pytest.raises(ParakeetError, match=r"tokenizer\.json is not a Parakeet tokenizer"):
         Tokenizer.load(folder)
 
 
@@ -258,9 +258,9 @@ def test_a_missing_control_token_is_named(folder: Path, changes: dict[str, objec
 
 
 @pytest.mark.parametrize("pattern", ["", "((((", "(a+)+$", 3, None, [1], {}])
-def test_a_pattern_of_strangers_is_refused(folder: Path, pattern: object) -> None:
+def test_an_unknown_pattern_is_refused(folder: Path, pattern: object) -> None:
     change_tokenizer(folder, {"pattern": pattern})
-    with pytest.raises(ParakeetError, match="its pattern is none"):
+    with pytest.raises(ParakeetError, match="its pattern is not one of"):
         Tokenizer.load(folder)
 
 

@@ -262,7 +262,7 @@ def _questions(recipe: Recipe) -> list[Question]:
     from parakeet.data.synthetic import held_out_questions
 
     return [
-        Question(source.name, question.task, question.prompt, question.answer)
+        question
         for source in sources
-        for question in held_out_questions(per_task=recipe.evaluation.questions_per_task, seed=source.seed)
+        for question in held_out_questions(recipe.evaluation.questions_per_task, source.seed, source.name)
     ]

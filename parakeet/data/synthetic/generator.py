@@ -1,28 +1,29 @@
-"""Draws dialogues from the families by weight, and questions from what is held out."""
+"""Draws dialogues from the families by weight, and questions from the held-out ones."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from random import Random
 
 from parakeet.conversation import Turn
-from parakeet.data.synthetic.dialogue import Dialogue, Question, exchange
-from parakeet.data.synthetic.phrasing import FRAMES, framed, pick, pick_frame, pick_weighted
-from parakeet.data.synthetic.stories import story
-from parakeet.data.synthetic.talk import SYSTEM_PROMPTS, conversation, greeting, identity, refusal
-from parakeet.data.synthetic.tasks import Split, rank, scored_tasks, split_task
+from parakeet.data.questions import Question
+from parakeet.data.synthetic.chitchat import SYSTEM_PROMPTS, conversation, greeting, identity, refusal, story
+from parakeet.data.synthetic.phrasing import FRAMES, exchange, framed, pick, pick_frame, pick_weighted
+from parakeet.data.synthetic.scored_tasks import Split, rank, scored_tasks, split_task
 from parakeet.errors import ParakeetError
 
 TASKS: tuple[str, ...] = tuple(task.name for task in scored_tasks())
 
-# Far beyond this the small families (identity, greetings) have said all they can, and the mix would drift.
+# Far beyond this, the small families (identity, greetings) run out of distinct dialogues and the mix would drift.
 MAXIMUM_DIALOGUES = 100_000
 HELD_OUT_SHARE = 0.03
 SYSTEM_SHARE = 0.03
-# Without them a model of 3 M parameters repeats its first answer for the rest of a chat (docs/experiments.md).
+# Without mixed conversations, a model of 3 M parameters repeats its first answer for the rest of a chat
+# (docs/experiments.md).
 MIXED_SHARE = 0.3
 LONGEST_MIX = 5
 
-# Shares of the training dialogues.
+# Shares of the training dialogues; the first six follow the order of the scored tasks.
 _SCORED_WEIGHTS = (0.10, 0.07, 0.17, 0.24, 0.20, 0.06)
 _CONVERSATION_WEIGHT = 0.09
 _FREE_WEIGHT = 0.03
@@ -30,6 +31,15 @@ _FREE_FAMILIES = (("identity", identity), ("greeting", greeting), ("refusal", re
 
 _Draw = Callable[[Random], tuple[Turn, ...]]
 _Family = tuple[str, _Draw]
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """A whole conversation of one family (`task`). `split` is "train" or "held_out"."""
+
+    task: str
+    turns: tuple[Turn, ...]
+    split: str
 
 
 def _asks(split: Split) -> _Draw:
@@ -55,9 +65,9 @@ def _splits(seed: int) -> tuple[Split, ...]:
 
 
 def dialogues(count: int, seed: int) -> Iterator[Dialogue]:
-    """`count` distinct dialogues in a seeded order, about 3 % of them held out; a larger count only adds to the end.
+    """`count` distinct dialogues in a seeded order, about 3 % of them held out. A larger count only adds to the end.
 
-    Raises ParakeetError, at once, if `count` is negative or above `MAXIMUM_DIALOGUES`.
+    Raises ParakeetError immediately if `count` is negative or above `MAXIMUM_DIALOGUES`.
     """
     if not 0 <= count <= MAXIMUM_DIALOGUES:
         raise ParakeetError(
@@ -74,7 +84,7 @@ def _draw_distinct(count: int, seed: int) -> Iterator[Dialogue]:
     seen: set[tuple[Turn, ...]] = set()
     while len(seen) < count:
         held_out = rng.random() < HELD_OUT_SHARE
-        # Drawn again within the same split: rejected training dialogues must not raise the share of the held-out ones.
+        # Repeats are redrawn within the same split, so that they do not change the share of held-out dialogues.
         dialogue = None
         while dialogue is None or dialogue.turns in seen:
             dialogue = _draw_held_out(rng, splits) if held_out else _draw_training(rng, families)
@@ -83,7 +93,7 @@ def _draw_distinct(count: int, seed: int) -> Iterator[Dialogue]:
 
 
 def _draw_training(rng: Random, families: list[tuple[_Family, float]]) -> Dialogue:
-    """One draw of one family, or a mixed conversation of two to five draws that have nothing to do with each other."""
+    """One draw from one family, or a mixed conversation of two to five unrelated draws."""
     name, draw = pick_weighted(rng, families)
     turns = draw(rng)
     if rng.random() < MIXED_SHARE:
@@ -101,26 +111,25 @@ def _draw_held_out(rng: Random, splits: tuple[Split, ...]) -> Dialogue:
     return Dialogue(task, exchange(framed(question, pick_frame(rng)), fact.answer), "held_out")
 
 
-def held_out_questions(per_task: int, seed: int) -> list[Question]:
-    """Up to `per_task` distinct questions of each scored task, none of which stands in a training turn of this seed.
+def held_out_questions(per_task: int, seed: int, source: str = "synthetic") -> list[Question]:
+    """Up to `per_task` distinct questions of each scored task, none of which occurs in a training turn of this seed.
 
-    A smaller `per_task` gives the first ones of a larger. Every pair of fact and phrasing comes once before any comes
-    again in another frame.
-    Raises ParakeetError if `per_task` is negative.
+    A smaller `per_task` gives the first questions of a larger one. Every pair of fact and phrasing comes once before
+    any comes again in another frame. Raises ParakeetError if `per_task` is negative.
     """
     if per_task < 0:
         raise ParakeetError(f"The number of held-out questions per task is {per_task}: choose 0 or more.")
     return [
         question
         for task, split in zip(TASKS, _splits(seed), strict=True)
-        for question in _questions(task, split, per_task, seed)
+        for question in _questions(source, task, split, per_task, seed)
     ]
 
 
-def _questions(task: str, split: Split, per_task: int, seed: int) -> list[Question]:
+def _questions(source: str, task: str, split: Split, per_task: int, seed: int) -> list[Question]:
     ranked = sorted((rank(seed, "order", task, question), question, fact) for fact, question in split.held_out)
     every_frame = (
-        Question(task, framed(question, FRAMES[(order[0] + turn) % len(FRAMES)]), fact.answer)
+        Question(source, task, framed(question, FRAMES[(order[0] + turn) % len(FRAMES)]), fact.answer)
         for turn in range(len(FRAMES))
         for order, question, fact in ranked
     )

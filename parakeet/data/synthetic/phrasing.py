@@ -1,9 +1,11 @@
-"""Seeded choice, English articles, and the frame (opener, question, closer) around every question."""
+"""Seeded choice, English articles, and the frame (opener and closer) around every question."""
 
 from collections.abc import Sequence
 from itertools import product
 from random import Random
 from typing import TypeVar
+
+from parakeet.conversation import Turn
 
 T = TypeVar("T")
 
@@ -32,7 +34,7 @@ CLOSERS: tuple[str, ...] = (
 )
 FRAMES: tuple[tuple[str, str], ...] = tuple(product(OPENERS, CLOSERS))
 
-# Most questions of real users come bare.
+# Most real questions come without them.
 OPENER_SHARE = 0.55
 CLOSER_SHARE = 0.35
 
@@ -40,13 +42,13 @@ CLOSER_SHARE = 0.35
 def pick(rng: Random, choices: Sequence[T]) -> T:
     """One of `choices`, uniformly.
 
-    Built on `Random.random` alone: it is the one method whose sequence Python promises to keep across versions.
+    Only `Random.random` is used, because Python promises to keep its sequence across versions, and no other method's.
     """
     return choices[int(rng.random() * len(choices))]
 
 
 def pick_weighted(rng: Random, choices: Sequence[tuple[T, float]]) -> T:
-    """One of the first members of `choices`, by the weights (of any sum) in the second."""
+    """The first member of one of `choices`, drawn by the weights in the second. Weights may have any sum."""
     left = rng.random() * sum(weight for _, weight in choices)
     for choice, weight in choices:
         left -= weight
@@ -56,17 +58,20 @@ def pick_weighted(rng: Random, choices: Sequence[tuple[T, float]]) -> T:
 
 
 def with_article(noun_phrase: str) -> str:
-    """ "fox" to "a fox", "old fox" to "an old fox". Goes by the letter: keep "hour" and "unicorn" out of the tables."""
+    """ "fox" to "a fox", "old fox" to "an old fox".
+
+    Only the letter counts, so "hour" and "unicorn" must stay out of the tables.
+    """
     return f"{'an' if noun_phrase[0] in 'aeiou' else 'a'} {noun_phrase}"
 
 
 def sentence_case(text: str) -> str:
-    """The first letter upper case, the rest as it stands."""
+    """The first letter in upper case, the rest unchanged."""
     return text[:1].upper() + text[1:]
 
 
 def framed(question: str, frame: tuple[str, str]) -> str:
-    """The question within its opener and closer. After a colon or comma it goes on in lower case, but for "I"."""
+    """The question between its opener and closer. After a colon or comma it begins in lower case, except for "I"."""
     opener, closer = frame
     if opener.endswith((":", ",")) and not question.startswith("I "):
         question = question[:1].lower() + question[1:]
@@ -74,7 +79,12 @@ def framed(question: str, frame: tuple[str, str]) -> str:
 
 
 def pick_frame(rng: Random) -> tuple[str, str]:
-    """An opener and a closer, each of them often empty."""
+    """An opener and a closer; each is often empty."""
     opener = pick(rng, OPENERS[1:]) if rng.random() < OPENER_SHARE else ""
     closer = pick(rng, CLOSERS[1:]) if rng.random() < CLOSER_SHARE else ""
     return opener, closer
+
+
+def exchange(prompt: str, answer: str) -> tuple[Turn, ...]:
+    """A Human turn and the Assistant's reply."""
+    return Turn("Human", prompt), Turn("Assistant", answer)

@@ -1,4 +1,4 @@
-"""Batches of packed rows, in a seeded order, from a state of a few integers."""
+"""Batches of packed sequences in a seeded order, from a state of a few integers."""
 
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
@@ -12,10 +12,10 @@ from parakeet.errors import ParakeetError
 
 @dataclass(frozen=True)
 class Batch:
-    """Three int64 arrays (rows, row_tokens): inputs, targets (`padding` where nothing is learned), document numbers.
+    """Three int64 arrays (sequences, sequence length): inputs, targets, and document numbers.
 
-    The document number is the piece's place in its row, from 0; the unused end of a row has −1. `members` are
-    the numbers, in the shards, of the documents that the batch has pieces of.
+    A target is `padding` where nothing is learned. Document numbers count the pieces of a sequence from 0; the unused
+    end of a sequence has −1. `members` lists the documents of the batch by their numbers in the shards, once per piece.
     """
 
     inputs: np.ndarray
@@ -26,7 +26,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class LoaderState:
-    """Where a loader stands. `shards` and `plan` are content digests: another set is refused."""
+    """The position of a loader. `shards` and `plan` are content digests: a loader refuses the state of other data."""
 
     shards: str
     plan: str
@@ -36,11 +36,11 @@ class LoaderState:
 
 
 class Loader:
-    """Assembles rows of a plan; epoch after epoch, each in its own order, without end."""
+    """Reads a plan's sequences epoch after epoch without end, each epoch in an order of its own."""
 
     def __init__(self, shards: TokenShards, plan: Plan, row_tokens: int, padding: int, state: LoaderState) -> None:
         if len(plan) == 0:
-            raise ParakeetError("The packing plan has no rows: there is nothing to train on.")
+            raise ParakeetError("The packing plan has no sequences: there is nothing to train on.")
         self._shards = shards
         self._plan = plan
         self._row_tokens = row_tokens
@@ -54,63 +54,50 @@ class Loader:
         return asdict(self._state)
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from `state`; ParakeetError if it belongs to other shards, another plan or another seed."""
+        """Continue from `state`; ParakeetError if it belongs to other shards, another plan or another seed."""
         restored = LoaderState(**state)
         for name in ("shards", "plan", "seed"):
             mine, theirs = getattr(self._state, name), getattr(restored, name)
             if mine != theirs:
                 raise ParakeetError(
-                    f"The checkpoint was trained on {name} {theirs}, but {name} {mine} is at hand. "
-                    "To train from nothing, run the same build again with: --force checkpoint"
+                    f"The checkpoint was trained with {name} {theirs}, but this build has {name} {mine}. "
+                    "To train from the beginning, run the same build again with: --force checkpoint"
                 )
         self._state = restored
 
     def next_batch(self, rows: int) -> Batch:
-        """The next `rows` rows; a batch that begins in one epoch may end in the next."""
-        chosen = self._plan.rows.take(self._next_rows(rows))
-        return read_batch(self._shards, chosen, self._row_tokens, self._padding)
-
-    def skip(self, rows: int) -> None:
-        """Pass over `rows` rows: the state becomes what `next_batch(rows)` would leave, and nothing is read."""
-        before = self._state.next_row + rows
-        # An epoch whose last row was given has not yet become the next one.
-        epochs = max(0, before - 1) // len(self._plan)
-        self._state = replace(self._state, epoch=self._state.epoch + epochs, next_row=before - epochs * len(self._plan))
-
-    def _next_rows(self, rows: int) -> np.ndarray:
+        """The next `rows` sequences; a batch may begin in one epoch and end in a later one."""
         parts = [np.zeros(0, np.int64)]
         while rows:
             if self._state.next_row == len(self._plan):
                 self._state = replace(self._state, epoch=self._state.epoch + 1, next_row=0)
+            if self._order_epoch != self._state.epoch:
+                self._order = row_order(len(self._plan), self._state.seed, self._state.epoch)
+                self._order_epoch = self._state.epoch
             begin = self._state.next_row
-            parts.append(self._order_now()[begin : begin + rows])
+            parts.append(self._order[begin : begin + rows])
             self._state = replace(self._state, next_row=begin + len(parts[-1]))
             rows -= len(parts[-1])
-        return np.concatenate(parts)
-
-    def _order_now(self) -> np.ndarray:
-        if self._order_epoch != self._state.epoch:
-            self._order = row_order(len(self._plan), self._state.seed, self._state.epoch)
-            self._order_epoch = self._state.epoch
-        return self._order
+        chosen = self._plan.rows.take(np.concatenate(parts))
+        return read_batch(self._shards, chosen, self._row_tokens, self._padding)
 
 
 def read_batch(shards: TokenShards, rows: PackedRows, row_tokens: int, padding: int) -> Batch:
-    """The batch of `rows`, which fit rows of `row_tokens` positions; ParakeetError as from `TokenShards.read`."""
+    """The batch of `rows`, which fit into `row_tokens` positions; ParakeetError as from `TokenShards.read`."""
     placed = place_rows(shards, rows, row_tokens, padding)
     targets = placed.following
-    learnt = _learnt_positions(shards, rows, placed.begins)
-    if learnt is not None:
+    learned = _learned_positions(shards, rows, placed.begins)
+    if learned is not None:
         targets = np.full_like(placed.following, padding)
-        targets.reshape(-1)[learnt] = placed.following.reshape(-1)[learnt]
+        targets.reshape(-1)[learned] = placed.following.reshape(-1)[learned]
     return Batch(placed.inputs, targets, placed.documents, tuple(rows.document.tolist()))
 
 
 class PlacedRows(NamedTuple):
-    """int64 arrays (rows, row_tokens): ids, the id that follows each in its document, number of the piece in its row.
+    """int64 arrays (sequences, sequence length): ids, the id after each in its document, and the piece's number.
 
-    The unused end of a row holds `padding`, `padding` and −1. `begins` (pieces,): the position, among those of all
-    rows, at which each piece begins.
+    The unused end of a sequence holds `padding`, `padding` and −1. `begins` (pieces,) is the flat position, over all
+    sequences, at which each piece begins.
     """
 
     inputs: np.ndarray
@@ -120,20 +107,27 @@ class PlacedRows(NamedTuple):
 
 
 def place_rows(shards: TokenShards, rows: PackedRows, row_tokens: int, padding: int) -> PlacedRows:
-    """Read the pieces of `rows`, which fit rows of `row_tokens` positions, and lay them out.
+    """Read the pieces of `rows`, which fit into `row_tokens` positions, and lay them out.
 
-    ParakeetError as from `TokenShards.read`. No Python runs for a single piece: one core lays out 70 M tokens/s of
-    documents of 100 tokens, 12 M/s piece by piece.
+    ParakeetError as from `TokenShards.read`. There is no Python loop over pieces: one core lays out 70 M tokens/s of
+    100-token documents this way, and 12 M/s piece by piece.
     """
+    # tokens (Σ length,): all pieces, one after the other. A piece of n tokens fills n − 1 positions ("slots").
     tokens = shards.read(rows.document, rows.start, rows.length)
     slots = rows.length - 1
     row_ends = rows.offsets[1:]
+    # unused (sequences,): the slots of a sequence are summed as a difference of the running total at its two ends.
     unused = row_tokens - np.diff(np.concatenate([[0], np.cumsum(slots)])[rows.offsets])
-    # The unused end of a row is one piece more.
+    # Treat the unused end of each sequence as one more piece, inserted behind its last piece. The next three arrays are
+    # (pieces + sequences,), and the widths of a sequence add up to row_tokens, so nothing below needs to pad.
     widths = np.insert(slots, row_ends, unused)
     numbers = np.insert(ranges(np.zeros_like(row_ends), np.diff(rows.offsets)), row_ends, -1)
-    places = ranges(np.insert(np.cumsum(rows.length) - rows.length, row_ends, 0), widths)
+    first_tokens = np.insert(np.cumsum(rows.length) - rows.length, row_ends, 0)
     begins = np.cumsum(widths) - widths
+    # places (sequences · row_tokens,): for each position the index of its input in `tokens`. The id that follows is
+    # always the next token of the same piece, since a piece has one more token than slots.
+    places = ranges(first_tokens, widths)
+    # Places of the unused ends are meaningless and may lie beyond the tokens: clip them, then overwrite their ids.
     inputs = tokens.take(places, mode="clip").astype(np.int64)
     places += 1
     following = tokens.take(places, mode="clip").astype(np.int64)
@@ -144,21 +138,25 @@ def place_rows(shards: TokenShards, rows: PackedRows, row_tokens: int, padding: 
     return PlacedRows(inputs.reshape(shape), following.reshape(shape), documents.reshape(shape), begins[numbers >= 0])
 
 
-def _learnt_positions(shards: TokenShards, rows: PackedRows, begins: np.ndarray) -> np.ndarray | None:
-    """Positions, among those of all rows, whose following token is in a loss span; None where all of them are."""
-    whole = shards.learnt_whole(rows.document)
+def _learned_positions(shards: TokenShards, rows: PackedRows, begins: np.ndarray) -> np.ndarray | None:
+    """Flat positions, over all sequences, whose following token is in a loss span; None if all of them are."""
+    whole = shards.all_targets(rows.document)
     if whole.all():
         return None
+    # partly (partial pieces,): pieces of documents with spans. numbers (partial pieces,): spans of each.
+    # bounds (spans, 2): start and end in the document. piece (spans,): the piece that each span belongs to.
     partly = np.flatnonzero(~whole)
     numbers, bounds = shards.spans(rows.document[partly])
     piece = np.repeat(partly, numbers)
+    # Each span in tokens of its piece, cut to the piece. A piece's token 0 is no target; token t is the target of its
+    # slot t − 1. A span outside the piece has last ≤ first, and so no positions.
     first = np.maximum(bounds[:, 0] - rows.start[piece], 1)
     last = np.minimum(bounds[:, 1] - rows.start[piece], rows.length[piece])
     begin = np.concatenate([begins[whole], begins[piece] + first - 1])
-    count = np.concatenate([rows.length[whole] - 1, np.maximum(last - first, 0)])
-    return ranges(begin, count)
+    counts = np.concatenate([rows.length[whole] - 1, np.maximum(last - first, 0)])
+    return ranges(begin, counts)
 
 
 def row_order(rows: int, seed: int, epoch: int) -> np.ndarray:
-    """Order of a plan's rows in an epoch: a pure function of its arguments (Philox, keyed by seed and epoch)."""
+    """(rows,) the order of a plan's sequences in an epoch: a pure function of its arguments (Philox)."""
     return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(rows)

@@ -1,4 +1,4 @@
-"""How often each document is seen in one pass over the mix of sources."""
+"""The mix: how often each document is seen in one pass over all sources."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,15 +20,15 @@ class Mix:
     """{"documents", "tokens", "share", "epochs"} of each source in one pass."""
 
     def passes(self) -> list[np.ndarray]:
-        """Document numbers of each pass over what is left: all that are seen at all, all that are seen twice, …"""
+        """Document numbers of the mix in passes that repeat nothing: those seen at least once, at least twice, …"""
         return [np.flatnonzero(self.copies > number) for number in range(int(self.copies.max(initial=0)))]
 
 
 def repetitions(tokens: Mapping[str, int], sources: Sequence[SourceSettings]) -> dict[str, float]:
-    """How often each source's text is seen in one pass over the mix, from the tokens that there are of each.
+    """How often each source's text is seen in one pass over the mix; `tokens` says how many each source has.
 
-    Without weights, `epochs` times. With weights, as often as gives each source its share and none more than its
-    `epochs`: the mix ends when the first source is used up. ParakeetError where a source with a weight has no text.
+    Without weights, each source is seen `epochs` times. With weights, the shares of the mix follow the weights, and the
+    mix ends when the first source reaches its `epochs`. ParakeetError if a source with a weight has no text.
     """
     if not sources or sources[0].weight is None:
         return {source.name: source.epochs for source in sources}
@@ -36,9 +36,10 @@ def repetitions(tokens: Mapping[str, int], sources: Sequence[SourceSettings]) ->
     for name, weight in weights.items():
         if not tokens.get(name):
             raise ParakeetError(
-                f"Source {name} has the weight {weight:g}, but no text of it is left to train on. See why with: "
-                f"parakeet data inspect --source {name}; then mend the source or take it out of the recipe."
+                f"Source {name} has the weight {weight:g}, but none of its text is left to train on. To see why, run: "
+                f"parakeet data inspect --source {name}. Then repair the source or remove it from the recipe."
             )
+    # whole · weight tokens of each source are used, where `whole` is as large as the scarcest source allows.
     whole = min(source.epochs * tokens[source.name] / weights[source.name] for source in sources)
     return {name: whole * weight / tokens[name] for name, weight in weights.items()}
 
@@ -46,27 +47,30 @@ def repetitions(tokens: Mapping[str, int], sources: Sequence[SourceSettings]) ->
 def mix(recipe: Recipe, names: Sequence[str], sources: np.ndarray, lengths: np.ndarray, ids: np.ndarray) -> Mix:
     """Choose how often each document is seen.
 
-    sources (documents,) index into `names`, lengths (documents,) tokens, ids (documents, 2) uint64. Whole repetitions
-    take every document; a fraction takes those whose ids come first by their second half, as many as keep within it: a
-    choice that hardly changes when documents are added. The first half already chose what is held out. ParakeetError
-    where a source with a weight is left without a document.
+    sources (documents,) index into `names`; lengths (documents,) in tokens; ids (documents, 2) uint64. A source that is
+    seen 2.3 times has every document twice, and a third time those with the lowest ids that stay within 0.3 of its
+    tokens. Choosing by id hardly changes the choice when documents are added. ParakeetError if a source with a weight
+    is left without a document.
     """
     settings = {source.name: source for source in recipe.sources}
+    # tokens (sources,): what each source has.
     tokens = np.bincount(sources, weights=lengths, minlength=len(names)).astype(np.int64)
-    there_are = dict(zip(names, tokens.tolist(), strict=True))
-    repeated = repetitions(there_are, [settings[name] for name in names])
+    repeated = repetitions(dict(zip(names, tokens.tolist(), strict=True)), [settings[name] for name in names])
     copies = np.zeros(len(lengths), np.int64)
     for number, name in enumerate(names):
         mine = np.flatnonzero(sources == number)
+        # The small term keeps 3 from becoming 2.999…, and so 2.
         whole = int(repeated[name] + 1e-9)
         copies[mine] = whole
-        first = mine[np.argsort(ids[mine, 1], kind="stable")]
-        copies[_within(first, lengths, (repeated[name] - whole) * tokens[number])] += 1
+        # By the second half of the id: the first half has already decided which documents are held out.
+        by_id = mine[np.argsort(ids[mine, 1], kind="stable")]
+        copies[_within(by_id, lengths, (repeated[name] - whole) * tokens[number])] += 1
         if settings[name].weight is not None and len(mine) and not copies[mine].any():
             raise ParakeetError(
                 f"Source {name}: its share of the mix is less than its shortest document. Raise its weight "
-                f"({settings[name].weight:g}) or the epochs of the others, or take it out of the recipe."
+                f"({settings[name].weight:g}) or the epochs of the other sources, or remove it from the recipe."
             )
+    # seen, documents (sources,): what one pass over the mix has of each source, repeats counted.
     seen = np.bincount(sources, weights=lengths * copies, minlength=len(names)).astype(np.int64)
     documents = np.bincount(sources, weights=copies, minlength=len(names)).astype(np.int64)
     by_source = {
@@ -82,9 +86,11 @@ def mix(recipe: Recipe, names: Sequence[str], sources: np.ndarray, lengths: np.n
 
 
 def _within(documents: np.ndarray, lengths: np.ndarray, budget: float) -> np.ndarray:
-    """Of documents in this order those that keep within a budget of tokens; one that is too long is passed over."""
+    """From documents in this order, those that fit a budget of tokens. One that is too long is skipped."""
     chosen = []
     while len(documents):
+        # The first `fitting` documents fit together and the next one does not. Skip it and all others that are longer
+        # than the budget that is left, and continue behind them.
         fitting = int(np.searchsorted(np.cumsum(lengths[documents]), budget, side="right"))
         chosen.append(documents[:fitting])
         budget -= int(lengths[documents[:fitting]].sum())

@@ -1,4 +1,8 @@
-"""The packing plan: which pieces of which documents share a training row, with no token lost."""
+"""The packing plan: which pieces of which documents share a training sequence, with no token lost.
+
+In code, a *row* is a sequence, which becomes one row of a batch. A piece of n tokens fills n − 1 positions of its
+sequence, its *slots*: the first token is only an input and the last only a target.
+"""
 
 from array import array
 from collections.abc import Mapping, Sequence
@@ -16,20 +20,20 @@ from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 
 LEAST_FILL = 0.995
-"""Share of a plan's positions that hold a target, at least, whatever the lengths of the documents are."""
+"""At least this share of a plan's positions holds a target, whatever the lengths of the documents."""
+COLUMNS = ("document", "start", "length")
 
 
 def plan_file(row_tokens: int) -> str:
-    """Name of the plan for rows of this length."""
+    """Name of the plan for this sequence length."""
     return f"plan-{row_tokens}.arrow"
 
 
 @dataclass(frozen=True)
 class PackedRows:
-    """Rows of pieces: row r holds the pieces from offsets[r] to offsets[r + 1], in the order of its positions.
+    """Sequences of pieces: sequence r holds the pieces offsets[r] to offsets[r + 1], in the order of its positions.
 
-    offsets (rows + 1,); document, start, length (pieces,): `length` tokens of a document from `start`. A piece fills
-    one position fewer than it has tokens: the first token is only an input, the last only a target.
+    offsets (sequences + 1,). document, start, length (pieces,): a piece is `length` tokens of a document from `start`.
     """
 
     offsets: np.ndarray
@@ -41,19 +45,19 @@ class PackedRows:
         return len(self.offsets) - 1
 
     def take(self, rows: np.ndarray) -> "PackedRows":
-        """Some of the rows, in the order of the numbers `rows`."""
+        """The sequences with the numbers `rows`, in that order."""
         begin = self.offsets[rows].astype(np.int64)
         counts = self.offsets[rows + 1] - begin
         pieces = ranges(begin, counts)
-        columns = (column[pieces].astype(np.int64) for column in (self.document, self.start, self.length))
+        columns = (getattr(self, name)[pieces].astype(np.int64) for name in COLUMNS)
         return PackedRows(np.concatenate([[0], np.cumsum(counts)]), *columns)
 
 
 def make_packing_plan(recipe: Recipe, inputs: Mapping[str, Path], output: Path, progress: Progress) -> dict[str, Any]:
-    """Stage `packing_plan`: rows of the training split in the recipe's mix, a plan for each length that is trained at.
+    """Stage `packing_plan`: pack the training split, mixed as the recipe says, once for each trained sequence length.
 
-    The counts are those of packing.row_tokens, under `lengths` those of every length, and under `mix` what one pass
-    over the plan holds of each source.
+    The counts are those of packing.row_tokens. `lengths` has the counts of every sequence length, and `mix` what one
+    pass over the plan holds of each source.
     """
     shards = TokenShards(inputs["token_shards"], "train")
     lengths = shards.lengths()
@@ -61,8 +65,10 @@ def make_packing_plan(recipe: Recipe, inputs: Mapping[str, Path], output: Path, 
     counts: dict[str, dict[str, Any]] = {}
     with progress.task("packing plan", None, "rows") as task:
         for row_tokens in sorted(set(recipe.packing.lengths)):
-            packed = joined([pack_some(lengths, documents, row_tokens) for documents in mixed.passes()])
-            rows = fill_up(packed, row_tokens)
+            # Each pass over the mix is packed by itself, so a repeated document does not end up beside itself.
+            rows = fill_up(
+                concatenated([_pack_some(lengths, documents, row_tokens) for documents in mixed.passes()]), row_tokens
+            )
             if not len(rows):
                 raise ParakeetError(
                     "No training document is left to pack: add text, or lower deduplication.held_out_fraction."
@@ -73,57 +79,17 @@ def make_packing_plan(recipe: Recipe, inputs: Mapping[str, Path], output: Path, 
     return {**counts[str(recipe.packing.row_tokens)], "lengths": counts, "mix": mixed.by_source}
 
 
-def pack_some(lengths: np.ndarray, documents: np.ndarray, row_tokens: int) -> PackedRows:
-    """`pack` for the documents with these numbers only; lengths (all documents,) in tokens."""
+def _pack_some(lengths: np.ndarray, documents: np.ndarray, row_tokens: int) -> PackedRows:
+    """`pack` for the documents with these numbers; lengths (all documents,) in tokens."""
     rows = pack(lengths[documents], row_tokens)
     return PackedRows(rows.offsets, documents[rows.document], rows.start, rows.length)
 
 
-def fill_up(rows: PackedRows, row_tokens: int, fill: float = LEAST_FILL) -> PackedRows:
-    """The same pieces in fewer rows, so that `fill` of the positions are taken: as few pieces are cut as that needs.
-
-    Documents of nearly one length leave the same gap in every row (4 KiB of text, 1,024 tokens: 4 % of all positions).
-    The emptiest rows are dissolved, and their pieces cut to fit the gaps of the others, the widest first.
-    """
-    slots = rows.length - 1
-    before = np.concatenate([[0], np.cumsum(slots)])
-    used = np.diff(before[rows.offsets])
-    total = int(used.sum())
-    wanted = max(-(-total // row_tokens), int(total / (fill * row_tokens)))
-    if wanted >= len(rows):
-        return rows
-    emptiest_first = np.argsort(used, kind="stable")
-    dissolved = np.sort(emptiest_first[: len(rows) - wanted])
-    left = np.setdiff1d(np.arange(len(rows)), dissolved)
-    kept, cut = rows.take(left), rows.take(dissolved)
-    gaps = row_tokens - used[left]
-    widest_first = np.argsort(-gaps, kind="stable")
-    # On one line of positions: where pieces end, where gaps end, and so where each bit of a piece begins.
-    piece_ends, gap_ends = np.cumsum(cut.length - 1), np.cumsum(gaps[widest_first])
-    ends = np.union1d(piece_ends, gap_ends[gap_ends < piece_ends[-1]])
-    begins = np.concatenate([[0], ends[:-1]])
-    piece = np.searchsorted(piece_ends, begins, side="right")
-    row = widest_first[np.searchsorted(gap_ends, begins, side="right")]
-    start = cut.start[piece] + begins - (piece_ends - (cut.length - 1))[piece]
-    rows_of_kept = np.repeat(np.arange(len(left)), np.diff(kept.offsets))
-    order = np.argsort(np.concatenate([rows_of_kept, row]), kind="stable")
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(np.concatenate([rows_of_kept, row]), minlength=len(left)))])
-    return PackedRows(
-        offsets,
-        np.concatenate([kept.document, cut.document[piece]])[order],
-        np.concatenate([kept.start, start])[order],
-        np.concatenate([kept.length, ends - begins + 1])[order],
-    )
-
-
-def joined(parts: Sequence[PackedRows]) -> PackedRows:
-    """The rows of several plans, one after the other: what is repeated does not stand beside itself."""
+def concatenated(parts: Sequence[PackedRows]) -> PackedRows:
+    """The sequences of several plans, one plan after the other."""
     begins = np.cumsum([0, *(len(part.document) for part in parts)])
     offsets = [part.offsets[1:] + begin for part, begin in zip(parts, begins, strict=False)]
-    columns = (
-        np.concatenate([np.zeros(0, np.int64), *(getattr(part, name) for part in parts)])
-        for name in ("document", "start", "length")
-    )
+    columns = (np.concatenate([np.zeros(0, np.int64), *(getattr(part, name) for part in parts)]) for name in COLUMNS)
     return PackedRows(np.concatenate([np.zeros(1, np.int64), *offsets]), *columns)
 
 
@@ -140,28 +106,32 @@ def _counts(rows: PackedRows, row_tokens: int) -> dict[str, Any]:
 
 
 def pieces_of(lengths: np.ndarray, row_tokens: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Every document in pieces that fill at most `row_tokens` positions; neighbours overlap by one token.
+    """Cut every document into pieces of at most `row_tokens` slots: document, start and length (pieces,), all int64.
 
-    lengths (documents,) in tokens to document, start, length (pieces,), all int64. A document of one token
-    predicts nothing and has no piece.
+    lengths (documents,) in tokens. Neighbouring pieces overlap by one token: the last target of one is the first input
+    of the next, so no token goes unpredicted. A document of one token predicts nothing and has no piece.
     """
     targets = np.maximum(lengths.astype(np.int64) - 1, 0)
+    # counts (documents,): pieces of each document, targets / row_tokens rounded up.
     counts = -(-targets // row_tokens)
     document = np.repeat(np.arange(len(lengths)), counts)
+    # Piece k of a document starts at k · row_tokens. All pieces but the last have row_tokens slots.
     start = ranges(np.zeros_like(counts), counts) * row_tokens
     return document, start, np.minimum(targets[document] - start, row_tokens) + 1
 
 
 def pack(lengths: np.ndarray, row_tokens: int) -> PackedRows:
-    """Best-fit decreasing: the longest piece first, each into the fullest row that still takes it.
+    """Best-fit decreasing: the longest piece first, each into the fullest sequence that still has room for it.
 
-    lengths (documents,) in tokens. Ties go to the lower document and to the row that was filled last, so the plan
-    is a pure function of its arguments. A million documents of 100 tokens on average take 0.2 s, 2.6 s piece by piece.
+    lengths (documents,) in tokens. Ties go to the lower document, and to the sequence that was filled last, so the plan
+    is a pure function of its arguments. A million documents of 100 tokens on average take 0.2 s; 2.6 s piece by piece.
     """
     document, start, length = pieces_of(lengths, row_tokens)
-    # At 16 bits numpy sorts by radix.
+    # Sort by the slots that a piece lacks to a full sequence. numpy sorts 16-bit integers by radix.
     missing = (row_tokens + 1 - length).astype(np.uint16 if row_tokens < 1 << 16 else np.uint32)
     longest_first = np.argsort(missing, kind="stable")
+    # row (pieces,): the sequence of the longest piece, of the next, and so on. The second stable sort groups the pieces
+    # by sequence and keeps the longest first within each.
     row = _rows_by_best_fit(np.bincount(length - 1, minlength=row_tokens + 1), row_tokens)
     placed = longest_first[np.argsort(row, kind="stable")]
     offsets = np.concatenate([[0], np.cumsum(np.bincount(row))])
@@ -169,22 +139,28 @@ def pack(lengths: np.ndarray, row_tokens: int) -> PackedRows:
 
 
 def _rows_by_best_fit(count_by_slots: np.ndarray, row_tokens: int) -> np.ndarray:
-    """(pieces,) row of each piece, of the longest first; count_by_slots[s] pieces fill s positions.
+    """(pieces,) the sequence of each piece, the longest first; count_by_slots[s] pieces fill s slots.
 
-    Pieces of one size go together: best fit puts as many as it holds into one row before it looks at the next with
-    the same room, so what a step costs does not grow with them. The rooms that some row has left are a bit set.
+    Pieces of one size are placed together: best fit puts as many into one sequence as fit before it looks at the next
+    with the same room. So the number of steps does not grow with the number of pieces.
     """
+    # A sequence has `room` when that many of its slots are free. rows_with_room[room] is a stack of such sequences, and
+    # bit `room` of the integer `rooms` says whether the stack holds any. Full sequences are on no stack.
     rows_with_room: list[list[int]] = [[] for _ in range(row_tokens + 1)]
     rooms = rows = 0
+    # What each step does: received[k] pieces go to the sequence receiving[k].
     receiving, received = array("q"), array("q")
     for slots in np.flatnonzero(count_by_slots)[::-1].tolist():
         left = int(count_by_slots[slots])
         while left:
+            # The lowest set bit at or above `slots` is the tightest room that fits; x & −x isolates the lowest bit.
+            # Without one, new sequences are opened, whose room is row_tokens.
             fitting = rooms >> slots
             room = slots + (fitting & -fitting).bit_length() - 1 if fitting else row_tokens
             each = room // slots
             wanted = -(-left // each)
             if fitting:
+                # Take up to `wanted` sequences off the end of the stack, the last one filled first.
                 having = rows_with_room[room]
                 chosen = having[: -wanted - 1 : -1]
                 del having[-wanted:]
@@ -193,10 +169,12 @@ def _rows_by_best_fit(count_by_slots: np.ndarray, row_tokens: int) -> np.ndarray
             else:
                 chosen = list(range(rows, rows + wanted))
                 rows += wanted
+            # Every chosen sequence gets `each` pieces; the last one gets the remainder if the pieces run out.
             last = min(each, left - (len(chosen) - 1) * each)
             receiving.extend(chosen)
             received.extend([each] * (len(chosen) - 1) + [last])
             left -= (len(chosen) - 1) * each + last
+            # Put them back on the stacks of the room they have now.
             for remaining, some in ((room - each * slots, chosen[:-1]), (room - last * slots, chosen[-1:])):
                 if remaining and some:
                     rows_with_room[remaining] += some
@@ -204,12 +182,54 @@ def _rows_by_best_fit(count_by_slots: np.ndarray, row_tokens: int) -> np.ndarray
     return np.repeat(np.array(receiving, np.int64), np.array(received, np.int64))
 
 
+def fill_up(rows: PackedRows, row_tokens: int, fill: float = LEAST_FILL) -> PackedRows:
+    """The same pieces in fewer sequences, so that the share `fill` of the positions is used, with few pieces cut.
+
+    Documents of nearly one length leave the same gap in every sequence (4 KiB of text at 1,024 tokens: 4 % of all
+    positions). The emptiest sequences are dissolved, and their pieces are cut to fit the gaps of the others, the widest
+    gap first.
+    """
+    # used (rows,): filled slots of each sequence. wanted: how many sequences stay.
+    slots = rows.length - 1
+    before = np.concatenate([[0], np.cumsum(slots)])
+    used = np.diff(before[rows.offsets])
+    total = int(used.sum())
+    wanted = max(-(-total // row_tokens), int(total / (fill * row_tokens)))
+    if wanted >= len(rows):
+        return rows
+    emptiest_first = np.argsort(used, kind="stable")
+    dissolved = np.sort(emptiest_first[: len(rows) - wanted])
+    left = np.setdiff1d(np.arange(len(rows)), dissolved)
+    kept, cut = rows.take(left), rows.take(dissolved)
+    gaps = row_tokens - used[left]
+    widest_first = np.argsort(-gaps, kind="stable")
+    # Lay the slots of the pieces to cut end to end on one line, and the gaps to fill on a second line beneath it.
+    # Cutting both lines at every end of a piece and of a gap gives bits that belong to one piece and one gap each:
+    # ends, begins (bits,) are places on the line; piece and row (bits,) the piece and the sequence of each bit.
+    piece_ends, gap_ends = np.cumsum(cut.length - 1), np.cumsum(gaps[widest_first])
+    ends = np.union1d(piece_ends, gap_ends[gap_ends < piece_ends[-1]])
+    begins = np.concatenate([[0], ends[:-1]])
+    piece = np.searchsorted(piece_ends, begins, side="right")
+    row = widest_first[np.searchsorted(gap_ends, begins, side="right")]
+    # A bit starts as far into its document as its piece does, plus its distance from the beginning of the piece. A bit
+    # of n slots has n + 1 tokens, so bits of one piece overlap by one token like other pieces.
+    start = cut.start[piece] + begins - (piece_ends - (cut.length - 1))[piece]
+    # Append the bits to the pieces that stay. The stable sort by sequence keeps the old pieces of each in front.
+    row_of_piece = np.concatenate([np.repeat(np.arange(len(left)), np.diff(kept.offsets)), row])
+    order = np.argsort(row_of_piece, kind="stable")
+    return PackedRows(
+        np.concatenate([[0], np.cumsum(np.bincount(row_of_piece, minlength=len(left)))]),
+        np.concatenate([kept.document, cut.document[piece]])[order],
+        np.concatenate([kept.start, start])[order],
+        np.concatenate([kept.length, ends - begins + 1])[order],
+    )
+
+
 def write_plan(path: Path, rows: PackedRows) -> None:
-    """One list of (document, start, length) a row, as three list columns that memory-map."""
+    """One row per sequence: lists of the documents, starts and lengths of its pieces, in columns that memory-map."""
     offsets = rows.offsets.astype(np.int32)
     columns = {
-        name: pa.ListArray.from_arrays(offsets, pa.array(getattr(rows, name).astype(np.uint32)))
-        for name in ("document", "start", "length")
+        name: pa.ListArray.from_arrays(offsets, pa.array(getattr(rows, name).astype(np.uint32))) for name in COLUMNS
     }
     table = pa.table(columns)
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
@@ -217,14 +237,14 @@ def write_plan(path: Path, rows: PackedRows) -> None:
 
 
 class Plan:
-    """The packing plan for rows of one length, memory-mapped."""
+    """The packing plan for one sequence length, memory-mapped."""
 
     def __init__(self, directory: Path, row_tokens: int) -> None:
         path = directory / plan_file(row_tokens)
         try:
             table = pa.ipc.open_file(pa.memory_map(str(path), "r")).read_all()
             table.validate(full=True)
-            columns = {name: table.column(name).combine_chunks() for name in ("document", "start", "length")}
+            columns = {name: table.column(name).combine_chunks() for name in COLUMNS}
         except (pa.ArrowException, OSError, KeyError) as error:
             raise ParakeetError(
                 f"{path} is not a whole packing plan ({error}). Run the same build again with: --force packing_plan"

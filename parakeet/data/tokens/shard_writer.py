@@ -1,4 +1,4 @@
-"""Writing token shards: uncompressed Arrow IPC files (DESIGN §4), a few for each task that tokenises."""
+"""Writing token shards: uncompressed Arrow IPC files, a few per tokenising task."""
 
 import json
 from collections.abc import Iterable
@@ -13,11 +13,12 @@ from parakeet.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
 TOKENS_PER_BATCH = 4 << 20
+"""A record batch: 16 MiB of ids."""
 TALLIED = ("documents", "tokens", "bytes")
 
 
 class TokenDocument(NamedTuple):
-    """A document as ids. `loss_spans` is flat: start, end, start, end, …"""
+    """A document as ids (n,) uint32. `loss_spans` is flat: start, end, start, end, …"""
 
     doc_id: bytes
     source: str
@@ -26,7 +27,7 @@ class TokenDocument(NamedTuple):
     n_bytes: int
 
 
-def shard_schema(tokenizer: Tokenizer, sources: list[str]) -> pa.Schema:
+def _schema(tokenizer: Tokenizer, sources: list[str]) -> pa.Schema:
     metadata = {
         "format_version": str(FORMAT_VERSION),
         "tokenizer_sha256": tokenizer.sha256,
@@ -47,10 +48,10 @@ def shard_schema(tokenizer: Tokenizer, sources: list[str]) -> pa.Schema:
 
 
 class ShardWriter:
-    """Writes `<split>-<task>-000.arrow`, …; a new file begins when one has reached `shard_bytes`.
+    """Writes `<split>-<task>-000.arrow`, …, and begins a new file when one has reached `shard_bytes`.
 
-    What an earlier, interrupted try of the task left is taken away. A task without documents leaves no file, but for
-    the first, so that a split always has one.
+    Files of an earlier, interrupted attempt at the task are deleted. Without documents, only task 0 writes a file, so
+    every split has at least one.
     """
 
     def __init__(
@@ -68,12 +69,12 @@ class ShardWriter:
         self.numbers = {name: number for number, name in enumerate(sources)}
         self.names = pa.array(sources, pa.string())
         self.shard_bytes = shard_bytes
-        self.schema = shard_schema(tokenizer, sources)
+        self.schema = _schema(tokenizer, sources)
         self.largest_id = 0
         self._tally = np.zeros((len(sources), len(TALLIED)), np.int64)
         self._limit = min(TOKENS_PER_BATCH, shard_bytes // 4)
-        # Ids are copied in while they are in the processor's cache: kept apart until the batch is full, they made
-        # tiktoken itself a twentieth slower, since each of its results then came to lie in new memory.
+        # Ids of the current batch, copied in while they are in the processor's cache. Keeping tiktoken's results until
+        # the batch is full made tiktoken itself 5 % slower, because each result then needed fresh memory.
         self._ids = np.empty(self._limit + self._limit // 8, np.uint32)
         self._rows: list[tuple[bytes, str, int, list[int], int]] = []
         self._tokens = 0
@@ -87,6 +88,7 @@ class ShardWriter:
         doc_id, source, ids, spans, n_bytes = document
         end = self._tokens + len(ids)
         if end > len(self._ids):
+            # Only a document longer than an eighth of a batch gets here.
             self._ids = np.concatenate([self._ids[: self._tokens], np.empty(2 * end - self._tokens, np.uint32)])
         self._ids[self._tokens : end] = ids
         self._rows.append((doc_id, source, len(ids), spans, n_bytes))
@@ -101,18 +103,15 @@ class ShardWriter:
         self._close_file()
 
     def counts(self) -> dict[str, Any]:
-        names = self.names.to_pylist()
         by_source = {
-            name: dict(zip(TALLIED, row, strict=True)) for name, row in zip(names, self._tally.tolist(), strict=True)
+            name: dict(zip(TALLIED, row, strict=True))
+            for name, row in zip(self.numbers, self._tally.tolist(), strict=True)
         }
         total = dict(zip(TALLIED, self._tally.sum(axis=0).tolist(), strict=True))
         return {**total, "files": self._files, "sources": by_source}
 
-    def _path(self, number: int) -> Path:
-        return self.directory / f"{self.prefix}-{number:03d}.arrow"
-
     def _open(self) -> None:
-        self._sink = pa.OSFile(str(self._path(self._files)), "wb")
+        self._sink = pa.OSFile(str(self.directory / f"{self.prefix}-{self._files:03d}.arrow"), "wb")
         self._writer = pa.ipc.new_file(self._sink, self.schema)
         self._files += 1
 
@@ -138,13 +137,14 @@ class ShardWriter:
         doc_ids, sources, lengths, spans, n_bytes = (list(column) for column in zip(*self._rows, strict=True))
         numbers = np.fromiter(map(self.numbers.__getitem__, sources), np.int16, len(sources))
         ids = self._ids[: self._tokens]
+        # _tally (sources, 3): the columns of TALLIED.
         tallied: list[Any] = [np.ones(len(sources)), lengths, n_bytes]
         for column, values in enumerate(tallied):
             self._tally[:, column] += np.bincount(numbers, values, len(self.numbers)).astype(np.int64)
         self.largest_id = max(self.largest_id, int(ids.max(initial=0)))
         columns = [
             pa.array(doc_ids, pa.binary(16)),
-            # The whole list of sources in every batch: an IPC file refuses a second, different dictionary.
+            # Every batch has the same dictionary of all sources, because an IPC file refuses a second one.
             pa.DictionaryArray.from_arrays(pa.array(numbers), self.names),
             pa.ListArray.from_arrays(_offsets(lengths), ids),
             pa.ListArray.from_arrays(_offsets(map(len, spans)), np.fromiter(chain.from_iterable(spans), np.uint32)),
@@ -154,5 +154,5 @@ class ShardWriter:
 
 
 def _offsets(lengths: Iterable[int]) -> np.ndarray:
-    """Where lists of these lengths begin and end, one after the other: int32."""
+    """(lists + 1,) int32: where lists of these lengths begin and end, one after the other."""
     return np.fromiter(accumulate(lengths, initial=0), np.int32)

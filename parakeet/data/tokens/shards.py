@@ -1,4 +1,4 @@
-"""Reading token shards: uncompressed Arrow IPC files that memory-map without a copy (DESIGN §4)."""
+"""Reading token shards: uncompressed Arrow IPC files that memory-map without a copy."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,9 @@ SPLITS = ("train", "held_out")
 
 
 def ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """starts[0], starts[0] + 1, … (counts[0] of them), then the same from starts[1], and so on; int64."""
+    """(Σ counts,) int64: starts[0], starts[0] + 1, … (counts[0] numbers), then the same from starts[1], and so on."""
+    # Entry k of range i is starts[i] + k, and stands at the place (counts before i) + k of the result: so add every
+    # place to the constant starts[i] − (counts before i) of its range.
     ends = np.cumsum(counts)
     numbers = np.repeat(starts - ends + counts, counts)
     numbers += np.arange(len(numbers))
@@ -22,14 +24,14 @@ def ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 class TokenShards:
-    """Random access to the documents of one split, memory-mapped: documents are numbered in file order.
+    """Random access to the documents of one split, memory-mapped. Documents are numbered in file order.
 
-    The tokens stay in the files. Held are 12 bytes a document, and 13 more where some documents are not learnt whole.
-    `vocabulary_rows` is one more than the largest id that may stand in them.
+    The tokens stay in the files. In memory are 12 bytes a document, and 13 more if some documents are not trained on
+    as a whole. `vocabulary_rows` is one more than the largest id that may occur in them.
     """
 
     def __init__(self, directory: Path, split: str = "train", tokenizer: Tokenizer | None = None) -> None:
-        """Raises ParakeetError if a file is missing or torn, or was made with another tokenizer."""
+        """Raises ParakeetError if a file is missing or incomplete, or was made with another tokenizer."""
         self.directory = directory
         self._paths = sorted(directory.glob(f"{split}-*.arrow"))
         if not self._paths:
@@ -38,6 +40,8 @@ class TokenShards:
             )
         self.names: list[str] = []
         self.vocabulary_rows = 0
+        # Each mapped file as uint32 words (words,). Ids and loss spans are both columns of uint32, so a word of a file
+        # is an id or a bound of a span, wherever Arrow put them.
         self._words: list[np.ndarray] = []
         self._batches: list[pa.RecordBatch] = []
         columns: list[_BatchColumns] = []
@@ -46,11 +50,12 @@ class TokenShards:
             words_before = sum(map(len, self._words[:-1]))
             columns += [_batch_columns(batch, self._words[-1], words_before) for batch in batches]
             self._batches += batches
-        self._first = _cumulative([len(batch) for batch in self._batches])
-        # Words of all files are counted through: the address of a token is its number among them.
-        self._file_begins = _cumulative([len(words) for words in self._words])
+        # An address is the number of a word, counted through all files: file f holds those from _file_begins[f].
+        self._file_begins = np.cumsum([0, *map(len, self._words)], dtype=np.int64)
+        # Per document, (documents,): tokens, and the address of the first.
         self._lengths = _joined([c.lengths for c in columns], np.uint32)
         self._addresses = _joined([c.addresses for c in columns], np.int64)
+        # The last three arrays are kept only if a document is not trained on as a whole: with loss_on "all", none is.
         self._whole = _joined([c.whole for c in columns], np.bool_)
         self._all_whole = bool(self._whole.all())
         if self._all_whole:
@@ -98,7 +103,7 @@ class TokenShards:
         return _joined([batch.column("n_bytes").to_numpy() for batch in self._batches], np.uint32)
 
     def id_counts(self) -> np.ndarray:
-        """(vocabulary rows,) how often each id stands in these shards."""
+        """(vocabulary rows,) how often each id occurs in these shards."""
         counts = np.zeros(self.vocabulary_rows, np.int64)
         for batch in self._batches:
             ids = batch.column("input_ids").values.to_numpy()
@@ -111,20 +116,20 @@ class TokenShards:
     def tokens(self, number: int) -> np.ndarray:
         """Ids of one document: a read-only uint32 view of the mapped file."""
         address = int(self._addresses[number])
-        file = int(np.searchsorted(self._file_begins, address, side="right")) - 1
+        file = self._file(address)
         begin = address - int(self._file_begins[file])
         return self._words[file][begin : begin + int(self._lengths[number])]
 
     def read(self, documents: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Ids (Σ lengths,) uint32 of pieces, one after the other: lengths[i] tokens of documents[i] from starts[i].
 
-        ParakeetError where a document is shorter than that, or holds an id beyond the vocabulary.
+        ParakeetError if a document is shorter than that, or holds an id beyond the vocabulary.
         """
         if len(documents) == 0:
             return np.zeros(0, np.uint32)
         if documents.max() >= len(self) or (starts + lengths > self._lengths[documents]).any():
             raise ParakeetError(
-                f"{self.directory} does not hold all tokens that the packing plan names: it was made from other "
+                f"{self.directory} does not hold all tokens that the packing plan names: the plan was made from other "
                 "shards. Run the same build again with: --force packing_plan"
             )
         ids = self._gather(self._addresses[documents] + starts, lengths)
@@ -132,14 +137,14 @@ class TokenShards:
             self._refuse(documents)
         return ids
 
-    def learnt_whole(self, documents: np.ndarray) -> np.ndarray:
+    def all_targets(self, documents: np.ndarray) -> np.ndarray:
         """(documents,) whether every token after the first of a document is a target."""
         return np.ones(len(documents), np.bool_) if self._all_whole else self._whole[documents]
 
     def spans(self, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Number of loss spans of each document (documents,), and (Σ numbers, 2) start and end of each, in tokens.
+        """Number of loss spans of each document (documents,), and (Σ numbers, 2) the start and end of each, in tokens.
 
-        For documents that are not learnt whole.
+        Only for documents that `all_targets` is false for.
         """
         words = self._span_words[documents].astype(np.int64)
         return words // 2, self._gather(self._span_addresses[documents], words).astype(np.int64).reshape(-1, 2)
@@ -154,25 +159,23 @@ class TokenShards:
         ]
         return _joined(parts, np.uint64).astype(np.uint64).reshape(-1, 2)
 
-    def loss_spans(self, number: int) -> np.ndarray:
-        """Flat start, end pairs of one document, in tokens from its beginning."""
-        batch, row = self._locate(number)
-        spans: np.ndarray = self._batches[batch].column("loss_spans")[row].values.to_numpy()
-        return spans
-
     def doc_id(self, number: int) -> bytes:
-        """The 16 bytes by which all stages know a document."""
-        batch, row = self._locate(number)
-        return bytes(self._batches[batch].column("doc_id")[row].as_py())
+        """The 16 bytes that identify a document in every stage."""
+        for batch in self._batches:
+            if number < len(batch):
+                return bytes(batch.column("doc_id")[number].as_py())
+            number -= len(batch)
+        raise IndexError(number)
 
-    def _locate(self, number: int) -> tuple[int, int]:
-        batch = int(np.searchsorted(self._first, number, side="right")) - 1
-        return batch, number - int(self._first[batch])
+    def _file(self, address: int) -> int:
+        return int(np.searchsorted(self._file_begins, address, side="right")) - 1
 
     def _gather(self, addresses: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """Words (Σ counts,): counts[i] of them from addresses[i], in one indexing for each file they are in."""
+        """Words (Σ counts,): counts[i] of them from addresses[i]. Each file that holds some is indexed once."""
         if len(self._words) == 1:
             return self._words[0][ranges(addresses, counts)]
+        # Group the pieces by file. sources (Σ counts,): the words within their file, file after file; places: where
+        # each of them stands in the result. Both are in by_file order, so each file has one slice of them.
         files = np.searchsorted(self._file_begins, addresses, side="right") - 1
         by_file = np.argsort(files, kind="stable")
         sources = ranges((addresses - self._file_begins[files])[by_file], counts[by_file])
@@ -191,30 +194,33 @@ class TokenShards:
         for number in documents.tolist():
             largest = int(self.tokens(number).max(initial=0))
             if largest >= self.vocabulary_rows:
-                file = int(np.searchsorted(self._file_begins, self._addresses[number], side="right")) - 1
+                path = self._paths[self._file(int(self._addresses[number]))]
                 raise ParakeetError(
-                    f"{self._paths[file]}: document {self.doc_id(number).hex()} holds the token id {largest}, but the "
-                    f"vocabulary has {self.vocabulary_rows:,} rows. Run the same build again with: --force token_shards"
+                    f"{path}: document {self.doc_id(number).hex()} holds the token id {largest}, but the vocabulary "
+                    f"has {self.vocabulary_rows:,} rows. Run the same build again with: --force token_shards"
                 )
         raise AssertionError("no document holds an id beyond the vocabulary")
 
 
 class _BatchColumns(NamedTuple):
-    """What is looked up by document, of one record batch; addresses are numbers of words among those of all files."""
+    """Per document of one record batch, (documents,) each. Addresses count the words of all files."""
 
     lengths: np.ndarray
     addresses: np.ndarray
     whole: np.ndarray
+    """Whether the one loss span covers every target."""
     span_words: np.ndarray
+    """Twice the number of loss spans."""
     span_addresses: np.ndarray
 
 
 def _batch_columns(batch: pa.RecordBatch, words: np.ndarray, words_before: int) -> _BatchColumns:
+    # begins, span_begins (documents + 1,): the offsets of the two list columns within this batch.
     ids, spans = batch.column("input_ids"), batch.column("loss_spans")
     begins, span_begins = ids.offsets.to_numpy(), spans.offsets.to_numpy()
     lengths, span_words = np.diff(begins), np.diff(span_begins)
     bounds = spans.values.to_numpy()
-    # The first token of a document is no target, wherever its span begins.
+    # One span, from token 0 or 1 to the end. The first token of a document is never a target, so both are whole.
     whole = span_words == 2
     whole[whole] = (bounds[span_begins[:-1][whole]] <= 1) & (bounds[span_begins[:-1][whole] + 1] >= lengths[whole])
     return _BatchColumns(
@@ -227,7 +233,7 @@ def _batch_columns(batch: pa.RecordBatch, words: np.ndarray, words_before: int) 
 
 
 def _place(values: pa.Array, words: np.ndarray) -> int:
-    """Number of the word of a mapped file at which an array of the same file begins."""
+    """The number of the word, in its mapped file, at which an Arrow array begins: the difference of two pointers."""
     if len(values) == 0:
         return 0
     begin = values.to_numpy().__array_interface__["data"][0] - words.__array_interface__["data"][0]
@@ -236,7 +242,3 @@ def _place(values: pa.Array, words: np.ndarray) -> int:
 
 def _joined(parts: list[np.ndarray], dtype: type) -> np.ndarray:
     return np.concatenate([np.zeros(0, dtype), *parts])
-
-
-def _cumulative(counts: list[int]) -> np.ndarray:
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])

@@ -1,4 +1,4 @@
-"""Stage `tokenizer`: cl100k_base with Parakeet's tokens, or a BPE trained on the training documents."""
+"""Stage `tokenizer`: cl100k_base with Parakeet's control tokens, or a BPE trained on the training documents."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,7 @@ from parakeet.recipe import Recipe
 from parakeet.tokenizer import VOCABULARY_FILE, cl100k_base, train_tokenizer
 
 TRAINING_BYTES = 256 << 20
-"""Most text that a vocabulary is trained on: more hardly changes it, and the trainer's memory grows with the text."""
+"""The most text to train a vocabulary on. More text hardly changes it, and costs the trainer memory."""
 
 
 def make_tokenizer(recipe: Recipe, inputs: Mapping[str, Path], output: Path, progress: Progress) -> dict[str, Any]:
@@ -34,9 +34,10 @@ def make_tokenizer(recipe: Recipe, inputs: Mapping[str, Path], output: Path, pro
 
 
 def _training_texts(directory: Path, task: Task, most: int) -> Iterator[str]:
-    """Held-out text must not shape the vocabulary that its bits per byte are measured with.
+    """The training documents' texts; of a larger corpus about `most` bytes, from the documents with the lowest ids.
 
-    Of a corpus of more than `most` bytes those documents whose ids come first by their second half, about `most` bytes.
+    Held-out text must not shape the vocabulary, since bits per byte are measured on it. Ids are compared by their
+    second half, because the first half decides what is held out.
     """
     paths = parts(directory)
     share = most / max(1, sum(map(content_bytes, paths)))

@@ -28,7 +28,7 @@ def recipe(base: Recipe, *sources: FileSource) -> Recipe:
 
 
 def mixed(base: Recipe, documents: dict[str, list[int]], *sources: FileSource) -> Mix:
-    """The mix of documents of these lengths, with ids that are drawn by a seed."""
+    """The mix of documents of these lengths, with seeded random ids."""
     names = sorted(documents)
     lengths = np.array([length for name in names for length in documents[name]], np.int64)
     indices = np.repeat(np.arange(len(names)), [len(documents[name]) for name in names])
@@ -42,7 +42,7 @@ def test_without_weights_everything_is_seen_as_often_as_its_source_says() -> Non
 
 def test_the_mix_ends_when_the_first_source_is_used_up() -> None:
     weighted = [source("a", weight=3), source("b", weight=1, epochs=2)]
-    # Twice 100 of b is a quarter of 800: of a, 600 are wanted, and there are 900.
+    # Two epochs of b are 200 tokens, a quarter of 800; the other 600 come from the 900 of a.
     assert repetitions({"a": 900, "b": 100}, weighted) == pytest.approx({"a": 600 / 900, "b": 2.0})
 
 
@@ -88,7 +88,7 @@ def test_a_fraction_is_kept_to_by_the_token(prepared: Prepared, lengths: list[in
 
 
 def test_a_weight_without_text_is_refused_by_name() -> None:
-    with pytest.raises(ParakeetError, match=r"Source b has the weight 2, but no text of it is left.*--source b"):
+    with pytest.raises(ParakeetError, match=r"Source b has the weight 2, but none of its text is left.*--source b"):
         repetitions({"a": 10, "b": 0}, [source("a", weight=1), source("b", weight=2)])
 
 
@@ -97,20 +97,20 @@ def test_weights_are_for_all_sources_or_none(prepared: Prepared) -> None:
         recipe(prepared.recipe, source("a", weight=1), source("b"))
 
 
-def test_what_is_repeated_does_not_stand_beside_itself(prepared: Prepared, tmp_path: Path) -> None:
+def test_a_repeated_document_is_not_packed_beside_itself(prepared: Prepared, tmp_path: Path) -> None:
     sources = (source("talk", epochs=3), source("text", epochs=1))
     counts = make_packing_plan(
         recipe(prepared.recipe, *sources), {"token_shards": prepared.shards}, tmp_path, Progress()
     )
     rows = Plan(tmp_path, 32).rows
-    learnt: Counter[tuple[int, int]] = Counter()
+    predicted: Counter[tuple[int, int]] = Counter()
     beside = 0
     for begin, end in zip(rows.offsets[:-1], rows.offsets[1:], strict=True):
         row = slice(begin, end)
         mine = list(zip(*(column[row].tolist() for column in (rows.document, rows.start, rows.length)), strict=True))
         beside += len({document for document, _, _ in mine}) < len(mine)
-        learnt.update((document, start + n) for document, start, length in mine for n in range(1, length))
-    assert set(learnt.values()) == {1, 3}
+        predicted.update((document, start + n) for document, start, length in mine for n in range(1, length))
+    assert set(predicted.values()) == {1, 3}
     assert beside < 0.02 * len(rows)
     assert counts["mix"]["talk"]["epochs"] == 3.0
     once = counts["mix"]["talk"]["tokens"] // 3 + counts["mix"]["text"]["tokens"]
@@ -119,13 +119,13 @@ def test_what_is_repeated_does_not_stand_beside_itself(prepared: Prepared, tmp_p
     )
 
 
-def test_every_epoch_once_is_the_plan_as_it_was(prepared: Prepared, tmp_path: Path) -> None:
+def test_a_plan_without_repeats_does_not_change(prepared: Prepared, tmp_path: Path) -> None:
     make_packing_plan(prepared.recipe, {"token_shards": prepared.shards}, tmp_path, Progress())
     assert (tmp_path / "plan-32.arrow").read_bytes() == (prepared.plan / "plan-32.arrow").read_bytes()
 
 
 def test_a_mix_of_many_passes_is_full_too(prepared: Prepared, tmp_path: Path) -> None:
-    """Each pass ends in a row that is hardly begun."""
+    """Each pass ends in a sequence that is nearly empty."""
     sources = (source("talk", epochs=1), source("text", epochs=40))
     counts = make_packing_plan(
         recipe(prepared.recipe, *sources), {"token_shards": prepared.shards}, tmp_path, Progress()

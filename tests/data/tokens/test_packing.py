@@ -17,7 +17,7 @@ LENGTHS = st.lists(st.integers(1, 200), max_size=60)
 
 
 def slots_of(rows: PackedRows) -> list[int]:
-    """Positions that are filled in each row."""
+    """Filled positions of each sequence."""
     return [int((rows.length[b:e] - 1).sum()) for b, e in zip(rows.offsets[:-1], rows.offsets[1:], strict=True)]
 
 
@@ -27,7 +27,7 @@ def listed(rows: PackedRows) -> list[list[tuple[int, int, int]]]:
 
 
 def packed_one_by_one(lengths: list[int], row_tokens: int) -> list[list[tuple[int, int, int]]]:
-    """Best-fit decreasing as it is written down: one piece after the other, each into the least room that takes it."""
+    """Textbook best-fit decreasing: one piece at a time, each into the smallest room that fits it."""
     pieces = [
         (number, start, min(row_tokens, length - 1 - start) + 1)
         for number, length in enumerate(lengths)
@@ -59,25 +59,25 @@ def test_every_token_but_a_documents_first_is_a_target_exactly_once(lengths: lis
 
 
 @given(LENGTHS, st.integers(1, 64))
-def test_rows_are_never_overfull_nor_empty(lengths: list[int], row_tokens: int) -> None:
+def test_sequences_are_never_overfull_or_empty(lengths: list[int], row_tokens: int) -> None:
     rows = pack(np.array(lengths, np.int64), row_tokens)
     assert all(0 < slots <= row_tokens for slots in slots_of(rows))
 
 
 @given(LENGTHS, st.integers(1, 64))
-def test_no_two_rows_could_have_been_one(lengths: list[int], row_tokens: int) -> None:
-    """Best fit opens a row only where no open one has room, so at most one row is half empty."""
+def test_no_two_sequences_could_have_been_one(lengths: list[int], row_tokens: int) -> None:
+    """Best fit opens a sequence only if no open one has room, so at most one is half empty."""
     rows = pack(np.array(lengths, np.int64), row_tokens)
     assert sum(2 * slots <= row_tokens for slots in slots_of(rows)) <= 1
 
 
 @given(LENGTHS, st.integers(1, 64))
-def test_pieces_of_one_size_together_are_placed_as_one_by_one(lengths: list[int], row_tokens: int) -> None:
+def test_placing_pieces_of_one_size_together_changes_nothing(lengths: list[int], row_tokens: int) -> None:
     assert listed(pack(np.array(lengths, np.int64), row_tokens)) == packed_one_by_one(lengths, row_tokens)
 
 
 @given(LENGTHS, st.integers(1, 64), st.data())
-def test_some_rows_are_the_same_rows(lengths: list[int], row_tokens: int, data: st.DataObject) -> None:
+def test_taking_sequences_keeps_their_pieces(lengths: list[int], row_tokens: int, data: st.DataObject) -> None:
     rows = pack(np.array(lengths, np.int64), row_tokens)
     chosen = data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=5)) if len(rows) else []
     whole = listed(rows)
@@ -89,7 +89,7 @@ def test_pieces_of_a_long_document_overlap_by_one_token() -> None:
     assert list(zip(document, start, length, strict=True)) == [(0, 0, 5), (0, 4, 5), (0, 8, 3)]
 
 
-def test_short_documents_fill_long_rows() -> None:
+def test_short_documents_fill_long_sequences() -> None:
     lengths = np.random.default_rng(1).integers(5, 200, 20_000)
     rows = pack(lengths, 1024)
     assert (lengths - 1).sum() / (len(rows) * 1024) > 0.995
@@ -139,7 +139,7 @@ def test_documents_of_one_token_predict_nothing_and_make_no_plan(prepared: Prepa
 
 
 @given(st.lists(st.integers(2, 200), min_size=1, max_size=60), st.integers(1, 64), st.floats(0.5, 1.0))
-def test_filled_up_rows_lose_nothing_and_reach_the_fill(lengths: list[int], row_tokens: int, fill: float) -> None:
+def test_filling_up_loses_nothing_and_reaches_the_fill(lengths: list[int], row_tokens: int, fill: float) -> None:
     packed = pack(np.array(lengths, np.int64), row_tokens)
     filled = fill_up(packed, row_tokens, fill)
     targets = sum(length - 1 for length in lengths)
@@ -155,7 +155,7 @@ def test_filled_up_rows_lose_nothing_and_reach_the_fill(lengths: list[int], row_
     assert predicted == [(document, token) for document, length in enumerate(lengths) for token in range(1, length)]
 
 
-def test_documents_of_one_length_fill_their_rows_and_few_are_cut() -> None:
+def test_documents_of_one_length_fill_their_sequences_and_few_are_cut() -> None:
     lengths = np.random.default_rng(3).normal(1000, 5, 20_000).astype(np.int64)
     packed = pack(lengths, 1024)
     filled = fill_up(packed, 1024)
@@ -165,7 +165,7 @@ def test_documents_of_one_length_fill_their_rows_and_few_are_cut() -> None:
     assert len(cut) < 0.03 * len(lengths)
 
 
-def test_rows_that_are_full_enough_are_left_as_they_are() -> None:
+def test_sequences_that_are_full_enough_are_left_alone() -> None:
     lengths = np.random.default_rng(1).integers(5, 200, 20_000)
     packed = pack(lengths, 1024)
     assert fill_up(packed, 1024) is packed

@@ -1,14 +1,14 @@
-"""The six scored tasks: every fact with every way to ask for it, and which of these are held out.
+"""The six scored tasks: every fact, every way to ask for it, and which questions are held out.
 
-What is held out is a property of the question itself, never of a count or an order. In four tasks (capitals, colours,
-opposites, counting) some phrasings of every fact are held out: the fact is taught in other words. In arithmetic and
-spelling whole operands and words are held out, in every phrasing, so that these two show how little a tiny model works
-out for itself: after 0.8 to 0.9 M tokens, models of 3 M parameters got 14 to 58 % of the sums and none of the words.
-Counting with whole ranges held out came to 57 %: the place to stop is learnt last.
+Whether a question is held out depends only on the question, never on a count or an order. In four tasks (capitals,
+colours, opposites, counting) some phrasings of every fact are held out, and the fact is taught in other words. In
+arithmetic and spelling, whole operands and words are held out in every phrasing. These two show how little a tiny model
+generalises: after 0.8 to 0.9 M tokens, models of 3 M parameters got 14 to 58 % of the sums right and none of the words.
+Counting with whole ranges held out reached 57 %, because where to stop is learned last.
 
-A question must never stand inside another one, or a held-out question would occur in a training turn. So each phrasing
-puts a word before its slot and a stop or question mark after it: "7 plus 5 is what?" would stand inside
-"17 plus 5 is what?".
+A question must not be part of another question, or a held-out question would occur in a training turn. So each phrasing
+has a word before its slot and a stop or question mark after it: "7 plus 5 is what?" would be part of "17 plus 5 is
+what?".
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from hashlib import blake2b
 from parakeet.data.synthetic.facts import ANIMALS, CAPITALS, COLOURS, OBJECTS, OPPOSITES
 from parakeet.data.synthetic.phrasing import sentence_case
 
-# Up to 20, in runs of up to 10 numbers (20 from 1), held-out counting fell from 98 to about 91 % for the same tokens.
+# With numbers up to 20, in runs of up to 10 (20 from 1), held-out counting fell from 98 % to about 91 %.
 LARGEST_COUNT = 15
 SHORTEST_COUNT = 3
 LONGEST_COUNT = 8
@@ -173,10 +173,10 @@ _SPELLING_PHRASINGS = (
 
 @dataclass(frozen=True)
 class Fact:
-    """One answer and every question that has it.
+    """One answer and every question that it answers.
 
-    `key` is the unit of the split: facts of one key (7 + 5 and 5 + 7) are held out together. `follow_ups` are the
-    short forms that only mean something after another question of the task ("And of Spain?").
+    `key` is the unit of the split: facts with one key (7 + 5 and 5 + 7) are held out together. `follow_ups` are short
+    forms that make sense only after another question of the task ("And of Spain?").
     """
 
     key: str
@@ -186,8 +186,8 @@ class Fact:
 
 
 @dataclass(frozen=True)
-class Task:
-    """A scored task. One of the two numbers says what is held out: phrasings of each fact, or whole keys."""
+class ScoredTask:
+    """One of the two numbers says how much is held out: phrasings of each fact, or whole keys."""
 
     name: str
     facts: tuple[Fact, ...]
@@ -197,7 +197,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Split:
-    """A task divided: facts to train on, with the questions that may be asked of them, and held-out questions."""
+    """A task divided into facts to train on, with the questions allowed in training, and held-out questions."""
 
     training: tuple[Fact, ...]
     held_out: tuple[tuple[Fact, str], ...]
@@ -264,7 +264,7 @@ def _arithmetic() -> tuple[Fact, ...]:
 
 
 def spelt_words() -> tuple[str, ...]:
-    """The words of the spelling task: short ones that the other tasks and the stories use too, each once."""
+    """The words of the spelling task, each once: short words that the other tasks and the stories also use."""
     opposites = (word for pair in OPPOSITES for word in pair)
     colours = (colour for _, colour in COLOURS)
     things = (thing.rsplit(" ", 1)[-1] for thing, _ in COLOURS)
@@ -283,28 +283,28 @@ def _spelling(word: str) -> Fact:
 
 
 @cache
-def scored_tasks() -> tuple[Task, ...]:
-    """The six tasks in their order, before any split. Immutable, so one copy serves everyone."""
+def scored_tasks() -> tuple[ScoredTask, ...]:
+    """The six tasks in their order, before any split."""
     opposites = OPPOSITES + tuple((second, first) for first, second in OPPOSITES)
     return (
-        Task("capitals", tuple(_capital(*row) for row in CAPITALS), held_out_phrasings=4),
-        Task("colours", tuple(_colour(*row) for row in COLOURS), held_out_phrasings=5),
-        Task("opposites", tuple(_opposite(*row) for row in opposites), held_out_phrasings=3),
-        Task("counting", _counting(), held_out_phrasings=2),
-        Task("arithmetic", _arithmetic(), held_out_keys=24),
-        Task("spelling", tuple(_spelling(word) for word in spelt_words()), held_out_keys=24),
+        ScoredTask("capitals", tuple(_capital(*row) for row in CAPITALS), held_out_phrasings=4),
+        ScoredTask("colours", tuple(_colour(*row) for row in COLOURS), held_out_phrasings=5),
+        ScoredTask("opposites", tuple(_opposite(*row) for row in opposites), held_out_phrasings=3),
+        ScoredTask("counting", _counting(), held_out_phrasings=2),
+        ScoredTask("arithmetic", _arithmetic(), held_out_keys=24),
+        ScoredTask("spelling", tuple(_spelling(word) for word in spelt_words()), held_out_keys=24),
     )
 
 
 def rank(seed: int, *parts: str) -> bytes:
-    """A fixed pseudo-random sort key of something named by `parts` (BLAKE2b, 16 bytes): the same in every process."""
+    """A pseudo-random sort key for the thing named by `parts` (BLAKE2b, 16 bytes), the same in every process."""
     return blake2b("\x1f".join((str(seed), *parts)).encode(), digest_size=16).digest()
 
 
-def split_task(task: Task, seed: int) -> Split:
-    """Divides a task: the units of lowest rank are held out, so that every seed holds out equally many.
+def split_task(task: ScoredTask, seed: int) -> Split:
+    """Hold out the keys or phrasings of lowest rank, so that every seed holds out equally many.
 
-    Ranking within a fact, not over all of them, leaves each fact the same number of training phrasings.
+    Phrasings are ranked within their fact, which leaves every fact the same number of training phrasings.
     """
     keys = sorted({fact.key for fact in task.facts}, key=lambda key: rank(seed, task.name, key))
     held_out_keys = frozenset(keys[: task.held_out_keys])

@@ -1,13 +1,12 @@
-"""The families that are not scored: who Parakeet is, greetings, polite refusals, and talk of several turns."""
+"""The families that are not scored: who Parakeet is, greetings, refusals, tiny stories, and longer conversations."""
 
 from collections.abc import Sequence
 from random import Random
 
 from parakeet.conversation import Turn
-from parakeet.data.synthetic.dialogue import exchange
-from parakeet.data.synthetic.facts import CAPITALS, NAMES
-from parakeet.data.synthetic.phrasing import framed, pick, pick_frame
-from parakeet.data.synthetic.tasks import Fact, Split
+from parakeet.data.synthetic.facts import ANIMALS, CAPITALS, NAMES, OBJECTS, words
+from parakeet.data.synthetic.phrasing import exchange, framed, pick, pick_frame, sentence_case, with_article
+from parakeet.data.synthetic.scored_tasks import Fact, Split
 
 Turns = tuple[Turn, ...]
 
@@ -56,14 +55,7 @@ _GREETINGS = (
     "Hi there!",
 )
 _INTRODUCTIONS = ("I am {name}.", "My name is {name}.", "{name} here.", "This is {name}.")
-_WISHES = (
-    "",
-    "Nice to meet you.",
-    "How are you?",
-    "Can you help me?",
-    "Shall we talk?",
-    "I have a question for you.",
-)
+_WISHES = ("", "Nice to meet you.", "How are you?", "Can you help me?", "Shall we talk?", "I have a question for you.")
 _NAME_QUESTIONS = ("What is my name?", "Do you remember my name?", "Who am I?", "Can you say my name?")
 _THANKS = (
     "Thank you!",
@@ -159,14 +151,52 @@ _REFUSED_TOPICS: tuple[tuple[tuple[str, ...], tuple[str, ...], str], ...] = (
 )
 
 
+_STORY_REQUESTS = (
+    "Tell me a story about {x}.",
+    "Tell me a short story about {x}.",
+    "Can you tell me a story about {x}?",
+    "Please tell me a tiny story about {x}.",
+    "Write a short story about {x}.",
+    "I would like a story about {x}.",
+    "Do you know a story about {x}?",
+)
+_STORY_QUALITIES = words("small brave clever gentle curious happy shy old young kind lazy hungry")
+_STORY_HOMES = ("in a forest", "by a river", "on a farm", "near the sea", "under an oak", "in a garden", "on a hill")
+_STORY_TIMES = ("One morning", "One day", "One evening", "One summer day", "One cold night", "After the rain")
+_STORY_LOOKS = words("shiny little golden strange wooden broken pretty red blue green old heavy")
+_STORY_FINDS = (
+    "under a tree",
+    "in the grass",
+    "beside the path",
+    "in the mud",
+    "behind a wall",
+    "near the water",
+    "in a hole",
+)
+_STORY_HELP = (
+    "{friend} helped to carry it home.",
+    "{friend} knew whose it was, and they took it back.",
+    "{friend} had never seen such a thing before.",
+    "{friend} laughed, and they played with it all day.",
+    "{friend} had lost it, and was glad to see it again.",
+)
+_STORY_ENDINGS = (
+    "In the end, they were the best of friends.",
+    "That night, {name} slept very well.",
+    "From that day on, {name} was never alone.",
+    "Then they shared a cake and went home.",
+    "{name} was proud and happy.",
+)
+
+
 def identity(rng: Random) -> Turns:
-    """Who Parakeet is. Every reply holds the same core sentence, `IDENTITY`."""
+    """Who Parakeet is. Every reply contains the sentence `IDENTITY`."""
     question, answer = pick(rng, _IDENTITY_REPLIES)
     return exchange(framed(question, pick_frame(rng)), answer)
 
 
 def greeting(rng: Random) -> Turns:
-    """A greeting, often with a name that Parakeet says back, sometimes asked for again in the next turn."""
+    """A greeting. The user often gives a name, which Parakeet repeats and may be asked for in the next turn."""
     hello = pick(rng, _GREETINGS)
     if rng.random() < 0.15:
         return exchange(hello, f"Hello! {OFFER}")
@@ -179,10 +209,32 @@ def greeting(rng: Random) -> Turns:
 
 
 def refusal(rng: Random) -> Turns:
-    """A question that a tiny model should not answer, and a reply that says so and points elsewhere."""
+    """A question that a tiny model should not answer, and a reply that declines and says whom to ask."""
     phrasings, subjects, reason = pick(rng, _REFUSED_TOPICS)
     question = pick(rng, phrasings).format(x=pick(rng, subjects))
     return exchange(framed(question, pick_frame(rng)), f"{_SORRY} {reason}")
+
+
+def story(rng: Random) -> Turns:
+    """A request that names an animal, and a story of three to five sentences about it."""
+    animal = pick(rng, ANIMALS)
+    name, pronoun = pick(rng, NAMES)
+    friend = pick(rng, [other for other, _ in NAMES if other != name])
+    companion = pick(rng, [other for other in ANIMALS if other != animal])
+    thing = with_article(f"{pick(rng, _STORY_LOOKS)} {pick(rng, OBJECTS)}")
+    hero = with_article(f"{pick(rng, _STORY_QUALITIES)} {animal}")
+    sentences = [
+        f"Once there was {hero} called {name}, who lived {pick(rng, _STORY_HOMES)}.",
+        f"{pick(rng, _STORY_TIMES)}, {name} found {thing} {pick(rng, _STORY_FINDS)}.",
+    ]
+    if rng.random() < 0.75:
+        sentences.append(f"{sentence_case(pronoun)} showed it to {friend}, {with_article(companion)}.")
+        sentences.append(pick(rng, _STORY_HELP).format(friend=friend))
+        sentences.append(pick(rng, _STORY_ENDINGS).format(name=name))
+    else:
+        sentences.append(f"{sentence_case(pronoun)} took it home and kept it for ever.")
+    request = pick(rng, _STORY_REQUESTS).format(x=with_article(animal))
+    return exchange(framed(request, pick_frame(rng)), " ".join(sentences))
 
 
 def _asked(fact: Fact, rng: Random) -> Turns:
