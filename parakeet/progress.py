@@ -112,7 +112,7 @@ class Progress:
 
     def refresh(self, task: Task) -> None:
         if self._bars is not None and self._bar is not None:
-            self._bars.update(self._bar, completed=task.done, words=sanitise(task.describe_briefly()))
+            self._bars.update(self._bar, total=task.total, completed=task.done, words=sanitise(task.describe_briefly()))
         elif not self.live and time.monotonic() - self._said > SECONDS_BETWEEN_LINES:
             self._said = time.monotonic()
             self.say(f"{task.name}: {task.describe()}")

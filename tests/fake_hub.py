@@ -9,7 +9,6 @@ import json
 import re
 import sys
 import threading
-import time
 from collections import deque
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -28,7 +27,8 @@ class FakeHub(ThreadingHTTPServer):
 
     `gated` and `renamed` datasets; `failures`, each (part of a path, status, headers), which meet the next request for
     such a path; `swapped`, what is sent of a small file in place of its content; `cut_bytes`, after which the reply
-    with a large file breaks off; `pause` between blocks, in seconds.
+    with a large file breaks off; `held_bytes`, after which it is held back until `released` is set; `trickles`, the
+    number of replies with a large file that come byte by byte until the client hangs up.
     """
 
     daemon_threads = True
@@ -44,7 +44,9 @@ class FakeHub(ThreadingHTTPServer):
         self.failures: deque[tuple[str, int, dict[str, str]]] = deque()
         self.cut_bytes: int | None = None
         self.swapped: dict[str, bytes] = {}
-        self.pause = 0.0
+        self.held_bytes: int | None = None
+        self.released = threading.Event()
+        self.trickles = 0
         self.requests: list[tuple[str, str]] = []
         self.tokens: list[tuple[str, str]] = []
 
@@ -68,6 +70,7 @@ class FakeHub(ThreadingHTTPServer):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.released.set()
         self.shutdown()
         self.server_close()
 
@@ -94,7 +97,7 @@ class _Handler(BaseHTTPRequestHandler):
         if found := re.fullmatch(r"/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             return self._resolve(*found.groups())
         if path.startswith("/cdn/"):
-            return self._send(self.server.blobs[path.removeprefix("/cdn/")], {}, self.server.cut_bytes)
+            return self._send(self.server.blobs[path.removeprefix("/cdn/")], {}, large=True)
         return self._refuse(404, "EntryNotFound")
 
     def _commit_of(self, dataset: str, revision: str) -> str | None:
@@ -128,20 +131,28 @@ class _Handler(BaseHTTPRequestHandler):
         digest, size = hashlib.sha256(files[name]).hexdigest(), len(files[name])
         headers = {"X-Repo-Commit": commit, "X-Linked-Size": str(size), "X-Linked-Etag": f'"{digest}"'}
         if size < LFS_BYTES:
-            return self._send(self.server.swapped.get(name, files[name]), headers, None)
+            return self._send(self.server.swapped.get(name, files[name]), headers)
         elsewhere = f"http://localhost:{self.server.server_port}/cdn/{digest}"
         return self._reply(302, b"", {**headers, "Location": elsewhere})
 
-    def _send(self, body: bytes, headers: dict[str, str], limit: int | None) -> None:
+    def _send(self, body: bytes, headers: dict[str, str], large: bool = False) -> None:
         found = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         start = int(found[1]) if found else 0
         stop = min(len(body), int(found[2]) + 1) if found and found[2] else len(body)
         place = {"Content-Range": f"bytes {start}-{stop - 1}/{len(body)}"} if found else {}
         self._head(206 if found else 200, {"Content-Length": str(stop - start), **place, **headers})
-        end = stop if limit is None else min(stop, start + limit)
+        server = self.server
+        if large and server.trickles:
+            server.trickles -= 1
+            while not server.released.wait(0.01):
+                self.wfile.write(body[start : start + 1])
+                start += 1
+            return
+        end = min(stop, start + server.cut_bytes) if large and server.cut_bytes else stop
         for position in range(start, end, BLOCK):
+            if large and server.held_bytes is not None and position - start >= server.held_bytes:
+                server.released.wait()
             self.wfile.write(body[position : min(position + BLOCK, end)])
-            time.sleep(self.server.pause)
 
     def _refuse(self, status: int, code: str) -> None:
         self._reply(status, b'{"error": "no"}', {"X-Error-Code": code, "X-Error-Message": "no\x1b[31m"})
