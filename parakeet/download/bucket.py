@@ -14,6 +14,7 @@ from parakeet.download.transfer import (
     Reading,
     Remote,
     TransientError,
+    Version,
     naming,
     plain,
     retrying,
@@ -88,7 +89,7 @@ def _reader(store: Any, key: str, n_bytes: int) -> Read:
                 # All requests of an opened file have If-Match with the ETag that it had when it was opened.
                 file = stack.enter_context(store.open(key, "rb", cache_type="none"))
             pieces = _pieces(file, start, n_bytes if stop is None else stop)
-            return Reading(start, n_bytes, file.details["ETag"], pieces, close=stack.pop_all().close)
+            return Reading(start, Version(n_bytes, file.details["ETag"]), pieces, close=stack.pop_all().close)
 
     return read
 

@@ -26,6 +26,7 @@ from parakeet.download.transfer import (
     RestartError,
     RetryPolicy,
     TransientError,
+    Version,
     naming,
     plain,
     retrying,
@@ -79,12 +80,12 @@ class DownloadFiles(SourceFiles[DownloadSource]):
             with closing(remote.read(0, None, None)) as reading:
                 return reading
 
-        with naming(address):
+        with naming(remote.origin):
             offer = retrying(ask, self.policy, self.say)
-        fault = remote.checks.fault_of_size(offer.n_bytes) if offer.n_bytes is not None else None
-        if fault or not offer.ranges or offer.n_bytes is None:  # a fault is reported once it is this file's turn
-            return replace(remote, n_bytes=file.n_bytes or offer.n_bytes)
-        return replace(remote, n_bytes=offer.n_bytes, validator=offer.validator, ranges=True)
+        n_bytes, validator = offer.version
+        if not offer.ranges or n_bytes is None:
+            return replace(remote, n_bytes=file.n_bytes or n_bytes)
+        return replace(remote, n_bytes=n_bytes, validator=validator, ranges=True)
 
 
 def http_remote(address: str, name: str, checks: Checks, policy: RetryPolicy) -> Remote:
@@ -143,7 +144,7 @@ def http_reader(
             reading = _reading(response, start, stop, policy)
             if _drive_id(address):
                 # Each download from Google Drive has an address of its own, so its validators mean little.
-                reading = replace(reading, validator=None)
+                reading = replace(reading, version=reading.version._replace(validator=None))
             return replace(reading, close=stack.pop_all().close)
 
     return read
@@ -204,14 +205,13 @@ def _reading(response: "requests.Response", start: int, stop: int | None, policy
     begins = start if partial else 0
     wanted = None if stop is None else stop - begins
     etag = headers.get("ETag", "W/")
-    return Reading(
-        start=begins,
-        n_bytes=int(size) if size.isdecimal() and not encoded else None,
+    version = Version(
+        int(size) if size.isdecimal() and not encoded else None,
         # RFC 9110 §8.8: a strong ETag, else Last-Modified; where it differs, the file is another one.
-        validator=headers.get("Last-Modified") if etag.startswith("W/") else etag,
-        pieces=_pieces(response, wanted, policy),
-        ranges=not encoded and headers.get("Accept-Ranges", "").lower() == "bytes",
+        headers.get("Last-Modified") if etag.startswith("W/") else etag,
     )
+    ranges = not encoded and headers.get("Accept-Ranges", "").lower() == "bytes"
+    return Reading(begins, version, _pieces(response, wanted, policy), ranges)
 
 
 def _pieces(response: "requests.Response", n_bytes: int | None, policy: RetryPolicy) -> Iterator[bytes]:

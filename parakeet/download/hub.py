@@ -90,7 +90,8 @@ class HubFiles(SourceFiles[HubSource]):
 
         def read(start: int, stop: int | None, validator: str | None) -> Reading:
             # The commit is part of the address: the file behind it never changes, whichever host sends it.
-            return replace(read_http(start, stop, None), validator=validator)
+            reading = read_http(start, stop, None)
+            return replace(reading, version=reading.version._replace(validator=validator))
 
         origin = f"hf://datasets/{dataset}@{commit[:12]}/{name}"
         return Remote(name, origin, read, file.size, sha256 or git_blob, Checks(file.size, sha256, git_blob))

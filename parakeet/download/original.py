@@ -20,6 +20,7 @@ from parakeet.download.transfer import (
     Reading,
     Remote,
     RetryPolicy,
+    Version,
     remove_empty_folders,
 )
 from parakeet.errors import ParakeetError
@@ -185,6 +186,7 @@ def _fetch_from(place: str, path: Path, checks: Checks, progress: Progress, poli
             part.fetch(task)
         sync_file(part.path)
         if os.path.lexists(path):
+            shutil.rmtree(folder)
             raise ParakeetError(f"{path} was put there while it was being downloaded: run the same command again.")
         part.path.rename(path)
         sync_directory(path.parent)
@@ -208,7 +210,7 @@ def _local_remote(place: str, path: Path, checks: Checks) -> Remote:
             status = source.stat()
         except (OSError, RuntimeError) as error:
             raise PermanentError(f"it cannot be read ({error})") from None
-        return Reading(start, status.st_size, str(status.st_mtime_ns), _blocks(source, start))
+        return Reading(start, Version(status.st_size, str(status.st_mtime_ns)), _blocks(source, start))
 
     return Remote(path.name, place, read, checks=checks, key=part_key(place, checks))
 

@@ -166,6 +166,7 @@ class SourceFolder:
             inside = path.relative_to(self.folder).parts[0] != WORK_FOLDER
             if inside and path not in kept and not path.is_dir():
                 path.unlink()
+        shutil.rmtree(self.folder / ".download", ignore_errors=True)  # of version 0.1.0
 
     def _record(self, remote: Remote) -> Path:
         return self._records / f"{_key(remote)}.json"
@@ -177,8 +178,7 @@ def _key(remote: Remote) -> str:
 
 def _described(remote: Remote, budget: int | None) -> dict[str, Any]:
     """The file that a record is about. An address that nobody listed is not asked again once it gave its file."""
-    known = {"n_bytes": remote.n_bytes, "validator": remote.validator} if remote.validator is not None else {}
-    return {**known, "origin": remote.origin, "wanted": budget}
+    return {**(remote.listed._asdict() if remote.listed else {}), "origin": remote.origin, "wanted": budget}
 
 
 def _is_same(remote: Remote, entry: dict[str, Any]) -> bool:

@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from parakeet.artifact import SPARE_BYTES, replace_file, sha256_of
 from parakeet.download.pages import fault_of_page
@@ -117,17 +117,22 @@ def retrying(ask: Callable[[], T], policy: RetryPolicy, say: Callable[[str], Non
             retries.failed(error)
 
 
+class Version(NamedTuple):
+    """What tells two versions of a file apart: its size, and the source's own name for it (an ETag, say)."""
+
+    n_bytes: int | None = None
+    validator: str | None = None
+
+
 @dataclass(frozen=True)
 class Reading:
     """A source's answer to one request: the file's bytes from `start` on.
 
-    `n_bytes` is the size of the whole file and `validator` the source's name for this version of it (an ETag, say), as
-    far as the source tells. `ranges` says whether reading can start in the middle.
+    `ranges` says whether reading can start in the middle.
     """
 
     start: int
-    n_bytes: int | None
-    validator: str | None
+    version: Version
     pieces: Iterator[bytes]
     ranges: bool = True
     close: Callable[[], None] = lambda: None
@@ -184,8 +189,8 @@ class Remote:
     """One file of a source.
 
     `name` is its path in the source's folder, `origin` names it in messages and manifests. `n_bytes` and `validator`
-    are what the source told before the download; two remotes with the same origin, size and validator are the same
-    file. `key` differs for each address and expectation of a file that nobody listed.
+    are what the source told before the download, if it did. `key` names a file that no source listed: it differs for
+    each address and expectation.
     """
 
     name: str
@@ -197,10 +202,15 @@ class Remote:
     ranges: bool = True
     key: str = ""
 
+    @property
+    def listed(self) -> Version | None:
+        """The version that the source told of."""
+        return Version(self.n_bytes, self.validator) if self.validator is not None else None
+
     def open(self, start: int, stop: int | None, validator: str | None = None) -> Reading:
-        """Start reading. PermanentError if the source has another version by now than the one it had told of."""
+        """Start reading. PermanentError if the source has another version by now than the listed one."""
         reading = self.read(start, stop, self.validator or validator)
-        if self.validator is not None and reading.validator != self.validator:
+        if self.validator not in (None, reading.version.validator):
             reading.close()
             raise PermanentError(CHANGED)
         return reading
@@ -280,50 +290,49 @@ class PartialFile:
 
     def _append(self, stop: int | None, task: Task) -> None:
         """Send one request, and write what comes."""
-        have = self.n_bytes
-        known = (self._known() if have else self._listed()) or {"n_bytes": None, "validator": None}
-        end = known["n_bytes"] if stop is None else stop
+        have, checks = self.n_bytes, self._remote.checks
+        known = (self._version() if have else self._remote.listed) or Version()
+        end = known.n_bytes if stop is None else stop
         if end is not None and have >= end:
             return
-        start = have if known["validator"] is not None else max(0, have - OVERLAP_BYTES)
-        # The size of a file that was never listed is what its server says now, and may say otherwise later.
-        wanted = self._remote.n_bytes if stop is None and self._remote.validator is not None else stop
-        with closing(self._remote.open(start, wanted, known["validator"])) as reading:
-            if reading.n_bytes is not None and (fault := self._remote.checks.fault_of_size(reading.n_bytes)):
+        start = have if known.validator is not None else max(0, have - OVERLAP_BYTES)
+        if stop is None and self._remote.listed:
+            stop = self._remote.n_bytes  # else None, since the size is only what the server last said
+        with closing(self._remote.open(start, stop, known.validator)) as reading:
+            n_bytes = reading.version.n_bytes
+            if n_bytes is not None and (fault := checks.fault_of_size(n_bytes)):
                 raise PermanentError(fault)
             if start and reading.start == start:
-                first = self._matching(reading, known, have - start)
-                self._continued = True
+                first = self._continuation(reading, known, have - start)
+                n_bytes = n_bytes or known.n_bytes
             else:
-                first = self._begin(reading, task)
+                first = self._beginning(reading, task)
                 have = 0
-            end = reading.n_bytes if stop is None else stop
-            self._write(chain([first], reading.pieces), have, end, task)
+            self._write(chain([first], reading.pieces), have, n_bytes if stop is None else stop, task)
 
-    def _begin(self, reading: Reading, task: Task) -> bytes:
-        """Prepare to write the file from its beginning; the first bytes, which have been checked."""
+    def _beginning(self, reading: Reading, task: Task) -> bytes:
+        """Prepare to write the file from its beginning; the first bytes, which are checked here."""
         first = _gather(reading.pieces, HEAD_BYTES)
-        # What has arrived earlier is kept if a quota page comes now: tomorrow it may be continued.
+        # If this is a quota page, say, what arrived earlier is kept: it may be continued tomorrow.
         if fault := self._remote.checks.of_head(first):
             raise PermanentError(fault)
         if self.n_bytes:
-            same = self._known() == {"n_bytes": reading.n_bytes, "validator": reading.validator}
-            reason = "the server cannot continue a transfer" if same else ANOTHER
+            reason = "the server cannot continue a transfer" if self._version() == reading.version else ANOTHER
             self._say(f"{reason}. Starting again from the beginning")
             self._drop(task)
-        described = {"n_bytes": reading.n_bytes, "validator": reading.validator}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(self._about, json.dumps(self._listed() or described))
+        replace_file(self._about, json.dumps((self._remote.listed or reading.version)._asdict()))
         return first
 
-    def _matching(self, reading: Reading, known: dict[str, Any], overlap: int) -> bytes:
-        """The first bytes of a continued transfer that are new; RestartError if they are of another file."""
-        same = known["n_bytes"] is None or reading.n_bytes in (None, known["n_bytes"])
+    def _continuation(self, reading: Reading, known: Version, overlap: int) -> bytes:
+        """The first bytes that are new; RestartError if the reading is of another file than the known one."""
+        same = all(new is None or old is None or new == old for new, old in zip(reading.version, known, strict=True))
         first = _gather(reading.pieces, overlap)
         with self.path.open("rb") as file:
             file.seek(reading.start)
-            if not same or reading.validator != known["validator"] or file.read() != first[:overlap]:
+            if not same or file.read() != first[:overlap]:
                 raise RestartError(f"{ANOTHER}. Starting again from the beginning")
+        self._continued = True
         return first[overlap:]
 
     def _write(self, pieces: Iterator[bytes], position: int, end: int | None, task: Task) -> None:
@@ -343,23 +352,21 @@ class PartialFile:
 
     def _unusable(self) -> str | None:
         """Why the bytes that an earlier call left cannot be continued."""
-        known = self._known()
+        known = self._version()
         if not self.n_bytes:
             return None
-        if known is None or known != (self._listed() or known):
-            return ANOTHER if known else "it is not known what file the earlier download is part of"
-        too_long = known["n_bytes"] is not None and self.n_bytes > known["n_bytes"]
+        if known is None:
+            return "it is not known what file the earlier download is part of"
+        if self._remote.listed not in (None, known):
+            return ANOTHER
+        too_long = known.n_bytes is not None and self.n_bytes > known.n_bytes
         return "more was written than the file is long" if too_long else None
 
-    def _listed(self) -> dict[str, Any] | None:
-        """The file as its source listed it, if it did."""
-        remote = self._remote
-        return {"n_bytes": remote.n_bytes, "validator": remote.validator} if remote.validator is not None else None
-
-    def _known(self) -> dict[str, Any] | None:
-        """The file that the bytes are of."""
-        known = read_json(self._about)
-        return known if isinstance(known, dict) and set(known) == {"n_bytes", "validator"} else None
+    def _version(self) -> Version | None:
+        """The version of the file that the bytes are of."""
+        about = read_json(self._about)
+        known = isinstance(about, dict) and set(about) == set(Version._fields)
+        return Version(**about) if known else None
 
     def _fault(self) -> str | None:
         return self._remote.checks.fault_of(self.path, self._progress, self._remote.name)
@@ -379,12 +386,12 @@ class PartialFile:
         known = read_json(folder / "offer.json")
         parts = [*folder.glob("file????????.part"), *folder.glob("file")]
         if self.n_bytes == 0 and len(parts) == 1 and isinstance(known, dict):
-            about = {"n_bytes": known.get("total"), "validator": known.get("validator")}
+            version = Version(known.get("total"), known.get("validator"))
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(self._about, json.dumps(about))
+            replace_file(self._about, json.dumps(version._asdict()))
             parts[0].chmod(0o644)  # gdown makes files for their owner only
             parts[0].replace(self.path)
-        elif parts:
+        elif parts and self.n_bytes == 0:
             self._say("what an earlier version had downloaded cannot be continued. Starting again from the beginning")
         shutil.rmtree(folder)
         remove_empty_folders(folder.parent, folder.parent.parent)

@@ -64,8 +64,7 @@ class Fetching:
 
     @property
     def parts(self) -> list[Path]:
-        folder = self.root / "models" / PARTS_FOLDER
-        return [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".json"]
+        return list((self.root / "models" / PARTS_FOLDER).rglob("*.part"))
 
 
 @pytest.fixture
@@ -104,7 +103,7 @@ class SourceFetching:
 
     @property
     def parts(self) -> list[Path]:
-        return [path for path in (self.output / WORK_FOLDER / "parts").glob("*") if path.suffix != ".json"]
+        return [path for path in (self.output / WORK_FOLDER / "parts").glob("*") if "." not in path.name]
 
 
 @pytest.fixture

@@ -53,7 +53,8 @@ def test_files_are_named_after_their_addresses_or_by_the_recipe(server: FaultSer
 @pytest.mark.parametrize("page", PAGES)
 @pytest.mark.parametrize("limit", [1.0, 0.5])
 def test_a_page_is_no_file(server: FaultServer, fetching: SourceFetching, page: str, limit: float) -> None:
-    message = fetching.refused(source(server.address(page, "a.jsonl")), limit)
+    message = fetching.refused(source(server.address(page, "a.jsonl?token=secret")), limit)
+    assert "secret" not in message + fetching.said.getvalue()
     assert server.address(page, "a.jsonl") in message
     assert fetching.files == {}
 
@@ -71,6 +72,15 @@ def test_what_the_recipe_knows_is_checked(
     files = source({"url": server.address("whole", "a.jsonl"), **expected}, server.address("whole", "b.jsonl"))
     assert ", expected" in fetching.refused(files, limit)
     assert fetching.files == {}
+
+
+@pytest.mark.parametrize("limit", [1.0, 0.5])
+def test_a_refused_address_is_named_without_its_token(
+    server: FaultServer, fetching: SourceFetching, limit: float
+) -> None:
+    message = fetching.refused(source(server.address("status_500", "a.jsonl?token=secret")), limit)
+    assert server.address("status_500", "a.jsonl") in message
+    assert "secret" not in message + fetching.said.getvalue()
 
 
 def test_names_that_are_missing_or_stand_twice(server: FaultServer, fetching: SourceFetching) -> None:

@@ -148,7 +148,7 @@ def test_kill_9_of_a_build_that_fetches(tmp_path: Path, monkeypatch: pytest.Monk
         process = subprocess.Popen(
             command(recipe, "--select", "source_files/x"), env=environment(home), stderr=subprocess.DEVNULL, text=True
         )
-        parts = "source_files/x/.partial-*/work/parts/*[!n]"
+        parts = "source_files/x/.partial-*/work/parts/[!.]*[!n]"
         wait_until(lambda: any(path.stat().st_size for path in home.glob(parts)), process)
         process.send_signal(signal.SIGKILL)
         process.wait(timeout=20)
@@ -176,5 +176,5 @@ def test_clean_knows_the_sources(server: FaultServer, tmp_path: Path) -> None:
     make(recipe, "new")
     with pytest.raises(ParakeetError, match="too many people"):
         make(recipe, "begun")
-    assert list(home.glob("source_files/begun/.partial-*/work/parts/*[!n]"))
+    assert list(home.glob("source_files/begun/.partial-*/work/parts/[!.]*[!n]"))
     assert [entry.path for entry in unreferenced(home)] == [old.path]
