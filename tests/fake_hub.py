@@ -1,17 +1,14 @@
 """A local Hugging Face hub: its answer on datasets, its redirects to another host for large files, its refusals.
 
-In a thread: `with FakeHub() as hub: hub.commit("me/set", "main", {"a.jsonl": b"..."})`; HF_ENDPOINT is `hub.address`.
-As a process of its own: `python tests/fake_hub.py FOLDER` serves the folder's files as the dataset `me/set`.
+`with FakeHub() as hub: hub.commit("me/set", "main", {"a.jsonl": b"..."})`; HF_ENDPOINT is `hub.address`.
 """
 
 import hashlib
 import json
 import re
-import sys
 import threading
 from collections import deque
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -52,8 +49,8 @@ class FakeHub(ThreadingHTTPServer):
 
     def commit(self, dataset: str, branch: str, files: dict[str, bytes]) -> str:
         """Make `files` the branch's newest commit; its id."""
-        told = json.dumps([(name, hashlib.sha256(content).hexdigest()) for name, content in files.items()])
-        commit = hashlib.sha1(f"{branch}{told}".encode()).hexdigest()
+        content_hashes = json.dumps([(name, hashlib.sha256(content).hexdigest()) for name, content in files.items()])
+        commit = hashlib.sha1(f"{branch}{content_hashes}".encode()).hexdigest()
         self.commits.setdefault(dataset, {})[commit] = files
         self.branches.setdefault(dataset, {})[branch] = commit
         self.blobs |= {hashlib.sha256(content).hexdigest(): content for content in files.values()}
@@ -173,15 +170,3 @@ def _sibling(name: str, content: bytes) -> dict[str, object]:
     blob = hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest()
     lfs = {"lfs": {"sha256": digest, "size": len(content), "pointerSize": 130}} if len(content) >= LFS_BYTES else {}
     return {"rfilename": name, "size": len(content), "blobId": blob, **lfs}
-
-
-def main(folder: str) -> None:
-    with FakeHub() as hub:
-        files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
-        hub.commit("me/set", "main", {path.relative_to(folder).as_posix(): path.read_bytes() for path in files})
-        print(hub.address, flush=True)
-        threading.Event().wait()
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -1,7 +1,6 @@
 """A local HTTP server that plays each fault a download can meet, by the first part of the address.
 
-In a thread: `with FaultServer(body) as server: server.address("cut")`. As a process of its own:
-`python tests/fault_server.py FILE [CUT_BYTES]` prints its root address and serves until it is ended.
+`with FaultServer(body) as server: server.address("cut")`
 """
 
 import base64
@@ -13,7 +12,6 @@ import socket
 import ssl
 import struct
 import subprocess
-import sys
 import termios
 import threading
 import time
@@ -287,18 +285,3 @@ def rewriting(address_of: Callable[[str], str | None], get: Callable[..., Any]) 
         return answer
 
     return elsewhere
-
-
-def main(path: str, cut_bytes: str = "") -> None:
-    with (
-        open(path, "rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as body,
-        FaultServer(body) as server,
-    ):
-        server.cut_bytes = int(cut_bytes or server.cut_bytes)
-        print(f"http://127.0.0.1:{server.server_port}", flush=True)
-        server.over.wait()
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -228,7 +228,7 @@ def _pieces(response: "requests.Response", n_bytes: int | None, policy: RetryPol
         arrived += len(piece)
         if arrived >= STALL_BYTES:
             since, arrived = time.monotonic(), 0
-        elif time.monotonic() - since > policy.stall_timeout:
+        elif left > 0 and time.monotonic() - since > policy.stall_timeout:
             raise TransientError(f"it sent less than 512 KiB in {policy.stall_timeout:g} s")
 
 

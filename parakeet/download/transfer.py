@@ -189,8 +189,8 @@ class Remote:
     """One file of a source.
 
     `name` is its path in the source's folder, `origin` names it in messages and manifests. `n_bytes` and `validator`
-    are what the source told before the download, if it did. `key` names a file that no source listed: it differs for
-    each address and expectation.
+    come from the source's list of files, if it has one. `key` identifies a file that no source listed: it differs for
+    each address and each expected size or hash.
     """
 
     name: str
@@ -204,7 +204,7 @@ class Remote:
 
     @property
     def listed(self) -> Version | None:
-        """The version that the source told of."""
+        """The version in the source's list of files."""
         return Version(self.n_bytes, self.validator) if self.validator is not None else None
 
     def open(self, start: int, stop: int | None, validator: str | None = None) -> Reading:

@@ -9,7 +9,6 @@ import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from moto.server import ThreadedMotoServer
 from parakeet.recipe_sources import BucketSource
 
 from ..fault_server import FaultServer, wait_until
-from .conftest import IMPATIENT, SourceFetching
+from .conftest import IMPATIENT, QUICK, SourceFetching
 
 LARGE = os.urandom(300_000).hex().encode()
 FILES = {
@@ -236,7 +235,7 @@ def test_open_stores_are_read_without_credentials(
 def test_a_store_that_is_out_of_order(store: Store, fetching: SourceFetching, fault: str, words: str) -> None:
     with FaultServer(b"") as server:
         endpoint = server.address(fault).rpartition("/")[0]
-        fetching.policy = replace(IMPATIENT, attempts=2)
+        fetching.policy = IMPATIENT if fault == "silent" else QUICK
         assert words in fetching.refused(store.source("s3://bucket/a.jsonl", endpoint=endpoint))
 
 

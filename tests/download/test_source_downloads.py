@@ -59,11 +59,6 @@ def test_a_page_is_no_file(server: FaultServer, fetching: SourceFetching, page: 
     assert fetching.files == {}
 
 
-def test_a_page_that_comes_only_when_the_file_is_transferred(server: FaultServer, fetching: SourceFetching) -> None:
-    assert "too many people" in fetching.refused(source(server.address("begins_then_refuses", "a.jsonl")))
-    assert fetching.files == {}
-
-
 @pytest.mark.parametrize("expected", [{"n_bytes": 7}, {"sha256": "0" * 64}])
 @pytest.mark.parametrize("limit", [1.0, 0.5])
 def test_what_the_recipe_knows_is_checked(

@@ -13,16 +13,16 @@ from parakeet.download.pages import fault_of_page
 from parakeet.download.transfer import Retries, RetryPolicy, TransientError
 
 
-@pytest.mark.parametrize("told", [None, 0.0, 1.0])
-def test_a_night_with_a_broken_line_is_waited_out(monkeypatch: pytest.MonkeyPatch, told: float | None) -> None:
+@pytest.mark.parametrize("asked", [None, 0.0, 1.0])
+def test_a_night_with_a_broken_line_is_waited_out(monkeypatch: pytest.MonkeyPatch, asked: float | None) -> None:
     """More than eight minutes, whatever the server says of a second, and no more than ten."""
     waits: list[float] = []
     monkeypatch.setattr(time, "sleep", waits.append)
     retries = Retries(sources.RETRY_POLICY, lambda text: None)
     for _ in range(9):
-        retries.failed(TransientError("gone", told))
+        retries.failed(TransientError("gone", asked))
     with pytest.raises(TransientError, match=r"gone \(asked 10 times\)"):
-        retries.failed(TransientError("gone", told))
+        retries.failed(TransientError("gone", asked))
     assert 480 < sum(waits) < 600
     assert max(waits) <= sources.RETRY_POLICY.max_wait
 
@@ -31,8 +31,8 @@ def test_a_server_that_says_when_is_believed_up_to_a_bound(monkeypatch: pytest.M
     waits: list[float] = []
     monkeypatch.setattr(time, "sleep", waits.append)
     retries = Retries(RetryPolicy(max_wait=60), lambda text: None)
-    for told in (30.0, 1000.0):
-        retries.failed(TransientError("busy", told))
+    for asked in (30.0, 1000.0):
+        retries.failed(TransientError("busy", asked))
     assert waits == [30.0, 60.0]
 
 
