@@ -112,7 +112,7 @@ def test_parts_of_other_mirrors_are_left_alone_and_go_when_the_file_is_there(
 def test_what_was_put_there_meanwhile_is_not_written_over(server: FaultServer, fetching: Fetching) -> None:
     with ThreadPoolExecutor(1) as pool:
         path = pool.submit(fetching, server.address("held"))
-        wait_until(lambda: bool(server.requests))
+        wait_until(lambda: bool(fetching.parts))
         fetching.file.write_text("mine")
         server.released.set()
         with pytest.raises(ParakeetError, match="was put there while"):
