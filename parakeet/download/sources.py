@@ -95,6 +95,8 @@ def _arrive(folder: SourceFolder, portion: Portion, task: Task) -> dict[str, Any
     if entry := folder.arrived(remote, portion.budget):
         task.skip((portion.n_bytes or entry["bytes"]) / MB)
         return entry
+    if task.total is None and task.note:  # the file has a task of its own
+        folder.say(f"{task.note}, {remote.name}")
     with naming(remote.origin):
         if portion.budget is not None:
             return fetch_beginning(folder, remote, portion.budget, task)

@@ -31,6 +31,7 @@ def test_files_are_named_after_their_addresses_or_by_the_recipe(server: FaultSer
     first = server.address("cut", "train%20one.jsonl?version=2")
     counts = fetching(source(first, {"url": server.address("flaky", "x"), "file_name": "two.jsonl"}))
     assert fetching.files == {"train one.jsonl": LINES, "two.jsonl": LINES}
+    assert "set-1.0: file 2 of 2, two.jsonl." in fetching.said.getvalue()
     assert counts == {
         "files": 2,
         "bytes": 2 * len(LINES),
