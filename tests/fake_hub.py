@@ -1,18 +1,14 @@
 """A local Hugging Face hub: its answer on datasets, its redirects to another host for large files, its refusals.
 
-In a thread: `with FakeHub() as hub: hub.commit("me/set", "main", {"a.jsonl": b"..."})`; HF_ENDPOINT is `hub.address`.
-As a process of its own: `python tests/fake_hub.py FOLDER` serves the folder's files as the dataset `me/set`.
+`with FakeHub() as hub: hub.commit("me/set", "main", {"a.jsonl": b"..."})`; HF_ENDPOINT is `hub.address`.
 """
 
 import hashlib
 import json
 import re
-import sys
 import threading
-import time
 from collections import deque
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -28,7 +24,8 @@ class FakeHub(ThreadingHTTPServer):
 
     `gated` and `renamed` datasets; `failures`, each (part of a path, status, headers), which meet the next request for
     such a path; `swapped`, what is sent of a small file in place of its content; `cut_bytes`, after which the reply
-    with a large file breaks off; `pause` between blocks, in seconds.
+    with a large file breaks off; `held_bytes`, after which it is held back until `released` is set; `trickles`, the
+    number of replies with a large file that come byte by byte until the client hangs up.
     """
 
     daemon_threads = True
@@ -44,14 +41,16 @@ class FakeHub(ThreadingHTTPServer):
         self.failures: deque[tuple[str, int, dict[str, str]]] = deque()
         self.cut_bytes: int | None = None
         self.swapped: dict[str, bytes] = {}
-        self.pause = 0.0
+        self.held_bytes: int | None = None
+        self.released = threading.Event()
+        self.trickles = 0
         self.requests: list[tuple[str, str]] = []
         self.tokens: list[tuple[str, str]] = []
 
     def commit(self, dataset: str, branch: str, files: dict[str, bytes]) -> str:
         """Make `files` the branch's newest commit; its id."""
-        told = json.dumps([(name, hashlib.sha256(content).hexdigest()) for name, content in files.items()])
-        commit = hashlib.sha1(f"{branch}{told}".encode()).hexdigest()
+        content_hashes = json.dumps([(name, hashlib.sha256(content).hexdigest()) for name, content in files.items()])
+        commit = hashlib.sha1(f"{branch}{content_hashes}".encode()).hexdigest()
         self.commits.setdefault(dataset, {})[commit] = files
         self.branches.setdefault(dataset, {})[branch] = commit
         self.blobs |= {hashlib.sha256(content).hexdigest(): content for content in files.values()}
@@ -68,6 +67,7 @@ class FakeHub(ThreadingHTTPServer):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.released.set()
         self.shutdown()
         self.server_close()
 
@@ -94,7 +94,7 @@ class _Handler(BaseHTTPRequestHandler):
         if found := re.fullmatch(r"/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             return self._resolve(*found.groups())
         if path.startswith("/cdn/"):
-            return self._send(self.server.blobs[path.removeprefix("/cdn/")], {}, self.server.cut_bytes)
+            return self._send(self.server.blobs[path.removeprefix("/cdn/")], {}, large=True)
         return self._refuse(404, "EntryNotFound")
 
     def _commit_of(self, dataset: str, revision: str) -> str | None:
@@ -128,20 +128,28 @@ class _Handler(BaseHTTPRequestHandler):
         digest, size = hashlib.sha256(files[name]).hexdigest(), len(files[name])
         headers = {"X-Repo-Commit": commit, "X-Linked-Size": str(size), "X-Linked-Etag": f'"{digest}"'}
         if size < LFS_BYTES:
-            return self._send(self.server.swapped.get(name, files[name]), headers, None)
+            return self._send(self.server.swapped.get(name, files[name]), headers)
         elsewhere = f"http://localhost:{self.server.server_port}/cdn/{digest}"
         return self._reply(302, b"", {**headers, "Location": elsewhere})
 
-    def _send(self, body: bytes, headers: dict[str, str], limit: int | None) -> None:
+    def _send(self, body: bytes, headers: dict[str, str], large: bool = False) -> None:
         found = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         start = int(found[1]) if found else 0
         stop = min(len(body), int(found[2]) + 1) if found and found[2] else len(body)
         place = {"Content-Range": f"bytes {start}-{stop - 1}/{len(body)}"} if found else {}
         self._head(206 if found else 200, {"Content-Length": str(stop - start), **place, **headers})
-        end = stop if limit is None else min(stop, start + limit)
+        server = self.server
+        if large and server.trickles:
+            server.trickles -= 1
+            while not server.released.wait(0.01):
+                self.wfile.write(body[start : start + 1])
+                start += 1
+            return
+        end = min(stop, start + server.cut_bytes) if large and server.cut_bytes else stop
         for position in range(start, end, BLOCK):
+            if large and server.held_bytes is not None and position - start >= server.held_bytes:
+                server.released.wait()
             self.wfile.write(body[position : min(position + BLOCK, end)])
-            time.sleep(self.server.pause)
 
     def _refuse(self, status: int, code: str) -> None:
         self._reply(status, b'{"error": "no"}', {"X-Error-Code": code, "X-Error-Message": "no\x1b[31m"})
@@ -162,15 +170,3 @@ def _sibling(name: str, content: bytes) -> dict[str, object]:
     blob = hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest()
     lfs = {"lfs": {"sha256": digest, "size": len(content), "pointerSize": 130}} if len(content) >= LFS_BYTES else {}
     return {"rfilename": name, "size": len(content), "blobId": blob, **lfs}
-
-
-def main(folder: str) -> None:
-    with FakeHub() as hub:
-        files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
-        hub.commit("me/set", "main", {path.relative_to(folder).as_posix(): path.read_bytes() for path in files})
-        print(hub.address, flush=True)
-        threading.Event().wait()
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -1,17 +1,18 @@
 """A local HTTP server that plays each fault a download can meet, by the first part of the address.
 
-In a thread: `with FaultServer(body) as server: server.address("cut")`. As a process of its own:
-`python tests/fault_server.py FILE [CUT_BYTES]` prints its root address and serves until it is ended.
+`with FaultServer(body) as server: server.address("cut")`
 """
 
 import base64
+import fcntl
 import gzip
 import mmap
 import re
 import socket
 import ssl
 import struct
-import sys
+import subprocess
+import termios
 import threading
 import time
 from collections import Counter
@@ -47,8 +48,9 @@ class FaultServer(ThreadingHTTPServer):
     """Serves `body` at `address(fault)`; `requests` are (fault, Range header or "") in the order they came.
 
     `cut_bytes` is where the faults that cut a body do so, counted from the beginning of each reply; `version` is
-    the ETag, `elsewhere` where `redirect_elsewhere` leads, `refuse_after` how often `begins_then_refuses` answers.
-    All, and `body`, may be changed while it serves. With a `certificate` (PEM, with its key) it speaks https.
+    the ETag ("" for none), `elsewhere` where `redirect_elsewhere` leads, `refuse_after` how often `begins_then_refuses`
+    sends the file, and `released` lets `held` send the rest. All, and `body`, may be changed while it serves. With a
+    `certificate` (PEM, with its key) it speaks https.
     """
 
     daemon_threads = True
@@ -62,11 +64,12 @@ class FaultServer(ThreadingHTTPServer):
             self.socket = context.wrap_socket(self.socket, server_side=True)
         self.body = body
         self.elsewhere = ""
-        self.refuse_after = 3
+        self.refuse_after = 1
         self.cut_bytes = 1_200_000
         self.version = '"one"'
         self.requests: list[tuple[str, str]] = []
         self.asked: Counter[str] = Counter()
+        self.released = threading.Event()
         self.over = threading.Event()
 
     def address(self, fault: str, name: str = "model.pth") -> str:
@@ -84,6 +87,7 @@ class FaultServer(ThreadingHTTPServer):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.over.set()
+        self.released.set()
         self.shutdown()
         self.server_close()
 
@@ -114,13 +118,13 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(ranged=True)
 
     def play_cut(self) -> None:
-        """Every reply breaks off after `cut_bytes`; Range works, so that it can be gone on with."""
+        """Every reply breaks off after `cut_bytes`; Range works, so that the client can continue."""
         self._send(ranged=True, limit=self.server.cut_bytes)
 
     def play_reset(self) -> None:
-        """The same, with a reset connection (after a moment: a reset takes back what was not read yet)."""
+        """The same, with a reset connection once all is sent: a reset discards what was not."""
         self._send(ranged=True, limit=self.server.cut_bytes)
-        time.sleep(0.1)
+        wait_until(lambda: fcntl.ioctl(self.connection, termios.TIOCOUTQ, bytes(4)) == bytes(4))
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.connection.close()
 
@@ -129,7 +133,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(limit=self.server.cut_bytes)
 
     def play_cut_without_range(self) -> None:
-        """Breaks off until it is asked to go on with Range, which it ignores; from then on it sends all."""
+        """Breaks off until it is asked to continue with Range, which it ignores; from then on it sends all."""
         self._send(limit=None if self.server.ranges("cut_without_range") else self.server.cut_bytes)
 
     def play_wrong_range(self) -> None:
@@ -199,11 +203,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def play_silent(self) -> None:
         """Takes the request and says nothing."""
-        self.server.over.wait(30)
+        self.server.over.wait()
 
-    def play_slow(self) -> None:
-        """A good server with a slow line, so that there is time to end the client."""
-        self._send(ranged=True, pause=0.02)
+    def play_held(self) -> None:
+        """A good server that sends `cut_bytes` and holds the rest back until it is `released`."""
+        self._send(ranged=True, held=True)
 
     def play_endless(self) -> None:
         self._headers(200, {})
@@ -216,24 +220,29 @@ class _Handler(BaseHTTPRequestHandler):
     def play_disposition(self) -> None:
         self._send(ranged=True, more={"Content-Disposition": 'attachment; filename="../../evil.pth"'})
 
-    def play_drive(self) -> None:
+    def play_drive(self, limit: int | None = None) -> None:
         """Google Drive with a file too large for its virus scanner: a page first, then the file."""
         if "confirm" in parse_qs(urlsplit(self.path).query):
-            self.play_disposition()
+            self._send(ranged=True, limit=limit, more={"Content-Disposition": 'attachment; filename="a.pth"'})
         else:
             self._reply(200, VIRUS_SCAN.encode(), {"Content-Type": "text/html"})
+
+    def play_drive_cut(self) -> None:
+        """The same, with a line that breaks."""
+        self.play_drive(limit=self.server.cut_bytes)
 
     def _send(
         self,
         ranged: bool = False,
         limit: int | None = None,
         length: int | None = None,
-        pause: float = 0.0,
+        held: bool = False,
         more: dict[str, str] | None = None,
     ) -> None:
         """The body, from where Range asks if `ranged`; at most `limit` bytes; `length` is announced (-1: nothing)."""
         body, start, stop = self.server.body, 0, len(self.server.body)
-        headers = {"ETag": self.server.version, **({"Accept-Ranges": "bytes"} if ranged else {}), **(more or {})}
+        headers = {**({"Accept-Ranges": "bytes"} if ranged else {}), **(more or {})}
+        headers |= {"ETag": self.server.version} if self.server.version else {}
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         part = ranged and wanted and self.headers.get("If-Range", self.server.version) == self.server.version
         if part and wanted:
@@ -243,9 +252,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._headers(206 if part else 200, headers | ({"Content-Length": str(announced)} if announced >= 0 else {}))
         end = stop if limit is None else min(stop, start + limit)
         for position in range(start, end, BLOCK):
+            if held and position - start >= self.server.cut_bytes:
+                self.server.released.wait()
             self.wfile.write(body[position : min(position + BLOCK, end)])
-            if pause:
-                time.sleep(pause)
 
     def _reply(self, status: int, body: bytes | mmap.mmap, headers: dict[str, str] | None = None) -> None:
         self._headers(status, {"Content-Length": str(len(body)), **(headers or {})})
@@ -258,25 +267,21 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
 
+def wait_until(condition: Callable[[], bool], process: "subprocess.Popen[Any] | None" = None) -> None:
+    """Wait for an event in another thread, or in a process that must be alive until then."""
+    deadline = time.monotonic() + 120  # only so that a broken test ends
+    while not condition():
+        assert time.monotonic() < deadline
+        assert process is None or process.poll() is None
+        time.sleep(0.005)
+
+
 def rewriting(address_of: Callable[[str], str | None], get: Callable[..., Any]) -> Callable[..., Any]:
-    """requests' `Session.get` that asks elsewhere: Google's host is fixed in gdown, and not at hand in a test."""
+    """requests' `Session.get` that asks elsewhere, for hosts that a test cannot reach, such as Google's."""
 
     def elsewhere(session: Any, url: str, **options: Any) -> Any:
-        return get(session, address_of(url) or url, **options)
+        answer = get(session, address_of(url) or url, **options)
+        answer.url = url
+        return answer
 
     return elsewhere
-
-
-def main(path: str, cut_bytes: str = "") -> None:
-    with (
-        open(path, "rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as body,
-        FaultServer(body) as server,
-    ):
-        server.cut_bytes = int(cut_bytes or server.cut_bytes)
-        print(f"http://127.0.0.1:{server.server_port}", flush=True)
-        server.over.wait()
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -1,31 +1,47 @@
-"""The original checkpoint: the file that the user put there, else from a mirror, else from Google Drive."""
+"""The original checkpoint: a file that the user put there, else downloaded from a mirror or from Google Drive."""
 
 import json
+import os
+import shutil
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from parakeet.artifact import explain_os_error, replace_file
-from parakeet.download.fetch import Checks, SourceError, fetch, name_of
-from parakeet.download.pages import PAGE_BYTES, fault_of_page
-from parakeet.download.transfer import PATIENCE, Patience, drive_address
+from parakeet.artifact import explain_os_error, replace_file, sync_directory, sync_file
+from parakeet.download.http import drive_address, http_remote, is_address, name_of, part_key
+from parakeet.download.pages import fault_of_page
+from parakeet.download.transfer import (
+    READ_BYTES,
+    Checks,
+    FetchError,
+    PartialFile,
+    PermanentError,
+    Reading,
+    Remote,
+    RetryPolicy,
+    Version,
+    remove_empty_folders,
+)
 from parakeet.errors import ParakeetError
 from parakeet.hashes import HashCache
 from parakeet.home import hashes_file, models_folder
 from parakeet.locking import exclusive
 from parakeet.progress import Progress
 from parakeet.recipe import OriginalCheckpoint
-from parakeet.torch_archive import Advance, fault_of_archive, fault_of_head
+from parakeet.torch_archive import fault_of_archive, fault_of_head
 
 RECORD_FILE = ".checked.json"
+PARTS_FOLDER = ".download"
 FOUND = "found in the folder of models"
+RETRY_POLICY = RetryPolicy()
 MAX_BYTES = 16 << 30
-"""Ten times the original: a server that never ends is stopped here."""
+"""Ten times the original: a server that never stops sending is cut off here."""
 
 
 @dataclass(frozen=True)
 class CheckedFile:
-    """A checkpoint file that was found whole, as it was then. `source` says in words where it came from."""
+    """A checkpoint file that passed all checks, as it was then. `source` says in words where it came from."""
 
     path: Path
     n_bytes: int
@@ -38,15 +54,15 @@ def obtain_original(
     root: Path,
     settings: OriginalCheckpoint,
     progress: Progress,
-    patience: Patience = PATIENCE,
+    policy: RetryPolicy = RETRY_POLICY,
     force: bool = False,
 ) -> CheckedFile:
     """The file `root/models/<file_name>`, whole and checked; fetched if it is not there.
 
     A file that is there already is checked and used, and never replaced: if it is bad, ParakeetError says how and
-    what to do. Then `settings.mirrors` are tried in order, then Google Drive; if none can give the file,
-    ParakeetError lists each with its reason. An interrupted transfer goes on at the next call. Nothing is read again
-    while the file's size and time stay as they were, unless `force` says to check it from beginning to end.
+    what to do. Otherwise `settings.mirrors` are tried in order, then Google Drive; if none can give the file,
+    ParakeetError lists each with its reason. The next call continues an interrupted download. The file is not read
+    again while its size and time stay the same, unless `force` asks for a check from beginning to end.
     """
     path = models_folder(root) / settings.file_name
     known = known_original(root, settings)
@@ -63,14 +79,14 @@ def obtain_original(
             known = known_original(root, settings)  # whoever held the lock may have fetched it
             if known is not None:
                 return known
-            source = None if _is_there(path) else _fetch(path, settings, progress, patience)
+            source = None if _is_there(path) else _fetch(path, settings, progress, policy)
             return _remember(root, path, source) if source else _check(root, path, settings, progress, FOUND)
     except OSError as error:
         raise explain_os_error(error, f"fetching {path.name}") from None
 
 
 def known_original(root: Path, settings: OriginalCheckpoint) -> CheckedFile | None:
-    """What the record says of this very file, if it is as it was and as the recipe wants it. It is not read."""
+    """The record of this file, if the file has not changed since and is what the recipe wants. It is not read."""
     path = models_folder(root) / settings.file_name
     try:
         known = CheckedFile(**{**_entries(path)[path.name], "path": path})
@@ -85,32 +101,31 @@ def known_original(root: Path, settings: OriginalCheckpoint) -> CheckedFile | No
 def fault_of_original(root: Path, settings: OriginalCheckpoint, progress: Progress) -> str | None:
     """What is wrong with the file `root/models/<file_name>`, or None.
 
-    It is read from beginning to end, unless it was found whole before and its size and time are as they were.
+    It is read from beginning to end, unless it passed the checks before and its size and time are the same.
     """
     if known_original(root, settings) is not None:
         return None
     try:
-        return _checks(settings).fault_of(models_folder(root) / settings.file_name, progress)
+        return _checks(settings).fault_of(models_folder(root) / settings.file_name, progress, settings.file_name)
     except OSError as error:
         return f"it cannot be read ({error.strerror})"
 
 
 def _checks(settings: OriginalCheckpoint) -> Checks:
-    return Checks(settings.n_bytes, settings.sha256, MAX_BYTES, _fault_of_beginning, _fault_of_file)
+    def fault_of_beginning(head: bytes) -> str | None:
+        return fault_of_page(head) or fault_of_head(head)
 
-
-def _fault_of_beginning(head: bytes) -> str | None:
-    return fault_of_page(head) or fault_of_head(head)
-
-
-def _fault_of_file(path: Path, advance: Advance) -> str | None:
-    with path.open("rb") as file:
-        page = fault_of_page(file.read(PAGE_BYTES))
-    return page or fault_of_archive(path, advance)
+    return Checks(
+        settings.n_bytes,
+        settings.sha256,
+        max_bytes=MAX_BYTES,
+        of_head=fault_of_beginning,
+        of_file=fault_of_archive,
+    )
 
 
 def _is_there(path: Path) -> bool:
-    """Whether a file stands there; ParakeetError for anything else that does, which must not be written over."""
+    """Whether there is a file; ParakeetError for anything else, which must not be overwritten."""
     if path.is_file():
         return True
     if path.is_symlink() or path.exists():
@@ -120,39 +135,94 @@ def _is_there(path: Path) -> bool:
 
 
 def _check(root: Path, path: Path, settings: OriginalCheckpoint, progress: Progress, source: str) -> CheckedFile:
-    """Look through a file from beginning to end."""
+    """Check a file from beginning to end."""
     try:
-        fault = _checks(settings).fault_of(path, progress)
+        fault = _checks(settings).fault_of(path, progress, path.name)
         if fault is None:
             return _remember(root, path, source)
     except OSError as error:
         raise explain_os_error(error, f"checking {path.name}") from None
     raise ParakeetError(
-        f"{path} cannot be used: {fault}. It was left as it is. If it is still being copied, wait; else move it "
-        "away, and run the same command again: it is then fetched anew."
+        f"{path} cannot be used: {fault}. It was left as it is. If it is still being copied, wait; otherwise move it "
+        "away and run the same command again, which downloads it."
     )
 
 
-def _fetch(path: Path, settings: OriginalCheckpoint, progress: Progress, patience: Patience) -> str:
-    """Try each source; the name of the one that gave the file."""
+def _fetch(path: Path, settings: OriginalCheckpoint, progress: Progress, policy: RetryPolicy) -> str:
+    """Try each source in turn; the name of the one that gave the file."""
     places = [*settings.mirrors, *([drive_address(settings.drive_id)] if settings.drive_id else [])]
     failures: list[str] = []
     for number, place in enumerate(places, start=1):
         try:
-            fetch(place, path, _checks(settings), progress, patience)
+            _fetch_from(place, path, _checks(settings), progress, policy)
             return name_of(place)
-        except SourceError as error:
-            failures.append(str(error))
+        except FetchError as error:
+            failures.append(f"{name_of(place)}: {error}.")
             if number < len(places):
-                progress.say(f"{error} Trying {name_of(places[number])} instead.")
+                progress.say(f"{failures[-1]} Trying {name_of(places[number])} instead.")
     tried = (
         "\n".join(f"  {failure}" for failure in failures) or "  The recipe names no source of it (original.mirrors)."
     )
     where = f"from https://drive.google.com/file/d/{settings.drive_id}/view " if settings.drive_id else ""
     raise ParakeetError(
-        f"{path.name} could not be fetched:\n{tried}\n"
+        f"{path.name} could not be downloaded:\n{tried}\n"
         f"Run the same command again later, or get it with a browser {where}and save it as {path}"
     )
+
+
+def _fetch_from(place: str, path: Path, checks: Checks, progress: Progress, policy: RetryPolicy) -> None:
+    """Download or copy the file of one source. What has arrived of it is kept for the next call, whatever happens.
+
+    It waits in `.download/<name>/`, under a name of its own for each source and for what is expected of the file.
+    """
+    remote = http_remote(place, path.name, checks, policy) if is_address(place) else _local_remote(place, path, checks)
+    folder = path.parent / PARTS_FOLDER / path.name
+    part = PartialFile(
+        folder / f"{remote.key}.part", remote, policy, progress, lambda text: progress.say(f"{name_of(place)}: {text}.")
+    )
+    part.adopt_gdown_part(path)
+    try:
+        with progress.task(f"Fetching {path.name}", None, "MB") as task:
+            part.fetch(task)
+        sync_file(part.path)
+        if os.path.lexists(path):
+            shutil.rmtree(folder)
+            raise ParakeetError(f"{path} was put there while it was being downloaded: run the same command again.")
+        part.path.rename(path)
+        sync_directory(path.parent)
+        shutil.rmtree(folder)
+    finally:
+        if part.n_bytes == 0:
+            part.delete()
+        remove_empty_folders(folder, folder.parent)
+
+
+def _local_remote(place: str, path: Path, checks: Checks) -> Remote:
+    """A file on this machine as a source."""
+    if "://" in place:
+        raise PermanentError("it is neither an http(s) address nor a path")
+
+    def read(start: int, stop: int | None, validator: str | None) -> Reading:
+        try:
+            source = Path(place).expanduser()
+            if not source.is_file():
+                raise PermanentError("it is not a file" if source.exists() else "there is no such file")
+            status = source.stat()
+        except (OSError, RuntimeError) as error:
+            raise PermanentError(f"it cannot be read ({error})") from None
+        return Reading(start, Version(status.st_size, str(status.st_mtime_ns)), _blocks(source, start))
+
+    return Remote(path.name, place, read, checks=checks, key=part_key(place, checks))
+
+
+def _blocks(source: Path, start: int) -> Iterator[bytes]:
+    try:
+        with source.open("rb") as file:
+            file.seek(start)
+            while block := file.read(READ_BYTES):
+                yield block
+    except OSError as error:
+        raise PermanentError(f"it cannot be read ({error.strerror})") from None
 
 
 def _remember(root: Path, path: Path, source: str) -> CheckedFile:
@@ -174,7 +244,7 @@ def _forget(root: Path, path: Path) -> None:
 
 
 def _entries(path: Path) -> dict[str, Any]:
-    """The record beside a file; empty where there is none or it cannot be read."""
+    """The records beside a file; empty if there are none or they cannot be read."""
     try:
         entries = json.loads((path.parent / RECORD_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Pages that a server sends where a file was asked for, named by what they say."""
+"""Recognises web pages that a server sends instead of a file, and explains what they mean."""
 
 import html
 import re
@@ -6,18 +6,19 @@ import re
 from parakeet.sanitise import sanitise
 
 PAGE_BYTES = 64 << 10
+"""How much of a page is read."""
 TITLE_CHARACTERS = 8 << 10
-"""Where a title is looked for: the search is quadratic in a page of nothing but open titles."""
+"""Where a title is looked for: the search takes quadratic time on a page of nothing but open titles."""
 
 _PAGE = re.compile(
     rb"\s*(?:<!--(?:(?!-->).)*-->\s*|<\?xml[^>]*>\s*)*<(?:!doctype\s+html|html|head|body)\b", re.I | re.S
 )
 _TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.I | re.S)
-_SAYINGS = (
+_MEANINGS = (
     (
         ("too many users have viewed or downloaded this file", "quota exceeded"),
-        "Google Drive says that too many people have downloaded this file lately (its quota page). It gives it out "
-        "again within 24 hours",
+        "Google Drive says that too many people have downloaded this file lately (its quota page). It will be "
+        "available again within 24 hours",
     ),
     (
         ("virus scan warning", "scan this file for viruses", 'id="download-form"'),
@@ -29,19 +30,18 @@ _SAYINGS = (
     ),
     (
         ("you need access", "request access", "access denied", "change the permission"),
-        "Google Drive refuses access: the file is not shared with everybody, or was asked for too often",
+        "Google Drive refuses access: the file is not shared with everybody, or was downloaded too often",
     ),
     (
         ("file you have requested does not exist", "file you requested has been deleted"),
         "Google Drive says that the file does not exist any more",
     ),
 )
-"""What a page of Google's says in English, in lower case, and what that means. The permission page of gdown's
-own message stands among them, since gdown reads Drive's pages before anybody else can."""
+"""Phrases on Google's English pages, in lower case, and what they mean. "change the permission" is gdown's phrase."""
 
 
 def fault_of_page(head: bytes) -> str | None:
-    """What a page says instead of the file, or None if these first bytes of a file are no HTML at all."""
+    """What a web page says instead of the file; None if these first bytes of a file are not HTML."""
     start = head.removeprefix(b"\xef\xbb\xbf")
     if not _PAGE.match(start):
         return None
@@ -52,9 +52,9 @@ def fault_of_page(head: bytes) -> str | None:
 
 
 def meaning_of(text: str) -> str | None:
-    """What a message of Google Drive's means, if it is a known one."""
+    """What a message of Google Drive means, if it is a known one."""
     lower = " ".join(html.unescape(text).lower().replace("’", "'").split())
-    return next((meaning for sayings, meaning in _SAYINGS if any(saying in lower for saying in sayings)), None)
+    return next((meaning for phrases, meaning in _MEANINGS if any(phrase in lower for phrase in phrases)), None)
 
 
 def _plain(text: str) -> str:

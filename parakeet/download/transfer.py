@@ -1,296 +1,442 @@
-"""One request at a time through gdown, for HTTP and Google Drive alike, with every failure in plain words.
+"""The one downloader: fetches a file in as many attempts as it takes, and checks it before it is used.
 
-What gdown 6.5 leaves to its caller: it has no timeout of its own, follows a trickle for ever, continues a partial
-file of whatever origin, and checks no more than the length.
+Where the bytes come from is the business of a `Read` function: `http`, `hub` and `bucket` each make one.
 """
 
-import email.utils
-import io
-import socket
-import ssl
-import threading
+import hashlib
+import json
+import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from http import HTTPStatus
+from itertools import chain
 from pathlib import Path
-from typing import TypeVar
-from urllib.parse import urlsplit
+from typing import Any, NamedTuple, TypeVar
 
-from parakeet.download.pages import meaning_of
+from parakeet.artifact import SPARE_BYTES, replace_file, sha256_of
+from parakeet.download.pages import fault_of_page
+from parakeet.errors import ParakeetError
+from parakeet.progress import Progress, Task
 from parakeet.sanitise import sanitise
 
 T = TypeVar("T")
 
-DRIVE = "drive.google.com"
-_DRIVE_HOSTS = (DRIVE, "docs.google.com")
-_PASSING = {408, 425, 429, 500, 502, 503, 504}
-"""Statuses after which the same request may succeed a little later."""
-_STATUSES = {
-    401: "it wants a password, and ~/.netrc has none that it takes",
-    403: "it refuses access",
-    404: "it has no such file",
-    410: "it does not have this file any more",
-    429: "it was asked too often",
-}
+MB = 1_000_000
+READ_BYTES = 256 << 10
+HEAD_BYTES = 64 << 10
+"""A file is judged by this many bytes before anything is written: a server may send a web page instead."""
+OVERLAP_BYTES = 64 << 10
+"""Bytes that are fetched again and compared where the server has no name for the version of a file."""
+CHANGED = "the file changed while it was being downloaded"
+ANOTHER = "it is another file now than the one that was begun"
 
 
-@dataclass(frozen=True)
-class Patience:
-    """How long a source may take, in seconds, and how often it is asked again without any progress."""
+class FetchError(Exception):
+    """A source could not give a file. `place` names the source in the message, once `naming` has set it."""
 
-    connect: float = 15.0
-    silence: float = 60.0
-    """Longest wait for any byte."""
-    chunk: float = 180.0
-    """Longest wait for gdown's next 512 KiB: a server that trickles is never silent, and never done."""
-    tries: int = 4
-    backoff: float = 1.0
-    """Least wait after the first failure; it doubles with each one more."""
-    longest_wait: float = 60.0
-    """Most that is waited at a time, and that a server's Retry-After is followed."""
+    place = ""
 
 
-PATIENCE = Patience()
+class PermanentError(FetchError):
+    """Asking this source again would not help."""
 
 
-class Unfit(Exception):
-    """This source does not have the file; asking it again would not help."""
-
-
-class Broken(Exception):
-    """The transfer failed in a way that may pass. `wait` is the server's own word on when, in seconds."""
+class TransientError(FetchError):
+    """The same request may succeed later. `wait` is the delay that the server asked for, in seconds."""
 
     def __init__(self, reason: str, wait: float | None = None) -> None:
         super().__init__(reason)
         self.wait = wait
 
 
-class Attempts:
-    """Waits after each failure, until there were too many in a row that brought nothing new: a connection that drops
-    now and then is no reason to give up. `begun` is what an earlier call left, in bytes."""
+class RestartError(TransientError):
+    """The bytes that have arrived cannot be continued: the download has to start again from the beginning."""
 
-    def __init__(self, patience: Patience, say: Callable[[str], None], begun: int = 0) -> None:
-        self._patience = patience
+
+@contextmanager
+def naming(place: str) -> Iterator[None]:
+    """Let a FetchError that is raised inside name the place, unless it names a more precise one already."""
+    try:
+        yield
+    except FetchError as error:
+        error.place = error.place or place
+        raise
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """How long to wait for a source, in seconds, and how often to ask it again."""
+
+    connect_timeout: float = 15.0
+    read_timeout: float = 60.0
+    """Longest wait for any byte."""
+    stall_timeout: float = 180.0
+    """Longest time for 512 KiB: a server that sends a byte now and then never meets the read timeout."""
+    attempts: int = 4
+    """Attempts in a row that bring nothing new."""
+    backoff: float = 1.0
+    """Shortest wait after the first failure; it doubles with each further one."""
+    max_wait: float = 60.0
+    """Longest wait between two attempts, also where the server asks for more."""
+
+
+class Retries:
+    """Waits after each failure, and gives up after too many in a row that brought nothing new.
+
+    A connection that drops now and then is no reason to give up. `begun` is the number of bytes that an earlier call
+    left.
+    """
+
+    def __init__(self, policy: RetryPolicy, say: Callable[[str], None], begun: int = 0) -> None:
+        self._policy = policy
         self._say = say
         self._longest = begun
         self._failures = 0
 
-    def failed(self, error: Broken, position: int = 0) -> None:
-        """Wait, or raise Broken where it is hopeless. `position` is how far this attempt came, in bytes."""
+    def failed(self, error: TransientError, position: int = 0) -> None:
+        """Wait, or raise TransientError if it is hopeless. `position` is how far this attempt came, in bytes."""
         self._failures = 1 if position > self._longest else self._failures + 1
         self._longest = max(position, self._longest)
-        if self._failures >= self._patience.tries:
-            raise Broken(f"{error} (asked {self._failures} times)") from None
-        # At least the doubling one: a server that always says "in a second" would be given up after ten.
-        wait = max(error.wait or 0.0, self._patience.backoff * 2 ** (self._failures - 1))
-        wait = min(wait, self._patience.longest_wait)
+        if self._failures >= self._policy.attempts:
+            raise TransientError(f"{error} (asked {self._failures} times)") from None
+        # A server that always asks for one second would otherwise use up all attempts within ten.
+        wait = max(error.wait or 0.0, self._policy.backoff * 2 ** (self._failures - 1))
+        wait = min(wait, self._policy.max_wait)
         self._say(f"{error}. Trying again in {wait:.0f} s")
         time.sleep(wait)
 
 
-def persistently(ask: Callable[[], T], patience: Patience, say: Callable[[str], None]) -> T:
-    """What `ask` returns, asked again where it raises Broken."""
-    attempts = Attempts(patience, say)
+def retrying(ask: Callable[[], T], policy: RetryPolicy, say: Callable[[str], None]) -> T:
+    """What `ask` returns; it is called again after each TransientError."""
+    retries = Retries(policy, say)
     while True:
         try:
             return ask()
-        except Broken as error:
-            attempts.failed(error)
+        except TransientError as error:
+            retries.failed(error)
+
+
+class Version(NamedTuple):
+    """What tells two versions of a file apart: its size, and the source's own name for it (an ETag, say)."""
+
+    n_bytes: int | None = None
+    validator: str | None = None
 
 
 @dataclass(frozen=True)
-class Offer:
-    """What a source would send now: the file's first bytes (up to 512 KiB), and its size where that is announced."""
+class Reading:
+    """A source's answer to one request: the file's bytes from `start` on.
 
-    head: bytes
-    total: int | None
-
-
-def drive_address(drive_id: str) -> str:
-    return f"https://{DRIVE}/uc?id={drive_id}"
-
-
-def is_drive(address: str) -> bool:
-    return urlsplit(address).hostname in _DRIVE_HOSTS
-
-
-def look(address: str, patience: Patience) -> Offer:
-    """Ask for the file and hang up after its first bytes. Raises Unfit or Broken."""
-    head = io.BytesIO()
-    announced: int | None = None
-
-    def enough(done: int, total: int | None) -> None:
-        nonlocal announced
-        announced = total
-        raise _Enough
-
-    with explained(patience), _watched(patience, enough) as (cancel, seen), suppress(_Enough):
-        _gdown(address, head, seen, cancel, patience)
-    return Offer(head.getvalue(), announced)
-
-
-def validator_of(address: str, patience: Patience) -> str | None:
-    """A strong ETag, else Last-Modified (RFC 9110 §8.8): where it differs, the file is another one. Google Drive has
-    none. gdown shows no headers, hence a request of our own. Raises Unfit or Broken."""
-    import requests
-
-    if is_drive(address):
-        return None
-    headers = {"Accept-Encoding": "identity"}
-    timeout = (patience.connect, patience.silence)
-    with explained(patience), requests.get(address, stream=True, timeout=timeout, headers=headers) as response:
-        response.raise_for_status()
-        refuse_downgrade(address, [hop.url for hop in (*response.history, response)])
-        return validator_in(response.headers)
-
-
-def validator_in(headers: Mapping[str, str]) -> str | None:
-    tag = headers.get("ETag", "W/")
-    return headers.get("Last-Modified") if tag.startswith("W/") else tag
-
-
-def refuse_downgrade(address: str, hops: list[str]) -> None:
-    """Raise Unfit where a redirect, whose addresses are `hops`, left https."""
-    if address.lower().startswith("https:") and not all(hop.startswith("https:") for hop in hops):
-        raise Unfit("it redirects from https to http, where anybody on the way could change the file")
-
-
-def transfer(address: str, output: Path, seen: Callable[[int, int | None], None], patience: Patience) -> None:
-    """Write the file to `output`, going on with gdown's `.part` beside it if there is one.
-
-    `seen(bytes so far, total or None)` is called about every 512 KiB; what it raises ends the transfer and keeps the
-    part. Raises Unfit or Broken; OSError for the disk's own faults.
+    `ranges` says whether reading can start in the middle.
     """
-    with explained(patience), _watched(patience, seen) as (cancel, watched):
-        _gdown(address, str(output), watched, cancel, patience)
+
+    start: int
+    version: Version
+    pieces: Iterator[bytes]
+    ranges: bool = True
+    close: Callable[[], None] = lambda: None
 
 
-class _Enough(Exception):
-    pass
+Read = Callable[[int, int | None, str | None], Reading]
+"""`read(start, stop, validator)` asks for the bytes from `start` up to `stop` (None: all the others) of that version.
+
+It raises PermanentError, TransientError, or RestartError if it cannot start there. A source that cannot start in the
+middle may also answer with the whole file; `Reading.start` is then 0.
+"""
 
 
-def _gdown(
-    address: str,
-    output: str | io.BytesIO,
-    progress: Callable[[int, int | None], None],
-    cancel: threading.Event,
-    patience: Patience,
-) -> None:
-    import gdown
+@dataclass(frozen=True)
+class Checks:
+    """What a whole file must be like. The two functions return what is wrong, or None.
 
-    gdown.download(
-        url=address,
-        output=output,
-        quiet=True,
-        use_cookies=False,  # they would be kept in the user's home
-        resume=True,  # also asks for identity encoding, without which offsets would mean nothing
-        progress=progress,
-        timeout=(patience.connect, patience.silence),
-        cancel=cancel,
-    )
+    `of_head` sees the first bytes (up to 64 KiB) before anything is written. `of_file` sees the whole file, and calls
+    its second argument with the number of bytes it has read.
+    """
+
+    n_bytes: int | None = None
+    sha256: str | None = None
+    git_blob: str | None = None
+    """Git's hash of the content."""
+    max_bytes: int = 1 << 40
+    of_head: Callable[[bytes], str | None] = fault_of_page
+    of_file: Callable[[Path, Callable[[int], None]], str | None] | None = None
+
+    def fault_of(self, path: Path, progress: Progress, name: str) -> str | None:
+        """What is wrong with a finished file, or None. The cheap checks come first."""
+        n_bytes = path.stat().st_size
+        with path.open("rb") as file:
+            fault = self.fault_of_size(n_bytes) or self.of_head(file.read(HEAD_BYTES))
+        if fault is None and self.of_file is not None:
+            with progress.task(f"Checking {name}", n_bytes / MB, "MB") as task:
+                fault = self.of_file(path, lambda n: task.advance(n / MB))
+        if fault is None and self.git_blob is not None and (blob := _git_blob_of(path)) != self.git_blob:
+            fault = f"its git hash is {blob}, expected {self.git_blob}"
+        return fault or (self.fault_of_hash(sha256_of(path)) if self.sha256 else None)
+
+    def fault_of_size(self, n_bytes: int) -> str | None:
+        if self.n_bytes is not None and n_bytes != self.n_bytes:
+            return f"it has {n_bytes:,} bytes, expected {self.n_bytes:,}"
+        return f"it has more than {self.max_bytes:,} bytes" if n_bytes > self.max_bytes else None
+
+    def fault_of_hash(self, sha256: str) -> str | None:
+        wrong = self.sha256 is not None and sha256 != self.sha256
+        return f"its sha256 is {sha256}, expected {self.sha256}" if wrong else None
 
 
-@contextmanager
-def _watched(
-    patience: Patience, seen: Callable[[int, int | None], None]
-) -> Iterator[tuple[threading.Event, Callable[[int, int | None], None]]]:
-    """An event that is set when `seen`, wrapped, was not called for `patience.chunk` seconds."""
-    cancel, over = threading.Event(), threading.Event()
-    latest = time.monotonic()
+@dataclass(frozen=True)
+class Remote:
+    """One file of a source.
 
-    def watched(done: int, total: int | None) -> None:
-        nonlocal latest
-        latest = time.monotonic()
-        seen(done, total)
+    `name` is its path in the source's folder, `origin` names it in messages and manifests. `n_bytes` and `validator`
+    come from the source's list of files, if it has one. `key` identifies a file that no source listed: it differs for
+    each address and each expected size or hash.
+    """
 
-    def watch() -> None:
-        while not over.wait(min(1.0, patience.chunk / 4)):
-            if time.monotonic() - latest > patience.chunk:
-                cancel.set()
-                return
+    name: str
+    origin: str
+    read: Read
+    n_bytes: int | None = None
+    validator: str | None = None
+    checks: Checks = Checks()
+    ranges: bool = True
+    key: str = ""
 
-    thread = threading.Thread(target=watch, name="parakeet-download-watch", daemon=True)
-    thread.start()
+    @property
+    def listed(self) -> Version | None:
+        """The version in the source's list of files."""
+        return Version(self.n_bytes, self.validator) if self.validator is not None else None
+
+    def open(self, start: int, stop: int | None, validator: str | None = None) -> Reading:
+        """Start reading. PermanentError if the source has another version by now than the listed one."""
+        reading = self.read(start, stop, self.validator or validator)
+        if self.validator not in (None, reading.version.validator):
+            reading.close()
+            raise PermanentError(CHANGED)
+        return reading
+
+
+class PartialFile:
+    """A download that is not finished: its first bytes in `path`, and beside it in JSON what file they are of.
+
+    `kill -9` at any instant leaves the two in a state that the next call continues from. The bytes are continued only
+    if they are of the same file: by its size and validator, or where the source has no validator, if the last bytes
+    that arrived come again.
+    """
+
+    def __init__(
+        self, path: Path, remote: Remote, policy: RetryPolicy, progress: Progress, say: Callable[[str], None]
+    ) -> None:
+        self.path = path
+        self._remote = remote
+        self._policy = policy
+        self._progress = progress
+        self._say = say
+        self._about = path.with_suffix(".json")
+        self._resumed = False
+        self._continued = False
+
+    @property
+    def n_bytes(self) -> int:
+        return self.path.stat().st_size if self.path.is_file() else 0
+
+    def delete(self) -> None:
+        self.path.unlink(missing_ok=True)
+        self._about.unlink(missing_ok=True)
+
+    def fetch(self, task: Task) -> None:
+        """Download the whole file and check it.
+
+        A download that was continued and fails the checks is repeated once from the beginning.
+        """
+        self.fill(None, task)
+        fault = self._fault()
+        if fault and self._continued:
+            self._say(f"{fault}. It was put together from several transfers. Starting again from the beginning")
+            self._drop(task)
+            self.fill(None, task)
+            fault = self._fault()
+        if fault:
+            self.delete()
+            raise PermanentError(fault)
+
+    def fill(self, stop: int | None, task: Task) -> None:
+        """Download the file's first `stop` bytes (None: all of it), continuing with those that are there."""
+        self._resume(task)
+        retries = Retries(self._policy, self._say, self.n_bytes)
+        while True:
+            try:
+                self._append(stop, task)
+                break
+            except RestartError as error:
+                self._drop(task)
+                retries.failed(error)
+            except TransientError as error:
+                retries.failed(error, self.n_bytes)
+        self.path.touch()
+
+    def _resume(self, task: Task) -> None:
+        """Look at what an earlier call left, once."""
+        if self._resumed:
+            return
+        self._resumed = True
+        if reason := self._unusable():
+            self._say(f"{reason}. Starting again from the beginning")
+            self.delete()
+        elif self.n_bytes:
+            self._continued = True
+            self._say(f"continuing after {self.n_bytes / MB:,.1f} MB")
+            task.skip(self.n_bytes / MB)
+
+    def _append(self, stop: int | None, task: Task) -> None:
+        """Send one request, and write what comes."""
+        have, checks = self.n_bytes, self._remote.checks
+        known = (self._version() if have else self._remote.listed) or Version()
+        end = known.n_bytes if stop is None else stop
+        if end is not None and have >= end:
+            return
+        start = have if known.validator is not None else max(0, have - OVERLAP_BYTES)
+        if stop is None and self._remote.listed:
+            stop = self._remote.n_bytes  # else None, since the size is only what the server last said
+        with closing(self._remote.open(start, stop, known.validator)) as reading:
+            n_bytes = reading.version.n_bytes
+            if n_bytes is not None and (fault := checks.fault_of_size(n_bytes)):
+                raise PermanentError(fault)
+            if start and reading.start == start:
+                first = self._continuation(reading, known, have - start)
+                n_bytes = n_bytes or known.n_bytes
+            else:
+                first = self._beginning(reading, task)
+                have = 0
+            self._write(chain([first], reading.pieces), have, n_bytes if stop is None else stop, task)
+
+    def _beginning(self, reading: Reading, task: Task) -> bytes:
+        """Prepare to write the file from its beginning; the first bytes, which are checked here."""
+        first = _gather(reading.pieces, HEAD_BYTES)
+        # If this is a quota page, say, what arrived earlier is kept: it may be continued tomorrow.
+        if fault := self._remote.checks.of_head(first):
+            raise PermanentError(fault)
+        if self.n_bytes:
+            reason = "the server cannot continue a transfer" if self._version() == reading.version else ANOTHER
+            self._say(f"{reason}. Starting again from the beginning")
+            self._drop(task)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(self._about, json.dumps((self._remote.listed or reading.version)._asdict()))
+        return first
+
+    def _continuation(self, reading: Reading, known: Version, overlap: int) -> bytes:
+        """The first bytes that are new; RestartError if the reading is of another file than the known one."""
+        same = all(new is None or old is None or new == old for new, old in zip(reading.version, known, strict=True))
+        first = _gather(reading.pieces, overlap)
+        with self.path.open("rb") as file:
+            file.seek(reading.start)
+            if not same or file.read() != first[:overlap]:
+                raise RestartError(f"{ANOTHER}. Starting again from the beginning")
+        self._continued = True
+        return first[overlap:]
+
+    def _write(self, pieces: Iterator[bytes], position: int, end: int | None, task: Task) -> None:
+        require_space(self.path.parent, (end or self._remote.checks.n_bytes or 0) - position)
+        if task.total is None and end is not None:
+            task.total = end / MB
+        with self.path.open("ab") as file:
+            for piece in pieces:
+                file.write(piece)
+                position += len(piece)
+                task.advance(len(piece) / MB)
+                if position > self._remote.checks.max_bytes:
+                    self.delete()
+                    raise PermanentError(f"it sends more than {self._remote.checks.max_bytes:,} bytes")
+        if end is not None and position < end:
+            raise TransientError("it did not send all that it had announced")
+
+    def _unusable(self) -> str | None:
+        """Why the bytes that an earlier call left cannot be continued."""
+        known = self._version()
+        if not self.n_bytes:
+            return None
+        if known is None:
+            return "it is not known what file the earlier download is part of"
+        if self._remote.listed not in (None, known):
+            return ANOTHER
+        too_long = known.n_bytes is not None and self.n_bytes > known.n_bytes
+        return "more was written than the file is long" if too_long else None
+
+    def _version(self) -> Version | None:
+        """The version of the file that the bytes are of."""
+        about = read_json(self._about)
+        known = isinstance(about, dict) and set(about) == set(Version._fields)
+        return Version(**about) if known else None
+
+    def _fault(self) -> str | None:
+        return self._remote.checks.fault_of(self.path, self._progress, self._remote.name)
+
+    def _drop(self, task: Task) -> None:
+        task.advance(-self.n_bytes / MB)
+        self.delete()
+
+    def adopt_gdown_part(self, destination: Path) -> None:
+        """Take over what Parakeet 0.1.0 left of this download, in the folder that gdown had filled.
+
+        It holds the part as `file` and eight letters and `.part`, or the whole file before its checks as `file`.
+        """
+        folder = destination.parent / ".download" / destination.name / self._remote.key
+        if not self._remote.key or not folder.is_dir():
+            return
+        known = read_json(folder / "offer.json")
+        parts = [*folder.glob("file????????.part"), *folder.glob("file")]
+        if self.n_bytes == 0 and len(parts) == 1 and isinstance(known, dict):
+            version = Version(known.get("total"), known.get("validator"))
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(self._about, json.dumps(version._asdict()))
+            parts[0].chmod(0o644)  # gdown makes files for their owner only
+            parts[0].replace(self.path)
+        elif parts and self.n_bytes == 0:
+            self._say("what an earlier version had downloaded cannot be continued. Starting again from the beginning")
+        shutil.rmtree(folder)
+        remove_empty_folders(folder.parent, folder.parent.parent)
+
+
+def remove_empty_folders(*folders: Path) -> None:
+    for folder in folders:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def require_space(folder: Path, n_bytes: int) -> None:
+    """ParakeetError unless the folder has room for so many more bytes."""
+    free = shutil.disk_usage(folder).free
+    if free < n_bytes + SPARE_BYTES:
+        raise ParakeetError(
+            f"Too little disk space: {(n_bytes + SPARE_BYTES) / 1e9:,.1f} GB are needed and {folder} has "
+            f"{free / 1e9:,.1f} GB free. Free some, or set PARAKEET_HOME to a folder on a larger disk."
+        )
+
+
+def read_json(path: Path) -> Any:
+    """The file's content; None if there is none or it is damaged."""
     try:
-        yield cancel, watched
-    finally:
-        over.set()
-        thread.join()
-
-
-@contextmanager
-def explained(patience: Patience) -> Iterator[None]:
-    """Turn what gdown, requests and urllib3 raise into Unfit and Broken; the disk's OSError passes."""
-    import requests
-    import urllib3
-    from gdown.exceptions import DownloadCancelled, DownloadError, FileURLRetrievalError
-
-    try:
-        yield
-    except DownloadCancelled:
-        raise Broken(f"it sent less than 512 KiB in {patience.chunk:.0f} s") from None
-    except FileURLRetrievalError as error:
-        raise Unfit(meaning_of(str(error)) or f"Google Drive gives no file: {plain(error)}") from None
-    except DownloadError:
-        raise Broken("it did not send all that it had announced") from None
-    except requests.HTTPError as error:
-        response = error.response
-        assert isinstance(response, requests.Response)
-        raise fault_of_status(response.status_code, response.headers, patience) from None
-    except requests.TooManyRedirects:
-        raise Unfit("it redirects in a circle") from None
-    except (requests.exceptions.InvalidSchema, requests.exceptions.InvalidURL, requests.exceptions.MissingSchema):
-        raise Unfit("it redirects to an address that is neither http nor https, or the address is malformed") from None
-    except requests.exceptions.SSLError as error:
-        raise Unfit(f"its TLS certificate or connection cannot be trusted ({plain(_root(error))})") from None
-    except requests.exceptions.ContentDecodingError:
-        raise Unfit("it sent a compressed body that cannot be decompressed") from None
-    except (requests.RequestException, urllib3.exceptions.HTTPError, ConnectionError, TimeoutError) as error:
-        raise Broken(fault_of_connection(error)) from None
-    except (ValueError, LookupError) as error:
-        raise Unfit(f"its answer cannot be understood ({plain(error)})") from None
-
-
-def fault_of_status(status: int, headers: Mapping[str, str], patience: Patience) -> Unfit | Broken:
-    """What an HTTP status that is no success means; Broken where it may pass."""
-    phrase = next((known.phrase for known in HTTPStatus if known == status), "")
-    reason = f"{_STATUSES.get(status, 'it fails')} (HTTP status {status} {phrase}".rstrip() + ")"
-    if status not in _PASSING:
-        return Unfit(reason)
-    return Broken(reason, _seconds(headers.get("Retry-After", "")))
-
-
-def _seconds(retry_after: str) -> float | None:
-    """From now; the header holds a number of seconds or an HTTP date (RFC 9110 §10.2.3)."""
-    if retry_after.isdecimal():
-        return float(retry_after)
-    with suppress(ValueError, OverflowError):
-        return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
-    return None
-
-
-def fault_of_connection(error: BaseException) -> str:
-    root = _root(error)
-    if isinstance(root, socket.gaierror):
-        return "its name cannot be found (is there a network?)"
-    if isinstance(root, ConnectionRefusedError):
-        return "it refuses the connection"
-    if isinstance(root, TimeoutError) or "timed out" in str(error).lower():
-        return "it does not answer in time"
-    if isinstance(root, ssl.SSLError | ConnectionError):
-        return "the connection broke"
-    return f"the connection failed ({type(root).__name__})"
-
-
-def _root(error: BaseException) -> BaseException:
-    """The error that began it all: requests and urllib3 wrap each other's."""
-    while (cause := error.__cause__ or error.__context__) is not None:
-        error = cause
-    return error
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def plain(words: object) -> str:
     """Another program's words on one line."""
     return " ".join(sanitise(str(words)).split())[:200]
+
+
+def _gather(pieces: Iterator[bytes], n_bytes: int) -> bytes:
+    """At least so many bytes, or all that come."""
+    gathered = bytearray()
+    while len(gathered) < n_bytes and (piece := next(pieces, b"")):
+        gathered += piece
+    return bytes(gathered)
+
+
+def _git_blob_of(path: Path) -> str:
+    digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode())
+    with path.open("rb") as file:
+        while block := file.read(READ_BYTES):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,74 +1,86 @@
-"""What earlier transfers left: parts, sudden ends, full disks, two processes at once."""
+"""What earlier transfers left: parts, sudden ends, full disks, two processes at once, the folders of older versions."""
 
+import json
 import shutil
 import signal
 import subprocess
 import sys
 import textwrap
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from parakeet.errors import ParakeetError
+
 from ..conftest import without_root_rights
-from ..fault_server import FaultServer
+from ..fault_server import FaultServer, wait_until
 from .archives import BODY, NAME, archive, damaged
-from .conftest import Fetching
+from .conftest import Download, Fetching
+
+CUT = 1_200_000
 
 
-def leave_part(server: FaultServer, fetching: Fetching) -> Path:
-    """What an interrupted transfer of `short`'s body leaves."""
-    fetching.refused(server.address("short"))
-    (part,) = (path for path in fetching.parts if path.suffix == ".part")
-    assert part.stat().st_size == 2 << 19
+def leave_part(server: FaultServer, download: Download, fault: str = "begins_then_refuses") -> Path:
+    """What an interrupted download leaves. From then on the server sends everything."""
+    assert "too many people" in download.refused(server.address(fault))
+    (part,) = download.parts
+    assert part.read_bytes() == BODY[:CUT]
+    server.refuse_after = 99
+    server.cut_bytes = len(server.body)
     return part
 
 
-def test_a_part_is_gone_on_with_by_the_next_call(server: FaultServer, fetching: Fetching) -> None:
-    server.cut_bytes = 2_000_000
-    message = fetching.refused(server.address("begins_then_refuses"))
-    assert "too many people" in message
-    assert [path.stat().st_size for path in fetching.parts if path.suffix == ".part"] == [3 << 19]
-    server.refuse_after = 99
-    fetching(server.address("begins_then_refuses"))
-    assert server.ranges("begins_then_refuses")[-1] == f"bytes={3 << 19}-"
-    assert fetching.file.read_bytes() == BODY
+def test_a_part_is_continued_by_the_next_call(server: FaultServer, download: Download) -> None:
+    leave_part(server, download)
+    assert download(server.address("begins_then_refuses")) == BODY
+    assert server.ranges("begins_then_refuses")[-1] == f"bytes={CUT}-"
+    assert "continuing after 1.2 MB" in download.said
+    assert download.parts == []
 
 
-@pytest.mark.parametrize("what", ["etag", "size", "first bytes", "part", "too long", "record", "twice"])
-def test_a_part_of_another_file_is_dropped(server: FaultServer, fetching: Fetching, what: str) -> None:
-    part = leave_part(server, fetching)
-    said = fetching.said.tell()
+def test_without_a_validator_a_part_is_continued_if_its_end_comes_again(
+    server: FaultServer, download: Download
+) -> None:
+    server.version = ""
+    leave_part(server, download)
+    assert download(server.address("begins_then_refuses")) == BODY
+    assert server.ranges("begins_then_refuses")[-1] == f"bytes={CUT - 65_536}-"
+
+
+@pytest.mark.parametrize("what", ["etag", "size", "no ranges", "other bytes", "too long", "description", "no file"])
+def test_a_part_of_another_file_is_dropped(
+    server: FaultServer, download: Download, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.version = "" if what == "other bytes" else server.version
+    part = leave_part(server, download)
+    fault = "begins_then_refuses"
     if what == "etag":
         server.version = '"two"'
     elif what == "size":
         server.body = archive(megabytes=3.5)
-    elif what == "first bytes":
-        server.body = archive(seed=3)
-    elif what == "part":
-        part.write_bytes(archive(seed=4)[: part.stat().st_size])
+        server.cut_bytes = len(server.body)
+    elif what == "no ranges":
+        handler: Any = server.RequestHandlerClass
+        monkeypatch.setattr(handler, "play_begins_then_refuses", handler.play_short)
+    elif what == "other bytes":
+        part.write_bytes(archive(seed=4)[:CUT])
     elif what == "too long":
         part.write_bytes(BODY + b"more")
-    elif what == "record":
-        (part.parent / "offer.json").write_text("[")
-    elif what == "twice":
-        shutil.copy(part, part.with_name("fileABCDEFGH.part"))
-    server.cut_bytes = len(server.body)
-    fetching(server.address("short"))
-    assert fetching.file.read_bytes() == server.body
-    assert what == "twice" or "Starting again from the beginning" in fetching.said.getvalue()[said:]
+    elif what == "description":
+        part.with_suffix(".json").write_text("[")
+    elif what == "no file":
+        part.with_suffix(".json").unlink()
+    assert download(server.address(fault)) == server.body
+    assert "Starting again from the beginning" in download.said
 
 
 def test_a_part_that_went_bad_in_its_middle_costs_one_more_transfer(server: FaultServer, fetching: Fetching) -> None:
-    fetching.refused(server.address("cut"), sha256="0" * 64)
-    server.cut_bytes = 1_200_000
     mirror = server.address("begins_then_refuses")
     fetching.refused(mirror)
-    (part,) = (path for path in fetching.parts if path.suffix == ".part")
-    content = bytearray(part.read_bytes())
-    content[700_000:] = bytes(len(content) - 700_000)
-    part.write_bytes(content)
+    (part,) = fetching.parts
+    part.write_bytes(BODY[:700_000] + bytes(CUT - 700_000))
     server.refuse_after = 99
     server.cut_bytes = len(BODY)
     fetching(mirror)
@@ -76,57 +88,121 @@ def test_a_part_that_went_bad_in_its_middle_costs_one_more_transfer(server: Faul
     assert "put together from several transfers. Starting again" in fetching.said.getvalue()
 
 
-def test_a_part_that_is_whole_already_is_not_asked_for_again(server: FaultServer, fetching: Fetching) -> None:
-    part = leave_part(server, fetching)
-    part.write_bytes(BODY)
-    fetching(server.address("short"))
-    assert fetching.file.read_bytes() == BODY
+def test_a_part_that_is_whole_already_is_not_asked_for_again(server: FaultServer, download: Download) -> None:
+    leave_part(server, download).write_bytes(BODY)
+    asked = len(server.requests)
+    assert download(server.address("begins_then_refuses")) == BODY
+    assert len(server.requests) == asked
 
 
-@pytest.mark.parametrize("content", [BODY, damaged("flipped bit")])
-def test_a_run_that_ended_before_the_checks_is_gone_on_with(
-    server: FaultServer, fetching: Fetching, content: bytes
-) -> None:
-    part = leave_part(server, fetching)
-    part.unlink()
-    (part.parent / "file").write_bytes(content)
-    server.cut_bytes = len(BODY)
-    before = len(server.requests)
-    fetching(server.address("short"))
-    assert fetching.file.read_bytes() == BODY
-    assert (len(server.requests) == before) == (content == BODY)
-
-
-def test_parts_of_other_sources_are_left_alone_and_go_when_the_file_is_there(
+def test_parts_of_other_mirrors_are_left_alone_and_go_when_the_file_is_there(
     server: FaultServer, fetching: Fetching
 ) -> None:
-    part = leave_part(server, fetching)
-    server.body = archive(seed=5)
+    fetching.refused(server.address("begins_then_refuses"))
+    (part,) = fetching.parts
     beside = fetching.file.with_name(f"{NAME}ABCDEFGH.part")
     beside.write_bytes(b"of somebody else")
+    fetching.refused(server.address("short"))
+    assert part in fetching.parts
     fetching(server.address("cut"))
-    assert fetching.file.read_bytes() == server.body
-    assert not part.exists()
+    assert fetching.parts == []
     assert beside.read_bytes() == b"of somebody else"
+
+
+def test_what_was_put_there_meanwhile_is_not_written_over(server: FaultServer, fetching: Fetching) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        path = pool.submit(fetching, server.address("held"))
+        wait_until(lambda: bool(fetching.parts))
+        fetching.file.write_text("mine")
+        server.released.set()
+        with pytest.raises(ParakeetError, match="was put there while"):
+            path.result()
+    assert fetching.file.read_text() == "mine"
+
+
+# What Parakeet left at commit 1eac929, where gdown transferred files
+
+
+@pytest.mark.parametrize("version", ['"one"', ""])
+def test_a_part_of_gdowns_is_continued(server: FaultServer, download: Download, version: str) -> None:
+    server.version = version
+    folder = download.earlier_folder(server.address("whole"))
+    (folder / "fileABCDEFGH.part").write_bytes(BODY[:CUT])
+    (folder / "offer.json").write_text(json.dumps({"total": len(BODY), "validator": version or None}))
+    assert download(server.address("whole")) == BODY
+    assert server.ranges("whole") == [f"bytes={CUT if version else CUT - 65_536}-"]
+    assert not (download.file.parent / ".download").exists()
+
+
+def test_a_whole_file_of_gdowns_is_checked_and_used(server: FaultServer, download: Download) -> None:
+    folder = download.earlier_folder(server.address("whole"))
+    (folder / "file").write_bytes(BODY)
+    (folder / "file").chmod(0o600)
+    (folder / "offer.json").write_text(json.dumps({"total": len(BODY), "validator": '"one"'}))
+    assert download(server.address("whole")) == BODY
+    assert server.requests == []
+    assert download.file.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("what", ["etag", "no description", "two parts"])
+def test_a_part_of_gdowns_that_proves_nothing_is_dropped(server: FaultServer, download: Download, what: str) -> None:
+    folder = download.earlier_folder(server.address("whole"))
+    (folder / "fileABCDEFGH.part").write_bytes(BODY[:CUT])
+    if what == "etag":
+        (folder / "offer.json").write_text(json.dumps({"total": len(BODY), "validator": '"zero"'}))
+    elif what == "two parts":
+        (folder / "offer.json").write_text(json.dumps({"total": len(BODY), "validator": '"one"'}))
+        (folder / "fileIJKLMNOP.part").write_bytes(BODY[:CUT])
+    assert download(server.address("whole")) == BODY
+    assert download.said.count("Starting again from the beginning") == 1
+    assert not (download.file.parent / ".download").exists()
+
+
+def test_a_whole_but_bad_file_of_gdowns_is_downloaded_again(server: FaultServer, fetching: Fetching) -> None:
+    folder = Download("original", fetching.root).earlier_folder(server.address("whole"))
+    (folder / "file").write_bytes(damaged("flipped bit"))
+    (folder / "offer.json").write_text(json.dumps({"total": len(BODY), "validator": '"one"'}))
+    fetching(server.address("whole"))
+    assert fetching.file.read_bytes() == BODY
 
 
 # Sudden ends, full disks, two at once: in processes of their own
 
+ORIGINAL_SCRIPT = """
+    from parakeet.download.original import obtain_original
+    from parakeet.recipe import OriginalCheckpoint
+
+    settings = OriginalCheckpoint(file_name="small-c64-d32_v320_h2_l3.pth", drive_id=None, mirrors=[address])
+    def run():
+        obtain_original(Path(root), settings, Progress(), RetryPolicy(backoff=0.01))
+"""
+SOURCE_SCRIPT = """
+    from parakeet.artifact import explain_os_error
+    from parakeet.download.sources import fetch_source
+    from parakeet.recipe_sources import DownloadSource
+
+    files = [{"url": address, "file_name": "small-c64-d32_v320_h2_l3.pth"}]
+    def run():
+        try:
+            Path(root).mkdir(exist_ok=True)
+            source = DownloadSource(kind="download", name="set-1.0", files=files)
+            fetch_source(source, 1.0, Path(root), Progress(), RetryPolicy(backoff=0.01))
+        except OSError as error:
+            raise explain_os_error(error, "fetching") from None
+"""
 SCRIPT = """
     import resource, sys
     from pathlib import Path
-    from parakeet.download.original import obtain_original
-    from parakeet.download.transfer import Patience
+    from parakeet.download.transfer import RetryPolicy
     from parakeet.errors import ParakeetError
     from parakeet.progress import Progress
-    from parakeet.recipe import OriginalCheckpoint
 
     root, address, limit = sys.argv[1:]
     if int(limit):
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
-    settings = OriginalCheckpoint(file_name="small-c64-d32_v320_h2_l3.pth", drive_id=None, mirrors=[address])
+    {}
     try:
-        obtain_original(Path(root), settings, Progress(), Patience(backoff=0.01))
+        run()
     except ParakeetError as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
@@ -134,71 +210,79 @@ SCRIPT = """
 """
 
 
-def start(fetching: Fetching, address: str, limit: int = 0, prefix: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-    command = [*prefix, sys.executable, "-c", textwrap.dedent(SCRIPT), str(fetching.root), address, str(limit)]
+def start(download: Download, address: str, limit: int = 0, prefix: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    run = textwrap.dedent(ORIGINAL_SCRIPT if download.is_original else SOURCE_SCRIPT)
+    script = textwrap.dedent(SCRIPT).format(run)
+    command = [*prefix, sys.executable, "-c", script, str(download.root), address, str(limit)]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
-def wait_for_part(fetching: Fetching) -> None:
-    deadline = time.monotonic() + 20
-    while not any(path.suffix == ".part" and path.stat().st_size >= 1 << 19 for path in fetching.parts):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGINT])
-def test_a_transfer_that_was_ended_goes_on(server: FaultServer, fetching: Fetching, signal_number: int) -> None:
-    process = start(fetching, server.address("slow"))
-    wait_for_part(fetching)
+def test_a_transfer_that_was_ended_is_continued(
+    server: FaultServer, download: Download, signal_number: signal.Signals
+) -> None:
+    process = start(download, server.address("held"))
+    wait_until(lambda: any(part.stat().st_size >= 1_000_000 for part in download.parts), process)
     process.send_signal(signal_number)
-    _, said = process.communicate(timeout=20)
+    _, said = process.communicate()
     assert process.returncode == (130 if signal_number == signal.SIGINT else -signal.SIGKILL)
     assert said == ""
-    assert not fetching.file.exists()
+    assert not download.file.exists()
+    have = download.parts[0].stat().st_size
+    server.released.set()
     begun = len(server.requests)
-    fetching(server.address("slow"))
-    assert fetching.file.read_bytes() == BODY
-    assert any(wanted for _, wanted in server.requests[begun:])
+    assert download(server.address("held")) == BODY
+    assert server.requests[begun:] == [("held", f"bytes={have}-")]
 
 
-def test_a_full_disk_is_named_and_the_part_kept(server: FaultServer, fetching: Fetching) -> None:
-    process = start(fetching, server.address("whole"), limit=2_000_000)
-    _, said = process.communicate(timeout=20)
+def test_a_full_disk_is_named_and_the_part_kept(server: FaultServer, download: Download) -> None:
+    process = start(download, server.address("whole"), limit=2_000_000)
+    _, said = process.communicate()
     assert process.returncode == 1
     assert said.startswith("File too large while fetching")
-    assert not fetching.file.exists()
-    fetching(server.address("whole"))
-    assert server.ranges("whole")
+    assert not download.file.exists()
+    assert download(server.address("whole")) == BODY
+    assert server.ranges("whole") == ["bytes=2000000-"]
 
 
-def test_too_little_space_is_said_before_the_transfer(
-    server: FaultServer, fetching: Fetching, monkeypatch: pytest.MonkeyPatch
+def test_too_little_space_is_reported_before_the_transfer(
+    server: FaultServer, download: Download, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 10**6))  # type: ignore[attr-defined]
-    assert "Too little disk space: 0.1 GB are needed" in fetching.refused(server.address("whole"))
+    with pytest.raises(ParakeetError, match=r"Too little disk space: 0\.1 GB are needed"):
+        download(server.address("whole"))
+    assert download.parts == []
 
 
-def test_a_folder_that_cannot_be_written_to(server: FaultServer, fetching: Fetching) -> None:
-    fetching.root.mkdir()
-    fetching.root.chmod(0o555)
-    process = start(fetching, server.address("whole"), prefix=tuple(without_root_rights()))
-    _, said = process.communicate(timeout=20)
-    fetching.root.chmod(0o755)
+def test_a_folder_that_cannot_be_written_to(server: FaultServer, download: Download) -> None:
+    download.root.mkdir()
+    download.root.chmod(0o555)
+    process = start(download, server.address("whole"), prefix=tuple(without_root_rights()))
+    _, said = process.communicate()
+    download.root.chmod(0o755)
     assert process.returncode == 1
     assert said.startswith("Permission denied")
     assert "Traceback" not in said
 
 
-def test_of_two_at_once_one_fetches_and_the_other_waits(server: FaultServer, fetching: Fetching) -> None:
-    both = [start(fetching, server.address("slow")) for _ in range(2)]
-    said = "".join(process.communicate(timeout=30)[1] for process in both)
-    assert [process.returncode for process in both] == [0, 0]
-    assert said.count("is being fetched by process") == 1
-    assert fetching.file.read_bytes() == BODY
-    assert len(server.requests) == 3  # a look, the headers, the transfer
+def test_of_two_at_once_one_fetches_and_the_other_waits(server: FaultServer, tmp_path: Path) -> None:
+    download = Download("original", tmp_path / "home")
+    first = start(download, server.address("held"))
+    wait_until(lambda: bool(server.requests), first)
+    second = start(download, server.address("held"))
+    assert second.stderr is not None
+    assert "is being fetched by process" in second.stderr.readline()
+    server.released.set()
+    assert [process.communicate()[1] for process in (first, second)] == ["", ""]
+    assert [first.returncode, second.returncode] == [0, 0]
+    assert download.file.read_bytes() == BODY
+    assert len(server.requests) == 1
 
 
 def test_two_threads_of_one_process(server: FaultServer, fetching: Fetching) -> None:
     with ThreadPoolExecutor(2) as pool:
-        assert len(set(pool.map(fetching, [server.address("slow")] * 2))) == 1
-    assert len(server.requests) == 3
+        paths = [pool.submit(fetching, server.address("held")) for _ in range(2)]
+        wait_until(lambda: "is being fetched by process" in fetching.said.getvalue() and bool(server.requests))
+        server.released.set()
+        assert [path.result() for path in paths] == [fetching.file] * 2
+    assert len(server.requests) == 1

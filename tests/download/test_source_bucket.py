@@ -1,13 +1,13 @@
 """Sources of the kind `bucket`, from moto's S3-compatible server."""
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,8 +20,8 @@ from moto.server import ThreadedMotoServer
 
 from parakeet.recipe_sources import BucketSource
 
-from ..fault_server import FaultServer
-from .source_fetching import SourceFetching
+from ..fault_server import FaultServer, wait_until
+from .conftest import IMPATIENT, QUICK, SourceFetching
 
 LARGE = os.urandom(300_000).hex().encode()
 FILES = {
@@ -57,7 +57,6 @@ def server() -> Iterator[str]:
 
 @pytest.fixture
 def store(server: str, monkeypatch: pytest.MonkeyPatch) -> Store:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "me")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "word")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -70,8 +69,8 @@ def store(server: str, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 
 @pytest.fixture
-def fetching(tmp_path: Path) -> SourceFetching:
-    return SourceFetching(tmp_path / "output")
+def fetching(source_fetching: SourceFetching) -> SourceFetching:
+    return source_fetching
 
 
 @pytest.mark.parametrize(
@@ -96,7 +95,7 @@ def test_globs_folders_and_objects(store: Store, fetching: SourceFetching, path:
 @pytest.mark.parametrize("path", ["s3://bucket/none/*", "s3://bucket/gone.jsonl", "s3://nowhere/a.jsonl"])
 def test_nothing_there(store: Store, fetching: SourceFetching, path: str) -> None:
     message = fetching.refused(store.source(path))
-    assert "nothing is there that matches" in message or "there is no such bucket" in message
+    assert "no object matches this path" in message or "there is no such bucket" in message
 
 
 def test_a_second_try_fetches_only_what_is_new_or_was_changed(store: Store, fetching: SourceFetching) -> None:
@@ -134,6 +133,35 @@ def test_a_slice_is_whole_lines_of_the_first_files(store: Store, fetching: Sourc
     assert counts["sliced"] is True
 
 
+@contextmanager
+def gateway(endpoint: str, answer: Callable[[int, bytes], bytes]) -> Iterator[str]:
+    """The store behind a gateway that sends `answer(n, body)` to the n-th request for a range (from 1)."""
+    ranges = itertools.count(1)
+
+    class Gateway(BaseHTTPRequestHandler):
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            found = requests.request(self.command, endpoint + self.path, headers=dict(self.headers.items()))
+            body = answer(next(ranges), found.content) if "Range" in self.headers else found.content
+            length = found.headers["Content-Length"] if self.command == "HEAD" else str(len(body))
+            self.send_response(found.status_code)
+            for name, value in {**found.headers, "Content-Length": length}.items():
+                if name not in ("Server", "Date", "Connection"):
+                    self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_HEAD = do_GET
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Gateway) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
 SCRIPT = """
     import sys
     from pathlib import Path
@@ -150,20 +178,23 @@ SCRIPT = """
 
 def test_kill_9_in_the_middle_of_an_object(store: Store, fetching: SourceFetching) -> None:
     fetching.output.mkdir()
-    command = [sys.executable, "-c", textwrap.dedent(SCRIPT), str(fetching.output), store.endpoint]
-    process = subprocess.Popen(command)
-    parts = fetching.output / "work" / "parts"
-    deadline = time.monotonic() + 30
-    while not any(path.stat().st_size > 8_000 for path in parts.glob("*") if path.suffix != ".json"):
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait(timeout=20)
-    (part,) = (path for path in parts.glob("*") if path.suffix != ".json")
+    released = threading.Event()
+
+    def answer(number: int, body: bytes) -> bytes:
+        if number > 5:
+            released.wait()
+        return body
+
+    with gateway(store.endpoint, answer) as endpoint:
+        process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(SCRIPT), str(fetching.output), endpoint])
+        wait_until(lambda: any(part.stat().st_size for part in fetching.parts), process)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        released.set()
+    (part,) = fetching.parts
     have = part.stat().st_size
     assert 0 < have < len(LARGE)
-    # Were it fetched anew, this would be put right.
+    # If the whole object were fetched again, this would be overwritten.
     part.write_bytes(b"x" * have)
     fetching(store.source("s3://bucket/text/a.jsonl"))
     assert fetching.files == {"a.jsonl": b"x" * have + LARGE[have:]}
@@ -204,44 +235,15 @@ def test_open_stores_are_read_without_credentials(
 def test_a_store_that_is_out_of_order(store: Store, fetching: SourceFetching, fault: str, words: str) -> None:
     with FaultServer(b"") as server:
         endpoint = server.address(fault).rpartition("/")[0]
+        fetching.policy = IMPATIENT if fault == "silent" else QUICK
         assert words in fetching.refused(store.source("s3://bucket/a.jsonl", endpoint=endpoint))
-
-
-@contextmanager
-def shortening(endpoint: str) -> Iterator[str]:
-    """The store behind a gateway that lets only 7,000 bytes of each of the first two ranges through."""
-    ranges = 0
-
-    class Gateway(BaseHTTPRequestHandler):
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-        def do_GET(self) -> None:
-            nonlocal ranges
-            answer = requests.request(self.command, endpoint + self.path, headers=dict(self.headers.items()))
-            ranges += "Range" in self.headers
-            body = answer.content[:7000] if "Range" in self.headers and ranges <= 2 else answer.content
-            length = answer.headers["Content-Length"] if self.command == "HEAD" else str(len(body))
-            self.send_response(answer.status_code)
-            for name, value in {**answer.headers, "Content-Length": length}.items():
-                if name not in ("Server", "Date", "Connection"):
-                    self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
-
-        do_HEAD = do_GET
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Gateway) as server:
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
 
 
 def test_a_short_piece_is_asked_for_again(
     store: Store, fetching: SourceFetching, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("parakeet.download.bucket.PIECE_BYTES", 200_000)
-    with shortening(store.endpoint) as endpoint:
+    with gateway(store.endpoint, lambda number, body: body[:7000] if number <= 2 else body) as endpoint:
         fetching(store.source("s3://bucket/text/a.jsonl", endpoint=endpoint))
     assert fetching.files == {"a.jsonl": LARGE}
     assert "the store sent 7,000 of 200,000 bytes" in fetching.said.getvalue()

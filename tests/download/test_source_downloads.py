@@ -1,11 +1,7 @@
 """Sources of the kind `download`, from a server that plays faults."""
 
 import hashlib
-import signal
-import subprocess
-import sys
-import textwrap
-import time
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,35 +9,29 @@ from typing import Any
 import pytest
 import requests
 
-from parakeet.recipe_sources import DownloadSource
-
 from ..fault_server import PAGES, FaultServer, rewriting
-from .source_fetching import SourceFetching
+from .conftest import SourceFetching
+from .conftest import download_source as source
 
 LINES = b"".join(b'{"text": "%06d"}\n' % number for number in range(150_000))
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+def server() -> Iterator[FaultServer]:
     with FaultServer(LINES) as running:
         yield running
 
 
 @pytest.fixture
-def fetching(tmp_path: Path) -> SourceFetching:
-    return SourceFetching(tmp_path / "output")
-
-
-def source(*files: str | dict[str, Any]) -> DownloadSource:
-    chosen = [{"url": file} if isinstance(file, str) else file for file in files]
-    return DownloadSource.model_validate({"kind": "download", "name": "set-1.0", "files": chosen})
+def fetching(source_fetching: SourceFetching) -> SourceFetching:
+    return source_fetching
 
 
 def test_files_are_named_after_their_addresses_or_by_the_recipe(server: FaultServer, fetching: SourceFetching) -> None:
     first = server.address("cut", "train%20one.jsonl?version=2")
     counts = fetching(source(first, {"url": server.address("flaky", "x"), "file_name": "two.jsonl"}))
     assert fetching.files == {"train one.jsonl": LINES, "two.jsonl": LINES}
+    assert "set-1.0: file 2 of 2, two.jsonl." in fetching.said.getvalue()
     assert counts == {
         "files": 2,
         "bytes": 2 * len(LINES),
@@ -61,45 +51,13 @@ def test_files_are_named_after_their_addresses_or_by_the_recipe(server: FaultSer
     }
 
 
-def test_google_drive(server: FaultServer, fetching: SourceFetching, monkeypatch: pytest.MonkeyPatch) -> None:
-    def address(url: str) -> str | None:
-        drive = "drive.google.com" in url or "drive.usercontent.google.com" in url
-        return f"{server.address('drive')}?{url.partition('?')[2]}" if drive else None
-
-    monkeypatch.setattr(requests.Session, "get", rewriting(address, requests.Session.get))
-    counts = fetching(source({"drive_id": "abcdefghijk", "file_name": "a.jsonl"}), limit=0.5)
-    assert fetching.files == {"a.jsonl": LINES}
-    assert counts["entries"][0]["origin"] == "Google Drive abcdefghijk"
-
-
 @pytest.mark.parametrize("page", PAGES)
 @pytest.mark.parametrize("limit", [1.0, 0.5])
 def test_a_page_is_no_file(server: FaultServer, fetching: SourceFetching, page: str, limit: float) -> None:
-    message = fetching.refused(source(server.address(page, "a.jsonl")), limit)
+    message = fetching.refused(source(server.address(page, "a.jsonl?token=secret")), limit)
+    assert "secret" not in message + fetching.said.getvalue()
     assert server.address(page, "a.jsonl") in message
     assert fetching.files == {}
-
-
-def test_a_page_that_comes_only_when_the_file_is_transferred(server: FaultServer, fetching: SourceFetching) -> None:
-    server.refuse_after = 2  # a look, the headers
-    assert "too many people" in fetching.refused(source(server.address("begins_then_refuses", "a.jsonl")))
-    assert fetching.files == {}
-
-
-@pytest.mark.parametrize(
-    ("fault", "words"),
-    [
-        ("status_404", "it has no such file (HTTP status 404 Not Found)"),
-        ("status_429", "it was asked too often (HTTP status 429 Too Many Requests) (asked 3 times)"),
-        ("status_503", "HTTP status 503 Service Unavailable) (asked 3 times)"),
-        ("silent", "it does not answer in time (asked 3 times)"),
-        ("length_too_large", "it does not go on where it had stopped (asked 3 times)"),
-        ("trickle", "it sent less than 512 KiB in 1 s"),
-    ],
-)
-def test_every_fault_is_one_message(server: FaultServer, fetching: SourceFetching, fault: str, words: str) -> None:
-    assert words in fetching.refused(source(server.address(fault, "a.jsonl")))
-    assert not any(name.endswith("a.jsonl") for name in fetching.files)
 
 
 @pytest.mark.parametrize("expected", [{"n_bytes": 7}, {"sha256": "0" * 64}])
@@ -110,6 +68,15 @@ def test_what_the_recipe_knows_is_checked(
     files = source({"url": server.address("whole", "a.jsonl"), **expected}, server.address("whole", "b.jsonl"))
     assert ", expected" in fetching.refused(files, limit)
     assert fetching.files == {}
+
+
+@pytest.mark.parametrize("limit", [1.0, 0.5])
+def test_a_refused_address_is_named_without_its_token(
+    server: FaultServer, fetching: SourceFetching, limit: float
+) -> None:
+    message = fetching.refused(source(server.address("status_500", "a.jsonl?token=secret")), limit)
+    assert server.address("status_500", "a.jsonl") in message
+    assert "secret" not in message + fetching.said.getvalue()
 
 
 def test_names_that_are_missing_or_stand_twice(server: FaultServer, fetching: SourceFetching) -> None:
@@ -139,37 +106,6 @@ def test_a_second_try_leaves_what_has_arrived(server: FaultServer, fetching: Sou
     assert fetching.files == {"a.jsonl": LINES, "b.jsonl": LINES}
     assert {fault for fault, _ in server.requests[asked:]} == {"begins_then_refuses"}
     assert server.ranges("begins_then_refuses")
-
-
-SCRIPT = """
-    import sys
-    from pathlib import Path
-    from parakeet.download.sources import fetch_source
-    from parakeet.progress import Progress
-    from parakeet.recipe_sources import DownloadSource
-
-    source = DownloadSource(kind="download", name="set-1.0", files=[{"url": url} for url in sys.argv[2:]])
-    fetch_source(source, 1.0, Path(sys.argv[1]), Progress())
-"""
-
-
-def test_kill_9_in_the_middle_of_a_file(server: FaultServer, fetching: SourceFetching) -> None:
-    fetching.output.mkdir()
-    addresses = [server.address("whole", "a.jsonl"), server.address("slow", "b.jsonl")]
-    command = [sys.executable, "-c", textwrap.dedent(SCRIPT), str(fetching.output), *addresses]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 30
-    while not any(path.stat().st_size for path in fetching.output.glob(".download/b.jsonl/*/*.part")):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait(timeout=20)
-    asked = len(server.requests)
-    fetching(source(*addresses))
-    assert fetching.files == {"a.jsonl": LINES, "b.jsonl": LINES}
-    later = server.requests[asked:]
-    assert {fault for fault, _ in later} == {"slow"}
-    assert later[-1][1].startswith("bytes=")
 
 
 def test_a_slice_of_lines(server: FaultServer, fetching: SourceFetching) -> None:
@@ -221,7 +157,7 @@ def test_a_password_comes_from_netrc(
     files = source(server.address("password", "a.jsonl"))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password wrong")
-    assert "it wants a password, and ~/.netrc has none that it takes" in fetching.refused(files)
+    assert "it wants a password, and ~/.netrc has none that it accepts" in fetching.refused(files)
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password word")
     for limit in (0.5, 1.0):
         assert fetching(files, limit)["bytes"] == pytest.approx(limit * len(LINES), abs=20)
@@ -250,6 +186,37 @@ def test_a_file_that_changes_while_it_is_sliced(server: FaultServer, fetching: S
                 self.server.version = '"two"'
 
     server.RequestHandlerClass = Changing
-    assert "it was changed while it was being fetched" in fetching.refused(files, 0.5)
+    assert "the file changed while it was being downloaded" in fetching.refused(files, 0.5)
     fetching(files, 0.5)
     assert LINES.startswith(next(iter(fetching.files.values())))
+
+
+def test_an_empty_file_is_a_file(server: FaultServer, fetching: SourceFetching) -> None:
+    fetching(source(server.address("empty", "a.txt")))
+    assert fetching.files == {"a.txt": b""}
+
+
+def test_of_google_drive_only_whole_files_are_fetched(
+    server: FaultServer, fetching: SourceFetching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def address(url: str) -> str | None:
+        return f"{server.address('drive')}?{url.partition('?')[2]}" if "google.com" in url else None
+
+    monkeypatch.setattr(requests.Session, "get", rewriting(address, requests.Session.get))
+    counts = fetching(source({"drive_id": "abcdefghijk", "file_name": "a.jsonl"}), limit=0.5)
+    assert fetching.files == {"a.jsonl": LINES}
+    assert counts["entries"][0]["origin"] == "Google Drive abcdefghijk"
+
+
+def test_what_version_0_1_0_had_begun_leaves_no_folder(server: FaultServer, fetching: SourceFetching) -> None:
+    """A server that is listed for a share of its files continues the old part too, or drops it."""
+    address = server.address("whole", "a.jsonl")
+    key = hashlib.sha256(json.dumps([address, None, None]).encode()).hexdigest()[:16]
+    folder = fetching.output / ".download" / "a.jsonl" / key
+    folder.mkdir(parents=True)
+    (folder / "fileABCDEFGH.part").write_bytes(LINES[:1000])
+    (folder / "offer.json").write_text(json.dumps({"total": len(LINES), "validator": '"one"'}))
+    fetching(source(address), limit=0.5)
+    (cut,) = fetching.files.values()
+    assert LINES.startswith(cut)
+    assert not (fetching.output / ".download").exists()

@@ -24,7 +24,6 @@ NAME = "source_files/x"
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     with FakeHub() as running:
         monkeypatch.setenv("HF_ENDPOINT", running.address)
         running.commit("me/set", "main", FILES)
@@ -81,8 +80,7 @@ def test_what_was_damaged_or_replaced_is_fetched_again(hub: FakeHub, tmp_path: P
     assert (first.path / "a.jsonl").read_bytes() == FILES["a.jsonl"][::-1]
 
 
-def test_a_download_is_taken_over_by_its_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+def test_a_download_is_taken_over_by_its_hash(tmp_path: Path) -> None:
     with FaultServer(FILES["a.jsonl"]) as server:
         file = {"url": server.address("whole", "a.jsonl"), "sha256": hashlib.sha256(FILES["a.jsonl"]).hexdigest()}
         for files in ([file], [file, {**file, "file_name": "b.jsonl"}]):

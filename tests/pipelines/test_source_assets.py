@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from parakeet.recipe_file import load_recipe
 from parakeet.stages import Build, active_recipe, use_recipe
 
 from ..fake_hub import FakeHub
-from ..fault_server import FaultServer
+from ..fault_server import FaultServer, wait_until
 
 LINES = b"".join(b'{"text": "This is line %06d of the text."}\n' % number for number in range(50_000))
 
@@ -147,18 +146,15 @@ def test_kill_9_of_a_build_that_fetches(tmp_path: Path, monkeypatch: pytest.Monk
     with FakeHub() as running:
         monkeypatch.setenv("HF_ENDPOINT", running.address)
         running.commit("me/set", "main", {"a.jsonl": LINES, "b.jsonl": LINES[::-1]})
-        running.pause = 0.01
+        running.held_bytes = 1_000_000
         process = subprocess.Popen(
-            command(recipe, "--select", "source_files/x"), env=environment(home), stderr=subprocess.DEVNULL
+            command(recipe, "--select", "source_files/x"), env=environment(home), stderr=subprocess.DEVNULL, text=True
         )
-        deadline = time.monotonic() + 60
-        while not any(path.stat().st_size for path in home.glob("source_files/x/.partial-*/work/parts/*[!n]")):
-            assert time.monotonic() < deadline
-            assert process.poll() is None
-            time.sleep(0.02)
+        parts = "source_files/x/.partial-*/work/parts/[!.]*[!n]"
+        wait_until(lambda: any(path.stat().st_size for path in home.glob(parts)), process)
         process.send_signal(signal.SIGKILL)
         process.wait(timeout=20)
-        running.pause = 0.0
+        running.released.set()
         running.requests.clear()
         finished = build(home, recipe, "--select", "source_files/x")
         assert finished.returncode == 0, finished.stderr
@@ -182,5 +178,5 @@ def test_clean_knows_the_sources(server: FaultServer, tmp_path: Path) -> None:
     make(recipe, "new")
     with pytest.raises(ParakeetError, match="too many people"):
         make(recipe, "begun")
-    assert list(home.glob("source_files/begun/.partial-*/.download/b.jsonl/*/*.part"))
+    assert list(home.glob("source_files/begun/.partial-*/work/parts/[!.]*[!n]"))
     assert [entry.path for entry in leftovers(home).unreferenced] == [old.path]
