@@ -20,7 +20,13 @@ from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.recipe_sources import SOURCE_FILES
 from parakeet.release.card import render_card
-from parakeet.release.verify import GENERATION_FILE, TRAINING_MANIFEST_FILE, verify_release, write_sums
+from parakeet.release.verify import (
+    TRAINING_MANIFEST_FILE,
+    verify_release,
+    write_generation_config,
+    write_json,
+    write_sums,
+)
 from parakeet.tokenizer import SETTINGS_FILE, VOCABULARY_FILE, Tokenizer
 from parakeet.training.job import CURVE_FILE
 
@@ -49,8 +55,8 @@ def make_release(
             shutil.copy2(inputs[stage].path / name, output / name)
     evaluation = json.loads((output / EVALUATION_FILE).read_text(encoding="utf-8"))
     training = inputs["checkpoint"].counts
-    _write_json(output / GENERATION_FILE, _generation_config(recipe, Tokenizer.load(output)))
-    _write_json(output / TRAINING_MANIFEST_FILE, _training_manifest(recipe, lineage))
+    write_generation_config(output, recipe.name, recipe.generation, Tokenizer.load(output))
+    write_json(output / TRAINING_MANIFEST_FILE, _training_manifest(recipe, lineage))
     card = render_card(recipe, training, evaluation, lineage["token_shards"]["counts"])
     (output / "README.md").write_text(card, encoding="utf-8")
     write_sums(output)
@@ -75,11 +81,6 @@ def _prove(output: Path, evaluation: Mapping[str, Any]) -> None:
                 f"The packed model answers {pair['prompt']!r} with {reply!r}; when evaluated it said "
                 f"{pair['reply']!r}. The release was not made. Run the same build again with: --force evaluation"
             )
-
-
-def _generation_config(recipe: Recipe, tokenizer: Tokenizer) -> dict[str, Any]:
-    ends = {"stop_ids": [tokenizer.end_of_prompt, tokenizer.end_of_text], "padding_id": tokenizer.padding}
-    return {"name": recipe.name, **recipe.generation.model_dump(mode="json"), **ends}
 
 
 def _training_manifest(recipe: Recipe, lineage: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -127,7 +128,3 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

@@ -2,9 +2,10 @@
 
 import datetime
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -13,7 +14,7 @@ from parakeet.errors import ParakeetError
 from parakeet.home import latest_release, release_folder
 from parakeet.model.config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig
 from parakeet.recipe import Generation
-from parakeet.tokenizer import SETTINGS_FILE, VOCABULARY_FILE
+from parakeet.tokenizer import SETTINGS_FILE, VOCABULARY_FILE, Tokenizer
 
 SUMS_FILE = "SHA256SUMS"
 GENERATION_FILE = "generation_config.json"
@@ -22,6 +23,16 @@ IMPORTED_FOLDER = "imported"
 NOT_SUMMED = (SUMS_FILE, MANIFEST_FILE)
 NEEDED = (WEIGHTS_FILE, CONFIG_FILE, GENERATION_FILE, VOCABULARY_FILE, SETTINGS_FILE)
 """What a chat opens."""
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def write_generation_config(directory: Path, name: str, generation: Generation, tokenizer: Tokenizer) -> None:
+    """What a chat needs beside weights, configuration and tokenizer: the model's name, settings and stop tokens."""
+    ends = {"stop_ids": [tokenizer.end_of_prompt, tokenizer.end_of_text], "padding_id": tokenizer.padding}
+    write_json(directory / GENERATION_FILE, {"name": name, **generation.model_dump(mode="json"), **ends})
 
 
 def write_sums(directory: Path) -> None:
