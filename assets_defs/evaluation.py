@@ -5,7 +5,8 @@ import dagster as dg
 from assets_defs.home import ParakeetHome
 from assets_defs.stage_asset import artifact_of, image, stage_asset
 from parakeet.artifact import Artifact
-from parakeet.evaluation.tables import BY_POSITION_PLOT_FILE, PLOT_FILE, REPORT_FILE, not_below_yardsticks
+from parakeet.evaluation.bits_per_byte import not_below_yardsticks
+from parakeet.evaluation.metrics import METRICS, REPORT_FILE
 
 
 @stage_asset("evaluation", kinds={"pytorch"})
@@ -18,8 +19,7 @@ def evaluation(artifact: Artifact) -> dict[str, Any]:
         **{f"bits_per_byte_{name}": value for name, value in measured.items()},
         **{f"exact_{task}": figures["accuracy"] for task, figures in exact.items()},
         "report": dg.MetadataValue.md((artifact.path / REPORT_FILE).read_text(encoding="utf-8")),
-        "bits_per_byte_plot": image(artifact.path / PLOT_FILE),
-        "bits_per_byte_by_position_plot": image(artifact.path / BY_POSITION_PLOT_FILE),
+        **{f"{metric.name}_plot": image(artifact.path / metric.plot_file) for metric in METRICS if metric.plot_file},
     }
 
 

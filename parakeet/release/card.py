@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from parakeet.evaluation.tables import bits_per_byte_table, exact_match_table, replies_table
+from parakeet.evaluation.metrics import model_card_sections
 from parakeet.model.config import ModelConfig
 from parakeet.recipe import Generation, Recipe
 
@@ -36,11 +36,7 @@ def render_card(
         "    parakeet chat --model .",
         "![Loss while training](loss_curve.png)",
         f"## Text\n\n{_text_table(recipe, shards)}",
-        "## Held-out bits per byte\n\n" + bits_per_byte_table(evaluation["bits_per_byte"]),
-        "![Bits per byte](bits_per_byte.png)",
-        "![Bits per byte by position](bits_per_byte_by_position.png)",
-        "## Exact answers to held-out questions\n\n" + exact_match_table(evaluation["exact_match"]),
-        "## Replies\n\n" + replies_table(evaluation["replies"]),
+        *model_card_sections(evaluation),
         "## Limits\n\nA tiny model for learning about language models. It says false things with confidence; nothing "
         f"it says is advice. The licences of the text above ({', '.join(licences)}) go with the weights. "
         "`training_manifest.json` traces them back to every source file; `sha256sum -c SHA256SUMS` checks the files.",

@@ -11,8 +11,8 @@ from typing import Any
 
 from parakeet.artifact import Artifact
 from parakeet.errors import ParakeetError
-from parakeet.evaluation.exact_match import replies_to
-from parakeet.evaluation.tables import BY_POSITION_PLOT_FILE, EVALUATION_FILE, PLOT_FILE, REPORT_FILE
+from parakeet.evaluation.metrics import EVALUATION_FILE, PLOT_FILES, REPORT_FILE
+from parakeet.evaluation.replies import replies_to
 from parakeet.generation.engine import load_engine
 from parakeet.home import checkout
 from parakeet.model.config import CONFIG_FILE, WEIGHTS_FILE
@@ -33,7 +33,7 @@ from parakeet.training.job import CURVE_FILE
 FILES = {
     "checkpoint": (WEIGHTS_FILE, CONFIG_FILE, CURVE_FILE),
     "tokenizer": (VOCABULARY_FILE, SETTINGS_FILE),
-    "evaluation": (EVALUATION_FILE, REPORT_FILE, PLOT_FILE, BY_POSITION_PLOT_FILE),
+    "evaluation": (EVALUATION_FILE, REPORT_FILE, *PLOT_FILES),
 }
 PACKAGES = ("torch", "tiktoken", "tokenizers", "safetensors", "datatrove", "pyarrow", "numpy", "dagster")
 
