@@ -1,4 +1,4 @@
-"""The model card: what the model is, what it was made from, how well it does, and what it must not be used for."""
+"""Model cards: what the model is, what it was made from, how good it is, and its limits."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,14 +13,17 @@ from parakeet.recipe import Generation, Recipe
 def render_card(
     recipe: Recipe, training: Mapping[str, Any], evaluation: Mapping[str, Any], shards: Mapping[str, Any]
 ) -> str:
-    """Markdown with the YAML header that model hubs read. Counts come from the stages' manifests."""
+    """The card of a model that was trained here: Markdown with the YAML header that model hubs read.
+
+    `training` and `shards` are the counts of those stages' manifests, `evaluation` is evaluation.json.
+    """
     licences = sorted({source.licence for source in recipe.sources})
     header = {
         "language": "en",
         "library_name": "parakeet",
         "pipeline_tag": "text-generation",
         "tags": ["parakeet", "alibi", "tiny"],
-        # Weights learnt from other people's text are not ours alone to license.
+        # We cannot license weights that were learned from other people's text.
         "license": "gpl-3.0" if licences == ["GPL-3.0-or-later"] else "other",
         "datasets": [source.name for source in recipe.sources],
     }
@@ -108,6 +111,6 @@ def _table(*rows: tuple[str, str]) -> str:
 
 
 def card_body(card: str) -> str:
-    """The card for a page that shows neither a YAML header nor pictures from files beside it."""
+    """The card without YAML header and pictures, for a page that cannot show them."""
     body = card.split("---\n", 2)[-1]
     return "\n".join(line for line in body.splitlines() if not line.startswith("!["))

@@ -1,4 +1,4 @@
-"""Stage `release`: the model as a directory that needs nothing else, and runs with no network."""
+"""Stage `release`: the model as a directory that needs nothing else and no network."""
 
 import json
 import platform
@@ -45,10 +45,10 @@ def make_release(
     output: Path,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Gather the files, write card, lineage and hashes, then prove that the directory works on its own.
+    """Collect the files, write card, lineage and hashes, then check that the directory works on its own.
 
-    `lineage` holds the manifest of every stage before this one. Raises ParakeetError if the packed model
-    does not reload, or answers otherwise than it did when it was evaluated.
+    `lineage` holds the manifest of every earlier stage. Raises ParakeetError if the packed model does not load, or
+    gives other answers than when it was evaluated.
     """
     for stage, names in FILES.items():
         for name in names:
@@ -61,8 +61,10 @@ def make_release(
     (output / "README.md").write_text(card, encoding="utf-8")
     write_sums(output)
     verify_release(output)
-    _prove(output, evaluation)
-    progress.say(f"The release reloads from its own files and answers as it did when evaluated: {recipe.name}.")
+    _check_replies(output, evaluation)
+    progress.say(
+        f"{recipe.name} loads from the release's own files and gives the same answers as when it was evaluated."
+    )
     return {
         "name": recipe.name,
         "parameters": training["parameters"],
@@ -71,20 +73,21 @@ def make_release(
     }
 
 
-def _prove(output: Path, evaluation: Mapping[str, Any]) -> None:
+def _check_replies(output: Path, evaluation: Mapping[str, Any]) -> None:
     """The packed model must repeat the replies that the evaluation recorded (same weights, same machine)."""
     recorded = evaluation["replies"][:2]
     replies = replies_to(load_engine(output, dtype="fp32"), [pair["prompt"] for pair in recorded])
     for pair, reply in zip(recorded, replies, strict=True):
         if reply != pair["reply"]:
             raise ParakeetError(
-                f"The packed model answers {pair['prompt']!r} with {reply!r}; when evaluated it said "
-                f"{pair['reply']!r}. The release was not made. Run the same build again with: --force evaluation"
+                f"The packed model answers {pair['prompt']!r} with {reply!r}; when it was evaluated "
+                f"it answered {pair['reply']!r}. The release was not made. Run the same build again with: "
+                "--force evaluation"
             )
 
 
 def _training_manifest(recipe: Recipe, lineage: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Where every byte came from: back to the hash of each source file."""
+    """The lineage of the model, back to the hash of every source file."""
     kept = ("fingerprint", "content", "version", "settings", "inputs", "counts", "made", "seconds")
     return {
         "recipe": recipe.model_dump(mode="json"),
@@ -98,7 +101,7 @@ def _training_manifest(recipe: Recipe, lineage: Mapping[str, Mapping[str, Any]])
 
 
 def _source_files(lineage: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """sha256 of every file that was read, by `<source>/<name>`, whether it lay here or was fetched."""
+    """sha256 of every source file, local or downloaded, by `<source>/<name>`."""
     fetched = {
         f"{stage.removeprefix(f'{SOURCE_FILES}/')}/{name}": entry["sha256"]
         for stage, manifest in lineage.items()
@@ -109,7 +112,7 @@ def _source_files(lineage: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 
 
 def _git_state() -> dict[str, Any] | None:
-    """Commit of the checkout that this code runs from; None where it is not one or git is missing."""
+    """Commit of the checkout that this code runs from; None outside a checkout or without git."""
     root = checkout()
     if root is None:
         return None
