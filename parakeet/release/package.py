@@ -63,7 +63,7 @@ def make_release(
     verify_release(output)
     _check_replies(output, evaluation)
     progress.say(
-        f"{recipe.name} loads from the release's own files and gives the same answers as when it was evaluated."
+        f"{recipe.name} loads from the release's own files and answers as it did in the evaluation."
     )
     return {
         "name": recipe.name,
