@@ -28,9 +28,6 @@ from parakeet.torch_archive import fault_of_archive
 if TYPE_CHECKING:
     from torch import Tensor
 
-SAFE_TORCH = (2, 10)
-"""Older versions have a memory corruption in torch.load(weights_only=True): CVE-2026-24747."""
-
 ALLOWANCE_BYTES = 512 << 20
 """Memory beyond torch itself and the mapped file. Reading the 378M model takes 0.05 GiB of it."""
 CHUNK_NUMBERS = 1 << 20
@@ -124,7 +121,6 @@ def convert(path: Path, output: Path, heads: int | None, context: int | None) ->
 
     from parakeet.model.transformer import save_tensors
 
-    require_safe_torch(torch.__version__)
     torch.set_num_threads(1)
     limit_memory(ALLOWANCE_BYTES)
     if fault := fault_of_archive(path, lambda n: _report(read=n)):
@@ -149,16 +145,6 @@ def convert(path: Path, output: Path, heads: int | None, context: int | None) ->
         "tensors": len(state),
         "versions": {"torch": torch.__version__, "safetensors": safetensors.__version__},
     }
-
-
-def require_safe_torch(version: str) -> None:
-    """Raise ParakeetError if this version of torch cannot safely read a file from strangers."""
-    match = re.match(r"(\d+)\.(\d+)", version)
-    if match is None or (int(match[1]), int(match[2])) < SAFE_TORCH:
-        raise ParakeetError(
-            f"torch {version} is installed; reading a .pth file safely needs torch {'.'.join(map(str, SAFE_TORCH))} or "
-            "newer (CVE-2026-24747). Upgrade it: pip install --upgrade torch"
-        )
 
 
 def limit_memory(more: int) -> None:
@@ -187,6 +173,7 @@ def load_state(path: Path) -> "dict[str, Tensor]":
     import torch
 
     try:
+        # Safe since torch 2.10 (CVE-2026-24747); this project requires a newer one.
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except MemoryError:
         raise

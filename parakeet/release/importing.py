@@ -4,7 +4,6 @@ torch is imported only by the export. A checkpoint is read by `parakeet.model.or
 """
 
 import errno
-import hashlib
 import platform
 import re
 import shutil
@@ -16,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from parakeet import __version__
-from parakeet.artifact import PARTIAL_PREFIX, explain_os_error, sync_directory, sync_file
+from parakeet.artifact import PARTIAL_PREFIX, explain_os_error, sha256_of, sync_directory, sync_file
 from parakeet.errors import ParakeetError
 from parakeet.home import home
 from parakeet.locking import exclusive
 from parakeet.model.config import ModelConfig
 from parakeet.model.original import VOCABULARY_ROWS, layout
 from parakeet.model.original_reader import RefusedCheckpoint, read_checkpoint
-from parakeet.progress import Progress, Task
+from parakeet.progress import Progress
 from parakeet.recipe import Generation, Recipe
 from parakeet.release.card import render_original_card
 from parakeet.release.verify import (
@@ -43,7 +42,6 @@ ORIGINAL_GENERATION = Generation(
 """The settings of the original project's chat."""
 
 MAX_NAME = 64
-BYTES_PER_MB = 1_000_000
 
 
 def import_checkpoint(
@@ -52,8 +50,6 @@ def import_checkpoint(
     progress: Progress,
     heads: int | None = None,
     context: int | None = None,
-    name: str | None = None,
-    generation: Generation = ORIGINAL_GENERATION,
 ) -> dict[str, Any]:
     """Fill the empty folder `output` with a release of the checkpoint at `path`: the same weights, bit for bit.
 
@@ -63,18 +59,20 @@ def import_checkpoint(
     """
     path = path.absolute()
     before = _size_and_time(path)
-    name = name or slug(path.stem)
+    name = slug(path.stem)
     # The vocabulary comes first: it may have to be downloaded, and reading the checkpoint takes minutes.
     tokenizer = cl100k_base(known=sorted(home().glob(f"*/*/{VOCABULARY_FILE}")))
-    with progress.task("import", 3 * before[0] / BYTES_PER_MB, "MB") as task:
-        digest = _sha256(path, task)
-        facts = read_checkpoint(path, output, heads, context, progress, lambda n: task.advance(n / BYTES_PER_MB))
+    # Hashed here, then read twice by the reader: for the CRC-32s, and to look for NaN.
+    with progress.task("import", 3 * before[0], "bytes") as task:
+        digest = sha256_of(path)
+        task.advance(before[0])
+        facts = read_checkpoint(path, output, heads, context, progress, task.advance)
     if _size_and_time(path) != before:
         raise ParakeetError(f"{path} changed while it was read: wait until it is complete, and import it again.")
     tokenizer.save(output)
     config = ModelConfig.load(output)
     source = {"file_name": path.name, "n_bytes": before[0], "sha256": digest, "tensors": facts["tensors"]}
-    write_generation_config(output, name, generation, tokenizer)
+    write_generation_config(output, name, ORIGINAL_GENERATION, tokenizer)
     # All that is known of where the weights come from: the file does not say how they were trained.
     manifest = {
         "imported_from": source,
@@ -83,7 +81,7 @@ def import_checkpoint(
         "packages": {"parakeet": __version__, "python": platform.python_version(), **facts["versions"]},
     }
     write_json(output / TRAINING_MANIFEST_FILE, manifest)
-    (output / "README.md").write_text(render_original_card(name, source, config, generation), encoding="utf-8")
+    (output / "README.md").write_text(render_original_card(name, source, config, ORIGINAL_GENERATION), encoding="utf-8")
     write_sums(output)
     verify_release(output)
     progress.say(f"{path.name}: {facts['parameters']:,} parameters, identical bit for bit, are now in safetensors.")
@@ -212,15 +210,3 @@ def _size_and_time(path: Path) -> tuple[int, int]:
     if not path.is_file():
         raise ParakeetError(f"{path} is not a file: give the .pth file itself.")
     return status.st_size, status.st_mtime_ns
-
-
-def _sha256(path: Path, task: Task) -> str:
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while piece := file.read(1 << 20):
-                digest.update(piece)
-                task.advance(len(piece) / BYTES_PER_MB)
-    except OSError as error:
-        raise ParakeetError(f"{path} cannot be read: {error.strerror}.") from None
-    return digest.hexdigest()

@@ -62,9 +62,7 @@ def make_release(
     write_sums(output)
     verify_release(output)
     _check_replies(output, evaluation)
-    progress.say(
-        f"{recipe.name} loads from the release's own files and answers as it did in the evaluation."
-    )
+    progress.say(f"{recipe.name} loads from the release's own files and answers as it did in the evaluation.")
     return {
         "name": recipe.name,
         "parameters": training["parameters"],

@@ -164,8 +164,8 @@ def test_options_for_a_file_whose_name_says_nothing(vocabulary: None, tmp_path: 
     with pytest.raises(ParakeetError, match=r"neither does the file name .*--heads N"):
         import_file(path, tmp_path / "out", None, 64, Progress())
     assert not (tmp_path / "out").exists()
-    counts = import_checkpoint(path, _made(tmp_path / "out"), Progress(), heads=4, context=64, name="mine")
-    assert counts["name"] == open_release(tmp_path / "out").name == "mine"
+    counts = import_checkpoint(path, _made(tmp_path / "out"), Progress(), heads=4, context=64)
+    assert counts["name"] == open_release(tmp_path / "out").name == "my-weights"
     assert ModelConfig.load(tmp_path / "out") == ModelConfig(2, 4, 8, 64, 100_288, dropout=0.07)
 
 
