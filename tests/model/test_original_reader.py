@@ -229,30 +229,43 @@ def saved() -> bytes:
 WHOLE = saved()
 
 
-def test_a_file_of_a_big_endian_machine_holds_the_same_numbers(tmp_path: Path) -> None:
-    path = tmp_path / "a.pth"
+def rewritten(path: Path, change: Callable[[str, bytes], bytes | None]) -> Path:
+    """WHOLE with every member changed, or left out where `change` gives None."""
     with zipfile.ZipFile(io.BytesIO(WHOLE)) as there, zipfile.ZipFile(path, "w") as here:
         for name in there.namelist():
-            content = there.read(name)
-            if "/data/" in name:
-                content = np.frombuffer(content, "<f4").astype(">f4").tobytes()
-            here.writestr(name, b"big" if name.endswith("byteorder") else content)
+            if (content := change(name, there.read(name))) is not None:
+                here.writestr(name, content)
     assert fault_of_archive(path, lambda n: None) is None
-    loaded = load_state(path)
+    return path
+
+
+def test_a_file_of_a_big_endian_machine_holds_the_same_numbers(tmp_path: Path) -> None:
+    def swapped(name: str, content: bytes) -> bytes:
+        if name.endswith("byteorder"):
+            return b"big"
+        return np.frombuffer(content, "<f4").astype(">f4").tobytes() if "/data/" in name else content
+
+    loaded = load_state(rewritten(tmp_path / "a.pth", swapped))
     assert all(torch.equal(loaded[key], STATE[key]) for key in STATE)
 
 
 def test_a_file_of_an_older_torch_with_a_gpu_is_read_on_the_cpu(tmp_path: Path) -> None:
-    path = tmp_path / "a.pth"
-    with zipfile.ZipFile(io.BytesIO(WHOLE)) as there, zipfile.ZipFile(path, "w") as here:
-        for name in there.namelist():
-            content = there.read(name).replace(b"X\x03\x00\x00\x00cpu", b"X\x06\x00\x00\x00cuda:0")
-            if name.endswith(("data.pkl", "/version")) or "/data/" in name:
-                here.writestr(name, content)
+    def older(name: str, content: bytes) -> bytes | None:
+        known = name.endswith(("data.pkl", "/version")) or "/data/" in name
+        return content.replace(b"X\x03\x00\x00\x00cpu", b"X\x06\x00\x00\x00cuda:0") if known else None
+
+    path = rewritten(tmp_path / "a.pth", older)
     assert b"cuda:0" in path.read_bytes()
-    assert fault_of_archive(path, lambda n: None) is None
     loaded = load_state(path)
     assert all(torch.equal(loaded[key], STATE[key]) and loaded[key].device.type == "cpu" for key in STATE)
+
+
+def test_a_shape_larger_than_its_storage_is_refused(tmp_path: Path) -> None:
+    """(2, 3) becomes (2, 2³¹ − 1)."""
+    huge = b"K\x02J\xff\xff\xff\x7f"
+    path = rewritten(tmp_path / "a.pth", lambda name, content: content.replace(b"K\x02K\x03", huge))
+    with pytest.raises(ParakeetError, match=r"as plain weights: (Trying to resize storage|.* out of bounds)"):
+        load_state(path)
 
 
 @settings(max_examples=300, deadline=None)
