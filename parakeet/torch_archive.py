@@ -51,7 +51,7 @@ _OTHER_FORMATS = {
     ),
 }
 _BROKEN_ZIP = (
-    zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, OverflowError, KeyError
+    zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, OverflowError, KeyError, struct.error
 )  # fmt: skip
 """What zipfile raises for damaged archives, besides OSError with EINVAL for seeks to impossible offsets."""
 
@@ -116,10 +116,9 @@ def _shown(text: str) -> str:
 
 
 def _fault_of_end(archive: zipfile.ZipFile, file: BinaryIO) -> str | None:
-    """The records at the end must be, byte for byte, those that belong to the directory that zipfile found.
+    """The records at the end must be exactly those of the directory that zipfile found (APPNOTE 6.3, 4.3.14 to 4.3.16).
 
-    Otherwise bytes are missing or follow the archive, or another reader, such as torch's, may find another directory.
-    For formats see APPNOTE 6.3, sections 4.3.14 to 4.3.16.
+    Otherwise bytes are missing or added, or another reader, such as torch's, could find another directory.
     """
     size = file.seek(0, io.SEEK_END)
     file.seek(max(0, size - _END_64.size - _END.size))

@@ -110,6 +110,7 @@ def test_what_torch_save_writes_is_accepted(tmp_path: Path) -> None:
             archive({"archive/data.pkl": pickle.dumps({}, 2)}, before=b"PK\x03\x04junk"),
             "before its archive begins",
         ),
+        (archive({"a/data.pkl": b"PK\x06\x06" + bytes(16)}), "is a damaged archive"),
         (archive({}), "is not a checkpoint that torch.save wrote: it begins with 50 4b 05 06"),
         (archive({"a/b.txt": b"x"}), "none that torch.save wrote: it has no data.pkl"),
         (archive({"../../etc/data.pkl": pickle.dumps({}, 2)}), "none that torch.save wrote: it has no data.pkl"),

@@ -1,4 +1,4 @@
-"""From a checkpoint in the original's layout to a release and back, through the process that reads strangers' files."""
+"""From a checkpoint in the original's layout to a release and back, through the process that reads it."""
 
 import hashlib
 import json
@@ -75,14 +75,14 @@ def test_an_import_is_a_release(home: Path, imported: Path, checkpoint: Path) ->
     assert Tokenizer.load(imported).rows == config.vocabulary_rows
 
 
-def test_every_weight_is_as_it_was(imported: Path) -> None:
+def test_every_weight_is_the_same(imported: Path) -> None:
     state, weights = original_state(LAYERS, WIDTH), load_model(imported, "cpu").state_dict()
     for entry in layout(LAYERS, WIDTH):
         assert torch.equal(weights[entry.name], state[entry.key]), entry
     assert sum(tensor.numel() for tensor in weights.values()) == generator["parameter_count"](state)
 
 
-def test_card_and_manifest_say_where_it_comes_from(imported: Path, checkpoint: Path) -> None:
+def test_card_and_manifest_name_the_source(imported: Path, checkpoint: Path) -> None:
     digest = sha256(checkpoint)
     card = (imported / "README.md").read_text(encoding="utf-8")
     assert yaml.safe_load(card.split("---")[1])["license"] == "other"
@@ -126,7 +126,7 @@ def test_the_stage_makes_the_same_and_counts_it(home: Path, imported: Path, chec
     assert sha256(tmp_path / SUMS_FILE) == sha256(imported / SUMS_FILE)
 
 
-def test_a_folder_that_is_there_is_never_touched(home: Path, imported: Path, checkpoint: Path, tmp_path: Path) -> None:
+def test_an_existing_folder_is_never_touched(home: Path, imported: Path, checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(ParakeetError, match="already exists"):
         import_file(checkpoint, None, None, None, Progress())
     (tmp_path / "empty").mkdir()
@@ -136,7 +136,7 @@ def test_a_folder_that_is_there_is_never_touched(home: Path, imported: Path, che
 
 
 @pytest.mark.parametrize("name", ["missing.pth", "."])
-def test_what_is_no_file_is_refused(home: Path, tmp_path: Path, name: str) -> None:
+def test_only_a_file_can_be_imported(home: Path, tmp_path: Path, name: str) -> None:
     with pytest.raises(ParakeetError, match=r"cannot be read|is not a file"):
         import_file(tmp_path / name, tmp_path / "out", 2, 64, Progress())
     assert list(tmp_path.iterdir()) == []
@@ -233,10 +233,10 @@ def test_an_import_elsewhere_touches_nothing_in_the_home(
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_of_two_imports_of_one_target_the_second_waits(
+def test_of_two_imports_to_the_same_target_the_second_waits(
     imported: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They need not have one home."""
+    """They need not have the same home."""
     program = (
         "import sys\n"
         "from pathlib import Path\n"
