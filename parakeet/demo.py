@@ -5,8 +5,9 @@ import sys
 
 from parakeet.chat.session import Session
 from parakeet.errors import ParakeetError
-from parakeet.evaluation.exact_match import GREEDY
-from parakeet.evaluation.tables import EVALUATION_FILE, NOT_APPLICABLE
+from parakeet.evaluation.exact_match import NOT_APPLICABLE
+from parakeet.evaluation.metrics import EVALUATION_FILE
+from parakeet.evaluation.replies import GREEDY
 from parakeet.generation.engine import load_engine
 from parakeet.home import home, latest_release
 from parakeet.release.verify import open_release

@@ -1,17 +1,16 @@
-"""The one filter for everything printed that Parakeet did not write itself.
+"""The one filter for all printed text that Parakeet did not write itself.
 
-Text of a model, a corpus, a file name or another program's error can hold what steers a terminal:
-control characters, escape sequences in their 7-bit and 8-bit forms (ECMA-48 §5, §8.3) and the Unicode
-characters that reorder or hide text (UAX #9). All of it is taken out; newline and tab stay, and so does
-the zero-width joiner, which emoji need. What comes out holds no character that could begin a sequence,
-so the filter is idempotent.
+The text of a model, a corpus, a file name or another program's error can control a terminal: by control characters,
+escape sequences in their 7-bit and 8-bit forms (ECMA-48 §5, §8.3) and Unicode characters that reorder or hide text
+(UAX #9). All of these are removed. Newline and tab stay, and so does the zero-width joiner, which emoji need. The
+result holds no character that could begin a sequence, so the filter is idempotent.
 """
 
 import re
 
 LONGEST_SEQUENCE = 256
-"""Characters after which an escape sequence without an end is taken for text. Terminals wait for ever,
-so that one unterminated OSC would hide the whole rest of a reply."""
+"""An escape sequence without an end counts as text after this many characters. A terminal would wait for ever, so that
+one unterminated OSC would hide the rest of a reply."""
 
 _ESCAPE = "\x1b"
 _STRINGS = "]PX^_"  # OSC, DCS, SOS, PM, APC, each after ESC
@@ -26,10 +25,10 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def sanitise(text: str) -> str:
-    """The text with everything taken out that steers a terminal; newlines and tabs stay.
+    """The text without anything that controls a terminal; newlines and tabs stay.
 
-    A carriage return goes, so CRLF becomes a newline. A lone surrogate becomes U+FFFD, so the result
-    can always be encoded.
+    A carriage return is removed, so CRLF becomes a newline. A lone surrogate becomes U+FFFD, so the result can always
+    be encoded.
     """
     sanitiser = Sanitiser()
     return sanitiser.feed(text) + sanitiser.finish()
@@ -40,18 +39,18 @@ def _clean(text: str) -> str:
 
 
 class Sanitiser:
-    """`sanitise` for a stream: the pieces fed may split a sequence anywhere without changing the result.
+    """`sanitise` for a stream. Sequences may be split between pieces; the result is the same.
 
-    At most `LONGEST_SEQUENCE` characters are held back, while a sequence is open.
+    While a sequence is open, at most `LONGEST_SEQUENCE` characters are held back.
     """
 
     def __init__(self) -> None:
-        self._introducer = ""  # "" outside a sequence, else ESC, ESC [ or ESC and one of _STRINGS
+        self._introducer = ""  # "" outside a sequence; else ESC, ESC [, or ESC with one of _STRINGS
         self._body = ""
-        self._string_escape = False  # inside a string, an ESC was read that may begin its terminator
+        self._string_escape = False  # inside a string, after an ESC that may begin its terminator
 
     def feed(self, text: str) -> str:
-        """What of the text so far can be printed now."""
+        """Take the next piece and return what can be printed now."""
         out = []
         position = 0
         while position < len(text):
@@ -68,14 +67,14 @@ class Sanitiser:
         return "".join(out)
 
     def finish(self) -> str:
-        """The rest, at the end of the stream; the sanitiser can then be used for another one."""
+        """The rest, at the end of the stream; then the sanitiser can be used for another one."""
         return self._give_up()
 
     def _begin(self, character: str) -> None:
         self._introducer = _ESCAPE + _C1_INTRODUCERS.get(character, "")
 
     def _give_up(self) -> str:
-        """Leave the sequence: only its introducer is dropped, what followed was text after all."""
+        """Leave the sequence and drop only its introducer: what followed was text after all."""
         text = _clean(self._body)
         self._leave()
         return text
@@ -85,7 +84,7 @@ class Sanitiser:
         return ""
 
     def _step(self, character: str) -> str:
-        """One character inside a sequence; returns what this releases."""
+        """Process one character inside a sequence; returns the text that it releases."""
         if self._string_escape:
             if character == "\\":
                 return self._leave()
@@ -96,7 +95,7 @@ class Sanitiser:
         if not kind and not self._body and (character == "[" or character in _STRINGS):
             self._introducer += character
             return ""
-        # ECMA-48: intermediate bytes are 0x20-0x2F, a CSI's parameters 0x30-0x3F, the last byte is above.
+        # ECMA-48: intermediate bytes are 0x20-0x2F, parameters of a CSI 0x30-0x3F; the last byte is above.
         last_of_body = "?" if kind else "/"
         if " " <= character <= last_of_body:
             return self._hold(character)

@@ -2,8 +2,8 @@
 
     python tests/original_checkpoint.py OUT.pth [--layers 18 --heads 18 --width 1152 --context 8192 --seed 1]
 
-Shares no code with parakeet: it is the other side of the import's tests. Heads and context change nothing in the
-file; they belong into its name, which `original_name` makes.
+Shares no code with parakeet, so that the import's tests compare two sources. Heads and context change nothing in the
+file; they belong in its name, which `original_name` makes.
 """
 
 import argparse
@@ -19,14 +19,14 @@ ROWS = 100_288
 
 
 def original_name(layers: int, heads: int, width: int, context: int) -> str:
-    """A file name that says what the original's says."""
+    """A file name in the form of the original's."""
     return f"parakeet8k-c{context}-d{width}-fexp4_v{ROWS}_h{heads}_l{layers}-alibi+gqa2.pth"
 
 
 def original_state(layers: int = 2, width: int = 16, seed: int = 1) -> "OrderedDict[str, Tensor]":
-    """A state dict as the original's module gives it: tied and shared tensors stand in it several times.
+    """A state dict as the original's module returns it: tied and shared tensors appear several times.
 
-    Norms are not all ones, so that a swapped or missing one shows. Memory: the weights once.
+    Norms are not all ones, so that a test notices a swapped or missing one. Memory: the weights once.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -58,9 +58,9 @@ def original_state(layers: int = 2, width: int = 16, seed: int = 1) -> "OrderedD
 
 
 def module_versions(keys: Iterable[str]) -> OrderedDict[str, dict[str, int]]:
-    """What torch's Module.state_dict() notes beside the tensors, in its attribute `_metadata`: torch.save keeps it.
+    """The attribute `_metadata` of what torch's Module.state_dict() returns; torch.save keeps it.
 
-    A real module's names those without tensors too, such as dropout.
+    A real one also names modules without tensors, such as dropout.
     """
     modules = [""]
     for key in keys:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from parakeet.data.tokens.shards import TokenShards
 from parakeet.errors import ParakeetError
-from parakeet.evaluation.bits_per_byte import choose_documents
+from parakeet.evaluation.scoring import choose_documents
 from parakeet.generation.decoder import DTYPES, Decoder
 from parakeet.model.transformer import load_model
 from parakeet.stages import Build, active_recipe

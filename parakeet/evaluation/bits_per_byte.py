@@ -2,130 +2,94 @@
 
 import lzma
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 
-from parakeet.data.tokens.loader import place_rows
-from parakeet.data.tokens.packing import pack
-from parakeet.data.tokens.shards import TokenShards
 from parakeet.errors import ParakeetError
-from parakeet.model.loss import token_losses
-from parakeet.model.transformer import Parakeet
-from parakeet.progress import Progress
-from parakeet.tokenizer import Tokenizer
+from parakeet.evaluation.base import Metric, Subject
 
-TOKENS_PER_BATCH = 8192
+Figures = Mapping[str, Mapping[str, Any] | None]
 
 
-@dataclass(frozen=True)
-class BitsPerByte:
-    """Bits a byte of content (roles and ends count neither as bits nor as bytes); lower is better."""
+class BitsPerByte(Metric):
+    """Σ −log2 p(content token) / UTF-8 bytes of content. Roles and ends count neither as bits nor as bytes.
 
-    documents: int
-    n_bytes: int
-    model: float
-    unigram: float
-    xz: float
-
-
-def choose_documents(shards: TokenShards, source: int, max_bytes: int) -> list[int]:
-    """Documents of one source, in file order, up to about `max_bytes` of content."""
-    numbers = np.flatnonzero(shards.sources() == source)
-    before = np.cumsum(shards.n_bytes()[numbers]) - shards.n_bytes()[numbers]
-    chosen: list[int] = numbers[before < max_bytes].tolist()
-    return chosen
-
-
-def measure(
-    model: Parakeet,
-    tokenizer: Tokenizer,
-    shards: TokenShards,
-    documents: list[int],
-    unigram: np.ndarray,
-    row_tokens: int,
-    progress: Progress,
-) -> BitsPerByte:
-    """Measure some documents of `shards`. `unigram` (rows,) holds −log2 p of every id.
-
-    bits = Σ −log2 p(content token), bytes = UTF-8 bytes of the content.
+    The figures of a source: documents, n_bytes, and the bits per byte of the model, a unigram model with the same
+    tokenizer, and `xz -9`. None for a source without documents to measure.
     """
-    content = read_whole(shards, documents)
+
+    name = "bits_per_byte"
+    title = "Held-out bits per byte"
+    introduction = (
+        "Lower is better. The unigram model has the same tokenizer; `xz -9` compresses the same bytes, concatenated."
+    )
+    plot_file = "bits_per_byte.png"
+    plot_title = "Bits per byte"
+
+    def measure(self, subject: Subject) -> dict[str, dict[str, Any] | None]:
+        from parakeet.evaluation.scoring import unigram_bits
+
+        unigram = unigram_bits(subject.tokenizer, subject.train)
+        return {
+            source: _measure_source(subject, documents, unigram) if documents else None
+            for source, documents in subject.documents.items()
+        }
+
+    def render(self, figures: Figures) -> str:
+        rows = ["| source | documents | bytes | this model | unigram | xz -9 |", "|---|---:|---:|---:|---:|---:|"]
+        for name, bits in figures.items():
+            if bits is None:
+                rows.append(f"| {name} | | too little held out to measure | | | |")
+            else:
+                columns = " | ".join(f"{bits[key]:.3f}" for key in ("model", "unigram", "xz"))
+                rows.append(f"| {name} | {bits['documents']:,} | {bits['n_bytes']:,} | {columns} |")
+        return "\n".join(rows)
+
+    def draw(self, figures: Figures, path: Path) -> None:
+        """Bars by source: the model beside its yardsticks."""
+        from matplotlib.figure import Figure
+
+        measured = {name: bits for name, bits in figures.items() if bits is not None}
+        figure = Figure(figsize=(6.4, 1.2 + 0.8 * max(1, len(measured))), dpi=100, layout="constrained")
+        axes = figure.add_subplot()
+        series = (("model", "this model", "#1b7837"), ("xz", "xz -9", "#9e9ac8"), ("unigram", "unigram", "#bdbdbd"))
+        for offset, (key, label, colour) in enumerate(series):
+            positions = [index + 0.27 * (offset - 1) for index in range(len(measured))]
+            bars = axes.barh(positions, [bits[key] for bits in measured.values()], 0.25, label=label, color=colour)
+            axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)
+        axes.set_yticks(range(len(measured)), list(measured))
+        axes.invert_yaxis()
+        axes.set_xlabel("bits per byte of held-out text (lower is better)")
+        axes.margins(x=0.12)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=8)
+        figure.savefig(path)
+
+
+def not_below_yardsticks(figures: Figures) -> list[str]:
+    """The measured sources on which the model needs as many bits as the unigram model or `xz -9`, or more."""
+    measured = {name: bits for name, bits in figures.items() if bits is not None}
+    return [name for name, bits in measured.items() if bits["model"] >= min(bits["unigram"], bits["xz"])]
+
+
+def _measure_source(subject: Subject, documents: Sequence[int], unigram: np.ndarray) -> dict[str, Any]:
+    """`unigram` (vocabulary rows,) holds −log2 p of every id."""
+    from parakeet.evaluation.scoring import is_control, model_bits, read_whole
+
+    tokenizer = subject.tokenizer
+    content = read_whole(subject.held_out, documents)
     content = content[~is_control(tokenizer)[content]]
     text = b"".join(map(tokenizer.token_bytes, content.tolist()))
-    bits = _model_bits(model, tokenizer, shards, documents, row_tokens, progress)
+    bits = model_bits(subject, documents)
     if not math.isfinite(bits):
         raise ParakeetError("The model's held-out loss is not finite: its weights are unusable.")
-    return BitsPerByte(
-        documents=len(documents),
-        n_bytes=len(text),
-        model=bits / len(text),
-        unigram=float(unigram[content].sum()) / len(text),
-        xz=8 * len(lzma.compress(text, preset=9)) / len(text),
-    )
-
-
-def read_whole(shards: TokenShards, documents: list[int]) -> np.ndarray:
-    """Ids (n,) uint32 of some documents, one after the other; ParakeetError where one is beyond the vocabulary."""
-    numbers = np.array(documents, np.int64)
-    return shards.read(numbers, np.zeros_like(numbers), shards.lengths()[numbers])
-
-
-def unigram_bits(tokenizer: Tokenizer, shards: TokenShards) -> np.ndarray:
-    """(rows,) −log2 p of each ordinary id in `shards`, add-one smoothed; control ids have no part in it."""
-    counts = shards.id_counts()
-    ordinary = np.array(tokenizer.defined_ids())
-    smoothed = np.zeros(tokenizer.rows)
-    smoothed[ordinary] = counts[ordinary] + 1.0
-    with np.errstate(divide="ignore"):
-        return -np.log2(smoothed / smoothed.sum())
-
-
-@torch.no_grad()
-def _model_bits(
-    model: Parakeet,
-    tokenizer: Tokenizer,
-    shards: TokenShards,
-    documents: list[int],
-    row_tokens: int,
-    progress: Progress,
-) -> float:
-    """Bits of all content tokens, each predicted from what precedes it in its row's document."""
-    numbers = np.array(documents, np.int64)
-    rows = pack(shards.lengths()[numbers], row_tokens)
-    rows = replace(rows, document=numbers[rows.document])
-    control = is_control(tokenizer)
-    step = rows_per_batch(row_tokens)
-    nats = 0.0
-    with progress.task("held-out bits per byte", len(rows), "rows") as task:
-        for begin in range(0, len(rows), step):
-            some = rows.take(np.arange(begin, min(begin + step, len(rows))))
-            placed = place_rows(shards, some, row_tokens, tokenizer.padding)
-            counted = (placed.documents >= 0) & ~control[placed.following]
-            nats += float(content_nats(model, placed.inputs, placed.following, placed.documents, counted).sum())
-            task.advance(len(some))
-    return nats / math.log(2)
-
-
-def rows_per_batch(row_tokens: int) -> int:
-    """Long rows go one by one: the memory of a batch stays the same up to TOKENS_PER_BATCH, and linear beyond."""
-    return max(1, TOKENS_PER_BATCH // row_tokens)
-
-
-def content_nats(
-    model: Parakeet, inputs: np.ndarray, targets: np.ndarray, documents: np.ndarray, counted: np.ndarray
-) -> np.ndarray:
-    """−log p in nats (n,) float64 of the targets where `counted` is true, in their order; all (rows, row_tokens)."""
-    device = model.embedding.weight.device
-    hidden = model(torch.from_numpy(inputs).to(device), torch.from_numpy(documents).to(device))
-    where = torch.from_numpy(counted).to(device)
-    losses = token_losses(hidden[where], model.embedding.weight, torch.from_numpy(targets).to(device)[where])
-    return losses.double().cpu().numpy()
-
-
-def is_control(tokenizer: Tokenizer) -> np.ndarray:
-    """(rows,) whether an id is a control token, which is no content."""
-    controls = np.zeros(tokenizer.rows, np.bool_)
-    controls[list(tokenizer.control_ids)] = True
-    return controls
+    return {
+        "documents": len(documents),
+        "n_bytes": len(text),
+        "model": bits / len(text),
+        "unigram": float(unigram[content].sum()) / len(text),
+        "xz": 8 * len(lzma.compress(text, preset=9)) / len(text),
+    }

@@ -1,26 +1,21 @@
-"""Bits per byte by position in the row: whether a model still predicts well further out than it was trained.
+"""Bits per byte by position in the sequence: whether a model still predicts well further out than it was trained.
 
-ALiBi (Press et al. 2021, arXiv 2108.12409) promises that it does. A row is a source's held-out documents one after
-the other WITHOUT a document mask, as if they were one document: then every position has as many tokens, and the
-attention really reaches back to the beginning of the row. Training masks other documents, so that a model of short
-documents meets something new long before the end of its training rows: that is in the figures too.
+ALiBi (Press et al. 2021, arXiv 2108.12409) promises that it does. A sequence is a source's held-out documents one
+after the other WITHOUT a document mask, as if they were one document: then every position has as many tokens, and
+attention really reaches back to the beginning of the sequence. Training masks other documents, so a model of short
+documents meets something new long before the end of its training sequences; the figures include that too.
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
 from itertools import count, pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from parakeet.data.tokens.shards import TokenShards
 from parakeet.errors import ParakeetError
-from parakeet.evaluation.bits_per_byte import content_nats, is_control, read_whole, rows_per_batch
-from parakeet.model.transformer import Parakeet
-from parakeet.progress import Progress
+from parakeet.evaluation.base import Metric, Subject
 from parakeet.tokenizer import Tokenizer
 
 FIRST_BUCKET = 16
@@ -28,72 +23,119 @@ FIRST_BUCKET = 16
 LEAST_ROWS = 2
 """Fewer have no standard error."""
 MOST_TOKENS, ENOUGH_ROWS = 32_768, 8
-"""No more tokens are measured than this, or than so many rows have: 32 rows of 1,024 take the demo's model 4 s on two
-cores."""
+"""No more tokens are measured than this, or than so many sequences have: 32 sequences of 1,024 take the demo's model
+4 s on two cores."""
 CAPTION = (
     "Held-out documents one after the other, without a document mask; bars: one standard error over rows.\n"
     "A point is a power of two of positions: 0–15, 16–31, 32–63, …"
 )
 
 
-@dataclass(frozen=True)
-class Bucket:
-    """Positions `first` to `last` of the rows: a position's token is predicted from `position + 1` tokens.
+class BitsPerByteByPosition(Metric):
+    """`longest_trained_row_tokens`, and by source {"row_tokens", "rows", "buckets"}, or None for too little text.
 
-    `tokens` and `n_bytes` are of content; control tokens count as neither. `standard_error` is that of the ratio of
-    bits to bytes over rows.
+    A source is measured up to `position_tokens` positions, or up to the largest power of two that its text has two
+    sequences of. A bucket holds positions `first` to `last`; a position's token is predicted from `position + 1`
+    tokens. Its `tokens` and `n_bytes` are of content; control tokens count as neither. `standard_error` is that of the
+    ratio of bits to bytes over sequences. Buckets without content are left out.
     """
 
-    first: int
-    last: int
-    tokens: int
-    n_bytes: int
-    bits_per_byte: float
-    standard_error: float
+    name = "bits_per_byte_by_position"
+    title = "Held-out bits per byte by position"
+    on_model_card = False
+    plot_file = "bits_per_byte_by_position.png"
+    plot_title = "Bits per byte by position"
+
+    def measure(self, subject: Subject) -> dict[str, Any]:
+        sources = {
+            name: _measure_source(subject, documents) if documents else None
+            for name, documents in subject.documents.items()
+        }
+        return {"longest_trained_row_tokens": max(subject.recipe.packing.lengths), "sources": sources}
+
+    def render(self, figures: Mapping[str, Any]) -> str:
+        """What was measured, in words, and a table with one column for each source."""
+        sources = {name: found for name, found in figures["sources"].items() if found is not None}
+        method = (
+            "Held-out documents one after the other, without a document mask, so that every position is predicted from "
+            f"all before it. The model was trained on rows of up to {figures['longest_trained_row_tokens']:,} tokens. "
+            "± is one standard error over rows."
+        )
+        if not sources:
+            return f"{method}\n\nNot measured: it takes held-out text for two rows of 32 tokens."
+        cells = {
+            (bucket["first"], bucket["last"], name): f"{bucket['bits_per_byte']:.3f} ± {bucket['standard_error']:.3f}"
+            for name, found in sources.items()
+            for bucket in found["buckets"]
+        }
+        rows = [f"| positions | {' | '.join(sources)} |", "|---|" + "---:|" * len(sources)]
+        for first, last in sorted({(first, last) for first, last, _ in cells}):
+            columns = " | ".join(cells.get((first, last, name), "") for name in sources)
+            rows.append(f"| {first:,} to {last:,} | {columns} |")
+        columns = " | ".join(f"{found['rows']:,} of {found['row_tokens']:,} tokens" for found in sources.values())
+        return "\n".join([method, "", *rows, f"| rows measured | {columns} |"])
+
+    def draw(self, figures: Mapping[str, Any], path: Path) -> None:
+        """One line a source over log2 of the position, with a mark where training ended."""
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import FuncFormatter
+
+        measured = {name: found for name, found in figures["sources"].items() if found is not None}
+        trained = figures["longest_trained_row_tokens"]
+        figure = Figure(figsize=(6.4, 4.0), dpi=100, layout="constrained")
+        axes = figure.add_subplot()
+        for name, found in measured.items():
+            buckets = found["buckets"]
+            middles = [(bucket["first"] + bucket["last"]) / 2 for bucket in buckets]
+            values, errors = ([bucket[key] for bucket in buckets] for key in ("bits_per_byte", "standard_error"))
+            axes.errorbar(middles, values, errors, marker="o", markersize=4, capsize=3, label=name)
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda position, _: f"{position:,.0f}"))
+        axes.axvline(trained, color="#636363", linestyle="--", linewidth=1)
+        axes.annotate(
+            f"trained up to {trained:,}",
+            (trained, 1.0),
+            (-4, -4),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            ha="right",
+            va="top",
+            fontsize=8,
+            color="#636363",
+        )
+        axes.set_xlabel("position in the row (tokens)")
+        axes.set_ylabel("bits per byte (lower is better)")
+        axes.spines[["top", "right"]].set_visible(False)
+        if measured:
+            axes.legend(frameon=False, fontsize=8)
+        figure.suptitle(CAPTION, fontsize=8)
+        figure.savefig(path)
 
 
-@dataclass(frozen=True)
-class ByPosition:
-    """Rows of `row_tokens` positions, and their buckets; those without content are left out."""
+def _measure_source(subject: Subject, documents: Sequence[int]) -> dict[str, Any] | None:
+    from parakeet.evaluation.scoring import is_control, read_whole
 
-    row_tokens: int
-    rows: int
-    buckets: list[Bucket]
-
-
-def measure_by_position(
-    model: Parakeet,
-    tokenizer: Tokenizer,
-    shards: TokenShards,
-    documents: list[int],
-    row_tokens: int,
-    progress: Progress,
-) -> ByPosition | None:
-    """Measure up to `row_tokens` positions; up to the largest power of two that the text has two rows of, if fewer.
-
-    None where that is less than 2 · FIRST_BUCKET. ParakeetError where the model's weights are unusable.
-    """
-    ids = read_whole(shards, documents).astype(np.int64)
-    positions, rows = _rows_that_fit(len(ids), row_tokens)
+    ids = read_whole(subject.held_out, documents).astype(np.int64)
+    wanted = subject.recipe.evaluation.position_tokens or subject.model.config.context
+    positions, rows = _rows_that_fit(len(ids), wanted)
     if positions < 2 * FIRST_BUCKET:
         return None
-    # Neighbouring rows share one token, the last target of one and the first input of the next, as pieces do.
+    # Both (rows, positions). Neighbouring rows share one token: the last target of one is the first input of the next.
     inputs = ids[: rows * positions].reshape(rows, positions)
     targets = ids[1 : rows * positions + 1].reshape(rows, positions)
-    counted = ~is_control(tokenizer)[targets]
-    bits = _bits(model, inputs, targets, counted, progress)
-    n_bytes = _byte_lengths(tokenizer, targets)
-    edges = _edges(positions)
+    counted = ~is_control(subject.tokenizer)[targets]
+    bits = _bits(subject, inputs, targets, counted)
+    n_bytes = _byte_lengths(subject.tokenizer, targets)
     buckets = [
         _bucket(first, end, bits[:, first:end], n_bytes[:, first:end], int(counted[:, first:end].sum()))
-        for first, end in pairwise(edges)
+        for first, end in pairwise(_edges(positions))
         if n_bytes[:, first:end].any()
     ]
-    return ByPosition(positions, rows, buckets)
+    return {"row_tokens": positions, "rows": rows, "buckets": buckets}
 
 
 def _rows_that_fit(tokens: int, row_tokens: int) -> tuple[int, int]:
-    """Positions and number of the rows that so many tokens make, of at most `row_tokens` positions."""
+    """How many positions, at most `row_tokens`, and how many rows so many tokens make."""
     targets = max(tokens - 1, 0)
     if row_tokens * LEAST_ROWS > targets:
         row_tokens = 1 << max(0, (targets // LEAST_ROWS).bit_length() - 1)
@@ -106,18 +148,17 @@ def _edges(positions: int) -> list[int]:
     return [0, *doublings, positions]
 
 
-@torch.no_grad()
-def _bits(
-    model: Parakeet, inputs: np.ndarray, targets: np.ndarray, counted: np.ndarray, progress: Progress
-) -> np.ndarray:
+def _bits(subject: Subject, inputs: np.ndarray, targets: np.ndarray, counted: np.ndarray) -> np.ndarray:
     """−log2 p (rows, positions) of the targets, 0 where they are not counted."""
+    from parakeet.evaluation.scoring import content_nats, rows_per_batch
+
     bits = np.zeros(inputs.shape)
     step = rows_per_batch(inputs.shape[1])
-    with progress.task("bits per byte by position", len(inputs), "rows") as task:
+    with subject.progress.task("bits per byte by position", len(inputs), "rows") as task:
         for begin in range(0, len(inputs), step):
             some = slice(begin, begin + step)
             one_document = np.zeros_like(inputs[some])
-            nats = content_nats(model, inputs[some], targets[some], one_document, counted[some])
+            nats = content_nats(subject.model, inputs[some], targets[some], one_document, counted[some])
             bits[some][counted[some]] = nats / math.log(2)
             task.advance(len(one_document))
     if not np.isfinite(bits).all():
@@ -132,55 +173,19 @@ def _byte_lengths(tokenizer: Tokenizer, ids: np.ndarray) -> np.ndarray:
     return lengths[places].reshape(ids.shape)
 
 
-def _bucket(first: int, end: int, bits: np.ndarray, n_bytes: np.ndarray, tokens: int) -> Bucket:
-    """bits and n_bytes (rows, positions of the bucket). Rows are the sample: tokens of one row go together."""
+def _bucket(first: int, end: int, bits: np.ndarray, n_bytes: np.ndarray, tokens: int) -> dict[str, Any]:
+    """bits and n_bytes (rows, positions of the bucket). Rows are the sample, since tokens of one row are dependent."""
     bits_of_row, bytes_of_row = bits.sum(axis=1), n_bytes.sum(axis=1)
     ratio = bits_of_row.sum() / bytes_of_row.sum()
     # Of a ratio of two sums over n rows: Cochran, Sampling Techniques, 1977, §6.
     residuals = bits_of_row - ratio * bytes_of_row
     rows = len(residuals)
     error = math.sqrt(rows / (rows - 1) * float((residuals**2).sum())) / float(bytes_of_row.sum())
-    return Bucket(first, end - 1, tokens, int(bytes_of_row.sum()), float(ratio), error)
-
-
-def as_json(by_source: Mapping[str, ByPosition | None], longest_trained: int) -> dict[str, Any]:
-    """What evaluation.json holds: rows trained on had at most `longest_trained` tokens."""
-    sources = {name: asdict(found) if found else None for name, found in by_source.items()}
-    return {"longest_trained_row_tokens": longest_trained, "sources": sources}
-
-
-def draw_by_position(result: Mapping[str, Any], path: Path) -> None:
-    """One line a source over log2 of the position, with a mark where training ended."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter
-
-    measured = {name: found for name, found in result["sources"].items() if found is not None}
-    trained = result["longest_trained_row_tokens"]
-    figure = Figure(figsize=(6.4, 4.0), dpi=100, layout="constrained")
-    axes = figure.add_subplot()
-    for name, found in measured.items():
-        buckets = found["buckets"]
-        middles = [(bucket["first"] + bucket["last"]) / 2 for bucket in buckets]
-        values, errors = ([bucket[key] for bucket in buckets] for key in ("bits_per_byte", "standard_error"))
-        axes.errorbar(middles, values, errors, marker="o", markersize=4, capsize=3, label=name)
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda position, _: f"{position:,.0f}"))
-    axes.axvline(trained, color="#636363", linestyle="--", linewidth=1)
-    axes.annotate(
-        f"trained up to {trained:,}",
-        (trained, 1.0),
-        (-4, -4),
-        xycoords=("data", "axes fraction"),
-        textcoords="offset points",
-        ha="right",
-        va="top",
-        fontsize=8,
-        color="#636363",
-    )
-    axes.set_xlabel("position in the row (tokens)")
-    axes.set_ylabel("bits per byte (lower is better)")
-    axes.spines[["top", "right"]].set_visible(False)
-    if measured:
-        axes.legend(frameon=False, fontsize=8)
-    figure.suptitle(CAPTION, fontsize=8)
-    figure.savefig(path)
+    return {
+        "first": first,
+        "last": end - 1,
+        "tokens": tokens,
+        "n_bytes": int(bytes_of_row.sum()),
+        "bits_per_byte": float(ratio),
+        "standard_error": error,
+    }

@@ -1,44 +1,50 @@
 """Exact-match accuracy on the synthetic source's held-out questions."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from parakeet.conversation import Turn
-from parakeet.data.questions import Question
-from parakeet.generation.batch import batch_replies
-from parakeet.generation.engine import Engine
-from parakeet.generation.settings import SamplingSettings
-from parakeet.template import render_prompt
+from parakeet.evaluation.base import Metric, Subject, cell
+from parakeet.evaluation.replies import replies_to
 
-MAX_REPLY_TOKENS = 96
-GREEDY = SamplingSettings(
-    temperature=0.0, top_p=1.0, min_p=0.0, frequency_penalty=0.0, presence_penalty=0.0, max_tokens=MAX_REPLY_TOKENS
-)
-# The right text may be cut into more tokens than the tokenizer would use.
+if TYPE_CHECKING:
+    from parakeet.data.questions import Question
+
+NOT_APPLICABLE = "not applicable"
+"""The figures of a recipe without held-out questions."""
+
 SPARE_ANSWER_TOKENS = 8
+"""The model may use more tokens for the right text than the tokenizer would."""
 
 
-def replies_to(engine: Engine, prompts: Sequence[str]) -> list[str]:
-    """The greedy reply to each prompt as a conversation's first turn, at most 96 tokens."""
-    return _replies(engine, prompts, [MAX_REPLY_TOKENS] * len(prompts))
+class ExactMatch(Metric):
+    """By task: questions, accuracy (the share answered exactly), its 95 % Wilson interval, and one example."""
+
+    name = "exact_match"
+    title = "Exact answers to held-out questions"
+
+    def measure(self, subject: Subject) -> dict[str, Any] | str:
+        if not subject.questions:
+            return NOT_APPLICABLE
+        prompts = [question.prompt for question in subject.questions]
+        answers = [question.answer for question in subject.questions]
+        limits = [len(subject.tokenizer.encode(answer)) + SPARE_ANSWER_TOKENS for answer in answers]
+        return accuracy(subject.questions, replies_to(subject.engine, prompts, limits))
+
+    def render(self, figures: Mapping[str, Any] | str) -> str:
+        if isinstance(figures, str):
+            return "Not applicable: no source of this recipe comes with held-out questions."
+        rows = ["| task | questions | exact | 95 % interval | example |", "|---|---:|---:|---|---|"]
+        for task, of_task in figures.items():
+            low, high = of_task["interval"]
+            example = f"{of_task['example']['prompt']} → {of_task['example']['reply']}"
+            share = f"{of_task['accuracy']:.1%}"
+            rows.append(f"| {task} | {of_task['questions']} | {share} | {low:.1%} to {high:.1%} | {cell(example)} |")
+        return "\n".join(rows)
 
 
-def answers_to(engine: Engine, questions: Sequence[Question]) -> list[str]:
-    """The greedy reply to each question, cut a few tokens past the length of the right answer."""
-    limits = [len(engine.tokenizer.encode(question.answer)) + SPARE_ANSWER_TOKENS for question in questions]
-    return _replies(engine, [question.prompt for question in questions], limits)
-
-
-def _replies(engine: Engine, prompts: Sequence[str], limits: Sequence[int]) -> list[str]:
-    rendered = [render_prompt(engine.tokenizer, [Turn("Human", prompt)]) for prompt in prompts]
-    settings = [replace(GREEDY, max_tokens=limit) for limit in limits]
-    return [engine.tokenizer.decode(ids).strip() for ids in batch_replies(engine, rendered, settings)]
-
-
-def accuracy(questions: Sequence[Question], replies: Sequence[str]) -> dict[str, Any]:
-    """By task: how many were asked, the share answered exactly, its 95 % Wilson interval, and one example."""
+def accuracy(questions: Sequence["Question"], replies: Sequence[str]) -> dict[str, Any]:
+    """The figures of `ExactMatch`."""
     result: dict[str, Any] = {}
     for task in dict.fromkeys(question.task for question in questions):
         pairs = [(q, r) for q, r in zip(questions, replies, strict=True) if q.task == task]

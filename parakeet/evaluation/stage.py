@@ -23,9 +23,17 @@ class EvaluationStage(Stage):
 
     def settings(self, recipe: Recipe) -> dict[str, Any]:
         """Beside its own section, the lengths that were trained at and how little text must not be measured."""
+        from parakeet.evaluation.metrics import METRICS
+
         lengths = {"row_tokens": recipe.packing.row_tokens, "longest_row_tokens": max(recipe.packing.lengths)}
         bound = {"min_held_out_bytes": recipe.shards.min_held_out_bytes}
-        return {"evaluation": settings_of(recipe.evaluation), **lengths, **bound}
+        versions = {metric.name: metric.version for metric in METRICS if metric.version}
+        return {
+            "evaluation": settings_of(recipe.evaluation),
+            **lengths,
+            **bound,
+            **({"metrics": versions} if versions else {}),
+        }
 
     def expected_bytes(self, recipe: Recipe, inputs: Mapping[str, Artifact], file_bytes: int, root: Path) -> int:
         return sum(artifact.n_bytes for artifact in inputs.values()) // 10
@@ -40,7 +48,7 @@ class EvaluationStage(Stage):
         return "bits per byte " + ", ".join(f"{name} {bits:.3f}" for name, bits in measured.items())
 
     def figures(self, artifact: Artifact) -> Figures:
-        from parakeet.evaluation.tables import BY_POSITION_PLOT_FILE, PLOT_FILE, REPORT_FILE
+        from parakeet.evaluation.metrics import METRICS, REPORT_FILE
 
         counts = artifact.counts
         measured = {name: bits["model"] for name, bits in counts["bits_per_byte"].items() if bits}
@@ -49,8 +57,7 @@ class EvaluationStage(Stage):
             **{f"bits_per_byte_{name}": value for name, value in measured.items()},
             **{f"exact_{task}": figures["accuracy"] for task, figures in exact.items()},
             "report": Markdown((artifact.path / REPORT_FILE).read_text(encoding="utf-8")),
-            "bits_per_byte_plot": Picture(artifact.path / PLOT_FILE),
-            "bits_per_byte_by_position_plot": Picture(artifact.path / BY_POSITION_PLOT_FILE),
+            **{f"{m.name}_plot": Picture(artifact.path / m.plot_file) for m in METRICS if m.plot_file},
         }
 
     def checks(self) -> tuple[Check, ...]:
@@ -61,7 +68,7 @@ class EvaluationStage(Stage):
 
 
 def _beats_the_yardsticks(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
-    from parakeet.evaluation.tables import not_below_yardsticks
+    from parakeet.evaluation.bits_per_byte import not_below_yardsticks
 
     by_source = artifact.counts["bits_per_byte"]
     worse = not_below_yardsticks(by_source)

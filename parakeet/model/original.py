@@ -1,7 +1,6 @@
-"""The layout of the original project's checkpoint (DESIGN §3): its key names beside ours, and its shape.
+"""The layout of the original project's checkpoint: its key names beside ours, and the shapes.
 
-Facts only, and no torch: `parakeet.torch_archive` judges the file that holds such a checkpoint, and
-`parakeet.model.original_reader` reads it.
+Imports no torch: `parakeet.torch_archive` checks the file, and `parakeet.model.original_reader` reads it.
 """
 
 import re
@@ -17,7 +16,7 @@ OUTPUT = "lm_head.weight"
 VOCABULARY_ROWS = 100_288
 DROPOUT = 0.07
 WRAPPERS = ("_orig_mod.", "module.")
-"""What torch.compile and DistributedDataParallel put before every key of the model that they wrap."""
+"""What torch.compile and DistributedDataParallel put before every key of a model."""
 
 Shape = tuple[int, ...]
 
@@ -29,7 +28,7 @@ _WHOLE_NAME = re.compile(
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor of the original's state dict. `name` is ours; several keys may share one."""
+    """One tensor of the original's state dict. `name` is ours; keys of tied or shared tensors have the same one."""
 
     key: str
     name: str
@@ -39,7 +38,7 @@ class Entry:
 def layout(layers: int, width: int) -> list[Entry]:
     """Every entry, in the order of the original's state dict; Linear weights are (out, in).
 
-    A key/value projection is listed for both layers of its pair, the embedding also as the output projection.
+    A key/value projection appears in both layers of its pair, and the embedding again as the output projection.
     """
     d = width
     entries = [
@@ -66,7 +65,7 @@ def layout(layers: int, width: int) -> list[Entry]:
 
 
 def unwrapped(keys: Iterable[str]) -> tuple[str, list[str]]:
-    """The prefix that wrappers put before all keys ("" for none), and the keys without it."""
+    """The prefix that wrappers put before all keys ("" if there is none), and the keys without it."""
     names = list(keys)
     prefix = ""
     while found := [wrapper for wrapper in WRAPPERS if names and all(name.startswith(wrapper) for name in names)]:
@@ -76,9 +75,9 @@ def unwrapped(keys: Iterable[str]) -> tuple[str, list[str]]:
 
 
 def checked_layout(shapes: Mapping[str, Shape]) -> list[Entry]:
-    """The layout that a state dict's shapes follow; ParakeetError names the first key that does not.
+    """The layout of a state dict with these shapes; ParakeetError names the first key that does not fit.
 
-    Layers and width are read off the keys and the embedding, so every other tensor has to agree with them.
+    The keys tell the number of layers and the embedding tells the width; every other tensor must agree with them.
     """
     embedding = shapes.get(EMBEDDING)
     if embedding is None:
@@ -117,42 +116,44 @@ def checked_layout(shapes: Mapping[str, Shape]) -> list[Entry]:
 
 
 def recovered_config(entries: list[Entry], file_name: str, heads: int | None, context: int | None) -> ModelConfig:
-    """The configuration of a checkpoint: from its shapes, and heads and context from its file name.
+    """The configuration of a checkpoint: sizes from its shapes, heads and context from the user or its file name.
 
-    `heads` and `context` are what a person gave, or None. A name of the original's whole form
-    (parakeet8k-c8192-d1152-fexp4_v100288_h18_l18-…) must agree with the shapes and with that person. Of any other,
-    `h18` and `c8192` are taken where nobody gave the number, and the rest means nothing. Raises ParakeetError where
-    nobody says how many heads or what context, and where two sources disagree.
+    `heads` and `context` are the user's, or None. A file name in the original's full form
+    (parakeet8k-c8192-d1152-fexp4_v100288_h18_l18-…) must agree with the shapes and the user. In any other name only
+    `h18` and `c8192` are read, if the user did not give the number. ParakeetError if heads or context are unknown, or
+    if two sources disagree.
     """
     layers = sum(entry.key.endswith(".ln_1.weight") for entry in entries)
     sizes = {"layers": layers, "width": entries[0].shape[1], "vocabulary_rows": VOCABULARY_ROWS}
     whole = _WHOLE_NAME.match(file_name)
-    said = {name: int(digits) for name, digits in whole.groupdict().items()} if whole else {}
+    named = {name: int(digits) for name, digits in whole.groupdict().items()} if whole else {}
     for name, size in sizes.items():
-        if said.get(name, size) != size:
+        if named.get(name, size) != size:
             raise ParakeetError(
-                f"The file name {file_name} says {name.replace('_', ' ')} {said[name]:,}, but the tensors have "
-                f"{size:,}: it is the name of another model. Rename the file."
+                f"The file name {file_name} says {name.replace('_', ' ')} {named[name]:,}, but the tensors have "
+                f"{size:,}: the name belongs to another model. Rename the file."
             )
     config = ModelConfig(
         **sizes,
-        heads=_decided("heads", "_h18_", heads, said.get("heads"), file_name),
-        context=_decided("context", "-c8192-", context, said.get("context"), file_name),
+        heads=_decided("heads", "_h18_", heads, named.get("heads"), file_name),
+        context=_decided("context", "-c8192-", context, named.get("context"), file_name),
         dropout=DROPOUT,
     )
     return config.checked(Path(file_name))
 
 
-def _decided(name: str, example: str, given: int | None, said: int | None, file_name: str) -> int:
-    """What a person gave, else what the name says: `said` in its whole form, else anywhere in it."""
-    if given is not None and said is not None and given != said:
+def _decided(name: str, example: str, given: int | None, named: int | None, file_name: str) -> int:
+    """The user's number, else that of the file name: `named` if it has the full form, else from anywhere in it."""
+    if given is not None and named is not None and given != named:
         raise ParakeetError(
-            f"--{name} {given:,} contradicts the file name {file_name}, which says {said:,}: leave the option away, "
-            "or rename the file."
+            f"--{name} {given:,} contradicts the file name {file_name}, which says {named:,}: omit the option, or "
+            "rename the file."
         )
     if given is not None:
         return given
-    found = {said} if said is not None else _numbers_after(name[0], file_name)
+    # The number after the option's first letter: of `mine_h4-c64.pth`, 4 for heads.
+    anywhere = re.findall(rf"(?<![A-Za-z0-9]){name[0]}(\d{{1,9}})(?![A-Za-z0-9])", file_name)
+    found = {named} if named is not None else {int(digits) for digits in anywhere}
     if len(found) > 1:
         raise ParakeetError(
             f"The file name {file_name} gives two numbers for {name}: {' and '.join(map(str, sorted(found)))}. "
@@ -160,15 +161,10 @@ def _decided(name: str, example: str, given: int | None, said: int | None, file_
         )
     if not found:
         raise ParakeetError(
-            f"The tensors cannot tell the model's {name}, and neither does the file name {file_name} ({example} in "
-            f"the original's): give --{name} N to parakeet import, or rename the file."
+            f"The tensors do not tell the model's {name}, and neither does the file name {file_name} (the original's "
+            f"has {example}): give --{name} N to parakeet import, or rename the file."
         )
     return found.pop()
-
-
-def _numbers_after(letter: str, file_name: str) -> set[int]:
-    """Of `mine_h4-c64.pth` after `h`: 4."""
-    return {int(digits) for digits in re.findall(rf"(?<![A-Za-z0-9]){letter}(\d{{1,9}})(?![A-Za-z0-9])", file_name)}
 
 
 def _words(shape: Shape) -> str:

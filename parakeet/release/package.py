@@ -1,4 +1,4 @@
-"""Stage `release`: the model as a directory that needs nothing else, and runs with no network."""
+"""Stage `release`: the model as a directory that needs nothing else and no network."""
 
 import json
 import platform
@@ -11,8 +11,8 @@ from typing import Any
 
 from parakeet.artifact import Artifact
 from parakeet.errors import ParakeetError
-from parakeet.evaluation.exact_match import replies_to
-from parakeet.evaluation.tables import BY_POSITION_PLOT_FILE, EVALUATION_FILE, PLOT_FILE, REPORT_FILE
+from parakeet.evaluation.metrics import EVALUATION_FILE, PLOT_FILES, REPORT_FILE
+from parakeet.evaluation.replies import replies_to
 from parakeet.generation.engine import load_engine
 from parakeet.home import checkout
 from parakeet.model.config import CONFIG_FILE, WEIGHTS_FILE
@@ -20,14 +20,20 @@ from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.recipe_sources import SOURCE_FILES
 from parakeet.release.card import render_card
-from parakeet.release.verify import GENERATION_FILE, TRAINING_MANIFEST_FILE, verify_release, write_sums
+from parakeet.release.verify import (
+    TRAINING_MANIFEST_FILE,
+    verify_release,
+    write_generation_config,
+    write_json,
+    write_sums,
+)
 from parakeet.tokenizer import SETTINGS_FILE, VOCABULARY_FILE, Tokenizer
 from parakeet.training.job import CURVE_FILE
 
 FILES = {
     "checkpoint": (WEIGHTS_FILE, CONFIG_FILE, CURVE_FILE),
     "tokenizer": (VOCABULARY_FILE, SETTINGS_FILE),
-    "evaluation": (EVALUATION_FILE, REPORT_FILE, PLOT_FILE, BY_POSITION_PLOT_FILE),
+    "evaluation": (EVALUATION_FILE, REPORT_FILE, *PLOT_FILES),
 }
 PACKAGES = ("torch", "tiktoken", "tokenizers", "safetensors", "datatrove", "pyarrow", "numpy", "dagster")
 
@@ -39,24 +45,24 @@ def make_release(
     output: Path,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Gather the files, write card, lineage and hashes, then prove that the directory works on its own.
+    """Collect the files, write card, lineage and hashes, then check that the directory works on its own.
 
-    `lineage` holds the manifest of every stage before this one. Raises ParakeetError if the packed model
-    does not reload, or answers otherwise than it did when it was evaluated.
+    `lineage` holds the manifest of every earlier stage. Raises ParakeetError if the packed model does not load, or
+    gives other answers than when it was evaluated.
     """
     for stage, names in FILES.items():
         for name in names:
             shutil.copy2(inputs[stage].path / name, output / name)
     evaluation = json.loads((output / EVALUATION_FILE).read_text(encoding="utf-8"))
     training = inputs["checkpoint"].counts
-    _write_json(output / GENERATION_FILE, _generation_config(recipe, Tokenizer.load(output)))
-    _write_json(output / TRAINING_MANIFEST_FILE, _training_manifest(recipe, lineage))
+    write_generation_config(output, recipe.name, recipe.generation, Tokenizer.load(output))
+    write_json(output / TRAINING_MANIFEST_FILE, _training_manifest(recipe, lineage))
     card = render_card(recipe, training, evaluation, lineage["token_shards"]["counts"])
     (output / "README.md").write_text(card, encoding="utf-8")
     write_sums(output)
     verify_release(output)
-    _prove(output, evaluation)
-    progress.say(f"The release reloads from its own files and answers as it did when evaluated: {recipe.name}.")
+    _check_replies(output, evaluation)
+    progress.say(f"{recipe.name} loads from the release's own files and answers as it did in the evaluation.")
     return {
         "name": recipe.name,
         "parameters": training["parameters"],
@@ -65,25 +71,21 @@ def make_release(
     }
 
 
-def _prove(output: Path, evaluation: Mapping[str, Any]) -> None:
+def _check_replies(output: Path, evaluation: Mapping[str, Any]) -> None:
     """The packed model must repeat the replies that the evaluation recorded (same weights, same machine)."""
     recorded = evaluation["replies"][:2]
     replies = replies_to(load_engine(output, dtype="fp32"), [pair["prompt"] for pair in recorded])
     for pair, reply in zip(recorded, replies, strict=True):
         if reply != pair["reply"]:
             raise ParakeetError(
-                f"The packed model answers {pair['prompt']!r} with {reply!r}; when evaluated it said "
-                f"{pair['reply']!r}. The release was not made. Run the same build again with: --force evaluation"
+                f"The packed model answers {pair['prompt']!r} with {reply!r}; when it was evaluated "
+                f"it answered {pair['reply']!r}. The release was not made. Run the same build again with: "
+                "--force evaluation"
             )
 
 
-def _generation_config(recipe: Recipe, tokenizer: Tokenizer) -> dict[str, Any]:
-    ends = {"stop_ids": [tokenizer.end_of_prompt, tokenizer.end_of_text], "padding_id": tokenizer.padding}
-    return {"name": recipe.name, **recipe.generation.model_dump(mode="json"), **ends}
-
-
 def _training_manifest(recipe: Recipe, lineage: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Where every byte came from: back to the hash of each source file."""
+    """The lineage of the model, back to the hash of every source file."""
     kept = ("fingerprint", "content", "version", "settings", "inputs", "counts", "made", "seconds")
     return {
         "recipe": recipe.model_dump(mode="json"),
@@ -97,7 +99,7 @@ def _training_manifest(recipe: Recipe, lineage: Mapping[str, Mapping[str, Any]])
 
 
 def _source_files(lineage: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """sha256 of every file that was read, by `<source>/<name>`, whether it lay here or was fetched."""
+    """sha256 of every source file, local or downloaded, by `<source>/<name>`."""
     fetched = {
         f"{stage.removeprefix(f'{SOURCE_FILES}/')}/{name}": entry["sha256"]
         for stage, manifest in lineage.items()
@@ -108,7 +110,7 @@ def _source_files(lineage: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 
 
 def _git_state() -> dict[str, Any] | None:
-    """Commit of the checkout that this code runs from; None where it is not one or git is missing."""
+    """Commit of the checkout that this code runs from; None outside a checkout or without git."""
     root = checkout()
     if root is None:
         return None
@@ -127,7 +129,3 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

@@ -1,10 +1,11 @@
-"""Releases on disk: their hashes, and what a chat needs of them. Imports no torch."""
+"""Releases on disk: their hashes, their settings for a chat, and the list of them. Imports no torch."""
 
 import datetime
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -13,7 +14,7 @@ from parakeet.errors import ParakeetError
 from parakeet.home import latest_release, release_folder
 from parakeet.model.config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig
 from parakeet.recipe import Generation
-from parakeet.tokenizer import SETTINGS_FILE, VOCABULARY_FILE
+from parakeet.tokenizer import SETTINGS_FILE, VOCABULARY_FILE, Tokenizer
 
 SUMS_FILE = "SHA256SUMS"
 GENERATION_FILE = "generation_config.json"
@@ -21,7 +22,17 @@ TRAINING_MANIFEST_FILE = "training_manifest.json"
 IMPORTED_FOLDER = "imported"
 NOT_SUMMED = (SUMS_FILE, MANIFEST_FILE)
 NEEDED = (WEIGHTS_FILE, CONFIG_FILE, GENERATION_FILE, VOCABULARY_FILE, SETTINGS_FILE)
-"""What a chat opens."""
+"""What a chat needs."""
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def write_generation_config(directory: Path, name: str, generation: Generation, tokenizer: Tokenizer) -> None:
+    """The model's name, sampling settings and stop tokens: what a chat needs beside weights and tokenizer."""
+    ends = {"stop_ids": [tokenizer.end_of_prompt, tokenizer.end_of_text], "padding_id": tokenizer.padding}
+    write_json(directory / GENERATION_FILE, {"name": name, **generation.model_dump(mode="json"), **ends})
 
 
 def write_sums(directory: Path) -> None:
@@ -32,11 +43,11 @@ def write_sums(directory: Path) -> None:
 
 
 def verify_release(directory: Path) -> int:
-    """Check every file against `SHA256SUMS`; the number of files. ParakeetError names the first that differs."""
+    """Check every file against `SHA256SUMS` and return their number; ParakeetError names the first that differs."""
     try:
         lines = (directory / SUMS_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
-        raise ParakeetError(f"{directory} is no release: it has no {SUMS_FILE}.") from None
+        raise ParakeetError(f"{directory} is not a release: it has no {SUMS_FILE}.") from None
     entries = [line.partition("  ") for line in lines]
     unlisted = sorted(set(NEEDED) - {name for _, _, name in entries})
     if unlisted:
@@ -46,7 +57,7 @@ def verify_release(directory: Path) -> int:
     for expected, _, name in entries:
         path = directory / name
         if Path(name).name != name or not path.is_file():
-            raise ParakeetError(f"{path} is missing: the release is not whole. Copy it again, or rebuild it.")
+            raise ParakeetError(f"{path} is missing: the release is incomplete. Copy it again, or rebuild it.")
         found = sha256_of(path)
         if found != expected:
             raise ParakeetError(
@@ -58,7 +69,7 @@ def verify_release(directory: Path) -> int:
 
 @dataclass(frozen=True)
 class Release:
-    """A release directory whose files agree with their hashes."""
+    """A release directory whose files match their hashes."""
 
     directory: Path
     name: str
@@ -79,14 +90,14 @@ def open_release(directory: Path) -> Release:
 
 
 def _recorded_sum(directory: Path, name: str) -> str:
-    """The sha256 that `SHA256SUMS`, which has been verified, gives a file."""
+    """The sha256 of a file according to the verified `SHA256SUMS`."""
     lines = (directory / SUMS_FILE).read_text(encoding="utf-8").splitlines()
     return next(line.partition("  ")[0] for line in lines if line.partition("  ")[2] == name)
 
 
 @dataclass(frozen=True)
-class Listed:
-    """One line of `parakeet models`. `bits_per_byte` is empty for a model that was imported."""
+class ListedModel:
+    """One line of `parakeet models`. `bits_per_byte` is empty for an imported model."""
 
     directory: Path
     name: str
@@ -96,20 +107,20 @@ class Listed:
     latest: bool
 
 
-def released_models(root: Path) -> Iterator[Listed]:
-    """The models under a root of artefacts that a chat can open, oldest first, from their records alone."""
-    listed = [*_made_here(root), *_imported(root / IMPORTED_FOLDER)]
+def released_models(root: Path) -> Iterator[ListedModel]:
+    """The models under a root that a chat can open, oldest first. Only their records are read."""
+    listed = [*_built(root), *_imported(root / IMPORTED_FOLDER)]
     yield from sorted(listed, key=lambda model: (model.made, model.directory))
 
 
-def _made_here(root: Path) -> Iterator[Listed]:
+def _built(root: Path) -> Iterator[ListedModel]:
     latest = latest_release(root).resolve()
     for folder in (release_folder(root), root / "original_model"):
         for path in folder.glob(f"*-*/{MANIFEST_FILE}"):
             if path.parent.name.startswith("."):
                 continue
             model = Artifact.open(path.parent)
-            yield Listed(
+            yield ListedModel(
                 model.path,
                 model.counts["name"],
                 model.counts["parameters"],
@@ -119,11 +130,11 @@ def _made_here(root: Path) -> Iterator[Listed]:
             )
 
 
-def _imported(folder: Path) -> Iterator[Listed]:
-    """Models of `parakeet import`: their folder has no manifest, and appeared when it was whole."""
+def _imported(folder: Path) -> Iterator[ListedModel]:
+    """Models of `parakeet import`: their folder has no manifest, and appeared when it was complete."""
     for path in folder.glob(f"*/{GENERATION_FILE}"):
         if path.parent.name.startswith("."):
             continue
         name = json.loads(path.read_text(encoding="utf-8"))["name"]
         made = datetime.datetime.fromtimestamp(path.parent.stat().st_mtime, datetime.UTC).isoformat(timespec="seconds")
-        yield Listed(path.parent, name, ModelConfig.load(path.parent).parameter_count, {}, made, False)
+        yield ListedModel(path.parent, name, ModelConfig.load(path.parent).parameter_count, {}, made, False)

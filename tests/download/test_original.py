@@ -107,7 +107,7 @@ def test_a_checkpoint_with_something_behind_it_is_refused_and_the_next_mirror_tr
     good = tmp_path / "good.pth"
     good.write_bytes(BODY)
     fetching(server.address("whole"), str(good))
-    assert "it goes on behind the end of its archive" in fetching.said.getvalue()
+    assert "it has more bytes after the end of its archive" in fetching.said.getvalue()
     assert fetching.file.read_bytes() == BODY
 
 

@@ -1,4 +1,4 @@
-"""The original's way in and out, at its true size: fetched over a line that breaks, imported, talked to, exported."""
+"""The original model at its true size: downloaded over a broken connection, imported, used in a chat, exported."""
 
 import hashlib
 import json
@@ -34,7 +34,7 @@ def tensors(path: Path) -> list[tuple[str, str]]:
 
 
 @pytest.mark.slow
-def test_the_original_model_from_a_broken_line_to_a_chat_and_back(
+def test_the_original_model_from_a_broken_download_to_a_chat_and_back(
     tmp_path: Path, cl100k_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(cl100k_cache))
@@ -51,7 +51,7 @@ def test_the_original_model_from_a_broken_line_to_a_chat_and_back(
             built = parakeet(home, "build", "--recipe", str(recipe), "--select", "original_model")
             assert built.returncode == 0, built.stderr.decode()
             assert b"378,343,296 parameters" in built.stdout + built.stderr
-            assert server.ranges("cut"), "the line broke, and the rest was asked for"
+            assert server.ranges("cut"), "the connection broke, and the rest was requested"
     published.unlink()
 
     again = parakeet(home, "build", "--recipe", str(recipe), "--select", "original_model")

@@ -4,8 +4,8 @@ import math
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -15,10 +15,13 @@ from parakeet.conversation import Turn
 from parakeet.data.questions import Question
 from parakeet.data.tokens.shards import TokenShards
 from parakeet.errors import ParakeetError
-from parakeet.evaluation.bits_per_byte import choose_documents, measure, unigram_bits
-from parakeet.evaluation.exact_match import GREEDY, accuracy, replies_to, wilson_interval
+from parakeet.evaluation.base import Subject
+from parakeet.evaluation.bits_per_byte import BitsPerByte, not_below_yardsticks
+from parakeet.evaluation.exact_match import NOT_APPLICABLE, ExactMatch, accuracy, wilson_interval
+from parakeet.evaluation.metrics import METRICS
+from parakeet.evaluation.replies import GREEDY, Replies, replies_to
 from parakeet.evaluation.report import evaluate
-from parakeet.evaluation.tables import NOT_APPLICABLE, exact_match_table, replies_table
+from parakeet.evaluation.scoring import choose_documents
 from parakeet.generation.batch import batch_replies
 from parakeet.generation.decoder import Decoder
 from parakeet.generation.engine import Engine
@@ -29,6 +32,7 @@ from parakeet.recipe import Recipe
 from parakeet.template import render_prompt
 
 from ..conftest import Prepared
+from .conftest import subject_of
 
 
 def model_of(prepared: Prepared, scale: float = 1.0) -> Parakeet:
@@ -44,40 +48,50 @@ def engine_of(prepared: Prepared, model: Parakeet) -> Engine:
     return Engine(Decoder(model, "fp32"), prepared.tokenizer)
 
 
+def bits_of(subject: Subject) -> dict[str, Any]:
+    figures = BitsPerByte().measure(subject)
+    assert figures["nothing"] is None
+    assert figures["all"] is not None
+    return figures["all"]
+
+
 def test_a_uniform_model_needs_log2_of_the_vocabulary_for_each_content_token(prepared: Prepared) -> None:
     """Golden: with an embedding of zeros all logits are equal, whatever the text."""
-    tokenizer, shards = prepared.tokenizer, TokenShards(prepared.shards, "held_out")
-    documents = list(range(len(shards)))
-    unigram = unigram_bits(tokenizer, TokenShards(prepared.shards, "train"))
-    found = measure(model_of(prepared, 0.0), tokenizer, shards, documents, unigram, 32, Progress())
-    tokens = sum(int(t) not in tokenizer.control_ids for n in documents for t in shards.tokens(n))
+    subject = subject_of(prepared, model_of(prepared, 0.0))
+    tokenizer, shards = subject.tokenizer, subject.held_out
+    found = bits_of(subject)
+    tokens = sum(int(t) not in tokenizer.control_ids for n in range(len(shards)) for t in shards.tokens(n))
     n_bytes = int(shards.n_bytes().sum())
-    assert found.n_bytes == n_bytes
-    assert found.model == pytest.approx(tokens * math.log2(tokenizer.rows) / n_bytes, rel=1e-6)
+    assert found["n_bytes"] == n_bytes
+    assert found["model"] == pytest.approx(tokens * math.log2(tokenizer.rows) / n_bytes, rel=1e-6)
 
 
 def test_yardsticks_are_those_of_the_same_bytes(prepared: Prepared) -> None:
-    tokenizer = prepared.tokenizer
-    train, held_out = TokenShards(prepared.shards, "train"), TokenShards(prepared.shards, "held_out")
-    documents = list(range(len(held_out)))
-    found = measure(model_of(prepared), tokenizer, held_out, documents, unigram_bits(tokenizer, train), 32, Progress())
-    content = [[int(t) for t in held_out.tokens(n) if int(t) not in tokenizer.control_ids] for n in documents]
+    subject = subject_of(prepared, model_of(prepared))
+    tokenizer, train, held_out = subject.tokenizer, subject.train, subject.held_out
+    found = bits_of(subject)
+    content = [
+        [int(t) for t in held_out.tokens(n) if int(t) not in tokenizer.control_ids] for n in range(len(held_out))
+    ]
     text = "".join(tokenizer.decode(ids) for ids in content).encode()
-    assert found.xz == pytest.approx(8 * len(lzma.compress(text, preset=9)) / len(text))
+    assert found["xz"] == pytest.approx(8 * len(lzma.compress(text, preset=9)) / len(text))
     ordinary = tokenizer.defined_ids()
     counts = Counter(int(t) for n in range(len(train)) for t in train.tokens(n))
     total = sum(counts[t] + 1 for t in ordinary)
     expected = sum(-math.log2((counts[t] + 1) / total) for ids in content for t in ids) / len(text)
-    assert found.unigram == pytest.approx(expected)
+    assert found["unigram"] == pytest.approx(expected)
 
 
-def test_row_length_and_packing_do_not_change_what_is_measured(prepared: Prepared) -> None:
-    """Short documents fit rows of either length, so each token is predicted from the same context."""
-    shards = TokenShards(prepared.shards, "held_out")
-    documents = [n for n in range(len(shards)) if shards.lengths()[n] <= 32]
-    unigram = unigram_bits(prepared.tokenizer, shards)
+def test_sequence_length_and_packing_do_not_change_what_is_measured(prepared: Prepared) -> None:
+    """Short documents fit sequences of either length, so each token is predicted from the same context."""
+    lengths = TokenShards(prepared.shards, "held_out").lengths()
+    documents = [n for n in range(len(lengths)) if lengths[n] <= 32]
     model = model_of(prepared)
-    figures = [measure(model, prepared.tokenizer, shards, documents, unigram, n, Progress()).model for n in (32, 64)]
+    figures = []
+    for row_tokens in (32, 64):
+        packing = prepared.recipe.packing.model_copy(update={"row_tokens": row_tokens})
+        recipe = prepared.recipe.model_copy(update={"packing": packing})
+        figures.append(bits_of(subject_of(prepared, model, recipe=recipe, documents=documents))["model"])
     assert figures[0] == pytest.approx(figures[1], rel=1e-5)
 
 
@@ -93,9 +107,8 @@ def test_a_model_with_broken_weights_is_not_scored(prepared: Prepared) -> None:
     model = model_of(prepared)
     with torch.no_grad():
         model.final_norm.weight.fill_(float("nan"))
-    shards = TokenShards(prepared.shards, "held_out")
     with pytest.raises(ParakeetError, match="not finite"):
-        measure(model, prepared.tokenizer, shards, [0], np.zeros(prepared.tokenizer.rows), 32, Progress())
+        bits_of(subject_of(prepared, model))
     with pytest.raises(ParakeetError, match="NaN or infinite"):
         replies_to(engine_of(prepared, model), ["hi"])
 
@@ -139,6 +152,7 @@ def test_evaluating_twice_gives_the_same_bytes(prepared: Prepared, tmp_path: Pat
     results = [evaluate(prepared.recipe, inputs, folders[name], Progress()) for name in ("one", "two")]
     for file in ("evaluation.json", "report.md", "bits_per_byte.png", "bits_per_byte_by_position.png"):
         assert (folders["one"] / file).read_bytes() == (folders["two"] / file).read_bytes()
+    assert list(results[0]) == [metric.name for metric in METRICS]
     assert results[0]["exact_match"] == NOT_APPLICABLE
     written = json.loads((folders["one"] / "evaluation.json").read_text())
     assert set(written["bits_per_byte"]) == {"talk", "text"}
@@ -169,9 +183,18 @@ def test_a_source_with_little_held_out_text_is_not_measured(prepared: Prepared, 
 
 
 def test_what_a_model_says_cannot_break_the_page() -> None:
-    table = replies_table([{"prompt": "a|b", "reply": "![x](http://x)<script>\n| --- |\x1b[31m`"}])
+    table = Replies().render([{"prompt": "a|b", "reply": "![x](http://x)<script>\n| --- |\x1b[31m`"}])
     assert len(table.splitlines()) == 3
     assert "<script" not in table
     assert "\x1b" not in table
     assert "![x](" not in table
-    assert "Not applicable" in exact_match_table(NOT_APPLICABLE)
+    assert "Not applicable" in ExactMatch().render(NOT_APPLICABLE)
+
+
+def test_sources_on_which_a_yardstick_wins_are_named() -> None:
+    figures = {
+        "good": {"model": 1.0, "unigram": 4.0, "xz": 2.0},
+        "bad": {"model": 2.0, "unigram": 4.0, "xz": 2.0},
+        "none": None,
+    }
+    assert not_below_yardsticks(figures) == ["bad"]

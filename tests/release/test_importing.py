@@ -1,4 +1,4 @@
-"""From a checkpoint in the original's layout to a release and back, through the process that reads strangers' files."""
+"""From a checkpoint in the original's layout to a release and back, through the process that reads it."""
 
 import hashlib
 import json
@@ -18,11 +18,11 @@ import yaml
 from parakeet.errors import ParakeetError
 from parakeet.model.config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig
 from parakeet.model.original import layout
+from parakeet.model.original_reader import read_checkpoint
 from parakeet.model.transformer import Parakeet, load_model, save_model
 from parakeet.progress import Progress
 from parakeet.recipe_file import load_recipe
 from parakeet.release.importing import export_original, import_checkpoint, import_file, make_original_model, slug
-from parakeet.release.reader_process import read_checkpoint
 from parakeet.release.verify import SUMS_FILE, TRAINING_MANIFEST_FILE, open_release, verify_release, write_sums
 from parakeet.tokenizer import CL100K_URL, Tokenizer, train_tokenizer
 
@@ -75,14 +75,14 @@ def test_an_import_is_a_release(home: Path, imported: Path, checkpoint: Path) ->
     assert Tokenizer.load(imported).rows == config.vocabulary_rows
 
 
-def test_every_weight_is_as_it_was(imported: Path) -> None:
+def test_every_weight_is_the_same(imported: Path) -> None:
     state, weights = original_state(LAYERS, WIDTH), load_model(imported, "cpu").state_dict()
     for entry in layout(LAYERS, WIDTH):
         assert torch.equal(weights[entry.name], state[entry.key]), entry
     assert sum(tensor.numel() for tensor in weights.values()) == generator["parameter_count"](state)
 
 
-def test_card_and_manifest_say_where_it_comes_from(imported: Path, checkpoint: Path) -> None:
+def test_card_and_manifest_name_the_source(imported: Path, checkpoint: Path) -> None:
     digest = sha256(checkpoint)
     card = (imported / "README.md").read_text(encoding="utf-8")
     assert yaml.safe_load(card.split("---")[1])["license"] == "other"
@@ -113,7 +113,7 @@ def test_out_and_in_again_gives_the_same_weights(imported: Path, checkpoint: Pat
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
     for file in (WEIGHTS_FILE, CONFIG_FILE):
         assert sha256(again / file) == sha256(imported / file)
-    with pytest.raises(ParakeetError, match="exists already"):
+    with pytest.raises(ParakeetError, match="already exists"):
         export_original(imported, exported)
 
 
@@ -126,18 +126,18 @@ def test_the_stage_makes_the_same_and_counts_it(home: Path, imported: Path, chec
     assert sha256(tmp_path / SUMS_FILE) == sha256(imported / SUMS_FILE)
 
 
-def test_a_folder_that_is_there_is_never_touched(home: Path, imported: Path, checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(ParakeetError, match="exists already"):
+def test_an_existing_folder_is_never_touched(home: Path, imported: Path, checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(ParakeetError, match="already exists"):
         import_file(checkpoint, None, None, None, Progress())
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ParakeetError, match="exists already"):
+    with pytest.raises(ParakeetError, match="already exists"):
         import_file(checkpoint, tmp_path / "empty", None, None, Progress())
     verify_release(imported)
 
 
 @pytest.mark.parametrize("name", ["missing.pth", "."])
-def test_what_is_no_file_is_refused(home: Path, tmp_path: Path, name: str) -> None:
-    with pytest.raises(ParakeetError, match=r"cannot be read|is no file"):
+def test_only_a_file_can_be_imported(home: Path, tmp_path: Path, name: str) -> None:
+    with pytest.raises(ParakeetError, match=r"cannot be read|is not a file"):
         import_file(tmp_path / name, tmp_path / "out", 2, 64, Progress())
     assert list(tmp_path.iterdir()) == []
 
@@ -152,7 +152,7 @@ def test_a_program_in_a_pickle_is_named_and_nothing_is_left(vocabulary: None, tm
     with pytest.raises(ParakeetError, match=r"names posix\.system in its pickle"):
         import_file(tmp_path / NAME, tmp_path / "out", None, None, Progress())
     (tmp_path / NAME).write_bytes(pickle.dumps(state))
-    with pytest.raises(ParakeetError, match=r"is a pickle that names"):
+    with pytest.raises(ParakeetError, match="is a bare pickle"):
         import_file(tmp_path / NAME, tmp_path / "out", None, None, Progress())
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
 
@@ -164,8 +164,8 @@ def test_options_for_a_file_whose_name_says_nothing(vocabulary: None, tmp_path: 
     with pytest.raises(ParakeetError, match=r"neither does the file name .*--heads N"):
         import_file(path, tmp_path / "out", None, 64, Progress())
     assert not (tmp_path / "out").exists()
-    counts = import_checkpoint(path, _made(tmp_path / "out"), Progress(), heads=4, context=64, name="mine")
-    assert counts["name"] == open_release(tmp_path / "out").name == "mine"
+    counts = import_checkpoint(path, _made(tmp_path / "out"), Progress(), heads=4, context=64)
+    assert counts["name"] == open_release(tmp_path / "out").name == "my-weights"
     assert ModelConfig.load(tmp_path / "out") == ModelConfig(2, 4, 8, 64, 100_288, dropout=0.07)
 
 
@@ -186,7 +186,7 @@ def test_a_refused_file_in_the_folder_of_models_may_be_moved_away(vocabulary: No
     path = tmp_path / "models" / NAME
     path.parent.mkdir()
     torch.save({"transformer.wte.weight": torch.ones(2, 2)}, path)
-    with pytest.raises(ParakeetError, match=r"has 2 rows;.* found in .*models: move it away, and run the same command"):
+    with pytest.raises(ParakeetError, match=r"has 2 rows;.* It is in .*models: move it away and run the same command"):
         make_original_model(load_recipe("demo"), {"original_checkpoint": path}, _made(tmp_path / "out"), Progress())
     with pytest.raises(ParakeetError, match="has 2 rows") as caught:
         import_file(path, tmp_path / "release", None, None, Progress())
@@ -233,10 +233,10 @@ def test_an_import_elsewhere_touches_nothing_in_the_home(
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_of_two_imports_of_one_target_the_second_waits(
+def test_of_two_imports_to_the_same_target_the_second_waits(
     imported: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They need not have one home."""
+    """They need not have the same home."""
     program = (
         "import sys\n"
         "from pathlib import Path\n"
@@ -257,7 +257,7 @@ def test_of_two_imports_of_one_target_the_second_waits(
     ]
     said = "".join(process.communicate(timeout=120)[1] for process in both)
     assert sorted(process.returncode for process in both) == [0, 1], said
-    assert "out exists already" in said
+    assert "out already exists" in said
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     verify_release(tmp_path / "out")
 

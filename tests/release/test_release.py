@@ -38,7 +38,7 @@ def test_every_fault_is_named(release: Path, tmp_path: Path) -> None:
     (release / "model.safetensors").unlink()
     with pytest.raises(ParakeetError, match=r"model\.safetensors is missing"):
         verify_release(release)
-    with pytest.raises(ParakeetError, match="is no release"):
+    with pytest.raises(ParakeetError, match="is not a release"):
         verify_release(tmp_path)
 
 
