@@ -1,8 +1,9 @@
 """`parakeet …`: every command imports what it needs when it runs, so that `--help` stays instant."""
 
+import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import click
 from parakeet import __version__
 from parakeet.benchmarks.commands import bench
 from parakeet.errors import INTERRUPTED, ParakeetError
+from parakeet.sampling_settings import OPTIONS, parse_setting
 
 if TYPE_CHECKING:
     from parakeet.recipe import Recipe
@@ -189,21 +191,45 @@ def models() -> None:
         _say(f"    bits per byte: {bits or 'not measured'}")
 
 
+def sampling_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add a command-line option for each of `sampling_settings.OPTIONS`; one that is not given is None."""
+    for name, option in reversed(OPTIONS.items()):
+        form: dict[str, Any] = {"metavar": option.metavar, "multiple": option.repeatable}
+        if not option.metavar:
+            form = {"flag_value": "on", "default": None}
+        text = option.help[0].upper() + option.help[1:] + (". Repeatable." if option.repeatable else ".")
+        if option.limits and "le" in option.limits:
+            text += f"  [{option.expected.removeprefix('a number ')}]"
+        command = click.option("--" + name.replace("_", "-"), help=text, callback=_sampling_value, **form)(command)
+    return command
+
+
+def _sampling_value(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    if value in (None, ()):
+        return None
+    try:
+        return parse_setting(str(parameter.name), json.dumps(value) if isinstance(value, tuple) else value)
+    except ParakeetError as error:
+        raise click.BadParameter(str(error), context, parameter) from None
+
+
+def _session_name(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    from parakeet.chat.storage import session_path
+    from parakeet.home import home
+
+    try:
+        if value is not None:
+            session_path(home(), value)
+        return value
+    except ParakeetError as error:
+        raise click.BadParameter(str(error), context, parameter) from None
+
+
 @main.command()
 @click.option("-m", "--message", help="Say this, print the reply, and end.")
 @click.option("--model", "model_path", type=click.Path(path_type=Path), help="A release folder.  [default: the latest]")
 @click.option("--system", default="", help="A system message before the conversation.")
-@click.option("--temperature", metavar="NUMBER", help="0 to 10; 0 always takes the likeliest token.")
-@click.option("--top-k", metavar="N", help="Draw from the N likeliest tokens only; 0 keeps all.")
-@click.option("--top-p", metavar="NUMBER", help="Draw from the likeliest tokens that hold this share; 1 keeps all.")
-@click.option("--min-p", metavar="NUMBER", help="Leave out tokens below this share of the likeliest; 0 keeps all.")
-@click.option("--repetition-penalty", metavar="NUMBER", help="Scale down tokens already said; 1 is off.")
-@click.option("--frequency-penalty", metavar="NUMBER", help="-2 to 2, for each time a token was said.")
-@click.option("--presence-penalty", metavar="NUMBER", help="-2 to 2, once a token was said.")
-@click.option("--max-tokens", metavar="N", help="Longest reply.")
-@click.option("--seed", metavar="N", help="Repeat the same replies.")
-@click.option("--stop", multiple=True, metavar="TEXT", help="End a reply before this text. Repeatable.")
-@click.option("--rolling", is_flag=True, help="Go on past the context, forgetting its oldest tokens.")
+@sampling_options
 @click.option(
     "--dtype",
     type=click.Choice(["auto", "fp32", "bf16", "int8", "int4"]),
@@ -213,7 +239,7 @@ def models() -> None:
 )
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help="CPU threads.  [default: torch's choice]")
-@click.option("--session", metavar="NAME", help="Continue the session of this name, or begin it.")
+@click.option("--session", metavar="NAME", callback=_session_name, help="Continue or start the session of this name.")
 @click.option("--replay", type=click.Path(path_type=Path), metavar="FILE", help="Generate a session's replies again.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON event a line.")
 @click.option("--stats", is_flag=True, help="Print each reply's speed and seed.")
@@ -222,8 +248,6 @@ def chat(
     message: str | None,
     model_path: Path | None,
     system: str,
-    stop: tuple[str, ...],
-    rolling: bool,
     dtype: str,
     device: str,
     threads: int | None,
@@ -232,27 +256,24 @@ def chat(
     as_json: bool,
     stats: bool,
     no_history: bool,
-    **settings: str | None,
+    **settings: Any,
 ) -> None:
     """Talk to a released model.
 
     On a terminal, with -m for one message, or line by line through a pipe. What the options of replies leave
     open is the release's own choice. A conversation on a terminal is recorded in sessions/ beside the artefacts.
     """
-    from parakeet.chat.launch import ChatOptions, UsageError, launch_chat
+    from parakeet.chat.launch import ChatOptions, launch_chat
 
     given = {name: value for name, value in settings.items() if value is not None}
-    others = {"-m": message, "--session": session, "--json": as_json, "--system": system, "--stop": stop} | given
-    if replay and any(value not in (None, False, "", ()) for value in others.values()):
-        raise click.UsageError("--replay takes messages and settings from its file, and goes with no other of them.")
+    others = {"-m": message, "--session": session, "--json": as_json, "--system": system} | given
+    if replay and any(value not in (None, False, "") for value in others.values()):
+        raise click.UsageError("--replay takes its messages and settings from FILE and cannot be combined with others.")
     options = ChatOptions(
-        message, model_path, system, given, stop, rolling, dtype, device, threads or 0, session, replay, as_json, stats,
+        message, model_path, system, given, dtype, device, threads or 0, session, replay, as_json, stats,
         history=not no_history,
     )  # fmt: skip
-    try:
-        sys.exit(launch_chat(options))
-    except UsageError as error:
-        raise click.UsageError(str(error)) from None
+    sys.exit(launch_chat(options))
 
 
 @main.command()

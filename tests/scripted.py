@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from parakeet.generation.engine import Engine
-from parakeet.generation.settings import SamplingSettings
+from parakeet.sampling_settings import SamplingSettings
 from parakeet.tokenizer import END_OF_PROMPT, END_OF_TEXT, PADDING, ROLE_TOKENS, Tokenizer
 
 UNDEFINED = 300

@@ -44,7 +44,7 @@ FLOORS = (
     ("benchmarks", "clean", "plan", "plan_sources", "stage_settings", "stages"),
     ("chat", "evaluation", "release", "training", "download"),
     ("generation", "data", "model"),
-    ("template", "tokenizer", "sanitise", "artifact", "recipe", "recipe_file", "recipe_sources"),
+    ("template", "tokenizer", "sanitise", "artifact", "recipe", "recipe_file", "recipe_sources", "sampling_settings"),
 )
 FOUNDATIONS = ("hashes", "home", "locking", "progress", "conversation", "errors", "torch_archive")
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms} | dict.fromkeys(

@@ -7,9 +7,8 @@ from typing import Any
 
 from parakeet.conversation import Turn
 from parakeet.data.questions import Question
-from parakeet.generation.batch import batch_replies
-from parakeet.generation.engine import Engine
-from parakeet.generation.settings import SamplingSettings
+from parakeet.generation.engine import Engine, batch_replies
+from parakeet.sampling_settings import SamplingSettings
 from parakeet.template import render_prompt
 
 MAX_REPLY_TOKENS = 96

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from parakeet.chat.session import Session
 from parakeet.chat.storage import SessionLog, session_header, session_path
-from parakeet.chat.talk import Model
 from parakeet.chat.terminal import run_chat
 from parakeet.errors import ParakeetError
 from parakeet.generation.engine import Engine
-from parakeet.generation.settings import SamplingSettings
 from parakeet.home import home
+from parakeet.recipe import Generation
+from parakeet.release.verify import Release
+from parakeet.sampling_settings import SamplingSettings
 from parakeet.sanitise import sanitise
 
 TESTS = Path(__file__).parents[1]
@@ -44,15 +45,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         temperature=0.0, top_p=1.0, min_p=0.0, frequency_penalty=0.0, presence_penalty=0.0,
         max_tokens=options.max_tokens, seed=options.seed,
     )  # fmt: skip
-    model = Model("scripted", "0" * 64, Path("nowhere"))
+    release = Release(Path("nowhere"), "scripted", Generation(), "0" * 64)
     try:
         log = None
         if options.session:
             path = session_path(home(), options.session)
-            header = session_header(engine, model.name, model.sha256)
+            header = session_header(engine, release.name, release.weights_sha256)
             log = SessionLog.open(path, header) if path.exists() else SessionLog.create(path, header)
         return run_chat(
-            Session(engine, settings, "", log), model, home(), options.message, options.json, options.stats,
+            Session(engine, settings, "", log), release, home(), options.message, options.json, options.stats,
             not options.no_history,
         )  # fmt: skip
     except ParakeetError as error:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from parakeet.errors import ParakeetError
 from parakeet.generation.engine import Step
-from parakeet.generation.settings import SamplingSettings
+from parakeet.sampling_settings import SamplingSettings
 from parakeet.tokenizer import Tokenizer
 
 Reply = Callable[[list[int], int | None], str]

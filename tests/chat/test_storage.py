@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parakeet.chat.events import fold
-from parakeet.chat.storage import LONGEST_LINE, SessionLog, list_sessions, load, session_path, sessions_folder
+from parakeet.chat.storage import MAX_LINE_BYTES, SessionLog, list_sessions, load, session_path, sessions_folder
 from parakeet.errors import ParakeetError
 
 from ..conftest import without_root_rights
@@ -128,9 +128,9 @@ def test_a_file_that_was_cut_off_can_be_gone_on_in(tmp_path: Path, cut: int | st
         (b"[1]", "damaged"),
         (b"[" * 100_000, "damaged"),
         (b'{"event": "reply", "tokens": ' + b"9" * 5000 + b"}", "damaged"),
-        (b"{}", "'None' is no event"),
+        (b"{}", "'None' is not an event"),
         (b'{"event": ["x"]}', "no event"),
-        (b'{"event": "shutdown"}', "'shutdown' is no event"),
+        (b'{"event": "shutdown"}', "'shutdown' is not an event"),
         (b'{"event": "system"}', "'system' needs a text as 'content'"),
         (b'{"event": "system", "content": 5}', "'system' needs a text as 'content'"),
         (json.dumps(reply(tokens=-1)).encode(), "'reply' needs a whole number from 0 as 'tokens'"),
@@ -154,16 +154,16 @@ def test_a_damaged_line_is_named(tmp_path: Path, line: bytes, problem: str) -> N
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (b"\n", "no session"),
-        (b"\x00" * 100, "no session"),
-        (b"\x89PNG\r\n\x1a\n\x00\x00", "no session"),
-        (b"Once upon a time", "no session"),
-        (b'{"event": "undo"}\n', "no session"),
-        (b'{"schema": 1, "kind": "something else"}\n', "no session"),
+        (b"\n", "not a session"),
+        (b"\x00" * 100, "not a session"),
+        (b"\x89PNG\r\n\x1a\n\x00\x00", "not a session"),
+        (b"Once upon a time", "not a session"),
+        (b'{"event": "undo"}\n', "not a session"),
+        (b'{"schema": 1, "kind": "something else"}\n', "not a session"),
         (b'{"schema": 2, "kind": "parakeet session"}\n', "schema 2, but this version of Parakeet reads schema 1"),
         (b'{"schema": "\\u001b[31m", "kind": "parakeet session"}\n', "has schema"),
         (b'{"kind": "parakeet session"}\n', "schema None"),
-        ("{}".encode("utf-16"), "no session"),
+        ("{}".encode("utf-16"), "not a session"),
     ],
 )
 def test_what_is_no_session_is_refused_and_left_alone(tmp_path: Path, content: bytes, problem: str) -> None:
@@ -180,7 +180,7 @@ def test_a_line_without_an_end_is_refused(tmp_path: Path, beginning: bytes) -> N
     path = tmp_path / "talk.jsonl"
     with path.open("wb") as file:
         file.write(beginning)
-        file.truncate(LONGEST_LINE + 1_000_000_000)  # a hole: it takes no disk
+        file.truncate(MAX_LINE_BYTES + 1_000_000_000)  # a hole: it takes no disk
     with pytest.raises(ParakeetError, match=rf"line {2 if beginning else 1} is longer than 64 MiB"):
         load(path)
 
@@ -190,7 +190,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
     for read in (load, lambda path: SessionLog.open(path, HEADER)):
-        with pytest.raises(ParakeetError, match=r"no session|cannot be read"):
+        with pytest.raises(ParakeetError, match=r"not a session|cannot be read"):
             read(tmp_path / name)
 
 
@@ -286,4 +286,4 @@ def test_the_list_shows_the_latest_first_and_what_cannot_be_read_last(tmp_path: 
     assert new.first_words == ("Why is the sky " + "blue" * 50)[:60]
     assert (old.name, old.exchanges, old.first_words) == ("old", 2, "One?")
     assert (broken.name, broken.exchanges) == ("broken", 0)
-    assert "no session" in broken.problem
+    assert "not a session" in broken.problem

@@ -19,9 +19,8 @@ from parakeet.evaluation.bits_per_byte import choose_documents, measure, unigram
 from parakeet.evaluation.exact_match import GREEDY, accuracy, replies_to, wilson_interval
 from parakeet.evaluation.report import evaluate
 from parakeet.evaluation.tables import NOT_APPLICABLE, exact_match_table, replies_table
-from parakeet.generation.batch import batch_replies
 from parakeet.generation.decoder import Decoder
-from parakeet.generation.engine import Engine
+from parakeet.generation.engine import Engine, batch_replies
 from parakeet.model.config import ModelConfig
 from parakeet.model.transformer import Parakeet, save_model
 from parakeet.progress import Progress

@@ -130,7 +130,7 @@ def test_precisions_read_fewer_bytes() -> None:
 @pytest.mark.parametrize("dtype", ["int8", "int4"])
 def test_widths_that_the_kernels_cannot_read_are_refused(dtype: str, width: int) -> None:
     config = ModelConfig(layers=1, heads=2, width=width, context=32, vocabulary_rows=320)
-    with pytest.raises(ParakeetError, match="take bf16 instead"):
+    with pytest.raises(ParakeetError, match="use bf16 instead"):
         Decoder(random_model(config), dtype)
 
 

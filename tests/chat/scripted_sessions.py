@@ -7,7 +7,7 @@ from typing import Any
 from parakeet.chat.session import Session
 from parakeet.chat.storage import SessionLog, session_header
 from parakeet.conversation import Turn
-from parakeet.generation.settings import SamplingSettings
+from parakeet.sampling_settings import SamplingSettings
 from parakeet.template import parse_conversation
 
 from ..scripted import byte_tokenizer
