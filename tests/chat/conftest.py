@@ -62,6 +62,14 @@ class Terminal(fdpexpect.fdspawn):
     def interrupt(self) -> None:
         self.send("\x03")
 
+    def interrupt_until_it_ends(self) -> int:
+        """Press Ctrl-C, wait for what follows, and again, until two presses came within a second: a slow machine may
+        need several. The status."""
+        while True:
+            self.interrupt()
+            if self.expect_exact(["Human: " if self.plain else PASTE_ON, EOF]) == 1:
+                return self.ends()
+
     def ends(self) -> int:
         self.expect(EOF)
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])

@@ -35,7 +35,7 @@ class ScriptedEngine:
 
     `replies` is a function of (prompt ids, seed), or a list: which of them is said is decided by a hash of
     prompt ids and seed, so that a list of one always says the same. Without an end in it (`ends=False`) the
-    reply is said again and again. `delay` is slept before each word.
+    reply is said again and again. A word takes `delay` seconds.
     """
 
     def __init__(

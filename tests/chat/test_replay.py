@@ -141,8 +141,8 @@ def test_what_was_otherwise_is_told_first(tmp_path: Path) -> None:
     long_talk(tmp_path)
     _, lines = run(tmp_path / "talk.jsonl", dtype="int8", threads=4)
     assert lines[0] == (
-        "The session was recorded under other conditions: the dtype was 'fp32', now 'int8'; the number of threads was 1, "
-        "now 4. This alone can change replies."
+        "The session was recorded under other conditions: the dtype was 'fp32', now 'int8'; "
+        "the number of threads was 1, now 4. This alone can change replies."
     )
 
 

@@ -253,7 +253,7 @@ def test_a_message_that_was_stopped_is_forgotten_with_the_rest() -> None:
     talk = session()
     talk.reply("One?").close()
     talk.clear()
-    with pytest.raises(ParakeetError, match="no message to reply to again"):
+    with pytest.raises(ParakeetError, match="no message to retry"):
         talk.retry()
 
 

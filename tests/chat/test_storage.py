@@ -89,7 +89,7 @@ def test_a_file_that_others_could_read_is_closed_to_them_when_it_is_gone_on_in(t
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
     log = SessionLog.open(path, HEADER)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert log.notes == [f"Others could read {path} (mode 0644); now only its owner can."]
+    assert log.notes == [f"{path} was readable by others (mode 0644); now only you can read it."]
 
 
 def test_a_file_cut_off_at_any_byte_loads_to_what_was_whole(tmp_path: Path) -> None:
@@ -129,16 +129,16 @@ def test_a_file_that_was_cut_off_can_be_gone_on_in(tmp_path: Path, cut: int | st
         (b"[" * 100_000, "damaged"),
         (b'{"event": "reply", "tokens": ' + b"9" * 5000 + b"}", "damaged"),
         (b"{}", "'None' is not an event"),
-        (b'{"event": ["x"]}', "no event"),
+        (b'{"event": ["x"]}', "is not an event"),
         (b'{"event": "shutdown"}', "'shutdown' is not an event"),
-        (b'{"event": "system"}', "'system' needs a text as 'content'"),
-        (b'{"event": "system", "content": 5}', "'system' needs a text as 'content'"),
+        (b'{"event": "system"}', "'system' needs text as 'content'"),
+        (b'{"event": "system", "content": 5}', "'system' needs text as 'content'"),
         (json.dumps(reply(tokens=-1)).encode(), "'reply' needs a whole number from 0 as 'tokens'"),
         (json.dumps(reply(seed=True)).encode(), "'reply' needs a whole number from 0 as 'seed'"),
         (json.dumps(reply(settings=[])).encode(), "'reply' needs an object as 'settings'"),
-        (json.dumps(reply(reply=None)).encode(), "'reply' needs a text as 'reply'"),
-        (b'{"event": "undo"}', "no exchange that the event 'undo' could change"),
-        (json.dumps(reply(kind="continue")).encode(), "no exchange that the event 'continue'"),
+        (json.dumps(reply(reply=None)).encode(), "'reply' needs text as 'reply'"),
+        (b'{"event": "undo"}', "the event 'undo' changes an exchange, but there is none"),
+        (json.dumps(reply(kind="continue")).encode(), "the event 'continue' changes an exchange"),
     ],
 )
 def test_a_damaged_line_is_named(tmp_path: Path, line: bytes, problem: str) -> None:
@@ -181,7 +181,7 @@ def test_a_line_without_an_end_is_refused(tmp_path: Path, beginning: bytes) -> N
     with path.open("wb") as file:
         file.write(beginning)
         file.truncate(MAX_LINE_BYTES + 1_000_000_000)  # a hole: it takes no disk
-    with pytest.raises(ParakeetError, match=rf"line {2 if beginning else 1} is longer than 64 MiB"):
+    with pytest.raises(ParakeetError, match=rf"line {2 if beginning else 1} is over 64 MiB long"):
         load(path)
 
 
@@ -190,7 +190,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
     for read in (load, lambda path: SessionLog.open(path, HEADER)):
-        with pytest.raises(ParakeetError, match=r"not a session|cannot be read"):
+        with pytest.raises(ParakeetError, match=r"does not exist|is not a file|cannot be read"):
             read(tmp_path / name)
 
 
@@ -198,7 +198,7 @@ def test_a_new_session_never_replaces_one(tmp_path: Path) -> None:
     path = written(tmp_path / "talk.jsonl", *STORY)
     (tmp_path / "link.jsonl").symlink_to("nowhere")
     for taken in (path, tmp_path / "link.jsonl"):
-        with pytest.raises(ParakeetError, match="exists already"):
+        with pytest.raises(ParakeetError, match="already exists"):
             SessionLog.create(taken, HEADER)
     assert load(path).events == STORY
 
@@ -270,7 +270,7 @@ def test_no_name_leads_out_of_the_folder(name: str) -> None:
     "name", ["", ".", "..", "../x", "a/b", "a\n", "/etc/passwd", "é", "x" * 65, ".hidden", "a b", "\x00"]
 )
 def test_a_name_that_is_no_plain_name_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ParakeetError, match="no name for a session"):
+    with pytest.raises(ParakeetError, match="is not a session name"):
         session_path(tmp_path, name)
 
 
