@@ -28,7 +28,7 @@ def run(*arguments: str, home: Path) -> tuple[int, str]:
         (("models",), "Make one with: parakeet build"),
         (("chat", "-m", "hi"), "Make one with: parakeet build"),
         (("chat", "-m", "hi", "--model", "nowhere"), "is no release"),
-        (("verify", "nowhere"), "is no folder"),
+        (("verify", "nowhere"), "is not a folder"),
         (("bench", "startup"), "Make one with: parakeet build"),
     ],
 )

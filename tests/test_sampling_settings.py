@@ -1,4 +1,4 @@
-"""Settings of sampling: refused by name, read from text, shown."""
+"""The sampling options: refused by name, read from text, shown, and the same everywhere."""
 
 import math
 from dataclasses import replace
@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from parakeet.cli import main
 from parakeet.errors import ParakeetError
 from parakeet.recipe import Generation
-from parakeet.sampling_settings import SamplingSettings, describe, with_setting
+from parakeet.sampling_settings import OPTIONS, SamplingSettings, describe, with_setting
 
 PLAIN = {
     "temperature": 1.0,
@@ -220,3 +221,26 @@ def test_every_setting_is_described_in_one_short_line() -> None:
     assert (shown["temperature"], shown["top_p"], shown["seed"], shown["rolling"]) == ("0.3", "1", "random", "off")
     assert shown["stop"] == r'["\n", "é"]'
     assert all(0 < len(meaning) <= 50 and "\n" not in meaning for _, _, meaning in rows)
+
+
+def test_the_recipe_and_the_command_line_have_the_same_options() -> None:
+    released = Generation().model_dump()
+    assert released == {
+        "temperature": 0.3,
+        "top_k": 0,
+        "top_p": 0.95,
+        "min_p": 0.01,
+        "repetition_penalty": 1.0,
+        "frequency_penalty": 0.07,
+        "presence_penalty": 0.02,
+        "max_tokens": 4000,
+    }
+    assert SamplingSettings(**released) == SamplingSettings()
+    assert set(OPTIONS) - set(released) == {"stop", "rolling", "seed"}
+    options = {option.name: option for option in main.commands["chat"].params}  # type: ignore[attr-defined]
+    for name, option in OPTIONS.items():
+        assert options[name].opts == ["--" + name.replace("_", "-")]
+        assert option.help[1:] in options[name].help
+    given = main.commands["chat"].make_context("chat", ["--top-k", "1e3", "--stop", "a", "--stop", "b", "--rolling"])  # type: ignore[attr-defined]
+    changed = {name: given.params[name] for name in OPTIONS if given.params[name] is not None}
+    assert changed == {"top_k": 1000, "stop": ("a", "b"), "rolling": True}

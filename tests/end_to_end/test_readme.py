@@ -1,4 +1,7 @@
-"""Every command of the README, run as it stands there; long ones are cut short in a way that is said here."""
+"""Every command of the README is run as it is written; CUT_SHORT lists the long ones and how they are shortened.
+
+tests/test_documentation.py checks the options and values of all pages without running anything.
+"""
 
 import json
 import re
@@ -32,7 +35,7 @@ CUT_SHORT = {
     # 1.5 GB from the internet; test_original.py does it with a server of its own.
     "build --select original_model": "--help",
     "bench": "--help",
-    # There is no copy in the text of the small model here; tests/data/test_inspect.py has them.
+    # The small model's text contains no duplicates; tests/data/test_inspect.py has some.
     "data inspect --reason": "--help",
 }
 
@@ -44,7 +47,7 @@ def commands() -> list[str]:
 
 @pytest.fixture(scope="module")
 def workplace(built: tuple[Path, Path, bytes], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that looks like a checkout after `make demo`, with the files that the README's user has."""
+    """A folder like a checkout after `make demo`, with the files that the README mentions."""
     folder = tmp_path_factory.mktemp("readme")
     shutil.copytree(built[0], folder / "assets", symlinks=True)
     (folder / ".venv" / "bin").mkdir(parents=True)
@@ -63,7 +66,7 @@ def workplace(built: tuple[Path, Path, bytes], tmp_path_factory: pytest.TempPath
     torch.save(original_state(layers=2, width=36), folder / "my-checkpoint.pth")
     if VOCABULARY.is_dir():
         shutil.copytree(VOCABULARY, folder / "tiktoken", copy_function=shutil.copyfile)
-        # In place of the published model, which `build --select original_model` would have fetched.
+        # Instead of the published model, which `build --select original_model` would download.
         original = folder / "assets" / "original_model"
         sizes = ("--heads", "18", "--context", "8192", "-o", str(original / "tiny"))
         imported = run(folder, f".venv/bin/parakeet import my-checkpoint.pth {shlex.join(sizes)}")
@@ -107,11 +110,3 @@ def test_the_recipe_of_the_readme_loads(tmp_path: Path) -> None:
     (text,) = re.findall(r"^```yaml\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
     (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")
     assert load_recipe(str(tmp_path / "mine.yaml")).training.tokens == 3_000_000
-
-
-def test_every_option_that_the_readme_names_exists() -> None:
-    helped = subprocess.run([sys.executable, "-m", "parakeet.cli", "chat", "--help"], capture_output=True, text=True)
-    options = set(re.findall(r"`(?:parakeet chat )?(--[a-z-]+)[ `]", README)) - {"--yes", "--recipe"}
-    assert {"--dtype", "--json", "--model", "--replay"} <= options
-    for option in options:
-        assert option in helped.stdout, shlex.quote(option)
