@@ -113,6 +113,7 @@ def test_documented_commands_are_accepted(page: Path) -> None:
 
 def test_the_readme_has_commands_to_check() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "make demo" in list(shell_lines(text))
     assert len([arguments for line in shell_lines(text) for arguments in invocations(line)]) > 12
 
 

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from parakeet.sanitise import Sanitiser, sanitise
 
@@ -51,24 +51,6 @@ def styled(text: str, code: str) -> str:
     return f"\x1b[{code}m{text}\x1b[0m" if has_colour() else text
 
 
-class Output(Protocol):
-    """How replies and notes are printed: as text for people, or as JSON events for programs."""
-
-    def begin(self, label: str) -> None:
-        """A reply begins; `label` stands before it on a terminal."""
-
-    def text(self, text: str) -> None:
-        """The next piece of the reply, as the model produced it."""
-
-    def finish(self, stopped: bool) -> None:
-        """The text of the reply is complete, or Ctrl-C stopped it."""
-
-    def end(self, values: dict[str, Any]) -> None:
-        """The reply is over and recorded; `values` are finish_reason, seed, tokens and the timing's figures."""
-
-    def note(self, text: str) -> None: ...
-
-
 class TextOutput:
     """Text for people. Standard output gets nothing but replies."""
 
@@ -77,14 +59,17 @@ class TextOutput:
         self._last = ""
 
     def begin(self, label: str) -> None:
+        """A reply begins; `label` is printed before it."""
         # One sanitiser for a whole reply: an escape sequence may be split over several pieces.
         self._sanitiser, self._last = Sanitiser(), ""
         write(label)
 
     def text(self, text: str) -> None:
+        """The next piece of the reply, as the model produced it."""
         self._put(self._sanitiser.feed(text))
 
     def finish(self, stopped: bool) -> None:
+        """The text of the reply is complete, or Ctrl-C stopped it."""
         self._put(self._sanitiser.finish())
         if stopped and sys.stdout.isatty():
             self._put(" [stopped]")
@@ -92,7 +77,7 @@ class TextOutput:
             self._put("\n")
 
     def end(self, values: dict[str, Any]) -> None:
-        pass
+        """The reply is recorded; `values` are finish_reason, seed, tokens and the timing's figures."""
 
     def note(self, text: str) -> None:
         note(text)
@@ -103,7 +88,7 @@ class TextOutput:
 
 
 class JsonOutput:
-    """One JSON object a line on standard output.
+    """The same as JSON objects, one a line on standard output.
 
     Text is not sanitised. Every character beyond printable ASCII is an escape, so nothing can steer a terminal and
     nothing that the model wrote is lost.
@@ -162,7 +147,7 @@ class Interrupts:
 class ReplyPrinter:
     """Prints the replies of a session as they are generated, with notes about them."""
 
-    def __init__(self, session: "Session", output: Output, stats: bool = False) -> None:
+    def __init__(self, session: "Session", output: TextOutput | JsonOutput, stats: bool = False) -> None:
         self.session = session
         self.output = output
         self.stats = stats

@@ -4,14 +4,14 @@ import codecs
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from parakeet.errors import ParakeetError
-from parakeet.generation.decoder import DTYPES, Decoder
+from parakeet.generation.decoder import DTYPES, Cache, Decoder
 from parakeet.generation.sampling import Sampler
 from parakeet.generation.stop_strings import StopStrings
 from parakeet.model.transformer import best_device, load_model
@@ -23,34 +23,6 @@ PREFILL_TOKENS = 512
 (512 tokens of the 378M model take 1.3 s in fp32 on 2 cores)."""
 
 PROMPTS_PER_BATCH = 64
-
-
-class ModelShape(Protocol):
-    @property
-    def context(self) -> int: ...
-
-    @property
-    def parameter_count(self) -> int: ...
-
-
-class LanguageModel(Protocol):
-    """What the engine needs of a model. `parakeet.generation.decoder.Decoder` is one."""
-
-    dtype: str
-    device: torch.device
-    bytes_per_token: int
-
-    @property
-    def config(self) -> ModelShape: ...
-
-    def new_cache(self, capacity: int, batch_size: int = 1) -> Any:
-        """An empty cache with `lengths` (the tokens that each row has seen) and `n_bytes_per_token`."""
-
-    def prefill(self, ids: Sequence[int], cache: Any, row: int = 0) -> Tensor:
-        """Append ids to a row of the cache; logits (vocabulary rows,) after the last of them."""
-
-    def step(self, ids: Sequence[int], cache: Any) -> Tensor:
-        """Append one id to every row of the cache; logits (batch, vocabulary rows) after them."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +75,7 @@ class Timing:
 class Engine:
     """A model and its tokenizer, ready to generate."""
 
-    def __init__(self, model: LanguageModel, tokenizer: Tokenizer) -> None:
+    def __init__(self, model: Decoder, tokenizer: Tokenizer) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.context = model.config.context
@@ -119,8 +91,13 @@ class Engine:
         """(vocabulary rows,) bool: the ids that a reply may contain. These are text and the ends of turn and text, but
         no roles, no padding (it was never a target) and no undefined ids."""
         self.allowed[[*spoken, tokenizer.end_of_prompt, tokenizer.end_of_text]] = True
-        self._cache: Any = None
         self._read: list[int] = []
+        """The prompt's beginning that is in the cache, in whole pieces of PREFILL_TOKENS."""
+
+    @cached_property
+    def _cache(self) -> Cache:
+        """Made for the first reply: on CUDA it takes its memory at once."""
+        return self.model.new_cache(self.context)
 
     def generate(self, prompt_ids: Sequence[int], settings: SamplingSettings) -> Iterator[Step]:
         """Continue the prompt until the model ends its turn, a stop string comes, or the room is used up.
@@ -170,8 +147,6 @@ class Engine:
         Only whole pieces are reused. Keys computed in a piece of another length, or in a step of one token, differ in
         the last bit: replies would depend on what was generated before.
         """
-        if self._cache is None:
-            self._cache = self.model.new_cache(self.context)
         same = next((i for i, pair in enumerate(zip(self._read, prompt, strict=False)) if pair[0] != pair[1]), None)
         shared = min(len(self._read), len(prompt) - 1) if same is None else same
         kept = shared // PREFILL_TOKENS * PREFILL_TOKENS
