@@ -4,7 +4,6 @@ import json
 import os
 import stat
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -37,20 +36,20 @@ _FIRST_PASTE = 0x10F000
 """First of the characters that stand for pastes. It is in a private-use plane, which no text contains."""
 
 MAX_HISTORY_BYTES = 1 << 20
-"""A longer history file loses its older half."""
+"""A longer history file is cut to its newest half megabyte."""
 
 MAX_ENTRY_LENGTH = 10_000
 """In characters. A longer input, such as a pasted book, is not kept."""
 
 
-class PromptReader:
+class PromptReader(QuietTerminal):
     """Reads inputs with editing: Enter sends, Alt-Enter begins a new line, Tab completes.
 
     `complete` returns the completions of an input so far. `history` is the history's file, None to keep none.
     """
 
     def __init__(self, label: str, complete: Callable[[str], Iterable[Completion]], history: Path | None) -> None:
-        self._terminal = QuietTerminal()
+        super().__init__()
         self._pastes = _Pastes()
         self._history = PromptHistory(history, self._pastes.expand)
         self.notes = self._history.notes
@@ -83,12 +82,6 @@ class PromptReader:
         raw = self._session.prompt([("class:prompt", self._label)], rprompt=beside)
         text = self._pastes.expand(unquoted(raw))
         return literal(text) if self._pastes.begins(raw) else text
-
-    def quiet(self) -> AbstractContextManager[None]:
-        return self._terminal.quiet()
-
-    def aside(self) -> AbstractContextManager[None]:
-        return self._terminal.aside()
 
     def _begins_command(self) -> bool:
         text = self._session.default_buffer.text

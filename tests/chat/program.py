@@ -1,6 +1,6 @@
 """`parakeet chat` without a model, for tests that need a real process, a pipe or a terminal.
 
-`python tests/chat/program.py --reply TEXT [--delay SECONDS] [-m MESSAGE] …`; sessions and history lie in PARAKEET_HOME.
+`python tests/chat/program.py --reply TEXT [--delay SECONDS] [-m MESSAGE] …`; sessions and history are in PARAKEET_HOME.
 """
 
 import argparse
@@ -26,11 +26,11 @@ TESTS = Path(__file__).parents[1]
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument(
-        "--reply", help="in Python's escapes; without it, the seed and the length of the prompt are said"
+        "--reply", help="with Python's escapes; by default the seed and the length of the prompt"
     )
-    parser.add_argument("--bytes", action="store_true", help="say the reply byte by byte, through the real engine")
+    parser.add_argument("--bytes", action="store_true", help="generate the reply byte by byte, with the real engine")
     parser.add_argument("--delay", type=float, default=0.0)
-    parser.add_argument("--endless", action="store_true", help="say the reply again and again")
+    parser.add_argument("--endless", action="store_true", help="repeat the reply without end")
     parser.add_argument("--context", type=int, default=512)
     parser.add_argument("--max-tokens", type=int, default=400)
     parser.add_argument("--seed", type=int)

@@ -1,4 +1,4 @@
-"""An engine without a model, for everything above it: what it says is a function of (prompt ids, seed)."""
+"""An engine without a model: its reply is a function of (prompt ids, seed)."""
 
 import hashlib
 import re
@@ -16,7 +16,7 @@ Reply = Callable[[list[int], int | None], str]
 
 @dataclass
 class ScriptedTiming:
-    """The fields of the engine's `Timing`, with figures that never change."""
+    """The fields of the engine's `Timing`, with fixed figures."""
 
     prompt_tokens: int = 0
     kept_tokens: int = 0

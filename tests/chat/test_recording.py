@@ -115,7 +115,7 @@ def test_a_folder_that_cannot_be_written_ends_the_recording_not_the_chat(tmp_pat
 
 @contextmanager
 def nearly_full(n_bytes: int) -> Iterator[None]:
-    """No file grows beyond a number of bytes: the kernel writes what fits, and refuses the rest."""
+    """No file can grow beyond a number of bytes: the kernel writes what fits and refuses the rest."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
     try:
@@ -178,7 +178,7 @@ OPERATIONS = st.lists(
 
 
 def babble(prompt_ids: list[int], seed: int) -> str:
-    """Nothing to four words, as prompt and seed have it."""
+    """None to four words, depending on prompt and seed."""
     number = sum(prompt_ids) + seed
     return " ".join(["one", "zwei\n", "🦜", "\n\nHuman: "][: number % 5])
 

@@ -52,7 +52,7 @@ def test_every_reply_comes_out_again(tmp_path: Path) -> None:
 
 
 def test_the_real_engine_keeps_its_promise(tmp_path: Path) -> None:
-    """A transformer of random weights, on bytes: half of what it says is broken UTF-8, cut anywhere."""
+    """A transformer with random weights, on bytes: half of its output is broken UTF-8."""
     engine = random_engine(256)
     settings = replace(greedy(max_tokens=40), temperature=1.0, stop=("e", "\n"))
     talk = Session(engine, settings, "Be brief.", new_log(tmp_path))
@@ -200,7 +200,7 @@ def test_a_prompt_beyond_the_context_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_session_recorded_by_an_earlier_version_opens_and_replays(tmp_path: Path) -> None:
-    """session_1eac929.jsonl was written by commit 1eac929; `seeded` says the same now as then."""
+    """session_1eac929.jsonl was written by commit 1eac929; `seeded` gives the same replies as then."""
     path = tmp_path / "old.jsonl"
     path.write_bytes(Path(__file__).with_name("session_1eac929.jsonl").read_bytes())
     path.chmod(0o600)

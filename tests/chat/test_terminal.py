@@ -1,4 +1,4 @@
-"""The chat on pseudo-terminals, with a model that says what it is told to."""
+"""The chat on pseudo-terminals, with a model whose replies are given."""
 
 import json
 import os

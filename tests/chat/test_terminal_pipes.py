@@ -1,4 +1,4 @@
-"""The chat on pipes, with a model that says what it is told to."""
+"""The chat on pipes, with a model whose replies are given."""
 
 import json
 import signal
@@ -15,7 +15,7 @@ COUNTING = ("--reply", "one two three four five six seven eight nine ", "--endle
 
 
 def process(*options: str, **streams: object) -> subprocess.Popen[bytes]:
-    """A process from its very beginning to its very end, where that matters."""
+    """A whole process, for tests of its start and its end."""
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     return subprocess.Popen([sys.executable, PROGRAM, *options], **{**pipes, **streams})
 

@@ -1,4 +1,4 @@
-"""`parakeet chat` as a user has it, with a release of random weights: a model of noise must not break it either."""
+"""`parakeet chat` as a user runs it, with a release of random weights."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def chat(home: Path, *options: str, stdin: bytes = b"") -> Result:
-    """The command in this process, where only what it prints matters."""
+    """Run the command in this process, for tests of its output only."""
     return CliRunner().invoke(main, ["chat", *options], input=stdin, env={"PARAKEET_HOME": str(home)})
 
 
@@ -74,7 +74,7 @@ def chatting(home: Path, *options: str, term: str = "xterm", **variables: str) -
 
 
 def typed(child: pexpect.spawn, line: str) -> str:
-    """Send a line at the prompt of prompt_toolkit; what it brought about."""
+    """Send a line and wait for the next prompt of prompt_toolkit; returns what was printed in between."""
     child.send(line + "\r")
     child.expect_exact(PASTE_OFF)
     child.expect_exact(PASTE_ON)
