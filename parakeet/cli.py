@@ -71,7 +71,10 @@ def main() -> None:
 @main.command()
 @click.option("--recipe", "recipe_name", default="demo", show_default=True, help="Shipped recipe or recipe file.")
 @click.option(
-    "--data", multiple=True, metavar="FILE", help="Train on this file, folder or glob, not the recipe's sources. Repeatable."
+    "--data",
+    multiple=True,
+    metavar="FILE",
+    help="Train on this file, folder or glob instead of the recipe's sources. Repeatable.",
 )
 @click.option("--limit", type=Share(), metavar="SHARE", help="Use only this share of every source: 0.1% or 0.001.")
 @click.option("--select", multiple=True, metavar="ASSET", help="Build only this and what it needs. Repeatable.")
@@ -240,7 +243,12 @@ def _session_name(context: click.Context, parameter: click.Parameter, value: str
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help="CPU threads.  [default: torch's choice]")
 @click.option("--session", metavar="NAME", callback=_session_name, help="Continue or start the session of this name.")
-@click.option("--replay", type=click.Path(path_type=Path), metavar="FILE", help="Generate the replies of a session file again and compare.")
+@click.option(
+    "--replay",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Generate the replies of a session file again and compare.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON events, one a line.")
 @click.option("--stats", is_flag=True, help="Print the speed and seed of each reply.")
 @click.option("--no-history", is_flag=True, help="Do not save the conversation or the input history.")
@@ -296,7 +304,9 @@ def runs(run: str) -> None:
 @main.command()
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
-@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE.png", help="Save a plot of both loss curves.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE.png", help="Save a plot of both loss curves."
+)
 def compare(first: str, second: str, output: Path | None) -> None:
     """Compare two training runs: settings, loss at equal tokens, speed.
 
@@ -328,7 +338,13 @@ def import_command(file: Path, output: Path | None, heads: int | None, context: 
 @main.command()
 @click.argument("release", metavar="RELEASE", type=click.Path(path_type=Path))
 @click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
-@click.option("--format", "layout", type=click.Choice(["original"]), required=True, help="original: the .pth file of the original model.")
+@click.option(
+    "--format",
+    "layout",
+    type=click.Choice(["original"]),
+    required=True,
+    help="original: the .pth file of the original model.",
+)
 def export(release: Path, file: Path, layout: str) -> None:
     """Write the weights of a release in another format."""
     from parakeet.release.importing import export_original

@@ -188,7 +188,7 @@ class ReplyPrinter:
         dropped = self.session.dropped
         if dropped > self._dropped:
             self.output.note(
-                f"Dropped the {count(dropped - self._dropped, 'oldest exchange')} from the prompt: the context of "
+                f"{count(dropped - self._dropped, 'old exchange')} left out of the prompt: the context of "
                 f"{self.session.engine.context:,} tokens is full."
             )
         self._dropped = dropped

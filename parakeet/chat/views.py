@@ -103,7 +103,7 @@ def _context(session: Session, release: "Release") -> str:
         ("conversation", count(len(session.exchanges), "exchange")),
     ]
     if session.dropped:
-        rows.append(("dropped", f"{count(session.dropped, 'oldest exchange')} that did not fit"))
+        rows.append(("left out", f"{count(session.dropped, 'old exchange')} that did not fit"))
     return table(rows)
 
 

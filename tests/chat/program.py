@@ -25,9 +25,7 @@ TESTS = Path(__file__).parents[1]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser()
-    parser.add_argument(
-        "--reply", help="with Python's escapes; by default the seed and the length of the prompt"
-    )
+    parser.add_argument("--reply", help="with Python's escapes; by default the seed and the length of the prompt")
     parser.add_argument("--bytes", action="store_true", help="generate the reply byte by byte, with the real engine")
     parser.add_argument("--delay", type=float, default=0.0)
     parser.add_argument("--endless", action="store_true", help="repeat the reply without end")

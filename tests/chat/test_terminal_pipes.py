@@ -72,7 +72,7 @@ def test_dropped_exchanges_and_cut_replies_are_noted_off_standard_output(run: Ru
     done = run("--bytes", "--reply", "0123456789", "--context", "64", "--max-tokens", "5", stdin=lines)
     assert (done.status, done.out) == (0, b"01234\n" * 3)
     cut = "Reply cut at 5 tokens (max_tokens)."
-    left = "Dropped the 1 oldest exchange from the prompt: the context of 64 tokens is full."
+    left = "1 old exchange left out of the prompt: the context of 64 tokens is full."
     assert done.notes == [cut, left, cut, cut]
 
 
