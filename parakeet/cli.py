@@ -251,21 +251,10 @@ def _session_name(context: click.Context, parameter: click.Parameter, value: str
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON events, one a line.")
 @click.option("--stats", is_flag=True, help="Print the speed and seed of each reply.")
-@click.option("--no-history", is_flag=True, help="Do not save the conversation or the input history.")
-def chat(
-    message: str | None,
-    model_path: Path | None,
-    system: str,
-    dtype: str,
-    device: str,
-    threads: int | None,
-    session: str | None,
-    replay: Path | None,
-    as_json: bool,
-    stats: bool,
-    no_history: bool,
-    **settings: Any,
-) -> None:
+@click.option(
+    "--no-history", "history", flag_value=False, default=True, help="Do not save the conversation or the input history."
+)
+def chat(**options: Any) -> None:
     """Chat with a released model.
 
     Works on a terminal, with -m for one message, or through a pipe, one message a line. Unset options use the release's
@@ -273,15 +262,11 @@ def chat(
     """
     from parakeet.chat.launch import ChatOptions, launch_chat
 
-    given = {name: value for name, value in settings.items() if value is not None}
-    others = {"-m": message, "--session": session, "--json": as_json, "--system": system} | given
-    if replay and any(value not in (None, False, "") for value in others.values()):
+    settings = {name: value for name in OPTIONS if (value := options.pop(name)) is not None}
+    chosen = ChatOptions(settings=settings, **options)
+    if chosen.replay and (settings or chosen.message or chosen.session or chosen.system or chosen.as_json):
         raise click.UsageError("--replay takes its messages and settings from FILE and cannot be combined with others.")
-    options = ChatOptions(
-        message, model_path, system, given, dtype, device, threads or 0, session, replay, as_json, stats,
-        history=not no_history,
-    )  # fmt: skip
-    sys.exit(launch_chat(options))
+    sys.exit(launch_chat(chosen))
 
 
 @main.command()

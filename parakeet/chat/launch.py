@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ChatOptions:
-    """The options of `parakeet chat`."""
+    """The options of `parakeet chat`, by the names that parakeet/cli.py gives them."""
 
     message: str | None = None
     model_path: Path | None = None
@@ -29,8 +29,8 @@ class ChatOptions:
     """Sampling options that were given, by name. The release's defaults hold for the others."""
     dtype: str = "auto"
     device: str = "auto"
-    threads: int = 0
-    """0 leaves the choice to torch."""
+    threads: int | None = None
+    """None leaves the choice to torch."""
     session: str | None = None
     replay: Path | None = None
     as_json: bool = False
@@ -71,7 +71,7 @@ def _launch(options: ChatOptions) -> int:
         release = open_release(options.model_path or _latest())
         from parakeet.generation.engine import load_engine
 
-        engine = load_engine(release.directory, options.device, options.dtype, options.threads)
+        engine = load_engine(release.directory, options.device, options.dtype, options.threads or 0)
     from parakeet.chat.output import write
     from parakeet.chat.replay import replay
     from parakeet.chat.session import Session

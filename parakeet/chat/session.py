@@ -170,6 +170,7 @@ class Session:
     def _stream(
         self, kind: str, prompt: list[int], seed: int, message: str | None = None
     ) -> Generator["Step", None, None]:
+        # Not in the generator, which does not run before its first step.
         self.last_seed = seed
         return self._steps({"event": kind} | ({} if message is None else {"message": message}), prompt, seed)
 
@@ -183,7 +184,7 @@ class Session:
                 finish_reason = step.finish_reason or finish_reason
                 yield step
         except Exception:
-            text = ""
+            text = ""  # an error in the middle leaves no reply
             raise
         finally:
             if text.strip() or (text and event["event"] == "continue"):
