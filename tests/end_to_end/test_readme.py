@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from ..test_documentation import invocations, shell_lines
-from .conftest import environment
+from .conftest import PATIENCE, environment
 
 pytestmark = pytest.mark.slow
 
@@ -80,7 +80,7 @@ def run(workplace: Path, command: str) -> subprocess.CompletedProcess[bytes]:
         env=variables,
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
 
 
