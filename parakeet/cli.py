@@ -1,8 +1,9 @@
-"""`parakeet …`: every command imports what it needs when it runs, so that `--help` stays instant."""
+"""The `parakeet` command. Every subcommand imports what it needs when it runs, so that `--help` is instant."""
 
+import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +12,14 @@ import click
 from parakeet import __version__
 from parakeet.benchmarks.commands import bench
 from parakeet.errors import INTERRUPTED, ParakeetError
+from parakeet.sampling_settings import OPTIONS, parse_setting
 
 if TYPE_CHECKING:
     from parakeet.recipe import Recipe
 
 
 class Commands(click.Group):
-    """Prints a user's mistake as one message and ends with status 1; a traceback is always our own fault."""
+    """Prints a user's mistake as one message and exits with status 1. A traceback is always a bug."""
 
     def invoke(self, context: click.Context) -> Any:
         try:
@@ -37,7 +39,7 @@ class Commands(click.Group):
 
 
 class Share(click.ParamType):
-    """A share of the whole, as 0.1% or as 0.001."""
+    """A share of the whole, written as 0.1% or 0.001."""
 
     name = "share"
 
@@ -52,7 +54,7 @@ class Share(click.ParamType):
         # Not `0 < share <= 1`: Decimal raises for NaN.
         if not share.is_finite() or share <= 0 or share > 1 or float(share) == 0.0:
             self.fail(
-                f"{text!r} is no share: write it like 0.1% or 0.001, above 0 and at most 100%.", parameter, context
+                f"{text!r} is not a share: write it like 0.1% or 0.001, above 0 and at most 100%.", parameter, context
             )
         return float(share)
 
@@ -60,21 +62,24 @@ class Share(click.ParamType):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="parakeet")
 def main() -> None:
-    """Build a tiny language model from text, and talk to it.
+    """Build a tiny language model from text, and chat with it.
 
-    Artefacts lie in the checkout's assets/ folder, or where PARAKEET_HOME points.
+    Artefacts are stored in assets/ in the checkout, or in $PARAKEET_HOME.
     """
 
 
 @main.command()
 @click.option("--recipe", "recipe_name", default="demo", show_default=True, help="Shipped recipe or recipe file.")
 @click.option(
-    "--data", multiple=True, metavar="FILE", help="File, folder or glob in place of the recipe's sources. Repeatable."
+    "--data",
+    multiple=True,
+    metavar="FILE",
+    help="Train on this file, folder or glob instead of the recipe's sources. Repeatable.",
 )
-@click.option("--limit", type=Share(), metavar="SHARE", help="Take only this share of every source: 0.1%, or 0.001.")
-@click.option("--select", multiple=True, metavar="ASSET", help="Build this and all before it only. Repeatable.")
-@click.option("--force", multiple=True, metavar="ASSET", help="Make this anew though nothing changed. Repeatable.")
-@click.option("--try-anyway", is_flag=True, help="Train although the forecast says that it will not fit the memory.")
+@click.option("--limit", type=Share(), metavar="SHARE", help="Use only this share of every source: 0.1% or 0.001.")
+@click.option("--select", multiple=True, metavar="ASSET", help="Build only this and what it needs. Repeatable.")
+@click.option("--force", multiple=True, metavar="ASSET", help="Rebuild this even if unchanged. Repeatable.")
+@click.option("--try-anyway", is_flag=True, help="Train even if the memory forecast says that it will not fit.")
 def build(
     recipe_name: str,
     data: Sequence[str],
@@ -83,7 +88,7 @@ def build(
     force: Sequence[str],
     try_anyway: bool,
 ) -> None:
-    """Build a model from text, making only what is not made yet."""
+    """Build a model from text. What is already built is reused."""
     from parakeet.home import home
     from parakeet.progress import Progress
     from parakeet.recipe_file import load_recipe
@@ -102,14 +107,14 @@ def build(
 
 @main.command()
 @click.option("--recipe", "recipe_name", default="demo", show_default=True, help="Shipped recipe or recipe file.")
-@click.option("--limit", type=Share(), metavar="SHARE", help="Take only this share of every source: 0.1%, or 0.001.")
-@click.option("--card", "card_name", metavar="NAME", help='Plan training for this card: "RTX 3080 Ti".')
-@click.option("--memory", metavar="AMOUNT", help="Memory that training may take: 11.2GiB, 12GB.  [default: the card's]")
+@click.option("--limit", type=Share(), metavar="SHARE", help="Use only this share of every source: 0.1% or 0.001.")
+@click.option("--card", "card_name", metavar="NAME", help='GPU to plan training for: "RTX 3080 Ti".')
+@click.option("--memory", metavar="AMOUNT", help="Memory that training may use: 11.2GiB, 12GB.  [default: the GPU's]")
 def plan(recipe_name: str, limit: float | None, card_name: str | None, memory: str | None) -> None:
-    """Print what follows from a recipe, and train nothing.
+    """Show what a recipe would build, without building it.
 
-    Sources with their shares and sizes, parameters by part, tokens, steps, FLOPs, disk space; what a training step
-    takes of the memory, and which policies fit it; for a card the time and energy too.
+    Lists the sources with shares and sizes, the parameters by part, tokens, steps, FLOPs and disk space; the memory of
+    a training step, and which settings fit; for a GPU also time and energy.
     """
     from parakeet.plan import render_plan
     from parakeet.recipe_file import load_recipe
@@ -124,25 +129,25 @@ def plan(recipe_name: str, limit: float | None, card_name: str | None, memory: s
 @main.command()
 @click.argument("recipe_name", metavar="RECIPE")
 def use(recipe_name: str) -> None:
-    """Make RECIPE the one that Dagster builds."""
+    """Make RECIPE the active one, which Dagster builds."""
     from parakeet.home import home
     from parakeet.recipe_file import load_recipe
     from parakeet.stages import use_recipe
 
     recipe = load_recipe(recipe_name)
     use_recipe(home(), recipe)
-    _say(f"{recipe.name} is the active recipe. Reload the definitions in Dagster if it is running.")
+    _say(f"{recipe.name} is the active recipe. If Dagster is running, reload its definitions.")
 
 
 @main.command()
 @click.argument("path", type=click.Path(path_type=Path))
 def verify(path: Path) -> None:
-    """Check the files of an artefact or a release by hash."""
+    """Check the files of an artefact or a release against their hashes."""
     from parakeet.artifact import MANIFEST_FILE, Artifact
     from parakeet.release.verify import SUMS_FILE, verify_release
 
     if not path.is_dir():
-        raise ParakeetError(f"{path} is no folder: give the folder of an artefact or of a release.")
+        raise ParakeetError(f"{path} is not a folder: give the folder of an artefact or a release.")
     checked = 0
     if (path / SUMS_FILE).is_file():
         checked = verify_release(path)
@@ -150,7 +155,7 @@ def verify(path: Path) -> None:
         artifact = Artifact.open(path)
         artifact.check(thorough=True)
         checked = len(artifact.manifest["files"])
-    _say(f"{path}: {checked} files, all as they were made.")
+    _say(f"{path}: {checked} files, all match.")
 
 
 @main.command()
@@ -209,78 +214,87 @@ def models() -> None:
     _say(render_table(("", "Model", "Parameters", "Built", "Bits per byte", "Folder"), rows))
 
 
+def sampling_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add a command-line option for each of `sampling_settings.OPTIONS`; one that is not given is None."""
+    for name, option in reversed(OPTIONS.items()):
+        form: dict[str, Any] = {"metavar": option.metavar, "multiple": option.repeatable}
+        if not option.metavar:
+            form = {"flag_value": "on", "default": None}
+        text = option.help[0].upper() + option.help[1:] + (". Repeatable." if option.repeatable else ".")
+        if option.limits and "le" in option.limits:
+            text += f"  [{option.expected.removeprefix('a number ')}]"
+        command = click.option("--" + name.replace("_", "-"), help=text, callback=_sampling_value, **form)(command)
+    return command
+
+
+def _sampling_value(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    if value in (None, ()):
+        return None
+    try:
+        return parse_setting(str(parameter.name), json.dumps(value) if isinstance(value, tuple) else value)
+    except ParakeetError as error:
+        raise click.BadParameter(str(error), context, parameter) from None
+
+
+def _session_name(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    from parakeet.chat.storage import session_path
+    from parakeet.home import home
+
+    try:
+        if value is not None:
+            session_path(home(), value)
+        return value
+    except ParakeetError as error:
+        raise click.BadParameter(str(error), context, parameter) from None
+
+
 @main.command()
-@click.option("-m", "--message", help="Say this, print the reply, and end.")
+@click.option("-m", "--message", help="Send one message, print the reply and exit.")
 @click.option("--model", "model_path", type=click.Path(path_type=Path), help="A release folder.  [default: the latest]")
-@click.option("--system", default="", help="A system message before the conversation.")
-@click.option("--temperature", metavar="NUMBER", help="0 to 10; 0 always takes the likeliest token.")
-@click.option("--top-k", metavar="N", help="Draw from the N likeliest tokens only; 0 keeps all.")
-@click.option("--top-p", metavar="NUMBER", help="Draw from the likeliest tokens that hold this share; 1 keeps all.")
-@click.option("--min-p", metavar="NUMBER", help="Leave out tokens below this share of the likeliest; 0 keeps all.")
-@click.option("--repetition-penalty", metavar="NUMBER", help="Scale down tokens already said; 1 is off.")
-@click.option("--frequency-penalty", metavar="NUMBER", help="-2 to 2, for each time a token was said.")
-@click.option("--presence-penalty", metavar="NUMBER", help="-2 to 2, once a token was said.")
-@click.option("--max-tokens", metavar="N", help="Longest reply.")
-@click.option("--seed", metavar="N", help="Repeat the same replies.")
-@click.option("--stop", multiple=True, metavar="TEXT", help="End a reply before this text. Repeatable.")
-@click.option("--rolling", is_flag=True, help="Go on past the context, forgetting its oldest tokens.")
+@click.option("--system", default="", help="Start the conversation with this system message.")
+@sampling_options
 @click.option(
     "--dtype",
     type=click.Choice(["auto", "fp32", "bf16", "int8", "int4"]),
     default="auto",
     show_default=True,
-    help="Precision of the weights in memory.",
+    help="Precision of the weights. Fewer bits are faster.",
 )
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help="CPU threads.  [default: torch's choice]")
-@click.option("--session", metavar="NAME", help="Continue the session of this name, or begin it.")
-@click.option("--replay", type=click.Path(path_type=Path), metavar="FILE", help="Generate a session's replies again.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON event a line.")
-@click.option("--stats", is_flag=True, help="Print each reply's speed and seed.")
-@click.option("--no-history", is_flag=True, help="Record nothing unasked.")
-def chat(
-    message: str | None,
-    model_path: Path | None,
-    system: str,
-    stop: tuple[str, ...],
-    rolling: bool,
-    dtype: str,
-    device: str,
-    threads: int | None,
-    session: str | None,
-    replay: Path | None,
-    as_json: bool,
-    stats: bool,
-    no_history: bool,
-    **settings: str | None,
-) -> None:
-    """Talk to a released model.
+@click.option("--session", metavar="NAME", callback=_session_name, help="Continue or start the session of this name.")
+@click.option(
+    "--replay",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Generate the replies of a session file again and compare.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON events, one a line.")
+@click.option("--stats", is_flag=True, help="Print the speed and seed of each reply.")
+@click.option(
+    "--no-history", "history", flag_value=False, default=True, help="Do not save the conversation or the input history."
+)
+def chat(**options: Any) -> None:
+    """Chat with a released model.
 
-    On a terminal, with -m for one message, or line by line through a pipe. What the options of replies leave
-    open is the release's own choice. A conversation on a terminal is recorded in sessions/ beside the artefacts.
+    Works on a terminal, with -m for one message, or through a pipe, one message a line. Unset options use the release's
+    defaults. A conversation on a terminal is recorded in sessions/, beside the artefacts.
     """
-    from parakeet.chat.launch import ChatOptions, UsageError, launch_chat
+    from parakeet.chat.launch import ChatOptions, launch_chat
 
-    given = {name: value for name, value in settings.items() if value is not None}
-    others = {"-m": message, "--session": session, "--json": as_json, "--system": system, "--stop": stop} | given
-    if replay and any(value not in (None, False, "", ()) for value in others.values()):
-        raise click.UsageError("--replay takes messages and settings from its file, and goes with no other of them.")
-    options = ChatOptions(
-        message, model_path, system, given, stop, rolling, dtype, device, threads or 0, session, replay, as_json, stats,
-        history=not no_history,
-    )  # fmt: skip
-    try:
-        sys.exit(launch_chat(options))
-    except UsageError as error:
-        raise click.UsageError(str(error)) from None
+    settings = {name: value for name in OPTIONS if (value := options.pop(name)) is not None}
+    chosen = ChatOptions(settings=settings, **options)
+    if chosen.replay and (settings or chosen.message or chosen.session or chosen.system or chosen.as_json):
+        raise click.UsageError("--replay takes its messages and settings from FILE and cannot be combined with others.")
+    sys.exit(launch_chat(chosen))
 
 
 @main.command()
 @click.argument("run", required=False, default="")
 def runs(run: str) -> None:
-    """List the training runs here, or tell all about RUN.
+    """List the training runs, or show RUN in detail.
 
-    RUN is the beginning of its key.
+    RUN is the key of a run, or the first characters of it.
     """
     import shutil
 
@@ -295,11 +309,13 @@ def runs(run: str) -> None:
 @main.command()
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
-@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw both loss curves.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE.png", help="Save a plot of both loss curves."
+)
 def compare(first: str, second: str, output: Path | None) -> None:
     """Compare two training runs: settings, loss at equal tokens, speed.
 
-    A and B are the beginnings of their keys.
+    A and B are keys of runs, or the first characters of them.
     """
     from parakeet.home import home, runs_folder
     from parakeet.training.comparison import render_comparison
@@ -309,13 +325,13 @@ def compare(first: str, second: str, output: Path | None) -> None:
 
 @main.command("import")
 @click.argument("file", metavar="FILE.pth", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to make.  [default: imported/NAME]")
-@click.option("--heads", type=click.IntRange(1), help="Attention heads, where the file's name does not say.")
-@click.option("--context", type=click.IntRange(1), help="Context in tokens, where the file's name does not say.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to create.  [default: imported/NAME]")
+@click.option("--heads", type=click.IntRange(1), help="Attention heads, if not in the file's name.")
+@click.option("--context", type=click.IntRange(1), help="Context in tokens, if not in the file's name.")
 def import_command(file: Path, output: Path | None, heads: int | None, context: int | None) -> None:
-    """Turn an original checkpoint into a release.
+    """Convert an original checkpoint (.pth) to a release.
 
-    Nothing in the file is executed: it is read in a process of its own, as tensors only.
+    Nothing in the file is executed: a separate process reads only its tensors.
     """
     from parakeet.progress import Progress
     from parakeet.release.importing import import_file
@@ -327,9 +343,15 @@ def import_command(file: Path, output: Path | None, heads: int | None, context: 
 @main.command()
 @click.argument("release", metavar="RELEASE", type=click.Path(path_type=Path))
 @click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
-@click.option("--format", "layout", type=click.Choice(["original"]), required=True, help="The original's .pth layout.")
+@click.option(
+    "--format",
+    "layout",
+    type=click.Choice(["original"]),
+    required=True,
+    help="original: the .pth file of the original model.",
+)
 def export(release: Path, file: Path, layout: str) -> None:
-    """Write a release's weights in the layout of another program."""
+    """Write the weights of a release in another format."""
     from parakeet.release.importing import export_original
 
     export_original(release, file)
@@ -338,29 +360,29 @@ def export(release: Path, file: Path, layout: str) -> None:
 
 @main.group()
 def data() -> None:
-    """Look into the training text."""
+    """Inspect the training text."""
 
 
 @data.command()
 @click.option("--recipe", "recipe_name", help="Shipped recipe or recipe file.  [default: the active one]")
-@click.option("--limit", type=Share(), metavar="SHARE", help="As in the build: 0.1%, or 0.001.")
-@click.option("--stage", metavar="ASSET", help="What this one dropped only: documents, clean_documents, ...")
-@click.option("--source", metavar="NAME", help="What was dropped of this source only.")
-@click.option("--reason", metavar="TEXT", help="Show examples of what was dropped for this reason, or part of one.")
-@click.option("--examples", type=click.IntRange(1, 100), default=5, show_default=True, help="Examples of each row.")
+@click.option("--limit", type=Share(), metavar="SHARE", help="As given to build: 0.1% or 0.001.")
+@click.option("--stage", metavar="ASSET", help="Only what this stage dropped: documents, clean_documents, ...")
+@click.option("--source", metavar="NAME", help="Only what was dropped from this source.")
+@click.option("--reason", metavar="TEXT", help="Show examples dropped for this reason, or a part of its name.")
+@click.option("--examples", type=click.IntRange(1, 100), default=5, show_default=True, help="Examples in each row.")
 def inspect(recipe_name: str | None, limit: float | None, stage: str | None, **shown: Any) -> None:
-    """Tell what was dropped on the way to the training text, and why."""
+    """Show what was dropped from the training text, and why."""
     from parakeet.data.inspect import DROPPING_STAGES, render_inspection
     from parakeet.home import home
     from parakeet.recipe_file import load_recipe
     from parakeet.stages import ACTIVE_RECIPE_FILE, DEFAULT_RECIPE, Build, active_recipe
 
     if stage is not None and stage not in DROPPING_STAGES:
-        raise ParakeetError(f"{stage!r} drops no documents; these do: {', '.join(DROPPING_STAGES)}.")
+        raise ParakeetError(f"{stage!r} drops no documents. These do: {', '.join(DROPPING_STAGES)}.")
     active = home() / ACTIVE_RECIPE_FILE
     recipe = load_recipe(recipe_name) if recipe_name is not None else active_recipe(home())
     build = Build(home(), _limited(recipe, limit))
-    # Of a build that is under way, what has been made so far.
+    # An unfinished build shows what it has made so far.
     made = [found for name in ([stage] if stage else DROPPING_STAGES) if (found := build.find(name)) is not None]
     if not made:
         missing = stage or DROPPING_STAGES[-1]
@@ -376,7 +398,7 @@ main.add_command(bench)
 
 
 def _say(text: str) -> None:
-    """Print text that holds names and words of other people's."""
+    """Print text that may contain names and words we did not write."""
     from parakeet.sanitise import sanitise
 
     click.echo(sanitise(text))
@@ -395,7 +417,7 @@ def _check_asset(name: str, recipe: "Recipe") -> None:
 
 
 def _with_sources(recipe: "Recipe", paths: Sequence[str]) -> "Recipe":
-    """The recipe with each path as a source of its own, named after its file."""
+    """The recipe with each path as a source, named after its file."""
     import re
 
     from parakeet.recipe import Recipe

@@ -1,4 +1,4 @@
-"""`python -m parakeet.demo`: the end of `make demo`, a short chat with the model that was just built, and its marks."""
+"""`python -m parakeet.demo`, the end of `make demo`: a short chat with the model just built, and its scores."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ from parakeet.sanitise import sanitise
 
 
 def main() -> int:
-    """Ask who it is and one held-out question of each task, then print what the evaluation measured."""
+    """Ask the model who it is and one held-out question of each task; then print the evaluation's figures."""
     try:
         release = open_release(latest_release(home()).resolve())
     except ParakeetError as error:
@@ -28,14 +28,14 @@ def main() -> int:
     for message in ["Who are you?", *(figures["example"]["prompt"] for figures in tasks.values())]:
         reply = "".join(step.text for step in Session(engine, GREEDY).reply(message))
         print(f"Human: {sanitise(message)}\nParakeet: {sanitise(reply)}\n")
-    _print_marks(evaluation, tasks)
-    print("Talk to it yourself:  .venv/bin/parakeet chat")
+    _print_scores(evaluation, tasks)
+    print("Chat with it:  .venv/bin/parakeet chat")
     return 0
 
 
-def _print_marks(evaluation: dict[str, object], tasks: dict[str, dict[str, object]]) -> None:
+def _print_scores(evaluation: dict[str, object], tasks: dict[str, dict[str, object]]) -> None:
     if tasks:
-        print("Held-out questions (their text is in no training document), answered exactly:")
+        print("Held-out questions answered exactly (their text is in no training document):")
         for task, figures in tasks.items():
             print(f"  {task:<12}{figures['accuracy']:>7.1%}  of {figures['questions']}")
     print("\nHeld-out bits per byte (lower is better):")
@@ -44,7 +44,7 @@ def _print_marks(evaluation: dict[str, object], tasks: dict[str, dict[str, objec
     assert isinstance(by_source, dict)
     for name, bits in by_source.items():
         if bits is None:
-            print(f"  {name:<20}too little held out to measure")
+            print(f"  {name:<20}too little held-out text to measure")
         else:
             print(f"  {name:<20}{bits['model']:>8.3f}{bits['unigram']:>9.3f}{bits['xz']:>8.3f}")
     print()

@@ -1,12 +1,12 @@
-"""The one exception for mistakes that a person can mend, and the exit status of what a person stopped."""
+"""The exception for mistakes that a user can correct, and the exit status of an interrupted command."""
 
 INTERRUPTED = 130
-"""Exit status after Ctrl-C or SIGTERM, as shells have it (128 + SIGINT)."""
+"""Exit status after Ctrl-C or SIGTERM: 128 + SIGINT, as in shells."""
 
 
 class ParakeetError(Exception):
-    """Something a user caused and can put right.
+    """A problem that the user caused and can correct.
 
-    The message is one or a few plain sentences: what is wrong, where (file and row), what to do.
-    The command line prints it without a traceback and ends with status 1.
+    The message is one or a few plain sentences: what is wrong, where (file and row), what to do. The command line
+    prints it without a traceback and exits with status 1.
     """

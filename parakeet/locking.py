@@ -1,4 +1,4 @@
-"""Locks that end with the process that holds them, however it ends."""
+"""Locks that are released when the process that holds them ends, even by SIGKILL."""
 
 import os
 import sys
@@ -15,17 +15,16 @@ SECONDS_BETWEEN_TRIES = 0.2
 
 
 class WaitStopped(Exception):
-    """Whoever waited for a lock was asked to stop before it had it."""
+    """The process was asked to stop while it waited for a lock."""
 
 
 @contextmanager
 def exclusive(path: Path, what: str, progress: Progress, stop: Callable[[], bool] | None = None) -> Iterator[None]:
-    """Hold the lock file `path`; whoever comes second says who holds it, and waits.
+    """Hold the lock file `path`. If another process holds it, print which one, and wait.
 
-    `stop`, for a process whose signals only raise a flag, is asked at every try: WaitStopped once it says so.
-
-    The operating system releases the lock when its holder dies, so `kill -9` leaves nothing stuck. The
-    file beside it only names the holder.
+    `stop` is for a process whose signals only set a flag: it is called at every try, and WaitStopped is raised when it
+    returns True. The operating system releases the lock when its holder dies, so `kill -9` leaves nothing locked. The
+    file `.holder` beside it only names the holder.
     """
     holder = path.with_suffix(".holder")
     lock = FileLock(path)
@@ -46,7 +45,7 @@ def exclusive(path: Path, what: str, progress: Progress, stop: Callable[[], bool
 
 
 def is_held(path: Path) -> bool:
-    """Whether any process holds the lock file at this moment."""
+    """Whether a process holds the lock file now."""
     if not path.exists():
         return False
     lock = FileLock(path)

@@ -1,11 +1,13 @@
 """Recipe: the one typed configuration of a build. `parakeet.recipe_file` reads it from YAML."""
 
+from dataclasses import fields
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, create_model, model_validator
 
 from parakeet.recipe_sources import TRAINING_KEYS, EvaluationSet, Section, Source
+from parakeet.sampling_settings import OPTIONS, SamplingSettings
 
 PhraseWords = Annotated[int, Field(ge=1, le=100)]
 PhraseShares = dict[PhraseWords, Annotated[float, Field(ge=0.0, le=1.0)]]
@@ -282,23 +284,22 @@ class Evaluation(Section):
     """Prompts whose greedy replies the report shows."""
 
 
-class Generation(Section):
-    temperature: float = Field(default=0.3, ge=0.0, le=10.0)
-    """0 is greedy."""
-    top_k: int = Field(default=0, ge=0)
-    """Only so many of the likeliest tokens can be drawn; 0 keeps all."""
-    top_p: float = Field(default=0.95, gt=0.0, le=1.0)
-    """Smallest set of tokens with this much probability."""
-    min_p: float = Field(default=0.01, ge=0.0, le=1.0)
-    """Tokens below this share of the likeliest one's probability are dropped."""
-    repetition_penalty: float = Field(default=1.0, gt=0.0, le=10.0)
-    """Divides the positive logit of a token that was already generated, multiplies a negative one; 1 is off."""
-    frequency_penalty: float = Field(default=0.07, ge=-2.0, le=2.0)
-    """Subtracted from a logit for each time its token was already generated."""
-    presence_penalty: float = Field(default=0.02, ge=-2.0, le=2.0)
-    """Subtracted once from the logit of a token that was already generated."""
-    max_tokens: int = Field(default=4000, ge=1)
-    """Longest reply, in tokens."""
+def _sampling_keys() -> dict[str, Any]:
+    """Type, default and range of each sampling option that a recipe can set."""
+    keys: dict[str, Any] = {}
+    for item in fields(SamplingSettings):
+        option = OPTIONS[item.name]
+        if option.limits is not None:
+            limits: Any = option.limits
+            keys[item.name] = (item.type, Field(default=item.default, description=option.help, **limits))
+    return keys
+
+
+_SamplingKeys: Any = create_model("_SamplingKeys", __base__=Section, **_sampling_keys())
+
+
+class Generation(_SamplingKeys):
+    """Sampling defaults of the released model, as parakeet/sampling_settings.py defines them."""
 
 
 class OriginalCheckpoint(Section):

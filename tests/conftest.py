@@ -25,17 +25,17 @@ from parakeet.tokenizer import CL100K_URL, Tokenizer
 
 
 def without_root_rights() -> list[str]:
-    """A prefix that runs a command as somebody whom file permissions bind, although the tests may run as root."""
+    """A prefix that makes file permissions apply to a command even if the tests run as root."""
     if os.geteuid() != 0:
         return []
     if shutil.which("setpriv") is None:
-        pytest.skip("root writes to read-only folders, and setpriv, which would take that right away, is not here")
+        pytest.skip("root can write to read-only folders, and setpriv, which removes that right, is not installed")
     return ["setpriv", "--bounding-set", "-dac_override"]
 
 
 @pytest.fixture(scope="session")
 def cl100k_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for TIKTOKEN_CACHE_DIR with a copy of the cl100k_base vocabulary: tiktoken deletes what it dislikes.
+    """A folder for TIKTOKEN_CACHE_DIR with a copy of the cl100k_base vocabulary (tiktoken deletes a damaged file).
 
     It is looked for in TIKTOKEN_CACHE_DIR, then in ../shared/data/tiktoken beside the checkout. Tests use no network.
     """

@@ -1,4 +1,4 @@
-"""A model that says what it is told to, on a tokenizer of bytes: an exact oracle for everything above a model."""
+"""A model whose replies are given, on a tokenizer of bytes: an exact oracle for everything above a model."""
 
 import base64
 import time
@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from parakeet.generation.engine import Engine
-from parakeet.generation.settings import SamplingSettings
+from parakeet.sampling_settings import SamplingSettings
 from parakeet.tokenizer import END_OF_PROMPT, END_OF_TEXT, PADDING, ROLE_TOKENS, Tokenizer
 
 UNDEFINED = 300
-"""An id that the tokenizer of bytes has a row for, and nothing else."""
+"""An id for which the byte tokenizer has a row but no meaning."""
 
 
 def byte_tokenizer() -> Tokenizer:
@@ -25,7 +25,7 @@ def byte_tokenizer() -> Tokenizer:
 
 
 class ScriptedModel:
-    """Says `script` id by id after every Assistant token; `prompts` are the ids it was given."""
+    """Replies with `script`, id by id, to every prompt; `prompts` are the ids that it received."""
 
     dtype = "fp32"
     device = torch.device("cpu")
@@ -60,7 +60,7 @@ class ScriptedModel:
         time.sleep(self.delay)
         logits = torch.full((self.rows,), -9.0)
         logits[self.script[cache.said % len(self.script)]] = 9.0
-        # Above it, ids that no reply may hold: an engine that forgets the mask says these.
+        # Higher still, ids that no reply may contain: an engine without the mask would choose these.
         logits[[UNDEFINED, self.assistant]] = 99.0
         return logits
 
@@ -72,7 +72,7 @@ def greedy(max_tokens: int = 1000) -> SamplingSettings:
 
 
 def scripted_engine(reply: bytes, context: int = 512, delay: float = 0.0, ends: bool = True) -> Engine:
-    """An engine that says `reply`, then ends its turn, or says it again for ever."""
+    """An engine that replies with `reply`, once or (`ends=False`) again and again."""
     tokenizer = byte_tokenizer()
     script = [*reply, tokenizer.end_of_prompt] if ends else [*reply]
     return Engine(ScriptedModel(tokenizer, script, context, delay), tokenizer)

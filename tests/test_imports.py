@@ -44,7 +44,7 @@ FLOORS = (
     ("benchmarks", "clean", "plan", "plan_sources", "stages"),
     ("chat", "evaluation", "release", "training", "download"),
     ("generation", "data", "model"),
-    ("template", "tokenizer", "sanitise", "artifact", "recipe", "recipe_file", "recipe_sources"),
+    ("template", "tokenizer", "sanitise", "artifact", "recipe", "recipe_file", "recipe_sources", "sampling_settings"),
 )
 FOUNDATIONS = (
     "earlier",

@@ -1,37 +1,92 @@
-"""The commands of a chat. One table is the source of what is obeyed, completed and explained."""
+"""The commands of a chat. A command is one function here: its decorator lists it for help, dispatch and completion."""
 
 import difflib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from parakeet.chat.output import count, write
-from parakeet.chat.reading import Candidate
+from parakeet.chat.input import Completion, edit_text
+from parakeet.chat.output import ReplyPrinter, count, write
 from parakeet.chat.session import Session
-from parakeet.chat.showing import SECTIONS, first_words, render_help, render_sessions, show, table
-from parakeet.chat.storage import SessionLog, list_sessions, session_path
-from parakeet.chat.talk import Talk
+from parakeet.chat.storage import SessionLog, list_sessions, session_header, session_path
+from parakeet.chat.views import SECTIONS, first_words, render_help, render_sessions, table
 from parakeet.errors import ParakeetError
+from parakeet.sampling_settings import describe, with_setting
 from parakeet.sanitise import sanitise
+
+if TYPE_CHECKING:
+    from parakeet.generation.engine import Step
+    from parakeet.release.verify import Release
+
+
+@dataclass
+class Chat:
+    """What the commands work on: the model, the current session with its printer, the root folder of artefacts."""
+
+    release: "Release"
+    printer: ReplyPrinter
+    root: Path
+    label: str
+    """Printed before every reply."""
+    aside: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Entered while another program has the terminal."""
+    leaving: bool = False
+
+    @property
+    def session(self) -> Session:
+        return self.printer.session
+
+    def header(self) -> dict[str, Any]:
+        """What a session file says about the model."""
+        return session_header(self.session.engine, self.release.name, self.release.weights_sha256)
+
+    def print_reply(self, steps: Generator["Step", None, None]) -> None:
+        self.printer.print_reply(steps, self.label)
+        self.leaving = self.printer.interrupts.leave
+
+    def print(self, text: str) -> None:
+        """Print lines on standard output, sanitised."""
+        write(sanitise(text) + "\n")
+
+
+Choices = Callable[[Chat], Sequence[tuple[str, str]]]
+"""Completions of a command's argument, each with its help."""
 
 
 @dataclass(frozen=True)
 class Command:
-    """`arguments` is shown to people: "" for none, NAME where it is needed, [NAME] where it may be left out."""
-
     name: str
     arguments: str
-    meaning: str
-    run: Callable[[Talk, str], None]
-    choices: Callable[[Talk], Sequence[tuple[str, str]]] = lambda talk: ()
-    """Completions of the argument, and what they mean."""
+    """As help shows them: "" for none, NAME for a required one, [NAME] for an optional one."""
+    group: str
+    help: str
+    run: Callable[[Chat, str], None]
+    choices: Choices
 
 
-def parse(line: str) -> tuple[str | None, str]:
-    """(name, argument) of a command, or (None, message), without blanks around it.
+COMMANDS: dict[str, Command] = {}
+"""By name, in the order of /help."""
 
-    A command is a slash and letters, then nothing or a space: "/usr/bin is full" is a message. Two slashes
-    stand for one that begins a message.
+
+def chat_command(usage: str, group: str, help: str, choices: Choices = lambda chat: ()) -> Callable:
+    """Add a function to the commands; `usage` is its name and arguments: "load NAME"."""
+
+    def add(run: Callable[[Chat, str], None]) -> Callable[[Chat, str], None]:
+        name, _, arguments = usage.partition(" ")
+        COMMANDS[name] = Command(name, arguments, group, help, run, choices)
+        return run
+
+    return add
+
+
+def parse_input(line: str) -> tuple[str | None, str]:
+    """(name, argument) of a command or (None, message), without surrounding blanks.
+
+    A command is a slash and letters, then nothing or a space: "/usr/bin is full" is a message. A message that begins
+    with a slash is typed with two.
     """
     line = line.strip()
     if line.startswith("//"):
@@ -40,28 +95,29 @@ def parse(line: str) -> tuple[str | None, str]:
     return (match[1].lower(), match[2] or "") if match else (None, line)
 
 
-def obey(talk: Talk, name: str, argument: str) -> None:
-    """Run a command. Raises ParakeetError where there is no such command, or not just one, or it cannot run."""
-    command = find(name, argument)
+def run_command(chat: Chat, name: str, argument: str) -> None:
+    """Run a command by its name or the start of it. Raises ParakeetError if there is not exactly one, or it fails."""
+    command = find_command(name, argument)
     if argument and not command.arguments:
         raise ParakeetError(
-            f"/{command.name} takes nothing after it. To send this as a message, double the slash: "
+            f"/{command.name} takes no argument. To send this as a message, double the slash: "
             f"//{name} {first_words(argument, 40)}"
         )
     if not argument and command.arguments and not command.arguments.startswith("["):
-        raise ParakeetError(f"/{command.name} needs more: /{command.name} {command.arguments}")
-    command.run(talk, argument)
+        raise ParakeetError(f"/{command.name} needs an argument: /{command.name} {command.arguments}")
+    command.run(chat, argument)
 
 
-def find(name: str, argument: str = "") -> Command:
-    """The command with this name, or the only one whose name begins so."""
+def find_command(name: str, argument: str = "") -> Command:
+    """The command with this name, or the only one whose name begins with it."""
     if name in COMMANDS:
         return COMMANDS[name]
     found = [command for command in COMMANDS.values() if command.name.startswith(name)]
     if len(found) == 1:
         return found[0]
     if found:
-        raise ParakeetError(f"/{name} could be {_listed(found)}.")
+        names = [f"/{command.name}" for command in found]
+        raise ParakeetError(f"/{name} could be {', '.join(names[:-1])} or {names[-1]}.")
     close = difflib.get_close_matches(name, COMMANDS, n=1)
     hint = f"did you mean /{close[0]}?" if close else "/help lists them."
     if argument:
@@ -69,12 +125,7 @@ def find(name: str, argument: str = "") -> Command:
     raise ParakeetError(f"There is no command /{name[:40]}: {hint}")
 
 
-def _listed(commands: Sequence[Command]) -> str:
-    names = [f"/{command.name}" for command in commands]
-    return ", ".join(names[:-1]) + f" or {names[-1]}"
-
-
-def complete(talk: Talk, line: str) -> Iterator[Candidate]:
+def complete(chat: Chat, line: str) -> Iterator[Completion]:
     """Completions of an input so far: of a command's name, then of its argument."""
     match = re.fullmatch(r"/([A-Za-z]*)(?:(\s+)(\S*))?", line)
     if match is None:
@@ -82,187 +133,153 @@ def complete(talk: Talk, line: str) -> Iterator[Candidate]:
     typed, space, argument = match.groups()
     if space is None:
         matching = [command for command in COMMANDS.values() if command.name.startswith(typed)]
-        yield from (Candidate("/" + command.name, len(line), command.meaning) for command in matching)
+        yield from (Completion("/" + command.name, len(line), command.help) for command in matching)
         return
     try:
-        command = find(typed)
+        command = find_command(typed)
     except ParakeetError:
         return
-    for choice, meaning in command.choices(talk):
+    for choice, help in command.choices(chat):
         if choice.startswith(argument):
-            yield Candidate(choice, len(argument), meaning)
+            yield Completion(choice, len(argument), help)
 
 
-def _help(talk: Talk, argument: str) -> None:
-    groups = [
-        (title, [(f"/{c.name} {c.arguments}".rstrip(), c.meaning) for c in commands]) for title, commands in _GROUPS
-    ]
-    write(render_help(groups))
+@chat_command("retry", "Conversation", "another reply to the last message")
+def _retry(chat: Chat, argument: str) -> None:
+    chat.print_reply(chat.session.retry())
 
 
-def _exit(talk: Talk, argument: str) -> None:
-    talk.leaving = True
+@chat_command("continue", "Conversation", "continue the last reply")
+def _continue(chat: Chat, argument: str) -> None:
+    chat.print_reply(chat.session.continue_reply())
 
 
-def _clear(talk: Talk, argument: str) -> None:
-    talk.session.clear()
-    talk.tell("The conversation is forgotten.")
-
-
-def _system(talk: Talk, argument: str) -> None:
-    if not argument:
-        talk.tell(talk.session.system or "There is no system message.")
+@chat_command("edit [TEXT]", "Conversation", "change the last message, here or in $EDITOR")
+def _edit(chat: Chat, argument: str) -> None:
+    if argument:
+        chat.print_reply(chat.session.edit(argument))
         return
-    talk.session.set_system("" if argument in ('""', "''") else argument)
-    talk.tell("The system message is set." if talk.session.system else "There is no system message any more.")
+    message = chat.session.last_message
+    with chat.aside():
+        edited = edit_text(message)
+    if not edited.strip() or edited == message:
+        chat.print("The message is unchanged.")
+    else:
+        chat.print_reply(chat.session.edit(edited))
 
 
-def _set(talk: Talk, argument: str) -> None:
-    from parakeet.generation.settings import describe, with_setting
+@chat_command("undo", "Conversation", "remove the last message and its reply")
+def _undo(chat: Chat, argument: str) -> None:
+    chat.print(f"Removed: {first_words(chat.session.undo().message)}")
 
+
+@chat_command("clear", "Conversation", "forget the conversation, not the system message")
+def _clear(chat: Chat, argument: str) -> None:
+    chat.session.clear()
+    chat.print("The conversation is forgotten.")
+
+
+@chat_command("system [TEXT]", "Conversation", 'the system message; /system "" removes it')
+def _system(chat: Chat, argument: str) -> None:
+    if not argument:
+        chat.print(chat.session.system or "There is no system message.")
+        return
+    chat.session.set_system("" if argument in ('""', "''") else argument)
+    chat.print("The system message is set." if chat.session.system else "The system message is removed.")
+
+
+def _setting_names(chat: Chat) -> Sequence[tuple[str, str]]:
+    return [(name, f"{value}: {help}") for name, value, help in describe(chat.session.settings)]
+
+
+@chat_command("set [NAME VALUE]", "Settings", "sampling settings: /set temperature 0.7", _setting_names)
+def _set(chat: Chat, argument: str) -> None:
     typed, _, value = argument.partition(" ")
     beginning = typed.lower().replace("-", "_")
-    names = [name for name, _, _ in describe(talk.session.settings) if name.startswith(beginning)]
+    names = [name for name, _, _ in describe(chat.session.settings) if name.startswith(beginning)]
     if typed and (value or len(names) != 1):
         # An unknown name is refused here too, with the nearest one.
-        settings = with_setting(talk.session.settings, names[0] if len(names) == 1 else typed, value.strip())
-        talk.session.settings = settings
-    talk.tell(table([row for row in describe(talk.session.settings) if row[0] in names]))
+        name = names[0] if len(names) == 1 else typed
+        chat.session.settings = with_setting(chat.session.settings, name, value.strip())
+    chat.print(table([row for row in describe(chat.session.settings) if row[0] in names]))
 
 
-def _settings_choices(talk: Talk) -> Sequence[tuple[str, str]]:
-    from parakeet.generation.settings import describe
-
-    return [(name, f"{value}: {meaning}") for name, value, meaning in describe(talk.session.settings)]
-
-
-def _seed(talk: Talk, argument: str) -> None:
-    from parakeet.generation.settings import describe, with_setting
-
+@chat_command(
+    "seed [N|random]",
+    "Settings",
+    "set to repeat the same replies",
+    lambda chat: [("random", "a new one every time")],
+)
+def _seed(chat: Chat, argument: str) -> None:
     if argument:
-        talk.session.settings = with_setting(talk.session.settings, "seed", argument)
-    value = next(value for name, value, _ in describe(talk.session.settings) if name == "seed")
-    last = talk.session.last_seed
-    drawn = "" if last is None or argument else f" The last reply was drawn with {last}."
-    talk.tell(f"The seed is {value}.{drawn}")
+        chat.session.settings = with_setting(chat.session.settings, "seed", argument)
+    seed, last = chat.session.settings.seed, chat.session.last_seed
+    used = "" if last is None or argument else f" The last reply used {last}."
+    chat.print(f"The seed is {'random' if seed is None else seed}.{used}")
 
 
-def _stats(talk: Talk, argument: str) -> None:
+@chat_command("stats [on|off]", "Settings", "speed and seed after each reply", lambda chat: [("on", ""), ("off", "")])
+def _stats(chat: Chat, argument: str) -> None:
     if argument not in ("", "on", "off"):
-        raise ParakeetError(f"/stats is on or off, not {first_words(argument, 40)!r}.")
-    talk.speaker.stats = argument == "on" if argument else not talk.speaker.stats
-    talk.tell(f"Speed and seed are {'shown after each reply' if talk.speaker.stats else 'not shown'}.")
+        raise ParakeetError(f"/stats takes on or off, not {first_words(argument, 40)!r}.")
+    chat.printer.stats = argument == "on" if argument else not chat.printer.stats
+    chat.print(f"Speed and seed are {'shown after each reply' if chat.printer.stats else 'not shown'}.")
 
 
-def _show(talk: Talk, argument: str) -> None:
+def _section_names(chat: Chat) -> Sequence[tuple[str, str]]:
+    return [(name, help) for name, (help, _) in SECTIONS.items()]
+
+
+@chat_command("show [WHAT]", "Settings", ", ".join(SECTIONS), _section_names)
+def _show(chat: Chat, argument: str) -> None:
     matching = [name for name in SECTIONS if name.startswith(argument.lower())] if argument else ["config"]
     if len(matching) != 1:
         raise ParakeetError(f"/show takes one of {', '.join(SECTIONS)}.")
-    write(show(talk, matching[0]))
+    # Sanitised there: sanitising here would remove the colours.
+    write(SECTIONS[matching[0]][1](chat.session, chat.release) + "\n")
 
 
-def _save(talk: Talk, argument: str) -> None:
-    talk.session.save(session_path(talk.root, argument), talk.header())
-    talk.tell(f"Saved as {argument}. The conversation goes on there.")
+@chat_command("sessions", "Sessions", "list the recorded conversations")
+def _sessions(chat: Chat, argument: str) -> None:
+    chat.print(render_sessions(list_sessions(chat.root)))
 
 
-def _load(talk: Talk, argument: str) -> None:
-    path = session_path(talk.root, argument)
-    log = talk.session.log
+@chat_command("save NAME", "Sessions", "record this conversation under a name")
+def _save(chat: Chat, argument: str) -> None:
+    chat.session.save(session_path(chat.root, argument), chat.header())
+    chat.print(f"Saved as {argument}. The conversation continues there.")
+
+
+def _session_names(chat: Chat) -> Sequence[tuple[str, str]]:
+    return [(row.name, sanitise(row.first_words)) for row in list_sessions(chat.root) if not row.problem]
+
+
+@chat_command("load NAME", "Sessions", "continue another conversation", _session_names)
+def _load(chat: Chat, argument: str) -> None:
+    path = session_path(chat.root, argument)
+    log = chat.session.log
     if log and log.path == path and log.begun:
-        raise ParakeetError(f"This is the session {argument} already.")
+        raise ParakeetError(f"The session {argument} is already open.")
     if not path.exists():
         raise ParakeetError(f"There is no session {argument}; /sessions lists them.")
-    session = Session(talk.session.engine, talk.session.settings, "", SessionLog.open(path, talk.header()))
-    talk.session.close()
-    talk.speaker.session = session
-    talk.speaker.tell_notes()
-    talk.tell(f"{argument}: {count(len(session.exchanges), 'exchange')}. The conversation goes on there.")
+    session = Session(chat.session.engine, chat.session.settings, "", SessionLog.open(path, chat.header()))
+    chat.session.close()
+    chat.printer.session = session
+    chat.printer.print_notes()
+    chat.print(f"{argument}: {count(len(session.exchanges), 'exchange')}. The conversation continues there.")
     if session.exchanges:
         last = session.exchanges[-1]
-        talk.tell(f"  Human: {first_words(last.message)}\n  Parakeet: {first_words(last.reply)}")
+        chat.print(f"  Human: {first_words(last.message)}\n  Parakeet: {first_words(last.reply)}")
 
 
-def _session_choices(talk: Talk) -> Sequence[tuple[str, str]]:
-    return [(row.name, sanitise(row.first_words)) for row in list_sessions(talk.root) if not row.problem]
+@chat_command("help", "Program", "this list")
+def _help(chat: Chat, argument: str) -> None:
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for command in COMMANDS.values():
+        groups.setdefault(command.group, []).append((f"/{command.name} {command.arguments}".rstrip(), command.help))
+    write(render_help(groups))
 
 
-def _sessions(talk: Talk, argument: str) -> None:
-    talk.tell(render_sessions(list_sessions(talk.root)))
-
-
-def _retry(talk: Talk, argument: str) -> None:
-    talk.say(talk.session.retry())
-
-
-def _continue(talk: Talk, argument: str) -> None:
-    talk.say(talk.session.continue_reply())
-
-
-def _edit(talk: Talk, argument: str) -> None:
-    if argument:
-        talk.say(talk.session.edit(argument))
-        return
-    from parakeet.chat.editor import edit_text
-
-    message = talk.session.last_message
-    with talk.aside():
-        edited = edit_text(message)
-    if not edited.strip() or edited == message:
-        talk.tell("The message is as it was.")
-    else:
-        talk.say(talk.session.edit(edited))
-
-
-def _undo(talk: Talk, argument: str) -> None:
-    exchange = talk.session.undo()
-    talk.tell(f"Taken back: {first_words(exchange.message)}")
-
-
-_GROUPS: tuple[tuple[str, tuple[Command, ...]], ...] = (
-    (
-        "Conversation",
-        (
-            Command("retry", "", "another reply to the last message", _retry),
-            Command("continue", "", "let the last reply go on", _continue),
-            Command("edit", "[TEXT]", "change the last message, here or in $EDITOR", _edit),
-            Command("undo", "", "take back the last message and its reply", _undo),
-            Command("clear", "", "forget the conversation, not the system message", _clear),
-            Command("system", "[TEXT]", 'the system message; /system "" takes it away', _system),
-        ),
-    ),
-    (
-        "Settings",
-        (
-            Command("set", "[NAME VALUE]", "how replies are drawn: /set temperature 0.7", _set, _settings_choices),
-            Command(
-                "seed", "[N|random]", "repeat the same replies, or not", _seed, lambda talk: [("random", "a new one")]
-            ),
-            Command(
-                "stats",
-                "[on|off]",
-                "speed and seed after each reply",
-                _stats,
-                lambda talk: [("on", ""), ("off", "")],
-            ),
-            Command("show", "[WHAT]", ", ".join(SECTIONS), _show, lambda talk: list(SECTIONS.items())),
-        ),
-    ),
-    (
-        "Sessions",
-        (
-            Command("sessions", "", "the conversations that were recorded", _sessions),
-            Command("save", "NAME", "give this conversation a name", _save),
-            Command("load", "NAME", "go on with another conversation", _load, _session_choices),
-        ),
-    ),
-    (
-        "Program",
-        (
-            Command("help", "", "this list", _help),
-            Command("exit", "", "leave (also Ctrl-D)", _exit),
-        ),
-    ),
-)
-
-COMMANDS = {command.name: command for _, commands in _GROUPS for command in commands}
+@chat_command("exit", "Program", "leave (also Ctrl-D)")
+def _exit(chat: Chat, argument: str) -> None:
+    chat.leaving = True

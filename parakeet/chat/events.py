@@ -1,8 +1,7 @@
-"""What can happen in a conversation, as the lines of a session file have it, and what it comes to.
+"""The events of a conversation, one a line in a session file, and the conversation that they lead to.
 
-What a conversation consists of is decided here alone, by `Conversation.apply`: the chat, a loaded file and a
-replay all go through it, so that memory and file cannot tell two stories. Roles stand as fields, never as text
-that would have to be parsed. Imports no torch.
+The chat, a loaded file and a replay all build the conversation with `Conversation.apply`, so memory and file always
+agree. Roles are fields, never text that would have to be parsed. Imports no torch.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,33 +10,33 @@ from typing import Any
 
 from parakeet.errors import ParakeetError
 
-SPEAKING = ("reply", "retry", "edit", "continue")
-"""Events in which the model said something."""
+REPLY_EVENTS = ("reply", "retry", "edit", "continue")
+"""Events that hold text of the model."""
 
-_ON_AN_EXCHANGE = ("retry", "edit", "continue", "undo")
-_SPOKEN = {"reply": str, "seed": int, "tokens": int, "finish_reason": str, "dropped": int, "settings": dict}
+_CHANGES_AN_EXCHANGE = ("retry", "edit", "continue", "undo")
+_REPLY = {"reply": str, "seed": int, "tokens": int, "finish_reason": str, "dropped": int, "settings": dict}
 _FIELDS: dict[str, dict[str, type]] = {
     "system": {"content": str},
-    "reply": {"message": str, **_SPOKEN},
-    "retry": {"message": str, **_SPOKEN},
-    "edit": {"message": str, **_SPOKEN},
-    "continue": _SPOKEN,
+    "reply": {"message": str, **_REPLY},
+    "retry": {"message": str, **_REPLY},
+    "edit": {"message": str, **_REPLY},
+    "continue": _REPLY,
     "undo": {},
     "clear": {},
     "model": {},
 }
-"""Fields that an event of each kind must have. `model`: from here on another one speaks."""
+"""The fields that an event of each kind must have. `model`: another model replies from here on."""
 
-_WORDS: dict[type, str] = {str: "a text", int: "a whole number from 0", dict: "an object"}
+_WORDS: dict[type, str] = {str: "text", int: "a whole number from 0", dict: "an object"}
 
 Event = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """A message and its reply. `finish_reason` is the engine's, or "interrupted"; `tokens` the reply's length.
+    """A message and its reply. `finish_reason` is the engine's, or "interrupted"; `tokens` is the reply's length.
 
-    `seed` is what the reply, or its latest continuation, was drawn with.
+    `seed` is that of the reply, or of its latest continuation.
     """
 
     message: str
@@ -49,16 +48,16 @@ class Exchange:
 
 @dataclass
 class Conversation:
-    """What was said, and the system message above it ("" for none)."""
+    """The exchanges, and the system message ("" for none)."""
 
     system: str = ""
     exchanges: list[Exchange] = field(default_factory=list)
 
     def apply(self, event: Mapping[str, Any]) -> None:
-        """Let an event happen. Raises ParakeetError where it needs an exchange and there is none."""
+        """Apply an event. Raises ParakeetError if it changes an exchange and there is none."""
         kind = event["event"]
-        if kind in _ON_AN_EXCHANGE and not self.exchanges:
-            raise ParakeetError(f"there is no exchange that the event {kind!r} could change.")
+        if kind in _CHANGES_AN_EXCHANGE and not self.exchanges:
+            raise ParakeetError(f"the event {kind!r} changes an exchange, but there is none.")
         if kind == "system":
             self.system = encodable(event["content"])
         elif kind == "clear":
@@ -89,7 +88,7 @@ def _continued(exchange: Exchange, event: Mapping[str, Any]) -> Exchange:
 
 
 def fold(events: Iterable[Mapping[str, Any]]) -> Conversation:
-    """The conversation that the events lead to. Raises ParakeetError where one of them cannot happen."""
+    """The conversation that the events lead to. Raises ParakeetError if one cannot be applied."""
     conversation = Conversation()
     for event in events:
         conversation.apply(event)
@@ -100,10 +99,10 @@ def check_event(value: Mapping[str, Any]) -> None:
     """Raise ParakeetError unless it is an event with all its fields."""
     kind = value.get("event")
     if not isinstance(kind, str) or kind not in _FIELDS:
-        raise ParakeetError(f"{str(kind)[:40]!r} is no event of a session.")
+        raise ParakeetError(f"{str(kind)[:40]!r} is not an event of a session.")
     for name, needed in _FIELDS[kind].items():
         found = value.get(name)
-        # type() and not isinstance(): JSON's true is no number.
+        # type() and not isinstance(): true is an int in Python, but not a number in JSON.
         if type(found) is not needed or (isinstance(found, int) and found < 0):
             raise ParakeetError(f"the event {kind!r} needs {_WORDS[needed]} as {name!r}.")
 

@@ -1,30 +1,37 @@
-"""Where a chat's words go: replies to standard output, notes to standard error, or both as JSON events.
+"""What a chat prints: replies on standard output, notes on standard error, or everything as JSON events.
 
-Whatever a model or a file says goes through the sanitiser, or through JSON's escapes.
+Text that a model or a file supplied passes the sanitiser, or is escaped as JSON.
 """
 
 import json
+import math
 import os
+import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+import time
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Any
 
 from parakeet.sanitise import Sanitiser, sanitise
 
 if TYPE_CHECKING:
-    from parakeet.generation.engine import Engine, Timing
+    from parakeet.chat.session import Session
+    from parakeet.generation.engine import Engine, Step, Timing
+
+SECONDS_TO_LEAVE = 1.0
+"""Two presses of Ctrl-C within this time leave the chat."""
 
 
 def write(text: str) -> None:
-    """Put text on standard output now. BrokenPipeError where nobody reads it any more."""
+    """Put text on standard output at once. BrokenPipeError if its reader has gone away."""
     if text:
         sys.stdout.write(text)
         sys.stdout.flush()
 
 
 def note(text: str) -> None:
-    """A line of ours on standard error, where there is one."""
+    """Print a line of our own on standard error, if that is open."""
     if sys.stderr is not None:  # print(file=None) would write to standard output
         print(sanitise(text), file=sys.stderr, flush=True)
 
@@ -40,88 +47,65 @@ def has_colour() -> bool:
 
 
 def styled(text: str, code: str) -> str:
-    """The text in an SGR style such as "1;32", where there is colour."""
+    """The text in an SGR style such as "1;32", if the terminal has colour."""
     return f"\x1b[{code}m{text}\x1b[0m" if has_colour() else text
 
 
-class Line(Protocol):
-    """Takes a reply's text piece by piece."""
-
-    def write(self, text: str) -> None: ...
-
-    def mark(self, text: str) -> None:
-        """Our own words behind the model's."""
-
-
-class Reporter(Protocol):
-    """What a program that talks says, in one of two forms."""
-
-    def reply(self, label: str) -> Any:
-        """A context manager that gives the `Line` of one reply, with our label before it."""
-
-    def end(self, values: dict[str, Any]) -> None:
-        """The reply is over; values are finish_reason, seed, tokens and the timing's figures."""
-
-    def note(self, text: str) -> None: ...
-
-
-class TextReporter:
-    """Text for people: nothing but replies on standard output."""
-
-    @contextmanager
-    def reply(self, label: str) -> Iterator[Line]:
-        line = _SafeLine()
-        write(label)
-        try:
-            yield line
-        finally:
-            line.finish()
-
-    def end(self, values: dict[str, Any]) -> None:
-        pass
-
-    def note(self, text: str) -> None:
-        note(text)
-
-
-class _SafeLine:
-    """Writes pieces of a model's text, sanitised as one stream, and leaves the cursor on a new line."""
+class TextOutput:
+    """Text for people. Standard output gets nothing but replies."""
 
     def __init__(self) -> None:
         self._sanitiser = Sanitiser()
         self._last = ""
 
-    def write(self, text: str) -> None:
+    def begin(self, label: str) -> None:
+        """A reply begins; `label` is printed before it."""
+        # One sanitiser for a whole reply: an escape sequence may be split over several pieces.
+        self._sanitiser, self._last = Sanitiser(), ""
+        write(label)
+
+    def text(self, text: str) -> None:
+        """The next piece of the reply, as the model produced it."""
         self._put(self._sanitiser.feed(text))
 
-    def mark(self, text: str) -> None:
-        """Out of reach of a sequence that the model left open."""
-        if sys.stdout.isatty():
-            self._put(self._sanitiser.finish() + text)
-
-    def finish(self) -> None:
+    def finish(self, stopped: bool) -> None:
+        """The text of the reply is complete, or Ctrl-C stopped it."""
         self._put(self._sanitiser.finish())
+        if stopped and sys.stdout.isatty():
+            self._put(" [stopped]")
         if not self._last.endswith("\n"):
             self._put("\n")
+
+    def end(self, values: dict[str, Any]) -> None:
+        """The reply is recorded; `values` are finish_reason, seed, tokens and the timing's figures."""
+
+    def note(self, text: str) -> None:
+        note(text)
 
     def _put(self, text: str) -> None:
         self._last = text or self._last
         write(text)
 
 
-class JsonReporter:
-    """One JSON object a line on standard output, for programs.
+class JsonOutput:
+    """The same as JSON objects, one a line on standard output.
 
-    Text is not sanitised: every character beyond printable ASCII is an escape, so that nothing steers a
-    terminal and nothing of what the model said is lost.
+    Text is not sanitised. Every character beyond printable ASCII is an escape, so nothing can steer a terminal and
+    nothing that the model wrote is lost.
     """
 
     def event(self, kind: str, **values: Any) -> None:
         write(json.dumps({"event": kind, **values}) + "\n")
 
-    @contextmanager
-    def reply(self, label: str) -> Iterator[Line]:
-        yield _JsonLine(self)
+    def begin(self, label: str) -> None:
+        pass
+
+    def text(self, text: str) -> None:
+        if text:
+            self.event("text", text=text)
+
+    def finish(self, stopped: bool) -> None:
+        pass
 
     def end(self, values: dict[str, Any]) -> None:
         self.event("end", **values)
@@ -130,26 +114,105 @@ class JsonReporter:
         self.event("note", text=text)
 
 
-class _JsonLine:
-    def __init__(self, reporter: JsonReporter) -> None:
-        self._reporter = reporter
+class Interrupts:
+    """Presses of Ctrl-C."""
 
-    def write(self, text: str) -> None:
-        if text:
-            self._reporter.event("text", text=text)
+    def __init__(self) -> None:
+        self.leave = False
+        """Whether two presses came within a second, during a reply or at the prompt."""
+        self.requested = False
+        """Whether Ctrl-C was pressed during the latest reply."""
+        self._last = -math.inf
 
-    def mark(self, text: str) -> None:
-        pass
+    def press(self) -> None:
+        before, self._last = self._last, time.monotonic()
+        self.leave = self.leave or self._last - before < SECONDS_TO_LEAVE
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Let Ctrl-C only set `requested`. An exception in a forward pass or a write could leave either half done."""
+
+        def request(*_: object) -> None:
+            self.requested = True
+            self.press()
+
+        self.requested = False
+        previous = signal.signal(signal.SIGINT, request)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, previous)
+
+
+class ReplyPrinter:
+    """Prints the replies of a session as they are generated, with notes about them."""
+
+    def __init__(self, session: "Session", output: TextOutput | JsonOutput, stats: bool = False) -> None:
+        self.session = session
+        self.output = output
+        self.stats = stats
+        """Whether speed and seed are printed after each reply."""
+        self.interrupts = Interrupts()
+        self._dropped = 0
+
+    def print_reply(self, steps: Generator["Step", None, None], label: str = "") -> str:
+        """Print one reply that the session has begun; returns its finish reason.
+
+        "interrupted" means that Ctrl-C stopped it, which closes `steps`. Raises ParakeetError as the steps do.
+        """
+        self._note_dropped()
+        finish_reason, stopped = "interrupted", False
+        with self.interrupts.deferred():
+            self.output.begin(label)
+            try:
+                with closing(steps):
+                    for step in steps:
+                        self.output.text(step.text)
+                        finish_reason = step.finish_reason or finish_reason
+                        if self.interrupts.requested:
+                            break
+                stopped = finish_reason == "interrupted"
+            finally:
+                self.output.finish(stopped)
+        self._print_end(finish_reason)
+        return finish_reason
+
+    def print_notes(self) -> None:
+        """Print what the session has to say about its file."""
+        for text in self.session.notes:
+            self.output.note(text)
+        self.session.notes.clear()
+
+    def _note_dropped(self) -> None:
+        """One note for each exchange that the prompt left out, not one with every reply."""
+        dropped = self.session.dropped
+        if dropped > self._dropped:
+            self.output.note(
+                f"{count(dropped - self._dropped, 'old exchange')} left out of the prompt: the context of "
+                f"{self.session.engine.context:,} tokens is full."
+            )
+        self._dropped = dropped
+
+    def _print_end(self, finish_reason: str) -> None:
+        timing, seed = self.session.engine.timing, self.session.last_seed
+        values = {"finish_reason": finish_reason, "seed": seed, "tokens": timing.reply_tokens, **figures(timing)}
+        self.output.end(values)
+        self.print_notes()
+        if finish_reason in ("length", "context"):
+            why = "the context is full" if finish_reason == "context" else "max_tokens"
+            self.output.note(f"Reply cut at {count(timing.reply_tokens, 'token')} ({why}).")
+        if self.stats:
+            self.output.note(stats_line(timing, seed, finish_reason))
 
 
 def engine_facts(engine: "Engine") -> dict[str, Any]:
-    """What answers, as JSON values."""
+    """What generates the replies, as JSON values."""
     names = ("parameter_count", "context", "dtype", "device", "threads")
     return {name: getattr(engine, name) for name in names}
 
 
 def figures(timing: "Timing") -> dict[str, Any]:
-    """A reply's timing as JSON values: tokens, seconds, tokens a second, GB a second (null: not measured)."""
+    """A reply's timing as JSON values: tokens, seconds, tokens a second, GB a second. Null: not measured."""
     return {
         "prompt_tokens": timing.prompt_tokens,
         "kept_tokens": timing.kept_tokens,
@@ -165,9 +228,9 @@ def _rounded(value: float | None) -> float | None:
 
 
 def stats_line(timing: "Timing", seed: int | None, finish_reason: str) -> str:
-    """What a reply cost, on one line; figures that were not measured are left out."""
-    kept = f" ({timing.kept_tokens:,} kept)" if timing.kept_tokens else ""
-    prompt = f"prompt {count(timing.prompt_tokens, 'token')}{kept}"
+    """What a reply cost, on one line, without the figures that were not measured."""
+    cached = f" ({timing.kept_tokens:,} cached)" if timing.kept_tokens else ""
+    prompt = f"prompt {count(timing.prompt_tokens, 'token')}{cached}"
     if timing.prefill_rate is not None:
         prompt += f" at {timing.prefill_rate:,.0f} tokens/s"
     reply = count(timing.reply_tokens, "token")

@@ -1,4 +1,4 @@
-"""Every reply of a session file once more, to see whether the same words come out."""
+"""Generates every reply of a session file again and compares."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -6,17 +6,17 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from parakeet.chat.events import SPEAKING, Conversation, Event, encodable
+from parakeet.chat.events import REPLY_EVENTS, Conversation, Event, encodable
 from parakeet.chat.session import exchange_ids, open_turn, system_ids
 from parakeet.chat.storage import identity, load
 from parakeet.errors import ParakeetError
-from parakeet.generation.settings import SamplingSettings
+from parakeet.sampling_settings import SamplingSettings
 
 if TYPE_CHECKING:
     from parakeet.generation.engine import Engine
 
 SNIPPET = 40
-"""Characters of each text that are shown from where they part."""
+"""How many characters of each text are shown where they differ."""
 
 _LABELS = {
     "model": "the model",
@@ -28,48 +28,46 @@ _LABELS = {
 }
 
 
-def replay(engine: "Engine", path: Path, header: Mapping[str, Any], say: Callable[[str], None]) -> bool:
-    """Generate every reply of a session again; whether all came out byte for byte as they are in the file.
+def replay(engine: "Engine", path: Path, header: Mapping[str, Any], report: Callable[[str], None]) -> bool:
+    """Generate every reply of a session again; returns whether all are byte for byte as in the file.
 
-    Each is drawn with its recorded settings and seed from the conversation as it was, also those that were
-    retried or undone later; one that was interrupted is followed as far as it went. `header` says who speaks
-    now: what differs from the file is told first, since it can explain a difference. `say` takes one line at a
-    time, which holds text of the file and of the model: sanitise it before it is printed.
+    Each uses its recorded settings and seed and the conversation at that time, including replies that were later
+    retried or undone. An interrupted reply is compared as far as it went. `header` identifies the present model and
+    machine; what differs from the file is reported first, as it may explain other differences. `report` receives one
+    line at a time, with text of the file and the model: sanitise it before printing.
 
-    Raises ParakeetError where the file is no session, or holds settings or prompts that the engine refuses.
+    Raises ParakeetError if the file is not a session, or has settings or prompts that the engine refuses.
     """
     loaded = load(path)
     for note in loaded.notes:
-        say(note)
-    _tell_changes(loaded.header, header, "the session was held", say)
+        report(note)
+    _report_changes(loaded.header, header, "The session was recorded", report)
     conversation, number, identical = Conversation(), 0, 0
     for event in loaded.events:
         if event["event"] == "model":
-            _tell_changes(event, header, f"reply {number + 1} and what follows were given", say)
-        elif event["event"] in SPEAKING:
+            _report_changes(event, header, f"Reply {number + 1} and those after it were recorded", report)
+        elif event["event"] in REPLY_EVENTS:
             number += 1
             difference = _difference(engine, conversation, event, number)
             identical += difference is None
-            say(f"Reply {number}: {difference or 'identical'}")
+            report(f"Reply {number}: {difference or 'identical'}")
         conversation.apply(event)
-    say(_summary(number, identical))
+    report(_summary(number, identical))
     return identical == number
 
 
-def _tell_changes(
-    recorded: Mapping[str, Any], present: Mapping[str, Any], what: str, say: Callable[[str], None]
+def _report_changes(
+    recorded: Mapping[str, Any], present: Mapping[str, Any], what: str, report: Callable[[str], None]
 ) -> None:
     then, now = identity(recorded), identity(present)
-    changes = [
-        f"{_LABELS[name]} was {then[name]!r} and is {now[name]!r}" for name in _LABELS if then[name] != now[name]
-    ]
+    changes = [f"{_LABELS[name]} was {then[name]!r}, now {now[name]!r}" for name in _LABELS if then[name] != now[name]]
     if changes:
-        say(f"Not as when {what}: {'; '.join(changes)}. Replies may differ for that alone.")
+        report(f"{what} under other conditions: {'; '.join(changes)}. This alone can change replies.")
 
 
 def _summary(number: int, identical: int) -> str:
     if number == 0:
-        return "The session holds no reply."
+        return "The session has no replies."
     if identical == number:
         return "The reply is identical." if number == 1 else f"All {number:,} replies are identical."
     return f"{number - identical:,} of {number:,} replies differ."
@@ -84,18 +82,18 @@ def _difference(engine: "Engine", conversation: Conversation, event: Event, numb
     if text != recorded:
         return _first_difference(recorded, text)
     if finish_reason != event["finish_reason"]:
-        return f"the same text, but it ended with {event['finish_reason']!r} and ends now with {finish_reason!r}"
+        return f"the same text, but it ended with {event['finish_reason']!r} and now ends with {finish_reason!r}"
     return None
 
 
 def _generate(engine: "Engine", conversation: Conversation, event: Event) -> tuple[str, str]:
-    """What the engine says in the place of a recorded reply, and how it ends."""
+    """The text that the engine generates in place of a recorded reply, and its finish reason."""
     text, finish_reason = "", event["finish_reason"]
     interrupted, enough = finish_reason == "interrupted", len(event["reply"]) + SNIPPET
     for step in engine.generate(_prompt(engine, conversation, event), _settings(event)):
         text += step.text
         finish_reason = step.finish_reason or finish_reason
-        # A reply that goes another way may never end.
+        # A reply that differs may never end.
         if len(text) > enough or (interrupted and engine.timing.reply_tokens >= event["tokens"]):
             break
     return text, finish_reason
@@ -108,7 +106,7 @@ def _prompt(engine: "Engine", conversation: Conversation, event: Event) -> list[
     else:
         turn = open_turn(tokenizer, encodable(event["message"]))
     earlier = exchanges if event["event"] == "reply" else exchanges[:-1]
-    # As many as were left out then: by which rule is no matter of the file.
+    # The file records how many exchanges were left out, so a change of that rule does not matter.
     history = chain.from_iterable(exchange_ids(tokenizer, exchange) for exchange in earlier[event["dropped"] :])
     return [*system_ids(tokenizer, conversation.system), *history, *turn]
 
@@ -117,13 +115,13 @@ def _settings(event: Event) -> SamplingSettings:
     try:
         return replace(SamplingSettings(**event["settings"]), seed=event["seed"])
     except TypeError as error:
-        raise ParakeetError(f"its settings are not those of this version of Parakeet ({error}).") from None
+        raise ParakeetError(f"its settings do not fit this version of Parakeet ({error}).") from None
 
 
 def _first_difference(recorded: str, text: str) -> str:
-    """Where two texts part, as characters and bytes before that place, and how each goes on there."""
+    """Where two texts first differ, in characters and bytes, and how each continues from there."""
     pairs = enumerate(zip(recorded, text, strict=False))
     place = next((i for i, (old, new) in pairs if old != new), min(len(recorded), len(text)))
-    then, now = (repr(t[place : place + SNIPPET]) if t[place:] else "its end" for t in (recorded, text))
+    then, now = (repr(t[place : place + SNIPPET]) if t[place:] else "the end" for t in (recorded, text))
     n_bytes = len(recorded[:place].encode())
-    return f"differs after {place:,} characters ({n_bytes:,} bytes): there stood {then}, now comes {now}"
+    return f"differs after {place:,} characters ({n_bytes:,} bytes): it was {then}, now it is {now}"

@@ -1,4 +1,4 @@
-"""A conversation that stays within the model's context, and is recorded as it goes. Imports no torch."""
+"""A conversation that stays within the model's context and is recorded on disk. Imports no torch."""
 
 import secrets
 from collections.abc import Generator, Mapping
@@ -7,11 +7,11 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from parakeet.chat.events import SPEAKING, Conversation, Event, Exchange, encodable, fold
+from parakeet.chat.events import REPLY_EVENTS, Conversation, Event, Exchange, encodable, fold
 from parakeet.chat.storage import SessionLog, now
 from parakeet.conversation import Turn
 from parakeet.errors import ParakeetError
-from parakeet.generation.settings import SamplingSettings
+from parakeet.sampling_settings import SamplingSettings
 from parakeet.template import render_document, render_prompt
 from parakeet.tokenizer import Tokenizer
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from parakeet.generation.engine import Engine, Step
 
 RESERVE_TOKENS = 256
-"""Room that is kept free for a reply, in tokens; in a small context a quarter of it, and never more
-than the settings allow a reply."""
+"""Tokens of the context that a prompt leaves free for the reply. In a small context it is a quarter of it, and never
+more than max_tokens."""
 
 SEED_BITS = 32
-"""Of a seed that is drawn here: short enough to be typed again."""
+"""Size of a random seed: short enough for a person to type again."""
 
 _TIMING = ("prompt_tokens", "kept_tokens", "prefill_seconds", "decode_seconds", "first_token_seconds")
 
 
 class Session:
-    """Remembers what was said, as structure: prompts are rendered to ids from it and never parsed back.
+    """A conversation: messages, replies and the system message, as structure that is never parsed back from text.
 
-    With a log, every change is on the disk before the next one, and a log that was opened is gone on from. What
-    no longer fits the context leaves the prompt, oldest exchanges first and whole, never the record.
+    With a log, every change is on the disk before the next one. A log of an earlier conversation is continued.
+    Exchanges that no longer fit the context are left out of the prompt, whole and oldest first; they stay recorded.
     """
 
     def __init__(
@@ -44,15 +44,15 @@ class Session:
     ) -> None:
         self.engine = engine
         self.settings = settings
-        """How the next reply is drawn."""
+        """Of the next reply."""
         self.log = log
-        """Where the conversation is recorded; None where it is not, or not any more."""
+        """Where the conversation is recorded. None if it is not, or no longer."""
         self.notes: list[str] = list(log.notes) if log else []
-        """What a person should be told, such as that the disk is full; whoever tells it empties the list."""
+        """Messages for the user, such as that the disk is full. Whoever prints them clears the list."""
         self.dropped = 0
-        """Exchanges that the latest reply left out of its prompt, oldest first, to make room."""
+        """Number of oldest exchanges that were left out of the latest prompt."""
         self.last_seed: int | None = None
-        """What the latest reply was, or is being, drawn with."""
+        """Of the latest reply, which may still be running."""
         self._header = log.header if log else None
         self._events: list[Event] = list(log.events) if log else []
         self._written = len(self._events)
@@ -70,92 +70,85 @@ class Session:
 
     @property
     def exchanges(self) -> list[Exchange]:
-        """What was said, oldest first."""
+        """Messages and replies, oldest first."""
         return self._conversation.exchanges
 
     @property
     def last_message(self) -> str:
-        """What `retry` would ask again and `edit` replace. Raises ParakeetError where nothing was said."""
-        return self._last("Nothing was said yet.").message if self._unanswered is None else self._unanswered
+        """What `retry` would ask again and `edit` replace. Raises ParakeetError if there is no message."""
+        return self._last("There is no message yet.").message if self._unanswered is None else self._unanswered
 
     def reply(self, message: str) -> Generator["Step", None, None]:
-        """Steps of the reply to a message, which is checked and made room for at once.
+        """Start the reply to a message; returns its steps. The message is checked now, not at the first step.
 
-        Closing the iterator early keeps what was said so far as an interrupted reply. An exchange in which
-        the model said nothing is not kept: an empty turn would teach it silence.
+        Closing the iterator early keeps the text so far as an interrupted reply. An exchange with an empty reply is
+        not kept: it would teach the model to be silent.
 
-        Raises ParakeetError where the message is blank, or does not fit the context even alone.
+        Raises ParakeetError if the message is blank, or does not fit the context even alone.
         """
-        message = _spoken(message)
+        message = _checked(message)
         prompt = self._prompt(self.exchanges, message)
         self._unanswered = message
         return self._stream("reply", prompt, self._seed(), message)
 
     def retry(self) -> Generator["Step", None, None]:
-        """Steps of another reply to the last message, drawn with a new seed whatever the settings say.
+        """Start another reply to the last message, with a new seed even if the settings fix one.
 
-        The old reply goes when the new one has said something. A message that got no reply at all, as it was
-        stopped before the first word, is asked again. Raises ParakeetError where there is no message.
+        The new reply replaces the old one unless it stays empty. If the last message got no reply, because it was
+        stopped before the first word, it is asked again. Raises ParakeetError if there is no message.
         """
         if self._unanswered is not None:
             prompt = self._prompt(self.exchanges, self._unanswered)
             return self._stream("reply", prompt, secrets.randbits(SEED_BITS), self._unanswered)
-        message = self._last("There is no message to reply to again.").message
+        message = self._last("There is no message to retry.").message
         prompt = self._prompt(self.exchanges[:-1], message)
         return self._stream("retry", prompt, secrets.randbits(SEED_BITS), message)
 
     def edit(self, message: str) -> Generator["Step", None, None]:
-        """Steps of the reply to a message that takes the place of the last one. Raises as `reply` does."""
+        """Start the reply to a message that replaces the last one. Raises as `reply` does."""
         if self._unanswered is not None:
             return self.reply(message)
         self._last("There is no message to edit.")
-        message = _spoken(message)
+        message = _checked(message)
         return self._stream("edit", self._prompt(self.exchanges[:-1], message), self._seed(), message)
 
     def continue_reply(self) -> Generator["Step", None, None]:
-        """Steps that go on in the last reply, however it ended.
-
-        Raises ParakeetError where there is no reply, or it fills the context.
-        """
+        """Continue the last reply, however it ended. Raises ParakeetError if there is none, or it fills the context."""
         last = self._last("There is no reply to continue.")
         context = self.engine.context
         turn = open_turn(self.engine.tokenizer, last.message, last.reply)
         if len(system_ids(self.engine.tokenizer, self.system)) + len(turn) >= context:
-            raise ParakeetError(f"The reply fills the context of {context:,} tokens: there is no room to go on.")
+            raise ParakeetError(f"The reply fills the context of {context:,} tokens: there is no room to continue.")
         return self._stream("continue", self._fitted(self.exchanges[:-1], turn), self._seed())
 
     def undo(self) -> Exchange:
-        """Remove the last exchange, and return it. Raises ParakeetError where there is none."""
+        """Remove the last exchange and return it. Raises ParakeetError if there is none."""
         exchange = self._last("There is nothing to undo.")
         self._record({"event": "undo"})
         return exchange
 
     def clear(self) -> None:
-        """Forget what was said; the system message stays."""
+        """Forget the conversation. The system message stays."""
         if self.exchanges:
             self._record({"event": "clear"})
         self._unanswered = None
 
     def set_system(self, text: str) -> None:
-        """Let `text` be the system message from now on; a blank one is none. ParakeetError where it is too long."""
+        """Set the system message; a blank text removes it. Raises ParakeetError if it is too long."""
         text = encodable(text) if text.strip() else ""
         self._check_system(text)
         if text != self.system:
             self._record({"event": "system", "content": text})
 
     def prompt_ids(self) -> list[int]:
-        """Ids of the conversation as the next prompt will begin: the system message and what fits of the rest."""
+        """The ids with which the next prompt will begin: the system message and the exchanges that fit."""
         return self._with_history(self.exchanges, [])[0]
 
-    def prompt_tokens(self) -> int:
-        """Number of `prompt_ids`."""
-        return len(self.prompt_ids())
-
     def save(self, path: Path, header: Mapping[str, Any]) -> None:
-        """Record the conversation so far in a new file, and go on there; the old one stays as it is.
+        """Write the conversation so far to a new file and continue there. The old file stays as it is.
 
-        `header` is that of a conversation which had no file yet. Raises ParakeetError where the file exists or
-        cannot be written; the conversation is then recorded as before.
+        `header` is used if there is no old file. Raises ParakeetError if the new file exists or cannot be written; the
+        conversation is then recorded as before.
         """
         if not self._events:
             raise ParakeetError("There is nothing to save yet.")
@@ -169,7 +162,7 @@ class Session:
         self.log, self._header, self._written = log, log.header, len(self._events)
 
     def close(self) -> None:
-        """Let another process go on with the recorded conversation."""
+        """Stop recording and let another process open the file."""
         if self.log:
             self.log.close()
             self.log = None
@@ -177,6 +170,7 @@ class Session:
     def _stream(
         self, kind: str, prompt: list[int], seed: int, message: str | None = None
     ) -> Generator["Step", None, None]:
+        # Not in the generator, which does not run before its first step.
         self.last_seed = seed
         return self._steps({"event": kind} | ({} if message is None else {"message": message}), prompt, seed)
 
@@ -190,7 +184,7 @@ class Session:
                 finish_reason = step.finish_reason or finish_reason
                 yield step
         except Exception:
-            text = ""
+            text = ""  # an error in the middle leaves no reply
             raise
         finally:
             if text.strip() or (text and event["event"] == "continue"):
@@ -208,32 +202,32 @@ class Session:
         return self.exchanges[-1]
 
     def _record(self, event: Event) -> None:
-        """Let an event happen, in memory and in the file; a file that fails ends the recording, not the chat."""
+        """Apply an event in memory and write it to the file. If the file fails, recording ends, not the chat."""
         event = {**event, "time": now()}
         self._conversation.apply(event)
         self._events.append(event)
         if event["event"] != "system":
             self._unanswered = None
-        if self.log is None or not (self.log.begun or event["event"] in SPEAKING):
+        if self.log is None or not (self.log.begun or event["event"] in REPLY_EVENTS):
             return
         try:
             self.log.append(*self._events[self._written :])
             self._written = len(self._events)
         except OSError as error:
             self.notes.append(
-                f"The conversation is no longer recorded in {self.log.path}: {_reason(error)}. It goes on all the same."
+                f"The conversation continues but is no longer recorded in {self.log.path}: {_reason(error)}."
             )
             self.close()
 
     def _limit(self) -> int:
-        """Tokens that a prompt may have."""
+        """The most tokens that a prompt may have."""
         context = self.engine.context
         return context - min(self.settings.max_tokens, RESERVE_TOKENS, context // 4)
 
     def _prompt(self, exchanges: list[Exchange], message: str) -> list[int]:
-        """Prompt ids for a message. Raises ParakeetError where it does not fit, even alone."""
+        """Prompt ids for a message. Raises ParakeetError if it does not fit even alone."""
         limit = self._limit()
-        # Before encoding: a pasted file of 10 MB would take seconds only to be refused.
+        # A lower bound, checked before encoding: encoding a pasted file of 10 MB takes seconds.
         least = len(message.encode()) // self.engine.longest_token
         if least > limit:
             raise ParakeetError(self._too_long(message, f"at least {least:,}", limit))
@@ -244,18 +238,18 @@ class Session:
         return self._fitted(exchanges, turn)
 
     def _fitted(self, exchanges: list[Exchange], turn: list[int]) -> list[int]:
-        """`turn` after what fits before it; the rest of the exchanges counts as dropped."""
+        """`turn` after the exchanges that fit before it. The others count as dropped."""
         ids, self.dropped = self._with_history(exchanges, turn)
         return ids
 
     def _with_history(self, exchanges: list[Exchange], turn: list[int]) -> tuple[list[int], int]:
-        """The system message, as many of the latest exchanges as fit, and `turn`; and how many did not fit."""
+        """Ids of the system message, the latest exchanges that fit, and `turn`; and how many exchanges did not fit."""
         tokenizer = self.engine.tokenizer
         system = system_ids(tokenizer, self.system)
         room = self._limit() - len(system) - len(turn)
         kept: list[list[int]] = []
         for exchange in reversed(exchanges):
-            # As in `_prompt`: what another model said may be far longer than this one's context.
+            # As in `_prompt`: a reply of another model may be far longer than this context.
             if len((exchange.message + exchange.reply).encode()) // self.engine.longest_token > room:
                 break
             ids = exchange_ids(tokenizer, exchange)
@@ -285,26 +279,26 @@ class Session:
 
 
 def system_ids(tokenizer: Tokenizer, system: str) -> list[int]:
-    """Ids of the system message's turn; none for a blank one."""
+    """Ids of the system message's turn; empty for a blank message."""
     return _turn_ids(tokenizer, Turn("System", system)) if system.strip() else []
 
 
 def exchange_ids(tokenizer: Tokenizer, exchange: Exchange) -> list[int]:
-    """Ids of a message and its reply, both ended."""
+    """Ids of a message and its reply, both with their end token."""
     return _turn_ids(tokenizer, Turn("Human", exchange.message), Turn("Assistant", exchange.reply))
 
 
 def open_turn(tokenizer: Tokenizer, message: str, reply: str = "") -> list[int]:
-    """Ids of a message and of the reply to it so far, open for its next words."""
+    """Ids of a message and the beginning of its reply, without an end token: the model continues it."""
     return [*render_prompt(tokenizer, [Turn("Human", message)]), *tokenizer.encode(reply)]
 
 
 def _turn_ids(tokenizer: Tokenizer, *turns: Turn) -> list[int]:
-    # Turn by turn, as nothing merges across the control ids between them: what does not fit is never encoded.
+    # Nothing merges across the control ids between turns, so they are encoded one by one, and only those that fit.
     return render_document(tokenizer, turns)[0].tolist()
 
 
-def _spoken(message: str) -> str:
+def _checked(message: str) -> str:
     message = encodable(message)
     if not message.strip():
         raise ParakeetError("The message is empty: there is nothing to reply to.")

@@ -1,4 +1,4 @@
-"""Sessions on disk: one JSON object a line, a header first, then the events in their order. Imports no torch."""
+"""Sessions on disk: one JSON object a line, a header and then the events in order. Imports no torch."""
 
 import datetime
 import json
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
 SCHEMA = 1
 KIND = "parakeet session"
 SUFFIX = ".jsonl"
-LONGEST_LINE = 64 << 20
-"""Bytes of a line that is still read: a reply of that length is days of generation."""
+MAX_LINE_BYTES = 64 << 20
+"""A longer line is refused: a reply of that length would take days to generate."""
 
 IDENTITY = ("model", "model_sha256", "tokenizer_sha256", "dtype", "device", "threads")
-"""Fields of the header that say who is speaking."""
+"""Fields of the header that identify what generates the replies."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
 _BEGINNING = b'{"schema"'
 
 
 def now() -> str:
-    """The time in UTC to the second, as files have it."""
+    """The time in UTC to the second, as session files store it."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def session_header(engine: "Engine", model: str, model_sha256: str) -> dict[str, Any]:
-    """Who speaks in a session: `model` is the release's name, `model_sha256` the hash of its weights."""
+    """The header of a session: `model` is the release's name, `model_sha256` the hash of its weights."""
     return {
         "schema": SCHEMA,
         "kind": KIND,
@@ -53,26 +53,26 @@ def session_header(engine: "Engine", model: str, model_sha256: str) -> dict[str,
 
 
 def sessions_folder(root: Path) -> Path:
-    """The folder of the sessions under a root of artefacts; it need not exist yet."""
+    """The folder of the sessions under a root of artefacts. It need not exist."""
     return root / "sessions"
 
 
 def session_path(root: Path, name: str) -> Path:
-    """Where the session `name` is kept. Raises ParakeetError unless it is a plain name."""
+    """The file of the session `name`. Raises ParakeetError unless it is a plain name."""
     if not _NAME.fullmatch(name):
         raise ParakeetError(
-            f"{name[:80]!r} is no name for a session: use 1 to 64 letters, digits, dots, dashes and underscores, "
-            "with no dot in front."
+            f"{name[:80]!r} is not a session name: use 1 to 64 letters, digits, dots, dashes and underscores, "
+            "and no dot at the start."
         )
     return sessions_folder(root) / (name + SUFFIX)
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A session file: header, events, and what a person should know of its state.
+    """A session file: header, events, and notes about its state for the user.
 
-    `n_bytes` is the length of its whole lines, behind which a line that was cut off may follow; `ended` says
-    whether the last whole line ends with a newline. `mode` are the file's permissions.
+    `n_bytes` is the length of its whole lines; a line that was cut off may follow. `ended` is whether the last whole
+    line ends with a newline, `mode` the file's permissions.
     """
 
     header: dict[str, Any]
@@ -84,24 +84,24 @@ class Loaded:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Who spoke last."""
+        """What generated the last reply."""
         return identity([self.header, *(event for event in self.events if event["event"] == "model")][-1])
 
 
 def identity(header: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a header, or of an event `model`, that say who is speaking."""
+    """The fields of a header, or of an event `model`, that identify what generates the replies."""
     return {name: header.get(name) for name in IDENTITY}
 
 
 def load(path: Path) -> Loaded:
-    """Read a session file without touching it.
+    """Read a session file and leave it as it is.
 
-    A last line that was cut off, by a power cut for one, is left out with a note; so is a header that was,
-    and then nothing is left. Raises ParakeetError with file and line for anything else that is wrong.
+    If the last line was cut off, for example by a power cut, it is ignored with a note. That line may be the header:
+    the session is then empty. Raises ParakeetError with file and line if anything else is wrong.
     """
     try:
         if not path.is_file():
-            raise ParakeetError(f"{path} {'is not a file' if path.exists() else 'does not exist'}: no session.")
+            raise ParakeetError(f"{path} {'is not a file' if path.exists() else 'does not exist'}.")
         with path.open("rb") as file:
             return _load(path, file)
     except OSError as error:
@@ -117,7 +117,7 @@ def _load(path: Path, file: BinaryIO) -> Loaded:
         whole = line.endswith(b"\n")
         value = _parse(line)
         if value is None and not whole and (number > 1 or _BEGINNING.startswith(line[: len(_BEGINNING)])):
-            notes.append(f"The last line of {path} was cut off and is left out.")
+            notes.append(f"The last line of {path} was cut off and is ignored.")
             break
         try:
             if number == 1:
@@ -130,16 +130,16 @@ def _load(path: Path, file: BinaryIO) -> Loaded:
             raise ParakeetError(f"{path}, line {number}: {error}") from None
         n_bytes, ended = n_bytes + len(line), whole
     if not header and not notes:
-        notes.append(f"{path} is empty: nothing was recorded in it.")
+        notes.append(f"{path} is empty.")
     return Loaded(header, events, notes, n_bytes, ended, os.fstat(file.fileno()).st_mode & 0o777)
 
 
 def _lines(path: Path, file: BinaryIO) -> Iterator[bytes]:
     number = 0
-    while line := file.readline(LONGEST_LINE + 1):
+    while line := file.readline(MAX_LINE_BYTES + 1):
         number += 1
-        if len(line) > LONGEST_LINE:
-            raise ParakeetError(f"{path}, line {number} is longer than {LONGEST_LINE >> 20} MiB: this is no session.")
+        if len(line) > MAX_LINE_BYTES:
+            raise ParakeetError(f"{path}, line {number} is over {MAX_LINE_BYTES >> 20} MiB long: not a session.")
         yield line
 
 
@@ -153,7 +153,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
 
 def _checked_header(value: dict[str, Any] | None) -> dict[str, Any]:
     if value is None or value.get("kind") != KIND:
-        raise ParakeetError("this is no session of parakeet chat.")
+        raise ParakeetError("this is not a session of parakeet chat.")
     if value.get("schema") != SCHEMA:
         raise ParakeetError(
             f"the session has schema {str(value.get('schema'))[:20]}, but this version of Parakeet reads "
@@ -165,28 +165,28 @@ def _checked_header(value: dict[str, Any] | None) -> dict[str, Any]:
 def _checked_event(value: dict[str, Any] | None) -> Event:
     if value is None:
         raise ParakeetError(
-            "the line is damaged: it holds no JSON object. Keep a copy of the file, then remove the line."
+            "the line is damaged: it is not a JSON object. Keep a copy of the file, then remove the line."
         )
     check_event(value)
     return value
 
 
 class SessionLog:
-    """A session file that is being written: what was appended is on the disk when `append` returns.
+    """A session file that is being written. What was appended is on the disk when `append` returns.
 
-    The file, of mode 0600 in a folder of mode 0700, comes to be with the first event, so that a conversation in
-    which nothing was said leaves none. A second process that opens the same session is refused.
+    The file (mode 0600, in a folder of mode 0700) is created with the first event, so that an empty conversation
+    leaves none. A second process that opens the same session is refused.
     """
 
     def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
-        """For `create` and `open`, which know what stands at the path."""
+        """Called by `create` and `open` only, which check the path."""
         self.path = path
         self.header: dict[str, Any] = {"schema": SCHEMA, "kind": KIND, "created": now(), **header}
         self.events: list[Event] = []
-        """What the file held when it was opened."""
+        """The events that the file held when it was opened."""
         self.notes: list[str] = []
         self.change: dict[str, Any] | None = None
-        """Who speaks from now on, where that is not who spoke last in the file."""
+        """The present identity, if the last reply in the file came from another."""
         self.begun = False
         self._exists = False
         self._before = _line(self.header)
@@ -196,29 +196,29 @@ class SessionLog:
 
     @classmethod
     def create(cls, path: Path, header: Mapping[str, Any]) -> "SessionLog":
-        """A new session. Raises ParakeetError where there is one already, or another process begins it."""
+        """Start a session. Raises ParakeetError if it exists, or another process is starting it."""
         if os.path.lexists(path):
-            raise ParakeetError(f"The session {path} exists already: choose another name.")
+            raise ParakeetError(f"The session {path} already exists: choose another name.")
         return cls(path, header)
 
     @classmethod
     def open(cls, path: Path, header: Mapping[str, Any]) -> "SessionLog":
-        """Go on in a session; `notes` say what a person should know of it, such as that another model spoke.
+        """Continue a session. `notes` are for the user, such as that another model replied before.
 
-        Raises ParakeetError where `load` does, and where another process has the session open.
+        Raises ParakeetError as `load` does, and if another process has the session open.
         """
         if not os.path.exists(path):
-            load(path)  # refuses before a lock file is made
+            load(path)  # raises, before a lock file is made
         log = cls(path, header)
         try:
-            log._take_over(load(path))
+            log._continue(load(path))
         except ParakeetError:
             log.close()
             raise
         return log
 
     def append(self, *events: Mapping[str, Any]) -> None:
-        """Write events and wait until the disk has them. OSError where it cannot: the file is then as before."""
+        """Write events and wait until the disk has them. On an OSError the file is as before."""
         data = self._before + b"".join(map(_line, events))
         descriptor = self._opened()
         try:
@@ -240,13 +240,13 @@ class SessionLog:
         """Let other processes open the session."""
         self._close_file()
         if self._lock is not None:
-            # While it is held: whoever locks a file that is gone by then tries again (filelock looks at the inode).
+            # Removed while it is held: a process that locks the removed file retries, as filelock compares inodes.
             with suppress(OSError):
                 os.unlink(self._lock.lock_file)
             self._lock.release()
             self._lock = None
 
-    def _take_over(self, loaded: Loaded) -> None:
+    def _continue(self, loaded: Loaded) -> None:
         present = identity(self.header)
         self.notes = [*loaded.notes, *_tightened(self.path, loaded.mode)]
         self._exists, self._n_bytes = True, loaded.n_bytes
@@ -258,7 +258,7 @@ class SessionLog:
             self.change = present
         if present["model_sha256"] != loaded.identity["model_sha256"]:
             earlier = loaded.identity["model"]
-            self.notes.append(f"Another model spoke in this session ({earlier!r}); {present['model']!r} goes on in it.")
+            self.notes.append(f"Another model, {earlier!r}, held this session; {present['model']!r} continues it.")
 
     def _close_file(self) -> None:
         if self._descriptor is not None:
@@ -276,7 +276,7 @@ class SessionLog:
 
 
 def _line(value: Mapping[str, Any]) -> bytes:
-    # In ASCII: no text in it, printed by whatever tool, steers a terminal, and lone surrogates can be written.
+    # In ASCII: lone surrogates can be written, and no tool that prints the file can be made to steer a terminal.
     return json.dumps(value).encode("ascii") + b"\n"
 
 
@@ -286,14 +286,14 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 
 def _acquire(path: Path) -> FileLock | None:
-    """The lock of a session; None where no lock file can be made, as the session cannot be written there either."""
+    """The lock of a session. None if no lock file can be made, since the session cannot be written there either."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = FileLock(path.with_name(f".{path.name}.lock"), mode=0o600)
         lock.acquire(timeout=0)
     except Timeout:
         raise ParakeetError(
-            f"The session {path} is open in another parakeet chat: leave that one first, or choose another name."
+            f"The session {path} is open in another parakeet chat: leave that chat first, or choose another name."
         ) from None
     except OSError:
         return None
@@ -301,19 +301,19 @@ def _acquire(path: Path) -> FileLock | None:
 
 
 def _tightened(path: Path, mode: int) -> list[str]:
-    """Let only its owner read a session; a note where others could."""
+    """Let only its owner read a session. Returns a note if others could."""
     if os.name != "posix" or not mode & 0o077:
         return []
     try:
         path.chmod(0o600)
     except OSError as error:
-        return [f"Others can read {path} (mode {mode:04o}), and that could not be changed: {error.strerror}."]
-    return [f"Others could read {path} (mode {mode:04o}); now only its owner can."]
+        return [f"{path} is readable by others (mode {mode:04o}), and this could not be changed: {error.strerror}."]
+    return [f"{path} was readable by others (mode {mode:04o}); now only you can read it."]
 
 
 @dataclass(frozen=True)
 class SessionRow:
-    """One line of `/sessions`. `when` is the time of the last event; `problem` why the file cannot be read, or ""."""
+    """One line of `/sessions`. `when` is the time of the last event, `problem` why the file is unreadable, or ""."""
 
     name: str
     exchanges: int
@@ -324,7 +324,7 @@ class SessionRow:
 
 
 def list_sessions(root: Path) -> list[SessionRow]:
-    """The sessions under a root of artefacts, the latest first; those that cannot be read stand last."""
+    """The sessions under a root of artefacts, the latest first, unreadable ones last."""
     paths = (path for path in sorted(sessions_folder(root).glob("*" + SUFFIX)) if _NAME.fullmatch(path.stem))
     rows = [_row(path) for path in paths]
     return sorted(rows, key=lambda row: row.when, reverse=True)

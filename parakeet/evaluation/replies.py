@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from parakeet.conversation import Turn
 from parakeet.evaluation.base import Metric, Subject, cell
-from parakeet.generation.settings import SamplingSettings
+from parakeet.sampling_settings import SamplingSettings
 from parakeet.template import render_prompt
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Replies(Metric):
 
 def replies_to(engine: "Engine", prompts: Sequence[str], limits: Sequence[int] | None = None) -> list[str]:
     """The greedy reply to each prompt as a conversation's first turn, of at most 96 tokens, or of `limits`."""
-    from parakeet.generation.batch import batch_replies
+    from parakeet.generation.engine import batch_replies
 
     rendered = [render_prompt(engine.tokenizer, [Turn("Human", prompt)]) for prompt in prompts]
     settings = [replace(GREEDY, max_tokens=limit) for limit in limits or [GREEDY.max_tokens] * len(prompts)]

@@ -1,6 +1,6 @@
-"""The transformer as generation needs it: weights in any precision, each read once a token, and a cache of the past.
+"""The transformer for generation: weights in any precision, each read once a token, and a key/value cache.
 
-`parakeet.model.transformer` is the same function for training; tests hold both to one oracle.
+`parakeet.model.transformer` is the same function for training; tests compare both with one oracle.
 """
 
 import math
@@ -18,11 +18,11 @@ from parakeet.model.transformer import Parakeet
 
 DTYPES = ("fp32", "bf16", "int8", "int4")
 KEYS_PER_BUCKET = 256
-"""CUDA graphs have fixed shapes, so there a step attends to a multiple of this many keys."""
+"""CUDA graphs have fixed shapes, so on CUDA a step attends to a multiple of this many keys."""
 
 QUERIES_PER_BLOCK = 128
-"""Positions of a prompt that attend together: none looks at keys behind its block, which a mask alone would not save
-(2.3 instead of 2.6 ms a layer for 512 positions in bf16)."""
+"""Positions of a prompt that attend together. A block does not read the keys after it, which a mask alone would not
+save (2.3 instead of 2.6 ms a layer for 512 positions in bf16)."""
 
 EPSILON = 1e-5
 
@@ -45,10 +45,10 @@ def matrix_maker(dtype: str) -> MatrixMaker:
 
 
 class Cache:
-    """Keys and values of every layer, (layers, batch, heads, capacity, head width) each, as a ring.
+    """Keys and values of every layer as a ring buffer, each (layers, batch, heads, capacity, head width).
 
-    Position p of a row lies in slot p mod capacity: beyond the capacity the newest token takes the place of the
-    oldest. `lengths` counts the tokens that each row has seen.
+    Position p of a row is in slot p mod capacity: beyond the capacity, the newest token overwrites the oldest.
+    `lengths` counts the tokens that each row has seen.
     """
 
     def __init__(self, shape: tuple[int, int, int, int, int], dtype: torch.dtype, device: torch.device) -> None:
@@ -57,19 +57,19 @@ class Cache:
         self.capacity = shape[3]
         self.lengths = [0] * shape[1]
         self.graphs: dict[int, _Graph] = {}
-        """CUDA graphs of a step over this memory, by the keys they attend to; they must not outlive it."""
+        """CUDA graphs of a step, by the number of keys. They use this cache's memory and must not outlive it."""
 
     @property
     def n_bytes_per_token(self) -> int:
-        """Of one row: what one more token of context adds to every later step."""
+        """Bytes that one more token of a row adds to what every later step reads."""
         layers, _, heads, _, width = self.keys.shape
         return 2 * layers * heads * width * self.keys.element_size()
 
 
 def _untouched_zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Zeros that take no memory before they are written to: a cache for 8,192 tokens is 1.4 GB in fp32, and most
-    conversations are short. torch.zeros writes its zeros; numpy's come in huge pages, of which the first token of
-    every head would touch one, and so all there are (1.7 s for a prompt of five tokens)."""
+    """Zeros that take no memory until they are written: a cache for 8,192 tokens is 1.4 GB in fp32, and most
+    conversations are short. torch.zeros writes its zeros. numpy's are in huge pages, and the first token of each head
+    would touch another page, so all of them (1.7 s for a prompt of five tokens)."""
     if device.type != "cpu":
         return torch.zeros(tuple(shape), dtype=dtype, device=device)
     memory = fresh_memory(math.prod(shape) * dtype.itemsize, huge=False)
@@ -78,7 +78,8 @@ def _untouched_zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.dev
 
 @dataclass(frozen=True)
 class _Layer:
-    """One block. `projections` gives queries, keys and values in one product; with `keys_first`, the queries last."""
+    """One block. `projections` (3 · width, width) is queries, keys, values in this order, or with `keys_first` keys,
+    values, queries."""
 
     attention_norm: Tensor
     projections: Matrix
@@ -92,13 +93,14 @@ class _Layer:
 class Decoder:
     """A model's weights, ready to decode.
 
-    The residual stream and the norms are fp32; products take the weights' precision (bf16 beside int8 and int4).
+    The residual stream and the norms are fp32. Products use the weights' precision, with bf16 activations for int8 and
+    int4.
     """
 
     @torch.no_grad()
     def __init__(self, model: Parakeet, dtype: str, device: str = "cpu", make: MatrixMaker | None = None) -> None:
-        """Copies the weights of `model` tensor by tensor; where those are mapped from a file (`load_model`), the file's
-        pages are the only other copy. `make` replaces how matrices are made, for measurements."""
+        """Copies the weights of `model` one tensor at a time. If they are mapped from a file (`load_model`), the file's
+        pages are the only other copy. `make` replaces `matrix_maker(dtype)`, for measurements."""
         make = make or matrix_maker(dtype)
         self.config: ModelConfig = model.config
         self.dtype = dtype
@@ -110,7 +112,7 @@ class Decoder:
         pairs = range(model.config.shared_projections)
         self._layers = [layer for pair in pairs for layer in _pair(model, weights, pair, make, arena)]
         self._head = make(model.embedding.weight, arena)
-        # Rows for lookup: the head's own where it is dense, else the file's, of which only the rows used are read.
+        # Rows for embedding lookup: the head's own if it is dense, else the file's, which reads only the rows used.
         self._rows = model.embedding.weight.detach()
         if isinstance(self._head, DenseMatrix):
             self._rows = self._head.weight
@@ -121,33 +123,33 @@ class Decoder:
         matrices = [m for layer in self._layers for m in (layer.projections, layer.attention_output)]
         matrices += [m for layer in self._layers for m in (layer.mlp_input, layer.mlp_output)]
         self.bytes_per_token = sum(matrix.n_bytes for matrix in [*matrices, self._head])
-        """Bytes of weights that a step reads; the shared projections count once for each of their layers."""
+        """Bytes of weights that a step reads. Shared projections count once for each layer that reads them."""
 
     def new_cache(self, capacity: int, batch_size: int = 1) -> Cache:
-        """An empty cache of `capacity` tokens a row; beyond the model's context it would hold what is never seen."""
+        """An empty cache of `capacity` tokens a row, at most the model's context."""
         c = self.config
         shape = (c.layers, batch_size, c.heads, min(capacity, c.context), c.head_width)
         return Cache(shape, self.activation_dtype, self.device)
 
     @torch.inference_mode()
     def prefill(self, ids: Sequence[int], cache: Cache, row: int = 0) -> Tensor:
-        """Read some ids that follow on what row `row` holds, all at once; logits (vocabulary rows,) fp32 of the last.
+        """Append ids to row `row` of the cache in one pass; logits (vocabulary rows,) fp32 after the last.
 
-        They must fit into what is left of the cache: a prompt never pushes itself out.
+        They must fit into the rest of the cache: a prompt never overwrites itself.
         """
         return self._head.product(self._hidden(ids, cache, row)[-1:].to(self.activation_dtype))[0].float()
 
     @torch.inference_mode()
     def logits(self, ids: Sequence[int]) -> Tensor:
-        """(len(ids), vocabulary rows) fp32: those of every position of one text."""
+        """Logits (len(ids), vocabulary rows) fp32 of every position of one text."""
         hidden = self._hidden(ids, self.new_cache(len(ids)), 0)
         return self._head.product(hidden.to(self.activation_dtype)).float()
 
     @torch.inference_mode()
     def step(self, ids: Sequence[int], cache: Cache) -> Tensor:
-        """One more token for every row: logits (batch, vocabulary rows) fp32 of what follows.
+        """Append one id to every row of the cache; logits (batch, vocabulary rows) fp32 after them.
 
-        A row may be beyond the cache's capacity: it then sees the latest `capacity` tokens.
+        A row that is longer than the cache's capacity sees the latest `capacity` tokens.
         """
         positions = cache.lengths
         visible = min(cache.capacity, max(positions) + 1)
@@ -160,7 +162,7 @@ class Decoder:
         return logits
 
     def compile(self) -> None:
-        """Let Inductor fuse the small operations of a step. The first steps then take a minute."""
+        """Let Inductor fuse the small operations of a step. The first steps take a minute then."""
         self._run_step = torch.compile(self._step, dynamic=True)
 
     def _graph(self, cache: Cache, visible: int) -> "_Graph":
@@ -169,34 +171,39 @@ class Decoder:
         return cache.graphs[visible]
 
     def _step(self, ids: Tensor, positions: Tensor, cache: Cache, visible: int) -> Tensor:
-        """ids, positions (batch,) int64: fixed shapes and no decision that depends on them, as graphs need."""
+        """ids, positions (batch,) int64. Shapes are fixed and nothing branches on values, as CUDA graphs need."""
         batch = torch.arange(ids.shape[0], device=self.device)
         slots = positions % cache.capacity
-        # Slot s holds the token that is (position − s) mod capacity tokens back; more than `position` is none yet.
+        # (batch, visible): slot s holds the token (position − s) mod capacity tokens back. A distance beyond
+        # `position` means that the slot is still empty.
         distance = (positions[:, None] - torch.arange(visible, device=self.device)) % cache.capacity
+        # (batch, heads, 1, visible): ALiBi, and −inf for empty slots.
         bias = -self._slopes[:, None, None] * distance[:, None, None, :]
         bias = self._mask(bias.masked_fill((distance > positions[:, None])[:, None, None, :], float("-inf")))
-        x = self._embed(ids)
+        x = self._embed(ids)  # (batch, width)
         for number, layer in enumerate(self._layers):
-            query, key, value = self._project(layer, x)
-            keys, values = cache.keys[number], cache.values[number]
+            query, key, value = self._project(layer, x)  # (batch, heads, head width) each
+            keys, values = cache.keys[number], cache.values[number]  # (batch, heads, capacity, head width)
             keys[batch, :, slots] = key
             values[batch, :, slots] = value
             seen = keys[:, :, :visible], values[:, :, :visible]
-            mixed = F.scaled_dot_product_attention(query[:, :, None], *seen, bias)
+            mixed = F.scaled_dot_product_attention(query[:, :, None], *seen, bias)  # (batch, heads, 1, head width)
             x = self._finish(layer, x, mixed[:, :, 0])
         return self._head.product(self._normed(x, self._final_norm)).float()
 
     def _hidden(self, ids: Sequence[int], cache: Cache, row: int) -> Tensor:
-        """Final hidden states (len(ids), width) fp32 of ids that follow on row `row` of the cache."""
+        """Append n ids to row `row` of the cache; their final hidden states (n, width) fp32."""
         past, end = cache.lengths[row], cache.lengths[row] + len(ids)
-        # Newest first: then the bias of query r and key j depends on r + j alone, and one line for each head, looked
-        # at with both strides 1, is the whole matrix (302 MB at the end of 8,192 tokens of the 378M model).
+        # Queries run from the newest (r = 0) to the oldest, keys from the oldest (j = 0). Their distance is then
+        # end − 1 − (r + j), so the bias matrix of a head is one line read with both strides 1. Written out, it would
+        # take 302 MB for 512 queries at the end of 8,192 tokens of the 378M model.
         line = torch.arange(end + QUERIES_PER_BLOCK, device=self.device)
-        bias = (-self._slopes[:, None] * (end - 1 - line)).masked_fill_(line >= end, float("-inf"))
-        x = self._embed(torch.tensor(ids, device=self.device).flip(0))
+        bias = (-self._slopes[:, None] * (end - 1 - line)).masked_fill_(line >= end, float("-inf"))  # (heads, line)
+        x = self._embed(torch.tensor(ids, device=self.device).flip(0))  # (n, width), newest first
         for number, layer in enumerate(self._layers):
+            # (n, heads, head width) to (1, heads, n, head width) each
             query, key, value = (part.transpose(0, 1)[None] for part in self._project(layer, x))
+            # (1, heads, end, head width), oldest first
             keys, values = cache.keys[number, row : row + 1, :, :end], cache.values[number, row : row + 1, :, :end]
             keys[:, :, past:] = key.flip(2)
             values[:, :, past:] = value.flip(2)
@@ -209,13 +216,15 @@ class Decoder:
         return F.layer_norm(x, (self.config.width,), self._final_norm, None, EPSILON).flip(0)
 
     def _attend(self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor, begin: int) -> Tensor:
-        """Attention of a block of queries, newest first, of which the first is `begin` back from the newest."""
+        """Attention of a block of queries (1, heads, block, head width), newest first, which starts `begin` before the
+        newest position. keys, values (1, heads, end, head width), bias (heads, line)."""
+        # The block's newest query sees this many keys.
         last = keys.shape[2] - begin
         mask = bias.as_strided((1, len(bias), query.shape[2], last), (0, bias.stride(0), 1, 1), begin)
         return F.scaled_dot_product_attention(query, keys[:, :, :last], values[:, :, :last], self._mask(mask))
 
     def _mask(self, bias: Tensor) -> Tensor:
-        """CUDA's kernels want a mask in the queries' dtype, and whole; the CPU's take fp32 with any strides."""
+        """CUDA's kernels need a contiguous mask in the queries' dtype; the CPU's take fp32 with any strides."""
         return bias if self.device.type == "cpu" else bias.to(self.activation_dtype).contiguous()
 
     def _embed(self, ids: Tensor) -> Tensor:
@@ -230,7 +239,7 @@ class Decoder:
         return (third, first, second) if layer.keys_first else (first, second, third)
 
     def _finish(self, layer: _Layer, x: Tensor, mixed: Tensor) -> Tensor:
-        """The rest of a block, for x (n, width), which is changed, and what attention mixed, (n, heads, head width)."""
+        """The rest of a block: x (n, width), changed in place, and the attention's output (n, heads, head width)."""
         x += layer.attention_output.product(mixed.reshape(x.shape))
         hidden = F.gelu(layer.mlp_input.product(self._normed(x, layer.mlp_norm)))
         x += layer.mlp_output.product(hidden)
@@ -243,8 +252,8 @@ class Decoder:
 def _pair(model: Parakeet, weights: Mapping[str, Tensor], pair: int, make: MatrixMaker, arena: Arena) -> list[_Layer]:
     """Two layers that share a key/value projection, or the odd last one.
 
-    Their projections stand in one matrix as queries, keys, values, queries: the first layer takes the first three
-    quarters, the second the last three, so that both have one product and nothing is held twice.
+    Their projections are one matrix (4 · width, width) of queries, keys, values, queries. The first layer uses the
+    first three quarters, the second the last three: one product for each, and no weight is stored twice.
     """
     d = model.config.width
     layers = range(2 * pair, min(2 * pair + 2, model.config.layers))
@@ -269,7 +278,7 @@ def _pair(model: Parakeet, weights: Mapping[str, Tensor], pair: int, make: Matri
 
 
 class _Graph:
-    """One step as a CUDA graph: a launch instead of some three hundred."""
+    """One step as a CUDA graph: one kernel launch instead of some three hundred."""
 
     def __init__(
         self,
@@ -278,22 +287,27 @@ class _Graph:
         visible: int,
         device: torch.device,
     ) -> None:
+        self._device = device
         batch = len(cache.lengths)
         self._ids = torch.zeros(batch, dtype=torch.int64, device=device)
         self._positions = torch.tensor(cache.lengths, device=device)
-        # A warm-up on a side stream, as capture asks for; it writes only the slot that the replay writes again.
-        stream = torch.cuda.Stream(device)
-        stream.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(stream):
-            for _ in range(3):
-                step(self._ids, self._positions, cache, visible)
-        torch.cuda.current_stream(device).wait_stream(stream)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self._logits = step(self._ids, self._positions, cache, visible)
+        # Capture and replay use the current device's stream, and the current device is cuda:0 even if the model is
+        # on cuda:1: the graph would be empty, or the capture fail.
+        with torch.cuda.device(device):
+            # Capture needs a warm-up on a side stream. It writes only the slot that the replay overwrites.
+            stream = torch.cuda.Stream(device)
+            stream.wait_stream(torch.cuda.current_stream(device))
+            with torch.cuda.stream(stream):
+                for _ in range(3):
+                    step(self._ids, self._positions, cache, visible)
+            torch.cuda.current_stream(device).wait_stream(stream)
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph):
+                self._logits = step(self._ids, self._positions, cache, visible)
 
     def replay(self, ids: Sequence[int], positions: Sequence[int]) -> Tensor:
-        self._ids.copy_(torch.tensor(ids))
-        self._positions.copy_(torch.tensor(positions))
-        self._graph.replay()
-        return self._logits.clone()
+        with torch.cuda.device(self._device):
+            self._ids.copy_(torch.tensor(ids))
+            self._positions.copy_(torch.tensor(positions))
+            self._graph.replay()
+            return self._logits.clone()

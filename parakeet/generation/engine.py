@@ -1,63 +1,37 @@
-"""Ids in, a stream of text out: prefill, the cache of keys and values, sampling, whole UTF-8 characters."""
+"""Ids in, a stream of text out: prefill, the key/value cache, sampling, whole UTF-8 characters."""
 
 import codecs
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from parakeet.errors import ParakeetError
-from parakeet.generation.decoder import DTYPES, Decoder
+from parakeet.generation.decoder import DTYPES, Cache, Decoder
 from parakeet.generation.sampling import Sampler
-from parakeet.generation.settings import SamplingSettings
-from parakeet.generation.stopping import StopStrings
+from parakeet.generation.stop_strings import StopStrings
 from parakeet.model.transformer import best_device, load_model
+from parakeet.sampling_settings import SamplingSettings
 from parakeet.tokenizer import Tokenizer
 
 PREFILL_TOKENS = 512
-"""Prompt tokens in one forward pass: fewer leave matrix units idle (256: a tenth slower in bf16), more make Ctrl-C
-wait (512 of the 378M model take 1.3 s in fp32 on 2 cores)."""
+"""Prompt tokens in one forward pass. Fewer leave matrix units idle (256 is a tenth slower in bf16); more delay Ctrl-C
+(512 tokens of the 378M model take 1.3 s in fp32 on 2 cores)."""
 
-
-class ModelShape(Protocol):
-    @property
-    def context(self) -> int: ...
-
-    @property
-    def parameter_count(self) -> int: ...
-
-
-class LanguageModel(Protocol):
-    """What the engine asks of a model; `parakeet.generation.decoder.Decoder` is one."""
-
-    dtype: str
-    device: torch.device
-    bytes_per_token: int
-
-    @property
-    def config(self) -> ModelShape: ...
-
-    def new_cache(self, capacity: int, batch_size: int = 1) -> Any:
-        """An empty cache with `lengths`, the tokens seen by each row, and `n_bytes_per_token`."""
-
-    def prefill(self, ids: Sequence[int], cache: Any, row: int = 0) -> Tensor:
-        """Logits (vocabulary rows,) after the last of some ids that join a row of the cache."""
-
-    def step(self, ids: Sequence[int], cache: Any) -> Tensor:
-        """Logits (batch, vocabulary rows) after one more id for every row."""
+PROMPTS_PER_BATCH = 64
 
 
 @dataclass(frozen=True)
 class Step:
     """One step of a reply.
 
-    `token_id` is None while the prompt is read and in a last step that drew no token. `text` holds only whole
-    characters, and nothing that may yet turn out to be a stop string. `finish_reason` is None but in the last step:
-    "stop" (the model ended its turn, or a stop string came), "length" (max_tokens) or "context" (it is full).
+    `token_id` is None while the prompt is read, and in a last step that drew no token. `text` has only whole
+    characters, and nothing that could become a stop string. `finish_reason` is None except in the last step: "stop"
+    (the model ended its turn, or a stop string came), "length" (max_tokens) or "context" (the context is full).
     """
 
     token_id: int | None
@@ -67,24 +41,24 @@ class Step:
 
 @dataclass
 class Timing:
-    """What one reply took. Seconds are wall time; the time in which the consumer holds the stream does not count."""
+    """The cost of one reply. Seconds are wall time, without the time that the consumer spends between steps."""
 
     prompt_tokens: int = 0
     kept_tokens: int = 0
-    """Tokens of the prompt whose keys and values an earlier prompt had left in the cache."""
+    """Tokens of the prompt that were still in the cache from an earlier prompt."""
     reply_tokens: int = 0
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
     decoded_tokens: int = 0
-    """Forward passes of one token: the first token of a reply comes out of the prefill."""
+    """Forward passes of one token. The first token of a reply comes from the prefill."""
     first_token_seconds: float = 0.0
-    """Prefill, and the draw of the first token."""
+    """Prefill and the first draw."""
     bytes_read: float = 0.0
-    """Memory read while decoding: for each token all weights, and the cache as far as it is filled."""
+    """Memory read while decoding: for each token, all weights and the filled part of the cache."""
 
     @property
     def prefill_rate(self) -> float | None:
-        """Tokens a second, without those that were kept."""
+        """Tokens a second, not counting the kept ones."""
         return (self.prompt_tokens - self.kept_tokens) / self.prefill_seconds if self.prefill_seconds else None
 
     @property
@@ -94,14 +68,14 @@ class Timing:
 
     @property
     def bandwidth(self) -> float | None:
-        """GB of memory read a second while decoding."""
+        """GB a second read from memory while decoding."""
         return self.bytes_read / self.decode_seconds / 1e9 if self.decode_seconds else None
 
 
 class Engine:
-    """A model and its tokenizer, ready to write."""
+    """A model and its tokenizer, ready to generate."""
 
-    def __init__(self, model: LanguageModel, tokenizer: Tokenizer) -> None:
+    def __init__(self, model: Decoder, tokenizer: Tokenizer) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.context = model.config.context
@@ -114,20 +88,25 @@ class Engine:
         spoken = {i: length for i in tokenizer.defined_ids() if (length := len(tokenizer.token_bytes(i)))}
         self.longest_token = max(spoken.values())
         self.allowed = torch.zeros(tokenizer.rows, dtype=torch.bool)
-        """(rows,) where a reply may draw from: text, the end of a turn and of a text; no role, no padding (it was
-        never a target), no id without a meaning."""
+        """(vocabulary rows,) bool: the ids that a reply may contain. These are text and the ends of turn and text, but
+        no roles, no padding (it was never a target) and no undefined ids."""
         self.allowed[[*spoken, tokenizer.end_of_prompt, tokenizer.end_of_text]] = True
-        self._cache: Any = None
         self._read: list[int] = []
+        """The prompt's beginning that is in the cache, in whole pieces of PREFILL_TOKENS."""
+
+    @cached_property
+    def _cache(self) -> Cache:
+        """Made for the first reply: on CUDA it takes its memory at once."""
+        return self.model.new_cache(self.context)
 
     def generate(self, prompt_ids: Sequence[int], settings: SamplingSettings) -> Iterator[Step]:
-        """Continue the prompt until the model ends its turn, a stop string comes, or there is no more room.
+        """Continue the prompt until the model ends its turn, a stop string comes, or the room is used up.
 
-        Nothing runs before the first `next`; closing the iterator stops between two forward passes. Exactly the last
-        step has a finish_reason. The same prompt, settings and seed give the same text on the same machine, dtype and
-        number of threads, whatever was generated before. One reply at a time: all share one cache.
+        Nothing runs before the first `next`. Closing the iterator stops between two forward passes. Only the last step
+        has a finish_reason. The same prompt, settings and seed give the same text on the same machine, dtype and
+        number of threads, whatever was generated before. Only one reply at a time: all share one cache.
 
-        Raises ParakeetError where the prompt is empty or beyond the context, or logits are not finite.
+        Raises ParakeetError if the prompt is empty or longer than the context, or logits are not finite.
         """
         self.check_prompt(prompt_ids)
         self.timing = timing = Timing(prompt_tokens=len(prompt_ids))
@@ -163,13 +142,11 @@ class Engine:
         yield Step(None, shown, "stop" if stops.stopped else reason)
 
     def _unread(self, prompt: list[int]) -> Iterator[list[int]]:
-        """The prompt in pieces of PREFILL_TOKENS, without the pieces that the cache holds already.
+        """The prompt in pieces of PREFILL_TOKENS, without the pieces that are already in the cache.
 
-        Only whole pieces that began at the same place are kept. A piece of another length, or a token that came out
-        of a step, has keys that differ in the last bit: replies would depend on what was said before them.
+        Only whole pieces are reused. Keys computed in a piece of another length, or in a step of one token, differ in
+        the last bit: replies would depend on what was generated before.
         """
-        if self._cache is None:
-            self._cache = self.model.new_cache(self.context)
         same = next((i for i, pair in enumerate(zip(self._read, prompt, strict=False)) if pair[0] != pair[1]), None)
         shared = min(len(self._read), len(prompt) - 1) if same is None else same
         kept = shared // PREFILL_TOKENS * PREFILL_TOKENS
@@ -191,7 +168,7 @@ class Engine:
     def _step(self, token_id: int, timing: Timing) -> Tensor:
         begin = time.perf_counter()
         if self._cache.lengths[0] >= self.context:
-            # The ring takes the place of the prompt's first tokens.
+            # The ring overwrites the prompt's first tokens, so no later prompt can reuse them.
             self._read = []
         logits = self.model.step([token_id], self._cache)[0]
         self._synchronise()
@@ -206,7 +183,7 @@ class Engine:
             torch.cuda.synchronize(self.device)
 
     def check_prompt(self, prompt_ids: Sequence[int]) -> None:
-        """ParakeetError where a prompt is empty or beyond the context."""
+        """Raise ParakeetError if a prompt is empty or longer than the context."""
         if not prompt_ids:
             raise ParakeetError("The prompt is empty: there is nothing to continue.")
         if len(prompt_ids) > self.context:
@@ -216,19 +193,19 @@ class Engine:
 
 
 def load_engine(directory: Path, device: str = "auto", dtype: str = "auto", threads: int = 0) -> Engine:
-    """The model in a release folder, in the precision `dtype` of its weights; never two copies of them in memory.
+    """Load the model of a release folder, with weights of precision `dtype`. Memory never holds two copies of them.
 
-    `auto` takes CUDA where there is one and the dtype runs there, fp32 on a CPU and bf16 elsewhere. `threads` 0 takes
-    what torch chooses.
+    Device `auto` is CUDA if there is one that supports the dtype; dtype `auto` is fp32 on a CPU, else bf16. With
+    `threads` 0, torch chooses.
 
-    Raises ParakeetError on a device that is not there, a dtype that it does not have, or unusable weights.
+    Raises ParakeetError for a missing device, a dtype that it does not support, or unusable weights.
     """
     device = _checked_device("cpu" if device == "auto" and dtype.startswith("int") else device)
     dtype = ("fp32" if device == "cpu" else "bf16") if dtype == "auto" else dtype
     if dtype not in DTYPES:
-        raise ParakeetError(f"dtype is {dtype!r}; one of auto, {', '.join(DTYPES)} is needed.")
+        raise ParakeetError(f"dtype must be one of auto, {', '.join(DTYPES)}, not {dtype!r}.")
     if dtype.startswith("int") and device != "cpu":
-        raise ParakeetError(f"{dtype} runs on the CPU only: take bf16 on {device}, or --device cpu.")
+        raise ParakeetError(f"{dtype} runs on the CPU only: use bf16 on {device}, or --device cpu.")
     if threads:
         torch.set_num_threads(threads)
     tokenizer = Tokenizer.load(directory)
@@ -248,5 +225,54 @@ def _checked_device(name: str) -> str:
         return name
     known = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
     if name not in ["cuda", *known] or not known:
-        raise ParakeetError(f"There is no device {name!r} on this machine: it has {', '.join(['cpu', *known])}.")
+        raise ParakeetError(f"This machine has no device {name!r}. It has: {', '.join(['cpu', *known])}.")
     return name
+
+
+def batch_replies(
+    engine: Engine, prompts: Sequence[Sequence[int]], settings: Sequence[SamplingSettings]
+) -> list[list[int]]:
+    """Replies to many prompts at once: the ids of each, without the id that ended it.
+
+    The prompts are ids of any length up to the context. They are read one by one; then every step adds a token to each
+    reply. `settings` has one entry a prompt; stop strings and `rolling` have no effect, and the end of the context ends
+    a reply. Raises ParakeetError if a prompt does not fit, or logits are not finite.
+    """
+    for prompt in prompts:
+        engine.check_prompt(prompt)
+    replies: list[list[int]] = [[] for _ in prompts]
+    order = sorted(range(len(prompts)), key=lambda index: settings[index].max_tokens)
+    for begin in range(0, len(order), PROMPTS_PER_BATCH):
+        group = order[begin : begin + PROMPTS_PER_BATCH]
+        for index, reply in zip(group, _batch(engine, prompts, settings, group), strict=True):
+            replies[index] = reply
+    return replies
+
+
+def _batch(
+    engine: Engine, prompts: Sequence[Sequence[int]], settings: Sequence[SamplingSettings], group: list[int]
+) -> list[list[int]]:
+    model = engine.model
+    # One cache row a prompt, long enough for the longest prompt with its reply.
+    longest = max(len(prompts[index]) + settings[index].max_tokens for index in group)
+    cache = model.new_cache(longest, len(group))
+    logits = [model.prefill(prompts[index], cache, row) for row, index in enumerate(group)]
+    samplers = [Sampler(settings[index], engine.allowed) for index in group]
+    rows: list[list[int]] = [[] for _ in group]
+    open_rows = [row for row, index in enumerate(group) if len(prompts[index]) < engine.context]
+    last = [0] * len(group)
+    while open_rows:
+        for row in open_rows:
+            last[row] = samplers[row].choose(logits[row])
+            if last[row] not in engine.stop_ids:
+                rows[row].append(last[row])
+        open_rows = [
+            row
+            for row in open_rows
+            if last[row] not in engine.stop_ids
+            and len(rows[row]) < settings[group[row]].max_tokens
+            and len(prompts[group[row]]) + len(rows[row]) < engine.context
+        ]
+        if open_rows:
+            logits = list(model.step(last, cache))
+    return rows

@@ -1,6 +1,6 @@
-"""Weight matrices in the precision that they are read in: a decoded token costs one reading of each.
+"""Weight matrices in the precision in which they are read. A decoded token reads each of them once.
 
-The products are torch's own. What each reaches of a machine's bandwidth is in docs/benchmarks/generation.md.
+The products are torch's own. The share of memory bandwidth that each reaches is in docs/benchmarks/generation.md.
 """
 
 import contextlib
@@ -20,19 +20,18 @@ GROUP = 32
 """Weights that share a scale and a zero point in int4."""
 
 BLOCK = 64
-"""Rows and columns of a quantised matrix come in multiples of this. torch packs up to 64 rows of int4 together; its
-int8 kernel reads beyond rows that are no multiple of 16 (a segmentation fault at widths 24 and 40)."""
+"""Rows and columns of a quantised matrix must be multiples of this. torch packs up to 64 rows of int4 together, and its
+int8 kernel reads past the end of rows that are not a multiple of 16 (a segmentation fault at widths 24 and 40)."""
 
 ROWS_PER_BLOCK = 2048
-"""A multiple of BLOCK."""
+"""Rows that are quantised together; a multiple of BLOCK."""
 
 DEQUANTISED_ROWS = 24
-"""Rows of x from which multiplying with the weights turned back into bf16 beats the int8 kernel (2 cores with AMX:
-16 rows 1.1 against 1.3 ms, 64 rows 4.4 against 1.2 ms for 4,608 × 1,152)."""
-
+"""From this many rows of x, converting the weights to bf16 and multiplying is faster than the int8 kernel (4,608 ×
+1,152 on 2 cores with AMX: 16 rows take 1.1 ms by the kernel and 1.3 by conversion, 64 rows 4.4 and 1.2)."""
 
 UNPACKED_ROWS = 192
-"""The same for int4, whose kernel takes 66 µs a row and whose weights take 10 ms to turn into bf16."""
+"""The same for int4, whose kernel takes 66 µs a row and whose conversion takes 10 ms."""
 
 
 class Matrix(Protocol):
@@ -41,16 +40,16 @@ class Matrix(Protocol):
     n_bytes: int
 
     def product(self, x: Tensor) -> Tensor:
-        """x (n, columns) in the dtype of the activations, times the weight transposed: (n, rows)."""
+        """x (n, columns) in the activations' dtype, times the transposed weight: (n, rows)."""
 
     def part(self, begin: int, end: int) -> "Matrix":
-        """Some of its rows, sharing their memory."""
+        """Some of the rows, in the same memory."""
 
 
 class Arena:
-    """Room for weights in huge pages where the system has them: the int8 kernel reads them a tenth faster.
+    """Memory for weights, in huge pages if the system has them: the int8 kernel reads those a tenth faster.
 
-    Pages that are never written to cost nothing, so `n_bytes` may be generous.
+    Pages that are never written cost nothing, so `n_bytes` may be generous.
     """
 
     def __init__(self, n_bytes: int, device: torch.device) -> None:
@@ -60,7 +59,7 @@ class Arena:
             self._room = torch.frombuffer(fresh_memory(max(n_bytes, mmap.PAGESIZE), huge=True), dtype=torch.uint8)
 
     def place(self, tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """A copy of the tensor, in `dtype`, that lives here (CPU) or on the device."""
+        """A copy of the tensor in `dtype`: in the arena on the CPU, in torch's own memory on another device."""
         return self.empty(tensor.shape, dtype or tensor.dtype).copy_(tensor)
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
@@ -72,12 +71,12 @@ class Arena:
 
 
 def fresh_memory(n_bytes: int, huge: bool) -> mmap.mmap:
-    """Zeros that take no memory before they are written to, in huge pages where asked for and there are any."""
+    """Zeros that take no memory until they are written, in huge pages if wanted and the system has them."""
     if not hasattr(mmap, "MADV_HUGEPAGE"):
         return mmap.mmap(-1, n_bytes)
-    # Private, since huge pages of shared memory have a switch of their own that is mostly off.
+    # Private: huge pages of shared memory have a switch of their own, which is mostly off.
     memory = mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(OSError):  # a kernel without them
+    with contextlib.suppress(OSError):  # a kernel without huge pages
         memory.madvise(mmap.MADV_HUGEPAGE if huge else mmap.MADV_NOHUGEPAGE)
     return memory
 
@@ -91,7 +90,7 @@ class DenseMatrix:
         self._on_cpu = weight.device.type == "cpu"
 
     def product(self, x: Tensor) -> Tensor:
-        # A matrix times a vector by name: in bf16 torch's linear reads at 58 % of the bandwidth, mv at 77 %.
+        # For a single row in bf16, F.linear reaches 58 % of the memory bandwidth, mv 77 %.
         if self._on_cpu and x.shape[0] == 1:
             return torch.mv(self.weight, x[0])[None]
         return F.linear(x, self.weight)
@@ -101,7 +100,7 @@ class DenseMatrix:
 
 
 class Int8Matrix:
-    """8 bits a weight, symmetric, one bf16 scale a row; activations bf16. CPU only."""
+    """8 bits a weight, symmetric: weight int8 (rows, columns), scales bf16 (rows,), activations bf16. CPU only."""
 
     def __init__(self, weight: Tensor, scales: Tensor) -> None:
         self._weight = weight
@@ -110,7 +109,7 @@ class Int8Matrix:
 
     @classmethod
     def quantised(cls, weight: Tensor, arena: Arena) -> "Int8Matrix":
-        """From fp32 (rows, columns): w ≈ q · scale, scale = max |w| / 127 of the row."""
+        """Quantise fp32 (rows, columns): w ≈ q · scale, with scale = max |w| / 127 of the row."""
         _check_blocks(weight)
         quantised = arena.empty(weight.shape, torch.int8)
         scales = arena.empty(weight.shape[:1], torch.bfloat16)
@@ -131,9 +130,10 @@ class Int8Matrix:
 
 @dataclass(frozen=True)
 class PackedLayout:
-    """How torch packs int4 here: blocks of rows, in each a line for every column, in each byte two rows.
+    """How torch packs int4 on this CPU: in blocks of rows, each with one line a column; a byte holds two rows.
 
-    It differs between AVX-512, AVX2 and neither, and torch has no way back, so it is asked with known numbers.
+    The layout differs between AVX-512, AVX2 and neither, and torch cannot unpack. So it is found by packing known
+    numbers. `low` and `high` are the rows of a block that the low and high halves of a line's bytes hold.
     """
 
     block: int
@@ -143,7 +143,7 @@ class PackedLayout:
     @classmethod
     def probed(cls) -> "PackedLayout":
         rows = torch.arange(BLOCK, dtype=torch.int32)[:, None].expand(BLOCK, GROUP)
-        # Four bits at a time: the row's number in two packings.
+        # A row's number has six bits, a packed number four: pack the low bits and the high bits apart.
         ones, sixteens = (torch._convert_weight_to_int4pack_for_cpu(part.contiguous(), 1).flatten().int()
                           for part in (rows % 16, rows // 16))  # fmt: skip
         low = ((ones & 15) + 16 * (sixteens & 15)).tolist()
@@ -152,8 +152,9 @@ class PackedLayout:
         return cls(2 * half, *(slice(rows[0], rows[half - 1] + 1, rows[1] - rows[0]) for rows in (low, high)))
 
     def unpack(self, packed: Tensor, dtype: torch.dtype) -> Tensor:
-        """(rows, columns / 2) packed bytes to (columns, rows) numbers from 0 to 15."""
+        """(rows, columns / 2) packed bytes to (columns, rows) numbers from 0 to 15, the transposed weight."""
         rows, half_columns = packed.shape
+        # (columns, blocks, block / 2) bytes: the lines of a column in all blocks.
         lines = packed.view(rows // self.block, 2 * half_columns, self.block // 2).transpose(0, 1)
         numbers = torch.empty(2 * half_columns, rows, dtype=dtype)
         blocks = numbers.view(2 * half_columns, rows // self.block, self.block)
@@ -163,7 +164,7 @@ class PackedLayout:
 
 
 class Int4Matrix:
-    """4 bits a weight, in groups of 32 along a row with a bf16 scale and zero point each; otherwise like int8."""
+    """4 bits a weight, in groups of 32 along a row that share a bf16 scale and zero point. Otherwise like int8."""
 
     def __init__(self, packed: Tensor, scales_and_zeros: Tensor, layout: PackedLayout) -> None:
         self._packed = packed
@@ -173,14 +174,14 @@ class Int4Matrix:
 
     @classmethod
     def quantised(cls, weight: Tensor, arena: Arena) -> "Int4Matrix":
-        """From fp32 (rows, columns): w ≈ (q − 8) · scale + zero, q = 0 … 15 over the span of the group."""
+        """Quantise fp32 (rows, columns): w ≈ (q − 8) · scale + zero, with q from 0 to 15 over the group's range."""
         rows, columns = weight.shape
         _check_blocks(weight)
         packed = arena.empty((rows, columns // 2), torch.uint8)
         scales_and_zeros = arena.empty((columns // GROUP, rows, 2), torch.bfloat16)
         for some in _row_blocks(weight):
             groups = weight[some].view(-1, columns // GROUP, GROUP)
-            low, high = groups.amin(-1), groups.amax(-1)
+            low, high = groups.amin(-1), groups.amax(-1)  # (rows, groups)
             scales = ((high - low) / 15).clamp_min_(1e-12).bfloat16()
             zeros = (low + 8 * scales.float()).bfloat16()
             scales_and_zeros[:, some] = torch.stack([scales, zeros], -1).transpose(0, 1)
@@ -191,9 +192,10 @@ class Int4Matrix:
     def product(self, x: Tensor) -> Tensor:
         if x.shape[0] < UNPACKED_ROWS:
             return torch._weight_int4pack_mm_for_cpu(x, self._packed, GROUP, self._scales_and_zeros)
-        scales, zeros = self._scales_and_zeros.unbind(-1)
-        numbers = self._layout.unpack(self._packed, x.dtype)
-        groups = numbers.view(-1, GROUP, numbers.shape[1])
+        scales, zeros = self._scales_and_zeros.unbind(-1)  # (groups, rows) each
+        numbers = self._layout.unpack(self._packed, x.dtype)  # (columns, rows)
+        groups = numbers.view(-1, GROUP, numbers.shape[1])  # (groups, GROUP, rows)
+        # (q − 8) · scale + zero as q · scale + (zero − 8 · scale): one fused operation.
         weight = torch.addcmul((zeros - 8 * scales)[:, None], groups, scales[:, None])
         return x @ weight.view(numbers.shape)
 
@@ -206,12 +208,12 @@ def _check_blocks(weight: Tensor) -> None:
     if any(size % BLOCK for size in weight.shape):
         rows, columns = weight.shape
         raise ParakeetError(
-            f"int8 and int4 need matrices whose sizes are multiples of {BLOCK}, and this model has one of "
-            f"{rows:,} × {columns:,}: take bf16 instead."
+            f"int8 and int4 need matrices whose sizes are multiples of {BLOCK}, but this model has one of "
+            f"{rows:,} × {columns:,}: use bf16 instead."
         )
 
 
 def _row_blocks(weight: Tensor) -> Iterator[slice]:
-    """Blocks of rows that are turned into another precision one after the other: what is held in between is one
-    block's, 9 MB at a width of 1,152, and not the 462 MB of an embedding."""
+    """Blocks of rows to quantise one after the other: intermediate values take 9 MB at a width of 1,152, instead of 462
+    MB for a whole embedding."""
     return (slice(begin, begin + ROWS_PER_BLOCK) for begin in range(0, len(weight), ROWS_PER_BLOCK))

@@ -1,6 +1,6 @@
 """The chat as a process: on pipes, and on a pseudo-terminal.
 
-The processes are forks of this one, which has imported torch already: a second each is saved.
+The processes are forks of this one, which has already imported torch: that saves a second each.
 """
 
 import os
@@ -19,7 +19,7 @@ import prompt_toolkit.shortcuts  # noqa: F401  # here, not in each of the forks
 import pytest
 from pexpect import EOF, fdpexpect
 
-SECONDS = 60
+SECONDS = 300  # a guard against hanging: a busy machine may be slow
 PASTE_ON, PASTE_OFF = "\x1b[?2004h", "\x1b[?2004l"
 PROGRAM: Callable[[tuple[str, ...]], int] = runpy.run_path(str(Path(__file__).with_name("program.py")))["main"]
 
@@ -45,13 +45,13 @@ class Terminal(fdpexpect.fdspawn):
         self.banner = ""
 
     def prompt(self) -> str:
-        """Wait for the next prompt; what was on the screen before it."""
-        # prompt_toolkit draws a line many times, but begins it once: with bracketed paste switched on.
+        """Wait for the next prompt; returns what was printed before it."""
+        # prompt_toolkit redraws a line many times, but switches bracketed paste on only once.
         self.expect_exact("Human: " if self.plain else PASTE_ON)
         return str(self.before)
 
     def type(self, text: str) -> str:
-        """Send a line, and wait for the next prompt; what the line brought about."""
+        """Send a line and wait for the next prompt; returns what was printed in between."""
         self.send(text + "\r")
         self.expect_exact("\n" if self.plain else PASTE_OFF)
         return self.prompt()
@@ -62,21 +62,31 @@ class Terminal(fdpexpect.fdspawn):
     def interrupt(self) -> None:
         self.send("\x03")
 
+    def interrupt_until_it_ends(self) -> int:
+        """Press Ctrl-C and wait for the next prompt, until the chat ends; returns its exit status.
+
+        It ends when two presses come within a second; on a slow machine that may take several.
+        """
+        while True:
+            self.interrupt()
+            if self.expect_exact(["Human: " if self.plain else PASTE_ON, EOF]) == 1:
+                return self.ends()
+
     def ends(self) -> int:
         self.expect(EOF)
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
 
 Run = Callable[..., Finished]
-"""Options of the program and `stdin`, to how it ended."""
+"""Runs the program with options and `stdin`."""
 
 Open = Callable[..., AbstractContextManager[Terminal]]
-"""Options of the program and variables of its environment, to a terminal on which it waits for input."""
+"""Opens a terminal on which the program waits for input; takes options and environment variables."""
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """Where sessions and history of the processes lie."""
+    """The folder of the processes' sessions and history."""
     return tmp_path / "home"
 
 

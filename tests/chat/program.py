@@ -1,6 +1,6 @@
 """`parakeet chat` without a model, for tests that need a real process, a pipe or a terminal.
 
-`python tests/chat/program.py --reply TEXT [--delay SECONDS] [-m MESSAGE] …`; sessions and history lie in PARAKEET_HOME.
+`python tests/chat/program.py --reply TEXT [--delay SECONDS] [-m MESSAGE] …`; sessions and history are in PARAKEET_HOME.
 """
 
 import argparse
@@ -11,12 +11,13 @@ from pathlib import Path
 
 from parakeet.chat.session import Session
 from parakeet.chat.storage import SessionLog, session_header, session_path
-from parakeet.chat.talk import Model
 from parakeet.chat.terminal import run_chat
 from parakeet.errors import ParakeetError
 from parakeet.generation.engine import Engine
-from parakeet.generation.settings import SamplingSettings
 from parakeet.home import home
+from parakeet.recipe import Generation
+from parakeet.release.verify import Release
+from parakeet.sampling_settings import SamplingSettings
 from parakeet.sanitise import sanitise
 
 TESTS = Path(__file__).parents[1]
@@ -24,12 +25,10 @@ TESTS = Path(__file__).parents[1]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser()
-    parser.add_argument(
-        "--reply", help="in Python's escapes; without it, the seed and the length of the prompt are said"
-    )
-    parser.add_argument("--bytes", action="store_true", help="say the reply byte by byte, through the real engine")
+    parser.add_argument("--reply", help="with Python's escapes; by default the seed and the length of the prompt")
+    parser.add_argument("--bytes", action="store_true", help="generate the reply byte by byte, with the real engine")
     parser.add_argument("--delay", type=float, default=0.0)
-    parser.add_argument("--endless", action="store_true", help="say the reply again and again")
+    parser.add_argument("--endless", action="store_true", help="repeat the reply without end")
     parser.add_argument("--context", type=int, default=512)
     parser.add_argument("--max-tokens", type=int, default=400)
     parser.add_argument("--seed", type=int)
@@ -44,15 +43,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         temperature=0.0, top_p=1.0, min_p=0.0, frequency_penalty=0.0, presence_penalty=0.0,
         max_tokens=options.max_tokens, seed=options.seed,
     )  # fmt: skip
-    model = Model("scripted", "0" * 64, Path("nowhere"))
+    release = Release(Path("nowhere"), "scripted", Generation(), "0" * 64)
     try:
         log = None
         if options.session:
             path = session_path(home(), options.session)
-            header = session_header(engine, model.name, model.sha256)
+            header = session_header(engine, release.name, release.weights_sha256)
             log = SessionLog.open(path, header) if path.exists() else SessionLog.create(path, header)
         return run_chat(
-            Session(engine, settings, "", log), model, home(), options.message, options.json, options.stats,
+            Session(engine, settings, "", log), release, home(), options.message, options.json, options.stats,
             not options.no_history,
         )  # fmt: skip
     except ParakeetError as error:

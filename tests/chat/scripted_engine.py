@@ -1,4 +1,4 @@
-"""An engine without a model, for everything above it: what it says is a function of (prompt ids, seed)."""
+"""An engine without a model: its reply is a function of (prompt ids, seed)."""
 
 import hashlib
 import re
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from parakeet.errors import ParakeetError
 from parakeet.generation.engine import Step
-from parakeet.generation.settings import SamplingSettings
+from parakeet.sampling_settings import SamplingSettings
 from parakeet.tokenizer import Tokenizer
 
 Reply = Callable[[list[int], int | None], str]
@@ -16,7 +16,7 @@ Reply = Callable[[list[int], int | None], str]
 
 @dataclass
 class ScriptedTiming:
-    """The fields of the engine's `Timing`, with figures that never change."""
+    """The fields of the engine's `Timing`, with fixed figures."""
 
     prompt_tokens: int = 0
     kept_tokens: int = 0
@@ -35,7 +35,7 @@ class ScriptedEngine:
 
     `replies` is a function of (prompt ids, seed), or a list: which of them is said is decided by a hash of
     prompt ids and seed, so that a list of one always says the same. Without an end in it (`ends=False`) the
-    reply is said again and again. `delay` is slept before each word.
+    reply is said again and again. A word takes `delay` seconds.
     """
 
     def __init__(

@@ -20,7 +20,7 @@ from parakeet.chat.session import Session
 from parakeet.chat.storage import SessionLog, load
 from parakeet.errors import ParakeetError
 
-from .talking import drain, header, last_prompt, new_log, say, session
+from .scripted_sessions import drain, header, last_prompt, new_log, say, session
 
 
 def test_a_session_in_which_nothing_was_said_leaves_no_file(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_a_session_of_another_model_goes_on_with_a_note_and_says_so_in_the_file(
     talk.close()
     path = tmp_path / "talk.jsonl"
     again = session(log=SessionLog.open(path, header("other")))
-    assert again.notes == ["Another model spoke in this session ('tiny'); 'other' goes on in it."]
+    assert again.notes == ["Another model, 'tiny', held this session; 'other' continues it."]
     assert len(load(path).events) == 1
     say(again, "Two?")
     again.close()
@@ -92,7 +92,7 @@ def test_saving_under_another_name_goes_on_there_and_never_replaces(tmp_path: Pa
     assert counts == {"talk": 1, "kept": 2}
     assert load(tmp_path / "kept.jsonl").header["model"] == "tiny"
     assert {path.name for path in tmp_path.iterdir()} == {"talk.jsonl", "kept.jsonl", ".kept.jsonl.lock"}
-    with pytest.raises(ParakeetError, match=r"talk\.jsonl exists already"):
+    with pytest.raises(ParakeetError, match=r"talk\.jsonl already exists"):
         talk.save(tmp_path / "talk.jsonl", header())
     with pytest.raises(ParakeetError, match=r"cannot be saved in .*File exists \(.*kept\.jsonl\)"):
         talk.save(tmp_path / "kept.jsonl" / "inside.jsonl", header())
@@ -115,7 +115,7 @@ def test_a_folder_that_cannot_be_written_ends_the_recording_not_the_chat(tmp_pat
 
 @contextmanager
 def nearly_full(n_bytes: int) -> Iterator[None]:
-    """No file grows beyond a number of bytes: the kernel writes what fits, and refuses the rest."""
+    """No file can grow beyond a number of bytes: the kernel writes what fits and refuses the rest."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
     try:
@@ -132,7 +132,7 @@ def test_a_full_disk_ends_the_recording_and_leaves_what_was_recorded(tmp_path: P
     with nearly_full(len(recorded) + 100):
         say(talk, "Two?")
     say(talk, "Three?")
-    assert talk.notes == [f"The conversation is no longer recorded in {path}: File too large. It goes on all the same."]
+    assert talk.notes == [f"The conversation continues but is no longer recorded in {path}: File too large."]
     assert path.read_bytes() == recorded
     assert len(talk.exchanges) == 3
 
@@ -178,7 +178,7 @@ OPERATIONS = st.lists(
 
 
 def babble(prompt_ids: list[int], seed: int) -> str:
-    """Nothing to four words, as prompt and seed have it."""
+    """None to four words, depending on prompt and seed."""
     number = sum(prompt_ids) + seed
     return " ".join(["one", "zwei\n", "🦜", "\n\nHuman: "][: number % 5])
 

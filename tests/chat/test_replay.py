@@ -8,12 +8,12 @@ import pytest
 
 from parakeet.chat.replay import replay
 from parakeet.chat.session import Session
-from parakeet.chat.storage import SessionLog, session_header
+from parakeet.chat.storage import SessionLog, load, session_header
 from parakeet.errors import ParakeetError
 
 from ..scripted import random_engine
 from .scripted_engine import ScriptedEngine
-from .talking import TOKENIZER, drain, greedy, new_log, say, seeded, session
+from .scripted_sessions import TOKENIZER, drain, greedy, new_log, say, seeded, session
 
 
 def long_talk(folder: Path, **options: Any) -> Session:
@@ -52,7 +52,7 @@ def test_every_reply_comes_out_again(tmp_path: Path) -> None:
 
 
 def test_the_real_engine_keeps_its_promise(tmp_path: Path) -> None:
-    """A transformer of random weights, on bytes: half of what it says is broken UTF-8, cut anywhere."""
+    """A transformer with random weights, on bytes: half of its output is broken UTF-8."""
     engine = random_engine(256)
     settings = replace(greedy(max_tokens=40), temperature=1.0, stop=("e", "\n"))
     talk = Session(engine, settings, "Be brief.", new_log(tmp_path))
@@ -77,7 +77,7 @@ def test_the_first_difference_is_shown_with_its_place(tmp_path: Path) -> None:
     assert not same
     assert lines == [
         "Reply 1: identical",
-        "Reply 2: differs after 2 characters (3 bytes): there stood ' one two', now comes '\\x1b[31m'",
+        "Reply 2: differs after 2 characters (3 bytes): it was ' one two', now it is '\\x1b[31m'",
         "1 of 2 replies differ.",
     ]
 
@@ -85,10 +85,10 @@ def test_the_first_difference_is_shown_with_its_place(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("now", "shown"),
     [
-        ("one", "there stood ' two', now comes its end"),
-        ("one two three", "there stood its end, now comes ' three'"),
-        ("one two " * 1000, "there stood its end, now comes ' one two"),
-        ("", "differs after 0 characters (0 bytes): there stood 'one two', now comes its end"),
+        ("one", "it was ' two', now it is the end"),
+        ("one two three", "it was the end, now it is ' three'"),
+        ("one two " * 1000, "it was the end, now it is ' one two"),
+        ("", "differs after 0 characters (0 bytes): it was 'one two', now it is the end"),
     ],
 )
 def test_a_reply_that_is_shorter_or_longer_differs_at_its_end(tmp_path: Path, now: str, shown: str) -> None:
@@ -121,7 +121,7 @@ def test_a_reply_that_ends_for_another_reason_differs(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace('"finish_reason": "length"', '"finish_reason": "stop"'))
     same, lines = run(path, lambda ids, seed: "one two")
     assert not same
-    assert "the same text, but it ended with 'stop' and ends now with 'length'" in lines[0]
+    assert "the same text, but it ended with 'stop' and now ends with 'length'" in lines[0]
 
 
 def test_a_changed_file_differs_where_it_was_changed_and_only_there(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_a_changed_file_differs_where_it_was_changed_and_only_there(tmp_path: Pa
     path.write_text(lines[0] + lines[1].replace("one two", "one 2") + lines[2])
     same, said = run(path, lambda ids, seed: "one two")
     assert not same
-    assert said[0] == "Reply 1: differs after 4 characters (4 bytes): there stood '2', now comes 'two'"
+    assert said[0] == "Reply 1: differs after 4 characters (4 bytes): it was '2', now it is 'two'"
     assert said[1:] == ["Reply 2: identical", "1 of 2 replies differ."]
 
 
@@ -141,8 +141,8 @@ def test_what_was_otherwise_is_told_first(tmp_path: Path) -> None:
     long_talk(tmp_path)
     _, lines = run(tmp_path / "talk.jsonl", dtype="int8", threads=4)
     assert lines[0] == (
-        "Not as when the session was held: the dtype was 'fp32' and is 'int8'; the number of threads was 1 and is 4. "
-        "Replies may differ for that alone."
+        "The session was recorded under other conditions: the dtype was 'fp32', now 'int8'; "
+        "the number of threads was 1, now 4. This alone can change replies."
     )
 
 
@@ -154,7 +154,9 @@ def test_who_spoke_later_is_told_where_it_begins(tmp_path: Path) -> None:
     say(session(log=SessionLog.open(tmp_path / "talk.jsonl", other)), "Two?")
     same, lines = run(tmp_path / "talk.jsonl", lambda ids, seed: "yes")
     assert same
-    assert lines[1].startswith("Not as when reply 2 and what follows were given: the model was 'other' and is 'tiny'; ")
+    assert lines[1].startswith(
+        "Reply 2 and those after it were recorded under other conditions: the model was 'other', now 'tiny'; "
+    )
 
 
 def test_a_session_that_was_cut_off_is_replayed_as_far_as_it_goes(tmp_path: Path) -> None:
@@ -163,22 +165,22 @@ def test_a_session_that_was_cut_off_is_replayed_as_far_as_it_goes(tmp_path: Path
     path.write_bytes(path.read_bytes()[:-10])
     same, lines = run(path)
     assert same
-    assert lines[0] == f"The last line of {path} was cut off and is left out."
+    assert lines[0] == f"The last line of {path} was cut off and is ignored."
     assert lines[-1] == "All 13 replies are identical."
 
 
 def test_a_session_without_replies_has_nothing_to_differ(tmp_path: Path) -> None:
     new_log(tmp_path).append({"event": "system", "content": "Be brief."})
-    assert run(tmp_path / "talk.jsonl") == (True, ["The session holds no reply."])
+    assert run(tmp_path / "talk.jsonl") == (True, ["The session has no replies."])
 
 
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"temperature": -1}, "temperature is -1"),
+        ({"temperature": -1}, "temperature must be .*, not -1"),
         ({"stop": "ab"}, "stop"),
-        ({"mirostat": 5}, "not those of this version of Parakeet.*mirostat"),
-        ({"max_tokens": None}, "max_tokens is None"),
+        ({"mirostat": 5}, "do not fit this version of Parakeet.*mirostat"),
+        ({"max_tokens": None}, "max_tokens must be .*, not None"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(tmp_path: Path, changes: dict[str, Any], problem: str) -> None:
@@ -195,3 +197,20 @@ def test_a_prompt_beyond_the_context_is_refused(tmp_path: Path) -> None:
     say(session(context=2048, log=new_log(tmp_path)), "x" * 1000)
     with pytest.raises(ParakeetError, match=r"Reply 1 cannot be repeated: .*1003 tokens; the context is 256"):
         run(tmp_path / "talk.jsonl")
+
+
+def test_a_session_recorded_by_an_earlier_version_opens_and_replays(tmp_path: Path) -> None:
+    """session_1eac929.jsonl was written by commit 1eac929; `seeded` gives the same replies as then."""
+    path = tmp_path / "old.jsonl"
+    path.write_bytes(Path(__file__).with_name("session_1eac929.jsonl").read_bytes())
+    path.chmod(0o600)
+    same, lines = run(path)
+    assert same, lines
+    assert lines[-1] == "All 6 replies are identical."
+    engine = ScriptedEngine(seeded, TOKENIZER, 256)
+    log = SessionLog.open(path, session_header(engine, "other", "sha of other"))
+    talk = Session(engine, greedy(), log=log)
+    assert (talk.system, talk.exchanges, talk.notes) == ("Be clear.", [], [])
+    say(talk, "Five?")
+    assert [event["event"] for event in load(path).events[-2:]] == ["clear", "reply"]
+    talk.close()

@@ -11,11 +11,11 @@ from parakeet.chat.session import Exchange, Session
 from parakeet.conversation import Turn
 from parakeet.errors import ParakeetError
 from parakeet.generation.engine import Step
-from parakeet.generation.settings import SamplingSettings
+from parakeet.sampling_settings import SamplingSettings
 
 from ..conversations import parse_conversation
 from .scripted_engine import ScriptedEngine
-from .talking import TOKENIZER, drain, greedy, last_prompt, prompts, say, seeded, session
+from .scripted_sessions import TOKENIZER, drain, greedy, last_prompt, prompts, say, seeded, session
 
 
 def test_a_conversation_is_remembered() -> None:
@@ -253,7 +253,7 @@ def test_a_message_that_was_stopped_is_forgotten_with_the_rest() -> None:
     talk = session()
     talk.reply("One?").close()
     talk.clear()
-    with pytest.raises(ParakeetError, match="no message to reply to again"):
+    with pytest.raises(ParakeetError, match="no message to retry"):
         talk.retry()
 
 
@@ -342,7 +342,7 @@ def test_the_prompt_can_be_shown_before_it_is_sent() -> None:
     dropped = talk.dropped
     turns = parse_conversation(TOKENIZER, talk.prompt_ids())
     assert [turn.content for turn in turns] == ["0123456789", "2" * 20, "yes", "3" * 20, "yes", "4" * 20, "yes"]
-    assert talk.prompt_tokens() == 12 + 3 * 27
+    assert len(talk.prompt_ids()) == 12 + 3 * 27
     talk.settings = greedy(max_tokens=1)
-    assert talk.prompt_tokens() == 12 + 4 * 27
+    assert len(talk.prompt_ids()) == 12 + 4 * 27
     assert talk.dropped == dropped

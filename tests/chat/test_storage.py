@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parakeet.chat.events import fold
-from parakeet.chat.storage import LONGEST_LINE, SessionLog, list_sessions, load, session_path, sessions_folder
+from parakeet.chat.storage import MAX_LINE_BYTES, SessionLog, list_sessions, load, session_path, sessions_folder
 from parakeet.errors import ParakeetError
 
 from ..conftest import without_root_rights
@@ -89,7 +89,7 @@ def test_a_file_that_others_could_read_is_closed_to_them_when_it_is_gone_on_in(t
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
     log = SessionLog.open(path, HEADER)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert log.notes == [f"Others could read {path} (mode 0644); now only its owner can."]
+    assert log.notes == [f"{path} was readable by others (mode 0644); now only you can read it."]
 
 
 def test_a_file_cut_off_at_any_byte_loads_to_what_was_whole(tmp_path: Path) -> None:
@@ -128,17 +128,17 @@ def test_a_file_that_was_cut_off_can_be_gone_on_in(tmp_path: Path, cut: int | st
         (b"[1]", "damaged"),
         (b"[" * 100_000, "damaged"),
         (b'{"event": "reply", "tokens": ' + b"9" * 5000 + b"}", "damaged"),
-        (b"{}", "'None' is no event"),
-        (b'{"event": ["x"]}', "no event"),
-        (b'{"event": "shutdown"}', "'shutdown' is no event"),
-        (b'{"event": "system"}', "'system' needs a text as 'content'"),
-        (b'{"event": "system", "content": 5}', "'system' needs a text as 'content'"),
+        (b"{}", "'None' is not an event"),
+        (b'{"event": ["x"]}', "is not an event"),
+        (b'{"event": "shutdown"}', "'shutdown' is not an event"),
+        (b'{"event": "system"}', "'system' needs text as 'content'"),
+        (b'{"event": "system", "content": 5}', "'system' needs text as 'content'"),
         (json.dumps(reply(tokens=-1)).encode(), "'reply' needs a whole number from 0 as 'tokens'"),
         (json.dumps(reply(seed=True)).encode(), "'reply' needs a whole number from 0 as 'seed'"),
         (json.dumps(reply(settings=[])).encode(), "'reply' needs an object as 'settings'"),
-        (json.dumps(reply(reply=None)).encode(), "'reply' needs a text as 'reply'"),
-        (b'{"event": "undo"}', "no exchange that the event 'undo' could change"),
-        (json.dumps(reply(kind="continue")).encode(), "no exchange that the event 'continue'"),
+        (json.dumps(reply(reply=None)).encode(), "'reply' needs text as 'reply'"),
+        (b'{"event": "undo"}', "the event 'undo' changes an exchange, but there is none"),
+        (json.dumps(reply(kind="continue")).encode(), "the event 'continue' changes an exchange"),
     ],
 )
 def test_a_damaged_line_is_named(tmp_path: Path, line: bytes, problem: str) -> None:
@@ -154,16 +154,16 @@ def test_a_damaged_line_is_named(tmp_path: Path, line: bytes, problem: str) -> N
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (b"\n", "no session"),
-        (b"\x00" * 100, "no session"),
-        (b"\x89PNG\r\n\x1a\n\x00\x00", "no session"),
-        (b"Once upon a time", "no session"),
-        (b'{"event": "undo"}\n', "no session"),
-        (b'{"schema": 1, "kind": "something else"}\n', "no session"),
+        (b"\n", "not a session"),
+        (b"\x00" * 100, "not a session"),
+        (b"\x89PNG\r\n\x1a\n\x00\x00", "not a session"),
+        (b"Once upon a time", "not a session"),
+        (b'{"event": "undo"}\n', "not a session"),
+        (b'{"schema": 1, "kind": "something else"}\n', "not a session"),
         (b'{"schema": 2, "kind": "parakeet session"}\n', "schema 2, but this version of Parakeet reads schema 1"),
         (b'{"schema": "\\u001b[31m", "kind": "parakeet session"}\n', "has schema"),
         (b'{"kind": "parakeet session"}\n', "schema None"),
-        ("{}".encode("utf-16"), "no session"),
+        ("{}".encode("utf-16"), "not a session"),
     ],
 )
 def test_what_is_no_session_is_refused_and_left_alone(tmp_path: Path, content: bytes, problem: str) -> None:
@@ -180,8 +180,8 @@ def test_a_line_without_an_end_is_refused(tmp_path: Path, beginning: bytes) -> N
     path = tmp_path / "talk.jsonl"
     with path.open("wb") as file:
         file.write(beginning)
-        file.truncate(LONGEST_LINE + 1_000_000_000)  # a hole: it takes no disk
-    with pytest.raises(ParakeetError, match=rf"line {2 if beginning else 1} is longer than 64 MiB"):
+        file.truncate(MAX_LINE_BYTES + 1_000_000_000)  # a hole: it takes no disk
+    with pytest.raises(ParakeetError, match=rf"line {2 if beginning else 1} is over 64 MiB long"):
         load(path)
 
 
@@ -190,7 +190,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
     for read in (load, lambda path: SessionLog.open(path, HEADER)):
-        with pytest.raises(ParakeetError, match=r"no session|cannot be read"):
+        with pytest.raises(ParakeetError, match=r"does not exist|is not a file|cannot be read"):
             read(tmp_path / name)
 
 
@@ -198,7 +198,7 @@ def test_a_new_session_never_replaces_one(tmp_path: Path) -> None:
     path = written(tmp_path / "talk.jsonl", *STORY)
     (tmp_path / "link.jsonl").symlink_to("nowhere")
     for taken in (path, tmp_path / "link.jsonl"):
-        with pytest.raises(ParakeetError, match="exists already"):
+        with pytest.raises(ParakeetError, match="already exists"):
             SessionLog.create(taken, HEADER)
     assert load(path).events == STORY
 
@@ -270,7 +270,7 @@ def test_no_name_leads_out_of_the_folder(name: str) -> None:
     "name", ["", ".", "..", "../x", "a/b", "a\n", "/etc/passwd", "é", "x" * 65, ".hidden", "a b", "\x00"]
 )
 def test_a_name_that_is_no_plain_name_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ParakeetError, match="no name for a session"):
+    with pytest.raises(ParakeetError, match="is not a session name"):
         session_path(tmp_path, name)
 
 
@@ -286,4 +286,4 @@ def test_the_list_shows_the_latest_first_and_what_cannot_be_read_last(tmp_path: 
     assert new.first_words == ("Why is the sky " + "blue" * 50)[:60]
     assert (old.name, old.exchanges, old.first_words) == ("old", 2, "One?")
     assert (broken.name, broken.exchanges) == ("broken", 0)
-    assert "no session" in broken.problem
+    assert "not a session" in broken.problem

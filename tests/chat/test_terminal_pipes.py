@@ -1,4 +1,4 @@
-"""The chat on pipes, with a model that says what it is told to."""
+"""The chat on pipes, with a model whose replies are given."""
 
 import json
 import signal
@@ -11,11 +11,11 @@ import pytest
 from .conftest import SECONDS, Run
 
 PROGRAM = str(Path(__file__).with_name("program.py"))
-SLOW = ("--reply", "one two three four five six seven eight nine", "--delay", "0.1")
+COUNTING = ("--reply", "one two three four five six seven eight nine ", "--endless", "--delay", "0.01")
 
 
 def process(*options: str, **streams: object) -> subprocess.Popen[bytes]:
-    """A process from its very beginning to its very end, where that matters."""
+    """A whole process, for tests of its start and its end."""
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     return subprocess.Popen([sys.executable, PROGRAM, *options], **{**pipes, **streams})
 
@@ -71,8 +71,8 @@ def test_dropped_exchanges_and_cut_replies_are_noted_off_standard_output(run: Ru
     lines = b"x" * 40 + b"\n" + b"y" * 40 + b"\n" + b"z\n"
     done = run("--bytes", "--reply", "0123456789", "--context", "64", "--max-tokens", "5", stdin=lines)
     assert (done.status, done.out) == (0, b"01234\n" * 3)
-    cut = "reply cut at 5 tokens (max_tokens)"
-    left = "1 oldest exchange no longer fitted the context of 64 tokens and left the conversation."
+    cut = "Reply cut at 5 tokens (max_tokens)."
+    left = "1 old exchange left out of the prompt: the context of 64 tokens is full."
     assert done.notes == [cut, left, cut, cut]
 
 
@@ -146,7 +146,7 @@ def test_a_full_disk_is_reported() -> None:
 
 @pytest.mark.parametrize("options", [["-m", "hi"], []])
 def test_an_interrupted_reply_off_a_terminal_ends_with_130(options: list[str]) -> None:
-    with process(*SLOW, *options) as child:
+    with process(*COUNTING, *options) as child:
         child.stdin.write(b"hi\nagain\n")
         child.stdin.flush()
         first = child.stdout.read(3)
@@ -154,7 +154,7 @@ def test_an_interrupted_reply_off_a_terminal_ends_with_130(options: list[str]) -
         rest, errors = child.communicate(timeout=SECONDS)
     assert (child.returncode, errors) == (130, b"")
     said = (first + rest).decode()
-    assert "one two three four five six seven eight nine".startswith(said.rstrip("\n"))
+    assert (COUNTING[1] * 99).startswith(said.rstrip("\n"))
     assert said.endswith("\n")
 
 
@@ -191,7 +191,7 @@ def test_no_reply_steers_a_terminal_whichever_tokens_it_came_in(run: Run, name: 
 def test_an_endless_reply_ends_at_max_tokens(run: Run) -> None:
     done = run("--bytes", "--reply", "ha", "--endless", "--context", "4096", "--max-tokens", "2000", "-m", "hi")
     assert (done.status, done.out) == (0, b"ha" * 1000 + b"\n")
-    assert done.notes == ["reply cut at 2,000 tokens (max_tokens)"]
+    assert done.notes == ["Reply cut at 2,000 tokens (max_tokens)."]
 
 
 def test_a_reply_of_a_hundred_thousand_characters_in_one_line(run: Run) -> None:

@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+PATIENCE = 900
+"""Seconds after which a process counts as hanging: a busy machine may be ten times slower than a quiet one."""
+
 STAGES = (
     "documents",
     "clean_documents",
@@ -35,7 +38,7 @@ def environment(home: Path) -> dict[str, str]:
 
 def parakeet(home: Path, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, "-m", "parakeet.cli", *arguments]
-    return subprocess.run(command, env=environment(home), input=stdin, capture_output=True, timeout=120)
+    return subprocess.run(command, env=environment(home), input=stdin, capture_output=True, timeout=PATIENCE)
 
 
 def start(home: Path, *arguments: str) -> subprocess.Popen[bytes]:

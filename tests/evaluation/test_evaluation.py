@@ -22,9 +22,8 @@ from parakeet.evaluation.metrics import METRICS
 from parakeet.evaluation.replies import GREEDY, Replies, replies_to
 from parakeet.evaluation.report import evaluate
 from parakeet.evaluation.scoring import choose_documents
-from parakeet.generation.batch import batch_replies
 from parakeet.generation.decoder import Decoder
-from parakeet.generation.engine import Engine
+from parakeet.generation.engine import Engine, batch_replies
 from parakeet.model.config import ModelConfig
 from parakeet.model.transformer import Parakeet, save_model
 from parakeet.progress import Progress

@@ -15,7 +15,7 @@ CONFIG = ModelConfig(layers=3, heads=3, width=192, context=96, vocabulary_rows=3
 
 
 def random_model(config: ModelConfig = CONFIG, size: float = 2.0) -> Parakeet:
-    """At `size` 2 logits differ by several units, so that greedy choices are far from ties."""
+    """With `size` 2, logits differ by several units, so greedy choices are far from ties."""
     model = Parakeet(config)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -130,14 +130,14 @@ def test_precisions_read_fewer_bytes() -> None:
 @pytest.mark.parametrize("dtype", ["int8", "int4"])
 def test_widths_that_the_kernels_cannot_read_are_refused(dtype: str, width: int) -> None:
     config = ModelConfig(layers=1, heads=2, width=width, context=32, vocabulary_rows=320)
-    with pytest.raises(ParakeetError, match="take bf16 instead"):
+    with pytest.raises(ParakeetError, match="use bf16 instead"):
         Decoder(random_model(config), dtype)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int4"])
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 23, 24, 40, 191, 192, 300])
 def test_any_number_of_rows_gives_the_same_product(dtype: str, count: int) -> None:
-    """Few rows go through the quantised kernel, many through weights that were turned back into bf16."""
+    """Few rows use the quantised kernel, many use weights converted to bf16."""
     generator = torch.Generator().manual_seed(3)
     weight, x = (torch.randn(rows, 128, generator=generator) for rows in (192, count))
     matrix = matrix_maker(dtype)(weight, Arena(1 << 20, torch.device("cpu")))
@@ -158,12 +158,15 @@ def test_a_compiled_step_says_the_same() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("device", [0, 1])
 @pytest.mark.parametrize(("dtype", "error"), [("fp32", 1e-3), ("bf16", 0.05)])
-def test_cuda_graphs_say_what_the_cpu_says(dtype: str, error: float) -> None:
-    """Two caches after each other, of different sizes: a graph must not outlive the memory that it was made over."""
+def test_cuda_graphs_say_what_the_cpu_says(dtype: str, error: float, device: int) -> None:
+    """Caches of different sizes, one after the other: a graph must not outlive the memory that it uses. The second
+    device is not the current one, whose stream a capture would use."""
+    if torch.cuda.device_count() <= device:
+        pytest.skip(f"needs the CUDA device {device}")
     model = random_model(size=0.5)
-    expected, found = Decoder(model, "fp32"), Decoder(model, dtype, "cuda")
+    expected, found = Decoder(model, "fp32"), Decoder(model, dtype, f"cuda:{device}")
     for capacity, length in ((96, 50), (64, 60), (96, 20)):
         ids = random_ids(length + 60)
         caches = [decoder.new_cache(capacity) for decoder in (expected, found)]

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parakeet.errors import ParakeetError
-from parakeet.generation.engine import PREFILL_TOKENS, Engine, Step
-from parakeet.generation.settings import SamplingSettings
+from parakeet.generation.engine import PREFILL_TOKENS, Engine, Step, batch_replies
+from parakeet.sampling_settings import SamplingSettings
 
 scripted = runpy.run_path(str(Path(__file__).parents[1] / "scripted.py"))
 scripted_engine, random_engine, greedy = (scripted[n] for n in ("scripted_engine", "random_engine", "greedy"))
@@ -185,3 +185,25 @@ def test_damaged_weights_are_reported() -> None:
     engine = random_engine(weight=torch.nan)
     with pytest.raises(ParakeetError, match="NaN or infinite"):
         next(engine.generate(prompt(engine), greedy()))
+
+
+def alone(engine: Engine, prompt: list[int], settings: SamplingSettings) -> list[int]:
+    ids = [step.token_id for step in engine.generate(prompt, settings)]
+    return [token for token in ids if token is not None and token not in engine.stop_ids]
+
+
+def test_a_batch_is_its_replies_one_by_one() -> None:
+    engine = random_engine(context=64)
+    prompts = [[*range(n), engine.tokenizer.role_id("Assistant")] for n in (3, 60, 17, 63, 40, 1)]
+    sampled = replace(greedy(), temperature=1.3, frequency_penalty=0.3)
+    settings = [replace(sampled, seed=n, max_tokens=limit) for n, limit in enumerate((30, 9, 1, 9, 200, 25))]
+    together = batch_replies(engine, prompts, settings)
+    assert together == [alone(engine, *pair) for pair in zip(prompts, settings, strict=True)]
+    assert len(together[3]) <= 1
+
+
+@pytest.mark.parametrize(("prompt", "message"), [([], "empty"), ([1] * 65, "65 tokens")])
+def test_a_batch_with_a_prompt_that_cannot_be_continued_is_refused(prompt: list[int], message: str) -> None:
+    engine = random_engine(context=64)
+    with pytest.raises(ParakeetError, match=message):
+        batch_replies(engine, [[1, 2], prompt], [greedy(4)] * 2)

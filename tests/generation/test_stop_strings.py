@@ -2,7 +2,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from parakeet.generation.stopping import StopStrings
+from parakeet.generation.stop_strings import StopStrings
 
 
 def streamed(stops: list[str], pieces: list[str]) -> tuple[str, bool]:

@@ -1,4 +1,4 @@
-"""Settings of sampling: refused by name, read from text, shown."""
+"""The sampling options: refused by name, read from text, shown, and the same everywhere."""
 
 import math
 from dataclasses import replace
@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from parakeet.cli import main
 from parakeet.errors import ParakeetError
-from parakeet.generation.settings import SamplingSettings, describe, with_setting
 from parakeet.recipe import Generation
+from parakeet.sampling_settings import OPTIONS, SamplingSettings, describe, with_setting
 
 PLAIN = {
     "temperature": 1.0,
@@ -35,7 +36,7 @@ def make(**changes: object) -> SamplingSettings:
 @pytest.mark.parametrize("name", [name for name in PLAIN if name not in {"seed", "rolling"}])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -2.5, 1e9 + 0.5, "0.3", None, True])
 def test_a_bad_setting_is_refused_by_name(name: str, value: object) -> None:
-    with pytest.raises(ParakeetError, match=rf"^{name} is .*needed\.$"):
+    with pytest.raises(ParakeetError, match=rf"^{name} must be .*, not .*\.$"):
         make(**{name: value})
 
 
@@ -73,7 +74,7 @@ def test_a_bad_setting_is_refused_by_name(name: str, value: object) -> None:
     ],
 )
 def test_more_bad_settings(name: str, value: object) -> None:
-    with pytest.raises(ParakeetError, match=f"^{name} is "):
+    with pytest.raises(ParakeetError, match=f"^{name} must be "):
         make(**{name: value})
 
 
@@ -152,17 +153,17 @@ def test_a_setting_is_read_from_text(name: str, text: str, expected: object) -> 
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("temperature", "warm", "temperature is 'warm'; a number from 0 to 10 is needed."),
-        ("temperature", "11", "temperature is 11.0; a number from 0 to 10 is needed."),
-        ("top-p", "0", "top_p is 0.0; a number above 0 and up to 1 is needed."),
-        ("top_k", "1.5", "top_k is '1.5'; a whole number of at least 0 is needed."),
-        ("top_k", "1e300", "top_k is '1e300'; a whole number of at least 0 is needed."),
-        ("max_tokens", "inf", "max_tokens is 'inf'; a whole number of at least 1 is needed."),
-        ("seed", "abc", "seed is 'abc'; a whole number from 0 to 2^64 - 1, or the word random, is needed."),
-        ("rolling", "yes", "rolling is 'yes'; on or off is needed."),
-        ("stop", "", "stop is ('',); one text of 1 to 1,000 characters, or a JSON list"),
-        ("stop", "[1]", "stop is (1,); one text"),
-        ("stop", "[" * 100_000, "stop is ('[[["),
+        ("temperature", "warm", "temperature must be a number from 0 to 10, not 'warm'."),
+        ("temperature", "11", "temperature must be a number from 0 to 10, not 11.0."),
+        ("top-p", "0", "top_p must be a number above 0 and at most 1, not 0.0."),
+        ("top_k", "1.5", "top_k must be a whole number of at least 0, not '1.5'."),
+        ("top_k", "1e300", "top_k must be a whole number of at least 0, not '1e300'."),
+        ("max_tokens", "inf", "max_tokens must be a whole number of at least 1, not 'inf'."),
+        ("seed", "abc", "seed must be a whole number from 0 to 2^64 - 1 or \"random\", not 'abc'."),
+        ("rolling", "yes", "rolling must be on or off, not 'yes'."),
+        ("stop", "", "stop must be a text of 1 to 1,000 characters, or a JSON list of up to 16 such texts, not ('',)."),
+        ("stop", "[1]", "such texts, not (1,)."),
+        ("stop", "[" * 100_000, "such texts, not ('[[["),
         ("temperatur", "1", "There is no setting 'temperatur'; did you mean temperature? The settings are temp"),
         ("topk", "1", "did you mean top_k?"),
         ("zzz", "1", "There is no setting 'zzz'; the settings are temperature, top_k, top_p, min_p,"),
@@ -184,7 +185,7 @@ def test_any_text_gives_settings_or_a_refusal_by_name(name: str, text: str) -> N
     try:
         found = with_setting(make(), name, text)
     except ParakeetError as error:
-        assert str(error).startswith(f"{name} is ")  # noqa: PT017
+        assert str(error).startswith(f"{name} must be ")  # noqa: PT017
     else:
         assert replace(found, **{name: PLAIN[name]}) == make()
 
@@ -220,3 +221,26 @@ def test_every_setting_is_described_in_one_short_line() -> None:
     assert (shown["temperature"], shown["top_p"], shown["seed"], shown["rolling"]) == ("0.3", "1", "random", "off")
     assert shown["stop"] == r'["\n", "é"]'
     assert all(0 < len(meaning) <= 50 and "\n" not in meaning for _, _, meaning in rows)
+
+
+def test_the_recipe_and_the_command_line_have_the_same_options() -> None:
+    released = Generation().model_dump()
+    assert released == {
+        "temperature": 0.3,
+        "top_k": 0,
+        "top_p": 0.95,
+        "min_p": 0.01,
+        "repetition_penalty": 1.0,
+        "frequency_penalty": 0.07,
+        "presence_penalty": 0.02,
+        "max_tokens": 4000,
+    }
+    assert SamplingSettings(**released) == SamplingSettings()
+    assert set(OPTIONS) - set(released) == {"stop", "rolling", "seed"}
+    options = {option.name: option for option in main.commands["chat"].params}  # type: ignore[attr-defined]
+    for name, option in OPTIONS.items():
+        assert options[name].opts == ["--" + name.replace("_", "-")]
+        assert option.help[1:] in options[name].help
+    given = main.commands["chat"].make_context("chat", ["--top-k", "1e3", "--stop", "a", "--stop", "b", "--rolling"])  # type: ignore[attr-defined]
+    changed = {name: given.params[name] for name in OPTIONS if given.params[name] is not None}
+    assert changed == {"top_k": 1000, "stop": ("a", "b"), "rolling": True}

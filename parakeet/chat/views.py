@@ -1,31 +1,27 @@
-"""What the commands of a chat show: help, settings, the session, the prompt. Fits a terminal of 80 columns."""
+"""What the commands of a chat display: help, settings, sessions, the prompt. Fits a terminal of 80 columns."""
 
 import datetime
 import re
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from parakeet.chat.output import count, styled
+from parakeet.chat.session import Session
 from parakeet.chat.storage import SessionRow
-from parakeet.chat.talk import Talk
+from parakeet.sampling_settings import describe
 from parakeet.sanitise import sanitise
+
+if TYPE_CHECKING:
+    from parakeet.release.verify import Release
 
 WIDTH = 80
 
-SECTIONS = {
-    "config": "the model, and where the session is recorded",
-    "settings": "how replies are drawn",
-    "context": "how much of the context is in use",
-    "prompt": "the text that the next prompt begins with",
-    "system": "the system message",
-}
-"""Arguments of /show and their meanings."""
-
 KEYS = """\
-The beginning of a command is enough: /ret. Tab completes it.
+The start of a command is enough: /ret. Tab completes it.
 To begin a message with a slash, double it: //like this.
 Alt-Enter begins a new line; so does Enter between \"\"\" and \"\"\".
-Ctrl-C stops a reply, and what was said stays. Twice in a second, it leaves."""
+Ctrl-C stops a reply and keeps what it said; twice in a second leaves."""
 
 
 def first_words(text: str, width: int = 60) -> str:
@@ -35,7 +31,7 @@ def first_words(text: str, width: int = 60) -> str:
 
 
 def table(rows: Sequence[tuple[str, ...]], indent: str = "  ") -> str:
-    """Rows in aligned columns; the last one is wrapped, and goes below a column that leaves it no room."""
+    """Rows in aligned columns. The last column is wrapped; it starts below a cell that leaves it no room."""
     rows = [tuple(sanitise(cell) for cell in row) for row in rows]
     fixed = [min(max(len(row[column]) for row in rows), 24) for column in range(len(rows[0]) - 1)]
     begin = len(indent) + sum(fixed) + 2 * len(fixed)
@@ -50,12 +46,12 @@ def table(rows: Sequence[tuple[str, ...]], indent: str = "  ") -> str:
     return "\n".join(lines)
 
 
-def render_help(groups: Iterable[tuple[str, Sequence[tuple[str, str]]]]) -> str:
-    """Groups of (command with its arguments, meaning), one column for all of them, and the keys."""
+def render_help(groups: dict[str, list[tuple[str, str]]]) -> str:
+    """(command with its arguments, help) by group, one column for all of them, and the keys."""
     parts: list[str] = []
-    for title, rows in groups:
+    for title, rows in groups.items():
         parts.append(styled(title, "1"))
-        parts += [f"  {usage:<20}{meaning}" for usage, meaning in rows]
+        parts += [f"  {usage:<20}{help}" for usage, help in rows]
     return "\n".join([*parts, styled("Keys", "1"), textwrap.indent(KEYS, "  ")]) + "\n"
 
 
@@ -74,62 +70,48 @@ def render_sessions(rows: Sequence[SessionRow]) -> str:
 
 
 def _local(when: str) -> str:
-    """A session's time, as its user's clock has it; what a file says is not always a time."""
+    """A session's time by the user's clock. A file may hold something that is not a time."""
     try:
         return datetime.datetime.fromisoformat(when).astimezone().strftime("%Y-%m-%d %H:%M")
     except (ValueError, OverflowError):
         return first_words(when, 16)
 
 
-def show(talk: Talk, section: str) -> str:
-    """The text of a section, sanitised, with a newline behind it."""
-    return {
-        "config": _config,
-        "settings": _settings,
-        "context": _context,
-        "prompt": _prompt,
-        "system": _system,
-    }[section](talk) + "\n"
-
-
-def _config(talk: Talk) -> str:
-    session = talk.session
+def _config(session: Session, release: "Release") -> str:
     engine = session.engine
+    weights = f"{engine.parameter_count:,} parameters in {engine.dtype}, sha256 {release.weights_sha256[:16]}…"
     return table(
         [
-            ("model", talk.model.name),
-            ("folder", str(talk.model.directory)),
-            ("weights", f"{engine.parameter_count:,} parameters in {engine.dtype}, sha256 {talk.model.sha256[:16]}…"),
+            ("model", release.name),
+            ("folder", str(release.directory)),
+            ("weights", weights),
             ("runs on", f"{engine.device}, {count(engine.threads, 'thread')}"),
             ("context", count(engine.context, "token")),
-            ("recorded in", str(session.log.path) if session.log else "nowhere; /save keeps it"),
+            ("recorded in", str(session.log.path) if session.log else "nowhere; /save records it"),
         ]
     )
 
 
-def _settings(talk: Talk) -> str:
-    from parakeet.generation.settings import describe
-
-    return table(describe(talk.session.settings))
+def _settings(session: Session, release: "Release") -> str:
+    return table(describe(session.settings))
 
 
-def _context(talk: Talk) -> str:
-    session = talk.session
-    used, context = session.prompt_tokens(), session.engine.context
+def _context(session: Session, release: "Release") -> str:
+    used, context = len(session.prompt_ids()), session.engine.context
     rows = [
-        ("in use", f"{used:,} of {count(context, 'token')} ({used / context:.0%})"),
-        ("said", count(len(session.exchanges), "exchange")),
+        ("used", f"{used:,} of {count(context, 'token')} ({used / context:.0%})"),
+        ("conversation", count(len(session.exchanges), "exchange")),
     ]
     if session.dropped:
-        rows.append(("left out", f"{count(session.dropped, 'oldest exchange')}: beyond the context"))
+        rows.append(("left out", f"{count(session.dropped, 'old exchange')} that did not fit"))
     return table(rows)
 
 
-def _prompt(talk: Talk) -> str:
-    """Control tokens stand out in bold where there is colour: words that only look like them do not."""
-    tokenizer = talk.session.engine.tokenizer
+def _prompt(session: Session, release: "Release") -> str:
+    """Control tokens are bold on a terminal with colour, unlike text that only looks like them."""
+    tokenizer = session.engine.tokenizer
     controls = {token_id: name for name, token_id in tokenizer.controls.items()}
-    ids = talk.session.prompt_ids()
+    ids = session.prompt_ids()
     parts: list[str] = []
     start = 0
     for position in [*(i for i, token_id in enumerate(ids) if token_id in controls), len(ids)]:
@@ -140,5 +122,15 @@ def _prompt(talk: Talk) -> str:
     return f"{''.join(parts)}\n({count(len(ids), 'token')})".lstrip("\n")
 
 
-def _system(talk: Talk) -> str:
-    return sanitise(talk.session.system) or "There is no system message."
+def _system(session: Session, release: "Release") -> str:
+    return sanitise(session.system) or "There is no system message."
+
+
+SECTIONS: dict[str, tuple[str, Callable[[Session, "Release"], str]]] = {
+    "config": ("the model, and where the session is recorded", _config),
+    "settings": ("the sampling settings", _settings),
+    "context": ("how much of the context is used", _context),
+    "prompt": ("the text with which the next prompt begins", _prompt),
+    "system": ("the system message", _system),
+}
+"""Arguments of /show, with their help and their (sanitised) text."""

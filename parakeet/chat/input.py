@@ -1,51 +1,56 @@
-"""What a person types: the rules of an input, and the plain way to read one."""
+"""What a person types: how an input is read, what its quotes and slashes mean, and text edited in $EDITOR."""
 
 import contextlib
 import os
+import shlex
 import signal
+import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from parakeet.chat.output import write
+from parakeet.errors import ParakeetError
 
 QUOTES = '"""'
 
 
-class Candidate(NamedTuple):
-    """A completion: `text` in place of the last `replaces` characters of an input, and what it means."""
+class Completion(NamedTuple):
+    """`text` in place of the last `replaces` characters of an input, and what it means."""
 
     text: str
     replaces: int
-    meaning: str
+    help: str
 
 
 class LineCleared(KeyboardInterrupt):
-    """Ctrl-C cleared a line that had something on it."""
+    """Ctrl-C cleared a line that was not empty."""
 
 
 class Reader(Protocol):
     """Reads one input after the other from a terminal."""
 
     notes: list[str]
-    """What a person should know of the reader, to be shown and cleared."""
+    """Messages about the reader itself. Whoever prints them clears the list."""
 
     def read(self, context: str) -> str:
-        """The next input; "//" in front stands for a slash that begins a message.
+        """The next input. A message that begins with a slash comes with two.
 
-        `context` says how full the context is, or nothing. EOFError at Ctrl-D, KeyboardInterrupt at Ctrl-C.
+        `context` says how full the context is, or is empty. Raises EOFError at Ctrl-D, KeyboardInterrupt at Ctrl-C.
         """
 
     def quiet(self) -> AbstractContextManager[None]:
-        """For the whole chat: what is typed between two inputs stays off the screen, and is the next one's."""
+        """For the whole chat: what is typed between two inputs is not echoed, and becomes the next input."""
 
     def aside(self) -> AbstractContextManager[None]:
-        """While another program has the terminal, as the shell set it up."""
+        """For the time that another program has the terminal, in the state in which the shell left it."""
 
 
 def literal(text: str) -> str:
-    """The input that sends this text, apart from blanks around it: a slash in front would make it a command."""
+    """The input that sends this text: without a second slash, a leading one would make it a command."""
     stripped = text.lstrip()
     return "/" + stripped if stripped.startswith("/") else text
 
@@ -57,7 +62,7 @@ def is_open(text: str) -> bool:
 
 
 def unquoted(text: str) -> str:
-    """An input without the three quotes around it; what stands between them is a message in any case."""
+    """The input without three quotes around it. Text between quotes is always a message, never a command."""
     stripped = text.strip()
     if not stripped.startswith(QUOTES) or is_open(stripped):
         return text
@@ -65,7 +70,7 @@ def unquoted(text: str) -> str:
 
 
 class PlainReader:
-    """Python's own `input`, for terminals that know no cursor."""
+    """Python's own `input`, for terminals without cursor control."""
 
     def __init__(self, label: str) -> None:
         self.notes: list[str] = []
@@ -84,7 +89,7 @@ class PlainReader:
             write("\n")
             if not text:
                 raise
-            self.notes.append(f"The message was not ended with {QUOTES}: it was not sent.")
+            self.notes.append(f"The message was not sent: its closing {QUOTES} is missing.")
             return ""
         return unquoted(text)
 
@@ -96,15 +101,15 @@ class PlainReader:
 
 
 def is_dumb() -> bool:
-    """Whether the terminal knows neither colour nor cursor."""
+    """Whether the terminal has neither colour nor cursor control."""
     return os.environ.get("TERM", "").lower() in ("dumb", "unknown")
 
 
 class QuietTerminal:
-    """No echo, and keys wait in the terminal's queue one by one, until a prompt reads them.
+    """Switches echo and line editing off; typed keys wait in the terminal's queue until a prompt reads them.
 
-    Without this, keys pressed while a reply is written would be echoed into it. Ctrl-C and Ctrl-Z stay
-    signals. Nothing happens where standard input is no POSIX terminal.
+    Otherwise keys that are pressed during a reply would be echoed into it. Ctrl-C and Ctrl-Z still send signals.
+    Does nothing if standard input is not a POSIX terminal.
     """
 
     def __init__(self) -> None:
@@ -150,6 +155,29 @@ class QuietTerminal:
     def _apply(self, attributes: list) -> None:
         import termios
 
-        # Not TCSAFLUSH, which throws away what was typed. A terminal that hung up has no modes to set.
+        # Not TCSAFLUSH, which discards what was typed. A terminal that hung up has no modes to set.
         with contextlib.suppress(termios.error):
             termios.tcsetattr(sys.stdin.fileno(), termios.TCSANOW, attributes)
+
+
+def edit_text(text: str) -> str:
+    """Let the user edit the text in $VISUAL or $EDITOR; returns it without the newline that editors add at the end.
+
+    The temporary file has mode 0600 and is removed afterwards. Raises ParakeetError if no editor is set, or it does
+    not start, or ends with an error.
+    """
+    editor = os.environ.get("VISUAL") or os.environ.get("EDITOR")
+    if not editor or not editor.strip():
+        raise ParakeetError("There is no editor: set the variable EDITOR, or give the text after /edit.")
+    descriptor, path = tempfile.mkstemp(suffix=".md", prefix="parakeet-")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        finished = subprocess.run([*shlex.split(editor), path])
+        if finished.returncode != 0:
+            raise ParakeetError(f"The editor {editor!r} failed with status {finished.returncode}: nothing was changed.")
+        return Path(path).read_text(encoding="utf-8", errors="replace").removesuffix("\n")
+    except (OSError, ValueError) as error:
+        raise ParakeetError(f"The editor {editor!r} cannot be started: {error}. Change the variable EDITOR.") from None
+    finally:
+        Path(path).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Sessions with a scripted engine, and ways to talk to them."""
+"""Sessions with a scripted engine, and helpers to hold a conversation in them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 from parakeet.chat.session import Session
 from parakeet.chat.storage import SessionLog, session_header
 from parakeet.conversation import Turn
-from parakeet.generation.settings import SamplingSettings
+from parakeet.sampling_settings import SamplingSettings
 
 from ..conversations import parse_conversation
 from ..scripted import byte_tokenizer
@@ -48,7 +48,7 @@ def seeded(prompt_ids: list[int], seed: int) -> str:
 
 
 def drain(steps: Any, words: int | None = None) -> str:
-    """What is said, all of it or a number of words, after which the reply is interrupted."""
+    """The reply; with `words`, it is interrupted after that many."""
     text = ""
     for step in steps:
         text += step.text

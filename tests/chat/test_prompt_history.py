@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parakeet.chat.history import LONGEST_ENTRY, LONGEST_FILE, PromptHistory
+from parakeet.chat.prompt import MAX_ENTRY_LENGTH, MAX_HISTORY_BYTES, PromptHistory
 
 from ..conftest import without_root_rights
 
@@ -24,7 +24,7 @@ def entries(history: PromptHistory) -> list[str]:
 def test_what_was_typed_comes_back_newest_first(tmp_path: Path) -> None:
     path = tmp_path / "new" / "history"
     first = PromptHistory(path, lambda text: text.replace("¤", "a paste"))
-    for text in ("one", "two\nlines\x1b", "two\nlines\x1b", " ", "x" * (LONGEST_ENTRY + 1), "with ¤ \udc80"):
+    for text in ("one", "two\nlines\x1b", "two\nlines\x1b", " ", "x" * (MAX_ENTRY_LENGTH + 1), "with ¤ \udc80"):
         first.append_string(text)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert path.read_bytes().isascii()
@@ -58,7 +58,7 @@ def test_of_a_huge_file_the_newest_part_is_kept(tmp_path: Path) -> None:
     history = opened(path)
     assert entries(history)[0] == "entry 00199999"
     assert all(len(entry) == 14 for entry in entries(history))
-    assert LONGEST_FILE // 3 < path.stat().st_size < LONGEST_FILE
+    assert MAX_HISTORY_BYTES // 3 < path.stat().st_size < MAX_HISTORY_BYTES
     assert entries(opened(path)) == entries(history)
 
 
@@ -68,7 +68,7 @@ def test_a_file_that_others_could_read_is_tightened(tmp_path: Path) -> None:
     path.chmod(0o644)
     history = opened(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert [note for note in history.notes if "for you alone" in note]
+    assert [note for note in history.notes if "only you can read it" in note]
     assert entries(history) == ["old"]
 
 
@@ -87,12 +87,12 @@ def test_without_a_usable_file_there_is_one_note(tmp_path: Path, kind: str) -> N
     history.append_string("two")
     assert entries(history) == ["two", "one"]
     (note,) = history.notes
-    assert "is not kept for the next chat" in note
+    assert "will not be saved" in note
 
 
 def test_a_read_only_home_is_one_note(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from parakeet.chat.history import PromptHistory\n"
+        "import sys; from pathlib import Path; from parakeet.chat.prompt import PromptHistory\n"
         "history = PromptHistory(Path(sys.argv[1]), str); history.append_string('x'); print(history.notes)"
     )
     tmp_path.chmod(0o555)
