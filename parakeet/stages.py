@@ -89,7 +89,7 @@ STAGES: tuple[Stage, ...] = (
         make="parakeet.data.reading.collect:collect_documents",
         settings=documents_settings,
         headline=lambda c: f"{c['documents']:,} documents of {', '.join(c['sources'])}",
-        version=2,
+        version=3,
         resumable=True,
     ),
     Stage(
@@ -100,7 +100,7 @@ STAGES: tuple[Stage, ...] = (
         settings=cleaning_settings,
         headline=lambda c: f"{c['documents']:,} kept, {c['dropped']:,} dropped",
         inputs=("documents",),
-        version=2,
+        version=3,
         resumable=True,
     ),
     Stage(
@@ -112,7 +112,7 @@ STAGES: tuple[Stage, ...] = (
         headline=lambda c: f"{c['documents']:,} kept, {c['exact_duplicates'] + c['near_duplicates']:,} duplicates",
         inputs=("clean_documents",),
         growth=3.0,
-        version=2,
+        version=3,
         resumable=True,
     ),
     Stage(

@@ -33,7 +33,7 @@ def read_questions(documents: Path) -> list[Question]:
 
 
 class LeakSearch:
-    """Looks for the text of held-out questions in documents that are not held out by their metadata.
+    """Looks for the text of held-out questions in documents that their source does not hold out.
 
     A text can only hold a question if it holds the question's longest word between its first and its last, which no
     other text touches: one look at the words of a document rules out nearly all of 1,200 questions.
@@ -48,7 +48,7 @@ class LeakSearch:
 
     def find(self, document: Document) -> str:
         """A question that stands in a document, in lower case, or nothing. Its mark would measure memory."""
-        if document.metadata.get("held_out") or not (self._by_word or self._wordless):
+        if document.held_out or not (self._by_word or self._wordless):
             return ""
         text = document.content.casefold()
         found = self._by_word.keys() & set(text.split())

@@ -19,8 +19,8 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from parakeet.data.reading.file_kinds import ARCHIVES, file_kind
 from parakeet.data.reading.records import Problem
+from parakeet.data.reading.sources import ARCHIVES, file_kind
 from parakeet.errors import ParakeetError
 from parakeet.sanitise import sanitise
 

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from parakeet.data.documents import part_groups
-from parakeet.data.reading.file_kinds import file_kind
+from parakeet.data.reading.readers import read_records, read_rows
 from parakeet.data.reading.records import Record
-from parakeet.data.reading.sources import read_records, read_rows
+from parakeet.data.reading.sources import file_kind
 
 TASK_BYTES = 64 << 20
 """Of files, as they lie on the disk: small files are read together, a large Parquet file is read in several tasks."""

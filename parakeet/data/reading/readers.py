@@ -4,19 +4,24 @@ Everything streams: JSONL by lines, JSON arrays by elements, Parquet by batches,
 """
 
 import codecs
+import errno
 import json
 import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from parakeet.data.reading.archives import DAMAGE, decompressed, members, opened
 from parakeet.data.reading.json_values import JsonText, complaint_of
 from parakeet.data.reading.records import Problem, Record, bad_bytes, excerpt_of
+from parakeet.data.reading.sources import ARCHIVES, RECOGNISED, file_kind
 from parakeet.data.reading.text_blocks import TextBlocks
 from parakeet.errors import ParakeetError
 from parakeet.sanitise import sanitise
@@ -25,6 +30,7 @@ MAX_LINE_BYTES = 64 << 20
 """A longer line of JSONL is a problem: what it is a line of is hardly text, and it would fill the memory."""
 TEXT_PIECE_BYTES = 64 << 10
 COPY_BYTES = 1 << 20
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 PARQUET_BATCH_ROWS = 256
 PARQUET_BUFFER_BYTES = 1 << 20
 """Of each column. Without, a row group's columns are read whole, and some sets have one row group a file."""
@@ -222,3 +228,51 @@ def _batch_records(batch: pa.RecordBatch, rows_before: int) -> Iterator[Record]:
             yield Record(row, problem=Problem("invalid UTF-8"))
         except ValueError as error:
             yield Record(row, problem=Problem("unreadable value", str(error)))
+
+
+def read_records(path: Path, separator: str | None = None) -> Iterator[Record]:
+    """All records of a file in order, the unusable ones with their `problem`; blank lines are no records.
+
+    A text file is cut at lines that are the `separator`, or without one at blank lines. Archives give the records of
+    their members, each with the member's name. Raises ParakeetError if the file is of no recognised kind, cannot be
+    opened, is damaged, breaks off or unpacks beyond reason (with the number of records before), or is UTF-16.
+    """
+    kind_and_compression = file_kind(path.name)
+    if kind_and_compression is None:
+        raise ParakeetError(sanitise(f"{path} is of a kind that Parakeet does not read. It reads {RECOGNISED}."))
+    yield from _undamaged(_file_records(path, *kind_and_compression, separator), path)
+
+
+def read_rows(path: Path, groups: range, rows_before: int) -> Iterator[Record]:
+    """The same for some row groups of a Parquet file that have `rows_before` rows before them."""
+    with opened(path) as file:
+        yield from _undamaged(read_row_groups(file, groups, rows_before), path)
+
+
+def _file_records(path: Path, kind: str, compression: str, separator: str | None) -> Iterator[Record]:
+    where = str(path)
+    with opened(path) as packed, decompressed(packed, compression, where) as stream:
+        if kind not in ARCHIVES:
+            yield from read_stream(kind, stream, where, separator)
+            return
+        for member in members(kind, stream, where):
+            if member.problem is not None:
+                yield Record(0, problem=member.problem, excerpt=member.name, member=member.name)
+                continue
+            inside = f"{where}/{member.name}"
+            with decompressed(member.stream, member.kind[1], inside) as content:
+                for record in read_stream(member.kind[0], content, inside, separator):
+                    yield replace(record, member=member.name)
+
+
+def _undamaged(records: Iterator[Record], path: Path) -> Iterator[Record]:
+    count = 0
+    try:
+        for record in records:
+            yield record
+            count += 1
+    except DAMAGE as error:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:  # of the temporary file, not of this one
+            raise
+        message = f"{path} cannot be read beyond record {count:,}: {error or type(error).__name__}. "
+        raise ParakeetError(sanitise(message) + "Copy or download the file again, or take it away.") from None

@@ -60,8 +60,7 @@ def shape(value: Mapping[str, Any] | str, source: RecordSource) -> Shaped:
     else:
         turns, note = _mapped(value, source.columns) if source.columns else _recognised(value)
     metadata = {} if isinstance(value, str) else _metadata(value)
-    licence = source.licence if isinstance(source, RecordSource) else ""
-    return Shaped(Document(source.name, licence, turns, metadata), note)
+    return Shaped(Document(source.name, source.licence, turns, metadata), note)
 
 
 def _recognised(record: Mapping[str, Any]) -> tuple[tuple[Turn, ...], str]:

@@ -1,25 +1,47 @@
-"""From a source to its files, and from a file to its records.
+"""The files of a source, what kind each is, and which records are taken where a recipe has a limit.
 
-Everything streams. Trouble in one record is a `Problem` that travels with it; trouble with a file is a ParakeetError.
+This module is light: recipes, plans and Dagster's definitions import it.
 """
 
-import errno
 import glob
 import os
 from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
+from fractions import Fraction
+from pathlib import Path, PurePosixPath
 
 from parakeet.artifact import MANIFEST_FILE, WORK_FOLDER
-from parakeet.data.reading.archives import DAMAGE, decompressed, members, opened
-from parakeet.data.reading.file_kinds import ARCHIVES, RECOGNISED, file_kind
-from parakeet.data.reading.readers import read_row_groups, read_stream
-from parakeet.data.reading.records import Record
 from parakeet.errors import ParakeetError
-from parakeet.recipe_sources import FileSource
+from parakeet.recipe_sources import FileSource, SyntheticSource
 from parakeet.sanitise import sanitise
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+KINDS = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".parquet": "parquet",
+    ".txt": "text",
+    ".text": "text",
+    ".md": "text",
+    ".markdown": "text",
+    ".tar": "tar",
+}
+COMPRESSIONS = (".gz", ".zst")
+ARCHIVES = ("zip", "tar")
+RECOGNISED = f"{', '.join(KINDS)}, each also with {' or '.join(COMPRESSIONS)} behind it, .tgz and .zip"
+
+LEAST_DIALOGUES = 100
+
+
+def file_kind(name: str) -> tuple[str, str] | None:
+    """("jsonl" | "json" | "parquet" | "text" | "tar" | "zip", "" | ".gz" | ".zst") by a name, None where unknown."""
+    name = name.lower()
+    if name.endswith(".tgz"):
+        return "tar", ".gz"
+    if name.endswith(".zip"):
+        return "zip", ""
+    compression = next((suffix for suffix in COMPRESSIONS if name.endswith(suffix)), "")
+    kind = KINDS.get(PurePosixPath(name.removesuffix(compression)).suffix)
+    return (kind, compression) if kind else None
 
 
 def source_files(source: FileSource) -> list[Path]:
@@ -100,49 +122,15 @@ def fetched_files(folder: Path, name: str) -> list[Path]:
     return found
 
 
-def read_records(path: Path, separator: str | None = None) -> Iterator[Record]:
-    """All records of a file in order, the unusable ones with their `problem`; blank lines are no records.
+def is_sampled(index: int, share: Fraction) -> bool:
+    """Whether a record is in a systematic sample: of the first n records, floor(n · share) are.
 
-    A text file is cut at lines that are the `separator`, or without one at blank lines. Archives give the records of
-    their members, each with the member's name. Raises ParakeetError if the file is of no recognised kind, cannot be
-    opened, is damaged, breaks off or unpacks beyond reason (with the number of records before), or is UTF-16.
+    The same records are taken whoever reads them, spread evenly over the files.
     """
-    kind_and_compression = file_kind(path.name)
-    if kind_and_compression is None:
-        raise ParakeetError(sanitise(f"{path} is of a kind that Parakeet does not read. It reads {RECOGNISED}."))
-    yield from _undamaged(_file_records(path, *kind_and_compression, separator), path)
+    taken = (index + 1) * share.numerator // share.denominator
+    return taken > index * share.numerator // share.denominator
 
 
-def read_rows(path: Path, groups: range, rows_before: int) -> Iterator[Record]:
-    """The same for some row groups of a Parquet file that have `rows_before` rows before them."""
-    with opened(path) as file:
-        yield from _undamaged(read_row_groups(file, groups, rows_before), path)
-
-
-def _file_records(path: Path, kind: str, compression: str, separator: str | None) -> Iterator[Record]:
-    where = str(path)
-    with opened(path) as packed, decompressed(packed, compression, where) as stream:
-        if kind not in ARCHIVES:
-            yield from read_stream(kind, stream, where, separator)
-            return
-        for member in members(kind, stream, where):
-            if member.problem is not None:
-                yield Record(0, problem=member.problem, excerpt=member.name, member=member.name)
-                continue
-            inside = f"{where}/{member.name}"
-            with decompressed(member.stream, member.kind[1], inside) as content:
-                for record in read_stream(member.kind[0], content, inside, separator):
-                    yield replace(record, member=member.name)
-
-
-def _undamaged(records: Iterator[Record], path: Path) -> Iterator[Record]:
-    count = 0
-    try:
-        for record in records:
-            yield record
-            count += 1
-    except DAMAGE as error:
-        if isinstance(error, OSError) and error.errno in DISK_FULL:  # of the temporary file, not of this one
-            raise
-        message = f"{path} cannot be read beyond record {count:,}: {error or type(error).__name__}. "
-        raise ParakeetError(sanitise(message) + "Copy or download the file again, or take it away.") from None
+def synthetic_count(source: SyntheticSource, share: Fraction) -> int:
+    """How many dialogues are generated when this share of a source is taken."""
+    return max(LEAST_DIALOGUES, round(source.documents * share))

@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parakeet.conversation import Turn
-from parakeet.data.cleaning.clean import EXAMPLES_PER_REASON, EXCERPT_CHARACTERS, clean_documents
+from parakeet.data.cleaning.clean import clean_documents
+from parakeet.data.cleaning.counts import EXAMPLES_PER_REASON, EXCERPT_CHARACTERS
 from parakeet.data.documents import Document, parts, read_documents
 from parakeet.errors import ParakeetError
 from parakeet.progress import Progress

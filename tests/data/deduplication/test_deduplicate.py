@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,12 @@ def recipe(near_duplicates: bool = True, priority_b: int = 0, workers: int = 1, 
     )
 
 
-def plain(text: str, source: str = "a", **metadata: Any) -> Document:
-    return Document(source, "CC0-1.0", (Turn("text", text),), metadata)
+def plain(text: str, source: str = "a", held_out: bool | None = None, **metadata: Any) -> Document:
+    return Document(source, "CC0-1.0", (Turn("text", text),), metadata, held_out)
 
 
-def chat(question: str, answer: str, source: str = "a", **metadata: Any) -> Document:
-    return Document(source, "CC0-1.0", (Turn("Human", question), Turn("Assistant", answer)), metadata)
+def chat(question: str, answer: str, source: str = "a", held_out: bool | None = None) -> Document:
+    return Document(source, "CC0-1.0", (Turn("Human", question), Turn("Assistant", answer)), {}, held_out)
 
 
 def article(seed: int, words: int = 120) -> str:
@@ -161,8 +162,8 @@ def test_a_cluster_with_one_held_out_member_is_held_out_whole(tmp_path: Path) ->
         plain("Free."),
     ]
     kept, counts = deduplicate(tmp_path, recipe(), documents)
-    marks = {document.content: document.metadata["held_out"] for document in kept}
-    assert marks == {f"{text} longer": True, "Exact.": False, "Alone.": True, "Free.": False}
+    splits = {document.content: document.split for document in kept}
+    assert splits == {f"{text} longer": "held_out", "Exact.": "train", "Alone.": "held_out", "Free.": "train"}
     assert counts["held_out"] == counts["sources"]["a"]["held_out"] == 2
 
 
@@ -178,16 +179,17 @@ def test_held_out_documents_stay_so_when_text_is_added(tmp_path: Path) -> None:
     few, counts = deduplicate(tmp_path, settings, documents[:1000], name="few")
     many, _ = deduplicate(tmp_path, settings, documents[1500:], documents[:1500], name="many")
     assert 60 < counts["held_out"] < 140
-    marks = {document.content: document.metadata["held_out"] for document in many}
-    assert all(marks[document.content] == document.metadata["held_out"] for document in few)
+    splits = {document.content: document.split for document in many}
+    assert all(splits[document.content] == document.split for document in few)
     more, _ = deduplicate(tmp_path, recipe(held_out_fraction=0.3), documents[:1000], name="more")
-    assert {d.content for d in few if d.metadata["held_out"]} < {d.content for d in more if d.metadata["held_out"]}
+    assert {d.content for d in few if d.split == "held_out"} < {d.content for d in more if d.split == "held_out"}
 
 
 def test_order_and_everything_else_of_a_document_is_kept(tmp_path: Path) -> None:
     documents = [plain(f"number {n}", "ab"[n % 2], held_out=False, task="count") for n in range(50)]
     kept, _ = deduplicate(tmp_path, recipe(), documents[:20], [], documents[20:])
-    assert kept == documents
+    assert kept == [replace(document, split="train") for document in documents]
+    assert [document.doc_id for document in kept] == [document.doc_id for document in documents]
 
 
 def test_one_worker_and_two_write_the_same_bytes(tmp_path: Path) -> None:
@@ -264,7 +266,6 @@ from parakeet.progress import Progress
 from parakeet.recipe_file import load_recipe
 
 if __name__ == "__main__":
-    assert "datatrove" not in sys.modules
     folder = Path(sys.argv[1])
     recipe = load_recipe(str(folder / "recipe.yaml"))
     for stage, name, made in (

@@ -14,8 +14,8 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from parakeet.data.reading.readers import read_records
 from parakeet.data.reading.records import Record
-from parakeet.data.reading.sources import read_records
 from parakeet.errors import ParakeetError
 
 PACK: dict[str, Callable[[bytes], bytes]] = {

@@ -191,7 +191,8 @@ def test_a_synthetic_source_brings_its_questions(output: Path) -> None:
     expected = list(dialogues(count=400, seed=5))
     found = documents(output)
     assert [d.content for d in found] == ["\n".join(turn.content for turn in d.turns) for d in expected]
-    assert [d.metadata for d in found] == [{"task": d.task, "held_out": d.split == "held_out"} for d in expected]
+    assert [(d.metadata, d.held_out) for d in found] == [({"task": d.task}, d.split == "held_out") for d in expected]
+    assert {d.held_out for d in found} == {True, False}
     questions = rows(output / "questions.jsonl")
     assert {row["source"] for row in questions} == {"talk"}
     tasks = [row["task"] for row in questions]

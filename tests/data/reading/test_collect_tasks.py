@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from parakeet.data.documents import Document, parts, read_documents
 from parakeet.data.reading.collect import collect_documents
-from parakeet.data.reading.sampling import is_sampled
+from parakeet.data.reading.sources import is_sampled
 from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
 from parakeet.recipe import Evaluation, Executor, ModelSettings, Recipe, Training

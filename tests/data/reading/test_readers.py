@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 
 from parakeet.data.reading.json_values import PIECE_BYTES, JsonText
 from parakeet.data.reading.pieces import Piece, divided
-from parakeet.data.reading.readers import MAX_LINE_BYTES
+from parakeet.data.reading.readers import MAX_LINE_BYTES, read_records
 from parakeet.data.reading.records import Record
-from parakeet.data.reading.sources import read_records
 from parakeet.errors import ParakeetError
 
 END = "<|endoftext|>"
