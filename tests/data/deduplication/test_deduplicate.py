@@ -23,6 +23,8 @@ from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 
+from ..old_parts import write_old_part
+
 ARTICLES = Path(__file__).parents[4] / "shared/data/dedup"
 VOCABULARY = [a + b + c for a in "bdfgk" for b in "aeiou" for c in ("lo", "ming", "ter", "sk", "nd")]
 
@@ -183,6 +185,18 @@ def test_held_out_documents_stay_so_when_text_is_added(tmp_path: Path) -> None:
     assert all(splits[document.content] == document.split for document in few)
     more, _ = deduplicate(tmp_path, recipe(held_out_fraction=0.3), documents[:1000], name="more")
     assert {d.content for d in few if d.split == "held_out"} < {d.content for d in more if d.split == "held_out"}
+
+
+def test_documents_of_the_version_before_are_deduplicated_alike(tmp_path: Path) -> None:
+    documents = [plain(f"Sentence {n}.", held_out=[None, True, False][n % 3], row=n) for n in range(60)]
+    settings = recipe(held_out_fraction=0.3)
+    deduplicate(tmp_path, settings, documents, name="new")
+    write_old_part(tmp_path / "old-input/part-00000.parquet", documents)
+    (tmp_path / "old").mkdir()
+    deduplicate_documents(settings, {"clean_documents": tmp_path / "old-input"}, tmp_path / "old", Progress())
+    new, old = (list(read_documents(parts(tmp_path / name))) for name in ("new", "old"))
+    assert {document.split for document in new} == {"train", "held_out"}
+    assert old == new
 
 
 def test_order_and_everything_else_of_a_document_is_kept(tmp_path: Path) -> None:
