@@ -136,6 +136,7 @@ def choose(
     """
     number = len(representative)
     kept_by = kept_for(representative, keepers)
+    # All arrays below are (n,). A cluster's properties are kept at the number of its kept document.
     by_hash = columns.ids[:, 0] / 2.0**64 < settings.held_out_fraction
     member = np.where(columns.held_out < 0, by_hash, columns.held_out == 1)
     held_out = np.zeros(number, bool)
@@ -147,8 +148,8 @@ def choose(
         sources = sorted({columns.names[source] for source in columns.sources[kept_by == cluster]})
         raise ParakeetError(
             f"Document {int(np.flatnonzero(kept_by == cluster)[0]):,} of the cleaned text (source "
-            f"{', '.join(sources)}) is for training, but a copy of it is held out to measure with. Change the source "
-            "so that its training and held-out documents differ, or set near_duplicates: false for it if they do."
+            f"{', '.join(sources)}) is for training, but a copy of it is held out. Change the source so that its "
+            "training and held-out documents differ; if they do differ, set near_duplicates: false for it."
         )
     return Choice(representative, kept_by, held_out[kept_by])
 

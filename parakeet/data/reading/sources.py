@@ -27,13 +27,13 @@ KINDS = {
 }
 COMPRESSIONS = (".gz", ".zst")
 ARCHIVES = ("zip", "tar")
-RECOGNISED = f"{', '.join(KINDS)}, each also with {' or '.join(COMPRESSIONS)} behind it, .tgz and .zip"
+RECOGNISED = f"{', '.join(KINDS)} (each may be followed by {' or '.join(COMPRESSIONS)}), .tgz and .zip"
 
 LEAST_DIALOGUES = 100
 
 
 def file_kind(name: str) -> tuple[str, str] | None:
-    """("jsonl" | "json" | "parquet" | "text" | "tar" | "zip", "" | ".gz" | ".zst") by a name, None where unknown."""
+    """("jsonl" | "json" | "parquet" | "text" | "tar" | "zip", "" | ".gz" | ".zst") by the name; None if unknown."""
     name = name.lower()
     if name.endswith(".tgz"):
         return "tar", ".gz"
@@ -45,12 +45,12 @@ def file_kind(name: str) -> tuple[str, str] | None:
 
 
 def source_files(source: FileSource) -> list[Path]:
-    """The files of a source: its file, or those of its folder (with subfolders) or glob that are recognised, sorted.
+    """The files of a source, sorted: its file, or the recognised files of its folder (with subfolders) or glob.
 
-    Hidden files and folders are left out of folders. Raises ParakeetError where nothing is there, nothing of
-    it is recognised, a link leads nowhere, or a folder cannot be listed.
+    Hidden files and folders are left out of folders. Raises ParakeetError if nothing is there, no file is recognised, a
+    link is broken, or a folder cannot be listed.
     """
-    path = Path(os.path.expanduser(source.path))  # unlike Path's own, never raises
+    path = Path(os.path.expanduser(source.path))  # unlike Path.expanduser, never raises
     where = f"Source {source.name}: {path}"
     if os.path.isdir(path):
         found = sorted(_walk(path, where))
@@ -63,22 +63,22 @@ def source_files(source: FileSource) -> list[Path]:
         nothing = f"{where} matches no file that Parakeet reads. It reads {RECOGNISED}."
     else:
         message = f"{where} does not exist or cannot be reached. Correct the path"
-        raise ParakeetError(sanitise(f"{message}; in a recipe it is relative to the recipe's own file."))
+        raise ParakeetError(sanitise(f"{message}. In a recipe it is relative to the recipe's own file."))
     files = [file for file in found if file_kind(file.name)]
     if not files:
         raise ParakeetError(sanitise(nothing))
     for file in files:
         if not file.is_file():
-            message = f"Source {source.name}: {file} is not a file, or a link to none. Mend it or take it away."
+            message = f"Source {source.name}: {file} is not a file, or a broken link. Correct or remove it."
             raise ParakeetError(sanitise(message))
     return files
 
 
 def _walk(folder: Path, where: str) -> Iterator[Path]:
-    """Links are followed, each folder once, so that a link to a parent does not go round for ever."""
+    """Follows links, but visits each folder once, so a link to a parent does not loop."""
 
     def refuse(error: OSError) -> None:
-        message = f"{where}: {error.filename} cannot be listed ({error.strerror}). Make it readable, or give files."
+        message = f"{where}: {error.filename} cannot be listed ({error.strerror}). Make it readable, or name files."
         raise ParakeetError(sanitise(message))
 
     seen = {folder.resolve()}
@@ -94,7 +94,7 @@ def _walk(folder: Path, where: str) -> Iterator[Path]:
 
 
 def source_root(source: FileSource) -> Path:
-    """The folder that the names of a source's files are told relative to."""
+    """The folder that the names of a source's files are relative to."""
     path = Path(os.path.expanduser(source.path))
     if os.path.isdir(path):
         return path
@@ -107,7 +107,7 @@ def source_root(source: FileSource) -> Path:
 
 
 def fetched_files(folder: Path, name: str) -> list[Path]:
-    """The files of a fetched source that are recognised, sorted; ParakeetError if there are none."""
+    """The recognised files of a downloaded source, sorted; ParakeetError if there are none."""
     own = {folder / MANIFEST_FILE}
     found = sorted(
         path
@@ -116,7 +116,7 @@ def fetched_files(folder: Path, name: str) -> list[Path]:
     )
     if not found:
         raise ParakeetError(
-            f"Source {name}: among the files that were fetched is none that Parakeet reads. It reads {RECOGNISED}. "
+            f"Source {name}: Parakeet reads none of the downloaded files. It reads {RECOGNISED}. "
             "Correct the files of the source in the recipe."
         )
     return found

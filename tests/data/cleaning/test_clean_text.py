@@ -1,4 +1,4 @@
-"""Text made whole, personal data and boilerplate: what is changed, and what must be left alone."""
+"""Repair of text, personal data and boilerplate: what is changed, and what must be left alone."""
 
 import ipaddress
 import re
@@ -119,7 +119,7 @@ def test_personal_data_is_masked(text: str, after: str) -> None:
         "the phone costs 0.99 or 1000",
     ],
 )
-def test_what_is_no_personal_data_is_left_alone(text: str) -> None:
+def test_text_without_personal_data_is_left_alone(text: str) -> None:
     assert masked(text) == (text, {})
 
 
@@ -193,7 +193,7 @@ def test_boilerplate_is_recognised_in_turns_of_the_assistant(text: str) -> None:
         "He said that he was sorry.",
     ],
 )
-def test_other_talk_is_no_boilerplate(text: str) -> None:
+def test_other_talk_is_not_boilerplate(text: str) -> None:
     assert boilerplate_in(Document("a", "MIT", (Turn("Human", "Hm?"), Turn("Assistant", text)))) == ""
 
 

@@ -251,7 +251,7 @@ def test_a_corpus_of_copies_leaves_one_document(tmp_path: Path) -> None:
     }
 
 
-def test_nothing_to_deduplicate_is_said(tmp_path: Path) -> None:
+def test_nothing_to_deduplicate_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ParakeetError, match="no document to deduplicate"):
         deduplicate(tmp_path, recipe(), [])
 

@@ -130,7 +130,7 @@ def test_documents_say_where_they_stood_and_never_where_the_checkout_lies(tmp_pa
     assert not any("file" in metadata for source, metadata in found if source == "talk")
 
 
-def test_a_schema_change_in_the_middle_of_a_set_is_told_with_file_and_row(tmp_path: Path) -> None:
+def test_a_schema_change_in_the_middle_of_a_set_is_reported_with_file_and_row(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     jsonl(tmp_path / "set/1.jsonl", [f"{n}" for n in range(500)])
     pq.write_table(pa.table({"body": ["now", "called", "otherwise"]}), tmp_path / "set/2.parquet")
@@ -147,7 +147,7 @@ def test_a_schema_change_in_the_middle_of_a_set_is_told_with_file_and_row(tmp_pa
         collect(tmp_path / "again", recipe_of(source))
 
 
-def test_a_schema_change_between_two_parquet_files_is_told_with_file_and_row(tmp_path: Path) -> None:
+def test_a_schema_change_between_two_parquet_files_is_reported_with_file_and_row(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     pq.write_table(pa.table({"text": [f"{n}" for n in range(300)]}), tmp_path / "set/0.parquet")
     # Row groups of two: the rows count through the file all the same.
@@ -163,7 +163,7 @@ def test_a_schema_change_between_two_parquet_files_is_told_with_file_and_row(tmp
         collect(tmp_path / "again", recipe_of(source))
 
 
-def test_a_member_that_leads_out_of_its_archive_is_told_and_written_nowhere(tmp_path: Path) -> None:
+def test_a_member_that_leads_out_of_its_archive_is_reported_and_written_nowhere(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     with zipfile.ZipFile(tmp_path / "in/a.zip", "w") as archive:
         archive.writestr("../../evil.txt", "evil")
@@ -236,10 +236,10 @@ class TestRemote:
             ("x", {"file": "data/manifest.json", "row": 1}),
         ]
 
-    def test_nothing_to_read_is_said(self, tmp_path: Path) -> None:
+    def test_nothing_to_read_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "files").mkdir()
         (tmp_path / "files/manifest.json").write_text("{}")
-        with pytest.raises(ParakeetError, match="far: among the files that were fetched is none"):
+        with pytest.raises(ParakeetError, match="far: Parakeet reads none of the downloaded files"):
             collect(tmp_path / "output", recipe_of(self.SOURCE), {"source_files/far": tmp_path / "files"})
 
 
@@ -268,7 +268,7 @@ def test_what_is_normal_ends_a_task_only_where_there_is_nothing_else(tmp_path: P
 
 
 def test_a_source_that_is_nearly_all_bad_ends_at_once(tmp_path: Path) -> None:
-    """A wrong mapping is said after a thousand records, not after hours."""
+    """A wrong mapping is reported after a thousand records, not after hours."""
     path = tmp_path / "a.jsonl"
     path.write_text('{"words": "none of this is known"}\n' * 5000, encoding="utf-8")
     output = tmp_path / "out"

@@ -189,7 +189,7 @@ class TestText:
         assert values(path) == [(2, f"# Title\n\n{paragraph.strip()}"), (7, "The end.")]
 
     @pytest.mark.parametrize(("junk", "reason"), [(b"caf\xe9", "invalid UTF-8"), (b"a\x00b", "NUL byte")])
-    def test_a_line_that_is_no_text(self, write: Write, junk: bytes, reason: str) -> None:
+    def test_a_line_that_is_not_text(self, write: Write, junk: bytes, reason: str) -> None:
         path = write("a.txt", b"before\n" + junk + b"\nafter\nit\n\n")
         assert problems(path) == [(2, reason)]
         assert values(path) == [(1, "before"), (3, "after\nit")]
