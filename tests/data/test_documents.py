@@ -1,5 +1,7 @@
 """Documents in Parquet parts: what comes back, what a doc_id depends on, and parts of the version before."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from parakeet.data.tokens.vocabulary import make_tokenizer
 from parakeet.progress import Progress
 
 from ..conftest import Prepared
-from .old_parts import write_old_part
+from .document_parts import write_old_part
 
 CHAT = (Turn("System", "Sei nett."), Turn("Human", "Hallo?"), Turn("Assistant", "Hallo, Welt ☺"))
 
@@ -113,3 +115,10 @@ def test_old_documents_give_the_same_vocabulary_and_the_same_shards(prepared: Pr
         files = [path for path in folder.iterdir() if path.is_file()]
         assert files
         assert all((output / path.name).read_bytes() == path.read_bytes() for path in files)
+
+
+def test_documents_and_what_only_reads_them_load_without_datatrove() -> None:
+    modules = "parakeet.data.documents, parakeet.data.questions, parakeet.data.reading.source_readers"
+    code = f"import sys, {modules}; print({{'torch', 'datatrove', 'dagster'}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

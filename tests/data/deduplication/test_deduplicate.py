@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 
 from parakeet.conversation import Turn
 from parakeet.data.deduplication.deduplicate import deduplicate_documents
-from parakeet.data.documents import Document, DocumentWriter, parts, read_documents
+from parakeet.data.documents import Document, parts, read_documents
 from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 
-from ..old_parts import write_old_part
+from ..document_parts import write_old_part, write_parts
 
 ARTICLES = Path(__file__).parents[4] / "shared/data/dedup"
 VOCABULARY = [a + b + c for a in "bdfgk" for b in "aeiou" for c in ("lo", "ming", "ter", "sk", "nd")]
@@ -58,17 +58,6 @@ def chat(question: str, answer: str, source: str = "a", held_out: bool | None = 
 
 def article(seed: int, words: int = 120) -> str:
     return " ".join(random.Random(seed).choices(VOCABULARY, k=words))
-
-
-def write_parts(directory: Path, *groups: list[Document]) -> Path:
-    directory.mkdir(parents=True)
-    for number, documents in enumerate(groups):
-        with DocumentWriter(directory / "new") as writer:
-            for document in documents:
-                writer.write(document)
-        (directory / "new" / "part-00000.parquet").rename(directory / f"part-{number:05d}.parquet")
-    (directory / "new").rmdir()
-    return directory
 
 
 def deduplicate(

@@ -1,4 +1,4 @@
-"""Parts as Parakeet wrote them before `held_out` and `split` became columns."""
+"""Parts of documents for tests, also as Parakeet wrote them before `held_out` and `split` became columns."""
 
 import json
 from collections.abc import Sequence
@@ -7,9 +7,21 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from parakeet.data.documents import SCHEMA, Document
+from parakeet.data.documents import SCHEMA, Document, DocumentWriter
 
 OLD_SCHEMA = pa.schema([SCHEMA.field(name) for name in ("doc_id", "source", "licence", "turns", "metadata")])
+
+
+def write_parts(directory: Path, *groups: list[Document]) -> Path:
+    """A folder with one part for each group."""
+    directory.mkdir(parents=True)
+    for number, documents in enumerate(groups):
+        with DocumentWriter(directory / "new") as writer:
+            for document in documents:
+                writer.write(document)
+        (directory / "new" / "part-00000.parquet").rename(directory / f"part-{number:05d}.parquet")
+    (directory / "new").rmdir()
+    return directory
 
 
 def write_old_part(path: Path, documents: Sequence[Document]) -> None:
