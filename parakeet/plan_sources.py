@@ -5,7 +5,7 @@ import textwrap
 from fractions import Fraction
 from urllib.parse import urlsplit
 
-from parakeet.data.reading.sampling import synthetic_count
+from parakeet.data.reading.sources import synthetic_count
 from parakeet.download.slices import WHOLE
 from parakeet.formatting import format_bytes, format_count, format_percent
 from parakeet.recipe import Recipe

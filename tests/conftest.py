@@ -71,10 +71,10 @@ def some_documents(count: int = 300) -> list[Document]:
     for number in range(count):
         question = Turn("Human", f"What is {number % 17} plus {number}?")
         answer = Turn("Assistant", f"{number % 17} plus {number} is {number % 17 + number}." * (1 + number % 3))
-        documents.append(Document("talk", "MIT", (question, answer), {"held_out": number % 10 == 0}))
+        documents.append(Document("talk", "MIT", (question, answer), split="train" if number % 10 else "held_out"))
     for number in range(2):
         text = " ".join(f"Line {number} and {line} of a longer text." for line in range(60))
-        documents.append(Document("text", "MIT", (Turn("text", text),), {"held_out": number == 0}))
+        documents.append(Document("text", "MIT", (Turn("text", text),), split="train" if number else "held_out"))
     return documents
 
 

@@ -3,6 +3,8 @@
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -30,7 +32,7 @@ def modules_after(statement: str) -> set[str]:
 @pytest.mark.parametrize("path", sorted((ROOT / "parakeet").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
 def test_the_library_knows_nothing_of_dagster(path: Path) -> None:
     forbidden = imported(path) & {"dagster", "assets_defs", "pipelines"}
-    # The exception that DESIGN allows: `parakeet build` imports pipelines inside its function.
+    # The one exception: `parakeet build` imports pipelines inside its function.
     assert forbidden <= ({"pipelines"} if path.name == "cli.py" else set())
 
 
@@ -78,6 +80,53 @@ def test_no_room_of_the_library_reaches_up(path: Path) -> None:
         return
     upward = {other for other in rooms_imported(path) if FLOOR[other] < FLOOR[room]}
     assert upward == set()
+
+
+KNOWN_CYCLES = {
+    ("parakeet.training.metrics", "parakeet.training.tensorboard"),
+    ("parakeet.data.tasks", "parakeet.data.ray_tasks"),
+}
+"""Imports that others are removing."""
+
+
+def modules_imported(path: Path) -> Iterator[str]:
+    """Modules of this project that a file imports, anywhere in it but under `if TYPE_CHECKING`."""
+    waiting: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            waiting += node.orelse
+        else:
+            waiting += ast.iter_child_nodes(node)
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            # `from parakeet.data import tasks` imports a module, `from parakeet.data.tasks import count` a name.
+            yield from (name if (name := f"{node.module}.{alias.name}") in MODULES else node.module
+                        for alias in node.names)  # fmt: skip
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {
+    module_name(path): path
+    for folder in ("parakeet", "assets_defs", "pipelines")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+}
+
+
+def test_no_file_imports_one_that_imports_it() -> None:
+    """Neither directly nor through others. An import inside a function counts: it hides a cycle, it does not cut it."""
+    graph = {
+        name: {other for other in modules_imported(path) if other in MODULES and (name, other) not in KNOWN_CYCLES}
+        for name, path in MODULES.items()
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
 
 
 def test_definitions_load_without_torch_or_datatrove() -> None:

@@ -20,14 +20,33 @@ from datatrove.pipeline.dedup.minhash import (
 )
 from datatrove.pipeline.filters import GopherQualityFilter, GopherRepetitionFilter
 
-from parakeet.data.cleaning.cleaning_steps import CleanDocuments
-from parakeet.data.deduplication.deduplicate import Search
+from parakeet.data.cleaning.clean import CleanDocuments
 from parakeet.data.deduplication.duplicates import exact_representatives, read_columns
-from parakeet.data.documents import collect_parts, count_documents, megabytes, parts
-from parakeet.data.part_steps import ReadPart, WriteDocuments
+from parakeet.data.deduplication.minhash import NearDuplicateSearch
+from parakeet.data.documents import (
+    Document,
+    ReadParts,
+    WriteDocuments,
+    collect_parts,
+    count_documents,
+    megabytes,
+    parts,
+)
 from parakeet.data.tasks import run_tasks, watch
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
+
+
+def as_items(data: Iterator[Document], rank: int = 0, world_size: int = 1) -> Iterator[Item]:
+    """Pipeline step: Parakeet's documents as datatrove's."""
+    for number, document in enumerate(data):
+        yield Item(document.content, str(number), metadata={"document": document})
+
+
+def as_documents(data: Iterator[Item], rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+    """Pipeline step: and back."""
+    for item in data:
+        yield item.metadata["document"]
 
 
 class OnlyMarked(PipelineStep):
@@ -52,10 +71,12 @@ def clean_documents(recipe: Recipe, inputs: Mapping[str, Path], output: Path, pr
     # The rules are datatrove's own filters here; the share of duplicate lines is off as it is in ours.
     plain = recipe.clean.model_copy(update={"repetition": None, "quality": None})
     steps = [
-        ReadPart([[path] for path in paths], work / "read"),
+        ReadParts([[path] for path in paths], work / "read"),
         CleanDocuments(plain, work / "tallies", None),
+        as_items,
         GopherRepetitionFilter(dup_line_frac=None),
         GopherQualityFilter(),
+        as_documents,
         WriteDocuments(work / "kept"),
     ]
     with progress.task("cleaning", megabytes(paths), "MB") as task, watch(task, work / "read"):
@@ -72,17 +93,17 @@ def deduplicate_documents(
     columns = read_columns(paths)
     first = exact_representatives(columns.ids, np.zeros(len(columns.ids), np.int64)) == np.arange(len(columns.ids))
     work = output / "work"
-    groups = Search(recipe, paths, columns.part_sizes, work, progress).groups
+    groups = NearDuplicateSearch(recipe, paths, columns.part_sizes, work, progress).groups
     (work / "marks").mkdir(parents=True)
     ends = np.cumsum([sum(columns.part_sizes[group.start : group.stop]) for group in groups])
     for rank, marks in enumerate(np.split(first, ends[:-1])):
         np.save(work / "marks" / f"{rank:05d}.npy", marks)
     files = [[paths[number] for number in group] for group in groups]
 
-    def read(counts: str) -> list[PipelineStep]:
-        return [ReadPart(files, work / counts), OnlyMarked(work / "marks")]
+    def read(counts: str) -> list[Any]:
+        return [ReadParts(files, work / counts), as_items, OnlyMarked(work / "marks")]
 
-    def run(name: str, steps: list[PipelineStep], tasks: int) -> None:
+    def run(name: str, steps: list[Any], tasks: int) -> None:
         with progress.task(name, None, "tasks"):
             run_tasks(steps, tasks, recipe.executor, work / f"running {name}")
 
@@ -91,7 +112,7 @@ def deduplicate_documents(
     run("signatures of documents", [*read("signed"), signing], len(groups))
     run("comparison of documents", [MinhashDedupBuckets(signatures, pairs)], signing.config.num_buckets)
     run("Cluster", [MinhashDedupCluster(pairs, removed)], 1)
-    writing = [*read("written"), MinhashDedupFilter(removed), WriteDocuments(work / "kept")]
+    writing = [*read("written"), MinhashDedupFilter(removed), as_documents, WriteDocuments(work / "kept")]
     run("Write", writing, len(groups))
     collect_parts(work / "kept", output)
     return {"documents": count_documents(output), "exact_duplicates": int((~first).sum())}

@@ -78,11 +78,11 @@ class Labelled:
 
 def find_pairs(recipe: Recipe, inputs: Mapping[str, Path], output: Path, progress: Progress) -> dict[str, Any]:
     """In a process of its own: the pairs of numbers of documents that share a bucket, by the stage's own search."""
-    from parakeet.data.deduplication.deduplicate import Search
+    from parakeet.data.deduplication.minhash import NearDuplicateSearch
 
     paths = parts(inputs["clean_documents"])
     sizes = [pq.read_metadata(path).num_rows for path in paths]
-    search = Search(recipe, paths, sizes, output / "work", progress)
+    search = NearDuplicateSearch(recipe, paths, sizes, output / "work", progress)
     pairs = search.pairs(np.ones(sum(sizes), bool))
     return {"pairs": sorted({(min(pair), max(pair)) for pair in pairs})}
 

@@ -1,11 +1,15 @@
-"""Documents between the stages: Parquet parts of turns with their source and licence (DESIGN §4)."""
+"""Documents between the stages: their Parquet parts, and the pipeline steps that read and write them.
+
+Every stage before the token shards reads and writes the columns of `SCHEMA`, here and nowhere else.
+"""
 
 import hashlib
 import json
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,8 @@ from parakeet.conversation import Turn
 from parakeet.errors import ParakeetError
 from parakeet.recipe import Recipe
 
+TRAIN, HELD_OUT = "train", "held_out"
+
 SCHEMA = pa.schema(
     [
         pa.field("doc_id", pa.binary(16), nullable=False),
@@ -27,35 +33,44 @@ SCHEMA = pa.schema(
             pa.list_(pa.struct([pa.field("role", pa.string()), pa.field("content", pa.string())])),
             nullable=False,
         ),
+        pa.field("held_out", pa.bool_()),
+        pa.field("split", pa.string()),
         pa.field("metadata", pa.string(), nullable=False),
     ]
 )
 
-REPEATED = ["source", "licence", "turns.list.element.role"]
-"""Columns of few values: a dictionary of the others would be as long as they are, and slower to read."""
+DICTIONARY_COLUMNS = ["source", "licence", "turns.list.element.role", "split"]
+"""Columns with few distinct values. For the others a dictionary would be as long as the data, and slower to read."""
 ROWS_PER_GROUP = 4096
 BYTES_PER_GROUP = 4 << 20
-"""A row group is what a reader holds at once."""
+"""A reader holds one row group in memory."""
 BYTES_PER_PART = 16 << 20
-"""A part is the unit of parallel work: datatrove never splits a file between workers."""
+"""A part is the unit of parallel work: no task reads half a part."""
+MB = 1_000_000
 
 
 @dataclass(frozen=True)
 class Document:
     """One plain text or one conversation.
 
-    `metadata` is small and JSON-serialisable; `metadata["held_out"]`, where present, overrides the
-    hash that otherwise decides whether a document is held out.
+    `metadata` is small and JSON-serialisable: where the document stood, and what helps to find it again.
     """
 
     source: str
     licence: str
     turns: tuple[Turn, ...]
     metadata: dict[str, Any] = field(default_factory=dict)
+    held_out: bool | None = None
+    """What the source asks for: True holds the document out, False trains on it, None leaves it to deduplication."""
+    split: str | None = None
+    """`train` or `held_out`, decided by deduplication; None before."""
 
-    @property
+    @cached_property
     def doc_id(self) -> bytes:
-        """16 bytes of blake2b over the normalised content: equal for exact duplicates."""
+        """16 bytes of blake2b over the normalised content: equal for exact duplicates.
+
+        Computed when first asked for. It is no field, so `replace(document, turns=...)` cannot keep an old one.
+        """
         digest = hashlib.blake2b(digest_size=16)
         for turn in self.turns:
             digest.update(turn.role.encode() + b"\x1f" + normalised(turn.content).encode() + b"\x1e")
@@ -67,13 +82,50 @@ class Document:
 
     @property
     def n_bytes(self) -> int:
-        """UTF-8 bytes of the content of all turns, without roles and ends."""
+        """UTF-8 bytes of the content of all turns, without roles and end tokens."""
         return sum(len(turn.content.encode()) for turn in self.turns)
 
     @property
     def content(self) -> str:
-        """The turns' content joined by newlines: what the filters and the deduplication read."""
+        """The content of all turns, joined by newlines: what the filters and the deduplication read."""
         return "\n".join(turn.content for turn in self.turns)
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """`file` and `row` of the record it was made from; empty for documents that no file held."""
+        return {key: self.metadata[key] for key in ("file", "row") if key in self.metadata}
+
+    def with_split(self, split: str) -> "Document":
+        return _identified(replace(self, split=split), self.doc_id)
+
+    def to_row(self) -> dict[str, Any]:
+        return {
+            "doc_id": self.doc_id,
+            "source": self.source,
+            "licence": self.licence,
+            "turns": [{"role": turn.role, "content": turn.content} for turn in self.turns],
+            "held_out": self.held_out,
+            "split": self.split,
+            "metadata": json.dumps(self.metadata, ensure_ascii=False, sort_keys=True),
+        }
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> "Document":
+        document = cls(
+            source=row["source"],
+            licence=row["licence"],
+            turns=tuple(Turn(turn["role"], turn["content"]) for turn in row["turns"]),
+            metadata=json.loads(row["metadata"]),
+            held_out=row["held_out"],
+            split=row["split"],
+        )
+        return _identified(document, row["doc_id"])
+
+
+def _identified(document: Document, doc_id: bytes) -> Document:
+    """Fill the cache of `doc_id`, where the id is known."""
+    document.__dict__["doc_id"] = doc_id
+    return document
 
 
 def normalised(text: str) -> str:
@@ -82,15 +134,14 @@ def normalised(text: str) -> str:
 
 
 class DocumentWriter:
-    """Writes documents into `directory/part-00000.parquet`, …, in the order given.
+    """Writes documents to `directory/part-00000.parquet`, `part-00001.parquet`, …, in the order given.
 
-    A new part begins after about `BYTES_PER_PART` bytes of content. What an earlier, interrupted try left in the
-    directory is taken away. Use as a context manager; without one document there is one empty part.
+    A new part begins after about `BYTES_PER_PART` bytes of content. Parts that an interrupted run left in the directory
+    are removed. Use it as a context manager. If no document is written, there is one empty part.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.count = 0
         self._rows: list[dict[str, Any]] = []
         self._part_bytes = 0
         self._group_bytes = 0
@@ -104,27 +155,15 @@ class DocumentWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            self._close()
-            return
-        self._flush()
-        if self._parts == 0:
-            self._open()
+        if kind is None:
+            self._flush()
+            if self._parts == 0:
+                self._open()
         self._close()
 
-    def write(self, document: Document, doc_id: bytes | None = None) -> None:
-        """`doc_id`, where it is known, saves computing it."""
+    def write(self, document: Document) -> None:
         n_bytes = document.n_bytes
-        self._rows.append(
-            {
-                "doc_id": doc_id or document.doc_id,
-                "source": document.source,
-                "licence": document.licence,
-                "turns": [{"role": turn.role, "content": turn.content} for turn in document.turns],
-                "metadata": json.dumps(document.metadata, ensure_ascii=False, sort_keys=True),
-            }
-        )
-        self.count += 1
+        self._rows.append(document.to_row())
         self._part_bytes += n_bytes
         self._group_bytes += n_bytes
         if self._part_bytes >= BYTES_PER_PART:
@@ -135,7 +174,7 @@ class DocumentWriter:
 
     def _open(self) -> None:
         path = self.directory / f"part-{self._parts:05d}.parquet"
-        self._writer = pq.ParquetWriter(path, SCHEMA, compression="zstd", use_dictionary=REPEATED)
+        self._writer = pq.ParquetWriter(path, SCHEMA, compression="zstd", use_dictionary=DICTIONARY_COLUMNS)
         self._parts += 1
 
     def _flush(self) -> None:
@@ -151,7 +190,7 @@ class DocumentWriter:
     def _close(self) -> None:
         if self._writer is not None:
             self._writer.close()
-            # Before the task is called finished: a power cut must not leave the word without the file.
+            # Synced before the task is marked as complete: after a power cut the mark must not outlive the file.
             sync_file(self.directory / f"part-{self._parts - 1:05d}.parquet")
         self._writer = None
         self._part_bytes = 0
@@ -162,31 +201,42 @@ def parts(directory: Path) -> list[Path]:
     return sorted(directory.glob("part-*.parquet"))
 
 
-def read_part(path: Path) -> Iterator[Document]:
-    for _, document in read_identified(path):
-        yield document
+def read_batches(path: Path, columns: Sequence[str] = tuple(SCHEMA.names)) -> Iterator[pa.RecordBatch]:
+    """The record batches of a part with these columns, a row group in memory at a time.
 
-
-def read_identified(path: Path) -> Iterator[tuple[bytes, Document]]:
-    """Documents of one part with their `doc_id` as it was written, a row group in memory at a time."""
+    Parts of stage version 2 kept `held_out` in the metadata's JSON and had no `split`. They are read as if they had
+    both columns. This is the only place that knows; remove it when such artefacts need not be read any more.
+    """
     with pq.ParquetFile(path) as file:
+        old = "split" not in file.schema_arrow.names
+        stored = [name for name in file.schema_arrow.names if name in columns or (old and name == "metadata")]
         for group in range(file.num_row_groups):
-            for row in file.read_row_group(group, use_threads=False).to_pylist():
-                yield (
-                    row["doc_id"],
-                    Document(
-                        source=row["source"],
-                        licence=row["licence"],
-                        turns=tuple(Turn(turn["role"], turn["content"]) for turn in row["turns"]),
-                        metadata=json.loads(row["metadata"]),
-                    ),
-                )
+            table = file.read_row_group(group, columns=stored, use_threads=False)
+            yield from (_with_split(table) if old else table).select(list(columns)).to_batches()
+
+
+def _with_split(table: pa.Table) -> pa.Table:
+    """A table of version 2 with the columns of today.
+
+    Its deduplication overwrote `held_out` by its decision, so this one value gives both columns.
+    """
+    metadata = [json.loads(text) for text in table["metadata"].to_pylist()]
+    held_out = [values.pop("held_out", None) for values in metadata]
+    split = [None if value is None else HELD_OUT if value else TRAIN for value in held_out]
+    rest = [json.dumps(values, ensure_ascii=False, sort_keys=True) for values in metadata]
+    return (
+        table.drop_columns("metadata")
+        .append_column("metadata", pa.array(rest, pa.string()))
+        .append_column("held_out", pa.array(held_out, pa.bool_()))
+        .append_column("split", pa.array(split, pa.string()))
+    )
 
 
 def read_documents(paths: Iterable[Path]) -> Iterator[Document]:
-    """Documents of several parts, one after the other, in bounded memory."""
+    """The documents of several parts, one after the other, a row group in memory at a time."""
     for path in paths:
-        yield from read_part(path)
+        for batch in read_batches(path):
+            yield from map(Document.from_row, batch.to_pylist())
 
 
 def count_documents(directory: Path) -> int:
@@ -201,14 +251,14 @@ def content_bytes(path: Path) -> int:
 
 
 def megabytes(paths: Iterable[Path]) -> float:
-    """About the text in some parts, in millions of bytes: what the progress of a stage goes to."""
-    return sum(map(content_bytes, paths)) / 1e6
+    """About the text in some parts, in millions of bytes: the total of a stage's progress bar."""
+    return sum(map(content_bytes, paths)) / MB
 
 
 def part_groups(sizes: Sequence[int], group_size: int, most: int = 1 << 20) -> list[range]:
-    """Neighbouring parts in groups of about `group_size`, and in at most about `most`; as ranges of part numbers.
+    """Neighbouring parts in groups of about `group_size`, in about `most` groups at most; as ranges of part numbers.
 
-    A pure function of the sizes: what a task works on must not depend on who works.
+    A pure function of the sizes: a task's share of the work must not depend on the workers.
     """
     size = max(group_size, -(-sum(sizes) // most))
     groups, begin, held = [], 0, 0
@@ -223,9 +273,9 @@ def part_groups(sizes: Sequence[int], group_size: int, most: int = 1 << 20) -> l
 
 
 def collect_parts(folder: Path, output: Path) -> None:
-    """Move the parts of the tasks' folders in `folder` to `output`, numbered through; empty ones are left out.
+    """Move the parts in the tasks' folders below `folder` to `output` and number them; empty ones are left out.
 
-    Killed in between, it goes on: what goes where is written down before the first file moves.
+    The moves are written down before the first file moves, so an interrupted call can be repeated.
     """
     plan = folder / "moves.json"
     if not plan.exists():
@@ -238,10 +288,54 @@ def collect_parts(folder: Path, output: Path) -> None:
 
 
 def refuse_emptied(recipe: Recipe, kept: Mapping[str, int], by: str) -> None:
-    """ParakeetError where a source that is to have a share of the training is left without a document."""
+    """ParakeetError if no document is left of a source that has a weight, and so a share of the training."""
     for source in recipe.sources:
         if source.weight is not None and not kept.get(source.name):
             raise ParakeetError(
-                f"Source {source.name} has the weight {source.weight:g}, but {by} left no document of it. Mend the "
-                "source, or the rules that it falls under (in the recipe: clean, deduplication), or take it out."
+                f"Source {source.name} has the weight {source.weight:g}, but {by} left no document of it. Correct the "
+                "source or the rules in the recipe (clean, deduplication), or remove the source."
             )
+
+
+# Pipeline steps. A datatrove pipeline takes any function of (data, rank, world size), so Parakeet's own documents
+# travel from step to step, and this module imports neither datatrove nor what brings it.
+
+
+@dataclass(frozen=True)
+class ReadParts:
+    """First step of a pipeline: the documents of the parts `groups[rank]`, in order.
+
+    `counts/<rank>` holds the megabytes of content read so far, for `watch`. (Documents differ too much in size for a
+    number of documents to say how much is left.)
+    """
+
+    groups: Sequence[Sequence[Path]] = field(repr=False)
+    counts: Path
+
+    def __call__(self, data: object, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        from parakeet.data.tasks import count
+
+        n_bytes = reported = 0
+        for document in read_documents(self.groups[rank]):
+            n_bytes += document.n_bytes
+            yield document
+            if n_bytes - reported >= MB:
+                count(self.counts, rank, n_bytes / MB)
+                reported = n_bytes
+        count(self.counts, rank, n_bytes / MB)
+
+
+@dataclass(frozen=True)
+class WriteDocuments:
+    """Last step of a pipeline: writes a task's documents to parts in `folder/<rank>`.
+
+    Parts that an interrupted run of the task left there are overwritten.
+    """
+
+    folder: Path
+
+    def __call__(self, data: Iterator[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        with DocumentWriter(self.folder / f"{rank:05d}") as writer:
+            for document in data:
+                writer.write(document)
+                yield document

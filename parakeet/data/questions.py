@@ -49,7 +49,7 @@ class LeakSearch:
 
     def find(self, document: Document) -> str:
         """A question that the document contains, case-folded, or "". Its score would measure memory, not skill."""
-        if document.metadata.get("held_out") or not (self._by_word or self._wordless):
+        if document.held_out or not (self._by_word or self._wordless):
             return ""
         text = document.content.casefold()
         found = self._by_word.keys() & set(text.split())

@@ -19,7 +19,7 @@ def found(*questions: Question) -> list[str]:
     documents = []
     for words, reply, held_out in (("So: WHAT is up?", "Up.", False), ("Held?", "Yes.", True)):
         turns = (Turn("Human", words), Turn("Assistant", reply))
-        documents.append(Document("a", "MIT", turns, {"held_out": held_out}))
+        documents.append(Document("a", "MIT", turns, held_out=held_out))
     return [leaks.find(document) for document in documents]
 
 

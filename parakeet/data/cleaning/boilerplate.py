@@ -1,4 +1,4 @@
-"""What chat models say of themselves, and would teach a model that is somebody else."""
+"""What chat models say about themselves: training on it would teach our model that it is somebody else."""
 
 import re
 
@@ -12,7 +12,7 @@ _MAKERS = r"(?:OpenAI|Anthropic|Google|Microsoft|Meta|DeepSeek|Mistral|Alibaba)"
 _I_AM = r"I(?: am|['’]m)"
 _CANNOT = rf"(?:I can(?: )?not|I can['’]t|{_I_AM} (?:unable|not able) to|I (?:won['’]t|will not) be able to)"
 
-# Each with words of which the text, in lower case, must hold one: to look for those is fifty times as fast.
+# Each pattern comes with words of which the lower-case text must contain one: looking for those is 50 times as fast.
 PATTERNS: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = tuple(
     (words, re.compile(pattern.replace(" ", r"\s+"), re.IGNORECASE))
     for words, pattern in (
@@ -57,7 +57,7 @@ PATTERNS: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = tuple(
 
 
 def boilerplate_in(document: Document) -> str:
-    """From where in an Assistant's turn, or in a plain document, a chat model speaks of itself, or nothing."""
+    """The place in a plain document or an Assistant turn where a chat model speaks of itself, or an empty string."""
     for turn in document.turns:
         if turn.role not in ("Assistant", "text"):
             continue

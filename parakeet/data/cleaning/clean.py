@@ -1,28 +1,42 @@
-"""The clean_documents stage: normalise the text, and drop what is no use, or not to be trained on, with the reason why.
+"""The stage `clean_documents`: normalise the text, and drop what is useless or must not be trained on.
 
-datatrove runs it, one task per part; only the stage function imports it.
+Each rule is a function from a document to a `Fault` or None. A new rule is a new file beside this one, and a line in
+`Cleaner._rules`.
 """
 
 import json
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from parakeet.artifact import replace_file
-from parakeet.data.cleaning.text_faults import Fault
-from parakeet.data.documents import Document, collect_parts, count_documents, megabytes, parts, refuse_emptied
+from parakeet.data.cleaning.boilerplate import boilerplate_in
+from parakeet.data.cleaning.counts import CleaningCounts
+from parakeet.data.cleaning.decontaminate import EvaluationIndex, SetCounts, build_index
+from parakeet.data.cleaning.language import foreign_language, language_guesser
+from parakeet.data.cleaning.personal_data import masked_document
+from parakeet.data.cleaning.quality import QualityFilter
+from parakeet.data.cleaning.repetition import RepetitionFilter
+from parakeet.data.cleaning.text_faults import Fault, fault_of, repaired_document
+from parakeet.data.documents import (
+    Document,
+    ReadParts,
+    WriteDocuments,
+    collect_parts,
+    count_documents,
+    megabytes,
+    parts,
+    refuse_emptied,
+)
+from parakeet.data.tasks import run_tasks, watch
+from parakeet.data.words import LastWords
 from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
-from parakeet.recipe import Recipe
-
-if TYPE_CHECKING:
-    from parakeet.data.cleaning.decontaminate import SetCounts
+from parakeet.recipe import Clean, Recipe
 
 DROPPED_FILE = "dropped.jsonl"
-EXAMPLES_PER_REASON = 20
-EXCERPT_CHARACTERS = 300
 
 _REMEDIES = {
     "too short": "lower clean.min_characters",
@@ -31,115 +45,26 @@ _REMEDIES = {
     "boilerplate": "set clean.boilerplate to keep",
     "repetition": "set clean.repetition to null",
     "quality": "set clean.quality to null",
-    "contaminated": "take text that is not in decontamination.sets",
+    "contaminated": "use text that is not in decontamination.sets",
     "empty turn": "look for turns without text in the source",
     "only control tokens": "look for turns without text in the source",
 }
 
-
-@dataclass
-class Contamination:
-    """How many documents share text with an evaluation set, and with which of its records (by number)."""
-
-    documents: int = 0
-    records: set[int] = field(default_factory=set)
-
-    def add(self, records: Sequence[int]) -> None:
-        """Count a document that shares text with these records."""
-        self.documents += 1
-        self.records.update(records)
-
-
-class Tally:
-    """What became of documents: by source the kept, the dropped by reason and what was found; the first examples."""
-
-    def __init__(self) -> None:
-        self.kept: Counter[str] = Counter()
-        self.dropped: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        self.found: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        self.contaminated: defaultdict[str, Contamination] = defaultdict(Contamination)
-        self.examples: list[dict[str, Any]] = []
-
-    def drop(self, document: Document, fault: Fault) -> None:
-        """Count a document that is dropped."""
-        excerpt = (fault.excerpt or document.content)[:EXCERPT_CHARACTERS]
-        example = {"source": document.source, "reason": fault.reason, "excerpt": excerpt}
-        example |= {key: document.metadata[key] for key in ("file", "row") if key in document.metadata}
-        self._drop(document.source, fault.reason, 1, [example])
-
-    def add(self, other: "Tally") -> None:
-        """Count what a later part counted."""
-        self.kept.update(other.kept)
-        for source, found in other.found.items():
-            self.found[source].update(found)
-        for name, contamination in other.contaminated.items():
-            self.contaminated[name].documents += contamination.documents
-            self.contaminated[name].records |= contamination.records
-        for source, reasons in other.dropped.items():
-            for reason, number in reasons.items():
-                examples = [e for e in other.examples if (e["source"], e["reason"]) == (source, reason)]
-                self._drop(source, reason, number, examples)
-
-    def _drop(self, source: str, reason: str, number: int, examples: list[dict[str, Any]]) -> None:
-        room = max(0, EXAMPLES_PER_REASON - self.dropped[source][reason])
-        self.examples += examples[:room]
-        self.dropped[source][reason] += number
-
-    def save(self, path: Path) -> None:
-        """Write it so that whoever reads finds all of it or nothing."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        contaminated = {name: [c.documents, sorted(c.records)] for name, c in self.contaminated.items()}
-        values = {
-            "kept": self.kept,
-            "dropped": self.dropped,
-            "found": self.found,
-            "contaminated": contaminated,
-            "examples": self.examples,
-        }
-        replace_file(path, json.dumps(values, ensure_ascii=False))
-
-    @classmethod
-    def load(cls, path: Path) -> "Tally":
-        values = json.loads(path.read_text(encoding="utf-8"))
-        tally = cls()
-        tally.kept.update(values["kept"])
-        for source, reasons in values["dropped"].items():
-            tally.dropped[source].update(reasons)
-        for source, found in values["found"].items():
-            tally.found[source].update(found)
-        for name, (documents, records) in values["contaminated"].items():
-            tally.contaminated[name] = Contamination(documents, set(records))
-        tally.examples = values["examples"]
-        return tally
-
-    def summary(self) -> dict[str, dict[str, Any]]:
-        """`{source: {"kept": n, "dropped": {reason: n}, "found": {kind: n}}}`, sorted."""
-        return {
-            name: {
-                "kept": self.kept[name],
-                "dropped": dict(sorted(self.dropped[name].items())),
-                "found": dict(sorted(self.found[name].items())),
-            }
-            for name in sorted({*self.kept, *self.dropped})
-        }
+Rule = Callable[[Document], Fault | None]
 
 
 def clean_documents(recipe: Recipe, inputs: Mapping[str, Path], output: Path, progress: Progress) -> dict[str, Any]:
     """Write the documents that are kept, in order, and `dropped.jsonl` with examples of the others.
 
     Returns {"documents", "dropped", "sources": {name: {"kept", "dropped": {reason: n}, "found": {kind: n}}},
-    "evaluation_sets": {name: {"records", "short", "bad", "found", "documents"}}}. What is found, in so many documents:
-    "mended" (of all), "boilerplate" (of those that nothing before it dropped), "e-mail", "phone" and "IP address" (of
-    the kept). Of a set's records that are looked for, so many are `found`, in so many dropped `documents`.
+    "evaluation_sets": {name: {"records", "short", "bad", "found", "documents"}}}. `found` of a source counts documents:
+    "mended" (mojibake, among all), "boilerplate" (among those that no rule before it dropped), "e-mail", "phone" and
+    "IP address" (among the kept). `found` of a set counts those of its records that stand in `documents` dropped
+    documents.
 
-    Goes on where an interrupted try stopped. Raises ParakeetError where nothing is kept, an evaluation set cannot be
+    Resumes what an earlier run left in `output`. Raises ParakeetError if nothing is kept, an evaluation set cannot be
     read, or a language is unknown.
     """
-    from parakeet.data.cleaning.cleaning_steps import CleanDocuments
-    from parakeet.data.cleaning.language import language_guesser
-    from parakeet.data.part_steps import ReadPart, WriteDocuments
-    from parakeet.data.tasks import run_tasks, watch
-
     paths = parts(inputs["documents"])
     total = count_documents(inputs["documents"])
     work = output / "work"
@@ -147,42 +72,40 @@ def clean_documents(recipe: Recipe, inputs: Mapping[str, Path], output: Path, pr
         language_guesser(recipe.clean.languages)
     sets, index = _evaluation_sets(recipe, inputs, work / "evaluation_sets.npz", progress)
     steps = [
-        ReadPart([[path] for path in paths], work / "read"),
+        ReadParts([[path] for path in paths], work / "read"),
         CleanDocuments(recipe.clean, work / "tallies", index),
         WriteDocuments(work / "kept"),
     ]
     with progress.task("cleaning", megabytes(paths), "MB") as task, watch(task, work / "read"):
         run_tasks(steps, len(paths), recipe.executor, work / "cleaning")
-    tally = Tally()
+    counts = CleaningCounts()
     for path in sorted((work / "tallies").glob("[0-9]*")):
-        tally.add(Tally.load(path))
-    kept, sources = tally.kept.total(), tally.summary()
+        counts.add(CleaningCounts.load(path))
+    kept, sources = counts.kept.total(), counts.by_source()
     if kept == 0:
         raise ParakeetError(_nothing_left(total, sources))
-    refuse_emptied(recipe, tally.kept, "cleaning")
-    replace_file(output / DROPPED_FILE, "".join(json.dumps(e, ensure_ascii=False) + "\n" for e in tally.examples))
+    refuse_emptied(recipe, counts.kept, "cleaning")
+    replace_file(output / DROPPED_FILE, "".join(json.dumps(e, ensure_ascii=False) + "\n" for e in counts.examples))
     collect_parts(work / "kept", output)
-    evaluation_sets = {counts.name: _set_summary(counts, tally) for counts in sets}
+    evaluation_sets = {one.name: _set_summary(one, counts) for one in sets}
     return {"documents": kept, "dropped": total - kept, "sources": sources, "evaluation_sets": evaluation_sets}
 
 
 def _evaluation_sets(
     recipe: Recipe, inputs: Mapping[str, Path], file: Path, progress: Progress
-) -> "tuple[list[SetCounts], Path | None]":
-    """The recipe's evaluation sets, and the file of their index; an earlier try's is taken as it is."""
+) -> tuple[list[SetCounts], Path | None]:
+    """The recipe's evaluation sets and the file of their index, which an earlier run may have written."""
     if not recipe.decontamination.sets:
         return [], None
-    from parakeet.data.cleaning.decontaminate import EvaluationIndex, build_index
-
     if not file.is_file():
         build_index(recipe.decontamination, inputs, progress).save(file)
     return EvaluationIndex.load(file).sets, file
 
 
-def _set_summary(counts: "SetCounts", tally: Tally) -> dict[str, int]:
-    shared = tally.contaminated[counts.name]
-    looked_for = {"records": counts.records, "short": counts.short, "bad": counts.bad}
-    return {**looked_for, "found": len(shared.records), "documents": shared.documents}
+def _set_summary(one: SetCounts, counts: CleaningCounts) -> dict[str, int]:
+    shared = counts.contaminated[one.name]
+    searched = {"records": one.records, "short": one.short, "bad": one.bad}
+    return {**searched, "found": len(shared.records), "documents": shared.documents}
 
 
 def _nothing_left(total: int, sources: dict[str, dict[str, Any]]) -> str:
@@ -197,3 +120,78 @@ def _nothing_left(total: int, sources: dict[str, dict[str, Any]]) -> str:
         f"No document is left after cleaning: all {total:,} were dropped ({counts}). "
         f"To keep some, {', or '.join(remedies)}, or add other text."
     )
+
+
+@dataclass(frozen=True)
+class CleanDocuments:
+    """Pipeline step: the documents that are kept, repaired and masked. `tallies/<rank>` counts what became of each."""
+
+    settings: Clean
+    tallies: Path
+    evaluation_sets: Path | None
+
+    def __call__(self, data: Iterator[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        counts = CleaningCounts()
+        index = EvaluationIndex.load(self.evaluation_sets) if self.evaluation_sets else None
+        cleaner = Cleaner(self.settings, counts, index)
+        for document in data:
+            if (kept := cleaner.clean(document)) is not None:
+                yield kept
+        cleaner.words.forget()
+        counts.save(self.tallies / f"{rank:05d}")
+
+
+class Cleaner:
+    """Cleans one document after the other, and counts in `counts`."""
+
+    def __init__(self, settings: Clean, counts: CleaningCounts, index: EvaluationIndex | None) -> None:
+        self.settings = settings
+        self.counts = counts
+        self.words = LastWords()
+        self.rules = self._rules(index)
+
+    def clean(self, document: Document) -> Document | None:
+        """The document as it is kept, or None if a rule drops it. The first rule that finds a fault decides."""
+        document, repaired = repaired_document(document, self.settings.mojibake)
+        if repaired:
+            self.counts.found[document.source]["mended"] += 1
+        for rule in self.rules:
+            if (fault := rule(document)) is not None:
+                self.counts.drop(document, fault)
+                return None
+        # Masked last: a mask would hide what the rules look for.
+        masked, kinds = masked_document(document)
+        self.counts.found[document.source].update(kinds.keys())
+        self.counts.kept[document.source] += 1
+        return masked if self.settings.personal_data == "mask" else document
+
+    def _rules(self, index: EvaluationIndex | None) -> list[Rule]:
+        """In the order of their cost, roughly."""
+        settings = self.settings
+        rules: list[Rule] = [lambda document: fault_of(document, settings)]
+        if settings.languages:
+            guess = language_guesser(settings.languages)
+            rules.append(lambda document: foreign_language(document, settings.languages, guess))
+        rules.append(self._boilerplate)
+        if settings.repetition is not None:
+            rules.append(RepetitionFilter(settings.repetition, self.words))
+        if settings.quality is not None:
+            rules.append(QualityFilter(settings.quality, self.words))
+        if index is not None:
+            rules.append(lambda document: self._contaminated(document, index))
+        return rules
+
+    def _boilerplate(self, document: Document) -> Fault | None:
+        excerpt = boilerplate_in(document)
+        if not excerpt:
+            return None
+        self.counts.found[document.source]["boilerplate"] += 1
+        return Fault("boilerplate", excerpt) if self.settings.boilerplate == "drop" else None
+
+    def _contaminated(self, document: Document, index: EvaluationIndex) -> Fault | None:
+        hits = index.find(document.content)
+        if hits is None:
+            return None
+        for name, records in hits.sets.items():
+            self.counts.contaminated[name].add(records)
+        return Fault(f"contaminated: {next(iter(hits.sets))}", hits.words)

@@ -1,8 +1,7 @@
-"""Evaluation sets in the training text: what both share in words.
+"""Rule: text that the training documents share with evaluation sets.
 
-A document is contaminated if it shares `words` words in a row with a field of a record, or holds the whole of a record
-that is shorter. Words are compared after NFKC and case folding, so that neither case nor white space nor
-punctuation hides a copy.
+A document is contaminated if it shares `words` words in a row with a field of a record, or contains the whole of a
+shorter record. Words are compared after NFKC and case folding, so case, white space and punctuation hide no copy.
 """
 
 import json
@@ -17,31 +16,32 @@ import numpy as np
 import xxhash
 
 from parakeet.artifact import sync_file
+from parakeet.data.reading.readers import read_records
 from parakeet.data.reading.records import Record
 from parakeet.data.reading.shapes import ROLE_NAMES, BadRecord, shape
-from parakeet.data.reading.sources import fetched_files, read_records, source_files
+from parakeet.data.reading.source_readers import reader_of
 from parakeet.data.words import words_of
 from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
 from parakeet.recipe import Decontamination
-from parakeet.recipe_sources import SOURCE_FILES, FileSource, RecordSource
+from parakeet.recipe_sources import RecordSource
 from parakeet.sanitise import sanitise
 
 MIN_WORDS = 5
-"""A whole record of fewer words is anybody's: "What is 2 + 2? 4"."""
+"""Anybody may write a whole record of fewer words: "What is 2 + 2? 4"."""
 MOST_BAD = 0.01
 ANSWER_LABELS = ((), ("answer",), ("a",), ("assistant",))
-"""What may stand between a short question and its answer in a text."""
+"""Words that may stand between a short question and its answer in a text."""
 SYSTEM_COLUMNS = ("system", "system_prompt")
 QUESTIONS = ("question", "problem", "query", "prompt", "instruction", "input")
-"""Columns that hold the question of a record that is none of the known shapes: multiple choice, say."""
+"""Columns with the question of a record that has no known shape, such as multiple choice."""
 ROLE_KEYS = ("role", "from")
 
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
 def folded_words(text: str) -> list[str]:
-    """The words of a text in the form in which they are compared."""
+    """The words of a text as they are compared."""
     if text.isascii():
         return words_of(text.lower())
     return words_of(unicodedata.normalize("NFKC", text).casefold())
@@ -49,7 +49,7 @@ def folded_words(text: str) -> list[str]:
 
 @dataclass
 class SetCounts:
-    """One evaluation set: `records` are looked for, `short` ones have too few words, `bad` ones cannot be read."""
+    """One evaluation set: `records` are searched for, `short` ones have too few words, `bad` ones cannot be read."""
 
     name: str
     records: int = 0
@@ -59,10 +59,12 @@ class SetCounts:
 
 @dataclass(frozen=True)
 class Windows:
-    """Runs of one number of words: their hashes, sorted (uint64), and which record each is of (uint32)."""
+    """All runs of one number of words, sorted by hash; w runs."""
 
     hashes: np.ndarray
+    """uint64 (w)."""
     records: np.ndarray
+    """uint32 (w): number of the record that each run stands in."""
 
 
 @dataclass(frozen=True)
@@ -70,31 +72,33 @@ class Hits:
     """What a document shares with the sets."""
 
     sets: Mapping[str, list[int]]
-    """Numbers of the records that were found, by the name of their set; in the order of the sets."""
+    """Numbers of the records found, by the name of their set, in the order of the sets."""
     words: str
-    """The first words that are shared."""
+    """The first shared words."""
 
 
 @dataclass(frozen=True)
 class EvaluationIndex:
-    """What is looked for: 12 bytes a window, and the vocabulary of the sets."""
+    """What is searched for: 12 bytes a window, and the vocabulary of the sets."""
 
     sets: list[SetCounts]
     vocabulary: Mapping[str, int]
     word_hashes: np.ndarray
-    """uint64 (words of the vocabulary)."""
+    """uint64 (words of the vocabulary,)."""
     windows: Mapping[int, Windows]
-    """By the number of words."""
+    """By their number of words."""
     set_starts: np.ndarray = field(repr=False)
-    """int64 (sets): number of each set's first record."""
+    """int64 (sets,): number of each set's first record."""
 
     def find(self, text: str) -> Hits | None:
         """What a text shares with the records, or None.
 
-        Most text has no long run of words that all stand in the sets; only such runs are hashed.
+        Only runs whose words all stand in the vocabulary are hashed, and most text has no long one.
         """
         words = folded_words(text)
+        # (words,) number of each word in the vocabulary, −1 for unknown ones.
         ids = np.fromiter(map(self.vocabulary.get, words, repeat(-1)), np.int64, len(words))
+        # (words + 1,) unknown words before each position: a run has none if both its ends have the same number.
         unknown_before = np.concatenate([[0], np.cumsum(ids < 0)])
         found: set[int] = set()
         first: tuple[int, int] | None = None
@@ -103,6 +107,7 @@ class EvaluationIndex:
             if not len(starts):
                 continue
             hashes = window_hashes(self.word_hashes, ids, starts, size)
+            # Where each hash would stand among the sorted ones; it is there if that place holds the same hash.
             begins = np.searchsorted(windows.hashes, hashes)
             shared = windows.hashes[np.minimum(begins, len(windows.hashes) - 1)] == hashes
             if not shared.any():
@@ -124,7 +129,7 @@ class EvaluationIndex:
         return by_set
 
     def save(self, path: Path) -> None:
-        """Write an .npz without pickled objects, whole or not at all."""
+        """Write an .npz without pickled objects, atomically."""
         arrays: dict[str, np.ndarray] = {
             "sets": _bytes(json.dumps([asdict(counts) for counts in self.sets])),
             "vocabulary": _bytes("\n".join(self.vocabulary)),
@@ -158,7 +163,7 @@ def _bytes(text: str) -> np.ndarray:
 
 
 def window_hashes(word_hashes: np.ndarray, ids: np.ndarray, starts: np.ndarray, size: int) -> np.ndarray:
-    """Hashes of the runs of `size` words that begin at `starts`: uint64, a polynomial in the words' hashes."""
+    """uint64 (starts,): hashes of the runs of `size` words from `starts`, a polynomial in the words' hashes."""
     total = np.zeros(len(starts), np.uint64)
     for offset in range(size):
         total = total * _MULTIPLIER + word_hashes[ids[starts + offset]]
@@ -166,7 +171,7 @@ def window_hashes(word_hashes: np.ndarray, ids: np.ndarray, starts: np.ndarray, 
 
 
 class IndexBuilder:
-    """Takes records, and keeps 12 bytes of each run of words that is looked for."""
+    """Takes records, and keeps 12 bytes of each run of words that is searched for."""
 
     def __init__(self, words: int) -> None:
         self.words = words
@@ -175,9 +180,9 @@ class IndexBuilder:
         self._windows: dict[int, list[tuple[int, np.ndarray]]] = {}
 
     def add(self, fields: Sequence[str], wholes: Sequence[tuple[str, ...]]) -> bool:
-        """Take a record: its fields, and what of it is looked for whole where that is short.
+        """Take a record: its fields, and the texts that are searched for whole if they are short.
 
-        A whole is a text, or a question and its answer. False if there is nothing long enough to look for.
+        A whole is a text, or a question and its answer. False if nothing is long enough to search for.
         """
         runs = {self.words: [split for text in dict.fromkeys(fields) if len(split := folded_words(text)) >= self.words]}
         for whole in dict.fromkeys(wholes):
@@ -207,7 +212,7 @@ class IndexBuilder:
         return number
 
     def index(self, sets: list[SetCounts]) -> EvaluationIndex:
-        """All that was taken, the records of `sets` in their order."""
+        """The index of all records taken, those of `sets` in their order."""
         windows = {}
         for size in sorted(self._windows):
             taken = self._windows[size]
@@ -225,10 +230,10 @@ class IndexBuilder:
 
 
 def build_index(settings: Decontamination, inputs: Mapping[str, Path], progress: Progress) -> EvaluationIndex:
-    """Read all evaluation sets; `inputs` holds the folders of those that were fetched, as `source_files/<name>`.
+    """Read all evaluation sets; `inputs` holds the folders of downloaded ones, as `source_files/<name>`.
 
-    Raises ParakeetError where a set's file cannot be read, more than 1 % of its records cannot, or none can be looked
-    for.
+    Raises ParakeetError if a set's file cannot be read, more than 1 % of its records cannot be read, or there is
+    nothing to search for.
     """
     builder = IndexBuilder(settings.words)
     sets = []
@@ -240,7 +245,7 @@ def build_index(settings: Decontamination, inputs: Mapping[str, Path], progress:
                 if record.value is None:
                     counts.bad += 1
                     first_bad = first_bad or _place(path, record)
-                elif builder.add(*looked_for(record.value, chosen)):
+                elif builder.add(*searched_texts(record.value, chosen)):
                     counts.records += 1
                 else:
                     counts.short += 1
@@ -249,28 +254,25 @@ def build_index(settings: Decontamination, inputs: Mapping[str, Path], progress:
     for counts in sets:
         if counts.bad or counts.short:
             progress.say(
-                f"Evaluation set {counts.name}: {counts.records:,} records are looked for; {counts.short:,} are too "
-                f"short to look for, {counts.bad:,} cannot be read."
+                f"Evaluation set {counts.name}: {counts.records:,} records are searched for, {counts.short:,} are too "
+                f"short, {counts.bad:,} cannot be read."
             )
     return builder.index(sets)
 
 
 def _records(chosen: RecordSource, inputs: Mapping[str, Path]) -> Iterator[tuple[Path, Record]]:
-    if isinstance(chosen, FileSource):
-        files = source_files(chosen)
-    else:
-        files = fetched_files(inputs[f"{SOURCE_FILES}/{chosen.name}"], chosen.name)
+    files, _ = reader_of(chosen).files(inputs)
     for path in files:
         yield from ((path, record) for record in read_records(path, chosen.separator))
 
 
 def _place(path: Path, record: Record) -> str:
-    """Where a record stands, and what is wrong with it."""
+    """The place of a record, and what is wrong with it."""
     return sanitise(f"{path}{'/' if record.member else ''}{record.member}:{record.row}: {record.problem}")
 
 
 def _refuse_useless(counts: SetCounts, first_bad: str) -> None:
-    """What cannot be read cannot be looked for, and a copy of it would be trained on unseen."""
+    """A record that cannot be read cannot be searched for, and a copy of it would be trained on unnoticed."""
     if counts.bad > MOST_BAD * (counts.records + counts.short + counts.bad):
         raise ParakeetError(
             f"Evaluation set {counts.name}: {counts.bad:,} of its records cannot be read, and at most {MOST_BAD:.0%} "
@@ -278,16 +280,16 @@ def _refuse_useless(counts: SetCounts, first_bad: str) -> None:
         )
     if counts.records == 0:
         raise ParakeetError(
-            f"Evaluation set {counts.name} holds nothing to look for: {counts.bad:,} of its records "
+            f"Evaluation set {counts.name} holds nothing to search for: {counts.bad:,} of its records "
             f"cannot be read, {counts.short:,} are too short. Correct it in decontamination.sets."
         )
 
 
-def looked_for(value: dict[str, Any] | str, chosen: RecordSource) -> tuple[list[str], list[tuple[str, ...]]]:
-    """The fields of a record, and what of it is looked for whole where that is short.
+def searched_texts(value: dict[str, Any] | str, chosen: RecordSource) -> tuple[list[str], list[tuple[str, ...]]]:
+    """The fields of a record, and the texts that are searched for whole if they are short.
 
-    Fields are the texts as they are in the file and the turns that are made of them; only system messages are left
-    out, since a set's instructions stand in other sets too.
+    Fields are the texts in the file and the turns made of them. System messages are left out, because a set's
+    instructions stand in other sets too.
     """
     if isinstance(value, str):
         return [value], [(value,)]
@@ -306,7 +308,7 @@ def looked_for(value: dict[str, Any] | str, chosen: RecordSource) -> tuple[list[
 
 
 def _texts(value: Any, left_out: set[str | None]) -> Iterator[str]:
-    """The strings of a record at any depth, without names of roles and what system messages say."""
+    """The strings of a record at any depth, without the names of roles and without system messages."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, list):

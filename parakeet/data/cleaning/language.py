@@ -1,23 +1,24 @@
-"""Which language a document is in, by py3langid; only recipes with `clean.languages` need it."""
+"""Rule: the language of a document, by py3langid, which only recipes with `clean.languages` need."""
 
 import difflib
 from collections.abc import Callable, Sequence
 
+from parakeet.data.cleaning.text_faults import Fault
 from parakeet.data.documents import Document
 from parakeet.errors import ParakeetError
 
 CHARACTERS_READ = 1000
 MIN_CONFIDENCE = 0.5
-"""Of chatterbot's short exchanges 11 of 1,500 are guessed wrongly, all with less than 0.4; a sentence of French or
-German has more than 0.9."""
+"""Of chatterbot's 1,500 short exchanges 11 are guessed wrongly, all with a confidence below 0.4. A sentence of French
+or German has more than 0.9."""
 
 Guess = Callable[[str], tuple[str, float]]
 
 
 def language_guesser(languages: Sequence[str]) -> Guess:
-    """A function that gives a text's language code and how sure that is, 0 to 1.
+    """A function from a text to its language code and the confidence, 0 to 1.
 
-    Raises ParakeetError where py3langid is missing, or does not know one of `languages`.
+    Raises ParakeetError if py3langid is missing or does not know one of `languages`.
     """
     try:
         from py3langid.langid import MODEL_FILE, LanguageIdentifier  # type: ignore[import-untyped]
@@ -33,10 +34,11 @@ def language_guesser(languages: Sequence[str]) -> Guess:
     return identifier.classify
 
 
-def foreign_language(document: Document, languages: Sequence[str], guess: Guess) -> str:
-    """The code of the language that a document is in, if that is surely none of `languages`, else nothing.
+def foreign_language(document: Document, languages: Sequence[str], guess: Guess) -> Fault | None:
+    """Rule: drops a document that is almost certainly in none of `languages`.
 
-    What is in no language (code zxx: numbers, formulas) is not foreign.
+    Text in no language (code zxx: numbers, formulas) is not foreign.
     """
     code, confidence = guess(document.content[:CHARACTERS_READ])
-    return code if code not in (*languages, "zxx") and confidence >= MIN_CONFIDENCE else ""
+    foreign = code not in (*languages, "zxx") and confidence >= MIN_CONFIDENCE
+    return Fault(f"language: {code}") if foreign else None

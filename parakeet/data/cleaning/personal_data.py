@@ -1,7 +1,7 @@
 """E-mail addresses, phone numbers and IP addresses in a text.
 
-What is doubtful is left alone: a sum or a version number that is masked is a text destroyed, and most numbers of a
-corpus are not personal.
+Doubtful cases are left alone: masking a sum or a version number destroys the text, and most numbers in a corpus are not
+personal.
 """
 
 import ipaddress
@@ -17,7 +17,7 @@ _EMAIL = re.compile(
     r"(?<![A-Za-z0-9_.%+-])[A-Za-z0-9][A-Za-z0-9_.%+-]{0,63}"
     r"@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}[A-Za-z]{2,24}(?![A-Za-z0-9])"
 )
-# A lookbehind comes after the first character, so that the search for it runs in C.
+# The lookbehind comes after the first character, so that the search for that character runs in C.
 _IPV4 = re.compile(r"[0-9](?<![\w.].)[0-9]{0,2}(?:\.[0-9]{1,3}){3}(?!\w|\.\w)")
 _IPV6 = re.compile(r"[23fF](?<![\w:.].)[0-9A-Fa-f]{3}:[0-9A-Fa-f:]{2,34}(?![\w:])")
 _IPV6_NETWORKS = tuple(map(ipaddress.IPv6Network, ("2000::/3", "fc00::/7", "fe80::/10")))
@@ -27,8 +27,8 @@ _VERSION_BEFORE = re.compile(
 )
 _ADDRESS_BEFORE = re.compile(r"(?:\b(?:ip|ipv4|address|server|host|dns|ping)\b\W*(?:is\s*)?|://)$", re.IGNORECASE)
 
-# Ways in which a number shows that it is a phone's: a country's prefix; North America's grouping, with the area code
-# in brackets or equal separators; the word before it.
+# A phone number is recognised by a country's prefix, by North American grouping (the area code in brackets, or equal
+# separators), or by the word before it.
 _END = r"(?![\w%]|[.,-][0-9])"
 _WITH_PREFIX = re.compile(
     r"\+(?<![\w.+].)[1-9][0-9]{0,2}[ .-]?(?:\(0?[0-9]{1,4}\)[ .-]?)?[0-9]{1,4}(?:[ .-]?[0-9]{2,4}){1,4}" + _END
@@ -50,7 +50,7 @@ def _before(match: re.Match[str]) -> str:
 
 
 def _is_ipv4(match: re.Match[str]) -> bool:
-    """Not this machine, nobody or a mask; four single digits are a version or a section unless they are called one."""
+    """Not loopback, 0.x or a mask. Four single digits are a version or a section unless called an address."""
     try:
         address = ipaddress.IPv4Address(match.group())
     except ValueError:
@@ -62,7 +62,7 @@ def _is_ipv4(match: re.Match[str]) -> bool:
 
 
 def _is_ipv6(match: re.Match[str]) -> bool:
-    """Only of the ranges that are given out: `dead::beef` may as well be C++."""
+    """Only in ranges that are assigned: `dead::beef` may as well be C++."""
     try:
         address = ipaddress.IPv6Address(match.group())
     except ValueError:
@@ -74,7 +74,7 @@ def _is_phone(match: re.Match[str]) -> bool:
     number = match.group()
     digits = sum(character.isdigit() for character in number)
     sum_before = _SUM_BEFORE if number.startswith("+") else _AMOUNT_BEFORE
-    # E.164 has at most 15 digits. "+1000000" says how much, not whom to call.
+    # E.164 allows 15 digits at most. "+1000000" is an amount.
     fits = 8 <= digits <= 15 and not (number[1:].isdigit() and digits < 10)
     return fits and not sum_before.search(_before(match)) and not _SUM_AFTER.match(match.string, match.end())
 
@@ -85,7 +85,7 @@ def _is_labelled_phone(match: re.Match[str]) -> bool:
 
 Check = Callable[[re.Match[str]], bool]
 
-# Kind, what stands in its place, a character without which there is none, expression, and the last word on it.
+# Kind, its mask, a character that every match contains, expression, and the final check.
 _KINDS: tuple[tuple[str, str, str, re.Pattern[str], Check], ...] = (
     ("e-mail", "<email>", "@", _EMAIL, lambda match: True),
     ("IP address", "<ip>", ".", _IPV4, _is_ipv4),
@@ -98,7 +98,7 @@ _KINDS: tuple[tuple[str, str, str, re.Pattern[str], Check], ...] = (
 
 
 def masked(text: str) -> tuple[str, Counter[str]]:
-    """The text with `<email>`, `<phone>` and `<ip>` for personal data, and how many of each kind there were."""
+    """The text with `<email>`, `<phone>` and `<ip>` in place of personal data, and the number of each kind."""
     found: Counter[str] = Counter()
     for kind, mask, needed, expression, check in _KINDS:
         if needed not in text:
@@ -115,7 +115,7 @@ def masked(text: str) -> tuple[str, Counter[str]]:
 
 
 def masked_document(document: Document) -> tuple[Document, Counter[str]]:
-    """The document with personal data masked in every turn, and how many of each kind there were."""
+    """The document with personal data masked in every turn, and the number of each kind."""
     turns, found = [], Counter[str]()
     for turn in document.turns:
         text, kinds = masked(turn.content)

@@ -1,8 +1,8 @@
-"""Gopher's repetition rules with datatrove's verdicts, seven times as fast: 15 MB/s a core.
+"""Rule: Gopher's repetition rules with datatrove's verdicts, seven times as fast: 15 MB/s a core.
 
-datatrove makes a string of every phrase of 2 to 10 words, nine times the text. Here a bound on what repeats comes
-first, from hashes of all phrases of a length at once; only where the bound is above a rule's threshold is datatrove
-asked. Phrases of equal words have equal hashes, so a bound is never too low, and a collision costs no more than time.
+datatrove makes a string of every phrase of 2 to 10 words: nine times the text. Here an upper bound on the repetition
+comes first, from the hashes of all phrases of a length at once. Only a text whose bound is above a threshold goes to
+datatrove. Equal phrases have equal hashes, so the bound is never too low; a hash collision only costs time.
 """
 
 import numpy as np
@@ -10,11 +10,13 @@ from datatrove.data import Document as Item
 from datatrove.pipeline.filters import GopherRepetitionFilter
 from datatrove.pipeline.filters.gopher_repetition_filter import find_all_duplicate, find_top_duplicate, get_n_grams
 
+from parakeet.data.cleaning.text_faults import Fault
+from parakeet.data.documents import Document
 from parakeet.data.words import LastWords
 from parakeet.recipe import Repetition
 
 LEAST = 1e-12
-"""datatrove takes a threshold of 0 for a rule that is switched off; this is the smallest that lets nothing pass."""
+"""The smallest threshold that lets nothing pass: datatrove takes 0 for a rule that is switched off."""
 
 _BASE = 0x9E3779B97F4A7C15
 _INVERSE = pow(_BASE, -1, 1 << 64)
@@ -26,10 +28,11 @@ def threshold(share: float | None) -> float | None:
 
 
 class RepetitionFilter:
-    """datatrove's GopherRepetitionFilter with the recipe's thresholds."""
+    """datatrove's GopherRepetitionFilter with the recipe's thresholds, for plain documents of `min_words` or more."""
 
     def __init__(self, settings: Repetition, words: LastWords) -> None:
         self.words = words
+        self.min_words = settings.min_words
         self.top_phrases = sorted(settings.top_phrases.items())
         self.duplicate_phrases = sorted(settings.duplicate_phrases.items())
         self.lines = GopherRepetitionFilter(
@@ -41,6 +44,16 @@ class RepetitionFilter:
             dup_n_grams=(),
             language=words,
         )
+
+    def __call__(self, document: Document) -> Fault | None:
+        if not document.is_plain or len(self.words.word_tokenize(document.content)) < self.min_words:
+            return None
+        broken = self.broken_rule(document.content)
+        if broken is None:
+            return None
+        if broken.startswith("dup_"):
+            return Fault("repetition: duplicate " + ("lines" if "line" in broken else "paragraphs"))
+        return Fault("repetition: " + ("one frequent phrase" if broken.startswith("top_") else "duplicate phrases"))
 
     def broken_rule(self, text: str) -> str | None:
         """datatrove's name of the first rule that the text breaks, or None."""
@@ -64,27 +77,29 @@ class RepetitionFilter:
 
 
 class Phrases:
-    """Hashes of all runs of words of a text, by a polynomial in the characters of the words one after the other.
+    """Hashes of all runs of words in a text, by a polynomial in the characters of the joined words.
 
-    With S[k] = Σ_{i<k} c_i / B^i mod 2^64, the hash of the characters from l to r is (S[r] − S[l]) · B^l: it depends on
-    these characters alone, as datatrove compares phrases of which the words are joined.
+    With S[k] = Σ_{i<k} c_i / B^i mod 2^64, the hash of the characters from l to r is (S[r] − S[l]) · B^l. It depends on
+    these characters alone, like datatrove's comparison, which joins the words of a phrase too.
     """
 
     def __init__(self, words: list[str]) -> None:
+        # (characters,) code points of the words without the spaces between them.
         characters = np.frombuffer("".join(words).encode("utf-32-le", "surrogatepass"), np.uint32)
         inverses = np.cumprod(np.full(len(characters), _INVERSE, np.uint64))
         sums = np.concatenate([[np.uint64(0)], np.cumsum(characters * inverses, dtype=np.uint64)])
+        # (words + 1,) where each word begins among the characters, and the end of the last.
         self.starts = np.concatenate([[0], np.cumsum(np.fromiter(map(len, words), np.int64, len(words)))])
         self._sums = sums[self.starts]
         powers = np.concatenate([[np.uint64(1)], np.cumprod(np.full(len(characters), _BASE, np.uint64))])
         self._powers = powers[self.starts]
 
     def hashes(self, size: int) -> np.ndarray:
-        """uint64 (phrases of so many words)."""
+        """(words − size + 1,) uint64: a hash of every phrase of `size` words."""
         return (self._sums[size:] - self._sums[:-size]) * self._powers[:-size]
 
     def top_bound(self, size: int) -> int:
-        """At least the characters of the most frequent phrase, spaces counted, times how often it stands there."""
+        """At least the length of the most frequent phrase, with spaces, times the number of its occurrences."""
         if len(self.starts) <= size:
             return 0
         hashes = self.hashes(size)
@@ -95,7 +110,7 @@ class Phrases:
         return int((np.maximum.reduceat(lengths, begins) * numbers).max())
 
     def duplicate_bound(self, size: int) -> int:
-        """At least the characters, without spaces, of phrases that have stood there before."""
+        """At least the characters, without spaces, of phrases that occurred before in the text."""
         if len(self.starts) <= size:
             return 0
         hashes = self.hashes(size)
@@ -104,10 +119,12 @@ class Phrases:
             return 0
         order = np.argsort(hashes)
         begins = _group_begins(hashes[order])
+        # (phrases,) True for every occurrence but the first.
         again = np.ones(len(order), bool)
         again[np.minimum.reduceat(order, begins)] = False
         places = np.flatnonzero(again)
         begin, end = self.starts[places], self.starts[places + size]
+        # Overlapping occurrences count their shared characters once.
         return int((end - np.maximum(begin, np.concatenate([[0], end[:-1]]))).clip(0).sum())
 
 

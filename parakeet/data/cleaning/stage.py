@@ -17,7 +17,7 @@ class CleanDocumentsStage(Stage):
     summary = "Documents with normalised text, without rubbish and without what the model is to be tested on."
     detail = "Every document that was dropped is counted under its reason."
     kinds = frozenset({"parquet"})
-    version = 2
+    version = 3
     resumable = True
 
     def inputs(self, recipe: Recipe) -> tuple[str, ...]:

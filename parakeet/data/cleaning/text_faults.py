@@ -1,4 +1,4 @@
-"""Text made whole, and the faults for which a document is dropped whatever it says."""
+"""Repair and normalisation of text, and the faults that drop a document whatever it says."""
 
 import re
 import unicodedata
@@ -15,11 +15,11 @@ _REMOVED = re.compile(
     # annotation. The joiners U+200C and U+200D stay: emoji are made with them, and words of Persian and Hindi.
     "\xad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufff9-\ufffb]"
 )
-# ftfy takes no text for wrong that has only these beside ASCII, and looks at 15 MB/s.
+# ftfy (15 MB/s) never changes text that has only these characters beside ASCII.
 _DOUBTFUL = re.compile("[^\x00-\x7f\xa0‘’“”–—…•]")
 _MANY_BLANK_LINES = re.compile(r"\n{4,}")
 
-# Possessive, so that a long text of tokens is looked at once.
+# Possessive quantifiers: a long text of control tokens is scanned once, without backtracking.
 _CONTROL_TOKENS = re.compile(
     r"(?:\s++"
     r"|<\|[^<>|\s]{1,60}\|>(?:\s*+(?:system|user|human|assistant)\b:?)?+"
@@ -34,7 +34,7 @@ _CONTROL_TOKENS = re.compile(
 
 @dataclass(frozen=True)
 class Fault:
-    """Why a document is dropped: a `reason` that can be counted, and what shows it, where that is not the beginning."""
+    """Why a document is dropped: a `reason` that can be counted, and an excerpt, if the beginning does not show it."""
 
     reason: str
     excerpt: str = ""
@@ -44,7 +44,7 @@ def normalise(text: str) -> str:
     """NFC, `\\n` line ends, no control characters, no trailing spaces, at most two blank lines together, stripped.
 
     Form feeds, vertical tabs and Unicode's own separators end a line too. Byte-order marks, lone surrogates and
-    invisible characters, which hide copies, go with the control characters. Normalising twice changes nothing.
+    invisible characters, which hide copies, are removed with the control characters. Normalising twice changes nothing.
     """
     text = _REMOVED.sub("", _LINE_END.sub("\n", text))
     text = unicodedata.normalize("NFC", text)
@@ -53,10 +53,10 @@ def normalise(text: str) -> str:
     return _MANY_BLANK_LINES.sub("\n\n\n", text).strip()
 
 
-def mend(text: str) -> str:
+def repair_mojibake(text: str) -> str:
     """Text that was decoded wrongly ("donâ€™t") as it was meant, by ftfy.
 
-    Line by line: ftfy mends all that it is given or nothing, and one line may be right where another is wrong.
+    Line by line: ftfy repairs either all that it is given or nothing, and one line may be right where another is wrong.
     """
     if not _DOUBTFUL.search(text):
         return text
@@ -65,32 +65,32 @@ def mend(text: str) -> str:
     return "\n".join(fix_encoding(line) if _DOUBTFUL.search(line) else line for line in text.split("\n"))
 
 
-def whole(text: str, mojibake: bool) -> tuple[str, bool]:
-    """The normalised text, mended first if `mojibake` says so, and whether there was anything to mend.
+def repaired(text: str, mojibake: bool) -> tuple[str, bool]:
+    """The normalised text, with mojibake repaired if asked for, and whether there was any.
 
-    A second time changes nothing: what normalising uncovers is mended too.
+    Repairing a second time changes nothing: what normalising uncovers is repaired too.
     """
     if not mojibake or text.isascii():
         return normalise(text), False
-    # Mended before control characters go, since half of the mojibake of a quotation mark is one.
+    # Repaired before control characters are removed, because half of a quotation mark's mojibake is one.
     found = False
     while True:
-        mended = mend(text)
-        found = found or mended != text
-        text = normalise(mended)
-        if text == mended or text.isascii():
+        better = repair_mojibake(text)
+        found = found or better != text
+        text = normalise(better)
+        if text == better or text.isascii():
             return text, found
 
 
-def whole_document(document: Document, mojibake: bool) -> tuple[Document, bool]:
-    """The document with every turn's text made whole, and whether there was anything to mend."""
-    texts = [whole(turn.content, mojibake) for turn in document.turns]
+def repaired_document(document: Document, mojibake: bool) -> tuple[Document, bool]:
+    """The document with the text of every turn repaired, and whether mojibake was found."""
+    texts = [repaired(turn.content, mojibake) for turn in document.turns]
     turns = tuple(Turn(turn.role, text) for turn, (text, _) in zip(document.turns, texts, strict=True))
-    return replace(document, turns=turns), any(mended for _, mended in texts)
+    return replace(document, turns=turns), any(found for _, found in texts)
 
 
 def fault_of(document: Document, settings: Clean) -> Fault | None:
-    """Why a normalised document is dropped for its size or for a turn that says nothing, or None."""
+    """Rule: the size of a normalised document, and turns that say nothing."""
     if not document.is_plain and not all(turn.content for turn in document.turns):
         return Fault("empty turn")
     if any(turn.content and _CONTROL_TOKENS.fullmatch(turn.content) for turn in document.turns):

@@ -1,10 +1,11 @@
-"""The deduplicated_documents stage: one document of each cluster of copies, split into training and held-out ones.
+"""The stage `deduplicated_documents`: one document of each cluster of copies, and its split: training or held out.
 
-Copies are found exactly, by `doc_id`, and nearly, by datatrove's MinHash; the choice of whom to keep is made in
-`parakeet.data.deduplication.duplicates`. The text is streamed.
+Copies are found exactly by `doc_id` and nearly by MinHash (minhash.py); duplicates.py chooses which one to keep. Only
+small columns are held in memory, and the text is streamed.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -13,112 +14,47 @@ from typing import Any
 
 import numpy as np
 
+from parakeet.artifact import replace_file
 from parakeet.data.deduplication.duplicates import (
     Choice,
-    Columns,
+    DocumentColumns,
     choose,
-    choose_exchanges,
     exact_representatives,
+    kept_for,
     near_keepers,
     read_columns,
-    read_exchanges,
     searched_for,
 )
-from parakeet.data.documents import BYTES_PER_PART, collect_parts, megabytes, part_groups, parts, refuse_emptied
+from parakeet.data.deduplication.exchanges import exchanges_of, read_exchanges, without_exchanges
+from parakeet.data.deduplication.minhash import NearDuplicateSearch
+from parakeet.data.documents import (
+    HELD_OUT,
+    TRAIN,
+    Document,
+    ReadParts,
+    WriteDocuments,
+    collect_parts,
+    megabytes,
+    parts,
+    refuse_emptied,
+)
+from parakeet.data.tasks import run_tasks, watch
 from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 
 EXAMPLE_CLUSTERS = 50
-MOST_SIGNATURE_TASKS = 96
-"""About, and never twice as many. Each leaves a file for every bucket, and the search holds a bucket's files open, each
-twice: a process may open 1,024."""
-
-
-@dataclass(frozen=True)
-class Search:
-    """Near-duplicate search over the parts of one artefact, in the folder `work` of a stage."""
-
-    recipe: Recipe
-    paths: Sequence[Path]
-    part_sizes: Sequence[int]
-    """Documents in each part."""
-    work: Path
-    progress: Progress
-
-    @property
-    def groups(self) -> list[range]:
-        """Parts that are signed by one task."""
-        bytes_of = [path.stat().st_size for path in self.paths]
-        return part_groups(bytes_of, BYTES_PER_PART // 4, MOST_SIGNATURE_TASKS)
-
-    def pairs(self, searched: np.ndarray) -> Iterator[tuple[int, int]]:
-        """Pairs of the numbers of documents that share a bucket, among those that `searched` (bool, n) marks."""
-        return self._pairs("documents", searched, [self._documents_in(group) for group in self.groups], [])
-
-    def pairs_of_exchanges(
-        self, kept: np.ndarray, searched: np.ndarray, exchanges: Sequence[int]
-    ) -> Iterator[tuple[int, int]]:
-        """The same for exchanges, numbered through over the documents that `kept` (bool, n) marks.
-
-        `searched` (bool, exchanges); `exchanges` is the number of them in each part.
-        """
-        from parakeet.data.deduplication.minhash import SelectExchanges
-
-        folder = self.work / "exchanges" / "kept"
-        self._save(folder, kept, [self._documents_in(group) for group in self.groups])
-        sizes = [sum(exchanges[group.start : group.stop]) for group in self.groups]
-        return self._pairs("exchanges", searched, sizes, [SelectExchanges(folder)])
-
-    def _documents_in(self, group: range) -> int:
-        return sum(self.part_sizes[group.start : group.stop])
-
-    def _pairs(
-        self, what: str, searched: np.ndarray, sizes: Sequence[int], selection: Sequence[Any]
-    ) -> Iterator[tuple[int, int]]:
-        from parakeet.data.deduplication.minhash import BlankUnsearched, Buckets, Signatures
-        from parakeet.data.part_steps import ReadPart
-        from parakeet.data.tasks import run_tasks, watch
-
-        settings, work = self.recipe.deduplication, self.work / what
-        self._save(work / "searched", searched, sizes)
-        groups = [[self.paths[number] for number in group] for group in self.groups]
-        steps = [
-            ReadPart(groups, work / "read"),
-            *selection,
-            BlankUnsearched(work / "searched"),
-            Signatures(work / "signatures", settings),
-        ]
-        name = f"signatures of {what}"
-        with self.progress.task(name, megabytes(self.paths), "MB") as task, watch(task, work / "read"):
-            run_tasks(steps, len(groups), self.recipe.executor, work / "signing")
-        search = Buckets(work / "signatures", work / "pairs", settings, work / "compared")
-        name = f"comparison of {what}"
-        with self.progress.task(name, settings.buckets, "buckets") as task, watch(task, work / "compared"):
-            run_tasks([search], settings.buckets, self.recipe.executor, work / "comparing")
-        starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-        for path in sorted((work / "pairs").glob("*.dups")):
-            rows = np.fromfile(path, "<u4").reshape(-1, 4).astype(np.int64)
-            yield from zip(
-                (starts[rows[:, 0]] + rows[:, 1]).tolist(), (starts[rows[:, 2]] + rows[:, 3]).tolist(), strict=True
-            )
-
-    def _save(self, folder: Path, marks: np.ndarray, sizes: Sequence[int]) -> None:
-        """`folder/<task>.npy`: each task's share of `marks`."""
-        folder.mkdir(parents=True, exist_ok=True)
-        ends = np.cumsum(sizes)
-        for rank, size in enumerate(sizes):
-            np.save(folder / f"{rank:05d}.npy", marks[ends[rank] - size : ends[rank]])
+EXCERPT_CHARACTERS = 300
 
 
 def deduplicate_documents(
     recipe: Recipe, inputs: Mapping[str, Path], output: Path, progress: Progress
 ) -> dict[str, Any]:
-    """Write one document of each cluster, in order, with `metadata["held_out"]`, and `clusters.jsonl` with examples.
+    """Write one document of each cluster, in order, with its split, and `clusters.jsonl` with examples.
 
-    Returns the counts of documents kept, held out and dropped, over all and by source, and of clusters. Raises
-    ParakeetError where there is no document, or where a cluster holds both a training and a held-out document by their
-    metadata.
+    Returns the counts of documents kept, held out and dropped, in all and by source, and of clusters. Raises
+    ParakeetError if there is no document, or if a source asks to train on one member of a cluster and to hold out
+    another.
     """
     paths = parts(inputs["clean_documents"])
     columns = read_columns(paths)
@@ -128,10 +64,10 @@ def deduplicate_documents(
     unknown = [name for name in columns.names if name not in settings]
     if unknown:
         raise ParakeetError(
-            f"{inputs['clean_documents']} holds documents of {unknown[0]!r}, which is no source of recipe "
-            f"{recipe.name}: build from the documents on again."
+            f"{inputs['clean_documents']} holds documents of {unknown[0]!r}, which is not a source of recipe "
+            f"{recipe.name}. Run the same build again with: --force documents"
         )
-    search = Search(recipe, paths, columns.part_sizes, output / "work", progress)
+    search = NearDuplicateSearch(recipe, paths, columns.part_sizes, output / "work", progress)
     priorities = np.array([settings[name].priority for name in columns.names])[columns.sources]
     searchable = np.array([settings[name].near_duplicates for name in columns.names])[columns.sources]
     representative = exact_representatives(columns.ids, priorities)
@@ -150,37 +86,39 @@ def deduplicate_documents(
             cluster = _cluster(columns, choice, keeper, dropped) | written.excerpts(keeper, dropped)
             file.write(json.dumps(cluster, ensure_ascii=False) + "\n")
     counts = _summary(columns, choice, written)
-    # A source that cleaning emptied is still accounted for.
+    # A source that cleaning emptied is listed too.
     emptied = {source.name: {"kept": 0, "held_out": 0, "clusters": 0, "dropped": {}} for source in recipe.sources}
     return {**counts, "sources": emptied | counts["sources"]}
 
 
 def _repeated_exchanges(
-    search: Search, choice: Choice, priorities: np.ndarray, searchable: np.ndarray
+    search: NearDuplicateSearch, choice: Choice, priorities: np.ndarray, searchable: np.ndarray
 ) -> list[np.ndarray]:
-    """For each part, bool marks of the exchanges of its kept conversations that stand in another one."""
+    """For each part, bool marks of the exchanges of its kept conversations that another conversation keeps."""
     exchanges = read_exchanges(search.paths, choice.kept, search.progress)
     if not len(exchanges.ids):
         return [np.zeros(0, bool) for _ in search.paths]
     held_out = choice.held_out[exchanges.documents]
-    # What is held out stays as it is: of a copy there and one in training, the latter goes.
+    # Held-out conversations stay whole: of a copy in one and a copy in a training conversation, the latter is cut.
     worth = priorities[exchanges.documents] + held_out * (int(np.ptp(priorities)) + 1)
     representative = exact_representatives(exchanges.ids, worth)
     searched = searched_for(representative, searchable[exchanges.documents])
     pairs: Iterable[tuple[int, int]] = ()
     if searched.any():
         pairs = search.pairs_of_exchanges(choice.kept, searched, exchanges.part_sizes)
-    repeated = choose_exchanges(representative, near_keepers(pairs, worth, exchanges.characters)) & ~held_out
+    keepers = near_keepers(pairs, worth, exchanges.characters)
+    repeated = (kept_for(representative, keepers) != np.arange(len(representative))) & ~held_out
     return np.split(repeated, np.cumsum(exchanges.part_sizes)[:-1])
 
 
 @dataclass(frozen=True)
 class Written:
-    """What the writing tasks say: beginnings of the example documents by number, and what the cut exchanges left."""
+    """What the writing tasks report."""
 
     beginnings: dict[str, dict[str, Any]]
+    """Text and place of the example documents, by their number."""
     exchanges_cut: int
-    emptied: dict[str, int]
+    emptied: Counter[str]
     """By source: conversations of which nothing was left."""
 
     def excerpts(self, keeper: int, dropped: int) -> dict[str, Any]:
@@ -190,12 +128,11 @@ class Written:
 
 
 def _write(
-    search: Search, choice: Choice, removed: Sequence[np.ndarray] | None, examples: Sequence[tuple[int, int]]
+    search: NearDuplicateSearch,
+    choice: Choice,
+    removed: Sequence[np.ndarray] | None,
+    examples: Sequence[tuple[int, int]],
 ) -> Written:
-    from parakeet.data.deduplication.deduplicating_steps import MarkKept
-    from parakeet.data.part_steps import ReadPart, WriteDocuments
-    from parakeet.data.tasks import run_tasks, watch
-
     work, ends = search.work, np.cumsum(search.part_sizes)
     wanted = np.unique(np.array([number for pair in examples for number in pair], np.int64))
     (work / "marks").mkdir(parents=True, exist_ok=True)
@@ -209,25 +146,63 @@ def _write(
             removed=removed[rank] if removed is not None else np.zeros(0, bool),
         )
     steps = [
-        ReadPart([[path] for path in search.paths], work / "written"),
-        MarkKept(work / "marks", work / "told", cuts=removed is not None),
+        ReadParts([[path] for path in search.paths], work / "written"),
+        KeepMarked(work / "marks", work / "told", cuts=removed is not None),
         WriteDocuments(work / "kept"),
     ]
     total = megabytes(search.paths)
     with search.progress.task("writing what is kept", total, "MB") as task, watch(task, work / "written"):
         run_tasks(steps, len(search.paths), search.recipe.executor, work / "writing")
     beginnings: dict[str, dict[str, Any]] = {}
-    cut, emptied = 0, dict[str, int]()
+    cut, emptied = 0, Counter[str]()
     for rank, size in enumerate(search.part_sizes):
-        told = json.loads((work / "told" / f"{rank:05d}.json").read_text(encoding="utf-8"))
-        beginnings |= {str(int(ends[rank]) - size + int(row)): text for row, text in told["beginnings"].items()}
-        cut += told["exchanges_cut"]
-        for source, number in told["emptied"].items():
-            emptied[source] = emptied.get(source, 0) + number
+        report = json.loads((work / "told" / f"{rank:05d}.json").read_text(encoding="utf-8"))
+        beginnings |= {str(int(ends[rank]) - size + int(row)): text for row, text in report["beginnings"].items()}
+        cut += report["exchanges_cut"]
+        emptied.update(report["emptied"])
     return Written(beginnings, cut, emptied)
 
 
-def _cluster(columns: Columns, choice: Choice, keeper: int, dropped: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class KeepMarked:
+    """Pipeline step: the documents that `marks/<rank>.npz` keeps, with their split.
+
+    If it `cuts`, they lose the exchanges that the marks remove. `told/<rank>.json` reports the beginnings of documents
+    that are examples, and what was cut.
+    """
+
+    marks: Path
+    told: Path
+    cuts: bool
+
+    def __call__(self, data: Iterator[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        marks = np.load(self.marks / f"{rank:05d}.npz")
+        kept, held_out, removed = marks["kept"], marks["held_out"], marks["removed"].tolist()
+        shown = set(marks["shown"].tolist())
+        beginnings: dict[str, dict[str, Any]] = {}
+        cut, emptied, at = 0, Counter[str](), 0
+        for row, document in enumerate(data):
+            if row in shown:
+                beginnings[str(row)] = {"text": document.content[:EXCERPT_CHARACTERS]} | document.place
+            if not kept[row]:
+                continue
+            left: Document | None = document
+            if self.cuts:
+                mine = removed[at : at + len(exchanges_of(document))]
+                at += len(mine)
+                if any(mine):
+                    cut += sum(mine)
+                    left = without_exchanges(document, mine)
+            if left is None:
+                emptied[document.source] += 1
+                continue
+            yield left.with_split(HELD_OUT if held_out[row] else TRAIN)
+        self.told.mkdir(parents=True, exist_ok=True)
+        report = {"beginnings": beginnings, "exchanges_cut": cut, "emptied": emptied}
+        replace_file(self.told / f"{rank:05d}.json", json.dumps(report))
+
+
+def _cluster(columns: DocumentColumns, choice: Choice, keeper: int, dropped: int) -> dict[str, Any]:
     members = choice.kept_by == keeper
     return {
         "kind": "exact" if choice.exact[dropped] else "near",
@@ -237,7 +212,7 @@ def _cluster(columns: Columns, choice: Choice, keeper: int, dropped: int) -> dic
 
 
 def _examples(choice: Choice) -> Iterator[tuple[int, int]]:
-    """A kept and a dropped document of each cluster, near duplicates first: they are what a person will doubt."""
+    """A kept and a dropped document of each cluster, near duplicates first: those are the ones a person doubts."""
     seen = set()
     for number in np.concatenate([np.flatnonzero(choice.near), np.flatnonzero(choice.exact)]).tolist():
         keeper = int(choice.kept_by[number])
@@ -246,7 +221,7 @@ def _examples(choice: Choice) -> Iterator[tuple[int, int]]:
             yield keeper, number
 
 
-def _summary(columns: Columns, choice: Choice, written: Written) -> dict[str, Any]:
+def _summary(columns: DocumentColumns, choice: Choice, written: Written) -> dict[str, Any]:
     def by_source(marked: np.ndarray) -> list[int]:
         return np.bincount(columns.sources[marked], minlength=len(columns.names)).tolist()
 
@@ -257,7 +232,7 @@ def _summary(columns: Columns, choice: Choice, written: Written) -> dict[str, An
     for number in sorted(range(len(columns.names)), key=columns.names.__getitem__):
         name = columns.names[number]
         dropped = {"exact duplicate": exact[number], "near duplicate": near[number]}
-        if emptied := written.emptied.get(name, 0):
+        if emptied := written.emptied[name]:
             dropped["nothing but repeated turns"] = emptied
         left = {"kept": kept[number] - emptied, "held_out": held_out[number]}
         sources[name] = {**left, "clusters": clusters[number], "dropped": dropped}

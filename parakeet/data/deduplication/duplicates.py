@@ -1,12 +1,9 @@
 """Which documents are copies of which, and which of them is kept: arithmetic on small columns.
 
-What is held in memory is about 140 bytes a document, most of it while the ids are sorted, and 160 bytes more for each
-document that has a near duplicate.
+It takes about 140 bytes of memory a document, most of it while the ids are sorted, and 160 bytes more for each document
+that has a near duplicate.
 """
 
-import hashlib
-import json
-from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,18 +11,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from parakeet.data.deduplication.exchanges import exchanges_of
-from parakeet.data.documents import megabytes, normalised, read_part
+from parakeet.data.documents import read_batches
 from parakeet.errors import ParakeetError
-from parakeet.progress import Progress
 from parakeet.recipe import Deduplication
 
 
 @dataclass(frozen=True)
-class Columns:
-    """What the search needs of every document, in the order of the parts; n documents in all."""
+class DocumentColumns:
+    """What the choice needs of every document, in the order of the parts; n documents in all."""
 
     part_sizes: list[int]
     """Documents in each part."""
@@ -34,23 +28,23 @@ class Columns:
     names: list[str]
     """Names of the sources."""
     sources: np.ndarray
-    """int64 (n): index into `names`."""
+    """int64 (n,): index into `names`."""
     characters: np.ndarray
-    """int64 (n): length of the content."""
+    """int64 (n,): length of the content."""
     held_out: np.ndarray
-    """int8 (n): 1 or 0 where the metadata says whether a document is held out, -1 where it does not."""
+    """int8 (n,): 1 or 0 if the source asks for it, −1 if it does not."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What becomes of every document."""
+    """What happens to each of n documents."""
 
     representative: np.ndarray
-    """int64 (n): the document that stands for its exact duplicates; itself where it is that one."""
+    """int64 (n,): the document that stands for its exact duplicates, possibly itself."""
     kept_by: np.ndarray
-    """int64 (n): the document that is kept of the cluster; itself where it is that one."""
+    """int64 (n,): the document that is kept of its cluster, possibly itself."""
     held_out: np.ndarray
-    """bool (n): whether the cluster is held out."""
+    """bool (n,): whether its cluster is held out."""
 
     @property
     def kept(self) -> np.ndarray:
@@ -65,38 +59,37 @@ class Choice:
         return ~self.kept & ~self.exact
 
 
-def read_columns(paths: Sequence[Path]) -> Columns:
+def read_columns(paths: Sequence[Path]) -> DocumentColumns:
     """The small columns of all documents, without making a Python object of any text."""
     batches: list[tuple[np.ndarray, ...]] = []
     numbers: dict[str, int] = {}
+    sizes = []
     for path in paths:
-        with pq.ParquetFile(path) as file:
-            for group in range(file.num_row_groups):
-                table = file.read_row_group(group, columns=["doc_id", "source", "turns", "metadata"], use_threads=False)
-                batches += [_batch_columns(batch, numbers) for batch in table.to_batches()]
+        read = [_batch_columns(b, numbers) for b in read_batches(path, ("doc_id", "source", "turns", "held_out"))]
+        sizes.append(sum(len(columns[1]) for columns in read))
+        batches += read
     empty = (np.empty((0, 2), np.uint64), np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int8))
     ids, sources, characters, held_out = (np.concatenate(columns) for columns in zip(empty, *batches, strict=True))
-    sizes = [pq.read_metadata(path).num_rows for path in paths]
-    return Columns(sizes, ids, list(numbers), sources, characters, held_out)
+    return DocumentColumns(sizes, ids, list(numbers), sources, characters, held_out)
 
 
 def _batch_columns(batch: pa.RecordBatch, numbers: dict[str, int]) -> tuple[np.ndarray, ...]:
-    """ids, sources, characters and held_out of one batch; new sources are added to `numbers`."""
+    """ids, sources, characters and held_out of one batch of b documents. New sources are added to `numbers`."""
     ids = np.frombuffer(b"".join(batch["doc_id"].to_pylist()), ">u8").astype(np.uint64).reshape(-1, 2)
-    sources = np.array([numbers.setdefault(name, len(numbers)) for name in batch["source"].to_pylist()])
+    sources = np.array([numbers.setdefault(name, len(numbers)) for name in batch["source"].to_pylist()], np.int64)
     turns = batch["turns"]
+    # (turns,) characters of each turn; (turns + 1,) characters before each turn.
     lengths = pc.utf8_length(turns.flatten().field("content")).to_numpy(zero_copy_only=False)
-    ends = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    before = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    # (b + 1,) first turn of each document. The offsets of a slice do not begin at 0.
     offsets = turns.offsets.to_numpy() - turns.offsets[0].as_py()
-    held_out = np.full(len(batch), -1, np.int8)
-    for row in np.flatnonzero(pc.match_substring(batch["metadata"], '"held_out"').to_numpy(zero_copy_only=False)):
-        value = json.loads(batch["metadata"][int(row)].as_py()).get("held_out")
-        held_out[row] = -1 if value is None else bool(value)
-    return ids, sources, ends[offsets[1:]] - ends[offsets[:-1]], held_out
+    held_out = pc.fill_null(pc.cast(batch["held_out"], pa.int8()), -1).to_numpy(zero_copy_only=False)
+    return ids, sources, before[offsets[1:]] - before[offsets[:-1]], held_out
 
 
 def exact_representatives(ids: np.ndarray, priorities: np.ndarray) -> np.ndarray:
-    """For each of n documents the one of equal id with the highest priority, of those the first: int64 (n)."""
+    """int64 (n,): for each document the one of equal id with the highest priority, the first of several."""
+    # Equal ids side by side, the one that represents them first.
     order = np.lexsort((np.arange(len(ids)), -priorities, ids[:, 1], ids[:, 0]))
     begins = np.concatenate([[True], (ids[order[1:]] != ids[order[:-1]]).any(axis=1)])
     representative = np.empty(len(ids), np.int64)
@@ -105,16 +98,16 @@ def exact_representatives(ids: np.ndarray, priorities: np.ndarray) -> np.ndarray
 
 
 def searched_for(representative: np.ndarray, searchable: np.ndarray) -> np.ndarray:
-    """bool (n): one of each cluster of equals of which any is `searchable` (bool, n), whichever stands for it."""
+    """bool (n,): the representative of each cluster of equals that has a `searchable` (bool, n) member."""
     any_searchable = np.zeros(len(representative), bool)
     any_searchable[representative[searchable]] = True
     return any_searchable
 
 
 def near_keepers(pairs: Iterable[tuple[int, int]], priorities: np.ndarray, characters: np.ndarray) -> dict[int, int]:
-    """For every document in a pair the one that is kept of all that pairs connect.
+    """For every document in a pair, the one to keep of all documents that pairs connect with it.
 
-    That is the one with the highest priority, of those the longest, of those the first.
+    It is the one with the highest priority, then the longest, then the first.
     """
     parents: dict[int, int] = {}
 
@@ -126,80 +119,44 @@ def near_keepers(pairs: Iterable[tuple[int, int]], priorities: np.ndarray, chara
     def worth(node: int) -> tuple[int, int, int]:
         return priorities[node], characters[node], -node
 
-    # The better root becomes the parent, so that a tree's root is always the one to keep.
+    # Union-find. The better root becomes the parent, so a tree's root is always the one to keep.
     for pair in pairs:
         better, worse = sorted((root(pair[0]), root(pair[1])), key=worth, reverse=True)
         parents[worse] = better
     return {node: root(node) for node in list(parents)}
 
 
-def choose(columns: Columns, representative: np.ndarray, keepers: Mapping[int, int], settings: Deduplication) -> Choice:
-    """Join exact and near clusters, and hold out whole every cluster that has a held-out member.
+def choose(
+    columns: DocumentColumns, representative: np.ndarray, keepers: Mapping[int, int], settings: Deduplication
+) -> Choice:
+    """Join exact and near clusters, and hold out every cluster that has a held-out member, as a whole.
 
-    A document without a word on it in its metadata is held out where the first 8 bytes of its id, as a fraction of
-    2^64, lie below `held_out_fraction`: it stays held out when other text is added.
+    If its source does not ask for it, a document is held out if the first 8 bytes of its id, as a fraction of 2^64, are
+    below `held_out_fraction`. So it stays held out when other text is added.
     """
     number = len(representative)
-    keeper = np.arange(number)
-    keeper[list(keepers)] = list(keepers.values())
-    kept_by = keeper[representative]
+    kept_by = kept_for(representative, keepers)
+    # All arrays below are (n,). A cluster's properties are kept at the number of its kept document.
     by_hash = columns.ids[:, 0] / 2.0**64 < settings.held_out_fraction
     member = np.where(columns.held_out < 0, by_hash, columns.held_out == 1)
     held_out = np.zeros(number, bool)
     held_out[kept_by[member]] = True
-    said_so, said_not = np.zeros(number, bool), np.zeros(number, bool)
-    said_so[kept_by[columns.held_out == 1]] = True
-    said_not[kept_by[columns.held_out == 0]] = True
-    for cluster in np.flatnonzero(said_so & said_not)[:1]:
+    asked, refused = np.zeros(number, bool), np.zeros(number, bool)
+    asked[kept_by[columns.held_out == 1]] = True
+    refused[kept_by[columns.held_out == 0]] = True
+    for cluster in np.flatnonzero(asked & refused)[:1]:
         sources = sorted({columns.names[source] for source in columns.sources[kept_by == cluster]})
         raise ParakeetError(
             f"Document {int(np.flatnonzero(kept_by == cluster)[0]):,} of the cleaned text (source "
-            f"{', '.join(sources)}) is for training, but a copy of it is held out to measure with. Change the source "
-            "so that its training and held-out documents differ, or set near_duplicates: false for it if they do."
+            f"{', '.join(sources)}) is for training, but a copy of it is held out. Change the source so that its "
+            "training and held-out documents differ; if they do differ, set near_duplicates: false for it."
         )
     return Choice(representative, kept_by, held_out[kept_by])
 
 
-@dataclass(frozen=True)
-class Exchanges:
-    """The exchanges of the conversations that are kept, in the order of the parts; m of them."""
-
-    part_sizes: list[int]
-    """Exchanges in each part."""
-    ids: np.ndarray
-    """uint64 (m, 2): hash of the normalised question and reply."""
-    documents: np.ndarray
-    """int64 (m): number of the document that each stands in."""
-    characters: np.ndarray
-    """int64 (m): length of question and reply."""
-
-
-def read_exchanges(paths: Sequence[Path], kept: np.ndarray, progress: Progress) -> Exchanges:
-    """Exchanges of the documents that `kept` (bool, n) marks; about 80 bytes of memory each."""
-    sizes, ids, documents, characters = [], bytearray(), array("q"), array("q")
-    number = 0
-    with progress.task("exchanges", megabytes(paths), "MB") as task:
-        for path in paths:
-            before = len(documents)
-            for document in read_part(path):
-                for text in exchanges_of(document) if kept[number] else ():
-                    ids += hashlib.blake2b(normalised(text).encode(), digest_size=16).digest()
-                    documents.append(number)
-                    characters.append(len(text))
-                number += 1
-            sizes.append(len(documents) - before)
-            task.advance(megabytes([path]))
-    return Exchanges(
-        sizes,
-        np.frombuffer(bytes(ids), ">u8").astype(np.uint64).reshape(-1, 2),
-        np.array(documents, np.int64),
-        np.array(characters, np.int64),
-    )
-
-
-def choose_exchanges(representative: np.ndarray, keepers: Mapping[int, int]) -> np.ndarray:
-    """bool (m): the exchanges that another one stands for, exactly (`representative`) or nearly (`keepers`)."""
+def kept_for(representative: np.ndarray, keepers: Mapping[int, int]) -> np.ndarray:
+    """int64 (n,): what is kept in the place of each: the near keeper of its exact representative."""
     keeper = np.arange(len(representative))
     keeper[list(keepers)] = list(keepers.values())
-    repeated: np.ndarray = keeper[representative] != np.arange(len(representative))
-    return repeated
+    kept_by: np.ndarray = keeper[representative]
+    return kept_by

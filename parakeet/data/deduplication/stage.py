@@ -16,7 +16,7 @@ class DeduplicatedDocumentsStage(Stage):
     summary = "One document of each cluster of exact and near duplicates, split into training and held-out ones."
     detail = "A cluster with one held-out member is held out whole."
     kinds = frozenset({"parquet"})
-    version = 2
+    version = 3
     resumable = True
 
     def inputs(self, recipe: Recipe) -> tuple[str, ...]:

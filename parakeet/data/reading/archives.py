@@ -1,6 +1,6 @@
-"""Compressed files and archives as streams. Nothing is ever extracted under a name that an archive gives.
+"""Compressed files and archives as streams. Nothing is ever extracted under a name from an archive.
 
-What unpacks to far more than it takes (a decompression bomb) is refused while it is read, by `Allowance`.
+`Allowance` stops a decompression bomb (a file that unpacks to far more than its size) while it is read.
 """
 
 import gzip
@@ -19,8 +19,8 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from parakeet.data.reading.file_kinds import ARCHIVES, file_kind
 from parakeet.data.reading.records import Problem
+from parakeet.data.reading.sources import ARCHIVES, file_kind
 from parakeet.errors import ParakeetError
 from parakeet.sanitise import sanitise
 
@@ -32,23 +32,23 @@ DAMAGE = (
     pa.ArrowException,
     zipfile.BadZipFile,
     tarfile.TarError,
-    # zipfile's, of names that are marked as UTF-8 and are not, and of features that it does not know.
+    # From zipfile: names that are marked as UTF-8 but are not, and features that it does not know.
     UnicodeDecodeError,
     NotImplementedError,
 )
-"""What damaged files raise when they are read."""
+"""Exceptions from reading damaged files."""
 
 FREE_BYTES = 64 << 20
 MOST_EXPANSION = 200
 """Text compresses 3 to 10 times, logs perhaps 50; deflate reaches 1,030 and zstd far more for one repeated byte."""
 BUFFER_BYTES = 256 << 10
 UNPACKED_BY_ZIPFILE = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-"""zipfile unpacks what else there is (bzip2, LZMA) without a bound on the memory."""
+"""zipfile unpacks other methods (bzip2, LZMA) without a bound on memory."""
 ENCRYPTED = 0x1
 
 
 class Allowance:
-    """How much may come out of what was read: `FREE_BYTES`, and then `MOST_EXPANSION` times as much."""
+    """How much may be unpacked: `FREE_BYTES` plus `MOST_EXPANSION` times the bytes read."""
 
     def __init__(self, where: str, consumed: Callable[[], int]) -> None:
         self._where = where
@@ -60,12 +60,12 @@ class Allowance:
         if self._produced > FREE_BYTES and self._produced > FREE_BYTES + MOST_EXPANSION * self._consumed():
             raise ParakeetError(
                 sanitise(f"{self._where} unpacks to more than {MOST_EXPANSION} times its size")
-                + ", as no text does: a decompression bomb. Take it away, or unpack it yourself if you trust it."
+                + ", as no text does: a decompression bomb. Remove it, or unpack it yourself if you trust it."
             )
 
 
 class Unpacked(io.RawIOBase):
-    """What comes out of a decompressor, within an allowance."""
+    """The output of a decompressor, within an allowance."""
 
     def __init__(self, stream: Any, allowance: Allowance) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
     try:
         file = path.open("rb")
     except OSError as error:
-        message = f"{path} cannot be opened: {error.strerror}. Make it a readable file, or take it away."
+        message = f"{path} cannot be opened: {error.strerror}. Make it a readable file, or remove it."
         raise ParakeetError(sanitise(message)) from None
     with file:
         yield file
@@ -101,12 +101,12 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def decompressed(packed: Any, compression: str, where: str) -> Iterator[Any]:
-    """A buffered stream of what `packed` holds; it is seekable only if nothing is compressed."""
+    """A buffered stream of the content of `packed`, seekable only if it is not compressed."""
     with ExitStack() as stack:
         if compression == ".gz":
             stream: Any = stack.enter_context(gzip.GzipFile(fileobj=packed))
         elif compression == ".zst":
-            # Arrow's reader raises on a frame that breaks off; zstandard's stream_reader just ends.
+            # Arrow's reader raises on a truncated frame; zstandard's stream_reader just ends.
             stream = stack.enter_context(pa.CompressedInputStream(pa.PythonFile(packed, mode="r"), "zstd"))
         else:
             yield packed
@@ -129,10 +129,10 @@ class Member:
 
 
 def members(kind: str, stream: Any, where: str) -> Iterator[Member]:
-    """The members of a zip or tar archive that are of a kind that is read, and those that are refused.
+    """The members of a zip or tar archive whose kind is read, and those that are refused.
 
-    Folders, hidden files and other kinds are left out, as they are outside of archives. Raises ParakeetError for
-    encrypted members, bombs, and packing that is not read; one of `DAMAGE` where the archive is damaged.
+    Folders, hidden files and other kinds are left out, as they are outside archives. Raises ParakeetError for encrypted
+    members, bombs and unsupported compression, and one of `DAMAGE` if the archive is damaged.
     """
     return _zip_members(stream, where) if kind == "zip" else _tar_members(stream, where)
 
@@ -141,11 +141,11 @@ def _zip_members(file: BinaryIO, where: str) -> Iterator[Member]:
     size = file.seek(0, io.SEEK_END)
     packed = 0
     with zipfile.ZipFile(file) as archive:
-        # Of all members together: a small archive can hold the same bomb thousands of times.
+        # For all members together: a small archive can hold the same bomb thousands of times.
         allowance = Allowance(where, lambda: min(packed, size))
         for info in archive.infolist():
             kind = stat.S_IFMT(info.external_attr >> 16)
-            # zipfile's own is_dir raises on a member without a name.
+            # ZipInfo.is_dir raises on a member without a name.
             is_folder = info.filename.endswith("/")
             problem = _fault(info.filename, kind in (0, stat.S_IFREG) or is_folder)
             if problem:
@@ -160,13 +160,13 @@ def _zip_members(file: BinaryIO, where: str) -> Iterator[Member]:
 def _refuse_packing(info: zipfile.ZipInfo, where: str) -> None:
     named = f"{where}: {info.filename} is "
     if info.flag_bits & ENCRYPTED:
-        raise ParakeetError(sanitise(named) + "encrypted. Pack it again without a password, or take the archive away.")
+        raise ParakeetError(sanitise(named) + "encrypted. Pack it again without a password, or remove the archive.")
     if info.compress_type not in UNPACKED_BY_ZIPFILE:
-        raise ParakeetError(sanitise(named) + "packed by a method that is not read. Pack it again with deflate.")
+        raise ParakeetError(sanitise(named) + "compressed by an unsupported method. Pack it again with deflate.")
 
 
 class _Header(tarfile.TarInfo):
-    """tarfile takes a damaged header, and a missing end, for the end of the archive; this one says so."""
+    """Raises on a damaged header and on a missing end, which tarfile takes for the end of the archive."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Header":
@@ -181,17 +181,17 @@ class _Header(tarfile.TarInfo):
 def _tar_members(stream: Any, where: str) -> Iterator[Member]:
     with tarfile.open(fileobj=stream, mode="r|", bufsize=BUFFER_BYTES, tarinfo=_Header) as archive:
         while (info := archive.next()) is not None:
-            # A sparse member's holes would come out of nothing, past every allowance.
+            # The holes of a sparse member are produced from nothing, past every allowance.
             problem = _fault(info.name, info.isdir() or (info.isreg() and not info.issparse()))
             if problem:
                 yield Member(_shown(info.name), problem=problem)
             elif not info.isdir() and (wanted := _wanted_kind(info.name)):
                 content: Any = archive.extractfile(info)
-                # It takes as much as it gives; what was compressed around it has an allowance of its own.
+                # Stored as it is; the compression around the archive has an allowance of its own.
                 yield Member(_shown(info.name), wanted, _buffered(content, Allowance(where, content.tell)))
-            # tarfile keeps every header.
+            # tarfile would keep every header in memory.
             archive.members.clear()  # type: ignore[attr-defined]
-    while stream.read(BUFFER_BYTES):  # up to the checksum at the end of a gzip file
+    while stream.read(BUFFER_BYTES):  # so that gzip reaches its checksum at the end
         pass
 
 

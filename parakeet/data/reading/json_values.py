@@ -1,4 +1,4 @@
-"""The elements of a JSON array one by one, in the memory of the longest: json itself parses only whole texts."""
+"""The elements of a JSON array, one by one, in memory for the longest one. (json parses only whole texts.)"""
 
 import codecs
 import json
@@ -12,22 +12,22 @@ from parakeet.sanitise import sanitise
 PIECE_BYTES = 256 << 10
 MAX_ELEMENT_CHARACTERS = 64 << 20
 LONGEST_LITERAL = 16
-"""A complaint this close to the end of what was read may only say that more is to come; `-Infinity` has 9."""
+"""An error this close to the end of what was read may only mean that more has to be read; `-Infinity` has 9."""
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
 def complaint_of(error: ValueError | RecursionError) -> str:
-    """What json says of a text, in plain words."""
+    """json's error in plain words."""
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg} at column {error.colno}"
     return "nested too deeply" if isinstance(error, RecursionError) else str(error).partition(";")[0]
 
 
 class JsonText:
-    """A JSON file that is read piece by piece: an array, or one value by itself.
+    """A JSON file that is read piece by piece: an array, or a single value.
 
-    `head` was read from the stream before, and ends on line `row` of the file.
+    `head` was read from the stream before and ends on line `row` of the file.
     """
 
     def __init__(self, stream: Any, head: bytes, row: int, where: str) -> None:
@@ -42,9 +42,9 @@ class JsonText:
         self._add(head)
 
     def elements(self) -> Iterator[tuple[Any, str]]:
-        """Each element and its text; the whole where it is no array, nothing where there is nothing.
+        """Each element and its text; a single value as one element; nothing for an empty file.
 
-        Raises ParakeetError, with the line, where the text is no JSON.
+        Raises ParakeetError, with the line, if the text is not JSON.
         """
         if not self._next():
             return
@@ -71,7 +71,7 @@ class JsonText:
                 return
 
     def _next(self) -> str:
-        """The next character that is no white space, "" at the end."""
+        """The next character that is not white space; "" at the end."""
         while True:
             match = _SPACE.match(self._buffer, self._at)
             assert match is not None
@@ -92,7 +92,7 @@ class JsonText:
                 raise self._error(error.msg, error.pos) from None
             except (ValueError, RecursionError) as error:
                 raise self._error(complaint_of(error), self._at) from None
-            # A number may go on in what has not been read yet.
+            # A number may continue in what has not been read yet.
             if end == len(self._buffer) and self._more():
                 continue
             text = self._buffer[self._at : end]
@@ -100,7 +100,7 @@ class JsonText:
             return value, text
 
     def _more(self) -> bool:
-        """Read on, as much again as is held: a long element is then parsed only a few times."""
+        """Read as much again as is held, so a long element is parsed only a few times. False at the end."""
         if self._over:
             return False
         self._row += self._buffer.count("\n", 0, self._at)

@@ -1,4 +1,4 @@
-"""How a source's files are divided among the tasks that read them, as a pure function of the files."""
+"""Which pieces of a source's files each reading task gets: a pure function of the files."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -8,20 +8,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from parakeet.data.documents import part_groups
-from parakeet.data.reading.file_kinds import file_kind
+from parakeet.data.reading.readers import read_records, read_rows
 from parakeet.data.reading.records import Record
-from parakeet.data.reading.sources import read_records, read_rows
+from parakeet.data.reading.sources import file_kind
 
 TASK_BYTES = 64 << 20
-"""Of files, as they lie on the disk: small files are read together, a large Parquet file is read in several tasks."""
+"""Bytes on disk: small files are read together, and a large Parquet file by several tasks."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A file, or the row groups `first` to `last` of a Parquet file that has `rows_before` rows before them.
+    """A file, or the row groups `groups[0]` to `groups[1]` of a Parquet file, which follow `rows_before` rows.
 
-    `name` is what the file is called in every record of it: never where it lies on this machine. `n_bytes` is its share
-    of the file.
+    `name` stands in the metadata of its documents: relative to the source's folder, never a path of this machine.
+    `n_bytes` is its share of the file.
     """
 
     path: str
@@ -38,7 +38,7 @@ class Piece:
 
 
 def divided(files: Sequence[Path], root: Path, task_bytes: int = TASK_BYTES) -> list[list[Piece]]:
-    """The pieces of each task, in the order of the files, which are told relative to `root`."""
+    """The pieces of each task, in the order of the files. Names are relative to `root`."""
     pieces = [piece for path in files for piece in _pieces(path, path.relative_to(root).as_posix(), task_bytes)]
     groups = part_groups([piece.n_bytes for piece in pieces], task_bytes)
     return [_joined([pieces[number] for number in group]) for group in groups]
@@ -52,7 +52,7 @@ def _pieces(path: Path, name: str, task_bytes: int) -> list[Piece]:
     try:
         footer = pq.read_metadata(path)
     except (OSError, pa.ArrowException):
-        return whole  # and the task that reads it says what is wrong
+        return whole  # the task that reads it reports what is wrong
     rows = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
     return [
         Piece(str(path), name, size * count // max(1, sum(rows)), (group, group), sum(rows[:group]))
@@ -61,7 +61,7 @@ def _pieces(path: Path, name: str, task_bytes: int) -> list[Piece]:
 
 
 def _joined(pieces: list[Piece]) -> list[Piece]:
-    """Neighbouring row groups of one file in one piece."""
+    """Neighbouring row groups of one file become one piece."""
     joined = pieces[:1]
     for piece in pieces[1:]:
         last = joined[-1]

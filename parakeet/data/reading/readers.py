@@ -1,40 +1,97 @@
-"""From a stream of bytes to records: one reader for each kind of file.
+"""From a file to its records: one reader for each kind of file.
 
-Everything streams: JSONL by lines, JSON arrays by elements, Parquet by batches, text by blocks or by a separator.
+Everything streams: JSONL by lines, JSON arrays by elements, Parquet by batches, text by blocks or by a separator. A
+fault in one record is a `Problem` that travels with it; a fault of the file is a ParakeetError.
 """
 
 import codecs
+import errno
 import json
 import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from parakeet.data.reading.archives import DAMAGE, decompressed, members, opened
 from parakeet.data.reading.json_values import JsonText, complaint_of
 from parakeet.data.reading.records import Problem, Record, bad_bytes, excerpt_of
+from parakeet.data.reading.sources import ARCHIVES, RECOGNISED, file_kind
 from parakeet.data.reading.text_blocks import TextBlocks
 from parakeet.errors import ParakeetError
 from parakeet.sanitise import sanitise
 
 MAX_LINE_BYTES = 64 << 20
-"""A longer line of JSONL is a problem: what it is a line of is hardly text, and it would fill the memory."""
+"""A longer line of JSONL is a problem: it is hardly text, and it would fill the memory."""
 TEXT_PIECE_BYTES = 64 << 10
 COPY_BYTES = 1 << 20
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 PARQUET_BATCH_ROWS = 256
 PARQUET_BUFFER_BYTES = 1 << 20
-"""Of each column. Without, a row group's columns are read whole, and some sets have one row group a file."""
+"""Of each column. Without it a row group's columns are read whole, and some data sets have one row group a file."""
 
 _LONE_SURROGATE_POSSIBLE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
+def read_records(path: Path, separator: str | None = None) -> Iterator[Record]:
+    """All records of a file in order, unusable ones with their `problem`. Blank lines are not records.
+
+    A text file is split at lines that equal `separator`, or without one at blank lines. Archives give the records of
+    their members, with the member's name. Raises ParakeetError if the kind of file is unknown, or if the file cannot be
+    opened, is damaged, truncated, a decompression bomb or UTF-16. The message has the number of records before.
+    """
+    kind_and_compression = file_kind(path.name)
+    if kind_and_compression is None:
+        raise ParakeetError(sanitise(f"{path} is of a kind that Parakeet does not read. It reads {RECOGNISED}."))
+    yield from _undamaged(_file_records(path, *kind_and_compression, separator), path)
+
+
+def read_rows(path: Path, groups: range, rows_before: int) -> Iterator[Record]:
+    """The same for some row groups of a Parquet file. `rows_before` is the number of rows before them."""
+    with opened(path) as file:
+        yield from _undamaged(read_row_groups(file, groups, rows_before), path)
+
+
+def _file_records(path: Path, kind: str, compression: str, separator: str | None) -> Iterator[Record]:
+    where = str(path)
+    with opened(path) as packed, decompressed(packed, compression, where) as stream:
+        if kind not in ARCHIVES:
+            yield from read_stream(kind, stream, where, separator)
+            return
+        for member in members(kind, stream, where):
+            if member.problem is not None:
+                yield Record(0, problem=member.problem, excerpt=member.name, member=member.name)
+                continue
+            inside = f"{where}/{member.name}"
+            with decompressed(member.stream, member.kind[1], inside) as content:
+                for record in read_stream(member.kind[0], content, inside, separator):
+                    yield replace(record, member=member.name)
+
+
+def _undamaged(records: Iterator[Record], path: Path) -> Iterator[Record]:
+    count = 0
+    try:
+        for record in records:
+            yield record
+            count += 1
+    except DAMAGE as error:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:  # raised by the temporary file, not by this one
+            raise
+        message = f"{path} cannot be read beyond record {count:,}: {error or type(error).__name__}. "
+        raise ParakeetError(sanitise(message) + "Copy or download the file again, or remove it.") from None
+
+
 def read_stream(kind: str, stream: Any, where: str, separator: str | None) -> Iterator[Record]:
-    """The records of a decompressed file that is no archive. Raises ParakeetError if it is UTF-16, or a JSON array
-    that is broken; one of `archives.DAMAGE` where the file is damaged."""
+    """The records of a decompressed file that is not an archive.
+
+    Raises ParakeetError if it is UTF-16 or a broken JSON array, and one of `archives.DAMAGE` if it is damaged.
+    """
     if kind == "parquet":
         with _seekable(stream) as file:
             yield from read_row_groups(file)
@@ -82,7 +139,7 @@ def _json_line(row: int, line: bytes) -> Record:
 
 
 def _json_record(row: int, value: Any, text: str) -> Record:
-    """`text` is searched for escapes that might be lone surrogates, which no UTF-8 file can hold."""
+    """`text` is searched for escapes of lone surrogates, which UTF-8 cannot encode."""
     if not isinstance(value, dict):
         return Record(row, problem=Problem("not a JSON object"), excerpt=excerpt_of(value))
     if _LONE_SURROGATE_POSSIBLE.search(text):
@@ -94,7 +151,7 @@ def _json_record(row: int, value: Any, text: str) -> Record:
 
 
 def _read_json(stream: Any, where: str) -> Iterator[Record]:
-    """A file whose first line is an object by itself is JSONL under another name."""
+    """A file whose first line is a complete object is JSONL with another suffix."""
     head = b""
     row = 0
     while not head.strip() and (head := stream.readline(TEXT_PIECE_BYTES)):
@@ -142,7 +199,7 @@ def _read_text(stream: Any) -> Iterator[Record]:
 
 
 def _read_separated(stream: Any, separator: str) -> Iterator[Record]:
-    """Documents that are parted by lines which hold the separator alone."""
+    """Documents between lines that hold nothing but the separator."""
     mark = separator.strip().encode()
     held: list[bytes] = []
     size, begin, row, at_line_start = 0, 1, 1, True
@@ -175,7 +232,7 @@ def _separated(content: bytes, row: int, size: int) -> Iterator[Record]:
 
 
 def _pieces(stream: Any) -> Iterator[bytes]:
-    """Lines, those above `TEXT_PIECE_BYTES` in several pieces; an empty piece comes last."""
+    """Lines, in several pieces if longer than `TEXT_PIECE_BYTES`. The last piece is empty."""
     while piece := stream.readline(TEXT_PIECE_BYTES):
         yield piece
     yield b""
@@ -188,7 +245,7 @@ def _skip_line(stream: Any) -> None:
 
 @contextmanager
 def _seekable(stream: Any) -> Iterator[BinaryIO]:
-    """The stream, or where it cannot be searched its content in a temporary file."""
+    """The stream itself, or a temporary file with its content if it is not seekable."""
     if stream.seekable():
         yield stream
         return
@@ -198,9 +255,9 @@ def _seekable(stream: Any) -> Iterator[BinaryIO]:
 
 
 def read_row_groups(stream: BinaryIO, groups: Sequence[int] | None = None, rows_before: int = 0) -> Iterator[Record]:
-    """Rows of a Parquet file: all of them, or those of some row groups with `rows_before` rows before them."""
+    """Rows of a Parquet file: all, or those of some row groups, which have `rows_before` rows before them."""
     with pq.ParquetFile(stream, buffer_size=PARQUET_BUFFER_BYTES, pre_buffer=False) as file:
-        # Times hold no text, and those in nanoseconds cannot become Python's.
+        # Times hold no text, and Python has no type for those in nanoseconds.
         columns = [field.name for field in file.schema_arrow if not pa.types.is_temporal(field.type)]
         row = rows_before
         for batch in file.iter_batches(PARQUET_BATCH_ROWS, row_groups=groups, columns=columns, use_threads=False):
@@ -212,7 +269,7 @@ def read_row_groups(stream: BinaryIO, groups: Sequence[int] | None = None, rows_
 def _batch_records(batch: pa.RecordBatch, rows_before: int) -> Iterator[Record]:
     try:
         values = batch.to_pylist()
-    except ValueError:  # Parquet's strings are not checked when written; find the ones that are none
+    except ValueError:  # nobody checks Parquet's strings when they are written; find those that are not UTF-8
         values = [None] * batch.num_rows
     for index, value in enumerate(values):
         row = rows_before + index + 1

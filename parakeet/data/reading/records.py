@@ -1,4 +1,4 @@
-"""Records on their way from a file to a document, and what can be wrong with one."""
+"""A record on its way from a file to a document, and the problem that can make it unusable."""
 
 import json
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ EXCERPT_CHARACTERS = 200
 
 @dataclass(frozen=True)
 class Problem:
-    """Why a record cannot be used: a `reason` that can be counted, and what is particular to this one."""
+    """Why a record cannot be used: a `reason` that can be counted, and the detail of this one."""
 
     reason: str
     detail: str = ""
@@ -20,10 +20,10 @@ class Problem:
 
 @dataclass(frozen=True)
 class Record:
-    """One record of a file: a `value` (the columns, or a piece of plain text), or else a `problem`.
+    """One record of a file: a `value` (its columns, or a piece of plain text) or a `problem`.
 
-    `row` counts from 1: the line in JSONL and text (where a document begins), else the record's position; 0 stands for
-    a member of an archive as a whole. `member` is the name inside the archive, empty outside of archives.
+    `row` counts from 1: in JSONL and text the line on which the record begins, else its position. 0 stands for a whole
+    member of an archive. `member` is the name inside the archive, empty outside archives.
     """
 
     row: int
@@ -34,10 +34,10 @@ class Record:
 
 
 def bad_bytes(row: int, problem: Problem, content: bytes) -> Record:
-    """A record that is no text, with its beginning as an excerpt."""
+    """A record that is not text, with its beginning as the excerpt."""
     return Record(row, problem=problem, excerpt=content[: 4 * EXCERPT_CHARACTERS].decode(errors="replace").strip())
 
 
 def excerpt_of(value: Any) -> str:
-    """A record's value on one line, for people."""
+    """A record's value on one line."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

@@ -30,7 +30,7 @@ _FINAL_ANSWER = re.compile(r"(?:\A|\n)####[ \t]*(\S*\d\S*)\Z")
 
 
 class BadRecord(Exception):
-    """A record that no document can be made of."""
+    """A record that gives no document."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         self.problem = Problem(reason, detail)
@@ -39,20 +39,20 @@ class BadRecord(Exception):
 
 @dataclass(frozen=True)
 class Shaped:
-    """A document, with a `note` where something of the record was left out of it."""
+    """A document, and a `note` if a part of the record was left out."""
 
     document: Document
     note: str = ""
 
 
 def shape(value: Mapping[str, Any] | str, source: RecordSource) -> Shaped:
-    """The document that a record holds. A string is a plain text; of columns the first known shape is taken:
+    """The document in a record. A string is a plain text. Of columns, the first known shape counts:
 
     `messages`, `conversations`, `instruction` (with `input` or `context`) and `output` or `response`, `prompt` and
-    `completion`, `question` and `answer`, `text`; or what `source.columns` names, and then nothing else.
+    `completion`, `question` and `answer`, `text`. If the source names its `columns`, only those count.
 
-    A conversation's content is stripped, its roles are System, Human and Assistant, and after the merged system
-    messages Human and Assistant alternate. Raises BadRecord with the reason where that cannot be had.
+    Content is stripped. The roles are System, Human and Assistant; after the merged system messages Human and Assistant
+    alternate. Raises BadRecord with the reason if the record does not fit.
     """
     note = ""
     if isinstance(value, str):
@@ -60,12 +60,11 @@ def shape(value: Mapping[str, Any] | str, source: RecordSource) -> Shaped:
     else:
         turns, note = _mapped(value, source.columns) if source.columns else _recognised(value)
     metadata = {} if isinstance(value, str) else _metadata(value)
-    licence = source.licence if isinstance(source, RecordSource) else ""
-    return Shaped(Document(source.name, licence, turns, metadata), note)
+    return Shaped(Document(source.name, source.licence, turns, metadata), note)
 
 
 def _recognised(record: Mapping[str, Any]) -> tuple[tuple[Turn, ...], str]:
-    # Parquet gives every row every column, so an absent one is None.
+    # In Parquet every row has every column; an absent value is None.
     have = {name for name, value in record.items() if value is not None}
     reply = next((name for name in ("output", "response") if name in have), None)
     if "messages" in have:
@@ -80,7 +79,7 @@ def _recognised(record: Mapping[str, Any]) -> tuple[tuple[Turn, ...], str]:
         return _conversation(_question(record))
     if "text" in have:
         return (_plain(record["text"], "text"),), ""
-    raise BadRecord("unknown columns", f"{_names(record)}; say in the recipe which are what, with `columns`")
+    raise BadRecord("unknown columns", f"{_names(record)}; name them in the recipe, with `columns`")
 
 
 def _mapped(record: Mapping[str, Any], columns: Columns) -> tuple[tuple[Turn, ...], str]:
@@ -131,7 +130,7 @@ def _turn(message: Any, where: str, keys: tuple[tuple[str, str], ...]) -> Turn:
 
 
 def _instruction(record: Mapping[str, Any], have: set[str], reply: str) -> list[Turn]:
-    """Dolly calls the input `context`."""
+    """Dolly's name for the input is `context`."""
     parts = [_content(record["instruction"], "instruction")]
     parts += [_content(record[name], name) for name in ("input", "context") if name in have]
     return [
@@ -145,7 +144,7 @@ def _exchange(record: Mapping[str, Any], human: str, assistant: str) -> list[Tur
 
 
 def _question(record: Mapping[str, Any]) -> list[Turn]:
-    """An answer that ends like GSM8K's loses the calculator's marks, and its last line becomes a sentence."""
+    """In an answer like GSM8K's, calculator marks are removed and the last line becomes a sentence."""
     human, assistant = _exchange(record, "question", "answer")
     final = _FINAL_ANSWER.search(assistant.content)
     if final is None:
@@ -156,7 +155,7 @@ def _question(record: Mapping[str, Any]) -> list[Turn]:
 
 
 def _conversation(turns: list[Turn]) -> tuple[tuple[Turn, ...], str]:
-    """System messages first and merged, then Human and Assistant in turn, ending on Assistant."""
+    """Merge the system messages at the beginning; check that Human and Assistant alternate and Assistant is last."""
     if not turns:
         raise BadRecord("empty conversation")
     leading = next((index for index, turn in enumerate(turns) if turn.role != "System"), len(turns))
@@ -192,7 +191,7 @@ def _content(value: Any, where: str) -> str:
 
 
 def _metadata(record: Mapping[str, Any]) -> dict[str, str | int]:
-    """Only what helps to find a record again; never `held_out`, which decides where a document goes."""
+    """Only what helps to find the record again."""
     values = {name: record.get(name) for name in METADATA_COLUMNS}
     return {
         name: value

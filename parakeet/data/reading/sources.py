@@ -1,34 +1,56 @@
-"""From a source to its files, and from a file to its records.
+"""The files of a source, what kind each is, and which records are taken where a recipe has a limit.
 
-Everything streams. Trouble in one record is a `Problem` that travels with it; trouble with a file is a ParakeetError.
+This module is light: recipes, plans and Dagster's definitions import it.
 """
 
-import errno
 import glob
 import os
 from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
+from fractions import Fraction
+from pathlib import Path, PurePosixPath
 
 from parakeet.artifact import MANIFEST_FILE, WORK_FOLDER
-from parakeet.data.reading.archives import DAMAGE, decompressed, members, opened
-from parakeet.data.reading.file_kinds import ARCHIVES, RECOGNISED, file_kind
-from parakeet.data.reading.readers import read_row_groups, read_stream
-from parakeet.data.reading.records import Record
 from parakeet.errors import ParakeetError
-from parakeet.recipe_sources import FileSource
+from parakeet.recipe_sources import FileSource, SyntheticSource
 from parakeet.sanitise import sanitise
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+KINDS = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".parquet": "parquet",
+    ".txt": "text",
+    ".text": "text",
+    ".md": "text",
+    ".markdown": "text",
+    ".tar": "tar",
+}
+COMPRESSIONS = (".gz", ".zst")
+ARCHIVES = ("zip", "tar")
+RECOGNISED = f"{', '.join(KINDS)} (each may be followed by {' or '.join(COMPRESSIONS)}), .tgz and .zip"
+
+LEAST_DIALOGUES = 100
+
+
+def file_kind(name: str) -> tuple[str, str] | None:
+    """("jsonl" | "json" | "parquet" | "text" | "tar" | "zip", "" | ".gz" | ".zst") by the name; None if unknown."""
+    name = name.lower()
+    if name.endswith(".tgz"):
+        return "tar", ".gz"
+    if name.endswith(".zip"):
+        return "zip", ""
+    compression = next((suffix for suffix in COMPRESSIONS if name.endswith(suffix)), "")
+    kind = KINDS.get(PurePosixPath(name.removesuffix(compression)).suffix)
+    return (kind, compression) if kind else None
 
 
 def source_files(source: FileSource) -> list[Path]:
-    """The files of a source: its file, or those of its folder (with subfolders) or glob that are recognised, sorted.
+    """The files of a source, sorted: its file, or the recognised files of its folder (with subfolders) or glob.
 
-    Hidden files and folders are left out of folders. Raises ParakeetError where nothing is there, nothing of
-    it is recognised, a link leads nowhere, or a folder cannot be listed.
+    Hidden files and folders are left out of folders. Raises ParakeetError if nothing is there, no file is recognised, a
+    link is broken, or a folder cannot be listed.
     """
-    path = Path(os.path.expanduser(source.path))  # unlike Path's own, never raises
+    path = Path(os.path.expanduser(source.path))  # unlike Path.expanduser, never raises
     where = f"Source {source.name}: {path}"
     if os.path.isdir(path):
         found = sorted(_walk(path, where))
@@ -41,22 +63,22 @@ def source_files(source: FileSource) -> list[Path]:
         nothing = f"{where} matches no file that Parakeet reads. It reads {RECOGNISED}."
     else:
         message = f"{where} does not exist or cannot be reached. Correct the path"
-        raise ParakeetError(sanitise(f"{message}; in a recipe it is relative to the recipe's own file."))
+        raise ParakeetError(sanitise(f"{message}. In a recipe it is relative to the recipe's own file."))
     files = [file for file in found if file_kind(file.name)]
     if not files:
         raise ParakeetError(sanitise(nothing))
     for file in files:
         if not file.is_file():
-            message = f"Source {source.name}: {file} is not a file, or a link to none. Mend it or take it away."
+            message = f"Source {source.name}: {file} is not a file, or a broken link. Correct or remove it."
             raise ParakeetError(sanitise(message))
     return files
 
 
 def _walk(folder: Path, where: str) -> Iterator[Path]:
-    """Links are followed, each folder once, so that a link to a parent does not go round for ever."""
+    """Follows links, but visits each folder once, so a link to a parent does not loop."""
 
     def refuse(error: OSError) -> None:
-        message = f"{where}: {error.filename} cannot be listed ({error.strerror}). Make it readable, or give files."
+        message = f"{where}: {error.filename} cannot be listed ({error.strerror}). Make it readable, or name files."
         raise ParakeetError(sanitise(message))
 
     seen = {folder.resolve()}
@@ -72,7 +94,7 @@ def _walk(folder: Path, where: str) -> Iterator[Path]:
 
 
 def source_root(source: FileSource) -> Path:
-    """The folder that the names of a source's files are told relative to."""
+    """The folder that the names of a source's files are relative to."""
     path = Path(os.path.expanduser(source.path))
     if os.path.isdir(path):
         return path
@@ -85,7 +107,7 @@ def source_root(source: FileSource) -> Path:
 
 
 def fetched_files(folder: Path, name: str) -> list[Path]:
-    """The files of a fetched source that are recognised, sorted; ParakeetError if there are none."""
+    """The recognised files of a downloaded source, sorted; ParakeetError if there are none."""
     own = {folder / MANIFEST_FILE}
     found = sorted(
         path
@@ -94,55 +116,21 @@ def fetched_files(folder: Path, name: str) -> list[Path]:
     )
     if not found:
         raise ParakeetError(
-            f"Source {name}: among the files that were fetched is none that Parakeet reads. It reads {RECOGNISED}. "
+            f"Source {name}: Parakeet reads none of the downloaded files. It reads {RECOGNISED}. "
             "Correct the files of the source in the recipe."
         )
     return found
 
 
-def read_records(path: Path, separator: str | None = None) -> Iterator[Record]:
-    """All records of a file in order, the unusable ones with their `problem`; blank lines are no records.
+def is_sampled(index: int, share: Fraction) -> bool:
+    """Whether a record is in a systematic sample: of the first n records, floor(n · share) are.
 
-    A text file is cut at lines that are the `separator`, or without one at blank lines. Archives give the records of
-    their members, each with the member's name. Raises ParakeetError if the file is of no recognised kind, cannot be
-    opened, is damaged, breaks off or unpacks beyond reason (with the number of records before), or is UTF-16.
+    The same records are taken whoever reads them, spread evenly over the files.
     """
-    kind_and_compression = file_kind(path.name)
-    if kind_and_compression is None:
-        raise ParakeetError(sanitise(f"{path} is of a kind that Parakeet does not read. It reads {RECOGNISED}."))
-    yield from _undamaged(_file_records(path, *kind_and_compression, separator), path)
+    taken = (index + 1) * share.numerator // share.denominator
+    return taken > index * share.numerator // share.denominator
 
 
-def read_rows(path: Path, groups: range, rows_before: int) -> Iterator[Record]:
-    """The same for some row groups of a Parquet file that have `rows_before` rows before them."""
-    with opened(path) as file:
-        yield from _undamaged(read_row_groups(file, groups, rows_before), path)
-
-
-def _file_records(path: Path, kind: str, compression: str, separator: str | None) -> Iterator[Record]:
-    where = str(path)
-    with opened(path) as packed, decompressed(packed, compression, where) as stream:
-        if kind not in ARCHIVES:
-            yield from read_stream(kind, stream, where, separator)
-            return
-        for member in members(kind, stream, where):
-            if member.problem is not None:
-                yield Record(0, problem=member.problem, excerpt=member.name, member=member.name)
-                continue
-            inside = f"{where}/{member.name}"
-            with decompressed(member.stream, member.kind[1], inside) as content:
-                for record in read_stream(member.kind[0], content, inside, separator):
-                    yield replace(record, member=member.name)
-
-
-def _undamaged(records: Iterator[Record], path: Path) -> Iterator[Record]:
-    count = 0
-    try:
-        for record in records:
-            yield record
-            count += 1
-    except DAMAGE as error:
-        if isinstance(error, OSError) and error.errno in DISK_FULL:  # of the temporary file, not of this one
-            raise
-        message = f"{path} cannot be read beyond record {count:,}: {error or type(error).__name__}. "
-        raise ParakeetError(sanitise(message) + "Copy or download the file again, or take it away.") from None
+def synthetic_count(source: SyntheticSource, share: Fraction) -> int:
+    """How many dialogues are generated when this share of a source is taken."""
+    return max(LEAST_DIALOGUES, round(source.documents * share))

@@ -28,7 +28,7 @@ class DocumentsStage(Stage):
     summary = "Every record of the recipe's sources in one shape: turns with a role, a source and a licence."
     detail = "Bad records are counted by reason. More than 1 % in a source stops the build."
     kinds = frozenset({"parquet"})
-    version = 2
+    version = 3
     resumable = True
 
     def inputs(self, recipe: Recipe) -> tuple[str, ...]:

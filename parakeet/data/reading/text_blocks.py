@@ -1,18 +1,18 @@
-"""Plain text in blocks of whole paragraphs, the documents that a text file is made into."""
+"""Plain text in blocks of whole paragraphs: each block of a text file is a document."""
 
 from collections.abc import Iterator
 
 BLOCK_BYTES = 4096
-"""Paragraphs are packed until a block has this many bytes."""
+"""A block takes paragraphs until it has this many bytes."""
 MAX_BLOCK_BYTES = 64 << 10
-"""A longer paragraph is cut: at its last newline or else space, within a word only where there is neither."""
+"""A longer paragraph is cut at its last newline, else at its last space, else inside a word."""
 
 
 class TextBlocks:
-    """Packs paragraphs, which blank lines part, into blocks. Holds at most `MAX_BLOCK_BYTES` and one piece.
+    """Packs paragraphs (separated by blank lines) into blocks. Holds at most `MAX_BLOCK_BYTES` and one piece.
 
-    `add` and `flush` give (row, text): the 1-based line on which the block begins, and the block without the
-    blank lines around it. Nothing but blank lines, spaces on them, and white space at a cut is lost.
+    `add` and `flush` give (row, text): the 1-based line on which the block begins, and the block without the blank
+    lines around it. Only blank lines, spaces on them, and white space at a cut are lost.
     """
 
     def __init__(self) -> None:
@@ -20,7 +20,7 @@ class TextBlocks:
         self._row = 0
 
     def add(self, piece: str, row: int) -> Iterator[tuple[int, str]]:
-        """Take the next line, or the next piece of a long line, and give the blocks that are complete with it."""
+        """Take the next line, or the next piece of a long one, and give the blocks that it completes."""
         blank = not piece.strip()
         if blank and (not self._data or self._is_full_paragraphs()):
             yield from self.flush()
@@ -33,7 +33,7 @@ class TextBlocks:
             yield from self._cut()
 
     def flush(self) -> Iterator[tuple[int, str]]:
-        """Give what is left; the next piece begins a new block."""
+        """Give the rest. The next piece begins a new block."""
         text = self._data.decode().strip("\n").rstrip()
         self._data.clear()
         if text:

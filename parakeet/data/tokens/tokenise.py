@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from datatrove.data import Document as Item
 from datatrove.pipeline.base import PipelineStep
 
 from parakeet.artifact import replace_file
 from parakeet.conversation import Turn
-from parakeet.data.documents import content_bytes, part_groups, parts
+from parakeet.data.documents import HELD_OUT, content_bytes, part_groups, parts, read_batches
 from parakeet.data.tasks import count, run_tasks, watch
 from parakeet.data.tokens.shard_writer import TALLIED, ShardWriter, TokenDocument
 from parakeet.data.tokens.shards import SPLITS
@@ -28,7 +27,7 @@ from parakeet.tokenizer import Tokenizer
 
 LEAST_TASKS = 64
 """A small corpus is cut into this many tasks if it has enough parts, so that every core has work."""
-READ = ["doc_id", "source", "turns", "metadata"]
+READ = ("doc_id", "source", "turns", "split")
 
 
 def make_token_shards(recipe: Recipe, inputs: Mapping[str, Path], output: Path, progress: Progress) -> dict[str, Any]:
@@ -115,13 +114,11 @@ class Tokenise(PipelineStep):
         train, held_out = (ShardWriter(self.output, split, *arguments) for split in SPLITS)
         done = 0.0
         for path in self.groups[rank]:
-            with pq.ParquetFile(path) as file:
-                for group in range(file.num_row_groups):
-                    table = file.read_row_group(group, columns=READ, use_threads=False)
-                    for is_held_out, document in tokenised(table, tokenizer, self.settings.loss_on):
-                        (held_out if is_held_out else train).write(document)
-                        done += document.n_bytes / 1e6
-                    count(self.counts, rank, done)
+            for batch in read_batches(path, READ):
+                for is_held_out, document in tokenised(batch, tokenizer, self.settings.loss_on):
+                    (held_out if is_held_out else train).write(document)
+                    done += document.n_bytes / 1e6
+                count(self.counts, rank, done)
         tally: dict[str, Any] = {"largest_id": max(train.largest_id, held_out.largest_id)}
         for split, writer in zip(SPLITS, (train, held_out), strict=True):
             writer.close()
@@ -143,27 +140,23 @@ def _loaded(folder: Path) -> Tokenizer:
     return Tokenizer.load(folder)
 
 
-def tokenised(table: pa.Table, tokenizer: Tokenizer, loss_on: str) -> Iterator[tuple[bool, TokenDocument]]:
-    """The documents of a table in order, as (is held out, token document)."""
-    for batch in table.to_batches():
-        # All turns of all documents lie one after the other in two flat columns; document d has the turns from
-        # ends[d] to ends[d + 1].
-        turns = batch["turns"]
-        flat = turns.flatten()
-        roles, contents = flat.field("role").to_pylist(), flat.field("content").to_pylist()
-        ends = turns.offsets.to_numpy() - turns.offsets[0].as_py()
-        # The UTF-8 bytes before each turn, and so of each document.
-        bytes_before = np.concatenate([[0], np.cumsum(pc.binary_length(flat.field("content")).to_numpy())])
-        n_bytes = np.diff(bytes_before[ends]).tolist()
-        # As DocumentWriter writes it; inside a JSON string the quotes would be escaped.
-        held_out = pc.match_substring(batch["metadata"], '"held_out": true').to_pylist()
-        columns = (batch["doc_id"].to_pylist(), batch["source"].to_pylist(), n_bytes, held_out)
-        for (begin, end), doc_id, source, size, is_held_out in zip(pairwise(ends.tolist()), *columns, strict=True):
-            if roles[begin] == "text":
-                ids, spans = render_text(tokenizer, contents[begin])
-            else:
-                spoken = [
-                    Turn(role, content) for role, content in zip(roles[begin:end], contents[begin:end], strict=True)
-                ]
-                ids, spans = render_document(tokenizer, spoken, loss_on)
-            yield is_held_out, TokenDocument(doc_id, source, ids, spans, size)
+def tokenised(batch: pa.RecordBatch, tokenizer: Tokenizer, loss_on: str) -> Iterator[tuple[bool, TokenDocument]]:
+    """The documents of a batch in order, as (is held out, token document)."""
+    # All turns of all documents lie one after the other in two flat columns; document d has the turns from ends[d] to
+    # ends[d + 1].
+    turns = batch["turns"]
+    flat = turns.flatten()
+    roles, contents = flat.field("role").to_pylist(), flat.field("content").to_pylist()
+    ends = turns.offsets.to_numpy() - turns.offsets[0].as_py()
+    # The UTF-8 bytes before each turn, and so of each document.
+    bytes_before = np.concatenate([[0], np.cumsum(pc.binary_length(flat.field("content")).to_numpy())])
+    n_bytes = np.diff(bytes_before[ends]).tolist()
+    held_out = [split == HELD_OUT for split in batch["split"].to_pylist()]
+    columns = (batch["doc_id"].to_pylist(), batch["source"].to_pylist(), n_bytes, held_out)
+    for (begin, end), doc_id, source, size, is_held_out in zip(pairwise(ends.tolist()), *columns, strict=True):
+        if roles[begin] == "text":
+            ids, spans = render_text(tokenizer, contents[begin])
+        else:
+            spoken = [Turn(role, content) for role, content in zip(roles[begin:end], contents[begin:end], strict=True)]
+            ids, spans = render_document(tokenizer, spoken, loss_on)
+        yield is_held_out, TokenDocument(doc_id, source, ids, spans, size)

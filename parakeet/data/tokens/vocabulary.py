@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from parakeet.data.documents import content_bytes, parts, read_identified
+from parakeet.data.documents import HELD_OUT, content_bytes, parts, read_documents
 from parakeet.progress import Progress, Task
 from parakeet.recipe import Recipe
 from parakeet.tokenizer import VOCABULARY_FILE, cl100k_base, train_tokenizer
@@ -41,8 +41,7 @@ def _training_texts(directory: Path, task: Task, most: int) -> Iterator[str]:
     """
     paths = parts(directory)
     share = most / max(1, sum(map(content_bytes, paths)))
-    for path in paths:
-        for doc_id, document in read_identified(path):
-            task.advance()
-            if not document.metadata["held_out"] and int.from_bytes(doc_id[8:]) < share * 2**64:
-                yield from (turn.content for turn in document.turns)
+    for document in read_documents(paths):
+        task.advance()
+        if document.split != HELD_OUT and int.from_bytes(document.doc_id[8:]) < share * 2**64:
+            yield from (turn.content for turn in document.turns)

@@ -49,10 +49,10 @@ def plain_corpus() -> list[Document]:
     documents = []
     for number in range(60):
         turns = (Turn("Human", f"What is {number} and {number}?"), Turn("Assistant", f"It is {2 * number}."))
-        documents.append(Document("talk", "MIT", turns, {"held_out": number % 10 == 0}))
+        documents.append(Document("talk", "MIT", turns, split="train" if number % 10 else "held_out"))
     for number in range(9):
         text = " ".join(f"Line {line} of text {number} is written here." for line in range(12 << number % 4))
-        documents.append(Document("text", "unknown", (Turn("text", text),), {"held_out": number == 0}))
+        documents.append(Document("text", "unknown", (Turn("text", text),), split="train" if number else "held_out"))
     return documents
 
 
@@ -67,8 +67,8 @@ def make_corpus(root: Path, documents: Sequence[Document], description: str = "A
     recipe = Recipe.model_validate(base)
     names = (*DOCUMENT_STAGES, "tokenizer", "token_shards", "packing_plan")
     inputs = {name: root / name / f"{number:016x}-0" for number, name in enumerate(names)}
-    lost = [Document("gone", "MIT", documents[-1].turns, {"held_out": False})]
-    short = [Document("text", "unknown", (Turn("text", "x"),), {"held_out": False})]
+    lost = [Document("gone", "MIT", documents[-1].turns, split="train")]
+    short = [Document("text", "unknown", (Turn("text", "x"),), split="train")]
     for stage, held in zip(DOCUMENT_STAGES, ([*short, *lost], lost, []), strict=True):
         with DocumentWriter(inputs[stage]) as writer:
             for document in [*documents, *held]:
@@ -104,7 +104,7 @@ def write_manifest(folder: Path, stage: str, counts: dict[str, Any], number: int
 
 def _counts(documents: Sequence[Document]) -> list[dict[str, Any]]:
     kept = Counter(document.source for document in documents)
-    held_out = Counter(document.source for document in documents if document.metadata["held_out"])
+    held_out = Counter(document.source for document in documents if document.split == "held_out")
     lost = {"documents": Counter(talk=1), "cleaning": Counter(text=1), "deduplication": Counter(gone=1)}
     collected, cleaned, deduplicated = {}, {}, {}
     for name, licence in LICENCES.items():

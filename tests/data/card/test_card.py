@@ -291,7 +291,7 @@ def test_licences_are_grouped_and_an_unknown_one_is_warned_of(made: Corpus, tmp_
 
 
 def test_examples_are_the_lowest_ids_of_the_training_documents(figures: dict[str, Any]) -> None:
-    trained = [d for d in plain_corpus() if d.source == "talk" and not d.metadata["held_out"]]
+    trained = [d for d in plain_corpus() if d.source == "talk" and d.split == "train"]
     lowest = sorted(trained, key=lambda d: d.doc_id)[:3]
     examples = figures["sources"]["talk"]["examples"]
     assert [example["doc_id"] for example in examples] == [d.doc_id.hex() for d in lowest]

@@ -6,9 +6,11 @@ from typing import Any
 
 from parakeet.conversation import Turn
 from parakeet.data.cleaning.clean import clean_documents
-from parakeet.data.documents import Document, DocumentWriter
+from parakeet.data.documents import Document
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
+
+from ..document_parts import write_parts
 
 PROSE = (
     "The lighthouse keeper woke before dawn, as he had for thirty years, and climbed the narrow iron stair to trim "
@@ -40,17 +42,6 @@ def plain(text: str, source: str = "a", **metadata: Any) -> Document:
 def chat(*contents: str) -> Document:
     roles = ("Human", "Assistant")
     return Document("a", "CC0-1.0", tuple(Turn(roles[n % 2], text) for n, text in enumerate(contents)))
-
-
-def write_parts(directory: Path, *groups: list[Document]) -> Path:
-    directory.mkdir(parents=True)
-    for number, documents in enumerate(groups):
-        with DocumentWriter(directory / "new") as writer:
-            for document in documents:
-                writer.write(document)
-        (directory / "new" / "part-00000.parquet").rename(directory / f"part-{number:05d}.parquet")
-    (directory / "new").rmdir()
-    return directory
 
 
 def clean(tmp_path: Path, *groups: list[Document], name: str = "clean", **values: Any) -> tuple[Path, dict[str, Any]]:

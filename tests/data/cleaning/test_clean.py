@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parakeet.conversation import Turn
-from parakeet.data.cleaning.clean import EXAMPLES_PER_REASON, EXCERPT_CHARACTERS, clean_documents
+from parakeet.data.cleaning.clean import clean_documents
+from parakeet.data.cleaning.counts import EXAMPLES_PER_REASON, EXCERPT_CHARACTERS
 from parakeet.data.documents import Document, parts, read_documents
 from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
@@ -134,7 +135,7 @@ def test_personal_data_is_counted_and_masked_on_request(tmp_path: Path) -> None:
     assert kept == [chat("Whom do I ask?", "Mail <email> or call <phone>."), documents[1]]
 
 
-def test_mojibake_is_mended_and_counted(tmp_path: Path) -> None:
+def test_mojibake_is_repaired_and_counted(tmp_path: Path) -> None:
     documents = [plain("We donâ€™t know the cafÃ©."), plain("naïve “quotes”, Ã la carte 数")]
     output, counts = clean(tmp_path, documents)
     assert [document.content for document in read_documents(parts(output))] == [

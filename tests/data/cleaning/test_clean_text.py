@@ -1,4 +1,4 @@
-"""Text made whole, personal data and boilerplate: what is changed, and what must be left alone."""
+"""Repair of text, personal data and boilerplate: what is changed, and what must be left alone."""
 
 import ipaddress
 import re
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from parakeet.conversation import Turn
 from parakeet.data.cleaning.boilerplate import boilerplate_in
 from parakeet.data.cleaning.personal_data import masked
-from parakeet.data.cleaning.text_faults import mend, normalise, whole
+from parakeet.data.cleaning.text_faults import normalise, repair_mojibake, repaired
 from parakeet.data.documents import Document
 from parakeet.data.words import LastWords, RegexWordTokenizer, words_of
 
@@ -40,7 +40,7 @@ MESSY = st.text(
 )
 def test_normalise(before: str, after: str) -> None:
     assert normalise(before) == after
-    assert whole(before, mojibake=False) == (after, False)
+    assert repaired(before, mojibake=False) == (after, False)
 
 
 @given(MESSY)
@@ -53,14 +53,14 @@ def test_normalised_text_is_clean_and_normalising_again_changes_nothing(text: st
 
 @given(MESSY)
 def test_text_made_whole_stays_as_it_is(text: str) -> None:
-    once, _ = whole(text, mojibake=True)
-    assert whole(once, mojibake=True) == (once, False)
+    once, _ = repaired(text, mojibake=True)
+    assert repaired(once, mojibake=True) == (once, False)
     assert normalise(once) == once
 
 
 @given(st.text(st.characters(max_codepoint=127) | st.sampled_from("\xa0‘’“”–—…•")))
 def test_text_that_ftfy_is_not_shown_is_text_that_it_would_leave(text: str) -> None:
-    assert mend(text) == text == "\n".join(map(fix_encoding, text.split("\n")))
+    assert repair_mojibake(text) == text == "\n".join(map(fix_encoding, text.split("\n")))
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_text_that_ftfy_is_not_shown_is_text_that_it_would_leave(text: str) -> N
     ],
 )
 def test_mojibake(wrong: str, right: str) -> None:
-    assert whole(wrong, mojibake=True) == (right, True)
+    assert repaired(wrong, mojibake=True) == (right, True)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_personal_data_is_masked(text: str, after: str) -> None:
         "the phone costs 0.99 or 1000",
     ],
 )
-def test_what_is_no_personal_data_is_left_alone(text: str) -> None:
+def test_text_without_personal_data_is_left_alone(text: str) -> None:
     assert masked(text) == (text, {})
 
 
@@ -193,7 +193,7 @@ def test_boilerplate_is_recognised_in_turns_of_the_assistant(text: str) -> None:
         "He said that he was sorry.",
     ],
 )
-def test_other_talk_is_no_boilerplate(text: str) -> None:
+def test_other_talk_is_not_boilerplate(text: str) -> None:
     assert boilerplate_in(Document("a", "MIT", (Turn("Human", "Hm?"), Turn("Assistant", text)))) == ""
 
 

@@ -183,7 +183,7 @@ def test_a_window_joins_a_question_and_its_reply(tmp_path: Path) -> None:
     assert index.find(chat(" ".join(words[:6]), " ".join(words[6:])).content) is not None
 
 
-def test_two_sets_are_told_apart(tmp_path: Path) -> None:
+def test_two_sets_are_counted_apart(tmp_path: Path) -> None:
     texts = [" ".join(f"{name}{n}" for n in range(20)) for name in ("one", "two")]
     for number, text in enumerate(texts):
         (tmp_path / f"{number}.jsonl").write_text((json.dumps({"text": text}) + "\n") * 99 + "no record\n")

@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from hypothesis import strategies as st
 
 from parakeet.conversation import Turn
 from parakeet.data.deduplication.deduplicate import deduplicate_documents
-from parakeet.data.documents import Document, DocumentWriter, parts, read_documents
+from parakeet.data.documents import Document, parts, read_documents
 from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
+
+from ..document_parts import write_old_part, write_parts
 
 ARTICLES = Path(__file__).parents[4] / "shared/data/dedup"
 VOCABULARY = [a + b + c for a in "bdfgk" for b in "aeiou" for c in ("lo", "ming", "ter", "sk", "nd")]
@@ -45,27 +48,16 @@ def recipe(near_duplicates: bool = True, priority_b: int = 0, workers: int = 1, 
     )
 
 
-def plain(text: str, source: str = "a", **metadata: Any) -> Document:
-    return Document(source, "CC0-1.0", (Turn("text", text),), metadata)
+def plain(text: str, source: str = "a", held_out: bool | None = None, **metadata: Any) -> Document:
+    return Document(source, "CC0-1.0", (Turn("text", text),), metadata, held_out)
 
 
-def chat(question: str, answer: str, source: str = "a", **metadata: Any) -> Document:
-    return Document(source, "CC0-1.0", (Turn("Human", question), Turn("Assistant", answer)), metadata)
+def chat(question: str, answer: str, source: str = "a", held_out: bool | None = None) -> Document:
+    return Document(source, "CC0-1.0", (Turn("Human", question), Turn("Assistant", answer)), {}, held_out)
 
 
 def article(seed: int, words: int = 120) -> str:
     return " ".join(random.Random(seed).choices(VOCABULARY, k=words))
-
-
-def write_parts(directory: Path, *groups: list[Document]) -> Path:
-    directory.mkdir(parents=True)
-    for number, documents in enumerate(groups):
-        with DocumentWriter(directory / "new") as writer:
-            for document in documents:
-                writer.write(document)
-        (directory / "new" / "part-00000.parquet").rename(directory / f"part-{number:05d}.parquet")
-    (directory / "new").rmdir()
-    return directory
 
 
 def deduplicate(
@@ -161,8 +153,8 @@ def test_a_cluster_with_one_held_out_member_is_held_out_whole(tmp_path: Path) ->
         plain("Free."),
     ]
     kept, counts = deduplicate(tmp_path, recipe(), documents)
-    marks = {document.content: document.metadata["held_out"] for document in kept}
-    assert marks == {f"{text} longer": True, "Exact.": False, "Alone.": True, "Free.": False}
+    splits = {document.content: document.split for document in kept}
+    assert splits == {f"{text} longer": "held_out", "Exact.": "train", "Alone.": "held_out", "Free.": "train"}
     assert counts["held_out"] == counts["sources"]["a"]["held_out"] == 2
 
 
@@ -178,16 +170,29 @@ def test_held_out_documents_stay_so_when_text_is_added(tmp_path: Path) -> None:
     few, counts = deduplicate(tmp_path, settings, documents[:1000], name="few")
     many, _ = deduplicate(tmp_path, settings, documents[1500:], documents[:1500], name="many")
     assert 60 < counts["held_out"] < 140
-    marks = {document.content: document.metadata["held_out"] for document in many}
-    assert all(marks[document.content] == document.metadata["held_out"] for document in few)
+    splits = {document.content: document.split for document in many}
+    assert all(splits[document.content] == document.split for document in few)
     more, _ = deduplicate(tmp_path, recipe(held_out_fraction=0.3), documents[:1000], name="more")
-    assert {d.content for d in few if d.metadata["held_out"]} < {d.content for d in more if d.metadata["held_out"]}
+    assert {d.content for d in few if d.split == "held_out"} < {d.content for d in more if d.split == "held_out"}
+
+
+def test_documents_of_the_version_before_are_deduplicated_alike(tmp_path: Path) -> None:
+    documents = [plain(f"Sentence {n}.", held_out=[None, True, False][n % 3], row=n) for n in range(60)]
+    settings = recipe(held_out_fraction=0.3)
+    deduplicate(tmp_path, settings, documents, name="new")
+    write_old_part(tmp_path / "old-input/part-00000.parquet", documents)
+    (tmp_path / "old").mkdir()
+    deduplicate_documents(settings, {"clean_documents": tmp_path / "old-input"}, tmp_path / "old", Progress())
+    new, old = (list(read_documents(parts(tmp_path / name))) for name in ("new", "old"))
+    assert {document.split for document in new} == {"train", "held_out"}
+    assert old == new
 
 
 def test_order_and_everything_else_of_a_document_is_kept(tmp_path: Path) -> None:
     documents = [plain(f"number {n}", "ab"[n % 2], held_out=False, task="count") for n in range(50)]
     kept, _ = deduplicate(tmp_path, recipe(), documents[:20], [], documents[20:])
-    assert kept == documents
+    assert kept == [replace(document, split="train") for document in documents]
+    assert [document.doc_id for document in kept] == [document.doc_id for document in documents]
 
 
 def test_one_worker_and_two_write_the_same_bytes(tmp_path: Path) -> None:
@@ -235,7 +240,7 @@ def test_a_corpus_of_copies_leaves_one_document(tmp_path: Path) -> None:
     }
 
 
-def test_nothing_to_deduplicate_is_said(tmp_path: Path) -> None:
+def test_nothing_to_deduplicate_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ParakeetError, match="no document to deduplicate"):
         deduplicate(tmp_path, recipe(), [])
 
@@ -264,7 +269,6 @@ from parakeet.progress import Progress
 from parakeet.recipe_file import load_recipe
 
 if __name__ == "__main__":
-    assert "datatrove" not in sys.modules
     folder = Path(sys.argv[1])
     recipe = load_recipe(str(folder / "recipe.yaml"))
     for stage, name, made in (

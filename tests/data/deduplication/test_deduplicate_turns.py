@@ -24,7 +24,7 @@ def chat(*said: int | str, source: str = "a", held_out: bool | None = None, syst
     texts = [saying(text) if isinstance(text, int) else text for text in said]
     turns = tuple(Turn(("Human", "Assistant")[number % 2], text) for number, text in enumerate(texts))
     first = (Turn("System", system),) if system else ()
-    return Document(source, "CC0-1.0", (*first, *turns), {} if held_out is None else {"held_out": held_out})
+    return Document(source, "CC0-1.0", (*first, *turns), {}, held_out)
 
 
 def deduplicate(

@@ -14,8 +14,8 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from parakeet.data.reading.readers import read_records
 from parakeet.data.reading.records import Record
-from parakeet.data.reading.sources import read_records
 from parakeet.errors import ParakeetError
 
 PACK: dict[str, Callable[[bytes], bytes]] = {
@@ -137,7 +137,7 @@ def test_an_encrypted_zip_is_refused_with_its_member(tmp_path: Path) -> None:
 def test_packing_that_cannot_be_bounded_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_LZMA) as archive:
         archive.writestr("a.txt", "text")
-    assert "a.txt is packed by a method that is not read. Pack it again with deflate." in refused(tmp_path / "a.zip")
+    assert "a.txt is compressed by an unsupported method. Pack it again with deflate." in refused(tmp_path / "a.zip")
 
 
 class TestBombs:

@@ -1,52 +1,26 @@
 import gzip
-import io
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from parakeet.data.documents import Document, parts, read_documents
-from parakeet.data.reading.collect import collect_documents
 from parakeet.data.synthetic import dialogues
 from parakeet.errors import ParakeetError
-from parakeet.progress import Progress
-from parakeet.recipe import Evaluation, Executor, ModelSettings, Recipe, Training
 from parakeet.recipe_sources import Columns, FileSource, Source, SyntheticSource
+
+from . import collecting
+from .collecting import documents, jsonl, recipe_of, rows
 
 CORPORA = Path(__file__).parents[4] / "shared/data/corpora"
 
 
 @pytest.fixture
 def output(tmp_path: Path) -> Path:
-    folder = tmp_path / "output"
-    folder.mkdir()
-    return folder
+    return tmp_path / "output"
 
 
 def collect(output: Path, *sources: Source) -> dict[str, Any]:
-    recipe = Recipe(
-        name="test",
-        sources=list(sources),
-        model=ModelSettings(layers=2, heads=2, width=16, context=256),
-        training=Training(tokens=1, batch_tokens=256, learning_rate=0.1),
-        evaluation=Evaluation(questions_per_task=3),
-        executor=Executor(workers=1),
-    )
-    return collect_documents(recipe, {}, output, Progress(io.StringIO()))
-
-
-def documents(output: Path) -> list[Document]:
-    return list(read_documents(parts(output)))
-
-
-def rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def jsonl(path: Path, records: list[Any]) -> Path:
-    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-    return path
+    return collecting.collect(output, recipe_of(*sources))
 
 
 def texts(count: int) -> list[dict[str, str]]:
@@ -61,7 +35,7 @@ def test_sources_come_in_the_recipes_order(tmp_path: Path, output: Path) -> None
     counts = collect(
         output,
         FileSource(name="z", path=str(tmp_path / "b"), licence="MIT"),
-        FileSource(name="a", path=str(chats), columns=Columns(human="q", assistant="a")),
+        FileSource(name="a", path=chats, columns=Columns(human="q", assistant="a")),
     )
     assert [(d.source, d.licence, d.content) for d in documents(output)] == [
         ("z", "MIT", "first"),
@@ -83,7 +57,7 @@ def test_sources_come_in_the_recipes_order(tmp_path: Path, output: Path) -> None
 
 def test_every_record_is_accounted_for(tmp_path: Path, output: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", [*texts(998), {"body": "\x1b[2J" + "x" * 500}, [1]])
-    counts = collect(output, FileSource(name="mine", path=str(path)))["sources"]["mine"]
+    counts = collect(output, FileSource(name="mine", path=path))["sources"]["mine"]
     assert (counts["records"], counts["documents"], counts["bad"]) == (1000, 998, 2)
     assert counts["bad_reasons"] == {"unknown columns": 1, "not a JSON object": 1}
     unknown, no_object = rows(output / "problems.jsonl")
@@ -102,7 +76,7 @@ def test_every_record_is_accounted_for(tmp_path: Path, output: Path) -> None:
 def test_a_note_is_counted(tmp_path: Path, output: Path) -> None:
     messages = [{"role": role, "content": "a"} for role in ("user", "assistant", "user")]
     path = jsonl(tmp_path / "a.jsonl", [{"messages": messages}])
-    counts = collect(output, FileSource(name="mine", path=str(path)))["sources"]["mine"]
+    counts = collect(output, FileSource(name="mine", path=path))["sources"]["mine"]
     assert counts["notes"] == {"trailing Human turn without a reply dropped": 1}
 
 
@@ -110,7 +84,7 @@ def test_a_note_is_counted(tmp_path: Path, output: Path) -> None:
 def test_more_than_one_in_a_hundred_bad_stops(tmp_path: Path, output: Path, bad: int) -> None:
     broken = [{"text": f"\x1b]0;title\x07{number}\0"} for number in range(bad)]
     path = jsonl(tmp_path / "a.jsonl", broken + texts(1000 - bad))
-    source = FileSource(name="mine", path=str(path))
+    source = FileSource(name="mine", path=path)
     if bad == 10:
         assert collect(output, source)["sources"]["mine"]["bad"] == 10
         return
@@ -133,7 +107,7 @@ NORMAL = [
 @pytest.mark.parametrize("good", [200, 199])
 def test_what_is_normal_in_published_sets_may_be_half_of_a_source(tmp_path: Path, output: Path, good: int) -> None:
     path = jsonl(tmp_path / "a.jsonl", NORMAL * 40 + texts(good))
-    source = FileSource(name="mine", path=str(path))
+    source = FileSource(name="mine", path=path)
     if good == 200:
         counts = collect(output, source)["sources"]["mine"]
         reasons = ["empty conversation", "empty text", "empty turn", "no reply", "roles do not alternate"]
@@ -155,7 +129,7 @@ def test_what_is_normal_in_published_sets_may_be_half_of_a_source(tmp_path: Path
     ],
 )
 def test_a_small_source_may_have_one_bad_record(tmp_path: Path, output: Path, records: list[Any], message: str) -> None:
-    source = FileSource(name="mine", path=str(jsonl(tmp_path / "a.jsonl", records)))
+    source = FileSource(name="mine", path=jsonl(tmp_path / "a.jsonl", records))
     if not message:
         assert collect(output, source)["sources"]["mine"]["documents"] > 0
         return
@@ -166,21 +140,21 @@ def test_a_small_source_may_have_one_bad_record(tmp_path: Path, output: Path, re
 def test_what_is_normal_does_not_hide_the_faults_that_refuse_a_source(tmp_path: Path, output: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", [{"text": ""}] * 150 + [[1], [2], [3], [4]] + texts(200))
     with pytest.raises(ParakeetError, match=r"4 of 354 records .*\(not a JSON object\)") as error:
-        collect(output, FileSource(name="mine", path=str(path)))
+        collect(output, FileSource(name="mine", path=path))
     assert [line.split(":")[1] for line in str(error.value).splitlines()[1:]] == ["151", "152", "153", "154"]
 
 
 def test_only_the_first_hundred_problems_are_kept(tmp_path: Path, output: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", [{"text": ""}] * 150)
     with pytest.raises(ParakeetError, match="150 of 150"):
-        collect(output, FileSource(name="mine", path=str(path)))
+        collect(output, FileSource(name="mine", path=path))
     assert [problem["row"] for problem in rows(output / "problems.jsonl")] == list(range(1, 101))
 
 
 @pytest.mark.parametrize("content", ["", "\n \n", "[]"])
 def test_an_empty_source_stops(tmp_path: Path, output: Path, content: str) -> None:
     (tmp_path / "a.json").write_text(content, encoding="utf-8")
-    full = FileSource(name="full", path=str(jsonl(tmp_path / "b.jsonl", texts(1))))
+    full = FileSource(name="full", path=jsonl(tmp_path / "b.jsonl", texts(1)))
     with pytest.raises(ParakeetError, match=r"hollow \(.*a\.json\) is empty"):
         collect(output, full, FileSource(name="hollow", path=str(tmp_path / "a.json")))
 
@@ -191,7 +165,8 @@ def test_a_synthetic_source_brings_its_questions(output: Path) -> None:
     expected = list(dialogues(count=400, seed=5))
     found = documents(output)
     assert [d.content for d in found] == ["\n".join(turn.content for turn in d.turns) for d in expected]
-    assert [d.metadata for d in found] == [{"task": d.task, "held_out": d.split == "held_out"} for d in expected]
+    assert [(d.metadata, d.held_out) for d in found] == [({"task": d.task}, d.split == "held_out") for d in expected]
+    assert {d.held_out for d in found} == {True, False}
     questions = rows(output / "questions.jsonl")
     assert {row["source"] for row in questions} == {"talk"}
     tasks = [row["task"] for row in questions]

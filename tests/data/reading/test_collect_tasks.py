@@ -1,7 +1,6 @@
 """The stage `documents` as tasks: any number of workers, kills, limits, remote sources, and where documents stood."""
 
 import hashlib
-import io
 import json
 import os
 import signal
@@ -12,7 +11,6 @@ import zipfile
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,13 +18,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parakeet.data.documents import Document, parts, read_documents
-from parakeet.data.reading.collect import collect_documents
-from parakeet.data.reading.sampling import is_sampled
+from parakeet.data.reading.sources import is_sampled
 from parakeet.errors import ParakeetError
-from parakeet.progress import Progress
-from parakeet.recipe import Evaluation, Executor, ModelSettings, Recipe, Training
 from parakeet.recipe_sources import DownloadSource, FileSource, RemoteFile, Source, SyntheticSource
+
+from .collecting import collect, documents, jsonl, recipe_of, rows
 
 RUN = (
     "import sys; from pathlib import Path; from parakeet.progress import Progress\n"
@@ -36,42 +32,16 @@ RUN = (
 )
 
 
-def recipe_of(*sources: Source, limit: float = 1.0, workers: int = 1) -> Recipe:
-    return Recipe(
-        name="test",
-        sources=list(sources),
-        limit=limit,
-        model=ModelSettings(layers=2, heads=2, width=16, context=256),
-        training=Training(tokens=1, batch_tokens=256, learning_rate=0.1),
-        evaluation=Evaluation(questions_per_task=3),
-        executor=Executor(workers=workers),
-    )
-
-
-def collect(output: Path, recipe: Recipe, inputs: dict[str, Path] | None = None) -> dict[str, Any]:
-    output.mkdir(exist_ok=True)
-    return collect_documents(recipe, inputs or {}, output, Progress(io.StringIO()))
-
-
-def documents(output: Path) -> list[Document]:
-    return list(read_documents(parts(output)))
-
-
 def content(output: Path) -> dict[str, str]:
     """Names and hashes of what is part of the artefact."""
     files = [path for path in output.rglob("*") if path.is_file() and "work" not in path.relative_to(output).parts]
     return {str(path.relative_to(output)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def jsonl(path: Path, texts: list[str]) -> str:
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
-    return str(path)
-
-
 def several(folder: Path) -> list[Source]:
     """Eight sources, so eight tasks."""
-    rows = {name: [f"{name} {row} " * 20 for row in range(3000)] for name in "abcdefg"}
-    files = [FileSource(name=name, path=jsonl(folder / f"{name}.jsonl", texts)) for name, texts in rows.items()]
+    texts = {name: [f"{name} {row} " * 20 for row in range(3000)] for name in "abcdefg"}
+    files = [FileSource(name=name, path=jsonl(folder / f"{name}.jsonl", lines)) for name, lines in texts.items()]
     return [*files, SyntheticSource(name="talk", kind="synthetic", documents=300, seed=3)]
 
 
@@ -130,7 +100,7 @@ def test_documents_say_where_they_stood_and_never_where_the_checkout_lies(tmp_pa
     assert not any("file" in metadata for source, metadata in found if source == "talk")
 
 
-def test_a_schema_change_in_the_middle_of_a_set_is_told_with_file_and_row(tmp_path: Path) -> None:
+def test_a_schema_change_in_the_middle_of_a_set_is_reported_with_file_and_row(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     jsonl(tmp_path / "set/1.jsonl", [f"{n}" for n in range(500)])
     pq.write_table(pa.table({"body": ["now", "called", "otherwise"]}), tmp_path / "set/2.parquet")
@@ -138,7 +108,7 @@ def test_a_schema_change_in_the_middle_of_a_set_is_told_with_file_and_row(tmp_pa
     source = FileSource(name="mine", path=str(tmp_path / "set"))
     counts = collect(tmp_path / "output", recipe_of(source))["sources"]["mine"]
     assert (counts["files"], counts["documents"], counts["bad_reasons"]) == (3, 1000, {"unknown columns": 3})
-    told = [json.loads(line) for line in (tmp_path / "output/problems.jsonl").read_text().splitlines()]
+    told = rows(tmp_path / "output/problems.jsonl")
     assert [(problem["file"], problem["row"]) for problem in told] == [("2.parquet", row) for row in (1, 2, 3)]
     assert told[0]["reason"].startswith("unknown columns: body")
     jsonl(tmp_path / "set/1.jsonl", ["few"])
@@ -147,7 +117,7 @@ def test_a_schema_change_in_the_middle_of_a_set_is_told_with_file_and_row(tmp_pa
         collect(tmp_path / "again", recipe_of(source))
 
 
-def test_a_schema_change_between_two_parquet_files_is_told_with_file_and_row(tmp_path: Path) -> None:
+def test_a_schema_change_between_two_parquet_files_is_reported_with_file_and_row(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     pq.write_table(pa.table({"text": [f"{n}" for n in range(300)]}), tmp_path / "set/0.parquet")
     # Row groups of two: the rows count through the file all the same.
@@ -156,14 +126,14 @@ def test_a_schema_change_between_two_parquet_files_is_told_with_file_and_row(tmp
     source = FileSource(name="mine", path=str(tmp_path / "set"))
     counts = collect(tmp_path / "output", recipe_of(source))["sources"]["mine"]
     assert (counts["documents"], counts["bad_reasons"]) == (300, {"content is not text": 3})
-    told = [json.loads(line) for line in (tmp_path / "output/problems.jsonl").read_text().splitlines()]
+    told = rows(tmp_path / "output/problems.jsonl")
     assert [(problem["file"], problem["row"]) for problem in told] == [("1.parquet", row) for row in (1, 2, 3)]
     pq.write_table(pa.table({"words": ["a", "b"] * 10}), tmp_path / "set/1.parquet")
     with pytest.raises(ParakeetError, match=r"20 of 320 .*\(unknown columns\).*\n.*set/1\.parquet:1: .* words"):
         collect(tmp_path / "again", recipe_of(source))
 
 
-def test_a_member_that_leads_out_of_its_archive_is_told_and_written_nowhere(tmp_path: Path) -> None:
+def test_a_member_that_leads_out_of_its_archive_is_reported_and_written_nowhere(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     with zipfile.ZipFile(tmp_path / "in/a.zip", "w") as archive:
         archive.writestr("../../evil.txt", "evil")
@@ -236,10 +206,10 @@ class TestRemote:
             ("x", {"file": "data/manifest.json", "row": 1}),
         ]
 
-    def test_nothing_to_read_is_said(self, tmp_path: Path) -> None:
+    def test_nothing_to_read_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "files").mkdir()
         (tmp_path / "files/manifest.json").write_text("{}")
-        with pytest.raises(ParakeetError, match="far: among the files that were fetched is none"):
+        with pytest.raises(ParakeetError, match="far: Parakeet reads none of the downloaded files"):
             collect(tmp_path / "output", recipe_of(self.SOURCE), {"source_files/far": tmp_path / "files"})
 
 
@@ -268,10 +238,8 @@ def test_what_is_normal_ends_a_task_only_where_there_is_nothing_else(tmp_path: P
 
 
 def test_a_source_that_is_nearly_all_bad_ends_at_once(tmp_path: Path) -> None:
-    """A wrong mapping is said after a thousand records, not after hours."""
+    """A wrong mapping is reported after a thousand records, not after hours."""
     path = tmp_path / "a.jsonl"
     path.write_text('{"words": "none of this is known"}\n' * 5000, encoding="utf-8")
-    output = tmp_path / "out"
-    output.mkdir()
     with pytest.raises(ParakeetError, match=r"1,000 of 1,000 records cannot be used.*\n.*a\.jsonl:1: unknown columns"):
-        collect_documents(recipe_of(FileSource(name="a", path=str(path))), {}, output, Progress(io.StringIO()))
+        collect(tmp_path / "out", recipe_of(FileSource(name="a", path=str(path))))

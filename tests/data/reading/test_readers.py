@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 
 from parakeet.data.reading.json_values import PIECE_BYTES, JsonText
 from parakeet.data.reading.pieces import Piece, divided
-from parakeet.data.reading.readers import MAX_LINE_BYTES
+from parakeet.data.reading.readers import MAX_LINE_BYTES, read_records
 from parakeet.data.reading.records import Record
-from parakeet.data.reading.sources import read_records
 from parakeet.errors import ParakeetError
 
 END = "<|endoftext|>"
@@ -61,7 +60,7 @@ class TestSeparator:
             (4, "b"),
         ]
 
-    def test_a_document_that_is_no_text_is_one_problem_with_its_row(self) -> None:
+    def test_a_document_that_is_not_text_is_one_problem_with_its_row(self) -> None:
         content = b"a\n" + END.encode() + b"\nb\ncaf\xe9\n" + END.encode() + b"\nc\n"
         assert told(records("a.txt", content, END)) == [(1, "a"), (4, "invalid UTF-8"), (6, "c")]
 
@@ -126,7 +125,7 @@ class TestArrays:
             (b'[{"a": "' + b"x" * (PIECE_BYTES * 2) + b'"},\n{"a" "b"}]', "line 2: .*Expecting ':'"),
         ],
     )
-    def test_what_is_broken_is_said_with_its_line(self, content: bytes, expected: str) -> None:
+    def test_broken_json_is_reported_with_its_line(self, content: bytes, expected: str) -> None:
         with pytest.raises(ParakeetError, match=rf"a\.json, {expected}"):
             records("a.json", content)
 

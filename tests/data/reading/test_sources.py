@@ -14,7 +14,8 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parakeet.data.reading.sources import read_records, source_files
+from parakeet.data.reading.readers import read_records
+from parakeet.data.reading.sources import source_files
 from parakeet.errors import ParakeetError
 from parakeet.recipe_sources import FileSource
 
@@ -188,7 +189,7 @@ class TestText:
         assert values(path) == [(2, f"# Title\n\n{paragraph.strip()}"), (7, "The end.")]
 
     @pytest.mark.parametrize(("junk", "reason"), [(b"caf\xe9", "invalid UTF-8"), (b"a\x00b", "NUL byte")])
-    def test_a_line_that_is_no_text(self, write: Write, junk: bytes, reason: str) -> None:
+    def test_a_line_that_is_not_text(self, write: Write, junk: bytes, reason: str) -> None:
         path = write("a.txt", b"before\n" + junk + b"\nafter\nit\n\n")
         assert problems(path) == [(2, reason)]
         assert values(path) == [(1, "before"), (3, "after\nit")]
@@ -275,6 +276,7 @@ class TestDamage:
 
 
 def test_importing_loads_none_of_the_heavy_libraries() -> None:
-    code = "import sys, parakeet.data.reading.collect; print({'torch', 'datatrove', 'dagster'} & set(sys.modules))"
+    heavy = {"torch", "pyarrow", "datatrove", "dagster"}
+    code = f"import sys, parakeet.data.reading.sources; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

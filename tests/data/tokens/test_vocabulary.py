@@ -27,7 +27,7 @@ def test_of_much_text_the_documents_with_the_first_ids_are_read(
 ) -> None:
     draw = random.Random(1)
     documents = [
-        Document("text", "MIT", (Turn("text", "".join(draw.choices("abcdefgh ", k=400))),), {"held_out": False})
+        Document("text", "MIT", (Turn("text", "".join(draw.choices("abcdefgh ", k=400))),), split="train")
         for _ in range(200)
     ]
     whole = vocabulary(prepared, documents, tmp_path / "whole")
@@ -37,11 +37,11 @@ def test_of_much_text_the_documents_with_the_first_ids_are_read(
 
 
 def test_held_out_text_has_no_part_in_it(prepared: Prepared, tmp_path: Path) -> None:
-    texts = {False: "of the one and the other", True: "zzzz zzzz zzzz"}
+    texts = {"train": "of the one and the other", "held_out": "zzzz zzzz zzzz"}
     documents = [
-        Document("text", "MIT", (Turn("text", f"{text} {number}"),), {"held_out": held_out})
-        for held_out, text in texts.items()
+        Document("text", "MIT", (Turn("text", f"{text} {number}"),), split=split)
+        for split, text in texts.items()
         for number in range(50)
     ]
-    without = [document for document in documents if not document.metadata["held_out"]]
+    without = [document for document in documents if document.split == "train"]
     assert vocabulary(prepared, documents, tmp_path / "a") == vocabulary(prepared, without, tmp_path / "b")

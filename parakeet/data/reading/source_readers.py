@@ -1,0 +1,136 @@
+"""How each kind of source becomes documents.
+
+Sources whose files are downloaded first are all read alike, by `RecordReader`: a new kind of them changes nothing here.
+A kind that is read otherwise adds its class and an entry in `READERS`.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from parakeet.data.documents import HELD_OUT, Document
+from parakeet.data.questions import Question
+from parakeet.data.reading.counts import RecordCounts
+from parakeet.data.reading.pieces import Piece, divided
+from parakeet.data.reading.records import Record
+from parakeet.data.reading.shapes import BadRecord, shape
+from parakeet.data.reading.sources import fetched_files, is_sampled, source_files, source_root, synthetic_count
+from parakeet.recipe_sources import SOURCE_FILES
+from parakeet.sanitise import sanitise
+
+
+class RecordReader:
+    """Reads a source that a stage of its own has downloaded: `inputs["source_files/<name>"]` is its folder."""
+
+    def __init__(self, source: Any) -> None:
+        self.source = source
+
+    @property
+    def path(self) -> str:
+        """Where the user keeps the source; empty if it is not on this machine."""
+        return ""
+
+    @property
+    def folder(self) -> str:
+        """What stands before a file's name in messages."""
+        return ""
+
+    def files(self, inputs: Mapping[str, Path]) -> tuple[list[Path], Path]:
+        """The files, and the folder that their names are relative to."""
+        folder = inputs[f"{SOURCE_FILES}/{self.source.name}"]
+        return fetched_files(folder, self.source.name), folder
+
+    def tasks(self, inputs: Mapping[str, Path]) -> tuple[int, list[list[Piece]]]:
+        """The number of files, and the pieces of them that each task reads."""
+        files, root = self.files(inputs)
+        return len(files), divided(files, root)
+
+    def questions(self, per_task: int) -> list[Question]:
+        """Held-out questions that come with the source."""
+        return []
+
+    def documents(
+        self, pieces: Sequence[Piece], first: bool, share: Fraction, counts: RecordCounts
+    ) -> Iterator[Document]:
+        """The documents of one task; `counts` says what became of every record.
+
+        Of the records, `share` is taken, but always the `first` one of the source. Raises ParakeetError as soon as the
+        source is hopeless: hours later it would be refused all the same.
+        """
+        index = pieces[0].rows_before
+        for piece in pieces:
+            for record in piece.records(self.source.separator):
+                counts.records += 1
+                if is_sampled(index, share) or (first and counts.records == 1):
+                    yield from self._document(record, piece.name, counts)
+                else:
+                    counts.not_taken += 1
+                index += 1
+                if counts.is_hopeless:
+                    raise counts.refusal(self.source.name, self.folder)
+
+    def _document(self, record: Record, name: str, counts: RecordCounts) -> Iterator[Document]:
+        file = sanitise(f"{name}/{record.member}" if record.member else name)
+        place = {"source": self.source.name, "file": file, "row": record.row}
+        if record.value is None:
+            assert record.problem is not None
+            counts.reject(record.problem, place, record.excerpt)
+            return
+        try:
+            shaped = shape(record.value, self.source)
+        except BadRecord as error:
+            counts.reject(error.problem, place, record.value)
+            return
+        if shaped.note:
+            counts.notes[shaped.note] += 1
+        document = shaped.document
+        yield replace(document, metadata={**document.metadata, "file": file, "row": record.row})
+
+
+class LocalReader(RecordReader):
+    """Reads files that are already on this machine."""
+
+    @property
+    def path(self) -> str:
+        return str(self.source.path)
+
+    @property
+    def folder(self) -> str:
+        return f"{sanitise(str(source_root(self.source)))}/"
+
+    def files(self, inputs: Mapping[str, Path]) -> tuple[list[Path], Path]:
+        return source_files(self.source), source_root(self.source)
+
+
+class SyntheticReader(RecordReader):
+    """Generates its dialogues, in one task, and brings held-out questions."""
+
+    def tasks(self, inputs: Mapping[str, Path]) -> tuple[int, list[list[Piece]]]:
+        return 0, [[]]
+
+    def questions(self, per_task: int) -> list[Question]:
+        from parakeet.data.synthetic import held_out_questions
+
+        return held_out_questions(per_task, self.source.seed, self.source.name)
+
+    def documents(
+        self, pieces: Sequence[Piece], first: bool, share: Fraction, counts: RecordCounts
+    ) -> Iterator[Document]:
+        from parakeet.data.synthetic import dialogues
+
+        name, licence = self.source.name, self.source.licence
+        for dialogue in dialogues(count=synthetic_count(self.source, share), seed=self.source.seed):
+            counts.records += 1
+            metadata = {"task": dialogue.task}
+            yield Document(name, licence, dialogue.turns, metadata, held_out=dialogue.split == HELD_OUT)
+
+
+READERS = {"files": LocalReader, "synthetic": SyntheticReader}
+"""By kind of source; every other kind is downloaded first."""
+
+
+def reader_of(source: Any) -> RecordReader:
+    """The reader of a source, or of an evaluation set."""
+    return READERS.get(source.kind, RecordReader)(source)
