@@ -16,7 +16,6 @@ from parakeet.model.config import WEIGHTS_FILE, ModelConfig
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe, Training
 from parakeet.tokenizer import Tokenizer
-from parakeet.training.disk import bytes_on_disk, run_bytes
 from parakeet.training.forecast import unmet
 from parakeet.training.job import (
     FAILURE_FILE,
@@ -27,6 +26,7 @@ from parakeet.training.job import (
     TRAINED,
     TrainingJob,
 )
+from parakeet.training.memory import bytes_on_disk, run_bytes
 
 Launch = Callable[[Sequence[str]], str | None]
 """Runs a command to its end; None if that went well, else in a few words how it ended."""
@@ -150,7 +150,7 @@ def _why(job: TrainingJob, problem: str, before: int | None) -> str:
     if _time_of(failure) not in (None, before):
         return failure.read_text(encoding="utf-8")
     return (
-        f"The training process ended early ({problem}). Run the same command again: it goes on from its last "
+        f"The training process ended early ({problem}). Run the same command again: it continues from its last "
         f"checkpoint in {job.run}."
     )
 

@@ -44,7 +44,7 @@ class Folder:
         TrainingJob(
             model=RECIPE.model, training=settings, packing=RECIPE.packing, run=self.path, **where, **digests
         ).save()
-        self.log = RunLog(self.path, tensorboard=False)
+        self.log = RunLog(self.path)
         self.schedule = Schedule.from_recipe(settings, RECIPE.packing)
 
     def train(self, *steps: StepRecord) -> "Folder":

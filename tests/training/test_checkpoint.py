@@ -163,7 +163,7 @@ def test_a_damaged_checkpoint_is_said_and_passed_over(
     assert toy.bits() == good
     assert said.count("\n") == 1
     assert f"step-00000002/{name}" in said
-    assert "Going back to the checkpoint before it." in said
+    assert "Using the checkpoint before it." in said
 
 
 def test_a_run_of_which_every_checkpoint_is_faulty_is_refused_and_left_alone(tmp_path: Path) -> None:
@@ -189,8 +189,8 @@ def test_a_run_beside_others_checkpoints_begins_anew_and_says_so(tmp_path: Path)
     toy.save(tmp_path, 450, SHORTER)
     state, said = restore(tmp_path, toy)
     assert state is None
-    assert said.startswith(f"None of the 1 checkpoints in {tmp_path} can be gone on from: ")
-    assert "Training begins anew; they stay" in said
+    assert said.startswith(f"None of the 1 checkpoints in {tmp_path} fits this recipe: ")
+    assert "Training starts from the beginning. They are kept" in said
     assert len(checkpoints(tmp_path)) == 1
 
 
@@ -220,7 +220,7 @@ def test_a_checkpoint_that_lacks_what_has_no_default_is_passed_over(tmp_path: Pa
     rewrite_without(toy.save(tmp_path, 2), name)
     state, said = restore(tmp_path, toy)
     assert state == run_state(1)
-    assert f"state.json is of another version of Parakeet: it has no {name}." in said
+    assert f"state.json was written by another version of Parakeet: it has no {name}." in said
 
 
 def test_another_models_checkpoint_is_refused_with_both_shapes(tmp_path: Path) -> None:
@@ -335,7 +335,7 @@ def test_what_is_gone_back_to_is_the_newest_whole_one_that_the_schedule_asked_fo
     flip_last_bit(tmp_path / "step-00000400" / "optimizer.safetensors")
     state, said = go_back(tmp_path, toy, good_step=400)
     assert state.step == 300
-    assert "step-00000400/optimizer.safetensors was changed after it was written. Going back to" in said
+    assert "step-00000400/optimizer.safetensors was changed after it was written. Using the checkpoint" in said
     assert [path.name for path in checkpoints(tmp_path)][-1] == "step-00000410"
 
 
@@ -344,7 +344,7 @@ def test_a_run_that_cannot_go_back_is_told_why_and_left_alone(tmp_path: Path) ->
     toy.make_step(1)
     before = toy.bits()
     save_good(tmp_path, toy, 410, good_step=400)
-    with pytest.raises(ParakeetError, match=r"step 400, but neither that .* None was saved\. Nothing was removed"):
+    with pytest.raises(ParakeetError, match=r"step 400, but neither that one .* None was saved\. Nothing was removed"):
         go_back(tmp_path, toy, good_step=400)
     flip_last_bit(save_good(tmp_path, toy, 200, good_step=200) / "model.safetensors")
     with pytest.raises(ParakeetError, match=r"step-00000200/model.safetensors was changed .*--force checkpoint"):

@@ -107,7 +107,7 @@ def test_the_launcher_s_processes_stop_together_and_end_together(
     assert not is_held(job.parent / LOCK_FILE)
 
     # Another number of processes goes on.
-    assert "made by 2 processes, and 1 go on" in trainers.finish(make_job("launched", **SETTINGS))
+    assert "made by 2 processes and 1 continue" in trainers.finish(make_job("launched", **SETTINGS))
     assert_same_training(job, alone)
 
 
@@ -132,5 +132,5 @@ def test_rows_that_cannot_be_shared_are_one_message(make_job: MakeJob) -> None:
     process = launch(job)
     _, said = process.communicate(timeout=SECONDS)
     assert process.returncode == 1
-    assert "8 rows of 32 tokens a step, which 3 processes cannot share" in failure(job)
+    assert "8 sequences of 32 tokens a step, which 3 processes cannot share" in failure(job)
     assert "Traceback" not in said

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parakeet.errors import ParakeetError
-from parakeet.training.heartbeat import Heartbeat
 from parakeet.training.job import FAILURE_FILE, JOB_FILE, LOCK_FILE, METRICS_FILE, TrainingJob
+from parakeet.training.logging import Heartbeat
 from parakeet.training.run_tables import render_runs
 from parakeet.training.runs import find_run, list_runs, load_run
 
@@ -26,7 +26,7 @@ from .run_folders import BATCH, STEPS, Folder, parakeet, record, row, schedule_o
 def test_a_home_without_runs_is_one_friendly_line(tmp_path: Path) -> None:
     status, output = parakeet(tmp_path, "runs")
     assert status == 0
-    assert output == f"No training run yet in {tmp_path / 'training_runs'}. Begin one with: parakeet build\n"
+    assert output == f"No training run yet in {tmp_path / 'training_runs'}. Start one with: parakeet build\n"
 
 
 def test_a_run_is_one_line_with_how_far_it_came(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_states(tmp_path: Path) -> None:
     notes = {run.key: run.note for run in runs}
     assert notes["gggg"] == "It does not fit."
     assert notes["dddd"] == "The card is on fire."
-    assert "killed, or the power went" in notes["cccc"]
+    assert "killed, or the power failed" in notes["cccc"]
 
 
 def test_what_was_skipped_is_counted_on_the_way_to_the_present_step(tmp_path: Path) -> None:
@@ -192,18 +192,18 @@ def test_stable_is_what_the_present_settings_can_go_on_from(tmp_path: Path) -> N
         ("30", "stable"),
         ("50", "stable"),
         ("80", ""),
-        ("40", "other way"),
+        ("40", "abandoned"),
     ]
     assert "4.8000 nats a token at step 80" in output
     assert load_run(folder.path).last_saved == 50
 
 
-def test_the_decay_of_a_longer_run_is_another_way_for_the_present_one(tmp_path: Path) -> None:
+def test_the_decay_of_a_longer_run_is_anabandoned_for_the_present_one(tmp_path: Path) -> None:
     folder = Folder(tmp_path, "aaaa", tokens=BATCH * 50, warmup_steps=9)
     longer = schedule_of(STEPS, warmup_steps=9)
     folder.save(30, None, longer).save(45, None, longer).save(90, None, longer)
     run = load_run(folder.path)
-    assert [(saved.step, saved.stable, saved.other_way) for saved in run.saved] == [
+    assert [(saved.step, saved.stable, saved.abandoned) for saved in run.saved] == [
         (30, True, False),
         (45, False, True),
         (90, False, True),
@@ -222,12 +222,12 @@ def test_an_event_is_one_line_however_many_documents_it_names(tmp_path: Path) ->
 
 
 def test_a_beginning_that_is_no_runs_or_several_names_the_candidates(tmp_path: Path) -> None:
-    assert "Begin one with: parakeet build" in parakeet(tmp_path, "runs", "ab")[1]
+    assert "Start one with: parakeet build" in parakeet(tmp_path, "runs", "ab")[1]
     for key in ("abcd0", "abcd1", "ffff"):
         Folder(tmp_path, key)
     status, output = parakeet(tmp_path, "runs", "abc")
     assert status == 1
-    assert output == "Error: Several runs begin with 'abc': abcd0, abcd1. Give more of the key.\n"
+    assert output == "Error: Several runs begin with 'abc': abcd0, abcd1. Give more digits of the key.\n"
     status, output = parakeet(tmp_path, "compare", "fff", "abdc0")
     assert status == 1
     assert "No run begins with 'abdc0'. There are: abcd0" in output

@@ -123,7 +123,7 @@ def test_signals_only_stop_a_run_with_a_checkpoint_and_it_goes_on_to_the_same_bi
         assert running.wait() == INTERRUPTED
         assert saved_steps(job)[-1] == f"step-{len(history(job)):08d}"
         assert "Run the same command again" in failure(job)
-    assert trainers.finish(job).count("Going on from step") == 1
+    assert trainers.finish(job).count("Resuming from step") == 1
     assert result(job) == undisturbed
 
 
@@ -149,7 +149,7 @@ def test_a_run_is_raised_and_a_branch_cut_from_it_and_all_are_as_if_alone(
     alone = make_job("alone", **long)
     trainers.finish(alone)
     raised = copied(finished, make_job("raised", **long))
-    assert "Going on from step 12 of 30" in trainers.finish(raised)
+    assert "Resuming from step 12 of 30" in trainers.finish(raised)
     assert result(raised) == result(alone)
     branch_alone = make_job("branch-alone", **branch)
     trainers.finish(branch_alone)
@@ -159,10 +159,10 @@ def test_a_run_is_raised_and_a_branch_cut_from_it_and_all_are_as_if_alone(
     until(lambda: "step-00000015" in saved_steps(job), running)
     running.send(signal.SIGTERM)
     assert running.wait() == INTERRUPTED
-    assert "Going on from step 1" in trainers.finish(make_job("shared", **branch))
+    assert "Resuming from step 1" in trainers.finish(make_job("shared", **branch))
     assert result(job).weights == result(branch_alone).weights
     assert trained(job) == trained(branch_alone)
-    assert "Going on from step 1" in trainers.finish(make_job("shared", **long))
+    assert "Resuming from step 1" in trainers.finish(make_job("shared", **long))
     assert result(job).weights == result(alone).weights
     assert trained(job) == trained(alone)
     trainers.finish(make_job("shared", **branch))
@@ -179,7 +179,7 @@ def test_a_torn_checkpoint_is_passed_over_and_said(
     weights.write_bytes(content)
     said = trainers.finish(job)
     assert "was changed after it was written" in said
-    assert "Going on from step 18" in said
+    assert "Resuming from step 18" in said
     assert result(job) == undisturbed
 
 
@@ -198,7 +198,7 @@ def test_a_disk_that_is_full_while_saving_does_not_end_the_training(make_job: Ma
     assert not saved_steps(job)
     resource.prlimit(running.process, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     assert running.wait() == 0
-    assert "Training goes on" in running.said()
+    assert "Training continues" in running.said()
     assert [line[0] for line in history(job)] == list(range(1, 81))
     assert saved_steps(job)[-1] == "step-00000080"
     assert not list(job.parent.glob(".partial-*"))
@@ -242,7 +242,7 @@ def test_a_signal_ends_the_wait_for_a_run_and_leaves_the_one_that_trains_alone(
     assert not (job.parent / FAILURE_FILE).exists()
     first.send(number)
     assert first.wait() == INTERRUPTED
-    assert "Training was stopped at step" in failure(job)
+    assert "Training stopped at step" in failure(job)
 
 
 def test_training_works_where_the_system_tells_nothing_of_memory(make_job: MakeJob) -> None:

@@ -11,9 +11,9 @@ from parakeet.model.transformer import Parakeet
 from parakeet.progress import Progress
 from parakeet.recipe import Training
 from parakeet.training.checkpoint import HostCopy, RunState, Snapshot, write_checkpoint
+from parakeet.training.checkpoint_writer import CheckpointWriter
 from parakeet.training.optimizer import make_optimizer
 from parakeet.training.schedule import Phase, Schedule
-from parakeet.training.writer import CheckpointWriter
 
 SCHEDULE = Schedule(1e-3, 2, 800, 1000, (Phase(16, 1000),))
 SMALLEST_FILE = 1 << 10

@@ -17,7 +17,7 @@ import pytest
 from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
 from parakeet.training.checkpoint import checkpoints, read_state, restore_newest
-from parakeet.training.writer import CheckpointWriter
+from parakeet.training.checkpoint_writer import CheckpointWriter
 
 from .toy_run import LARGEST_FILE, SCHEDULE, SMALLEST_FILE, ToyRun, let_files_grow_to, open_writer, run_state
 
@@ -119,7 +119,7 @@ def test_a_full_disk_is_said_and_the_next_save_mends_it(tmp_path: Path) -> None:
     assert "could not be saved" in told[1]
     assert "File too large" in told[1]
     assert errors.count("\n") == 2
-    assert errors.count("Training goes on and the next save tries again: free space in") == 2
+    assert errors.count("Training continues and the next save retries: free some space in") == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000001", "step-00000004"]
 
 
@@ -190,8 +190,8 @@ def fail_to_copy(tmp_path: Path) -> None:
         with no_more_memory():
             writer.save(toy.snapshot(step))
     assert (told.saved, [step for step, _ in told.failed]) == ([1], [2, 3])
-    assert "not enough memory for its copy" in told.failed[0][1]
-    assert told.said.getvalue().count("Training goes on and the next save tries again: free memory") == 2
+    assert "not enough memory to copy it" in told.failed[0][1]
+    assert told.said.getvalue().count("Training continues and the next save retries: free some memory") == 2
     with pytest.raises(ParakeetError, match="not enough memory to copy the checkpoint of step 3"):
         writer.close()
     writer.save(toy.snapshot(4))
