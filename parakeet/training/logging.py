@@ -11,7 +11,6 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -133,34 +132,21 @@ class TrainingLogger:
             self._heartbeat.remove()
 
 
-# --- The heartbeat: a file in the run's folder that says where the run stands. The lock says whether it lives.
-
-
-@dataclass(frozen=True)
-class Beat:
-    """Progress of run `id` (Dagster's, or the process's own) at Unix time `time`."""
-
-    id: str
-    process: int
-    time: float
-    step: int
-    total: int
-    tokens_per_second: float
-    loss: float | None
+# --- The heartbeat: a file in the run's folder for people. The run's lock, not this file, says whether it is alive.
 
 
 class Heartbeat:
-    """Writes the heartbeat of one process, which holds the lock of the run in folder `run`.
+    """Writes the progress of one process, which holds the lock of the run in folder `run`, into a file of its own.
 
-    Each process has a file of its own: with a shared one, the last beat of a process that died would be taken for
-    the next one's. Files left by earlier processes are deleted: with the lock held, none of them is alive.
+    With a shared file, the last heartbeat of a process that died would be taken for the next one's. Files left by
+    earlier processes are deleted: with the lock held, none of them is alive. `id` is Dagster's run or the process.
     """
 
     def __init__(self, run: Path, id: str) -> None:
         self._id = re.sub(r"[^A-Za-z0-9-]+", "-", id)[:64] or "run"
         self._path = run / f"heartbeat-{self._id}.json"
         self._last: float | None = None
-        for path in _heartbeat_files(run):
+        for path in run.glob("heartbeat-*.json"):
             with contextlib.suppress(OSError):
                 path.unlink()
 
@@ -170,12 +156,19 @@ class Heartbeat:
         if self._last is not None and now - self._last < SECONDS_BETWEEN_HEARTBEATS:
             return
         self._last = now
-        loss = loss if loss is not None and math.isfinite(loss) else None
-        beat = Beat(self._id, os.getpid(), time.time(), step, total, round(tokens_per_second, 1), loss)
+        values = {
+            "id": self._id,
+            "process": os.getpid(),
+            "time": time.time(),
+            "step": step,
+            "total": total,
+            "tokens_per_second": round(tokens_per_second, 1),
+            "loss": loss if loss is not None and math.isfinite(loss) else None,
+        }
         temporary = self._path.with_name(f".{self._path.name}")
         # Not synced: after a power cut it is worthless. Errors are not reported: the metrics report the same ones.
         with contextlib.suppress(OSError):
-            temporary.write_text(json.dumps(asdict(beat)) + "\n", encoding="utf-8")
+            temporary.write_text(json.dumps(values) + "\n", encoding="utf-8")
             temporary.replace(self._path)
 
     def remove(self) -> None:
@@ -184,31 +177,13 @@ class Heartbeat:
             self._path.unlink()
 
 
-def read_heartbeats(run: Path) -> list[Beat]:
-    """The heartbeats in a run's folder, newest first; unreadable files are ignored."""
-    beats = [beat for path in _heartbeat_files(run) if (beat := _read_heartbeat(path)) is not None]
-    return sorted(beats, key=lambda beat: beat.time, reverse=True)
-
-
-def _heartbeat_files(run: Path) -> list[Path]:
-    return sorted(run.glob("heartbeat-*.json"))
-
-
-def _read_heartbeat(path: Path) -> Beat | None:
-    try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        loss = values["loss"]
-        return Beat(
-            str(values["id"]),
-            int(values["process"]),
-            float(values["time"]),
-            int(values["step"]),
-            int(values["total"]),
-            float(values["tokens_per_second"]),
-            None if loss is None else float(loss),
-        )
-    except (OSError, ValueError, KeyError, TypeError, OverflowError):
-        return None
+def last_heartbeat(run: Path) -> float | None:
+    """Unix time of the latest heartbeat in a run's folder; unreadable files are ignored."""
+    times = []
+    for path in run.glob("heartbeat-*.json"):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, OverflowError):
+            times.append(float(json.loads(path.read_text(encoding="utf-8"))["time"]))
+    return max(times, default=None)
 
 
 # --- TensorBoard, which is an extra.

@@ -26,7 +26,7 @@ from parakeet.training.job import (
     METRICS_FILE,
     STATE_FILE,
 )
-from parakeet.training.logging import read_heartbeats
+from parakeet.training.logging import last_heartbeat
 from parakeet.training.metrics import EVENTS_FILE, Records, is_count, is_number, read_events, read_metrics
 from parakeet.training.schedule import Schedule
 
@@ -292,15 +292,14 @@ def _is_trained_now(run: Path) -> bool:
         return any(is_held(run / name) for name in (LOCK_FILE, LAUNCH_LOCK_FILE))
     except OSError:
         # Another user's run, or a read-only disk: the lock cannot be tried, but the heartbeat can be read.
-        return any(time.time() - beat.time < ALIVE_SECONDS for beat in read_heartbeats(run))
+        return time.time() - (last_heartbeat(run) or 0.0) < ALIVE_SECONDS
 
 
 def _seen(run: Path, metrics: Records, events: Records) -> float:
     """The latest time that a file in the folder reports."""
-    times = [beat.time for beat in read_heartbeats(run)]
-    times += [event["time"] for event in events[-1:]]
-    times += [when for record in metrics[-1:] if (when := number(record, "time")) is not None]
-    return max(times, default=(run / JOB_FILE).stat().st_mtime)
+    times = [last_heartbeat(run), *(event["time"] for event in events[-1:])]
+    times += [number(record, "time") for record in metrics[-1:]]
+    return max((seen for seen in times if seen is not None), default=(run / JOB_FILE).stat().st_mtime)
 
 
 def _saved_steps(run: Path, present: Schedule) -> list[SavedStep]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from safetensors.numpy import load_file
 
 from parakeet.artifact import sha256_of
@@ -25,6 +26,11 @@ from ..conftest import Prepared
 
 MakeJob = Callable[..., Path]
 SECONDS = 120
+"""After this long a test gives up on a process; it waits for events, never for a time."""
+
+# On a busy machine any example may be slow.
+settings.register_profile("busy", deadline=None)
+settings.load_profile("busy")
 
 
 class Running:

@@ -79,7 +79,7 @@ def test_training_may_change_everything_as_soon_as_save_returns(tmp_path: Path) 
     assert restored.bits() == expected
 
 
-def test_news_comes_in_the_thread_that_polls(tmp_path: Path) -> None:
+def test_callbacks_run_in_the_thread_that_polls(tmp_path: Path) -> None:
     toy, told = ToyRun(), Told()
     with told.writer(tmp_path) as writer:
         writer.save(toy.snapshot(1))
@@ -110,7 +110,7 @@ def test_every_save_prunes(tmp_path: Path) -> None:
     assert [read_state(path).step for path in checkpoints(tmp_path)] == [798, 800, 801, 804, 805]
 
 
-def test_a_full_disk_is_said_and_the_next_save_mends_it(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_the_next_save_succeeds(tmp_path: Path) -> None:
     process = start(tmp_path, "limited", "free", "full", "full", "free")
     out, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
@@ -159,7 +159,7 @@ def test_a_failed_save_keeps_no_copy_in_memory(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="bounds a process's memory by /proc and RLIMIT_AS")
-def test_a_copy_without_memory_is_said_and_the_next_save_mends_it(tmp_path: Path) -> None:
+def test_a_copy_without_memory_is_reported_and_the_next_save_succeeds(tmp_path: Path) -> None:
     alone(fail_to_copy, tmp_path)
 
 
@@ -278,7 +278,7 @@ def test_the_same_step_saved_again_replaces_the_first(tmp_path: Path) -> None:
     assert read_state(tmp_path / "step-00000001") == run_state(1, validation_loss=2.0)
 
 
-def test_a_run_folder_that_is_gone_is_a_failure_and_no_crash(tmp_path: Path) -> None:
+def test_a_missing_run_folder_is_a_failed_save_not_a_crash(tmp_path: Path) -> None:
     toy, told = ToyRun(), Told()
     run = tmp_path / "run"
     run.mkdir()

@@ -74,9 +74,7 @@ def test_two_processes_train_as_one_with_the_same_batch(make_job: MakeJob, alone
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc")
-def test_the_launcher_s_processes_stop_together_and_end_together(
-    make_job: MakeJob, alone: Path, trainers: ForkServer
-) -> None:
+def test_the_launchers_processes_stop_and_end_together(make_job: MakeJob, alone: Path, trainers: ForkServer) -> None:
     job = make_job("launched", **SETTINGS, processes=2)
     process = launch(job)
     until(lambda: steps_made(job) >= 2 or process.poll() is not None)
@@ -112,7 +110,7 @@ def test_the_launcher_s_processes_stop_together_and_end_together(
 
 
 @pytest.mark.parametrize("held", [LAUNCH_LOCK_FILE, LOCK_FILE])
-def test_a_signal_ends_the_launcher_s_wait_for_the_run(make_job: MakeJob, held: str) -> None:
+def test_a_signal_ends_the_launchers_wait_for_the_run(make_job: MakeJob, held: str) -> None:
     job = make_job("waiting", processes=2)
     with FileLock(job.parent / held):
         process = launch(job)
@@ -127,7 +125,7 @@ def test_a_signal_ends_the_launcher_s_wait_for_the_run(make_job: MakeJob, held: 
     assert not history(job)
 
 
-def test_rows_that_cannot_be_shared_are_one_message(make_job: MakeJob) -> None:
+def test_sequences_that_cannot_be_shared_are_one_message(make_job: MakeJob) -> None:
     job = make_job("three", processes=3)
     process = launch(job)
     _, said = process.communicate(timeout=SECONDS)

@@ -105,7 +105,7 @@ def test_the_large_model_trains_on_a_12_gb_card(execution: Execution, optimizer:
     st.integers(1, 8),
     st.booleans(),
 )
-def test_more_recompute_and_fewer_rows_never_take_more(
+def test_more_checkpointing_and_smaller_passes_never_take_more(
     attention: str, precision: str, doublings: int, rows: int, cuda: bool
 ) -> None:
     row_tokens = 256 << doublings
@@ -119,7 +119,7 @@ def test_more_recompute_and_fewer_rows_never_take_more(
 
 
 @pytest.mark.parametrize("gib", [5.5, 6.5, 7.0, 8.0, 9.0, 10.0, 11.2, 12.0, 13.0, 14.0, 80.0])
-def test_auto_takes_the_least_recompute_and_then_the_most_rows_that_fit(gib: float) -> None:
+def test_auto_takes_the_least_checkpointing_and_then_the_largest_pass_that_fits(gib: float) -> None:
     best_first = [(policy, tokens) for policy in ("none", "mlp") for tokens in (8192, 4096)]
     best_first += [("block", 8192 >> halvings) for halvings in range(4)]
     taken = {
@@ -192,7 +192,7 @@ def test_the_mildest_change_that_fits_is_named(
     assert re.search(sentence, told), told
 
 
-def test_the_longest_row_fits_and_the_next_does_not() -> None:
+def test_the_longest_sequence_fits_and_the_next_does_not() -> None:
     longest = longest_row(LARGE, training(), 11 * GIB, True)
     assert longest >= 24_576
     for row_tokens, fits in ((longest, True), (longest + 256, False)):

@@ -1,38 +1,48 @@
 """The heartbeat and TensorBoard. Dagster's observations are tested in tests/pipelines/test_observations.py."""
 
 import io
+import json
 import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
 from parakeet.training.job import TrainingJob
-from parakeet.training.logging import DagsterReporter, Heartbeat, TrainingLogger, read_heartbeats
+from parakeet.training.logging import DagsterReporter, Heartbeat, TrainingLogger, last_heartbeat
 
 from .run_folders import Folder, record
 
 
-def test_the_heart_beats_at_most_every_ten_seconds(tmp_path: Path) -> None:
+def heartbeats(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(run.glob("heartbeat-*"))]
+
+
+def test_the_heartbeat_is_written_at_most_every_ten_seconds(tmp_path: Path) -> None:
     heartbeat = Heartbeat(tmp_path, "5f0c-1")
     heartbeat.beat(1, 100, 512.25, 6.0)
     heartbeat.beat(2, 100, 512.25, 5.0)
-    (beat,) = read_heartbeats(tmp_path)
-    assert (beat.id, beat.step, beat.total, beat.loss) == ("5f0c-1", 1, 100, 6.0)
+    (beat,) = heartbeats(tmp_path)
+    assert (beat["id"], beat["step"], beat["total"], beat["loss"]) == ("5f0c-1", 1, 100, 6.0)
+    assert last_heartbeat(tmp_path) == beat["time"]
     heartbeat.remove()
     assert not list(tmp_path.iterdir())
+    assert last_heartbeat(tmp_path) is None
     heartbeat.remove()
 
 
-def test_a_heartbeat_is_of_one_process_and_what_a_dead_one_left_goes(tmp_path: Path) -> None:
+def test_a_heartbeat_belongs_to_one_process_and_what_a_dead_one_left_is_deleted(tmp_path: Path) -> None:
     Heartbeat(tmp_path, "dead").beat(1, 100, 1.0, math.nan)
-    (tmp_path / "heartbeat-torn.json").write_text("{", encoding="utf-8")
-    assert [(beat.id, beat.loss) for beat in read_heartbeats(tmp_path)] == [("dead", None)]
+    (beat,) = heartbeats(tmp_path)
+    assert beat["loss"] is None
+    (tmp_path / "heartbeat-damaged.json").write_text("{", encoding="utf-8")
+    assert last_heartbeat(tmp_path) == beat["time"]
     Heartbeat(tmp_path, "../alive").beat(2, 100, 1.0, 6.0)
-    assert [(beat.id, beat.step) for beat in read_heartbeats(tmp_path)] == [("-alive", 2)]
+    assert [(beat["id"], beat["step"]) for beat in heartbeats(tmp_path)] == [("-alive", 2)]
     assert len(list(tmp_path.iterdir())) == 1
 
 

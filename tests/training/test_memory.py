@@ -117,7 +117,7 @@ def training(**settings: object) -> Training:
 
 
 @pytest.mark.parametrize("name", ["adamw", "adamw_8bit", "muon"])
-def test_an_optimizers_state_is_as_large_as_foretold(name: str) -> None:
+def test_an_optimizers_state_has_the_forecast_size(name: str) -> None:
     model = Parakeet(CONFIG)
     optimizer = make_optimizer(model, training(optimizer=name))
     for parameter in model.parameters():

@@ -75,7 +75,7 @@ def test_a_line_is_json_that_every_program_reads(tmp_path: Path) -> None:
 
 
 @given(st.integers(1, 30), st.integers(0, 35), st.booleans())
-def test_cutting_back_leaves_what_goes_on_from_there(
+def test_truncating_leaves_a_history_that_can_be_continued(
     tmp_path_factory: pytest.TempPathFactory, count: int, kept: int, torn: bool
 ) -> None:
     run = tmp_path_factory.mktemp("run")
@@ -93,7 +93,7 @@ def test_cutting_back_leaves_what_goes_on_from_there(
     assert (run / METRICS_FILE).read_bytes().count(b"\n") == len(steps(run))
 
 
-def test_a_damaged_line_is_passed_over_and_costs_no_other(tmp_path: Path) -> None:
+def test_a_damaged_line_is_ignored_and_the_others_are_read(tmp_path: Path) -> None:
     log = RunLog(tmp_path)
     log.step(record(1))
     with (tmp_path / METRICS_FILE).open("a") as file:
@@ -107,7 +107,7 @@ def test_a_damaged_line_is_passed_over_and_costs_no_other(tmp_path: Path) -> Non
     assert steps(tmp_path) == [1]
 
 
-def test_events_are_kept_for_good_and_survive_a_torn_line(tmp_path: Path) -> None:
+def test_events_are_kept_for_good_and_survive_a_damaged_line(tmp_path: Path) -> None:
     log = RunLog(tmp_path)
     log.event("started", 0, "From the beginning.")
     log.event("skipped", 3, "The loss is nan.", loss=math.nan, documents=["ab", "cd"])
@@ -122,7 +122,7 @@ def test_events_are_kept_for_good_and_survive_a_torn_line(tmp_path: Path) -> Non
     assert (events[1]["documents"], events[1]["loss"]) == (["ab", "cd"], None)
 
 
-def test_a_file_that_was_deleted_meanwhile_is_begun_again(tmp_path: Path) -> None:
+def test_a_file_deleted_during_training_is_created_again(tmp_path: Path) -> None:
     log = RunLog(tmp_path)
     log.step(record(1))
     (tmp_path / METRICS_FILE).unlink()
@@ -174,7 +174,7 @@ run_of = st.sampled_from([LONG, BRANCH, OTHER_DECAY])
         st.tuples(run_of, st.sampled_from([None, LONG, BRANCH, OTHER_DECAY]), st.integers(0, 30), st.integers(0, 3))
     )
 )
-def test_every_schedule_goes_on_with_the_history_of_the_checkpoint_it_goes_on_from(
+def test_every_schedule_continues_the_history_of_the_checkpoint_that_it_resumes_from(
     tmp_path_factory: pytest.TempPathFactory, sessions: list[tuple[Schedule, Schedule | None, int, int]]
 ) -> None:
     run = tmp_path_factory.mktemp("run")
@@ -276,7 +276,7 @@ def full_disk(run: Path, disk: str, then: str) -> str:
 
 
 @pytest.mark.parametrize(("then", "last"), [("step", 21), ("flush", 20)])
-def test_a_full_disk_is_said_once_and_what_waited_is_written_when_there_is_room(
+def test_a_full_disk_is_reported_once_and_waiting_lines_are_written_when_there_is_room(
     tmp_path: Path, then: str, last: int
 ) -> None:
     said = full_disk(tmp_path, "has room again", then)
@@ -292,7 +292,7 @@ def test_a_disk_that_stays_full_ends_no_training(tmp_path: Path) -> None:
     assert steps(tmp_path) == [1, 2, 3]
 
 
-def test_a_run_folder_that_is_gone_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_run_folder_is_reported_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = RunLog(tmp_path / "gone")
     for step in range(1, 5):
         log.step(record(step))

@@ -65,7 +65,7 @@ def weights(model: Parakeet) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_restored_optimizer_steps_on_to_the_same_bits(name: str, tmp_path: Path) -> None:
+def test_a_restored_optimizer_makes_the_same_steps_to_the_bit(name: str, tmp_path: Path) -> None:
     training = settings(name)
     model, optimizer = made(training)
     first = make_steps(model, optimizer, range(1))
@@ -103,7 +103,7 @@ def test_decay_is_on_matrices_and_every_parameter_is_stepped_once(name: str) -> 
         assert decayed == (start.dim() == 2), key
 
 
-def test_eight_bits_are_kept_of_the_blocks_and_32_of_the_embedding() -> None:
+def test_blocks_have_8_bit_state_and_the_embedding_32_bit() -> None:
     for _ in range(2):
         model, optimizer = made(settings("adamw_8bit"))
         make_steps(model, optimizer, range(2))

@@ -93,7 +93,7 @@ def test_what_was_skipped_is_counted_on_the_way_to_the_present_step(tmp_path: Pa
     assert counts() == (2, 0), "the one that it returned to does not"
 
 
-def test_tokens_are_those_of_the_progress_and_targets_are_told_apart(tmp_path: Path) -> None:
+def test_tokens_are_those_of_the_progress_bar_and_targets_are_shown_separately(tmp_path: Path) -> None:
     folder = Folder(tmp_path, "aaaa", tokens=BATCH * STEPS - 100).event("started")
     folder.train(*(record(step, tokens=500 * step) for step in range(1, STEPS + 1))).event("finished", STEPS)
     _, output = parakeet(tmp_path, "runs")
@@ -103,7 +103,7 @@ def test_tokens_are_those_of_the_progress_and_targets_are_told_apart(tmp_path: P
     assert re.search(r"^  targets +50,000\b", output, re.MULTILINE)
 
 
-def test_the_latest_sign_of_life_is_first_whatever_the_clock_said(tmp_path: Path) -> None:
+def test_the_run_with_the_latest_sign_of_life_comes_first(tmp_path: Path) -> None:
     for key, moment in (("aaaa", 1e9), ("bbbb", 3e9), ("cccc", 2e9)):
         Folder(tmp_path, key).train(record(1, time=moment))
     Heartbeat(tmp_path / "training_runs" / "aaaa", "1").beat(1, 2, 3.0, 4.0)
@@ -145,7 +145,7 @@ def test_a_corrupt_folder_is_one_line_and_the_rest_is_shown(tmp_path: Path, job:
     assert output.startswith("Error: ")
 
 
-def test_files_of_a_run_that_hold_nonsense_are_passed_over(tmp_path: Path) -> None:
+def test_damaged_files_of_a_run_are_ignored(tmp_path: Path) -> None:
     folder = Folder(tmp_path, "aaaa").train(record(1)).save(1)
     for path in (folder.path / "step-00000001").iterdir():
         path.write_bytes(b"\xff" * 9)
@@ -181,7 +181,7 @@ def test_one_run_in_full(tmp_path: Path) -> None:
     assert re.findall(r"Number (\d+) of many\.", output) == [str(number) for number in range(2, 12)]
 
 
-def test_stable_is_what_the_present_settings_can_go_on_from(tmp_path: Path) -> None:
+def test_stable_checkpoints_are_those_the_present_settings_can_continue_from(tmp_path: Path) -> None:
     folder = Folder(tmp_path, "aaaa", warmup_steps=9).train(*map(record, range(1, 51)))
     branch = schedule_of(50, warmup_steps=9)
     assert (branch.stable_until, folder.schedule.stable_until) == (30, 60)
@@ -198,7 +198,7 @@ def test_stable_is_what_the_present_settings_can_go_on_from(tmp_path: Path) -> N
     assert load_run(folder.path).last_saved == 50
 
 
-def test_the_decay_of_a_longer_run_is_anabandoned_for_the_present_one(tmp_path: Path) -> None:
+def test_the_decay_of_a_longer_run_is_abandoned_by_the_present_one(tmp_path: Path) -> None:
     folder = Folder(tmp_path, "aaaa", tokens=BATCH * 50, warmup_steps=9)
     longer = schedule_of(STEPS, warmup_steps=9)
     folder.save(30, None, longer).save(45, None, longer).save(90, None, longer)
@@ -221,7 +221,7 @@ def test_an_event_is_one_line_however_many_documents_it_names(tmp_path: Path) ->
     assert "events.jsonl" in output
 
 
-def test_a_beginning_that_is_no_runs_or_several_names_the_candidates(tmp_path: Path) -> None:
+def test_a_prefix_of_no_run_or_of_several_names_the_candidates(tmp_path: Path) -> None:
     assert "Start one with: parakeet build" in parakeet(tmp_path, "runs", "ab")[1]
     for key in ("abcd0", "abcd1", "ffff"):
         Folder(tmp_path, key)
@@ -266,9 +266,7 @@ def wait_for(condition: Callable[[], object], trainer: "subprocess.Popen[bytes]"
         time.sleep(0.01)
 
 
-def test_a_real_run_is_told_while_it_trains_when_it_was_stopped_and_when_it_is_done(
-    prepared: Prepared, tmp_path: Path
-) -> None:
+def test_a_real_run_is_listed_while_it_trains_after_a_stop_and_at_the_end(prepared: Prepared, tmp_path: Path) -> None:
     run, output = tmp_path / "training_runs" / "aaaa", tmp_path / "output"
     run.mkdir(parents=True)
     output.mkdir()
