@@ -13,12 +13,12 @@ from parakeet.recipe import Recipe
 from parakeet.tokenizer import CL100K_CONTROLS, ROLE_TOKENS
 from parakeet.training.forecast import (
     AUTO_SHARE,
-    ROW_UNIT,
+    LENGTH_UNIT,
     Choice,
     choose,
     fitting_change,
     forecast,
-    longest_row,
+    longest_sequence,
     unmet,
 )
 from parakeet.training.gpus import Gpu
@@ -171,8 +171,10 @@ class Plan:
         title = f"Policies at {choice.micro_batch_tokens:,} tokens in a pass, in {unit}"
         if not self.budget_is:
             return title, rows
-        longest = longest_row(self.config, self.settings, self.budget, cuda=True)
-        one = f"{longest:>{FIGURE},}  tokens" if longest else f"{'none fits':>{FIGURE}}  of {ROW_UNIT} tokens and more"
+        longest = longest_sequence(self.config, self.settings, self.budget, cuda=True)
+        one = (
+            f"{longest:>{FIGURE},}  tokens" if longest else f"{'none fits':>{FIGURE}}  of {LENGTH_UNIT} tokens and more"
+        )
         rows.append(("longest row", f"{one}, one at a time, with whole blocks recomputed"))
         return f"{title}; * fits {size(self.budget)} with {100 * (1 - AUTO_SHARE):.0f} % to spare", rows
 

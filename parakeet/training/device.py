@@ -148,7 +148,7 @@ class ExecutionPlan:
     def execution(self, row_tokens: int) -> Execution:
         return self._choices[row_tokens].execution
 
-    def micro_batch_rows(self, row_tokens: int) -> int:
+    def micro_batch_sequences(self, row_tokens: int) -> int:
         """Sequences that one process computes at once."""
         return max(1, self._choices[row_tokens].micro_batch_tokens // row_tokens)
 

@@ -28,8 +28,8 @@ CPU_LOSS_ROWS = 256
 """On a CPU 128 to 1,024 rows of logits at once take the same time, so memory decides."""
 AUTO_SHARE = 0.95
 """Share of the budget that `auto` fills: CUDA's allocator loses some to gaps between tensors."""
-LONGEST_ROW = 131_072
-ROW_UNIT = 256
+LONGEST_SEQUENCE = 131_072
+LENGTH_UNIT = 256
 BYTES = {"fp32": 4, "bf16": 2}
 FUSED_FEATURES = 21
 """Extra head dimensions of `fused` attention: 17 for the document mask and 4 for ALiBi."""
@@ -221,14 +221,14 @@ def choose(
     arguments give the same choice, since a resumed run has to compute as before. `flex`: whether FlexAttention can be
     compiled on the device; None looks for Triton on this machine.
     """
-    rows = max(1, training.batch_tokens // row_tokens // processes)
+    sequences = max(1, training.batch_tokens // row_tokens // processes)
     attention = _attention(training, row_tokens, cuda, flex)
     loss_rows = LOSS_ROWS if cuda else CPU_LOSS_ROWS
     choices = []
-    for recompute, pass_rows in _candidates(training, row_tokens, rows, cuda):
+    for recompute, pass_sequences in _candidates(training, row_tokens, sequences, cuda):
         execution = Execution(attention, training.precision, training.residual, recompute, training.compile, loss_rows)
-        tokens = pass_rows * row_tokens
-        accumulates = processes > 1 or pass_rows < rows
+        tokens = pass_sequences * row_tokens
+        accumulates = processes > 1 or pass_sequences < sequences
         taken = forecast(
             config, execution, training.optimizer, tokens, row_tokens, cuda=cuda, accumulates=accumulates
         )  # fmt: skip
@@ -257,7 +257,7 @@ def fitting_change(
             if choice.fits:
                 return f"Set {_listed(changes)}: the forecast is then {size(choice.forecast.total)}."
     changed = training.model_copy(update=dict(milder))
-    longest = longest_row(config, changed, budget_bytes, cuda)
+    longest = longest_sequence(config, changed, budget_bytes, cuda)
     if longest:
         others = f", with {_listed(milder)}" if milder else ""
         return f"Sequences of at most {longest:,} tokens would fit: set packing.row_tokens to that or less{others}."
@@ -268,7 +268,7 @@ def fitting_change(
     )
 
 
-def longest_row(config: ModelConfig, training: Training, budget_bytes: int, cuda: bool) -> int:
+def longest_sequence(config: ModelConfig, training: Training, budget_bytes: int, cuda: bool) -> int:
     """The longest sequence, a multiple of 256, that fits one at a time with block checkpointing; 0 if none does."""
     blocks = training.model_copy(update={"recompute": "block"})
 
@@ -276,11 +276,11 @@ def longest_row(config: ModelConfig, training: Training, budget_bytes: int, cuda
         one = blocks.model_copy(update={"micro_batch_tokens": row_tokens, "batch_tokens": 2 * row_tokens})
         return choose(config, one, row_tokens, budget_bytes, cuda, flex=True).fits
 
-    low, high = 0, LONGEST_ROW // ROW_UNIT
+    low, high = 0, LONGEST_SEQUENCE // LENGTH_UNIT
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if fits(middle * ROW_UNIT) else (low, middle - 1)
-    return low * ROW_UNIT
+        low, high = (middle, high) if fits(middle * LENGTH_UNIT) else (low, middle - 1)
+    return low * LENGTH_UNIT
 
 
 def unmet(training: Training, cuda: bool) -> list[str]:
@@ -315,21 +315,21 @@ def _attention(training: Training, row_tokens: int, cuda: bool, flex: bool | Non
     return "flex" if flex else "fused"
 
 
-def _candidates(training: Training, row_tokens: int, rows: int, cuda: bool) -> Iterator[tuple[Recompute, int]]:
-    """Activation checkpointing and sequences in a pass, the best first. `rows`: sequences of one process in a step."""
-    policies: tuple[Recompute, ...] = ("none", "mlp", "block")
+def _candidates(training: Training, row_tokens: int, sequences: int, cuda: bool) -> Iterator[tuple[Recompute, int]]:
+    """Activation checkpointing and sequences in a pass, the best first. `sequences`: those of one process in a step."""
+    options: tuple[Recompute, ...] = ("none", "mlp", "block")
     if training.recompute != "auto":
-        policies = (training.recompute,)
+        options = (training.recompute,)
     if training.micro_batch_tokens:
-        sizes = [min(rows, max(1, training.micro_batch_tokens // row_tokens))]
+        counts = [min(sequences, max(1, training.micro_batch_tokens // row_tokens))]
     else:
-        most = min(rows, max(1, (GPU_TOKENS if cuda else CPU_TOKENS) // row_tokens))
-        sizes = [1 << exponent for exponent in reversed(range(most.bit_length()))]
-    for policy in policies:
-        last = policy == policies[-1]
-        for fewer in sizes:
-            if last or fewer == sizes[0] or (cuda and fewer * row_tokens >= FEWEST_GPU_TOKENS):
-                yield policy, fewer
+        most = min(sequences, max(1, (GPU_TOKENS if cuda else CPU_TOKENS) // row_tokens))
+        counts = [1 << exponent for exponent in reversed(range(most.bit_length()))]
+    for option in options:
+        last = option == options[-1]
+        for count in counts:
+            if last or count == counts[0] or (cuda and count * row_tokens >= FEWEST_GPU_TOKENS):
+                yield option, count
 
 
 def _milder(training: Training, row_tokens: int, cuda: bool) -> list[tuple[str, Any]]:

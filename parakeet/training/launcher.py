@@ -35,15 +35,15 @@ def process_count(training: Training) -> int:
     return max(1, torch.cuda.device_count())
 
 
-def check_rows(job: TrainingJob, processes: int) -> None:
+def check_sequences(job: TrainingJob, processes: int) -> None:
     """ParakeetError unless the processes can share the sequences of every step equally."""
     for row_tokens in job.packing.lengths:
-        rows = job.training.batch_tokens // row_tokens
-        if rows % processes:
+        sequences = job.training.batch_tokens // row_tokens
+        if sequences % processes:
             raise ParakeetError(
-                f"training.batch_tokens makes {rows:,} sequences of {row_tokens:,} tokens a step, which {processes} "
-                f"processes cannot share equally. Make it a multiple of {processes * row_tokens:,}, or make "
-                f"training.processes a divisor of {rows:,}."
+                f"training.batch_tokens makes {sequences:,} sequences of {row_tokens:,} tokens a step, which "
+                f"{processes} processes cannot share equally. Make it a multiple of {processes * row_tokens:,}, or make "
+                f"training.processes a divisor of {sequences:,}."
             )
 
 
@@ -60,7 +60,7 @@ def launch(job: TrainingJob, job_file: Path, processes: int, stop: Callable[[], 
             for folder in (job.run, job.output):
                 (folder / FAILURE_FILE).unlink(missing_ok=True)
         try:
-            check_rows(job, processes)
+            check_sequences(job, processes)
         except ParakeetError as error:
             failure.write_text(str(error), encoding="utf-8")
             return 1

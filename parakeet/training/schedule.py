@@ -72,9 +72,9 @@ class Schedule:
         if other == self:
             return step <= self.total_steps
         alike = (self.peak, self.warmup_steps) == (other.peak, other.warmup_steps)
-        return alike and step <= min(self.decay_start, other.decay_start, self._same_rows_until(other))
+        return alike and step <= min(self.decay_start, other.decay_start, self._same_lengths_until(other))
 
-    def _same_rows_until(self, other: "Schedule") -> int:
+    def _same_lengths_until(self, other: "Schedule") -> int:
         last = 0
         for mine, theirs in zip(self.phases, other.phases, strict=False):
             if mine.row_tokens != theirs.row_tokens:

@@ -41,7 +41,7 @@ class Stepper:
         self._parameters = list(model.parameters())
         self._flat = FlatGradients(self._parameters) if ranks.world > 1 else None
 
-    def measure(self, batch: Batch, step: int, micro_batch_rows: int, stopping: bool) -> Measured:
+    def measure(self, batch: Batch, step: int, micro_batch_sequences: int, stopping: bool) -> Measured:
         """Compute the gradient of the mean loss over all targets of the step, on all ranks, into every `.grad`.
 
         Each rank computes every world-th sequence. Dropout depends only on (seed, step, rank), so a run resumes
@@ -49,7 +49,7 @@ class Stepper:
         """
         torch.manual_seed(_step_seed(self._settings.seed, step, self._ranks.rank))
         targets = int((batch.targets != self._padding).sum())
-        total = self._accumulate(batch, max(targets, 1), micro_batch_rows)
+        total = self._accumulate(batch, max(targets, 1), micro_batch_sequences)
         if self._flat is not None:
             self._ranks.sum_in_place(self._flat.buffer)
         norm = float(self._norm())
@@ -72,7 +72,7 @@ class Stepper:
         else:
             self._optimizer.zero_grad()
 
-    def _accumulate(self, batch: Batch, normaliser: int, micro_batch_rows: int) -> Tensor:
+    def _accumulate(self, batch: Batch, normaliser: int, micro_batch_sequences: int) -> Tensor:
         """Backward passes over this rank's sequences, each adding to `.grad`. Returns the sum of −log p.
 
         The sum is a 0-dim float64 tensor on the device: reading it here would make the host wait for each pass.
@@ -83,9 +83,9 @@ class Stepper:
             array[self._ranks.rank :: self._ranks.world] for array in (batch.inputs, batch.targets, batch.documents)
         ]
         total = torch.zeros((), dtype=torch.float64, device=device)
-        for begin in range(0, len(arrays[0]), micro_batch_rows):
+        for begin in range(0, len(arrays[0]), micro_batch_sequences):
             ids, targets, documents = (
-                torch.from_numpy(array[begin : begin + micro_batch_rows]).to(device) for array in arrays
+                torch.from_numpy(array[begin : begin + micro_batch_sequences]).to(device) for array in arrays
             )
             total += backward_from_loss(
                 self._model(ids, documents),

@@ -158,7 +158,8 @@ class Trainer:
         batch, data_seconds = self.prefetcher.take(step)
         self.model.execution = self.execution_plan.execution(row_tokens)
         with self._memory_explained(step, row_tokens):
-            measured = self.stepper.measure(batch, step, self.execution_plan.micro_batch_rows(row_tokens), stopping)
+            at_once = self.execution_plan.micro_batch_sequences(row_tokens)
+            measured = self.stepper.measure(batch, step, at_once, stopping)
             reason = self.monitor.check(measured.loss, measured.gradient_norm)
             if reason is None:
                 self.stepper.apply(rate, measured.gradient_norm)
@@ -235,9 +236,9 @@ class Trainer:
 
     def _validate(self) -> float | None:
         row_tokens = self.schedule.row_tokens(self.step)
-        rows = self.execution_plan.micro_batch_rows(row_tokens)
+        at_once = self.execution_plan.micro_batch_sequences(row_tokens)
         with self._memory_explained(self.step, row_tokens):
-            loss = self.validation.loss(self.model, self.ranks, row_tokens, rows)
+            loss = self.validation.loss(self.model, self.ranks, row_tokens, at_once)
         if loss is not None:
             self.logger.event("validated", self.step, f"Held-out loss {loss:.4f} nats a token.", validation_loss=loss)
         return loss

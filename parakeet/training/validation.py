@@ -23,13 +23,13 @@ class Validation:
         self._padding = padding
         self._rows: dict[int, PackedRows] = {}
 
-    def loss(self, model: Parakeet, ranks: Ranks, row_tokens: int, micro_batch_rows: int) -> float | None:
+    def loss(self, model: Parakeet, ranks: Ranks, row_tokens: int, micro_batch_sequences: int) -> float | None:
         """Mean −log p in nats a token, without dropout, over all ranks. Leaves the model in training mode."""
-        rows = self._packed(row_tokens)
+        sequences = self._packed(row_tokens)
         total = counted = 0.0
         model.eval()
-        for begin in range(ranks.rank * micro_batch_rows, len(rows), ranks.world * micro_batch_rows):
-            some = rows.take(np.arange(begin, min(begin + micro_batch_rows, len(rows))))
+        for begin in range(ranks.rank * micro_batch_sequences, len(sequences), ranks.world * micro_batch_sequences):
+            some = sequences.take(np.arange(begin, min(begin + micro_batch_sequences, len(sequences))))
             part, count = self._sum(model, some, row_tokens)
             total, counted = total + part, counted + count
         model.train()
@@ -37,9 +37,9 @@ class Validation:
         return total / counted if counted else None
 
     @torch.no_grad()
-    def _sum(self, model: Parakeet, rows: PackedRows, row_tokens: int) -> tuple[float, int]:
+    def _sum(self, model: Parakeet, sequences: PackedRows, row_tokens: int) -> tuple[float, int]:
         """The sum of −log p over the targets of these sequences, and the number of targets."""
-        batch = read_batch(self._shards, rows, row_tokens, self._padding)
+        batch = read_batch(self._shards, sequences, row_tokens, self._padding)
         device = model.embedding.weight.device
         # (sequences, sequence length, width); `kept` selects the positions that have a target.
         hidden = model(torch.from_numpy(batch.inputs).to(device), torch.from_numpy(batch.documents).to(device))

@@ -14,7 +14,7 @@ from parakeet.model.execution import Execution
 from parakeet.model.transformer import Parakeet
 from parakeet.recipe import Training
 from parakeet.training.distributed import Ranks
-from parakeet.training.forecast import AUTO_SHARE, Forecast, choose, fitting_change, forecast, longest_row
+from parakeet.training.forecast import AUTO_SHARE, Forecast, choose, fitting_change, forecast, longest_sequence
 from parakeet.training.memory import GIB
 from parakeet.training.optimizer import make_optimizer
 from parakeet.training.steps import Stepper
@@ -193,9 +193,9 @@ def test_the_mildest_change_that_fits_is_named(
 
 
 def test_the_longest_sequence_fits_and_the_next_does_not() -> None:
-    longest = longest_row(LARGE, training(), 11 * GIB, True)
+    longest = longest_sequence(LARGE, training(), 11 * GIB, True)
     assert longest >= 24_576
     for row_tokens, fits in ((longest, True), (longest + 256, False)):
         settings = training(recompute="block", batch_tokens=2 * row_tokens, micro_batch_tokens=row_tokens)
         assert choose(LARGE, settings, row_tokens, 11 * GIB, True, flex=True).fits is fits
-    assert longest_row(LARGE, training(), 2 * GIB, True) == 0
+    assert longest_sequence(LARGE, training(), 2 * GIB, True) == 0
