@@ -42,8 +42,8 @@ def check_sequences(job: TrainingJob, processes: int) -> None:
         if sequences % processes:
             raise ParakeetError(
                 f"training.batch_tokens makes {sequences:,} sequences of {row_tokens:,} tokens a step, which "
-                f"{processes} processes cannot share equally. Make it a multiple of {processes * row_tokens:,}, or make "
-                f"training.processes a divisor of {sequences:,}."
+                f"{processes} processes cannot share equally. Make it a multiple of {processes * row_tokens:,}, or "
+                f"make training.processes a divisor of {sequences:,}."
             )
 
 
