@@ -47,8 +47,8 @@ CHANGEABLE = (
     "threads",
     "device",
 )
-"""Settings that may change while a run is unfinished: they are not part of its key. Nor is packing.then, whose sequences
-are trained on last."""
+"""Settings that may change while a run is unfinished: they are not part of its key. Nor is packing.then, since its
+sequences come last."""
 
 
 def run_key(recipe: Recipe, inputs: Mapping[str, Artifact]) -> str:

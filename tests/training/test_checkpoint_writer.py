@@ -144,8 +144,9 @@ def test_ulimit_is_a_full_disk(tmp_path: Path) -> None:
 
 
 def alone(function: Callable[[Path], None], run: Path) -> None:
-    """In a process of its own: what other tests have left in this one's memory would do for a copy."""
-    code = f"import pathlib, sys; from tests.training.test_checkpoint_writer import *; {function.__name__}(pathlib.Path(sys.argv[1]))"
+    """Run it in a process of its own: memory that other tests have freed would be enough for a copy."""
+    code = "import pathlib, sys; from tests.training.test_checkpoint_writer import *; "
+    code += f"{function.__name__}(pathlib.Path(sys.argv[1]))"
     finished = subprocess.run(
         [sys.executable, "-c", code, str(run)], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
