@@ -35,13 +35,13 @@ def go_back(run: Path, toy: ToyRun, good_step: int) -> tuple[RunState, str]:
 
 
 def save_good(run: Path, toy: ToyRun, step: int, good_step: int) -> Path:
-    """As the schedule does where both are the same, else as a run that somebody stopped."""
+    """Saved by the schedule if both steps are equal, else because somebody stopped the run."""
     return write(run, replace(toy.snapshot(step), state=replace(run_state(step), good_step=good_step)))
 
 
 @pytest.fixture(autouse=True)
 def _bitsandbytes_forgets() -> Iterator[None]:
-    """Its manager would apply what a test's model asked for to the next one's parameters in the same places."""
+    """Its global manager would apply one test's settings to the next test's parameters at the same indices."""
     yield
     if "bitsandbytes" in sys.modules:
         sys.modules["bitsandbytes"].optim.GlobalOptimManager.get_instance().initialize()
@@ -68,7 +68,7 @@ def test_a_restored_run_makes_the_same_steps_to_the_bit(tmp_path: Path, optimize
 
 
 def test_bare_bitsandbytes_state_comes_back_to_the_bit(tmp_path: Path) -> None:
-    """It hides its tensors a level deeper, and shares one quantisation map between parameters."""
+    """It keeps its tensors a level deeper, and shares one quantisation map between parameters."""
     bitsandbytes = pytest.importorskip("bitsandbytes")
     undisturbed, restored = ToyRun(width=64), ToyRun(width=64, seed=2)
     for toy in (undisturbed, restored):
@@ -195,7 +195,7 @@ def test_a_run_beside_checkpoints_of_other_schedules_starts_over_and_reports_it(
 
 
 def rewrite_without(path: Path, *names: str) -> None:
-    """As a version wrote it that did not know them."""
+    """Write the state as a version that did not know these keys."""
     values = json.loads((path / "state.json").read_text(encoding="utf-8"))
     kept = {name: value for name, value in values.items() if name not in (*names, "sha256")}
     told = hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()

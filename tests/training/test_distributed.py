@@ -1,4 +1,4 @@
-"""Two processes on one run, with gloo: the same training as one, and stopped, killed and broken like one."""
+"""Two processes on one run, with gloo: they train as one process does, and are stopped and killed like one."""
 
 import os
 import signal
@@ -47,7 +47,7 @@ def steps_made(job: Path) -> int:
 
 @pytest.fixture(scope="module")
 def alone(write_job: MakeJob, trainers: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run of one process that two have to equal."""
+    """The run of one process that two must match."""
     job = write_job(tmp_path_factory.mktemp("runs") / "alone", **SETTINGS)
     trainers.finish(job)
     return job
@@ -85,7 +85,7 @@ def test_the_launchers_processes_stop_and_end_together(make_job: MakeJob, alone:
     assert "Run the same command again" in failure(job)
     assert "Traceback" not in said
 
-    # A rank dies: the others do, and it is one message.
+    # A rank dies: the others end too, with one message.
     process = launch(job)
     until(lambda: bool(events(job, "resumed")))
     os.kill(ranks_of(job)[1], signal.SIGKILL)
@@ -104,7 +104,7 @@ def test_the_launchers_processes_stop_and_end_together(make_job: MakeJob, alone:
     assert len(events(job, "saved")) > begun
     assert not is_held(job.parent / LOCK_FILE)
 
-    # Another number of processes goes on.
+    # Another number of processes continues.
     assert "made by 2 processes and 1 continue" in trainers.finish(make_job("launched", **SETTINGS))
     assert_same_training(job, alone)
 

@@ -49,7 +49,7 @@ def test_a_heartbeat_belongs_to_one_process_and_what_a_dead_one_left_is_deleted(
 def test_tensorboard_that_is_missing_is_one_message_before_training(tmp_path: Path) -> None:
     code = "import sys; sys.modules['tensorboard'] = None; from pathlib import Path\n"
     code += "from parakeet.training.logging import TensorBoardWriter; TensorBoardWriter(Path(sys.argv[1]), print)"
-    finished = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=120)
+    finished = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=600)
     last = finished.stderr.splitlines()[-1]
     assert last.startswith(f"{ParakeetError.__module__}.ParakeetError: ")
     assert "pip install 'parakeet-lm[tensorboard]'" in last

@@ -69,7 +69,7 @@ def test_the_least_of_what_is_known_counts_and_nothing_known_is_no_limit() -> No
 
 
 def test_memory_of_a_system_that_does_not_say_is_unknown() -> None:
-    """Without os.sysconf and `resource`, as on Windows, or without the name of what is asked for."""
+    """Without os.sysconf and `resource`, as on Windows, or with a sysconf that does not know the name."""
     code = (
         "import os, sys\n"
         "from pathlib import Path\n"

@@ -149,7 +149,7 @@ def lines(run: Path) -> Lines:
 
 
 def go_on(run: Path, mine: Schedule, source: Schedule | None, after: int, last: int, loss: float) -> Lines:
-    """A process that trains from the checkpoint that `source` wrote; the history it leaves."""
+    """A process trains from a checkpoint of `source`. Returns the history that it leaves."""
     log = RunLog(run)
     log.resume(after, mine, source)
     for step in range(after + 1, last + 1):
@@ -228,7 +228,7 @@ def test_no_history_is_lost_whenever_the_process_is_killed(tmp_path: Path, kille
         run = tmp_path / f"{moment}"
         shutil.copytree(whole, run)
         command = [sys.executable, "-c", KILLED, str(run), str(moment), killed]
-        status = subprocess.run(command, cwd=Path(__file__).parents[2], timeout=60).returncode
+        status = subprocess.run(command, cwd=Path(__file__).parents[2], timeout=600).returncode
         again = shutil.copytree(run, tmp_path / f"{moment}-again")
         for folder, order in ((run, (LONG, BRANCH, LONG)), (again, (BRANCH, LONG, BRANCH))):
             for mine in order:
@@ -263,12 +263,12 @@ getattr(log, sys.argv[3])(*[record(21)][: sys.argv[3] == "step"])
 
 
 def full_disk(run: Path, disk: str, then: str) -> str:
-    """What is said by a log whose disk is full for thirty steps, goes back to step 20, and does `then`."""
+    """The messages of a log whose disk is full for thirty steps, which is cut to step 20, and then does `then`."""
     finished = subprocess.run(
         [sys.executable, "-c", FULL_DISK, str(run), disk, then],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
         cwd=Path(__file__).parents[2],
     )
     assert finished.returncode == 0, finished.stderr

@@ -1,4 +1,4 @@
-"""Optimizers go on from their saved state as if nothing had been, and decay matrices only."""
+"""Optimizers resume from their saved state exactly, and decay matrices only."""
 
 import gc
 import subprocess
@@ -29,7 +29,7 @@ OPTIMIZERS = ("adamw", "adamw_8bit", "muon")
 
 @pytest.fixture(autouse=True)
 def _bitsandbytes_forgets() -> Iterator[None]:
-    """Its manager would apply what a test's model asked for to the next one's parameters in the same places."""
+    """Its global manager would apply one test's settings to the next test's parameters at the same indices."""
     yield
     if "bitsandbytes" in sys.modules:
         sys.modules["bitsandbytes"].optim.GlobalOptimManager.get_instance().initialize()
@@ -47,7 +47,7 @@ def made(training: Training) -> tuple[Parakeet, torch.optim.Optimizer]:
 
 
 def make_steps(model: Parakeet, optimizer: torch.optim.Optimizer, steps: range) -> float:
-    """The last step's loss; the ids are the same in every step, so that it falls."""
+    """Returns the last step's loss; every step has the same ids, so it falls."""
     ids = torch.randint(0, PADDING, (2, 32), generator=torch.Generator().manual_seed(2))
     for step in steps:
         for group in optimizer.param_groups:
@@ -115,7 +115,7 @@ def test_blocks_have_8_bit_state_and_the_embedding_32_bit() -> None:
 
 
 def test_no_earlier_model_is_kept_by_bitsandbytes() -> None:
-    """Its manager is one for the whole process."""
+    """Its manager is global."""
     model, optimizer = made(settings("adamw_8bit"))
     make_steps(model, optimizer, range(1))
     gone = weakref.ref(model.get_parameter("embedding.weight"))

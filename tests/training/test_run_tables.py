@@ -97,7 +97,7 @@ def test_both_commands_need_no_torch_and_are_plain_in_a_pipe(two: Path, command:
         [sys.executable, "-c", code, *command],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
         env={"PARAKEET_HOME": str(two), "PATH": ""},
     )
     assert finished.returncode == 0, finished.stderr
@@ -144,7 +144,7 @@ def test_every_run_has_a_picture(tmp_path: Path, steps: list[dict[str, Any]]) ->
     draw_loss_curve(steps, tmp_path / "curve.png")
     content = (tmp_path / "curve.png").read_bytes()
     assert content.startswith(PNG)
-    # It is kept in Dagster's history, inside the metadata.
+    # It is stored in Dagster's history, inside the metadata.
     assert len(content) < 100_000
 
 

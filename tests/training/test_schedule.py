@@ -22,7 +22,7 @@ def training(steps: int, decay_fraction: float = 0.2, warmup_steps: int = 100) -
 
 
 def packing(*shares: float) -> Packing:
-    """Rows of 16 tokens, then twice as many in each later phase."""
+    """Sequences of 16 tokens, twice as long in each later phase."""
     return Packing(row_tokens=16, then=[LaterRows(row_tokens=32 << n, share=share) for n, share in enumerate(shares)])
 
 
@@ -58,7 +58,7 @@ def test_every_length_has_its_share_of_the_steps(settings: Training, rows: Packi
     lengths = [schedule.row_tokens(step) for step in range(1, total + 1)]
     assert lengths == sorted(lengths)
     assert set(lengths) == set(rows.lengths[:total])
-    # What a phase has beyond its rounded share, phases that would have had no step at all have taken from others.
+    # A phase may differ from its rounded share if phases without a step have been given one.
     for number, phase in enumerate(rows.then):
         after = sum(later.share for later in rows.then[number + 1 :])
         expected = round(total * (after + phase.share)) - round(total * after)
@@ -120,7 +120,7 @@ def test_a_longer_run_continues_only_from_before_the_decay() -> None:
 def test_a_longer_run_continues_only_from_before_the_sequence_length_changes(
     decay_fraction: float, stable_until: int
 ) -> None:
-    """The decay begins before the rows change, then after."""
+    """The decay begins before the sequence length changes, then after."""
     short = Schedule.from_recipe(training(100, decay_fraction, 10), packing(0.2))
     long = Schedule.from_recipe(training(200, decay_fraction, 10), packing(0.2))
     assert short.stable_until == stable_until

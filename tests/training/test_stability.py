@@ -134,8 +134,8 @@ def test_a_state_of_something_else_is_refused() -> None:
 STEPS, ROWS, ROW_TOKENS = 100, 4, 32
 SKIPPED = (70, 71)
 ROLLED_BACK = (85, 86, 87, 88, 89)
-"""Steps whose rows repeat one token, among others of noise: a gradient ten times as long. Five in a row make the run
-roll back to step 80."""
+"""Steps whose sequences repeat one token; all others are noise. Their gradient is ten times as long. Five in a row make
+the run roll back to step 80."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class Data:
 
 @pytest.fixture(scope="module")
 def data(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Data:
-    """Documents that fill a row each, so that the loader's order tells which step each belongs to."""
+    """Documents that fill one sequence each, so that the loader's order gives the step of each."""
     shards, plan = tmp_path_factory.mktemp("shards"), tmp_path_factory.mktemp("plan")
     numbers = np.random.default_rng(1)
     order = row_order((STEPS + 20) * ROWS, prepared.recipe.packing.seed, 0)

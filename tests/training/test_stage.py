@@ -1,4 +1,4 @@
-"""Which changes of a recipe go on with the same run, which begin another, and how a run is begun afresh."""
+"""Which changes of a recipe continue the same run, which begin another, and how a run starts over."""
 
 import json
 import os
@@ -69,7 +69,7 @@ def test_a_run_depends_on_the_packing_plan_of_its_first_sequence_length_only(pre
 
 @pytest.fixture
 def runs(prepared: Prepared, tmp_path: Path) -> Path:
-    """A folder for runs; beside it what `build` needs to know in a process of its own."""
+    """A folder for runs; the input of `build`, which runs in a process of its own, is beside it."""
     folders = {"token_shards": prepared.shards, "tokenizer": prepared.tokenizer_folder, "packing_plan": prepared.plan}
     told = {"recipe": prepared.recipe.model_dump(mode="json"), "folders": folders}
     (tmp_path / "told.json").write_text(json.dumps(told, default=str))
@@ -107,7 +107,7 @@ def start_build(runs: Path, name: str, steps: int, fresh: bool = False) -> subpr
 
 
 def heard(process: subprocess.Popen[str], words: str) -> None:
-    """Read what it says until that is said."""
+    """Read its messages up to these words."""
     assert process.stderr is not None
     said = []
     for line in process.stderr:
