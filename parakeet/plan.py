@@ -14,7 +14,7 @@ from parakeet.tokenizer import CL100K_CONTROLS, ROLE_TOKENS
 from parakeet.training.forecast import (
     AUTO_SHARE,
     LENGTH_UNIT,
-    Choice,
+    ExecutionChoice,
     choose,
     fitting_change,
     forecast,
@@ -212,7 +212,7 @@ class Plan:
         return [(name, f"{n_bytes / 1e6:>{FIGURE},.1f} MB") for name, n_bytes in sizes.items()]
 
     @cached_property
-    def _choices(self) -> dict[int, Choice]:
+    def _choices(self) -> dict[int, ExecutionChoice]:
         """What `auto` means for every row length; a card is taken to have Triton."""
         return {
             length: choose(

@@ -52,38 +52,29 @@ def main(arguments: list[str]) -> int:
     try:
         processes = 1 if under_torchrun else process_count(job.training)
         if processes > 1:
-            return _launch(job, path, processes, stop)
+            return launch(job, path, processes, stop, Progress())
         status = _train(job, stop, under_torchrun)
     except WaitStopped:
         _write_failure(job.output, NOT_BEGUN)
         return 1 if under_torchrun else INTERRUPTED
-    return 0 if under_torchrun and status == INTERRUPTED else status
-
-
-def _launch(job: TrainingJob, path: Path, processes: int, stop: "_Stop") -> int:
-    try:
-        return launch(job, path, processes, stop, Progress())
     except (ParakeetError, OSError) as error:
         _write_failure(job.run, _message(error))
         return 1
+    return 0 if under_torchrun and status == INTERRUPTED else status
 
 
 def _train(job: TrainingJob, stop: "_Stop", under_torchrun: bool) -> int:
     """Train as one rank. Only rank 0 locks the run, reports and prints."""
     leads = os.environ.get("RANK", "0") == "0"
-    try:
-        with open(os.devnull, "w") as nowhere:
-            progress = Progress() if leads else Progress(nowhere)
-            reporting = open_reporter() if leads else nullcontext(DagsterReporter())
-            locked = exclusive(job.run / LOCK_FILE, TRAINED, progress, stop) if leads else nullcontext()
-            with reporting as reporter, locked:
-                if not under_torchrun:
-                    # The launcher did this for its ranks: by now one of them may have failed and written it again.
-                    (job.run / FAILURE_FILE).unlink(missing_ok=True)
-                return _train_locked(job, progress, reporter, stop, leads)
-    except (ParakeetError, OSError) as error:
-        _write_failure(job.run, _message(error))
-        return 1
+    with open(os.devnull, "w") as nowhere:
+        progress = Progress() if leads else Progress(nowhere)
+        reporting = open_reporter() if leads else nullcontext(DagsterReporter())
+        locked = exclusive(job.run / LOCK_FILE, TRAINED, progress, stop) if leads else nullcontext()
+        with reporting as reporter, locked:
+            if not under_torchrun:
+                # The launcher did this for its ranks: by now one of them may have failed and written it again.
+                (job.run / FAILURE_FILE).unlink(missing_ok=True)
+            return _train_locked(job, progress, reporter, stop, leads)
 
 
 def _train_locked(job: TrainingJob, progress: Progress, reporter: DagsterReporter, stop: "_Stop", leads: bool) -> int:
@@ -97,12 +88,10 @@ def _train_locked(job: TrainingJob, progress: Progress, reporter: DagsterReporte
         if note is not None:
             progress.say(note)
         outcome = train(job, progress, reporter, _run_id() if leads else "", stop)
-    except PeerLost as error:
-        if not (job.run / FAILURE_FILE).exists():
-            _write_failure(job.run, str(error))
-        return 1
     except (ParakeetError, OSError) as error:
-        _write_failure(job.run, _message(error))
+        # A process that lost another one leaves that one's own message, which says more.
+        if not (isinstance(error, PeerLost) and (job.run / FAILURE_FILE).exists()):
+            _write_failure(job.run, _message(error))
         return 1
     if outcome.finished:
         return 0

@@ -13,7 +13,7 @@ from parakeet.model.config import ModelConfig
 from parakeet.model.execution import Execution, Precision
 from parakeet.model.transformer import best_device
 from parakeet.training.distributed import Ranks
-from parakeet.training.forecast import Choice, choose, fitting_change
+from parakeet.training.forecast import ExecutionChoice, choose, fitting_change
 from parakeet.training.gpus import find_gpu
 from parakeet.training.job import TrainingJob
 from parakeet.training.memory import UNKNOWN_BUDGET, gpu_budget, machine_budget, size
@@ -179,7 +179,7 @@ class ExecutionPlan:
             f"before it was refused. {self._change(row_tokens, less)} Then run the same build again."
         )
 
-    def _choose(self, row_tokens: int) -> Choice:
+    def _choose(self, row_tokens: int) -> ExecutionChoice:
         cuda = self._device.type == "cuda"
         training = self._job.training
         return choose(
@@ -198,7 +198,7 @@ class ExecutionPlan:
             return "the GPU"
         return "this machine" if self._processes == 1 else f"each of {self._processes} processes on this machine"
 
-    def _line(self, row_tokens: int, choice: Choice) -> str:
+    def _line(self, row_tokens: int, choice: ExecutionChoice) -> str:
         execution = choice.execution
         how = [
             f"{execution.attention} attention",

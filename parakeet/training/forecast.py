@@ -150,7 +150,7 @@ class PassMemory:
 
 
 @dataclass(frozen=True)
-class Forecast:
+class MemoryForecast:
     """Bytes allocated at the fullest moment of a step, by part."""
 
     parts: dict[str, int]
@@ -161,12 +161,12 @@ class Forecast:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ExecutionChoice:
     """How to compute, tokens in one pass, the memory that takes, and whether it fits the device."""
 
     execution: Execution
     micro_batch_tokens: int
-    forecast: Forecast
+    forecast: MemoryForecast
     fits: bool
 
 
@@ -179,7 +179,7 @@ def forecast(
     *,
     cuda: bool,
     accumulates: bool = True,
-) -> Forecast:
+) -> MemoryForecast:
     """Peak of a training step on sequences of `row_tokens`, with `micro_batch_tokens` in one pass.
 
     If gradients accumulate over several passes, all of them exist from the second pass on; otherwise they appear one
@@ -201,7 +201,7 @@ def forecast(
         parts["scratch"] += CUDA_WORKSPACE
     else:
         parts["checkpoint copy"] = weights + state
-    return Forecast(parts)
+    return MemoryForecast(parts)
 
 
 def choose(
@@ -213,7 +213,7 @@ def choose(
     *,
     processes: int = 1,
     flex: bool | None = None,
-) -> Choice:
+) -> ExecutionChoice:
     """Every `auto` resolved for sequences of this length; explicit settings are kept.
 
     Tries activation checkpointing of nothing, MLPs, then blocks, each with fewer and fewer sequences in a pass, and
@@ -232,7 +232,7 @@ def choose(
         taken = forecast(
             config, execution, training.optimizer, tokens, row_tokens, cuda=cuda, accumulates=accumulates
         )  # fmt: skip
-        choices.append(Choice(execution, tokens, taken, taken.total <= budget_bytes))
+        choices.append(ExecutionChoice(execution, tokens, taken, taken.total <= budget_bytes))
         if taken.total <= AUTO_SHARE * budget_bytes:
             return choices[-1]
     return min(choices, key=lambda choice: choice.forecast.total)

@@ -187,7 +187,7 @@ def _indented(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[
 
 
 @dataclass(frozen=True)
-class Side:
+class ComparedRun:
     """One of two compared runs, with the short key that the tables show."""
 
     name: str
@@ -208,7 +208,7 @@ def render_comparison(folder: Path, first: str, second: str, picture: Path | Non
     if runs[0].path == runs[1].path:
         raise ParakeetError(f"{first!r} and {second!r} are the same run, {runs[0].key}: name two runs.")
     names = short_keys(runs)
-    a, b = (Side(n, run, read_metrics(run.path / METRICS_FILE)) for n, run in zip(names, runs, strict=True))
+    a, b = (ComparedRun(n, run, read_metrics(run.path / METRICS_FILE)) for n, run in zip(names, runs, strict=True))
     sections = [_settings(a, b), _losses(a, b), _figures(a, b)]
     if picture is not None:
         _draw(a, b, picture)
@@ -216,7 +216,7 @@ def render_comparison(folder: Path, first: str, second: str, picture: Path | Non
     return "\n\n".join("\n".join(section) for section in sections)
 
 
-def _settings(a: Side, b: Side) -> list[str]:
+def _settings(a: ComparedRun, b: ComparedRun) -> list[str]:
     keys = [*a.run.settings, *(key for key in b.run.settings if key not in a.run.settings)]
     rows = []
     for key in keys:
@@ -228,7 +228,7 @@ def _settings(a: Side, b: Side) -> list[str]:
     return ["Settings that differ", *_side_by_side(a, b, rows)]
 
 
-def _losses(a: Side, b: Side) -> list[str]:
+def _losses(a: ComparedRun, b: ComparedRun) -> list[str]:
     title = "Loss at equal tokens (targets), nats a token: running means over a fortieth of the common range"
     end = min(max((record["tokens"] for record in side.metrics), default=0) for side in (a, b))
     # Both are cut to the same range first: the longer run's running mean would use a wider window.
@@ -245,8 +245,8 @@ def _losses(a: Side, b: Side) -> list[str]:
     return [title, *_indented(rows, right=(0, 1, 2, 3))]
 
 
-def _figures(a: Side, b: Side) -> list[str]:
-    figures: dict[str, Callable[[Side], str]] = {
+def _figures(a: ComparedRun, b: ComparedRun) -> list[str]:
+    figures: dict[str, Callable[[ComparedRun], str]] = {
         "state": lambda side: side.run.state,
         "model": lambda side: side.run.model,
         "steps": lambda side: f"{side.run.step:,} of {side.run.total_steps:,}",
@@ -261,12 +261,12 @@ def _figures(a: Side, b: Side) -> list[str]:
     return ["Results", *_side_by_side(a, b, [[name, of(a), of(b)] for name, of in figures.items()])]
 
 
-def _speed(side: Side) -> str:
+def _speed(side: ComparedRun) -> str:
     speed = mean_speed(side.metrics, side.run.settings["training.batch_tokens"])
     return UNKNOWN if speed is None else f"{speed:,.0f}"
 
 
-def _held_out_losses(side: Side) -> list[float]:
+def _held_out_losses(side: ComparedRun) -> list[float]:
     return [loss for record in side.metrics if (loss := number(record, "validation_loss")) is not None]
 
 
@@ -274,11 +274,11 @@ def _loss(value: float | None) -> str:
     return UNKNOWN if value is None else f"{value:.4f}"
 
 
-def _side_by_side(a: Side, b: Side, rows: Sequence[Sequence[str]]) -> list[str]:
+def _side_by_side(a: ComparedRun, b: ComparedRun, rows: Sequence[Sequence[str]]) -> list[str]:
     return _indented([["", a.name, b.name], *rows], right=(1, 2))
 
 
-def _draw(a: Side, b: Side, picture: Path) -> None:
+def _draw(a: ComparedRun, b: ComparedRun, picture: Path) -> None:
     """Drawn to a temporary file first, so that an existing picture is replaced whole or kept."""
     partial = picture.with_name(f".{picture.name}.partial")
     try:

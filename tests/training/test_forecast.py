@@ -14,7 +14,7 @@ from parakeet.model.execution import Execution
 from parakeet.model.transformer import Parakeet
 from parakeet.recipe import Training
 from parakeet.training.distributed import Ranks
-from parakeet.training.forecast import AUTO_SHARE, Forecast, choose, fitting_change, forecast, longest_sequence
+from parakeet.training.forecast import AUTO_SHARE, MemoryForecast, choose, fitting_change, forecast, longest_sequence
 from parakeet.training.memory import GIB
 from parakeet.training.optimizer import make_optimizer
 from parakeet.training.steps import Stepper
@@ -49,7 +49,7 @@ def measured(config: ModelConfig, execution: Execution, optimizer: str, rows: in
     return peak_bytes(steps)
 
 
-def of_the_step(predicted: Forecast) -> int:
+def of_the_step(predicted: MemoryForecast) -> int:
     return predicted.total - predicted.parts["checkpoint copy"]
 
 

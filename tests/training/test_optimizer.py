@@ -1,4 +1,4 @@
-"""Optimizers resume from their saved state exactly, and decay matrices only."""
+"""Optimizers lower the loss, decay matrices only, and keep the state that they should."""
 
 import gc
 import subprocess
@@ -14,16 +14,12 @@ from torch import Tensor
 from parakeet.model.config import ModelConfig
 from parakeet.model.loss import backward_from_loss
 from parakeet.model.transformer import Parakeet
-from parakeet.progress import Progress
 from parakeet.recipe import Training
-from parakeet.training.checkpoint import HostCopy, RunState, Snapshot, restore_newest, write_checkpoint
 from parakeet.training.optimizer import make_optimizer
-from parakeet.training.schedule import Phase, Schedule
 
 # A width at which bitsandbytes quantises the state: matrices of less than 4,096 values are left alone.
 CONFIG = ModelConfig(layers=3, heads=2, width=64, context=64, vocabulary_rows=448)
 PADDING = 447
-SCHEDULE = Schedule(1e-3, 0, 100, 100, (Phase(32, 100),))
 OPTIMIZERS = ("adamw", "adamw_8bit", "muon")
 
 
@@ -65,26 +61,10 @@ def weights(model: Parakeet) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_restored_optimizer_makes_the_same_steps_to_the_bit(name: str, tmp_path: Path) -> None:
-    training = settings(name)
-    model, optimizer = made(training)
+def test_every_optimizer_lowers_the_loss(name: str) -> None:
+    model, optimizer = made(settings(name))
     first = make_steps(model, optimizer, range(1))
-    make_steps(model, optimizer, range(1, 4))
-    state = RunState(4, 0, {}, SCHEDULE, {}, 0, 0, None, 1)
-    write_checkpoint(tmp_path, HostCopy.of(Snapshot(model, optimizer, state)))
-    assert make_steps(model, optimizer, range(4, 8)) < first
-
-    other, restored = made(training)
-    assert restore_newest(tmp_path, other, restored, SCHEDULE, Progress()) == state
-    make_steps(other, restored, range(4, 8))
-    assert all(torch.equal(value, weights(other)[name]) for name, value in weights(model).items())
-    for mine, theirs in zip(_flat(optimizer), _flat(restored), strict=True):
-        assert torch.equal(mine, theirs)
-
-
-def _flat(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    state = optimizer.state_dict()["state"]
-    return [torch.as_tensor(state[number][name]) for number in sorted(state) for name in sorted(state[number])]
+    assert make_steps(model, optimizer, range(1, 8)) < first
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
