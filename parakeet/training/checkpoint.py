@@ -166,13 +166,13 @@ def prune(run: Path, written: RunState, keep_checkpoints: int, keep_every: int) 
         for path, state in states
         if state.step <= written.step and written.schedule.shares_past(state.step, state.schedule)
     ]
+    newest = [path for path, _ in mine[-keep_checkpoints:]]
+    for_good = [path for path, state in mine if keep_every and state.step % keep_every == 0]
     stable = [path for path, state in mine if state.step <= written.schedule.stable_until]
-    losses = [(state.validation_loss, state.step, path) for path, state in mine]
-    measured = [(loss, step, path) for loss, step, path in losses if loss is not None and isfinite(loss)]
-    best = min(measured, default=None)
-    kept = {path for path, state in mine if keep_every and state.step % keep_every == 0}
     good = [path for path, state in mine if _is_good(state, written.good_step)]
-    kept |= {*[path for path, _ in mine[-keep_checkpoints:]], *stable[-1:], *good[-1:], *([best[2]] if best else [])}
+    losses = [(state.validation_loss, state.step, path) for path, state in mine]
+    best = min(((loss, *rest) for loss, *rest in losses if loss is not None and isfinite(loss)), default=None)
+    kept = {*newest, *for_good, *stable[-1:], *good[-1:], *([best[2]] if best else [])}
     for path, _ in mine:
         if path not in kept:
             _remove(path)
