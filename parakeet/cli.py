@@ -118,10 +118,10 @@ def plan(recipe_name: str, limit: float | None, card_name: str | None, memory: s
     """
     from parakeet.plan import render_plan
     from parakeet.recipe_file import load_recipe
-    from parakeet.training.cards import card_named
+    from parakeet.training.gpus import gpu_named
     from parakeet.training.memory import parse_memory
 
-    card = card_named(card_name) if card_name is not None else None
+    card = gpu_named(card_name) if card_name is not None else None
     n_bytes = parse_memory(memory) if memory is not None else None
     _say(render_plan(_limited(load_recipe(recipe_name), limit), card, n_bytes))
 
@@ -318,7 +318,7 @@ def compare(first: str, second: str, output: Path | None) -> None:
     A and B are keys of runs, or the first characters of them.
     """
     from parakeet.home import home, runs_folder
-    from parakeet.training.comparison import render_comparison
+    from parakeet.training.run_tables import render_comparison
 
     _say(render_comparison(runs_folder(home()), first, second, output))
 

@@ -12,27 +12,29 @@ from parakeet.model.execution import Precision, Recompute
 from parakeet.plan_sources import sources_section
 from parakeet.recipe import Recipe
 from parakeet.tokenizer import CL100K_CONTROLS, ROLE_TOKENS
-from parakeet.training.cards import Card
-from parakeet.training.disk import checkpoint_bytes, run_bytes, weights_bytes
 from parakeet.training.forecast import (
     AUTO_SHARE,
-    ROW_UNIT,
-    Choice,
+    LENGTH_UNIT,
+    ExecutionChoice,
     choose,
     fitting_change,
     forecast,
-    longest_row,
+    longest_sequence,
     unmet,
 )
+from parakeet.training.gpus import Gpu
 from parakeet.training.memory import (
-    CARD_RESERVE,
     CPU_SHARE,
     GIB,
+    GPU_RESERVE,
     MIB,
     UNKNOWN_BUDGET,
-    card_budget,
+    checkpoint_bytes,
+    gpu_budget,
     machine_budget,
+    run_bytes,
     size,
+    weights_bytes,
 )
 from parakeet.training.schedule import Schedule
 
@@ -55,7 +57,7 @@ def vocabulary_rows(recipe: Recipe) -> int:
     return -(-ids // 64) * 64
 
 
-def render_plan(recipe: Recipe, card: Card | None = None, memory: int | None = None) -> str:
+def render_plan(recipe: Recipe, card: Gpu | None = None, memory: int | None = None) -> str:
     """The plan as plain text, one aligned section after the other.
 
     Training is planned for `card`, or for a card that `memory` bytes can be allocated on, or for this machine's
@@ -82,7 +84,7 @@ def render_plan(recipe: Recipe, card: Card | None = None, memory: int | None = N
 class Plan:
     """One recipe on one device; every method makes a section or its rows."""
 
-    def __init__(self, recipe: Recipe, card: Card | None, memory: int | None) -> None:
+    def __init__(self, recipe: Recipe, card: Gpu | None, memory: int | None) -> None:
         device = recipe.training.device
         self.recipe = recipe
         self.settings = recipe.training
@@ -140,7 +142,7 @@ class Plan:
         for length, choice in choices.items():
             if not choice.fits:
                 advice = fitting_change(
-                    self.config, self.settings, length, self.budget, self.cuda, processes=self.processes, triton=True
+                    self.config, self.settings, length, self.budget, self.cuda, processes=self.processes, flex=True
                 )
                 lines = _wrapped(f"rows of {length:,}: {advice}", WIDTH - 2 - NAME)
                 rows += [("" if index else "does not fit", line) for index, line in enumerate(lines)]
@@ -171,12 +173,14 @@ class Plan:
         title = f"Policies at {choice.micro_batch_tokens:,} tokens in a pass, in {unit}"
         if not self.budget_is:
             return title, rows
-        longest = longest_row(self.config, self.settings, self.budget, cuda=True)
-        one = f"{longest:>{FIGURE},}  tokens" if longest else f"{'none fits':>{FIGURE}}  of {ROW_UNIT} tokens and more"
+        longest = longest_sequence(self.config, self.settings, self.budget, cuda=True)
+        one = (
+            f"{longest:>{FIGURE},}  tokens" if longest else f"{'none fits':>{FIGURE}}  of {LENGTH_UNIT} tokens and more"
+        )
         rows.append(("longest row", f"{one}, one at a time, with whole blocks recomputed"))
         return f"{title}; * fits {size(self.budget)} with {format_percent(1 - AUTO_SHARE, 0)} to spare", rows
 
-    def time(self, card: Card) -> Section:
+    def time(self, card: Gpu) -> Section:
         """Speed, days and energy for the recipe's tokens at some shares of the card's peak."""
         cards = self.processes
         where = f"Time on {'one' if cards == 1 else cards} {card.name}"
@@ -211,11 +215,11 @@ class Plan:
         return [(name, f"{number:>{FIGURE}} {unit}") for name, (number, unit) in shown]
 
     @cached_property
-    def _choices(self) -> dict[int, Choice]:
+    def _choices(self) -> dict[int, ExecutionChoice]:
         """What `auto` means for every row length; a card is taken to have Triton."""
         return {
             length: choose(
-                self.config, self.settings, length, self.budget, self.cuda, processes=self.processes, triton=True
+                self.config, self.settings, length, self.budget, self.cuda, processes=self.processes, flex=True
             )
             for length in self._tokens
         }
@@ -247,7 +251,7 @@ class Plan:
             if self.card is None:
                 return UNKNOWN_BUDGET, ""
             whole = round(self.card.memory_gib * GIB)
-            return card_budget(whole), f"{whole / GIB:.4g} GiB less {CARD_RESERVE / GIB:.1f} for CUDA and a display"
+            return gpu_budget(whole), f"{whole / GIB:.4g} GiB less {GPU_RESERVE / GIB:.1f} for CUDA and a display"
         shared = f", shared by {self.processes} processes" if several else ""
         if memory is not None:
             return memory // self.processes, f"{size(memory)} as given{shared}" if several else "as given"

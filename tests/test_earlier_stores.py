@@ -1,7 +1,7 @@
 """A store that the version before this one made: found, continued and read, and nothing of it is built again.
 
-stores/store_0_1.tar.xz was made by Parakeet 0.1 at commit 1eac929 with the two recipes that it holds: `small.yaml` was built
-to its release; of `longer.yaml`, training was interrupted after step 119.
+stores/store_0_1.tar.xz was made by Parakeet 0.1 at commit 1eac929 with the two recipes that it holds: `small.yaml` was
+built to its release; of `longer.yaml`, training was interrupted after step 119.
 """
 
 import json

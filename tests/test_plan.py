@@ -154,7 +154,7 @@ def test_time_in_fp32_is_not_forecast_from_a_rate_in_bf16(tmp_path: Path) -> Non
 
 def test_flexattention_without_a_card_is_said(tmp_path: Path) -> None:
     recipe = recipe_file(tmp_path, "training: {attention: flex}\n")
-    said = "training.attention is flex, which a CPU cannot compute; use auto, fused or reference."
+    said = "training.attention is flex, which needs a CUDA device; use auto, fused or reference."
     assert said.split() in section(plan("--recipe", recipe), "Before it can train")
     assert "Before it can train" not in plan("--recipe", recipe, "--card", "RTX 3080 Ti")
     assert "Before it can train" not in plan("--recipe", recipe, "--memory", "12GB")
@@ -208,11 +208,11 @@ def test_its_figures_stand_below_one_another_and_it_fits_a_terminal(arguments: t
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--card", "RTX 3081 Ti"), "or give --memory; did you mean RTX 3080 Ti"),
-        (("--card", "Voodoo 2"), "in the table: name one that it has, or give --memory. It has RTX 3060,"),
-        (("--card", ""), "There is no card '' in the table: name one"),
-        (("--card", "x\x1b[31my"), "There is no card"),
-        (("--memory", "plenty"), "'plenty' is no amount of memory: write it like 11.2GiB"),
+        (("--card", "RTX 3081 Ti"), "Unknown GPU 'RTX 3081 Ti'. Did you mean RTX 3080 Ti"),
+        (("--card", "Voodoo 2"), "not in the table, give --memory instead. The table has RTX 3060,"),
+        (("--card", ""), "Unknown GPU ''. For a GPU that is not in the table"),
+        (("--card", "x\x1b[31my"), "Unknown GPU"),
+        (("--memory", "plenty"), "'plenty' is not an amount of memory: write it like 11.2GiB"),
     ],
 )
 def test_mistakes_are_one_message(arguments: tuple[str, ...], message: str) -> None:

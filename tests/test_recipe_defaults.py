@@ -25,7 +25,7 @@ from parakeet.training.stage import CHANGEABLE
 
 RECORDED = Path(__file__).with_name("recipe_defaults.json")
 READ_BY_NO_STAGE = {"executor", "original"}
-"""`executor` says where stages run. `original.file_name` is read by its stage; where else the file may be had is not."""
+"""`executor` says where stages run. Of `original`, its stage reads the file name alone."""
 
 
 def models(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
@@ -142,7 +142,7 @@ def test_all_sections_are_looked_at() -> None:
 
 @pytest.mark.parametrize("kind", [FileSource, DownloadSource, HubSource, BucketSource, SyntheticSource])
 def test_every_key_of_a_source_is_read_by_some_stage(kind: type[BaseModel]) -> None:
-    """By the stage that fetches it, or by `documents`, deduplication or the packing plan, each with its own base class."""
+    """The stage that fetches it, `documents`, deduplication, or the packing plan."""
     examples: dict[type[BaseModel], dict[str, Any]] = {
         FileSource: {"path": "a.txt"},
         DownloadSource: {"kind": "download", "files": [{"url": "https://example.org/a.txt"}]},

@@ -8,7 +8,7 @@ from parakeet.benchmarks.decoding import Sample
 from parakeet.benchmarks.ways import Measurement, Taken, Way, take
 from parakeet.model.config import ModelConfig
 from parakeet.recipe import Training
-from parakeet.training.forecast import Choice, choose
+from parakeet.training.forecast import ExecutionChoice, choose
 from parakeet.training.memory import GIB, machine_budget
 
 ORIGINAL = "the original's way"
@@ -129,7 +129,7 @@ def _rungs(config: ModelConfig, settings: Training, row_tokens: int) -> Iterator
     budget = machine_budget()
     plain: dict[str, Any] = {"attention": "reference", "precision": "fp32", "residual": "fp32", "recompute": "none"}
 
-    def chosen(changes: dict[str, Any]) -> Choice:
+    def chosen(changes: dict[str, Any]) -> ExecutionChoice:
         return choose(config, settings.model_copy(update=changes), row_tokens, budget, cuda=False)
 
     automatic = {"attention": "auto", "recompute": "auto", "residual": "fp32", "micro_batch_tokens": 0}
@@ -159,12 +159,12 @@ def _merged(changes: Sequence[tuple[str, dict[str, Any]]]) -> Iterator[tuple[str
         yield name, dict(merged)
 
 
-def _computed(choice: Choice) -> tuple[Any, ...]:
+def _computed(choice: ExecutionChoice) -> tuple[Any, ...]:
     """What two choices that compute alike have in common."""
     return choice.execution, choice.micro_batch_tokens
 
 
-def _rung(name: str, choice: Choice, row_tokens: int, auto: bool) -> Rung:
+def _rung(name: str, choice: ExecutionChoice, row_tokens: int, auto: bool) -> Rung:
     parts = choice.forecast.parts
     above = sum(n_bytes for part, n_bytes in parts.items() if part not in BESIDE_THE_STEP)
     return Rung(

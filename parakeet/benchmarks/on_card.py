@@ -19,8 +19,8 @@ from parakeet.model.config import ModelConfig
 from parakeet.plan import vocabulary_rows
 from parakeet.recipe import Recipe, Training
 from parakeet.sanitise import sanitise
-from parakeet.training.cards import find_card
 from parakeet.training.forecast import choose
+from parakeet.training.gpus import find_gpu
 from parakeet.training.memory import GIB
 
 SECONDS = 240.0
@@ -138,7 +138,7 @@ def run(
         rows.append(_measured(configuration, rounds, threads))
         _print_row(rows[-1])
     name = next((row.device for row in rows if row.device), "")
-    known = find_card(name)
+    known = find_gpu(name)
     peak = f"{known.tflops_bf16:g} TFLOPS of dense bf16" if known else "not in the table: its MFU is unknown"
     click.echo(f"\n{sanitise(name)}: {peak}\n")
     demands = demands_of(rows, memory) if config.parameter_count == ORIGINAL_PARAMETERS else []
@@ -226,7 +226,7 @@ def _measured(configuration: Configuration, rounds: int, threads: int) -> Row:
         return Row(configuration, refused="not measured: " * missing + taken.refused)
     tokens, length = measurement.rows * measurement.row_tokens, measurement.row_tokens
     speed = Sample.of([tokens / seconds for seconds in taken.seconds])
-    known = find_card(taken.device)
+    known = find_gpu(taken.device)
     causal = palm = None
     if known:
         per_flop = speed.median / (known.tflops_bf16 * 1e12)

@@ -1,7 +1,7 @@
 """`python -m parakeet.training JOB.json [PARENT]`: the trainer as a process of its own, with or without Dagster.
 
 With PARENT, a process id, the trainer saves and stops when that process is gone; with `-`, also when its standard
-input ends. Where the job asks for several processes, this one starts them and waits for them.
+input ends. If the job asks for several processes, this one starts them and waits for them.
 """
 
 import os
@@ -18,21 +18,21 @@ from parakeet.locking import WaitStopped, exclusive
 from parakeet.progress import Progress
 from parakeet.training.job import FAILURE_FILE, LOCK_FILE, TRAINED, TrainingJob
 from parakeet.training.launcher import FOLLOW_INPUT, launch, process_count
-from parakeet.training.reporting import Reporter, SilentReporter, open_reporter
+from parakeet.training.logging import DagsterReporter, open_reporter
 
 PR_SET_PDEATHSIG = 1
 USAGE = "usage: python -m parakeet.training JOB.json [PARENT | -]"
 NOT_BEGUN = (
-    "Training had not begun: it was stopped while it waited for the process that trains this run. Nothing was changed; "
+    "Training had not begun: it was stopped while waiting for the process that trains this run. Nothing was changed; "
     "run the same command again."
 )
 
 
 def main(arguments: list[str]) -> int:
-    """Exit status 0 when trained to the end, 130 when stopped with a checkpoint or before it began, 1 on an error.
+    """Exit status 0 after training to the end, 130 if stopped with a checkpoint or before it began, 1 on an error.
 
-    For torchrun, which would kill the other ranks at any other, 130 is 0 too; FAILURE_FILE tells them apart. Stopped
-    before it began it is 1 there: the others would wait for this one.
+    Under torchrun 130 becomes 0, since torchrun kills the other ranks at any other status; FAILURE_FILE tells the two
+    apart. There a rank stopped before it began returns 1, since the others would wait for it.
     """
     if len(arguments) not in (1, 2):
         print(USAGE, file=sys.stderr)
@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
     stop = _Stop()
     if len(arguments) == 2:
         stop.follow(arguments[1])
-    # Read when CUDA starts. Without it, fragments cost up to half a GiB of 12.
+    # Read when CUDA starts. Without it, fragmentation costs up to 0.5 GiB of a 12 GiB GPU.
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     path = Path(arguments[0])
     try:
@@ -52,42 +52,33 @@ def main(arguments: list[str]) -> int:
     try:
         processes = 1 if under_torchrun else process_count(job.training)
         if processes > 1:
-            return _launch(job, path, processes, stop)
+            return launch(job, path, processes, stop, Progress())
         status = _train(job, stop, under_torchrun)
     except WaitStopped:
-        _leave_word(job.output, NOT_BEGUN)
+        _write_failure(job.output, NOT_BEGUN)
         return 1 if under_torchrun else INTERRUPTED
+    except (ParakeetError, OSError) as error:
+        _write_failure(job.run, _message(error))
+        return 1
     return 0 if under_torchrun and status == INTERRUPTED else status
 
 
-def _launch(job: TrainingJob, path: Path, processes: int, stop: "_Stop") -> int:
-    try:
-        return launch(job, path, processes, stop, Progress())
-    except (ParakeetError, OSError) as error:
-        _leave_word(job.run, _in_words(error))
-        return 1
-
-
 def _train(job: TrainingJob, stop: "_Stop", under_torchrun: bool) -> int:
-    """One rank's part. Only the one that leads locks the run, reports and speaks."""
+    """Train as one rank. Only rank 0 locks the run, reports and prints."""
     leads = os.environ.get("RANK", "0") == "0"
-    try:
-        with open(os.devnull, "w") as nowhere:
-            progress = Progress() if leads else Progress(nowhere)
-            reporting = open_reporter() if leads else nullcontext(SilentReporter())
-            locked = exclusive(job.run / LOCK_FILE, TRAINED, progress, stop) if leads else nullcontext()
-            with reporting as reporter, locked:
-                if not under_torchrun:
-                    # The launcher did it for its ranks: one of them may have failed, and said so, by now.
-                    (job.run / FAILURE_FILE).unlink(missing_ok=True)
-                return _train_locked(job, progress, reporter, stop, leads)
-    except (ParakeetError, OSError) as error:
-        _leave_word(job.run, _in_words(error))
-        return 1
+    with open(os.devnull, "w") as nowhere:
+        progress = Progress() if leads else Progress(nowhere)
+        reporting = open_reporter() if leads else nullcontext(DagsterReporter())
+        locked = exclusive(job.run / LOCK_FILE, TRAINED, progress, stop) if leads else nullcontext()
+        with reporting as reporter, locked:
+            if not under_torchrun:
+                # The launcher did this for its ranks: by now one of them may have failed and written it again.
+                (job.run / FAILURE_FILE).unlink(missing_ok=True)
+            return _train_locked(job, progress, reporter, stop, leads)
 
 
-def _train_locked(job: TrainingJob, progress: Progress, reporter: Reporter, stop: "_Stop", leads: bool) -> int:
-    """Train, and leave word before whoever waits for the lock can have it."""
+def _train_locked(job: TrainingJob, progress: Progress, reporter: DagsterReporter, stop: "_Stop", leads: bool) -> int:
+    """Train, and write the failure file before the lock is released to whoever waits for it."""
     from parakeet.training.device import unknown_memory
     from parakeet.training.distributed import PeerLost
     from parakeet.training.trainer import train
@@ -97,27 +88,25 @@ def _train_locked(job: TrainingJob, progress: Progress, reporter: Reporter, stop
         if note is not None:
             progress.say(note)
         outcome = train(job, progress, reporter, _run_id() if leads else "", stop)
-    except PeerLost as error:
-        if not (job.run / FAILURE_FILE).exists():
-            _leave_word(job.run, str(error))
-        return 1
     except (ParakeetError, OSError) as error:
-        _leave_word(job.run, _in_words(error))
+        # A process that lost another one leaves that one's own message, which says more.
+        if not (isinstance(error, PeerLost) and (job.run / FAILURE_FILE).exists()):
+            _write_failure(job.run, _message(error))
         return 1
     if outcome.finished:
         return 0
     if leads:
-        text = f"Training was stopped at step {outcome.step:,} with a checkpoint. Run the same command again to go on."
-        _leave_word(job.run, text)
+        text = f"Training stopped at step {outcome.step:,} with a checkpoint. Run the same command again to continue."
+        _write_failure(job.run, text)
     return INTERRUPTED
 
 
-def _in_words(error: ParakeetError | OSError) -> str:
+def _message(error: ParakeetError | OSError) -> str:
     return str(error if isinstance(error, ParakeetError) else explain_os_error(error, "training"))
 
 
-def _leave_word(folder: Path, text: str) -> None:
-    """Tell the stage that waits for this process; where the disk is full, at least the terminal."""
+def _write_failure(folder: Path, text: str) -> None:
+    """Write the reason for the stage that waits for this process; if the disk is full, at least print it."""
     try:
         (folder / FAILURE_FILE).write_text(text, encoding="utf-8")
     except OSError:
@@ -125,7 +114,7 @@ def _leave_word(folder: Path, text: str) -> None:
 
 
 def _run_id() -> str:
-    """Dagster's run where it is one's, else this process. Only for the rank that opened Dagster's pipes."""
+    """Dagster's run id, or else this process's id. Only for the rank that opened Dagster's pipes."""
     if "DAGSTER_PIPES_CONTEXT" not in os.environ:
         return str(os.getpid())
     from dagster_pipes import PipesContext
@@ -134,33 +123,33 @@ def _run_id() -> str:
 
 
 class _Stop:
-    """Whether to save and stop: raised by SIGINT and SIGTERM, any number of them, which do nothing else.
+    """Whether to save and stop. SIGINT and SIGTERM set it, however often they come, and do nothing else.
 
-    Ctrl-C in a terminal reaches the trainer twice within 100 ms, once from the terminal and once from Dagster.
+    Ctrl-C in a terminal reaches the trainer twice within 100 ms: from the terminal and from Dagster.
     """
 
     def __init__(self) -> None:
-        self._raised = False
+        self._requested = False
         self._follows_input = False
-        signal.signal(signal.SIGINT, self._raise)
-        signal.signal(signal.SIGTERM, self._raise)
+        signal.signal(signal.SIGINT, self._request)
+        signal.signal(signal.SIGTERM, self._request)
 
     def __call__(self) -> bool:
         if self._follows_input and select.select([sys.stdin], [], [], 0)[0]:
-            self._raised = True
-        return self._raised
+            self._requested = True
+        return self._requested
 
     def follow(self, parent: str) -> None:
-        """Stop when `parent` is gone, so that no orphan goes on holding the GPU."""
+        """Stop when `parent` is gone, so that no orphan keeps the GPU."""
         self._follows_input = parent == FOLLOW_INPUT
         _end_with(os.getppid() if self._follows_input else int(parent))
 
-    def _raise(self, number: int, frame: FrameType | None) -> None:
-        self._raised = True
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        self._requested = True
 
 
 def _end_with(parent: int) -> None:
-    """Ask Linux for a SIGINT when the parent dies."""
+    """Have Linux send SIGINT when the parent dies."""
     if sys.platform == "linux":
         import ctypes
 

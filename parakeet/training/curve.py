@@ -1,4 +1,4 @@
-"""The picture of a run's loss, and of two runs' side by side. Imports no torch."""
+"""Pictures of the loss of a run, and of two runs compared. Imports no torch."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -19,15 +19,15 @@ STEP, MEAN, HELD_OUT, SKIPPED, FAINT = "#8fbf8f", "#1b7837", "#762a83", "#b2182b
 TWO = ("#1b7837", "#762a83")
 UNITS = ((1e9, "billions"), (1e6, "millions"), (1e3, "thousands"))
 LOWEST_LABEL, LABEL_STEP, LABELS = 0.06, 0.06, 3
-"""Heights of the row lengths' labels as shares of the axes: above the marks of skipped steps, below the loss."""
+"""Heights of the sequence lengths' labels, as shares of the axes: above the marks of skipped steps, below the loss."""
 POINTS = 4000
-"""Most points of the faint line: the picture is 640 pixels wide, and Agg refuses a noisy line of a million."""
+"""Most points of the faint line: the picture is 640 pixels wide, and Agg refuses a noisy line of a million points."""
 
 
 def running_mean(metrics: Metrics) -> tuple[Values, Values]:
-    """Tokens trained on, and the mean loss of the steps around them: a fortieth of the run, at least one step.
+    """Tokens trained on, and the mean loss over a window around them: a fortieth of the run, at least one step.
 
-    Steps that were skipped are left out. Both are empty where no step is left.
+    Skipped steps are left out. Both arrays are empty if no step is left.
     """
     trained = _trained(metrics)
     tokens = np.array([m["tokens"] for m in trained], float)
@@ -43,8 +43,8 @@ def running_mean(metrics: Metrics) -> tuple[Values, Values]:
 def draw_loss_curve(metrics: Metrics, path: Path) -> None:
     """Loss in nats a token over the tokens trained on, as a PNG: every step faint, a running mean bold.
 
-    Beside them the held-out loss where it was measured, a mark for each skipped step, a line where the rows'
-    length changes, and the learning rate.
+    Also the held-out loss where it was measured, a mark for each skipped step, a line where the sequence length
+    changes, and the learning rate.
     """
     figure, axes, unit = _axes(metrics)
     _draw_learning_rate(axes, metrics, unit)
@@ -78,7 +78,7 @@ def draw_comparison(runs: Mapping[str, Metrics], path: Path) -> None:
 
 
 def _axes(*runs: Metrics) -> "tuple[Figure, Axes, float]":
-    """An empty picture, and how many tokens the unit of its x axis is."""
+    """An empty picture, and the number of tokens in a unit of its x axis."""
     from matplotlib.figure import Figure
 
     most = max((m["tokens"] for metrics in runs for m in metrics), default=0)
@@ -93,7 +93,7 @@ def _axes(*runs: Metrics) -> "tuple[Figure, Axes, float]":
 
 
 def _draw_legend(figure: "Figure") -> None:
-    """Above the axes: inside, a short run's loss passes wherever there is room."""
+    """Above the axes: inside, the loss of a short run may pass anywhere."""
     figure.legend(frameon=False, loc="outside upper center", ncols=3, fontsize=8)
 
 
@@ -123,7 +123,7 @@ def _draw_held_out(axes: "Axes", metrics: Metrics, unit: float) -> None:
 
 
 def _draw_skipped(axes: "Axes", metrics: Metrics, unit: float) -> None:
-    """At the lower edge: the loss of a skipped step is off the scale, or none at all."""
+    """At the lower edge: the loss of a skipped step is off the scale, or not a number."""
     skipped = [m for m in metrics if m.get("skipped")]
     if skipped:
         edge = axes.get_xaxis_transform()
@@ -132,7 +132,8 @@ def _draw_skipped(axes: "Axes", metrics: Metrics, unit: float) -> None:
 
 
 def _draw_lengths(axes: "Axes", metrics: Metrics, unit: float) -> None:
-    """Labels low, where no loss comes, on the wider side of their lines, each above the one before."""
+    """Lines and labels where the sequence length changes. Labels are low, where there is no loss, on the wider side of
+    their line, each above the one before."""
     changes = [
         (before["tokens"] / unit, after["row_tokens"])
         for before, after in pairwise(metrics)
@@ -144,7 +145,7 @@ def _draw_lengths(axes: "Axes", metrics: Metrics, unit: float) -> None:
         edge = axes.get_xaxis_transform()
         side: Literal["left", "right"] = "right" if where > middle else "left"
         height = LOWEST_LABEL + LABEL_STEP * (number % LABELS)
-        axes.text(where, height, f" rows of {length:,} tokens ", transform=edge, ha=side, va="bottom", fontsize=7)
+        axes.text(where, height, f" sequences of {length:,} tokens ", transform=edge, ha=side, va="bottom", fontsize=7)
 
 
 def _trained(metrics: Metrics) -> list[Mapping[str, Any]]:

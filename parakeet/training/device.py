@@ -1,19 +1,37 @@
-"""The device that a process trains on: its name, the memory that it has, and what was taken of it."""
+"""The device that a process trains on, its memory, and how training is computed on it."""
 
+import importlib.util
 import sys
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from parakeet.errors import ParakeetError
+from parakeet.model.config import ModelConfig
+from parakeet.model.execution import Execution, Precision
 from parakeet.model.transformer import best_device
-from parakeet.training.memory import UNKNOWN_BUDGET, card_budget, machine_budget
+from parakeet.training.distributed import Ranks
+from parakeet.training.forecast import ExecutionChoice, choose, fitting_change
+from parakeet.training.gpus import find_gpu
+from parakeet.training.job import TrainingJob
+from parakeet.training.memory import UNKNOWN_BUDGET, gpu_budget, machine_budget, size
+from parakeet.training.schedule import Schedule
+
+CHECKPOINTED = {
+    "none": "no activation checkpointing",
+    "mlp": "activation checkpointing of MLPs",
+    "block": "activation checkpointing of blocks",
+}
+FLEX_CAPABILITY = (8, 0)
+"""Oldest CUDA compute capability that Triton compiles FlexAttention's bf16 kernels for."""
 
 
 def choose_device(name: str, local_rank: int, processes: int) -> torch.device:
-    """The device of training.device for one of several processes on this machine; ParakeetError if it is not there.
+    """The device of training.device, for one of several processes on this machine. ParakeetError if it is missing.
 
-    Arithmetic in fp32 stays fp32: torch's own default, which multiplies without TF32, is not touched.
+    torch's default precision is kept: fp32 products do not use TF32.
     """
     kind = best_device() if name == "auto" else name.partition(":")[0]
     if kind == "cpu":
@@ -23,14 +41,14 @@ def choose_device(name: str, local_rank: int, processes: int) -> torch.device:
     count = torch.cuda.device_count()
     if ":" in name and processes > 1:
         raise ParakeetError(
-            f"training.device {name} is one device, and training.processes asks for {processes} processes with one "
-            "each: set training.device to cuda, or training.processes to 1."
+            f"training.device {name} is one device, but training.processes asks for {processes} processes with a "
+            "device each: set training.device to cuda, or training.processes to 1."
         )
     index = int(name.partition(":")[2]) if ":" in name else local_rank
     if index >= count:
         raise ParakeetError(
-            f"CUDA device {index} is asked for, but torch finds {count}: lower training.processes (0 takes all), or "
-            "name another training.device."
+            f"CUDA device {index} is needed, but torch finds {count}: lower training.processes (0 uses every device), "
+            "or choose another training.device."
         )
     device = torch.device("cuda", index)
     torch.cuda.set_device(device)
@@ -38,28 +56,28 @@ def choose_device(name: str, local_rank: int, processes: int) -> torch.device:
 
 
 def memory_budget(device: torch.device, processes: int) -> int:
-    """Bytes that this process may take, of its card or of its share of the machine."""
+    """Bytes that this process may take: of its GPU, or of its share of the machine."""
     if device.type == "cuda":
-        return card_budget(torch.cuda.get_device_properties(device).total_memory)
+        return gpu_budget(torch.cuda.get_device_properties(device).total_memory)
     budget = machine_budget()
     return budget if budget == UNKNOWN_BUDGET else budget // processes
 
 
 def unknown_memory(name: str) -> str | None:
-    """What to say where training.device is one whose memory nobody knows; None where it is known."""
+    """A note for the user if the memory of training.device is unknown; None if it is known."""
     kind = best_device() if name == "auto" else name.partition(":")[0]
     if kind != "cpu" or machine_budget() != UNKNOWN_BUDGET:
         return None
     return (
-        "This system does not say how much memory it has: training is not refused if it does not fit. If it runs out "
-        "of memory, set training.micro_batch_tokens."
+        "This system does not say how much memory it has, so training is not refused if it does not fit. If it runs "
+        "out of memory, set training.micro_batch_tokens."
     )
 
 
 def peak_memory(device: torch.device) -> int:
-    """Most bytes taken so far: allocated on a CUDA device, resident of the whole process on a CPU.
+    """Most bytes used so far: allocated on a CUDA device, or resident in the whole process on a CPU.
 
-    0 where the system does not say.
+    0 if the system does not say.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
@@ -67,9 +85,9 @@ def peak_memory(device: torch.device) -> int:
 
 
 def peak_resident(status: Path) -> int:
-    """Most bytes of this process that were in memory, by its /proc/…/status where there is one; 0 if nobody knows."""
+    """Most bytes of this process that were in memory, from its /proc/…/status if that exists; 0 if unknown."""
     if status.exists():
-        # ru_maxrss would do, were it not handed on by the process that started this one.
+        # Not ru_maxrss: a process inherits it from the one that started it.
         lines = dict(line.split(":", 1) for line in status.read_text(encoding="ascii", errors="replace").splitlines())
         return int(lines["VmHWM"].split()[0]) * 1024
     try:
@@ -81,11 +99,124 @@ def peak_resident(status: Path) -> int:
 
 
 def device_name(device: torch.device) -> str:
-    """`cpu`, or the card's own name."""
+    """`cpu`, or the GPU's own name."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
+def peak_flops(device: torch.device, precision: Precision) -> float | None:
+    """Floating point operations a second of the device at best; None if unknown. The table knows GPUs in bf16 only."""
+    gpu = find_gpu(device_name(device)) if precision == "bf16" else None
+    return None if gpu is None else gpu.tflops_bf16 * 1e12
+
+
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory was refused: by CUDA, by torch's CPU allocator (a RuntimeError of its own words), or by Python."""
+    """Whether memory was refused: by CUDA, by torch's CPU allocator (a plain RuntimeError), or by Python."""
     refused_by_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     return refused_by_cpu or isinstance(error, torch.OutOfMemoryError | MemoryError)
+
+
+class ExecutionPlan:
+    """How the run is computed on its device: one choice for each sequence length. Allocates nothing on the device.
+
+    Raises ParakeetError, with a change that would fit, if the forecast exceeds the device's memory, unless the job
+    says to try anyway. The same job on the same machine gives the same choices: a resumed run needs that.
+    """
+
+    def __init__(self, job: TrainingJob, config: ModelConfig, schedule: Schedule, ranks: Ranks) -> None:
+        self._job = job
+        self._config = config
+        self._device = ranks.device
+        self._processes = ranks.world
+        # On a CPU the whole process is measured; Python and torch take some 0.4 GiB of it.
+        self._before = 0 if ranks.device.type == "cuda" else peak_memory(ranks.device)
+        self._budget = memory_budget(ranks.device, ranks.world)
+        self._flex = _can_compile_flex(ranks.device)
+        lengths = sorted({phase.row_tokens for phase in schedule.phases})
+        self._choices = {row_tokens: self._choose(row_tokens) for row_tokens in lengths}
+        for row_tokens, choice in self._choices.items():
+            if not choice.fits and not job.try_anyway:
+                raise ParakeetError(
+                    f"Training on sequences of {row_tokens:,} tokens would take {size(choice.forecast.total)}, but "
+                    f"{self._where()} has {size(self._budget)} for it. {self._change(row_tokens, self._budget)} "
+                    "To start anyway: parakeet build --try-anyway"
+                )
+
+    def lines(self) -> list[str]:
+        """The choices for people: a line for each sequence length."""
+        return [self._line(row_tokens, choice) for row_tokens, choice in self._choices.items()]
+
+    def execution(self, row_tokens: int) -> Execution:
+        return self._choices[row_tokens].execution
+
+    def micro_batch_sequences(self, row_tokens: int) -> int:
+        """Sequences that one process computes at once."""
+        return max(1, self._choices[row_tokens].micro_batch_tokens // row_tokens)
+
+    @property
+    def forecast_bytes(self) -> int:
+        """Forecast of the peak of the whole run, for one process."""
+        return max(choice.forecast.total for choice in self._choices.values())
+
+    def summary(self) -> dict[str, Any]:
+        """The choices as JSON values, by the sequence length in digits."""
+        return {
+            str(row_tokens): {**asdict(choice.execution), "micro_batch_tokens": choice.micro_batch_tokens}
+            for row_tokens, choice in self._choices.items()
+        }
+
+    def peak_line(self) -> str:
+        """The peak of memory so far beside the forecast, for people."""
+        before = f", {size(self._before)} of it before training began" if self._before else ""
+        return f"Peak memory {size(peak_memory(self._device))}{before}; forecast {size(self.forecast_bytes)}."
+
+    def out_of_memory(self, step: int, row_tokens: int) -> ParakeetError:
+        """The error to raise if memory was refused despite the forecast."""
+        forecast = self._choices[row_tokens].forecast.total
+        less = int(0.9 * min(self._budget, forecast))
+        return ParakeetError(
+            f"Step {step:,}: the memory of {self._where()} is not enough for sequences of {row_tokens:,} tokens. "
+            f"Forecast {size(forecast)} of {size(self._budget)}; at most {size(peak_memory(self._device))} were in use "
+            f"before it was refused. {self._change(row_tokens, less)} Then run the same build again."
+        )
+
+    def _choose(self, row_tokens: int) -> ExecutionChoice:
+        cuda = self._device.type == "cuda"
+        training = self._job.training
+        return choose(
+            self._config, training, row_tokens, self._budget, cuda, processes=self._processes, flex=self._flex
+        )  # fmt: skip
+
+    def _change(self, row_tokens: int, budget: int) -> str:
+        cuda = self._device.type == "cuda"
+        training = self._job.training
+        return fitting_change(
+            self._config, training, row_tokens, budget, cuda, processes=self._processes, flex=self._flex
+        )  # fmt: skip
+
+    def _where(self) -> str:
+        if self._device.type == "cuda":
+            return "the GPU"
+        return "this machine" if self._processes == 1 else f"each of {self._processes} processes on this machine"
+
+    def _line(self, row_tokens: int, choice: ExecutionChoice) -> str:
+        execution = choice.execution
+        how = [
+            f"{execution.attention} attention",
+            execution.precision,
+            *(["residual stream in bf16"] if execution.residual == "bf16" else []),
+            CHECKPOINTED[execution.recompute],
+            *(["compiled"] if execution.compile else []),
+            f"{choice.micro_batch_tokens:,} tokens in a pass",
+        ]
+        fits = "" if choice.fits else ", which is more than there is; trying it anyway"
+        return (
+            f"Sequences of {row_tokens:,} tokens: {', '.join(how)}. "
+            f"Forecast {size(choice.forecast.total)} of {size(self._budget)}{fits}."
+        )
+
+
+def _can_compile_flex(device: torch.device) -> bool:
+    """Whether FlexAttention can be compiled: Triton is installed, and the GPU is new enough for its kernels."""
+    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
+        return False
+    return torch.cuda.get_device_capability(device) >= FLEX_CAPABILITY

@@ -1,4 +1,8 @@
-"""Peak memory of a training step, and what every `auto` of the settings means on a device. Imports no torch."""
+"""Forecasts the peak memory of a training step, and resolves every `auto` of the settings by it. Imports no torch.
+
+`PassMemory` counts tensor by tensor what parakeet/model/{transformer,attention,loss}.py allocate: a change there is a
+change here, and tests/training/test_forecast.py compares both with the allocator.
+"""
 
 import importlib.util
 from collections.abc import Iterator
@@ -9,30 +13,145 @@ from typing import Any
 from parakeet.model.config import ModelConfig
 from parakeet.model.execution import LOSS_ROWS, AttentionBackend, Execution, Recompute
 from parakeet.recipe import Training
-from parakeet.training.disk import optimizer_bytes, weights_bytes
-from parakeet.training.memory import size
-from parakeet.training.pass_memory import PassMemory
+from parakeet.training.memory import optimizer_bytes, size, weights_bytes
 
 CUDA_WORKSPACE = 40 << 20
-"""cuBLAS keeps 8 MiB, on Hopper 32, and the allocator rounds every tensor up to 512 bytes."""
-CARD_TOKENS = 8192
-"""Most tokens in a pass on a card: reading and casting 378 M weights takes 2 % of such a pass on a 3080 Ti."""
-FEWEST_CARD_TOKENS = 4096
-"""With fewer, more is lost than recomputing the MLPs costs."""
+"""cuBLAS keeps 8 MiB (on Hopper 32), and the allocator rounds every tensor up to 512 bytes."""
+GPU_TOKENS = 8192
+"""Most tokens in a pass on a GPU: reading and casting 378 M weights takes 2 % of such a pass on a 3080 Ti."""
+FEWEST_GPU_TOKENS = 4096
+"""With smaller passes more time is lost than by recomputing the MLPs."""
 CPU_TOKENS = 2048
 FLEX_ABOVE = 2048
-"""Row length in tokens above which FlexAttention is the faster backend on CUDA."""
+"""Sequence length above which FlexAttention is the faster backend on CUDA."""
 CPU_LOSS_ROWS = 256
-"""On a CPU 128 to 1,024 rows of logits at once take the same time, so the memory decides."""
+"""On a CPU 128 to 1,024 rows of logits at once take the same time, so memory decides."""
 AUTO_SHARE = 0.95
 """Share of the budget that `auto` fills: CUDA's allocator loses some to gaps between tensors."""
-LONGEST_ROW = 131_072
-ROW_UNIT = 256
+LONGEST_SEQUENCE = 131_072
+LENGTH_UNIT = 256
+BYTES = {"fp32": 4, "bf16": 2}
+FUSED_FEATURES = 21
+"""Extra head dimensions of `fused` attention: 17 for the document mask and 4 for ALiBi."""
+KERNEL_WIDTH = 8
+MATRICES_KEPT = {"none": 8, "mlp": 4, "block": 0}
+"""The backward pass of a block reads bf16 copies of so many · width² of its 12 · width² weights. (A shared projection
+counts in both of its blocks.)"""
+
+
+class PassMemory:
+    """What a forward and backward pass over one micro-batch allocates at the moments that can be its fullest.
+
+    Each property is a number of bytes; the methods' arithmetic is in bytes a token until it is multiplied by `tokens`.
+    d is the width; c and r are the bytes of a value in products and in the residual stream.
+    """
+
+    def __init__(self, config: ModelConfig, execution: Execution, tokens: int, row_tokens: int, cuda: bool) -> None:
+        self.execution = execution
+        self.layers, self.heads, self.width = config.layers, config.heads, config.width
+        self.head_width = config.head_width
+        self.vocabulary = config.vocabulary_rows
+        self.tokens = tokens
+        self.row_tokens = row_tokens
+        self.cuda = cuda
+        self.product = BYTES[execution.precision]
+        self.residual = BYTES[execution.residual]
+        self.casts = self.product < 4
+        # Bytes a value of dropout masks: CUDA and compiled graphs keep a byte, the CPU's kernel a factor.
+        small = cuda or execution.compile
+        self.block_mask = 0 if not config.dropout else 1 if small else self.product
+        self.embedding_mask = 0 if not config.dropout else 1 if cuda else 4
+
+    @property
+    def kept(self) -> int:
+        """What the forward pass keeps for the backward pass: in all blocks, and around them."""
+        return self.layers * self._block(self.execution.recompute) + self._around
+
+    @property
+    def kept_last(self) -> int:
+        """What is left of that when the backward pass reaches the first block."""
+        return self._block(self.execution.recompute) + self._around
+
+    @property
+    def loss(self) -> int:
+        """While a piece of the logits exists: fp32 logits, bf16 copies of them and of the embedding, then products."""
+        piece = min(self.execution.loss_rows, self.tokens) * self.vocabulary
+        if not self.casts:
+            return self.after_loss + 4 * piece
+        # Only CUDA can add a bf16 product to an fp32 gradient; the CPU needs a bf16 result first.
+        copy = 2 * self.vocabulary * self.width
+        return self.after_loss + copy + 2 * piece + max(4 * piece, 0 if self.cuda else copy)
+
+    @property
+    def after_loss(self) -> int:
+        """The hidden states and their gradient."""
+        return 2 * self.product * self.width * self.tokens
+
+    @property
+    def backward(self) -> int:
+        """What the backward pass of a block adds: recomputed activations, and the gradients that exist at once."""
+        recompute = self.execution.recompute
+        again = 0 if recompute == "none" else self._block("none") - self._block(recompute)
+        moments = [again + self._mlp_gradients()]
+        if self.execution.attention == "reference":
+            moments.append((again if recompute == "block" else 0) + self._score_gradients())
+        return max(moments)
+
+    @property
+    def _around(self) -> int:
+        """Inputs of the norms before and after the blocks; ids, targets and documents (8 bytes each)."""
+        around = (4 + self.embedding_mask + self.residual) * self.width + 3 * 8
+        # A block that is recomputed needs the bias of its scores again.
+        if self.execution.recompute == "block" and self.execution.attention == "reference":
+            around += self.product * self.heads * self.row_tokens
+        return around * self.tokens
+
+    def _block(self, recompute: str) -> int:
+        """What one block keeps under this activation checkpointing."""
+        d, c, r = self.width, self.product, self.residual
+        if recompute == "block":
+            return r * d * self.tokens
+        # Its input, both dropout masks, the first norm's output, and the stream after attention. A compiled block keeps
+        # what attention adds to the stream instead, and computes the sum again.
+        kept = (r + 2 * self.block_mask + c + (c if self.execution.compile else r)) * d + self._attention
+        # The second norm's output (d) and the hidden layer before the GELU (4d).
+        kept += 5 * c * d if recompute == "none" else 0
+        copies = MATRICES_KEPT[recompute] * d * d * c if self.casts else 0
+        return kept * self.tokens + copies
+
+    @property
+    def _attention(self) -> int:
+        """Bytes a token: queries, keys, values, attention output (d each), and what the backend keeps besides."""
+        c, d, heads = self.product, self.width, self.heads
+        if self.execution.attention == "reference":
+            # Probabilities in fp32, and a copy in the precision of the product with the values.
+            return 4 * c * d + (4 + (c if self.casts else 0)) * heads * self.row_tokens
+        if self.execution.attention == "flex":
+            return 4 * c * d + 4 * heads
+        # All four are padded to the fused width; the output is also copied out of it. One fp32 logsumexp a head.
+        return c * (4 * heads * self._fused_width + d) + 4 * heads
+
+    @property
+    def _fused_width(self) -> int:
+        return -(-(self.head_width + FUSED_FEATURES) // KERNEL_WIDTH) * KERNEL_WIDTH
+
+    def _mlp_gradients(self) -> int:
+        """The recomputed GELU; gradients of the stream, the MLP's output, its hidden layer and its last weight."""
+        d, c, r = self.width, self.product, self.residual
+        return (r + 9 * c - self.block_mask) * d * self.tokens + 4 * d * d * (4 + (2 * c if self.casts else 0))
+
+    def _score_gradients(self) -> int:
+        """Gradients of every score before and after the softmax, when the MLP's tensors have been freed."""
+        d, c, r = self.width, self.product, self.residual
+        freed = 2 * self.block_mask + c + (5 * c if self.execution.recompute != "mlp" else 0)
+        # On CUDA the softmax returns bf16 directly.
+        scores = (8 if not self.casts else 4 if self.cuda else 6) * self.heads * self.row_tokens
+        return (scores + (r + c - freed) * d) * self.tokens
 
 
 @dataclass(frozen=True)
-class Forecast:
-    """Bytes that are allocated at once where a step takes most, by part."""
+class MemoryForecast:
+    """Bytes allocated at the fullest moment of a step, by part."""
 
     parts: dict[str, int]
 
@@ -42,12 +161,12 @@ class Forecast:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """How to compute, tokens in one pass, what that takes, and whether the device has it."""
+class ExecutionChoice:
+    """How to compute, tokens in one pass, the memory that takes, and whether it fits the device."""
 
     execution: Execution
     micro_batch_tokens: int
-    forecast: Forecast
+    forecast: MemoryForecast
     fits: bool
 
 
@@ -60,12 +179,12 @@ def forecast(
     *,
     cuda: bool,
     accumulates: bool = True,
-) -> Forecast:
-    """Peak of a training step on rows of `row_tokens`, `micro_batch_tokens` of them in one pass.
+) -> MemoryForecast:
+    """Peak of a training step on sequences of `row_tokens`, with `micro_batch_tokens` in one pass.
 
-    Where gradients accumulate over passes, all of them are there from the second one on; otherwise they come one
-    after the other while activations go. On a CPU the copy counts too that a checkpoint is written from, since
-    training goes on meanwhile.
+    If gradients accumulate over several passes, all of them exist from the second pass on; otherwise they appear one
+    by one while activations are freed. On a CPU the copy that a checkpoint is written from counts too, since training
+    continues meanwhile.
     """
     tokens = max(1, micro_batch_tokens // row_tokens) * row_tokens
     memory = PassMemory(config, execution, tokens, row_tokens, cuda)
@@ -82,7 +201,7 @@ def forecast(
         parts["scratch"] += CUDA_WORKSPACE
     else:
         parts["checkpoint copy"] = weights + state
-    return Forecast(parts)
+    return MemoryForecast(parts)
 
 
 def choose(
@@ -93,26 +212,27 @@ def choose(
     cuda: bool,
     *,
     processes: int = 1,
-    triton: bool | None = None,
-) -> Choice:
-    """Every `auto` resolved for rows of this length, and explicit settings as they are.
+    flex: bool | None = None,
+) -> ExecutionChoice:
+    """Every `auto` resolved for sequences of this length; explicit settings are kept.
 
-    The least recompute that fits (none, MLPs, blocks), each with fewer and fewer rows in a pass. Where nothing fits,
-    `fits` is False and the choice is what takes least. The same arguments give the same choice, since a resumed run
-    has to compute as it did before. `triton`: whether FlexAttention can be compiled; None looks for it here.
+    Tries activation checkpointing of nothing, MLPs, then blocks, each with fewer and fewer sequences in a pass, and
+    takes the first that fits. If nothing fits, the choice is the one that takes least, with `fits` False. The same
+    arguments give the same choice, since a resumed run has to compute as before. `flex`: whether FlexAttention can be
+    compiled on the device; None looks for Triton on this machine.
     """
-    rows = max(1, training.batch_tokens // row_tokens // processes)
-    attention = _attention(training, row_tokens, cuda, triton)
+    sequences = max(1, training.batch_tokens // row_tokens // processes)
+    attention = _attention(training, row_tokens, cuda, flex)
     loss_rows = LOSS_ROWS if cuda else CPU_LOSS_ROWS
     choices = []
-    for recompute, pass_rows in _candidates(training, row_tokens, rows, cuda):
+    for recompute, pass_sequences in _candidates(training, row_tokens, sequences, cuda):
         execution = Execution(attention, training.precision, training.residual, recompute, training.compile, loss_rows)
-        tokens = pass_rows * row_tokens
-        accumulates = processes > 1 or pass_rows < rows
+        tokens = pass_sequences * row_tokens
+        accumulates = processes > 1 or pass_sequences < sequences
         taken = forecast(
             config, execution, training.optimizer, tokens, row_tokens, cuda=cuda, accumulates=accumulates
         )  # fmt: skip
-        choices.append(Choice(execution, tokens, taken, taken.total <= budget_bytes))
+        choices.append(ExecutionChoice(execution, tokens, taken, taken.total <= budget_bytes))
         if taken.total <= AUTO_SHARE * budget_bytes:
             return choices[-1]
     return min(choices, key=lambda choice: choice.forecast.total)
@@ -126,51 +246,51 @@ def fitting_change(
     cuda: bool,
     *,
     processes: int = 1,
-    triton: bool | None = None,
+    flex: bool | None = None,
 ) -> str:
-    """The sentence that names the fewest and mildest changes to the recipe with which a step fits the budget."""
+    """A sentence with the fewest and mildest changes to the recipe that make a step fit the budget."""
     milder = _milder(training, row_tokens, cuda)
     for count in range(1, len(milder) + 1):
         for changes in combinations(milder, count):
             changed = training.model_copy(update=dict(changes))
-            choice = choose(config, changed, row_tokens, budget_bytes, cuda, processes=processes, triton=triton)
+            choice = choose(config, changed, row_tokens, budget_bytes, cuda, processes=processes, flex=flex)
             if choice.fits:
                 return f"Set {_listed(changes)}: the forecast is then {size(choice.forecast.total)}."
     changed = training.model_copy(update=dict(milder))
-    longest = longest_row(config, changed, budget_bytes, cuda)
+    longest = longest_sequence(config, changed, budget_bytes, cuda)
     if longest:
         others = f", with {_listed(milder)}" if milder else ""
-        return f"Rows of at most {longest:,} tokens would fit: set packing.row_tokens to that or less{others}."
+        return f"Sequences of at most {longest:,} tokens would fit: set packing.row_tokens to that or less{others}."
     fixed = size(2 * weights_bytes(config) + optimizer_bytes(config, changed.optimizer))
     return (
         f"Weights, gradients and optimizer alone take {fixed}: make the model smaller (model.width, "
-        "model.layers), or take a device with more memory."
+        "model.layers), or use a device with more memory."
     )
 
 
-def longest_row(config: ModelConfig, training: Training, budget_bytes: int, cuda: bool) -> int:
-    """The longest row, in steps of 256 tokens, of which one at a time fits with whole blocks recomputed; 0 for none."""
+def longest_sequence(config: ModelConfig, training: Training, budget_bytes: int, cuda: bool) -> int:
+    """The longest sequence, a multiple of 256, that fits one at a time with block checkpointing; 0 if none does."""
     blocks = training.model_copy(update={"recompute": "block"})
 
     def fits(row_tokens: int) -> bool:
         one = blocks.model_copy(update={"micro_batch_tokens": row_tokens, "batch_tokens": 2 * row_tokens})
-        return choose(config, one, row_tokens, budget_bytes, cuda, triton=True).fits
+        return choose(config, one, row_tokens, budget_bytes, cuda, flex=True).fits
 
-    low, high = 0, LONGEST_ROW // ROW_UNIT
+    low, high = 0, LONGEST_SEQUENCE // LENGTH_UNIT
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if fits(middle * ROW_UNIT) else (low, middle - 1)
-    return low * ROW_UNIT
+        low, high = (middle, high) if fits(middle * LENGTH_UNIT) else (low, middle - 1)
+    return low * LENGTH_UNIT
 
 
 def unmet(training: Training, cuda: bool) -> list[str]:
-    """What these settings need and this machine does not have, a sentence each; nothing is imported to find out.
+    """Requirements of these settings that this machine does not meet, a sentence each. Imports nothing to find out.
 
-    cuda: whether a CUDA device is there, or planned.
+    cuda: whether there is a CUDA device, or one is planned for.
     """
     missing = []
     if training.attention == "flex" and not cuda:
-        missing.append("training.attention is flex, which a CPU cannot compute; use auto, fused or reference.")
+        missing.append("training.attention is flex, which needs a CUDA device; use auto, fused or reference.")
     if training.optimizer == "adamw_8bit" and importlib.util.find_spec("bitsandbytes") is None:
         missing.append(
             "training.optimizer is adamw_8bit, but bitsandbytes is not installed here. Install it with: "
@@ -184,37 +304,36 @@ def unmet(training: Training, cuda: bool) -> list[str]:
     return missing
 
 
-def _attention(training: Training, row_tokens: int, cuda: bool, triton: bool | None) -> AttentionBackend:
+def _attention(training: Training, row_tokens: int, cuda: bool, flex: bool | None) -> AttentionBackend:
     if training.attention != "auto":
         return training.attention
-    if not cuda:
-        # As fast as `reference` at 256 tokens, 1.8 times at 1,024, 2.2 times at 4,096.
+    # On a CPU `fused` is as fast as `reference` at 256 tokens, 1.8 times as fast at 1,024, and 2.2 times at 4,096.
+    if not cuda or row_tokens <= FLEX_ABOVE:
         return "fused"
-    if row_tokens <= FLEX_ABOVE:
-        return "fused"
-    there = importlib.util.find_spec("triton") is not None if triton is None else triton
-    return "flex" if there else "fused"
+    if flex is None:
+        flex = importlib.util.find_spec("triton") is not None
+    return "flex" if flex else "fused"
 
 
-def _candidates(training: Training, row_tokens: int, rows: int, cuda: bool) -> Iterator[tuple[Recompute, int]]:
-    """Policies and rows in a pass, the best first; `rows` is what one process has of a step."""
-    policies: tuple[Recompute, ...] = ("none", "mlp", "block")
+def _candidates(training: Training, row_tokens: int, sequences: int, cuda: bool) -> Iterator[tuple[Recompute, int]]:
+    """Activation checkpointing and sequences in a pass, the best first. `sequences`: those of one process in a step."""
+    options: tuple[Recompute, ...] = ("none", "mlp", "block")
     if training.recompute != "auto":
-        policies = (training.recompute,)
+        options = (training.recompute,)
     if training.micro_batch_tokens:
-        sizes = [min(rows, max(1, training.micro_batch_tokens // row_tokens))]
+        counts = [min(sequences, max(1, training.micro_batch_tokens // row_tokens))]
     else:
-        most = min(rows, max(1, (CARD_TOKENS if cuda else CPU_TOKENS) // row_tokens))
-        sizes = [1 << exponent for exponent in reversed(range(most.bit_length()))]
-    for policy in policies:
-        last = policy == policies[-1]
-        for fewer in sizes:
-            if last or fewer == sizes[0] or (cuda and fewer * row_tokens >= FEWEST_CARD_TOKENS):
-                yield policy, fewer
+        most = min(sequences, max(1, (GPU_TOKENS if cuda else CPU_TOKENS) // row_tokens))
+        counts = [1 << exponent for exponent in reversed(range(most.bit_length()))]
+    for option in options:
+        last = option == options[-1]
+        for count in counts:
+            if last or count == counts[0] or (cuda and count * row_tokens >= FEWEST_GPU_TOKENS):
+                yield option, count
 
 
 def _milder(training: Training, row_tokens: int, cuda: bool) -> list[tuple[str, Any]]:
-    """Changes that take less memory, the mildest first."""
+    """Changes that save memory, the mildest first."""
     changes: list[tuple[str, Any]] = []
     if training.micro_batch_tokens >= 2 * row_tokens:
         changes.append(("micro_batch_tokens", 0))

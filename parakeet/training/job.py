@@ -1,4 +1,4 @@
-"""What a trainer process is told: one JSON file in its run's directory. Imports no torch."""
+"""The input of a trainer process: one JSON file in its run's folder. Imports no torch."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -11,12 +11,13 @@ from parakeet.recipe import ModelSettings, Packing, Training
 JOB_FILE = "job.json"
 LOCK_FILE = "run.lock"
 LAUNCH_LOCK_FILE = "launch.lock"
-"""Held by the launcher of several processes; the run's own lock is rank 0's, which may outlive it while it saves."""
+"""Held by the launcher of several processes. Rank 0 holds the run's own lock, since it may outlive the launcher while
+it saves."""
 TRAINED = "this run is being trained"
-"""What whoever waits for one of these locks is told."""
+"""Shown to whoever waits for one of these locks."""
 FAILURE_FILE = "failure.txt"
-"""The last word of the process that trains: in the run's folder, written and removed while a lock of the run is held.
-One that never had the lock leaves its word in the job's output folder."""
+"""Why the training process ended: in the run's folder, written and removed only while a lock of the run is held. A
+process that never had the lock writes it to the job's output folder."""
 METRICS_FILE = "metrics.jsonl"
 SUMMARY_FILE = "training.json"
 CURVE_FILE = "loss_curve.png"
@@ -27,10 +28,10 @@ CHECKPOINT_PATTERN = "step-*"
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """Folders of the inputs and their content digests, the run's own folder, and where the finished model goes.
+    """Sections of the recipe, folders and digests of the inputs, the run's own folder, and the finished model's folder.
 
-    `plan_digests` has the sha256 of each plan file by its row length, written in digits. `try_anyway` starts a
-    training that is forecast not to fit the device.
+    `plan_digests` has the sha256 of each plan file by its sequence length in digits. `try_anyway` trains even if the
+    forecast does not fit the device.
     """
 
     model: ModelSettings
@@ -48,7 +49,7 @@ class TrainingJob:
     def save(self) -> Path:
         sections = {name: getattr(self, name).model_dump(mode="json") for name in ("model", "training", "packing")}
         path = self.run / JOB_FILE
-        # A launcher's processes read it as they start, and another build of the same run may write it just then.
+        # Replaced atomically: ranks read it as they start, and another build of the same run may write it just then.
         replace_file(path, json.dumps(asdict(self) | sections, indent=2, default=str) + "\n")
         return path
 

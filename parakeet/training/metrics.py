@@ -1,7 +1,7 @@
-"""What a run writes down of itself: `metrics.jsonl`, a line a step, and `events.jsonl`. Imports no torch.
+"""The history that a run writes: `metrics.jsonl`, a line a step, and `events.jsonl`. Imports no torch.
 
-A longer run and the decay branches cut from it share one folder. `metrics.jsonl` is the history of the schedule
-that `metrics-schedule.json` names, and `metrics-of-<schedule>.jsonl` that of each other one that was trained here.
+A run and the decay branches cut from it share one folder. `metrics.jsonl` is the history of the schedule named in
+`metrics-schedule.json`; each other schedule that was trained here has its own in `metrics-of-<schedule>.jsonl`.
 """
 
 import hashlib
@@ -16,20 +16,17 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from io import SEEK_END
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, Any, Literal
 
 from parakeet.artifact import replace_file, sync_directory, sync_file
 from parakeet.progress import Progress
 from parakeet.training.job import METRICS_FILE
 from parakeet.training.schedule import Schedule
 
-if TYPE_CHECKING:
-    from parakeet.training.tensorboard import TensorBoard
-
 EVENTS_FILE = "events.jsonl"
 SCHEDULE_FILE = "metrics-schedule.json"
 LONGEST_LINE = 2048
-"""Bytes of one line of metrics, generously: they take 300 to 400."""
+"""Upper bound for the bytes of a line of metrics; typical are 300 to 400."""
 
 Kind = Literal[
     "started", "resumed", "skipped", "rolled_back", "saved", "save_failed", "validated", "stopped", "finished"
@@ -39,13 +36,17 @@ Records = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What one optimizer step measured: one line of `metrics.jsonl`.
+    """The measurements of one optimizer step. The fields are the keys of a line of `metrics.jsonl`.
 
-    `tokens` counts the targets trained on so far, this step's included. `loss` is the step's mean in nats a
-    token, `gradient_norm` is from before clipping; neither need be finite where the step was `skipped`, which
-    gives the reason. `seconds` is the whole step, `data_seconds` its part spent waiting for data. `mfu` counts
-    attention causally, `mfu_palm` as the PaLM paper does; both are None where the card's peak is not known.
-    `memory_bytes` is the peak so far. `time` is Unix time, for people: nothing is computed from it.
+    tokens          targets trained on so far, including this step
+    loss            mean of the step, in nats a token; may not be finite if the step was skipped
+    gradient_norm   before clipping; may not be finite if the step was skipped
+    seconds         the whole step; data_seconds: the part of it spent waiting for data
+    mfu, mfu_palm   model FLOPs utilisation with attention counted causally, and as in the PaLM paper; None if the
+                    device's peak speed is unknown
+    memory_bytes    peak so far
+    skipped         the reason if the step was skipped
+    time            Unix time, for people: nothing is computed from it
     """
 
     step: int
@@ -65,7 +66,7 @@ class StepRecord:
     time: float = field(default_factory=time.time)
 
     def to_json(self) -> str:
-        """One line without its end. What is not finite becomes null: JSON has no word for it."""
+        """One line, without a line end. Values that are not finite become null."""
         digits = {"seconds": 6, "data_seconds": 6, "tokens_per_second": 1, "mfu": 4, "mfu_palm": 4, "time": 3}
         values = asdict(self)
         for name in ("skipped", "validation_loss"):
@@ -81,81 +82,62 @@ NUMBERS = tuple(field.name for field in fields(StepRecord) if field.name != "ski
 
 
 class RunLog:
-    """The log of the run in folder `run`; whoever writes it holds the run's lock.
+    """Writes the history of the run in folder `run`; whoever writes it holds the run's lock.
 
-    A line that cannot be written (a full disk) ends no training: it is said once, and every later line tries
-    again for all that wait. With `tensorboard`, the figures are written for TensorBoard as well; ParakeetError
-    if it is not installed. Call `resume` before the first step.
+    A line that cannot be written (a full disk) does not end training: this is reported once, and every later line
+    retries all that are waiting. Call `resume` before the first step.
     """
 
-    def __init__(self, run: Path, tensorboard: bool, progress: Progress | None = None) -> None:
+    def __init__(self, run: Path, progress: Progress | None = None) -> None:
         say = (progress or Progress()).say
         self._metrics = _LineFile(run / METRICS_FILE, say)
         self._events = _LineFile(run / EVENTS_FILE, say)
-        self._tensorboard = _open_tensorboard(run, say) if tensorboard else None
 
     def step(self, record: StepRecord) -> None:
         self._metrics.append(record.to_json())
-        if self._tensorboard is not None:
-            self._tensorboard.step(record)
 
     def event(self, kind: Kind, step: int, text: str, **more: Any) -> None:
-        """Something that happened after `step` steps, in words, with figures in `more`. Never cut back."""
+        """Something that happened after `step` steps, in words, with details in `more`. Events are never removed."""
         values = {"time": round(time.time(), 3), "kind": kind, "step": step, "text": text, **more}
         self._events.append(json.dumps({name: _finite(value) for name, value in values.items()}))
 
     def resume(self, step: int, schedule: Schedule, source: Schedule | None) -> None:
-        """Make `metrics.jsonl` the history of a run of `schedule` that goes on after `step`.
+        """Make `metrics.jsonl` the history of a run of `schedule` that continues after `step`.
 
         `source` is the schedule of the run that wrote the checkpoint of that step, None for the beginning. The
-        history of another schedule is kept, for when it goes on itself. Raises OSError, with nothing lost.
+        history of another schedule is set aside until that run continues. Raises OSError, with nothing lost.
         """
-        _take_over(self._metrics.path, step, _name(schedule), None if source is None else _name(source))
-        self.cut_back(step)
+        _switch_history(self._metrics.path, step, _name(schedule), None if source is None else _name(source))
+        self.truncate(step)
 
-    def cut_back(self, step: int) -> None:
-        """Drop the metrics of the steps after `step`, which will be made again, and half a line at the end."""
-        self._metrics.cut_back(step)
-        if self._tensorboard is not None:
-            self._tensorboard.cut_back()
+    def truncate(self, step: int) -> None:
+        """Remove the metrics of the steps after `step`, which will be repeated, and half a line at the end."""
+        self._metrics.truncate(step)
 
     def flush(self) -> None:
-        """Write what waits and make it durable, so that no checkpoint is ahead of its history if there is room."""
+        """Write waiting lines and make the files durable, so that no checkpoint is ahead of its history."""
         self._metrics.flush()
         self._events.flush()
-        if self._tensorboard is not None:
-            self._tensorboard.flush()
-
-    def close(self) -> None:
-        self.flush()
-        if self._tensorboard is not None:
-            self._tensorboard.close()
 
 
 def read_metrics(path: Path, last: int | None = None) -> Records:
-    """One dictionary a step, as `StepRecord` has them; only the `last` ones if that is given.
+    """One dictionary a step, with the fields of `StepRecord`; if `last` is given, only the last ones.
 
-    Lines that are torn or damaged are passed over, and a file that is not there holds none. `loss` and
-    `gradient_norm` are None where they were not finite; runs of older versions have fewer figures.
+    Damaged lines are ignored; a missing file has no lines. `loss` and `gradient_norm` are None if they were not
+    finite. Runs of older versions have fewer fields.
     """
     records = _read(path, _metrics_record, None if last is None else last * LONGEST_LINE)
     return records if last is None else records[-last:]
 
 
 def read_events(path: Path) -> Records:
-    """What happened to a run, oldest first: time, kind, step, text, and more by kind."""
+    """The events of a run, oldest first: time, kind, step, text, and more depending on the kind."""
     return _read(path, _event_record, None)
 
 
-def _open_tensorboard(run: Path, say: Callable[[str], None]) -> "TensorBoard":
-    from parakeet.training.tensorboard import TensorBoard
-
-    return TensorBoard(run, say)
-
-
 class _LineFile:
-    """Appends whole lines to a file that is opened for each (30 µs): were it held open and deleted meanwhile, the
-    rest of a long run would go where nobody sees it."""
+    """Appends whole lines. The file is opened for each (30 µs): if a file held open were deleted, the rest of a long
+    run would be lost with it."""
 
     def __init__(self, path: Path, say: Callable[[str], None]) -> None:
         self.path = path
@@ -176,7 +158,7 @@ class _LineFile:
         except OSError as error:
             self._failed(error)
 
-    def cut_back(self, step: int) -> None:
+    def truncate(self, step: int) -> None:
         self._waiting = [line for line in self._waiting if json.loads(line)["step"] <= step]
         if self.path.exists():
             end = _end_of_step(self.path, step)
@@ -192,14 +174,14 @@ class _LineFile:
         self._waiting.clear()
         if self._failing:
             self._failing = False
-            self._say(f"{self.path} is written again, and nothing is missing in it.")
+            self._say(f"{self.path} is being written again; no line is missing.")
 
     def _write(self, data: bytes) -> None:
         with self.path.open("a+b", buffering=0) as file:
             end = file.seek(0, SEEK_END)
             if end:
                 file.seek(end - 1)
-                # A process that was killed while it wrote left half a line.
+                # End the half line of a process that was killed while it wrote.
                 data = data if file.read(1) == b"\n" else b"\n" + data
             try:
                 _write_whole(file, data)
@@ -210,27 +192,27 @@ class _LineFile:
     def _failed(self, error: OSError) -> None:
         if not self._failing:
             self._say(
-                f"{error.strerror or error} while writing {self.path}. Training goes on, and what could not be written "
-                "is tried again with every step: put it right (free space, permissions)."
+                f"{error.strerror or error} while writing {self.path}. Training continues, and every step retries the "
+                "lines that are missing. Check free space and permissions."
             )
         self._failing = True
 
 
 def _write_whole(file: IO[bytes], data: bytes) -> None:
-    """A nearly full disk takes a part first, and refuses only the next write."""
+    """A nearly full disk accepts a part, and fails only on the next write."""
     left = memoryview(data)
     while left:
         left = left[file.write(left) :]
 
 
-def _take_over(metrics: Path, step: int, mine: str, source: str | None) -> None:
-    """Put the history of another schedule aside, and the steps up to `step` of that of `source` in its place.
+def _switch_history(metrics: Path, step: int, mine: str, source: str | None) -> None:
+    """Set the history of another schedule aside, and put the steps up to `step` of `source` in its place.
 
-    A process may be killed between any two lines: while a schedule has a file aside, that file is its history,
-    and `metrics.jsonl` is not yet, or no longer.
+    The process may be killed between any two lines. As long as a schedule has a file set aside, that file is its
+    history, and `metrics.jsonl` is not (not yet, or no longer).
     """
     run = metrics.parent
-    # Folders of older versions do not say whose it is: most likely that of the run that wrote the checkpoint.
+    # Folders of older versions do not name the owner: most likely it is the run that wrote the checkpoint.
     owner = _owner(run) or source or mine
     stale = _aside(run, mine)
     if owner != mine or source not in (mine, None) or stale.exists():
@@ -276,13 +258,13 @@ def _aside(run: Path, schedule: str) -> Path:
 
 
 def _name(schedule: Schedule) -> str:
-    """For the names of files: the steps, and a digest, since two that decay differently may have as many."""
+    """A schedule's name in file names: its steps, and a digest, since two with different decays may have as many."""
     digest = hashlib.sha256(json.dumps(asdict(schedule), sort_keys=True).encode()).hexdigest()
     return f"{schedule.total_steps:08d}-{digest[:8]}"
 
 
 def _end_of_step(path: Path, step: int) -> int:
-    """Bytes up to the end of the last whole line of a step that is not after `step`."""
+    """Length in bytes up to the end of the last whole line that is not after `step`."""
     end = position = 0
     with path.open("rb") as file:
         for line in file:
@@ -329,7 +311,7 @@ def _object(line: bytes) -> dict[str, Any]:
 
 
 def is_number(value: object) -> bool:
-    """Whether a value of a JSON file is a finite number: people can edit those files."""
+    """Whether a value from a JSON file, which people can edit, is a finite number."""
     return type(value) in (int, float) and abs(value) <= sys.float_info.max  # type: ignore[arg-type]
 
 

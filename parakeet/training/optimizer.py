@@ -1,4 +1,4 @@
-"""Optimizers by name. Weight decay acts on matrices only (DESIGN §3)."""
+"""Optimizers by name. Weight decay acts on matrices only, not on norms."""
 
 import logging
 from collections import defaultdict
@@ -16,15 +16,15 @@ Groups = list[dict[str, Any]]
 
 
 class JoinedOptimizer(torch.optim.Optimizer):
-    """Several optimizers, each with its own parameters, that step, save and load as one.
+    """Several optimizers with their own parameters that step, save and load as one.
 
-    Its state dictionary has torch's usual shape, {"state": {number: …}, "param_groups": […]}, whatever the parts
-    would make of theirs: bitsandbytes, for one, hides its tensors a level deeper.
+    Its state dictionary has torch's usual shape, {"state": {number: …}, "param_groups": […]}, even if the parts'
+    differ: bitsandbytes keeps its tensors a level deeper.
     """
 
     def __init__(self, parts: Sequence[torch.optim.Optimizer]) -> None:
         self._parts = parts
-        # The groups are taken over, not copied: whoever sets a learning rate here sets it in the part too.
+        # The parts' own groups, not copies: a learning rate set here is set in the part too.
         super().__init__([group for part in parts for group in part.param_groups], {})
         self._share()
 
@@ -41,7 +41,7 @@ class JoinedOptimizer(torch.optim.Optimizer):
             part.step()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Each part loads its own: torch's way would turn bitsandbytes' 8-bit codes into floats."""
+        """Each part loads its own state: torch's default would convert bitsandbytes' 8-bit codes to floats."""
         groups = iter(state_dict["param_groups"])
         for part in self._parts:
             own = [next(groups) for _ in part.param_groups]
@@ -51,7 +51,7 @@ class JoinedOptimizer(torch.optim.Optimizer):
         self._share()
 
     def _share(self) -> None:
-        """One state and one list of groups, which the parts' own are pieces of."""
+        """One state, shared with the parts, and one list of their groups."""
         self.param_groups = [group for part in self._parts for group in part.param_groups]
         self.state = defaultdict(dict, (entry for part in self._parts for entry in part.state.items()))
         for part in self._parts:
@@ -59,12 +59,12 @@ class JoinedOptimizer(torch.optim.Optimizer):
 
 
 def make_optimizer(model: Parakeet, settings: Training) -> torch.optim.Optimizer:
-    """The recipe's optimizer over the model's parameters; ParakeetError where its package is missing."""
+    """The recipe's optimizer for the model's parameters. ParakeetError if its package is missing."""
     if settings.optimizer == "muon":
         return _muon(model, settings)
     if settings.optimizer == "adamw_8bit":
         return _adamw_8bit(model, settings)
-    return _adamw(_decayed_apart(model.parameters(), settings), settings)
+    return _adamw(_decay_groups(model.parameters(), settings), settings)
 
 
 def _adamw(groups: Groups, settings: Training) -> torch.optim.AdamW:
@@ -73,22 +73,22 @@ def _adamw(groups: Groups, settings: Training) -> torch.optim.AdamW:
 
 
 def _adamw_8bit(model: Parakeet, settings: Training) -> torch.optim.Optimizer:
-    # It warns of missing 4-bit products, which nothing here uses.
+    # It warns about missing 4-bit kernels, which are not used here.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
-        # Imported only here: it takes seconds, and on a CPU its step is 19 times slower than the fused one.
+        # Imported only here: it takes seconds. (On a CPU its step is 19 times slower than fused AdamW.)
         import bitsandbytes
     except (ImportError, OSError) as error:
         raise ParakeetError(
             f"training.optimizer is adamw_8bit, but bitsandbytes cannot be loaded ({error}). "
             "Install it with: pip install 'bitsandbytes>=0.50', or set training.optimizer to adamw."
         ) from None
-    # The embedding's rows are touched unevenly: its state stays at 32 bits, as StableEmbedding does it. The manager is
-    # one for the whole process and never forgets, neither models nor the places of parameters in their groups.
+    # Embedding rows are updated unevenly, so their state stays at 32 bits, as in bitsandbytes' StableEmbedding. The
+    # manager is global and remembers the models and parameter indices of earlier optimizers until it is initialised.
     manager = bitsandbytes.optim.GlobalOptimManager.get_instance()
     manager.initialize()
     manager.register_module_override(model.embedding, "weight", {"optim_bits": 32})
-    groups = _decayed_apart(model.parameters(), settings)
+    groups = _decay_groups(model.parameters(), settings)
     betas = (settings.beta1, settings.beta2)
     return JoinedOptimizer([bitsandbytes.optim.AdamW8bit(groups, lr=settings.learning_rate, betas=betas)])
 
@@ -96,18 +96,18 @@ def _adamw_8bit(model: Parakeet, settings: Training) -> torch.optim.Optimizer:
 def _muon(model: Parakeet, settings: Training) -> torch.optim.Optimizer:
     """Muon for the matrices of the blocks, AdamW for the embedding and the norms.
 
-    `match_rms_adamw` (arXiv 2502.16982 §2.2) scales Muon's update to the size of AdamW's, so that one learning rate
-    and one weight decay serve both.
+    `match_rms_adamw` (arXiv 2502.16982 §2.2) scales Muon's update to the size of AdamW's, so that both can use the
+    same learning rate and weight decay.
     """
     hidden = [p for name, p in model.named_parameters() if p.dim() == 2 and name != "embedding.weight"]
     others = [p for name, p in model.named_parameters() if p.dim() != 2 or name == "embedding.weight"]
     muon = torch.optim.Muon(
         hidden, lr=settings.learning_rate, weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw"
     )
-    return JoinedOptimizer([muon, _adamw(_decayed_apart(others, settings), settings)])
+    return JoinedOptimizer([muon, _adamw(_decay_groups(others, settings), settings)])
 
 
-def _decayed_apart(parameters: Iterable[Tensor], settings: Training) -> Groups:
+def _decay_groups(parameters: Iterable[Tensor], settings: Training) -> Groups:
     parameters = list(parameters)
     return [
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": settings.weight_decay},

@@ -1,4 +1,4 @@
-"""The training runs of a home: what each of them is, how far it came, and how it is. Imports no torch."""
+"""Reads training runs from their folders: settings, progress, state. Imports no torch."""
 
 import difflib
 import json
@@ -17,9 +17,16 @@ from parakeet.model.config import WEIGHTS_FILE
 from parakeet.progress import brief
 from parakeet.recipe import Packing, Training
 from parakeet.sanitise import sanitise
-from parakeet.training.heartbeat import read_heartbeats
-from parakeet.training.job import CHECKPOINT_PATTERN, FAILURE_FILE, JOB_FILE, LOCK_FILE, METRICS_FILE, STATE_FILE
-from parakeet.training.launcher import LAUNCH_LOCK_FILE
+from parakeet.training.job import (
+    CHECKPOINT_PATTERN,
+    FAILURE_FILE,
+    JOB_FILE,
+    LAUNCH_LOCK_FILE,
+    LOCK_FILE,
+    METRICS_FILE,
+    STATE_FILE,
+)
+from parakeet.training.logging import last_heartbeat
 from parakeet.training.metrics import EVENTS_FILE, Records, is_count, is_number, read_events, read_metrics
 from parakeet.training.schedule import Schedule
 
@@ -27,43 +34,45 @@ State = Literal["training", "finished", "stopped", "failed", "refused", "not beg
 NOT_BEGUN: tuple[State, ...] = ("refused", "not begun")
 
 NO_SETTINGS = ("run", "output", "tokenizer", "shards", "plan", "try_anyway")
-"""Keys of a job that say where its files lie and how it was started."""
+"""Keys of a job that are no settings: where its files are and how it was started."""
 
 SCHEDULED = ("tokens", "batch_tokens", "learning_rate", "warmup_steps", "decay_fraction")
-"""Settings of training that its schedule is made of: jobs of older versions may differ in the others."""
+"""Settings of training that the schedule needs. The others may differ in jobs of older versions."""
 
 LAST = 20
 """Steps over which the latest loss and speed are averaged."""
 
-LIVELY_SECONDS = 60
+ALIVE_SECONDS = 60
 KEY_DIGITS = 8
 LARGEST_HEADER = 100 << 20
-"""Bytes of a safetensors header; the format's own limit."""
+"""Most bytes of a safetensors header, by the format's own limit."""
 
 
 @dataclass(frozen=True)
 class SavedStep:
-    """One checkpoint: its folder, and what its `state.json` says.
+    """One checkpoint, as its `state.json` describes it.
 
-    A longer run, or a decay branch, can go on from a `stable` one. One of `other_way` was made by a run of another
-    schedule in the same folder, and is not of the past of the present one.
+    A longer run or a decay branch can continue from a `stable` one. An `abandoned` one belongs to another schedule
+    that was trained in the same folder, and is not an ancestor of the present run.
     """
 
     path: Path
     step: int
     validation_loss: float | None
     stable: bool
-    other_way: bool
+    abandoned: bool
 
 
 @dataclass(frozen=True)
 class Run:
     """One run's folder as it is now.
 
-    `settings` are its job's by dotted key. `targets` are the tokens it has learned to predict: those of its steps
-    without padding and what was skipped. `loss`, `tokens_per_second` and `mfu` are means over the last 20 steps,
-    None where nothing is known. `seen` is the Unix time of its last sign of life. `note` says why it is not training,
-    where that is not plain. `saved` has the checkpoints of another way last.
+    settings    of its job, by dotted key
+    note        why it is not training, if the state does not say
+    targets     tokens it has learned to predict: those of its steps, without padding and skipped steps
+    loss, tokens_per_second, mfu    means over the last 20 steps, None if unknown
+    seen        Unix time of its last sign of life
+    saved       its checkpoints, the abandoned ones last
     """
 
     path: Path
@@ -87,7 +96,7 @@ class Run:
 
     @property
     def tokens(self) -> int:
-        """Tokens of the steps so far, as training shows its progress."""
+        """Tokens of the steps so far, as in the progress bar."""
         return self.step * int(self.settings["training.batch_tokens"])
 
     @property
@@ -96,21 +105,21 @@ class Run:
 
     @property
     def model(self) -> str:
-        """`3.02M`, or `6 × 192` (layers and width) where no checkpoint tells the parameters yet."""
+        """`3.02M`, or `6 × 192` (layers and width) while there is no checkpoint to count parameters in."""
         if self.parameters is not None:
             return brief(self.parameters)
         return f"{self.settings['model.layers']} × {self.settings['model.width']}"
 
     @property
     def last_saved(self) -> int | None:
-        """The newest checkpoint's step; those that lie ahead, or on another way, do not count."""
-        own = [saved.step for saved in self.saved if not saved.other_way]
+        """The newest checkpoint's step, leaving out abandoned ones and those ahead of the present step."""
+        own = [saved.step for saved in self.saved if not saved.abandoned]
         return max((step for step in own if step <= self.step), default=None)
 
     def count(self, kind: Literal["skipped", "rolled_back"]) -> int:
-        """How often that happened on the way to the present step, as the trainer counts it.
+        """How often that happened on the course to the present step, as the trainer counts it.
 
-        What came after the checkpoint that a resumed run went on from is done again, or was another run's.
+        A resume takes back what came after its checkpoint: it is repeated, or belonged to another schedule.
         """
         standing: list[tuple[int, str]] = []
         for event in self.events:
@@ -122,15 +131,15 @@ class Run:
             elif what in ("skipped", "rolled_back"):
                 standing.append((step, what))
             if what == "rolled_back" and is_count(event.get("to")):
-                # Going back takes nothing of it away: every checkpoint after that step has it in its counts.
+                # A rollback takes nothing back: the counts in later checkpoints include all of it.
                 standing = [(min(at, event["to"] + 1), each) for at, each in standing]
         return sum(each == kind for _, each in standing)
 
 
 def list_runs(folder: Path) -> tuple[list[Run], list[str]]:
-    """The runs in `folder`, and a line for each that cannot be read.
+    """The runs in `folder`, and a message for each that cannot be read.
 
-    The one with the latest sign of life is first; those that have not begun are last.
+    The one with the latest sign of life comes first; runs that have not begun come last.
     """
     runs, faults = [], []
     for path in _run_folders(folder):
@@ -142,15 +151,15 @@ def list_runs(folder: Path) -> tuple[list[Run], list[str]]:
 
 
 def find_run(folder: Path, prefix: str) -> Run:
-    """The run whose key begins with `prefix`; ParakeetError with the candidates if that is none, or several."""
+    """The run whose key begins with `prefix`. ParakeetError with the candidates if there is none, or several."""
     keys = [path.name for path in _run_folders(folder)]
     found = [key for key in keys if key.startswith(prefix)]
     if len(found) == 1:
         return load_run(folder / found[0])
     if not keys:
-        raise ParakeetError(f"There is no training run in {folder} yet. Begin one with: parakeet build")
+        raise ParakeetError(f"There is no training run in {folder} yet. Start one with: parakeet build")
     if found:
-        raise ParakeetError(f"Several runs begin with {prefix!r}: {', '.join(found)}. Give more of the key.")
+        raise ParakeetError(f"Several runs begin with {prefix!r}: {', '.join(found)}. Give more digits of the key.")
     close = difflib.get_close_matches(prefix, keys, n=5, cutoff=0.3) or keys[:10]
     raise ParakeetError(f"No run begins with {prefix!r}. There are: {', '.join(close)}. All: parakeet runs")
 
@@ -162,7 +171,7 @@ def load_run(path: Path) -> Run:
         metrics = read_metrics(path / METRICS_FILE, LAST)
         events = read_events(path / EVENTS_FILE)
         saved = _saved_steps(path, schedule)
-        step = metrics[-1]["step"] if metrics else max((one.step for one in saved if not one.other_way), default=0)
+        step = metrics[-1]["step"] if metrics else max((one.step for one in saved if not one.abandoned), default=0)
         state, note = _state(path, step >= schedule.total_steps, bool(metrics or saved), events)
         return Run(
             path=path,
@@ -185,7 +194,7 @@ def load_run(path: Path) -> Run:
 
 
 def short_keys(runs: Sequence[Run]) -> list[str]:
-    """The first digits of each key: eight, or as many as tell them apart."""
+    """The first digits of each key: eight, or as many as needed to tell them apart."""
     longest = max((len(run.key) for run in runs), default=KEY_DIGITS)
     for digits in range(KEY_DIGITS, longest):
         short = [run.key[:digits] for run in runs]
@@ -195,12 +204,12 @@ def short_keys(runs: Sequence[Run]) -> list[str]:
 
 
 def recent_loss(metrics: Records) -> float | None:
-    """The mean loss of the last 20 steps, those that were skipped left out."""
+    """The mean loss of the last 20 steps, without skipped ones."""
     return mean([number(record, "loss") for record in metrics[-LAST:] if not record.get("skipped")])
 
 
 def mean_speed(metrics: Records, batch_tokens: int) -> float | None:
-    """Tokens a second over the steps of these lines; those whose lines are lost change nothing."""
+    """Tokens a second over the steps of these lines. Lost lines do not change it."""
     seconds = sum(record["seconds"] for record in metrics)
     return len(metrics) * batch_tokens / seconds if seconds > 0 else None
 
@@ -211,13 +220,13 @@ def mean(values: Sequence[float | None]) -> float | None:
 
 
 def number(values: Mapping[str, Any], name: str) -> float | None:
-    """A finite number, or None: files are read that people can edit."""
+    """A finite number from a file that people can edit, or None."""
     value = values.get(name)
     return float(value) if value is not None and is_number(value) else None
 
 
 def one_line(text: object) -> str:
-    """Text of a file as part of a line of ours."""
+    """Text from a file, made safe to print as part of one line."""
     return " ".join(sanitise(str(text)).split())
 
 
@@ -241,7 +250,7 @@ def _read_job(path: Path) -> tuple[dict[str, Any], Schedule]:
     except FileNotFoundError:
         raise ParakeetError(f"{path.parent} is no training run: it has no {path.name}.") from None
     except KeyError as error:
-        raise ParakeetError(f"{path} cannot be read as a job: it does not say {error}.") from None
+        raise ParakeetError(f"{path} cannot be read as a job: {error} is missing.") from None
     except ValidationError as error:
         first = error.errors()[0]
         reason = one_line(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
@@ -274,7 +283,7 @@ def _state(run: Path, complete: bool, has_work: bool, events: Records) -> tuple[
         return "refused" if note else "not begun", note
     if last == "stopped" or (last in ("finished", None) and not note):
         return "stopped", note
-    silent = "Its process ended without a word: it was killed, or the power went. The same build goes on from here."
+    silent = "Its process left no message: it was killed, or the power failed. The same build continues from here."
     return "failed", note or silent
 
 
@@ -282,38 +291,37 @@ def _is_trained_now(run: Path) -> bool:
     try:
         return any(is_held(run / name) for name in (LOCK_FILE, LAUNCH_LOCK_FILE))
     except OSError:
-        # Another user's run, or a read-only disk: the lock cannot be tried, but the heart can be heard.
-        return any(time.time() - beat.time < LIVELY_SECONDS for beat in read_heartbeats(run))
+        # Another user's run, or a read-only disk: the lock cannot be tried, but the heartbeat can be read.
+        return time.time() - (last_heartbeat(run) or 0.0) < ALIVE_SECONDS
 
 
 def _seen(run: Path, metrics: Records, events: Records) -> float:
-    """The latest time that anything in the folder was said to have happened."""
-    times = [beat.time for beat in read_heartbeats(run)]
-    times += [event["time"] for event in events[-1:]]
-    times += [when for record in metrics[-1:] if (when := number(record, "time")) is not None]
-    return max(times, default=(run / JOB_FILE).stat().st_mtime)
+    """The latest time that a file in the folder reports."""
+    times = [last_heartbeat(run), *(event["time"] for event in events[-1:])]
+    times += [number(record, "time") for record in metrics[-1:]]
+    return max((seen for seen in times if seen is not None), default=(run / JOB_FILE).stat().st_mtime)
 
 
 def _saved_steps(run: Path, present: Schedule) -> list[SavedStep]:
-    """The checkpoints, oldest first, then those of another way than that of the `present` schedule.
+    """The checkpoints, oldest first, then those abandoned by the `present` schedule.
 
-    One that cannot be read is left out: the trainer passes over it too.
+    Unreadable ones are left out: the trainer ignores them too.
     """
     found = []
     for path in run.glob(CHECKPOINT_PATTERN):
         try:
             values = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
             step, loss = int(values["step"]), number(values, "validation_loss")
-            its_own = Schedule.from_values(values["schedule"])
-            shared = present.shares_past(step, its_own)
-            found.append(SavedStep(path, step, loss, shared and step <= its_own.stable_until, not shared))
+            schedule = Schedule.from_values(values["schedule"])
+            shared = present.shares_past(step, schedule)
+            found.append(SavedStep(path, step, loss, shared and step <= schedule.stable_until, not shared))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
             continue
-    return sorted(found, key=lambda saved: (saved.other_way, saved.step))
+    return sorted(found, key=lambda saved: (saved.abandoned, saved.step))
 
 
 def _parameters(saved: Sequence[SavedStep]) -> int | None:
-    """Parameters by the shapes in the header of a checkpoint's weights, alike in all; nothing else of it is read."""
+    """Number of parameters, from the shapes in the header of a checkpoint's weights; all checkpoints have the same."""
     if not saved:
         return None
     try:

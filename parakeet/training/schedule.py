@@ -1,4 +1,4 @@
-"""The learning rate and the row length as pure functions of the step, so no state has to be kept. Imports no torch."""
+"""Learning rate and sequence length as pure functions of the step, so they need no state. Imports no torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from parakeet.recipe import Packing, Training
 
 @dataclass(frozen=True)
 class Phase:
-    """Steps whose rows have one length; it begins after the phase before it, or with step 1."""
+    """Steps with one sequence length. It begins after the phase before it, or with step 1."""
 
     row_tokens: int
     last_step: int
@@ -18,7 +18,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Warm-up, stable, decay; steps are counted from 1.
+    """Warm-up, stable, decay. Steps are counted from 1.
 
     `decay_start` is the last step at the peak rate. The last of the `phases` ends with `total_steps`.
     """
@@ -38,15 +38,15 @@ class Schedule:
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> "Schedule":
-        """The schedule that `dataclasses.asdict` made these values from, also after JSON.
+        """The schedule with these values, as `dataclasses.asdict` gives them, also after JSON.
 
-        Raises KeyError or TypeError where they are of something else.
+        Raises KeyError or TypeError if they are something else.
         """
         phases = tuple(Phase(**phase) for phase in values["phases"])
         return cls(**{**values, "phases": phases})
 
     def learning_rate(self, step: int) -> float:
-        """Linear up to the peak, flat, then linear to zero one step after the last."""
+        """Linear up to the peak, flat, then linear down to zero at one step after the last."""
         if step <= self.warmup_steps:
             return self.peak * step / self.warmup_steps
         if step <= self.decay_start:
@@ -54,27 +54,27 @@ class Schedule:
         return self.peak * (self.total_steps + 1 - step) / (self.total_steps + 1 - self.decay_start)
 
     def phase(self, step: int) -> int:
-        """Index of the phase that this step belongs to; the last one's for steps past the end."""
+        """Index of the phase of this step; the last phase for steps past the end."""
         ended = sum(phase.last_step < step for phase in self.phases)
         return min(ended, len(self.phases) - 1)
 
     def row_tokens(self, step: int) -> int:
-        """Tokens in each row of this step."""
+        """Sequence length of this step."""
         return self.phases[self.phase(step)].row_tokens
 
     @property
     def stable_until(self) -> int:
-        """The last step that a run of more tokens also makes: before the decay and any change of the row length."""
+        """The last step that a run of more tokens also makes: before decay and any change of the sequence length."""
         return min(self.decay_start, self.phases[0].last_step)
 
     def shares_past(self, step: int, other: "Schedule") -> bool:
-        """Whether a run of `other` that has made `step` steps is also the beginning of a run of this one."""
+        """Whether the first `step` steps of a run of `other` are also those of a run of this schedule."""
         if other == self:
             return step <= self.total_steps
         alike = (self.peak, self.warmup_steps) == (other.peak, other.warmup_steps)
-        return alike and step <= min(self.decay_start, other.decay_start, self._same_rows_until(other))
+        return alike and step <= min(self.decay_start, other.decay_start, self._same_lengths_until(other))
 
-    def _same_rows_until(self, other: "Schedule") -> int:
+    def _same_lengths_until(self, other: "Schedule") -> int:
         last = 0
         for mine, theirs in zip(self.phases, other.phases, strict=False):
             if mine.row_tokens != theirs.row_tokens:
@@ -91,9 +91,9 @@ def total_steps(training: Training) -> int:
 
 
 def _phases(packing: Packing, total: int) -> tuple[Phase, ...]:
-    """Later phases take their shares of the steps from the end, rounded, but each has at least one step.
+    """Later phases take their shares of the steps from the end, rounded, but at least one step each.
 
-    Where there are fewer steps than phases, the first ones have one each and the others none.
+    With fewer steps than phases, the first phases have one step each and the others none.
     """
     lengths = packing.lengths[:total]
     after = list(accumulate(phase.share for phase in reversed(packing.then)))[::-1]

@@ -1,4 +1,4 @@
-"""Stage `checkpoint`: prepare a run, let a process of its own train it, and take in the finished model."""
+"""Stage `checkpoint`: prepares a run, trains it in a process of its own, and collects the finished model."""
 
 import hashlib
 import json
@@ -20,7 +20,6 @@ from parakeet.recipe import Recipe, Training
 from parakeet.recipe_sources import settings_of
 from parakeet.stage import Check, Figures, Launch, MakeContext, Picture, Stage, Verdict
 from parakeet.tokenizer import Tokenizer
-from parakeet.training.disk import bytes_on_disk, run_bytes
 from parakeet.training.forecast import unmet
 from parakeet.training.job import (
     CURVE_FILE,
@@ -32,6 +31,7 @@ from parakeet.training.job import (
     TRAINED,
     TrainingJob,
 )
+from parakeet.training.memory import bytes_on_disk, run_bytes
 
 CHANGEABLE = (
     "tokens",
@@ -49,14 +49,14 @@ CHANGEABLE = (
     "threads",
     "device",
 )
-"""Settings that may change while a run goes on: they are no part of its key. Nor are the rows of packing.then, which
-come after all that a run with others has made."""
+"""Settings that may change while a run is unfinished: they are not part of its key. Nor is packing.then, since its
+sequences come last."""
 
 
 def run_key(recipe: Recipe, inputs: Mapping[str, Artifact]) -> str:
-    """First 16 hex digits of a sha256 over what makes a training run this run and no other.
+    """First 16 hex digits of a sha256 over everything that identifies a training run.
 
-    Of the packing plans only that of the first length counts, so that a run goes on when a later length is added.
+    Only the packing plan of the first sequence length counts, so that adding a later length continues the same run.
     """
     first = recipe.packing.row_tokens
     content = {name: artifact.content for name, artifact in inputs.items()}
@@ -85,7 +85,7 @@ def _plan_digests(plan: Artifact, lengths: Sequence[int]) -> dict[str, str]:
 
 
 def refuse_unmet(training: Training) -> None:
-    """ParakeetError for what training asks for and this machine lacks: before hours of work on the text, not after."""
+    """ParakeetError if training needs something that this machine lacks. Checked before hours of work on the text."""
     cuda = training.device != "cpu"
     if training.attention == "flex" and training.device == "auto":
         import torch
@@ -105,9 +105,9 @@ def make_checkpoint(
     fresh: bool,
     try_anyway: bool,
 ) -> dict[str, Any]:
-    """Train, or go on training, in `runs/<key>`; `fresh` forgets what an earlier run of this key has done.
+    """Train, or continue training, in `runs/<key>`; `fresh` deletes what an earlier run of this key has done.
 
-    `try_anyway` starts a training that is forecast not to fit the device.
+    `try_anyway` trains even if the forecast does not fit the device.
     """
     run = run_folder(recipe, inputs, runs)
     run.mkdir(parents=True, exist_ok=True)
@@ -136,15 +136,15 @@ def make_checkpoint(
 
 
 def _clear(run: Path, progress: Progress) -> None:
-    """Delete all of a run but its locks, when nobody trains it any more.
+    """Delete everything of a run but its locks, once no process trains it.
 
-    An orphan of a build that was killed may still be saving. Were its lock file deleted, a second trainer would lock
+    The trainer of a killed build may still be saving. If its lock file were deleted, a second trainer would lock
     another file of the same name, and both would write here.
     """
     launched, trained = run / LAUNCH_LOCK_FILE, run / LOCK_FILE
     kept = {launched, trained, launched.with_suffix(".holder"), trained.with_suffix(".holder")}
     with exclusive(launched, TRAINED, progress), exclusive(trained, TRAINED, progress):
-        # Checkpoints first: what is left of them without their metrics would still be gone on from.
+        # Checkpoints first: a run would resume from one that is left, even without its metrics.
         for path in sorted(run.iterdir(), key=lambda path: not path.is_dir()):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
@@ -153,20 +153,20 @@ def _clear(run: Path, progress: Progress) -> None:
 
 
 def _why(job: TrainingJob, problem: str, before: int | None) -> str:
-    """What the trainer said at its end. `before`: the time of what one before it had said, which it may have left."""
+    """Why the trainer ended. `before`: the time of a failure file that an earlier trainer may have left."""
     failure = job.run / FAILURE_FILE
     if (job.output / FAILURE_FILE).is_file():
         return (job.output / FAILURE_FILE).read_text(encoding="utf-8")
     if _time_of(failure) not in (None, before):
         return failure.read_text(encoding="utf-8")
     return (
-        f"The training process ended early ({problem}). Run the same command again: it goes on from its last "
+        f"The training process ended early ({problem}). Run the same command again: it continues from its last "
         f"checkpoint in {job.run}."
     )
 
 
 def _time_of(path: Path) -> int | None:
-    """When a file was written, in nanoseconds; None where there is none."""
+    """When a file was written, in nanoseconds; None if it does not exist."""
     try:
         return path.stat().st_mtime_ns
     except FileNotFoundError:
@@ -174,13 +174,13 @@ def _time_of(path: Path) -> int | None:
 
 
 def expected_bytes(recipe: Recipe, inputs: Mapping[str, Artifact], runs: Path) -> int:
-    """Disk that training still needs, beyond what its run holds already."""
+    """Disk space that training still needs, beyond what its run takes already."""
     config = ModelConfig.from_recipe(recipe.model, Tokenizer.load(inputs["tokenizer"].path).rows)
     return max(0, run_bytes(config, recipe.training) - bytes_on_disk(run_folder(recipe, inputs, runs)))
 
 
 def fault_of_training(checkpoint: Path, counts: Mapping[str, Any]) -> str | None:
-    """What is wrong with a finished training, or None: values that are not finite, a loss that has not fallen."""
+    """What is wrong with a finished training, or None: values that are not finite, or a loss that has not fallen."""
     import numpy as np
     from safetensors import safe_open
 

@@ -1,4 +1,4 @@
-"""One optimizer step: the gradients of its rows, whatever they are split into, and what is done with them."""
+"""One optimizer step: its gradients, computed in micro-batches on all ranks, are applied or discarded."""
 
 import hashlib
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ from parakeet.training.distributed import FlatGradients, Ranks
 
 @dataclass(frozen=True)
 class Measured:
-    """What all ranks know of a step before it is taken: `loss` in nats a token, `gradient_norm` before clipping.
+    """What all ranks know of a step before it is applied: `loss` in nats a token, `gradient_norm` before clipping.
 
-    `targets` counts the tokens that were predicted. `stopping`: somebody asked one of the ranks to stop.
+    `targets` counts the predicted tokens. `stopping`: somebody asked one of the ranks to stop.
     """
 
     loss: float
@@ -27,7 +27,7 @@ class Measured:
 
 
 class Stepper:
-    """Measures a step, then takes it or leaves it; nothing is changed before `take`."""
+    """Measures a step, then applies or discards it. The model is unchanged until `apply`."""
 
     def __init__(
         self, model: Parakeet, optimizer: torch.optim.Optimizer, ranks: Ranks, settings: Training, padding: int
@@ -41,47 +41,52 @@ class Stepper:
         self._parameters = list(model.parameters())
         self._flat = FlatGradients(self._parameters) if ranks.world > 1 else None
 
-    def measure(self, batch: Batch, step: int, micro_batch_rows: int, stopping: bool) -> Measured:
-        """Leave the gradient of the mean loss over all targets of the step, of all ranks, in every `.grad`.
+    def measure(self, batch: Batch, step: int, micro_batch_sequences: int, stopping: bool) -> Measured:
+        """Compute the gradient of the mean loss over all targets of the step, on all ranks, into every `.grad`.
 
-        Each rank computes every world-th row. Dropout depends on (seed, step, rank) alone, so no random state has to
-        be saved for a run that goes on.
+        Each rank computes every world-th sequence. Dropout depends only on (seed, step, rank), so a run resumes
+        without a saved random state.
         """
-        torch.manual_seed(_seed_of(self._settings.seed, step, self._ranks.rank))
+        torch.manual_seed(_step_seed(self._settings.seed, step, self._ranks.rank))
         targets = int((batch.targets != self._padding).sum())
-        total = self._accumulate(batch, max(targets, 1), micro_batch_rows)
+        total = self._accumulate(batch, max(targets, 1), micro_batch_sequences)
         if self._flat is not None:
-            self._ranks.add_up_in_place(self._flat.buffer)
+            self._ranks.sum_in_place(self._flat.buffer)
         norm = float(self._norm())
-        # Rank 0's norm for all of them: were they to differ in a bit, one might leave out a step that another takes.
-        loss, norm, asked = self._ranks.add_up([float(total), norm if self._ranks.leads else 0.0, float(stopping)])
+        # All ranks use rank 0's norm: if they differed in one bit, one rank might skip a step that another applies.
+        loss, norm, asked = self._ranks.sum([float(total), norm if self._ranks.leads else 0.0, float(stopping)])
         return Measured(loss / max(targets, 1), norm, targets, asked > 0)
 
-    def take(self, learning_rate: float, gradient_norm: float) -> None:
-        """Clip the gradients, change the weights."""
+    def apply(self, learning_rate: float, gradient_norm: float) -> None:
+        """Clip the gradients and update the weights."""
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         nn.utils.clip_grads_with_norm_(self._parameters, self._settings.gradient_clip, torch.tensor(gradient_norm))
         self._optimizer.step()
-        self.leave()
+        self.discard()
 
-    def leave(self) -> None:
-        """Forget the gradients."""
+    def discard(self) -> None:
+        """Clear the gradients."""
         if self._flat is not None:
             self._flat.clear()
         else:
             self._optimizer.zero_grad()
 
-    def _accumulate(self, batch: Batch, normaliser: int, micro_batch_rows: int) -> Tensor:
-        """The sum of this rank's −log p, 0-dim float64 on the device, so that micro-batches need not wait for it."""
+    def _accumulate(self, batch: Batch, normaliser: int, micro_batch_sequences: int) -> Tensor:
+        """Backward passes over this rank's sequences, each adding to `.grad`. Returns the sum of −log p.
+
+        The sum is a 0-dim float64 tensor on the device: reading it here would make the host wait for each pass.
+        """
         device = self._ranks.device
+        # Each array is (sequences in the step, sequence length); this rank takes every world-th sequence.
         arrays = [
             array[self._ranks.rank :: self._ranks.world] for array in (batch.inputs, batch.targets, batch.documents)
         ]
         total = torch.zeros((), dtype=torch.float64, device=device)
-        for begin in range(0, len(arrays[0]), micro_batch_rows):
-            parts = (torch.from_numpy(array[begin : begin + micro_batch_rows]).to(device) for array in arrays)
-            ids, targets, documents = parts
+        for begin in range(0, len(arrays[0]), micro_batch_sequences):
+            ids, targets, documents = (
+                torch.from_numpy(array[begin : begin + micro_batch_sequences]).to(device) for array in arrays
+            )
             total += backward_from_loss(
                 self._model(ids, documents),
                 self._embedding,
@@ -97,6 +102,6 @@ class Stepper:
         return nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
 
 
-def _seed_of(seed: int, step: int, rank: int) -> int:
-    """63 bits that are different for every step and rank."""
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    """A 63-bit seed, different for every step and rank."""
     return int.from_bytes(hashlib.sha256(f"{seed} {step} {rank}".encode()).digest()[:8], "big") >> 1

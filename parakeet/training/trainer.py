@@ -1,9 +1,11 @@
-"""The training loop: packed rows in, a checkpointed run and a finished model out."""
+"""The training loop: packed sequences in, a checkpointed run and a finished model out."""
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -11,55 +13,61 @@ from parakeet.data.tokens.loader import Batch
 from parakeet.data.tokens.shards import TokenShards
 from parakeet.errors import ParakeetError
 from parakeet.model.config import ModelConfig
-from parakeet.model.transformer import Parakeet
+from parakeet.model.transformer import Parakeet, save_model
 from parakeet.progress import Progress
 from parakeet.tokenizer import Tokenizer
-from parakeet.training.checkpoint import RunState, Snapshot, restore_good, restore_newest
-from parakeet.training.device import choose_device, is_out_of_memory, peak_memory
+from parakeet.training.checkpoint import RunState, Snapshot, discard_after, restore_good, restore_newest
+from parakeet.training.checkpoint_writer import CheckpointWriter
+from parakeet.training.curve import draw_loss_curve
+from parakeet.training.device import (
+    ExecutionPlan,
+    choose_device,
+    device_name,
+    is_out_of_memory,
+    peak_flops,
+    peak_memory,
+)
 from parakeet.training.distributed import Ranks, join, local_rank, world_size
-from parakeet.training.feed import Feed
-from parakeet.training.healing import ROLL_BACKS_IN_A_ROW, SKIPS_IN_A_ROW, Healing
-from parakeet.training.job import TrainingJob
-from parakeet.training.metrics import StepRecord
+from parakeet.training.job import CURVE_FILE, METRICS_FILE, SUMMARY_FILE, TrainingJob
+from parakeet.training.logging import DagsterReporter, TrainingLogger
+from parakeet.training.metrics import Records, StepRecord, read_metrics
 from parakeet.training.optimizer import make_optimizer
-from parakeet.training.policy import Policy
-from parakeet.training.reporting import Reporter
-from parakeet.training.saving import Saver, discard_after
+from parakeet.training.prefetch import Prefetcher
 from parakeet.training.schedule import Schedule
-from parakeet.training.speed import Speed
+from parakeet.training.stability import MAX_ROLLBACKS_IN_A_ROW, MAX_SKIPS_IN_A_ROW, StabilityMonitor
 from parakeet.training.steps import Stepper
-from parakeet.training.summary import write_result
 from parakeet.training.validation import Validation
-from parakeet.training.watch import Watch
 
 DOCUMENTS_NAMED = 5
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Where a run stands: at its end, or stopped after `step` with a checkpoint."""
+    """How a run ended: finished, or stopped after `step` with a checkpoint."""
 
     finished: bool
     step: int
 
 
-def train(job: TrainingJob, progress: Progress, reporter: Reporter, run_id: str, stop: Callable[[], bool]) -> Outcome:
-    """Train to the schedule's end, or until `stop()` is true; then the step under way is the last.
+def train(
+    job: TrainingJob, progress: Progress, reporter: DagsterReporter, run_id: str, stop: Callable[[], bool]
+) -> Outcome:
+    """Train to the end of the schedule, or until `stop()` is true; then the step in progress is the last.
 
-    Every way out but an exception leaves a checkpoint behind. Raises ParakeetError for what a user can put right.
+    A checkpoint is saved in both cases, but not after an exception. Raises ParakeetError for what a user can fix.
     """
     device = choose_device(job.training.device, local_rank(), world_size())
     if job.training.threads:
         torch.set_num_threads(job.training.threads)
-    # Before torch's first thread, which inherits it. ALiBi makes far probabilities denormal, and on a CPU the backward
-    # pass of 4,096 tokens of one document takes 1.15 s with them and 0.35 s without.
+    # Set before torch's first thread, which inherits it. ALiBi makes far probabilities denormal: on a CPU the backward
+    # pass over 4,096 tokens of one document takes 1.15 s with denormals and 0.35 s without.
     torch.set_flush_denormal(True)
     with ExitStack() as stack:
         ranks = stack.enter_context(join(device))
-        watch = stack.enter_context(Watch(job, ranks.leads, progress, reporter, run_id))
-        trainer = Trainer(job, ranks, watch)
-        stack.enter_context(trainer.feed)
-        stack.enter_context(trainer.saver)
+        logger = stack.enter_context(TrainingLogger(job, ranks.leads, progress, reporter, run_id))
+        trainer = Trainer(job, ranks, logger)
+        stack.enter_context(trainer.prefetcher)
+        stack.enter_context(trainer.writer)
         trainer.resume()
         return trainer.run(stop)
 
@@ -67,63 +75,72 @@ def train(job: TrainingJob, progress: Progress, reporter: Reporter, run_id: str,
 class Trainer:
     """One rank's model, data and counters of a run."""
 
-    def __init__(self, job: TrainingJob, ranks: Ranks, watch: Watch) -> None:
+    def __init__(self, job: TrainingJob, ranks: Ranks, logger: TrainingLogger) -> None:
         settings = job.training
         self.job = job
         self.ranks = ranks
-        self.watch = watch
+        self.logger = logger
         self.schedule = Schedule.from_recipe(settings, job.packing)
         tokenizer = Tokenizer.load(job.tokenizer)
         self.config = ModelConfig.from_recipe(job.model, tokenizer.rows)
-        # Before any memory is taken: what is forecast not to fit is refused here.
-        self.policy = Policy(job, self.config, self.schedule, ranks)
-        for line in self.policy.lines():
-            watch.say(line)
+        # Before any memory is taken: a run whose forecast does not fit is refused here.
+        self.execution_plan = ExecutionPlan(job, self.config, self.schedule, ranks)
+        for line in self.execution_plan.lines():
+            logger.say(line)
         self.shards = TokenShards(job.shards, "train", tokenizer)
         held_out = TokenShards(job.shards, "held_out", tokenizer)
-        self.feed = Feed(job, self.shards, tokenizer.padding, self.schedule)
+        self.prefetcher = Prefetcher(job, self.shards, tokenizer.padding, self.schedule)
         self.validation = Validation(held_out, settings.validation_tokens, tokenizer.padding)
         self.model = self._new_model().to(ranks.device)
         self.optimizer = make_optimizer(self.model, settings)
         self.stepper = Stepper(self.model, self.optimizer, ranks, settings, tokenizer.padding)
-        self.saver = Saver(job, ranks.leads, watch)
-        self.speed = Speed(self.config, ranks, settings.precision)
-        self.healing = Healing()
-        self.left_out = ""
+        self.writer = CheckpointWriter(
+            job.run,
+            logger.progress,
+            keep_checkpoints=settings.keep_checkpoints,
+            keep_every=settings.keep_every,
+            saved=logger.saved,
+            on_failure=logger.save_failed,
+            enabled=ranks.leads,
+        )
+        self.peak_flops = peak_flops(ranks.device, settings.precision)
+        self.monitor = StabilityMonitor()
+        self.last_skipped = ""
         self.step = 0
         self.tokens = 0
 
     def resume(self) -> None:
-        """Go on from the newest checkpoint that fits, if there is one.
+        """Continue from the newest checkpoint that fits, if there is one.
 
-        ParakeetError if it is of another model, or if none of those that would fit is whole.
+        ParakeetError if it belongs to another model, or if all that would fit are damaged.
         """
         state = self._restore(None)
         if state is not None:
-            self.feed.restore(state.loaders)
-            self.healing.restore(state.monitor, state.good_step, state.skipped, state.rolled_back)
-        self.watch.resume(self.step, self.schedule, None if state is None else state.schedule)
+            self.prefetcher.restore(state.loaders)
+            self.monitor.restore(state.monitor, state.good_step, state.skipped, state.rolled_back)
+        self.logger.resume(self.step, self.schedule, None if state is None else state.schedule)
         if state is None:
-            self.watch.event("started", 0, f"Training began: {self.schedule.total_steps:,} steps.")
+            self.logger.event("started", 0, f"Training started: {self.schedule.total_steps:,} steps.")
             return
-        self.watch.tell("resumed", self.step, f"Going on from step {self.step:,} of {self.schedule.total_steps:,}.")
+        text = f"Resuming from step {self.step:,} of {self.schedule.total_steps:,}."
+        self.logger.announce("resumed", self.step, text)
         if state.world_size != self.ranks.world:
-            self.watch.say(
-                f"It was made by {state.world_size} processes, and {self.ranks.world} go on: the same training, but "
-                "not to the last bit."
+            self.logger.say(
+                f"The checkpoint was made by {state.world_size} processes and {self.ranks.world} continue: the "
+                "training is the same, but not to the last bit."
             )
 
     def run(self, stop: Callable[[], bool]) -> Outcome:
-        """Make the steps that are left."""
+        """Make the remaining steps."""
         batch_tokens = self.job.training.batch_tokens
         self.model.train()
-        with self.watch.task(self.schedule.total_steps * batch_tokens) as task:
+        with self.logger.task(self.schedule.total_steps * batch_tokens) as task:
             task.skip(self.step * batch_tokens)
             while self.step < self.schedule.total_steps:
                 record, stopping = self._make_step(stop())
                 task.advance(batch_tokens, f"loss {record.loss:.3f}")
-                if self.healing.must_go_back:
-                    task.skip(-batch_tokens * self._go_back())
+                if self.monitor.must_roll_back:
+                    task.skip(-batch_tokens * self._roll_back())
                     continue
                 self._close_step(record, stopping)
                 if stopping and self.step < self.schedule.total_steps:
@@ -131,154 +148,166 @@ class Trainer:
         return self._finish()
 
     def _make_step(self, stopping: bool) -> tuple[StepRecord, bool]:
-        """One optimizer step, taken or left out; and whether any rank was asked to stop."""
+        """Make one optimizer step, or skip it. Returns its record, and whether any rank was asked to stop."""
         began = time.monotonic()
         step = self.step + 1
         if self.schedule.phase(step) != self.schedule.phase(max(1, self.step)):
-            self.healing.begin_phase()
+            self.monitor.begin_phase()
         row_tokens = self.schedule.row_tokens(step)
         rate = self.schedule.learning_rate(step)
-        batch, data_seconds = self.feed.take(step)
-        self.model.execution = self.policy.execution(row_tokens)
+        batch, data_seconds = self.prefetcher.take(step)
+        self.model.execution = self.execution_plan.execution(row_tokens)
         with self._memory_explained(step, row_tokens):
-            measured = self.stepper.measure(batch, step, self.policy.micro_batch_rows(row_tokens), stopping)
-            reason = self.healing.judge(measured.loss, measured.gradient_norm)
+            at_once = self.execution_plan.micro_batch_sequences(row_tokens)
+            measured = self.stepper.measure(batch, step, at_once, stopping)
+            reason = self.monitor.check(measured.loss, measured.gradient_norm)
             if reason is None:
-                self.stepper.take(rate, measured.gradient_norm)
+                self.stepper.apply(rate, measured.gradient_norm)
                 self.tokens += measured.targets
             else:
-                self.stepper.leave()
-                self._tell_skip(step, reason, batch)
+                self.stepper.discard()
+                self._announce_skip(step, reason, batch)
         self.step = step
         seconds = time.monotonic() - began
         speed = self.job.training.batch_tokens / seconds
-        mfu, mfu_palm = self.speed.utilisation(row_tokens, speed)
         record = StepRecord(
-            step, self.tokens, measured.loss, measured.gradient_norm, rate, row_tokens, seconds, speed, data_seconds,
-            mfu, mfu_palm, peak_memory(self.ranks.device), reason,
-        )  # fmt: skip
+            step=step,
+            tokens=self.tokens,
+            loss=measured.loss,
+            gradient_norm=measured.gradient_norm,
+            learning_rate=rate,
+            row_tokens=row_tokens,
+            seconds=seconds,
+            tokens_per_second=speed,
+            data_seconds=data_seconds,
+            mfu=self._utilisation(self.config.flops_per_token(row_tokens), speed),
+            mfu_palm=self._utilisation(self.config.palm_flops_per_token(row_tokens), speed),
+            memory_bytes=peak_memory(self.ranks.device),
+            skipped=reason,
+        )
         return record, measured.stopping
+
+    def _utilisation(self, flops_per_token: float, tokens_per_second: float) -> float | None:
+        """Model FLOPs utilisation: the share of all devices' peak that the model's arithmetic makes up.
+
+        Activation checkpointing does not count as the model's arithmetic.
+        """
+        if self.peak_flops is None:
+            return None
+        return flops_per_token * tokens_per_second / (self.peak_flops * self.ranks.world)
 
     @contextmanager
     def _memory_explained(self, step: int, row_tokens: int) -> Iterator[None]:
-        """Memory that is refused becomes a ParakeetError with the forecast and the change that would fit."""
+        """Turn an out-of-memory error into a ParakeetError with the forecast and a change that would fit."""
         try:
             yield
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
-                raise self.policy.out_of_memory(step, row_tokens) from None
+                raise self.execution_plan.out_of_memory(step, row_tokens) from None
             raise
 
-    def _tell_skip(self, step: int, reason: str, batch: Batch) -> None:
+    def _announce_skip(self, step: int, reason: str, batch: Batch) -> None:
         documents = [self.shards.doc_id(number).hex() for number in dict.fromkeys(batch.members)]
         shown = ", ".join(documents[:DOCUMENTS_NAMED])
-        self.left_out = f"{shown} ({len(documents):,} in all, in {self.watch.events_file})"
+        self.last_skipped = f"{shown} ({len(documents):,} in all, in {self.logger.events_file})"
         text = (
-            f"Step {step:,} was left out: {reason} ({self.healing.in_a_row} of {SKIPS_IN_A_ROW} in a row; "
-            f"its documents are in {self.watch.events_file.name})."
+            f"Skipped step {step:,}: {reason} ({self.monitor.skipped_in_a_row} of {MAX_SKIPS_IN_A_ROW} in a row; "
+            f"its documents are in {self.logger.events_file.name})."
         )
-        self.watch.tell("skipped", step, text, reason=reason, documents=documents)
+        self.logger.announce("skipped", step, text, reason=reason, documents=documents)
 
     def _close_step(self, record: StepRecord, stopping: bool) -> None:
-        """Write the step down; where the schedule saves it, measure the held-out loss first."""
+        """Log the step and save what is due. A checkpoint of the schedule has its held-out loss measured first."""
         scheduled = self._is_scheduled(self.step)
         validation_loss = self._validate() if scheduled else None
-        self.watch.step(replace(record, validation_loss=validation_loss), self.schedule.total_steps)
+        self.logger.step(replace(record, validation_loss=validation_loss), self.schedule.total_steps)
         if scheduled:
-            self.healing.saved(self.step)
+            self.monitor.saved(self.step)
         if scheduled or stopping:
             self._save(validation_loss)
-        self.saver.poll()
+        self.writer.poll()
 
     def _is_scheduled(self, step: int) -> bool:
-        """A checkpoint's turn: every so many steps, where a longer run or a decay branch can go on, and at the end.
-
-        Not where the step before it was left out: the weights may be the trouble.
-        """
+        """Whether the schedule asks for a checkpoint: every `checkpoint_steps`, at the last step that a longer run or
+        a decay branch can continue from, and at the end. Not after a skipped step: the weights may be the problem."""
         milestones = (self.schedule.stable_until, self.schedule.total_steps)
-        turn = step % self.job.training.checkpoint_steps == 0 or step in milestones
-        return turn and not self.healing.in_a_row
+        due = step % self.job.training.checkpoint_steps == 0 or step in milestones
+        return due and not self.monitor.skipped_in_a_row
 
     def _validate(self) -> float | None:
         row_tokens = self.schedule.row_tokens(self.step)
-        rows = self.policy.micro_batch_rows(row_tokens)
+        at_once = self.execution_plan.micro_batch_sequences(row_tokens)
         with self._memory_explained(self.step, row_tokens):
-            loss = self.validation.loss(self.model, self.ranks, row_tokens, rows)
+            loss = self.validation.loss(self.model, self.ranks, row_tokens, at_once)
         if loss is not None:
-            self.watch.event("validated", self.step, f"Held-out loss {loss:.4f} nats a token.", validation_loss=loss)
+            self.logger.event("validated", self.step, f"Held-out loss {loss:.4f} nats a token.", validation_loss=loss)
         return loss
 
     def _save(self, validation_loss: float | None) -> None:
-        self.watch.flush()
+        self.logger.flush()
         state = RunState(
             step=self.step,
             tokens=self.tokens,
-            loaders=self.feed.state,
+            loaders=self.prefetcher.state,
             schedule=self.schedule,
-            monitor=self.healing.state(),
-            skipped=self.healing.skipped,
-            rolled_back=self.healing.rolled_back,
+            monitor=self.monitor.state(),
+            skipped=self.monitor.skipped,
+            rolled_back=self.monitor.rolled_back,
             validation_loss=validation_loss,
             world_size=self.ranks.world,
-            good_step=self.healing.good_step,
+            good_step=self.monitor.good_step,
         )
-        self.saver.save(Snapshot(self.model, self.optimizer, state))
+        self.writer.save(Snapshot(self.model, self.optimizer, state))
 
-    def _go_back(self) -> int:
-        """Return to the last good checkpoint that is there, but not to its data; how many steps that is.
+    def _roll_back(self) -> int:
+        """Return to the last good checkpoint, but not to its data. Returns the number of steps.
 
-        Raises ParakeetError where that was done too often, or none can be read; nothing is removed then.
+        Raises ParakeetError if this was done too often or no checkpoint is usable; nothing is removed then.
         """
-        step, target = self.step, self.healing.good_step
-        if not self.healing.may_go_back:
+        step, target = self.step, self.monitor.good_step
+        if not self.monitor.may_roll_back:
+            last_good = (
+                f"The last good checkpoint is that of step {target:,} in {self.job.run}."
+                if target
+                else "There is no good checkpoint yet."
+            )
             raise ParakeetError(
-                f"Step {step:,}: {SKIPS_IN_A_ROW} steps in a row had to be left out, and going back to step {target:,} "
-                f"and on past the data has not helped {ROLL_BACKS_IN_A_ROW} times. {self._last_good()} "
-                f"Documents of the last of these steps: {self.left_out}. "
+                f"Step {step:,}: {MAX_SKIPS_IN_A_ROW} steps in a row were skipped, and {MAX_ROLLBACKS_IN_A_ROW} "
+                f"rollbacks to step {target:,}, each continuing with newer data, have not helped. {last_good} "
+                f"Documents of the last skipped step: {self.last_skipped}. "
                 "Lower training.learning_rate and run the same build again."
             )
-        self.saver.wait()
+        self.writer.wait()
         state = self._restore(target) if target else None
         if state is None:
-            self._start_over()
-        # Not before: until the target is read, the later ones are all that the run has.
+            self.model.load_state_dict(self._new_model().state_dict())
+            self.optimizer.state.clear()
+            self.step = self.tokens = 0
+        # Only now: until the target has been read, the later checkpoints are all that the run has.
         if self.ranks.leads:
             discard_after(self.job.run, self.schedule, self.step)
-        self.healing.went_back(None if state is None else state.monitor)
-        # An earlier one where that of `target` could not be saved or is torn.
-        self.healing.good_step = self.step
-        self.watch.cut_back(self.step)
-        text = f"Went back from step {step:,} to step {self.step:,}, and on to the data after that of step {step:,}."
-        self.watch.tell("rolled_back", step, text, to=self.step)
+        self.monitor.after_rollback(self.step, None if state is None else state.monitor)
+        self.logger.truncate(self.step)
+        text = f"Rolled back from step {step:,} to step {self.step:,}; the data continues after that of step {step:,}."
+        self.logger.announce("rolled_back", step, text, to=self.step)
         return step - self.step
 
-    def _last_good(self) -> str:
-        if not self.healing.good_step:
-            return "There is no good checkpoint yet."
-        return f"The last good checkpoint is that of step {self.healing.good_step:,} in {self.job.run}."
-
     def _restore(self, good_step: int | None) -> RunState | None:
-        """Weights, optimizer and counters of the newest checkpoint that fits; all ranks read the same one.
+        """Load weights, optimizer and counters of the newest checkpoint that fits; all ranks read the same one.
 
-        With `good_step`, of the newest that the run may go back to: there always is one, or ParakeetError is raised.
+        With `good_step`, of the newest that the run may roll back to, or ParakeetError.
         """
         self.ranks.wait()
-        run, progress = self.job.run, self.watch.progress
+        run, progress = self.job.run, self.logger.progress
         if good_step is None:
             state = restore_newest(run, self.model, self.optimizer, self.schedule, progress)
         else:
             state = restore_good(run, self.model, self.optimizer, self.schedule, progress, good_step)
         self.step, self.tokens = (state.step, state.tokens) if state else (0, 0)
-        (steps,) = self.ranks.add_up([self.step])
+        (steps,) = self.ranks.sum([self.step])
         if steps != self.step * self.ranks.world:
-            raise ParakeetError(f"The processes do not see the same checkpoints in {self.job.run}; run the same again.")
+            raise ParakeetError(f"The processes see different checkpoints in {run}; run the same command again.")
         return state
-
-    def _start_over(self) -> None:
-        """As the run began."""
-        self.model.load_state_dict(self._new_model().state_dict())
-        self.optimizer.state.clear()
-        self.step = self.tokens = 0
 
     def _new_model(self) -> Parakeet:
         model = Parakeet(self.config)
@@ -286,17 +315,62 @@ class Trainer:
         return model
 
     def _stop(self) -> Outcome:
-        self.saver.close()
-        self.watch.event("stopped", self.step, f"Stopped at step {self.step:,} with a checkpoint.")
+        self.writer.close()
+        self.logger.event("stopped", self.step, f"Stopped at step {self.step:,} with a checkpoint.")
         self.ranks.wait()
         return Outcome(finished=False, step=self.step)
 
     def _finish(self) -> Outcome:
-        self.saver.close()
+        self.writer.close()
         if self.ranks.leads:
-            write_result(self.model, self.job, self.policy, self.ranks, self.healing)
-        self.watch.event("finished", self.step, f"Trained on {self.tokens:,} tokens. {self.policy.peak_line()}")
-        self.watch.say(self.policy.peak_line())
-        # torchrun ends all processes when one has ended before its time.
+            self._write_result()
+        peak = self.execution_plan.peak_line()
+        self.logger.event("finished", self.step, f"Trained on {self.tokens:,} tokens. {peak}")
+        self.logger.say(peak)
+        # torchrun ends all processes when one ends early.
         self.ranks.wait()
         return Outcome(finished=True, step=self.step)
+
+    def _write_result(self) -> None:
+        """Fill the job's output folder: the model, the run's figures, the picture of its loss."""
+        metrics = read_metrics(self.job.run / METRICS_FILE)
+        trained = [record for record in metrics if "skipped" not in record and record["loss"] is not None]
+        if not trained:
+            raise ParakeetError(
+                f"{self.job.run / METRICS_FILE} has no step of this run: it was changed or removed during training. "
+                "To train from the beginning, run the same build again with: --force checkpoint"
+            )
+        summary = {
+            "parameters": self.config.parameter_count,
+            **_history(metrics, trained, self.job.training.batch_tokens),
+            "skipped": self.monitor.skipped,
+            "rolled_back": self.monitor.rolled_back,
+            "device": device_name(self.ranks.device),
+            "processes": self.ranks.world,
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "memory_bytes": peak_memory(self.ranks.device),
+            "forecast_bytes": self.execution_plan.forecast_bytes,
+            "execution": self.execution_plan.summary(),
+        }
+        output = self.job.output
+        save_model(self.model, output)
+        (output / SUMMARY_FILE).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        draw_loss_curve(metrics, output / CURVE_FILE)
+
+
+def _history(metrics: Records, trained: Records, batch_tokens: int) -> dict[str, Any]:
+    """Figures of the whole run. The final loss and MFU are means over the last twentieth of the steps."""
+    last = trained[-max(1, len(trained) // 20) :]
+    seconds = sum(record["seconds"] for record in metrics)
+    known = [record["mfu"] for record in last if record.get("mfu") is not None]
+    return {
+        "steps": metrics[-1]["step"],
+        "tokens": metrics[-1]["tokens"],
+        "final_loss": sum(record["loss"] for record in last) / len(last),
+        "first_loss": trained[0]["loss"],
+        "validation_loss": metrics[-1].get("validation_loss"),
+        "seconds": round(seconds, 1),
+        "tokens_per_second": round(len(metrics) * batch_tokens / seconds),
+        "mfu": sum(known) / len(known) if known else None,
+    }

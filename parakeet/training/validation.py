@@ -1,4 +1,4 @@
-"""The loss on held-out text while a run goes on: the same rows each time, at the length that is trained at."""
+"""The loss on held-out text during training: the same sequences each time, at the present sequence length."""
 
 import numpy as np
 import torch
@@ -11,11 +11,11 @@ from parakeet.model.transformer import Parakeet
 from parakeet.training.distributed import Ranks
 
 DRAW_SEED = 1
-"""Documents are drawn, not taken from the beginning, where those of one source would stand together."""
+"""Documents are drawn at random: at the beginning, those of one source stand together."""
 
 
 class Validation:
-    """Held-out documents of about `tokens` tokens in all; none where there is no held-out text, or `tokens` is 0."""
+    """About `tokens` tokens of held-out documents; none if there is no held-out text or `tokens` is 0."""
 
     def __init__(self, shards: TokenShards, tokens: int, padding: int) -> None:
         self._shards = shards
@@ -23,23 +23,25 @@ class Validation:
         self._padding = padding
         self._rows: dict[int, PackedRows] = {}
 
-    def loss(self, model: Parakeet, ranks: Ranks, row_tokens: int, micro_batch_rows: int) -> float | None:
-        """Mean −log p in nats a token, without dropout, measured by all ranks together; the model trains on."""
-        rows = self._packed(row_tokens)
+    def loss(self, model: Parakeet, ranks: Ranks, row_tokens: int, micro_batch_sequences: int) -> float | None:
+        """Mean −log p in nats a token, without dropout, over all ranks. Leaves the model in training mode."""
+        sequences = self._packed(row_tokens)
         total = counted = 0.0
         model.eval()
-        for begin in range(ranks.rank * micro_batch_rows, len(rows), ranks.world * micro_batch_rows):
-            some = rows.take(np.arange(begin, min(begin + micro_batch_rows, len(rows))))
+        for begin in range(ranks.rank * micro_batch_sequences, len(sequences), ranks.world * micro_batch_sequences):
+            some = sequences.take(np.arange(begin, min(begin + micro_batch_sequences, len(sequences))))
             part, count = self._sum(model, some, row_tokens)
             total, counted = total + part, counted + count
         model.train()
-        total, counted = ranks.add_up([total, counted])
+        total, counted = ranks.sum([total, counted])
         return total / counted if counted else None
 
     @torch.no_grad()
-    def _sum(self, model: Parakeet, rows: PackedRows, row_tokens: int) -> tuple[float, int]:
-        batch = read_batch(self._shards, rows, row_tokens, self._padding)
+    def _sum(self, model: Parakeet, sequences: PackedRows, row_tokens: int) -> tuple[float, int]:
+        """The sum of −log p over the targets of these sequences, and the number of targets."""
+        batch = read_batch(self._shards, sequences, row_tokens, self._padding)
         device = model.embedding.weight.device
+        # (sequences, sequence length, width); `kept` selects the positions that have a target.
         hidden = model(torch.from_numpy(batch.inputs).to(device), torch.from_numpy(batch.documents).to(device))
         targets = torch.from_numpy(batch.targets).to(device)
         kept = targets != self._padding
@@ -56,6 +58,6 @@ class Validation:
             chosen = np.zeros_like(lengths)
             chosen[drawn] = lengths[drawn]
             packed = pack(chosen, row_tokens)
-            # The last document drawn may be a very long one.
+            # The last document may be a very long one, so the number of sequences is limited too.
             self._rows[row_tokens] = packed.take(np.arange(min(len(packed), -(-self._tokens // row_tokens))))
         return self._rows[row_tokens]

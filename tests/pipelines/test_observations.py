@@ -18,18 +18,18 @@ CHECKPOINT = dg.AssetKey("checkpoint")
 TRAINER = """
 import sys, time
 from pathlib import Path
+from parakeet.training.logging import open_reporter
 from parakeet.training.metrics import StepRecord
-from parakeet.training.reporting import open_reporter
 
 seen = Path(sys.argv[1])
 common = {"gradient_norm": 1.5, "learning_rate": 1e-3, "row_tokens": 32, "seconds": 0.5, "data_seconds": 0.0,
           "mfu_palm": None, "tokens_per_second": 512.0, "memory_bytes": 1 << 20}
 with open_reporter() as reporter:
-    reporter.event("Going on from step 1.")
+    reporter.event("Resuming from step 1.")
     reporter.metrics(StepRecord(step=2, tokens=512, loss=6.0, mfu=None, **common))
     while not seen.exists():
         time.sleep(0.01)
-    reporter.saved(2)
+    reporter.event("Checkpoint of step 2 saved.")
     reporter.metrics(StepRecord(step=3, tokens=768, loss=5.0, mfu=0.25, validation_loss=5.5, **common))
     reporter.metrics(StepRecord(step=4, tokens=1024, loss=float("nan"), mfu=0.25, skipped="not finite", **common))
     reporter.metrics(StepRecord(step=5, tokens=1280, loss=4.0, mfu=0.25, **common))
@@ -94,7 +94,7 @@ def test_metrics_are_observed_while_the_trainer_runs(instance: dg.DagsterInstanc
         }
     ]
     logged = [entry.user_message for entry in instance.all_logs(result.run_id)]
-    assert "Going on from step 1." in logged
+    assert "Resuming from step 1." in logged
     assert "Checkpoint of step 2 saved." in logged
 
 

@@ -1,4 +1,4 @@
-"""The true peak of what torch allocates on a CPU, as its profiler hears it from the allocator."""
+"""The true peak of what torch allocates on a CPU, as reported to its profiler by the allocator."""
 
 from collections.abc import Callable
 

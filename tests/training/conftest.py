@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from safetensors.numpy import load_file
 
 from parakeet.artifact import sha256_of
@@ -24,7 +25,12 @@ from parakeet.training.metrics import EVENTS_FILE, read_events, read_metrics
 from ..conftest import Prepared
 
 MakeJob = Callable[..., Path]
-SECONDS = 120
+SECONDS = 600
+"""Tests wait for events; after this long they give up."""
+
+# On a busy machine any example may be slow.
+settings.register_profile("busy", deadline=None)
+settings.load_profile("busy")
 
 
 class Running:
@@ -40,7 +46,7 @@ class Running:
         os.kill(self.process, number)
 
     def poll(self) -> int | None:
-        """Exit status, the signal negated where one ended it; None while it runs."""
+        """The exit status, or the negative signal that ended it; None while it runs."""
         if self._status is None:
             self._status = self._server.ask({"poll": self.process})
         return self._status
@@ -77,7 +83,7 @@ class ForkServer:
         memory: int | None = None,
         environment: dict[str, str] | None = None,
     ) -> Running:
-        """`python -m parakeet.training JOB [PARENT]`, with files of at most `file_size` and so much more `memory`."""
+        """`python -m parakeet.training JOB [PARENT]`, with limits on file sizes and additional memory."""
         self._started += 1
         errors = self._folder / f"errors-{self._started}"
         request = {
@@ -90,7 +96,7 @@ class ForkServer:
         return Running(self, self.ask(request), errors)
 
     def finish(self, job: Path) -> str:
-        """Train to the end; what was said."""
+        """Train to the end. Returns the messages."""
         running = self.start(job)
         status = running.wait()
         failure = job.parent / FAILURE_FILE
@@ -109,7 +115,7 @@ class ForkServer:
 
 @dataclass(frozen=True)
 class Result:
-    """Everything of a finished run that must not depend on how often it was disturbed."""
+    """The parts of a finished run that interruptions must not change."""
 
     weights: dict[str, bytes]
     optimizer: dict[str, bytes]
@@ -160,7 +166,7 @@ def write_job(prepared: Prepared) -> MakeJob:
 
 @pytest.fixture
 def make_job(write_job: MakeJob, tmp_path: Path) -> MakeJob:
-    """The same by a name, in a folder of the test's own."""
+    """`write_job` by name, in the test's own folder."""
 
     def make(name: str, **settings: object) -> Path:
         return write_job(tmp_path / name, **settings)

@@ -1,11 +1,10 @@
-"""Starts trainers for the tests: it has imported what they import, which takes seconds, and forks one for each line.
+"""Starts trainers for the tests. It has already imported what they import, and forks one for each line of input.
 
     {"start": [arguments], "errors": FILE, "file_size": BYTES, "memory": BYTES, "environment": {}}
-        answered by its process id; no file that it writes may be larger than `file_size`, and it may take `memory` of
-        addresses beyond those it has, null being no bound
+        answered by its process id; no file that it writes may be larger than `file_size`, and it may use `memory` of
+        addresses beyond those it has; null means no limit
     {"poll": PROCESS}
         answered by its exit status, or null while it runs
-
 
 Each is a process of its own like `python -m parakeet.training`, to be signalled and killed.
 """
@@ -19,7 +18,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-# What a trainer imports late: for the picture, and when it makes its optimizer.
+# Imports that a trainer makes late, for the picture and the optimizer.
 import matplotlib.figure  # noqa: F401
 import torch._dynamo  # noqa: F401
 
@@ -62,7 +61,7 @@ def poll(process: int) -> int | None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: the tests end it
-    # Whoever waits for a moment to disturb a run must not be late.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the terminal: the tests end this process
+    # A test that waits for the moment to interrupt a run must not be late.
     os.nice(10)
     serve()

@@ -33,7 +33,7 @@ def schedule_of(steps: int, **training: Any) -> Schedule:
 
 
 class Folder:
-    """A run's folder in the making."""
+    """Builds a run's folder."""
 
     def __init__(self, home: Path, key: str, **training: Any) -> None:
         self.path = home / "training_runs" / key
@@ -44,7 +44,7 @@ class Folder:
         TrainingJob(
             model=RECIPE.model, training=settings, packing=RECIPE.packing, run=self.path, **where, **digests
         ).save()
-        self.log = RunLog(self.path, tensorboard=False)
+        self.log = RunLog(self.path)
         self.schedule = Schedule.from_recipe(settings, RECIPE.packing)
 
     def train(self, *steps: StepRecord) -> "Folder":
@@ -57,7 +57,7 @@ class Folder:
         return self
 
     def save(self, step: int, validation_loss: float | None = None, schedule: Schedule | None = None) -> "Folder":
-        """As much of a checkpoint as is read without torch; of another run's `schedule` where that is given."""
+        """The parts of a checkpoint that are read without torch; `schedule` is another run's, if given."""
         path = self.path / f"step-{step:08d}"
         path.mkdir()
         state = {"step": step, "validation_loss": validation_loss, "schedule": asdict(schedule or self.schedule)}

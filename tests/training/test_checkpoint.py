@@ -35,13 +35,13 @@ def go_back(run: Path, toy: ToyRun, good_step: int) -> tuple[RunState, str]:
 
 
 def save_good(run: Path, toy: ToyRun, step: int, good_step: int) -> Path:
-    """As the schedule does where both are the same, else as a run that somebody stopped."""
+    """Saved by the schedule if both steps are equal, else because somebody stopped the run."""
     return write(run, replace(toy.snapshot(step), state=replace(run_state(step), good_step=good_step)))
 
 
 @pytest.fixture(autouse=True)
 def _bitsandbytes_forgets() -> Iterator[None]:
-    """Its manager would apply what a test's model asked for to the next one's parameters in the same places."""
+    """Its global manager would apply one test's settings to the next test's parameters at the same indices."""
     yield
     if "bitsandbytes" in sys.modules:
         sys.modules["bitsandbytes"].optim.GlobalOptimManager.get_instance().initialize()
@@ -68,7 +68,7 @@ def test_a_restored_run_makes_the_same_steps_to_the_bit(tmp_path: Path, optimize
 
 
 def test_bare_bitsandbytes_state_comes_back_to_the_bit(tmp_path: Path) -> None:
-    """It hides its tensors a level deeper, and shares one quantisation map between parameters."""
+    """It keeps its tensors a level deeper, and shares one quantisation map between parameters."""
     bitsandbytes = pytest.importorskip("bitsandbytes")
     undisturbed, restored = ToyRun(width=64), ToyRun(width=64, seed=2)
     for toy in (undisturbed, restored):
@@ -149,7 +149,7 @@ DAMAGES: list[tuple[str, Callable[[Path], object]]] = [
 
 
 @pytest.mark.parametrize(("name", "damage"), DAMAGES)
-def test_a_damaged_checkpoint_is_said_and_passed_over(
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(
     tmp_path: Path, name: str, damage: Callable[[Path], object]
 ) -> None:
     toy = ToyRun()
@@ -163,10 +163,10 @@ def test_a_damaged_checkpoint_is_said_and_passed_over(
     assert toy.bits() == good
     assert said.count("\n") == 1
     assert f"step-00000002/{name}" in said
-    assert "Going back to the checkpoint before it." in said
+    assert "Using the checkpoint before it." in said
 
 
-def test_a_run_of_which_every_checkpoint_is_faulty_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_a_run_with_only_damaged_checkpoints_is_refused_and_left_unchanged(tmp_path: Path) -> None:
     toy = ToyRun()
     toy.make_step(1)
     flip_last_bit(toy.save(tmp_path, 1) / "model.safetensors")
@@ -184,25 +184,25 @@ def test_a_run_of_which_every_checkpoint_is_faulty_is_refused_and_left_alone(tmp
     assert len(checkpoints(tmp_path)) == 3
 
 
-def test_a_run_beside_others_checkpoints_begins_anew_and_says_so(tmp_path: Path) -> None:
+def test_a_run_beside_checkpoints_of_other_schedules_starts_over_and_reports_it(tmp_path: Path) -> None:
     toy = ToyRun()
     toy.save(tmp_path, 450, SHORTER)
     state, said = restore(tmp_path, toy)
     assert state is None
-    assert said.startswith(f"None of the 1 checkpoints in {tmp_path} can be gone on from: ")
-    assert "Training begins anew; they stay" in said
+    assert said.startswith(f"None of the 1 checkpoints in {tmp_path} fits this recipe: ")
+    assert "Training starts from the beginning. They are kept" in said
     assert len(checkpoints(tmp_path)) == 1
 
 
 def rewrite_without(path: Path, *names: str) -> None:
-    """As a version wrote it that did not know them."""
+    """Write the state as a version that did not know these keys."""
     values = json.loads((path / "state.json").read_text(encoding="utf-8"))
     kept = {name: value for name, value in values.items() if name not in (*names, "sha256")}
     told = hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
     (path / "state.json").write_text(json.dumps(kept | {"sha256": told}), encoding="utf-8")
 
 
-def test_a_checkpoint_of_an_earlier_version_is_gone_on_from_and_gone_back_to(tmp_path: Path) -> None:
+def test_a_checkpoint_of_an_earlier_version_can_be_resumed_and_rolled_back_to(tmp_path: Path) -> None:
     toy = ToyRun()
     toy.make_step(1)
     rewrite_without(toy.save(tmp_path, 1), "good_step")
@@ -214,13 +214,13 @@ def test_a_checkpoint_of_an_earlier_version_is_gone_on_from_and_gone_back_to(tmp
 
 
 @pytest.mark.parametrize("name", ["tokens", "schedule", "files", "optimizer"])
-def test_a_checkpoint_that_lacks_what_has_no_default_is_passed_over(tmp_path: Path, name: str) -> None:
+def test_a_checkpoint_that_lacks_a_key_without_default_is_not_used(tmp_path: Path, name: str) -> None:
     toy = ToyRun()
     toy.save(tmp_path, 1)
     rewrite_without(toy.save(tmp_path, 2), name)
     state, said = restore(tmp_path, toy)
     assert state == run_state(1)
-    assert f"state.json is of another version of Parakeet: it has no {name}." in said
+    assert f"state.json was written by another version of Parakeet: it has no {name}." in said
 
 
 def test_another_models_checkpoint_is_refused_with_both_shapes(tmp_path: Path) -> None:
@@ -245,14 +245,14 @@ def test_another_optimizers_checkpoint_is_refused_with_both_names(tmp_path: Path
     assert toy.bits() == before
 
 
-def test_a_joined_optimizer_is_told_by_the_names_of_its_parts(tmp_path: Path) -> None:
+def test_a_joined_optimizer_is_named_after_its_parts(tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
     ToyRun("adamw_8bit").save(tmp_path, 1)
     with pytest.raises(ParakeetError, match=r"another optimizer: AdamW8bit over .*; the recipe's is Muon\+AdamW over"):
         restore(tmp_path, ToyRun("muon"))
 
 
-def test_the_newest_that_both_schedules_share_is_gone_on_from(tmp_path: Path) -> None:
+def test_a_run_resumes_from_the_newest_checkpoint_that_both_schedules_share(tmp_path: Path) -> None:
     toy = ToyRun()
     for step in (300, 400, 500):
         toy.save(tmp_path, step, SHORTER)
@@ -325,7 +325,7 @@ def test_the_good_one_stays_also_where_a_later_one_could_not_be_saved(tmp_path: 
     assert go_back(tmp_path, toy, good_step=400)[0].step == 200
 
 
-def test_what_is_gone_back_to_is_the_newest_whole_one_that_the_schedule_asked_for(tmp_path: Path) -> None:
+def test_a_rollback_uses_the_newest_intact_checkpoint_that_the_schedule_asked_for(tmp_path: Path) -> None:
     toy = ToyRun()
     for step, good_step in ((200, 200), (300, 300), (390, 300), (400, 400), (410, 400)):
         path = save_good(tmp_path, toy, step, good_step)
@@ -335,16 +335,16 @@ def test_what_is_gone_back_to_is_the_newest_whole_one_that_the_schedule_asked_fo
     flip_last_bit(tmp_path / "step-00000400" / "optimizer.safetensors")
     state, said = go_back(tmp_path, toy, good_step=400)
     assert state.step == 300
-    assert "step-00000400/optimizer.safetensors was changed after it was written. Going back to" in said
+    assert "step-00000400/optimizer.safetensors was changed after it was written. Using the checkpoint" in said
     assert [path.name for path in checkpoints(tmp_path)][-1] == "step-00000410"
 
 
-def test_a_run_that_cannot_go_back_is_told_why_and_left_alone(tmp_path: Path) -> None:
+def test_a_run_that_cannot_roll_back_gets_the_reason_and_stays_unchanged(tmp_path: Path) -> None:
     toy = ToyRun()
     toy.make_step(1)
     before = toy.bits()
     save_good(tmp_path, toy, 410, good_step=400)
-    with pytest.raises(ParakeetError, match=r"step 400, but neither that .* None was saved\. Nothing was removed"):
+    with pytest.raises(ParakeetError, match=r"step 400, but neither that one .* None was saved\. Nothing was removed"):
         go_back(tmp_path, toy, good_step=400)
     flip_last_bit(save_good(tmp_path, toy, 200, good_step=200) / "model.safetensors")
     with pytest.raises(ParakeetError, match=r"step-00000200/model.safetensors was changed .*--force checkpoint"):
@@ -353,7 +353,7 @@ def test_a_run_that_cannot_go_back_is_told_why_and_left_alone(tmp_path: Path) ->
     assert toy.bits() == before
 
 
-def test_a_longer_runs_checkpoints_push_nothing_out(tmp_path: Path) -> None:
+def test_a_longer_runs_checkpoints_displace_nothing(tmp_path: Path) -> None:
     toy = ToyRun()
     for step in (400, 1500, 1800, 2000):
         toy.save(tmp_path, step, LONGER, validation_loss=0.1)
@@ -363,7 +363,7 @@ def test_a_longer_runs_checkpoints_push_nothing_out(tmp_path: Path) -> None:
     assert names(tmp_path) == [400, 500, 1500, 1800, 2000]
 
 
-def test_a_torn_newer_checkpoint_pushes_nothing_out(tmp_path: Path) -> None:
+def test_a_damaged_newer_checkpoint_displaces_nothing(tmp_path: Path) -> None:
     toy = ToyRun()
     for step in (100, 200, 300):
         path = toy.save(tmp_path, step)
@@ -376,7 +376,7 @@ def test_a_torn_newer_checkpoint_pushes_nothing_out(tmp_path: Path) -> None:
     assert "step-00000300" in said
 
 
-def test_a_state_that_cannot_be_read_does_not_disturb_the_pruning(tmp_path: Path) -> None:
+def test_an_unreadable_state_does_not_disturb_pruning(tmp_path: Path) -> None:
     toy = ToyRun()
     for step in (100, 200, 300):
         toy.save(tmp_path, step)

@@ -11,7 +11,7 @@ from parakeet.training.curve import draw_comparison, draw_loss_curve
 
 
 def metrics(steps: int, batch_tokens: int, longer_from: float = 2.0) -> list[dict[str, Any]]:
-    """A loss that falls from 9 to 2, measured on held-out text too, with rows of 64 tokens from a share of the run."""
+    """A loss that falls from 9 to 2, measured on held-out text too, with longer sequences from a share of the run."""
     return [
         {
             "tokens": step * batch_tokens,
@@ -39,7 +39,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 
 
 def labels(figure: Figure) -> list[Text]:
-    return [text for text in figure.axes[0].texts if "rows of" in text.get_text()]
+    return [text for text in figure.axes[0].texts if "sequences of" in text.get_text()]
 
 
 @pytest.mark.parametrize(
@@ -73,14 +73,14 @@ def test_the_legend_is_above_the_axes(drawn: list[Figure], tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("longer_from", [0.05, 0.6, 0.95])
-def test_the_label_of_a_row_length_is_below_the_loss_and_inside_the_picture(
+def test_the_label_of_a_sequence_length_is_below_the_loss_and_inside_the_picture(
     drawn: list[Figure], tmp_path: Path, longer_from: float
 ) -> None:
     draw_loss_curve(metrics(40, 512, longer_from), tmp_path / "one.png")
     (figure,) = drawn
     axes = figure.axes[0]
     (label,) = labels(figure)
-    assert label.get_text().strip() == "rows of 64 tokens"
+    assert label.get_text().strip() == "sequences of 64 tokens"
     box, inside = label.get_window_extent(), axes.get_window_extent()
     lowest_loss = axes.transData.transform((0, 2.0))[1]
     assert inside.x0 <= box.x0 < box.x1 <= inside.x1

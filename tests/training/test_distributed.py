@@ -1,4 +1,4 @@
-"""Two processes on one run, with gloo: the same training as one, and stopped, killed and broken like one."""
+"""Two processes on one run, with gloo: they train as one process does, and are stopped and killed like one."""
 
 import os
 import signal
@@ -47,7 +47,7 @@ def steps_made(job: Path) -> int:
 
 @pytest.fixture(scope="module")
 def alone(write_job: MakeJob, trainers: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run of one process that two have to equal."""
+    """The run of one process that two must match."""
     job = write_job(tmp_path_factory.mktemp("runs") / "alone", **SETTINGS)
     trainers.finish(job)
     return job
@@ -74,9 +74,7 @@ def test_two_processes_train_as_one_with_the_same_batch(make_job: MakeJob, alone
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc")
-def test_the_launcher_s_processes_stop_together_and_end_together(
-    make_job: MakeJob, alone: Path, trainers: ForkServer
-) -> None:
+def test_the_launchers_processes_stop_and_end_together(make_job: MakeJob, alone: Path, trainers: ForkServer) -> None:
     job = make_job("launched", **SETTINGS, processes=2)
     process = launch(job)
     until(lambda: steps_made(job) >= 2 or process.poll() is not None)
@@ -87,7 +85,7 @@ def test_the_launcher_s_processes_stop_together_and_end_together(
     assert "Run the same command again" in failure(job)
     assert "Traceback" not in said
 
-    # A rank dies: the others do, and it is one message.
+    # A rank dies: the others end too, with one message.
     process = launch(job)
     until(lambda: bool(events(job, "resumed")))
     os.kill(ranks_of(job)[1], signal.SIGKILL)
@@ -106,13 +104,13 @@ def test_the_launcher_s_processes_stop_together_and_end_together(
     assert len(events(job, "saved")) > begun
     assert not is_held(job.parent / LOCK_FILE)
 
-    # Another number of processes goes on.
-    assert "made by 2 processes, and 1 go on" in trainers.finish(make_job("launched", **SETTINGS))
+    # Another number of processes continues.
+    assert "made by 2 processes and 1 continue" in trainers.finish(make_job("launched", **SETTINGS))
     assert_same_training(job, alone)
 
 
 @pytest.mark.parametrize("held", [LAUNCH_LOCK_FILE, LOCK_FILE])
-def test_a_signal_ends_the_launcher_s_wait_for_the_run(make_job: MakeJob, held: str) -> None:
+def test_a_signal_ends_the_launchers_wait_for_the_run(make_job: MakeJob, held: str) -> None:
     job = make_job("waiting", processes=2)
     with FileLock(job.parent / held):
         process = launch(job)
@@ -127,10 +125,10 @@ def test_a_signal_ends_the_launcher_s_wait_for_the_run(make_job: MakeJob, held: 
     assert not history(job)
 
 
-def test_rows_that_cannot_be_shared_are_one_message(make_job: MakeJob) -> None:
+def test_sequences_that_cannot_be_shared_are_one_message(make_job: MakeJob) -> None:
     job = make_job("three", processes=3)
     process = launch(job)
     _, said = process.communicate(timeout=SECONDS)
     assert process.returncode == 1
-    assert "8 rows of 32 tokens a step, which 3 processes cannot share" in failure(job)
+    assert "8 sequences of 32 tokens a step, which 3 processes cannot share" in failure(job)
     assert "Traceback" not in said

@@ -13,12 +13,10 @@ from parakeet.model.config import ModelConfig
 from parakeet.model.execution import Execution
 from parakeet.model.transformer import Parakeet
 from parakeet.recipe import Training
-from parakeet.training.cards import find_card
 from parakeet.training.distributed import Ranks
-from parakeet.training.forecast import AUTO_SHARE, Forecast, choose, fitting_change, forecast, longest_row
+from parakeet.training.forecast import AUTO_SHARE, MemoryForecast, choose, fitting_change, forecast, longest_sequence
 from parakeet.training.memory import GIB
 from parakeet.training.optimizer import make_optimizer
-from parakeet.training.speed import Speed
 from parakeet.training.steps import Stepper
 
 from .allocation import peak_bytes
@@ -46,12 +44,12 @@ def measured(config: ModelConfig, execution: Execution, optimizer: str, rows: in
         settings = training(optimizer=optimizer, precision=execution.precision)
         stepper = Stepper(model, make_optimizer(model, settings), Ranks(0, 1, torch.device("cpu")), settings, PADDING)
         for step, shape in enumerate([(1, 16), (rows * passes, row_tokens)]):
-            stepper.take(1e-4, stepper.measure(batch(shape), step, rows, stopping=False).gradient_norm)
+            stepper.apply(1e-4, stepper.measure(batch(shape), step, rows, stopping=False).gradient_norm)
 
     return peak_bytes(steps)
 
 
-def of_the_step(predicted: Forecast) -> int:
+def of_the_step(predicted: MemoryForecast) -> int:
     return predicted.total - predicted.parts["checkpoint copy"]
 
 
@@ -107,7 +105,7 @@ def test_the_large_model_trains_on_a_12_gb_card(execution: Execution, optimizer:
     st.integers(1, 8),
     st.booleans(),
 )
-def test_more_recompute_and_fewer_rows_never_take_more(
+def test_more_checkpointing_and_smaller_passes_never_take_more(
     attention: str, precision: str, doublings: int, rows: int, cuda: bool
 ) -> None:
     row_tokens = 256 << doublings
@@ -121,7 +119,7 @@ def test_more_recompute_and_fewer_rows_never_take_more(
 
 
 @pytest.mark.parametrize("gib", [5.5, 6.5, 7.0, 8.0, 9.0, 10.0, 11.2, 12.0, 13.0, 14.0, 80.0])
-def test_auto_takes_the_least_recompute_and_then_the_most_rows_that_fit(gib: float) -> None:
+def test_auto_takes_the_least_checkpointing_and_then_the_largest_pass_that_fits(gib: float) -> None:
     best_first = [(policy, tokens) for policy in ("none", "mlp") for tokens in (8192, 4096)]
     best_first += [("block", 8192 >> halvings) for halvings in range(4)]
     taken = {
@@ -151,8 +149,8 @@ def test_explicit_settings_are_never_overridden() -> None:
 
 
 def test_attention_is_chosen_by_device_and_length() -> None:
-    def backend(row_tokens: int, cuda: bool, triton: bool) -> str:
-        return choose(LARGE, training(), row_tokens, 80 * GIB, cuda, triton=triton).execution.attention
+    def backend(row_tokens: int, cuda: bool, flex: bool) -> str:
+        return choose(LARGE, training(), row_tokens, 80 * GIB, cuda, flex=flex).execution.attention
 
     assert backend(1024, True, True) == "fused"
     assert backend(8192, True, True) == "flex"
@@ -163,9 +161,7 @@ def test_attention_is_chosen_by_device_and_length() -> None:
 
 @given(st.integers(1, 100), st.sampled_from([256, 1024, 8192]), st.booleans(), st.integers(1, 4))
 def test_the_same_arguments_give_the_same_choice(gib: int, row_tokens: int, cuda: bool, processes: int) -> None:
-    choices = [
-        choose(LARGE, training(), row_tokens, gib * GIB, cuda, processes=processes, triton=True) for _ in range(2)
-    ]
+    choices = [choose(LARGE, training(), row_tokens, gib * GIB, cuda, processes=processes, flex=True) for _ in range(2)]
     assert choices[0] == choices[1]
     assert choices[0].fits == (choices[0].forecast.total <= gib * GIB)
     assert choices[0].micro_batch_tokens % row_tokens == 0
@@ -184,7 +180,7 @@ def test_the_same_arguments_give_the_same_choice(gib: int, row_tokens: int, cuda
             {"optimizer": "adamw_8bit"},
             131_072,
             11.2,
-            r"^Rows of at most \d\d,\d\d\d tokens would fit: set packing\.row_",
+            r"^Sequences of at most \d\d,\d\d\d tokens would fit: set pack",
         ),
         ({}, 1024, 4.0, r"^Weights, gradients and optimizer alone take 4\.18 GiB: make the model smaller"),
     ],
@@ -192,27 +188,14 @@ def test_the_same_arguments_give_the_same_choice(gib: int, row_tokens: int, cuda
 def test_the_mildest_change_that_fits_is_named(
     settings: dict[str, object], row_tokens: int, budget: float, sentence: str
 ) -> None:
-    told = fitting_change(LARGE, training(**settings), row_tokens, round(budget * GIB), True, triton=True)
+    told = fitting_change(LARGE, training(**settings), row_tokens, round(budget * GIB), True, flex=True)
     assert re.search(sentence, told), told
 
 
-def test_the_longest_row_fits_and_the_next_does_not() -> None:
-    longest = longest_row(LARGE, training(), 11 * GIB, True)
+def test_the_longest_sequence_fits_and_the_next_does_not() -> None:
+    longest = longest_sequence(LARGE, training(), 11 * GIB, True)
     assert longest >= 24_576
     for row_tokens, fits in ((longest, True), (longest + 256, False)):
         settings = training(recompute="block", batch_tokens=2 * row_tokens, micro_batch_tokens=row_tokens)
-        assert choose(LARGE, settings, row_tokens, 11 * GIB, True, triton=True).fits is fits
-    assert longest_row(LARGE, training(), 2 * GIB, True) == 0
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_mfu_is_a_share_of_a_peak_that_is_known_only_in_bf16() -> None:
-    if find_card(torch.cuda.get_device_name()) is None:
-        pytest.skip("the card is not in the table")
-    ranks = Ranks(0, 1, torch.device("cuda"))
-    assert Speed(LARGE, ranks, "fp32").utilisation(1024, 1000.0) == (None, None)
-    causal, palm = Speed(LARGE, ranks, "bf16").utilisation(1024, 1000.0)
-    assert causal is not None
-    assert palm is not None
-    assert 0 < causal < palm < 1
+        assert choose(LARGE, settings, row_tokens, 11 * GIB, True, flex=True).fits is fits
+    assert longest_sequence(LARGE, training(), 2 * GIB, True) == 0

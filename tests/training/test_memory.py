@@ -1,25 +1,32 @@
-"""Amounts of memory, and how much of it training may take."""
+"""Amounts of memory, how much of it training may take, and the sizes of what training keeps."""
 
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from parakeet.benchmarks.rounds import lower_mark
 from parakeet.errors import ParakeetError
-from parakeet.training.device import peak_resident
+from parakeet.model.config import ModelConfig
+from parakeet.model.transformer import Parakeet
+from parakeet.recipe import Training
 from parakeet.training.memory import (
     GIB,
     UNKNOWN_BUDGET,
-    card_budget,
+    checkpoint_bytes,
+    gpu_budget,
     group_limits,
     machine_budget,
+    optimizer_bytes,
     parse_memory,
     physical_memory,
+    run_bytes,
     share_of,
     size,
+    weights_bytes,
 )
+from parakeet.training.optimizer import make_optimizer
 
 
 @pytest.mark.parametrize(
@@ -39,14 +46,14 @@ def test_amounts_of_memory(text: str, n_bytes: int) -> None:
 @pytest.mark.parametrize(
     "text", ["", "12", "much", "-1GB", "0GB", "0.0000000001KB", "12 GBit", "1e9GB", "9" * 40 + "GB"]
 )
-def test_nonsense_is_no_amount_of_memory(text: str) -> None:
-    with pytest.raises(ParakeetError, match=r"is no amount of memory: write it like 11\.2GiB"):
+def test_nonsense_is_not_an_amount_of_memory(text: str) -> None:
+    with pytest.raises(ParakeetError, match=r"is not an amount of memory: write it like 11\.2GiB"):
         parse_memory(text)
 
 
-def test_a_card_keeps_some_for_itself_and_a_machine_a_fifth() -> None:
-    assert card_budget(12 * GIB) == pytest.approx(11.2 * GIB, rel=1e-6)
-    assert card_budget(GIB // 2) == 0
+def test_a_gpu_reserves_some_for_itself_and_a_machine_a_fifth() -> None:
+    assert gpu_budget(12 * GIB) == pytest.approx(11.2 * GIB, rel=1e-6)
+    assert gpu_budget(GIB // 2) == 0
     assert 0 < machine_budget() == machine_budget()
     memory = Path("/proc/meminfo")
     if memory.exists():
@@ -62,7 +69,7 @@ def test_the_least_of_what_is_known_counts_and_nothing_known_is_no_limit() -> No
 
 
 def test_memory_of_a_system_that_does_not_say_is_unknown() -> None:
-    """Without os.sysconf and `resource`, as on Windows, or without the name of what is asked for."""
+    """Without os.sysconf and `resource`, as on Windows, or with a sysconf that does not know the name."""
     code = (
         "import os, sys\n"
         "from pathlib import Path\n"
@@ -79,13 +86,6 @@ def test_memory_of_a_system_that_does_not_say_is_unknown() -> None:
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ended.stdout.split() == ["None", "None", "None", "0"], ended.stderr
     assert (physical_memory() or 0) > 1 << 20
-
-
-def test_the_peak_is_told_with_and_without_proc(tmp_path: Path) -> None:
-    (tmp_path / "status").write_text("Name:\tpython\nVmHWM:\t  2048 kB\n")
-    assert peak_resident(tmp_path / "status") == 2048 * 1024
-    assert peak_resident(tmp_path / "missing") > 1 << 20, "getrusage tells it"
-    assert lower_mark(tmp_path) is None, "a system without a mark that can be lowered"
 
 
 def test_limits_of_control_groups_are_found_in_both_versions(tmp_path: Path) -> None:
@@ -107,3 +107,38 @@ def test_limits_of_control_groups_are_found_in_both_versions(tmp_path: Path) -> 
     write("memory/job/memory.limit_in_bytes", "7000")
     assert limits("5:cpu,cpuacct:/job\n4:memory:/job\n0::/") == [7000]
     assert group_limits(tmp_path, tmp_path / "missing") == []
+
+
+CONFIG = ModelConfig(layers=2, heads=2, width=128, context=64, vocabulary_rows=512)
+
+
+def training(**settings: object) -> Training:
+    return Training.model_validate({"tokens": 10_000, "batch_tokens": 100, "learning_rate": 1e-3} | settings)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adamw_8bit", "muon"])
+def test_an_optimizers_state_has_the_forecast_size(name: str) -> None:
+    model = Parakeet(CONFIG)
+    optimizer = make_optimizer(model, training(optimizer=name))
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    state = optimizer.state_dict()["state"]
+    tensors = {id(value): value for values in state.values() for value in values.values() if torch.is_tensor(value)}
+    held = sum(tensor.nbytes for tensor in tensors.values())
+    assert held == pytest.approx(optimizer_bytes(CONFIG, name), rel=0.02)
+
+
+def test_a_run_holds_every_checkpoint_that_is_kept() -> None:
+    def checkpoints(**settings: object) -> int:
+        settings = {"checkpoint_steps": 10, "keep_checkpoints": 2, "validation_tokens": 0} | settings
+        one = checkpoint_bytes(CONFIG, training())
+        return (run_bytes(CONFIG, training(**settings)) - weights_bytes(CONFIG)) // one
+
+    # Two, the last stable one, and the one being written.
+    assert checkpoints() == 4
+    assert checkpoints(validation_tokens=1000) == 5
+    assert checkpoints(keep_checkpoints=3) == 5
+    assert checkpoints(keep_every=20) == 4 + 5
+    assert checkpoints(keep_every=15) == 4 + 3
+    assert run_bytes(CONFIG, training(tensorboard=True)) > run_bytes(CONFIG, training())

@@ -1,4 +1,4 @@
-"""What a run writes down of itself, whatever happens to the disk, the process and the clock."""
+"""The history of a run, whatever happens to the disk and the process."""
 
 import json
 import math
@@ -13,9 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parakeet.errors import ParakeetError
 from parakeet.recipe import Packing, Training
-from parakeet.training.heartbeat import Heartbeat, age, read_heartbeats
 from parakeet.training.job import METRICS_FILE
 from parakeet.training.metrics import EVENTS_FILE, SCHEDULE_FILE, RunLog, StepRecord, read_events, read_metrics
 from parakeet.training.schedule import Schedule
@@ -51,7 +49,7 @@ def test_losses_come_back_to_the_last_bit(
     tmp_path_factory: pytest.TempPathFactory, measured: list[tuple[float, float]]
 ) -> None:
     run = tmp_path_factory.mktemp("run")
-    log = RunLog(run, tensorboard=False)
+    log = RunLog(run)
     for step, (loss, norm) in enumerate(measured, start=1):
         log.step(record(step, loss, gradient_norm=norm))
     read = [(values["loss"], values["gradient_norm"]) for values in read_metrics(run / METRICS_FILE)]
@@ -59,7 +57,7 @@ def test_losses_come_back_to_the_last_bit(
 
 
 def test_a_line_is_json_that_every_program_reads(tmp_path: Path) -> None:
-    log = RunLog(tmp_path, tensorboard=False)
+    log = RunLog(tmp_path)
     log.step(record(1, math.nan, skipped="the loss is nan"))
     log.step(record(2, validation_loss=4.5, mfu=0.41234567))
 
@@ -77,26 +75,26 @@ def test_a_line_is_json_that_every_program_reads(tmp_path: Path) -> None:
 
 
 @given(st.integers(1, 30), st.integers(0, 35), st.booleans())
-def test_cutting_back_leaves_what_goes_on_from_there(
+def test_truncating_leaves_a_history_that_can_be_continued(
     tmp_path_factory: pytest.TempPathFactory, count: int, kept: int, torn: bool
 ) -> None:
     run = tmp_path_factory.mktemp("run")
-    log = RunLog(run, tensorboard=False)
+    log = RunLog(run)
     for step in range(1, count + 1):
         log.step(record(step))
     if torn:
         with (run / METRICS_FILE).open("a") as file:
             file.write('{"step": 3, "tok')
-    again = RunLog(run, tensorboard=False)
-    again.cut_back(kept)
+    again = RunLog(run)
+    again.truncate(kept)
     assert steps(run) == list(range(1, min(count, kept) + 1))
     again.step(record(kept + 1))
     assert steps(run)[-1] == kept + 1
     assert (run / METRICS_FILE).read_bytes().count(b"\n") == len(steps(run))
 
 
-def test_a_damaged_line_is_passed_over_and_costs_no_other(tmp_path: Path) -> None:
-    log = RunLog(tmp_path, tensorboard=False)
+def test_a_damaged_line_is_ignored_and_the_others_are_read(tmp_path: Path) -> None:
+    log = RunLog(tmp_path)
     log.step(record(1))
     with (tmp_path / METRICS_FILE).open("a") as file:
         file.write(
@@ -105,32 +103,32 @@ def test_a_damaged_line_is_passed_over_and_costs_no_other(tmp_path: Path) -> Non
     log.step(record(2))
     assert steps(tmp_path) == [1, 2]
     assert [values["step"] for values in read_metrics(tmp_path / METRICS_FILE, last=1)] == [2]
-    log.cut_back(1)
+    log.truncate(1)
     assert steps(tmp_path) == [1]
 
 
-def test_events_are_kept_for_good_and_survive_a_torn_line(tmp_path: Path) -> None:
-    log = RunLog(tmp_path, tensorboard=False)
+def test_events_are_kept_for_good_and_survive_a_damaged_line(tmp_path: Path) -> None:
+    log = RunLog(tmp_path)
     log.event("started", 0, "From the beginning.")
     log.event("skipped", 3, "The loss is nan.", loss=math.nan, documents=["ab", "cd"])
     with (tmp_path / EVENTS_FILE).open("a") as file:
         file.write('{"time": 1.0, "kind": "sto')
-    again = RunLog(tmp_path, tensorboard=False)
-    again.cut_back(0)
+    again = RunLog(tmp_path)
+    again.truncate(0)
     again.event("resumed", 2, "From step 2.")
-    again.close()
+    again.flush()
     events = read_events(tmp_path / EVENTS_FILE)
     assert [(event["kind"], event["step"]) for event in events] == [("started", 0), ("skipped", 3), ("resumed", 2)]
     assert (events[1]["documents"], events[1]["loss"]) == (["ab", "cd"], None)
 
 
-def test_a_file_that_was_deleted_meanwhile_is_begun_again(tmp_path: Path) -> None:
-    log = RunLog(tmp_path, tensorboard=False)
+def test_a_file_deleted_during_training_is_created_again(tmp_path: Path) -> None:
+    log = RunLog(tmp_path)
     log.step(record(1))
     (tmp_path / METRICS_FILE).unlink()
     assert steps(tmp_path) == []
     log.flush()
-    log.cut_back(1)
+    log.truncate(1)
     log.step(record(2))
     assert steps(tmp_path) == [2]
 
@@ -151,12 +149,12 @@ def lines(run: Path) -> Lines:
 
 
 def go_on(run: Path, mine: Schedule, source: Schedule | None, after: int, last: int, loss: float) -> Lines:
-    """A process that trains from the checkpoint that `source` wrote; the history it leaves."""
-    log = RunLog(run, tensorboard=False)
+    """A process trains from a checkpoint of `source`. Returns the history that it leaves."""
+    log = RunLog(run)
     log.resume(after, mine, source)
     for step in range(after + 1, last + 1):
         log.step(record(step, loss))
-    log.close()
+    log.flush()
     return lines(run)
 
 
@@ -176,7 +174,7 @@ run_of = st.sampled_from([LONG, BRANCH, OTHER_DECAY])
         st.tuples(run_of, st.sampled_from([None, LONG, BRANCH, OTHER_DECAY]), st.integers(0, 30), st.integers(0, 3))
     )
 )
-def test_every_schedule_goes_on_with_the_history_of_the_checkpoint_it_goes_on_from(
+def test_every_schedule_continues_the_history_of_the_checkpoint_that_it_resumes_from(
     tmp_path_factory: pytest.TempPathFactory, sessions: list[tuple[Schedule, Schedule | None, int, int]]
 ) -> None:
     run = tmp_path_factory.mktemp("run")
@@ -230,7 +228,7 @@ def test_no_history_is_lost_whenever_the_process_is_killed(tmp_path: Path, kille
         run = tmp_path / f"{moment}"
         shutil.copytree(whole, run)
         command = [sys.executable, "-c", KILLED, str(run), str(moment), killed]
-        status = subprocess.run(command, cwd=Path(__file__).parents[2], timeout=60).returncode
+        status = subprocess.run(command, cwd=Path(__file__).parents[2], timeout=600).returncode
         again = shutil.copytree(run, tmp_path / f"{moment}-again")
         for folder, order in ((run, (LONG, BRANCH, LONG)), (again, (BRANCH, LONG, BRANCH))):
             for mine in order:
@@ -250,14 +248,14 @@ from tests.training.test_metrics import record
 from parakeet.training.metrics import RunLog
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-log = RunLog(Path(sys.argv[1]), tensorboard=False)
+log = RunLog(Path(sys.argv[1]))
 _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, most))
 for step in range(1, 31):
     log.step(record(step))
 log.flush()
 assert b"\\n" == Path(sys.argv[1], "metrics.jsonl").read_bytes()[-1:], "half a line was left"
-log.cut_back(20)
+log.truncate(20)
 if sys.argv[2] != "stay full":
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 getattr(log, sys.argv[3])(*[record(21)][: sys.argv[3] == "step"])
@@ -265,110 +263,37 @@ getattr(log, sys.argv[3])(*[record(21)][: sys.argv[3] == "step"])
 
 
 def full_disk(run: Path, disk: str, then: str) -> str:
-    """What is said by a log whose disk is full for thirty steps, goes back to step 20, and does `then`."""
+    """The messages of a log whose disk is full for thirty steps, which is cut to step 20, and then does `then`."""
     finished = subprocess.run(
         [sys.executable, "-c", FULL_DISK, str(run), disk, then],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
         cwd=Path(__file__).parents[2],
     )
     assert finished.returncode == 0, finished.stderr
     return finished.stderr
 
 
-@pytest.mark.parametrize(("then", "last"), [("step", 21), ("flush", 20), ("close", 20)])
-def test_a_full_disk_is_said_once_and_what_waited_is_written_when_there_is_room(
+@pytest.mark.parametrize(("then", "last"), [("step", 21), ("flush", 20)])
+def test_a_full_disk_is_reported_once_and_waiting_lines_are_written_when_there_is_room(
     tmp_path: Path, then: str, last: int
 ) -> None:
     said = full_disk(tmp_path, "has room again", then)
-    assert said.count("Training goes on") == 1
-    assert said.count("is written again, and nothing is missing in it") == 1
+    assert said.count("Training continues") == 1
+    assert said.count("is being written again; no line is missing") == 1
     assert len(said.splitlines()) == 2
     assert steps(tmp_path) == list(range(1, last + 1))
 
 
 def test_a_disk_that_stays_full_ends_no_training(tmp_path: Path) -> None:
-    said = full_disk(tmp_path, "stay full", "close")
+    said = full_disk(tmp_path, "stay full", "flush")
     assert len(said.splitlines()) == 1
     assert steps(tmp_path) == [1, 2, 3]
 
 
-def test_a_run_folder_that_is_gone_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    log = RunLog(tmp_path / "gone", tensorboard=False)
+def test_a_missing_run_folder_is_reported_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = RunLog(tmp_path / "gone")
     for step in range(1, 5):
         log.step(record(step))
-    assert capsys.readouterr().err.count("Training goes on") == 1
-
-
-def test_the_heart_beats_at_most_every_ten_seconds(tmp_path: Path) -> None:
-    heartbeat = Heartbeat(tmp_path, "5f0c-1")
-    heartbeat.beat(1, 100, 512.25, 6.0)
-    heartbeat.beat(2, 100, 512.25, 5.0)
-    (beat,) = read_heartbeats(tmp_path)
-    assert (beat.id, beat.step, beat.total, beat.loss) == ("5f0c-1", 1, 100, 6.0)
-    heartbeat.remove()
-    assert not list(tmp_path.iterdir())
-    heartbeat.remove()
-
-
-def test_a_heartbeat_is_of_one_process_and_what_a_dead_one_left_goes(tmp_path: Path) -> None:
-    Heartbeat(tmp_path, "dead").beat(1, 100, 1.0, math.nan)
-    (tmp_path / "heartbeat-torn.json").write_text("{", encoding="utf-8")
-    assert [(beat.id, beat.loss) for beat in read_heartbeats(tmp_path)] == [("dead", None)]
-    Heartbeat(tmp_path, "../alive").beat(2, 100, 1.0, 6.0)
-    assert [(beat.id, beat.step) for beat in read_heartbeats(tmp_path)] == [("-alive", 2)]
-    assert len(list(tmp_path.iterdir())) == 1
-
-
-@given(st.floats(-1e9, 1e9), st.floats(-1e9, 1e9))
-def test_no_age_is_negative_whatever_the_clock_does(then: float, now: float) -> None:
-    assert "-" not in age(then, now)
-    if now <= then:
-        assert age(then, now) == "just now"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (0, "just now"),
-        (59, "just now"),
-        (60, "1 min ago"),
-        (5400, "2 h ago"),
-        (86_400, "24 h ago"),
-        (1e6, "12 days ago"),
-    ],
-)
-def test_ages(seconds: float, words: str) -> None:
-    assert age(1000.0, 1000.0 + seconds) == words
-
-
-def test_tensorboard_that_is_missing_is_one_message_before_training(tmp_path: Path) -> None:
-    code = "import sys; sys.modules['tensorboard'] = None; from pathlib import Path\n"
-    code += "from parakeet.training.metrics import RunLog; RunLog(Path(sys.argv[1]), tensorboard=True)"
-    finished = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=120)
-    last = finished.stderr.splitlines()[-1]
-    assert last.startswith(f"{ParakeetError.__module__}.ParakeetError: ")
-    assert "pip install 'parakeet-lm[tensorboard]'" in last
-    assert not list(tmp_path.iterdir())
-
-
-def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard", reason="the extra tensorboard is not installed")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    log = RunLog(tmp_path, tensorboard=True)
-    for step in range(1, 6):
-        log.step(record(step, loss=9.0))
-    log.close()
-    again = RunLog(tmp_path, tensorboard=True)
-    again.cut_back(3)
-    for step in range(4, 8):
-        again.step(record(step, loss=1.0, validation_loss=2.0, mfu=0.5))
-    again.cut_back(6)
-    again.step(record(7, loss=0.5))
-    again.close()
-    shown = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    losses = [(event.step, event.value) for event in shown.Scalars("loss")]
-    assert losses == [(1, 9.0), (2, 9.0), (3, 9.0), (4, 1.0), (5, 1.0), (6, 1.0), (7, 0.5)]
-    assert {"validation_loss", "mfu", "learning_rate"} <= set(shown.Tags()["scalars"])
+    assert capsys.readouterr().err.count("Training continues") == 1

@@ -22,7 +22,7 @@ def training(steps: int, decay_fraction: float = 0.2, warmup_steps: int = 100) -
 
 
 def packing(*shares: float) -> Packing:
-    """Rows of 16 tokens, then twice as many in each later phase."""
+    """Sequences of 16 tokens, twice as long in each later phase."""
     return Packing(row_tokens=16, then=[LaterRows(row_tokens=32 << n, share=share) for n, share in enumerate(shares)])
 
 
@@ -58,7 +58,7 @@ def test_every_length_has_its_share_of_the_steps(settings: Training, rows: Packi
     lengths = [schedule.row_tokens(step) for step in range(1, total + 1)]
     assert lengths == sorted(lengths)
     assert set(lengths) == set(rows.lengths[:total])
-    # What a phase has beyond its rounded share, phases that would have had no step at all have taken from others.
+    # A phase may differ from its rounded share if phases without a step have been given one.
     for number, phase in enumerate(rows.then):
         after = sum(later.share for later in rows.then[number + 1 :])
         expected = round(total * (after + phase.share)) - round(total * after)
@@ -107,7 +107,7 @@ def test_raised_tokens_share_all_that_is_stable(steps: int, more: int, decay: fl
     assert all(long.shares_past(step, short) for step in range(shared + 1))
 
 
-def test_a_longer_run_goes_on_only_from_before_the_decay() -> None:
+def test_a_longer_run_continues_only_from_before_the_decay() -> None:
     short, long = one_length(1.0, 2, 8, 10), one_length(1.0, 2, 16, 20)
     assert short.stable_until == 8
     assert long.shares_past(8, short)
@@ -117,8 +117,10 @@ def test_a_longer_run_goes_on_only_from_before_the_decay() -> None:
 
 
 @pytest.mark.parametrize(("decay_fraction", "stable_until"), [(0.4, 60), (0.1, 80)])
-def test_a_longer_run_goes_on_only_from_before_the_rows_change(decay_fraction: float, stable_until: int) -> None:
-    """The decay begins before the rows change, then after."""
+def test_a_longer_run_continues_only_from_before_the_sequence_length_changes(
+    decay_fraction: float, stable_until: int
+) -> None:
+    """The decay begins before the sequence length changes, then after."""
     short = Schedule.from_recipe(training(100, decay_fraction, 10), packing(0.2))
     long = Schedule.from_recipe(training(200, decay_fraction, 10), packing(0.2))
     assert short.stable_until == stable_until
@@ -133,13 +135,13 @@ def test_a_decay_branch_is_cut_from_any_stable_step() -> None:
     assert not weeks.shares_past(3500, branch)
 
 
-def test_a_later_decay_shares_the_rows_that_are_the_same() -> None:
+def test_a_later_decay_shares_the_phases_that_are_the_same() -> None:
     early = Schedule.from_recipe(training(100, 0.1, 10), packing(0.4))
     late = Schedule.from_recipe(training(100, 0.05, 10), packing(0.4))
     assert late.shares_past(90, early)
     assert not late.shares_past(91, early)
 
 
-def test_other_rows_share_nothing() -> None:
+def test_other_sequence_lengths_share_nothing() -> None:
     one = Schedule(1.0, 2, 16, 20, (Phase(16, 20),))
     assert not one.shares_past(1, Schedule(1.0, 2, 16, 20, (Phase(32, 20),)))

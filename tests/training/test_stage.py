@@ -1,4 +1,4 @@
-"""Which changes of a recipe go on with the same run, which begin another, and how a run is begun afresh."""
+"""Which changes of a recipe continue the same run, which begin another, and how a run starts over."""
 
 import json
 import os
@@ -54,12 +54,14 @@ def changed(recipe: Recipe, section: str, **values: object) -> Recipe:
         ("model", {"dropout": 0.2}, False),
     ],
 )
-def test_changes_that_go_on_with_a_run(prepared: Prepared, section: str, values: dict[str, Any], same: bool) -> None:
+def test_which_changes_of_a_recipe_continue_the_same_run(
+    prepared: Prepared, section: str, values: dict[str, Any], same: bool
+) -> None:
     before = run_key(prepared.recipe, inputs())
     assert (run_key(changed(prepared.recipe, section, **values), inputs()) == before) is same
 
 
-def test_a_run_is_of_the_plan_of_its_first_rows(prepared: Prepared) -> None:
+def test_a_run_depends_on_the_packing_plan_of_its_first_sequence_length_only(prepared: Prepared) -> None:
     before = run_key(prepared.recipe, inputs())
     assert run_key(prepared.recipe, inputs(**{"64": "other"})) == before
     assert run_key(prepared.recipe, inputs(**{"32": "other"})) != before
@@ -67,7 +69,7 @@ def test_a_run_is_of_the_plan_of_its_first_rows(prepared: Prepared) -> None:
 
 @pytest.fixture
 def runs(prepared: Prepared, tmp_path: Path) -> Path:
-    """A folder for runs; beside it what `build` needs to know in a process of its own."""
+    """A folder for runs; the input of `build`, which runs in a process of its own, is beside it."""
     folders = {"token_shards": prepared.shards, "tokenizer": prepared.tokenizer_folder, "packing_plan": prepared.plan}
     told = {"recipe": prepared.recipe.model_dump(mode="json"), "folders": folders}
     (tmp_path / "told.json").write_text(json.dumps(told, default=str))
@@ -105,7 +107,7 @@ def start_build(runs: Path, name: str, steps: int, fresh: bool = False) -> subpr
 
 
 def heard(process: subprocess.Popen[str], words: str) -> None:
-    """Read what it says until that is said."""
+    """Read its messages up to these words."""
     assert process.stderr is not None
     said = []
     for line in process.stderr:
@@ -116,7 +118,7 @@ def heard(process: subprocess.Popen[str], words: str) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a trainer notices only there that its parent is gone")
-def test_a_run_is_begun_afresh_when_the_orphan_of_a_killed_build_has_ended(runs: Path) -> None:
+def test_a_run_starts_over_only_when_the_orphan_of_a_killed_build_has_ended(runs: Path) -> None:
     killed = start_build(runs, "killed", steps=4000)
     until(lambda: len(list(runs.glob(f"*/{CHECKPOINT_PATTERN}"))) > 0 or killed.poll() is not None)
     (run,) = runs.iterdir()
@@ -143,7 +145,7 @@ def test_a_run_is_begun_afresh_when_the_orphan_of_a_killed_build_has_ended(runs:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the trainer in /proc")
 @pytest.mark.parametrize(("number", "told"), [(signal.SIGTERM, "had not begun"), (signal.SIGKILL, "ended early")])
-def test_a_build_whose_trainer_ends_while_it_waits_says_so_and_disturbs_nobody(
+def test_a_build_whose_trainer_ends_while_waiting_reports_it_and_disturbs_nobody(
     runs: Path, number: signal.Signals, told: str
 ) -> None:
     start_build(runs, "first", steps=3).communicate(timeout=SECONDS)

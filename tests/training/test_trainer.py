@@ -1,5 +1,6 @@
-"""The trainer as a real process: it is interrupted, killed and started again, and must not be seen to have been."""
+"""The trainer as a real process: interrupted, killed and restarted, it must come to the same result."""
 
+import hashlib
 import json
 import random
 import resource
@@ -10,6 +11,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,8 +20,9 @@ from parakeet.errors import INTERRUPTED
 from parakeet.progress import Progress
 from parakeet.recipe import LaterRows, Packing
 from parakeet.training.checkpoint import checkpoints
-from parakeet.training.job import FAILURE_FILE, SUMMARY_FILE, TrainingJob
+from parakeet.training.job import FAILURE_FILE, METRICS_FILE, SUMMARY_FILE, TrainingJob
 from parakeet.training.memory import machine_budget, physical_memory, share_of
+from parakeet.training.metrics import SCHEDULE_FILE
 
 from ..conftest import Prepared
 from .conftest import ForkServer, MakeJob, Result, events, failure, history, result, until
@@ -29,7 +32,7 @@ STEPS, LAST_STABLE = 20, 12
 
 @pytest.fixture(scope="session")
 def phased(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, object]:
-    """Settings of a run that ends on longer rows: 12 steps on rows of 32 tokens, then 8 on rows of 64."""
+    """A run that ends with longer sequences: 12 steps with 32 tokens, then 8 with 64."""
     packing = Packing(row_tokens=32, then=[LaterRows(row_tokens=64, share=0.4)])
     plan = tmp_path_factory.mktemp("plan")
     recipe = prepared.recipe.model_copy(update={"packing": packing})
@@ -63,7 +66,7 @@ def saved_steps(job: Path) -> list[str]:
 
 
 def trained(job: Path) -> list[tuple[object, ...]]:
-    """The history without the held-out loss, which each of the runs in a folder measures at steps of its own."""
+    """The history without the held-out loss, which each run in a folder measures at its own steps."""
     return [line[:-1] for line in history(job)]
 
 
@@ -81,7 +84,7 @@ def test_losses_fall_and_every_step_is_recorded_once(finished: Path) -> None:
     assert summary["memory_bytes"] > 0
 
 
-def test_a_run_that_is_killed_again_and_again_comes_to_the_same_bits(
+def test_a_run_killed_again_and_again_comes_to_the_same_bits(
     make_job: MakeJob, phased: Mapping[str, object], undisturbed: Result, trainers: ForkServer
 ) -> None:
     moments = random.Random(4)
@@ -98,7 +101,7 @@ def test_a_run_that_is_killed_again_and_again_comes_to_the_same_bits(
     assert result(job) == undisturbed
 
 
-def test_a_run_that_is_killed_while_it_saves_comes_to_the_same_bits(
+def test_a_run_killed_while_it_saves_comes_to_the_same_bits(
     make_job: MakeJob, phased: Mapping[str, object], undisturbed: Result, trainers: ForkServer
 ) -> None:
     job = make_job("saving", **phased)
@@ -111,7 +114,7 @@ def test_a_run_that_is_killed_while_it_saves_comes_to_the_same_bits(
     assert result(job) == undisturbed
 
 
-def test_signals_only_stop_a_run_with_a_checkpoint_and_it_goes_on_to_the_same_bits(
+def test_signals_only_stop_a_run_with_a_checkpoint_and_it_resumes_to_the_same_bits(
     make_job: MakeJob, phased: Mapping[str, object], undisturbed: Result, trainers: ForkServer
 ) -> None:
     job = make_job("stopped", **phased)
@@ -123,11 +126,52 @@ def test_signals_only_stop_a_run_with_a_checkpoint_and_it_goes_on_to_the_same_bi
         assert running.wait() == INTERRUPTED
         assert saved_steps(job)[-1] == f"step-{len(history(job)):08d}"
         assert "Run the same command again" in failure(job)
-    assert trainers.finish(job).count("Going on from step") == 1
+    assert trainers.finish(job).count("Resuming from step") == 1
     assert result(job) == undisturbed
 
 
-def test_muon_goes_on_to_the_same_bits(make_job: MakeJob, trainers: ForkServer) -> None:
+EARLIER_KEYS = {"sequence_length": "row" + "_tokens", "activation_checkpointing": "recom" + "pute"}
+"""Keys in the files of a run, by names that the code may give them, as Parakeet has written them up to commit 1eac929.
+(In two parts, so that renaming the code does not rename them here.)"""
+
+
+def with_earlier_keys(values: Any) -> Any:
+    if isinstance(values, dict):
+        return {EARLIER_KEYS.get(key, key): with_earlier_keys(value) for key, value in values.items()}
+    return [with_earlier_keys(value) for value in values] if isinstance(values, list) else values
+
+
+def digest_of(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def test_a_run_folder_of_an_earlier_version_resumes_to_the_same_bits(
+    make_job: MakeJob, phased: Mapping[str, object], undisturbed: Result, trainers: ForkServer
+) -> None:
+    job = make_job("earlier", **phased)
+    running = trainers.start(job)
+    until(lambda: len(history(job)) >= 4, running)
+    running.send(signal.SIGTERM)
+    assert running.wait() == INTERRUPTED
+    states = sorted(job.parent.glob("step-*/state.json"))
+    for path in states:
+        values = with_earlier_keys(json.loads(path.read_text(encoding="utf-8")))
+        del values["sha256"]
+        assert set(values["schedule"]["phases"][0]) == {"row" + "_tokens", "last_step"}
+        path.write_text(json.dumps(values | {"sha256": digest_of(values)}), encoding="utf-8")
+    path = job.parent / METRICS_FILE
+    lines = [json.dumps(with_earlier_keys(json.loads(line))) for line in path.read_text(encoding="utf-8").splitlines()]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    job.write_text(json.dumps(with_earlier_keys(json.loads(job.read_text(encoding="utf-8")))), encoding="utf-8")
+    # The schedule that the history belongs to is named by its digest.
+    name = f"{STEPS:08d}-{digest_of(values['schedule'])[:8]}"
+    (job.parent / SCHEDULE_FILE).write_text(json.dumps({"schedule": name}), encoding="utf-8")
+    assert "Resuming from step" in trainers.finish(job)
+    assert not list(job.parent.glob("metrics-of-*")), "the history was taken for another schedule's"
+    assert result(job) == undisturbed
+
+
+def test_muon_resumes_to_the_same_bits(make_job: MakeJob, trainers: ForkServer) -> None:
     results = []
     for name in ("whole", "killed"):
         job = make_job(name, optimizer="muon")
@@ -141,15 +185,15 @@ def test_muon_goes_on_to_the_same_bits(make_job: MakeJob, trainers: ForkServer) 
     assert results[0] == results[1]
 
 
-def test_a_run_is_raised_and_a_branch_cut_from_it_and_all_are_as_if_alone(
+def test_a_longer_run_and_a_decay_branch_in_one_folder_are_as_if_alone(
     make_job: MakeJob, phased: Mapping[str, object], finished: Path, trainers: ForkServer
 ) -> None:
-    """Rows and learning rate stay as they are up to step 12 of 20, 16 of 26, and 18 of 30."""
+    """Sequence length and learning rate are constant up to step 12 of 20, 16 of 26, and 18 of 30."""
     long, branch = {**phased, "tokens": 256 * 30}, {**phased, "tokens": 256 * 26}
     alone = make_job("alone", **long)
     trainers.finish(alone)
     raised = copied(finished, make_job("raised", **long))
-    assert "Going on from step 12 of 30" in trainers.finish(raised)
+    assert "Resuming from step 12 of 30" in trainers.finish(raised)
     assert result(raised) == result(alone)
     branch_alone = make_job("branch-alone", **branch)
     trainers.finish(branch_alone)
@@ -159,17 +203,17 @@ def test_a_run_is_raised_and_a_branch_cut_from_it_and_all_are_as_if_alone(
     until(lambda: "step-00000015" in saved_steps(job), running)
     running.send(signal.SIGTERM)
     assert running.wait() == INTERRUPTED
-    assert "Going on from step 1" in trainers.finish(make_job("shared", **branch))
+    assert "Resuming from step 1" in trainers.finish(make_job("shared", **branch))
     assert result(job).weights == result(branch_alone).weights
     assert trained(job) == trained(branch_alone)
-    assert "Going on from step 1" in trainers.finish(make_job("shared", **long))
+    assert "Resuming from step 1" in trainers.finish(make_job("shared", **long))
     assert result(job).weights == result(alone).weights
     assert trained(job) == trained(alone)
     trainers.finish(make_job("shared", **branch))
     assert trained(job) == trained(branch_alone)
 
 
-def test_a_torn_checkpoint_is_passed_over_and_said(
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(
     make_job: MakeJob, phased: Mapping[str, object], finished: Path, undisturbed: Result, trainers: ForkServer
 ) -> None:
     job = copied(finished, make_job("torn", **phased))
@@ -179,7 +223,7 @@ def test_a_torn_checkpoint_is_passed_over_and_said(
     weights.write_bytes(content)
     said = trainers.finish(job)
     assert "was changed after it was written" in said
-    assert "Going on from step 18" in said
+    assert "Resuming from step 18" in said
     assert result(job) == undisturbed
 
 
@@ -198,7 +242,7 @@ def test_a_disk_that_is_full_while_saving_does_not_end_the_training(make_job: Ma
     assert not saved_steps(job)
     resource.prlimit(running.process, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     assert running.wait() == 0
-    assert "Training goes on" in running.said()
+    assert "Training continues" in running.said()
     assert [line[0] for line in history(job)] == list(range(1, 81))
     assert saved_steps(job)[-1] == "step-00000080"
     assert not list(job.parent.glob(".partial-*"))
@@ -213,7 +257,7 @@ def test_a_disk_that_stays_full_is_one_message_at_the_end(make_job: MakeJob, tra
     trainers.finish(job)
 
 
-def test_whoever_comes_second_to_a_run_waits_and_says_so(
+def test_a_second_trainer_of_a_run_waits_and_says_so(
     make_job: MakeJob, phased: Mapping[str, object], undisturbed: Result, trainers: ForkServer
 ) -> None:
     job = make_job("two", **phased)
@@ -242,11 +286,11 @@ def test_a_signal_ends_the_wait_for_a_run_and_leaves_the_one_that_trains_alone(
     assert not (job.parent / FAILURE_FILE).exists()
     first.send(number)
     assert first.wait() == INTERRUPTED
-    assert "Training was stopped at step" in failure(job)
+    assert "Training stopped at step" in failure(job)
 
 
-def test_training_works_where_the_system_tells_nothing_of_memory(make_job: MakeJob) -> None:
-    """As on Windows: neither `resource` nor os.sysconf is there."""
+def test_training_works_if_the_system_does_not_say_how_much_memory_it_has(make_job: MakeJob) -> None:
+    """As on Windows, without `resource` and os.sysconf."""
     job = make_job("elsewhere", micro_batch_tokens=0)
     code = (
         "import os, sys\n"
@@ -292,7 +336,9 @@ def test_what_cannot_fit_is_refused_before_any_memory_is_taken(make_job: MakeJob
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="bounds a process's memory by /proc and RLIMIT_AS")
-def test_memory_that_does_not_do_is_one_message_with_what_would_fit(make_job: MakeJob, trainers: ForkServer) -> None:
+def test_running_out_of_memory_is_one_message_with_a_change_that_would_fit(
+    make_job: MakeJob, trainers: ForkServer
+) -> None:
     job = make_job("large", batch_tokens=1 << 18, micro_batch_tokens=1 << 18, tokens=1 << 20)
     running = trainers.start(job, memory=300 << 20)
     assert running.wait() == 1

@@ -1,4 +1,4 @@
-"""A run without data: gradients are a pure function of the step. As a process it saves as its arguments say."""
+"""A run without data: gradients are a pure function of the step. Run as a process, its arguments say what it saves."""
 
 import resource
 import sys
@@ -11,9 +11,9 @@ from parakeet.model.transformer import Parakeet
 from parakeet.progress import Progress
 from parakeet.recipe import Training
 from parakeet.training.checkpoint import HostCopy, RunState, Snapshot, write_checkpoint
+from parakeet.training.checkpoint_writer import CheckpointWriter
 from parakeet.training.optimizer import make_optimizer
 from parakeet.training.schedule import Phase, Schedule
-from parakeet.training.writer import CheckpointWriter
 
 SCHEDULE = Schedule(1e-3, 2, 800, 1000, (Phase(16, 1000),))
 SMALLEST_FILE = 1 << 10
@@ -43,7 +43,7 @@ class ToyRun:
         return write(run, self.snapshot(step, schedule, validation_loss))
 
     def bits(self) -> list[bytes]:
-        """Everything that has been learnt, as bytes: the weights, then the optimizer's tensors and numbers."""
+        """Everything that was learned, as bytes: the weights, then the optimizer's tensors and numbers."""
         state = self.optimizer.state_dict()["state"]
         learnt = [*self.model.state_dict().values()]
         learnt += [torch.as_tensor(value) for index in sorted(state) for _, value in sorted(state[index].items())]
@@ -80,7 +80,7 @@ def open_writer(run: Path, progress: Progress | None = None) -> CheckpointWriter
 
 
 def let_files_grow_to(n_bytes: int) -> None:
-    """What `ulimit -S -f` does: writing past it fails as on a full disk, since Python ignores SIGXFSZ."""
+    """Like `ulimit -S -f`: writing past it fails as on a full disk, since Python ignores SIGXFSZ."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, resource.RLIM_INFINITY))
 
 

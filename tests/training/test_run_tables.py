@@ -1,4 +1,4 @@
-"""`parakeet compare` and the pictures of runs."""
+"""`parakeet compare`, the pictures of runs, and ages."""
 
 import re
 import subprocess
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from parakeet.training.curve import draw_loss_curve, running_mean
 from parakeet.training.job import METRICS_FILE
+from parakeet.training.run_tables import age
 from parakeet.training.runs import load_run
 
 from .run_folders import BATCH, PNG, Folder, parakeet, record
@@ -62,8 +63,8 @@ def test_equal_settings_say_so_and_runs_without_common_tokens_too(tmp_path: Path
     Folder(tmp_path, "bbbb")
     status, output = parakeet(tmp_path, "compare", "a", "b", "-o", str(tmp_path / "picture.png"))
     assert status == 0
-    assert output.startswith("The settings are equal.\n")
-    assert "they have none in common" in output
+    assert output.startswith("The settings are the same.\n")
+    assert "the runs have none in common" in output
 
 
 @pytest.mark.parametrize(
@@ -96,7 +97,7 @@ def test_both_commands_need_no_torch_and_are_plain_in_a_pipe(two: Path, command:
         [sys.executable, "-c", code, *command],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
         env={"PARAKEET_HOME": str(two), "PATH": ""},
     )
     assert finished.returncode == 0, finished.stderr
@@ -143,5 +144,27 @@ def test_every_run_has_a_picture(tmp_path: Path, steps: list[dict[str, Any]]) ->
     draw_loss_curve(steps, tmp_path / "curve.png")
     content = (tmp_path / "curve.png").read_bytes()
     assert content.startswith(PNG)
-    # It is kept in Dagster's history, inside the metadata.
+    # It is stored in Dagster's history, inside the metadata.
     assert len(content) < 100_000
+
+
+@given(st.floats(-1e9, 1e9), st.floats(-1e9, 1e9))
+def test_no_age_is_negative_whatever_the_clock_does(then: float, now: float) -> None:
+    assert "-" not in age(then, now)
+    if now <= then:
+        assert age(then, now) == "just now"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "just now"),
+        (59, "just now"),
+        (60, "1 min ago"),
+        (5400, "2 h ago"),
+        (86_400, "24 h ago"),
+        (1e6, "12 days ago"),
+    ],
+)
+def test_ages(seconds: float, words: str) -> None:
+    assert age(1000.0, 1000.0 + seconds) == words

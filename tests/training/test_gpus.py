@@ -1,13 +1,13 @@
-"""The table of cards, and names of devices."""
+"""The table of GPUs, and device names."""
 
 import pytest
 
 from parakeet.errors import ParakeetError
-from parakeet.training.cards import CARDS, card_named, find_card
+from parakeet.training.gpus import GPUS, find_gpu, gpu_named
 
 
 @pytest.mark.parametrize(
-    ("device", "card"),
+    ("device", "gpu"),
     [
         ("NVIDIA GeForce RTX 3080 Ti", "RTX 3080 Ti"),
         ("NVIDIA GeForce RTX 3080", "RTX 3080"),
@@ -30,10 +30,10 @@ from parakeet.training.cards import CARDS, card_named, find_card
         ("RTX 4060 Ti 16 GB", "RTX 4060 Ti 16GB"),
     ],
 )
-def test_a_device_is_found_by_its_name(device: str, card: str) -> None:
-    found = find_card(device)
+def test_a_device_is_found_by_its_name(device: str, gpu: str) -> None:
+    found = find_gpu(device)
     assert found is not None
-    assert found.name == card
+    assert found.name == gpu
 
 
 @pytest.mark.parametrize(
@@ -50,12 +50,12 @@ def test_a_device_is_found_by_its_name(device: str, card: str) -> None:
         "Tesla V100-SXM2-16GB",
     ],
 )
-def test_a_card_that_is_not_in_the_table_is_unknown(device: str) -> None:
-    assert find_card(device) is None
+def test_a_gpu_that_is_not_in_the_table_is_unknown(device: str) -> None:
+    assert find_gpu(device) is None
 
 
-def test_every_card_is_found_by_its_own_name() -> None:
-    assert [card_named(card.name) for card in CARDS] == list(CARDS)
+def test_every_gpu_is_found_by_its_own_name() -> None:
+    assert [gpu_named(gpu.name) for gpu in GPUS] == list(GPUS)
 
 
 # Streaming multiprocessors, boost clock in GHz, FLOP a clock and multiprocessor with fp32 sums.
@@ -92,9 +92,9 @@ def test_every_card_is_found_by_its_own_name() -> None:
     ],
 )
 def test_the_rates_are_those_of_the_formula(name: str, processors: int, clock: float, flops: int) -> None:
-    assert card_named(name).tflops_bf16 == pytest.approx(processors * clock * flops / 1000, rel=0.005)
+    assert gpu_named(name).tflops_bf16 == pytest.approx(processors * clock * flops / 1000, rel=0.005)
 
 
-def test_an_unknown_card_is_answered_with_close_ones_and_the_list() -> None:
-    with pytest.raises(ParakeetError, match=r"did you mean .*RTX 3080 Ti.*\? It has RTX 3060, .*H200\.$"):
-        card_named("RTX 3081 Ti")
+def test_an_unknown_gpu_is_answered_with_similar_ones_and_the_list() -> None:
+    with pytest.raises(ParakeetError, match=r"Did you mean .*RTX 3080 Ti.*\? .* The table has RTX 3060, .*H200\.$"):
+        gpu_named("RTX 3081 Ti")

@@ -1,14 +1,20 @@
-"""Steps that went wrong, made so by the data: real runs that leave them out, go back, and give up."""
+"""Spikes are found and skipped, several in a row roll the run back, and a run that cannot be helped ends."""
 
+import json
+import math
+import random
 import re
 import resource
 import signal
 import subprocess
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from parakeet.data.tokens.loader import row_order
 from parakeet.data.tokens.packing import pack, plan_file, write_plan
@@ -16,15 +22,120 @@ from parakeet.data.tokens.shard_writer import ShardWriter, TokenDocument
 from parakeet.errors import INTERRUPTED
 from parakeet.training.checkpoint import checkpoints
 from parakeet.training.job import TrainingJob
+from parakeet.training.stability import SpikeDetector
 
 from ..conftest import Prepared
 from .conftest import ForkServer, MakeJob, events, failure, history, result, until
 
+POSITIVE = st.floats(1e-3, 1e6)
+STEADY = st.lists(st.floats(0.9, 1.1), min_size=64, max_size=200)
+ANY = st.lists(st.tuples(st.floats(), st.floats()), max_size=200)
+
+
+def fed(losses: list[float]) -> SpikeDetector:
+    monitor = SpikeDetector()
+    assert [monitor.check(loss, loss) for loss in losses] == [None] * len(losses)
+    return monitor
+
+
+@given(st.floats(0, 1e300), st.floats(0, 1e300))
+def test_a_constant_series_has_no_spike(loss: float, norm: float) -> None:
+    monitor = SpikeDetector()
+    assert all(monitor.check(loss, norm) is None for _ in range(300))
+
+
+@given(POSITIVE, st.lists(st.floats(0.98, 1.0), min_size=200, max_size=200))
+def test_a_falling_series_has_no_spike(start: float, factors: list[float]) -> None:
+    losses = [start]
+    for factor in factors:
+        losses.append(losses[-1] * factor)
+    fed(losses)
+
+
+@given(STEADY, st.floats(1e-3, 1e6), st.floats(10, 1e30), st.sampled_from(["loss", "gradient norm"]))
+def test_a_jump_to_ten_times_is_a_spike_and_hides_no_other(
+    losses: list[float], level: float, times: float, which: str
+) -> None:
+    monitor = fed([loss * level for loss in losses])
+    usual, high = losses[-1] * level, level * times
+    for _ in range(5):
+        reason = monitor.check(*((high, usual) if which == "loss" else (usual, high)))
+        assert reason is not None
+        assert reason.startswith(f"the {which} is ")
+        assert "more than 6 standard deviations" in reason
+    assert monitor.check(usual, usual) is None
+
+
+@given(STEADY, st.floats(2, 20))
+def test_a_lasting_change_is_followed_within_a_window(losses: list[float], times: float) -> None:
+    monitor = fed(losses)
+    verdicts = [monitor.check(times, times) for _ in range(128)]
+    assert verdicts[-1] is None
+
+
+@given(st.integers(0, 1 << 32))
+def test_gradients_that_slowly_grow_to_five_times_their_size_do_not_end_a_run(seed: int) -> None:
+    noise = random.Random(seed)
+    monitor = fed([noise.uniform(0.8, 1.2) for _ in range(128)])
+    verdicts = [monitor.check(1.0, noise.uniform(0.8, 1.2) * (1 + step / 100)) for step in range(400)]
+    in_a_row = "".join("x" if verdict else " " for verdict in verdicts).split()
+    assert all(len(left_out) < 5 for left_out in in_a_row)
+
+
+@given(st.lists(POSITIVE, max_size=63), st.floats(0, allow_infinity=False))
+def test_before_the_minimum_every_number_is_accepted(losses: list[float], last: float) -> None:
+    fed([*losses, last])
+
+
+@given(st.lists(POSITIVE, max_size=100), st.sampled_from([math.nan, math.inf, -math.inf]))
+def test_what_is_not_finite_is_never_accepted(losses: list[float], value: float) -> None:
+    monitor = SpikeDetector()
+    for loss in losses:
+        monitor.check(loss, loss)
+    before = monitor.state()
+    assert monitor.check(value, 1.0) == f"the loss is {value}"
+    assert monitor.check(1.0, value) == f"the gradient norm is {value}"
+    assert monitor.state() == before
+
+
+@given(ANY, ANY)
+def test_a_restored_monitor_judges_the_same(past: list[tuple[float, float]], future: list[tuple[float, float]]) -> None:
+    monitor, restored = SpikeDetector(), SpikeDetector()
+    for values in past:
+        monitor.check(*values)
+    restored.check(1.0, 2.0)
+    restored.restore(json.loads(json.dumps(monitor.state(), allow_nan=False)))
+    assert restored.state() == monitor.state()
+    assert [restored.check(*values) for values in future] == [monitor.check(*values) for values in future]
+    assert restored.state() == monitor.state()
+
+
+def test_only_the_window_is_remembered() -> None:
+    monitor = fed([100.0] * 128)
+    for _ in repeat(None, 128):
+        assert monitor.check(1.0, 1.0) is None
+    assert monitor.state() == fed([1.0] * 128).state()
+    assert monitor.check(100.0, 1.0) is not None
+
+
+def test_a_converged_loss_may_rise_by_six_percent() -> None:
+    monitor = fed([2.0] * 128)
+    assert monitor.check(2.0 * 1.0599, 2.0) is None
+    assert fed([2.0] * 128).check(2.0 * 1.0601, 2.0) is not None
+
+
+def test_a_state_of_something_else_is_refused() -> None:
+    with pytest.raises(KeyError):
+        SpikeDetector().restore({"losses": []})
+
+
+# The same in real runs, with steps that go wrong because of their data.
+
 STEPS, ROWS, ROW_TOKENS = 100, 4, 32
 SKIPPED = (70, 71)
-GONE_BACK = (85, 86, 87, 88, 89)
-"""Steps whose rows repeat one token, among others of noise: a gradient ten times as long. Five in a row make the run
-go back to step 80."""
+ROLLED_BACK = (85, 86, 87, 88, 89)
+"""Steps whose sequences repeat one token; all others are noise. Their gradient is ten times as long. Five in a row make
+the run roll back to step 80."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +147,7 @@ class Data:
 
 @pytest.fixture(scope="module")
 def data(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Data:
-    """Documents that fill a row each, so that the loader's order tells which step each belongs to."""
+    """Documents that fill one sequence each, so that the loader's order gives the step of each."""
     shards, plan = tmp_path_factory.mktemp("shards"), tmp_path_factory.mktemp("plan")
     numbers = np.random.default_rng(1)
     order = row_order((STEPS + 20) * ROWS, prepared.recipe.packing.seed, 0)
@@ -46,7 +157,7 @@ def data(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Data:
     for row in range(len(order)):
         ids = numbers.integers(0, 256, ROW_TOKENS + 1).astype(np.uint32)
         doc_id = row.to_bytes(16, "big")
-        if step_of[row] in (*SKIPPED, *GONE_BACK):
+        if step_of[row] in (*SKIPPED, *ROLLED_BACK):
             ids = np.full(ROW_TOKENS + 1, 97, np.uint32)
             odd.add(doc_id.hex())
         writer.write(TokenDocument(doc_id, "text", ids, [0, len(ids)], len(ids)))
@@ -75,17 +186,17 @@ def finished(write_job: MakeJob, data: Data, trainers: ForkServer, tmp_path_fact
     return job
 
 
-def test_spikes_are_left_out_and_told_with_their_documents(finished: Path, data: Data) -> None:
+def test_spikes_are_skipped_and_logged_with_their_documents(finished: Path, data: Data) -> None:
     skipped = events(finished, "skipped")
-    assert [event["step"] for event in skipped] == [*SKIPPED, *GONE_BACK]
+    assert [event["step"] for event in skipped] == [*SKIPPED, *ROLLED_BACK]
     assert {document for event in skipped for document in event["documents"]} == data.odd
     marked = {line[0]: line for line in history(finished) if line[6]}
     assert tuple(marked) == SKIPPED
     before = {line[0]: line[2] for line in history(finished)}
-    assert before[SKIPPED[-1]] == before[SKIPPED[0] - 1], "a step that is left out trains on no token"
+    assert before[SKIPPED[-1]] == before[SKIPPED[0] - 1], "a skipped step trains on no token"
 
 
-def test_several_in_a_row_go_back_and_on_past_the_data(finished: Path) -> None:
+def test_several_in_a_row_roll_back_and_continue_past_the_data(finished: Path) -> None:
     (event,) = events(finished, "rolled_back")
     assert (event["step"], event["to"]) == (89, 80)
     lines = history(finished)
@@ -93,7 +204,7 @@ def test_several_in_a_row_go_back_and_on_past_the_data(finished: Path) -> None:
     assert not any(line[6] for line in lines[80:])
 
 
-def test_a_run_that_left_out_and_went_back_goes_on_to_the_same_bits(
+def test_a_run_that_skipped_and_rolled_back_resumes_to_the_same_bits(
     make_job: MakeJob, data: Data, finished: Path, trainers: ForkServer
 ) -> None:
     job = make_job("disturbed", **settings(data))
@@ -101,7 +212,7 @@ def test_a_run_that_left_out_and_went_back_goes_on_to_the_same_bits(
     until(lambda: len(events(job, "skipped")) == 1, running)
     running.send(signal.SIGKILL)
     assert running.wait() == -signal.SIGKILL
-    # Stopped between the checkpoint that it will go back to and the steps that make it: one more checkpoint.
+    # Stopped between the checkpoint that it will roll back to and the steps that cause it: one more checkpoint.
     for step in (81, 82):
         running = trainers.start(job)
         until(lambda s=step: len(history(job)) >= s, running)  # type: ignore[misc]
@@ -115,10 +226,10 @@ def test_a_run_that_left_out_and_went_back_goes_on_to_the_same_bits(
     assert result(job) == result(finished)
 
 
-def test_where_the_last_good_checkpoint_was_not_saved_the_one_before_it_is_gone_back_to(
+def test_if_the_last_good_checkpoint_was_not_saved_the_run_rolls_back_to_the_one_before_it(
     make_job: MakeJob, data: Data, trainers: ForkServer
 ) -> None:
-    """The disk is full at step 60 and not before or after; then somebody stops the run, with checkpoints."""
+    """The disk is full at step 60 only; then somebody stops the run, which saves checkpoints."""
     job = make_job("full", **settings(data) | {"checkpoint_steps": 30, "decay_fraction": 0.0})
     running = trainers.start(job)
     until(lambda: steps_saved(job) == [30], running)
@@ -130,7 +241,7 @@ def test_where_the_last_good_checkpoint_was_not_saved_the_one_before_it_is_gone_
     (failed,) = events(job, "save_failed")
     stopped = len(history(job))
     assert failed["step"] == 60
-    assert 60 < stopped < GONE_BACK[0]
+    assert 60 < stopped < ROLLED_BACK[0]
     assert steps_saved(job) == [30, stopped]
     trainers.finish(job)
     (event,) = events(job, "rolled_back")
@@ -151,9 +262,7 @@ def stopped(make_job: MakeJob, data: Data, trainers: ForkServer) -> Path:
     return job
 
 
-def test_a_good_checkpoint_that_is_torn_is_passed_over_for_the_one_before_it(
-    stopped: Path, trainers: ForkServer
-) -> None:
+def test_a_damaged_good_checkpoint_is_replaced_by_the_one_before_it(stopped: Path, trainers: ForkServer) -> None:
     tear(stopped, 80)
     assert "step-00000080/model.safetensors was changed" in trainers.finish(stopped)
     (event,) = events(stopped, "rolled_back")
@@ -169,14 +278,14 @@ def test_a_run_without_a_good_checkpoint_keeps_the_others_and_ends_with_one_mess
     for _ in range(2):
         running = trainers.start(stopped)
         assert running.wait() == 1
-        assert "Training has to go back to the checkpoint of step 80" in failure(stopped)
+        assert "Training has to roll back to the checkpoint of step 80" in failure(stopped)
         assert "--force checkpoint" in failure(stopped)
         assert "Traceback" not in running.said()
         assert steps_saved(stopped) == [75, 80, 81]
         assert not events(stopped, "rolled_back")
 
 
-def test_a_run_of_torn_checkpoints_is_not_begun_anew(stopped: Path, trainers: ForkServer) -> None:
+def test_a_run_of_damaged_checkpoints_is_not_restarted(stopped: Path, trainers: ForkServer) -> None:
     before = history(stopped)
     for step in (75, 80, 81):
         tear(stopped, step)

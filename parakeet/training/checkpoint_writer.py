@@ -1,4 +1,4 @@
-"""Writes checkpoints beside the training: the tensors are copied, and a thread of its own brings them to the disk."""
+"""Writes checkpoints while training continues: the tensors are copied, and a background thread writes the copy."""
 
 import threading
 from collections.abc import Callable
@@ -13,17 +13,18 @@ from parakeet.training.device import is_out_of_memory
 
 
 class CheckpointWriter:
-    """One at a time, in the background; to be used in a `with`, which waits for the last one.
+    """Writes one checkpoint at a time. Use it in a `with`, which waits for the last one.
 
-    What a write came to is told in the thread that calls `poll`, `save`, `wait` or `close`, never in the
-    writer's own: `saved(step)` after the checkpoint counts, `on_failure(step, text)` where it could not be written.
-    So both may use what is not made for threads, such as Dagster's pipes.
+    The outcome of a write is reported by the thread that calls `poll`, `save`, `wait` or `close`, never by the
+    background thread: `saved(step)` once the checkpoint counts, `on_failure(step, text)` if it could not be written.
+    Both callbacks may therefore use things that are not thread-safe, such as Dagster's pipes.
 
-    A save that failed on an OSError, a full disk say, or for want of memory for the copy, is said once and
-    forgotten, since the next save writes everything again; only where no other save came after it, `close` raises
-    it. Any other error is a mistake in the program and raised where it is told.
+    A save that fails with an OSError (a full disk) or for lack of memory is reported once and dropped, since the next
+    save writes everything again. Only if no later save succeeds does `close` raise it. Any other error is a bug, and
+    is raised where it is noticed.
 
-    Only one process may hold the writer of a run: it removes at once what a killed one left half written.
+    Only one process may hold the writer of a run: it deletes what a killed one left half written. Ranks that do not
+    lead have `enabled=False` and write nothing.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class CheckpointWriter:
         keep_every: int,
         saved: Callable[[int], None],
         on_failure: Callable[[int, str], None],
+        enabled: bool = True,
     ) -> None:
         self._run = run
         self._progress = progress
@@ -42,43 +44,42 @@ class CheckpointWriter:
         self._keep_every = keep_every
         self._saved = saved
         self._on_failure = on_failure
+        self._enabled = enabled
         self._write: _Write | None = None
         self._unsaved: ParakeetError | None = None
-        tidy(run)
+        if enabled:
+            tidy(run)
 
     def save(self, snapshot: Snapshot) -> None:
-        """Copy the snapshot, then return while it is written; the copy is complete, so training may go on at once.
+        """Copy the snapshot and start writing it; training may change everything as soon as this returns.
 
-        A write under way is waited for before anything is copied, so that there are never two copies.
+        Waits for a write in progress before it copies, so that there are never two copies.
         """
+        if not self._enabled:
+            return
         self.wait()
-        copy = self._copied(snapshot)
-        if copy is not None:
-            self._write = _Write(self._run, copy, self._keep_checkpoints, self._keep_every)
-
-    def _copied(self, snapshot: Snapshot) -> HostCopy | None:
-        """None, and said, where there is no memory for it."""
+        step = snapshot.state.step
         try:
-            return HostCopy.of(snapshot)
+            copy = HostCopy.of(snapshot)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-        step = snapshot.state.step
-        self._unsaved = ParakeetError(
-            f"There was not enough memory to copy the checkpoint of step {step:,}. Nothing that was there before was "
-            "lost or replaced: free memory of this machine and run the same command again."
-        )
-        text = f"The checkpoint of step {step:,} could not be saved: there is not enough memory for its copy."
-        self._tell_failure(step, text, "free memory of this machine")
-        return None
+            self._unsaved = ParakeetError(
+                f"There was not enough memory to copy the checkpoint of step {step:,}. Earlier checkpoints are "
+                "unchanged. Free some memory on this machine and run the same command again."
+            )
+            text = f"The checkpoint of step {step:,} could not be saved: there is not enough memory to copy it."
+            self._report_failure(step, text, "free some memory on this machine")
+            return
+        self._write = _Write(self._run, copy, self._keep_checkpoints, self._keep_every)
 
     def poll(self) -> None:
-        """Tell what the latest write came to, if it has ended; takes no time."""
+        """Report the latest write if it has ended; returns at once."""
         if self._write is not None and self._write.ended:
             self.wait()
 
     def wait(self) -> None:
-        """Let the write under way come to its end, and tell it. Raises what another save would not mend."""
+        """Wait for the write in progress and report it. Raises errors that another save would not fix."""
         write, self._write = self._write, None
         if write is None:
             return
@@ -90,14 +91,14 @@ class CheckpointWriter:
             self._saved(write.step)
         if write.failure:
             text = f"The checkpoint of step {write.step:,} {write.failure}."
-            self._tell_failure(write.step, text, f"free space in {self._run}")
+            self._report_failure(write.step, text, f"free some space in {self._run}")
 
-    def _tell_failure(self, step: int, text: str, advice: str) -> None:
-        self._progress.say(f"{text} Training goes on and the next save tries again: {advice}.")
+    def _report_failure(self, step: int, text: str, advice: str) -> None:
+        self._progress.say(f"{text} Training continues and the next save retries: {advice}.")
         self._on_failure(step, text)
 
     def close(self) -> None:
-        """Wait for the last write. Raises ParakeetError where it failed: the run would go on from an earlier step."""
+        """Wait for the last write. ParakeetError if it failed: the run would resume from an earlier step."""
         self.wait()
         if self._unsaved is not None:
             raise self._unsaved
@@ -108,14 +109,14 @@ class CheckpointWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Where the training itself failed, that is what is raised; a write that fails beside it is only said.
+        # If the training itself failed, its error is the one to raise; a write that failed too is only reported.
         (self.close if error is None else self.wait)()
 
 
 class _Write:
-    """A checkpoint on its way to the disk, in a thread that does not keep the interpreter from ending.
+    """A checkpoint being written by a daemon thread, which does not keep the interpreter from ending.
 
-    Of an OSError only the words are kept: its traceback would hold the whole copy in memory.
+    An OSError is kept only as text: its traceback would hold the whole copy in memory.
     """
 
     def __init__(self, run: Path, copy: HostCopy, keep_checkpoints: int, keep_every: int) -> None:
@@ -146,15 +147,15 @@ class _Write:
         try:
             write_checkpoint(run, copy)
         except OSError as error:
-            self.failure = f"could not be saved: {_in_words(error)}"
+            self.failure = f"could not be saved: {_reason(error)}"
             self.unsaved = explain_os_error(error, f"saving the checkpoint of step {self.step:,}")
 
     def _prune(self, run: Path, written: RunState, keep_checkpoints: int, keep_every: int) -> None:
         try:
             prune(run, written, keep_checkpoints, keep_every)
         except OSError as error:
-            self.failure = f"was saved, but those before it could not be tidied up: {_in_words(error)}"
+            self.failure = f"was saved, but older ones could not be removed: {_reason(error)}"
 
 
-def _in_words(error: OSError) -> str:
+def _reason(error: OSError) -> str:
     return f"{error.strerror or error}" + (f" ({error.filename})" if error.filename else "")
