@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(PYTHON) -m pip --python $(BIN)/python
 
-.PHONY: demo test dev lint check-python
+.PHONY: demo test dev lint gpu-check check-python
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m parakeet.cli build
@@ -21,6 +21,16 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# The checks that need a GPU; benchmarks/gpu_check/README.md lists the steps.
+SECONDS ?= 600
+STEPS ?=
+GPU_CHECK_TOKENS ?= .gpu-tokens
+gpu-check: $(VENV)/.installed-dev
+	@$(BIN)/python -c 'import torch; raise SystemExit(not torch.cuda.is_available())' || \
+		{ echo "gpu-check: PyTorch finds no CUDA device on this machine, so there is nothing to check." >&2; exit 1; }
+	$(BIN)/python -m benchmarks.gpu_check.tokens $(GPU_CHECK_TOKENS)
+	NO_INSTALL=1 GPU_CHECK_TOKENS=$(GPU_CHECK_TOKENS) PYTHON=$(BIN)/python bash benchmarks/gpu_check/gpu_check.sh $(SECONDS) $(STEPS)
 
 check-python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
