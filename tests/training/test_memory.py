@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from parakeet.benchmarks.rounds import lower_mark
 from parakeet.errors import ParakeetError
 from parakeet.training.device import peak_resident
 from parakeet.training.memory import (
@@ -85,7 +84,6 @@ def test_the_peak_is_told_with_and_without_proc(tmp_path: Path) -> None:
     (tmp_path / "status").write_text("Name:\tpython\nVmHWM:\t  2048 kB\n")
     assert peak_resident(tmp_path / "status") == 2048 * 1024
     assert peak_resident(tmp_path / "missing") > 1 << 20, "getrusage tells it"
-    assert lower_mark(tmp_path) is None, "a system without a mark that can be lowered"
 
 
 def test_limits_of_control_groups_are_found_in_both_versions(tmp_path: Path) -> None:
