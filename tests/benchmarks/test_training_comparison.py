@@ -85,7 +85,7 @@ def test_the_table_marks_ours_and_names_the_command_for_a_gpu(printed: list[str]
 
 MEASUREMENT = Measurement(
     ModelConfig(layers=1, heads=1, width=8, context=8, vocabulary_rows=64),
-    Training(tokens=8, batch_tokens=8, learning_rate=1e-3), 1, 8, 1,
+    Training(tokens=16, batch_tokens=16, learning_rate=1e-3), 1, 8, 1,
 )  # fmt: skip
 
 
