@@ -112,7 +112,7 @@ def test_the_table_and_the_facts_of_the_machine_are_there(printed: list[str], re
         "Stages over 1 MB",
         "Tokenize",
         "Packing",
-        "50 GB on 2 workers",
+        "50 GB with 2 workers",
     ):
         assert said in table
     for demand in result["demands"]:
