@@ -18,7 +18,6 @@ from tempfile import TemporaryFile
 from typing import Any, TextIO
 
 import click
-import psutil
 
 import parakeet
 from parakeet.errors import ParakeetError
@@ -125,7 +124,10 @@ class MemorySampler:
         """Of its descendants together."""
         self.peak = 0
         """Of all of them together."""
+        import psutil  # not at the top: what is measured on a GPU needs none of it
+
         self._process = psutil.Process(pid)
+        self._ended = psutil.Error
         # To list descendants takes milliseconds.
         self._descendants, self._interval = (False, 0.005) if pid is None else (True, 0.05)
         self._over = threading.Event()
@@ -143,13 +145,20 @@ class MemorySampler:
 
     def sample(self) -> int:
         """What is held now."""
-        main, workers = _anonymous(self._process), 0
+        main, workers = self._anonymous(self._process), 0
         if self._descendants:
-            with suppress(psutil.Error):
-                workers = sum(map(_anonymous, self._process.children(recursive=True)))
+            with suppress(self._ended):
+                workers = sum(map(self._anonymous, self._process.children(recursive=True)))
         self.main, self.workers = max(self.main, main), max(self.workers, workers)
         self.peak = max(self.peak, main + workers)
         return main + workers
+
+    def _anonymous(self, process: Any) -> int:
+        try:
+            memory = process.memory_info()
+        except self._ended:
+            return 0
+        return int(memory.rss - getattr(memory, "shared", 0))
 
     def _run(self) -> None:
         while not self._over.wait(self._interval):
@@ -162,14 +171,6 @@ def print_result(values: Mapping[str, Any], threads: int = 0) -> None:
     if (torch := sys.modules.get("torch")) is not None:
         facts |= {"threads": threads or torch.get_num_threads(), "torch": torch.__version__}
     click.echo(json.dumps({**values, **facts}))
-
-
-def _anonymous(process: psutil.Process) -> int:
-    try:
-        memory = process.memory_info()
-    except psutil.Error:  # it has ended
-        return 0
-    return int(memory.rss - getattr(memory, "shared", 0))
 
 
 def _environment(function: str, threads: int) -> dict[str, str]:

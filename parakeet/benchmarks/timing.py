@@ -55,13 +55,12 @@ class PeakMemory:
     """
 
     def __init__(self, device: str) -> None:
-        self._cuda = device != "cpu"
-        self._sampler = MemorySampler()
+        self._sampler = MemorySampler() if device == "cpu" else None
         self._before = 0
 
     def __enter__(self) -> "PeakMemory":
         gc.collect()
-        if self._cuda:
+        if self._sampler is None:
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
             self._before = torch.cuda.memory_allocated()
@@ -73,12 +72,12 @@ class PeakMemory:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not self._cuda:
+        if self._sampler is not None:
             self._sampler.__exit__()
 
     @property
     def peak(self) -> int:
-        if self._cuda:
+        if self._sampler is None:
             return int(torch.cuda.max_memory_allocated())
         self._sampler.sample()
         return self._sampler.peak
