@@ -21,7 +21,8 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {
         **os.environ,
         # Three steps, however slow the machine is.
-        "GPU_CHECK": "--device cpu --tiny --steps 3 --seconds 1000 --rounds 1",
+        "GPU_CHECK": "--device cpu --tiny --steps 3 --seconds 10000 --rounds 1",
+        "GPU_CHECK_PATIENCE": "50",
         "GPU_CHECK_TOKENS": str(folder / "tokens"),
         "GPU_CHECK_RUN": str(folder / "run"),
         "NO_INSTALL": "1",
@@ -33,7 +34,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_the_check_is_rehearsed_without_a_gpu(environment: dict[str, str]) -> None:
-    command = ["bash", str(SCRIPT), "1000", *STEPS]
+    command = ["bash", str(SCRIPT), "20000", *STEPS]
     finished = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     logs = "".join(log.read_text(encoding="utf-8") for log in Path(environment["OUT"]).glob("*.log"))
     for step in STEPS:
