@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(PYTHON) -m pip --python $(BIN)/python
 
-.PHONY: demo test dev lint check-python
+.PHONY: demo test dev lint gpu-check check-python
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m parakeet.cli build
@@ -22,16 +22,28 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# The checks that need a GPU; benchmarks/gpu_check/README.md lists the steps.
+SECONDS ?= 600
+STEPS ?=
+GPU_CHECK_TOKENS ?= .gpu-tokens
+gpu-check: $(VENV)/.installed-dev
+	@$(BIN)/python -c 'import torch; raise SystemExit(not torch.cuda.is_available())' || \
+		{ echo "gpu-check: PyTorch finds no CUDA device on this machine, so there is nothing to check." >&2; exit 1; }
+	$(BIN)/python -m benchmarks.gpu_check.tokens $(GPU_CHECK_TOKENS)
+	NO_INSTALL=1 GPU_CHECK_TOKENS=$(GPU_CHECK_TOKENS) PYTHON=$(BIN)/python bash benchmarks/gpu_check/gpu_check.sh $(SECONDS) $(STEPS)
+
 check-python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed; name one with: make PYTHON=python3.12 ..." >&2; exit 1; }
 
-$(VENV)/.installed: pyproject.toml | check-python
+$(BIN)/python: | check-python
 	@# Debian's python3 has no ensurepip without python3-venv: pip then installs from outside.
 	$(PYTHON) -m venv $(VENV) 2>/dev/null || $(PYTHON) -m venv --clear --without-pip $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
 	$(PIP) install --quiet --editable .
 	touch $@
 
-$(VENV)/.installed-dev: pyproject.toml | $(VENV)/.installed
+$(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 	$(PIP) install --quiet --editable '.[dev]'
-	touch $@
+	touch $(VENV)/.installed $@

@@ -1,171 +1,262 @@
-"""How fast the data stages are, in how much memory, and whether they find what they should: `parakeet bench data`."""
+"""`parakeet bench data`: speed, memory and disk space of the data stages on this machine, and a forecast for 50 GB."""
 
-import json
 import os
-import platform
 import shutil
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from importlib import import_module
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
 
-from parakeet.benchmarks import data_tables as tables
-from parakeet.benchmarks.data_corpus import (
+from parakeet.benchmarks.corpus import (
+    LICENCE,
+    SOURCE,
     invented_blocks,
-    invented_texts,
     read_blocks,
-    read_texts,
+    save_tokenizer,
     varied,
-    write_documents,
+    write_files,
 )
-from parakeet.benchmarks.data_forecast import forecast
-from parakeet.benchmarks.data_packing import lengths_of, measure_fill, measure_loading
-from parakeet.benchmarks.data_pipeline import measure_pipelines
-from parakeet.benchmarks.data_recall import labelled_sets, measure_labelled, measure_recall
-from parakeet.benchmarks.data_stages import ROW_TOKENS, Chain, bench_recipe, run_chain
-from parakeet.benchmarks.data_tokenising import measure_tokenising, save_tokenizer
-from parakeet.benchmarks.demands import Demand, print_demands
-from parakeet.data.tokens.shards import TokenShards
+from parakeet.benchmarks.process import Answer, MeasuringProcess, MemorySampler, print_result
+from parakeet.data.tokens.shards import SPLITS
 from parakeet.errors import ParakeetError
-from parakeet.progress import Progress
-from parakeet.tokenizer import Tokenizer
+from parakeet.progress import Progress, Task
+from parakeet.recipe import (
+    Clean,
+    Executor,
+    LaterRows,
+    ModelSettings,
+    Packing,
+    Quality,
+    Recipe,
+    Repetition,
+    Shards,
+    Training,
+)
+from parakeet.recipe_sources import FileSource
+from parakeet.stages import stage_named
 
-MB = 1_000_000
-COMPARED_BYTES = 25 * MB
-"""Most text that is cleaned and deduplicated as datatrove would: its words take spaCy a minute for these."""
-LARGER = 10
-"""The larger corpus of --memory, in smaller ones."""
+MB, MIB = 1_000_000, 1 << 20
+STAGES = ("documents", "clean_documents", "deduplicated_documents", "token_shards", "packing_plan")
+ROW_TOKENS = (1024, 2048, 8192)
+CORPUS_BYTES = 50_000_000_000
 DISK_SHARE = 4
-"""Times the text that the stages take of the disk, at most."""
-LOADER_SECONDS = 3.0
-PACKAGES = ("datatrove", "spacy", "tiktoken", "pyarrow", "numpy", "xxhash")
+"""The stages need at most this many times the text on the disk."""
 
 
-@dataclass
-class Bench:
-    """One run of the benchmark in a folder that is gone after it."""
+@dataclass(frozen=True)
+class Ran:
+    """A stage's work in a process of its own."""
 
-    folder: Path
-    blocks: Sequence[str]
-    texts: Sequence[str]
-    """Documents as the files have them, for packing."""
-    workers: int
-    rounds: int
-    progress: Progress
-    result: dict[str, Any] = field(default_factory=dict)
-    demands: list[Demand] = field(default_factory=list)
-
-    def pipelines(self, n_bytes: int) -> None:
-        documents = list(varied(self.blocks, min(n_bytes, COMPARED_BYTES), seed=1))
-        written = write_documents(self.folder / "compared", documents, self.workers)
-        sides = measure_pipelines(
-            bench_recipe(self.workers), self.folder / "compared", self.rounds, self.folder / "sides", self.progress
-        )
-        self.result["pipelines"] = {"bytes": written, "documents": len(documents)}
-        self.result["pipelines"] |= {name: side.as_json() for name, side in sides.items()}
-        self.demands.append(tables.pipelines(sides, written, len(documents), self.workers))
-
-    def recall(self, pairs: int) -> None:
-        self.progress.say("planted pairs")
-        recipe = bench_recipe(self.workers)
-        bands, false = measure_recall(recipe, self.blocks, pairs, self.folder / "recall")
-        self.result["recall"] = {"bands": [band.as_json() for band in bands], "unrelated_found": false}
-        self.demands += tables.recall(bands, false)
-
-    def labelled(self, trains: Sequence[Path]) -> None:
-        self.progress.say("labelled sets")
-        sets = measure_labelled(bench_recipe(self.workers), trains, self.folder / "labelled")
-        self.result["labelled"] = [one.as_json() for one in sets]
-        self.demands += tables.labelled(sets)
-
-    def stages(self, sizes: Sequence[int]) -> None:
-        """The chain of stages at every size; then tokenising, packing and loading from the largest one's artefacts."""
-        tokenizer = save_tokenizer(self.folder / "tokenizer", self.blocks)
-        chains: list[Chain] = []
-        for size in sizes:
-            keep = {"deduplicated_documents", "token_shards"} if size == sizes[-1] else set()
-            folder = self.folder / f"chain-{size}"
-            chain = run_chain(self.blocks, size, self.folder / "tokenizer", self.workers, folder, keep, self.progress)
-            chains.append(chain)
-        self.result["chains"] = [chain.as_json() for chain in chains]
-        self.demands += tables.chains(chains)
-        self._tokenising(folder, tokenizer)
-        self._packing(folder / "token_shards", tokenizer)
-        rows = forecast(chains[-1])
-        self.result["forecast"] = [row.as_json() for row in rows]
-        tables.forecasts(rows, self.workers)
-
-    def _tokenising(self, folder: Path, tokenizer: Tokenizer) -> None:
-        inputs = {"deduplicated_documents": folder / "deduplicated_documents", "tokenizer": self.folder / "tokenizer"}
-        recipe = bench_recipe(self.workers)
-        found = measure_tokenising(recipe, inputs, self.rounds, self.folder / "tokenising", self.progress)
-        self.result["tokenise"] = {"tokenizer": tokenizer.name, **found.as_json()}
-        self.demands.append(tables.tokenising(found, tokenizer.name))
-
-    def _packing(self, shards: Path, tokenizer: Tokenizer) -> None:
-        self.progress.say("packing and loading")
-        of_shards = TokenShards(shards, "train", tokenizer).lengths()
-        fills = [
-            *measure_fill("these blocks", of_shards, ROW_TOKENS),
-            *measure_fill("whole documents", lengths_of(self.texts, tokenizer), ROW_TOKENS),
-        ]
-        loading = measure_loading(shards, LOADER_SECONDS)
-        self.result["packing"] = [fill.as_json() for fill in fills]
-        self.result["loading"] = loading.as_json()
-        self.demands += tables.packing(fills, loading)
+    seconds: float
+    """From the start of the process to its end."""
+    counts: dict[str, Any]
+    tasks: dict[str, float] = field(default_factory=dict)
+    """Seconds of each task that the work reported progress of."""
+    peak: int = 0
+    """Most bytes of memory that the process and its workers held together."""
+    main: int = 0
+    """Of the process itself, which holds what the stage knows of every document."""
+    workers: int = 0
 
 
-def run(
-    text: Sequence[str],
-    megabytes: int,
-    pairs: int,
-    labelled: Path | None,
-    memory: bool,
-    workers: int,
-    rounds: int,
-) -> None:
-    """Tables, then one JSON line. `workers` 0 is one a core; `memory` measures ten times `megabytes` too."""
+@dataclass(frozen=True)
+class StageRun:
+    """One stage over a corpus. `artefact` and `scratch`: bytes on disk that it leaves, and that it worked with."""
+
+    stage: str
+    ran: Ran
+    documents: int
+    artefact: int
+    scratch: int
+
+    def as_json(self) -> dict[str, Any]:
+        ran = self.ran
+        memory = {"memory": ran.peak, "memory_main": ran.main, "memory_workers": ran.workers}
+        sizes = {"documents": self.documents, "artefact": self.artefact, "scratch": self.scratch}
+        return {"stage": self.stage, "seconds": ran.seconds, "steps": ran.tasks, **sizes, **memory}
+
+
+@dataclass(frozen=True)
+class Chain:
+    """All stages over `n_bytes` of text."""
+
+    n_bytes: int
+    runs: Sequence[StageRun]
+
+    def of(self, stage: str) -> StageRun:
+        return next(run for run in self.runs if run.stage == stage)
+
+    def rate(self, run: StageRun) -> float:
+        """Bytes a second of the corpus, which is more than reaches the later stages."""
+        return self.n_bytes / run.ran.seconds
+
+    def as_json(self) -> dict[str, Any]:
+        return {"bytes": self.n_bytes, "stages": [run.as_json() for run in self.runs]}
+
+
+def run(text: Sequence[str], megabytes: int, workers: int) -> None:
+    """A table of the stages, the forecast, then one JSON line. `workers` 0 is one per core."""
     workers = workers or os.cpu_count() or 1
-    sizes = [megabytes * MB, LARGER * megabytes * MB] if memory else [megabytes * MB]
-    # Before minutes of other work.
-    trains = labelled_sets(labelled) if labelled is not None else []
-    _require_room(DISK_SHARE * sizes[-1])
-    load_before = os.getloadavg()
-    with TemporaryDirectory(prefix="parakeet-data-") as folder:
+    require_room(megabytes * MB)
+    with tempfile.TemporaryDirectory(prefix="parakeet-data-") as name:
+        folder = Path(name)
         blocks = read_blocks(text) if text else invented_blocks()
-        texts = list(read_texts(text)) if text else invented_texts()
-        bench = Bench(Path(folder), blocks, texts, workers, rounds, Progress())
-        bench.pipelines(sizes[0])
-        bench.recall(pairs)
-        if trains:
-            bench.labelled(trains)
-        bench.stages(sizes)
-    print_demands(bench.demands)
-    values = {"benchmark": "data", "text": [Path(path).name for path in text], "workers": workers, "rounds": rounds}
-    values |= bench.result | {"demands": [demand.as_json() for demand in bench.demands]}
-    click.echo(json.dumps(values | _machine() | {"load_before": load_before, "load_after": os.getloadavg()}))
+        tokenizer = save_tokenizer(folder / "tokenizer", blocks)
+        chain = run_chain(blocks, megabytes * MB, folder / "tokenizer", workers, folder / "chain", set(), Progress())
+    print_chain(chain)
+    values = {"benchmark": "data", "text": [Path(path).name for path in text], "workers": workers}
+    values |= {"tokenizer": tokenizer.name, "chain": chain.as_json(), "forecast": print_forecast(chain, workers)}
+    print_result(values)
 
 
-def _require_room(n_bytes: int) -> None:
-    free = shutil.disk_usage(tempfile.gettempdir()).free
-    if free < n_bytes:
+def require_room(text_bytes: int) -> None:
+    folder, needed = tempfile.gettempdir(), DISK_SHARE * text_bytes
+    free = shutil.disk_usage(folder).free
+    if free < needed:
         raise ParakeetError(
-            f"{tempfile.gettempdir()} has {free / 1e9:,.1f} GB free, and up to {n_bytes / 1e9:,.1f} GB are needed. "
+            f"{folder} has {free / 1e9:,.1f} GB free, and the stages need up to {needed / 1e9:,.1f} GB. "
             "Make room, set TMPDIR to a folder with more, or lower --megabytes."
         )
 
 
-def _machine() -> dict[str, Any]:
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = ""
-    facts = {"cpus": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
-    return {**facts, "versions": versions}
+def bench_recipe(workers: int, path: str = "") -> Recipe:
+    """Default settings with all filters on. `path`: the folder that the documents are read from."""
+    return Recipe(
+        name="bench",
+        sources=[FileSource(name=SOURCE, path=path, licence=LICENCE)],
+        clean=Clean(repetition=Repetition(), quality=Quality()),
+        shards=Shards(min_held_out_bytes=0),
+        packing=Packing(row_tokens=ROW_TOKENS[0], then=[LaterRows(row_tokens=n, share=0.1) for n in ROW_TOKENS[1:]]),
+        model=ModelSettings(layers=1, heads=1, width=8, context=max(ROW_TOKENS)),
+        training=Training(tokens=max(ROW_TOKENS), batch_tokens=max(ROW_TOKENS), learning_rate=1e-3),
+        executor=Executor(workers=workers),
+    )
+
+
+def run_chain(
+    blocks: Sequence[str], n_bytes: int, tokenizer: Path, workers: int, folder: Path, keep: set[str], progress: Progress
+) -> Chain:
+    """Write `n_bytes` of varied text and run every stage over it. Only the artefacts of the stages in `keep` remain."""
+    corpus = folder / "corpus"
+    progress.say(f"writing {n_bytes / MB:,.0f} MB of text")
+    written = write_files(corpus, varied(blocks, n_bytes, seed=1))
+    recipe = bench_recipe(workers, str(corpus))
+    made = {"tokenizer": tokenizer}
+    runs = []
+    for name in STAGES:
+        progress.say(f"{name} of {n_bytes / MB:,.0f} MB")
+        output = made[name] = folder / name
+        ran = run_work(stage_named(name).make, recipe, {i: made[i] for i in stage_named(name).inputs}, output)
+        scratch = _size(output / "work")
+        runs.append(StageRun(name, ran, _documents(ran.counts), _size(output) - scratch, scratch))
+        shutil.rmtree(output / "work", ignore_errors=True)
+        for stage in made.keys() - keep - _needed_after(name) - {"tokenizer"}:
+            shutil.rmtree(made.pop(stage))
+        if name == "documents":
+            shutil.rmtree(corpus)
+    return Chain(written, runs)
+
+
+def run_work(make: str, recipe: Recipe, inputs: Mapping[str, Path], output: Path) -> Ran:
+    """Call `make` ("module:function", with a stage's arguments) in a process of its own; `output` must not exist."""
+    output.mkdir(parents=True)
+    paths = {name: str(path) for name, path in inputs.items()}
+    request = {"make": make, "recipe": recipe.model_dump(mode="json"), "inputs": paths, "output": str(output)}
+    began = time.perf_counter()
+    with (
+        MeasuringProcess(f"{__name__}:work", request) as process,
+        MemorySampler(process.pid) as memory,
+    ):
+        answer = process.ask()
+        process.finish()
+    seconds = time.perf_counter() - began
+    if "refused" in answer:
+        raise ParakeetError(f"{make}: {answer['refused']}")
+    return Ran(seconds, answer["counts"], answer["tasks"], memory.peak, memory.main, memory.workers)
+
+
+class _Stopwatch(Progress):
+    """Keeps the seconds of every task."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def task(self, name: str, total: float | None, unit: str) -> Iterator[Task]:
+        began = time.perf_counter()
+        with super().task(name, total, unit) as task:
+            yield task
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+
+
+def work(request: dict[str, Any]) -> Answer:
+    """In the process: do it."""
+    module, _, function = request["make"].partition(":")
+    recipe = Recipe.model_validate(request["recipe"])
+    inputs = {name: Path(path) for name, path in request["inputs"].items()}
+    progress = _Stopwatch()
+    counts = getattr(import_module(module), function)(recipe, inputs, Path(request["output"]), progress)
+    return {"counts": counts, "tasks": progress.seconds}
+
+
+def print_chain(chain: Chain) -> None:
+    click.echo(
+        f"{f'Stages over {chain.n_bytes / MB:,.0f} MB':<26}{'seconds':>9}{'MB/s':>8}{'peak MiB':>10}{'itself':>8}"
+        f"{'workers':>9}{'documents':>11}{'disk MB':>9}{'scratch':>9}"
+    )
+    for run in chain.runs:
+        ran = run.ran
+        click.echo(
+            f"  {run.stage:<24}{ran.seconds:>9.1f}{chain.rate(run) / MB:>8.2f}{ran.peak / MIB:>10,.0f}"
+            f"{ran.main / MIB:>8,.0f}{ran.workers / MIB:>9,.0f}{run.documents:>11,}{run.artefact / MB:>9,.1f}"
+            f"{run.scratch / MB:>9,.1f}"
+        )
+    click.echo()
+
+
+def print_forecast(chain: Chain, workers: int) -> list[dict[str, Any]]:
+    """What 50 GB would take at these rates: hours and disk space in proportion, start-up time included."""
+    times = CORPUS_BYTES / chain.n_bytes
+    rows: list[dict[str, Any]] = [
+        {
+            "stage": run.stage,
+            "megabytes_per_second": chain.rate(run) / MB,
+            "hours": times * run.ran.seconds / 3600,
+            "artefact": round(times * run.artefact),
+            "scratch": round(times * run.scratch),
+        }
+        for run in chain.runs
+    ]
+    title = f"50 GB with {workers} worker{'' if workers == 1 else 's'}"
+    click.echo(f"{title:<26}{'MB/s':>8}{'hours':>8}{'disk GB':>10}{'scratch GB':>12}")
+    for row in rows:
+        click.echo(
+            f"  {row['stage']:<24}{row['megabytes_per_second']:>8.2f}{row['hours']:>8.2f}{row['artefact'] / 1e9:>10.1f}"
+            f"{row['scratch'] / 1e9:>12.1f}"
+        )
+    hours, disk = sum(row["hours"] for row in rows), sum(row["artefact"] for row in rows)
+    click.echo(f"  {'all':<24}{'':>8}{hours:>8.2f}{disk / 1e9:>10.1f}\n")
+    return rows
+
+
+def _needed_after(name: str) -> set[str]:
+    return {needed for stage in STAGES[STAGES.index(name) + 1 :] for needed in stage_named(stage).inputs}
+
+
+def _documents(counts: Mapping[str, Any]) -> int:
+    """Documents in a stage's counts, which may be by split (shards) or by source (the plan)."""
+    if "documents" in counts:
+        return int(counts["documents"])
+    parts = counts["mix"].values() if "mix" in counts else [counts[split] for split in SPLITS]
+    return sum(int(part["documents"]) for part in parts)
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -1,11 +1,9 @@
-"""Prefill and decode of one model in several precisions, side by side with what the machine can do.
+"""Prefill and decode of one model in several precisions, beside the limits of the machine.
 
-All samples are taken in rounds, one of each: what else the machine is doing then slows all of them alike.
+Samples are taken in rounds, one of each, so that other load on the machine slows all of them alike.
 """
 
-import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,18 +11,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from parakeet.benchmarks.timing import Sample, seconds_of
 from parakeet.generation.decoder import Decoder
 from parakeet.generation.matrices import Arena, DenseMatrix
 from parakeet.model.config import ModelConfig
 
 STOCK = "stock bf16"
-"""bf16 with torch's linear for every product, as a model of plain modules has it: what the others are held against."""
+"""bf16 with torch's own linear for every product, like a model of plain modules: the baseline."""
 CONTEXTS = (16, 512, 2048)
-"""Tokens in the cache when a step is timed, as far as the model's context goes."""
+"""Tokens in the cache when a step is timed, up to the model's context."""
 PREFILL = 512
-"""Tokens of a prefill, likewise."""
-RECOMPUTING_ROUNDS = 5
-"""At most: the prefix is read anew in each, which takes seconds."""
+"""Tokens of a prefill, up to the model's context."""
 STEPS = 3
 BUFFER_BYTES = 1 << 30
 MATRIX = 4096
@@ -43,35 +40,19 @@ def stock(weight: Tensor, arena: Arena) -> StockMatrix:
 
 
 def contexts_of(config: ModelConfig) -> tuple[int, ...]:
-    """Those of CONTEXTS at which a model of this context, 16 tokens or more, can take STEPS steps; one at least."""
+    """Those of CONTEXTS after which this model (context 16 or more) can take STEPS steps; at least one."""
     most = config.context - STEPS
     return tuple(context for context in CONTEXTS if context <= most) or (most,)
 
 
 def prefill_of(config: ModelConfig) -> int:
-    """Tokens of a prefill that a model of this context can hold."""
+    """Tokens of a prefill that fits the model's context."""
     return min(PREFILL, config.context)
 
 
 @dataclass(frozen=True)
-class Sample:
-    """Median, least and most, of seconds or of a rate."""
-
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Sample":
-        return cls(statistics.median(values), min(values), max(values))
-
-    def as_json(self) -> list[float]:
-        return [float(f"{value:.6g}") for value in (self.median, self.low, self.high)]
-
-
-@dataclass(frozen=True)
 class Speeds:
-    """Of one variant: seconds by context of a decoded token, seconds of a prefill, and bytes read for a token."""
+    """One variant: seconds per decoded token by context, seconds of a prefill, and bytes read for a token."""
 
     decode: Mapping[int, Sample]
     prefill: Sample
@@ -124,27 +105,8 @@ def measure(
     return speeds, bandwidth, rates
 
 
-def recomputing_seconds(
-    decoder: Decoder, device: str, rounds: int, advance: Callable[[], None]
-) -> dict[int, tuple[Sample, Sample]]:
-    """By context but the first: a token by reading the whole prefix anew, as the original did, and with the cache."""
-    result = {}
-    for context in contexts_of(decoder.config)[1:]:
-        ids = [1] * context
-        cache = decoder.new_cache(context + STEPS)
-        whole, cached = [], []
-        for _ in range(rounds):
-            cache.lengths = [0]
-            whole.append(seconds_of(device, lambda c=cache, i=ids: decoder.prefill(i, c)))  # type: ignore[misc]
-            steps = seconds_of(device, lambda c=cache: [decoder.step([1], c) for _ in range(STEPS)])  # type: ignore[misc]
-            cached.append(steps / STEPS)
-            advance()
-        result[context] = Sample.of(whole), Sample.of(cached)
-    return result
-
-
 def forward_flops(decoder: Decoder, tokens: int) -> float:
-    """2 · weights · tokens of a prefill with one row of logits, and attention's products (causal count)."""
+    """2 · weights · tokens of a prefill with one row of logits, plus the products of causal attention."""
     c = decoder.config
     body = 2 * 12 * c.layers * c.width**2 * tokens
     attention = 2 * c.layers * c.width * tokens**2
@@ -152,7 +114,7 @@ def forward_flops(decoder: Decoder, tokens: int) -> float:
 
 
 class Machine:
-    """What everything is held against."""
+    """The limits of the machine: memory bandwidth and large matrix products."""
 
     def __init__(self, device: str) -> None:
         self._device = device
@@ -161,18 +123,10 @@ class Machine:
         self._matrices = {"fp32": numbers, "bf16": numbers.bfloat16()}
 
     def read_seconds(self) -> float:
-        """To sum a buffer of 1 GiB."""
+        """Seconds to sum a buffer of 1 GiB."""
         return seconds_of(self._device, self._buffer.sum)
 
     def matrix_seconds(self, dtype: str) -> float:
-        """Of a square product of 4,096."""
+        """Seconds of a product of 4,096 × 4,096 matrices."""
         matrix = self._matrices[dtype]
         return seconds_of(self._device, lambda: F.linear(matrix, matrix))
-
-
-def seconds_of(device: str, work: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    work()
-    if device != "cpu":
-        torch.cuda.synchronize()
-    return time.perf_counter() - began

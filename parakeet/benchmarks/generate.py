@@ -1,28 +1,18 @@
-"""How fast a model of a recipe's shape talks on this machine, beside what its memory and its arithmetic allow."""
+"""`parakeet bench generate`: how fast a model of a recipe's shape generates, beside the limits of the machine."""
 
-import json
 import math
-import os
-import platform
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
 
-from parakeet.benchmarks.decoding import (
-    RECOMPUTING_ROUNDS,
-    STOCK,
-    Sample,
-    Speeds,
-    contexts_of,
-    measure,
-    recomputing_seconds,
-    stock,
-)
-from parakeet.benchmarks.loading import measure_apart
+from parakeet.benchmarks.decoding import STOCK, Speeds, measure, stock
 from parakeet.benchmarks.precision import bits_per_byte_by_dtype
+from parakeet.benchmarks.process import Answer, MeasuringProcess, MemorySampler, print_result
+from parakeet.benchmarks.timing import Sample
 from parakeet.errors import ParakeetError
 from parakeet.generation.decoder import DTYPES, Decoder
 from parakeet.model.config import ModelConfig
@@ -33,10 +23,14 @@ from parakeet.recipe import Recipe
 from parakeet.sanitise import sanitise
 
 MIB = 1 << 20
+BYTES_PER_WEIGHT = {"fp32": 4.0, "bf16": 2.0, "int8": 1.0, "int4": 0.625}
+"""int4: half a byte, and a bf16 scale and zero point for every 32 weights."""
+ALLOWED_SHARE, ALLOWED_BYTES = 1.15, 1 << 29
+"""Loading may hold this share of the weights' bytes, and so many bytes for Python and torch: never two copies."""
 
 
 def run(recipe: Recipe, threads: int, rounds: int, compiled: bool, root: Path) -> None:
-    """Random weights of the recipe's shape, in each precision that they go into; tables, then one JSON line."""
+    """Measure random weights of the recipe's shape in each precision that supports them; tables, then one JSON line."""
     if threads:
         torch.set_num_threads(threads)
     config = ModelConfig.from_recipe(recipe.model, vocabulary_rows(recipe))
@@ -44,30 +38,28 @@ def run(recipe: Recipe, threads: int, rounds: int, compiled: bool, root: Path) -
     click.echo(f"{sanitise(recipe.name)}: {config.parameter_count:,} parameters, random weights, batch 1\n")
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch)
-        _write_random_model(config, directory)
-        loading = {dtype: measure_apart(directory, dtype, torch.get_num_threads()) for dtype in DTYPES}
+        write_random_model(config, directory)
+        loading = {dtype: measure_loading(directory, dtype, torch.get_num_threads()) for dtype in DTYPES}
         result["left_out"] = {dtype: loaded["refused"] for dtype, loaded in loading.items() if "refused" in loaded}
         result["loading"] = {dtype: loaded for dtype, loaded in loading.items() if dtype not in result["left_out"]}
         _print_loading(result["loading"], result["left_out"])
-        result["cpu"] = _measured(directory, "cpu", [STOCK, *result["loading"]], rounds, compiled)
+        result["cpu"] = measure_device(directory, "cpu", [STOCK, *result["loading"]], rounds, compiled)
         if torch.cuda.is_available():
-            result["cuda"] = _measured(directory, "cuda", [STOCK, "fp32", "bf16"], rounds, compiled)
+            result["cuda"] = measure_device(directory, "cuda", [STOCK, "fp32", "bf16"], rounds, compiled)
         else:
             click.echo("CUDA: not measured, there is no device here.\n")
     result["bits_per_byte"] = _quality(root)
-    result |= {"rounds": rounds, "compiled": compiled, "cpus": os.cpu_count(), "threads": torch.get_num_threads()}
-    result |= {"machine": platform.machine(), "python": platform.python_version(), "torch": torch.__version__}
-    click.echo(json.dumps(result))
+    print_result(result | {"rounds": rounds, "compiled": compiled})
 
 
-def _write_random_model(config: ModelConfig, directory: Path) -> None:
+def write_random_model(config: ModelConfig, directory: Path) -> None:
     model = Parakeet(config)
     model.initialise(torch.Generator().manual_seed(1))
     save_model(model, directory)
 
 
-def _measured(directory: Path, device: str, variants: list[str], rounds: int, compiled: bool) -> dict[str, Any]:
-    """Measure and print one device's table; its part of the JSON line."""
+def measure_device(directory: Path, device: str, variants: list[str], rounds: int, compiled: bool) -> dict[str, Any]:
+    """Measure one device, print its table, and return its part of the JSON line."""
     model = load_model(directory, "cpu")
     decoders = {
         name: Decoder(model, "bf16", device, stock) if name == STOCK else Decoder(model, name, device)
@@ -75,21 +67,41 @@ def _measured(directory: Path, device: str, variants: list[str], rounds: int, co
     }
     for decoder in decoders.values() if compiled else ():
         decoder.compile()
-    fewer = min(rounds, RECOMPUTING_ROUNDS)
-    total = rounds + 1 + fewer * len(contexts_of(model.config)[1:])
-    with Progress().task(f"Measuring on {device}", total, "rounds") as task:
+    with Progress().task(f"Measuring on {device}", rounds + 1, "rounds") as task:
         speeds, bandwidth, rates = measure(decoders, device, rounds, lambda: task.advance(1))
-        whole = recomputing_seconds(decoders["fp32"], device, fewer, lambda: task.advance(1))
     _print_speeds(device, speeds, bandwidth, rates)
-    ratios = {context: before.median / after.median for context, (before, after) in whole.items()}
-    for context, ratio in ratios.items():
-        click.echo(f"With the cache at {context:,} tokens, fp32: {ratio:.0f} times as fast as reading the whole prefix")
     return {
         "variants": {name: _as_json(variant) for name, variant in speeds.items()},
         "read_bandwidth": bandwidth.as_json(),
         "matrix_rate": {dtype: rate.as_json() for dtype, rate in rates.items()},
-        "times_recomputing": ratios,
     }
+
+
+def measure_loading(directory: Path, dtype: str, threads: int) -> Answer:
+    """Load the model in a process of its own: its seconds, its peak memory, the allowed memory, and whether it is over.
+
+    `{"refused": reason}` for a dtype that does not support the model's matrices. ParakeetError when the process failed.
+    """
+    request = {"directory": str(directory), "dtype": dtype}
+    with (
+        MeasuringProcess(f"{__name__}:load", request, threads) as process,
+        MemorySampler(process.pid) as memory,
+    ):
+        answer = process.ask()
+    if "refused" in answer:
+        if answer["refused"].startswith("the process"):
+            raise ParakeetError(f"Loading in {dtype} failed: {answer['refused']}.")
+        return answer
+    limit = ALLOWED_SHARE * answer["parameters"] * BYTES_PER_WEIGHT[dtype] + ALLOWED_BYTES
+    peak = memory.main
+    return {"seconds": answer["seconds"], "peak_bytes": peak, "limit_bytes": limit, "over": peak > limit}
+
+
+def load(request: dict[str, Any]) -> Answer:
+    """In the process: load the model as chat does."""
+    began = time.perf_counter()
+    decoder = Decoder(load_model(Path(request["directory"]), "cpu"), request["dtype"])
+    return {"seconds": time.perf_counter() - began, "parameters": decoder.config.parameter_count}
 
 
 def _as_json(speeds: Speeds) -> dict[str, Any]:
@@ -147,7 +159,7 @@ def _print_loading(loading: dict[str, dict[str, float]], left_out: dict[str, str
 
 
 def _quality(root: Path) -> dict[str, float | None] | None:
-    """Printed, and by dtype; None where it could not be measured, which must not lose what has been measured."""
+    """Print and return it by dtype. None when it cannot be measured, since the other results must not be lost."""
     try:
         quality = bits_per_byte_by_dtype(root)
     except (ParakeetError, OSError) as error:

@@ -1,4 +1,4 @@
-"""What a precision costs: held-out bits per byte of the model that was trained here, in each dtype of the engine."""
+"""The cost of a precision: held-out bits per byte of the trained model, in each dtype of the engine."""
 
 import math
 from pathlib import Path
@@ -16,14 +16,14 @@ from parakeet.stages import Build, active_recipe
 from parakeet.tokenizer import Tokenizer
 
 MAX_BYTES = 50_000
-"""Held-out text that is measured, in bytes of content."""
+"""Bytes of held-out text to measure."""
 
 
 def bits_per_byte_by_dtype(root: Path) -> dict[str, float | None]:
-    """By dtype, over the first held-out documents of the active recipe's model; None for one that it does not go into.
+    """By dtype, over the active recipe's first held-out documents; None for a dtype that does not support the model.
 
-    Each document is read alone, by the kernels that a reply's prompt goes through. ParakeetError where there is
-    nothing to measure: no trained model, no held-out text, a recipe whose files are gone.
+    Each document is read alone, by the kernels that read a prompt. ParakeetError when there is nothing to measure: no
+    trained model, no held-out text, or a recipe whose files are gone.
     """
     build = Build(root, active_recipe(root))
     if build.find("checkpoint") is None or build.find("token_shards") is None:
@@ -38,7 +38,7 @@ def bits_per_byte_by_dtype(root: Path) -> dict[str, float | None]:
     for dtype in DTYPES:
         try:
             found[dtype] = held_out_bits_per_byte(Decoder(model, dtype), tokenizer, shards, numbers)
-        except ParakeetError:  # matrices of a size that its kernel does not read
+        except ParakeetError:  # its kernel does not support matrices of this size
             found[dtype] = None
     return found
 

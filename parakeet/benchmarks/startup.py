@@ -1,8 +1,5 @@
-"""How long a user waits: for the help, for a reply's first token, for a build with nothing to do."""
+"""`parakeet bench startup`: the wait for the help, for a reply's first token, and for a build with nothing to do."""
 
-import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -11,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import click
 
+from parakeet.benchmarks.process import print_result
 from parakeet.errors import ParakeetError
 from parakeet.home import home
 from parakeet.stages import ACTIVE_RECIPE_FILE, Build, active_recipe
@@ -20,12 +18,12 @@ PARAKEET = (sys.executable, "-m", "parakeet.cli")
 
 
 def run(runs: int) -> None:
-    """Time each as a whole process, from its start; print minimum, median and maximum in seconds."""
+    """Time each as a whole process from its start, and print minimum, median and maximum in seconds."""
     root = home()
     recipe = active_recipe(root)
     if Build(root, recipe).find("release") is None:
         raise ParakeetError(
-            f"Recipe {recipe.name} is not built: there is nothing to measure. Make one with: parakeet build"
+            f"Recipe {recipe.name} is not built, so there is nothing to measure. Build it with: parakeet build"
         )
     measures: dict[str, Callable[[], float]] = {
         "help": lambda: _whole((*PARAKEET, "--help")),
@@ -39,8 +37,7 @@ def run(runs: int) -> None:
         low, middle, high = seconds[0], statistics.median(seconds), seconds[-1]
         click.echo(f"{name:<28}{low:>8.2f}{middle:>8.2f}{high:>8.2f}{TARGETS[name]:>8.1f}")
         results[name] = {"min": round(low, 3), "median": round(middle, 3), "max": round(high, 3)}
-    machine = {"cpus": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
-    click.echo(json.dumps({"benchmark": "startup", "runs": runs, "seconds": results, **machine}))
+    print_result({"benchmark": "startup", "runs": runs, "seconds": results})
 
 
 def _whole(command: Sequence[str]) -> float:
@@ -55,7 +52,7 @@ def _whole(command: Sequence[str]) -> float:
 
 
 def _first_byte(command: Sequence[str]) -> float:
-    """Seconds from the start of the process to the first byte of the reply, which is its first token."""
+    """Seconds from the start of the process to the first byte of the reply, its first token."""
     began = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None

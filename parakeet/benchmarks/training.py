@@ -1,197 +1,205 @@
-"""How fast a model trains, in how much memory: on a CPU as a ladder from the original's way to ours, or on a card."""
+"""`parakeet bench train`: how fast a recipe's model trains on this machine, and in how much memory."""
 
-import json
-import os
-import platform
-from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import click
 import torch
 
-from parakeet.benchmarks import on_card
-from parakeet.benchmarks.demands import Demand, at_least, at_most, print_demands
-from parakeet.benchmarks.ladder import LENGTHS, ORIGINAL, SHAPES, Ladder, Row, measure_growth
-from parakeet.benchmarks.loader import measure_loader
+from parakeet.benchmarks.process import OUT_OF_MEMORY, print_result
+from parakeet.benchmarks.steps import Measurement, Steps, measure_steps
+from parakeet.benchmarks.timing import Sample
 from parakeet.errors import ParakeetError
 from parakeet.model.config import ModelConfig
+from parakeet.model.transformer import best_device
 from parakeet.plan import vocabulary_rows
-from parakeet.progress import Progress, Task
 from parakeet.recipe import Recipe, Training
-from parakeet.recipe_file import load_recipe
 from parakeet.sanitise import sanitise
-from parakeet.training.memory import parse_memory
+from parakeet.training.gpus import find_gpu
+from parakeet.training.device import memory_budget
+from parakeet.training.forecast import Choice, choose
+from parakeet.training.memory import GIB, parse_memory
 
 MIB = 1 << 20
-CPU_ROUNDS, CARD_ROUNDS = 3, 15
-JUDGED = 4096
-"""Row length in tokens at which speed and memory are held to more than keeping up."""
-LEAST_SPEED, LEAST_SPEED_JUDGED, MOST_MEMORY = 0.95, 3.0, 0.25
-MOST_GROWTH = 2.1
-"""Of the memory when the length doubles: 2 or less where it is linear, 4 where it is quadratic."""
-LOADER_DOCUMENTS, LOADER_MEAN_TOKENS, LOADER_SECONDS = 100_000, 300, 3.0
-"""120 MB of ids: more than caches hold."""
-LOADER_TIMES, LOADER_SPEED = 100, 20.0
-CARD_COMMAND = "parakeet bench train --recipe parakeet-378m --memory 11.2GiB"
+SECONDS = 240.0
+"""The most for one configuration on a GPU; compiling takes most of it."""
+ROUNDS = {"cpu": 3, "cuda": 15}
+BESIDE_THE_STEP = ("weights", "optimizer", "checkpoint copy")
+"""Parts of a forecast that exist before a step, or that no measured step needs."""
 
 
-def run(
-    recipe: Recipe | None, shapes: Sequence[str], lengths: Sequence[int], memory: str, rounds: int | None, threads: int
-) -> None:
-    """Tables, then one JSON line: of a recipe's model on the card if there is one, else on the CPU.
+@dataclass(frozen=True)
+class Configuration:
+    """One row of a table, before it is measured.
 
-    With no recipe, of some or all SHAPES on the CPU, with the demo's learning rate and so on. `memory`, as "11.2GiB",
-    caps what is taken of the card.
+    `forecast` is None for what the trainer cannot do. In bytes: on a GPU all that is allocated, on a CPU what a step
+    takes above weights and optimizer state, since Python and its libraries hold an unknown amount besides. `needed` is
+    the forecast of everything. `auto`: what the trainer chooses when the recipe says `auto`.
     """
-    with_card = recipe is not None and torch.cuda.is_available()
-    if memory and not with_card:
-        where = "with no recipe the CPU is measured" if torch.cuda.is_available() else "torch finds no CUDA device here"
-        raise ParakeetError(f"--memory caps what is taken of a card, but {where}: leave it out.")
-    if rounds is None:
-        rounds = CARD_ROUNDS if with_card else CPU_ROUNDS
-    if with_card and recipe is not None:
-        result = on_card.run(recipe, parse_memory(memory) if memory else 0, rounds, threads)
-    else:
-        training = (recipe or load_recipe("demo")).training
-        result = _on_cpu(_shapes(recipe, shapes), training, lengths or LENGTHS, rounds, threads)
-    result |= {"rounds": rounds, "cpus": os.cpu_count(), "threads": threads or torch.get_num_threads()}
-    result |= {"machine": platform.machine(), "python": platform.python_version(), "torch": torch.__version__}
-    click.echo(json.dumps(result))
+
+    name: str
+    measurement: Measurement
+    forecast: int | None
+    needed: int = 0
+    auto: bool = False
+
+    @classmethod
+    def of_choice(cls, name: str, measurement: Measurement, choice: Choice, auto: bool = False) -> "Configuration":
+        forecast = choice.forecast
+        above = sum(n_bytes for part, n_bytes in forecast.parts.items() if part not in BESIDE_THE_STEP)
+        return cls(name, measurement, above if measurement.device == "cpu" else forecast.total, forecast.total, auto)
 
 
-def demands_of(name: str, tables: Mapping[int, Sequence[Row]], memory: Mapping[int, int | None]) -> list[Demand]:
-    """Of a shape: speed beside the original's way at every length, more of it at 4,096, memory there and its growth.
+@dataclass(frozen=True)
+class Row:
+    """A measured configuration: tokens a second, bytes of memory (as in `Configuration.forecast`), and the share of the
+    GPU's peak arithmetic, with causal attention counted as half of it or, as the PaLM paper does, in full."""
 
-    `memory`: bytes of ours by length, each the double of the one before.
-    """
-    demands = []
-    for length, rows in tables.items():
-        speed = _of_ours(rows, _times)
-        demands.append(at_least(f"{name}, speed beside the original's way at {length:,}", speed, LEAST_SPEED, "x"))
-        if length == JUDGED:
-            demands.append(at_least(f"{name}, the same", speed, LEAST_SPEED_JUDGED, "x"))
-            share = _of_ours(rows, _share)
-            demands.append(at_most(f"{name}, peak memory beside it at {length:,}", share, MOST_MEMORY, "x"))
-    sizes = list(memory.values())
-    known = [size for size in sizes if size]
-    doubled = [b / a for a, b in pairwise(known)] if len(known) == len(sizes) else []
-    growth = max(doubled) if doubled else None
-    return [*demands, at_most(f"{name}, peak memory when the length doubles", growth, MOST_GROWTH, "x")]
+    configuration: Configuration
+    speed: Sample | None = None
+    memory: int | None = None
+    device: str = ""
+    mfu: float | None = None
+    mfu_palm: float | None = None
+    refused: str = ""
 
-
-def _shapes(recipe: Recipe | None, names: Sequence[str]) -> dict[str, ModelConfig]:
-    if recipe is not None:
-        return {recipe.name: ModelConfig.from_recipe(recipe.model, vocabulary_rows(recipe))}
-    return {name: SHAPES[name] for name in names or SHAPES}
-
-
-def _on_cpu(
-    shapes: Mapping[str, ModelConfig], training: Training, lengths: Sequence[int], rounds: int, threads: int
-) -> dict[str, Any]:
-    tokens = max(lengths)
-    unfit = [length for length in lengths if tokens % length]
-    if unfit:
-        raise ParakeetError(f"--length {unfit[0]} does not go into steps of {tokens:,} tokens, the longest length.")
-    ladders = {
-        name: [Ladder.of(config, training, length, tokens) for length in sorted(set(lengths))]
-        for name, config in shapes.items()
-    }
-    # Each length, and the growth.
-    total = sum(len(some) + 1 for some in ladders.values())
-    result: dict[str, Any] = {"benchmark": "train", "device": "cpu", "tokens": tokens, "shapes": {}}
-    demands: list[Demand] = []
-    fastest = 0.0
-    with Progress().task("Measuring on cpu", total, "tables") as task:
-        for name, some in ladders.items():
-            tables, memory = _shape(name, some, rounds, threads, task)
-            result["shapes"][name] = {
-                "parameters": some[0].config.parameter_count,
-                "lengths": {length: [row.as_json() for row in rows] for length, rows in tables.items()},
-                "growth": memory,
-            }
-            demands += demands_of(name, tables, memory)
-            speeds = [row.speed.median for rows in tables.values() for row in rows if row.speed]
-            fastest = max([fastest, *speeds])
-    loader = measure_loader(LOADER_DOCUMENTS, LOADER_MEAN_TOKENS, min(1024, tokens), LOADER_SECONDS)
-    demands += [
-        at_least("loader alone", loader / 1e6, LOADER_SPEED, " M tokens/s"),
-        at_least("loader beside the fastest row above", loader / fastest if fastest else None, LOADER_TIMES, "x"),
-    ]
-    print_demands(demands)
-    click.echo(_about_cards())
-    return result | {"loader_tokens_per_second": loader, "demands": [demand.as_json() for demand in demands]}
-
-
-def _about_cards() -> str:
-    if torch.cuda.is_available():
-        return f"CUDA: not measured; there is a device: {CARD_COMMAND}\n"
-    return f"CUDA: not measured, there is no device here. Where there is one: {CARD_COMMAND}\n"
-
-
-def _shape(
-    name: str, ladders: Sequence[Ladder], rounds: int, threads: int, task: Task
-) -> tuple[dict[int, list[Row]], dict[int, int | None]]:
-    """Measure and print all lengths of one shape, and how its memory grows."""
-    config, tokens = ladders[0].config, ladders[0].training.batch_tokens
-    click.echo(
-        f"{sanitise(name)}: {config.layers} layers, {config.heads} heads, width {config.width}, "
-        f"{config.vocabulary_rows:,} rows, {config.parameter_count:,} parameters; {tokens:,} tokens a step, AdamW\n"
-    )
-    tables: dict[int, list[Row]] = {}
-    for ladder in ladders:
-        tables[ladder.row_tokens] = ladder.measure(rounds, threads)
-        task.advance()
-        _print_table(ladder, tables[ladder.row_tokens])
-    ours = next((row.rung.way for row in tables[ladders[-1].row_tokens] if row.ours), None)
-    if ours is None:
-        return tables, {}
-    memory = measure_growth(ladders[-1], ours, threads)
-    task.advance()
-    spans = ", ".join(f"{length:,}: {_mib(n_bytes)}" for length, n_bytes in memory.items())
-    click.echo(f"Peak MiB of ours ({ours.name}), one row of so many tokens: {spans}\n")
-    return tables, memory
-
-
-def _print_table(ladder: Ladder, rows: Sequence[Row]) -> None:
-    original = rows[0]
-    count = ladder.training.batch_tokens // ladder.row_tokens
-    title = f"T = {ladder.row_tokens:,}, {count:,} row{'s' if count > 1 else ''}"
-    click.echo(
-        f"{title:<28}{'tokens/s':>9}{'low to high':>18}{'x original':>11}{'MFU':>9}"
-        f"{'peak MiB':>10}{'forecast':>9}{'of original':>12}"
-    )
-    for row in rows:
-        name = f"{row.rung.way.name:<28}"
-        if row.speed is None:
-            click.echo(f"{name}  {sanitise(row.refused)}")
-            continue
-        span = f"{row.speed.low:,.0f} to {row.speed.high:,.0f}"
-        click.echo(
-            f"{name}{row.speed.median:>9,.0f}{span:>18}{_shown(_times(row, original), '.2f'):>11}{'unknown':>9}"
-            f"{_mib(row.above):>10}{_mib(row.rung.forecast):>9}{_shown(_share(row, original), '.1%'):>12}"
-            + ("  <- ours" if row.ours else "")
+    @classmethod
+    def of(cls, configuration: Configuration, steps: Steps) -> "Row":
+        if steps.refused:
+            return cls(configuration, refused=steps.refused)
+        measurement = configuration.measurement
+        tokens, length = measurement.rows * measurement.row_tokens, measurement.row_tokens
+        speed = Sample.of([tokens / seconds for seconds in steps.seconds])
+        memory = steps.above if measurement.device == "cpu" else steps.peak
+        known = find_gpu(steps.device)
+        if known is None:
+            return cls(configuration, speed, memory, steps.device)
+        # PaLM's count at this length is the causal count at twice the length.
+        mfu, mfu_palm = (
+            measurement.config.flops_per_token(counted) * speed.median / (known.tflops_bf16 * 1e12)
+            for counted in (length, 2 * length)
         )
+        return cls(configuration, speed, memory, steps.device, mfu, mfu_palm)
+
+    @property
+    def out_of_memory(self) -> bool:
+        return self.refused.startswith(OUT_OF_MEMORY)
+
+    @property
+    def deviation(self) -> float | None:
+        """Of the forecast from the measured memory."""
+        forecast = self.configuration.forecast
+        return None if forecast is None or not self.memory else forecast / self.memory - 1
+
+    def as_json(self) -> dict[str, Any]:
+        measurement = self.configuration.measurement
+        return {
+            "name": self.configuration.name,
+            "execution": asdict(measurement.execution) if measurement.execution else None,
+            "row_tokens": measurement.row_tokens,
+            "rows": measurement.rows,
+            "pass_rows": measurement.pass_rows,
+            "optimizer": measurement.training.optimizer,
+            "auto": self.configuration.auto,
+            "tokens_per_second": self.speed.as_json() if self.speed else None,
+            "memory_bytes": self.memory,
+            "forecast_bytes": self.configuration.forecast,
+            "mfu": self.mfu,
+            "mfu_palm": self.mfu_palm,
+            "refused": self.refused,
+        }
+
+
+def run(recipe: Recipe, memory: str, rounds: int | None, threads: int) -> None:
+    """Measure the recipe's step with each kind of activation checkpointing; a table, then one JSON line.
+
+    `memory` ("11.2GiB") caps what a GPU may allocate.
+    """
+    device = best_device()
+    if memory and device == "cpu":
+        raise ParakeetError("--memory caps the memory of a GPU, but PyTorch finds no CUDA device here. Leave it out.")
+    cap = parse_memory(memory) if memory else 0
+    config = ModelConfig.from_recipe(recipe.model, vocabulary_rows(recipe))
+    print_heading(recipe.name, config, device, cap)
+    budget = cap or memory_budget(torch.device(device), 1)
+    rounds = rounds or ROUNDS[device]
+    rows = []
+    for configuration in _configurations(config, recipe.training, recipe.packing.row_tokens, budget, device, cap):
+        if configuration.needed > budget:
+            rows.append(
+                Row(configuration, refused=f"not measured: it needs about {configuration.needed / GIB:.1f} GiB")
+            )
+        else:
+            rows.append(measured(configuration, rounds, threads))
+        print_row(rows[-1])
     click.echo()
+    values = {"benchmark": "train", "recipe": recipe.name, "parameters": config.parameter_count, "rounds": rounds}
+    values |= {"device": device_of(rows) or device, "memory_bytes": cap, "rows": [row.as_json() for row in rows]}
+    print_result(values, threads)
 
 
-def _of_ours(rows: Sequence[Row], ratio: Callable[[Row, Row], float | None]) -> float | None:
-    original = next((row for row in rows if row.rung.way.name == ORIGINAL), None)
-    ours = next((row for row in rows if row.ours), None)
-    return ratio(ours, original) if original and ours else None
+def measured(configuration: Configuration, rounds: int, threads: int) -> Row:
+    seconds = None if configuration.measurement.device == "cpu" else SECONDS
+    (steps,) = measure_steps([configuration.measurement], rounds, threads, seconds)
+    return Row.of(configuration, steps)
 
 
-def _times(row: Row, original: Row) -> float | None:
-    return row.speed.median / original.speed.median if row.speed and original.speed else None
+def device_of(rows: Sequence[Row]) -> str:
+    """The name of the device that rows were measured on; empty when all were refused."""
+    return next((row.device for row in rows if row.device), "")
 
 
-def _share(row: Row, original: Row) -> float | None:
-    return row.above / original.above if row.above is not None and original.above else None
+def _configurations(
+    config: ModelConfig, training: Training, row_tokens: int, budget: int, device: str, cap: int
+) -> list[Configuration]:
+    auto = choose(config, training, row_tokens, budget, cuda=device != "cpu")
+    # Four passes at most: a step of the recipe may be a minute long.
+    tokens = min(training.batch_tokens, 4 * auto.micro_batch_tokens)
+    settings = training.model_copy(update={"batch_tokens": tokens})
+    found = []
+    for recompute in ("none", "mlp", "block"):
+        choice = choose(
+            config, settings.model_copy(update={"recompute": recompute}), row_tokens, budget, cuda=device != "cpu"
+        )
+        passes = choice.micro_batch_tokens
+        measurement = Measurement(
+            config, settings, tokens // row_tokens, row_tokens, passes // row_tokens, choice.execution,
+            device=device, memory=cap,
+        )  # fmt: skip
+        name = f"{recompute}, {passes:,} tokens a pass"
+        found.append(Configuration.of_choice(name, measurement, choice, choice.execution == auto.execution))
+    return found
 
 
-def _mib(n_bytes: int | None) -> str:
+def print_heading(name: str, config: ModelConfig, device: str, cap: int) -> None:
+    limit = f", at most {cap / GIB:.2f} GiB" if cap else ""
+    click.echo(f"{sanitise(name)}: {config.parameter_count:,} parameters, random weights, on {device}{limit}")
+    if device == "cpu":
+        click.echo("Memory: what a step takes besides weights and optimizer state.")
+    click.echo(
+        f"\n{'activation checkpointing':<36}{'length':>7}{'rows':>5}{'memory MiB':>11}{'forecast':>9}{'off':>8}"
+        f"{'tokens/s':>10}{'low to high':>20}{'MFU':>9}{'PaLM':>9}"
+    )
+
+
+def print_row(row: Row) -> None:
+    measurement, forecast = row.configuration.measurement, row.configuration.forecast
+    begin = f"{row.configuration.name:<36}{measurement.row_tokens:>7,}{measurement.rows:>5}"
+    if row.speed is None:
+        click.echo(f"{begin}  {sanitise(row.refused)}")
+        return
+    off = "" if row.deviation is None else f"{row.deviation:+.1%}"
+    span = f"{row.speed.low:,.0f} to {row.speed.high:,.0f}"
+    click.echo(
+        f"{begin}{mebibytes(row.memory):>11}{mebibytes(forecast):>9}{off:>8}{row.speed.median:>10,.0f}{span:>20}"
+        f"{_share(row.mfu):>9}{_share(row.mfu_palm):>9}" + ("  <- auto" if row.configuration.auto else "")
+    )
+
+
+def mebibytes(n_bytes: int | None) -> str:
     return "" if n_bytes is None else f"{n_bytes / MIB:,.0f}"
 
 
-def _shown(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
+def _share(share: float | None) -> str:
+    return "unknown" if share is None else f"{share:.1%}"

@@ -1,4 +1,4 @@
-"""`parakeet bench attention` on one short row."""
+"""`python -m benchmarks.attention` on one short sequence."""
 
 import json
 from typing import Any
@@ -6,13 +6,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from parakeet.benchmarks.attention import MOST_ERROR, PLAIN, demands_of
-from parakeet.cli import main
+from benchmarks.attention import MOST_ERROR, PLAIN, demands_of, main
 
 
 @pytest.fixture(scope="module")
 def printed() -> list[str]:
-    finished = CliRunner().invoke(main, ["bench", "attention", "--length", "64", "--rounds", "2", "--threads", "1"])
+    finished = CliRunner().invoke(main, ["--length", "64", "--rounds", "2", "--threads", "1"])
     assert finished.exit_code == 0, finished.output
     return finished.stdout.splitlines()
 

@@ -1,11 +1,10 @@
-"""The rungs from the original's way to ours, before anything is measured."""
+"""The rows from the original's way to ours, before anything is measured."""
 
-from dataclasses import asdict
 from typing import Any
 
 import pytest
 
-from parakeet.benchmarks.ladder import LENGTHS, ORIGINAL, SHAPES, Ladder, growth_lengths
+from benchmarks.ladder import LENGTHS, ORIGINAL, ORIGINAL_STEP, SHAPES, Ladder, growth_lengths, ours_among
 from parakeet.model.config import ModelConfig
 from parakeet.recipe_file import load_recipe
 
@@ -20,41 +19,41 @@ def differing(first: dict[str, Any], second: dict[str, Any]) -> set[str]:
 @pytest.mark.parametrize("row_tokens", LENGTHS)
 def test_each_rung_changes_one_thing(shape: str, row_tokens: int) -> None:
     ladder = Ladder.of(SHAPES[shape], TRAINING, row_tokens, max(LENGTHS))
-    original, first, *others = [rung for rung in ladder.rungs if not rung.way.name.startswith("auto")]
-    assert (original.way.name, original.way.execution) == (ORIGINAL, None)
-    assert original.way.pass_rows == first.way.pass_rows == max(LENGTHS) // row_tokens
-    execution = first.way.execution
-    assert execution is not None
-    assert (execution.attention, execution.precision, execution.recompute) == ("reference", "fp32", "none")
-    before = asdict(first.way)
+    original, first, *others = [rung.measurement for rung in ladder.rungs if not rung.name.startswith("auto")]
+    assert (ladder.rungs[0].name, original.execution, original.backward) == (ORIGINAL, None, ORIGINAL_STEP)
+    assert original.pass_rows == first.pass_rows == max(LENGTHS) // row_tokens
+    assert first.execution is not None
+    plain = (first.execution.attention, first.execution.precision, first.execution.recompute)
+    assert plain == ("reference", "fp32", "none")
+    before = first.as_values()
     for rung in others:
-        after = asdict(rung.way)
-        changed = differing(before["execution"], after["execution"]) | differing(before, after) - {"execution", "name"}
+        after = rung.as_values()
+        changed = differing(before["execution"], after["execution"]) | differing(before, after) - {"execution"}
         assert len(changed) == 1
         before = after
 
 
 @pytest.mark.parametrize("row_tokens", LENGTHS)
-def test_what_the_trainer_takes_of_itself_is_among_them_in_both_precisions(row_tokens: int) -> None:
+def test_the_trainers_own_choice_is_among_them_in_both_precisions(row_tokens: int) -> None:
     ladder = Ladder.of(SHAPES["3M"], TRAINING, row_tokens, max(LENGTHS))
-    executions = [rung.way.execution for rung in ladder.rungs if rung.auto]
+    executions = [rung.measurement.execution for rung in ladder.rungs if rung.auto]
     assert sorted(execution.precision for execution in executions if execution) == ["bf16", "fp32"]
     assert {execution.residual for execution in executions if execution} == {"fp32"}
 
 
 def test_no_two_rungs_compute_alike() -> None:
     ladder = Ladder.of(SHAPES["25M"], TRAINING, 256, 4096)
-    ways = [(rung.way.execution, rung.way.pass_rows) for rung in ladder.rungs]
-    assert len(set(ways)) == len(ways)
+    computed = [(rung.measurement.execution, rung.measurement.pass_rows) for rung in ladder.rungs]
+    assert len(set(computed)) == len(computed)
 
 
-def test_what_does_not_fit_the_machine_is_left_out_unmeasured() -> None:
+def test_a_row_that_does_not_fit_the_machine_is_not_measured() -> None:
     huge = ModelConfig(layers=256, heads=64, width=16_384, context=8192, vocabulary_rows=100_288)
     ladder = Ladder.of(huge, TRAINING, 4096, 4096)
     rows = ladder.measure(1, 1)
     assert len(rows) == len(ladder.rungs)
     assert all(row.refused.startswith("not measured: it would take about ") for row in rows)
-    assert not any(row.ours for row in rows)
+    assert ours_among(rows) is None
 
 
 def test_growth_is_measured_from_a_quarter_to_the_double() -> None:

@@ -1,14 +1,11 @@
 """Memory while loading: one copy of the weights at most, in a process of its own."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from parakeet.benchmarks.loading import ending, measure_apart
+from parakeet.benchmarks.generate import measure_loading
 from parakeet.errors import ParakeetError
 from parakeet.generation.decoder import DTYPES
 from parakeet.model.config import ModelConfig
@@ -34,14 +31,13 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def program_bytes(tmp_path_factory: pytest.TempPathFactory) -> int:
     """What Python and torch take, with a model of next to nothing."""
     config = ModelConfig(layers=1, heads=1, width=64, context=16, vocabulary_rows=64)
-    return int(measure_apart(saved(config, tmp_path_factory.mktemp("nothing")), "fp32", 1)["peak_bytes"])
+    return int(measure_loading(saved(config, tmp_path_factory.mktemp("nothing")), "fp32", 1)["peak_bytes"])
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only /proc says what a process holds")
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_loading_never_holds_two_copies(directory: Path, program_bytes: int, dtype: str) -> None:
-    loaded = measure_apart(directory, dtype, 1)
+    loaded = measure_loading(directory, dtype, 1)
     weights = CONFIG.parameter_count * BYTES_PER_WEIGHT[dtype]
     assert loaded["limit_bytes"] == pytest.approx(1.15 * weights + 2**29)
     assert weights < loaded["peak_bytes"] <= loaded["limit_bytes"]
@@ -51,22 +47,9 @@ def test_loading_never_holds_two_copies(directory: Path, program_bytes: int, dty
 
 
 def test_a_model_that_cannot_be_loaded_is_told_with_its_reason(tmp_path: Path) -> None:
-    assert "holds no model" in measure_apart(tmp_path, "fp32", 1)["refused"]
+    assert "holds no model" in measure_loading(tmp_path, "fp32", 1)["refused"]
 
 
 def test_a_process_that_fails_is_one_message(tmp_path: Path) -> None:
     with pytest.raises(ParakeetError, match=r"Loading in fp33 failed: the process ended with status 1 \(KeyError"):
-        measure_apart(saved(ModelConfig(1, 1, 64, 16, 64), tmp_path), "fp33", 1)
-
-
-@pytest.mark.parametrize(
-    ("code", "expected"),
-    [
-        ("import os; os.kill(os.getpid(), 9)", "was stopped by signal 9"),
-        ("import os; os._exit(3)", "ended with status 3"),
-        ("raise SystemExit('no room')", "ended with status 1 (no room)"),
-    ],
-)
-def test_how_a_process_ended(code: str, expected: str) -> None:
-    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ))
-    assert ending(finished.returncode, finished.stderr).startswith(expected)
+        measure_loading(saved(ModelConfig(1, 1, 64, 16, 64), tmp_path), "fp33", 1)

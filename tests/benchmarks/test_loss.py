@@ -1,4 +1,4 @@
-"""`parakeet bench loss` on a small batch."""
+"""`python -m benchmarks.loss` on a small batch."""
 
 import json
 from typing import Any
@@ -6,14 +6,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from parakeet.benchmarks.loss import demands_of
-from parakeet.cli import main
+from benchmarks.loss import demands_of, main
 
 
 @pytest.mark.slow
 def test_the_whole_and_every_piece_are_measured() -> None:
     arguments = ["--tokens", "64", "--width", "16", "--vocabulary", "128", "--rows", "16", "--rounds", "2"]
-    finished = CliRunner().invoke(main, ["bench", "loss", "--threads", "1", *arguments])
+    finished = CliRunner().invoke(main, ["--threads", "1", *arguments])
     assert finished.exit_code == 0, finished.output
     *lines, last = finished.stdout.splitlines()
     result: dict[str, Any] = json.loads(last)

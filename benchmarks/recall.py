@@ -1,4 +1,4 @@
-"""Whether near duplicates are found as often as the formula says: planted pairs by Jaccard, and labelled sets."""
+"""Whether near duplicates are found as often as the formula predicts: planted pairs by Jaccard, and labelled sets."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from parakeet.benchmarks.data_corpus import changed, distinct, words_to_draw, write_documents
-from parakeet.benchmarks.data_process import run_apart
+from parakeet.benchmarks.corpus import changed, distinct, words_to_draw, write_documents
+from parakeet.benchmarks.data import run_work
 from parakeet.data.documents import parts
 from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
@@ -17,15 +17,15 @@ from parakeet.recipe import Deduplication, Recipe
 
 BANDS = ((0.5, 0.6), (0.6, 0.7), (0.7, 0.8), (0.8, 0.9), (0.9, 1.0))
 WORDS = (100, 700)
-"""Words of a planted document, from and to."""
+"""Least and most words of a planted document."""
 TAIL = 0.025
-"""Probability of each end that the 95 % interval leaves out."""
+"""Probability of each end outside the 95 % interval."""
 TRIES = 200
 
 
 @dataclass(frozen=True)
 class Planted:
-    """Two texts of so great a Jaccard between their sets of shingles."""
+    """Two texts, and the Jaccard similarity of their sets of shingles."""
 
     first: str
     second: str
@@ -34,7 +34,7 @@ class Planted:
 
 @dataclass(frozen=True)
 class Band:
-    """Of the pairs whose Jaccard is in [low, high): how many were found, and how many the formula lets expect."""
+    """Of the pairs whose Jaccard is in [low, high): how many were found, and how many the formula predicts."""
 
     low: float
     high: float
@@ -55,7 +55,7 @@ class Band:
 
 @dataclass(frozen=True)
 class Labelled:
-    """A labelled set: pairs that are in the truth, were found, and are in both; seconds of the whole process."""
+    """A labelled set: number of pairs in the truth, found, and in both (`right`); seconds of the whole process."""
 
     name: str
     documents: int
@@ -77,7 +77,7 @@ class Labelled:
 
 
 def find_pairs(recipe: Recipe, inputs: Mapping[str, Path], output: Path, progress: Progress) -> dict[str, Any]:
-    """In a process of its own: the pairs of numbers of documents that share a bucket, by the stage's own search."""
+    """Work for `run_work`: the pairs of document numbers that share a bucket, by the stage's own search."""
     from parakeet.data.deduplication.minhash import NearDuplicateSearch
 
     paths = parts(inputs["clean_documents"])
@@ -90,10 +90,10 @@ def find_pairs(recipe: Recipe, inputs: Mapping[str, Path], output: Path, progres
 def measure_recall(
     recipe: Recipe, blocks: Sequence[str], pairs: int, folder: Path, seed: int = 1
 ) -> tuple[list[Band], int]:
-    """`pairs` pairs in each band, among one another: what was found, and found pairs of texts that are unrelated."""
+    """Search `pairs` pairs of each band together: what was found by band, and found pairs of unrelated texts."""
     settings = recipe.deduplication
     planted = list(plant(blocks, pairs, settings, seed))
-    # The two of a pair far from one another, in other parts and tasks.
+    # Shuffled, so that the two of a pair are in different parts and tasks.
     place = np.random.default_rng(seed).permutation(2 * len(planted))
     texts = [""] * len(place)
     for number, pair in enumerate(planted):
@@ -111,7 +111,7 @@ def measure_recall(
 
 
 def labelled_sets(folder: Path) -> list[Path]:
-    """Every `<name>.train` (a document a line, its id first) of a folder; `<name>.truth` has two ids a line."""
+    """The `<name>.train` files of a folder: a document per line, its id first. `<name>.truth` has two ids per line."""
     trains = sorted(folder.glob("*.train"), key=lambda path: path.stat().st_size)
     if not trains:
         raise ParakeetError(f"{folder} holds no file called *.train. Name a folder with labelled sets for --labelled.")
@@ -128,9 +128,9 @@ def chance(jaccard: float, settings: Deduplication) -> float:
 
 
 def least_found(chances: Sequence[float]) -> int:
-    """The lower bound of the 95 % interval: the least k for which P(so many or fewer are found) is at least 2.5 %.
+    """The lower bound of the 95 % interval: the least k for which P(at most k are found) is at least 2.5 %.
 
-    Exact: the number that is found of pairs with these chances is Poisson-binomial, by its recurrence.
+    Exact: the number found of pairs with these chances is Poisson-binomial, computed by its recurrence.
     """
     probabilities = np.ones(1)
     for one in chances:
@@ -139,7 +139,7 @@ def least_found(chances: Sequence[float]) -> int:
 
 
 def shingles(text: str, settings: Deduplication) -> set[tuple[str, ...]]:
-    """The runs of words that the signatures are made of, themselves and not their hashes."""
+    """The runs of words that the signatures hash."""
     from datatrove.utils.text import simplify_text
 
     from parakeet.data.deduplication.minhash import minhash_config
@@ -151,7 +151,7 @@ def shingles(text: str, settings: Deduplication) -> set[tuple[str, ...]]:
 
 
 def plant(blocks: Sequence[str], pairs: int, settings: Deduplication, seed: int) -> Iterator[Planted]:
-    """So many pairs in each band, every one of another text."""
+    """`pairs` pairs in each band, each from another text."""
     draw = np.random.default_rng([seed, 2])
     words = words_to_draw(blocks)
     texts = distinct(blocks, seed)
@@ -170,7 +170,7 @@ def plant(blocks: Sequence[str], pairs: int, settings: Deduplication, seed: int)
 def _pair(
     text: str, jaccard: float, words: Sequence[str], settings: Deduplication, draw: np.random.Generator
 ) -> Planted:
-    """A beginning of the text, and it with just so many of its words changed that the Jaccard falls to `jaccard`."""
+    """The beginning of a text, and a copy with as few words changed as bring the Jaccard down to `jaccard`."""
     pieces = text.split(" ")[: int(draw.integers(*WORDS))]
     order = draw.permutation(len(pieces))
     others = changed(" ".join(["x"] * len(pieces)), 1.0, words, draw).split(" ")
@@ -191,7 +191,7 @@ def _pair(
 
 
 def _found(recipe: Recipe, folder: Path) -> set[tuple[int, int]]:
-    ran = run_apart(f"{__name__}:find_pairs", recipe, {"clean_documents": folder / "planted"}, folder / "found")
+    ran = run_work(f"{__name__}:find_pairs", recipe, {"clean_documents": folder / "planted"}, folder / "found")
     return {(first, second) for first, second in ran.counts["pairs"]}
 
 
@@ -203,11 +203,11 @@ def _labelled(recipe: Recipe, train: Path, scratch: Path) -> Labelled:
         names, texts = zip(*named, strict=True)
     except (OSError, ValueError) as error:
         raise ParakeetError(
-            f"{train} and {train.stem}.truth are no labelled set ({error}): the first has a document a line with its "
-            "id before it, the second two ids a line."
+            f"{train} and {train.stem}.truth are no labelled set ({error}): the first must have a document per line, "
+            "after its id, and the second two ids per line."
         ) from None
     write_documents(scratch / "documents", texts, recipe.executor.workers)
     inputs = {"clean_documents": scratch / "documents"}
-    ran = run_apart(f"{__name__}:find_pairs", recipe, inputs, scratch / "found")
+    ran = run_work(f"{__name__}:find_pairs", recipe, inputs, scratch / "found")
     found = {tuple(sorted((names[a], names[b]))) for a, b in ran.counts["pairs"]}
     return Labelled(train.stem, len(texts), len(truth), len(found), len(found & truth), ran.seconds)

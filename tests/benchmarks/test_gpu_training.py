@@ -1,4 +1,4 @@
-"""The benchmark of a card: its verdicts, and its whole way with a CPU in the card's place."""
+"""The comparison on a GPU: its verdicts, and all of it with a CPU in the GPU's place."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from parakeet.benchmarks.decoding import Sample
-from parakeet.benchmarks.ladder import ORIGINAL
-from parakeet.benchmarks.on_card import PRESETS, Configuration, Lengths, Row, demands_of, run
-from parakeet.benchmarks.ways import Measurement, Way
+from benchmarks.gpu_training import PRESETS, Lengths, demands_of, run
+from benchmarks.ladder import ORIGINAL
+from parakeet.benchmarks.steps import Measurement
+from parakeet.benchmarks.timing import Sample
+from parakeet.benchmarks.training import Configuration, Row
 from parakeet.model.config import ModelConfig
 from parakeet.recipe import Training
 from parakeet.recipe_file import load_recipe
@@ -25,12 +26,12 @@ CONFIG = ModelConfig(layers=1, heads=1, width=8, context=8, vocabulary_rows=64)
 def row(name: str, row_tokens: int, peak: float = 8.0, mfu: float = 0.5, refused: str = "", **training: Any) -> Row:
     """Peak in GiB, forecast 5 % above it."""
     settings = Training(tokens=1, batch_tokens=row_tokens, learning_rate=1e-3, **training)
-    measurement = Measurement(CONFIG, settings, 1, row_tokens, Way(name, None, 1))
+    measurement = Measurement(CONFIG, settings, 1, row_tokens, 1, device="cuda")
     forecast = None if name == ORIGINAL else round(1.05 * peak * GIB)
     configuration = Configuration(name, measurement, forecast)
     if refused:
         return Row(configuration, refused=refused)
-    return Row(configuration, "NVIDIA H200", Sample.of([1e5]), round(peak * GIB), mfu, mfu)
+    return Row(configuration, Sample.of([1e5]), round(peak * GIB), "NVIDIA H200", mfu, mfu)
 
 
 def original(row_tokens: int, refused: str = "", optimizer: str = "adamw_8bit") -> Row:
@@ -87,13 +88,19 @@ def test_what_is_too_much_or_too_slow_is_named() -> None:
     assert "forecast beside the measured peak, off by: at most 10 %" in unmet(rows)
     rows = [*good_rows()[:-1], row(PRESETS[0].name, 24_576, refused="out of memory")]
     assert unmet(rows) == [f"{PRESETS[0].name}: runs at 24,576"]
-    slow = [row(found.configuration.name, found.configuration.row_tokens, mfu=0.4) for found in good_rows()[3:]]
+    slow = [
+        row(found.configuration.name, found.configuration.measurement.row_tokens, mfu=0.4) for found in good_rows()[3:]
+    ]
     assert unmet([*good_rows()[:3], *slow]) == ["best MFU at 1,024: at least 45 %"]
 
 
-def test_a_missing_package_and_an_unknown_card_are_no_verdicts() -> None:
+def test_a_missing_package_and_an_unknown_gpu_are_no_verdicts() -> None:
     missing = [
-        row(found.configuration.name, found.configuration.row_tokens, refused="not measured: bitsandbytes is missing")
+        row(
+            found.configuration.name,
+            found.configuration.measurement.row_tokens,
+            refused="not measured: bitsandbytes is missing",
+        )
         if "8-bit" in found.configuration.name
         else replace(found, mfu=None)
         for found in good_rows()
@@ -108,7 +115,7 @@ def test_a_missing_package_and_an_unknown_card_are_no_verdicts() -> None:
 
 
 @pytest.mark.slow
-def test_the_whole_way_with_a_cpu_in_the_cards_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_of_it_with_a_cpu_in_the_gpus_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = load_recipe(str(tiny_recipe(tmp_path)))
     lengths = Lengths(original=(24,), ours=(64, 32), longest=(128,))
     result = run(recipe, CAP, rounds=2, threads=1, device="cpu", lengths=lengths)
@@ -127,6 +134,6 @@ def test_the_whole_way_with_a_cpu_in_the_cards_place(tmp_path: Path, capsys: pyt
         assert found["mfu"] is None
     printed = capsys.readouterr().out
     assert "11.20 GiB" in printed
-    assert "MFU is unknown" in printed
+    assert "its MFU is unknown" in printed
     assert sum("unknown" in line for line in printed.splitlines()) >= len(rows) - 2
     assert result["demands"] == []  # they are for the original's shape

@@ -1,7 +1,5 @@
-"""Tokenising beside bare tiktoken: the same texts in as many processes, with nothing read and nothing written."""
+"""The stage `token_shards` beside bare tiktoken: the same texts in as many processes, without reading and writing."""
 
-import hashlib
-import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -11,37 +9,22 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from parakeet.benchmarks.data_corpus import write_documents
-from parakeet.benchmarks.data_process import Ran, run_apart
+from parakeet.benchmarks.corpus import write_documents
+from parakeet.benchmarks.data import Ran, run_work
 from parakeet.data.documents import parts, read_documents
-from parakeet.home import home
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.stages import stage_named
-from parakeet.tokenizer import CL100K_SHA256, CL100K_URL, VOCABULARY_FILE, Tokenizer, cl100k_base, train_tokenizer
+from parakeet.tokenizer import Tokenizer
 
-TRAINED_VOCABULARY = 16_384
-TRAINING_BLOCKS = 500
 WAIT_SECONDS = 600.0
-
-
-def save_tokenizer(folder: Path, blocks: Sequence[str]) -> Tokenizer:
-    """cl100k_base where it is on this machine, in TIKTOKEN_CACHE_DIR or in a build; else a BPE trained on the text."""
-    known = [path for path in (home() / "tokenizer").glob(f"*-*/{VOCABULARY_FILE}") if _is_cl100k(path)]
-    cache = os.environ.get("TIKTOKEN_CACHE_DIR") or os.environ.get("DATA_GYM_CACHE_DIR")
-    cached = cache and (Path(cache) / hashlib.sha1(CL100K_URL.encode()).hexdigest()).is_file()
-    # Nothing is downloaded for a measurement.
-    tokenizer = cl100k_base(known) if known or cached else train_tokenizer(blocks[:TRAINING_BLOCKS], TRAINED_VOCABULARY)
-    folder.mkdir(parents=True)
-    tokenizer.save(folder)
-    return tokenizer
 
 
 @dataclass(frozen=True)
 class Tokenising:
-    """Samples in seconds over `n_bytes` of text: the whole stage, bare tiktoken's process, and its encoding alone.
+    """Seconds of every round over `n_bytes` of text: the whole stage, bare tiktoken's process, and its encoding alone.
 
-    `starting` is what the stage takes for next to no text: its processes, their imports, the tokenizer in each.
+    `starting` is the stage over next to no text: processes, imports, a tokenizer in each.
     """
 
     n_bytes: int
@@ -53,13 +36,13 @@ class Tokenising:
 
     @property
     def ratio(self) -> float | None:
-        """The stage's speed beside bare encoding's, without the start of either; None where there is nothing else."""
+        """The stage's speed beside bare encoding's, both without their start; None when the stage is only its start."""
         working = median(self.stage) - median(self.starting)
         return median(self.bare) / working if working > 0 else None
 
     @property
     def whole_ratio(self) -> float:
-        """The whole stage, its start with it, beside bare encoding without one."""
+        """The speed of the whole stage, with its start, beside bare encoding without one."""
         return median(self.bare) / median(self.stage)
 
     def as_json(self) -> dict[str, Any]:
@@ -83,7 +66,7 @@ def measure_tokenising(
     for number in range(rounds):
         for name, (work, read) in works.items():
             progress.say(f"tokenise, {name}, round {number + 1} of {rounds}")
-            samples[name].append(run_apart(work, recipe, read, scratch / name))
+            samples[name].append(run_work(work, recipe, read, scratch / name))
             shutil.rmtree(scratch / name)
     counts = samples["stage"][0].counts
     seconds = {name: tuple(ran.seconds for ran in rans) for name, rans in samples.items()}
@@ -98,12 +81,12 @@ def measure_tokenising(
 
 
 def encode_bare(recipe: Recipe, inputs: Mapping[str, Path], output: Path, progress: Progress) -> dict[str, Any]:
-    """In a process of its own, with as many more as there are workers: tiktoken's own call on texts in memory.
+    """Work for `run_work`: tiktoken's own call on texts in memory, in as many processes as there are workers.
 
-    Returns {"seconds", "tokens"}: from the moment when all have their texts until the last has its ids.
+    Returns {"seconds", "tokens"}. The time runs from when all have their texts until the last has its ids.
     """
     workers = recipe.executor.workers
-    # None inherits anything, as the workers of a stage do not.
+    # Like the workers of a stage, these inherit nothing.
     context = get_context("spawn")
     ready, answers = context.Barrier(workers + 1, timeout=WAIT_SECONDS), context.Queue()
     paths = parts(inputs["deduplicated_documents"])
@@ -120,10 +103,6 @@ def encode_bare(recipe: Recipe, inputs: Mapping[str, Path], output: Path, progre
     for process in processes:
         process.join()
     return {"seconds": seconds, "tokens": tokens}
-
-
-def _is_cl100k(path: Path) -> bool:
-    return hashlib.sha256(path.read_bytes()).hexdigest() == CL100K_SHA256
 
 
 def _encode(folder: Path, paths: Sequence[Path], number: int, workers: int, ready: Any, answers: Any) -> None:

@@ -1,12 +1,6 @@
-"""`parakeet bench attention`: time, memory and error of the attention backends, beside plain causal attention.
+"""`python -m benchmarks.attention`: time, memory and error of the attention backends, beside plain causal attention."""
 
-As `python -m parakeet.benchmarks.attention` it is the process that measures some of them.
-"""
-
-import json
 import math
-import os
-import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,10 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from parakeet.benchmarks.apart import Answer, answer, ask_apart
-from parakeet.benchmarks.decoding import Sample
-from parakeet.benchmarks.demands import Demand, at_most, print_demands
-from parakeet.benchmarks.rounds import PeakMeter, in_rounds
+from benchmarks.demands import Demand, at_most, print_demands, run_command
+from parakeet.benchmarks.process import Answer, ask_once, print_result
+from parakeet.benchmarks.timing import PeakMemory, Sample, in_rounds
 from parakeet.model.attention import alibi_slopes, attend, prepare_mask
 from parakeet.model.transformer import best_device
 from parakeet.progress import Progress
@@ -26,40 +19,50 @@ from parakeet.sanitise import sanitise
 
 MIB = 1 << 20
 PLAIN = "plain causal"
-"""Causal attention without ALiBi and documents: what the others would take if these cost nothing."""
+"""Causal attention without ALiBi and documents: the others, if these cost nothing."""
 BACKENDS = {"cpu": ("reference", "fused", PLAIN), "cuda": ("reference", "fused", "flex", PLAIN)}
 LENGTHS = (512, 1024, 2048, 4096, 8192)
 HEADS = {"cpu": 4, "cuda": 18}
 HEAD_WIDTH = 64
 TOKENS_PER_DOCUMENT = 9
-"""Where a row has many documents: 910 in one of 8,192 tokens."""
+"""In a sequence with many documents: 910 of them in 8,192 tokens."""
 EXACT_LENGTH = 2048
-"""Longest row at which every score is computed in float64 for the error."""
+"""Longest sequence whose scores are all computed in float64, for the error."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 MOST_ERROR = {"fp32": {"output": 1e-4, "gradients": 1e-4}, "bf16": {"output": 3e-3, "gradients": 6e-3}}
 SECONDS = 300.0
 
 Key = tuple[str, int, int]
-"""Precision, length, documents in a row."""
+"""Precision, sequence length, documents in it."""
 
 
-def run(lengths: Sequence[int], rounds: int, threads: int) -> None:
-    """One row of each length, in both precisions, as one document and as many; tables, then one JSON line."""
+@click.command("attention")
+@click.option(
+    "--length", "lengths", multiple=True, type=click.IntRange(8), metavar="N",
+    help="Sequence length, may be repeated.  [default: 512 to 8192]",
+)  # fmt: skip
+@click.option("--rounds", type=click.IntRange(1, 1000), default=3, show_default=True, help="Samples of each number.")
+@click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads.  [default: what torch chooses]")
+def main(lengths: tuple[int, ...], rounds: int, threads: int) -> None:
+    """Time the attention backends, and measure their memory and their error against float64.
+
+    One sequence of each length, in both precisions, as one document and as many.
+    """
     device = best_device()
     backends, heads = BACKENDS[device], HEADS[device]
     keys = list(_keys(lengths or LENGTHS))
-    click.echo(f"{device}: {heads} heads of {HEAD_WIDTH}, one row, forward and backward pass of one layer")
+    click.echo(f"{device}: {heads} heads of {HEAD_WIDTH}, one sequence, forward and backward pass of one layer")
     found: dict[Key, Answer] = {}
     peaks: dict[tuple[str, int, str], Answer] = {}
     single = [key for key in keys if key[2] == 1]
     with Progress().task(f"Measuring on {device}", len(keys) + len(single) * len(backends), "processes") as task:
         for key in keys:
-            found[key] = _apart(device, key, backends, rounds, threads)
+            found[key] = _ask(device, key, backends, rounds, threads)
             task.advance()
         for precision, length, documents in single:
             for backend in backends:
-                # One alone: its memory is then the whole process's.
-                peak = _apart(device, (precision, length, documents), [backend], 0, threads)
+                # One per process, so that its memory is the whole process's.
+                peak = _ask(device, (precision, length, documents), [backend], 0, threads)
                 peaks[precision, length, backend] = peak
                 task.advance()
     rows = [_row(key, backend, found[key], peaks[key[0], key[1], backend]) for key in keys for backend in backends]
@@ -67,13 +70,11 @@ def run(lengths: Sequence[int], rounds: int, threads: int) -> None:
     demands = demands_of(rows)
     print_demands(demands)
     result = {"benchmark": "attention", "device": device, "heads": heads, "head_width": HEAD_WIDTH, "rounds": rounds}
-    facts: dict[str, Any] = {"cpus": os.cpu_count(), "threads": threads or torch.get_num_threads()}
-    facts |= {"machine": platform.machine(), "python": platform.python_version(), "torch": torch.__version__}
-    click.echo(json.dumps(result | {"rows": rows, "demands": [d.as_json() for d in demands]} | facts))
+    print_result(result | {"rows": rows, "demands": [demand.as_json() for demand in demands]}, threads)
 
 
 def demands_of(rows: Sequence[Mapping[str, Any]]) -> list[Demand]:
-    """How far from float64 each backend may be, of output and gradients, at its worst."""
+    """Limits on the largest error of each backend's output and gradients."""
     demands = []
     for backend in dict.fromkeys(row["backend"] for row in rows if row["backend"] != PLAIN):
         for precision, limits in MOST_ERROR.items():
@@ -91,15 +92,15 @@ def _keys(lengths: Sequence[int]) -> Iterator[Key]:
             yield precision, length, max(2, length // TOKENS_PER_DOCUMENT)
 
 
-def _apart(device: str, key: Key, backends: Sequence[str], rounds: int, threads: int) -> Answer:
+def _ask(device: str, key: Key, backends: Sequence[str], rounds: int, threads: int) -> Answer:
     precision, length, documents = key
     request = {"device": device, "precision": precision, "length": length, "documents": documents}
     request |= {"backends": list(backends), "rounds": rounds, "heads": HEADS[device]}
-    return ask_apart("parakeet.benchmarks.attention", request, threads, SECONDS if device != "cpu" else None)
+    return ask_once("benchmarks.attention:measure", request, threads, SECONDS if device != "cpu" else None)
 
 
 def _row(key: Key, backend: str, found: Answer, peak: Answer) -> dict[str, Any]:
-    """As the JSON line has it: seconds as (median, least, most)."""
+    """One row of the JSON line; seconds as (median, least, most)."""
     precision, length, documents = key
     row: dict[str, Any] = {"backend": backend, "precision": precision, "length": length, "documents": documents}
     row |= {"peak_bytes": peak.get("peak_bytes"), "errors": None, "seconds": {}}
@@ -157,13 +158,14 @@ def _ratio(over: float | None, under: float | None) -> str:
 
 
 class _Layer:
-    """Queries, keys and values of one row, and what is done with them."""
+    """The attention of one layer over one sequence."""
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         device, length, heads = values["device"], values["length"], values["heads"]
         self.dtype = DTYPES[values["precision"]]
         random = torch.Generator().manual_seed(1)
         drawn = torch.randn(4, 1, heads, length, HEAD_WIDTH, generator=random).to(device, self.dtype)
+        # Queries, keys, values and the gradient by the output: (1, heads, length, head width) each.
         self.inputs = [part.requires_grad_() for part in drawn[:3].unbind()]
         self.gradient = drawn[3]
         self.documents = (torch.arange(length, device=device) * values["documents"] // length)[None]
@@ -190,8 +192,9 @@ class _Layer:
         return works if mask is None else works | {"mask": lambda: self.mask(backend)}
 
     def errors(self, backends: Sequence[str]) -> dict[str, dict[str, float]]:
-        """By backend, in norm, of the output and of the worst of the gradients, beside `reference` in float64."""
+        """Relative errors in norm, of the output and of the worst gradient, against `reference` in float64."""
         found = {backend: self.both(self.mask(backend)) for backend in backends if backend != PLAIN}
+        # Queries, keys, values and the gradient by the output: (1, heads, length, head width) each.
         self.inputs = [part.detach().double().requires_grad_() for part in self.inputs]
         self.gradient, self.dtype, self.slopes = self.gradient.double(), torch.float64, self.slopes.double()
         exact = self.both(self.mask("reference"))
@@ -203,16 +206,16 @@ class _Layer:
 
 
 def measure(values: dict[str, Any]) -> Answer:
-    """Seconds by backend and work, and errors; with no rounds the bytes at most of one backend's mask and both passes,
-    queries, keys and values left out."""
+    """In a process: seconds by backend and work, and errors. With 0 rounds the peak memory of one backend's mask and
+    both passes, without queries, keys and values."""
     device, backends, rounds = values["device"], values["backends"], values["rounds"]
     layer = _Layer(values)
     if not rounds:
         (backend,) = backends
         layer.both(layer.mask(backend))
-        meter = PeakMeter(device)
-        layer.both(layer.mask(backend))
-        return {"peak_bytes": meter.above}
+        with PeakMemory(device) as memory:
+            layer.both(layer.mask(backend))
+        return {"peak_bytes": memory.above}
     works = {f"{backend}/{name}": work for backend in backends for name, work in layer.works(backend).items()}
     in_rounds(works, device, 1)
     seconds: dict[str, dict[str, list[float]]] = {backend: {} for backend in backends}
@@ -227,4 +230,4 @@ def measure(values: dict[str, Any]) -> Answer:
 
 
 if __name__ == "__main__":
-    answer(measure)
+    run_command(main)

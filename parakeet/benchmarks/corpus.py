@@ -1,12 +1,14 @@
-"""The text that `parakeet bench data` works on: blocks of about 4 KiB, varied without end, so any amount can be had.
+"""Any amount of text for `parakeet bench data`: blocks of about 4 KiB, repeated with other words in them.
 
-A corpus of a gigabyte alone, as JSONL:
+To write a gigabyte of it as JSONL:
 
-    from parakeet.benchmarks.data_corpus import read_blocks, varied, write_jsonl
+    from parakeet.benchmarks.corpus import read_blocks, varied, write_jsonl
     write_jsonl(Path("corpus.jsonl"), varied(read_blocks(["books.jsonl.gz"]), 1_000_000_000, seed=1))
 """
 
+import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -20,33 +22,37 @@ from parakeet.data.reading.shapes import BadRecord, shape
 from parakeet.data.reading.sources import source_files
 from parakeet.data.reading.text_blocks import BLOCK_BYTES, TextBlocks
 from parakeet.errors import ParakeetError
+from parakeet.home import home
 from parakeet.recipe_sources import FileSource
 from parakeet.sanitise import sanitise
+from parakeet.tokenizer import CL100K_SHA256, CL100K_URL, VOCABULARY_FILE, Tokenizer, cl100k_base, train_tokenizer
 
 SOURCE = "text"
 LICENCE = "unknown"
 
 MOST_TEXT_BYTES = 64 << 20
-"""No more is read of the files: it is held in memory."""
+"""The most that is read of the files, since it is held in memory."""
 FILE_BYTES = 50_000_000
 INVENTED_BYTES = 8 << 20
 INVENTED_DIALOGUES = 5000
 
 COPIES, NEAR_COPIES = 0.05, 0.10
-"""Shares of the documents that are a copy of another one, and a copy with a few words changed."""
+"""Shares of the documents that are exact copies of another one, and copies with a few words changed."""
 CHANGED_OF_NEAR_COPY = 0.02
 """At 4 KiB about 9 of 10 runs of five words stay: a Jaccard of 0.8."""
 CHANGED_OF_REPEAT = 0.4
 """At most 8 of 100 runs of five words stay: documents that have nothing to do with one another for the search."""
 REMEMBERED = 1024
-"""Documents that a copy may be made of, so that copies stand in other parts than their originals."""
+"""Documents that may be copied later, so that copies are in other parts than their originals."""
+TRAINED_VOCABULARY = 16_384
+TRAINING_BLOCKS = 500
 
 
 def read_blocks(paths: Sequence[str]) -> list[str]:
-    """The text of files or folders, of any kind that a recipe's source may have, in blocks of about 4 KiB."""
+    """The text of files or folders, in any format that a recipe's source may have, in blocks of about 4 KiB."""
     blocks = list(_in_blocks(read_texts(paths)))
     if not blocks:
-        raise ParakeetError("There is no text in what --text names. Give files with text.")
+        raise ParakeetError("The files of --text contain no text. Give files with text.")
     return blocks
 
 
@@ -59,9 +65,9 @@ def invented_texts(seed: int = 1) -> list[str]:
 
 
 def invented_blocks(seed: int = 1, n_bytes: int = INVENTED_BYTES) -> list[str]:
-    """Sentences of the words of Parakeet's own dialogues, drawn by their frequency.
+    """Sentences of words from Parakeet's own dialogues, drawn by their frequency.
 
-    The dialogues themselves will not do: they are templates, and the filters rightly take a block of them for rubbish.
+    The dialogues themselves are templates, and the filters would rightly drop a block of them.
     """
     counts = Counter(word.lower() for text in invented_texts(seed) for word in text.split() if word.isalpha())
     words = np.array(list(counts))
@@ -73,7 +79,7 @@ def invented_blocks(seed: int = 1, n_bytes: int = INVENTED_BYTES) -> list[str]:
 
 
 def varied(blocks: Sequence[str], n_bytes: int, seed: int) -> Iterator[str]:
-    """About `n_bytes` of documents: the blocks, copies of some, and the blocks again with other words; seeded."""
+    """About `n_bytes` of documents: the blocks, copies of some, then the blocks again with other words. Seeded."""
     draw = np.random.default_rng(seed)
     words = words_to_draw(blocks)
     remembered: list[str] = []
@@ -95,7 +101,7 @@ def varied(blocks: Sequence[str], n_bytes: int, seed: int) -> Iterator[str]:
 
 
 def distinct(blocks: Sequence[str], seed: int) -> Iterator[str]:
-    """The blocks, then without end the blocks with `CHANGED_OF_REPEAT` of their words changed, each time anew."""
+    """The blocks, then endlessly the blocks again with new changes to `CHANGED_OF_REPEAT` of their words."""
     yield from blocks
     draw = np.random.default_rng([seed, 1])
     words = words_to_draw(blocks)
@@ -105,7 +111,7 @@ def distinct(blocks: Sequence[str], seed: int) -> Iterator[str]:
 
 
 def changed(text: str, share: float, words: Sequence[str], draw: np.random.Generator) -> str:
-    """The text with about `share` of its words replaced by some of `words`; line ends stay."""
+    """The text with about `share` of its words replaced by others of `words`. Line ends stay."""
     pieces = text.split(" ")
     places = np.flatnonzero(draw.random(len(pieces)) < share).tolist()
     for place, word in zip(places, draw.integers(len(words), size=len(places)).tolist(), strict=True):
@@ -115,16 +121,32 @@ def changed(text: str, share: float, words: Sequence[str], draw: np.random.Gener
 
 
 def words_to_draw(blocks: Sequence[str]) -> list[str]:
-    """Words from all over the blocks, about 50,000, each as often as it stands there: what `changed` draws from."""
+    """About 50,000 words from all parts of the blocks, with their repetitions, for `changed` to draw from."""
     step = max(1, len(blocks) // 80)
     words = [word for block in blocks[::step] for word in block.split() if word.isalpha()]
     if not words:
-        raise ParakeetError("There is no word in what --text names. Give files with text.")
+        raise ParakeetError("The files of --text contain no words. Give files with text.")
     return words
 
 
+def save_tokenizer(folder: Path, blocks: Sequence[str]) -> Tokenizer:
+    """Save cl100k_base if this machine has it, in TIKTOKEN_CACHE_DIR or in a build; else a BPE trained on the text."""
+    known = [
+        path
+        for path in (home() / "tokenizer").glob(f"*-*/{VOCABULARY_FILE}")
+        if hashlib.sha256(path.read_bytes()).hexdigest() == CL100K_SHA256
+    ]
+    cache = os.environ.get("TIKTOKEN_CACHE_DIR") or os.environ.get("DATA_GYM_CACHE_DIR")
+    cached = cache and (Path(cache) / hashlib.sha1(CL100K_URL.encode()).hexdigest()).is_file()
+    # A benchmark downloads nothing.
+    tokenizer = cl100k_base(known) if known or cached else train_tokenizer(blocks[:TRAINING_BLOCKS], TRAINED_VOCABULARY)
+    folder.mkdir(parents=True)
+    tokenizer.save(folder)
+    return tokenizer
+
+
 def write_jsonl(path: Path, texts: Iterable[str]) -> int:
-    """Write one `{"text": …}` a line; the bytes of text."""
+    """Write one `{"text": …}` a line, and return the bytes of text."""
     n_bytes = 0
     with path.open("w", encoding="utf-8") as file:
         for text in texts:
@@ -134,7 +156,7 @@ def write_jsonl(path: Path, texts: Iterable[str]) -> int:
 
 
 def write_files(folder: Path, texts: Iterable[str]) -> int:
-    """Write JSONL files of 50 MB, since a file is read by one worker; the bytes of text."""
+    """Write JSONL files of 50 MB, since one worker reads a file, and return the bytes of text."""
     folder.mkdir(parents=True)
     left = iter(texts)
     n_bytes = 0
@@ -144,12 +166,12 @@ def write_files(folder: Path, texts: Iterable[str]) -> int:
 
 
 def write_documents(directory: Path, texts: Sequence[str], parts: int) -> int:
-    """Write plain documents in so many parts of about the same size (more where one passes 16 MiB); their bytes.
+    """Write plain documents in parts of about equal size (more when one exceeds 16 MiB), and return their bytes.
 
-    A part is the unit of parallel work: two workers on three parts would wait for one another.
+    A part is the unit of parallel work, so two workers with three parts would wait for each other.
     """
     sizes = np.array([len(text.encode()) for text in texts])
-    # Of each document the part in which its middle lies.
+    # A document goes to the part that its middle falls into.
     chosen = ((np.cumsum(sizes) - sizes / 2) * parts // sizes.sum()).astype(int)
     directory.mkdir(parents=True)
     folder = directory / "work"
@@ -163,7 +185,7 @@ def write_documents(directory: Path, texts: Sequence[str], parts: int) -> int:
 
 
 def read_texts(paths: Sequence[str]) -> Iterator[str]:
-    """The text of every record of files or folders, as a document each, until there are 64 MiB."""
+    """The text of every record of files or folders, one document each, up to 64 MiB."""
     n_bytes = 0
     for path in paths:
         source = FileSource(name=SOURCE, path=path)
@@ -183,7 +205,7 @@ def read_texts(paths: Sequence[str]) -> Iterator[str]:
 
 
 def _some(first: str, texts: Iterator[str]) -> Iterator[str]:
-    """The first text and so many of the others that they fill a file."""
+    """The first text and as many of the others as fill a file."""
     n_bytes = len(first.encode())
     yield first
     while n_bytes < FILE_BYTES and (text := next(texts, None)) is not None:
@@ -194,7 +216,7 @@ def _some(first: str, texts: Iterator[str]) -> Iterator[str]:
 def _in_blocks(texts: Iterable[str]) -> Iterator[str]:
     blocks = TextBlocks()
     for text in texts:
-        # An empty line closes the block once it is full, and else joins the next document to it.
+        # An empty line closes a full block; otherwise the next document joins it.
         for line in f"{text}\n".split("\n"):
             yield from (block for _, block in blocks.add(f"{line}\n", 1))
     yield from (block for _, block in blocks.flush())

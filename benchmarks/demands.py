@@ -1,11 +1,13 @@
-"""What a benchmark is held to, beside what was measured."""
+"""What a benchmark must reach, beside what it measured; and how the benchmarks here are run."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import click
 
+from parakeet.cli import Commands
 from parakeet.sanitise import sanitise
 
 VERDICTS = {True: "met", False: "NOT MET", None: "not measured"}
@@ -13,7 +15,7 @@ VERDICTS = {True: "met", False: "NOT MET", None: "not measured"}
 
 @dataclass(frozen=True)
 class Demand:
-    """`met` is None where it was not measured; `found` then says why, or nothing."""
+    """`met` is None when it was not measured; `found` may then say why."""
 
     text: str
     found: str
@@ -24,12 +26,12 @@ class Demand:
 
 
 def at_least(text: str, value: float | None, limit: float, unit: str = "") -> Demand:
-    """A figure that has to reach `limit`; None was not measured."""
+    """A figure that has to reach `limit`. None: not measured."""
     return _judged(f"{text}: at least {limit:,g}{unit}", value, unit, value is not None and value >= limit)
 
 
 def at_most(text: str, value: float | None, limit: float, unit: str = "") -> Demand:
-    """A figure that must not pass `limit`; None was not measured."""
+    """A figure that must not exceed `limit`. None: not measured."""
     return _judged(f"{text}: at most {limit:,g}{unit}", value, unit, value is not None and value <= limit)
 
 
@@ -38,6 +40,12 @@ def print_demands(demands: Sequence[Demand]) -> None:
         found = f" ({sanitise(demand.found)})" if demand.found else ""
         click.echo(f"{sanitise(demand.text):<72} {VERDICTS[demand.met]}{found}")
     click.echo()
+
+
+def run_command(command: click.Command) -> None:
+    """Run a benchmark's command; like `parakeet`, it reports a user's mistake in one message."""
+    name = command.name or ""
+    Commands(commands={name: command})(args=[name, *sys.argv[1:]], prog_name="python -m benchmarks")
 
 
 def _judged(text: str, value: float | None, unit: str, met: bool) -> Demand:

@@ -1,10 +1,11 @@
-"""The baseline computes the same loss and gradients as Parakeet does, only by other means."""
+"""The original's step computes the same loss and gradients as Parakeet, by other means."""
 
 import pytest
 import torch
 from torch import Tensor
 
-from parakeet.benchmarks.original_way import IGNORED, OriginalWay
+from benchmarks.original_step import OriginalStep
+from parakeet.benchmarks.steps import IGNORED
 from parakeet.model.config import ModelConfig
 from parakeet.model.loss import backward_from_loss
 from parakeet.model.transformer import Parakeet
@@ -35,7 +36,7 @@ def gradients(model: Parakeet) -> dict[str, Tensor]:
 @pytest.mark.parametrize(("autocast", "tolerance"), [(False, 1e-5), (True, 0.03)])
 def test_loss_and_gradients_are_ours(model: Parakeet, autocast: bool, tolerance: float) -> None:
     ids, targets = batch()
-    loss = OriginalWay(model, ids.shape[1], autocast).backward(ids, targets)
+    loss = OriginalStep(model, ids.shape[1], autocast).backward(ids, targets)
     theirs = gradients(model)
     count = int((targets != IGNORED).sum())
     hidden = model(ids, torch.zeros_like(ids))
@@ -49,7 +50,7 @@ def test_loss_and_gradients_are_ours(model: Parakeet, autocast: bool, tolerance:
 
 def test_its_autocast_keeps_weights_and_gradients_in_fp32(model: Parakeet) -> None:
     ids, targets = batch()
-    assert OriginalWay(model, ids.shape[1], autocast=True).backward(ids, targets).dtype == torch.float32
+    assert OriginalStep(model, ids.shape[1], autocast=True).backward(ids, targets).dtype == torch.float32
     assert {gradient.dtype for gradient in gradients(model).values()} == {torch.float32}
 
 
@@ -57,9 +58,9 @@ def test_dropout_acts_on_the_probabilities_too(model: Parakeet) -> None:
     dropping = Parakeet(ModelConfig(**{**CONFIG.__dict__, "dropout": 0.5}))
     dropping.load_state_dict(model.state_dict())
     ids, targets = batch()
-    way = OriginalWay(dropping, ids.shape[1], autocast=False)
+    way = OriginalStep(dropping, ids.shape[1], autocast=False)
     losses = {float(way.backward(ids, targets)) for _ in range(2)}
     assert len(losses) == 2
     dropping.eval()
-    plain = OriginalWay(model, ids.shape[1], autocast=False).backward(ids, targets)
+    plain = OriginalStep(model, ids.shape[1], autocast=False).backward(ids, targets)
     assert float(way.backward(ids, targets)) == float(plain)

@@ -1,4 +1,4 @@
-"""The bound that recall is held to, and the planted pairs, against values known from elsewhere."""
+"""The bound that recall has to reach, and the planted pairs, against values from elsewhere."""
 
 from math import comb
 
@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parakeet.benchmarks.data_corpus import invented_blocks
-from parakeet.benchmarks.data_recall import BANDS, chance, least_found, plant, shingles
+from benchmarks.recall import BANDS, chance, least_found, plant, shingles
+from parakeet.benchmarks.corpus import invented_blocks
 from parakeet.recipe import Deduplication
 
 SETTINGS = Deduplication()

@@ -1,8 +1,8 @@
-"""Cleaning and deduplication with what datatrove chooses by itself: spaCy's words in its filters and its MinHash.
+"""Cleaning and deduplication with datatrove's defaults: spaCy's words in its filters and in its MinHash.
 
-The reading, the parts, the tasks, the number of workers, the normalisation of text and the search for exact duplicates
-are Parakeet's, so what differs is how words are found and what is done with them. Only processes that
-`parakeet bench data` starts import this module: it brings datatrove with it.
+Reading, parts, tasks, the number of workers, the normalisation of text and the search for exact duplicates are
+Parakeet's. What differs is how words are found and what is done with them. Only processes that `benchmarks.data`
+starts import this module, since it imports datatrove.
 """
 
 from collections.abc import Iterator, Mapping
@@ -50,7 +50,7 @@ def as_documents(data: Iterator[Item], rank: int = 0, world_size: int = 1) -> It
 
 
 class OnlyMarked(PipelineStep):
-    """The documents that `marks/<task>.npy` marks."""
+    """Passes on the documents that `marks/<task>.npy` marks."""
 
     name = "Only marked"
     type = "Filter"
@@ -68,7 +68,7 @@ class OnlyMarked(PipelineStep):
 def clean_documents(recipe: Recipe, inputs: Mapping[str, Path], output: Path, progress: Progress) -> dict[str, Any]:
     paths = parts(inputs["documents"])
     work = output / "work"
-    # The rules are datatrove's own filters here; the share of duplicate lines is off as it is in ours.
+    # datatrove's own filters replace the rules. The share of duplicate lines is off, as it is in ours.
     plain = recipe.clean.model_copy(update={"repetition": None, "quality": None})
     steps = [
         ReadParts([[path] for path in paths], work / "read"),

@@ -1,11 +1,5 @@
-"""`parakeet bench loss`: the loss in pieces of so many rows, beside the logits of a whole batch at once.
+"""`python -m benchmarks.loss`: the loss in pieces of some rows, beside the logits of a whole batch at once."""
 
-As `python -m parakeet.benchmarks.loss` it is the process that measures some of them.
-"""
-
-import json
-import os
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,10 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from parakeet.benchmarks.apart import Answer, answer, ask_apart
-from parakeet.benchmarks.decoding import Sample
-from parakeet.benchmarks.demands import Demand, at_most, print_demands
-from parakeet.benchmarks.rounds import PeakMeter, in_rounds
+from benchmarks.demands import Demand, at_most, print_demands, run_command
+from parakeet.benchmarks.process import Answer, ask_once, print_result
+from parakeet.benchmarks.timing import PeakMemory, Sample, in_rounds
 from parakeet.model.loss import backward_from_loss
 from parakeet.model.transformer import best_device
 from parakeet.progress import Progress
@@ -29,26 +22,43 @@ VOCABULARIES = (4160, 100_288)
 PIECES = (64, 256, 1024, 4096)
 """Rows of logits at once."""
 WHOLE = 0
-"""In their place: all logits, by F.cross_entropy and autograd."""
+"""Stands for all logits at once, by F.cross_entropy and autograd."""
 PRECISIONS = {"cpu": "fp32", "cuda": "bf16"}
-"""Of the hidden states, as it is trained there; the embedding is in fp32."""
+"""Of the hidden states, as in training; the embedding is in fp32."""
 IGNORED = -100
 EVERY_IGNORED = 16
-"""Every so many targets are not learned, as the padding of packed rows is not."""
+"""One target in so many is ignored, like the padding of packed sequences."""
 MOST_ERROR = {"loss": 1e-6, "gradients": 1e-5}
 MOST_OF_PIECE = 1.1
 RETURNED_BYTES = 32 << 20
-"""glibc returns larger pieces to the system at once; of smaller ones a few lie about."""
+"""glibc returns larger pieces to the system at once, and keeps some of the smaller ones."""
 SECONDS = 300.0
 
 Shape = tuple[int, int]
 """Width and vocabulary rows."""
 
 
-def run(
-    tokens: int, widths: Sequence[int], vocabularies: Sequence[int], pieces: Sequence[int], rounds: int, threads: int
+def _numbers(name: str, parameter: str, least: int, default: str) -> Callable[[Any], Any]:
+    """An option for whole numbers that may be repeated."""
+    return click.option(name, parameter, multiple=True, type=click.IntRange(least), metavar="N", help=default)
+
+
+@click.command("loss")
+@click.option("--tokens", type=click.IntRange(1), default=4096, show_default=True, help="Tokens in the batch.")
+@_numbers("--width", "widths", 8, "Width of the hidden states.  [default: 192, 1152]")
+@_numbers("--vocabulary", "vocabularies", 8, "Rows of the embedding.  [default: 4160, 100288]")
+@_numbers("--rows", "pieces", 1, "Rows of logits at once.  [default: 64, 256, 1024, 4096]")
+@click.option("--rounds", type=click.IntRange(1, 1000), default=3, show_default=True, help="Samples of each number.")
+@click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads.  [default: what torch chooses]")
+def main(
+    tokens: int,
+    widths: tuple[int, ...],
+    vocabularies: tuple[int, ...],
+    pieces: tuple[int, ...],
+    rounds: int,
+    threads: int,
 ) -> None:
-    """Every width with every vocabulary; tables, then one JSON line."""
+    """Time the loss in pieces and whole, and measure its memory and its error, for every width and vocabulary."""
     device = best_device()
     shapes = [(width, vocabulary) for width in widths or WIDTHS for vocabulary in vocabularies or VOCABULARIES]
     chosen = [WHOLE, *(pieces or PIECES)]
@@ -57,12 +67,12 @@ def run(
     rows: list[dict[str, Any]] = []
     with Progress().task(f"Measuring on {device}", len(shapes) * (1 + len(chosen)), "processes") as task:
         for shape in shapes:
-            timed = _apart(device, tokens, shape, chosen, rounds, threads)
+            timed = _ask(device, tokens, shape, chosen, rounds, threads)
             task.advance()
             some = []
             for piece in chosen:
-                # One alone: its memory is then the whole process's.
-                peak = _apart(device, tokens, shape, [piece], 0, threads)
+                # One per process, so that its memory is the whole process's.
+                peak = _ask(device, tokens, shape, [piece], 0, threads)
                 some.append(_row(tokens, shape, piece, timed, peak))
                 task.advance()
             _print_table(some, tokens)
@@ -70,13 +80,11 @@ def run(
     demands = demands_of(rows) if precision == "fp32" else []
     print_demands(demands)
     result = {"benchmark": "loss", "device": device, "precision": precision, "rounds": rounds}
-    facts: dict[str, Any] = {"cpus": os.cpu_count(), "threads": threads or torch.get_num_threads()}
-    facts |= {"machine": platform.machine(), "python": platform.python_version(), "torch": torch.__version__}
-    click.echo(json.dumps(result | {"rows": rows, "demands": [d.as_json() for d in demands]} | facts))
+    print_result(result | {"rows": rows, "demands": [demand.as_json() for demand in demands]}, threads)
 
 
 def demands_of(rows: Sequence[Mapping[str, Any]]) -> list[Demand]:
-    """How far from F.cross_entropy the loss and the gradients may be in fp32, and that one piece's logits exist."""
+    """Limits on the error of loss and gradients in fp32; and only the logits of one piece may exist."""
     pieces = [row for row in rows if row["piece"] != WHOLE]
     found = [row["errors"] for row in pieces if row["errors"]]
     worst = {what: max((errors[what] for errors in found), default=None) for what in MOST_ERROR}
@@ -87,24 +95,24 @@ def demands_of(rows: Sequence[Mapping[str, Any]]) -> list[Demand]:
 
 
 def _share_of_piece(row: Mapping[str, Any]) -> float | None:
-    """What a step takes beside the gradients, of the logits of one piece; None where it is too small to tell."""
+    """Peak memory without the gradients, as a share of one piece's logits; None when they are too small to measure."""
     logits = 4 * min(row["piece"], row["targets"]) * row["vocabulary"]
     if row["peak_bytes"] is None or logits < RETURNED_BYTES:
         return None
-    # By the embedding, and by the hidden states: as it is made, and as autograd hands it on.
+    # Of the embedding, and twice of the hidden states: ours, and the copy that autograd passes on.
     gradients = 4 * row["width"] * (row["vocabulary"] + 2 * row["tokens"])
     share: float = (row["peak_bytes"] - gradients) / logits
     return share
 
 
-def _apart(device: str, tokens: int, shape: Shape, pieces: Sequence[int], rounds: int, threads: int) -> Answer:
+def _ask(device: str, tokens: int, shape: Shape, pieces: Sequence[int], rounds: int, threads: int) -> Answer:
     request = {"device": device, "tokens": tokens, "width": shape[0], "vocabulary": shape[1], "pieces": list(pieces)}
     request |= {"precision": PRECISIONS[device], "rounds": rounds}
-    return ask_apart("parakeet.benchmarks.loss", request, threads, SECONDS if device != "cpu" else None)
+    return ask_once("benchmarks.loss:measure", request, threads, SECONDS if device != "cpu" else None)
 
 
 def _row(tokens: int, shape: Shape, piece: int, timed: Answer, peak: Answer) -> dict[str, Any]:
-    """As the JSON line has it; `piece` 0 is the whole. Seconds as (median, least, most)."""
+    """One row of the JSON line; `piece` 0 is the whole. Seconds as (median, least, most)."""
     row: dict[str, Any] = {"tokens": tokens, "targets": tokens - len(range(0, tokens, EVERY_IGNORED)), "piece": piece}
     row |= {"width": shape[0], "vocabulary": shape[1], "seconds": None, "errors": None}
     row |= {"peak_bytes": peak.get("peak_bytes"), "refused": timed.get("refused", "") or peak.get("refused", "")}
@@ -146,7 +154,7 @@ class _Batch:
         random = torch.Generator().manual_seed(1)
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[values["precision"]]
         self.hidden = torch.randn(tokens, width, generator=random).to(device, dtype)
-        # bf16's own values, so that the cast to it loses nothing.
+        # Values that bf16 can hold, so that the cast to it loses nothing.
         drawn = torch.randn(vocabulary, width, generator=random).mul_(0.02).bfloat16().float()
         self.embedding = nn.Parameter(drawn.to(device))
         self.targets = torch.randint(vocabulary, (tokens,), generator=random)
@@ -155,7 +163,7 @@ class _Batch:
         self.count = int((self.targets != IGNORED).sum())
 
     def step(self, piece: int) -> tuple[Tensor, Tensor]:
-        """The mean loss, and its gradient by the hidden states; the embedding's is in its .grad."""
+        """The mean loss and the gradient of the hidden states. The embedding's is in its .grad."""
         self.embedding.grad = None
         hidden = self.hidden.detach().requires_grad_()
         if piece == WHOLE:
@@ -175,9 +183,10 @@ class _Batch:
         return loss.detach()
 
     def errors(self, pieces: Sequence[int]) -> dict[str, dict[str, float]]:
-        """Of the loss, and of the worse of both gradients in norm, beside F.cross_entropy's in fp32.
+        """Relative errors of the loss and of the worse of both gradients, against F.cross_entropy in fp32.
 
-        Its losses of single rows, added up in float64: with ignored rows its own sum is off by up to 1.4e-6 on a CPU.
+        The exact loss adds up its losses of single rows in float64. With ignored rows its own mean is off by up to
+        1.4e-6 on a CPU.
         """
         found = {piece: self._all(piece) for piece in pieces}
         self.hidden = self.hidden.float()
@@ -201,7 +210,7 @@ class _Batch:
 
 
 def measure(values: dict[str, Any]) -> Answer:
-    """Seconds by piece, and errors; with no rounds the bytes at most that one kind of step takes, gradients counted."""
+    """In a process: seconds by piece, and errors. With 0 rounds the peak memory of one step, gradients included."""
     device, pieces, rounds = values["device"], values["pieces"], values["rounds"]
     batch = _Batch(values)
 
@@ -212,11 +221,11 @@ def measure(values: dict[str, Any]) -> Answer:
     in_rounds(works, device, 1)
     batch.embedding.grad = None
     if not rounds:
-        meter = PeakMeter(device)
-        in_rounds(works, device, 1)
-        return {"peak_bytes": meter.above}
+        with PeakMemory(device) as memory:
+            in_rounds(works, device, 1)
+        return {"peak_bytes": memory.above}
     return {"seconds": in_rounds(works, device, rounds), "errors": batch.errors(pieces)}
 
 
 if __name__ == "__main__":
-    answer(measure)
+    run_command(main)

@@ -1,7 +1,7 @@
-"""The forward and backward pass as the original project computed them: what ours is held against.
+"""The forward and backward pass as the original project computed them, to compare with ours.
 
-Every score of the attention is held, its probabilities are kept for the backward pass, and so are the logits of the
-whole batch. The weights are a Parakeet's, so the same optimizer and the same tokens serve both.
+All attention scores exist at once, their probabilities are kept for the backward pass, and so are the logits of the
+whole batch. The weights are a Parakeet's, so both run with the same optimizer and the same tokens.
 """
 
 import math
@@ -10,28 +10,27 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from parakeet.benchmarks.steps import IGNORED
 from parakeet.model.transformer import Block, Parakeet
 
-IGNORED = -100
-"""Targets of this value are not learned."""
 
+class OriginalStep:
+    """For sequences of one length, each a single document, as all were in the original.
 
-class OriginalWay:
-    """Rows of one length, each a single document: the original knew no others.
-
-    `autocast` is its mixed precision: products in bf16, softmax, norms and loss in fp32, fp32 weights.
+    `autocast` is its mixed precision: products in bf16; softmax, norms, loss and weights in fp32.
     """
 
     def __init__(self, model: Parakeet, length: int, autocast: bool) -> None:
         self._model = model
         self._autocast = autocast
+        # ALiBi and the causal mask in one: (heads, query position, key position).
         position = torch.arange(length, device=model.slopes.device)
         distance = position[None, :] - position[:, None]
         bias = model.slopes[:, None, None] * distance
         self._bias = bias.masked_fill(distance > 0, float("-inf"))
 
     def backward(self, ids: Tensor, targets: Tensor) -> Tensor:
-        """Mean loss in nats; its gradients are added to every parameter's .grad. ids and targets (batch, length)."""
+        """Mean loss in nats; the gradients are added to every parameter's .grad. ids and targets: (batch, length)."""
         with torch.autocast(ids.device.type, torch.bfloat16, enabled=self._autocast):
             logits = self._logits(ids)
             loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)

@@ -1,0 +1,144 @@
+"""`python -m benchmarks.training` on the CPU, for a model smaller than its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.ladder import ORIGINAL
+from benchmarks.training import demands_of
+from parakeet.benchmarks.steps import Measurement
+from parakeet.benchmarks.timing import Sample
+from parakeet.benchmarks.training import Configuration, Row
+from parakeet.model.config import ModelConfig
+from parakeet.recipe import Training
+
+from .tiny import tiny_recipe
+
+ROOT = Path(__file__).parents[2]
+GIB = 1 << 30
+
+
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("bench")
+    command = [sys.executable, "-P", "-m", "benchmarks.training", "--threads", "1", "--rounds", "2"]
+    command += ["--recipe", str(tiny_recipe(folder)), "--length", "32"]
+    # What lies where the user stands must not reach the processes that measure.
+    (folder / "torch.py").write_text("raise SystemExit('the wrong torch')\n", encoding="utf-8")
+    # The ladder is for the CPU: a card would be measured in its place.
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": path}
+    finished = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 0, finished.stderr
+    assert "Traceback" not in finished.stderr
+    return finished.stdout.splitlines()
+
+
+@pytest.fixture(scope="module")
+def result(printed: list[str]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(printed[-1])
+    return found
+
+
+@pytest.mark.slow
+def test_every_rung_is_timed_and_its_memory_measured(result: dict[str, Any]) -> None:
+    assert (result["benchmark"], result["device"], result["rounds"], result["tokens"]) == ("training", "cpu", 2, 32)
+    (rows,) = result["shapes"]["tiny"]["lengths"].values()
+    assert rows[0]["name"] == ORIGINAL
+    for row in rows:
+        assert row["refused"] == ""
+        median, low, high = row["tokens_per_second"]
+        assert 0 < low <= median <= high
+        assert row["memory_bytes"] >= 0
+        assert (row["forecast_bytes"] is None) == (row["name"] == ORIGINAL)
+    assert len([row for row in rows if row["auto"]]) == 2
+
+
+@pytest.mark.slow
+def test_memory_is_measured_as_the_length_doubles(result: dict[str, Any]) -> None:
+    assert list(result["shapes"]["tiny"]["growth"]) == ["8", "16", "32", "64"]
+
+
+@pytest.mark.slow
+def test_the_demands_are_judged_and_printed(printed: list[str], result: dict[str, Any]) -> None:
+    texts = [demand["text"] for demand in result["demands"]]
+    assert any(text.startswith("tiny, speed beside the original's way at 32") for text in texts)
+    assert any(text.startswith("loader alone") for text in texts)
+    verdicts = {True: "met", False: "NOT MET", None: "not measured"}
+    for demand in result["demands"]:
+        assert demand["met"] in (True, False)
+        assert any(line.startswith(demand["text"]) and verdicts[demand["met"]] in line for line in printed)
+
+
+@pytest.mark.slow
+def test_the_table_marks_ours_and_names_the_command_for_a_gpu(printed: list[str]) -> None:
+    assert any(line.startswith("T = 32, 1 row ") and "x original" in line for line in printed)
+    assert sum(line.endswith("<- ours") for line in printed) == 1
+    (line,) = (line for line in printed if line.startswith("CUDA: not measured"))
+    assert "python -m benchmarks.training --recipe parakeet-378m --memory 11.2GiB" in line
+
+
+MEASUREMENT = Measurement(
+    ModelConfig(layers=1, heads=1, width=8, context=8, vocabulary_rows=64),
+    Training(tokens=16, batch_tokens=16, learning_rate=1e-3), 1, 8, 1,
+)  # fmt: skip
+
+
+def rows_of(ours_speed: float, ours_gib: float) -> list[Row]:
+    """Beside an original's way of 100 tokens a second in 4 GiB."""
+    original = Row(Configuration(ORIGINAL, MEASUREMENT, None), Sample.of([100.0]), 4 * GIB)
+    ours = Configuration("fused attention", MEASUREMENT, None, auto=True)
+    return [original, Row(ours, Sample.of([ours_speed]), round(ours_gib * GIB))]
+
+
+LINEAR = {1024: 30, 2048: 55, 4096: 105, 8192: 205}
+
+
+@pytest.mark.parametrize(
+    ("speed_at_256", "speed", "memory", "growth", "met"),
+    [
+        (96, 300, 1.0, LINEAR, [True] * 5),
+        (94, 300, 1.0, LINEAR, [False, True, True, True, True]),
+        (96, 299, 1.0, LINEAR, [True, True, False, True, True]),
+        (96, 300, 1.1, LINEAR, [True, True, True, False, True]),
+        (96, 300, 1.0, {1024: 10, 2048: 25, 4096: 75, 8192: 260}, [True, True, True, True, False]),
+        (96, 300, 1.0, {1024: 10, 2048: None, 4096: 75, 8192: 260}, [True, True, True, True, None]),
+    ],
+)
+def test_the_verdicts(
+    speed_at_256: float, speed: float, memory: float, growth: dict[int, int | None], met: list[bool | None]
+) -> None:
+    tables = {256: rows_of(speed_at_256, 4.0), 4096: rows_of(speed, memory)}
+    assert [demand.met for demand in demands_of("3M", tables, growth)] == met
+
+
+def test_what_was_refused_is_no_verdict() -> None:
+    refused = Row(Configuration(ORIGINAL, MEASUREMENT, None), refused="out of memory")
+    tables = {4096: [refused, rows_of(300, 1.0)[1]]}
+    assert [demand.met for demand in demands_of("3M", tables, {})] == [None] * 4
+
+
+def refusal(*arguments: str) -> str:
+    command = [sys.executable, "-m", "benchmarks.training", *arguments]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    finished = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert finished.returncode in (1, 2)
+    assert "Traceback" not in finished.stderr
+    return finished.stderr
+
+
+def test_a_cap_without_a_gpu_is_one_message(tmp_path: Path) -> None:
+    assert "there is no CUDA device here" in refusal("--recipe", str(tiny_recipe(tmp_path)), "--memory", "11.2GiB")
+
+
+def test_lengths_that_do_not_divide_a_step_are_refused() -> None:
+    assert "--length 100 does not divide a step of 256 tokens" in refusal("--length", "100", "--length", "256")
+
+
+def test_a_recipe_and_a_shape_are_one_too_many() -> None:
+    assert "give one of them" in refusal("--recipe", "demo", "--shape", "3M")
