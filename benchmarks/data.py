@@ -42,7 +42,6 @@ from parakeet.data.tokens.shards import TokenShards
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.sanitise import sanitise
-from parakeet.stages import stage_named
 from parakeet.tokenizer import Tokenizer
 
 COMPARED_BYTES = 25 * MB
@@ -57,7 +56,7 @@ LEAST_SPEED, LEAST_TOKENISING, MOST_GROWTH, LEAST_FILL, LEAST_LOADING = 3.0, 0.9
 
 OURS, DATATROVE = "ours", "datatrove"
 SIDES = {
-    OURS: (stage_named("clean_documents").make, stage_named("deduplicated_documents").make),
+    OURS: (STAGES["clean_documents"][0], STAGES["deduplicated_documents"][0]),
     DATATROVE: ("benchmarks.datatrove_defaults:clean_documents", "benchmarks.datatrove_defaults:deduplicate_documents"),
 }
 SIGNATURES, COMPARISON, REST = "signatures of documents", "comparison of documents", "exact, clusters, writing, start"

@@ -8,7 +8,7 @@ from parakeet.benchmarks.steps import Measurement, measure_steps
 from parakeet.benchmarks.training import Configuration, Row
 from parakeet.model.config import ModelConfig
 from parakeet.recipe import Training
-from parakeet.training.forecast import Choice, choose
+from parakeet.training.forecast import ExecutionChoice, choose
 from parakeet.training.memory import GIB, machine_budget
 
 ORIGINAL = "the original's way"
@@ -86,7 +86,7 @@ def _rungs(config: ModelConfig, settings: Training, row_tokens: int) -> Iterator
     base = Measurement(config, settings, tokens // row_tokens, row_tokens, tokens // row_tokens)
     plain: dict[str, Any] = {"attention": "reference", "precision": "fp32", "residual": "fp32", "recompute": "none"}
 
-    def chosen(changes: dict[str, Any]) -> Choice:
+    def chosen(changes: dict[str, Any]) -> ExecutionChoice:
         return choose(config, settings.model_copy(update=changes), row_tokens, budget, cuda=False)
 
     automatic = {"attention": "auto", "recompute": "auto", "residual": "fp32", "micro_batch_tokens": 0}

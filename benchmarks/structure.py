@@ -1,8 +1,8 @@
 """How much there is to find one's way in: `python benchmarks/structure.py [CHECKOUT]`.
 
-Counts files, lines, names and comments of the library with its assets and pipelines, of the benchmarks and of the tests.
-Measures, in new processes, the CPU seconds that `pipelines.definitions` takes to import and to load, and how often a
-recipe is read meanwhile. It runs on any commit, so that two can be compared. Prints a table and one JSON line.
+Counts files, lines, names and comments of the library with its assets and pipelines, of the benchmarks and of the
+tests. Measures, in new processes, the CPU seconds that `pipelines.definitions` takes to import and to load, and how
+often a recipe is read meanwhile. It runs on any commit, so that two can be compared. Prints a table and one JSON line.
 """
 
 import ast

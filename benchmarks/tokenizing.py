@@ -10,11 +10,10 @@ from statistics import median
 from typing import Any
 
 from parakeet.benchmarks.corpus import write_documents
-from parakeet.benchmarks.data import Ran, run_work
+from parakeet.benchmarks.data import STAGES, Ran, run_work
 from parakeet.data.documents import parts, read_documents
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
-from parakeet.stages import stage_named
 from parakeet.tokenizer import Tokenizer
 
 WAIT_SECONDS = 600.0
@@ -53,7 +52,7 @@ def measure_tokenising(
     recipe: Recipe, inputs: Mapping[str, Path], rounds: int, scratch: Path, progress: Progress
 ) -> Tokenising:
     """The stage and bare tiktoken in turn, on the same documents."""
-    make = stage_named("token_shards").make
+    make = STAGES["token_shards"][0]
     short = {**inputs, "deduplicated_documents": scratch / "short"}
     workers = recipe.executor.workers
     write_documents(scratch / "short", ["Hello there."] * 2 * workers, workers)

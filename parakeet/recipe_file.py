@@ -91,8 +91,7 @@ def _overlaid(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in values.items():
         inner = merged.get(key)
-        both = isinstance(value, dict) and isinstance(inner, dict)
-        merged[key] = _overlaid(inner, value) if both else value
+        merged[key] = _overlaid(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
     return merged
 
 

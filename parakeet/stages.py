@@ -47,12 +47,12 @@ EXTERNAL_FILES: tuple[ExternalFile, ...] = (OriginalCheckpoint(),)
 def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
     """Every stage of a recipe's build, in order: its remote sources first, one stage each."""
     fetched = remote_sources([*recipe.sources, *recipe.decontamination.sets])
-    return (*map(SourceFilesStage, fetched), *STAGES)
+    return (*(SourceFilesStage(source) for source in fetched), *STAGES)
 
 
 def asset_names(recipe: Recipe) -> tuple[str, ...]:
     """What of a recipe's build can be selected, in order."""
-    return tuple(item.name for item in (*stages_of(recipe), *EXTERNAL_FILES))
+    return (*(stage.name for stage in stages_of(recipe)), *(file.name for file in EXTERNAL_FILES))
 
 
 class Build:

@@ -39,10 +39,19 @@ from parakeet.recipe import (
     Training,
 )
 from parakeet.recipe_sources import FileSource
-from parakeet.stages import stage_named
 
 MB, MIB = 1_000_000, 1 << 20
-STAGES = ("documents", "clean_documents", "deduplicated_documents", "token_shards", "packing_plan")
+STAGES = {
+    "documents": ("parakeet.data.reading.collect:collect_documents", ()),
+    "clean_documents": ("parakeet.data.cleaning.clean:clean_documents", ("documents",)),
+    "deduplicated_documents": (
+        "parakeet.data.deduplication.deduplicate:deduplicate_documents",
+        ("clean_documents",),
+    ),
+    "token_shards": ("parakeet.data.tokens.tokenise:make_token_shards", ("deduplicated_documents", "tokenizer")),
+    "packing_plan": ("parakeet.data.tokens.packing:make_packing_plan", ("token_shards",)),
+}
+"""The function that does each stage's work, and what it reads."""
 ROW_TOKENS = (1024, 2048, 8192)
 CORPUS_BYTES = 50_000_000_000
 DISK_SHARE = 4
@@ -149,10 +158,10 @@ def run_chain(
     recipe = bench_recipe(workers, str(corpus))
     made = {"tokenizer": tokenizer}
     runs = []
-    for name in STAGES:
+    for name, (make, inputs) in STAGES.items():
         progress.say(f"{name} of {n_bytes / MB:,.0f} MB")
         output = made[name] = folder / name
-        ran = run_work(stage_named(name).make, recipe, {i: made[i] for i in stage_named(name).inputs}, output)
+        ran = run_work(make, recipe, {one: made[one] for one in inputs}, output)
         scratch = _size(output / "work")
         runs.append(StageRun(name, ran, _documents(ran.counts), _size(output) - scratch, scratch))
         shutil.rmtree(output / "work", ignore_errors=True)
@@ -247,7 +256,8 @@ def print_forecast(chain: Chain, workers: int) -> list[dict[str, Any]]:
 
 
 def _needed_after(name: str) -> set[str]:
-    return {needed for stage in STAGES[STAGES.index(name) + 1 :] for needed in stage_named(stage).inputs}
+    names = list(STAGES)
+    return {needed for stage in names[names.index(name) + 1 :] for needed in STAGES[stage][1]}
 
 
 def _documents(counts: Mapping[str, Any]) -> int:

@@ -16,9 +16,9 @@ from parakeet.model.transformer import best_device
 from parakeet.plan import vocabulary_rows
 from parakeet.recipe import Recipe, Training
 from parakeet.sanitise import sanitise
-from parakeet.training.gpus import find_gpu
 from parakeet.training.device import memory_budget
-from parakeet.training.forecast import Choice, choose
+from parakeet.training.forecast import ExecutionChoice, choose
+from parakeet.training.gpus import find_gpu
 from parakeet.training.memory import GIB, parse_memory
 
 MIB = 1 << 20
@@ -45,7 +45,9 @@ class Configuration:
     auto: bool = False
 
     @classmethod
-    def of_choice(cls, name: str, measurement: Measurement, choice: Choice, auto: bool = False) -> "Configuration":
+    def of_choice(
+        cls, name: str, measurement: Measurement, choice: ExecutionChoice, auto: bool = False
+    ) -> "Configuration":
         forecast = choice.forecast
         above = sum(n_bytes for part, n_bytes in forecast.parts.items() if part not in BESIDE_THE_STEP)
         return cls(name, measurement, above if measurement.device == "cpu" else forecast.total, forecast.total, auto)
