@@ -120,7 +120,7 @@ class Signatures(MinhashDedupSignature):
         """Least value of every hash function a · x + b modulo 2^64 over the shingles, its upper 61 bits, by bucket.
 
         Modulo 2^64 instead of datatrove's 2^61 − 1, which takes a division: 3.5 × as fast. A permutation too, since a
-        is odd, and the shingles are mixed; `parakeet bench data` measures its recall against the formula.
+        is odd, and the shingles are mixed; `python -m benchmarks.data` measures its recall against the formula.
         """
         least = np.full(self.num_hashes, np.iinfo(np.uint64).max, np.uint64)
         for at in range(0, len(shingles), SHINGLES_AT_ONCE):
