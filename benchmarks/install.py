@@ -77,8 +77,9 @@ def _resolve(python: Path, wanted: Sequence[str], version: str, folder: Path) ->
         refused = error.message
     seconds, cpu = time.perf_counter() - began, _cpu_seconds() - before
     found = json.loads(report.read_text(encoding="utf-8"))["install"] if report.exists() else []
-    packages = {one["metadata"]["name"]: one["metadata"]["version"] for one in found}
-    return {"seconds": seconds, "cpu": cpu, "packages": packages, "installed": None, "refused": refused}
+    torch = [one["metadata"]["version"] for one in found if one["metadata"]["name"] == "torch"]
+    sizes = {"packages": len(found), "torch": "".join(torch), "installed": None}
+    return {"seconds": seconds, "cpu": cpu, "refused": refused} | sizes
 
 
 def _pip(python: Path, *arguments: str) -> None:
@@ -102,7 +103,7 @@ def _print(row: dict[str, Any]) -> None:
         click.echo(f"{begin}  {row['refused']}")
         return
     installed = "" if row["installed"] is None else f"{row['installed']:.0f} s"
-    click.echo(f"{begin}{len(row['packages']):>10}{installed:>14}")
+    click.echo(f"{begin}{row['packages']:>10}{installed:>14}")
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ GPU_COMMAND = "python -m benchmarks.training --recipe parakeet-378m --memory 11.
 @click.command("training")
 @click.option("--recipe", "recipe_name", help="Measure this recipe's model, on a GPU if there is one.")
 @click.option(
-    "--shape", "shapes", multiple=True, type=click.ExecutionChoice(list(SHAPES)), help="On the CPU.  [default: both]"
+    "--shape", "shapes", multiple=True, type=click.Choice(list(SHAPES)), help="On the CPU.  [default: both]"
 )
 @click.option(
     "--length", "lengths", multiple=True, type=click.IntRange(8), metavar="N",

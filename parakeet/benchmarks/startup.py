@@ -23,7 +23,7 @@ def run(runs: int) -> None:
     recipe = active_recipe(root)
     if Build(root, recipe).find("release") is None:
         raise ParakeetError(
-            f"Recipe {recipe.name} is not built, so there is nothing to measure. Build it with: parakeet build"
+            f"Recipe {recipe.name} is not built, so there is nothing to measure. Make one with: parakeet build"
         )
     measures: dict[str, Callable[[], float]] = {
         "help": lambda: _whole((*PARAKEET, "--help")),
