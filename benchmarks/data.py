@@ -263,7 +263,9 @@ def print_tokenising(found: Tokenising, tokenizer: str) -> Demand:
 def print_packing(fills: Sequence[Fill], loading: Loading) -> list[Demand]:
     click.echo(f"{'Packing':<20}{'length':>11}{'sequences':>10}{'filled':>10}{'tokens lost':>13}")
     for fill in fills:
-        click.echo(f"{fill.documents:<20}{fill.row_tokens:>11,}{fill.rows:>10,}{fill.share:>10.2%}{fill.lost:>13,}")
+        click.echo(
+            f"{fill.documents:<20}{fill.sequence_length:>11,}{fill.rows:>10,}{fill.share:>10.2%}{fill.lost:>13,}"
+        )
     click.echo(
         f"\nThe loader lays out {loading.tokens_per_second / 1e6:,.1f} M tokens/s. To open "
         f"{loading.shard_bytes / MB:,.1f} MB of shards Arrow allocates {loading.allocated:,} bytes.\n"
@@ -271,7 +273,7 @@ def print_packing(fills: Sequence[Fill], loading: Loading) -> list[Demand]:
     return [
         at_most("tokens lost in packing", sum(fill.lost for fill in fills), 0),
         *[
-            at_least(f"slots filled at {fill.row_tokens:,}, {fill.documents}", 100 * fill.share, LEAST_FILL, " %")
+            at_least(f"slots filled at {fill.sequence_length:,}, {fill.documents}", 100 * fill.share, LEAST_FILL, " %")
             for fill in fills
         ],
         at_least("loader, documents of 100 tokens", loading.tokens_per_second / 1e6, LEAST_LOADING, " M tokens/s"),

@@ -33,17 +33,23 @@ class Preset:
 
 
 PRESETS = (
-    Preset("fp32 AdamW, blocks again", {"optimizer": "adamw", "residual": "fp32", "recompute": "block"}, 8.6),
-    Preset("8-bit AdamW, MLPs again", {"optimizer": "adamw_8bit", "residual": "bf16", "recompute": "mlp"}, 9.0),
+    Preset(
+        "fp32 AdamW, blocks again", {"optimizer": "adamw", "residual": "fp32", "activation_checkpointing": "block"}, 8.6
+    ),
+    Preset(
+        "8-bit AdamW, MLPs again",
+        {"optimizer": "adamw_8bit", "residual": "bf16", "activation_checkpointing": "mlp"},
+        9.0,
+    ),
     Preset(
         "8-bit AdamW, compiled",
-        {"optimizer": "adamw_8bit", "residual": "bf16", "recompute": "none", "compile": True},
+        {"optimizer": "adamw_8bit", "residual": "bf16", "activation_checkpointing": "none", "compile": True},
         10.3,
     ),
 )
 WITHOUT_8_BIT = Preset(
     "fp32 AdamW, MLPs again, compiled",
-    {"optimizer": "adamw", "residual": "bf16", "recompute": "mlp", "compile": True},
+    {"optimizer": "adamw", "residual": "bf16", "activation_checkpointing": "mlp", "compile": True},
 )
 """The fastest that fits where bitsandbytes is missing."""
 
@@ -107,7 +113,9 @@ def demands_of(rows: Sequence[Row], memory: int) -> list[Demand]:
     off = [abs(row.deviation) for row in ours if row.deviation is not None]
     demands.append(at_most("forecast beside the measured peak, off by", _percent(off), 100 * MOST_DEVIATION, " %"))
     for length, share in LEAST_MFU.items():
-        best = [row.mfu for row in ours if row.configuration.measurement.row_tokens == length and row.mfu is not None]
+        best = [
+            row.mfu for row in ours if row.configuration.measurement.sequence_length == length and row.mfu is not None
+        ]
         demands.append(at_least(f"best MFU at {length:,}", _percent(best), 100 * share, " %"))
     return demands
 
@@ -127,8 +135,8 @@ def _original_demand(rows: Sequence[Row], memory: int) -> Demand:
         return Demand(text, "bitsandbytes, whose 8-bit state it had, is not here", None)
     if any(row.refused and not row.out_of_memory for row in rows):
         return Demand(text, "", None)
-    ran = [row.configuration.measurement.row_tokens for row in rows if not row.refused]
-    ended = [row.configuration.measurement.row_tokens for row in rows if row.refused]
+    ran = [row.configuration.measurement.sequence_length for row in rows if not row.refused]
+    ended = [row.configuration.measurement.sequence_length for row in rows if row.refused]
     found = f"ran at {_listed(ran)}; out of memory at {_listed(ended)}"
     return Demand(text, found, ORIGINAL_BEGINS in ran and any(length <= ORIGINAL_ENDS for length in ended))
 
@@ -157,9 +165,11 @@ def _configurations(
         yield Configuration.of_choice(preset.name, measurement, choice)
 
 
-def _row(rows: Sequence[Row], name: str, row_tokens: int) -> Row | None:
+def _row(rows: Sequence[Row], name: str, sequence_length: int) -> Row | None:
     found = (
-        row for row in rows if (row.configuration.name, row.configuration.measurement.row_tokens) == (name, row_tokens)
+        row
+        for row in rows
+        if (row.configuration.name, row.configuration.measurement.sequence_length) == (name, sequence_length)
     )
     return next(found, None)
 

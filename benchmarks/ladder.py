@@ -24,8 +24,8 @@ CHANGES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("fused attention", {"attention": "fused"}),
     ("products in bf16", {"precision": "bf16"}),
     ("residual in bf16", {"residual": "bf16"}),
-    ("MLPs computed again", {"recompute": "mlp"}),
-    ("whole blocks again", {"recompute": "block"}),
+    ("MLPs computed again", {"activation_checkpointing": "mlp"}),
+    ("whole blocks again", {"activation_checkpointing": "block"}),
 )
 """Settings of the recipe; each row has those of the rows above it, too."""
 
@@ -36,15 +36,15 @@ class Ladder:
 
     config: ModelConfig
     training: Training
-    row_tokens: int
+    sequence_length: int
     rungs: Sequence[Configuration]
 
     @classmethod
-    def of(cls, config: ModelConfig, training: Training, row_tokens: int, tokens: int) -> "Ladder":
+    def of(cls, config: ModelConfig, training: Training, sequence_length: int, tokens: int) -> "Ladder":
         """For steps of `tokens`, with the fused AdamW in every row."""
         changes = {"batch_tokens": tokens, "micro_batch_tokens": tokens, "optimizer": "adamw", "compile": False}
         settings = training.model_copy(update=changes)
-        return cls(config, settings, row_tokens, list(_rungs(config, settings, row_tokens)))
+        return cls(config, settings, sequence_length, list(_rungs(config, settings, sequence_length)))
 
     def measure(self, rounds: int, threads: int) -> list[Row]:
         """Measure every row that fits the machine, one step of each in turn."""
@@ -73,23 +73,28 @@ def growth_lengths(longest: int) -> tuple[int, ...]:
 def measure_growth(measurement: Measurement, threads: int) -> dict[int, int | None]:
     """Bytes above weights and optimizer state by length, in a step of one sequence; None where it was refused."""
     found: dict[int, int | None] = {}
-    for length in growth_lengths(measurement.row_tokens):
+    for length in growth_lengths(measurement.sequence_length):
         # One at a time: all of them together might not fit the machine.
-        (steps,) = measure_steps([replace(measurement, rows=1, pass_rows=1, row_tokens=length)], 1, threads)
+        (steps,) = measure_steps([replace(measurement, rows=1, pass_rows=1, sequence_length=length)], 1, threads)
         found[length] = None if steps.refused else steps.above
     return found
 
 
-def _rungs(config: ModelConfig, settings: Training, row_tokens: int) -> Iterator[Configuration]:
+def _rungs(config: ModelConfig, settings: Training, sequence_length: int) -> Iterator[Configuration]:
     budget = machine_budget()
     tokens = settings.batch_tokens
-    base = Measurement(config, settings, tokens // row_tokens, row_tokens, tokens // row_tokens)
-    plain: dict[str, Any] = {"attention": "reference", "precision": "fp32", "residual": "fp32", "recompute": "none"}
+    base = Measurement(config, settings, tokens // sequence_length, sequence_length, tokens // sequence_length)
+    plain: dict[str, Any] = {
+        "attention": "reference",
+        "precision": "fp32",
+        "residual": "fp32",
+        "activation_checkpointing": "none",
+    }
 
     def chosen(changes: dict[str, Any]) -> ExecutionChoice:
-        return choose(config, settings.model_copy(update=changes), row_tokens, budget, cuda=False)
+        return choose(config, settings.model_copy(update=changes), sequence_length, budget, cuda=False)
 
-    automatic = {"attention": "auto", "recompute": "auto", "residual": "fp32", "micro_batch_tokens": 0}
+    automatic = {"attention": "auto", "activation_checkpointing": "auto", "residual": "fp32", "micro_batch_tokens": 0}
     auto = {precision: chosen(automatic | {"precision": precision}) for precision in ("fp32", "bf16")}
     ours = [(choice.execution, choice.micro_batch_tokens) for choice in auto.values()]
     # Logits, their log-softmax and its gradient, in fp32.
@@ -110,6 +115,6 @@ def _rungs(config: ModelConfig, settings: Training, row_tokens: int) -> Iterator
         computed = (choice.execution, choice.micro_batch_tokens)
         if computed not in seen:
             seen.append(computed)
-            pass_rows = choice.micro_batch_tokens // row_tokens
+            pass_rows = choice.micro_batch_tokens // sequence_length
             measurement = replace(base, execution=choice.execution, pass_rows=pass_rows)
             yield Configuration.of_choice(name, measurement, choice, computed in ours)

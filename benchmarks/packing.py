@@ -28,7 +28,7 @@ class Fill:
     """Documents packed into sequences of one length: the share of slots filled, and targets that are in no sequence."""
 
     documents: str
-    row_tokens: int
+    sequence_length: int
     rows: int
     share: float
     lost: int
@@ -52,10 +52,10 @@ class Loading:
 def measure_fill(name: str, lengths: np.ndarray, row_lengths: Sequence[int]) -> Iterator[Fill]:
     """For documents of `lengths` tokens."""
     targets = int(np.maximum(lengths - 1, 0).sum())
-    for row_tokens in row_lengths:
-        rows = fill_up(pack(lengths, row_tokens), row_tokens)
+    for sequence_length in row_lengths:
+        rows = fill_up(pack(lengths, sequence_length), sequence_length)
         placed = int((rows.length - 1).sum())
-        yield Fill(name, row_tokens, len(rows), placed / max(1, len(rows) * row_tokens), targets - placed)
+        yield Fill(name, sequence_length, len(rows), placed / max(1, len(rows) * sequence_length), targets - placed)
 
 
 def lengths_of(texts: Sequence[str], tokenizer: Tokenizer) -> np.ndarray:
@@ -73,7 +73,7 @@ def measure_loading(shards: Path, seconds: float) -> Loading:
     return Loading(rate, n_bytes, allocated)
 
 
-def measure_loader(documents: int, mean_tokens: int, row_tokens: int, seconds: float) -> float:
+def measure_loader(documents: int, mean_tokens: int, sequence_length: int, seconds: float) -> float:
     """Tokens a second that the loader lays out in random order on one core, from shards made for this.
 
     Documents have `mean_tokens` tokens on average (lengths are geometric). Together they should be more than the
@@ -84,11 +84,15 @@ def measure_loader(documents: int, mean_tokens: int, row_tokens: int, seconds: f
         directory = Path(folder)
         _write_documents(directory, tokenizer, documents, mean_tokens)
         shards = TokenShards(directory, "train", tokenizer)
-        write_plan(directory / plan_file(row_tokens), pack(shards.lengths(), row_tokens))
+        write_plan(directory / plan_file(sequence_length), pack(shards.lengths(), sequence_length))
         loader = Loader(
-            shards, Plan(directory, row_tokens), row_tokens, tokenizer.padding, LoaderState("shards", "plan", seed=1)
+            shards,
+            Plan(directory, sequence_length),
+            sequence_length,
+            tokenizer.padding,
+            LoaderState("shards", "plan", seed=1),
         )
-        return _tokens_per_second(loader, max(1, BATCH_TOKENS // row_tokens), seconds)
+        return _tokens_per_second(loader, max(1, BATCH_TOKENS // sequence_length), seconds)
 
 
 def _write_documents(directory: Path, tokenizer: Tokenizer, documents: int, mean_tokens: int) -> None:

@@ -36,9 +36,7 @@ GPU_COMMAND = "python -m benchmarks.training --recipe parakeet-378m --memory 11.
 
 @click.command("training")
 @click.option("--recipe", "recipe_name", help="Measure this recipe's model, on a GPU if there is one.")
-@click.option(
-    "--shape", "shapes", multiple=True, type=click.Choice(list(SHAPES)), help="On the CPU.  [default: both]"
-)
+@click.option("--shape", "shapes", multiple=True, type=click.Choice(list(SHAPES)), help="On the CPU.  [default: both]")
 @click.option(
     "--length", "lengths", multiple=True, type=click.IntRange(8), metavar="N",
     help="Sequence length on the CPU, may be repeated.  [default: 256, 1024, 4096]",
@@ -145,10 +143,10 @@ def _shape(
     )
     tables: dict[int, list[Row]] = {}
     for ladder in ladders:
-        tables[ladder.row_tokens] = ladder.measure(rounds, threads)
+        tables[ladder.sequence_length] = ladder.measure(rounds, threads)
         task.advance()
-        _print_table(ladder, tables[ladder.row_tokens])
-    ours = ours_among(tables[ladders[-1].row_tokens])
+        _print_table(ladder, tables[ladder.sequence_length])
+    ours = ours_among(tables[ladders[-1].sequence_length])
     if ours is None:
         return tables, {}
     memory = measure_growth(ours.configuration.measurement, threads)
@@ -160,8 +158,8 @@ def _shape(
 
 def _print_table(ladder: Ladder, rows: Sequence[Row]) -> None:
     original, ours = rows[0], ours_among(rows)
-    count = ladder.training.batch_tokens // ladder.row_tokens
-    title = f"T = {ladder.row_tokens:,}, {count:,} row{'s' if count > 1 else ''}"
+    count = ladder.training.batch_tokens // ladder.sequence_length
+    title = f"T = {ladder.sequence_length:,}, {count:,} row{'s' if count > 1 else ''}"
     click.echo(
         f"{title:<28}{'tokens/s':>9}{'low to high':>18}{'x original':>11}{'peak MiB':>10}{'forecast':>9}"
         f"{'of original':>12}"

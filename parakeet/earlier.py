@@ -59,6 +59,16 @@ _DECIDED_WHILE_RUNNING = {
 _PLACE = {"url", "drive_id", "sha256", "n_bytes", "files", "dataset", "revision", "endpoint", "anonymous"}
 
 
+def with_new_keys(values: Any) -> Any:
+    """JSON values that 0.1 wrote, with the keys that were renamed since under their new names."""
+    if isinstance(values, list):
+        return [with_new_keys(item) for item in values]
+    if isinstance(values, dict):
+        names = {old: new for new, old in _RENAMED.items()}
+        return {names.get(key, key): with_new_keys(value) for key, value in values.items()}
+    return values
+
+
 def earlier_fingerprint(
     stage: str, recipe: Recipe, inputs: Mapping[str, Artifact], files: Mapping[str, str]
 ) -> tuple[str, int]:

@@ -8,7 +8,7 @@ from itertools import product
 
 from parakeet.formatting import format_bytes, format_duration, format_percent
 from parakeet.model.config import ModelConfig
-from parakeet.model.execution import Precision, Recompute
+from parakeet.model.execution import ActivationCheckpointing, Precision
 from parakeet.plan_sources import sources_section
 from parakeet.recipe import Recipe
 from parakeet.tokenizer import CL100K_CONTROLS, ROLE_TOKENS
@@ -41,7 +41,7 @@ from parakeet.training.schedule import Schedule
 CONTROL_TOKENS = 3 + len(ROLE_TOKENS)
 UTILISATIONS = (0.4, 0.5, 0.6)
 OPTIMIZERS = ("adamw", "muon", "adamw_8bit")
-RECOMPUTE: tuple[Recompute, ...] = ("none", "mlp", "block")
+ACTIVATION_CHECKPOINTING: tuple[ActivationCheckpointing, ...] = ("none", "mlp", "block")
 NAME = 24
 FIGURE = 15
 WIDTH = 110
@@ -135,7 +135,7 @@ class Plan:
             ),
             ("in all", _cells(in_unit(choice.forecast.total) for choice in choices.values())),
             *([("budget", f"{budget:>{FIGURE}}  {self.budget_is}")] if self.budget_is else []),
-            ("recompute", _cells(choice.execution.recompute for choice in choices.values())),
+            ("checkpointing", _cells(choice.execution.activation_checkpointing for choice in choices.values())),
             ("attention", _cells(choice.execution.attention for choice in choices.values())),
             ("tokens in a pass", _cells(f"{choice.micro_batch_tokens:,}" for choice in choices.values())),
         ]
@@ -157,9 +157,9 @@ class Plan:
         residuals: tuple[Precision, ...] = (self.settings.residual,)
         if self.settings.precision == "bf16":
             residuals = ("fp32", "bf16")
-        rows = [("recompute, residual", _cells(f"{optimizer}  " for optimizer in OPTIMIZERS))]
-        for recompute, residual in product(RECOMPUTE, residuals):
-            execution = replace(choice.execution, recompute=recompute, residual=residual)
+        rows = [("checkpointing, residual", _cells(f"{optimizer}  " for optimizer in OPTIMIZERS))]
+        for checkpointing, residual in product(ACTIVATION_CHECKPOINTING, residuals):
+            execution = replace(choice.execution, activation_checkpointing=checkpointing, residual=residual)
             totals = [
                 forecast(
                     self.config, execution, optimizer, choice.micro_batch_tokens, length,
@@ -169,7 +169,7 @@ class Plan:
             ]  # fmt: skip
             marks = [" *" if self.budget_is and total <= AUTO_SHARE * self.budget else "  " for total in totals]
             cells = (f"{in_unit(total)}{mark}" for total, mark in zip(totals, marks, strict=True))
-            rows.append((f"{recompute}, {residual}", _cells(cells)))
+            rows.append((f"{checkpointing}, {residual}", _cells(cells)))
         title = f"Policies at {choice.micro_batch_tokens:,} tokens in a pass, in {unit}"
         if not self.budget_is:
             return title, rows
@@ -238,7 +238,7 @@ class Plan:
         before = 0
         for phase in self.schedule.phases:
             until = min(phase.last_step * self.settings.batch_tokens, self.settings.tokens)
-            tokens[phase.row_tokens] = tokens.get(phase.row_tokens, 0) + until - before
+            tokens[phase.sequence_length] = tokens.get(phase.sequence_length, 0) + until - before
             before = until
         return tokens
 
@@ -279,7 +279,7 @@ class Plan:
         rows, first = [], 1
         for phase in self.schedule.phases:
             steps = f"{phase.last_step - first + 1:>{FIGURE},}  steps, {first:,} to {phase.last_step:,}"
-            rows.append((f"rows of {phase.row_tokens:,}", steps))
+            rows.append((f"rows of {phase.sequence_length:,}", steps))
             first = phase.last_step + 1
         return rows
 

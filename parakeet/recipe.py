@@ -164,14 +164,14 @@ class Shards(Section):
 class LaterRows(Section):
     """Sequences of another length towards the end of training."""
 
-    row_tokens: int = Field(ge=16, le=131_072)
+    sequence_length: int = Field(ge=16, le=131_072)
     """Tokens in one of these sequences; at most the model's context."""
     share: float = Field(gt=0.0, lt=1.0)
     """Share of all tokens that is trained on in these sequences."""
 
 
 class Packing(Section):
-    row_tokens: int = Field(default=256, ge=16, le=131_072)
+    sequence_length: int = Field(default=256, ge=16, le=131_072)
     """Tokens in one training sequence; at most the model's context."""
     then: list[LaterRows] = []
     """Other sequence lengths, in order, for the last shares of the tokens: 8,192 after 1,024, for example."""
@@ -181,13 +181,13 @@ class Packing(Section):
     @model_validator(mode="after")
     def _shares(self) -> "Packing":
         if sum(phase.share for phase in self.then) >= 1.0:
-            raise ValueError("the shares of packing.then leave nothing for sequences of packing.row_tokens")
+            raise ValueError("the shares of packing.then leave nothing for sequences of packing.sequence_length")
         return self
 
     @property
     def lengths(self) -> list[int]:
         """Every sequence length that is trained at, in the order of training, repeats included."""
-        return [self.row_tokens, *(phase.row_tokens for phase in self.then)]
+        return [self.sequence_length, *(phase.sequence_length for phase in self.then)]
 
 
 class ModelSettings(Section):
@@ -242,7 +242,7 @@ class Training(Section):
     """Precision of the residual stream between blocks. bf16 halves its memory."""
     attention: Literal["auto", "reference", "fused", "flex"] = "auto"
     """Attention backend. All compute the same."""
-    recompute: Literal["auto", "none", "mlp", "block"] = "auto"
+    activation_checkpointing: Literal["auto", "none", "mlp", "block"] = "auto"
     """What the backward pass recomputes instead of storing it: nothing, the MLPs, or whole blocks. auto recomputes the
     least that fits the device."""
     compile: bool = False
@@ -367,18 +367,18 @@ class Recipe(Section):
         without = [source.name for source in self.sources if source.weight is None]
         if 0 < len(without) < len(self.sources):
             raise ValueError(f"source {without[0]} has no weight, but others have: give every source a weight, or none")
-        for index, row_tokens in enumerate(self.packing.lengths):
-            key = f"packing.then[{index - 1}].row_tokens" if index else "packing.row_tokens"
-            if row_tokens > self.model.context:
-                raise ValueError(f"{key} {row_tokens} is beyond model.context {self.model.context}")
-            if self.training.batch_tokens % row_tokens:
+        for index, sequence_length in enumerate(self.packing.lengths):
+            key = f"packing.then[{index - 1}].sequence_length" if index else "packing.sequence_length"
+            if sequence_length > self.model.context:
+                raise ValueError(f"{key} {sequence_length} is beyond model.context {self.model.context}")
+            if self.training.batch_tokens % sequence_length:
                 raise ValueError(
-                    f"training.batch_tokens {self.training.batch_tokens} is not a multiple of {key} {row_tokens}"
+                    f"training.batch_tokens {self.training.batch_tokens} is not a multiple of {key} {sequence_length}"
                 )
-            if self.training.micro_batch_tokens % row_tokens:
+            if self.training.micro_batch_tokens % sequence_length:
                 raise ValueError(
                     f"training.micro_batch_tokens {self.training.micro_batch_tokens} is not a multiple of {key} "
-                    f"{row_tokens}; 0 takes what fits the device"
+                    f"{sequence_length}; 0 takes what fits the device"
                 )
         if self.training.micro_batch_tokens > self.training.batch_tokens:
             raise ValueError(

@@ -142,7 +142,8 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ParakeetError(f"{path}: a recipe is a YAML mapping of sections, and this file is not.")
     _refuse_repeated_keys(node, path)
-    return values
+    renamed: dict[str, Any] = _with_new_names(values, path)
+    return renamed
 
 
 def _refuse_repeated_keys(node: yaml.Node | None, path: Path) -> None:

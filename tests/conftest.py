@@ -84,7 +84,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     base = load_recipe("demo").model_dump()
     base["sources"] = [{"name": name, "path": "unused.txt"} for name in ("text", "talk")]
     base["tokenizer"]["vocabulary"] = 400
-    base["packing"]["row_tokens"] = 32
+    base["packing"]["sequence_length"] = 32
     base["model"] |= {"layers": 3, "heads": 2, "width": 32, "dropout": 0.1}
     base["training"] |= {"tokens": 32 * 8 * 20, "batch_tokens": 256, "micro_batch_tokens": 128, "warmup_steps": 5}
     base["training"] |= {"checkpoint_steps": 3, "threads": 1, "decay_fraction": 0.3}

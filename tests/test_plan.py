@@ -64,7 +64,7 @@ def test_a_cards_plan_has_memory_by_part_policies_speed_time_and_energy() -> Non
     assert sum(memory[part] for part in parts) == pytest.approx(memory["in all"], abs=0.04)
     assert memory["in all"] < memory["budget"] == 11.2
     policies = section(text, "Policies at 8,192 tokens in a pass, in GiB; * fits 11.20 GiB with 5% to spare")
-    assert policies[0] == ["recompute,", "residual", "adamw", "muon", "adamw_8bit"]
+    assert policies[0] == ["checkpointing,", "residual", "adamw", "muon", "adamw_8bit"]
     assert [line[:2] for line in policies[1:7]] == [
         [policy, residual] for policy in ("none,", "mlp,", "block,") for residual in ("fp32", "bf16")
     ]
@@ -79,7 +79,7 @@ def test_a_cards_plan_has_memory_by_part_policies_speed_time_and_energy() -> Non
 
 
 def test_less_memory_is_another_policy_and_too_little_names_what_fits() -> None:
-    assert ["recompute", "block"] in section(plan(*CARD, "--memory", "7.5GiB"), "Memory")
+    assert ["checkpointing", "block"] in section(plan(*CARD, "--memory", "7.5GiB"), "Memory")
     text = plan(*CARD, "--memory", "3GB")
     assert "does not fit" in text
     assert "alone take 4.18 GiB" in text
@@ -93,7 +93,9 @@ def test_memory_without_a_card_is_a_cards() -> None:
 
 
 def test_phases_are_planned_one_by_one(tmp_path: Path) -> None:
-    recipe = recipe_file(tmp_path, "packing:\n  row_tokens: 1024\n  then: [{row_tokens: 8192, share: 0.05}]\n")
+    recipe = recipe_file(
+        tmp_path, "packing:\n  sequence_length: 1024\n  then: [{sequence_length: 8192, share: 0.05}]\n"
+    )
     text = plan("--recipe", recipe, "--card", "RTX 3080 Ti")
     training = section(text, "Training")
     assert ["rows", "of", "1,024", "22,650", "steps,", "1", "to", "22,650"] in training
@@ -105,9 +107,12 @@ def test_phases_are_planned_one_by_one(tmp_path: Path) -> None:
 
 
 def test_an_explicit_setting_that_does_not_fit_is_answered_with_the_change(tmp_path: Path) -> None:
-    recipe = recipe_file(tmp_path, "training:\n  recompute: none\n  optimizer: adamw\n")
+    recipe = recipe_file(tmp_path, "training:\n  activation_checkpointing: none\n  optimizer: adamw\n")
     text = plan("--recipe", recipe, "--card", "RTX 3080 Ti")
-    assert "does not fit            rows of 8,192: Set training.recompute to auto: the forecast is then" in text
+    assert (
+        "does not fit            rows of 8,192: Set training.activation_checkpointing to auto: the forecast is then"
+        in text
+    )
 
 
 def test_several_processes_share_the_steps_and_a_processors_memory(tmp_path: Path) -> None:
@@ -129,7 +134,9 @@ def test_several_processes_share_the_steps_and_a_processors_memory(tmp_path: Pat
 
 def test_gradients_of_several_processes_are_all_there_at_once(tmp_path: Path) -> None:
     """As where passes accumulate, even where each process has one pass of a step."""
-    settings = "training: {processes: %d, batch_tokens: 16384, micro_batch_tokens: 8192, recompute: none}\n"
+    settings = (
+        "training: {processes: %d, batch_tokens: 16384, micro_batch_tokens: 8192, activation_checkpointing: none}\n"
+    )
     accumulated, shared = (
         section(plan("--recipe", recipe_file(tmp_path, settings % processes), "--card", "RTX 3090"), "Policies")
         for processes in (1, 2)

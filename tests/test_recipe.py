@@ -43,16 +43,16 @@ def test_every_field_says_what_it_does() -> None:
         ("extends: demo\nmodel: {layers: 0}\n", "model.layers"),
         ("extends: demo\nmodel: {heads: 3}\n", "not a multiple of heads"),
         ("extends: demo\ntraining: {learning_rate: .nan}\n", "training.learning_rate"),
-        ("extends: demo\ntraining: {batch_tokens: 1000}\n", "not a multiple of packing.row_tokens"),
-        ("extends: demo\npacking: {row_tokens: 2048}\n", "beyond model.context"),
+        ("extends: demo\ntraining: {batch_tokens: 1000}\n", "not a multiple of packing.sequence_length"),
+        ("extends: demo\npacking: {sequence_length: 2048}\n", "beyond model.context"),
         (
             "extends: demo\ntraining: {micro_batch_tokens: 100}\n",
-            "training.micro_batch_tokens 100 is not a multiple of packing.row_tokens 256",
+            "training.micro_batch_tokens 100 is not a multiple of packing.sequence_length 256",
         ),
         (
-            "extends: demo\npacking: {row_tokens: 128, then: [{row_tokens: 256, share: 0.1}]}\n"
+            "extends: demo\npacking: {sequence_length: 128, then: [{sequence_length: 256, share: 0.1}]}\n"
             "training: {micro_batch_tokens: 128}\n",
-            "training.micro_batch_tokens 128 is not a multiple of packing.then[0].row_tokens 256",
+            "training.micro_batch_tokens 128 is not a multiple of packing.then[0].sequence_length 256",
         ),
         (
             "extends: demo\ntraining: {micro_batch_tokens: 1024}\n",

@@ -91,7 +91,7 @@ OTHER_VALUES: dict[str, Any] = {
     "decontamination.words": 12,
     "tokenizer.kind": "cl100k_base",
     "shards.loss_on": "assistant",
-    "packing.then": [{"row_tokens": 512, "share": 0.25}],
+    "packing.then": [{"sequence_length": 512, "share": 0.25}],
     "training.optimizer": "muon",
     "training.precision": "bf16",
     "training.residual": "bf16",
@@ -100,7 +100,7 @@ OTHER_VALUES: dict[str, Any] = {
     "model.heads": 8,
     "model.width": 512,
     "evaluation.prompts": ["Hello!"],
-    "packing.row_tokens": 128,
+    "packing.sequence_length": 128,
 }
 
 

@@ -39,7 +39,7 @@ def make_tokens(target: Path, count: int = DIALOGUES, tokenizer: dict[str, objec
     """Tokenize and pack for sequences of 8,192 and of 1,024 tokens. `tokenizer` replaces the recipe's, cl100k_base."""
     base = load_recipe("parakeet-378m").model_dump()
     base["sources"] = [{"name": name, "path": "unused.txt"} for name in ("dialogues", "stories")]
-    base["packing"] |= {"row_tokens": 8192, "then": [{"row_tokens": 1024, "share": 0.5}]}
+    base["packing"] |= {"sequence_length": 8192, "then": [{"sequence_length": 1024, "share": 0.5}]}
     base["tokenizer"] |= tokenizer or {}
     recipe = Recipe.model_validate(base)
     names = ("deduplicated_documents", "tokenizer", "token_shards", "packing_plan")

@@ -26,7 +26,7 @@ WARM_UP = {"cpu": 1, "cuda": 3}
 
 @dataclass(frozen=True)
 class Measurement:
-    """Steps over `rows` sequences of `row_tokens`, `pass_rows` of them in one pass, computed as `execution` says.
+    """Steps over `rows` sequences of `sequence_length`, `pass_rows` of them in one pass, computed as `execution` says.
 
     `backward` names another implementation ("module:Class") in place of `execution`. The model and the tokens are the
     same in every measurement. `memory` caps the GPU's allocator, in bytes; 0 does not.
@@ -35,7 +35,7 @@ class Measurement:
     config: ModelConfig
     training: Training
     rows: int
-    row_tokens: int
+    sequence_length: int
     pass_rows: int
     execution: Execution | None = None
     backward: str = ""
@@ -125,7 +125,7 @@ class _Trainer:
         self._model.train()
         self._parameters = list(self._model.parameters())
         self._optimizer = make_optimizer(self._model, wanted.training)
-        shape = (wanted.rows, wanted.row_tokens + 1)
+        shape = (wanted.rows, wanted.sequence_length + 1)
         ids = torch.randint(wanted.config.vocabulary_rows, shape, generator=torch.Generator().manual_seed(2)).to(device)
         self._ids, self._targets = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
         # One document per sequence: the most that there is to attend to, and all that the original could do.
@@ -161,5 +161,5 @@ class _Trainer:
     def _other_backward(self) -> Callable[[slice], object]:
         module, _, name = self._wanted.backward.partition(":")
         make = getattr(import_module(module), name)
-        other = make(self._model, self._wanted.row_tokens, autocast=self._wanted.device != "cpu")
+        other = make(self._model, self._wanted.sequence_length, autocast=self._wanted.device != "cpu")
         return lambda rows: other.backward(self._ids[rows], self._targets[rows])

@@ -71,7 +71,7 @@ class Row:
         if steps.refused:
             return cls(configuration, refused=steps.refused)
         measurement = configuration.measurement
-        tokens, length = measurement.rows * measurement.row_tokens, measurement.row_tokens
+        tokens, length = measurement.rows * measurement.sequence_length, measurement.sequence_length
         speed = Sample.of([tokens / seconds for seconds in steps.seconds])
         memory = steps.above if measurement.device == "cpu" else steps.peak
         known = find_gpu(steps.device)
@@ -99,7 +99,7 @@ class Row:
         return {
             "name": self.configuration.name,
             "execution": asdict(measurement.execution) if measurement.execution else None,
-            "row_tokens": measurement.row_tokens,
+            "sequence_length": measurement.sequence_length,
             "rows": measurement.rows,
             "pass_rows": measurement.pass_rows,
             "optimizer": measurement.training.optimizer,
@@ -127,7 +127,7 @@ def run(recipe: Recipe, memory: str, rounds: int | None, threads: int) -> None:
     budget = cap or memory_budget(torch.device(device), 1)
     rounds = rounds or ROUNDS[device]
     rows = []
-    for configuration in _configurations(config, recipe.training, recipe.packing.row_tokens, budget, device, cap):
+    for configuration in _configurations(config, recipe.training, recipe.packing.sequence_length, budget, device, cap):
         if configuration.needed > budget:
             rows.append(
                 Row(configuration, refused=f"not measured: it needs about {configuration.needed / GIB:.1f} GiB")
@@ -153,23 +153,27 @@ def device_of(rows: Sequence[Row]) -> str:
 
 
 def _configurations(
-    config: ModelConfig, training: Training, row_tokens: int, budget: int, device: str, cap: int
+    config: ModelConfig, training: Training, sequence_length: int, budget: int, device: str, cap: int
 ) -> list[Configuration]:
-    auto = choose(config, training, row_tokens, budget, cuda=device != "cpu")
+    auto = choose(config, training, sequence_length, budget, cuda=device != "cpu")
     # Four passes at most: a step of the recipe may be a minute long.
     tokens = min(training.batch_tokens, 4 * auto.micro_batch_tokens)
     settings = training.model_copy(update={"batch_tokens": tokens})
     found = []
-    for recompute in ("none", "mlp", "block"):
+    for activation_checkpointing in ("none", "mlp", "block"):
         choice = choose(
-            config, settings.model_copy(update={"recompute": recompute}), row_tokens, budget, cuda=device != "cpu"
+            config,
+            settings.model_copy(update={"activation_checkpointing": activation_checkpointing}),
+            sequence_length,
+            budget,
+            cuda=device != "cpu",
         )
         passes = choice.micro_batch_tokens
         measurement = Measurement(
-            config, settings, tokens // row_tokens, row_tokens, passes // row_tokens, choice.execution,
+            config, settings, tokens // sequence_length, sequence_length, passes // sequence_length, choice.execution,
             device=device, memory=cap,
         )  # fmt: skip
-        name = f"{recompute}, {passes:,} tokens a pass"
+        name = f"{activation_checkpointing}, {passes:,} tokens a pass"
         found.append(Configuration.of_choice(name, measurement, choice, choice.execution == auto.execution))
     return found
 
@@ -187,7 +191,7 @@ def print_heading(name: str, config: ModelConfig, device: str, cap: int) -> None
 
 def print_row(row: Row) -> None:
     measurement, forecast = row.configuration.measurement, row.configuration.forecast
-    begin = f"{row.configuration.name:<36}{measurement.row_tokens:>7,}{measurement.rows:>5}"
+    begin = f"{row.configuration.name:<36}{measurement.sequence_length:>7,}{measurement.rows:>5}"
     if row.speed is None:
         click.echo(f"{begin}  {sanitise(row.refused)}")
         return

@@ -134,12 +134,12 @@ def _measure_source(subject: Subject, documents: Sequence[int]) -> dict[str, Any
     return {"row_tokens": positions, "rows": rows, "buckets": buckets}
 
 
-def _rows_that_fit(tokens: int, row_tokens: int) -> tuple[int, int]:
-    """How many positions, at most `row_tokens`, and how many rows so many tokens make."""
+def _rows_that_fit(tokens: int, sequence_length: int) -> tuple[int, int]:
+    """How many positions, at most `sequence_length`, and how many rows so many tokens make."""
     targets = max(tokens - 1, 0)
-    if row_tokens * LEAST_ROWS > targets:
-        row_tokens = 1 << max(0, (targets // LEAST_ROWS).bit_length() - 1)
-    return row_tokens, min(targets // row_tokens, max(ENOUGH_ROWS, MOST_TOKENS // row_tokens))
+    if sequence_length * LEAST_ROWS > targets:
+        sequence_length = 1 << max(0, (targets // LEAST_ROWS).bit_length() - 1)
+    return sequence_length, min(targets // sequence_length, max(ENOUGH_ROWS, MOST_TOKENS // sequence_length))
 
 
 def _edges(positions: int) -> list[int]:

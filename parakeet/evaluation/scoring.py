@@ -51,27 +51,27 @@ def unigram_bits(tokenizer: Tokenizer, shards: TokenShards) -> np.ndarray:
 
 def model_bits(subject: Subject, documents: Sequence[int]) -> float:
     """Bits of all content tokens, each predicted from what precedes it in its piece of a document."""
-    row_tokens = subject.recipe.packing.row_tokens
+    sequence_length = subject.recipe.packing.sequence_length
     numbers = np.array(documents, np.int64)
-    rows = pack(subject.held_out.lengths()[numbers], row_tokens)
+    rows = pack(subject.held_out.lengths()[numbers], sequence_length)
     rows = replace(rows, document=numbers[rows.document])
     control = is_control(subject.tokenizer)
-    step = rows_per_batch(row_tokens)
+    step = rows_per_batch(sequence_length)
     nats = 0.0
     with subject.progress.task("held-out bits per byte", len(rows), "rows") as task:
         for begin in range(0, len(rows), step):
             some = rows.take(np.arange(begin, min(begin + step, len(rows))))
-            # inputs, following and documents: (rows of the batch, row_tokens)
-            placed = place_rows(subject.held_out, some, row_tokens, subject.tokenizer.padding)
+            # inputs, following and documents: (rows of the batch, sequence_length)
+            placed = place_rows(subject.held_out, some, sequence_length, subject.tokenizer.padding)
             counted = (placed.documents >= 0) & ~control[placed.following]
             nats += float(content_nats(subject.model, placed.inputs, placed.following, placed.documents, counted).sum())
             task.advance(len(some))
     return nats / math.log(2)
 
 
-def rows_per_batch(row_tokens: int) -> int:
+def rows_per_batch(sequence_length: int) -> int:
     """As many as TOKENS_PER_BATCH holds; longer rows go one by one, and take memory in proportion to their length."""
-    return max(1, TOKENS_PER_BATCH // row_tokens)
+    return max(1, TOKENS_PER_BATCH // sequence_length)
 
 
 @torch.no_grad()
@@ -80,10 +80,10 @@ def content_nats(
 ) -> np.ndarray:
     """−log p in nats (n,) float64 of the targets where `counted` is true, in their order.
 
-    All four arrays are (rows, row_tokens).
+    All four arrays are (rows, sequence_length).
     """
     device = model.embedding.weight.device
-    # (rows, row_tokens, width); then only the counted positions, (n, width), meet the vocabulary.
+    # (rows, sequence_length, width); then only the counted positions, (n, width), meet the vocabulary.
     hidden = model(torch.from_numpy(inputs).to(device), torch.from_numpy(documents).to(device))
     where = torch.from_numpy(counted).to(device)
     losses = token_losses(hidden[where], model.embedding.weight, torch.from_numpy(targets).to(device)[where])

@@ -25,7 +25,7 @@ class EvaluationStage(Stage):
         """Beside its own section, the lengths that were trained at and how little text must not be measured."""
         from parakeet.evaluation.metrics import METRICS
 
-        lengths = {"row_tokens": recipe.packing.row_tokens, "longest_row_tokens": max(recipe.packing.lengths)}
+        lengths = {"sequence_length": recipe.packing.sequence_length, "longest": max(recipe.packing.lengths)}
         bound = {"min_held_out_bytes": recipe.shards.min_held_out_bytes}
         versions = {metric.name: metric.version for metric in METRICS if metric.version}
         return {

@@ -5,7 +5,7 @@ from typing import Literal
 
 AttentionBackend = Literal["reference", "fused", "flex"]
 Precision = Literal["fp32", "bf16"]
-Recompute = Literal["none", "mlp", "block"]
+ActivationCheckpointing = Literal["none", "mlp", "block"]
 
 LOSS_ROWS = 1024
 """Rows of logits that exist at a time. With a vocabulary of 100,288, 1,024 rows are 0.38 GiB of fp32."""
@@ -21,7 +21,7 @@ class Execution:
     """Of the matrix products. Weights stay fp32."""
     residual: Precision = "fp32"
     """Of the residual stream between blocks."""
-    recompute: Recompute = "none"
+    activation_checkpointing: ActivationCheckpointing = "none"
     """Activation checkpointing: what the backward pass computes again instead of keeping it. GELUs always are."""
     compile: bool = False
     """Whether the blocks run through torch.compile."""

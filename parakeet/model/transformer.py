@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from parakeet.errors import ParakeetError
 from parakeet.model.attention import Mask, alibi_slopes, attend, compiled, prepare_mask
 from parakeet.model.config import WEIGHTS_FILE, ModelConfig
-from parakeet.model.execution import Execution, Precision, Recompute
+from parakeet.model.execution import ActivationCheckpointing, Execution, Precision
 
 VALUES_PER_CHECK = 1 << 22
 DEFAULT_EXECUTION = Execution()
@@ -52,7 +52,7 @@ class Block(nn.Module):
         self.mlp_input = nn.Linear(d, 4 * d, bias=False)
         self.mlp_output = nn.Linear(4 * d, d, bias=False)
 
-    def forward(self, x: Tensor, key_value: Tensor, mask: Mask, dtype: torch.dtype, recompute_mlp: bool) -> Tensor:
+    def forward(self, x: Tensor, key_value: Tensor, mask: Mask, dtype: torch.dtype, checkpoint_mlp: bool) -> Tensor:
         """x (batch, length, width); key_value (2 · width, width), keys first; products are computed in `dtype`."""
         normed = self.attention_norm(x).to(dtype)
         # query, keys, values (batch, heads, length, head width); one product (batch, length, 2 · width) gives the last
@@ -62,7 +62,7 @@ class Block(nn.Module):
         # Heads side by side again: (batch, length, width).
         mixed = attend(query, keys, values, mask).transpose(1, 2).reshape(x.shape)
         x = x + F.dropout(_linear(mixed, self.attention_output.weight), self.dropout, self.training)
-        hidden = _checkpointed(self._mlp, x, dtype) if recompute_mlp else self._mlp(x, dtype)
+        hidden = _checkpointed(self._mlp, x, dtype) if checkpoint_mlp else self._mlp(x, dtype)
         return x + F.dropout(hidden, self.dropout, self.training)
 
     def _mlp(self, x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -116,12 +116,17 @@ def _linear(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _run_block(
-    block: nn.Module, x: Tensor, key_value: Tensor, mask: Mask, dtype: torch.dtype, recompute: Recompute
+    block: nn.Module,
+    x: Tensor,
+    key_value: Tensor,
+    mask: Mask,
+    dtype: torch.dtype,
+    activation_checkpointing: ActivationCheckpointing,
 ) -> Tensor:
-    if recompute == "block" and torch.is_grad_enabled():
+    if activation_checkpointing == "block" and torch.is_grad_enabled():
         # With the state of the random numbers, because dropout has to be drawn again as it was.
         return checkpoint(block, x, key_value, mask, dtype, False, use_reentrant=False)
-    return block(x, key_value, mask, dtype, recompute == "mlp")
+    return block(x, key_value, mask, dtype, activation_checkpointing == "mlp")
 
 
 @cache
@@ -171,7 +176,7 @@ class Parakeet(nn.Module):
         run = _compiled_block() if chosen.compile else _run_block
         for layer, block in enumerate(self.blocks):
             key_value: Any = self.key_values[layer // 2].weight
-            x = run(block, x, key_value, mask, dtype, chosen.recompute)
+            x = run(block, x, key_value, mask, dtype, chosen.activation_checkpointing)
         return self.final_norm(x).to(dtype)
 
     def logits(self, hidden: Tensor) -> Tensor:

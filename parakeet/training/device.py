@@ -131,26 +131,27 @@ class ExecutionPlan:
         self._before = 0 if ranks.device.type == "cuda" else peak_memory(ranks.device)
         self._budget = memory_budget(ranks.device, ranks.world)
         self._flex = _can_compile_flex(ranks.device)
-        lengths = sorted({phase.row_tokens for phase in schedule.phases})
-        self._choices = {row_tokens: self._choose(row_tokens) for row_tokens in lengths}
-        for row_tokens, choice in self._choices.items():
+        lengths = sorted({phase.sequence_length for phase in schedule.phases})
+        self._choices = {sequence_length: self._choose(sequence_length) for sequence_length in lengths}
+        for sequence_length, choice in self._choices.items():
             if not choice.fits and not job.try_anyway:
                 raise ParakeetError(
-                    f"Training on sequences of {row_tokens:,} tokens would take {size(choice.forecast.total)}, but "
-                    f"{self._where()} has {size(self._budget)} for it. {self._change(row_tokens, self._budget)} "
+                    f"Training on sequences of {sequence_length:,} tokens would take {size(choice.forecast.total)}, "
+                    "but "
+                    f"{self._where()} has {size(self._budget)} for it. {self._change(sequence_length, self._budget)} "
                     "To start anyway: parakeet build --try-anyway"
                 )
 
     def lines(self) -> list[str]:
         """The choices for people: a line for each sequence length."""
-        return [self._line(row_tokens, choice) for row_tokens, choice in self._choices.items()]
+        return [self._line(sequence_length, choice) for sequence_length, choice in self._choices.items()]
 
-    def execution(self, row_tokens: int) -> Execution:
-        return self._choices[row_tokens].execution
+    def execution(self, sequence_length: int) -> Execution:
+        return self._choices[sequence_length].execution
 
-    def micro_batch_sequences(self, row_tokens: int) -> int:
+    def micro_batch_sequences(self, sequence_length: int) -> int:
         """Sequences that one process computes at once."""
-        return max(1, self._choices[row_tokens].micro_batch_tokens // row_tokens)
+        return max(1, self._choices[sequence_length].micro_batch_tokens // sequence_length)
 
     @property
     def forecast_bytes(self) -> int:
@@ -160,8 +161,8 @@ class ExecutionPlan:
     def summary(self) -> dict[str, Any]:
         """The choices as JSON values, by the sequence length in digits."""
         return {
-            str(row_tokens): {**asdict(choice.execution), "micro_batch_tokens": choice.micro_batch_tokens}
-            for row_tokens, choice in self._choices.items()
+            str(sequence_length): {**asdict(choice.execution), "micro_batch_tokens": choice.micro_batch_tokens}
+            for sequence_length, choice in self._choices.items()
         }
 
     def peak_line(self) -> str:
@@ -169,28 +170,28 @@ class ExecutionPlan:
         before = f", {size(self._before)} of it before training began" if self._before else ""
         return f"Peak memory {size(peak_memory(self._device))}{before}; forecast {size(self.forecast_bytes)}."
 
-    def out_of_memory(self, step: int, row_tokens: int) -> ParakeetError:
+    def out_of_memory(self, step: int, sequence_length: int) -> ParakeetError:
         """The error to raise if memory was refused despite the forecast."""
-        forecast = self._choices[row_tokens].forecast.total
+        forecast = self._choices[sequence_length].forecast.total
         less = int(0.9 * min(self._budget, forecast))
         return ParakeetError(
-            f"Step {step:,}: the memory of {self._where()} is not enough for sequences of {row_tokens:,} tokens. "
+            f"Step {step:,}: the memory of {self._where()} is not enough for sequences of {sequence_length:,} tokens. "
             f"Forecast {size(forecast)} of {size(self._budget)}; at most {size(peak_memory(self._device))} were in use "
-            f"before it was refused. {self._change(row_tokens, less)} Then run the same build again."
+            f"before it was refused. {self._change(sequence_length, less)} Then run the same build again."
         )
 
-    def _choose(self, row_tokens: int) -> ExecutionChoice:
+    def _choose(self, sequence_length: int) -> ExecutionChoice:
         cuda = self._device.type == "cuda"
         training = self._job.training
         return choose(
-            self._config, training, row_tokens, self._budget, cuda, processes=self._processes, flex=self._flex
+            self._config, training, sequence_length, self._budget, cuda, processes=self._processes, flex=self._flex
         )  # fmt: skip
 
-    def _change(self, row_tokens: int, budget: int) -> str:
+    def _change(self, sequence_length: int, budget: int) -> str:
         cuda = self._device.type == "cuda"
         training = self._job.training
         return fitting_change(
-            self._config, training, row_tokens, budget, cuda, processes=self._processes, flex=self._flex
+            self._config, training, sequence_length, budget, cuda, processes=self._processes, flex=self._flex
         )  # fmt: skip
 
     def _where(self) -> str:
@@ -198,19 +199,19 @@ class ExecutionPlan:
             return "the GPU"
         return "this machine" if self._processes == 1 else f"each of {self._processes} processes on this machine"
 
-    def _line(self, row_tokens: int, choice: ExecutionChoice) -> str:
+    def _line(self, sequence_length: int, choice: ExecutionChoice) -> str:
         execution = choice.execution
         how = [
             f"{execution.attention} attention",
             execution.precision,
             *(["residual stream in bf16"] if execution.residual == "bf16" else []),
-            CHECKPOINTED[execution.recompute],
+            CHECKPOINTED[execution.activation_checkpointing],
             *(["compiled"] if execution.compile else []),
             f"{choice.micro_batch_tokens:,} tokens in a pass",
         ]
         fits = "" if choice.fits else ", which is more than there is; trying it anyway"
         return (
-            f"Sequences of {row_tokens:,} tokens: {', '.join(how)}. "
+            f"Sequences of {sequence_length:,} tokens: {', '.join(how)}. "
             f"Forecast {size(choice.forecast.total)} of {size(self._budget)}{fits}."
         )
 

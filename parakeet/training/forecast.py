@@ -11,7 +11,7 @@ from itertools import combinations
 from typing import Any
 
 from parakeet.model.config import ModelConfig
-from parakeet.model.execution import LOSS_ROWS, AttentionBackend, Execution, Recompute
+from parakeet.model.execution import LOSS_ROWS, ActivationCheckpointing, AttentionBackend, Execution
 from parakeet.recipe import Training
 from parakeet.training.memory import optimizer_bytes, size, weights_bytes
 
@@ -46,13 +46,15 @@ class PassMemory:
     d is the width; c and r are the bytes of a value in products and in the residual stream.
     """
 
-    def __init__(self, config: ModelConfig, execution: Execution, tokens: int, row_tokens: int, cuda: bool) -> None:
+    def __init__(
+        self, config: ModelConfig, execution: Execution, tokens: int, sequence_length: int, cuda: bool
+    ) -> None:
         self.execution = execution
         self.layers, self.heads, self.width = config.layers, config.heads, config.width
         self.head_width = config.head_width
         self.vocabulary = config.vocabulary_rows
         self.tokens = tokens
-        self.row_tokens = row_tokens
+        self.sequence_length = sequence_length
         self.cuda = cuda
         self.product = BYTES[execution.precision]
         self.residual = BYTES[execution.residual]
@@ -65,12 +67,12 @@ class PassMemory:
     @property
     def kept(self) -> int:
         """What the forward pass keeps for the backward pass: in all blocks, and around them."""
-        return self.layers * self._block(self.execution.recompute) + self._around
+        return self.layers * self._block(self.execution.activation_checkpointing) + self._around
 
     @property
     def kept_last(self) -> int:
         """What is left of that when the backward pass reaches the first block."""
-        return self._block(self.execution.recompute) + self._around
+        return self._block(self.execution.activation_checkpointing) + self._around
 
     @property
     def loss(self) -> int:
@@ -90,11 +92,11 @@ class PassMemory:
     @property
     def backward(self) -> int:
         """What the backward pass of a block adds: recomputed activations, and the gradients that exist at once."""
-        recompute = self.execution.recompute
-        again = 0 if recompute == "none" else self._block("none") - self._block(recompute)
+        activation_checkpointing = self.execution.activation_checkpointing
+        again = 0 if activation_checkpointing == "none" else self._block("none") - self._block(activation_checkpointing)
         moments = [again + self._mlp_gradients()]
         if self.execution.attention == "reference":
-            moments.append((again if recompute == "block" else 0) + self._score_gradients())
+            moments.append((again if activation_checkpointing == "block" else 0) + self._score_gradients())
         return max(moments)
 
     @property
@@ -102,21 +104,21 @@ class PassMemory:
         """Inputs of the norms before and after the blocks; ids, targets and documents (8 bytes each)."""
         around = (4 + self.embedding_mask + self.residual) * self.width + 3 * 8
         # A block that is recomputed needs the bias of its scores again.
-        if self.execution.recompute == "block" and self.execution.attention == "reference":
-            around += self.product * self.heads * self.row_tokens
+        if self.execution.activation_checkpointing == "block" and self.execution.attention == "reference":
+            around += self.product * self.heads * self.sequence_length
         return around * self.tokens
 
-    def _block(self, recompute: str) -> int:
+    def _block(self, activation_checkpointing: str) -> int:
         """What one block keeps under this activation checkpointing."""
         d, c, r = self.width, self.product, self.residual
-        if recompute == "block":
+        if activation_checkpointing == "block":
             return r * d * self.tokens
         # Its input, both dropout masks, the first norm's output, and the stream after attention. A compiled block keeps
         # what attention adds to the stream instead, and computes the sum again.
         kept = (r + 2 * self.block_mask + c + (c if self.execution.compile else r)) * d + self._attention
         # The second norm's output (d) and the hidden layer before the GELU (4d).
-        kept += 5 * c * d if recompute == "none" else 0
-        copies = MATRICES_KEPT[recompute] * d * d * c if self.casts else 0
+        kept += 5 * c * d if activation_checkpointing == "none" else 0
+        copies = MATRICES_KEPT[activation_checkpointing] * d * d * c if self.casts else 0
         return kept * self.tokens + copies
 
     @property
@@ -125,7 +127,7 @@ class PassMemory:
         c, d, heads = self.product, self.width, self.heads
         if self.execution.attention == "reference":
             # Probabilities in fp32, and a copy in the precision of the product with the values.
-            return 4 * c * d + (4 + (c if self.casts else 0)) * heads * self.row_tokens
+            return 4 * c * d + (4 + (c if self.casts else 0)) * heads * self.sequence_length
         if self.execution.attention == "flex":
             return 4 * c * d + 4 * heads
         # All four are padded to the fused width; the output is also copied out of it. One fp32 logsumexp a head.
@@ -143,9 +145,9 @@ class PassMemory:
     def _score_gradients(self) -> int:
         """Gradients of every score before and after the softmax, when the MLP's tensors have been freed."""
         d, c, r = self.width, self.product, self.residual
-        freed = 2 * self.block_mask + c + (5 * c if self.execution.recompute != "mlp" else 0)
+        freed = 2 * self.block_mask + c + (5 * c if self.execution.activation_checkpointing != "mlp" else 0)
         # On CUDA the softmax returns bf16 directly.
-        scores = (8 if not self.casts else 4 if self.cuda else 6) * self.heads * self.row_tokens
+        scores = (8 if not self.casts else 4 if self.cuda else 6) * self.heads * self.sequence_length
         return (scores + (r + c - freed) * d) * self.tokens
 
 
@@ -175,19 +177,19 @@ def forecast(
     execution: Execution,
     optimizer: str,
     micro_batch_tokens: int,
-    row_tokens: int,
+    sequence_length: int,
     *,
     cuda: bool,
     accumulates: bool = True,
 ) -> MemoryForecast:
-    """Peak of a training step on sequences of `row_tokens`, with `micro_batch_tokens` in one pass.
+    """Peak of a training step on sequences of `sequence_length`, with `micro_batch_tokens` in one pass.
 
     If gradients accumulate over several passes, all of them exist from the second pass on; otherwise they appear one
     by one while activations are freed. On a CPU the copy that a checkpoint is written from counts too, since training
     continues meanwhile.
     """
-    tokens = max(1, micro_batch_tokens // row_tokens) * row_tokens
-    memory = PassMemory(config, execution, tokens, row_tokens, cuda)
+    tokens = max(1, micro_batch_tokens // sequence_length) * sequence_length
+    memory = PassMemory(config, execution, tokens, sequence_length, cuda)
     weights, state = weights_bytes(config), optimizer_bytes(config, optimizer)
     first = weights if accumulates else 4 * config.parameters()["embedding"]
     moments = [
@@ -207,7 +209,7 @@ def forecast(
 def choose(
     config: ModelConfig,
     training: Training,
-    row_tokens: int,
+    sequence_length: int,
     budget_bytes: int,
     cuda: bool,
     *,
@@ -221,16 +223,18 @@ def choose(
     arguments give the same choice, since a resumed run has to compute as before. `flex`: whether FlexAttention can be
     compiled on the device; None looks for Triton on this machine.
     """
-    sequences = max(1, training.batch_tokens // row_tokens // processes)
-    attention = _attention(training, row_tokens, cuda, flex)
+    sequences = max(1, training.batch_tokens // sequence_length // processes)
+    attention = _attention(training, sequence_length, cuda, flex)
     loss_rows = LOSS_ROWS if cuda else CPU_LOSS_ROWS
     choices = []
-    for recompute, pass_sequences in _candidates(training, row_tokens, sequences, cuda):
-        execution = Execution(attention, training.precision, training.residual, recompute, training.compile, loss_rows)
-        tokens = pass_sequences * row_tokens
+    for activation_checkpointing, pass_sequences in _candidates(training, sequence_length, sequences, cuda):
+        execution = Execution(
+            attention, training.precision, training.residual, activation_checkpointing, training.compile, loss_rows
+        )
+        tokens = pass_sequences * sequence_length
         accumulates = processes > 1 or pass_sequences < sequences
         taken = forecast(
-            config, execution, training.optimizer, tokens, row_tokens, cuda=cuda, accumulates=accumulates
+            config, execution, training.optimizer, tokens, sequence_length, cuda=cuda, accumulates=accumulates
         )  # fmt: skip
         choices.append(ExecutionChoice(execution, tokens, taken, taken.total <= budget_bytes))
         if taken.total <= AUTO_SHARE * budget_bytes:
@@ -241,7 +245,7 @@ def choose(
 def fitting_change(
     config: ModelConfig,
     training: Training,
-    row_tokens: int,
+    sequence_length: int,
     budget_bytes: int,
     cuda: bool,
     *,
@@ -249,18 +253,20 @@ def fitting_change(
     flex: bool | None = None,
 ) -> str:
     """A sentence with the fewest and mildest changes to the recipe that make a step fit the budget."""
-    milder = _milder(training, row_tokens, cuda)
+    milder = _milder(training, sequence_length, cuda)
     for count in range(1, len(milder) + 1):
         for changes in combinations(milder, count):
             changed = training.model_copy(update=dict(changes))
-            choice = choose(config, changed, row_tokens, budget_bytes, cuda, processes=processes, flex=flex)
+            choice = choose(config, changed, sequence_length, budget_bytes, cuda, processes=processes, flex=flex)
             if choice.fits:
                 return f"Set {_listed(changes)}: the forecast is then {size(choice.forecast.total)}."
     changed = training.model_copy(update=dict(milder))
     longest = longest_sequence(config, changed, budget_bytes, cuda)
     if longest:
         others = f", with {_listed(milder)}" if milder else ""
-        return f"Sequences of at most {longest:,} tokens would fit: set packing.row_tokens to that or less{others}."
+        return (
+            f"Sequences of at most {longest:,} tokens would fit: set packing.sequence_length to that or less{others}."
+        )
     fixed = size(2 * weights_bytes(config) + optimizer_bytes(config, changed.optimizer))
     return (
         f"Weights, gradients and optimizer alone take {fixed}: make the model smaller (model.width, "
@@ -270,11 +276,11 @@ def fitting_change(
 
 def longest_sequence(config: ModelConfig, training: Training, budget_bytes: int, cuda: bool) -> int:
     """The longest sequence, a multiple of 256, that fits one at a time with block checkpointing; 0 if none does."""
-    blocks = training.model_copy(update={"recompute": "block"})
+    blocks = training.model_copy(update={"activation_checkpointing": "block"})
 
-    def fits(row_tokens: int) -> bool:
-        one = blocks.model_copy(update={"micro_batch_tokens": row_tokens, "batch_tokens": 2 * row_tokens})
-        return choose(config, one, row_tokens, budget_bytes, cuda, flex=True).fits
+    def fits(sequence_length: int) -> bool:
+        one = blocks.model_copy(update={"micro_batch_tokens": sequence_length, "batch_tokens": 2 * sequence_length})
+        return choose(config, one, sequence_length, budget_bytes, cuda, flex=True).fits
 
     low, high = 0, LONGEST_SEQUENCE // LENGTH_UNIT
     while low < high:
@@ -304,43 +310,45 @@ def unmet(training: Training, cuda: bool) -> list[str]:
     return missing
 
 
-def _attention(training: Training, row_tokens: int, cuda: bool, flex: bool | None) -> AttentionBackend:
+def _attention(training: Training, sequence_length: int, cuda: bool, flex: bool | None) -> AttentionBackend:
     if training.attention != "auto":
         return training.attention
     # On a CPU `fused` is as fast as `reference` at 256 tokens, 1.8 times as fast at 1,024, and 2.2 times at 4,096.
-    if not cuda or row_tokens <= FLEX_ABOVE:
+    if not cuda or sequence_length <= FLEX_ABOVE:
         return "fused"
     if flex is None:
         flex = importlib.util.find_spec("triton") is not None
     return "flex" if flex else "fused"
 
 
-def _candidates(training: Training, row_tokens: int, sequences: int, cuda: bool) -> Iterator[tuple[Recompute, int]]:
+def _candidates(
+    training: Training, sequence_length: int, sequences: int, cuda: bool
+) -> Iterator[tuple[ActivationCheckpointing, int]]:
     """Activation checkpointing and sequences in a pass, the best first. `sequences`: those of one process in a step."""
-    options: tuple[Recompute, ...] = ("none", "mlp", "block")
-    if training.recompute != "auto":
-        options = (training.recompute,)
+    options: tuple[ActivationCheckpointing, ...] = ("none", "mlp", "block")
+    if training.activation_checkpointing != "auto":
+        options = (training.activation_checkpointing,)
     if training.micro_batch_tokens:
-        counts = [min(sequences, max(1, training.micro_batch_tokens // row_tokens))]
+        counts = [min(sequences, max(1, training.micro_batch_tokens // sequence_length))]
     else:
-        most = min(sequences, max(1, (GPU_TOKENS if cuda else CPU_TOKENS) // row_tokens))
+        most = min(sequences, max(1, (GPU_TOKENS if cuda else CPU_TOKENS) // sequence_length))
         counts = [1 << exponent for exponent in reversed(range(most.bit_length()))]
     for option in options:
         last = option == options[-1]
         for count in counts:
-            if last or count == counts[0] or (cuda and count * row_tokens >= FEWEST_GPU_TOKENS):
+            if last or count == counts[0] or (cuda and count * sequence_length >= FEWEST_GPU_TOKENS):
                 yield option, count
 
 
-def _milder(training: Training, row_tokens: int, cuda: bool) -> list[tuple[str, Any]]:
+def _milder(training: Training, sequence_length: int, cuda: bool) -> list[tuple[str, Any]]:
     """Changes that save memory, the mildest first."""
     changes: list[tuple[str, Any]] = []
-    if training.micro_batch_tokens >= 2 * row_tokens:
+    if training.micro_batch_tokens >= 2 * sequence_length:
         changes.append(("micro_batch_tokens", 0))
     if training.attention == "reference":
         changes.append(("attention", "auto"))
-    if training.recompute in ("none", "mlp"):
-        changes.append(("recompute", "auto"))
+    if training.activation_checkpointing in ("none", "mlp"):
+        changes.append(("activation_checkpointing", "auto"))
     if training.residual == "fp32" and training.precision == "bf16":
         changes.append(("residual", "bf16"))
     if cuda and training.precision == "fp32":

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from parakeet.artifact import replace_file
+from parakeet.earlier import with_new_keys
 from parakeet.errors import ParakeetError
 from parakeet.recipe import ModelSettings, Packing, Training
 
@@ -56,7 +57,7 @@ class TrainingJob:
     @classmethod
     def load(cls, path: Path) -> "TrainingJob":
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = with_new_keys(json.loads(path.read_text(encoding="utf-8")))
             folders = {name: Path(values[name]) for name in ("tokenizer", "shards", "plan", "run", "output")}
             sections = {
                 "model": ModelSettings(**values["model"]),

@@ -37,12 +37,12 @@ def process_count(training: Training) -> int:
 
 def check_sequences(job: TrainingJob, processes: int) -> None:
     """ParakeetError unless the processes can share the sequences of every step equally."""
-    for row_tokens in job.packing.lengths:
-        sequences = job.training.batch_tokens // row_tokens
+    for sequence_length in job.packing.lengths:
+        sequences = job.training.batch_tokens // sequence_length
         if sequences % processes:
             raise ParakeetError(
-                f"training.batch_tokens makes {sequences:,} sequences of {row_tokens:,} tokens a step, which "
-                f"{processes} processes cannot share equally. Make it a multiple of {processes * row_tokens:,}, or "
+                f"training.batch_tokens makes {sequences:,} sequences of {sequence_length:,} tokens a step, which "
+                f"{processes} processes cannot share equally. Make it a multiple of {processes * sequence_length:,} or "
                 f"make training.processes a divisor of {sequences:,}."
             )
 

@@ -54,7 +54,7 @@ class StepRecord:
     loss: float
     gradient_norm: float
     learning_rate: float
-    row_tokens: int
+    sequence_length: int
     seconds: float
     tokens_per_second: float
     data_seconds: float
@@ -75,10 +75,15 @@ class StepRecord:
         for name, places in digits.items():
             if values[name] is not None:
                 values[name] = round(values[name], places)
-        return json.dumps({name: _finite(value) for name, value in values.items()})
+        return json.dumps({_key(name): _finite(value) for name, value in values.items()})
 
 
-NUMBERS = tuple(field.name for field in fields(StepRecord) if field.name != "skipped")
+def _key(name: str) -> str:
+    """The key of a field in metrics.jsonl: one keeps the name that it had when the first runs were written."""
+    return "row_tokens" if name == "sequence_length" else name
+
+
+NUMBERS = tuple(_key(field.name) for field in fields(StepRecord) if field.name != "skipped")
 
 
 class RunLog:
@@ -259,7 +264,10 @@ def _aside(run: Path, schedule: str) -> Path:
 
 def _name(schedule: Schedule) -> str:
     """A schedule's name in file names: its steps, and a digest, since two with different decays may have as many."""
-    digest = hashlib.sha256(json.dumps(asdict(schedule), sort_keys=True).encode()).hexdigest()
+    # With the key that phases had when the first runs were written, so that their histories keep their names.
+    phases = [{"row_tokens": phase.sequence_length, "last_step": phase.last_step} for phase in schedule.phases]
+    values = asdict(schedule) | {"phases": phases}
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
     return f"{schedule.total_steps:08d}-{digest[:8]}"
 
 

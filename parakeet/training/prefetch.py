@@ -81,17 +81,17 @@ class Prefetcher:
     def _read(self, step: int) -> _Read:
         phase = self._schedule.phase(step)
         loader = self._loader(phase)
-        batch = loader.next_batch(self._job.training.batch_tokens // self._schedule.row_tokens(step))
+        batch = loader.next_batch(self._job.training.batch_tokens // self._schedule.sequence_length(step))
         return _Read(batch, phase, loader.state)
 
     def _loader(self, phase: int) -> Loader:
         if phase not in self._loaders:
-            row_tokens = self._schedule.phases[phase].row_tokens
+            sequence_length = self._schedule.phases[phase].sequence_length
             # A seed of its own for each phase; otherwise two phases of one length would begin with the same sequences.
             start = LoaderState(
-                self._job.shards_content, self._job.plan_digests[str(row_tokens)], self._job.packing.seed + phase
+                self._job.shards_content, self._job.plan_digests[str(sequence_length)], self._job.packing.seed + phase
             )
-            loader = Loader(self._shards, Plan(self._job.plan, row_tokens), row_tokens, self._padding, start)
+            loader = Loader(self._shards, Plan(self._job.plan, sequence_length), sequence_length, self._padding, start)
             if str(phase) in self._state:
                 loader.restore(self._state[str(phase)])
             self._loaders[phase] = loader

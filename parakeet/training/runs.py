@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from parakeet.earlier import with_new_keys
 from parakeet.errors import ParakeetError
 from parakeet.locking import is_held
 from parakeet.model.config import WEIGHTS_FILE
@@ -239,7 +240,7 @@ def _run_folders(folder: Path) -> list[Path]:
 def _read_job(path: Path) -> tuple[dict[str, Any], Schedule]:
     """Settings by dotted key, and the schedule. A job of an older version may have other keys."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = with_new_keys(json.loads(path.read_text(encoding="utf-8")))
         settings = dict(_flat({key: value for key, value in values.items() if key not in NO_SETTINGS}))
         for key in ("training.tokens", "training.batch_tokens", "model.layers", "model.width"):
             if not is_count(settings[key]) or not settings[key]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+from parakeet.earlier import with_new_keys
 from parakeet.recipe import Packing, Training
 
 
@@ -12,7 +13,7 @@ from parakeet.recipe import Packing, Training
 class Phase:
     """Steps with one sequence length. It begins after the phase before it, or with step 1."""
 
-    row_tokens: int
+    sequence_length: int
     last_step: int
 
 
@@ -42,7 +43,7 @@ class Schedule:
 
         Raises KeyError or TypeError if they are something else.
         """
-        phases = tuple(Phase(**phase) for phase in values["phases"])
+        phases = tuple(Phase(**with_new_keys(phase)) for phase in values["phases"])
         return cls(**{**values, "phases": phases})
 
     def learning_rate(self, step: int) -> float:
@@ -58,9 +59,9 @@ class Schedule:
         ended = sum(phase.last_step < step for phase in self.phases)
         return min(ended, len(self.phases) - 1)
 
-    def row_tokens(self, step: int) -> int:
+    def sequence_length(self, step: int) -> int:
         """Sequence length of this step."""
-        return self.phases[self.phase(step)].row_tokens
+        return self.phases[self.phase(step)].sequence_length
 
     @property
     def stable_until(self) -> int:
@@ -77,7 +78,7 @@ class Schedule:
     def _same_lengths_until(self, other: "Schedule") -> int:
         last = 0
         for mine, theirs in zip(self.phases, other.phases, strict=False):
-            if mine.row_tokens != theirs.row_tokens:
+            if mine.sequence_length != theirs.sequence_length:
                 break
             last = min(mine.last_step, theirs.last_step)
             if mine.last_step != theirs.last_step:
@@ -98,9 +99,9 @@ def _phases(packing: Packing, total: int) -> tuple[Phase, ...]:
     lengths = packing.lengths[:total]
     after = list(accumulate(phase.share for phase in reversed(packing.then)))[::-1]
     phases: list[Phase] = []
-    for index, row_tokens in enumerate(lengths[:-1]):
+    for index, sequence_length in enumerate(lengths[:-1]):
         least = phases[-1].last_step + 1 if phases else 1
         most = total - (len(lengths) - 1 - index)
         last_step = total - round(total * after[index])
-        phases.append(Phase(row_tokens, max(least, min(last_step, most))))
+        phases.append(Phase(sequence_length, max(least, min(last_step, most))))
     return (*phases, Phase(lengths[-1], total))

@@ -38,7 +38,7 @@ CHANGEABLE = (
     "decay_fraction",
     "micro_batch_tokens",
     "attention",
-    "recompute",
+    "activation_checkpointing",
     "compile",
     "processes",
     "checkpoint_steps",
@@ -58,12 +58,12 @@ def run_key(recipe: Recipe, inputs: Mapping[str, Artifact]) -> str:
 
     Only the packing plan of the first sequence length counts, so that adding a later length continues the same run.
     """
-    first = recipe.packing.row_tokens
+    first = recipe.packing.sequence_length
     content = {name: artifact.content for name, artifact in inputs.items()}
     values = {
         "model": settings_of(recipe.model),
         "training": settings_of(recipe.training, without=CHANGEABLE),
-        "packing": settings_of(recipe.packing, without={"row_tokens", "then"}) | {"row_tokens": first},
+        "packing": settings_of(recipe.packing, without={"sequence_length", "then"}) | {"sequence_length": first},
         "inputs": content | {"packing_plan": _plan_digests(inputs["packing_plan"], [first])},
     }
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
@@ -72,7 +72,7 @@ def run_key(recipe: Recipe, inputs: Mapping[str, Artifact]) -> str:
 def run_folder(recipe: Recipe, inputs: Mapping[str, Artifact], runs: Path) -> Path:
     """The run's folder under `runs`; one that the version before this began under its own key is continued."""
     folder = runs / run_key(recipe, inputs)
-    first = recipe.packing.row_tokens
+    first = recipe.packing.sequence_length
     earlier = runs / earlier_run_key(recipe, inputs, _plan_digests(inputs["packing_plan"], [first]))
     return earlier if earlier.is_dir() and not folder.is_dir() else folder
 
@@ -81,7 +81,10 @@ def _plan_digests(plan: Artifact, lengths: Sequence[int]) -> dict[str, str]:
     """sha256 of each length's plan file, by the length in digits."""
     from parakeet.data.tokens.packing import plan_file
 
-    return {str(row_tokens): plan.manifest["files"][plan_file(row_tokens)]["sha256"] for row_tokens in lengths}
+    return {
+        str(sequence_length): plan.manifest["files"][plan_file(sequence_length)]["sha256"]
+        for sequence_length in lengths
+    }
 
 
 def refuse_unmet(training: Training) -> None:

@@ -153,12 +153,12 @@ class Trainer:
         step = self.step + 1
         if self.schedule.phase(step) != self.schedule.phase(max(1, self.step)):
             self.monitor.begin_phase()
-        row_tokens = self.schedule.row_tokens(step)
+        sequence_length = self.schedule.sequence_length(step)
         rate = self.schedule.learning_rate(step)
         batch, data_seconds = self.prefetcher.take(step)
-        self.model.execution = self.execution_plan.execution(row_tokens)
-        with self._memory_explained(step, row_tokens):
-            at_once = self.execution_plan.micro_batch_sequences(row_tokens)
+        self.model.execution = self.execution_plan.execution(sequence_length)
+        with self._memory_explained(step, sequence_length):
+            at_once = self.execution_plan.micro_batch_sequences(sequence_length)
             measured = self.stepper.measure(batch, step, at_once, stopping)
             reason = self.monitor.check(measured.loss, measured.gradient_norm)
             if reason is None:
@@ -176,12 +176,12 @@ class Trainer:
             loss=measured.loss,
             gradient_norm=measured.gradient_norm,
             learning_rate=rate,
-            row_tokens=row_tokens,
+            sequence_length=sequence_length,
             seconds=seconds,
             tokens_per_second=speed,
             data_seconds=data_seconds,
-            mfu=self._utilisation(self.config.flops_per_token(row_tokens), speed),
-            mfu_palm=self._utilisation(self.config.palm_flops_per_token(row_tokens), speed),
+            mfu=self._utilisation(self.config.flops_per_token(sequence_length), speed),
+            mfu_palm=self._utilisation(self.config.palm_flops_per_token(sequence_length), speed),
             memory_bytes=peak_memory(self.ranks.device),
             skipped=reason,
         )
@@ -197,13 +197,13 @@ class Trainer:
         return flops_per_token * tokens_per_second / (self.peak_flops * self.ranks.world)
 
     @contextmanager
-    def _memory_explained(self, step: int, row_tokens: int) -> Iterator[None]:
+    def _memory_explained(self, step: int, sequence_length: int) -> Iterator[None]:
         """Turn an out-of-memory error into a ParakeetError with the forecast and a change that would fit."""
         try:
             yield
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
-                raise self.execution_plan.out_of_memory(step, row_tokens) from None
+                raise self.execution_plan.out_of_memory(step, sequence_length) from None
             raise
 
     def _announce_skip(self, step: int, reason: str, batch: Batch) -> None:
@@ -235,10 +235,10 @@ class Trainer:
         return due and not self.monitor.skipped_in_a_row
 
     def _validate(self) -> float | None:
-        row_tokens = self.schedule.row_tokens(self.step)
-        at_once = self.execution_plan.micro_batch_sequences(row_tokens)
-        with self._memory_explained(self.step, row_tokens):
-            loss = self.validation.loss(self.model, self.ranks, row_tokens, at_once)
+        sequence_length = self.schedule.sequence_length(self.step)
+        at_once = self.execution_plan.micro_batch_sequences(sequence_length)
+        with self._memory_explained(self.step, sequence_length):
+            loss = self.validation.loss(self.model, self.ranks, sequence_length, at_once)
         if loss is not None:
             self.logger.event("validated", self.step, f"Held-out loss {loss:.4f} nats a token.", validation_loss=loss)
         return loss

@@ -23,23 +23,23 @@ class Validation:
         self._padding = padding
         self._rows: dict[int, PackedRows] = {}
 
-    def loss(self, model: Parakeet, ranks: Ranks, row_tokens: int, micro_batch_sequences: int) -> float | None:
+    def loss(self, model: Parakeet, ranks: Ranks, sequence_length: int, micro_batch_sequences: int) -> float | None:
         """Mean −log p in nats a token, without dropout, over all ranks. Leaves the model in training mode."""
-        sequences = self._packed(row_tokens)
+        sequences = self._packed(sequence_length)
         total = counted = 0.0
         model.eval()
         for begin in range(ranks.rank * micro_batch_sequences, len(sequences), ranks.world * micro_batch_sequences):
             some = sequences.take(np.arange(begin, min(begin + micro_batch_sequences, len(sequences))))
-            part, count = self._sum(model, some, row_tokens)
+            part, count = self._sum(model, some, sequence_length)
             total, counted = total + part, counted + count
         model.train()
         total, counted = ranks.sum([total, counted])
         return total / counted if counted else None
 
     @torch.no_grad()
-    def _sum(self, model: Parakeet, sequences: PackedRows, row_tokens: int) -> tuple[float, int]:
+    def _sum(self, model: Parakeet, sequences: PackedRows, sequence_length: int) -> tuple[float, int]:
         """The sum of −log p over the targets of these sequences, and the number of targets."""
-        batch = read_batch(self._shards, sequences, row_tokens, self._padding)
+        batch = read_batch(self._shards, sequences, sequence_length, self._padding)
         device = model.embedding.weight.device
         # (sequences, sequence length, width); `kept` selects the positions that have a target.
         hidden = model(torch.from_numpy(batch.inputs).to(device), torch.from_numpy(batch.documents).to(device))
@@ -50,14 +50,14 @@ class Validation:
         losses = token_losses(hidden[kept], model.embedding.weight, targets[kept], model.execution.loss_rows)
         return float(losses.double().sum()), len(losses)
 
-    def _packed(self, row_tokens: int) -> PackedRows:
-        if row_tokens not in self._rows:
+    def _packed(self, sequence_length: int) -> PackedRows:
+        if sequence_length not in self._rows:
             lengths = self._shards.lengths()
             order = np.random.Generator(np.random.Philox(DRAW_SEED)).permutation(len(lengths))
             drawn = order[: int(np.searchsorted(np.cumsum(lengths[order]), self._tokens)) + 1]
             chosen = np.zeros_like(lengths)
             chosen[drawn] = lengths[drawn]
-            packed = pack(chosen, row_tokens)
+            packed = pack(chosen, sequence_length)
             # The last document may be a very long one, so the number of sequences is limited too.
-            self._rows[row_tokens] = packed.take(np.arange(min(len(packed), -(-self._tokens // row_tokens))))
-        return self._rows[row_tokens]
+            self._rows[sequence_length] = packed.take(np.arange(min(len(packed), -(-self._tokens // sequence_length))))
+        return self._rows[sequence_length]

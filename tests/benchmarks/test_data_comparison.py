@@ -95,7 +95,7 @@ def test_tokenising_packing_and_loading_are_measured(result: dict[str, Any]) -> 
     assert tokenise["tokenizer"] == "bpe"
     assert all(tokenise[name][0] > 0 for name in ("stage", "starting", "bare"))
     assert tokenise["bare_with_start"][0] > tokenise["bare"][0]
-    assert [fill["row_tokens"] for fill in result["packing"]] == 2 * list(ROW_TOKENS)
+    assert [fill["sequence_length"] for fill in result["packing"]] == 2 * list(ROW_TOKENS)
     assert all(fill["lost"] == 0 and 0.8 < fill["share"] <= 1 for fill in result["packing"])
     assert result["loading"]["tokens_per_second"] > 0
     assert result["loading"]["allocated"] == 0

@@ -32,7 +32,7 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         "name": "tiny",
         "sources": [{"name": "text", "path": str(folder / "gone.txt")}],
         "tokenizer": {"vocabulary": 400},
-        "packing": {"row_tokens": 32},
+        "packing": {"sequence_length": 32},
         "model": {"layers": 2, "heads": 2, "width": 48, "context": 40},
     }
     recipe.write_text(json.dumps(values), encoding="utf-8")

@@ -23,10 +23,12 @@ CAP = round(11.2 * GIB)
 CONFIG = ModelConfig(layers=1, heads=1, width=8, context=8, vocabulary_rows=64)
 
 
-def row(name: str, row_tokens: int, peak: float = 8.0, mfu: float = 0.5, refused: str = "", **training: Any) -> Row:
+def row(
+    name: str, sequence_length: int, peak: float = 8.0, mfu: float = 0.5, refused: str = "", **training: Any
+) -> Row:
     """Peak in GiB, forecast 5 % above it."""
-    settings = Training(tokens=1, batch_tokens=row_tokens, learning_rate=1e-3, **training)
-    measurement = Measurement(CONFIG, settings, 1, row_tokens, 1, device="cuda")
+    settings = Training(tokens=1, batch_tokens=sequence_length, learning_rate=1e-3, **training)
+    measurement = Measurement(CONFIG, settings, 1, sequence_length, 1, device="cuda")
     forecast = None if name == ORIGINAL else round(1.05 * peak * GIB)
     configuration = Configuration(name, measurement, forecast)
     if refused:
@@ -34,8 +36,8 @@ def row(name: str, row_tokens: int, peak: float = 8.0, mfu: float = 0.5, refused
     return Row(configuration, Sample.of([1e5]), round(peak * GIB), "NVIDIA H200", mfu, mfu)
 
 
-def original(row_tokens: int, refused: str = "", optimizer: str = "adamw_8bit") -> Row:
-    return row(ORIGINAL, row_tokens, refused=refused, optimizer=optimizer)
+def original(sequence_length: int, refused: str = "", optimizer: str = "adamw_8bit") -> Row:
+    return row(ORIGINAL, sequence_length, refused=refused, optimizer=optimizer)
 
 
 def good_rows() -> list[Row]:
@@ -89,7 +91,8 @@ def test_what_is_too_much_or_too_slow_is_named() -> None:
     rows = [*good_rows()[:-1], row(PRESETS[0].name, 24_576, refused="out of memory")]
     assert unmet(rows) == [f"{PRESETS[0].name}: runs at 24,576"]
     slow = [
-        row(found.configuration.name, found.configuration.measurement.row_tokens, mfu=0.4) for found in good_rows()[3:]
+        row(found.configuration.name, found.configuration.measurement.sequence_length, mfu=0.4)
+        for found in good_rows()[3:]
     ]
     assert unmet([*good_rows()[:3], *slow]) == ["best MFU at 1,024: at least 45 %"]
 
@@ -98,7 +101,7 @@ def test_a_missing_package_and_an_unknown_gpu_are_no_verdicts() -> None:
     missing = [
         row(
             found.configuration.name,
-            found.configuration.measurement.row_tokens,
+            found.configuration.measurement.sequence_length,
             refused="not measured: bitsandbytes is missing",
         )
         if "8-bit" in found.configuration.name
@@ -119,7 +122,7 @@ def test_all_of_it_with_a_cpu_in_the_gpus_place(tmp_path: Path, capsys: pytest.C
     recipe = load_recipe(str(tiny_recipe(tmp_path)))
     lengths = Lengths(original=(24,), ours=(64, 32), longest=(128,))
     result = run(recipe, CAP, rounds=2, threads=1, device="cpu", lengths=lengths)
-    rows = {(found["name"], found["row_tokens"]): found for found in result["rows"]}
+    rows = {(found["name"], found["sequence_length"]): found for found in result["rows"]}
     presets = [preset.name for preset in PRESETS]
     assert list(rows) == [
         (ORIGINAL, 24),

@@ -16,14 +16,14 @@ def differing(first: dict[str, Any], second: dict[str, Any]) -> set[str]:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("row_tokens", LENGTHS)
-def test_each_rung_changes_one_thing(shape: str, row_tokens: int) -> None:
-    ladder = Ladder.of(SHAPES[shape], TRAINING, row_tokens, max(LENGTHS))
+@pytest.mark.parametrize("sequence_length", LENGTHS)
+def test_each_rung_changes_one_thing(shape: str, sequence_length: int) -> None:
+    ladder = Ladder.of(SHAPES[shape], TRAINING, sequence_length, max(LENGTHS))
     original, first, *others = [rung.measurement for rung in ladder.rungs if not rung.name.startswith("auto")]
     assert (ladder.rungs[0].name, original.execution, original.backward) == (ORIGINAL, None, ORIGINAL_STEP)
-    assert original.pass_rows == first.pass_rows == max(LENGTHS) // row_tokens
+    assert original.pass_rows == first.pass_rows == max(LENGTHS) // sequence_length
     assert first.execution is not None
-    plain = (first.execution.attention, first.execution.precision, first.execution.recompute)
+    plain = (first.execution.attention, first.execution.precision, first.execution.activation_checkpointing)
     assert plain == ("reference", "fp32", "none")
     before = first.as_values()
     for rung in others:
@@ -33,9 +33,9 @@ def test_each_rung_changes_one_thing(shape: str, row_tokens: int) -> None:
         before = after
 
 
-@pytest.mark.parametrize("row_tokens", LENGTHS)
-def test_the_trainers_own_choice_is_among_them_in_both_precisions(row_tokens: int) -> None:
-    ladder = Ladder.of(SHAPES["3M"], TRAINING, row_tokens, max(LENGTHS))
+@pytest.mark.parametrize("sequence_length", LENGTHS)
+def test_the_trainers_own_choice_is_among_them_in_both_precisions(sequence_length: int) -> None:
+    ladder = Ladder.of(SHAPES["3M"], TRAINING, sequence_length, max(LENGTHS))
     executions = [rung.measurement.execution for rung in ladder.rungs if rung.auto]
     assert sorted(execution.precision for execution in executions if execution) == ["bf16", "fp32"]
     assert {execution.residual for execution in executions if execution} == {"fp32"}

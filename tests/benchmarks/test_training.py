@@ -21,7 +21,7 @@ def test_every_kind_of_activation_checkpointing_is_measured(tmp_path: Path) -> N
     *lines, last = finished.stdout.splitlines()
     result = json.loads(last)
     assert (result["benchmark"], result["recipe"], result["device"], result["rounds"]) == ("train", "tiny", "cpu", 2)
-    assert [row["execution"]["recompute"] for row in result["rows"]] == ["none", "mlp", "block"]
+    assert [row["execution"]["activation_checkpointing"] for row in result["rows"]] == ["none", "mlp", "block"]
     for row in result["rows"]:
         assert row["refused"] == ""
         median, low, high = row["tokens_per_second"]

@@ -9,7 +9,7 @@ def tiny_recipe(folder: Path) -> Path:
         "extends": "demo",
         "name": "tiny",
         "tokenizer": {"vocabulary": 400},
-        "packing": {"row_tokens": 32},
+        "packing": {"sequence_length": 32},
         "model": {"layers": 2, "heads": 2, "width": 32, "context": 64, "dropout": 0.1},
     }
     path = folder / "recipe.yaml"

@@ -47,8 +47,8 @@ def shards_of(directory: Path, tokenizer: Tokenizer, lengths: list[int]) -> Toke
     return TokenShards(directory, "held_out", tokenizer)
 
 
-def measured(prepared: Prepared, model: Parakeet, shards: TokenShards, row_tokens: int) -> dict[str, Any] | None:
-    evaluation = prepared.recipe.evaluation.model_copy(update={"position_tokens": row_tokens})
+def measured(prepared: Prepared, model: Parakeet, shards: TokenShards, sequence_length: int) -> dict[str, Any] | None:
+    evaluation = prepared.recipe.evaluation.model_copy(update={"position_tokens": sequence_length})
     recipe = prepared.recipe.model_copy(update={"evaluation": evaluation})
     subject = subject_of(prepared, model, held_out=shards, recipe=recipe)
     figures = BitsPerByteByPosition().measure(subject)
@@ -101,13 +101,15 @@ def test_buckets_are_what_each_row_says_as_one_document(prepared: Prepared, tmp_
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(3, 400), st.integers(1, 300))
-def test_positions_are_cut_to_what_the_text_has_two_rows_of(prepared: Prepared, tokens: int, row_tokens: int) -> None:
+def test_positions_are_cut_to_what_the_text_has_two_rows_of(
+    prepared: Prepared, tokens: int, sequence_length: int
+) -> None:
     """Beyond the model's context too. Buckets follow one another from 0 to the last position."""
     tokenizer = prepared.tokenizer
     with TemporaryDirectory() as folder:
-        found = measured(prepared, model_of(tokenizer), shards_of(Path(folder), tokenizer, [tokens]), row_tokens)
-    if 2 * row_tokens <= tokens - 1:
-        expected = row_tokens
+        found = measured(prepared, model_of(tokenizer), shards_of(Path(folder), tokenizer, [tokens]), sequence_length)
+    if 2 * sequence_length <= tokens - 1:
+        expected = sequence_length
     else:
         expected = max((1 << n for n in range(9) if 2 << n <= tokens - 1), default=0)
     assert (found is None) == (expected < 32)
@@ -123,7 +125,7 @@ def test_positions_are_cut_to_what_the_text_has_two_rows_of(prepared: Prepared, 
 def test_tokens_are_bounded(prepared: Prepared, tmp_path: Path) -> None:
     shards = shards_of(tmp_path, prepared.tokenizer, [40_000, 30_000])
     model = model_of(prepared.tokenizer)
-    short, long = (measured(prepared, model, shards, row_tokens) for row_tokens in (64, 8192))
+    short, long = (measured(prepared, model, shards, sequence_length) for sequence_length in (64, 8192))
     assert short is not None
     assert long is not None
     assert (short["rows"], long["rows"]) == (512, 8)

@@ -87,8 +87,8 @@ def test_sequence_length_and_packing_do_not_change_what_is_measured(prepared: Pr
     documents = [n for n in range(len(lengths)) if lengths[n] <= 32]
     model = model_of(prepared)
     figures = []
-    for row_tokens in (32, 64):
-        packing = prepared.recipe.packing.model_copy(update={"row_tokens": row_tokens})
+    for sequence_length in (32, 64):
+        packing = prepared.recipe.packing.model_copy(update={"sequence_length": sequence_length})
         recipe = prepared.recipe.model_copy(update={"packing": packing})
         figures.append(bits_of(subject_of(prepared, model, recipe=recipe, documents=documents))["model"])
     assert figures[0] == pytest.approx(figures[1], rel=1e-5)

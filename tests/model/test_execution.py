@@ -96,8 +96,8 @@ def test_the_embeddings_two_uses_add_up() -> None:
 def test_activation_checkpointing_changes_no_bit(precision: str, residual: str) -> None:
     """With dropout, which has to be drawn again as it was."""
     loss, kept = gradients(CONFIG, Execution("fused", precision, residual, "none"))
-    for recompute in ("mlp", "block"):
-        again_loss, again = gradients(CONFIG, Execution("fused", precision, residual, recompute))
+    for activation_checkpointing in ("mlp", "block"):
+        again_loss, again = gradients(CONFIG, Execution("fused", precision, residual, activation_checkpointing))
         assert again_loss == loss
         assert all(torch.equal(again[name], kept[name]) for name in kept)
 
@@ -112,10 +112,12 @@ def test_bf16_follows_fp32_over_fp32_weights() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recompute", ["none", "mlp", "block"])
-def test_compiled_blocks_compute_the_same(recompute: str) -> None:
-    loss, right = gradients(STILL, Execution("fused", recompute=recompute))
-    compiled_loss, compiled = gradients(STILL, Execution("fused", recompute=recompute, compile=True))
+@pytest.mark.parametrize("activation_checkpointing", ["none", "mlp", "block"])
+def test_compiled_blocks_compute_the_same(activation_checkpointing: str) -> None:
+    loss, right = gradients(STILL, Execution("fused", activation_checkpointing=activation_checkpointing))
+    compiled_loss, compiled = gradients(
+        STILL, Execution("fused", activation_checkpointing=activation_checkpointing, compile=True)
+    )
     assert compiled_loss == pytest.approx(loss, rel=1e-6)
     assert furthest(compiled, right) < 1e-4
 
@@ -141,8 +143,8 @@ def kept_bytes(length: int, execution: Execution) -> int:
 
 
 def test_checkpointing_keeps_less_and_memory_grows_linearly() -> None:
-    sizes = {r: kept_bytes(512, Execution("fused", recompute=r)) for r in ("none", "mlp", "block")}
+    sizes = {r: kept_bytes(512, Execution("fused", activation_checkpointing=r)) for r in ("none", "mlp", "block")}
     assert sizes["none"] > 1.3 * sizes["mlp"] > 2.6 * sizes["block"]
-    for recompute, size in sizes.items():
-        assert kept_bytes(2048, Execution("fused", recompute=recompute)) <= 4.05 * size
-    assert kept_bytes(512, Execution("fused", residual="bf16", recompute="block")) < sizes["block"]
+    for activation_checkpointing, size in sizes.items():
+        assert kept_bytes(2048, Execution("fused", activation_checkpointing=activation_checkpointing)) <= 4.05 * size
+    assert kept_bytes(512, Execution("fused", residual="bf16", activation_checkpointing="block")) < sizes["block"]

@@ -32,7 +32,9 @@ def training(**settings: object) -> Training:
     return Training.model_validate(values | settings)
 
 
-def measured(config: ModelConfig, execution: Execution, optimizer: str, rows: int, row_tokens: int, passes: int) -> int:
+def measured(
+    config: ModelConfig, execution: Execution, optimizer: str, rows: int, sequence_length: int, passes: int
+) -> int:
     """Peak of the trainer's own step, when the optimizer has its state."""
 
     def batch(shape: tuple[int, int]) -> Batch:
@@ -43,7 +45,7 @@ def measured(config: ModelConfig, execution: Execution, optimizer: str, rows: in
         model = Parakeet(config, execution).train()
         settings = training(optimizer=optimizer, precision=execution.precision)
         stepper = Stepper(model, make_optimizer(model, settings), Ranks(0, 1, torch.device("cpu")), settings, PADDING)
-        for step, shape in enumerate([(1, 16), (rows * passes, row_tokens)]):
+        for step, shape in enumerate([(1, 16), (rows * passes, sequence_length)]):
             stepper.apply(1e-4, stepper.measure(batch(shape), step, rows, stopping=False).gradient_norm)
 
     return peak_bytes(steps)
@@ -54,7 +56,7 @@ def of_the_step(predicted: MemoryForecast) -> int:
 
 
 @pytest.mark.parametrize(
-    ("config", "execution", "optimizer", "rows", "row_tokens", "passes"),
+    ("config", "execution", "optimizer", "rows", "sequence_length", "passes"),
     [
         (DEEP, Execution("fused", "fp32", "fp32", "none", loss_rows=128), "adamw", 1, 1024, 2),
         (DEEP, Execution("fused", "fp32", "fp32", "mlp", loss_rows=128), "adamw", 4, 256, 2),
@@ -75,13 +77,13 @@ def of_the_step(predicted: MemoryForecast) -> int:
     ],
 )
 def test_the_forecast_is_within_a_tenth_of_what_is_allocated(
-    config: ModelConfig, execution: Execution, optimizer: str, rows: int, row_tokens: int, passes: int
+    config: ModelConfig, execution: Execution, optimizer: str, rows: int, sequence_length: int, passes: int
 ) -> None:
     predicted = forecast(
-        config, execution, optimizer, rows * row_tokens, row_tokens, cuda=False, accumulates=passes > 1
+        config, execution, optimizer, rows * sequence_length, sequence_length, cuda=False, accumulates=passes > 1
     )  # fmt: skip
     assert of_the_step(predicted) == pytest.approx(
-        measured(config, execution, optimizer, rows, row_tokens, passes), rel=0.1
+        measured(config, execution, optimizer, rows, sequence_length, passes), rel=0.1
     )
 
 
@@ -108,11 +110,11 @@ def test_the_large_model_trains_on_a_12_gb_card(execution: Execution, optimizer:
 def test_more_checkpointing_and_smaller_passes_never_take_more(
     attention: str, precision: str, doublings: int, rows: int, cuda: bool
 ) -> None:
-    row_tokens = 256 << doublings
+    sequence_length = 256 << doublings
 
-    def total(recompute: str, rows: int) -> int:
-        execution = Execution(attention, precision, "fp32", recompute)  # type: ignore[arg-type]
-        return forecast(LARGE, execution, "adamw", rows * row_tokens, row_tokens, cuda=cuda).total
+    def total(activation_checkpointing: str, rows: int) -> int:
+        execution = Execution(attention, precision, "fp32", activation_checkpointing)  # type: ignore[arg-type]
+        return forecast(LARGE, execution, "adamw", rows * sequence_length, sequence_length, cuda=cuda).total
 
     assert total("none", rows) <= total("none", rows + 1)
     assert total("block", rows) <= total("mlp", rows) <= total("none", rows)
@@ -130,8 +132,10 @@ def test_auto_takes_the_least_checkpointing_and_then_the_largest_pass_that_fits(
     }  # fmt: skip
     fitting = [one for one in best_first if taken[one] <= AUTO_SHARE * gib * GIB]
     choice = choose(LARGE, training(), 1024, round(gib * GIB), True)
-    assert (choice.execution.recompute, choice.micro_batch_tokens) == (fitting[0] if fitting else ("block", 1024))
-    assert choice.forecast.total == taken[choice.execution.recompute, choice.micro_batch_tokens]
+    assert (choice.execution.activation_checkpointing, choice.micro_batch_tokens) == (
+        fitting[0] if fitting else ("block", 1024)
+    )
+    assert choice.forecast.total == taken[choice.execution.activation_checkpointing, choice.micro_batch_tokens]
 
 
 def test_a_pass_is_no_larger_than_a_step() -> None:
@@ -141,7 +145,9 @@ def test_a_pass_is_no_larger_than_a_step() -> None:
 
 
 def test_explicit_settings_are_never_overridden() -> None:
-    settings = training(attention="reference", recompute="none", micro_batch_tokens=8192, residual="bf16")
+    settings = training(
+        attention="reference", activation_checkpointing="none", micro_batch_tokens=8192, residual="bf16"
+    )
     choice = choose(LARGE, settings, 8192, 12 * GIB, True)
     assert choice.execution == Execution("reference", "bf16", "bf16", "none")
     assert choice.micro_batch_tokens == 8192
@@ -149,8 +155,8 @@ def test_explicit_settings_are_never_overridden() -> None:
 
 
 def test_attention_is_chosen_by_device_and_length() -> None:
-    def backend(row_tokens: int, cuda: bool, flex: bool) -> str:
-        return choose(LARGE, training(), row_tokens, 80 * GIB, cuda, flex=flex).execution.attention
+    def backend(sequence_length: int, cuda: bool, flex: bool) -> str:
+        return choose(LARGE, training(), sequence_length, 80 * GIB, cuda, flex=flex).execution.attention
 
     assert backend(1024, True, True) == "fused"
     assert backend(8192, True, True) == "flex"
@@ -160,22 +166,34 @@ def test_attention_is_chosen_by_device_and_length() -> None:
 
 
 @given(st.integers(1, 100), st.sampled_from([256, 1024, 8192]), st.booleans(), st.integers(1, 4))
-def test_the_same_arguments_give_the_same_choice(gib: int, row_tokens: int, cuda: bool, processes: int) -> None:
-    choices = [choose(LARGE, training(), row_tokens, gib * GIB, cuda, processes=processes, flex=True) for _ in range(2)]
+def test_the_same_arguments_give_the_same_choice(gib: int, sequence_length: int, cuda: bool, processes: int) -> None:
+    choices = [
+        choose(LARGE, training(), sequence_length, gib * GIB, cuda, processes=processes, flex=True) for _ in range(2)
+    ]
     assert choices[0] == choices[1]
     assert choices[0].fits == (choices[0].forecast.total <= gib * GIB)
-    assert choices[0].micro_batch_tokens % row_tokens == 0
+    assert choices[0].micro_batch_tokens % sequence_length == 0
     assert 0 < choices[0].micro_batch_tokens * processes <= 524_288
 
 
 @pytest.mark.parametrize(
-    ("settings", "row_tokens", "budget", "sentence"),
+    ("settings", "sequence_length", "budget", "sentence"),
     [
-        ({"recompute": "none"}, 8192, 11.2, r"^Set training\.recompute to auto: the forecast is then \d+\.\d\d GiB\.$"),
+        (
+            {"activation_checkpointing": "none"},
+            8192,
+            11.2,
+            r"^Set training\.activation_checkpointing to auto: the forecast is then \d+\.\d\d GiB\.$",
+        ),
         ({"micro_batch_tokens": 65_536}, 1024, 11.2, r"^Set training\.micro_batch_tokens to 0: "),
         ({"attention": "reference"}, 8192, 11.2, r"^Set training\.attention to auto: "),
         ({}, 8192, 6.2, r"^Set training\.optimizer to adamw_8bit: "),
-        ({"recompute": "none"}, 8192, 6.2, r"^Set training\.recompute to auto and training\.optimizer to adamw_8bit: "),
+        (
+            {"activation_checkpointing": "none"},
+            8192,
+            6.2,
+            r"^Set training\.activation_checkpointing to auto and training\.optimizer to adamw_8bit: ",
+        ),
         (
             {"optimizer": "adamw_8bit"},
             131_072,
@@ -186,16 +204,18 @@ def test_the_same_arguments_give_the_same_choice(gib: int, row_tokens: int, cuda
     ],
 )
 def test_the_mildest_change_that_fits_is_named(
-    settings: dict[str, object], row_tokens: int, budget: float, sentence: str
+    settings: dict[str, object], sequence_length: int, budget: float, sentence: str
 ) -> None:
-    told = fitting_change(LARGE, training(**settings), row_tokens, round(budget * GIB), True, flex=True)
+    told = fitting_change(LARGE, training(**settings), sequence_length, round(budget * GIB), True, flex=True)
     assert re.search(sentence, told), told
 
 
 def test_the_longest_sequence_fits_and_the_next_does_not() -> None:
     longest = longest_sequence(LARGE, training(), 11 * GIB, True)
     assert longest >= 24_576
-    for row_tokens, fits in ((longest, True), (longest + 256, False)):
-        settings = training(recompute="block", batch_tokens=2 * row_tokens, micro_batch_tokens=row_tokens)
-        assert choose(LARGE, settings, row_tokens, 11 * GIB, True, flex=True).fits is fits
+    for sequence_length, fits in ((longest, True), (longest + 256, False)):
+        settings = training(
+            activation_checkpointing="block", batch_tokens=2 * sequence_length, micro_batch_tokens=sequence_length
+        )
+        assert choose(LARGE, settings, sequence_length, 11 * GIB, True, flex=True).fits is fits
     assert longest_sequence(LARGE, training(), 2 * GIB, True) == 0

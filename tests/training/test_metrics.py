@@ -26,7 +26,7 @@ def record(step: int, loss: float = 5.0, **others: object) -> StepRecord:
         loss=loss,
         gradient_norm=0.5,
         learning_rate=1e-3,
-        row_tokens=32,
+        sequence_length=32,
         seconds=0.25,
         tokens_per_second=2048.0,
         data_seconds=0.01,
@@ -137,7 +137,7 @@ def schedule(total: int, decay: float = 0.4) -> Schedule:
     training = Training.model_construct(
         tokens=512 * total, batch_tokens=512, decay_fraction=decay, warmup_steps=2, learning_rate=1e-3
     )
-    return Schedule.from_recipe(training, Packing(row_tokens=32))
+    return Schedule.from_recipe(training, Packing(sequence_length=32))
 
 
 LONG, BRANCH, OTHER_DECAY = schedule(1000), schedule(30), schedule(30, decay=0.2)

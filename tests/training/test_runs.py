@@ -279,7 +279,7 @@ def test_a_real_run_is_listed_while_it_trains_after_a_stop_and_at_the_end(prepar
         shards=prepared.shards,
         shards_content="shards",
         plan=prepared.plan,
-        plan_digests={str(recipe.packing.row_tokens): "plan"},
+        plan_digests={str(recipe.packing.sequence_length): "plan"},
         run=run,
         output=output,
     ).save()

@@ -23,7 +23,9 @@ def training(steps: int, decay_fraction: float = 0.2, warmup_steps: int = 100) -
 
 def packing(*shares: float) -> Packing:
     """Sequences of 16 tokens, twice as long in each later phase."""
-    return Packing(row_tokens=16, then=[LaterRows(row_tokens=32 << n, share=share) for n, share in enumerate(shares)])
+    return Packing(
+        sequence_length=16, then=[LaterRows(sequence_length=32 << n, share=share) for n, share in enumerate(shares)]
+    )
 
 
 def one_length(peak: float, warmup_steps: int, decay_start: int, total: int) -> Schedule:
@@ -55,14 +57,14 @@ def test_known_points() -> None:
 def test_every_length_has_its_share_of_the_steps(settings: Training, rows: Packing) -> None:
     schedule = Schedule.from_recipe(settings, rows)
     total = total_steps(settings)
-    lengths = [schedule.row_tokens(step) for step in range(1, total + 1)]
+    lengths = [schedule.sequence_length(step) for step in range(1, total + 1)]
     assert lengths == sorted(lengths)
     assert set(lengths) == set(rows.lengths[:total])
     # A phase may differ from its rounded share if phases without a step have been given one.
     for number, phase in enumerate(rows.then):
         after = sum(later.share for later in rows.then[number + 1 :])
         expected = round(total * (after + phase.share)) - round(total * after)
-        assert abs(lengths.count(phase.row_tokens) - expected) <= len(rows.then)
+        assert abs(lengths.count(phase.sequence_length) - expected) <= len(rows.then)
 
 
 def test_shares_are_counted_from_the_end() -> None:
@@ -76,12 +78,12 @@ def test_shares_are_counted_from_the_end() -> None:
 )
 def test_the_shortest_share_has_one_step_if_there_are_enough(steps: int, lengths: list[int]) -> None:
     schedule = Schedule.from_recipe(training(steps), packing(0.001, 0.001))
-    assert [schedule.row_tokens(step) for step in range(1, steps + 1)] == lengths
+    assert [schedule.sequence_length(step) for step in range(1, steps + 1)] == lengths
 
 
 def test_shares_that_leave_the_first_length_less_than_a_step() -> None:
     schedule = Schedule.from_recipe(training(3), packing(0.999))
-    assert [schedule.row_tokens(step) for step in (1, 2, 3)] == [16, 32, 32]
+    assert [schedule.sequence_length(step) for step in (1, 2, 3)] == [16, 32, 32]
 
 
 @given(SCHEDULES)
@@ -96,7 +98,7 @@ def test_a_shared_step_has_the_same_past_in_both(one: Schedule, other: Schedule)
             assert other.shares_past(step, one)
             for past in range(1, step + 1):
                 assert one.learning_rate(past) == other.learning_rate(past)
-                assert one.row_tokens(past) == other.row_tokens(past)
+                assert one.sequence_length(past) == other.sequence_length(past)
 
 
 @given(st.integers(1, 300), st.integers(0, 300), st.floats(0, 1), PACKINGS)

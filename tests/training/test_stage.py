@@ -41,11 +41,15 @@ def changed(recipe: Recipe, section: str, **values: object) -> Recipe:
     ("section", "values", "same"),
     [
         ("training", {"tokens": 1 << 20, "decay_fraction": 0.5}, True),
-        ("training", {"micro_batch_tokens": 64, "attention": "fused", "recompute": "block", "compile": True}, True),
+        (
+            "training",
+            {"micro_batch_tokens": 64, "attention": "fused", "activation_checkpointing": "block", "compile": True},
+            True,
+        ),
         ("training", {"processes": 2, "keep_every": 10, "validation_tokens": 0, "tensorboard": True}, True),
         ("training", {"checkpoint_steps": 7, "keep_checkpoints": 1, "threads": 2, "device": "cuda"}, True),
-        ("packing", {"then": [LaterRows(row_tokens=64, share=0.1)]}, True),
-        ("packing", {"row_tokens": 64}, False),
+        ("packing", {"then": [LaterRows(sequence_length=64, share=0.1)]}, True),
+        ("packing", {"sequence_length": 64}, False),
         ("packing", {"seed": 2}, False),
         ("training", {"learning_rate": 0.5}, False),
         ("training", {"optimizer": "muon"}, False),
@@ -80,7 +84,7 @@ def build(runs: Path, output: Path, steps: int, fresh: bool) -> None:
     """Stage `checkpoint`: its trainer is a process of its own."""
     told = json.loads(runs.with_name("told.json").read_text())
     recipe = Recipe.model_validate(told["recipe"])
-    plan = plan_file(recipe.packing.row_tokens)
+    plan = plan_file(recipe.packing.sequence_length)
 
     def artifact(name: str, folder: Path) -> Artifact:
         files = {plan: {"sha256": sha256_of(folder / plan)}} if name == "packing_plan" else {}

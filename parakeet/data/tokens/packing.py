@@ -24,9 +24,9 @@ LEAST_FILL = 0.995
 COLUMNS = ("document", "start", "length")
 
 
-def plan_file(row_tokens: int) -> str:
+def plan_file(sequence_length: int) -> str:
     """Name of the plan for this sequence length."""
-    return f"plan-{row_tokens}.arrow"
+    return f"plan-{sequence_length}.arrow"
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class PackedRows:
 def make_packing_plan(recipe: Recipe, inputs: Mapping[str, Path], output: Path, progress: Progress) -> dict[str, Any]:
     """Stage `packing_plan`: pack the training split, mixed as the recipe says, once for each trained sequence length.
 
-    The counts are those of packing.row_tokens. `lengths` has the counts of every sequence length, and `mix` what one
+    The counts are those of packing.sequence_length. `lengths` has those of every sequence length, and `mix` what one
     pass over the plan holds of each source.
     """
     shards = TokenShards(inputs["token_shards"], "train")
@@ -64,24 +64,25 @@ def make_packing_plan(recipe: Recipe, inputs: Mapping[str, Path], output: Path, 
     mixed = mix(recipe, shards.names, shards.sources(), lengths, shards.doc_ids())
     counts: dict[str, dict[str, Any]] = {}
     with progress.task("packing plan", None, "rows") as task:
-        for row_tokens in sorted(set(recipe.packing.lengths)):
+        for sequence_length in sorted(set(recipe.packing.lengths)):
             # Each pass over the mix is packed by itself, so a repeated document does not end up beside itself.
             rows = fill_up(
-                concatenated([_pack_some(lengths, documents, row_tokens) for documents in mixed.passes()]), row_tokens
+                concatenated([_pack_some(lengths, documents, sequence_length) for documents in mixed.passes()]),
+                sequence_length,
             )
             if not len(rows):
                 raise ParakeetError(
                     "No training document is left to pack: add text, or lower deduplication.held_out_fraction."
                 )
-            write_plan(output / plan_file(row_tokens), rows)
-            counts[str(row_tokens)] = _counts(rows, row_tokens)
+            write_plan(output / plan_file(sequence_length), rows)
+            counts[str(sequence_length)] = _counts(rows, sequence_length)
             task.advance(len(rows))
-    return {**counts[str(recipe.packing.row_tokens)], "lengths": counts, "mix": mixed.by_source}
+    return {**counts[str(recipe.packing.sequence_length)], "lengths": counts, "mix": mixed.by_source}
 
 
-def _pack_some(lengths: np.ndarray, documents: np.ndarray, row_tokens: int) -> PackedRows:
+def _pack_some(lengths: np.ndarray, documents: np.ndarray, sequence_length: int) -> PackedRows:
     """`pack` for the documents with these numbers; lengths (all documents,) in tokens."""
-    rows = pack(lengths[documents], row_tokens)
+    rows = pack(lengths[documents], sequence_length)
     return PackedRows(rows.offsets, documents[rows.document], rows.start, rows.length)
 
 
@@ -93,52 +94,52 @@ def concatenated(parts: Sequence[PackedRows]) -> PackedRows:
     return PackedRows(np.concatenate([np.zeros(1, np.int64), *offsets]), *columns)
 
 
-def _counts(rows: PackedRows, row_tokens: int) -> dict[str, Any]:
+def _counts(rows: PackedRows, sequence_length: int) -> dict[str, Any]:
     targets = int((rows.length - 1).sum())
     return {
         "rows": len(rows),
-        "row_tokens": row_tokens,
+        "row_tokens": sequence_length,
         "targets": targets,
-        "fill": targets / (len(rows) * row_tokens),
+        "fill": targets / (len(rows) * sequence_length),
         "pieces": len(rows.document),
         "split_documents": len(np.unique(rows.document[rows.start > 0])),
     }
 
 
-def pieces_of(lengths: np.ndarray, row_tokens: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cut every document into pieces of at most `row_tokens` slots: document, start and length (pieces,), all int64.
+def pieces_of(lengths: np.ndarray, sequence_length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Cut documents into pieces of at most `sequence_length` slots: document, start and length (pieces,), all int64.
 
     lengths (documents,) in tokens. Neighbouring pieces overlap by one token: the last target of one is the first input
     of the next, so no token goes unpredicted. A document of one token predicts nothing and has no piece.
     """
     targets = np.maximum(lengths.astype(np.int64) - 1, 0)
-    # counts (documents,): pieces of each document, targets / row_tokens rounded up.
-    counts = -(-targets // row_tokens)
+    # counts (documents,): pieces of each document, targets / sequence_length rounded up.
+    counts = -(-targets // sequence_length)
     document = np.repeat(np.arange(len(lengths)), counts)
-    # Piece k of a document starts at k · row_tokens. All pieces but the last have row_tokens slots.
-    start = ranges(np.zeros_like(counts), counts) * row_tokens
-    return document, start, np.minimum(targets[document] - start, row_tokens) + 1
+    # Piece k of a document starts at k · sequence_length. All pieces but the last have sequence_length slots.
+    start = ranges(np.zeros_like(counts), counts) * sequence_length
+    return document, start, np.minimum(targets[document] - start, sequence_length) + 1
 
 
-def pack(lengths: np.ndarray, row_tokens: int) -> PackedRows:
+def pack(lengths: np.ndarray, sequence_length: int) -> PackedRows:
     """Best-fit decreasing: the longest piece first, each into the fullest sequence that still has room for it.
 
     lengths (documents,) in tokens. Ties go to the lower document, and to the sequence that was filled last, so the plan
     is a pure function of its arguments. A million documents of 100 tokens on average take 0.2 s; 2.6 s piece by piece.
     """
-    document, start, length = pieces_of(lengths, row_tokens)
+    document, start, length = pieces_of(lengths, sequence_length)
     # Sort by the slots that a piece lacks to a full sequence. numpy sorts 16-bit integers by radix.
-    missing = (row_tokens + 1 - length).astype(np.uint16 if row_tokens < 1 << 16 else np.uint32)
+    missing = (sequence_length + 1 - length).astype(np.uint16 if sequence_length < 1 << 16 else np.uint32)
     longest_first = np.argsort(missing, kind="stable")
     # row (pieces,): the sequence of the longest piece, of the next, and so on. The second stable sort groups the pieces
     # by sequence and keeps the longest first within each.
-    row = _rows_by_best_fit(np.bincount(length - 1, minlength=row_tokens + 1), row_tokens)
+    row = _rows_by_best_fit(np.bincount(length - 1, minlength=sequence_length + 1), sequence_length)
     placed = longest_first[np.argsort(row, kind="stable")]
     offsets = np.concatenate([[0], np.cumsum(np.bincount(row))])
     return PackedRows(offsets, document[placed], start[placed], length[placed])
 
 
-def _rows_by_best_fit(count_by_slots: np.ndarray, row_tokens: int) -> np.ndarray:
+def _rows_by_best_fit(count_by_slots: np.ndarray, sequence_length: int) -> np.ndarray:
     """(pieces,) the sequence of each piece, the longest first; count_by_slots[s] pieces fill s slots.
 
     Pieces of one size are placed together: best fit puts as many into one sequence as fit before it looks at the next
@@ -146,7 +147,7 @@ def _rows_by_best_fit(count_by_slots: np.ndarray, row_tokens: int) -> np.ndarray
     """
     # A sequence has `room` when that many of its slots are free. rows_with_room[room] is a stack of such sequences, and
     # bit `room` of the integer `rooms` says whether the stack holds any. Full sequences are on no stack.
-    rows_with_room: list[list[int]] = [[] for _ in range(row_tokens + 1)]
+    rows_with_room: list[list[int]] = [[] for _ in range(sequence_length + 1)]
     rooms = rows = 0
     # What each step does: received[k] pieces go to the sequence receiving[k].
     receiving, received = array("q"), array("q")
@@ -154,9 +155,9 @@ def _rows_by_best_fit(count_by_slots: np.ndarray, row_tokens: int) -> np.ndarray
         left = int(count_by_slots[slots])
         while left:
             # The lowest set bit at or above `slots` is the tightest room that fits; x & −x isolates the lowest bit.
-            # Without one, new sequences are opened, whose room is row_tokens.
+            # Without one, new sequences are opened, whose room is sequence_length.
             fitting = rooms >> slots
-            room = slots + (fitting & -fitting).bit_length() - 1 if fitting else row_tokens
+            room = slots + (fitting & -fitting).bit_length() - 1 if fitting else sequence_length
             each = room // slots
             wanted = -(-left // each)
             if fitting:
@@ -182,7 +183,7 @@ def _rows_by_best_fit(count_by_slots: np.ndarray, row_tokens: int) -> np.ndarray
     return np.repeat(np.array(receiving, np.int64), np.array(received, np.int64))
 
 
-def fill_up(rows: PackedRows, row_tokens: int, fill: float = LEAST_FILL) -> PackedRows:
+def fill_up(rows: PackedRows, sequence_length: int, fill: float = LEAST_FILL) -> PackedRows:
     """The same pieces in fewer sequences, so that the share `fill` of the positions is used, with few pieces cut.
 
     Documents of nearly one length leave the same gap in every sequence (4 KiB of text at 1,024 tokens: 4 % of all
@@ -194,14 +195,14 @@ def fill_up(rows: PackedRows, row_tokens: int, fill: float = LEAST_FILL) -> Pack
     before = np.concatenate([[0], np.cumsum(slots)])
     used = np.diff(before[rows.offsets])
     total = int(used.sum())
-    wanted = max(-(-total // row_tokens), int(total / (fill * row_tokens)))
+    wanted = max(-(-total // sequence_length), int(total / (fill * sequence_length)))
     if wanted >= len(rows):
         return rows
     emptiest_first = np.argsort(used, kind="stable")
     dissolved = np.sort(emptiest_first[: len(rows) - wanted])
     left = np.setdiff1d(np.arange(len(rows)), dissolved)
     kept, cut = rows.take(left), rows.take(dissolved)
-    gaps = row_tokens - used[left]
+    gaps = sequence_length - used[left]
     widest_first = np.argsort(-gaps, kind="stable")
     # Lay the slots of the pieces to cut end to end on one line, and the gaps to fill on a second line beneath it.
     # Cutting both lines at every end of a piece and of a gap gives bits that belong to one piece and one gap each:
@@ -239,8 +240,8 @@ def write_plan(path: Path, rows: PackedRows) -> None:
 class Plan:
     """The packing plan for one sequence length, memory-mapped."""
 
-    def __init__(self, directory: Path, row_tokens: int) -> None:
-        path = directory / plan_file(row_tokens)
+    def __init__(self, directory: Path, sequence_length: int) -> None:
+        path = directory / plan_file(sequence_length)
         try:
             table = pa.ipc.open_file(pa.memory_map(str(path), "r")).read_all()
             table.validate(full=True)

@@ -117,9 +117,9 @@ class PackingPlanStage(Stage):
     def settings(self, recipe: Recipe) -> dict[str, Any]:
         """The order of the sequences (`seed`) and the share of each length are the loader's, not the plan's."""
         mix = {source.name: settings_of(source, part=MixSettings) for source in recipe.sources}
-        without = {"row_tokens", "then", "seed"}
+        without = {"sequence_length", "then", "seed"}
         lengths = sorted(set(recipe.packing.lengths))
-        return {**settings_of(recipe.packing, without=without), "row_tokens": lengths, "mix": mix}
+        return {**settings_of(recipe.packing, without=without), "sequence_lengths": lengths, "mix": mix}
 
     def expected_bytes(self, recipe: Recipe, inputs: Mapping[str, Artifact], file_bytes: int, root: Path) -> int:
         return sum(artifact.n_bytes for artifact in inputs.values()) // 2

@@ -28,7 +28,7 @@ def recipe(workers: int = 1, sets: list[dict[str, Any]] | None = None, **clean: 
             "clean": clean,
             "decontamination": {"sets": sets or []},
             "executor": {"workers": workers},
-            "packing": {"row_tokens": 64},
+            "packing": {"sequence_length": 64},
             "model": {"layers": 2, "heads": 2, "width": 16, "context": 64},
             "training": {"tokens": 1000, "batch_tokens": 64, "learning_rate": 1e-3},
         }

@@ -41,7 +41,7 @@ def recipe(near_duplicates: bool = True, priority_b: int = 0, workers: int = 1, 
             ],
             "deduplication": {"held_out_fraction": 0.0, **deduplication},
             "executor": {"workers": workers},
-            "packing": {"row_tokens": 64},
+            "packing": {"sequence_length": 64},
             "model": {"layers": 2, "heads": 2, "width": 16, "context": 64},
             "training": {"tokens": 1000, "batch_tokens": 64, "learning_rate": 1e-3},
         }

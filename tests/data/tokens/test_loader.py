@@ -34,10 +34,10 @@ def same(one: Batch, other: Batch) -> bool:
 
 
 def assembled_piece_by_piece(
-    documents: list[Document], plan: Plan, rows: list[int], row_tokens: int, padding: int
+    documents: list[Document], plan: Plan, rows: list[int], sequence_length: int, padding: int
 ) -> Batch:
     """The definition of a batch, in plain Python."""
-    inputs = np.full((len(rows), row_tokens), padding, np.int64)
+    inputs = np.full((len(rows), sequence_length), padding, np.int64)
     targets = np.full_like(inputs, padding)
     numbers = np.full_like(inputs, -1)
     members = []
@@ -77,7 +77,7 @@ def corpora(draw: st.DrawFn) -> list[Document]:
 @settings(max_examples=40, deadline=None)
 @given(corpora(), st.integers(16, 70), st.sampled_from([600, 3000, 1 << 30]), st.integers(0, 40))
 def test_batches_are_what_assembling_piece_by_piece_gives(
-    prepared: Prepared, documents: list[Document], row_tokens: int, shard_bytes: int, rows: int
+    prepared: Prepared, documents: list[Document], sequence_length: int, shard_bytes: int, rows: int
 ) -> None:
     """In one file or several, in several record batches, across the end of an epoch, for any loss spans."""
     tokenizer = prepared.tokenizer
@@ -85,12 +85,12 @@ def test_batches_are_what_assembling_piece_by_piece_gives(
         directory = Path(folder)
         write_shards(directory, tokenizer, documents, shard_bytes)
         shards = TokenShards(directory, "train", tokenizer)
-        write_plan(directory / plan_file(row_tokens), pack(shards.lengths(), row_tokens))
-        plan = Plan(directory, row_tokens)
-        found = Loader(shards, plan, row_tokens, tokenizer.padding, LoaderState("s", "p", 3)).next_batch(rows)
+        write_plan(directory / plan_file(sequence_length), pack(shards.lengths(), sequence_length))
+        plan = Plan(directory, sequence_length)
+        found = Loader(shards, plan, sequence_length, tokenizer.padding, LoaderState("s", "p", 3)).next_batch(rows)
         epochs = [row_order(len(plan), 3, epoch).tolist() for epoch in range(rows // len(plan) + 1)]
         order = [row for epoch in epochs for row in epoch][:rows]
-        assert same(found, assembled_piece_by_piece(documents, plan, order, row_tokens, tokenizer.padding))
+        assert same(found, assembled_piece_by_piece(documents, plan, order, sequence_length, tokenizer.padding))
         assert {array.dtype for array in (found.inputs, found.targets, found.documents)} == {np.dtype(np.int64)}
 
 

@@ -26,19 +26,19 @@ def listed(rows: PackedRows) -> list[list[tuple[int, int, int]]]:
     return [pieces[b:e] for b, e in zip(rows.offsets[:-1].tolist(), rows.offsets[1:].tolist(), strict=True)]
 
 
-def packed_one_by_one(lengths: list[int], row_tokens: int) -> list[list[tuple[int, int, int]]]:
+def packed_one_by_one(lengths: list[int], sequence_length: int) -> list[list[tuple[int, int, int]]]:
     """Textbook best-fit decreasing: one piece at a time, each into the smallest room that fits it."""
     pieces = [
-        (number, start, min(row_tokens, length - 1 - start) + 1)
+        (number, start, min(sequence_length, length - 1 - start) + 1)
         for number, length in enumerate(lengths)
-        for start in range(0, length - 1, row_tokens)
+        for start in range(0, length - 1, sequence_length)
     ]
     rows: list[list[tuple[int, int, int]]] = []
     filled_last: dict[int, list[int]] = {}
     for piece in sorted(pieces, key=lambda piece: -piece[2]):
         slots = piece[2] - 1
         fitting = [room for room, some in filled_last.items() if some and room >= slots]
-        room = min(fitting, default=row_tokens)
+        room = min(fitting, default=sequence_length)
         if fitting:
             row = filled_last[room].pop()
         else:
@@ -50,8 +50,8 @@ def packed_one_by_one(lengths: list[int], row_tokens: int) -> list[list[tuple[in
 
 
 @given(LENGTHS, st.integers(1, 64))
-def test_every_token_but_a_documents_first_is_a_target_exactly_once(lengths: list[int], row_tokens: int) -> None:
-    rows = listed(pack(np.array(lengths, np.int64), row_tokens))
+def test_every_token_but_a_documents_first_is_a_target_exactly_once(lengths: list[int], sequence_length: int) -> None:
+    rows = listed(pack(np.array(lengths, np.int64), sequence_length))
     predicted = sorted(
         (document, start + offset) for row in rows for document, start, length in row for offset in range(1, length)
     )
@@ -59,26 +59,26 @@ def test_every_token_but_a_documents_first_is_a_target_exactly_once(lengths: lis
 
 
 @given(LENGTHS, st.integers(1, 64))
-def test_sequences_are_never_overfull_or_empty(lengths: list[int], row_tokens: int) -> None:
-    rows = pack(np.array(lengths, np.int64), row_tokens)
-    assert all(0 < slots <= row_tokens for slots in slots_of(rows))
+def test_sequences_are_never_overfull_or_empty(lengths: list[int], sequence_length: int) -> None:
+    rows = pack(np.array(lengths, np.int64), sequence_length)
+    assert all(0 < slots <= sequence_length for slots in slots_of(rows))
 
 
 @given(LENGTHS, st.integers(1, 64))
-def test_no_two_sequences_could_have_been_one(lengths: list[int], row_tokens: int) -> None:
+def test_no_two_sequences_could_have_been_one(lengths: list[int], sequence_length: int) -> None:
     """Best fit opens a sequence only if no open one has room, so at most one is half empty."""
-    rows = pack(np.array(lengths, np.int64), row_tokens)
-    assert sum(2 * slots <= row_tokens for slots in slots_of(rows)) <= 1
+    rows = pack(np.array(lengths, np.int64), sequence_length)
+    assert sum(2 * slots <= sequence_length for slots in slots_of(rows)) <= 1
 
 
 @given(LENGTHS, st.integers(1, 64))
-def test_placing_pieces_of_one_size_together_changes_nothing(lengths: list[int], row_tokens: int) -> None:
-    assert listed(pack(np.array(lengths, np.int64), row_tokens)) == packed_one_by_one(lengths, row_tokens)
+def test_placing_pieces_of_one_size_together_changes_nothing(lengths: list[int], sequence_length: int) -> None:
+    assert listed(pack(np.array(lengths, np.int64), sequence_length)) == packed_one_by_one(lengths, sequence_length)
 
 
 @given(LENGTHS, st.integers(1, 64), st.data())
-def test_taking_sequences_keeps_their_pieces(lengths: list[int], row_tokens: int, data: st.DataObject) -> None:
-    rows = pack(np.array(lengths, np.int64), row_tokens)
+def test_taking_sequences_keeps_their_pieces(lengths: list[int], sequence_length: int, data: st.DataObject) -> None:
+    rows = pack(np.array(lengths, np.int64), sequence_length)
     chosen = data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=5)) if len(rows) else []
     whole = listed(rows)
     assert listed(rows.take(np.array(chosen, np.int64))) == [whole[number] for number in chosen]
@@ -103,7 +103,7 @@ def test_the_plan_is_a_pure_function_of_the_lengths() -> None:
 def with_lengths(recipe: Recipe, *later: int) -> Recipe:
     values = recipe.model_dump()
     values["model"]["context"] = 256
-    values["packing"]["then"] = [{"row_tokens": row_tokens, "share": 0.2} for row_tokens in later]
+    values["packing"]["then"] = [{"sequence_length": sequence_length, "share": 0.2} for sequence_length in later]
     return Recipe.model_validate(values)
 
 
@@ -116,10 +116,10 @@ def test_there_is_a_plan_for_each_length_and_one_does_not_change_another(prepare
     assert {**counts["lengths"]["32"], "lengths": counts["lengths"], "mix": counts["mix"]} == counts
     targets = {plan["targets"] for plan in counts["lengths"].values()}
     assert len(targets) == 1
-    for row_tokens in (32, 64, 128):
-        plan = Plan(tmp_path, row_tokens)
-        assert len(plan) == counts["lengths"][str(row_tokens)]["rows"]
-        assert max(slots_of(plan.rows)) <= row_tokens
+    for sequence_length in (32, 64, 128):
+        plan = Plan(tmp_path, sequence_length)
+        assert len(plan) == counts["lengths"][str(sequence_length)]["rows"]
+        assert max(slots_of(plan.rows)) <= sequence_length
 
 
 def test_a_torn_or_missing_plan_is_refused(prepared: Prepared, tmp_path: Path) -> None:
@@ -139,13 +139,13 @@ def test_documents_of_one_token_predict_nothing_and_make_no_plan(prepared: Prepa
 
 
 @given(st.lists(st.integers(2, 200), min_size=1, max_size=60), st.integers(1, 64), st.floats(0.5, 1.0))
-def test_filling_up_loses_nothing_and_reaches_the_fill(lengths: list[int], row_tokens: int, fill: float) -> None:
-    packed = pack(np.array(lengths, np.int64), row_tokens)
-    filled = fill_up(packed, row_tokens, fill)
+def test_filling_up_loses_nothing_and_reaches_the_fill(lengths: list[int], sequence_length: int, fill: float) -> None:
+    packed = pack(np.array(lengths, np.int64), sequence_length)
+    filled = fill_up(packed, sequence_length, fill)
     targets = sum(length - 1 for length in lengths)
     assert len(filled) <= len(packed)
-    assert targets >= fill * (len(filled) - 1) * row_tokens
-    assert all(0 < slots <= row_tokens for slots in slots_of(filled))
+    assert targets >= fill * (len(filled) - 1) * sequence_length
+    assert all(0 < slots <= sequence_length for slots in slots_of(filled))
     predicted = sorted(
         (document, start + offset)
         for row in listed(filled)
