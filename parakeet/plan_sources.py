@@ -3,29 +3,17 @@
 import glob
 import textwrap
 from fractions import Fraction
-from urllib.parse import urlsplit
 
-from parakeet.data.reading.sources import synthetic_count
 from parakeet.download.slices import WHOLE
 from parakeet.formatting import format_bytes, format_count, format_percent
 from parakeet.recipe import Recipe
-from parakeet.recipe_sources import (
-    BucketSource,
-    Columns,
-    DownloadSource,
-    FileSource,
-    HubSource,
-    RecordSource,
-    Source,
-    SyntheticSource,
-)
+from parakeet.recipe_sources import Columns, RecordSource, RemoteSource, Source, SyntheticSource
 
 BYTES_PER_TOKEN = 4.3
 """For English text in cl100k_base. A vocabulary of 4,096 needs nearly twice as many tokens."""
 WIDTH = 110
 NAME = 22
 LICENCE = 25
-SHORT_REVISION = 10
 COLUMNS = ("weight", "epochs", "rows", "download", "text", "tokens")
 CELLS = (9, 8, 10, 11, 11, 10)
 UNKNOWN = "-"
@@ -36,8 +24,8 @@ Section = tuple[str, list[tuple[str, str]]]
 def sources_section(recipe: Recipe) -> Section:
     """The section's title and its rows. If no source is remote or weighted, a row is only a name and a path."""
     title = "Sources" if recipe.limit == 1.0 else f"Sources, {100 * recipe.limit:.4g}% of each"
-    if all(isinstance(source, FileSource | SyntheticSource) and source.weight is None for source in recipe.sources):
-        return title, [(source.name, _place(source, recipe.limit)) for source in recipe.sources]
+    if all(not isinstance(source, RemoteSource) and source.weight is None for source in recipe.sources):
+        return title, [(source.name, source.place(recipe.limit)) for source in recipe.sources]
     weights = sum(source.weight or 0.0 for source in recipe.sources)
     lines = [_cells("", COLUMNS)]
     totals = [0.0, 0.0, 0.0]
@@ -50,7 +38,7 @@ def sources_section(recipe: Recipe) -> Section:
         name = source.name if len(source.name) < NAME else ""
         licence = textwrap.shorten(source.licence, LICENCE, placeholder=" …")
         lines.append(_cells(name, (share, f"{source.epochs:g}", *_amounts(sizes))) + f"  {licence}".rstrip())
-        about = "; ".join(filter(None, (_place(source, recipe.limit), _mapping(source), _whole(source, recipe.limit))))
+        about = "; ".join(filter(None, (source.place(recipe.limit), _mapping(source), _whole(source, recipe.limit))))
         lines += textwrap.wrap(
             about, WIDTH - 2, initial_indent="  ", subsequent_indent="  ",
             break_long_words=False, break_on_hyphens=False,
@@ -66,7 +54,7 @@ def _cells(name: str, texts: tuple[str, ...]) -> str:
 def _forecast(source: Source, limit: float) -> list[float]:
     """Rows, bytes to download (at most) and bytes of text of a share of a source; 0 where the recipe does not say."""
     if isinstance(source, SyntheticSource):
-        return [synthetic_count(source, Fraction(str(limit))), 0, 0]
+        return [source.count(Fraction(str(limit))), 0, 0]
     forecast = source.forecast
     download = forecast.download_bytes * (1.0 if _whole(source, limit) else limit)
     return [limit * forecast.rows, download, limit * forecast.content_bytes]
@@ -74,15 +62,9 @@ def _forecast(source: Source, limit: float) -> list[float]:
 
 def _whole(source: Source, limit: float) -> str:
     """A note for a source whose files can only be fetched whole, going by their names. Empty for others."""
-    if isinstance(source, HubSource):
-        names = source.files
-    elif isinstance(source, BucketSource):
-        names = [source.path]
-    elif isinstance(source, DownloadSource):
-        # A path can say more of the file than its last part, and Google Drive gives no parts at all.
-        names = [".zip" if file.drive_id else file.file_name or urlsplit(file.url or "").path for file in source.files]
-    else:
+    if not isinstance(source, RemoteSource):
         return ""
+    names = source.file_names()
     if limit == 1.0 or not any(name.lower().endswith(WHOLE) for name in names):
         return ""
     return (
@@ -95,29 +77,6 @@ def _amounts(sizes: list[float]) -> tuple[str, ...]:
     tokens = round(text / BYTES_PER_TOKEN)
     counts = (format_count(rows), format_bytes(download), format_bytes(text), format_count(tokens))
     return tuple(shown if n else UNKNOWN for shown, n in zip(counts, (rows, download, text, tokens), strict=True))
-
-
-def _place(source: Source, limit: float) -> str:
-    if isinstance(source, FileSource):
-        return source.path
-    if isinstance(source, HubSource):
-        commit = len(source.revision) == 40 and set(source.revision) <= set("0123456789abcdef")
-        return f"hub {source.dataset}@{source.revision[:SHORT_REVISION] if commit else source.revision}"
-    if isinstance(source, BucketSource):
-        return f"bucket {source.path}" + (f" at {_without_query(source.endpoint)}" if source.endpoint else "")
-    if isinstance(source, DownloadSource):
-        first = source.files[0]
-        url = urlsplit(first.url or "")
-        place = f"{url.netloc}, {url.path.split('/')[-1]}" if first.url else f"Google Drive, {first.file_name}"
-        more = f" and {len(source.files) - 1} more" if len(source.files) > 1 else ""
-        pinned = ", pinned by hash" if all(file.sha256 for file in source.files) else ""
-        return f"download {place}{more}{pinned}"
-    return f"{synthetic_count(source, Fraction(str(limit))):,} dialogues"
-
-
-def _without_query(address: str) -> str:
-    """Leave out the query: it can contain a secret token."""
-    return address.partition("?")[0].partition("#")[0]
 
 
 def _mapping(source: Source) -> str:

@@ -18,16 +18,8 @@ from pydantic import BaseModel, ValidationError
 
 from parakeet.errors import ParakeetError
 from parakeet.recipe import Recipe
-from parakeet.recipe_sources import BucketSource, DownloadSource, FileSource, HubSource, SyntheticSource
+from parakeet.recipe_sources import SOURCE_KINDS
 from parakeet.sanitise import sanitise
-
-SOURCE_KINDS: dict[str, type[BaseModel]] = {
-    "files": FileSource,
-    "download": DownloadSource,
-    "hub": HubSource,
-    "bucket": BucketSource,
-    "synthetic": SyntheticSource,
-}
 
 
 def shipped_recipes() -> dict[str, Path]:

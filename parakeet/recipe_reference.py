@@ -10,8 +10,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from parakeet.recipe import Recipe
-from parakeet.recipe_file import RENAMED_KEYS, SOURCE_KINDS, shipped_recipes
-from parakeet.recipe_sources import SourceSettings
+from parakeet.recipe_file import RENAMED_KEYS, shipped_recipes
+from parakeet.recipe_sources import SOURCE_KINDS, SourceSettings
 
 INTRODUCTION = """# Recipes
 

@@ -1,7 +1,10 @@
 """The part of a recipe that says where text comes from, and the base of all its sections."""
 
+from abc import abstractmethod
 from collections.abc import Collection, Iterable
-from typing import Annotated, Any, Literal
+from fractions import Fraction
+from importlib.util import find_spec
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
@@ -78,7 +81,19 @@ class SourceName(Section):
 
 
 class SourceSettings(MixSettings, CopySettings, SourceName):
-    """The keys of every source."""
+    """The keys of every source, and what every kind of source answers.
+
+    A new kind is a subclass here, with an entry in `SOURCE_KINDS`, `Source` and `EvaluationSet`, and the class that
+    lists its files, which `RemoteSource.lister` names.
+    """
+
+    @abstractmethod
+    def place(self, limit: float) -> str:
+        """Where the text comes from, in a few words, if the share `limit` is taken."""
+
+    def missing_package(self) -> str | None:
+        """What has to be installed before the source can be read; None if everything is there."""
+        return None
 
 
 class Forecast(Section):
@@ -109,6 +124,12 @@ class FileSource(RecordSource):
     path: str
     """A file, a folder or a glob; relative to the recipe file."""
 
+    def place(self, limit: float) -> str:
+        return self.path
+
+
+LEAST_DIALOGUES = 100
+
 
 def _refuse_password(key: str, address: str | None, place: str) -> None:
     """Raise ValueError if an address holds a user name or password: recipes end up in manifests of releases."""
@@ -121,6 +142,23 @@ def _refuse_password(key: str, address: str | None, place: str) -> None:
             f"{key} holds a user name or password, which would be published with everything that is made from the "
             f"recipe. Remove them, and put them into {place}"
         )
+
+
+class RemoteSource(RecordSource):
+    """A source whose files have to be fetched, by a stage of its own."""
+
+    storage: ClassVar[str]
+    """The badge of its asset in Dagster."""
+    lister: ClassVar[str]
+    """The subclass of parakeet.download.source_folder.SourceFiles that lists its files, as `module:class`."""
+
+    @abstractmethod
+    def file_names(self) -> list[str]:
+        """Names or globs of its files, as far as the recipe has them."""
+
+    def fetch_settings(self) -> dict[str, Any]:
+        """What decides which files are fetched, for the fingerprint of that stage."""
+        return settings_of(self, without=RecordSource.model_fields)
 
 
 class RemoteFile(Section):
@@ -147,14 +185,37 @@ class RemoteFile(Section):
         return self
 
 
-class DownloadSource(RecordSource):
+class DownloadSource(RemoteSource):
+    storage = "http"
+    lister = "parakeet.download.http:DownloadFiles"
+
     kind: Literal["download"]
     """Files to fetch by HTTP(S) or from Google Drive."""
     files: list[RemoteFile] = Field(min_length=1)
     """The files."""
 
+    def place(self, limit: float) -> str:
+        first = self.files[0]
+        url = urlsplit(first.url or "")
+        place = f"{url.netloc}, {url.path.split('/')[-1]}" if first.url else f"Google Drive, {first.file_name}"
+        more = f" and {len(self.files) - 1} more" if len(self.files) > 1 else ""
+        pinned = ", pinned by hash" if all(file.sha256 for file in self.files) else ""
+        return f"download {place}{more}{pinned}"
 
-class HubSource(RecordSource):
+    def file_names(self) -> list[str]:
+        # A path can say more of the file than its last part. A name on Google Drive is the user's choice.
+        return [".zip" if file.drive_id else file.file_name or urlsplit(file.url or "").path for file in self.files]
+
+    def fetch_settings(self) -> dict[str, Any]:
+        """Without what each file must be, which changes nothing of what it is: a hash learnt later fetches nothing."""
+        files = [settings_of(file, without={"sha256", "n_bytes"}) for file in self.files]
+        return {**super().fetch_settings(), "files": files}
+
+
+class HubSource(RemoteSource):
+    storage = "huggingface"
+    lister = "parakeet.download.hub:HubFiles"
+
     kind: Literal["hub"]
     """A dataset of the Hugging Face hub."""
     dataset: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -164,8 +225,18 @@ class HubSource(RecordSource):
     files: list[str] = Field(min_length=1)
     """Globs of the files to fetch, inside the dataset."""
 
+    def place(self, limit: float) -> str:
+        is_commit = len(self.revision) == 40 and set(self.revision) <= set("0123456789abcdef")
+        return f"hub {self.dataset}@{self.revision[:10] if is_commit else self.revision}"
 
-class BucketSource(RecordSource):
+    def file_names(self) -> list[str]:
+        return self.files
+
+
+class BucketSource(RemoteSource):
+    storage = "s3"
+    lister = "parakeet.download.bucket:BucketFiles"
+
     kind: Literal["bucket"]
     """Files in an S3-compatible store."""
     path: str = Field(pattern=r"^s3://[^/]+/.+$")
@@ -180,6 +251,19 @@ class BucketSource(RecordSource):
         _refuse_password("endpoint", self.endpoint, "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
         return self
 
+    def place(self, limit: float) -> str:
+        # Without the query, which can contain a secret token.
+        endpoint = (self.endpoint or "").partition("?")[0].partition("#")[0]
+        return f"bucket {self.path}" + (f" at {endpoint}" if endpoint else "")
+
+    def missing_package(self) -> str | None:
+        if find_spec("s3fs") is None:
+            return "Sources of kind bucket need s3fs: pip install 'parakeet-lm[s3]'"
+        return None
+
+    def file_names(self) -> list[str]:
+        return [self.path]
+
 
 class SyntheticSource(SourceSettings):
     kind: Literal["synthetic"] = "synthetic"
@@ -189,14 +273,26 @@ class SyntheticSource(SourceSettings):
     seed: int = Field(default=1, ge=0)
     """Seed of the generator."""
 
+    def place(self, limit: float) -> str:
+        return f"{self.count(Fraction(str(limit))):,} dialogues"
+
+    def count(self, share: Fraction) -> int:
+        """Number of dialogues that are generated if this share of the source is taken."""
+        return max(LEAST_DIALOGUES, round(self.documents * share))
+
 
 def _source_kind(value: Any) -> str:
     kind = value.get("kind", "files") if isinstance(value, dict) else getattr(value, "kind", "files")
     return str(kind)
 
 
-RemoteSource = DownloadSource | HubSource | BucketSource
-"""Sources whose files have to be fetched."""
+SOURCE_KINDS: dict[str, type[SourceSettings]] = {
+    "files": FileSource,
+    "download": DownloadSource,
+    "hub": HubSource,
+    "bucket": BucketSource,
+    "synthetic": SyntheticSource,
+}
 
 SOURCE_FILES = "source_files"
 """Each remote source is fetched by a stage of its own, called `source_files/<source>`."""
@@ -212,13 +308,13 @@ def source_stage(source: RemoteSource) -> str:
 
 def remote_sources(sources: Iterable[SourceSettings]) -> list[RemoteSource]:
     """Those of the sources that have to be fetched."""
-    return [source for source in sources if isinstance(source, DownloadSource | HubSource | BucketSource)]
+    return [source for source in sources if isinstance(source, RemoteSource)]
 
 
 def settings_for_reading(source: SourceSettings) -> dict[str, Any]:
     """What decides how a source's records are read. Where its files are is left out: their content is an input."""
     place = set(type(source).model_fields) - set(RecordSource.model_fields) if isinstance(source, RecordSource) else ()
-    return {"kind": _source_kind(source), **settings_of(source, without={*TRAINING_KEYS, *place})}
+    return {"kind": _source_kind(source), **settings_of(source, without={*TRAINING_KEYS, *place, "kind"})}
 
 
 Source = Annotated[

@@ -117,6 +117,8 @@ class Stage(ABC):
     """Whether an interrupted try is continued."""
     pool: str | None = None
     """Runs that share a pool wait for each other."""
+    examples_file: str = ""
+    """The artefact's file with examples of what the stage dropped; empty if it drops nothing."""
     is_model: bool = False
     """Whether the artefact is a model to chat with, which `parakeet clean` never removes."""
 

@@ -27,7 +27,7 @@ S = TypeVar("S", bound=RecordSource)
 class SourceFiles(ABC, Generic[S]):
     """Lists the files of one remote source.
 
-    A new kind of source is a subclass of this, beside the code that reads such files, and an entry in `sources.KINDS`.
+    A new kind of source is a subclass of this, and a class in parakeet/recipe_sources.py that names it as its `lister`.
     """
 
     duplicate_hint = "Leave one of them out"

@@ -6,13 +6,11 @@ What has arrived is kept when something fails, and the next call continues from 
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from parakeet.artifact import MANIFEST_FILE, WORK_FOLDER
-from parakeet.download.bucket import BucketFiles
-from parakeet.download.http import DownloadFiles
-from parakeet.download.hub import HubFiles
 from parakeet.download.slices import Portion, fetch_beginning, portions
 from parakeet.download.source_folder import SourceFiles, SourceFolder
 from parakeet.download.transfer import MB, FetchError, Remote, RetryPolicy, naming, require_space
@@ -21,8 +19,6 @@ from parakeet.progress import Progress, Task
 from parakeet.recipe_sources import RemoteSource
 from parakeet.sanitise import sanitise
 
-KINDS: dict[str, type[SourceFiles[Any]]] = {"download": DownloadFiles, "hub": HubFiles, "bucket": BucketFiles}
-"""The class that lists the files of each kind of remote source."""
 RETRY_POLICY = RetryPolicy(attempts=10, max_wait=300.0)
 """More than eight minutes without any progress: nobody is watching, and the hub counts requests by five minutes."""
 
@@ -45,7 +41,9 @@ def fetch_source(
         progress.say(f"{source.name}: {text}.")
 
     folder = SourceFolder(output, policy, progress, say)
-    listing = KINDS[source.kind](source, limit, output, policy, say)
+    module, _, name = source.lister.partition(":")
+    lister: type[SourceFiles[Any]] = getattr(import_module(module), name)
+    listing = lister(source, limit, output, policy, say)
     try:
         remotes = _named_safely(listing.files(), source.name, listing.duplicate_hint)
         chosen = portions(remotes, limit)

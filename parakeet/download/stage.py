@@ -5,19 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from parakeet.artifact import Artifact
+from parakeet.formatting import format_bytes
 from parakeet.recipe import Recipe
-from parakeet.recipe_sources import (
-    DownloadSource,
-    RecordSource,
-    RemoteSource,
-    remote_sources,
-    settings_of,
-    source_stage,
-)
+from parakeet.recipe_sources import RemoteSource, remote_sources, source_stage
 from parakeet.stage import Figures, MakeContext, Stage, Table
 
 SHOWN_FILES = 200
-KINDS = {"download": "http", "hub": "huggingface", "bucket": "s3"}
 
 
 class SourceFilesStage(Stage):
@@ -30,7 +23,7 @@ class SourceFilesStage(Stage):
         self.source = source
         self.name = source_stage(source)
         self.summary = f"The files of the source {source.name}, as they were published ({source.licence})."
-        self.kinds = frozenset({KINDS[source.kind]})
+        self.kinds = frozenset({source.storage})
 
     def _source(self, recipe: Recipe) -> RemoteSource:
         sources = remote_sources([*recipe.sources, *recipe.decontamination.sets])
@@ -42,12 +35,7 @@ class SourceFilesStage(Stage):
         return 1.0 if whole else recipe.limit
 
     def settings(self, recipe: Recipe) -> dict[str, Any]:
-        source = self._source(recipe)
-        where = settings_of(source, without=RecordSource.model_fields)
-        if isinstance(source, DownloadSource):
-            # What a file must be changes nothing of what it is: a hash that was learnt later fetches nothing again.
-            where["files"] = [settings_of(file, without={"sha256", "n_bytes"}) for file in source.files]
-        return {"source": {"kind": source.kind, **where}, "limit": self._share(recipe)}
+        return {"source": self._source(recipe).fetch_settings(), "limit": self._share(recipe)}
 
     def expected_bytes(self, recipe: Recipe, inputs: Mapping[str, Artifact], file_bytes: int, root: Path) -> int:
         return 0
@@ -59,7 +47,7 @@ class SourceFilesStage(Stage):
         return fetch_source(self._source(recipe), self._share(recipe), context.output, context.progress)
 
     def headline(self, counts: Mapping[str, Any]) -> str:
-        return f"{counts['files']:,} files, {counts['bytes'] / 1e6:,.1f} MB"
+        return f"{counts['files']:,} files, {format_bytes(counts['bytes'])}"
 
     def figures(self, artifact: Artifact) -> Figures:
         counts = artifact.counts

@@ -19,6 +19,7 @@ class CleanDocumentsStage(Stage):
     kinds = frozenset({"parquet"})
     version = 3
     resumable = True
+    examples_file = "dropped.jsonl"
 
     def inputs(self, recipe: Recipe) -> tuple[str, ...]:
         return ("documents", *(source_stage(chosen) for chosen in remote_sources(recipe.decontamination.sets)))

@@ -18,6 +18,7 @@ class DeduplicatedDocumentsStage(Stage):
     kinds = frozenset({"parquet"})
     version = 3
     resumable = True
+    examples_file = "clusters.jsonl"
 
     def inputs(self, recipe: Recipe) -> tuple[str, ...]:
         return ("clean_documents",)

@@ -16,7 +16,7 @@ from parakeet.data.reading.counts import RecordCounts
 from parakeet.data.reading.pieces import Piece, divided
 from parakeet.data.reading.records import Record
 from parakeet.data.reading.shapes import BadRecord, shape
-from parakeet.data.reading.sources import fetched_files, is_sampled, source_files, source_root, synthetic_count
+from parakeet.data.reading.sources import fetched_files, is_sampled, source_files, source_root
 from parakeet.recipe_sources import SOURCE_FILES
 from parakeet.sanitise import sanitise
 
@@ -121,7 +121,7 @@ class SyntheticReader(RecordReader):
         from parakeet.data.synthetic import dialogues
 
         name, licence = self.source.name, self.source.licence
-        for dialogue in dialogues(count=synthetic_count(self.source, share), seed=self.source.seed):
+        for dialogue in dialogues(count=self.source.count(share), seed=self.source.seed):
             counts.records += 1
             metadata = {"task": dialogue.task}
             yield Document(name, licence, dialogue.turns, metadata, held_out=dialogue.split == HELD_OUT)

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from parakeet.artifact import MANIFEST_FILE, WORK_FOLDER
 from parakeet.errors import ParakeetError
-from parakeet.recipe_sources import FileSource, SyntheticSource
+from parakeet.recipe_sources import FileSource
 from parakeet.sanitise import sanitise
 
 KINDS = {
@@ -28,8 +28,6 @@ KINDS = {
 COMPRESSIONS = (".gz", ".zst")
 ARCHIVES = ("zip", "tar")
 RECOGNISED = f"{', '.join(KINDS)} (each may be followed by {' or '.join(COMPRESSIONS)}), .tgz and .zip"
-
-LEAST_DIALOGUES = 100
 
 
 def file_kind(name: str) -> tuple[str, str] | None:
@@ -129,8 +127,3 @@ def is_sampled(index: int, share: Fraction) -> bool:
     """
     taken = (index + 1) * share.numerator // share.denominator
     return taken > index * share.numerator // share.denominator
-
-
-def synthetic_count(source: SyntheticSource, share: Fraction) -> int:
-    """How many dialogues are generated when this share of a source is taken."""
-    return max(LEAST_DIALOGUES, round(source.documents * share))

@@ -30,6 +30,7 @@ class DocumentsStage(Stage):
     kinds = frozenset({"parquet"})
     version = 3
     resumable = True
+    examples_file = "problems.jsonl"
 
     def inputs(self, recipe: Recipe) -> tuple[str, ...]:
         return tuple(source_stage(source) for source in remote_sources(recipe.sources))
