@@ -4,8 +4,9 @@ from dataclasses import fields
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, create_model, model_validator
+from pydantic import Field, create_model, field_validator, model_validator
 
+from parakeet.learning_rate import DECAYS
 from parakeet.recipe_sources import TRAINING_KEYS, EvaluationSet, Section, Source
 from parakeet.sampling_settings import OPTIONS, SamplingSettings
 
@@ -223,6 +224,8 @@ class Training(Section):
     """Steps over which the learning rate rises from 0."""
     decay_fraction: float = Field(default=0.2, ge=0.0, le=1.0)
     """Share of all steps, at the end, over which the learning rate falls to 0."""
+    decay: str = "linear"
+    """How it falls: linear, or sqrt (1 − √progress, fast at first)."""
     optimizer: Literal["adamw", "adamw_8bit", "muon"] = "adamw"
     """torch's fused AdamW; bitsandbytes' AdamW with 8-bit state, in a quarter of the memory; or Muon for the matrices
     of the blocks, with AdamW for the rest."""
@@ -265,6 +268,13 @@ class Training(Section):
     """CPU threads; 0 leaves the choice to torch."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     """auto takes CUDA if there is a CUDA device."""
+
+    @field_validator("decay")
+    @classmethod
+    def _known_decay(cls, name: str) -> str:
+        if name not in DECAYS:
+            raise ValueError(f"the decays are {', '.join(DECAYS)}")
+        return name
 
 
 class Evaluation(Section):

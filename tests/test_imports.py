@@ -51,6 +51,7 @@ FLOORS = (
 FOUNDATIONS = (
     "earlier",
     "formatting",
+    "learning_rate",
     "stage",
     "pages",
     "hashes",

@@ -58,6 +58,7 @@ def test_every_field_says_what_it_does() -> None:
             "extends: demo\ntraining: {micro_batch_tokens: 1024}\n",
             "training.micro_batch_tokens 1024 is beyond training.batch_tokens 512",
         ),
+        ("extends: demo\ntraining: {decay: cosine}\n", "training.decay: the decays are linear, sqrt (given: 'cosine')"),
         ("extends: demo\ntraining: {attention: flex, device: cpu}\n", "attention flex needs a CUDA device"),
         ("extends: demo\nname: a\nname: b\n", "line 3: name is set twice"),
         ("extends: demo\nsources: []\n", "sources"),
@@ -73,7 +74,7 @@ def test_every_field_says_what_it_does() -> None:
         ),
         ("extends: nowhere\n", "no recipe 'nowhere'"),
         ("extends: demo\nsources: 5\n", "sources"),
-        ("- a list\n", "not one"),
+        ("- a list\n", "this file is not"),
         ("a: [unclosed\n", "cannot be read as a recipe"),
     ],
 )

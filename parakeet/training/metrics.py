@@ -267,6 +267,8 @@ def _name(schedule: Schedule) -> str:
     # With the key that phases had when the first runs were written, so that their histories keep their names.
     phases = [{"row_tokens": phase.sequence_length, "last_step": phase.last_step} for phase in schedule.phases]
     values = asdict(schedule) | {"phases": phases}
+    if schedule.decay == "linear":  # the only one at first
+        del values["decay"]
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
     return f"{schedule.total_steps:08d}-{digest[:8]}"
 

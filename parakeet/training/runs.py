@@ -37,7 +37,7 @@ NOT_BEGUN: tuple[State, ...] = ("refused", "not begun")
 NO_SETTINGS = ("run", "output", "tokenizer", "shards", "plan", "try_anyway")
 """Keys of a job that are no settings: where its files are and how it was started."""
 
-SCHEDULED = ("tokens", "batch_tokens", "learning_rate", "warmup_steps", "decay_fraction")
+SCHEDULED = ("tokens", "batch_tokens", "learning_rate", "warmup_steps", "decay_fraction", "decay")
 """Settings of training that the schedule needs. The others may differ in jobs of older versions."""
 
 LAST = 20

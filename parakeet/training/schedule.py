@@ -6,6 +6,7 @@ from itertools import accumulate
 from typing import Any
 
 from parakeet.earlier import with_new_keys
+from parakeet.learning_rate import DECAYS
 from parakeet.recipe import Packing, Training
 
 
@@ -29,13 +30,14 @@ class Schedule:
     decay_start: int
     total_steps: int
     phases: tuple[Phase, ...]
+    decay: str = "linear"
 
     @classmethod
     def from_recipe(cls, training: Training, packing: Packing) -> "Schedule":
         total = total_steps(training)
         decay_start = total - round(total * training.decay_fraction)
         warmup_steps = min(training.warmup_steps, decay_start)
-        return cls(training.learning_rate, warmup_steps, decay_start, total, _phases(packing, total))
+        return cls(training.learning_rate, warmup_steps, decay_start, total, _phases(packing, total), training.decay)
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> "Schedule":
@@ -47,12 +49,13 @@ class Schedule:
         return cls(**{**values, "phases": phases})
 
     def learning_rate(self, step: int) -> float:
-        """Linear up to the peak, flat, then linear down to zero at one step after the last."""
+        """Linear up to the peak, flat, then down to zero at one step after the last."""
         if step <= self.warmup_steps:
             return self.peak * step / self.warmup_steps
         if step <= self.decay_start:
             return self.peak
-        return self.peak * (self.total_steps + 1 - step) / (self.total_steps + 1 - self.decay_start)
+        left, length = self.total_steps + 1 - step, self.total_steps + 1 - self.decay_start
+        return DECAYS[self.decay](self.peak, left, length)
 
     def phase(self, step: int) -> int:
         """Index of the phase of this step; the last phase for steps past the end."""

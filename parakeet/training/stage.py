@@ -36,6 +36,7 @@ from parakeet.training.memory import bytes_on_disk, run_bytes
 CHANGEABLE = (
     "tokens",
     "decay_fraction",
+    "decay",
     "micro_batch_tokens",
     "attention",
     "activation_checkpointing",
@@ -212,7 +213,7 @@ class CheckpointStage(Stage):
 
     def settings(self, recipe: Recipe) -> dict[str, Any]:
         """How many tokens, and how the learning rate ends, may change while a run goes on; they decide the weights."""
-        decided_while_running = set(CHANGEABLE) - {"tokens", "decay_fraction"}
+        decided_while_running = set(CHANGEABLE) - {"tokens", "decay_fraction", "decay"}
         return {
             "model": settings_of(recipe.model),
             "packing": settings_of(recipe.packing),

@@ -5,19 +5,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from parakeet.learning_rate import DECAYS
 from parakeet.recipe import LaterRows, Packing, Training
 from parakeet.training.schedule import Phase, Schedule, total_steps
 
 BATCH_TOKENS = 1 << 12
 
 
-def training(steps: int, decay_fraction: float = 0.2, warmup_steps: int = 100) -> Training:
+def training(steps: int, decay_fraction: float = 0.2, warmup_steps: int = 100, decay: str = "linear") -> Training:
     return Training(
         tokens=BATCH_TOKENS * steps,
         batch_tokens=BATCH_TOKENS,
         learning_rate=1e-3,
         warmup_steps=warmup_steps,
         decay_fraction=decay_fraction,
+        decay=decay,
     )
 
 
@@ -32,7 +34,9 @@ def one_length(peak: float, warmup_steps: int, decay_start: int, total: int) -> 
     return Schedule(peak, warmup_steps, decay_start, total, (Phase(16, total),))
 
 
-TRAININGS = st.builds(training, st.integers(1, 300), st.floats(0, 1), st.integers(0, 100))
+TRAININGS = st.builds(
+    training, st.integers(1, 300), st.floats(0, 1), st.integers(0, 100), st.sampled_from(sorted(DECAYS))
+)
 PACKINGS = st.lists(st.floats(0.001, 0.3), max_size=3).map(lambda shares: packing(*shares))
 SCHEDULES = st.builds(Schedule.from_recipe, TRAININGS, PACKINGS)
 
@@ -51,6 +55,12 @@ def test_known_points() -> None:
     schedule = one_length(peak=1.0, warmup_steps=4, decay_start=8, total=11)
     rates = [schedule.learning_rate(step) for step in (1, 4, 8, 9, 11)]
     assert rates == pytest.approx([0.25, 1.0, 1.0, 0.75, 0.25])
+
+
+def test_a_square_root_decay_is_below_the_linear_one() -> None:
+    linear, sqrt = (Schedule.from_recipe(training(100, 0.5, 10, decay), packing()) for decay in ("linear", "sqrt"))
+    assert [linear.learning_rate(step) for step in (1, 50)] == [sqrt.learning_rate(step) for step in (1, 50)]
+    assert all(0 < sqrt.learning_rate(step) < linear.learning_rate(step) for step in range(52, 101))
 
 
 @given(TRAININGS, PACKINGS)
