@@ -32,7 +32,7 @@ class ObservingMessageReader(dg.PipesTempFileMessageReader):
 
 
 class _Observer(dg.PipesMessageHandler):
-    """Stands before the session's handler, which it hands everything else on to."""
+    """Logs metrics, and passes every other message to the session's own handler."""
 
     def __init__(self, handler: dg.PipesMessageHandler, reader: dg.PipesMessageReader) -> None:
         super().__init__(handler._context, reader)
@@ -54,6 +54,6 @@ class _Observer(dg.PipesMessageHandler):
 
 
 def _metadata(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """What was measured; the share of the card's peak is unknown, and not 0, for a card that no table has."""
+    """What was measured. The share of a GPU's peak speed is 'unknown', not 0, if its peak is in no table."""
     known = {name: figures[name] for name in FIGURES if figures.get(name) is not None}
     return known if "mfu" in known else known | {"mfu": "unknown"}

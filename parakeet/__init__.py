@@ -1,3 +1,3 @@
 """Parakeet: a build system for one tiny language model."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -1,4 +1,4 @@
-"""Runs that Dagster still calls started although their process is gone."""
+"""Runs that Dagster still shows as started although their process is gone."""
 
 import time
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Retraining once a week, if there is anything to retrain for."""
+"""Retraining once a week, if anything changed."""
 
 import dagster as dg
 

@@ -1,4 +1,4 @@
-"""New source files, and runs that died without a word."""
+"""New source files, and runs whose process died."""
 
 import hashlib
 import json
@@ -39,7 +39,7 @@ def new_source_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | d
 @dg.sensor(
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Ends a run, and frees its pool slot, whose process is gone (power cut, kill -9).",
+    description="Ends runs whose process is gone (power cut, kill -9), and frees their pool slots.",
 )
 def lost_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     lost = fail_lost_runs(context.instance, home())
