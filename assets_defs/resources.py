@@ -14,6 +14,9 @@ from parakeet.stages import Build
 HOME_TAG = "parakeet/home"
 """Tag of every run: the home that it builds in. One history may hold runs of several."""
 
+RECIPE_TAG = "parakeet/recipe"
+"""Tag of every run: the name of the recipe that it builds."""
+
 RUN_LOCKS = Path(".locks") / "runs"
 
 
@@ -39,7 +42,8 @@ def home_resource(recipe: Recipe) -> dg.ResourceDefinition:
     process ends, so a run that Dagster still calls started, and whose lock is free, is lost.
     """
 
-    @dg.resource(description="The folder of all artefacts, and the recipe that is built there.")
+    # The empty schema refuses the recipe in the config of runs of Parakeet 0.1, which would not be built.
+    @dg.resource(description="The folder of all artefacts, and the recipe that is built there.", config_schema={})
     def resource(context: dg.InitResourceContext) -> Iterator[ParakeetHome]:
         parakeet_home = ParakeetHome(recipe)
         root = parakeet_home.root
@@ -47,7 +51,15 @@ def home_resource(recipe: Recipe) -> dg.ResourceDefinition:
             yield parakeet_home
             return
         if context.instance is not None:
-            context.instance.add_run_tags(context.run_id, {HOME_TAG: str(root)})
+            run = context.instance.get_run_by_id(context.run_id)
+            begun_with = run.tags.get(RECIPE_TAG, recipe.name) if run is not None else recipe.name
+            if begun_with != recipe.name:
+                raise dg.Failure(
+                    description=f"This run was begun with recipe {begun_with}, and {recipe.name} is active. Run: "
+                    f"parakeet build --recipe {begun_with}",
+                    allow_retries=False,
+                )
+            context.instance.add_run_tags(context.run_id, {HOME_TAG: str(root), RECIPE_TAG: recipe.name})
         path = run_lock(root, context.run_id)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -213,7 +213,8 @@ class Store:
             if fresh or not work.resumable:
                 shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True, exist_ok=True)
-            note = {"stage": work.stage, "recipe": work.recipe, "resumable": work.resumable}
+            inputs = [artifact.path.relative_to(self.root).as_posix() for artifact in work.inputs.values()]
+            note = {"stage": work.stage, "recipe": work.recipe, "resumable": work.resumable, "inputs": inputs}
             replace_file(self.note_beside(partial), json.dumps(note) + "\n")
             for torn in partial.glob(".*"):  # what `replace_file` was writing when it was killed
                 if torn.suffix[1:].isdigit():
@@ -305,8 +306,8 @@ def explain_os_error(error: OSError, doing: str) -> ParakeetError:
     """What went wrong with a file, for a person; what was there before is as it was."""
     where = f" ({error.filename})" if error.filename else ""
     return ParakeetError(
-        f"{error.strerror or error}{where} while {doing}. Nothing that was there before was lost or replaced: "
-        "put it right (free space, permissions) and run the same command again."
+        f"{error.strerror or error}{where} while {doing}. Nothing that was there before was lost or replaced. "
+        "Correct it (free space, permissions) and run the same command again."
     )
 
 

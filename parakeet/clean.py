@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from parakeet.artifact import Artifact, Store
 from parakeet.errors import ParakeetError
@@ -14,6 +15,7 @@ from parakeet.locking import is_held
 from parakeet.recipe_sources import SOURCE_FILES
 from parakeet.stages import STAGES, Build, active_recipe
 from parakeet.training.job import JOB_FILE
+from parakeet.training.runs import load_run
 
 
 @dataclass(frozen=True)
@@ -35,49 +37,62 @@ class Leftovers:
     unfinished: list[Entry]
 
 
-def leftovers(root: Path) -> Leftovers:
+def leftovers(root: Path, with_unfinished: bool = False) -> Leftovers:
     """What may go under `root`.
 
     Neither list holds what the active recipe's build consists of, finished or not, any release or imported model, or
-    what the latest release was made from. Only the stages' own folders are looked at. Raises ParakeetError while
-    anything is being built, and if the active recipe's sources or artefacts cannot be read: what belongs to them is
-    then unknown.
+    what the latest release was made from. What unfinished work was begun with is no leftover either, unless that work
+    is to go too (`with_unfinished`). Only the stages' own folders are looked at. Raises ParakeetError while anything is
+    being built or trained, and if the active recipe's sources or artefacts cannot be read: what belongs to them is then
+    unknown.
     """
-    held = [path for path in sorted((root / ".locks").rglob("*.lock")) if is_held(path)]
-    if held:
+    locks = [*(root / ".locks").rglob("*.lock"), *runs_folder(root).glob("*/*.lock")]
+    if held := [path for path in sorted(locks) if is_held(path)]:
         raise ParakeetError(f"Something is being built ({held[0].stem}): run this again when it has ended.")
     store, build = Store(root), Build(root, active_recipe(root))
-    stages = {stage.name: stage for stage in STAGES}
+    models = {stage.folder or stage.name for stage in STAGES if stage.is_model}
     folders = [stage.folder or stage.name for stage in STAGES]
     # Sources of other recipes too.
     folders += sorted(f"{SOURCE_FILES}/{folder.name}" for folder in (root / SOURCE_FILES).glob("*") if folder.is_dir())
     artifacts, unreadable = _read(path for folder in folders for path in store.directories(folder))
     found = {name: artifact for name in build.stages if (artifact := build.find(name)) is not None}
-    mine = [artifact.path.resolve() for artifact in found.values()]
-    models = [path for path, artifact in artifacts.items() if _is_model(artifact)]
-    kept = _closure([*mine, latest_release(root).resolve()], artifacts, root) | set(models)
-    stale = [*unreadable, *(path for path in artifacts if path not in kept)]
 
     begun, runs = _begun_by(build, found)
     partial = [path for folder in folders for path in store.partial(folder) if path not in begun]
     unfinished = [path for path in partial if _resumable(path, build)]
+    others = [path for path in runs_folder(root).glob("*") if path.is_dir() and path not in runs]
+    unfinished += [run for run in sorted(others) if not _is_finished(run)]
+
+    roots = [artifact.path.resolve() for artifact in found.values()] + [latest_release(root).resolve()]
+    if not with_unfinished:
+        roots += [path for entry in unfinished for path in _inputs_of(entry, root)]
+    kept = _closure(roots, artifacts, root)
+    kept |= {path for path in artifacts if path.parent.name in models}
+    stages = {stage.name: stage for stage in STAGES}
+    for artifact in (artifacts[path] for path in kept if artifacts[path].stage in stages):
+        runs |= set(stages[artifact.stage].run_folders_of(artifact, root))
+    # A model that cannot be read may be of a later Parakeet.
+    stale = [path for path in unreadable if path.parent.name not in models]
+    stale += [path for path in artifacts if path not in kept]
     stale += [path for path in partial if path not in unfinished]
-    finished = {
-        run: path in kept
-        for path, artifact in artifacts.items()
-        if artifact.stage in stages
-        for run in stages[artifact.stage].run_folders_of(artifact, root)
-    }
-    for run in sorted(path for path in runs_folder(root).glob("*") if path.is_dir()):
-        if run not in runs and run not in finished:
-            unfinished.append(run)
-        elif run not in runs and not finished[run]:
-            stale.append(run)
+    stale += [run for run in sorted(others) if run not in runs and run not in unfinished]
+    unfinished = [path for path in unfinished if path not in runs]
     return Leftovers([Entry(path, _size(path)) for path in stale], [_unfinished(path) for path in unfinished])
 
 
-def _is_model(artifact: Artifact) -> bool:
-    return any(stage.is_model and stage.name == artifact.stage for stage in STAGES)
+def _is_finished(run: Path) -> bool:
+    """Whether a training run has ended as its job asks; what cannot be read is taken for unfinished."""
+    try:
+        return load_run(run).state == "finished"
+    except ParakeetError:
+        return False
+
+
+def _inputs_of(unfinished: Path, root: Path) -> list[Path]:
+    """Folders of the artefacts that unfinished work was begun with."""
+    job = _json(unfinished / JOB_FILE)
+    named = [job.get(name) for name in ("tokenizer", "shards", "plan")] if job else _note(unfinished).get("inputs", [])
+    return [(root / name).resolve() for name in named if isinstance(name, str)] if isinstance(named, list) else []
 
 
 def _begun_by(build: Build, found: dict[str, Artifact]) -> tuple[set[Path], set[Path]]:
@@ -103,9 +118,14 @@ def _resumable(partial: Path, build: Build) -> bool:
     return known[0] if known else True
 
 
-def _note(partial: Path) -> dict[str, object]:
+def _note(partial: Path) -> dict[str, Any]:
+    return _json(Store.note_beside(partial))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """An object in a file; empty if there is none."""
     try:
-        values = json.loads(Store.note_beside(partial).read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return values if isinstance(values, dict) else {}
@@ -114,16 +134,11 @@ def _note(partial: Path) -> dict[str, object]:
 def _unfinished(path: Path) -> Entry:
     times = [file.stat().st_mtime for file in path.rglob("*") if file.is_file()]
     idle = max(0.0, time.time() - max(times, default=path.stat().st_mtime))
+    if job := _json(path / JOB_FILE):
+        recipe = job.get("recipe", {})
+        return Entry(path, _size(path), "checkpoint", str(recipe.get("name", "")), idle)
     note = _note(path)
-    recipe = str(note.get("recipe", ""))
-    stage = str(note.get("stage", path.parent.name))
-    if (path / JOB_FILE).is_file():
-        try:
-            job = json.loads((path / JOB_FILE).read_text(encoding="utf-8"))
-            recipe = str(job.get("recipe", ""))
-        except (OSError, ValueError):
-            recipe = ""
-    return Entry(path, _size(path), stage, recipe, idle)
+    return Entry(path, _size(path), str(note.get("stage", path.parent.name)), str(note.get("recipe", "")), idle)
 
 
 def remove(entries: Iterable[Entry]) -> None:

@@ -170,7 +170,7 @@ def clean(yes: bool, unfinished: bool) -> None:
     from parakeet.formatting import format_bytes, format_duration, render_table
     from parakeet.home import home
 
-    found = leftovers(home())
+    found = leftovers(home(), unfinished)
     removable = [*found.unreferenced, *(found.unfinished if unfinished else [])]
     if found.unreferenced:
         _say(render_table(("size", "path"), [(format_bytes(e.n_bytes), e.path) for e in found.unreferenced], {0}))

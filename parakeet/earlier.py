@@ -7,7 +7,7 @@ next version.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from parakeet.artifact import Artifact
@@ -24,7 +24,7 @@ _KEYS = {
     "Deduplication": "shingle_words buckets hashes_per_bucket min_words turns held_out_fraction",
     "TokenizerSettings": "kind vocabulary",
     "Shards": "loss_on shard_bytes min_held_out_bytes",
-    "LaterRows": "row_tokens share",
+    "LaterSequences": "row_tokens share",
     "Packing": "row_tokens then seed",
     "ModelSettings": "layers heads width context dropout",
     "Training": "tokens batch_tokens micro_batch_tokens learning_rate warmup_steps decay_fraction optimizer "
@@ -44,14 +44,20 @@ _KEYS = {
     "SyntheticSource": "name licence priority near_duplicates weight epochs kind documents seed",
 }
 _VERSIONS = {
-    "documents": 2,
-    "clean_documents": 2,
-    "deduplicated_documents": 2,
-    "tokenizer": 2,
-    "token_shards": 2,
-    "packing_plan": 3,
-    "evaluation": 2,
+    "documents": (2, 3),
+    "clean_documents": (2, 3),
+    "deduplicated_documents": (2, 3),
+    "tokenizer": (2, 2),
+    "token_shards": (2, 2),
+    "packing_plan": (3, 3),
+    "data_card": (1, 2),
+    "checkpoint": (1, 1),
+    "evaluation": (2, 2),
+    "release": (1, 1),
+    "original_model": (1, 1),
+    "source_files": (2, 2),
 }
+"""The version that a stage had in 0.1, and the newest one whose artefacts may still be those of 0.1."""
 _DECIDED_WHILE_RUNNING = {
     *("micro_batch_tokens", "attention", "recompute", "compile", "processes", "checkpoint_steps", "keep_checkpoints"),
     *("keep_every", "validation_tokens", "tensorboard", "threads", "device"),
@@ -69,20 +75,39 @@ def with_new_keys(values: Any) -> Any:
     return values
 
 
+class _UnknownTo01(Exception):
+    """A setting that 0.1 did not have has another value than its default."""
+
+
 def earlier_fingerprint(
-    stage: str, recipe: Recipe, inputs: Mapping[str, Artifact], files: Mapping[str, str]
-) -> tuple[str, int]:
-    """The fingerprint that 0.1 gave a stage's artefact for this recipe, and the stage's version then."""
-    fetched = stage.startswith("source_files/")
-    version = 2 if fetched else _VERSIONS.get(stage, 1)
+    stage: str,
+    version: int,
+    settings: Mapping[str, Any],
+    recipe: Recipe,
+    inputs: Mapping[str, Artifact],
+    files: Mapping[str, str],
+) -> tuple[str, int] | None:
+    """The fingerprint that 0.1 gave a stage's artefact for this recipe, and the stage's version then.
+
+    None if 0.1 cannot have made it: the stage has changed since (its `version`, or a metric's in its `settings`), or
+    the recipe uses a setting that 0.1 did not have.
+    """
+    kind = stage.partition("/")[0]
+    earlier, newest = _VERSIONS[kind]
+    if version > newest or "metrics" in settings:
+        return None
+    try:
+        then = _source_files(stage, recipe) if kind != stage else _SETTINGS[stage](recipe)
+    except _UnknownTo01:
+        return None
     key = {
         "stage": stage,
-        "version": version,
-        "settings": _source_files(stage, recipe) if fetched else _settings(recipe)[stage],
+        "version": earlier,
+        "settings": then,
         "inputs": {name: artifact.content for name, artifact in inputs.items()},
         "files": dict(files),
     }
-    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16], version
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16], earlier
 
 
 def earlier_run_key(recipe: Recipe, inputs: Mapping[str, Artifact], plan_digests: Mapping[str, str]) -> str:
@@ -92,15 +117,15 @@ def earlier_run_key(recipe: Recipe, inputs: Mapping[str, Artifact], plan_digests
     content: dict[str, Any] = {name: artifact.content for name, artifact in inputs.items()}
     values = {
         "model": _values(recipe.model),
-        "training": _without(_values(recipe.training), without),
+        "training": _without(_values(recipe.training, {"decay"}), without),
         "packing": {key: packing[key] for key in ("row_tokens", "seed")},
         "inputs": content | {"packing_plan": dict(plan_digests)},
     }
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _values(section: Section) -> dict[str, Any]:
-    """A section as 0.1 wrote it in full."""
+def _values(section: Section, ignored: Collection[str] = ()) -> dict[str, Any]:
+    """A section as 0.1 wrote it in full. Raises _UnknownTo01 if it uses a key that 0.1 lacked, and not `ignored`."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, Section):
@@ -112,69 +137,83 @@ def _values(section: Section) -> dict[str, Any]:
         return value
 
     known = _KEYS[type(section).__name__].split()
-    values = {_RENAMED.get(key, key): plain(getattr(section, key)) for key in type(section).model_fields}
-    return {key: value for key, value in values.items() if key in known}
+    values = {}
+    for key, field in type(section).model_fields.items():
+        value = getattr(section, key)
+        if (name := _RENAMED.get(key, key)) in known:
+            values[name] = plain(value)
+        elif key not in ignored and value != field.get_default(call_default_factory=True):
+            raise _UnknownTo01(key)
+    return values
 
 
 def _without(values: Mapping[str, Any], keys: set[str]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key not in keys}
 
 
-def _settings(recipe: Recipe) -> dict[str, dict[str, Any]]:
-    packing, sources = _values(recipe.packing), [_values(source) for source in recipe.sources]
-    lengths = recipe.packing.lengths
-    evaluation = _values(recipe.evaluation)
-    shards, tokenizer = {"shards": _values(recipe.shards)}, {"tokenizer": _values(recipe.tokenizer)}
+def _documents(recipe: Recipe) -> dict[str, Any]:
     not_read = {"priority", "near_duplicates", "path", "weight", "epochs", "forecast", *_PLACE}
-    documents = {
-        "sources": [_without(source, not_read) for source in sources],
-        "questions_per_task": evaluation["questions_per_task"],
+    return {
+        "sources": [_without(_values(source), not_read) for source in recipe.sources],
+        "questions_per_task": recipe.evaluation.questions_per_task,
         "limit": recipe.limit,
     }
+
+
+def _cleaning(recipe: Recipe) -> dict[str, Any]:
     sets = [_values(chosen) for chosen in recipe.decontamination.sets]
     sets = [{key: chosen[key] for key in ("name", "columns", "separator")} for chosen in sets]
-    cleaning = {
-        "clean": _values(recipe.clean),
-        "decontamination": {"sets": sets, "words": recipe.decontamination.words},
-    }
-    copies = {s["name"]: {"priority": s["priority"], "near_duplicates": s["near_duplicates"]} for s in sources}
-    deduplication = {"deduplication": _values(recipe.deduplication), "sources": copies}
-    mix = {source["name"]: {"weight": source["weight"], "epochs": source["epochs"]} for source in sources}
-    plan = {"row_tokens": sorted(set(lengths)), "mix": mix}
-    names = {"name": recipe.name, "description": recipe.description}
-    data = {
-        key: value
-        for settings in (documents, cleaning, deduplication, plan)
-        for key, value in settings.items()
-        if key != "sources"
-    }
-    described = {source["name"]: _without(source, {"path"}) for source in sources}
-    return {
-        "documents": documents,
-        "clean_documents": cleaning,
-        "deduplicated_documents": deduplication,
-        "tokenizer": tokenizer,
-        "token_shards": {**shards, "sources": sorted(source["name"] for source in sources)},
-        "packing_plan": plan,
-        "data_card": {**names, **shards, **tokenizer, **data, "sources": described},
-        "checkpoint": {
-            "model": _values(recipe.model),
-            "packing": packing,
-            "training": _without(_values(recipe.training), _DECIDED_WHILE_RUNNING),
-        },
-        "evaluation": {
-            "evaluation": evaluation,
-            "row_tokens": lengths[0],
-            "longest_row_tokens": max(lengths),
-            "min_held_out_bytes": recipe.shards.min_held_out_bytes,
-        },
-        "release": {
-            **names,
-            "generation": _values(recipe.generation),
-            "licences": {source["name"]: source["licence"] for source in sources},
-        },
-        "original_model": {"file_name": recipe.original.file_name},
-    }
+    return {"clean": _values(recipe.clean), "decontamination": {"sets": sets, "words": recipe.decontamination.words}}
+
+
+def _deduplication(recipe: Recipe) -> dict[str, Any]:
+    copies = {s.name: {"priority": s.priority, "near_duplicates": s.near_duplicates} for s in recipe.sources}
+    return {"deduplication": _values(recipe.deduplication), "sources": copies}
+
+
+def _plan(recipe: Recipe) -> dict[str, Any]:
+    mix = {source.name: {"weight": source.weight, "epochs": source.epochs} for source in recipe.sources}
+    return {"row_tokens": sorted(set(recipe.packing.lengths)), "mix": mix}
+
+
+def _card(recipe: Recipe) -> dict[str, Any]:
+    parts = (_documents(recipe), _cleaning(recipe), _deduplication(recipe), _plan(recipe))
+    data = {key: value for part in parts for key, value in part.items() if key != "sources"}
+    described = {source.name: _without(_values(source), {"path"}) for source in recipe.sources}
+    values = {"shards": _values(recipe.shards), "tokenizer": _values(recipe.tokenizer)}
+    return {"name": recipe.name, "description": recipe.description, **values, **data, "sources": described}
+
+
+_SETTINGS: dict[str, Callable[[Recipe], dict[str, Any]]] = {
+    "documents": _documents,
+    "clean_documents": _cleaning,
+    "deduplicated_documents": _deduplication,
+    "tokenizer": lambda recipe: {"tokenizer": _values(recipe.tokenizer)},
+    "token_shards": lambda recipe: {
+        "shards": _values(recipe.shards),
+        "sources": sorted(source.name for source in recipe.sources),
+    },
+    "packing_plan": _plan,
+    "data_card": _card,
+    "checkpoint": lambda recipe: {
+        "model": _values(recipe.model),
+        "packing": _values(recipe.packing),
+        "training": _without(_values(recipe.training), _DECIDED_WHILE_RUNNING),
+    },
+    "evaluation": lambda recipe: {
+        "evaluation": _values(recipe.evaluation),
+        "row_tokens": recipe.packing.sequence_length,
+        "longest_row_tokens": max(recipe.packing.lengths),
+        "min_held_out_bytes": recipe.shards.min_held_out_bytes,
+    },
+    "release": lambda recipe: {
+        "name": recipe.name,
+        "description": recipe.description,
+        "generation": _values(recipe.generation),
+        "licences": {source.name: source.licence for source in recipe.sources},
+    },
+    "original_model": lambda recipe: {"file_name": recipe.original.file_name},
+}
 
 
 def _source_files(stage: str, recipe: Recipe) -> dict[str, Any]:

@@ -162,7 +162,7 @@ class Shards(Section):
     """Least held-out text, in bytes of content. With less, the evaluation's figures would mean nothing."""
 
 
-class LaterRows(Section):
+class LaterSequences(Section):
     """Sequences of another length towards the end of training."""
 
     sequence_length: int = Field(ge=16, le=131_072)
@@ -174,7 +174,7 @@ class LaterRows(Section):
 class Packing(Section):
     sequence_length: int = Field(default=256, ge=16, le=131_072)
     """Tokens in one training sequence; at most the model's context."""
-    then: list[LaterRows] = []
+    then: list[LaterSequences] = []
     """Other sequence lengths, in order, for the last shares of the tokens: 8,192 after 1,024, for example."""
     seed: int = Field(default=1, ge=0)
     """Seed of the order of sequences, together with the epoch."""

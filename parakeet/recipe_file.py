@@ -5,6 +5,7 @@ every level; lists, and sections that one of the two sets to null, are replaced.
 """
 
 import difflib
+import json
 import os
 import sys
 import types
@@ -41,24 +42,29 @@ def recipe_file(name_or_path: str) -> Path:
     raise ParakeetError(f"There is no recipe {name_or_path!r}: {hint}Give a file, or one of: {', '.join(shipped)}.")
 
 
-def load_recipe(name_or_path: str) -> Recipe:
+def load_recipe(name_or_path: str, report_old_keys: bool = True) -> Recipe:
     """Read a recipe, merge it with what it extends, and check it.
 
-    Raises ParakeetError with the file, the line and the nearest known key.
+    Keys under an old name are read, and reported on standard error. Raises ParakeetError with the file, the line and
+    the nearest known key.
     """
     path = recipe_file(name_or_path)
-    values = _merged(path, seen=())
+    values = _merged(path, report_old_keys, seen=())
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
         raise ParakeetError(_explain(error, path)) from None
 
 
-def _merged(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+def _merged(path: Path, report: bool, seen: tuple[Path, ...]) -> dict[str, Any]:
     path = path.resolve()
     if path in seen:
         raise ParakeetError(f"{path}: the recipe extends itself through {' -> '.join(str(p) for p in seen)}.")
     values = _read(path)
+    old_keys: dict[str, str] = {}
+    values = _with_new_names(values, path, old_keys)
+    for old, new in old_keys.items() if report else ():
+        print(sanitise(f"{path}: {old} is now called {new}. The old name is read for one version."), file=sys.stderr)
     parent = values.pop("extends", None)
     decontamination = values.get("decontamination")
     sets = decontamination.get("sets") if isinstance(decontamination, dict) else None
@@ -75,15 +81,22 @@ def _merged(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(parent, str):
         raise ParakeetError(f"{path}: extends must be the name or the path of one recipe.")
     beside = path.parent / parent
-    return _overlaid(_merged(beside if beside.is_file() else recipe_file(parent), (*seen, path)), values)
+    return _overlaid(_merged(beside if beside.is_file() else recipe_file(parent), report, (*seen, path)), values)
 
 
 def _overlaid(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    """`base` with the values of a recipe that extends it."""
+    """`base` with the values of a recipe that extends it.
+
+    Sections are merged. A map whose keys are the user's own (numbers, in top_phrases) is replaced, as lists are.
+    """
     merged = dict(base)
     for key, value in values.items():
         inner = merged.get(key)
-        merged[key] = _overlaid(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+        sections = isinstance(inner, dict) and isinstance(value, dict)
+        if sections and all(isinstance(name, str) for name in (*inner, *value)):  # type: ignore[misc]
+            merged[key] = _overlaid(inner, value)  # type: ignore[arg-type]
+        else:
+            merged[key] = value
     return merged
 
 
@@ -95,23 +108,22 @@ RENAMED_KEYS = {
 """Keys of Parakeet 0.1 that have another name now. They are read for one version."""
 
 
-def _with_new_names(values: Any, path: Path, place: tuple[str, ...] = ()) -> Any:
-    """The values with old keys under their new names, which standard error tells the user."""
+def _with_new_names(values: Any, path: Path, renamed: dict[str, str], place: tuple[str, ...] = ()) -> Any:
+    """The values with old keys under their new names. `renamed` gets the old keys, each with its new name."""
     if isinstance(values, list):
-        return [_with_new_names(item, path, place) for item in values]
+        return [_with_new_names(item, path, renamed, place) for item in values]
     if not isinstance(values, dict):
         return values
-    renamed: dict[Any, Any] = {}
+    found: dict[Any, Any] = {}
     for key, value in values.items():
         new = RENAMED_KEYS.get((*place, str(key)))
         if new is not None:
             old = ".".join((*place, str(key)))
             if new in values:
                 raise ParakeetError(f"{path}: {old} is the old name of {new}, and both are set. Keep {new}.")
-            message = f"{path}: {old} is now called {new}. The old name is read for one version."
-            print(sanitise(message), file=sys.stderr)
-        renamed[key if new is None else new] = _with_new_names(value, path, (*place, str(key)))
-    return renamed
+            renamed[old] = new
+        found[key if new is None else new] = _with_new_names(value, path, renamed, (*place, str(key)))
+    return found
 
 
 def _beside(recipe: Path, place: Any) -> Any:
@@ -127,15 +139,19 @@ def _read(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         values = yaml.safe_load(text)
+        json.dumps(values, default=str)  # an alias that contains itself, or nesting without end
     except UnicodeDecodeError as error:
         raise ParakeetError(f"{path}: not a text file (byte {error.start} is not UTF-8).") from None
+    except (RecursionError, ValueError):
+        raise ParakeetError(
+            f"{path}: cannot be read as a recipe: it is nested too deeply, or contains itself."
+        ) from None
     except (OSError, yaml.YAMLError) as error:
         raise ParakeetError(f"{path}: cannot be read as a recipe: {error}") from None
     if not isinstance(values, dict):
         raise ParakeetError(f"{path}: a recipe is a YAML mapping of sections, and this file is not.")
     _refuse_repeated_keys(node, path)
-    renamed: dict[str, Any] = _with_new_names(values, path)
-    return renamed
+    return values
 
 
 def _refuse_repeated_keys(node: yaml.Node | None, path: Path) -> None:

@@ -27,7 +27,8 @@ training: {tokens: 3_000_000}
 ```
 
 - `extends: NAME-OR-PATH` takes another recipe and changes it. Sections are merged key by key, at every level. A list
-  replaces the whole list of the parent. `null` replaces a whole section.
+  replaces the whole list of the parent, and `top_phrases` the whole map. A section that may be
+  `null` can be turned off.
 - Paths are relative to the recipe file.
 - An unknown key is refused, with its line and the nearest known key.
 - A key that you leave out has its default. Defaults are not part of a fingerprint, so an update of Parakeet that adds a

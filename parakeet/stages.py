@@ -74,10 +74,11 @@ class Build:
         digests = self._hashes.sha256(list(paths.values()))
         files = {label: digests[path] for label, path in paths.items()}
         file_bytes = sum(path.stat().st_size for path in paths.values())
+        settings = stage.settings(self.recipe)
         return Work(
             stage=stage.name,
             version=stage.version,
-            settings=stage.settings(self.recipe),
+            settings=settings,
             inputs=inputs,
             files=files,
             records=stage.records,
@@ -85,7 +86,7 @@ class Build:
             folder=stage.folder or stage.name,
             resumable=stage.resumable,
             recipe=self.recipe.name,
-            earlier=earlier_fingerprint(name, self.recipe, inputs, files),
+            earlier=earlier_fingerprint(name, stage.version, settings, self.recipe, inputs, files),
         )
 
     def find(self, name: str) -> Artifact | None:
@@ -167,7 +168,8 @@ class Build:
 def active_recipe(root: Path) -> Recipe:
     """The recipe that Dagster builds: `recipe.yaml` under the root, or the demo if there is none."""
     path = root / ACTIVE_RECIPE_FILE
-    return load_recipe(str(path) if path.is_file() else DEFAULT_RECIPE)
+    # Parakeet wrote the file itself, so nobody has to change the old names of keys in it.
+    return load_recipe(str(path) if path.is_file() else DEFAULT_RECIPE, report_old_keys=False)
 
 
 def use_recipe(root: Path, recipe: Recipe) -> None:

@@ -9,7 +9,8 @@ from dagster._core.definitions.assets.job.asset_job import IMPLICIT_ASSET_JOB_NA
 from dagster._core.events import DagsterEvent
 
 from assets_defs.assets import asset_key, op_name
-from parakeet.errors import INTERRUPTED
+from assets_defs.resources import RECIPE_TAG
+from parakeet.errors import INTERRUPTED, ParakeetError
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.stages import asset_names, stages_of, use_recipe
@@ -35,7 +36,12 @@ def run_build(
     for stage in stages_of(recipe):
         if asset_key(stage.name) in keys:
             stage.check_requirements(recipe)
-    use_recipe(root, recipe)
+        if asset_key(stage.name) in keys and stage.is_possible(recipe, root):
+            stage.files(recipe, root)
+    try:
+        use_recipe(root, recipe)
+    except ParakeetError as error:
+        progress.say(f"{recipe.name} does not become the active recipe: {error}")
     config = {
         op_name(name): {"config": {"force": name in force, "try_anyway": try_anyway}}
         for name in asset_names(recipe)
@@ -55,7 +61,7 @@ def run_build(
                 "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
             },
             raise_on_error=False,
-            tags={"parakeet/recipe": recipe.name, "parakeet/started_by": "parakeet build"},
+            tags={RECIPE_TAG: recipe.name, "parakeet/started_by": "parakeet build"},
         )
     return _conclude(result.all_events, result.success, progress)
 

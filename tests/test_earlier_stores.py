@@ -13,10 +13,13 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from parakeet.clean import leftovers
+from parakeet.errors import ParakeetError
 from parakeet.recipe_file import load_recipe
-from parakeet.stages import Build, active_recipe, stages_of
+from parakeet.stages import Build, active_recipe, stages_of, use_recipe
+from parakeet.training.stage import CheckpointStage
 
 ARCHIVE = Path(__file__).parent / "stores" / "store_0_1.tar.xz"
 STEPS_BEFORE = 119
@@ -26,6 +29,10 @@ STEPS_BEFORE = 119
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with tarfile.open(ARCHIVE) as archive:
         archive.extractall(tmp_path / "home", filter="data")
+    active = tmp_path / "home" / "recipe.yaml"
+    # The text lay in another folder when the store was made.
+    text = active.read_text(encoding="utf-8")
+    active.write_text(re.sub(r"path: .*/notes\.txt", f"path: {tmp_path}/home/notes.txt", text), encoding="utf-8")
     monkeypatch.setenv("PARAKEET_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
     return tmp_path / "home"
@@ -35,6 +42,13 @@ def parakeet(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "parakeet.cli", *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+
+
+def run_with_seed(store: Path, seed: int) -> Path:
+    jobs = {
+        path.parent: json.loads(path.read_text(encoding="utf-8")) for path in store.glob("training_runs/*/job.json")
+    }
+    return next(run for run, job in jobs.items() if job["training"]["seed"] == seed)
 
 
 def test_every_artefact_is_found(store: Path) -> None:
@@ -61,19 +75,19 @@ def test_an_interrupted_training_run_is_continued(store: Path) -> None:
     """With fewer tokens than it was begun for, which is a change that a run may see."""
     recipe = store / "longer.yaml"
     text = recipe.read_text(encoding="utf-8")
-    recipe.write_text(text.replace("tokens: 2560000", "tokens: 32000"), encoding="utf-8")
+    recipe.write_text(text.replace("tokens: 2560000", "tokens: 40000"), encoding="utf-8")
     runs = sorted((store / "training_runs").iterdir())
+    run = run_with_seed(store, 2)
+    before = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     finished = parakeet("build", "--recipe", str(recipe))
     assert finished.returncode == 0, finished.stderr
     assert sorted((store / "training_runs").iterdir()) == runs
-    (run,) = (folder for folder in runs if json.loads((folder / "job.json").read_text())["training"]["seed"] == 2)
-    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    # Every step once: none was trained again.
-    assert steps == sorted(set(steps))
-    assert steps[0] == 1
-    assert steps[-1] == 125
-    events = (run / "events.jsonl").read_text(encoding="utf-8")
-    assert f"step {STEPS_BEFORE}" in events
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    # None of the steps before was trained again.
+    assert lines[:STEPS_BEFORE] == before[:STEPS_BEFORE]
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, 158))
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [event["step"] for event in events if event["kind"] == "resumed"] == [STEPS_BEFORE]
     assert re.findall(r"^(\w+) +made in", finished.stderr, re.MULTILINE) == [
         *("checkpoint", "evaluation", "release"),
     ]
@@ -89,14 +103,56 @@ def test_clean_offers_neither_models_nor_unfinished_runs(store: Path) -> None:
     assert found.unfinished == []
 
 
+def test_a_setting_that_0_1_did_not_have_is_built_anew(store: Path) -> None:
+    recipe = load_recipe(str(store / "small.yaml"))
+    changed = recipe.model_copy(update={"training": recipe.training.model_copy(update={"decay": "sqrt"})})
+    build = Build(store, changed)
+    assert build.find("packing_plan") is not None
+    assert build.find("checkpoint") is None
+
+
+def test_a_raised_version_is_built_anew(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = load_recipe(str(store / "small.yaml"))
+    monkeypatch.setattr(CheckpointStage, "version", 2)
+    assert Build(store, recipe).find("packing_plan") is not None
+    assert Build(store, recipe).find("checkpoint") is None
+
+
+def test_a_run_that_is_continued_for_more_tokens_is_unfinished(store: Path) -> None:
+    """Although an earlier checkpoint of it was finished."""
+    run = run_with_seed(store, 1)
+    job = json.loads((run / "job.json").read_text(encoding="utf-8"))
+    job["training"]["tokens"] *= 400
+    (run / "job.json").write_text(json.dumps(job), encoding="utf-8")
+    use_recipe(store, load_recipe("demo"))
+    release = (store / "releases" / "latest").resolve()
+    manifest = json.loads((release / "manifest.json").read_text(encoding="utf-8"))
+    (store / "releases" / "latest").unlink()
+    manifest["schema"] = 2  # of a later Parakeet
+    (release / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    found = leftovers(store)
+    assert run in [entry.path for entry in found.unfinished]
+    offered = [entry.path for entry in found.unreferenced]
+    assert run not in offered
+    assert release not in offered
+
+
+def test_nothing_is_offered_while_a_run_is_trained(store: Path) -> None:
+    (run, *_) = sorted((store / "training_runs").iterdir())
+    with FileLock(run / "run.lock"), pytest.raises(ParakeetError, match="Something is being built"):
+        leftovers(store)
+
+
 def test_an_unfinished_run_of_another_recipe_stays_unless_it_is_asked_for(store: Path) -> None:
     assert parakeet("use", str(store / "small.yaml")).returncode == 0
     (run,) = (entry.path for entry in leftovers(store).unfinished)
+    needed = [Path(json.loads((run / "job.json").read_text())[name]).name for name in ("tokenizer", "shards", "plan")]
     listed = parakeet("clean", "--yes")
     assert listed.returncode == 0, listed.stderr
     assert "Unfinished work, which stays unless you add --unfinished:" in listed.stdout
     assert str(run) in listed.stdout
     assert run.is_dir()
+    assert all(list(store.glob(f"*/{name}")) for name in needed), "what the run was begun with stays too"
     removed = parakeet("clean", "--unfinished", "--yes")
     assert removed.returncode == 0, removed.stderr
     assert not run.exists()

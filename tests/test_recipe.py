@@ -75,6 +75,8 @@ def test_every_field_says_what_it_does() -> None:
         ("extends: nowhere\n", "no recipe 'nowhere'"),
         ("extends: demo\nsources: 5\n", "sources"),
         ("- a list\n", "this file is not"),
+        ("a: &a [*a]\n", "contains itself"),
+        ("a: " + "[" * 3000 + "]" * 3000 + "\n", "nested too deeply"),
         ("a: [unclosed\n", "cannot be read as a recipe"),
     ],
 )
@@ -167,7 +169,7 @@ def test_extends_merges_every_level_and_replaces_lists(tmp_path: Path) -> None:
     assert (recipe.clean.quality.min_words, recipe.clean.quality.max_words) == (7, 70)
     assert recipe.clean.languages == ["fr"]
     assert recipe.clean.repetition is not None
-    assert recipe.clean.repetition.top_phrases == {2: 0.5, 3: 0.4}
+    assert recipe.clean.repetition.top_phrases == {3: 0.4}, "a map with keys of one's own is replaced, as a list is"
     without = load_recipe(write(tmp_path / "without.yaml", "extends: parent.yaml\nclean: {quality: null}\n"))
     assert without.clean.quality is None
 

@@ -29,7 +29,7 @@ from parakeet.progress import Progress, Task
 from parakeet.recipe import (
     Clean,
     Executor,
-    LaterRows,
+    LaterSequences,
     ModelSettings,
     Packing,
     Quality,
@@ -142,7 +142,7 @@ def bench_recipe(workers: int, path: str = "") -> Recipe:
         clean=Clean(repetition=Repetition(), quality=Quality()),
         shards=Shards(min_held_out_bytes=0),
         packing=Packing(
-            sequence_length=ROW_TOKENS[0], then=[LaterRows(sequence_length=n, share=0.1) for n in ROW_TOKENS[1:]]
+            sequence_length=ROW_TOKENS[0], then=[LaterSequences(sequence_length=n, share=0.1) for n in ROW_TOKENS[1:]]
         ),
         model=ModelSettings(layers=1, heads=1, width=8, context=max(ROW_TOKENS)),
         training=Training(tokens=max(ROW_TOKENS), batch_tokens=max(ROW_TOKENS), learning_rate=1e-3),

@@ -92,7 +92,8 @@ print(json.dumps([told, sorted(key.to_user_string() for key in job.asset_layer.e
 
 def test_each_remote_source_is_an_asset_that_documents_are_made_from(tmp_path: Path) -> None:
     bucket = {"kind": "bucket", "name": "a-b", "path": "s3://bucket/*.jsonl"}
-    files = {"name": "local", "path": str(tmp_path)}
+    (tmp_path / "a.txt").write_text("text", encoding="utf-8")
+    files = {"name": "local", "path": str(tmp_path / "a.txt")}
     recipe = write_recipe(tmp_path, download("a.b", "http://example.org/a.jsonl"), bucket, hub("a_b"), files)
     use_recipe(tmp_path / "home", load_recipe(str(recipe)))
     listing = subprocess.run(
@@ -118,7 +119,7 @@ def test_one_source_is_fetched_alone_and_again_and_another_ends_the_build(server
     name, home = "source_files/my.set-1", tmp_path / "home"
     first = build(home, recipe, "--select", name)
     assert first.returncode == 0, first.stderr
-    assert re.search(rf"^{name} +made in .* 1 files, 2\.\d MB$", first.stderr, re.MULTILINE)
+    assert re.search(rf"^{name} +made in .* 1 files, 2\.\d MiB$", first.stderr, re.MULTILINE)
     artifact = fetched(home, "my.set-1")
     assert artifact.stage == name
     assert [path.name for path in sorted(artifact.path.iterdir())] == ["a.jsonl", "manifest.json"]

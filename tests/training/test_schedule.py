@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parakeet.learning_rate import DECAYS
-from parakeet.recipe import LaterRows, Packing, Training
+from parakeet.recipe import LaterSequences, Packing, Training
 from parakeet.training.schedule import Phase, Schedule, total_steps
 
 BATCH_TOKENS = 1 << 12
@@ -26,7 +26,8 @@ def training(steps: int, decay_fraction: float = 0.2, warmup_steps: int = 100, d
 def packing(*shares: float) -> Packing:
     """Sequences of 16 tokens, twice as long in each later phase."""
     return Packing(
-        sequence_length=16, then=[LaterRows(sequence_length=32 << n, share=share) for n, share in enumerate(shares)]
+        sequence_length=16,
+        then=[LaterSequences(sequence_length=32 << n, share=share) for n, share in enumerate(shares)],
     )
 
 
