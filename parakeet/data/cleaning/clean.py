@@ -31,7 +31,7 @@ from parakeet.data.documents import (
     refuse_emptied,
 )
 from parakeet.data.tasks import run_tasks, watch
-from parakeet.data.words import LastWords
+from parakeet.data.words import CachedWordTokenizer
 from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
 from parakeet.recipe import Clean, Recipe
@@ -147,7 +147,7 @@ class Cleaner:
     def __init__(self, settings: Clean, counts: CleaningCounts, index: EvaluationIndex | None) -> None:
         self.settings = settings
         self.counts = counts
-        self.words = LastWords()
+        self.words = CachedWordTokenizer()
         self.rules = self._rules(index)
 
     def clean(self, document: Document) -> Document | None:

@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from parakeet.data.cleaning.quality import QualityFilter
-from parakeet.data.words import LastWords, RegexWordTokenizer
+from parakeet.data.words import CachedWordTokenizer, RegexWordTokenizer
 from parakeet.recipe import Quality
 
 CORPORA = Path(__file__).parents[4] / "shared/data/corpora"
@@ -21,7 +21,7 @@ CORPORA = Path(__file__).parents[4] / "shared/data/corpora"
 def verdicts(texts: Sequence[str], settings: Quality) -> list[tuple[str | None, str | None]]:
     """The rule that each text breaks here, and with datatrove."""
     theirs = GopherQualityFilter(*dict(settings).values(), language=RegexWordTokenizer())
-    ours = QualityFilter(settings, LastWords())
+    ours = QualityFilter(settings, CachedWordTokenizer())
     results = [theirs.filter(Item(text, "")) for text in texts]
     return [
         (ours.broken_rule(text), None if result is True else result[1])

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parakeet.data.cleaning.repetition import RepetitionFilter
-from parakeet.data.words import LastWords, RegexWordTokenizer
+from parakeet.data.words import CachedWordTokenizer, RegexWordTokenizer
 from parakeet.recipe import Repetition
 
 CORPORA = Path(__file__).parents[4] / "shared/data/corpora"
@@ -28,7 +28,7 @@ def verdicts(text: str, settings: Repetition) -> tuple[str | None, str | None]:
         tuple(settings.duplicate_phrases.items()),
         language=RegexWordTokenizer(),
     ).filter(Item(text, ""))
-    ours = RepetitionFilter(settings, LastWords()).broken_rule(text)
+    ours = RepetitionFilter(settings, CachedWordTokenizer()).broken_rule(text)
     return ours, None if result is True else result[1]
 
 
