@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from parakeet.sanitise import sanitise
+from parakeet.formatting import one_line
 
 STORAGES = ("Float", "Half", "BFloat16", "Double", "Long", "Int", "Short", "Char", "Byte", "Bool")
 NEEDED_GLOBALS = frozenset(
@@ -107,12 +107,7 @@ def fault_of_archive(path: Path, advance: Advance) -> str | None:
 def _damaged(error: Exception) -> str:
     if str(error) == "File is not a zip file":
         return "it is a cut-off archive: it begins like a checkpoint, but its end is missing"
-    return f"it is a damaged archive ({_shown(str(error)) or type(error).__name__})"
-
-
-def _shown(text: str) -> str:
-    """A file's own words as part of a message: one line of at most 200 characters."""
-    return " ".join(sanitise(text).split())[:200]
+    return f"it is a damaged archive ({one_line(str(error))[:200] or type(error).__name__})"
 
 
 def _fault_of_end(archive: zipfile.ZipFile, file: BinaryIO) -> str | None:
@@ -185,12 +180,12 @@ def _fault_of_pickle(archive: zipfile.ZipFile) -> str | None:
                 # STACK_GLOBAL takes its two names from the stack: mostly the last two strings.
                 name = ".".join(strings) if argument is None else str(argument).replace(" ", ".")
                 if opcode.name != "GLOBAL" or name not in NEEDED_GLOBALS:
-                    refused[_shown(name) or opcode.name] = None
+                    refused[one_line(name)[:200] or opcode.name] = None
             elif isinstance(argument, str):
                 strings = [*strings[-1:], argument]
     except ValueError as error:
         if not refused:
-            return f"it has a broken pickle ({_shown(str(error))})"
+            return f"it has a broken pickle ({one_line(str(error))[:200]})"
     if not refused:
         return None
     return (

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple, TypeVar
 from parakeet.artifact import SPARE_BYTES, replace_file, sha256_of
 from parakeet.download.pages import fault_of_page
 from parakeet.errors import ParakeetError
+from parakeet.formatting import one_line
 from parakeet.progress import Progress, Task
-from parakeet.sanitise import sanitise
 
 T = TypeVar("T")
 
@@ -423,7 +423,7 @@ def read_json(path: Path) -> Any:
 
 def plain(words: object) -> str:
     """Another program's words on one line."""
-    return " ".join(sanitise(str(words)).split())[:200]
+    return one_line(str(words))[:200]
 
 
 def _gather(pieces: Iterator[bytes], n_bytes: int) -> bytes:
