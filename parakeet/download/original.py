@@ -27,7 +27,7 @@ from parakeet.errors import ParakeetError
 from parakeet.hashes import HashCache
 from parakeet.home import hashes_file, models_folder
 from parakeet.locking import exclusive
-from parakeet.progress import Progress
+from parakeet.progress import BYTES, Progress
 from parakeet.recipe import OriginalCheckpoint
 from parakeet.torch_archive import fault_of_archive, fault_of_head
 
@@ -182,7 +182,7 @@ def _fetch_from(place: str, path: Path, checks: Checks, progress: Progress, poli
     )
     part.adopt_gdown_part(path)
     try:
-        with progress.task(f"Fetching {path.name}", None, "MB") as task:
+        with progress.task(f"Fetching {path.name}", None, BYTES) as task:
             part.fetch(task)
         sync_file(part.path)
         if os.path.lexists(path):

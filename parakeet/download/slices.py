@@ -8,7 +8,6 @@ from typing import Any
 
 from parakeet.download.source_folder import SourceFolder
 from parakeet.download.transfer import (
-    MB,
     PartialFile,
     PermanentError,
     Remote,
@@ -127,7 +126,7 @@ def _fetch_first_row_groups(part: PartialFile, remote: Remote, budget: int, task
                 for batch in file.iter_batches(BATCH_ROWS, row_groups=[group]):
                     writer.write_batch(batch)
                 taken += n_bytes
-                task.advance(n_bytes / MB)
+                task.advance(n_bytes)
     except pa.ArrowException as error:
         raise PermanentError(f"it is not a readable Parquet file ({plain(error)})") from None
     except OSError as error:

@@ -17,12 +17,11 @@ from typing import Any, NamedTuple, TypeVar
 from parakeet.artifact import SPARE_BYTES, replace_file, sha256_of
 from parakeet.download.pages import fault_of_page
 from parakeet.errors import ParakeetError
-from parakeet.formatting import one_line
-from parakeet.progress import Progress, Task
+from parakeet.formatting import format_bytes, one_line
+from parakeet.progress import BYTES, Progress, Task
 
 T = TypeVar("T")
 
-MB = 1_000_000
 READ_BYTES = 256 << 10
 HEAD_BYTES = 64 << 10
 """A file is judged by this many bytes before anything is written: a server may send a web page instead."""
@@ -168,8 +167,8 @@ class Checks:
         with path.open("rb") as file:
             fault = self.fault_of_size(n_bytes) or self.of_head(file.read(HEAD_BYTES))
         if fault is None and self.of_file is not None:
-            with progress.task(f"Checking {name}", n_bytes / MB, "MB") as task:
-                fault = self.of_file(path, lambda n: task.advance(n / MB))
+            with progress.task(f"Checking {name}", n_bytes, BYTES) as task:
+                fault = self.of_file(path, task.advance)
         if fault is None and self.git_blob is not None and (blob := _git_blob_of(path)) != self.git_blob:
             fault = f"its git hash is {blob}, expected {self.git_blob}"
         return fault or (self.fault_of_hash(sha256_of(path)) if self.sha256 else None)
@@ -285,8 +284,8 @@ class PartialFile:
             self.delete()
         elif self.n_bytes:
             self._continued = True
-            self._say(f"continuing after {self.n_bytes / MB:,.1f} MB")
-            task.skip(self.n_bytes / MB)
+            self._say(f"continuing after {format_bytes(self.n_bytes)}")
+            task.skip(self.n_bytes)
 
     def _append(self, stop: int | None, task: Task) -> None:
         """Send one request, and write what comes."""
@@ -338,12 +337,12 @@ class PartialFile:
     def _write(self, pieces: Iterator[bytes], position: int, end: int | None, task: Task) -> None:
         require_space(self.path.parent, (end or self._remote.checks.n_bytes or 0) - position)
         if task.total is None and end is not None:
-            task.total = end / MB
+            task.total = end
         with self.path.open("ab") as file:
             for piece in pieces:
                 file.write(piece)
                 position += len(piece)
-                task.advance(len(piece) / MB)
+                task.advance(len(piece))
                 if position > self._remote.checks.max_bytes:
                     self.delete()
                     raise PermanentError(f"it sends more than {self._remote.checks.max_bytes:,} bytes")
@@ -372,7 +371,7 @@ class PartialFile:
         return self._remote.checks.fault_of(self.path, self._progress, self._remote.name)
 
     def _drop(self, task: Task) -> None:
-        task.advance(-self.n_bytes / MB)
+        task.advance(-self.n_bytes)
         self.delete()
 
     def adopt_gdown_part(self, destination: Path) -> None:
@@ -408,8 +407,8 @@ def require_space(folder: Path, n_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < n_bytes + SPARE_BYTES:
         raise ParakeetError(
-            f"Too little disk space: {(n_bytes + SPARE_BYTES) / 1e9:,.1f} GB are needed and {folder} has "
-            f"{free / 1e9:,.1f} GB free. Free some, or set PARAKEET_HOME to a folder on a larger disk."
+            f"Too little disk space: {format_bytes(n_bytes + SPARE_BYTES)} are needed, and {folder} has "
+            f"{format_bytes(free)} free. Free some, or set PARAKEET_HOME to a folder on a larger disk."
         )
 
 

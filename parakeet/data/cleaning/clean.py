@@ -25,15 +25,15 @@ from parakeet.data.documents import (
     ReadParts,
     WriteDocuments,
     collect_parts,
+    content_bytes,
     count_documents,
-    megabytes,
     parts,
     refuse_emptied,
 )
 from parakeet.data.tasks import run_tasks, watch
 from parakeet.data.words import CachedWordTokenizer
 from parakeet.errors import ParakeetError
-from parakeet.progress import Progress
+from parakeet.progress import BYTES, Progress
 from parakeet.recipe import Clean, Recipe
 
 DROPPED_FILE = "dropped.jsonl"
@@ -76,7 +76,7 @@ def clean_documents(recipe: Recipe, inputs: Mapping[str, Path], output: Path, pr
         CleanDocuments(recipe.clean, work / "tallies", index),
         WriteDocuments(work / "kept"),
     ]
-    with progress.task("cleaning", megabytes(paths), "MB") as task, watch(task, work / "read"):
+    with progress.task("cleaning", sum(map(content_bytes, paths)), BYTES) as task, watch(task, work / "read"):
         run_tasks(steps, len(paths), recipe.executor, work / "cleaning")
     counts = CleaningCounts()
     for path in sorted((work / "tallies").glob("[0-9]*")):

@@ -34,13 +34,13 @@ from parakeet.data.documents import (
     ReadParts,
     WriteDocuments,
     collect_parts,
-    megabytes,
+    content_bytes,
     parts,
     refuse_emptied,
 )
 from parakeet.data.tasks import run_tasks, watch
 from parakeet.errors import ParakeetError
-from parakeet.progress import Progress
+from parakeet.progress import BYTES, Progress
 from parakeet.recipe import Recipe
 
 EXAMPLE_CLUSTERS = 50
@@ -150,8 +150,8 @@ def _write(
         KeepMarked(work / "marks", work / "told", cuts=removed is not None),
         WriteDocuments(work / "kept"),
     ]
-    total = megabytes(search.paths)
-    with search.progress.task("writing what is kept", total, "MB") as task, watch(task, work / "written"):
+    total = sum(map(content_bytes, search.paths))
+    with search.progress.task("writing what is kept", total, BYTES) as task, watch(task, work / "written"):
         run_tasks(steps, len(search.paths), search.recipe.executor, work / "writing")
     beginnings: dict[str, dict[str, Any]] = {}
     cut, emptied = 0, Counter[str]()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from parakeet.artifact import Artifact, replace_file
-from parakeet.data.documents import MB, Document, WriteDocuments, collect_parts
+from parakeet.data.documents import Document, WriteDocuments, collect_parts
 from parakeet.data.questions import LeakSearch, read_questions, write_questions
 from parakeet.data.reading.counts import HELD_OUT_QUESTION, RecordCounts
 from parakeet.data.reading.pieces import Piece
@@ -16,7 +16,7 @@ from parakeet.data.reading.records import Problem
 from parakeet.data.reading.source_readers import RecordReader, reader_of
 from parakeet.data.tasks import count, run_tasks, watch
 from parakeet.errors import ParakeetError
-from parakeet.progress import Progress
+from parakeet.progress import BYTES, Progress
 from parakeet.recipe import Recipe
 from parakeet.recipe_sources import SOURCE_FILES
 from parakeet.sanitise import sanitise
@@ -52,7 +52,7 @@ def collect_documents(recipe: Recipe, inputs: Mapping[str, Path], output: Path, 
         ReadRecords({reader.source.name: reader for reader in readers}, _shares(recipe, inputs), output, work),
         WriteDocuments(work / "kept"),
     ]
-    with progress.task("documents", _megabytes(work / "tasks"), "MB") as task, watch(task, work / "counts"):
+    with progress.task("documents", _file_bytes(work / "tasks"), BYTES) as task, watch(task, work / "counts"):
         run_tasks(steps, len(of_source), recipe.executor, work / "reading")
     for number, name in enumerate(of_source):
         counts[name].add(RecordCounts.load(work / "tallies" / f"{number:05d}.json"))
@@ -74,7 +74,7 @@ class ReadRecords:
     """First step: the documents of the task that `tasks/<rank>.json` describes, without those that hold a question.
 
     `shares` says how much of each source is taken. `tallies/<rank>.json` reports what became of each record,
-    `counts/<rank>` how many megabytes of the files were read, for `watch`.
+    `counts/<rank>` how many bytes of the files were read, for `watch`.
     """
 
     readers: Mapping[str, RecordReader] = field(repr=False)
@@ -100,9 +100,9 @@ class ReadRecords:
             yield document
             if counts.documents % COUNT_EVERY == 0:
                 # A compressed file does not tell how much is left; its text is counted, up to the size of the file.
-                count(self.work / "counts", rank, min(counts.bytes, n_bytes) / MB)
+                count(self.work / "counts", rank, min(counts.bytes, n_bytes))
         counts.save(self.work / "tallies" / f"{rank:05d}.json")
-        count(self.work / "counts", rank, n_bytes / MB)
+        count(self.work / "counts", rank, n_bytes)
 
 
 def _shares(recipe: Recipe, inputs: Mapping[str, Path]) -> dict[str, Fraction]:
@@ -132,10 +132,10 @@ def _plan_tasks(
     return of_source
 
 
-def _megabytes(tasks: Path) -> float | None:
-    """What the tasks read of files, in millions of bytes; None if they read none."""
+def _file_bytes(tasks: Path) -> int | None:
+    """What the tasks read of files; None if they read none."""
     pieces = [piece for path in tasks.iterdir() for piece in json.loads(path.read_text(encoding="utf-8"))["pieces"]]
-    return sum(piece["n_bytes"] for piece in pieces) / MB or None
+    return sum(piece["n_bytes"] for piece in pieces) or None
 
 
 def _judge(reader: RecordReader, counts: RecordCounts, progress: Progress) -> None:

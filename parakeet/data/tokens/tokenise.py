@@ -20,7 +20,7 @@ from parakeet.data.tasks import count, run_tasks, watch
 from parakeet.data.tokens.shard_writer import TALLIED, ShardWriter, TokenDocument
 from parakeet.data.tokens.shards import SPLITS
 from parakeet.errors import ParakeetError
-from parakeet.progress import Progress
+from parakeet.progress import BYTES, Progress
 from parakeet.recipe import Recipe, Shards
 from parakeet.template import render_document, render_text
 from parakeet.tokenizer import Tokenizer
@@ -50,7 +50,7 @@ def make_token_shards(recipe: Recipe, inputs: Mapping[str, Path], output: Path, 
         recipe.shards,
         sources,
     )
-    with progress.task("token shards", sum(sizes) / 1e6, "MB") as task, watch(task, step.counts):
+    with progress.task("token shards", sum(sizes), BYTES) as task, watch(task, step.counts):
         run_tasks([step], len(groups), recipe.executor, work / "tokenising")
     tallies = [
         json.loads((step.tallies / f"{rank:05d}.json").read_text(encoding="utf-8")) for rank in range(len(groups))
@@ -112,12 +112,12 @@ class Tokenise(PipelineStep):
         tokenizer = _loaded(self.tokenizer)
         arguments = (tokenizer, self.sources, self.settings.shard_bytes, rank)
         train, held_out = (ShardWriter(self.output, split, *arguments) for split in SPLITS)
-        done = 0.0
+        done = 0
         for path in self.groups[rank]:
             for batch in read_batches(path, READ):
                 for is_held_out, document in tokenised(batch, tokenizer, self.settings.loss_on):
                     (held_out if is_held_out else train).write(document)
-                    done += document.n_bytes / 1e6
+                    done += document.n_bytes
                 count(self.counts, rank, done)
         tally: dict[str, Any] = {"largest_id": max(train.largest_id, held_out.largest_id)}
         for split, writer in zip(SPLITS, (train, held_out), strict=True):
