@@ -14,7 +14,6 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from parakeet.download.pages import PAGE_BYTES, fault_of_page, meaning_of
 from parakeet.download.source_folder import SourceFiles
 from parakeet.download.transfer import (
     READ_BYTES,
@@ -31,6 +30,7 @@ from parakeet.download.transfer import (
     plain,
     retrying,
 )
+from parakeet.download.web_pages import PAGE_BYTES, fault_of_page, meaning_of
 from parakeet.recipe_sources import DownloadSource, RemoteFile
 
 if TYPE_CHECKING:

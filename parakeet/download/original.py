@@ -10,7 +10,6 @@ from typing import Any
 
 from parakeet.artifact import explain_os_error, replace_file, sync_directory, sync_file
 from parakeet.download.http import drive_address, http_remote, is_address, name_of, part_key
-from parakeet.download.pages import fault_of_page
 from parakeet.download.transfer import (
     READ_BYTES,
     Checks,
@@ -21,8 +20,10 @@ from parakeet.download.transfer import (
     Remote,
     RetryPolicy,
     Version,
+    read_json,
     remove_empty_folders,
 )
+from parakeet.download.web_pages import fault_of_page
 from parakeet.errors import ParakeetError
 from parakeet.hashes import HashCache
 from parakeet.home import hashes_file, models_folder
@@ -245,10 +246,7 @@ def _forget(root: Path, path: Path) -> None:
 
 def _entries(path: Path) -> dict[str, Any]:
     """The records beside a file; empty if there are none or they cannot be read."""
-    try:
-        entries = json.loads((path.parent / RECORD_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+    entries = read_json(path.parent / RECORD_FILE)
     return entries if isinstance(entries, dict) else {}
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from parakeet.artifact import SPARE_BYTES, replace_file, sha256_of
-from parakeet.download.pages import fault_of_page
+from parakeet.download.web_pages import fault_of_page
 from parakeet.errors import ParakeetError
 from parakeet.formatting import format_bytes, one_line
 from parakeet.progress import BYTES, Progress, Task

@@ -88,7 +88,7 @@ def test_what_is_no_file_is_never_written_over(server: FaultServer, fetching: Fe
     assert os.path.lexists(fetching.file)
 
 
-def test_mirrors_are_tried_in_order_and_each_failure_is_told(
+def test_mirrors_are_tried_in_order_and_each_failure_is_reported(
     server: FaultServer, fetching: Fetching, tmp_path: Path
 ) -> None:
     good = tmp_path / "good.pth"

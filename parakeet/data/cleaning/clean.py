@@ -14,7 +14,7 @@ from typing import Any
 from parakeet.artifact import replace_file
 from parakeet.data.cleaning.boilerplate import boilerplate_in
 from parakeet.data.cleaning.counts import CleaningCounts
-from parakeet.data.cleaning.decontaminate import EvaluationIndex, SetCounts, build_index
+from parakeet.data.cleaning.decontaminate import EvaluationIndex, build_index
 from parakeet.data.cleaning.language import foreign_language, language_guesser
 from parakeet.data.cleaning.personal_data import masked_document
 from parakeet.data.cleaning.quality import QualityFilter
@@ -70,7 +70,9 @@ def clean_documents(recipe: Recipe, inputs: Mapping[str, Path], output: Path, pr
     work = output / "work"
     if recipe.clean.languages:
         language_guesser(recipe.clean.languages)
-    sets, index = _evaluation_sets(recipe, inputs, work / "evaluation_sets.npz", progress)
+    index = work / "evaluation_sets.npz" if recipe.decontamination.sets else None
+    if index is not None and not index.is_file():
+        build_index(recipe.decontamination, inputs, progress).save(index)
     steps = [
         ReadParts([[path] for path in paths], work / "read"),
         CleanDocuments(recipe.clean, work / "tallies", index),
@@ -87,25 +89,17 @@ def clean_documents(recipe: Recipe, inputs: Mapping[str, Path], output: Path, pr
     refuse_emptied(recipe, counts.kept, "cleaning")
     replace_file(output / DROPPED_FILE, "".join(json.dumps(e, ensure_ascii=False) + "\n" for e in counts.examples))
     collect_parts(work / "kept", output)
-    evaluation_sets = {one.name: _set_summary(one, counts) for one in sets}
+    evaluation_sets = {
+        one.name: {
+            "records": one.records,
+            "short": one.short,
+            "bad": one.bad,
+            "found": len(counts.records_found[one.name]),
+            "documents": counts.contaminated[one.name],
+        }
+        for one in (EvaluationIndex.load(index).sets if index is not None else [])
+    }
     return {"documents": kept, "dropped": total - kept, "sources": sources, "evaluation_sets": evaluation_sets}
-
-
-def _evaluation_sets(
-    recipe: Recipe, inputs: Mapping[str, Path], file: Path, progress: Progress
-) -> tuple[list[SetCounts], Path | None]:
-    """The recipe's evaluation sets and the file of their index, which an earlier run may have written."""
-    if not recipe.decontamination.sets:
-        return [], None
-    if not file.is_file():
-        build_index(recipe.decontamination, inputs, progress).save(file)
-    return EvaluationIndex.load(file).sets, file
-
-
-def _set_summary(one: SetCounts, counts: CleaningCounts) -> dict[str, int]:
-    shared = counts.contaminated[one.name]
-    searched = {"records": one.records, "short": one.short, "bad": one.bad}
-    return {**searched, "found": len(shared.records), "documents": shared.documents}
 
 
 def _nothing_left(total: int, sources: dict[str, dict[str, Any]]) -> str:
@@ -193,5 +187,6 @@ class Cleaner:
         if hits is None:
             return None
         for name, records in hits.sets.items():
-            self.counts.contaminated[name].add(records)
+            self.counts.contaminated[name] += 1
+            self.counts.records_found[name].update(records)
         return Fault(f"contaminated: {next(iter(hits.sets))}", hits.words)

@@ -128,7 +128,7 @@ def count_one_more(counts: dict[str, Any]) -> None:
         ("clean_documents", count_one_more, "clean_documents: 71 documents counted, but its files hold 70"),
     ],
 )
-def test_what_does_not_add_up_is_said(corpus: Corpus, tmp_path: Path, stage: str, change: Any, fault: str) -> None:
+def test_what_does_not_add_up_is_reported(corpus: Corpus, tmp_path: Path, stage: str, change: Any, fault: str) -> None:
     corpus.edit(stage, change)
     assert fault in corpus.card(tmp_path / "out")["faults"]
     assert fault in (tmp_path / "out" / "data_card.html").read_text(encoding="utf-8")
@@ -208,7 +208,7 @@ def test_vocabulary_and_what_sets_a_source_apart(made: Corpus, figures: dict[str
     assert figures["sources"]["gone"]["vocabulary"] == nothing
 
 
-def test_duplicates_are_told_by_source(corpus: Corpus, tmp_path: Path) -> None:
+def test_duplicates_are_counted_by_source(corpus: Corpus, tmp_path: Path) -> None:
     before = corpus.card(tmp_path / "before")
     assert before["sources"]["talk"]["duplicate_clusters"] is None
     assert "Clusters it keeps" not in (tmp_path / "before" / "data_card.html").read_text(encoding="utf-8")
