@@ -28,8 +28,6 @@ MAX_PICKLE_BYTES = 4 << 20
 """The pickle of the 378M model takes 16 kB."""
 CHUNK_BYTES = 1 << 20
 
-Advance = Callable[[int], None]
-
 _ZIP_START = b"PK\x03\x04"
 _END = struct.Struct("<4s4H2LH")
 _END_64 = struct.Struct("<4sQ2H2L4Q4sLQL")  # the record for archives beyond 4 GiB and its locator
@@ -78,7 +76,7 @@ def fault_of_head(head: bytes) -> str | None:
     )
 
 
-def fault_of_archive(path: Path, advance: Advance) -> str | None:
+def fault_of_archive(path: Path, advance: Callable[[int], None]) -> str | None:
     """What is wrong with a file, as words to follow a colon; None if it is an intact archive of a state dict.
 
     Intact: it has the plain form that torch.save writes, every member matches its CRC-32, and the pickle names only
@@ -158,7 +156,7 @@ def _fault_of_members(archive: zipfile.ZipFile, size: int) -> str | None:
     return None
 
 
-def _fault_of_sums(archive: zipfile.ZipFile, advance: Advance) -> str | None:
+def _fault_of_sums(archive: zipfile.ZipFile, advance: Callable[[int], None]) -> str | None:
     """Read every member; zipfile compares its CRC-32 at the end. torch itself does not when it maps a file."""
     for member in archive.infolist():
         with archive.open(member) as stream:

@@ -34,7 +34,6 @@ from parakeet.tokenizer import Tokenizer
 
 HTML_FILE = "data_card.html"
 MARKDOWN_FILE = "data_card.md"
-FIGURES_FILE = "data_card.json"
 UNKNOWN_LICENCE = "unknown"
 CLUSTERS_SHOWN = 4
 DUPLICATE_CHARACTERS = 280
@@ -51,7 +50,7 @@ def make_data_card(recipe: Recipe, inputs: Mapping[str, Path], output: Path, pro
     artifacts = {name: Artifact.open(path) for name, path in inputs.items()}
     figures = gather(recipe, artifacts, progress)
     text = json.dumps(figures, ensure_ascii=False, indent=1) + "\n"
-    (output / FIGURES_FILE).write_text(text, encoding="utf-8")
+    (output / "data_card.json").write_text(text, encoding="utf-8")
     tables, drawings = card_tables(figures), {"charts": card_charts(figures), "colour": colour}
     page = render("data_card.html", tables=tables, marked_differences=marked_differences, **drawings, **figures)
     (output / HTML_FILE).write_text(page, encoding="utf-8")
@@ -95,7 +94,11 @@ def gather(recipe: Recipe, artifacts: Mapping[str, Artifact], progress: Progress
         },
         "duplicates": _duplicates(artifacts["deduplicated_documents"]),
         "vocabulary": {"kind": tokenizer.name, **vocabulary_figures(measures.id_counts, tokenizer)},
-        "rows": _rows(counts["packing_plan"]),
+        # One entry for each sequence length that the model is trained at.
+        "rows": [
+            {key: plan[key] for key in ("row_tokens", "rows", "fill", "split_documents") if key in plan}
+            for plan in counts["packing_plan"].get("lengths", {}).values()
+        ],
         "provenance": _provenance(artifacts),
     }
 
@@ -243,12 +246,6 @@ def _duplicates(artifact: Artifact) -> dict[str, Any]:
             for cluster in near[:CLUSTERS_SHOWN]
         ],
     }
-
-
-def _rows(plan: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One entry for each sequence length that the model is trained at."""
-    keys = ("row_tokens", "rows", "fill", "split_documents")
-    return [{key: entry[key] for key in keys if key in entry} for entry in plan.get("lengths", {}).values()]
 
 
 def _provenance(artifacts: Mapping[str, Artifact]) -> dict[str, Any]:

@@ -17,7 +17,6 @@ import xxhash
 
 from parakeet.artifact import sync_file
 from parakeet.data.reading.readers import read_records
-from parakeet.data.reading.records import Record
 from parakeet.data.reading.shapes import ROLE_NAMES, BadRecord, shape
 from parakeet.data.reading.source_readers import reader_of
 from parakeet.data.words import words_of
@@ -202,14 +201,11 @@ class IndexBuilder:
         return found
 
     def _hashes(self, words: list[str], size: int) -> np.ndarray:
-        numbers = np.fromiter(map(self._hash, words), np.uint64, len(words))
+        for word in words:
+            if word not in self._vocabulary:
+                self._vocabulary[word] = xxhash.xxh3_64_intdigest(word.encode())
+        numbers = np.fromiter(map(self._vocabulary.__getitem__, words), np.uint64, len(words))
         return window_hashes(numbers, np.arange(len(words)), np.arange(len(words) - size + 1), size)
-
-    def _hash(self, word: str) -> int:
-        number = self._vocabulary.get(word)
-        if number is None:
-            number = self._vocabulary[word] = xxhash.xxh3_64_intdigest(word.encode())
-        return number
 
     def index(self, sets: list[SetCounts]) -> EvaluationIndex:
         """The index of all records taken, those of `sets` in their order."""
@@ -240,11 +236,13 @@ def build_index(settings: Decontamination, inputs: Mapping[str, Path], progress:
     with progress.task("evaluation sets", None, "records") as task:
         for chosen in settings.sets:
             counts, first_bad = SetCounts(chosen.name), ""
-            for path, record in _records(chosen, inputs):
+            files, _ = reader_of(chosen).files(inputs)
+            for path, record in ((file, record) for file in files for record in read_records(file, chosen.separator)):
                 task.advance()
                 if record.value is None:
                     counts.bad += 1
-                    first_bad = first_bad or _place(path, record)
+                    where = f"{path}/{record.member}" if record.member else str(path)
+                    first_bad = first_bad or sanitise(f"{where}:{record.row}: {record.problem}")
                 elif builder.add(*searched_texts(record.value, chosen)):
                     counts.records += 1
                 else:
@@ -258,17 +256,6 @@ def build_index(settings: Decontamination, inputs: Mapping[str, Path], progress:
                 f"short, {counts.bad:,} cannot be read."
             )
     return builder.index(sets)
-
-
-def _records(chosen: RecordSource, inputs: Mapping[str, Path]) -> Iterator[tuple[Path, Record]]:
-    files, _ = reader_of(chosen).files(inputs)
-    for path in files:
-        yield from ((path, record) for record in read_records(path, chosen.separator))
-
-
-def _place(path: Path, record: Record) -> str:
-    """The place of a record, and what is wrong with it."""
-    return sanitise(f"{path}{'/' if record.member else ''}{record.member}:{record.row}: {record.problem}")
 
 
 def _refuse_useless(counts: SetCounts, first_bad: str) -> None:

@@ -83,9 +83,16 @@ def deduplicate_documents(
     collect_parts(search.work / "kept", output)
     with (output / "clusters.jsonl").open("w", encoding="utf-8") as file:
         for keeper, dropped in examples:
-            cluster = _cluster(columns, choice, keeper, dropped)
+            members = choice.kept_by == keeper
             gone = written.beginnings[dropped]
-            cluster |= {"kept": written.beginnings[keeper]["text"], "dropped": gone.pop("text"), **gone}
+            cluster = {
+                "kind": "exact" if choice.exact[dropped] else "near",
+                "sources": sorted({columns.names[source] for source in columns.sources[members]}),
+                "size": int(members.sum()),
+                "kept": written.beginnings[keeper]["text"],
+                "dropped": gone.pop("text"),
+                **gone,
+            }
             file.write(json.dumps(cluster, ensure_ascii=False) + "\n")
     counts = _summary(columns, choice, written)
     # A source that cleaning emptied is listed too.
@@ -198,15 +205,6 @@ class KeepMarked:
         self.reports.mkdir(parents=True, exist_ok=True)
         report = {"beginnings": beginnings, "exchanges_cut": cut, "emptied": emptied}
         replace_file(self.reports / f"{rank:05d}.json", json.dumps(report))
-
-
-def _cluster(columns: DocumentColumns, choice: Choice, keeper: int, dropped: int) -> dict[str, Any]:
-    members = choice.kept_by == keeper
-    return {
-        "kind": "exact" if choice.exact[dropped] else "near",
-        "sources": sorted({columns.names[source] for source in columns.sources[members]}),
-        "size": int(members.sum()),
-    }
 
 
 def _examples(choice: Choice) -> Iterator[tuple[int, int]]:

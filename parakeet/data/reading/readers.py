@@ -30,8 +30,6 @@ from parakeet.sanitise import sanitise
 MAX_LINE_BYTES = 64 << 20
 """A longer line of JSONL is a problem: it is hardly text, and it would fill the memory."""
 TEXT_PIECE_BYTES = 64 << 10
-COPY_BYTES = 1 << 20
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 PARQUET_BATCH_ROWS = 256
 PARQUET_BUFFER_BYTES = 1 << 20
 """Of each column. Without it a row group's columns are read whole, and some data sets have one row group a file."""
@@ -81,7 +79,7 @@ def _undamaged(records: Iterator[Record], path: Path) -> Iterator[Record]:
             yield record
             count += 1
     except DAMAGE as error:
-        if isinstance(error, OSError) and error.errno in DISK_FULL:  # raised by the temporary file, not by this one
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):  # raised by the temporary file
             raise
         message = f"{path} cannot be read beyond record {count:,}: {error or type(error).__name__}. "
         raise ParakeetError(sanitise(message) + "Copy or download the file again, or remove it.") from None
@@ -250,7 +248,7 @@ def _seekable(stream: Any) -> Iterator[BinaryIO]:
         yield stream
         return
     with tempfile.TemporaryFile() as file:
-        shutil.copyfileobj(stream, file, COPY_BYTES)
+        shutil.copyfileobj(stream, file)
         yield file
 
 

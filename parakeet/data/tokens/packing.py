@@ -6,7 +6,7 @@ only a target.
 
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +66,11 @@ def make_packing_plan(recipe: Recipe, inputs: Mapping[str, Path], output: Path, 
     with progress.task("packing plan", None, "sequences") as task:
         for sequence_length in sorted(set(recipe.packing.lengths)):
             # Each pass over the mix is packed by itself, so a repeated document does not end up beside itself.
-            sequences = fill_up(
-                concatenated([_pack_some(lengths, documents, sequence_length) for documents in mixed.passes()]),
-                sequence_length,
-            )
+            passes = []
+            for documents in mixed.passes():
+                packed = pack(lengths[documents], sequence_length)
+                passes.append(replace(packed, document=documents[packed.document]))
+            sequences = fill_up(concatenated(passes), sequence_length)
             if not len(sequences):
                 raise ParakeetError(
                     "No training document is left to pack: add text, or lower deduplication.held_out_fraction."
@@ -78,12 +79,6 @@ def make_packing_plan(recipe: Recipe, inputs: Mapping[str, Path], output: Path, 
             counts[str(sequence_length)] = _counts(sequences, sequence_length)
             task.advance(len(sequences))
     return {**counts[str(recipe.packing.sequence_length)], "lengths": counts, "mix": mixed.by_source}
-
-
-def _pack_some(lengths: np.ndarray, documents: np.ndarray, sequence_length: int) -> PackedSequences:
-    """`pack` for the documents with these numbers; lengths (all documents,) in tokens."""
-    sequences = pack(lengths[documents], sequence_length)
-    return PackedSequences(sequences.offsets, documents[sequences.document], sequences.start, sequences.length)
 
 
 def concatenated(parts: Sequence[PackedSequences]) -> PackedSequences:
