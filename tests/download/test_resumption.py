@@ -160,7 +160,7 @@ def test_a_part_of_gdowns_that_proves_nothing_is_dropped(server: FaultServer, do
 
 def test_a_whole_but_bad_file_of_gdowns_is_downloaded_again(server: FaultServer, fetching: Fetching) -> None:
     folder = Download("original", fetching.root).earlier_folder(server.address("whole"))
-    (folder / "file").write_bytes(damaged("flipped bit"))
+    (folder / "file").write_bytes(damaged(BODY))
     (folder / "offer.json").write_text(json.dumps({"total": len(BODY), "validator": '"one"'}))
     fetching(server.address("whole"))
     assert fetching.file.read_bytes() == BODY
