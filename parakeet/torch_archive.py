@@ -136,7 +136,7 @@ def _fault_of_end(archive: zipfile.ZipFile, file: BinaryIO) -> str | None:
 def _fault_of_members(archive: zipfile.ZipFile, size: int) -> str | None:
     """The members must be those that torch.save writes, each once, uncompressed, and not larger than the file."""
     members = archive.infolist()
-    names = [member.orig_filename for member in members]  # `filename` ends at a NUL; other readers may go on
+    names = [member.orig_filename for member in members]  # `filename` ends at a NUL; other readers may not
     root = names[0].split("/")[0] if names else ""
     if f"{root}/data.pkl" not in names:
         return "it is a ZIP archive, but none that torch.save wrote: it has no data.pkl"

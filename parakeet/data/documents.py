@@ -54,7 +54,7 @@ COUNTED_BYTES = 1 << 20
 class Document:
     """One plain text or one conversation.
 
-    `metadata` is small and JSON-serialisable: where the document stood, and what helps to find it again.
+    `metadata` is small and JSON-serialisable: the file and row that the document comes from, and what helps to find it.
     """
 
     source: str
@@ -124,7 +124,7 @@ class Document:
 
 
 def _identified(document: Document, doc_id: bytes) -> Document:
-    """Fill the cache of `doc_id`, where the id is known."""
+    """The document with a `doc_id` that need not be computed."""
     document.__dict__["doc_id"] = doc_id
     return document
 
@@ -284,12 +284,12 @@ def collect_parts(folder: Path, output: Path) -> None:
 
 
 def refuse_emptied(recipe: Recipe, kept: Mapping[str, int], by: str) -> None:
-    """ParakeetError if no document is left of a source that has a weight, and so a share of the training."""
+    """ParakeetError if a source with a weight has no document left: it could not have its share of the training."""
     for source in recipe.sources:
         if source.weight is not None and not kept.get(source.name):
             raise ParakeetError(
-                f"Source {source.name} has the weight {source.weight:g}, but {by} left no document of it. Correct the "
-                "source or the rules in the recipe (clean, deduplication), or remove the source."
+                f"Source {source.name} has the weight {source.weight:g}, but {by} left none of its documents. Correct "
+                "the source or the rules in the recipe (clean, deduplication), or remove the source."
             )
 
 

@@ -62,7 +62,7 @@ def run_tasks(steps: Sequence[PipelineStep], tasks: int, executor: Executor, log
             "A worker process was killed, most likely because memory ran out. Free some memory, or lower "
             "executor.workers in the recipe. The same command resumes from here."
         )
-    # Whatever went wrong, a file in `failures` may say more about it.
+    # A file in `failures` may explain it better.
     except Exception as caught:
         error = caught
     unfinished = [rank for rank in range(tasks) if not (logs / "completions" / f"{rank:05d}").is_file()]

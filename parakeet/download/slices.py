@@ -19,7 +19,7 @@ from parakeet.download.transfer import (
 from parakeet.progress import Task
 
 LINES = (".jsonl", ".ndjson", ".txt", ".text", ".md", ".markdown")
-"""Files whose beginning is useful by itself, up to the end of a line."""
+"""Files whose first lines are useful without the rest."""
 PARQUET = ".parquet"
 WHOLE = (".json", ".gz", ".zst", ".tgz", ".zip", ".tar")
 """Files that are useless without their end."""

@@ -24,7 +24,8 @@ from parakeet.sanitise import sanitise
 KINDS: dict[str, type[SourceFiles[Any]]] = {"download": DownloadFiles, "hub": HubFiles, "bucket": BucketFiles}
 """The class that lists the files of each kind of remote source."""
 RETRY_POLICY = RetryPolicy(attempts=10, max_wait=300.0)
-"""More than eight minutes without any progress: nobody is watching, and the hub counts requests by five minutes."""
+"""It gives up after eight minutes without progress: large downloads run unattended, and the hub counts requests over
+five minutes."""
 
 _UNSAFE = re.compile(r"[^\w .+=,@()\[\]-]")
 

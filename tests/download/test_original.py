@@ -87,7 +87,7 @@ def test_what_is_no_file_is_never_written_over(server: FaultServer, fetching: Fe
         fetching.file.mkdir()
     else:
         fetching.file.symlink_to("/nowhere/at/all.pth")
-    with pytest.raises(ParakeetError, match="move it away"):
+    with pytest.raises(ParakeetError, match="Move it away"):
         fetching(server.address("whole"))
     assert os.path.lexists(fetching.file)
 

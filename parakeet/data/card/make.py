@@ -1,4 +1,4 @@
-"""The data_card stage: what the corpus holds, source by source, as a page, as Markdown and as figures.
+"""The stage `data_card`: what the corpus holds, by source, as a page, as Markdown and as figures.
 
 The counts of the earlier stages are checked against each other and against the shards. If a record is not accounted
 for, the page says so. Nothing in the three files depends on the machine or the time.
@@ -271,7 +271,7 @@ def _downloaded(documents: Artifact) -> list[dict[str, str]]:
     for stage, made_from in documents.manifest.get("inputs", {}).items():
         if not stage.startswith(f"{SOURCE_FILES}/"):
             continue
-        # An artefact's folder is in the folder of its stage, which is beside that of the documents.
+        # Artefacts are in <root>/<stage>/<name>.
         folder = documents.path.parent.parent / stage / Path(made_from["path"]).name
         source = sanitise(stage.rpartition("/")[2])
         for name, entry in Artifact.open(folder).manifest["files"].items():

@@ -1,6 +1,6 @@
 """The stage `clean_documents`: normalise the text, and drop what is useless or must not be trained on.
 
-Each rule is a function from a document to a `Fault` or None. A new rule is a new file beside this one, and a line in
+Each rule is a function from a document to a `Fault` or None. A new rule is a new file in this folder and a line in
 `Cleaner._rules`.
 """
 
@@ -59,8 +59,8 @@ def clean_documents(recipe: Recipe, inputs: Mapping[str, Path], output: Path, pr
     Returns {"documents", "dropped", "sources": {name: {"kept", "dropped": {reason: n}, "found": {kind: n}}},
     "evaluation_sets": {name: {"records", "short", "bad", "found", "documents"}}}. `found` of a source counts documents:
     "mended" (mojibake, among all), "boilerplate" (among those that no rule before it dropped), "e-mail", "phone" and
-    "IP address" (among the kept). `found` of a set counts those of its records that stand in `documents` dropped
-    documents.
+    "IP address" (among the kept). `found` of a set counts its records that occur in dropped documents, and `documents`
+    counts those.
 
     Resumes what an earlier run left in `output`. Raises ParakeetError if nothing is kept, an evaluation set cannot be
     read, or a language is unknown.

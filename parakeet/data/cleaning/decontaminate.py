@@ -27,10 +27,10 @@ from parakeet.recipe_sources import RecordSource
 from parakeet.sanitise import sanitise
 
 MIN_WORDS = 5
-"""Anybody may write a whole record of fewer words: "What is 2 + 2? 4"."""
+"""Records of fewer words occur by chance in other text: "What is 2 + 2? 4"."""
 MOST_BAD = 0.01
 ANSWER_LABELS = ((), ("answer",), ("a",), ("assistant",))
-"""Words that may stand between a short question and its answer in a text."""
+"""Words that may separate a short question from its answer in a text."""
 SYSTEM_COLUMNS = ("system", "system_prompt")
 QUESTIONS = ("question", "problem", "query", "prompt", "instruction", "input")
 """Columns with the question of a record that has no known shape, such as multiple choice."""
@@ -63,7 +63,7 @@ class Windows:
     hashes: np.ndarray
     """uint64 (w)."""
     records: np.ndarray
-    """uint32 (w): number of the record that each run stands in."""
+    """uint32 (w): number of the record that each run is from."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class EvaluationIndex:
     def find(self, text: str) -> Hits | None:
         """What a text shares with the records, or None.
 
-        Only runs whose words all stand in the vocabulary are hashed, and most text has no long one.
+        Only runs whose words are all in the vocabulary are hashed, and most text has no long one.
         """
         words = folded_words(text)
         # (words,) number of each word in the vocabulary, −1 for unknown ones.
@@ -106,7 +106,7 @@ class EvaluationIndex:
             if not len(starts):
                 continue
             hashes = window_hashes(self.word_hashes, ids, starts, size)
-            # Where each hash would stand among the sorted ones; it is there if that place holds the same hash.
+            # Where each hash would be inserted among the sorted ones. It is shared if that place holds the same hash.
             begins = np.searchsorted(windows.hashes, hashes)
             shared = windows.hashes[np.minimum(begins, len(windows.hashes) - 1)] == hashes
             if not shared.any():
@@ -275,8 +275,8 @@ def _refuse_useless(counts: SetCounts, first_bad: str) -> None:
 def searched_texts(value: dict[str, Any] | str, chosen: RecordSource) -> tuple[list[str], list[tuple[str, ...]]]:
     """The fields of a record, and the texts that are searched for whole if they are short.
 
-    Fields are the texts in the file and the turns made of them. System messages are left out, because a set's
-    instructions stand in other sets too.
+    Fields are the texts in the file and the turns made of them. System messages are left out, because other sets have
+    the same instructions.
     """
     if isinstance(value, str):
         return [value], [(value,)]

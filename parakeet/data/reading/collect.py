@@ -30,7 +30,7 @@ def collect_documents(recipe: Recipe, inputs: Mapping[str, Path], output: Path, 
 
     Beside the Parquet parts it writes `problems.jsonl` (source, file, row, reason, excerpt; the first 100 of each
     source and reason) and `questions.jsonl` (source, task, prompt, answer: the held-out questions of synthetic
-    sources). A document's metadata tells its place: `file`, relative to the source's folder, and `row`. `inputs` holds
+    sources). A document's metadata holds its place: `file`, relative to the source's folder, and `row`. `inputs` holds
     the folders of downloaded sources, as `source_files/<name>`. A record of a text file is one block of it, or one line
     that is not text. If `recipe.limit` is below 1, a systematic sample of the records is taken; of a downloaded source
     correspondingly more, because only a part of it was downloaded.
@@ -91,7 +91,7 @@ class ReadRecords:
         leaks = LeakSearch(read_questions(self.questions))
         for document in reader.documents(pieces, task["first"], share, counts):
             if question := leaks.find(document):
-                # A generated dialogue has no place; its number stands for it.
+                # A generated dialogue has no place, so its number is shown instead.
                 place = {"source": document.source, "file": "dialogues", "row": counts.records} | document.place
                 counts.reject(Problem(HELD_OUT_QUESTION, question), place, document.content)
                 continue
@@ -99,7 +99,7 @@ class ReadRecords:
             counts.bytes += document.n_bytes
             yield document
             if counts.documents % COUNT_EVERY == 0:
-                # A compressed file does not tell how much is left; its text is counted, up to the size of the file.
+                # How much of a compressed file is left is unknown. Its text is counted, up to the size of the file.
                 count(self.work / "counts", rank, min(counts.bytes, n_bytes))
         counts.save(self.work / "tallies" / f"{rank:05d}.json")
         count(self.work / "counts", rank, n_bytes)

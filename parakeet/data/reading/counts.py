@@ -23,7 +23,7 @@ NORMAL_REASONS = frozenset(
         "empty text",
     )
 )
-"""Reasons that occur in good published sets too. Such records are left out; they say nothing against the others."""
+"""Reasons that occur in good published sets too. They are left out without casting doubt on the other records."""
 MOST_NORMAL = 0.5
 MOST_FAULTY = 0.01
 HOPELESS_FAULTY = 1000

@@ -12,7 +12,7 @@ from parakeet.sanitise import sanitise
 PIECE_BYTES = 256 << 10
 MAX_ELEMENT_CHARACTERS = 64 << 20
 LONGEST_LITERAL = 16
-"""An error this close to the end of what was read may only mean that more has to be read; `-Infinity` has 9."""
+"""An error this close to the end of the buffer may only mean that more has to be read; `-Infinity` has 9."""
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 

@@ -28,7 +28,7 @@ from parakeet.errors import ParakeetError
 from parakeet.sanitise import sanitise
 
 MAX_LINE_BYTES = 64 << 20
-"""A longer line of JSONL is a problem: it is hardly text, and it would fill the memory."""
+"""A longer line of JSONL is a problem: it is unlikely to be text, and it would fill the memory."""
 TEXT_PIECE_BYTES = 64 << 10
 PARQUET_BATCH_ROWS = 256
 PARQUET_BUFFER_BYTES = 1 << 20

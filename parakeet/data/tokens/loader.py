@@ -36,7 +36,7 @@ class LoaderState:
 
 
 class Loader:
-    """Reads a plan's sequences epoch after epoch without end, each epoch in an order of its own."""
+    """Reads a plan's sequences epoch after epoch without end, each epoch in a different order."""
 
     def __init__(
         self, shards: TokenShards, plan: PackingPlan, sequence_length: int, padding: int, state: LoaderState

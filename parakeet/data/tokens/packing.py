@@ -20,7 +20,7 @@ from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 
 LEAST_FILL = 0.995
-"""At least this share of a plan's positions holds a target, whatever the lengths of the documents."""
+"""At least this share of a plan's positions holds a target, for any lengths of documents."""
 COLUMNS = ("document", "start", "length")
 
 

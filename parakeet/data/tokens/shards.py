@@ -15,7 +15,7 @@ SPLITS = ("train", "held_out")
 
 def ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """(Σ counts,) int64: starts[0], starts[0] + 1, … (counts[0] numbers), then the same from starts[1], and so on."""
-    # Entry k of range i is starts[i] + k, and stands at the place (counts before i) + k of the result: so add every
+    # Entry k of range i is starts[i] + k, at the place (counts before i) + k of the result. So add every
     # place to the constant starts[i] − (counts before i) of its range.
     ends = np.cumsum(counts)
     numbers = np.repeat(starts - ends + counts, counts)
@@ -185,8 +185,8 @@ class TokenShards:
         """Words (Σ counts,): counts[i] of them from addresses[i]. Each file that holds some is indexed once."""
         if len(self._words) == 1:
             return self._words[0][ranges(addresses, counts)]
-        # Group the pieces by file. sources (Σ counts,): the words within their file, file after file; places: where
-        # each of them stands in the result. Both are in by_file order, so each file has one slice of them.
+        # Group the pieces by file. sources (Σ counts,): the words within their file, file after file; places: the
+        # place of each in the result. Both are in by_file order, so each file has one slice of them.
         files = np.searchsorted(self._file_begins, addresses, side="right") - 1
         by_file = np.argsort(files, kind="stable")
         sources = ranges((addresses - self._file_begins[files])[by_file], counts[by_file])

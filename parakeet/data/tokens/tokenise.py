@@ -63,7 +63,7 @@ def make_token_shards(recipe: Recipe, inputs: Mapping[str, Path], output: Path, 
             )
     counts = {split: _sum([tally[split] for tally in tallies], sources) for split in SPLITS}
     held_out = counts["held_out"]
-    # Checked now, before hours of training a model that nobody could measure.
+    # Checked now, before hours are spent on training a model that cannot be measured.
     if held_out["bytes"] < recipe.shards.min_held_out_bytes:
         raise ParakeetError(
             f"Only {held_out['documents']:,} documents with {held_out['bytes']:,} bytes are held out, too little to "
