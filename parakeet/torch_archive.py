@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from parakeet.formatting import one_line
+from parakeet.formatting import format_bytes, one_line
 
 STORAGES = ("Float", "Half", "BFloat16", "Double", "Long", "Int", "Short", "Char", "Byte", "Bool")
 NEEDED_GLOBALS = frozenset(
@@ -169,7 +169,7 @@ def _fault_of_pickle(archive: zipfile.ZipFile) -> str | None:
     """The pickle must name nothing but NEEDED_GLOBALS, and those by the one instruction that torch.save uses."""
     member = next(member for member in archive.infolist() if member.filename.endswith("/data.pkl"))
     if member.file_size > MAX_PICKLE_BYTES:
-        return f"it has a pickle of more than {MAX_PICKLE_BYTES:,} bytes, and no state dict needs that"
+        return f"it has a pickle of more than {format_bytes(MAX_PICKLE_BYTES, 0)}, and no state dict needs that"
     refused: dict[str, None] = {}
     strings: list[str] = []
     try:

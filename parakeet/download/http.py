@@ -31,6 +31,7 @@ from parakeet.download.transfer import (
     retrying,
 )
 from parakeet.download.web_pages import PAGE_BYTES, fault_of_page, meaning_of
+from parakeet.formatting import format_bytes
 from parakeet.recipe_sources import DownloadSource, RemoteFile
 
 if TYPE_CHECKING:
@@ -229,7 +230,7 @@ def _pieces(response: "requests.Response", n_bytes: int | None, policy: RetryPol
         if arrived >= STALL_BYTES:
             since, arrived = time.monotonic(), 0
         elif left > 0 and time.monotonic() - since > policy.stall_timeout:
-            raise TransientError(f"it sent less than 512 KiB in {policy.stall_timeout:g} s")
+            raise TransientError(f"it sent less than {format_bytes(STALL_BYTES, 0)} in {policy.stall_timeout:g} s")
 
 
 @contextmanager

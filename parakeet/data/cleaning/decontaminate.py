@@ -21,6 +21,7 @@ from parakeet.data.reading.shapes import ROLE_NAMES, BadRecord, shape
 from parakeet.data.reading.source_readers import reader_of
 from parakeet.data.words import words_of
 from parakeet.errors import ParakeetError
+from parakeet.formatting import format_percent
 from parakeet.progress import Progress
 from parakeet.recipe import Decontamination
 from parakeet.recipe_sources import RecordSource
@@ -262,8 +263,9 @@ def _refuse_useless(counts: SetCounts, first_bad: str) -> None:
     """A record that cannot be read cannot be searched for, and a copy of it would be trained on unnoticed."""
     if counts.bad > MOST_BAD * (counts.records + counts.short + counts.bad):
         raise ParakeetError(
-            f"Evaluation set {counts.name}: {counts.bad:,} of its records cannot be read, and at most {MOST_BAD:.0%} "
-            f"may be bad. Correct the file, or the set in decontamination.sets. The first:\n  {first_bad}"
+            f"Evaluation set {counts.name}: {counts.bad:,} of its records cannot be read, and at most "
+            f"{format_percent(MOST_BAD, 0)} may be bad. Correct the file, or the set in decontamination.sets. "
+            f"The first:\n  {first_bad}"
         )
     if counts.records == 0:
         raise ParakeetError(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from parakeet.errors import ParakeetError
+from parakeet.formatting import format_bytes
 from parakeet.sanitise import sanitise
 
 PIECE_BYTES = 256 << 10
@@ -107,7 +108,7 @@ class JsonText:
         self._buffer = self._buffer[self._at :]
         self._at = 0
         if len(self._buffer) > MAX_ELEMENT_CHARACTERS:
-            raise self._error(f"an element longer than {MAX_ELEMENT_CHARACTERS >> 20} MiB", 0)
+            raise self._error(f"an element longer than {format_bytes(MAX_ELEMENT_CHARACTERS, 0)}", 0)
         self._add(self._stream.read(max(PIECE_BYTES, len(self._buffer))))
         return True
 

@@ -25,6 +25,7 @@ from parakeet.data.reading.records import Problem, Record, bad_bytes, excerpt_of
 from parakeet.data.reading.sources import ARCHIVES, RECOGNISED, file_kind
 from parakeet.data.reading.text_blocks import TextBlocks
 from parakeet.errors import ParakeetError
+from parakeet.formatting import format_bytes
 from parakeet.sanitise import sanitise
 
 MAX_LINE_BYTES = 64 << 20
@@ -118,7 +119,7 @@ def _read_jsonl(stream: Any, first_row: int = 1) -> Iterator[Record]:
     while line := stream.readline(MAX_LINE_BYTES):
         row += 1
         if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
-            yield bad_bytes(row, Problem("line too long", f"more than {MAX_LINE_BYTES >> 20} MiB"), line)
+            yield bad_bytes(row, Problem("line too long", f"more than {format_bytes(MAX_LINE_BYTES, 0)}"), line)
             _skip_line(stream)
         elif line.strip():
             yield _json_line(row, line)
@@ -216,7 +217,7 @@ def _read_separated(stream: Any, separator: str) -> Iterator[Record]:
 
 def _separated(content: bytes, row: int, size: int) -> Iterator[Record]:
     if size > MAX_LINE_BYTES:
-        detail = f"more than {MAX_LINE_BYTES >> 20} MiB without a line that is the separator"
+        detail = f"more than {format_bytes(MAX_LINE_BYTES, 0)} without a line that is the separator"
         yield bad_bytes(row, Problem("document too long", detail), content)
         return
     try:

@@ -244,7 +244,7 @@ class PackingPlan:
             columns = {name: table.column(name).combine_chunks() for name in COLUMNS}
         except (pa.ArrowException, OSError, KeyError) as error:
             raise ParakeetError(
-                f"{path} is not a whole packing plan ({error}). Run the same build again with: --force packing_plan"
+                f"{path} is not a complete packing plan ({error}). Run the same build again with: --force packing_plan"
             ) from None
         values = (column.values.to_numpy() for column in columns.values())
         self.sequences = PackedSequences(columns["document"].offsets.to_numpy(), *values)
