@@ -204,7 +204,7 @@ def test_members_beyond_the_end_are_damage(tmp_path: Path, offset: int) -> None:
     assert "is a damaged archive" in refusal(tmp_path / "a.pth", stream.getvalue())
 
 
-BRIEF = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+BRIEF = settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @BRIEF

@@ -80,7 +80,7 @@ def test_another_seed_makes_other_text_and_another_split() -> None:
     }
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=SEEDS, count=st.integers(min_value=0, max_value=300))
 def test_dialogues_are_distinct_well_formed_and_a_prefix_of_a_longer_run(seed: int, count: int) -> None:
     drawn = list(dialogues(count, seed))
@@ -126,7 +126,7 @@ def test_no_held_out_question_occurs_in_a_training_turn(seed: int) -> None:
     assert [question for question in sorted(questions) if question in text] == []
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=SEEDS, per_task=st.integers(min_value=0, max_value=260))
 def test_held_out_questions_are_distinct_and_enough(seed: int, per_task: int) -> None:
     questions = held_out_questions(per_task, seed)

@@ -174,7 +174,7 @@ def test_documents_keep_order_source_licence_roles_and_metadata(tmp_path: Path) 
     assert list(read_documents(parts(output))) == [*documents[:30], chat("Hi", "Hello")]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.lists(st.text(max_size=8), min_size=1, max_size=3), min_size=1, max_size=12))
 def test_every_document_is_kept_or_counted_under_a_reason(
     tmp_path_factory: pytest.TempPathFactory, contents: list[list[str]]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from parakeet.data.cleaning.decontaminate import EvaluationIndex, build_index, folded_words
@@ -85,7 +85,6 @@ def test_almost_nothing_of_gsm8k_train_matches_the_test_set(tmp_path: Path) -> N
 WORD = st.text(st.sampled_from("abcdefgh"), min_size=1, max_size=3)
 
 
-@settings(deadline=None)
 @given(st.data(), st.lists(WORD, min_size=5, max_size=30), st.integers(5, 12))
 def test_any_window_is_caught(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, record: list[str], words: int
@@ -102,7 +101,6 @@ def test_any_window_is_caught(
     assert hits.sets == {"set": [0]}
 
 
-@settings(deadline=None)
 @given(st.lists(WORD, min_size=5, max_size=40), st.lists(WORD, max_size=60), st.integers(5, 12))
 def test_only_so_many_words_in_a_row_are_caught(
     tmp_path_factory: pytest.TempPathFactory, record: list[str], text: list[str], words: int

@@ -74,7 +74,7 @@ def corpora(draw: st.DrawFn) -> list[Document]:
     return documents
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(corpora(), st.integers(16, 70), st.sampled_from([600, 3000, 1 << 30]), st.integers(0, 40))
 def test_batches_are_what_assembling_piece_by_piece_gives(
     prepared: Prepared, documents: list[Document], sequence_length: int, shard_bytes: int, sequences: int
