@@ -28,12 +28,12 @@ from parakeet.data.documents import (
     ReadParts,
     WriteDocuments,
     collect_parts,
+    content_bytes,
     count_documents,
-    megabytes,
     parts,
 )
 from parakeet.data.tasks import run_tasks, watch
-from parakeet.progress import Progress
+from parakeet.progress import BYTES, Progress
 from parakeet.recipe import Recipe
 
 
@@ -79,7 +79,7 @@ def clean_documents(recipe: Recipe, inputs: Mapping[str, Path], output: Path, pr
         as_documents,
         WriteDocuments(work / "kept"),
     ]
-    with progress.task("cleaning", megabytes(paths), "MB") as task, watch(task, work / "read"):
+    with progress.task("cleaning", sum(map(content_bytes, paths)), BYTES) as task, watch(task, work / "read"):
         run_tasks(steps, len(paths), recipe.executor, work / "cleaning")
     collect_parts(work / "kept", output)
     return {"documents": count_documents(output)}

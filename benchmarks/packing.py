@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from parakeet.data.tokens.loader import Loader, LoaderState
-from parakeet.data.tokens.packing import Plan, fill_up, pack, plan_file, write_plan
+from parakeet.data.tokens.packing import PackingPlan, fill_up, pack, plan_file, write_plan
 from parakeet.data.tokens.shard_writer import ShardWriter, TokenDocument
 from parakeet.data.tokens.shards import TokenShards
 from parakeet.tokenizer import Tokenizer, train_tokenizer
@@ -87,7 +87,7 @@ def measure_loader(documents: int, mean_tokens: int, sequence_length: int, secon
         write_plan(directory / plan_file(sequence_length), pack(shards.lengths(), sequence_length))
         loader = Loader(
             shards,
-            Plan(directory, sequence_length),
+            PackingPlan(directory, sequence_length),
             sequence_length,
             tokenizer.padding,
             LoaderState("shards", "plan", seed=1),

@@ -372,20 +372,27 @@ def data() -> None:
 @click.option("--examples", type=click.IntRange(1, 100), default=5, show_default=True, help="Examples in each row.")
 def inspect(recipe_name: str | None, limit: float | None, stage: str | None, **shown: Any) -> None:
     """Show what was dropped from the training text, and why."""
-    from parakeet.data.inspect import DROPPING_STAGES, render_inspection
+    from parakeet.data.inspect import render_inspection
     from parakeet.home import home
     from parakeet.recipe_file import load_recipe
     from parakeet.stages import ACTIVE_RECIPE_FILE, DEFAULT_RECIPE, Build, active_recipe
 
-    if stage is not None and stage not in DROPPING_STAGES:
-        raise ParakeetError(f"{stage!r} drops no documents. These do: {', '.join(DROPPING_STAGES)}.")
+    # TODO lead: Stage.examples_file
+    examples_files = {
+        "documents": "problems.jsonl",
+        "clean_documents": "dropped.jsonl",
+        "deduplicated_documents": "clusters.jsonl",
+    }
+    if stage is not None and stage not in examples_files:
+        raise ParakeetError(f"{stage!r} drops no documents. These do: {', '.join(examples_files)}.")
     active = home() / ACTIVE_RECIPE_FILE
     recipe = load_recipe(recipe_name) if recipe_name is not None else active_recipe(home())
     build = Build(home(), _limited(recipe, limit))
     # An unfinished build shows what it has made so far.
-    made = [found for name in ([stage] if stage else DROPPING_STAGES) if (found := build.find(name)) is not None]
+    wanted = [stage] if stage else list(examples_files)
+    made = [(found, examples_files[name]) for name in wanted if (found := build.find(name)) is not None]
     if not made:
-        missing = stage or DROPPING_STAGES[-1]
+        missing = wanted[-1]
         chosen = recipe_name or (active if active.is_file() else DEFAULT_RECIPE)
         raise ParakeetError(
             f"{missing} has not been made for recipe {recipe.name}. Run: "

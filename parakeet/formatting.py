@@ -133,7 +133,7 @@ def markdown_text(text: object) -> str:
 
     Runs of whitespace become one space. An invisible word joiner breaks an address, which would become a link.
     """
-    line = _LINE_START.sub(lambda found: found[0] + "\\", _MARKUP.sub(r"\\\1", _one_line(str(text))))
+    line = _LINE_START.sub(lambda found: found[0] + "\\", _MARKUP.sub(r"\\\1", one_line(str(text))))
     return _AUTOLINK.sub(lambda found: found[0] + WORD_JOINER, line)
 
 
@@ -144,11 +144,12 @@ def markdown_block(text: str) -> str:
     return f"{fence}text\n{shown}\n{fence}"
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """Foreign text without control characters and line ends, for one line of a message."""
     return " ".join(sanitise(text).split())
 
 
 def _plain(value: object) -> str:
     if value is None:
         return ""
-    return f"{value:,}" if type(value) is int else _one_line(str(value))
+    return f"{value:,}" if type(value) is int else one_line(str(value))

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from parakeet.sanitise import sanitise
+from parakeet.formatting import format_bytes, one_line
 
 STORAGES = ("Float", "Half", "BFloat16", "Double", "Long", "Int", "Short", "Char", "Byte", "Bool")
 NEEDED_GLOBALS = frozenset(
@@ -27,8 +27,6 @@ NEEDED_GLOBALS = frozenset(
 MAX_PICKLE_BYTES = 4 << 20
 """The pickle of the 378M model takes 16 kB."""
 CHUNK_BYTES = 1 << 20
-
-Advance = Callable[[int], None]
 
 _ZIP_START = b"PK\x03\x04"
 _END = struct.Struct("<4s4H2LH")
@@ -78,7 +76,7 @@ def fault_of_head(head: bytes) -> str | None:
     )
 
 
-def fault_of_archive(path: Path, advance: Advance) -> str | None:
+def fault_of_archive(path: Path, advance: Callable[[int], None]) -> str | None:
     """What is wrong with a file, as words to follow a colon; None if it is an intact archive of a state dict.
 
     Intact: it has the plain form that torch.save writes, every member matches its CRC-32, and the pickle names only
@@ -107,12 +105,7 @@ def fault_of_archive(path: Path, advance: Advance) -> str | None:
 def _damaged(error: Exception) -> str:
     if str(error) == "File is not a zip file":
         return "it is a cut-off archive: it begins like a checkpoint, but its end is missing"
-    return f"it is a damaged archive ({_shown(str(error)) or type(error).__name__})"
-
-
-def _shown(text: str) -> str:
-    """A file's own words as part of a message: one line of at most 200 characters."""
-    return " ".join(sanitise(text).split())[:200]
+    return f"it is a damaged archive ({one_line(str(error))[:200] or type(error).__name__})"
 
 
 def _fault_of_end(archive: zipfile.ZipFile, file: BinaryIO) -> str | None:
@@ -143,7 +136,7 @@ def _fault_of_end(archive: zipfile.ZipFile, file: BinaryIO) -> str | None:
 def _fault_of_members(archive: zipfile.ZipFile, size: int) -> str | None:
     """The members must be those that torch.save writes, each once, uncompressed, and not larger than the file."""
     members = archive.infolist()
-    names = [member.orig_filename for member in members]  # `filename` ends at a NUL; other readers may go on
+    names = [member.orig_filename for member in members]  # `filename` ends at a NUL; other readers may not
     root = names[0].split("/")[0] if names else ""
     if f"{root}/data.pkl" not in names:
         return "it is a ZIP archive, but none that torch.save wrote: it has no data.pkl"
@@ -163,7 +156,7 @@ def _fault_of_members(archive: zipfile.ZipFile, size: int) -> str | None:
     return None
 
 
-def _fault_of_sums(archive: zipfile.ZipFile, advance: Advance) -> str | None:
+def _fault_of_sums(archive: zipfile.ZipFile, advance: Callable[[int], None]) -> str | None:
     """Read every member; zipfile compares its CRC-32 at the end. torch itself does not when it maps a file."""
     for member in archive.infolist():
         with archive.open(member) as stream:
@@ -176,7 +169,7 @@ def _fault_of_pickle(archive: zipfile.ZipFile) -> str | None:
     """The pickle must name nothing but NEEDED_GLOBALS, and those by the one instruction that torch.save uses."""
     member = next(member for member in archive.infolist() if member.filename.endswith("/data.pkl"))
     if member.file_size > MAX_PICKLE_BYTES:
-        return f"it has a pickle of more than {MAX_PICKLE_BYTES:,} bytes, and no state dict needs that"
+        return f"it has a pickle of more than {format_bytes(MAX_PICKLE_BYTES, 0)}, and no state dict needs that"
     refused: dict[str, None] = {}
     strings: list[str] = []
     try:
@@ -185,12 +178,12 @@ def _fault_of_pickle(archive: zipfile.ZipFile) -> str | None:
                 # STACK_GLOBAL takes its two names from the stack: mostly the last two strings.
                 name = ".".join(strings) if argument is None else str(argument).replace(" ", ".")
                 if opcode.name != "GLOBAL" or name not in NEEDED_GLOBALS:
-                    refused[_shown(name) or opcode.name] = None
+                    refused[one_line(name)[:200] or opcode.name] = None
             elif isinstance(argument, str):
                 strings = [*strings[-1:], argument]
     except ValueError as error:
         if not refused:
-            return f"it has a broken pickle ({_shown(str(error))})"
+            return f"it has a broken pickle ({one_line(str(error))[:200]})"
     if not refused:
         return None
     return (

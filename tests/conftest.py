@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from parakeet.conversation import Turn
 from parakeet.data.documents import Document, DocumentWriter
@@ -22,6 +23,10 @@ from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.recipe_file import load_recipe
 from parakeet.tokenizer import CL100K_URL, Tokenizer
+
+# A slow example is no failure: the machine may be busy.
+settings.register_profile("parakeet", deadline=None)
+settings.load_profile("parakeet")
 
 
 def without_root_rights() -> list[str]:

@@ -46,14 +46,15 @@ BYTES_PER_GROUP = 4 << 20
 """A reader holds one row group in memory."""
 BYTES_PER_PART = 16 << 20
 """A part is the unit of parallel work: no task reads half a part."""
-MB = 1_000_000
+COUNTED_BYTES = 1 << 20
+"""How much a task reads before it reports its progress again."""
 
 
 @dataclass(frozen=True)
 class Document:
     """One plain text or one conversation.
 
-    `metadata` is small and JSON-serialisable: where the document stood, and what helps to find it again.
+    `metadata` is small and JSON-serialisable: the file and row that the document comes from, and what helps to find it.
     """
 
     source: str
@@ -123,7 +124,7 @@ class Document:
 
 
 def _identified(document: Document, doc_id: bytes) -> Document:
-    """Fill the cache of `doc_id`, where the id is known."""
+    """The document with a `doc_id` that need not be computed."""
     document.__dict__["doc_id"] = doc_id
     return document
 
@@ -250,11 +251,6 @@ def content_bytes(path: Path) -> int:
     return sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
 
 
-def megabytes(paths: Iterable[Path]) -> float:
-    """About the text in some parts, in millions of bytes: the total of a stage's progress bar."""
-    return sum(map(content_bytes, paths)) / MB
-
-
 def part_groups(sizes: Sequence[int], group_size: int, most: int = 1 << 20) -> list[range]:
     """Neighbouring parts in groups of about `group_size`, in about `most` groups at most; as ranges of part numbers.
 
@@ -288,12 +284,12 @@ def collect_parts(folder: Path, output: Path) -> None:
 
 
 def refuse_emptied(recipe: Recipe, kept: Mapping[str, int], by: str) -> None:
-    """ParakeetError if no document is left of a source that has a weight, and so a share of the training."""
+    """ParakeetError if a source with a weight has no document left: it could not have its share of the training."""
     for source in recipe.sources:
         if source.weight is not None and not kept.get(source.name):
             raise ParakeetError(
-                f"Source {source.name} has the weight {source.weight:g}, but {by} left no document of it. Correct the "
-                "source or the rules in the recipe (clean, deduplication), or remove the source."
+                f"Source {source.name} has the weight {source.weight:g}, but {by} left none of its documents. Correct "
+                "the source or the rules in the recipe (clean, deduplication), or remove the source."
             )
 
 
@@ -305,8 +301,8 @@ def refuse_emptied(recipe: Recipe, kept: Mapping[str, int], by: str) -> None:
 class ReadParts:
     """First step of a pipeline: the documents of the parts `groups[rank]`, in order.
 
-    `counts/<rank>` holds the megabytes of content read so far, for `watch`. (Documents differ too much in size for a
-    number of documents to say how much is left.)
+    `counts/<rank>` holds the bytes of content read so far, for `watch`. (Documents differ too much in size for a number
+    of documents to say how much is left.)
     """
 
     groups: Sequence[Sequence[Path]] = field(repr=False)
@@ -319,10 +315,10 @@ class ReadParts:
         for document in read_documents(self.groups[rank]):
             n_bytes += document.n_bytes
             yield document
-            if n_bytes - reported >= MB:
-                count(self.counts, rank, n_bytes / MB)
+            if n_bytes - reported >= COUNTED_BYTES:
+                count(self.counts, rank, n_bytes)
                 reported = n_bytes
-        count(self.counts, rank, n_bytes / MB)
+        count(self.counts, rank, n_bytes)
 
 
 @dataclass(frozen=True)

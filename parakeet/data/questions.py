@@ -1,4 +1,4 @@
-"""Held-out questions, stored beside the documents, and the search for training text that contains one."""
+"""Held-out questions, stored with the documents, and the search for training text that contains one."""
 
 import json
 from collections.abc import Iterable, Sequence

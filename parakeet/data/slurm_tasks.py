@@ -49,7 +49,7 @@ class SlurmTasks(SlurmPipelineExecutor):
         """Nothing: datatrove would start one more job, which reads this folder when it no longer exists."""
 
     def run(self) -> None:
-        """Submit the unfinished tasks; wait until all are finished or no job is left. Inside a job, run its tasks."""
+        """Submit the unfinished tasks and wait until all are done or no job is left. Inside a job, run its tasks."""
         if "SLURM_ARRAY_TASK_ID" in os.environ:
             super().run()
             return

@@ -13,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from copy import deepcopy
+from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Event, Thread
@@ -62,7 +63,7 @@ def run_tasks(steps: Sequence[PipelineStep], tasks: int, executor: Executor, log
             "A worker process was killed, most likely because memory ran out. Free some memory, or lower "
             "executor.workers in the recipe. The same command resumes from here."
         )
-    # Whatever went wrong, a file in `failures` may say more about it.
+    # A file in `failures` may explain it better.
     except Exception as caught:
         error = caught
     unfinished = [rank for rank in range(tasks) if not (logs / "completions" / f"{rank:05d}").is_file()]
@@ -86,17 +87,13 @@ def _executor(pipeline: list[PipelineStep], tasks: int, executor: Executor, logs
     return SlurmTasks(pipeline, tasks, executor.workers or -1, executor.slurm, logs)
 
 
-class Report(PipelineStep):
+@dataclass(frozen=True)
+class Report:
     """The last step of a pipeline: runs the others to their end, and writes a task's error to `failures/<task>`."""
 
-    name = "Report"
-    type = "Guard"
+    failures: Path
 
-    def __init__(self, failures: Path) -> None:
-        super().__init__()
-        self.failures = failures
-
-    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Item]:
+    def __call__(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Item]:
         try:
             yield from data or ()
         except Exception as error:

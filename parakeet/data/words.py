@@ -38,7 +38,7 @@ class RegexWordTokenizer(WordTokenizer):
         return [match.span() for match in _SENTENCE.finditer(text)]
 
 
-class LastWords(RegexWordTokenizer):
+class CachedWordTokenizer(RegexWordTokenizer):
     """Remembers the words of the last text, because several filters ask for those of the same document."""
 
     def __init__(self) -> None:

@@ -77,7 +77,7 @@ class BucketFiles(SourceFiles[BucketSource]):
             use_listings_cache=False,
             skip_instance_cache=True,
         )
-        # With botocore's own retries and s3fs's, a silent store would be asked thirty times before anybody is told.
+        # Together with the retries of botocore and s3fs, a silent store would be asked thirty times.
         store.retries = 1
         return store
 
@@ -123,12 +123,12 @@ def _explained_store() -> Iterator[None]:
     except PermissionError as error:
         raise PermanentError(
             f"the store refuses access ({plain(error)}): check the AWS_… variables, or set anonymous: true for a "
-            "store that is open to everybody"
+            "public store"
         ) from None
     except NoCredentialsError:
         raise PermanentError(
             "there are no credentials for it: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or anonymous: true for "
-            "a store that is open to everybody"
+            "a public store"
         ) from None
     except (ConnectionError, HTTPClientError, ClientError, FSTimeoutError, TimeoutError) as error:
         raise TransientError(f"the store does not answer ({plain(error)})") from None

@@ -14,7 +14,6 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from parakeet.download.pages import PAGE_BYTES, fault_of_page, meaning_of
 from parakeet.download.source_folder import SourceFiles
 from parakeet.download.transfer import (
     READ_BYTES,
@@ -31,6 +30,8 @@ from parakeet.download.transfer import (
     plain,
     retrying,
 )
+from parakeet.download.web_pages import PAGE_BYTES, fault_of_page, meaning_of
+from parakeet.formatting import format_bytes
 from parakeet.recipe_sources import DownloadSource, RemoteFile
 
 if TYPE_CHECKING:
@@ -89,13 +90,13 @@ class DownloadFiles(SourceFiles[DownloadSource]):
 
 
 def http_remote(address: str, name: str, checks: Checks, policy: RetryPolicy) -> Remote:
-    """A file at an address of which nothing is known yet."""
+    """A file at an address, before the server has been asked."""
     read, key = http_reader(address, policy), part_key(address, checks)
     return Remote(name, name_of(address), read, checks=checks, ranges=False, key=key)
 
 
 def part_key(place: str, checks: Checks) -> str:
-    """A name for what has arrived from one place of a file with these properties."""
+    """A name for the unfinished download of a file with these properties from one place."""
     return hashlib.sha256(json.dumps([place, checks.n_bytes, checks.sha256]).encode()).hexdigest()[:16]
 
 
@@ -138,12 +139,12 @@ def http_reader(
             response = _response(address, wanted, policy, stack)
             status = response.status_code
             if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and start:
-                raise RestartError("it is shorter now than what has arrived")
+                raise RestartError("the file is now shorter than what has arrived")
             if status >= 400:
                 raise (refusal or fault_of_status)(status, response.headers)
             reading = _reading(response, start, stop, policy)
             if _drive_id(address):
-                # Each download from Google Drive has an address of its own, so its validators mean little.
+                # Google Drive serves each download from a new address, so its validators mean little.
                 reading = replace(reading, version=reading.version._replace(validator=None))
             return replace(reading, close=stack.pop_all().close)
 
@@ -163,7 +164,7 @@ def _response(address: str, headers: dict[str, str], policy: RetryPolicy, stack:
         stack.callback(response.close)
         hops = [answer.url for answer in (*response.history, response)]
         if address.lower().startswith("https:") and not all(hop.startswith("https:") for hop in hops):
-            raise PermanentError("it redirects from https to http, where anybody on the way could change the file")
+            raise PermanentError("it redirects from https to http, where anyone on the network could change the file")
         if not drive_id or response.status_code >= 400 or "Content-Disposition" in response.headers:
             return response
         page = response.raw.read(PAGE_BYTES, decode_content=True)
@@ -207,7 +208,7 @@ def _reading(response: "requests.Response", start: int, stop: int | None, policy
     etag = headers.get("ETag", "W/")
     version = Version(
         int(size) if size.isdecimal() and not encoded else None,
-        # RFC 9110 §8.8: a strong ETag, else Last-Modified; where it differs, the file is another one.
+        # RFC 9110 §8.8: a strong ETag, else Last-Modified. If it differs, the file has changed.
         headers.get("Last-Modified") if etag.startswith("W/") else etag,
     )
     ranges = not encoded and headers.get("Accept-Ranges", "").lower() == "bytes"
@@ -229,7 +230,7 @@ def _pieces(response: "requests.Response", n_bytes: int | None, policy: RetryPol
         if arrived >= STALL_BYTES:
             since, arrived = time.monotonic(), 0
         elif left > 0 and time.monotonic() - since > policy.stall_timeout:
-            raise TransientError(f"it sent less than 512 KiB in {policy.stall_timeout:g} s")
+            raise TransientError(f"it sent less than {format_bytes(STALL_BYTES, 0)} in {policy.stall_timeout:g} s")
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from typing import Any
 
 from parakeet.artifact import explain_os_error, replace_file, sync_directory, sync_file
 from parakeet.download.http import drive_address, http_remote, is_address, name_of, part_key
-from parakeet.download.pages import fault_of_page
 from parakeet.download.transfer import (
     READ_BYTES,
     Checks,
@@ -21,13 +20,15 @@ from parakeet.download.transfer import (
     Remote,
     RetryPolicy,
     Version,
+    read_json,
     remove_empty_folders,
 )
+from parakeet.download.web_pages import fault_of_page
 from parakeet.errors import ParakeetError
 from parakeet.hashes import HashCache
 from parakeet.home import hashes_file, models_folder
 from parakeet.locking import exclusive
-from parakeet.progress import Progress
+from parakeet.progress import BYTES, Progress
 from parakeet.recipe import OriginalCheckpoint
 from parakeet.torch_archive import fault_of_archive, fault_of_head
 
@@ -41,7 +42,7 @@ MAX_BYTES = 16 << 30
 
 @dataclass(frozen=True)
 class CheckedFile:
-    """A checkpoint file that passed all checks, as it was then. `source` says in words where it came from."""
+    """A checkpoint file as it was when it passed all checks. `source` describes where it came from."""
 
     path: Path
     n_bytes: int
@@ -59,8 +60,8 @@ def obtain_original(
 ) -> CheckedFile:
     """The file `root/models/<file_name>`, whole and checked; fetched if it is not there.
 
-    A file that is there already is checked and used, and never replaced: if it is bad, ParakeetError says how and
-    what to do. Otherwise `settings.mirrors` are tried in order, then Google Drive; if none can give the file,
+    An existing file is checked and used, and never replaced: if it is bad, ParakeetError explains why and what to do.
+    Otherwise `settings.mirrors` are tried in order, then Google Drive; if none can give the file,
     ParakeetError lists each with its reason. The next call continues an interrupted download. The file is not read
     again while its size and time stay the same, unless `force` asks for a check from beginning to end.
     """
@@ -86,7 +87,7 @@ def obtain_original(
 
 
 def known_original(root: Path, settings: OriginalCheckpoint) -> CheckedFile | None:
-    """The record of this file, if the file has not changed since and is what the recipe wants. It is not read."""
+    """The record of this file if its size and time are unchanged and it is what the recipe wants. It is not read."""
     path = models_folder(root) / settings.file_name
     try:
         known = CheckedFile(**{**_entries(path)[path.name], "path": path})
@@ -129,8 +130,8 @@ def _is_there(path: Path) -> bool:
     if path.is_file():
         return True
     if path.is_symlink() or path.exists():
-        what = "a link to nothing" if path.is_symlink() else "no file"
-        raise ParakeetError(f"{path} is {what}: move it away, and run the same command again.")
+        what = "a broken link" if path.is_symlink() else "not a file"
+        raise ParakeetError(f"{path} is {what}. Move it away and run the same command again.")
     return False
 
 
@@ -143,7 +144,7 @@ def _check(root: Path, path: Path, settings: OriginalCheckpoint, progress: Progr
     except OSError as error:
         raise explain_os_error(error, f"checking {path.name}") from None
     raise ParakeetError(
-        f"{path} cannot be used: {fault}. It was left as it is. If it is still being copied, wait; otherwise move it "
+        f"{path} cannot be used: {fault}. It was not changed. If it is still being copied, wait. Otherwise move it "
         "away and run the same command again, which downloads it."
     )
 
@@ -171,9 +172,9 @@ def _fetch(path: Path, settings: OriginalCheckpoint, progress: Progress, policy:
 
 
 def _fetch_from(place: str, path: Path, checks: Checks, progress: Progress, policy: RetryPolicy) -> None:
-    """Download or copy the file of one source. What has arrived of it is kept for the next call, whatever happens.
+    """Download or copy the file of one source. If this fails, what has arrived is kept for the next call.
 
-    It waits in `.download/<name>/`, under a name of its own for each source and for what is expected of the file.
+    It is kept in `.download/<name>/`, under a name that depends on the source and on the expected size and hash.
     """
     remote = http_remote(place, path.name, checks, policy) if is_address(place) else _local_remote(place, path, checks)
     folder = path.parent / PARTS_FOLDER / path.name
@@ -182,12 +183,12 @@ def _fetch_from(place: str, path: Path, checks: Checks, progress: Progress, poli
     )
     part.adopt_gdown_part(path)
     try:
-        with progress.task(f"Fetching {path.name}", None, "MB") as task:
+        with progress.task(f"Fetching {path.name}", None, BYTES) as task:
             part.fetch(task)
         sync_file(part.path)
         if os.path.lexists(path):
             shutil.rmtree(folder)
-            raise ParakeetError(f"{path} was put there while it was being downloaded: run the same command again.")
+            raise ParakeetError(f"{path} was put there while it was being downloaded. Run the same command again.")
         part.path.rename(path)
         sync_directory(path.parent)
         shutil.rmtree(folder)
@@ -245,10 +246,7 @@ def _forget(root: Path, path: Path) -> None:
 
 def _entries(path: Path) -> dict[str, Any]:
     """The records beside a file; empty if there are none or they cannot be read."""
-    try:
-        entries = json.loads((path.parent / RECORD_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+    entries = read_json(path.parent / RECORD_FILE)
     return entries if isinstance(entries, dict) else {}
 
 

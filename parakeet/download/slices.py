@@ -8,7 +8,6 @@ from typing import Any
 
 from parakeet.download.source_folder import SourceFolder
 from parakeet.download.transfer import (
-    MB,
     PartialFile,
     PermanentError,
     Remote,
@@ -20,7 +19,7 @@ from parakeet.download.transfer import (
 from parakeet.progress import Task
 
 LINES = (".jsonl", ".ndjson", ".txt", ".text", ".md", ".markdown")
-"""Files whose beginning is useful by itself, up to the end of a line."""
+"""Files whose first lines are useful without the rest."""
 PARQUET = ".parquet"
 WHOLE = (".json", ".gz", ".zst", ".tgz", ".zip", ".tar")
 """Files that are useless without their end."""
@@ -120,14 +119,15 @@ def _fetch_first_row_groups(part: PartialFile, remote: Remote, budget: int, task
             pq.ParquetFile(stream, buffer_size=BUFFER_BYTES, pre_buffer=False) as file,
             pq.ParquetWriter(part.path, file.schema_arrow, compression="zstd") as writer,
         ):
-            sizes = [_compressed_bytes(file.metadata.row_group(group)) for group in range(file.num_row_groups)]
-            for group, n_bytes in enumerate(sizes):
-                if group and taken + n_bytes > budget:
+            groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
+            sizes = [sum(group.column(n).total_compressed_size for n in range(group.num_columns)) for group in groups]
+            for number, n_bytes in enumerate(sizes):
+                if number and taken + n_bytes > budget:
                     break
-                for batch in file.iter_batches(BATCH_ROWS, row_groups=[group]):
+                for batch in file.iter_batches(BATCH_ROWS, row_groups=[number]):
                     writer.write_batch(batch)
                 taken += n_bytes
-                task.advance(n_bytes / MB)
+                task.advance(n_bytes)
     except pa.ArrowException as error:
         raise PermanentError(f"it is not a readable Parquet file ({plain(error)})") from None
     except OSError as error:
@@ -135,10 +135,6 @@ def _fetch_first_row_groups(part: PartialFile, remote: Remote, budget: int, task
             raise
         raise PermanentError(f"it is a damaged Parquet file ({plain(error)})") from None
     return round(remote.n_bytes * taken / sum(sizes)) if sum(sizes) else remote.n_bytes
-
-
-def _compressed_bytes(group: Any) -> int:
-    return sum(group.column(index).total_compressed_size for index in range(group.num_columns))
 
 
 class RangeFile(io.RawIOBase):

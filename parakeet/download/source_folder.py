@@ -1,8 +1,8 @@
 """What all kinds of remote sources share: the list of a source's files, and the folder that they are downloaded to.
 
-Whole files stand in the folder under their names. `work/parts/<key>` is a file on its way, with `<key>.json` beside it
-(see `PartialFile`), and `work/records/<key>.json` says what has arrived. `kill -9` at any instant leaves what the next
-call continues from.
+The folder holds whole files under their names. `work/parts/<key>` is an unfinished download, described by `<key>.json`
+(see `PartialFile`), and `work/records/<key>.json` describes a file that has arrived. After `kill -9` at any instant the
+next call continues.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ class SourceFiles(ABC, Generic[S]):
         self.policy = policy
         self.say = say
         self.pinned: dict[str, str] = {}
-        """What the manifest has to say of the source beside its files; set by `files`."""
+        """What the manifest records of the source besides its files; set by `files`."""
 
     @abstractmethod
     def files(self) -> list[Remote]:
@@ -49,7 +49,7 @@ class SourceFiles(ABC, Generic[S]):
 
 
 class SourceFolder:
-    """The folder of one source. `say` reports to the user what went wrong and is being repaired."""
+    """The folder of one source. `say` reports to the user what went wrong and how it continues."""
 
     def __init__(self, folder: Path, policy: RetryPolicy, progress: Progress, say: Callable[[str], None]) -> None:
         self.folder = folder
@@ -64,7 +64,7 @@ class SourceFolder:
     def arrived(self, remote: Remote, budget: int | None = None) -> dict[str, Any] | None:
         """The manifest's entry for a file that an earlier call fetched; None if it has to be fetched.
 
-        A file that was damaged since, or is not what the recipe expects by now, is deleted.
+        A file that was damaged since, or is no longer what the recipe expects, is deleted.
         """
         path = self.folder / remote.name
         record = read_json(self._record(remote))
@@ -83,7 +83,7 @@ class SourceFolder:
         return None
 
     def part(self, remote: Remote) -> PartialFile:
-        """The file on its way, with what earlier calls left of it."""
+        """The unfinished download, with what earlier calls left of it."""
         part = PartialFile(
             self._parts / _key(remote),
             remote,
@@ -119,7 +119,7 @@ class SourceFolder:
         return entry
 
     def take_over(self, remotes: Iterable[Remote]) -> int:
-        """Take whole files over from finished artefacts beside this folder; the number of files.
+        """Take over whole files from finished artefacts of the same stage; the number of files.
 
         An edited glob or limit then fetches only what is new. `arrived` checks their content.
         """
@@ -177,7 +177,7 @@ def _key(remote: Remote) -> str:
 
 
 def _described(remote: Remote, budget: int | None) -> dict[str, Any]:
-    """The file that a record is about. An address that nobody listed is not asked again once it gave its file."""
+    """The file that a record describes. A file that no server listed is not requested again once it has arrived."""
     return {**(remote.listed._asdict() if remote.listed else {}), "origin": remote.origin, "wanted": budget}
 
 

@@ -13,14 +13,15 @@ from typing import Any
 from parakeet.artifact import MANIFEST_FILE, WORK_FOLDER
 from parakeet.download.slices import Portion, fetch_beginning, portions
 from parakeet.download.source_folder import SourceFiles, SourceFolder
-from parakeet.download.transfer import MB, FetchError, Remote, RetryPolicy, naming, require_space
+from parakeet.download.transfer import FetchError, Remote, RetryPolicy, naming, require_space
 from parakeet.errors import ParakeetError
-from parakeet.progress import Progress, Task
+from parakeet.progress import BYTES, Progress, Task
 from parakeet.recipe_sources import RemoteSource
 from parakeet.sanitise import sanitise
 
 RETRY_POLICY = RetryPolicy(attempts=10, max_wait=300.0)
-"""More than eight minutes without any progress: nobody is watching, and the hub counts requests by five minutes."""
+"""It gives up after eight minutes without progress: large downloads run unattended, and the hub counts requests over
+five minutes."""
 
 _UNSAFE = re.compile(r"[^\w .+=,@()\[\]-]")
 
@@ -76,13 +77,13 @@ def _with_tasks(chosen: list[Portion], name: str, output: Path, progress: Progre
     if len(known) == len(sizes):
         there = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
         require_space(output, sum(known) - there)
-        with progress.task(f"Fetching {name}", sum(known) / MB, "MB") as task:
+        with progress.task(f"Fetching {name}", sum(known), BYTES) as task:
             for portion, note in zip(chosen, notes, strict=True):
                 task.note = note
                 yield portion, task
         return
     for portion, note in zip(chosen, notes, strict=True):
-        with progress.task(f"Fetching {portion.remote.name}", None, "MB") as task:
+        with progress.task(f"Fetching {portion.remote.name}", None, BYTES) as task:
             task.note = note
             yield portion, task
 
@@ -91,7 +92,7 @@ def _arrive(folder: SourceFolder, portion: Portion, task: Task) -> dict[str, Any
     """The entry of a file that is there already, or is fetched."""
     remote = portion.remote
     if entry := folder.arrived(remote, portion.budget):
-        task.skip((portion.n_bytes or entry["bytes"]) / MB)
+        task.skip(portion.n_bytes or entry["bytes"])
         return entry
     if task.total is None and task.note:  # the file has a task of its own
         folder.say(f"{task.note}, {remote.name}")

@@ -15,21 +15,20 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from parakeet.artifact import SPARE_BYTES, replace_file, sha256_of
-from parakeet.download.pages import fault_of_page
+from parakeet.download.web_pages import fault_of_page
 from parakeet.errors import ParakeetError
-from parakeet.progress import Progress, Task
-from parakeet.sanitise import sanitise
+from parakeet.formatting import format_bytes, one_line
+from parakeet.progress import BYTES, Progress, Task
 
 T = TypeVar("T")
 
-MB = 1_000_000
 READ_BYTES = 256 << 10
 HEAD_BYTES = 64 << 10
 """A file is judged by this many bytes before anything is written: a server may send a web page instead."""
 OVERLAP_BYTES = 64 << 10
-"""Bytes that are fetched again and compared where the server has no name for the version of a file."""
+"""If the server does not identify the version of a file, this many bytes are fetched again and compared."""
 CHANGED = "the file changed while it was being downloaded"
-ANOTHER = "it is another file now than the one that was begun"
+ANOTHER = "the file has changed since the download began"
 
 
 class FetchError(Exception):
@@ -78,7 +77,7 @@ class RetryPolicy:
     backoff: float = 1.0
     """Shortest wait after the first failure; it doubles with each further one."""
     max_wait: float = 60.0
-    """Longest wait between two attempts, also where the server asks for more."""
+    """Longest wait between two attempts, even if the server asks for more."""
 
 
 class Retries:
@@ -118,7 +117,7 @@ def retrying(ask: Callable[[], T], policy: RetryPolicy, say: Callable[[str], Non
 
 
 class Version(NamedTuple):
-    """What tells two versions of a file apart: its size, and the source's own name for it (an ETag, say)."""
+    """What distinguishes two versions of a file: its size, and the source's own name for it, such as an ETag."""
 
     n_bytes: int | None = None
     validator: str | None = None
@@ -148,7 +147,7 @@ middle may also answer with the whole file; `Reading.start` is then 0.
 
 @dataclass(frozen=True)
 class Checks:
-    """What a whole file must be like. The two functions return what is wrong, or None.
+    """The checks of a whole file. The two functions return what is wrong, or None.
 
     `of_head` sees the first bytes (up to 64 KiB) before anything is written. `of_file` sees the whole file, and calls
     its second argument with the number of bytes it has read.
@@ -168,8 +167,8 @@ class Checks:
         with path.open("rb") as file:
             fault = self.fault_of_size(n_bytes) or self.of_head(file.read(HEAD_BYTES))
         if fault is None and self.of_file is not None:
-            with progress.task(f"Checking {name}", n_bytes / MB, "MB") as task:
-                fault = self.of_file(path, lambda n: task.advance(n / MB))
+            with progress.task(f"Checking {name}", n_bytes, BYTES) as task:
+                fault = self.of_file(path, task.advance)
         if fault is None and self.git_blob is not None and (blob := _git_blob_of(path)) != self.git_blob:
             fault = f"its git hash is {blob}, expected {self.git_blob}"
         return fault or (self.fault_of_hash(sha256_of(path)) if self.sha256 else None)
@@ -208,7 +207,7 @@ class Remote:
         return Version(self.n_bytes, self.validator) if self.validator is not None else None
 
     def open(self, start: int, stop: int | None, validator: str | None = None) -> Reading:
-        """Start reading. PermanentError if the source has another version by now than the listed one."""
+        """Start reading. PermanentError if the source no longer has the listed version."""
         reading = self.read(start, stop, self.validator or validator)
         if self.validator not in (None, reading.version.validator):
             reading.close()
@@ -217,7 +216,7 @@ class Remote:
 
 
 class PartialFile:
-    """A download that is not finished: its first bytes in `path`, and beside it in JSON what file they are of.
+    """An unfinished download: its first bytes in `path`, and a JSON file beside it that identifies the file.
 
     `kill -9` at any instant leaves the two in a state that the next call continues from. The bytes are continued only
     if they are of the same file: by its size and validator, or where the source has no validator, if the last bytes
@@ -285,8 +284,8 @@ class PartialFile:
             self.delete()
         elif self.n_bytes:
             self._continued = True
-            self._say(f"continuing after {self.n_bytes / MB:,.1f} MB")
-            task.skip(self.n_bytes / MB)
+            self._say(f"continuing after {format_bytes(self.n_bytes)}")
+            task.skip(self.n_bytes)
 
     def _append(self, stop: int | None, task: Task) -> None:
         """Send one request, and write what comes."""
@@ -297,7 +296,7 @@ class PartialFile:
             return
         start = have if known.validator is not None else max(0, have - OVERLAP_BYTES)
         if stop is None and self._remote.listed:
-            stop = self._remote.n_bytes  # else None, since the size is only what the server last said
+            stop = self._remote.n_bytes  # else None: the size is only what the server last reported
         with closing(self._remote.open(start, stop, known.validator)) as reading:
             n_bytes = reading.version.n_bytes
             if n_bytes is not None and (fault := checks.fault_of_size(n_bytes)):
@@ -313,7 +312,7 @@ class PartialFile:
     def _beginning(self, reading: Reading, task: Task) -> bytes:
         """Prepare to write the file from its beginning; the first bytes, which are checked here."""
         first = _gather(reading.pieces, HEAD_BYTES)
-        # If this is a quota page, say, what arrived earlier is kept: it may be continued tomorrow.
+        # If this is, for example, a quota page, what arrived earlier is kept: the download may continue tomorrow.
         if fault := self._remote.checks.of_head(first):
             raise PermanentError(fault)
         if self.n_bytes:
@@ -338,12 +337,12 @@ class PartialFile:
     def _write(self, pieces: Iterator[bytes], position: int, end: int | None, task: Task) -> None:
         require_space(self.path.parent, (end or self._remote.checks.n_bytes or 0) - position)
         if task.total is None and end is not None:
-            task.total = end / MB
+            task.total = end
         with self.path.open("ab") as file:
             for piece in pieces:
                 file.write(piece)
                 position += len(piece)
-                task.advance(len(piece) / MB)
+                task.advance(len(piece))
                 if position > self._remote.checks.max_bytes:
                     self.delete()
                     raise PermanentError(f"it sends more than {self._remote.checks.max_bytes:,} bytes")
@@ -356,11 +355,11 @@ class PartialFile:
         if not self.n_bytes:
             return None
         if known is None:
-            return "it is not known what file the earlier download is part of"
+            return "the description of the earlier download is missing"
         if self._remote.listed not in (None, known):
             return ANOTHER
         too_long = known.n_bytes is not None and self.n_bytes > known.n_bytes
-        return "more was written than the file is long" if too_long else None
+        return "the earlier download is longer than the file" if too_long else None
 
     def _version(self) -> Version | None:
         """The version of the file that the bytes are of."""
@@ -372,7 +371,7 @@ class PartialFile:
         return self._remote.checks.fault_of(self.path, self._progress, self._remote.name)
 
     def _drop(self, task: Task) -> None:
-        task.advance(-self.n_bytes / MB)
+        task.advance(-self.n_bytes)
         self.delete()
 
     def adopt_gdown_part(self, destination: Path) -> None:
@@ -392,7 +391,9 @@ class PartialFile:
             parts[0].chmod(0o644)  # gdown makes files for their owner only
             parts[0].replace(self.path)
         elif parts and self.n_bytes == 0:
-            self._say("what an earlier version had downloaded cannot be continued. Starting again from the beginning")
+            self._say(
+                "the download of an earlier version of Parakeet cannot be continued. Starting again from the beginning"
+            )
         shutil.rmtree(folder)
         remove_empty_folders(folder.parent, folder.parent.parent)
 
@@ -408,8 +409,8 @@ def require_space(folder: Path, n_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < n_bytes + SPARE_BYTES:
         raise ParakeetError(
-            f"Too little disk space: {(n_bytes + SPARE_BYTES) / 1e9:,.1f} GB are needed and {folder} has "
-            f"{free / 1e9:,.1f} GB free. Free some, or set PARAKEET_HOME to a folder on a larger disk."
+            f"Too little disk space: {format_bytes(n_bytes + SPARE_BYTES)} are needed, and {folder} has "
+            f"{format_bytes(free)} free. Free some, or set PARAKEET_HOME to a folder on a larger disk."
         )
 
 
@@ -423,7 +424,7 @@ def read_json(path: Path) -> Any:
 
 def plain(words: object) -> str:
     """Another program's words on one line."""
-    return " ".join(sanitise(str(words)).split())[:200]
+    return one_line(str(words))[:200]
 
 
 def _gather(pieces: Iterator[bytes], n_bytes: int) -> bytes:

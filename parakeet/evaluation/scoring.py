@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from parakeet.data.tokens.loader import place_rows
+from parakeet.data.tokens.loader import place_sequences
 from parakeet.data.tokens.packing import pack
 from parakeet.data.tokens.shards import TokenShards
 from parakeet.evaluation.base import Subject
@@ -62,7 +62,7 @@ def model_bits(subject: Subject, documents: Sequence[int]) -> float:
         for begin in range(0, len(rows), step):
             some = rows.take(np.arange(begin, min(begin + step, len(rows))))
             # inputs, following and documents: (rows of the batch, sequence_length)
-            placed = place_rows(subject.held_out, some, sequence_length, subject.tokenizer.padding)
+            placed = place_sequences(subject.held_out, some, sequence_length, subject.tokenizer.padding)
             counted = (placed.documents >= 0) & ~control[placed.following]
             nats += float(content_nats(subject.model, placed.inputs, placed.following, placed.documents, counted).sum())
             task.advance(len(some))

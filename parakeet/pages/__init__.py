@@ -31,7 +31,7 @@ class Cell:
     kind: str
     """How `macros.html` shows it: link, pill, keep, share, chips or hash."""
     value: Any = None
-    """What this kind needs beside the text, such as the share that a bar shows."""
+    """What this kind needs besides the text, such as the share that a bar shows."""
 
     def __str__(self) -> str:
         return self.text
@@ -44,7 +44,7 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Sequence[object]]
     right: Collection[int] = ()
-    """Columns aligned to the right, beside those that hold only numbers."""
+    """Columns aligned to the right, besides those that hold only numbers."""
     total: bool = False
     """The last row sums up the others."""
 

@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from parakeet.data.tokens.loader import Batch, Loader, LoaderState
-from parakeet.data.tokens.packing import Plan
+from parakeet.data.tokens.packing import PackingPlan
 from parakeet.data.tokens.shards import TokenShards
 from parakeet.training.job import TrainingJob
 from parakeet.training.schedule import Schedule
@@ -91,7 +91,9 @@ class Prefetcher:
             start = LoaderState(
                 self._job.shards_content, self._job.plan_digests[str(sequence_length)], self._job.packing.seed + phase
             )
-            loader = Loader(self._shards, Plan(self._job.plan, sequence_length), sequence_length, self._padding, start)
+            loader = Loader(
+                self._shards, PackingPlan(self._job.plan, sequence_length), sequence_length, self._padding, start
+            )
             if str(phase) in self._state:
                 loader.restore(self._state[str(phase)])
             self._loaders[phase] = loader

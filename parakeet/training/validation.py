@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from parakeet.data.tokens.loader import read_batch
-from parakeet.data.tokens.packing import PackedRows, pack
+from parakeet.data.tokens.packing import PackedSequences, pack
 from parakeet.data.tokens.shards import TokenShards
 from parakeet.model.loss import token_losses
 from parakeet.model.transformer import Parakeet
@@ -21,7 +21,7 @@ class Validation:
         self._shards = shards
         self._tokens = tokens
         self._padding = padding
-        self._rows: dict[int, PackedRows] = {}
+        self._rows: dict[int, PackedSequences] = {}
 
     def loss(self, model: Parakeet, ranks: Ranks, sequence_length: int, micro_batch_sequences: int) -> float | None:
         """Mean −log p in nats a token, without dropout, over all ranks. Leaves the model in training mode."""
@@ -37,7 +37,7 @@ class Validation:
         return total / counted if counted else None
 
     @torch.no_grad()
-    def _sum(self, model: Parakeet, sequences: PackedRows, sequence_length: int) -> tuple[float, int]:
+    def _sum(self, model: Parakeet, sequences: PackedSequences, sequence_length: int) -> tuple[float, int]:
         """The sum of −log p over the targets of these sequences, and the number of targets."""
         batch = read_batch(self._shards, sequences, sequence_length, self._padding)
         device = model.embedding.weight.device
@@ -50,7 +50,7 @@ class Validation:
         losses = token_losses(hidden[kept], model.embedding.weight, targets[kept], model.execution.loss_rows)
         return float(losses.double().sum()), len(losses)
 
-    def _packed(self, sequence_length: int) -> PackedRows:
+    def _packed(self, sequence_length: int) -> PackedSequences:
         if sequence_length not in self._rows:
             lengths = self._shards.lengths()
             order = np.random.Generator(np.random.Philox(DRAW_SEED)).permutation(len(lengths))

@@ -5,30 +5,25 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from datatrove.data import Document
-from datatrove.pipeline.base import PipelineStep
 
 from parakeet.errors import ParakeetError
 
 
-class Square(PipelineStep):
+@dataclass(frozen=True)
+class Square:
     """Writes the square of each task's number, and adds a line with its process to `runs/<task>` whenever it runs.
 
     `faults` names what happens to a task instead, until the folder has a file `repaired`.
     """
 
-    name = "Square"
-    type = "Test"
+    folder: Path
+    faults: dict[int, str] = field(default_factory=dict)
 
-    def __init__(self, folder: Path, faults: dict[int, str] | None = None) -> None:
-        super().__init__()
-        self.folder = folder
-        self.faults = faults or {}
-
-    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+    def __call__(self, data: object, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         (self.folder / "runs").mkdir(exist_ok=True)
         with (self.folder / "runs" / str(rank)).open("a") as file:
             file.write(f"{os.getpid()}\n")

@@ -94,7 +94,7 @@ def test_a_pair_of_duplicates_is_shown_side_by_side(home: Path) -> None:
     [
         (("--reason", "language"), "The reasons are: "),
         (("--source", "poems"), "There is no source 'poems' here. The sources are: stories."),
-        (("--stage", "tokenizer"), "'tokenizer' drops no documents; these do: documents, clean_documents"),
+        (("--stage", "tokenizer"), "'tokenizer' drops no documents. These do: documents, clean_documents"),
         (("--recipe", "demo"), "Run: parakeet build --recipe demo --select deduplicated_documents"),
         (("--recipe", "demo", "--stage", "documents"), "Run: parakeet build --recipe demo --select documents"),
     ],

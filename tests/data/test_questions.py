@@ -27,7 +27,7 @@ WORDS = st.lists(st.sampled_from(["a", "bb", "ccc", "Dd?", "é", "ſ", "\u2009"]
 
 
 @given(prompt=WORDS, before=st.text("ab \n", max_size=3), after=st.text("ab \n", max_size=3))
-def test_a_leaked_question_is_found_wherever_it_stands(prompt: str, before: str, after: str) -> None:
+def test_a_leaked_question_is_found_anywhere(prompt: str, before: str, after: str) -> None:
     leaks = LeakSearch([Question("s", "t", prompt, "Yes.")])
     text = Document("a", "MIT", (Turn("text", before + prompt.strip().upper() + after),))
     assert leaks.find(text) == prompt.strip().casefold()

@@ -54,11 +54,6 @@ def expected(question: str, answer: str) -> str:
     return "-".join(word) + "."
 
 
-def test_dialogues_are_the_same_on_every_call() -> None:
-    assert list(dialogues(2_000, 7)) == list(dialogues(2_000, 7))
-    assert held_out_questions(50, 7) == held_out_questions(50, 7)
-
-
 def test_another_process_with_another_hash_seed_makes_the_same_text() -> None:
     program = (
         "from hashlib import sha256\n"
@@ -85,7 +80,7 @@ def test_another_seed_makes_other_text_and_another_split() -> None:
     }
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=SEEDS, count=st.integers(min_value=0, max_value=300))
 def test_dialogues_are_distinct_well_formed_and_a_prefix_of_a_longer_run(seed: int, count: int) -> None:
     drawn = list(dialogues(count, seed))
@@ -122,22 +117,16 @@ def test_held_out_dialogues_are_held_out_questions() -> None:
             assert (dialogue.task, prompt, answer) in questions
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2**40])
+@pytest.mark.parametrize("seed", [0, 4, 2**40])
 def test_no_held_out_question_occurs_in_a_training_turn(seed: int) -> None:
+    """Not even without its opener and closer: a phrasing is held out in every frame."""
     text = haystack(dialogues(30_000, seed))
-    questions = [question.prompt.strip().casefold() for question in held_out_questions(200, seed)]
-    assert [question for question in questions if question in text] == []
-
-
-def test_not_even_the_bare_question_occurs_in_a_training_turn() -> None:
-    """A sharper check, which implies the one above: a phrasing is held out in every frame."""
-    text = haystack(dialogues(30_000, 4))
-    questions = {bare(question.prompt) for question in held_out_questions(ALL, 4)}
+    questions = {bare(question.prompt) for question in held_out_questions(ALL, seed)}
     assert len(questions) > 6 * 200
     assert [question for question in sorted(questions) if question in text] == []
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=SEEDS, per_task=st.integers(min_value=0, max_value=260))
 def test_held_out_questions_are_distinct_and_enough(seed: int, per_task: int) -> None:
     questions = held_out_questions(per_task, seed)
@@ -188,14 +177,19 @@ def test_tables_give_every_question_one_answer() -> None:
         assert len({first.casefold() for first, _ in table}) == len(table)
 
 
-def test_every_held_out_fact_is_taught_in_other_words() -> None:
-    answers = set(training_turns(dialogues(20_000, 12)))
+@pytest.fixture(scope="module")
+def drawn() -> list[Dialogue]:
+    return list(dialogues(20_000, 12))
+
+
+def test_every_held_out_fact_is_taught_in_other_words(drawn: list[Dialogue]) -> None:
+    answers = set(training_turns(drawn))
     taught = [q for q in held_out_questions(ALL, 12) if q.task not in {"arithmetic", "spelling"}]
     assert {question.answer for question in taught} <= answers
 
 
-def test_held_out_operands_and_words_are_never_answered_in_training() -> None:
-    answers = set(training_turns(dialogues(20_000, 12)))
+def test_held_out_operands_and_words_are_never_answered_in_training(drawn: list[Dialogue]) -> None:
+    answers = set(training_turns(drawn))
     unseen = [q for q in held_out_questions(ALL, 12) if q.task in {"arithmetic", "spelling"}]
     assert answers.isdisjoint(question.answer for question in unseen)
     sums = {frozenset(map(int, re.findall(r"\d+", a)[:2])) for a in answers if " plus " in a}
@@ -203,8 +197,8 @@ def test_held_out_operands_and_words_are_never_answered_in_training() -> None:
     assert sums.isdisjoint(held_out_sums)
 
 
-def test_words_held_out_from_spelling_occur_elsewhere_in_the_text() -> None:
-    text = set(re.findall(r"[a-z]+", haystack(dialogues(20_000, 12))))
+def test_words_held_out_from_spelling_occur_elsewhere_in_the_text(drawn: list[Dialogue]) -> None:
+    text = set(re.findall(r"[a-z]+", haystack(drawn)))
     words = {q.answer.replace("-", "").rstrip(".") for q in held_out_questions(ALL, 12) if q.task == "spelling"}
     assert words <= text
 

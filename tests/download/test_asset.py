@@ -76,7 +76,7 @@ def test_its_failure_is_one_message(home: Path) -> None:
 def spoil_unseen(path: Path) -> None:
     """Change a byte, so that neither the file's size nor its time shows it."""
     before = path.stat()
-    path.write_bytes(damaged("flipped bit"))
+    path.write_bytes(damaged(BODY))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 

@@ -13,7 +13,7 @@ import requests
 from parakeet.artifact import sha256_of
 
 from ..fault_server import FaultServer, rewriting
-from .archives import BODY, NAME, damaged
+from .archives import BODY, NAME, archive, damaged
 from .conftest import IMPATIENT, Download, Fetching
 
 
@@ -133,43 +133,19 @@ def test_a_malformed_address(fetching: Fetching) -> None:
     assert "is malformed" in fetching.refused("http://[bad/x.pth")
 
 
-LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""How torch.save began a file before version 1.6."""
-
-
 @pytest.mark.parametrize(
-    ("head", "words"),
+    ("body", "words"),
     [
-        (LEGACY, "a bare pickle, as torch wrote before version 1.6"),
-        (b"\0" * 257 + b"ustar\x0000", "a tar archive"),
-        (b"\x10\0\0\0\0\0\0\0{}", "a safetensors file"),
-        (b"\x1f\x8b\x08\0", "a gzip file: unpack it first"),
-        (b"\0" * 600, "nothing but zeros"),
-        (b"hello there", "it begins with 68 65 6c 6c 6f 20 74 68"),
+        (b"\x1f\x8b\x08\0" + bytes(600), "a gzip file: unpack it first"),
+        (damaged(BODY), "a damaged archive (Bad CRC-32"),
+        (archive(pickled=b"\x80\x02cos\nsystem\n."), "it names os.system in its pickle"),
     ],
 )
-def test_another_kind_of_file_is_named(server: FaultServer, fetching: Fetching, head: bytes, words: str) -> None:
-    server.body = head + bytes(600)
-    assert words in fetching.refused(server.address("whole"))
-    assert fetching.parts == []
-
-
-@pytest.mark.parametrize(
-    ("kind", "words"),
-    [
-        ("flipped bit", "a damaged archive (Bad CRC-32"),
-        ("cut", "a cut-off archive"),
-        ("two halves", "a damaged archive (Bad CRC-32"),
-        ("two files", "a damaged archive, or made of two"),
-        ("no pickle", "a ZIP archive, but none that torch.save wrote"),
-        ("encrypted", "compressed or encrypted, which torch.save never writes"),
-        ("compressed", "compressed or encrypted, which torch.save never writes"),
-        ("a program", "it names os.system in its pickle, which no state dict of plain tensors needs"),
-        ("something behind it", "has more bytes after the end of its archive"),
-    ],
-)
-def test_a_damaged_archive_is_refused(server: FaultServer, fetching: Fetching, kind: str, words: str) -> None:
-    server.body = damaged(kind)
+def test_a_checkpoint_is_checked_before_it_is_used(
+    server: FaultServer, fetching: Fetching, body: bytes, words: str
+) -> None:
+    """tests/test_torch_archive.py has all the faults."""
+    server.body = body
     assert words in fetching.refused(server.address("whole"))
     assert fetching.parts == []
 

@@ -46,26 +46,30 @@ def test_a_file_of_the_users_is_used(fetching: Fetching) -> None:
     assert known["source"] == "found in the folder of models"
 
 
-@pytest.mark.parametrize("content", [b"", BODY[:-9], b"<!doctype html><title>Oops</title>", archive(seed=9)])
-def test_a_bad_file_of_the_users_is_named_and_kept(server: FaultServer, fetching: Fetching, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (b"", "it is empty"),
+        (BODY[:-9], "it is a cut-off archive"),
+        (b"<!doctype html><title>Oops</title>", "it sent a web page titled “Oops”"),
+        (PAGES["quota"].encode(), "Google Drive says that too many people"),
+        (archive(seed=9), "its sha256 is"),
+    ],
+)
+def test_a_bad_file_of_the_users_is_named_and_kept(
+    server: FaultServer, fetching: Fetching, content: bytes, fault: str
+) -> None:
     fetching.file.parent.mkdir(parents=True)
     fetching.file.write_bytes(content)
-    with pytest.raises(ParakeetError, match=r"cannot be used: it.*move it away"):
+    with pytest.raises(ParakeetError, match=rf"cannot be used: {fault}.*move it away"):
         fetching(server.address("whole"), sha256="1" * 64)
     assert fetching.file.read_bytes() == content
     assert server.requests == []
 
 
-def test_a_page_that_a_browser_saved_under_the_files_name_is_named(fetching: Fetching) -> None:
-    fetching.file.parent.mkdir(parents=True)
-    fetching.file.write_text(PAGES["quota"], encoding="utf-8")
-    with pytest.raises(ParakeetError, match="cannot be used: Google Drive says that too many people"):
-        fetching()
-
-
 def test_a_file_that_was_changed_later_is_looked_at_again(server: FaultServer, fetching: Fetching) -> None:
     fetching(server.address("whole"))
-    fetching.file.write_bytes(damaged("flipped bit"))
+    fetching.file.write_bytes(damaged(BODY))
     with pytest.raises(ParakeetError, match="Bad CRC-32"):
         fetching(server.address("whole"))
 
@@ -83,12 +87,12 @@ def test_what_is_no_file_is_never_written_over(server: FaultServer, fetching: Fe
         fetching.file.mkdir()
     else:
         fetching.file.symlink_to("/nowhere/at/all.pth")
-    with pytest.raises(ParakeetError, match="move it away"):
+    with pytest.raises(ParakeetError, match="Move it away"):
         fetching(server.address("whole"))
     assert os.path.lexists(fetching.file)
 
 
-def test_mirrors_are_tried_in_order_and_each_failure_is_told(
+def test_mirrors_are_tried_in_order_and_each_failure_is_reported(
     server: FaultServer, fetching: Fetching, tmp_path: Path
 ) -> None:
     good = tmp_path / "good.pth"

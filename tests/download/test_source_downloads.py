@@ -130,7 +130,7 @@ def test_a_slice_holds_one_whole_line_however_long(server: FaultServer, fetching
     assert 300_000 < len(cut) < 700_000
 
 
-def test_a_slice_goes_on_where_it_was_broken_off(server: FaultServer, fetching: SourceFetching) -> None:
+def test_a_slice_continues_where_it_was_interrupted(server: FaultServer, fetching: SourceFetching) -> None:
     server.cut_bytes = 500_000
     fetching(source(server.address("cut", "a.jsonl")), limit=0.5)
     (cut,) = fetching.files.values()

@@ -58,7 +58,7 @@ def test_an_edited_glob_fetches_what_is_new(hub: FakeHub, tmp_path: Path) -> Non
     second.check(thorough=True)
 
 
-def test_a_slice_takes_whole_files_over_and_is_never_taken_for_one(hub: FakeHub, tmp_path: Path) -> None:
+def test_a_slice_takes_over_whole_files_but_is_never_taken_over_as_one(hub: FakeHub, tmp_path: Path) -> None:
     made(tmp_path, ["*"], limit=0.5)
     assert fetched(hub) == 2
     whole = made(tmp_path, ["*"])

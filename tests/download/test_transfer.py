@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from parakeet.download import sources
 from parakeet.download.http import fault_of_status, name_of
-from parakeet.download.pages import fault_of_page
 from parakeet.download.transfer import Retries, RetryPolicy, TransientError
+from parakeet.download.web_pages import fault_of_page
 
 
 @pytest.mark.parametrize("asked", [None, 0.0, 1.0])

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parakeet.data.tokens.loader import row_order
+from parakeet.data.tokens.loader import sequence_order
 from parakeet.data.tokens.packing import pack, plan_file, write_plan
 from parakeet.data.tokens.shard_writer import ShardWriter, TokenDocument
 from parakeet.errors import INTERRUPTED
@@ -150,7 +150,7 @@ def data(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Data:
     """Documents that fill one sequence each, so that the loader's order gives the step of each."""
     shards, plan = tmp_path_factory.mktemp("shards"), tmp_path_factory.mktemp("plan")
     numbers = np.random.default_rng(1)
-    order = row_order((STEPS + 20) * ROWS, prepared.recipe.packing.seed, 0)
+    order = sequence_order((STEPS + 20) * ROWS, prepared.recipe.packing.seed, 0)
     step_of = dict(zip(order.tolist(), (1 + place // ROWS for place in range(len(order))), strict=True))
     odd = set()
     writer = ShardWriter(shards, "train", prepared.tokenizer, ["text"], 1 << 20)

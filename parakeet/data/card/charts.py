@@ -10,10 +10,6 @@ from parakeet.formatting import format_percent
 from parakeet.sanitise import sanitise
 
 COLOURS = 8
-HISTOGRAM = (240, 84)
-CURVE = (440, 190)
-MOST_TICKS = 6
-TICK_WIDTH = 28
 
 
 def colour(number: int) -> str:
@@ -59,7 +55,7 @@ def histogram(bins: Sequence[int], first: int, last: int, kind: str, title: str)
 
     The highest bar fills the height, so that sources of any size can be compared by where they lie.
     """
-    width, height = HISTOGRAM
+    width, height = 240, 84
     step = width / (last - first + 1)
     highest = max(bins, default=0) or 1
     shapes = [_line(0, width, height + 0.5)]
@@ -70,11 +66,11 @@ def histogram(bins: Sequence[int], first: int, last: int, kind: str, title: str)
         title = f"{1 << number:,} to {(2 << number) - 1:,} tokens: {count:,} documents"
         rect = '<rect class="{}" x="{:.2f}" y="{:.2f}" width="{:.2f}" height="{:.2f}" rx="1"><title>{}</title></rect>'
         shapes.append(Markup(rect).format(kind, left, height - tall, step - 1.5, tall, title))
-    every = -(-(last - first + 1) // MOST_TICKS)
+    every = -(-(last - first + 1) // 6)  # at most six labels
     for number in range(first, last + 1, every):
         x = (number - first) * step + 0.75
-        # A label that starts further right would be cut off.
-        x, anchor = (x, "start") if x < width - TICK_WIDTH else (width, "end")
+        # A label takes up to 28 pixels; one that starts further right would be cut off.
+        x, anchor = (x, "start") if x < width - 28 else (width, "end")
         shapes.append(_text(x, height + 14, anchor, power_of_two(number)))
     return _svg(width, height + 20, title, shapes)
 
@@ -89,7 +85,7 @@ def power_of_two(exponent: int) -> str:
 
 def curve(points: Sequence[Sequence[float]], title: str) -> Markup:
     """The share of the tokens that the most frequent ids cover, by the number of ids on a logarithmic scale."""
-    width, height = CURVE
+    width, height = 440, 190
     if not points:
         return Markup()
     left, top, bottom = 38, 8, height - 22

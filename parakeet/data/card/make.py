@@ -1,4 +1,4 @@
-"""The data_card stage: what the corpus holds, source by source, as a page, as Markdown and as figures.
+"""The stage `data_card`: what the corpus holds, by source, as a page, as Markdown and as figures.
 
 The counts of the earlier stages are checked against each other and against the shards. If a record is not accounted
 for, the page says so. Nothing in the three files depends on the machine or the time.
@@ -34,7 +34,6 @@ from parakeet.tokenizer import Tokenizer
 
 HTML_FILE = "data_card.html"
 MARKDOWN_FILE = "data_card.md"
-FIGURES_FILE = "data_card.json"
 UNKNOWN_LICENCE = "unknown"
 CLUSTERS_SHOWN = 4
 DUPLICATE_CHARACTERS = 280
@@ -51,7 +50,7 @@ def make_data_card(recipe: Recipe, inputs: Mapping[str, Path], output: Path, pro
     artifacts = {name: Artifact.open(path) for name, path in inputs.items()}
     figures = gather(recipe, artifacts, progress)
     text = json.dumps(figures, ensure_ascii=False, indent=1) + "\n"
-    (output / FIGURES_FILE).write_text(text, encoding="utf-8")
+    (output / "data_card.json").write_text(text, encoding="utf-8")
     tables, drawings = card_tables(figures), {"charts": card_charts(figures), "colour": colour}
     page = render("data_card.html", tables=tables, marked_differences=marked_differences, **drawings, **figures)
     (output / HTML_FILE).write_text(page, encoding="utf-8")
@@ -95,7 +94,11 @@ def gather(recipe: Recipe, artifacts: Mapping[str, Artifact], progress: Progress
         },
         "duplicates": _duplicates(artifacts["deduplicated_documents"]),
         "vocabulary": {"kind": tokenizer.name, **vocabulary_figures(measures.id_counts, tokenizer)},
-        "rows": _rows(counts["packing_plan"]),
+        # One entry for each sequence length that the model is trained at.
+        "rows": [
+            {key: plan[key] for key in ("row_tokens", "rows", "fill", "split_documents") if key in plan}
+            for plan in counts["packing_plan"].get("lengths", {}).values()
+        ],
         "provenance": _provenance(artifacts),
     }
 
@@ -245,12 +248,6 @@ def _duplicates(artifact: Artifact) -> dict[str, Any]:
     }
 
 
-def _rows(plan: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One entry for each sequence length that the model is trained at."""
-    keys = ("row_tokens", "rows", "fill", "split_documents")
-    return [{key: entry[key] for key in keys if key in entry} for entry in plan.get("lengths", {}).values()]
-
-
 def _provenance(artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
     tested = artifacts["clean_documents"].manifest.get("source_files", {})
     return {
@@ -274,7 +271,7 @@ def _downloaded(documents: Artifact) -> list[dict[str, str]]:
     for stage, made_from in documents.manifest.get("inputs", {}).items():
         if not stage.startswith(f"{SOURCE_FILES}/"):
             continue
-        # An artefact's folder is in the folder of its stage, which is beside that of the documents.
+        # Artefacts are in <root>/<stage>/<name>.
         folder = documents.path.parent.parent / stage / Path(made_from["path"]).name
         source = sanitise(stage.rpartition("/")[2])
         for name, entry in Artifact.open(folder).manifest["files"].items():

@@ -4,7 +4,6 @@ Memory does not grow with the corpus. For each source it holds one count for eve
 excerpts.
 """
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from parakeet.data.tokens.shards import SPLITS
+from parakeet.data.tokens.shards import SPLITS, open_shard
 from parakeet.errors import ParakeetError
 from parakeet.progress import Task
 from parakeet.sanitise import sanitise
@@ -79,14 +78,15 @@ def measure(shards: Path, tokenizer: Tokenizer, task: Task) -> Measures:
     by_split: dict[str, defaultdict[str, SourceMeasures]] = {split: defaultdict(SourceMeasures) for split in SPLITS}
     for split in SPLITS:
         for path in sorted(shards.glob(f"{split}-*.arrow")):
-            for sources, batch in _batches(path, tokenizer):
-                ids = _ids(batch)
+            shard = open_shard(path, tokenizer)
+            for batch in shard.batches:
+                ids = batch.column("input_ids").values.to_numpy()
                 if (largest := int(ids.max(initial=0))) >= tokenizer.rows:
                     raise ParakeetError(
                         f"{path} contains the token id {largest}, but the vocabulary has {tokenizer.rows:,} rows. "
                         "Run the same build again with: --force token_shards"
                     )
-                for name, found in _measured(batch, sources, training=split == "train"):
+                for name, found in _measured(batch, shard.sources, training=split == "train"):
                     by_split[split][name] += found
                 task.advance(len(ids))
     counts = (source.id_counts for source in by_split["train"].values())
@@ -101,30 +101,6 @@ def added(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return total
 
 
-def _batches(path: Path, tokenizer: Tokenizer) -> Iterator[tuple[list[str], pa.RecordBatch]]:
-    try:
-        with pa.memory_map(str(path), "r") as mapped:
-            reader = pa.ipc.open_file(mapped)
-            metadata = reader.schema.metadata or {}
-            sources, made_with = json.loads(metadata[b"sources"]), metadata[b"tokenizer_sha256"].decode()
-            if made_with != tokenizer.sha256:
-                raise ParakeetError(
-                    f"{path} was made with tokenizer {made_with}, not {tokenizer.sha256}. "
-                    "Run the same build again with: --force token_shards"
-                )
-            for index in range(reader.num_record_batches):
-                yield sources, reader.get_batch(index)
-    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        raise ParakeetError(
-            f"{path} is not a complete token shard ({error}). Run the same build again with: --force token_shards"
-        ) from None
-
-
-def _ids(batch: pa.RecordBatch) -> np.ndarray:
-    ids: np.ndarray = batch.column("input_ids").values.to_numpy()
-    return ids
-
-
 def _measured(batch: pa.RecordBatch, names: Sequence[str], training: bool) -> Iterator[tuple[str, SourceMeasures]]:
     """Measure a batch, source by source. Held-out text stays unread: ids and examples come from training alone."""
     offsets = batch.column("input_ids").offsets.to_numpy()  # (documents + 1,)
@@ -133,7 +109,7 @@ def _measured(batch: pa.RecordBatch, names: Sequence[str], training: bool) -> It
     doc_ids = batch.column("doc_id")
     # The first 8 of the 16 bytes are enough to sort by: ids are hashes, and duplicates are gone.
     order = np.frombuffer(doc_ids.buffers()[1], ">u8")[: 2 * len(batch) : 2]  # (documents,)
-    ids, numbers = _ids(batch), np.unique(sources).tolist()
+    ids, numbers = batch.column("input_ids").values.to_numpy(), np.unique(sources).tolist()
     for number in numbers:
         rows = np.flatnonzero(sources == number)
         found = SourceMeasures(

@@ -1,6 +1,6 @@
 """The stage `clean_documents`: normalise the text, and drop what is useless or must not be trained on.
 
-Each rule is a function from a document to a `Fault` or None. A new rule is a new file beside this one, and a line in
+Each rule is a function from a document to a `Fault` or None. A new rule is a new file in this folder and a line in
 `Cleaner._rules`.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 from parakeet.artifact import replace_file
 from parakeet.data.cleaning.boilerplate import boilerplate_in
 from parakeet.data.cleaning.counts import CleaningCounts
-from parakeet.data.cleaning.decontaminate import EvaluationIndex, SetCounts, build_index
+from parakeet.data.cleaning.decontaminate import EvaluationIndex, build_index
 from parakeet.data.cleaning.language import foreign_language, language_guesser
 from parakeet.data.cleaning.personal_data import masked_document
 from parakeet.data.cleaning.quality import QualityFilter
@@ -25,15 +25,15 @@ from parakeet.data.documents import (
     ReadParts,
     WriteDocuments,
     collect_parts,
+    content_bytes,
     count_documents,
-    megabytes,
     parts,
     refuse_emptied,
 )
 from parakeet.data.tasks import run_tasks, watch
-from parakeet.data.words import LastWords
+from parakeet.data.words import CachedWordTokenizer
 from parakeet.errors import ParakeetError
-from parakeet.progress import Progress
+from parakeet.progress import BYTES, Progress
 from parakeet.recipe import Clean, Recipe
 
 DROPPED_FILE = "dropped.jsonl"
@@ -59,8 +59,8 @@ def clean_documents(recipe: Recipe, inputs: Mapping[str, Path], output: Path, pr
     Returns {"documents", "dropped", "sources": {name: {"kept", "dropped": {reason: n}, "found": {kind: n}}},
     "evaluation_sets": {name: {"records", "short", "bad", "found", "documents"}}}. `found` of a source counts documents:
     "mended" (mojibake, among all), "boilerplate" (among those that no rule before it dropped), "e-mail", "phone" and
-    "IP address" (among the kept). `found` of a set counts those of its records that stand in `documents` dropped
-    documents.
+    "IP address" (among the kept). `found` of a set counts its records that occur in dropped documents, and `documents`
+    counts those.
 
     Resumes what an earlier run left in `output`. Raises ParakeetError if nothing is kept, an evaluation set cannot be
     read, or a language is unknown.
@@ -70,13 +70,15 @@ def clean_documents(recipe: Recipe, inputs: Mapping[str, Path], output: Path, pr
     work = output / "work"
     if recipe.clean.languages:
         language_guesser(recipe.clean.languages)
-    sets, index = _evaluation_sets(recipe, inputs, work / "evaluation_sets.npz", progress)
+    index = work / "evaluation_sets.npz" if recipe.decontamination.sets else None
+    if index is not None and not index.is_file():
+        build_index(recipe.decontamination, inputs, progress).save(index)
     steps = [
         ReadParts([[path] for path in paths], work / "read"),
         CleanDocuments(recipe.clean, work / "tallies", index),
         WriteDocuments(work / "kept"),
     ]
-    with progress.task("cleaning", megabytes(paths), "MB") as task, watch(task, work / "read"):
+    with progress.task("cleaning", sum(map(content_bytes, paths)), BYTES) as task, watch(task, work / "read"):
         run_tasks(steps, len(paths), recipe.executor, work / "cleaning")
     counts = CleaningCounts()
     for path in sorted((work / "tallies").glob("[0-9]*")):
@@ -87,25 +89,17 @@ def clean_documents(recipe: Recipe, inputs: Mapping[str, Path], output: Path, pr
     refuse_emptied(recipe, counts.kept, "cleaning")
     replace_file(output / DROPPED_FILE, "".join(json.dumps(e, ensure_ascii=False) + "\n" for e in counts.examples))
     collect_parts(work / "kept", output)
-    evaluation_sets = {one.name: _set_summary(one, counts) for one in sets}
+    evaluation_sets = {
+        one.name: {
+            "records": one.records,
+            "short": one.short,
+            "bad": one.bad,
+            "found": len(counts.records_found[one.name]),
+            "documents": counts.contaminated[one.name],
+        }
+        for one in (EvaluationIndex.load(index).sets if index is not None else [])
+    }
     return {"documents": kept, "dropped": total - kept, "sources": sources, "evaluation_sets": evaluation_sets}
-
-
-def _evaluation_sets(
-    recipe: Recipe, inputs: Mapping[str, Path], file: Path, progress: Progress
-) -> tuple[list[SetCounts], Path | None]:
-    """The recipe's evaluation sets and the file of their index, which an earlier run may have written."""
-    if not recipe.decontamination.sets:
-        return [], None
-    if not file.is_file():
-        build_index(recipe.decontamination, inputs, progress).save(file)
-    return EvaluationIndex.load(file).sets, file
-
-
-def _set_summary(one: SetCounts, counts: CleaningCounts) -> dict[str, int]:
-    shared = counts.contaminated[one.name]
-    searched = {"records": one.records, "short": one.short, "bad": one.bad}
-    return {**searched, "found": len(shared.records), "documents": shared.documents}
 
 
 def _nothing_left(total: int, sources: dict[str, dict[str, Any]]) -> str:
@@ -147,7 +141,7 @@ class Cleaner:
     def __init__(self, settings: Clean, counts: CleaningCounts, index: EvaluationIndex | None) -> None:
         self.settings = settings
         self.counts = counts
-        self.words = LastWords()
+        self.words = CachedWordTokenizer()
         self.rules = self._rules(index)
 
     def clean(self, document: Document) -> Document | None:
@@ -193,5 +187,6 @@ class Cleaner:
         if hits is None:
             return None
         for name, records in hits.sets.items():
-            self.counts.contaminated[name].add(records)
+            self.counts.contaminated[name] += 1
+            self.counts.records_found[name].update(records)
         return Fault(f"contaminated: {next(iter(hits.sets))}", hits.words)

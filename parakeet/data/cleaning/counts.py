@@ -2,8 +2,6 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +13,6 @@ EXAMPLES_PER_REASON = 20
 EXCERPT_CHARACTERS = 300
 
 
-@dataclass
-class Contamination:
-    """How many documents share text with an evaluation set, and with which of its records (by number)."""
-
-    documents: int = 0
-    records: set[int] = field(default_factory=set)
-
-    def add(self, records: Sequence[int]) -> None:
-        """Count a document that shares text with these records."""
-        self.documents += 1
-        self.records.update(records)
-
-
 class CleaningCounts:
     """Counts of one task, or of all of them added up in order."""
 
@@ -37,8 +22,10 @@ class CleaningCounts:
         """By source and reason."""
         self.found: defaultdict[str, Counter[str]] = defaultdict(Counter)
         """By source and kind."""
-        self.contaminated: defaultdict[str, Contamination] = defaultdict(Contamination)
-        """By evaluation set."""
+        self.contaminated: Counter[str] = Counter()
+        """Documents that share text with each evaluation set."""
+        self.records_found: defaultdict[str, set[int]] = defaultdict(set)
+        """Numbers of each set's records that share text with a document."""
         self.examples: list[dict[str, Any]] = []
 
     def drop(self, document: Document, fault: Fault) -> None:
@@ -51,9 +38,9 @@ class CleaningCounts:
         self.kept.update(other.kept)
         for source, found in other.found.items():
             self.found[source].update(found)
-        for name, contamination in other.contaminated.items():
-            self.contaminated[name].documents += contamination.documents
-            self.contaminated[name].records |= contamination.records
+        self.contaminated.update(other.contaminated)
+        for name, records in other.records_found.items():
+            self.records_found[name] |= records
         for source, reasons in other.dropped.items():
             for reason, number in reasons.items():
                 examples = [e for e in other.examples if (e["source"], e["reason"]) == (source, reason)]
@@ -66,7 +53,7 @@ class CleaningCounts:
 
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        contaminated = {name: [c.documents, sorted(c.records)] for name, c in self.contaminated.items()}
+        contaminated = {name: [n, sorted(self.records_found[name])] for name, n in self.contaminated.items()}
         values = {
             "kept": self.kept,
             "dropped": self.dropped,
@@ -86,7 +73,8 @@ class CleaningCounts:
         for source, found in values["found"].items():
             counts.found[source].update(found)
         for name, (documents, records) in values["contaminated"].items():
-            counts.contaminated[name] = Contamination(documents, set(records))
+            counts.contaminated[name] = documents
+            counts.records_found[name] = set(records)
         counts.examples = values["examples"]
         return counts
 

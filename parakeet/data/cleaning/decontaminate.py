@@ -17,21 +17,21 @@ import xxhash
 
 from parakeet.artifact import sync_file
 from parakeet.data.reading.readers import read_records
-from parakeet.data.reading.records import Record
 from parakeet.data.reading.shapes import ROLE_NAMES, BadRecord, shape
 from parakeet.data.reading.source_readers import reader_of
 from parakeet.data.words import words_of
 from parakeet.errors import ParakeetError
+from parakeet.formatting import format_percent
 from parakeet.progress import Progress
 from parakeet.recipe import Decontamination
 from parakeet.recipe_sources import RecordSource
 from parakeet.sanitise import sanitise
 
 MIN_WORDS = 5
-"""Anybody may write a whole record of fewer words: "What is 2 + 2? 4"."""
+"""Records of fewer words occur by chance in other text: "What is 2 + 2? 4"."""
 MOST_BAD = 0.01
 ANSWER_LABELS = ((), ("answer",), ("a",), ("assistant",))
-"""Words that may stand between a short question and its answer in a text."""
+"""Words that may separate a short question from its answer in a text."""
 SYSTEM_COLUMNS = ("system", "system_prompt")
 QUESTIONS = ("question", "problem", "query", "prompt", "instruction", "input")
 """Columns with the question of a record that has no known shape, such as multiple choice."""
@@ -64,7 +64,7 @@ class Windows:
     hashes: np.ndarray
     """uint64 (w)."""
     records: np.ndarray
-    """uint32 (w): number of the record that each run stands in."""
+    """uint32 (w): number of the record that each run is from."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class EvaluationIndex:
     def find(self, text: str) -> Hits | None:
         """What a text shares with the records, or None.
 
-        Only runs whose words all stand in the vocabulary are hashed, and most text has no long one.
+        Only runs whose words are all in the vocabulary are hashed, and most text has no long one.
         """
         words = folded_words(text)
         # (words,) number of each word in the vocabulary, −1 for unknown ones.
@@ -107,7 +107,7 @@ class EvaluationIndex:
             if not len(starts):
                 continue
             hashes = window_hashes(self.word_hashes, ids, starts, size)
-            # Where each hash would stand among the sorted ones; it is there if that place holds the same hash.
+            # Where each hash would be inserted among the sorted ones. It is shared if that place holds the same hash.
             begins = np.searchsorted(windows.hashes, hashes)
             shared = windows.hashes[np.minimum(begins, len(windows.hashes) - 1)] == hashes
             if not shared.any():
@@ -202,14 +202,11 @@ class IndexBuilder:
         return found
 
     def _hashes(self, words: list[str], size: int) -> np.ndarray:
-        numbers = np.fromiter(map(self._hash, words), np.uint64, len(words))
+        for word in words:
+            if word not in self._vocabulary:
+                self._vocabulary[word] = xxhash.xxh3_64_intdigest(word.encode())
+        numbers = np.fromiter(map(self._vocabulary.__getitem__, words), np.uint64, len(words))
         return window_hashes(numbers, np.arange(len(words)), np.arange(len(words) - size + 1), size)
-
-    def _hash(self, word: str) -> int:
-        number = self._vocabulary.get(word)
-        if number is None:
-            number = self._vocabulary[word] = xxhash.xxh3_64_intdigest(word.encode())
-        return number
 
     def index(self, sets: list[SetCounts]) -> EvaluationIndex:
         """The index of all records taken, those of `sets` in their order."""
@@ -240,11 +237,13 @@ def build_index(settings: Decontamination, inputs: Mapping[str, Path], progress:
     with progress.task("evaluation sets", None, "records") as task:
         for chosen in settings.sets:
             counts, first_bad = SetCounts(chosen.name), ""
-            for path, record in _records(chosen, inputs):
+            files, _ = reader_of(chosen).files(inputs)
+            for path, record in ((file, record) for file in files for record in read_records(file, chosen.separator)):
                 task.advance()
                 if record.value is None:
                     counts.bad += 1
-                    first_bad = first_bad or _place(path, record)
+                    where = f"{path}/{record.member}" if record.member else str(path)
+                    first_bad = first_bad or sanitise(f"{where}:{record.row}: {record.problem}")
                 elif builder.add(*searched_texts(record.value, chosen)):
                     counts.records += 1
                 else:
@@ -260,23 +259,13 @@ def build_index(settings: Decontamination, inputs: Mapping[str, Path], progress:
     return builder.index(sets)
 
 
-def _records(chosen: RecordSource, inputs: Mapping[str, Path]) -> Iterator[tuple[Path, Record]]:
-    files, _ = reader_of(chosen).files(inputs)
-    for path in files:
-        yield from ((path, record) for record in read_records(path, chosen.separator))
-
-
-def _place(path: Path, record: Record) -> str:
-    """The place of a record, and what is wrong with it."""
-    return sanitise(f"{path}{'/' if record.member else ''}{record.member}:{record.row}: {record.problem}")
-
-
 def _refuse_useless(counts: SetCounts, first_bad: str) -> None:
     """A record that cannot be read cannot be searched for, and a copy of it would be trained on unnoticed."""
     if counts.bad > MOST_BAD * (counts.records + counts.short + counts.bad):
         raise ParakeetError(
-            f"Evaluation set {counts.name}: {counts.bad:,} of its records cannot be read, and at most {MOST_BAD:.0%} "
-            f"may be bad. Correct the file, or the set in decontamination.sets. The first:\n  {first_bad}"
+            f"Evaluation set {counts.name}: {counts.bad:,} of its records cannot be read, and at most "
+            f"{format_percent(MOST_BAD, 0)} may be bad. Correct the file, or the set in decontamination.sets. "
+            f"The first:\n  {first_bad}"
         )
     if counts.records == 0:
         raise ParakeetError(
@@ -288,8 +277,8 @@ def _refuse_useless(counts: SetCounts, first_bad: str) -> None:
 def searched_texts(value: dict[str, Any] | str, chosen: RecordSource) -> tuple[list[str], list[tuple[str, ...]]]:
     """The fields of a record, and the texts that are searched for whole if they are short.
 
-    Fields are the texts in the file and the turns made of them. System messages are left out, because a set's
-    instructions stand in other sets too.
+    Fields are the texts in the file and the turns made of them. System messages are left out, because other sets have
+    the same instructions.
     """
     if isinstance(value, str):
         return [value], [(value,)]

@@ -10,7 +10,7 @@ from datatrove.pipeline.filters import GopherQualityFilter
 from parakeet.data.cleaning.repetition import threshold
 from parakeet.data.cleaning.text_faults import Fault
 from parakeet.data.documents import Document
-from parakeet.data.words import LastWords
+from parakeet.data.words import CachedWordTokenizer
 from parakeet.recipe import Quality
 
 SYMBOLS = "_１"
@@ -33,7 +33,7 @@ REASONS = {
 class QualityFilter:
     """datatrove's GopherQualityFilter with the recipe's thresholds, for plain documents."""
 
-    def __init__(self, settings: Quality, words: LastWords) -> None:
+    def __init__(self, settings: Quality, words: CachedWordTokenizer) -> None:
         self.words = words
         self.exact = GopherQualityFilter(
             min_doc_words=settings.min_words,

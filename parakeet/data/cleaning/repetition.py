@@ -12,7 +12,7 @@ from datatrove.pipeline.filters.gopher_repetition_filter import find_all_duplica
 
 from parakeet.data.cleaning.text_faults import Fault
 from parakeet.data.documents import Document
-from parakeet.data.words import LastWords
+from parakeet.data.words import CachedWordTokenizer
 from parakeet.recipe import Repetition
 
 LEAST = 1e-12
@@ -30,7 +30,7 @@ def threshold(share: float | None) -> float | None:
 class RepetitionFilter:
     """datatrove's GopherRepetitionFilter with the recipe's thresholds, for plain documents of `min_words` or more."""
 
-    def __init__(self, settings: Repetition, words: LastWords) -> None:
+    def __init__(self, settings: Repetition, words: CachedWordTokenizer) -> None:
         self.words = words
         self.min_words = settings.min_words
         self.top_phrases = sorted(settings.top_phrases.items())

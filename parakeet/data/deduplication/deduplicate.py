@@ -34,13 +34,13 @@ from parakeet.data.documents import (
     ReadParts,
     WriteDocuments,
     collect_parts,
-    megabytes,
+    content_bytes,
     parts,
     refuse_emptied,
 )
 from parakeet.data.tasks import run_tasks, watch
 from parakeet.errors import ParakeetError
-from parakeet.progress import Progress
+from parakeet.progress import BYTES, Progress
 from parakeet.recipe import Recipe
 
 EXAMPLE_CLUSTERS = 50
@@ -83,7 +83,16 @@ def deduplicate_documents(
     collect_parts(search.work / "kept", output)
     with (output / "clusters.jsonl").open("w", encoding="utf-8") as file:
         for keeper, dropped in examples:
-            cluster = _cluster(columns, choice, keeper, dropped) | written.excerpts(keeper, dropped)
+            members = choice.kept_by == keeper
+            gone = written.beginnings[dropped]
+            cluster = {
+                "kind": "exact" if choice.exact[dropped] else "near",
+                "sources": sorted({columns.names[source] for source in columns.sources[members]}),
+                "size": int(members.sum()),
+                "kept": written.beginnings[keeper]["text"],
+                "dropped": gone.pop("text"),
+                **gone,
+            }
             file.write(json.dumps(cluster, ensure_ascii=False) + "\n")
     counts = _summary(columns, choice, written)
     # A source that cleaning emptied is listed too.
@@ -115,16 +124,11 @@ def _repeated_exchanges(
 class Written:
     """What the writing tasks report."""
 
-    beginnings: dict[str, dict[str, Any]]
-    """Text and place of the example documents, by their number."""
+    beginnings: dict[int, dict[str, Any]]
+    """Text and place (file and row) of the example documents, by their number."""
     exchanges_cut: int
     emptied: Counter[str]
-    """By source: conversations of which nothing was left."""
-
-    def excerpts(self, keeper: int, dropped: int) -> dict[str, Any]:
-        kept, gone = self.beginnings[str(keeper)], self.beginnings[str(dropped)]
-        where: dict[str, Any] = {key: gone[key] for key in ("file", "row") if key in gone}
-        return {"kept": kept["text"], "dropped": gone["text"], **where}
+    """By source: conversations that lost all their exchanges."""
 
 
 def _write(
@@ -134,6 +138,7 @@ def _write(
     examples: Sequence[tuple[int, int]],
 ) -> Written:
     work, ends = search.work, np.cumsum(search.part_sizes)
+    reports = work / "told"
     wanted = np.unique(np.array([number for pair in examples for number in pair], np.int64))
     (work / "marks").mkdir(parents=True, exist_ok=True)
     for rank, size in enumerate(search.part_sizes):
@@ -147,17 +152,17 @@ def _write(
         )
     steps = [
         ReadParts([[path] for path in search.paths], work / "written"),
-        KeepMarked(work / "marks", work / "told", cuts=removed is not None),
+        KeepMarked(work / "marks", reports, cuts=removed is not None),
         WriteDocuments(work / "kept"),
     ]
-    total = megabytes(search.paths)
-    with search.progress.task("writing what is kept", total, "MB") as task, watch(task, work / "written"):
+    total = sum(map(content_bytes, search.paths))
+    with search.progress.task("writing what is kept", total, BYTES) as task, watch(task, work / "written"):
         run_tasks(steps, len(search.paths), search.recipe.executor, work / "writing")
-    beginnings: dict[str, dict[str, Any]] = {}
+    beginnings: dict[int, dict[str, Any]] = {}
     cut, emptied = 0, Counter[str]()
     for rank, size in enumerate(search.part_sizes):
-        report = json.loads((work / "told" / f"{rank:05d}.json").read_text(encoding="utf-8"))
-        beginnings |= {str(int(ends[rank]) - size + int(row)): text for row, text in report["beginnings"].items()}
+        report = json.loads((reports / f"{rank:05d}.json").read_text(encoding="utf-8"))
+        beginnings |= {int(ends[rank]) - size + int(row): text for row, text in report["beginnings"].items()}
         cut += report["exchanges_cut"]
         emptied.update(report["emptied"])
     return Written(beginnings, cut, emptied)
@@ -167,12 +172,12 @@ def _write(
 class KeepMarked:
     """Pipeline step: the documents that `marks/<rank>.npz` keeps, with their split.
 
-    If it `cuts`, they lose the exchanges that the marks remove. `told/<rank>.json` reports the beginnings of documents
+    If it `cuts`, they lose the exchanges that the marks remove. `reports/<rank>.json` has the beginnings of documents
     that are examples, and what was cut.
     """
 
     marks: Path
-    told: Path
+    reports: Path
     cuts: bool
 
     def __call__(self, data: Iterator[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:
@@ -197,18 +202,9 @@ class KeepMarked:
                 emptied[document.source] += 1
                 continue
             yield left.with_split(HELD_OUT if held_out[row] else TRAIN)
-        self.told.mkdir(parents=True, exist_ok=True)
+        self.reports.mkdir(parents=True, exist_ok=True)
         report = {"beginnings": beginnings, "exchanges_cut": cut, "emptied": emptied}
-        replace_file(self.told / f"{rank:05d}.json", json.dumps(report))
-
-
-def _cluster(columns: DocumentColumns, choice: Choice, keeper: int, dropped: int) -> dict[str, Any]:
-    members = choice.kept_by == keeper
-    return {
-        "kind": "exact" if choice.exact[dropped] else "near",
-        "sources": sorted({columns.names[source] for source in columns.sources[members]}),
-        "size": int(members.sum()),
-    }
+        replace_file(self.reports / f"{rank:05d}.json", json.dumps(report))
 
 
 def _examples(choice: Choice) -> Iterator[tuple[int, int]]:

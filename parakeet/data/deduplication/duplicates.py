@@ -40,7 +40,7 @@ class Choice:
     """What happens to each of n documents."""
 
     representative: np.ndarray
-    """int64 (n,): the document that stands for its exact duplicates, possibly itself."""
+    """int64 (n,): the document that represents its exact duplicates, possibly itself."""
     kept_by: np.ndarray
     """int64 (n,): the document that is kept of its cluster, possibly itself."""
     held_out: np.ndarray
@@ -155,7 +155,7 @@ def choose(
 
 
 def kept_for(representative: np.ndarray, keepers: Mapping[int, int]) -> np.ndarray:
-    """int64 (n,): what is kept in the place of each: the near keeper of its exact representative."""
+    """int64 (n,): the document that is kept instead of each one: the near keeper of its exact representative."""
     keeper = np.arange(len(representative))
     keeper[list(keepers)] = list(keepers.values())
     kept_by: np.ndarray = keeper[representative]

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from parakeet.conversation import Turn
-from parakeet.data.documents import Document, megabytes, normalised, read_documents
-from parakeet.progress import Progress
+from parakeet.data.documents import Document, content_bytes, normalised, read_documents
+from parakeet.progress import BYTES, Progress
 
 
 def exchanges_of(document: Document) -> list[str]:
@@ -50,7 +50,7 @@ def read_exchanges(paths: Sequence[Path], kept: np.ndarray, progress: Progress) 
     """Exchanges of the documents that `kept` (bool, n) marks; about 80 bytes of memory each."""
     sizes, ids, documents, characters = [], bytearray(), array("q"), array("q")
     number = 0
-    with progress.task("exchanges", megabytes(paths), "MB") as task:
+    with progress.task("exchanges", sum(map(content_bytes, paths)), BYTES) as task:
         for path in paths:
             before = len(documents)
             for document in read_documents([path]):
@@ -60,7 +60,7 @@ def read_exchanges(paths: Sequence[Path], kept: np.ndarray, progress: Progress) 
                     characters.append(len(text))
                 number += 1
             sizes.append(len(documents) - before)
-            task.advance(megabytes([path]))
+            task.advance(content_bytes(path))
     return Exchanges(
         sizes,
         np.frombuffer(bytes(ids), ">u8").astype(np.uint64).reshape(-1, 2),

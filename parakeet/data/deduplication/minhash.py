@@ -18,10 +18,10 @@ from datatrove.utils.text import TextNormConfig, simplify_text
 
 from parakeet.artifact import sync_file
 from parakeet.data.deduplication.exchanges import exchanges_of
-from parakeet.data.documents import BYTES_PER_PART, Document, ReadParts, megabytes, part_groups
+from parakeet.data.documents import BYTES_PER_PART, Document, ReadParts, content_bytes, part_groups
 from parakeet.data.tasks import count, run_tasks, watch
 from parakeet.data.words import RegexWordTokenizer
-from parakeet.progress import Progress
+from parakeet.progress import BYTES, Progress
 from parakeet.recipe import Deduplication, Recipe
 
 MOST_SIGNATURE_TASKS = 96
@@ -83,7 +83,7 @@ class NearDuplicateSearch:
             Signatures(work / "signatures", settings),
         ]
         name = f"signatures of {what}"
-        with self.progress.task(name, megabytes(self.paths), "MB") as task, watch(task, work / "read"):
+        with self.progress.task(name, sum(map(content_bytes, self.paths)), BYTES) as task, watch(task, work / "read"):
             run_tasks(steps, len(groups), self.recipe.executor, work / "signing")
         search = Buckets(work / "signatures", work / "pairs", settings, work / "compared")
         name = f"comparison of {what}"

@@ -187,7 +187,7 @@ def _tar_members(stream: Any, where: str) -> Iterator[Member]:
                 yield Member(_shown(info.name), problem=problem)
             elif not info.isdir() and (wanted := _wanted_kind(info.name)):
                 content: Any = archive.extractfile(info)
-                # Stored as it is; the compression around the archive has an allowance of its own.
+                # Tar does not compress; the compression around the archive has its own allowance.
                 yield Member(_shown(info.name), wanted, _buffered(content, Allowance(where, content.tell)))
             # tarfile would keep every header in memory.
             archive.members.clear()  # type: ignore[attr-defined]

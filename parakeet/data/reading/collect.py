@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from parakeet.artifact import Artifact, replace_file
-from parakeet.data.documents import MB, Document, WriteDocuments, collect_parts
+from parakeet.data.documents import Document, WriteDocuments, collect_parts
 from parakeet.data.questions import LeakSearch, read_questions, write_questions
 from parakeet.data.reading.counts import HELD_OUT_QUESTION, RecordCounts
 from parakeet.data.reading.pieces import Piece
@@ -16,7 +16,7 @@ from parakeet.data.reading.records import Problem
 from parakeet.data.reading.source_readers import RecordReader, reader_of
 from parakeet.data.tasks import count, run_tasks, watch
 from parakeet.errors import ParakeetError
-from parakeet.progress import Progress
+from parakeet.progress import BYTES, Progress
 from parakeet.recipe import Recipe
 from parakeet.recipe_sources import SOURCE_FILES
 from parakeet.sanitise import sanitise
@@ -30,7 +30,7 @@ def collect_documents(recipe: Recipe, inputs: Mapping[str, Path], output: Path, 
 
     Beside the Parquet parts it writes `problems.jsonl` (source, file, row, reason, excerpt; the first 100 of each
     source and reason) and `questions.jsonl` (source, task, prompt, answer: the held-out questions of synthetic
-    sources). A document's metadata tells its place: `file`, relative to the source's folder, and `row`. `inputs` holds
+    sources). A document's metadata holds its place: `file`, relative to the source's folder, and `row`. `inputs` holds
     the folders of downloaded sources, as `source_files/<name>`. A record of a text file is one block of it, or one line
     that is not text. If `recipe.limit` is below 1, a systematic sample of the records is taken; of a downloaded source
     correspondingly more, because only a part of it was downloaded.
@@ -52,7 +52,7 @@ def collect_documents(recipe: Recipe, inputs: Mapping[str, Path], output: Path, 
         ReadRecords({reader.source.name: reader for reader in readers}, _shares(recipe, inputs), output, work),
         WriteDocuments(work / "kept"),
     ]
-    with progress.task("documents", _megabytes(work / "tasks"), "MB") as task, watch(task, work / "counts"):
+    with progress.task("documents", _file_bytes(work / "tasks"), BYTES) as task, watch(task, work / "counts"):
         run_tasks(steps, len(of_source), recipe.executor, work / "reading")
     for number, name in enumerate(of_source):
         counts[name].add(RecordCounts.load(work / "tallies" / f"{number:05d}.json"))
@@ -74,7 +74,7 @@ class ReadRecords:
     """First step: the documents of the task that `tasks/<rank>.json` describes, without those that hold a question.
 
     `shares` says how much of each source is taken. `tallies/<rank>.json` reports what became of each record,
-    `counts/<rank>` how many megabytes of the files were read, for `watch`.
+    `counts/<rank>` how many bytes of the files were read, for `watch`.
     """
 
     readers: Mapping[str, RecordReader] = field(repr=False)
@@ -91,7 +91,7 @@ class ReadRecords:
         leaks = LeakSearch(read_questions(self.questions))
         for document in reader.documents(pieces, task["first"], share, counts):
             if question := leaks.find(document):
-                # A generated dialogue has no place; its number stands for it.
+                # A generated dialogue has no place, so its number is shown instead.
                 place = {"source": document.source, "file": "dialogues", "row": counts.records} | document.place
                 counts.reject(Problem(HELD_OUT_QUESTION, question), place, document.content)
                 continue
@@ -99,10 +99,10 @@ class ReadRecords:
             counts.bytes += document.n_bytes
             yield document
             if counts.documents % COUNT_EVERY == 0:
-                # A compressed file does not tell how much is left; its text is counted, up to the size of the file.
-                count(self.work / "counts", rank, min(counts.bytes, n_bytes) / MB)
+                # How much of a compressed file is left is unknown. Its text is counted, up to the size of the file.
+                count(self.work / "counts", rank, min(counts.bytes, n_bytes))
         counts.save(self.work / "tallies" / f"{rank:05d}.json")
-        count(self.work / "counts", rank, n_bytes / MB)
+        count(self.work / "counts", rank, n_bytes)
 
 
 def _shares(recipe: Recipe, inputs: Mapping[str, Path]) -> dict[str, Fraction]:
@@ -132,10 +132,10 @@ def _plan_tasks(
     return of_source
 
 
-def _megabytes(tasks: Path) -> float | None:
-    """What the tasks read of files, in millions of bytes; None if they read none."""
+def _file_bytes(tasks: Path) -> int | None:
+    """What the tasks read of files; None if they read none."""
     pieces = [piece for path in tasks.iterdir() for piece in json.loads(path.read_text(encoding="utf-8"))["pieces"]]
-    return sum(piece["n_bytes"] for piece in pieces) / MB or None
+    return sum(piece["n_bytes"] for piece in pieces) or None
 
 
 def _judge(reader: RecordReader, counts: RecordCounts, progress: Progress) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from parakeet.artifact import replace_file
 from parakeet.data.reading.records import EXCERPT_CHARACTERS, Problem, excerpt_of
 from parakeet.errors import ParakeetError
-from parakeet.sanitise import sanitise
+from parakeet.formatting import format_percent, one_line
 
 HELD_OUT_QUESTION = "held-out question"
 NORMAL_REASONS = frozenset(
@@ -23,7 +23,7 @@ NORMAL_REASONS = frozenset(
         "empty text",
     )
 )
-"""Reasons that occur in good published sets too. Such records are left out; they say nothing against the others."""
+"""Reasons that occur in good published sets too. They are left out without casting doubt on the other records."""
 MOST_NORMAL = 0.5
 MOST_FAULTY = 0.01
 HOPELESS_FAULTY = 1000
@@ -79,9 +79,8 @@ class RecordCounts:
         """Count a bad record. `place` names its source, file and row."""
         self.bad_reasons[problem.reason] += 1
         if self.bad_reasons[problem.reason] <= PROBLEMS_KEPT:
-            excerpt = " ".join(sanitise(excerpt_of(content)[: 4 * EXCERPT_CHARACTERS]).split())
-            reason = " ".join(sanitise(str(problem)).split())
-            self.problems.append({**place, "reason": reason, "excerpt": excerpt[:EXCERPT_CHARACTERS]})
+            excerpt = one_line(excerpt_of(content)[: 4 * EXCERPT_CHARACTERS])[:EXCERPT_CHARACTERS]
+            self.problems.append({**place, "reason": one_line(str(problem)), "excerpt": excerpt})
 
     def add(self, other: "RecordCounts") -> None:
         """Add the counts of a later task. The first problems of each reason are kept."""
@@ -130,10 +129,10 @@ class RecordCounts:
         reasons, limit = [reason for reason, _ in self.bad_reasons.most_common()], ""
         if self.is_too_faulty:
             reasons = [reason for reason in reasons if reason not in NORMAL_REASONS]
-            limit = f", and at most {MOST_FAULTY:.0%} may be bad"
+            limit = f", and at most {format_percent(MOST_FAULTY, 0)} may be bad"
         elif self.documents:
             reasons = [reason for reason in reasons if reason in NORMAL_REASONS]
-            limit = f", and at most {MOST_NORMAL:.0%} may be left out like this"
+            limit = f", and at most {format_percent(MOST_NORMAL, 0)} may be left out like this"
         number = sum(self.bad_reasons[reason] for reason in reasons)
         return ParakeetError(
             f"Source {source}: {number:,} of {self.taken:,} records cannot be used ({', '.join(reasons)}){limit}. "

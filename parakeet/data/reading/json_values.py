@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from parakeet.errors import ParakeetError
+from parakeet.formatting import format_bytes
 from parakeet.sanitise import sanitise
 
 PIECE_BYTES = 256 << 10
 MAX_ELEMENT_CHARACTERS = 64 << 20
 LONGEST_LITERAL = 16
-"""An error this close to the end of what was read may only mean that more has to be read; `-Infinity` has 9."""
+"""An error this close to the end of the buffer may only mean that more has to be read; `-Infinity` has 9."""
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 
@@ -107,7 +108,7 @@ class JsonText:
         self._buffer = self._buffer[self._at :]
         self._at = 0
         if len(self._buffer) > MAX_ELEMENT_CHARACTERS:
-            raise self._error(f"an element longer than {MAX_ELEMENT_CHARACTERS >> 20} MiB", 0)
+            raise self._error(f"an element longer than {format_bytes(MAX_ELEMENT_CHARACTERS, 0)}", 0)
         self._add(self._stream.read(max(PIECE_BYTES, len(self._buffer))))
         return True
 

@@ -20,7 +20,7 @@ TASK_BYTES = 64 << 20
 class Piece:
     """A file, or the row groups `groups[0]` to `groups[1]` of a Parquet file, which follow `rows_before` rows.
 
-    `name` stands in the metadata of its documents: relative to the source's folder, never a path of this machine.
+    `name` is recorded in the metadata of its documents: relative to the source's folder, never a path of this machine.
     `n_bytes` is its share of the file.
     """
 

@@ -25,13 +25,12 @@ from parakeet.data.reading.records import Problem, Record, bad_bytes, excerpt_of
 from parakeet.data.reading.sources import ARCHIVES, RECOGNISED, file_kind
 from parakeet.data.reading.text_blocks import TextBlocks
 from parakeet.errors import ParakeetError
+from parakeet.formatting import format_bytes
 from parakeet.sanitise import sanitise
 
 MAX_LINE_BYTES = 64 << 20
-"""A longer line of JSONL is a problem: it is hardly text, and it would fill the memory."""
+"""A longer line of JSONL is a problem: it is unlikely to be text, and it would fill the memory."""
 TEXT_PIECE_BYTES = 64 << 10
-COPY_BYTES = 1 << 20
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 PARQUET_BATCH_ROWS = 256
 PARQUET_BUFFER_BYTES = 1 << 20
 """Of each column. Without it a row group's columns are read whole, and some data sets have one row group a file."""
@@ -81,7 +80,7 @@ def _undamaged(records: Iterator[Record], path: Path) -> Iterator[Record]:
             yield record
             count += 1
     except DAMAGE as error:
-        if isinstance(error, OSError) and error.errno in DISK_FULL:  # raised by the temporary file, not by this one
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):  # raised by the temporary file
             raise
         message = f"{path} cannot be read beyond record {count:,}: {error or type(error).__name__}. "
         raise ParakeetError(sanitise(message) + "Copy or download the file again, or remove it.") from None
@@ -120,7 +119,7 @@ def _read_jsonl(stream: Any, first_row: int = 1) -> Iterator[Record]:
     while line := stream.readline(MAX_LINE_BYTES):
         row += 1
         if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
-            yield bad_bytes(row, Problem("line too long", f"more than {MAX_LINE_BYTES >> 20} MiB"), line)
+            yield bad_bytes(row, Problem("line too long", f"more than {format_bytes(MAX_LINE_BYTES, 0)}"), line)
             _skip_line(stream)
         elif line.strip():
             yield _json_line(row, line)
@@ -218,7 +217,7 @@ def _read_separated(stream: Any, separator: str) -> Iterator[Record]:
 
 def _separated(content: bytes, row: int, size: int) -> Iterator[Record]:
     if size > MAX_LINE_BYTES:
-        detail = f"more than {MAX_LINE_BYTES >> 20} MiB without a line that is the separator"
+        detail = f"more than {format_bytes(MAX_LINE_BYTES, 0)} without a line that is the separator"
         yield bad_bytes(row, Problem("document too long", detail), content)
         return
     try:
@@ -250,7 +249,7 @@ def _seekable(stream: Any) -> Iterator[BinaryIO]:
         yield stream
         return
     with tempfile.TemporaryFile() as file:
-        shutil.copyfileobj(stream, file, COPY_BYTES)
+        shutil.copyfileobj(stream, file)
         yield file
 
 

@@ -1,4 +1,4 @@
-"""A record on its way from a file to a document, and the problem that can make it unusable."""
+"""A record of a source's file before it becomes a document, and the problem that can make it unusable."""
 
 import json
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Problem:
 class Record:
     """One record of a file: a `value` (its columns, or a piece of plain text) or a `problem`.
 
-    `row` counts from 1: in JSONL and text the line on which the record begins, else its position. 0 stands for a whole
+    `row` counts from 1: in JSONL and text the line on which the record begins, else its position. 0 means a whole
     member of an archive. `member` is the name inside the archive, empty outside archives.
     """
 

@@ -22,7 +22,8 @@ class TextBlocks:
     def add(self, piece: str, row: int) -> Iterator[tuple[int, str]]:
         """Take the next line, or the next piece of a long one, and give the blocks that it completes."""
         blank = not piece.strip()
-        if blank and (not self._data or self._is_full_paragraphs()):
+        full = len(self._data) >= BLOCK_BYTES and self._data.endswith(b"\n")
+        if blank and (full or not self._data):
             yield from self.flush()
             return
         if not self._data:
@@ -38,9 +39,6 @@ class TextBlocks:
         self._data.clear()
         if text:
             yield self._row, text
-
-    def _is_full_paragraphs(self) -> bool:
-        return len(self._data) >= BLOCK_BYTES and self._data.endswith(b"\n")
 
     def _cut(self) -> Iterator[tuple[int, str]]:
         at_separators = (self._data.rfind(separator, 1, MAX_BLOCK_BYTES) for separator in (b"\n\n", b"\n", b" "))

@@ -203,37 +203,37 @@ class Split:
     held_out: tuple[tuple[Fact, str], ...]
 
 
-def _fill(phrasings: Sequence[str], **slots: object) -> tuple[str, ...]:
-    return tuple(phrasing.format(**slots) for phrasing in phrasings)
+def _fact(key: str, phrasings: Sequence[str], follow_ups: Sequence[str], answer: str, **slots: object) -> Fact:
+    """The fact whose questions are these phrasings with their slots filled in."""
+    questions, short = (tuple(text.format(**slots) for text in texts) for texts in (phrasings, follow_ups))
+    return Fact(key, questions, short, answer)
 
 
 def _capital(country: str, city: str) -> Fact:
-    follow_ups = _fill(("And of {x}?", "And the capital of {x}?", "What about {x}?"), x=country)
-    return Fact(country, _fill(_CAPITAL_PHRASINGS, x=country), follow_ups, f"The capital of {country} is {city}.")
+    follow_ups = ("And of {x}?", "And the capital of {x}?", "What about {x}?")
+    return _fact(country, _CAPITAL_PHRASINGS, follow_ups, f"The capital of {country} is {city}.", x=country)
 
 
 def _colour(thing: str, colour: str) -> Fact:
-    follow_ups = _fill(("And {x}?", "And what about {x}?", "What about {x}?"), x=thing)
-    return Fact(thing, _fill(_COLOUR_PHRASINGS, x=thing), follow_ups, f"{sentence_case(thing)} is {colour}.")
+    follow_ups = ("And {x}?", "And what about {x}?", "What about {x}?")
+    return _fact(thing, _COLOUR_PHRASINGS, follow_ups, f"{sentence_case(thing)} is {colour}.", x=thing)
 
 
 def _opposite(word: str, other: str) -> Fact:
-    follow_ups = _fill(("And of {x}?", "And the opposite of {x}?", "What about {x}?"), x=word)
-    return Fact(word, _fill(_OPPOSITE_PHRASINGS, x=word), follow_ups, f"The opposite of {word} is {other}.")
+    follow_ups = ("And of {x}?", "And the opposite of {x}?", "What about {x}?")
+    return _fact(word, _OPPOSITE_PHRASINGS, follow_ups, f"The opposite of {word} is {other}.", x=word)
 
 
-def _count_up(first: int, last: int) -> Fact:
-    questions = _fill(_COUNT_UP_PHRASINGS, a=first, b=last)
-    if first == 1:
-        questions += _fill(_COUNT_FROM_ONE_PHRASINGS, b=last)
-    follow_ups = _fill(("And from {a} to {b}?", "Now from {a} to {b}."), a=first, b=last)
-    return Fact(f"{first} to {last}", questions, follow_ups, ", ".join(map(str, range(first, last + 1))) + ".")
-
-
-def _count_down(first: int, last: int) -> Fact:
-    questions = _fill(_COUNT_DOWN_PHRASINGS, a=first, b=last)
-    follow_ups = _fill(("And down from {a} to {b}?", "Now backwards from {a} to {b}."), a=first, b=last)
-    return Fact(f"{first} to {last}", questions, follow_ups, ", ".join(map(str, range(first, last - 1, -1))) + ".")
+def _count(first: int, last: int) -> Fact:
+    step = 1 if first < last else -1
+    if step == 1:
+        phrasings = _COUNT_UP_PHRASINGS + (_COUNT_FROM_ONE_PHRASINGS if first == 1 else ())
+        follow_ups = ("And from {a} to {b}?", "Now from {a} to {b}.")
+    else:
+        phrasings = _COUNT_DOWN_PHRASINGS
+        follow_ups = ("And down from {a} to {b}?", "Now backwards from {a} to {b}.")
+    answer = ", ".join(map(str, range(first, last + step, step))) + "."
+    return _fact(f"{first} to {last}", phrasings, follow_ups, answer, a=first, b=last)
 
 
 def _counting() -> tuple[Fact, ...]:
@@ -243,24 +243,28 @@ def _counting() -> tuple[Fact, ...]:
         for high in range(low + SHORTEST_COUNT - 1, LARGEST_COUNT + 1)
         if high - low < LONGEST_COUNT or low == 1
     ]
-    return tuple(_count_up(low, high) for low, high in pairs) + tuple(_count_down(high, low) for low, high in pairs)
+    return tuple(_count(low, high) for low, high in pairs) + tuple(_count(high, low) for low, high in pairs)
 
 
 def _addition(a: int, b: int) -> Fact:
-    follow_ups = _fill(("And {a} plus {b}?", "What about {a} plus {b}?"), a=a, b=b)
+    follow_ups = ("And {a} plus {b}?", "What about {a} plus {b}?")
     key = f"{min(a, b)} + {max(a, b)}"
-    return Fact(key, _fill(_ADDITION_PHRASINGS, a=a, b=b), follow_ups, f"{a} plus {b} is {a + b}.")
+    return _fact(key, _ADDITION_PHRASINGS, follow_ups, f"{a} plus {b} is {a + b}.", a=a, b=b)
 
 
 def _subtraction(a: int, b: int) -> Fact:
-    follow_ups = _fill(("And {a} minus {b}?", "What about {a} minus {b}?"), a=a, b=b)
-    return Fact(f"{a} - {b}", _fill(_SUBTRACTION_PHRASINGS, a=a, b=b), follow_ups, f"{a} minus {b} is {a - b}.")
+    follow_ups = ("And {a} minus {b}?", "What about {a} minus {b}?")
+    return _fact(f"{a} - {b}", _SUBTRACTION_PHRASINGS, follow_ups, f"{a} minus {b} is {a - b}.", a=a, b=b)
 
 
 def _arithmetic() -> tuple[Fact, ...]:
     operands = range(LARGEST_OPERAND + 1)
     sums = tuple(_addition(a, b) for a in operands for b in operands)
     return sums + tuple(_subtraction(a, b) for a in operands for b in range(a + 1))
+
+
+def _spelling(word: str) -> Fact:
+    return _fact(word, _SPELLING_PHRASINGS, ("And {x}?", "And the word {x}?"), "-".join(word) + ".", x=word)
 
 
 def spelt_words() -> tuple[str, ...]:
@@ -270,16 +274,6 @@ def spelt_words() -> tuple[str, ...]:
     things = (thing.rsplit(" ", 1)[-1] for thing, _ in COLOURS)
     words = dict.fromkeys((*ANIMALS, *OBJECTS, *colours, *things, *opposites))
     return tuple(word for word in words if 3 <= len(word) <= LONGEST_SPELT_WORD)
-
-
-def spelt(word: str) -> str:
-    """ "cat" to "c-a-t"."""
-    return "-".join(word)
-
-
-def _spelling(word: str) -> Fact:
-    follow_ups = _fill(("And {x}?", "And the word {x}?"), x=word)
-    return Fact(word, _fill(_SPELLING_PHRASINGS, x=word), follow_ups, f"{spelt(word)}.")
 
 
 @cache

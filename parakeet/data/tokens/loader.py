@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from parakeet.data.tokens.packing import PackedRows, Plan
+from parakeet.data.tokens.packing import PackedSequences, PackingPlan
 from parakeet.data.tokens.shards import TokenShards, ranges
 from parakeet.errors import ParakeetError
 
@@ -36,9 +36,11 @@ class LoaderState:
 
 
 class Loader:
-    """Reads a plan's sequences epoch after epoch without end, each epoch in an order of its own."""
+    """Reads a plan's sequences epoch after epoch without end, each epoch in a different order."""
 
-    def __init__(self, shards: TokenShards, plan: Plan, sequence_length: int, padding: int, state: LoaderState) -> None:
+    def __init__(
+        self, shards: TokenShards, plan: PackingPlan, sequence_length: int, padding: int, state: LoaderState
+    ) -> None:
         if len(plan) == 0:
             raise ParakeetError("The packing plan has no sequences: there is nothing to train on.")
         self._shards = shards
@@ -46,7 +48,7 @@ class Loader:
         self._sequence_length = sequence_length
         self._padding = padding
         self._state = state
-        self._order = row_order(len(plan), state.seed, state.epoch)
+        self._order = sequence_order(len(plan), state.seed, state.epoch)
         self._order_epoch = state.epoch
 
     @property
@@ -65,35 +67,35 @@ class Loader:
                 )
         self._state = restored
 
-    def next_batch(self, rows: int) -> Batch:
-        """The next `rows` sequences; a batch may begin in one epoch and end in a later one."""
+    def next_batch(self, sequences: int) -> Batch:
+        """The next so many sequences; a batch may begin in one epoch and end in a later one."""
         parts = [np.zeros(0, np.int64)]
-        while rows:
+        while sequences:
             if self._state.next_row == len(self._plan):
                 self._state = replace(self._state, epoch=self._state.epoch + 1, next_row=0)
             if self._order_epoch != self._state.epoch:
-                self._order = row_order(len(self._plan), self._state.seed, self._state.epoch)
+                self._order = sequence_order(len(self._plan), self._state.seed, self._state.epoch)
                 self._order_epoch = self._state.epoch
             begin = self._state.next_row
-            parts.append(self._order[begin : begin + rows])
+            parts.append(self._order[begin : begin + sequences])
             self._state = replace(self._state, next_row=begin + len(parts[-1]))
-            rows -= len(parts[-1])
-        chosen = self._plan.rows.take(np.concatenate(parts))
+            sequences -= len(parts[-1])
+        chosen = self._plan.sequences.take(np.concatenate(parts))
         return read_batch(self._shards, chosen, self._sequence_length, self._padding)
 
 
-def read_batch(shards: TokenShards, rows: PackedRows, sequence_length: int, padding: int) -> Batch:
-    """The batch of `rows`, which fit into `sequence_length` positions; ParakeetError as from `TokenShards.read`."""
-    placed = place_rows(shards, rows, sequence_length, padding)
+def read_batch(shards: TokenShards, sequences: PackedSequences, sequence_length: int, padding: int) -> Batch:
+    """The batch of these sequences, which fit into `sequence_length`; ParakeetError as from `TokenShards.read`."""
+    placed = place_sequences(shards, sequences, sequence_length, padding)
     targets = placed.following
-    learned = _learned_positions(shards, rows, placed.begins)
+    learned = _learned_positions(shards, sequences, placed.begins)
     if learned is not None:
         targets = np.full_like(placed.following, padding)
         targets.reshape(-1)[learned] = placed.following.reshape(-1)[learned]
-    return Batch(placed.inputs, targets, placed.documents, tuple(rows.document.tolist()))
+    return Batch(placed.inputs, targets, placed.documents, tuple(sequences.document.tolist()))
 
 
-class PlacedRows(NamedTuple):
+class PlacedSequences(NamedTuple):
     """int64 arrays (sequences, sequence length): ids, the id after each in its document, and the piece's number.
 
     The unused end of a sequence holds `padding`, `padding` and −1. `begins` (pieces,) is the flat position, over all
@@ -106,23 +108,25 @@ class PlacedRows(NamedTuple):
     begins: np.ndarray
 
 
-def place_rows(shards: TokenShards, rows: PackedRows, sequence_length: int, padding: int) -> PlacedRows:
-    """Read the pieces of `rows`, which fit into `sequence_length` positions, and lay them out.
+def place_sequences(
+    shards: TokenShards, sequences: PackedSequences, sequence_length: int, padding: int
+) -> PlacedSequences:
+    """Read the pieces of `sequences`, which fit into `sequence_length` positions, and lay them out.
 
     ParakeetError as from `TokenShards.read`. There is no Python loop over pieces: one core lays out 70 M tokens/s of
     100-token documents this way, and 12 M/s piece by piece.
     """
     # tokens (Σ length,): all pieces, one after the other. A piece of n tokens fills n − 1 positions ("slots").
-    tokens = shards.read(rows.document, rows.start, rows.length)
-    slots = rows.length - 1
-    row_ends = rows.offsets[1:]
+    tokens = shards.read(sequences.document, sequences.start, sequences.length)
+    slots = sequences.length - 1
+    sequence_ends = sequences.offsets[1:]
     # unused (sequences,): the slots of a sequence are summed as a difference of the running total at its two ends.
-    unused = sequence_length - np.diff(np.concatenate([[0], np.cumsum(slots)])[rows.offsets])
+    unused = sequence_length - np.diff(np.concatenate([[0], np.cumsum(slots)])[sequences.offsets])
     # Treat the unused end of each sequence as one more piece, inserted behind its last piece. The next three arrays are
     # (pieces + sequences,), and the widths of a sequence add up to sequence_length, so nothing below needs to pad.
-    widths = np.insert(slots, row_ends, unused)
-    numbers = np.insert(ranges(np.zeros_like(row_ends), np.diff(rows.offsets)), row_ends, -1)
-    first_tokens = np.insert(np.cumsum(rows.length) - rows.length, row_ends, 0)
+    widths = np.insert(slots, sequence_ends, unused)
+    numbers = np.insert(ranges(np.zeros_like(sequence_ends), np.diff(sequences.offsets)), sequence_ends, -1)
+    first_tokens = np.insert(np.cumsum(sequences.length) - sequences.length, sequence_ends, 0)
     begins = np.cumsum(widths) - widths
     # places (sequences · sequence_length,): each position's index of its input in `tokens`. The id that follows is
     # always the next token of the same piece, since a piece has one more token than slots.
@@ -133,30 +137,32 @@ def place_rows(shards: TokenShards, rows: PackedRows, sequence_length: int, padd
     following = tokens.take(places, mode="clip").astype(np.int64)
     empty = ranges(begins[numbers < 0], unused)
     inputs[empty] = following[empty] = padding
-    shape = (len(rows), sequence_length)
+    shape = (len(sequences), sequence_length)
     documents = np.repeat(numbers, widths)
-    return PlacedRows(inputs.reshape(shape), following.reshape(shape), documents.reshape(shape), begins[numbers >= 0])
+    return PlacedSequences(
+        inputs.reshape(shape), following.reshape(shape), documents.reshape(shape), begins[numbers >= 0]
+    )
 
 
-def _learned_positions(shards: TokenShards, rows: PackedRows, begins: np.ndarray) -> np.ndarray | None:
+def _learned_positions(shards: TokenShards, sequences: PackedSequences, begins: np.ndarray) -> np.ndarray | None:
     """Flat positions, over all sequences, whose following token is in a loss span; None if all of them are."""
-    whole = shards.all_targets(rows.document)
+    whole = shards.all_targets(sequences.document)
     if whole.all():
         return None
     # partly (partial pieces,): pieces of documents with spans. numbers (partial pieces,): spans of each.
     # bounds (spans, 2): start and end in the document. piece (spans,): the piece that each span belongs to.
     partly = np.flatnonzero(~whole)
-    numbers, bounds = shards.spans(rows.document[partly])
+    numbers, bounds = shards.spans(sequences.document[partly])
     piece = np.repeat(partly, numbers)
     # Each span in tokens of its piece, cut to the piece. A piece's token 0 is no target; token t is the target of its
     # slot t − 1. A span outside the piece has last ≤ first, and so no positions.
-    first = np.maximum(bounds[:, 0] - rows.start[piece], 1)
-    last = np.minimum(bounds[:, 1] - rows.start[piece], rows.length[piece])
+    first = np.maximum(bounds[:, 0] - sequences.start[piece], 1)
+    last = np.minimum(bounds[:, 1] - sequences.start[piece], sequences.length[piece])
     begin = np.concatenate([begins[whole], begins[piece] + first - 1])
-    counts = np.concatenate([rows.length[whole] - 1, np.maximum(last - first, 0)])
+    counts = np.concatenate([sequences.length[whole] - 1, np.maximum(last - first, 0)])
     return ranges(begin, counts)
 
 
-def row_order(rows: int, seed: int, epoch: int) -> np.ndarray:
-    """(rows,) the order of a plan's sequences in an epoch: a pure function of its arguments (Philox)."""
-    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(rows)
+def sequence_order(sequences: int, seed: int, epoch: int) -> np.ndarray:
+    """(sequences,) the order of a plan's sequences in an epoch: a pure function of its arguments (Philox)."""
+    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(sequences)

@@ -15,12 +15,46 @@ SPLITS = ("train", "held_out")
 
 def ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """(Σ counts,) int64: starts[0], starts[0] + 1, … (counts[0] numbers), then the same from starts[1], and so on."""
-    # Entry k of range i is starts[i] + k, and stands at the place (counts before i) + k of the result: so add every
+    # Entry k of range i is starts[i] + k, at the place (counts before i) + k of the result. So add every
     # place to the constant starts[i] − (counts before i) of its range.
     ends = np.cumsum(counts)
     numbers = np.repeat(starts - ends + counts, counts)
     numbers += np.arange(len(numbers))
     return numbers
+
+
+class Shard(NamedTuple):
+    """One file of token shards, memory-mapped."""
+
+    words: np.ndarray
+    """uint32 (words,): the whole file. Ids and loss spans are both columns of uint32, so a word of the file is an id or
+    a bound of a span, wherever Arrow put them."""
+    batches: list[pa.RecordBatch]
+    sources: list[str]
+    vocabulary_rows: int
+
+
+def open_shard(path: Path, tokenizer: Tokenizer | None) -> Shard:
+    """ParakeetError if the file is missing or incomplete, or was made with another tokenizer."""
+    try:
+        mapped = pa.memory_map(str(path), "r").read_buffer()
+        reader = pa.ipc.open_file(mapped)
+        batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
+        for batch in batches:
+            batch.validate(full=True)
+        metadata = {key.decode(): value.decode() for key, value in (reader.schema.metadata or {}).items()}
+        sources, made_with = json.loads(metadata["sources"]), metadata["tokenizer_sha256"]
+        rows = int(metadata["vocabulary_rows"]) if tokenizer is None else tokenizer.rows
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        raise ParakeetError(
+            f"{path} is not a complete token shard ({error}). Run the same build again with: --force token_shards"
+        ) from None
+    if tokenizer is not None and made_with != tokenizer.sha256:
+        raise ParakeetError(
+            f"{path} was made with tokenizer {made_with}, not with {tokenizer.sha256}. "
+            "Run the same build again with: --force token_shards"
+        )
+    return Shard(np.frombuffer(mapped, np.uint32, mapped.size // 4), batches, sources, rows)
 
 
 class TokenShards:
@@ -40,16 +74,16 @@ class TokenShards:
             )
         self.names: list[str] = []
         self.vocabulary_rows = 0
-        # Each mapped file as uint32 words (words,). Ids and loss spans are both columns of uint32, so a word of a file
-        # is an id or a bound of a span, wherever Arrow put them.
         self._words: list[np.ndarray] = []
         self._batches: list[pa.RecordBatch] = []
         columns: list[_BatchColumns] = []
         for path in self._paths:
-            batches = self._map(path, tokenizer)
-            words_before = sum(map(len, self._words[:-1]))
-            columns += [_batch_columns(batch, self._words[-1], words_before) for batch in batches]
-            self._batches += batches
+            shard = open_shard(path, tokenizer)
+            words_before = sum(map(len, self._words))
+            columns += [_batch_columns(batch, shard.words, words_before) for batch in shard.batches]
+            self._words.append(shard.words)
+            self._batches += shard.batches
+            self.names, self.vocabulary_rows = shard.sources, shard.vocabulary_rows
         # An address is the number of a word, counted through all files: file f holds those from _file_begins[f].
         self._file_begins = np.cumsum([0, *map(len, self._words)], dtype=np.int64)
         # Per document, (documents,): tokens, and the address of the first.
@@ -63,29 +97,6 @@ class TokenShards:
         else:
             self._span_words = _joined([c.span_words for c in columns], np.uint32)
             self._span_addresses = _joined([c.span_addresses for c in columns], np.int64)
-
-    def _map(self, path: Path, tokenizer: Tokenizer | None) -> list[pa.RecordBatch]:
-        try:
-            mapped = pa.memory_map(str(path), "r").read_buffer()
-            reader = pa.ipc.open_file(mapped)
-            metadata = {key.decode(): value.decode() for key, value in (reader.schema.metadata or {}).items()}
-            batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
-            for batch in batches:
-                batch.validate(full=True)
-            self.names = json.loads(metadata["sources"])
-            self.vocabulary_rows = tokenizer.rows if tokenizer is not None else int(metadata["vocabulary_rows"])
-            made_with = metadata["tokenizer_sha256"]
-        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-            raise ParakeetError(
-                f"{path} is not a whole token shard ({error}). Run the same build again with: --force token_shards"
-            ) from None
-        if tokenizer is not None and made_with != tokenizer.sha256:
-            raise ParakeetError(
-                f"{path} was made with tokenizer {made_with}, not with {tokenizer.sha256}. "
-                "Run the same build again with: --force token_shards"
-            )
-        self._words.append(np.frombuffer(mapped, np.uint32, mapped.size // 4))
-        return batches
 
     def __len__(self) -> int:
         return len(self._lengths)
@@ -174,8 +185,8 @@ class TokenShards:
         """Words (Σ counts,): counts[i] of them from addresses[i]. Each file that holds some is indexed once."""
         if len(self._words) == 1:
             return self._words[0][ranges(addresses, counts)]
-        # Group the pieces by file. sources (Σ counts,): the words within their file, file after file; places: where
-        # each of them stands in the result. Both are in by_file order, so each file has one slice of them.
+        # Group the pieces by file. sources (Σ counts,): the words within their file, file after file; places: the
+        # place of each in the result. Both are in by_file order, so each file has one slice of them.
         files = np.searchsorted(self._file_begins, addresses, side="right") - 1
         by_file = np.argsort(files, kind="stable")
         sources = ranges((addresses - self._file_begins[files])[by_file], counts[by_file])

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from datatrove.data import Document as Item
-from datatrove.pipeline.base import PipelineStep
 
 from parakeet.artifact import replace_file
 from parakeet.conversation import Turn
@@ -20,7 +20,7 @@ from parakeet.data.tasks import count, run_tasks, watch
 from parakeet.data.tokens.shard_writer import TALLIED, ShardWriter, TokenDocument
 from parakeet.data.tokens.shards import SPLITS
 from parakeet.errors import ParakeetError
-from parakeet.progress import Progress
+from parakeet.progress import BYTES, Progress
 from parakeet.recipe import Recipe, Shards
 from parakeet.template import render_document, render_text
 from parakeet.tokenizer import Tokenizer
@@ -50,10 +50,10 @@ def make_token_shards(recipe: Recipe, inputs: Mapping[str, Path], output: Path, 
         recipe.shards,
         sources,
     )
-    with progress.task("token shards", sum(sizes) / 1e6, "MB") as task, watch(task, step.counts):
+    with progress.task("token shards", sum(sizes), BYTES) as task, watch(task, work / "counts"):
         run_tasks([step], len(groups), recipe.executor, work / "tokenising")
     tallies = [
-        json.loads((step.tallies / f"{rank:05d}.json").read_text(encoding="utf-8")) for rank in range(len(groups))
+        json.loads((work / "tallies" / f"{rank:05d}.json").read_text(encoding="utf-8")) for rank in range(len(groups))
     ]
     for name, size in [item for tally in tallies for item in tally["sizes"].items()]:
         if (output / name).stat().st_size != size:
@@ -63,7 +63,7 @@ def make_token_shards(recipe: Recipe, inputs: Mapping[str, Path], output: Path, 
             )
     counts = {split: _sum([tally[split] for tally in tallies], sources) for split in SPLITS}
     held_out = counts["held_out"]
-    # Checked now, before hours of training a model that nobody could measure.
+    # Checked now, before hours are spent on training a model that cannot be measured.
     if held_out["bytes"] < recipe.shards.min_held_out_bytes:
         raise ParakeetError(
             f"Only {held_out['documents']:,} documents with {held_out['bytes']:,} bytes are held out, too little to "
@@ -80,45 +80,32 @@ def _sum(tallies: list[dict[str, Any]], sources: list[str]) -> dict[str, Any]:
     return {**total, "sources": by_source}
 
 
-class Tokenise(PipelineStep):
-    """Task n reads the parts `groups[n]` and writes its shards to `output` and its counts to `tallies/<n>.json`.
+@dataclass(frozen=True)
+class Tokenise:
+    """Pipeline step: task n reads the parts `groups[n]`, and writes shards to `output` and counts to `work/tallies`.
 
     It works on Parquet columns and never builds a Document: tiktoken takes 0.2 ms for a document of 4 KiB, and reading
     and writing should take no more than a tenth of that.
     """
 
-    name = "Tokenise"
-    type = "Writer"
+    groups: Sequence[Sequence[Path]] = field(repr=False)
+    tokenizer: Path
+    output: Path
+    work: Path
+    settings: Shards
+    sources: list[str]
 
-    def __init__(
-        self,
-        groups: Sequence[Sequence[Path]],
-        tokenizer: Path,
-        output: Path,
-        work: Path,
-        settings: Shards,
-        sources: list[str],
-    ) -> None:
-        super().__init__()
-        self.groups = [list(group) for group in groups]
-        self.tokenizer = tokenizer
-        self.output = output
-        self.counts = work / "counts"
-        self.tallies = work / "tallies"
-        self.settings = settings
-        self.sources = sources
-
-    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Item]:
+    def __call__(self, data: object, rank: int = 0, world_size: int = 1) -> Iterator[Item]:
         tokenizer = _loaded(self.tokenizer)
         arguments = (tokenizer, self.sources, self.settings.shard_bytes, rank)
         train, held_out = (ShardWriter(self.output, split, *arguments) for split in SPLITS)
-        done = 0.0
+        done = 0
         for path in self.groups[rank]:
             for batch in read_batches(path, READ):
                 for is_held_out, document in tokenised(batch, tokenizer, self.settings.loss_on):
                     (held_out if is_held_out else train).write(document)
-                    done += document.n_bytes / 1e6
-                count(self.counts, rank, done)
+                    done += document.n_bytes
+                count(self.work / "counts", rank, done)
         tally: dict[str, Any] = {"largest_id": max(train.largest_id, held_out.largest_id)}
         for split, writer in zip(SPLITS, (train, held_out), strict=True):
             writer.close()
@@ -126,8 +113,8 @@ class Tokenise(PipelineStep):
         # fsync would take 15 ms a file. The store syncs all files at the end; if a power cut shortens one before
         # that, its size gives it away.
         tally["sizes"] = {path.name: path.stat().st_size for path in self.output.glob(f"*-{rank:05d}-*.arrow")}
-        self.tallies.mkdir(parents=True, exist_ok=True)
-        replace_file(self.tallies / f"{rank:05d}.json", json.dumps(tally))
+        (self.work / "tallies").mkdir(parents=True, exist_ok=True)
+        replace_file(self.work / "tallies" / f"{rank:05d}.json", json.dumps(tally))
         yield from ()
 
 

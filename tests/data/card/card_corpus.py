@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from parakeet.conversation import Turn
 from parakeet.data.card.make import make_data_card
@@ -36,12 +36,19 @@ class Corpus:
         change(manifest["counts"])
         path.write_text(json.dumps(manifest), encoding="utf-8")
 
-    def card(self, output: Path) -> dict[str, Any]:
-        """Make the card, and return its figures."""
+    def card(self, output: Path) -> "Card":
         output.mkdir()
         make_data_card(self.recipe, self.inputs, output, Progress())
-        figures: dict[str, Any] = json.loads((output / "data_card.json").read_text(encoding="utf-8"))
-        return figures
+        figures, html, markdown = (
+            (output / f"data_card.{suffix}").read_text(encoding="utf-8") for suffix in ("json", "html", "md")
+        )
+        return Card(json.loads(figures), html, markdown)
+
+
+class Card(NamedTuple):
+    figures: dict[str, Any]
+    html: str
+    markdown: str
 
 
 def plain_corpus() -> list[Document]:

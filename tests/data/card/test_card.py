@@ -24,7 +24,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 @pytest.fixture(scope="module")
 def figures(made: Corpus, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return made.card(tmp_path_factory.mktemp("card") / "out")
+    return made.card(tmp_path_factory.mktemp("card") / "out").figures
 
 
 @pytest.fixture
@@ -128,11 +128,12 @@ def count_one_more(counts: dict[str, Any]) -> None:
         ("clean_documents", count_one_more, "clean_documents: 71 documents counted, but its files hold 70"),
     ],
 )
-def test_what_does_not_add_up_is_said(corpus: Corpus, tmp_path: Path, stage: str, change: Any, fault: str) -> None:
+def test_what_does_not_add_up_is_reported(corpus: Corpus, tmp_path: Path, stage: str, change: Any, fault: str) -> None:
     corpus.edit(stage, change)
-    assert fault in corpus.card(tmp_path / "out")["faults"]
-    assert fault in (tmp_path / "out" / "data_card.html").read_text(encoding="utf-8")
-    assert "Not every record is accounted for" in (tmp_path / "out" / "data_card.md").read_text(encoding="utf-8")
+    card = corpus.card(tmp_path / "out")
+    assert fault in card.figures["faults"]
+    assert fault in card.html
+    assert "Not every record is accounted for" in card.markdown
 
 
 def test_the_files_depend_neither_on_the_place_nor_on_the_time(made: Corpus, tmp_path: Path) -> None:
@@ -158,9 +159,9 @@ def test_no_fingerprint_is_printed(corpus: Corpus, tmp_path: Path) -> None:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         manifest["fingerprint"] = "f1f2f3f4f5f6f7f8"
         (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    figures = corpus.card(tmp_path / "out")
-    assert "f1f2f3f4f5f6f7f8" not in "".join(p.read_text(encoding="utf-8") for p in (tmp_path / "out").iterdir())
-    assert set(figures["provenance"]["contents"].values()) == {f"{n:064x}" for n in range(len(corpus.inputs))}
+    card = corpus.card(tmp_path / "out")
+    assert "f1f2f3f4f5f6f7f8" not in str(card)
+    assert set(card.figures["provenance"]["contents"].values()) == {f"{n:064x}" for n in range(len(corpus.inputs))}
 
 
 def take_a_part(counts: dict[str, Any]) -> None:
@@ -169,20 +170,17 @@ def take_a_part(counts: dict[str, Any]) -> None:
 
 def test_what_a_limit_did_not_take_is_accounted_for(corpus: Corpus, tmp_path: Path) -> None:
     corpus.edit("documents", take_a_part)
-    figures = corpus.card(tmp_path / "out")
+    figures, html, markdown = corpus.card(tmp_path / "out")
     assert figures["faults"] == []
     assert figures["total"]["funnel"]["limit"] == {"not taken (limit)": 5000}
     assert (figures["total"]["funnel"]["records"], figures["total"]["funnel"]["taken"]) == (5072, 72)
-    html = (tmp_path / "out" / "data_card.html").read_text(encoding="utf-8")
     assert "not taken (limit) 5,000" in html
     assert '<th class="n">Not taken</th>' in html
-    markdown = (tmp_path / "out" / "data_card.md").read_text(encoding="utf-8")
     assert "| not taken (limit) | reading | 5,000 | talk 5,000 |" in markdown
     assert "| empty turn | reading | 1 | talk 1 |" in markdown
     corpus.edit("documents", lose_a_record)
-    assert corpus.card(tmp_path / "wrong")["faults"] == [
-        "talk: 62 records read, but 61 became documents or are unusable"
-    ]
+    faults = corpus.card(tmp_path / "wrong").figures["faults"]
+    assert faults == ["talk: 62 records read, but 61 became documents or are unusable"]
 
 
 def test_vocabulary_and_what_sets_a_source_apart(made: Corpus, figures: dict[str, Any]) -> None:
@@ -208,28 +206,26 @@ def test_vocabulary_and_what_sets_a_source_apart(made: Corpus, figures: dict[str
     assert figures["sources"]["gone"]["vocabulary"] == nothing
 
 
-def test_duplicates_are_told_by_source(corpus: Corpus, tmp_path: Path) -> None:
+def test_duplicates_are_counted_by_source(corpus: Corpus, tmp_path: Path) -> None:
     before = corpus.card(tmp_path / "before")
-    assert before["sources"]["talk"]["duplicate_clusters"] is None
-    assert "Clusters it keeps" not in (tmp_path / "before" / "data_card.html").read_text(encoding="utf-8")
+    assert before.figures["sources"]["talk"]["duplicate_clusters"] is None
+    assert "Clusters it keeps" not in before.html
     corpus.edit("deduplicated_documents", lambda c: c["sources"]["text"].update(clusters=7))
-    corpus.card(tmp_path / "out")
-    markdown = (tmp_path / "out" / "data_card.md").read_text(encoding="utf-8")
-    assert "| text | 0 | 0 | 7 |" in markdown
-    assert "| gone | 1 | 0 | 0 |" in markdown
-    assert "Clusters it keeps one of" in (tmp_path / "out" / "data_card.html").read_text(encoding="utf-8")
+    card = corpus.card(tmp_path / "out")
+    assert "| text | 0 | 0 | 7 |" in card.markdown
+    assert "| gone | 1 | 0 | 0 |" in card.markdown
+    assert "Clusters it keeps one of" in card.html
 
 
 def test_evaluation_sets_and_what_was_found_of_them(corpus: Corpus, tmp_path: Path) -> None:
-    corpus.card(tmp_path / "none")
-    for name in ("data_card.html", "data_card.md"):
-        text = (tmp_path / "none" / name).read_text(encoding="utf-8")
+    for text in corpus.card(tmp_path / "none")[1:]:
         assert "No evaluation set was searched for: decontamination.sets is empty." in text
     found = {"records": 1319, "short": 2, "bad": 3, "found": 4, "documents": 5}
     corpus.edit("clean_documents", lambda c: c.update(evaluation_sets={"gsm8k": found}))
-    assert corpus.card(tmp_path / "out")["evaluation_sets"] == {"gsm8k": found}
-    assert "| gsm8k | 1,319 | 2 | 3 | 4 | 5 |" in (tmp_path / "out" / "data_card.md").read_text(encoding="utf-8")
-    assert '<td>gsm8k</td><td class="n">1,319</td>' in (tmp_path / "out" / "data_card.html").read_text(encoding="utf-8")
+    card = corpus.card(tmp_path / "out")
+    assert card.figures["evaluation_sets"] == {"gsm8k": found}
+    assert "| gsm8k | 1,319 | 2 | 3 | 4 | 5 |" in card.markdown
+    assert '<td>gsm8k</td><td class="n">1,319</td>' in card.html
 
 
 def test_what_cleaning_found_and_the_clusters_are_shown(corpus: Corpus, tmp_path: Path) -> None:
@@ -248,46 +244,44 @@ def test_what_cleaning_found_and_the_clusters_are_shown(corpus: Corpus, tmp_path
     exact = {**line, "kind": "exact", "kept": "exactly", "dropped": "exactly"}
     path = corpus.inputs["deduplicated_documents"] / "clusters.jsonl"
     path.write_text("".join(json.dumps(c, ensure_ascii=False) + "\n" for c in (line, exact)), encoding="utf-8")
-    figures = corpus.card(tmp_path / "out")
+    figures, html, markdown = corpus.card(tmp_path / "out")
     assert figures["found"] == ["boilerplate", "e-mail address"]
     assert [cluster["kept"] for cluster in figures["duplicates"]["examples"]] == ["One two three"]
-    html = (tmp_path / "out" / "data_card.html").read_text(encoding="utf-8")
     assert "11 clusters of exact copies and 12 clusters of near copies." in html
     assert "One <mark>two</mark> three" in html
     assert "cut out with their replies: 14." in html
-    assert "| talk | 9 | 7 |" in (tmp_path / "out" / "data_card.md").read_text(encoding="utf-8")
+    assert "| talk | 9 | 7 |" in markdown
 
 
 def test_counts_of_older_stages_will_do(corpus: Corpus, tmp_path: Path) -> None:
     corpus.edit("packing_plan", lambda counts: counts.pop("mix"))
-    figures = corpus.card(tmp_path / "out")
+    figures, html, _ = corpus.card(tmp_path / "out")
     assert figures["duplicates"] == {"exact": 1, "near": 0, "clusters": None, "turns_cut": 0, "examples": []}
     assert all(source["mix"] is None for source in figures["sources"].values())
     assert not figures["mixed"]
-    assert "Share of the mix" not in (tmp_path / "out" / "data_card.html").read_text(encoding="utf-8")
+    assert "Share of the mix" not in html
 
 
 def test_a_mix_is_shown_beside_the_sizes(corpus: Corpus, tmp_path: Path) -> None:
     corpus.edit("packing_plan", lambda counts: counts["mix"]["text"].update(epochs=2.5, share=0.75))
-    figures = corpus.card(tmp_path / "out")
+    figures, _, markdown = corpus.card(tmp_path / "out")
     assert figures["mixed"]
     assert figures["sources"]["text"]["mix"]["epochs"] == 2.5
-    assert "| 2.5 | 75.0% |" in (tmp_path / "out" / "data_card.md").read_text(encoding="utf-8")
+    assert "| 2.5 | 75.0% |" in markdown
     weights = [source.model_copy(update={"weight": 3.5}) for source in corpus.recipe.sources]
     weighted = Corpus(corpus.recipe.model_copy(update={"sources": weights}), corpus.inputs)
-    weighted.card(tmp_path / "weighted")
-    assert "| 3.5 | 2.5 | 75.0% |" in (tmp_path / "weighted" / "data_card.md").read_text(encoding="utf-8")
-    assert '<th class="n">Weight</th>' in (tmp_path / "weighted" / "data_card.html").read_text(encoding="utf-8")
+    card = weighted.card(tmp_path / "weighted")
+    assert "| 3.5 | 2.5 | 75.0% |" in card.markdown
+    assert '<th class="n">Weight</th>' in card.html
 
 
-def test_licences_are_grouped_and_an_unknown_one_is_warned_of(made: Corpus, tmp_path: Path) -> None:
-    figures = made.card(tmp_path / "out")
+def test_licences_are_grouped_and_an_unknown_one_gets_a_warning(made: Corpus, tmp_path: Path) -> None:
+    figures, *pages = made.card(tmp_path / "out")
     groups = {group["licence"]: group for group in figures["licences"]}
     assert groups["MIT"]["sources"] == ["gone", "talk"]
     assert groups["unknown"]["unknown"]
     assert groups["unknown"]["tokens"] == figures["sources"]["text"]["tokens"]
-    for name in ("data_card.html", "data_card.md"):
-        assert "Licence unknown:" in (tmp_path / "out" / name).read_text(encoding="utf-8")
+    assert all("Licence unknown:" in page for page in pages)
 
 
 def test_examples_are_the_lowest_ids_of_the_training_documents(figures: dict[str, Any]) -> None:
@@ -311,14 +305,13 @@ def test_provenance_names_the_stages_and_every_source_file(corpus: Corpus, tmp_p
     counts = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["counts"]
     inputs = {"source_files/text": {"path": "text/feed-0", "content": "ef" * 32}}
     write_manifest(folder, "documents", counts, inputs=inputs)
-    made = corpus.card(tmp_path / "out")["provenance"]
-    assert made["files"] == [
+    card = corpus.card(tmp_path / "out")
+    assert card.figures["provenance"]["files"] == [
         {"source": "talk", "name": "talk.jsonl", "sha256": "ab" * 32},
         {"source": "text", "name": "a/b.jsonl", "sha256": "cd" * 32},
     ]
-    assert set(made["contents"]) == set(corpus.inputs)
-    html = (tmp_path / "out" / "data_card.html").read_text(encoding="utf-8")
-    assert all(digest in html for digest in ("ab" * 32, "cd" * 32))
+    assert set(card.figures["provenance"]["contents"]) == set(corpus.inputs)
+    assert all(digest in card.html for digest in ("ab" * 32, "cd" * 32))
 
 
 def test_shards_of_another_tokenizer_are_refused(corpus: Corpus, tmp_path: Path) -> None:

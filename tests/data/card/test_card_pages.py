@@ -77,9 +77,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     corpus.edit("documents", lambda c: c["sources"]["text"].update(licence=HOSTILE))
     corpus.edit("clean_documents", lambda c: c["sources"]["talk"].update(found={HOSTILE: 3}))
     corpus.edit("clean_documents", lambda c: c.update(evaluation_sets={HOSTILE: {"records": 1, "found": 1}}))
-    corpus.card(root / "out")
-    read = [(root / "out" / name).read_text(encoding="utf-8") for name in ("data_card.html", "data_card.md")]
-    return read[0], read[1]
+    card = corpus.card(root / "out")
+    return card.html, card.markdown
 
 
 def parsed(html: str) -> Page:
@@ -91,8 +90,7 @@ def parsed(html: str) -> Page:
 
 
 def test_the_page_is_balanced_and_refers_to_itself_alone(tmp_path: Path) -> None:
-    make_corpus(tmp_path, plain_corpus()).card(tmp_path / "out")
-    page = parsed((tmp_path / "out" / "data_card.html").read_text(encoding="utf-8"))
+    page = parsed(make_corpus(tmp_path, plain_corpus()).card(tmp_path / "out").html)
     assert len(page.ids) == len(set(page.ids))
     inside = {link.removeprefix("#") for link in page.links if link.startswith("#")}
     assert inside <= set(page.ids)
@@ -101,8 +99,7 @@ def test_the_page_is_balanced_and_refers_to_itself_alone(tmp_path: Path) -> None
 
 
 def test_a_hostile_corpus_adds_no_tag_and_no_address(pages: tuple[str, str], tmp_path: Path) -> None:
-    make_corpus(tmp_path, plain_corpus()).card(tmp_path / "out")
-    plain = parsed((tmp_path / "out" / "data_card.html").read_text(encoding="utf-8"))
+    plain = parsed(make_corpus(tmp_path, plain_corpus()).card(tmp_path / "out").html)
     page = parsed(pages[0])
     assert page.tags <= plain.tags | {"br"}
     assert page.attributes == plain.attributes

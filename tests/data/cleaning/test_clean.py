@@ -174,7 +174,7 @@ def test_documents_keep_order_source_licence_roles_and_metadata(tmp_path: Path) 
     assert list(read_documents(parts(output))) == [*documents[:30], chat("Hi", "Hello")]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.lists(st.text(max_size=8), min_size=1, max_size=3), min_size=1, max_size=12))
 def test_every_document_is_kept_or_counted_under_a_reason(
     tmp_path_factory: pytest.TempPathFactory, contents: list[list[str]]
@@ -195,7 +195,7 @@ def test_examples_are_limited_per_reason(tmp_path: Path) -> None:
 
 
 def many_parts(number: int) -> list[list[Document]]:
-    """Parts with something to drop, to mend and to find in each; the last but one keeps nothing."""
+    """Parts with something to drop, to repair and to find in each; the last but one keeps nothing."""
     groups = [
         [plain(f"{PROSE} {part} {n}", row=n) for n in range(40)]
         + [plain("x"), plain(f"Itâ€™s part {part}."), chat("Why?", "As an AI language model, I cannot say.")]
@@ -225,7 +225,7 @@ if __name__ == "__main__":
 """
 
 
-def test_killed_in_the_middle_it_goes_on_and_writes_the_same_bytes(tmp_path: Path) -> None:
+def test_a_killed_stage_resumes_and_writes_the_same_bytes(tmp_path: Path) -> None:
     undisturbed, counts = clean(tmp_path, *many_parts(30), name="undisturbed")
     documents, output = tmp_path / "undisturbed-input", tmp_path / "killed"
     output.mkdir()
@@ -258,7 +258,7 @@ def test_killed_in_the_middle_it_goes_on_and_writes_the_same_bytes(tmp_path: Pat
         assert path.stat().st_mtime_ns == when
 
 
-def test_it_goes_on_from_wherever_it_was_killed_while_it_put_together(tmp_path: Path) -> None:
+def test_a_stage_killed_while_it_moves_its_parts_resumes(tmp_path: Path) -> None:
     whole, counts = clean(tmp_path, *many_parts(2), name="whole")
     documents = tmp_path / "whole-input"
     shutil.copytree(whole, tmp_path / "half")

@@ -14,7 +14,7 @@ from parakeet.data.cleaning.boilerplate import boilerplate_in
 from parakeet.data.cleaning.personal_data import masked
 from parakeet.data.cleaning.text_faults import normalise, repair_mojibake, repaired
 from parakeet.data.documents import Document
-from parakeet.data.words import LastWords, RegexWordTokenizer, words_of
+from parakeet.data.words import CachedWordTokenizer, RegexWordTokenizer, words_of
 
 MESSY = st.text(
     st.characters()
@@ -205,7 +205,7 @@ def test_words_of_ascii_are_those_of_other_text(ascii_text: str, text: str) -> N
 
 
 def test_the_last_words_are_kept_until_they_are_forgotten() -> None:
-    words = LastWords()
+    words = CachedWordTokenizer()
     first = words.word_tokenize("one two")
     assert words.word_tokenize("one two") is first == RegexWordTokenizer().word_tokenize("one two")
     assert words.word_tokenize("three") == ["three"]

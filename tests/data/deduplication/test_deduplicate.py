@@ -245,7 +245,7 @@ def test_nothing_to_deduplicate_is_refused(tmp_path: Path) -> None:
         deduplicate(tmp_path, recipe(), [])
 
 
-@hypothesis_settings(max_examples=15, deadline=None)
+@hypothesis_settings(max_examples=15)
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 5), st.integers(0, 3)), min_size=1, max_size=20))
 def test_every_document_is_kept_or_counted_as_a_copy(
     tmp_path_factory: pytest.TempPathFactory, drawn: list[tuple[str, int, int]]

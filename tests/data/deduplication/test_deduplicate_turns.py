@@ -8,9 +8,11 @@ from typing import Any
 from parakeet.conversation import Turn
 from parakeet.data.deduplication.deduplicate import deduplicate_documents
 from parakeet.data.deduplication.exchanges import exchanges_of, without_exchanges
-from parakeet.data.documents import Document, DocumentWriter, parts, read_documents
+from parakeet.data.documents import Document, parts, read_documents
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
+
+from ..document_parts import write_parts
 
 WORDS = [a + b + c for a in "bdfgk" for b in "aeiou" for c in ("lo", "ming", "ter", "sk", "nd")]
 
@@ -41,9 +43,7 @@ def deduplicate(
             "training": {"tokens": 1024, "batch_tokens": 256, "learning_rate": 1e-3},
         }
     )
-    with DocumentWriter(folder / "clean") as writer:
-        for document in documents:
-            writer.write(document)
+    write_parts(folder / "clean", documents)
     (folder / "out").mkdir()
     counts = deduplicate_documents(
         recipe, {"clean_documents": folder / "clean"}, folder / "out", Progress(io.StringIO())

@@ -108,9 +108,9 @@ def test_a_schema_change_in_the_middle_of_a_set_is_reported_with_file_and_row(tm
     source = FileSource(name="mine", path=str(tmp_path / "set"))
     counts = collect(tmp_path / "output", recipe_of(source))["sources"]["mine"]
     assert (counts["files"], counts["documents"], counts["bad_reasons"]) == (3, 1000, {"unknown columns": 3})
-    told = rows(tmp_path / "output/problems.jsonl")
-    assert [(problem["file"], problem["row"]) for problem in told] == [("2.parquet", row) for row in (1, 2, 3)]
-    assert told[0]["reason"].startswith("unknown columns: body")
+    problems = rows(tmp_path / "output/problems.jsonl")
+    assert [(problem["file"], problem["row"]) for problem in problems] == [("2.parquet", row) for row in (1, 2, 3)]
+    assert problems[0]["reason"].startswith("unknown columns: body")
     jsonl(tmp_path / "set/1.jsonl", ["few"])
     jsonl(tmp_path / "set/3.jsonl", ["few"])
     with pytest.raises(ParakeetError, match=r"3 of 5 records cannot be used.*\n.*set/2\.parquet:1: unknown columns"):
@@ -126,8 +126,8 @@ def test_a_schema_change_between_two_parquet_files_is_reported_with_file_and_row
     source = FileSource(name="mine", path=str(tmp_path / "set"))
     counts = collect(tmp_path / "output", recipe_of(source))["sources"]["mine"]
     assert (counts["documents"], counts["bad_reasons"]) == (300, {"content is not text": 3})
-    told = rows(tmp_path / "output/problems.jsonl")
-    assert [(problem["file"], problem["row"]) for problem in told] == [("1.parquet", row) for row in (1, 2, 3)]
+    problems = rows(tmp_path / "output/problems.jsonl")
+    assert [(problem["file"], problem["row"]) for problem in problems] == [("1.parquet", row) for row in (1, 2, 3)]
     pq.write_table(pa.table({"words": ["a", "b"] * 10}), tmp_path / "set/1.parquet")
     with pytest.raises(ParakeetError, match=r"20 of 320 .*\(unknown columns\).*\n.*set/1\.parquet:1: .* words"):
         collect(tmp_path / "again", recipe_of(source))

@@ -32,7 +32,7 @@ def records(name: str, content: bytes, separator: str | None = None) -> list[Rec
         return list(read_records(path, separator))
 
 
-def told(found: list[Record]) -> list[tuple[int, Any]]:
+def outcomes(found: list[Record]) -> list[tuple[int, Any]]:
     return [(record.row, record.problem.reason if record.problem else record.value) for record in found]
 
 
@@ -47,31 +47,31 @@ class TestSeparator:
                 blank = next(index for index, line in enumerate(lines) if line.strip())
                 expected.append((text.count("\n") + blank + 1, whole.strip()))
             text += whole
-        assert told(records("a.txt", text.encode(), END)) == expected
+        assert outcomes(records("a.txt", text.encode(), END)) == expected
 
     def test_lines_that_only_hold_it_among_others_part_nothing(self) -> None:
         content = f"One {END}\n\n{END}.\n {END} \r\nTwo\n{END}".encode()
-        assert told(records("a.txt", content, END)) == [(1, f"One {END}\n\n{END}."), (5, "Two")]
+        assert outcomes(records("a.txt", content, END)) == [(1, f"One {END}\n\n{END}."), (5, "Two")]
 
     def test_a_long_document_is_one(self) -> None:
         long = "word " * 50_000
-        assert told(records("a.txt", f"{long}\n{long}\n{END}\nb".encode(), END)) == [
+        assert outcomes(records("a.txt", f"{long}\n{long}\n{END}\nb".encode(), END)) == [
             (1, f"{long}\n{long}".strip()),
             (4, "b"),
         ]
 
     def test_a_document_that_is_not_text_is_one_problem_with_its_row(self) -> None:
         content = b"a\n" + END.encode() + b"\nb\ncaf\xe9\n" + END.encode() + b"\nc\n"
-        assert told(records("a.txt", content, END)) == [(1, "a"), (4, "invalid UTF-8"), (6, "c")]
+        assert outcomes(records("a.txt", content, END)) == [(1, "a"), (4, "invalid UTF-8"), (6, "c")]
 
     def test_without_a_separator_in_sight_memory_is_bounded(self) -> None:
         packed = gzip.compress(b"words and words\n" * (MAX_LINE_BYTES // 16 + 10) + END.encode() + b"\nb\n", 1)
         found = records("a.txt.gz", packed, END)
-        assert [reason for _, reason in told(found)] == ["document too long", "b"]
+        assert [reason for _, reason in outcomes(found)] == ["document too long", "b"]
         assert found[0].excerpt.startswith("words and words")
 
     def test_other_kinds_have_no_separators(self) -> None:
-        assert told(records("a.jsonl", b'{"a": 1}\n', END)) == [(1, {"a": 1})]
+        assert outcomes(records("a.jsonl", b'{"a": 1}\n', END)) == [(1, {"a": 1})]
 
 
 class TestArrays:
@@ -131,13 +131,13 @@ class TestArrays:
 
     def test_one_lone_surrogate_costs_one_element(self) -> None:
         found = records("a.json", rb'[{"a": "\ud800"}, {"a": "b"}, 7]')
-        assert told(found) == [(1, "lone surrogate"), (2, {"a": "b"}), (3, "not a JSON object")]
+        assert outcomes(found) == [(1, "lone surrogate"), (2, {"a": "b"}), (3, "not a JSON object")]
 
 
 def test_a_line_without_an_end_costs_one_record() -> None:
     packed = gzip.compress(b'{"a": "' + b"x" * MAX_LINE_BYTES + b'"}\n{"a": 2}\n', 1)
     found = records("a.jsonl.gz", packed)
-    assert told(found) == [(1, "line too long"), (2, {"a": 2})]
+    assert outcomes(found) == [(1, "line too long"), (2, {"a": 2})]
 
 
 def test_a_large_row_group_is_read_in_the_memory_of_its_pages(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_recognised_shapes(record: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", ["input", "context"])
-def test_the_input_stands_below_the_instruction(name: str) -> None:
+def test_the_input_follows_the_instruction(name: str) -> None:
     record = {"instruction": "Add them.", name: "1, 2", "output": "3"}
     assert turns(record) == [("Human", "Add them.\n\n1, 2"), ("Assistant", "3")]
 

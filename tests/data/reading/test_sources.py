@@ -138,10 +138,6 @@ class TestJson:
         assert values(path) == [(2, {"a": 1}), (4, {"a": 3})]
         assert problems(path) == [(3, "broken JSON")]
 
-    def test_a_broken_array_names_its_line(self, write: Write) -> None:
-        with pytest.raises(ParakeetError, match=r"a\.json, line 3: .*delimiter"):
-            list(read_records(write("a.json", b'\n[{"a": 1},\n{"a" 2}]')))
-
     @pytest.mark.parametrize(
         ("line", "reason"),
         [

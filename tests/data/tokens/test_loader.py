@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parakeet.data.tokens.loader import Batch, Loader, LoaderState, row_order
-from parakeet.data.tokens.packing import Plan, pack, plan_file, write_plan
+from parakeet.data.tokens.loader import Batch, Loader, LoaderState, sequence_order
+from parakeet.data.tokens.packing import PackingPlan, pack, plan_file, write_plan
 from parakeet.data.tokens.shards import TokenShards
 from parakeet.errors import ParakeetError
 from parakeet.tokenizer import Tokenizer
@@ -21,7 +21,7 @@ from .small_shards import Document, write_shards
 def loader(prepared: Prepared, seed: int = 1, shards: str = "s", plan: str = "p") -> Loader:
     return Loader(
         TokenShards(prepared.shards),
-        Plan(prepared.plan, 32),
+        PackingPlan(prepared.plan, 32),
         32,
         prepared.tokenizer.padding,
         LoaderState(shards, plan, seed),
@@ -34,19 +34,19 @@ def same(one: Batch, other: Batch) -> bool:
 
 
 def assembled_piece_by_piece(
-    documents: list[Document], plan: Plan, rows: list[int], sequence_length: int, padding: int
+    documents: list[Document], plan: PackingPlan, sequences: list[int], sequence_length: int, padding: int
 ) -> Batch:
     """The definition of a batch, in plain Python."""
-    inputs = np.full((len(rows), sequence_length), padding, np.int64)
+    inputs = np.full((len(sequences), sequence_length), padding, np.int64)
     targets = np.full_like(inputs, padding)
     numbers = np.full_like(inputs, -1)
     members = []
-    for index, row in enumerate(rows):
+    for index, sequence in enumerate(sequences):
         begin = 0
-        pieces = range(plan.rows.offsets[row], plan.rows.offsets[row + 1])
+        pieces = range(plan.sequences.offsets[sequence], plan.sequences.offsets[sequence + 1])
         for number, piece in enumerate(pieces):
-            document = int(plan.rows.document[piece])
-            start, length = int(plan.rows.start[piece]), int(plan.rows.length[piece])
+            document = int(plan.sequences.document[piece])
+            start, length = int(plan.sequences.start[piece]), int(plan.sequences.length[piece])
             members.append(document)
             ids, spans = documents[document][0][start : start + length], documents[document][1]
             for place in range(length - 1):
@@ -74,10 +74,10 @@ def corpora(draw: st.DrawFn) -> list[Document]:
     return documents
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(corpora(), st.integers(16, 70), st.sampled_from([600, 3000, 1 << 30]), st.integers(0, 40))
 def test_batches_are_what_assembling_piece_by_piece_gives(
-    prepared: Prepared, documents: list[Document], sequence_length: int, shard_bytes: int, rows: int
+    prepared: Prepared, documents: list[Document], sequence_length: int, shard_bytes: int, sequences: int
 ) -> None:
     """In one file or several, in several record batches, across the end of an epoch, for any loss spans."""
     tokenizer = prepared.tokenizer
@@ -86,17 +86,17 @@ def test_batches_are_what_assembling_piece_by_piece_gives(
         write_shards(directory, tokenizer, documents, shard_bytes)
         shards = TokenShards(directory, "train", tokenizer)
         write_plan(directory / plan_file(sequence_length), pack(shards.lengths(), sequence_length))
-        plan = Plan(directory, sequence_length)
-        found = Loader(shards, plan, sequence_length, tokenizer.padding, LoaderState("s", "p", 3)).next_batch(rows)
-        epochs = [row_order(len(plan), 3, epoch).tolist() for epoch in range(rows // len(plan) + 1)]
-        order = [row for epoch in epochs for row in epoch][:rows]
+        plan = PackingPlan(directory, sequence_length)
+        found = Loader(shards, plan, sequence_length, tokenizer.padding, LoaderState("s", "p", 3)).next_batch(sequences)
+        epochs = [sequence_order(len(plan), 3, epoch).tolist() for epoch in range(sequences // len(plan) + 1)]
+        order = [sequence for epoch in epochs for sequence in epoch][:sequences]
         assert same(found, assembled_piece_by_piece(documents, plan, order, sequence_length, tokenizer.padding))
         assert {array.dtype for array in (found.inputs, found.targets, found.documents)} == {np.dtype(np.int64)}
 
 
 def test_an_epoch_predicts_every_token_once(prepared: Prepared) -> None:
     shards = TokenShards(prepared.shards)
-    batch = loader(prepared).next_batch(len(Plan(prepared.plan, 32)))
+    batch = loader(prepared).next_batch(len(PackingPlan(prepared.plan, 32)))
     expected = np.concatenate([shards.tokens(number)[1:] for number in range(len(shards))])
     found = batch.targets[batch.targets != prepared.tokenizer.padding]
     assert np.array_equal(np.sort(found), np.sort(expected))
@@ -111,7 +111,7 @@ def test_inputs_precede_their_targets_within_one_document(prepared: Prepared) ->
 
 @settings(max_examples=20)
 @given(st.integers(0, 150), st.integers(1, 9), st.integers(0, 3))
-def test_a_restored_loader_continues_exactly(prepared: Prepared, before: int, rows: int, seed: int) -> None:
+def test_a_restored_loader_continues_exactly(prepared: Prepared, before: int, sequences: int, seed: int) -> None:
     first = loader(prepared, seed)
     if before:
         first.next_batch(before)
@@ -119,11 +119,11 @@ def test_a_restored_loader_continues_exactly(prepared: Prepared, before: int, ro
     second = loader(prepared, seed)
     second.restore(state)
     for _ in range(3):
-        assert same(first.next_batch(rows), second.next_batch(rows))
+        assert same(first.next_batch(sequences), second.next_batch(sequences))
 
 
 def test_each_epoch_has_its_own_order() -> None:
-    orders = [row_order(100, seed, epoch).tolist() for seed in (1, 2) for epoch in (0, 1)]
+    orders = [sequence_order(100, seed, epoch).tolist() for seed in (1, 2) for epoch in (0, 1)]
     assert all(sorted(order) == list(range(100)) for order in orders)
     assert len({tuple(order) for order in orders}) == 4
 
@@ -143,7 +143,7 @@ def damaged(tokenizer: Tokenizer, directory: Path) -> Loader:
     write_shards(directory, tokenizer, documents, 400)
     shards = TokenShards(directory, "train", tokenizer)
     write_plan(directory / plan_file(64), pack(shards.lengths(), 64))
-    return Loader(shards, Plan(directory, 64), 64, tokenizer.padding, LoaderState("s", "p", 1))
+    return Loader(shards, PackingPlan(directory, 64), 64, tokenizer.padding, LoaderState("s", "p", 1))
 
 
 def test_an_id_beyond_the_vocabulary_is_refused_with_its_document(prepared: Prepared, tmp_path: Path) -> None:
@@ -162,14 +162,18 @@ def test_a_plan_of_longer_documents_is_refused(prepared: Prepared, tmp_path: Pat
     write_shards(tmp_path, prepared.tokenizer, [([1, 2, 3], [0, 3])])
     with pytest.raises(ParakeetError, match="--force packing_plan"):
         Loader(
-            TokenShards(tmp_path), Plan(prepared.plan, 32), 32, prepared.tokenizer.padding, LoaderState("s", "p", 1)
+            TokenShards(tmp_path),
+            PackingPlan(prepared.plan, 32),
+            32,
+            prepared.tokenizer.padding,
+            LoaderState("s", "p", 1),
         ).next_batch(8)
 
 
 def test_a_plan_without_sequences_is_refused(prepared: Prepared, tmp_path: Path) -> None:
     write_plan(tmp_path / plan_file(32), pack(np.ones(3, np.int64), 32))
     with pytest.raises(ParakeetError, match="nothing to train on"):
-        Loader(TokenShards(prepared.shards), Plan(tmp_path, 32), 32, 0, LoaderState("s", "p", 1))
+        Loader(TokenShards(prepared.shards), PackingPlan(tmp_path, 32), 32, 0, LoaderState("s", "p", 1))
 
 
 def test_reading_pieces_copies_only_them(prepared: Prepared, tmp_path: Path) -> None:

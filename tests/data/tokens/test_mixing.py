@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parakeet.data.tokens.mixing import Mix, mix, repetitions
-from parakeet.data.tokens.packing import Plan, make_packing_plan
+from parakeet.data.tokens.packing import PackingPlan, make_packing_plan
 from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
@@ -102,16 +102,18 @@ def test_a_repeated_document_is_not_packed_beside_itself(prepared: Prepared, tmp
     counts = make_packing_plan(
         recipe(prepared.recipe, *sources), {"token_shards": prepared.shards}, tmp_path, Progress()
     )
-    rows = Plan(tmp_path, 32).rows
+    packed = PackingPlan(tmp_path, 32).sequences
     predicted: Counter[tuple[int, int]] = Counter()
     beside = 0
-    for begin, end in zip(rows.offsets[:-1], rows.offsets[1:], strict=True):
-        row = slice(begin, end)
-        mine = list(zip(*(column[row].tolist() for column in (rows.document, rows.start, rows.length)), strict=True))
+    for begin, end in zip(packed.offsets[:-1], packed.offsets[1:], strict=True):
+        own = slice(begin, end)
+        mine = list(
+            zip(*(column[own].tolist() for column in (packed.document, packed.start, packed.length)), strict=True)
+        )
         beside += len({document for document, _, _ in mine}) < len(mine)
         predicted.update((document, start + n) for document, start, length in mine for n in range(1, length))
     assert set(predicted.values()) == {1, 3}
-    assert beside < 0.02 * len(rows)
+    assert beside < 0.02 * len(packed)
     assert counts["mix"]["talk"]["epochs"] == 3.0
     once = counts["mix"]["talk"]["tokens"] // 3 + counts["mix"]["text"]["tokens"]
     assert counts["targets"] == once - counts["mix"]["talk"]["documents"] // 3 - 1 + 2 * (

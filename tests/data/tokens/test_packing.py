@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parakeet.data.tokens.packing import PackedRows, Plan, fill_up, make_packing_plan, pack, pieces_of, plan_file
+from parakeet.data.tokens.packing import (
+    PackedSequences,
+    PackingPlan,
+    fill_up,
+    make_packing_plan,
+    pack,
+    pieces_of,
+    plan_file,
+)
 from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
@@ -16,14 +24,17 @@ from .small_shards import write_shards
 LENGTHS = st.lists(st.integers(1, 200), max_size=60)
 
 
-def slots_of(rows: PackedRows) -> list[int]:
+def slots_of(sequences: PackedSequences) -> list[int]:
     """Filled positions of each sequence."""
-    return [int((rows.length[b:e] - 1).sum()) for b, e in zip(rows.offsets[:-1], rows.offsets[1:], strict=True)]
+    return [
+        int((sequences.length[b:e] - 1).sum())
+        for b, e in zip(sequences.offsets[:-1], sequences.offsets[1:], strict=True)
+    ]
 
 
-def listed(rows: PackedRows) -> list[list[tuple[int, int, int]]]:
-    pieces = list(zip(rows.document.tolist(), rows.start.tolist(), rows.length.tolist(), strict=True))
-    return [pieces[b:e] for b, e in zip(rows.offsets[:-1].tolist(), rows.offsets[1:].tolist(), strict=True)]
+def listed(sequences: PackedSequences) -> list[list[tuple[int, int, int]]]:
+    pieces = list(zip(sequences.document.tolist(), sequences.start.tolist(), sequences.length.tolist(), strict=True))
+    return [pieces[b:e] for b, e in zip(sequences.offsets[:-1].tolist(), sequences.offsets[1:].tolist(), strict=True)]
 
 
 def packed_one_by_one(lengths: list[int], sequence_length: int) -> list[list[tuple[int, int, int]]]:
@@ -33,42 +44,45 @@ def packed_one_by_one(lengths: list[int], sequence_length: int) -> list[list[tup
         for number, length in enumerate(lengths)
         for start in range(0, length - 1, sequence_length)
     ]
-    rows: list[list[tuple[int, int, int]]] = []
+    sequences: list[list[tuple[int, int, int]]] = []
     filled_last: dict[int, list[int]] = {}
     for piece in sorted(pieces, key=lambda piece: -piece[2]):
         slots = piece[2] - 1
         fitting = [room for room, some in filled_last.items() if some and room >= slots]
         room = min(fitting, default=sequence_length)
         if fitting:
-            row = filled_last[room].pop()
+            sequence = filled_last[room].pop()
         else:
-            row = len(rows)
-            rows.append([])
-        rows[row].append(piece)
-        filled_last.setdefault(room - slots, []).append(row)
-    return rows
+            sequence = len(sequences)
+            sequences.append([])
+        sequences[sequence].append(piece)
+        filled_last.setdefault(room - slots, []).append(sequence)
+    return sequences
 
 
 @given(LENGTHS, st.integers(1, 64))
 def test_every_token_but_a_documents_first_is_a_target_exactly_once(lengths: list[int], sequence_length: int) -> None:
-    rows = listed(pack(np.array(lengths, np.int64), sequence_length))
+    sequences = listed(pack(np.array(lengths, np.int64), sequence_length))
     predicted = sorted(
-        (document, start + offset) for row in rows for document, start, length in row for offset in range(1, length)
+        (document, start + offset)
+        for sequence in sequences
+        for document, start, length in sequence
+        for offset in range(1, length)
     )
     assert predicted == [(document, token) for document, length in enumerate(lengths) for token in range(1, length)]
 
 
 @given(LENGTHS, st.integers(1, 64))
 def test_sequences_are_never_overfull_or_empty(lengths: list[int], sequence_length: int) -> None:
-    rows = pack(np.array(lengths, np.int64), sequence_length)
-    assert all(0 < slots <= sequence_length for slots in slots_of(rows))
+    sequences = pack(np.array(lengths, np.int64), sequence_length)
+    assert all(0 < slots <= sequence_length for slots in slots_of(sequences))
 
 
 @given(LENGTHS, st.integers(1, 64))
 def test_no_two_sequences_could_have_been_one(lengths: list[int], sequence_length: int) -> None:
     """Best fit opens a sequence only if no open one has room, so at most one is half empty."""
-    rows = pack(np.array(lengths, np.int64), sequence_length)
-    assert sum(2 * slots <= sequence_length for slots in slots_of(rows)) <= 1
+    sequences = pack(np.array(lengths, np.int64), sequence_length)
+    assert sum(2 * slots <= sequence_length for slots in slots_of(sequences)) <= 1
 
 
 @given(LENGTHS, st.integers(1, 64))
@@ -78,10 +92,10 @@ def test_placing_pieces_of_one_size_together_changes_nothing(lengths: list[int],
 
 @given(LENGTHS, st.integers(1, 64), st.data())
 def test_taking_sequences_keeps_their_pieces(lengths: list[int], sequence_length: int, data: st.DataObject) -> None:
-    rows = pack(np.array(lengths, np.int64), sequence_length)
-    chosen = data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=5)) if len(rows) else []
-    whole = listed(rows)
-    assert listed(rows.take(np.array(chosen, np.int64))) == [whole[number] for number in chosen]
+    sequences = pack(np.array(lengths, np.int64), sequence_length)
+    chosen = data.draw(st.lists(st.integers(0, len(sequences) - 1), max_size=5)) if len(sequences) else []
+    whole = listed(sequences)
+    assert listed(sequences.take(np.array(chosen, np.int64))) == [whole[number] for number in chosen]
 
 
 def test_pieces_of_a_long_document_overlap_by_one_token() -> None:
@@ -91,8 +105,8 @@ def test_pieces_of_a_long_document_overlap_by_one_token() -> None:
 
 def test_short_documents_fill_long_sequences() -> None:
     lengths = np.random.default_rng(1).integers(5, 200, 20_000)
-    rows = pack(lengths, 1024)
-    assert (lengths - 1).sum() / (len(rows) * 1024) > 0.995
+    sequences = pack(lengths, 1024)
+    assert (lengths - 1).sum() / (len(sequences) * 1024) > 0.995
 
 
 def test_the_plan_is_a_pure_function_of_the_lengths() -> None:
@@ -117,9 +131,9 @@ def test_there_is_a_plan_for_each_length_and_one_does_not_change_another(prepare
     targets = {plan["targets"] for plan in counts["lengths"].values()}
     assert len(targets) == 1
     for sequence_length in (32, 64, 128):
-        plan = Plan(tmp_path, sequence_length)
+        plan = PackingPlan(tmp_path, sequence_length)
         assert len(plan) == counts["lengths"][str(sequence_length)]["rows"]
-        assert max(slots_of(plan.rows)) <= sequence_length
+        assert max(slots_of(plan.sequences)) <= sequence_length
 
 
 def test_a_torn_or_missing_plan_is_refused(prepared: Prepared, tmp_path: Path) -> None:
@@ -127,9 +141,9 @@ def test_a_torn_or_missing_plan_is_refused(prepared: Prepared, tmp_path: Path) -
     for content in (b"", whole[:100], whole[:-1]):
         (tmp_path / plan_file(32)).write_bytes(content)
         with pytest.raises(ParakeetError, match="--force packing_plan"):
-            Plan(tmp_path, 32)
+            PackingPlan(tmp_path, 32)
     with pytest.raises(ParakeetError, match="plan-64"):
-        Plan(prepared.plan, 64)
+        PackingPlan(prepared.plan, 64)
 
 
 def test_documents_of_one_token_predict_nothing_and_make_no_plan(prepared: Prepared, tmp_path: Path) -> None:
@@ -148,8 +162,8 @@ def test_filling_up_loses_nothing_and_reaches_the_fill(lengths: list[int], seque
     assert all(0 < slots <= sequence_length for slots in slots_of(filled))
     predicted = sorted(
         (document, start + offset)
-        for row in listed(filled)
-        for document, start, length in row
+        for sequence in listed(filled)
+        for document, start, length in sequence
         for offset in range(1, length)
     )
     assert predicted == [(document, token) for document, length in enumerate(lengths) for token in range(1, length)]

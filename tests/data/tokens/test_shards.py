@@ -74,7 +74,7 @@ def test_a_torn_shard_is_refused(prepared: Prepared, tmp_path: Path, keep: int) 
         shutil.copy(file, tmp_path)
     torn = tmp_path / "train-00000-000.arrow"
     torn.write_bytes(torn.read_bytes()[:keep])
-    with pytest.raises(ParakeetError, match="not a whole token shard"):
+    with pytest.raises(ParakeetError, match="not a complete token shard"):
         TokenShards(tmp_path, "train")
 
 

@@ -3,7 +3,7 @@
 import html
 import re
 
-from parakeet.sanitise import sanitise
+from parakeet.formatting import one_line
 
 PAGE_BYTES = 64 << 10
 """How much of a page is read."""
@@ -47,15 +47,11 @@ def fault_of_page(head: bytes) -> str | None:
         return None
     text = start[:PAGE_BYTES].decode("utf-8", "replace")
     title = _TITLE.search(text[:TITLE_CHARACTERS])
-    titled = f" titled “{_plain(title[1])}”" if title and _plain(title[1]) else ""
-    return meaning_of(text) or f"it sent a web page{titled} instead of the file"
+    name = one_line(html.unescape(title[1]))[:80] if title else ""
+    return meaning_of(text) or f"it sent a web page{f' titled “{name}”' if name else ''} instead of the file"
 
 
 def meaning_of(text: str) -> str | None:
     """What a message of Google Drive means, if it is a known one."""
     lower = " ".join(html.unescape(text).lower().replace("’", "'").split())
     return next((meaning for phrases, meaning in _MEANINGS if any(phrase in lower for phrase in phrases)), None)
-
-
-def _plain(text: str) -> str:
-    return " ".join(sanitise(html.unescape(text)).split())[:80]
