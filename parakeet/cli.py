@@ -375,14 +375,9 @@ def inspect(recipe_name: str | None, limit: float | None, stage: str | None, **s
     from parakeet.data.inspect import render_inspection
     from parakeet.home import home
     from parakeet.recipe_file import load_recipe
-    from parakeet.stages import ACTIVE_RECIPE_FILE, DEFAULT_RECIPE, Build, active_recipe
+    from parakeet.stages import ACTIVE_RECIPE_FILE, DEFAULT_RECIPE, STAGES, Build, active_recipe
 
-    # TODO lead: Stage.examples_file
-    examples_files = {
-        "documents": "problems.jsonl",
-        "clean_documents": "dropped.jsonl",
-        "deduplicated_documents": "clusters.jsonl",
-    }
+    examples_files = {one.name: one.examples_file for one in STAGES if one.examples_file}
     if stage is not None and stage not in examples_files:
         raise ParakeetError(f"{stage!r} drops no documents. These do: {', '.join(examples_files)}.")
     active = home() / ACTIVE_RECIPE_FILE

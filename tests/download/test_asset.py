@@ -62,7 +62,7 @@ def test_it_fetches_and_says_what_it_has(home: Path, capfd: pytest.CaptureFixtur
     assert shown["sha256"] == sha256_of(path) == made.tags["dagster/data_version"]
     assert shown["source"] == server.address("cut")
     assert [check.passed for check in result.get_asset_check_evaluations()] == [True]
-    assert "original_checkpoint     fetched           3.0 MB, http://127.0.0.1" in capfd.readouterr().err
+    assert "original_checkpoint     fetched           2.9 MiB, http://127.0.0.1" in capfd.readouterr().err
 
 
 def test_its_failure_is_one_message(home: Path) -> None:
@@ -85,7 +85,7 @@ def test_force_reads_the_file_again(home: Path, capfd: pytest.CaptureFixture[str
         address = server.address("whole")
         run(home, address)
         (made,) = run(home, address, force=True).asset_materializations_for_node("original_checkpoint")
-        assert "original_checkpoint     checked again     3.0 MB, http://127.0.0.1" in capfd.readouterr().err
+        assert "original_checkpoint     checked again     2.9 MiB, http://127.0.0.1" in capfd.readouterr().err
         assert made.metadata["source"].value == address
         spoil_unseen(home / "models" / NAME)
         assert run(home, address).success

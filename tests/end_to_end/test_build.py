@@ -268,7 +268,7 @@ def test_a_home_that_cannot_be_written_to_is_one_message(tmp_path: Path) -> None
     ("content", "message"),
     [
         (None, r"data\.txt: there is no such file|data\.txt does not exist|There is no file"),
-        (b"", "is empty: there is no record"),
+        (b"", "is empty: it holds no record"),
         (b"\x00\x01\x02\xff" * 4000, "records cannot be used"),
         (b"Same.\n\nSame.\n" * 3, "bytes are held out, too little to measure"),
     ],
