@@ -11,7 +11,7 @@ from typing import Any
 
 from parakeet.artifact import Artifact
 from parakeet.errors import ParakeetError
-from parakeet.evaluation.metrics import EVALUATION_FILE, PLOT_FILES, REPORT_FILE
+from parakeet.evaluation.metrics import EVALUATION_FILE, METRICS, REPORT_FILE
 from parakeet.evaluation.replies import replies_to
 from parakeet.generation.engine import load_engine
 from parakeet.home import checkout
@@ -33,7 +33,7 @@ from parakeet.training.job import CURVE_FILE
 FILES = {
     "checkpoint": (WEIGHTS_FILE, CONFIG_FILE, CURVE_FILE),
     "tokenizer": (VOCABULARY_FILE, SETTINGS_FILE),
-    "evaluation": (EVALUATION_FILE, REPORT_FILE, *PLOT_FILES),
+    "evaluation": (EVALUATION_FILE, REPORT_FILE, *(metric.plot_file for metric in METRICS if metric.plot_file)),
 }
 PACKAGES = ("torch", "tiktoken", "tokenizers", "safetensors", "datatrove", "pyarrow", "numpy", "dagster")
 

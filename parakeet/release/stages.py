@@ -6,6 +6,7 @@ from typing import Any
 
 from parakeet.artifact import Artifact
 from parakeet.errors import ParakeetError
+from parakeet.formatting import format_bytes
 from parakeet.home import models_folder
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
@@ -19,6 +20,7 @@ class ReleaseStage(Stage):
     summary = "The model as a directory that needs nothing else: weights, tokenizer, card, evaluation, lineage."
     detail = "`releases/latest` moves only if the directory verifies and the model reloads from its files alone."
     kinds = frozenset({"safetensors"})
+    version = 2
     folder = "releases"
     is_model = True
 
@@ -36,7 +38,7 @@ class ReleaseStage(Stage):
         return make_release(context.recipe, context.inputs, context.manifests(), context.output, context.progress)
 
     def headline(self, counts: Mapping[str, Any]) -> str:
-        return f"{counts['name']}, {counts['bytes'] / 1e6:,.1f} MB"
+        return f"{counts['name']}, {format_bytes(counts['bytes'])}"
 
     def figures(self, artifact: Artifact) -> Figures:
         shown = ("name", "parameters")
@@ -62,6 +64,7 @@ class OriginalModelStage(Stage):
     summary = "The published checkpoint as a release: the same weights, bit for bit, without a pickle."
     detail = "Read as tensors only, in a process of its own: nothing in the file is executed."
     kinds = frozenset({"safetensors"})
+    version = 2
     is_model = True
 
     def after(self, recipe: Recipe) -> tuple[str, ...]:
@@ -90,7 +93,7 @@ class OriginalModelStage(Stage):
         return make_original_model(context.recipe, folders, context.output, context.progress)
 
     def headline(self, counts: Mapping[str, Any]) -> str:
-        return f"{counts['parameters']:,} parameters, {counts['bytes'] / 1e6:,.1f} MB"
+        return f"{counts['parameters']:,} parameters, {format_bytes(counts['bytes'])}"
 
     def figures(self, artifact: Artifact) -> Figures:
         shown = ("name", "parameters", "source_bytes", "source_sha256")
@@ -123,7 +126,7 @@ class OriginalCheckpoint(ExternalFile):
             how = "checked again" if force else "up to date"
         checked = obtain_original(root, recipe.original, progress, force=force)
         figures = {"path": checked.path, "bytes": checked.n_bytes, "sha256": checked.sha256, "source": checked.source}
-        return Obtained(how, f"{checked.n_bytes / 1e6:,.1f} MB, {checked.source}", checked.sha256, figures)
+        return Obtained(how, f"{format_bytes(checked.n_bytes)}, {checked.source}", checked.sha256, figures)
 
     def fault(self, recipe: Recipe, root: Path, progress: Progress) -> str | None:
         from parakeet.download.original import fault_of_original

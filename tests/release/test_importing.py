@@ -16,6 +16,7 @@ import torch
 import yaml
 
 from parakeet.errors import ParakeetError
+from parakeet.formatting import format_bytes, markdown_text
 from parakeet.model.config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig
 from parakeet.model.original import layout
 from parakeet.model.original_reader import read_checkpoint
@@ -87,11 +88,11 @@ def test_card_and_manifest_name_the_source(imported: Path, checkpoint: Path) -> 
     card = (imported / "README.md").read_text(encoding="utf-8")
     assert yaml.safe_load(card.split("---")[1])["license"] == "other"
     for words in (
-        NAME,
+        markdown_text(NAME),
         digest,
         "terms that came with the file",
         "parakeet chat",
-        f"{checkpoint.stat().st_size:,} bytes",
+        format_bytes(checkpoint.stat().st_size),
     ):
         assert words in card
     manifest = json.loads((imported / TRAINING_MANIFEST_FILE).read_text(encoding="utf-8"))
