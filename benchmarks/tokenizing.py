@@ -25,8 +25,8 @@ def measure_tokenizing(
     """The stage and bare tiktoken in turn, on the same documents: seconds of every round.
 
     `stage` is the whole stage; `starting` the stage over next to no text, which starts processes and loads a tokenizer
-    in each; `bare_with_start` the whole process of bare tiktoken, and `bare` its encoding alone. `ratio` is the speed of
-    the stage beside bare encoding, both without their start; None if the stage took no longer than its start.
+    in each; `bare_with_start` the whole process of bare tiktoken, and `bare` its encoding alone. `ratio` is the speed
+    of the stage beside bare encoding, both without their start; None if the stage took no longer than its start.
     """
     make = STAGES["token_shards"][0]
     workers = recipe.executor.workers

@@ -85,6 +85,10 @@ class Row:
         return cls(configuration, speed, memory, steps.device, mfu, mfu_palm)
 
     @property
+    def length(self) -> int:
+        return self.configuration.measurement.sequence_length
+
+    @property
     def out_of_memory(self) -> bool:
         return self.refused.startswith(OUT_OF_MEMORY)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.ladder import ORIGINAL
+from benchmarks.original_step import ORIGINAL
 from benchmarks.training import demands_of
 from parakeet.benchmarks.steps import Measurement
 from parakeet.benchmarks.timing import Sample
@@ -77,7 +77,7 @@ def test_the_demands_are_judged_and_printed(printed: list[str], result: dict[str
 
 @pytest.mark.slow
 def test_the_table_marks_ours_and_names_the_command_for_a_gpu(printed: list[str]) -> None:
-    assert any(line.startswith("T = 32, 1 row ") and "x original" in line for line in printed)
+    assert any(line.startswith("1 × 32 tokens") and "x original" in line for line in printed)
     assert sum(line.endswith("<- ours") for line in printed) == 1
     (line,) = (line for line in printed if line.startswith("CUDA: not measured"))
     assert "python -m benchmarks.training --recipe parakeet-378m --memory 11.2GiB" in line
