@@ -124,7 +124,12 @@ def rungs(config: ModelConfig, training: Training, sequence_length: int, tokens:
     settings = training.model_copy(update=fixed)
     count = tokens // sequence_length
     base = Measurement(config, settings, count, sequence_length, count)
-    plain = {"attention": "reference", "precision": "fp32", "residual": "fp32", "activation_checkpointing": "none"}
+    plain: dict[str, Any] = {
+        "attention": "reference",
+        "precision": "fp32",
+        "residual": "fp32",
+        "activation_checkpointing": "none",
+    }
 
     def chosen(changes: Mapping[str, Any]) -> ExecutionChoice:
         return choose(config, settings.model_copy(update=changes), sequence_length, budget, cuda=False)
@@ -138,7 +143,11 @@ def rungs(config: ModelConfig, training: Training, sequence_length: int, tokens:
     yield Configuration(ORIGINAL, original, None, chosen(plain).forecast.total + logits)
 
     passes = auto["fp32"].micro_batch_tokens
-    changes = [("loss in pieces", plain), (f"passes of {passes:,} tokens", {"micro_batch_tokens": passes}), *CHANGES]
+    changes: list[tuple[str, dict[str, Any]]] = [
+        ("loss in pieces", plain),
+        (f"passes of {passes:,} tokens", {"micro_batch_tokens": passes}),
+        *CHANGES,
+    ]
     merged: dict[str, Any] = {}
     steps = []
     for name, change in changes:

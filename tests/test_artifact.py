@@ -247,7 +247,7 @@ def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "{}", '{"schema": 99}', "[1]"])
 def test_a_broken_manifest_is_refused(tmp_path: Path, text: str) -> None:
-    with pytest.raises(ParakeetError, match="no artefact"):
+    with pytest.raises(ParakeetError, match="not an artefact"):
         Artifact.open(tmp_path)
     (tmp_path / "manifest.json").write_text(text, encoding="utf-8")
     with pytest.raises(ParakeetError, match=r"manifest\.json"):

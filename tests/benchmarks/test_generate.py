@@ -75,7 +75,7 @@ def test_the_last_line_is_json_with_what_was_measured(result: dict[str, Any]) ->
 def test_the_tables_name_what_they_measured(printed: list[str]) -> None:
     text = "\n".join(printed[:-1])
     assert "cpu at 16 " in text
-    assert "40 ms" in text
+    assert "cpu prefill of 40 " in text
     assert "at 512" not in text
     assert "read bandwidth" in text
 

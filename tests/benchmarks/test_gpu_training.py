@@ -135,7 +135,7 @@ def test_all_of_it_with_a_cpu_in_the_gpus_place(tmp_path: Path, capsys: pytest.C
         assert found["tokens_per_second"] or name == presets[2], found["refused"]
         assert (found["forecast_bytes"] is None) == (name == ORIGINAL)
         assert found["mfu"] is None
-    assert "11.20 GiB" in printed
+    assert "at most 11.2 GiB" in printed
     assert "its MFU is unknown" in printed
     assert sum("unknown" in line for line in printed.splitlines()) >= len(rows) - 2
     assert result["demands"] == []  # they are for the original's shape
