@@ -1,11 +1,6 @@
 """`python -m benchmarks.data` on a megabyte."""
 
-import json
-import os
-import subprocess
-import sys
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,39 +8,34 @@ import pytest
 from benchmarks.recall import BANDS
 from parakeet.benchmarks.data import SEQUENCE_LENGTHS
 
-ROOT = Path(__file__).parents[2]
+from .tiny import run_benchmark
+
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "sleeps"]
 
 
+Measured = tuple[list[str], dict[str, Any]]
+
+
 @pytest.fixture(scope="module")
-def printed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
     folder = tmp_path_factory.mktemp("bench")
-    labelled = folder / "labelled"
+    labelled, scratch = folder / "labelled", folder / "scratch"
     labelled.mkdir()
+    scratch.mkdir()
     article = " ".join(f"{word}{number}" for number in range(20) for word in WORDS[:5])
     other = " ".join(f"{word}{number}" for number in range(20) for word in WORDS[5:10])
     (labelled / "few.train").write_text(f"a {article} end\nb {other}\nc {article} stop\n", encoding="utf-8")
     (labelled / "few.truth").write_text("c a\n", encoding="utf-8")
-    command = [sys.executable, "-P", "-m", "benchmarks.data", "--megabytes", "1", "--pairs", "2"]
-    command += ["--labelled", str(labelled), "--workers", "2", "--rounds", "1"]
-    # What lies where the user stands must not reach the processes that measure.
-    (folder / "random.py").write_text("raise SystemExit('the wrong random')\n", encoding="utf-8")
-    scratch = folder / "scratch"
-    scratch.mkdir()
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "TMPDIR": str(scratch), "PARAKEET_HOME": str(folder / "home"), "PYTHONPATH": path}
-    environment.pop("TIKTOKEN_CACHE_DIR", None)
-    finished = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
-    assert finished.returncode == 0, finished.stderr
-    assert "Traceback" not in finished.stderr
+    options = ("--megabytes", "1", "--pairs", "2", "--labelled", str(labelled), "--workers", "2", "--rounds", "1")
+    variables = {"TMPDIR": str(scratch), "PARAKEET_HOME": str(folder / "home"), "TIKTOKEN_CACHE_DIR": ""}
+    found = run_benchmark(folder, "random", "benchmarks.data", *options, **variables)
     assert not list(scratch.iterdir())
-    return finished.stdout.splitlines()
-
-
-@pytest.fixture(scope="module")
-def result(printed: list[str]) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(printed[-1])
     return found
+
+
+@pytest.fixture
+def result(measured: Measured) -> dict[str, Any]:
+    return measured[1]
 
 
 @pytest.mark.slow
@@ -89,10 +79,11 @@ def test_tokenising_packing_and_loading_are_measured(result: dict[str, Any]) -> 
 
 
 @pytest.mark.slow
-def test_the_table_and_the_facts_of_the_machine_are_there(printed: list[str], result: dict[str, Any]) -> None:
+def test_the_table_and_the_facts_of_the_machine_are_there(measured: Measured) -> None:
+    lines, result = measured
     assert {"workers", "rounds", "cpus", "load_before", "load_after", "python"} <= result.keys()
     assert result["versions"]["datatrove"]
-    table = "\n".join(printed[:-1])
+    table = "\n".join(lines)
     for said in (
         "Clean, exact and MinHash",
         "Planted pairs",
