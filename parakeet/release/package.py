@@ -48,7 +48,7 @@ def make_release(
     """Collect the files, write card, lineage and hashes, then check that the directory works on its own.
 
     `lineage` holds the manifest of every earlier stage. Raises ParakeetError if the packed model does not load, or
-    gives other answers than when it was evaluated.
+    gives other replies than in the evaluation.
     """
     for stage, names in FILES.items():
         for name in names:
@@ -62,7 +62,7 @@ def make_release(
     write_sums(output)
     verify_release(output)
     _check_replies(output, evaluation)
-    progress.say(f"{recipe.name} loads from the release's own files and answers as it did in the evaluation.")
+    progress.say(f"{recipe.name} loads from the release and gives the same replies as in the evaluation.")
     return {
         "name": recipe.name,
         "parameters": training["parameters"],
@@ -78,9 +78,8 @@ def _check_replies(output: Path, evaluation: Mapping[str, Any]) -> None:
     for pair, reply in zip(recorded, replies, strict=True):
         if reply != pair["reply"]:
             raise ParakeetError(
-                f"The packed model answers {pair['prompt']!r} with {reply!r}; when it was evaluated "
-                f"it answered {pair['reply']!r}. The release was not made. Run the same build again with: "
-                "--force evaluation"
+                f"The packed model answers {pair['prompt']!r} with {reply!r}, but it answered {pair['reply']!r} in the "
+                "evaluation. The release was not made. Run the same build again with: --force evaluation"
             )
 
 

@@ -53,7 +53,7 @@ def test_both_pipelines_keep_about_the_same_documents(result: dict[str, Any]) ->
 
 
 @pytest.mark.slow
-def test_recall_stands_beside_the_formula_in_every_band(result: dict[str, Any]) -> None:
+def test_recall_is_compared_with_the_formula_in_every_band(result: dict[str, Any]) -> None:
     bands = result["recall"]["bands"]
     assert [(band["low"], band["high"]) for band in bands] == list(BANDS)
     assert all(band["pairs"] == 2 >= band["found"] >= band["least"] for band in bands)
