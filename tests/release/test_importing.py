@@ -187,7 +187,7 @@ def test_a_refused_file_in_the_folder_of_models_may_be_moved_away(vocabulary: No
     path = tmp_path / "models" / NAME
     path.parent.mkdir()
     torch.save({"transformer.wte.weight": torch.ones(2, 2)}, path)
-    with pytest.raises(ParakeetError, match=r"has 2 rows;.* It is in .*models: move it away and run the same command"):
+    with pytest.raises(ParakeetError, match=r"has 2 rows;.* Move it out of .*models and run the same command"):
         make_original_model(load_recipe("demo"), {"original_checkpoint": path}, _made(tmp_path / "out"), Progress())
     with pytest.raises(ParakeetError, match="has 2 rows") as caught:
         import_file(path, tmp_path / "release", None, None, Progress())
