@@ -1,7 +1,7 @@
 """`python -m benchmarks.attention`: time, memory and error of the attention backends, beside plain causal attention."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -10,14 +10,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.demands import Demand, at_most, print_demands, run_command
-from parakeet.benchmarks.process import Answer, ask_once, print_result
+from parakeet.benchmarks.commands import THREADS
+from parakeet.benchmarks.process import Answer, ask_once
 from parakeet.benchmarks.timing import PeakMemory, Sample, in_rounds
+from parakeet.formatting import format_bytes, render_table
 from parakeet.model.attention import alibi_slopes, attend, prepare_mask
 from parakeet.model.transformer import best_device
 from parakeet.progress import Progress
-from parakeet.sanitise import sanitise
 
-MIB = 1 << 20
 PLAIN = "plain causal"
 """Causal attention without ALiBi and documents: the others, if these cost nothing."""
 BACKENDS = {"cpu": ("reference", "fused", PLAIN), "cuda": ("reference", "fused", "flex", PLAIN)}
@@ -31,9 +31,10 @@ EXACT_LENGTH = 2048
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 MOST_ERROR = {"fp32": {"output": 1e-4, "gradients": 1e-4}, "bf16": {"output": 3e-3, "gradients": 6e-3}}
 SECONDS = 300.0
-
-Key = tuple[str, int, int]
-"""Precision, sequence length, documents in it."""
+COLUMNS = (
+    *("precision", "tokens", "documents", "backend", "mask ms", "forward ms", "and back ms", "x reference", "x plain"),
+    *("peak memory", "error", "of gradients", ""),
+)
 
 
 @click.command("attention")
@@ -42,35 +43,31 @@ Key = tuple[str, int, int]
     help="Sequence length, may be repeated.  [default: 512 to 8192]",
 )  # fmt: skip
 @click.option("--rounds", type=click.IntRange(1, 1000), default=3, show_default=True, help="Samples of each number.")
-@click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads.  [default: what torch chooses]")
+@THREADS
 def main(lengths: tuple[int, ...], rounds: int, threads: int) -> None:
     """Time the attention backends, and measure their memory and their error against float64.
 
     One sequence of each length, in both precisions, as one document and as many.
     """
     device = best_device()
-    backends, heads = BACKENDS[device], HEADS[device]
-    keys = list(_keys(lengths or LENGTHS))
-    click.echo(f"{device}: {heads} heads of {HEAD_WIDTH}, one sequence, forward and backward pass of one layer")
-    found: dict[Key, Answer] = {}
-    peaks: dict[tuple[str, int, str], Answer] = {}
-    single = [key for key in keys if key[2] == 1]
-    with Progress().task(f"Measuring on {device}", len(keys) + len(single) * len(backends), "processes") as task:
-        for key in keys:
-            found[key] = _ask(device, key, backends, rounds, threads)
+    click.echo(
+        f"{device}: {HEADS[device]} heads of {HEAD_WIDTH}, one sequence, forward and backward pass of one layer\n"
+    )
+    common = {"device": device, "heads": HEADS[device]}
+    cases = [
+        common | {"precision": precision, "length": length, "documents": documents}
+        for precision in DTYPES
+        for length in lengths or LENGTHS
+        for documents in (1, max(2, length // TOKENS_PER_DOCUMENT))
+    ]
+    rows: list[dict[str, Any]] = []
+    with Progress().task(f"Measuring on {device}", len(cases), "cases") as task:
+        for case in cases:
+            rows += _rows(case, rounds, threads)
             task.advance()
-        for precision, length, documents in single:
-            for backend in backends:
-                # One per process, so that its memory is the whole process's.
-                peak = _ask(device, (precision, length, documents), [backend], 0, threads)
-                peaks[precision, length, backend] = peak
-                task.advance()
-    rows = [_row(key, backend, found[key], peaks[key[0], key[1], backend]) for key in keys for backend in backends]
-    _print_tables(rows)
-    demands = demands_of(rows)
-    print_demands(demands)
-    result = {"benchmark": "attention", "device": device, "heads": heads, "head_width": HEAD_WIDTH, "rounds": rounds}
-    print_result(result | {"rows": rows, "demands": [demand.as_json() for demand in demands]}, threads)
+    click.echo(render_table(COLUMNS, [_shown(row, rows) for row in rows], right=range(4, 12)))
+    result = {"benchmark": "attention", **common, "head_width": HEAD_WIDTH, "rounds": rounds, "rows": rows}
+    print_demands(result, demands_of(rows), threads)
 
 
 def demands_of(rows: Sequence[Mapping[str, Any]]) -> list[Demand]:
@@ -85,76 +82,43 @@ def demands_of(rows: Sequence[Mapping[str, Any]]) -> list[Demand]:
     return demands
 
 
-def _keys(lengths: Sequence[int]) -> Iterator[Key]:
-    for precision in DTYPES:
-        for length in lengths:
-            yield precision, length, 1
-            yield precision, length, max(2, length // TOKENS_PER_DOCUMENT)
+def _rows(case: dict[str, Any], rounds: int, threads: int) -> list[dict[str, Any]]:
+    """The rows of the JSON line for one case; seconds as (median, least, most)."""
+
+    def ask(backends: Sequence[str], rounds: int) -> Answer:
+        request = case | {"backends": backends, "rounds": rounds}
+        return ask_once("benchmarks.attention:measure", request, threads, limit)
+
+    limit = None if case["device"] == "cpu" else SECONDS
+    timed = ask(BACKENDS[case["device"]], rounds)
+    rows = []
+    for backend in BACKENDS[case["device"]]:
+        # Memory is measured with one backend per process, and does not depend on the number of documents.
+        peak = ask([backend], 0) if case["documents"] == 1 else {}
+        row = {key: case[key] for key in ("precision", "length", "documents")} | {"backend": backend}
+        row |= {"peak_bytes": peak.get("peak_bytes"), "refused": timed.get("refused") or peak.get("refused", "")}
+        seconds = timed["seconds"][backend] if "seconds" in timed else {}
+        row["seconds"] = {what: Sample.of(values).as_json() for what, values in seconds.items()}
+        rows.append(row | {"errors": timed.get("errors", {}).get(backend)})
+    return rows
 
 
-def _ask(device: str, key: Key, backends: Sequence[str], rounds: int, threads: int) -> Answer:
-    precision, length, documents = key
-    request = {"device": device, "precision": precision, "length": length, "documents": documents}
-    request |= {"backends": list(backends), "rounds": rounds, "heads": HEADS[device]}
-    return ask_once("benchmarks.attention:measure", request, threads, SECONDS if device != "cpu" else None)
-
-
-def _row(key: Key, backend: str, found: Answer, peak: Answer) -> dict[str, Any]:
-    """One row of the JSON line; seconds as (median, least, most)."""
-    precision, length, documents = key
-    row: dict[str, Any] = {"backend": backend, "precision": precision, "length": length, "documents": documents}
-    row |= {"peak_bytes": peak.get("peak_bytes"), "errors": None, "seconds": {}}
-    row["refused"] = found.get("refused", "") or peak.get("refused", "")
-    if "refused" not in found:
-        row["seconds"] = {what: Sample.of(values).as_json() for what, values in found["seconds"][backend].items()}
-        row["errors"] = found["errors"].get(backend)
-    return row
-
-
-def _print_tables(rows: Sequence[dict[str, Any]]) -> None:
-    plain = {_place(row): _median(row, "both") for row in rows if row["backend"] == PLAIN}
-    reference = {_place(row): _median(row, "both") for row in rows if row["backend"] == "reference"}
-    title = ""
-    for row in rows:
-        many = row["documents"] > 1
-        wanted = f"{row['precision']}, T = {row['length']:,}, {row['documents']:,} document{'s' if many else ''}"
-        if wanted != title:
-            title = wanted
-            click.echo(
-                f"\n{title:<34}{'mask ms':>9}{'forward':>9}{'and back':>10}{'x reference':>12}{'x plain':>9}"
-                f"{'peak MiB':>10}{'error':>10}{'of gradients':>14}"
-            )
-        click.echo(f"{row['backend']:<34}" + _figures(row, reference[_place(row)], plain[_place(row)]))
-    click.echo()
-
-
-def _figures(row: dict[str, Any], reference: float | None, plain: float | None) -> str:
+def _shown(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[object]:
+    """The row of the table; its times are compared with those of other backends among `rows`."""
+    case = [row[key] for key in ("precision", "length", "documents")]
     if not row["seconds"]:
-        return f"  {sanitise(row['refused'])}"
-    both = _median(row, "both")
-    assert both is not None
-    times = [_milliseconds(_median(row, what), width) for what, width in (("mask", 9), ("forward", 9), ("both", 10))]
-    ratios = f"{_ratio(reference, both):>12}{_ratio(both, plain):>9}"
-    peak = "" if row["peak_bytes"] is None or row["documents"] > 1 else f"{row['peak_bytes'] / MIB:,.0f}"
-    errors = row["errors"] or {}
-    told = [f"{errors[what]:.1e}" if what in errors else "" for what in ("output", "gradients")]
-    return "".join(times) + f"{ratios}{peak:>10}{told[0]:>10}{told[1]:>14}"
-
-
-def _place(row: Mapping[str, Any]) -> Key:
-    return row["precision"], row["length"], row["documents"]
-
-
-def _median(row: Mapping[str, Any], what: str) -> float | None:
-    return row["seconds"][what][0] if what in row["seconds"] else None
-
-
-def _milliseconds(seconds: float | None, width: int) -> str:
-    return f"{'' if seconds is None else f'{1e3 * seconds:.1f}':>{width}}"
-
-
-def _ratio(over: float | None, under: float | None) -> str:
-    return f"{over / under:.2f}" if over is not None and under else ""
+        return [*case, row["backend"], *[""] * 8, row["refused"]]
+    both = {
+        one["backend"]: one["seconds"]["both"][0]
+        for one in rows
+        if one["seconds"] and [one[key] for key in ("precision", "length", "documents")] == case
+    }
+    mine = both[row["backend"]]
+    times = [f"{1e3 * row['seconds'][what][0]:.1f}" if what in row["seconds"] else "" for what in ("mask", "forward")]
+    times += [f"{1e3 * mine:.1f}", f"{both['reference'] / mine:.2f}", f"{mine / both[PLAIN]:.2f}"]
+    peak = "" if row["peak_bytes"] is None else format_bytes(row["peak_bytes"])
+    errors = [f"{row['errors'][what]:.1e}" if row["errors"] else "" for what in ("output", "gradients")]
+    return [*case, row["backend"], *times, peak, *errors, row["refused"]]
 
 
 class _Layer:

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,11 +11,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
+import numpy as np
 
 from benchmarks.demands import Demand, at_least, at_most, print_demands, run_command
-from benchmarks.packing import Fill, Loading, lengths_of, measure_fill, measure_loading
-from benchmarks.recall import Band, Labelled, labelled_sets, measure_labelled, measure_recall
-from benchmarks.tokenizing import Tokenising, measure_tokenising
+from benchmarks.packing import measure_fill, measure_loader, measure_opening
+from benchmarks.recall import measure_labelled, measure_recall
+from benchmarks.tokenizing import measure_tokenizing
 from parakeet.benchmarks.corpus import (
     invented_blocks,
     invented_texts,
@@ -27,7 +28,7 @@ from parakeet.benchmarks.corpus import (
 )
 from parakeet.benchmarks.data import (
     MB,
-    ROW_TOKENS,
+    SEQUENCE_LENGTHS,
     STAGES,
     Chain,
     bench_recipe,
@@ -37,18 +38,18 @@ from parakeet.benchmarks.data import (
     run_chain,
     run_work,
 )
-from parakeet.benchmarks.process import print_result
 from parakeet.data.tokens.shards import TokenShards
+from parakeet.errors import ParakeetError
+from parakeet.formatting import format_bytes, format_count, format_duration, format_percent, render_table
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
-from parakeet.sanitise import sanitise
-from parakeet.tokenizer import Tokenizer
 
 COMPARED_BYTES = 25 * MB
 """The most text for the comparison with datatrove: spaCy takes a minute for it."""
 LARGER = 10
 """With --memory the stages run over this many times the text, too."""
-LOADER_SECONDS = 3.0
+LOADER_DOCUMENTS, LOADER_MEAN_TOKENS, LOADER_SECONDS = 300_000, 100, 3.0
+"""120 MB of ids: more than caches hold."""
 PACKAGES = ("datatrove", "spacy", "tiktoken", "pyarrow", "numpy", "xxhash")
 HELD_FOR_ALL = ("deduplicated_documents", "packing_plan")
 """Stages that hold something of every document: ids and clusters, lengths and sequences."""
@@ -61,8 +62,6 @@ SIDES = {
 }
 SIGNATURES, COMPARISON, REST = "signatures of documents", "comparison of documents", "exact, clusters, writing, start"
 STEPS = ("clean", SIGNATURES, COMPARISON, REST, "all")
-EndToEnd = tuple[dict[str, float], int, int]
-"""Seconds by step, documents after cleaning, documents kept."""
 
 
 @click.command("data")
@@ -88,7 +87,10 @@ def main(
     """
     workers = workers or os.cpu_count() or 1
     sizes = [megabytes * MB, LARGER * megabytes * MB] if memory else [megabytes * MB]
-    trains = labelled_sets(labelled) if labelled is not None else []
+    # The smallest set first.
+    trains = sorted(labelled.glob("*.train"), key=lambda path: path.stat().st_size) if labelled else []
+    if labelled and not trains:
+        raise ParakeetError(f"{labelled} has no file called *.train. Give --labelled a folder with labelled sets.")
     require_room(sizes[-1])
     load_before = os.getloadavg()
     recipe, progress = bench_recipe(workers), Progress()
@@ -102,26 +104,18 @@ def main(
         documents = list(varied(blocks, min(sizes[0], COMPARED_BYTES), seed=1))
         written = write_documents(folder / "compared", documents, workers)
         sides = measure_pipelines(recipe, folder / "compared", rounds, folder / "sides", progress)
-        result["pipelines"] = {"bytes": written, "documents": len(documents)} | {
-            side: {
-                "kept": _middle(found)[2],
-                "cleaned": _middle(found)[1],
-                "seconds": [seconds for seconds, _, _ in found],
-            }
-            for side, found in sides.items()
-        }
+        result["pipelines"] = {"bytes": written, "documents": len(documents), **sides}
         demands.append(print_pipelines(sides, written, len(documents), workers))
 
         progress.say("planted pairs")
         bands, unrelated = measure_recall(recipe, blocks, pairs, folder / "recall")
-        result["recall"] = {"bands": [band.as_json() for band in bands], "unrelated_found": unrelated}
-        demands += print_recall(bands, unrelated)
+        result["recall"] = {"bands": bands, "unrelated_found": unrelated}
+        demands += [*print_recall(bands), at_most("found pairs of unrelated documents", unrelated, 0)]
 
         if trains:
             progress.say("labelled sets")
-            sets = measure_labelled(recipe, trains, folder / "labelled")
-            result["labelled"] = [one.as_json() for one in sets]
-            demands += print_labelled(sets)
+            result["labelled"] = [measure_labelled(recipe, train, folder / "labelled" / train.stem) for train in trains]
+            demands += print_labelled(result["labelled"])
 
         tokenizer = save_tokenizer(folder / "tokenizer", blocks)
         chains: list[Chain] = []
@@ -130,165 +124,172 @@ def main(
             made = folder / f"chain-{size}"
             chains.append(run_chain(blocks, size, folder / "tokenizer", workers, made, keep, progress))
             print_chain(chains[-1])
-        result["chains"] = [chain.as_json() for chain in chains]
+        result["chains"] = chains
         if len(chains) > 1:
             demands += print_growth(chains[0], chains[-1])
 
         inputs = {"deduplicated_documents": made / "deduplicated_documents", "tokenizer": folder / "tokenizer"}
-        tokenising = measure_tokenising(recipe, inputs, rounds, folder / "tokenising", progress)
-        result["tokenise"] = {"tokenizer": tokenizer.name, **tokenising.as_json()}
-        demands.append(print_tokenising(tokenising, tokenizer.name))
+        result["tokenize"] = measure_tokenizing(recipe, inputs, rounds, folder / "tokenizing", progress)
+        demands.append(print_tokenizing(result["tokenize"], tokenizer.name))
 
         progress.say("packing and loading")
-        fills = list(_fills(made / "token_shards", texts, tokenizer))
-        loading = measure_loading(made / "token_shards", LOADER_SECONDS)
-        result |= {"packing": [fill.as_json() for fill in fills], "loading": loading.as_json()}
+        lengths = {
+            "these blocks": TokenShards(made / "token_shards", "train", tokenizer).lengths(),
+            # A document starts with a token of its own.
+            "whole documents": np.array([len(tokenizer.encode_array(text)) + 1 for text in texts], np.int64),
+        }
+        fills = [measure_fill(name, some, length) for name, some in lengths.items() for length in SEQUENCE_LENGTHS]
+        rate = measure_loader(LOADER_DOCUMENTS, LOADER_MEAN_TOKENS, SEQUENCE_LENGTHS[0], LOADER_SECONDS)
+        loading = {"tokens_per_second": rate, **measure_opening(made / "token_shards")}
+        result |= {"packing": fills, "loading": loading}
         demands += print_packing(fills, loading)
         result["forecast"] = print_forecast(chains[-1], workers)
-    print_demands(demands)
-    facts = {"workers": workers, "rounds": rounds, "versions": {name: _version(name) for name in PACKAGES}}
-    facts |= {"load_before": load_before, "load_after": os.getloadavg()}
-    print_result(result | facts | {"demands": [demand.as_json() for demand in demands]})
+    result |= {"workers": workers, "rounds": rounds, "versions": {name: _version(name) for name in PACKAGES}}
+    print_demands(result | {"load_before": load_before, "load_after": os.getloadavg()}, demands)
 
 
 def measure_pipelines(
     recipe: Recipe, documents: Path, rounds: int, scratch: Path, progress: Progress
-) -> dict[str, list[EndToEnd]]:
-    """Clean, exact and MinHash of both sides in turn, so that other load slows both. Without spaCy only ours."""
-    found: dict[str, list[EndToEnd]] = {name: [] for name in SIDES if name == OURS or find_spec("spacy")}
+) -> dict[str, list[dict[str, Any]]]:
+    """Clean, exact and MinHash of both sides in turn, so that other load slows both. Without spaCy only ours.
+
+    Of every round: seconds by step, documents after cleaning (`cleaned`), and documents kept.
+    """
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in SIDES if name == OURS or find_spec("spacy")}
     for number in range(rounds):
         for name, rows in found.items():
             progress.say(f"clean, exact and MinHash, {name}, round {number + 1} of {rounds}")
             clean, deduplicate = SIDES[name]
             cleaned = run_work(clean, recipe, {"documents": documents}, scratch / "clean")
             inputs = {"clean_documents": scratch / "clean"}
-            deduplicated = run_work(deduplicate, recipe, inputs, scratch / "deduplicated")
+            kept = run_work(deduplicate, recipe, inputs, scratch / "deduplicated")
             shutil.rmtree(scratch)
-            parts = [deduplicated.tasks[SIGNATURES], deduplicated.tasks[COMPARISON]]
-            values = [
-                cleaned.seconds,
-                *parts,
-                deduplicated.seconds - sum(parts),
-                cleaned.seconds + deduplicated.seconds,
-            ]
-            counts = (int(cleaned.counts["documents"]), int(deduplicated.counts["documents"]))
-            rows.append((dict(zip(STEPS, values, strict=True)), *counts))
+            seconds = {"clean": cleaned.seconds, **{step: kept.tasks[step] for step in (SIGNATURES, COMPARISON)}}
+            seconds[REST] = kept.seconds - seconds[SIGNATURES] - seconds[COMPARISON]
+            seconds["all"] = cleaned.seconds + kept.seconds
+            counts = {"cleaned": int(cleaned.counts["documents"]), "kept": int(kept.counts["documents"])}
+            rows.append({"seconds": seconds, **counts})
     return found
 
 
-def print_pipelines(sides: Mapping[str, Sequence[EndToEnd]], n_bytes: int, documents: int, workers: int) -> Demand:
-    click.echo(f"Clean, exact and MinHash of {n_bytes / MB:,.1f} MB in {documents:,} documents, workers: {workers}\n")
-    middle = {name: _middle(found) for name, found in sides.items()}
-    click.echo(f"{'MB/s':<34}" + "".join(f"{name:>11}" for name in middle) + (f"{'times':>8}" * (len(middle) > 1)))
+def print_pipelines(
+    sides: Mapping[str, Sequence[Mapping[str, Any]]], n_bytes: int, documents: int, workers: int
+) -> Demand:
+    size = f"{format_bytes(n_bytes)} in {documents:,} documents, workers: {workers}"
+    # Of each side the round with the median time (the slower of two).
+    middle = {
+        name: sorted(rounds, key=lambda one: one["seconds"]["all"])[len(rounds) // 2] for name, rounds in sides.items()
+    }
+    rows: list[list[object]] = []
     for step in STEPS:
-        seconds = [values[step] for values, _, _ in middle.values()]
-        rates = "".join(f"{n_bytes / MB / max(one, 1e-9):>11.2f}" for one in seconds)
-        click.echo(f"{step:<34}{rates}" + (f"{seconds[1] / seconds[0]:>8.2f}" if len(seconds) > 1 else ""))
-    for what, at in (("documents after cleaning", 1), ("documents kept", 2)):
-        click.echo(f"{what:<34}" + "".join(f"{found[at]:>11,}" for found in middle.values()))
-    click.echo()
+        seconds = [found["seconds"][step] for found in middle.values()]
+        times = f"{seconds[1] / seconds[0]:.2f}" if len(seconds) > 1 else ""
+        rows.append([step, *(f"{format_bytes(n_bytes / max(one, 1e-9))}/s" for one in seconds), times])
+    for text, key in (("documents after cleaning", "cleaned"), ("documents kept", "kept")):
+        rows.append([text, *(f"{found[key]:,}" for found in middle.values()), ""])
+    click.echo(f"Clean, exact and MinHash of {size}\n{render_table(('', *middle, 'times'), rows, right=(1, 2, 3))}\n")
     text = "clean, exact and MinHash beside datatrove's defaults"
     if DATATROVE not in middle:
         click.echo("datatrove's defaults: not measured, spaCy is not installed: pip install 'parakeet-lm[bench]'\n")
         return at_least(text, None, LEAST_SPEED, "x")
-    return at_least(text, middle[DATATROVE][0]["all"] / middle[OURS][0]["all"], LEAST_SPEED, "x")
+    return at_least(text, middle[DATATROVE]["seconds"]["all"] / middle[OURS]["seconds"]["all"], LEAST_SPEED, "x")
 
 
-def print_recall(bands: Sequence[Band], unrelated: int) -> list[Demand]:
-    click.echo(f"{'Planted pairs':<16}{'pairs':>8}{'found':>8}{'recall':>9}{'formula':>9}{'95 % from':>11}")
-    demands = []
-    for band in bands:
-        between = f"{band.low:.1f} to {band.high:.1f}"
-        click.echo(
-            f"{between:<16}{band.pairs:>8,}{band.found:>8,}{band.found / band.pairs:>9.3f}"
-            f"{band.expected / band.pairs:>9.3f}{band.least / band.pairs:>11.3f}"
+def print_recall(bands: Sequence[Mapping[str, Any]]) -> list[Demand]:
+    columns = ("Planted pairs", "pairs", "found", "recall", "formula", "95% from")
+    rows = [
+        (
+            _between(band),
+            band["pairs"],
+            band["found"],
+            *(f"{band[key] / band['pairs']:.3f}" for key in ("found", "expected", "least")),
         )
-        text = f"found of {band.pairs:,} pairs with a Jaccard of {between}"
-        demands.append(at_least(text, band.found, band.least))
-    click.echo()
-    return [*demands, at_most("found pairs of unrelated documents", unrelated, 0)]
-
-
-def print_labelled(sets: Sequence[Labelled]) -> list[Demand]:
-    click.echo(f"{'Labelled set':<20}{'documents':>10}{'pairs':>8}{'precision':>11}{'recall':>8}{'seconds':>9}")
-    for one in sets:
-        click.echo(
-            f"{sanitise(one.name):<20}{one.documents:>10,}{one.truth:>8,}{one.precision:>11.3f}{one.recall:>8.3f}"
-            f"{one.seconds:>9.1f}"
-        )
-    click.echo()
-    return [
-        at_least(f"{name}, {one.name}", value, 1.0)
-        for one in sets
-        for name, value in (("precision", one.precision), ("recall", one.recall))
+        for band in bands
     ]
+    click.echo(f"{render_table(columns, rows, right=(3, 4, 5))}\n")
+    return [
+        at_least(f"found of {band['pairs']:,} pairs with a Jaccard of {_between(band)}", band["found"], band["least"])
+        for band in bands
+    ]
+
+
+def print_labelled(sets: Sequence[Mapping[str, Any]]) -> list[Demand]:
+    rows = [
+        (
+            one["name"],
+            one["documents"],
+            one["pairs"],
+            f"{one['precision']:.3f}",
+            f"{one['recall']:.3f}",
+            format_duration(one["seconds"]),
+        )
+        for one in sets
+    ]
+    columns = ("Labelled set", "documents", "pairs", "precision", "recall", "time")
+    click.echo(f"{render_table(columns, rows, right=(3, 4, 5))}\n")
+    return [at_least(f"{key}, {one['name']}", one[key], 1.0) for one in sets for key in ("precision", "recall")]
 
 
 def print_growth(small: Chain, large: Chain) -> list[Demand]:
     """Judge the memory of ten times the text. Of stages that hold something of every document, only their workers'."""
     demands = []
-    for stage in STAGES:
-        before, after = small.of(stage).ran, large.of(stage).ran
-        judged, what = (before.peak, after.peak), f"peak memory of {stage}"
+    pairs = [(a, b) for a, b in zip(small["stages"], large["stages"], strict=True)]
+    documents = {row["stage"]: after["documents"] - row["documents"] for row, after in pairs}
+    for before, after in pairs:
+        stage = before["stage"]
+        key, text = "memory", f"peak memory of {stage}"
         if stage in HELD_FOR_ALL:
-            documents = large.of("clean_documents").documents - small.of("clean_documents").documents
-            each = (after.main - before.main) / max(1, documents)
+            each = (after["memory_main"] - before["memory_main"]) / max(1, documents["clean_documents"])
             click.echo(f"{stage}: {each:,.0f} bytes of memory for each further document")
-            judged, what = (before.workers, after.workers), f"peak memory of the workers of {stage}"
-            if not before.workers:
+            key, text = "memory_workers", f"peak memory of the workers of {stage}"
+            if not before[key]:
                 continue
-        growth = judged[1] / judged[0] if judged[0] else None
-        demands.append(at_most(f"{what}, of ten times the text", growth, MOST_GROWTH, "x"))
+        growth = after[key] / before[key] if before[key] else None
+        demands.append(at_most(f"{text}, of ten times the text", growth, MOST_GROWTH, "x"))
     click.echo()
     return demands
 
 
-def print_tokenising(found: Tokenising, tokenizer: str) -> Demand:
-    title = f"Tokenize {found.n_bytes / MB:,.1f} MB in {found.documents:,} documents ({sanitise(tokenizer)})"
-    click.echo(f"{title:<56}{'seconds':>12}{'MB/s':>8}")
-    stage, starting = median(found.stage), median(found.starting)
-    rows = {
-        "the whole stage": stage,
-        "without its start": stage - starting,
-        "bare tiktoken, texts in memory": median(found.bare),
-        "bare tiktoken, with its start and the reading": median(found.bare_with_start),
+def print_tokenizing(found: Mapping[str, Any], tokenizer: str) -> Demand:
+    middle = {name: median(found[name]) for name in ("stage", "starting", "bare", "bare_with_start")}
+    times = {
+        "the whole stage": middle["stage"],
+        "its start": middle["starting"],
+        "without its start": middle["stage"] - middle["starting"],
+        "bare tiktoken, texts in memory": middle["bare"],
+        "bare tiktoken, with its start and the reading": middle["bare_with_start"],
     }
-    for name, seconds in rows.items():
-        rate = f"{found.n_bytes / MB / seconds:>8.2f}" if seconds > 0 else ""
-        click.echo(f"  {name:<54}{seconds:>12.2f}{rate}")
-    click.echo(f"  its start: {starting:.2f} s; the whole stage is {found.whole_ratio:.2f} of bare tiktoken\n")
-    return at_least("tokenize beside bare tiktoken, both without their start", found.ratio, LEAST_TOKENISING, "x")
+    rows = [
+        (name, f"{seconds:.2f}", f"{format_bytes(found['bytes'] / seconds)}/s" if seconds > 0 else "")
+        for name, seconds in times.items()
+    ]
+    title = f"Tokenize {format_bytes(found['bytes'])} in {found['documents']:,} documents ({tokenizer})"
+    click.echo(f"{render_table((title, 'seconds', 'text'), rows, right=(1, 2))}\n")
+    return at_least("tokenize beside bare tiktoken, both without their start", found["ratio"], LEAST_TOKENISING, "x")
 
 
-def print_packing(fills: Sequence[Fill], loading: Loading) -> list[Demand]:
-    click.echo(f"{'Packing':<20}{'length':>11}{'sequences':>10}{'filled':>10}{'tokens lost':>13}")
-    for fill in fills:
-        click.echo(
-            f"{fill.documents:<20}{fill.sequence_length:>11,}{fill.rows:>10,}{fill.share:>10.2%}{fill.lost:>13,}"
-        )
+def print_packing(fills: Sequence[Mapping[str, Any]], loading: Mapping[str, Any]) -> list[Demand]:
+    columns = ("Packing", "length", "sequences", "filled", "tokens lost")
+    rows = [
+        (one["documents"], one["sequence_length"], one["sequences"], format_percent(one["share"], 2), one["lost"])
+        for one in fills
+    ]
+    rate = loading["tokens_per_second"]
     click.echo(
-        f"\nThe loader lays out {loading.tokens_per_second / 1e6:,.1f} M tokens/s. To open "
-        f"{loading.shard_bytes / MB:,.1f} MB of shards Arrow allocates {loading.allocated:,} bytes.\n"
+        f"{render_table(columns, rows, right=(3,))}\n\nThe loader lays out {format_count(rate)} tokens/s. Arrow "
+        f"allocates {loading['allocated']:,} bytes to open {format_bytes(loading['shard_bytes'])} of shards.\n"
     )
+    filled = [(f"slots filled at {one['sequence_length']:,}, {one['documents']}", 100 * one["share"]) for one in fills]
     return [
-        at_most("tokens lost in packing", sum(fill.lost for fill in fills), 0),
-        *[
-            at_least(f"slots filled at {fill.sequence_length:,}, {fill.documents}", 100 * fill.share, LEAST_FILL, " %")
-            for fill in fills
-        ],
-        at_least("loader, documents of 100 tokens", loading.tokens_per_second / 1e6, LEAST_LOADING, " M tokens/s"),
-        at_most("bytes that Arrow allocates to open a shard", loading.allocated, 0),
+        at_most("tokens lost in packing", sum(one["lost"] for one in fills), 0),
+        *(at_least(text, percent, LEAST_FILL, " %") for text, percent in filled),
+        at_least("loader, documents of 100 tokens", rate / 1e6, LEAST_LOADING, " M tokens/s"),
+        at_most("bytes that Arrow allocates to open a shard", loading["allocated"], 0),
     ]
 
 
-def _fills(shards: Path, texts: Sequence[str], tokenizer: Tokenizer) -> Iterator[Fill]:
-    yield from measure_fill("these blocks", TokenShards(shards, "train", tokenizer).lengths(), ROW_TOKENS)
-    yield from measure_fill("whole documents", lengths_of(texts, tokenizer), ROW_TOKENS)
-
-
-def _middle(rounds: Sequence[EndToEnd]) -> EndToEnd:
-    """The round with the median time (the slower of two)."""
-    return sorted(rounds, key=lambda one: one[0]["all"])[len(rounds) // 2]
+def _between(band: Mapping[str, Any]) -> str:
+    return f"{band['low']:.1f} to {band['high']:.1f}"
 
 
 def _version(package: str) -> str:

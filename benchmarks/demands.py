@@ -1,14 +1,15 @@
 """What a benchmark must reach, beside what it measured; and how the benchmarks here are run."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import click
 
+from parakeet.benchmarks.process import print_result
 from parakeet.cli import Commands
-from parakeet.sanitise import sanitise
+from parakeet.formatting import render_table
 
 VERDICTS = {True: "met", False: "NOT MET", None: "not measured"}
 
@@ -21,9 +22,6 @@ class Demand:
     found: str
     met: bool | None
 
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def at_least(text: str, value: float | None, limit: float, unit: str = "") -> Demand:
     """A figure that has to reach `limit`. None: not measured."""
@@ -35,11 +33,11 @@ def at_most(text: str, value: float | None, limit: float, unit: str = "") -> Dem
     return _judged(f"{text}: at most {limit:,g}{unit}", value, unit, value is not None and value <= limit)
 
 
-def print_demands(demands: Sequence[Demand]) -> None:
-    for demand in demands:
-        found = f" ({sanitise(demand.found)})" if demand.found else ""
-        click.echo(f"{sanitise(demand.text):<72} {VERDICTS[demand.met]}{found}")
-    click.echo()
+def print_demands(result: Mapping[str, Any], demands: Sequence[Demand], threads: int = 0) -> None:
+    """The end of a benchmark: its demands with their verdicts, and the JSON line."""
+    rows = [(demand.text, VERDICTS[demand.met], demand.found) for demand in demands]
+    click.echo(f"\n{render_table(('', '', ''), rows)}\n")
+    print_result({**result, "demands": [asdict(demand) for demand in demands]}, threads)
 
 
 def run_command(command: click.Command) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from benchmarks.demands import Demand, at_least, at_most, print_demands
-from benchmarks.ladder import ORIGINAL, ORIGINAL_STEP
+from benchmarks.original_step import ORIGINAL, OriginalStep
 from parakeet.benchmarks.steps import Measurement
 from parakeet.benchmarks.training import Configuration, Row, device_of, measured, print_heading, print_row
 from parakeet.model.config import ModelConfig
@@ -75,8 +75,8 @@ LEAST_MFU = {1024: 0.45, 8192: 0.38}
 
 def run(
     recipe: Recipe, memory: int, rounds: int, threads: int, device: str = "cuda", lengths: Lengths = LENGTHS
-) -> dict[str, Any]:
-    """Measure and print every configuration; the values of the JSON line. `memory` caps the allocator, 0 does not."""
+) -> None:
+    """Measure and print every configuration. `memory` caps the allocator, 0 does not."""
     config = ModelConfig.from_recipe(recipe.model, vocabulary_rows(recipe))
     print_heading(recipe.name, config, device, memory)
     rows: list[Row] = []
@@ -88,18 +88,11 @@ def run(
     name = device_of(rows)
     known = find_gpu(name)
     peak = f"{known.tflops_bf16:g} TFLOPS of dense bf16" if known else "not in the table, so its MFU is unknown"
-    click.echo(f"\n{sanitise(name)}: {peak}\n")
+    click.echo(f"\n{sanitise(name)}: {peak}")
     demands = demands_of(rows, memory) if config.parameter_count == ORIGINAL_PARAMETERS else []
-    print_demands(demands)
-    return {
-        "benchmark": "training",
-        "device": name,
-        "recipe": recipe.name,
-        "parameters": config.parameter_count,
-        "memory_bytes": memory,
-        "rows": [row.as_json() for row in rows],
-        "demands": [demand.as_json() for demand in demands],
-    }
+    result = {"benchmark": "training", "device": name, "recipe": recipe.name, "parameters": config.parameter_count}
+    result |= {"memory_bytes": memory, "rounds": rounds, "rows": [row.as_json() for row in rows]}
+    print_demands(result, demands, threads)
 
 
 def demands_of(rows: Sequence[Row], memory: int) -> list[Demand]:
@@ -113,9 +106,7 @@ def demands_of(rows: Sequence[Row], memory: int) -> list[Demand]:
     off = [abs(row.deviation) for row in ours if row.deviation is not None]
     demands.append(at_most("forecast beside the measured peak, off by", _percent(off), 100 * MOST_DEVIATION, " %"))
     for length, share in LEAST_MFU.items():
-        best = [
-            row.mfu for row in ours if row.configuration.measurement.sequence_length == length and row.mfu is not None
-        ]
+        best = [row.mfu for row in ours if row.length == length and row.mfu is not None]
         demands.append(at_least(f"best MFU at {length:,}", _percent(best), 100 * share, " %"))
     return demands
 
@@ -135,9 +126,9 @@ def _original_demand(rows: Sequence[Row], memory: int) -> Demand:
         return Demand(text, "bitsandbytes, whose 8-bit state it had, is not here", None)
     if any(row.refused and not row.out_of_memory for row in rows):
         return Demand(text, "", None)
-    ran = [row.configuration.measurement.sequence_length for row in rows if not row.refused]
-    ended = [row.configuration.measurement.sequence_length for row in rows if row.refused]
-    found = f"ran at {_listed(ran)}; out of memory at {_listed(ended)}"
+    ran = [row.length for row in rows if not row.refused]
+    ended = [row.length for row in rows if row.refused]
+    found = f"ran at {', '.join(map(str, ran)) or 'none'}; out of memory at {', '.join(map(str, ended)) or 'none'}"
     return Demand(text, found, ORIGINAL_BEGINS in ran and any(length <= ORIGINAL_ENDS for length in ended))
 
 
@@ -147,16 +138,16 @@ def _configurations(
     # The original had 8-bit optimizer state. Where bitsandbytes is missing, the rows name what they have instead.
     eight_bit = importlib.util.find_spec("bitsandbytes") is not None
     optimizer = "adamw_8bit" if eight_bit else "adamw"
+    backward = f"{OriginalStep.__module__}:{OriginalStep.__name__}"
     for length in lengths.original:
         settings = training.model_copy(update={"batch_tokens": length, "optimizer": optimizer})
-        original = Measurement(config, settings, 1, length, 1, None, ORIGINAL_STEP, device, memory)
+        original = Measurement(config, settings, 1, length, 1, None, backward, device, memory)
         yield Configuration(ORIGINAL, original, None)
-    full = max(lengths.ours)
     presets = PRESETS if eight_bit else (*PRESETS, WITHOUT_8_BIT)
     wanted = [(preset, length) for length in lengths.ours for preset in presets]
     wanted += [(PRESETS[0], length) for length in lengths.longest]
     for preset, length in wanted:
-        tokens = max(full, length)
+        tokens = max(*lengths.ours, length)
         fixed = {"batch_tokens": tokens, "micro_batch_tokens": tokens, "precision": "bf16", "compile": False}
         settings = training.model_copy(update=fixed | preset.settings)
         choice = choose(config, settings, length, memory, cuda=device != "cpu")
@@ -166,17 +157,8 @@ def _configurations(
 
 
 def _row(rows: Sequence[Row], name: str, sequence_length: int) -> Row | None:
-    found = (
-        row
-        for row in rows
-        if (row.configuration.name, row.configuration.measurement.sequence_length) == (name, sequence_length)
-    )
-    return next(found, None)
+    return next((row for row in rows if (row.configuration.name, row.length) == (name, sequence_length)), None)
 
 
 def _percent(shares: Sequence[float]) -> float | None:
     return 100 * max(shares) if shares else None
-
-
-def _listed(lengths: Sequence[int]) -> str:
-    return " and ".join(f"{length:,}" for length in lengths) or "none"

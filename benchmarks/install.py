@@ -20,7 +20,6 @@ from typing import Any
 import click
 
 from benchmarks.demands import at_most, print_demands, run_command
-from parakeet.benchmarks.process import print_result
 
 ROOT = Path(__file__).parents[1]
 MOST_CPU_SECONDS = 60.0
@@ -52,11 +51,9 @@ def main(extras: tuple[str, ...], versions: tuple[str, ...], torch: str, install
                     row["installed"] = time.perf_counter() - began
                 rows.append(row)
                 _print(row)
-    click.echo()
     cpu = next((row["cpu"] for row in rows if row["extra"] == "dev" and not row["refused"]), None)
     demand = at_most("CPU of the dry run of [dev]", cpu, MOST_CPU_SECONDS, " s")
-    print_demands([demand])
-    print_result({"benchmark": "install", "rows": rows, "demands": [demand.as_json()]})
+    print_demands({"benchmark": "install", "rows": rows}, [demand])
 
 
 def _environment(folder: Path) -> Path:

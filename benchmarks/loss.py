@@ -1,6 +1,7 @@
 """`python -m benchmarks.loss`: the loss in pieces of some rows, beside the logits of a whole batch at once."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import click
@@ -9,14 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.demands import Demand, at_most, print_demands, run_command
-from parakeet.benchmarks.process import Answer, ask_once, print_result
+from parakeet.benchmarks.commands import THREADS
+from parakeet.benchmarks.process import Answer, ask_once
 from parakeet.benchmarks.timing import PeakMemory, Sample, in_rounds
+from parakeet.formatting import format_bytes, format_percent, render_table
 from parakeet.model.loss import backward_from_loss
 from parakeet.model.transformer import best_device
 from parakeet.progress import Progress
-from parakeet.sanitise import sanitise
 
-MIB = 1 << 20
 WIDTHS = (192, 1152)
 VOCABULARIES = (4160, 100_288)
 PIECES = (64, 256, 1024, 4096)
@@ -34,8 +35,10 @@ RETURNED_BYTES = 32 << 20
 """glibc returns larger pieces to the system at once, and keeps some of the smaller ones."""
 SECONDS = 300.0
 
-Shape = tuple[int, int]
-"""Width and vocabulary rows."""
+COLUMNS = (
+    *("width", "vocabulary", "rows at once", "ms", "low to high", "x whole", "peak memory", "of whole", "logits"),
+    *("error", "of gradients", ""),
+)
 
 
 def _numbers(name: str, parameter: str, least: int, default: str) -> Callable[[Any], Any]:
@@ -49,7 +52,7 @@ def _numbers(name: str, parameter: str, least: int, default: str) -> Callable[[A
 @_numbers("--vocabulary", "vocabularies", 8, "Rows of the embedding.  [default: 4160, 100288]")
 @_numbers("--rows", "pieces", 1, "Rows of logits at once.  [default: 64, 256, 1024, 4096]")
 @click.option("--rounds", type=click.IntRange(1, 1000), default=3, show_default=True, help="Samples of each number.")
-@click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads.  [default: what torch chooses]")
+@THREADS
 def main(
     tokens: int,
     widths: tuple[int, ...],
@@ -60,27 +63,21 @@ def main(
 ) -> None:
     """Time the loss in pieces and whole, and measure its memory and its error, for every width and vocabulary."""
     device = best_device()
+    common = {"device": device, "precision": PRECISIONS[device]}
+    click.echo(f"{device}: {tokens:,} tokens, hidden states in {PRECISIONS[device]}, forward and backward pass\n")
     shapes = [(width, vocabulary) for width in widths or WIDTHS for vocabulary in vocabularies or VOCABULARIES]
-    chosen = [WHOLE, *(pieces or PIECES)]
-    precision = PRECISIONS[device]
-    click.echo(f"{device}: {tokens:,} tokens, hidden states in {precision}, forward and backward pass\n")
     rows: list[dict[str, Any]] = []
-    with Progress().task(f"Measuring on {device}", len(shapes) * (1 + len(chosen)), "processes") as task:
-        for shape in shapes:
-            timed = _ask(device, tokens, shape, chosen, rounds, threads)
-            task.advance()
-            some = []
-            for piece in chosen:
-                # One per process, so that its memory is the whole process's.
-                peak = _ask(device, tokens, shape, [piece], 0, threads)
-                some.append(_row(tokens, shape, piece, timed, peak))
-                task.advance()
-            _print_table(some, tokens)
+    table: list[list[object]] = []
+    with Progress().task(f"Measuring on {device}", len(shapes), "shapes") as task:
+        for width, vocabulary in shapes:
+            case = common | {"tokens": tokens, "width": width, "vocabulary": vocabulary}
+            some = _rows(case, [WHOLE, *(pieces or PIECES)], rounds, threads)
+            table += [_shown(row, some[0]) for row in some]
             rows += some
-    demands = demands_of(rows) if precision == "fp32" else []
-    print_demands(demands)
-    result = {"benchmark": "loss", "device": device, "precision": precision, "rounds": rounds}
-    print_result(result | {"rows": rows, "demands": [demand.as_json() for demand in demands]}, threads)
+            task.advance()
+    click.echo(render_table(COLUMNS, table, right=range(11)))
+    result = {"benchmark": "loss", **common, "rounds": rounds, "rows": rows}
+    print_demands(result, demands_of(rows) if common["precision"] == "fp32" else [], threads)
 
 
 def demands_of(rows: Sequence[Mapping[str, Any]]) -> list[Demand]:
@@ -105,45 +102,38 @@ def _share_of_piece(row: Mapping[str, Any]) -> float | None:
     return share
 
 
-def _ask(device: str, tokens: int, shape: Shape, pieces: Sequence[int], rounds: int, threads: int) -> Answer:
-    request = {"device": device, "tokens": tokens, "width": shape[0], "vocabulary": shape[1], "pieces": list(pieces)}
-    request |= {"precision": PRECISIONS[device], "rounds": rounds}
-    return ask_once("benchmarks.loss:measure", request, threads, SECONDS if device != "cpu" else None)
+def _rows(case: dict[str, Any], pieces: Sequence[int], rounds: int, threads: int) -> list[dict[str, Any]]:
+    """The rows of the JSON line for one shape; `piece` 0 is the whole. Seconds as (median, least, most)."""
+
+    def ask(pieces: Sequence[int], rounds: int) -> Answer:
+        limit = None if case["device"] == "cpu" else SECONDS
+        return ask_once("benchmarks.loss:measure", case | {"pieces": pieces, "rounds": rounds}, threads, limit)
+
+    timed = ask(pieces, rounds)
+    rows = []
+    for piece in pieces:
+        peak = ask([piece], 0)  # one per process, so that its memory is the whole process's
+        row = {key: case[key] for key in ("tokens", "width", "vocabulary")}
+        row |= {"targets": row["tokens"] - len(range(0, row["tokens"], EVERY_IGNORED)), "piece": piece}
+        row |= {"peak_bytes": peak.get("peak_bytes"), "refused": timed.get("refused") or peak.get("refused", "")}
+        seconds = timed.get("seconds", {}).get(str(piece))
+        row["seconds"] = seconds and Sample.of(seconds).as_json()
+        rows.append(row | {"errors": timed.get("errors", {}).get(str(piece))})
+    return rows
 
 
-def _row(tokens: int, shape: Shape, piece: int, timed: Answer, peak: Answer) -> dict[str, Any]:
-    """One row of the JSON line; `piece` 0 is the whole. Seconds as (median, least, most)."""
-    row: dict[str, Any] = {"tokens": tokens, "targets": tokens - len(range(0, tokens, EVERY_IGNORED)), "piece": piece}
-    row |= {"width": shape[0], "vocabulary": shape[1], "seconds": None, "errors": None}
-    row |= {"peak_bytes": peak.get("peak_bytes"), "refused": timed.get("refused", "") or peak.get("refused", "")}
-    if "refused" not in timed:
-        row |= {"seconds": Sample.of(timed["seconds"][str(piece)]).as_json(), "errors": timed["errors"].get(str(piece))}
-    return row
-
-
-def _print_table(rows: Sequence[Mapping[str, Any]], tokens: int) -> None:
-    whole = rows[0]
-    width, vocabulary = whole["width"], whole["vocabulary"]
-    click.echo(
-        f"{f'width {width:,}, vocabulary {vocabulary:,}':<34}{'ms':>9}{'low to high':>18}{'x whole':>9}"
-        f"{'peak MiB':>10}{'of whole':>10}{'logits':>8}{'error':>10}{'of gradients':>14}"
-    )
-    for row in rows:
-        name = f"{row['piece']:,} rows at once" if row["piece"] else "all logits, F.cross_entropy"
-        click.echo(f"{name:<34}" + _figures(row, whole, 4 * min(row["piece"] or tokens, tokens) * vocabulary))
-    click.echo()
-
-
-def _figures(row: Mapping[str, Any], whole: Mapping[str, Any], logits: int) -> str:
+def _shown(row: Mapping[str, Any], whole: Mapping[str, Any]) -> list[object]:
+    """The row of the table, beside that of the whole batch."""
+    begin = [row["width"], row["vocabulary"], row["piece"] or "all, F.cross_entropy"]
     if row["seconds"] is None:
-        return f"  {sanitise(row['refused'])}"
+        return [*begin, *[""] * 8, row["refused"]]
     median, low, high = (1e3 * seconds for seconds in row["seconds"])
     peak, base = row["peak_bytes"], whole["peak_bytes"]
-    memory = f"{'' if peak is None else f'{peak / MIB:,.0f}':>10}{f'{peak / base:.1%}' if peak and base else '':>10}"
-    errors = row["errors"]
-    told = f"{errors['loss']:>10.1e}{errors['gradients']:>14.1e}" if errors else ""
-    times = f"{median:>9.1f}{f'{low:.1f} to {high:.1f}':>18}{1e3 * whole['seconds'][0] / median:>9.2f}"
-    return times + memory + f"{logits / MIB:>8,.0f}" + told
+    times = [f"{median:.1f}", f"{low:.1f} to {high:.1f}", f"{1e3 * whole['seconds'][0] / median:.2f}"]
+    logits = 4 * min(row["piece"] or row["tokens"], row["tokens"]) * row["vocabulary"]
+    memory = ["" if peak is None else format_bytes(peak), format_percent(peak / base) if peak and base else ""]
+    errors = [f"{row['errors'][what]:.1e}" if row["errors"] else "" for what in ("loss", "gradients")]
+    return [*begin, *times, *memory, format_bytes(logits), *errors, row["refused"]]
 
 
 class _Batch:
@@ -213,11 +203,7 @@ def measure(values: dict[str, Any]) -> Answer:
     """In a process: seconds by piece, and errors. With 0 rounds the peak memory of one step, gradients included."""
     device, pieces, rounds = values["device"], values["pieces"], values["rounds"]
     batch = _Batch(values)
-
-    def work(piece: int) -> Callable[[], Any]:
-        return lambda: batch.step(piece)
-
-    works = {str(piece): work(piece) for piece in pieces}
+    works = {str(piece): partial(batch.step, piece) for piece in pieces}
     in_rounds(works, device, 1)
     batch.embedding.grad = None
     if not rounds:

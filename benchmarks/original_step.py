@@ -13,6 +13,8 @@ from torch.nn import functional as F
 from parakeet.benchmarks.steps import IGNORED
 from parakeet.model.transformer import Block, Parakeet
 
+ORIGINAL = "the original's way"
+
 
 class OriginalStep:
     """For sequences of one length, each a single document, as all were in the original.

@@ -1,8 +1,6 @@
 """The slots that packing leaves empty, the speed of the loader, and what opening a shard copies."""
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,61 +14,28 @@ from parakeet.data.tokens.shard_writer import ShardWriter, TokenDocument
 from parakeet.data.tokens.shards import TokenShards
 from parakeet.tokenizer import Tokenizer, train_tokenizer
 
-LOADER_DOCUMENTS, LOADER_MEAN_TOKENS, LOADER_ROW_TOKENS = 300_000, 100, 1024
-"""120 MB of ids: more than caches hold."""
 BATCH_TOKENS = 65_536
 """A call costs about 0.15 ms whatever it returns: with batches of 512 tokens a twelfth of this speed is reached."""
 SHARD_BYTES = 256 << 20
 
 
-@dataclass(frozen=True)
-class Fill:
-    """Documents packed into sequences of one length: the share of slots filled, and targets that are in no sequence."""
-
-    documents: str
-    sequence_length: int
-    rows: int
-    share: float
-    lost: int
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+def measure_fill(name: str, lengths: np.ndarray, sequence_length: int) -> dict[str, Any]:
+    """Documents of `lengths` tokens in sequences: the share of slots filled, and `lost` targets in no sequence."""
+    packed = fill_up(pack(lengths, sequence_length), sequence_length)
+    placed = int((packed.length - 1).sum())
+    filled = placed / max(1, len(packed) * sequence_length)
+    lost = int(np.maximum(lengths - 1, 0).sum()) - placed
+    row = {"documents": name, "sequence_length": sequence_length, "sequences": len(packed)}
+    return row | {"share": filled, "lost": lost}
 
 
-@dataclass(frozen=True)
-class Loading:
-    """The loader's tokens a second, and the bytes that Arrow allocates to open shards of `shard_bytes`."""
-
-    tokens_per_second: float
-    shard_bytes: int
-    allocated: int
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def measure_fill(name: str, lengths: np.ndarray, row_lengths: Sequence[int]) -> Iterator[Fill]:
-    """For documents of `lengths` tokens."""
-    targets = int(np.maximum(lengths - 1, 0).sum())
-    for sequence_length in row_lengths:
-        rows = fill_up(pack(lengths, sequence_length), sequence_length)
-        placed = int((rows.length - 1).sum())
-        yield Fill(name, sequence_length, len(rows), placed / max(1, len(rows) * sequence_length), targets - placed)
-
-
-def lengths_of(texts: Sequence[str], tokenizer: Tokenizer) -> np.ndarray:
-    """Tokens of each text as a document, which starts with one of its own."""
-    return np.array([len(tokenizer.encode_array(text)) + 1 for text in texts], np.int64)
-
-
-def measure_loading(shards: Path, seconds: float) -> Loading:
+def measure_opening(shards: Path) -> dict[str, int]:
+    """The size of shards, and the bytes that Arrow allocates to open them."""
     before = pa.total_allocated_bytes()
     opened = TokenShards(shards, "train")
     allocated = pa.total_allocated_bytes() - before
-    n_bytes = sum(path.stat().st_size for path in shards.glob("train-*.arrow"))
     del opened
-    rate = measure_loader(LOADER_DOCUMENTS, LOADER_MEAN_TOKENS, LOADER_ROW_TOKENS, seconds)
-    return Loading(rate, n_bytes, allocated)
+    return {"shard_bytes": sum(path.stat().st_size for path in shards.glob("train-*.arrow")), "allocated": allocated}
 
 
 def measure_loader(documents: int, mean_tokens: int, sequence_length: int, seconds: float) -> float:
@@ -92,7 +57,13 @@ def measure_loader(documents: int, mean_tokens: int, sequence_length: int, secon
             tokenizer.padding,
             LoaderState("shards", "plan", seed=1),
         )
-        return _tokens_per_second(loader, max(1, BATCH_TOKENS // sequence_length), seconds)
+        size = max(1, BATCH_TOKENS // sequence_length)
+        loader.next_batch(size)
+        tokens = 0
+        began = time.perf_counter()
+        while (taken := time.perf_counter() - began) < seconds:
+            tokens += int((loader.next_batch(size).documents >= 0).sum())
+        return tokens / taken
 
 
 def _write_documents(directory: Path, tokenizer: Tokenizer, documents: int, mean_tokens: int) -> None:
@@ -104,12 +75,3 @@ def _write_documents(directory: Path, tokenizer: Tokenizer, documents: int, mean
         spans = [0, len(content)]
         writer.write(TokenDocument(number.to_bytes(16, "big"), "random", content, spans, len(content)))
     writer.close()
-
-
-def _tokens_per_second(loader: Loader, rows: int, seconds: float) -> float:
-    loader.next_batch(rows)
-    tokens = 0
-    began = time.perf_counter()
-    while (taken := time.perf_counter() - began) < seconds:
-        tokens += int((loader.next_batch(rows).documents >= 0).sum())
-    return tokens / taken

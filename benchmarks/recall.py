@@ -1,7 +1,7 @@
 """Whether near duplicates are found as often as the formula predicts: planted pairs by Jaccard, and labelled sets."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,50 +32,6 @@ class Planted:
     jaccard: float
 
 
-@dataclass(frozen=True)
-class Band:
-    """Of the pairs whose Jaccard is in [low, high): how many were found, and how many the formula predicts."""
-
-    low: float
-    high: float
-    pairs: int
-    found: int
-    expected: float
-    least: int
-    """Fewest that are found with a probability of 97.5 %: the lower bound of the 95 % interval."""
-
-    @property
-    def met(self) -> bool:
-        return self.found >= self.least
-
-    def as_json(self) -> dict[str, Any]:
-        shares = {"recall": self.found / self.pairs, "formula": self.expected / self.pairs}
-        return {**asdict(self), **shares, "lower_bound": self.least / self.pairs, "met": self.met}
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """A labelled set: number of pairs in the truth, found, and in both (`right`); seconds of the whole process."""
-
-    name: str
-    documents: int
-    truth: int
-    found: int
-    right: int
-    seconds: float
-
-    @property
-    def precision(self) -> float:
-        return self.right / self.found if self.found else 0.0
-
-    @property
-    def recall(self) -> float:
-        return self.right / self.truth if self.truth else 0.0
-
-    def as_json(self) -> dict[str, Any]:
-        return {**asdict(self), "precision": self.precision, "recall": self.recall}
-
-
 def find_pairs(recipe: Recipe, inputs: Mapping[str, Path], output: Path, progress: Progress) -> dict[str, Any]:
     """Work for `run_work`: the pairs of document numbers that share a bucket, by the stage's own search."""
     from parakeet.data.deduplication.minhash import NearDuplicateSearch
@@ -89,8 +45,12 @@ def find_pairs(recipe: Recipe, inputs: Mapping[str, Path], output: Path, progres
 
 def measure_recall(
     recipe: Recipe, blocks: Sequence[str], pairs: int, folder: Path, seed: int = 1
-) -> tuple[list[Band], int]:
-    """Search `pairs` pairs of each band together: what was found by band, and found pairs of unrelated texts."""
+) -> tuple[list[dict[str, Any]], int]:
+    """Search `pairs` pairs of each band together: what was found by band, and found pairs of unrelated texts.
+
+    Of a band: `pairs` and how many were `found`; how many the formula predicts (`expected`); and the fewest that are
+    found with a probability of 97.5 % (`least`, the lower bound of the 95 % interval).
+    """
     settings = recipe.deduplication
     planted = list(plant(blocks, pairs, settings, seed))
     # Shuffled, so that the two of a pair are in different parts and tasks.
@@ -99,27 +59,41 @@ def measure_recall(
     for number, pair in enumerate(planted):
         texts[place[2 * number]], texts[place[2 * number + 1]] = pair.first, pair.second
     write_documents(folder / "planted", texts, max(2, recipe.executor.workers))
-    found = _found(recipe, folder)
+    ran = run_work(f"{__name__}:find_pairs", recipe, {"clean_documents": folder / "planted"}, folder / "found")
+    found = {(first, second) for first, second in ran.counts["pairs"]}
     wanted = [tuple(sorted(place[2 * n : 2 * n + 2].tolist())) for n in range(len(planted))]
     bands = []
     for low, high in BANDS:
         those = [number for number, pair in enumerate(planted) if low <= pair.jaccard < high]
         chances = [chance(planted[number].jaccard, settings) for number in those]
         hits = sum(wanted[number] in found for number in those)
-        bands.append(Band(low, high, len(those), hits, sum(chances), least_found(chances)))
+        band = {"low": low, "high": high, "pairs": len(those), "found": hits}
+        bands.append(band | {"expected": sum(chances), "least": least_found(chances)})
     return bands, len(found - set(wanted))
 
 
-def labelled_sets(folder: Path) -> list[Path]:
-    """The `<name>.train` files of a folder: a document per line, its id first. `<name>.truth` has two ids per line."""
-    trains = sorted(folder.glob("*.train"), key=lambda path: path.stat().st_size)
-    if not trains:
-        raise ParakeetError(f"{folder} holds no file called *.train. Name a folder with labelled sets for --labelled.")
-    return trains
+def measure_labelled(recipe: Recipe, train: Path, scratch: Path) -> dict[str, Any]:
+    """Precision and recall of a labelled set.
 
-
-def measure_labelled(recipe: Recipe, trains: Sequence[Path], scratch: Path) -> list[Labelled]:
-    return [_labelled(recipe, train, scratch / train.stem) for train in trains]
+    `train` has a document in each line, after its id; beside it, `<name>.truth` has two ids in each line.
+    """
+    try:
+        named = [line.split(" ", 1) for line in train.read_text(encoding="utf-8").splitlines()]
+        lines = train.with_suffix(".truth").read_text(encoding="utf-8").splitlines()
+        truth = {tuple(sorted(line.split())) for line in lines}
+        names, texts = zip(*named, strict=True)
+    except (OSError, ValueError) as error:
+        raise ParakeetError(
+            f"{train} and {train.stem}.truth are no labelled set ({error}). Each line of the first must hold an id and "
+            "a document, each line of the second two ids."
+        ) from None
+    write_documents(scratch / "documents", texts, recipe.executor.workers)
+    inputs = {"clean_documents": scratch / "documents"}
+    ran = run_work(f"{__name__}:find_pairs", recipe, inputs, scratch / "found")
+    found = {tuple(sorted((names[a], names[b]))) for a, b in ran.counts["pairs"]}
+    right = len(found & truth)
+    scores = {"precision": right / len(found) if found else 0.0, "recall": right / len(truth) if truth else 0.0}
+    return {"name": train.stem, "documents": len(texts), "pairs": len(truth), **scores, "seconds": ran.seconds}
 
 
 def chance(jaccard: float, settings: Deduplication) -> float:
@@ -188,26 +162,3 @@ def _pair(
         middle = (few + many) // 2
         few, many = (few, middle) if changing(middle).jaccard <= jaccard else (middle, many)
     return changing(many)
-
-
-def _found(recipe: Recipe, folder: Path) -> set[tuple[int, int]]:
-    ran = run_work(f"{__name__}:find_pairs", recipe, {"clean_documents": folder / "planted"}, folder / "found")
-    return {(first, second) for first, second in ran.counts["pairs"]}
-
-
-def _labelled(recipe: Recipe, train: Path, scratch: Path) -> Labelled:
-    try:
-        named = [line.split(" ", 1) for line in train.read_text(encoding="utf-8").splitlines()]
-        lines = train.with_suffix(".truth").read_text(encoding="utf-8").splitlines()
-        truth = {tuple(sorted(line.split())) for line in lines}
-        names, texts = zip(*named, strict=True)
-    except (OSError, ValueError) as error:
-        raise ParakeetError(
-            f"{train} and {train.stem}.truth are no labelled set ({error}): the first must have a document per line, "
-            "after its id, and the second two ids per line."
-        ) from None
-    write_documents(scratch / "documents", texts, recipe.executor.workers)
-    inputs = {"clean_documents": scratch / "documents"}
-    ran = run_work(f"{__name__}:find_pairs", recipe, inputs, scratch / "found")
-    found = {tuple(sorted((names[a], names[b]))) for a, b in ran.counts["pairs"]}
-    return Labelled(train.stem, len(texts), len(truth), len(found), len(found & truth), ran.seconds)

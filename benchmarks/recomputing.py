@@ -3,15 +3,17 @@
 The original project read the whole prefix.
 """
 
-from functools import partial
+from statistics import median
 
 import click
 import torch
 
 from benchmarks.demands import run_command
+from parakeet.benchmarks.commands import THREADS
 from parakeet.benchmarks.decoding import STEPS, contexts_of
 from parakeet.benchmarks.process import print_result
-from parakeet.benchmarks.timing import Sample, in_rounds
+from parakeet.benchmarks.timing import in_rounds
+from parakeet.formatting import render_table
 from parakeet.generation.decoder import Cache, Decoder
 from parakeet.model.config import ModelConfig
 from parakeet.model.transformer import Parakeet, best_device
@@ -19,20 +21,10 @@ from parakeet.plan import vocabulary_rows
 from parakeet.recipe_file import load_recipe
 
 
-def read_prefix(decoder: Decoder, cache: Cache, context: int) -> None:
-    cache.lengths = [0]
-    decoder.prefill([1] * context, cache)
-
-
-def step(decoder: Decoder, cache: Cache) -> None:
-    for _ in range(STEPS):
-        decoder.step([1], cache)
-
-
 @click.command("recomputing")
 @click.option("--recipe", "recipe_name", default="demo", show_default=True, help="Shipped recipe or recipe file.")
 @click.option("--rounds", type=click.IntRange(1, 1000), default=5, show_default=True, help="Samples of each number.")
-@click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads.  [default: what torch chooses]")
+@THREADS
 def main(recipe_name: str, rounds: int, threads: int) -> None:
     """Time a decoded token in fp32 with the cache, and by reading the whole prefix again."""
     if threads:
@@ -42,15 +34,24 @@ def main(recipe_name: str, rounds: int, threads: int) -> None:
     model = Parakeet(config)
     model.initialise(torch.Generator().manual_seed(1))
     decoder = Decoder(model, "fp32", device)
-    ratios = {}
-    click.echo(f"{f'{recipe.name}, on {device}':<24}{'prefix ms':>11}{'cache ms':>10}{'times':>8}")
+    ratios, rows = {}, []
     for context in contexts_of(config):
         cache = decoder.new_cache(context + STEPS)
-        works = {"prefix": partial(read_prefix, decoder, cache, context), "cache": partial(step, decoder, cache)}
-        found = in_rounds(works, device, rounds)
-        prefix, cached = Sample.of(found["prefix"]).median, Sample.of(found["cache"]).median / STEPS
+
+        def read_prefix(context: int = context, cache: Cache = cache) -> None:
+            cache.lengths = [0]
+            decoder.prefill([1] * context, cache)
+
+        def steps(cache: Cache = cache) -> None:
+            for _ in range(STEPS):
+                decoder.step([1], cache)
+
+        found = in_rounds({"prefix": read_prefix, "cache": steps}, device, rounds)
+        prefix, cached = median(found["prefix"]), median(found["cache"]) / STEPS
         ratios[context] = prefix / cached
-        click.echo(f"{f'{context:,} tokens':<24}{1e3 * prefix:>11.1f}{1e3 * cached:>10.1f}{ratios[context]:>8.1f}")
+        rows.append((f"{context:,} tokens", f"{1e3 * prefix:.1f}", f"{1e3 * cached:.1f}", f"{ratios[context]:.1f}"))
+    columns = (f"{recipe.name}, on {device}", "prefix ms", "cache ms", "times")
+    click.echo(render_table(columns, rows, right=(1, 2, 3)))
     print_result({"benchmark": "recomputing", "recipe": recipe.name, "times": ratios, "rounds": rounds})
 
 

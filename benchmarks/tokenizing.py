@@ -3,7 +3,6 @@
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
@@ -12,6 +11,7 @@ from typing import Any
 from parakeet.benchmarks.corpus import write_documents
 from parakeet.benchmarks.data import STAGES, Ran, run_work
 from parakeet.data.documents import parts, read_documents
+from parakeet.data.tokens.shards import SPLITS
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.tokenizer import Tokenizer
@@ -19,70 +19,42 @@ from parakeet.tokenizer import Tokenizer
 WAIT_SECONDS = 600.0
 
 
-@dataclass(frozen=True)
-class Tokenising:
-    """Seconds of every round over `n_bytes` of text: the whole stage, bare tiktoken's process, and its encoding alone.
-
-    `starting` is the stage over next to no text: processes, imports, a tokenizer in each.
-    """
-
-    n_bytes: int
-    documents: int
-    stage: tuple[float, ...]
-    starting: tuple[float, ...]
-    bare: tuple[float, ...]
-    bare_with_start: tuple[float, ...]
-
-    @property
-    def ratio(self) -> float | None:
-        """The stage's speed beside bare encoding's, both without their start; None when the stage is only its start."""
-        working = median(self.stage) - median(self.starting)
-        return median(self.bare) / working if working > 0 else None
-
-    @property
-    def whole_ratio(self) -> float:
-        """The speed of the whole stage, with its start, beside bare encoding without one."""
-        return median(self.bare) / median(self.stage)
-
-    def as_json(self) -> dict[str, Any]:
-        return {**asdict(self), "ratio": self.ratio, "whole_ratio": self.whole_ratio}
-
-
-def measure_tokenising(
+def measure_tokenizing(
     recipe: Recipe, inputs: Mapping[str, Path], rounds: int, scratch: Path, progress: Progress
-) -> Tokenising:
-    """The stage and bare tiktoken in turn, on the same documents."""
+) -> dict[str, Any]:
+    """The stage and bare tiktoken in turn, on the same documents: seconds of every round.
+
+    `stage` is the whole stage; `starting` the stage over next to no text, which starts processes and loads a tokenizer
+    in each; `bare_with_start` the whole process of bare tiktoken, and `bare` its encoding alone. `ratio` is the speed
+    of the stage beside bare encoding, both without their start; None if the stage took no longer than its start.
+    """
     make = STAGES["token_shards"][0]
-    short = {**inputs, "deduplicated_documents": scratch / "short"}
     workers = recipe.executor.workers
     write_documents(scratch / "short", ["Hello there."] * 2 * workers, workers)
     works = {
         "stage": (make, inputs),
-        "starting": (make, short),
-        "bare": (f"{__name__}:encode_bare", inputs),
+        "starting": (make, {**inputs, "deduplicated_documents": scratch / "short"}),
+        "bare_with_start": (f"{__name__}:encode_bare", inputs),
     }
     samples: dict[str, list[Ran]] = {name: [] for name in works}
     for number in range(rounds):
         for name, (work, read) in works.items():
-            progress.say(f"tokenise, {name}, round {number + 1} of {rounds}")
+            progress.say(f"tokenize, {name}, round {number + 1} of {rounds}")
             samples[name].append(run_work(work, recipe, read, scratch / name))
             shutil.rmtree(scratch / name)
-    counts = samples["stage"][0].counts
-    seconds = {name: tuple(ran.seconds for ran in rans) for name, rans in samples.items()}
-    return Tokenising(
-        n_bytes=counts["train"]["bytes"] + counts["held_out"]["bytes"],
-        documents=counts["train"]["documents"] + counts["held_out"]["documents"],
-        stage=seconds["stage"],
-        starting=seconds["starting"],
-        bare=tuple(ran.counts["seconds"] for ran in samples["bare"]),
-        bare_with_start=seconds["bare"],
-    )
+    splits = [samples["stage"][0].counts[split] for split in SPLITS]
+    seconds = {name: [ran.seconds for ran in rans] for name, rans in samples.items()}
+    seconds["bare"] = [ran.counts["seconds"] for ran in samples["bare_with_start"]]
+    working = median(seconds["stage"]) - median(seconds["starting"])
+    ratio = median(seconds["bare"]) / working if working > 0 else None
+    totals = {"bytes": sum(split["bytes"] for split in splits), "documents": sum(s["documents"] for s in splits)}
+    return {**totals, **seconds, "ratio": ratio}
 
 
 def encode_bare(recipe: Recipe, inputs: Mapping[str, Path], output: Path, progress: Progress) -> dict[str, Any]:
     """Work for `run_work`: tiktoken's own call on texts in memory, in as many processes as there are workers.
 
-    Returns {"seconds", "tokens"}. The time runs from when all have their texts until the last has its ids.
+    The time runs from when all processes have their texts until the last has its ids.
     """
     workers = recipe.executor.workers
     # Like the workers of a stage, these inherit nothing.

@@ -18,6 +18,7 @@ from typing import Any
 
 from parakeet import __version__
 from parakeet.errors import ParakeetError
+from parakeet.formatting import format_bytes
 from parakeet.locking import exclusive
 from parakeet.progress import Progress
 
@@ -25,38 +26,37 @@ MANIFEST_FILE = "manifest.json"
 SCHEMA_VERSION = 1
 PARTIAL_PREFIX = ".partial-"
 WORK_FOLDER = "work"
-"""What a stage needs only while it works: no part of the artefact, and taken away when that is finished."""
+"""A stage's scratch folder: no part of the artefact, and removed when that is finished."""
 SPARE_BYTES = 64 << 20
-"""Room that is left free beyond what a stage expects to write."""
+"""Disk space to leave free beyond what a stage expects to write."""
 
 Make = Callable[[Path, Progress], dict[str, Any]]
-"""Fills a directory and returns the counts that the manifest and the metadata show. The directory is empty but for what
-an interrupted try of a resumable stage left there."""
+"""Fills a directory and returns the counts that the manifest keeps. The directory is empty, or holds what an
+interrupted try of a resumable stage left."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """One artefact to be made: everything that its fingerprint covers, and what it needs.
-
-    `inputs` maps names to artefacts; `files` maps names of raw input files to their sha256. `records` are
-    files that tell of the making (speeds, times): they are verified but are no part of the content digest.
-    `folder` is the stage's own under the root, where it is not called after the stage. A `resumable` stage finds in
-    its directory what an interrupted try of the same work left there. `recipe` is the recipe's name, for people.
-    `earlier` is the fingerprint that the version before this one gave the same work, and the stage's version then:
-    what it made is found, and what it began is continued if the stage's version is still the same.
-    """
+    """One artefact to make. The fingerprint covers the first five fields."""
 
     stage: str
     version: int
     settings: dict[str, Any]
     inputs: "Mapping[str, Artifact]" = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
+    """Raw input files: name to sha256."""
     records: tuple[str, ...] = ()
+    """Files about the making (speeds, times). They are verified, but are not part of the content digest."""
     expected_bytes: int = 0
     folder: str = ""
+    """Folder under the root; the stage's name by default."""
     resumable: bool = False
+    """Whether an interrupted try is continued."""
     recipe: str = ""
+    """The recipe's name, for people."""
     earlier: tuple[str, int] | None = None
+    """The fingerprint that the previous version of Parakeet gave this work, and the stage's version then. What it made
+    is found. What it began is continued if the stage's version is still the same."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "folder", self.folder or self.stage)
@@ -102,7 +102,7 @@ class Artifact:
 
     @classmethod
     def open(cls, path: Path) -> "Artifact":
-        """Read a manifest; ParakeetError if there is none or it cannot be read."""
+        """Read a manifest. ParakeetError if it is missing or cannot be read."""
         file = path / MANIFEST_FILE
         try:
             manifest = json.loads(file.read_text(encoding="utf-8"))
@@ -110,14 +110,14 @@ class Artifact:
                 raise ParakeetError(f"{file} has schema {manifest['schema']}; this Parakeet reads {SCHEMA_VERSION}.")
             return cls(path, manifest)
         except (FileNotFoundError, NotADirectoryError):
-            raise ParakeetError(f"{path} is no artefact: it has no {MANIFEST_FILE}.") from None
+            raise ParakeetError(f"{path} is not an artefact: it has no {MANIFEST_FILE}.") from None
         except (ValueError, KeyError, TypeError) as error:
             raise ParakeetError(f"{file} cannot be read as a manifest ({error}).") from None
 
     def check(self, thorough: bool = False) -> None:
-        """Raise ParakeetError unless every file is there and as it was made.
+        """Raise ParakeetError if a file is missing or changed.
 
-        Sizes and modification times are compared; where a time differs, or if `thorough`, the sha256 is.
+        Sizes and modification times are compared. If a time differs, or if `thorough`, the sha256 is compared too.
         """
         for name, entry in self.manifest["files"].items():
             path = self.path / name
@@ -159,22 +159,29 @@ class Store:
     def ensure(self, work: Work, make: Make, progress: Progress, force: bool = False) -> tuple[Artifact, bool]:
         """The artefact of this work, and whether it had to be made.
 
-        Whoever comes second waits for the first, then finds what that one made.
+        A second process waits for the first, then finds what it made.
         """
         lock = self.root / ".locks" / f"{work.stage}.lock"
-        self._writable(lock.parent)
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise explain_os_error(error, "preparing the assets folder") from None
+        if not os.access(self.root, os.W_OK):
+            raise ParakeetError(f"{self.root} cannot be written to: change its permissions, or set PARAKEET_HOME.")
+        latest = self.root / work.folder / "latest"
         with exclusive(lock, f"{work.stage} is being made", progress):
-            found = None if force else self.find(work)
-            if found is None:
-                for artifact in work.inputs.values():
-                    artifact.check(thorough=True)
+            artifact = None if force else self.find(work)
+            made = artifact is None
+            if artifact is None:
+                for read in work.inputs.values():
+                    read.check(thorough=True)
                 self._take_over(work, progress)
                 self._require_space(work, force)
-            artifact = found or self._make(work, make, progress, force)
-            if found is not None and (self.root / work.folder / "latest").resolve() != found.path.resolve():
-                found.check(thorough=True)
-            point_link(self.root / work.folder / "latest", artifact.path.name)
-        return artifact, found is None
+                artifact = self._make(work, make, progress, force)
+            elif latest.resolve() != artifact.path.resolve():
+                artifact.check(thorough=True)
+            point_link(latest, artifact.path.name)
+        return artifact, made
 
     def directories(self, folder: str) -> list[Path]:
         """The finished artefacts in one stage's folder."""
@@ -185,19 +192,19 @@ class Store:
         return sorted(path for path in (self.root / folder).glob(f"{PARTIAL_PREFIX}*") if path.is_dir())
 
     def begun(self, work: Work) -> list[Path]:
-        """The directories of an unfinished try of this work: `ensure` continues the first that is there."""
-        names = [work.fingerprint]
-        if work.earlier is not None and work.earlier[1] == work.version:
-            names.append(work.earlier[0])
-        return [self.root / work.folder / f"{PARTIAL_PREFIX}{name}" for name in names]
+        """Where an unfinished try of this work may be: `ensure` continues the first that exists."""
+        partial = self.partial_of(work)
+        if work.earlier is None or work.earlier[1] != work.version:
+            return [partial]
+        return [partial, partial.with_name(f"{PARTIAL_PREFIX}{work.earlier[0]}")]
 
     @staticmethod
     def note_beside(partial: Path) -> Path:
-        """The file that tells which stage and recipe began an unfinished directory."""
+        """The file with the stage and recipe of an unfinished directory."""
         return partial.with_name(f"{partial.name}.json")
 
     def partial_of(self, work: Work) -> Path:
-        """Where a work lies until it is whole."""
+        """The directory of a work until it is complete."""
         return self.root / work.folder / f"{PARTIAL_PREFIX}{work.fingerprint}"
 
     def _made(self, folder: str) -> Iterator[tuple[str, int, Path]]:
@@ -206,20 +213,20 @@ class Store:
             if number.isdigit() and not path.name.startswith(".") and path.is_dir() and not path.is_symlink():
                 yield fingerprint, int(number), path
 
-    def _make(self, work: Work, make: Make, progress: Progress, fresh: bool) -> Artifact:
+    def _make(self, work: Work, make: Make, progress: Progress, force: bool) -> Artifact:
         started = time.time()
         partial = self.partial_of(work)
         try:
-            if fresh or not work.resumable:
+            if force or not work.resumable:
                 shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True, exist_ok=True)
             inputs = [artifact.path.relative_to(self.root).as_posix() for artifact in work.inputs.values()]
             note = {"stage": work.stage, "recipe": work.recipe, "resumable": work.resumable, "inputs": inputs}
             replace_file(self.note_beside(partial), json.dumps(note) + "\n")
-            for torn in partial.glob(".*"):  # what `replace_file` was writing when it was killed
+            for torn in partial.glob(".*"):  # `replace_file` was writing it when it was killed
                 if torn.suffix[1:].isdigit():
                     torn.unlink()
-            # Hashing tens of gigabytes takes minutes: what was killed after it has nothing left to do.
+            # Hashing tens of gigabytes takes minutes. A try that was killed after it only lacks the rename.
             if not (partial / MANIFEST_FILE).is_file():
                 counts = make(partial, progress)
                 manifest = self._manifest(work, partial, counts, started)
@@ -268,7 +275,7 @@ class Store:
         }
 
     def _take_over(self, work: Work, progress: Progress) -> None:
-        """Continue what the version before this one began, if its stage made the same artefact."""
+        """Continue what the previous version of Parakeet began, if the stage's version is the same."""
         partial = self.partial_of(work)
         for begun in self.begun(work):
             if begun.is_dir() and not partial.exists():
@@ -277,37 +284,29 @@ class Store:
             left = partial.with_name(f"{PARTIAL_PREFIX}{work.earlier[0]}")
             if left.is_dir():
                 progress.say(
-                    f"{work.stage} starts from the beginning: {left} was begun by an earlier Parakeet, which wrote "
-                    "another format. Remove it with: parakeet clean --unfinished --yes"
+                    f"{work.stage} starts from the beginning: {left} is from an earlier Parakeet, which used another "
+                    "format. Remove it with: parakeet clean --unfinished --yes"
                 )
 
-    def _require_space(self, work: Work, fresh: bool) -> None:
+    def _require_space(self, work: Work, force: bool) -> None:
         free = shutil.disk_usage(self.root).free
-        begun = [] if fresh or not work.resumable else self.partial_of(work).rglob("*")
+        begun = [] if force or not work.resumable else self.partial_of(work).rglob("*")
         there = sum(path.stat().st_size for path in begun if path.is_file())
         need = max(0, work.expected_bytes - there) + SPARE_BYTES
         if free < need:
             raise ParakeetError(
-                f"Too little disk space for {work.stage}: it needs about {need / 1e9:,.1f} GB and {self.root} has "
-                f"{free / 1e9:,.1f} GB free. Free some (parakeet clean lists what nothing refers to), or set "
+                f"Too little disk space for {work.stage}: it needs about {format_bytes(need)} and {self.root} has "
+                f"{format_bytes(free)} free. Free some (parakeet clean lists what nothing refers to), or set "
                 "PARAKEET_HOME to a folder on a larger disk."
             )
 
-    def _writable(self, locks: Path) -> None:
-        try:
-            locks.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise explain_os_error(error, "preparing the assets folder") from None
-        if not os.access(self.root, os.W_OK):
-            raise ParakeetError(f"{self.root} cannot be written to: change its permissions, or set PARAKEET_HOME.")
-
 
 def explain_os_error(error: OSError, doing: str) -> ParakeetError:
-    """What went wrong with a file, for a person; what was there before is as it was."""
+    """A message for the user."""
     where = f" ({error.filename})" if error.filename else ""
     return ParakeetError(
-        f"{error.strerror or error}{where} while {doing}. Nothing that was there before was lost or replaced. "
-        "Correct it (free space, permissions) and run the same command again."
+        f"{error.strerror or error}{where} while {doing}. Nothing that was there before was lost or replaced. Check "
+        "disk space and permissions, then run the same command again."
     )
 
 

@@ -2,12 +2,15 @@
 
 import json
 import sys
+from typing import Any
 
 from parakeet.chat.session import Session
 from parakeet.errors import ParakeetError
+from parakeet.evaluation.base import measured
 from parakeet.evaluation.exact_match import NOT_APPLICABLE
 from parakeet.evaluation.metrics import EVALUATION_FILE
 from parakeet.evaluation.replies import GREEDY
+from parakeet.formatting import format_percent, render_table
 from parakeet.generation.engine import load_engine
 from parakeet.home import home, latest_release
 from parakeet.release.verify import open_release
@@ -29,25 +32,21 @@ def main() -> int:
         reply = "".join(step.text for step in Session(engine, GREEDY).reply(message))
         print(f"Human: {sanitise(message)}\nParakeet: {sanitise(reply)}\n")
     _print_scores(evaluation, tasks)
-    print("Chat with it:  .venv/bin/parakeet chat")
+    print("\nChat with it:  .venv/bin/parakeet chat")
     return 0
 
 
-def _print_scores(evaluation: dict[str, object], tasks: dict[str, dict[str, object]]) -> None:
+def _print_scores(evaluation: dict[str, Any], tasks: dict[str, dict[str, Any]]) -> None:
     if tasks:
+        rows = [(task, format_percent(found["accuracy"]), f"of {found['questions']}") for task, found in tasks.items()]
         print("Held-out questions answered exactly (their text is in no training document):")
-        for task, figures in tasks.items():
-            print(f"  {task:<12}{figures['accuracy']:>7.1%}  of {figures['questions']}")
-    print("\nHeld-out bits per byte (lower is better):")
-    print(f"  {'source':<20}{'model':>8}{'unigram':>9}{'xz -9':>8}")
-    by_source = evaluation["bits_per_byte"]
-    assert isinstance(by_source, dict)
-    for name, bits in by_source.items():
-        if bits is None:
-            print(f"  {name:<20}too little held-out text to measure")
-        else:
-            print(f"  {name:<20}{bits['model']:>8.3f}{bits['unigram']:>9.3f}{bits['xz']:>8.3f}")
-    print()
+        print(render_table(("", "", ""), rows, right=(1,)))
+    bits_per_byte = [
+        (source, *(f"{bits[key]:.3f}" for key in ("model", "unigram", "xz")))
+        for source, bits in measured(evaluation["bits_per_byte"]).items()
+    ]
+    print("\nHeld-out bits per byte (lower is better), for sources with enough held-out text:")
+    print(render_table(("source", "model", "unigram", "xz -9"), bits_per_byte, right=(1, 2, 3)))
 
 
 if __name__ == "__main__":

@@ -52,9 +52,9 @@ _VERSIONS = {
     "packing_plan": (3, 3),
     "data_card": (1, 2),
     "checkpoint": (1, 1),
-    "evaluation": (2, 2),
-    "release": (1, 1),
-    "original_model": (1, 1),
+    "evaluation": (2, 3),
+    "release": (1, 2),
+    "original_model": (1, 2),
     "source_files": (2, 2),
 }
 """The version that a stage had in 0.1, and the newest one whose artefacts may still be those of 0.1."""

@@ -8,7 +8,7 @@ from parakeet.artifact import explain_os_error, replace_file, sha256_of
 
 
 class HashCache:
-    """sha256 of files; a file whose size and time are as they were is not read again."""
+    """sha256 of files. A file is read again only if its size or modification time changed."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -18,7 +18,7 @@ class HashCache:
             self._known = {}
 
     def sha256(self, files: Iterable[Path]) -> dict[Path, str]:
-        """Hashes by file; ParakeetError where one cannot be read."""
+        """Hashes by file. ParakeetError if one cannot be read."""
         known, result = dict(self._known), {}
         for file in files:
             try:
@@ -35,7 +35,7 @@ class HashCache:
         return result
 
     def forget(self, file: Path) -> None:
-        """Read the file again the next time, although it may look as it was."""
+        """Read the file again next time, even if size and time are the same."""
         name = str(file.resolve())
         if name in self._known:
             self._remember({known: entry for known, entry in self._known.items() if known != name})

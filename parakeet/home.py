@@ -7,7 +7,7 @@ import platformdirs
 
 
 def checkout() -> Path | None:
-    """The root of the checkout that this code runs from, or None where it is installed."""
+    """The root of the checkout that this code runs from, or None if it is installed."""
     root = Path(__file__).resolve().parent.parent
     return root if (root / "workspace.yaml").is_file() and (root / "pyproject.toml").is_file() else None
 
@@ -41,5 +41,5 @@ def runs_folder(root: Path) -> Path:
 
 
 def hashes_file(root: Path) -> Path:
-    """What is known of files outside the store: path, size and time of change to sha256."""
+    """The cache of `HashCache`: sha256 of files outside the store."""
     return root / ".hashes.json"

@@ -92,7 +92,7 @@ def test_a_stage_inside_a_folder_of_stages(tmp_path: Path) -> None:
     assert (tmp_path / made.manifest["inputs"]["x"]["path"]).resolve() == nested.path.resolve()
 
 
-def test_a_missing_latest_is_mended(tmp_path: Path) -> None:
+def test_a_missing_latest_is_repaired(tmp_path: Path) -> None:
     store = Store(tmp_path)
     artifact, _ = store.ensure(work(), write_letters, Progress())
     link = tmp_path / "letters" / "latest"
@@ -102,7 +102,7 @@ def test_a_missing_latest_is_mended(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"aab", b"", b"aaaa", None])
-def test_one_changed_byte_is_named_with_the_command_that_mends_it(tmp_path: Path, content: bytes | None) -> None:
+def test_one_changed_byte_is_named_with_the_command_that_repairs_it(tmp_path: Path, content: bytes | None) -> None:
     store = Store(tmp_path)
     artifact, _ = store.ensure(work(), write_letters, Progress())
     file = artifact.path / "part" / "a.txt"
@@ -149,7 +149,7 @@ def test_a_failing_stage_leaves_the_old_world(tmp_path: Path) -> None:
     assert store.directories("letters") == [artifact.path]
 
 
-def test_too_little_space_is_said_before_anything_is_made(tmp_path: Path) -> None:
+def test_too_little_space_is_reported_before_anything_is_made(tmp_path: Path) -> None:
     huge = Work("letters", 1, {}, expected_bytes=1 << 60)
     with pytest.raises(ParakeetError, match="Too little disk space for letters"):
         Store(tmp_path).ensure(huge, lambda output, progress: pytest.fail("made"), Progress())
@@ -215,7 +215,7 @@ def test_kill_9_at_any_moment_leaves_the_old_world_or_the_new(tmp_path: Path, se
     assert len(made.manifest["files"]) == 200
 
 
-def test_the_second_of_two_builds_waits_and_says_for_whom(tmp_path: Path) -> None:
+def test_the_second_of_two_builds_waits_and_names_the_first(tmp_path: Path) -> None:
     first = run_script(tmp_path, pause=0.01)
     assert first.stdout is not None
     first.stdout.readline()
@@ -228,7 +228,7 @@ def test_the_second_of_two_builds_waits_and_says_for_whom(tmp_path: Path) -> Non
     assert len(Store(tmp_path).directories("letters")) == 1
 
 
-def test_a_read_only_folder_is_said(tmp_path: Path) -> None:
+def test_a_read_only_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / ".locks").mkdir()
     tmp_path.chmod(0o555)
     process = run_script(tmp_path, prefix=without_root_rights())
@@ -239,7 +239,7 @@ def test_a_read_only_folder_is_said(tmp_path: Path) -> None:
     assert f"{tmp_path} cannot be written to: change its permissions, or set PARAKEET_HOME" in errors
 
 
-def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(ParakeetError, match="preparing the assets folder"):
         Store(tmp_path / "file" / "assets").ensure(work(), write_letters, Progress())
@@ -247,7 +247,7 @@ def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "{}", '{"schema": 99}', "[1]"])
 def test_a_broken_manifest_is_refused(tmp_path: Path, text: str) -> None:
-    with pytest.raises(ParakeetError, match="no artefact"):
+    with pytest.raises(ParakeetError, match="not an artefact"):
         Artifact.open(tmp_path)
     (tmp_path / "manifest.json").write_text(text, encoding="utf-8")
     with pytest.raises(ParakeetError, match=r"manifest\.json"):

@@ -1,4 +1,4 @@
-"""Stages that go on inside themselves: what an interrupted try left, at whichever instant it was killed."""
+"""Resumable stages continue what an interrupted try left, whenever it was killed."""
 
 import os
 import shutil
@@ -42,14 +42,14 @@ def undisturbed(folder: Path) -> Artifact:
     return store.ensure(WORK, write_letters, Progress())[0]
 
 
-def test_it_goes_on_where_it_stood_and_leaves_no_scratch(tmp_path: Path) -> None:
+def test_it_continues_where_it_stopped_and_leaves_no_scratch(tmp_path: Path) -> None:
     artifact = undisturbed(tmp_path)
     assert sorted(artifact.manifest["files"]) == ["a.txt", "b.txt", "c.txt"]
     assert sorted(path.name for path in artifact.path.iterdir()) == ["a.txt", "b.txt", "c.txt", "manifest.json"]
     assert not (tmp_path / PARTIAL).exists()
 
 
-def test_forced_it_begins_anew(tmp_path: Path) -> None:
+def test_with_force_it_starts_over(tmp_path: Path) -> None:
     store = Store(tmp_path)
     with pytest.raises(Interrupted):
         store.ensure(WORK, write_letters, Progress())

@@ -53,7 +53,7 @@ def test_clean_on_an_empty_home_has_nothing_to_do(tmp_path: Path) -> None:
 def test_verify_refuses_a_folder_that_is_no_artefact(tmp_path: Path) -> None:
     status, output = run("verify", str(tmp_path), home=tmp_path)
     assert status == 1
-    assert "is no artefact" in output
+    assert "is not an artefact" in output
 
 
 def test_help_names_every_command(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import click
 
-_THREADS = click.option(
+THREADS = click.option(
     "--threads", type=click.IntRange(0), default=0, help="CPU threads.  [default: what torch chooses]"
 )
 
@@ -26,7 +26,7 @@ def bench_startup(runs: int) -> None:
 
 @bench.command("generate")
 @click.option("--recipe", "recipe_name", default="demo", show_default=True, help="Shipped recipe or recipe file.")
-@_THREADS
+@THREADS
 @click.option("--rounds", type=click.IntRange(1, 1000), default=9, show_default=True, help="Samples of each number.")
 @click.option("--compile", "compiled", is_flag=True, help="Compile the step with Inductor (a minute for each dtype).")
 def bench_generate(recipe_name: str, threads: int, rounds: int, compiled: bool) -> None:
@@ -46,7 +46,7 @@ def bench_generate(recipe_name: str, threads: int, rounds: int, compiled: bool) 
 @click.option("--recipe", "recipe_name", default="demo", show_default=True, help="Shipped recipe or recipe file.")
 @click.option("--memory", default="", metavar="SIZE", help="Cap on the GPU's memory, as 11.2GiB.")
 @click.option("--rounds", type=click.IntRange(1, 1000), help="Steps to time.  [default: 3, on a GPU 15]")
-@_THREADS
+@THREADS
 def bench_train(recipe_name: str, memory: str, rounds: int | None, threads: int) -> None:
     """Time training steps of the recipe's model, and measure their memory beside the forecast.
 

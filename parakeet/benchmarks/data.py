@@ -25,6 +25,7 @@ from parakeet.benchmarks.corpus import (
 from parakeet.benchmarks.process import Answer, MeasuringProcess, MemorySampler, print_result
 from parakeet.data.tokens.shards import SPLITS
 from parakeet.errors import ParakeetError
+from parakeet.formatting import format_bytes, format_count, format_duration, render_table
 from parakeet.progress import Progress, Task
 from parakeet.recipe import (
     Clean,
@@ -40,7 +41,7 @@ from parakeet.recipe import (
 )
 from parakeet.recipe_sources import FileSource
 
-MB, MIB = 1_000_000, 1 << 20
+MB = 1_000_000
 STAGES = {
     "documents": ("parakeet.data.reading.collect:collect_documents", ()),
     "clean_documents": ("parakeet.data.cleaning.clean:clean_documents", ("documents",)),
@@ -52,10 +53,10 @@ STAGES = {
     "packing_plan": ("parakeet.data.tokens.packing:make_packing_plan", ("token_shards",)),
 }
 """The function that does each stage's work, and what it reads."""
-ROW_TOKENS = (1024, 2048, 8192)
+SEQUENCE_LENGTHS = (1024, 2048, 8192)
 CORPUS_BYTES = 50_000_000_000
 DISK_SHARE = 4
-"""The stages need at most this many times the text on the disk."""
+"""The stages need at most this many times the size of the text on disk."""
 
 
 @dataclass(frozen=True)
@@ -74,39 +75,8 @@ class Ran:
     workers: int = 0
 
 
-@dataclass(frozen=True)
-class StageRun:
-    """One stage over a corpus. `artefact` and `scratch`: bytes on disk that it leaves, and that it worked with."""
-
-    stage: str
-    ran: Ran
-    documents: int
-    artefact: int
-    scratch: int
-
-    def as_json(self) -> dict[str, Any]:
-        ran = self.ran
-        memory = {"memory": ran.peak, "memory_main": ran.main, "memory_workers": ran.workers}
-        sizes = {"documents": self.documents, "artefact": self.artefact, "scratch": self.scratch}
-        return {"stage": self.stage, "seconds": ran.seconds, "steps": ran.tasks, **sizes, **memory}
-
-
-@dataclass(frozen=True)
-class Chain:
-    """All stages over `n_bytes` of text."""
-
-    n_bytes: int
-    runs: Sequence[StageRun]
-
-    def of(self, stage: str) -> StageRun:
-        return next(run for run in self.runs if run.stage == stage)
-
-    def rate(self, run: StageRun) -> float:
-        """Bytes a second of the corpus, which is more than reaches the later stages."""
-        return self.n_bytes / run.ran.seconds
-
-    def as_json(self) -> dict[str, Any]:
-        return {"bytes": self.n_bytes, "stages": [run.as_json() for run in self.runs]}
+Chain = dict[str, Any]
+"""All stages over a corpus: its `bytes`, and a row for each of its `stages`, as in the JSON line."""
 
 
 def run(text: Sequence[str], megabytes: int, workers: int) -> None:
@@ -120,8 +90,7 @@ def run(text: Sequence[str], megabytes: int, workers: int) -> None:
         chain = run_chain(blocks, megabytes * MB, folder / "tokenizer", workers, folder / "chain", set(), Progress())
     print_chain(chain)
     values = {"benchmark": "data", "text": [Path(path).name for path in text], "workers": workers}
-    values |= {"tokenizer": tokenizer.name, "chain": chain.as_json(), "forecast": print_forecast(chain, workers)}
-    print_result(values)
+    print_result(values | {"tokenizer": tokenizer.name, "chain": chain, "forecast": print_forecast(chain, workers)})
 
 
 def require_room(text_bytes: int) -> None:
@@ -129,7 +98,7 @@ def require_room(text_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise ParakeetError(
-            f"{folder} has {free / 1e9:,.1f} GB free, and the stages need up to {needed / 1e9:,.1f} GB. "
+            f"{folder} has {format_bytes(free)} free, and the stages need up to {format_bytes(needed)}. "
             "Make room, set TMPDIR to a folder with more, or lower --megabytes."
         )
 
@@ -142,10 +111,11 @@ def bench_recipe(workers: int, path: str = "") -> Recipe:
         clean=Clean(repetition=Repetition(), quality=Quality()),
         shards=Shards(min_held_out_bytes=0),
         packing=Packing(
-            sequence_length=ROW_TOKENS[0], then=[LaterSequences(sequence_length=n, share=0.1) for n in ROW_TOKENS[1:]]
+            sequence_length=SEQUENCE_LENGTHS[0],
+            then=[LaterSequences(sequence_length=n, share=0.1) for n in SEQUENCE_LENGTHS[1:]],
         ),
-        model=ModelSettings(layers=1, heads=1, width=8, context=max(ROW_TOKENS)),
-        training=Training(tokens=max(ROW_TOKENS), batch_tokens=max(ROW_TOKENS), learning_rate=1e-3),
+        model=ModelSettings(layers=1, heads=1, width=8, context=max(SEQUENCE_LENGTHS)),
+        training=Training(tokens=max(SEQUENCE_LENGTHS), batch_tokens=max(SEQUENCE_LENGTHS), learning_rate=1e-3),
         executor=Executor(workers=workers),
     )
 
@@ -155,23 +125,26 @@ def run_chain(
 ) -> Chain:
     """Write `n_bytes` of varied text and run every stage over it. Only the artefacts of the stages in `keep` remain."""
     corpus = folder / "corpus"
-    progress.say(f"writing {n_bytes / MB:,.0f} MB of text")
+    progress.say(f"writing {format_bytes(n_bytes)} of text")
     written = write_files(corpus, varied(blocks, n_bytes, seed=1))
     recipe = bench_recipe(workers, str(corpus))
     made = {"tokenizer": tokenizer}
-    runs = []
-    for name, (make, inputs) in STAGES.items():
-        progress.say(f"{name} of {n_bytes / MB:,.0f} MB")
+    rows = []
+    for number, (name, (make, inputs)) in enumerate(STAGES.items()):
+        progress.say(f"{name} of {format_bytes(n_bytes)}")
         output = made[name] = folder / name
         ran = run_work(make, recipe, {one: made[one] for one in inputs}, output)
         scratch = _size(output / "work")
-        runs.append(StageRun(name, ran, _documents(ran.counts), _size(output) - scratch, scratch))
+        row = {"stage": name, "seconds": ran.seconds, "steps": ran.tasks, "documents": _documents(ran.counts)}
+        row |= {"artefact": _size(output) - scratch, "scratch": scratch}
+        rows.append(row | {"memory": ran.peak, "memory_main": ran.main, "memory_workers": ran.workers})
         shutil.rmtree(output / "work", ignore_errors=True)
-        for stage in made.keys() - keep - _needed_after(name) - {"tokenizer"}:
+        needed = {one for _, later in list(STAGES.values())[number + 1 :] for one in later}
+        for stage in made.keys() - keep - needed - {"tokenizer"}:
             shutil.rmtree(made.pop(stage))
         if name == "documents":
             shutil.rmtree(corpus)
-    return Chain(written, runs)
+    return {"bytes": written, "stages": rows}
 
 
 def run_work(make: str, recipe: Recipe, inputs: Mapping[str, Path], output: Path) -> Ran:
@@ -218,48 +191,46 @@ def work(request: dict[str, Any]) -> Answer:
 
 
 def print_chain(chain: Chain) -> None:
-    click.echo(
-        f"{f'Stages over {chain.n_bytes / MB:,.0f} MB':<26}{'seconds':>9}{'MB/s':>8}{'peak MiB':>10}{'itself':>8}"
-        f"{'workers':>9}{'documents':>11}{'disk MB':>9}{'scratch':>9}"
-    )
-    for run in chain.runs:
-        ran = run.ran
-        click.echo(
-            f"  {run.stage:<24}{ran.seconds:>9.1f}{chain.rate(run) / MB:>8.2f}{ran.peak / MIB:>10,.0f}"
-            f"{ran.main / MIB:>8,.0f}{ran.workers / MIB:>9,.0f}{run.documents:>11,}{run.artefact / MB:>9,.1f}"
-            f"{run.scratch / MB:>9,.1f}"
+    columns = ("stage", "time", "text/s", "peak memory", "itself", "workers", "documents", "disk", "scratch")
+    rows = [
+        (
+            row["stage"],
+            format_duration(row["seconds"]),
+            format_bytes(chain["bytes"] / row["seconds"]),
+            *(format_bytes(row[key]) for key in ("memory", "memory_main", "memory_workers")),
+            format_count(row["documents"]),
+            *(format_bytes(row[key]) for key in ("artefact", "scratch")),
         )
-    click.echo()
+        for row in chain["stages"]
+    ]
+    click.echo(f"Stages over {format_bytes(chain['bytes'])}\n{render_table(columns, rows, right=range(1, 9))}\n")
 
 
 def print_forecast(chain: Chain, workers: int) -> list[dict[str, Any]]:
-    """What 50 GB would take at these rates: hours and disk space in proportion, start-up time included."""
-    times = CORPUS_BYTES / chain.n_bytes
-    rows: list[dict[str, Any]] = [
+    """Time and disk space for 50 GB, in proportion: start-up time grows too."""
+    times = CORPUS_BYTES / chain["bytes"]
+    forecast = [
         {
-            "stage": run.stage,
-            "megabytes_per_second": chain.rate(run) / MB,
-            "hours": times * run.ran.seconds / 3600,
-            "artefact": round(times * run.artefact),
-            "scratch": round(times * run.scratch),
+            "stage": row["stage"],
+            "hours": times * row["seconds"] / 3600,
+            "artefact": round(times * row["artefact"]),
+            "scratch": round(times * row["scratch"]),
         }
-        for run in chain.runs
+        for row in chain["stages"]
     ]
-    title = f"50 GB with {workers} worker{'' if workers == 1 else 's'}"
-    click.echo(f"{title:<26}{'MB/s':>8}{'hours':>8}{'disk GB':>10}{'scratch GB':>12}")
-    for row in rows:
-        click.echo(
-            f"  {row['stage']:<24}{row['megabytes_per_second']:>8.2f}{row['hours']:>8.2f}{row['artefact'] / 1e9:>10.1f}"
-            f"{row['scratch'] / 1e9:>12.1f}"
+    total = {key: sum(row[key] for row in forecast) for key in ("hours", "artefact")}
+    rows = [
+        (
+            row["stage"],
+            format_duration(3600 * row["hours"]),
+            format_bytes(row["artefact"]),
+            format_bytes(row["scratch"]) if "scratch" in row else "",
         )
-    hours, disk = sum(row["hours"] for row in rows), sum(row["artefact"] for row in rows)
-    click.echo(f"  {'all':<24}{'':>8}{hours:>8.2f}{disk / 1e9:>10.1f}\n")
-    return rows
-
-
-def _needed_after(name: str) -> set[str]:
-    names = list(STAGES)
-    return {needed for stage in names[names.index(name) + 1 :] for needed in STAGES[stage][1]}
+        for row in [*forecast, {"stage": "all", **total}]
+    ]
+    table = render_table(("stage", "time", "disk", "scratch"), rows, right=(1, 2, 3))
+    click.echo(f"50 GB with {workers} worker{'' if workers == 1 else 's'}\n{table}\n")
+    return forecast
 
 
 def _documents(counts: Mapping[str, Any]) -> int:

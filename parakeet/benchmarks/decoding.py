@@ -5,6 +5,7 @@ Samples are taken in rounds, one of each, so that other load on the machine slow
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,7 +25,9 @@ PREFILL = 512
 """Tokens of a prefill, up to the model's context."""
 STEPS = 3
 BUFFER_BYTES = 1 << 30
+"""Summed to measure the read bandwidth."""
 MATRIX = 4096
+"""Rows and columns of the large matrix product."""
 
 
 class StockMatrix(DenseMatrix):
@@ -40,7 +43,7 @@ def stock(weight: Tensor, arena: Arena) -> StockMatrix:
 
 
 def contexts_of(config: ModelConfig) -> tuple[int, ...]:
-    """Those of CONTEXTS after which this model (context 16 or more) can take STEPS steps; at least one."""
+    """Those of CONTEXTS that leave room for STEPS steps, or else the longest context that does."""
     most = config.context - STEPS
     return tuple(context for context in CONTEXTS if context <= most) or (most,)
 
@@ -68,19 +71,22 @@ def measure(
 
     `advance` is called after each of the `rounds` and after the one that warms up.
     """
-    machine = Machine(device)
+    buffer = torch.ones(BUFFER_BYTES // 4, device=device)
+    numbers = torch.randn(MATRIX, MATRIX, device=device)
+    matrices = {"fp32": numbers, "bf16": numbers.bfloat16()}
     samples: dict[tuple[str, Any], list[float]] = {}
     config = next(iter(decoders.values())).config
     contexts, prefill = contexts_of(config), prefill_of(config)
     caches = {name: decoder.new_cache(max(prefill, max(contexts) + STEPS)) for name, decoder in decoders.items()}
     ids = torch.randint(0, config.vocabulary_rows, (prefill,)).tolist()
     for number in range(rounds + 1):
-        taken: dict[tuple[str, Any], float] = {("read", ""): machine.read_seconds()}
-        taken |= {("matrix", dtype): machine.matrix_seconds(dtype) for dtype in ("fp32", "bf16")}
+        taken: dict[tuple[str, Any], float] = {("read", ""): seconds_of(device, buffer.sum)}
+        for dtype, matrix in matrices.items():
+            taken["matrix", dtype] = seconds_of(device, partial(F.linear, matrix, matrix))
         for name, decoder in decoders.items():
             cache = caches[name]
             cache.lengths = [0]
-            taken[name, "prefill"] = seconds_of(device, lambda d=decoder, c=cache: d.prefill(ids, c))  # type: ignore[misc]
+            taken[name, "prefill"] = seconds_of(device, partial(decoder.prefill, ids, cache))
             for context in contexts:
                 cache.lengths = [context]
                 steps = seconds_of(device, lambda d=decoder, c=cache: [d.step([1], c) for _ in range(STEPS)])  # type: ignore[misc]
@@ -101,7 +107,7 @@ def measure(
     }
     bandwidth = Sample.of([BUFFER_BYTES / seconds for seconds in samples["read", ""]])
     flops = 2 * MATRIX**3
-    rates = {dtype: Sample.of([flops / s for s in samples["matrix", dtype]]) for dtype in ("fp32", "bf16")}
+    rates = {dtype: Sample.of([flops / s for s in samples["matrix", dtype]]) for dtype in matrices}
     return speeds, bandwidth, rates
 
 
@@ -111,22 +117,3 @@ def forward_flops(decoder: Decoder, tokens: int) -> float:
     body = 2 * 12 * c.layers * c.width**2 * tokens
     attention = 2 * c.layers * c.width * tokens**2
     return float(body + attention + 2 * c.vocabulary_rows * c.width)
-
-
-class Machine:
-    """The limits of the machine: memory bandwidth and large matrix products."""
-
-    def __init__(self, device: str) -> None:
-        self._device = device
-        self._buffer = torch.ones(BUFFER_BYTES // 4, device=device)
-        numbers = torch.randn(MATRIX, MATRIX, device=device)
-        self._matrices = {"fp32": numbers, "bf16": numbers.bfloat16()}
-
-    def read_seconds(self) -> float:
-        """Seconds to sum a buffer of 1 GiB."""
-        return seconds_of(self._device, self._buffer.sum)
-
-    def matrix_seconds(self, dtype: str) -> float:
-        """Seconds of a product of 4,096 × 4,096 matrices."""
-        matrix = self._matrices[dtype]
-        return seconds_of(self._device, lambda: F.linear(matrix, matrix))

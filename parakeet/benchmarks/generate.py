@@ -14,6 +14,7 @@ from parakeet.benchmarks.precision import bits_per_byte_by_dtype
 from parakeet.benchmarks.process import Answer, MeasuringProcess, MemorySampler, print_result
 from parakeet.benchmarks.timing import Sample
 from parakeet.errors import ParakeetError
+from parakeet.formatting import format_bytes, format_duration, format_percent, render_table
 from parakeet.generation.decoder import DTYPES, Decoder
 from parakeet.model.config import ModelConfig
 from parakeet.model.transformer import Parakeet, load_model, save_model
@@ -22,7 +23,6 @@ from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.sanitise import sanitise
 
-MIB = 1 << 20
 BYTES_PER_WEIGHT = {"fp32": 4.0, "bf16": 2.0, "int8": 1.0, "int4": 0.625}
 """int4: half a byte, and a bf16 scale and zero point for every 32 weights."""
 ALLOWED_SHARE, ALLOWED_BYTES = 1.15, 1 << 29
@@ -71,7 +71,15 @@ def measure_device(directory: Path, device: str, variants: list[str], rounds: in
         speeds, bandwidth, rates = measure(decoders, device, rounds, lambda: task.advance(1))
     _print_speeds(device, speeds, bandwidth, rates)
     return {
-        "variants": {name: _as_json(variant) for name, variant in speeds.items()},
+        "variants": {
+            name: {
+                "decode_seconds": {context: sample.as_json() for context, sample in variant.decode.items()},
+                "prefill_tokens": variant.prefill_tokens,
+                "prefill_seconds": variant.prefill.as_json(),
+                "bytes_per_token": variant.bytes_per_token,
+            }
+            for name, variant in speeds.items()
+        },
         "read_bandwidth": bandwidth.as_json(),
         "matrix_rate": {dtype: rate.as_json() for dtype, rate in rates.items()},
     }
@@ -104,41 +112,30 @@ def load(request: dict[str, Any]) -> Answer:
     return {"seconds": time.perf_counter() - began, "parameters": decoder.config.parameter_count}
 
 
-def _as_json(speeds: Speeds) -> dict[str, Any]:
-    decode = {context: sample.as_json() for context, sample in speeds.decode.items()}
-    return {
-        "decode_seconds": decode,
-        "prefill_tokens": speeds.prefill_tokens,
-        "prefill_seconds": speeds.prefill.as_json(),
-        "bytes_per_token": speeds.bytes_per_token,
-    }
-
-
 def _print_speeds(device: str, speeds: dict[str, Speeds], bandwidth: Sample, rates: dict[str, Sample]) -> None:
     first, *others = speeds[STOCK].decode
-    prefill = speeds[STOCK].prefill_tokens
-    contexts = "".join(f"{f'at {context:,}':>10}" for context in others)
-    click.echo(
-        f"{device + f' at {first}':<14}{'ms/token':>9}{'tokens/s':>9}{'x stock':>9}{'GB/s':>6}{'of read':>9}{contexts}"
-    )
+    columns = [f"{device} at {first}", "ms/token", "tokens/s", "x stock", "GB/s", "of read"]
+    columns += [f"ms at {context:,}" for context in others]
+    rows: list[list[str]] = []
     for name, variant in speeds.items():
         step = variant.decode[first].median
         rate = variant.bytes_per_token / step
-        longer = "".join(f"{1e3 * variant.decode[context].median:>10.1f}" for context in others)
-        click.echo(
-            f"{name:<14}{1e3 * step:>9.1f}{1 / step:>9.1f}{speeds[STOCK].decode[first].median / step:>9.2f}"
-            f"{rate / 1e9:>6.1f}{rate / bandwidth.median:>9.0%}{longer}"
-        )
+        longer = (f"{1e3 * variant.decode[context].median:.1f}" for context in others)
+        times = (f"{1e3 * step:.1f}", f"{1 / step:.1f}", f"{speeds[STOCK].decode[first].median / step:.2f}")
+        rows.append([name, *times, f"{rate / 1e9:.1f}", format_percent(rate / bandwidth.median, 0), *longer])
+    click.echo(render_table(columns, rows, right=range(1, len(columns))))
     click.echo(f"read bandwidth {_span(bandwidth, 1e9)} GB/s (the sum of 1 GiB)\n")
-    click.echo(f"{device + ' prefill':<14}{prefill:>6} ms{'tokens/s':>9}{'TFLOP/s':>9}{'of the large product':>23}")
+    rows = []
     for name, variant in speeds.items():
         dtype = "fp32" if name == "fp32" else "bf16"
-        rate = variant.prefill_flops / variant.prefill.median
-        share = f"{rate / rates[dtype].median:.0%} of {dtype}'s"
-        click.echo(
-            f"{name:<14}{1e3 * variant.prefill.median:>9.1f}{prefill / variant.prefill.median:>9.0f}"
-            f"{rate / 1e12:>9.2f}{share:>23}"
-        )
+        seconds = variant.prefill.median
+        rate = variant.prefill_flops / seconds
+        share = f"{format_percent(rate / rates[dtype].median, 0)} of {dtype}'s"
+        times = (f"{1e3 * seconds:.1f}", f"{variant.prefill_tokens / seconds:.0f}", f"{rate / 1e12:.2f}")
+        rows.append([name, *times, share])
+    title = f"{device} prefill of {speeds[STOCK].prefill_tokens}"
+    columns = [title, "ms", "tokens/s", "TFLOP/s", "of the large product"]
+    click.echo(render_table(columns, rows, right=range(1, 5)))
     spans = ", ".join(f"{dtype} {_span(rate, 1e12)}" for dtype, rate in rates.items())
     click.echo(f"large products (4,096 square): {spans} TFLOP/s\n")
 
@@ -148,11 +145,17 @@ def _span(sample: Sample, unit: float) -> str:
 
 
 def _print_loading(loading: dict[str, dict[str, float]], left_out: dict[str, str]) -> None:
-    click.echo(f"{'loading':<14}{'seconds':>9}{'peak MiB':>10}{'allowed':>9}")
-    for dtype, loaded in loading.items():
-        peak, limit = loaded["peak_bytes"] / MIB, loaded["limit_bytes"] / MIB
-        over = "  over" if loaded["over"] else ""
-        click.echo(f"{dtype:<14}{loaded['seconds']:>9.1f}{peak:>10,.0f}{limit:>9,.0f}{over}")
+    rows = [
+        (
+            dtype,
+            format_duration(loaded["seconds"]),
+            format_bytes(loaded["peak_bytes"]),
+            format_bytes(loaded["limit_bytes"]),
+            "over" if loaded["over"] else "",
+        )
+        for dtype, loaded in loading.items()
+    ]
+    click.echo(render_table(("loading", "time", "peak memory", "allowed", ""), rows, right=(1, 2, 3)))
     for dtype, reason in left_out.items():
         click.echo(f"{dtype} is left out: {reason}")
     click.echo()

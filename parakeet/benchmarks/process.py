@@ -15,7 +15,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, TextIO
+from typing import Any
 
 import click
 
@@ -174,7 +174,7 @@ def print_result(values: Mapping[str, Any], threads: int = 0) -> None:
 
 
 def _environment(function: str, threads: int) -> dict[str, str]:
-    """With the packages of parakeet and of `function` on the path, wherever the user stands."""
+    """With the packages of parakeet and of `function` on the path, whatever the current folder is."""
     package = find_spec(function.partition(":")[0].partition(".")[0])
     places = [Path(parakeet.__file__).parents[1]]
     if package is not None and package.submodule_search_locations:
@@ -194,33 +194,29 @@ def main(function: str) -> None:
     """Answer once for every line on standard input after the first, which is the request."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print must not mix with the answers
-    request = json.loads(sys.stdin.readline())
-    module, _, name = function.partition(":")
-    answers = _answers(module, name, request)
+    answers = _answers(function, json.loads(sys.stdin.readline()))
     for _ in sys.stdin:
-        if not _answer_next(answers, out):
+        try:
+            answer = next(answers, None)
+        except ParakeetError as error:
+            answer = {"refused": str(error)}
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            answer = {"refused": OUT_OF_MEMORY}
+        if answer is None:
             break
-
-
-def _answers(module: str, name: str, request: dict[str, Any]) -> Iterator[Answer]:
-    found = getattr(import_module(module), name)(request)
-    yield from [found] if isinstance(found, dict) else found
-
-
-def _answer_next(answers: Iterator[Answer], out: TextIO) -> bool:
-    try:
-        answer = next(answers, None)
-    except ParakeetError as error:
-        answer = {"refused": str(error)}
-    except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
-            raise
-        answer = {"refused": OUT_OF_MEMORY}
-    if answer is not None:
         torch = sys.modules.get("torch")
         threads = {} if torch is None else {"threads": torch.get_num_threads()}
         print(json.dumps(answer | threads), file=out, flush=True)
-    return answer is not None and "refused" not in answer
+        if "refused" in answer:
+            break
+
+
+def _answers(function: str, request: dict[str, Any]) -> Iterator[Answer]:
+    module, _, name = function.partition(":")
+    found = getattr(import_module(module), name)(request)
+    yield from [found] if isinstance(found, dict) else found
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -10,6 +10,7 @@ import click
 
 from parakeet.benchmarks.process import print_result
 from parakeet.errors import ParakeetError
+from parakeet.formatting import format_duration, render_table
 from parakeet.home import home
 from parakeet.stages import ACTIVE_RECIPE_FILE, Build, active_recipe
 
@@ -31,12 +32,12 @@ def run(runs: int) -> None:
         "build with nothing to do": lambda: _whole((*PARAKEET, "build", "--recipe", str(root / ACTIVE_RECIPE_FILE))),
     }
     results = {}
-    click.echo(f"{'':<28}{'min':>8}{'median':>8}{'max':>8}{'target':>8}   seconds, {runs} runs each")
     for name, measure in measures.items():
         seconds = sorted(measure() for _ in range(runs))
-        low, middle, high = seconds[0], statistics.median(seconds), seconds[-1]
-        click.echo(f"{name:<28}{low:>8.2f}{middle:>8.2f}{high:>8.2f}{TARGETS[name]:>8.1f}")
-        results[name] = {"min": round(low, 3), "median": round(middle, 3), "max": round(high, 3)}
+        found = {"min": seconds[0], "median": statistics.median(seconds), "max": seconds[-1]}
+        results[name] = {what: round(value, 3) for what, value in found.items()}
+    rows = [(name, *map(format_duration, (*found.values(), TARGETS[name]))) for name, found in results.items()]
+    click.echo(render_table((f"{runs} runs each", "min", "median", "max", "target"), rows, right=range(1, 5)))
     print_result({"benchmark": "startup", "runs": runs, "seconds": results})
 
 

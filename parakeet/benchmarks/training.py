@@ -11,6 +11,7 @@ from parakeet.benchmarks.process import OUT_OF_MEMORY, print_result
 from parakeet.benchmarks.steps import Measurement, Steps, measure_steps
 from parakeet.benchmarks.timing import Sample
 from parakeet.errors import ParakeetError
+from parakeet.formatting import format_bytes, format_percent
 from parakeet.model.config import ModelConfig
 from parakeet.model.transformer import best_device
 from parakeet.plan import vocabulary_rows
@@ -19,9 +20,8 @@ from parakeet.sanitise import sanitise
 from parakeet.training.device import memory_budget
 from parakeet.training.forecast import ExecutionChoice, choose
 from parakeet.training.gpus import find_gpu
-from parakeet.training.memory import GIB, parse_memory
+from parakeet.training.memory import parse_memory
 
-MIB = 1 << 20
 SECONDS = 240.0
 """The most for one configuration on a GPU; compiling takes most of it."""
 ROUNDS = {"cpu": 3, "cuda": 15}
@@ -85,6 +85,10 @@ class Row:
         return cls(configuration, speed, memory, steps.device, mfu, mfu_palm)
 
     @property
+    def length(self) -> int:
+        return self.configuration.measurement.sequence_length
+
+    @property
     def out_of_memory(self) -> bool:
         return self.refused.startswith(OUT_OF_MEMORY)
 
@@ -129,9 +133,8 @@ def run(recipe: Recipe, memory: str, rounds: int | None, threads: int) -> None:
     rows = []
     for configuration in _configurations(config, recipe.training, recipe.packing.sequence_length, budget, device, cap):
         if configuration.needed > budget:
-            rows.append(
-                Row(configuration, refused=f"not measured: it needs about {configuration.needed / GIB:.1f} GiB")
-            )
+            refused = f"not measured: it needs about {format_bytes(configuration.needed)}"
+            rows.append(Row(configuration, refused=refused))
         else:
             rows.append(measured(configuration, rounds, threads))
         print_row(rows[-1])
@@ -179,12 +182,12 @@ def _configurations(
 
 
 def print_heading(name: str, config: ModelConfig, device: str, cap: int) -> None:
-    limit = f", at most {cap / GIB:.2f} GiB" if cap else ""
+    limit = f", at most {format_bytes(cap)}" if cap else ""
     click.echo(f"{sanitise(name)}: {config.parameter_count:,} parameters, random weights, on {device}{limit}")
     if device == "cpu":
-        click.echo("Memory: what a step takes besides weights and optimizer state.")
+        click.echo("Memory is what a step takes beside weights and optimizer state.")
     click.echo(
-        f"\n{'activation checkpointing':<36}{'length':>7}{'rows':>5}{'memory MiB':>11}{'forecast':>9}{'off':>8}"
+        f"\n{'activation checkpointing':<36}{'length':>7}{'rows':>5}{'memory':>11}{'forecast':>11}{'off':>8}"
         f"{'tokens/s':>10}{'low to high':>20}{'MFU':>9}{'PaLM':>9}"
     )
 
@@ -197,15 +200,9 @@ def print_row(row: Row) -> None:
         return
     off = "" if row.deviation is None else f"{row.deviation:+.1%}"
     span = f"{row.speed.low:,.0f} to {row.speed.high:,.0f}"
+    memory, expected = ("" if size is None else format_bytes(size) for size in (row.memory, forecast))
+    mfu, palm = ("unknown" if share is None else format_percent(share) for share in (row.mfu, row.mfu_palm))
     click.echo(
-        f"{begin}{mebibytes(row.memory):>11}{mebibytes(forecast):>9}{off:>8}{row.speed.median:>10,.0f}{span:>20}"
-        f"{_share(row.mfu):>9}{_share(row.mfu_palm):>9}" + ("  <- auto" if row.configuration.auto else "")
+        f"{begin}{memory:>11}{expected:>11}{off:>8}{row.speed.median:>10,.0f}{span:>20}"
+        f"{mfu:>9}{palm:>9}" + ("  <- auto" if row.configuration.auto else "")
     )
-
-
-def mebibytes(n_bytes: int | None) -> str:
-    return "" if n_bytes is None else f"{n_bytes / MIB:,.0f}"
-
-
-def _share(share: float | None) -> str:
-    return "unknown" if share is None else f"{share:.1%}"

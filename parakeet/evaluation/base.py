@@ -1,10 +1,8 @@
 """What a metric of the evaluation is. A new one is one file with a subclass, and a line in `METRICS`.
 
-Modules of metrics are imported wherever figures are shown, so they import nothing heavy: what needs torch is imported
-inside `measure`.
+Modules of metrics are imported wherever figures are shown, so they import torch inside `measure` only.
 """
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
-from parakeet.sanitise import sanitise
 from parakeet.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -21,6 +18,7 @@ if TYPE_CHECKING:
     from parakeet.data.tokens.shards import TokenShards
     from parakeet.generation.engine import Engine
     from parakeet.model.transformer import Parakeet
+    from parakeet.pages import Table
 
 
 @dataclass(frozen=True)
@@ -46,8 +44,7 @@ class Metric(ABC):
     name: str
     """Its key in evaluation.json."""
     version: int = 0
-    """Raised when the same model gets other figures; the evaluation is then done again. A new metric starts at 1, since
-    0 stands for what version 2 of the stage measured."""
+    """Raised when the same model gets other figures, which repeats the evaluation. A new metric starts at 1."""
     title: str
     introduction: str = ""
     """A paragraph for the report, before the figures."""
@@ -61,15 +58,14 @@ class Metric(ABC):
         """The figures, as values of JSON. The same subject gives the same figures."""
 
     @abstractmethod
-    def render(self, figures: Any) -> str:
-        """The figures as Markdown."""
+    def render(self, figures: Any) -> list["str | Table"]:
+        """What pages show: paragraphs of plain text, and tables."""
 
     def draw(self, figures: Any, path: Path) -> None:
         """Write `plot_file`, if there is one."""
         raise NotImplementedError
 
 
-def cell(text: str) -> str:
-    """Text of a model inside a Markdown table: no pipe, tag or line break of its own takes effect."""
-    plain = sanitise(" ".join(text.split())).replace("\\", "\\\\").replace("<", "&lt;")
-    return re.sub(r"([|`*_\[\]])", r"\\\1", plain)
+def measured(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of the sources with enough held-out text; the others have None."""
+    return {source: found for source, found in figures.items() if found is not None}

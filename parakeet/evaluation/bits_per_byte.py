@@ -4,12 +4,16 @@ import lzma
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from parakeet.errors import ParakeetError
-from parakeet.evaluation.base import Metric, Subject
+from parakeet.evaluation.base import Metric, Subject, measured
+from parakeet.formatting import format_bytes
+
+if TYPE_CHECKING:
+    from parakeet.pages import Table
 
 Figures = Mapping[str, Mapping[str, Any] | None]
 
@@ -24,7 +28,7 @@ class BitsPerByte(Metric):
     name = "bits_per_byte"
     title = "Held-out bits per byte"
     introduction = (
-        "Lower is better. The unigram model has the same tokenizer; `xz -9` compresses the same bytes, concatenated."
+        "Lower is better. The unigram model uses the same tokenizer. xz -9 compresses the same bytes as one file."
     )
     plot_file = "bits_per_byte.png"
     plot_title = "Bits per byte"
@@ -38,29 +42,31 @@ class BitsPerByte(Metric):
             for source, documents in subject.documents.items()
         }
 
-    def render(self, figures: Figures) -> str:
-        rows = ["| source | documents | bytes | this model | unigram | xz -9 |", "|---|---:|---:|---:|---:|---:|"]
+    def render(self, figures: Figures) -> "list[str | Table]":
+        from parakeet.pages import Table
+
+        rows: list[tuple[object, ...]] = []
         for name, bits in figures.items():
             if bits is None:
-                rows.append(f"| {name} | | too little held out to measure | | | |")
+                rows.append((name, "too little held out to measure", "", "", "", ""))
             else:
-                columns = " | ".join(f"{bits[key]:.3f}" for key in ("model", "unigram", "xz"))
-                rows.append(f"| {name} | {bits['documents']:,} | {bits['n_bytes']:,} | {columns} |")
-        return "\n".join(rows)
+                columns = (f"{bits[key]:.3f}" for key in ("model", "unigram", "xz"))
+                rows.append((name, bits["documents"], format_bytes(bits["n_bytes"]), *columns))
+        return [Table(("source", "documents", "text", "this model", "unigram", "xz -9"), rows, right=range(1, 6))]
 
     def draw(self, figures: Figures, path: Path) -> None:
         """Bars by source: the model beside its yardsticks."""
         from matplotlib.figure import Figure
 
-        measured = {name: bits for name, bits in figures.items() if bits is not None}
-        figure = Figure(figsize=(6.4, 1.2 + 0.8 * max(1, len(measured))), dpi=100, layout="constrained")
+        sources = measured(figures)
+        figure = Figure(figsize=(6.4, 1.2 + 0.8 * max(1, len(sources))), dpi=100, layout="constrained")
         axes = figure.add_subplot()
         series = (("model", "this model", "#1b7837"), ("xz", "xz -9", "#9e9ac8"), ("unigram", "unigram", "#bdbdbd"))
         for offset, (key, label, colour) in enumerate(series):
-            positions = [index + 0.27 * (offset - 1) for index in range(len(measured))]
-            bars = axes.barh(positions, [bits[key] for bits in measured.values()], 0.25, label=label, color=colour)
+            positions = [index + 0.27 * (offset - 1) for index in range(len(sources))]
+            bars = axes.barh(positions, [bits[key] for bits in sources.values()], 0.25, label=label, color=colour)
             axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)
-        axes.set_yticks(range(len(measured)), list(measured))
+        axes.set_yticks(range(len(sources)), list(sources))
         axes.invert_yaxis()
         axes.set_xlabel("bits per byte of held-out text (lower is better)")
         axes.margins(x=0.12)
@@ -71,8 +77,7 @@ class BitsPerByte(Metric):
 
 def not_below_yardsticks(figures: Figures) -> list[str]:
     """The measured sources on which the model needs as many bits as the unigram model or `xz -9`, or more."""
-    measured = {name: bits for name, bits in figures.items() if bits is not None}
-    return [name for name, bits in measured.items() if bits["model"] >= min(bits["unigram"], bits["xz"])]
+    return [name for name, bits in measured(figures).items() if bits["model"] >= min(bits["unigram"], bits["xz"])]
 
 
 def _measure_source(subject: Subject, documents: Sequence[int], unigram: np.ndarray) -> dict[str, Any]:

@@ -8,25 +8,28 @@ documents meets something new long before the end of its training sequences; the
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import count, pairwise, takewhile
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from parakeet.errors import ParakeetError
-from parakeet.evaluation.base import Metric, Subject
+from parakeet.evaluation.base import Metric, Subject, measured
 from parakeet.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from parakeet.pages import Table
 
 FIRST_BUCKET = 16
 """Positions in the first bucket; each of the next is as long as all before it."""
-LEAST_ROWS = 2
+LEAST_SEQUENCES = 2
 """Fewer have no standard error."""
-MOST_TOKENS, ENOUGH_ROWS = 32_768, 8
+MOST_TOKENS, ENOUGH_SEQUENCES = 32_768, 8
 """No more tokens are measured than this, or than so many sequences have: 32 sequences of 1,024 take the demo's model
 4 s on two cores."""
 CAPTION = (
-    "Held-out documents one after the other, without a document mask; bars: one standard error over rows.\n"
+    "Held-out documents one after the other, without a document mask; bars: one standard error over sequences.\n"
     "A point is a power of two of positions: 0–15, 16–31, 32–63, …"
 )
 
@@ -53,38 +56,41 @@ class BitsPerByteByPosition(Metric):
         }
         return {"longest_trained_row_tokens": max(subject.recipe.packing.lengths), "sources": sources}
 
-    def render(self, figures: Mapping[str, Any]) -> str:
+    def render(self, figures: Mapping[str, Any]) -> "list[str | Table]":
         """What was measured, in words, and a table with one column for each source."""
-        sources = {name: found for name, found in figures["sources"].items() if found is not None}
+        from parakeet.pages import Table
+
+        sources = measured(figures["sources"])
         method = (
-            "Held-out documents one after the other, without a document mask, so that every position is predicted from "
-            f"all before it. The model was trained on rows of up to {figures['longest_trained_row_tokens']:,} tokens. "
-            "± is one standard error over rows."
+            "Held-out documents are joined into long sequences without a document mask, so every token is predicted "
+            "from all tokens before it in its sequence. The model was trained on sequences of up to "
+            f"{figures['longest_trained_row_tokens']:,} tokens. ± is one standard error over sequences."
         )
         if not sources:
-            return f"{method}\n\nNot measured: it takes held-out text for two rows of 32 tokens."
+            return [method, "Not measured: it needs held-out text for two sequences of 32 tokens."]
         cells = {
             (bucket["first"], bucket["last"], name): f"{bucket['bits_per_byte']:.3f} ± {bucket['standard_error']:.3f}"
             for name, found in sources.items()
             for bucket in found["buckets"]
         }
-        rows = [f"| positions | {' | '.join(sources)} |", "|---|" + "---:|" * len(sources)]
-        for first, last in sorted({(first, last) for first, last, _ in cells}):
-            columns = " | ".join(cells.get((first, last, name), "") for name in sources)
-            rows.append(f"| {first:,} to {last:,} | {columns} |")
-        columns = " | ".join(f"{found['rows']:,} of {found['row_tokens']:,} tokens" for found in sources.values())
-        return "\n".join([method, "", *rows, f"| rows measured | {columns} |"])
+        rows = [
+            (f"{first:,} to {last:,}", *(cells.get((first, last, name), "") for name in sources))
+            for first, last in sorted({(first, last) for first, last, _ in cells})
+        ]
+        lengths = (f"{found['rows']:,} of {found['row_tokens']:,} tokens" for found in sources.values())
+        rows.append(("sequences measured", *lengths))
+        return [method, Table(("positions", *sources), rows, right=range(1, len(sources) + 1))]
 
     def draw(self, figures: Mapping[str, Any], path: Path) -> None:
         """One line a source over log2 of the position, with a mark where training ended."""
         from matplotlib.figure import Figure
         from matplotlib.ticker import FuncFormatter
 
-        measured = {name: found for name, found in figures["sources"].items() if found is not None}
+        sources = measured(figures["sources"])
         trained = figures["longest_trained_row_tokens"]
         figure = Figure(figsize=(6.4, 4.0), dpi=100, layout="constrained")
         axes = figure.add_subplot()
-        for name, found in measured.items():
+        for name, found in sources.items():
             buckets = found["buckets"]
             middles = [(bucket["first"] + bucket["last"]) / 2 for bucket in buckets]
             values, errors = ([bucket[key] for bucket in buckets] for key in ("bits_per_byte", "standard_error"))
@@ -103,10 +109,10 @@ class BitsPerByteByPosition(Metric):
             fontsize=8,
             color="#636363",
         )
-        axes.set_xlabel("position in the row (tokens)")
+        axes.set_xlabel("position in the sequence (tokens)")
         axes.set_ylabel("bits per byte (lower is better)")
         axes.spines[["top", "right"]].set_visible(False)
-        if measured:
+        if sources:
             axes.legend(frameon=False, fontsize=8)
         figure.suptitle(CAPTION, fontsize=8)
         figure.savefig(path)
@@ -117,12 +123,12 @@ def _measure_source(subject: Subject, documents: Sequence[int]) -> dict[str, Any
 
     ids = read_whole(subject.held_out, documents).astype(np.int64)
     wanted = subject.recipe.evaluation.position_tokens or subject.model.config.context
-    positions, rows = _rows_that_fit(len(ids), wanted)
+    positions, count = _sequences_that_fit(len(ids), wanted)
     if positions < 2 * FIRST_BUCKET:
         return None
-    # Both (rows, positions). Neighbouring rows share one token: the last target of one is the first input of the next.
-    inputs = ids[: rows * positions].reshape(rows, positions)
-    targets = ids[1 : rows * positions + 1].reshape(rows, positions)
+    # Both (sequences, positions). The last target of a sequence is the first input of the next one.
+    inputs = ids[: count * positions].reshape(count, positions)
+    targets = ids[1 : count * positions + 1].reshape(count, positions)
     counted = ~is_control(subject.tokenizer)[targets]
     bits = _bits(subject, inputs, targets, counted)
     n_bytes = _byte_lengths(subject.tokenizer, targets)
@@ -131,30 +137,30 @@ def _measure_source(subject: Subject, documents: Sequence[int]) -> dict[str, Any
         for first, end in pairwise(_edges(positions))
         if n_bytes[:, first:end].any()
     ]
-    return {"row_tokens": positions, "rows": rows, "buckets": buckets}
+    return {"row_tokens": positions, "rows": count, "buckets": buckets}
 
 
-def _rows_that_fit(tokens: int, sequence_length: int) -> tuple[int, int]:
-    """How many positions, at most `sequence_length`, and how many rows so many tokens make."""
+def _sequences_that_fit(tokens: int, sequence_length: int) -> tuple[int, int]:
+    """How many positions, at most `sequence_length`, and how many sequences so many tokens make."""
     targets = max(tokens - 1, 0)
-    if sequence_length * LEAST_ROWS > targets:
-        sequence_length = 1 << max(0, (targets // LEAST_ROWS).bit_length() - 1)
-    return sequence_length, min(targets // sequence_length, max(ENOUGH_ROWS, MOST_TOKENS // sequence_length))
+    if sequence_length * LEAST_SEQUENCES > targets:
+        sequence_length = 1 << max(0, (targets // LEAST_SEQUENCES).bit_length() - 1)
+    return sequence_length, min(targets // sequence_length, max(ENOUGH_SEQUENCES, MOST_TOKENS // sequence_length))
 
 
 def _edges(positions: int) -> list[int]:
-    """0, 16, 32, 64, … and the number of positions."""
-    doublings = takewhile(lambda edge: edge < positions, (FIRST_BUCKET << n for n in count()))
-    return [0, *doublings, positions]
+    """0, 16, 32, 64, … and the number of positions, which is at least two buckets."""
+    doublings = (FIRST_BUCKET << n for n in range((positions - 1).bit_length()))
+    return [0, *(edge for edge in doublings if edge < positions), positions]
 
 
 def _bits(subject: Subject, inputs: np.ndarray, targets: np.ndarray, counted: np.ndarray) -> np.ndarray:
-    """−log2 p (rows, positions) of the targets, 0 where they are not counted."""
-    from parakeet.evaluation.scoring import content_nats, rows_per_batch
+    """−log2 p (sequences, positions) of the targets, 0 where they are not counted."""
+    from parakeet.evaluation.scoring import content_nats, sequences_per_batch
 
     bits = np.zeros(inputs.shape)
-    step = rows_per_batch(inputs.shape[1])
-    with subject.progress.task("bits per byte by position", len(inputs), "rows") as task:
+    step = sequences_per_batch(inputs.shape[1])
+    with subject.progress.task("bits per byte by position", len(inputs), "sequences") as task:
         for begin in range(0, len(inputs), step):
             some = slice(begin, begin + step)
             one_document = np.zeros_like(inputs[some])
@@ -174,18 +180,19 @@ def _byte_lengths(tokenizer: Tokenizer, ids: np.ndarray) -> np.ndarray:
 
 
 def _bucket(first: int, end: int, bits: np.ndarray, n_bytes: np.ndarray, tokens: int) -> dict[str, Any]:
-    """bits and n_bytes (rows, positions of the bucket). Rows are the sample, since tokens of one row are dependent."""
-    bits_of_row, bytes_of_row = bits.sum(axis=1), n_bytes.sum(axis=1)
-    ratio = bits_of_row.sum() / bytes_of_row.sum()
-    # Of a ratio of two sums over n rows: Cochran, Sampling Techniques, 1977, §6.
-    residuals = bits_of_row - ratio * bytes_of_row
-    rows = len(residuals)
-    error = math.sqrt(rows / (rows - 1) * float((residuals**2).sum())) / float(bytes_of_row.sum())
+    """bits and n_bytes: (sequences, positions of the bucket). Tokens of a sequence are dependent, so the sample is
+    the sequences."""
+    bits_of, bytes_of = bits.sum(axis=1), n_bytes.sum(axis=1)  # (sequences,)
+    ratio = bits_of.sum() / bytes_of.sum()
+    # The error of a ratio of two sums: Cochran, Sampling Techniques, 1977, §6.
+    residuals = bits_of - ratio * bytes_of
+    n = len(residuals)
+    error = math.sqrt(n / (n - 1) * float((residuals**2).sum())) / float(bytes_of.sum())
     return {
         "first": first,
         "last": end - 1,
         "tokens": tokens,
-        "n_bytes": int(bytes_of_row.sum()),
+        "n_bytes": int(bytes_of.sum()),
         "bits_per_byte": float(ratio),
         "standard_error": error,
     }

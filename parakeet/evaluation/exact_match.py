@@ -4,11 +4,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from parakeet.evaluation.base import Metric, Subject, cell
+from parakeet.evaluation.base import Metric, Subject
 from parakeet.evaluation.replies import replies_to
+from parakeet.formatting import format_percent
 
 if TYPE_CHECKING:
     from parakeet.data.questions import Question
+    from parakeet.pages import Table
 
 NOT_APPLICABLE = "not applicable"
 """The figures of a recipe without held-out questions."""
@@ -31,16 +33,17 @@ class ExactMatch(Metric):
         limits = [len(subject.tokenizer.encode(answer)) + SPARE_ANSWER_TOKENS for answer in answers]
         return accuracy(subject.questions, replies_to(subject.engine, prompts, limits))
 
-    def render(self, figures: Mapping[str, Any] | str) -> str:
+    def render(self, figures: Mapping[str, Any] | str) -> "list[str | Table]":
+        from parakeet.pages import Table
+
         if isinstance(figures, str):
-            return "Not applicable: no source of this recipe comes with held-out questions."
-        rows = ["| task | questions | exact | 95 % interval | example |", "|---|---:|---:|---|---|"]
-        for task, of_task in figures.items():
-            low, high = of_task["interval"]
-            example = f"{of_task['example']['prompt']} → {of_task['example']['reply']}"
-            share = f"{of_task['accuracy']:.1%}"
-            rows.append(f"| {task} | {of_task['questions']} | {share} | {low:.1%} to {high:.1%} | {cell(example)} |")
-        return "\n".join(rows)
+            return ["Not applicable: no source of this recipe has held-out questions."]
+        rows = []
+        for task, found in figures.items():
+            low, high = map(format_percent, found["interval"])
+            example = f"{found['example']['prompt']} → {found['example']['reply']}"
+            rows.append((task, found["questions"], format_percent(found["accuracy"]), f"{low} to {high}", example))
+        return [Table(("task", "questions", "exact", "95% interval", "example"), rows, right=(2,))]
 
 
 def accuracy(questions: Sequence["Question"], replies: Sequence[str]) -> dict[str, Any]:

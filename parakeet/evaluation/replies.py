@@ -1,16 +1,17 @@
-"""Greedy replies: to the recipe's prompts, which are the same for every model."""
+"""Greedy replies to the recipe's prompts."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from parakeet.conversation import Turn
-from parakeet.evaluation.base import Metric, Subject, cell
+from parakeet.evaluation.base import Metric, Subject
 from parakeet.sampling_settings import SamplingSettings
 from parakeet.template import render_prompt
 
 if TYPE_CHECKING:
     from parakeet.generation.engine import Engine
+    from parakeet.pages import Table
 
 GREEDY = SamplingSettings(
     temperature=0.0, top_p=1.0, min_p=0.0, frequency_penalty=0.0, presence_penalty=0.0, max_tokens=96
@@ -29,10 +30,10 @@ class Replies(Metric):
         replies = replies_to(subject.engine, prompts)
         return [{"prompt": prompt, "reply": reply} for prompt, reply in zip(prompts, replies, strict=True)]
 
-    def render(self, figures: Sequence[dict[str, str]]) -> str:
-        rows = ["| prompt | reply |", "|---|---|"]
-        rows += [f"| {cell(pair['prompt'])} | {cell(pair['reply'])} |" for pair in figures]
-        return "\n".join(rows)
+    def render(self, figures: Sequence[dict[str, str]]) -> "list[str | Table]":
+        from parakeet.pages import Table
+
+        return [Table(("prompt", "reply"), [(pair["prompt"], pair["reply"]) for pair in figures])]
 
 
 def replies_to(engine: "Engine", prompts: Sequence[str], limits: Sequence[int] | None = None) -> list[str]:

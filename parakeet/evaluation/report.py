@@ -1,4 +1,4 @@
-"""Stage `evaluation`: every metric of a model, as JSON, as a page and as plots."""
+"""The work of stage `evaluation`: every metric of a model, as JSON, as a page and as plots."""
 
 import json
 from collections.abc import Mapping
@@ -10,11 +10,12 @@ from parakeet.data.questions import read_questions
 from parakeet.data.tokens.shards import TokenShards
 from parakeet.errors import ParakeetError
 from parakeet.evaluation.base import Subject
-from parakeet.evaluation.metrics import EVALUATION_FILE, METRICS, REPORT_FILE, render_report
+from parakeet.evaluation.metrics import EVALUATION_FILE, METRICS, REPORT_FILE
 from parakeet.evaluation.scoring import choose_documents
 from parakeet.generation.decoder import Decoder
 from parakeet.generation.engine import Engine
 from parakeet.model.transformer import best_device, load_model
+from parakeet.pages import render
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.template import render_prompt
@@ -42,7 +43,8 @@ def evaluate(recipe: Recipe, inputs: Mapping[str, Path], output: Path, progress:
     )
     result = {metric.name: metric.measure(subject) for metric in METRICS}
     (output / EVALUATION_FILE).write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    (output / REPORT_FILE).write_text(render_report(recipe.name, result), encoding="utf-8")
+    report = render("evaluation.md", name=recipe.name, metrics=METRICS, evaluation=result)
+    (output / REPORT_FILE).write_text(report, encoding="utf-8")
     for metric in METRICS:
         if metric.plot_file:
             metric.draw(result[metric.name], output / metric.plot_file)
@@ -55,12 +57,12 @@ def _check_prompts(recipe: Recipe, engine: Engine) -> None:
         if tokens > engine.context:
             raise ParakeetError(
                 f"evaluation.prompts, number {number}, has {tokens:,} tokens, but the model's context is "
-                f"{engine.context:,}: shorten it in the recipe and run the same build again."
+                f"{engine.context:,}. Shorten the prompt in the recipe and run the same build again."
             )
 
 
 def _documents_by_source(recipe: Recipe, held_out: TokenShards) -> dict[str, list[int]]:
-    """The documents to measure; none of a source of which too little is held out."""
+    """The documents to measure; none of a source with too little held-out text."""
     result = {}
     for index, name in enumerate(held_out.names):
         documents = choose_documents(held_out, index, recipe.evaluation.max_bytes)

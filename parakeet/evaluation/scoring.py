@@ -53,15 +53,15 @@ def model_bits(subject: Subject, documents: Sequence[int]) -> float:
     """Bits of all content tokens, each predicted from what precedes it in its piece of a document."""
     sequence_length = subject.recipe.packing.sequence_length
     numbers = np.array(documents, np.int64)
-    rows = pack(subject.held_out.lengths()[numbers], sequence_length)
-    rows = replace(rows, document=numbers[rows.document])
+    packed = pack(subject.held_out.lengths()[numbers], sequence_length)
+    packed = replace(packed, document=numbers[packed.document])
     control = is_control(subject.tokenizer)
-    step = rows_per_batch(sequence_length)
+    step = sequences_per_batch(sequence_length)
     nats = 0.0
-    with subject.progress.task("held-out bits per byte", len(rows), "rows") as task:
-        for begin in range(0, len(rows), step):
-            some = rows.take(np.arange(begin, min(begin + step, len(rows))))
-            # inputs, following and documents: (rows of the batch, sequence_length)
+    with subject.progress.task("held-out bits per byte", len(packed), "sequences") as task:
+        for begin in range(0, len(packed), step):
+            some = packed.take(np.arange(begin, min(begin + step, len(packed))))
+            # inputs, following and documents: (sequences of the batch, sequence_length)
             placed = place_sequences(subject.held_out, some, sequence_length, subject.tokenizer.padding)
             counted = (placed.documents >= 0) & ~control[placed.following]
             nats += float(content_nats(subject.model, placed.inputs, placed.following, placed.documents, counted).sum())
@@ -69,8 +69,8 @@ def model_bits(subject: Subject, documents: Sequence[int]) -> float:
     return nats / math.log(2)
 
 
-def rows_per_batch(sequence_length: int) -> int:
-    """As many as TOKENS_PER_BATCH holds; longer rows go one by one, and take memory in proportion to their length."""
+def sequences_per_batch(sequence_length: int) -> int:
+    """As many as TOKENS_PER_BATCH holds, and at least one."""
     return max(1, TOKENS_PER_BATCH // sequence_length)
 
 
@@ -80,10 +80,10 @@ def content_nats(
 ) -> np.ndarray:
     """−log p in nats (n,) float64 of the targets where `counted` is true, in their order.
 
-    All four arrays are (rows, sequence_length).
+    All four arrays are (sequences, sequence_length).
     """
     device = model.embedding.weight.device
-    # (rows, sequence_length, width); then only the counted positions, (n, width), meet the vocabulary.
+    # (sequences, sequence_length, width); then only the counted positions, (n, width), meet the vocabulary.
     hidden = model(torch.from_numpy(inputs).to(device), torch.from_numpy(documents).to(device))
     where = torch.from_numpy(counted).to(device)
     losses = token_losses(hidden[where], model.embedding.weight, torch.from_numpy(targets).to(device)[where])

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from parakeet.artifact import Artifact
+from parakeet.evaluation.base import measured
 from parakeet.recipe import Recipe
 from parakeet.recipe_sources import settings_of
 from parakeet.stage import Check, Figures, MakeContext, Markdown, Picture, Stage, Verdict
@@ -16,22 +17,21 @@ class EvaluationStage(Stage):
     summary = "Held-out bits per byte beside two yardsticks, exact-match accuracy, and replies to fixed prompts."
     detail = "All held-out content counts, whatever was trained on; roles and ends do not."
     kinds = frozenset({"pytorch"})
-    version = 2
+    version = 3
 
     def inputs(self, recipe: Recipe) -> tuple[str, ...]:
         return ("checkpoint", "token_shards", "tokenizer", "documents")
 
     def settings(self, recipe: Recipe) -> dict[str, Any]:
-        """Beside its own section, the lengths that were trained at and how little text must not be measured."""
+        """Its own section, the sequence lengths of the training, and the least text that is measured."""
         from parakeet.evaluation.metrics import METRICS
 
-        lengths = {"sequence_length": recipe.packing.sequence_length, "longest": max(recipe.packing.lengths)}
-        bound = {"min_held_out_bytes": recipe.shards.min_held_out_bytes}
         versions = {metric.name: metric.version for metric in METRICS if metric.version}
         return {
             "evaluation": settings_of(recipe.evaluation),
-            **lengths,
-            **bound,
+            "sequence_length": recipe.packing.sequence_length,
+            "longest": max(recipe.packing.lengths),
+            "min_held_out_bytes": recipe.shards.min_held_out_bytes,
             **({"metrics": versions} if versions else {}),
         }
 
@@ -44,17 +44,16 @@ class EvaluationStage(Stage):
         return evaluate(context.recipe, context.folders, context.output, context.progress)
 
     def headline(self, counts: Mapping[str, Any]) -> str:
-        measured = {name: bits["model"] for name, bits in counts["bits_per_byte"].items() if bits}
-        return "bits per byte " + ", ".join(f"{name} {bits:.3f}" for name, bits in measured.items())
+        found = measured(counts["bits_per_byte"])
+        return "bits per byte " + ", ".join(f"{name} {bits['model']:.3f}" for name, bits in found.items())
 
     def figures(self, artifact: Artifact) -> Figures:
         from parakeet.evaluation.metrics import METRICS, REPORT_FILE
 
         counts = artifact.counts
-        measured = {name: bits["model"] for name, bits in counts["bits_per_byte"].items() if bits}
         exact = counts["exact_match"] if isinstance(counts["exact_match"], dict) else {}
         return {
-            **{f"bits_per_byte_{name}": value for name, value in measured.items()},
+            **{f"bits_per_byte_{name}": bits["model"] for name, bits in measured(counts["bits_per_byte"]).items()},
             **{f"exact_{task}": figures["accuracy"] for task, figures in exact.items()},
             "report": Markdown((artifact.path / REPORT_FILE).read_text(encoding="utf-8")),
             **{f"{m.name}_plot": Picture(artifact.path / m.plot_file) for m in METRICS if m.plot_file},
@@ -73,5 +72,4 @@ def _beats_the_yardsticks(artifact: Artifact, inputs: Mapping[str, Artifact]) ->
     by_source = artifact.counts["bits_per_byte"]
     worse = not_below_yardsticks(by_source)
     description = f"Not below both yardsticks: {', '.join(worse)}." if worse else None
-    measured = sum(bits is not None for bits in by_source.values())
-    return Verdict(not worse, description, {"sources_measured": measured})
+    return Verdict(not worse, description, {"sources_measured": len(measured(by_source))})

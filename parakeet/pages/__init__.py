@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from parakeet.formatting import (
     format_bytes,
+    format_duration,
     format_percent,
     markdown_block,
     markdown_table,
@@ -81,6 +82,7 @@ def environment(markdown: bool) -> Environment:
     environment.filters |= {
         "bytes": format_bytes,
         "count": _count,
+        "duration": format_duration,
         "fixed": lambda number, decimals: f"{number:,.{decimals}f}",
         "percent": format_percent,
         "block": lambda text: Markup(markdown_block(text)),

@@ -22,7 +22,7 @@ from parakeet.locking import exclusive
 from parakeet.model.config import ModelConfig
 from parakeet.model.original import VOCABULARY_ROWS, layout
 from parakeet.model.original_reader import RefusedCheckpoint, read_checkpoint
-from parakeet.progress import Progress
+from parakeet.progress import BYTES, Progress
 from parakeet.recipe import Generation, Recipe
 from parakeet.release.card import render_original_card
 from parakeet.release.verify import (
@@ -45,15 +45,11 @@ MAX_NAME = 64
 
 
 def import_checkpoint(
-    path: Path,
-    output: Path,
-    progress: Progress,
-    heads: int | None = None,
-    context: int | None = None,
+    path: Path, output: Path, progress: Progress, heads: int | None = None, context: int | None = None
 ) -> dict[str, Any]:
     """Fill the empty folder `output` with a release of the checkpoint at `path`: the same weights, bit for bit.
 
-    `heads` and `context` are for files whose name does not tell them. Returns counts: name, parameters, bytes,
+    `heads` and `context` are needed if the file's name lacks them. Returns counts: name, parameters, bytes,
     source_bytes, source_sha256. Raises RefusedCheckpoint if the file is not an intact, plain checkpoint in the
     original's layout; nothing in it is ever executed. The same checkpoint always makes the same release.
     """
@@ -63,17 +59,17 @@ def import_checkpoint(
     # The vocabulary comes first: it may have to be downloaded, and reading the checkpoint takes minutes.
     tokenizer = cl100k_base(known=sorted(home().glob(f"*/*/{VOCABULARY_FILE}")))
     # Hashed here, then read twice by the reader: for the CRC-32s, and to look for NaN.
-    with progress.task("import", 3 * before[0], "bytes") as task:
+    with progress.task("import", 3 * before[0], BYTES) as task:
         digest = sha256_of(path)
         task.advance(before[0])
         facts = read_checkpoint(path, output, heads, context, progress, task.advance)
     if _size_and_time(path) != before:
-        raise ParakeetError(f"{path} changed while it was read: wait until it is complete, and import it again.")
+        raise ParakeetError(f"{path} changed while it was read. Wait until it is complete, then import it again.")
     tokenizer.save(output)
     config = ModelConfig.load(output)
     source = {"file_name": path.name, "n_bytes": before[0], "sha256": digest, "tensors": facts["tensors"]}
     write_generation_config(output, name, ORIGINAL_GENERATION, tokenizer)
-    # All that is known of where the weights come from: the file does not say how they were trained.
+    # The file holds no record of the training, so this is all that is known about the weights.
     manifest = {
         "imported_from": source,
         "source_files": {path.name: digest},
@@ -84,7 +80,7 @@ def import_checkpoint(
     (output / "README.md").write_text(render_original_card(name, source, config, ORIGINAL_GENERATION), encoding="utf-8")
     write_sums(output)
     verify_release(output)
-    progress.say(f"{path.name}: {facts['parameters']:,} parameters, identical bit for bit, are now in safetensors.")
+    progress.say(f"{path.name}: {facts['parameters']:,} parameters were converted to safetensors, bit for bit.")
     return {
         "name": name,
         "parameters": facts["parameters"],
@@ -103,8 +99,8 @@ def make_original_model(
         return import_checkpoint(path, output, progress)
     except RefusedCheckpoint as error:
         raise ParakeetError(
-            f"{error} It is in {path.parent}: move it away and run the same command again to download it again, or "
-            "put the right file there."
+            f"{error} Move it out of {path.parent} and run the same command again to download it, or put the right "
+            "file there."
         ) from None
 
 
@@ -148,7 +144,7 @@ def export_original(release: Path, output: Path) -> None:
     if config.vocabulary_rows != VOCABULARY_ROWS:
         raise ParakeetError(
             f"{release} has {config.vocabulary_rows:,} vocabulary rows; the original's layout has {VOCABULARY_ROWS:,}: "
-            "a model with another vocabulary cannot be exported to it."
+            "only a model with that vocabulary can be exported to it."
         )
     weights = load_model(release, "cpu").state_dict()
     state = OrderedDict((entry.key, weights[entry.name]) for entry in layout(config.layers, config.width))
@@ -172,8 +168,8 @@ def export_original(release: Path, output: Path) -> None:
 def _folder_beside(target: Path, progress: Progress) -> Iterator[Path]:
     """An empty folder to make `target` in, removed at the end.
 
-    Of two processes with the same target the second waits, then finds what the first made. What a killed process left
-    is removed.
+    A second process with the same target waits, then finds what the first made. Leftovers of a killed process are
+    removed.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{PARTIAL_PREFIX}{target.name}")

@@ -11,7 +11,7 @@ from typing import Any
 
 from parakeet.artifact import Artifact
 from parakeet.errors import ParakeetError
-from parakeet.evaluation.metrics import EVALUATION_FILE, PLOT_FILES, REPORT_FILE
+from parakeet.evaluation.metrics import EVALUATION_FILE, METRICS, REPORT_FILE
 from parakeet.evaluation.replies import replies_to
 from parakeet.generation.engine import load_engine
 from parakeet.home import checkout
@@ -33,7 +33,7 @@ from parakeet.training.job import CURVE_FILE
 FILES = {
     "checkpoint": (WEIGHTS_FILE, CONFIG_FILE, CURVE_FILE),
     "tokenizer": (VOCABULARY_FILE, SETTINGS_FILE),
-    "evaluation": (EVALUATION_FILE, REPORT_FILE, *PLOT_FILES),
+    "evaluation": (EVALUATION_FILE, REPORT_FILE, *(metric.plot_file for metric in METRICS if metric.plot_file)),
 }
 PACKAGES = ("torch", "tiktoken", "tokenizers", "safetensors", "datatrove", "pyarrow", "numpy", "dagster")
 
@@ -48,7 +48,7 @@ def make_release(
     """Collect the files, write card, lineage and hashes, then check that the directory works on its own.
 
     `lineage` holds the manifest of every earlier stage. Raises ParakeetError if the packed model does not load, or
-    gives other answers than when it was evaluated.
+    gives other replies than in the evaluation.
     """
     for stage, names in FILES.items():
         for name in names:
@@ -62,7 +62,7 @@ def make_release(
     write_sums(output)
     verify_release(output)
     _check_replies(output, evaluation)
-    progress.say(f"{recipe.name} loads from the release's own files and answers as it did in the evaluation.")
+    progress.say(f"{recipe.name} loads from the release and gives the same replies as in the evaluation.")
     return {
         "name": recipe.name,
         "parameters": training["parameters"],
@@ -78,9 +78,8 @@ def _check_replies(output: Path, evaluation: Mapping[str, Any]) -> None:
     for pair, reply in zip(recorded, replies, strict=True):
         if reply != pair["reply"]:
             raise ParakeetError(
-                f"The packed model answers {pair['prompt']!r} with {reply!r}; when it was evaluated "
-                f"it answered {pair['reply']!r}. The release was not made. Run the same build again with: "
-                "--force evaluation"
+                f"The packed model answers {pair['prompt']!r} with {reply!r}, but it answered {pair['reply']!r} in the "
+                "evaluation. The release was not made. Run the same build again with: --force evaluation"
             )
 
 

@@ -20,6 +20,7 @@ class ReleaseStage(Stage):
     summary = "The model as a directory that needs nothing else: weights, tokenizer, card, evaluation, lineage."
     detail = "`releases/latest` moves only if the directory verifies and the model reloads from its files alone."
     kinds = frozenset({"safetensors"})
+    version = 2
     folder = "releases"
     is_model = True
 
@@ -63,6 +64,7 @@ class OriginalModelStage(Stage):
     summary = "The published checkpoint as a release: the same weights, bit for bit, without a pickle."
     detail = "Read as tensors only, in a process of its own: nothing in the file is executed."
     kinds = frozenset({"safetensors"})
+    version = 2
     is_model = True
 
     def after(self, recipe: Recipe) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ def test_every_stage_is_measured_and_forecast(tmp_path: Path) -> None:
         assert run["artefact"] > 0
         assert run["memory"] >= run["memory_main"] > 1 << 20
         assert row["hours"] == pytest.approx(times * run["seconds"] / 3600)
-    assert lines[0].startswith("Stages over 1 MB")
+    assert lines[0].startswith("Stages over ")
     assert any(line.startswith("50 GB with 2 workers") for line in lines)
 
 

@@ -1,5 +1,6 @@
 """The comparison on a GPU: its verdicts, and all of it with a CPU in the GPU's place."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks.gpu_training import PRESETS, Lengths, demands_of, run
-from benchmarks.ladder import ORIGINAL
+from benchmarks.original_step import ORIGINAL
 from parakeet.benchmarks.steps import Measurement
 from parakeet.benchmarks.timing import Sample
 from parakeet.benchmarks.training import Configuration, Row
@@ -90,10 +91,7 @@ def test_what_is_too_much_or_too_slow_is_named() -> None:
     assert "forecast beside the measured peak, off by: at most 10 %" in unmet(rows)
     rows = [*good_rows()[:-1], row(PRESETS[0].name, 24_576, refused="out of memory")]
     assert unmet(rows) == [f"{PRESETS[0].name}: runs at 24,576"]
-    slow = [
-        row(found.configuration.name, found.configuration.measurement.sequence_length, mfu=0.4)
-        for found in good_rows()[3:]
-    ]
+    slow = [row(found.configuration.name, found.length, mfu=0.4) for found in good_rows()[3:]]
     assert unmet([*good_rows()[:3], *slow]) == ["best MFU at 1,024: at least 45 %"]
 
 
@@ -101,7 +99,7 @@ def test_a_missing_package_and_an_unknown_gpu_are_no_verdicts() -> None:
     missing = [
         row(
             found.configuration.name,
-            found.configuration.measurement.sequence_length,
+            found.length,
             refused="not measured: bitsandbytes is missing",
         )
         if "8-bit" in found.configuration.name
@@ -121,7 +119,9 @@ def test_a_missing_package_and_an_unknown_gpu_are_no_verdicts() -> None:
 def test_all_of_it_with_a_cpu_in_the_gpus_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = load_recipe(str(tiny_recipe(tmp_path)))
     lengths = Lengths(original=(24,), ours=(64, 32), longest=(128,))
-    result = run(recipe, CAP, rounds=2, threads=1, device="cpu", lengths=lengths)
+    run(recipe, CAP, rounds=2, threads=1, device="cpu", lengths=lengths)
+    printed = capsys.readouterr().out
+    result = json.loads(printed.splitlines()[-1])
     rows = {(found["name"], found["sequence_length"]): found for found in result["rows"]}
     presets = [preset.name for preset in PRESETS]
     assert list(rows) == [
@@ -135,8 +135,7 @@ def test_all_of_it_with_a_cpu_in_the_gpus_place(tmp_path: Path, capsys: pytest.C
         assert found["tokens_per_second"] or name == presets[2], found["refused"]
         assert (found["forecast_bytes"] is None) == (name == ORIGINAL)
         assert found["mfu"] is None
-    printed = capsys.readouterr().out
-    assert "11.20 GiB" in printed
+    assert "at most 11.2 GiB" in printed
     assert "its MFU is unknown" in printed
     assert sum("unknown" in line for line in printed.splitlines()) >= len(rows) - 2
     assert result["demands"] == []  # they are for the original's shape

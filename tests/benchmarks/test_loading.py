@@ -46,7 +46,7 @@ def test_loading_never_holds_two_copies(directory: Path, program_bytes: int, dty
     assert loaded["peak_bytes"] - program_bytes < 1.15 * weights + 2**26
 
 
-def test_a_model_that_cannot_be_loaded_is_told_with_its_reason(tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_loaded_is_refused_with_a_reason(tmp_path: Path) -> None:
     assert "holds no model" in measure_loading(tmp_path, "fp32", 1)["refused"]
 
 

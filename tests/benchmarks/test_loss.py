@@ -22,7 +22,7 @@ def test_the_whole_and_every_piece_are_measured() -> None:
         assert 0 < row["seconds"][1] <= row["seconds"][0] <= row["seconds"][2]
         assert row["peak_bytes"] >= 0
         assert row["errors"].keys() == {"loss", "gradients"}
-    assert any(line.startswith("16 rows at once") for line in lines)
+    assert any(line.split()[:3] == ["16", "128", "16"] for line in lines)
     if result["precision"] == "fp32":
         loss, gradients, memory = result["demands"]
         assert (loss["met"], gradients["met"]) == (True, True)

@@ -52,6 +52,6 @@ def test_quantised_weights_cost_little_held_out(prepared: Prepared) -> None:
     assert bits["int4"] == pytest.approx(bits["fp32"], rel=0.02)
 
 
-def test_with_no_trained_model_the_mend_is_named(tmp_path: Path) -> None:
+def test_without_a_trained_model_the_command_to_make_one_is_named(tmp_path: Path) -> None:
     with pytest.raises(ParakeetError, match="Make one with: parakeet build"):
         bits_per_byte_by_dtype(tmp_path)

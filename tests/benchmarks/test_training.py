@@ -45,4 +45,4 @@ def test_what_does_not_fit_the_machine_is_not_measured(tmp_path: Path, monkeypat
     finished = CliRunner().invoke(main, ["bench", "train", "--recipe", str(tiny_recipe(tmp_path))])
     assert finished.exit_code == 0, finished.output
     table = finished.stdout.splitlines()[:-1]
-    assert sum("not measured: it needs about 0.0 GiB" in line for line in table) == 3
+    assert sum("not measured: it needs about " in line for line in table) == 3

@@ -1,15 +1,14 @@
 """`python -m benchmarks.training` on the CPU, for a model smaller than its own."""
 
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from benchmarks.ladder import ORIGINAL
+from benchmarks.demands import VERDICTS
+from benchmarks.original_step import ORIGINAL
 from benchmarks.training import demands_of
 from parakeet.benchmarks.steps import Measurement
 from parakeet.benchmarks.timing import Sample
@@ -17,36 +16,16 @@ from parakeet.benchmarks.training import Configuration, Row
 from parakeet.model.config import ModelConfig
 from parakeet.recipe import Training
 
-from .tiny import tiny_recipe
+from .tiny import ROOT, run_benchmark, tiny_recipe
 
-ROOT = Path(__file__).parents[2]
 GIB = 1 << 30
 
 
-@pytest.fixture(scope="module")
-def printed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    folder = tmp_path_factory.mktemp("bench")
-    command = [sys.executable, "-P", "-m", "benchmarks.training", "--threads", "1", "--rounds", "2"]
-    command += ["--recipe", str(tiny_recipe(folder)), "--length", "32"]
-    # What lies where the user stands must not reach the processes that measure.
-    (folder / "torch.py").write_text("raise SystemExit('the wrong torch')\n", encoding="utf-8")
-    # The ladder is for the CPU: a card would be measured in its place.
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": path}
-    finished = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
-    assert finished.returncode == 0, finished.stderr
-    assert "Traceback" not in finished.stderr
-    return finished.stdout.splitlines()
-
-
-@pytest.fixture(scope="module")
-def result(printed: list[str]) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(printed[-1])
-    return found
-
-
 @pytest.mark.slow
-def test_every_rung_is_timed_and_its_memory_measured(result: dict[str, Any]) -> None:
+def test_every_row_is_measured_and_judged(tmp_path: Path) -> None:
+    options = ("--threads", "1", "--rounds", "2", "--recipe", str(tiny_recipe(tmp_path)), "--length", "32")
+    # A GPU would be measured in place of the CPU.
+    lines, result = run_benchmark(tmp_path, "torch", "benchmarks.training", *options, CUDA_VISIBLE_DEVICES="")
     assert (result["benchmark"], result["device"], result["rounds"], result["tokens"]) == ("training", "cpu", 2, 32)
     (rows,) = result["shapes"]["tiny"]["lengths"].values()
     assert rows[0]["name"] == ORIGINAL
@@ -57,30 +36,18 @@ def test_every_rung_is_timed_and_its_memory_measured(result: dict[str, Any]) -> 
         assert row["memory_bytes"] >= 0
         assert (row["forecast_bytes"] is None) == (row["name"] == ORIGINAL)
     assert len([row for row in rows if row["auto"]]) == 2
-
-
-@pytest.mark.slow
-def test_memory_is_measured_as_the_length_doubles(result: dict[str, Any]) -> None:
     assert list(result["shapes"]["tiny"]["growth"]) == ["8", "16", "32", "64"]
+    assert any(line.startswith("1 × 32 tokens") and "x original" in line for line in lines)
+    assert sum(line.endswith("<- ours") for line in lines) == 1
+    (line,) = (line for line in lines if line.startswith("CUDA: not measured"))
+    assert "python -m benchmarks.training --recipe parakeet-378m --memory 11.2GiB" in line
 
-
-@pytest.mark.slow
-def test_the_demands_are_judged_and_printed(printed: list[str], result: dict[str, Any]) -> None:
     texts = [demand["text"] for demand in result["demands"]]
     assert any(text.startswith("tiny, speed beside the original's way at 32") for text in texts)
     assert any(text.startswith("loader alone") for text in texts)
-    verdicts = {True: "met", False: "NOT MET", None: "not measured"}
     for demand in result["demands"]:
         assert demand["met"] in (True, False)
-        assert any(line.startswith(demand["text"]) and verdicts[demand["met"]] in line for line in printed)
-
-
-@pytest.mark.slow
-def test_the_table_marks_ours_and_names_the_command_for_a_gpu(printed: list[str]) -> None:
-    assert any(line.startswith("T = 32, 1 row ") and "x original" in line for line in printed)
-    assert sum(line.endswith("<- ours") for line in printed) == 1
-    (line,) = (line for line in printed if line.startswith("CUDA: not measured"))
-    assert "python -m benchmarks.training --recipe parakeet-378m --memory 11.2GiB" in line
+        assert any(line.startswith(demand["text"]) and VERDICTS[demand["met"]] in line for line in lines)
 
 
 MEASUREMENT = Measurement(

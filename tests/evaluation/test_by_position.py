@@ -17,6 +17,7 @@ from parakeet.errors import ParakeetError
 from parakeet.evaluation.by_position import BitsPerByteByPosition
 from parakeet.model.config import ModelConfig
 from parakeet.model.transformer import Parakeet
+from parakeet.pages import Table
 from parakeet.tokenizer import Tokenizer
 
 from ..conftest import Prepared
@@ -147,13 +148,16 @@ def test_the_table_and_the_picture_say_what_was_measured(prepared: Prepared, tmp
     figures = {"longest_trained_row_tokens": 32, "sources": {"talk": found, "text": None}}
     nothing = {"longest_trained_row_tokens": 32, "sources": {"text": None}}
     assert json.loads(json.dumps(figures)) == figures
-    section = metric.render(figures)
+    method, table = metric.render(figures)
+    assert isinstance(table, Table)
     last = found["buckets"][-1]
     bits = f"{last['bits_per_byte']:.3f} ± {last['standard_error']:.3f}"
-    assert f"| {last['first']:,} to {last['last']:,} | {bits} |" in section
-    assert f"| rows measured | {found['rows']} of 256 tokens |" in section
-    assert "up to 32 tokens" in section
-    assert "Not measured" in metric.render(nothing)
+    assert table.rows[-2:] == [
+        (f"{last['first']:,} to {last['last']:,}", bits),
+        ("sequences measured", f"{found['rows']} of 256 tokens"),
+    ]
+    assert "up to 32 tokens" in str(method)
+    assert "Not measured" in str(metric.render(nothing))
     for name, shown in (("some", figures), ("none", nothing)):
         pictures = [tmp_path / f"{name}-{copy}.png" for copy in range(2)]
         for path in pictures:

@@ -26,11 +26,13 @@ from parakeet.generation.decoder import Decoder
 from parakeet.generation.engine import Engine, batch_replies
 from parakeet.model.config import ModelConfig
 from parakeet.model.transformer import Parakeet, save_model
+from parakeet.pages import render
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.template import render_prompt
 
 from ..conftest import Prepared
+from ..foreign_text import PARSER
 from .conftest import subject_of
 
 
@@ -182,12 +184,15 @@ def test_a_source_with_little_held_out_text_is_not_measured(prepared: Prepared, 
 
 
 def test_what_a_model_says_cannot_break_the_page() -> None:
-    table = Replies().render([{"prompt": "a|b", "reply": "![x](http://x)<script>\n| --- |\x1b[31m`"}])
-    assert len(table.splitlines()) == 3
-    assert "<script" not in table
-    assert "\x1b" not in table
-    assert "![x](" not in table
-    assert "Not applicable" in ExactMatch().render(NOT_APPLICABLE)
+    pairs = [{"prompt": "a|b", "reply": "![x](http://x)<script>\n| --- |\x1b[31m`"}]
+    figures = {"replies": pairs, "exact_match": NOT_APPLICABLE}
+    page = render("evaluation.md", name="some_model", metrics=(Replies(), ExactMatch()), evaluation=figures)
+    assert "\x1b" not in page
+    shown = PARSER.render(page)
+    assert shown.count("<tr>") == 2
+    for tag in ("<script", "<img", "<a "):
+        assert tag not in shown
+    assert "Not applicable" in page
 
 
 def test_sources_on_which_a_yardstick_wins_are_named() -> None:

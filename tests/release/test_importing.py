@@ -16,6 +16,7 @@ import torch
 import yaml
 
 from parakeet.errors import ParakeetError
+from parakeet.formatting import format_bytes, markdown_text
 from parakeet.model.config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig
 from parakeet.model.original import layout
 from parakeet.model.original_reader import read_checkpoint
@@ -87,11 +88,11 @@ def test_card_and_manifest_name_the_source(imported: Path, checkpoint: Path) -> 
     card = (imported / "README.md").read_text(encoding="utf-8")
     assert yaml.safe_load(card.split("---")[1])["license"] == "other"
     for words in (
-        NAME,
+        markdown_text(NAME),
         digest,
         "terms that came with the file",
         "parakeet chat",
-        f"{checkpoint.stat().st_size:,} bytes",
+        format_bytes(checkpoint.stat().st_size),
     ):
         assert words in card
     manifest = json.loads((imported / TRAINING_MANIFEST_FILE).read_text(encoding="utf-8"))
@@ -186,7 +187,7 @@ def test_a_refused_file_in_the_folder_of_models_may_be_moved_away(vocabulary: No
     path = tmp_path / "models" / NAME
     path.parent.mkdir()
     torch.save({"transformer.wte.weight": torch.ones(2, 2)}, path)
-    with pytest.raises(ParakeetError, match=r"has 2 rows;.* It is in .*models: move it away and run the same command"):
+    with pytest.raises(ParakeetError, match=r"has 2 rows;.* Move it out of .*models and run the same command"):
         make_original_model(load_recipe("demo"), {"original_checkpoint": path}, _made(tmp_path / "out"), Progress())
     with pytest.raises(ParakeetError, match="has 2 rows") as caught:
         import_file(path, tmp_path / "release", None, None, Progress())
