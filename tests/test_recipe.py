@@ -73,7 +73,7 @@ def test_every_field_says_what_it_does() -> None:
         ),
         ("extends: nowhere\n", "no recipe 'nowhere'"),
         ("extends: demo\nsources: 5\n", "sources"),
-        ("- a list\n", "not one"),
+        ("- a list\n", "this file is not"),
         ("a: [unclosed\n", "cannot be read as a recipe"),
     ],
 )
