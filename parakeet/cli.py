@@ -77,8 +77,10 @@ def main() -> None:
     help="Train on this file, folder or glob instead of the recipe's sources. Repeatable.",
 )
 @click.option("--limit", type=Share(), metavar="SHARE", help="Use only this share of every source: 0.1% or 0.001.")
-@click.option("--select", multiple=True, metavar="ASSET", help="Build only this and what it needs. Repeatable.")
-@click.option("--force", multiple=True, metavar="ASSET", help="Rebuild this even if unchanged. Repeatable.")
+@click.option("--select", multiple=True, metavar="ASSET", help="Build only this asset and what it needs. Repeatable.")
+@click.option(
+    "--force", multiple=True, metavar="ASSET", help="Rebuild this asset even if it is up to date. Repeatable."
+)
 @click.option("--try-anyway", is_flag=True, help="Train even if the memory forecast says that it will not fit.")
 def build(
     recipe_name: str,
@@ -108,28 +110,28 @@ def build(
 @main.command()
 @click.option("--recipe", "recipe_name", default="demo", show_default=True, help="Shipped recipe or recipe file.")
 @click.option("--limit", type=Share(), metavar="SHARE", help="Use only this share of every source: 0.1% or 0.001.")
-@click.option("--card", "card_name", metavar="NAME", help='GPU to plan training for: "RTX 3080 Ti".')
+@click.option("--gpu", "--card", "gpu_name", metavar="NAME", help='Plan training for this GPU: "RTX 3080 Ti".')
 @click.option("--memory", metavar="AMOUNT", help="Memory that training may use: 11.2GiB, 12GB.  [default: the GPU's]")
-def plan(recipe_name: str, limit: float | None, card_name: str | None, memory: str | None) -> None:
+def plan(recipe_name: str, limit: float | None, gpu_name: str | None, memory: str | None) -> None:
     """Show what a recipe would build, without building it.
 
-    Lists the sources with shares and sizes, the parameters by part, tokens, steps, FLOPs and disk space; the memory of
-    a training step, and which settings fit; for a GPU also time and energy.
+    Lists the sources with their shares and sizes, parameters, tokens, steps, FLOPs, disk space, and the memory of a
+    training step. With --gpu it adds the settings that fit, the time and the energy.
     """
     from parakeet.plan import render_plan
     from parakeet.recipe_file import load_recipe
     from parakeet.training.gpus import gpu_named
     from parakeet.training.memory import parse_memory
 
-    card = gpu_named(card_name) if card_name is not None else None
+    gpu = gpu_named(gpu_name) if gpu_name is not None else None
     n_bytes = parse_memory(memory) if memory is not None else None
-    _say(render_plan(_limited(load_recipe(recipe_name), limit), card, n_bytes))
+    _say(render_plan(_limited(load_recipe(recipe_name), limit), gpu, n_bytes))
 
 
 @main.command()
 @click.argument("recipe_name", metavar="RECIPE")
 def use(recipe_name: str) -> None:
-    """Make RECIPE the active one, which Dagster builds."""
+    """Make RECIPE the active recipe, which Dagster shows and builds."""
     from parakeet.home import home
     from parakeet.recipe_file import load_recipe
     from parakeet.stages import use_recipe
@@ -160,11 +162,11 @@ def verify(path: Path) -> None:
 
 @main.command()
 @click.option("--yes", is_flag=True, help="Remove what is listed.")
-@click.option("--unfinished", is_flag=True, help="List unfinished work of other recipes for removal too.")
+@click.option("--unfinished", is_flag=True, help="Include unfinished work of other recipes.")
 def clean(yes: bool, unfinished: bool) -> None:
-    """List what nothing refers to; remove it with --yes.
+    """List artefacts that nothing refers to, and remove them with --yes.
 
-    Unfinished training runs and data stages are listed apart. They are removed only with --unfinished --yes.
+    Unfinished training runs and data stages are listed separately. They are removed only with --unfinished --yes.
     """
     from parakeet.clean import leftovers, remove
     from parakeet.formatting import format_bytes, format_duration, render_table
@@ -262,12 +264,14 @@ def _session_name(context: click.Context, parameter: click.Parameter, value: str
 )
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help="CPU threads.  [default: torch's choice]")
-@click.option("--session", metavar="NAME", callback=_session_name, help="Continue or start the session of this name.")
+@click.option(
+    "--session", metavar="NAME", callback=_session_name, help="Continue the session with this name, or start it."
+)
 @click.option(
     "--replay",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Generate the replies of a session file again and compare.",
+    help="Generate the replies of a recorded session again, and compare them.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON events, one a line.")
 @click.option("--stats", is_flag=True, help="Print the speed and seed of each reply.")
@@ -294,7 +298,7 @@ def chat(**options: Any) -> None:
 def runs(run: str) -> None:
     """List the training runs, or show RUN in detail.
 
-    RUN is the key of a run, or the first characters of it.
+    RUN is the key of a run, or its first characters.
     """
     import shutil
 
@@ -315,7 +319,7 @@ def runs(run: str) -> None:
 def compare(first: str, second: str, output: Path | None) -> None:
     """Compare two training runs: settings, loss at equal tokens, speed.
 
-    A and B are keys of runs, or the first characters of them.
+    A and B are keys of runs, or their first characters.
     """
     from parakeet.home import home, runs_folder
     from parakeet.training.run_tables import render_comparison
@@ -365,11 +369,15 @@ def data() -> None:
 
 @data.command()
 @click.option("--recipe", "recipe_name", help="Shipped recipe or recipe file.  [default: the active one]")
-@click.option("--limit", type=Share(), metavar="SHARE", help="As given to build: 0.1% or 0.001.")
-@click.option("--stage", metavar="ASSET", help="Only what this stage dropped: documents, clean_documents, ...")
-@click.option("--source", metavar="NAME", help="Only what was dropped from this source.")
-@click.option("--reason", metavar="TEXT", help="Show examples dropped for this reason, or a part of its name.")
-@click.option("--examples", type=click.IntRange(1, 100), default=5, show_default=True, help="Examples in each row.")
+@click.option("--limit", type=Share(), metavar="SHARE", help="The share that was given to build: 0.1% or 0.001.")
+@click.option("--stage", metavar="ASSET", help="Show only what this stage dropped: documents, clean_documents, ...")
+@click.option("--source", metavar="NAME", help="Show only what was dropped from this source.")
+@click.option(
+    "--reason", metavar="TEXT", help="Show examples that were dropped for this reason. A part of its name is enough."
+)
+@click.option(
+    "--examples", type=click.IntRange(1, 100), default=5, show_default=True, help="Examples for each row of the table."
+)
 def inspect(recipe_name: str | None, limit: float | None, stage: str | None, **shown: Any) -> None:
     """Show what was dropped from the training text, and why."""
     from parakeet.data.inspect import render_inspection

@@ -21,19 +21,19 @@ class Repetition(Section):
     """
 
     min_words: int = Field(default=50, ge=1)
-    """Shorter documents are not checked: one refrain would be a third of a short poem."""
+    """Shorter documents are not checked: in a short poem, one refrain can be a third of the text."""
     duplicate_lines: float | None = Field(default=None, ge=0.0, le=1.0)
-    """Share of lines that are repeated. Off, since at the paper's 0.3 it drops plays for their speakers' names."""
+    """Largest share of repeated lines. Off by default: the paper's 0.3 drops plays, since speakers' names repeat."""
     duplicate_paragraphs: float | None = Field(default=0.3, ge=0.0, le=1.0)
-    """Share of paragraphs that are repeated."""
+    """Largest share of repeated paragraphs."""
     duplicate_line_characters: float | None = Field(default=0.2, ge=0.0, le=1.0)
-    """Share of characters in repeated lines."""
+    """Largest share of characters in repeated lines."""
     duplicate_paragraph_characters: float | None = Field(default=0.2, ge=0.0, le=1.0)
-    """Share of characters in repeated paragraphs."""
+    """Largest share of characters in repeated paragraphs."""
     top_phrases: PhraseShares = {2: 0.2, 3: 0.18, 4: 0.16}
-    """Share of characters in the most frequent phrase, by its length in words."""
+    """Largest share of characters in the most frequent phrase, by its length in words."""
     duplicate_phrases: PhraseShares = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.1}
-    """Share of characters in repeated phrases, by their length in words."""
+    """Largest share of characters in repeated phrases, by their length in words."""
 
 
 class Quality(Section):
@@ -48,7 +48,7 @@ class Quality(Section):
     max_mean_word_length: float | None = Field(default=10.0, ge=0.0)
     """Longest mean word, in characters."""
     max_symbols: float | None = Field(default=0.1, ge=0.0)
-    """Most hash signs and ellipses a word."""
+    """Most hash signs and ellipses per word."""
     max_bullet_lines: float | None = Field(default=0.9, ge=0.0, le=1.0)
     """Largest share of lines that begin with a bullet."""
     max_ellipsis_lines: float | None = Field(default=0.3, ge=0.0, le=1.0)
@@ -56,7 +56,7 @@ class Quality(Section):
     min_alphabetic_words: float | None = Field(default=0.8, ge=0.0, le=1.0)
     """Smallest share of words with a letter."""
     min_stop_words: int | None = Field(default=2, ge=0)
-    """Fewest of the eight commonest English words."""
+    """How many of eight common English words (the, be, to, of, ...) a document must contain."""
 
 
 class Clean(Section):
@@ -67,15 +67,15 @@ class Clean(Section):
     mojibake: bool = True
     """Whether ftfy repairs text that was decoded wrongly ("donâ€™t")."""
     boilerplate: Literal["keep", "drop"] = "keep"
-    """Conversations in which a chat model talks about itself ("As an AI language model"); always counted."""
+    """Conversations in which a chat model talks about itself ("As an AI language model"). They are always counted."""
     personal_data: Literal["keep", "mask"] = "keep"
-    """E-mail addresses, phone numbers and IP addresses. They are counted either way."""
+    """E-mail addresses, phone numbers and IP addresses. They are always counted."""
     languages: list[str] = []
-    """ISO 639-1 codes of the languages to keep ([en]); empty keeps all. Needs pip install 'parakeet-lm[language]'."""
+    """Languages to keep, as ISO 639-1 codes ([en]). Empty keeps all. Needs pip install 'parakeet-lm[language]'."""
     repetition: Repetition | None = Repetition()
-    """Rules that drop plain documents which repeat themselves; null keeps all."""
+    """Gopher's rules that drop plain documents which repeat themselves. null turns off one rule, or all of them."""
     quality: Quality | None = None
-    """Rules that drop plain documents which are hardly prose; null keeps all."""
+    """Gopher's rules that drop plain documents which are hardly prose. null turns off one rule, or all of them."""
 
 
 class Decontamination(Section):
@@ -84,8 +84,8 @@ class Decontamination(Section):
     sets: list[EvaluationSet] = []
     """Evaluation sets to look for in every document. They come from the same kinds of places as sources."""
     words: int = Field(default=13, ge=5, le=50)
-    """Consecutive words that a document may not share with a record of a set. Of a shorter question, the whole question
-    and answer."""
+    """A document that shares this many consecutive words with a record of a set is dropped. A shorter question counts
+    as a whole, together with its answer."""
 
     @model_validator(mode="after")
     def _no_training_settings(self) -> "Decontamination":
@@ -103,13 +103,13 @@ class Deduplication(Section):
     buckets: int = Field(default=14, ge=1, le=64)
     """Bands of the MinHash. More bands find more pairs."""
     hashes_per_bucket: int = Field(default=8, ge=1, le=32)
-    """Hashes in a band. More hashes find only closer pairs; 14 × 8 finds those above a Jaccard index of 0.72."""
+    """Hashes in a band. More hashes find only closer pairs; 14 × 8 finds pairs above a Jaccard index of about 0.72."""
     min_words: int = Field(default=20, ge=5)
-    """Shorter documents are only compared exactly, so that templated dialogue does not count as copies."""
+    """Shorter documents are only checked for exact copies, since short templated dialogue is similar by design."""
     turns: bool = False
-    """Whether each question with its reply is compared too. One that another conversation also holds is cut."""
+    """Whether to compare each question with its reply too. A pair that another conversation also holds is cut out."""
     held_out_fraction: float = Field(default=0.02, ge=0.0, le=0.5)
-    """Share of documents, chosen by hash, held out for evaluation. Synthetic text splits by question."""
+    """Share of documents that is held out for evaluation, chosen by hash. Synthetic text is split by question."""
 
 
 class Slurm(Section):
@@ -131,13 +131,13 @@ class Executor(Section):
     """Where the tasks of the data stages run, by datatrove's executors. The result is the same everywhere."""
 
     kind: Literal["local", "slurm", "ray"] = "local"
-    """Processes on this machine, a Slurm array job, or Ray. The last two need the assets on a shared folder."""
+    """Processes on this machine, a Slurm array job, or Ray. Slurm and Ray need the assets in a shared folder."""
     workers: int = Field(default=0, ge=0, le=10_000)
-    """Tasks at once. 0 is one per core (local), or all of them."""
+    """Tasks at once. 0 means one per core (local), or all of them (slurm, ray)."""
     ray_address: str = ""
     """Address of a Ray cluster ("auto", "ray://…"). Empty starts Ray on this machine."""
     slurm: Slurm | None = None
-    """Required for kind slurm."""
+    """How Slurm jobs are submitted; required for `kind: slurm`."""
 
     @model_validator(mode="after")
     def _complete(self) -> "Executor":
@@ -159,23 +159,23 @@ class Shards(Section):
     shard_bytes: int = Field(default=384 << 20, ge=1 << 16, le=1 << 30)
     """Size of a shard, in bytes."""
     min_held_out_bytes: int = Field(default=1000, ge=0)
-    """Least held-out text, in bytes of content. With less, the evaluation's figures would mean nothing."""
+    """Least held-out text, in bytes. With less the build stops, since the evaluation would mean nothing."""
 
 
 class LaterSequences(Section):
     """Sequences of another length towards the end of training."""
 
     sequence_length: int = Field(ge=16, le=131_072)
-    """Tokens in one of these sequences; at most the model's context."""
+    """Tokens in one sequence of this phase; at most the model's context."""
     share: float = Field(gt=0.0, lt=1.0)
-    """Share of all tokens that is trained on in these sequences."""
+    """Share of all training tokens that this phase takes."""
 
 
 class Packing(Section):
     sequence_length: int = Field(default=256, ge=16, le=131_072)
     """Tokens in one training sequence; at most the model's context."""
     then: list[LaterSequences] = []
-    """Other sequence lengths, in order, for the last shares of the tokens: 8,192 after 1,024, for example."""
+    """Later phases of training with other sequence lengths, in order; for example 8,192 after 1,024."""
     seed: int = Field(default=1, ge=0)
     """Seed of the order of sequences, together with the epoch."""
 
@@ -244,7 +244,7 @@ class Training(Section):
     residual: Literal["fp32", "bf16"] = "fp32"
     """Precision of the residual stream between blocks. bf16 halves its memory."""
     attention: Literal["auto", "reference", "fused", "flex"] = "auto"
-    """Attention backend. All compute the same."""
+    """Attention backend. All of them compute the same function."""
     activation_checkpointing: Literal["auto", "none", "mlp", "block"] = "auto"
     """What the backward pass recomputes instead of storing it: nothing, the MLPs, or whole blocks. auto recomputes the
     least that fits the device."""
@@ -259,15 +259,15 @@ class Training(Section):
     keep_checkpoints: int = Field(default=2, ge=1)
     """How many of the newest checkpoints are kept."""
     keep_every: int = Field(default=0, ge=0)
-    """Keeps every checkpoint whose step is a multiple of this for good; 0 keeps none."""
+    """Also keep every checkpoint whose step is a multiple of this; 0 keeps none."""
     validation_tokens: int = Field(default=65_536, ge=0)
-    """Held-out tokens whose loss is measured with each checkpoint; 0 measures none."""
+    """Held-out tokens to measure the loss on at each checkpoint; 0 measures none."""
     tensorboard: bool = False
     """Whether to write the metrics for TensorBoard too. Needs pip install 'parakeet-lm[tensorboard]'."""
     threads: int = Field(default=0, ge=0)
     """CPU threads; 0 leaves the choice to torch."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    """auto takes CUDA if there is a CUDA device."""
+    """auto, cpu, cuda or cuda:N. auto uses CUDA if there is a device."""
 
     @field_validator("decay")
     @classmethod
@@ -281,9 +281,9 @@ class Evaluation(Section):
     questions_per_task: int = Field(default=200, ge=1, le=5000)
     """Held-out questions to ask in each synthetic task."""
     max_bytes: int = Field(default=400_000, ge=1000)
-    """Most held-out text to measure per source, in bytes of content."""
+    """Most held-out text to measure per source, in bytes."""
     position_tokens: int = Field(default=0, ge=0, le=1 << 20)
-    """Largest position at which bits per byte are measured, in tokens; 0 takes the model's context."""
+    """Bits per byte are measured by position, up to this many tokens; 0 means the model's context."""
     prompts: list[str] = [
         "Who are you?",
         "Hello!",
@@ -291,7 +291,7 @@ class Evaluation(Section):
         "Count from 3 to 8.",
         "Tell me a story about a fox.",
     ]
-    """Prompts whose greedy replies the report shows."""
+    """Prompts whose greedy replies are shown in the report."""
 
 
 def _sampling_keys() -> dict[str, Any]:
@@ -321,9 +321,9 @@ class OriginalCheckpoint(Section):
     )
     """Its name in `assets/models/`. Heads and context are read from the name."""
     drive_id: str | None = Field(default="14GG7AhKQviMcYDgQcnp9P9YAXNYzV6gf", pattern=r"^[A-Za-z0-9_-]{10,100}$")
-    """Google Drive id, which is tried last; null skips it."""
+    """Google Drive id, tried after the mirrors; null skips it."""
     mirrors: list[str] = []
-    """HTTP(S) addresses or local paths, tried in this order before Google Drive."""
+    """HTTP(S) addresses or local paths, tried in this order."""
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     """Hash that the file must have, if it is known."""
     n_bytes: int | None = Field(default=None, ge=1)
@@ -334,11 +334,11 @@ class Recipe(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     """Name of the recipe and of the model it makes."""
     description: str = ""
-    """One line for people."""
+    """What the recipe makes, in one line."""
     sources: list[Source] = Field(min_length=1)
     """Where the text comes from."""
     limit: float = Field(default=1.0, gt=0.0, le=1.0)
-    """Share of every source to take; 0.001 makes a trial of a large recipe."""
+    """Share of every source to use; 0.001 makes a trial of a large recipe."""
     clean: Clean = Clean()
     """Filters on single documents."""
     decontamination: Decontamination = Decontamination()
@@ -354,15 +354,15 @@ class Recipe(Section):
     model: ModelSettings
     """Shape of the transformer."""
     training: Training
-    """How it learns."""
+    """How the model learns."""
     evaluation: Evaluation = Evaluation()
     """What is measured."""
     executor: Executor = Executor()
-    """Where the data stages run. It does not change what they make."""
+    """Where the data stages run. The result does not depend on it."""
     generation: Generation = Generation()
     """Defaults of the released model's chat."""
     original: OriginalCheckpoint = OriginalCheckpoint()
-    """The published checkpoint; only `--select original_model` looks at it."""
+    """The published checkpoint. Only `--select original_model` uses it."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Recipe":

@@ -15,8 +15,8 @@ from parakeet.recipe_sources import SOURCE_KINDS, SourceSettings
 
 INTRODUCTION = """# Recipes
 
-A recipe is a YAML file that says what is built: the text, the tokenizer, the model, how it is trained and measured.
-Every command that takes `--recipe` takes the name of a shipped recipe or the path of your own file.
+A recipe is a YAML file that says what to build: the text, the tokenizer, the model, its training and its evaluation.
+Every command that takes `--recipe` accepts the name of a shipped recipe or the path of your own file.
 
 ```yaml
 extends: demo
@@ -26,14 +26,14 @@ sources:
 training: {tokens: 3_000_000}
 ```
 
-- `extends: NAME-OR-PATH` takes another recipe and changes it. Sections are merged key by key, at every level. A list
-  replaces the whole list of the parent, and `top_phrases` the whole map. A section that may be
-  `null` can be turned off.
+- `extends: NAME-OR-PATH` starts from another recipe and changes it. Sections are merged key by key, at every level. A
+  list replaces the whole list of the parent, and so does the map `top_phrases`. `null` turns off a section that may
+  be null.
 - Paths are relative to the recipe file.
 - An unknown key is refused, with its line and the nearest known key.
-- A key that you leave out has its default. Defaults are not part of a fingerprint, so an update of Parakeet that adds a
-  key rebuilds nothing.
-- `parakeet plan --recipe FILE` prints what follows from a recipe, and builds nothing.
+- A key that you leave out has its default. Defaults are not part of a fingerprint, so a new key in a later Parakeet
+  rebuilds nothing.
+- `parakeet plan --recipe FILE` shows what a recipe would build, without building it.
 
 This page is generated from the code: `python -m parakeet.recipe_reference > docs/recipes.md`.
 """
@@ -63,7 +63,7 @@ def _shipped() -> str:
 
 def _sources() -> str:
     """All kinds of source: the keys that they share once, then each kind's own."""
-    parts = ["## sources\n", "A list. `kind` says where the files are; without it they are on this machine.\n"]
+    parts = ["## sources\n", "A list. `kind` says where the text is. The default, `files`, is this machine.\n"]
     parts += ["### Keys of every source\n", _table(SourceSettings)]
     shared = set(SourceSettings.model_fields)
     record = set.intersection(*(set(m.model_fields) for k, m in SOURCE_KINDS.items() if k != "synthetic")) - shared
@@ -155,7 +155,7 @@ def _model_of(annotation: Any) -> type[BaseModel] | None:
 
 
 def _renamed() -> str:
-    lines = ["## Renamed keys\n", "Read under the old name for one version:\n", "| old | new |", "|---|---|"]
+    lines = ["## Renamed keys\n", "The old names still work in this version:\n", "| old | new |", "|---|---|"]
     lines += [f"| `{'.'.join(old)}` | `{'.'.join((*old[:-1], new))}` |" for old, new in RENAMED_KEYS.items()]
     return "\n".join(lines) + "\n"
 

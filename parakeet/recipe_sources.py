@@ -41,7 +41,7 @@ class Columns(Section):
     messages: str | None = None
     """Column with a list of turns."""
     alternating: str | None = None
-    """Column with a list of texts, the human's first, then in turn."""
+    """Column with a list of texts that alternate between human and assistant, the human's first."""
     role: str = "role"
     """Key of a turn's speaker inside `messages`."""
     content: str = "content"
@@ -59,9 +59,9 @@ class CopySettings(Section):
     """The keys of a source that only deduplication reads."""
 
     priority: int = 0
-    """If duplicates stand in several sources, the one from the source with the highest priority is kept."""
+    """If several sources hold the same document, the copy of the source with the highest priority is kept."""
     near_duplicates: bool = True
-    """Whether near-duplicates of this source's documents are searched for. Exact ones always are."""
+    """Whether to remove near-duplicates of this source's documents. Exact duplicates are always removed."""
 
 
 class MixSettings(Section):
@@ -70,7 +70,7 @@ class MixSettings(Section):
     weight: float | None = Field(default=None, gt=0.0)
     """Share of the training tokens, relative to the other sources' weights. Give one to all sources or to none."""
     epochs: float = Field(default=1.0, gt=0.0, le=100.0)
-    """Most times that a document is seen in one pass over the mix; 0.5 takes half of the documents."""
+    """How often a document may be seen in one pass over the mix; 0.5 uses half of the documents."""
 
 
 class SourceName(Section):
@@ -113,9 +113,9 @@ class RecordSource(SourceSettings):
     columns: Columns | None = None
     """Column names, for records whose shape is not recognised."""
     separator: str | None = Field(default=None, min_length=1, max_length=100)
-    """Line that separates two documents of a text file. Without it, text is split at blank lines."""
+    """Line that separates two documents of a text file. By default, text is split at blank lines."""
     forecast: Forecast = Forecast()
-    """Sizes, for the plan."""
+    """Sizes for `parakeet plan`."""
 
 
 class FileSource(RecordSource):
@@ -221,7 +221,7 @@ class HubSource(RemoteSource):
     dataset: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Owner and name."""
     revision: str = "main"
-    """Commit, tag or branch. A tag or branch is resolved to its commit once, and stays at it."""
+    """Commit, tag or branch. A tag or branch is resolved to its commit once, and stays there."""
     files: list[str] = Field(min_length=1)
     """Globs of the files to fetch, inside the dataset."""
 
@@ -244,7 +244,7 @@ class BucketSource(RemoteSource):
     endpoint: str | None = Field(default=None, pattern=r"^https?://")
     """Address of a store other than Amazon's."""
     anonymous: bool = False
-    """Whether to connect without credentials. They come from the usual AWS_… variables and files."""
+    """Whether to connect without credentials. By default they come from the usual AWS_… variables and files."""
 
     @model_validator(mode="after")
     def _no_password(self) -> "BucketSource":

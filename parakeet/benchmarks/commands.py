@@ -18,7 +18,7 @@ def bench() -> None:
 @bench.command("startup")
 @click.option("--runs", type=click.IntRange(1, 100), default=5, show_default=True, help="Runs of each command.")
 def bench_startup(runs: int) -> None:
-    """Time `parakeet --help`, the first token of `parakeet chat -m hi`, and a build with nothing to do."""
+    """Time `--help`, the first token of a chat, and a build with nothing to do."""
     from parakeet.benchmarks.startup import run
 
     run(runs)
@@ -28,12 +28,17 @@ def bench_startup(runs: int) -> None:
 @click.option("--recipe", "recipe_name", default="demo", show_default=True, help="Shipped recipe or recipe file.")
 @THREADS
 @click.option("--rounds", type=click.IntRange(1, 1000), default=9, show_default=True, help="Samples of each number.")
-@click.option("--compile", "compiled", is_flag=True, help="Compile the step with Inductor (a minute for each dtype).")
+@click.option(
+    "--compile",
+    "compiled",
+    is_flag=True,
+    help="Compile the decoding step with Inductor, which takes a minute for each dtype.",
+)
 def bench_generate(recipe_name: str, threads: int, rounds: int, compiled: bool) -> None:
-    """Time prefill and decode of a model of the recipe's shape in every precision.
+    """Time text generation in every precision.
 
-    Also measured: the memory bandwidth and the rate of large matrix products, and, when a model was trained here, its
-    held-out bits per byte in each precision.
+    The model has the recipe's shape. Prefill and decode are timed, with the memory bandwidth and the speed of large
+    matrix products beside them. If a model was trained here, its held-out bits per byte are measured too.
     """
     from parakeet.benchmarks.generate import run
     from parakeet.home import home
@@ -44,14 +49,14 @@ def bench_generate(recipe_name: str, threads: int, rounds: int, compiled: bool) 
 
 @bench.command("train")
 @click.option("--recipe", "recipe_name", default="demo", show_default=True, help="Shipped recipe or recipe file.")
-@click.option("--memory", default="", metavar="SIZE", help="Cap on the GPU's memory, as 11.2GiB.")
+@click.option("--memory", default="", metavar="SIZE", help="Limit the GPU's memory: 11.2GiB.")
 @click.option("--rounds", type=click.IntRange(1, 1000), help="Steps to time.  [default: 3, on a GPU 15]")
 @THREADS
 def bench_train(recipe_name: str, memory: str, rounds: int | None, threads: int) -> None:
-    """Time training steps of the recipe's model, and measure their memory beside the forecast.
+    """Time training steps of a recipe, and measure their memory.
 
-    One row for each kind of activation checkpointing (none, mlp, block), which trades speed for memory. The arrow marks
-    the one that training chooses by itself. The GPU is used if there is one.
+    Prints a row for each kind of activation checkpointing (none, mlp, block), which trades speed for memory, with the
+    forecast beside the memory. The arrow marks the kind that training would choose. A GPU is used if there is one.
     """
     from parakeet.benchmarks.training import run
     from parakeet.recipe_file import load_recipe
@@ -65,12 +70,15 @@ def bench_train(recipe_name: str, memory: str, rounds: int | None, threads: int)
     multiple=True,
     type=click.Path(exists=True),
     metavar="FILE",
-    help="Text to measure with, up to 64 MiB; may be repeated.  [default: Parakeet's own words]",
+    help="Text to measure with, up to 64 MiB. Repeatable.  [default: words of Parakeet's own dialogues]",
 )
-@click.option("--megabytes", type=click.IntRange(1), default=100, show_default=True, help="Text for the stages.")
+@click.option("--megabytes", type=click.IntRange(1), default=100, show_default=True, help="Amount of text to process.")
 @click.option("--workers", type=click.IntRange(0), default=0, help="Processes.  [default: one per core]")
 def bench_data(text: tuple[str, ...], megabytes: int, workers: int) -> None:
-    """Time the data stages, measure their memory and disk space, and forecast 50 GB of text."""
+    """Time the data stages, and forecast 50 GB of text.
+
+    Measures their memory and disk space too.
+    """
     from parakeet.benchmarks.data import run
 
     run(text, megabytes, workers)
