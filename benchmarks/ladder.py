@@ -8,8 +8,7 @@ from parakeet.benchmarks.steps import Measurement, measure_steps
 from parakeet.benchmarks.training import Configuration, Row
 from parakeet.model.config import ModelConfig
 from parakeet.recipe import Training
-from parakeet.training.forecast import ExecutionChoice, choose
-from parakeet.training.memory import GIB, machine_budget
+from parakeet.training.forecast import GIB, ExecutionChoice, choose, machine_budget
 
 ORIGINAL = "the original's way"
 ORIGINAL_STEP = "benchmarks.original_step:OriginalStep"

@@ -20,7 +20,7 @@ from parakeet.progress import Progress, Task
 from parakeet.recipe import Recipe, Training
 from parakeet.recipe_file import load_recipe
 from parakeet.sanitise import sanitise
-from parakeet.training.memory import parse_memory
+from parakeet.training.forecast import parse_memory
 
 CPU_ROUNDS, GPU_ROUNDS = 3, 15
 JUDGED = 4096

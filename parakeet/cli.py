@@ -118,8 +118,8 @@ def plan(recipe_name: str, limit: float | None, card_name: str | None, memory: s
     """
     from parakeet.plan import render_plan
     from parakeet.recipe_file import load_recipe
+    from parakeet.training.forecast import parse_memory
     from parakeet.training.gpus import gpu_named
-    from parakeet.training.memory import parse_memory
 
     card = gpu_named(card_name) if card_name is not None else None
     n_bytes = parse_memory(memory) if memory is not None else None
@@ -299,7 +299,7 @@ def runs(run: str) -> None:
     import shutil
 
     from parakeet.home import home, runs_folder
-    from parakeet.training.run_tables import render_run, render_runs
+    from parakeet.training.runs import render_run, render_runs
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     folder = runs_folder(home())
@@ -318,7 +318,7 @@ def compare(first: str, second: str, output: Path | None) -> None:
     A and B are keys of runs, or the first characters of them.
     """
     from parakeet.home import home, runs_folder
-    from parakeet.training.run_tables import render_comparison
+    from parakeet.training.runs import render_comparison
 
     _say(render_comparison(runs_folder(home()), first, second, output))
 

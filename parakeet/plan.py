@@ -14,28 +14,26 @@ from parakeet.recipe import Recipe
 from parakeet.tokenizer import CL100K_CONTROLS, ROLE_TOKENS
 from parakeet.training.forecast import (
     AUTO_SHARE,
-    LENGTH_UNIT,
-    ExecutionChoice,
-    choose,
-    fitting_change,
-    forecast,
-    longest_sequence,
-    unmet,
-)
-from parakeet.training.gpus import Gpu
-from parakeet.training.memory import (
     CPU_SHARE,
     GIB,
     GPU_RESERVE,
+    LENGTH_UNIT,
     MIB,
     UNKNOWN_BUDGET,
+    ExecutionChoice,
     checkpoint_bytes,
+    choose,
+    fitting_change,
+    forecast,
     gpu_budget,
+    longest_sequence,
     machine_budget,
     run_bytes,
     size,
+    unmet,
     weights_bytes,
 )
+from parakeet.training.gpus import Gpu
 from parakeet.training.schedule import Schedule
 
 CONTROL_TOKENS = 3 + len(ROLE_TOKENS)

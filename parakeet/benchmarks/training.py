@@ -17,9 +17,8 @@ from parakeet.plan import vocabulary_rows
 from parakeet.recipe import Recipe, Training
 from parakeet.sanitise import sanitise
 from parakeet.training.device import memory_budget
-from parakeet.training.forecast import ExecutionChoice, choose
+from parakeet.training.forecast import GIB, ExecutionChoice, choose, parse_memory
 from parakeet.training.gpus import find_gpu
-from parakeet.training.memory import GIB, parse_memory
 
 MIB = 1 << 20
 SECONDS = 240.0

@@ -13,10 +13,17 @@ from parakeet.model.config import ModelConfig
 from parakeet.model.execution import Execution, Precision
 from parakeet.model.transformer import best_device
 from parakeet.training.distributed import Ranks
-from parakeet.training.forecast import ExecutionChoice, choose, fitting_change
+from parakeet.training.forecast import (
+    UNKNOWN_BUDGET,
+    ExecutionChoice,
+    choose,
+    fitting_change,
+    gpu_budget,
+    machine_budget,
+    size,
+)
 from parakeet.training.gpus import find_gpu
 from parakeet.training.job import TrainingJob
-from parakeet.training.memory import UNKNOWN_BUDGET, gpu_budget, machine_budget, size
 from parakeet.training.schedule import Schedule
 
 CHECKPOINTED = {

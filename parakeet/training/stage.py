@@ -20,7 +20,7 @@ from parakeet.recipe import Recipe, Training
 from parakeet.recipe_sources import settings_of
 from parakeet.stage import Check, Figures, Launch, MakeContext, Picture, Stage, Verdict
 from parakeet.tokenizer import Tokenizer
-from parakeet.training.forecast import unmet
+from parakeet.training.forecast import bytes_on_disk, run_bytes, unmet
 from parakeet.training.job import (
     CURVE_FILE,
     FAILURE_FILE,
@@ -31,7 +31,6 @@ from parakeet.training.job import (
     TRAINED,
     TrainingJob,
 )
-from parakeet.training.memory import bytes_on_disk, run_bytes
 
 CHANGEABLE = (
     "tokens",

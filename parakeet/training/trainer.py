@@ -16,8 +16,14 @@ from parakeet.model.config import ModelConfig
 from parakeet.model.transformer import Parakeet, save_model
 from parakeet.progress import Progress
 from parakeet.tokenizer import Tokenizer
-from parakeet.training.checkpoint import RunState, Snapshot, discard_after, restore_good, restore_newest
-from parakeet.training.checkpoint_writer import CheckpointWriter
+from parakeet.training.checkpoint import (
+    CheckpointWriter,
+    RunState,
+    Snapshot,
+    discard_after,
+    restore_good,
+    restore_newest,
+)
 from parakeet.training.curve import draw_loss_curve
 from parakeet.training.device import (
     ExecutionPlan,
@@ -29,14 +35,11 @@ from parakeet.training.device import (
 )
 from parakeet.training.distributed import Ranks, join, local_rank, world_size
 from parakeet.training.job import CURVE_FILE, METRICS_FILE, SUMMARY_FILE, TrainingJob
-from parakeet.training.logging import DagsterReporter, TrainingLogger
-from parakeet.training.metrics import Records, StepRecord, read_metrics
+from parakeet.training.logging import DagsterReporter, Records, StepRecord, TrainingLogger, read_metrics
 from parakeet.training.optimizer import make_optimizer
-from parakeet.training.prefetch import Prefetcher
 from parakeet.training.schedule import Schedule
 from parakeet.training.stability import MAX_ROLLBACKS_IN_A_ROW, MAX_SKIPS_IN_A_ROW, StabilityMonitor
-from parakeet.training.steps import Stepper
-from parakeet.training.validation import Validation
+from parakeet.training.steps import Prefetcher, Stepper, Validation
 
 DOCUMENTS_NAMED = 5
 

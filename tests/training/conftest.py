@@ -20,7 +20,7 @@ from parakeet.data.tokens.packing import plan_file
 from parakeet.recipe import Packing
 from parakeet.training.checkpoint import checkpoints
 from parakeet.training.job import FAILURE_FILE, METRICS_FILE, TrainingJob
-from parakeet.training.metrics import EVENTS_FILE, read_events, read_metrics
+from parakeet.training.logging import EVENTS_FILE, read_events, read_metrics
 
 from ..conftest import Prepared
 

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from parakeet.cli import main
 from parakeet.recipe_file import load_recipe
 from parakeet.training.job import TrainingJob
-from parakeet.training.metrics import Kind, RunLog, StepRecord
+from parakeet.training.logging import Kind, RunLog, StepRecord
 from parakeet.training.schedule import Schedule
 
 BATCH = 512

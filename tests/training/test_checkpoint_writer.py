@@ -16,8 +16,7 @@ import pytest
 
 from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
-from parakeet.training.checkpoint import checkpoints, read_state, restore_newest
-from parakeet.training.checkpoint_writer import CheckpointWriter
+from parakeet.training.checkpoint import CheckpointWriter, checkpoints, read_state, restore_newest
 
 from .toy_run import LARGEST_FILE, SCHEDULE, SMALLEST_FILE, ToyRun, let_files_grow_to, open_writer, run_state
 

@@ -10,9 +10,9 @@ from parakeet.model.config import ModelConfig
 from parakeet.training import device as device_module
 from parakeet.training.device import ExecutionPlan, device_name, peak_flops, peak_resident
 from parakeet.training.distributed import Ranks
+from parakeet.training.forecast import GIB
 from parakeet.training.gpus import find_gpu
 from parakeet.training.job import TrainingJob
-from parakeet.training.memory import GIB
 from parakeet.training.schedule import Phase, Schedule
 
 from .conftest import MakeJob

@@ -14,8 +14,15 @@ from parakeet.model.execution import Execution
 from parakeet.model.transformer import Parakeet
 from parakeet.recipe import Training
 from parakeet.training.distributed import Ranks
-from parakeet.training.forecast import AUTO_SHARE, MemoryForecast, choose, fitting_change, forecast, longest_sequence
-from parakeet.training.memory import GIB
+from parakeet.training.forecast import (
+    AUTO_SHARE,
+    GIB,
+    MemoryForecast,
+    choose,
+    fitting_change,
+    forecast,
+    longest_sequence,
+)
 from parakeet.training.optimizer import make_optimizer
 from parakeet.training.steps import Stepper
 

@@ -11,7 +11,7 @@ from parakeet.errors import ParakeetError
 from parakeet.model.config import ModelConfig
 from parakeet.model.transformer import Parakeet
 from parakeet.recipe import Training
-from parakeet.training.memory import (
+from parakeet.training.forecast import (
     GIB,
     UNKNOWN_BUDGET,
     checkpoint_bytes,
@@ -75,7 +75,7 @@ def test_memory_of_a_system_that_does_not_say_is_unknown() -> None:
         "from pathlib import Path\n"
         "sys.modules['resource'] = None\n"
         "known, os.sysconf = os.sysconf, lambda name: -1\n"
-        "from parakeet.training.memory import physical_memory\n"
+        "from parakeet.training.forecast import physical_memory\n"
         "minus = physical_memory()\n"
         "os.sysconf = lambda name: known('SC_UNHEARD_OF')\n"
         "unnamed = physical_memory()\n"

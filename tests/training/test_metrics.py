@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from parakeet.recipe import Packing, Training
 from parakeet.training.job import METRICS_FILE
-from parakeet.training.metrics import EVENTS_FILE, SCHEDULE_FILE, RunLog, StepRecord, read_events, read_metrics
+from parakeet.training.logging import EVENTS_FILE, SCHEDULE_FILE, RunLog, StepRecord, read_events, read_metrics
 from parakeet.training.schedule import Schedule
 
 
@@ -245,7 +245,7 @@ FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
 from tests.training.test_metrics import record
-from parakeet.training.metrics import RunLog
+from parakeet.training.logging import RunLog
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 log = RunLog(Path(sys.argv[1]))

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from parakeet.training.curve import draw_loss_curve, running_mean
 from parakeet.training.job import METRICS_FILE
-from parakeet.training.run_tables import age
-from parakeet.training.runs import load_run
+from parakeet.training.runs import age, load_run
 
 from .run_folders import BATCH, PNG, Folder, parakeet, record
 

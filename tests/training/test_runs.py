@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from parakeet.errors import ParakeetError
 from parakeet.training.job import FAILURE_FILE, JOB_FILE, LOCK_FILE, METRICS_FILE, TrainingJob
 from parakeet.training.logging import Heartbeat
-from parakeet.training.run_tables import render_runs
-from parakeet.training.runs import find_run, list_runs, load_run
+from parakeet.training.runs import find_run, list_runs, load_run, render_runs
 
 from ..conftest import Prepared
 from .run_folders import BATCH, STEPS, Folder, parakeet, record, row, schedule_of

@@ -18,7 +18,7 @@ from parakeet.progress import Progress
 from parakeet.recipe import LaterRows, Recipe
 from parakeet.training.checkpoint import checkpoints
 from parakeet.training.job import CHECKPOINT_PATTERN, FAILURE_FILE, JOB_FILE, LOCK_FILE, TrainingJob
-from parakeet.training.metrics import EVENTS_FILE, read_events
+from parakeet.training.logging import EVENTS_FILE, read_events
 from parakeet.training.stage import make_checkpoint, run_key
 
 from ..conftest import Prepared

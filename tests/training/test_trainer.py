@@ -20,9 +20,9 @@ from parakeet.errors import INTERRUPTED
 from parakeet.progress import Progress
 from parakeet.recipe import LaterRows, Packing
 from parakeet.training.checkpoint import checkpoints
+from parakeet.training.forecast import machine_budget, physical_memory, share_of
 from parakeet.training.job import FAILURE_FILE, METRICS_FILE, SUMMARY_FILE, TrainingJob
-from parakeet.training.memory import machine_budget, physical_memory, share_of
-from parakeet.training.metrics import SCHEDULE_FILE
+from parakeet.training.logging import SCHEDULE_FILE
 
 from ..conftest import Prepared
 from .conftest import ForkServer, MakeJob, Result, events, failure, history, result, until

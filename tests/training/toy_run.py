@@ -10,8 +10,7 @@ from parakeet.model.config import ModelConfig
 from parakeet.model.transformer import Parakeet
 from parakeet.progress import Progress
 from parakeet.recipe import Training
-from parakeet.training.checkpoint import HostCopy, RunState, Snapshot, write_checkpoint
-from parakeet.training.checkpoint_writer import CheckpointWriter
+from parakeet.training.checkpoint import CheckpointWriter, HostCopy, RunState, Snapshot, write_checkpoint
 from parakeet.training.optimizer import make_optimizer
 from parakeet.training.schedule import Phase, Schedule
 
