@@ -13,7 +13,7 @@ from parakeet.home import latest_release, runs_folder
 from parakeet.locking import is_held
 from parakeet.recipe_sources import SOURCE_FILES
 from parakeet.stages import STAGES, Build, active_recipe
-from parakeet.training.job import JOB_FILE
+from parakeet.training.job import JOB_FILE, read_job
 
 
 @dataclass(frozen=True)
@@ -119,9 +119,8 @@ def _unfinished(path: Path) -> Entry:
     stage = str(note.get("stage", path.parent.name))
     if (path / JOB_FILE).is_file():
         try:
-            job = json.loads((path / JOB_FILE).read_text(encoding="utf-8"))
-            recipe = str(job.get("recipe", ""))
-        except (OSError, ValueError):
+            recipe = str(read_job(path / JOB_FILE)["recipe"].get("name", ""))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             recipe = ""
     return Entry(path, _size(path), stage, recipe, idle)
 

@@ -108,9 +108,9 @@ def build(
 @main.command()
 @click.option("--recipe", "recipe_name", default="demo", show_default=True, help="Shipped recipe or recipe file.")
 @click.option("--limit", type=Share(), metavar="SHARE", help="Use only this share of every source: 0.1% or 0.001.")
-@click.option("--card", "card_name", metavar="NAME", help='GPU to plan training for: "RTX 3080 Ti".')
+@click.option("--gpu", "--card", "gpu_name", metavar="NAME", help='GPU to plan training for: "RTX 3080 Ti".')
 @click.option("--memory", metavar="AMOUNT", help="Memory that training may use: 11.2GiB, 12GB.  [default: the GPU's]")
-def plan(recipe_name: str, limit: float | None, card_name: str | None, memory: str | None) -> None:
+def plan(recipe_name: str, limit: float | None, gpu_name: str | None, memory: str | None) -> None:
     """Show what a recipe would build, without building it.
 
     Lists the sources with shares and sizes, the parameters by part, tokens, steps, FLOPs and disk space; the memory of
@@ -121,9 +121,9 @@ def plan(recipe_name: str, limit: float | None, card_name: str | None, memory: s
     from parakeet.training.forecast import parse_memory
     from parakeet.training.gpus import gpu_named
 
-    card = gpu_named(card_name) if card_name is not None else None
+    gpu = gpu_named(gpu_name) if gpu_name is not None else None
     n_bytes = parse_memory(memory) if memory is not None else None
-    _say(render_plan(_limited(load_recipe(recipe_name), limit), card, n_bytes))
+    _say(render_plan(_limited(load_recipe(recipe_name), limit), gpu, n_bytes))
 
 
 @main.command()

@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
         return 1
     under_torchrun = "RANK" in os.environ
     try:
-        processes = 1 if under_torchrun else process_count(job.training)
+        processes = 1 if under_torchrun else process_count(job.recipe.training)
         if processes > 1:
             return launch(job, path, processes, stop, Progress())
         status = _train(job, stop, under_torchrun)
@@ -84,7 +84,7 @@ def _train_locked(job: TrainingJob, progress: Progress, reporter: DagsterReporte
     from parakeet.training.trainer import train
 
     try:
-        note = unknown_memory(job.training.device)
+        note = unknown_memory(job.recipe.training.device)
         if note is not None:
             progress.say(note)
         outcome = train(job, progress, reporter, _run_id() if leads else "", stop)

@@ -189,14 +189,14 @@ class ExecutionPlan:
 
     def _choose(self, sequence_length: int) -> ExecutionChoice:
         cuda = self._device.type == "cuda"
-        training = self._job.training
+        training = self._job.recipe.training
         return choose(
             self._config, training, sequence_length, self._budget, cuda, processes=self._processes, flex=self._flex
         )  # fmt: skip
 
     def _change(self, sequence_length: int, budget: int) -> str:
         cuda = self._device.type == "cuda"
-        training = self._job.training
+        training = self._job.recipe.training
         return fitting_change(
             self._config, training, sequence_length, budget, cuda, processes=self._processes, flex=self._flex
         )  # fmt: skip

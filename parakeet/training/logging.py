@@ -371,7 +371,7 @@ class TrainingLogger:
         self._reporter = reporter
         self._leads = leads
         self._log = RunLog(job.run, progress)
-        tensorboard = leads and job.training.tensorboard
+        tensorboard = leads and job.recipe.training.tensorboard
         self._tensorboard = TensorBoardWriter(job.run, progress.say) if tensorboard else None
         self._heartbeat = Heartbeat(job.run, run_id) if leads else None
 

@@ -116,9 +116,7 @@ def make_checkpoint(
     if fresh:
         _clear(run, progress)
     job = TrainingJob(
-        model=recipe.model,
-        training=recipe.training,
-        packing=recipe.packing,
+        recipe=recipe,
         tokenizer=inputs["tokenizer"].path,
         shards=inputs["token_shards"].path,
         shards_content=inputs["token_shards"].content,

@@ -91,7 +91,7 @@ class Prefetcher:
     def _read(self, step: int) -> _Read:
         phase = self._schedule.phase(step)
         loader = self._loader(phase)
-        batch = loader.next_batch(self._job.training.batch_tokens // self._schedule.sequence_length(step))
+        batch = loader.next_batch(self._job.recipe.training.batch_tokens // self._schedule.sequence_length(step))
         return _Read(batch, phase, loader.state)
 
     def _loader(self, phase: int) -> Loader:
@@ -99,7 +99,7 @@ class Prefetcher:
             sequence_length = self._schedule.phases[phase].sequence_length
             # A seed of its own for each phase; otherwise two phases of one length would begin with the same sequences.
             start = LoaderState(
-                self._job.shards_content, self._job.plan_digests[str(sequence_length)], self._job.packing.seed + phase
+                self._job.shards_content, self._job.plan_digests[str(sequence_length)], self._job.recipe.packing.seed + phase
             )
             loader = Loader(self._shards, Plan(self._job.plan, sequence_length), sequence_length, self._padding, start)
             if str(phase) in self._state:

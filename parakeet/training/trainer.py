@@ -59,9 +59,9 @@ def train(
 
     A checkpoint is saved in both cases, but not after an exception. Raises ParakeetError for what a user can fix.
     """
-    device = choose_device(job.training.device, local_rank(), world_size())
-    if job.training.threads:
-        torch.set_num_threads(job.training.threads)
+    device = choose_device(job.recipe.training.device, local_rank(), world_size())
+    if job.recipe.training.threads:
+        torch.set_num_threads(job.recipe.training.threads)
     # Set before torch's first thread, which inherits it. ALiBi makes far probabilities denormal: on a CPU the backward
     # pass over 4,096 tokens of one document takes 1.15 s with denormals and 0.35 s without.
     torch.set_flush_denormal(True)
@@ -79,13 +79,13 @@ class Trainer:
     """One rank's model, data and counters of a run."""
 
     def __init__(self, job: TrainingJob, ranks: Ranks, logger: TrainingLogger) -> None:
-        settings = job.training
+        settings = job.recipe.training
         self.job = job
         self.ranks = ranks
         self.logger = logger
-        self.schedule = Schedule.from_recipe(settings, job.packing)
+        self.schedule = Schedule.from_recipe(settings, job.recipe.packing)
         tokenizer = Tokenizer.load(job.tokenizer)
-        self.config = ModelConfig.from_recipe(job.model, tokenizer.rows)
+        self.config = ModelConfig.from_recipe(job.recipe.model, tokenizer.rows)
         # Before any memory is taken: a run whose forecast does not fit is refused here.
         self.execution_plan = ExecutionPlan(job, self.config, self.schedule, ranks)
         for line in self.execution_plan.lines():
@@ -135,7 +135,7 @@ class Trainer:
 
     def run(self, stop: Callable[[], bool]) -> Outcome:
         """Make the remaining steps."""
-        batch_tokens = self.job.training.batch_tokens
+        batch_tokens = self.job.recipe.training.batch_tokens
         self.model.train()
         with self.logger.task(self.schedule.total_steps * batch_tokens) as task:
             task.skip(self.step * batch_tokens)
@@ -172,7 +172,7 @@ class Trainer:
                 self._announce_skip(step, reason, batch)
         self.step = step
         seconds = time.monotonic() - began
-        speed = self.job.training.batch_tokens / seconds
+        speed = self.job.recipe.training.batch_tokens / seconds
         record = StepRecord(
             step=step,
             tokens=self.tokens,
@@ -234,7 +234,7 @@ class Trainer:
         """Whether the schedule asks for a checkpoint: every `checkpoint_steps`, at the last step that a longer run or
         a decay branch can continue from, and at the end. Not after a skipped step: the weights may be the problem."""
         milestones = (self.schedule.stable_until, self.schedule.total_steps)
-        due = step % self.job.training.checkpoint_steps == 0 or step in milestones
+        due = step % self.job.recipe.training.checkpoint_steps == 0 or step in milestones
         return due and not self.monitor.skipped_in_a_row
 
     def _validate(self) -> float | None:
@@ -314,7 +314,7 @@ class Trainer:
 
     def _new_model(self) -> Parakeet:
         model = Parakeet(self.config)
-        model.initialise(torch.Generator().manual_seed(self.job.training.seed))
+        model.initialise(torch.Generator().manual_seed(self.job.recipe.training.seed))
         return model
 
     def _stop(self) -> Outcome:
@@ -345,7 +345,7 @@ class Trainer:
             )
         summary = {
             "parameters": self.config.parameter_count,
-            **_history(metrics, trained, self.job.training.batch_tokens),
+            **_history(metrics, trained, self.job.recipe.training.batch_tokens),
             "skipped": self.monitor.skipped,
             "rolled_back": self.monitor.rolled_back,
             "device": device_name(self.ranks.device),

@@ -146,10 +146,11 @@ def write_job(prepared: Prepared) -> MakeJob:
         output = run.with_name(f"{run.name}-output")
         for folder in (run, output):
             folder.mkdir(exist_ok=True)
+        recipe = prepared.recipe
+        shape = recipe.model.model_copy(update=model or {})
+        settings = recipe.training.model_copy(update=training)
         job = TrainingJob(
-            model=prepared.recipe.model.model_copy(update=model or {}),
-            training=prepared.recipe.training.model_copy(update=training),
-            packing=packing,
+            recipe=recipe.model_copy(update={"model": shape, "training": settings, "packing": packing}),
             tokenizer=prepared.tokenizer_folder,
             shards=shards,
             shards_content="shards",

@@ -41,9 +41,8 @@ class Folder:
         settings = RECIPE.training.model_copy(update={"tokens": BATCH * STEPS, "batch_tokens": BATCH, **training})
         where = dict.fromkeys(("tokenizer", "shards", "plan", "output"), home / "somewhere" / key)
         digests = {"shards_content": "d" * 64, "plan_digests": {"256": "e" * 64}}
-        TrainingJob(
-            model=RECIPE.model, training=settings, packing=RECIPE.packing, run=self.path, **where, **digests
-        ).save()
+        recipe = RECIPE.model_copy(update={"training": settings})
+        TrainingJob(recipe=recipe, run=self.path, **where, **digests).save()
         self.log = RunLog(self.path)
         self.schedule = Schedule.from_recipe(settings, RECIPE.packing)
 

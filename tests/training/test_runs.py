@@ -270,10 +270,9 @@ def test_a_real_run_is_listed_while_it_trains_after_a_stop_and_at_the_end(prepar
     run.mkdir(parents=True)
     output.mkdir()
     recipe = prepared.recipe
+    training = recipe.training.model_copy(update={"tokens": 256 * 1000, "checkpoint_steps": 100})
     job = TrainingJob(
-        model=recipe.model,
-        training=recipe.training.model_copy(update={"tokens": 256 * 1000, "checkpoint_steps": 100}),
-        packing=recipe.packing,
+        recipe=recipe.model_copy(update={"training": training}),
         tokenizer=prepared.tokenizer_folder,
         shards=prepared.shards,
         shards_content="shards",
