@@ -621,10 +621,10 @@ def _observation(records: list[StepRecord]) -> dict[str, float | None]:
         "learning_rate": last.learning_rate,
         "tokens_per_second": tokens / seconds if seconds else None,
         "validation_loss": measured[-1] if measured else None,
-        **{name: _mean([getattr(record, name) for record in trained]) for name in AVERAGED},
+        **{name: mean([getattr(record, name) for record in trained]) for name in AVERAGED},
     }
 
 
-def _mean(values: list[float | None]) -> float | None:
+def mean(values: list[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None

@@ -99,7 +99,9 @@ class Prefetcher:
             sequence_length = self._schedule.phases[phase].sequence_length
             # A seed of its own for each phase; otherwise two phases of one length would begin with the same sequences.
             start = LoaderState(
-                self._job.shards_content, self._job.plan_digests[str(sequence_length)], self._job.recipe.packing.seed + phase
+                self._job.shards_content,
+                self._job.plan_digests[str(sequence_length)],
+                self._job.recipe.packing.seed + phase,
             )
             loader = Loader(self._shards, Plan(self._job.plan, sequence_length), sequence_length, self._padding, start)
             if str(phase) in self._state:

@@ -37,7 +37,7 @@ def test_a_run_is_one_line_with_how_far_it_came(tmp_path: Path) -> None:
     with FileLock(folder.path / LOCK_FILE):
         _, output = parakeet(tmp_path, "runs")
     assert row(output, "3fa94c12") == [
-        *("3fa94c12", "training", "1.23M", "50 of 100", "50 %", "25.6k of 51.2k", "4.000", "2.05k", "40", "just now"),
+        *("3fa94c12", "training", "1.23 M", "50 of 100", "50%", "25,600 of 51,200", "4.000", "2,048", "40", "just now"),
         *("1", "0"),
     ]
 
@@ -96,7 +96,7 @@ def test_tokens_are_those_of_the_progress_bar_and_targets_are_shown_separately(t
     folder = Folder(tmp_path, "aaaa", tokens=BATCH * STEPS - 100).event("started")
     folder.train(*(record(step, tokens=500 * step) for step in range(1, STEPS + 1))).event("finished", STEPS)
     _, output = parakeet(tmp_path, "runs")
-    assert row(output, "aaaa")[4:6] == ["100 %", "51.2k of 51.2k"]
+    assert row(output, "aaaa")[4:6] == ["100%", "51,200 of 51,200"]
     _, output = parakeet(tmp_path, "runs", "aaaa")
     assert re.search(r"^  tokens +51,200 of 51,200$", output, re.MULTILINE)
     assert re.search(r"^  targets +50,000\b", output, re.MULTILINE)
