@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from parakeet.errors import ParakeetError
+from parakeet.formatting import format_bytes
 from parakeet.model.config import ModelConfig
 from parakeet.model.execution import LOSS_ROWS, ActivationCheckpointing, AttentionBackend, Execution
 from parakeet.recipe import Training
 from parakeet.training.schedule import total_steps
 
-MIB = 1 << 20
 GIB = 1 << 30
 GPU_RESERVE = round(0.8 * GIB)
 """What the CUDA context, its libraries and a display take of a GPU's memory before anything is allocated."""
@@ -49,15 +49,6 @@ def parse_memory(text: str) -> int:
     if not 0 < n_bytes < UNKNOWN_BUDGET:
         raise ParakeetError(f"{text!r} is not an amount of memory: write it like 11.2GiB, 12GB or 11500MiB.")
     return n_bytes
-
-
-def size(n_bytes: int) -> str:
-    """An amount of memory for people."""
-    if n_bytes == UNKNOWN_BUDGET:
-        return "an unknown amount"
-    if n_bytes >= GIB:
-        return f"{n_bytes / GIB:,.2f} GiB"
-    return f"{n_bytes / MIB:,.1f} MiB" if n_bytes >= MIB else f"{n_bytes:,} bytes"
 
 
 def gpu_budget(n_bytes: int) -> int:
@@ -304,6 +295,9 @@ class MemoryForecast:
     def total(self) -> int:
         return sum(self.parts.values())
 
+    def __str__(self) -> str:
+        return format_bytes(self.total, 2)
+
 
 @dataclass(frozen=True)
 class ExecutionChoice:
@@ -402,7 +396,7 @@ def fitting_change(
             changed = training.model_copy(update=dict(changes))
             choice = choose(config, changed, sequence_length, budget_bytes, cuda, processes=processes, flex=flex)
             if choice.fits:
-                return f"Set {_listed(changes)}: the forecast is then {size(choice.forecast.total)}."
+                return f"Set {_listed(changes)}: the forecast is then {choice.forecast}."
     changed = training.model_copy(update=dict(milder))
     longest = longest_sequence(config, changed, budget_bytes, cuda)
     if longest:
@@ -410,7 +404,7 @@ def fitting_change(
         return (
             f"Sequences of at most {longest:,} tokens would fit: set packing.sequence_length to that or less{others}."
         )
-    fixed = size(2 * weights_bytes(config) + optimizer_bytes(config, changed.optimizer))
+    fixed = format_bytes(2 * weights_bytes(config) + optimizer_bytes(config, changed.optimizer), 2)
     return (
         f"Weights, gradients and optimizer alone take {fixed}: make the model smaller (model.width, "
         "model.layers), or use a device with more memory."

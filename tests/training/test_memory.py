@@ -23,7 +23,6 @@ from parakeet.training.forecast import (
     physical_memory,
     run_bytes,
     share_of,
-    size,
     weights_bytes,
 )
 from parakeet.training.optimizer import make_optimizer
@@ -64,8 +63,6 @@ def test_the_least_of_what_is_known_counts_and_nothing_known_is_no_limit() -> No
     assert share_of([None, 1000, 500]) == 400
     assert share_of([None]) == share_of([]) == UNKNOWN_BUDGET
     assert machine_budget() < UNKNOWN_BUDGET
-    assert size(UNKNOWN_BUDGET) == "an unknown amount"
-    assert size(GIB) == "1.00 GiB"
 
 
 def test_memory_of_a_system_that_does_not_say_is_unknown() -> None:

@@ -1,5 +1,6 @@
 """`parakeet runs`, over folders as a trainer leaves them."""
 
+import json
 import re
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from parakeet.training.logging import Heartbeat
 from parakeet.training.runs import find_run, list_runs, load_run, render_runs
 
 from ..conftest import Prepared
-from .run_folders import BATCH, STEPS, Folder, parakeet, record, row, schedule_of
+from .run_folders import BATCH, RECIPE, STEPS, Folder, parakeet, record, row, schedule_of
 
 
 def test_a_home_without_runs_is_one_friendly_line(tmp_path: Path) -> None:
@@ -142,6 +143,25 @@ def test_a_corrupt_folder_is_one_line_and_the_rest_is_shown(tmp_path: Path, job:
     status, output = parakeet(tmp_path, "runs", "bb")
     assert status == 1
     assert output.startswith("Error: ")
+
+
+def test_a_job_of_the_version_before_this_one_is_read(tmp_path: Path) -> None:
+    """0.1 wrote three sections instead of the recipe, with the keys of its time."""
+    folder = Folder(tmp_path, "aaaa").train(record(1))
+    new, path = load_run(folder.path), folder.path / JOB_FILE
+    job = TrainingJob.load(path)
+    values = json.loads(path.read_text(encoding="utf-8"))
+    recipe = values.pop("recipe")
+    assert recipe["name"] == RECIPE.name
+    values |= {name: recipe[name] for name in ("model", "training", "packing")}
+    values["packing"]["row_tokens"] = values["packing"].pop("sequence_length")
+    values["training"]["recompute"] = values["training"].pop("activation_checkpointing")
+    path.write_text(json.dumps(values), encoding="utf-8")
+    assert load_run(folder.path).settings == new.settings
+    earlier = TrainingJob.load(path).recipe
+    assert (earlier.model, earlier.training, earlier.packing) == (
+        *(job.recipe.model, job.recipe.training, job.recipe.packing),
+    )
 
 
 def test_damaged_files_of_a_run_are_ignored(tmp_path: Path) -> None:
