@@ -72,17 +72,9 @@ class RunState:
 
 
 @dataclass(frozen=True)
-class Snapshot:
-    """What a checkpoint is written from: the live model and optimizer, and their present state."""
-
-    model: Parakeet
-    optimizer: torch.optim.Optimizer
-    state: RunState
-
-
-@dataclass(frozen=True)
 class HostCopy:
-    """A snapshot that later steps do not change: tensors copied to the host's memory, the rest as JSON values."""
+    """What a checkpoint is written from, while later steps change the model: tensors in the host's memory, the rest as
+    JSON values."""
 
     state: RunState
     values: dict[str, Any]
@@ -90,29 +82,17 @@ class HostCopy:
     optimizer: dict[str, Tensor]
 
     @classmethod
-    def of(cls, snapshot: Snapshot) -> "HostCopy":
+    def of(cls, model: Parakeet, optimizer: torch.optim.Optimizer, state: RunState) -> "HostCopy":
         tensors: dict[str, Tensor] = {}
-        plain = _split_tensors(snapshot.optimizer.state_dict()["state"], "", tensors)
-        optimizer = asdict(_Layout.of(snapshot.optimizer)) | {"state": plain}
-        values = json.loads(json.dumps(asdict(snapshot.state) | {"optimizer": optimizer}))
-        return cls(snapshot.state, values, _copied(snapshot.model.state_dict()), _copied(tensors))
+        plain = _split_tensors(optimizer.state_dict()["state"], "", tensors)
+        values = json.loads(json.dumps(asdict(state) | {"optimizer": _layout(optimizer) | {"state": plain}}))
+        return cls(state, values, _copied(model.state_dict()), _copied(tensors))
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """Identifies an optimizer: its class or classes, and the number of parameters in each group."""
-
-    name: str
-    groups: list[int]
-
-    @classmethod
-    def of(cls, optimizer: torch.optim.Optimizer) -> "_Layout":
-        # A JoinedOptimizer is named after its parts.
-        name = getattr(optimizer, "name", type(optimizer).__name__)
-        return cls(name, [len(group["params"]) for group in optimizer.param_groups])
-
-    def __str__(self) -> str:
-        return f"{self.name} over {' + '.join(map(str, self.groups))} parameters"
+def _layout(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Identifies an optimizer: its class, or the classes of a JoinedOptimizer, and the parameters in each group."""
+    name = getattr(optimizer, "name", type(optimizer).__name__)
+    return {"name": name, "groups": [len(group["params"]) for group in optimizer.param_groups]}
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -305,9 +285,10 @@ def _is_good(state: RunState, good_step: int) -> bool:
 def _restore(path: Path, model: Parakeet, optimizer: torch.optim.Optimizer) -> None:
     saved = _read_values(path)["optimizer"]
     _check_model(path, model)
-    there, here = _Layout(saved["name"], saved["groups"]), _Layout.of(optimizer)
-    if there != here:
-        raise ParakeetError(f"{path} is of another optimizer: {there}; the recipe's is {here}. {_advice(path)}")
+    here = _layout(optimizer)
+    if here != {name: saved[name] for name in here}:
+        there, ours = (f"{o['name']} over {' + '.join(map(str, o['groups']))} parameters" for o in (saved, here))
+        raise ParakeetError(f"{path} is of another optimizer: {there}; the recipe's is {ours}. {_advice(path)}")
     with safe_open(path / WEIGHTS_FILE, "pt") as file, torch.no_grad():
         for name, weight in model.state_dict().items():
             weight.copy_(file.get_tensor(name))
@@ -450,17 +431,17 @@ class CheckpointWriter:
         if enabled:
             tidy(run)
 
-    def save(self, snapshot: Snapshot) -> None:
-        """Copy the snapshot and start writing it; training may change everything as soon as this returns.
+    def save(self, model: Parakeet, optimizer: torch.optim.Optimizer, state: RunState) -> None:
+        """Copy everything and start writing the copy; training may continue as soon as this returns.
 
         Waits for a write in progress before it copies, so that there are never two copies.
         """
         if not self._enabled:
             return
         self.wait()
-        step = snapshot.state.step
+        step = state.step
         try:
-            copy = HostCopy.of(snapshot)
+            copy = HostCopy.of(model, optimizer, state)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -475,7 +456,7 @@ class CheckpointWriter:
 
     def poll(self) -> None:
         """Report the latest write if it has ended; returns at once."""
-        if self._write is not None and self._write.ended:
+        if self._write is not None and not self._write.thread.is_alive():
             self.wait()
 
     def wait(self) -> None:
@@ -483,7 +464,7 @@ class CheckpointWriter:
         write, self._write = self._write, None
         if write is None:
             return
-        write.join()
+        write.thread.join()
         if write.error is not None:
             raise write.error
         self._unsaved = write.unsaved
@@ -525,36 +506,23 @@ class _Write:
         self.unsaved: ParakeetError | None = None
         self.error: BaseException | None = None
         arguments = (run, copy, keep_checkpoints, keep_every)
-        self._thread = threading.Thread(target=self._work, args=arguments, name="checkpoint", daemon=True)
-        self._thread.start()
-
-    @property
-    def ended(self) -> bool:
-        return not self._thread.is_alive()
-
-    def join(self) -> None:
-        self._thread.join()
+        self.thread = threading.Thread(target=self._work, args=arguments, name="checkpoint", daemon=True)
+        self.thread.start()
 
     def _work(self, run: Path, copy: HostCopy, keep_checkpoints: int, keep_every: int) -> None:
         try:
-            self._save(run, copy)
-            if self.unsaved is None:
-                self._prune(run, copy.state, keep_checkpoints, keep_every)
+            try:
+                write_checkpoint(run, copy)
+            except OSError as error:
+                self.failure = f"could not be saved: {_reason(error)}"
+                self.unsaved = explain_os_error(error, f"saving the checkpoint of step {self.step:,}")
+                return
+            try:
+                prune(run, copy.state, keep_checkpoints, keep_every)
+            except OSError as error:
+                self.failure = f"was saved, but older ones could not be removed: {_reason(error)}"
         except BaseException as error:
             self.error = error
-
-    def _save(self, run: Path, copy: HostCopy) -> None:
-        try:
-            write_checkpoint(run, copy)
-        except OSError as error:
-            self.failure = f"could not be saved: {_reason(error)}"
-            self.unsaved = explain_os_error(error, f"saving the checkpoint of step {self.step:,}")
-
-    def _prune(self, run: Path, written: RunState, keep_checkpoints: int, keep_every: int) -> None:
-        try:
-            prune(run, written, keep_checkpoints, keep_every)
-        except OSError as error:
-            self.failure = f"was saved, but older ones could not be removed: {_reason(error)}"
 
 
 def _reason(error: OSError) -> str:

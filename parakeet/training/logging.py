@@ -375,9 +375,6 @@ class TrainingLogger:
         self._tensorboard = TensorBoardWriter(job.run, progress.say) if tensorboard else None
         self._heartbeat = Heartbeat(job.run, run_id) if leads else None
 
-    def say(self, text: str) -> None:
-        self.progress.say(text)
-
     def task(self, tokens: int) -> AbstractContextManager[Task]:
         """The progress bar."""
         return self.progress.task("training", tokens, "tokens")
@@ -402,7 +399,7 @@ class TrainingLogger:
     def announce(self, kind: Kind, step: int, text: str, **more: Any) -> None:
         """Write something to the log, and show it on the terminal and in Dagster."""
         self.event(kind, step, text, **more)
-        self.say(text)
+        self.progress.say(text)
         self._reporter.event(text)
 
     def saved(self, step: int) -> None:

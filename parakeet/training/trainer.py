@@ -19,7 +19,6 @@ from parakeet.tokenizer import Tokenizer
 from parakeet.training.checkpoint import (
     CheckpointWriter,
     RunState,
-    Snapshot,
     discard_after,
     restore_good,
     restore_newest,
@@ -89,7 +88,7 @@ class Trainer:
         # Before any memory is taken: a run whose forecast does not fit is refused here.
         self.execution_plan = ExecutionPlan(job, self.config, self.schedule, ranks)
         for line in self.execution_plan.lines():
-            logger.say(line)
+            logger.progress.say(line)
         self.shards = TokenShards(job.shards, "train", tokenizer)
         held_out = TokenShards(job.shards, "held_out", tokenizer)
         self.prefetcher = Prefetcher(job, self.shards, tokenizer.padding, self.schedule)
@@ -128,7 +127,7 @@ class Trainer:
         text = f"Resuming from step {self.step:,} of {self.schedule.total_steps:,}."
         self.logger.announce("resumed", self.step, text)
         if state.world_size != self.ranks.world:
-            self.logger.say(
+            self.logger.progress.say(
                 f"The checkpoint was made by {state.world_size} processes and {self.ranks.world} continue: the "
                 "training is the same, but not to the last bit."
             )
@@ -260,7 +259,7 @@ class Trainer:
             world_size=self.ranks.world,
             good_step=self.monitor.good_step,
         )
-        self.writer.save(Snapshot(self.model, self.optimizer, state))
+        self.writer.save(self.model, self.optimizer, state)
 
     def _roll_back(self) -> int:
         """Return to the last good checkpoint, but not to its data. Returns the number of steps.
@@ -329,7 +328,7 @@ class Trainer:
             self._write_result()
         peak = self.execution_plan.peak_line()
         self.logger.event("finished", self.step, f"Trained on {self.tokens:,} tokens. {peak}")
-        self.logger.say(peak)
+        self.logger.progress.say(peak)
         # torchrun ends all processes when one ends early.
         self.ranks.wait()
         return Outcome(finished=True, step=self.step)

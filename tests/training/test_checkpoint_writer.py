@@ -70,9 +70,9 @@ def test_training_may_change_everything_as_soon_as_save_returns(tmp_path: Path) 
     expected = toy.bits()
     with told.writer(tmp_path) as writer:
         snapshot = toy.snapshot(1)
-        writer.save(snapshot)
+        writer.save(*snapshot)
         toy.make_step(2)
-        snapshot.state.loaders["0"]["epoch"] = 5
+        snapshot[2].loaders["0"]["epoch"] = 5
     restored = ToyRun(width=64, seed=2)
     assert restore_newest(tmp_path, restored.model, restored.optimizer, SCHEDULE, Progress()) == run_state(1)
     assert restored.bits() == expected
@@ -81,11 +81,11 @@ def test_training_may_change_everything_as_soon_as_save_returns(tmp_path: Path) 
 def test_callbacks_run_in_the_thread_that_polls(tmp_path: Path) -> None:
     toy, told = ToyRun(), Told()
     with told.writer(tmp_path) as writer:
-        writer.save(toy.snapshot(1))
+        writer.save(*toy.snapshot(1))
         assert told.saved == []
         poll_until_told(writer, told, 1)
         writer.poll()
-        writer.save(toy.snapshot(2))
+        writer.save(*toy.snapshot(2))
     assert told.saved == [1, 2]
     assert told.threads == {threading.get_ident()}
 
@@ -94,7 +94,7 @@ def test_a_save_waits_for_the_one_before_it(tmp_path: Path) -> None:
     toy, told = ToyRun(width=256), Told()
     with told.writer(tmp_path) as writer:
         for step in (1, 2, 3):
-            writer.save(toy.snapshot(step))
+            writer.save(*toy.snapshot(step))
             assert told.saved == list(range(1, step))
             assert sum(thread.name == "checkpoint" for thread in threading.enumerate()) <= 1
             assert [read_state(path).step for path in checkpoints(tmp_path)][: step - 1] == list(range(1, step))[-2:]
@@ -105,7 +105,7 @@ def test_every_save_prunes(tmp_path: Path) -> None:
     with told.writer(tmp_path, keep_checkpoints=1, keep_every=3) as writer:
         for step in range(798, 806):
             loss = 1.5 if step == 800 else 2.0
-            writer.save(toy.snapshot(step, validation_loss=loss))
+            writer.save(*toy.snapshot(step, validation_loss=loss))
     assert [read_state(path).step for path in checkpoints(tmp_path)] == [798, 800, 801, 804, 805]
 
 
@@ -167,7 +167,7 @@ def fail_to_save(tmp_path: Path) -> None:
     let_files_grow_to(SMALLEST_FILE)
     try:
         before = resident_bytes()
-        writer.save(toy.snapshot(1))
+        writer.save(*toy.snapshot(1))
         writer.wait()
         after = resident_bytes()
     finally:
@@ -182,17 +182,17 @@ def fail_to_save(tmp_path: Path) -> None:
 def fail_to_copy(tmp_path: Path) -> None:
     toy, told = ToyRun(width=1024), Told()
     writer = told.writer(tmp_path)
-    writer.save(toy.snapshot(1))
+    writer.save(*toy.snapshot(1))
     writer.wait()
     for step in (2, 3):
         with no_more_memory():
-            writer.save(toy.snapshot(step))
+            writer.save(*toy.snapshot(step))
     assert (told.saved, [step for step, _ in told.failed]) == ([1], [2, 3])
     assert "not enough memory to copy it" in told.failed[0][1]
     assert told.said.getvalue().count("Training continues and the next save retries: free some memory") == 2
     with pytest.raises(ParakeetError, match="not enough memory to copy the checkpoint of step 3"):
         writer.close()
-    writer.save(toy.snapshot(4))
+    writer.save(*toy.snapshot(4))
     writer.close()
     assert told.saved == [1, 4]
     assert [read_state(path).step for path in checkpoints(tmp_path)] == [1, 4]
@@ -269,8 +269,8 @@ def test_a_checkpoint_that_was_being_replaced_comes_back(tmp_path: Path) -> None
 def test_the_same_step_saved_again_replaces_the_first(tmp_path: Path) -> None:
     toy, told = ToyRun(), Told()
     with told.writer(tmp_path) as writer:
-        writer.save(toy.snapshot(1, validation_loss=3.0))
-        writer.save(toy.snapshot(1, validation_loss=2.0))
+        writer.save(*toy.snapshot(1, validation_loss=3.0))
+        writer.save(*toy.snapshot(1, validation_loss=2.0))
     assert told.saved == [1, 1]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.json", "step-00000001"]
     assert read_state(tmp_path / "step-00000001") == run_state(1, validation_loss=2.0)
@@ -282,8 +282,8 @@ def test_a_missing_run_folder_is_a_failed_save_not_a_crash(tmp_path: Path) -> No
     run.mkdir()
     with told.writer(run) as writer:
         run.rmdir()
-        writer.save(toy.snapshot(1))
+        writer.save(*toy.snapshot(1))
         writer.wait()
         run.mkdir()
-        writer.save(toy.snapshot(2))
+        writer.save(*toy.snapshot(2))
     assert ([step for step, _ in told.failed], told.saved) == ([1], [2])

@@ -16,10 +16,11 @@ from parakeet.artifact import Artifact, sha256_of
 from parakeet.data.tokens.packing import plan_file
 from parakeet.progress import Progress
 from parakeet.recipe import LaterRows, Recipe
+from parakeet.stage import MakeContext
 from parakeet.training.checkpoint import checkpoints
 from parakeet.training.job import CHECKPOINT_PATTERN, FAILURE_FILE, JOB_FILE, LOCK_FILE, TrainingJob
 from parakeet.training.logging import EVENTS_FILE, read_events
-from parakeet.training.stage import make_checkpoint, run_key
+from parakeet.training.stage import CheckpointStage, run_key
 
 from ..conftest import Prepared
 from .conftest import SECONDS, history, until
@@ -77,7 +78,7 @@ def runs(prepared: Prepared, tmp_path: Path) -> Path:
     folders = {"token_shards": prepared.shards, "tokenizer": prepared.tokenizer_folder, "packing_plan": prepared.plan}
     told = {"recipe": prepared.recipe.model_dump(mode="json"), "folders": folders}
     (tmp_path / "told.json").write_text(json.dumps(told, default=str))
-    return tmp_path / "runs"
+    return tmp_path / "training_runs"
 
 
 def build(runs: Path, output: Path, steps: int, fresh: bool) -> None:
@@ -97,7 +98,10 @@ def build(runs: Path, output: Path, steps: int, fresh: bool) -> None:
     made_from = {name: artifact(name, Path(folder)) for name, folder in told["folders"].items()}
     output.mkdir()
     recipe = changed(recipe, "training", tokens=recipe.training.batch_tokens * steps)
-    make_checkpoint(recipe, made_from, output, Progress(), launch, runs, fresh, try_anyway=False)
+    context = MakeContext(
+        recipe, runs.parent, made_from, dict, output, Progress(), launch, force=fresh, try_anyway=False
+    )
+    CheckpointStage().make(context)
 
 
 def start_build(runs: Path, name: str, steps: int, fresh: bool = False) -> subprocess.Popen[str]:
