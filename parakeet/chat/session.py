@@ -189,9 +189,9 @@ class Session:
         finally:
             if text.strip() or (text and event["event"] == "continue"):
                 timing = {name: round(getattr(self.engine.timing, name), 6) for name in _TIMING}
-                said = {"reply": text, "finish_reason": finish_reason, "tokens": tokens}
+                reply = {"reply": text, "finish_reason": finish_reason, "tokens": tokens}
                 how = {"seed": seed, "dropped": dropped, "settings": asdict(settings), "timing": timing}
-                self._record(event | said | how)
+                self._record(event | reply | how)
 
     def _seed(self) -> int:
         return secrets.randbits(SEED_BITS) if self.settings.seed is None else self.settings.seed

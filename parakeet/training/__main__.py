@@ -31,8 +31,8 @@ NOT_BEGUN = (
 def main(arguments: list[str]) -> int:
     """Exit status 0 after training to the end, 130 if stopped with a checkpoint or before it began, 1 on an error.
 
-    Under torchrun 130 becomes 0, since torchrun kills the other ranks at any other status; FAILURE_FILE tells the two
-    apart. There a rank stopped before it began returns 1, since the others would wait for it.
+    Under torchrun 130 becomes 0, since torchrun kills the other ranks at any other status; FAILURE_FILE
+    distinguishes the two. There a rank stopped before it began returns 1, since the others would wait for it.
     """
     if len(arguments) not in (1, 2):
         print(USAGE, file=sys.stderr)

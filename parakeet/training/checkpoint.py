@@ -288,7 +288,9 @@ def _restore(path: Path, model: Parakeet, optimizer: torch.optim.Optimizer) -> N
     here = _layout(optimizer)
     if here != {name: saved[name] for name in here}:
         there, ours = (f"{o['name']} over {' + '.join(map(str, o['groups']))} parameters" for o in (saved, here))
-        raise ParakeetError(f"{path} is of another optimizer: {there}; the recipe's is {ours}. {_advice(path)}")
+        raise ParakeetError(
+            f"{path} was saved with another optimizer: {there}; the recipe's is {ours}. {_advice(path)}"
+        )
     with safe_open(path / WEIGHTS_FILE, "pt") as file, torch.no_grad():
         for name, weight in model.state_dict().items():
             weight.copy_(file.get_tensor(name))
@@ -310,7 +312,7 @@ def _check_model(path: Path, model: Parakeet) -> None:
     if wrong:
         name = wrong[0]
         raise ParakeetError(
-            f"{path} is of another model: its {name} has the shape {there.get(name, 'none')}, the recipe's "
+            f"{path} was saved from another model: its {name} has the shape {there.get(name, 'none')}, the recipe's "
             f"{here.get(name, 'none')} ({len(wrong)} tensors differ). {_advice(path)}"
         )
 
@@ -361,7 +363,7 @@ def _folder_for(run: Path, state: RunState) -> Path:
 
 
 def _remove(path: Path) -> None:
-    """Renamed first, so that a half-removed checkpoint is not taken for a damaged one."""
+    """Renamed first, so that a half-removed checkpoint is not mistaken for a damaged one."""
     shutil.rmtree(path.rename(path.with_name(f"{PARTIAL_PREFIX}old-{path.name}")), ignore_errors=True)
 
 

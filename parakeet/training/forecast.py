@@ -59,7 +59,7 @@ def gpu_budget(n_bytes: int) -> int:
 def machine_budget() -> int:
     """Bytes that training may take of this machine's memory, or of its container's limit.
 
-    UNKNOWN_BUDGET if the system says neither.
+    UNKNOWN_BUDGET if both are unknown.
     """
     return share_of([physical_memory(), *group_limits(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))])
 
@@ -370,11 +370,11 @@ def choose(
         )
         tokens = pass_sequences * sequence_length
         accumulates = processes > 1 or pass_sequences < sequences
-        taken = forecast(
+        predicted = forecast(
             config, execution, training.optimizer, tokens, sequence_length, cuda=cuda, accumulates=accumulates
         )  # fmt: skip
-        choices.append(ExecutionChoice(execution, tokens, taken, taken.total <= budget_bytes))
-        if taken.total <= AUTO_SHARE * budget_bytes:
+        choices.append(ExecutionChoice(execution, tokens, predicted, predicted.total <= budget_bytes))
+        if predicted.total <= AUTO_SHARE * budget_bytes:
             return choices[-1]
     return min(choices, key=lambda choice: choice.forecast.total)
 

@@ -450,7 +450,7 @@ class TrainingLogger:
 class Heartbeat:
     """Writes the progress of one process, which holds the lock of the run in folder `run`, into a file of its own.
 
-    With a shared file, the last heartbeat of a process that died would be taken for the next one's. Files left by
+    With a shared file, the last heartbeat of a process that died would be mistaken for the next one's. Files left by
     earlier processes are deleted: with the lock held, none of them is alive. `id` is Dagster's run or the process.
     """
 

@@ -205,7 +205,7 @@ def _step_seed(seed: int, step: int, rank: int) -> int:
 
 
 DRAW_SEED = 1
-"""Documents are drawn at random: at the beginning, those of one source stand together."""
+"""Documents are drawn at random: at the beginning, those of one source are adjacent."""
 
 
 class Validation:
@@ -215,7 +215,7 @@ class Validation:
         self._shards = shards
         self._tokens = tokens
         self._padding = padding
-        self._rows: dict[int, PackedRows] = {}
+        self._sequences: dict[int, PackedRows] = {}
 
     def loss(self, model: Parakeet, ranks: Ranks, sequence_length: int, micro_batch_sequences: int) -> float | None:
         """Mean −log p in nats a token, without dropout, over all ranks. Leaves the model in training mode."""
@@ -245,7 +245,7 @@ class Validation:
         return float(losses.double().sum()), len(losses)
 
     def _packed(self, sequence_length: int) -> PackedRows:
-        if sequence_length not in self._rows:
+        if sequence_length not in self._sequences:
             lengths = self._shards.lengths()
             order = np.random.Generator(np.random.Philox(DRAW_SEED)).permutation(len(lengths))
             drawn = order[: int(np.searchsorted(np.cumsum(lengths[order]), self._tokens)) + 1]
@@ -253,5 +253,7 @@ class Validation:
             chosen[drawn] = lengths[drawn]
             packed = pack(chosen, sequence_length)
             # The last document may be a very long one, so the number of sequences is limited too.
-            self._rows[sequence_length] = packed.take(np.arange(min(len(packed), -(-self._tokens // sequence_length))))
-        return self._rows[sequence_length]
+            self._sequences[sequence_length] = packed.take(
+                np.arange(min(len(packed), -(-self._tokens // sequence_length)))
+            )
+        return self._sequences[sequence_length]

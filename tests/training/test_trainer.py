@@ -232,7 +232,7 @@ def test_a_checkpoint_of_another_shape_is_refused(
 ) -> None:
     job = copied(finished, make_job("other", **phased, model={"width": 48}))
     assert trainers.start(job).wait() == 1
-    assert "is of another model" in failure(job)
+    assert "was saved from another model" in failure(job)
 
 
 def test_a_disk_that_is_full_while_saving_does_not_end_the_training(make_job: MakeJob, trainers: ForkServer) -> None:
