@@ -28,6 +28,9 @@ from parakeet.progress import Progress, Task
 from parakeet.training.job import METRICS_FILE, TrainingJob
 from parakeet.training.schedule import Schedule
 
+if TYPE_CHECKING:
+    from dagster_pipes import PipesContext
+
 EVENTS_FILE = "events.jsonl"
 SCHEDULE_FILE = "metrics-schedule.json"
 LONGEST_LINE = 2048
@@ -89,6 +92,96 @@ def _key(name: str) -> str:
 
 
 NUMBERS = tuple(_key(field.name) for field in fields(StepRecord) if field.name != "skipped")
+
+
+class TrainingLogger:
+    """The terminal, the run's log and heartbeat, TensorBoard and Dagster. Ranks that do not lead write none of them.
+
+    Use it in a `with`, which closes the log.
+    """
+
+    def __init__(
+        self, job: TrainingJob, leads: bool, progress: Progress, reporter: "DagsterReporter", run_id: str
+    ) -> None:
+        self.progress = progress
+        self.events_file = job.run / EVENTS_FILE
+        self._reporter = reporter
+        self._leads = leads
+        self._log = RunLog(job.run, progress)
+        tensorboard = leads and job.recipe.training.tensorboard
+        self._tensorboard = TensorBoardWriter(job.run, progress.say) if tensorboard else None
+        self._heartbeat = Heartbeat(job.run, run_id) if leads else None
+
+    def task(self, tokens: int) -> AbstractContextManager[Task]:
+        """The progress bar."""
+        return self.progress.task("training", tokens, "tokens")
+
+    def step(self, record: StepRecord, total: int) -> None:
+        """Log a step that was made, of `total` steps."""
+        if not self._leads:
+            return
+        self._log.step(record)
+        self._reporter.metrics(record)
+        if self._tensorboard is not None:
+            self._tensorboard.step(record)
+        if self._heartbeat is not None:
+            loss = record.loss if record.skipped is None else None
+            self._heartbeat.beat(record.step, total, record.tokens_per_second, loss)
+
+    def event(self, kind: Kind, step: int, text: str, **more: Any) -> None:
+        """Write something to the run's log only."""
+        if self._leads:
+            self._log.event(kind, step, text, **more)
+
+    def announce(self, kind: Kind, step: int, text: str, **more: Any) -> None:
+        """Write something to the log, and show it on the terminal and in Dagster."""
+        self.event(kind, step, text, **more)
+        self.progress.say(text)
+        self._reporter.event(text)
+
+    def saved(self, step: int) -> None:
+        text = f"Checkpoint of step {step:,} saved."
+        self.event("saved", step, text)
+        self._reporter.event(text)
+
+    def save_failed(self, step: int, text: str) -> None:
+        self.event("save_failed", step, text)
+        self._reporter.event(text)
+
+    def resume(self, step: int, schedule: Schedule, source: Schedule | None) -> None:
+        """A run of `schedule` continues after `step`; `source` is the checkpoint's schedule, None for the beginning."""
+        if self._leads:
+            self._log.resume(step, schedule, source)
+
+    def truncate(self, step: int) -> None:
+        """Remove the steps after `step`, which will be repeated."""
+        if self._leads:
+            self._log.truncate(step)
+        if self._tensorboard is not None:
+            # The next step was made before: a new file hides it.
+            self._tensorboard.close()
+
+    def flush(self) -> None:
+        """Make the log durable, so that no checkpoint is ahead of it."""
+        if self._leads:
+            self._log.flush()
+        if self._tensorboard is not None:
+            self._tensorboard.flush()
+
+    def __enter__(self) -> "TrainingLogger":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.flush()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+        if self._heartbeat is not None:
+            self._heartbeat.remove()
+
+
+# --- The history in the run's folder.
 
 
 class RunLog:
@@ -336,115 +429,9 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-if TYPE_CHECKING:
-    from dagster_pipes import PipesContext
+# --- The heartbeat: a file in the run's folder for people. The run's lock, not this file, says whether it is alive.
 
 SECONDS_BETWEEN_HEARTBEATS = 10.0
-SECONDS_BETWEEN_OBSERVATIONS = 30.0
-"""An observation takes 13 ms and 5 kB in Dagster's history: 100 MB a week. `metrics.jsonl` has every step."""
-AVERAGED = ("loss", "gradient_norm", "mfu")
-"""Figures that Dagster gets as means over the steps since the last message."""
-TENSORBOARD_FIGURES = (
-    "loss",
-    "validation_loss",
-    "gradient_norm",
-    "learning_rate",
-    "tokens_per_second",
-    "data_seconds",
-    "mfu",
-    "mfu_palm",
-    "memory_bytes",
-)
-
-
-class TrainingLogger:
-    """The terminal, the run's log and heartbeat, TensorBoard and Dagster. Ranks that do not lead write none of them.
-
-    Use it in a `with`, which closes the log.
-    """
-
-    def __init__(
-        self, job: TrainingJob, leads: bool, progress: Progress, reporter: "DagsterReporter", run_id: str
-    ) -> None:
-        self.progress = progress
-        self.events_file = job.run / EVENTS_FILE
-        self._reporter = reporter
-        self._leads = leads
-        self._log = RunLog(job.run, progress)
-        tensorboard = leads and job.recipe.training.tensorboard
-        self._tensorboard = TensorBoardWriter(job.run, progress.say) if tensorboard else None
-        self._heartbeat = Heartbeat(job.run, run_id) if leads else None
-
-    def task(self, tokens: int) -> AbstractContextManager[Task]:
-        """The progress bar."""
-        return self.progress.task("training", tokens, "tokens")
-
-    def step(self, record: StepRecord, total: int) -> None:
-        """Log a step that was made, of `total` steps."""
-        if not self._leads:
-            return
-        self._log.step(record)
-        self._reporter.metrics(record)
-        if self._tensorboard is not None:
-            self._tensorboard.step(record)
-        if self._heartbeat is not None:
-            loss = record.loss if record.skipped is None else None
-            self._heartbeat.beat(record.step, total, record.tokens_per_second, loss)
-
-    def event(self, kind: Kind, step: int, text: str, **more: Any) -> None:
-        """Write something to the run's log only."""
-        if self._leads:
-            self._log.event(kind, step, text, **more)
-
-    def announce(self, kind: Kind, step: int, text: str, **more: Any) -> None:
-        """Write something to the log, and show it on the terminal and in Dagster."""
-        self.event(kind, step, text, **more)
-        self.progress.say(text)
-        self._reporter.event(text)
-
-    def saved(self, step: int) -> None:
-        text = f"Checkpoint of step {step:,} saved."
-        self.event("saved", step, text)
-        self._reporter.event(text)
-
-    def save_failed(self, step: int, text: str) -> None:
-        self.event("save_failed", step, text)
-        self._reporter.event(text)
-
-    def resume(self, step: int, schedule: Schedule, source: Schedule | None) -> None:
-        """A run of `schedule` continues after `step`; `source` is the checkpoint's schedule, None for the beginning."""
-        if self._leads:
-            self._log.resume(step, schedule, source)
-
-    def truncate(self, step: int) -> None:
-        """Remove the steps after `step`, which will be repeated."""
-        if self._leads:
-            self._log.truncate(step)
-        if self._tensorboard is not None:
-            # The next step was made before: a new file hides it.
-            self._tensorboard.close()
-
-    def flush(self) -> None:
-        """Make the log durable, so that no checkpoint is ahead of it."""
-        if self._leads:
-            self._log.flush()
-        if self._tensorboard is not None:
-            self._tensorboard.flush()
-
-    def __enter__(self) -> "TrainingLogger":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.flush()
-        if self._tensorboard is not None:
-            self._tensorboard.close()
-        if self._heartbeat is not None:
-            self._heartbeat.remove()
-
-
-# --- The heartbeat: a file in the run's folder for people. The run's lock, not this file, says whether it is alive.
 
 
 class Heartbeat:
@@ -499,6 +486,18 @@ def last_heartbeat(run: Path) -> float | None:
 
 
 # --- TensorBoard, which is an extra.
+
+TENSORBOARD_FIGURES = (
+    "loss",
+    "validation_loss",
+    "gradient_norm",
+    "learning_rate",
+    "tokens_per_second",
+    "data_seconds",
+    "mfu",
+    "mfu_palm",
+    "memory_bytes",
+)
 
 
 class TensorBoardWriter:
@@ -555,6 +554,11 @@ class TensorBoardWriter:
 
 
 # --- Dagster, if it started this process.
+
+SECONDS_BETWEEN_OBSERVATIONS = 30.0
+"""An observation takes 13 ms and 5 kB in Dagster's history: 100 MB a week. `metrics.jsonl` has every step."""
+AVERAGED = ("loss", "gradient_norm", "mfu")
+"""Figures that Dagster gets as means over the steps since the last message."""
 
 
 class DagsterReporter:

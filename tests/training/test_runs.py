@@ -5,8 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,6 +18,7 @@ from parakeet.training.logging import Heartbeat
 from parakeet.training.runs import find_run, list_runs, load_run, render_runs
 
 from ..conftest import Prepared
+from .conftest import until
 from .run_folders import BATCH, RECIPE, STEPS, Folder, parakeet, record, row, schedule_of
 
 
@@ -48,7 +47,7 @@ def test_states(tmp_path: Path) -> None:
     Folder(tmp_path, "bbbb").event("started").train(record(1)).event("stopped", 1)
     Folder(tmp_path, "cccc").event("resumed").train(record(1))
     failed = Folder(tmp_path, "dddd").event("started").train(record(1))
-    (failed.path / FAILURE_FILE).write_text("The card is\x1b]0;gone\x07\non fire.", encoding="utf-8")
+    (failed.path / FAILURE_FILE).write_text("The GPU is\x1b]0;gone\x07\non fire.", encoding="utf-8")
     Folder(tmp_path, "eeee")
     refused = Folder(tmp_path, "gggg")
     (refused.path / FAILURE_FILE).write_text("It does not fit.", encoding="utf-8")
@@ -69,7 +68,7 @@ def test_states(tmp_path: Path) -> None:
     assert [run.key for run in runs[-2:]] == ["gggg", "eeee"]
     notes = {run.key: run.note for run in runs}
     assert notes["gggg"] == "It does not fit."
-    assert notes["dddd"] == "The card is on fire."
+    assert notes["dddd"] == "The GPU is on fire."
     assert "killed, or the power failed" in notes["cccc"]
 
 
@@ -82,15 +81,15 @@ def test_what_was_skipped_is_counted_on_the_way_to_the_present_step(tmp_path: Pa
 
     folder = Folder(tmp_path, "aaaa").event("started").event("skipped", 3).event("rolled_back", 9, to=2)
     folder.event("started").train(record(1))
-    assert counts() == (0, 0), "begun anew"
+    assert counts() == (0, 0), "started again"
     folder.event("skipped", 5).event("skipped", 8).event("resumed", 6)
     assert counts() == (1, 0), "step 8 is ahead again"
     folder.event("skipped", 8).event("skipped", 20).event("skipped", 21).event("rolled_back", 21, to=10)
     assert counts() == (4, 1)
     folder.event("skipped", 20).event("resumed", 15)
-    assert counts() == (4, 1), "a checkpoint after the return knows of it"
+    assert counts() == (4, 1), "a checkpoint after the rollback counts it"
     folder.event("resumed", 10)
-    assert counts() == (2, 0), "the one that it returned to does not"
+    assert counts() == (2, 0), "the one that it rolled back to does not"
 
 
 def test_tokens_are_those_of_the_progress_bar_and_targets_are_shown_separately(tmp_path: Path) -> None:
@@ -277,14 +276,6 @@ def test_a_run_that_is_no_folder_is_an_error_of_ours(tmp_path: Path) -> None:
     assert not (tmp_path / METRICS_FILE).exists()
 
 
-def wait_for(condition: Callable[[], object], trainer: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + 600
-    while not condition():
-        assert trainer.poll() is None, "the trainer ended too early"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_a_real_run_is_listed_while_it_trains_after_a_stop_and_at_the_end(prepared: Prepared, tmp_path: Path) -> None:
     run, output = tmp_path / "training_runs" / "aaaa", tmp_path / "output"
     run.mkdir(parents=True)
@@ -303,7 +294,7 @@ def test_a_real_run_is_listed_while_it_trains_after_a_stop_and_at_the_end(prepar
     ).save()
     command = [sys.executable, "-m", "parakeet.training", str(job)]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as trainer:
-        wait_for(lambda: list(run.glob("step-*")), trainer)
+        until(lambda: any(run.glob("step-*")) or trainer.poll() is not None)
         trainer.send_signal(signal.SIGSTOP)  # however slow this process is
         told = load_run(run)
         trainer.send_signal(signal.SIGCONT)

@@ -162,12 +162,15 @@ def test_a_run_folder_of_an_earlier_version_resumes_to_the_same_bits(
     path = job.parent / METRICS_FILE
     lines = [json.dumps(with_earlier_keys(json.loads(line))) for line in path.read_text(encoding="utf-8").splitlines()]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    job.write_text(json.dumps(with_earlier_keys(json.loads(job.read_text(encoding="utf-8")))), encoding="utf-8")
+    values_of_job = json.loads(job.read_text(encoding="utf-8"))
+    sections = {name: values_of_job["recipe"][name] for name in ("model", "training", "packing")}
+    del values_of_job["recipe"]
+    job.write_text(json.dumps(with_earlier_keys(values_of_job | sections)), encoding="utf-8")
     # The schedule that the history belongs to is named by its digest.
     name = f"{STEPS:08d}-{digest_of(values['schedule'])[:8]}"
     (job.parent / SCHEDULE_FILE).write_text(json.dumps({"schedule": name}), encoding="utf-8")
     assert "Resuming from step" in trainers.finish(job)
-    assert not list(job.parent.glob("metrics-of-*")), "the history was taken for another schedule's"
+    assert not list(job.parent.glob("metrics-of-*")), "the history was mistaken for another schedule's"
     assert result(job) == undisturbed
 
 
