@@ -17,7 +17,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from math import isfinite
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import safe_open
@@ -32,7 +32,7 @@ from parakeet.artifact import (
     sync_file,
     write_synced,
 )
-from parakeet.errors import ParakeetError
+from parakeet.errors import ParakeetError, os_reason
 from parakeet.model.config import WEIGHTS_FILE
 from parakeet.model.transformer import Parakeet, save_tensors
 from parakeet.progress import Progress
@@ -399,8 +399,8 @@ class CheckpointWriter:
     """Writes one checkpoint at a time. Use it in a `with`, which waits for the last one.
 
     The outcome of a write is reported by the thread that calls `poll`, `save`, `wait` or `close`, never by the
-    background thread: `saved(step)` once the checkpoint counts, `on_failure(step, text)` if it could not be written.
-    Both callbacks may therefore use things that are not thread-safe, such as Dagster's pipes.
+    background thread. `report` is called with a kind, the step and a text, and may therefore use things that are not
+    thread-safe, such as Dagster's pipes.
 
     A save that fails with an OSError (a full disk) or for lack of memory is reported once and dropped, since the next
     save writes everything again. Only if no later save succeeds does `close` raise it. Any other error is a bug, and
@@ -417,16 +417,14 @@ class CheckpointWriter:
         *,
         keep_checkpoints: int,
         keep_every: int,
-        saved: Callable[[int], None],
-        on_failure: Callable[[int, str], None],
+        report: Callable[[Literal["saved", "save_failed"], int, str], None],
         enabled: bool = True,
     ) -> None:
         self._run = run
         self._progress = progress
         self._keep_checkpoints = keep_checkpoints
         self._keep_every = keep_every
-        self._saved = saved
-        self._on_failure = on_failure
+        self._report = report
         self._enabled = enabled
         self._write: _Write | None = None
         self._unsaved: ParakeetError | None = None
@@ -471,14 +469,14 @@ class CheckpointWriter:
             raise write.error
         self._unsaved = write.unsaved
         if write.unsaved is None:
-            self._saved(write.step)
+            self._report("saved", write.step, f"Checkpoint of step {write.step:,} saved.")
         if write.failure:
             text = f"The checkpoint of step {write.step:,} {write.failure}."
             self._report_failure(write.step, text, f"free some space in {self._run}")
 
     def _report_failure(self, step: int, text: str, advice: str) -> None:
         self._progress.say(f"{text} Training continues and the next save retries: {advice}.")
-        self._on_failure(step, text)
+        self._report("save_failed", step, text)
 
     def close(self) -> None:
         """Wait for the last write. ParakeetError if it failed: the run would resume from an earlier step."""
@@ -516,16 +514,12 @@ class _Write:
             try:
                 write_checkpoint(run, copy)
             except OSError as error:
-                self.failure = f"could not be saved: {_reason(error)}"
+                self.failure = f"could not be saved: {os_reason(error)}"
                 self.unsaved = explain_os_error(error, f"saving the checkpoint of step {self.step:,}")
                 return
             try:
                 prune(run, copy.state, keep_checkpoints, keep_every)
             except OSError as error:
-                self.failure = f"was saved, but older ones could not be removed: {_reason(error)}"
+                self.failure = f"was saved, but older ones could not be removed: {os_reason(error)}"
         except BaseException as error:
             self.error = error
-
-
-def _reason(error: OSError) -> str:
-    return f"{error.strerror or error}" + (f" ({error.filename})" if error.filename else "")

@@ -133,20 +133,15 @@ class TrainingLogger:
         if self._leads:
             self._log.event(kind, step, text, **more)
 
-    def announce(self, kind: Kind, step: int, text: str, **more: Any) -> None:
-        """Write something to the log, and show it on the terminal and in Dagster."""
+    def report(self, kind: Kind, step: int, text: str, **more: Any) -> None:
+        """Write something to the log and show it in Dagster."""
         self.event(kind, step, text, **more)
+        self._reporter.event(text)
+
+    def announce(self, kind: Kind, step: int, text: str, **more: Any) -> None:
+        """Report something, and print it on the terminal."""
         self.progress.say(text)
-        self._reporter.event(text)
-
-    def saved(self, step: int) -> None:
-        text = f"Checkpoint of step {step:,} saved."
-        self.event("saved", step, text)
-        self._reporter.event(text)
-
-    def save_failed(self, step: int, text: str) -> None:
-        self.event("save_failed", step, text)
-        self._reporter.event(text)
+        self.report(kind, step, text, **more)
 
     def resume(self, step: int, schedule: Schedule, source: Schedule | None) -> None:
         """A run of `schedule` continues after `step`; `source` is the checkpoint's schedule, None for the beginning."""

@@ -101,8 +101,7 @@ class Trainer:
             logger.progress,
             keep_checkpoints=settings.keep_checkpoints,
             keep_every=settings.keep_every,
-            saved=logger.saved,
-            on_failure=logger.save_failed,
+            report=logger.report,
             enabled=ranks.leads,
         )
         self.peak_flops = peak_flops(ranks.device, settings.precision)

@@ -24,7 +24,7 @@ LONG = Schedule(1e-3, 0, 10, 10, (Phase(8192, 10),))
 def test_the_peak_is_known_with_and_without_proc(tmp_path: Path) -> None:
     (tmp_path / "status").write_text("Name:\tpython\nVmHWM:\t  2048 kB\n")
     assert peak_resident(tmp_path / "status") == 2048 * 1024
-    assert peak_resident(tmp_path / "missing") > 1 << 20, "getrusage tells it"
+    assert peak_resident(tmp_path / "missing") > 1 << 20, "getrusage knows it"
 
 
 @pytest.mark.parametrize(

@@ -213,8 +213,8 @@ def test_the_same_arguments_give_the_same_choice(gib: int, sequence_length: int,
 def test_the_mildest_change_that_fits_is_named(
     settings: dict[str, object], sequence_length: int, budget: float, sentence: str
 ) -> None:
-    told = fitting_change(LARGE, training(**settings), sequence_length, round(budget * GIB), True, flex=True)
-    assert re.search(sentence, told), told
+    advice = fitting_change(LARGE, training(**settings), sequence_length, round(budget * GIB), True, flex=True)
+    assert re.search(sentence, advice), advice
 
 
 def test_the_longest_sequence_fits_and_the_next_does_not() -> None:

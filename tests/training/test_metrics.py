@@ -175,7 +175,7 @@ def test_a_folder_of_an_older_version_has_the_history_of_the_run_that_wrote_the_
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tests.training.test_metrics import BRANCH, LONG, go_on
+from tests.training.test_metrics import BRANCH, LONG, train_on
 
 run, moment = Path(sys.argv[1]), int(sys.argv[2])
 
@@ -256,16 +256,16 @@ def full_disk(run: Path, disk: str, then: str) -> str:
 def test_a_full_disk_is_reported_once_and_waiting_lines_are_written_when_there_is_room(
     tmp_path: Path, then: str, last: int
 ) -> None:
-    said = full_disk(tmp_path, "has room again", then)
-    assert said.count("Training continues") == 1
-    assert said.count("is being written again; no line is missing") == 1
-    assert len(said.splitlines()) == 2
+    printed = full_disk(tmp_path, "has room again", then)
+    assert printed.count("Training continues") == 1
+    assert printed.count("is being written again; no line is missing") == 1
+    assert len(printed.splitlines()) == 2
     assert steps(tmp_path) == list(range(1, last + 1))
 
 
 def test_a_disk_that_stays_full_ends_no_training(tmp_path: Path) -> None:
-    said = full_disk(tmp_path, "stay full", "flush")
-    assert len(said.splitlines()) == 1
+    printed = full_disk(tmp_path, "stay full", "flush")
+    assert len(printed.splitlines()) == 1
     assert steps(tmp_path) == [1, 2, 3]
 
 

@@ -296,15 +296,15 @@ def test_a_real_run_is_listed_while_it_trains_after_a_stop_and_at_the_end(prepar
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as trainer:
         until(lambda: any(run.glob("step-*")) or trainer.poll() is not None)
         trainer.send_signal(signal.SIGSTOP)  # however slow this process is
-        told = load_run(run)
+        live = load_run(run)
         trainer.send_signal(signal.SIGCONT)
         trainer.send_signal(signal.SIGTERM)
-    assert told.state == "training"
-    assert 100 <= told.step < 1000
-    assert told.parameters is not None
-    assert told.saved[0].stable
-    assert told.saved[0].validation_loss is not None
-    assert told.loss is not None
+    assert live.state == "training"
+    assert 100 <= live.step < 1000
+    assert live.parameters is not None
+    assert live.saved[0].stable
+    assert live.saved[0].validation_loss is not None
+    assert live.loss is not None
     stopped = load_run(run)
     assert stopped.state == "stopped"
     assert stopped.last_saved == stopped.step

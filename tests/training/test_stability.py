@@ -280,7 +280,7 @@ def test_a_run_without_a_good_checkpoint_keeps_the_others_and_ends_with_one_mess
         assert running.wait() == 1
         assert "Training has to roll back to the checkpoint of step 80" in failure(stopped)
         assert "--force checkpoint" in failure(stopped)
-        assert "Traceback" not in running.said()
+        assert "Traceback" not in running.printed()
         assert steps_saved(stopped) == [75, 80, 81]
         assert not events(stopped, "rolled_back")
 
@@ -312,7 +312,7 @@ def test_a_run_that_cannot_be_helped_ends_with_one_message(make_job: MakeJob, tr
     assert len(events(job, "rolled_back")) == 3
     assert len(re.findall(r"\b[0-9a-f]{32}\b", text)) == 5
     assert "Lower training.learning_rate" in text
-    assert "Traceback" not in running.said()
+    assert "Traceback" not in running.printed()
     assert "no good checkpoint" in text
     assert not checkpoints(job.parent)
     assert not (TrainingJob.load(job).output / "model.safetensors").exists()

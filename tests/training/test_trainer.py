@@ -224,9 +224,9 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    said = trainers.finish(job)
-    assert "was changed after it was written" in said
-    assert "Resuming from step 18" in said
+    printed = trainers.finish(job)
+    assert "was changed after it was written" in printed
+    assert "Resuming from step 18" in printed
     assert result(job) == undisturbed
 
 
@@ -245,7 +245,7 @@ def test_a_disk_that_is_full_while_saving_does_not_end_the_training(make_job: Ma
     assert not saved_steps(job)
     resource.prlimit(running.process, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     assert running.wait() == 0
-    assert "Training continues" in running.said()
+    assert "Training continues" in running.printed()
     assert [line[0] for line in history(job)] == list(range(1, 81))
     assert saved_steps(job)[-1] == "step-00000080"
     assert not list(job.parent.glob(".partial-*"))
@@ -255,7 +255,7 @@ def test_a_disk_that_stays_full_is_one_message_at_the_end(make_job: MakeJob, tra
     job = make_job("full")
     running = trainers.start(job, file_size=40_000)
     assert running.wait() == 1
-    assert "Traceback" not in running.said()
+    assert "Traceback" not in running.printed()
     assert "saving the checkpoint of step 20" in failure(job)
     trainers.finish(job)
 
@@ -267,7 +267,7 @@ def test_a_second_trainer_of_a_run_waits_and_says_so(
     first = trainers.start(job)
     until(lambda: bool(events(job, "started")), first)
     second = trainers.start(job)
-    until(lambda: "Waiting: this run is being trained by process" in second.said(), second)
+    until(lambda: "Waiting: this run is being trained by process" in second.printed(), second)
     assert (first.wait(), second.wait()) == (0, 0)
     assert result(job) == undisturbed
 
@@ -280,10 +280,10 @@ def test_a_signal_ends_the_wait_for_a_run_and_leaves_the_one_that_trains_alone(
     first = trainers.start(job)
     until(lambda: bool(events(job, "started")), first)
     second = trainers.start(job)
-    until(lambda: "Waiting: this run is being trained by process" in second.said(), second)
+    until(lambda: "Waiting: this run is being trained by process" in second.printed(), second)
     second.send(number)
     assert second.wait() == INTERRUPTED
-    assert "Traceback" not in second.said()
+    assert "Traceback" not in second.printed()
     assert "had not begun" in (TrainingJob.load(job).output / FAILURE_FILE).read_text(encoding="utf-8")
     assert first.poll() is None, "it left soon, not when the first had ended"
     assert not (job.parent / FAILURE_FILE).exists()
@@ -348,4 +348,4 @@ def test_running_out_of_memory_is_one_message_with_a_change_that_would_fit(
     text = failure(job)
     assert text.startswith("Step 1: the memory of this machine is not enough")
     assert "Set training.micro_batch_tokens to 0" in text
-    assert "Traceback" not in running.said()
+    assert "Traceback" not in running.printed()

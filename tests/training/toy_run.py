@@ -75,8 +75,7 @@ def open_writer(run: Path, progress: Progress | None = None) -> CheckpointWriter
         progress or Progress(),
         keep_checkpoints=2,
         keep_every=0,
-        saved=lambda step: print("saved", step, flush=True),
-        on_failure=lambda step, text: print("failed", step, text, flush=True),
+        report=lambda kind, step, text: print(kind.removeprefix("save_"), step, text, flush=True),
     )
 
 
