@@ -18,7 +18,7 @@ from parakeet.training.forecast import (
     GIB,
     GPU_RESERVE,
     LENGTH_UNIT,
-    UNKNOWN_BUDGET,
+    NO_LIMIT,
     ExecutionChoice,
     checkpoint_bytes,
     choose,
@@ -238,16 +238,13 @@ class Plan:
             if memory is not None:
                 return memory, "as given, on each GPU" if several else "as given"
             if self.gpu is None:
-                return UNKNOWN_BUDGET, ""
+                return NO_LIMIT, ""
             whole = round(self.gpu.memory_gib * GIB)
             return gpu_budget(whole), f"{format_bytes(whole)} less {format_bytes(GPU_RESERVE)} for CUDA and a display"
         shared = f", shared by {self.processes} processes" if several else ""
         if memory is not None:
             return memory // self.processes, f"{_memory(memory)} as given{shared}" if several else "as given"
-        machine = machine_budget()
-        if machine == UNKNOWN_BUDGET:
-            return UNKNOWN_BUDGET, ""
-        return machine // self.processes, f"{format_percent(CPU_SHARE, 0)} of this machine's memory{shared}"
+        return machine_budget() // self.processes, f"{format_percent(CPU_SHARE, 0)} of this machine's memory{shared}"
 
     def _place(self) -> str:
         if not self.cuda:

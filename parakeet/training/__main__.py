@@ -21,7 +21,6 @@ from parakeet.training.launcher import FOLLOW_INPUT, launch, process_count
 from parakeet.training.logging import DagsterReporter, open_reporter
 
 PR_SET_PDEATHSIG = 1
-USAGE = "usage: python -m parakeet.training JOB.json [PARENT | -]"
 NOT_BEGUN = (
     "Training had not begun: it was stopped while waiting for the process that trains this run. Nothing was changed; "
     "run the same command again."
@@ -35,7 +34,7 @@ def main(arguments: list[str]) -> int:
     distinguishes the two. There a rank stopped before it began returns 1, since the others would wait for it.
     """
     if len(arguments) not in (1, 2):
-        print(USAGE, file=sys.stderr)
+        print("usage: python -m parakeet.training JOB.json [PARENT | -]", file=sys.stderr)
         return 2
     stop = _Stop()
     if len(arguments) == 2:
@@ -79,14 +78,10 @@ def _train(job: TrainingJob, stop: "_Stop", under_torchrun: bool) -> int:
 
 def _train_locked(job: TrainingJob, progress: Progress, reporter: DagsterReporter, stop: "_Stop", leads: bool) -> int:
     """Train, and write the failure file before the lock is released to whoever waits for it."""
-    from parakeet.training.device import unknown_memory
     from parakeet.training.distributed import PeerLost
     from parakeet.training.trainer import train
 
     try:
-        note = unknown_memory(job.recipe.training.device)
-        if note is not None:
-            progress.say(note)
         outcome = train(job, progress, reporter, _run_id() if leads else "", stop)
     except (ParakeetError, OSError) as error:
         # A process that lost another one leaves that one's own message, which says more.

@@ -14,14 +14,7 @@ from parakeet.model.config import ModelConfig
 from parakeet.model.execution import Execution, Precision
 from parakeet.model.transformer import best_device
 from parakeet.training.distributed import Ranks
-from parakeet.training.forecast import (
-    UNKNOWN_BUDGET,
-    ExecutionChoice,
-    choose,
-    fitting_change,
-    gpu_budget,
-    machine_budget,
-)
+from parakeet.training.forecast import ExecutionChoice, choose, fitting_change, gpu_budget, machine_budget
 from parakeet.training.gpus import find_gpu
 from parakeet.training.job import TrainingJob
 from parakeet.training.schedule import Schedule
@@ -66,19 +59,7 @@ def memory_budget(device: torch.device, processes: int) -> int:
     """Bytes that this process may take: of its GPU, or of its share of the machine."""
     if device.type == "cuda":
         return gpu_budget(torch.cuda.get_device_properties(device).total_memory)
-    budget = machine_budget()
-    return budget if budget == UNKNOWN_BUDGET else budget // processes
-
-
-def unknown_memory(name: str) -> str | None:
-    """A note for the user if the memory of training.device is unknown; None if it is known."""
-    kind = best_device() if name == "auto" else name.partition(":")[0]
-    if kind != "cpu" or machine_budget() != UNKNOWN_BUDGET:
-        return None
-    return (
-        "This system does not say how much memory it has, so training is not refused if it does not fit. If it runs "
-        "out of memory, set training.micro_batch_tokens."
-    )
+    return machine_budget() // processes
 
 
 def peak_memory(device: torch.device) -> int:
@@ -148,8 +129,8 @@ class ExecutionPlan:
             if not choice.fits and not job.try_anyway:
                 raise ParakeetError(
                     f"Training on sequences of {sequence_length:,} tokens would take {choice.forecast}, but "
-                    f"{self._where()} has {self._budget_words()} for it. {self._change(sequence_length, self._budget)} "
-                    "To start anyway: parakeet build --try-anyway"
+                    f"{self._where()} has {format_bytes(self._budget, 2)} for it. "
+                    f"{self._change(sequence_length, self._budget)} To start anyway: parakeet build --try-anyway"
                 )
 
     def lines(self) -> list[str]:
@@ -188,7 +169,7 @@ class ExecutionPlan:
         peak = format_bytes(peak_memory(self._device), 2)
         return ParakeetError(
             f"Step {step:,}: the memory of {self._where()} is not enough for sequences of {sequence_length:,} tokens. "
-            f"Forecast {forecast} of {self._budget_words()}; at most {peak} were in use "
+            f"Forecast {forecast} of {format_bytes(self._budget, 2)}; at most {peak} were in use "
             f"before it was refused. {self._change(sequence_length, less)} Then run the same build again."
         )
 
@@ -198,9 +179,6 @@ class ExecutionPlan:
         return fitting_change(
             self._config, training, sequence_length, budget, cuda, processes=self._processes, flex=self._flex
         )  # fmt: skip
-
-    def _budget_words(self) -> str:
-        return "an unknown amount" if self._budget == UNKNOWN_BUDGET else format_bytes(self._budget, 2)
 
     def _where(self) -> str:
         if self._device.type == "cuda":
@@ -220,7 +198,7 @@ class ExecutionPlan:
         fits = "" if choice.fits else ", which is more than there is; trying it anyway"
         return (
             f"Sequences of {sequence_length:,} tokens: {', '.join(how)}. "
-            f"Forecast {choice.forecast} of {self._budget_words()}{fits}."
+            f"Forecast {choice.forecast} of {format_bytes(self._budget, 2)}{fits}."
         )
 
 

@@ -6,13 +6,14 @@ change here, and tests/training/test_forecast.py compares both with the allocato
 
 import importlib.util
 import math
-import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from parakeet.errors import ParakeetError
 from parakeet.formatting import format_bytes
@@ -28,9 +29,8 @@ CPU_SHARE = 0.8
 """Share of the machine's memory that training may take. Not a share of what is free at the moment: a resumed run has to
 choose the same micro-batches as before."""
 
-UNKNOWN_BUDGET = 1 << 60
-"""Used if the system does not say how much memory there is. It is more than any machine has, so nothing is refused.
-(Version 1 of cgroups writes 2^63 less a page for no limit.)"""
+NO_LIMIT = 1 << 60
+"""More than any machine has. (Version 1 of cgroups writes 2^63 less a page for no limit.)"""
 
 BYTES_PER_METRICS_LINE = 400
 BYTES_PER_TENSORBOARD_STEP = 1000
@@ -46,7 +46,7 @@ def parse_memory(text: str) -> int:
     """Bytes of "11.2GiB", "12GB" or "11500MiB": units of 1,000, with an i of 1,024. ParakeetError otherwise."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT])(I?)B\s*", text.upper())
     n_bytes = round(float(match[1]) * (1024 if match[3] else 1000) ** _UNITS[match[2]]) if match else 0
-    if not 0 < n_bytes < UNKNOWN_BUDGET:
+    if not 0 < n_bytes < NO_LIMIT:
         raise ParakeetError(f"{text!r} is not an amount of memory: write it like 11.2GiB, 12GB or 11500MiB.")
     return n_bytes
 
@@ -57,26 +57,9 @@ def gpu_budget(n_bytes: int) -> int:
 
 
 def machine_budget() -> int:
-    """Bytes that training may take of this machine's memory, or of its container's limit.
-
-    UNKNOWN_BUDGET if both are unknown.
-    """
-    return share_of([physical_memory(), *group_limits(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))])
-
-
-def share_of(limits: Iterable[int | None]) -> int:
-    """Bytes that training may take under all of these limits; None is an unknown limit."""
-    known = [limit for limit in limits if limit is not None]
-    return int(CPU_SHARE * min(known)) if known else UNKNOWN_BUDGET
-
-
-def physical_memory() -> int | None:
-    """Bytes of memory in this machine; None if the system does not say (Windows)."""
-    try:
-        page, pages = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None
-    return page * pages if page > 0 and pages > 0 else None
+    """Bytes that training may take of this machine's memory, or of its container's limit."""
+    limits = group_limits(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))
+    return int(CPU_SHARE * min([psutil.virtual_memory().total, *limits]))
 
 
 def group_limits(root: Path, membership: Path) -> list[int]:
@@ -97,7 +80,7 @@ def group_limits(root: Path, membership: Path) -> list[int]:
         group = base / path.lstrip("/")
         # Inside a container the path may be the host's; then only the visible root counts.
         limits += [_limit(folder / file) for folder in (group, *group.parents) if folder.is_relative_to(base)]
-    return [limit for limit in limits if limit is not None and limit < UNKNOWN_BUDGET]
+    return [limit for limit in limits if limit is not None and limit < NO_LIMIT]
 
 
 def _limit(file: Path) -> int | None:

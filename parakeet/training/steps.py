@@ -144,12 +144,13 @@ class Stepper:
         Each rank computes every world-th sequence. Dropout depends only on (seed, step, rank), so a run resumes
         without a saved random state.
         """
-        torch.manual_seed(_step_seed(self._settings.seed, step, self._ranks.rank))
+        digest = hashlib.sha256(f"{self._settings.seed} {step} {self._ranks.rank}".encode()).digest()
+        torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
         targets = int((batch.targets != self._padding).sum())
         total = self._accumulate(batch, max(targets, 1), micro_batch_sequences)
         if self._flat is not None:
             self._ranks.sum_in_place(self._flat.buffer)
-        norm = float(self._norm())
+        norm = float(nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None]))
         # All ranks use rank 0's norm: if they differed in one bit, one rank might skip a step that another applies.
         loss, norm, asked = self._ranks.sum([float(total), norm if self._ranks.leads else 0.0, float(stopping)])
         return Measured(loss / max(targets, 1), norm, targets, asked > 0)
@@ -194,14 +195,6 @@ class Stepper:
                 rows=self._model.execution.loss_rows,
             )
         return total
-
-    def _norm(self) -> Tensor:
-        return nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
-
-
-def _step_seed(seed: int, step: int, rank: int) -> int:
-    """A 63-bit seed, different for every step and rank."""
-    return int.from_bytes(hashlib.sha256(f"{seed} {step} {rank}".encode()).digest()[:8], "big") >> 1
 
 
 DRAW_SEED = 1

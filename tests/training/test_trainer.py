@@ -20,7 +20,6 @@ from parakeet.errors import INTERRUPTED
 from parakeet.progress import Progress
 from parakeet.recipe import LaterRows, Packing
 from parakeet.training.checkpoint import checkpoints
-from parakeet.training.forecast import machine_budget, physical_memory, share_of
 from parakeet.training.job import FAILURE_FILE, METRICS_FILE, SUMMARY_FILE, TrainingJob
 from parakeet.training.logging import SCHEDULE_FILE
 
@@ -290,24 +289,6 @@ def test_a_signal_ends_the_wait_for_a_run_and_leaves_the_one_that_trains_alone(
     first.send(number)
     assert first.wait() == INTERRUPTED
     assert "Training stopped at step" in failure(job)
-
-
-def test_training_works_if_the_system_does_not_say_how_much_memory_it_has(make_job: MakeJob) -> None:
-    """As on Windows, without `resource` and os.sysconf."""
-    job = make_job("elsewhere", micro_batch_tokens=0)
-    code = (
-        "import os, sys\n"
-        "sys.modules['resource'] = None\n"
-        "del os.sysconf\n"
-        "from parakeet.training.__main__ import main\n"
-        "sys.exit(main(sys.argv[1:]))\n"
-    )
-    ended = subprocess.run([sys.executable, "-c", code, str(job)], capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
-    assert len(history(job)) == STEPS
-    if machine_budget() == share_of([physical_memory()]):  # no control group says less
-        assert "does not say how much memory it has" in ended.stderr
-        assert "of an unknown amount" in ended.stderr
 
 
 def test_a_trainer_whose_parent_is_gone_saves_and_stops(make_job: MakeJob, trainers: ForkServer) -> None:
