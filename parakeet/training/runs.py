@@ -354,19 +354,14 @@ def render_runs(folder: Path, width: int | None) -> str:
     if not runs and not faults:
         return f"No training run yet in {folder}. Start one with: parakeet build"
     rows = [_row(run, key) for run, key in zip(runs, short_keys(runs), strict=True)]
-    dropped: list[str] = []
-    table = _table_of(rows, dropped)
-    for unneeded in LEAST_NEEDED:
-        if width is not None and max(map(len, table), default=0) > width:
-            dropped.append(unneeded)
-            table = _table_of(rows, dropped)
+    columns, table = list(rows[0]) if rows else [], list[str]()
+    for unneeded in ("", *LEAST_NEEDED):
+        columns = [column for column in columns if column != unneeded]
+        head = [column.upper() for column in columns]
+        table = render_table(head, [[row[column] for column in columns] for row in rows]).splitlines()
+        if width is None or max(map(len, table), default=0) <= width:
+            break
     return "\n".join([*table, *faults])
-
-
-def _table_of(rows: Sequence[dict[str, str]], dropped: Collection[str]) -> list[str]:
-    columns = [column for column in (rows[0] if rows else ()) if column not in dropped]
-    head = [column.upper() for column in columns]
-    return render_table(head, [[row[column] for column in columns] for row in rows]).splitlines()
 
 
 def _row(run: Run, key: str) -> dict[str, str]:
