@@ -18,9 +18,8 @@ from parakeet.model.config import ModelConfig
 from parakeet.plan import vocabulary_rows
 from parakeet.recipe import Recipe, Training
 from parakeet.sanitise import sanitise
-from parakeet.training.forecast import choose
+from parakeet.training.forecast import GIB, choose
 from parakeet.training.gpus import find_gpu
-from parakeet.training.memory import GIB
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,7 @@ from parakeet.progress import Progress
 from parakeet.recipe import Training
 from parakeet.recipe_file import load_recipe
 from parakeet.sanitise import sanitise
-from parakeet.training.forecast import ExecutionChoice, choose
-from parakeet.training.memory import machine_budget, parse_memory
+from parakeet.training.forecast import ExecutionChoice, choose, machine_budget, parse_memory
 
 SHAPES = {
     "3M": ModelConfig(layers=4, heads=4, width=256, context=8192, vocabulary_rows=4160),

@@ -14,7 +14,7 @@ from parakeet.home import latest_release, runs_folder
 from parakeet.locking import is_held
 from parakeet.recipe_sources import SOURCE_FILES
 from parakeet.stages import STAGES, Build, active_recipe
-from parakeet.training.job import JOB_FILE
+from parakeet.training.job import JOB_FILE, read_job
 from parakeet.training.runs import load_run
 
 
@@ -134,9 +134,12 @@ def _json(path: Path) -> dict[str, Any]:
 def _unfinished(path: Path) -> Entry:
     times = [file.stat().st_mtime for file in path.rglob("*") if file.is_file()]
     idle = max(0.0, time.time() - max(times, default=path.stat().st_mtime))
-    if job := _json(path / JOB_FILE):
-        recipe = job.get("recipe", {})
-        return Entry(path, _size(path), "checkpoint", str(recipe.get("name", "")), idle)
+    if (path / JOB_FILE).is_file():
+        try:
+            recipe = str(read_job(path / JOB_FILE)["recipe"].get("name", ""))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            recipe = ""
+        return Entry(path, _size(path), "checkpoint", recipe, idle)
     note = _note(path)
     return Entry(path, _size(path), str(note.get("stage", path.parent.name)), str(note.get("recipe", "")), idle)
 

@@ -110,7 +110,7 @@ def build(
 @main.command()
 @click.option("--recipe", "recipe_name", default="demo", show_default=True, help="Shipped recipe or recipe file.")
 @click.option("--limit", type=Share(), metavar="SHARE", help="Use only this share of every source: 0.1% or 0.001.")
-@click.option("--gpu", "--card", "gpu_name", metavar="NAME", help='Plan training for this GPU: "RTX 3080 Ti".')
+@click.option("--gpu", "--card", "gpu_name", metavar="NAME", help='GPU to plan training for: "RTX 3080 Ti".')
 @click.option("--memory", metavar="AMOUNT", help="Memory that training may use: 11.2GiB, 12GB.  [default: the GPU's]")
 def plan(recipe_name: str, limit: float | None, gpu_name: str | None, memory: str | None) -> None:
     """Show what a recipe would build, without building it.
@@ -120,8 +120,8 @@ def plan(recipe_name: str, limit: float | None, gpu_name: str | None, memory: st
     """
     from parakeet.plan import render_plan
     from parakeet.recipe_file import load_recipe
+    from parakeet.training.forecast import parse_memory
     from parakeet.training.gpus import gpu_named
-    from parakeet.training.memory import parse_memory
 
     gpu = gpu_named(gpu_name) if gpu_name is not None else None
     n_bytes = parse_memory(memory) if memory is not None else None
@@ -303,7 +303,7 @@ def runs(run: str) -> None:
     import shutil
 
     from parakeet.home import home, runs_folder
-    from parakeet.training.run_tables import render_run, render_runs
+    from parakeet.training.runs import render_run, render_runs
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     folder = runs_folder(home())
@@ -322,7 +322,7 @@ def compare(first: str, second: str, output: Path | None) -> None:
     A and B are keys of runs, or their first characters.
     """
     from parakeet.home import home, runs_folder
-    from parakeet.training.run_tables import render_comparison
+    from parakeet.training.runs import render_comparison
 
     _say(render_comparison(runs_folder(home()), first, second, output))
 

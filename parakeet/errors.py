@@ -1,4 +1,4 @@
-"""The exception for mistakes that a user can correct, and the exit status of an interrupted command."""
+"""The exception for mistakes that a user can correct, and what several modules say about failures."""
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C or SIGTERM: 128 + SIGINT, as in shells."""
@@ -10,3 +10,8 @@ class ParakeetError(Exception):
     The message is one or a few plain sentences: what is wrong, where (file and row), what to do. The command line
     prints it without a traceback and exits with status 1.
     """
+
+
+def os_reason(error: OSError) -> str:
+    """`No space left on device (/path)`: what the system says, and the file."""
+    return f"{error.strerror or error}" + (f" ({error.filename})" if error.filename else "")

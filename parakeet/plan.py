@@ -1,7 +1,7 @@
 """All that follows from a recipe by arithmetic, before anything is built. Imports no torch."""
 
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import cached_property
 from itertools import product
@@ -14,35 +14,31 @@ from parakeet.recipe import Recipe
 from parakeet.tokenizer import CL100K_CONTROLS, ROLE_TOKENS
 from parakeet.training.forecast import (
     AUTO_SHARE,
-    LENGTH_UNIT,
-    ExecutionChoice,
-    choose,
-    fitting_change,
-    forecast,
-    longest_sequence,
-    unmet,
-)
-from parakeet.training.gpus import Gpu
-from parakeet.training.memory import (
     CPU_SHARE,
     GIB,
     GPU_RESERVE,
-    MIB,
-    UNKNOWN_BUDGET,
+    LENGTH_UNIT,
+    NO_LIMIT,
+    ExecutionChoice,
     checkpoint_bytes,
+    choose,
+    fitting_change,
+    forecast,
     gpu_budget,
+    longest_sequence,
     machine_budget,
     run_bytes,
-    size,
+    unmet,
     weights_bytes,
 )
+from parakeet.training.gpus import Gpu
 from parakeet.training.schedule import Schedule
 
 CONTROL_TOKENS = 3 + len(ROLE_TOKENS)
 UTILISATIONS = (0.4, 0.5, 0.6)
 OPTIMIZERS = ("adamw", "muon", "adamw_8bit")
 ACTIVATION_CHECKPOINTING: tuple[ActivationCheckpointing, ...] = ("none", "mlp", "block")
-NAME = 24
+NAME = 28
 FIGURE = 15
 WIDTH = 110
 
@@ -57,13 +53,13 @@ def vocabulary_rows(recipe: Recipe) -> int:
     return -(-ids // 64) * 64
 
 
-def render_plan(recipe: Recipe, card: Gpu | None = None, memory: int | None = None) -> str:
+def render_plan(recipe: Recipe, gpu: Gpu | None = None, memory: int | None = None) -> str:
     """The plan as plain text, one aligned section after the other.
 
-    Training is planned for `card`, or for a card that `memory` bytes can be allocated on, or for this machine's
-    processor where neither is given. With several processes `memory` is of each card, or of the whole machine.
+    Training is planned for `gpu`, or for a GPU on which `memory` bytes can be allocated, or for this machine's
+    processor if neither is given. With several processes, `memory` is that of each GPU, or of the whole machine.
     """
-    plan = Plan(recipe, card, memory)
+    plan = Plan(recipe, gpu, memory)
     sections = [
         (f"Recipe {recipe.name}", [(recipe.description, "")]),
         sources_section(recipe),
@@ -72,7 +68,7 @@ def render_plan(recipe: Recipe, card: Gpu | None = None, memory: int | None = No
         *([("Before it can train", missing)] if (missing := plan.missing()) else []),
         plan.memory(),
         *([plan.policies()] if plan.cuda else []),
-        *([plan.time(card)] if card is not None else []),
+        *([plan.time(gpu)] if gpu is not None else []),
         ("Disk", plan.disk()),
     ]
     return "\n\n".join(
@@ -84,15 +80,15 @@ def render_plan(recipe: Recipe, card: Gpu | None = None, memory: int | None = No
 class Plan:
     """One recipe on one device; every method makes a section or its rows."""
 
-    def __init__(self, recipe: Recipe, card: Gpu | None, memory: int | None) -> None:
+    def __init__(self, recipe: Recipe, gpu: Gpu | None, memory: int | None) -> None:
         device = recipe.training.device
         self.recipe = recipe
         self.settings = recipe.training
-        self.card = card
+        self.gpu = gpu
         self.config = ModelConfig.from_recipe(recipe.model, vocabulary_rows(recipe))
         self.schedule = Schedule.from_recipe(recipe.training, recipe.packing)
-        self.cuda = card is not None or device.startswith("cuda") or (memory is not None and device != "cpu")
-        # 0 takes every GPU there is; what a recipe makes of another machine is not known here.
+        self.cuda = gpu is not None or device.startswith("cuda") or (memory is not None and device != "cpu")
+        # 0 takes every GPU; how many another machine has is not known here.
         self.processes = max(1, recipe.training.processes)
         self.budget, self.budget_is = self._budget(memory)
 
@@ -105,7 +101,7 @@ class Plan:
     def training(self) -> Rows:
         settings, schedule = self.settings, self.schedule
         lengths = list(self._tokens)
-        rows = f" in rows of {lengths[0]:,}" if len(lengths) == 1 else ""
+        rows = f" in sequences of {lengths[0]:,}" if len(lengths) == 1 else ""
         flops = sum(self.config.flops_per_token(length) * tokens for length, tokens in self._tokens.items())
         return [
             ("tokens", f"{settings.tokens:>{FIGURE},}"),
@@ -122,19 +118,16 @@ class Plan:
         return [(line, "") for sentence in unmet(self.settings, self.cuda) for line in _wrapped(sentence, WIDTH - 2)]
 
     def memory(self) -> Section:
-        """By part, for every row length; of one process."""
+        """By part, for every sequence length; of one process."""
         choices = self._choices
-        unit, in_unit = self._unit
-        # Far from what the step takes, a budget in the same unit would be 0.00, or wider than its column.
-        budget = in_unit(self.budget) if size(self.budget).endswith(unit) else size(self.budget)
         rows = [
-            ("", _cells(f"rows of {length:,}" for length in choices)),
+            ("", _cells(f"length {length:,}" for length in choices)),
             *(
-                (part, _cells(in_unit(choice.forecast.parts[part]) for choice in choices.values()))
+                (part, _cells(_memory(choice.forecast.parts[part]) for choice in choices.values()))
                 for part in next(iter(choices.values())).forecast.parts
             ),
-            ("in all", _cells(in_unit(choice.forecast.total) for choice in choices.values())),
-            *([("budget", f"{budget:>{FIGURE}}  {self.budget_is}")] if self.budget_is else []),
+            ("in all", _cells(_memory(choice.forecast.total) for choice in choices.values())),
+            *([("budget", f"{_memory(self.budget):>{FIGURE}}  {self.budget_is}")] if self.budget_is else []),
             ("checkpointing", _cells(choice.execution.activation_checkpointing for choice in choices.values())),
             ("attention", _cells(choice.execution.attention for choice in choices.values())),
             ("tokens in a pass", _cells(f"{choice.micro_batch_tokens:,}" for choice in choices.values())),
@@ -144,16 +137,15 @@ class Plan:
                 advice = fitting_change(
                     self.config, self.settings, length, self.budget, self.cuda, processes=self.processes, flex=True
                 )
-                lines = _wrapped(f"rows of {length:,}: {advice}", WIDTH - 2 - NAME)
+                lines = _wrapped(f"Sequences of {length:,}: {advice}", WIDTH - 2 - NAME)
                 rows += [("" if index else "does not fit", line) for index, line in enumerate(lines)]
-        return f"Memory of a training step {self._place()}, in {unit}", rows
+        return f"Memory of a training step {self._place()}", rows
 
     def policies(self) -> Section:
-        """What the other policies and optimizers would take, for the longest rows."""
+        """What other activation checkpointing and optimizers would take, for the longest sequences."""
         length = max(self._choices)
         choice = self._choices[length]
         accumulates = choice.micro_batch_tokens * self.processes < self.settings.batch_tokens or self.processes > 1
-        unit, in_unit = self._unit
         residuals: tuple[Precision, ...] = (self.settings.residual,)
         if self.settings.precision == "bf16":
             residuals = ("fp32", "bf16")
@@ -168,26 +160,26 @@ class Plan:
                 for optimizer in OPTIMIZERS
             ]  # fmt: skip
             marks = [" *" if self.budget_is and total <= AUTO_SHARE * self.budget else "  " for total in totals]
-            cells = (f"{in_unit(total)}{mark}" for total, mark in zip(totals, marks, strict=True))
+            cells = (f"{_memory(total)}{mark}" for total, mark in zip(totals, marks, strict=True))
             rows.append((f"{checkpointing}, {residual}", _cells(cells)))
-        title = f"Policies at {choice.micro_batch_tokens:,} tokens in a pass, in {unit}"
+        title = f"Policies at {choice.micro_batch_tokens:,} tokens in a pass"
         if not self.budget_is:
             return title, rows
         longest = longest_sequence(self.config, self.settings, self.budget, cuda=True)
         one = (
             f"{longest:>{FIGURE},}  tokens" if longest else f"{'none fits':>{FIGURE}}  of {LENGTH_UNIT} tokens and more"
         )
-        rows.append(("longest row", f"{one}, one at a time, with whole blocks recomputed"))
-        return f"{title}; * fits {size(self.budget)} with {format_percent(1 - AUTO_SHARE, 0)} to spare", rows
+        rows.append(("longest sequence", f"{one}, one at a time, with block checkpointing"))
+        return f"{title}; * fits {_memory(self.budget)} with {format_percent(1 - AUTO_SHARE, 0)} to spare", rows
 
-    def time(self, card: Gpu) -> Section:
-        """Speed, days and energy for the recipe's tokens at some shares of the card's peak."""
-        cards = self.processes
-        where = f"Time on {'one' if cards == 1 else cards} {card.name}"
+    def time(self, gpu: Gpu) -> Section:
+        """Speed, days and energy for the recipe's tokens at some shares of the GPU's peak."""
+        gpus = self.processes
+        where = f"Time on {'one' if gpus == 1 else gpus} {gpu.name}"
         if self.settings.precision != "bf16":
-            why = "not forecast: the table of cards has rates in bf16; set training.precision: bf16"
+            why = "not forecast: the table of GPUs has rates in bf16; set training.precision: bf16"
             return where, [(why, "")]
-        peak = cards * card.tflops_bf16 * 1e12
+        peak = gpus * gpu.tflops_bf16 * 1e12
         rates = {
             length: [peak * share / self.config.flops_per_token(length) for share in UTILISATIONS]
             for length in self._tokens
@@ -195,15 +187,19 @@ class Plan:
         seconds = {length: [tokens / rate for rate in rates[length]] for length, tokens in self._tokens.items()}
         in_all = [sum(column) for column in zip(*seconds.values(), strict=True)]
         rows = [("share of the peak (MFU)", _cells(format_percent(share, 0) for share in UTILISATIONS))]
-        rows += [(f"tokens/s, {length:,} a row", _cells(f"{r:,.0f}" for r in row)) for length, row in rates.items()]
+        rows += [
+            (f"tokens/s, sequences of {length:,}", _cells(f"{r:,.0f}" for r in row)) for length, row in rates.items()
+        ]
         if len(seconds) > 1:
-            rows += [(f"time, {length:,} a row", _cells(map(format_duration, row))) for length, row in seconds.items()]
+            rows += [
+                (f"time, sequences of {length:,}", _cells(map(format_duration, row))) for length, row in seconds.items()
+            ]
         rows += [
             ("time in all", _cells(map(format_duration, in_all))),
-            ("energy in all", _cells(_energy(cards * card.watts * s) for s in in_all)),
+            ("energy in all", _cells(_energy(gpus * gpu.watts * s) for s in in_all)),
         ]
-        specification = f"{card.tflops_bf16} TFLOPS in dense bf16, {card.gigabytes_per_second:,} GB/s, {card.watts} W"
-        return f"{where} ({specification}{' each' if cards > 1 else ''})", rows
+        specification = f"{gpu.tflops_bf16} TFLOPS in dense bf16, {gpu.gigabytes_per_second:,} GB/s, {gpu.watts} W"
+        return f"{where} ({specification}{' each' if gpus > 1 else ''})", rows
 
     def disk(self) -> Rows:
         sizes = {
@@ -216,7 +212,7 @@ class Plan:
 
     @cached_property
     def _choices(self) -> dict[int, ExecutionChoice]:
-        """What `auto` means for every row length; a card is taken to have Triton."""
+        """What `auto` means for every sequence length; a GPU is assumed to have Triton."""
         return {
             length: choose(
                 self.config, self.settings, length, self.budget, self.cuda, processes=self.processes, flex=True
@@ -225,15 +221,8 @@ class Plan:
         }
 
     @cached_property
-    def _unit(self) -> tuple[str, Callable[[int], str]]:
-        """The unit of both tables of memory, and an amount written in it."""
-        largest = max(choice.forecast.total for choice in self._choices.values())
-        unit, n_bytes = ("GiB", GIB) if largest >= GIB else ("MiB", MIB)
-        return unit, lambda amount: f"{amount / n_bytes:,.2f}"
-
-    @cached_property
     def _tokens(self) -> dict[int, int]:
-        """Tokens that are trained on, by row length, in the order of the phases."""
+        """Tokens that are trained on, by sequence length, in the order of the phases."""
         tokens: dict[int, int] = {}
         before = 0
         for phase in self.schedule.phases:
@@ -243,43 +232,40 @@ class Plan:
         return tokens
 
     def _budget(self, memory: int | None) -> tuple[int, str]:
-        """Bytes that one process may take, and in words what they are; no words where nobody knows."""
+        """Bytes that one process may take, and in words what they are; no words if they are unknown."""
         several = self.processes > 1
         if self.cuda:
             if memory is not None:
-                return memory, "as given, on each card" if several else "as given"
-            if self.card is None:
-                return UNKNOWN_BUDGET, ""
-            whole = round(self.card.memory_gib * GIB)
-            return gpu_budget(whole), f"{whole / GIB:.4g} GiB less {GPU_RESERVE / GIB:.1f} for CUDA and a display"
+                return memory, "as given, on each GPU" if several else "as given"
+            if self.gpu is None:
+                return NO_LIMIT, ""
+            whole = round(self.gpu.memory_gib * GIB)
+            return gpu_budget(whole), f"{format_bytes(whole)} less {format_bytes(GPU_RESERVE)} for CUDA and a display"
         shared = f", shared by {self.processes} processes" if several else ""
         if memory is not None:
-            return memory // self.processes, f"{size(memory)} as given{shared}" if several else "as given"
-        machine = machine_budget()
-        if machine == UNKNOWN_BUDGET:
-            return UNKNOWN_BUDGET, ""
-        return machine // self.processes, f"{format_percent(CPU_SHARE, 0)} of this machine's memory{shared}"
+            return memory // self.processes, f"{_memory(memory)} as given{shared}" if several else "as given"
+        return machine_budget() // self.processes, f"{format_percent(CPU_SHARE, 0)} of this machine's memory{shared}"
 
     def _place(self) -> str:
         if not self.cuda:
             each = f"in each of {self.processes} processes " if self.processes > 1 else ""
             return f"{each}on this machine's processor"
         if self.processes > 1:
-            return f"on each of {self.processes} {self.card.name if self.card else 'cards'}"
-        return f"on an {self.card.name}" if self.card else "on a card"
+            return f"on each of {self.processes} {self.gpu.name if self.gpu else 'GPUs'}"
+        return f"on an {self.gpu.name}" if self.gpu else "on a GPU"
 
     def _shared(self) -> Rows:
         if self.processes > 1:
             return [("processes", f"{self.processes:>{FIGURE},}  that share each step{', one a GPU' * self.cuda}")]
         if self.settings.processes == 0 and self.settings.device in ("auto", "cuda"):
-            return [("processes", f"{1:>{FIGURE}}  assumed: training.processes 0 takes every GPU there is")]
+            return [("processes", f"{1:>{FIGURE}}  assumed: training.processes 0 takes every GPU")]
         return []
 
     def _phases(self) -> Rows:
         rows, first = [], 1
         for phase in self.schedule.phases:
             steps = f"{phase.last_step - first + 1:>{FIGURE},}  steps, {first:,} to {phase.last_step:,}"
-            rows.append((f"rows of {phase.sequence_length:,}", steps))
+            rows.append((f"sequences of {phase.sequence_length:,}", steps))
             first = phase.last_step + 1
         return rows
 
@@ -287,11 +273,15 @@ class Plan:
         causal = self.config.flops_per_token(length)
         # PaLM (arXiv 2204.02311, appendix B) counts the scores of the future too: 12 · L · d · T.
         palm = self.config.palm_flops_per_token(length)
-        name = f", {length:,} a row" if of_several else " a token"
+        name = f", sequences of {length:,}" if of_several else " a token"
         return [
             (f"FLOPs{name}", f"{causal:>{FIGURE},}  (causal count, forward and backward)"),
             ("", f"{palm:>{FIGURE},}  (as PaLM counts, the future too)"),
         ]
+
+
+def _memory(n_bytes: int) -> str:
+    return format_bytes(n_bytes, 2)
 
 
 def _wrapped(sentence: str, width: int) -> list[str]:

@@ -122,19 +122,3 @@ class Progress:
         elif not self.live and time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
             self.say(f"{task.name}: {task.describe()}")
-
-
-# TODO after the merge: training imports these two; it should use format_count and format_duration.
-def brief(number: float) -> str:
-    """Three digits and a unit: `7`, `850`, `12.3k`, `1.25M`, `3.2G`."""
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.3g}{letter}"
-    return f"{number:.3g}"
-
-
-def clock(seconds: float) -> str:
-    """`0:09`, `1:02:03`."""
-    minutes, second = divmod(max(0, round(seconds)), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from parakeet.conversation import Turn
-from parakeet.data.documents import Document, DocumentWriter
+from parakeet.data.documents import HELD_OUT, TRAIN, Document, DocumentWriter
 from parakeet.data.synthetic import dialogues
 from parakeet.data.tokens.packing import make_packing_plan
 from parakeet.data.tokens.tokenise import make_token_shards
@@ -27,11 +27,12 @@ def some_documents(count: int) -> Iterator[Document]:
     """So many dialogues, every twentieth held out, and their text once more as long plain documents."""
     story: list[str] = []
     for number, dialogue in enumerate(dialogues(count=count, seed=1)):
-        yield Document("dialogues", "GPL-3.0-or-later", dialogue.turns, {"held_out": number % 20 == 19})
+        split = HELD_OUT if number % 20 == 19 else TRAIN
+        yield Document("dialogues", "GPL-3.0-or-later", dialogue.turns, split=split)
         story += [turn.content for turn in dialogue.turns]
         if number % DIALOGUES_A_STORY == DIALOGUES_A_STORY - 1:
-            held_out = number % (20 * DIALOGUES_A_STORY) == DIALOGUES_A_STORY - 1
-            yield Document("stories", "GPL-3.0-or-later", (Turn("text", "\n".join(story)),), {"held_out": held_out})
+            split = HELD_OUT if number % (20 * DIALOGUES_A_STORY) == DIALOGUES_A_STORY - 1 else TRAIN
+            yield Document("stories", "GPL-3.0-or-later", (Turn("text", "\n".join(story)),), split=split)
             story = []
 
 

@@ -18,9 +18,8 @@ from parakeet.plan import vocabulary_rows
 from parakeet.recipe import Recipe, Training
 from parakeet.sanitise import sanitise
 from parakeet.training.device import memory_budget
-from parakeet.training.forecast import ExecutionChoice, choose
+from parakeet.training.forecast import ExecutionChoice, choose, parse_memory
 from parakeet.training.gpus import find_gpu
-from parakeet.training.memory import parse_memory
 
 SECONDS = 240.0
 """The most for one configuration on a GPU; compiling takes most of it."""

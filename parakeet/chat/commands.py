@@ -1,7 +1,9 @@
 """The commands of a chat. A command is one function here: its decorator lists it for help, dispatch and completion."""
 
+import datetime
 import difflib
 import re
+import textwrap
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -9,17 +11,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from parakeet.chat.input import Completion, edit_text
-from parakeet.chat.output import ReplyPrinter, count, write
+from parakeet.chat.output import ReplyPrinter, count, styled, write
 from parakeet.chat.session import Session
-from parakeet.chat.storage import SessionLog, list_sessions, session_header, session_path
-from parakeet.chat.views import SECTIONS, first_words, render_help, render_sessions, table
+from parakeet.chat.storage import SessionLog, SessionRow, list_sessions, session_header, session_path
 from parakeet.errors import ParakeetError
+from parakeet.formatting import render_table
 from parakeet.sampling_settings import describe, with_setting
 from parakeet.sanitise import sanitise
 
 if TYPE_CHECKING:
     from parakeet.generation.engine import Step
     from parakeet.release.verify import Release
+
+WIDTH = 80
+
+KEYS = """\
+The start of a command is enough: /ret. Tab completes it.
+To begin a message with a slash, double it: //like this.
+Alt-Enter begins a new line; so does Enter between \"\"\" and \"\"\".
+Ctrl-C stops a reply and keeps its text so far; twice in a second leaves."""
 
 
 @dataclass
@@ -144,6 +154,16 @@ def complete(chat: Chat, line: str) -> Iterator[Completion]:
             yield Completion(choice, len(argument), help)
 
 
+def first_words(text: str, width: int = 60) -> str:
+    """The beginning of a text as one sanitised line of at most `width` characters."""
+    line = " ".join(sanitise(text[: 4 * width]).split())
+    return line if len(line) <= width and len(text) <= 4 * width else line[: width - 1] + "…"
+
+
+def _table(rows: Sequence[Sequence[object]]) -> str:
+    return textwrap.indent(render_table([""] * len(rows[0]), rows, width=WIDTH - 2), "  ")
+
+
 @chat_command("retry", "Conversation", "another reply to the last message")
 def _retry(chat: Chat, argument: str) -> None:
     chat.print_reply(chat.session.retry())
@@ -201,7 +221,7 @@ def _set(chat: Chat, argument: str) -> None:
         # An unknown name is refused here too, with the nearest one.
         name = names[0] if len(names) == 1 else typed
         chat.session.settings = with_setting(chat.session.settings, name, value.strip())
-    chat.print(table([row for row in describe(chat.session.settings) if row[0] in names]))
+    chat.print(_table([row for row in describe(chat.session.settings) if row[0] in names]))
 
 
 @chat_command(
@@ -226,6 +246,65 @@ def _stats(chat: Chat, argument: str) -> None:
     chat.print(f"Speed and seed are {'shown after each reply' if chat.printer.stats else 'not shown'}.")
 
 
+def _show_config(session: Session, release: "Release") -> str:
+    engine = session.engine
+    weights = f"{engine.parameter_count:,} parameters in {engine.dtype}, sha256 {release.weights_sha256[:16]}…"
+    return _table(
+        [
+            ("model", release.name),
+            ("folder", str(release.directory)),
+            ("weights", weights),
+            ("runs on", f"{engine.device}, {count(engine.threads, 'thread')}"),
+            ("context", count(engine.context, "token")),
+            ("recorded in", str(session.log.path) if session.log else "nowhere; /save records it"),
+        ]
+    )
+
+
+def _show_settings(session: Session, release: "Release") -> str:
+    return _table(describe(session.settings))
+
+
+def _show_context(session: Session, release: "Release") -> str:
+    used, context = len(session.prompt_ids()), session.engine.context
+    rows = [
+        ("used", f"{used:,} of {count(context, 'token')} ({used / context:.0%})"),
+        ("conversation", count(len(session.exchanges), "exchange")),
+    ]
+    if session.dropped:
+        rows.append(("left out", f"{count(session.dropped, 'old exchange')} that did not fit"))
+    return _table(rows)
+
+
+def _show_prompt(session: Session, release: "Release") -> str:
+    """Control tokens are bold on a terminal with colour, unlike text that only looks like them."""
+    tokenizer = session.engine.tokenizer
+    controls = {token_id: name for name, token_id in tokenizer.controls.items()}
+    ids = session.prompt_ids()
+    parts: list[str] = []
+    start = 0
+    for position in [*(i for i, token_id in enumerate(ids) if token_id in controls), len(ids)]:
+        parts.append(sanitise(tokenizer.decode(ids[start:position])))
+        if position < len(ids):
+            parts.append(re.sub(r"\S(.*\S)?", lambda match: styled(match[0], "1"), controls[ids[position]]))
+        start = position + 1
+    return f"{''.join(parts)}\n({count(len(ids), 'token')})".lstrip("\n")
+
+
+def _show_system(session: Session, release: "Release") -> str:
+    return sanitise(session.system) or "There is no system message."
+
+
+SECTIONS: dict[str, tuple[str, Callable[[Session, "Release"], str]]] = {
+    "config": ("the model, and where the session is recorded", _show_config),
+    "settings": ("the sampling settings", _show_settings),
+    "context": ("how much of the context is used", _show_context),
+    "prompt": ("the text with which the next prompt begins", _show_prompt),
+    "system": ("the system message", _show_system),
+}
+"""Arguments of /show, with their help and their (sanitised) text."""
+
+
 def _section_names(chat: Chat) -> Sequence[tuple[str, str]]:
     return [(name, help) for name, (help, _) in SECTIONS.items()]
 
@@ -239,9 +318,29 @@ def _show(chat: Chat, argument: str) -> None:
     write(SECTIONS[matching[0]][1](chat.session, chat.release) + "\n")
 
 
+def _sessions_table(rows: Sequence[SessionRow]) -> str:
+    """The recorded sessions, the latest first, with the local time of their last reply."""
+    if not rows:
+        return "No conversation is recorded yet."
+    readable = [
+        (row.name, _local(row.when), row.exchanges, first_words(row.first_words, 32)) for row in rows if not row.problem
+    ]
+    head = ("session", "last reply", "exchanges", "begins with")
+    listed = [render_table(head, readable, right=(2,), width=WIDTH)] if readable else []
+    return "\n".join([*listed, *(f"{row.name}: {sanitise(row.problem)}" for row in rows if row.problem)])
+
+
+def _local(when: str) -> str:
+    """A session's time by the user's clock. A file may hold something that is not a time."""
+    try:
+        return datetime.datetime.fromisoformat(when).astimezone().strftime("%Y-%m-%d %H:%M")
+    except (ValueError, OverflowError):
+        return first_words(when, 16)
+
+
 @chat_command("sessions", "Sessions", "list the recorded conversations")
 def _sessions(chat: Chat, argument: str) -> None:
-    chat.print(render_sessions(list_sessions(chat.root)))
+    chat.print(_sessions_table(list_sessions(chat.root)))
 
 
 @chat_command("save NAME", "Sessions", "record this conversation under a name")
@@ -272,12 +371,21 @@ def _load(chat: Chat, argument: str) -> None:
         chat.print(f"  Human: {first_words(last.message)}\n  Parakeet: {first_words(last.reply)}")
 
 
+def _help_text(groups: dict[str, list[tuple[str, str]]]) -> str:
+    """(command with its arguments, help) by group, one column for all of them, and the keys."""
+    parts: list[str] = []
+    for title, rows in groups.items():
+        parts.append(styled(title, "1"))
+        parts += [f"  {usage:<20}{help}" for usage, help in rows]
+    return "\n".join([*parts, styled("Keys", "1"), textwrap.indent(KEYS, "  ")]) + "\n"
+
+
 @chat_command("help", "Program", "this list")
 def _help(chat: Chat, argument: str) -> None:
     groups: dict[str, list[tuple[str, str]]] = {}
     for command in COMMANDS.values():
         groups.setdefault(command.group, []).append((f"/{command.name} {command.arguments}".rstrip(), command.help))
-    write(render_help(groups))
+    write(_help_text(groups))
 
 
 @chat_command("exit", "Program", "leave (also Ctrl-D)")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from parakeet.chat.events import REPLY_EVENTS, Conversation, Event, Exchange, encodable, fold
 from parakeet.chat.storage import SessionLog, now
 from parakeet.conversation import Turn
-from parakeet.errors import ParakeetError
+from parakeet.errors import ParakeetError, os_reason
 from parakeet.sampling_settings import SamplingSettings
 from parakeet.template import render_document, render_prompt
 from parakeet.tokenizer import Tokenizer
@@ -157,7 +157,7 @@ class Session:
             log.append(*self._events)
         except OSError as error:
             log.close()
-            raise ParakeetError(f"The session cannot be saved in {path}: {_reason(error)}.") from None
+            raise ParakeetError(f"The session cannot be saved in {path}: {os_reason(error)}.") from None
         self.close()
         self.log, self._header, self._written = log, log.header, len(self._events)
 
@@ -189,9 +189,9 @@ class Session:
         finally:
             if text.strip() or (text and event["event"] == "continue"):
                 timing = {name: round(getattr(self.engine.timing, name), 6) for name in _TIMING}
-                said = {"reply": text, "finish_reason": finish_reason, "tokens": tokens}
+                reply = {"reply": text, "finish_reason": finish_reason, "tokens": tokens}
                 how = {"seed": seed, "dropped": dropped, "settings": asdict(settings), "timing": timing}
-                self._record(event | said | how)
+                self._record(event | reply | how)
 
     def _seed(self) -> int:
         return secrets.randbits(SEED_BITS) if self.settings.seed is None else self.settings.seed
@@ -215,7 +215,7 @@ class Session:
             self._written = len(self._events)
         except OSError as error:
             self.notes.append(
-                f"The conversation continues but is no longer recorded in {self.log.path}: {_reason(error)}."
+                f"The conversation continues but is no longer recorded in {self.log.path}: {os_reason(error)}."
             )
             self.close()
 
@@ -303,7 +303,3 @@ def _checked(message: str) -> str:
     if not message.strip():
         raise ParakeetError("The message is empty: there is nothing to reply to.")
     return message
-
-
-def _reason(error: OSError) -> str:
-    return f"{error.strerror or error}" + (f" ({error.filename})" if error.filename else "")

@@ -91,12 +91,12 @@ class Sampler:
                 "overflowed. Check the weights with: parakeet verify"
             )
         if self._counts:
-            said = list(self._counts)
+            used = list(self._counts)
             counts = torch.tensor(list(self._counts.values()), dtype=torch.float64)
             factor = self.settings.repetition_penalty
-            scaled = torch.where(scores[said] > 0, scores[said] / factor, scores[said] * factor)
+            scaled = torch.where(scores[used] > 0, scores[used] / factor, scores[used] * factor)
             scaled -= self.settings.frequency_penalty * counts + self.settings.presence_penalty
-            scores[said] = scaled.clamp_(-LARGEST_SCORE, LARGEST_SCORE)
+            scores[used] = scaled.clamp_(-LARGEST_SCORE, LARGEST_SCORE)
         return scores.masked_fill_(self._masked, -math.inf)
 
 

@@ -77,7 +77,7 @@ def unwrapped(keys: Iterable[str]) -> tuple[str, list[str]]:
 def checked_layout(shapes: Mapping[str, Shape]) -> list[Entry]:
     """The layout of a state dict with these shapes; ParakeetError names the first key that does not fit.
 
-    The keys tell the number of layers and the embedding tells the width; every other tensor must agree with them.
+    The keys give the number of layers, the embedding gives the width; every other tensor must agree with them.
     """
     embedding = shapes.get(EMBEDDING)
     if embedding is None:
@@ -161,8 +161,8 @@ def _decided(name: str, example: str, given: int | None, named: int | None, file
         )
     if not found:
         raise ParakeetError(
-            f"The tensors do not tell the model's {name}, and neither does the file name {file_name} (the original's "
-            f"has {example}): give --{name} N to parakeet import, or rename the file."
+            f"The model's {name} is known neither from the tensors nor from the file name {file_name} (the "
+            f"original's has {example}): give --{name} N to parakeet import, or rename the file."
         )
     return found.pop()
 

@@ -49,7 +49,7 @@ def read_checkpoint(
 ) -> dict[str, Any]:
     """Write model.safetensors and config.json of the checkpoint at `path` into the folder `output`.
 
-    `heads` and `context` are for files whose name does not tell them; `advance` receives the number of bytes after
+    `heads` and `context` are for files whose name does not give them; `advance` receives the number of bytes after
     each read. Returns parameters, tensors and versions. Raises RefusedCheckpoint if the file is at fault, else
     ParakeetError.
     """
@@ -151,20 +151,20 @@ def limit_memory(more: int) -> None:
     """Let this process allocate at most `more` bytes of private memory from now on.
 
     The limit is RLIMIT_DATA, because the address space includes torch's libraries, several GB of them with CUDA. A
-    file that torch maps counts in full, although its pages belong to the page cache. Only Linux tells how much memory
+    file that torch maps counts in full, although its pages belong to the page cache. Only Linux reports how much memory
     a process has; elsewhere there is no limit.
     """
     try:
         import resource
 
         status = Path("/proc/self/status").read_text(encoding="utf-8")
-        taken = re.search(r"^VmData:\s+(\d+) kB", status, re.MULTILINE)
+        allocated = re.search(r"^VmData:\s+(\d+) kB", status, re.MULTILINE)
     except (ImportError, OSError):
         return
-    if taken is None:
+    if allocated is None:
         return
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    limit = (int(taken[1]) << 10) + more
+    limit = (int(allocated[1]) << 10) + more
     resource.setrlimit(resource.RLIMIT_DATA, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 

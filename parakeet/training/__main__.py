@@ -21,7 +21,6 @@ from parakeet.training.launcher import FOLLOW_INPUT, launch, process_count
 from parakeet.training.logging import DagsterReporter, open_reporter
 
 PR_SET_PDEATHSIG = 1
-USAGE = "usage: python -m parakeet.training JOB.json [PARENT | -]"
 NOT_BEGUN = (
     "Training had not begun: it was stopped while waiting for the process that trains this run. Nothing was changed; "
     "run the same command again."
@@ -31,11 +30,11 @@ NOT_BEGUN = (
 def main(arguments: list[str]) -> int:
     """Exit status 0 after training to the end, 130 if stopped with a checkpoint or before it began, 1 on an error.
 
-    Under torchrun 130 becomes 0, since torchrun kills the other ranks at any other status; FAILURE_FILE tells the two
-    apart. There a rank stopped before it began returns 1, since the others would wait for it.
+    Under torchrun 130 becomes 0, since torchrun kills the other ranks at any other status; FAILURE_FILE
+    distinguishes the two. There a rank stopped before it began returns 1, since the others would wait for it.
     """
     if len(arguments) not in (1, 2):
-        print(USAGE, file=sys.stderr)
+        print("usage: python -m parakeet.training JOB.json [PARENT | -]", file=sys.stderr)
         return 2
     stop = _Stop()
     if len(arguments) == 2:
@@ -50,7 +49,7 @@ def main(arguments: list[str]) -> int:
         return 1
     under_torchrun = "RANK" in os.environ
     try:
-        processes = 1 if under_torchrun else process_count(job.training)
+        processes = 1 if under_torchrun else process_count(job.recipe.training)
         if processes > 1:
             return launch(job, path, processes, stop, Progress())
         status = _train(job, stop, under_torchrun)
@@ -79,14 +78,10 @@ def _train(job: TrainingJob, stop: "_Stop", under_torchrun: bool) -> int:
 
 def _train_locked(job: TrainingJob, progress: Progress, reporter: DagsterReporter, stop: "_Stop", leads: bool) -> int:
     """Train, and write the failure file before the lock is released to whoever waits for it."""
-    from parakeet.training.device import unknown_memory
     from parakeet.training.distributed import PeerLost
     from parakeet.training.trainer import train
 
     try:
-        note = unknown_memory(job.training.device)
-        if note is not None:
-            progress.say(note)
         outcome = train(job, progress, reporter, _run_id() if leads else "", stop)
     except (ParakeetError, OSError) as error:
         # A process that lost another one leaves that one's own message, which says more.

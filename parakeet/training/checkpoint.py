@@ -11,21 +11,32 @@ import hashlib
 import json
 import re
 import shutil
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Literal
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from parakeet.artifact import PARTIAL_PREFIX, replace_file, sha256_of, sync_directory, sync_file, write_synced
-from parakeet.errors import ParakeetError
+from parakeet.artifact import (
+    PARTIAL_PREFIX,
+    explain_os_error,
+    replace_file,
+    sha256_of,
+    sync_directory,
+    sync_file,
+    write_synced,
+)
+from parakeet.errors import ParakeetError, os_reason
 from parakeet.model.config import WEIGHTS_FILE
 from parakeet.model.transformer import Parakeet, save_tensors
 from parakeet.progress import Progress
+from parakeet.training.device import is_out_of_memory
 from parakeet.training.job import BEST_FILE, CHECKPOINT_PATTERN, STATE_FILE
 from parakeet.training.schedule import Schedule
 
@@ -61,17 +72,9 @@ class RunState:
 
 
 @dataclass(frozen=True)
-class Snapshot:
-    """What a checkpoint is written from: the live model and optimizer, and their present state."""
-
-    model: Parakeet
-    optimizer: torch.optim.Optimizer
-    state: RunState
-
-
-@dataclass(frozen=True)
 class HostCopy:
-    """A snapshot that later steps do not change: tensors copied to the host's memory, the rest as JSON values."""
+    """What a checkpoint is written from, while later steps change the model: tensors in the host's memory, the rest as
+    JSON values."""
 
     state: RunState
     values: dict[str, Any]
@@ -79,29 +82,17 @@ class HostCopy:
     optimizer: dict[str, Tensor]
 
     @classmethod
-    def of(cls, snapshot: Snapshot) -> "HostCopy":
+    def of(cls, model: Parakeet, optimizer: torch.optim.Optimizer, state: RunState) -> "HostCopy":
         tensors: dict[str, Tensor] = {}
-        plain = _split_tensors(snapshot.optimizer.state_dict()["state"], "", tensors)
-        optimizer = asdict(_Layout.of(snapshot.optimizer)) | {"state": plain}
-        values = json.loads(json.dumps(asdict(snapshot.state) | {"optimizer": optimizer}))
-        return cls(snapshot.state, values, _copied(snapshot.model.state_dict()), _copied(tensors))
+        plain = _split_tensors(optimizer.state_dict()["state"], "", tensors)
+        values = json.loads(json.dumps(asdict(state) | {"optimizer": _layout(optimizer) | {"state": plain}}))
+        return cls(state, values, _copied(model.state_dict()), _copied(tensors))
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """Identifies an optimizer: its class or classes, and the number of parameters in each group."""
-
-    name: str
-    groups: list[int]
-
-    @classmethod
-    def of(cls, optimizer: torch.optim.Optimizer) -> "_Layout":
-        # A JoinedOptimizer is named after its parts.
-        name = getattr(optimizer, "name", type(optimizer).__name__)
-        return cls(name, [len(group["params"]) for group in optimizer.param_groups])
-
-    def __str__(self) -> str:
-        return f"{self.name} over {' + '.join(map(str, self.groups))} parameters"
+def _layout(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Identifies an optimizer: its class, or the classes of a JoinedOptimizer, and the parameters in each group."""
+    name = getattr(optimizer, "name", type(optimizer).__name__)
+    return {"name": name, "groups": [len(group["params"]) for group in optimizer.param_groups]}
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -294,9 +285,12 @@ def _is_good(state: RunState, good_step: int) -> bool:
 def _restore(path: Path, model: Parakeet, optimizer: torch.optim.Optimizer) -> None:
     saved = _read_values(path)["optimizer"]
     _check_model(path, model)
-    there, here = _Layout(saved["name"], saved["groups"]), _Layout.of(optimizer)
-    if there != here:
-        raise ParakeetError(f"{path} is of another optimizer: {there}; the recipe's is {here}. {_advice(path)}")
+    here = _layout(optimizer)
+    if here != {name: saved[name] for name in here}:
+        there, ours = (f"{o['name']} over {' + '.join(map(str, o['groups']))} parameters" for o in (saved, here))
+        raise ParakeetError(
+            f"{path} was saved with another optimizer: {there}; the recipe's is {ours}. {_advice(path)}"
+        )
     with safe_open(path / WEIGHTS_FILE, "pt") as file, torch.no_grad():
         for name, weight in model.state_dict().items():
             weight.copy_(file.get_tensor(name))
@@ -318,7 +312,7 @@ def _check_model(path: Path, model: Parakeet) -> None:
     if wrong:
         name = wrong[0]
         raise ParakeetError(
-            f"{path} is of another model: its {name} has the shape {there.get(name, 'none')}, the recipe's "
+            f"{path} was saved from another model: its {name} has the shape {there.get(name, 'none')}, the recipe's "
             f"{here.get(name, 'none')} ({len(wrong)} tensors differ). {_advice(path)}"
         )
 
@@ -369,7 +363,7 @@ def _folder_for(run: Path, state: RunState) -> Path:
 
 
 def _remove(path: Path) -> None:
-    """Renamed first, so that a half-removed checkpoint is not taken for a damaged one."""
+    """Renamed first, so that a half-removed checkpoint is not mistaken for a damaged one."""
     shutil.rmtree(path.rename(path.with_name(f"{PARTIAL_PREFIX}old-{path.name}")), ignore_errors=True)
 
 
@@ -399,3 +393,133 @@ def _insert(values: dict[str, Any], place: str, tensor: Tensor) -> None:
     for name in names:
         values = values.setdefault(name, {})
     values[last] = tensor
+
+
+class CheckpointWriter:
+    """Writes one checkpoint at a time. Use it in a `with`, which waits for the last one.
+
+    The outcome of a write is reported by the thread that calls `poll`, `save`, `wait` or `close`, never by the
+    background thread. `report` is called with a kind, the step and a text, and may therefore use things that are not
+    thread-safe, such as Dagster's pipes.
+
+    A save that fails with an OSError (a full disk) or for lack of memory is reported once and dropped, since the next
+    save writes everything again. Only if no later save succeeds does `close` raise it. Any other error is a bug, and
+    is raised where it is noticed.
+
+    Only one process may hold the writer of a run: it deletes what a killed one left half written. Ranks that do not
+    lead have `enabled=False` and write nothing.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        progress: Progress,
+        *,
+        keep_checkpoints: int,
+        keep_every: int,
+        report: Callable[[Literal["saved", "save_failed"], int, str], None],
+        enabled: bool = True,
+    ) -> None:
+        self._run = run
+        self._progress = progress
+        self._keep_checkpoints = keep_checkpoints
+        self._keep_every = keep_every
+        self._report = report
+        self._enabled = enabled
+        self._write: _Write | None = None
+        self._unsaved: ParakeetError | None = None
+        if enabled:
+            tidy(run)
+
+    def save(self, model: Parakeet, optimizer: torch.optim.Optimizer, state: RunState) -> None:
+        """Copy everything and start writing the copy; training may continue as soon as this returns.
+
+        Waits for a write in progress before it copies, so that there are never two copies.
+        """
+        if not self._enabled:
+            return
+        self.wait()
+        step = state.step
+        try:
+            copy = HostCopy.of(model, optimizer, state)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self._unsaved = ParakeetError(
+                f"There was not enough memory to copy the checkpoint of step {step:,}. Earlier checkpoints are "
+                "unchanged. Free some memory on this machine and run the same command again."
+            )
+            text = f"The checkpoint of step {step:,} could not be saved: there is not enough memory to copy it."
+            self._report_failure(step, text, "free some memory on this machine")
+            return
+        self._write = _Write(self._run, copy, self._keep_checkpoints, self._keep_every)
+
+    def poll(self) -> None:
+        """Report the latest write if it has ended; returns at once."""
+        if self._write is not None and not self._write.thread.is_alive():
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait for the write in progress and report it. Raises errors that another save would not fix."""
+        write, self._write = self._write, None
+        if write is None:
+            return
+        write.thread.join()
+        if write.error is not None:
+            raise write.error
+        self._unsaved = write.unsaved
+        if write.unsaved is None:
+            self._report("saved", write.step, f"Checkpoint of step {write.step:,} saved.")
+        if write.failure:
+            text = f"The checkpoint of step {write.step:,} {write.failure}."
+            self._report_failure(write.step, text, f"free some space in {self._run}")
+
+    def _report_failure(self, step: int, text: str, advice: str) -> None:
+        self._progress.say(f"{text} Training continues and the next save retries: {advice}.")
+        self._report("save_failed", step, text)
+
+    def close(self) -> None:
+        """Wait for the last write. ParakeetError if it failed: the run would resume from an earlier step."""
+        self.wait()
+        if self._unsaved is not None:
+            raise self._unsaved
+
+    def __enter__(self) -> "CheckpointWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # If the training itself failed, its error is the one to raise; a write that failed too is only reported.
+        (self.close if error is None else self.wait)()
+
+
+class _Write:
+    """A checkpoint being written by a daemon thread, which does not keep the interpreter from ending.
+
+    An OSError is kept only as text: its traceback would hold the whole copy in memory.
+    """
+
+    def __init__(self, run: Path, copy: HostCopy, keep_checkpoints: int, keep_every: int) -> None:
+        self.step = copy.state.step
+        self.failure = ""
+        self.unsaved: ParakeetError | None = None
+        self.error: BaseException | None = None
+        arguments = (run, copy, keep_checkpoints, keep_every)
+        self.thread = threading.Thread(target=self._work, args=arguments, name="checkpoint", daemon=True)
+        self.thread.start()
+
+    def _work(self, run: Path, copy: HostCopy, keep_checkpoints: int, keep_every: int) -> None:
+        try:
+            try:
+                write_checkpoint(run, copy)
+            except OSError as error:
+                self.failure = f"could not be saved: {os_reason(error)}"
+                self.unsaved = explain_os_error(error, f"saving the checkpoint of step {self.step:,}")
+                return
+            try:
+                prune(run, copy.state, keep_checkpoints, keep_every)
+            except OSError as error:
+                self.failure = f"was saved, but older ones could not be removed: {os_reason(error)}"
+        except BaseException as error:
+            self.error = error

@@ -53,8 +53,15 @@ def draw_loss_curve(metrics: Metrics, path: Path) -> None:
     axes.plot(_tokens(shown, unit), [m["loss"] for m in shown], color=STEP, linewidth=0.6, alpha=0.7)
     tokens, smooth = running_mean(metrics)
     axes.plot(tokens / unit, smooth, color=MEAN, linewidth=1.8, label="training")
-    _draw_held_out(axes, metrics, unit)
-    _draw_skipped(axes, metrics, unit)
+    if measured := _measured(metrics):
+        losses = [m["validation_loss"] for m in measured]
+        axes.plot(
+            _tokens(measured, unit), losses, "o-", color=HELD_OUT, linewidth=0.5, markersize=2.5, label="held out"
+        )
+    if skipped := _tokens([m for m in metrics if m.get("skipped")], unit):
+        # At the lower edge: the loss of a skipped step is off the scale, or not a number.
+        edge = axes.get_xaxis_transform()
+        axes.plot(skipped, [0.03] * len(skipped), "x", color=SKIPPED, markersize=5, transform=edge, label="skipped")
     axes.set_ylim(bottom=0)
     _draw_lengths(axes, metrics, unit)
     if len(axes.get_legend_handles_labels()[0]) > 1:
@@ -111,24 +118,6 @@ def _draw_learning_rate(axes: "Axes", metrics: Metrics, unit: float) -> None:
     rates.spines[:].set_visible(False)
     axes.set_zorder(rates.get_zorder() + 1)
     axes.patch.set_visible(False)
-
-
-def _draw_held_out(axes: "Axes", metrics: Metrics, unit: float) -> None:
-    measured = _measured(metrics)
-    if measured:
-        losses = [m["validation_loss"] for m in measured]
-        axes.plot(
-            _tokens(measured, unit), losses, "o-", color=HELD_OUT, linewidth=0.5, markersize=2.5, label="held out"
-        )
-
-
-def _draw_skipped(axes: "Axes", metrics: Metrics, unit: float) -> None:
-    """At the lower edge: the loss of a skipped step is off the scale, or not a number."""
-    skipped = [m for m in metrics if m.get("skipped")]
-    if skipped:
-        edge = axes.get_xaxis_transform()
-        xs = _tokens(skipped, unit)
-        axes.plot(xs, [0.03] * len(xs), "x", color=SKIPPED, markersize=5, transform=edge, label="skipped")
 
 
 def _draw_lengths(axes: "Axes", metrics: Metrics, unit: float) -> None:

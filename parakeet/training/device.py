@@ -9,14 +9,14 @@ from typing import Any
 import torch
 
 from parakeet.errors import ParakeetError
+from parakeet.formatting import format_bytes
 from parakeet.model.config import ModelConfig
 from parakeet.model.execution import Execution, Precision
 from parakeet.model.transformer import best_device
 from parakeet.training.distributed import Ranks
-from parakeet.training.forecast import ExecutionChoice, choose, fitting_change
+from parakeet.training.forecast import ExecutionChoice, choose, fitting_change, gpu_budget, machine_budget
 from parakeet.training.gpus import find_gpu
 from parakeet.training.job import TrainingJob
-from parakeet.training.memory import UNKNOWN_BUDGET, gpu_budget, machine_budget, size
 from parakeet.training.schedule import Schedule
 
 CHECKPOINTED = {
@@ -59,19 +59,7 @@ def memory_budget(device: torch.device, processes: int) -> int:
     """Bytes that this process may take: of its GPU, or of its share of the machine."""
     if device.type == "cuda":
         return gpu_budget(torch.cuda.get_device_properties(device).total_memory)
-    budget = machine_budget()
-    return budget if budget == UNKNOWN_BUDGET else budget // processes
-
-
-def unknown_memory(name: str) -> str | None:
-    """A note for the user if the memory of training.device is unknown; None if it is known."""
-    kind = best_device() if name == "auto" else name.partition(":")[0]
-    if kind != "cpu" or machine_budget() != UNKNOWN_BUDGET:
-        return None
-    return (
-        "This system does not say how much memory it has, so training is not refused if it does not fit. If it runs "
-        "out of memory, set training.micro_batch_tokens."
-    )
+    return machine_budget() // processes
 
 
 def peak_memory(device: torch.device) -> int:
@@ -132,14 +120,17 @@ class ExecutionPlan:
         self._budget = memory_budget(ranks.device, ranks.world)
         self._flex = _can_compile_flex(ranks.device)
         lengths = sorted({phase.sequence_length for phase in schedule.phases})
-        self._choices = {sequence_length: self._choose(sequence_length) for sequence_length in lengths}
+        cuda, training = ranks.device.type == "cuda", job.recipe.training
+        self._choices = {
+            length: choose(config, training, length, self._budget, cuda, processes=self._processes, flex=self._flex)
+            for length in lengths
+        }
         for sequence_length, choice in self._choices.items():
             if not choice.fits and not job.try_anyway:
                 raise ParakeetError(
-                    f"Training on sequences of {sequence_length:,} tokens would take {size(choice.forecast.total)}, "
-                    "but "
-                    f"{self._where()} has {size(self._budget)} for it. {self._change(sequence_length, self._budget)} "
-                    "To start anyway: parakeet build --try-anyway"
+                    f"Training on sequences of {sequence_length:,} tokens would take {choice.forecast}, but "
+                    f"{self._where()} has {format_bytes(self._budget, 2)} for it. "
+                    f"{self._change(sequence_length, self._budget)} To start anyway: parakeet build --try-anyway"
                 )
 
     def lines(self) -> list[str]:
@@ -167,29 +158,24 @@ class ExecutionPlan:
 
     def peak_line(self) -> str:
         """The peak of memory so far beside the forecast, for people."""
-        before = f", {size(self._before)} of it before training began" if self._before else ""
-        return f"Peak memory {size(peak_memory(self._device))}{before}; forecast {size(self.forecast_bytes)}."
+        before = f", {format_bytes(self._before, 2)} of it before training began" if self._before else ""
+        peak, forecast = format_bytes(peak_memory(self._device), 2), format_bytes(self.forecast_bytes, 2)
+        return f"Peak memory {peak}{before}; forecast {forecast}."
 
     def out_of_memory(self, step: int, sequence_length: int) -> ParakeetError:
         """The error to raise if memory was refused despite the forecast."""
-        forecast = self._choices[sequence_length].forecast.total
-        less = int(0.9 * min(self._budget, forecast))
+        forecast = self._choices[sequence_length].forecast
+        less = int(0.9 * min(self._budget, forecast.total))
+        peak = format_bytes(peak_memory(self._device), 2)
         return ParakeetError(
             f"Step {step:,}: the memory of {self._where()} is not enough for sequences of {sequence_length:,} tokens. "
-            f"Forecast {size(forecast)} of {size(self._budget)}; at most {size(peak_memory(self._device))} were in use "
+            f"Forecast {forecast} of {format_bytes(self._budget, 2)}; at most {peak} were in use "
             f"before it was refused. {self._change(sequence_length, less)} Then run the same build again."
         )
 
-    def _choose(self, sequence_length: int) -> ExecutionChoice:
-        cuda = self._device.type == "cuda"
-        training = self._job.training
-        return choose(
-            self._config, training, sequence_length, self._budget, cuda, processes=self._processes, flex=self._flex
-        )  # fmt: skip
-
     def _change(self, sequence_length: int, budget: int) -> str:
         cuda = self._device.type == "cuda"
-        training = self._job.training
+        training = self._job.recipe.training
         return fitting_change(
             self._config, training, sequence_length, budget, cuda, processes=self._processes, flex=self._flex
         )  # fmt: skip
@@ -212,7 +198,7 @@ class ExecutionPlan:
         fits = "" if choice.fits else ", which is more than there is; trying it anyway"
         return (
             f"Sequences of {sequence_length:,} tokens: {', '.join(how)}. "
-            f"Forecast {size(choice.forecast.total)} of {size(self._budget)}{fits}."
+            f"Forecast {choice.forecast} of {format_bytes(self._budget, 2)}{fits}."
         )
 
 

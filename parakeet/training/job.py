@@ -3,11 +3,12 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from parakeet.artifact import replace_file
 from parakeet.earlier import with_new_keys
 from parakeet.errors import ParakeetError
-from parakeet.recipe import ModelSettings, Packing, Training
+from parakeet.recipe import ModelSettings, Packing, Recipe, Training
 
 JOB_FILE = "job.json"
 LOCK_FILE = "run.lock"
@@ -25,19 +26,19 @@ CURVE_FILE = "loss_curve.png"
 STATE_FILE = "state.json"
 BEST_FILE = "best.json"
 CHECKPOINT_PATTERN = "step-*"
+SECTIONS = ("model", "training", "packing")
+"""The parts of the recipe that a trainer reads."""
 
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """Sections of the recipe, folders and digests of the inputs, the run's own folder, and the finished model's folder.
+    """The recipe, folders and digests of the inputs, the run's own folder, and the finished model's folder.
 
     `plan_digests` has the sha256 of each plan file by its sequence length in digits. `try_anyway` trains even if the
     forecast does not fit the device.
     """
 
-    model: ModelSettings
-    training: Training
-    packing: Packing
+    recipe: Recipe
     tokenizer: Path
     shards: Path
     shards_content: str
@@ -48,22 +49,34 @@ class TrainingJob:
     try_anyway: bool = False
 
     def save(self) -> Path:
-        sections = {name: getattr(self, name).model_dump(mode="json") for name in ("model", "training", "packing")}
         path = self.run / JOB_FILE
+        values = asdict(self) | {"recipe": self.recipe.model_dump(mode="json")}
         # Replaced atomically: ranks read it as they start, and another build of the same run may write it just then.
-        replace_file(path, json.dumps(asdict(self) | sections, indent=2, default=str) + "\n")
+        replace_file(path, json.dumps(values, indent=2, default=str) + "\n")
         return path
 
     @classmethod
     def load(cls, path: Path) -> "TrainingJob":
         try:
-            values = with_new_keys(json.loads(path.read_text(encoding="utf-8")))
+            values = read_job(path)
             folders = {name: Path(values[name]) for name in ("tokenizer", "shards", "plan", "run", "output")}
-            sections = {
-                "model": ModelSettings(**values["model"]),
-                "training": Training(**values["training"]),
-                "packing": Packing(**values["packing"]),
-            }
-            return cls(**(values | folders | sections))
+            return cls(**(values | folders | {"recipe": _recipe(values["recipe"])}))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ParakeetError(f"{path} is not a training job: {error}") from None
+
+
+def read_job(path: Path) -> dict[str, Any]:
+    """The values of a job file. 0.1 wrote three sections instead of the recipe: they become a recipe without a name."""
+    values = with_new_keys(json.loads(path.read_text(encoding="utf-8")))
+    if "recipe" not in values:
+        values["recipe"] = {name: values.pop(name) for name in SECTIONS}
+    return dict(values)
+
+
+def _recipe(values: dict[str, Any]) -> Recipe:
+    if "name" in values:
+        return Recipe(**values)
+    model, training, packing = (values[name] for name in SECTIONS)
+    return Recipe.model_construct(
+        name="unknown", model=ModelSettings(**model), training=Training(**training), packing=Packing(**packing)
+    )

@@ -37,8 +37,8 @@ def process_count(training: Training) -> int:
 
 def check_sequences(job: TrainingJob, processes: int) -> None:
     """ParakeetError unless the processes can share the sequences of every step equally."""
-    for sequence_length in job.packing.lengths:
-        sequences = job.training.batch_tokens // sequence_length
+    for sequence_length in job.recipe.packing.lengths:
+        sequences = job.recipe.training.batch_tokens // sequence_length
         if sequences % processes:
             raise ParakeetError(
                 f"training.batch_tokens makes {sequences:,} sequences of {sequence_length:,} tokens a step, which "

@@ -1,41 +1,51 @@
-"""Reads training runs from their folders: settings, progress, state. Imports no torch."""
+"""`parakeet runs` and `parakeet compare`: reads runs from their folders and shows them. Imports no torch."""
 
 import difflib
 import json
 import math
+import re
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import ValidationError
 
-from parakeet.earlier import with_new_keys
 from parakeet.errors import ParakeetError
+from parakeet.formatting import format_bytes, format_count, format_duration, format_percent, render_table
 from parakeet.locking import is_held
 from parakeet.model.config import WEIGHTS_FILE
-from parakeet.progress import brief
 from parakeet.recipe import Packing, Training
 from parakeet.sanitise import sanitise
+from parakeet.training.curve import draw_comparison, running_mean
 from parakeet.training.job import (
+    BEST_FILE,
     CHECKPOINT_PATTERN,
     FAILURE_FILE,
     JOB_FILE,
     LAUNCH_LOCK_FILE,
     LOCK_FILE,
     METRICS_FILE,
+    SECTIONS,
     STATE_FILE,
+    read_job,
 )
-from parakeet.training.logging import last_heartbeat
-from parakeet.training.metrics import EVENTS_FILE, Records, is_count, is_number, read_events, read_metrics
+from parakeet.training.logging import (
+    EVENTS_FILE,
+    Records,
+    is_count,
+    is_number,
+    last_heartbeat,
+    mean,
+    read_events,
+    read_metrics,
+)
 from parakeet.training.schedule import Schedule
 
 State = Literal["training", "finished", "stopped", "failed", "refused", "not begun"]
 NOT_BEGUN: tuple[State, ...] = ("refused", "not begun")
-
-NO_SETTINGS = ("run", "output", "tokenizer", "shards", "plan", "try_anyway")
-"""Keys of a job that are no settings: where its files are and how it was started."""
 
 SCHEDULED = ("tokens", "batch_tokens", "learning_rate", "warmup_steps", "decay_fraction", "decay")
 """Settings of training that the schedule needs. The others may differ in jobs of older versions."""
@@ -106,9 +116,9 @@ class Run:
 
     @property
     def model(self) -> str:
-        """`3.02M`, or `6 × 192` (layers and width) while there is no checkpoint to count parameters in."""
+        """`3.02 M`, or `6 × 192` (layers and width) while there is no checkpoint to count parameters in."""
         if self.parameters is not None:
-            return brief(self.parameters)
+            return format_count(self.parameters)
         return f"{self.settings['model.layers']} × {self.settings['model.width']}"
 
     @property
@@ -215,20 +225,10 @@ def mean_speed(metrics: Records, batch_tokens: int) -> float | None:
     return len(metrics) * batch_tokens / seconds if seconds > 0 else None
 
 
-def mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
-
-
 def number(values: Mapping[str, Any], name: str) -> float | None:
     """A finite number from a file that people can edit, or None."""
     value = values.get(name)
     return float(value) if value is not None and is_number(value) else None
-
-
-def one_line(text: object) -> str:
-    """Text from a file, made safe to print as part of one line."""
-    return " ".join(sanitise(str(text)).split())
 
 
 def _run_folders(folder: Path) -> list[Path]:
@@ -240,13 +240,15 @@ def _run_folders(folder: Path) -> list[Path]:
 def _read_job(path: Path) -> tuple[dict[str, Any], Schedule]:
     """Settings by dotted key, and the schedule. A job of an older version may have other keys."""
     try:
-        values = with_new_keys(json.loads(path.read_text(encoding="utf-8")))
-        settings = dict(_flat({key: value for key, value in values.items() if key not in NO_SETTINGS}))
+        values = read_job(path)
+        recipe = values["recipe"]
+        digests = {key: values[key] for key in ("shards_content", "plan_digests") if key in values}
+        settings = dict(_flat({name: recipe[name] for name in SECTIONS} | digests))
         for key in ("training.tokens", "training.batch_tokens", "model.layers", "model.width"):
             if not is_count(settings[key]) or not settings[key]:
                 raise ValueError(f"{key} is {settings[key]!r}")
         return settings, Schedule.from_recipe(
-            Training(**_only(values["training"], SCHEDULED)), Packing(**_only(values["packing"], Packing.model_fields))
+            Training(**_only(recipe["training"], SCHEDULED)), Packing(**_only(recipe["packing"], Packing.model_fields))
         )
     except FileNotFoundError:
         raise ParakeetError(f"{path.parent} is no training run: it has no {path.name}.") from None
@@ -254,7 +256,7 @@ def _read_job(path: Path) -> tuple[dict[str, Any], Schedule]:
         raise ParakeetError(f"{path} cannot be read as a job: {error} is missing.") from None
     except ValidationError as error:
         first = error.errors()[0]
-        reason = one_line(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
         raise ParakeetError(f"{path} cannot be read as a job: {reason}.") from None
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ParakeetError(f"{path} cannot be read as a job: {error}.") from None
@@ -279,7 +281,8 @@ def _state(run: Path, complete: bool, has_work: bool, events: Records) -> tuple[
     if complete and last in ("finished", None):
         return "finished", ""
     failure = run / FAILURE_FILE
-    note = one_line(failure.read_text(encoding="utf-8", errors="replace")) if failure.is_file() else ""
+    text = failure.read_text(encoding="utf-8", errors="replace") if failure.is_file() else ""
+    note = " ".join(sanitise(text).split())
     if last is None and not has_work:
         return "refused" if note else "not begun", note
     if last == "stopped" or (last in ("finished", None) and not note):
@@ -332,3 +335,236 @@ def _parameters(saved: Sequence[SavedStep]) -> int | None:
         return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+# --- What is shown of them.
+
+UNKNOWN = "–"
+LAST_EVENTS = 10
+EVENT_WIDTH = 100
+"""Most characters of an event's text: an event written by an older version may name thousands of documents."""
+LEAST_NEEDED = ("rolled back", "skipped", "saved", "tokens", "model", "tokens/s")
+"""Columns dropped on a narrow terminal, in this order; `parakeet runs RUN` shows them all."""
+COMPARED_POINTS = 10
+
+
+def render_runs(folder: Path, width: int | None) -> str:
+    """A line for each run in `folder`, newest first, at most `width` columns wide if that is given."""
+    runs, faults = list_runs(folder)
+    if not runs and not faults:
+        return f"No training run yet in {folder}. Start one with: parakeet build"
+    rows = [_row(run, key) for run, key in zip(runs, short_keys(runs), strict=True)]
+    columns, table = list(rows[0]) if rows else [], list[str]()
+    for unneeded in ("", *LEAST_NEEDED):
+        columns = [column for column in columns if column != unneeded]
+        head = [column.upper() for column in columns]
+        table = render_table(head, [[row[column] for column in columns] for row in rows]).splitlines()
+        if width is None or max(map(len, table), default=0) <= width:
+            break
+    return "\n".join([*table, *faults])
+
+
+def _row(run: Run, key: str) -> dict[str, str]:
+    return {
+        "run": key,
+        "state": run.state,
+        "model": run.model,
+        "step": f"{run.step:,} of {run.total_steps:,}",
+        "done": format_percent(run.step / run.total_steps, 0),
+        "tokens": f"{format_count(run.tokens)} of {format_count(run.total_tokens)}",
+        "loss": _figure(run.loss, ".3f"),
+        "tokens/s": UNKNOWN if run.tokens_per_second is None else format_count(run.tokens_per_second),
+        "saved": _figure(run.last_saved, ","),
+        "seen": age(run.seen, time.time()),
+        "skipped": f"{run.count('skipped'):,}",
+        "rolled back": f"{run.count('rolled_back'):,}",
+    }
+
+
+def render_run(folder: Path, prefix: str) -> str:
+    """Everything about the run whose key begins with `prefix`. ParakeetError if there is none, or several."""
+    run = find_run(folder, prefix)
+    sections = [
+        [f"{run.key}: {run.state}", *_indented(_facts(run))],
+        ["Settings", *_indented([(key, shown(value)) for key, value in run.settings.items()])],
+        ["Checkpoints", *_checkpoints(run)],
+        [f"Last {LAST_EVENTS} events, in full in {EVENTS_FILE}", *_indented(_events(run))],
+    ]
+    return "\n\n".join("\n".join(section) for section in sections)
+
+
+def shown(value: Any) -> str:
+    """A setting as a person would write it; a digest is cut to its first digits."""
+    if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value):
+        return f"{value[:12]}…"
+    if isinstance(value, list | bool | None):
+        return json.dumps(value, ensure_ascii=False)
+    return f"{value:,}" if type(value) is int else str(value)
+
+
+def age(then: float, now: float) -> str:
+    """`just now`, `4 min ago`, `12 d 3 h ago`. A future time (the clock was set back) is just now."""
+    return f"{format_duration(now - then)} ago" if now - then >= 60 else "just now"
+
+
+def _figure(value: float | None, form: str) -> str:
+    return UNKNOWN if value is None else format(value, form)
+
+
+def _facts(run: Run) -> list[tuple[str, str]]:
+    memory = number((read_metrics(run.path / METRICS_FILE, 1) or [{}])[-1], "memory_bytes")
+    measured = [saved for saved in run.saved if saved.validation_loss is not None and not saved.abandoned]
+    mfu = "unknown" if run.mfu is None else format_percent(run.mfu)
+    facts = {
+        "folder": str(run.path),
+        "reason": run.note,
+        "seen": age(run.seen, time.time()),
+        "model": f"{run.parameters:,} parameters" if run.parameters is not None else "",
+        "step": f"{run.step:,} of {run.total_steps:,} ({format_percent(run.step / run.total_steps, 0)})",
+        "tokens": f"{run.tokens:,} of {run.total_tokens:,}",
+        "targets": f"{run.targets:,}: tokens learned to predict, without padding and skipped steps",
+        "loss": "" if run.loss is None else f"{run.loss:.4f} nats a token, mean of the last {LAST} steps",
+        "held-out loss": (
+            f"{measured[-1].validation_loss:.4f} nats a token at step {measured[-1].step:,}" if measured else ""
+        ),
+        "speed": "" if run.tokens_per_second is None else f"{run.tokens_per_second:,.0f} tokens/s, MFU {mfu}",
+        "peak memory": "" if memory is None else format_bytes(memory, 2),
+        "skipped": f"{run.count('skipped'):,}",
+        "rolled back": f"{run.count('rolled_back'):,}",
+    }
+    return [(name, fact) for name, fact in facts.items() if fact]
+
+
+def _checkpoints(run: Run) -> list[str]:
+    if not run.saved:
+        return ["  none yet"]
+    best = _best(run)
+    rows = []
+    for saved in run.saved:
+        words = ["stable"] * saved.stable + ["abandoned"] * saved.abandoned + ["best"] * (saved.step == best)
+        rows.append((saved.step, _figure(saved.validation_loss, ".4f"), ", ".join(words), saved.path.name))
+    lines = _indented(rows, ("step", "held out", "", "folder"), right=(1,))
+    if any(saved.stable for saved in run.saved):
+        lines.append("  Stable: a longer run or a decay branch can continue from it.")
+    if any(saved.abandoned for saved in run.saved):
+        lines.append("  Abandoned: made with other training.tokens, decay or sequence lengths; this run ignores it.")
+    return lines
+
+
+def _best(run: Run) -> int | None:
+    try:
+        step = json.loads((run.path / BEST_FILE).read_text(encoding="utf-8"))["step"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return step if type(step) is int else None
+
+
+def _events(run: Run) -> list[tuple[object, ...]]:
+    rows: list[tuple[object, ...]] = [
+        (_date(event["time"]), event["kind"], f"step {event['step']:,}", _cut(event["text"]))
+        for event in run.events[-LAST_EVENTS:]
+    ]
+    return rows or [("none",)]
+
+
+def _cut(text: str) -> str:
+    line = " ".join(sanitise(text).split())
+    return line if len(line) <= EVENT_WIDTH else f"{line[: EVENT_WIDTH - 1].rstrip()}…"
+
+
+def _date(seconds: float) -> str:
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+    except (OverflowError, ValueError, OSError):
+        return UNKNOWN
+
+
+def _indented(
+    rows: Sequence[Sequence[object]], columns: Sequence[str] | None = None, right: Sequence[int] = ()
+) -> list[str]:
+    """An indented table, without a head if there are no `columns`."""
+    table = render_table(columns or [""] * len(rows[0]), rows, right)
+    return [f"  {line}" for line in table.splitlines()]
+
+
+# --- Two of them side by side.
+
+
+def render_comparison(folder: Path, first: str, second: str, picture: Path | None) -> str:
+    """Settings, loss at equal tokens and figures of two runs in `folder`; with `picture`, both curves as a PNG.
+
+    ParakeetError if a prefix names no run or several, both name the same one, or the picture cannot be written.
+    """
+    if picture is not None and picture.suffix.lower() != ".png":
+        raise ParakeetError(f"{picture}: the picture is a PNG; give a name that ends in .png.")
+    if picture is not None and not picture.absolute().parent.is_dir():
+        raise ParakeetError(f"{picture}: there is no folder {picture.absolute().parent}.")
+    runs = [find_run(folder, prefix) for prefix in (first, second)]
+    if runs[0].path == runs[1].path:
+        raise ParakeetError(f"{first!r} and {second!r} are the same run, {runs[0].key}: name two runs.")
+    names, metrics = short_keys(runs), [read_metrics(run.path / METRICS_FILE) for run in runs]
+    sections = [_settings(names, runs), _losses(names, metrics), _results(names, runs, metrics)]
+    if picture is not None:
+        _draw(dict(zip(names, metrics, strict=True)), picture)
+        sections.append([f"{picture}: both curves."])
+    return "\n\n".join("\n".join(section) for section in sections)
+
+
+def _settings(names: Sequence[str], runs: Sequence[Run]) -> list[str]:
+    rows = []
+    for key in dict.fromkeys(key for run in runs for key in run.settings):
+        values = [shown(run.settings[key]) if key in run.settings else "(none)" for run in runs]
+        if values[0] != values[1]:
+            rows.append((key, *values))
+    if not rows:
+        return ["The settings are the same."]
+    return ["Settings that differ", *_indented(rows, ("", *names), right=(1, 2))]
+
+
+def _losses(names: Sequence[str], metrics: Sequence[Records]) -> list[str]:
+    title = "Loss at equal tokens (targets), nats a token: running means over a fortieth of the common range"
+    end = min(max((record["tokens"] for record in records), default=0) for records in metrics)
+    # Both are cut to the same range first: the longer run's running mean would use a wider window.
+    (tokens_a, loss_a), (tokens_b, loss_b) = (
+        running_mean([record for record in records if record["tokens"] <= end]) for records in metrics
+    )
+    if not len(tokens_a) or not len(tokens_b):
+        return [f"{title}: the runs have none in common."]
+    rows = []
+    grid = np.linspace(max(tokens_a[0], tokens_b[0]), min(tokens_a[-1], tokens_b[-1]), COMPARED_POINTS)
+    for tokens in np.unique(grid.round()):
+        a, b = np.interp(tokens, tokens_a, loss_a), np.interp(tokens, tokens_b, loss_b)
+        rows.append((format_count(tokens), f"{a:.4f}", f"{b:.4f}", f"{b - a:+.4f}"))
+    return [title, *_indented(rows, ("targets", *names, "difference"), right=(0, 1, 2, 3))]
+
+
+def _results(names: Sequence[str], runs: Sequence[Run], metrics: Sequence[Records]) -> list[str]:
+    speeds = [
+        mean_speed(records, run.settings["training.batch_tokens"]) for run, records in zip(runs, metrics, strict=True)
+    ]
+    held_out = [
+        [loss for record in records if (loss := number(record, "validation_loss")) is not None] for records in metrics
+    ]
+    rows = [
+        ("state", *(run.state for run in runs)),
+        ("model", *(run.model for run in runs)),
+        ("steps", *(f"{run.step:,} of {run.total_steps:,}" for run in runs)),
+        ("tokens", *(format_count(run.tokens) for run in runs)),
+        ("targets", *(format_count(run.targets) for run in runs)),
+        ("tokens/s", *(_figure(speed, ",.0f") for speed in speeds)),
+        ("time in steps", *(format_duration(sum(record["seconds"] for record in records)) for records in metrics)),
+        (f"loss, last {LAST} steps", *(_figure(recent_loss(records), ".4f") for records in metrics)),
+        ("held-out loss, last", *(_figure(next(reversed(losses), None), ".4f") for losses in held_out)),
+        ("held-out loss, best", *(_figure(min(losses, default=None), ".4f") for losses in held_out)),
+    ]
+    return ["Results", *_indented(rows, ("", *names), right=(1, 2))]
+
+
+def _draw(metrics: Mapping[str, Records], picture: Path) -> None:
+    """Draw to a temporary file first, so that an existing picture is replaced whole or kept."""
+    partial = picture.with_name(f".{picture.name}.partial")
+    try:
+        draw_comparison(metrics, partial)
+        partial.replace(picture)
+    finally:
+        partial.unlink(missing_ok=True)

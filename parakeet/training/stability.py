@@ -9,7 +9,7 @@ LEAST_DEVIATION = 0.01
 """Smallest standard deviation used, as a share of the mean. The loss of a converged run hardly moves; without this
 floor a harmless step would lie many deviations away."""
 MAX_SKIPS_IN_A_ROW = 5
-"""After this many skipped steps in a row, the weights are taken to be the problem, not the data."""
+"""After this many skipped steps in a row, the weights are assumed to be the problem, not the data."""
 MAX_ROLLBACKS_IN_A_ROW = 3
 """Rollbacks to the same checkpoint; another one would only repeat them."""
 

@@ -16,11 +16,11 @@ from parakeet.home import runs_folder
 from parakeet.locking import exclusive
 from parakeet.model.config import WEIGHTS_FILE, ModelConfig
 from parakeet.progress import Progress
-from parakeet.recipe import Recipe, Training
+from parakeet.recipe import Recipe
 from parakeet.recipe_sources import settings_of
-from parakeet.stage import Check, Figures, Launch, MakeContext, Picture, Stage, Verdict
+from parakeet.stage import Check, Figures, MakeContext, Picture, Stage, Verdict
 from parakeet.tokenizer import Tokenizer
-from parakeet.training.forecast import unmet
+from parakeet.training.forecast import bytes_on_disk, run_bytes, unmet
 from parakeet.training.job import (
     CURVE_FILE,
     FAILURE_FILE,
@@ -31,7 +31,6 @@ from parakeet.training.job import (
     TRAINED,
     TrainingJob,
 )
-from parakeet.training.memory import bytes_on_disk, run_bytes
 
 CHANGEABLE = (
     "tokens",
@@ -88,57 +87,6 @@ def _plan_digests(plan: Artifact, lengths: Sequence[int]) -> dict[str, str]:
     }
 
 
-def refuse_unmet(training: Training) -> None:
-    """ParakeetError if training needs something that this machine lacks. Checked before hours of work on the text."""
-    cuda = training.device != "cpu"
-    if training.attention == "flex" and training.device == "auto":
-        import torch
-
-        cuda = torch.cuda.is_available()
-    for problem in unmet(training, cuda):
-        raise ParakeetError(problem)
-
-
-def make_checkpoint(
-    recipe: Recipe,
-    inputs: Mapping[str, Artifact],
-    output: Path,
-    progress: Progress,
-    launch: Launch,
-    runs: Path,
-    fresh: bool,
-    try_anyway: bool,
-) -> dict[str, Any]:
-    """Train, or continue training, in `runs/<key>`; `fresh` deletes what an earlier run of this key has done.
-
-    `try_anyway` trains even if the forecast does not fit the device.
-    """
-    run = run_folder(recipe, inputs, runs)
-    run.mkdir(parents=True, exist_ok=True)
-    if fresh:
-        _clear(run, progress)
-    job = TrainingJob(
-        model=recipe.model,
-        training=recipe.training,
-        packing=recipe.packing,
-        tokenizer=inputs["tokenizer"].path,
-        shards=inputs["token_shards"].path,
-        shards_content=inputs["token_shards"].content,
-        plan=inputs["packing_plan"].path,
-        plan_digests=_plan_digests(inputs["packing_plan"], recipe.packing.lengths),
-        run=run,
-        output=output,
-        try_anyway=try_anyway,
-    )
-    before = _time_of(run / FAILURE_FILE)
-    problem = launch([sys.executable, "-m", "parakeet.training", str(job.save()), str(os.getpid())])
-    if problem is not None:
-        raise ParakeetError(_why(job, problem, before))
-    shutil.copy2(run / METRICS_FILE, output / METRICS_FILE)
-    summary: dict[str, Any] = json.loads((output / SUMMARY_FILE).read_text(encoding="utf-8"))
-    return {"run": run.name, **summary}
-
-
 def _clear(run: Path, progress: Progress) -> None:
     """Delete everything of a run but its locks, once no process trains it.
 
@@ -177,28 +125,6 @@ def _time_of(path: Path) -> int | None:
         return None
 
 
-def expected_bytes(recipe: Recipe, inputs: Mapping[str, Artifact], runs: Path) -> int:
-    """Disk space that training still needs, beyond what its run takes already."""
-    config = ModelConfig.from_recipe(recipe.model, Tokenizer.load(inputs["tokenizer"].path).rows)
-    return max(0, run_bytes(config, recipe.training) - bytes_on_disk(run_folder(recipe, inputs, runs)))
-
-
-def fault_of_training(checkpoint: Path, counts: Mapping[str, Any]) -> str | None:
-    """What is wrong with a finished training, or None: values that are not finite, or a loss that has not fallen."""
-    import numpy as np
-    from safetensors import safe_open
-
-    with safe_open(checkpoint / WEIGHTS_FILE, framework="numpy") as file:
-        names = list(file.keys())
-        broken = [name for name in names if not np.isfinite(file.get_tensor(name)).all()]
-    if broken:
-        return f"{broken[0]} holds values that are not finite. Lower training.learning_rate and build again."
-    first, last = counts["first_loss"], counts["final_loss"]
-    if not last < first:
-        return f"The loss went from {first:.3f} to {last:.3f}. Lower training.learning_rate, or train on more tokens."
-    return None
-
-
 class CheckpointStage(Stage):
     name = "checkpoint"
     group = "model"
@@ -212,7 +138,7 @@ class CheckpointStage(Stage):
         return ("token_shards", "packing_plan", "tokenizer")
 
     def settings(self, recipe: Recipe) -> dict[str, Any]:
-        """How many tokens, and how the learning rate ends, may change while a run goes on; they decide the weights."""
+        """With `tokens` and the decay, which may change while a run is unfinished but decide its weights."""
         decided_while_running = set(CHANGEABLE) - {"tokens", "decay_fraction", "decay"}
         return {
             "model": settings_of(recipe.model),
@@ -221,10 +147,19 @@ class CheckpointStage(Stage):
         }
 
     def check_requirements(self, recipe: Recipe) -> None:
-        refuse_unmet(recipe.training)
+        training, cuda = recipe.training, recipe.training.device != "cpu"
+        if training.attention == "flex" and training.device == "auto":
+            import torch
+
+            cuda = torch.cuda.is_available()
+        for problem in unmet(training, cuda):
+            raise ParakeetError(problem)
 
     def expected_bytes(self, recipe: Recipe, inputs: Mapping[str, Artifact], file_bytes: int, root: Path) -> int:
-        return expected_bytes(recipe, inputs, runs_folder(root))
+        """What training still needs, beyond what its run takes already."""
+        config = ModelConfig.from_recipe(recipe.model, Tokenizer.load(inputs["tokenizer"].path).rows)
+        run = run_folder(recipe, inputs, runs_folder(root))
+        return max(0, run_bytes(config, recipe.training) - bytes_on_disk(run))
 
     def run_folders(self, recipe: Recipe, inputs: Mapping[str, Artifact], root: Path) -> list[Path]:
         return [run_folder(recipe, inputs, runs_folder(root))]
@@ -233,16 +168,30 @@ class CheckpointStage(Stage):
         return [runs_folder(root) / str(artifact.counts["run"])]
 
     def make(self, context: MakeContext) -> dict[str, Any]:
-        return make_checkpoint(
-            context.recipe,
-            context.inputs,
-            context.output,
-            context.progress,
-            launch=context.launch,
-            runs=runs_folder(context.root),
-            fresh=context.force,
+        """Train, or continue training, in the run's own folder; `force` first deletes what the run has done."""
+        recipe, inputs, output = context.recipe, context.inputs, context.output
+        run = run_folder(recipe, inputs, runs_folder(context.root))
+        run.mkdir(parents=True, exist_ok=True)
+        if context.force:
+            _clear(run, context.progress)
+        job = TrainingJob(
+            recipe=recipe,
+            tokenizer=inputs["tokenizer"].path,
+            shards=inputs["token_shards"].path,
+            shards_content=inputs["token_shards"].content,
+            plan=inputs["packing_plan"].path,
+            plan_digests=_plan_digests(inputs["packing_plan"], recipe.packing.lengths),
+            run=run,
+            output=output,
             try_anyway=context.try_anyway,
         )
+        before = _time_of(run / FAILURE_FILE)
+        problem = context.launch([sys.executable, "-m", "parakeet.training", str(job.save()), str(os.getpid())])
+        if problem is not None:
+            raise ParakeetError(_why(job, problem, before))
+        shutil.copy2(run / METRICS_FILE, output / METRICS_FILE)
+        summary: dict[str, Any] = json.loads((output / SUMMARY_FILE).read_text(encoding="utf-8"))
+        return {"run": run.name, **summary}
 
     def headline(self, counts: Mapping[str, Any]) -> str:
         return f"{counts['parameters']:,} parameters, {counts['tokens']:,} tokens, loss {counts['final_loss']:.3f}"
@@ -278,5 +227,15 @@ SHOWN = {
 
 
 def _training_converged(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
-    fault = fault_of_training(artifact.path, artifact.counts)
-    return Verdict(fault is None, fault, {name: artifact.counts[name] for name in ("first_loss", "final_loss")})
+    import numpy as np
+    from safetensors import safe_open
+
+    fault = None
+    with safe_open(artifact.path / WEIGHTS_FILE, framework="numpy") as file:
+        broken = [name for name in file.keys() if not np.isfinite(file.get_tensor(name)).all()]  # noqa: SIM118
+    first, last = artifact.counts["first_loss"], artifact.counts["final_loss"]
+    if broken:
+        fault = f"{broken[0]} holds values that are not finite. Lower training.learning_rate and build again."
+    elif not last < first:
+        fault = f"The loss went from {first:.3f} to {last:.3f}. Lower training.learning_rate, or train on more tokens."
+    return Verdict(fault is None, fault, {"first_loss": first, "final_loss": last})

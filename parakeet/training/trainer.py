@@ -16,8 +16,13 @@ from parakeet.model.config import ModelConfig
 from parakeet.model.transformer import Parakeet, save_model
 from parakeet.progress import Progress
 from parakeet.tokenizer import Tokenizer
-from parakeet.training.checkpoint import RunState, Snapshot, discard_after, restore_good, restore_newest
-from parakeet.training.checkpoint_writer import CheckpointWriter
+from parakeet.training.checkpoint import (
+    CheckpointWriter,
+    RunState,
+    discard_after,
+    restore_good,
+    restore_newest,
+)
 from parakeet.training.curve import draw_loss_curve
 from parakeet.training.device import (
     ExecutionPlan,
@@ -29,14 +34,11 @@ from parakeet.training.device import (
 )
 from parakeet.training.distributed import Ranks, join, local_rank, world_size
 from parakeet.training.job import CURVE_FILE, METRICS_FILE, SUMMARY_FILE, TrainingJob
-from parakeet.training.logging import DagsterReporter, TrainingLogger
-from parakeet.training.metrics import Records, StepRecord, read_metrics
+from parakeet.training.logging import DagsterReporter, Records, StepRecord, TrainingLogger, read_metrics
 from parakeet.training.optimizer import make_optimizer
-from parakeet.training.prefetch import Prefetcher
 from parakeet.training.schedule import Schedule
 from parakeet.training.stability import MAX_ROLLBACKS_IN_A_ROW, MAX_SKIPS_IN_A_ROW, StabilityMonitor
-from parakeet.training.steps import Stepper
-from parakeet.training.validation import Validation
+from parakeet.training.steps import Prefetcher, Stepper, Validation
 
 DOCUMENTS_NAMED = 5
 
@@ -56,9 +58,9 @@ def train(
 
     A checkpoint is saved in both cases, but not after an exception. Raises ParakeetError for what a user can fix.
     """
-    device = choose_device(job.training.device, local_rank(), world_size())
-    if job.training.threads:
-        torch.set_num_threads(job.training.threads)
+    device = choose_device(job.recipe.training.device, local_rank(), world_size())
+    if job.recipe.training.threads:
+        torch.set_num_threads(job.recipe.training.threads)
     # Set before torch's first thread, which inherits it. ALiBi makes far probabilities denormal: on a CPU the backward
     # pass over 4,096 tokens of one document takes 1.15 s with denormals and 0.35 s without.
     torch.set_flush_denormal(True)
@@ -76,17 +78,17 @@ class Trainer:
     """One rank's model, data and counters of a run."""
 
     def __init__(self, job: TrainingJob, ranks: Ranks, logger: TrainingLogger) -> None:
-        settings = job.training
+        settings = job.recipe.training
         self.job = job
         self.ranks = ranks
         self.logger = logger
-        self.schedule = Schedule.from_recipe(settings, job.packing)
+        self.schedule = Schedule.from_recipe(settings, job.recipe.packing)
         tokenizer = Tokenizer.load(job.tokenizer)
-        self.config = ModelConfig.from_recipe(job.model, tokenizer.rows)
+        self.config = ModelConfig.from_recipe(job.recipe.model, tokenizer.rows)
         # Before any memory is taken: a run whose forecast does not fit is refused here.
         self.execution_plan = ExecutionPlan(job, self.config, self.schedule, ranks)
         for line in self.execution_plan.lines():
-            logger.say(line)
+            logger.progress.say(line)
         self.shards = TokenShards(job.shards, "train", tokenizer)
         held_out = TokenShards(job.shards, "held_out", tokenizer)
         self.prefetcher = Prefetcher(job, self.shards, tokenizer.padding, self.schedule)
@@ -99,8 +101,7 @@ class Trainer:
             logger.progress,
             keep_checkpoints=settings.keep_checkpoints,
             keep_every=settings.keep_every,
-            saved=logger.saved,
-            on_failure=logger.save_failed,
+            report=logger.report,
             enabled=ranks.leads,
         )
         self.peak_flops = peak_flops(ranks.device, settings.precision)
@@ -125,14 +126,14 @@ class Trainer:
         text = f"Resuming from step {self.step:,} of {self.schedule.total_steps:,}."
         self.logger.announce("resumed", self.step, text)
         if state.world_size != self.ranks.world:
-            self.logger.say(
+            self.logger.progress.say(
                 f"The checkpoint was made by {state.world_size} processes and {self.ranks.world} continue: the "
                 "training is the same, but not to the last bit."
             )
 
     def run(self, stop: Callable[[], bool]) -> Outcome:
         """Make the remaining steps."""
-        batch_tokens = self.job.training.batch_tokens
+        batch_tokens = self.job.recipe.training.batch_tokens
         self.model.train()
         with self.logger.task(self.schedule.total_steps * batch_tokens) as task:
             task.skip(self.step * batch_tokens)
@@ -169,7 +170,7 @@ class Trainer:
                 self._announce_skip(step, reason, batch)
         self.step = step
         seconds = time.monotonic() - began
-        speed = self.job.training.batch_tokens / seconds
+        speed = self.job.recipe.training.batch_tokens / seconds
         record = StepRecord(
             step=step,
             tokens=self.tokens,
@@ -231,7 +232,7 @@ class Trainer:
         """Whether the schedule asks for a checkpoint: every `checkpoint_steps`, at the last step that a longer run or
         a decay branch can continue from, and at the end. Not after a skipped step: the weights may be the problem."""
         milestones = (self.schedule.stable_until, self.schedule.total_steps)
-        due = step % self.job.training.checkpoint_steps == 0 or step in milestones
+        due = step % self.job.recipe.training.checkpoint_steps == 0 or step in milestones
         return due and not self.monitor.skipped_in_a_row
 
     def _validate(self) -> float | None:
@@ -257,7 +258,7 @@ class Trainer:
             world_size=self.ranks.world,
             good_step=self.monitor.good_step,
         )
-        self.writer.save(Snapshot(self.model, self.optimizer, state))
+        self.writer.save(self.model, self.optimizer, state)
 
     def _roll_back(self) -> int:
         """Return to the last good checkpoint, but not to its data. Returns the number of steps.
@@ -311,7 +312,7 @@ class Trainer:
 
     def _new_model(self) -> Parakeet:
         model = Parakeet(self.config)
-        model.initialise(torch.Generator().manual_seed(self.job.training.seed))
+        model.initialise(torch.Generator().manual_seed(self.job.recipe.training.seed))
         return model
 
     def _stop(self) -> Outcome:
@@ -326,7 +327,7 @@ class Trainer:
             self._write_result()
         peak = self.execution_plan.peak_line()
         self.logger.event("finished", self.step, f"Trained on {self.tokens:,} tokens. {peak}")
-        self.logger.say(peak)
+        self.logger.progress.say(peak)
         # torchrun ends all processes when one ends early.
         self.ranks.wait()
         return Outcome(finished=True, step=self.step)
@@ -342,7 +343,7 @@ class Trainer:
             )
         summary = {
             "parameters": self.config.parameter_count,
-            **_history(metrics, trained, self.job.training.batch_tokens),
+            **_history(metrics, trained, self.job.recipe.training.batch_tokens),
             "skipped": self.monitor.skipped,
             "rolled_back": self.monitor.rolled_back,
             "device": device_name(self.ranks.device),

@@ -16,7 +16,7 @@ from parakeet.benchmarks.training import Configuration, Row
 from parakeet.model.config import ModelConfig
 from parakeet.recipe import Training
 from parakeet.recipe_file import load_recipe
-from parakeet.training.memory import GIB
+from parakeet.training.forecast import GIB
 
 from .tiny import tiny_recipe
 

@@ -30,10 +30,10 @@ def test_ctrl_c_ends_a_reply_after_the_present_word(
 ) -> None:
     printer = ReplyPrinter(session("one two three"), TextOutput())
     finish_reason = printer.print_reply(pressing(printer.session.reply("Count."), presses), "Parakeet: ")
-    said = "one two" if presses else "one two three"
+    printed = "one two" if presses else "one two three"
     assert finish_reason == printer.session.exchanges[-1].finish_reason == ("interrupted" if presses else "stop")
-    assert capsys.readouterr().out == f"Parakeet: {said}\n"
-    assert printer.session.exchanges[-1].reply == said
+    assert capsys.readouterr().out == f"Parakeet: {printed}\n"
+    assert printer.session.exchanges[-1].reply == printed
     assert (printer.interrupts.requested, printer.interrupts.leave) == (presses > 0, leave)
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)

@@ -46,7 +46,7 @@ def test_an_exchange_is_in_the_file_with_all_that_it_takes_to_repeat_it(tmp_path
     assert reply["timing"]["first_token_seconds"] == 0.3
 
 
-def test_a_session_goes_on_where_it_was_left(tmp_path: Path) -> None:
+def test_a_session_continues_where_it_was_left(tmp_path: Path) -> None:
     talk = session(log=new_log(tmp_path), system="Be brief.")
     say(talk, "One?")
     talk.close()
@@ -58,7 +58,7 @@ def test_a_session_goes_on_where_it_was_left(tmp_path: Path) -> None:
     assert kinds == ["system", "reply", "reply"]
 
 
-def test_a_session_of_another_model_goes_on_with_a_note_and_says_so_in_the_file(tmp_path: Path) -> None:
+def test_a_session_of_another_model_continues_with_a_note_and_says_so_in_the_file(tmp_path: Path) -> None:
     say(talk := session(log=new_log(tmp_path)), "One?")
     talk.close()
     path = tmp_path / "talk.jsonl"
@@ -83,7 +83,7 @@ def test_a_session_without_a_file_can_be_saved_later(tmp_path: Path) -> None:
     assert (folded.system, folded.exchanges) == (talk.system, talk.exchanges)
 
 
-def test_saving_under_another_name_goes_on_there_and_never_replaces(tmp_path: Path) -> None:
+def test_saving_under_another_name_continues_there_and_never_replaces(tmp_path: Path) -> None:
     talk = session(log=new_log(tmp_path))
     say(talk, "One?")
     talk.save(tmp_path / "kept.jsonl", header("other"))
@@ -217,8 +217,8 @@ def test_the_file_tells_the_same_story_as_memory_and_can_be_replayed(operations:
                 folded = fold(load(talk.log.path).events)
                 assert (folded.system, folded.exchanges) == (talk.system, talk.exchanges)
         for path in folder.glob("*.jsonl"):
-            said: list[str] = []
-            assert replay(talk.engine, path, header(), said.append), said
+            lines: list[str] = []
+            assert replay(talk.engine, path, header(), lines.append), lines
 
 
 def test_files_and_folder_are_the_owners_alone(tmp_path: Path) -> None:

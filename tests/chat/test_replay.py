@@ -131,13 +131,13 @@ def test_a_changed_file_differs_where_it_was_changed_and_only_there(tmp_path: Pa
     path = tmp_path / "talk.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text(lines[0] + lines[1].replace("one two", "one 2") + lines[2])
-    same, said = run(path, lambda ids, seed: "one two")
+    same, printed = run(path, lambda ids, seed: "one two")
     assert not same
-    assert said[0] == "Reply 1: differs after 4 characters (4 bytes): it was '2', now it is 'two'"
-    assert said[1:] == ["Reply 2: identical", "1 of 2 replies differ."]
+    assert printed[0] == "Reply 1: differs after 4 characters (4 bytes): it was '2', now it is 'two'"
+    assert printed[1:] == ["Reply 2: identical", "1 of 2 replies differ."]
 
 
-def test_what_was_otherwise_is_told_first(tmp_path: Path) -> None:
+def test_other_conditions_are_reported_first(tmp_path: Path) -> None:
     long_talk(tmp_path)
     _, lines = run(tmp_path / "talk.jsonl", dtype="int8", threads=4)
     assert lines[0] == (
@@ -146,7 +146,7 @@ def test_what_was_otherwise_is_told_first(tmp_path: Path) -> None:
     )
 
 
-def test_who_spoke_later_is_told_where_it_begins(tmp_path: Path) -> None:
+def test_a_change_of_model_is_reported_where_it_happens(tmp_path: Path) -> None:
     talk = session(log=new_log(tmp_path))
     say(talk, "One?")
     talk.close()

@@ -257,7 +257,7 @@ def test_a_message_that_was_stopped_is_forgotten_with_the_rest() -> None:
         talk.retry()
 
 
-def test_continue_goes_on_in_the_open_turn() -> None:
+def test_continue_continues_in_the_open_turn() -> None:
     talk = session(" one two\n three", max_tokens=2, system="Count.", seed=3)
     say(talk, "Go.")
     assert talk.exchanges == [Exchange("Go.", " one two", "length", 2, 3)]
@@ -285,12 +285,12 @@ def test_a_continuation_may_be_a_line_break() -> None:
     assert talk.exchanges[0].reply == "yes\n"
 
 
-@pytest.mark.parametrize(("length", "said"), [(50, 1), (51, 0), (52, 0)])
-def test_a_reply_that_fills_the_context_cannot_be_continued(length: int, said: int) -> None:
+@pytest.mark.parametrize(("length", "words"), [(50, 1), (51, 0), (52, 0)])
+def test_a_reply_that_fills_the_context_cannot_be_continued(length: int, words: int) -> None:
     # 64 tokens of context, 13 of them for the message and its roles.
     talk = session("x" * length, context=64, max_tokens=1)
     say(talk, "0123456789")
-    if said:
+    if words:
         assert drain(talk.continue_reply()) == "x" * length
     with pytest.raises(ParakeetError, match="fills the context of 64 tokens"):
         talk.continue_reply()

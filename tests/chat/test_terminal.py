@@ -95,10 +95,12 @@ def test_hostile_replies_and_names_cannot_steer_the_terminal(terminal: Open, hom
     (home / "sessions").mkdir(parents=True)
     (home / "sessions" / "bad.jsonl").write_bytes(b"\x1b]0;x\x07\n")
     with terminal("--reply", r"a\x1b[31mb\x1b]0;t\x07c\x1b]open", NO_COLOR="1") as child:
-        said = child.type("hi\x1b[2J") + child.type("/show prompt") + child.type("/load bad") + child.type("/sessions")
-        said += child.type("/nons\x1b[31mense")
-        assert "abc" in said
-        assert "\x1b" not in said.replace("^[", "")
+        printed = (
+            child.type("hi\x1b[2J") + child.type("/show prompt") + child.type("/load bad") + child.type("/sessions")
+        )
+        printed += child.type("/nons\x1b[31mense")
+        assert "abc" in printed
+        assert "\x1b" not in printed.replace("^[", "")
 
 
 def test_no_color_is_honoured(terminal: Open) -> None:

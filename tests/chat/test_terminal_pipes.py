@@ -104,7 +104,7 @@ def test_json_is_one_event_a_line(run: Run) -> None:
     assert notes[1]["event"] == "note"
 
 
-def test_a_named_session_goes_on_through_pipes(run: Run, home: Path) -> None:
+def test_a_named_session_continues_through_pipes(run: Run, home: Path) -> None:
     first = run("--session", "talk", stdin=b"one\n")
     again = run("--session", "talk", "-m", "two")
     assert (first.status, again.status, again.err) == (0, 0, b"")
@@ -153,9 +153,9 @@ def test_an_interrupted_reply_off_a_terminal_ends_with_130(options: list[str]) -
         child.send_signal(signal.SIGINT)
         rest, errors = child.communicate(timeout=SECONDS)
     assert (child.returncode, errors) == (130, b"")
-    said = (first + rest).decode()
-    assert (COUNTING[1] * 99).startswith(said.rstrip("\n"))
-    assert said.endswith("\n")
+    printed = (first + rest).decode()
+    assert (COUNTING[1] * 99).startswith(printed.rstrip("\n"))
+    assert printed.endswith("\n")
 
 
 HOSTILE = {

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from parakeet.training.metrics import EVENTS_FILE, read_events
+from parakeet.training.logging import EVENTS_FILE, read_events
 
 from .conftest import STAGES, environment, parakeet, write_recipe
 

@@ -75,7 +75,7 @@ def test_greedy_decoding_with_the_cache_equals_recomputing_token_for_token() -> 
     chosen = greedy_with_cache(Decoder(model, "fp32"), prompt, 512)
     ids = torch.tensor([prompt + chosen])
     with torch.no_grad():
-        # One pass over the whole says what every prefix would have said: attention is causal.
+        # One pass over the whole gives the logits of every prefix: attention is causal.
         best = model.logits(model(ids, torch.zeros_like(ids)))[0].argmax(-1).tolist()
     assert chosen == best[len(prompt) - 1 : -1]
     for length in (1, 100, 511):

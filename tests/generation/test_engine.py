@@ -87,14 +87,14 @@ def test_a_prompt_that_cannot_be_continued_is_refused(text: str | None, message:
         next(engine.generate([] if text is None else prompt(engine, text), greedy()))
 
 
-def test_only_ordinary_ids_and_ends_are_said() -> None:
+def test_only_ordinary_ids_and_ends_are_drawn() -> None:
     engine = random_engine()
-    said = set()
+    drawn = set()
     for seed in range(15):
-        said |= {step.token_id for step in engine.generate(prompt(engine), sampled(seed)) if step.token_id is not None}
+        drawn |= {step.token_id for step in engine.generate(prompt(engine), sampled(seed)) if step.token_id is not None}
     tokenizer = engine.tokenizer
-    assert len(said) > 150
-    assert said <= {*range(256), tokenizer.end_of_prompt, tokenizer.end_of_text}
+    assert len(drawn) > 150
+    assert drawn <= {*range(256), tokenizer.end_of_prompt, tokenizer.end_of_text}
 
 
 def test_a_seeded_run_repeats_exactly() -> None:
@@ -113,10 +113,10 @@ def test_a_reply_does_not_depend_on_what_was_generated_before(length: int) -> No
     used = random_engine(context=2048)
     for before in ([1, 2, 3], ids, ids[: length // 2] + [7] * 700, ids + steps_ids(steps) + [9] * 30):
         list(used.generate(before, sampled(seed=1, max_tokens=5)))
-        assert said(used.generate(ids, sampled(seed=4))) == said(steps)
+        assert as_tuples(used.generate(ids, sampled(seed=4))) == as_tuples(steps)
 
 
-def said(steps: Iterable[Step]) -> list[tuple[int | None, str, str | None]]:
+def as_tuples(steps: Iterable[Step]) -> list[tuple[int | None, str, str | None]]:
     """The steps without those in which a piece of the prompt was read: how many there are depends on the cache."""
     seen = [(step.token_id, step.text, step.finish_reason) for step in steps]
     return [step for step in seen if step != (None, "", None)]
@@ -158,7 +158,7 @@ def test_stop_strings_span_tokens_and_are_not_shown() -> None:
     assert [step.finish_reason for step in steps[:-1]] == [None] * (len(steps) - 1)
 
 
-def test_a_rolling_reply_goes_on_past_the_context() -> None:
+def test_a_rolling_reply_continues_past_the_context() -> None:
     engine = scripted_engine(b"abc", context=8, ends=False)
     steps = list(engine.generate(prompt(engine, "12345"), replace(greedy(max_tokens=30), rolling=True)))
     assert "".join(step.text for step in steps) == "abc" * 10

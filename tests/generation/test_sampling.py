@@ -90,7 +90,7 @@ def test_distribution_by_hand(changes: dict[str, float], expected: list[float]) 
 
 
 @pytest.mark.parametrize(
-    ("changes", "said", "expected_logits"),
+    ("changes", "used", "expected_logits"),
     [
         ({"frequency_penalty": 0.5}, [0, 0, 2], [2 - 1.0, 1, -1 - 0.5]),
         ({"frequency_penalty": -2}, [0], [2 + 2, 1, -1]),
@@ -105,8 +105,8 @@ def test_distribution_by_hand(changes: dict[str, float], expected: list[float]) 
         ({"repetition_penalty": 4, "temperature": 2}, [0], [2 / 4 / 2, 1 / 2, -1 / 2]),
     ],
 )
-def test_penalties_by_hand(changes: dict[str, float], said: list[int], expected_logits: list[float]) -> None:
-    found = distribution(say(sampler(3, **changes), 3, said), torch.tensor([2.0, 1.0, -1.0]))
+def test_penalties_by_hand(changes: dict[str, float], used: list[int], expected_logits: list[float]) -> None:
+    found = distribution(say(sampler(3, **changes), 3, used), torch.tensor([2.0, 1.0, -1.0]))
     weights = [math.exp(x) for x in expected_logits]
     assert found.tolist() == pytest.approx([w / sum(weights) for w in weights])
 
@@ -195,12 +195,12 @@ def test_a_mask_that_allows_nothing_is_refused() -> None:
 # --- the definition, in plain Python, for any logits and settings --------------------------------------------------
 
 
-def reference(logits: list[float], allowed: list[bool], said: list[int], chosen: SamplingSettings) -> list[float]:
+def reference(logits: list[float], allowed: list[bool], used: list[int], chosen: SamplingSettings) -> list[float]:
     """Probabilities step by step, one token at a time."""
     scores = {}
     for i, logit in enumerate(logits):
         if allowed[i]:
-            count = said.count(i)
+            count = used.count(i)
             if count:
                 r = chosen.repetition_penalty
                 logit = logit / r if logit > 0 else logit * r
@@ -235,7 +235,7 @@ def situations(draw: st.DrawFn, repetition: bool = True) -> Situation:
     allowed = [row[1] for row in rows]
     assume(any(allowed))
     speakable = [i for i, may in enumerate(allowed) if may]
-    said = draw(st.lists(st.sampled_from(speakable), max_size=4))
+    used = draw(st.lists(st.sampled_from(speakable), max_size=4))
     chosen = make(
         temperature=draw(st.sampled_from([0.0, 0.3, 1.0, 1.7])),
         top_k=draw(st.sampled_from([0, 0, 1, 2, 3, 5, 100])),
@@ -245,11 +245,11 @@ def situations(draw: st.DrawFn, repetition: bool = True) -> Situation:
         frequency_penalty=draw(st.sampled_from([0.0, 0.0625, -1.0, 2.0])),
         presence_penalty=draw(st.sampled_from([0.0, 0.125, -2.0])),
     )
-    return [row[0] for row in rows], allowed, said, chosen
+    return [row[0] for row in rows], allowed, used, chosen
 
 
-def made(allowed: list[bool], said: list[int], chosen: SamplingSettings) -> Sampler:
-    return say(Sampler(chosen, torch.tensor(allowed)), len(allowed), said)
+def made(allowed: list[bool], used: list[int], chosen: SamplingSettings) -> Sampler:
+    return say(Sampler(chosen, torch.tensor(allowed)), len(allowed), used)
 
 
 @settings(max_examples=300, deadline=None)
@@ -257,9 +257,9 @@ def made(allowed: list[bool], said: list[int], chosen: SamplingSettings) -> Samp
 def test_distribution_equals_the_definition(
     situation: Situation,
 ) -> None:
-    logits, allowed, said, chosen = situation
-    found = distribution(made(allowed, said, chosen), torch.tensor(logits, dtype=torch.float64))
-    assert found.tolist() == pytest.approx(reference(logits, allowed, said, chosen))
+    logits, allowed, used, chosen = situation
+    found = distribution(made(allowed, used, chosen), torch.tensor(logits, dtype=torch.float64))
+    assert found.tolist() == pytest.approx(reference(logits, allowed, used, chosen))
     assert float(found.sum()) == pytest.approx(1)
     assert not found[~torch.tensor(allowed)].any()
     assert int((found > 0).sum()) <= (chosen.top_k or len(logits))
@@ -268,8 +268,8 @@ def test_distribution_equals_the_definition(
 @settings(max_examples=100, deadline=None)
 @given(situations())
 def test_only_what_has_probability_is_drawn_and_a_seed_repeats(situation: Situation) -> None:
-    logits, allowed, said, chosen = situation
-    one, two = (made(allowed, said, chosen) for _ in range(2))
+    logits, allowed, used, chosen = situation
+    one, two = (made(allowed, used, chosen) for _ in range(2))
     for _ in range(5):
         expected = distribution(one, torch.tensor(logits))
         token_id = one.choose(torch.tensor(logits))
@@ -280,8 +280,8 @@ def test_only_what_has_probability_is_drawn_and_a_seed_repeats(situation: Situat
 @settings(max_examples=100, deadline=None)
 @given(situations(repetition=False), st.integers(-1000, 1000))
 def test_a_constant_added_to_all_logits_changes_nothing(situation: Situation, constant: int) -> None:
-    logits, allowed, said, chosen = situation
-    drawn = made(allowed, said, chosen)
+    logits, allowed, used, chosen = situation
+    drawn = made(allowed, used, chosen)
     row = torch.tensor(logits, dtype=torch.float64)
     assert distribution(drawn, row + constant).tolist() == pytest.approx(distribution(drawn, row).tolist())
 
@@ -291,10 +291,10 @@ def test_a_constant_added_to_all_logits_changes_nothing(situation: Situation, co
 def test_a_temperature_towards_zero_is_greedy(
     situation: Situation,
 ) -> None:
-    logits, allowed, said, chosen = situation
+    logits, allowed, used, chosen = situation
     row = torch.tensor(logits, dtype=torch.float64)
-    greedy = distribution(made(allowed, said, replace(chosen, temperature=0)), row)
-    cold = distribution(made(allowed, said, replace(chosen, temperature=1e-12)), row)
+    greedy = distribution(made(allowed, used, replace(chosen, temperature=0)), row)
+    cold = distribution(made(allowed, used, replace(chosen, temperature=1e-12)), row)
     assert greedy.max() == 1
     # All that tie with the greedy choice share what is left of the draw.
     assert cold[int(greedy.argmax())] == cold.max()

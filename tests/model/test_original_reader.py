@@ -155,7 +155,7 @@ def test_the_required_torch_is_one_that_reads_files_safely() -> None:
     assert (int(bound[1]), int(bound[2])) >= (2, 10)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells how much memory a process has")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux reports how much memory a process has")
 def test_memory_has_a_limit_that_can_be_raised() -> None:
     program = (
         "from parakeet.model.original_reader import limit_memory\n"
@@ -187,7 +187,7 @@ def converted(path: Path) -> tuple[int, dict[str, object]]:
     return finished.returncode, json.loads(finished.stdout.splitlines()[-1])
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells how much memory a process has")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux reports how much memory a process has")
 def test_an_archive_whose_directory_fills_the_memory_is_refused(tmp_path: Path) -> None:
     """A file with a hole that says that its directory is 640 MiB long: zipfile reads directories in one piece."""
     n_bytes = 640 << 20
@@ -201,7 +201,7 @@ def test_an_archive_whose_directory_fills_the_memory_is_refused(tmp_path: Path) 
     assert "a.pth was refused: reading it takes more than 512 MiB beside the file" in str(report["refused"])
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells how much memory a process has")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux reports how much memory a process has")
 def test_a_pickle_that_fills_the_memory_is_refused(tmp_path: Path) -> None:
     """Nothing but what a state dict names: a dictionary of 1,000 entries, copied into 12,000 OrderedDicts."""
     path = tmp_path / "a.pth"

@@ -19,10 +19,10 @@ TRAINER = """
 import sys, time
 from pathlib import Path
 from parakeet.training.logging import open_reporter
-from parakeet.training.metrics import StepRecord
+from parakeet.training.logging import StepRecord
 
 seen = Path(sys.argv[1])
-common = {"gradient_norm": 1.5, "learning_rate": 1e-3, "row_tokens": 32, "seconds": 0.5, "data_seconds": 0.0,
+common = {"gradient_norm": 1.5, "learning_rate": 1e-3, "sequence_length": 32, "seconds": 0.5, "data_seconds": 0.0,
           "mfu_palm": None, "tokens_per_second": 512.0, "memory_bytes": 1 << 20}
 with open_reporter() as reporter:
     reporter.event("Resuming from step 1.")

@@ -20,7 +20,7 @@ from parakeet.data.tokens.packing import plan_file
 from parakeet.recipe import Packing
 from parakeet.training.checkpoint import checkpoints
 from parakeet.training.job import FAILURE_FILE, METRICS_FILE, TrainingJob
-from parakeet.training.metrics import EVENTS_FILE, read_events, read_metrics
+from parakeet.training.logging import EVENTS_FILE, read_events, read_metrics
 
 from ..conftest import Prepared
 
@@ -56,7 +56,7 @@ class Running:
         assert self._status is not None
         return self._status
 
-    def said(self) -> str:
+    def printed(self) -> str:
         """What it has written to standard error so far."""
         return self._errors.read_text(encoding="utf-8") if self._errors.exists() else ""
 
@@ -100,8 +100,8 @@ class ForkServer:
         running = self.start(job)
         status = running.wait()
         failure = job.parent / FAILURE_FILE
-        assert status == 0, running.said() + (failure.read_text() if failure.exists() else "")
-        return running.said()
+        assert status == 0, running.printed() + (failure.read_text() if failure.exists() else "")
+        return running.printed()
 
     def ask(self, request: dict[str, Any]) -> Any:
         assert self._server.stdin is not None
@@ -146,10 +146,11 @@ def write_job(prepared: Prepared) -> MakeJob:
         output = run.with_name(f"{run.name}-output")
         for folder in (run, output):
             folder.mkdir(exist_ok=True)
+        recipe = prepared.recipe
+        shape = recipe.model.model_copy(update=model or {})
+        settings = recipe.training.model_copy(update=training)
         job = TrainingJob(
-            model=prepared.recipe.model.model_copy(update=model or {}),
-            training=prepared.recipe.training.model_copy(update=training),
-            packing=packing,
+            recipe=recipe.model_copy(update={"model": shape, "training": settings, "packing": packing}),
             tokenizer=prepared.tokenizer_folder,
             shards=shards,
             shards_content="shards",
@@ -175,9 +176,9 @@ def make_job(write_job: MakeJob, tmp_path: Path) -> MakeJob:
 
 
 def result(job: Path) -> Result:
-    told = TrainingJob.load(job)
-    last = checkpoints(told.run)[-1]
-    weights = {name: tensor.tobytes() for name, tensor in load_file(told.output / "model.safetensors").items()}
+    read = TrainingJob.load(job)
+    last = checkpoints(read.run)[-1]
+    weights = {name: tensor.tobytes() for name, tensor in load_file(read.output / "model.safetensors").items()}
     optimizer = {name: tensor.tobytes() for name, tensor in load_file(last / "optimizer.safetensors").items()}
     optimizer["state.json"] = json.dumps(json.loads((last / "state.json").read_text())["optimizer"]).encode()
     return Result(weights, optimizer, history(job))
@@ -200,6 +201,6 @@ def until(condition: Callable[[], bool], running: Running | None = None) -> None
     """Wait until the condition holds, which it must before the trainer ends."""
     deadline = time.monotonic() + SECONDS
     while not condition():
-        assert running is None or running.poll() is None or condition(), running.said()
+        assert running is None or running.poll() is None or condition(), running.printed()
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.002)

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from parakeet.cli import main
 from parakeet.recipe_file import load_recipe
 from parakeet.training.job import TrainingJob
-from parakeet.training.metrics import Kind, RunLog, StepRecord
+from parakeet.training.logging import Kind, RunLog, StepRecord
 from parakeet.training.schedule import Schedule
 
 BATCH = 512
@@ -41,9 +41,8 @@ class Folder:
         settings = RECIPE.training.model_copy(update={"tokens": BATCH * STEPS, "batch_tokens": BATCH, **training})
         where = dict.fromkeys(("tokenizer", "shards", "plan", "output"), home / "somewhere" / key)
         digests = {"shards_content": "d" * 64, "plan_digests": {"256": "e" * 64}}
-        TrainingJob(
-            model=RECIPE.model, training=settings, packing=RECIPE.packing, run=self.path, **where, **digests
-        ).save()
+        recipe = RECIPE.model_copy(update={"training": settings})
+        TrainingJob(recipe=recipe, run=self.path, **where, **digests).save()
         self.log = RunLog(self.path)
         self.schedule = Schedule.from_recipe(settings, RECIPE.packing)
 

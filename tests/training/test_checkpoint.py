@@ -25,18 +25,18 @@ SHORTER = Schedule(1e-3, 2, 400, 500, (Phase(16, 500),))
 
 
 def restore(run: Path, toy: ToyRun, schedule: Schedule = SCHEDULE) -> tuple[RunState | None, str]:
-    said = io.StringIO()
-    return restore_newest(run, toy.model, toy.optimizer, schedule, Progress(said)), said.getvalue()
+    printed = io.StringIO()
+    return restore_newest(run, toy.model, toy.optimizer, schedule, Progress(printed)), printed.getvalue()
 
 
 def go_back(run: Path, toy: ToyRun, good_step: int) -> tuple[RunState, str]:
-    said = io.StringIO()
-    return restore_good(run, toy.model, toy.optimizer, SCHEDULE, Progress(said), good_step), said.getvalue()
+    printed = io.StringIO()
+    return restore_good(run, toy.model, toy.optimizer, SCHEDULE, Progress(printed), good_step), printed.getvalue()
 
 
 def save_good(run: Path, toy: ToyRun, step: int, good_step: int) -> Path:
     """Saved by the schedule if both steps are equal, else because somebody stopped the run."""
-    return write(run, replace(toy.snapshot(step), state=replace(run_state(step), good_step=good_step)))
+    return write(run, (toy.model, toy.optimizer, replace(run_state(step), good_step=good_step)))
 
 
 @pytest.fixture(autouse=True)
@@ -106,7 +106,7 @@ def test_a_state_comes_back_exactly(loss: float, window: list[float], schedule: 
     state = replace(run_state(7, schedule, loss), monitor={"losses": window})
     toy = ToyRun()
     with TemporaryDirectory() as folder:
-        snapshot = replace(toy.snapshot(7), state=state)
+        snapshot = (toy.model, toy.optimizer, state)
         path = write(Path(folder), snapshot)
         assert read_state(path) == state
 
@@ -158,12 +158,12 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(
     good = toy.bits()
     toy.make_step(2)
     damage(toy.save(tmp_path, 2) / name)
-    state, said = restore(tmp_path, toy)
+    state, printed = restore(tmp_path, toy)
     assert state == run_state(1)
     assert toy.bits() == good
-    assert said.count("\n") == 1
-    assert f"step-00000002/{name}" in said
-    assert "Using the checkpoint before it." in said
+    assert printed.count("\n") == 1
+    assert f"step-00000002/{name}" in printed
+    assert "Using the checkpoint before it." in printed
 
 
 def test_a_run_with_only_damaged_checkpoints_is_refused_and_left_unchanged(tmp_path: Path) -> None:
@@ -187,10 +187,10 @@ def test_a_run_with_only_damaged_checkpoints_is_refused_and_left_unchanged(tmp_p
 def test_a_run_beside_checkpoints_of_other_schedules_starts_over_and_reports_it(tmp_path: Path) -> None:
     toy = ToyRun()
     toy.save(tmp_path, 450, SHORTER)
-    state, said = restore(tmp_path, toy)
+    state, printed = restore(tmp_path, toy)
     assert state is None
-    assert said.startswith(f"None of the 1 checkpoints in {tmp_path} fits this recipe: ")
-    assert "Training starts from the beginning. They are kept" in said
+    assert printed.startswith(f"None of the 1 checkpoints in {tmp_path} fits this recipe: ")
+    assert "Training starts from the beginning. They are kept" in printed
     assert len(checkpoints(tmp_path)) == 1
 
 
@@ -198,8 +198,8 @@ def rewrite_without(path: Path, *names: str) -> None:
     """Write the state as a version that did not know these keys."""
     values = json.loads((path / "state.json").read_text(encoding="utf-8"))
     kept = {name: value for name, value in values.items() if name not in (*names, "sha256")}
-    told = hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
-    (path / "state.json").write_text(json.dumps(kept | {"sha256": told}), encoding="utf-8")
+    digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+    (path / "state.json").write_text(json.dumps(kept | {"sha256": digest}), encoding="utf-8")
 
 
 def test_a_checkpoint_of_an_earlier_version_can_be_resumed_and_rolled_back_to(tmp_path: Path) -> None:
@@ -218,9 +218,9 @@ def test_a_checkpoint_that_lacks_a_key_without_default_is_not_used(tmp_path: Pat
     toy = ToyRun()
     toy.save(tmp_path, 1)
     rewrite_without(toy.save(tmp_path, 2), name)
-    state, said = restore(tmp_path, toy)
+    state, printed = restore(tmp_path, toy)
     assert state == run_state(1)
-    assert f"state.json was written by another version of Parakeet: it has no {name}." in said
+    assert f"state.json was written by another version of Parakeet: it has no {name}." in printed
 
 
 def test_another_models_checkpoint_is_refused_with_both_shapes(tmp_path: Path) -> None:
@@ -333,9 +333,9 @@ def test_a_rollback_uses_the_newest_intact_checkpoint_that_the_schedule_asked_fo
     assert go_back(tmp_path, toy, good_step=399)[0].step == 300
     assert go_back(tmp_path, toy, good_step=400)[0].step == 400
     flip_last_bit(tmp_path / "step-00000400" / "optimizer.safetensors")
-    state, said = go_back(tmp_path, toy, good_step=400)
+    state, printed = go_back(tmp_path, toy, good_step=400)
     assert state.step == 300
-    assert "step-00000400/optimizer.safetensors was changed after it was written. Using the checkpoint" in said
+    assert "step-00000400/optimizer.safetensors was changed after it was written. Using the checkpoint" in printed
     assert [path.name for path in checkpoints(tmp_path)][-1] == "step-00000410"
 
 
@@ -371,9 +371,9 @@ def test_a_damaged_newer_checkpoint_displaces_nothing(tmp_path: Path) -> None:
     toy.save(tmp_path, 250)
     prune(tmp_path, run_state(250), 1, 0)
     assert names(tmp_path) == [250, 300]
-    state, said = restore(tmp_path, toy)
+    state, printed = restore(tmp_path, toy)
     assert state == run_state(250)
-    assert "step-00000300" in said
+    assert "step-00000300" in printed
 
 
 def test_an_unreadable_state_does_not_disturb_pruning(tmp_path: Path) -> None:

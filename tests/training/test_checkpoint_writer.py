@@ -16,40 +16,37 @@ import pytest
 
 from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
-from parakeet.training.checkpoint import checkpoints, read_state, restore_newest
-from parakeet.training.checkpoint_writer import CheckpointWriter
+from parakeet.training.checkpoint import CheckpointWriter, checkpoints, read_state, restore_newest
 
 from .toy_run import LARGEST_FILE, SCHEDULE, SMALLEST_FILE, ToyRun, let_files_grow_to, open_writer, run_state
 
 ROOT = Path(__file__).parents[2]
 
 
-class Told:
+class Reports:
     """Records a writer's callbacks and their threads."""
 
     def __init__(self) -> None:
         self.saved: list[int] = []
         self.failed: list[tuple[int, str]] = []
         self.threads: set[int] = set()
-        self.said = io.StringIO()
+        self.printed = io.StringIO()
 
     def writer(self, run: Path, keep_checkpoints: int = 2, keep_every: int = 0) -> CheckpointWriter:
         return CheckpointWriter(
             run,
-            Progress(self.said),
+            Progress(self.printed),
             keep_checkpoints=keep_checkpoints,
             keep_every=keep_every,
-            saved=self._saved,
-            on_failure=self._failed,
+            report=self._report,
         )
 
-    def _saved(self, step: int) -> None:
+    def _report(self, kind: str, step: int, text: str) -> None:
         self.threads.add(threading.get_ident())
-        self.saved.append(step)
-
-    def _failed(self, step: int, text: str) -> None:
-        self.threads.add(threading.get_ident())
-        self.failed.append((step, text))
+        if kind == "saved":
+            self.saved.append(step)
+        else:
+            self.failed.append((step, text))
 
 
 def start(run: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -57,56 +54,56 @@ def start(run: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def poll_until_told(writer: CheckpointWriter, told: Told, count: int) -> None:
+def poll_until_saved(writer: CheckpointWriter, reports: Reports, count: int) -> None:
     deadline = time.monotonic() + 600
-    while len(told.saved) < count:
+    while len(reports.saved) < count:
         assert time.monotonic() < deadline
         writer.poll()
         time.sleep(0.001)
 
 
 def test_training_may_change_everything_as_soon_as_save_returns(tmp_path: Path) -> None:
-    toy, told = ToyRun(width=64), Told()
+    toy, reports = ToyRun(width=64), Reports()
     toy.make_step(1)
     expected = toy.bits()
-    with told.writer(tmp_path) as writer:
+    with reports.writer(tmp_path) as writer:
         snapshot = toy.snapshot(1)
-        writer.save(snapshot)
+        writer.save(*snapshot)
         toy.make_step(2)
-        snapshot.state.loaders["0"]["epoch"] = 5
+        snapshot[2].loaders["0"]["epoch"] = 5
     restored = ToyRun(width=64, seed=2)
     assert restore_newest(tmp_path, restored.model, restored.optimizer, SCHEDULE, Progress()) == run_state(1)
     assert restored.bits() == expected
 
 
 def test_callbacks_run_in_the_thread_that_polls(tmp_path: Path) -> None:
-    toy, told = ToyRun(), Told()
-    with told.writer(tmp_path) as writer:
-        writer.save(toy.snapshot(1))
-        assert told.saved == []
-        poll_until_told(writer, told, 1)
+    toy, reports = ToyRun(), Reports()
+    with reports.writer(tmp_path) as writer:
+        writer.save(*toy.snapshot(1))
+        assert reports.saved == []
+        poll_until_saved(writer, reports, 1)
         writer.poll()
-        writer.save(toy.snapshot(2))
-    assert told.saved == [1, 2]
-    assert told.threads == {threading.get_ident()}
+        writer.save(*toy.snapshot(2))
+    assert reports.saved == [1, 2]
+    assert reports.threads == {threading.get_ident()}
 
 
 def test_a_save_waits_for_the_one_before_it(tmp_path: Path) -> None:
-    toy, told = ToyRun(width=256), Told()
-    with told.writer(tmp_path) as writer:
+    toy, reports = ToyRun(width=256), Reports()
+    with reports.writer(tmp_path) as writer:
         for step in (1, 2, 3):
-            writer.save(toy.snapshot(step))
-            assert told.saved == list(range(1, step))
+            writer.save(*toy.snapshot(step))
+            assert reports.saved == list(range(1, step))
             assert sum(thread.name == "checkpoint" for thread in threading.enumerate()) <= 1
             assert [read_state(path).step for path in checkpoints(tmp_path)][: step - 1] == list(range(1, step))[-2:]
 
 
 def test_every_save_prunes(tmp_path: Path) -> None:
-    toy, told = ToyRun(), Told()
-    with told.writer(tmp_path, keep_checkpoints=1, keep_every=3) as writer:
+    toy, reports = ToyRun(), Reports()
+    with reports.writer(tmp_path, keep_checkpoints=1, keep_every=3) as writer:
         for step in range(798, 806):
             loss = 1.5 if step == 800 else 2.0
-            writer.save(toy.snapshot(step, validation_loss=loss))
+            writer.save(*toy.snapshot(step, validation_loss=loss))
     assert [read_state(path).step for path in checkpoints(tmp_path)] == [798, 800, 801, 804, 805]
 
 
@@ -114,10 +111,10 @@ def test_a_full_disk_is_reported_and_the_next_save_succeeds(tmp_path: Path) -> N
     process = start(tmp_path, "limited", "free", "full", "full", "free")
     out, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors
-    told = out.splitlines()
-    assert [line.split()[:2] for line in told] == [["saved", "1"], ["failed", "2"], ["failed", "3"], ["saved", "4"]]
-    assert "could not be saved" in told[1]
-    assert "File too large" in told[1]
+    reports = out.splitlines()
+    assert [line.split()[:2] for line in reports] == [["saved", "1"], ["failed", "2"], ["failed", "3"], ["saved", "4"]]
+    assert "could not be saved" in reports[1]
+    assert "File too large" in reports[1]
     assert errors.count("\n") == 2
     assert errors.count("Training continues and the next save retries: free some space in") == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000001", "step-00000004"]
@@ -163,17 +160,17 @@ def test_a_copy_without_memory_is_reported_and_the_next_save_succeeds(tmp_path: 
 
 
 def fail_to_save(tmp_path: Path) -> None:
-    toy, told = ToyRun(width=1024), Told()
-    writer = told.writer(tmp_path)
+    toy, reports = ToyRun(width=1024), Reports()
+    writer = reports.writer(tmp_path)
     let_files_grow_to(SMALLEST_FILE)
     try:
         before = resident_bytes()
-        writer.save(toy.snapshot(1))
+        writer.save(*toy.snapshot(1))
         writer.wait()
         after = resident_bytes()
     finally:
         let_files_grow_to(LARGEST_FILE)
-    assert [step for step, _ in told.failed] == [1]
+    assert [step for step, _ in reports.failed] == [1]
     n_bytes = sum(4 * parameter.numel() for parameter in toy.model.parameters())
     assert after - before < n_bytes / 2
     with pytest.raises(ParakeetError, match="saving the checkpoint of step 1"):
@@ -181,21 +178,21 @@ def fail_to_save(tmp_path: Path) -> None:
 
 
 def fail_to_copy(tmp_path: Path) -> None:
-    toy, told = ToyRun(width=1024), Told()
-    writer = told.writer(tmp_path)
-    writer.save(toy.snapshot(1))
+    toy, reports = ToyRun(width=1024), Reports()
+    writer = reports.writer(tmp_path)
+    writer.save(*toy.snapshot(1))
     writer.wait()
     for step in (2, 3):
         with no_more_memory():
-            writer.save(toy.snapshot(step))
-    assert (told.saved, [step for step, _ in told.failed]) == ([1], [2, 3])
-    assert "not enough memory to copy it" in told.failed[0][1]
-    assert told.said.getvalue().count("Training continues and the next save retries: free some memory") == 2
+            writer.save(*toy.snapshot(step))
+    assert (reports.saved, [step for step, _ in reports.failed]) == ([1], [2, 3])
+    assert "not enough memory to copy it" in reports.failed[0][1]
+    assert reports.printed.getvalue().count("Training continues and the next save retries: free some memory") == 2
     with pytest.raises(ParakeetError, match="not enough memory to copy the checkpoint of step 3"):
         writer.close()
-    writer.save(toy.snapshot(4))
+    writer.save(*toy.snapshot(4))
     writer.close()
-    assert told.saved == [1, 4]
+    assert reports.saved == [1, 4]
     assert [read_state(path).step for path in checkpoints(tmp_path)] == [1, 4]
 
 
@@ -213,7 +210,7 @@ def no_more_memory() -> Iterator[None]:
 
 def resident_bytes() -> int:
     if not sys.platform.startswith("linux"):
-        pytest.skip("only Linux tells a process's memory in /proc")
+        pytest.skip("only Linux reports a process's memory in /proc")
     return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -221,7 +218,7 @@ def test_a_failed_training_ends_with_its_own_error_and_a_whole_checkpoint(tmp_pa
     process = start(tmp_path, "failing")
     out, errors = process.communicate(timeout=600)
     assert process.returncode == 1
-    assert out == "saved 1\n"
+    assert out.startswith("saved 1 ")
     assert errors.splitlines()[-1] == "RuntimeError: the training failed"
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
 
@@ -244,13 +241,13 @@ def test_a_writer_killed_at_any_moment_leaves_whole_checkpoints(tmp_path: Path, 
     time.sleep(random.Random(seed).random() * 0.4)
     process.kill()
     process.communicate(timeout=600)
-    told = Told()
-    told.writer(tmp_path).close()
+    reports = Reports()
+    reports.writer(tmp_path).close()
     assert all(path.name.startswith(("step-", "best.json")) for path in tmp_path.iterdir())
     restored, undisturbed = ToyRun(width=256, seed=2), ToyRun(width=256)
-    state = restore_newest(tmp_path, restored.model, restored.optimizer, SCHEDULE, Progress(told.said))
+    state = restore_newest(tmp_path, restored.model, restored.optimizer, SCHEDULE, Progress(reports.printed))
     assert state is not None
-    assert told.said.getvalue() == ""
+    assert reports.printed.getvalue() == ""
     for step in range(1, state.step + 1):
         undisturbed.make_step(step)
     assert restored.bits() == undisturbed.bits()
@@ -268,23 +265,23 @@ def test_a_checkpoint_that_was_being_replaced_comes_back(tmp_path: Path) -> None
 
 
 def test_the_same_step_saved_again_replaces_the_first(tmp_path: Path) -> None:
-    toy, told = ToyRun(), Told()
-    with told.writer(tmp_path) as writer:
-        writer.save(toy.snapshot(1, validation_loss=3.0))
-        writer.save(toy.snapshot(1, validation_loss=2.0))
-    assert told.saved == [1, 1]
+    toy, reports = ToyRun(), Reports()
+    with reports.writer(tmp_path) as writer:
+        writer.save(*toy.snapshot(1, validation_loss=3.0))
+        writer.save(*toy.snapshot(1, validation_loss=2.0))
+    assert reports.saved == [1, 1]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.json", "step-00000001"]
     assert read_state(tmp_path / "step-00000001") == run_state(1, validation_loss=2.0)
 
 
 def test_a_missing_run_folder_is_a_failed_save_not_a_crash(tmp_path: Path) -> None:
-    toy, told = ToyRun(), Told()
+    toy, reports = ToyRun(), Reports()
     run = tmp_path / "run"
     run.mkdir()
-    with told.writer(run) as writer:
+    with reports.writer(run) as writer:
         run.rmdir()
-        writer.save(toy.snapshot(1))
+        writer.save(*toy.snapshot(1))
         writer.wait()
         run.mkdir()
-        writer.save(toy.snapshot(2))
-    assert ([step for step, _ in told.failed], told.saved) == ([1], [2])
+        writer.save(*toy.snapshot(2))
+    assert ([step for step, _ in reports.failed], reports.saved) == ([1], [2])

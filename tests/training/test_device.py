@@ -10,9 +10,9 @@ from parakeet.model.config import ModelConfig
 from parakeet.training import device as device_module
 from parakeet.training.device import ExecutionPlan, device_name, peak_flops, peak_resident
 from parakeet.training.distributed import Ranks
+from parakeet.training.forecast import GIB
 from parakeet.training.gpus import find_gpu
 from parakeet.training.job import TrainingJob
-from parakeet.training.memory import GIB
 from parakeet.training.schedule import Phase, Schedule
 
 from .conftest import MakeJob
@@ -24,7 +24,7 @@ LONG = Schedule(1e-3, 0, 10, 10, (Phase(8192, 10),))
 def test_the_peak_is_known_with_and_without_proc(tmp_path: Path) -> None:
     (tmp_path / "status").write_text("Name:\tpython\nVmHWM:\t  2048 kB\n")
     assert peak_resident(tmp_path / "status") == 2048 * 1024
-    assert peak_resident(tmp_path / "missing") > 1 << 20, "getrusage tells it"
+    assert peak_resident(tmp_path / "missing") > 1 << 20, "getrusage knows it"
 
 
 @pytest.mark.parametrize(

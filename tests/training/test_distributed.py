@@ -68,9 +68,9 @@ def test_two_processes_train_as_one_with_the_same_batch(make_job: MakeJob, alone
         free.bind(("127.0.0.1", 0))
         where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
     ranks = [trainers.start(job, environment={**where, "RANK": rank, "LOCAL_RANK": rank}) for rank in "01"]
-    assert [rank.wait() for rank in ranks] == [0, 0], ranks[0].said()
+    assert [rank.wait() for rank in ranks] == [0, 0], ranks[0].printed()
     assert_same_training(job, alone)
-    assert not ranks[1].said(), "only rank 0 speaks"
+    assert not ranks[1].printed(), "only rank 0 speaks"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc")
@@ -80,19 +80,19 @@ def test_the_launchers_processes_stop_and_end_together(make_job: MakeJob, alone:
     until(lambda: steps_made(job) >= 2 or process.poll() is not None)
     for _ in range(2):
         process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=SECONDS)
-    assert process.returncode == INTERRUPTED, said
+    _, printed = process.communicate(timeout=SECONDS)
+    assert process.returncode == INTERRUPTED, printed
     assert "Run the same command again" in failure(job)
-    assert "Traceback" not in said
+    assert "Traceback" not in printed
 
     # A rank dies: the others end too, with one message.
     process = launch(job)
     until(lambda: bool(events(job, "resumed")))
     os.kill(ranks_of(job)[1], signal.SIGKILL)
-    _, said = process.communicate(timeout=SECONDS)
+    _, printed = process.communicate(timeout=SECONDS)
     assert process.returncode == 1
     assert "One of the 2 training processes ended early" in failure(job)
-    assert "Traceback" not in said
+    assert "Traceback" not in printed
 
     # The launcher dies: they save and end by themselves.
     process = launch(job)
@@ -117,9 +117,9 @@ def test_a_signal_ends_the_launchers_wait_for_the_run(make_job: MakeJob, held: s
         assert process.stderr is not None
         assert "Waiting: this run is being trained by" in process.stderr.readline()
         process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=SECONDS)
-    assert process.returncode == INTERRUPTED, said
-    assert "Traceback" not in said
+        _, printed = process.communicate(timeout=SECONDS)
+    assert process.returncode == INTERRUPTED, printed
+    assert "Traceback" not in printed
     assert "had not begun" in (TrainingJob.load(job).output / FAILURE_FILE).read_text(encoding="utf-8")
     assert not (job.parent / FAILURE_FILE).exists()
     assert not history(job)
@@ -128,7 +128,7 @@ def test_a_signal_ends_the_launchers_wait_for_the_run(make_job: MakeJob, held: s
 def test_sequences_that_cannot_be_shared_are_one_message(make_job: MakeJob) -> None:
     job = make_job("three", processes=3)
     process = launch(job)
-    _, said = process.communicate(timeout=SECONDS)
+    _, printed = process.communicate(timeout=SECONDS)
     assert process.returncode == 1
     assert "8 sequences of 32 tokens a step, which 3 processes cannot share" in failure(job)
-    assert "Traceback" not in said
+    assert "Traceback" not in printed

@@ -14,8 +14,15 @@ from parakeet.model.execution import Execution
 from parakeet.model.transformer import Parakeet
 from parakeet.recipe import Training
 from parakeet.training.distributed import Ranks
-from parakeet.training.forecast import AUTO_SHARE, MemoryForecast, choose, fitting_change, forecast, longest_sequence
-from parakeet.training.memory import GIB
+from parakeet.training.forecast import (
+    AUTO_SHARE,
+    GIB,
+    MemoryForecast,
+    choose,
+    fitting_change,
+    forecast,
+    longest_sequence,
+)
 from parakeet.training.optimizer import make_optimizer
 from parakeet.training.steps import Stepper
 
@@ -33,7 +40,7 @@ def training(**settings: object) -> Training:
 
 
 def measured(
-    config: ModelConfig, execution: Execution, optimizer: str, rows: int, sequence_length: int, passes: int
+    config: ModelConfig, execution: Execution, optimizer: str, sequences: int, sequence_length: int, passes: int
 ) -> int:
     """Peak of the trainer's own step, when the optimizer has its state."""
 
@@ -45,8 +52,8 @@ def measured(
         model = Parakeet(config, execution).train()
         settings = training(optimizer=optimizer, precision=execution.precision)
         stepper = Stepper(model, make_optimizer(model, settings), Ranks(0, 1, torch.device("cpu")), settings, PADDING)
-        for step, shape in enumerate([(1, 16), (rows * passes, sequence_length)]):
-            stepper.apply(1e-4, stepper.measure(batch(shape), step, rows, stopping=False).gradient_norm)
+        for step, shape in enumerate([(1, 16), (sequences * passes, sequence_length)]):
+            stepper.apply(1e-4, stepper.measure(batch(shape), step, sequences, stopping=False).gradient_norm)
 
     return peak_bytes(steps)
 
@@ -56,7 +63,7 @@ def of_the_step(predicted: MemoryForecast) -> int:
 
 
 @pytest.mark.parametrize(
-    ("config", "execution", "optimizer", "rows", "sequence_length", "passes"),
+    ("config", "execution", "optimizer", "sequences", "sequence_length", "passes"),
     [
         (DEEP, Execution("fused", "fp32", "fp32", "none", loss_rows=128), "adamw", 1, 1024, 2),
         (DEEP, Execution("fused", "fp32", "fp32", "mlp", loss_rows=128), "adamw", 4, 256, 2),
@@ -77,13 +84,13 @@ def of_the_step(predicted: MemoryForecast) -> int:
     ],
 )
 def test_the_forecast_is_within_a_tenth_of_what_is_allocated(
-    config: ModelConfig, execution: Execution, optimizer: str, rows: int, sequence_length: int, passes: int
+    config: ModelConfig, execution: Execution, optimizer: str, sequences: int, sequence_length: int, passes: int
 ) -> None:
     predicted = forecast(
-        config, execution, optimizer, rows * sequence_length, sequence_length, cuda=False, accumulates=passes > 1
+        config, execution, optimizer, sequences * sequence_length, sequence_length, cuda=False, accumulates=passes > 1
     )  # fmt: skip
     assert of_the_step(predicted) == pytest.approx(
-        measured(config, execution, optimizer, rows, sequence_length, passes), rel=0.1
+        measured(config, execution, optimizer, sequences, sequence_length, passes), rel=0.1
     )
 
 
@@ -96,7 +103,7 @@ def test_the_forecast_is_within_a_tenth_of_what_is_allocated(
         (Execution("flex", "bf16", "bf16", "none", compile=True), "adamw_8bit", 8192, 10.3),
     ],
 )
-def test_the_large_model_trains_on_a_12_gb_card(execution: Execution, optimizer: str, tokens: int, most: float) -> None:
+def test_the_large_model_trains_on_a_12_gb_gpu(execution: Execution, optimizer: str, tokens: int, most: float) -> None:
     assert forecast(LARGE, execution, optimizer, tokens, tokens, cuda=True).total <= most * GIB
 
 
@@ -108,16 +115,16 @@ def test_the_large_model_trains_on_a_12_gb_card(execution: Execution, optimizer:
     st.booleans(),
 )
 def test_more_checkpointing_and_smaller_passes_never_take_more(
-    attention: str, precision: str, doublings: int, rows: int, cuda: bool
+    attention: str, precision: str, doublings: int, sequences: int, cuda: bool
 ) -> None:
     sequence_length = 256 << doublings
 
-    def total(activation_checkpointing: str, rows: int) -> int:
+    def total(activation_checkpointing: str, sequences: int) -> int:
         execution = Execution(attention, precision, "fp32", activation_checkpointing)  # type: ignore[arg-type]
-        return forecast(LARGE, execution, "adamw", rows * sequence_length, sequence_length, cuda=cuda).total
+        return forecast(LARGE, execution, "adamw", sequences * sequence_length, sequence_length, cuda=cuda).total
 
-    assert total("none", rows) <= total("none", rows + 1)
-    assert total("block", rows) <= total("mlp", rows) <= total("none", rows)
+    assert total("none", sequences) <= total("none", sequences + 1)
+    assert total("block", sequences) <= total("mlp", sequences) <= total("none", sequences)
 
 
 @pytest.mark.parametrize("gib", [5.5, 6.5, 7.0, 8.0, 9.0, 10.0, 11.2, 12.0, 13.0, 14.0, 80.0])
@@ -206,8 +213,8 @@ def test_the_same_arguments_give_the_same_choice(gib: int, sequence_length: int,
 def test_the_mildest_change_that_fits_is_named(
     settings: dict[str, object], sequence_length: int, budget: float, sentence: str
 ) -> None:
-    told = fitting_change(LARGE, training(**settings), sequence_length, round(budget * GIB), True, flex=True)
-    assert re.search(sentence, told), told
+    advice = fitting_change(LARGE, training(**settings), sequence_length, round(budget * GIB), True, flex=True)
+    assert re.search(sentence, advice), advice
 
 
 def test_the_longest_sequence_fits_and_the_next_does_not() -> None:

@@ -1,7 +1,5 @@
 """Amounts of memory, how much of it training may take, and the sizes of what training keeps."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,19 +9,15 @@ from parakeet.errors import ParakeetError
 from parakeet.model.config import ModelConfig
 from parakeet.model.transformer import Parakeet
 from parakeet.recipe import Training
-from parakeet.training.memory import (
+from parakeet.training.forecast import (
     GIB,
-    UNKNOWN_BUDGET,
     checkpoint_bytes,
     gpu_budget,
     group_limits,
     machine_budget,
     optimizer_bytes,
     parse_memory,
-    physical_memory,
     run_bytes,
-    share_of,
-    size,
     weights_bytes,
 )
 from parakeet.training.optimizer import make_optimizer
@@ -58,34 +52,6 @@ def test_a_gpu_reserves_some_for_itself_and_a_machine_a_fifth() -> None:
     memory = Path("/proc/meminfo")
     if memory.exists():
         assert machine_budget() <= 0.8 * 1024 * int(memory.read_text().split()[1]) + 1
-
-
-def test_the_least_of_what_is_known_counts_and_nothing_known_is_no_limit() -> None:
-    assert share_of([None, 1000, 500]) == 400
-    assert share_of([None]) == share_of([]) == UNKNOWN_BUDGET
-    assert machine_budget() < UNKNOWN_BUDGET
-    assert size(UNKNOWN_BUDGET) == "an unknown amount"
-    assert size(GIB) == "1.00 GiB"
-
-
-def test_memory_of_a_system_that_does_not_say_is_unknown() -> None:
-    """Without os.sysconf and `resource`, as on Windows, or with a sysconf that does not know the name."""
-    code = (
-        "import os, sys\n"
-        "from pathlib import Path\n"
-        "sys.modules['resource'] = None\n"
-        "known, os.sysconf = os.sysconf, lambda name: -1\n"
-        "from parakeet.training.memory import physical_memory\n"
-        "minus = physical_memory()\n"
-        "os.sysconf = lambda name: known('SC_UNHEARD_OF')\n"
-        "unnamed = physical_memory()\n"
-        "del os.sysconf\n"
-        "from parakeet.training.device import peak_resident\n"
-        "print(minus, unnamed, physical_memory(), peak_resident(Path('missing')))\n"
-    )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert ended.stdout.split() == ["None", "None", "None", "0"], ended.stderr
-    assert (physical_memory() or 0) > 1 << 20
 
 
 def test_limits_of_control_groups_are_found_in_both_versions(tmp_path: Path) -> None:

@@ -6,35 +6,17 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parakeet.recipe import Packing, Training
 from parakeet.training.job import METRICS_FILE
-from parakeet.training.metrics import EVENTS_FILE, SCHEDULE_FILE, RunLog, StepRecord, read_events, read_metrics
+from parakeet.training.logging import EVENTS_FILE, SCHEDULE_FILE, RunLog, read_events, read_metrics
 from parakeet.training.schedule import Schedule
 
-
-def record(step: int, loss: float = 5.0, **others: object) -> StepRecord:
-    made = StepRecord(
-        step=step,
-        tokens=512 * step,
-        loss=loss,
-        gradient_norm=0.5,
-        learning_rate=1e-3,
-        sequence_length=32,
-        seconds=0.25,
-        tokens_per_second=2048.0,
-        data_seconds=0.01,
-        mfu=None,
-        mfu_palm=None,
-        memory_bytes=1 << 20,
-    )
-    return replace(made, **others)  # type: ignore[arg-type]
+from .run_folders import record, schedule_of
 
 
 def steps(run: Path) -> list[int]:
@@ -133,14 +115,9 @@ def test_a_file_deleted_during_training_is_created_again(tmp_path: Path) -> None
     assert steps(tmp_path) == [2]
 
 
-def schedule(total: int, decay: float = 0.4) -> Schedule:
-    training = Training.model_construct(
-        tokens=512 * total, batch_tokens=512, decay_fraction=decay, warmup_steps=2, learning_rate=1e-3
-    )
-    return Schedule.from_recipe(training, Packing(sequence_length=32))
-
-
-LONG, BRANCH, OTHER_DECAY = schedule(1000), schedule(30), schedule(30, decay=0.2)
+LONG = schedule_of(1000, decay_fraction=0.4, warmup_steps=2)
+BRANCH = schedule_of(30, decay_fraction=0.4, warmup_steps=2)
+OTHER_DECAY = schedule_of(30, decay_fraction=0.2, warmup_steps=2)
 Lines = list[tuple[int, float]]
 
 
@@ -148,7 +125,7 @@ def lines(run: Path) -> Lines:
     return [(values["step"], values["loss"]) for values in read_metrics(run / METRICS_FILE)]
 
 
-def go_on(run: Path, mine: Schedule, source: Schedule | None, after: int, last: int, loss: float) -> Lines:
+def train_on(run: Path, mine: Schedule, source: Schedule | None, after: int, last: int, loss: float) -> Lines:
     """A process trains from a checkpoint of `source`. Returns the history that it leaves."""
     log = RunLog(run)
     log.resume(after, mine, source)
@@ -159,11 +136,11 @@ def go_on(run: Path, mine: Schedule, source: Schedule | None, after: int, last: 
 
 
 def test_a_long_run_has_its_whole_history_after_a_branch_was_cut_from_it(tmp_path: Path) -> None:
-    long = go_on(tmp_path, LONG, None, 0, 100, 5.0)
-    branch = go_on(tmp_path, BRANCH, LONG, 18, 25, 4.0)
+    long = train_on(tmp_path, LONG, None, 0, 100, 5.0)
+    branch = train_on(tmp_path, BRANCH, LONG, 18, 25, 4.0)
     assert branch == [*long[:18], *((step, 4.0) for step in range(19, 26))]
-    assert go_on(tmp_path, LONG, LONG, 100, 101, 3.0) == [*long, (101, 3.0)]
-    assert go_on(tmp_path, BRANCH, BRANCH, 22, 22, 3.0) == branch[:22]
+    assert train_on(tmp_path, LONG, LONG, 100, 101, 3.0) == [*long, (101, 3.0)]
+    assert train_on(tmp_path, BRANCH, BRANCH, 22, 22, 3.0) == branch[:22]
 
 
 run_of = st.sampled_from([LONG, BRANCH, OTHER_DECAY])
@@ -183,22 +160,22 @@ def test_every_schedule_continues_the_history_of_the_checkpoint_that_it_resumes_
         begun = histories.get(source, [])
         after = min(after, len(begun))
         histories[mine] = [*begun[:after], *((after + step, float(loss)) for step in range(1, more + 1))]
-        assert go_on(run, mine, source if begun else None, after, after + more, loss) == histories[mine]
+        assert train_on(run, mine, source if begun else None, after, after + more, loss) == histories[mine]
 
 
 def test_a_folder_of_an_older_version_has_the_history_of_the_run_that_wrote_the_checkpoint(tmp_path: Path) -> None:
-    long = go_on(tmp_path, LONG, None, 0, 40, 5.0)
+    long = train_on(tmp_path, LONG, None, 0, 40, 5.0)
     for nonsense in (None, "{", "[]", '{"schedule": "../../up-00000000"}'):
         path = tmp_path / SCHEDULE_FILE
         path.unlink() if nonsense is None else path.write_text(nonsense, encoding="utf-8")
-        assert go_on(tmp_path, BRANCH, LONG, 18, 18, 5.0) == long[:18]
-        assert go_on(tmp_path, LONG, LONG, 40, 40, 5.0) == long
+        assert train_on(tmp_path, BRANCH, LONG, 18, 18, 5.0) == long[:18]
+        assert train_on(tmp_path, LONG, LONG, 40, 40, 5.0) == long
 
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tests.training.test_metrics import BRANCH, LONG, go_on
+from tests.training.test_metrics import BRANCH, LONG, train_on
 
 run, moment = Path(sys.argv[1]), int(sys.argv[2])
 
@@ -211,7 +188,7 @@ def count(event, arguments):
 
 mine, source, after = (LONG, LONG, 40) if sys.argv[3] == "long" else (BRANCH, BRANCH, 22)
 sys.addaudithook(count)
-go_on(run, mine, source, after, after, 0.0)
+train_on(run, mine, source, after, after, 0.0)
 """
 
 
@@ -220,10 +197,10 @@ go_on(run, mine, source, after, after, 0.0)
 def test_no_history_is_lost_whenever_the_process_is_killed(tmp_path: Path, killed: str) -> None:
     whole = tmp_path / "whole"
     whole.mkdir()
-    long = go_on(whole, LONG, None, 0, 40, 5.0)
-    branch = go_on(whole, BRANCH, LONG, 18, 22, 4.0)
+    long = train_on(whole, LONG, None, 0, 40, 5.0)
+    branch = train_on(whole, BRANCH, LONG, 18, 22, 4.0)
     if killed == "branch":
-        go_on(whole, LONG, LONG, 40, 40, 5.0)
+        train_on(whole, LONG, LONG, 40, 40, 5.0)
     for moment in range(100):
         run = tmp_path / f"{moment}"
         shutil.copytree(whole, run)
@@ -233,7 +210,7 @@ def test_no_history_is_lost_whenever_the_process_is_killed(tmp_path: Path, kille
         for folder, order in ((run, (LONG, BRANCH, LONG)), (again, (BRANCH, LONG, BRANCH))):
             for mine in order:
                 history = long if mine == LONG else branch
-                assert go_on(folder, mine, mine, len(history), len(history), 0.0) == history, f"killed at {moment}"
+                assert train_on(folder, mine, mine, len(history), len(history), 0.0) == history, f"killed at {moment}"
             assert len(list(folder.iterdir())) == 3
         if status == 0:
             break
@@ -244,8 +221,8 @@ def test_no_history_is_lost_whenever_the_process_is_killed(tmp_path: Path, kille
 FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
-from tests.training.test_metrics import record
-from parakeet.training.metrics import RunLog
+from tests.training.run_folders import record
+from parakeet.training.logging import RunLog
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 log = RunLog(Path(sys.argv[1]))
@@ -279,16 +256,16 @@ def full_disk(run: Path, disk: str, then: str) -> str:
 def test_a_full_disk_is_reported_once_and_waiting_lines_are_written_when_there_is_room(
     tmp_path: Path, then: str, last: int
 ) -> None:
-    said = full_disk(tmp_path, "has room again", then)
-    assert said.count("Training continues") == 1
-    assert said.count("is being written again; no line is missing") == 1
-    assert len(said.splitlines()) == 2
+    printed = full_disk(tmp_path, "has room again", then)
+    assert printed.count("Training continues") == 1
+    assert printed.count("is being written again; no line is missing") == 1
+    assert len(printed.splitlines()) == 2
     assert steps(tmp_path) == list(range(1, last + 1))
 
 
 def test_a_disk_that_stays_full_ends_no_training(tmp_path: Path) -> None:
-    said = full_disk(tmp_path, "stay full", "flush")
-    assert len(said.splitlines()) == 1
+    printed = full_disk(tmp_path, "stay full", "flush")
+    assert len(printed.splitlines()) == 1
     assert steps(tmp_path) == [1, 2, 3]
 
 

@@ -1,11 +1,10 @@
 """`parakeet runs`, over folders as a trainer leaves them."""
 
+import json
 import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,11 +15,11 @@ from hypothesis import strategies as st
 from parakeet.errors import ParakeetError
 from parakeet.training.job import FAILURE_FILE, JOB_FILE, LOCK_FILE, METRICS_FILE, TrainingJob
 from parakeet.training.logging import Heartbeat
-from parakeet.training.run_tables import render_runs
-from parakeet.training.runs import find_run, list_runs, load_run
+from parakeet.training.runs import find_run, list_runs, load_run, render_runs
 
 from ..conftest import Prepared
-from .run_folders import BATCH, STEPS, Folder, parakeet, record, row, schedule_of
+from .conftest import until
+from .run_folders import BATCH, RECIPE, STEPS, Folder, parakeet, record, row, schedule_of
 
 
 def test_a_home_without_runs_is_one_friendly_line(tmp_path: Path) -> None:
@@ -38,7 +37,7 @@ def test_a_run_is_one_line_with_how_far_it_came(tmp_path: Path) -> None:
     with FileLock(folder.path / LOCK_FILE):
         _, output = parakeet(tmp_path, "runs")
     assert row(output, "3fa94c12") == [
-        *("3fa94c12", "training", "1.23M", "50 of 100", "50 %", "25.6k of 51.2k", "4.000", "2.05k", "40", "just now"),
+        *("3fa94c12", "training", "1.23 M", "50 of 100", "50%", "25,600 of 51,200", "4.000", "2,048", "40", "just now"),
         *("1", "0"),
     ]
 
@@ -48,7 +47,7 @@ def test_states(tmp_path: Path) -> None:
     Folder(tmp_path, "bbbb").event("started").train(record(1)).event("stopped", 1)
     Folder(tmp_path, "cccc").event("resumed").train(record(1))
     failed = Folder(tmp_path, "dddd").event("started").train(record(1))
-    (failed.path / FAILURE_FILE).write_text("The card is\x1b]0;gone\x07\non fire.", encoding="utf-8")
+    (failed.path / FAILURE_FILE).write_text("The GPU is\x1b]0;gone\x07\non fire.", encoding="utf-8")
     Folder(tmp_path, "eeee")
     refused = Folder(tmp_path, "gggg")
     (refused.path / FAILURE_FILE).write_text("It does not fit.", encoding="utf-8")
@@ -69,7 +68,7 @@ def test_states(tmp_path: Path) -> None:
     assert [run.key for run in runs[-2:]] == ["gggg", "eeee"]
     notes = {run.key: run.note for run in runs}
     assert notes["gggg"] == "It does not fit."
-    assert notes["dddd"] == "The card is on fire."
+    assert notes["dddd"] == "The GPU is on fire."
     assert "killed, or the power failed" in notes["cccc"]
 
 
@@ -82,22 +81,22 @@ def test_what_was_skipped_is_counted_on_the_way_to_the_present_step(tmp_path: Pa
 
     folder = Folder(tmp_path, "aaaa").event("started").event("skipped", 3).event("rolled_back", 9, to=2)
     folder.event("started").train(record(1))
-    assert counts() == (0, 0), "begun anew"
+    assert counts() == (0, 0), "started again"
     folder.event("skipped", 5).event("skipped", 8).event("resumed", 6)
     assert counts() == (1, 0), "step 8 is ahead again"
     folder.event("skipped", 8).event("skipped", 20).event("skipped", 21).event("rolled_back", 21, to=10)
     assert counts() == (4, 1)
     folder.event("skipped", 20).event("resumed", 15)
-    assert counts() == (4, 1), "a checkpoint after the return knows of it"
+    assert counts() == (4, 1), "a checkpoint after the rollback counts it"
     folder.event("resumed", 10)
-    assert counts() == (2, 0), "the one that it returned to does not"
+    assert counts() == (2, 0), "the one that it rolled back to does not"
 
 
 def test_tokens_are_those_of_the_progress_bar_and_targets_are_shown_separately(tmp_path: Path) -> None:
     folder = Folder(tmp_path, "aaaa", tokens=BATCH * STEPS - 100).event("started")
     folder.train(*(record(step, tokens=500 * step) for step in range(1, STEPS + 1))).event("finished", STEPS)
     _, output = parakeet(tmp_path, "runs")
-    assert row(output, "aaaa")[4:6] == ["100 %", "51.2k of 51.2k"]
+    assert row(output, "aaaa")[4:6] == ["100%", "51,200 of 51,200"]
     _, output = parakeet(tmp_path, "runs", "aaaa")
     assert re.search(r"^  tokens +51,200 of 51,200$", output, re.MULTILINE)
     assert re.search(r"^  targets +50,000\b", output, re.MULTILINE)
@@ -143,6 +142,25 @@ def test_a_corrupt_folder_is_one_line_and_the_rest_is_shown(tmp_path: Path, job:
     status, output = parakeet(tmp_path, "runs", "bb")
     assert status == 1
     assert output.startswith("Error: ")
+
+
+def test_a_job_of_the_version_before_this_one_is_read(tmp_path: Path) -> None:
+    """0.1 wrote three sections instead of the recipe, with the keys of its time."""
+    folder = Folder(tmp_path, "aaaa").train(record(1))
+    new, path = load_run(folder.path), folder.path / JOB_FILE
+    job = TrainingJob.load(path)
+    values = json.loads(path.read_text(encoding="utf-8"))
+    recipe = values.pop("recipe")
+    assert recipe["name"] == RECIPE.name
+    values |= {name: recipe[name] for name in ("model", "training", "packing")}
+    values["packing"]["row_tokens"] = values["packing"].pop("sequence_length")
+    values["training"]["recompute"] = values["training"].pop("activation_checkpointing")
+    path.write_text(json.dumps(values), encoding="utf-8")
+    assert load_run(folder.path).settings == new.settings
+    earlier = TrainingJob.load(path).recipe
+    assert (earlier.model, earlier.training, earlier.packing) == (
+        *(job.recipe.model, job.recipe.training, job.recipe.packing),
+    )
 
 
 def test_damaged_files_of_a_run_are_ignored(tmp_path: Path) -> None:
@@ -258,23 +276,14 @@ def test_a_run_that_is_no_folder_is_an_error_of_ours(tmp_path: Path) -> None:
     assert not (tmp_path / METRICS_FILE).exists()
 
 
-def wait_for(condition: Callable[[], object], trainer: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + 600
-    while not condition():
-        assert trainer.poll() is None, "the trainer ended too early"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_a_real_run_is_listed_while_it_trains_after_a_stop_and_at_the_end(prepared: Prepared, tmp_path: Path) -> None:
     run, output = tmp_path / "training_runs" / "aaaa", tmp_path / "output"
     run.mkdir(parents=True)
     output.mkdir()
     recipe = prepared.recipe
+    training = recipe.training.model_copy(update={"tokens": 256 * 1000, "checkpoint_steps": 100})
     job = TrainingJob(
-        model=recipe.model,
-        training=recipe.training.model_copy(update={"tokens": 256 * 1000, "checkpoint_steps": 100}),
-        packing=recipe.packing,
+        recipe=recipe.model_copy(update={"training": training}),
         tokenizer=prepared.tokenizer_folder,
         shards=prepared.shards,
         shards_content="shards",
@@ -285,17 +294,17 @@ def test_a_real_run_is_listed_while_it_trains_after_a_stop_and_at_the_end(prepar
     ).save()
     command = [sys.executable, "-m", "parakeet.training", str(job)]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as trainer:
-        wait_for(lambda: list(run.glob("step-*")), trainer)
+        until(lambda: any(run.glob("step-*")) or trainer.poll() is not None)
         trainer.send_signal(signal.SIGSTOP)  # however slow this process is
-        told = load_run(run)
+        live = load_run(run)
         trainer.send_signal(signal.SIGCONT)
         trainer.send_signal(signal.SIGTERM)
-    assert told.state == "training"
-    assert 100 <= told.step < 1000
-    assert told.parameters is not None
-    assert told.saved[0].stable
-    assert told.saved[0].validation_loss is not None
-    assert told.loss is not None
+    assert live.state == "training"
+    assert 100 <= live.step < 1000
+    assert live.parameters is not None
+    assert live.saved[0].stable
+    assert live.saved[0].validation_loss is not None
+    assert live.loss is not None
     stopped = load_run(run)
     assert stopped.state == "stopped"
     assert stopped.last_saved == stopped.step

@@ -65,17 +65,17 @@ def test_a_square_root_decay_is_below_the_linear_one() -> None:
 
 
 @given(TRAININGS, PACKINGS)
-def test_every_length_has_its_share_of_the_steps(settings: Training, rows: Packing) -> None:
-    schedule = Schedule.from_recipe(settings, rows)
+def test_every_length_has_its_share_of_the_steps(settings: Training, packed: Packing) -> None:
+    schedule = Schedule.from_recipe(settings, packed)
     total = total_steps(settings)
     lengths = [schedule.sequence_length(step) for step in range(1, total + 1)]
     assert lengths == sorted(lengths)
-    assert set(lengths) == set(rows.lengths[:total])
+    assert set(lengths) == set(packed.lengths[:total])
     # A phase may differ from its rounded share if phases without a step have been given one.
-    for number, phase in enumerate(rows.then):
-        after = sum(later.share for later in rows.then[number + 1 :])
+    for number, phase in enumerate(packed.then):
+        after = sum(later.share for later in packed.then[number + 1 :])
         expected = round(total * (after + phase.share)) - round(total * after)
-        assert abs(lengths.count(phase.sequence_length) - expected) <= len(rows.then)
+        assert abs(lengths.count(phase.sequence_length) - expected) <= len(packed.then)
 
 
 def test_shares_are_counted_from_the_end() -> None:
@@ -113,9 +113,9 @@ def test_a_shared_step_has_the_same_past_in_both(one: Schedule, other: Schedule)
 
 
 @given(st.integers(1, 300), st.integers(0, 300), st.floats(0, 1), PACKINGS)
-def test_raised_tokens_share_all_that_is_stable(steps: int, more: int, decay: float, rows: Packing) -> None:
-    short = Schedule.from_recipe(training(steps, decay, warmup_steps=0), rows)
-    long = Schedule.from_recipe(training(steps + more, decay, warmup_steps=0), rows)
+def test_raised_tokens_share_all_that_is_stable(steps: int, more: int, decay: float, packed: Packing) -> None:
+    short = Schedule.from_recipe(training(steps, decay, warmup_steps=0), packed)
+    long = Schedule.from_recipe(training(steps + more, decay, warmup_steps=0), packed)
     shared = min(short.stable_until, long.stable_until)
     assert all(long.shares_past(step, short) for step in range(shared + 1))
 

@@ -131,7 +131,7 @@ def test_a_state_of_something_else_is_refused() -> None:
 
 # The same in real runs, with steps that go wrong because of their data.
 
-STEPS, ROWS, ROW_TOKENS = 100, 4, 32
+STEPS, SEQUENCES, SEQUENCE_LENGTH = 100, 4, 32
 SKIPPED = (70, 71)
 ROLLED_BACK = (85, 86, 87, 88, 89)
 """Steps whose sequences repeat one token; all others are noise. Their gradient is ten times as long. Five in a row make
@@ -150,20 +150,20 @@ def data(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Data:
     """Documents that fill one sequence each, so that the loader's order gives the step of each."""
     shards, plan = tmp_path_factory.mktemp("shards"), tmp_path_factory.mktemp("plan")
     numbers = np.random.default_rng(1)
-    order = sequence_order((STEPS + 20) * ROWS, prepared.recipe.packing.seed, 0)
-    step_of = dict(zip(order.tolist(), (1 + place // ROWS for place in range(len(order))), strict=True))
+    order = sequence_order((STEPS + 20) * SEQUENCES, prepared.recipe.packing.seed, 0)
+    step_of = dict(zip(order.tolist(), (1 + place // SEQUENCES for place in range(len(order))), strict=True))
     odd = set()
     writer = ShardWriter(shards, "train", prepared.tokenizer, ["text"], 1 << 20)
     for row in range(len(order)):
-        ids = numbers.integers(0, 256, ROW_TOKENS + 1).astype(np.uint32)
+        ids = numbers.integers(0, 256, SEQUENCE_LENGTH + 1).astype(np.uint32)
         doc_id = row.to_bytes(16, "big")
         if step_of[row] in (*SKIPPED, *ROLLED_BACK):
-            ids = np.full(ROW_TOKENS + 1, 97, np.uint32)
+            ids = np.full(SEQUENCE_LENGTH + 1, 97, np.uint32)
             odd.add(doc_id.hex())
         writer.write(TokenDocument(doc_id, "text", ids, [0, len(ids)], len(ids)))
     writer.close()
     ShardWriter(shards, "held_out", prepared.tokenizer, ["text"], 1 << 20).close()
-    write_plan(plan / plan_file(ROW_TOKENS), pack(np.full(len(order), ROW_TOKENS + 1), ROW_TOKENS))
+    write_plan(plan / plan_file(SEQUENCE_LENGTH), pack(np.full(len(order), SEQUENCE_LENGTH + 1), SEQUENCE_LENGTH))
     return Data(shards, plan, odd)
 
 
@@ -171,8 +171,8 @@ def settings(data: Data) -> dict[str, object]:
     return {
         "shards": data.shards,
         "plan": data.plan,
-        "batch_tokens": ROWS * ROW_TOKENS,
-        "tokens": STEPS * ROWS * ROW_TOKENS,
+        "batch_tokens": SEQUENCES * SEQUENCE_LENGTH,
+        "tokens": STEPS * SEQUENCES * SEQUENCE_LENGTH,
         "checkpoint_steps": 5,
         "keep_checkpoints": 1,
         "learning_rate": 1e-4,
@@ -253,7 +253,7 @@ def test_if_the_last_good_checkpoint_was_not_saved_the_run_rolls_back_to_the_one
 def stopped(make_job: MakeJob, data: Data, trainers: ForkServer) -> Path:
     """The job of a run that was stopped at step 81, with the good checkpoints of 75 and 80."""
     whole = settings(data) | {"decay_fraction": 0.0, "keep_checkpoints": 3}
-    trainers.finish(make_job("run", **whole | {"tokens": 80 * ROWS * ROW_TOKENS}))
+    trainers.finish(make_job("run", **whole | {"tokens": 80 * SEQUENCES * SEQUENCE_LENGTH}))
     job = make_job("run", **whole)
     gone = subprocess.Popen(["true"])
     gone.wait()
@@ -280,7 +280,7 @@ def test_a_run_without_a_good_checkpoint_keeps_the_others_and_ends_with_one_mess
         assert running.wait() == 1
         assert "Training has to roll back to the checkpoint of step 80" in failure(stopped)
         assert "--force checkpoint" in failure(stopped)
-        assert "Traceback" not in running.said()
+        assert "Traceback" not in running.printed()
         assert steps_saved(stopped) == [75, 80, 81]
         assert not events(stopped, "rolled_back")
 
@@ -312,7 +312,7 @@ def test_a_run_that_cannot_be_helped_ends_with_one_message(make_job: MakeJob, tr
     assert len(events(job, "rolled_back")) == 3
     assert len(re.findall(r"\b[0-9a-f]{32}\b", text)) == 5
     assert "Lower training.learning_rate" in text
-    assert "Traceback" not in running.said()
+    assert "Traceback" not in running.printed()
     assert "no good checkpoint" in text
     assert not checkpoints(job.parent)
     assert not (TrainingJob.load(job).output / "model.safetensors").exists()

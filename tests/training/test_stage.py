@@ -16,10 +16,11 @@ from parakeet.artifact import Artifact, sha256_of
 from parakeet.data.tokens.packing import plan_file
 from parakeet.progress import Progress
 from parakeet.recipe import LaterRows, Recipe
+from parakeet.stage import MakeContext
 from parakeet.training.checkpoint import checkpoints
 from parakeet.training.job import CHECKPOINT_PATTERN, FAILURE_FILE, JOB_FILE, LOCK_FILE, TrainingJob
-from parakeet.training.metrics import EVENTS_FILE, read_events
-from parakeet.training.stage import make_checkpoint, run_key
+from parakeet.training.logging import EVENTS_FILE, read_events
+from parakeet.training.stage import CheckpointStage, run_key
 
 from ..conftest import Prepared
 from .conftest import SECONDS, history, until
@@ -75,15 +76,15 @@ def test_a_run_depends_on_the_packing_plan_of_its_first_sequence_length_only(pre
 def runs(prepared: Prepared, tmp_path: Path) -> Path:
     """A folder for runs; the input of `build`, which runs in a process of its own, is beside it."""
     folders = {"token_shards": prepared.shards, "tokenizer": prepared.tokenizer_folder, "packing_plan": prepared.plan}
-    told = {"recipe": prepared.recipe.model_dump(mode="json"), "folders": folders}
-    (tmp_path / "told.json").write_text(json.dumps(told, default=str))
-    return tmp_path / "runs"
+    values = {"recipe": prepared.recipe.model_dump(mode="json"), "folders": folders}
+    (tmp_path / "inputs.json").write_text(json.dumps(values, default=str))
+    return tmp_path / "training_runs"
 
 
 def build(runs: Path, output: Path, steps: int, fresh: bool) -> None:
     """Stage `checkpoint`: its trainer is a process of its own."""
-    told = json.loads(runs.with_name("told.json").read_text())
-    recipe = Recipe.model_validate(told["recipe"])
+    values = json.loads(runs.with_name("inputs.json").read_text())
+    recipe = Recipe.model_validate(values["recipe"])
     plan = plan_file(recipe.packing.sequence_length)
 
     def artifact(name: str, folder: Path) -> Artifact:
@@ -94,10 +95,13 @@ def build(runs: Path, output: Path, steps: int, fresh: bool) -> None:
         status = subprocess.run(command).returncode
         return f"exit status {status}" if status else None
 
-    made_from = {name: artifact(name, Path(folder)) for name, folder in told["folders"].items()}
+    made_from = {name: artifact(name, Path(folder)) for name, folder in values["folders"].items()}
     output.mkdir()
     recipe = changed(recipe, "training", tokens=recipe.training.batch_tokens * steps)
-    make_checkpoint(recipe, made_from, output, Progress(), launch, runs, fresh, try_anyway=False)
+    context = MakeContext(
+        recipe, runs.parent, made_from, dict, output, Progress(), launch, force=fresh, try_anyway=False
+    )
+    CheckpointStage().make(context)
 
 
 def start_build(runs: Path, name: str, steps: int, fresh: bool = False) -> subprocess.Popen[str]:
@@ -113,12 +117,12 @@ def start_build(runs: Path, name: str, steps: int, fresh: bool = False) -> subpr
 def heard(process: subprocess.Popen[str], words: str) -> None:
     """Read its messages up to these words."""
     assert process.stderr is not None
-    said = []
+    printed = []
     for line in process.stderr:
-        said.append(line)
+        printed.append(line)
         if words in line:
             return
-    raise AssertionError("".join(said))
+    raise AssertionError("".join(printed))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a trainer notices only there that its parent is gone")
@@ -136,8 +140,8 @@ def test_a_run_starts_over_only_when_the_orphan_of_a_killed_build_has_ended(runs
     heard(fresh, f"Waiting: this run is being trained by process {orphan}")
     assert list(run.glob(CHECKPOINT_PATTERN)), "nothing is deleted under a trainer that lives"
     os.kill(orphan, signal.SIGCONT)
-    _, said = fresh.communicate(timeout=SECONDS)
-    assert fresh.returncode == 0, said
+    _, printed = fresh.communicate(timeout=SECONDS)
+    assert fresh.returncode == 0, printed
     assert [line[0] for line in history(run / JOB_FILE)] == list(range(1, 7))
     kinds = [event["kind"] for event in read_events(run / EVENTS_FILE)]
     assert (kinds[0], kinds[-1]) == ("started", "finished")
@@ -148,9 +152,9 @@ def test_a_run_starts_over_only_when_the_orphan_of_a_killed_build_has_ended(runs
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the trainer in /proc")
-@pytest.mark.parametrize(("number", "told"), [(signal.SIGTERM, "had not begun"), (signal.SIGKILL, "ended early")])
+@pytest.mark.parametrize(("number", "reason"), [(signal.SIGTERM, "had not begun"), (signal.SIGKILL, "ended early")])
 def test_a_build_whose_trainer_ends_while_waiting_reports_it_and_disturbs_nobody(
-    runs: Path, number: signal.Signals, told: str
+    runs: Path, number: signal.Signals, reason: str
 ) -> None:
     start_build(runs, "first", steps=3).communicate(timeout=SECONDS)
     (run,) = runs.iterdir()
@@ -160,9 +164,9 @@ def test_a_build_whose_trainer_ends_while_waiting_reports_it_and_disturbs_nobody
         heard(second, "Waiting: this run is being trained")
         (trainer,) = Path(f"/proc/{second.pid}/task/{second.pid}/children").read_text().split()
         os.kill(int(trainer), number)
-        _, said = second.communicate(timeout=SECONDS)
+        _, printed = second.communicate(timeout=SECONDS)
     assert second.returncode == 1
-    assert told in said.splitlines()[-1]
+    assert reason in printed.splitlines()[-1]
     assert (run / FAILURE_FILE).read_text() == "The word of the one that trains."
     assert TrainingJob.load(run / JOB_FILE).output == runs.with_name("second")
     assert not list(run.glob(f".{JOB_FILE}*"))

@@ -10,14 +10,15 @@ from parakeet.model.config import ModelConfig
 from parakeet.model.transformer import Parakeet
 from parakeet.progress import Progress
 from parakeet.recipe import Training
-from parakeet.training.checkpoint import HostCopy, RunState, Snapshot, write_checkpoint
-from parakeet.training.checkpoint_writer import CheckpointWriter
+from parakeet.training.checkpoint import CheckpointWriter, HostCopy, RunState, write_checkpoint
 from parakeet.training.optimizer import make_optimizer
 from parakeet.training.schedule import Phase, Schedule
 
 SCHEDULE = Schedule(1e-3, 2, 800, 1000, (Phase(16, 1000),))
 SMALLEST_FILE = 1 << 10
 LARGEST_FILE = resource.RLIM_INFINITY
+
+Saved = tuple[Parakeet, torch.optim.Optimizer, RunState]
 
 
 class ToyRun:
@@ -36,8 +37,8 @@ class ToyRun:
             parameter.grad = torch.randn(parameter.shape, generator=generator).to(parameter.device)
         self.optimizer.step()
 
-    def snapshot(self, step: int, schedule: Schedule = SCHEDULE, validation_loss: float | None = None) -> Snapshot:
-        return Snapshot(self.model, self.optimizer, run_state(step, schedule, validation_loss))
+    def snapshot(self, step: int, schedule: Schedule = SCHEDULE, validation_loss: float | None = None) -> Saved:
+        return self.model, self.optimizer, run_state(step, schedule, validation_loss)
 
     def save(self, run: Path, step: int, schedule: Schedule = SCHEDULE, validation_loss: float | None = None) -> Path:
         return write(run, self.snapshot(step, schedule, validation_loss))
@@ -50,8 +51,8 @@ class ToyRun:
         return [tensor.cpu().numpy().tobytes() for tensor in learnt]
 
 
-def write(run: Path, snapshot: Snapshot) -> Path:
-    return write_checkpoint(run, HostCopy.of(snapshot))
+def write(run: Path, snapshot: Saved) -> Path:
+    return write_checkpoint(run, HostCopy.of(*snapshot))
 
 
 def run_state(step: int, schedule: Schedule = SCHEDULE, validation_loss: float | None = None) -> RunState:
@@ -74,8 +75,7 @@ def open_writer(run: Path, progress: Progress | None = None) -> CheckpointWriter
         progress or Progress(),
         keep_checkpoints=2,
         keep_every=0,
-        saved=lambda step: print("saved", step, flush=True),
-        on_failure=lambda step, text: print("failed", step, text, flush=True),
+        report=lambda kind, step, text: print(kind.removeprefix("save_"), step, text, flush=True),
     )
 
 
@@ -89,20 +89,20 @@ def main(folder: str, mode: str, *arguments: str) -> None:
     toy = ToyRun(width=256 if mode in ("forever", "left", "failing") else 16)
     if mode == "left":
         writer = open_writer(run)
-        writer.save(toy.snapshot(1))
+        writer.save(*toy.snapshot(1))
         raise RuntimeError("the training failed and nobody closed the writer")
     with open_writer(run) as writer:
         if mode == "failing":
-            writer.save(toy.snapshot(1))
+            writer.save(*toy.snapshot(1))
             raise RuntimeError("the training failed")
         if mode == "forever":
             for step in range(1, 1000):
                 toy.make_step(step)
-                writer.save(toy.snapshot(step))
+                writer.save(*toy.snapshot(step))
         for step, disk in enumerate(arguments, start=1):
             if disk != "as it is":
                 let_files_grow_to(SMALLEST_FILE if disk == "full" else LARGEST_FILE)
-            writer.save(toy.snapshot(step))
+            writer.save(*toy.snapshot(step))
             writer.wait()
 
 
