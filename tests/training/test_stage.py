@@ -15,7 +15,7 @@ from filelock import FileLock
 from parakeet.artifact import Artifact, sha256_of
 from parakeet.data.tokens.packing import plan_file
 from parakeet.progress import Progress
-from parakeet.recipe import LaterRows, Recipe
+from parakeet.recipe import LaterSequences, Recipe
 from parakeet.stage import MakeContext
 from parakeet.training.checkpoint import checkpoints
 from parakeet.training.job import CHECKPOINT_PATTERN, FAILURE_FILE, JOB_FILE, LOCK_FILE, TrainingJob
@@ -49,7 +49,7 @@ def changed(recipe: Recipe, section: str, **values: object) -> Recipe:
         ),
         ("training", {"processes": 2, "keep_every": 10, "validation_tokens": 0, "tensorboard": True}, True),
         ("training", {"checkpoint_steps": 7, "keep_checkpoints": 1, "threads": 2, "device": "cuda"}, True),
-        ("packing", {"then": [LaterRows(sequence_length=64, share=0.1)]}, True),
+        ("packing", {"then": [LaterSequences(sequence_length=64, share=0.1)]}, True),
         ("packing", {"sequence_length": 64}, False),
         ("packing", {"seed": 2}, False),
         ("training", {"learning_rate": 0.5}, False),

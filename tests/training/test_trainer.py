@@ -18,7 +18,7 @@ import pytest
 from parakeet.data.tokens.packing import make_packing_plan
 from parakeet.errors import INTERRUPTED
 from parakeet.progress import Progress
-from parakeet.recipe import LaterRows, Packing
+from parakeet.recipe import LaterSequences, Packing
 from parakeet.training.checkpoint import checkpoints
 from parakeet.training.job import FAILURE_FILE, METRICS_FILE, SUMMARY_FILE, TrainingJob
 from parakeet.training.logging import SCHEDULE_FILE
@@ -32,7 +32,7 @@ STEPS, LAST_STABLE = 20, 12
 @pytest.fixture(scope="session")
 def phased(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, object]:
     """A run that ends with longer sequences: 12 steps with 32 tokens, then 8 with 64."""
-    packing = Packing(sequence_length=32, then=[LaterRows(sequence_length=64, share=0.4)])
+    packing = Packing(sequence_length=32, then=[LaterSequences(sequence_length=64, share=0.4)])
     plan = tmp_path_factory.mktemp("plan")
     recipe = prepared.recipe.model_copy(update={"packing": packing})
     make_packing_plan(recipe, {"token_shards": prepared.shards}, plan, Progress())
