@@ -76,7 +76,7 @@ def with_new_keys(values: Any) -> Any:
 
 
 class _UnknownTo01(Exception):
-    """A setting that 0.1 did not have has another value than its default."""
+    """The recipe has a kind of source that 0.1 did not know, or sets a key that 0.1 did not have."""
 
 
 def earlier_fingerprint(
@@ -93,7 +93,7 @@ def earlier_fingerprint(
     the recipe uses a setting that 0.1 did not have.
     """
     kind = stage.partition("/")[0]
-    earlier, newest = _VERSIONS[kind]
+    earlier, newest = _VERSIONS.get(kind, (0, 0))  # a stage that 0.1 did not have
     if version > newest or "metrics" in settings:
         return None
     try:
@@ -110,14 +110,20 @@ def earlier_fingerprint(
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16], earlier
 
 
-def earlier_run_key(recipe: Recipe, inputs: Mapping[str, Artifact], plan_digests: Mapping[str, str]) -> str:
-    """The key that 0.1 gave a training run; `plan_digests` has the plan of the first sequence length only."""
-    packing = _values(recipe.packing)
+def earlier_run_key(recipe: Recipe, inputs: Mapping[str, Artifact], plan_digests: Mapping[str, str]) -> str | None:
+    """The key that 0.1 gave a training run, or None if 0.1 cannot have begun it.
+
+    `plan_digests` has the plan of the first sequence length only.
+    """
+    try:
+        packing, model, training = _values(recipe.packing), _values(recipe.model), _values(recipe.training, {"decay"})
+    except _UnknownTo01:
+        return None
     without = {*_DECIDED_WHILE_RUNNING, "tokens", "decay_fraction"}
     content: dict[str, Any] = {name: artifact.content for name, artifact in inputs.items()}
     values = {
-        "model": _values(recipe.model),
-        "training": _without(_values(recipe.training, {"decay"}), without),
+        "model": model,
+        "training": _without(training, without),
         "packing": {key: packing[key] for key in ("row_tokens", "seed")},
         "inputs": content | {"packing_plan": dict(plan_digests)},
     }
@@ -136,7 +142,10 @@ def _values(section: Section, ignored: Collection[str] = ()) -> dict[str, Any]:
             return {str(key): plain(item) for key, item in value.items()}
         return value
 
-    known = _KEYS[type(section).__name__].split()
+    kind = type(section).__name__
+    if kind not in _KEYS:
+        raise _UnknownTo01(kind)
+    known = _KEYS[kind].split()
     values = {}
     for key, field in type(section).model_fields.items():
         value = getattr(section, key)
@@ -167,12 +176,14 @@ def _cleaning(recipe: Recipe) -> dict[str, Any]:
 
 
 def _deduplication(recipe: Recipe) -> dict[str, Any]:
-    copies = {s.name: {"priority": s.priority, "near_duplicates": s.near_duplicates} for s in recipe.sources}
+    sources = [_values(source) for source in recipe.sources]
+    copies = {s["name"]: {key: s[key] for key in ("priority", "near_duplicates")} for s in sources}
     return {"deduplication": _values(recipe.deduplication), "sources": copies}
 
 
 def _plan(recipe: Recipe) -> dict[str, Any]:
-    mix = {source.name: {"weight": source.weight, "epochs": source.epochs} for source in recipe.sources}
+    sources = [_values(source) for source in recipe.sources]
+    mix = {source["name"]: {key: source[key] for key in ("weight", "epochs")} for source in sources}
     return {"row_tokens": sorted(set(recipe.packing.lengths)), "mix": mix}
 
 

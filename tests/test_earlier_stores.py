@@ -16,7 +16,9 @@ import pytest
 from filelock import FileLock
 
 from parakeet.clean import leftovers
+from parakeet.earlier import earlier_fingerprint
 from parakeet.errors import ParakeetError
+from parakeet.recipe import Training
 from parakeet.recipe_file import load_recipe
 from parakeet.stages import Build, active_recipe, stages_of, use_recipe
 from parakeet.training.stage import CheckpointStage
@@ -109,6 +111,20 @@ def test_a_setting_that_0_1_did_not_have_is_built_anew(store: Path) -> None:
     build = Build(store, changed)
     assert build.find("packing_plan") is not None
     assert build.find("checkpoint") is None
+
+
+def test_a_stage_and_a_section_that_0_1_did_not_have_are_new(store: Path) -> None:
+    class OtherTraining(Training):
+        invented: int = 3
+
+    recipe = load_recipe(str(store / "small.yaml"))
+    used = recipe.model_copy(update={"training": OtherTraining(**recipe.training.model_dump(), invented=4)})
+    build = Build(store, used)
+    assert build.find("packing_plan") is not None
+    assert build.find("checkpoint") is None
+    (folder,) = build.stage("checkpoint").run_folders(used, build.inputs("checkpoint"), store)
+    assert not folder.exists()
+    assert earlier_fingerprint("invented", 1, {}, recipe, {}, {}) is None
 
 
 def test_a_raised_version_is_built_anew(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

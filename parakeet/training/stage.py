@@ -73,8 +73,8 @@ def run_folder(recipe: Recipe, inputs: Mapping[str, Artifact], runs: Path) -> Pa
     """The run's folder under `runs`; one that the version before this began under its own key is continued."""
     folder = runs / run_key(recipe, inputs)
     first = recipe.packing.sequence_length
-    earlier = runs / earlier_run_key(recipe, inputs, _plan_digests(inputs["packing_plan"], [first]))
-    return earlier if earlier.is_dir() and not folder.is_dir() else folder
+    earlier = earlier_run_key(recipe, inputs, _plan_digests(inputs["packing_plan"], [first]))
+    return runs / earlier if earlier and (runs / earlier).is_dir() and not folder.is_dir() else folder
 
 
 def _plan_digests(plan: Artifact, lengths: Sequence[int]) -> dict[str, str]:
