@@ -161,8 +161,8 @@ def _decided(name: str, example: str, given: int | None, named: int | None, file
         )
     if not found:
         raise ParakeetError(
-            f"The tensors do not show the model's {name}, and neither does the file name {file_name} (the original's has "
-            f"{example}). Give --{name} N to parakeet import, or rename the file."
+            f"The tensors do not show the model's {name}, and neither does the file name {file_name} (the original's "
+            f"has {example}). Give --{name} N to parakeet import, or rename the file."
         )
     return found.pop()
 

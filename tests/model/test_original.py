@@ -77,8 +77,8 @@ def test_options_and_names_say_heads_and_context(
 @pytest.mark.parametrize(
     ("name", "heads", "context", "message"),
     [
-        ("weights.pth", None, 64, r"model's heads is known neither.*--heads N"),
-        ("weights.pth", 2, None, r"model's context is known neither.*--context N"),
+        ("weights.pth", None, 64, r"show the model's heads.*--heads N"),
+        ("weights.pth", 2, None, r"show the model's context.*--context N"),
         (original_name(3, 4, 8, 64), 2, None, r"--heads 2 contradicts the file name parakeet8k-.*, which says 4"),
         (original_name(3, 4, 8, 64), None, 65, r"--context 65 contradicts"),
         (original_name(4, 4, 8, 64), None, None, r"says layers 4, but the tensors have 3"),
