@@ -61,9 +61,8 @@ class Metric(ABC):
     def render(self, figures: Any) -> list["str | Table"]:
         """What pages show: paragraphs of plain text, and tables."""
 
-    def draw(self, figures: Any, path: Path) -> None:
-        """Write `plot_file`, if there is one."""
-        raise NotImplementedError
+    def draw(self, figures: Any, path: Path) -> None:  # noqa: B027 (only a metric with a `plot_file` has one)
+        """Write the plot to `path`."""
 
 
 def measured(figures: Mapping[str, Any]) -> dict[str, Any]:
