@@ -17,7 +17,7 @@ from parakeet.errors import ParakeetError
 from parakeet.formatting import markdown_table
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
-from parakeet.stage import ExternalFile, Figures, Markdown, PageLink, Picture, Stage, Table
+from parakeet.stage import ExternalFile, Figures, FigureTable, Markdown, PageLink, Picture, Stage
 from parakeet.stages import EXTERNAL_FILES, stages_of
 
 OWNER = "team:parakeet"
@@ -147,7 +147,7 @@ def _metadata(figures: Figures) -> dict[str, Any]:
 
 
 def _metadata_value(value: Any) -> Any:
-    if isinstance(value, Table):
+    if isinstance(value, FigureTable):
         return dg.MetadataValue.md(markdown_table(value.columns, value.rows))
     if isinstance(value, Markdown):
         return dg.MetadataValue.md(value.text)

@@ -90,9 +90,12 @@ def _is_finished(run: Path) -> bool:
 
 def _inputs_of(unfinished: Path, root: Path) -> list[Path]:
     """Folders of the artefacts that unfinished work was begun with."""
-    job = _json(unfinished / JOB_FILE)
-    named = [job.get(name) for name in ("tokenizer", "shards", "plan")] if job else _note(unfinished).get("inputs", [])
-    return [(root / name).resolve() for name in named if isinstance(name, str)] if isinstance(named, list) else []
+    if job := _json(unfinished / JOB_FILE):
+        # A job has whole paths, and the store may have moved since: the last two parts are stage and fingerprint.
+        names = [job.get(name) for name in ("tokenizer", "shards", "plan")]
+        return [root.joinpath(*Path(name).parts[-2:]).resolve() for name in names if isinstance(name, str)]
+    inputs = _note(unfinished).get("inputs", [])
+    return [(root / name).resolve() for name in inputs if isinstance(name, str)] if isinstance(inputs, list) else []
 
 
 def _begun_by(build: Build, found: dict[str, Artifact]) -> tuple[set[Path], set[Path]]:

@@ -19,7 +19,7 @@ Launch = Callable[[Sequence[str]], str | None]
 
 
 @dataclass(frozen=True)
-class Table:
+class FigureTable:
     """Rows for people to read; integers are shown with thousands separators."""
 
     columns: Sequence[str]
@@ -207,8 +207,8 @@ class ExternalFile(ABC):
         """What is wrong with the file, or None."""
 
 
-def dropped_table(sources: Mapping[str, Mapping[str, Any]]) -> Table:
+def dropped_table(sources: Mapping[str, Mapping[str, Any]]) -> FigureTable:
     """Documents that a filter kept and dropped, by source and reason."""
     rows = [(name, "kept", source["kept"]) for name, source in sources.items()]
     rows += [(name, why, n) for name, source in sources.items() for why, n in source["dropped"].items()]
-    return Table(("source", "what", "documents"), rows)
+    return FigureTable(("source", "what", "documents"), rows)

@@ -21,7 +21,7 @@ from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.recipe_file import load_recipe
 from parakeet.recipe_sources import remote_sources
-from parakeet.release.stages import OriginalCheckpoint, OriginalModelStage, ReleaseStage
+from parakeet.release.stages import OriginalCheckpointFile, OriginalModelStage, ReleaseStage
 from parakeet.stage import ExternalFile, Launch, MakeContext, Stage
 from parakeet.training.stage import CheckpointStage
 
@@ -41,7 +41,7 @@ STAGES: tuple[Stage, ...] = (
     ReleaseStage(),
     OriginalModelStage(),
 )
-EXTERNAL_FILES: tuple[ExternalFile, ...] = (OriginalCheckpoint(),)
+EXTERNAL_FILES: tuple[ExternalFile, ...] = (OriginalCheckpointFile(),)
 
 
 def stages_of(recipe: Recipe) -> tuple[Stage, ...]:

@@ -8,7 +8,7 @@ from parakeet.artifact import Artifact
 from parakeet.formatting import format_bytes
 from parakeet.recipe import Recipe
 from parakeet.recipe_sources import RemoteSource, remote_sources, source_stage
-from parakeet.stage import Figures, MakeContext, Stage, Table
+from parakeet.stage import Figures, FigureTable, MakeContext, Stage
 
 SHOWN_FILES = 200
 
@@ -56,5 +56,5 @@ class SourceFilesStage(Stage):
             "licence": self.source.licence,
             **{key: counts[key] for key in ("dataset", "revision", "sliced") if key in counts},
             "n_files": counts["files"],
-            "files": Table(("file", "bytes", "sha256", "origin"), rows),
+            "files": FigureTable(("file", "bytes", "sha256", "origin"), rows),
         }

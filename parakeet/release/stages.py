@@ -68,15 +68,15 @@ class OriginalModelStage(Stage):
     is_model = True
 
     def after(self, recipe: Recipe) -> tuple[str, ...]:
-        return (OriginalCheckpoint.name,)
+        return (OriginalCheckpointFile.name,)
 
     def is_possible(self, recipe: Recipe, root: Path) -> bool:
-        return OriginalCheckpoint.path(recipe, root).is_file()
+        return OriginalCheckpointFile.path(recipe, root).is_file()
 
     def files(self, recipe: Recipe, root: Path) -> dict[str, Path]:
-        path = OriginalCheckpoint.path(recipe, root)
+        path = OriginalCheckpointFile.path(recipe, root)
         if not path.is_file():
-            raise ParakeetError(f"{path} is missing. Run the same build with: --select {OriginalCheckpoint.name}")
+            raise ParakeetError(f"{path} is missing. Run the same build with: --select {OriginalCheckpointFile.name}")
         return {path.name: path}
 
     def settings(self, recipe: Recipe) -> dict[str, Any]:
@@ -88,8 +88,8 @@ class OriginalModelStage(Stage):
     def make(self, context: MakeContext) -> dict[str, Any]:
         from parakeet.release.importing import make_original_model
 
-        checkpoint = OriginalCheckpoint.path(context.recipe, context.root)
-        folders = {OriginalCheckpoint.name: checkpoint}
+        checkpoint = OriginalCheckpointFile.path(context.recipe, context.root)
+        folders = {OriginalCheckpointFile.name: checkpoint}
         return make_original_model(context.recipe, folders, context.output, context.progress)
 
     def headline(self, counts: Mapping[str, Any]) -> str:
@@ -100,7 +100,7 @@ class OriginalModelStage(Stage):
         return {**{key: artifact.counts[key] for key in shown}, "card": _card(artifact)}
 
 
-class OriginalCheckpoint(ExternalFile):
+class OriginalCheckpointFile(ExternalFile):
     name = "original_checkpoint"
     group = "original"
     summary = "The checkpoint that the original model's author published, as a file in `models/`."

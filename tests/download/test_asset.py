@@ -12,7 +12,7 @@ from assets_defs.resources import home_resource
 from parakeet.artifact import sha256_of
 from parakeet.progress import Progress
 from parakeet.recipe_file import load_recipe
-from parakeet.release.stages import OriginalCheckpoint
+from parakeet.release.stages import OriginalCheckpointFile
 from parakeet.stages import active_recipe, use_recipe
 
 from ..fault_server import FaultServer
@@ -45,7 +45,7 @@ def run(home: Path, mirror: str, force: bool = False) -> dg.ExecuteInProcessResu
 
 def fault(home: Path) -> str | None:
     """What the asset's check finds."""
-    return OriginalCheckpoint().fault(active_recipe(home), home, Progress())
+    return OriginalCheckpointFile().fault(active_recipe(home), home, Progress())
 
 
 def test_it_fetches_and_says_what_it_has(home: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from parakeet.artifact import Artifact
 from parakeet.data.reading.stage import local_files
 from parakeet.recipe import Recipe
 from parakeet.recipe_sources import remote_sources, settings_for_reading, settings_of, source_stage
-from parakeet.stage import Figures, MakeContext, Stage, Table, dropped_table
+from parakeet.stage import Figures, FigureTable, MakeContext, Stage, dropped_table
 
 
 class CleanDocumentsStage(Stage):
@@ -51,6 +51,6 @@ class CleanDocumentsStage(Stage):
             "row_count": counts["documents"],
             "dropped": counts["dropped"],
             "by_source": dropped_table(counts["sources"]),
-            "found": Table(("source", "what", "documents"), found),
-            "evaluation_sets": Table(("set", "records", "records found", "documents dropped"), sets),
+            "found": FigureTable(("source", "what", "documents"), found),
+            "evaluation_sets": FigureTable(("set", "records", "records found", "documents dropped"), sets),
         }

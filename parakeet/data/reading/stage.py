@@ -7,7 +7,7 @@ from typing import Any
 from parakeet.artifact import Artifact
 from parakeet.recipe import Recipe
 from parakeet.recipe_sources import FileSource, remote_sources, settings_for_reading, source_stage
-from parakeet.stage import Figures, MakeContext, Stage, Table
+from parakeet.stage import Figures, FigureTable, MakeContext, Stage
 
 
 def local_files(sources: "list[Any]") -> dict[str, Path]:
@@ -66,6 +66,6 @@ class DocumentsStage(Stage):
         bad = [(name, reason, count) for name, s in sources.items() for reason, count in s["bad_reasons"].items()]
         return {
             "row_count": artifact.counts["documents"],
-            "sources": Table(("source", *(column.replace("_", " ") for column in columns)), rows),
-            "bad_records": Table(("source", "reason", "records"), bad),
+            "sources": FigureTable(("source", *(column.replace("_", " ") for column in columns)), rows),
+            "bad_records": FigureTable(("source", "reason", "records"), bad),
         }

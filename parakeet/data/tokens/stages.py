@@ -8,7 +8,7 @@ from parakeet.artifact import Artifact
 from parakeet.errors import ParakeetError
 from parakeet.recipe import Recipe
 from parakeet.recipe_sources import MixSettings, settings_of
-from parakeet.stage import Check, Figures, MakeContext, Stage, Table, Verdict
+from parakeet.stage import Check, Figures, FigureTable, MakeContext, Stage, Verdict
 
 
 class TokenizerStage(Stage):
@@ -78,7 +78,7 @@ class TokenShardsStage(Stage):
         return {
             "tokens": counts["train"]["tokens"],
             "held_out_tokens": counts["held_out"]["tokens"],
-            "by_source": Table(("source", "split", "documents", "tokens", "bytes"), rows),
+            "by_source": FigureTable(("source", "split", "documents", "tokens", "bytes"), rows),
         }
 
     def checks(self) -> tuple[Check, ...]:
@@ -147,6 +147,6 @@ class PackingPlanStage(Stage):
             "sequences": counts["rows"],
             "sequence_length": counts["row_tokens"],
             **{key: counts[key] for key in ("targets", "fill", "pieces", "split_documents")},
-            "mix": Table(("source", "documents", "tokens", "share", "epochs"), mix),
-            "lengths": Table(("sequence length", "sequences", "fill", "split documents"), plans),
+            "mix": FigureTable(("source", "documents", "tokens", "share", "epochs"), mix),
+            "lengths": FigureTable(("sequence length", "sequences", "fill", "split documents"), plans),
         }
