@@ -17,7 +17,6 @@ from hypothesis import settings
 from parakeet.conversation import Turn
 from parakeet.data.documents import Document, DocumentWriter
 from parakeet.data.tokens.packing import make_packing_plan
-from parakeet.data.tokens.tokenise import make_token_shards
 from parakeet.data.tokens.vocabulary import make_tokenizer
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
@@ -85,6 +84,9 @@ def some_documents(count: int = 300) -> list[Document]:
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    # The machine that runs `-m gpu` has no datatrove.
+    from parakeet.data.tokens.tokenise import make_token_shards
+
     root = tmp_path_factory.mktemp("prepared")
     base = load_recipe("demo").model_dump()
     base["sources"] = [{"name": name, "path": "unused.txt"} for name in ("text", "talk")]
