@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 EXCERPT_CHARACTERS = 200
+MAX_LINE_BYTES = 64 << 20
+"""A longer line of JSONL is a problem: it is unlikely to be text, and it would fill the memory."""
+TEXT_PIECE_BYTES = 64 << 10
 
 
 @dataclass(frozen=True)
@@ -41,3 +44,9 @@ def bad_bytes(row: int, problem: Problem, content: bytes) -> Record:
 def excerpt_of(value: Any) -> str:
     """A record's value on one line."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def skip_line(stream: Any) -> None:
+    """Read to the end of the line."""
+    while (rest := stream.readline(TEXT_PIECE_BYTES)) and not rest.endswith(b"\n"):
+        pass

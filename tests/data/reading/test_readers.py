@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from parakeet.data.reading.json_values import PIECE_BYTES, JsonText
 from parakeet.data.reading.pieces import Piece, divided
-from parakeet.data.reading.readers import MAX_LINE_BYTES, read_records
-from parakeet.data.reading.records import Record
+from parakeet.data.reading.readers import read_records
+from parakeet.data.reading.records import MAX_LINE_BYTES, Record
 from parakeet.errors import ParakeetError
 
 END = "<|endoftext|>"
