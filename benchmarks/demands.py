@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from parakeet.benchmarks.process import print_result
-from parakeet.cli import Commands
+from parakeet.cli.common import Commands
 from parakeet.formatting import render_table
 
 VERDICTS = {True: "met", False: "NOT MET", None: "not measured"}
