@@ -1,14 +1,37 @@
-"""Hashes of raw files, remembered by path, size and modification time."""
+"""Hashes of raw files, remembered by path and state, and whether a file has changed since."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from parakeet.artifact import explain_os_error, replace_file, sha256_of
+from parakeet.errors import ParakeetError
+from parakeet.sanitise import sanitise
+
+FileState = tuple[int, int, int]
+"""Size, and the times of the last change of content and of the file's entry in nanoseconds. The last cannot be set."""
+
+
+def file_state(file: Path) -> FileState:
+    status = file.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def refuse_changed(states: Mapping[Path, FileState]) -> None:
+    """Raise ParakeetError if a file is no longer in the state that it was in when it was hashed."""
+    for file, state in states.items():
+        try:
+            changed = file_state(file) != tuple(state)
+        except OSError:
+            changed = True
+        if changed:
+            raise ParakeetError(
+                sanitise(f"{file} was changed while it was read. Nothing was made of it: run the same command again.")
+            )
 
 
 class HashCache:
-    """sha256 of files. A file is read again only if its size or modification time changed."""
+    """sha256 of files. A file is read again only if its state changed."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -19,17 +42,22 @@ class HashCache:
 
     def sha256(self, files: Iterable[Path]) -> dict[Path, str]:
         """Hashes by file. ParakeetError if one cannot be read."""
+        return {file: digest for file, (digest, _) in self.hashed(files).items()}
+
+    def hashed(self, files: Iterable[Path]) -> dict[Path, tuple[str, FileState]]:
+        """The same with the state that each file had. ParakeetError also if one changes while it is read."""
         known, result = dict(self._known), {}
         for file in files:
             try:
-                status = file.stat()
-                key = [status.st_size, status.st_mtime_ns]
-                entry = known.get(str(file.resolve()))
-                digest = str(entry[2]) if entry is not None and entry[:2] == key else sha256_of(file)
+                state = file_state(file)
+                digest = _digest_in(known.get(str(file.resolve())), state)
+                if digest is None:
+                    digest = sha256_of(file)
+                    refuse_changed({file: state})
             except OSError as error:
                 raise explain_os_error(error, "reading a source file") from None
-            known[str(file.resolve())] = [*key, digest]
-            result[file] = digest
+            known[str(file.resolve())] = [*state, digest]
+            result[file] = digest, state
         if known != self._known:
             self._remember(known)
         return result
@@ -47,3 +75,11 @@ class HashCache:
             replace_file(self._path, json.dumps(known))
         except OSError as error:
             raise explain_os_error(error, "preparing the assets folder") from None
+
+
+def _digest_in(entry: list[object] | None, state: FileState) -> str | None:
+    """The hash that was remembered for this state. Entries of Parakeet 0.1 have no time of the file's entry."""
+    if entry is None:
+        return None
+    *before, digest = entry
+    return str(digest) if before in ([*state], [*state[:2]]) else None

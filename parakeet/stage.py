@@ -79,6 +79,8 @@ class MakeContext:
 
     `manifests()` returns the manifest of every stage before this one. `launch` runs the trainer's process. With `force`
     nothing that an earlier try began may be used. `try_anyway` trains although the forecast exceeds the memory.
+    `refuse_changed()` raises ParakeetError if a file outside the store has changed since it was hashed. It is called
+    once the artefact is made; a stage that keeps work for a later try calls it before that.
     """
 
     recipe: Recipe
@@ -90,6 +92,7 @@ class MakeContext:
     launch: Launch
     force: bool
     try_anyway: bool
+    refuse_changed: Callable[[], None]
 
     @property
     def folders(self) -> dict[str, Path]:

@@ -15,7 +15,7 @@ from parakeet.download.stage import SourceFilesStage
 from parakeet.earlier import earlier_fingerprint
 from parakeet.errors import ParakeetError
 from parakeet.evaluation.stage import EvaluationStage
-from parakeet.hashes import HashCache
+from parakeet.hashes import FileState, HashCache, refuse_changed
 from parakeet.home import hashes_file
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
@@ -64,6 +64,7 @@ class Build:
         self.stages = {stage.name: stage for stage in stages_of(recipe)}
         self._hashes = HashCache(hashes_file(root))
         self._found: dict[str, Artifact] = {}
+        self._read: dict[str, dict[Path, FileState]] = {}
 
     def work(self, name: str) -> Work:
         """What has to be made for a stage. Raises ParakeetError if one of its inputs has not been made."""
@@ -71,8 +72,9 @@ class Build:
         root = self.store.root
         inputs = {upstream: self.artifact(upstream) for upstream in stage.inputs(self.recipe)}
         paths = stage.files(self.recipe, root)
-        digests = self._hashes.sha256(list(paths.values()))
-        files = {label: digests[path] for label, path in paths.items()}
+        hashed = self._hashes.hashed(list(paths.values()))
+        files = {label: hashed[path][0] for label, path in paths.items()}
+        self._read[name] = {path: state for path, (_, state) in hashed.items()}
         file_bytes = sum(path.stat().st_size for path in paths.values())
         settings = stage.settings(self.recipe)
         return Work(
@@ -143,8 +145,13 @@ class Build:
             return {upstream: self.artifact(upstream).manifest for upstream in self.upstream(stage.name)}
 
         root = self.store.root
-        context = MakeContext(self.recipe, root, inputs, manifests, output, progress, launch, force, try_anyway)
-        return stage.make(context)
+        unchanged = partial(refuse_changed, self._read[stage.name])
+        context = MakeContext(
+            self.recipe, root, inputs, manifests, output, progress, launch, force, try_anyway, unchanged
+        )
+        counts = stage.make(context)
+        unchanged()
+        return counts
 
     def upstream(self, name: str) -> list[str]:
         """The stages that a stage is made from, and those before them, in the order of the build."""

@@ -99,7 +99,16 @@ def build(runs: Path, output: Path, steps: int, fresh: bool) -> None:
     output.mkdir()
     recipe = changed(recipe, "training", tokens=recipe.training.batch_tokens * steps)
     context = MakeContext(
-        recipe, runs.parent, made_from, dict, output, Progress(), launch, force=fresh, try_anyway=False
+        recipe,
+        runs.parent,
+        made_from,
+        dict,
+        output,
+        Progress(),
+        launch,
+        force=fresh,
+        try_anyway=False,
+        refuse_changed=lambda: None,
     )
     CheckpointStage().make(context)
 

@@ -53,7 +53,13 @@ _REMEDIES = {
 Rule = Callable[[Document], Fault | None]
 
 
-def clean_documents(recipe: Recipe, inputs: Mapping[str, Path], output: Path, progress: Progress) -> dict[str, Any]:
+def clean_documents(
+    recipe: Recipe,
+    inputs: Mapping[str, Path],
+    output: Path,
+    progress: Progress,
+    refuse_changed: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
     """Write the documents that are kept, in order, and `dropped.jsonl` with examples of the others.
 
     Returns {"documents", "dropped", "sources": {name: {"kept", "dropped": {reason: n}, "found": {kind: n}}},
@@ -62,8 +68,9 @@ def clean_documents(recipe: Recipe, inputs: Mapping[str, Path], output: Path, pr
     "IP address" (among the kept). `found` of a set counts its records that occur in dropped documents, and `documents`
     counts those.
 
-    Resumes what an earlier run left in `output`. Raises ParakeetError if nothing is kept, an evaluation set cannot be
-    read, or a language is unknown.
+    Resumes what an earlier run left in `output`. `refuse_changed` raises ParakeetError if a file of an evaluation set
+    has changed since it was hashed. Raises ParakeetError if nothing is kept, an evaluation set cannot be read, or a
+    language is unknown.
     """
     paths = parts(inputs["documents"])
     total = count_documents(inputs["documents"])
@@ -72,7 +79,9 @@ def clean_documents(recipe: Recipe, inputs: Mapping[str, Path], output: Path, pr
         language_guesser(recipe.clean.languages)
     index = work / "evaluation_sets.npz" if recipe.decontamination.sets else None
     if index is not None and not index.is_file():
-        build_index(recipe.decontamination, inputs, progress).save(index)
+        evaluation_index = build_index(recipe.decontamination, inputs, progress)
+        refuse_changed()
+        evaluation_index.save(index)
     steps = [
         ReadParts([[path] for path in paths], work / "read"),
         CleanDocuments(recipe.clean, work / "tallies", index),

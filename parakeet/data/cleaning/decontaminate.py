@@ -6,6 +6,7 @@ shorter record. Words are compared after NFKC and case folding, so case, white s
 
 import json
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import repeat
@@ -19,6 +20,7 @@ from parakeet.artifact import sync_file
 from parakeet.data.reading.readers import read_records
 from parakeet.data.reading.shapes import ROLE_NAMES, BadRecord, shape
 from parakeet.data.reading.source_readers import reader_of
+from parakeet.data.reading.sources import endings
 from parakeet.data.words import words_of
 from parakeet.errors import ParakeetError
 from parakeet.formatting import format_percent
@@ -237,8 +239,11 @@ def build_index(settings: Decontamination, inputs: Mapping[str, Path], progress:
     with progress.task("evaluation sets", None, "records") as task:
         for chosen in settings.sets:
             counts, first_bad = SetCounts(chosen.name), ""
-            files, _ = reader_of(chosen).files(inputs)
-            for path, record in ((file, record) for file in files for record in read_records(file, chosen.separator)):
+            found = reader_of(chosen).files(inputs)
+            unread = Counter(found.unread)
+            for path, record in (
+                (file, record) for file in found.files for record in read_records(file, chosen.separator, unread)
+            ):
                 task.advance()
                 if record.value is None:
                     counts.bad += 1
@@ -249,6 +254,8 @@ def build_index(settings: Decontamination, inputs: Mapping[str, Path], progress:
                 else:
                     counts.short += 1
             _refuse_useless(counts, first_bad)
+            if unread:
+                progress.say(f"Evaluation set {chosen.name}: left out, because they are not read: {endings(unread)}")
             sets.append(counts)
     for counts in sets:
         if counts.bad or counts.short:

@@ -35,7 +35,9 @@ class CleanDocumentsStage(Stage):
     def make(self, context: MakeContext) -> dict[str, Any]:
         from parakeet.data.cleaning.clean import clean_documents
 
-        return clean_documents(context.recipe, context.folders, context.output, context.progress)
+        return clean_documents(
+            context.recipe, context.folders, context.output, context.progress, context.refuse_changed
+        )
 
     def headline(self, counts: Mapping[str, Any]) -> str:
         return f"{counts['documents']:,} kept, {counts['dropped']:,} dropped"

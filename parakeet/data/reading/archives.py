@@ -1,121 +1,34 @@
-"""Compressed files and archives as streams. Nothing is ever extracted under a name from an archive.
+"""Archives as streams of their members. Nothing is ever extracted under a name from an archive."""
 
-`Allowance` stops a decompression bomb (a file that unpacks to far more than its size) while it is read.
-"""
-
-import gzip
 import io
 import re
 import stat
 import struct
 import tarfile
 import zipfile
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any, BinaryIO
 
-import pyarrow as pa
-
+from parakeet.data.reading.compression import BUFFER_BYTES, DAMAGE, Allowance, buffered
+from parakeet.data.reading.contents import HEAD_BYTES, is_array_or_lines, refuse_other_zip
+from parakeet.data.reading.kinds import ARCHIVES, COMPRESSIONS, Company, ending, file_kind
 from parakeet.data.reading.records import Problem
-from parakeet.data.reading.sources import ARCHIVES, file_kind
 from parakeet.errors import ParakeetError
+from parakeet.formatting import format_bytes
 from parakeet.sanitise import sanitise
 
-DAMAGE = (
-    OSError,
-    EOFError,
-    zlib.error,
-    struct.error,
-    pa.ArrowException,
-    zipfile.BadZipFile,
-    tarfile.TarError,
-    # From zipfile: names that are marked as UTF-8 but are not, and features that it does not know.
-    UnicodeDecodeError,
-    NotImplementedError,
-)
-"""Exceptions from reading damaged files."""
-
-FREE_BYTES = 64 << 20
-MOST_EXPANSION = 200
-"""Text compresses 3 to 10 times, logs perhaps 50; deflate reaches 1,030 and zstd far more for one repeated byte."""
-BUFFER_BYTES = 256 << 10
 UNPACKED_BY_ZIPFILE = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """zipfile unpacks other methods (bzip2, LZMA) without a bound on memory."""
 ENCRYPTED = 0x1
-
-
-class Allowance:
-    """How much may be unpacked: `FREE_BYTES` plus `MOST_EXPANSION` times the bytes read."""
-
-    def __init__(self, where: str, consumed: Callable[[], int]) -> None:
-        self._where = where
-        self._consumed = consumed
-        self._produced = 0
-
-    def take(self, n_bytes: int) -> None:
-        self._produced += n_bytes
-        if self._produced > FREE_BYTES and self._produced > FREE_BYTES + MOST_EXPANSION * self._consumed():
-            raise ParakeetError(
-                sanitise(f"{self._where} unpacks to more than {MOST_EXPANSION} times its size")
-                + ", as no text does: a decompression bomb. Remove it, or unpack it yourself if you trust it."
-            )
-
-
-class Unpacked(io.RawIOBase):
-    """The output of a decompressor, within an allowance."""
-
-    def __init__(self, stream: Any, allowance: Allowance) -> None:
-        super().__init__()
-        self._stream = stream
-        self._allowance = allowance
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._stream.read(len(buffer))
-        self._allowance.take(len(data))
-        self._position += len(data)
-        buffer[: len(data)] = data
-        return len(data)
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
-    """The file, or a ParakeetError."""
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        message = f"{path} cannot be opened: {error.strerror}. Make it a readable file, or remove it."
-        raise ParakeetError(sanitise(message)) from None
-    with file:
-        yield file
-
-
-@contextmanager
-def decompressed(packed: Any, compression: str, where: str) -> Iterator[Any]:
-    """A buffered stream of the content of `packed`, seekable only if it is not compressed."""
-    with ExitStack() as stack:
-        if compression == ".gz":
-            stream: Any = stack.enter_context(gzip.GzipFile(fileobj=packed))
-        elif compression == ".zst":
-            # Arrow's reader raises on a truncated frame; zstandard's stream_reader just ends.
-            stream = stack.enter_context(pa.CompressedInputStream(pa.PythonFile(packed, mode="r"), "zstd"))
-        else:
-            yield packed
-            return
-        yield _buffered(stream, Allowance(where, packed.tell))
-
-
-def _buffered(stream: Any, allowance: Allowance) -> io.BufferedReader:
-    return io.BufferedReader(Unpacked(stream, allowance), BUFFER_BYTES)
+ZIP_TAIL_BYTES = 66 << 10
+"""Where the end of a zip's directory is: a comment of 64 KiB may follow it."""
+MOST_DIRECTORY_BYTES = 32 << 20
+"""Of a zip: its list of members is kept in memory, at about 20 times its size."""
+MOST_HEADER_BYTES = 1 << 20
+"""Of a tar: long names and attributes, which tarfile reads at once."""
 
 
 @dataclass(frozen=True)
@@ -128,19 +41,44 @@ class Member:
     problem: Problem | None = None
 
 
-def members(kind: str, stream: Any, where: str) -> Iterator[Member]:
+def members(kind: str, stream: Any, where: str, unread: Counter[str] | None = None) -> Iterator[Member]:
     """The members of a zip or tar archive whose kind is read, and those that are refused.
 
-    Folders, hidden files and other kinds are left out, as they are outside archives. Raises ParakeetError for encrypted
-    members, bombs and unsupported compression, and one of `DAMAGE` if the archive is damaged.
+    Folders and hidden files are left out, as they are outside archives. `unread` counts members of other kinds by
+    ending. Raises ParakeetError for encrypted members, bombs and unsupported compression, and one of `DAMAGE` if the
+    archive is damaged.
     """
-    return _zip_members(stream, where) if kind == "zip" else _tar_members(stream, where)
+    counts = Counter() if unread is None else unread
+    return _zip_members(stream, where, counts) if kind == "zip" else _tar_members(stream, where, counts)
 
 
-def _zip_members(file: BinaryIO, where: str) -> Iterator[Member]:
+def company_of(members: Iterator[Member]) -> Company:
+    """What stands together in an archive, as far as it can be read; the rest of its members are not asked for."""
+    company = Company()
+    try:
+        for member in members:
+            if member.problem is None:
+                company.add(member.name, member.kind[0], partial(_is_records, member))
+            if company.records:
+                break
+    except DAMAGE:
+        pass  # reported by whoever reads the records
+    return company
+
+
+def _is_records(member: Member) -> bool:
+    packed = member.name.lower().endswith(COMPRESSIONS)
+    return packed or member.kind[0] == "jsonl" or is_array_or_lines(member.stream.peek(HEAD_BYTES)[:HEAD_BYTES])
+
+
+def _zip_members(file: BinaryIO, where: str, unread: Counter[str]) -> Iterator[Member]:
     size = file.seek(0, io.SEEK_END)
     packed = 0
+    _refuse_directory(file, size, where)
     with zipfile.ZipFile(file) as archive:
+        names = archive.namelist()
+        if not any(map(file_kind, names)):
+            refuse_other_zip(names, where)
         # For all members together: a small archive can hold the same bomb thousands of times.
         allowance = Allowance(where, lambda: min(packed, size))
         for info in archive.infolist():
@@ -150,11 +88,28 @@ def _zip_members(file: BinaryIO, where: str) -> Iterator[Member]:
             problem = _fault(info.filename, kind in (0, stat.S_IFREG) or is_folder)
             if problem:
                 yield Member(_shown(info.filename), problem=problem)
-            elif not is_folder and (wanted := _wanted_kind(info.filename)):
+            elif not is_folder and (wanted := _wanted_kind(info.filename, unread)):
                 _refuse_packing(info, where)
                 packed += info.compress_size
                 with archive.open(info) as stream:
-                    yield Member(_shown(info.filename), wanted, _buffered(stream, allowance))
+                    yield Member(_shown(info.filename), wanted, buffered(stream, allowance))
+
+
+def _refuse_directory(file: BinaryIO, size: int, where: str) -> None:
+    """ParakeetError for a zip with more members than the memory should hold. Damage is left to zipfile."""
+    tail = min(size, ZIP_TAIL_BYTES)
+    file.seek(size - tail)
+    end = file.read(tail)
+    at = end.rfind(b"PK\x05\x06")
+    if at < 0 or at + 22 > len(end):
+        return
+    n_bytes, begin = struct.unpack_from("<LL", end, at + 12)
+    if n_bytes == 0xFFFFFFFF or begin == 0xFFFFFFFF:  # zip64: the size is in a record of its own
+        at = end.rfind(b"PK\x06\x06", 0, at)
+        n_bytes = struct.unpack_from("<Q", end, at + 40)[0] if 0 <= at <= len(end) - 48 else size
+    if n_bytes > MOST_DIRECTORY_BYTES:
+        message = f"{where} has too many members: their list alone is {format_bytes(n_bytes)}. "
+        raise ParakeetError(sanitise(message) + "Pack it as several archives, or as a tar.")
 
 
 def _refuse_packing(info: zipfile.ZipInfo, where: str) -> None:
@@ -171,24 +126,36 @@ class _Header(tarfile.TarInfo):
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Header":
         try:
-            return super().frombuf(buf, encoding, errors)
+            header = super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as error:
             if len(buf) == tarfile.BLOCKSIZE and not buf.strip(b"\0"):
                 raise  # the real end
             raise tarfile.ReadError(f"{error}, where a member or the end of the archive should be") from None
+        if header.type in _EXTENDED and header.size > MOST_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header of {header.size:,} bytes")
+        return header
 
 
-def _tar_members(stream: Any, where: str) -> Iterator[Member]:
+_EXTENDED = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+
+
+def _tar_members(stream: Any, where: str, unread: Counter[str]) -> Iterator[Member]:
     with tarfile.open(fileobj=stream, mode="r|", bufsize=BUFFER_BYTES, tarinfo=_Header) as archive:
         while (info := archive.next()) is not None:
             # The holes of a sparse member are produced from nothing, past every allowance.
             problem = _fault(info.name, info.isdir() or (info.isreg() and not info.issparse()))
             if problem:
                 yield Member(_shown(info.name), problem=problem)
-            elif not info.isdir() and (wanted := _wanted_kind(info.name)):
+            elif not info.isdir() and (wanted := _wanted_kind(info.name, unread)):
                 content: Any = archive.extractfile(info)
                 # Tar does not compress; the compression around the archive has its own allowance.
-                yield Member(_shown(info.name), wanted, _buffered(content, Allowance(where, content.tell)))
+                yield Member(_shown(info.name), wanted, buffered(content, Allowance(where, content.tell)))
             # tarfile would keep every header in memory.
             archive.members.clear()  # type: ignore[attr-defined]
     while stream.read(BUFFER_BYTES):  # so that gzip reaches its checksum at the end
@@ -209,8 +176,12 @@ def _is_hidden(name: str) -> bool:
     return any(part == "__MACOSX" or (part.strip(".") and part.startswith(".")) for part in name.split("/"))
 
 
-def _wanted_kind(name: str) -> tuple[str, str] | None:
-    return None if _is_hidden(name) else file_kind(name)
+def _wanted_kind(name: str, unread: Counter[str]) -> tuple[str, str] | None:
+    if _is_hidden(name):
+        return None
+    kind = file_kind(name)
+    unread[ending(name)] += kind is None
+    return kind
 
 
 def _shown(name: str) -> str:

@@ -1,7 +1,8 @@
 """The stage `documents`: every record of the recipe's sources becomes a document or a counted problem."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -11,9 +12,11 @@ from parakeet.artifact import Artifact, replace_file
 from parakeet.data.documents import Document, WriteDocuments, collect_parts
 from parakeet.data.questions import LeakSearch, read_questions, write_questions
 from parakeet.data.reading.counts import HELD_OUT_QUESTION, RecordCounts
+from parakeet.data.reading.kinds import ending
 from parakeet.data.reading.pieces import Piece
 from parakeet.data.reading.records import Problem
 from parakeet.data.reading.source_readers import RecordReader, reader_of
+from parakeet.data.reading.sources import endings
 from parakeet.data.tasks import count, run_tasks, watch
 from parakeet.errors import ParakeetError
 from parakeet.progress import BYTES, Progress
@@ -23,9 +26,16 @@ from parakeet.sanitise import sanitise
 
 PROBLEMS_FILE = "problems.jsonl"
 COUNT_EVERY = 256
+NAMES_SHOWN = 5
 
 
-def collect_documents(recipe: Recipe, inputs: Mapping[str, Path], output: Path, progress: Progress) -> dict[str, Any]:
+def collect_documents(
+    recipe: Recipe,
+    inputs: Mapping[str, Path],
+    output: Path,
+    progress: Progress,
+    refuse_changed: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
     """Write the documents of all sources, in the recipe's order, to `output`, resuming what an earlier run left there.
 
     Beside the Parquet parts it writes `problems.jsonl` (source, file, row, reason, excerpt; the first 100 of each
@@ -33,11 +43,13 @@ def collect_documents(recipe: Recipe, inputs: Mapping[str, Path], output: Path, 
     sources). A document's metadata holds its place: `file`, relative to the source's folder, and `row`. `inputs` holds
     the folders of downloaded sources, as `source_files/<name>`. A record of a text file is one block of it, or one line
     that is not text. If `recipe.limit` is below 1, a systematic sample of the records is taken; of a downloaded source
-    correspondingly more, because only a part of it was downloaded.
+    correspondingly more, because only a part of it was downloaded. `refuse_changed` raises ParakeetError if a file has
+    changed since it was hashed. It is called once the tasks are planned; each task then looks for itself.
 
     Returns {"documents", "records", "bytes", "sources": {name: {"files", "records", "documents", "bytes", "bad",
-    "not_taken", "bad_reasons", "notes", "licence"}}}. Bytes are UTF-8 bytes of content. Every record is a document, bad
-    or not taken. A record that contains a held-out question is bad.
+    "not_taken", "bad_reasons", "notes", "unread", "licence"}}}. Bytes are UTF-8 bytes of content. Every record is a
+    document, bad or not taken. A record that contains a held-out question is bad. `unread` counts by ending the files
+    and members of archives that were left out.
 
     Records that are unusable for a normal reason (`NORMAL_REASONS` in counts.py) are left out, counted and reported.
     Raises ParakeetError if a source gives no document, if more than half of its taken records are left out for a normal
@@ -47,7 +59,8 @@ def collect_documents(recipe: Recipe, inputs: Mapping[str, Path], output: Path, 
     work = output / "work"
     write_questions(output, [q for r in readers for q in r.questions(recipe.evaluation.questions_per_task)])
     counts = {source.name: RecordCounts() for source in recipe.sources}
-    of_source = _plan_tasks(readers, inputs, work, counts)
+    of_source, beside = _plan_tasks(readers, inputs, work, counts)
+    refuse_changed()
     steps = [
         ReadRecords({reader.source.name: reader for reader in readers}, _shares(recipe, inputs), output, work),
         WriteDocuments(work / "kept"),
@@ -59,7 +72,7 @@ def collect_documents(recipe: Recipe, inputs: Mapping[str, Path], output: Path, 
     with (output / PROBLEMS_FILE).open("w", encoding="utf-8") as problems:
         problems.writelines(json.dumps(problem) + "\n" for one in counts.values() for problem in one.problems)
     for reader in readers:
-        _judge(reader, counts[reader.source.name], progress)
+        _judge(reader, counts[reader.source.name], beside[reader.source.name], progress)
     collect_parts(work / "kept", output)
     return {
         "documents": sum(one.documents for one in counts.values()),
@@ -118,18 +131,24 @@ def _shares(recipe: Recipe, inputs: Mapping[str, Path]) -> dict[str, Fraction]:
 
 def _plan_tasks(
     readers: list[RecordReader], inputs: Mapping[str, Path], work: Path, counts: dict[str, RecordCounts]
-) -> list[str]:
-    """Write `tasks/<number>.json` for every task, and return the source of each. Counts the sources' files."""
+) -> tuple[list[str], dict[str, list[str]]]:
+    """Write `tasks/<number>.json` for every task; the source of each, and `FoundFiles.beside` by source.
+
+    Counts the sources' files.
+    """
     (work / "tasks").mkdir(parents=True, exist_ok=True)
     of_source: list[str] = []
+    beside: dict[str, list[str]] = {}
     for reader in readers:
         name = reader.source.name
-        counts[name].files, tasks = reader.tasks(inputs)
+        found, tasks = reader.tasks(inputs)
+        counts[name].files, counts[name].unread = len(found.files), Counter(found.unread)
+        beside[name] = found.beside
         for number, pieces in enumerate(tasks):
             content = {"source": name, "first": number == 0, "pieces": [asdict(piece) for piece in pieces]}
             replace_file(work / "tasks" / f"{len(of_source):05d}.json", json.dumps(content))
             of_source.append(name)
-    return of_source
+    return of_source, beside
 
 
 def _file_bytes(tasks: Path) -> int | None:
@@ -138,9 +157,11 @@ def _file_bytes(tasks: Path) -> int | None:
     return sum(piece["n_bytes"] for piece in pieces) or None
 
 
-def _judge(reader: RecordReader, counts: RecordCounts, progress: Progress) -> None:
+def _judge(reader: RecordReader, counts: RecordCounts, beside: list[str], progress: Progress) -> None:
     """Refuse a source that cannot be used, or report what was left out of it."""
     name = reader.source.name
+    for line in _left_out(counts.unread, beside):
+        progress.say(f"{name}: {line}")
     if counts.records == 0:
         where = f" ({reader.path})" if reader.path else ""
         raise ParakeetError(sanitise(f"Source {name}{where} is empty: it holds no record. Fill it, or remove it."))
@@ -152,3 +173,21 @@ def _judge(reader: RecordReader, counts: RecordCounts, progress: Progress) -> No
         progress.say(f"{name}: {counts.bad:,} of {counts.taken:,} records left out. The first:")
         for line in counts.first_problems(reader.folder, counts.bad_reasons):
             progress.say(line)
+
+
+def _left_out(unread: Counter[str], beside: list[str]) -> Iterator[str]:
+    """Lines on files that are not read. `beside` names those that are text or descriptions beside records."""
+    if beside:
+        shown = [sanitise(name) for name in beside[:NAMES_SHOWN]]
+        rest = len(beside) - len(shown)
+        names = ", ".join(shown) + (f" and {rest:,} more" if rest else "")
+        yield f"left out, because files of records are beside them: {names}. To read them, name them in `path`."
+    others = unread - Counter(ending(name) for name in beside)
+    if others:
+        count = others.total()
+        files = (
+            "1 file of a kind that is not read was"
+            if count == 1
+            else f"{count:,} files of kinds that are not read were"
+        )
+        yield f"{files} left out ({endings(others)})"

@@ -44,6 +44,8 @@ class RecordCounts:
     not_taken: int = 0
     bad_reasons: Counter[str] = field(default_factory=Counter)
     notes: Counter[str] = field(default_factory=Counter)
+    unread: Counter[str] = field(default_factory=Counter)
+    """Files, and members of archives, that are left out, by ending."""
     problems: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -95,6 +97,7 @@ class RecordCounts:
         self.not_taken += other.not_taken
         self.bad_reasons += other.bad_reasons
         self.notes += other.notes
+        self.unread += other.unread
 
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,7 +106,8 @@ class RecordCounts:
     @classmethod
     def load(cls, path: Path) -> "RecordCounts":
         values = json.loads(path.read_text(encoding="utf-8"))
-        return cls(**{**values, "bad_reasons": Counter(values["bad_reasons"]), "notes": Counter(values["notes"])})
+        counters = ("bad_reasons", "notes", "unread")
+        return cls(**{**values, **{name: Counter(values.get(name, {})) for name in counters}})
 
     def summary(self, licence: str) -> dict[str, Any]:
         """The source's entry in the stage's counts."""
@@ -116,6 +120,7 @@ class RecordCounts:
             "not_taken": self.not_taken,
             "bad_reasons": dict(sorted(self.bad_reasons.items())),
             "notes": dict(sorted(self.notes.items())),
+            "unread": dict(sorted(self.unread.items())),
             "licence": licence,
         }
 

@@ -1,5 +1,6 @@
 """Which pieces of a source's files each reading task gets: a pure function of the files."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,9 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from parakeet.data.documents import part_groups
+from parakeet.data.reading.kinds import file_kind
 from parakeet.data.reading.readers import read_records, read_rows
 from parakeet.data.reading.records import Record
-from parakeet.data.reading.sources import file_kind
+from parakeet.hashes import FileState, file_state, refuse_changed
 
 TASK_BYTES = 64 << 20
 """Bytes on disk: small files are read together, and a large Parquet file by several tasks."""
@@ -21,7 +23,7 @@ class Piece:
     """A file, or the row groups `groups[0]` to `groups[1]` of a Parquet file, which follow `rows_before` rows.
 
     `name` is recorded in the metadata of its documents: relative to the source's folder, never a path of this machine.
-    `n_bytes` is its share of the file.
+    `n_bytes` is its share of the file. `state` is the file's state (`hashes.file_state`) when the tasks were planned.
     """
 
     path: str
@@ -29,12 +31,22 @@ class Piece:
     n_bytes: int
     groups: tuple[int, int] | None = None
     rows_before: int = 0
+    state: FileState | None = None
 
-    def records(self, separator: str | None) -> Iterator[Record]:
+    def records(self, separator: str | None, unread: Counter[str] | None = None) -> Iterator[Record]:
+        """Its records; `unread` counts members of archives that are left out.
+
+        Raises ParakeetError, before or after the records, if the file is not in the state that it was planned in.
+        """
+        path = Path(self.path)
+        planned = {} if self.state is None else {path: self.state}
+        refuse_changed(planned)
         if self.groups is None:
-            return read_records(Path(self.path), separator)
-        first, last = self.groups
-        return read_rows(Path(self.path), range(first, last + 1), self.rows_before)
+            yield from read_records(path, separator, unread)
+        else:
+            first, last = self.groups
+            yield from read_rows(path, range(first, last + 1), self.rows_before)
+        refuse_changed(planned)
 
 
 def divided(files: Sequence[Path], root: Path, task_bytes: int = TASK_BYTES) -> list[list[Piece]]:
@@ -45,17 +57,19 @@ def divided(files: Sequence[Path], root: Path, task_bytes: int = TASK_BYTES) -> 
 
 
 def _pieces(path: Path, name: str, task_bytes: int) -> list[Piece]:
-    size = path.stat().st_size
-    whole = [Piece(str(path), name, size)]
+    state = file_state(path)
+    size = state[0]
+    whole = [Piece(str(path), name, size, state=state)]
     if size <= task_bytes or file_kind(path.name) != ("parquet", ""):
         return whole
     try:
-        footer = pq.read_metadata(path)
+        with path.open("rb") as file:
+            footer = pq.read_metadata(file)
     except (OSError, pa.ArrowException):
         return whole  # the task that reads it reports what is wrong
     rows = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
     return [
-        Piece(str(path), name, size * count // max(1, sum(rows)), (group, group), sum(rows[:group]))
+        Piece(str(path), name, size * count // max(1, sum(rows)), (group, group), sum(rows[:group]), state)
         for group, count in enumerate(rows)
     ] or whole
 

@@ -16,7 +16,7 @@ from parakeet.data.reading.counts import RecordCounts
 from parakeet.data.reading.pieces import Piece, divided
 from parakeet.data.reading.records import Record
 from parakeet.data.reading.shapes import BadRecord, shape
-from parakeet.data.reading.sources import fetched_files, is_sampled, source_files, source_root
+from parakeet.data.reading.sources import FoundFiles, find_fetched, find_files, is_sampled, source_root
 from parakeet.recipe_sources import SOURCE_FILES
 from parakeet.sanitise import sanitise
 
@@ -37,15 +37,14 @@ class RecordReader:
         """What stands before a file's name in messages."""
         return ""
 
-    def files(self, inputs: Mapping[str, Path]) -> tuple[list[Path], Path]:
-        """The files, and the folder that their names are relative to."""
-        folder = inputs[f"{SOURCE_FILES}/{self.source.name}"]
-        return fetched_files(folder, self.source.name), folder
+    def files(self, inputs: Mapping[str, Path]) -> FoundFiles:
+        """The files that are read, and what is left out beside them."""
+        return find_fetched(inputs[f"{SOURCE_FILES}/{self.source.name}"], self.source)
 
-    def tasks(self, inputs: Mapping[str, Path]) -> tuple[int, list[list[Piece]]]:
-        """The number of files, and the pieces of them that each task reads."""
-        files, root = self.files(inputs)
-        return len(files), divided(files, root)
+    def tasks(self, inputs: Mapping[str, Path]) -> tuple[FoundFiles, list[list[Piece]]]:
+        """The files, and the pieces of them that each task reads."""
+        found = self.files(inputs)
+        return found, divided(found.files, found.root)
 
     def questions(self, per_task: int) -> list[Question]:
         """Held-out questions that come with the source."""
@@ -61,7 +60,7 @@ class RecordReader:
         """
         index = pieces[0].rows_before
         for piece in pieces:
-            for record in piece.records(self.source.separator):
+            for record in piece.records(self.source.separator, counts.unread):
                 counts.records += 1
                 if is_sampled(index, share) or (first and counts.records == 1):
                     yield from self._document(record, piece.name, counts)
@@ -100,15 +99,15 @@ class LocalReader(RecordReader):
     def folder(self) -> str:
         return f"{sanitise(str(source_root(self.source)))}/"
 
-    def files(self, inputs: Mapping[str, Path]) -> tuple[list[Path], Path]:
-        return source_files(self.source), source_root(self.source)
+    def files(self, inputs: Mapping[str, Path]) -> FoundFiles:
+        return find_files(self.source)
 
 
 class SyntheticReader(RecordReader):
     """Generates its dialogues, in one task, and brings held-out questions."""
 
-    def tasks(self, inputs: Mapping[str, Path]) -> tuple[int, list[list[Piece]]]:
-        return 0, [[]]
+    def tasks(self, inputs: Mapping[str, Path]) -> tuple[FoundFiles, list[list[Piece]]]:
+        return FoundFiles([], Path()), [[]]
 
     def questions(self, per_task: int) -> list[Question]:
         from parakeet.data.synthetic import held_out_questions

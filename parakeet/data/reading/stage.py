@@ -12,13 +12,14 @@ from parakeet.stage import Figures, FigureTable, MakeContext, Stage
 
 def local_files(sources: "list[Any]") -> dict[str, Path]:
     """Files of the sources that lie on this machine, as `<source>/<name>`. Raises ParakeetError if one is missing."""
-    from parakeet.data.reading.sources import source_files, source_root
+    from parakeet.data.reading.sources import find_files
 
     return {
-        f"{source.name}/{path.relative_to(source_root(source)).as_posix()}": path
+        f"{source.name}/{path.relative_to(found.root).as_posix()}": path
         for source in sources
         if isinstance(source, FileSource)
-        for path in source_files(source)
+        for found in (find_files(source),)
+        for path in found.files
     }
 
 
@@ -54,7 +55,9 @@ class DocumentsStage(Stage):
     def make(self, context: MakeContext) -> dict[str, Any]:
         from parakeet.data.reading.collect import collect_documents
 
-        return collect_documents(context.recipe, context.folders, context.output, context.progress)
+        return collect_documents(
+            context.recipe, context.folders, context.output, context.progress, context.refuse_changed
+        )
 
     def headline(self, counts: Mapping[str, Any]) -> str:
         return f"{counts['documents']:,} documents of {', '.join(counts['sources'])}"
@@ -62,10 +65,12 @@ class DocumentsStage(Stage):
     def figures(self, artifact: Artifact) -> Figures:
         sources = artifact.counts["sources"]
         columns = ("files", "records", "documents", "bad", "not_taken", "licence")
+        unread = [(name, kind, n) for name, source in sources.items() for kind, n in source.get("unread", {}).items()]
         rows = [(name, *(source[column] for column in columns)) for name, source in sources.items()]
         bad = [(name, reason, count) for name, s in sources.items() for reason, count in s["bad_reasons"].items()]
         return {
             "row_count": artifact.counts["documents"],
             "sources": FigureTable(("source", *(column.replace("_", " ") for column in columns)), rows),
             "bad_records": FigureTable(("source", "reason", "records"), bad),
+            "files_left_out": FigureTable(("source", "ending", "files"), unread),
         }

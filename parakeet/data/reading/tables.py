@@ -1,5 +1,7 @@
 """Records of files with columns: Parquet."""
 
+import csv
+import io
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -52,3 +54,21 @@ def _batch_records(batch: pa.RecordBatch, rows_before: int) -> Iterator[Record]:
             yield Record(row, problem=Problem("invalid UTF-8"))
         except ValueError as error:
             yield Record(row, problem=Problem("unreadable value", str(error)))
+
+
+def read_csv(stream: Any, delimiter: str) -> Iterator[Record]:
+    """Rows of a file whose first line names the columns."""
+    rows = csv.DictReader(io.TextIOWrapper(stream, encoding="utf-8", newline=""), delimiter=delimiter)
+    yield from (Record(rows.line_num, dict(row)) for row in rows)
+
+
+def read_arrow(stream: BinaryIO) -> Iterator[Record]:
+    """Rows of an Arrow IPC file or stream."""
+    start = stream.read(6)
+    stream.seek(0)
+    with (pa.ipc.open_file if start == b"ARROW1" else pa.ipc.open_stream)(stream) as file:
+        batches = (file.get_batch(n) for n in range(file.num_record_batches)) if start == b"ARROW1" else file
+        row = 0
+        for batch in batches:
+            yield from _batch_records(batch, row)
+            row += batch.num_rows

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from parakeet.data.reading.kinds import file_kind
 from parakeet.data.reading.readers import read_records
 from parakeet.data.reading.shapes import BadRecord, shape
-from parakeet.data.reading.sources import file_kind, source_files
+from parakeet.data.reading.sources import source_files
 from parakeet.recipe import Recipe
 from parakeet.recipe_file import load_recipe
 from parakeet.recipe_sources import HubSource, RecordSource
