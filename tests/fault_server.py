@@ -190,6 +190,10 @@ class _Handler(BaseHTTPRequestHandler):
     def play_gzip(self) -> None:
         self._reply(200, gzip.compress(self.server.body, 1), {"Content-Encoding": "gzip"})
 
+    def play_labelled_gzip(self) -> None:
+        """A server that takes the compression of a .gz file for one of the transfer."""
+        self._reply(200, self.server.body, {"Content-Encoding": "x-gzip"})
+
     def play_gzip_garbage(self) -> None:
         self._reply(200, self.server.body, {"Content-Encoding": "gzip"})
 

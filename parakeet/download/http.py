@@ -7,10 +7,12 @@ import json
 import socket
 import ssl
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from http import HTTPStatus
+from itertools import chain
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
@@ -41,6 +43,9 @@ STALL_BYTES = 512 << 10
 """What has to arrive within `RetryPolicy.stall_timeout`."""
 USER_AGENT = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0 Safari/537.36"
 """Google Drive and some other hosts refuse clients that are no browsers."""
+GZIP_MARK = b"\x1f\x8b\x08"
+GZIP_HEAD_BYTES = 1 << 10
+"""Enough of a gzip file to see what is in it."""
 DRIVE = "drive.google.com"
 DRIVE_NAME = "Google Drive"
 DRIVE_PAGES = 5
@@ -91,7 +96,7 @@ class DownloadFiles(SourceFiles[DownloadSource]):
 
 def http_remote(address: str, name: str, checks: Checks, policy: RetryPolicy) -> Remote:
     """A file at an address, before the server has been asked."""
-    read, key = http_reader(address, policy), part_key(address, checks)
+    read, key = http_reader(address, policy, name=name), part_key(address, checks)
     return Remote(name, name_of(address), read, checks=checks, ranges=False, key=key)
 
 
@@ -126,8 +131,13 @@ def http_reader(
     policy: RetryPolicy,
     headers: Mapping[str, str] | None = None,
     refusal: Refusal | None = None,
+    name: str = "",
 ) -> Read:
-    """Read the file at an address. `headers` (a token, say) are not sent on to other hosts."""
+    """Read the file at an address. `headers` (a token, say) are not sent on to other hosts.
+
+    `name` says what the file is, where the address does not.
+    """
+    is_gzip = (name or urlsplit(address).path).lower().endswith((".gz", ".tgz"))
 
     def read(start: int, stop: int | None, validator: str | None) -> Reading:
         wanted = {"User-Agent": USER_AGENT, **(headers or {}), "Accept-Encoding": "identity"}
@@ -142,7 +152,7 @@ def http_reader(
                 raise RestartError("the file is now shorter than what has arrived")
             if status >= 400:
                 raise (refusal or fault_of_status)(status, response.headers)
-            reading = _reading(response, start, stop, policy)
+            reading = _reading(response, start, stop, policy, is_gzip)
             if _drive_id(address):
                 # Google Drive serves each download from a new address, so its validators mean little.
                 reading = replace(reading, version=reading.version._replace(validator=None))
@@ -194,10 +204,13 @@ def _behind_page(page: bytes) -> str:
         raise PermanentError(reason) from None
 
 
-def _reading(response: "requests.Response", start: int, stop: int | None, policy: RetryPolicy) -> Reading:
-    """What the headers of a response say."""
+def _reading(
+    response: "requests.Response", start: int, stop: int | None, policy: RetryPolicy, is_gzip: bool
+) -> Reading:
+    """What the headers of a response say. `is_gzip` says that the file is itself compressed with gzip."""
     headers = response.headers
     encoded = "Content-Encoding" in headers
+    as_published = is_gzip and headers.get("Content-Encoding", "").lower() in ("gzip", "x-gzip")
     place, _, total = headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
     partial = response.status_code == HTTPStatus.PARTIAL_CONTENT
     if partial and (encoded or place.partition("-")[0] != str(start)):
@@ -212,16 +225,53 @@ def _reading(response: "requests.Response", start: int, stop: int | None, policy
         headers.get("Last-Modified") if etag.startswith("W/") else etag,
     )
     ranges = not encoded and headers.get("Accept-Ranges", "").lower() == "bytes"
-    return Reading(begins, version, _pieces(response, wanted, policy), ranges)
+    if as_published:
+        pieces = _published(_pieces(response, None, policy, decode=False), wanted)
+    else:
+        pieces = _pieces(response, wanted, policy)
+    return Reading(begins, version, pieces, ranges)
 
 
-def _pieces(response: "requests.Response", n_bytes: int | None, policy: RetryPolicy) -> Iterator[bytes]:
+def _published(body: Iterator[bytes], n_bytes: int | None) -> Iterator[bytes]:
+    """The first `n_bytes` (None: all) of a .gz file that came with `Content-Encoding: gzip`.
+
+    Most servers mean the file's own compression, so the body is the file. Some compress the file once more.
+    """
+    head = b""
+    while len(head) < GZIP_HEAD_BYTES and (piece := next(body, b"")):
+        head += piece
+    file: Iterator[bytes] = chain([head], body)
+    with suppress(zlib.error):
+        if zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(head, len(GZIP_MARK)) == GZIP_MARK:
+            file = _unzipped(file)
+    for piece in file:
+        yield piece if n_bytes is None else piece[:n_bytes]
+        if n_bytes is not None and (n_bytes := n_bytes - len(piece)) <= 0:
+            return
+
+
+def _unzipped(packed: Iterator[bytes]) -> Iterator[bytes]:
+    unzip = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    try:
+        for piece in packed:
+            while piece and not unzip.eof:
+                yield unzip.decompress(piece, READ_BYTES)
+                piece = unzip.unconsumed_tail
+    except zlib.error:
+        raise PermanentError("it sent a compressed body that cannot be decompressed") from None
+    if not unzip.eof:
+        raise TransientError("it did not send all that it had announced")
+
+
+def _pieces(
+    response: "requests.Response", n_bytes: int | None, policy: RetryPolicy, decode: bool = True
+) -> Iterator[bytes]:
     """The body up to so many bytes (None: all of it). TransientError if it comes too slowly."""
     left = READ_BYTES if n_bytes is None else n_bytes
     since, arrived = time.monotonic(), 0
     while left > 0:
         with explained():
-            piece = response.raw.read1(min(READ_BYTES, left), decode_content=True)
+            piece = response.raw.read1(min(READ_BYTES, left), decode_content=decode)
         if not piece:
             return
         yield piece

@@ -1,5 +1,6 @@
 """Sources of the kind `download`, from a server that plays faults."""
 
+import gzip
 import hashlib
 import json
 from collections.abc import Iterator
@@ -49,6 +50,27 @@ def test_files_are_named_after_their_addresses_or_by_the_recipe(server: FaultSer
             )
         ],
     }
+
+
+@pytest.mark.parametrize("limit", [1.0, 0.5])
+@pytest.mark.parametrize("fault", ["whole", "gzip", "labelled_gzip"])
+def test_a_gzip_file_is_kept_as_published(
+    server: FaultServer, fetching: SourceFetching, fault: str, limit: float
+) -> None:
+    server.body = gzip.compress(LINES)
+    fetching(source({"url": server.address(fault, "a"), "file_name": "a.jsonl.gz"}), limit)
+    if limit == 1.0:
+        assert fetching.files == {"a.jsonl.gz": server.body}
+    else:
+        assert LINES.startswith(gzip.decompress(fetching.files["a.jsonl.gz"]))
+
+
+def test_what_is_plain_under_the_name_of_gzip_comes_as_something_that_is_read(
+    server: FaultServer, fetching: SourceFetching
+) -> None:
+    server.body = LINES[:1000]
+    fetching(source(server.address("gzip", "a.jsonl.gz")))
+    assert gzip.decompress(fetching.files["a.jsonl.gz"]) == server.body
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -89,6 +89,7 @@ def gather(recipe: Recipe, artifacts: Mapping[str, Artifact], progress: Progress
         "licences": _licences(sources),
         "faults": _faults(accounts, counts, artifacts),
         "found": list(_reasons(*(source["found"] for source in sources.values()))),
+        "unread": _reasons(*(source["unread"] for source in sources.values())),
         "evaluation_sets": {
             sanitise(name): dict(found) for name, found in counts["clean_documents"].get("evaluation_sets", {}).items()
         },
@@ -155,6 +156,7 @@ def _source(
         "weight": settings.weight if settings else None,
         "funnel": account,
         "notes": _reasons(collected.get("notes", {})),
+        "unread": _reasons(collected.get("unread", {})),
         "found": _reasons(counts["clean_documents"]["sources"].get(name, {}).get("found", {})),
         "duplicate_clusters": counts["deduplicated_documents"]["sources"].get(name, {}).get("clusters"),
         "vocabulary": source_vocabulary_figures(train.id_counts, measures.id_counts, tokenizer),

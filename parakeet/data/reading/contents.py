@@ -87,7 +87,7 @@ def compression_of(head: bytes, named: str) -> str:
     found = next((compression for mark, compression in _MARKS.items() if head.startswith(mark)), "")
     if found or not head:
         return found or named
-    if _BZIP2.match(head):
+    if _BZIP2.match(head) or (named == ".bz2" and head[:3] == b"BZh"[: len(head)]):
         return ".bz2"
     if _SKIPPABLE.match(head):
         return named if named in (".zst", ".lz4") else ".zst"

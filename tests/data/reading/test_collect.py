@@ -42,7 +42,7 @@ def test_sources_come_in_the_recipes_order(tmp_path: Path, output: Path) -> None
         ("z", "MIT", "second"),
         ("a", "unknown", "Hi\né"),
     ]
-    nothing_bad = {"bad": 0, "not_taken": 0, "bad_reasons": {}, "notes": {}}
+    nothing_bad = {"bad": 0, "not_taken": 0, "bad_reasons": {}, "notes": {}, "unread": {}}
     assert counts == {
         "documents": 3,
         "records": 3,
