@@ -92,7 +92,7 @@ def _zip_members(file: BinaryIO, where: str, unread: Counter[str]) -> Iterator[M
                 _refuse_packing(info, where)
                 packed += info.compress_size
                 with archive.open(info) as stream:
-                    yield Member(_shown(info.filename), wanted, buffered(stream, allowance))
+                    yield Member(_shown(info.filename), wanted, buffered(stream.read, allowance))
 
 
 def _refuse_directory(file: BinaryIO, size: int, where: str) -> None:
@@ -155,7 +155,7 @@ def _tar_members(stream: Any, where: str, unread: Counter[str]) -> Iterator[Memb
             elif not info.isdir() and (wanted := _wanted_kind(info.name, unread)):
                 content: Any = archive.extractfile(info)
                 # Tar does not compress; the compression around the archive has its own allowance.
-                yield Member(_shown(info.name), wanted, buffered(content, Allowance(where, content.tell)))
+                yield Member(_shown(info.name), wanted, buffered(content.read, Allowance(where, content.tell)))
             # tarfile would keep every header in memory.
             archive.members.clear()  # type: ignore[attr-defined]
     while stream.read(BUFFER_BYTES):  # so that gzip reaches its checksum at the end
@@ -179,8 +179,8 @@ def _is_hidden(name: str) -> bool:
 def _wanted_kind(name: str, unread: Counter[str]) -> tuple[str, str] | None:
     if _is_hidden(name):
         return None
-    kind = file_kind(name)
-    unread[ending(name)] += kind is None
+    if (kind := file_kind(name)) is None:
+        unread[ending(name)] += 1
     return kind
 
 

@@ -48,6 +48,7 @@ MOST_LAYERS = 3
 """A file may be packed again on its way (`Content-Encoding`). A quine of gzip unpacks to itself for ever."""
 MOST_WINDOW = 1 << 31
 """Of zstd, as for `zstd --long=31`. The memory is taken only if a frame asks for it."""
+ZSTD_MARK = b"\x28\xb5\x2f\xfd"
 FRAME_HEADER_BYTES = 18
 MOST_LZMA_MEMORY = 768 << 20
 ZSTD_PIECE_BYTES = 2 << 10
@@ -74,9 +75,9 @@ class Allowance:
 class Unpacked(io.RawIOBase):
     """The output of a decompressor, within an allowance."""
 
-    def __init__(self, stream: Any, allowance: Allowance) -> None:
+    def __init__(self, read: Callable[[int], bytes], allowance: Allowance) -> None:
         super().__init__()
-        self._stream = stream
+        self._read = read
         self._allowance = allowance
         self._position = 0
         self._error: Exception | None = None
@@ -92,7 +93,7 @@ class Unpacked(io.RawIOBase):
         filled = 0
         while filled < len(buffer) and self._error is None:
             try:
-                data = self._stream.read(len(buffer) - filled)
+                data = self._read(len(buffer) - filled)
             except DAMAGE as error:
                 self._error = error  # raised once what came before it has been read
                 break
@@ -195,20 +196,21 @@ def decompressed(packed: Any, compression: str, where: str, consumed: Callable[[
     """
     with ExitStack() as stack:
         if compression == ".gz":
-            stream: Any = stack.enter_context(gzip.GzipFile(fileobj=packed))
+            # Not `read`, which loses what comes before an error.
+            read: Callable[[int], bytes] = stack.enter_context(gzip.GzipFile(fileobj=packed)).read1
         elif compression == ".zst":
             _refuse_frame(packed.peek(FRAME_HEADER_BYTES)[:FRAME_HEADER_BYTES], where)
-            stream = PackedStreams(packed, _ZstdStream, ZSTD_PIECE_BYTES)
+            read = PackedStreams(packed, _ZstdStream, ZSTD_PIECE_BYTES).read
         elif compression == ".bz2":
-            stream = PackedStreams(packed, bz2.BZ2Decompressor, BUFFER_BYTES)
+            read = PackedStreams(packed, bz2.BZ2Decompressor, BUFFER_BYTES).read
         elif compression == ".xz":
-            stream = PackedStreams(packed, _begin_xz, BUFFER_BYTES, padding=b"\0")
+            read = PackedStreams(packed, _begin_xz, BUFFER_BYTES, padding=b"\0").read
         elif compression == ".lz4":
-            stream = stack.enter_context(pa.CompressedInputStream(pa.PythonFile(packed, mode="r"), "lz4"))
+            read = stack.enter_context(pa.CompressedInputStream(pa.PythonFile(packed, mode="r"), "lz4")).read
         else:
             yield packed
             return
-        yield buffered(stream, Allowance(where, consumed or packed.tell))
+        yield buffered(read, Allowance(where, consumed or packed.tell))
 
 
 def _begin_xz() -> lzma.LZMADecompressor:
@@ -217,14 +219,15 @@ def _begin_xz() -> lzma.LZMADecompressor:
 
 def _refuse_frame(head: bytes, where: str) -> None:
     """ParakeetError for a zstd frame that is whole, but cannot be unpacked here."""
+    if not head.startswith(ZSTD_MARK):
+        return
     try:
         frame = zstandard.get_frame_parameters(head)
-    except zstandard.ZstdError:
-        return  # damaged, or a frame without content
-    if frame.window_size > MOST_WINDOW:
-        window, most = format_bytes(frame.window_size, 0), format_bytes(MOST_WINDOW, 0)
-        message = f"{where} was packed with a window of {window}, and {most} are the most that Parakeet unpacks. "
-        raise ParakeetError(sanitise(message) + f"Unpack it yourself: zstd -d --memory={frame.window_size}")
+    except zstandard.ZstdError as error:
+        if "memory" not in str(error):
+            return  # damaged
+        message = f"{where} was packed with a window of more than {format_bytes(MOST_WINDOW, 0)}. "
+        raise ParakeetError(sanitise(message) + "Pack it again, with zstd --long=31 or less.") from None
     if frame.dict_id:
         message = f"{where} was packed with a dictionary of its own. Unpack it yourself: zstd -d -D DICTIONARY"
         raise ParakeetError(sanitise(message))
@@ -252,5 +255,6 @@ def unpacked(
         yield kind_of(head, kind, where, separator), stream
 
 
-def buffered(stream: Any, allowance: Allowance) -> io.BufferedReader:
-    return io.BufferedReader(Unpacked(stream, allowance), BUFFER_BYTES)
+def buffered(read: Callable[[int], bytes], allowance: Allowance) -> io.BufferedReader:
+    """What `read` gives, within the allowance."""
+    return io.BufferedReader(Unpacked(read, allowance), BUFFER_BYTES)

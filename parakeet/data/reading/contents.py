@@ -70,6 +70,7 @@ _BINARY_MARKS = (
 )
 """The same for files that are not text. A text may begin with ORC, too."""
 _PAGE = re.compile(rb"(<!--(?:(?!-->).)*-->\s*|<\?xml[^>]*>\s*)*<(!doctype\s+html|html|head|body)\b", re.I | re.S)
+_LONG_TURN = re.compile(rb'\[\s*\{\s*"(role|from|speaker)"\s*:')
 _XML = re.compile(rb"<\?xml\s", re.I)
 _IN_ZIPS = {
     "[Content_Types].xml": ("an Office document", _TO_TEXT),
@@ -90,8 +91,10 @@ def compression_of(head: bytes, named: str) -> str:
     if _BZIP2.match(head) or (named == ".bz2" and head[:3] == b"BZh"[: len(head)]):
         return ".bz2"
     if _SKIPPABLE.match(head):
-        return named if named in (".zst", ".lz4") else ".zst"
-    return "" if not named or is_text(head) or _binary_kind(head) or _refusal(head) else named
+        rest = head[8 + int.from_bytes(head[4:8], "little") :]
+        return (compression_of(rest, named) if rest else named) or ".zst"
+    known = is_text(head) or _is_utf16(head) or _binary_kind(head) or _refusal(head)
+    return "" if known else named
 
 
 def kind_of(head: bytes, named: str, where: str, separator: str | None = None) -> str:
@@ -177,7 +180,9 @@ def json_form(start: bytes, named: str, whole: bool) -> str:
         # A conversation on the only line, or an array of records on one line.
         return "jsonl" if _is_turn(value[0] if value else None) else "json"
     if start.startswith(b"["):
-        return "jsonl" if named == "jsonl" and line.strip() != b"[" and rest.startswith(b"[") else "json"
+        # A broken line, and not the beginning of an array, if a new value follows where none can.
+        broken = rest[:1] in (b"[", b"{") and line.rstrip()[-1:] not in (b"[", b"{", b",", b":")
+        return "jsonl" if named == "jsonl" and broken else "json"
     if start.startswith(b"{") and not complete and rest[:1] in (b'"', b"}"):
         return "json"
     return named
@@ -197,7 +202,8 @@ def _surely_json(start: bytes, whole: bool) -> str:
 def _form_of_long_line(start: bytes, named: str) -> str:
     if not start.startswith(b"["):
         return named
-    return "jsonl" if named == "jsonl" and _is_turn(_first_element(start)) else "json"
+    is_turn = _is_turn(_first_element(start)) or _LONG_TURN.match(start)
+    return "jsonl" if named == "jsonl" and is_turn else "json"
 
 
 def _first_line(text: bytes) -> tuple[bytes | None, bytes]:
@@ -251,7 +257,7 @@ def _refusal(head: bytes) -> tuple[str, str] | None:
 
 
 def _refuse(head: bytes, start: bytes, named: str, where: str) -> None:
-    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or _looks_like_utf16(head):
+    if _is_utf16(head):
         raise ParakeetError(sanitise(f"{where} is encoded as UTF-16. Save it as UTF-8 and try again."))
     refusal = _refusal(head)
     if refusal is None and _PAGE.match(start):
@@ -268,8 +274,10 @@ def _refuse(head: bytes, start: bytes, named: str, where: str) -> None:
         raise ParakeetError(sanitise(f"{where} is {refusal[0]}. {refusal[1]}"))
 
 
-def _looks_like_utf16(head: bytes) -> bool:
-    """Without a mark: text in Latin letters has a NUL in every second byte."""
+def _is_utf16(head: bytes) -> bool:
+    """Without a mark, text in Latin letters has a NUL in every second byte."""
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return True
     piece = head[:512]
     for nul, letter in ((1, 0), (0, 1)):
         if len(piece) >= 8 and not any(piece[nul::2]) and is_text(piece[letter::2]):

@@ -105,6 +105,7 @@ def read_stream(kind: str, stream: Any, where: str, separator: str | None) -> It
     """
     if kind in ("parquet", "arrow"):
         with seekable(stream) as file:
+            file.seek(0)  # a copy stands at its end
             yield from read_row_groups(file) if kind == "parquet" else read_arrow(file)
         return
     _skip_byte_order_mark(stream)

@@ -54,7 +54,7 @@ def find_files(source: FileSource) -> FoundFiles:
         nothing = ""
     elif (parts := _split(path))[1]:
         found = _sorted_out(_matches(*parts), parts[0], (parts[1],))
-        nothing = f"{where} matches no file that Parakeet reads"
+        nothing = f"{where} does not exist, and as a pattern it matches no file that Parakeet reads"
     else:
         message = f"{where} does not exist or cannot be reached. Correct the path"
         raise ParakeetError(sanitise(f"{message}. In a recipe it is relative to the recipe's own file."))
@@ -123,13 +123,26 @@ def _matches(folder: Path, pattern: str) -> Iterator[Path]:
     """What a pattern matches in a folder, each thing once, although links can lead to it on several ways."""
     seen = set()
     parents: dict[Path, Path] = {}
-    for name in sorted(glob.glob(pattern, root_dir=folder, recursive=True)):
-        path = folder / name
+    for path in sorted(_expanded(folder, pattern)):
         if path.parent not in parents:
             parents[path.parent] = path.parent.resolve()
         if (key := (parents[path.parent], path.name)) not in seen:
             seen.add(key)
             yield path
+
+
+def _expanded(folder: Path, pattern: str) -> Iterator[Path]:
+    """Part by part: a name that is there is not a pattern."""
+    first, _, rest = pattern.partition("/")
+    if first == "**":
+        yield from (folder / name for name in glob.glob(pattern, root_dir=folder, recursive=True))
+        return
+    names = [first] if os.path.lexists(folder / first) else glob.glob(first, root_dir=folder)
+    for name in names:
+        if not rest:
+            yield folder / name
+        elif (folder / name).is_dir():
+            yield from _expanded(folder / name, rest)
 
 
 def _sorted_out(paths: Iterable[Path], root: Path, patterns: Sequence[str]) -> FoundFiles:
