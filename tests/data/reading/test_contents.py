@@ -27,7 +27,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from parakeet.data.reading.compression import MOST_WINDOW
 from parakeet.data.reading.readers import read_records
 from parakeet.errors import ParakeetError
 
@@ -263,10 +262,8 @@ class TestNotRead:
 
     def test_a_frame_with_too_large_a_window_is_not_called_damaged(self) -> None:
         header = b"\x28\xb5\x2f\xfd\x00" + bytes([(32 - 10) << 3])  # a window of 4 GiB
-        assert MOST_WINDOW < 1 << 32
         message = refusal("a.jsonl.zst", header + b"\x01\0\0" + bytes(20))
-        assert "packed with a window of 4 GiB" in message
-        assert "zstd -d --memory=4294967296" in message
+        assert "was packed with a window of more than 2 GiB. Pack it again" in message
 
     def test_a_frame_with_a_dictionary_is_not_called_damaged(self) -> None:
         dictionary = zstandard.train_dictionary(
