@@ -1,12 +1,15 @@
 """Hashes of raw files, remembered by path and state, and whether a file has changed since."""
 
 import json
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from parakeet.artifact import explain_os_error, replace_file, sha256_of
 from parakeet.errors import ParakeetError
 from parakeet.sanitise import sanitise
+
+TICK_NS = 20_000_000
 
 FileState = tuple[int, int, int]
 """Size, and the times of the last change of content and of the file's entry in nanoseconds. The last cannot be set."""
@@ -15,6 +18,13 @@ FileState = tuple[int, int, int]
 def file_state(file: Path) -> FileState:
     status = file.stat()
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _settled_state(file: Path) -> FileState:
+    """The state once a later change is sure to have another time: the clock of files ticks every few milliseconds."""
+    while 0 <= time.time_ns() - file_state(file)[2] < TICK_NS:
+        time.sleep(TICK_NS / 1e9)
+    return file_state(file)
 
 
 def refuse_changed(states: Mapping[Path, FileState]) -> None:
@@ -49,7 +59,7 @@ class HashCache:
         known, result = dict(self._known), {}
         for file in files:
             try:
-                state = file_state(file)
+                state = _settled_state(file)
                 digest = _digest_in(known.get(str(file.resolve())), state)
                 if digest is None:
                     digest = sha256_of(file)

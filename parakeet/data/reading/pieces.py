@@ -12,6 +12,7 @@ from parakeet.data.documents import part_groups
 from parakeet.data.reading.kinds import file_kind
 from parakeet.data.reading.readers import read_records, read_rows
 from parakeet.data.reading.records import Record
+from parakeet.errors import ParakeetError
 from parakeet.hashes import FileState, file_state, refuse_changed
 
 TASK_BYTES = 64 << 20
@@ -41,11 +42,15 @@ class Piece:
         path = Path(self.path)
         planned = {} if self.state is None else {path: self.state}
         refuse_changed(planned)
-        if self.groups is None:
-            yield from read_records(path, separator, unread)
-        else:
-            first, last = self.groups
-            yield from read_rows(path, range(first, last + 1), self.rows_before)
+        try:
+            if self.groups is None:
+                yield from read_records(path, separator, unread)
+            else:
+                first, last = self.groups
+                yield from read_rows(path, range(first, last + 1), self.rows_before)
+        except ParakeetError:
+            refuse_changed(planned)  # then the file is not damaged
+            raise
         refuse_changed(planned)
 
 
