@@ -122,7 +122,7 @@ class FileSource(RecordSource):
     kind: Literal["files"] = "files"
     """Text that is already on this machine."""
     path: str
-    """A file, a folder or a glob; relative to the recipe file."""
+    """A file, a folder or a glob; relative to the recipe file. What exists under this name is not taken for a glob."""
 
     def place(self, limit: float) -> str:
         return self.path

@@ -183,6 +183,20 @@ def test_what_a_limit_did_not_take_is_accounted_for(corpus: Corpus, tmp_path: Pa
     assert faults == ["talk: 62 records read, but 61 became documents or are unusable"]
 
 
+def test_files_that_were_not_read_are_named(corpus: Corpus, tmp_path: Path) -> None:
+    before = corpus.card(tmp_path / "before")
+    assert "not read" not in before.markdown + before.html
+    corpus.edit("documents", lambda c: c["sources"]["talk"].update(unread={".pdf": 3, ".html": 1}))
+    corpus.edit("documents", lambda c: c["sources"]["text"].update(unread={".html": 1}))
+    card = corpus.card(tmp_path / "out")
+    assert card.figures["unread"] == {".pdf": 3, ".html": 2}
+    assert card.figures["sources"]["talk"]["unread"] == {".pdf": 3, ".html": 1}
+    sentence = "5 files of the sources or of their archives were not read: .pdf 3, .html 2."
+    assert sentence in card.markdown.replace("\\", "")
+    assert sentence in card.html
+    assert "not read: .html 1" in card.html
+
+
 def test_vocabulary_and_what_sets_a_source_apart(made: Corpus, figures: dict[str, Any]) -> None:
     tokenizer = Tokenizer.load(made.inputs["tokenizer"])
     train = TokenShards(made.inputs["token_shards"], "train", tokenizer)

@@ -25,9 +25,11 @@ def recipe_of(*sources: Source, limit: float = 1.0, workers: int = 1) -> Recipe:
     )
 
 
-def collect(output: Path, recipe: Recipe, inputs: dict[str, Path] | None = None) -> dict[str, Any]:
+def collect(
+    output: Path, recipe: Recipe, inputs: dict[str, Path] | None = None, said: io.StringIO | None = None
+) -> dict[str, Any]:
     output.mkdir(exist_ok=True)
-    return collect_documents(recipe, inputs or {}, output, Progress(io.StringIO()))
+    return collect_documents(recipe, inputs or {}, output, Progress(said or io.StringIO()))
 
 
 def documents(output: Path) -> list[Document]:

@@ -1,4 +1,6 @@
 import gzip
+import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +174,27 @@ def test_a_synthetic_source_brings_its_questions(output: Path) -> None:
     tasks = [row["task"] for row in questions]
     assert all(tasks.count(task) == 3 for task in tasks)
     assert all(row["prompt"] and row["answer"] for row in questions)
+
+
+def test_what_is_not_read_is_counted_by_ending_and_said(tmp_path: Path, output: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    jsonl(folder / "a.jsonl", texts(3))
+    for name in ("b.pdf", "c.PDF", "d.html", "Makefile", "README.md", "dataset_infos.json", ".hidden"):
+        (folder / name).write_text("{}", encoding="utf-8")
+    with zipfile.ZipFile(folder / "e.zip", "w") as archive:
+        for name in ("f.jsonl", "g.pdf", "h.txt", "LICENSE", ".hidden"):
+            archive.writestr(name, '{"text": "in the archive"}')
+    said = io.StringIO()
+    counts = collecting.collect(output, recipe_of(FileSource(name="mine", path=str(folder))), said=said)
+    counts = counts["sources"]["mine"]
+    assert (counts["files"], counts["records"], counts["documents"]) == (2, 4, 4)
+    assert counts["unread"] == {".pdf": 3, ".html": 1, "no ending": 2, ".md": 1, ".json": 1, ".txt": 1}
+    assert said.getvalue().splitlines() == [
+        "mine: left out, because files of records are beside them: README.md, dataset_infos.json. To read them, name "
+        "them in `path`.",
+        "mine: 7 files of kinds that are not read were left out (.pdf 3, no ending 2, .html 1, .txt 1)",
+    ]
 
 
 @pytest.mark.parametrize(
