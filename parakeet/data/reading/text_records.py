@@ -35,17 +35,17 @@ def read_text(stream: Any) -> Iterator[Record]:
 def read_separated(stream: Any, separator: str) -> Iterator[Record]:
     """Documents between lines that hold nothing but the separator."""
     mark = separator.strip().encode()
-    held: list[bytes] = []
+    held = bytearray()  # a list of lines would take twenty times the size of short ones
     size, begin, row, at_line_start = 0, 1, 1, True
     for piece in _pieces(stream):
         if not piece or (at_line_start and piece.strip() == mark):
-            yield from _separated(b"".join(held), begin, size)
-            held, size = [], 0
+            yield from _separated(bytes(held), begin, size)
+            held, size = bytearray(), 0
         elif held or piece.strip():
             begin = begin if held else row
             size += len(piece)
             if size <= MAX_LINE_BYTES or not held:
-                held.append(piece)
+                held += piece
         at_line_start = piece.endswith(b"\n")
         row += at_line_start
 

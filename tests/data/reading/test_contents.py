@@ -202,7 +202,7 @@ class TestJson:
     def test_one_value_over_lines(self, name: str) -> None:
         assert outcomes(name, json.dumps(ROWS[0], indent=2).encode()) == ROWS[:1]
 
-    @pytest.mark.parametrize("first", ['{"text": "cut', '{"text": }', "[1, 2", "null", "plain"])
+    @pytest.mark.parametrize("first", ['{"text": "cut', '{"text": }', "null", "plain"])
     def test_a_broken_first_line_costs_one_record(self, first: str) -> None:
         found = outcomes("a.jsonl", first.encode() + b"\n" + LINES)
         assert found[1:] == ROWS

@@ -43,7 +43,8 @@ class TestNames:
             home = Path(root) / folder
             write(home, f"{name}.jsonl", f"{name}.csv")
             # What the name would match as a pattern.
-            write(Path(root), "2/x.jsonl", "a/1.jsonl")
+            for other in {"2", "a"} - {folder}:
+                write(Path(root), f"{other}/x.jsonl", f"{other}/1.jsonl")
             one, other = sorted([home / f"{name}.csv", home / f"{name}.jsonl"])
             assert find_files(at(home)).files == [one, other]
             assert find_files(at(home / f"{name}.jsonl")).files == [home / f"{name}.jsonl"]
