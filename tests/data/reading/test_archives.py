@@ -1,6 +1,9 @@
+import bz2
 import gzip
 import io
+import lzma
 import os
+import struct
 import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
@@ -14,6 +17,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from parakeet.data.reading.archives import MOST_DIRECTORY_BYTES
 from parakeet.data.reading.readers import read_records
 from parakeet.data.reading.records import Record
 from parakeet.errors import ParakeetError
@@ -23,6 +27,8 @@ PACK: dict[str, Callable[[bytes], bytes]] = {
     ".tar.gz": gzip.compress,
     ".tgz": gzip.compress,
     ".tar.zst": zstandard.ZstdCompressor().compress,
+    ".tar.bz2": bz2.compress,
+    ".txz": lzma.compress,
 }
 ARCHIVES = (".zip", *PACK)
 Files = Mapping[str, bytes]
@@ -150,7 +156,7 @@ class TestBombs:
         path.write_bytes(self.GZIPPED)
         assert f"a.{kind}.gz unpacks to more than 200 times its size" in refused(path)
 
-    @pytest.mark.parametrize("suffix", [".zip", ".tar.gz", ".tar.zst"])
+    @pytest.mark.parametrize("suffix", [".zip", ".tar.gz", ".tar.zst", ".tar.bz2", ".txz"])
     def test_a_member(self, tmp_path: Path, suffix: str) -> None:
         path = write(tmp_path, {"a.txt": b" " * self.SIZE}, suffix)
         assert f"set{suffix} unpacks to more than 200 times its size" in refused(path)
@@ -176,6 +182,27 @@ class TestBombs:
         header[148:156] = b"%06o\0 " % sum(header)
         (tmp_path / "a.tar").write_bytes(bytes(header) + bytes(1024))
         assert [record.problem is not None for record in read_records(tmp_path / "a.tar")] == [True]
+
+
+class TestHeaders:
+    """What is read at once, before any member, is bounded too."""
+
+    def test_a_zip_of_very_many_members(self, tmp_path: Path) -> None:
+        entry = packed({"a": b""}, ".zip")
+        begin = entry.index(b"PK\x01\x02")
+        one = entry[begin : entry.index(b"PK\x05\x06")]
+        assert len(one) == 46 + len("a")
+        many = one * (MOST_DIRECTORY_BYTES // len(one) + 1)
+        end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 65535, 65535, len(many), 0, 0)
+        (tmp_path / "a.zip").write_bytes(many + end)
+        assert "a.zip has too many members: their list alone is 32.0 MiB" in refused(tmp_path / "a.zip")
+
+    @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+    def test_a_tar_with_a_huge_header(self, tmp_path: Path, kind: bytes) -> None:
+        info = tarfile.TarInfo("a.txt")
+        info.type, info.size = kind, 3 << 30
+        (tmp_path / "a.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(100 << 10))
+        assert "a header of 3,221,225,472 bytes" in refused(tmp_path / "a.tar")
 
 
 @pytest.mark.parametrize("suffix", ARCHIVES)
