@@ -10,7 +10,7 @@ import tarfile
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from parakeet.data.reading.kinds import ARCHIVES
+from parakeet.data.reading.kinds import ARCHIVES, PAGES_REMEDY
 from parakeet.errors import ParakeetError
 from parakeet.sanitise import sanitise
 
@@ -105,6 +105,8 @@ def kind_of(head: bytes, named: str, where: str, separator: str | None = None) -
     if (found := _binary_kind(head)) is not None:
         return found
     start = head.removeprefix(codecs.BOM_UTF8).lstrip()
+    if named == "html" and (_PAGE.match(start) or _XML.match(start)):
+        return named
     _refuse(head, start, named, where)
     if not start:
         return named or "text"
@@ -263,7 +265,7 @@ def _refuse(head: bytes, start: bytes, named: str, where: str) -> None:
     if refusal is None and _PAGE.match(start):
         refusal = (
             "a web page (HTML), such as a server sends in place of a file",
-            "If it should be data, look at the page and fetch the file again. If it is text, save it as a .txt file.",
+            f"If it should be data, look at the page and fetch the file again. {PAGES_REMEDY}, under the name .html.",
         )
     if refusal is None and _XML.match(start) and named != "text":
         refusal = (

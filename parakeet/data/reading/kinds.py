@@ -7,6 +7,8 @@ bytes (`contents`).
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 from pathlib import PurePosixPath
 
 KINDS = {
@@ -24,8 +26,12 @@ KINDS = {
     ".markdown": "text",
     ".tar": "tar",
 }
+PAGES = (".html", ".htm", ".xhtml")
+"""Web pages, which are read if trafilatura is installed."""
+PAGES_REMEDY = "Web pages are read after: pip install 'parakeet-lm[html]'"
 COMPRESSIONS = (".gz", ".zst", ".bz2", ".xz", ".lz4")
 ARCHIVES = ("zip", "tar")
+TEXTS = ("text", "html")
 COLUMNS = ("parquet", "csv", "tsv", "arrow")
 """Kinds whose records have columns. JSON may also hold settings, so its content decides."""
 RECOGNISED = f"{', '.join(KINDS)} (each may be followed by {', '.join(COMPRESSIONS)}), .tgz and .zip"
@@ -39,15 +45,22 @@ _DESCRIPTION = re.compile(
 _CARD = re.compile(r"(readme|licen[cs]e|copying|notice|citation|changelog|changes|contributing|authors)\b.*", re.I)
 
 
+@cache
+def reads_pages() -> bool:
+    """Whether what extracts the text of web pages is installed."""
+    return find_spec("trafilatura") is not None
+
+
 def file_kind(name: str) -> tuple[str, str] | None:
-    """(a value of `KINDS` or "zip", one of `COMPRESSIONS` or "") by the name; None if the ending is unknown."""
+    """(a value of `KINDS`, "zip" or "html", one of `COMPRESSIONS` or "") by the name; None if the ending is unknown."""
     name = name.lower()
     if name.endswith(".zip"):
         return "zip", ""
     short = next((suffix for suffix in _SHORT if name.endswith(suffix)), "")
     name = name.removesuffix(short) + _SHORT.get(short, "")
     compression = next((suffix for suffix in COMPRESSIONS if name.endswith(suffix)), "")
-    kind = KINDS.get(PurePosixPath(name.removesuffix(compression)).suffix)
+    suffix = PurePosixPath(name.removesuffix(compression)).suffix
+    kind = "html" if suffix in PAGES and reads_pages() else KINDS.get(suffix)
     return (kind, compression) if kind else None
 
 
@@ -74,13 +87,13 @@ class Company:
 
     def add(self, name: str, kind: str, is_records: Callable[[], bool]) -> None:
         """Take one file into account. `is_records` looks into a JSON file."""
-        if kind == "text" or self.records or _DESCRIPTION.fullmatch(PurePosixPath(name).name):
+        if kind in TEXTS or self.records or _DESCRIPTION.fullmatch(PurePosixPath(name).name):
             return
         self.records = kind in COLUMNS or (kind in ("json", "jsonl") and is_records())
         self.others = True
 
     def leaves_out(self, name: str, kind: str) -> bool:
         name = PurePosixPath(name).name
-        if kind == "text":
+        if kind in TEXTS:
             return self.records or (self.others and _CARD.match(name) is not None)
         return (self.records or self.others) and _DESCRIPTION.fullmatch(name) is not None

@@ -20,6 +20,7 @@ from parakeet.data.reading.kinds import ARCHIVES, Company, ending, file_kind
 from parakeet.data.reading.records import Problem, Record
 from parakeet.data.reading.tables import read_arrow, read_csv, read_row_groups, seekable
 from parakeet.data.reading.text_records import read_separated, read_text
+from parakeet.data.reading.web_pages import read_page
 from parakeet.errors import ParakeetError
 from parakeet.sanitise import sanitise
 
@@ -115,6 +116,8 @@ def read_stream(kind: str, stream: Any, where: str, separator: str | None) -> It
         yield from read_json(stream, where)
     elif kind in ("csv", "tsv"):
         yield from read_csv(stream, "," if kind == "csv" else "\t")
+    elif kind == "html":
+        yield from read_page(stream)
     elif separator is not None:
         yield from read_separated(stream, separator)
     else:

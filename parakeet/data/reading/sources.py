@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from parakeet.artifact import MANIFEST_FILE, WORK_FOLDER
 from parakeet.data.reading.contents import holds_json_records
-from parakeet.data.reading.kinds import COLUMNS, RECOGNISED, Company, ending, file_kind
+from parakeet.data.reading.kinds import COLUMNS, RECOGNISED, TEXTS, Company, ending, file_kind
 from parakeet.errors import ParakeetError
 from parakeet.recipe_sources import DownloadSource, FileSource, RemoteSource
 from parakeet.sanitise import sanitise
@@ -161,13 +161,13 @@ def _sorted_out(paths: Iterable[Path], root: Path, patterns: Sequence[str]) -> F
             unread[ending(path.name)] += 1
     company = Company()
     # JSON is looked into only where text stands beside it: a listing of many files has to stay fast.
-    text = any(kind == "text" for _, kind in known)
+    text = any(kind in TEXTS for _, kind in known)
     for path, kind in sorted(known, key=lambda one: one[1] not in COLUMNS):
         company.add(path.name, kind, lambda path=path: not text or holds_json_records(path))  # type: ignore[misc]
     files, beside = [], []
     for path, kind in known:
         name = path.name.lower()
-        chosen = name in asked or (kind == "text" and name.endswith(suffixes))
+        chosen = name in asked or (kind in TEXTS and name.endswith(suffixes))
         if not chosen and (company.leaves_out(name, kind) or _is_cache(path)):
             beside.append(path.relative_to(root).as_posix())
             unread[ending(name)] += 1
