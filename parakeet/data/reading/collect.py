@@ -12,7 +12,7 @@ from parakeet.artifact import Artifact, replace_file
 from parakeet.data.documents import Document, WriteDocuments, collect_parts
 from parakeet.data.questions import LeakSearch, read_questions, write_questions
 from parakeet.data.reading.counts import HELD_OUT_QUESTION, RecordCounts
-from parakeet.data.reading.kinds import PAGES, PAGES_REMEDY, ending
+from parakeet.data.reading.kinds import BOOK, PAGES, PAGES_REMEDY, ending
 from parakeet.data.reading.pieces import Piece
 from parakeet.data.reading.records import Problem
 from parakeet.data.reading.source_readers import RecordReader, reader_of
@@ -190,5 +190,5 @@ def _left_out(unread: Counter[str], beside: list[str]) -> Iterator[str]:
             if count == 1
             else f"{count:,} files of kinds that are not read were"
         )
-        hint = f". {PAGES_REMEDY}" if any(name.startswith(PAGES) for name in others) else ""
+        hint = f". {PAGES_REMEDY}" if any(name.startswith((*PAGES, BOOK)) for name in others) else ""
         yield f"{files} left out ({endings(others)}){hint}"

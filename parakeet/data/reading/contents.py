@@ -74,7 +74,7 @@ _LONG_TURN = re.compile(rb'\[\s*\{\s*"(role|from|speaker)"\s*:')
 _XML = re.compile(rb"<\?xml\s", re.I)
 _IN_ZIPS = {
     "[Content_Types].xml": ("an Office document", _TO_TEXT),
-    "mimetype": ("an EPUB or OpenDocument file", _TO_TEXT),
+    "mimetype": ("an EPUB or OpenDocument file", f"{_TO_TEXT} {PAGES_REMEDY}"),
     "data.pkl": ("a PyTorch checkpoint", _NO_TEXT),
 }
 """Zip files that are something else, by the name of a member."""

@@ -28,7 +28,9 @@ KINDS = {
 }
 PAGES = (".html", ".htm", ".xhtml")
 """Web pages, which are read if trafilatura is installed."""
-PAGES_REMEDY = "Web pages are read after: pip install 'parakeet-lm[html]'"
+BOOK = ".epub"
+"""A zip of web pages, one for each chapter."""
+PAGES_REMEDY = "Web pages and EPUB are read after: pip install 'parakeet-lm[html]'"
 COMPRESSIONS = (".gz", ".zst", ".bz2", ".xz", ".lz4")
 ARCHIVES = ("zip", "tar")
 TEXTS = ("text", "html")
@@ -54,7 +56,7 @@ def reads_pages() -> bool:
 def file_kind(name: str) -> tuple[str, str] | None:
     """(a value of `KINDS`, "zip" or "html", one of `COMPRESSIONS` or "") by the name; None if the ending is unknown."""
     name = name.lower()
-    if name.endswith(".zip"):
+    if name.endswith(".zip") or (name.endswith(BOOK) and reads_pages()):
         return "zip", ""
     short = next((suffix for suffix in _SHORT if name.endswith(suffix)), "")
     name = name.removesuffix(short) + _SHORT.get(short, "")

@@ -180,7 +180,7 @@ def test_what_is_not_read_is_counted_by_ending_and_said(tmp_path: Path, output: 
     folder = tmp_path / "mine"
     folder.mkdir()
     jsonl(folder / "a.jsonl", texts(3))
-    for name in ("b.pdf", "c.PDF", "d.html", "Makefile", "README.md", "dataset_infos.json", ".hidden"):
+    for name in ("b.pdf", "c.PDF", "d.docx", "Makefile", "README.md", "dataset_infos.json", ".hidden"):
         (folder / name).write_text("{}", encoding="utf-8")
     with zipfile.ZipFile(folder / "e.zip", "w") as archive:
         for name in ("f.jsonl", "g.pdf", "h.txt", "LICENSE", ".hidden"):
@@ -189,11 +189,11 @@ def test_what_is_not_read_is_counted_by_ending_and_said(tmp_path: Path, output: 
     counts = collecting.collect(output, recipe_of(FileSource(name="mine", path=str(folder))), said=said)
     counts = counts["sources"]["mine"]
     assert (counts["files"], counts["records"], counts["documents"]) == (2, 4, 4)
-    assert counts["unread"] == {".pdf": 3, ".html": 1, "no ending": 2, ".md": 1, ".json": 1, ".txt": 1}
+    assert counts["unread"] == {".pdf": 3, ".docx": 1, "no ending": 2, ".md": 1, ".json": 1, ".txt": 1}
     assert said.getvalue().splitlines() == [
         "mine: left out, because files of records are beside them: README.md, dataset_infos.json. To read them, name "
         "them in `path`.",
-        "mine: 7 files of kinds that are not read were left out (.pdf 3, no ending 2, .html 1, .txt 1)",
+        "mine: 7 files of kinds that are not read were left out (.pdf 3, no ending 2, .docx 1, .txt 1)",
     ]
 
 

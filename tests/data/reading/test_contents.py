@@ -231,7 +231,7 @@ NOT_READ: dict[str, tuple[bytes, str]] = {
     "JPEG": (b"\xff\xd8\xff\xe0\0\x10JFIF\0", "is an image"),
     "MP3": (b"ID3\x04\0\0\0\0\0\x23TSSE\xff", "is sound or video"),
     "DOCX": (zipped("[Content_Types].xml", "word/document.xml"), "is an Office document"),
-    "EPUB": (zipped("mimetype", "OEBPS/a.xhtml"), "is an EPUB or OpenDocument file"),
+    "OpenDocument": (zipped("mimetype", "content.xml"), "is an EPUB or OpenDocument file"),
     "RTF": (b"{\\rtf1\\ansi Hello}", "is a Rich Text document"),
     "7z": (b"7z\xbc\xaf\x27\x1c\0\4", "is an archive of a kind that Parakeet does not read. Unpack it."),
     "UTF-16": ("naïve text".encode("utf-16"), "is encoded as UTF-16"),
@@ -299,7 +299,7 @@ class TestCompany:
         [
             (("a.jsonl", "README.md", "LICENSE.txt", "notes.txt"), {".md": 1, ".txt": 2}),
             (("a.txt", "b.md"), {}),
-            (("a.jsonl", "a.html", "b.PDF", "Makefile"), {".html": 1, ".pdf": 1, "no ending": 1}),
+            (("a.jsonl", "a.docx", "b.PDF", "Makefile"), {".docx": 1, ".pdf": 1, "no ending": 1}),
             (("a.jsonl", "dataset_infos.json", "x.metadata.json"), {".json": 2}),
             (("a.txt", ".hidden", "__MACOSX/a.txt", ".git/x"), {}),
         ],

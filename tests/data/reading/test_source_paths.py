@@ -103,10 +103,10 @@ class TestNames:
 
 class TestLeftOut:
     def test_by_ending(self, tmp_path: Path) -> None:
-        write(tmp_path, "a.jsonl", "b.pdf", "sub/c.PDF", "d.html", "Makefile", "e.xml.gz", "f.tar.old", ".g", ".git/h")
+        write(tmp_path, "a.jsonl", "b.pdf", "sub/c.PDF", "d.docx", "Makefile", "e.xml.gz", "f.tar.old", ".g", ".git/h")
         found = find_files(at(tmp_path))
         assert found.files == [tmp_path / "a.jsonl"]
-        assert found.unread == {".pdf": 2, ".html": 1, "no ending": 1, ".xml.gz": 1, ".old": 1}
+        assert found.unread == {".pdf": 2, ".docx": 1, "no ending": 1, ".xml.gz": 1, ".old": 1}
         assert found.beside == []
 
     def test_folders_that_a_pattern_matches(self, tmp_path: Path) -> None:

@@ -53,6 +53,19 @@ def test_pages_are_text_beside_records_and_in_archives(tmp_path: Path) -> None:
 
 
 @with_pages
+@pytest.mark.parametrize("name", ["a.epub", "a.zip", "a.jsonl"])
+def test_the_chapters_of_a_book_are_documents(tmp_path: Path, name: str) -> None:
+    with zipfile.ZipFile(tmp_path / name, "w") as archive:
+        archive.writestr("mimetype", "application/epub+zip")
+        for member in ("OEBPS/1.xhtml", "OEBPS/2.xhtml"):
+            archive.writestr(member, f'<?xml version="1.0"?>\n{PAGE}')
+        archive.writestr("OEBPS/style.css", "p {color: red}")
+    found = list(read_records(tmp_path / name))
+    assert [record.member for record in found] == ["OEBPS/1.xhtml", "OEBPS/2.xhtml"]
+    assert all(SENTENCES[0] in str(record.value) for record in found)
+
+
+@with_pages
 def test_a_page_that_takes_too_long_costs_one_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(web_pages, "MOST_SECONDS", 3.0)
     attributes = " ".join(f"a{number}=1" for number in range(100_000))
@@ -81,5 +94,9 @@ def test_without_it_pages_are_named(tmp_path: Path, suffix: str) -> None:
     unread: Counter[str] = Counter()
     assert list(read_records(tmp_path / "c.zip", unread=unread)) == []
     assert unread == {suffix: 1}
-    with pytest.raises(ParakeetError, match=r"pip install 'parakeet-lm\[html\]'"):
-        texts(tmp_path / f"a{suffix}")
+    with zipfile.ZipFile(tmp_path / "d.epub", "w") as archive:
+        archive.writestr("mimetype", "application/epub+zip")
+        archive.write(tmp_path / f"a{suffix}", f"a{suffix}")
+    for name in (f"a{suffix}", "d.epub"):
+        with pytest.raises(ParakeetError, match=r"pip install 'parakeet-lm\[html\]'"):
+            texts(tmp_path / name)
