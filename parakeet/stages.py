@@ -22,6 +22,7 @@ from parakeet.recipe import Recipe
 from parakeet.recipe_file import load_recipe
 from parakeet.recipe_sources import remote_sources
 from parakeet.release.stages import OriginalCheckpointFile, OriginalModelStage, ReleaseStage
+from parakeet.sanitise import sanitise
 from parakeet.stage import ExternalFile, Launch, MakeContext, Stage
 from parakeet.training.stage import CheckpointStage
 
@@ -145,13 +146,24 @@ class Build:
             return {upstream: self.artifact(upstream).manifest for upstream in self.upstream(stage.name)}
 
         root = self.store.root
-        unchanged = partial(refuse_changed, self._read[stage.name])
+        unchanged = partial(self._refuse_changed, stage)
         context = MakeContext(
             self.recipe, root, inputs, manifests, output, progress, launch, force, try_anyway, unchanged
         )
         counts = stage.make(context)
         unchanged()
         return counts
+
+    def _refuse_changed(self, stage: Stage) -> None:
+        """Raise ParakeetError if a file outside the store has changed since it was hashed, or if there is a new one."""
+        hashed = self._read[stage.name]
+        refuse_changed(hashed)
+        for path in stage.files(self.recipe, self.store.root).values():
+            if path not in hashed:
+                raise ParakeetError(
+                    sanitise(f"{path} was added while its folder was read. Nothing was made of it: ")
+                    + "run the same command again."
+                )
 
     def upstream(self, name: str) -> list[str]:
         """The stages that a stage is made from, and those before them, in the order of the build."""

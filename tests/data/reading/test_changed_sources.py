@@ -54,7 +54,7 @@ CHANGES: dict[str, Callable[[Path], None]] = {
 class Meddling(Progress):
     """Calls `change` when the task of this name begins or ends."""
 
-    def __init__(self, name: str, when: str, change: Callable[[], None]) -> None:
+    def __init__(self, name: str, when: str, change: Callable[[], object]) -> None:
         super().__init__(io.StringIO())
         self._moment = name, when
         self._change = change
@@ -109,6 +109,17 @@ def test_the_same_command_again_reads_the_new_file(tmp_path: Path, recipe: Path,
         make(tmp_path / "home", recipe, "documents", meddling)
     texts = make(tmp_path / "home", recipe, "documents", Progress(io.StringIO()))
     assert texts[2999].startswith("new") or len(texts) > 3010
+
+
+def test_a_file_that_is_added_to_a_folder(tmp_path: Path, recipe: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a.jsonl").write_text(OLD, encoding="utf-8")
+    recipe.write_text("extends: demo\nname: mine\nsources: [{name: mine, path: folder}]\n", encoding="utf-8")
+    meddling = Meddling("documents", "begins", lambda: (folder / "b.jsonl").write_text(NEW, encoding="utf-8"))
+    with pytest.raises(ParakeetError, match=r"b\.jsonl was added while its folder was read.* run the same command"):
+        make(tmp_path / "home", recipe, "documents", meddling)
+    assert len(make(tmp_path / "home", recipe, "documents", Progress(io.StringIO()))) == 6000
 
 
 def test_an_evaluation_set_that_changes(tmp_path: Path, recipe: Path) -> None:
