@@ -5,7 +5,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from parakeet.conversation import Turn
@@ -79,9 +79,12 @@ TRAILING_DROPPED = "trailing Human turn without a reply dropped"
 LATER_SYSTEM = "later System turn counted as the Human's"
 NUMBER = "number taken as its text"
 FIRST_ANSWER = "first of several answers taken"
+ANONYMOUS = "two anonymous speakers taken as Human and Assistant"
 PLACEHOLDER_REPLY = "placeholder as reply kept"
 
 _DECORATION = " \t\r\n:#*<>|[]()"
+_ANONYMOUS = re.compile(r"\d|\b[a-z]\Z")
+"""In a speaker's name: an id, `speaker 1`, `A`, `person b`."""
 _BRACKETS = re.compile(r"<(.*)>|\[(.*)\]|\((.*)\)", re.DOTALL)
 _MARKED_SPEAKER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
 """Conversations in one string, as Anthropic publishes them: "\\n\\nHuman: …\\n\\nAssistant: …"."""
@@ -231,7 +234,7 @@ def marked_turns(text: str) -> list[dict[str, str]] | None:
 
 def looks_like_turns(value: Any, texts: bool = False) -> bool:
     """Whether the first element is a turn or an exchange; with `texts`, it may also be a text."""
-    turns = list_of_turns(value)
+    turns = _ungrouped(list_of_turns(value) or [])
     first = _as_object(turns[0]) if turns else None
     if isinstance(first, dict):
         return _turn_keys(first) is not None or _exchange_of(first) is not None
@@ -260,10 +263,16 @@ class TurnReader:
         # MT-bench's `turns` are the human's alone. A line of bare strings is likely to be something else.
         if column not in ("", "turns") and len(messages) > 1 and all(isinstance(text, str | None) for text in messages):
             return self.alternating(messages, column)
+        messages = [_as_object(message) for message in (_ungrouped(messages) if column else messages)]
+        speakers = self.speakers
+        if messages and (two := self._anonymous(messages)):
+            self.account.note(ANONYMOUS)
+            speakers = {**dict(zip(two, ("Human", "Assistant"), strict=False)), **speakers}
+        reader = replace(self, speakers=speakers)
         return [
             turn
             for number, message in enumerate(messages, start=1)
-            for turn in self._read(_as_object(message), f"turn {number}", column)
+            for turn in reader._read(message, f"turn {number}", column)
         ]
 
     def alternating(self, value: Any, column: str) -> list[Turn]:
@@ -296,6 +305,17 @@ class TurnReader:
                 if key not in keys:
                     self.account.leave(f"{column}[].{key}", value)
 
+    def _anonymous(self, messages: list[Any]) -> list[str]:
+        """The speakers, if there are at most two and both have ids or letters for names; the first one begins."""
+        names: dict[str, None] = {}
+        for message in messages:
+            keys = self._keys_of(message) if isinstance(message, dict) else None
+            name = message[keys[0]] if keys else None
+            if not isinstance(name, str | int) or self._known(name) or not _ANONYMOUS.search(speaker_name(str(name))):
+                return []
+            names[speaker_name(str(name))] = None
+        return list(names) if len(names) <= 2 else []
+
     def _keys_of(self, message: Mapping[str, Any]) -> tuple[str, str] | None:
         if self.keys is None:
             return _turn_keys(message)
@@ -317,9 +337,9 @@ class TurnReader:
         raise BadRecord("unknown speaker", f"{str(name)[:NAME_CHARACTERS]!r} in {where}")
 
     def _known(self, name: Any) -> str | None:
-        if not isinstance(name, str):
+        if not isinstance(name, str | int):
             return None
-        return self.speakers.get(speaker_name(name)) or ROLE_NAMES.get(speaker_name(name))
+        return self.speakers.get(speaker_name(str(name))) or ROLE_NAMES.get(speaker_name(str(name)))
 
     def _malformed(self, where: str) -> BadRecord:
         return BadRecord("malformed turn", f"{where} has no {' and '.join(self.keys or ('role', 'content'))}")
@@ -393,6 +413,16 @@ def _as_object(message: Any) -> Any:
     if isinstance(message, list) and message and all(isinstance(item, tuple) for item in message):
         return dict(message)
     return message
+
+
+def _ungrouped(messages: list[Any]) -> list[Any]:
+    """The turns, also of a list that groups neighbouring turns of one speaker."""
+    if not all(isinstance(group, list) and group and isinstance(group[0], dict) for group in messages):
+        return messages
+    keys = _turn_keys(messages[0][0]) if messages else None
+    if keys is None or any(len({str(turn.get(keys[0])) for turn in group}) > 1 for group in messages):
+        return messages
+    return [turn for group in messages for turn in group]
 
 
 def _is_pair(message: Any) -> bool:
