@@ -149,7 +149,8 @@ def _judge(reader: RecordReader, counts: RecordCounts, progress: Progress) -> No
     if counts.is_unusable:
         raise counts.refusal(name, reader.folder)
     if counts.bad:
-        progress.say(f"{name}: {counts.bad:,} of {counts.taken:,} records left out. The first:")
+        reasons = ", ".join(f"{reason} {number:,}" for reason, number in counts.bad_reasons.most_common())
+        progress.say(f"{name}: {counts.bad:,} of {counts.taken:,} records left out ({reasons}). The first:")
         for line in counts.first_problems(reader.folder, counts.bad_reasons):
             progress.say(line)
     for line in counts.changes():
