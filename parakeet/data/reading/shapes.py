@@ -11,6 +11,7 @@ from parakeet.data.reading.records import BadRecord
 from parakeet.data.reading.turns import (
     EXCHANGES,
     FIRST_ANSWER,
+    NAME_CHARACTERS,
     Account,
     TurnReader,
     column_text,
@@ -135,7 +136,7 @@ class _Record:
         ]
         if columns.system and not is_missing(self.values.get(columns.system)):
             self.used.add(columns.system)
-            turns.insert(0, Turn("System", column_text(self.values[columns.system], columns.system, self.account)))
+            turns.insert(0, Turn("System", self._unless_placeholder(self.values[columns.system], columns.system)))
         return conversation(turns, self.account)
 
     def leave_unused(self, turns: tuple[Turn, ...], metadata: Mapping[str, Any]) -> None:
@@ -218,11 +219,14 @@ class _Record:
         return name == "context" and isinstance(self._peek(name), list | dict)
 
     def _supplement(self, name: str) -> str:
-        """A column that may have nothing to say."""
-        text = column_text(self._take(name), name, self.account)
+        return self._unless_placeholder(self._take(name), name)
+
+    def _unless_placeholder(self, value: Any, name: str) -> str:
+        """The text of a column that may have nothing to say."""
+        text = column_text(value, name, self.account)
         if not is_placeholder(text):
             return text
-        self.account.note(f"placeholder in {name} taken as empty")
+        self.account.note(f"placeholder in {name[:NAME_CHARACTERS]} taken as empty")
         return ""
 
     def _prompt(self, name: str) -> list[Turn]:

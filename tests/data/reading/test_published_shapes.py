@@ -1,5 +1,6 @@
 """The forms in which conversations and texts are published: what becomes of each, and that nothing of it is lost."""
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from parakeet.data.reading.collect import collect_documents
 from parakeet.data.reading.records import BadRecord
 from parakeet.data.reading.shapes import shape
 from parakeet.errors import ParakeetError
+from parakeet.progress import Progress
 from parakeet.recipe_sources import Columns, FileSource
 
 from . import collecting
@@ -349,6 +352,10 @@ def test_two_anonymous_speakers(names: tuple[Any, Any]) -> None:  # fmt: skip
     assert shaped.notes == ("two anonymous speakers taken as Human and Assistant",)
 
 
+def test_a_message_of_a_tree_is_noted() -> None:
+    assert shape(PUBLISHED["OASST messages"][0], MINE).notes == ("one message of a conversation tree read as a text",)
+
+
 def test_the_recipe_names_speakers() -> None:
     source = FileSource(name="mine", path="x", speakers={"Customer": "human", "agent_1": "assistant", "user": "system"})
     record = {"dialogue": [{"speaker": "customer", "text": "Hi"}, {"speaker": "Agent 1", "text": "Hello"}]}
@@ -364,6 +371,9 @@ def test_columns_of_the_recipe_take_every_form_of_a_list_of_turns() -> None:
     strict = FileSource(name="mine", path="x", columns=Columns(messages="log", role="who", content="what"))
     assert reason_of({"log": OPENAI}, strict) == "malformed turn: turn 1 has no who and what"
     assert shape({"log": OPENAI, "weight": 0.5}, source).unused == {"weight": False}
+    exchange = FileSource(name="mine", path="x", columns=Columns(human="q", assistant="a", system="s"))
+    assert turns_of({"q": "Hi", "a": "Hello", "s": "N/A"}, exchange) == EXCHANGE
+    assert reason_of({"q": "Hi", "a": None}, exchange) == "empty turn: Assistant, turn 2"
 
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), max_size=20).map(lambda text: f"w {text} w")
@@ -530,6 +540,20 @@ class TestCounts:
         records += [{"text": "b", "summary": "s", "score": 1}, {"text": "c", "summary": "", "language": None}]
         counts = self.collected(tmp_path, records)
         assert list(counts["unused_columns"].items()) == [("summary", 1), ("score", 4), ("weight", 3)]
+
+    def test_the_terminal_says_once_what_was_changed_and_not_used(self, tmp_path: Path) -> None:
+        records = [[{"role": "assistant", "content": "Hm."}, *OPENAI], {"messages": OPENAI, "note": "a", "weight": 1}]
+        path = jsonl(tmp_path / "a.jsonl", [*records, said("tool", "b")])
+        terminal = io.StringIO()
+        (tmp_path / "output").mkdir()
+        recipe = recipe_of(FileSource(name="mine", path=path))
+        collect_documents(recipe, {}, tmp_path / "output", Progress(terminal))
+        lines = [line for line in terminal.getvalue().splitlines() if line.startswith("mine: ")]
+        assert lines == [
+            "mine: 1 of 3 records left out (tool calls 1). The first:",
+            "mine: leading Assistant turn dropped (1 of 2 documents)",
+            "mine: columns that are not used: note (1), weight (1)",
+        ]
 
     def test_names_of_unused_columns_are_bounded(self, tmp_path: Path) -> None:
         records = [{"text": "a", f"key {number}": "b", "x" * 500: 1} for number in range(200)]
