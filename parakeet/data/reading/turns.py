@@ -378,8 +378,6 @@ def conversation(turns: list[Turn], account: Account) -> tuple[Turn, ...]:
             role = "Human"
         if not spoken or spoken[-1][0] != role:
             spoken.append((role, [], number))
-        elif turn.role != "System":
-            account.note(JOINED)
         if turn.content:
             spoken[-1][1].append(turn.content)
     if spoken[-1][0] == "Human":
@@ -390,6 +388,8 @@ def conversation(turns: list[Turn], account: Account) -> tuple[Turn, ...]:
     empty = next(((role, number) for role, contents, number in spoken if not contents), None)
     if empty is not None:
         raise BadRecord("empty turn", f"{empty[0]}, turn {empty[1]}")
+    if any(len(contents) > 1 for _, contents, _ in spoken):
+        account.note(JOINED)
     said = (Turn(role, "\n\n".join(contents)) for role, contents, _ in spoken)
     return (*([Turn("System", system)] if system else []), *said)
 
