@@ -43,7 +43,7 @@ class Columns(Section):
     assistant: str | None = None
     """Column with the reply to it."""
     system: str | None = None
-    """Column with a system message; optional beside human and assistant."""
+    """Column with a system message; optional beside the others of a conversation."""
     messages: str | None = None
     """Column with a list of turns."""
     alternating: str | None = None

@@ -42,8 +42,11 @@ OTHER_COLUMNS = "other columns"
 REMEDIES = {
     "unknown columns": "name the columns in the recipe, such as columns: {text: NAME}, columns: {messages: NAME} or "
     "columns: {human: NAME, assistant: NAME}",
-    "malformed turn": "name the columns in the recipe, such as columns: {messages: NAME, role: NAME, content: NAME} or "
-    "columns: {alternating: NAME}",
+    **dict.fromkeys(
+        ("malformed turn", "not a list of turns"),
+        "name the columns in the recipe, such as columns: {messages: NAME, role: NAME, content: NAME} or "
+        "columns: {alternating: NAME}",
+    ),
     "unknown speaker": "say in the recipe who they are, such as speakers: {NAME: assistant}",
 }
 """What to do about a reason, other than to correct the file."""
@@ -187,16 +190,16 @@ class RecordCounts:
     def refusal(self, source: str, folder: str) -> ParakeetError:
         """The error for a source that is unusable or hopeless."""
         reasons, limit = [reason for reason, _ in self.bad_reasons.most_common()], ""
+        remedy = "the source's columns in the recipe"
         if self.is_too_faulty:
             reasons = [reason for reason in reasons if reason not in NORMAL_REASONS]
             limit = f", and at most {format_percent(self.most_faulty, 0)} may be bad (sources[].bad_records)"
         elif self.documents:
             reasons = [reason for reason in reasons if reason in NORMAL_REASONS]
             limit = f", and at most {format_percent(self.most_normal, 0)} may be left out like this"
-            limit += ", or the share that sources[].bad_records names"
+            remedy = "allow more with sources[].bad_records in the recipe"
         number = sum(self.bad_reasons[reason] for reason in reasons)
-        remedies = [REMEDIES[reason] for reason in reasons if reason in REMEDIES]
-        remedies = remedies or ["the source's columns in the recipe"]
+        remedies = dict.fromkeys(REMEDIES[reason] for reason in reasons if reason in REMEDIES) or [remedy]
         return ParakeetError(
             f"Source {source}: {number:,} of {self.taken:,} records cannot be used ({', '.join(reasons)}){limit}. "
             f"Correct the file, or {'; '.join(remedies)}. The first:\n"

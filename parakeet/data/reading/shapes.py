@@ -123,17 +123,17 @@ class _Record:
         if columns.text:
             return (_plain(self.values[columns.text], columns.text, self.account),)
         if columns.messages:
-            return conversation(self.reader.turns(self.values[columns.messages], columns.messages), self.account)
-        if columns.alternating:
+            turns = self.reader.turns(self.values[columns.messages], columns.messages)
+        elif columns.alternating:
             contents = self.values[columns.alternating]
             turns = [] if contents is None else self.reader.alternating(contents, columns.alternating)
-            return conversation(turns, self.account)
-        assert columns.human is not None
-        assert columns.assistant is not None
-        turns = [
-            Turn("Human", column_text(self.values[columns.human], columns.human, self.account)),
-            Turn("Assistant", reply_text(self.values[columns.assistant], columns.assistant, self.account)),
-        ]
+        else:
+            assert columns.human is not None
+            assert columns.assistant is not None
+            turns = [
+                Turn("Human", column_text(self.values[columns.human], columns.human, self.account)),
+                Turn("Assistant", reply_text(self.values[columns.assistant], columns.assistant, self.account)),
+            ]
         if columns.system and not is_missing(self.values.get(columns.system)):
             self.used.add(columns.system)
             turns.insert(0, Turn("System", self._unless_placeholder(self.values[columns.system], columns.system)))

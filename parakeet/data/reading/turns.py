@@ -106,8 +106,8 @@ class Account:
         self.notes[text] = None
 
     def leave(self, name: str, value: Any) -> None:
-        """Count a value that is not used. Nothing is lost of an empty one."""
-        is_empty = not value if isinstance(value, str | list | dict) else is_missing(value)
+        """Count a value that is not used. Nothing is lost of an empty one; in CSV it is "[]"."""
+        is_empty = value in ("", "[]", "{}") if isinstance(value, str) else is_missing(value) or value in ([], {})
         if not is_empty:
             short = name[:NAME_CHARACTERS]
             self.unused[short] = self.unused.get(short, False) or _holds_text(value)

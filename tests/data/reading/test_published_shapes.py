@@ -22,6 +22,7 @@ from .collecting import jsonl, recipe_of
 
 Turns = list[tuple[str, str]]
 
+CASES = Path(__file__).parents[4] / "shared/cases"
 MINE = FileSource(name="mine", path="x")
 SYSTEM = ("System", "Be kind.")
 EXCHANGE = [("Human", "Hi"), ("Assistant", "Hello")]
@@ -331,7 +332,7 @@ def test_a_system_message_that_stands_in_a_column_too_is_taken_once() -> None:
 def test_a_history_that_is_none(history: Any) -> None:
     shaped = shape({"instruction": "Hi", "output": "Hello", "history": history}, MINE)
     assert [(turn.role, turn.content) for turn in shaped.document.turns] == EXCHANGE
-    assert set(shaped.unused) == ({"history"} if history in ("long ago", "[]", 5, [5]) else set())
+    assert set(shaped.unused) == ({"history"} if history in ("long ago", 5, [5]) else set())
 
 
 @pytest.mark.parametrize(
@@ -371,6 +372,8 @@ def test_columns_of_the_recipe_take_every_form_of_a_list_of_turns() -> None:
     strict = FileSource(name="mine", path="x", columns=Columns(messages="log", role="who", content="what"))
     assert reason_of({"log": OPENAI}, strict) == "malformed turn: turn 1 has no who and what"
     assert shape({"log": OPENAI, "weight": 0.5}, source).unused == {"weight": False}
+    told = FileSource(name="mine", path="x", columns=Columns(messages="log", system="s"))
+    assert turns_of({"log": OPENAI, "s": "Be kind."}, told) == [SYSTEM, *EXCHANGE]
     exchange = FileSource(name="mine", path="x", columns=Columns(human="q", assistant="a", system="s"))
     assert turns_of({"q": "Hi", "a": "Hello", "s": "N/A"}, exchange) == EXCHANGE
     assert reason_of({"q": "Hi", "a": None}, exchange) == "empty turn: Assistant, turn 2"
@@ -490,6 +493,36 @@ def _held(record: Any, name: str) -> list[Any]:
     return [turn.get(key) for turn in value if isinstance(turn, dict)] if key else [value]
 
 
+@pytest.mark.parametrize(
+    ("case", "documents", "bad", "notes"),
+    [
+        ("10-line-is-a-list-of-turns/chats.jsonl", 40, {}, {}),
+        ("11-tool-calls/tools.jsonl", 36, {"tool calls": 4}, {}),
+        ("12-content-in-parts/parts.jsonl", 40, {}, {}),
+        (
+            "14-same-speaker-twice/twice.jsonl",
+            80,
+            {},
+            {"leading Assistant turn dropped": 40, "neighbouring turns of one speaker joined": 40},
+        ),
+        ("15-other-speakers/bing.jsonl", 36, {"unknown speaker": 4}, {}),
+        ("20-numbers-and-objects-as-answers/number.jsonl", 40, {}, {"number taken as its text": 20}),
+        ("21-placeholder-inputs/noinput.json", 40, {}, {"placeholder in input taken as empty": 32}),
+        ("33-leading-assistant-turn/sharegpt.jsonl", 200, {}, {"leading Assistant turn dropped": 67}),
+        ("34-null-text/three-nulls.jsonl", 197, {"empty text": 3}, {}),
+        ("37-openai-tools-and-parts/partsfew.jsonl", 200, {}, {}),
+        ("37-openai-tools-and-parts/toolsfew.jsonl", 160, {"tool calls": 40}, {}),
+    ],
+)
+def test_reported_files(tmp_path: Path, case: str, documents: int, bad: dict[str, int], notes: dict[str, int]) -> None:
+    path = CASES / case
+    if not path.is_file():
+        pytest.skip(f"{path} is not there")
+    counts = collecting.collect(tmp_path, recipe_of(FileSource(name="mine", path=str(path))))["sources"]["mine"]
+    assert (counts["documents"], counts["bad_reasons"], counts["notes"]) == (documents, bad, notes)
+    assert not any("<noinput>" in document.content for document in collecting.documents(tmp_path))
+
+
 class TestCounts:
     def collected(self, folder: Path, records: list[Any], **settings: Any) -> dict[str, Any]:
         source = FileSource(name="mine", path=jsonl(folder / "a.jsonl", records), **settings)
@@ -512,6 +545,15 @@ class TestCounts:
             self.collected(tmp_path, records)
         (tmp_path / "again").mkdir()
         assert self.collected(tmp_path / "again", records, speakers={"customer": "human"})["documents"] == 10
+
+    def test_where_nearly_all_have_tool_calls_the_recipe_can_allow_it(self, tmp_path: Path) -> None:
+        records = [{"messages": OPENAI}] + [said("tool", "a")] * 9
+        with pytest.raises(
+            ParakeetError, match=r"9 of 10 .*\(tool calls\).*at most 50%.*sources\[\]\.bad_records in the"
+        ):
+            self.collected(tmp_path, records)
+        (tmp_path / "again").mkdir()
+        assert self.collected(tmp_path / "again", records, bad_records="90%")["documents"] == 1
 
     @pytest.mark.parametrize(("allowed", "passes"), [("4%", False), ("5%", True), (0.05, True), (0, False)])
     def test_the_recipe_says_how_many_may_be_bad(self, tmp_path: Path, allowed: Any, passes: bool) -> None:
