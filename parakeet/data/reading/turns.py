@@ -268,7 +268,9 @@ class TurnReader:
         # MT-bench's `turns` are the human's alone. A line of bare strings is likely to be something else.
         if column not in ("", "turns") and len(messages) > 1 and all(isinstance(text, str | None) for text in messages):
             return self.alternating(messages, column)
-        messages = [_as_object(message) for message in (_ungrouped(messages) if column else messages)]
+        if column:
+            messages = self._from_pairs(_ungrouped(messages))
+        messages = [_as_object(message) for message in messages]
         reader = self
         if two := self._anonymous(messages):
             self.account.note(ANONYMOUS)
@@ -290,9 +292,6 @@ class TurnReader:
         ]
 
     def _read(self, message: Any, where: str, column: str) -> Iterator[Turn]:
-        if column and _is_pair(message):
-            yield from self._pair(message[0], message[1], where)
-            return
         if not isinstance(message, dict):
             raise self._malformed(where)
         if message.get("tool_calls") or message.get("function_call"):
@@ -325,12 +324,16 @@ class TurnReader:
             return _turn_keys(message)
         return self.keys if all(key in message for key in self.keys) else None
 
-    def _pair(self, first: str, second: str, where: str) -> Iterator[Turn]:
-        """A speaker and what he says, or what the human says and the reply."""
-        role = self._known(first)
-        if role is None:
-            yield Turn("Human", turn_text(first, where, self.account))
-        yield Turn(role or "Assistant", turn_text(second, where, self.account))
+    def _from_pairs(self, messages: list[Any]) -> list[Any]:
+        """Turns or exchanges as objects, if the list has them as pairs of texts.
+
+        They are turns if half of the first texts are speakers, since one may be unknown.
+        """
+        if not all(_is_pair(message) for message in messages):
+            return messages
+        speakers = sum(self._known(first) is not None for first, _ in messages)
+        keys = ("role", "content") if 2 * speakers >= len(messages) else ("input", "output")
+        return [dict(zip(keys, message, strict=True)) for message in messages]
 
     def _role(self, name: Any, where: str) -> str:
         role = self._known(name)

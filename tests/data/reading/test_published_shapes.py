@@ -172,6 +172,7 @@ PUBLISHED: dict[str, tuple[Any, Turns, set[str]]] = {
     "lists by key": ({"messages": {"role": ["user", "assistant"], "content": ["Hi", "Hello"]}}, EXCHANGE, set()),
     "ShareGPT's by key": ({"conversations": {"from": ["human", "gpt"], "value": ["Hi", "Hello"]}}, EXCHANGE, set()),
     "messages as Arrow's maps": ({"messages": [list(turn.items()) for turn in OPENAI]}, EXCHANGE, set()),
+    "pairs of texts": ({"conversation": [["Hi", "Hello"], ["And?", "Fine."]]}, TWO, set()),
     "pairs of speaker and text": ({"conversation": [["user", "Hi"], ["assistant", "Hello"]]}, EXCHANGE, set()),
     "OASST messages": (
         {"message_id": "a", "parent_id": None, "text": "Hi", "role": "prompter", "lang": "en"},
@@ -203,6 +204,7 @@ def test_published_formats(name: str) -> None:
         (said("FUNCTION RESPONSE", "42"), "tool calls"),
         (said("user", [{"type": "tool_result", "content": "42"}]), "tool calls"),
         (said("bing", "Hi"), "unknown speaker"),
+        ({"conversation": [["user", "Hi"], ["bing", "Hello"]]}, "unknown speaker"),
         (said("customer", "Hi"), "unknown speaker"),
         ({"messages": [{"role": None, "content": "Hi"}]}, "unknown speaker"),
         (said("user", [{"type": "image_url", "image_url": {}}, {"type": "text", "text": "a"}]), "content is not text"),
