@@ -36,19 +36,19 @@ class Share(click.ParamType):
     name = "share"
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> float:
-        from decimal import Decimal, InvalidOperation
+        from parakeet.formatting import parse_share
 
-        text = str(value).strip()
         try:
-            share = Decimal(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-        except InvalidOperation:
-            share = Decimal(0)
-        # Not `0 < share <= 1`: Decimal raises for NaN.
-        if not share.is_finite() or share <= 0 or share > 1 or float(share) == 0.0:
+            share = parse_share(str(value))
+        except ValueError:
+            share = 0.0
+        if not 0.0 < share <= 1.0:
             self.fail(
-                f"{text!r} is not a share: write it like 0.1% or 0.001, above 0 and at most 100%.", parameter, context
+                f"{str(value).strip()!r} is not a share: write it like 0.1% or 0.001, above 0 and at most 100%.",
+                parameter,
+                context,
             )
-        return float(share)
+        return share
 
 
 def say(text: str) -> None:

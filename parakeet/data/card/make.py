@@ -157,6 +157,7 @@ def _source(
         "funnel": account,
         "notes": _reasons(collected.get("notes", {})),
         "unread": _reasons(collected.get("unread", {})),
+        "unused_columns": {sanitise(key): number for key, number in collected.get("unused_columns", {}).items()},
         "found": _reasons(counts["clean_documents"]["sources"].get(name, {}).get("found", {})),
         "duplicate_clusters": counts["deduplicated_documents"]["sources"].get(name, {}).get("clusters"),
         "vocabulary": source_vocabulary_figures(train.id_counts, measures.id_counts, tokenizer),

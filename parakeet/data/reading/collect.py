@@ -47,18 +47,18 @@ def collect_documents(
     changed since it was hashed. It is called once the tasks are planned; each task then looks for itself.
 
     Returns {"documents", "records", "bytes", "sources": {name: {"files", "records", "documents", "bytes", "bad",
-    "not_taken", "bad_reasons", "notes", "unread", "licence"}}}. Bytes are UTF-8 bytes of content. Every record is a
-    document, bad or not taken. A record that contains a held-out question is bad. `unread` counts by ending the files
-    and members of archives that were left out.
+    "not_taken", "bad_reasons", "notes", "unread", "unused_columns", "licence"}}}. Bytes are UTF-8 bytes of content.
+    Every record is a document, bad or not taken. A record that contains a held-out question is bad. `unread` counts by
+    ending the files and members of archives that were left out.
 
     Records that are unusable for a normal reason (`NORMAL_REASONS` in counts.py) are left out, counted and reported.
     Raises ParakeetError if a source gives no document, if more than half of its taken records are left out for a normal
-    reason, or if more than 1 % of them are bad for another one; of fewer than 100, one may be bad.
+    reason, or if more than its `bad_records` of them are bad for another one; one may always be bad.
     """
     readers = [reader_of(source) for source in recipe.sources]
     work = output / "work"
     write_questions(output, [q for r in readers for q in r.questions(recipe.evaluation.questions_per_task)])
-    counts = {source.name: RecordCounts() for source in recipe.sources}
+    counts = {reader.source.name: reader.counts() for reader in readers}
     of_source, beside = _plan_tasks(readers, inputs, work, counts)
     refuse_changed()
     steps = [
@@ -100,7 +100,7 @@ class ReadRecords:
         reader, share = self.readers[task["source"]], self.shares[task["source"]]
         pieces = [Piece(**piece) for piece in task["pieces"]]
         n_bytes = sum(piece.n_bytes for piece in pieces)
-        counts = RecordCounts()
+        counts = reader.counts()
         leaks = LeakSearch(read_questions(self.questions))
         for document in reader.documents(pieces, task["first"], share, counts):
             if question := leaks.find(document):
@@ -170,9 +170,12 @@ def _judge(reader: RecordReader, counts: RecordCounts, beside: list[str], progre
     if counts.is_unusable:
         raise counts.refusal(name, reader.folder)
     if counts.bad:
-        progress.say(f"{name}: {counts.bad:,} of {counts.taken:,} records left out. The first:")
+        reasons = ", ".join(f"{reason} {number:,}" for reason, number in counts.bad_reasons.most_common())
+        progress.say(f"{name}: {counts.bad:,} of {counts.taken:,} records left out ({reasons}). The first:")
         for line in counts.first_problems(reader.folder, counts.bad_reasons):
             progress.say(line)
+    for line in counts.changes():
+        progress.say(sanitise(f"{name}: {line}"))
 
 
 def _left_out(unread: Counter[str], beside: list[str]) -> Iterator[str]:
