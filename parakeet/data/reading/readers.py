@@ -15,7 +15,7 @@ from parakeet.data.reading.archives import DAMAGE, decompressed, members, opened
 from parakeet.data.reading.json_records import read_json, read_jsonl
 from parakeet.data.reading.records import Record
 from parakeet.data.reading.sources import ARCHIVES, RECOGNISED, file_kind
-from parakeet.data.reading.tables import read_row_groups, seekable
+from parakeet.data.reading.tables import read_arrow, read_row_groups, seekable
 from parakeet.data.reading.text_records import read_separated, read_text
 from parakeet.errors import ParakeetError
 from parakeet.sanitise import sanitise
@@ -37,7 +37,7 @@ def read_records(path: Path, separator: str | None = None) -> Iterator[Record]:
 def read_rows(path: Path, groups: range, rows_before: int) -> Iterator[Record]:
     """The same for some row groups of a Parquet file. `rows_before` is the number of rows before them."""
     with opened(path) as file:
-        yield from _undamaged(read_row_groups(file, groups, rows_before), path)
+        yield from _undamaged(read_row_groups(file, groups, rows_before, str(path)), path)
 
 
 def _file_records(path: Path, kind: str, compression: str, separator: str | None) -> Iterator[Record]:
@@ -76,7 +76,10 @@ def read_stream(kind: str, stream: Any, where: str, separator: str | None) -> It
     """
     if kind == "parquet":
         with seekable(stream) as file:
-            yield from read_row_groups(file)
+            yield from read_row_groups(file, where=where)
+        return
+    if kind == "arrow":
+        yield from read_arrow(stream, where)
         return
     _skip_byte_order_mark(stream, where)
     if kind == "jsonl":

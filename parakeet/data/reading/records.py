@@ -7,6 +7,10 @@ from typing import Any
 EXCERPT_CHARACTERS = 200
 MAX_LINE_BYTES = 64 << 20
 """A longer line of JSONL is a problem: it is unlikely to be text, and it would fill the memory."""
+MAX_VALUE_BYTES = 64 << 20
+"""Of one column of a record."""
+MAX_VALUES = 4 << 20
+"""Numbers, texts, lists and so on in one record. In Python each takes up to 100 bytes beyond its content."""
 TEXT_PIECE_BYTES = 64 << 10
 
 
@@ -23,14 +27,14 @@ class Problem:
 
 @dataclass(frozen=True)
 class Record:
-    """One record of a file: a `value` (its columns, or a piece of plain text) or a `problem`.
+    """One record of a file: a `value` (its columns, a list of turns, or a piece of plain text) or a `problem`.
 
     `row` counts from 1: in JSONL and text the line on which the record begins, else its position. 0 means a whole
     member of an archive. `member` is the name inside the archive, empty outside archives.
     """
 
     row: int
-    value: dict[str, Any] | str | None = None
+    value: dict[str, Any] | list[Any] | str | None = None
     problem: Problem | None = None
     excerpt: str = ""
     member: str = ""
