@@ -1,4 +1,4 @@
-"""Records of files with columns: Parquet and Arrow."""
+"""Records of files with columns: Parquet, Arrow and CSV."""
 
 import io
 import shutil
