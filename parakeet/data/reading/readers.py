@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from parakeet.data.reading.archives import DAMAGE, decompressed, members, opened
+from parakeet.data.reading.csv_records import read_csv
 from parakeet.data.reading.json_records import read_json, read_jsonl
 from parakeet.data.reading.records import Record
 from parakeet.data.reading.sources import ARCHIVES, RECOGNISED, file_kind
@@ -83,9 +84,13 @@ def read_stream(kind: str, stream: Any, where: str, separator: str | None) -> It
         return
     _skip_byte_order_mark(stream, where)
     if kind == "jsonl":
-        yield from read_jsonl(stream)
+        yield from read_jsonl(stream, where)
     elif kind == "json":
         yield from read_json(stream, where)
+    elif kind == "csv":
+        yield from read_csv(stream, ",", where)
+    elif kind == "tsv":
+        yield from read_csv(stream, "\t", where)
     elif separator is not None:
         yield from read_separated(stream, separator)
     else:

@@ -109,7 +109,9 @@ def read_arrow(stream: Any, where: str = "The Arrow file") -> Iterator[Record]:
     source = _Source(stream)
     is_file = source.start == ARROW_FILE
     if source.start.startswith(FEATHER_1):
-        message = f"{where} is of version 1 of Feather. Write it again, with pyarrow.feather.write_feather or as Parquet."
+        message = (
+            f"{where} is of version 1 of Feather. Write it again, with pyarrow.feather.write_feather or as Parquet."
+        )
         raise ParakeetError(sanitise(message))
     allowance = Allowance(where, lambda: source.position)
     row = 0
