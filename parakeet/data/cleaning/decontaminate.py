@@ -274,7 +274,9 @@ def _refuse_useless(counts: SetCounts, first_bad: str) -> None:
         )
 
 
-def searched_texts(value: dict[str, Any] | str, chosen: RecordSource) -> tuple[list[str], list[tuple[str, ...]]]:
+def searched_texts(
+    value: dict[str, Any] | list[Any] | str, chosen: RecordSource
+) -> tuple[list[str], list[tuple[str, ...]]]:
     """The fields of a record, and the texts that are searched for whole if they are short.
 
     Fields are the texts in the file and the turns made of them. System messages are left out, because other sets have
@@ -291,7 +293,9 @@ def searched_texts(value: dict[str, Any] | str, chosen: RecordSource) -> tuple[l
     spoken = [turn.content for turn in turns if turn.role != "System"]
     if len(spoken) == 1:
         return [*raw, *spoken], [(spoken[0],)]
-    question = spoken[0] if spoken else next((v for k in QUESTIONS if isinstance(v := value.get(k), str)), None)
+    columns_with_text = value if isinstance(value, dict) else {}
+    questions = [text for name in QUESTIONS if isinstance(text := columns_with_text.get(name), str)]
+    question = next(iter([*spoken, *questions]), None)
     answers = [*spoken[1:2], *raw]
     return [*raw, *spoken], [(question, answer) for answer in answers if question and answer != question]
 

@@ -1,79 +1,27 @@
 """Which records a JSON object holds: it may be one, or hold them in lists or by id."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any, NamedTuple
 
-TABLE_KEYS = frozenset(
-    (
-        "data",
-        "dataset",
-        "records",
-        "rows",
-        "items",
-        "entries",
-        "examples",
-        "instances",
-        "samples",
-        "documents",
-        "docs",
-        "articles",
-        "results",
-        "questions",
-        "train",
-        "training",
-        "test",
-        "validation",
-        "valid",
-        "val",
-        "dev",
-        "eval",
-    )
+TABLE_KEY = re.compile(
+    "data|dataset|records|rows|items|entries|examples|instances|samples|documents|docs|articles|results|questions"
+    "|train|training|test|validation|valid|val|dev|eval",
+    re.IGNORECASE,
 )
-"""Names, in lower case, under which files keep their records."""
-RECORD_KEYS = frozenset(
-    (
-        "text",
-        "messages",
-        "conversation",
-        "conversations",
-        "dialogue",
-        "dialog",
-        "turns",
-        "chosen",
-        "rejected",
-        "history",
-        "instruction",
-        "input",
-        "output",
-        "prompt",
-        "completion",
-        "response",
-        "question",
-        "query",
-        "answer",
-    )
+"""Names under which files keep their records."""
+RECORD_KEY = re.compile(
+    "text|messages|conversations?|dialogue|dialog|turns|chosen|rejected|history"
+    "|instruction|input|output|prompt|completion|response|question|query|answer",
+    re.IGNORECASE,
 )
 """Columns of known shapes: an object with one of them is a record."""
 TURN_KEYS = (("role", "content"), ("from", "value"))
 TURN_EXTRAS = frozenset(("name", "weight", "tool_calls", "tool_call_id", "function_call", "train"))
-SPEAKERS = frozenset(
-    (
-        "system",
-        "developer",
-        "user",
-        "human",
-        "prompter",
-        "assistant",
-        "gpt",
-        "chatgpt",
-        "bot",
-        "chatbot",
-        "model",
-        "ai",
-        "tool",
-    )
+SPEAKER = re.compile(
+    r"\s*(system|developer|user|human|prompter|assistant|gpt|chatgpt|bot|chatbot|model|ai|tool)\s*", re.IGNORECASE
 )
 DECIDED_CHARACTERS = 8 << 20
 """By then it is known what an object holds. It is held in memory until then."""
@@ -104,7 +52,7 @@ def is_turn(value: Any) -> bool:
         return False
     return any(
         isinstance(speaker := value.get(role), str)
-        and speaker.strip().lower() in SPEAKERS
+        and SPEAKER.fullmatch(speaker)
         and content in value
         and value.keys() <= {role, content, *TURN_EXTRAS}
         for role, content in TURN_KEYS
@@ -132,7 +80,7 @@ class ObjectRecords:
     """The records of an object, from its parts in their order.
 
     It is one record if a column of a known shape is among its members. Otherwise lists of objects under a name of
-    `TABLE_KEYS`, or without anything else beside them, hold the records; lists of turns alone are conversations, and
+    `TABLE_KEY`, or without anything else beside them, hold the records; lists of turns alone are conversations, and
     objects alone are records by their ids. Anything else is one record.
     """
 
@@ -169,24 +117,25 @@ class ObjectRecords:
 
     def _note(self, part: Part) -> None:
         """Count what kinds of members there are."""
-        key = part.key.lower()
         is_new = part.key != self._key or part.kind == "member"
         self._key = part.key
+        is_record = RECORD_KEY.fullmatch(part.key) is not None
+        is_table = TABLE_KEY.fullmatch(part.key) is not None
         if part.kind == "element":
             if is_new:
                 turns = is_turn(part.value)
-                self._kinds["record"] += key in RECORD_KEYS
+                self._kinds["record"] += is_record
                 self._kinds["turns" if turns else "rows"] += 1
-                self._kinds["table"] += key in TABLE_KEYS and not turns
+                self._kinds["table"] += is_table and not turns
         elif part.kind == "entry":
             self._kinds["table" if isinstance(part.value, dict | list) else "other"] += 1
         elif isinstance(part.value, dict):
             # Under such a key the members follow as entries.
-            self._kinds["objects"] += key not in TABLE_KEYS
+            self._kinds["objects"] += not is_table
         else:
-            self._kinds["record"] += key in RECORD_KEYS
+            self._kinds["record"] += is_record
             self._kinds["other"] += part.value != []
-            if key == "columns" and isinstance(part.value, list):
+            if part.key == "columns" and isinstance(part.value, list):
                 self._columns = part.value
 
     def _decided(self) -> Callable[[Part], Found] | None:

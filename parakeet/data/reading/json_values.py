@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from parakeet.data.reading.json_objects import TABLE_KEYS, ObjectRecords, Part, conversations_joined
+from parakeet.data.reading.json_objects import TABLE_KEY, ObjectRecords, Part, conversations_joined
 from parakeet.data.reading.records import MAX_VALUES
 from parakeet.errors import ParakeetError
 from parakeet.formatting import format_bytes
@@ -87,7 +87,7 @@ class JsonText:
             if start == "[" and self._peek(_OPENING) in ("{", "["):
                 for value, suspect in self._array():
                     yield Part("element", key, "", value, suspect, self._taken)
-            elif start == "{" and key.lower() in TABLE_KEYS:
+            elif start == "{" and TABLE_KEY.fullmatch(key):
                 yield Part("member", key, "", {}, False, 0)
                 for name, _ in self._members():
                     value, suspect = self._value()

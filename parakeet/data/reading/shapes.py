@@ -45,7 +45,7 @@ class Shaped:
     note: str = ""
 
 
-def shape(value: Mapping[str, Any] | str, source: RecordSource) -> Shaped:
+def shape(value: Mapping[str, Any] | list[Any] | str, source: RecordSource) -> Shaped:
     """The document in a record. A string is a plain text. Of columns, the first known shape counts:
 
     `messages`, `conversations`, `instruction` (with `input` or `context`) and `output` or `response`, `prompt` and
@@ -55,6 +55,8 @@ def shape(value: Mapping[str, Any] | str, source: RecordSource) -> Shaped:
     alternate. Raises BadRecord with the reason if the record does not fit.
     """
     note = ""
+    if isinstance(value, list):
+        value = {"messages": value}
     if isinstance(value, str):
         turns: tuple[Turn, ...] = (_plain(value, "text"),)
     else:
