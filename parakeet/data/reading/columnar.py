@@ -193,6 +193,9 @@ def _elements(array: pa.Array) -> int:
     types = pa.types
     if types.is_struct(array.type):
         return len(array) + sum(_elements(child) for child in array.flatten())
+    if types.is_map(array.type):
+        first, last = (array.offsets[index].as_py() for index in (0, -1))
+        return len(array) + last - first + _elements(array.items.slice(first, last - first))
     if types.is_nested(array.type):
         return len(array) + _elements(array.flatten())
     return len(array)

@@ -167,7 +167,7 @@ def _check_end(source: "_Source", buffered: pa.NativeFile, where: str, row: int)
 def _too_large(where: str, row: int, advice: str) -> ParakeetError:
     return ParakeetError(
         sanitise(f"{where} takes more than {format_bytes(READING_BYTES, 0)} of memory to read beyond record {row:,}")
-        + f". Write it again with smaller {advice}. If it is small, it is a decompression bomb: remove it."
+        + f". Write it again with smaller {advice}. If it is small, it is damaged or a decompression bomb: remove it."
     )
 
 
