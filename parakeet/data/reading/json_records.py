@@ -24,6 +24,8 @@ from parakeet.data.reading.records import (
 )
 from parakeet.formatting import format_bytes
 
+FEW_VALUES = 100_000
+"""In the first turn of a conversation."""
 _OPENING_OF = {ord("]"): ord("["), ord("}"): ord("{")}
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
@@ -50,15 +52,16 @@ def _read(stream: Any, where: str, has_lines: bool) -> Iterator[Record]:
     row, head = _next_line(stream, 0)
     is_array = head.lstrip().startswith(b"[")
     # An array on one line is read no further than its first element, however long that is.
-    while is_array and _is_cut(head) and _first_element(head) is None:
+    while is_array and _is_cut(head) and n_values(head) < FEW_VALUES and _first_element(head) is None:
         more = stream.readline(min(len(head), MAX_LINE_BYTES - len(head)))
         if not more:
             break
         head += more
+    # The second line is not read if an array begins in the first: it may hold all elements.
+    second_row, second, by_lines = row, b"", False
     if _is_cut(head):
-        second_row, second = row, b""
         by_lines = is_turn(_first_element(head)) if is_array else has_lines
-    else:
+    elif (has_lines and not is_array) or not (_open_brackets(head) or b"").endswith(b"["):
         second_row, second = _next_line(stream, row)
         by_lines = _is_by_lines(head, second, has_lines)
     if by_lines:
@@ -67,8 +70,8 @@ def _read(stream: Any, where: str, has_lines: bool) -> Iterator[Record]:
                 yield from _lines(stream, number, line)
         yield from _lines(stream, second_row + 1)
         return
-    text = head + b"\n" * (second_row - row - 1) + second
-    elements = JsonText(stream, text, max(row, 1), where).elements()
+    elements = JsonText(stream, head + b"\n" * (second_row - row - 1) + second, max(row, 1), where).elements()
+    del head, second  # up to 64 MiB
     yield from (_json_record(position, value, suspect) for position, (value, suspect) in enumerate(elements, start=1))
 
 
@@ -97,15 +100,17 @@ def _is_by_lines(first: bytes, second: bytes, has_lines: bool) -> bool:
     if brackets is None:
         return has_lines or _is_whole(second)
     if brackets:
-        # After a member of an object, no value can begin; after an element of an array it can.
-        return _is_whole(second) and (brackets.endswith(b"{") or (has_lines and brackets.startswith(b"{")))
+        # Within an object, a value can begin only after its name; in an array after anything.
+        may_go_on = first.rstrip().endswith(b":") or brackets.endswith(b"[")
+        return (not may_go_on or (has_lines and not is_array)) and _is_whole(second)
     if second:
         return has_lines or not is_array or _is_whole(second)
     return has_lines and not _is_json(first)
 
 
 def _is_whole(line: bytes) -> bool:
-    return line.lstrip().startswith((b"{", b"[")) and _open_brackets(line) == b""
+    line = line.strip()
+    return line.startswith((b"{", b"[")) and line.endswith((b"}", b"]")) and _open_brackets(line) == b""
 
 
 def _open_brackets(line: bytes) -> bytes | None:

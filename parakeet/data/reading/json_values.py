@@ -163,8 +163,8 @@ class JsonText:
                 raise self._error(error.msg, error.pos) from None
             except (ValueError, RecursionError) as error:
                 raise self._error(complaint_of(error), self._at) from None
-            # A number may continue in what has not been read yet.
-            if end == len(self._buffer) and self._more():
+            # A number may continue in what has not been read yet, after `1`, `1.` or `1e+`.
+            if end + (2 if isinstance(value, int | float) else 0) >= len(self._buffer) and self._more():
                 continue
             suspect = LONE_SURROGATE_POSSIBLE.search(self._buffer, self._at, end) is not None
             self._taken = end - self._at
