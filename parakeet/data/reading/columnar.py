@@ -64,7 +64,6 @@ def batch_records(
     for first in range(0, batch.num_rows, BATCH_ROWS):
         for part in _parts(batch.slice(first, BATCH_ROWS), is_checked):
             if isinstance(part, Problem):
-                allowance.take(MAX_VALUE_BYTES)
                 found = iter([Record(row + 1, problem=part)])
             else:
                 allowance.take(part.nbytes + part.num_rows)

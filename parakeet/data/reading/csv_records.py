@@ -18,8 +18,8 @@ MAX_HEADER_CHARACTERS = 64 << 10
 MAX_NAME_CHARACTERS = 500
 LINE_BYTES = 32
 """What a short line takes in memory beyond its text."""
-REREAD_BYTES = 256 << 20
-MOST_REREADS = 8
+REREAD_BYTES = 64 << 20
+MOST_REREADS = 5
 
 _EXCEL_DELIMITER = re.compile(r"sep=.\r?\n?")
 _QUOTED = re.compile('"[^"]*"')
@@ -91,7 +91,8 @@ def _rows(lines: "_Lines", names: list[str]) -> Iterator[Record]:
         is_plain_tsv = lines.delimiter == "\t" and len(lines.given) > 1
         if count != len(names) or is_plain_tsv:
             # Tools that write TSV mostly know no quotes, so a line that has its values by itself is a record.
-            ways = (lines.bare, lines.standard) if is_plain_tsv else (lines.escaped, lines.bare)
+            other = lines.escaped if any("\\" in line for line in lines.given) else lines.bare
+            ways = (lines.bare, lines.standard) if is_plain_tsv else (other, lines.bare)
             values = next((found for way in ways if len(found := way() or []) == len(names)), None)
         if values is not None:
             text = "".join(lines.given)
@@ -126,7 +127,7 @@ class _Lines:
         self._text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
         self._where = where
         self._again: deque[str] = deque()
-        self._size = self._n_read = self._n_given = 0
+        self._size = self._n_read = self._n_reread = 0
         self._readers: dict[bool, Any] = {}
         self.delimiter = ","
         self.given: list[str] = []
@@ -173,13 +174,16 @@ class _Lines:
     def __next__(self) -> str:
         if self._size > MAX_VALUE_BYTES:
             raise _TooLong
-        line = self._again.popleft() if self._again else self._text.readline(MAX_VALUE_BYTES + 1)
+        is_again = bool(self._again)
+        line = self._again.popleft() if is_again else self._text.readline(MAX_VALUE_BYTES + 1)
         if not line:
             raise StopIteration
         self.given.append(line)
-        self._size += len(line) + LINE_BYTES
-        self._n_given += len(line)
-        if self._n_given > REREAD_BYTES + MOST_REREADS * self._n_read:
+        size = len(line) + LINE_BYTES
+        self._size += size
+        self._n_read += 0 if is_again else size
+        self._n_reread += size if is_again else 0
+        if self._n_reread > REREAD_BYTES + MOST_REREADS * self._n_read:
             message = f"{self._where}, line {self.row + 1}: the quotes from here on do not pair"
             raise ParakeetError(sanitise(message) + ". Correct them, or write the file again with quotes doubled.")
         if self.is_too_long():
@@ -203,7 +207,6 @@ class _Lines:
         self.given = self.given[count:]
         self.back()
         self.row += count
-        self._n_read += sum(map(len, done))
         if len(done[0]) > MAX_VALUE_BYTES:
             while not done[0].endswith(("\n", "\r")):
                 done[0] = self._text.readline(MAX_HEADER_CHARACTERS) or "\n"

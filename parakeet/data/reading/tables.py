@@ -65,14 +65,15 @@ def read_row_groups(
 
 def _wanted_leaves(schema: pq.ParquetSchema) -> list[str]:
     """The paths of the columns without times and without bytes in structs, such as images."""
-    leaves = [schema.column(index) for index in range(len(schema))]
-    return [
-        leaf.path
-        for leaf in leaves
-        if leaf.logical_type.type not in ("DATE", "TIME", "TIMESTAMP", "INTERVAL")
-        and leaf.physical_type != "INT96"
-        and not (leaf.path != leaf.name and leaf.physical_type == "BYTE_ARRAY" and leaf.logical_type.type == "NONE")
-    ]
+    wanted = []
+    for leaf in map(schema.column, range(len(schema))):
+        is_time = leaf.logical_type.type in ("DATE", "TIME", "TIMESTAMP", "INTERVAL") or leaf.physical_type == "INT96"
+        is_inner = leaf.path != leaf.name
+        is_image = is_inner and leaf.physical_type == "BYTE_ARRAY" and leaf.logical_type.type == "NONE"
+        # A map without its values would be read as a list of keys.
+        if not (is_time or is_image) or ".key_value." in leaf.path:
+            wanted.append(leaf.path)
+    return wanted
 
 
 def _batches(file: pq.ParquetFile, group: int, columns: list[str]) -> Iterator[pa.RecordBatch]:

@@ -106,17 +106,23 @@ class TestLayouts:
             (by_lines(TURNS, OTHER_TURNS), [TURNS, OTHER_TURNS]),
             (by_lines(RECORDS[0], TURNS), [RECORDS[0], TURNS]),
             # Two lines or more are never records one level down: these are UltraChat's and others' records.
-            (by_lines({"data": ["Hi", "Hello"]}, {"data": ["What?", "That."]}), [{"data": ["Hi", "Hello"]}, {"data": ["What?", "That."]}]),
+            (
+                by_lines({"data": ["Hi", "Hello"]}, {"data": ["What?", "That."]}),
+                [{"data": ["Hi", "Hello"]}, {"data": ["What?", "That."]}],
+            ),
             (by_lines({"data": RECORDS}, {"data": []}), [{"data": RECORDS}, {"data": []}]),
             ("".join(json.dumps(record, indent=1) + "\n" for record in RECORDS), RECORDS),
             ('{"text": "cut of\n' + by_lines(*RECORDS), ["broken JSON", *RECORDS]),
             ('{"text": "cut off",\n' + by_lines(*RECORDS), ["broken JSON", *RECORDS]),
             ('[{"role": "user"\n' + by_lines(TURNS), ["broken JSON", TURNS]),
             (by_lines(RECORDS[0], 7, "a", None, TURNS), [RECORDS[0], *["not a JSON object"] * 3, TURNS]),
-            (by_lines([{"role": "user", "content": "x" * 200_000}, TURNS[1]], TURNS), [[{"role": "user", "content": "x" * 200_000}, TURNS[1]], TURNS]),
+            (
+                by_lines([{"role": "user", "content": "x" * 200_000}, TURNS[1]], TURNS),
+                [[{"role": "user", "content": "x" * 200_000}, TURNS[1]], TURNS],
+            ),
             ('{"text": NaN}\n{"text": 1e999}\n{"n": ' + "9" * 400 + "}\n", None),
         ],
-    )  # fmt: skip
+    )
     def test_lines_stay_lines(self, content: str, expected: list[Any] | None, has_lines: bool) -> None:
         if expected is None:
             expected = [json.loads(line) for line in content.splitlines()]
@@ -244,5 +250,5 @@ def test_a_line_of_millions_of_values_is_refused_before_it_is_parsed(has_lines: 
 
 
 def test_an_element_of_millions_of_values_ends_the_file() -> None:
-    with pytest.raises(ParakeetError, match="line 1: .*more than 4,194,304 values"):
+    with pytest.raises(ParakeetError, match=r"line 1: .*more than 4,194,304 values"):
         found(b'[{"a": [' + b"5," * 4_200_000 + b"5]}]")
