@@ -70,7 +70,6 @@ _BINARY_MARKS = (
 )
 """The same for files that are not text. A text may begin with ORC, too."""
 _PAGE = re.compile(rb"(<!--(?:(?!-->).)*-->\s*|<\?xml[^>]*>\s*)*<(!doctype\s+html|html|head|body)\b", re.I | re.S)
-_LONG_TURN = re.compile(rb'\[\s*\{\s*"(role|from|speaker)"\s*:')
 _XML = re.compile(rb"<\?xml\s", re.I)
 _IN_ZIPS = {
     "[Content_Types].xml": ("an Office document", _TO_TEXT),
@@ -111,7 +110,7 @@ def kind_of(head: bytes, named: str, where: str, separator: str | None = None) -
     if not start:
         return named or "text"
     if named in ("jsonl", "json"):
-        return json_form(start, named, len(head) < HEAD_BYTES)
+        return named
     if not is_text(head):
         if named:
             return named
@@ -164,48 +163,14 @@ def refuse_other_zip(names: list[str], where: str) -> None:
             raise ParakeetError(sanitise(f"{where} is {what}. {remedy}"))
 
 
-def json_form(start: bytes, named: str, whole: bool) -> str:
-    """ "jsonl" if a text of JSON has one value a line, "json" if it is an array or another value over several lines.
-
-    `start` is its beginning without white space, `whole` says that it is all of it. Where the beginning does not
-    decide, it is what it is named.
-    """
-    first, rest = _first_line(start)
-    if first is None and not whole:  # a line without an end in sight
-        return _form_of_long_line(start, named)
-    line = start if first is None else first
-    value, complete = _parsed(line)
-    if start.startswith(b"[") and complete:
-        if rest:
-            second = _first_line(rest)[0] or rest
-            return "jsonl" if named == "jsonl" or isinstance(_parsed(second)[0], list) else "json"
-        # A conversation on the only line, or an array of records on one line.
-        return "jsonl" if _is_turn(value[0] if value else None) else "json"
-    if start.startswith(b"["):
-        # A broken line, and not the beginning of an array, if a new value follows where none can.
-        broken = rest[:1] in (b"[", b"{") and line.rstrip()[-1:] not in (b"[", b"{", b",", b":")
-        return "jsonl" if named == "jsonl" and broken else "json"
-    if start.startswith(b"{") and not complete and rest[:1] in (b'"', b"}"):
-        return "json"
-    return named
-
-
 def _surely_json(start: bytes, whole: bool) -> str:
     """ "jsonl", "json" or "" for a text that is not named JSON. One object on one line may be just an example."""
     first, rest = _first_line(start)
     if start.startswith(b"{") and first is not None:
         second = _first_line(rest)[0] or (rest if whole else b"")
-        return "jsonl" if all(isinstance(_parsed(line)[0], dict) for line in (first, second)) else ""
-    if re.match(rb"\[\s*\{", start) and isinstance(_first_element(start), dict):
-        return json_form(start, "json", whole)
-    return ""
-
-
-def _form_of_long_line(start: bytes, named: str) -> str:
-    if not start.startswith(b"["):
-        return named
-    is_turn = _is_turn(_first_element(start)) or _LONG_TURN.match(start)
-    return "jsonl" if named == "jsonl" and is_turn else "json"
+        return "jsonl" if all(isinstance(_parsed(line), dict) for line in (first, second)) else ""
+    is_array = re.match(rb"\[\s*\{", start) and isinstance(_first_element(start), dict)
+    return "json" if is_array else ""
 
 
 def _first_line(text: bytes) -> tuple[bytes | None, bytes]:
@@ -214,11 +179,11 @@ def _first_line(text: bytes) -> tuple[bytes | None, bytes]:
     return (line, rest.lstrip()) if end else (None, b"")
 
 
-def _parsed(line: bytes) -> tuple[Any, bool]:
+def _parsed(line: bytes) -> Any:
     try:
-        return json.loads(line), True
+        return json.loads(line)
     except (ValueError, RecursionError):
-        return None, False
+        return None
 
 
 def _first_element(array: bytes) -> Any:
@@ -227,10 +192,6 @@ def _first_element(array: bytes) -> Any:
         return json.JSONDecoder().raw_decode(text, re.compile(r"\[\s*").match(text).end())[0]  # type: ignore[union-attr]
     except (ValueError, RecursionError):
         return None
-
-
-def _is_turn(value: Any) -> bool:
-    return isinstance(value, dict) and not {"role", "from", "speaker"}.isdisjoint(value)
 
 
 def _binary_kind(head: bytes) -> str | None:

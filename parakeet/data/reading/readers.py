@@ -15,10 +15,11 @@ from typing import Any
 
 from parakeet.data.reading.archives import Member, company_of, members
 from parakeet.data.reading.compression import DAMAGE, opened, unpacked
+from parakeet.data.reading.csv_records import read_csv
 from parakeet.data.reading.json_records import read_json, read_jsonl
 from parakeet.data.reading.kinds import ARCHIVES, Company, ending, file_kind
 from parakeet.data.reading.records import Problem, Record
-from parakeet.data.reading.tables import read_arrow, read_csv, read_row_groups, seekable
+from parakeet.data.reading.tables import read_arrow, read_row_groups, seekable
 from parakeet.data.reading.text_records import read_separated, read_text
 from parakeet.data.reading.web_pages import read_page
 from parakeet.errors import ParakeetError
@@ -40,7 +41,7 @@ def read_records(path: Path, separator: str | None = None, unread: Counter[str] 
 def read_rows(path: Path, groups: range, rows_before: int) -> Iterator[Record]:
     """The same for some row groups of a Parquet file. `rows_before` is the number of rows before them."""
     with opened(path) as file:
-        yield from _undamaged(read_row_groups(file, groups, rows_before), path)
+        yield from _undamaged(read_row_groups(file, groups, rows_before, str(path)), path)
 
 
 def _file_records(path: Path, separator: str | None, unread: Counter[str]) -> Iterator[Record]:
@@ -104,18 +105,22 @@ def read_stream(kind: str, stream: Any, where: str, separator: str | None) -> It
 
     Raises ParakeetError if it is a broken JSON array, and one of `archives.DAMAGE` if it is damaged.
     """
-    if kind in ("parquet", "arrow"):
+    if kind == "parquet":
         with seekable(stream) as file:
-            file.seek(0)  # a copy stands at its end
-            yield from read_row_groups(file) if kind == "parquet" else read_arrow(file)
+            yield from read_row_groups(file, where=where)
+        return
+    if kind == "arrow":
+        yield from read_arrow(stream, where)
         return
     _skip_byte_order_mark(stream)
     if kind == "jsonl":
-        yield from read_jsonl(stream)
+        yield from read_jsonl(stream, where)
     elif kind == "json":
         yield from read_json(stream, where)
-    elif kind in ("csv", "tsv"):
-        yield from read_csv(stream, "," if kind == "csv" else "\t")
+    elif kind == "csv":
+        yield from read_csv(stream, ",", where)
+    elif kind == "tsv":
+        yield from read_csv(stream, "\t", where)
     elif kind == "html":
         yield from read_page(stream)
     elif separator is not None:

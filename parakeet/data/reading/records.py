@@ -7,6 +7,10 @@ from typing import Any
 EXCERPT_CHARACTERS = 200
 MAX_LINE_BYTES = 64 << 20
 """A longer line of JSONL is a problem: it is unlikely to be text, and it would fill the memory."""
+MAX_VALUE_BYTES = 64 << 20
+"""Of one column of a record."""
+MAX_VALUES = 4 << 20
+"""Numbers, texts, lists and so on in one record. In Python each takes up to 100 bytes beyond its content."""
 TEXT_PIECE_BYTES = 64 << 10
 
 

@@ -56,13 +56,13 @@ def _separated(content: bytes, row: int, size: int) -> Iterator[Record]:
         yield bad_bytes(row, Problem("document too long", detail), content)
         return
     try:
-        text = content.decode().strip()
+        whole = content.decode()
     except UnicodeDecodeError as error:
         before = content.count(b"\n", 0, error.start)
         yield bad_bytes(row + before, Problem("invalid UTF-8"), content.split(b"\n")[before])
         return
-    if text:
-        yield Record(row, text)
+    if text := whole.strip():
+        yield Record(row + whole[: whole.index(text[0])].count("\n"), text)
 
 
 def _pieces(stream: Any) -> Iterator[bytes]:
