@@ -91,7 +91,7 @@ def _table(model: type[BaseModel], only: set[str] | None = None) -> str:
     lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
     for name, field in model.model_fields.items():
         if only is None or name in only:
-            cells = (f"`{name}`", _type(field), _default(field), _sentence(field).replace("|", "\\|"))
+            cells = (f"`{name}`", type_words(field), _default(field), _sentence(field).replace("|", "\\|"))
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -111,7 +111,8 @@ def _default(field: FieldInfo) -> str:
     return f"`{json.dumps(value, ensure_ascii=False)}`".replace("|", "\\|")
 
 
-def _type(field: FieldInfo) -> str:
+def type_words(field: FieldInfo) -> str:
+    """What a key takes, in Markdown: `integer, ≥ 1`, or its allowed values."""
     words = " or ".join(dict.fromkeys(_words(field.annotation)))
     bounds = [text for item in field.metadata for text in _bounds(item)]
     return f"{words}{', ' if bounds else ''}{', '.join(bounds)}"

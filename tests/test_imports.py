@@ -57,6 +57,7 @@ FOUNDATIONS = (
     "hashes",
     "home",
     "locking",
+    "names",
     "progress",
     "conversation",
     "errors",

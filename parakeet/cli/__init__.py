@@ -7,9 +7,11 @@ from parakeet.benchmarks.commands import bench
 from parakeet.cli.build import build, clean, plan, use
 from parakeet.cli.chat import chat
 from parakeet.cli.common import Commands
+from parakeet.cli.completion import completion
 from parakeet.cli.data import data
 from parakeet.cli.models import export, import_command, models, verify
 from parakeet.cli.runs import compare, runs
+from parakeet.cli.sessions import sessions
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -21,5 +23,8 @@ def main() -> None:
     """
 
 
-for command in (build, plan, use, verify, clean, models, chat, runs, compare, import_command, export, data, bench):
+for command in (
+    build, plan, use, verify, clean, models, chat, sessions, runs, compare, import_command, export, data, bench,
+    completion,
+):  # fmt: skip
     main.add_command(command)

@@ -1,18 +1,16 @@
-"""Releases on disk: their hashes, their settings for a chat, and the list of them. Imports no torch."""
+"""Releases on disk: their hashes, and their settings for a chat. Imports no torch."""
 
-import datetime
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from parakeet.artifact import MANIFEST_FILE, Artifact, sha256_of
+from parakeet.artifact import MANIFEST_FILE, sha256_of
 from parakeet.errors import ParakeetError
-from parakeet.home import latest_release, release_folder
-from parakeet.model.config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig
+from parakeet.model.config import CONFIG_FILE, WEIGHTS_FILE
 from parakeet.recipe import Generation
 from parakeet.tokenizer import SETTINGS_FILE, VOCABULARY_FILE, Tokenizer
 
@@ -42,8 +40,11 @@ def write_sums(directory: Path) -> None:
     (directory / SUMS_FILE).write_text("".join(lines), encoding="utf-8")
 
 
-def verify_release(directory: Path) -> int:
-    """Check every file against `SHA256SUMS` and return their number; ParakeetError names the first that differs."""
+def verify_release(directory: Path, only: Collection[str] | None = None) -> int:
+    """Check every file, or `only` those named, against `SHA256SUMS`. Returns how many files that lists.
+
+    ParakeetError names the first file that differs.
+    """
     try:
         lines = (directory / SUMS_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
@@ -56,6 +57,8 @@ def verify_release(directory: Path) -> int:
         )
     for expected, _, name in entries:
         path = directory / name
+        if only is not None and name not in only:
+            continue
         if Path(name).name != name or not path.is_file():
             raise ParakeetError(f"{path} is missing: the release is incomplete. Copy it again, or rebuild it.")
         found = sha256_of(path)
@@ -69,7 +72,7 @@ def verify_release(directory: Path) -> int:
 
 @dataclass(frozen=True)
 class Release:
-    """A release directory whose files match their hashes."""
+    """A release directory. The files that a chat needs match their hashes."""
 
     directory: Path
     name: str
@@ -78,8 +81,8 @@ class Release:
 
 
 def open_release(directory: Path) -> Release:
-    """Verify a release and read its chat settings."""
-    verify_release(directory)
+    """Verify what a chat loads of a release, and read its settings. An edited model card is no reason to refuse."""
+    verify_release(directory, NEEDED)
     path = directory / GENERATION_FILE
     try:
         values = dict(json.loads(path.read_text(encoding="utf-8")))
@@ -93,48 +96,3 @@ def _recorded_sum(directory: Path, name: str) -> str:
     """The sha256 of a file according to the verified `SHA256SUMS`."""
     lines = (directory / SUMS_FILE).read_text(encoding="utf-8").splitlines()
     return next(line.partition("  ")[0] for line in lines if line.partition("  ")[2] == name)
-
-
-@dataclass(frozen=True)
-class ListedModel:
-    """One line of `parakeet models`. `bits_per_byte` is empty for an imported model."""
-
-    directory: Path
-    name: str
-    parameters: int
-    bits_per_byte: dict[str, float | None]
-    made: str
-    latest: bool
-
-
-def released_models(root: Path) -> Iterator[ListedModel]:
-    """The models under a root that a chat can open, oldest first. Only their records are read."""
-    listed = [*_built(root), *_imported(root / IMPORTED_FOLDER)]
-    yield from sorted(listed, key=lambda model: (model.made, model.directory))
-
-
-def _built(root: Path) -> Iterator[ListedModel]:
-    latest = latest_release(root).resolve()
-    for folder in (release_folder(root), root / "original_model"):
-        for path in folder.glob(f"*-*/{MANIFEST_FILE}"):
-            if path.parent.name.startswith("."):
-                continue
-            model = Artifact.open(path.parent)
-            yield ListedModel(
-                model.path,
-                model.counts["name"],
-                model.counts["parameters"],
-                model.counts.get("bits_per_byte", {}),
-                model.manifest["made"],
-                model.path.resolve() == latest,
-            )
-
-
-def _imported(folder: Path) -> Iterator[ListedModel]:
-    """Models of `parakeet import`: their folder has no manifest, and appeared when it was complete."""
-    for path in folder.glob(f"*/{GENERATION_FILE}"):
-        if path.parent.name.startswith("."):
-            continue
-        name = json.loads(path.read_text(encoding="utf-8"))["name"]
-        made = datetime.datetime.fromtimestamp(path.parent.stat().st_mtime, datetime.UTC).isoformat(timespec="seconds")
-        yield ListedModel(path.parent, name, ModelConfig.load(path.parent).parameter_count, {}, made, False)

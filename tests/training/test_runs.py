@@ -245,7 +245,7 @@ def test_a_prefix_of_no_run_or_of_several_names_the_candidates(tmp_path: Path) -
         Folder(tmp_path, key)
     status, output = parakeet(tmp_path, "runs", "abc")
     assert status == 1
-    assert output == "Error: Several runs begin with 'abc': abcd0, abcd1. Give more digits of the key.\n"
+    assert output == "Error: Several runs begin with 'abc': abcd0, abcd1. Type more of it.\n"
     status, output = parakeet(tmp_path, "compare", "fff", "abdc0")
     assert status == 1
     assert "No run begins with 'abdc0'. There are: abcd0" in output

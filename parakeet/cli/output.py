@@ -1,0 +1,47 @@
+"""How commands print tables and JSON, ask before they remove something, and show examples in their help."""
+
+import json
+import shutil
+import sys
+from typing import Any
+
+import click
+
+from parakeet.errors import ParakeetError
+
+
+def terminal_width() -> int | None:
+    """Columns of the terminal; None if standard output is none, where a row of a table is one line of any length."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def say_json(document: dict[str, Any]) -> None:
+    """Print one JSON document. It is ASCII, so nothing in it can steer a terminal."""
+    click.echo(json.dumps(document, indent=2))
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Ask before something is removed, unless `yes`. Raises ParakeetError if the answer is no, or nobody can answer."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise ParakeetError(f"{question} Nothing was removed: confirm with --yes.")
+    if not click.confirm(question, default=False):
+        raise ParakeetError("Nothing was removed.")
+
+
+def list_by_default(context: click.Context, listing: click.Command, as_json: bool) -> None:
+    """Run the command `listing` of a group if the group is called alone."""
+    if context.invoked_subcommand is None:
+        context.invoke(listing, as_json=as_json)
+    elif as_json:
+        raise click.UsageError(f"Give --json after {context.invoked_subcommand}.")
+
+
+def examples(*lines: str) -> str:
+    """The end of a command's help: a command on each line, with a comment after two spaces."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+yes_option = click.option("--yes", is_flag=True, help="Remove without asking.")

@@ -1,0 +1,195 @@
+"""`parakeet sessions`: the recorded conversations."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from parakeet.cli.common import say
+from parakeet.cli.completion import complete_sessions
+from parakeet.cli.output import confirm, examples, json_option, list_by_default, say_json, terminal_width, yes_option
+from parakeet.errors import ParakeetError
+
+if TYPE_CHECKING:
+    from parakeet.chat.events import Exchange
+    from parakeet.chat.storage import Loaded
+
+FORMATS = ("md", "json", "jsonl")
+WORDS_SHOWN = 26
+
+name_argument = click.argument("name", metavar="NAME", shell_complete=complete_sessions)
+
+
+@click.group(
+    invoke_without_command=True,
+    epilog=examples(
+        "parakeet sessions",
+        "parakeet sessions show 2026-11-27",
+        "parakeet sessions export lesson lesson.jsonl",
+        "parakeet build --data lesson.jsonl",
+        "parakeet chat --session lesson",
+    ),
+)
+@json_option
+@click.pass_context
+def sessions(context: click.Context, as_json: bool) -> None:
+    """List, show, remove or export recorded conversations.
+
+    NAME is a session's name, or its first characters. `parakeet sessions` alone lists them.
+    """
+    list_by_default(context, list_sessions_command, as_json)
+
+
+@sessions.command("list", epilog=examples("parakeet sessions list", "parakeet sessions list --json"))
+@json_option
+def list_sessions_command(as_json: bool = False) -> None:
+    """List the recorded conversations, the latest first."""
+    from parakeet.chat.storage import list_sessions
+    from parakeet.formatting import format_time, one_line, render_table
+    from parakeet.home import home
+
+    rows = list_sessions(home())
+    if as_json:
+        keys = ("name", "exchanges", "when", "model", "first_words", "problem")
+        say_json({"sessions": [{key: getattr(row, key) or None for key in keys} | {"exchanges": row.exchanges}
+                               for row in rows]})  # fmt: skip
+        return
+    if not rows:
+        say("No conversation is recorded yet. Start one with: parakeet chat")
+        return
+    cells = [
+        (row.name, format_time(row.when), row.exchanges, row.model, _cut(one_line(row.first_words)))
+        for row in rows
+        if not row.problem
+    ]
+    head = ("SESSION", "LAST REPLY", "EXCHANGES", "MODEL", "BEGINS WITH")
+    if cells:
+        say(render_table(head, cells, right=(2,), width=terminal_width()))
+    for row in rows:
+        if row.problem:
+            say(f"{row.name}: {row.problem}")
+
+
+@sessions.command(epilog=examples("parakeet sessions show lesson", "parakeet sessions show lesson --json"))
+@name_argument
+@json_option
+def show(name: str, as_json: bool) -> None:
+    """Print a conversation."""
+    path, loaded = _load(name)
+    if as_json:
+        say_json(_as_document(path, loaded))
+    else:
+        say(_as_markdown(path, loaded))
+
+
+@sessions.command(epilog=examples("parakeet sessions rm lesson", "parakeet sessions rm --yes lesson 2026-11-27"))
+@click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=complete_sessions)
+@yes_option
+def rm(names: Sequence[str], yes: bool) -> None:
+    """Remove recorded conversations. One that is open in a chat stays."""
+    from parakeet.chat.storage import find_session, remove_session
+    from parakeet.home import home
+
+    paths = list(dict.fromkeys(find_session(home(), name) for name in names))
+    confirm(f"Remove {', '.join(path.stem for path in paths)}?", yes)
+    for path in paths:
+        remove_session(path)
+        say(f"Removed {path.stem}.")
+
+
+@sessions.command(
+    epilog=examples(
+        "parakeet sessions export lesson > lesson.md",
+        "parakeet sessions export lesson lesson.jsonl",
+        "parakeet sessions export --format jsonl lesson >> talks.jsonl",
+    )
+)
+@name_argument
+@click.argument("file", metavar="[FILE]", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--format", "layout", type=click.Choice(FORMATS), help="Format.  [default: by the ending of FILE, else md]"
+)
+def export(name: str, file: Path | None, layout: str | None) -> None:
+    """Write a conversation to FILE, or to standard output.
+
+    md is for people. json and jsonl hold the messages in the form that `parakeet build --data` reads.
+    """
+    if layout is None:
+        layout = file.suffix.removeprefix(".").lower() if file else "md"
+        layout = {"markdown": "md", "ndjson": "jsonl"}.get(layout, layout)
+    if layout not in FORMATS:
+        raise ParakeetError(f"{file}: the ending says no format. Use .md, .json or .jsonl, or give --format.")
+    path, loaded = _load(name)
+    text = _as_markdown(path, loaded) if layout == "md" else _as_training_text(path, loaded, layout)
+    if file is None:
+        click.echo(text)
+        return
+    if file.exists():
+        raise ParakeetError(f"{file} already exists: choose another name.")
+    from parakeet.artifact import replace_file
+
+    replace_file(file, text + "\n")
+    say(f"{file}: the session {path.stem}.")
+
+
+def _load(name: str) -> "tuple[Path, Loaded]":
+    from parakeet.chat.storage import find_session, load
+    from parakeet.home import home
+
+    path = find_session(home(), name)
+    return path, load(path)
+
+
+def _as_document(path: Path, loaded: "Loaded") -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from parakeet.chat.events import fold
+
+    conversation = fold(loaded.events)
+    return {
+        "name": path.stem,
+        "path": str(path),
+        "created": loaded.header.get("created"),
+        **loaded.identity,
+        "system": conversation.system or None,
+        "exchanges": [asdict(exchange) for exchange in conversation.exchanges],
+        "notes": loaded.notes,
+    }
+
+
+def _as_markdown(path: Path, loaded: "Loaded") -> str:
+    from parakeet.chat.events import fold
+    from parakeet.formatting import format_time
+    from parakeet.sanitise import sanitise
+
+    conversation = fold(loaded.events)
+    begun = format_time(str(loaded.header.get("created", "")))
+    parts = [f"# {path.stem}", f"{len(conversation.exchanges)} exchanges with {loaded.identity['model']}, begun {begun}"]
+    if conversation.system:
+        parts += ["## System", conversation.system]
+    for exchange in conversation.exchanges:
+        parts += ["## Human", exchange.message, "## Parakeet", exchange.reply]
+    return sanitise("\n\n".join([*parts, *loaded.notes]))
+
+
+def _as_training_text(path: Path, loaded: "Loaded", layout: str) -> str:
+    """One record of `messages`: as a line, or in a JSON array."""
+    from parakeet.chat.events import fold
+
+    conversation = fold(loaded.events)
+    whole = [one for one in conversation.exchanges if one.message.strip() and one.reply.strip()]
+    if not whole:
+        raise ParakeetError(f"The session {path.stem} holds no message with a reply: there is nothing to train on.")
+    system = [{"role": "system", "content": conversation.system}] if conversation.system else []
+    record = {"messages": [*system, *(turn for exchange in whole for turn in _turns(exchange))]}
+    return json.dumps(record, ensure_ascii=False) if layout == "jsonl" else json.dumps([record], indent=2)
+
+
+def _turns(exchange: "Exchange") -> tuple[dict[str, str], dict[str, str]]:
+    return {"role": "user", "content": exchange.message}, {"role": "assistant", "content": exchange.reply}
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= WORDS_SHOWN else f"{line[: WORDS_SHOWN - 1].rstrip()}…"
