@@ -65,8 +65,8 @@ def test_the_plan_for_a_gpu_has_memory_by_part_policies_speed_time_and_energy() 
     text = plan(*GPU)
     memory = figures(section(text, "Memory of a training step on an RTX 3080 Ti"))
     parts = ("weights", "gradients", "optimizer", "activations", "loss", "scratch")
-    assert sum(memory[part] for part in parts) == pytest.approx(memory["in all"], abs=0.04)
-    assert memory["in all"] < memory["budget"] == 11.2
+    assert sum(memory[part] for part in parts) == pytest.approx(memory["total"], abs=0.04)
+    assert memory["total"] < memory["budget"] == 11.2
     policies = section(text, "Policies at 8,192 tokens in a pass; * fits 11.20 GiB with 5% to spare")
     assert policies[0] == ["checkpointing,", "residual", "adamw", "muon", "adamw_8bit"]
     assert [line[:2] for line in policies[1:7]] == [
@@ -77,8 +77,8 @@ def test_the_plan_for_a_gpu_has_memory_by_part_policies_speed_time_and_energy() 
     assert figures(policies)["longest sequence"] >= 24_576
     time = section(text, "Time on one RTX 3080 Ti (68.2 TFLOPS in dense bf16, 912 GB/s, 350 W)")
     assert ["tokens/s,", "sequences", "of", "8,192", "7,948", "9,935", "11,922"] in time
-    assert "time in all 18 d 5 h 14 d 13 h 12 d 3 h" in [" ".join(line) for line in time]
-    assert ["energy", "in", "all", "152.9", "kWh", "122.3", "kWh", "101.9", "kWh"] in time
+    assert "total time 18 d 5 h 14 d 13 h 12 d 3 h" in [" ".join(line) for line in time]
+    assert ["total", "energy", "152.9", "kWh", "122.3", "kWh", "101.9", "kWh"] in time
     assert "4,451,549,184  (as PaLM counts" in text
 
 
@@ -107,7 +107,7 @@ def test_phases_are_planned_one_by_one(tmp_path: Path) -> None:
     assert section(text, "Memory")[0] == ["length", "1,024", "length", "8,192"]
     time = section(text, "Time")
     assert ["tokens/s,", "sequences", "of", "1,024", "10,738", "13,422", "16,107"] in time
-    assert "time in all 13 d 17 h 10 d 23 h 9 d 3 h" in [" ".join(line) for line in time]
+    assert "total time 13 d 17 h 10 d 23 h 9 d 3 h" in [" ".join(line) for line in time]
 
 
 def test_an_explicit_setting_that_does_not_fit_is_answered_with_the_change(tmp_path: Path) -> None:
@@ -124,8 +124,8 @@ def test_several_processes_share_the_steps_and_a_processors_memory(tmp_path: Pat
     assert memory["budget"] == 11.2
     time = section(text, "Time on 2 RTX 3080 Ti (68.2 TFLOPS in dense bf16, 912 GB/s, 350 W each)")
     assert ["tokens/s,", "sequences", "of", "8,192", "15,896", "19,870", "23,844"] in time
-    assert "time in all 9 d 2 h 7 d 7 h 6 d 2 h" in [" ".join(line) for line in time]
-    assert ["energy", "in", "all", "152.9", "kWh", "122.3", "kWh", "101.9", "kWh"] in time
+    assert "total time 9 d 2 h 7 d 7 h 6 d 2 h" in [" ".join(line) for line in time]
+    assert ["total", "energy", "152.9", "kWh", "122.3", "kWh", "101.9", "kWh"] in time
     here = plan("--recipe", two)
     title = "Memory of a training step in each of 2 processes on this machine's processor"
     alone = figures(section(plan("--recipe", "parakeet-378m"), "Memory"))

@@ -89,6 +89,7 @@ def plan(
     Lists the sources with their shares and sizes, parameters, tokens, steps, FLOPs, disk space, and the memory of a
     training step. With --gpu it adds the settings that fit, the time and the energy.
     """
+    from parakeet.data.reading.stage import local_files
     from parakeet.plan import plan_document, render_plan
     from parakeet.training.forecast import parse_memory
     from parakeet.training.gpus import gpu_named
@@ -96,6 +97,8 @@ def plan(
     gpu = gpu_named(gpu_name) if gpu_name is not None else None
     n_bytes = parse_memory(memory) if memory is not None else None
     recipe = chosen_recipe(recipe_name, data, changes, held_out, limit)
+    if data:
+        local_files(list(recipe.sources))  # raises if a file is missing
     if as_json:
         say_json(plan_document(recipe, gpu, n_bytes))
     else:

@@ -35,6 +35,11 @@ class Share(click.ParamType):
 
     name = "share"
 
+    def __init__(self, or_nothing: bool = False) -> None:
+        """`or_nothing`: 0 is allowed too."""
+        self.least = "from 0" if or_nothing else "above 0"
+        self.or_nothing = or_nothing
+
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> float:
         from decimal import Decimal, InvalidOperation
 
@@ -42,11 +47,14 @@ class Share(click.ParamType):
         try:
             share = Decimal(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
         except InvalidOperation:
-            share = Decimal(0)
+            share = Decimal("NaN")
+        nothing = self.or_nothing and share.is_finite() and share == 0
         # Not `0 < share <= 1`: Decimal raises for NaN.
-        if not share.is_finite() or share <= 0 or share > 1 or float(share) == 0.0:
+        if not nothing and (not share.is_finite() or share <= 0 or share > 1 or float(share) == 0.0):
             self.fail(
-                f"{text!r} is not a share: write it like 0.1% or 0.001, above 0 and at most 100%.", parameter, context
+                f"{text!r} is not a share: write it like 0.1% or 0.001, {self.least} and at most 100%.",
+                parameter,
+                context,
             )
         return float(share)
 

@@ -38,8 +38,8 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
             help="Change a key of the recipe: training.tokens=1e6, sources.0.weight=2. Repeatable.",
         ),
         click.option(
-            "--held-out", type=Share(), metavar="SHARE",
-            help=f"Share of the text to keep for measuring the model: 5%. Short for --set {HELD_OUT}=SHARE.",
+            "--held-out", type=Share(or_nothing=True), metavar="SHARE",
+            help="Share of the text to keep for measuring the model: 5%. 0 measures nothing.  [default: the recipe's]",
         ),
         click.option(
             "--limit", type=Share(), metavar="SHARE", help="Use only this share of every source: 0.1% or 0.001."
@@ -62,6 +62,8 @@ def chosen_recipe(
     shipped = load_recipe(recipe_name)
     recipe = limited(_with_sources(shipped, data) if data else shipped, limit)
     share = [] if held_out is None else [f"{HELD_OUT}={held_out}"]
+    if held_out == 0:
+        share.append("shards.min_held_out_bytes=0")
     recipe = changed(recipe, [*share, *changes])
     if not data or recipe_name not in shipped_recipes():
         return recipe

@@ -185,7 +185,7 @@ def render_model(model: ListedModel) -> str:
     """Everything about one model, for a terminal."""
     full = model_document(model, in_full=True)
     config, training = full["config"], full["training"]
-    shape = [f"{config[key]:,} {key}" for key in ("layers", "heads", "width", "context") if isinstance(config.get(key), int)]
+    shape = [f"{key} {config[key]:,}" for key in ("layers", "heads", "width", "context") if type(config.get(key)) is int]
     imported = full["imported_from"] if isinstance(full["imported_from"], dict) else {}
     facts = {
         "ID": full["id"],
@@ -214,7 +214,7 @@ def render_model(model: ListedModel) -> str:
         if isinstance(found["accuracy"], int | float)
     ]
     licences = [(source, str(licence)) for source, licence in full["licences"].items()]
-    hashes = [(name, digest) for name, digest in full["sha256"].items()]
+    hashes = [(digest, name) for name, digest in full["sha256"].items()]
     for title, rows in (("Held-out scores", scores), ("Licences of the text", licences), ("sha256", hashes)):
         if rows:
             sections.append([title, *_indented(rows)])
