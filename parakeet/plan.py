@@ -277,7 +277,12 @@ class Plan:
         tokens = tokens_of(self.sources, self.recipe)
         if not tokens or any(source.weight is not None for source in self.recipe.sources):
             return []
-        return [("passes over the text", f"{self.settings.tokens / tokens:>{FIGURE},.1f}  of about {format_count(tokens)} tokens")]
+        return [
+            (
+                "passes over the text",
+                f"{self.settings.tokens / tokens:>{FIGURE},.1f}  of about {format_count(tokens)} tokens",
+            )
+        ]
 
     def training_document(self) -> dict[str, Any]:
         """Training, memory by sequence length, time on the GPU, and disk space, as JSON values."""

@@ -124,7 +124,8 @@ def _on_this_machine(known: SourceForecast, per_token: float) -> str:
     files = f"{known.n_files:,} file{'s' * (known.n_files != 1)} of {format_bytes(known.file_bytes)}"
     if not known.text_bytes:
         return files
-    return f"{files}, at most {format_bytes(known.text_bytes)} of text, about {format_count(known.text_bytes / per_token)} tokens"
+    tokens = format_count(round(known.text_bytes / per_token))
+    return f"{files}, at most {format_bytes(known.text_bytes)} of text, about {tokens} tokens"
 
 
 def _cells(name: str, texts: tuple[str, ...]) -> str:

@@ -28,11 +28,17 @@ if TYPE_CHECKING:
 )
 @recipe_options
 @click.option(
-    "--select", multiple=True, metavar="ASSET", shell_complete=complete_assets,
+    "--select",
+    multiple=True,
+    metavar="ASSET",
+    shell_complete=complete_assets,
     help="Build only this asset and what it needs. Repeatable.",
 )
 @click.option(
-    "--force", multiple=True, metavar="ASSET", shell_complete=complete_assets,
+    "--force",
+    multiple=True,
+    metavar="ASSET",
+    shell_complete=complete_assets,
     help="Rebuild this asset even if it is up to date. Repeatable.",
 )
 @click.option("--try-anyway", is_flag=True, help="Train even if the memory forecast says that it will not fit.")
@@ -119,7 +125,10 @@ def use(recipe_name: str) -> None:
 
 
 @click.command(
-    epilog=examples("parakeet clean", "parakeet clean --yes", "parakeet clean --unfinished --yes  # other recipes' work too")
+    short_help="Remove artefacts that nothing refers to.",
+    epilog=examples(
+        "parakeet clean", "parakeet clean --yes", "parakeet clean --unfinished --yes  # other recipes' work too"
+    ),
 )
 @click.option("--yes", is_flag=True, help="Remove what is listed.")
 @click.option("--unfinished", is_flag=True, help="Include unfinished work of other recipes.")

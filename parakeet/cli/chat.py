@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from parakeet.cli.completion import complete_models_and_folders, complete_sessions
+from parakeet.cli.output import examples
 from parakeet.errors import ParakeetError
 from parakeet.sampling_settings import OPTIONS, parse_setting
 
@@ -46,9 +48,22 @@ def _session_name(context: click.Context, parameter: click.Parameter, value: str
         raise click.BadParameter(str(error), context, parameter) from None
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "parakeet chat",
+        'parakeet chat -m "Who are you?" --temperature 0',
+        "parakeet chat --session lesson",
+        "parakeet chat --replay assets/sessions/lesson.jsonl",
+    )
+)
 @click.option("-m", "--message", help="Send one message, print the reply and exit.")
-@click.option("--model", "model_path", type=click.Path(path_type=Path), help="A release folder.  [default: the latest]")
+@click.option(
+    "--model",
+    "model_path",
+    type=click.Path(path_type=Path),
+    shell_complete=complete_models_and_folders,
+    help="A release folder.  [default: the latest]",
+)
 @click.option("--system", default="", help="Start the conversation with this system message.")
 @sampling_options
 @click.option(
@@ -61,7 +76,11 @@ def _session_name(context: click.Context, parameter: click.Parameter, value: str
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help="CPU threads.  [default: torch's choice]")
 @click.option(
-    "--session", metavar="NAME", callback=_session_name, help="Continue the session with this name, or start it."
+    "--session",
+    metavar="NAME",
+    callback=_session_name,
+    shell_complete=complete_sessions,
+    help="Continue the session with this name, or start it.",
 )
 @click.option(
     "--replay",

@@ -23,11 +23,12 @@ VARIABLE = "_PARAKEET_COMPLETE"
 
 
 @click.command(
+    short_help="Print a shell's completion script.",
     epilog=examples(
         'eval "$(parakeet completion bash)"  # in ~/.bashrc',
         'eval "$(parakeet completion zsh)"  # in ~/.zshrc',
         "parakeet completion fish > ~/.config/fish/completions/parakeet.fish",
-    )
+    ),
 )
 @click.argument("shell", type=click.Choice(SHELLS))
 @click.pass_context
@@ -46,7 +47,8 @@ def completing(values: Values, or_file: bool = False) -> Complete:
         with suppress(Exception):
             found = sorted({value for value in values(context, incomplete) if value.startswith(incomplete)})
         items = [CompletionItem(value) for value in found if value.isprintable()]
-        return [*items, CompletionItem(incomplete, type="file")] if or_file else items
+        # First: click's function for bash forgets the items before it.
+        return [CompletionItem(incomplete, type="file"), *items] if or_file else items
 
     return complete
 
@@ -95,12 +97,6 @@ def _settings(context: click.Context, incomplete: str) -> Iterable[str]:
     return setting_keys(load_recipe(context.params.get("recipe_name") or "demo", report_old_keys=False), incomplete)
 
 
-def _gpus(context: click.Context, incomplete: str) -> Iterable[str]:
-    from parakeet.training.gpus import GPUS
-
-    return GPUS
-
-
 def _names(entries: Iterable[Any]) -> Sequence[str]:
     return [entry.name for entry in entries if not entry.name.startswith(".")]
 
@@ -112,4 +108,3 @@ complete_models = completing(_models)
 complete_models_and_folders = completing(_models, or_file=True)
 complete_assets = completing(_assets)
 complete_settings = completing(_settings)
-complete_gpus = completing(_gpus)

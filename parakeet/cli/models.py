@@ -18,6 +18,7 @@ model_argument = click.argument("name", metavar="NAME", shell_complete=complete_
 
 @click.group(
     invoke_without_command=True,
+    short_help="List, show or remove models.",
     epilog=examples(
         "parakeet models",
         "parakeet models show demo",
@@ -93,7 +94,7 @@ def rm(name: str, yes: bool) -> None:
     from parakeet.home import home
     from parakeet.release.listing import find_model
 
-    model = find_model(home(), name)
+    model = find_model(home(), name, only_one=True)
     for reason in why_keep_model(home(), model):
         say(reason)
     confirm(f"Remove {model.name} ({model.directory}, {format_bytes(model.n_bytes)})?", yes)
@@ -104,15 +105,14 @@ def rm(name: str, yes: bool) -> None:
 
 
 @click.command(
+    short_help="Check files against their hashes.",
     epilog=examples(
         "parakeet verify  # the model that `parakeet chat` opens",
         "parakeet verify demo",
         "parakeet verify assets/token_shards/latest",
-    )
+    ),
 )
-@click.argument(
-    "path", metavar="[PATH]", required=False, default=None, shell_complete=complete_models_and_folders
-)
+@click.argument("path", metavar="[PATH]", required=False, default=None, shell_complete=complete_models_and_folders)
 def verify(path: str | None) -> None:
     """Check the files of a release or another artefact against their hashes.
 

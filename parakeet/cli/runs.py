@@ -28,7 +28,8 @@ def runs(run: str, as_json: bool) -> None:
 
 
 @click.command(
-    epilog=examples("parakeet compare ba1c68e5 07b7ca5c", "parakeet compare ba1c 07b7 --output curves.png")
+    short_help="Compare two training runs.",
+    epilog=examples("parakeet compare ba1c68e5 07b7ca5c", "parakeet compare ba1c 07b7 --output curves.png"),
 )
 @click.argument("first", metavar="A", shell_complete=complete_runs)
 @click.argument("second", metavar="B", shell_complete=complete_runs)

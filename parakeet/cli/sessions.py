@@ -166,7 +166,10 @@ def _as_markdown(path: Path, loaded: "Loaded") -> str:
 
     conversation = fold(loaded.events)
     begun = format_time(str(loaded.header.get("created", "")))
-    parts = [f"# {path.stem}", f"{len(conversation.exchanges)} exchanges with {loaded.identity['model']}, begun {begun}"]
+    parts = [
+        f"# {path.stem}",
+        f"{len(conversation.exchanges)} exchanges with {loaded.identity['model']}, begun {begun}",
+    ]
     if conversation.system:
         parts += ["## System", conversation.system]
     for exchange in conversation.exchanges:

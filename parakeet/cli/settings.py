@@ -233,11 +233,11 @@ def _value(text: str, field: "FieldInfo") -> Any:
 def _put(values: Any, place: Sequence[int | str], value: Any) -> None:
     from parakeet.recipe_file import overlaid
 
-    for part, following in zip(place, place[1:], strict=False):
+    *sections, last = place
+    for part in sections:
         if isinstance(values, dict) and values.get(part) is None:
             values[part] = {}
         values = values[part]
-    last = place[-1]
     both = isinstance(values, dict) and isinstance(values.get(last), dict) and isinstance(value, dict)
     values[last] = overlaid({"": values[last]}, {"": value})[""] if both else value
 

@@ -39,7 +39,11 @@ def list_models(root: Path) -> tuple[list[ListedModel], list[str]]:
     """The models under a root that a chat can open, oldest first, and a message for each that cannot be read."""
     latest = latest_release(root).resolve()
     listed, faults = [], []
-    for folder, read in ((release_folder(root), _built), (root / "original_model", _built), (root / IMPORTED_FOLDER, _imported)):
+    for folder, read in (
+        (release_folder(root), _built),
+        (root / "original_model", _built),
+        (root / IMPORTED_FOLDER, _imported),
+    ):
         pattern = f"*/{GENERATION_FILE}" if read is _imported else f"*-*/{MANIFEST_FILE}"
         for path in sorted(folder.glob(pattern)):
             if path.parent.name.startswith(".") or path.parent.is_symlink():
@@ -92,10 +96,11 @@ def short_ids(models: Sequence[ListedModel]) -> list[str]:
     return ids
 
 
-def find_model(root: Path, name: str) -> ListedModel:
+def find_model(root: Path, name: str, only_one: bool = False) -> ListedModel:
     """The model with this name or ID, or the only one whose name or ID begins so; the folder of one will do too.
 
-    Raises ParakeetError with the candidates if there is none, or several.
+    Of several models with one name it is the latest release or else the newest, as for `parakeet chat --model`.
+    Raises ParakeetError with the candidates if there is none, or several: with `only_one` also several of one name.
     """
     models, _ = list_models(root)
     if not models:
@@ -109,8 +114,9 @@ def find_model(root: Path, name: str) -> ListedModel:
     )
     for fits in tests:
         found = [model for model in models if fits(model)]
-        if len(found) == 1:
-            return found[0]
+        one_name = {model.name for model in found} == {name} and not only_one
+        if len(found) == 1 or one_name:
+            return max(found, key=lambda model: (model.latest, model.made))
         if found:
             raise ParakeetError(f"Several models fit {name!r}: {_candidates(models, found)}. Give the ID.")
     raise ParakeetError(f"No model is called {name!r}. There are: {_candidates(models, models)}. All: parakeet models")
@@ -185,7 +191,9 @@ def render_model(model: ListedModel) -> str:
     """Everything about one model, for a terminal."""
     full = model_document(model, in_full=True)
     config, training = full["config"], full["training"]
-    shape = [f"{key} {config[key]:,}" for key in ("layers", "heads", "width", "context") if type(config.get(key)) is int]
+    shape = [
+        f"{key} {config[key]:,}" for key in ("layers", "heads", "width", "context") if type(config.get(key)) is int
+    ]
     imported = full["imported_from"] if isinstance(full["imported_from"], dict) else {}
     facts = {
         "ID": full["id"],

@@ -1,7 +1,7 @@
 """Releases on disk: their hashes, and their settings for a chat. Imports no torch."""
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,11 +40,8 @@ def write_sums(directory: Path) -> None:
     (directory / SUMS_FILE).write_text("".join(lines), encoding="utf-8")
 
 
-def verify_release(directory: Path, only: Collection[str] | None = None) -> int:
-    """Check every file, or `only` those named, against `SHA256SUMS`. Returns how many files that lists.
-
-    ParakeetError names the first file that differs.
-    """
+def verify_release(directory: Path) -> int:
+    """Check every file against `SHA256SUMS` and return their number; ParakeetError names the first that differs."""
     try:
         lines = (directory / SUMS_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
@@ -57,8 +54,6 @@ def verify_release(directory: Path, only: Collection[str] | None = None) -> int:
         )
     for expected, _, name in entries:
         path = directory / name
-        if only is not None and name not in only:
-            continue
         if Path(name).name != name or not path.is_file():
             raise ParakeetError(f"{path} is missing: the release is incomplete. Copy it again, or rebuild it.")
         found = sha256_of(path)
@@ -72,7 +67,7 @@ def verify_release(directory: Path, only: Collection[str] | None = None) -> int:
 
 @dataclass(frozen=True)
 class Release:
-    """A release directory. The files that a chat needs match their hashes."""
+    """A release directory whose files match their hashes."""
 
     directory: Path
     name: str
@@ -81,8 +76,8 @@ class Release:
 
 
 def open_release(directory: Path) -> Release:
-    """Verify what a chat loads of a release, and read its settings. An edited model card is no reason to refuse."""
-    verify_release(directory, NEEDED)
+    """Verify a release and read its chat settings."""
+    verify_release(directory)
     path = directory / GENERATION_FILE
     try:
         values = dict(json.loads(path.read_text(encoding="utf-8")))

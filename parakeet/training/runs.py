@@ -494,7 +494,8 @@ def run_document(folder: Path, prefix: str) -> dict[str, Any]:
     """One run as JSON values, with settings, checkpoints and every event. ParakeetError as `find_run`."""
     run = find_run(folder, prefix)
     saved = [
-        {"path": str(saved.path)} | {key: getattr(saved, key) for key in ("step", "validation_loss", "stable", "abandoned")}
+        {"path": str(saved.path)}
+        | {key: getattr(saved, key) for key in ("step", "validation_loss", "stable", "abandoned")}
         for saved in run.saved
     ]
     return _values(run) | {"settings": dict(run.settings), "checkpoints": saved, "events": list(run.events)}
