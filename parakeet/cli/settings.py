@@ -14,6 +14,7 @@ from parakeet.cli.completion import complete_recipes, complete_settings
 from parakeet.errors import ParakeetError
 
 if TYPE_CHECKING:
+    from pydantic import ValidationError
     from pydantic.fields import FieldInfo
 
     from parakeet.recipe import Recipe
@@ -209,8 +210,8 @@ def _find(recipe: "Recipe", key: str) -> "tuple[tuple[int | str, ...], FieldInfo
 def _unknown(recipe: "Recipe", key: str, part: str, known: list[str], place: Sequence[int | str]) -> ParakeetError:
     every = [leaf.removesuffix("=") for leaf in setting_keys(recipe)]
     before = "".join(f"{one}." for one in place)
-    close = [f"{before}{name}" for name in difflib.get_close_matches(part, known, n=1)]
-    close += [leaf for leaf in every if leaf.rpartition(".")[2] == part.lower()]
+    close = [leaf for leaf in every if leaf == key.lower() or leaf.rpartition(".")[2] == part.lower()]
+    close += [f"{before}{name}" for name in difflib.get_close_matches(part.lower(), known, n=1)]
     close += difflib.get_close_matches(key, every, n=1, cutoff=0.75)
     hint = f"Did you mean {close[0]}?" if close else f"Keys there: {', '.join(known)}."
     return ParakeetError(f"--set {key}: the recipe has no key {before}{part}. {hint}")
@@ -253,20 +254,22 @@ def _make_paths_absolute(values: dict[str, Any]) -> None:
 
 
 def _explain(
-    error: Any, fields: "dict[tuple[int | str, ...], tuple[str, FieldInfo]]", changes: Sequence[str]
+    error: "ValidationError", fields: "dict[tuple[int | str, ...], tuple[str, FieldInfo]]", changes: Sequence[str]
 ) -> Iterator[str]:
+    """A line for each problem: the change that caused it, and what the key takes."""
     from parakeet.recipe_file import without_kind
-    from parakeet.recipe_reference import type_words
+    from parakeet.recipe_reference import meaning, type_words
 
     for problem in error.errors():
         location = without_kind(problem["loc"])
+        key = ".".join(map(str, location))
         message = problem["msg"].removeprefix("Value error, ")
-        exact = next((found for place, found in fields.items() if location[: len(place)] == place), None)
-        if exact is None:
-            key = ".".join(map(str, location))
-            yield f"--set {' '.join(changes)}: {f'{key}: ' if key else ''}{message}"
-            continue
-        change, field = exact
-        words = type_words(field).replace("`", "")
-        takes = "" if words in ("section", "mapping") or problem["type"] == "value_error" else f" It takes {words}."
-        yield f"--set {change}: {message[0].lower() + message[1:]}.{takes}"
+        change, field = next(
+            (found for place, found in fields.items() if location[: len(place)] == place), (" ".join(changes), None)
+        )
+        words = type_words(field).replace("`", "") if field is not None and location in fields else ""
+        if words in ("", "section", "mapping") or problem["type"] in ("value_error", "string_pattern_mismatch"):
+            yield f"--set {change}: {f'{key}: ' if key else ''}{message[0].lower()}{message[1:]}."
+        else:
+            assert field is not None
+            yield f"--set {change}: {key} takes: {words}. It means: {meaning(field)}"

@@ -245,7 +245,7 @@ def _read_job(path: Path) -> tuple[dict[str, Any], Schedule]:
             Training(**_only(recipe["training"], SCHEDULED)), Packing(**_only(recipe["packing"], Packing.model_fields))
         )
     except FileNotFoundError:
-        raise ParakeetError(f"{path.parent} is no training run: it has no {path.name}.") from None
+        raise ParakeetError(f"{path.parent} is not a training run: it has no {path.name}.") from None
     except KeyError as error:
         raise ParakeetError(f"{path} cannot be read as a job: {error} is missing.") from None
     except ValidationError as error:

@@ -271,7 +271,7 @@ def test_no_line_is_wider_than_the_terminal_while_columns_can_go(
 
 
 def test_a_run_that_is_no_folder_is_an_error_of_ours(tmp_path: Path) -> None:
-    with pytest.raises(ParakeetError, match="is no training run"):
+    with pytest.raises(ParakeetError, match="is not a training run"):
         load_run(tmp_path / "gone")
     assert not (tmp_path / METRICS_FILE).exists()
 
