@@ -1,6 +1,7 @@
 """`parakeet sessions`: the recorded conversations."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +15,10 @@ from parakeet.errors import ParakeetError
 
 if TYPE_CHECKING:
     from parakeet.chat.events import Exchange
-    from parakeet.chat.storage import Loaded
+    from parakeet.chat.storage import Loaded, SessionRow
 
 FORMATS = ("md", "json", "jsonl")
-WORDS_SHOWN = 26
+WORDS_SHOWN = 18
 
 name_argument = click.argument("name", metavar="NAME", shell_complete=complete_sessions)
 
@@ -52,9 +53,7 @@ def list_sessions_command(as_json: bool = False) -> None:
 
     rows = list_sessions(home())
     if as_json:
-        keys = ("name", "exchanges", "when", "model", "first_words", "problem")
-        say_json({"sessions": [{key: getattr(row, key) or None for key in keys} | {"exchanges": row.exchanges}
-                               for row in rows]})  # fmt: skip
+        say_json({"sessions": [_as_row(row) for row in rows]})
         return
     if not rows:
         say("No conversation is recorded yet. Start one with: parakeet chat")
@@ -122,16 +121,35 @@ def export(name: str, file: Path | None, layout: str | None) -> None:
     if layout not in FORMATS:
         raise ParakeetError(f"{file}: the ending says no format. Use .md, .json or .jsonl, or give --format.")
     path, loaded = _load(name)
-    text = _as_markdown(path, loaded) if layout == "md" else _as_training_text(path, loaded, layout)
+    whole, left_out = _exchanges(loaded)
+    if layout != "md" and not whole:
+        raise ParakeetError(f"The session {path.stem} holds no message with a reply: there is nothing to train on.")
+    text = _as_markdown(path, loaded) if layout == "md" else _as_training_text(loaded, layout)
     if file is None:
         click.echo(text)
         return
-    if file.exists():
+    if os.path.lexists(file):
         raise ParakeetError(f"{file} already exists: choose another name.")
     from parakeet.artifact import replace_file
 
     replace_file(file, text + "\n")
-    say(f"{file}: the session {path.stem}.")
+    if layout == "md":
+        say(f"{file}: {len(whole) + left_out} exchanges of {path.stem}.")
+    else:
+        note = f" Left out without a reply: {left_out}" if left_out else ""
+        say(f"{file}: {len(whole)} exchanges of {path.stem}.{note}")
+
+
+def _as_row(row: "SessionRow") -> dict[str, Any]:
+    """What is not known of an unreadable session is null."""
+    return {
+        "name": row.name,
+        "exchanges": row.exchanges,
+        "last_reply": row.when or None,
+        "model": row.model or None,
+        "first_words": row.first_words,
+        "problem": row.problem or None,
+    }
 
 
 def _load(name: str) -> "tuple[Path, Loaded]":
@@ -177,17 +195,25 @@ def _as_markdown(path: Path, loaded: "Loaded") -> str:
     return sanitise("\n\n".join([*parts, *loaded.notes]))
 
 
-def _as_training_text(path: Path, loaded: "Loaded", layout: str) -> str:
+def _exchanges(loaded: "Loaded") -> "tuple[list[Exchange], int]":
+    """The exchanges with a message and a reply, and the number of the others, which teach nothing."""
+    from parakeet.chat.events import fold
+
+    exchanges = fold(loaded.events).exchanges
+    whole = [one for one in exchanges if one.message.strip() and one.reply.strip()]
+    return whole, len(exchanges) - len(whole)
+
+
+def _as_training_text(loaded: "Loaded", layout: str) -> str:
     """One record of `messages`: as a line, or in a JSON array."""
     from parakeet.chat.events import fold
 
-    conversation = fold(loaded.events)
-    whole = [one for one in conversation.exchanges if one.message.strip() and one.reply.strip()]
-    if not whole:
-        raise ParakeetError(f"The session {path.stem} holds no message with a reply: there is nothing to train on.")
-    system = [{"role": "system", "content": conversation.system}] if conversation.system else []
-    record = {"messages": [*system, *(turn for exchange in whole for turn in _turns(exchange))]}
-    return json.dumps(record, ensure_ascii=False) if layout == "jsonl" else json.dumps([record], indent=2)
+    content = fold(loaded.events).system
+    system = [{"role": "system", "content": content}] if content else []
+    record = {"messages": [*system, *(turn for exchange in _exchanges(loaded)[0] for turn in _turns(exchange))]}
+    if layout == "jsonl":
+        return json.dumps(record, ensure_ascii=False)
+    return json.dumps([record], ensure_ascii=False, indent=2)
 
 
 def _turns(exchange: "Exchange") -> tuple[dict[str, str], dict[str, str]]:

@@ -268,7 +268,7 @@ def _explain(
             (found for place, found in fields.items() if location[: len(place)] == place), (" ".join(changes), None)
         )
         words = type_words(field).replace("`", "") if field is not None and location in fields else ""
-        if words in ("", "section", "mapping") or problem["type"] in ("value_error", "string_pattern_mismatch"):
+        if words in ("", "section", "mapping") or problem["type"] == "value_error":
             yield f"--set {change}: {f'{key}: ' if key else ''}{message[0].lower()}{message[1:]}."
         else:
             assert field is not None
