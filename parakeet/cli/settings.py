@@ -210,8 +210,10 @@ def _find(recipe: "Recipe", key: str) -> "tuple[tuple[int | str, ...], FieldInfo
 def _unknown(recipe: "Recipe", key: str, part: str, known: list[str], place: Sequence[int | str]) -> ParakeetError:
     every = [leaf.removesuffix("=") for leaf in setting_keys(recipe)]
     before = "".join(f"{one}." for one in place)
-    close = [leaf for leaf in every if leaf == key.lower() or leaf.rpartition(".")[2] == part.lower()]
-    close += [f"{before}{name}" for name in difflib.get_close_matches(part.lower(), known, n=1)]
+    siblings = [f"{before}{name}" for name in difflib.get_close_matches(part.lower(), known, n=1)]
+    elsewhere = [leaf for leaf in every if leaf.rpartition(".")[2] == part.lower()]
+    close = [leaf for leaf in every if leaf == key.lower()]
+    close += siblings + elsewhere if place else elsewhere + siblings
     close += difflib.get_close_matches(key, every, n=1, cutoff=0.75)
     hint = f"Did you mean {close[0]}?" if close else f"Keys there: {', '.join(known)}."
     return ParakeetError(f"--set {key}: the recipe has no key {before}{part}. {hint}")
