@@ -114,7 +114,7 @@ def test_a_session_is_found_by_its_name_or_the_beginning_of_it(home: Path) -> No
 def test_what_is_removed_is_asked_for_first(home: Path) -> None:
     result = run(home, "rm", "lesson")
     assert result.exit_code == 1
-    assert result.output == "Error: Remove lesson? Nothing was removed: confirm with --yes.\n"
+    assert result.output == "Error: Nothing was removed: there is no terminal to ask on. Confirm with --yes.\n"
     assert session_path(home, "lesson").exists()
     assert output(home, "rm", "--yes", "lesson-2", "2026", "torn").splitlines() == [
         "Removed lesson-2.",

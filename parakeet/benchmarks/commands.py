@@ -81,7 +81,7 @@ def bench_train(recipe_name: str, memory: str, rounds: int | None, threads: int)
     run(load_recipe(recipe_name), memory, rounds, threads)
 
 
-@bench.command("data", epilog=examples("parakeet bench data", "parakeet bench data --text books.txt"))
+@bench.command("data", epilog=examples("parakeet bench data", "parakeet bench data --megabytes 20"))
 @click.option(
     "--text",
     multiple=True,

@@ -25,7 +25,7 @@ def confirm(question: str, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise ParakeetError(f"{question} Nothing was removed: confirm with --yes.")
+        raise ParakeetError("Nothing was removed: there is no terminal to ask on. Confirm with --yes.")
     if not click.confirm(question, default=False):
         raise ParakeetError("Nothing was removed.")
 
@@ -36,6 +36,11 @@ def list_by_default(context: click.Context, listing: click.Command, as_json: boo
         context.invoke(listing, as_json=as_json)
     elif as_json:
         raise click.UsageError(f"Give --json after {context.invoked_subcommand}.")
+
+
+def count(number: int, thing: str) -> str:
+    """`1 exchange`, `2 exchanges`."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def examples(*lines: str) -> str:

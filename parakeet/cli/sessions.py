@@ -10,7 +10,16 @@ import click
 
 from parakeet.cli.common import say
 from parakeet.cli.completion import complete_sessions
-from parakeet.cli.output import confirm, examples, json_option, list_by_default, say_json, terminal_width, yes_option
+from parakeet.cli.output import (
+    confirm,
+    count,
+    examples,
+    json_option,
+    list_by_default,
+    say_json,
+    terminal_width,
+    yes_option,
+)
 from parakeet.errors import ParakeetError
 
 if TYPE_CHECKING:
@@ -134,10 +143,10 @@ def export(name: str, file: Path | None, layout: str | None) -> None:
 
     replace_file(file, text + "\n")
     if layout == "md":
-        say(f"{file}: {len(whole) + left_out} exchanges of {path.stem}.")
+        say(f"{file}: {count(len(whole) + left_out, 'exchange')} of {path.stem}.")
     else:
         note = f" Left out without a reply: {left_out}" if left_out else ""
-        say(f"{file}: {len(whole)} exchanges of {path.stem}.{note}")
+        say(f"{file}: {count(len(whole), 'exchange')} of {path.stem}.{note}")
 
 
 def _as_row(row: "SessionRow") -> dict[str, Any]:
@@ -186,7 +195,7 @@ def _as_markdown(path: Path, loaded: "Loaded") -> str:
     begun = format_time(str(loaded.header.get("created", "")))
     parts = [
         f"# {path.stem}",
-        f"{len(conversation.exchanges)} exchanges with {loaded.identity['model']}, begun {begun}",
+        f"{count(len(conversation.exchanges), 'exchange')} with {loaded.identity['model']}, begun {begun}",
     ]
     if conversation.system:
         parts += ["## System", conversation.system]
