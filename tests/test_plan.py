@@ -1,11 +1,15 @@
 """`parakeet plan`: the whole text as a user sees it."""
 
+import gzip
+import json
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
+import zstandard
 from click.testing import CliRunner
 
 from parakeet.cli import main
@@ -209,6 +213,61 @@ def test_its_figures_stand_below_one_another_and_it_fits_a_terminal(arguments: t
         assert line[45:46] in ("", " "), line
     assert max(map(len, text.splitlines())) <= 110
     assert not any(line.endswith(" ") for line in text.splitlines())
+
+
+def test_the_json_has_the_figures_of_the_text(tmp_path: Path) -> None:
+    text, document = plan(*GPU), json.loads(plan(*GPU, "--json"))
+    assert set(document) == {"recipe", "sources", "model", "training", "memory", "time", "disk"}
+    assert f"{document['model']['parameters']:,}" in text
+    assert sum(document["model"]["parameters_by_part"].values()) == document["model"]["parameters"]
+    assert f"{document['training']['steps']:,}  of" in text
+    (memory,) = document["memory"]["by_sequence_length"].values()
+    assert sum(memory["bytes_by_part"].values()) == memory["bytes"] < document["memory"]["budget_bytes"]
+    assert [round(time["seconds"] / 86400, 1) for time in document["time"]] == [18.2, 14.6, 12.1]
+    assert [round(time["watt_hours"] / 1000, 1) for time in document["time"]] == [152.9, 122.3, 101.9]
+    here = json.loads(plan("--json"))
+    assert (here["time"], here["memory"]["device"], here["sources"][0]["rows"]) == (None, "cpu", 24_000)
+    fp32 = recipe_file(tmp_path, "training: {precision: fp32}\n")
+    assert json.loads(plan("--recipe", fp32, "--gpu", "RTX 3080 Ti", "--json"))["time"] == []
+
+
+def test_a_plan_for_ones_own_text_counts_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PARAKEET_HOME", str(tmp_path / "home"))
+    text = "".join(f"Line {number} has {number * 7919} words.\n" for number in range(40_000)).encode()
+    files = {
+        "a.txt": text,
+        "b.txt.gz": gzip.compress(text),
+        "c.txt.zst": zstandard.compress(text),
+        "d.txt.gz": text,  # plain text under another name
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    with zipfile.ZipFile(tmp_path / "e.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("e.txt", text)
+    names = [*files, "e.zip"]
+    document = json.loads(plan(*(word for name in names for word in ("--data", str(tmp_path / name))), "--json"))
+    for name, source in zip(names, document["sources"], strict=True):
+        assert source["file_bytes"] == (tmp_path / name).stat().st_size
+        assert source["text_bytes"] == pytest.approx(len(text), rel=0.02), name
+    assert document["recipe"]["name"] == "a-and-4-more"
+    assert document["training"]["text_tokens"] == pytest.approx(5 * len(text) / 3.53, rel=0.02)
+    passes = 1_250_000 / document["training"]["text_tokens"]
+    shown = plan(*(word for name in names for word in ("--data", str(tmp_path / name))))
+    assert ["passes", "over", "the", "text", f"{passes:.1f}"] == section(shown, "Training")[2][:5]
+    assert "does not exist" in refused("--data", str(tmp_path / "nothing"))
+    assert document["training"]["text_tokens"] // 2 == pytest.approx(
+        json.loads(plan(*(word for name in names for word in ("--data", str(tmp_path / name))), "--limit", "50%",
+                        "--json"))["training"]["text_tokens"], rel=0.01)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "head", [b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh9", b"\xfd7zXZ\x00", b"PK\x03\x04", b"PAR1", b""]
+)
+def test_a_damaged_file_has_an_unknown_amount_of_text(tmp_path: Path, head: bytes) -> None:
+    file = tmp_path / "a.txt"
+    file.write_bytes(head + b"\xff\xfe nonsense" * bool(head))
+    (source,) = json.loads(plan("--data", str(file), "--json"))["sources"]
+    assert (source["files"], source["text_bytes"]) == (1, None)
 
 
 @pytest.mark.parametrize(
