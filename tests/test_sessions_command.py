@@ -181,7 +181,8 @@ def test_an_export_overwrites_nothing_and_needs_a_known_format(home: Path, tmp_p
         (("lesson", str(tmp_path / "lesson.pdf")), "Use .md, .json or .jsonl, or give --format."),
         (("lesson", str(tmp_path / "lesson")), "the ending says no format"),
         (("silent", str(tmp_path / "silent.jsonl")), "there is nothing to train on"),
-        (("lesson", str(tmp_path / "none" / "a.md")), "No such file or directory"),
+        (("lesson", str(tmp_path / "none" / "a.md")), "there is no folder"),
+        (("lesson", str(tmp_path)), "already exists"),
     ):
         result = run(home, "export", *arguments)
         assert (result.exit_code, result.output.count("\n")) == (1, 1)

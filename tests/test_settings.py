@@ -184,6 +184,9 @@ def test_a_name_that_somebody_chose_stays(tmp_path: Path, monkeypatch: pytest.Mo
     assert chosen_recipe(str(own), ["a.txt"], [], None, None).name == "own"
     assert chosen_recipe("demo", ["a.txt"], ["name=mine"], None, None).name == "mine"
     assert chosen_recipe("demo", [], [], None, None) == load_recipe("demo")
+    # An unset variable of a script; the present folder would be read.
+    with pytest.raises(ParakeetError, match="--data is empty"):
+        chosen_recipe("demo", ["a.txt", ""], [], None, None)
 
 
 def test_held_out_is_a_share_and_0_measures_nothing() -> None:

@@ -124,6 +124,10 @@ def export(name: str, file: Path | None, layout: str | None) -> None:
 
     md is for people. json and jsonl hold the messages in the form that `parakeet build --data` reads.
     """
+    if file is not None and os.path.lexists(file):
+        raise ParakeetError(f"{file} already exists: choose another name.")
+    if file is not None and not file.absolute().parent.is_dir():
+        raise ParakeetError(f"{file}: there is no folder {file.absolute().parent}.")
     if layout is None:
         layout = file.suffix.removeprefix(".").lower() if file else "md"
         layout = {"markdown": "md", "ndjson": "jsonl"}.get(layout, layout)
@@ -137,8 +141,6 @@ def export(name: str, file: Path | None, layout: str | None) -> None:
     if file is None:
         click.echo(text)
         return
-    if os.path.lexists(file):
-        raise ParakeetError(f"{file} already exists: choose another name.")
     from parakeet.artifact import replace_file
 
     replace_file(file, text + "\n")

@@ -97,6 +97,8 @@ def _with_sources(recipe: "Recipe", paths: Sequence[str]) -> "Recipe":
 
     sources: list[dict[str, str]] = []
     for path in paths:
+        if not path.strip():
+            raise ParakeetError("--data is empty: name a file, a folder or a glob.")
         stem = _slug(Path(path).name.split(".")[0]) or "data"
         taken = {source["name"] for source in sources}
         name = next(n for n in (stem[:60], *(f"{stem[:60]}-{i}" for i in range(2, 1000))) if n not in taken)

@@ -10,7 +10,6 @@ from typing import Any
 
 from parakeet.artifact import MANIFEST_FILE, Artifact
 from parakeet.errors import ParakeetError
-from parakeet.evaluation.metrics import EVALUATION_FILE
 from parakeet.formatting import format_bytes, format_percent, format_time, render_table
 from parakeet.home import latest_release, release_folder
 from parakeet.model.config import ModelConfig
@@ -162,6 +161,8 @@ def model_document(model: ListedModel, in_full: bool = False) -> dict[str, Any]:
     }
     if not in_full:
         return document
+    from parakeet.evaluation.metrics import EVALUATION_FILE  # with numpy, which a list does not need
+
     training, manifest = (_json(model.directory / name) for name in (TRAINING_MANIFEST_FILE, MANIFEST_FILE))
     recipe = _part(training, "recipe")
     sources = recipe.get("sources")
