@@ -231,8 +231,7 @@ def test_the_json_has_the_figures_of_the_text(tmp_path: Path) -> None:
     assert json.loads(plan("--recipe", fp32, "--gpu", "RTX 3080 Ti", "--json"))["time"] == []
 
 
-def test_a_plan_for_ones_own_text_counts_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PARAKEET_HOME", str(tmp_path / "home"))
+def test_a_plan_for_ones_own_text_counts_its_files(tmp_path: Path) -> None:
     text = "".join(f"Line {number} has {number * 7919} words.\n" for number in range(40_000)).encode()
     files = {
         "a.txt": text,

@@ -169,7 +169,6 @@ def test_a_model_of_ones_own_text_is_called_after_it(
     (here / "letters").mkdir(parents=True)
     (here / "[1].txt").touch()
     monkeypatch.chdir(here)
-    monkeypatch.setenv("PARAKEET_HOME", str(tmp_path / "home"))
     for shipped in ("demo", "parakeet-378m"):
         recipe = chosen_recipe(shipped, paths, [], None, None)
         assert recipe.name == name
@@ -177,8 +176,7 @@ def test_a_model_of_ones_own_text_is_called_after_it(
         assert recipe.model == load_recipe(shipped).model
 
 
-def test_a_name_that_somebody_chose_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PARAKEET_HOME", str(tmp_path))
+def test_a_name_that_somebody_chose_stays(tmp_path: Path) -> None:
     own = tmp_path / "own.yaml"
     own.write_text("extends: demo\nname: own\n", encoding="utf-8")
     assert chosen_recipe(str(own), ["a.txt"], [], None, None).name == "own"

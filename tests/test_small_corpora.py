@@ -45,10 +45,7 @@ def dialogues(number: int) -> str:
 @pytest.mark.parametrize(
     ("name", "text"), [("notes.txt", long_text(20_000)), ("talks.jsonl", dialogues(60)), ("page.md", long_text(2500))]
 )
-def test_a_build_says_which_share_is_enough(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str
-) -> None:
-    monkeypatch.setenv("PARAKEET_HOME", str(tmp_path))
+def test_a_build_says_which_share_is_enough(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text, encoding="utf-8")
 
     def with_share(share: float | None) -> Artifact:
@@ -69,8 +66,7 @@ def test_a_build_says_which_share_is_enough(
     assert counts["train"]["documents"] > 0
 
 
-def test_text_that_is_held_out_whole_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PARAKEET_HOME", str(tmp_path))
+def test_text_that_is_held_out_whole_is_one_message(tmp_path: Path) -> None:
     # At least one of these texts has an id in the lower half.
     for number in range(20):
         (tmp_path / "page.txt").write_text(f"Page {number} has these words and no others. " * 50, encoding="utf-8")
@@ -82,18 +78,20 @@ def test_text_that_is_held_out_whole_is_one_message(tmp_path: Path, monkeypatch:
         make(tmp_path, recipe, *DATA[3:])
 
 
-def test_the_store_of_an_earlier_parakeet_keeps_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_store_of_an_earlier_parakeet_keeps_its_name(tmp_path: Path) -> None:
     """It called every model of --data after the shipped recipe. A new name would make data card and release again."""
-    monkeypatch.setenv("PARAKEET_HOME", str(tmp_path))
     data = tmp_path / "talks.jsonl"
     data.write_text(dialogues(700), encoding="utf-8")
-    chosen = chosen_recipe("demo", [str(data)], ALONE, 0.05, None)
+    chosen = chosen_recipe("demo", [str(data)], ALONE, 0.05, None, tmp_path)
     assert chosen.name == "talks"
     shipped = load_recipe("demo")
     earlier = chosen.model_copy(update={"name": shipped.name, "description": shipped.description})
     make(tmp_path, earlier, *DATA, "packing_plan", "data_card")
-    assert chosen_recipe("demo", [str(data)], ALONE, 0.05, None) == earlier
+    assert chosen_recipe("demo", [str(data)], ALONE, 0.05, None, tmp_path) == earlier
     # A change makes another corpus, and that has the new name.
-    assert chosen_recipe("demo", [str(data)], ALONE, 0.05, 0.5).name == "talks"
+    assert chosen_recipe("demo", [str(data)], ALONE, 0.05, 0.5, tmp_path).name == "talks"
     data.write_text(dialogues(701), encoding="utf-8")
+    assert chosen_recipe("demo", [str(data)], ALONE, 0.05, None, tmp_path).name == "talks"
+    # A plan does not look: it would have to read all the text.
+    data.write_text(dialogues(700), encoding="utf-8")
     assert chosen_recipe("demo", [str(data)], ALONE, 0.05, None).name == "talks"

@@ -56,7 +56,7 @@ def build(
     from parakeet.home import home
     from parakeet.progress import Progress
 
-    recipe = chosen_recipe(recipe_name, data, changes, held_out, limit)
+    recipe = chosen_recipe(recipe_name, data, changes, held_out, limit, home())
     for name in (*select, *force):
         _check_asset(name, recipe)
     # The one place where the library reaches up: the assets are Dagster's, and building is materialising them.

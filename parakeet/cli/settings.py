@@ -52,11 +52,18 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def chosen_recipe(
-    recipe_name: str, data: Sequence[str], changes: Sequence[str], held_out: float | None, limit: float | None
+    recipe_name: str,
+    data: Sequence[str],
+    changes: Sequence[str],
+    held_out: float | None,
+    limit: float | None,
+    root: Path | None = None,
 ) -> "Recipe":
     """The recipe with what the options change. Raises ParakeetError if an option does not fit.
 
-    A shipped recipe that trains on `data` is called after the data, so that the model is not called "demo".
+    A shipped recipe that trains on `data` is called after the data, so that the model is not called "demo". It keeps
+    its own name if the store `root` has that corpus under it, as an earlier Parakeet called it: a new name would make
+    the data card and the release again. To find out, the files are hashed.
     """
     from parakeet.recipe_file import load_recipe, shipped_recipes
 
@@ -75,18 +82,16 @@ def chosen_recipe(
         texts = ", ".join(source.name for source in recipe.sources)
         own["description"] = f"A model of the shape of {shipped.name}, trained on {texts}."
     renamed = recipe.model_copy(update=own)
-    # A store of an earlier Parakeet has the data card and the release under the recipe's name: they are still found.
-    return recipe if _is_built(recipe) else renamed
+    return recipe if root is not None and _has_corpus(root, recipe) else renamed
 
 
-def _is_built(recipe: "Recipe") -> bool:
-    from parakeet.home import home
+def _has_corpus(root: Path, recipe: "Recipe") -> bool:
     from parakeet.stages import Build
 
-    if not (home() / "data_card").is_dir():
+    if not (root / "data_card").is_dir():
         return False
     try:
-        return Build(home(), recipe).find("data_card") is not None
+        return Build(root, recipe).find("data_card") is not None
     except ParakeetError:
         return False
 
