@@ -1,10 +1,13 @@
 """`parakeet models` and `verify`: what is here, by name, and what goes when a model is removed."""
 
 import json
+import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pexpect
 import pytest
 from click.testing import CliRunner, Result
 from filelock import FileLock
@@ -187,3 +190,21 @@ def test_verify_checks_the_latest_release_a_model_or_a_folder(home: Path, monkey
 
 def test_every_folder_of_models_is_looked_at() -> None:
     assert {stage.folder or stage.name for stage in STAGES if stage.is_model} == {"releases", "original_model"}
+
+
+def test_on_a_terminal_the_question_is_asked(home: Path) -> None:
+    command = f"import sys; from parakeet.cli import main; main({['models', 'rm', 'notes']!r})"
+    for answer, words in (("n", "Nothing was removed."), ("", "Nothing was removed."), ("y", "Removed notes, ")):
+        terminal = pexpect.spawn(
+            sys.executable,
+            ["-c", command],
+            env={**os.environ, "PARAKEET_HOME": str(home)},
+            encoding="utf-8",
+            timeout=120,
+        )
+        terminal.expect(r"Remove notes \(.*\)\? \[y/N\]: ")
+        terminal.sendline(answer)
+        terminal.expect(words)
+        terminal.expect(pexpect.EOF)
+        terminal.close()
+        assert terminal.exitstatus == (0 if answer == "y" else 1)
