@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from rich.cells import cell_len
 
 from parakeet.chat.storage import SessionLog, session_path
 from parakeet.cli import main
@@ -48,7 +49,7 @@ def home(tmp_path: Path) -> Path:
         reply("And then?", ""),
         reply("Bye", "Bye!", "2026-11-27T13:00:00+00:00"),
     )
-    record(root, "lesson-2", reply("x" * 300, "y"))
+    record(root, "lesson-2", reply("天" * 300, "y"))
     record(root, "2026-11-26-101500", reply("\x1b[31mred", "ok", "2026-11-26T12:00:00+00:00"))
     session_path(root, "torn").write_text('{"kind": "other"}\n', encoding="utf-8")
     return root
@@ -72,7 +73,7 @@ def test_sessions_are_listed_the_latest_first_and_fit_80_columns(home: Path) -> 
     lines = text.splitlines()
     assert lines[0].split() == ["SESSION", "LAST", "REPLY", "EXCHANGES", "MODEL", "BEGINS", "WITH"]
     assert [line.split()[0] for line in lines[1:4]] == ["lesson", "lesson-2", "2026-11-26-101500"]
-    assert max(map(len, lines[:4])) <= 80
+    assert max(map(cell_len, lines[:4])) <= 80
     assert lines[4].startswith("torn: ")
     assert "\x1b" not in text
 
@@ -143,9 +144,7 @@ def test_a_session_that_is_open_stays(home: Path) -> None:
 def test_an_exported_session_is_training_text(home: Path, tmp_path: Path, name: str) -> None:
     file = tmp_path / name
     # The exchange without a reply teaches nothing.
-    assert (
-        output(home, "export", "lesson", str(file)) == f"{file}: 2 exchanges of lesson. Left out without a reply: 1\n"
-    )
+    assert output(home, "export", "lesson", str(file)) == f"{file}: the session lesson. Left out without a reply: 1\n"
     recipe = chosen_recipe("demo", [str(file)], [], None, None)
     (tmp_path / "documents").mkdir()
     collect_documents(recipe, {}, tmp_path / "documents", Progress())
@@ -167,7 +166,7 @@ def test_markdown_is_for_people_and_is_the_default(home: Path, tmp_path: Path) -
     assert (tmp_path / "lesson.md").read_text(encoding="utf-8") == text
     line = output(home, "export", "--format", "jsonl", "lesson-2")
     assert json.loads(line) == {
-        "messages": [{"role": "user", "content": "x" * 300}, {"role": "assistant", "content": "y"}]
+        "messages": [{"role": "user", "content": "天" * 300}, {"role": "assistant", "content": "y"}]
     }
     assert line.count("\n") == 1
 

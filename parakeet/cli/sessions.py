@@ -134,21 +134,23 @@ def export(name: str, file: Path | None, layout: str | None) -> None:
     if layout not in FORMATS:
         raise ParakeetError(f"{file}: the ending says no format. Use .md, .json or .jsonl, or give --format.")
     path, loaded = _load(name)
-    whole, left_out = _exchanges(loaded)
-    if layout != "md" and not whole:
-        raise ParakeetError(f"The session {path.stem} holds no message with a reply: there is nothing to train on.")
-    text = _as_markdown(path, loaded) if layout == "md" else _as_training_text(loaded, layout)
+    if layout == "md":
+        text, note = _as_markdown(path, loaded), ""
+    else:
+        records, left_out = _training_records(loaded)
+        if not records:
+            raise ParakeetError(f"The session {path.stem} holds no message with a reply: there is nothing to train on.")
+        # A line for each record, or one array.
+        lines = [json.dumps(record, ensure_ascii=False) for record in records]
+        text = "\n".join(lines) if layout == "jsonl" else json.dumps(records, ensure_ascii=False, indent=2)
+        note = f" Left out without a reply: {left_out}" if left_out else ""
     if file is None:
         click.echo(text)
         return
     from parakeet.artifact import replace_file
 
     replace_file(file, text + "\n")
-    if layout == "md":
-        say(f"{file}: {count(len(whole) + left_out, 'exchange')} of {path.stem}.")
-    else:
-        note = f" Left out without a reply: {left_out}" if left_out else ""
-        say(f"{file}: {count(len(whole), 'exchange')} of {path.stem}.{note}")
+    say(f"{file}: the session {path.stem}.{note}")
 
 
 def _as_row(row: "SessionRow") -> dict[str, Any]:
@@ -195,36 +197,32 @@ def _as_markdown(path: Path, loaded: "Loaded") -> str:
 
     conversation = fold(loaded.events)
     begun = format_time(str(loaded.header.get("created", "")))
-    parts = [
-        f"# {path.stem}",
-        f"{count(len(conversation.exchanges), 'exchange')} with {loaded.identity['model']}, begun {begun}",
-    ]
+    model = loaded.identity["model"] or "an unknown model"
+    parts = [f"# {path.stem}", f"{count(len(conversation.exchanges), 'exchange')} with {model}, begun {begun}"]
     if conversation.system:
         parts += ["## System", conversation.system]
     for exchange in conversation.exchanges:
-        parts += ["## Human", exchange.message, "## Parakeet", exchange.reply]
+        if getattr(exchange, "raw", False):
+            parts += ["## Text, continued by Parakeet", exchange.message + exchange.reply]
+        else:
+            parts += ["## Human", exchange.message, "## Parakeet", exchange.reply]
     return sanitise("\n\n".join([*parts, *loaded.notes]))
 
 
-def _exchanges(loaded: "Loaded") -> "tuple[list[Exchange], int]":
-    """The exchanges with a message and a reply, and the number of the others, which teach nothing."""
+def _training_records(loaded: "Loaded") -> tuple[list[dict[str, Any]], int]:
+    """The conversation as one record of `messages`, then a record of `text` for each text that the model continued
+    without the chat template; and the number of exchanges without a message or a reply, which are left out.
+    """
     from parakeet.chat.events import fold
 
-    exchanges = fold(loaded.events).exchanges
-    whole = [one for one in exchanges if one.message.strip() and one.reply.strip()]
-    return whole, len(exchanges) - len(whole)
-
-
-def _as_training_text(loaded: "Loaded", layout: str) -> str:
-    """One record of `messages`: as a line, or in a JSON array."""
-    from parakeet.chat.events import fold
-
-    content = fold(loaded.events).system
-    system = [{"role": "system", "content": content}] if content else []
-    record = {"messages": [*system, *(turn for exchange in _exchanges(loaded)[0] for turn in _turns(exchange))]}
-    if layout == "jsonl":
-        return json.dumps(record, ensure_ascii=False)
-    return json.dumps([record], ensure_ascii=False, indent=2)
+    conversation = fold(loaded.events)
+    whole = [one for one in conversation.exchanges if one.message.strip() and one.reply.strip()]
+    raw = [one for one in whole if getattr(one, "raw", False)]
+    turns = [turn for one in whole if one not in raw for turn in _turns(one)]
+    system = [{"role": "system", "content": conversation.system}] if conversation.system else []
+    talk = [{"messages": [*system, *turns]}] if turns else []
+    texts = [{"text": one.message + one.reply} for one in raw]
+    return [*talk, *texts], len(conversation.exchanges) - len(whole)
 
 
 def _turns(exchange: "Exchange") -> tuple[dict[str, str], dict[str, str]]:
@@ -232,4 +230,9 @@ def _turns(exchange: "Exchange") -> tuple[dict[str, str], dict[str, str]]:
 
 
 def _cut(line: str) -> str:
-    return line if len(line) <= WORDS_SHOWN else f"{line[: WORDS_SHOWN - 1].rstrip()}…"
+    """The beginning of a line in WORDS_SHOWN columns; a Chinese character takes two."""
+    from rich.text import Text
+
+    text = Text(line)
+    text.truncate(WORDS_SHOWN, overflow="ellipsis")
+    return text.plain
