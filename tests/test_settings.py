@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parakeet.cli import main
-from parakeet.cli.settings import changed, chosen_recipe, setting_keys
+from parakeet.cli.settings import chosen_recipe
 from parakeet.errors import ParakeetError
+from parakeet.recipe_changes import changed, setting_keys
 from parakeet.recipe_file import load_recipe
 
 DEMO = load_recipe("demo")

@@ -3,7 +3,7 @@
 import click
 
 from parakeet import __version__
-from parakeet.benchmarks.commands import bench
+from parakeet.cli.bench import bench
 from parakeet.cli.build import build, clean, plan, use
 from parakeet.cli.chat import chat
 from parakeet.cli.common import Commands

@@ -91,7 +91,7 @@ def _assets(context: click.Context, incomplete: str) -> Iterable[str]:
 
 
 def _settings(context: click.Context, incomplete: str) -> Iterable[str]:
-    from parakeet.cli.settings import setting_keys
+    from parakeet.recipe_changes import setting_keys
     from parakeet.recipe_file import load_recipe
 
     return setting_keys(load_recipe(context.params.get("recipe_name") or "demo", report_old_keys=False), incomplete)

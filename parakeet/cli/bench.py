@@ -1,4 +1,4 @@
-"""`parakeet bench …`. As in parakeet/cli.py, every command imports what it needs when it runs."""
+"""`parakeet bench`."""
 
 import click
 
