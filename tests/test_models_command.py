@@ -123,6 +123,18 @@ def test_the_json_of_a_model_has_what_the_list_has_and_more(home: Path) -> None:
     assert set(shown["sha256"]) >= {"model.safetensors", "config.json"}
 
 
+def test_numbers_that_json_lacks_are_null(home: Path) -> None:
+    add_release(
+        home, "dddd-0", "nan", "2026-11-28T12:00:00+00:00", bits_per_byte={"a": float("nan"), "b": float("inf")}
+    )
+
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    text = output(home, "models", "show", "nan", "--json")
+    assert json.loads(text, parse_constant=refuse)["bits_per_byte"] == {"a": None, "b": None}
+
+
 def test_a_model_is_shown_with_identity_scores_licences_and_hashes(home: Path) -> None:
     text = output(home, "models", "show", "notes")
     about = ("notes\n", "ID ", "aaaa00002222bbbb-0", "3,377,920", "layers 2, heads 2, width 16", "Of notes.")

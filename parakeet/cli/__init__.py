@@ -24,8 +24,15 @@ Environment:
   NO_COLOR            If set, a chat has no colours."""
 
 
+class InOrder(Commands):
+    """Lists its commands in the order in which they were added: that of the work."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(self.commands)
+
+
 @click.group(
-    cls=Commands,
+    cls=InOrder,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog=examples("parakeet build --data notes.txt", "parakeet chat") + "\n\n" + ENVIRONMENT,
 )
@@ -38,7 +45,7 @@ def main() -> None:
 
 
 for command in (
-    build, plan, use, verify, clean, models, chat, sessions, runs, compare, import_command, export, data, bench,
+    build, plan, chat, sessions, models, verify, runs, compare, data, use, clean, import_command, export, bench,
     completion,
 ):  # fmt: skip
     main.add_command(command)

@@ -1,6 +1,7 @@
 """How commands print tables and JSON, ask before they remove something, and show examples in their help."""
 
 import json
+import math
 import shutil
 import sys
 from typing import Any
@@ -16,8 +17,16 @@ def terminal_width() -> int | None:
 
 
 def say_json(document: dict[str, Any]) -> None:
-    """Print one JSON document. It is ASCII, so nothing in it can steer a terminal."""
-    click.echo(json.dumps(document, indent=2))
+    """Print one JSON document. It is ASCII, so nothing in it can steer a terminal. Numbers that JSON lacks are null."""
+    click.echo(json.dumps(_finite(document), indent=2, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def confirm(question: str, yes: bool) -> None:
