@@ -110,12 +110,13 @@ def remove_model(root: Path, model: ListedModel) -> ListedModel | None:
     Raises ParakeetError while anything is being built or trained.
     """
     _refuse_while_building(root)
-    remove([Entry(model.directory, model.n_bytes)])
     releases = [left for left in list_models(root)[0] if left.directory.parent == release_folder(root)]
-    if not model.latest or not releases:
-        return None
-    point_link(latest_release(root), releases[-1].directory.name)
-    return releases[-1]
+    others = [left for left in releases if left.directory != model.directory]
+    successor = others[-1] if model.latest and others else None
+    if successor is not None:
+        point_link(latest_release(root), successor.directory.name)
+    remove([Entry(model.directory, model.n_bytes)])
+    return successor
 
 
 def _is_finished(run: Path) -> bool:
