@@ -2,12 +2,14 @@
 
 import bz2
 import lzma
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 SAMPLE_BYTES = 1 << 20
+LZ4 = b"\x04\x22\x4d\x18"
 LARGEST_SAMPLE = 64 << 20
 """Most bytes to decompress. A file of zeros expands a thousandfold."""
 
@@ -24,6 +26,8 @@ def text_bytes(path: Path) -> int:
         return _zip_bytes(path)
     if sample.startswith(b"PAR1"):
         return _parquet_bytes(path)
+    if sample.startswith(LZ4):
+        return 0
     for magic, expand in _EXPAND.items():
         if sample.startswith(magic):
             try:
@@ -53,7 +57,7 @@ _EXPAND: dict[bytes, Callable[[bytes], bytes]] = {
     b"\x1f\x8b": _gzip,
     b"\x28\xb5\x2f\xfd": _zstd,
     b"BZh": lambda sample: bz2.BZ2Decompressor().decompress(sample, LARGEST_SAMPLE),
-    b"\xfd7zXZ\x00": lambda sample: lzma.LZMADecompressor().decompress(sample, LARGEST_SAMPLE),
+    b"\xfd7zXZ\x00": lambda sample: lzma.LZMADecompressor(memlimit=LARGEST_SAMPLE).decompress(sample, LARGEST_SAMPLE),
 }
 
 
@@ -61,7 +65,7 @@ def _zip_bytes(path: Path) -> int:
     try:
         with zipfile.ZipFile(path) as archive:
             return sum(member.file_size for member in archive.infolist())
-    except (zipfile.BadZipFile, OSError, ValueError):
+    except (zipfile.BadZipFile, OSError, ValueError, struct.error, NotImplementedError, OverflowError):
         return 0
 
 
@@ -72,5 +76,5 @@ def _parquet_bytes(path: Path) -> int:
     try:
         metadata = pq.read_metadata(path)
         return sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
-    except (pa.ArrowException, OSError):
+    except (pa.ArrowException, OSError, OverflowError):
         return 0

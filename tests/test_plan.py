@@ -1,19 +1,50 @@
 """`parakeet plan`: the whole text as a user sees it."""
 
+import bz2
 import gzip
+import io
 import json
+import lzma
 import re
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import zstandard
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 
 from parakeet.cli import main
+from parakeet.plan_files import text_bytes
 
+
+def _zip(text: bytes) -> bytes:
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.txt", text)
+    return written.getvalue()
+
+
+def _parquet(text: bytes) -> bytes:
+    written = io.BytesIO()
+    pq.write_table(pa.table({"text": [text.decode()]}), written)
+    return written.getvalue()
+
+
+TEXT = b"".join(f"Line {number}: {number * 7919}\n".encode() for number in range(300))
+WHOLE = {
+    "gzip": gzip.compress(TEXT),
+    "zstd": zstandard.compress(TEXT),
+    "bz2": bz2.compress(TEXT),
+    "xz": lzma.compress(TEXT),
+    "zip": _zip(TEXT),
+    "parquet": _parquet(TEXT),
+}
 GPU = ("--recipe", "parakeet-378m", "--gpu", "RTX 3080 Ti")
 
 
@@ -259,8 +290,26 @@ def test_a_plan_for_ones_own_text_counts_its_files(tmp_path: Path) -> None:
                         "--json"))["training"]["text_tokens"], rel=0.01)  # fmt: skip
 
 
+@given(
+    kind=st.sampled_from(sorted(WHOLE)),
+    cut=st.integers(0, 400),
+    flips=st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), max_size=6),
+)
+def test_any_damage_leaves_an_amount_that_is_a_number(
+    kind: str, cut: int, flips: list[tuple[int, int]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    content = bytearray(WHOLE[kind][: -cut or None])
+    for place, value in flips:
+        if place < len(content):
+            content[place] = value
+    file = tmp_path_factory.getbasetemp() / "damaged"
+    file.write_bytes(content)
+    assert text_bytes(file) >= 0
+
+
 @pytest.mark.parametrize(
-    "head", [b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh9", b"\xfd7zXZ\x00", b"PK\x03\x04", b"PAR1", b""]
+    "head",
+    [b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh9", b"\xfd7zXZ\x00", b"PK\x03\x04", b"PAR1", b"\x04\x22\x4d\x18", b""],
 )
 def test_a_damaged_file_has_an_unknown_amount_of_text(tmp_path: Path, head: bytes) -> None:
     file = tmp_path / "a.txt"
