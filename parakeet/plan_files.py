@@ -76,5 +76,5 @@ def _parquet_bytes(path: Path) -> int:
     try:
         metadata = pq.read_metadata(path)
         return sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
-    except (pa.ArrowException, OSError, OverflowError):
+    except (pa.ArrowException, OSError, ValueError, OverflowError):
         return 0
