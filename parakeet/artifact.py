@@ -54,9 +54,9 @@ class Work:
     """Whether an interrupted try is continued."""
     recipe: str = ""
     """The recipe's name, for people."""
-    earlier: tuple[str, int] | None = None
-    """The fingerprint that the previous version of Parakeet gave this work, and the stage's version then. What it made
-    is found. What it began is continued if the stage's version is still the same."""
+    earlier: tuple[tuple[str, int], ...] = ()
+    """Fingerprints that earlier versions of Parakeet gave this work, newest first, and the stage's version then. What
+    they made is found. What they began is continued if the stage's version is still the same."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "folder", self.folder or self.stage)
@@ -148,7 +148,7 @@ class Store:
     def find(self, work: Work) -> Artifact | None:
         """The newest artefact with this work's fingerprint, its files checked by size and time."""
         made = list(self._made(work.folder))
-        for wanted in (work.fingerprint, *((work.earlier[0],) if work.earlier else ())):
+        for wanted in (work.fingerprint, *(fingerprint for fingerprint, _ in work.earlier)):
             found = [(number, path) for fingerprint, number, path in made if fingerprint == wanted]
             if found:
                 artifact = Artifact.open(max(found)[1])
@@ -194,9 +194,8 @@ class Store:
     def begun(self, work: Work) -> list[Path]:
         """Where an unfinished try of this work may be: `ensure` continues the first that exists."""
         partial = self.partial_of(work)
-        if work.earlier is None or work.earlier[1] != work.version:
-            return [partial]
-        return [partial, partial.with_name(f"{PARTIAL_PREFIX}{work.earlier[0]}")]
+        same = [fingerprint for fingerprint, version in work.earlier if version == work.version]
+        return [partial, *(partial.with_name(f"{PARTIAL_PREFIX}{fingerprint}") for fingerprint in same)]
 
     @staticmethod
     def note_beside(partial: Path) -> Path:
@@ -275,17 +274,17 @@ class Store:
         }
 
     def _take_over(self, work: Work, progress: Progress) -> None:
-        """Continue what the previous version of Parakeet began, if the stage's version is the same."""
+        """Continue what an earlier version of Parakeet began, if the stage's version is the same."""
         partial = self.partial_of(work)
         for begun in self.begun(work):
             if begun.is_dir() and not partial.exists():
                 begun.rename(partial)
-        if work.resumable and work.earlier is not None and work.earlier[1] != work.version:
-            left = partial.with_name(f"{PARTIAL_PREFIX}{work.earlier[0]}")
-            if left.is_dir():
+        for fingerprint, version in work.earlier:
+            left = partial.with_name(f"{PARTIAL_PREFIX}{fingerprint}")
+            if work.resumable and version != work.version and left.is_dir():
                 progress.say(
-                    f"{work.stage} starts from the beginning: {left} is from an earlier Parakeet, which used another "
-                    "format. Remove it with: parakeet clean --unfinished --yes"
+                    f"{work.stage} starts from the beginning: {left} is from an earlier Parakeet, which worked "
+                    "differently. Remove it with: parakeet clean --unfinished --yes"
                 )
 
     def _require_space(self, work: Work, force: bool) -> None:

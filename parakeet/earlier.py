@@ -89,8 +89,8 @@ def earlier_fingerprint(
 ) -> tuple[str, int] | None:
     """The fingerprint that 0.1 gave a stage's artefact for this recipe, and the stage's version then.
 
-    None if 0.1 cannot have made it: the stage has changed since (its `version`, or a metric's in its `settings`), or
-    the recipe uses a setting that 0.1 did not have.
+    `version` is the oldest one whose artefacts the stage still uses. None if 0.1 cannot have made it: the stage has
+    changed since (its `version`, or a metric's in its `settings`), or the recipe uses a setting that 0.1 did not have.
     """
     kind = stage.partition("/")[0]
     earlier, newest = _VERSIONS.get(kind, (0, 0))  # a stage that 0.1 did not have

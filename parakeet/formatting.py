@@ -85,6 +85,20 @@ def format_percent(share: float, decimals: int = 1) -> str:
     return f"{100 * share:.{decimals}f}%"
 
 
+def parse_share(text: str) -> float:
+    """The number in `0.1%` or `0.001`. Raises ValueError for anything else, also for an infinite number."""
+    from decimal import Decimal, InvalidOperation
+
+    number = text.strip()
+    try:
+        share = Decimal(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
+    except InvalidOperation:
+        share = Decimal("nan")
+    if not share.is_finite():
+        raise ValueError(f"{number!r} is not a share: write it like 0.1% or 0.001")
+    return float(share)
+
+
 def render_table(
     columns: Sequence[str], rows: Iterable[Sequence[object]], right: Collection[int] = (), width: int | None = None
 ) -> str:

@@ -7,7 +7,9 @@ from importlib.util import find_spec
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+
+from parakeet.formatting import parse_share
 
 
 class Section(BaseModel):
@@ -27,6 +29,10 @@ def settings_of(section: Section, part: type[Section] | None = None, without: Co
     return section.model_dump(mode="json", exclude_defaults=True, include=names, exclude=set(without))
 
 
+MOST_BAD = 0.01
+"""Share of a source's records that may be unusable by default."""
+
+
 class Columns(Section):
     """Which columns of a record hold what, if the record has none of the recognised shapes."""
 
@@ -37,7 +43,7 @@ class Columns(Section):
     assistant: str | None = None
     """Column with the reply to it."""
     system: str | None = None
-    """Column with a system message; optional beside human and assistant."""
+    """Column with a system message; optional beside the others of a conversation."""
     messages: str | None = None
     """Column with a list of turns."""
     alternating: str | None = None
@@ -107,11 +113,21 @@ class Forecast(Section):
     """UTF-8 bytes of the text in them."""
 
 
+def _share(value: Any) -> Any:
+    return parse_share(value) if isinstance(value, str) else value
+
+
 class RecordSource(SourceSettings):
     """A source whose files hold records."""
 
     columns: Columns | None = None
     """Column names, for records whose shape is not recognised."""
+    speakers: dict[str, Literal["system", "human", "assistant"]] = Field(default={})
+    """Names of speakers that are not recognised, such as {bing: assistant}."""
+    bad_records: Annotated[float, BeforeValidator(_share), Field(ge=0.0, le=1.0)] = MOST_BAD
+    """Share of the records that may be unusable, such as 5% or 0.05. More of them stop the build. What is normal in
+    published sets (empty turns, tool calls, …) does not count, up to half of the records or to this share if it is
+    larger."""
     separator: str | None = Field(default=None, min_length=1, max_length=100)
     """Line that separates two documents of a text file. By default, text is split at blank lines."""
     forecast: Forecast = Forecast()

@@ -109,6 +109,8 @@ class Stage(ABC):
     """Formats and libraries, shown as badges."""
     version: int = 1
     """Raised when the same inputs and settings would now give another artefact."""
+    valid_versions: tuple[int, ...] = ()
+    """Earlier versions whose artefacts a build still uses: an update rebuilds nothing unless it must."""
     folder: str = ""
     """Folder under the root; empty means the stage's name."""
     records: tuple[str, ...] = ()

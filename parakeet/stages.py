@@ -1,6 +1,7 @@
 """The whole build on one page: the list of stages, and `Build`, which walks it for one recipe and one store."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ class Build:
         files = {label: digests[path] for label, path in paths.items()}
         file_bytes = sum(path.stat().st_size for path in paths.values())
         settings = stage.settings(self.recipe)
-        return Work(
+        work = Work(
             stage=stage.name,
             version=stage.version,
             settings=settings,
@@ -86,8 +87,12 @@ class Build:
             folder=stage.folder or stage.name,
             resumable=stage.resumable,
             recipe=self.recipe.name,
-            earlier=earlier_fingerprint(name, stage.version, settings, self.recipe, inputs, files),
         )
+        valid = sorted(stage.valid_versions, reverse=True)
+        earlier = [(replace(work, version=version).fingerprint, version) for version in valid]
+        oldest = min(stage.version, *valid) if valid else stage.version
+        before = earlier_fingerprint(name, oldest, settings, self.recipe, inputs, files)
+        return replace(work, earlier=(*earlier, *([before] if before else [])))
 
     def find(self, name: str) -> Artifact | None:
         """The stage's artefact for this recipe, if it and everything before it have been made."""

@@ -15,9 +15,12 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from parakeet.artifact import Artifact
 from parakeet.clean import leftovers
+from parakeet.data.reading.stage import DocumentsStage
 from parakeet.earlier import earlier_fingerprint
 from parakeet.errors import ParakeetError
+from parakeet.progress import Progress
 from parakeet.recipe import Training
 from parakeet.recipe_file import load_recipe
 from parakeet.stages import Build, active_recipe, stages_of, use_recipe
@@ -175,3 +178,26 @@ def test_an_unfinished_run_of_another_recipe_stays_unless_it_is_asked_for(store:
     assert removed.returncode == 0, removed.stderr
     assert not run.exists()
     assert Build(store, load_recipe(str(store / "small.yaml"))).find("release") is not None
+
+
+def test_what_an_earlier_version_of_a_stage_made_is_used_while_it_is_valid(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = load_recipe(str(store / "small.yaml"))
+
+    def documents() -> Artifact:
+        return Build(store, recipe).ensure("documents", Progress(), refuse_launch)[0]
+
+    def refuse_launch(*arguments: object) -> None:
+        raise AssertionError("`documents` launches nothing")
+
+    monkeypatch.setattr(DocumentsStage, "valid_versions", ())
+    monkeypatch.setattr(DocumentsStage, "version", 100)
+    made = documents()
+    monkeypatch.setattr(DocumentsStage, "version", 101)
+    assert Build(store, recipe).find("documents") is None
+    monkeypatch.setattr(DocumentsStage, "valid_versions", (99, 100))
+    assert documents().path == made.path
+    newer = Build(store, recipe).ensure("documents", Progress(), refuse_launch, force=True)[0]
+    assert newer.manifest["version"] == 101
+    assert documents().path == newer.path

@@ -158,6 +158,8 @@ def test_every_key_of_a_source_is_read_by_some_stage(kind: type[BaseModel]) -> N
         "weight": 2.0,
         "epochs": 2.0,
         "columns": {"text": "body"},
+        "speakers": {"bing": "assistant"},
+        "bad_records": 0.05,
         "separator": "---",
         "files": [{"url": "https://example.org/b.txt"}] if kind is DownloadSource else ["*.txt"],
         "dataset": "me/other",

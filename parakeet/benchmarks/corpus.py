@@ -18,7 +18,8 @@ import numpy as np
 from parakeet.conversation import Turn
 from parakeet.data.documents import Document, DocumentWriter, collect_parts
 from parakeet.data.reading.readers import read_records
-from parakeet.data.reading.shapes import BadRecord, shape
+from parakeet.data.reading.records import BadRecord
+from parakeet.data.reading.shapes import shape
 from parakeet.data.reading.sources import source_files
 from parakeet.data.reading.text_blocks import BLOCK_BYTES, TextBlocks
 from parakeet.errors import ParakeetError

@@ -41,22 +41,19 @@ class Share(click.ParamType):
         self.or_nothing = or_nothing
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> float:
-        from decimal import Decimal, InvalidOperation
+        from parakeet.formatting import parse_share
 
-        text = str(value).strip()
         try:
-            share = Decimal(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-        except InvalidOperation:
-            share = Decimal("NaN")
-        nothing = self.or_nothing and share.is_finite() and share == 0
-        # Not `0 < share <= 1`: Decimal raises for NaN.
-        if not nothing and (not share.is_finite() or share <= 0 or share > 1 or float(share) == 0.0):
+            share = parse_share(str(value))
+        except ValueError:
+            share = -1.0
+        if not (0.0 < share <= 1.0 or (self.or_nothing and share == 0.0)):
             self.fail(
-                f"{text!r} is not a share: write it like 0.1% or 0.001, {self.least} and at most 100%.",
+                f"{str(value).strip()!r} is not a share: write it like 0.1% or 0.001, {self.least} and at most 100%.",
                 parameter,
                 context,
             )
-        return float(share)
+        return share
 
 
 def say(text: str) -> None:

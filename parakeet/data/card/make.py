@@ -155,6 +155,7 @@ def _source(
         "weight": settings.weight if settings else None,
         "funnel": account,
         "notes": _reasons(collected.get("notes", {})),
+        "unused_columns": {sanitise(key): number for key, number in collected.get("unused_columns", {}).items()},
         "found": _reasons(counts["clean_documents"]["sources"].get(name, {}).get("found", {})),
         "duplicate_clusters": counts["deduplicated_documents"]["sources"].get(name, {}).get("clusters"),
         "vocabulary": source_vocabulary_figures(train.id_counts, measures.id_counts, tokenizer),

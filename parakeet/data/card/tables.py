@@ -17,6 +17,7 @@ Figures = Mapping[str, Any]
 
 SOURCES_NAMED = 3
 FILES_SHOWN = 200
+UNUSED_SHOWN = 12
 LOSSES = {
     "limit": ("Not taken", "reading"),
     "unusable": ("Unusable", "reading"),
@@ -41,6 +42,7 @@ def card_tables(figures: Figures) -> dict[str, Table]:
         "licences": _licences(figures),
         "funnel": _funnel(figures),
         "reasons": _reasons(figures),
+        "changes": _changes(figures),
         "duplicates": _duplicates(figures),
         "lengths": _lengths(figures),
         "coverage": _coverage(figures),
@@ -139,6 +141,17 @@ def _reasons(figures: Figures) -> Table:
             where += f" and {len(most) - SOURCES_NAMED:,} more" if len(most) > SOURCES_NAMED else ""
             rows.append([reason, stage, number, where])
     return Table(("Reason", "Left out by", "Documents", "Sources"), rows)
+
+
+def _changes(figures: Figures) -> Table:
+    """What was done to each source's records, and the first of their columns that were not used."""
+    rows: list[list[object]] = []
+    for link, source in by_source(figures):
+        unused = [(f"not used: {name}", number) for name, number in source["unused_columns"].items()]
+        rows += [[link, change, number] for change, number in [*source["notes"].items(), *unused[:UNUSED_SHOWN]]]
+        if len(unused) > UNUSED_SHOWN:
+            rows.append([link, f"not used: {len(unused) - UNUSED_SHOWN:,} more columns", ""])
+    return Table(("Source", "Change", "Documents"), rows, (2,))
 
 
 def _duplicates(figures: Figures) -> Table:

@@ -17,8 +17,10 @@ import xxhash
 
 from parakeet.artifact import sync_file
 from parakeet.data.reading.readers import read_records
-from parakeet.data.reading.shapes import ROLE_NAMES, BadRecord, shape
+from parakeet.data.reading.records import BadRecord
+from parakeet.data.reading.shapes import shape
 from parakeet.data.reading.source_readers import reader_of
+from parakeet.data.reading.turns import ROLE_NAMES, speaker_name
 from parakeet.data.words import words_of
 from parakeet.errors import ParakeetError
 from parakeet.formatting import format_percent
@@ -29,7 +31,6 @@ from parakeet.sanitise import sanitise
 
 MIN_WORDS = 5
 """Records of fewer words occur by chance in other text: "What is 2 + 2? 4"."""
-MOST_BAD = 0.01
 ANSWER_LABELS = ((), ("answer",), ("a",), ("assistant",))
 """Words that may separate a short question from its answer in a text."""
 SYSTEM_COLUMNS = ("system", "system_prompt")
@@ -229,7 +230,7 @@ class IndexBuilder:
 def build_index(settings: Decontamination, inputs: Mapping[str, Path], progress: Progress) -> EvaluationIndex:
     """Read all evaluation sets; `inputs` holds the folders of downloaded ones, as `source_files/<name>`.
 
-    Raises ParakeetError if a set's file cannot be read, more than 1 % of its records cannot be read, or there is
+    Raises ParakeetError if a set's file cannot be read, more than its `bad_records` cannot be read, or there is
     nothing to search for.
     """
     builder = IndexBuilder(settings.words)
@@ -248,7 +249,7 @@ def build_index(settings: Decontamination, inputs: Mapping[str, Path], progress:
                     counts.records += 1
                 else:
                     counts.short += 1
-            _refuse_useless(counts, first_bad)
+            _refuse_useless(counts, chosen.bad_records, first_bad)
             sets.append(counts)
     for counts in sets:
         if counts.bad or counts.short:
@@ -259,13 +260,13 @@ def build_index(settings: Decontamination, inputs: Mapping[str, Path], progress:
     return builder.index(sets)
 
 
-def _refuse_useless(counts: SetCounts, first_bad: str) -> None:
+def _refuse_useless(counts: SetCounts, most_bad: float, first_bad: str) -> None:
     """A record that cannot be read cannot be searched for, and a copy of it would be trained on unnoticed."""
-    if counts.bad > MOST_BAD * (counts.records + counts.short + counts.bad):
+    if counts.bad > most_bad * (counts.records + counts.short + counts.bad):
         raise ParakeetError(
             f"Evaluation set {counts.name}: {counts.bad:,} of its records cannot be read, and at most "
-            f"{format_percent(MOST_BAD, 0)} may be bad. Correct the file, or the set in decontamination.sets. "
-            f"The first:\n  {first_bad}"
+            f"{format_percent(most_bad, 0)} may be bad (its bad_records). Correct the file, or the set in "
+            f"decontamination.sets. The first:\n  {first_bad}"
         )
     if counts.records == 0:
         raise ParakeetError(
@@ -274,7 +275,9 @@ def _refuse_useless(counts: SetCounts, first_bad: str) -> None:
         )
 
 
-def searched_texts(value: dict[str, Any] | str, chosen: RecordSource) -> tuple[list[str], list[tuple[str, ...]]]:
+def searched_texts(
+    value: dict[str, Any] | list[Any] | str, chosen: RecordSource
+) -> tuple[list[str], list[tuple[str, ...]]]:
     """The fields of a record, and the texts that are searched for whole if they are short.
 
     Fields are the texts in the file and the turns made of them. System messages are left out, because other sets have
@@ -291,7 +294,8 @@ def searched_texts(value: dict[str, Any] | str, chosen: RecordSource) -> tuple[l
     spoken = [turn.content for turn in turns if turn.role != "System"]
     if len(spoken) == 1:
         return [*raw, *spoken], [(spoken[0],)]
-    question = spoken[0] if spoken else next((v for k in QUESTIONS if isinstance(v := value.get(k), str)), None)
+    columns_of = value if isinstance(value, dict) else {}
+    question = spoken[0] if spoken else next((v for k in QUESTIONS if isinstance(v := columns_of.get(k), str)), None)
     answers = [*spoken[1:2], *raw]
     return [*raw, *spoken], [(question, answer) for answer in answers if question and answer != question]
 
@@ -305,7 +309,7 @@ def _texts(value: Any, left_out: set[str | None]) -> Iterator[str]:
             yield from _texts(item, left_out)
     elif isinstance(value, dict):
         roles = [value[key] for key in ROLE_KEYS if isinstance(value.get(key), str)]
-        if not any(ROLE_NAMES.get(role.strip().lower()) == "System" for role in roles):
+        if not any(ROLE_NAMES.get(speaker_name(role)) == "System" for role in roles):
             for key, item in value.items():
                 if key not in left_out and key not in ROLE_KEYS:
                     yield from _texts(item, left_out)

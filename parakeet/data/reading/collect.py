@@ -36,17 +36,17 @@ def collect_documents(recipe: Recipe, inputs: Mapping[str, Path], output: Path, 
     correspondingly more, because only a part of it was downloaded.
 
     Returns {"documents", "records", "bytes", "sources": {name: {"files", "records", "documents", "bytes", "bad",
-    "not_taken", "bad_reasons", "notes", "licence"}}}. Bytes are UTF-8 bytes of content. Every record is a document, bad
-    or not taken. A record that contains a held-out question is bad.
+    "not_taken", "bad_reasons", "notes", "unused_columns", "licence"}}}. Bytes are UTF-8 bytes of content. Every record
+    is a document, bad or not taken. A record that contains a held-out question is bad.
 
     Records that are unusable for a normal reason (`NORMAL_REASONS` in counts.py) are left out, counted and reported.
     Raises ParakeetError if a source gives no document, if more than half of its taken records are left out for a normal
-    reason, or if more than 1 % of them are bad for another one; of fewer than 100, one may be bad.
+    reason, or if more than its `bad_records` of them are bad for another one; one may always be bad.
     """
     readers = [reader_of(source) for source in recipe.sources]
     work = output / "work"
     write_questions(output, [q for r in readers for q in r.questions(recipe.evaluation.questions_per_task)])
-    counts = {source.name: RecordCounts() for source in recipe.sources}
+    counts = {reader.source.name: reader.counts() for reader in readers}
     of_source = _plan_tasks(readers, inputs, work, counts)
     steps = [
         ReadRecords({reader.source.name: reader for reader in readers}, _shares(recipe, inputs), output, work),
@@ -87,7 +87,7 @@ class ReadRecords:
         reader, share = self.readers[task["source"]], self.shares[task["source"]]
         pieces = [Piece(**piece) for piece in task["pieces"]]
         n_bytes = sum(piece.n_bytes for piece in pieces)
-        counts = RecordCounts()
+        counts = reader.counts()
         leaks = LeakSearch(read_questions(self.questions))
         for document in reader.documents(pieces, task["first"], share, counts):
             if question := leaks.find(document):
@@ -149,6 +149,9 @@ def _judge(reader: RecordReader, counts: RecordCounts, progress: Progress) -> No
     if counts.is_unusable:
         raise counts.refusal(name, reader.folder)
     if counts.bad:
-        progress.say(f"{name}: {counts.bad:,} of {counts.taken:,} records left out. The first:")
+        reasons = ", ".join(f"{reason} {number:,}" for reason, number in counts.bad_reasons.most_common())
+        progress.say(f"{name}: {counts.bad:,} of {counts.taken:,} records left out ({reasons}). The first:")
         for line in counts.first_problems(reader.folder, counts.bad_reasons):
             progress.say(line)
+    for line in counts.changes():
+        progress.say(sanitise(f"{name}: {line}"))

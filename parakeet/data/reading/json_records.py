@@ -45,7 +45,8 @@ def _json_line(row: int, line: bytes) -> Record:
 
 def _json_record(row: int, value: Any, text: str) -> Record:
     """`text` is searched for escapes of lone surrogates, which UTF-8 cannot encode."""
-    if not isinstance(value, dict):
+    is_conversation = isinstance(value, list) and value and isinstance(value[0], dict)
+    if not isinstance(value, dict) and not is_conversation:
         return Record(row, problem=Problem("not a JSON object"), excerpt=excerpt_of(value))
     if _LONE_SURROGATE_POSSIBLE.search(text):
         try:

@@ -21,16 +21,24 @@ class Problem:
         return f"{self.reason}: {self.detail}" if self.detail else self.reason
 
 
+class BadRecord(Exception):
+    """A record that gives no document."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        self.problem = Problem(reason, detail)
+        super().__init__(str(self.problem))
+
+
 @dataclass(frozen=True)
 class Record:
-    """One record of a file: a `value` (its columns, or a piece of plain text) or a `problem`.
+    """One record of a file: a `value` (its columns, a list of turns, or a piece of plain text) or a `problem`.
 
     `row` counts from 1: in JSONL and text the line on which the record begins, else its position. 0 means a whole
     member of an archive. `member` is the name inside the archive, empty outside archives.
     """
 
     row: int
-    value: dict[str, Any] | str | None = None
+    value: dict[str, Any] | list[Any] | str | None = None
     problem: Problem | None = None
     excerpt: str = ""
     member: str = ""

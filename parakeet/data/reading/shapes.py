@@ -1,193 +1,284 @@
 """From a record's columns to a document: the shapes in which conversations and texts are published."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from parakeet.conversation import Turn
 from parakeet.data.documents import Document
-from parakeet.data.reading.records import Problem
+from parakeet.data.reading.records import BadRecord
+from parakeet.data.reading.turns import (
+    EXCHANGES,
+    FIRST_ANSWER,
+    NAME_CHARACTERS,
+    Account,
+    TurnReader,
+    column_text,
+    conversation,
+    is_missing,
+    is_placeholder,
+    looks_like_turns,
+    marked_turns,
+    reply_text,
+    speaker_name,
+)
 from parakeet.recipe_sources import Columns, RecordSource
 
-ROLE_NAMES = {
-    **dict.fromkeys(("system", "developer"), "System"),
-    **dict.fromkeys(("human", "user", "prompter"), "Human"),
-    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bot", "chatbot", "model", "ai"), "Assistant"),
-}
-"""The names in use for the three speakers, in lower case."""
-
-TURN_KEYS = (("role", "content"), ("from", "value"))
+CONVERSATIONS = ("messages", "conversations")
+LIKELY_CONVERSATIONS = ("conversation", "dialogue", "dialog", "turns", "chat")
+POSSIBLE_CONVERSATIONS = ("data", "contents", "items")
+"""Columns with a list of turns: always; if they look like one; if the record moreover has no other shape."""
+TEXTS_ALTERNATE = ("conversation", "dialogue", "dialog")
+"""Columns of which a list of texts alternates between Human and Assistant. MT-bench's `turns` are the human's alone."""
+PROMPTS = ("prompt", "question", "instruction", "query", "input")
+"""Columns with what comes before `chosen`."""
+SUPPLEMENTS = ("input", "context")
+"""Columns that follow what the human says. `context` is Dolly's name."""
+SYSTEMS = ("system", "system_prompt", "system_message")
+TREE_COLUMNS = ("message_id", "parent_id")
+"""OpenAssistant's rows are single messages of a tree."""
+DEFAULT_KEYS = (Columns.model_fields["role"].default, Columns.model_fields["content"].default)
 METADATA_COLUMNS = ("id", "topic", "source")
 METADATA_CHARACTERS = 100
 SHOWN_COLUMNS = 12
-NAME_CHARACTERS = 60
-DROPPED_TURN = "trailing Human turn without a reply dropped"
+
+TREE_MESSAGE = "one message of a conversation tree read as a text"
 
 # GSM8K: `48/2 = <<48/2=24>>24 clips.`, and a last line `#### 72`.
 _CALCULATION = re.compile(r"<<[^<>\n]*>>")
 _FINAL_ANSWER = re.compile(r"(?:\A|\n)####[ \t]*(\S*\d\S*)\Z")
 
 
-class BadRecord(Exception):
-    """A record that gives no document."""
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        self.problem = Problem(reason, detail)
-        super().__init__(str(self.problem))
-
-
 @dataclass(frozen=True)
 class Shaped:
-    """A document, and a `note` if a part of the record was left out."""
+    """A document and what was done to its record.
+
+    `notes` say what was left out or changed. `unused` names the columns (`weight`) and keys of turns
+    (`messages[].weight`) that hold something and went nowhere; the value says whether it is text.
+    """
 
     document: Document
-    note: str = ""
+    notes: Collection[str] = ()
+    unused: Mapping[str, bool] = field(default_factory=dict)
 
 
-def shape(value: Mapping[str, Any] | str, source: RecordSource) -> Shaped:
-    """The document in a record. A string is a plain text. Of columns, the first known shape counts:
+def shape(value: Mapping[str, Any] | list[Any] | str, source: RecordSource) -> Shaped:
+    """The document in a record: its columns, a list of turns, or a plain text.
 
-    `messages`, `conversations`, `instruction` (with `input` or `context`) and `output` or `response`, `prompt` and
-    `completion`, `question` and `answer`, `text`. If the source names its `columns`, only those count.
+    Of columns, the first known shape counts, in the order that docs/data.md lists; null columns count if there is no
+    other shape. If the source names its `columns`, only those count. Names of columns are compared in lower case.
 
-    Content is stripped. The roles are System, Human and Assistant; after the merged system messages Human and Assistant
+    Content is stripped. The roles are System, Human and Assistant; after the System turn, Human and Assistant
     alternate. Raises BadRecord with the reason if the record does not fit.
     """
-    note = ""
+    account = Account()
+    metadata: dict[str, str | int] = {}
     if isinstance(value, str):
-        turns: tuple[Turn, ...] = (_plain(value, "text"),)
+        turns: tuple[Turn, ...] = (_plain(value, "text", account),)
+    elif isinstance(value, list):
+        turns = conversation(_reader(source, account).turns(value, ""), account)
     else:
-        turns, note = _mapped(value, source.columns) if source.columns else _recognised(value)
-    metadata = {} if isinstance(value, str) else _metadata(value)
-    return Shaped(Document(source.name, source.licence, turns, metadata), note)
+        record = _Record(value, account, _reader(source, account))
+        turns = record.mapped(source.columns) if source.columns else record.recognised()
+        metadata = _metadata(value)
+        record.leave_unused(turns, metadata)
+    return Shaped(Document(source.name, source.licence, turns, metadata), tuple(account.notes), account.unused)
 
 
-def _recognised(record: Mapping[str, Any]) -> tuple[tuple[Turn, ...], str]:
-    # In Parquet every row has every column; an absent value is None.
-    have = {name for name, value in record.items() if value is not None}
-    reply = next((name for name in ("output", "response") if name in have), None)
-    if "messages" in have:
-        return _conversation(_turns(record["messages"], "messages", TURN_KEYS))
-    if "conversations" in have:
-        return _conversation(_turns(record["conversations"], "conversations", TURN_KEYS))
-    if "instruction" in have and reply:
-        return _conversation(_instruction(record, have, reply))
-    if {"prompt", "completion"} <= have:
-        return _conversation(_exchange(record, "prompt", "completion"))
-    if {"question", "answer"} <= have:
-        return _conversation(_question(record))
-    if "text" in have:
-        return (_plain(record["text"], "text"),), ""
-    raise BadRecord("unknown columns", f"{_names(record)}; name them in the recipe, with `columns`")
+def _reader(source: RecordSource, account: Account) -> TurnReader:
+    columns = source.columns
+    keys = (columns.role, columns.content) if columns is not None else DEFAULT_KEYS
+    speakers = {speaker_name(name): role.capitalize() for name, role in source.speakers.items()}
+    return TurnReader(account, speakers, None if keys == DEFAULT_KEYS else keys)
 
 
-def _mapped(record: Mapping[str, Any], columns: Columns) -> tuple[tuple[Turn, ...], str]:
-    named = (columns.text, columns.messages, columns.alternating, columns.human, columns.assistant)
-    for name in filter(None, named):
-        if record.get(name) is None:
-            raise BadRecord("missing column", f"{name}; there are {_names(record)}")
-    if columns.text:
-        return (_plain(record[columns.text], columns.text),), ""
-    if columns.messages:
-        keys = ((columns.role, columns.content),)
-        return _conversation(_turns(record[columns.messages], columns.messages, keys))
-    if columns.alternating:
-        return _conversation(_alternating(record[columns.alternating], columns.alternating))
-    assert columns.human is not None
-    assert columns.assistant is not None
-    turns = _exchange(record, columns.human, columns.assistant)
-    if columns.system and record.get(columns.system) is not None:
-        turns.insert(0, Turn("System", _content(record[columns.system], columns.system)))
-    return _conversation(turns)
+class _Record:
+    """A record whose columns are taken one by one; those that are not are unused."""
+
+    def __init__(self, values: Mapping[str, Any], account: Account, reader: TurnReader) -> None:
+        self.values = values
+        self.account = account
+        self.reader = reader
+        self.used: set[str] = set()
+        # In Parquet every row has every column; an absent value is null.
+        self.names = {name.strip().lower(): name for name, value in values.items() if not is_missing(value)}
+
+    def recognised(self) -> tuple[Turn, ...]:
+        turns = self._known_shape()
+        if turns is None:
+            self.names = {name.strip().lower(): name for name in self.values}
+            turns = self._known_shape()
+        if turns is None:
+            raise BadRecord("unknown columns", _listed(self.values))
+        return turns
+
+    def mapped(self, columns: Columns) -> tuple[Turn, ...]:
+        """The shape that the recipe names. Null is empty; a column that is not there is a fault."""
+        named = (columns.text, columns.messages, columns.alternating, columns.human, columns.assistant)
+        for name in filter(None, named):
+            if name not in self.values:
+                raise BadRecord("missing column", f"{name}; there are {_listed(self.values)}")
+            self.used.add(name)
+        if columns.text:
+            return (_plain(self.values[columns.text], columns.text, self.account),)
+        if columns.messages:
+            turns = self.reader.turns(self.values[columns.messages], columns.messages)
+        elif columns.alternating:
+            contents = self.values[columns.alternating]
+            turns = [] if contents is None else self.reader.alternating(contents, columns.alternating)
+        else:
+            assert columns.human is not None
+            assert columns.assistant is not None
+            turns = [
+                Turn("Human", column_text(self.values[columns.human], columns.human, self.account)),
+                Turn("Assistant", reply_text(self.values[columns.assistant], columns.assistant, self.account)),
+            ]
+        if columns.system and not is_missing(self.values.get(columns.system)):
+            self.used.add(columns.system)
+            turns.insert(0, Turn("System", self._unless_placeholder(self.values[columns.system], columns.system)))
+        return conversation(turns, self.account)
+
+    def leave_unused(self, turns: tuple[Turn, ...], metadata: Mapping[str, Any]) -> None:
+        """Report the columns that went nowhere. Nothing is lost of one whose text a turn repeats."""
+        said = None
+        for name, value in self.values.items():
+            if name in self.used or name in metadata or is_missing(value):
+                continue
+            if isinstance(value, str):
+                said = said or {turn.content for turn in turns}
+                if value.strip() in said:
+                    continue
+            self.account.leave(name, value)
+
+    def _known_shape(self) -> tuple[Turn, ...] | None:
+        for name in CONVERSATIONS:
+            if name in self.names:
+                return self._talk(self._turns(name))
+        for name in LIKELY_CONVERSATIONS:
+            if name in self.names and looks_like_turns(self._peek(name), texts=name in TEXTS_ALTERNATE):
+                return self._talk(self._turns(name))
+        if "chosen" in self.names and (turns := self._preferred()) is not None:
+            return self._talk(turns)
+        for human, assistant in EXCHANGES:
+            if human in self.names and assistant in self.names:
+                return self._talk(self._exchange(human, assistant))
+        if "text" in self.names:
+            if all(name in self.values for name in TREE_COLUMNS):
+                self.account.note(TREE_MESSAGE)
+            return (_plain(self._take("text"), "text", self.account),)
+        for name in POSSIBLE_CONVERSATIONS:
+            # UltraChat's `data` holds texts, beside an id.
+            alone = name == "data" and set(self.names) <= {name, "id"}
+            if name in self.names and looks_like_turns(self._peek(name), texts=alone):
+                return self._talk(self._turns(name))
+        return None
+
+    def _peek(self, name: str) -> Any:
+        return self.values[self.names[name]]
+
+    def _take(self, name: str) -> Any:
+        self.used.add(self.names[name])
+        return self._peek(name)
+
+    def _turns(self, name: str) -> list[Turn]:
+        return self.reader.turns(self._take(name), name)
+
+    def _talk(self, turns: list[Turn]) -> tuple[Turn, ...]:
+        """The conversation with the System turn and the earlier exchanges that stand in other columns."""
+        if "history" in self.names and looks_like_turns(self._peek("history"), texts=True):
+            begin = next((index for index, turn in enumerate(turns) if turn.role != "System"), len(turns))
+            turns[begin:begin] = self._turns("history")
+        systems = [turn.content for turn in turns if turn.role == "System"]
+        for name in SYSTEMS:
+            if name in self.names and isinstance(self._peek(name), str):
+                content = self._supplement(name)
+                if content and content not in systems:
+                    turns.insert(0, Turn("System", content))
+                if content:
+                    break
+        return conversation(turns, self.account)
+
+    def _exchange(self, human: str, assistant: str) -> list[Turn]:
+        """What the human says with its supplements, and the reply. Both may be lists of turns, as TRL writes them."""
+        reply = self._take(assistant)
+        turns = self._prompt(human)
+        if isinstance(reply, list | dict) and looks_like_turns(reply):
+            return [*turns, *self.reader.turns(reply, assistant)]
+        answer = reply_text(self._first_answer(reply) if assistant == "answers" else reply, assistant, self.account)
+        if (human, assistant) == ("question", "answer"):
+            answer = _without_marks(answer)
+        parts = [turns.pop().content if turns and turns[-1].role == "Human" else ""]
+        for name in SUPPLEMENTS:
+            if name in self.names and name != human and not self._is_foreign_context(name):
+                parts.append(self._supplement(name))
+        return [*turns, Turn("Human", "\n\n".join(part for part in parts if part)), Turn("Assistant", answer)]
+
+    def _is_foreign_context(self, name: str) -> bool:
+        """HotpotQA's `context` is an object, and its questions make sense without it. An `input` is always needed."""
+        return name == "context" and isinstance(self._peek(name), list | dict)
+
+    def _supplement(self, name: str) -> str:
+        return self._unless_placeholder(self._take(name), name)
+
+    def _unless_placeholder(self, value: Any, name: str) -> str:
+        """The text of a column that may have nothing to say."""
+        text = column_text(value, name, self.account)
+        if not is_placeholder(text):
+            return text
+        self.account.note(f"placeholder in {name[:NAME_CHARACTERS]} taken as empty")
+        return ""
+
+    def _prompt(self, name: str) -> list[Turn]:
+        """What comes before a reply: a text, a list of turns, or paragraphs marked `Human:` and `Assistant:`."""
+        value = self._take(name)
+        if isinstance(value, list | dict):
+            return self.reader.turns(value, name)
+        text = column_text(value, name, self.account)
+        marked = self.reader.turns(marked_turns(text) or [], name)
+        if marked and marked[-1] == Turn("Assistant", ""):
+            marked.pop()
+        return marked or [Turn("Human", text)]
+
+    def _preferred(self) -> list[Turn] | None:
+        """The better of two replies, `chosen`, with what comes before it."""
+        prompt = next((name for name in PROMPTS if name in self.names), None)
+        chosen = self._peek("chosen")
+        if looks_like_turns(chosen):
+            turns = self._turns("chosen")
+            spoken = any(turn.role == "Human" for turn in turns)
+            return turns if spoken or prompt is None else [*self._prompt(prompt), *turns]
+        if prompt is None:
+            return None
+        return [*self._prompt(prompt), Turn("Assistant", reply_text(self._take("chosen"), "chosen", self.account))]
+
+    def _first_answer(self, answers: Any) -> Any:
+        """The first of a list, also inside SQuAD's {"text": […], "answer_start": […]}."""
+        if isinstance(answers, dict) and isinstance(answers.get("text"), list):
+            answers = answers["text"]
+        if not isinstance(answers, list):
+            return answers
+        if len(answers) > 1:
+            self.account.note(FIRST_ANSWER)
+        return answers[0] if answers else None
 
 
-def _turns(messages: Any, column: str, keys: tuple[tuple[str, str], ...]) -> list[Turn]:
-    if not isinstance(messages, list):
-        raise BadRecord("not a list of turns", f"{column} is of type {type(messages).__name__}")
-    return [_turn(message, f"turn {number}", keys) for number, message in enumerate(messages, start=1)]
-
-
-def _alternating(contents: Any, column: str) -> list[Turn]:
-    if not isinstance(contents, list):
-        raise BadRecord("not a list of turns", f"{column} is of type {type(contents).__name__}")
-    return [
-        Turn(("Human", "Assistant")[index % 2], _content(content, f"turn {index + 1}"))
-        for index, content in enumerate(contents)
-    ]
-
-
-def _turn(message: Any, where: str, keys: tuple[tuple[str, str], ...]) -> Turn:
-    pair = next((pair for pair in keys if isinstance(message, dict) and all(key in message for key in pair)), None)
-    if pair is None:
-        wanted = " or ".join(f"{role} and {content}" for role, content in keys)
-        raise BadRecord("malformed turn", f"{where} has no {wanted}")
-    name = message[pair[0]]
-    role = ROLE_NAMES.get(name.strip().lower()) if isinstance(name, str) else None
-    if role is None:
-        raise BadRecord("unknown role", f"{str(name)[:NAME_CHARACTERS]!r} in {where}")
-    return Turn(role, _content(message[pair[1]], where))
-
-
-def _instruction(record: Mapping[str, Any], have: set[str], reply: str) -> list[Turn]:
-    """Dolly's name for the input is `context`."""
-    parts = [_content(record["instruction"], "instruction")]
-    parts += [_content(record[name], name) for name in ("input", "context") if name in have]
-    return [
-        Turn("Human", "\n\n".join(part for part in parts if part)),
-        Turn("Assistant", _content(record[reply], reply)),
-    ]
-
-
-def _exchange(record: Mapping[str, Any], human: str, assistant: str) -> list[Turn]:
-    return [Turn("Human", _content(record[human], human)), Turn("Assistant", _content(record[assistant], assistant))]
-
-
-def _question(record: Mapping[str, Any]) -> list[Turn]:
+def _without_marks(answer: str) -> str:
     """In an answer like GSM8K's, calculator marks are removed and the last line becomes a sentence."""
-    human, assistant = _exchange(record, "question", "answer")
-    final = _FINAL_ANSWER.search(assistant.content)
+    final = _FINAL_ANSWER.search(answer)
     if final is None:
-        return [human, assistant]
-    reasoning = _CALCULATION.sub("", assistant.content[: final.start()])
-    answer = f"{reasoning}\nThe answer is {final[1].rstrip('.')}."
-    return [human, Turn("Assistant", answer.strip())]
+        return answer
+    reasoning = _CALCULATION.sub("", answer[: final.start()])
+    return f"{reasoning}\nThe answer is {final[1].rstrip('.')}.".strip()
 
 
-def _conversation(turns: list[Turn]) -> tuple[tuple[Turn, ...], str]:
-    """Merge the system messages at the beginning; check that Human and Assistant alternate and Assistant is last."""
-    if not turns:
-        raise BadRecord("empty conversation")
-    leading = next((index for index, turn in enumerate(turns) if turn.role != "System"), len(turns))
-    system = "\n\n".join(turn.content for turn in turns[:leading] if turn.content)
-    spoken = turns[leading:]
-    for index, turn in enumerate(spoken):
-        if turn.role != ("Human", "Assistant")[index % 2]:
-            before = spoken[index - 1].role if index else "the beginning"
-            raise BadRecord("roles do not alternate", f"{turn.role} after {before}, turn {leading + index + 1}")
-    if len(spoken) < 2:
-        raise BadRecord("no reply", "the conversation has no Assistant turn")
-    answered = spoken[: len(spoken) // 2 * 2]
-    for index, turn in enumerate(answered):
-        if not turn.content:
-            raise BadRecord("empty turn", f"{turn.role}, turn {leading + index + 1}")
-    note = DROPPED_TURN if len(answered) < len(spoken) else ""
-    return (*([Turn("System", system)] if system else []), *answered), note
-
-
-def _plain(value: Any, where: str) -> Turn:
-    text = _content(value, where)
+def _plain(value: Any, where: str, account: Account) -> Turn:
+    if isinstance(value, bool | int | float) and not is_missing(value):
+        raise BadRecord("content is not text", f"{where} is of type {type(value).__name__}")
+    text = column_text(value, where, account)
     if not text:
         raise BadRecord("empty text")
     return Turn("text", text)
-
-
-def _content(value: Any, where: str) -> str:
-    if not isinstance(value, str):
-        raise BadRecord("content is not text", f"{where} is of type {type(value).__name__}")
-    if "\0" in value:
-        raise BadRecord("NUL character", where)
-    return value.replace("\r\n", "\n").strip()
 
 
 def _metadata(record: Mapping[str, Any]) -> dict[str, str | int]:
@@ -200,6 +291,5 @@ def _metadata(record: Mapping[str, Any]) -> dict[str, str | int]:
     }
 
 
-def _names(record: Mapping[str, Any]) -> str:
-    names = ", ".join(list(record)[:SHOWN_COLUMNS]) or "none"
-    return names + (", …" if len(record) > SHOWN_COLUMNS else "")
+def _listed(names: Mapping[str, Any]) -> str:
+    return (", ".join(list(names)[:SHOWN_COLUMNS]) or "none") + (", …" if len(names) > SHOWN_COLUMNS else "")

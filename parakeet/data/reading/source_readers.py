@@ -14,8 +14,8 @@ from parakeet.data.documents import HELD_OUT, Document
 from parakeet.data.questions import Question
 from parakeet.data.reading.counts import RecordCounts
 from parakeet.data.reading.pieces import Piece, divided
-from parakeet.data.reading.records import Record
-from parakeet.data.reading.shapes import BadRecord, shape
+from parakeet.data.reading.records import BadRecord, Record
+from parakeet.data.reading.shapes import shape
 from parakeet.data.reading.sources import fetched_files, is_sampled, source_files, source_root
 from parakeet.recipe_sources import SOURCE_FILES
 from parakeet.sanitise import sanitise
@@ -51,6 +51,10 @@ class RecordReader:
         """Held-out questions that come with the source."""
         return []
 
+    def counts(self) -> RecordCounts:
+        """Counts of no record yet, with the limits of the source."""
+        return RecordCounts(most_faulty=self.source.bad_records)
+
     def documents(
         self, pieces: Sequence[Piece], first: bool, share: Fraction, counts: RecordCounts
     ) -> Iterator[Document]:
@@ -83,8 +87,7 @@ class RecordReader:
         except BadRecord as error:
             counts.reject(error.problem, place, record.value)
             return
-        if shaped.note:
-            counts.notes[shaped.note] += 1
+        counts.count_changes(shaped.notes, shaped.unused)
         document = shaped.document
         yield replace(document, metadata={**document.metadata, "file": file, "row": record.row})
 
@@ -114,6 +117,9 @@ class SyntheticReader(RecordReader):
         from parakeet.data.synthetic import held_out_questions
 
         return held_out_questions(per_task, self.source.seed, self.source.name)
+
+    def counts(self) -> RecordCounts:
+        return RecordCounts()
 
     def documents(
         self, pieces: Sequence[Piece], first: bool, share: Fraction, counts: RecordCounts

@@ -26,7 +26,7 @@ class DocumentsStage(Stage):
     name = "documents"
     group = "corpus"
     summary = "Every record of the recipe's sources in one shape: turns with a role, a source and a licence."
-    detail = "Bad records are counted by reason. More than 1 % in a source stops the build."
+    detail = "Bad records are counted by reason. More of them than `bad_records` (1 %) stop the build."
     kinds = frozenset({"parquet"})
     version = 3
     resumable = True

@@ -73,7 +73,12 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
         for document in plain_corpus()
     ]
     corpus = make_corpus(root, hostile, description=HOSTILE)
-    corpus.edit("documents", lambda c: c["sources"]["talk"].update(bad_reasons={HOSTILE: 1}, notes={HOSTILE: 2}))
+    corpus.edit(
+        "documents",
+        lambda c: c["sources"]["talk"].update(
+            bad_reasons={HOSTILE: 1}, notes={HOSTILE: 2}, unused_columns={HOSTILE: 1}
+        ),
+    )
     corpus.edit("documents", lambda c: c["sources"]["text"].update(licence=HOSTILE))
     corpus.edit("clean_documents", lambda c: c["sources"]["talk"].update(found={HOSTILE: 3}))
     corpus.edit("clean_documents", lambda c: c.update(evaluation_sets={HOSTILE: {"records": 1, "found": 1}}))

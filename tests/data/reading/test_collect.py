@@ -42,7 +42,7 @@ def test_sources_come_in_the_recipes_order(tmp_path: Path, output: Path) -> None
         ("z", "MIT", "second"),
         ("a", "unknown", "Hi\né"),
     ]
-    nothing_bad = {"bad": 0, "not_taken": 0, "bad_reasons": {}, "notes": {}}
+    nothing_bad = {"bad": 0, "not_taken": 0, "bad_reasons": {}, "notes": {}, "unused_columns": {}}
     assert counts == {
         "documents": 3,
         "records": 3,
@@ -110,7 +110,7 @@ def test_what_is_normal_in_published_sets_may_be_half_of_a_source(tmp_path: Path
     source = FileSource(name="mine", path=path)
     if good == 200:
         counts = collect(output, source)["sources"]["mine"]
-        reasons = ["empty conversation", "empty text", "empty turn", "no reply", "roles do not alternate"]
+        reasons = ["empty conversation", "empty text", "empty turn", "no Human turn", "no reply"]
         assert counts["bad_reasons"] == dict.fromkeys(reasons, 40)
         assert (counts["records"], counts["documents"]) == (400, 200)
         return

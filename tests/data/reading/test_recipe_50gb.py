@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from parakeet.data.reading.readers import read_records
-from parakeet.data.reading.shapes import BadRecord, shape
+from parakeet.data.reading.records import BadRecord
+from parakeet.data.reading.shapes import shape
 from parakeet.data.reading.sources import file_kind, source_files
 from parakeet.recipe import Recipe
 from parakeet.recipe_file import load_recipe
@@ -144,7 +145,7 @@ def test_a_row_of_the_sets_own_shape_is_mapped(large: Recipe, name: str, tmp_pat
     shaped = shape(record.value, source)
     assert [(turn.role, turn.content) for turn in shaped.document.turns] == EXPECTED[name]
     assert shaped.document.licence == source.licence
-    assert shaped.note == ""
+    assert shaped.notes == ()
 
 
 def test_stories_are_parted_by_their_separator(large: Recipe, tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parakeet.data.reading.shapes import BadRecord, shape
+from parakeet.data.reading.records import BadRecord
+from parakeet.data.reading.shapes import shape
 from parakeet.recipe_sources import Columns, FileSource
 
 
@@ -94,12 +95,12 @@ class TestRoles:
     def test_a_long_conversation_stays_whole(self) -> None:
         record = talk(*["user", "Hi", "assistant", "Hello"] * 5)
         assert turns(record) == EXCHANGE * 5
-        assert shape(record, MINE).note == ""
+        assert shape(record, MINE).notes == ()
 
     def test_a_trailing_human_is_dropped_with_a_note(self) -> None:
         shaped = shape(talk("user", "Hi", "assistant", "Hello", "user", ""), MINE)
         assert [turn.content for turn in shaped.document.turns] == ["Hi", "Hello"]
-        assert "dropped" in shaped.note
+        assert shaped.notes == ("trailing Human turn without a reply dropped",)
 
     @given(st.lists(st.sampled_from(["system", "user", "assistant"]), max_size=7))
     def test_what_comes_out_always_alternates(self, roles: list[str]) -> None:
@@ -119,17 +120,30 @@ class TestRoles:
         ({"foo": 1, "bar": 2}, "unknown columns: foo, bar"),
         ({}, "unknown columns: none"),
         ({"prompt": "a"}, "unknown columns: prompt"),
-        ({"instruction": "a", "text": None}, "unknown columns: instruction"),
+        ({"instruction": "a", "story": None}, "unknown columns: instruction, story"),
+        ({"instruction": "a", "text": None}, "empty text"),
+        ({"messages": None}, "empty conversation"),
+        ({"question": "a", "answer": None}, "empty turn: Assistant, turn 2"),
         ({"messages": []}, "empty conversation"),
-        ({"messages": "[]"}, "not a list of turns: messages is of type str"),
+        ({"messages": "[]"}, "empty conversation"),
+        ({"messages": "Hi"}, "not a list of turns: messages is of type str"),
+        ({"messages": {"role": ["user"], "content": []}}, "not a list of turns: messages is of type dict"),
+        ({"messages": '[{"role": "user", "content": "\\ud800"}]'}, "lone surrogate"),
         ({"messages": ["Hi"]}, "malformed turn: turn 1 has no role and content"),
         ({"messages": [{"role": "user"}]}, "malformed turn: turn 1"),
-        ({"messages": [{"role": "user", "content": None}]}, "content is not text: turn 1 is of type NoneType"),
-        (talk("user", "a", "tool", "b"), "unknown role: 'tool' in turn 2"),
-        (talk("user", "a", "user", "b", "bot", "c"), "roles do not alternate: Human after Human, turn 2"),
-        (talk("bot", "a", "user", "b"), "roles do not alternate: Assistant after the beginning, turn 1"),
-        (talk("user", "a", "bot", "b", "system", "c"), "roles do not alternate: System after Assistant, turn 3"),
-        (talk("user", "a", "bot", "b", "user", "c", "user", "d"), "roles do not alternate: Human after Human, turn 4"),
+        ([1, 2], "malformed turn: turn 1 has no role and content"),
+        (["Hi", "Hello"], "malformed turn: turn 1 has no role and content"),
+        ([], "empty conversation"),
+        (
+            {"messages": [{"role": "user", "content": None}, {"role": "bot", "content": "a"}]},
+            "empty turn: Human, turn 1",
+        ),
+        (talk("user", "a", "bing", "b"), "unknown speaker: 'bing' in turn 2"),
+        (talk("narrator", "a", "hero", "b"), "unknown speaker: 'narrator' in turn 1"),
+        (talk("7", "a", "8", "b", "9", "c"), "unknown speaker: '7' in turn 1"),
+        (talk("bot", "a"), "no Human turn"),
+        (talk("bot", "a", "user", "b"), "no reply"),
+        ({"turns": ["Compose a post.", "Rewrite it."]}, "unknown columns: turns"),
         (talk("system", "a"), "no reply"),
         (talk("user", "a"), "no reply"),
         (talk("user", "a", "bot", " \n"), "empty turn: Assistant, turn 2"),
@@ -141,7 +155,7 @@ class TestRoles:
         (talk("user", "a\0", "bot", "b"), "NUL character: turn 1"),
     ],
 )
-def test_bad_records_say_why(record: dict[str, Any], expected: str) -> None:
+def test_bad_records_say_why(record: Any, expected: str) -> None:
     assert reason(record).startswith(expected)
 
 
@@ -162,10 +176,10 @@ class TestColumns:
 
     def test_texts_in_turn(self) -> None:
         assert turns({"id": "0", "data": ["Hi", "Hello"] * 2}, alternating="data") == EXCHANGE * 2
-        assert "dropped" in shape({"data": ["Hi", "Hello", "And?"]}, IN_TURN).note
+        assert "dropped" in shape({"data": ["Hi", "Hello", "And?"]}, IN_TURN).notes[0]
         assert reason({"data": "Hi"}, alternating="data") == "not a list of turns: data is of type str"
         assert reason({"data": []}, alternating="data") == "empty conversation"
-        assert reason({"data": ["Hi", None]}, alternating="data") == "content is not text: turn 2 is of type NoneType"
+        assert reason({"data": ["Hi", None]}, alternating="data") == "empty turn: Assistant, turn 2"
         assert reason({"text": "a"}, alternating="data") == "missing column: data; there are text"
 
     def test_columns_say_what_a_record_holds_of_an_evaluation_set(self) -> None:
