@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -84,9 +84,11 @@ def _find(recipe: Recipe, key: str) -> tuple[tuple[int | str, ...], FieldInfo]:
                 raise ParakeetError(f"--set {key}: {where} has no entry {part!r}. Its entries: {listed}.")
             at = at[number]
             place.append(number)
-        elif isinstance(at, dict) and part.isdecimal():
-            at = at.get(int(part))
-            place.append(int(part))
+        elif isinstance(at, dict) and field is not None:
+            # A map of the user's own keys: names in `speakers`, numbers in `top_phrases`.
+            key_type, _ = get_args(field.annotation)
+            place.append(part if key_type is str or not part.isdecimal() else int(part))
+            at = at.get(place[-1])
         else:
             raise ParakeetError(f"--set {key}: {'.'.join(map(str, place))} is a single value and has no keys.")
     assert field is not None

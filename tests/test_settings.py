@@ -67,6 +67,25 @@ def test_a_value_is_yaml_of_the_keys_own_type(change: str, value: Any) -> None:
     assert (found, type(found)) == (value, type(value))
 
 
+def test_a_map_of_the_users_own_keys_is_changed_key_by_key() -> None:
+    source = changed(DEMO, ["sources=[{name: a, path: a.txt}]"])
+    recipe = changed(source, ["sources.0.speakers.7=system", "sources.a.speakers.bing=assistant"])
+    assert recipe.sources[0].speakers == {"7": "system", "bing": "assistant"}
+    assert changed(source, ["sources.0.bad_records=5%"]).sources[0].bad_records == 0.05
+    assert changed(DEMO, ["clean.repetition.top_phrases.4=0.5"]).clean.repetition.top_phrases == {
+        2: 0.2,
+        3: 0.18,
+        4: 0.5,
+    }
+    for wrong in (
+        "sources.0.speakers.bing=robot",
+        "clean.repetition.top_phrases.x=0.5",
+        "clean.repetition.top_phrases.2=9",
+    ):
+        with pytest.raises(ParakeetError, match=f"--set {wrong}"):
+            changed(source, [wrong])
+
+
 def test_changes_are_made_in_order_and_checked_together() -> None:
     recipe = changed(DEMO, ["model.width=96", "model.heads=3", "model.layers=2", "model.layers=3"])
     assert (recipe.model.width, recipe.model.heads, recipe.model.layers) == (96, 3, 3)
