@@ -27,6 +27,7 @@ from parakeet.tokenizer import Tokenizer
 
 LEAST_TASKS = 64
 """A small corpus is cut into this many tasks if it has enough parts, so that every core has work."""
+MANY = 10_000
 READ = ("doc_id", "source", "turns", "split")
 
 
@@ -97,6 +98,9 @@ def share_that_holds_out(paths: Sequence[Path], n_bytes: int) -> int | None:
                 # Synthetic text is split by question, whatever the fraction is.
                 at = int.from_bytes(doc_id[:8]) / 2**64 if decided is None else 0.0 if decided else 1.0
                 documents.append((at, size))
+            # Of a large corpus the first documents are enough.
+            if len(documents) > MANY and sum(size for at, size in documents if at < 0.01) >= n_bytes:
+                return 1
     for percent in range(1, 51):
         below = [size for at, size in documents if at < percent / 100]
         if sum(below) >= n_bytes:
