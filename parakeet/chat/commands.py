@@ -18,7 +18,7 @@ from parakeet.chat.session import Session
 from parakeet.chat.storage import SessionLog, SessionRow, list_sessions, session_header, session_path
 from parakeet.errors import ParakeetError
 from parakeet.formatting import render_table
-from parakeet.sampling_settings import SamplingSettings, describe, with_setting
+from parakeet.sampling_settings import OPTIONS, SamplingSettings, describe, with_setting
 from parakeet.sanitise import sanitise
 
 if TYPE_CHECKING:
@@ -269,6 +269,15 @@ def _setting_names(chat: Chat) -> Sequence[tuple[str, str]]:
     return [(name, f"{value}: {help}") for name, value, help in describe(chat.session.settings)]
 
 
+def _change_setting(chat: Chat, name: str, text: str) -> None:
+    """Change a setting to what was typed; `default` is the value that the release chose."""
+    if text.lower() == "default" and name in OPTIONS:
+        changes: dict[str, Any] = {name: getattr(chat.defaults(), name)}
+        chat.session.settings = replace(chat.session.settings, **changes)
+    else:
+        chat.session.settings = with_setting(chat.session.settings, name, text)
+
+
 @chat_command("set [NAME VALUE]", "Settings", "/set temperature 0.7, /set temperature default", _setting_names)
 def _set(chat: Chat, argument: str) -> None:
     typed, _, value = argument.partition(" ")
@@ -281,11 +290,7 @@ def _set(chat: Chat, argument: str) -> None:
     if typed and (value or not names):
         # An unknown name is refused here too, with the nearest one.
         name = names[0] if names else typed
-        if value.strip().lower() == "default" and names:
-            changes: dict[str, Any] = {name: getattr(chat.defaults(), name)}
-            chat.session.settings = replace(chat.session.settings, **changes)
-        else:
-            chat.session.settings = with_setting(chat.session.settings, name, value.strip())
+        _change_setting(chat, name, value.strip())
     chat.print(_table([row for row in describe(chat.session.settings) if row[0] in names]))
 
 
@@ -297,7 +302,7 @@ def _set(chat: Chat, argument: str) -> None:
 )
 def _seed(chat: Chat, argument: str) -> None:
     if argument:
-        chat.session.settings = with_setting(chat.session.settings, "seed", argument)
+        _change_setting(chat, "seed", argument)
     seed, last = chat.session.settings.seed, chat.session.last_seed
     used = "" if last is None or argument else f" The last reply used {last}."
     chat.print(f"The seed is {'random' if seed is None else seed}.{used}")

@@ -49,6 +49,13 @@ class ModelOpener:
             return self._open_run(run)
         return self._open_release(_latest(self.root) if name is None else find_release(self.root, name))
 
+    def tokenizer(self, name: str | None = None, run: str | None = None) -> Tokenizer:
+        """The tokenizer of the model that `open` would open. Needs no torch."""
+        if run is not None:
+            found = find_run(runs_folder(self.root), _parse_run(run)[0])
+            return Tokenizer.load(_tokenizer_folder(TrainingJob.load(found.path / JOB_FILE), found.path))
+        return Tokenizer.load(_latest(self.root) if name is None else find_release(self.root, name))
+
     def open_any(self, name: str) -> OpenedModel:
         """What a name in the chat means: a model, or else a run (KEY or KEY@STEP)."""
         key = name.removeprefix("run ").strip()
@@ -106,7 +113,7 @@ class ModelOpener:
 
         job = TrainingJob.load(run.path / JOB_FILE)
         device, dtype = choose_precision(self.device, self.dtype, self.threads)
-        tokenizer = Tokenizer.load(_present(job, run.path))
+        tokenizer = Tokenizer.load(_tokenizer_folder(job, run.path))
         config = ModelConfig.from_recipe(job.recipe.model, tokenizer.rows)
         model, sha256 = load_checkpoint_model(saved.path, config)
         name = f"run {run.key[:8]}@{saved.step}"
@@ -234,8 +241,8 @@ def _version(checkpoint: Path) -> tuple[int, int] | None:
         return None
 
 
-def _present(job: TrainingJob, run: Path) -> Path:
-    """The tokenizer's folder: where it was when the run began, or, if the store has moved since, where it is now."""
+def _tokenizer_folder(job: TrainingJob, run: Path) -> Path:
+    """Where a run's tokenizer was when it began or, if the store has moved since, where it is now."""
     store = job.run.parent.parent
     if not job.tokenizer.is_dir() and job.tokenizer.is_relative_to(store):
         return run.parent.parent / job.tokenizer.relative_to(store)

@@ -87,7 +87,9 @@ class Session:
         return str(self._events[-1].get("time", "")) if self._events else ""
 
     def reply(self, message: str) -> Generator["Step", None, None]:
-        """Start the reply to a message, or with `raw` its continuation; returns the steps. The message is checked now, not at the first step.
+        """Start the reply to a message, or with `raw` its continuation; returns the steps.
+
+        The message is checked now, not at the first step.
 
         Closing the iterator early keeps the text so far as an interrupted reply. An exchange with an empty reply is
         not kept: it would teach the model to be silent.
@@ -162,7 +164,7 @@ class Session:
         return raw_ids(self.engine.tokenizer, "") if self.raw else self._with_history(self.exchanges, [])[0]
 
     def switch(self, engine: "Engine", before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
-        """Let another model reply from here on. `before` and `after` are the headers of the present and the next one."""
+        """Let another model reply from here on. `before` and `after` are the headers of the two."""
         self.engine = engine
         self._header = self._header or dict(before)
         if identity(before) != identity(after):

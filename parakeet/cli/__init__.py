@@ -10,6 +10,7 @@ from parakeet.cli.common import Commands
 from parakeet.cli.data import data
 from parakeet.cli.models import export, import_command, models, verify
 from parakeet.cli.runs import compare, runs
+from parakeet.cli.tokens import tokens
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -23,3 +24,4 @@ def main() -> None:
 
 for command in (build, plan, use, verify, clean, models, chat, runs, compare, import_command, export, data, bench):
     main.add_command(command)
+main.add_command(tokens)

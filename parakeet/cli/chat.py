@@ -118,7 +118,7 @@ def chat(prompt: tuple[str, ...], **options: Any) -> None:
         raise click.UsageError("Give the message as PROMPT or with -m, not both.")
     if prompt:
         options["message"] = " ".join(prompt)
-    model_was_typed = options["model"] is not None and not _is_default("model")
+    model_was_typed = options["model"] is not None and not is_from_environment("model")
     if options["run"] is not None or options["replay"]:
         options["model"] = options["model"] if model_was_typed else None
     chosen = ChatOptions(settings=settings, **options)
@@ -139,6 +139,6 @@ def _check(chosen: "ChatOptions") -> None:
         raise click.UsageError("--replay takes its messages and settings from FILE and cannot be combined with others.")
 
 
-def _is_default(name: str) -> bool:
-    """Whether an option was not typed, but comes from the environment."""
+def is_from_environment(name: str) -> bool:
+    """Whether an option of the present command was not typed, but comes from the environment."""
     return click.get_current_context().get_parameter_source(name) is ParameterSource.ENVIRONMENT

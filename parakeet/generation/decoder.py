@@ -141,7 +141,7 @@ class Decoder:
 
     @torch.inference_mode()
     def logits(self, ids: Sequence[int], cache: Cache | None = None) -> Tensor:
-        """Logits (len(ids), vocabulary rows) fp32 of every position of one text, or of a piece that continues a cache."""
+        """Logits (len(ids), vocabulary rows) fp32 of every position of one text, or of ids that continue a cache."""
         hidden = self._hidden(ids, cache or self.new_cache(len(ids)), 0)
         return self._head.product(hidden.to(self.activation_dtype)).float()
 

@@ -83,7 +83,7 @@ class Release:
 
 
 def open_release(directory: Path) -> Release:
-    """Check the files of a release that a chat needs, and read its settings. `parakeet verify` checks the others too."""
+    """Check the files of a release that a chat needs, and read its settings. `parakeet verify` checks them all."""
     verify_release(directory, NEEDED)
     path = directory / GENERATION_FILE
     try:
