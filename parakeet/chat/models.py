@@ -133,11 +133,11 @@ def find_release(root: Path, name: str) -> Path:
         return path
     found = _folders_called(root, name)
     if len(found) == 1:
-        return found[0][1]
+        return next(iter(found))
     if found:
-        raise ParakeetError(f"{name!r} could be {' or '.join(shown for shown, _ in found)}: give more of the name.")
+        raise ParakeetError(f"{name!r} could be {' or '.join(sorted(found.values()))}: give more of the name.")
     listed = sorted({model.name for model in released_models(root)})
-    if path.is_dir():
+    if name and os.path.isdir(path):
         raise ParakeetError(f"{path} is not a release: it has no {SUMS_FILE}.")
     there = f"there are: {', '.join(listed)}" if listed else f"there is none in {root} yet"
     raise ParakeetError(f"{name!r} is not a release folder, nor a model that `parakeet models` lists ({there}).")
@@ -173,19 +173,15 @@ def _latest(root: Path) -> Path:
 
 
 def _is_release(path: Path) -> bool:
-    return (path / SUMS_FILE).is_file()
+    return os.path.isfile(path / SUMS_FILE)  # False, too, for a name that no file can have
 
 
-def _folders_called(root: Path, name: str) -> list[tuple[str, Path]]:
-    """(name or folder's name, folder) of the models that a name means: those called so, else those that begin so."""
-    if not name:
-        return []
+def _folders_called(root: Path, name: str) -> dict[Path, str]:
+    """Folders of the models that a name means, each with its own name: those called so, else those that begin so."""
     named = {sanitise(model.name): model.directory for model in _newest_of_each_name(root)}
-    folders = {model.directory.name: model.directory for model in released_models(root)}
-    both = folders | named
-    if name in both:
-        return [(name, both[name])]
-    return [(shown, both[shown]) for shown in sorted(both) if shown.startswith(name)]
+    called = {model.directory.name: model.directory for model in released_models(root)} | named
+    found = [name] if name in called else [each for each in called if name and each.startswith(name)]
+    return {called[each]: each for each in found}
 
 
 def _newest_of_each_name(root: Path) -> list[ListedModel]:
