@@ -320,7 +320,7 @@ def _stats(chat: Chat, argument: str) -> None:
 def _probs(chat: Chat, argument: str) -> None:
     session = chat.session
     tokenizer, ids = session.engine.tokenizer, session.next_ids(argument)
-    chat.print(f"After {' '.join(piece(tokenizer, token_id) for token_id in ids[-LAST_TOKENS:])}:")
+    chat.print(f"After {' '.join(piece(tokenizer, token_id) for token_id in ids[-LAST_TOKENS:])}")
     chat.print(render_chances(tokenizer, session.engine.likeliest(ids, session.settings, SHOWN_TOKENS)))
 
 

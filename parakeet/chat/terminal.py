@@ -186,6 +186,7 @@ class _Terminal:
             entered = self.reader.read(self._context())
             name, text = (None, entered.text) if entered.literal else parse_input(entered.text)
             if name is not None:
+                self._hinted = ""
                 run_command(self.chat, name, text, entered.expand)
                 return
             if not entered.literal:

@@ -265,7 +265,7 @@ def test_a_model_that_cannot_be_opened_leaves_the_present_one(chat: Chat) -> Non
 def test_probabilities_of_the_next_tokens(chat: Chat, do: Do) -> None:
     chat.printer.session = Session(scripted_engine(b"ab"), greedy())
     first = do('/probs """Hi "you"\n"""').splitlines()
-    assert first[0] == r'After "y" "o" "u" "\"" <|endofprompt|> Assistant::'
+    assert first[0] == r'After "y" "o" "u" "\"" <|endofprompt|> Assistant:'
     rows = [line.split(maxsplit=3) for line in first[2:]]
     assert len(rows) == 10
     # The scripted model likes best two ids that no reply may contain.
@@ -273,9 +273,9 @@ def test_probabilities_of_the_next_tokens(chat: Chat, do: Do) -> None:
     assert [row[1:] for row in rows if row[1] != "0.00%"] == [["100.00%", "97", '"a"']]
     assert chat.session.exchanges == []
     say(chat.session, "Hi")
-    assert do("/probs").splitlines()[0].endswith('Assistant: "a" "b":')
+    assert do("/probs").splitlines()[0].endswith('Assistant: "a" "b"')
     chat.session.raw = True
-    assert do("/probs Hi").splitlines()[0] == 'After <|endoftext|> "H" "i":'
+    assert do("/probs Hi").splitlines()[0] == 'After <|endoftext|> "H" "i"'
 
 
 def test_system(chat: Chat, do: Do) -> None:
