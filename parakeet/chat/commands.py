@@ -73,7 +73,9 @@ class Chat:
         return SamplingSettings(**self.release.generation.model_dump())
 
     def print_reply(self, steps: Generator["Step", None, None]) -> None:
-        self.printer.print_reply(steps, self.label)
+        finish_reason = self.printer.print_reply(steps, self.label)
+        if finish_reason == "stop" and not self.session.engine.timing.reply_tokens:
+            note("The model added nothing: it ended its turn at once.")
         self.leaving = self.printer.interrupts.leave
 
     def print(self, text: str) -> None:

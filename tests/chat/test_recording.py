@@ -63,7 +63,7 @@ def test_a_session_of_another_model_continues_with_a_note_and_says_so_in_the_fil
     talk.close()
     path = tmp_path / "talk.jsonl"
     again = session(log=SessionLog.open(path, header("other")))
-    assert again.notes == ["Another model, 'tiny', held this session; 'other' continues it."]
+    assert again.notes == ["The last reply came from another model, 'tiny'. Now 'other' replies."]
     assert len(load(path).events) == 1
     say(again, "Two?")
     again.close()

@@ -22,12 +22,13 @@ from parakeet.model.transformer import Parakeet, save_model
 from parakeet.release.verify import GENERATION_FILE, write_sums
 from parakeet.tokenizer import TRAINED_PATTERN
 
+from ..chat.tiny_models import write_release, write_run
 from ..conftest import without_root_rights
 from ..scripted import byte_tokenizer
 from .conftest import environment
 
 CHAT = (sys.executable, "-m", "parakeet.cli", "chat")
-SECONDS = 300  # a guard against hanging: a busy machine may be slow
+SECONDS = 40  # a guard against hanging: a busy machine may be slow
 PASTE_ON, PASTE_OFF = "\x1b[?2004h", "\x1b[?2004l"
 CONTROL_CODES = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e]")
 
@@ -154,6 +155,42 @@ def test_every_command_in_one_session(home: Path, tmp_path: Path) -> None:
     differs = chat(home, "--replay", str(other))
     assert differs.exit_code == 1
     assert "differs after 0 characters" in differs.stdout
+
+
+def test_a_conversation_over_files_models_a_run_and_raw_texts(home: Path, tmp_path: Path) -> None:
+    """What is recorded of all of it gives the same replies again."""
+    write_run(home, "abcd1234abcd1234", (10, 20))
+    write_release(home / "imported" / "second", "second", seed=5)
+    (home / "releases" / "tiny-0" / "README.md").write_text("An edited model card.", encoding="utf-8")
+    (tmp_path / "notes.txt").write_text("Two\n\nlines.", encoding="utf-8")
+    with chatting(home, "--session", "tour", "--temperature", "0") as child:  # greedy: no reply is empty
+        child.expect_exact(PASTE_ON)
+        for line, expected in (
+            ('"""Hello""" is how a docstring begins. Who are you?', "Parakeet: "),
+            (f"Summarise @{tmp_path}/notes.txt", "Parakeet: "),
+            ("exit", "To leave, type /exit"),
+            ("/s", "/s could be /system, /set, /seed, /stats, /show, /sessions or /save."),
+            ("/probs Who?", "piece"),
+            ("/model", "run at step 20"),
+            ("/model second", "second replies from here on"),
+            ("And now?", "Parakeet: "),
+            ("/model abcd@10", "run abcd1234@10 replies from here on"),
+            ("/retry", "Parakeet: "),
+            ("/set temperature default", "2"),
+        ):
+            assert expected in typed(child, line), line
+        child.send("/bye\r")
+        assert ends(child) == 0
+    with chatting(home, "--session", "tour", "--temperature", "0", "--raw", "--run", "abcd") as child:
+        child.expect_exact("tour: 3 exchanges, the last on ")
+        child.expect_exact(PASTE_ON)
+        assert "Parakeet: " not in typed(child, "Once upon")
+        typed(child, "/continue")
+        child.send("/q\r")
+        assert ends(child) == 0
+    replayed = chat(home, "--replay", str(home / "sessions" / "tour.jsonl"))
+    assert (replayed.exit_code, replayed.stderr) == (0, ""), replayed.output
+    assert "replies are identical" in replayed.stdout
 
 
 def test_ctrl_c_stops_a_reply_and_twice_leaves(home: Path) -> None:
