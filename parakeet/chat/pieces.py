@@ -23,12 +23,18 @@ def piece(tokenizer: Tokenizer, token_id: int) -> str:
 
 def render_chances(tokenizer: Tokenizer, chances: Iterable["NextToken"]) -> str:
     """A table of tokens that may come next, each with its probability by the model and that of being drawn."""
-    lines = ["  model   drawn      id  piece"]
+    lines = ["    model     drawn      id  piece"]
     lines += [
-        f"{chance.probability:7.2%} {chance.drawn:7.2%} {chance.token_id:7}  {piece(tokenizer, chance.token_id)}"
+        f"{format_chance(chance.probability):>9} {format_chance(chance.drawn):>9} {chance.token_id:7}  "
+        + piece(tokenizer, chance.token_id)
         for chance in chances
     ]
     return "\n".join(lines)
+
+
+def format_chance(probability: float) -> str:
+    """`31.2500%`, `0.0031%`, `2e-07%`: never 0 for what may happen."""
+    return f"{probability:.4%}" if probability >= 1e-6 or not probability else f"{100 * probability:.0e}%"
 
 
 def escaped(content: bytes) -> str:

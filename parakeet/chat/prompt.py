@@ -97,9 +97,11 @@ class PromptReader(QuietTerminal):
 
     def _continuation(self, width: int, line_number: int, wrapped: int) -> StyleAndTextTuples:
         """Before every line of an input but the first. The last line of an open block says how the block ends."""
+        if wrapped:
+            return [("", " " * width)]  # the same line goes on
         dots = "...".rjust(width - 1) + " "
         last = line_number == self._session.default_buffer.document.line_count - 1
-        hint = f"({HOW_TO_END}) " if last and not wrapped and not get_app().is_done and self._is_open() else ""
+        hint = f"({HOW_TO_END}) " if last and not get_app().is_done and self._is_open() else ""
         return [("class:dim", dots + hint)]
 
     def _begins_command(self) -> bool:

@@ -60,9 +60,9 @@ def tokens(text: tuple[str, ...], probs: bool, model: str | None, run: str | Non
 
 
 def _as_table(ids: list[int], pieces: list[bytes], chances: list[float] | None) -> Iterator[str]:
-    from parakeet.chat.pieces import escaped
+    from parakeet.chat.pieces import escaped, format_chance
 
-    shown = [f"{chance:11.4%}  " for chance in chances] if chances else [""] * len(ids)
+    shown = [f"{format_chance(chance):>11}  " for chance in chances] if chances else [""] * len(ids)
     yield ("probability  " if chances else "") + "     id  piece"
     for chance, token_id, content in zip(shown, ids, pieces, strict=True):
         yield f'{chance}{token_id:7}  "{escaped(content)}"'

@@ -270,7 +270,7 @@ def test_probabilities_of_the_next_tokens(chat: Chat, do: Do) -> None:
     assert len(rows) == 10
     # The scripted model likes best two ids that no reply may contain.
     assert {row[3] for row in rows[:2]} == {"Assistant:", "(undefined)"}
-    assert [row[1:] for row in rows if row[1] != "0.00%"] == [["100.00%", "97", '"a"']]
+    assert [row[1:] for row in rows if row[1] != "0.0000%"] == [["100.0000%", "97", '"a"']]
     assert chat.session.exchanges == []
     say(chat.session, "Hi")
     assert do("/probs").splitlines()[0].endswith('Assistant: "a" "b"')

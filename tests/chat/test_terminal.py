@@ -136,7 +136,7 @@ def test_files_models_and_probabilities_on_a_terminal(
         assert "is sent as it is" in child.type("see @none.txt")
         child.paste("@none.txt\n" * 20)
         assert "Parakeet: yes" in child.type("")
-        assert "100.00%" in child.type("/probs Hi")
+        assert "100.0000%" in child.type("/probs Hi")
         assert "other replies from here on" in child.type("/model other")
         assert "I am other." in child.type("Who?")
     recorded = (home / "sessions" / "all.jsonl").read_text(encoding="utf-8").splitlines()[1:]
