@@ -19,7 +19,7 @@ import prompt_toolkit.shortcuts  # noqa: F401  # here, not in each of the forks
 import pytest
 from pexpect import EOF, fdpexpect
 
-SECONDS = 20
+SECONDS = 300  # a guard against hanging: a busy machine may be slow
 PASTE_ON, PASTE_OFF = "\x1b[?2004h", "\x1b[?2004l"
 PROGRAM: Callable[[tuple[str, ...]], int] = runpy.run_path(str(Path(__file__).with_name("program.py")))["main"]
 

@@ -28,7 +28,7 @@ from ..scripted import byte_tokenizer
 from .conftest import environment
 
 CHAT = (sys.executable, "-m", "parakeet.cli", "chat")
-SECONDS = 40  # a guard against hanging: a busy machine may be slow
+SECONDS = 300  # a guard against hanging: a busy machine may be slow
 PASTE_ON, PASTE_OFF = "\x1b[?2004h", "\x1b[?2004l"
 CONTROL_CODES = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e]")
 
