@@ -326,7 +326,13 @@ def _probs(chat: Chat, argument: str) -> None:
     chat.print(render_chances(tokenizer, session.engine.likeliest(ids, session.settings, SHOWN_TOKENS)))
 
 
-@chat_command("model [NAME]", "Settings", "list the models, or go on with another one", lambda chat: _models(chat))
+def _model_names(chat: Chat) -> Sequence[tuple[str, str]]:
+    from parakeet.chat.models import model_names
+
+    return list(model_names(chat.root))
+
+
+@chat_command("model [NAME]", "Settings", "list the models, or go on with another one", _model_names)
 def _model(chat: Chat, argument: str) -> None:
     from parakeet.chat.models import render_models
 
@@ -348,12 +354,6 @@ def _model(chat: Chat, argument: str) -> None:
     for text in opened.notes:
         note(text)
     chat.print(f"{chat.release.name} replies from here on, {count(opened.engine.parameter_count, 'parameter')}.")
-
-
-def _models(chat: Chat) -> Sequence[tuple[str, str]]:
-    from parakeet.chat.models import model_names
-
-    return list(model_names(chat.root))
 
 
 def _show_config(session: Session, release: "Release") -> str:

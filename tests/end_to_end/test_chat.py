@@ -8,23 +8,16 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pexpect
 import pytest
-import torch
 from click.testing import CliRunner, Result
 
 from parakeet.cli import main
-from parakeet.model.config import ModelConfig
-from parakeet.model.transformer import Parakeet, save_model
-from parakeet.release.verify import GENERATION_FILE, write_sums
-from parakeet.tokenizer import TRAINED_PATTERN
 
 from ..chat.tiny_models import write_release, write_run
 from ..conftest import without_root_rights
-from ..scripted import byte_tokenizer
 from .conftest import environment
 
 CHAT = (sys.executable, "-m", "parakeet.cli", "chat")
@@ -37,16 +30,7 @@ CONTROL_CODES = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e]"
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home whose latest release is a tiny model of random weights, context 1,024."""
     home = tmp_path_factory.mktemp("chat") / "home"
-    release = home / "releases" / "tiny-0"
-    release.mkdir(parents=True)
-    tokenizer = replace(byte_tokenizer(), pattern=TRAINED_PATTERN)
-    model = Parakeet(ModelConfig(layers=3, heads=2, width=16, context=1024, vocabulary_rows=tokenizer.rows))
-    model.initialise(torch.Generator().manual_seed(1))
-    save_model(model, release)
-    tokenizer.save(release)
-    settings = {"name": "tiny", "temperature": 2.0, "max_tokens": 40, "top_p": 1.0, "min_p": 0.0}
-    (release / GENERATION_FILE).write_text(json.dumps(settings), encoding="utf-8")
-    write_sums(release)
+    write_release(home / "releases" / "tiny-0", "tiny")
     (home / "releases" / "latest").symlink_to("tiny-0")
     return home
 
