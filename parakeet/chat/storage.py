@@ -259,7 +259,7 @@ class SessionLog:
             self.change = present
         if present["model_sha256"] != loaded.identity["model_sha256"]:
             earlier = loaded.identity["model"]
-            self.notes.append(f"Another model, {earlier!r}, held this session; {present['model']!r} continues it.")
+            self.notes.append(f"The last reply came from another model, {earlier!r}. Now {present['model']!r} replies.")
 
     def _close_file(self) -> None:
         if self._descriptor is not None:

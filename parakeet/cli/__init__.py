@@ -13,6 +13,7 @@ from parakeet.cli.models import export, import_command, models, verify
 from parakeet.cli.output import examples
 from parakeet.cli.runs import compare, runs
 from parakeet.cli.sessions import sessions
+from parakeet.cli.tokens import tokens
 
 ENVIRONMENT = """\b
 Environment:
@@ -45,7 +46,7 @@ def main() -> None:
 
 
 for command in (
-    build, plan, chat, sessions, models, verify, runs, compare, data, use, clean, import_command, export, bench,
+    build, plan, chat, tokens, sessions, models, verify, runs, compare, data, use, clean, import_command, export, bench,
     completion,
 ):  # fmt: skip
     main.add_command(command)

@@ -202,7 +202,7 @@ def _as_markdown(path: Path, loaded: "Loaded") -> str:
     if conversation.system:
         parts += ["## System", conversation.system]
     for exchange in conversation.exchanges:
-        if getattr(exchange, "raw", False):
+        if exchange.raw:
             parts += ["## Text, continued by Parakeet", exchange.message + exchange.reply]
         else:
             parts += ["## Human", exchange.message, "## Parakeet", exchange.reply]
@@ -217,7 +217,7 @@ def _training_records(loaded: "Loaded") -> tuple[list[dict[str, Any]], int]:
 
     conversation = fold(loaded.events)
     whole = [one for one in conversation.exchanges if one.message.strip() and one.reply.strip()]
-    raw = [one for one in whole if getattr(one, "raw", False)]
+    raw = [one for one in whole if one.raw]
     turns = [turn for one in whole if one not in raw for turn in _turns(one)]
     system = [{"role": "system", "content": conversation.system}] if conversation.system else []
     talk = [{"messages": [*system, *turns]}] if turns else []

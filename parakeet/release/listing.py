@@ -106,7 +106,7 @@ def find_model(root: Path, name: str, only_one: bool = False) -> ListedModel:
         raise ParakeetError(NO_RELEASE.format(root))
     folder = Path(os.path.expanduser(name)).absolute()
     tests = (
-        lambda model: folder.is_dir() and model.directory.resolve() == folder.resolve(),
+        lambda model: os.path.isdir(folder) and model.directory.resolve() == folder.resolve(),
         lambda model: model.directory.name == name,
         lambda model: model.name == name,
         lambda model: bool(name) and (model.name.startswith(name) or model.directory.name.startswith(name)),
