@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.demands import Demand, at_most, print_demands, run_command
-from parakeet.benchmarks.commands import THREADS
 from parakeet.benchmarks.process import Answer, ask_once
 from parakeet.benchmarks.timing import PeakMemory, Sample, in_rounds
+from parakeet.cli.bench import THREADS
 from parakeet.formatting import format_bytes, format_percent, render_table
 from parakeet.model.loss import backward_from_loss
 from parakeet.model.transformer import best_device

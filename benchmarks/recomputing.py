@@ -9,10 +9,10 @@ import click
 import torch
 
 from benchmarks.demands import run_command
-from parakeet.benchmarks.commands import THREADS
 from parakeet.benchmarks.decoding import STEPS, contexts_of
 from parakeet.benchmarks.process import print_result
 from parakeet.benchmarks.timing import in_rounds
+from parakeet.cli.bench import THREADS
 from parakeet.formatting import render_table
 from parakeet.generation.decoder import Cache, Decoder
 from parakeet.model.config import ModelConfig

@@ -16,9 +16,9 @@ from benchmarks import gpu_training
 from benchmarks.demands import Demand, at_least, at_most, print_demands, run_command
 from benchmarks.original_step import ORIGINAL, OriginalStep
 from benchmarks.packing import measure_loader
-from parakeet.benchmarks.commands import THREADS
 from parakeet.benchmarks.steps import Measurement, measure_steps
 from parakeet.benchmarks.training import Configuration, Row
+from parakeet.cli.bench import THREADS
 from parakeet.errors import ParakeetError
 from parakeet.formatting import format_bytes, format_percent, render_table
 from parakeet.model.config import ModelConfig

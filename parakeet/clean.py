@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from parakeet.artifact import Artifact, Store
+from parakeet.artifact import Artifact, Store, point_link
 from parakeet.errors import ParakeetError
-from parakeet.home import latest_release, runs_folder
+from parakeet.home import latest_release, release_folder, runs_folder
 from parakeet.locking import is_held
 from parakeet.recipe_sources import SOURCE_FILES
+from parakeet.release.listing import ListedModel, list_models
 from parakeet.stages import STAGES, Build, active_recipe
 from parakeet.training.job import JOB_FILE, read_job
 from parakeet.training.runs import load_run
@@ -46,9 +47,7 @@ def leftovers(root: Path, with_unfinished: bool = False) -> Leftovers:
     being built or trained, and if the active recipe's sources or artefacts cannot be read: what belongs to them is then
     unknown.
     """
-    locks = [*(root / ".locks").rglob("*.lock"), *runs_folder(root).glob("*/*.lock")]
-    if held := [path for path in sorted(locks) if is_held(path)]:
-        raise ParakeetError(f"Something is being built ({held[0].stem}): run this again when it has ended.")
+    _refuse_while_building(root)
     store, build = Store(root), Build(root, active_recipe(root))
     models = {stage.folder or stage.name for stage in STAGES if stage.is_model}
     folders = [stage.folder or stage.name for stage in STAGES]
@@ -78,6 +77,46 @@ def leftovers(root: Path, with_unfinished: bool = False) -> Leftovers:
     stale += [run for run in sorted(others) if run not in runs and run not in unfinished]
     unfinished = [path for path in unfinished if path not in runs]
     return Leftovers([Entry(path, _size(path)) for path in stale], [_unfinished(path) for path in unfinished])
+
+
+def _refuse_while_building(root: Path) -> None:
+    locks = [*(root / ".locks").rglob("*.lock"), *runs_folder(root).glob("*/*.lock")]
+    if held := [path for path in sorted(locks) if is_held(path)]:
+        raise ParakeetError(f"Something is being built ({held[0].stem}): run this again when it has ended.")
+
+
+def why_keep_model(root: Path, model: ListedModel) -> list[str]:
+    """What a user should know before `remove_model`: who opens the model, and what would build it again.
+
+    Raises ParakeetError while anything is being built or trained.
+    """
+    _refuse_while_building(root)
+    reasons = []
+    if model.latest:
+        reasons.append(f"{model.name} is the model that `parakeet chat` opens.")
+    try:
+        build = Build(root, active_recipe(root))
+        found = [build.find(stage.name) for stage in STAGES if stage.is_model]
+    except ParakeetError:
+        return reasons  # sources or artefacts of the active recipe cannot be read: nothing can be built from it now
+    if model.directory.resolve() in [artifact.path.resolve() for artifact in found if artifact is not None]:
+        reasons.append(f"The active recipe, {build.recipe.name}, refers to it: the next build packs it again.")
+    return reasons
+
+
+def remove_model(root: Path, model: ListedModel) -> ListedModel | None:
+    """Delete a model, and nothing that it was made from. Returns the release that becomes the latest in its place.
+
+    Raises ParakeetError while anything is being built or trained.
+    """
+    _refuse_while_building(root)
+    releases = [left for left in list_models(root)[0] if left.directory.parent == release_folder(root)]
+    others = [left for left in releases if left.directory != model.directory]
+    successor = others[-1] if model.latest and others else None
+    if successor is not None:
+        point_link(latest_release(root), successor.directory.name)
+    remove([Entry(model.directory, model.n_bytes)])
+    return successor
 
 
 def _is_finished(run: Path) -> bool:

@@ -4,6 +4,7 @@ The text in a table may be foreign: names of files and sources, words of a model
 escaped, so that none of it becomes markup. This module imports nothing heavy.
 """
 
+import datetime
 import io
 import re
 from collections.abc import Collection, Iterable, Sequence
@@ -64,6 +65,14 @@ def format_duration(seconds: float) -> str:
 def _two_units(amount: int, ratio: int, large: str, small: str) -> str:
     whole, rest = divmod(amount, ratio)
     return f"{whole:,} {large}" + (f" {rest} {small}" if rest else "")
+
+
+def format_time(when: str) -> str:
+    """A time in ISO 8601 by this machine's clock, to the minute: `2026-11-27 19:05`. Other text is cut to 16."""
+    try:
+        return datetime.datetime.fromisoformat(when).astimezone().strftime("%Y-%m-%d %H:%M")
+    except (ValueError, OverflowError):
+        return when[:16]
 
 
 def format_percent(share: float, decimals: int = 1) -> str:

@@ -5,11 +5,12 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import cached_property
 from itertools import product
+from typing import Any
 
-from parakeet.formatting import format_bytes, format_duration, format_percent
+from parakeet.formatting import format_bytes, format_count, format_duration, format_percent
 from parakeet.model.config import ModelConfig
 from parakeet.model.execution import ActivationCheckpointing, Precision
-from parakeet.plan_sources import sources_section
+from parakeet.plan_sources import forecast_sources, source_documents, sources_section, tokens_of
 from parakeet.recipe import Recipe
 from parakeet.tokenizer import CL100K_CONTROLS, ROLE_TOKENS
 from parakeet.training.forecast import (
@@ -62,7 +63,7 @@ def render_plan(recipe: Recipe, gpu: Gpu | None = None, memory: int | None = Non
     plan = Plan(recipe, gpu, memory)
     sections = [
         (f"Recipe {recipe.name}", [(recipe.description, "")]),
-        sources_section(recipe),
+        sources_section(recipe, plan.sources),
         ("Model", plan.model()),
         ("Training", plan.training()),
         *([("Before it can train", missing)] if (missing := plan.missing()) else []),
@@ -77,6 +78,22 @@ def render_plan(recipe: Recipe, gpu: Gpu | None = None, memory: int | None = Non
     )
 
 
+def plan_document(recipe: Recipe, gpu: Gpu | None = None, memory: int | None = None) -> dict[str, Any]:
+    """The same as JSON values: sizes in bytes, time in seconds. What is not known is null."""
+    plan = Plan(recipe, gpu, memory)
+    return {
+        "recipe": {"name": recipe.name, "description": recipe.description, "limit": recipe.limit},
+        "sources": source_documents(recipe, plan.sources),
+        "model": {
+            "parameters": plan.config.parameter_count,
+            "parameters_by_part": plan.config.parameters(),
+            "embedding_rows": plan.config.vocabulary_rows,
+            "embedding_rows_are_upper_bound": recipe.tokenizer.kind == "bpe",
+        },
+        **plan.training_document(),
+    }
+
+
 class Plan:
     """One recipe on one device; every method makes a section or its rows."""
 
@@ -87,6 +104,7 @@ class Plan:
         self.gpu = gpu
         self.config = ModelConfig.from_recipe(recipe.model, vocabulary_rows(recipe))
         self.schedule = Schedule.from_recipe(recipe.training, recipe.packing)
+        self.sources = forecast_sources(recipe)
         self.cuda = gpu is not None or device.startswith("cuda") or (memory is not None and device != "cpu")
         # 0 takes every GPU; how many another machine has is not known here.
         self.processes = max(1, recipe.training.processes)
@@ -96,7 +114,7 @@ class Plan:
         rows = [(part, f"{count:>{FIGURE},}") for part, count in self.config.parameters().items()]
         at_most = "at most " if self.recipe.tokenizer.kind == "bpe" else ""
         embedding = f"({at_most}{self.config.vocabulary_rows:,} embedding rows)"
-        return [*rows, ("parameters in all", f"{self.config.parameter_count:>{FIGURE},}  {embedding}")]
+        return [*rows, ("total", f"{self.config.parameter_count:>{FIGURE},}  {embedding}")]
 
     def training(self) -> Rows:
         settings, schedule = self.settings, self.schedule
@@ -106,12 +124,13 @@ class Plan:
         return [
             ("tokens", f"{settings.tokens:>{FIGURE},}"),
             ("tokens a parameter", f"{settings.tokens / self.config.parameter_count:>{FIGURE},.1f}"),
+            *self._passes(),
             ("steps", f"{schedule.total_steps:>{FIGURE},}  of {settings.batch_tokens:,} tokens{rows}"),
             *self._shared(),
             ("warm-up, decay from", f"{schedule.warmup_steps:>{FIGURE},}  {schedule.decay_start:,}"),
             *(self._phases() if len(lengths) > 1 else []),
             *(row for length in lengths for row in self._flops(length, of_several=len(lengths) > 1)),
-            ("FLOPs in all", f"{flops:>{FIGURE}.2e}"),
+            ("total FLOPs", f"{flops:>{FIGURE}.2e}"),
         ]
 
     def missing(self) -> Rows:
@@ -126,7 +145,7 @@ class Plan:
                 (part, _cells(_memory(choice.forecast.parts[part]) for choice in choices.values()))
                 for part in next(iter(choices.values())).forecast.parts
             ),
-            ("in all", _cells(_memory(choice.forecast.total) for choice in choices.values())),
+            ("total", _cells(_memory(choice.forecast.total) for choice in choices.values())),
             *([("budget", f"{_memory(self.budget):>{FIGURE}}  {self.budget_is}")] if self.budget_is else []),
             ("checkpointing", _cells(choice.execution.activation_checkpointing for choice in choices.values())),
             ("attention", _cells(choice.execution.attention for choice in choices.values())),
@@ -185,7 +204,7 @@ class Plan:
             for length in self._tokens
         }
         seconds = {length: [tokens / rate for rate in rates[length]] for length, tokens in self._tokens.items()}
-        in_all = [sum(column) for column in zip(*seconds.values(), strict=True)]
+        in_all = self._seconds(gpu)
         rows = [("share of the peak (MFU)", _cells(format_percent(share, 0) for share in UTILISATIONS))]
         rows += [
             (f"tokens/s, sequences of {length:,}", _cells(f"{r:,.0f}" for r in row)) for length, row in rates.items()
@@ -195,8 +214,8 @@ class Plan:
                 (f"time, sequences of {length:,}", _cells(map(format_duration, row))) for length, row in seconds.items()
             ]
         rows += [
-            ("time in all", _cells(map(format_duration, in_all))),
-            ("energy in all", _cells(_energy(gpus * gpu.watts * s) for s in in_all)),
+            ("total time", _cells(map(format_duration, in_all))),
+            ("total energy", _cells(_energy(gpus * gpu.watts * s) for s in in_all)),
         ]
         specification = f"{gpu.tflops_bf16} TFLOPS in dense bf16, {gpu.gigabytes_per_second:,} GB/s, {gpu.watts} W"
         return f"{where} ({specification}{' each' if gpus > 1 else ''})", rows
@@ -253,6 +272,70 @@ class Plan:
         if self.processes > 1:
             return f"on each of {self.processes} {self.gpu.name if self.gpu else 'GPUs'}"
         return f"on an {self.gpu.name}" if self.gpu else "on a GPU"
+
+    def _passes(self) -> Rows:
+        tokens = tokens_of(self.sources, self.recipe)
+        if not tokens or any(source.weight is not None for source in self.recipe.sources):
+            return []
+        return [
+            (
+                "passes over the text",
+                f"{self.settings.tokens / tokens:>{FIGURE},.1f}  of about {format_count(tokens)} tokens",
+            )
+        ]
+
+    def training_document(self) -> dict[str, Any]:
+        """Training, memory by sequence length, time on the GPU, and disk space, as JSON values."""
+        settings, schedule = self.settings, self.schedule
+        flops = sum(self.config.flops_per_token(length) * tokens for length, tokens in self._tokens.items())
+        return {
+            "training": {
+                "tokens": settings.tokens,
+                "text_tokens": tokens_of(self.sources, self.recipe),
+                "steps": schedule.total_steps,
+                "batch_tokens": settings.batch_tokens,
+                "warmup_steps": schedule.warmup_steps,
+                "decay_start": schedule.decay_start,
+                "processes": self.processes,
+                "flops": flops,
+                "missing": list(unmet(settings, self.cuda)),
+            },
+            "memory": {
+                "device": self.gpu.name if self.gpu else "cuda" if self.cuda else "cpu",
+                "budget_bytes": self.budget if self.budget_is else None,
+                "by_sequence_length": {
+                    str(length): {
+                        "tokens": self._tokens[length],
+                        "bytes": choice.forecast.total,
+                        "bytes_by_part": dict(choice.forecast.parts),
+                        "fits": choice.fits,
+                        "activation_checkpointing": choice.execution.activation_checkpointing,
+                        "attention": choice.execution.attention,
+                        "micro_batch_tokens": choice.micro_batch_tokens,
+                    }
+                    for length, choice in self._choices.items()
+                },
+            },
+            "time": [
+                {"mfu": share, "seconds": seconds, "watt_hours": self.processes * self.gpu.watts * seconds / 3600}
+                for share, seconds in zip(UTILISATIONS, self._seconds(self.gpu), strict=False)
+            ]
+            if self.gpu is not None
+            else None,
+            "disk": {
+                "release_bytes": weights_bytes(self.config),
+                "checkpoint_bytes": checkpoint_bytes(self.config, settings),
+                "training_bytes": run_bytes(self.config, settings),
+            },
+        }
+
+    def _seconds(self, gpu: Gpu) -> list[float]:
+        """Seconds of training at each share of the GPUs' peak; none where the table of GPUs has no rate."""
+        if self.settings.precision != "bf16":
+            return []
+        peak = self.processes * gpu.tflops_bf16 * 1e12
+        flops = sum(self.config.flops_per_token(length) * tokens for length, tokens in self._tokens.items())
+        return [flops / (peak * share) for share in UTILISATIONS]
 
     def _shared(self) -> Rows:
         if self.processes > 1:

@@ -332,7 +332,7 @@ class OriginalCheckpoint(Section):
 
 class Recipe(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
-    """Name of the recipe and of the model it makes."""
+    """Name of the recipe and of the model it makes; letters, digits, dot, dash, underscore."""
     description: str = ""
     """What the recipe makes, in one line."""
     sources: list[Source] = Field(min_length=1)

@@ -81,10 +81,10 @@ def _merged(path: Path, report: bool, seen: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(parent, str):
         raise ParakeetError(f"{path}: extends must be the name or the path of one recipe.")
     beside = path.parent / parent
-    return _overlaid(_merged(beside if beside.is_file() else recipe_file(parent), report, (*seen, path)), values)
+    return overlaid(_merged(beside if beside.is_file() else recipe_file(parent), report, (*seen, path)), values)
 
 
-def _overlaid(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+def overlaid(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     """`base` with the values of a recipe that extends it.
 
     Sections are merged. A map whose keys are the user's own (numbers, in top_phrases) is replaced, as lists are.
@@ -94,7 +94,7 @@ def _overlaid(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
         inner = merged.get(key)
         sections = isinstance(inner, dict) and isinstance(value, dict)
         if sections and all(isinstance(name, str) for name in (*inner, *value)):  # type: ignore[misc]
-            merged[key] = _overlaid(inner, value)  # type: ignore[arg-type]
+            merged[key] = overlaid(inner, value)  # type: ignore[arg-type]
         else:
             merged[key] = value
     return merged
@@ -173,7 +173,7 @@ def _explain(error: ValidationError, path: Path) -> str:
     text = path.read_text(encoding="utf-8")
     lines = []
     for problem in error.errors():
-        location = _without_kind(problem["loc"])
+        location = without_kind(problem["loc"])
         row = _row(text, location)
         where = f"{path}, line {row}" if row else str(path)
         key = ".".join(map(str, location)).replace(".[key]", " (the key)")
@@ -189,7 +189,7 @@ def _explain(error: ValidationError, path: Path) -> str:
     return "\n".join(lines)
 
 
-def _without_kind(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+def without_kind(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
     """The location without the source's kind, which pydantic adds: ("sources", 0, "files", "path")."""
     at = _kind_at(location)
     return (*location[:at], *location[at + 1 :]) if at else location
@@ -210,14 +210,15 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
         section, location = SOURCE_KINDS[str(location[at])], location[at + 1 :]
     for part in location[:-1]:
         if isinstance(part, str) and part in section.model_fields:
-            section = _model_of(section.model_fields[part].annotation) or section
+            section = section_of(section.model_fields[part].annotation) or section
     return list(section.model_fields)
 
 
-def _model_of(annotation: Any) -> type[BaseModel] | None:
+def section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section that a key of this type holds, or None."""
     if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
         return annotation if issubclass(annotation, BaseModel) else None
-    return next((m for m in map(_model_of, typing.get_args(annotation)) if m is not None), None)
+    return next((m for m in map(section_of, typing.get_args(annotation)) if m is not None), None)
 
 
 def _row(text: str, location: tuple[int | str, ...]) -> int | None:

@@ -46,10 +46,10 @@ def render_reference() -> str:
         if name == "sources":
             parts.append(_sources())
         elif model := _model_of(field.annotation):
-            parts += [f"## {name}\n", f"{_sentence(field)}\n", _table(model)]
+            parts += [f"## {name}\n", f"{meaning(field)}\n", _table(model)]
             for inner, inner_field in model.model_fields.items():
                 if (inner_model := _model_of(inner_field.annotation)) and not issubclass(inner_model, SourceSettings):
-                    parts += [f"### {name}.{inner}\n", f"{_sentence(inner_field)}\n", _table(inner_model)]
+                    parts += [f"### {name}.{inner}\n", f"{meaning(inner_field)}\n", _table(inner_model)]
     return "\n".join([*parts, _renamed()])
 
 
@@ -75,7 +75,7 @@ def _sources() -> str:
             seen.add(model)
             parts += [f"### sources[].{name}\n", _table(model)]
     for kind, model in SOURCE_KINDS.items():
-        about = _sentence(model.model_fields["kind"])
+        about = meaning(model.model_fields["kind"])
         parts += [
             f"### kind: {kind}\n",
             f"{about}\n",
@@ -91,12 +91,13 @@ def _table(model: type[BaseModel], only: set[str] | None = None) -> str:
     lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
     for name, field in model.model_fields.items():
         if only is None or name in only:
-            cells = (f"`{name}`", _type(field), _default(field), _sentence(field).replace("|", "\\|"))
+            cells = (f"`{name}`", type_words(field), _default(field), meaning(field).replace("|", "\\|"))
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def _sentence(field: FieldInfo) -> str:
+def meaning(field: FieldInfo) -> str:
+    """What a key means, on one line."""
     return " ".join((field.description or "").split())
 
 
@@ -111,7 +112,8 @@ def _default(field: FieldInfo) -> str:
     return f"`{json.dumps(value, ensure_ascii=False)}`".replace("|", "\\|")
 
 
-def _type(field: FieldInfo) -> str:
+def type_words(field: FieldInfo) -> str:
+    """What a key takes, in Markdown: `integer, ≥ 1`, or its allowed values."""
     words = " or ".join(dict.fromkeys(_words(field.annotation)))
     bounds = [text for item in field.metadata for text in _bounds(item)]
     return f"{words}{', ' if bounds else ''}{', '.join(bounds)}"

@@ -97,6 +97,38 @@ def option_problem(name: str, value: str | None) -> str:
     return reason
 
 
+def commands(name: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+    """A command and those in it, by their whole names."""
+    yield name, command
+    for child, inner in command.commands.items() if isinstance(command, click.Group) else ():
+        yield from commands(f"{name} {child}", inner)
+
+
+def example_lines(command: click.Command) -> list[str]:
+    """The lines of a command's help that a person can type."""
+    lines = f"{command.help}\n{command.epilog or ''}".splitlines()
+    return [line.strip() for line in lines if re.match(r"""\s*(parakeet |eval "\$\(parakeet )""", line)]
+
+
+@pytest.mark.parametrize(
+    ("name", "command"), [pytest.param(*found, id=found[0]) for found in commands("parakeet", main)]
+)
+def test_every_help_has_examples_that_are_accepted(name: str, command: click.Command) -> None:
+    examples = example_lines(command)
+    if not isinstance(command, click.Group) or command.invoke_without_command:
+        assert any(name in line for line in examples), "no example of its own"
+    for line in examples:
+        (arguments, *_) = list(invocations(line.split("  #")[0].removeprefix('eval "$(').replace(')"', "")))
+        assert problem(arguments) == "", line
+
+
+def test_every_environment_variable_of_the_help_is_documented() -> None:
+    named = re.findall(r"^  ([A-Z_]{4,})  ", main.epilog or "", flags=re.MULTILINE)
+    assert len(named) > 4
+    pages = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    assert [name for name in named if f"`{name}`" not in pages] == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_documented_commands_are_accepted(page: Path) -> None:
     text = page.read_text(encoding="utf-8")

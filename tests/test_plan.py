@@ -1,15 +1,50 @@
 """`parakeet plan`: the whole text as a user sees it."""
 
+import bz2
+import gzip
+import io
+import json
+import lzma
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import zstandard
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 
 from parakeet.cli import main
+from parakeet.plan_files import text_bytes
 
+
+def _zip(text: bytes) -> bytes:
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.txt", text)
+    return written.getvalue()
+
+
+def _parquet(text: bytes) -> bytes:
+    written = io.BytesIO()
+    pq.write_table(pa.table({"text": [text.decode()]}), written)
+    return written.getvalue()
+
+
+TEXT = b"".join(f"Line {number}: {number * 7919}\n".encode() for number in range(300))
+WHOLE = {
+    "gzip": gzip.compress(TEXT),
+    "zstd": zstandard.compress(TEXT),
+    "bz2": bz2.compress(TEXT),
+    "xz": lzma.compress(TEXT),
+    "zip": _zip(TEXT),
+    "parquet": _parquet(TEXT),
+}
 GPU = ("--recipe", "parakeet-378m", "--gpu", "RTX 3080 Ti")
 
 
@@ -65,8 +100,8 @@ def test_the_plan_for_a_gpu_has_memory_by_part_policies_speed_time_and_energy() 
     text = plan(*GPU)
     memory = figures(section(text, "Memory of a training step on an RTX 3080 Ti"))
     parts = ("weights", "gradients", "optimizer", "activations", "loss", "scratch")
-    assert sum(memory[part] for part in parts) == pytest.approx(memory["in all"], abs=0.04)
-    assert memory["in all"] < memory["budget"] == 11.2
+    assert sum(memory[part] for part in parts) == pytest.approx(memory["total"], abs=0.04)
+    assert memory["total"] < memory["budget"] == 11.2
     policies = section(text, "Policies at 8,192 tokens in a pass; * fits 11.20 GiB with 5% to spare")
     assert policies[0] == ["checkpointing,", "residual", "adamw", "muon", "adamw_8bit"]
     assert [line[:2] for line in policies[1:7]] == [
@@ -77,8 +112,8 @@ def test_the_plan_for_a_gpu_has_memory_by_part_policies_speed_time_and_energy() 
     assert figures(policies)["longest sequence"] >= 24_576
     time = section(text, "Time on one RTX 3080 Ti (68.2 TFLOPS in dense bf16, 912 GB/s, 350 W)")
     assert ["tokens/s,", "sequences", "of", "8,192", "7,948", "9,935", "11,922"] in time
-    assert "time in all 18 d 5 h 14 d 13 h 12 d 3 h" in [" ".join(line) for line in time]
-    assert ["energy", "in", "all", "152.9", "kWh", "122.3", "kWh", "101.9", "kWh"] in time
+    assert "total time 18 d 5 h 14 d 13 h 12 d 3 h" in [" ".join(line) for line in time]
+    assert ["total", "energy", "152.9", "kWh", "122.3", "kWh", "101.9", "kWh"] in time
     assert "4,451,549,184  (as PaLM counts" in text
 
 
@@ -107,7 +142,7 @@ def test_phases_are_planned_one_by_one(tmp_path: Path) -> None:
     assert section(text, "Memory")[0] == ["length", "1,024", "length", "8,192"]
     time = section(text, "Time")
     assert ["tokens/s,", "sequences", "of", "1,024", "10,738", "13,422", "16,107"] in time
-    assert "time in all 13 d 17 h 10 d 23 h 9 d 3 h" in [" ".join(line) for line in time]
+    assert "total time 13 d 17 h 10 d 23 h 9 d 3 h" in [" ".join(line) for line in time]
 
 
 def test_an_explicit_setting_that_does_not_fit_is_answered_with_the_change(tmp_path: Path) -> None:
@@ -124,8 +159,8 @@ def test_several_processes_share_the_steps_and_a_processors_memory(tmp_path: Pat
     assert memory["budget"] == 11.2
     time = section(text, "Time on 2 RTX 3080 Ti (68.2 TFLOPS in dense bf16, 912 GB/s, 350 W each)")
     assert ["tokens/s,", "sequences", "of", "8,192", "15,896", "19,870", "23,844"] in time
-    assert "time in all 9 d 2 h 7 d 7 h 6 d 2 h" in [" ".join(line) for line in time]
-    assert ["energy", "in", "all", "152.9", "kWh", "122.3", "kWh", "101.9", "kWh"] in time
+    assert "total time 9 d 2 h 7 d 7 h 6 d 2 h" in [" ".join(line) for line in time]
+    assert ["total", "energy", "152.9", "kWh", "122.3", "kWh", "101.9", "kWh"] in time
     here = plan("--recipe", two)
     title = "Memory of a training step in each of 2 processes on this machine's processor"
     alone = figures(section(plan("--recipe", "parakeet-378m"), "Memory"))
@@ -209,6 +244,78 @@ def test_its_figures_stand_below_one_another_and_it_fits_a_terminal(arguments: t
         assert line[45:46] in ("", " "), line
     assert max(map(len, text.splitlines())) <= 110
     assert not any(line.endswith(" ") for line in text.splitlines())
+
+
+def test_the_json_has_the_figures_of_the_text(tmp_path: Path) -> None:
+    text, document = plan(*GPU), json.loads(plan(*GPU, "--json"))
+    assert set(document) == {"recipe", "sources", "model", "training", "memory", "time", "disk"}
+    assert f"{document['model']['parameters']:,}" in text
+    assert sum(document["model"]["parameters_by_part"].values()) == document["model"]["parameters"]
+    assert f"{document['training']['steps']:,}  of" in text
+    (memory,) = document["memory"]["by_sequence_length"].values()
+    assert sum(memory["bytes_by_part"].values()) == memory["bytes"] < document["memory"]["budget_bytes"]
+    assert [round(time["seconds"] / 86400, 1) for time in document["time"]] == [18.2, 14.6, 12.1]
+    assert [round(time["watt_hours"] / 1000, 1) for time in document["time"]] == [152.9, 122.3, 101.9]
+    here = json.loads(plan("--json"))
+    assert (here["time"], here["memory"]["device"], here["sources"][0]["rows"]) == (None, "cpu", 24_000)
+    fp32 = recipe_file(tmp_path, "training: {precision: fp32}\n")
+    assert json.loads(plan("--recipe", fp32, "--gpu", "RTX 3080 Ti", "--json"))["time"] == []
+
+
+def test_a_plan_for_ones_own_text_counts_its_files(tmp_path: Path) -> None:
+    text = "".join(f"Line {number} has {number * 7919} words.\n" for number in range(40_000)).encode()
+    files = {
+        "a.txt": text,
+        "b.txt.gz": gzip.compress(text),
+        "c.txt.zst": zstandard.compress(text),
+        "d.txt.gz": text,  # plain text under another name
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    with zipfile.ZipFile(tmp_path / "e.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("e.txt", text)
+    names = [*files, "e.zip"]
+    document = json.loads(plan(*(word for name in names for word in ("--data", str(tmp_path / name))), "--json"))
+    for name, source in zip(names, document["sources"], strict=True):
+        assert source["file_bytes"] == (tmp_path / name).stat().st_size
+        assert source["text_bytes"] == pytest.approx(len(text), rel=0.02), name
+    assert document["recipe"]["name"] == "a-and-4-more"
+    assert document["training"]["text_tokens"] == pytest.approx(5 * len(text) / 3.53, rel=0.02)
+    passes = 1_250_000 / document["training"]["text_tokens"]
+    shown = plan(*(word for name in names for word in ("--data", str(tmp_path / name))))
+    assert ["passes", "over", "the", "text", f"{passes:.1f}"] == section(shown, "Training")[2][:5]
+    assert "does not exist" in refused("--data", str(tmp_path / "nothing"))
+    assert document["training"]["text_tokens"] // 2 == pytest.approx(
+        json.loads(plan(*(word for name in names for word in ("--data", str(tmp_path / name))), "--limit", "50%",
+                        "--json"))["training"]["text_tokens"], rel=0.01)  # fmt: skip
+
+
+@given(
+    kind=st.sampled_from(sorted(WHOLE)),
+    cut=st.integers(0, 400),
+    flips=st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), max_size=6),
+)
+def test_any_damage_leaves_an_amount_that_is_a_number(
+    kind: str, cut: int, flips: list[tuple[int, int]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    content = bytearray(WHOLE[kind][: -cut or None])
+    for place, value in flips:
+        if place < len(content):
+            content[place] = value
+    file = tmp_path_factory.getbasetemp() / "damaged"
+    file.write_bytes(content)
+    assert text_bytes(file) >= 0
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh9", b"\xfd7zXZ\x00", b"PK\x03\x04", b"PAR1", b"\x04\x22\x4d\x18", b""],
+)
+def test_a_damaged_file_has_an_unknown_amount_of_text(tmp_path: Path, head: bytes) -> None:
+    file = tmp_path / "a.txt"
+    file.write_bytes(head + b"\xff\xfe nonsense" * bool(head))
+    (source,) = json.loads(plan("--data", str(file), "--json"))["sources"]
+    assert (source["files"], source["text_bytes"]) == (1, None)
 
 
 @pytest.mark.parametrize(

@@ -45,14 +45,14 @@ def test_the_large_recipe_is_a_table_that_fits_a_terminal() -> None:
     assert "download huggingface.co, databricks-dolly-15k.jsonl, pinned by hash; columns as recognised" in text
     shares = [float(share[1]) for line in lines if (share := re.search(r" ([\d.]+)% ", line))]
     assert sum(shares) == pytest.approx(100, abs=0.1)
-    assert " ".join(lines[-1].split()) == "in all 14.7 M 36.7 GiB 46.2 GiB 11.5 B"
+    assert " ".join(lines[-1].split()) == "total 14.7 M 36.7 GiB 46.2 GiB 11.5 B"
 
 
 @pytest.mark.parametrize("share", ["0.1%", "0.001"])
 def test_a_share_of_everything_is_planned(share: str) -> None:
     title, lines = sources(plan("--recipe", "parakeet-50gb", "--limit", share))
     assert title == "Sources, 0.1% of each"
-    assert " ".join(lines[-1].split()) == "in all 14,760 2.6 GiB 47.3 MiB 11.5 M"
+    assert " ".join(lines[-1].split()) == "total 14,760 2.6 GiB 47.3 MiB 11.5 M"
     row = next(number for number, line in enumerate(lines) if line.startswith("  openhermes-2.5 "))
     assert "1.8 GiB" in lines[row]  # one file of JSON
     assert lines[row + 1].endswith("; turns in conversations (from, value); fetched whole")
@@ -60,10 +60,20 @@ def test_a_share_of_everything_is_planned(share: str) -> None:
     assert "    100 dialogues" in lines
 
 
-def test_local_files_are_their_paths(tmp_path: Path) -> None:
+def test_local_files_are_their_paths_and_sizes(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("x" * 7100, encoding="utf-8")
     path = recipe_file(tmp_path, "  - {name: a, path: a.txt}\n  - {name: b, kind: synthetic, documents: 300}\n")
     _, lines = sources(plan("--recipe", path))
-    assert [line.split(maxsplit=1) for line in lines] == [["a", f"{tmp_path}/a.txt"], ["b", "300 dialogues"]]
+    assert [line.split(maxsplit=1) for line in lines] == [
+        ["a", f"{tmp_path}/a.txt"],
+        ["1", "file of 6.9 KiB, at most 6.9 KiB of text, about 2,011 tokens"],
+        ["b", "300 dialogues"],
+    ]
+
+
+def test_a_local_file_that_is_missing_is_said(tmp_path: Path) -> None:
+    text = plan("--recipe", recipe_file(tmp_path, "  - {name: a, path: a.txt}\n"))
+    assert "does not exist or cannot be reached" in " ".join(text.split())
 
 
 def test_every_kind_of_source_with_a_weight_has_its_place_and_its_dashes(tmp_path: Path) -> None:

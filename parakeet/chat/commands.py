@@ -6,20 +6,23 @@ import re
 import textwrap
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from parakeet.chat.input import Completion, edit_text
-from parakeet.chat.output import ReplyPrinter, count, styled, write
+from parakeet.chat.files import complete_path, with_files
+from parakeet.chat.input import Completion, edit_text, unquoted
+from parakeet.chat.output import ReplyPrinter, count, note, styled, write
+from parakeet.chat.pieces import piece, render_chances
 from parakeet.chat.session import Session
 from parakeet.chat.storage import SessionLog, SessionRow, list_sessions, session_header, session_path
 from parakeet.errors import ParakeetError
 from parakeet.formatting import render_table
-from parakeet.sampling_settings import describe, with_setting
+from parakeet.sampling_settings import OPTIONS, SamplingSettings, describe, with_setting
 from parakeet.sanitise import sanitise
 
 if TYPE_CHECKING:
+    from parakeet.chat.models import OpenedModel
     from parakeet.generation.engine import Step
     from parakeet.release.verify import Release
 
@@ -28,8 +31,18 @@ WIDTH = 80
 KEYS = """\
 The start of a command is enough: /ret. Tab completes it.
 To begin a message with a slash, double it: //like this.
+@notes.txt puts the text of a file into a message. Tab completes its name.
 Alt-Enter begins a new line; so does Enter between \"\"\" and \"\"\".
 Ctrl-C stops a reply and keeps its text so far; twice in a second leaves."""
+
+EMPTY = ('""', "''")
+"""An argument that stands for an empty text."""
+
+RECAP = 2
+"""Exchanges that are shown again when a session is continued."""
+
+SHOWN_TOKENS, LAST_TOKENS = 10, 6
+"""Rows of /probs, and how many tokens before them it shows."""
 
 
 @dataclass
@@ -41,6 +54,8 @@ class Chat:
     root: Path
     label: str
     """Printed before every reply."""
+    open_model: "Callable[[str], OpenedModel]"
+    """Opens a model by the name that `/model` was given."""
     aside: Callable[[], AbstractContextManager[None]] = nullcontext
     """Entered while another program has the terminal."""
     leaving: bool = False
@@ -53,8 +68,14 @@ class Chat:
         """What a session file says about the model."""
         return session_header(self.session.engine, self.release.name, self.release.weights_sha256)
 
+    def defaults(self) -> SamplingSettings:
+        """The sampling settings that the model's release chose."""
+        return SamplingSettings(**self.release.generation.model_dump())
+
     def print_reply(self, steps: Generator["Step", None, None]) -> None:
-        self.printer.print_reply(steps, self.label)
+        finish_reason = self.printer.print_reply(steps, self.label)
+        if finish_reason == "stop" and not self.session.engine.timing.reply_tokens:
+            note("The model added nothing: it ended its turn at once.")
         self.leaving = self.printer.interrupts.leave
 
     def print(self, text: str) -> None:
@@ -75,18 +96,26 @@ class Command:
     help: str
     run: Callable[[Chat, str], None]
     choices: Choices
+    aliases: Sequence[str] = ()
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether the argument is a text for the model, which may be a block in three quotes or name a file."""
+        return self.arguments == "[TEXT]"
 
 
 COMMANDS: dict[str, Command] = {}
 """By name, in the order of /help."""
 
 
-def chat_command(usage: str, group: str, help: str, choices: Choices = lambda chat: ()) -> Callable:
+def chat_command(
+    usage: str, group: str, help: str, choices: Choices = lambda chat: (), aliases: Sequence[str] = ()
+) -> Callable:
     """Add a function to the commands; `usage` is its name and arguments: "load NAME"."""
 
     def add(run: Callable[[Chat, str], None]) -> Callable[[Chat, str], None]:
         name, _, arguments = usage.partition(" ")
-        COMMANDS[name] = Command(name, arguments, group, help, run, choices)
+        COMMANDS[name] = Command(name, arguments, group, help, run, choices, aliases)
         return run
 
     return add
@@ -101,13 +130,20 @@ def parse_input(line: str) -> tuple[str | None, str]:
     line = line.strip()
     if line.startswith("//"):
         return None, line[1:]
-    match = re.fullmatch(r"/([A-Za-z]+)(?:\s+(.*))?", line, flags=re.DOTALL)
+    match = re.fullmatch(r"/([A-Za-z]+|\?)(?:\s+(.*))?", line, flags=re.DOTALL)
     return (match[1].lower(), match[2] or "") if match else (None, line)
 
 
-def run_command(chat: Chat, name: str, argument: str) -> None:
-    """Run a command by its name or the start of it. Raises ParakeetError if there is not exactly one, or it fails."""
-    command = find_command(name, argument)
+def run_command(chat: Chat, name: str, argument: str, expand: Callable[[str], str] = str) -> None:
+    """Run a command by its name or the start of it. Raises ParakeetError if there is not exactly one, or it fails.
+
+    `expand` puts pastes into the argument, after the names of files in it were replaced.
+    """
+    command = find_command(name, expand(argument))
+    if command.takes_text:
+        block = unquoted(argument)
+        argument = with_files(argument, note) if block is None else block or EMPTY[0]
+    argument = expand(argument)
     if argument and not command.arguments:
         raise ParakeetError(
             f"/{command.name} takes no argument. To send this as a message, double the slash: "
@@ -122,12 +158,14 @@ def find_command(name: str, argument: str = "") -> Command:
     """The command with this name, or the only one whose name begins with it."""
     if name in COMMANDS:
         return COMMANDS[name]
+    for command in COMMANDS.values():
+        if name in command.aliases:
+            return command
     found = [command for command in COMMANDS.values() if command.name.startswith(name)]
     if len(found) == 1:
         return found[0]
     if found:
-        names = [f"/{command.name}" for command in found]
-        raise ParakeetError(f"/{name} could be {', '.join(names[:-1])} or {names[-1]}.")
+        raise ParakeetError(f"/{name} could be {_either([f'/{command.name}' for command in found])}.")
     close = difflib.get_close_matches(name, COMMANDS, n=1)
     hint = f"did you mean /{close[0]}?" if close else "/help lists them."
     if argument:
@@ -136,7 +174,10 @@ def find_command(name: str, argument: str = "") -> Command:
 
 
 def complete(chat: Chat, line: str) -> Iterator[Completion]:
-    """Completions of an input so far: of a command's name, then of its argument."""
+    """Completions of an input so far: of a file's name, of a command's name, then of its argument."""
+    if file := re.search(r"(?<!\S)@((?:\\.|[^\s\\\"])*)$", line):
+        yield from (Completion(path, len(file[1]), "") for path in complete_path(file[1]))
+        return
     match = re.fullmatch(r"/([A-Za-z]*)(?:(\s+)(\S*))?", line)
     if match is None:
         return
@@ -144,6 +185,12 @@ def complete(chat: Chat, line: str) -> Iterator[Completion]:
     if space is None:
         matching = [command for command in COMMANDS.values() if command.name.startswith(typed)]
         yield from (Completion("/" + command.name, len(line), command.help) for command in matching)
+        for command in COMMANDS.values():
+            yield from (
+                Completion("/" + alias, len(line), command.help)
+                for alias in command.aliases
+                if typed and alias.startswith(typed)
+            )
         return
     try:
         command = find_command(typed)
@@ -160,6 +207,11 @@ def first_words(text: str, width: int = 60) -> str:
     return line if len(line) <= width and len(text) <= 4 * width else line[: width - 1] + "…"
 
 
+def _either(names: Sequence[str]) -> str:
+    """`a, b or c`."""
+    return " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
 def _table(rows: Sequence[Sequence[object]]) -> str:
     return textwrap.indent(render_table([""] * len(rows[0]), rows, width=WIDTH - 2), "  ")
 
@@ -171,13 +223,18 @@ def _retry(chat: Chat, argument: str) -> None:
 
 @chat_command("continue", "Conversation", "continue the last reply")
 def _continue(chat: Chat, argument: str) -> None:
+    exchanges = chat.session.exchanges
+    # A stop string may have ended the reply, and the file does not say so: with stop strings, the model is asked.
+    if exchanges and exchanges[-1].finish_reason == "stop" and not chat.session.settings.stop:
+        chat.print("The reply is complete: the model ended it. /retry gives another one.")
+        return
     chat.print_reply(chat.session.continue_reply())
 
 
 @chat_command("edit [TEXT]", "Conversation", "change the last message, here or in $EDITOR")
 def _edit(chat: Chat, argument: str) -> None:
     if argument:
-        chat.print_reply(chat.session.edit(argument))
+        chat.print_reply(chat.session.edit("" if argument in EMPTY else argument))
         return
     message = chat.session.last_message
     with chat.aside():
@@ -204,7 +261,9 @@ def _system(chat: Chat, argument: str) -> None:
     if not argument:
         chat.print(chat.session.system or "There is no system message.")
         return
-    chat.session.set_system("" if argument in ('""', "''") else argument)
+    if chat.session.raw:
+        raise ParakeetError("With --raw there is no system message: each text is continued as it is.")
+    chat.session.set_system("" if argument in EMPTY else argument)
     chat.print("The system message is set." if chat.session.system else "The system message is removed.")
 
 
@@ -212,15 +271,28 @@ def _setting_names(chat: Chat) -> Sequence[tuple[str, str]]:
     return [(name, f"{value}: {help}") for name, value, help in describe(chat.session.settings)]
 
 
-@chat_command("set [NAME VALUE]", "Settings", "sampling settings: /set temperature 0.7", _setting_names)
+def _change_setting(chat: Chat, name: str, text: str) -> None:
+    """Change a setting to what was typed; `default` is the value that the release chose."""
+    if text.lower() == "default" and name in OPTIONS:
+        changes: dict[str, Any] = {name: getattr(chat.defaults(), name)}
+        chat.session.settings = replace(chat.session.settings, **changes)
+    else:
+        chat.session.settings = with_setting(chat.session.settings, name, text)
+
+
+@chat_command("set [NAME VALUE]", "Settings", "/set temperature 0.7, /set temperature default", _setting_names)
 def _set(chat: Chat, argument: str) -> None:
     typed, _, value = argument.partition(" ")
     beginning = typed.lower().replace("-", "_")
     names = [name for name, _, _ in describe(chat.session.settings) if name.startswith(beginning)]
-    if typed and (value or len(names) != 1):
+    if beginning in names:
+        names = [beginning]
+    if typed and value and len(names) > 1:
+        raise ParakeetError(f"{typed!r} could be {_either(names)}.")
+    if typed and (value or not names):
         # An unknown name is refused here too, with the nearest one.
-        name = names[0] if len(names) == 1 else typed
-        chat.session.settings = with_setting(chat.session.settings, name, value.strip())
+        name = names[0] if names else typed
+        _change_setting(chat, name, value.strip())
     chat.print(_table([row for row in describe(chat.session.settings) if row[0] in names]))
 
 
@@ -232,7 +304,7 @@ def _set(chat: Chat, argument: str) -> None:
 )
 def _seed(chat: Chat, argument: str) -> None:
     if argument:
-        chat.session.settings = with_setting(chat.session.settings, "seed", argument)
+        _change_setting(chat, "seed", argument)
     seed, last = chat.session.settings.seed, chat.session.last_seed
     used = "" if last is None or argument else f" The last reply used {last}."
     chat.print(f"The seed is {'random' if seed is None else seed}.{used}")
@@ -244,6 +316,44 @@ def _stats(chat: Chat, argument: str) -> None:
         raise ParakeetError(f"/stats takes on or off, not {first_words(argument, 40)!r}.")
     chat.printer.stats = argument == "on" if argument else not chat.printer.stats
     chat.print(f"Speed and seed are {'shown after each reply' if chat.printer.stats else 'not shown'}.")
+
+
+@chat_command("probs [TEXT]", "Settings", "the likeliest next tokens, or first ones of a reply")
+def _probs(chat: Chat, argument: str) -> None:
+    session = chat.session
+    tokenizer, ids = session.engine.tokenizer, session.next_ids(argument)
+    chat.print(f"After {' '.join(piece(tokenizer, token_id) for token_id in ids[-LAST_TOKENS:])}")
+    chat.print(render_chances(tokenizer, session.engine.likeliest(ids, session.settings, SHOWN_TOKENS)))
+
+
+def _model_names(chat: Chat) -> Sequence[tuple[str, str]]:
+    from parakeet.chat.models import model_names
+
+    return list(model_names(chat.root))
+
+
+@chat_command("model [NAME]", "Settings", "list the models, or go on with another one", _model_names)
+def _model(chat: Chat, argument: str) -> None:
+    from parakeet.chat.models import render_models
+
+    if not argument:
+        chat.print(f"{chat.release.name} replies ({chat.release.directory}).")
+        chat.print(render_models(chat.root, chat.release, WIDTH))
+        return
+    opened = chat.open_model(argument)
+    changed = {
+        name: value for name, value in asdict(chat.session.settings).items() if value != getattr(chat.defaults(), name)
+    }
+    before, chat.release = chat.header(), opened.release
+    chat.session.switch(
+        opened.engine,
+        before,
+        session_header(opened.engine, opened.release.name, opened.release.weights_sha256),
+    )
+    chat.session.settings = replace(chat.defaults(), **changed)
+    for text in opened.notes:
+        note(text)
+    chat.print(f"{chat.release.name} replies from here on, {count(opened.engine.parameter_count, 'parameter')}.")
 
 
 def _show_config(session: Session, release: "Release") -> str:
@@ -312,10 +422,26 @@ def _section_names(chat: Chat) -> Sequence[tuple[str, str]]:
 @chat_command("show [WHAT]", "Settings", ", ".join(SECTIONS), _section_names)
 def _show(chat: Chat, argument: str) -> None:
     matching = [name for name in SECTIONS if name.startswith(argument.lower())] if argument else ["config"]
-    if len(matching) != 1:
+    if len(matching) > 1:
+        raise ParakeetError(f"/show {argument} could be {_either(matching)}.")
+    if not matching:
         raise ParakeetError(f"/show takes one of {', '.join(SECTIONS)}.")
     # Sanitised there: sanitising here would remove the colours.
     write(SECTIONS[matching[0]][1](chat.session, chat.release) + "\n")
+
+
+def print_recap(session: Session) -> None:
+    """Print how much was said in a continued session, when, and the last two exchanges."""
+    exchanges = session.exchanges
+    name = session.log.path.stem if session.log else "The session"
+    lines = [f"{name}: {count(len(exchanges), 'exchange')}, the last on {_local(session.last_time)}."]
+    for exchange in exchanges[-RECAP:]:
+        speakers = ("Text", "Continued") if exchange.raw else ("Human", "Parakeet")
+        texts = (first_words(exchange.message), first_words(exchange.reply))
+        lines += [f"  {speaker}: {text}" for speaker, text in zip(speakers, texts, strict=True)]
+    if not exchanges:
+        lines = [f"{name}: nothing was said yet."]
+    write("".join(styled(sanitise(line), "2") + "\n" for line in lines))
 
 
 def _sessions_table(rows: Sequence[SessionRow]) -> str:
@@ -361,14 +487,12 @@ def _load(chat: Chat, argument: str) -> None:
         raise ParakeetError(f"The session {argument} is already open.")
     if not path.exists():
         raise ParakeetError(f"There is no session {argument}; /sessions lists them.")
-    session = Session(chat.session.engine, chat.session.settings, "", SessionLog.open(path, chat.header()))
+    log, present = SessionLog.open(path, chat.header()), chat.session
+    session = Session(present.engine, present.settings, "", log, present.raw)
     chat.session.close()
     chat.printer.session = session
     chat.printer.print_notes()
-    chat.print(f"{argument}: {count(len(session.exchanges), 'exchange')}. The conversation continues there.")
-    if session.exchanges:
-        last = session.exchanges[-1]
-        chat.print(f"  Human: {first_words(last.message)}\n  Parakeet: {first_words(last.reply)}")
+    print_recap(session)
 
 
 def _help_text(groups: dict[str, list[tuple[str, str]]]) -> str:
@@ -380,14 +504,16 @@ def _help_text(groups: dict[str, list[tuple[str, str]]]) -> str:
     return "\n".join([*parts, styled("Keys", "1"), textwrap.indent(KEYS, "  ")]) + "\n"
 
 
-@chat_command("help", "Program", "this list")
+@chat_command("help", "Program", "this list", aliases=("?",))
 def _help(chat: Chat, argument: str) -> None:
     groups: dict[str, list[tuple[str, str]]] = {}
     for command in COMMANDS.values():
-        groups.setdefault(command.group, []).append((f"/{command.name} {command.arguments}".rstrip(), command.help))
+        also = f" (also {', '.join('/' + alias for alias in command.aliases)})" if command.aliases else ""
+        usage = f"/{command.name} {command.arguments}".rstrip()
+        groups.setdefault(command.group, []).append((usage, command.help + also))
     write(_help_text(groups))
 
 
-@chat_command("exit", "Program", "leave (also Ctrl-D)")
+@chat_command("exit", "Program", "leave; so does Ctrl-D", aliases=("bye", "quit", "q"))
 def _exit(chat: Chat, argument: str) -> None:
     chat.leaving = True

@@ -10,7 +10,7 @@ from typing import Any
 
 from parakeet.errors import ParakeetError
 
-REPLY_EVENTS = ("reply", "retry", "edit", "continue")
+REPLY_EVENTS = ("reply", "complete", "retry", "edit", "continue")
 """Events that hold text of the model."""
 
 _CHANGES_AN_EXCHANGE = ("retry", "edit", "continue", "undo")
@@ -18,6 +18,7 @@ _REPLY = {"reply": str, "seed": int, "tokens": int, "finish_reason": str, "dropp
 _FIELDS: dict[str, dict[str, type]] = {
     "system": {"content": str},
     "reply": {"message": str, **_REPLY},
+    "complete": {"message": str, **_REPLY},
     "retry": {"message": str, **_REPLY},
     "edit": {"message": str, **_REPLY},
     "continue": _REPLY,
@@ -25,7 +26,8 @@ _FIELDS: dict[str, dict[str, type]] = {
     "clear": {},
     "model": {},
 }
-"""The fields that an event of each kind must have. `model`: another model replies from here on."""
+"""The fields that an event of each kind must have. `complete` continues a text without the chat template; a retry, an
+edit or a continuation does it as the exchange that it changes. `model`: another model replies from here on."""
 
 _WORDS: dict[type, str] = {str: "text", int: "a whole number from 0", dict: "an object"}
 
@@ -36,7 +38,8 @@ Event = dict[str, Any]
 class Exchange:
     """A message and its reply. `finish_reason` is the engine's, or "interrupted"; `tokens` is the reply's length.
 
-    `seed` is that of the reply, or of its latest continuation.
+    `seed` is that of the reply, or of its latest continuation. If `raw`, the reply continues the message as a text of
+    its own, without the chat template, and is no part of the conversation that later prompts hold.
     """
 
     message: str
@@ -44,6 +47,7 @@ class Exchange:
     finish_reason: str
     tokens: int
     seed: int
+    raw: bool = False
 
 
 @dataclass
@@ -64,17 +68,17 @@ class Conversation:
             self.exchanges.clear()
         elif kind == "undo":
             self.exchanges.pop()
-        elif kind == "reply":
-            self.exchanges.append(_exchange(event))
+        elif kind in ("reply", "complete"):
+            self.exchanges.append(_exchange(event, raw=kind == "complete"))
         elif kind in ("retry", "edit"):
-            self.exchanges[-1] = _exchange(event)
+            self.exchanges[-1] = _exchange(event, self.exchanges[-1].raw)
         elif kind == "continue":
             self.exchanges[-1] = _continued(self.exchanges[-1], event)
 
 
-def _exchange(event: Mapping[str, Any]) -> Exchange:
+def _exchange(event: Mapping[str, Any], raw: bool) -> Exchange:
     message, reply = encodable(event["message"]), encodable(event["reply"])
-    return Exchange(message, reply, event["finish_reason"], event["tokens"], event["seed"])
+    return Exchange(message, reply, event["finish_reason"], event["tokens"], event["seed"], raw)
 
 
 def _continued(exchange: Exchange, event: Mapping[str, Any]) -> Exchange:

@@ -2,13 +2,15 @@
 
 import contextlib
 import os
+import re
 import shlex
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -16,6 +18,10 @@ from parakeet.chat.output import write
 from parakeet.errors import ParakeetError
 
 QUOTES = '"""'
+HOW_TO_END = f"{QUOTES} or two empty lines send it, Ctrl-C cancels"
+"""Shown while a block in three quotes is open."""
+
+_BLOCK = re.compile(r'\s*(?:/[A-Za-z]+\s+)?(?=""")')
 
 
 class Completion(NamedTuple):
@@ -30,16 +36,32 @@ class LineCleared(KeyboardInterrupt):
     """Ctrl-C cleared a line that was not empty."""
 
 
+@dataclass(frozen=True)
+class Input:
+    """What a person entered. `literal`: it stood between three quotes, so it is a message and never a command.
+
+    In `text`, one character may stand for each long paste; `expand` puts the pastes in. Before that, commands and
+    names of files are looked for, as no paste is one.
+    """
+
+    text: str
+    literal: bool = False
+    pastes: Mapping[int, str] = field(default_factory=dict)
+
+    def expand(self, text: str) -> str:
+        return text.translate(self.pastes)
+
+
 class Reader(Protocol):
     """Reads one input after the other from a terminal."""
 
     notes: list[str]
     """Messages about the reader itself. Whoever prints them clears the list."""
 
-    def read(self, context: str) -> str:
-        """The next input. A message that begins with a slash comes with two.
+    def read(self, context: str) -> Input:
+        """The next input. `context` says how full the context is, or is empty.
 
-        `context` says how full the context is, or is empty. Raises EOFError at Ctrl-D, KeyboardInterrupt at Ctrl-C.
+        Raises EOFError at Ctrl-D, KeyboardInterrupt at Ctrl-C.
         """
 
     def quiet(self) -> AbstractContextManager[None]:
@@ -49,6 +71,12 @@ class Reader(Protocol):
         """For the time that another program has the terminal, in the state in which the shell left it."""
 
 
+def as_input(text: str, pastes: Mapping[int, str] | None = None) -> Input:
+    """An input from the text that was typed, which may be a block in three quotes."""
+    block = unquoted(text)
+    return Input(text if block is None else block, block is not None, pastes or {})
+
+
 def literal(text: str) -> str:
     """The input that sends this text: without a second slash, a leading one would make it a command."""
     stripped = text.lstrip()
@@ -56,17 +84,25 @@ def literal(text: str) -> str:
 
 
 def is_open(text: str) -> bool:
-    """Whether the input began a block with three quotes and has not ended it."""
-    text = text.strip()
-    return text.startswith(QUOTES) and (len(text) < 2 * len(QUOTES) or not text.endswith(QUOTES))
+    """Whether a block in three quotes begins the input, or a command's argument, and is not ended.
+
+    Another three quotes end it, on the same line too, and so do two empty lines: nobody is trapped in a block.
+    """
+    begun = _BLOCK.match(text)
+    return begun is not None and text.count(QUOTES, begun.end()) % 2 == 1 and not text.endswith("\n\n")
 
 
-def unquoted(text: str) -> str:
-    """The input without three quotes around it. Text between quotes is always a message, never a command."""
+def unquoted(text: str) -> str | None:
+    """The text between three quotes, or None if they are not around all of it.
+
+    `\"\"\"Hello\"\"\" is a string` has quotes that are part of the message. A block that two empty lines ended lacks
+    the closing ones.
+    """
     stripped = text.strip()
-    if not stripped.startswith(QUOTES) or is_open(stripped):
-        return text
-    return literal(stripped[len(QUOTES) : -len(QUOTES)].strip("\n"))
+    number = stripped.count(QUOTES)
+    if not stripped.startswith(QUOTES) or number > 2 or (number == 2 and not stripped.endswith(QUOTES)):
+        return None
+    return stripped[len(QUOTES) : -len(QUOTES) if number == 2 else None].strip("\n")
 
 
 class PlainReader:
@@ -76,10 +112,12 @@ class PlainReader:
         self.notes: list[str] = []
         self._label = label
 
-    def read(self, context: str) -> str:
+    def read(self, context: str) -> Input:
         text = ""
         try:
             text = input(f"({context}) {self._label}" if context else self._label)
+            if is_open(text):
+                write(f"({HOW_TO_END})\n")
             while is_open(text):
                 text += "\n" + input("... ")
         except KeyboardInterrupt:
@@ -90,8 +128,8 @@ class PlainReader:
             if not text:
                 raise
             self.notes.append(f"The message was not sent: its closing {QUOTES} is missing.")
-            return ""
-        return unquoted(text)
+            return Input("")
+        return as_input(text)
 
     def quiet(self) -> AbstractContextManager[None]:
         return nullcontext()

@@ -11,20 +11,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from parakeet.errors import INTERRUPTED, ParakeetError
-from parakeet.home import home, latest_release
+from parakeet.home import home
 
 if TYPE_CHECKING:
+    from parakeet.chat.models import ModelOpener, OpenedModel
     from parakeet.chat.storage import SessionLog
+    from parakeet.generation.engine import Engine
 
 
 @dataclass(frozen=True)
 class ChatOptions:
-    """The options of `parakeet chat`, by the names that parakeet/cli.py gives them."""
+    """The options of `parakeet chat`, by the names that parakeet/cli/chat.py gives them."""
 
     message: str | None = None
-    model_path: Path | None = None
-    """None for the latest release."""
+    """As typed: `@file` and "-" for standard input are not resolved yet."""
+    model: str | None = None
+    """A release's folder or name, None for the latest release."""
+    run: str | None = None
+    """A training run, KEY or KEY@STEP, in place of a release."""
     system: str = ""
+    raw: bool = False
+    """Whether texts are continued without the chat template."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Sampling options that were given, by name. The release's defaults hold for the others."""
     dtype: str = "auto"
@@ -33,6 +40,7 @@ class ChatOptions:
     """None leaves the choice to torch."""
     session: str | None = None
     replay: Path | None = None
+    paragraphs: bool = False
     as_json: bool = False
     stats: bool = False
     history: bool = True
@@ -64,28 +72,65 @@ def launch_chat(options: ChatOptions) -> int:
 def _launch(options: ChatOptions) -> int:
     if options.replay and not options.replay.exists():
         raise ParakeetError(f"{options.replay} does not exist: give a session's file after --replay.")
+    from parakeet.chat.files import with_files
+    from parakeet.chat.message import one_message
+
+    notes: list[str] = []
+    message = None if options.message is None else one_message(options.message, notes.append)
+    system = with_files(options.system, notes.append)
     with _loading(shown=not options.as_json):
         # Imported here: these take most of the time for which "Loading …" is on the screen.
-        from parakeet.release.verify import open_release
+        from parakeet.chat.models import ModelOpener
 
-        release = open_release(options.model_path or _latest())
-        from parakeet.generation.engine import load_engine
-
-        engine = load_engine(release.directory, options.device, options.dtype, options.threads or 0)
-    from parakeet.chat.output import write
-    from parakeet.chat.replay import replay
+        opener = ModelOpener(home(), options.device, options.dtype, options.threads or 0)
+        opened = _recorded(options, opener) or opener.open(options.model, options.run)
     from parakeet.chat.session import Session
     from parakeet.chat.storage import session_header
     from parakeet.chat.terminal import run_chat
     from parakeet.sampling_settings import SamplingSettings
+
+    if options.replay:
+        return _replay(options, opener, opened)
+    engine, release = opened.engine, opened.release
+    header = session_header(engine, release.name, release.weights_sha256)
+    settings = SamplingSettings(**{**release.generation.model_dump(), **options.settings})
+    session = Session(engine, settings, system, _log(options, header), options.raw)
+    session.notes = [*notes, *opened.notes, *session.notes]
+    return run_chat(
+        session, release, home(), opener.open_any, message, options.as_json, options.stats, options.history,
+        options.paragraphs,
+    )  # fmt: skip
+
+
+def _recorded(options: ChatOptions, opener: "ModelOpener") -> "OpenedModel | None":
+    """The model that the session to replay began with, if no other one was asked for and it is still here."""
+    if options.replay is None or options.model is not None or options.run is not None:
+        return None
+    from parakeet.chat.storage import load
+
+    return opener.open_recorded(load(options.replay).header)
+
+
+def _replay(options: ChatOptions, opener: "ModelOpener", opened: "OpenedModel") -> int:
+    from parakeet.chat.output import note, write
+    from parakeet.chat.replay import replay
+    from parakeet.chat.storage import session_header
     from parakeet.sanitise import sanitise
 
-    header = session_header(engine, release.name, release.weights_sha256)
-    if options.replay:
-        return 0 if replay(engine, options.replay, header, lambda line: write(sanitise(line) + "\n")) else 1
-    settings = SamplingSettings(**{**release.generation.model_dump(), **options.settings})
-    session = Session(engine, settings, options.system, _log(options, header))
-    return run_chat(session, release, home(), options.message, options.as_json, options.stats, options.history)
+    def header(opened: "OpenedModel") -> dict[str, Any]:
+        return session_header(opened.engine, opened.release.name, opened.release.weights_sha256)
+
+    def find(recorded: Mapping[str, Any]) -> "tuple[Engine, Mapping[str, Any]] | None":
+        # A model that was asked for gives all the replies.
+        asked = options.model is not None or options.run is not None
+        found = None if asked else opener.open_recorded(recorded)
+        return None if found is None else (found.engine, header(found))
+
+    for text in opened.notes:
+        note(text)
+    assert options.replay is not None
+    same = replay(opened.engine, options.replay, header(opened), lambda line: write(sanitise(line) + "\n"), find)
+    return 0 if same else 1
 
 
 def _log(options: ChatOptions, header: Mapping[str, Any]) -> "SessionLog | None":
@@ -107,13 +152,6 @@ def _log(options: ChatOptions, header: Mapping[str, Any]) -> "SessionLog | None"
         except ParakeetError:
             continue  # another chat began in the same second
     return None
-
-
-def _latest() -> Path:
-    latest = latest_release(home())
-    if not latest.exists():
-        raise ParakeetError(f"There is no released model in {home()} yet. Make one with: parakeet build")
-    return latest.resolve()
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from parakeet.chat.wrapping import Wrapper, terminal_width
 from parakeet.sanitise import Sanitiser, sanitise
 
 if TYPE_CHECKING:
@@ -52,25 +53,27 @@ def styled(text: str, code: str) -> str:
 
 
 class TextOutput:
-    """Text for people. Standard output gets nothing but replies."""
+    """Text for people. Standard output gets nothing but replies. On a terminal, their lines break between words."""
 
     def __init__(self) -> None:
         self._sanitiser = Sanitiser()
+        self._wrapper = Wrapper(0)
         self._last = ""
 
     def begin(self, label: str) -> None:
         """A reply begins; `label` is printed before it."""
         # One sanitiser for a whole reply: an escape sequence may be split over several pieces.
         self._sanitiser, self._last = Sanitiser(), ""
+        self._wrapper = Wrapper(terminal_width(), column=len(sanitise(label)))
         write(label)
 
     def text(self, text: str) -> None:
         """The next piece of the reply, as the model produced it."""
-        self._put(self._sanitiser.feed(text))
+        self._put(self._wrapper.feed(self._sanitiser.feed(text)))
 
     def finish(self, stopped: bool) -> None:
         """The text of the reply is complete, or Ctrl-C stopped it."""
-        self._put(self._sanitiser.finish())
+        self._put(self._wrapper.feed(self._sanitiser.finish()) + self._wrapper.finish())
         if stopped and sys.stdout.isatty():
             self._put(" [stopped]")
         if not self._last.endswith("\n"):
@@ -153,7 +156,8 @@ class ReplyPrinter:
         self.stats = stats
         """Whether speed and seed are printed after each reply."""
         self.interrupts = Interrupts()
-        self._dropped = 0
+        self._told: Session | None = None
+        """The session in which exchanges were left out, once the user knows."""
 
     def print_reply(self, steps: Generator["Step", None, None], label: str = "") -> str:
         """Print one reply that the session has begun; returns its finish reason.
@@ -184,14 +188,16 @@ class ReplyPrinter:
         self.session.notes.clear()
 
     def _note_dropped(self) -> None:
-        """One note for each exchange that the prompt left out, not one with every reply."""
+        """One note when prompts begin to leave out exchanges, not one with every reply."""
         dropped = self.session.dropped
-        if dropped > self._dropped:
+        if not self.session.exchanges:
+            self._told = None
+        if dropped and self._told is not self.session:
+            self._told = self.session
             self.output.note(
-                f"{count(dropped - self._dropped, 'old exchange')} left out of the prompt: the context of "
-                f"{self.session.engine.context:,} tokens is full."
+                f"The context of {self.session.engine.context:,} tokens is full: from here on the oldest exchanges are "
+                f"left out of the prompt ({dropped:,} so far)."
             )
-        self._dropped = dropped
 
     def _print_end(self, finish_reason: str) -> None:
         timing, seed = self.session.engine.timing, self.session.last_seed

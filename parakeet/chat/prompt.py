@@ -25,7 +25,17 @@ from prompt_toolkit.output import create_output
 from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.styles import Style
 
-from parakeet.chat.input import QUOTES, Completion, LineCleared, QuietTerminal, is_open, literal, unquoted
+from parakeet.chat.input import (
+    HOW_TO_END,
+    QUOTES,
+    Completion,
+    Input,
+    LineCleared,
+    QuietTerminal,
+    as_input,
+    is_open,
+    literal,
+)
 from parakeet.chat.output import count, has_colour
 
 MAX_SHOWN_LENGTH, MAX_SHOWN_LINES = 2_000, 12
@@ -63,8 +73,8 @@ class PromptReader(QuietTerminal):
             history=self._history,
             completer=_CommandCompleter(complete),
             complete_while_typing=Condition(self._begins_command),
-            multiline=Condition(lambda: is_open(self._session.default_buffer.text)),
-            prompt_continuation=[("class:dim", "...".rjust(len(label) - 1) + " ")],
+            multiline=Condition(self._is_open),
+            prompt_continuation=self._continuation,
             input_processors=[_PasteProcessor(self._pastes), TabsProcessor(char1=" ", char2=" ")],
             key_bindings=self._bindings(),
             enable_suspend=True,
@@ -72,7 +82,7 @@ class PromptReader(QuietTerminal):
             output=output,
         )
 
-    def read(self, context: str) -> str:
+    def read(self, context: str) -> Input:
         self._pastes.clear()
 
         def beside() -> StyleAndTextTuples:
@@ -80,8 +90,19 @@ class PromptReader(QuietTerminal):
             return [] if get_app().is_done else [("class:dim", context)]
 
         raw = self._session.prompt([("class:prompt", self._label)], rprompt=beside)
-        text = self._pastes.expand(unquoted(raw))
-        return literal(text) if self._pastes.begins(raw) else text
+        return as_input(raw, self._pastes.texts)
+
+    def _is_open(self) -> bool:
+        return is_open(self._session.default_buffer.text)
+
+    def _continuation(self, width: int, line_number: int, wrapped: int) -> StyleAndTextTuples:
+        """Before every line of an input but the first. The last line of an open block says how the block ends."""
+        if wrapped:
+            return [("", " " * width)]  # the same line goes on
+        dots = "...".rjust(width - 1) + " "
+        last = line_number == self._session.default_buffer.document.line_count - 1
+        hint = f"({HOW_TO_END}) " if last and not get_app().is_done and self._is_open() else ""
+        return [("class:dim", dots + hint)]
 
     def _begins_command(self) -> bool:
         text = self._session.default_buffer.text
@@ -120,24 +141,21 @@ class _Pastes:
     """Long pastes, by the character that stands for each."""
 
     def __init__(self) -> None:
-        self._texts: dict[int, str] = {}
+        self.texts: dict[int, str] = {}
 
     def clear(self) -> None:
-        self._texts.clear()
+        self.texts = {}
 
     def fold(self, text: str) -> str:
-        self._texts[_FIRST_PASTE + len(self._texts)] = text
-        return chr(_FIRST_PASTE + len(self._texts) - 1)
+        self.texts[_FIRST_PASTE + len(self.texts)] = text
+        return chr(_FIRST_PASTE + len(self.texts) - 1)
 
     def expand(self, text: str) -> str:
-        return text.translate(self._texts)
-
-    def begins(self, text: str) -> bool:
-        return ord(text.lstrip()[:1] or " ") in self._texts
+        return text.translate(self.texts)
 
     def label(self, character: str) -> str | None:
         """How a paste's character is displayed. None for any other character."""
-        text = self._texts.get(ord(character))
+        text = self.texts.get(ord(character))
         if text is None:
             return None
         return f"[pasted {count(len(text), 'character')}, {count(len(text.splitlines()), 'line')}]"

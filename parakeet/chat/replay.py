@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from parakeet.chat.events import REPLY_EVENTS, Conversation, Event, encodable
-from parakeet.chat.session import exchange_ids, open_turn, system_ids
+from parakeet.chat.session import exchange_ids, in_conversation, open_turn, raw_ids, system_ids
 from parakeet.chat.storage import identity, load
 from parakeet.errors import ParakeetError
 from parakeet.sampling_settings import SamplingSettings
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 SNIPPET = 40
 """How many characters of each text are shown where they differ."""
+
+Find = Callable[[Mapping[str, Any]], "tuple[Engine, Mapping[str, Any]] | None"]
+"""Opens the model that a header or an event `model` identifies; returns it with the header of a session with it."""
 
 _LABELS = {
     "model": "the model",
@@ -28,13 +31,20 @@ _LABELS = {
 }
 
 
-def replay(engine: "Engine", path: Path, header: Mapping[str, Any], report: Callable[[str], None]) -> bool:
+def replay(
+    engine: "Engine",
+    path: Path,
+    header: Mapping[str, Any],
+    report: Callable[[str], None],
+    find: Find = lambda recorded: None,
+) -> bool:
     """Generate every reply of a session again; returns whether all are byte for byte as in the file.
 
     Each uses its recorded settings and seed and the conversation at that time, including replies that were later
     retried or undone. An interrupted reply is compared as far as it went. `header` identifies the present model and
     machine; what differs from the file is reported first, as it may explain other differences. `report` receives one
-    line at a time, with text of the file and the model: sanitise it before printing.
+    line at a time, with text of the file and the model: sanitise it before printing. Where another model replied,
+    `find` gives it with its header; if it gives None, the present one goes on.
 
     Raises ParakeetError if the file is not a session, or has settings or prompts that the engine refuses.
     """
@@ -45,6 +55,7 @@ def replay(engine: "Engine", path: Path, header: Mapping[str, Any], report: Call
     conversation, number, identical = Conversation(), 0, 0
     for event in loaded.events:
         if event["event"] == "model":
+            engine, header = _switched(engine, header, event, find)
             _report_changes(event, header, f"Reply {number + 1} and those after it were recorded", report)
         elif event["event"] in REPLY_EVENTS:
             number += 1
@@ -54,6 +65,15 @@ def replay(engine: "Engine", path: Path, header: Mapping[str, Any], report: Call
         conversation.apply(event)
     report(_summary(number, identical))
     return identical == number
+
+
+def _switched(
+    engine: "Engine", header: Mapping[str, Any], recorded: Mapping[str, Any], find: Find
+) -> tuple["Engine", Mapping[str, Any]]:
+    """The model that replied from here on, if it can be found, else the present one."""
+    if recorded.get("model_sha256") == header.get("model_sha256"):
+        return engine, header
+    return find(recorded) or (engine, header)
 
 
 def _report_changes(
@@ -100,12 +120,12 @@ def _generate(engine: "Engine", conversation: Conversation, event: Event) -> tup
 
 
 def _prompt(engine: "Engine", conversation: Conversation, event: Event) -> list[int]:
-    tokenizer, exchanges = engine.tokenizer, conversation.exchanges
-    if event["event"] == "continue":
-        turn = open_turn(tokenizer, exchanges[-1].message, exchanges[-1].reply)
-    else:
-        turn = open_turn(tokenizer, encodable(event["message"]))
-    earlier = exchanges if event["event"] == "reply" else exchanges[:-1]
+    tokenizer, exchanges, kind = engine.tokenizer, conversation.exchanges, event["event"]
+    texts = (exchanges[-1].message, exchanges[-1].reply) if kind == "continue" else (encodable(event["message"]),)
+    if kind == "complete" or (kind != "reply" and exchanges[-1].raw):
+        return raw_ids(tokenizer, *texts)
+    turn = open_turn(tokenizer, *texts)
+    earlier = in_conversation(exchanges if kind == "reply" else exchanges[:-1])
     # The file records how many exchanges were left out, so a change of that rule does not matter.
     history = chain.from_iterable(exchange_ids(tokenizer, exchange) for exchange in earlier[event["dropped"] :])
     return [*system_ids(tokenizer, conversation.system), *history, *turn]

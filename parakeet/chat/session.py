@@ -1,18 +1,18 @@
 """A conversation that stays within the model's context and is recorded on disk. Imports no torch."""
 
 import secrets
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from parakeet.chat.events import REPLY_EVENTS, Conversation, Event, Exchange, encodable, fold
-from parakeet.chat.storage import SessionLog, now
+from parakeet.chat.storage import SessionLog, identity, now
 from parakeet.conversation import Turn
 from parakeet.errors import ParakeetError, os_reason
 from parakeet.sampling_settings import SamplingSettings
-from parakeet.template import render_document, render_prompt
+from parakeet.template import render_document, render_prompt, render_text
 from parakeet.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -41,8 +41,11 @@ class Session:
         settings: SamplingSettings,
         system: str = "",
         log: SessionLog | None = None,
+        raw: bool = False,
     ) -> None:
         self.engine = engine
+        self.raw = raw
+        """Whether a message is a text to continue, without the chat template. Each stands alone then."""
         self.settings = settings
         """Of the next reply."""
         self.log = log
@@ -78,8 +81,15 @@ class Session:
         """What `retry` would ask again and `edit` replace. Raises ParakeetError if there is no message."""
         return self._last("There is no message yet.").message if self._unanswered is None else self._unanswered
 
+    @property
+    def last_time(self) -> str:
+        """When the last event was recorded (ISO 8601), "" if there is none."""
+        return str(self._events[-1].get("time", "")) if self._events else ""
+
     def reply(self, message: str) -> Generator["Step", None, None]:
-        """Start the reply to a message; returns its steps. The message is checked now, not at the first step.
+        """Start the reply to a message, or with `raw` its continuation; returns the steps.
+
+        The message is checked now, not at the first step.
 
         Closing the iterator early keeps the text so far as an interrupted reply. An exchange with an empty reply is
         not kept: it would teach the model to be silent.
@@ -87,9 +97,9 @@ class Session:
         Raises ParakeetError if the message is blank, or does not fit the context even alone.
         """
         message = _checked(message)
-        prompt = self._prompt(self.exchanges, message)
+        kind, prompt = self._begin(message)
         self._unanswered = message
-        return self._stream("reply", prompt, self._seed(), message)
+        return self._stream(kind, prompt, self._seed(), message)
 
     def retry(self) -> Generator["Step", None, None]:
         """Start another reply to the last message, with a new seed even if the settings fix one.
@@ -98,28 +108,37 @@ class Session:
         stopped before the first word, it is asked again. Raises ParakeetError if there is no message.
         """
         if self._unanswered is not None:
-            prompt = self._prompt(self.exchanges, self._unanswered)
-            return self._stream("reply", prompt, secrets.randbits(SEED_BITS), self._unanswered)
-        message = self._last("There is no message to retry.").message
-        prompt = self._prompt(self.exchanges[:-1], message)
-        return self._stream("retry", prompt, secrets.randbits(SEED_BITS), message)
+            kind, prompt = self._begin(self._unanswered)
+            return self._stream(kind, prompt, secrets.randbits(SEED_BITS), self._unanswered)
+        last = self._last("There is no message to retry.")
+        prompt = self._again(last, last.message)
+        return self._stream("retry", prompt, secrets.randbits(SEED_BITS), last.message)
 
     def edit(self, message: str) -> Generator["Step", None, None]:
         """Start the reply to a message that replaces the last one. Raises as `reply` does."""
         if self._unanswered is not None:
             return self.reply(message)
-        self._last("There is no message to edit.")
+        last = self._last("There is no message to edit.")
         message = _checked(message)
-        return self._stream("edit", self._prompt(self.exchanges[:-1], message), self._seed(), message)
+        return self._stream("edit", self._again(last, message), self._seed(), message)
 
     def continue_reply(self) -> Generator["Step", None, None]:
         """Continue the last reply, however it ended. Raises ParakeetError if there is none, or it fills the context."""
         last = self._last("There is no reply to continue.")
-        context = self.engine.context
-        turn = open_turn(self.engine.tokenizer, last.message, last.reply)
-        if len(system_ids(self.engine.tokenizer, self.system)) + len(turn) >= context:
-            raise ParakeetError(f"The reply fills the context of {context:,} tokens: there is no room to continue.")
-        return self._stream("continue", self._fitted(self.exchanges[:-1], turn), self._seed())
+        return self._stream("continue", self._continued(last), self._seed())
+
+    def next_ids(self, text: str = "") -> list[int]:
+        """Ids of the prompt whose next token would begin the reply to `text`, or without a text continue the last one.
+
+        Raises ParakeetError if there is neither, or it does not fit the context.
+        """
+        dropped = self.dropped
+        try:
+            if text.strip():
+                return self._begin(_checked(text))[1]
+            return self._continued(self._last("There is no reply yet: give a text."))
+        finally:
+            self.dropped = dropped  # no reply comes of it
 
     def undo(self) -> Exchange:
         """Remove the last exchange and return it. Raises ParakeetError if there is none."""
@@ -142,7 +161,14 @@ class Session:
 
     def prompt_ids(self) -> list[int]:
         """The ids with which the next prompt will begin: the system message and the exchanges that fit."""
-        return self._with_history(self.exchanges, [])[0]
+        return raw_ids(self.engine.tokenizer, "") if self.raw else self._with_history(self.exchanges, [])[0]
+
+    def switch(self, engine: "Engine", before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+        """Let another model reply from here on. `before` and `after` are the headers of the two."""
+        self.engine = engine
+        self._header = self._header or dict(before)
+        if identity(before) != identity(after):
+            self._events.append({"event": "model", **identity(after), "time": now()})
 
     def save(self, path: Path, header: Mapping[str, Any]) -> None:
         """Write the conversation so far to a new file and continue there. The old file stays as it is.
@@ -224,6 +250,35 @@ class Session:
         context = self.engine.context
         return context - min(self.settings.max_tokens, RESERVE_TOKENS, context // 4)
 
+    def _begin(self, message: str) -> tuple[str, list[int]]:
+        """The kind of event that the reply to a new message is, and the prompt's ids."""
+        return ("complete", self._raw_prompt(message)) if self.raw else ("reply", self._prompt(self.exchanges, message))
+
+    def _again(self, last: Exchange, message: str) -> list[int]:
+        """Prompt ids for a message in place of that of the last exchange."""
+        return self._raw_prompt(message) if last.raw else self._prompt(self.exchanges[:-1], message)
+
+    def _continued(self, last: Exchange) -> list[int]:
+        """Prompt ids that end with the last reply. Raises ParakeetError if it fills the context."""
+        tokenizer, context = self.engine.tokenizer, self.engine.context
+        turn = (raw_ids if last.raw else open_turn)(tokenizer, last.message, last.reply)
+        system = [] if last.raw else system_ids(tokenizer, self.system)
+        if len(system) + len(turn) >= context:
+            raise ParakeetError(f"The reply fills the context of {context:,} tokens: there is no room to continue.")
+        if last.raw:
+            self.dropped = 0
+            return turn
+        return self._fitted(self.exchanges[:-1], turn)
+
+    def _raw_prompt(self, text: str) -> list[int]:
+        limit = self._limit()
+        least = len(text.encode()) // self.engine.longest_token
+        ids = raw_ids(self.engine.tokenizer, text) if least <= limit else []
+        if not 0 < len(ids) <= limit:
+            raise ParakeetError(self._too_long(text, f"{len(ids):,}" if ids else f"at least {least:,}", limit))
+        self.dropped = 0
+        return ids
+
     def _prompt(self, exchanges: list[Exchange], message: str) -> list[int]:
         """Prompt ids for a message. Raises ParakeetError if it does not fit even alone."""
         limit = self._limit()
@@ -245,6 +300,7 @@ class Session:
     def _with_history(self, exchanges: list[Exchange], turn: list[int]) -> tuple[list[int], int]:
         """Ids of the system message, the latest exchanges that fit, and `turn`; and how many exchanges did not fit."""
         tokenizer = self.engine.tokenizer
+        exchanges = in_conversation(exchanges)
         system = system_ids(tokenizer, self.system)
         room = self._limit() - len(system) - len(turn)
         kept: list[list[int]] = []
@@ -260,7 +316,7 @@ class Session:
         return [*system, *chain.from_iterable(reversed(kept)), *turn], len(exchanges) - len(kept)
 
     def _too_long(self, message: str, tokens: str, limit: int) -> str:
-        system = ", with the system message," if self.system else ""
+        system = ", with the system message," if self.system and not self.raw else ""
         return (
             f"The message ({len(message):,} characters) makes{system} a prompt of {tokens} tokens, but "
             f"only {limit:,} fit: the model's context is {self.engine.context:,} and a reply needs room too. "
@@ -291,6 +347,16 @@ def exchange_ids(tokenizer: Tokenizer, exchange: Exchange) -> list[int]:
 def open_turn(tokenizer: Tokenizer, message: str, reply: str = "") -> list[int]:
     """Ids of a message and the beginning of its reply, without an end token: the model continues it."""
     return [*render_prompt(tokenizer, [Turn("Human", message)]), *tokenizer.encode(reply)]
+
+
+def raw_ids(tokenizer: Tokenizer, text: str, reply: str = "") -> list[int]:
+    """Ids of a text as the model learns documents, without any role, and of the beginning of its continuation."""
+    return [*render_text(tokenizer, text)[0].tolist(), *tokenizer.encode(reply)]
+
+
+def in_conversation(exchanges: Sequence[Exchange]) -> list[Exchange]:
+    """The exchanges that prompts hold: texts that were continued on their own are no part of the conversation."""
+    return [exchange for exchange in exchanges if not exchange.raw]
 
 
 def _turn_ids(tokenizer: Tokenizer, *turns: Turn) -> list[int]:

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from parakeet.artifact import sync_directory
 from parakeet.chat.events import Conversation, Event, check_event, encodable, fold
 from parakeet.errors import ParakeetError
+from parakeet.names import find_name
 
 if TYPE_CHECKING:
     from parakeet.generation.engine import Engine
@@ -258,7 +259,7 @@ class SessionLog:
             self.change = present
         if present["model_sha256"] != loaded.identity["model_sha256"]:
             earlier = loaded.identity["model"]
-            self.notes.append(f"Another model, {earlier!r}, held this session; {present['model']!r} continues it.")
+            self.notes.append(f"The last reply came from another model, {earlier!r}. Now {present['model']!r} replies.")
 
     def _close_file(self) -> None:
         if self._descriptor is not None:
@@ -328,6 +329,34 @@ def list_sessions(root: Path) -> list[SessionRow]:
     paths = (path for path in sorted(sessions_folder(root).glob("*" + SUFFIX)) if _NAME.fullmatch(path.stem))
     rows = [_row(path) for path in paths]
     return sorted(rows, key=lambda row: row.when, reverse=True)
+
+
+def find_session(root: Path, name: str) -> Path:
+    """The file of the session that is called `name`, or the only one that begins so. Raises ParakeetError if none is,
+    or several are.
+    """
+    names = sorted(path.stem for path in sessions_folder(root).glob("*" + SUFFIX) if _NAME.fullmatch(path.stem))
+    if not names:
+        raise ParakeetError("No conversation is recorded yet. Start one with: parakeet chat")
+    return session_path(root, find_name(name, names, "session", "parakeet sessions"))
+
+
+def remove_session(path: Path) -> None:
+    """Delete a session. Raises ParakeetError if a chat has it open, or the file cannot be deleted."""
+    try:
+        lock = _acquire(path)
+    except ParakeetError:
+        raise ParakeetError(f"The session {path.stem} is open in a chat: leave that chat first.") from None
+    try:
+        path.unlink()
+        sync_directory(path.parent)
+    except OSError as error:
+        raise ParakeetError(f"{path} cannot be removed: {error.strerror or error}.") from None
+    finally:
+        if lock is not None:
+            with suppress(OSError):
+                os.unlink(lock.lock_file)
+            lock.release()
 
 
 def _row(path: Path) -> SessionRow:

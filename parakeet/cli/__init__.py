@@ -3,16 +3,40 @@
 import click
 
 from parakeet import __version__
-from parakeet.benchmarks.commands import bench
+from parakeet.cli.bench import bench
 from parakeet.cli.build import build, clean, plan, use
 from parakeet.cli.chat import chat
 from parakeet.cli.common import Commands
+from parakeet.cli.completion import completion
 from parakeet.cli.data import data
 from parakeet.cli.models import export, import_command, models, verify
+from parakeet.cli.output import examples
 from parakeet.cli.runs import compare, runs
+from parakeet.cli.sessions import sessions
+from parakeet.cli.tokens import tokens
+
+ENVIRONMENT = """\b
+Environment:
+  PARAKEET_HOME       Folder of artefacts, training runs and sessions.
+  PARAKEET_MODEL      Model that `parakeet chat` opens.  [default: the latest]
+  DAGSTER_HOME        Folder of Dagster's history.
+  TIKTOKEN_CACHE_DIR  Folder with the cl100k_base vocabulary, for work offline.
+  HF_TOKEN            Token for gated datasets of the Hugging Face hub.
+  NO_COLOR            If set, a chat has no colours."""
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class InOrder(Commands):
+    """Lists its commands in the order in which they were added: that of the work."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(
+    cls=InOrder,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog=examples("parakeet build --data notes.txt", "parakeet chat") + "\n\n" + ENVIRONMENT,
+)
 @click.version_option(__version__, prog_name="parakeet")
 def main() -> None:
     """Build a tiny language model from text, and chat with it.
@@ -21,5 +45,8 @@ def main() -> None:
     """
 
 
-for command in (build, plan, use, verify, clean, models, chat, runs, compare, import_command, export, data, bench):
+for command in (
+    build, plan, chat, tokens, sessions, models, verify, runs, compare, data, use, clean, import_command, export, bench,
+    completion,
+):  # fmt: skip
     main.add_command(command)

@@ -8,30 +8,45 @@ from typing import TYPE_CHECKING
 
 import click
 
-from parakeet.cli.common import Share, limited, say
+from parakeet.cli.common import say
+from parakeet.cli.completion import complete_assets, complete_recipes
+from parakeet.cli.output import examples, json_option, say_json
+from parakeet.cli.settings import chosen_recipe, recipe_options
 from parakeet.errors import ParakeetError
 
 if TYPE_CHECKING:
     from parakeet.recipe import Recipe
 
 
-@click.command()
-@click.option("--recipe", "recipe_name", default="demo", show_default=True, help="Shipped recipe or recipe file.")
-@click.option(
-    "--data",
-    multiple=True,
-    metavar="FILE",
-    help="Train on this file, folder or glob instead of the recipe's sources. Repeatable.",
+@click.command(
+    epilog=examples(
+        "parakeet build",
+        "parakeet build --data notes.txt --data letters/ --held-out 5%",
+        "parakeet build --data talks.jsonl --set training.tokens=3e6 --set model.layers=6",
+        "parakeet build --recipe my-recipe.yaml --select data_card",
+    )
 )
-@click.option("--limit", type=Share(), metavar="SHARE", help="Use only this share of every source: 0.1% or 0.001.")
-@click.option("--select", multiple=True, metavar="ASSET", help="Build only this asset and what it needs. Repeatable.")
+@recipe_options
 @click.option(
-    "--force", multiple=True, metavar="ASSET", help="Rebuild this asset even if it is up to date. Repeatable."
+    "--select",
+    multiple=True,
+    metavar="ASSET",
+    shell_complete=complete_assets,
+    help="Build only this asset and what it needs. Repeatable.",
+)
+@click.option(
+    "--force",
+    multiple=True,
+    metavar="ASSET",
+    shell_complete=complete_assets,
+    help="Rebuild this asset even if it is up to date. Repeatable.",
 )
 @click.option("--try-anyway", is_flag=True, help="Train even if the memory forecast says that it will not fit.")
 def build(
     recipe_name: str,
     data: Sequence[str],
+    changes: Sequence[str],
+    held_out: float | None,
     limit: float | None,
     select: Sequence[str],
     force: Sequence[str],
@@ -40,43 +55,64 @@ def build(
     """Build a model from text. What is already built is reused."""
     from parakeet.home import home
     from parakeet.progress import Progress
-    from parakeet.recipe_file import load_recipe
 
-    recipe = load_recipe(recipe_name)
-    if data:
-        recipe = _with_sources(recipe, data)
-    recipe = limited(recipe, limit)
+    recipe = chosen_recipe(recipe_name, data, changes, held_out, limit, home())
     for name in (*select, *force):
         _check_asset(name, recipe)
     # The one place where the library reaches up: the assets are Dagster's, and building is materialising them.
     from pipelines.build import run_build
 
-    sys.exit(run_build(home(), recipe, select, force, try_anyway, Progress()))
+    progress = Progress()
+    status = run_build(home(), recipe, select, force, try_anyway, progress)
+    for command in _ways_to_talk(recipe, {*select, *force} if select else {"release"}) if status == 0 else ():
+        progress.say(f"Talk to it with: {command}")
+    sys.exit(status)
 
 
-@click.command()
-@click.option("--recipe", "recipe_name", default="demo", show_default=True, help="Shipped recipe or recipe file.")
-@click.option("--limit", type=Share(), metavar="SHARE", help="Use only this share of every source: 0.1% or 0.001.")
+@click.command(
+    epilog=examples(
+        "parakeet plan --data letters/",
+        'parakeet plan --recipe parakeet-378m --gpu "RTX 3080 Ti"',
+        "parakeet plan --set model.width=512 --set training.tokens=1e8 --json",
+    )
+)
+@recipe_options
 @click.option("--gpu", "--card", "gpu_name", metavar="NAME", help='GPU to plan training for: "RTX 3080 Ti".')
 @click.option("--memory", metavar="AMOUNT", help="Memory that training may use: 11.2GiB, 12GB.  [default: the GPU's]")
-def plan(recipe_name: str, limit: float | None, gpu_name: str | None, memory: str | None) -> None:
+@json_option
+def plan(
+    recipe_name: str,
+    data: Sequence[str],
+    changes: Sequence[str],
+    held_out: float | None,
+    limit: float | None,
+    gpu_name: str | None,
+    memory: str | None,
+    as_json: bool,
+) -> None:
     """Show what a recipe would build, without building it.
 
     Lists the sources with their shares and sizes, parameters, tokens, steps, FLOPs, disk space, and the memory of a
     training step. With --gpu it adds the settings that fit, the time and the energy.
     """
-    from parakeet.plan import render_plan
-    from parakeet.recipe_file import load_recipe
+    from parakeet.data.reading.stage import local_files
+    from parakeet.plan import plan_document, render_plan
     from parakeet.training.forecast import parse_memory
     from parakeet.training.gpus import gpu_named
 
     gpu = gpu_named(gpu_name) if gpu_name is not None else None
     n_bytes = parse_memory(memory) if memory is not None else None
-    say(render_plan(limited(load_recipe(recipe_name), limit), gpu, n_bytes))
+    recipe = chosen_recipe(recipe_name, data, changes, held_out, limit)
+    if data:
+        local_files(list(recipe.sources))  # raises if a file is missing
+    if as_json:
+        say_json(plan_document(recipe, gpu, n_bytes))
+    else:
+        say(render_plan(recipe, gpu, n_bytes))
 
 
-@click.command()
-@click.argument("recipe_name", metavar="RECIPE")
+@click.command(epilog=examples("parakeet use parakeet-378m", "parakeet use my-recipe.yaml"))
+@click.argument("recipe_name", metavar="RECIPE", shell_complete=complete_recipes)
 def use(recipe_name: str) -> None:
     """Make RECIPE the active recipe, which Dagster shows and builds."""
     from parakeet.home import home
@@ -88,7 +124,12 @@ def use(recipe_name: str) -> None:
     say(f"{recipe.name} is the active recipe. If Dagster is running, reload its definitions.")
 
 
-@click.command()
+@click.command(
+    short_help="Remove artefacts that nothing refers to.",
+    epilog=examples(
+        "parakeet clean", "parakeet clean --yes", "parakeet clean --unfinished --yes  # other recipes' work too"
+    ),
+)
 @click.option("--yes", is_flag=True, help="Remove what is listed.")
 @click.option("--unfinished", is_flag=True, help="Include unfinished work of other recipes.")
 def clean(yes: bool, unfinished: bool) -> None:
@@ -138,16 +179,23 @@ def _check_asset(name: str, recipe: "Recipe") -> None:
         raise ParakeetError(f"There is no asset {name!r}: {hint}The assets are: {', '.join(names)}.")
 
 
-def _with_sources(recipe: "Recipe", paths: Sequence[str]) -> "Recipe":
-    """The recipe with each path as a source, named after its file."""
-    import re
+def _ways_to_talk(recipe: "Recipe", built: set[str]) -> list[str]:
+    """The commands that open the models that were built."""
+    from parakeet.home import home, latest_release
+    from parakeet.stages import Build
 
-    from parakeet.recipe import Recipe
+    build, commands = Build(home(), recipe), []
+    for stage in build.stages.values():
+        model = build.find(stage.name) if stage.is_model and stage.name in built else None
+        if model is not None:
+            is_latest = model.path.resolve() == latest_release(home()).resolve()
+            # PARAKEET_MODEL names another model for `parakeet chat` alone.
+            by_default = is_latest and not os.environ.get("PARAKEET_MODEL")
+            commands.append("parakeet chat" if by_default else f"parakeet chat --model {_quoted(model.path)}")
+    return commands
 
-    sources: list[dict[str, str]] = []
-    for path in paths:
-        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(path).name.split(".")[0]).strip("-._") or "data"
-        taken = {source["name"] for source in sources}
-        name = next(n for n in (stem[:60], *(f"{stem[:60]}-{i}" for i in range(2, 1000))) if n not in taken)
-        sources.append({"kind": "files", "name": name, "path": str(Path(os.path.expanduser(path)).absolute())})
-    return Recipe.model_validate({**recipe.model_dump(), "sources": sources})
+
+def _quoted(path: Path) -> str:
+    import shlex
+
+    return shlex.quote(str(path))

@@ -4,12 +4,18 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
+from parakeet.cli.completion import complete_models_and_folders, complete_runs, complete_sessions
+from parakeet.cli.output import examples
 from parakeet.errors import ParakeetError
 from parakeet.sampling_settings import OPTIONS, parse_setting
+
+if TYPE_CHECKING:
+    from parakeet.chat.launch import ChatOptions
 
 
 def sampling_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -46,9 +52,40 @@ def _session_name(context: click.Context, parameter: click.Parameter, value: str
         raise click.BadParameter(str(error), context, parameter) from None
 
 
-@click.command()
-@click.option("-m", "--message", help="Send one message, print the reply and exit.")
-@click.option("--model", "model_path", type=click.Path(path_type=Path), help="A release folder.  [default: the latest]")
+model_option = click.option(
+    "--model",
+    metavar="MODEL",
+    envvar="PARAKEET_MODEL",
+    show_envvar=True,
+    shell_complete=complete_models_and_folders,
+    help="Name or folder of a model, as `parakeet models` lists them.  [default: the latest]",
+)
+run_option = click.option(
+    "--run",
+    metavar="KEY[@STEP]",
+    shell_complete=complete_runs,
+    help="A checkpoint of a training run, which may still train. The newest, or of STEP.",
+)
+
+
+@click.command(
+    epilog=examples(
+        "parakeet chat",
+        'parakeet chat "Who are you?"',
+        'parakeet chat "What is this?" < notes.txt',
+        'parakeet chat -m "Summarise @notes.txt" --temperature 0',
+        'parakeet chat --raw "Once upon a time"',
+        "parakeet chat --paragraphs < questions.txt",
+        "parakeet chat --session trip",
+        "parakeet chat --replay assets/sessions/trip.jsonl",
+    )
+)
+@click.argument("prompt", nargs=-1)
+@click.option("-m", "--message", help="The same as PROMPT.")
+@click.option("--paragraphs", is_flag=True, help="Messages in standard input end at blank lines, not at each line.")
+@model_option
+@run_option
+@click.option("--raw", is_flag=True, help="Continue texts as they are, without the chat template.")
 @click.option("--system", default="", help="Start the conversation with this system message.")
 @sampling_options
 @click.option(
@@ -61,7 +98,11 @@ def _session_name(context: click.Context, parameter: click.Parameter, value: str
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help="CPU threads.  [default: torch's choice]")
 @click.option(
-    "--session", metavar="NAME", callback=_session_name, help="Continue the session with this name, or start it."
+    "--session",
+    metavar="NAME",
+    callback=_session_name,
+    shell_complete=complete_sessions,
+    help="Continue the session with this name, or start it.",
 )
 @click.option(
     "--replay",
@@ -74,16 +115,42 @@ def _session_name(context: click.Context, parameter: click.Parameter, value: str
 @click.option(
     "--no-history", "history", flag_value=False, default=True, help="Do not save the conversation or the input history."
 )
-def chat(**options: Any) -> None:
-    """Chat with a released model.
+def chat(prompt: tuple[str, ...], **options: Any) -> None:
+    """Chat with a model.
 
-    Works on a terminal, with -m for one message, or through a pipe, one message a line. Unset options use the release's
-    defaults. A conversation on a terminal is recorded in sessions/, beside the artefacts.
+    Without PROMPT, holds a conversation on a terminal, or replies to each line of a pipe. With PROMPT, prints the reply
+    to it and exits. A pipe follows the PROMPT as part of the message; - stands for standard input alone, @FILE for the
+    text of a file. Unset options use the release's defaults. A conversation on a terminal is recorded in sessions/,
+    beside the artefacts.
     """
     from parakeet.chat.launch import ChatOptions, launch_chat
 
     settings = {name: value for name in OPTIONS if (value := options.pop(name)) is not None}
+    if prompt and options["message"] is not None:
+        raise click.UsageError("Give the message as PROMPT or with -m, not both.")
+    if prompt:
+        options["message"] = " ".join(prompt)
+    model_was_typed = options["model"] is not None and not is_from_environment("model")
+    if options["run"] is not None or options["replay"]:
+        options["model"] = options["model"] if model_was_typed else None
     chosen = ChatOptions(settings=settings, **options)
-    if chosen.replay and (settings or chosen.message or chosen.session or chosen.system or chosen.as_json):
-        raise click.UsageError("--replay takes its messages and settings from FILE and cannot be combined with others.")
+    _check(chosen)
     sys.exit(launch_chat(chosen))
+
+
+def _check(chosen: "ChatOptions") -> None:
+    """Usage error if options contradict each other."""
+    if chosen.model is not None and chosen.run is not None:
+        raise click.UsageError("--model and --run both name a model: give one of them.")
+    if chosen.raw and chosen.system:
+        raise click.UsageError("--raw has no system message: put the text into the prompt.")
+    if chosen.paragraphs and chosen.message is not None:
+        raise click.UsageError("--paragraphs divides standard input into messages: leave out the prompt.")
+    own = chosen.settings or chosen.session or chosen.system or chosen.as_json or chosen.raw or chosen.paragraphs
+    if chosen.replay and (own or chosen.message is not None):
+        raise click.UsageError("--replay takes its messages and settings from FILE and cannot be combined with others.")
+
+
+def is_from_environment(name: str) -> bool:
+    """Whether an option of the present command was not typed, but comes from the environment."""
+    return click.get_current_context().get_parameter_source(name) is ParameterSource.ENVIRONMENT

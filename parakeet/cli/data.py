@@ -5,6 +5,8 @@ from typing import Any
 import click
 
 from parakeet.cli.common import Share, limited, say
+from parakeet.cli.completion import complete_assets, complete_recipes
+from parakeet.cli.output import examples
 from parakeet.errors import ParakeetError
 
 
@@ -13,10 +15,26 @@ def data() -> None:
     """Inspect the training text."""
 
 
-@data.command()
-@click.option("--recipe", "recipe_name", help="Shipped recipe or recipe file.  [default: the active one]")
+@data.command(
+    epilog=examples(
+        "parakeet data inspect",
+        'parakeet data inspect --reason "near duplicate" --examples 2',
+        "parakeet data inspect --recipe my-recipe.yaml --stage clean_documents",
+    )
+)
+@click.option(
+    "--recipe",
+    "recipe_name",
+    shell_complete=complete_recipes,
+    help="Shipped recipe or recipe file.  [default: the active one]",
+)
 @click.option("--limit", type=Share(), metavar="SHARE", help="The share that was given to build: 0.1% or 0.001.")
-@click.option("--stage", metavar="ASSET", help="Show only what this stage dropped: documents, clean_documents, ...")
+@click.option(
+    "--stage",
+    metavar="ASSET",
+    shell_complete=complete_assets,
+    help="Show only what this stage dropped: documents, clean_documents, ...",
+)
 @click.option("--source", metavar="NAME", help="Show only what was dropped from this source.")
 @click.option(
     "--reason", metavar="TEXT", help="Show examples that were dropped for this reason. A part of its name is enough."

@@ -140,9 +140,9 @@ class Decoder:
         return self._head.product(self._hidden(ids, cache, row)[-1:].to(self.activation_dtype))[0].float()
 
     @torch.inference_mode()
-    def logits(self, ids: Sequence[int]) -> Tensor:
-        """Logits (len(ids), vocabulary rows) fp32 of every position of one text."""
-        hidden = self._hidden(ids, self.new_cache(len(ids)), 0)
+    def logits(self, ids: Sequence[int], cache: Cache | None = None) -> Tensor:
+        """Logits (len(ids), vocabulary rows) fp32 of every position of one text, or of ids that continue a cache."""
+        hidden = self._hidden(ids, cache or self.new_cache(len(ids)), 0)
         return self._head.product(hidden.to(self.activation_dtype)).float()
 
     @torch.inference_mode()

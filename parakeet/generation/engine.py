@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,6 +38,14 @@ class Step:
     token_id: int | None
     text: str
     finish_reason: str | None
+
+
+class NextToken(NamedTuple):
+    """A token that may come next: its probability by the model, and with the sampling settings applied."""
+
+    token_id: int
+    probability: float
+    drawn: float
 
 
 @dataclass
@@ -141,6 +150,38 @@ class Engine:
         reason = "length" if limit == settings.max_tokens else "context"
         yield Step(None, shown, "stop" if stops.stopped else reason)
 
+    def next_logits(self, prompt_ids: Sequence[int]) -> Tensor:
+        """Logits (vocabulary rows,) fp32 of the token after a prompt. Raises ParakeetError as `generate` does."""
+        self.check_prompt(prompt_ids)
+        self.timing = Timing(prompt_tokens=len(prompt_ids))
+        for chunk in self._unread(list(prompt_ids)):
+            logits = self._prefill(chunk, self.timing)
+        return logits
+
+    def likeliest(self, prompt_ids: Sequence[int], settings: SamplingSettings, number: int) -> list[NextToken]:
+        """The likeliest tokens after a prompt, the first of a reply. Raises ParakeetError as `generate` does."""
+        logits = self.next_logits(prompt_ids)
+        ids, chances = Sampler(settings, self.allowed).distribution(logits)
+        drawn = dict(zip(ids.tolist(), chances.tolist(), strict=True))
+        # In float64 on the CPU, as the sampler computes.
+        best = logits.to("cpu", torch.float64).softmax(0).topk(min(number, len(logits)))
+        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        return [NextToken(token_id, probability, drawn.get(token_id, 0.0)) for token_id, probability in pairs]
+
+    def probabilities(self, ids: Sequence[int]) -> list[float]:
+        """The probability of each id after the first, given those before it: len(ids) − 1 numbers.
+
+        Raises ParakeetError if there are more than the context holds.
+        """
+        self.check_prompt(ids)
+        cache, found = self.model.new_cache(len(ids)), list[float]()
+        for begin in range(0, len(ids) - 1, PREFILL_TOKENS):
+            following = ids[begin + 1 : begin + 1 + PREFILL_TOKENS]
+            logits = self.model.logits(ids[begin : begin + len(following)], cache)  # (piece, vocabulary rows)
+            chosen = torch.tensor(following, device=logits.device)[:, None]
+            found += logits.log_softmax(1).gather(1, chosen).exp().flatten().tolist()
+        return found
+
     def _unread(self, prompt: list[int]) -> Iterator[list[int]]:
         """The prompt in pieces of PREFILL_TOKENS, without the pieces that are already in the cache.
 
@@ -200,14 +241,7 @@ def load_engine(directory: Path, device: str = "auto", dtype: str = "auto", thre
 
     Raises ParakeetError for a missing device, a dtype that it does not support, or unusable weights.
     """
-    device = _checked_device("cpu" if device == "auto" and dtype.startswith("int") else device)
-    dtype = ("fp32" if device == "cpu" else "bf16") if dtype == "auto" else dtype
-    if dtype not in DTYPES:
-        raise ParakeetError(f"dtype must be one of auto, {', '.join(DTYPES)}, not {dtype!r}.")
-    if dtype.startswith("int") and device != "cpu":
-        raise ParakeetError(f"{dtype} runs on the CPU only: use bf16 on {device}, or --device cpu.")
-    if threads:
-        torch.set_num_threads(threads)
+    device, dtype = choose_precision(device, dtype, threads)
     tokenizer = Tokenizer.load(directory)
     model = load_model(directory, "cpu")
     if tokenizer.rows != model.config.vocabulary_rows:
@@ -216,6 +250,22 @@ def load_engine(directory: Path, device: str = "auto", dtype: str = "auto", thre
             f"{model.config.vocabulary_rows:,}: they do not belong together. Copy the release again."
         )
     return Engine(Decoder(model, dtype, device), tokenizer)
+
+
+def choose_precision(device: str, dtype: str, threads: int) -> tuple[str, str]:
+    """Device and dtype of an engine, with `auto` resolved as `load_engine` says. Sets the number of threads.
+
+    Raises ParakeetError for a missing device, or a dtype that it does not support.
+    """
+    device = _checked_device("cpu" if device == "auto" and dtype.startswith("int") else device)
+    dtype = ("fp32" if device == "cpu" else "bf16") if dtype == "auto" else dtype
+    if dtype not in DTYPES:
+        raise ParakeetError(f"dtype must be one of auto, {', '.join(DTYPES)}, not {dtype!r}.")
+    if dtype.startswith("int") and device != "cpu":
+        raise ParakeetError(f"{dtype} runs on the CPU only: use bf16 on {device}, or --device cpu.")
+    if threads:
+        torch.set_num_threads(threads)
+    return device, dtype
 
 
 def _checked_device(name: str) -> str:

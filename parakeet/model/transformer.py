@@ -213,12 +213,15 @@ def best_device() -> str:
 
 def load_model(directory: Path, device: str) -> Parakeet:
     """A model in evaluation mode. ParakeetError if weights are missing, misshapen or not finite."""
-    config = ModelConfig.load(directory)
-    path = directory / WEIGHTS_FILE
+    return load_weights(ModelConfig.load(directory), directory / WEIGHTS_FILE, device)
+
+
+def load_weights(config: ModelConfig, path: Path, device: str) -> Parakeet:
+    """The same from a file of weights and the shape of their model. On a CPU the weights are mapped from the file."""
     try:
         weights = load_file(path, device=device)
     except FileNotFoundError:
-        raise ParakeetError(f"{path} is missing: {directory} holds no complete model.") from None
+        raise ParakeetError(f"{path} is missing: {path.parent} holds no complete model.") from None
     except (SafetensorError, OSError) as error:
         raise ParakeetError(f"{path} cannot be read as safetensors: {error}") from None
     # Built without memory, so that the file's tensors become the parameters and nothing is held twice.

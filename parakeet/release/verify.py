@@ -1,18 +1,16 @@
-"""Releases on disk: their hashes, their settings for a chat, and the list of them. Imports no torch."""
+"""Releases on disk: their hashes, and their settings for a chat. Imports no torch."""
 
-import datetime
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from parakeet.artifact import MANIFEST_FILE, Artifact, sha256_of
+from parakeet.artifact import MANIFEST_FILE, sha256_of
 from parakeet.errors import ParakeetError
-from parakeet.home import latest_release, release_folder
-from parakeet.model.config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig
+from parakeet.model.config import CONFIG_FILE, WEIGHTS_FILE
 from parakeet.recipe import Generation
 from parakeet.tokenizer import SETTINGS_FILE, VOCABULARY_FILE, Tokenizer
 
@@ -42,8 +40,11 @@ def write_sums(directory: Path) -> None:
     (directory / SUMS_FILE).write_text("".join(lines), encoding="utf-8")
 
 
-def verify_release(directory: Path) -> int:
-    """Check every file against `SHA256SUMS` and return their number; ParakeetError names the first that differs."""
+def verify_release(directory: Path, names: Collection[str] | None = None) -> int:
+    """Check the files against `SHA256SUMS` and return their number; ParakeetError names the first that differs.
+
+    With `names`, only these are checked.
+    """
     try:
         lines = (directory / SUMS_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
@@ -54,6 +55,8 @@ def verify_release(directory: Path) -> int:
         raise ParakeetError(
             f"{directory / SUMS_FILE} does not list {unlisted[0]}: the release was changed. Copy it again."
         )
+    if names is not None:
+        entries = [entry for entry in entries if entry[2] in names]
     for expected, _, name in entries:
         path = directory / name
         if Path(name).name != name or not path.is_file():
@@ -64,12 +67,12 @@ def verify_release(directory: Path) -> int:
                 f"{path} has sha256 {found}, expected {expected}: it was changed after the release was made. "
                 "Copy it again, or run the same build again with: --force release"
             )
-    return len(lines)
+    return len(entries)
 
 
 @dataclass(frozen=True)
 class Release:
-    """A release directory whose files match their hashes."""
+    """What a chat knows of a model: a release, or a checkpoint of a run."""
 
     directory: Path
     name: str
@@ -78,63 +81,18 @@ class Release:
 
 
 def open_release(directory: Path) -> Release:
-    """Verify a release and read its chat settings."""
-    verify_release(directory)
+    """Check the files of a release that a chat needs, and read its settings. `parakeet verify` checks them all."""
+    verify_release(directory, NEEDED)
     path = directory / GENERATION_FILE
     try:
         values = dict(json.loads(path.read_text(encoding="utf-8")))
         known = {key: value for key, value in values.items() if key in Generation.model_fields}
-        return Release(directory, str(values["name"]), Generation(**known), _recorded_sum(directory, WEIGHTS_FILE))
+        return Release(directory, str(values["name"]), Generation(**known), recorded_sum(directory, WEIGHTS_FILE))
     except (OSError, ValueError, KeyError, TypeError, RecursionError, ValidationError) as error:
         raise ParakeetError(f"{path} cannot be read: {error}") from None
 
 
-def _recorded_sum(directory: Path, name: str) -> str:
+def recorded_sum(directory: Path, name: str) -> str:
     """The sha256 of a file according to the verified `SHA256SUMS`."""
     lines = (directory / SUMS_FILE).read_text(encoding="utf-8").splitlines()
     return next(line.partition("  ")[0] for line in lines if line.partition("  ")[2] == name)
-
-
-@dataclass(frozen=True)
-class ListedModel:
-    """One line of `parakeet models`. `bits_per_byte` is empty for an imported model."""
-
-    directory: Path
-    name: str
-    parameters: int
-    bits_per_byte: dict[str, float | None]
-    made: str
-    latest: bool
-
-
-def released_models(root: Path) -> Iterator[ListedModel]:
-    """The models under a root that a chat can open, oldest first. Only their records are read."""
-    listed = [*_built(root), *_imported(root / IMPORTED_FOLDER)]
-    yield from sorted(listed, key=lambda model: (model.made, model.directory))
-
-
-def _built(root: Path) -> Iterator[ListedModel]:
-    latest = latest_release(root).resolve()
-    for folder in (release_folder(root), root / "original_model"):
-        for path in folder.glob(f"*-*/{MANIFEST_FILE}"):
-            if path.parent.name.startswith("."):
-                continue
-            model = Artifact.open(path.parent)
-            yield ListedModel(
-                model.path,
-                model.counts["name"],
-                model.counts["parameters"],
-                model.counts.get("bits_per_byte", {}),
-                model.manifest["made"],
-                model.path.resolve() == latest,
-            )
-
-
-def _imported(folder: Path) -> Iterator[ListedModel]:
-    """Models of `parakeet import`: their folder has no manifest, and appeared when it was complete."""
-    for path in folder.glob(f"*/{GENERATION_FILE}"):
-        if path.parent.name.startswith("."):
-            continue
-        name = json.loads(path.read_text(encoding="utf-8"))["name"]
-        made = datetime.datetime.fromtimestamp(path.parent.stat().st_mtime, datetime.UTC).isoformat(timespec="seconds")
-        yield ListedModel(path.parent, name, ModelConfig.load(path.parent).parameter_count, {}, made, False)

@@ -33,8 +33,8 @@ from parakeet.artifact import (
     write_synced,
 )
 from parakeet.errors import ParakeetError, os_reason
-from parakeet.model.config import WEIGHTS_FILE
-from parakeet.model.transformer import Parakeet, save_tensors
+from parakeet.model.config import WEIGHTS_FILE, ModelConfig
+from parakeet.model.transformer import Parakeet, load_weights, save_tensors
 from parakeet.progress import Progress
 from parakeet.training.device import is_out_of_memory
 from parakeet.training.job import BEST_FILE, CHECKPOINT_PATTERN, STATE_FILE
@@ -264,6 +264,27 @@ def _newest_intact(
             progress.say(f"{fault} Using the checkpoint before it.")
         return (path, state), faults
     return None, faults
+
+
+def load_checkpoint_model(checkpoint: Path, config: ModelConfig) -> tuple[Parakeet, str]:
+    """The model of a checkpoint, on the CPU, and the sha256 of its weights. The optimizer's tensors are not read.
+
+    Safe while the run is trained: nothing is locked or written. Raises ParakeetError if the weights are damaged, are
+    those of another model, or were removed or replaced just now.
+    """
+    path = checkpoint / WEIGHTS_FILE
+    expected = _read_values(checkpoint)["files"][WEIGHTS_FILE]
+    try:
+        before = path.stat()
+        if sha256_of(path) != expected:
+            raise ParakeetError(f"{path} was changed after it was written.")
+        model = load_weights(config, path, "cpu")
+        after = path.stat()
+    except OSError as error:
+        raise ParakeetError(f"{path} cannot be read: {os_reason(error)}.") from None
+    if (before.st_dev, before.st_ino) != (after.st_dev, after.st_ino):
+        raise ParakeetError(f"{path} was replaced while it was read.")
+    return model, str(expected)
 
 
 def discard_after(run: Path, schedule: Schedule, step: int) -> None:

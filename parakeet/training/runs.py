@@ -1,6 +1,5 @@
 """`parakeet runs` and `parakeet compare`: reads runs from their folders and shows them. Imports no torch."""
 
-import difflib
 import json
 import math
 import re
@@ -17,6 +16,7 @@ from parakeet.errors import ParakeetError
 from parakeet.formatting import format_bytes, format_count, format_duration, format_percent, render_table
 from parakeet.locking import is_held
 from parakeet.model.config import WEIGHTS_FILE
+from parakeet.names import find_name
 from parakeet.recipe import Packing, Training
 from parakeet.sanitise import sanitise
 from parakeet.training.curve import draw_comparison, running_mean
@@ -164,15 +164,9 @@ def list_runs(folder: Path) -> tuple[list[Run], list[str]]:
 def find_run(folder: Path, prefix: str) -> Run:
     """The run whose key begins with `prefix`. ParakeetError with the candidates if there is none, or several."""
     keys = [path.name for path in _run_folders(folder)]
-    found = [key for key in keys if key.startswith(prefix)]
-    if len(found) == 1:
-        return load_run(folder / found[0])
     if not keys:
         raise ParakeetError(f"There is no training run in {folder} yet. Start one with: parakeet build")
-    if found:
-        raise ParakeetError(f"Several runs begin with {prefix!r}: {', '.join(found)}. Give more digits of the key.")
-    close = difflib.get_close_matches(prefix, keys, n=5, cutoff=0.3) or keys[:10]
-    raise ParakeetError(f"No run begins with {prefix!r}. There are: {', '.join(close)}. All: parakeet runs")
+    return load_run(folder / find_name(prefix, keys, "run", "parakeet runs"))
 
 
 def load_run(path: Path) -> Run:
@@ -251,7 +245,7 @@ def _read_job(path: Path) -> tuple[dict[str, Any], Schedule]:
             Training(**_only(recipe["training"], SCHEDULED)), Packing(**_only(recipe["packing"], Packing.model_fields))
         )
     except FileNotFoundError:
-        raise ParakeetError(f"{path.parent} is no training run: it has no {path.name}.") from None
+        raise ParakeetError(f"{path.parent} is not a training run: it has no {path.name}.") from None
     except KeyError as error:
         raise ParakeetError(f"{path} cannot be read as a job: {error} is missing.") from None
     except ValidationError as error:
@@ -485,6 +479,38 @@ def _indented(
     """An indented table, without a head if there are no `columns`."""
     table = render_table(columns or [""] * len(rows[0]), rows, right)
     return [f"  {line}" for line in table.splitlines()]
+
+
+# --- The same as JSON.
+
+
+def runs_document(folder: Path) -> dict[str, Any]:
+    """The runs in `folder` as JSON values, newest first, and a message for each that cannot be read."""
+    runs, faults = list_runs(folder)
+    return {"runs": [_values(run) for run in runs], "unreadable": faults}
+
+
+def run_document(folder: Path, prefix: str) -> dict[str, Any]:
+    """One run as JSON values, with settings, checkpoints and every event. ParakeetError as `find_run`."""
+    run = find_run(folder, prefix)
+    saved = [
+        {"path": str(saved.path)}
+        | {key: getattr(saved, key) for key in ("step", "validation_loss", "stable", "abandoned")}
+        for saved in run.saved
+    ]
+    return _values(run) | {"settings": dict(run.settings), "checkpoints": saved, "events": list(run.events)}
+
+
+def _values(run: Run) -> dict[str, Any]:
+    """Times are Unix seconds, losses nats a token. What is not known is null."""
+    own = ("key", "state", "step", "total_steps", "tokens", "total_tokens", "targets", "loss", "tokens_per_second")
+    return {
+        **{name: getattr(run, name) for name in (*own, "mfu", "parameters", "last_saved", "seen")},
+        "note": run.note or None,
+        "skipped": run.count("skipped"),
+        "rolled_back": run.count("rolled_back"),
+        "folder": str(run.path),
+    }
 
 
 # --- Two of them side by side.

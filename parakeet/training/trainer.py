@@ -210,7 +210,7 @@ class Trainer:
     def _announce_skip(self, step: int, reason: str, batch: Batch) -> None:
         documents = [self.shards.doc_id(number).hex() for number in dict.fromkeys(batch.members)]
         shown = ", ".join(documents[:DOCUMENTS_NAMED])
-        self.last_skipped = f"{shown} ({len(documents):,} in all, in {self.logger.events_file})"
+        self.last_skipped = f"{shown} ({len(documents):,} in total, in {self.logger.events_file})"
         text = (
             f"Skipped step {step:,}: {reason} ({self.monitor.skipped_in_a_row} of {MAX_SKIPS_IN_A_ROW} in a row; "
             f"its documents are in {self.logger.events_file.name})."

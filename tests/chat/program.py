@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from parakeet.chat.models import OpenedModel
 from parakeet.chat.session import Session
 from parakeet.chat.storage import SessionLog, session_header, session_path
 from parakeet.chat.terminal import run_chat
@@ -37,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--stats", action="store_true")
     parser.add_argument("--no-history", action="store_true")
+    parser.add_argument("--raw", action="store_true")
+    parser.add_argument("--paragraphs", action="store_true")
     options = parser.parse_args(arguments)
     engine = _engine(options)
     settings = SamplingSettings(
@@ -51,12 +54,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             header = session_header(engine, release.name, release.weights_sha256)
             log = SessionLog.open(path, header) if path.exists() else SessionLog.create(path, header)
         return run_chat(
-            Session(engine, settings, "", log), release, home(), options.message, options.json, options.stats,
-            not options.no_history,
+            Session(engine, settings, "", log, options.raw), release, home(), lambda name: _open(name, options),
+            options.message, options.json, options.stats, not options.no_history, options.paragraphs,
         )  # fmt: skip
     except ParakeetError as error:
         print(f"Error: {sanitise(str(error))}", file=sys.stderr)
         return 1
+
+
+def _open(name: str, options: argparse.Namespace) -> OpenedModel:
+    """`/model NAME` gives a model that replies with its name."""
+    other = argparse.Namespace(**{**vars(options), "reply": f"I am {name}.", "bytes": False, "context": 256})
+    return OpenedModel(Release(Path(name), name, Generation(temperature=0.5), name * 8), _engine(other))
 
 
 def _engine(options: argparse.Namespace) -> Engine:

@@ -1,3 +1,4 @@
+import re
 import stat
 import sys
 import tempfile
@@ -9,13 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parakeet.chat.commands import COMMANDS, Chat, complete, find_command, first_words, parse_input, run_command
-from parakeet.chat.input import is_open, literal, unquoted
+from parakeet.chat.input import as_input, is_open, literal
+from parakeet.chat.models import OpenedModel
 from parakeet.chat.output import ReplyPrinter, TextOutput
+from parakeet.chat.session import Session
+from parakeet.chat.storage import load
 from parakeet.errors import ParakeetError
 from parakeet.recipe import Generation
 from parakeet.release.verify import Release
 
-from .scripted_sessions import last_prompt, say, seeded, session
+from ..scripted import scripted_engine
+from .scripted_sessions import greedy, last_prompt, say, seeded, session
 
 Do = Callable[[str], str]
 """Run a command; what it printed."""
@@ -24,7 +29,12 @@ Do = Callable[[str], str]
 @pytest.fixture
 def chat(tmp_path: Path) -> Chat:
     release = Release(Path("models/tiny"), "tiny", Generation(), "ab" * 32)
-    return Chat(release, ReplyPrinter(session(seeded), TextOutput()), tmp_path, "Parakeet: ")
+
+    def open_model(name: str) -> OpenedModel:
+        other = Release(Path(name), name, Generation(temperature=0.5, top_k=7), name * 8)
+        return OpenedModel(other, session(f"I am {name}.", context=256).engine, ["The newest checkpoint is damaged."])
+
+    return Chat(release, ReplyPrinter(session(seeded), TextOutput()), tmp_path, "Parakeet: ", open_model)
 
 
 @pytest.fixture
@@ -66,23 +76,42 @@ def test_any_text_can_be_sent(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("typed", "still_open", "text"),
+    "typed",
     [
-        ('"""a', True, None),
-        ('"""', True, None),
-        ('""""', True, None),
-        ('"""""', True, None),
-        ('"""a\n""', True, None),
-        ('""""""', False, ""),
-        ('"""\n/exit\n"""', False, "//exit"),
-        (' """a\n  b""" ', False, "a\n  b"),
-        ('say """a"""', False, 'say """a"""'),
+        *('"""a', '"""', '""""', '"""""', '"""a\n""', '"""a\n\nb', '"""a"""b"""', ' """x'),
+        *('/system """', '/sys """Be', '/edit """a\n'),
     ],
 )
-def test_blocks_in_three_quotes(typed: str, still_open: bool, text: str | None) -> None:
-    assert is_open(typed) == still_open
-    if text is not None:
-        assert unquoted(typed) == text
+def test_a_block_stays_open_until_quotes_or_two_empty_lines_end_it(typed: str) -> None:
+    assert is_open(typed)
+    assert not is_open(typed + 'x"""')
+    assert not is_open(typed + "\n\n")
+
+
+@pytest.mark.parametrize(
+    ("typed", "block"),
+    [
+        ('"""hi"""', "hi"),
+        ('""""""', ""),
+        ('"""\n/exit\n"""', "/exit"),
+        (' """a\n  b""" ', "a\n  b"),
+        ('"""He said "hi""""', 'He said "hi"'),
+        ('"""never ended\n\n', "never ended"),
+        ('"""Hello""" is how a docstring begins. Who are you?', None),
+        ('"""a""" and """b"""', None),
+        ('"""a""" and """b""" too', None),
+        ('say """a"""', None),
+        ('say """a b""" now', None),
+        ('What does """ mean?', None),
+        ("''", None),
+        ('"hi"', None),
+        ("", None),
+    ],
+)
+def test_a_line_whose_quotes_close_is_complete(typed: str, block: str | None) -> None:
+    assert not is_open(typed)
+    entered = as_input(typed)
+    assert (entered.text, entered.literal) == (typed if block is None else block, block is not None)
 
 
 def test_a_beginning_is_enough_if_it_is_the_only_one() -> None:
@@ -90,6 +119,11 @@ def test_a_beginning_is_enough_if_it_is_the_only_one() -> None:
     assert find_command("set").name == "set"
     with pytest.raises(ParakeetError, match=r"^/se could be /set, /seed or /sessions\.$"):
         find_command("se")
+    with pytest.raises(ParakeetError, match=r"^/c could be /continue or /clear\.$"):
+        find_command("c")
+    for alias, name in {"bye": "exit", "quit": "exit", "q": "exit", "?": "help"}.items():
+        assert find_command(alias).name == name
+        assert parse_input(f"/{alias}") == (alias, "")
 
 
 @pytest.mark.parametrize(
@@ -101,6 +135,17 @@ def test_a_beginning_is_enough_if_it_is_the_only_one() -> None:
         ("clear", "the table", "/clear takes no argument. .* //clear the table"),
         ("save", "", "/save needs an argument: /save NAME"),
         ("show", "nonsense", "/show takes one of config, settings, context, prompt, system"),
+        ("show", "s", r"^/show s could be settings or system\.$"),
+        ("show", "con", r"^/show con could be config or context\.$"),
+        ("set", "t 1", r"^'t' could be temperature, top_k or top_p\.$"),
+        ("set", "top default", r"^'top' could be top_k or top_p\.$"),
+        ("set", "temprature default", "did you mean temperature"),
+        ("probs", "", "There is no reply yet: give a text"),
+        (
+            "system",
+            "@nothing.txt",
+            "There is no file nothing.txt. To send the word itself, double the @: @@nothing.txt",
+        ),
         ("stats", "maybe", "on or off"),
         ("set", "temprature 1", "did you mean temperature"),
         ("set", "temperature hot", "temperature must be a number from 0 to 10, not 'hot'"),
@@ -129,7 +174,7 @@ def test_the_table_is_help_dispatch_and_completion(chat: Chat, do: Do) -> None:
     starts = {line.index(COMMANDS[line.split()[0][1:]].help) for line in text.splitlines() if line.startswith("  /")}
     assert len(starts) == 1
     assert [candidate.text for candidate in complete(chat, "/")] == [f"/{name}" for name in COMMANDS]
-    named = "help exit clear system set show save load sessions retry edit undo continue stats seed"
+    named = "help exit clear system set show save load sessions retry edit undo continue stats seed probs model"
     assert sorted(COMMANDS) == sorted(named.split())
 
 
@@ -170,6 +215,69 @@ def test_continue_grows_the_reply(chat: Chat, do: Do) -> None:
     assert len(chat.session.exchanges[-1].reply) > len(before)
 
 
+def test_continue_after_a_whole_reply_says_so(chat: Chat, do: Do) -> None:
+    say(chat.session, "one")
+    whole = list(chat.session.exchanges)
+    assert do("/continue") == "The reply is complete: the model ended it. /retry gives another one.\n"
+    assert chat.session.exchanges == whole
+    do("/set stop zzz")  # A stop string may have ended it: then the model is asked.
+    assert do("/continue").startswith("Parakeet: ")
+
+
+def test_a_system_message_of_several_lines_and_from_a_file(chat: Chat, do: Do, tmp_path: Path) -> None:
+    do('/system """Be brief.\n\nBe kind."""')
+    assert chat.session.system == "Be brief.\n\nBe kind."
+    do('/system """"""')
+    assert chat.session.system == ""
+    (tmp_path / "a system.txt").write_text("From a file.\n", encoding="utf-8")
+    do(f'/system @"{tmp_path}/a system.txt"')
+    assert chat.session.system == "From a file."
+
+
+def test_another_model_goes_on(chat: Chat, do: Do, capsys: pytest.CaptureFixture[str]) -> None:
+    say(chat.session, "one")
+    do("/set temperature 1.5")
+    assert "No other model in" in do("/model")
+    assert do("/model other") == "other replies from here on, 7 parameters.\n"
+    # What was set stays; the rest are the new model's own defaults.
+    assert (chat.session.settings.temperature, chat.session.settings.top_k) == (1.5, 7)
+    assert say(chat.session, "two") == "I am other."
+    assert len(last_prompt(chat.session)) == 4
+    assert "other" in do("/show")
+    do("/save both")
+    assert chat.session.log is not None
+    events = load(chat.session.log.path).events
+    assert [(event["event"], event.get("model")) for event in events][1:] == [("model", "other"), ("reply", None)]
+    assert load(chat.session.log.path).header["model"] == "tiny"
+    chat.session.close()
+
+
+def test_a_model_that_cannot_be_opened_leaves_the_present_one(chat: Chat) -> None:
+    def refuse(name: str) -> OpenedModel:
+        raise ParakeetError("no such model")
+
+    chat.open_model = refuse
+    with pytest.raises(ParakeetError, match="no such model"):
+        run_command(chat, "model", "other")
+    assert chat.release.name == "tiny"
+
+
+def test_probabilities_of_the_next_tokens(chat: Chat, do: Do) -> None:
+    chat.printer.session = Session(scripted_engine(b"ab"), greedy())
+    first = do('/probs """Hi "you"\n"""').splitlines()
+    assert first[0] == r'After "y" "o" "u" "\"" <|endofprompt|> Assistant:'
+    rows = [line.split(maxsplit=3) for line in first[2:]]
+    assert len(rows) == 10
+    # The scripted model likes best two ids that no reply may contain.
+    assert {row[3] for row in rows[:2]} == {"Assistant:", "(undefined)"}
+    assert [row[1:] for row in rows if row[1] != "0.0000%"] == [["100.0000%", "97", '"a"']]
+    assert chat.session.exchanges == []
+    say(chat.session, "Hi")
+    assert do("/probs").splitlines()[0].endswith('Assistant: "a" "b"')
+    chat.session.raw = True
+    assert do("/probs Hi").splitlines()[0] == 'After <|endoftext|> "H" "i"'
+
+
 def test_system(chat: Chat, do: Do) -> None:
     assert do("/system") == "There is no system message.\n"
     do("/system Be brief.\nBe \x1b[31mkind.")
@@ -188,6 +296,16 @@ def test_settings_and_seed(chat: Chat, do: Do) -> None:
     assert do("/set temp").split()[:2] == ["temperature", "0.7"]
     settings = chat.session.settings
     assert (settings.temperature, settings.top_k, settings.stop) == (0.7, 5, ("a", "b c"))
+    assert do("/set temperature default").split()[:2] == ["temperature", "0.3"]
+    assert do("/set top-k DEFAULT").split()[:2] == ["top_k", "0"]
+    do("/set stop default")
+    do("/set seed 5")
+    assert do("/seed default") == "The seed is random.\n"
+    settings = chat.session.settings
+    assert (settings.temperature, settings.stop, settings.seed) == (0.3, (), None)
+    do('/set stop "default"')
+    assert chat.session.settings.stop == ("default",)
+    do("/set stop default")
     assert do("/set") == do("/show settings")
     assert do("/seed 5") == "The seed is 5.\n"
     say(chat.session, "one")
@@ -236,7 +354,8 @@ def test_sessions_are_saved_listed_and_loaded(chat: Chat, do: Do, tmp_path: Path
     with pytest.raises(ParakeetError, match=r"broken\.jsonl, line 1"):
         run_command(chat, "load", "broken")
     loaded = do("/load one")
-    assert "one: 2 exchanges" in loaded
+    assert re.search(r"one: 2 exchanges, the last on \d{4}-\d\d-\d\d \d\d:\d\d\.", loaded)
+    assert "Human: first question" in loaded
     assert "Human: second" in loaded
     assert [exchange.message for exchange in chat.session.exchanges][1:] == ["second"]
     assert chat.session.log is not None

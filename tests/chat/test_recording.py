@@ -63,7 +63,7 @@ def test_a_session_of_another_model_continues_with_a_note_and_says_so_in_the_fil
     talk.close()
     path = tmp_path / "talk.jsonl"
     again = session(log=SessionLog.open(path, header("other")))
-    assert again.notes == ["Another model, 'tiny', held this session; 'other' continues it."]
+    assert again.notes == ["The last reply came from another model, 'tiny'. Now 'other' replies."]
     assert len(load(path).events) == 1
     say(again, "Two?")
     again.close()
@@ -171,6 +171,7 @@ OPERATIONS = st.lists(
         st.tuples(st.sampled_from(["retry", "continue_reply"]), st.none() | st.integers(1, 3)),
         st.tuples(st.just("set_system"), MESSAGES | st.just("")),
         st.tuples(st.just("seed"), st.none() | st.integers(0, 3)),
+        st.tuples(st.just("raw"), st.booleans()),
         st.tuples(st.sampled_from(["undo", "clear", "leave and come back", "save"])),
     ),
     max_size=14,
@@ -195,6 +196,8 @@ def carry_out(talk: Session, folder: Path, operation: tuple[Any, ...]) -> Sessio
             talk.save(folder / f"saved{len(list(folder.iterdir()))}.jsonl", header())
         case "seed", seed:
             talk.settings = replace(talk.settings, seed=seed)
+        case "raw", raw:
+            talk.raw = raw
         case "set_system", text:
             talk.set_system(text)
         case ("undo" | "clear") as name, *_:

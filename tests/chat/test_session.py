@@ -346,3 +346,48 @@ def test_the_prompt_can_be_shown_before_it_is_sent() -> None:
     talk.settings = greedy(max_tokens=1)
     assert len(talk.prompt_ids()) == 12 + 4 * 27
     assert talk.dropped == dropped
+
+
+def test_a_text_is_continued_without_roles_and_apart_from_the_conversation() -> None:
+    talk = session("and more", system="Be brief.")
+    say(talk, "One?")
+    talk.raw = True
+    say(talk, " Once")
+    drain(talk.continue_reply())
+    drain(talk.edit("Twice"))
+    start = TOKENIZER.end_of_text
+    texts = (" Once", " Onceand more", "Twice")
+    assert talk.engine.prompts[1:] == [[start, *text.encode()] for text in texts]  # type: ignore[attr-defined]
+    assert [(exchange.message, exchange.raw) for exchange in talk.exchanges] == [("One?", False), ("Twice", True)]
+    assert talk.prompt_ids() == [start]
+    talk.raw = False
+    say(talk, "Two?")
+    last = parse_conversation(TOKENIZER, talk.engine.prompts[-1])  # type: ignore[attr-defined]
+    assert [turn.content for turn in last] == ["Be brief.", "One?", "and more", "Two?", ""]
+    assert talk.dropped == 0
+
+
+@pytest.mark.parametrize("length", [385, 10**7])
+def test_a_text_that_is_too_long_to_continue_is_refused(length: int) -> None:
+    talk = session(context=512, max_tokens=400, system="Be brief.")
+    talk.raw = True
+    assert say(talk, "x" * 383) == "yes"
+    with pytest.raises(ParakeetError, match=rf"The message \({length:,} characters\) makes a prompt of .*only 384 fit"):
+        talk.reply("x" * length)
+
+
+def test_the_next_prompt_is_looked_at_and_nothing_said() -> None:
+    talk = session(context=128)
+    for number in range(5):
+        say(talk, f"{number}" * 20)
+    before = (talk.dropped, list(talk.exchanges), talk.last_message)
+    assert talk.next_ids()[-3:] == [*b"yes"]
+    assert talk.next_ids("Why?")[-7:] == [
+        TOKENIZER.role_id("Human"),
+        *b"Why?",
+        TOKENIZER.end_of_prompt,
+        TOKENIZER.role_id("Assistant"),
+    ]
+    assert (talk.dropped, talk.exchanges, talk.last_message) == before
+    with pytest.raises(ParakeetError, match="There is no reply yet"):
+        session().next_ids()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import termios
 from pathlib import Path
@@ -41,6 +42,123 @@ def test_a_conversation_on_a_dumb_terminal(terminal: Open, home: Path) -> None:
         child.send("/exit\r")
         assert child.ends() == 0
     assert not home.exists()
+
+
+DOCSTRING = '"""Hello""" is how a docstring begins. Who are you?'
+
+
+@pytest.mark.parametrize("term", ["dumb", "xterm"])
+def test_quotes_that_close_and_quotes_that_do_not(terminal: Open, home: Path, term: str) -> None:
+    with terminal("--reply", "yes", "--session", "quotes", TERM=term, NO_COLOR="1") as child:
+        complete = (DOCSTRING, 'say """a b""" now', 'What does """ mean?', '"""one line"""', '"""exit"""')
+        for line in complete:
+            assert "Parakeet: yes" in child.type(line)
+        # It says what is missing, and two empty lines lead out.
+        child.send('"""left open\r')
+        child.expect_exact('""" or two empty lines send it, Ctrl-C cancels')
+        child.send("second\r")
+        child.send("\r")
+        child.send("\r")
+        child.expect_exact("Parakeet: yes")
+        child.prompt()
+        child.send('"""\r')
+        child.send("\r")
+        child.send("\r")
+        child.prompt()
+        child.send('/system """Be brief.\r')
+        child.expect_exact("Ctrl-C cancels")
+        child.send('Be kind."""\r')
+        child.expect_exact("The system message is set.")
+        child.prompt()
+        child.send('"""cancelled\r')
+        child.expect_exact("Ctrl-C cancels")
+        child.interrupt()
+        child.prompt()
+        assert "Parakeet: yes" in child.type("last")
+    recorded = (home / "sessions" / "quotes.jsonl").read_text(encoding="utf-8").splitlines()[1:]
+    events = [json.loads(line) for line in recorded]
+    assert [event["message"] for event in events if "message" in event] == [
+        *(DOCSTRING, 'say """a b""" now', 'What does """ mean?', "one line", "exit", "left open\nsecond", "last"),
+    ]
+    assert [event["content"] for event in events if "content" in event] == ["Be brief.\nBe kind."]
+
+
+@pytest.mark.parametrize("way", ["/bye", "/quit", "/q", "/ex"])
+def test_many_ways_to_leave(terminal: Open, way: str) -> None:
+    with terminal("--reply", "yes", "--no-history") as child:
+        assert "To leave, type /exit or press Ctrl-D" in child.type("Quit")
+        assert child.type("quit") == "Parakeet: yes\r\n"
+        assert "To leave, type /exit" in child.type("exit")
+        assert "Conversation\r\n" in child.type("/?")
+        assert "To leave, type /exit" in child.type("exit")
+        child.send(way + "\r")
+        assert child.ends() == 0
+
+
+def test_replies_wrap_at_words_on_a_terminal(terminal: Open, home: Path) -> None:
+    words = "these are words of a reply " * 6
+    with terminal("--reply", words, "--session", "wrapped") as child:
+        termios.tcsetwinsize(child.child_fd, (24, 80))
+        printed = child.type("hello").removesuffix("\r\n").split("\r\n")
+        assert printed[0] == "Parakeet: these are words of a reply these are words of a reply these are words"
+        assert printed[1].startswith("of a reply these")
+        assert " ".join(printed).split() == ["Parakeet:", *words.split()]
+        termios.tcsetwinsize(child.child_fd, (24, 30))
+        assert max(map(len, child.type("again").splitlines())) <= 29
+    events = (home / "sessions" / "wrapped.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(events[1])["reply"] == words
+
+
+def test_a_continued_session_begins_with_a_recap(terminal: Open) -> None:
+    with terminal("--session", "trip", "--reply", "yes", TERM="xterm") as child:
+        assert "exchange" not in child.banner
+        for line in ("one", "two", "three"):
+            child.type(line)
+        child.send("/exit\r")
+        child.ends()
+    with terminal("--session", "trip", "--reply", "yes", TERM="xterm") as child:
+        banner = child.banner.replace("\x1b[0m", "")
+        assert re.search(r"\x1b\[2mtrip: 3 exchanges, the last on \d{4}-\d\d-\d\d \d\d:\d\d\.\r\n", banner)
+        assert "\x1b[2m  Human: two\r\n\x1b[2m  Parakeet: yes\r\n\x1b[2m  Human: three\r\n" in banner
+        assert "Human: one" not in banner
+
+
+def test_files_models_and_probabilities_on_a_terminal(
+    terminal: Open, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "some notes.txt").write_text("From\na file.", encoding="utf-8")
+    with terminal("--bytes", "--reply", "yes", "--session", "all", TERM="xterm", NO_COLOR="1") as child:
+        child.send("Summarise @some\t")
+        child.expect_exact(r"\ notes.txt")
+        assert "Parakeet: yes" in child.type("")
+        assert "There is no file none.txt" in child.type("@none.txt")
+        assert "is sent as it is" in child.type("see @none.txt")
+        child.paste("@none.txt\n" * 20)
+        assert "Parakeet: yes" in child.type("")
+        assert "100.0000%" in child.type("/probs Hi")
+        assert "other replies from here on" in child.type("/model other")
+        assert "I am other." in child.type("Who?")
+    recorded = (home / "sessions" / "all.jsonl").read_text(encoding="utf-8").splitlines()[1:]
+    assert [event.get("message", event["event"]) for event in map(json.loads, recorded)] == [
+        "Summarise \n\nFrom\na file.",
+        "see @none.txt",
+        ("@none.txt\n" * 20).strip(),
+        "model",
+        "Who?",
+    ]
+
+
+def test_raw_texts_on_a_terminal(terminal: Open, home: Path) -> None:
+    options = ("--raw", "--session", "raw", "--max-tokens", "1", "--reply", " and more")
+    with terminal(*options, TERM="xterm", NO_COLOR="1") as child:
+        assert "without the chat template" in child.banner
+        for typed in ("Once upon", "/continue"):
+            assert child.type(typed).endswith(" and\r\nReply cut at 1 token (max_tokens).\r\n")
+        assert "<|endoftext|>\r\n(1 token)" in child.type("/show prompt")
+        assert "With --raw there is no system message" in child.type("/system Be brief.")
+    events = (home / "sessions" / "raw.jsonl").read_text(encoding="utf-8").splitlines()[1:]
+    assert [json.loads(event)["event"] for event in events] == ["complete", "continue"]
 
 
 def test_ctrl_c_stops_the_reply_and_not_the_program(terminal: Open) -> None:

@@ -68,12 +68,28 @@ def test_strange_messages_are_answered(run: Run) -> None:
 
 
 def test_dropped_exchanges_and_cut_replies_are_noted_off_standard_output(run: Run) -> None:
-    lines = b"x" * 40 + b"\n" + b"y" * 40 + b"\n" + b"z\n"
+    lines = b"x" * 40 + b"\n" + b"y" * 40 + b"\n" + b"z\n" + b"z" * 40 + b"\n" * 2 + b"z" * 40
     done = run("--bytes", "--reply", "0123456789", "--context", "64", "--max-tokens", "5", stdin=lines)
-    assert (done.status, done.out) == (0, b"01234\n" * 3)
+    assert (done.status, done.out) == (0, b"01234\n" * 5)
     cut = "Reply cut at 5 tokens (max_tokens)."
-    left = "1 old exchange left out of the prompt: the context of 64 tokens is full."
-    assert done.notes == [cut, left, cut, cut]
+    left = "The context of 64 tokens is full: from here on the oldest exchanges are left out of the prompt (1 so far)."
+    assert done.notes == [cut, left, cut, cut, cut, cut]
+
+
+def test_paragraphs_are_messages(run: Run) -> None:
+    text = b"\xef\xbb\xbf\n\none\n  still one\r\n \t \ntwo\n\n\n\nthree\nends"
+    done = run("--reply", "yes", "--paragraphs", stdin=text)
+    assert (done.status, done.out, done.err) == (0, b"yes\n" * 3, b"")
+    done = run("--reply", "yes", "--paragraphs", stdin=b"one\n\ntwo\n" + b"x" * 1000)
+    assert done.status == 1
+    assert b"Line 3 of the input: The message (1,004 characters)" in done.err
+
+
+def test_raw_texts_are_continued_each_on_its_own(run: Run) -> None:
+    done = run("--raw", stdin=b"one\nand two\n")
+    # One token for the beginning of a document, and one for each byte: no role, no end, no history.
+    assert [line.split()[-1] for line in done.out.decode().splitlines()] == ["4", "8"]
+    assert run("--raw", "-m", " three ").out.endswith(b" 8\n")
 
 
 def test_ten_megabytes_in_one_line_are_refused_with_the_line(run: Run) -> None:

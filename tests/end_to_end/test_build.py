@@ -41,7 +41,9 @@ def test_a_build_makes_every_stage_and_ends_in_a_release(built: tuple[Path, Path
                 "training_manifest.json", "SHA256SUMS", "tokenizer.json", "vocabulary.tiktoken"}  # fmt: skip
     assert expected <= {path.name for path in release.iterdir()}
     assert subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=release).returncode == 0
-    assert b"files, all match" in parakeet(home, "verify", str(release)).stdout
+    assert parakeet(home, "verify").stdout == parakeet(home, "verify", str(release)).stdout
+    assert b"files, all match" in parakeet(home, "verify", "tiny").stdout
+    assert output.endswith(b"Talk to it with: parakeet chat\n")
     assert b"*  tiny" in parakeet(home, "models").stdout
 
 

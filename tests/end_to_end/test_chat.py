@@ -8,22 +8,16 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pexpect
 import pytest
-import torch
 from click.testing import CliRunner, Result
 
 from parakeet.cli import main
-from parakeet.model.config import ModelConfig
-from parakeet.model.transformer import Parakeet, save_model
-from parakeet.release.verify import GENERATION_FILE, write_sums
-from parakeet.tokenizer import TRAINED_PATTERN
 
+from ..chat.tiny_models import write_release, write_run
 from ..conftest import without_root_rights
-from ..scripted import byte_tokenizer
 from .conftest import environment
 
 CHAT = (sys.executable, "-m", "parakeet.cli", "chat")
@@ -36,16 +30,7 @@ CONTROL_CODES = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e]"
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home whose latest release is a tiny model of random weights, context 1,024."""
     home = tmp_path_factory.mktemp("chat") / "home"
-    release = home / "releases" / "tiny-0"
-    release.mkdir(parents=True)
-    tokenizer = replace(byte_tokenizer(), pattern=TRAINED_PATTERN)
-    model = Parakeet(ModelConfig(layers=3, heads=2, width=16, context=1024, vocabulary_rows=tokenizer.rows))
-    model.initialise(torch.Generator().manual_seed(1))
-    save_model(model, release)
-    tokenizer.save(release)
-    settings = {"name": "tiny", "temperature": 2.0, "max_tokens": 40, "top_p": 1.0, "min_p": 0.0}
-    (release / GENERATION_FILE).write_text(json.dumps(settings), encoding="utf-8")
-    write_sums(release)
+    write_release(home / "releases" / "tiny-0", "tiny")
     (home / "releases" / "latest").symlink_to("tiny-0")
     return home
 
@@ -154,6 +139,42 @@ def test_every_command_in_one_session(home: Path, tmp_path: Path) -> None:
     differs = chat(home, "--replay", str(other))
     assert differs.exit_code == 1
     assert "differs after 0 characters" in differs.stdout
+
+
+def test_a_conversation_over_files_models_a_run_and_raw_texts(home: Path, tmp_path: Path) -> None:
+    """What is recorded of all of it gives the same replies again."""
+    write_run(home, "abcd1234abcd1234", (10, 20))
+    write_release(home / "imported" / "second", "second", seed=5)
+    (home / "releases" / "tiny-0" / "README.md").write_text("An edited model card.", encoding="utf-8")
+    (tmp_path / "notes.txt").write_text("Two\n\nlines.", encoding="utf-8")
+    with chatting(home, "--session", "tour", "--temperature", "0") as child:  # greedy: no reply is empty
+        child.expect_exact(PASTE_ON)
+        for line, expected in (
+            ('"""Hello""" is how a docstring begins. Who are you?', "Parakeet: "),
+            (f"Summarise @{tmp_path}/notes.txt", "Parakeet: "),
+            ("exit", "To leave, type /exit"),
+            ("/s", "/s could be /system, /set, /seed, /stats, /show, /sessions or /save."),
+            ("/probs Who?", "piece"),
+            ("/model", "run at step 20"),
+            ("/model second", "second replies from here on"),
+            ("And now?", "Parakeet: "),
+            ("/model abcd@10", "run abcd1234@10 replies from here on"),
+            ("/retry", "Parakeet: "),
+            ("/set temperature default", "2"),
+        ):
+            assert expected in typed(child, line), line
+        child.send("/bye\r")
+        assert ends(child) == 0
+    with chatting(home, "--session", "tour", "--temperature", "0", "--raw", "--run", "abcd") as child:
+        child.expect_exact("tour: 3 exchanges, the last on ")
+        child.expect_exact(PASTE_ON)
+        assert "Parakeet: " not in typed(child, "Once upon")
+        typed(child, "/continue")
+        child.send("/q\r")
+        assert ends(child) == 0
+    replayed = chat(home, "--replay", str(home / "sessions" / "tour.jsonl"))
+    assert (replayed.exit_code, replayed.stderr) == (0, ""), replayed.output
+    assert "replies are identical" in replayed.stdout
 
 
 def test_ctrl_c_stops_a_reply_and_twice_leaves(home: Path) -> None:

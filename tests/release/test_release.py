@@ -9,7 +9,8 @@ from parakeet.errors import ParakeetError
 from parakeet.model.config import ModelConfig
 from parakeet.recipe_file import load_recipe
 from parakeet.release.card import render_card
-from parakeet.release.verify import open_release, released_models, verify_release, write_sums
+from parakeet.release.listing import released_models
+from parakeet.release.verify import open_release, verify_release, write_sums
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """`parakeet compare`, the pictures of runs, and ages."""
 
+import json
 import re
 import subprocess
 import sys
@@ -24,6 +25,23 @@ def two(tmp_path: Path) -> Path:
     second = Folder(tmp_path, "bbbb", learning_rate=5e-4)
     second.train(*(record(step, 4.0, tokens=2 * BATCH * step) for step in range(1, 41)))
     return tmp_path
+
+
+def test_runs_as_json(two: Path) -> None:
+    (two / "training_runs" / "cccc").mkdir()
+    status, output = parakeet(two, "runs", "--json")
+    listed = json.loads(output)
+    assert status == 0
+    assert sorted(run["key"] for run in listed["runs"]) == ["aaaa", "bbbb"]
+    assert len(listed["unreadable"]) == 1
+    first = next(run for run in listed["runs"] if run["key"] == "aaaa")
+    assert (first["step"], first["tokens"], first["loss"], first["note"]) == (100, 100 * BATCH, 5.0, None)
+    shown = json.loads(parakeet(two, "runs", "aa", "--json")[1])
+    assert {key: shown[key] for key in first} == first
+    assert shown["settings"]["training.optimizer"] == "muon"
+    assert (shown["checkpoints"], shown["events"]) == ([], [])
+    status, output = parakeet(two, "runs", "--json", "zz")
+    assert (status, output.count("\n")) == (1, 1)
 
 
 def test_two_runs_are_compared_at_equal_tokens(two: Path) -> None:

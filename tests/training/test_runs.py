@@ -245,7 +245,7 @@ def test_a_prefix_of_no_run_or_of_several_names_the_candidates(tmp_path: Path) -
         Folder(tmp_path, key)
     status, output = parakeet(tmp_path, "runs", "abc")
     assert status == 1
-    assert output == "Error: Several runs begin with 'abc': abcd0, abcd1. Give more digits of the key.\n"
+    assert output == "Error: Several runs begin with 'abc': abcd0, abcd1. Type more of it.\n"
     status, output = parakeet(tmp_path, "compare", "fff", "abdc0")
     assert status == 1
     assert "No run begins with 'abdc0'. There are: abcd0" in output
@@ -271,7 +271,7 @@ def test_no_line_is_wider_than_the_terminal_while_columns_can_go(
 
 
 def test_a_run_that_is_no_folder_is_an_error_of_ours(tmp_path: Path) -> None:
-    with pytest.raises(ParakeetError, match="is no training run"):
+    with pytest.raises(ParakeetError, match="is not a training run"):
         load_run(tmp_path / "gone")
     assert not (tmp_path / METRICS_FILE).exists()
 

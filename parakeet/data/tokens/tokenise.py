@@ -27,6 +27,7 @@ from parakeet.tokenizer import Tokenizer
 
 LEAST_TASKS = 64
 """A small corpus is cut into this many tasks if it has enough parts, so that every core has work."""
+MANY = 10_000
 READ = ("doc_id", "source", "turns", "split")
 
 
@@ -65,13 +66,46 @@ def make_token_shards(recipe: Recipe, inputs: Mapping[str, Path], output: Path, 
     held_out = counts["held_out"]
     # Checked now, before hours are spent on training a model that cannot be measured.
     if held_out["bytes"] < recipe.shards.min_held_out_bytes:
+        share = share_that_holds_out(paths, recipe.shards.min_held_out_bytes)
+        remedy = f"Add text, or run the same build again with: --held-out {share}%" if share else "Add text"
+        number = held_out["documents"]
         raise ParakeetError(
-            f"Only {held_out['documents']:,} documents with {held_out['bytes']:,} bytes are held out, too little to "
-            f"measure a model ({recipe.shards.min_held_out_bytes:,} bytes are needed). Add text, or raise "
-            f"deduplication.held_out_fraction (now {recipe.deduplication.held_out_fraction})."
+            f"Only {number:,} document{'s' * (number != 1)} with {held_out['bytes']:,} bytes are held out, too little "
+            f"to measure a model ({recipe.shards.min_held_out_bytes:,} bytes are needed). {remedy} "
+            f"(deduplication.held_out_fraction is {recipe.deduplication.held_out_fraction:g}). To build without "
+            "measuring: --held-out 0"
+        )
+    if not counts["train"]["documents"]:
+        raise ParakeetError(
+            "All of the text is held out, and none is left to train on. Add text, or run the same build again with: "
+            "--held-out 0"
         )
     largest = max(tally["largest_id"] for tally in tallies)
     return {"tokenizer_sha256": tokenizer.sha256, "largest_id": largest, **counts}
+
+
+def share_that_holds_out(paths: Sequence[Path], n_bytes: int) -> int | None:
+    """The smallest whole percentage with which deduplication would hold out `n_bytes` of these documents.
+
+    None if 50 %, the most that a recipe may hold out, is too little, or leaves nothing to train on. A document is held
+    out if the first half of its id, as a share of all ids, is below the fraction.
+    """
+    documents: list[tuple[float, int]] = []
+    for path in paths:
+        for batch in read_batches(path, ("doc_id", "turns", "held_out")):
+            for doc_id, turns, decided in zip(*(batch[name].to_pylist() for name in batch.schema.names), strict=True):
+                size = sum(len(turn["content"].encode()) for turn in turns)
+                # Synthetic text is split by question, whatever the fraction is.
+                at = int.from_bytes(doc_id[:8]) / 2**64 if decided is None else 0.0 if decided else 1.0
+                documents.append((at, size))
+            # Of a large corpus the first documents are enough.
+            if len(documents) > MANY and sum(size for at, size in documents if at < 0.01) >= n_bytes:
+                return 1
+    for percent in range(1, 51):
+        below = [size for at, size in documents if at < percent / 100]
+        if sum(below) >= n_bytes:
+            return percent if len(below) < len(documents) else None
+    return None
 
 
 def _sum(tallies: list[dict[str, Any]], sources: list[str]) -> dict[str, Any]:

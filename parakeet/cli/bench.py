@@ -1,6 +1,9 @@
-"""`parakeet bench …`. As in parakeet/cli.py, every command imports what it needs when it runs."""
+"""`parakeet bench`."""
 
 import click
+
+from parakeet.cli.completion import complete_recipes
+from parakeet.cli.output import examples
 
 THREADS = click.option(
     "--threads", type=click.IntRange(0), default=0, help="CPU threads.  [default: what torch chooses]"
@@ -15,7 +18,7 @@ def bench() -> None:
     """
 
 
-@bench.command("startup")
+@bench.command("startup", epilog=examples("parakeet bench startup"))
 @click.option("--runs", type=click.IntRange(1, 100), default=5, show_default=True, help="Runs of each command.")
 def bench_startup(runs: int) -> None:
     """Time `--help`, the first token of a chat, and a build with nothing to do."""
@@ -24,8 +27,15 @@ def bench_startup(runs: int) -> None:
     run(runs)
 
 
-@bench.command("generate")
-@click.option("--recipe", "recipe_name", default="demo", show_default=True, help="Shipped recipe or recipe file.")
+@bench.command("generate", epilog=examples("parakeet bench generate --recipe parakeet-378m --threads 2"))
+@click.option(
+    "--recipe",
+    "recipe_name",
+    default="demo",
+    show_default=True,
+    shell_complete=complete_recipes,
+    help="Shipped recipe or recipe file.",
+)
 @THREADS
 @click.option("--rounds", type=click.IntRange(1, 1000), default=9, show_default=True, help="Samples of each number.")
 @click.option(
@@ -47,8 +57,15 @@ def bench_generate(recipe_name: str, threads: int, rounds: int, compiled: bool) 
     run(load_recipe(recipe_name), threads, rounds, compiled, home())
 
 
-@bench.command("train")
-@click.option("--recipe", "recipe_name", default="demo", show_default=True, help="Shipped recipe or recipe file.")
+@bench.command("train", epilog=examples("parakeet bench train --recipe parakeet-378m --memory 11.2GiB"))
+@click.option(
+    "--recipe",
+    "recipe_name",
+    default="demo",
+    show_default=True,
+    shell_complete=complete_recipes,
+    help="Shipped recipe or recipe file.",
+)
 @click.option("--memory", default="", metavar="SIZE", help="Limit the GPU's memory: 11.2GiB.")
 @click.option("--rounds", type=click.IntRange(1, 1000), help="Steps to time.  [default: 3, on a GPU 15]")
 @THREADS
@@ -64,7 +81,7 @@ def bench_train(recipe_name: str, memory: str, rounds: int | None, threads: int)
     run(load_recipe(recipe_name), memory, rounds, threads)
 
 
-@bench.command("data")
+@bench.command("data", epilog=examples("parakeet bench data", "parakeet bench data --megabytes 20"))
 @click.option(
     "--text",
     multiple=True,

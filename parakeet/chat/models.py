@@ -1,0 +1,224 @@
+"""The models that a chat can open: releases, by folder or name, and checkpoints of training runs.
+
+Everything here only reads. A run may be training: its trainer removes old checkpoints at any time.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from parakeet.errors import ParakeetError
+from parakeet.formatting import format_count, render_table
+from parakeet.home import runs_folder
+from parakeet.model.config import WEIGHTS_FILE, ModelConfig
+from parakeet.release.listing import ListedModel, find_model, latest_model_folder, released_models
+from parakeet.release.verify import SUMS_FILE, Release, open_release, recorded_sum
+from parakeet.tokenizer import Tokenizer
+from parakeet.training.job import JOB_FILE, STATE_FILE, TrainingJob
+from parakeet.training.runs import Run, SavedStep, find_run, list_runs, short_keys
+
+if TYPE_CHECKING:
+    from parakeet.generation.engine import Engine
+
+TRIES = 5
+"""How often a checkpoint is looked for while the trainer removes the one that is being read."""
+
+
+@dataclass(frozen=True)
+class OpenedModel:
+    release: Release
+    engine: "Engine"
+    notes: list[str] = field(default_factory=list)
+    """Messages for the user, such as that the newest checkpoint is damaged."""
+
+
+@dataclass(frozen=True)
+class ModelOpener:
+    """Opens the models under a root with the precision, device and threads of one chat."""
+
+    root: Path
+    device: str = "auto"
+    dtype: str = "auto"
+    threads: int = 0
+
+    def open(self, name: str | None = None, run: str | None = None) -> OpenedModel:
+        """The model called `name`, the checkpoint `run` (KEY or KEY@STEP), or without either the latest release."""
+        if run is not None:
+            return self._open_run(run)
+        return self._open_release(latest_model_folder(self.root) if name is None else find_release(self.root, name))
+
+    def tokenizer(self, name: str | None = None, run: str | None = None) -> Tokenizer:
+        """The tokenizer of the model that `open` would open. Needs no torch."""
+        if run is not None:
+            found = find_run(runs_folder(self.root), _parse_run(run)[0])
+            return Tokenizer.load(_tokenizer_folder(TrainingJob.load(found.path / JOB_FILE), found.path))
+        return Tokenizer.load(latest_model_folder(self.root) if name is None else find_release(self.root, name))
+
+    def open_any(self, name: str) -> OpenedModel:
+        """What a name in the chat means: a model, or else a run (KEY or KEY@STEP)."""
+        key = name.removeprefix("run ").strip()
+        if key != name or "@" in name:
+            return self.open(run=key)
+        models = [*released_models(self.root)]
+        is_model = _is_release(Path(name)) or any(
+            each.startswith(name) for model in models for each in (model.name, model.directory.name)
+        )
+        if not is_model and any(run.key.startswith(name) for run in list_runs(runs_folder(self.root))[0]):
+            return self.open(run=name)
+        return self.open(name)
+
+    def open_recorded(self, recorded: Mapping[str, Any]) -> OpenedModel | None:
+        """The model that a session's header, or its event `model`, identifies. None if it is no longer here."""
+        sha256 = recorded.get("model_sha256")
+        for listed in released_models(self.root):
+            if _sum(listed.directory) == sha256:
+                return self._open_release(listed.directory)
+        key = str(recorded.get("model", "")).removeprefix("run ")
+        try:
+            opened = self._open_run(key) if "@" in key else None
+        except ParakeetError:
+            return None
+        return opened if opened and opened.release.weights_sha256 == sha256 else None
+
+    def _open_release(self, directory: Path) -> OpenedModel:
+        release = open_release(directory)
+        from parakeet.generation.engine import load_engine
+
+        return OpenedModel(release, load_engine(directory, self.device, self.dtype, self.threads))
+
+    def _open_run(self, text: str) -> OpenedModel:
+        key, step = _parse_run(text)
+        for _ in range(TRIES):
+            run = find_run(runs_folder(self.root), key)
+            notes: list[str] = []
+            for saved in _candidates(run, step):
+                version = _version(saved.path)
+                try:
+                    release, engine = self._load_checkpoint(run, saved)
+                    return OpenedModel(release, engine, notes)
+                except ParakeetError as error:
+                    if _version(saved.path) != version:
+                        break  # removed or replaced meanwhile: look again
+                    if step is not None:
+                        raise
+                    notes.append(f"{error} Using the checkpoint before it.")
+            else:
+                raise ParakeetError(f"No checkpoint of the run {run.key} is usable. {' '.join(notes)}")
+        raise ParakeetError(
+            f"The checkpoints of the run {run.key} were removed as fast as they could be read: try again, or name one "
+            f"that is kept: {run.key}@{run.last_saved}"
+        )
+
+    def _load_checkpoint(self, run: Run, saved: SavedStep) -> tuple[Release, "Engine"]:
+        from parakeet.generation.decoder import Decoder
+        from parakeet.generation.engine import Engine, choose_precision
+        from parakeet.training.checkpoint import load_checkpoint_model
+
+        job = TrainingJob.load(run.path / JOB_FILE)
+        device, dtype = choose_precision(self.device, self.dtype, self.threads)
+        tokenizer = Tokenizer.load(_tokenizer_folder(job, run.path))
+        config = ModelConfig.from_recipe(job.recipe.model, tokenizer.rows)
+        model, sha256 = load_checkpoint_model(saved.path, config)
+        name = f"run {run.key[:8]}@{saved.step}"
+        return Release(saved.path, name, job.recipe.generation, sha256), Engine(
+            Decoder(model, dtype, device), tokenizer
+        )
+
+
+def find_release(root: Path, name: str) -> Path:
+    """The folder of the model that a name means: a release's folder, or a name or ID that `parakeet models` lists."""
+    path = Path(os.path.expanduser(name))
+    if _is_release(path):
+        return path
+    if name and (os.path.isdir(path) or os.sep in name):
+        raise ParakeetError(f"{path} is not a release: it has no {SUMS_FILE}.")
+    return find_model(root, name).directory
+
+
+def render_models(root: Path, present: Release, width: int) -> str:
+    """The models that `/model` can switch to, as a table; the `present` one is marked."""
+    rows: list[tuple[object, ...]] = []
+    for model in _newest_of_each_name(root):
+        rows.append((_mark(model.directory, present), model.name, format_count(model.parameters), "release"))
+    runs = [run for run in list_runs(runs_folder(root))[0] if run.last_saved is not None]
+    for run, short in zip(runs, short_keys(runs), strict=True):
+        mark = "*" if present.directory.parent == run.path else ""
+        rows.append((mark, short, run.model, f"run at step {run.last_saved:,}, {run.state}"))
+    if not rows:
+        return f"No other model in {root}."
+    return render_table(("", "Model", "Parameters", "What"), rows, right=(2,), width=width)
+
+
+def model_names(root: Path) -> Iterator[tuple[str, str]]:
+    """Names that `/model` takes, each with what it means."""
+    for model in _newest_of_each_name(root):
+        yield model.name, f"{format_count(model.parameters)} parameters"
+    runs = [run for run in list_runs(runs_folder(root))[0] if run.last_saved is not None]
+    yield from ((short, f"run, {run.state}") for run, short in zip(runs, short_keys(runs), strict=True))
+
+
+def _is_release(path: Path) -> bool:
+    return os.path.isfile(path / SUMS_FILE)  # False, too, for a name that no file can have
+
+
+def _newest_of_each_name(root: Path) -> list[ListedModel]:
+    newest: dict[str, ListedModel] = {}
+    for model in released_models(root):  # the oldest first
+        if not (model.name in newest and newest[model.name].latest):
+            newest[model.name] = model
+    return list(newest.values())
+
+
+def _mark(directory: Path, present: Release) -> str:
+    return "*" if directory.resolve() == present.directory.resolve() else ""
+
+
+def _sum(directory: Path) -> str | None:
+    try:
+        return recorded_sum(directory, WEIGHTS_FILE)
+    except (OSError, ValueError, StopIteration):
+        return None
+
+
+def _parse_run(text: str) -> tuple[str, int | None]:
+    key, at, step = text.partition("@")
+    digits = step.replace(",", "").replace("_", "").removeprefix("step-")
+    if not key or (at and not (digits.isascii() and digits.isdigit())):
+        raise ParakeetError(f"{text!r} is not a run: give KEY or KEY@STEP, such as 3fa9@1200. All: parakeet runs")
+    return key, int(digits) if at else None
+
+
+def _candidates(run: Run, step: int | None) -> list[SavedStep]:
+    """The checkpoints to try, the best first. Raises ParakeetError if there is none."""
+    own = [saved for saved in run.saved if not saved.abandoned]
+    if not run.saved:
+        raise ParakeetError(
+            f"The run {run.key} has no checkpoint yet (it is at step {run.step:,} of {run.total_steps:,}). "
+            "Try again when `parakeet runs` shows that one was saved."
+        )
+    if step is None:
+        return list(reversed(own or run.saved))
+    found = [saved for saved in (*own, *run.saved) if saved.step == step][:1]
+    if not found:
+        there = ", ".join(f"{saved.step}" for saved in run.saved)
+        raise ParakeetError(f"The run {run.key} has no checkpoint of step {step:,}. It has: {there}.")
+    return found
+
+
+def _version(checkpoint: Path) -> tuple[int, int] | None:
+    """Changes when a checkpoint is removed or replaced."""
+    try:
+        status = (checkpoint / STATE_FILE).stat()
+        return status.st_ino, status.st_mtime_ns
+    except OSError:
+        return None
+
+
+def _tokenizer_folder(job: TrainingJob, run: Path) -> Path:
+    """Where a run's tokenizer was when it began or, if the store has moved since, where it is now."""
+    store = job.run.parent.parent
+    if not job.tokenizer.is_dir() and job.tokenizer.is_relative_to(store):
+        return run.parent.parent / job.tokenizer.relative_to(store)
+    return job.tokenizer

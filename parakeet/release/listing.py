@@ -1,0 +1,260 @@
+"""The models under a root: listed, found by name, and described. Only their records are read. Imports no torch."""
+
+import datetime
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from parakeet.artifact import MANIFEST_FILE, Artifact
+from parakeet.errors import ParakeetError
+from parakeet.formatting import format_bytes, format_percent, format_time, render_table
+from parakeet.home import latest_release, release_folder
+from parakeet.model.config import ModelConfig
+from parakeet.names import MOST_SHOWN
+from parakeet.release.verify import GENERATION_FILE, IMPORTED_FOLDER, SUMS_FILE, TRAINING_MANIFEST_FILE
+
+ID_CHARACTERS = 8
+NO_RELEASE = "There is no released model in {} yet. Make one with: parakeet build"
+
+
+@dataclass(frozen=True)
+class ListedModel:
+    """One line of `parakeet models`. `bits_per_byte` is empty for an imported model, `made` is in ISO 8601."""
+
+    directory: Path
+    name: str
+    parameters: int
+    bits_per_byte: dict[str, float | None]
+    made: str
+    latest: bool
+    n_bytes: int = 0
+    """Size of its files."""
+
+
+def list_models(root: Path) -> tuple[list[ListedModel], list[str]]:
+    """The models under a root that a chat can open, oldest first, and a message for each that cannot be read."""
+    latest = latest_release(root).resolve()
+    listed, faults = [], []
+    for folder, read in (
+        (release_folder(root), _built),
+        (root / "original_model", _built),
+        (root / IMPORTED_FOLDER, _imported),
+    ):
+        pattern = f"*/{GENERATION_FILE}" if read is _imported else f"*-*/{MANIFEST_FILE}"
+        for path in sorted(folder.glob(pattern)):
+            if path.parent.name.startswith(".") or path.parent.is_symlink():
+                continue
+            try:
+                listed.append(read(path.parent, latest))
+            except ParakeetError as error:
+                faults.append(str(error))
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                faults.append(f"{path} cannot be read as the record of a model: {error}.")
+    return sorted(listed, key=lambda model: (model.made, model.directory)), faults
+
+
+def released_models(root: Path) -> Iterator[ListedModel]:
+    """The models that can be read, oldest first."""
+    yield from list_models(root)[0]
+
+
+def _built(directory: Path, latest: Path) -> ListedModel:
+    artifact = Artifact.open(directory)
+    counts = artifact.counts
+    return ListedModel(
+        directory,
+        str(counts["name"]),
+        int(counts["parameters"]),
+        dict(counts.get("bits_per_byte", {})),
+        str(artifact.manifest["made"]),
+        directory.resolve() == latest,
+        _size(directory),
+    )
+
+
+def _imported(directory: Path, latest: Path) -> ListedModel:
+    """A model of `parakeet import`: its folder has no manifest, and appeared when it was complete."""
+    name = str(json.loads((directory / GENERATION_FILE).read_text(encoding="utf-8"))["name"])
+    made = datetime.datetime.fromtimestamp(directory.stat().st_mtime, datetime.UTC).isoformat(timespec="seconds")
+    return ListedModel(directory, name, ModelConfig.load(directory).parameter_count, {}, made, False, _size(directory))
+
+
+def _size(directory: Path) -> int:
+    return sum(file.stat().st_size for file in directory.iterdir() if file.is_file())
+
+
+def short_ids(models: Sequence[ListedModel]) -> list[str]:
+    """The first eight characters of each model's folder, or as many as tell the models apart."""
+    ids = [model.directory.name for model in models]
+    for length in range(ID_CHARACTERS, max(map(len, ids), default=0)):
+        if len({one[:length] for one in ids}) == len(ids):
+            return [one[:length] for one in ids]
+    return ids
+
+
+def find_model(root: Path, name: str, only_one: bool = False) -> ListedModel:
+    """The model with this name or ID, or the only one whose name or ID begins so; the folder of one will do too.
+
+    Of several models with one name it is the latest release or else the newest, as for `parakeet chat --model`.
+    Raises ParakeetError with the candidates if there is none, or several: with `only_one` also several of one name.
+    """
+    models, _ = list_models(root)
+    if not models:
+        raise ParakeetError(NO_RELEASE.format(root))
+    folder = Path(os.path.expanduser(name)).absolute()
+    tests = (
+        lambda model: os.path.isdir(folder) and model.directory.resolve() == folder.resolve(),
+        lambda model: model.directory.name == name,
+        lambda model: model.name == name,
+        lambda model: bool(name) and (model.name.startswith(name) or model.directory.name.startswith(name)),
+    )
+    for fits in tests:
+        found = [model for model in models if fits(model)]
+        one_name = {model.name for model in found} == {name} and not only_one
+        if len(found) == 1 or one_name:
+            return max(found, key=lambda model: (model.latest, model.made))
+        if found:
+            raise ParakeetError(f"Several models fit {name!r}: {_candidates(models, found)}. Give the ID.")
+    raise ParakeetError(f"No model is called {name!r}. There are: {_candidates(models, models)}. All: parakeet models")
+
+
+def _candidates(models: Sequence[ListedModel], found: Sequence[ListedModel]) -> str:
+    """Names with IDs, the newest first."""
+    ids = dict(zip((model.directory for model in models), short_ids(models), strict=True))
+    shown = [f"{model.name} ({ids[model.directory]}, {format_time(model.made)})" for model in reversed(found)]
+    more = len(shown) - MOST_SHOWN
+    return ", ".join(shown[:MOST_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def model_folder(root: Path, name: str) -> Path:
+    """A folder as it is, or that of the model with this name or ID. Raises ParakeetError if it is neither."""
+    path = Path(os.path.expanduser(name))
+    if path.is_dir():
+        return path
+    if os.sep in name or path.exists() or not list_models(root)[0]:
+        raise ParakeetError(f"{path} is not a folder: give the folder of an artefact or a release, or a model's name.")
+    return find_model(root, name).directory
+
+
+def latest_model_folder(root: Path) -> Path:
+    """The release that `parakeet chat` opens. Raises ParakeetError if there is none."""
+    latest = latest_release(root)
+    if not latest.exists():
+        raise ParakeetError(NO_RELEASE.format(root))
+    return latest.resolve()
+
+
+def model_document(model: ListedModel, in_full: bool = False) -> dict[str, Any]:
+    """The model as JSON values; `in_full` adds its shape, training, scores, licences and hashes, as far as known."""
+    document: dict[str, Any] = {
+        "name": model.name,
+        "id": model.directory.name,
+        "latest": model.latest,
+        "parameters": model.parameters,
+        "bytes": model.n_bytes,
+        "built": model.made,
+        "bits_per_byte": model.bits_per_byte,
+        "folder": str(model.directory),
+    }
+    if not in_full:
+        return document
+    from parakeet.evaluation.metrics import EVALUATION_FILE  # with numpy, which a list does not need
+
+    training, manifest = (_json(model.directory / name) for name in (TRAINING_MANIFEST_FILE, MANIFEST_FILE))
+    recipe = _part(training, "recipe")
+    sources = recipe.get("sources")
+    checkpoint = _part(training, "stages", "checkpoint", "counts")
+    return document | {
+        "description": recipe.get("description"),
+        "parakeet": _part(manifest, "versions").get("parakeet") or _part(training, "packages").get("parakeet"),
+        "config": _json(model.directory / "config.json"),
+        "training": {key: checkpoint[key] for key in ("run", "steps", "tokens", "final_loss") if key in checkpoint},
+        "exact_match": {
+            task: {key: figures.get(key) for key in ("questions", "accuracy")}
+            for task, figures in _part(_json(model.directory / EVALUATION_FILE), "exact_match").items()
+            if isinstance(figures, dict)
+        },
+        "licences": {
+            str(source.get("name")): source.get("licence")
+            for source in (sources if isinstance(sources, list) else ())
+            if isinstance(source, dict)
+        },
+        "imported_from": training.get("imported_from"),
+        "content": manifest.get("content"),
+        "sha256": _sums(model.directory),
+    }
+
+
+def render_model(model: ListedModel) -> str:
+    """Everything about one model, for a terminal."""
+    full = model_document(model, in_full=True)
+    config, training = full["config"], full["training"]
+    shape = [
+        f"{key} {config[key]:,}" for key in ("layers", "heads", "width", "context") if type(config.get(key)) is int
+    ]
+    imported = full["imported_from"] if isinstance(full["imported_from"], dict) else {}
+    facts = {
+        "ID": full["id"],
+        "folder": full["folder"],
+        "built": f"{format_time(model.made)}" + (f" by Parakeet {full['parakeet']}" if full["parakeet"] else ""),
+        "opened by": "parakeet chat" if model.latest else f"parakeet chat --model {full['id']}",
+        "about": full["description"],
+        "parameters": f"{model.parameters:,}",
+        "shape": ", ".join(shape),
+        "size": format_bytes(model.n_bytes),
+        "imported from": imported.get("file_name"),
+        "trained": ", ".join(
+            f"{value:,} {key}" if isinstance(value, int) else f"{key.replace('_', ' ')} {value:.3f}"
+            for key, value in training.items()
+            if isinstance(value, int | float)
+        ),
+        "run": training.get("run"),
+        "content": full["content"],
+    }
+    sections = [[model.name, *_indented([(key, str(value)) for key, value in facts.items() if value])]]
+    scores = [(source, "not measured" if bits is None else f"{bits:.3f} bits per byte")
+              for source, bits in model.bits_per_byte.items()]  # fmt: skip
+    scores += [
+        (task, f"{format_percent(found['accuracy'])} of {found['questions']} questions answered exactly")
+        for task, found in full["exact_match"].items()
+        if isinstance(found["accuracy"], int | float)
+    ]
+    licences = [(source, str(licence)) for source, licence in full["licences"].items()]
+    hashes = [(digest, name) for name, digest in full["sha256"].items()]
+    for title, rows in (("Held-out scores", scores), ("Licences of the text", licences), ("sha256", hashes)):
+        if rows:
+            sections.append([title, *_indented(rows)])
+    return "\n\n".join("\n".join(section) for section in sections)
+
+
+def _indented(rows: Sequence[Sequence[object]]) -> list[str]:
+    return [f"  {line}" for line in render_table([""] * len(rows[0]), rows).splitlines()]
+
+
+def _sums(directory: Path) -> dict[str, str]:
+    """sha256 by file, as the release records them."""
+    try:
+        lines = (directory / SUMS_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return {}
+    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """An object in a file; empty if there is none that can be read."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _part(values: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    """An object within objects; empty if it is missing."""
+    found: Any = values
+    for key in keys:
+        found = found.get(key) if isinstance(found, dict) else None
+    return found if isinstance(found, dict) else {}
