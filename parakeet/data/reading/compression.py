@@ -47,10 +47,9 @@ BUFFER_BYTES = HEAD_BYTES
 MOST_LAYERS = 3
 """A file may be packed again on its way (`Content-Encoding`). A quine of gzip unpacks to itself for ever."""
 MOST_WINDOW = 1 << 31
-"""Of zstd, as for `zstd --long=31`. The memory is taken only if a frame asks for it."""
+"""Of zstd, as for `zstd --long=31`, and of xz, whose largest is 1.5 GiB. It is taken only if a file asks for it."""
 ZSTD_MARK = b"\x28\xb5\x2f\xfd"
 FRAME_HEADER_BYTES = 18
-MOST_LZMA_MEMORY = 768 << 20
 ZSTD_PIECE_BYTES = 2 << 10
 """zstandard returns all that its input gives: a block of 4 bytes can give 128 KiB."""
 
@@ -189,10 +188,10 @@ class _ZstdStream:
 
 
 @contextmanager
-def decompressed(packed: Any, compression: str, where: str, consumed: Callable[[], int] | None = None) -> Iterator[Any]:
-    """A buffered stream of the content of `packed`, seekable only if it is not compressed.
+def decompressed(packed: Any, compression: str, where: str, consumed: Callable[[], int]) -> Iterator[Any]:
+    """A buffered stream of the content of `packed`, which is compressed in one of `kinds.COMPRESSIONS`.
 
-    `consumed` gives the bytes read of the file, if `packed` is not the file itself.
+    `consumed` gives the number of bytes read of the file itself, which may be packed more than once.
     """
     with ExitStack() as stack:
         if compression == ".gz":
@@ -205,16 +204,14 @@ def decompressed(packed: Any, compression: str, where: str, consumed: Callable[[
             read = PackedStreams(packed, bz2.BZ2Decompressor, BUFFER_BYTES).read
         elif compression == ".xz":
             read = PackedStreams(packed, _begin_xz, BUFFER_BYTES, padding=b"\0").read
-        elif compression == ".lz4":
-            read = stack.enter_context(pa.CompressedInputStream(pa.PythonFile(packed, mode="r"), "lz4")).read
         else:
-            yield packed
-            return
-        yield buffered(read, Allowance(where, consumed or packed.tell))
+            assert compression == ".lz4"
+            read = stack.enter_context(pa.CompressedInputStream(pa.PythonFile(packed, mode="r"), "lz4")).read
+        yield buffered(read, Allowance(where, consumed))
 
 
 def _begin_xz() -> lzma.LZMADecompressor:
-    return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MOST_LZMA_MEMORY)
+    return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MOST_WINDOW)
 
 
 def _refuse_frame(head: bytes, where: str) -> None:
