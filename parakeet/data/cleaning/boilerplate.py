@@ -63,6 +63,9 @@ def boilerplate_in(document: Document) -> str:
             continue
         lowered = turn.content.lower()
         for words, pattern in PATTERNS:
-            if any(word in lowered for word in words) and (match := pattern.search(turn.content)):
-                return turn.content[max(0, match.start() - EXCERPT_BEFORE) :]
+            for word in words:
+                if word in lowered:
+                    if match := pattern.search(turn.content):
+                        return turn.content[max(0, match.start() - EXCERPT_BEFORE) :]
+                    break
     return ""
