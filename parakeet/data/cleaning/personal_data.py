@@ -7,10 +7,11 @@ personal.
 import ipaddress
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from parakeet.conversation import Turn
+from parakeet.data.cleaning.first_look import matching
 from parakeet.data.documents import Document
 
 _EMAIL = re.compile(
@@ -85,31 +86,34 @@ def _is_labelled_phone(match: re.Match[str]) -> bool:
 
 Check = Callable[[re.Match[str]], bool]
 
-# Kind, its mask, shapes of which every match contains one, expression, and the final check. In a shape, 0 stands for
-# any digit. To look for shapes first is 20 times as fast as to search for a digit with an expression.
-_KINDS: tuple[tuple[str, str, tuple[bytes, ...], re.Pattern[str], Check], ...] = (
-    ("e-mail", "<email>", (b"@",), _EMAIL, lambda match: True),
-    ("IP address", "<ip>", (b"0.0",), _IPV4, _is_ipv4),
-    ("IP address", "<ip>", (b":",), _IPV6, _is_ipv6),
-    ("phone", "<phone>", (b"+0",), _WITH_PREFIX, _is_phone),
-    ("phone", "<phone>", (b"(000)",), _WITH_AREA_CODE, _is_phone),
-    ("phone", "<phone>", (b"000.000.0000", b"000-000-0000"), _IN_GROUPS, _is_phone),
-    ("phone", "<phone>", (b"(0", b"00"), _AFTER_LABEL, _is_labelled_phone),
+# Kind, its mask, a character that every match contains, expression, and the final check.
+_KINDS: tuple[tuple[str, str, str, re.Pattern[str], Check], ...] = (
+    ("e-mail", "<email>", "@", _EMAIL, lambda match: True),
+    ("IP address", "<ip>", ".", _IPV4, _is_ipv4),
+    ("IP address", "<ip>", ":", _IPV6, _is_ipv6),
+    ("phone", "<phone>", "+", _WITH_PREFIX, _is_phone),
+    ("phone", "<phone>", "(", _WITH_AREA_CODE, _is_phone),
+    ("phone", "<phone>", "", _IN_GROUPS, _is_phone),
+    ("phone", "<phone>", "0", _AFTER_LABEL, _is_labelled_phone),
 )
-_DIGITS_AS_0 = bytes(ord("0") if chr(code) in "0123456789" else code for code in range(256))
-_HEX_DIGITS_AS_0 = bytes(ord("0") if chr(code) in "0123456789abcdefABCDEF" else code for code in range(256))
+
+# A part of every e-mail address, IPv4 and IPv6 address, and at least eight digits, as every phone number has.
+_PARTS = (
+    r"[A-Za-z0-9_.%+-]@[A-Za-z0-9]|[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]|[23fF][0-9A-Fa-f]{3}:[0-9A-Fa-f:]{2}"
+    r"|[0-9](?:[ ()./-]{0,3}[0-9]){7}"
+)
+
+
+def may_identify(documents: Sequence[Document]) -> list[bool]:
+    """False for documents in which `masked_document` finds nothing."""
+    return matching(documents, _PARTS, lambda turn: turn.content)
 
 
 def masked(text: str) -> tuple[str, Counter[str]]:
     """The text with `<email>`, `<phone>` and `<ip>` in place of personal data, and the number of each kind."""
     found: Counter[str] = Counter()
-    encoded = text.encode("utf-8", "surrogatepass")
-    # A mask contains no digit, so it cannot complete a shape that the text lacks.
-    shape = encoded.translate(_DIGITS_AS_0)
     for kind, mask, needed, expression, check in _KINDS:
-        if not any(part in shape for part in needed):
-            continue
-        if expression is _IPV6 and b"0000:" not in encoded.translate(_HEX_DIGITS_AS_0):
+        if needed not in text:
             continue
 
         def replacement(match: re.Match[str], kind: str = kind, mask: str = mask, check: Check = check) -> str:
