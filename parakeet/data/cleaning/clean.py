@@ -71,7 +71,7 @@ def clean_documents(recipe: Recipe, inputs: Mapping[str, Path], output: Path, pr
     work = output / "work"
     if recipe.clean.languages:
         language_guesser(recipe.clean.languages)
-    index = work / "evaluation_sets.npz" if recipe.decontamination.sets else None
+    index = work / "evaluation_index.npz" if recipe.decontamination.sets else None
     if index is not None and not index.is_file():
         build_index(recipe.decontamination, inputs, progress).save(index)
     steps = [
