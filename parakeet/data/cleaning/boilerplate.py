@@ -61,7 +61,7 @@ PATTERNS: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = tuple(
 
 
 def _for_first_look(pattern: str) -> str:
-    """For RE2, whose `\\s`, `\\w` and `\\b` know ASCII alone: an expression that finds at least what the pattern does."""
+    """For RE2, whose `\\s`, `\\w` and `\\b` know ASCII alone: an expression that matches wherever the pattern does."""
     for one, other in ((r"\b", ""), (r"\w+", r"\S+"), (r"\s+", r"[\s\v\x1c-\x1f\x{85}\pZ]+"), ("$", "")):
         pattern = pattern.replace(one, other)
     return pattern

@@ -78,9 +78,9 @@ class RepetitionFilter:
 
 
 def _repeats_lines(text: str) -> bool:
-    """False if no line occurs twice, and so no paragraph; datatrove takes empty ones at the ends for lines too."""
+    """False if no line occurs twice, and so no paragraph. datatrove counts empty lines too, but only at the ends."""
     lines = list(filter(None, text.split("\n")))
-    return len(set(lines)) < len(lines) or text != text.strip()
+    return len(set(lines)) < len(lines) or text != text.strip() or not text
 
 
 class Phrases:
