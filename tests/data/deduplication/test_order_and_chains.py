@@ -1,6 +1,7 @@
 """What is kept is similar to all that is dropped for it, and does not depend on the order of files."""
 
 import random
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,7 @@ def test_every_document_is_dropped_for_a_better_one_that_shares_a_signature(data
     buckets = []
     for signatures in held:
         order = sorted(range(n), key=signatures.__getitem__)
-        pairs = [pair for pair in zip(order, order[1:], strict=False) if signatures[pair[0]] == signatures[pair[1]]]
+        pairs = [pair for pair in pairwise(order) if signatures[pair[0]] == signatures[pair[1]]]
         buckets.append(np.array(pairs, np.int64).reshape(-1, 2))
     documents, keepers = near_keepers(buckets, priorities, characters, ranks)
     keeper = dict(zip(documents.tolist(), keepers.tolist(), strict=True))
@@ -104,7 +105,7 @@ def test_the_order_of_files_changes_nothing(tmp_path: Path, turns: bool) -> None
         parts = [order[at : at + size] for at in range(0, len(order), size)]
         kept, counts = deduplicate(tmp_path, settings, *parts, name=name)
         counts.pop("clusters")
-        texts = sorted((document.split, document.turns) for document in kept)
+        texts = sorted((document.split, [(t.role, t.content) for t in document.turns]) for document in kept)
         results.append((texts, counts, tokenizer_sha256(tmp_path / name, settings)))
     assert results[0] == results[1] == results[2]
 
