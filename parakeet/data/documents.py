@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from parakeet.artifact import replace_file, sync_file
 from parakeet.conversation import Turn
+from parakeet.data.marks import stream_safe
 from parakeet.errors import ParakeetError
 from parakeet.recipe import Recipe
 
@@ -130,7 +131,7 @@ def _identified(document: Document, doc_id: bytes) -> Document:
 
 def normalised(text: str) -> str:
     """NFKC, case-folded, every run of whitespace one space: the form that exact deduplication compares."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return " ".join(unicodedata.normalize("NFKC", stream_safe(text)).casefold().split())
 
 
 class DocumentWriter:

@@ -16,6 +16,7 @@ import numpy as np
 import xxhash
 
 from parakeet.artifact import sync_file
+from parakeet.data.marks import stream_safe
 from parakeet.data.reading.readers import read_records
 from parakeet.data.reading.shapes import ROLE_NAMES, BadRecord, shape
 from parakeet.data.reading.source_readers import reader_of
@@ -48,7 +49,7 @@ def folded_words(text: str) -> list[str]:
     """The words of a text as they are compared."""
     if text.isascii():
         return words_of(text.lower())
-    return words_of(unicodedata.normalize("NFKC", text).casefold())
+    return words_of(unicodedata.normalize("NFKC", stream_safe(text)).casefold())
 
 
 @dataclass

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from parakeet.conversation import Turn
 from parakeet.data.documents import Document
+from parakeet.data.marks import stream_safe
 from parakeet.recipe import Clean
 
 _LINE_END = re.compile("\r\n|[\r\v\f\x85\u2028\u2029]")
@@ -53,7 +54,7 @@ def normalise(text: str) -> str:
     """
     if _is_unusual(text):
         text = _REMOVED.sub("", _LINE_END.sub("\n", text))
-    text = unicodedata.normalize("NFC", text)
+    text = unicodedata.normalize("NFC", stream_safe(text))
     # A regular expression for trailing spaces takes quadratic time on a long run of spaces inside a line.
     if not text.isascii() or " \n" in text or "\t\n" in text:
         text = "\n".join(map(str.rstrip, text.split("\n")))

@@ -19,6 +19,7 @@ from datatrove.utils.text import TextNormConfig, simplify_text
 from parakeet.artifact import sync_file
 from parakeet.data.deduplication.exchanges import exchanges_of
 from parakeet.data.documents import BYTES_PER_PART, Document, ReadParts, content_bytes, part_groups
+from parakeet.data.marks import stream_safe
 from parakeet.data.tasks import count, run_tasks, watch
 from parakeet.data.words import RegexWordTokenizer
 from parakeet.progress import BYTES, Progress
@@ -174,7 +175,7 @@ class Signatures(MinhashDedupSignature):
         that depends on its place: 2.7 × as fast as hashing the joined words of every run.
         """
         norm = self.ascii_norm if text.isascii() else self.config.norm_config
-        words = self.word_tokenizer.word_tokenize(simplify_text(text, norm))
+        words = self.word_tokenizer.word_tokenize(simplify_text(stream_safe(text), norm))
         if len(words) < max(self.min_words, self.config.n_grams):
             return np.empty(0, np.uint64)
         hashes = np.array([xxhash.xxh3_64_intdigest(word) for word in words], np.uint64)
