@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 import numpy as np
 import tiktoken
@@ -60,6 +60,9 @@ CHARACTERS_AT_ONCE = 100_000
 """A longer text is encoded in pieces. tiktoken panics at a million spaces, and Ctrl-C has to wait for each piece."""
 LONGEST_TRAINED_WORD = 1000
 """Longer runs are cut for training, which takes quadratic time in the length of a word."""
+CHARACTERS_TRAINED_AT_ONCE = 10_000
+"""The trainer takes 256 texts at once."""
+SECONDS_TO_END = 1.0
 
 VOCABULARY_FILE = "vocabulary.tiktoken"
 SETTINGS_FILE = "tokenizer.json"
@@ -181,17 +184,17 @@ class Tokenizer:
             raise ParakeetError(f"{directory / SETTINGS_FILE} is not a Parakeet tokenizer: {error}") from None
 
 
-def pieces(text: str) -> Iterator[str]:
-    """The text in pieces of at most `CHARACTERS_AT_ONCE`, whose ids joined are those of the text.
+def pieces(text: str, longest: int = CHARACTERS_AT_ONCE) -> Iterator[str]:
+    """The text in pieces of at most `longest` characters, whose ids joined are those of the text.
 
     A piece ends after a letter or digit that no other one follows, which ends a token by every pattern. Only a run
     without such a place is cut anywhere.
     """
     begin = 0
-    while len(text) - begin > CHARACTERS_AT_ONCE:
-        longest = begin + CHARACTERS_AT_ONCE
-        ends = (end for end in range(longest, begin, -1) if _is_end_of_token(text[end - 1], text[end]))
-        end = next(ends, longest)
+    while len(text) - begin > longest:
+        last = begin + longest
+        ends = (end for end in range(last, begin, -1) if _is_end_of_token(text[end - 1], text[end]))
+        end = next(ends, last)
         yield text[begin:end]
         begin = end
     yield text[begin:]
@@ -287,7 +290,8 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
         show_progress=False,
     )
     # In a thread, because the trainer would keep Ctrl-C waiting until it is done, which takes minutes.
-    _in_thread(lambda: trained.train_from_iterator((piece for text in texts for piece in pieces(text)), trainer))
+    short = (piece for text in texts for piece in pieces(text, CHARACTERS_TRAINED_AT_ONCE))
+    _in_thread(lambda given: trained.train_from_iterator(given, trainer), short)
     ranked = sorted(trained.get_vocab().items(), key=lambda item: item[1])
     byte_of = _byte_alphabet()
     lines = (
@@ -298,19 +302,36 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
     return Tokenizer("bpe", b"\n".join(lines) + b"\n", TRAINED_PATTERN, controls)
 
 
-def _in_thread(work: Callable[[], object]) -> None:
-    """Do the work in a thread that ends with the process, and raise what it raises."""
+def _in_thread(work: Callable[[Iterator[str]], object], texts: Iterator[str]) -> None:
+    """Work on the texts in a thread, and raise what it raises. Ctrl-C ends the texts, and then the work with them.
+
+    Work that does not end in `SECONDS_TO_END` is left to end with the process.
+    """
     failed: list[BaseException] = []
+    stopped, ended = Event(), Event()
+
+    def texts_until_stopped() -> Iterator[str]:
+        for text in texts:
+            if stopped.is_set():
+                raise InterruptedError
+            yield text
 
     def run() -> None:
         try:
-            work()
+            work(texts_until_stopped())
         except BaseException as error:
             failed.append(error)
+        finally:
+            ended.set()
 
-    thread = Thread(target=run, daemon=True)
-    thread.start()
-    thread.join()
+    Thread(target=run, daemon=True).start()
+    try:
+        # Not Thread.join: once interrupted, Python 3.11 takes the thread for ended.
+        ended.wait()
+    except KeyboardInterrupt:
+        stopped.set()
+        ended.wait(SECONDS_TO_END)
+        raise
     if failed:
         raise failed[0]
 
