@@ -1,6 +1,6 @@
 """Which documents are copies of which, and which of them is kept: arithmetic on small columns.
 
-It takes about 140 bytes of memory a document, most of it while the ids are sorted, and 160 bytes more for each document
+It takes about 140 bytes of memory a document, most of it while the ids are sorted, and 180 bytes more for each document
 that has a near duplicate.
 """
 
@@ -142,7 +142,8 @@ def near_keepers(
     else kept. So every dropped document is a near duplicate of the one that is kept for it, which a chain of pairs does
     not make it. The best has the highest priority, then is the longest, then has the lowest rank.
     """
-    documents, signatures = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    # Half the memory of int64, and documents are far fewer than 2^31.
+    documents, signatures = [np.empty(0, np.int32)], [np.empty(0, np.int32)]
     n_signatures = 0
     for pairs in buckets:
         if not len(pairs):
@@ -150,21 +151,26 @@ def near_keepers(
         # (pairs,) where another signature begins: the pairs of one are a chain.
         begins = np.concatenate([[True], pairs[1:, 0] != pairs[:-1, 1]])
         numbers = n_signatures + np.cumsum(begins) - 1
-        documents += [pairs[begins, 0], pairs[:, 1]]
-        signatures += [numbers[begins], numbers]
+        documents += [pairs[begins, 0].astype(np.int32), pairs[:, 1].astype(np.int32)]
+        signatures += [numbers[begins].astype(np.int32), numbers.astype(np.int32)]
         n_signatures = int(numbers[-1]) + 1
     # (m,) each document once, the best first; (e,) the documents as places in it, and the signatures that they have.
-    nodes, places = np.unique(np.concatenate(documents), return_inverse=True)
-    best_first = np.lexsort((ranks[nodes], -characters[nodes], -priorities[nodes]))
-    places, held = places_of(best_first)[places], np.concatenate(signatures)
-    nodes = nodes[best_first]
-    order = np.argsort(places, kind="stable")
-    ends = np.cumsum(np.bincount(places, minlength=len(nodes))).tolist()
-    held = held[order]
+    is_near = np.zeros(len(ranks), bool)
+    for some in documents:
+        is_near[some] = True
+    nodes = np.flatnonzero(is_near)
+    nodes = nodes[np.lexsort((ranks[nodes], -characters[nodes], -priorities[nodes]))]
+    place_of = np.zeros(len(ranks), np.int32)
+    place_of[nodes] = np.arange(len(nodes), dtype=np.int32)
+    places, held = place_of[np.concatenate(documents)], np.concatenate(signatures)
+    del documents, signatures
+    held = held[np.argsort(places)]
+    ends = np.cumsum(np.bincount(places, minlength=len(nodes)))
+    del places
     # By place: the document that is kept for it. By signature: the best document kept that has it.
     keepers, owners = np.arange(len(nodes)), np.full(n_signatures, len(nodes))
     begin = 0
-    for place, end in enumerate(ends):
+    for place, end in enumerate(map(int, ends)):
         mine = held[begin:end]
         keeper = min(place, int(owners[mine].min()))
         keepers[place] = keeper
