@@ -91,7 +91,8 @@ def deduplicate_documents(
     """Exact duplicates as the stage finds them, then datatrove's four MinHash steps with its MinhashConfig()."""
     paths = parts(inputs["clean_documents"])
     columns = read_columns(paths)
-    first = exact_representatives(columns.ids, np.zeros(len(columns.ids), np.int64)) == np.arange(len(columns.ids))
+    numbers = np.arange(len(columns.ids))
+    first = exact_representatives(columns.ids, np.zeros_like(numbers), columns.ranks) == numbers
     work = output / "work"
     groups = NearDuplicateSearch(recipe, paths, columns.part_sizes, work, progress).groups
     (work / "marks").mkdir(parents=True)

@@ -39,8 +39,8 @@ def find_pairs(recipe: Recipe, inputs: Mapping[str, Path], output: Path, progres
     paths = parts(inputs["clean_documents"])
     sizes = [pq.read_metadata(path).num_rows for path in paths]
     search = NearDuplicateSearch(recipe, paths, sizes, output / "work", progress)
-    pairs = search.pairs(np.ones(sum(sizes), bool))
-    return {"pairs": sorted({(min(pair), max(pair)) for pair in pairs})}
+    buckets = search.pairs(np.ones(sum(sizes), bool))
+    return {"pairs": sorted({(min(pair), max(pair)) for pairs in buckets for pair in pairs.tolist()})}
 
 
 def measure_recall(

@@ -8,9 +8,11 @@ import base64
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event, Thread
 
 import numpy as np
 import tiktoken
@@ -40,15 +42,27 @@ CL100K_CONTROLS = {
     ROLE_TOKENS["Assistant"]: 100280,
 }
 
-# One token per digit, so that a tiny model sees every number as the same few tokens.
+# One token per digit, so that a tiny model sees every number as the same few tokens. Marks belong to the word of the
+# letter before them.
 TRAINED_PATTERN = (
-    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}[\p{L}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+"
 )
+# Of tokenizers that were trained before November 2026: a word ended at every mark.
+PATTERN_WITHOUT_MARKS = TRAINED_PATTERN.replace(r"\p{L}[\p{L}\p{M}]*", r"\p{L}+")
 
-PATTERNS = (CL100K_PATTERN, TRAINED_PATTERN)
+PATTERNS = (CL100K_PATTERN, TRAINED_PATTERN, PATTERN_WITHOUT_MARKS)
 NEEDED_CONTROLS = (END_OF_TEXT, END_OF_PROMPT, PADDING, *ROLE_TOKENS.values())
 LARGEST_ID = (1 << 20) - 1
 """The embedding has a row for every id up to the highest, so one huge id would take gigabytes."""
+
+CHARACTERS_AT_ONCE = 100_000
+"""A longer text is encoded in pieces. tiktoken panics at a million spaces, and Ctrl-C has to wait for each piece."""
+LONGEST_TRAINED_WORD = 1000
+"""Longer runs are cut for training, which takes quadratic time in the length of a word."""
+CHARACTERS_TRAINED_AT_ONCE = 10_000
+"""The trainer takes 256 texts at once."""
+SECONDS_TO_END = 1.0
 
 VOCABULARY_FILE = "vocabulary.tiktoken"
 SETTINGS_FILE = "tokenizer.json"
@@ -114,11 +128,13 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of ordinary text. Lone surrogates become U+FFFD."""
-        return self.encoding.encode_ordinary(text)
+        return [token_id for piece in pieces(text) for token_id in self.encoding.encode_ordinary(piece)]
 
     def encode_array(self, text: str) -> np.ndarray:
         """The same as `encode`, but as a uint32 array. About twice as fast for long text."""
-        return self.encoding.encode_to_numpy(text, disallowed_special=()).astype(np.uint32, copy=False)
+        encode = self.encoding.encode_to_numpy
+        encoded = [encode(piece, disallowed_special=()).astype(np.uint32, copy=False) for piece in pieces(text)]
+        return encoded[0] if len(encoded) == 1 else np.concatenate(encoded)
 
     def token_bytes(self, token_id: int) -> bytes:
         """Bytes of an ordinary id; no bytes for a control id or an undefined id."""
@@ -166,6 +182,26 @@ class Tokenizer:
             raise ParakeetError(f"{directory / SETTINGS_FILE} is not a Parakeet tokenizer: it lacks {error}.") from None
         except (ValueError, TypeError, RecursionError) as error:
             raise ParakeetError(f"{directory / SETTINGS_FILE} is not a Parakeet tokenizer: {error}") from None
+
+
+def pieces(text: str, longest: int = CHARACTERS_AT_ONCE) -> Iterator[str]:
+    """The text in pieces of at most `longest` characters, whose ids joined are those of the text.
+
+    A piece ends after a letter or digit that no other one follows, which ends a token by every pattern. Only a run
+    without such a place is cut anywhere.
+    """
+    begin = 0
+    while len(text) - begin > longest:
+        last = begin + longest
+        ends = (end for end in range(last, begin, -1) if _is_end_of_token(text[end - 1], text[end]))
+        end = next(ends, last)
+        yield text[begin:end]
+        begin = end
+    yield text[begin:]
+
+
+def _is_end_of_token(one: str, next_one: str) -> bool:
+    return one.isalnum() and not next_one.isalnum() and not unicodedata.category(next_one).startswith("M")
 
 
 def _parse_vocabulary(vocabulary: bytes) -> dict[bytes, int]:
@@ -237,10 +273,13 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
     from tokenizers import Tokenizer as TrainedTokenizer
     from tokenizers.models import BPE
 
+    # The same pattern with limits.
+    most = LONGEST_TRAINED_WORD
+    limited = TRAINED_PATTERN.replace("+", f"{{1,{most}}}").replace("*", f"{{0,{most}}}")
     trained = TrainedTokenizer(BPE())
     trained.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(TRAINED_PATTERN), behavior="isolated"),
+            pre_tokenizers.Split(Regex(limited), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -250,7 +289,9 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
         min_frequency=2,
         show_progress=False,
     )
-    trained.train_from_iterator(texts, trainer)
+    # In a thread, because the trainer would keep Ctrl-C waiting until it is done, which takes minutes.
+    short = (piece for text in texts for piece in pieces(text, CHARACTERS_TRAINED_AT_ONCE))
+    _in_thread(lambda given: trained.train_from_iterator(given, trainer), short)
     ranked = sorted(trained.get_vocab().items(), key=lambda item: item[1])
     byte_of = _byte_alphabet()
     lines = (
@@ -259,6 +300,40 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
     )
     controls = {name: len(ranked) + index for index, name in enumerate(NEEDED_CONTROLS)}
     return Tokenizer("bpe", b"\n".join(lines) + b"\n", TRAINED_PATTERN, controls)
+
+
+def _in_thread(work: Callable[[Iterator[str]], object], texts: Iterator[str]) -> None:
+    """Work on the texts in a thread, and raise what it raises. Ctrl-C ends the texts, and then the work with them.
+
+    Work that does not end in `SECONDS_TO_END` is left to end with the process.
+    """
+    failed: list[BaseException] = []
+    stopped, ended = Event(), Event()
+
+    def texts_until_stopped() -> Iterator[str]:
+        for text in texts:
+            if stopped.is_set():
+                raise InterruptedError
+            yield text
+
+    def run() -> None:
+        try:
+            work(texts_until_stopped())
+        except BaseException as error:
+            failed.append(error)
+        finally:
+            ended.set()
+
+    Thread(target=run, daemon=True).start()
+    try:
+        # Not Thread.join: once interrupted, Python 3.11 takes the thread for ended.
+        ended.wait()
+    except KeyboardInterrupt:
+        stopped.set()
+        ended.wait(SECONDS_TO_END)
+        raise
+    if failed:
+        raise failed[0]
 
 
 def _byte_alphabet() -> dict[str, int]:

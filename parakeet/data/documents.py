@@ -5,7 +5,6 @@ Every stage before the token shards reads and writes the columns of `SCHEMA`, he
 
 import hashlib
 import json
-import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +17,7 @@ import pyarrow.parquet as pq
 
 from parakeet.artifact import replace_file, sync_file
 from parakeet.conversation import Turn
+from parakeet.data.marks import stream_safe
 from parakeet.errors import ParakeetError
 from parakeet.recipe import Recipe
 
@@ -131,7 +131,7 @@ def _identified(document: Document, doc_id: bytes) -> Document:
 
 def normalised(text: str) -> str:
     """NFKC, case-folded, every run of whitespace one space: the form that exact deduplication compares."""
-    return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text).casefold()).strip()
+    return " ".join(unicodedata.normalize("NFKC", stream_safe(text)).casefold().split())
 
 
 class DocumentWriter:

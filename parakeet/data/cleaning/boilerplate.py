@@ -1,10 +1,14 @@
 """What chat models say about themselves: training on it would teach our model that it is somebody else."""
 
 import re
+from collections.abc import Sequence
 
+from parakeet.conversation import Turn
+from parakeet.data.cleaning.first_look import matching
 from parakeet.data.documents import Document
 
 EXCERPT_BEFORE = 60
+SEARCHED_ROLES = ("Assistant", "text")
 
 _AI = r"(?:AI|artificial intelligence)"
 _MODEL = rf"(?:an? )?(?:(?:{_AI} )?(?:large )?language model|{_AI}(?: assistant| model| chatbot| system)?)"
@@ -12,7 +16,7 @@ _MAKERS = r"(?:OpenAI|Anthropic|Google|Microsoft|Meta|DeepSeek|Mistral|Alibaba)"
 _I_AM = r"I(?: am|['’]m)"
 _CANNOT = rf"(?:I can(?: )?not|I can['’]t|{_I_AM} (?:unable|not able) to|I (?:won['’]t|will not) be able to)"
 
-# Each pattern comes with words. Text without any of them, in lower case, cannot match; that test is 50 times as fast.
+# Each pattern comes with words. Text without any of them, in lower case, cannot match.
 PATTERNS: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = tuple(
     (words, re.compile(pattern.replace(" ", r"\s+"), re.IGNORECASE))
     for words, pattern in (
@@ -56,10 +60,34 @@ PATTERNS: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = tuple(
 )
 
 
+def _for_first_look(pattern: str) -> str:
+    """For RE2, whose `\\s`, `\\w` and `\\b` know ASCII alone: an expression that matches wherever the pattern does."""
+    for one, other in ((r"\b", ""), (r"\w+", r"\S+"), (r"\s+", r"[\s\v\x1c-\x1f\x{85}\pZ]+"), ("$", "")):
+        pattern = pattern.replace(one, other)
+    return pattern
+
+
+_ANY_PATTERN = "(?i)" + "|".join(_for_first_look(pattern.pattern) for _, pattern in PATTERNS)
+
+
+def may_be_boilerplate(documents: Sequence[Document]) -> list[bool]:
+    """False for documents in which `boilerplate_in` finds nothing."""
+    return matching(documents, _ANY_PATTERN, _searched_text)
+
+
+def _searched_text(turn: Turn) -> str | None:
+    """With plain letters for those that `re` takes for them when it ignores case, and RE2 does not."""
+    if turn.role not in SEARCHED_ROLES:
+        return None
+    if turn.content.isascii():
+        return turn.content
+    return turn.content.replace("ı", "i").replace("İ", "i").replace("ſ", "s")
+
+
 def boilerplate_in(document: Document) -> str:
     """The place in a plain document or an Assistant turn where a chat model speaks of itself, or an empty string."""
     for turn in document.turns:
-        if turn.role not in ("Assistant", "text"):
+        if turn.role not in SEARCHED_ROLES:
             continue
         lowered = turn.content.lower()
         for words, pattern in PATTERNS:

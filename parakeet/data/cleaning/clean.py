@@ -6,17 +6,18 @@ Each rule is a function from a document to a `Fault` or None. A new rule is a ne
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from parakeet.artifact import replace_file
-from parakeet.data.cleaning.boilerplate import boilerplate_in
+from parakeet.data.cleaning.boilerplate import boilerplate_in, may_be_boilerplate
 from parakeet.data.cleaning.counts import CleaningCounts
 from parakeet.data.cleaning.decontaminate import EvaluationIndex, build_index
+from parakeet.data.cleaning.first_look import some_at_once
 from parakeet.data.cleaning.language import foreign_language, language_guesser
-from parakeet.data.cleaning.personal_data import masked_document
+from parakeet.data.cleaning.personal_data import masked_document, may_identify
 from parakeet.data.cleaning.quality import QualityFilter
 from parakeet.data.cleaning.repetition import RepetitionFilter
 from parakeet.data.cleaning.text_faults import Fault, fault_of, repaired_document
@@ -77,7 +78,7 @@ def clean_documents(
     work = output / "work"
     if recipe.clean.languages:
         language_guesser(recipe.clean.languages)
-    index = work / "evaluation_sets.npz" if recipe.decontamination.sets else None
+    index = work / "evaluation_index.npz" if recipe.decontamination.sets else None
     if index is not None and not index.is_file():
         evaluation_index = build_index(recipe.decontamination, inputs, progress)
         refuse_changed()
@@ -137,35 +138,47 @@ class CleanDocuments:
         counts = CleaningCounts()
         index = EvaluationIndex.load(self.evaluation_sets) if self.evaluation_sets else None
         cleaner = Cleaner(self.settings, counts, index)
-        for document in data:
-            if (kept := cleaner.clean(document)) is not None:
-                yield kept
+        yield from cleaner.clean(data)
         cleaner.words.forget()
         counts.save(self.tallies / f"{rank:05d}")
 
 
 class Cleaner:
-    """Cleans one document after the other, and counts in `counts`."""
+    """Cleans documents, and counts in `counts`."""
 
     def __init__(self, settings: Clean, counts: CleaningCounts, index: EvaluationIndex | None) -> None:
         self.settings = settings
         self.counts = counts
         self.words = CachedWordTokenizer()
         self.rules = self._rules(index)
+        self._may_be_boilerplate = False
+        """Of the document that the rules look at."""
 
-    def clean(self, document: Document) -> Document | None:
-        """The document as it is kept, or None if a rule drops it. The first rule that finds a fault decides."""
+    def clean(self, documents: Iterable[Document]) -> Iterator[Document]:
+        """The documents that no rule drops, as they are kept. The first rule that finds a fault decides."""
+        for given in some_at_once(documents):
+            repaired = [self._repaired(document) for document in given]
+            looks = zip(repaired, may_be_boilerplate(repaired), may_identify(repaired), strict=True)
+            for document, self._may_be_boilerplate, identifies in looks:
+                if (fault := self._fault_of(document)) is not None:
+                    self.counts.drop(document, fault)
+                    continue
+                self.counts.kept[document.source] += 1
+                # Masked last: a mask would hide what the rules look for.
+                yield self._masked(document) if identifies else document
+
+    def _repaired(self, document: Document) -> Document:
         document, repaired = repaired_document(document, self.settings.mojibake)
         if repaired:
             self.counts.found[document.source]["mended"] += 1
-        for rule in self.rules:
-            if (fault := rule(document)) is not None:
-                self.counts.drop(document, fault)
-                return None
-        # Masked last: a mask would hide what the rules look for.
+        return document
+
+    def _fault_of(self, document: Document) -> Fault | None:
+        return next((fault for rule in self.rules if (fault := rule(document)) is not None), None)
+
+    def _masked(self, document: Document) -> Document:
         masked, kinds = masked_document(document)
         self.counts.found[document.source].update(kinds.keys())
-        self.counts.kept[document.source] += 1
         return masked if self.settings.personal_data == "mask" else document
 
     def _rules(self, index: EvaluationIndex | None) -> list[Rule]:
@@ -185,7 +198,7 @@ class Cleaner:
         return rules
 
     def _boilerplate(self, document: Document) -> Fault | None:
-        excerpt = boilerplate_in(document)
+        excerpt = boilerplate_in(document) if self._may_be_boilerplate else ""
         if not excerpt:
             return None
         self.counts.found[document.source]["boilerplate"] += 1

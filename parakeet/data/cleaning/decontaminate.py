@@ -9,7 +9,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import repeat
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 import xxhash
 
 from parakeet.artifact import sync_file
+from parakeet.data.marks import stream_safe
 from parakeet.data.reading.readers import read_records
 from parakeet.data.reading.records import BadRecord
 from parakeet.data.reading.shapes import shape
@@ -40,6 +41,10 @@ QUESTIONS = ("question", "problem", "query", "prompt", "instruction", "input")
 """Columns with the question of a record that has no known shape, such as multiple choice."""
 ROLE_KEYS = ("role", "from")
 
+WORDS_AT_ONCE = 1 << 18
+"""Words of evaluation sets that are hashed together."""
+
+_PAIR = np.dtype([("hash", np.uint64), ("record", np.uint32)])
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -47,7 +52,7 @@ def folded_words(text: str) -> list[str]:
     """The words of a text as they are compared."""
     if text.isascii():
         return words_of(text.lower())
-    return words_of(unicodedata.normalize("NFKC", text).casefold())
+    return words_of(unicodedata.normalize("NFKC", stream_safe(text)).casefold())
 
 
 @dataclass
@@ -82,42 +87,55 @@ class Hits:
 
 @dataclass(frozen=True)
 class EvaluationIndex:
-    """What is searched for: 12 bytes a window, and the vocabulary of the sets."""
+    """What is searched for: 12 bytes a window, the vocabulary of the sets, and 2 MB for how windows begin."""
 
     sets: list[SetCounts]
     vocabulary: Mapping[str, int]
-    word_hashes: np.ndarray
-    """uint64 (words of the vocabulary,)."""
+    """Hash of each word; never 0, which stands for all other words."""
+    openings: np.ndarray
+    """uint8 (2^21,): a bit for the hash of the first `MIN_WORDS` words of each window."""
     windows: Mapping[int, Windows]
-    """By their number of words."""
+    """By their number of words, at least `MIN_WORDS`."""
     set_starts: np.ndarray = field(repr=False)
     """int64 (sets,): number of each set's first record."""
 
     def find(self, text: str) -> Hits | None:
         """What a text shares with the records, or None.
 
-        Only runs whose words are all in the vocabulary are hashed, and most text has no long one.
+        Only runs that begin as a window does, and whose words are all in the vocabulary, are looked up.
         """
         words = folded_words(text)
-        # (words,) number of each word in the vocabulary, −1 for unknown ones.
-        ids = np.fromiter(map(self.vocabulary.get, words, repeat(-1)), np.int64, len(words))
-        # (words + 1,) unknown words before each position: a run has none if both its ends have the same number.
-        unknown_before = np.concatenate([[0], np.cumsum(ids < 0)])
+        if len(words) < MIN_WORDS:
+            return None
+        largest = max(self.windows)
+        # (words + largest,) hash of each word, and unknown ones after the end.
+        hashes = np.zeros(len(words) + largest, np.uint64)
+        hashes[: len(words)] = np.fromiter(map(self.vocabulary.get, words, repeat(0)), np.uint64, len(words))
+        # (starts,) where a run may begin, and the hash of its first `size` words. A longer run's hash is made from that
+        # of a shorter one.
+        runs = window_hashes(hashes[: len(words)], MIN_WORDS)
+        starts = np.flatnonzero(_has_bit(self.openings, runs))
+        runs = runs[starts]
         found: set[int] = set()
         first: tuple[int, int] | None = None
-        for size, windows in self.windows.items():
-            starts = np.flatnonzero(unknown_before[size:] == unknown_before[:-size]) if size <= len(words) else ids[:0]
+        for size in range(MIN_WORDS, largest + 1):
+            if size > MIN_WORDS:
+                added = hashes[starts + (size - 1)]
+                known = added != 0
+                starts, runs = starts[known], runs[known] * _MULTIPLIER + added[known]
             if not len(starts):
+                break
+            windows = self.windows.get(size)
+            if windows is None:
                 continue
-            hashes = window_hashes(self.word_hashes, ids, starts, size)
             # Where each hash would be inserted among the sorted ones. It is shared if that place holds the same hash.
-            begins = np.searchsorted(windows.hashes, hashes)
-            shared = windows.hashes[np.minimum(begins, len(windows.hashes) - 1)] == hashes
+            begins = np.searchsorted(windows.hashes, runs)
+            shared = windows.hashes[np.minimum(begins, len(windows.hashes) - 1)] == runs
             if not shared.any():
                 continue
             start = int(starts[shared][0])
             first = min(first or (start, size), (start, size))
-            ends = np.searchsorted(windows.hashes, hashes[shared], side="right")
+            ends = np.searchsorted(windows.hashes, runs[shared], side="right")
             for begin, end in zip(begins[shared].tolist(), ends.tolist(), strict=True):
                 found.update(windows.records[begin:end].tolist())
         if first is None:
@@ -136,7 +154,8 @@ class EvaluationIndex:
         arrays: dict[str, np.ndarray] = {
             "sets": _bytes(json.dumps([asdict(counts) for counts in self.sets])),
             "vocabulary": _bytes("\n".join(self.vocabulary)),
-            "word_hashes": self.word_hashes,
+            "word_hashes": np.fromiter(self.vocabulary.values(), np.uint64, len(self.vocabulary)),
+            "openings": self.openings,
             "set_starts": self.set_starts,
         }
         for size, windows in self.windows.items():
@@ -151,11 +170,11 @@ class EvaluationIndex:
     def load(cls, path: Path) -> "EvaluationIndex":
         with np.load(path, allow_pickle=False) as arrays:
             sizes = sorted(int(name.removeprefix("hashes_")) for name in arrays.files if name.startswith("hashes_"))
-            vocabulary = arrays["vocabulary"].tobytes().decode()
+            words = arrays["vocabulary"].tobytes().decode().split("\n")
             return cls(
                 sets=[SetCounts(**counts) for counts in json.loads(arrays["sets"].tobytes())],
-                vocabulary={word: number for number, word in enumerate(vocabulary.split("\n"))},
-                word_hashes=arrays["word_hashes"],
+                vocabulary=dict(zip(words, arrays["word_hashes"].tolist(), strict=True)),
+                openings=arrays["openings"],
                 windows={size: Windows(arrays[f"hashes_{size}"], arrays[f"records_{size}"]) for size in sizes},
                 set_starts=arrays["set_starts"],
             )
@@ -165,12 +184,32 @@ def _bytes(text: str) -> np.ndarray:
     return np.frombuffer(text.encode(), np.uint8)
 
 
-def window_hashes(word_hashes: np.ndarray, ids: np.ndarray, starts: np.ndarray, size: int) -> np.ndarray:
-    """uint64 (starts,): hashes of the runs of `size` words from `starts`, a polynomial in the words' hashes."""
-    total = np.zeros(len(starts), np.uint64)
+def window_hashes(hashes: np.ndarray, size: int) -> np.ndarray:
+    """uint64 (n − size + 1,): hashes of all runs of `size` words among n, a polynomial in the words' hashes (n,)."""
+    count = max(0, len(hashes) - size + 1)
+    total = np.zeros(count, np.uint64)
     for offset in range(size):
-        total = total * _MULTIPLIER + word_hashes[ids[starts + offset]]
+        total = total * _MULTIPLIER + hashes[offset : offset + count]
     return total
+
+
+def _bit_of(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Byte and bit of each hash among the 2^24 bits of `EvaluationIndex.openings`, from its upper bits."""
+    places = (hashes >> np.uint64(40)).astype(np.int64)
+    return places >> 3, (1 << (places & 7)).astype(np.uint8)
+
+
+def _has_bit(openings: np.ndarray, hashes: np.ndarray) -> np.ndarray:
+    byte, bit = _bit_of(hashes)
+    return (openings[byte] & bit) != 0
+
+
+class WordHashes(dict[str, int]):
+    """Hash of each word that was asked for; never 0."""
+
+    def __missing__(self, word: str) -> int:
+        self[word] = number = xxhash.xxh3_64_intdigest(word.encode()) or 1
+        return number
 
 
 class IndexBuilder:
@@ -179,8 +218,13 @@ class IndexBuilder:
     def __init__(self, words: int) -> None:
         self.words = words
         self.records = 0
-        self._vocabulary: dict[str, int] = {}
-        self._windows: dict[int, list[tuple[int, np.ndarray]]] = {}
+        self._hashes = WordHashes()
+        self._openings = np.zeros(1 << 21, np.uint8)
+        self._taken: dict[int, list[tuple[int, list[str]]]] = {}
+        """By the size of their windows: records with a sequence of words, not hashed yet."""
+        self._taken_words = 0
+        self._windows: dict[int, list[np.ndarray]] = {}
+        """By size: windows hashed together, as sorted `_PAIR`s without repetition."""
 
     def add(self, fields: Sequence[str], wholes: Sequence[tuple[str, ...]]) -> bool:
         """Take a record: its fields, and the texts that are searched for whole if they are short.
@@ -197,36 +241,51 @@ class IndexBuilder:
                 if len(words) - len(label) >= MIN_WORDS:
                     runs.setdefault(len(words), []).append(words)
         for size, sequences in runs.items():
-            if sequences:
-                hashes = np.unique(np.concatenate([self._hashes(words, size) for words in sequences]))
-                self._windows.setdefault(size, []).append((self.records, hashes))
+            self._taken.setdefault(size, []).extend((self.records, words) for words in sequences)
+            self._taken_words += sum(map(len, sequences))
+        if self._taken_words >= WORDS_AT_ONCE:
+            self._hash()
         found = any(runs.values())
         self.records += found
         return found
 
-    def _hashes(self, words: list[str], size: int) -> np.ndarray:
-        for word in words:
-            if word not in self._vocabulary:
-                self._vocabulary[word] = xxhash.xxh3_64_intdigest(word.encode())
-        numbers = np.fromiter(map(self._vocabulary.__getitem__, words), np.uint64, len(words))
-        return window_hashes(numbers, np.arange(len(words)), np.arange(len(words) - size + 1), size)
+    def _hash(self) -> None:
+        """Hash the windows of what was taken: record by record it would take four times as long."""
+        for size, taken in self._taken.items():
+            words = chain.from_iterable(words for _, words in taken)
+            lengths = np.array([len(words) for _, words in taken], np.int64)
+            hashes = np.fromiter(map(self._hashes.__getitem__, words), np.uint64, int(lengths.sum()))
+            # (n − size + 1,) windows over all sequences joined; those that run over the end of one are left out.
+            within = np.arange(len(hashes)) + size <= np.repeat(np.cumsum(lengths), lengths)
+            starts = np.flatnonzero(within)
+            byte, bit = _bit_of(window_hashes(hashes, MIN_WORDS)[starts])
+            np.bitwise_or.at(self._openings, byte, bit)
+            pairs = np.empty(len(starts), _PAIR)
+            pairs["hash"] = window_hashes(hashes, size)[starts]
+            pairs["record"] = np.repeat(np.array([record for record, _ in taken], np.uint32), lengths)[starts]
+            self._windows.setdefault(size, []).append(_sorted_pairs(pairs))
+        self._taken, self._taken_words = {}, 0
 
     def index(self, sets: list[SetCounts]) -> EvaluationIndex:
         """The index of all records taken, those of `sets` in their order."""
+        self._hash()
         windows = {}
         for size in sorted(self._windows):
-            taken = self._windows[size]
-            hashes = np.concatenate([one for _, one in taken])
-            records = np.repeat(np.array([number for number, _ in taken], np.uint32), [len(one) for _, one in taken])
-            order = np.lexsort((records, hashes))
-            windows[size] = Windows(hashes[order], records[order])
+            pairs = _sorted_pairs(np.concatenate(self._windows[size]))
+            windows[size] = Windows(pairs["hash"].copy(), pairs["record"].copy())
         return EvaluationIndex(
             sets=sets,
-            vocabulary={word: number for number, word in enumerate(self._vocabulary)},
-            word_hashes=np.fromiter(self._vocabulary.values(), np.uint64, len(self._vocabulary)),
+            vocabulary=self._hashes,
+            openings=self._openings,
             windows=windows,
             set_starts=np.cumsum([0, *(counts.records for counts in sets[:-1])]),
         )
+
+
+def _sorted_pairs(pairs: np.ndarray) -> np.ndarray:
+    """`_PAIR`s (n,) sorted by hash, then record, each once."""
+    pairs = pairs[np.lexsort((pairs["record"], pairs["hash"]))]
+    return pairs[np.concatenate([[True], pairs[1:] != pairs[:-1]])] if len(pairs) else pairs
 
 
 def build_index(settings: Decontamination, inputs: Mapping[str, Path], progress: Progress) -> EvaluationIndex:

@@ -7,10 +7,11 @@ personal.
 import ipaddress
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from parakeet.conversation import Turn
+from parakeet.data.cleaning.first_look import matching
 from parakeet.data.documents import Document
 
 _EMAIL = re.compile(
@@ -95,6 +96,17 @@ _KINDS: tuple[tuple[str, str, str, re.Pattern[str], Check], ...] = (
     ("phone", "<phone>", "", _IN_GROUPS, _is_phone),
     ("phone", "<phone>", "0", _AFTER_LABEL, _is_labelled_phone),
 )
+
+# A part of every e-mail address, IPv4 and IPv6 address, and at least eight digits, as every phone number has.
+_PARTS = (
+    r"[A-Za-z0-9_.%+-]@[A-Za-z0-9]|[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]|[23fF][0-9A-Fa-f]{3}:[0-9A-Fa-f:]{2}"
+    r"|[0-9](?:[ ()./-]{0,3}[0-9]){7}"
+)
+
+
+def may_identify(documents: Sequence[Document]) -> list[bool]:
+    """False for documents in which `masked_document` finds nothing."""
+    return matching(documents, _PARTS, lambda turn: turn.content)
 
 
 def masked(text: str) -> tuple[str, Counter[str]]:

@@ -57,23 +57,30 @@ class RepetitionFilter:
 
     def broken_rule(self, text: str) -> str | None:
         """datatrove's name of the first rule that the text breaks, or None."""
-        result = self.lines.filter(Item(text, ""))
-        if result is not True:
-            return str(result[1])
+        if _repeats_lines(text):
+            result = self.lines.filter(Item(text, ""))
+            if result is not True:
+                return str(result[1])
         words = self.words.word_tokenize(text)
         phrases = Phrases(words)
         for size, share in self.top_phrases:
-            if phrases.top_bound(size) / len(text) > share:
+            if phrases.top_bound(size, share * len(text)) / len(text) > share:
                 grams = get_n_grams(words, size)
                 if grams and find_top_duplicate(grams) / len(text) > share:
                     return f"top_{size}_gram"
         for size, share in self.duplicate_phrases:
             if (
-                phrases.duplicate_bound(size) > share * len(text)
+                phrases.duplicate_bound(size, share * len(text)) > share * len(text)
                 and find_all_duplicate(words, size) / len(text) > share
             ):
                 return f"duplicated_{size}_n_grams"
         return None
+
+
+def _repeats_lines(text: str) -> bool:
+    """False if no line occurs twice, and so no paragraph. datatrove counts empty lines too, but only at the ends."""
+    lines = list(filter(None, text.split("\n")))
+    return len(set(lines)) < len(lines) or text != text.strip() or not text
 
 
 class Phrases:
@@ -98,25 +105,37 @@ class Phrases:
         """(words − size + 1,) uint64: a hash of every phrase of `size` words."""
         return (self._sums[size:] - self._sums[:-size]) * self._powers[:-size]
 
-    def top_bound(self, size: int) -> int:
-        """At least the length of the most frequent phrase, with spaces, times the number of its occurrences."""
-        if len(self.starts) <= size:
-            return 0
-        hashes = self.hashes(size)
-        order = np.argsort(hashes)
-        begins = _group_begins(hashes[order])
-        lengths = (self.starts[size:] - self.starts[:-size] + size - 1)[order]
-        numbers = np.diff(np.append(begins, len(order)))
-        return int((np.maximum.reduceat(lengths, begins) * numbers).max())
+    def top_bound(self, size: int, enough: float) -> int:
+        """At least the length of the most frequent phrase, with spaces, times the number of its occurrences.
 
-    def duplicate_bound(self, size: int) -> int:
-        """At least the characters, without spaces, of phrases that occurred before in the text."""
+        A rough bound is returned if it is not above `enough`.
+        """
         if len(self.starts) <= size:
             return 0
         hashes = self.hashes(size)
         ordered = np.sort(hashes)
-        if not (ordered[1:] == ordered[:-1]).any():
+        begins = _group_begins(ordered)
+        numbers = np.diff(np.append(begins, len(ordered)))
+        lengths = self.starts[size:] - self.starts[:-size] + (size - 1)
+        if (rough := int(numbers.max()) * int(lengths.max())) <= enough:
+            return rough
+        order = np.argsort(hashes)
+        return int((np.maximum.reduceat(lengths[order], begins) * numbers).max())
+
+    def duplicate_bound(self, size: int, enough: float) -> int:
+        """At least the characters, without spaces, of phrases that occurred before in the text.
+
+        A rough bound is returned if it is not above `enough`.
+        """
+        if len(self.starts) <= size:
             return 0
+        hashes = self.hashes(size)
+        ordered = np.sort(hashes)
+        repeated = int(np.count_nonzero(ordered[1:] == ordered[:-1]))
+        if repeated == 0:
+            return 0
+        if (rough := repeated * int((self.starts[size:] - self.starts[:-size]).max())) <= enough:
+            return rough
         order = np.argsort(hashes)
         begins = _group_begins(hashes[order])
         # (phrases,) True for every occurrence but the first.

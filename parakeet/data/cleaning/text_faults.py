@@ -6,15 +6,21 @@ from dataclasses import dataclass, replace
 
 from parakeet.conversation import Turn
 from parakeet.data.documents import Document
+from parakeet.data.marks import stream_safe
 from parakeet.recipe import Clean
 
 _LINE_END = re.compile("\r\n|[\r\v\f\x85\u2028\u2029]")
-_REMOVED = re.compile(
-    "[\x00-\x08\x0e-\x1f\x7f-\x9f\ufeff\ud800-\udfff"
+_REMOVED_RANGES = (
+    "\x00-\x08\x0e-\x1f\x7f-\x9f\ufeff\ud800-\udfff"
     # Invisible: soft hyphen, zero-width space, marks of direction, word joiner and invisible operators, interlinear
     # annotation. The joiners U+200C and U+200D stay: emoji are made with them, and words of Persian and Hindi.
-    "\xad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufff9-\ufffb]"
+    "\xad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufff9-\ufffb"
 )
+_REMOVED = re.compile(f"[{_REMOVED_RANGES}]")
+# One search for all that either expression changes is three times as fast as the two; in ASCII, deleting and comparing
+# lengths is ten times as fast.
+_UNUSUAL = re.compile(f"[{_REMOVED_RANGES}\r\v\f\x85\u2028\u2029]")
+_UNUSUAL_ASCII = bytes(code for code in range(128) if _UNUSUAL.match(chr(code)))
 # ftfy (15 MB/s) never changes text that has only these characters beside ASCII.
 _DOUBTFUL = re.compile("[^\x00-\x7f\xa0‘’“”–—…•]")
 _MANY_BLANK_LINES = re.compile(r"\n{4,}")
@@ -46,11 +52,22 @@ def normalise(text: str) -> str:
     Form feeds, vertical tabs and Unicode's own separators end a line too. Byte-order marks, lone surrogates and
     invisible characters, which hide copies, are removed with the control characters. Normalising twice changes nothing.
     """
-    text = _REMOVED.sub("", _LINE_END.sub("\n", text))
-    text = unicodedata.normalize("NFC", text)
+    if _is_unusual(text):
+        text = _REMOVED.sub("", _LINE_END.sub("\n", text))
+    text = unicodedata.normalize("NFC", stream_safe(text))
     # A regular expression for trailing spaces takes quadratic time on a long run of spaces inside a line.
-    text = "\n".join(line.rstrip() for line in text.split("\n"))
-    return _MANY_BLANK_LINES.sub("\n\n\n", text).strip()
+    if not text.isascii() or " \n" in text or "\t\n" in text:
+        text = "\n".join(map(str.rstrip, text.split("\n")))
+    if "\n\n\n\n" in text:
+        text = _MANY_BLANK_LINES.sub("\n\n\n", text)
+    return text.strip()
+
+
+def _is_unusual(text: str) -> bool:
+    """Whether the text has a line end beside `\\n`, or a character to remove."""
+    if text.isascii():
+        return len(text.encode().translate(None, _UNUSUAL_ASCII)) < len(text)
+    return _UNUSUAL.search(text) is not None
 
 
 def repair_mojibake(text: str) -> str:

@@ -22,6 +22,7 @@ from parakeet.data.deduplication.duplicates import (
     exact_representatives,
     kept_for,
     near_keepers,
+    places_of,
     read_columns,
     searched_for,
 )
@@ -70,14 +71,15 @@ def deduplicate_documents(
     search = NearDuplicateSearch(recipe, paths, columns.part_sizes, output / "work", progress)
     priorities = np.array([settings[name].priority for name in columns.names])[columns.sources]
     searchable = np.array([settings[name].near_duplicates for name in columns.names])[columns.sources]
-    representative = exact_representatives(columns.ids, priorities)
+    representative = exact_representatives(columns.ids, priorities, columns.ranks)
     searched = searched_for(representative, searchable)
-    pairs: Iterable[tuple[int, int]] = search.pairs(searched) if searched.any() else ()
-    keepers = near_keepers(pairs, priorities, columns.characters)
+    pairs: Iterable[np.ndarray] = search.pairs(searched) if searched.any() else ()
+    keepers = near_keepers(pairs, priorities, columns.characters, columns.ranks)
     choice = choose(columns, representative, keepers, recipe.deduplication)
     numbers = np.bincount(columns.sources[choice.kept & ~choice.held_out], minlength=len(columns.names))
     refuse_emptied(recipe, dict(zip(columns.names, numbers.tolist(), strict=True)), "deduplication")
-    removed = _repeated_exchanges(search, choice, priorities, searchable) if recipe.deduplication.turns else None
+    cuts = recipe.deduplication.turns
+    removed = _repeated_exchanges(search, choice, columns, priorities, searchable) if cuts else None
     examples = list(islice(_examples(choice), EXAMPLE_CLUSTERS))
     written = _write(search, choice, removed, examples)
     collect_parts(search.work / "kept", output)
@@ -101,7 +103,11 @@ def deduplicate_documents(
 
 
 def _repeated_exchanges(
-    search: NearDuplicateSearch, choice: Choice, priorities: np.ndarray, searchable: np.ndarray
+    search: NearDuplicateSearch,
+    choice: Choice,
+    columns: DocumentColumns,
+    priorities: np.ndarray,
+    searchable: np.ndarray,
 ) -> list[np.ndarray]:
     """For each part, bool marks of the exchanges of its kept conversations that another conversation keeps."""
     exchanges = read_exchanges(search.paths, choice.kept, search.progress)
@@ -110,12 +116,14 @@ def _repeated_exchanges(
     held_out = choice.held_out[exchanges.documents]
     # Held-out conversations stay whole: of a copy in one and a copy in a training conversation, the latter is cut.
     worth = priorities[exchanges.documents] + held_out * (int(np.ptp(priorities)) + 1)
-    representative = exact_representatives(exchanges.ids, worth)
+    # Each exchange has a rank of its own: by conversation, then by its place in it.
+    ranks = places_of(np.argsort(columns.ranks[exchanges.documents], kind="stable"))
+    representative = exact_representatives(exchanges.ids, worth, ranks)
     searched = searched_for(representative, searchable[exchanges.documents])
-    pairs: Iterable[tuple[int, int]] = ()
+    pairs: Iterable[np.ndarray] = ()
     if searched.any():
         pairs = search.pairs_of_exchanges(choice.kept, searched, exchanges.part_sizes)
-    keepers = near_keepers(pairs, worth, exchanges.characters)
+    keepers = near_keepers(pairs, worth, exchanges.characters, ranks)
     repeated = (kept_for(representative, keepers) != np.arange(len(representative))) & ~held_out
     return np.split(repeated, np.cumsum(exchanges.part_sizes)[:-1])
 

@@ -19,6 +19,7 @@ from datatrove.utils.text import TextNormConfig, simplify_text
 from parakeet.artifact import sync_file
 from parakeet.data.deduplication.exchanges import exchanges_of
 from parakeet.data.documents import BYTES_PER_PART, Document, ReadParts, content_bytes, part_groups
+from parakeet.data.marks import stream_safe
 from parakeet.data.tasks import count, run_tasks, watch
 from parakeet.data.words import RegexWordTokenizer
 from parakeet.progress import BYTES, Progress
@@ -51,13 +52,16 @@ class NearDuplicateSearch:
         bytes_of = [path.stat().st_size for path in self.paths]
         return part_groups(bytes_of, BYTES_PER_PART // 4, MOST_SIGNATURE_TASKS)
 
-    def pairs(self, searched: np.ndarray) -> Iterator[tuple[int, int]]:
-        """Pairs of document numbers that share a bucket, among those that `searched` (bool, n) marks."""
+    def pairs(self, searched: np.ndarray) -> Iterator[np.ndarray]:
+        """For each bucket, int64 (pairs, 2): document numbers with equal signatures, of those that `searched` marks.
+
+        Documents of one signature are a chain: the second of a pair is the first of the next. `searched` is (bool, n).
+        """
         return self._pairs("documents", searched, [self._documents_in(group) for group in self.groups], None)
 
     def pairs_of_exchanges(
         self, kept: np.ndarray, searched: np.ndarray, exchanges: Sequence[int]
-    ) -> Iterator[tuple[int, int]]:
+    ) -> Iterator[np.ndarray]:
         """The same for exchanges, numbered over all documents that `kept` (bool, n) marks.
 
         `searched` is (bool, exchanges); `exchanges` is their number in each part.
@@ -72,7 +76,7 @@ class NearDuplicateSearch:
 
     def _pairs(
         self, what: str, searched: np.ndarray, sizes: Sequence[int], exchanges_of_kept: Path | None
-    ) -> Iterator[tuple[int, int]]:
+    ) -> Iterator[np.ndarray]:
         """`sizes`: how many texts each task signs."""
         settings, work = self.recipe.deduplication, self.work / what
         self._save(work / "searched", searched, sizes)
@@ -94,7 +98,7 @@ class NearDuplicateSearch:
             # (pairs, 4): task and text within the task, of one and of the other.
             rows = np.fromfile(path, "<u4").reshape(-1, 4).astype(np.int64)
             one, other = starts[rows[:, 0]] + rows[:, 1], starts[rows[:, 2]] + rows[:, 3]
-            yield from zip(one.tolist(), other.tolist(), strict=True)
+            yield np.stack([one, other], axis=1)
 
     def _save(self, folder: Path, marks: np.ndarray, sizes: Sequence[int]) -> None:
         """`folder/<rank>.npy`: each task's share of `marks`."""
@@ -171,7 +175,7 @@ class Signatures(MinhashDedupSignature):
         that depends on its place: 2.7 × as fast as hashing the joined words of every run.
         """
         norm = self.ascii_norm if text.isascii() else self.config.norm_config
-        words = self.word_tokenizer.word_tokenize(simplify_text(text, norm))
+        words = self.word_tokenizer.word_tokenize(simplify_text(stream_safe(text), norm))
         if len(words) < max(self.min_words, self.config.n_grams):
             return np.empty(0, np.uint64)
         hashes = np.array([xxhash.xxh3_64_intdigest(word) for word in words], np.uint64)

@@ -91,7 +91,8 @@ def test_finds_all_planted_near_duplicates_and_nothing_else(tmp_path: Path, numb
 def test_exact_duplicates_differ_in_case_space_and_compatibility_forms_at_most(tmp_path: Path) -> None:
     documents = [plain("The Cat sat."), plain("the  cat\nSAT."), plain("Ｔhe cat sat."), plain("The cat sat")]
     kept, counts = deduplicate(tmp_path, recipe(), documents)
-    assert texts(kept) == ["The Cat sat.", "The cat sat"]
+    assert texts(kept)[0] in texts(documents[:3])
+    assert texts(kept)[1:] == ["The cat sat"]
     assert {"a": counts["sources"]["a"]} == {
         "a": {"kept": 2, "held_out": 0, "clusters": 1, "dropped": {"exact duplicate": 2, "near duplicate": 0}}
     }
@@ -118,7 +119,7 @@ def test_short_templated_talk_is_not_merged(tmp_path: Path) -> None:
     assert len(kept) == len(names)
 
 
-def test_the_kept_copy_has_the_highest_priority_then_the_most_text_then_comes_first(tmp_path: Path) -> None:
+def test_the_kept_copy_has_the_highest_priority_then_the_most_text_then_the_lowest_doc_id(tmp_path: Path) -> None:
     text = article(1)
     edited, longer = text + " postscript", text + " postscript and more"
     kept, _ = deduplicate(tmp_path, recipe(), [plain(text), plain(edited), plain(longer)], name="longest")
@@ -127,16 +128,18 @@ def test_the_kept_copy_has_the_highest_priority_then_the_most_text_then_comes_fi
     kept, counts = deduplicate(tmp_path, preferred, [plain(longer), plain(text, "b")], name="priority")
     assert [document.source for document in kept] == ["b"]
     assert counts["sources"]["a"]["dropped"] == {"exact duplicate": 0, "near duplicate": 1}
-    kept, _ = deduplicate(tmp_path, preferred, [plain("Same."), plain("same.", "b"), plain("SAME.", "b")], name="exact")
+    kept, _ = deduplicate(tmp_path, preferred, [plain("Same."), plain("same.", "b")], name="exact")
     assert texts(kept) == ["same."]
     same_length = [plain(f"{text} {end}") for end in ("xx", "yy")]
-    kept, _ = deduplicate(tmp_path, recipe(), same_length[:1], same_length[1:], name="first")
-    assert texts(kept) == [f"{text} xx"]
+    lowest = min(same_length, key=lambda document: document.doc_id)
+    for name, documents in (("forwards", same_length), ("backwards", same_length[::-1])):
+        kept, _ = deduplicate(tmp_path, recipe(), *([document] for document in documents), name=name)
+        assert texts(kept) == texts([lowest])
 
 
 def test_near_duplicates_of_a_source_are_left_alone_where_the_recipe_says_so(tmp_path: Path) -> None:
     text = article(2)
-    documents = [plain(text), plain(text + " more"), plain(text.upper())]
+    documents = [plain(text), plain(text + " more"), plain(text)]
     kept, counts = deduplicate(tmp_path, recipe(near_duplicates=False), documents)
     assert texts(kept) == texts(documents[:2])
     assert counts["exact_duplicates"] == 1
@@ -226,7 +229,8 @@ def test_clusters_are_shown(tmp_path: Path) -> None:
     near, exact = (json.loads(line) for line in (tmp_path / "output/clusters.jsonl").read_text().splitlines())
     assert (near["kind"], near["sources"], near["size"]) == ("near", ["a", "b"], 2)
     assert near["dropped"] == text[:300]
-    assert exact == {"kind": "exact", "sources": ["a"], "size": 3, "kept": "Once.", "dropped": "once."}
+    assert {exact.pop("kept"), exact.pop("dropped")} < {"Once.", "once.", "ONCE."}
+    assert exact == {"kind": "exact", "sources": ["a"], "size": 3}
 
 
 def test_a_corpus_of_copies_leaves_one_document(tmp_path: Path) -> None:

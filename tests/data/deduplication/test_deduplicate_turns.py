@@ -63,11 +63,9 @@ def test_without_the_option_conversations_are_compared_whole(tmp_path: Path) -> 
 
 def test_a_repeated_exchange_is_kept_once(tmp_path: Path) -> None:
     kept, counts = deduplicate(tmp_path, [chat(*GREETING, 1, 2, system="Be kind."), chat(*GREETING, 3, 4), chat(5, 6)])
-    assert kept == [
-        ["Be kind.", *GREETING, saying(1), saying(2)],
-        [saying(3), saying(4)],
-        [saying(5), saying(6)],
-    ]
+    whole = [["Be kind.", *GREETING, saying(1), saying(2)], [*GREETING, saying(3), saying(4)], [saying(5), saying(6)]]
+    cut = [["Be kind.", saying(1), saying(2)], [saying(3), saying(4)], [saying(5), saying(6)]]
+    assert kept in ([whole[0], *cut[1:]], [cut[0], whole[1], cut[2]])
     assert counts["exchanges_cut"] == 1
     assert counts["documents"] == 3
 
