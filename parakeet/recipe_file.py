@@ -154,6 +154,13 @@ def _read(path: Path) -> dict[str, Any]:
     return values
 
 
+def yaml_reason(error: Exception) -> str:
+    """Why a YAML text cannot be read, on one line."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply, or contains itself"
+    return " ".join(str(error).split())
+
+
 def _refuse_repeated_keys(node: yaml.Node | None, path: Path) -> None:
     """PyYAML silently keeps the last of two equal keys."""
     if isinstance(node, yaml.MappingNode):

@@ -48,7 +48,7 @@ def run_build(
         if asset_key(name) in keys
     }
     job = "full_build" if keys <= (DATA | MODEL).resolve(graph) else IMPLICIT_ASSET_JOB_NAME
-    with open_instance(root) as instance, warnings.catch_warnings():
+    with open_instance(root, progress) as instance, warnings.catch_warnings():
         # Dagster's own Pipes client warns of one of Dagster's own preview functions.
         warnings.simplefilter("ignore")
         for run_id in fail_lost_runs(instance, root):
