@@ -155,10 +155,13 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def yaml_reason(error: Exception) -> str:
-    """Why a YAML text cannot be read, on one line."""
+    """Why a YAML text cannot be read, and where: `line 3, column 5: expected ',' or ']'`."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem or error.context}"
     if isinstance(error, RecursionError):
         return "it is nested too deeply, or contains itself"
-    return " ".join(str(error).split())
+    return " ".join(str(error).replace('in "<unicode string>", ', "").split())
 
 
 def _refuse_repeated_keys(node: yaml.Node | None, path: Path) -> None:

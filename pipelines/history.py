@@ -5,16 +5,21 @@ same files.
 """
 
 import errno
+import io
 import os
+import re
 import shlex
 import shutil
 import sqlite3
+import sys
 import time
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import quote
 
 from dagster._core.errors import DagsterInvalidConfigError
+from dagster._core.instance import types
 from dagster._core.storage.event_log.sqlite import sqlite_event_log
 from dagster._core.storage.runs.sqlite import sqlite_run_storage
 from dagster._core.storage.schedules.sqlite import sqlite_schedule_storage
@@ -29,7 +34,7 @@ __all__ = ["DagsterSqliteStorage"]
 
 SECONDS_TO_WAIT = 300
 """For another program that has locked the history when a build begins: a backup of it takes seconds."""
-SECONDS_WITHIN_A_RUN = 60
+SECONDS_WITHIN_A_RUN = 90
 """SQLite waits this long in the middle of a run. Ctrl-C has to wait as well."""
 SECONDS_BETWEEN_TRIES = 0.5
 MOST_BYTES_OF_A_PATH = 500
@@ -56,6 +61,8 @@ def _address(base_dir: str, db_name: str) -> str:
 for module in (sqlite_event_log, sqlite_run_storage, sqlite_schedule_storage):
     module.create_db_conn_string = _address  # type: ignore[attr-defined]
 sqlite_event_log.SQLITE_BUSY_TIMEOUT_SECONDS = SECONDS_WITHIN_A_RUN
+# Dagster's handler of events prints an error with its SQL before it raises it: here it is explained once.
+types.sys = SimpleNamespace(stderr=io.StringIO(), exc_info=sys.exc_info)  # type: ignore[attr-defined]
 
 
 def check_path(folder: Path, variable: str) -> None:
@@ -99,8 +106,10 @@ def explain_history_error(error: BaseException, folder: Path, settings: Path) ->
     if isinstance(cause, ParakeetError):
         return cause
     if isinstance(error, DagsterInvalidConfigError):
-        faults = "; ".join(fault.message.split(" Expected: ")[0].split("\n")[0] for fault in error.errors)
-        return ParakeetError(f"{settings} cannot be used by Dagster: {faults} Correct it, or move it away.")
+        # Each goes on with the whole schema, or with a stack.
+        faults = [re.split(r" Expected: |\s+Stack Trace:", fault.message)[0] for fault in error.errors]
+        reason = " ".join(" ".join(faults).split())
+        return ParakeetError(f"{settings} cannot be used by Dagster: {reason} Correct it, or move it away.")
     if isinstance(cause, OSError):
         return explain_os_error(cause, "using Dagster's history of runs")
     reason = (str(cause).strip().splitlines() or ["no reason is given"])[0]
@@ -109,10 +118,10 @@ def explain_history_error(error: BaseException, folder: Path, settings: Path) ->
             f"Dagster's history of runs in {folder} cannot be used ({type(cause).__name__}: {reason}). Artefacts and "
             f"models are not concerned. Correct {settings}, or move the history away, and run the same command again."
         )
-    file = next((folder / file for file in FILES if _fault(folder / file) is not None), folder)
+    file = next((file for file in FILES if _fault(folder / file, thorough=True) is not None), FILES[0].parent)
     if _is_locked(cause):
         return ParakeetError(
-            f"{file} is locked by another program. It holds Dagster's history of runs. What was made is kept: end that "
+            f"{folder / file} is locked by another program. It holds Dagster's history of runs. What was made is kept: end that "
             "program, then run the same command again."
         )
     no_room = shutil.disk_usage(folder).free < LEAST_ROOM
@@ -120,19 +129,23 @@ def explain_history_error(error: BaseException, folder: Path, settings: Path) ->
         full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
         return explain_os_error(full, "writing Dagster's history of runs")
     if "not a database" in reason or "malformed" in reason:
+        # The whole folder: a database's -wal file, left behind, would damage the next one of that name.
+        place = shlex.quote(str(folder / file.parts[0]))
         return ParakeetError(
-            f"{file} is damaged ({reason}). It holds only Dagster's history of runs: artefacts and models are not "
-            f"concerned. Move it away with: mv {shlex.quote(str(file))} {shlex.quote(f'{file}.damaged')} "
-            "Then run the same command again."
+            f"{folder / file} is damaged ({reason}). It holds only Dagster's history of runs: artefacts and models are "
+            f"not concerned. Move it away, then run the same command again: mv {place} {place}.damaged"
         )
     return ParakeetError(
-        f"{file} cannot be used ({reason}). It holds only Dagster's history of runs: what was made is kept. Check "
+        f"{folder / file} cannot be used ({reason}). It holds only Dagster's history of runs: what was made is kept. Check "
         "permissions and the disk, then run the same command again."
     )
 
 
-def _fault(file: Path) -> sqlite3.Error | None:
-    """Why a database cannot be written to now; None if it can, or does not exist."""
+def _fault(file: Path, thorough: bool = False) -> sqlite3.Error | None:
+    """Why a database cannot be written to now; None if it can, or does not exist.
+
+    `thorough` reads all of it: SQLite notices a damaged page only when it reads that page.
+    """
     if not file.exists():
         return None
     try:
@@ -140,11 +153,12 @@ def _fault(file: Path) -> sqlite3.Error | None:
             connection.execute("BEGIN IMMEDIATE")
             connection.execute("SELECT count(*) FROM sqlite_master")
             connection.execute("ROLLBACK")
+            if thorough and connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+                return sqlite3.DatabaseError("database disk image is malformed")
     except sqlite3.Error as error:
         return error
     return None
 
 
 def _is_locked(error: sqlite3.Error) -> bool:
-    # The low byte: the others say where the lock was met.
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    return "is locked" in str(error)

@@ -21,7 +21,7 @@ from parakeet.errors import ParakeetError
 from parakeet.home import checkout, folder_of_variable
 from parakeet.progress import Progress
 from parakeet.recipe_file import yaml_reason
-from pipelines.history import check_path, explain_history_error, wait_until_usable
+from pipelines.history import DagsterSqliteStorage, check_path, explain_history_error, wait_until_usable
 
 PATHS = (("storage", "sqlite"), ("local_artifact_storage", "config"), ("compute_logs", "config"))
 WITHOUT_CHECKOUT: dict[str, Any] = {"telemetry": {"enabled": False}, "nux": {"enabled": False}}
@@ -57,7 +57,8 @@ def open_instance(root: Path, progress: Progress) -> Iterator[dg.DagsterInstance
         # Dagster reads the variable itself in other places, and would make a folder called `~`.
         os.environ["DAGSTER_HOME"] = str(folder)
         settings_file = folder / "dagster.yaml"
-        settings = _settings_of_user(settings_file)
+        # Dagster's telemetry would write to ~/.dagster and to the network.
+        settings = WITHOUT_CHECKOUT | _settings_of_user(settings_file)
     elif source is not None and root == source / "assets":
         # `dagster dev` does the same with the dagster.yaml of the folder that it is started in.
         folder = source / ".dagster"
@@ -80,6 +81,7 @@ def open_instance(root: Path, progress: Progress) -> Iterator[dg.DagsterInstance
         # with "table already exists".
         with FileLock(folder / "opening.lock"):
             instance = dg.DagsterInstance.from_ref(reference)
+        instance.compute_log_manager  # noqa: B018  Loads its class, which Dagster would do within the run.
     # Whatever is raised here is about the folder or its dagster.yaml, which may name any class of Dagster.
     except Exception as error:
         raise explain_history_error(error, history, settings_file) from error
@@ -116,7 +118,9 @@ def _settings_of_user(file: Path) -> dict[str, Any]:
 def _history_folder(reference: InstanceRef, folder: Path) -> Path:
     """Where the SQLite files are; `folder` if the history is kept otherwise."""
     storage = reference.storage_data
-    place = storage.config_dict.get("base_dir") if storage.class_name == "DagsterSqliteStorage" else None
+    if storage is None or storage.class_name != DagsterSqliteStorage.__name__:
+        return folder
+    place = storage.config_dict["base_dir"]
     return Path(place) if isinstance(place, str) else folder
 
 
