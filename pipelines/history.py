@@ -62,7 +62,7 @@ for module in (sqlite_event_log, sqlite_run_storage, sqlite_schedule_storage):
     module.create_db_conn_string = _address  # type: ignore[attr-defined]
 sqlite_event_log.SQLITE_BUSY_TIMEOUT_SECONDS = SECONDS_WITHIN_A_RUN
 # Dagster's handler of events prints an error with its SQL before it raises it: here it is explained once.
-types.sys = SimpleNamespace(stderr=io.StringIO(), exc_info=sys.exc_info)  # type: ignore[attr-defined]
+types.sys = SimpleNamespace(stderr=io.StringIO(), exc_info=sys.exc_info)  # type: ignore[assignment]
 
 
 def check_path(folder: Path, variable: str) -> None:
@@ -121,8 +121,8 @@ def explain_history_error(error: BaseException, folder: Path, settings: Path) ->
     file = next((file for file in FILES if _fault(folder / file, thorough=True) is not None), FILES[0].parent)
     if _is_locked(cause):
         return ParakeetError(
-            f"{folder / file} is locked by another program. It holds Dagster's history of runs. What was made is kept: end that "
-            "program, then run the same command again."
+            f"{folder / file} is locked by another program. It holds Dagster's history of runs. What was made is kept: "
+            "end that program, then run the same command again."
         )
     no_room = shutil.disk_usage(folder).free < LEAST_ROOM
     if "is full" in reason or (no_room and ("I/O error" in reason or "unable to open" in reason)):
@@ -136,8 +136,8 @@ def explain_history_error(error: BaseException, folder: Path, settings: Path) ->
             f"not concerned. Move it away, then run the same command again: mv {place} {place}.damaged"
         )
     return ParakeetError(
-        f"{folder / file} cannot be used ({reason}). It holds only Dagster's history of runs: what was made is kept. Check "
-        "permissions and the disk, then run the same command again."
+        f"{folder / file} cannot be used ({reason}). It holds only Dagster's history of runs: what was made is kept. "
+        "Check permissions and the disk, then run the same command again."
     )
 
 
