@@ -13,7 +13,7 @@ import types
 import typing
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -173,7 +173,10 @@ def yaml_reason(error: Exception) -> str:
     if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
         return " ".join(str(error).replace('in "<unicode string>", ', "").split()) + "."
     mark = error.problem_mark
-    problem = f"line {mark.line + 1}, column {mark.column + 1}: {error.problem or error.context}."
+    what = error.problem or error.context
+    if error.problem and error.problem.startswith("but "):
+        what = f"{error.context}, {error.problem}"
+    problem = f"line {mark.line + 1}, column {mark.column + 1}: {what}."
     if "'\\t'" in problem:
         return f"{problem} Indent with spaces, not with tabs."
     return f"{problem} Text with a sign that YAML uses itself (: # [ {{ * & ! % @ | > `) needs quotes."
@@ -204,33 +207,44 @@ def _children(node: yaml.Node) -> list[yaml.Node]:
 
 _OTHER_BASE = re.compile(r"[+-]?(0[0-7_]+|\d[\d_]*(:\d+)+(\.\d*)?)")
 """010 and 1:30, which YAML 1.1 reads as 8 and as 90."""
+_AFTER_COMMA = re.compile(r"\d{3}(\.\d+)?")
 
 
 def _refuse_traps(node: yaml.Node | None, path: Path) -> None:
     """Raise ParakeetError where YAML silently takes what nobody means: the last of two equal keys, 010 as 8."""
+    fault = ""
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                row = key.start_mark.line + 1
-                raise ParakeetError(f"{path}, line {row}: {key.value} is set twice; keep one of them.")
+        for key, value in node.value:
+            if node.flow_style and _AFTER_COMMA.fullmatch(key.value) and value.value == "":
+                fault = f"the comma before {key.value} ends the number. Write 3000, 3_000 or 3e3, not 3,000."
+            elif (read := _other_than_text(key)) not in ("", "a number"):
+                fault = f'the key {key.value} is {read} in YAML. Write "{key.value}" in quotes.'
+            elif key.value in seen:
+                fault = f"{key.value} is set twice; keep one of them."
+            if fault:
+                raise ParakeetError(f"{path}, line {key.start_mark.line + 1}: {fault}")
             seen.add(key.value)
     elif (
-        isinstance(node, yaml.ScalarNode)
-        and node.tag.endswith((":int", ":float"))
-        and _OTHER_BASE.fullmatch(node.value)
+        isinstance(node, yaml.ScalarNode) and _other_than_text(node) == "a number" and _OTHER_BASE.fullmatch(node.value)
     ):
-        value = yaml.safe_load(node.value)
+        number = yaml.safe_load(node.value)
         raise ParakeetError(
-            f"{path}, line {node.start_mark.line + 1}: YAML reads {node.value} as {value}. Write {value} if you mean "
+            f"{path}, line {node.start_mark.line + 1}: YAML reads {node.value} as {number}. Write {number} if you mean "
             f'the number, or "{node.value}" in quotes if you mean the text.'
         )
     for child in _children(node) if node is not None else []:
         _refuse_traps(child, path)
 
 
-def _is_number(node: yaml.Node | None) -> TypeGuard[yaml.ScalarNode]:
-    return isinstance(node, yaml.ScalarNode) and node.tag.endswith((":int", ":float"))
+def _other_than_text(node: yaml.Node | None) -> str:
+    """What YAML takes a text without quotes for; "" for text, or what is no single value."""
+    if not isinstance(node, yaml.ScalarNode) or node.style is not None:
+        return ""
+    if node.tag.endswith(":bool"):
+        return json.dumps(yaml.safe_load(node.value))
+    kinds = {"int": "a number", "float": "a number", "timestamp": "a date", "null": "null"}
+    return kinds.get(node.tag.rpartition(":")[2], "")
 
 
 def _explain(error: ValidationError, files: list[Path]) -> str:
@@ -253,20 +267,18 @@ def _explain(error: ValidationError, files: list[Path]) -> str:
             message = problem["msg"].removeprefix("Value error, ")
             given = f" (given: {problem['input']!r})" if isinstance(problem["input"], str | int | float) else ""
             hint = _hint(problem["type"], node if depth == len(location) else None)
-            lines.append(f"{where}: {key + ': ' if key else ''}{message}{given}{hint}")
+            lines.append(f"{where}: {key + ': ' if key else ''}{message}{hint or given}")
     return "\n".join(lines)
 
 
 def _hint(fault: str, node: yaml.Node | None) -> str:
     """What helps against a value of the wrong type."""
-    if isinstance(node, yaml.ScalarNode) and node.style is None and not node.tag.endswith(":str"):
-        read = json.dumps(yaml.safe_load(node.value), default=str).strip('"')
-        if fault.startswith(("string", "literal")) or read in ("true", "false"):
-            as_what = "" if read == node.value else f" as {read}"
-            return (
-                f'. YAML reads {node.value or "nothing"}{as_what}: write "{node.value}" in quotes if you mean the text'
-            )
-    return ". Write it like 3000000, 3_000_000 or 3e6" if fault in ("int_parsing", "int_type") else ""
+    if fault in ("int_parsing", "int_type", "float_parsing") and isinstance(node, yaml.ScalarNode):
+        return f" (given: {node.value!r}). Write a number like 3000000, 3_000_000, 3e6 or 0.01"
+    if fault.startswith(("string", "literal", "list")) and (read := _other_than_text(node)):
+        text = node.value  # type: ignore[union-attr]
+        return f'. {text or "An empty value"} without quotes is {read} in YAML: write "{text}" if you mean the text'
+    return ""
 
 
 def _without_kind(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
