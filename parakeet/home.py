@@ -41,6 +41,8 @@ def folder_of_variable(variable: str, named: str) -> Path:
         fault = "its name is not UTF-8, and manifests and recipes name it in UTF-8. Rename it"
     elif any(len(os.fsencode(name)) > MOST_BYTES_OF_A_NAME for name in path.parts):
         fault = f"a name in it is longer than {MOST_BYTES_OF_A_NAME} bytes. Choose a shorter one"
+    elif os.path.islink(path):
+        fault = "this is a symbolic link that leads to itself"
     elif os.path.exists(path) and not os.path.isdir(path):
         fault = "this is a file. Name a folder"
     if fault:

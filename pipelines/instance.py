@@ -16,7 +16,7 @@ from dagster_shared.yaml_utils import DagsterYamlLoader
 from filelock import FileLock
 from sqlalchemy.exc import SQLAlchemyError
 
-from parakeet.artifact import replace_file
+from parakeet.artifact import explain_os_error, replace_file
 from parakeet.errors import ParakeetError
 from parakeet.home import checkout, folder_of_variable
 from parakeet.progress import Progress
@@ -106,6 +106,8 @@ def _settings_of_user(file: Path) -> dict[str, Any]:
         settings = yaml.load(file.read_text(encoding="utf-8"), Loader=DagsterYamlLoader) or {}
     except FileNotFoundError:
         return {}
+    except OSError as error:
+        raise explain_os_error(error, "reading the settings of DAGSTER_HOME") from None
     except UnicodeDecodeError as error:
         raise ParakeetError(f"{file} is not a text file (byte {error.start} is not UTF-8).") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
