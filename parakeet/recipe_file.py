@@ -138,6 +138,14 @@ def _beside(recipe: Path, place: Any) -> Any:
     return str(recipe.parent / os.path.expanduser(place))
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads JSON too: there, two \\u escapes make one character outside of the basic plane."""
+
+    def construct_scalar(self, node: Any) -> Any:
+        text = super().construct_scalar(node)
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > LARGEST_FILE:
@@ -146,7 +154,7 @@ def _read(path: Path) -> dict[str, Any]:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         if node is not None:
             _refuse_endless(node, path)
-        values = yaml.safe_load(text)
+        values = yaml.load(text, Loader=_Loader)
     except UnicodeDecodeError as error:
         raise ParakeetError(
             f"{path}: not a text file (byte {error.start} is not UTF-8). Save the recipe as UTF-8."
