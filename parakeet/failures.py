@@ -1,5 +1,6 @@
 """What the user is told of an exception that Parakeet did not raise itself."""
 
+import re
 import traceback
 from pathlib import Path
 
@@ -8,6 +9,9 @@ from parakeet.errors import ParakeetError
 
 DETAILS_FILE = ".last_error.txt"
 """Under the home folder: the traceback of the last error that nobody foresaw."""
+
+_TORCH_MEMORY = re.compile("out of memory|allocate memory")
+"""torch raises a RuntimeError."""
 
 CODE = Path(__file__).resolve().parent.parent
 
@@ -21,7 +25,7 @@ def explain(error: Exception, doing: str, root: Path) -> ParakeetError:
         return error
     if isinstance(error, OSError):
         return explain_os_error(error, doing)
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _TORCH_MEMORY.search(str(error))):
         return ParakeetError(
             f"Not enough memory while {doing}{_reason(error)}. What was finished is kept. End other programs, or use "
             "less at once (--limit, executor.workers: 1), then run the same command again."
