@@ -137,7 +137,8 @@ def explain_history_error(error: BaseException, folder: Path, settings: Path) ->
         )
     return ParakeetError(
         f"{folder / file} cannot be used ({reason}). It holds only Dagster's history of runs: what was made is kept. "
-        "Check permissions and the disk, then run the same command again."
+        "Check the disk and the permissions, also of the files -wal and -shm beside it, then run the same command "
+        "again."
     )
 
 
@@ -148,6 +149,9 @@ def _fault(file: Path, thorough: bool = False) -> sqlite3.Error | None:
     """
     if not file.exists():
         return None
+    if not os.access(file, os.W_OK):
+        # Not left to SQLite: it would make -wal and -shm files that cannot be written to either, and leave them.
+        return sqlite3.OperationalError("attempt to write a readonly database")
     try:
         with closing(sqlite3.connect(file, timeout=0, isolation_level=None)) as connection:
             connection.execute("BEGIN IMMEDIATE")
