@@ -4,16 +4,19 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 from dagster._core.errors import DagsterPipesExecutionError
+from sqlalchemy.exc import SQLAlchemyError
 
 from assets_defs.resources import ParakeetHome
-from parakeet.artifact import Artifact, explain_os_error
-from parakeet.errors import ParakeetError
+from parakeet.artifact import Artifact
+from parakeet.failures import explain
 from parakeet.formatting import markdown_table
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
@@ -69,15 +72,16 @@ def _stage_asset(stage: Stage, recipe: Recipe) -> dg.AssetsDefinition:
         parakeet_home: dg.ResourceParam[ParakeetHome],
         trainer: dg.PipesSubprocessClient,
     ) -> dg.MaterializeResult:
-        artifact = _ensure(context, parakeet_home, trainer, stage, config)
-        shown: Figures = {
-            **stage.figures(artifact),
-            "path": artifact.path,
-            "fingerprint": artifact.fingerprint,
-            "bytes": artifact.n_bytes,
-            "seconds": artifact.manifest["seconds"],
-        }
-        return dg.MaterializeResult(metadata=_metadata(shown), data_version=dg.DataVersion(artifact.content))
+        with failures_explained(f"making {stage.name}", parakeet_home.root):
+            artifact = _ensure(context, parakeet_home, trainer, stage, config)
+            shown: Figures = {
+                **stage.figures(artifact),
+                "path": artifact.path,
+                "fingerprint": artifact.fingerprint,
+                "bytes": artifact.n_bytes,
+                "seconds": artifact.manifest["seconds"],
+            }
+            return dg.MaterializeResult(metadata=_metadata(shown), data_version=dg.DataVersion(artifact.content))
 
     return asset
 
@@ -92,12 +96,10 @@ def _file_asset(file: ExternalFile) -> dg.AssetsDefinition:
     )
     def asset(config: StageConfig, parakeet_home: dg.ResourceParam[ParakeetHome]) -> dg.MaterializeResult:
         progress = Progress()
-        try:
+        with failures_explained(f"fetching {file.name}", parakeet_home.root):
             found = file.obtain(parakeet_home.recipe, parakeet_home.root, progress, config.force)
-        except (ParakeetError, OSError) as error:
-            raise _failure(error, f"fetching {file.name}") from None
-        progress.say(f"{file.name:<24}{found.how:<18}{found.headline}")
-        return dg.MaterializeResult(metadata=_metadata(found.figures), data_version=dg.DataVersion(found.sha256))
+            progress.say(f"{file.name:<24}{found.how:<18}{found.headline}")
+            return dg.MaterializeResult(metadata=_metadata(found.figures), data_version=dg.DataVersion(found.sha256))
 
     return asset
 
@@ -118,21 +120,30 @@ def _ensure(
 
     progress = Progress()
     try:
-        artifact, made = parakeet_home.build().ensure(stage.name, progress, launch, config.force, config.try_anyway)
-    except (ParakeetError, OSError) as error:
-        failure = _failure(error, f"making {stage.name}")
+        with failures_explained(f"making {stage.name}", parakeet_home.root):
+            artifact, made = parakeet_home.build().ensure(stage.name, progress, launch, config.force, config.try_anyway)
+    except dg.Failure as failure:
         if stage.group == "sources":
             # The other sources are still fetched, for hours, before the run ends with this.
             progress.say(f"{stage.name} failed: {failure.description}")
-        raise failure from None
+        raise
     how = f"made in {artifact.manifest['seconds']:,.1f} s" if made else "up to date"
     progress.say(f"{stage.name:<24}{how:<18}{stage.headline(artifact.counts)}")
     return artifact
 
 
-def _failure(error: ParakeetError | OSError, doing: str) -> dg.Failure:
-    known = error if isinstance(error, ParakeetError) else explain_os_error(error, doing)
-    return dg.Failure(description=str(known), allow_retries=False)
+@contextmanager
+def failures_explained(doing: str, root: Path) -> Iterator[None]:
+    """Raise any exception of the block as a Failure whose description is the whole message for the user.
+
+    An error of the history's database stays as it is: it says nothing about the asset.
+    """
+    try:
+        yield
+    except (dg.Failure, SQLAlchemyError, sqlite3.Error):
+        raise
+    except Exception as error:
+        raise dg.Failure(description=str(explain(error, doing, root)), allow_retries=False) from None
 
 
 def code_version(stage: Stage, recipe: Recipe) -> str:

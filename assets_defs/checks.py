@@ -5,9 +5,8 @@ from typing import Any
 
 import dagster as dg
 
-from assets_defs.assets import asset_key
+from assets_defs.assets import asset_key, failures_explained
 from assets_defs.resources import ParakeetHome
-from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.stage import Check, ExternalFile, Stage
@@ -23,11 +22,9 @@ def make_checks(recipe: Recipe) -> list[dg.AssetChecksDefinition]:
 def _stage_check(stage: Stage, check: Check) -> dg.AssetChecksDefinition:
     @dg.asset_check(asset=asset_key(stage.name), name=check.name, description=check.summary, blocking=check.blocking)
     def checked(parakeet_home: dg.ResourceParam[ParakeetHome]) -> dg.AssetCheckResult:
-        build = parakeet_home.build()
-        try:
+        with failures_explained(f"checking {stage.name}", parakeet_home.root):
+            build = parakeet_home.build()
             verdict = check.run(build.artifact(stage.name), build.inputs(stage.name))
-        except ParakeetError as error:
-            raise dg.Failure(description=str(error), allow_retries=False) from None
         severity = dg.AssetCheckSeverity.ERROR if check.blocking else dg.AssetCheckSeverity.WARN
         return _result(verdict.passed, verdict.description, verdict.figures or {}, severity)
 
@@ -37,7 +34,8 @@ def _stage_check(stage: Stage, check: Check) -> dg.AssetChecksDefinition:
 def _file_check(file: ExternalFile) -> dg.AssetChecksDefinition:
     @dg.asset_check(asset=file.name, name=file.check_name, description=file.check_summary, blocking=True)
     def checked(parakeet_home: dg.ResourceParam[ParakeetHome]) -> dg.AssetCheckResult:
-        fault = file.fault(parakeet_home.recipe, parakeet_home.root, Progress())
+        with failures_explained(f"checking {file.name}", parakeet_home.root):
+            fault = file.fault(parakeet_home.recipe, parakeet_home.root, Progress())
         return _result(fault is None, fault, {}, dg.AssetCheckSeverity.ERROR)
 
     return checked

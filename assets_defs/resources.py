@@ -61,16 +61,20 @@ def home_resource(recipe: Recipe) -> dg.ResourceDefinition:
                 )
             context.instance.add_run_tags(context.run_id, {HOME_TAG: str(root), RECIPE_TAG: recipe.name})
         path = run_lock(root, context.run_id)
+        lock = FileLock(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
         except OSError:
-            # The stage reports a folder that cannot be written to, with what to do about it.
+            # The stage reports a folder that it cannot write to. Without a lock, the run is never called lost.
             yield parakeet_home
             return
-        with FileLock(path):
+        try:
             yield parakeet_home
             # While the lock is held: a lock file that is there and free would call this run lost.
             path.unlink(missing_ok=True)
+        finally:
+            lock.release()
 
     return resource
 

@@ -5,6 +5,7 @@ synced, then one rename. Nothing here knows what a stage does; `parakeet.stages`
 """
 
 import datetime
+import errno
 import hashlib
 import json
 import os
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from parakeet import __version__
-from parakeet.errors import ParakeetError
+from parakeet.errors import ParakeetError, os_reason
 from parakeet.formatting import format_bytes
 from parakeet.locking import exclusive
 from parakeet.progress import Progress
@@ -302,11 +303,26 @@ class Store:
 
 def explain_os_error(error: OSError, doing: str) -> ParakeetError:
     """A message for the user."""
-    where = f" ({error.filename})" if error.filename else ""
+    remedy = _REMEDIES.get(error.errno or 0, "Check disk space and permissions")
     return ParakeetError(
-        f"{error.strerror or error}{where} while {doing}. Nothing that was there before was lost or replaced. Check "
-        "disk space and permissions, then run the same command again."
+        f"{os_reason(error)} while {doing}. Nothing that was there before was lost or replaced. {remedy}, then run the "
+        "same command again."
     )
+
+
+_REMEDIES = {
+    errno.ENOSPC: "Make room on the disk (parakeet clean lists what nothing refers to)",
+    errno.EDQUOT: "Make room, or have your quota raised",
+    errno.EROFS: "Make the file system writable, or set PARAKEET_HOME to another folder",
+    errno.EACCES: "Change the permissions",
+    errno.EPERM: "Change the permissions",
+    errno.ENAMETOOLONG: "Choose shorter names",
+    errno.EISDIR: "Move that folder away: a file is needed there",
+    errno.EEXIST: "Move that file away: a folder is needed there",
+    errno.ENOTDIR: "Move that file away: a folder is needed there",
+    errno.ELOOP: "Correct the symbolic link, which leads to itself",
+    errno.EMFILE: "Allow more open files (ulimit -n)",
+}
 
 
 def sha256_of(path: Path) -> str:
@@ -330,10 +346,14 @@ def sync_directory(path: Path) -> None:
 
 
 def write_synced(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with path.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        error.filename = str(path)  # a write to a full disk does not name its file
+        raise
 
 
 def replace_file(path: Path, text: str) -> None:

@@ -46,9 +46,11 @@ class HashCache:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._known: dict[str, list[object]] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            self._known = {}
+            known = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            known = {}
+        entries = known.items() if isinstance(known, dict) else ()
+        self._known = {file: entry for file, entry in entries if isinstance(entry, list) and len(entry) == 3}
 
     def sha256(self, files: Iterable[Path]) -> dict[Path, str]:
         """Hashes by file. ParakeetError if one cannot be read."""

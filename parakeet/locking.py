@@ -38,7 +38,9 @@ def exclusive(path: Path, what: str, progress: Progress, stop: Callable[[], bool
             raise WaitStopped from None
     try:
         command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200]
-        holder.write_text(f"process {os.getpid()} since {time.strftime('%H:%M:%S')} ({command})", encoding="utf-8")
+        text = f"process {os.getpid()} since {time.strftime('%H:%M:%S')} ({command})"
+        # An argument may be the name of a file that is not UTF-8.
+        holder.write_text(text, encoding="utf-8", errors="backslashreplace")
         yield
     finally:
         lock.release()

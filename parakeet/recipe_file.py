@@ -7,6 +7,7 @@ every level; lists, and sections that one of the two sets to null, are replaced.
 import difflib
 import json
 import os
+import re
 import sys
 import types
 import typing
@@ -17,7 +18,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from parakeet.errors import ParakeetError
+from parakeet.errors import ParakeetError, os_reason
 from parakeet.recipe import Recipe
 from parakeet.recipe_sources import SOURCE_KINDS
 from parakeet.sanitise import sanitise
@@ -49,17 +50,20 @@ def load_recipe(name_or_path: str, report_old_keys: bool = True) -> Recipe:
     the nearest known key.
     """
     path = recipe_file(name_or_path)
-    values = _merged(path, report_old_keys, seen=())
+    files: list[Path] = []
+    values = _merged(path, report_old_keys, files)
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise ParakeetError(_explain(error, path)) from None
+        raise ParakeetError(_explain(error, files)) from None
 
 
-def _merged(path: Path, report: bool, seen: tuple[Path, ...]) -> dict[str, Any]:
-    path = path.resolve()
+def _merged(path: Path, report: bool, seen: list[Path]) -> dict[str, Any]:
+    """The values of a recipe over those that it extends. Each file is added to `seen`."""
+    path = Path(os.path.realpath(path))
     if path in seen:
         raise ParakeetError(f"{path}: the recipe extends itself through {' -> '.join(str(p) for p in seen)}.")
+    seen.append(path)
     values = _read(path)
     old_keys: dict[str, str] = {}
     values = _with_new_names(values, path, old_keys)
@@ -81,7 +85,7 @@ def _merged(path: Path, report: bool, seen: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(parent, str):
         raise ParakeetError(f"{path}: extends must be the name or the path of one recipe.")
     beside = path.parent / parent
-    return overlaid(_merged(beside if beside.is_file() else recipe_file(parent), report, (*seen, path)), values)
+    return overlaid(_merged(beside if beside.is_file() else recipe_file(parent), report, seen), values)
 
 
 def overlaid(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
@@ -134,48 +138,133 @@ def _beside(recipe: Path, place: Any) -> Any:
     return str(recipe.parent / os.path.expanduser(place))
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads JSON too: there, two \\u escapes make one character outside of the basic plane."""
+
+    def construct_scalar(self, node: Any) -> Any:
+        text = super().construct_scalar(node)
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise ParakeetError(f"{path}: too large for a recipe ({path.stat().st_size:,} bytes).")
         text = path.read_text(encoding="utf-8")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = yaml.safe_load(text)
-        json.dumps(values, default=str)  # an alias that contains itself, or nesting without end
+        if node is not None:
+            _refuse_endless(node, path)
+        values = yaml.load(text, Loader=_Loader)
     except UnicodeDecodeError as error:
-        raise ParakeetError(f"{path}: not a text file (byte {error.start} is not UTF-8).") from None
-    except (RecursionError, ValueError):
         raise ParakeetError(
-            f"{path}: cannot be read as a recipe: it is nested too deeply, or contains itself."
+            f"{path}: not a text file (byte {error.start} is not UTF-8). Save the recipe as UTF-8."
         ) from None
-    except (OSError, yaml.YAMLError) as error:
-        raise ParakeetError(f"{path}: cannot be read as a recipe: {error}") from None
+    except OSError as error:
+        raise ParakeetError(f"{path}: cannot be read as a recipe: {os_reason(error)}.") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ParakeetError(f"{path}: cannot be read as a recipe: {yaml_reason(error)}") from None
     if not isinstance(values, dict):
         raise ParakeetError(f"{path}: a recipe is a YAML mapping of sections, and this file is not.")
-    _refuse_repeated_keys(node, path)
+    _refuse_traps(node, path)
     return values
 
 
-def _refuse_repeated_keys(node: yaml.Node | None, path: Path) -> None:
-    """PyYAML silently keeps the last of two equal keys."""
+LARGEST_FILE = 64 << 20
+LARGEST_TREE = 1_000_000
+"""Values of a recipe, each alias counted with all that it stands for."""
+
+
+def yaml_reason(error: Exception) -> str:
+    """Why a YAML text cannot be read, where, and what to do about it."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply, or contains itself."
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return " ".join(str(error).replace('in "<unicode string>", ', "").split()) + "."
+    mark = error.problem_mark
+    what = error.problem or error.context
+    if error.problem and error.problem.startswith("but "):
+        what = f"{error.context}, {error.problem}"
+    problem = f"line {mark.line + 1}, column {mark.column + 1}: {what}."
+    if "'\\t'" in problem:
+        return f"{problem} Indent with spaces, not with tabs."
+    return f"{problem} Text with a sign that YAML uses itself (: # [ {{ * & ! % @ | > `) needs quotes."
+
+
+def _refuse_endless(root: yaml.Node, path: Path) -> None:
+    """Aliases make a small text a huge tree, or one without end."""
+    sizes: dict[int, int] = {}
+
+    def size(node: yaml.Node) -> int:
+        if id(node) not in sizes:
+            sizes[id(node)] = LARGEST_TREE  # inside itself
+            sizes[id(node)] = 1 + sum(map(size, _children(node)))
+        return sizes[id(node)]
+
+    if size(root) > LARGEST_TREE:
+        raise ParakeetError(
+            f"{path}: cannot be read as a recipe: an alias (*name) contains itself, or stands for more than "
+            f"{LARGEST_TREE:,} values."
+        )
+
+
+def _children(node: yaml.Node) -> list[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        return [one for pair in node.value for one in pair]
+    return node.value if isinstance(node, yaml.SequenceNode) else []
+
+
+_OTHER_BASE = re.compile(r"[+-]?(0[0-7_]+|\d[\d_]*(:\d+)+(\.\d*)?)")
+"""010 and 1:30, which YAML 1.1 reads as 8 and as 90."""
+_AFTER_COMMA = re.compile(r"\d{3}(\.\d+)?")
+
+
+def _refuse_traps(node: yaml.Node | None, path: Path) -> None:
+    """Raise ParakeetError where YAML silently takes what nobody means: the last of two equal keys, 010 as 8."""
+    fault = ""
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
-            if key.value in seen:
-                row = key.start_mark.line + 1
-                raise ParakeetError(f"{path}, line {row}: {key.value} is set twice; keep one of them.")
+            if node.flow_style and _AFTER_COMMA.fullmatch(key.value) and value.value == "":
+                fault = f"the comma before {key.value} ends the number. Write 3000, 3_000 or 3e3, not 3,000."
+            elif (read := _other_than_text(key)) not in ("", "a number"):
+                fault = f'the key {key.value} is {read} in YAML. Write "{key.value}" in quotes.'
+            elif key.value in seen:
+                fault = f"{key.value} is set twice; keep one of them."
+            if fault:
+                raise ParakeetError(f"{path}, line {key.start_mark.line + 1}: {fault}")
             seen.add(key.value)
-            _refuse_repeated_keys(value, path)
-    elif isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            _refuse_repeated_keys(item, path)
+    elif (
+        isinstance(node, yaml.ScalarNode) and _other_than_text(node) == "a number" and _OTHER_BASE.fullmatch(node.value)
+    ):
+        number = yaml.safe_load(node.value)
+        raise ParakeetError(
+            f"{path}, line {node.start_mark.line + 1}: YAML reads {node.value} as {number}. Write {number} if you mean "
+            f'the number, or "{node.value}" in quotes if you mean the text.'
+        )
+    for child in _children(node) if node is not None else []:
+        _refuse_traps(child, path)
 
 
-def _explain(error: ValidationError, path: Path) -> str:
-    text = path.read_text(encoding="utf-8")
+def _other_than_text(node: yaml.Node | None) -> str:
+    """What YAML takes a text without quotes for; "" for text, or what is no single value."""
+    if not isinstance(node, yaml.ScalarNode) or node.style is not None:
+        return ""
+    if node.tag.endswith(":bool"):
+        return json.dumps(yaml.safe_load(node.value))
+    kinds = {"int": "a number", "float": "a number", "timestamp": "a date", "null": "null"}
+    return kinds.get(node.tag.rpartition(":")[2], "")
+
+
+def _explain(error: ValidationError, files: list[Path]) -> str:
+    """A line for each fault, with the file and line of its key: `files` are the recipe and those that it extends."""
+    nodes = {path: yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader) for path in files}
     lines = []
     for problem in error.errors():
         location = without_kind(problem["loc"])
-        row = _row(text, location)
-        where = f"{path}, line {row}" if row else str(path)
+        found = [(path, *_find(root, location)) for path, root in nodes.items()]
+        # Of files that hold as much of the location, the first decides.
+        path, depth, row, node = max(found, key=lambda one: one[1])
+        where = f"{path}, line {row}" if row else str(files[0])
         key = ".".join(map(str, location)).replace(".[key]", " (the key)")
         if problem["type"] == "extra_forbidden":
             known = _known_keys(problem["loc"])
@@ -185,8 +274,19 @@ def _explain(error: ValidationError, path: Path) -> str:
         else:
             message = problem["msg"].removeprefix("Value error, ")
             given = f" (given: {problem['input']!r})" if isinstance(problem["input"], str | int | float) else ""
-            lines.append(f"{where}: {key + ': ' if key else ''}{message}{given}")
+            hint = _hint(problem["type"], node if depth == len(location) else None)
+            lines.append(f"{where}: {key + ': ' if key else ''}{message}{hint or given}")
     return "\n".join(lines)
+
+
+def _hint(fault: str, node: yaml.Node | None) -> str:
+    """What helps against a value of the wrong type."""
+    if fault in ("int_parsing", "int_type", "float_parsing") and isinstance(node, yaml.ScalarNode):
+        return f" (given: {node.value!r}). Write a number like 3000000, 3_000_000, 3e6 or 0.01"
+    if fault.startswith(("string", "literal", "list")) and (read := _other_than_text(node)):
+        text = node.value  # type: ignore[union-attr]
+        return f'. {text or "An empty value"} without quotes is {read} in YAML: write "{text}" if you mean the text'
+    return ""
 
 
 def without_kind(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
@@ -221,17 +321,17 @@ def section_of(annotation: Any) -> type[BaseModel] | None:
     return next((m for m in map(section_of, typing.get_args(annotation)) if m is not None), None)
 
 
-def _row(text: str, location: tuple[int | str, ...]) -> int | None:
-    """1-based line of a key in a YAML text, or None if the key comes from an extended recipe."""
-    node = yaml.compose(text, Loader=yaml.SafeLoader)
-    row = None
+def _find(root: yaml.Node | None, location: tuple[int | str, ...]) -> tuple[int, int, yaml.Node | None]:
+    """How many parts of a location a YAML tree holds, the 1-based line of the last one (0: none), and its value."""
+    depth, row, node = 0, 0, root
     for part in location:
         if isinstance(node, yaml.MappingNode):
             pair = next(((k, v) for k, v in node.value if k.value == str(part)), None)
-            if pair is None:
-                return row
-            row, node = pair[0].start_mark.line + 1, pair[1]
         elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-            row = node.start_mark.line + 1
-    return row
+            pair = (node.value[part], node.value[part])
+        else:
+            pair = None
+        if pair is None:
+            break
+        depth, row, node = depth + 1, pair[0].start_mark.line + 1, pair[1]
+    return depth, row, node

@@ -30,6 +30,8 @@ training: {tokens: 3_000_000}
   list replaces the whole list of the parent, and so does the map `top_phrases`. `null` turns off a section that may
   be null.
 - Paths are relative to the recipe file.
+- A number may be written as 3000000, 3_000_000 or 3e6.
+- Put text in quotes if YAML would take it for something else: `"no"`, `"on"`, `"1.10"`, `"12:30"`, `"[a] b"`.
 - An unknown key is refused, with its line and the nearest known key.
 - A key that you leave out has its default. Defaults are not part of a fingerprint, so a new key in a later Parakeet
   rebuilds nothing.

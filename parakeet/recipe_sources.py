@@ -1,21 +1,59 @@
 """The part of a recipe that says where text comes from, and the base of all its sections."""
 
+import re
 from abc import abstractmethod
 from collections.abc import Collection, Iterable
+from decimal import Decimal
 from fractions import Fraction
 from importlib.util import find_spec
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from parakeet.formatting import parse_share
+
+LARGEST_NUMBER = 1 << 63
+"""The libraries below take seeds and sizes as signed 64-bit numbers."""
+
+_WITH_EXPONENT = re.compile(r"[+-]?(\d[\d_]*\.?\d*|\.\d+)[eE][+-]?\d{1,2}")
 
 
 class Section(BaseModel):
     """Unknown keys are refused. Values never change after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _read_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """`3e6` as a whole number, which YAML takes for text. true and false are no numbers, as pydantic has it."""
+        kinds = _kinds_of(cls.model_fields[str(info.field_name)].annotation)
+        if not kinds & {int, float} or bool in kinds:
+            return value
+        if isinstance(value, bool):
+            raise ValueError("Input should be a number")
+        if isinstance(value, str) and int in kinds and str not in kinds and _WITH_EXPONENT.fullmatch(value.strip()):
+            number = Decimal(value.strip().replace("_", ""))
+            value = int(number) if number == number.to_integral_value() else float(number)
+        if isinstance(value, int) and abs(value) >= LARGEST_NUMBER:
+            raise ValueError(f"Input should be less than {LARGEST_NUMBER:,}")
+        return value
+
+
+def _kinds_of(annotation: Any) -> frozenset[Any]:
+    """The types that a field allows: {int, None} for `int | None`."""
+    return frozenset(get_args(annotation)) or frozenset((annotation,))
 
 
 def settings_of(section: Section, part: type[Section] | None = None, without: Collection[str] = ()) -> dict[str, Any]:

@@ -1,16 +1,20 @@
 """`parakeet build`: the same assets as `dagster dev`, materialised from the shell."""
 
+import sqlite3
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import dagster as dg
 from dagster._core.definitions.assets.job.asset_job import IMPLICIT_ASSET_JOB_NAME
 from dagster._core.events import DagsterEvent
+from dagster._core.execution.plan.objects import UserFailureData
+from dagster._utils.error import SerializableErrorInfo
 
 from assets_defs.assets import asset_key, op_name
 from assets_defs.resources import RECIPE_TAG
 from parakeet.errors import INTERRUPTED, ParakeetError
+from parakeet.failures import explain_unforeseen
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.stages import asset_names, stages_of, use_recipe
@@ -48,7 +52,7 @@ def run_build(
         if asset_key(name) in keys
     }
     job = "full_build" if keys <= (DATA | MODEL).resolve(graph) else IMPLICIT_ASSET_JOB_NAME
-    with open_instance(root) as instance, warnings.catch_warnings():
+    with open_instance(root, progress) as instance, warnings.catch_warnings():
         # Dagster's own Pipes client warns of one of Dagster's own preview functions.
         warnings.simplefilter("ignore")
         for run_id in fail_lost_runs(instance, root):
@@ -63,10 +67,32 @@ def run_build(
             raise_on_error=False,
             tags={RECIPE_TAG: recipe.name, "parakeet/started_by": "parakeet build"},
         )
-    return _conclude(result.all_events, result.success, progress)
+        _raise_database_error(result.all_events)
+    return _conclude(result.all_events, result.success, root, progress)
 
 
-def _conclude(events: Sequence[DagsterEvent], success: bool, progress: Progress) -> int:
+def _raise_database_error(events: Sequence[DagsterEvent]) -> None:
+    """Raise what kept Dagster from writing its history, for `open_instance` to explain."""
+    for error in _errors(events):
+        if "sqlite3." in error.message:
+            raise sqlite3.OperationalError(error.message)
+
+
+def _errors(events: Sequence[DagsterEvent]) -> Iterator[SerializableErrorInfo]:
+    """The causes of failures, of the steps and of the run itself (an executor or a resource that cannot start)."""
+    for event in events:
+        error = None
+        if event.is_step_failure:
+            error = event.step_failure_data.error
+        elif event.event_type is dg.DagsterEventType.RUN_FAILURE:
+            error = event.job_failure_data.error
+        while error is not None and error.cause is not None:
+            error = error.cause
+        if error is not None:
+            yield error
+
+
+def _conclude(events: Sequence[DagsterEvent], success: bool, root: Path, progress: Progress) -> int:
     for event in events:
         if event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION:
             check = event.asset_check_evaluation_data
@@ -76,25 +102,22 @@ def _conclude(events: Sequence[DagsterEvent], success: bool, progress: Progress)
                 )
     if success:
         return 0
-    failures = [event for event in events if event.is_step_failure]
-    if any(_class_of_failure(event) == dg.DagsterExecutionInterruptedError.__name__ for event in failures):
+    causes = list(_errors(events))
+    if any(cause.cls_name == dg.DagsterExecutionInterruptedError.__name__ for cause in causes):
         progress.say("Interrupted. What was made is kept; run the same command to continue.")
         return INTERRUPTED
-    for event in failures:
-        progress.say(f"Error: {_message(event)}")
-    return 1 if failures else INTERRUPTED
+    messages = [data.description for event in events if (data := _failure_of(event)) is not None and data.description]
+    if not messages:
+        messages = [str(_unforeseen(cause, root)) for cause in causes]
+    for message in messages:
+        progress.say(f"Error: {message}")
+    return 1 if messages else INTERRUPTED
 
 
-def _class_of_failure(event: DagsterEvent) -> str | None:
-    error = event.step_failure_data.error
-    return error.cls_name if error is not None else None
+def _failure_of(event: DagsterEvent) -> UserFailureData | None:
+    return event.step_failure_data.user_failure_data if event.is_step_failure else None
 
 
-def _message(event: DagsterEvent) -> str:
-    data = event.step_failure_data
-    if data.user_failure_data is not None and data.user_failure_data.description:
-        return data.user_failure_data.description
-    error = data.error
-    while error is not None and error.cause is not None:
-        error = error.cause
-    return error.message.strip() if error is not None else "a step failed without a message"
+def _unforeseen(cause: SerializableErrorInfo, root: Path) -> ParakeetError:
+    what = cause.message.strip().splitlines()[0]
+    return explain_unforeseen(what, "", cause.to_string(), "running the build", root)

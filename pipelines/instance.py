@@ -1,8 +1,10 @@
 """The Dagster instance that `parakeet build` records its runs in: the one that `dagster dev` shows."""
 
 import os
+import re
+import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,16 @@ from typing import Any
 import dagster as dg
 import yaml
 from dagster._core.instance.ref import InstanceRef
+from dagster_shared.yaml_utils import DagsterYamlLoader
 from filelock import FileLock
+from sqlalchemy.exc import SQLAlchemyError
 
-from parakeet.artifact import replace_file
-from parakeet.home import checkout
+from parakeet.artifact import explain_os_error, replace_file
+from parakeet.errors import ParakeetError
+from parakeet.home import checkout, folder_of_variable
+from parakeet.progress import Progress
+from parakeet.recipe_file import yaml_reason
+from pipelines.history import DagsterSqliteStorage, check_path, explain_history_error, wait_until_usable
 
 PATHS = (("storage", "sqlite"), ("local_artifact_storage", "config"), ("compute_logs", "config"))
 WITHOUT_CHECKOUT: dict[str, Any] = {"telemetry": {"enabled": False}, "nux": {"enabled": False}}
@@ -27,42 +35,95 @@ ON_THE_TERMINAL = {
 }
 
 
+# A path for SQLite becomes a URL in Dagster, in which these two have a meaning: `pipelines.history` escapes them.
+NAMES_TO_ESCAPE = re.compile("[%?]")
+
+
 @contextmanager
-def open_instance(root: Path) -> Iterator[dg.DagsterInstance]:
+def open_instance(root: Path, progress: Progress) -> Iterator[dg.DagsterInstance]:
     """DAGSTER_HOME's instance if it is set; else the history in `.dagster` of the checkout.
 
     Where PARAKEET_HOME (or an installation without a checkout) puts the artefacts elsewhere, their history
     lies beside them: `DAGSTER_HOME=$PARAKEET_HOME/.dagster dagster dev` shows it.
+
+    Waits for some minutes if another program has locked the history. Raises ParakeetError, also from within the block,
+    if the history cannot be used.
     """
     named = os.environ.get("DAGSTER_HOME")
-    if named:
-        with _opened_alone(Path(named), dg.DagsterInstance.get) as instance:
-            yield instance
-        return
     source = checkout()
-    if source is not None and root == source / "assets":
+    settings_file = (source or root) / "dagster.yaml"
+    if named:
+        folder = folder_of_variable("DAGSTER_HOME", named)
+        # Dagster reads the variable itself in other places, and would make a folder called `~`.
+        os.environ["DAGSTER_HOME"] = str(folder)
+        settings_file = folder / "dagster.yaml"
+        # Dagster's telemetry would write to ~/.dagster and to the network.
+        settings = WITHOUT_CHECKOUT | _settings_of_user(settings_file)
+    elif source is not None and root == source / "assets":
         # `dagster dev` does the same with the dagster.yaml of the folder that it is started in.
-        with tempfile.TemporaryDirectory() as scratch:
-            settings = _settings(source, source / ".dagster") | ON_THE_TERMINAL
-            reference = InstanceRef.from_dir(scratch, overrides=settings)
-            with _opened_alone(source / ".dagster", lambda: dg.DagsterInstance.from_ref(reference)) as instance:
-                yield instance
-        return
-    folder = root / ".dagster"
-    folder.mkdir(parents=True, exist_ok=True)
-    settings = _settings(source, folder) if source is not None else WITHOUT_CHECKOUT
-    replace_file(folder / "dagster.yaml", yaml.safe_dump(settings, sort_keys=False))
-    reference = InstanceRef.from_dir(str(folder), overrides=ON_THE_TERMINAL)
-    with _opened_alone(folder, lambda: dg.DagsterInstance.from_ref(reference)) as instance:
-        yield instance
+        folder = source / ".dagster"
+        settings = _settings(source, folder) | ON_THE_TERMINAL
+    else:
+        folder = root / ".dagster"
+        settings = (_settings(source, folder) if source is not None else WITHOUT_CHECKOUT) | _escaped(folder, source)
+        settings_file = folder / "dagster.yaml"
+    check_path(folder, "DAGSTER_HOME" if named else "PARAKEET_HOME")
+    history = folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not named and folder.parent == root:
+            replace_file(settings_file, yaml.safe_dump(settings, sort_keys=False))
+            settings = settings | ON_THE_TERMINAL
+        reference = _reference(folder, settings)
+        history = _history_folder(reference, folder)
+        wait_until_usable(history, progress)
+        # Dagster 1.13 creates the tables of a new history without a lock, and the second of two first builds fails
+        # with "table already exists".
+        with FileLock(folder / "opening.lock"):
+            instance = dg.DagsterInstance.from_ref(reference)
+        instance.compute_log_manager  # noqa: B018  Loads its class, which Dagster would do within the run.
+    # Whatever is raised here is about the folder or its dagster.yaml, which may name any class of Dagster.
+    except Exception as error:
+        raise explain_history_error(error, history, settings_file) from error
+    try:
+        with instance:
+            yield instance
+    except (sqlite3.Error, SQLAlchemyError) as error:
+        raise explain_history_error(error, history, settings_file) from error
 
 
-def _opened_alone(folder: Path, opener: Callable[[], dg.DagsterInstance]) -> dg.DagsterInstance:
-    """One process at a time: Dagster 1.13 creates the tables of a new history without a lock, and the second of two
-    first builds fails with "table already exists"."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "opening.lock"):
-        return opener()
+def _reference(folder: Path, settings: dict[str, Any]) -> InstanceRef:
+    """`settings` as Dagster's. It is not given dagster.yaml itself: it takes `[x]` in the folder's name as a pattern,
+    finds no file, and uses its defaults."""
+    with tempfile.TemporaryDirectory() as scratch:
+        (Path(scratch) / "dagster.yaml").write_text("{}", encoding="utf-8")
+        return InstanceRef.from_dir(str(folder), config_dir=scratch, overrides=settings)
+
+
+def _settings_of_user(file: Path) -> dict[str, Any]:
+    """dagster.yaml of DAGSTER_HOME; empty if there is none."""
+    try:
+        settings = yaml.load(file.read_text(encoding="utf-8"), Loader=DagsterYamlLoader) or {}
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise explain_os_error(error, "reading the settings of DAGSTER_HOME") from None
+    except UnicodeDecodeError as error:
+        raise ParakeetError(f"{file} is not a text file (byte {error.start} is not UTF-8).") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ParakeetError(f"{file} cannot be read as YAML: {yaml_reason(error)}") from None
+    if not isinstance(settings, dict):
+        raise ParakeetError(f"{file} is not a mapping of Dagster's settings: correct it, or move it away.")
+    return settings
+
+
+def _history_folder(reference: InstanceRef, folder: Path) -> Path:
+    """Where the SQLite files are; `folder` if the history is kept otherwise."""
+    storage = reference.storage_data
+    if storage is None or storage.class_name != DagsterSqliteStorage.__name__:
+        return folder
+    place = storage.config_dict["base_dir"]
+    return Path(place) if isinstance(place, str) else folder
 
 
 def _settings(source: Path, folder: Path) -> dict[str, Any]:
@@ -71,3 +132,12 @@ def _settings(source: Path, folder: Path) -> dict[str, Any]:
     for section, key in PATHS:
         settings[section][key]["base_dir"] = str(folder / Path(settings[section][key]["base_dir"]).name)
     return settings
+
+
+def _escaped(folder: Path, source: Path | None) -> dict[str, Any]:
+    """The storage that `dagster dev` needs if the folder's name has a % or ?."""
+    if not NAMES_TO_ESCAPE.search(str(folder)):
+        return {}
+    place = folder / "storage" if source is not None else folder
+    storage = {"module": "pipelines.history", "class": "DagsterSqliteStorage", "config": {"base_dir": str(place)}}
+    return {"storage": {"custom": storage}}

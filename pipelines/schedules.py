@@ -18,7 +18,7 @@ def weekly_retraining(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | 
     root = home()
     try:
         release = Build(root, active_recipe(root)).find("release")
-    except ParakeetError as error:
+    except (ParakeetError, OSError) as error:
         return dg.SkipReason(f"The recipe cannot be built: {error}")
     if release is not None:
         return dg.SkipReason(f"Nothing is new: release {release.path.name} was made of this recipe and these files.")

@@ -61,6 +61,7 @@ FOUNDATIONS = (
     "progress",
     "conversation",
     "errors",
+    "failures",
     "torch_archive",
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms} | dict.fromkeys(

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,127 @@ def test_what_is_wrong_is_said_with_its_place(text: str, expected: str, tmp_path
     with pytest.raises(ParakeetError) as caught:
         load_recipe(path)
     assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "clean: {languages: [en, no]}",
+            "clean.languages.1: Input should be a valid string. no without quotes is false",
+        ),
+        ("clean: {languages: no}", 'write "no" if you mean the text'),
+        ("name: on", 'on without quotes is true in YAML: write "on"'),
+        ("name: 1.10", '1.10 without quotes is a number in YAML: write "1.10"'),
+        ("name: 2024-01-01", "2024-01-01 without quotes is a date in YAML"),
+        ("name: ~", "~ without quotes is null in YAML"),
+        ("name:", "An empty value without quotes is null in YAML"),
+        ("name: 12:30", 'line 2: YAML reads 12:30 as 750. Write 750 if you mean the number, or "12:30" in quotes'),
+        ("executor: {kind: slurm, slurm: {partition: a, time: 24:00:00}}", "YAML reads 24:00:00 as 86400"),
+        ("training: {tokens: 1:30}", "YAML reads 1:30 as 90"),
+        ("training: {tokens: 0100}", "YAML reads 0100 as 64"),
+        ("training: {learning_rate: 1:30.5}", "YAML reads 1:30.5 as 90.5"),
+        ("training: {tokens: 3,000,000}", "the comma before 000 ends the number. Write 3000, 3_000 or 3e3"),
+        ("training: {tokens: yes}", "training.tokens: Input should be a number (given: True)"),
+        ("training: {learning_rate: off}", "Input should be a number (given: False)"),
+        ("training: {tokens: 3M}", "(given: '3M'). Write a number like 3000000, 3_000_000, 3e6"),
+        (
+            "training: {tokens: 3e-6}",
+            "training.tokens: Input should be a valid integer, got a number with a fractional part",
+        ),
+        ("training: {tokens: 1e99}", "Input should be less than 9,223,372,036,854,775,808"),
+        ("training: {seed: 99999999999999999999}", "Input should be less than 9,223,372,036,854,775,808"),
+        ("training: {tokens: 1e999999999}", "unable to parse string as an integer"),
+        ("training: {tokens: " + "9" * 5000 + "}", "4300 digits"),
+        ("no: 1", 'line 2: the key no is false in YAML. Write "no" in quotes.'),
+        ("clean: {2024-01-01: 1}", "the key 2024-01-01 is a date in YAML"),
+        (
+            "description: a: b",
+            "line 2, column 15: mapping values are not allowed here. Text with a sign that YAML uses",
+        ),
+        ("description: @home", "needs quotes"),
+        ("description: !bang x", "needs quotes"),
+        ("sources: [{name: a, path: *.jsonl}]", "needs quotes"),
+        ("sources: [{name: a, path: [x].jsonl}]", "needs quotes"),
+        ("training:\n\ttokens: 5", "Indent with spaces, not with tabs."),
+        ("---\na: 1", "expected a single document in the stream"),
+        ("a: &a {b: *a}", "an alias (*name) contains itself"),
+        (
+            "a0: &a0 [1]\n" + "".join(f"a{n + 1}: &a{n + 1} [{', '.join([f'*a{n}'] * 9)}]\n" for n in range(12)),
+            "1,000,000",
+        ),
+        ("a: \x00", "unacceptable character"),
+    ],
+)
+def test_what_yaml_reads_otherwise_is_said_with_the_remedy(text: str, expected: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.yaml", f"extends: demo\n{text}\n")
+    with pytest.raises(ParakeetError) as caught:
+        load_recipe(path)
+    assert expected in str(caught.value)
+    assert str(caught.value).startswith(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("written", "tokens"),
+    [
+        ("3e6", 3_000_000),
+        ("3E+6", 3_000_000),
+        ("3.2768e4", 32_768),
+        ("'3e6'", 3_000_000),
+        ("3_0e5", 3_000_000),
+        ("3_000_000", 3_000_000),
+        ("3000000.0", 3_000_000),
+        ("+3000", 3_000),
+        ("0x100", 256),
+        (".3e7", 3_000_000),
+        ("300e+4", 3_000_000),
+        ("3200e-1", 320),
+    ],
+)
+def test_whole_numbers_in_all_their_forms(written: str, tokens: int, tmp_path: Path) -> None:
+    """As in JSON, where 3e6 is a number too."""
+    path = write(tmp_path / "mine.yaml", f"extends: demo\nname: '3e6'\ntraining: {{tokens: {written}}}\n")
+    recipe = load_recipe(path)
+    assert recipe.training.tokens == tokens
+    assert recipe.name == "3e6", "where text is expected it stays text"
+    as_json = write(tmp_path / "mine.json", '{"extends": "demo", "training": {"tokens": 3e3, "learning_rate": 1e-3}}')
+    assert load_recipe(as_json).training.tokens == 3000
+
+
+@given(st.text(st.sampled_from("0123456789.:eE_+-~noyesfalNF"), min_size=1, max_size=6))
+def test_a_name_without_quotes_is_read_as_written_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, name: str
+) -> None:
+    path = tmp_path_factory.mktemp("recipe") / "r.yaml"
+    path.write_text(f"extends: demo\nname: {name}\n", encoding="utf-8")
+    message, read = "", None
+    try:
+        read = load_recipe(str(path)).name
+    except ParakeetError as error:
+        message = str(error)
+    assert read == name or str(path) in message
+
+
+def test_a_fault_of_an_extended_recipe_names_its_file_and_line(tmp_path: Path) -> None:
+    parent = write(tmp_path / "parent.yaml", "extends: demo\nclean:\n  languages:\n    - no\n")
+    child = write(tmp_path / "child.yaml", "extends: parent.yaml\nname: child\n")
+    with pytest.raises(ParakeetError, match=rf"^{parent}, line 4: clean\.languages\.0: .* write \"no\""):
+        load_recipe(child)
+
+
+@pytest.mark.parametrize(
+    "name", ["a b", "[x]*?", "{a}!%41#", "'q\"", "Наука😀", "new\nline", " tr ", "no", "a::b", "$HOME"]
+)
+def test_recipes_and_what_they_extend_in_files_of_any_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    write(tmp_path / name / f"{name}.yaml", "extends: demo\nname: parent\nsources: [{name: a, path: text}]\n")
+    extends = json.dumps({"extends": f"{name}.yaml", "name": "child"})
+    recipe = load_recipe(write(tmp_path / name / "child.json", extends))
+    assert recipe.name == "child"
+    assert Path(recipe.sources[0].path) == tmp_path / name / "text"  # type: ignore[union-attr]
+    # What `parakeet use` writes.
+    assert load_recipe(write(tmp_path / "copy.yaml", recipe.to_yaml())) == recipe
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """What the commands share: how errors end them, and the types of their options."""
 
+import io
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,23 +13,40 @@ if TYPE_CHECKING:
 
 
 class Commands(click.Group):
-    """Prints a user's mistake as one message and exits with status 1. A traceback is always a bug."""
+    """Prints an error as one message and exits with status 1. That of a bug names the file with its details."""
 
     def invoke(self, context: click.Context) -> Any:
+        _print_any_text()
         try:
             return super().invoke(context)
-        except BrokenPipeError:
+        except (BrokenPipeError, click.ClickException, click.exceptions.Exit, click.Abort):
             raise
-        except (ParakeetError, OSError) as error:
-            from parakeet.artifact import explain_os_error
+        except Exception as error:
             from parakeet.sanitise import sanitise
 
-            known = error if isinstance(error, ParakeetError) else explain_os_error(error, "running this command")
-            click.echo(f"Error: {sanitise(str(known))}", err=True)
+            click.echo(f"Error: {sanitise(str(_explained(error)))}", err=True)
             context.exit(1)
         except KeyboardInterrupt:
             click.echo("Interrupted.", err=True)
             context.exit(INTERRUPTED)
+
+
+def _explained(error: Exception) -> ParakeetError:
+    from parakeet.failures import explain
+    from parakeet.home import home
+
+    try:
+        root = home()
+    except ParakeetError as fault:
+        return fault
+    return explain(error, "running this command", root)
+
+
+def _print_any_text() -> None:
+    """On a terminal that is not UTF-8, print a character that it lacks as an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 class Share(click.ParamType):

@@ -12,8 +12,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
 
-from parakeet.artifact import explain_os_error
 from parakeet.errors import INTERRUPTED, ParakeetError
+from parakeet.failures import explain
 from parakeet.locking import WaitStopped, exclusive
 from parakeet.progress import Progress
 from parakeet.training.job import FAILURE_FILE, LOCK_FILE, TRAINED, TrainingJob
@@ -56,8 +56,8 @@ def main(arguments: list[str]) -> int:
     except WaitStopped:
         _write_failure(job.output, NOT_BEGUN)
         return 1 if under_torchrun else INTERRUPTED
-    except (ParakeetError, OSError) as error:
-        _write_failure(job.run, _message(error))
+    except Exception as error:
+        _write_failure(job.run, str(explain(error, "training", job.run)))
         return 1
     return 0 if under_torchrun and status == INTERRUPTED else status
 
@@ -83,10 +83,10 @@ def _train_locked(job: TrainingJob, progress: Progress, reporter: DagsterReporte
 
     try:
         outcome = train(job, progress, reporter, _run_id() if leads else "", stop)
-    except (ParakeetError, OSError) as error:
+    except Exception as error:
         # A process that lost another one leaves that one's own message, which says more.
         if not (isinstance(error, PeerLost) and (job.run / FAILURE_FILE).exists()):
-            _write_failure(job.run, _message(error))
+            _write_failure(job.run, str(explain(error, "training", job.run)))
         return 1
     if outcome.finished:
         return 0
@@ -94,10 +94,6 @@ def _train_locked(job: TrainingJob, progress: Progress, reporter: DagsterReporte
         text = f"Training stopped at step {outcome.step:,} with a checkpoint. Run the same command again to continue."
         _write_failure(job.run, text)
     return INTERRUPTED
-
-
-def _message(error: ParakeetError | OSError) -> str:
-    return str(error if isinstance(error, ParakeetError) else explain_os_error(error, "training"))
 
 
 def _write_failure(folder: Path, text: str) -> None:

@@ -1,10 +1,12 @@
 """A disk that fills in the middle of a stage: one message, what is finished stays, and the same bytes in the end."""
 
+import contextlib
 import json
 import os
 import random
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -81,3 +83,41 @@ def test_a_disk_that_fills_half_way(tmp_path: Path, stage: str) -> None:
     times = {path.stat().st_mtime_ns for path in artefact.glob("part-*.parquet")}
     assert set(parts.values()) <= times
     assert len(times) == 5
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, of 100 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", str(folder)]
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"needs the right to mount a file system: {error}")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("moment", ["documents ", "deduplicated_documents "])
+def test_a_disk_that_another_program_fills_during_a_build(tmp_path: Path, small_disk: Path, moment: str) -> None:
+    """Dagster's history is on that disk too."""
+    (tmp_path / "recipe").mkdir()
+    command = [sys.executable, "-m", "parakeet.cli", "build", "--select", "packing_plan"]
+    command += ["--recipe", str(recipe_in(tmp_path / "recipe"))]
+    hidden = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
+    environment = hidden | {"PARAKEET_HOME": str(small_disk / "home")}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as build:
+        assert build.stderr is not None
+        next(line for line in build.stderr if line.startswith(moment))
+        with contextlib.suppress(OSError), (small_disk / "filler").open("wb", buffering=0) as filler:
+            while True:
+                filler.write(bytes(4096))
+        said = build.stderr.read().splitlines()
+    assert build.returncode == 1
+    assert "No space left on device" in said[-1] or "Too little disk space" in said[-1]
+    assert [line for line in said if not line.startswith(("Error: ", *STAGES, "deduplicated_", "tokenizer"))] == []
+    assert sum(line.startswith("Error: ") for line in said) == 1
+    (small_disk / "filler").unlink()
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 0, finished.stderr

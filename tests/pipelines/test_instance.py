@@ -5,9 +5,10 @@ from pathlib import Path
 OPEN = """
 import sys
 from pathlib import Path
+from parakeet.progress import Progress
 from pipelines.instance import open_instance
 
-with open_instance(Path(sys.argv[1])) as instance:
+with open_instance(Path(sys.argv[1]), Progress()) as instance:
     print(len(instance.get_run_records()))
 """
 
