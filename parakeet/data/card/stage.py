@@ -20,7 +20,8 @@ class DataCardStage(Stage):
     summary = "What the corpus holds, by source, as a page: sizes, licences, what was dropped and why, examples."
     detail = "Every record is accounted for, or the card says which is not."
     kinds = frozenset({"html", "markdown"})
-    version = 2
+    version = 3
+    valid_versions = (2,)
 
     def inputs(self, recipe: Recipe) -> tuple[str, ...]:
         """The fetched sources too: the card names every file, and two files may give the same text."""

@@ -17,7 +17,8 @@ class CleanDocumentsStage(Stage):
     summary = "Documents with normalised text, without rubbish and without what the model is to be tested on."
     detail = "Every document that was dropped is counted under its reason."
     kinds = frozenset({"parquet"})
-    version = 3
+    version = 4
+    valid_versions = (3,)
     resumable = True
     examples_file = "dropped.jsonl"
 

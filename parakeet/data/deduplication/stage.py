@@ -16,7 +16,8 @@ class DeduplicatedDocumentsStage(Stage):
     summary = "One document of each cluster of exact and near duplicates, split into training and held-out ones."
     detail = "A cluster with one held-out member is held out whole."
     kinds = frozenset({"parquet"})
-    version = 3
+    version = 4
+    valid_versions = (3,)
     resumable = True
     examples_file = "clusters.jsonl"
 

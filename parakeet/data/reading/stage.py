@@ -29,7 +29,8 @@ class DocumentsStage(Stage):
     summary = "Every record of the recipe's sources in one shape: turns with a role, a source and a licence."
     detail = "Bad records are counted by reason. More of them than `bad_records` (1 %) stop the build."
     kinds = frozenset({"parquet"})
-    version = 3
+    version = 4
+    valid_versions = (3,)
     resumable = True
     examples_file = "problems.jsonl"
 

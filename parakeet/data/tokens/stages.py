@@ -17,7 +17,8 @@ class TokenizerStage(Stage):
     summary = "The vocabulary and control tokens that turn text into ids."
     detail = "Held-out text has no part in a trained vocabulary."
     kinds = frozenset({"tiktoken"})
-    version = 2
+    version = 3
+    valid_versions = (2,)
 
     def inputs(self, recipe: Recipe) -> tuple[str, ...]:
         """cl100k_base is the same whatever the corpus holds, so that new text does not rebuild it."""
