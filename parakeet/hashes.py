@@ -50,7 +50,7 @@ class HashCache:
         except (OSError, ValueError, RecursionError):
             known = {}
         entries = known.items() if isinstance(known, dict) else ()
-        self._known = {file: entry for file, entry in entries if isinstance(entry, list) and len(entry) == 3}
+        self._known = {file: entry for file, entry in entries if isinstance(entry, list) and len(entry) in (3, 4)}
 
     def sha256(self, files: Iterable[Path]) -> dict[Path, str]:
         """Hashes by file. ParakeetError if one cannot be read."""

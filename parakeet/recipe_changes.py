@@ -36,7 +36,7 @@ def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
         place, field = _find(recipe, key)
         _put(values, place, _value(text.strip(), field))
         fields[place] = (change, field)
-    _make_pathsabsolute(values)
+    _make_paths_absolute(values)
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
@@ -129,7 +129,7 @@ def _put(values: Any, place: Sequence[int | str], value: Any) -> None:
     values[last] = overlaid({"": values[last]}, {"": value})[""] if both else value
 
 
-def _make_pathsabsolute(values: dict[str, Any]) -> None:
+def _make_paths_absolute(values: dict[str, Any]) -> None:
     """A path in --set is relative to the folder the command runs in. Those of a recipe are absolute already."""
     decontamination = values.get("decontamination")
     sets = decontamination.get("sets") if isinstance(decontamination, dict) else None

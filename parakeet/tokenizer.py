@@ -328,7 +328,7 @@ def _in_thread(work: Callable[[Iterator[str]], object], texts: Iterator[str]) ->
     try:
         # Not Thread.join: once interrupted, Python 3.11 takes the thread for ended.
         ended.wait()
-    except KeyboardInterrupt:
+    except BaseException:  # Dagster raises its own for Ctrl-C
         stopped.set()
         ended.wait(SECONDS_TO_END)
         raise

@@ -254,11 +254,13 @@ def test_a_broken_manifest_is_refused(tmp_path: Path, text: str) -> None:
         Artifact.open(tmp_path)
 
 
-def test_hashes_are_remembered_until_a_file_changes(tmp_path: Path) -> None:
+def test_hashes_are_remembered_until_a_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, cache = tmp_path / "a.txt", tmp_path / "cache.json"
     file.write_text("one", encoding="utf-8")
     first = HashCache(cache).sha256([file])
-    assert HashCache(cache).sha256([file]) == first
+    with monkeypatch.context() as unreadable:
+        unreadable.setattr("parakeet.hashes.sha256_of", lambda path: pytest.fail(f"{path} was read again"))
+        assert HashCache(cache).sha256([file]) == first
     file.write_text("two!", encoding="utf-8")
     assert HashCache(cache).sha256([file]) != first
     cache.write_text("broken", encoding="utf-8")

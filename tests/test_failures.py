@@ -14,7 +14,10 @@ import pytest
 import torch
 
 from parakeet.failures import DETAILS_FILE, explain
+from parakeet.progress import Progress
 from parakeet.recipe import Recipe
+from parakeet.recipe_file import load_recipe
+from parakeet.stages import Build
 
 
 def endless() -> None:
@@ -70,12 +73,11 @@ def test_a_bug_within_a_build_names_its_place_and_its_details(tmp_path: Path) ->
     (tmp_path / "notes.txt").write_text("A note that is long enough.\n", encoding="utf-8")
     recipe = tmp_path / "r.yaml"
     recipe.write_text("extends: demo\nname: edited\nsources: [{name: notes, path: notes.txt}]\n", encoding="utf-8")
-    command = ("build", "--recipe", str(recipe), "--select", "documents")
     home = tmp_path / "home"
-    assert parakeet(home, *command).returncode == 0
+    Build(home, load_recipe(str(recipe))).ensure("documents", Progress(), lambda *arguments: None)
     manifest = home / "documents" / "latest" / "manifest.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text(encoding="utf-8")) | {"counts": 5}), encoding="utf-8")
-    ended = parakeet(home, *command)
+    ended = parakeet(home, "build", "--recipe", str(recipe), "--select", "documents")
     assert ended.returncode == 1
     (line,) = ended.stderr.splitlines()
     assert line.startswith("Error: An unexpected error while making documents: TypeError")

@@ -17,10 +17,10 @@ from parakeet.release.listing import ListedModel, find_model, latest_model_folde
 from parakeet.release.verify import SUMS_FILE, Release, open_release, recorded_sum
 from parakeet.tokenizer import Tokenizer
 from parakeet.training.job import JOB_FILE, STATE_FILE, TrainingJob
-from parakeet.training.runs import Run, SavedStep, find_run, list_runs, short_keys
 
 if TYPE_CHECKING:
     from parakeet.generation.engine import Engine
+    from parakeet.training.runs import Run, SavedStep
 
 TRIES = 5
 """How often a checkpoint is looked for while the trainer removes the one that is being read."""
@@ -52,7 +52,7 @@ class ModelOpener:
     def tokenizer(self, name: str | None = None, run: str | None = None) -> Tokenizer:
         """The tokenizer of the model that `open` would open. Needs no torch."""
         if run is not None:
-            found = find_run(runs_folder(self.root), _parse_run(run)[0])
+            found = _run_of(self.root, _parse_run(run)[0])
             return Tokenizer.load(_tokenizer_folder(TrainingJob.load(found.path / JOB_FILE), found.path))
         return Tokenizer.load(latest_model_folder(self.root) if name is None else find_release(self.root, name))
 
@@ -65,7 +65,7 @@ class ModelOpener:
         is_model = _is_release(Path(name)) or any(
             each.startswith(name) for model in models for each in (model.name, model.directory.name)
         )
-        if not is_model and any(run.key.startswith(name) for run in list_runs(runs_folder(self.root))[0]):
+        if not is_model and any(run.key.startswith(name) for run in _runs(self.root)):
             return self.open(run=name)
         return self.open(name)
 
@@ -91,7 +91,7 @@ class ModelOpener:
     def _open_run(self, text: str) -> OpenedModel:
         key, step = _parse_run(text)
         for _ in range(TRIES):
-            run = find_run(runs_folder(self.root), key)
+            run = _run_of(self.root, key)
             notes: list[str] = []
             for saved in _candidates(run, step):
                 version = _version(saved.path)
@@ -111,7 +111,7 @@ class ModelOpener:
             f"that is kept: {run.key}@{run.last_saved}"
         )
 
-    def _load_checkpoint(self, run: Run, saved: SavedStep) -> tuple[Release, "Engine"]:
+    def _load_checkpoint(self, run: "Run", saved: "SavedStep") -> tuple[Release, "Engine"]:
         from parakeet.generation.decoder import Decoder
         from parakeet.generation.engine import Engine, choose_precision
         from parakeet.training.checkpoint import load_checkpoint_model
@@ -142,8 +142,7 @@ def render_models(root: Path, present: Release, width: int) -> str:
     rows: list[tuple[object, ...]] = []
     for model in _newest_of_each_name(root):
         rows.append((_mark(model.directory, present), model.name, format_count(model.parameters), "release"))
-    runs = [run for run in list_runs(runs_folder(root))[0] if run.last_saved is not None]
-    for run, short in zip(runs, short_keys(runs), strict=True):
+    for run, short in _saved_runs(root):
         mark = "*" if present.directory.parent == run.path else ""
         rows.append((mark, short, run.model, f"run at step {run.last_saved:,}, {run.state}"))
     if not rows:
@@ -155,8 +154,7 @@ def model_names(root: Path) -> Iterator[tuple[str, str]]:
     """Names that `/model` takes, each with what it means."""
     for model in _newest_of_each_name(root):
         yield model.name, f"{format_count(model.parameters)} parameters"
-    runs = [run for run in list_runs(runs_folder(root))[0] if run.last_saved is not None]
-    yield from ((short, f"run, {run.state}") for run, short in zip(runs, short_keys(runs), strict=True))
+    yield from ((short, f"run, {run.state}") for run, short in _saved_runs(root))
 
 
 def _is_release(path: Path) -> bool:
@@ -190,7 +188,30 @@ def _parse_run(text: str) -> tuple[str, int | None]:
     return key, int(digits) if at else None
 
 
-def _candidates(run: Run, step: int | None) -> list[SavedStep]:
+# Imported within: most chats open a release, and need nothing of runs.
+
+
+def _run_of(root: Path, key: str) -> "Run":
+    from parakeet.training.runs import find_run
+
+    return find_run(runs_folder(root), key)
+
+
+def _runs(root: Path) -> "list[Run]":
+    from parakeet.training.runs import list_runs
+
+    return list_runs(runs_folder(root))[0]
+
+
+def _saved_runs(root: Path) -> "list[tuple[Run, str]]":
+    """The runs that have a checkpoint, each with its key in short."""
+    from parakeet.training.runs import short_keys
+
+    runs = [run for run in _runs(root) if run.last_saved is not None]
+    return list(zip(runs, short_keys(runs), strict=True))
+
+
+def _candidates(run: "Run", step: int | None) -> "list[SavedStep]":
     """The checkpoints to try, the best first. Raises ParakeetError if there is none."""
     own = [saved for saved in run.saved if not saved.abandoned]
     if not run.saved:

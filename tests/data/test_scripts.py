@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -288,3 +288,31 @@ def test_ctrl_c_ends_work_on_a_long_run_soon(tmp_path: Path, tokenizer: Tokenize
         assert (status, process.stderr.read()) == (130, "")
     # Two seconds, and as much again for a busy machine; measured 0.3 to 1.2 s.
     assert seconds < 4
+
+
+def test_training_of_a_vocabulary_ends_with_any_exception_that_stops_the_build() -> None:
+    class Stopped(BaseException):
+        """As Dagster's, for Ctrl-C."""
+
+    def stop(signal_number: int, frame: object) -> None:
+        raise Stopped
+
+    taken = 0
+
+    def texts() -> Iterator[str]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield "many words "
+            time.sleep(0.001)
+
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(Stopped):
+            train_tokenizer(texts(), 300)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    before_waiting = taken
+    time.sleep(0.1)
+    assert taken == before_waiting > 0

@@ -84,14 +84,16 @@ def compression_of(head: bytes, named: str) -> str:
 
     A file that is too short or too damaged to tell stays what it is named, so that reading it reports the damage.
     """
+    start = 0
+    while _SKIPPABLE.match(head, start):
+        start += 8 + int.from_bytes(head[start + 4 : start + 8], "little")
+    if start:
+        return (compression_of(head[start:], named) if start < len(head) else named) or ".zst"
     found = next((compression for mark, compression in _MARKS.items() if head.startswith(mark)), "")
     if found or not head:
         return found or named
     if _BZIP2.match(head) or (named == ".bz2" and head[:3] == b"BZh"[: len(head)]):
         return ".bz2"
-    if _SKIPPABLE.match(head):
-        rest = head[8 + int.from_bytes(head[4:8], "little") :]
-        return (compression_of(rest, named) if rest else named) or ".zst"
     known = is_text(head) or _is_utf16(head) or _binary_kind(head) or _refusal(head)
     return "" if known else named
 

@@ -41,8 +41,12 @@ class Extractor:
     def text_of(self, page: bytes) -> str | None:
         """None if the page takes too long or too much memory."""
         if self._process is None:
-            command = [sys.executable, "-m", "parakeet.data.reading.web_pages"]
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            # -P: the working directory may hold a file called json.py.
+            command = [sys.executable, "-P", "-m", "parakeet.data.reading.web_pages"]
+            # A traceback, of Ctrl-C too, and the parser's complaints about a page are nothing to the user.
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            )
         process = self._process
         assert process.stdin is not None
         assert process.stdout is not None

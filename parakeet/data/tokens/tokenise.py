@@ -91,6 +91,7 @@ def share_that_holds_out(paths: Sequence[Path], n_bytes: int) -> int | None:
     out if the first half of its id, as a share of all ids, is below the fraction.
     """
     documents: list[tuple[float, int]] = []
+    first_percent = 0
     for path in paths:
         for batch in read_batches(path, ("doc_id", "turns", "held_out")):
             for doc_id, turns, decided in zip(*(batch[name].to_pylist() for name in batch.schema.names), strict=True):
@@ -98,8 +99,9 @@ def share_that_holds_out(paths: Sequence[Path], n_bytes: int) -> int | None:
                 # Synthetic text is split by question, whatever the fraction is.
                 at = int.from_bytes(doc_id[:8]) / 2**64 if decided is None else 0.0 if decided else 1.0
                 documents.append((at, size))
+                first_percent += size if at < 0.01 else 0
             # Of a large corpus the first documents are enough.
-            if len(documents) > MANY and sum(size for at, size in documents if at < 0.01) >= n_bytes:
+            if len(documents) > MANY and first_percent >= n_bytes:
                 return 1
     for percent in range(1, 51):
         below = [size for at, size in documents if at < percent / 100]

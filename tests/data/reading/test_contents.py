@@ -320,3 +320,9 @@ class TestCompany:
         unread: Counter[str] = Counter()
         list(read_records(path, unread=unread))
         assert unread == left
+
+
+def test_any_number_of_frames_without_content_may_come_first(tmp_path: Path) -> None:
+    frames = b"\x50\x2a\x4d\x18\0\0\0\0" * 20_000
+    (tmp_path / "a").write_bytes(frames + zstandard.compress(b"one text"))
+    assert [record.value for record in read_records(tmp_path / "a")] == ["one text"]

@@ -1,6 +1,7 @@
 """Web pages: their text is read if trafilatura is installed, and otherwise they are named."""
 
 import gzip
+import signal
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -73,6 +74,23 @@ def test_a_page_that_takes_too_long_costs_one_record(tmp_path: Path, monkeypatch
     (tmp_path / "b.html").write_text(PAGE, encoding="utf-8")
     assert texts(tmp_path / "a.html") == ["page cannot be parsed: in 3 seconds"]
     assert SENTENCES[0] in texts(tmp_path / "b.html")[0]
+
+
+@with_pages
+def test_files_of_the_working_folder_and_ctrl_c_do_not_disturb_the_extractor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit('the wrong json')", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    extractor = web_pages.Extractor()
+    assert SENTENCES[0] in str(extractor.text_of(PAGE.encode()))
+    process = extractor._process
+    assert process is not None
+    process.send_signal(signal.SIGINT)
+    process.wait(20)
+    assert capfd.readouterr().err == ""
+    assert extractor.text_of(PAGE.encode()) is None
+    assert SENTENCES[0] in str(extractor.text_of(PAGE.encode()))
 
 
 @with_pages
