@@ -184,6 +184,11 @@ class Store:
             point_link(latest, artifact.path.name)
         return artifact, made
 
+    def made_after(self, folder: str, fingerprint: str, seconds: float) -> bool:
+        """Whether nothing with this fingerprint was made before that time (in Unix seconds)."""
+        made = [path for found, _, path in self._made(folder) if found == fingerprint]
+        return all((path / MANIFEST_FILE).stat().st_mtime > seconds for path in made)
+
     def directories(self, folder: str) -> list[Path]:
         """The finished artefacts in one stage's folder."""
         return sorted(path for _, _, path in self._made(folder))

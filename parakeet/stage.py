@@ -135,6 +135,10 @@ class Stage(ABC):
         """Files outside the store that the stage reads, by label. Raises ParakeetError if one is missing."""
         return {}
 
+    def files_before(self, recipe: Recipe, root: Path) -> dict[str, Path]:
+        """The files as the `valid_versions` listed them; a path that they refused has none."""
+        return self.files(recipe, root)
+
     def is_possible(self, recipe: Recipe, root: Path) -> bool:
         """Whether the external files that the stage needs are there."""
         return True

@@ -74,9 +74,10 @@ class Build:
         root = self.store.root
         inputs = {upstream: self.artifact(upstream) for upstream in stage.inputs(self.recipe)}
         paths = stage.files(self.recipe, root)
-        hashed = self._hashes.hashed(list(paths.values()))
+        paths_before = stage.files_before(self.recipe, root) if stage.valid_versions else paths
+        hashed = self._hashes.hashed([*{*paths.values(), *paths_before.values()}])
         files = {label: hashed[path][0] for label, path in paths.items()}
-        self._read[name] = {path: state for path, (_, state) in hashed.items()}
+        self._read[name] = {path: hashed[path][1] for path in paths.values()}
         file_bytes = sum(path.stat().st_size for path in paths.values())
         settings = stage.settings(self.recipe)
         work = Work(
@@ -91,11 +92,15 @@ class Build:
             resumable=stage.resumable,
             recipe=self.recipe.name,
         )
+        then = replace(work, files={label: hashed[path][0] for label, path in paths_before.items()})
         valid = sorted(stage.valid_versions, reverse=True)
-        earlier = [(replace(work, version=version).fingerprint, version) for version in valid]
+        earlier = [(replace(then, version=version).fingerprint, version) for version in valid]
         oldest = min(stage.version, *valid) if valid else stage.version
-        before = earlier_fingerprint(name, oldest, settings, self.recipe, inputs, files)
-        return replace(work, earlier=(*earlier, *([before] if before else [])))
+        before = earlier_fingerprint(name, oldest, settings, self.recipe, inputs, then.files)
+        earlier += [before] if before else []
+        # A file that only today's rules read, and that came later, is new text.
+        added = max((path.stat().st_ctime for label, path in paths.items() if label not in paths_before), default=0.0)
+        return replace(work, earlier=tuple(one for one in earlier if self.store.made_after(work.folder, one[0], added)))
 
     def find(self, name: str) -> Artifact | None:
         """The stage's artefact for this recipe, if it and everything before it have been made."""

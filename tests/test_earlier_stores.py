@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from parakeet.data.reading.stage import DocumentsStage
 from parakeet.earlier import earlier_fingerprint
 from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
-from parakeet.recipe import Training
+from parakeet.recipe import Recipe, Training
 from parakeet.recipe_file import load_recipe
 from parakeet.stages import Build, active_recipe, stages_of, use_recipe
 from parakeet.training.stage import CheckpointStage
@@ -201,3 +202,31 @@ def test_what_an_earlier_version_of_a_stage_made_is_used_while_it_is_valid(
     newer = Build(store, recipe).ensure("documents", Progress(), refuse_launch, force=True)[0]
     assert newer.manifest["version"] == 101
     assert documents().path == newer.path
+
+
+def test_what_was_made_of_a_folder_is_used_although_other_files_of_it_are_read_today(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "cloned"
+    folder.mkdir()
+    (folder / "data.jsonl").write_text('{"text": "A long walk."}\n{"text": "A short walk."}\n', encoding="utf-8")
+    (folder / "README.md").write_text("# A card\n", encoding="utf-8")
+    (folder / "more.csv").write_text("text\nA third walk.\n", encoding="utf-8")
+    recipe = load_recipe("demo")
+    source = {"kind": "files", "name": "cloned", "path": str(folder)}
+    recipe = Recipe.model_validate({**recipe.model_dump(), "sources": [source]})
+
+    def find() -> Artifact | None:
+        return Build(tmp_path / "home", recipe).find("documents")
+
+    with monkeypatch.context() as then:
+        then.setattr(DocumentsStage, "version", DocumentsStage.valid_versions[0])
+        then.setattr(DocumentsStage, "valid_versions", ())
+        then.setattr(DocumentsStage, "files", DocumentsStage.files_before)
+        build = Build(tmp_path / "home", recipe)
+        made = build.store.ensure(build.work("documents"), lambda output, _: {"documents": 3}, Progress())[0]
+    assert sorted(made.manifest["source_files"]) == ["cloned/README.md", "cloned/data.jsonl"]
+    assert find() == made
+    time.sleep(0.01)
+    (folder / "later.csv").write_text("text\nA walk that is new.\n", encoding="utf-8")
+    assert find() is None

@@ -7,6 +7,7 @@ from typing import Any
 from parakeet.artifact import Artifact
 from parakeet.data.cleaning.stage import CleanDocumentsStage
 from parakeet.data.deduplication.stage import DeduplicatedDocumentsStage
+from parakeet.data.reading.earlier_files import earlier_files
 from parakeet.data.reading.stage import DocumentsStage, local_files
 from parakeet.data.tokens.stages import PackingPlanStage
 from parakeet.recipe import Recipe
@@ -31,6 +32,9 @@ class DataCardStage(Stage):
 
     def files(self, recipe: Recipe, root: Path) -> dict[str, Path]:
         return local_files([*recipe.sources, *recipe.decontamination.sets])
+
+    def files_before(self, recipe: Recipe, root: Path) -> dict[str, Path]:
+        return earlier_files([*recipe.sources, *recipe.decontamination.sets])
 
     def settings(self, recipe: Recipe) -> dict[str, Any]:
         """All that the data stages read: two recipes may give the same text and differ in what the card tells of it."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from parakeet.artifact import Artifact
+from parakeet.data.reading.earlier_files import earlier_files
 from parakeet.data.reading.stage import local_files
 from parakeet.recipe import Recipe
 from parakeet.recipe_sources import remote_sources, settings_for_reading, settings_of, source_stage
@@ -27,6 +28,9 @@ class CleanDocumentsStage(Stage):
 
     def files(self, recipe: Recipe, root: Path) -> dict[str, Path]:
         return local_files(list(recipe.decontamination.sets))
+
+    def files_before(self, recipe: Recipe, root: Path) -> dict[str, Path]:
+        return earlier_files(recipe.decontamination.sets)
 
     def settings(self, recipe: Recipe) -> dict[str, Any]:
         sets = [settings_for_reading(chosen) for chosen in recipe.decontamination.sets]

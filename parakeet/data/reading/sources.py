@@ -47,7 +47,7 @@ def find_files(source: FileSource) -> FoundFiles:
     path = Path(os.path.expanduser(source.path))  # unlike Path.expanduser, never raises
     where = f"Source {source.name}: {path}"
     if os.path.isdir(path):
-        found = _sorted_out(_walk(path, where), path, ())
+        found = _sorted_out(walk(path, where), path, ())
         nothing = f"{where} holds no file that Parakeet reads"
     elif os.path.lexists(path):
         found = FoundFiles([path], path.parent)  # its content decides what it is
@@ -86,7 +86,7 @@ def find_fetched(folder: Path, source: RemoteSource) -> FoundFiles:
     own = {folder / MANIFEST_FILE}
     fetched = [
         path
-        for path in _walk(folder, f"Source {source.name}")
+        for path in walk(folder, f"Source {source.name}")
         if path not in own and path.relative_to(folder).parts[0] != WORK_FOLDER
     ]
     patterns = [path.name for path in fetched] if isinstance(source, DownloadSource) else source.file_names()
@@ -181,7 +181,7 @@ def _is_cache(path: Path) -> bool:
     return path.name.startswith("cache-") and path.suffix == ".arrow" and (path.parent / "state.json").is_file()
 
 
-def _walk(folder: Path, where: str) -> Iterator[Path]:
+def walk(folder: Path, where: str) -> Iterator[Path]:
     """Follows links, but visits each folder once, so a link to a parent does not loop."""
 
     def refuse(error: OSError) -> None:
