@@ -269,8 +269,10 @@ class _Record:
         if isinstance(value, list | dict):
             return self.reader.turns(value, name)
         text = column_text(value, name, self.account)
-        marked = self.reader.turns(marked_turns(text) or [], name)
-        if marked and marked[-1] == Turn("Assistant", ""):
+        if not (paragraphs := marked_turns(text)):
+            return [Turn("Human", text)]
+        marked = self.reader.turns(paragraphs, name)
+        if marked[-1] == Turn("Assistant", ""):
             marked.pop()
         return marked or [Turn("Human", text)]
 
