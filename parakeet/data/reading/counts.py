@@ -47,6 +47,13 @@ REMEDIES = {
         "name the columns in the recipe, such as columns: {messages: NAME, role: NAME, content: NAME} or "
         "columns: {alternating: NAME}",
     ),
+    "broken JSON": "write it again with one JSON object on each line, without commas between them",
+    "invalid UTF-8": "save it as UTF-8, such as with: iconv -f WINDOWS-1252 -t UTF-8",
+    "NUL byte": "save it as text in UTF-8",
+    **dict.fromkeys(
+        ("wrong number of values", "broken quotes"),
+        "write it again with quotes around the values that hold the delimiter, quotes or line ends",
+    ),
     "unknown speaker": "say in the recipe who they are, such as speakers: {NAME: assistant}",
 }
 """What to do about a reason, other than to correct the file."""

@@ -33,7 +33,8 @@ def read_csv(stream: Any, delimiter: str | None = None, where: str = "The CSV fi
     The delimiter is the given one if the first line has it, else the one of `,` `;` tab `|` that stands in it most.
     Values may be quoted with `"` and then hold delimiters and lines; a quote in them is doubled or stands after `\`. A
     record that cannot be read so is read as one line without quotes. An empty value is None; a row with another number
-    of values than the first line is a problem.
+    of values than the first line is a problem, unless what it has too many is empty. In a table of one column, a line
+    that holds the delimiter is one value.
 
     Raises ParakeetError if the first line names no columns, or if quotes do not pair over hundreds of megabytes.
     """
@@ -43,7 +44,9 @@ def read_csv(stream: Any, delimiter: str | None = None, where: str = "The CSV fi
         delimiter = _delimiter(lines, delimiter)
         if delimiter is not None:
             lines.delimiter = delimiter
-            yield from _rows(lines, _header(lines, where))
+            names = _header(lines, where)
+            lines.columns = len(names)
+            yield from _rows(lines, names)
     finally:
         lines.release()
 
@@ -84,13 +87,18 @@ def _rows(lines: "_Lines", names: list[str]) -> Iterator[Record]:
         values = lines.standard()
         if not lines.given:
             return
+        while values and len(values) > len(names) and not values[-1]:
+            values.pop()
         count = len(values or ())
         if values is not None and not "".join(values).strip() and len(values) < 2:
             lines.accept(len(lines.given))  # a blank line
             continue
-        is_plain_tsv = lines.delimiter == "\t" and len(lines.given) > 1
-        if count != len(names) or is_plain_tsv:
-            # Tools that write TSV mostly know no quotes, so a line that has its values by itself is a record.
+        # Tools that write TSV mostly know no quotes, so a line that has its values by itself is a record, if those that
+        # would follow it in quotes are records too. What Excel and pandas put in quotes goes on in lines that are not.
+        is_plain_tsv = lines.delimiter == "\t" and (
+            len(names) == 1 or any(line.count("\t") == len(names) - 1 for line in lines.given[1:])
+        )
+        if count != len(names) or (is_plain_tsv and len(lines.given) > 1):
             other = lines.escaped if any("\\" in line for line in lines.given) else lines.bare
             ways = (lines.bare, lines.standard) if is_plain_tsv else (other, lines.bare)
             values = next((found for way in ways if len(found := way() or []) == len(names)), None)
@@ -130,6 +138,7 @@ class _Lines:
         self._size = self._n_read = self._n_reread = 0
         self._readers: dict[bool, Any] = {}
         self.delimiter = ","
+        self.columns = 0
         self.given: list[str] = []
         """The lines of the record that is being read."""
         self.row = 0
@@ -151,7 +160,8 @@ class _Lines:
         """The values of one line in which quotes mean nothing."""
         self.back()
         try:
-            return next(self).rstrip("\r\n").split(self.delimiter)
+            line = next(self).rstrip("\r\n")
+            return [line] if self.columns == 1 else line.split(self.delimiter)
         except (_TooLong, StopIteration):
             return None
 

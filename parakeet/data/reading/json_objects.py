@@ -158,7 +158,9 @@ class ObjectRecords:
 
     def _row(self, part: Part) -> Found:
         """Members beside the lists describe the file."""
-        if part.kind == "entry":
+        if part.kind == "entry" and _is_table(part.value):  # splits under `data`
+            yield from ((value, part.suspect) for value in part.value)
+        elif part.kind == "entry":
             yield _with_id(part.value, part.name), part.suspect
         elif part.kind == "element":
             value = part.value
@@ -200,6 +202,10 @@ def _whole(parts: list[Part]) -> dict[str, Any]:
             whole[part.key].append(part.value)
         key = part.key
     return whole
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict) and not is_turn(value[0])
 
 
 def _with_id(value: Any, name: str) -> Any:

@@ -165,7 +165,8 @@ def _json_line(row: int, line: bytes) -> Record:
     if len(line) > LONG_CHARACTERS and n_values(line) > MAX_VALUES:
         return bad_bytes(row, Problem("record too long", f"more than {MAX_VALUES:,} values"), line)
     try:
-        text = line.decode()
+        # Files that begin with a byte order mark are joined with `cat`.
+        text = line.decode().lstrip("\ufeff")
     except UnicodeDecodeError as error:
         return bad_bytes(row, Problem("invalid UTF-8", f"at byte {error.start + 1} of the line"), line)
     try:

@@ -22,6 +22,7 @@ from parakeet.data.reading.turns import (
     marked_turns,
     reply_text,
     speaker_name,
+    turn_text,
 )
 from parakeet.recipe_sources import Columns, RecordSource
 
@@ -35,7 +36,9 @@ PROMPTS = ("prompt", "question", "instruction", "query", "input")
 """Columns with what comes before `chosen`."""
 SUPPLEMENTS = ("input", "context")
 """Columns that follow what the human says. `context` is Dolly's name."""
-SYSTEMS = ("system", "system_prompt", "system_message")
+REPLIES = ("chosen", "completion", "response", "output", "answer")
+"""Columns with the reply to a conversation that ends with the human, as LLaMA-Factory writes preferences."""
+SYSTEMS = ("system", "system_prompt", "system_message", "system_instruction", "systeminstruction")
 TREE_COLUMNS = ("message_id", "parent_id")
 """OpenAssistant's rows are single messages of a tree."""
 DEFAULT_KEYS = (Columns.model_fields["role"].default, Columns.model_fields["content"].default)
@@ -185,19 +188,50 @@ class _Record:
         return self.reader.turns(self._take(name), name)
 
     def _talk(self, turns: list[Turn]) -> tuple[Turn, ...]:
-        """The conversation with the System turn and the earlier exchanges that stand in other columns."""
+        """The conversation with the System turn, the earlier exchanges and the reply that stand in other columns."""
+        turns = self._answered(turns)
         if "history" in self.names and looks_like_turns(self._peek("history"), texts=True):
             begin = next((index for index, turn in enumerate(turns) if turn.role != "System"), len(turns))
             turns[begin:begin] = self._turns("history")
         systems = [turn.content for turn in turns if turn.role == "System"]
         for name in SYSTEMS:
-            if name in self.names and isinstance(self._peek(name), str):
-                content = self._supplement(name)
+            if name in self.names:
+                content = self._system(name)
                 if content and content not in systems:
                     turns.insert(0, Turn("System", content))
                 if content:
                     break
         return conversation(turns, self.account)
+
+    def _system(self, name: str) -> str:
+        """The text of a column with a System turn, also of one in parts; "" if it is something else."""
+        value = self._peek(name)
+        if isinstance(value, str):
+            return self._supplement(name)
+        try:
+            content = turn_text(value, name, self.account) if isinstance(value, list | dict) else ""
+        except BadRecord:
+            return ""
+        if content:
+            self.used.add(self.names[name])
+        return content
+
+    def _answered(self, turns: list[Turn]) -> list[Turn]:
+        """The turns with a reply, if they end with the Human's and it stands in a column of its own."""
+        if not turns or turns[-1].role != "Human":
+            return turns
+        for name in REPLIES:
+            if name not in self.names or self.names[name] in self.used:
+                continue
+            value = self._peek(name)
+            if isinstance(value, str) and marked_turns(value) is None:
+                return [*turns, Turn("Assistant", reply_text(self._take(name), name, self.account))]
+            if looks_like_turns(value):
+                reply = self.reader.turns(value, name)
+                if all(turn.role == "Assistant" for turn in reply):
+                    self.used.add(self.names[name])
+                    return [*turns, *reply]
+        return turns
 
     def _exchange(self, human: str, assistant: str) -> list[Turn]:
         """What the human says with its supplements, and the reply. Both may be lists of turns, as TRL writes them."""
@@ -235,8 +269,10 @@ class _Record:
         if isinstance(value, list | dict):
             return self.reader.turns(value, name)
         text = column_text(value, name, self.account)
-        marked = self.reader.turns(marked_turns(text) or [], name)
-        if marked and marked[-1] == Turn("Assistant", ""):
+        if not (paragraphs := marked_turns(text)):
+            return [Turn("Human", text)]
+        marked = self.reader.turns(paragraphs, name)
+        if marked[-1] == Turn("Assistant", ""):
             marked.pop()
         return marked or [Turn("Human", text)]
 

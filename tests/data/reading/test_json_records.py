@@ -59,6 +59,7 @@ class TestLayouts:
             ({"en": RECORDS[:1], "fr": RECORDS[1:]}, RECORDS),
             ({"a1": RECORDS[0], "a2": RECORDS[1]}, with_ids(RECORDS[:2], "a1", "a2")),
             ({"a1": {"id": 5, "text": "a"}, "a2": RECORDS[1]}, [{"id": 5, "text": "a"}, {"id": "a2", **RECORDS[1]}]),
+            ({"v": 1, "data": {"train": RECORDS[:1], "test": RECORDS[1:]}}, RECORDS),
             ({"v": 1, "data": {"a1": RECORDS[0], "a2": RECORDS[1]}}, with_ids(RECORDS[:2], "a1", "a2")),
             ({"a1": TURNS, "a2": OTHER_TURNS, "a3": []}, [TURNS, OTHER_TURNS, []]),
             ({"train": {"a1": TURNS}, "test": {"a2": OTHER_TURNS}}, [TURNS, OTHER_TURNS]),
@@ -127,6 +128,9 @@ class TestLayouts:
         if expected is None:
             expected = [json.loads(line) for line in content.splitlines()]
         assert str(found(content, has_lines)) == str(expected)
+
+    def test_marks_of_files_that_were_joined(self) -> None:
+        assert found("".join("\ufeff" + json.dumps(record) + "\n" for record in RECORDS), has_lines=True) == RECORDS
 
     def test_rows_are_lines_or_positions(self) -> None:
         assert [one.row for one in records("\n" + by_lines(TURNS) + "\n\n" + by_lines(TURNS, 7), True)] == [2, 5, 6]

@@ -150,6 +150,27 @@ PUBLISHED: dict[str, tuple[Any, Turns, set[str]]] = {
         [SYSTEM, *EXCHANGE],
         {"rejected"},
     ),
+    "LLaMA-Factory preference": (
+        {"conversations": SHAREGPT[:1], "chosen": SHAREGPT[1], "rejected": {"from": "gpt", "value": "No."}},
+        EXCHANGE,
+        {"rejected"},
+    ),
+    "messages and chosen": ({"messages": OPENAI[:1], "chosen": "Hello", "rejected": "No."}, EXCHANGE, {"rejected"}),
+    "messages and completion": ({"messages": OPENAI[:1], "completion": OPENAI[1:]}, EXCHANGE, set()),
+    "Anthropic API": (
+        {"system": [{"type": "text", "text": "Be kind."}], "messages": OPENAI},
+        [SYSTEM, *EXCHANGE],
+        set(),
+    ),
+    "a system that is no text": ({"system": [{"type": "image"}], "messages": OPENAI}, EXCHANGE, {"system"}),
+    "Gemini with system": (
+        {
+            "systemInstruction": {"parts": [{"text": "Be kind."}]},
+            "contents": [{"role": "user", "parts": [{"text": "Hi"}]}, {"role": "model", "parts": [{"text": "Hello"}]}],
+        },
+        [SYSTEM, *EXCHANGE],
+        set(),
+    ),
     "UltraFeedback": (
         {"prompt": "Hi", "chosen": OPENAI, "rejected": OPENAI[:1], "score_chosen": 8.5},
         EXCHANGE,

@@ -72,6 +72,11 @@ class TestCsv:
             ('text\tn\n"Hi\t1\nHo."\t2\n"a" b\t3\nc "d\t4\n', [(2, '"Hi'), (3, 'Ho."'), (4, '"a" b'), (5, 'c "d')]),
             ('text,n\n5" pipe,1\n"open,2\nnext,3\n', [(2, '5" pipe'), (3, '"open'), (4, "next")]),
             ('text\tn\n"a\nb"\t1\n', [(2, "a\nb")]),
+            ('n\ttext\n1\t"a ""b""\nc"\n2\td\n', [(2, 'a "b"\nc'), (4, "d")]),
+            ('n\ttext\n1\t"a\n2\tb"\n', [(2, '"a'), (3, 'b"')]),
+            # A table of one column needs no quotes
+            ('text\na, b\n"c, d"\ne, "f"\n', [(2, "a, b"), (3, "c, d"), (4, 'e, "f"')]),
+            ("text,n\na,1,\nb,2,,\n", [(2, "a"), (3, "b")]),
             # Problems of one record
             ("text,n\na,1,2\nb\nc,3\n", [(2, "wrong number of values"), (3, "wrong number of values"), (4, "c")]),
             ('text,n\n"a" b "c\nd,4\n', [(2, "broken quotes"), (3, "d")]),
