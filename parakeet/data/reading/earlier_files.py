@@ -18,7 +18,8 @@ def earlier_files(sources: Iterable[Any]) -> dict[str, Path]:
     """The files of local sources as `<source>/<name>`, by the rules before CSV, Arrow and web pages were read.
 
     Their names decided, a name with `[` or `*` was a pattern, and text beside files of records was read. Nothing is
-    refused: what is missing is reported by the rules of today. Delete this when documents of version 3 are no longer valid.
+    refused: what is missing is reported by the rules of today. Delete this when version 3 of documents is no longer
+    valid.
     """
     files: dict[str, Path] = {}
     for source in sources:
