@@ -211,9 +211,12 @@ class RecordCounts:
             remedy = "allow more with sources[].bad_records in the recipe"
         number = sum(self.bad_reasons[reason] for reason in reasons)
         remedies = dict.fromkeys(REMEDIES[reason] for reason in reasons if reason in REMEDIES) or [remedy]
+        # In a folder, what is no training text may be the reason: settings, package.json, a table of contents.
+        several = len({problem["file"] for problem in self.problems}) > 1
+        files = f"files, or read only some of them, such as {folder}**/*.txt" if several else "file"
         return ParakeetError(
             f"Source {source}: {number:,} of {self.taken:,} records cannot be used ({', '.join(reasons)}){limit}. "
-            f"Correct the file, or {'; '.join(remedies)}. The first:\n"
+            f"Correct the {files}, or {'; '.join(remedies)}. The first:\n"
             + "\n".join(self.first_problems(folder, reasons))
         )
 

@@ -1,6 +1,7 @@
 """The records of a JSON file, one by one, in memory for the longest one. (json parses only whole texts.)"""
 
 import codecs
+import io
 import json
 import re
 from collections.abc import Iterator
@@ -40,10 +41,12 @@ def complaint_of(error: ValueError | RecursionError) -> str:
 class JsonText:
     """A JSON file that is read piece by piece: an array, objects, or a single value.
 
-    `head` was read from the stream before; its first character is on line `row` of the file.
+    `head` was read from the stream before; its first character is on line `row` of the file. It may be 64 MiB long, so
+    it too is taken piece by piece.
     """
 
     def __init__(self, stream: Any, head: bytes, row: int, where: str) -> None:
+        self._head = io.BytesIO(head)
         self._stream = stream
         self._where = where
         self._decoder = codecs.getincrementaldecoder("utf-8")()
@@ -53,7 +56,7 @@ class JsonText:
         self._buffer = ""
         self._over = False
         self._taken = 0  # characters of the last value
-        self._add(head)
+        self._add(self._read(PIECE_BYTES))
 
     def elements(self) -> Iterator[tuple[Any, bool]]:
         """Each record, and whether escapes of lone surrogates may be in it; nothing for an empty file.
@@ -185,8 +188,12 @@ class JsonText:
         self._at = 0
         if len(self._buffer) > MAX_ELEMENT_CHARACTERS:
             raise self._error(f"an element longer than {format_bytes(MAX_ELEMENT_CHARACTERS, 0)}", 0)
-        self._add(self._stream.read(min(max(PIECE_BYTES, len(self._buffer)), LONG_CHARACTERS)))
+        self._add(self._read(min(max(PIECE_BYTES, len(self._buffer)), LONG_CHARACTERS)))
         return True
+
+    def _read(self, n_bytes: int) -> bytes:
+        """At most that many bytes; b"" at the end."""
+        return self._head.read(n_bytes) or bytes(self._stream.read(n_bytes))
 
     def _add(self, piece: bytes) -> None:
         self._over = not piece

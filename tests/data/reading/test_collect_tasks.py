@@ -243,3 +243,15 @@ def test_a_source_that_is_nearly_all_bad_ends_at_once(tmp_path: Path) -> None:
     path.write_text('{"words": "none of this is known"}\n' * 5000, encoding="utf-8")
     with pytest.raises(ParakeetError, match=r"1,000 of 1,000 records cannot be used.*\n.*a\.jsonl:1: unknown columns"):
         collect(tmp_path / "out", recipe_of(FileSource(name="a", path=str(path))))
+
+
+@pytest.mark.parametrize("count", [5, 2000])
+def test_settings_beside_text_are_named_with_the_way_to_read_the_text_alone(tmp_path: Path, count: int) -> None:
+    (tmp_path / "set").mkdir()
+    for number in range(count):
+        (tmp_path / f"set/{number}.json").write_text('{"version": 1}')
+    (tmp_path / "set/read me.md").write_text("Some text.")
+    with pytest.raises(
+        ParakeetError, match=r"cannot be used \(unknown columns\).* such as .*/set/\*\*/\*\.txt, or name"
+    ):
+        collect(tmp_path / "output", recipe_of(FileSource(name="mine", path=str(tmp_path / "set"))))
