@@ -10,7 +10,7 @@ THREADS = click.option(
 )
 
 
-@click.group()
+@click.group(epilog=examples("parakeet bench data --megabytes 20", "parakeet bench generate"))
 def bench() -> None:
     """Measure Parakeet on this machine.
 
@@ -18,10 +18,10 @@ def bench() -> None:
     """
 
 
-@bench.command("startup", epilog=examples("parakeet bench startup"))
+@bench.command("startup", short_help="Time the start of commands.", epilog=examples("parakeet bench startup"))
 @click.option("--runs", type=click.IntRange(1, 100), default=5, show_default=True, help="Runs of each command.")
 def bench_startup(runs: int) -> None:
-    """Time `--help`, the first token of a chat, and a build with nothing to do."""
+    """Time the start of commands: `--help`, the first token of a chat, and a build with nothing to do."""
     from parakeet.benchmarks.startup import run
 
     run(runs)

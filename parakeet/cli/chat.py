@@ -146,6 +146,8 @@ def _check(chosen: "ChatOptions") -> None:
         raise click.UsageError("--raw has no system message: put the text into the prompt.")
     if chosen.paragraphs and chosen.message is not None:
         raise click.UsageError("--paragraphs divides standard input into messages: leave out the prompt.")
+    if chosen.session is not None and not chosen.history:
+        raise click.UsageError("--session records the conversation and --no-history does not: give one of them.")
     own = chosen.settings or chosen.session or chosen.system or chosen.as_json or chosen.raw or chosen.paragraphs
     if chosen.replay and (own or chosen.message is not None):
         raise click.UsageError("--replay takes its messages and settings from FILE and cannot be combined with others.")

@@ -54,10 +54,11 @@ class Share(click.ParamType):
 
     name = "share"
 
-    def __init__(self, or_nothing: bool = False) -> None:
-        """`or_nothing`: 0 is allowed too."""
-        self.least = "from 0" if or_nothing else "above 0"
+    def __init__(self, or_nothing: bool = False, most: float = 1.0) -> None:
+        """`or_nothing`: 0 is allowed too. `most` is the largest share."""
+        self.range = f"from 0 to {most:.0%}" if or_nothing else f"above 0 and at most {most:.0%}"
         self.or_nothing = or_nothing
+        self.most = most
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> float:
         from parakeet.formatting import parse_share
@@ -66,9 +67,9 @@ class Share(click.ParamType):
             share = parse_share(str(value))
         except ValueError:
             share = -1.0
-        if not (0.0 < share <= 1.0 or (self.or_nothing and share == 0.0)):
+        if not (0.0 < share <= self.most or (self.or_nothing and share == 0.0)):
             self.fail(
-                f"{str(value).strip()!r} is not a share: write it like 0.1% or 0.001, {self.least} and at most 100%.",
+                f"{str(value).strip()!r} is not a share {self.range}: write it like 0.1% or 0.001.",
                 parameter,
                 context,
             )
