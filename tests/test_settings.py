@@ -223,3 +223,13 @@ def test_held_out_is_a_share_and_0_measures_nothing() -> None:
         assert result.exit_code in (1, 2)
         assert words in result.output
     assert CliRunner().invoke(main, ["plan", "--held-out", "0"]).exit_code == 0
+
+
+def test_a_headline_counts_in_the_right_number_and_says_if_nothing_was_measured() -> None:
+    from parakeet.stages import STAGES
+
+    headline = {stage.name: stage.headline for stage in STAGES}
+    assert headline["evaluation"]({"bits_per_byte": {}}) == "nothing measured, for lack of held-out text"
+    assert headline["documents"]({"documents": 1, "sources": {"a": {}}}) == "1 document of a"
+    assert headline["documents"]({"documents": 2, "sources": {"a": {}}}) == "2 documents of a"
+    assert headline["data_card"]({"sources": 1, "tokens": 5}) == "1 source, 5 tokens"
