@@ -156,7 +156,7 @@ def test_the_readme_has_commands_to_check() -> None:
         (".venv/bin/parakeet chat -m hi | head -1", ""),
         ("printf 'a; b' | A=1 ./parakeet chat --dtype fp8", "'fp8' is not one of"),
         ("parakeet chat --temperature 11 && true", "temperature must be a number from 0 to 10, not 11."),
-        ("python -m parakeet.cli chat --threads many", "'many' is not a valid integer"),
+        ("python -m parakeet.cli chat --threads many", "'many' is not a valid whole number"),
         ("parakeet build --limit 150%", "'150%' is not a share"),
         ("parakeet compare one", "Missing argument 'B'"),
         ("parakeet bench nothing", "No such command 'nothing'"),

@@ -49,6 +49,18 @@ def _print_any_text() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+class Whole(click.IntRange):
+    """A whole number. Its range reads `from 1 to 100` or `at least 1`, as that of the sampling options does."""
+
+    name = "whole number"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return "N"
+
+    def _describe_range(self) -> str:  # click has no public name for it; without it only the words differ
+        return f"at least {self.min}" if self.max is None else f"from {self.min} to {self.max}"
+
+
 class Share(click.ParamType):
     """A share of the whole, written as 0.1% or 0.001."""
 
