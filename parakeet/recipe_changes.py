@@ -13,8 +13,15 @@ from pydantic.fields import FieldInfo
 
 from parakeet.errors import ParakeetError
 from parakeet.recipe import Recipe
-from parakeet.recipe_file import overlaid, section_of, without_kind
+from parakeet.recipe_file import known_keys, overlaid, section_of, without_kind
 from parakeet.recipe_reference import meaning, type_words
+from parakeet.recipe_sources import NOT_A_NUMBER
+
+KEYS_SHOWN = 4
+"""Keys of a section that a message names."""
+
+_NOT_KEYS = ("model_type", "dict_type", "model_attributes_type")
+"""Pydantic's words for a single value in place of a section."""
 
 _EXPONENT = re.compile(r"[+-]?[0-9_]+(\.[0-9]*)?[eE][+-]?[0-9]+")
 
@@ -156,8 +163,24 @@ def _explain(
             (found for place, found in fields.items() if location[: len(place)] == place), (" ".join(changes), None)
         )
         words = type_words(field).replace("`", "") if field is not None and location in fields else ""
-        if words in ("", "section", "mapping") or problem["type"] == "value_error":
+        if problem["type"] in _NOT_KEYS:
+            yield f"--set {change}: {key} is a section with keys of its own, {_some_keys(key)}. Set one of them."
+        elif problem["type"] == "extra_forbidden":
+            known = known_keys(problem["loc"])
+            close = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
+            hint = f"Did you mean {close[0]}?" if close else f"Keys there: {', '.join(known)}."
+            yield f"--set {change}: the recipe has no key {key}. {hint}"
+        elif words == "list of section" and problem["type"] != "value_error":
+            yield f"--set {change}: {key} is a list of sections. Change a key of an entry: {key}.0.KEY=VALUE"
+        elif words in ("", "section", "mapping") or (problem["type"] == "value_error" and message != NOT_A_NUMBER):
             yield f"--set {change}: {f'{key}: ' if key else ''}{message[0].lower()}{message[1:]}."
         else:
             assert field is not None
-            yield f"--set {change}: {key} takes: {words}. It means: {meaning(field)}"
+            yield f"--set {change}: {key} takes: {words}. It means: {meaning(field).removesuffix('.')}."
+
+
+def _some_keys(section: str) -> str:
+    """The first keys of a section: `model.width, model.layers, …`."""
+    known = known_keys((*(int(part) if part.isdecimal() else part for part in section.split(".")), ""))
+    more = ", …" if len(known) > KEYS_SHOWN else ""
+    return ", ".join(f"{section}.{name}" for name in known[:KEYS_SHOWN]) + more

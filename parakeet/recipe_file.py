@@ -39,8 +39,8 @@ def recipe_file(name_or_path: str) -> Path:
     if path.is_file():
         return path
     close = difflib.get_close_matches(name_or_path, shipped, n=1)
-    hint = f"did you mean {close[0]}? " if close else ""
-    raise ParakeetError(f"There is no recipe {name_or_path!r}: {hint}Give a file, or one of: {', '.join(shipped)}.")
+    hint = f": did you mean {close[0]}?" if close else "."
+    raise ParakeetError(f"There is no recipe {name_or_path!r}{hint} Give a file, or one of: {', '.join(shipped)}.")
 
 
 def load_recipe(name_or_path: str, report_old_keys: bool = True) -> Recipe:
@@ -267,7 +267,7 @@ def _explain(error: ValidationError, files: list[Path]) -> str:
         where = f"{path}, line {row}" if row else str(files[0])
         key = ".".join(map(str, location)).replace(".[key]", " (the key)")
         if problem["type"] == "extra_forbidden":
-            known = _known_keys(problem["loc"])
+            known = known_keys(problem["loc"])
             close = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
             hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}."
             lines.append(f"{where}: unknown key {key}: {hint}")
@@ -304,7 +304,8 @@ def _kind_at(location: tuple[int | str, ...]) -> int:
     return 0
 
 
-def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+def known_keys(location: tuple[int | str, ...]) -> list[str]:
+    """The keys of the section that holds the last part of a location."""
     section: Any = Recipe
     if at := _kind_at(location):
         section, location = SOURCE_KINDS[str(location[at])], location[at + 1 :]

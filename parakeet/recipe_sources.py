@@ -26,6 +26,8 @@ from parakeet.formatting import parse_share
 LARGEST_NUMBER = 1 << 63
 """The libraries below take seeds and sizes as signed 64-bit numbers."""
 
+NOT_A_NUMBER = "Input should be a number"
+
 _WITH_EXPONENT = re.compile(r"[+-]?(\d[\d_]*\.?\d*|\.\d+)[eE][+-]?\d{1,2}")
 
 
@@ -42,7 +44,7 @@ class Section(BaseModel):
         if not kinds & {int, float} or bool in kinds:
             return value
         if isinstance(value, bool):
-            raise ValueError("Input should be a number")
+            raise ValueError(NOT_A_NUMBER)
         if isinstance(value, str) and int in kinds and str not in kinds and _WITH_EXPONENT.fullmatch(value.strip()):
             number = Decimal(value.strip().replace("_", ""))
             value = int(number) if number == number.to_integral_value() else float(number)

@@ -170,7 +170,9 @@ def _refusal(name: str, value: object) -> ParakeetError:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    if isinstance(value, tuple) and len(value) == 1:
+        value = value[0]  # one stop string, as it was typed
+    text = repr(value).removesuffix(".0")
     return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "…"
 
 

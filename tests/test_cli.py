@@ -67,3 +67,16 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     command = f"{shlex.quote(sys.executable)} -m parakeet.cli plan --recipe parakeet-378m | true"
     finished = subprocess.run(["bash", "-c", command], capture_output=True, timeout=300)
     assert finished.stderr == b""
+
+
+@pytest.mark.parametrize(
+    "command", [("chat",), ("import",), ("data", "inspect"), ("bench", "data"), ("bench", "train")]
+)
+def test_ranges_in_help_are_words(command: tuple[str, ...]) -> None:
+    done = CliRunner().invoke(main, [*command, "--help"])
+    text = done.output
+    assert done.exit_code == 0, text
+    assert " N  " in text
+    assert "RANGE" not in text
+    assert "x>=" not in text
+    assert "<=x" not in text

@@ -134,8 +134,14 @@ def test_every_key_can_be_set_to_what_it_is(name: str) -> None:
         ("sources.books.weight=2", "sources has no entry 'books'"),
         ("packing.then.0.share=2", "Its entries: none."),
         ("training.tokens.x=1", "training.tokens is a single value and has no keys"),
-        ("training=5", "--set training=5: "),
-        ("sources=[]", "--set sources=[]: "),
+        ("training.tokens=yes", "training.tokens takes: integer, ≥ 1. It means: Tokens to train on"),
+        ("training=5", "training is a section with keys of its own, training.tokens, "),
+        ("decontamination=no", "decontamination is a section with keys of its own, decontamination."),
+        ("tokenizer=bpe", "tokenizer is a section with keys of its own, tokenizer."),
+        ("training={tokens: 5, seeds: 2}", "the recipe has no key training.seeds. Did you mean seed?"),
+        ("model={width: 250}", "model: width 250 is not a multiple of heads 4."),
+        ("sources=[]", "sources is a list of sections. Change a key of an entry: sources.0.KEY=VALUE"),
+        ("sources.0=3", "sources.0 is a section with keys of its own, sources.0."),
         ("foo", "write KEY=VALUE, for example --set training.tokens=1e6"),
         ("=5", "write KEY=VALUE"),
         (".=5", "the recipe has no key"),
@@ -212,8 +218,18 @@ def test_held_out_is_a_share_and_0_measures_nothing() -> None:
     assert (recipe.deduplication.held_out_fraction, recipe.shards.min_held_out_bytes) == (0.05, 1000)
     recipe = chosen_recipe("demo", [], [], 0.0, None)
     assert (recipe.deduplication.held_out_fraction, recipe.shards.min_held_out_bytes) == (0.0, 0)
-    for share, words in (("60%", "takes: number, ≥ 0.0, ≤ 0.5"), ("150%", "'150%' is not a share"), ("-1", "from 0")):
+    for share, words in (("60%", "'60%' is not a share from 0 to 50%"), ("nan", "is not a share"), ("-1", "from 0")):
         result = CliRunner().invoke(main, ["plan", "--held-out", share])
         assert result.exit_code in (1, 2)
         assert words in result.output
     assert CliRunner().invoke(main, ["plan", "--held-out", "0"]).exit_code == 0
+
+
+def test_a_headline_counts_in_the_right_number_and_says_if_nothing_was_measured() -> None:
+    from parakeet.stages import STAGES
+
+    headline = {stage.name: stage.headline for stage in STAGES}
+    assert headline["evaluation"]({"bits_per_byte": {}}) == "nothing measured, for lack of held-out text"
+    assert headline["documents"]({"documents": 1, "sources": {"a": {}}}) == "1 document of a"
+    assert headline["documents"]({"documents": 2, "sources": {"a": {}}}) == "2 documents of a"
+    assert headline["data_card"]({"sources": 1, "tokens": 5}) == "1 source, 5 tokens"

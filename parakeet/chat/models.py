@@ -147,7 +147,7 @@ def render_models(root: Path, present: Release, width: int) -> str:
         rows.append((mark, short, run.model, f"run at step {run.last_saved:,}, {run.state}"))
     if not rows:
         return f"No other model in {root}."
-    return render_table(("", "Model", "Parameters", "What"), rows, right=(2,), width=width)
+    return render_table(("", "model", "parameters", "what"), rows, right=(2,), width=width)
 
 
 def model_names(root: Path) -> Iterator[tuple[str, str]]:

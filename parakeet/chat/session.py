@@ -136,7 +136,7 @@ class Session:
         try:
             if text.strip():
                 return self._begin(_checked(text))[1]
-            return self._continued(self._last("There is no reply yet: give a text."))
+            return self._continued(self._last("There is no reply yet. Give a message: /probs TEXT"))
         finally:
             self.dropped = dropped  # no reply comes of it
 

@@ -364,12 +364,14 @@ def _row(path: Path) -> SessionRow:
         loaded = load(path)
     except ParakeetError as error:
         return SessionRow(path.stem, 0, "", "", "", str(error))
-    first = next((event["message"] for event in loaded.events if "message" in event), "")
     times = [loaded.header.get("created", ""), *(event["time"] for event in loaded.events if "time" in event)]
+    exchanges = fold(loaded.events).exchanges
+    # What was undone or cleared is no part of the conversation any more.
+    first = exchanges[0].message if exchanges else ""
     return SessionRow(
         name=path.stem,
-        exchanges=len(fold(loaded.events).exchanges),
+        exchanges=len(exchanges),
         when=str(times[-1]),
-        model=str(loaded.identity["model"]),
+        model=str(loaded.identity["model"] or ""),
         first_words=" ".join(encodable(first[:200]).split())[:60],
     )

@@ -2,15 +2,14 @@
 
 import click
 
+from parakeet.cli.common import Whole
 from parakeet.cli.completion import complete_recipes
 from parakeet.cli.output import examples
 
-THREADS = click.option(
-    "--threads", type=click.IntRange(0), default=0, help="CPU threads.  [default: what torch chooses]"
-)
+THREADS = click.option("--threads", type=Whole(0), default=0, help="CPU threads.  [default: what torch chooses]")
 
 
-@click.group()
+@click.group(epilog=examples("parakeet bench data --megabytes 20", "parakeet bench generate"))
 def bench() -> None:
     """Measure Parakeet on this machine.
 
@@ -18,10 +17,10 @@ def bench() -> None:
     """
 
 
-@bench.command("startup", epilog=examples("parakeet bench startup"))
-@click.option("--runs", type=click.IntRange(1, 100), default=5, show_default=True, help="Runs of each command.")
+@bench.command("startup", short_help="Time the start of commands.", epilog=examples("parakeet bench startup"))
+@click.option("--runs", type=Whole(1, 100), default=5, show_default=True, help="Runs of each command.")
 def bench_startup(runs: int) -> None:
-    """Time `--help`, the first token of a chat, and a build with nothing to do."""
+    """Time the start of commands: `--help`, the first token of a chat, and a build with nothing to do."""
     from parakeet.benchmarks.startup import run
 
     run(runs)
@@ -37,7 +36,7 @@ def bench_startup(runs: int) -> None:
     help="Shipped recipe or recipe file.",
 )
 @THREADS
-@click.option("--rounds", type=click.IntRange(1, 1000), default=9, show_default=True, help="Samples of each number.")
+@click.option("--rounds", type=Whole(1, 1000), default=9, show_default=True, help="Samples of each number.")
 @click.option(
     "--compile",
     "compiled",
@@ -67,7 +66,7 @@ def bench_generate(recipe_name: str, threads: int, rounds: int, compiled: bool) 
     help="Shipped recipe or recipe file.",
 )
 @click.option("--memory", default="", metavar="SIZE", help="Limit the GPU's memory: 11.2GiB.")
-@click.option("--rounds", type=click.IntRange(1, 1000), help="Steps to time.  [default: 3, on a GPU 15]")
+@click.option("--rounds", type=Whole(1, 1000), help="Steps to time.  [default: 3, on a GPU 15]")
 @THREADS
 def bench_train(recipe_name: str, memory: str, rounds: int | None, threads: int) -> None:
     """Time training steps of a recipe, and measure their memory.
@@ -89,8 +88,8 @@ def bench_train(recipe_name: str, memory: str, rounds: int | None, threads: int)
     metavar="FILE",
     help="Text to measure with, up to 64 MiB. Repeatable.  [default: words of Parakeet's own dialogues]",
 )
-@click.option("--megabytes", type=click.IntRange(1), default=100, show_default=True, help="Amount of text to process.")
-@click.option("--workers", type=click.IntRange(0), default=0, help="Processes.  [default: one per core]")
+@click.option("--megabytes", type=Whole(1), default=100, show_default=True, help="Amount of text to process.")
+@click.option("--workers", type=Whole(0), default=0, help="Processes.  [default: one per core]")
 def bench_data(text: tuple[str, ...], megabytes: int, workers: int) -> None:
     """Time the data stages, and forecast 50 GB of text.
 

@@ -175,8 +175,8 @@ def _check_asset(name: str, recipe: "Recipe") -> None:
     names = asset_names(recipe)
     if name not in names:
         close = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        raise ParakeetError(f"There is no asset {name!r}: {hint}The assets are: {', '.join(names)}.")
+        hint = f": did you mean {close[0]}?" if close else "."
+        raise ParakeetError(f"There is no asset {name!r}{hint} The assets are: {', '.join(names)}.")
 
 
 def _ways_to_talk(recipe: "Recipe", built: set[str]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from parakeet.cli.common import Whole
 from parakeet.cli.completion import complete_models_and_folders, complete_runs, complete_sessions
 from parakeet.cli.output import examples
 from parakeet.errors import ParakeetError
@@ -96,7 +97,7 @@ run_option = click.option(
     help="Precision of the weights. Fewer bits are faster.",
 )
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda or cuda:N.")
-@click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help="CPU threads.  [default: torch's choice]")
+@click.option("--threads", type=Whole(1, 1024), metavar="N", help="CPU threads.  [default: torch's choice]")
 @click.option(
     "--session",
     metavar="NAME",
@@ -146,6 +147,8 @@ def _check(chosen: "ChatOptions") -> None:
         raise click.UsageError("--raw has no system message: put the text into the prompt.")
     if chosen.paragraphs and chosen.message is not None:
         raise click.UsageError("--paragraphs divides standard input into messages: leave out the prompt.")
+    if chosen.session is not None and not chosen.history:
+        raise click.UsageError("--session records the conversation and --no-history does not: give one of them.")
     own = chosen.settings or chosen.session or chosen.system or chosen.as_json or chosen.raw or chosen.paragraphs
     if chosen.replay and (own or chosen.message is not None):
         raise click.UsageError("--replay takes its messages and settings from FILE and cannot be combined with others.")

@@ -49,15 +49,28 @@ def _print_any_text() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+class Whole(click.IntRange):
+    """A whole number. Its range reads `from 1 to 100` or `at least 1`, as that of the sampling options does."""
+
+    name = "whole number"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return "N"
+
+    def _describe_range(self) -> str:  # click has no public name for it; without it only the words differ
+        return f"at least {self.min}" if self.max is None else f"from {self.min} to {self.max}"
+
+
 class Share(click.ParamType):
     """A share of the whole, written as 0.1% or 0.001."""
 
     name = "share"
 
-    def __init__(self, or_nothing: bool = False) -> None:
-        """`or_nothing`: 0 is allowed too."""
-        self.least = "from 0" if or_nothing else "above 0"
+    def __init__(self, or_nothing: bool = False, most: float = 1.0) -> None:
+        """`or_nothing`: 0 is allowed too. `most` is the largest share."""
+        self.range = f"from 0 to {most:.0%}" if or_nothing else f"above 0 and at most {most:.0%}"
         self.or_nothing = or_nothing
+        self.most = most
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> float:
         from parakeet.formatting import parse_share
@@ -66,9 +79,9 @@ class Share(click.ParamType):
             share = parse_share(str(value))
         except ValueError:
             share = -1.0
-        if not (0.0 < share <= 1.0 or (self.or_nothing and share == 0.0)):
+        if not (0.0 < share <= self.most or (self.or_nothing and share == 0.0)):
             self.fail(
-                f"{str(value).strip()!r} is not a share: write it like 0.1% or 0.001, {self.least} and at most 100%.",
+                f"{str(value).strip()!r} is not a share {self.range}: write it like 0.1% or 0.001.",
                 parameter,
                 context,
             )

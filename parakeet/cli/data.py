@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from parakeet.cli.common import Share, limited, say
+from parakeet.cli.common import Share, Whole, limited, say
 from parakeet.cli.completion import complete_assets, complete_recipes
 from parakeet.cli.output import examples
 from parakeet.errors import ParakeetError
@@ -40,7 +40,7 @@ def data() -> None:
     "--reason", metavar="TEXT", help="Show examples that were dropped for this reason. A part of its name is enough."
 )
 @click.option(
-    "--examples", type=click.IntRange(1, 100), default=5, show_default=True, help="Examples for each row of the table."
+    "--examples", type=Whole(1, 100), default=5, show_default=True, help="Examples for each row of the table."
 )
 def inspect(recipe_name: str | None, limit: float | None, stage: str | None, **shown: Any) -> None:
     """Show what was dropped from the training text, and why."""

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from parakeet.cli.common import say
+from parakeet.cli.common import Whole, say
 from parakeet.cli.completion import complete_models, complete_models_and_folders
 from parakeet.cli.output import confirm, examples, json_option, list_by_default, say_json, terminal_width, yes_option
 from parakeet.errors import ParakeetError
@@ -143,8 +143,8 @@ def verify(path: str | None) -> None:
 )
 @click.argument("file", metavar="FILE.pth", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to create.  [default: imported/NAME]")
-@click.option("--heads", type=click.IntRange(1), help="Attention heads, if not in the file's name.")
-@click.option("--context", type=click.IntRange(1), help="Context in tokens, if not in the file's name.")
+@click.option("--heads", type=Whole(1), help="Attention heads, if not in the file's name.")
+@click.option("--context", type=Whole(1), help="Context in tokens, if not in the file's name.")
 def import_command(file: Path, output: Path | None, heads: int | None, context: int | None) -> None:
     """Convert an original checkpoint (.pth) to a release.
 

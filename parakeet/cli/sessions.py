@@ -196,7 +196,7 @@ def _as_markdown(path: Path, loaded: "Loaded") -> str:
     from parakeet.sanitise import sanitise
 
     conversation = fold(loaded.events)
-    begun = format_time(str(loaded.header.get("created", "")))
+    begun = format_time(str(loaded.header.get("created", ""))) or "at an unknown time"
     model = loaded.identity["model"] or "an unknown model"
     parts = [f"# {path.stem}", f"{count(len(conversation.exchanges), 'exchange')} with {model}, begun {begun}"]
     if conversation.system:

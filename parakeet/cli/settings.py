@@ -34,8 +34,9 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
             help="Change a key of the recipe: training.tokens=1e6, sources.0.weight=2. Repeatable.",
         ),
         click.option(
-            "--held-out", type=Share(or_nothing=True), metavar="SHARE",
-            help="Share of the text to keep for measuring the model: 5%. 0 measures nothing.  [default: the recipe's]",
+            "--held-out", type=Share(or_nothing=True, most=0.5), metavar="SHARE",
+            help="Share of the text to keep for measuring the model, up to 50%: 5%. 0 measures nothing.  "
+            "[default: the recipe's]",
         ),
         click.option(
             "--limit", type=Share(), metavar="SHARE", help="Use only this share of every source: 0.1% or 0.001."

@@ -39,7 +39,8 @@ def render_inspection(
     if reason is not None:
         drops = _for_reason(drops, reason)
     if not drops:
-        stages = " and ".join(artifact.stage for artifact, _ in made)
+        *first, last = [artifact.stage for artifact, _ in made]
+        stages = f"{', '.join(first)} or {last}" if first else last
         return f"Nothing was dropped by {stages}{f' (source {source})' if source else ''}."
     rows = [(drop.stage, drop.source, drop.reason, drop.number) for drop in drops]
     table = render_table(("stage", "source", "reason", "dropped"), rows)

@@ -45,6 +45,8 @@ class EvaluationStage(Stage):
 
     def headline(self, counts: Mapping[str, Any]) -> str:
         found = measured(counts["bits_per_byte"])
+        if not found:
+            return "nothing measured, for lack of held-out text"
         return "bits per byte " + ", ".join(f"{name} {bits['model']:.3f}" for name, bits in found.items())
 
     def figures(self, artifact: Artifact) -> Figures:

@@ -140,7 +140,7 @@ def test_a_beginning_is_enough_if_it_is_the_only_one() -> None:
         ("set", "t 1", r"^'t' could be temperature, top_k or top_p\.$"),
         ("set", "top default", r"^'top' could be top_k or top_p\.$"),
         ("set", "temprature default", "did you mean temperature"),
-        ("probs", "", "There is no reply yet: give a text"),
+        ("probs", "", "There is no reply yet. Give a message: /probs TEXT"),
         (
             "system",
             "@nothing.txt",

@@ -257,6 +257,7 @@ def test_a_session_with_two_models_and_raw_texts_replays(root: Path) -> None:
         (("--model", "tiny", "--run", "abcd", "hi"), "--model and --run both name a model"),
         (("--raw", "--system", "x", "hi"), "--raw has no system message"),
         (("--paragraphs", "hi"), "--paragraphs divides standard input"),
+        (("--session", "x", "--no-history", "hi"), "--session records the conversation and --no-history does not"),
         (("--replay", "x", "hi"), "--replay takes"),
         (("--replay", "x", "--raw"), "--replay takes"),
         (("--replay", "x", "--paragraphs"), "--replay takes"),

@@ -279,9 +279,16 @@ def test_the_list_shows_the_latest_first_and_what_cannot_be_read_last(tmp_path: 
     written(session_path(tmp_path, "old"), *STORY[:5])
     written(session_path(tmp_path, "new"), reply("Why\n is\tthe sky " + "blue" * 50, time="2026-02-01T00:00:00+00:00"))
     session_path(tmp_path, "broken").write_text("{}\n")
+    written(session_path(tmp_path, "cleared"), reply("A secret."), {"event": "clear"})
+    session_path(tmp_path, "empty").write_text("")
     (sessions_folder(tmp_path) / ".hidden.jsonl").write_text("{}\n")
     (sessions_folder(tmp_path) / "notes.txt").write_text("mine")
-    new, old, broken = list_sessions(tmp_path)
+    rows = {row.name: row for row in list_sessions(tmp_path)}
+    new, old, broken = rows["new"], rows["old"], rows["broken"]
+    assert next(iter(rows)) == "new"
+    assert list(rows)[-1] in ("broken", "empty")
+    assert (rows["cleared"].exchanges, rows["cleared"].first_words) == (0, "")
+    assert (rows["empty"].exchanges, rows["empty"].model) == (0, "")
     assert (new.name, new.exchanges, new.when[:10], new.model) == ("new", 1, "2026-02-01", "tiny")
     assert new.first_words == ("Why is the sky " + "blue" * 50)[:60]
     assert (old.name, old.exchanges, old.first_words) == ("old", 2, "One?")

@@ -57,7 +57,7 @@ class DataCardStage(Stage):
         return make_data_card(context.recipe, context.folders, context.output, context.progress)
 
     def headline(self, counts: Mapping[str, Any]) -> str:
-        return f"{counts['sources']} sources, {counts['tokens']:,} tokens"
+        return f"{counts['sources']} source{'s' * (counts['sources'] != 1)}, {counts['tokens']:,} tokens"
 
     def figures(self, artifact: Artifact) -> Figures:
         from parakeet.data.card.make import HTML_FILE, MARKDOWN_FILE

@@ -65,7 +65,7 @@ class DocumentsStage(Stage):
         )
 
     def headline(self, counts: Mapping[str, Any]) -> str:
-        return f"{counts['documents']:,} documents of {', '.join(counts['sources'])}"
+        return f"{counts['documents']:,} document{'s' * (counts['documents'] != 1)} of {', '.join(counts['sources'])}"
 
     def figures(self, artifact: Artifact) -> Figures:
         sources = artifact.counts["sources"]
