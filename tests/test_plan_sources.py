@@ -129,4 +129,4 @@ def test_a_query_is_not_shown(tmp_path: Path) -> None:
 def test_what_is_no_share_is_one_clear_message(command: str, share: str) -> None:
     result = CliRunner().invoke(main, [command, "--limit", share])
     assert result.exit_code == 2
-    assert "is not a share: write it like 0.1% or 0.001, above 0 and at most 100%." in result.output
+    assert "is not a share above 0 and at most 100%: write it like 0.1% or 0.001." in result.output

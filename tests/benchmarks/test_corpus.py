@@ -15,7 +15,7 @@ def test_text_of_any_shape_becomes_blocks(tmp_path: Path) -> None:
     talk = {"messages": [{"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Good day. " * 900}]}
     (tmp_path / "a.jsonl").write_text(json.dumps(talk) + "\n" + json.dumps({"text": "Short."}) + "\n", encoding="utf-8")
     (tmp_path / "b.txt").write_text("One paragraph.\n\nAnother.\n", encoding="utf-8")
-    blocks = read_blocks([str(tmp_path)])
+    blocks = read_blocks([str(tmp_path / "a.jsonl"), str(tmp_path / "b.txt")])
     assert [block.split()[0] for block in blocks] == ["Hello?", "Short."]
     assert blocks[1] == "Short.\n\nOne paragraph.\n\nAnother."
 

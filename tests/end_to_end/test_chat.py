@@ -90,7 +90,7 @@ def test_every_command_in_one_session(home: Path, tmp_path: Path) -> None:
         assert "Speed and seed are shown" in do("/stats on")
         assert "tokens/s" in do("/ret")
         assert "Speed and seed are not shown" in do("/stats")
-        assert "Parakeet: " in do("/continue")
+        assert re.search(r"Parakeet: |The reply is complete", do("/continue"))  # random replies may end by themselves
         assert "Parakeet: " in do("/edit something else")
         child.send("/edit\r")
         child.expect_exact("your words: ")
@@ -298,7 +298,7 @@ def test_failures_of_the_run_are_one_message_or_one_event(home: Path) -> None:
     done = chat(home, "--json", stdin=long)
     assert (done.exit_code, done.stderr) == (1, "")
     assert json.loads(done.stdout.splitlines()[-1])["event"] == "error"
-    done = chat(home, "--json", "-m", "hi", "--model", "nowhere")
+    done = chat(home, "--json", "-m", "hi", "--model", "./nowhere")
     assert (done.exit_code, done.stderr) == (1, "")
     assert "is not a release" in json.loads(done.stdout)["message"]
 

@@ -102,7 +102,7 @@ class TestArrays:
 
     def test_a_long_array_is_read_in_the_memory_of_a_few_elements(self, tmp_path: Path) -> None:
         path = tmp_path / "a.json"
-        elements = 40
+        elements = 80
         with path.open("w", encoding="utf-8") as file:
             file.write("[" + ",".join(json.dumps({"text": "x" * PIECE_BYTES}) for _ in range(elements)) + "]")
         tracemalloc.start()
