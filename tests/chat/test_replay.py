@@ -57,7 +57,7 @@ def test_the_real_engine_keeps_its_promise(tmp_path: Path) -> None:
     settings = replace(greedy(max_tokens=40), temperature=1.0, stop=("e", "\n"))
     talk = Session(engine, settings, "Be brief.", new_log(tmp_path))
     for number in range(6):
-        say(talk, f"Number {number}?" * 3, words=None if number % 2 else 7)
+        say(talk, f"Number {number}?" * 6, words=None if number % 2 else 7)
     drain(talk.continue_reply(), words=5)
     talk.settings = replace(settings, seed=3, stop=())
     drain(talk.retry(), words=20)
