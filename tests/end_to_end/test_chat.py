@@ -87,10 +87,16 @@ def test_every_command_in_one_session(home: Path, tmp_path: Path) -> None:
         assert "The seed is 7" in do("/seed 7")
         assert "temperature  1.5" in do("/set temperature 1.5")
         assert "temperature must be a number from 0 to 10, not 'hot'" in do("/set temperature hot")
+        assert "temperature  0" in do("/set temperature 0")  # greedy: the same reply always
         assert "Speed and seed are shown" in do("/stats on")
         assert "tokens/s" in do("/ret")
         assert "Speed and seed are not shown" in do("/stats")
-        assert re.search(r"Parakeet: |The reply is complete", do("/continue"))  # random replies may end by themselves
+        assert "The reply is complete" in do("/continue")
+        assert "max_tokens  2" in do("/set max_tokens 2")
+        assert "Parakeet: " in do("/retry")
+        assert "Parakeet: " in do("/continue")
+        assert "max_tokens  40" in do("/set max_tokens default")
+        assert "temperature  1.5" in do("/set temperature 1.5")
         assert "Parakeet: " in do("/edit something else")
         child.send("/edit\r")
         child.expect_exact("your words: ")
