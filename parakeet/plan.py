@@ -120,12 +120,13 @@ class Plan:
         settings, schedule = self.settings, self.schedule
         lengths = list(self._tokens)
         rows = f" in sequences of {lengths[0]:,}" if len(lengths) == 1 else ""
+        sizes = ", then ".join(f"{size:,}" for size in settings.batch_sizes)
         flops = sum(self.config.flops_per_token(length) * tokens for length, tokens in self._tokens.items())
         return [
             ("tokens", f"{settings.tokens:>{FIGURE},}"),
             ("tokens a parameter", f"{settings.tokens / self.config.parameter_count:>{FIGURE},.1f}"),
             *self._passes(),
-            ("steps", f"{schedule.total_steps:>{FIGURE},}  of {settings.batch_tokens:,} tokens{rows}"),
+            ("steps", f"{schedule.total_steps:>{FIGURE},}  of {sizes} tokens{rows}"),
             *self._shared(),
             ("warm-up, decay from", f"{schedule.warmup_steps:>{FIGURE},}  {schedule.decay_start:,}"),
             *(self._phases() if len(lengths) > 1 else []),
@@ -164,7 +165,7 @@ class Plan:
         """What other activation checkpointing and optimizers would take, for the longest sequences."""
         length = max(self._choices)
         choice = self._choices[length]
-        accumulates = choice.micro_batch_tokens * self.processes < self.settings.batch_tokens or self.processes > 1
+        accumulates = choice.micro_batch_tokens * self.processes < min(self.settings.batch_sizes) or self.processes > 1
         residuals: tuple[Precision, ...] = (self.settings.residual,)
         if self.settings.precision == "bf16":
             residuals = ("fp32", "bf16")
@@ -245,7 +246,7 @@ class Plan:
         tokens: dict[int, int] = {}
         before = 0
         for phase in self.schedule.phases:
-            until = min(phase.last_step * self.settings.batch_tokens, self.settings.tokens)
+            until = min(self.schedule.tokens_until(phase.last_step), self.settings.tokens)
             tokens[phase.sequence_length] = tokens.get(phase.sequence_length, 0) + until - before
             before = until
         return tokens

@@ -343,7 +343,7 @@ def choose(
     arguments give the same choice, since a resumed run has to compute as before. `flex`: whether FlexAttention can be
     compiled on the device; None looks for Triton on this machine.
     """
-    sequences = max(1, training.batch_tokens // sequence_length // processes)
+    sequences = max(1, min(training.batch_sizes) // sequence_length // processes)
     attention = _attention(training, sequence_length, cuda, flex)
     loss_rows = LOSS_ROWS if cuda else CPU_LOSS_ROWS
     choices = []

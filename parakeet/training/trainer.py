@@ -133,18 +133,20 @@ class Trainer:
 
     def run(self, stop: Callable[[], bool]) -> Outcome:
         """Make the remaining steps."""
-        batch_tokens = self.job.recipe.training.batch_tokens
+        schedule = self.schedule
         self.model.train()
-        with self.logger.task(self.schedule.total_steps * batch_tokens) as task:
-            task.skip(self.step * batch_tokens)
-            while self.step < self.schedule.total_steps:
+        with self.logger.task(schedule.tokens_until(schedule.total_steps)) as task:
+            task.skip(schedule.tokens_until(self.step))
+            while self.step < schedule.total_steps:
                 record, stopping = self._make_step(stop())
-                task.advance(batch_tokens, f"loss {record.loss:.3f}")
+                task.advance(schedule.tokens_in(self.step), f"loss {record.loss:.3f}")
                 if self.monitor.must_roll_back:
-                    task.skip(-batch_tokens * self._roll_back())
+                    before = schedule.tokens_until(self.step)
+                    self._roll_back()
+                    task.skip(schedule.tokens_until(self.step) - before)
                     continue
                 self._close_step(record, stopping)
-                if stopping and self.step < self.schedule.total_steps:
+                if stopping and self.step < schedule.total_steps:
                     return self._stop()
         return self._finish()
 
@@ -170,7 +172,7 @@ class Trainer:
                 self._announce_skip(step, reason, batch)
         self.step = step
         seconds = time.monotonic() - began
-        speed = self.job.recipe.training.batch_tokens / seconds
+        speed = self.schedule.tokens_in(step) / seconds
         record = StepRecord(
             step=step,
             tokens=self.tokens,
@@ -260,8 +262,8 @@ class Trainer:
         )
         self.writer.save(self.model, self.optimizer, state)
 
-    def _roll_back(self) -> int:
-        """Return to the last good checkpoint, but not to its data. Returns the number of steps.
+    def _roll_back(self) -> None:
+        """Return to the last good checkpoint, but not to its data.
 
         Raises ParakeetError if this was done too often or no checkpoint is usable; nothing is removed then.
         """
@@ -291,7 +293,6 @@ class Trainer:
         self.logger.truncate(self.step)
         text = f"Rolled back from step {step:,} to step {self.step:,}; the data continues after that of step {step:,}."
         self.logger.announce("rolled_back", step, text, to=self.step)
-        return step - self.step
 
     def _restore(self, good_step: int | None) -> RunState | None:
         """Load weights, optimizer and counters of the newest checkpoint that fits; all ranks read the same one.
@@ -312,7 +313,12 @@ class Trainer:
 
     def _new_model(self) -> Parakeet:
         model = Parakeet(self.config)
-        model.initialise(torch.Generator().manual_seed(self.job.recipe.training.seed))
+        settings = self.job.recipe.training
+        model.initialise(
+            torch.Generator().manual_seed(settings.seed),
+            zero_outputs=settings.zero_outputs,
+            embedding_deviation=settings.embedding_deviation,
+        )
         return model
 
     def _stop(self) -> Outcome:
@@ -343,7 +349,7 @@ class Trainer:
             )
         summary = {
             "parameters": self.config.parameter_count,
-            **_history(metrics, trained, self.job.recipe.training.batch_tokens),
+            **_history(metrics, trained, self.schedule),
             "skipped": self.monitor.skipped,
             "rolled_back": self.monitor.rolled_back,
             "device": device_name(self.ranks.device),
@@ -360,7 +366,7 @@ class Trainer:
         draw_loss_curve(metrics, output / CURVE_FILE)
 
 
-def _history(metrics: Records, trained: Records, batch_tokens: int) -> dict[str, Any]:
+def _history(metrics: Records, trained: Records, schedule: Schedule) -> dict[str, Any]:
     """Figures of the whole run. The final loss and MFU are means over the last twentieth of the steps."""
     last = trained[-max(1, len(trained) // 20) :]
     seconds = sum(record["seconds"] for record in metrics)
@@ -372,6 +378,6 @@ def _history(metrics: Records, trained: Records, batch_tokens: int) -> dict[str,
         "first_loss": trained[0]["loss"],
         "validation_loss": metrics[-1].get("validation_loss"),
         "seconds": round(seconds, 1),
-        "tokens_per_second": round(len(metrics) * batch_tokens / seconds),
+        "tokens_per_second": round(sum(schedule.tokens_in(record["step"]) for record in metrics) / seconds),
         "mfu": sum(known) / len(known) if known else None,
     }
