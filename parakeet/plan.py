@@ -175,7 +175,7 @@ class Plan:
             totals = [
                 forecast(
                     self.config, execution, optimizer, choice.micro_batch_tokens, length,
-                    cuda=True, accumulates=accumulates,
+                    cuda=True, accumulates=accumulates, momentum_precision=self.settings.momentum_precision,
                 ).total
                 for optimizer in OPTIMIZERS
             ]  # fmt: skip

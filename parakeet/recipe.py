@@ -244,6 +244,8 @@ class Training(Section):
     optimizer: Literal["adamw", "adamw_8bit", "muon"] = "adamw"
     """AdamW; bitsandbytes' AdamW with 8-bit state, in a quarter of the memory; or Muon for the matrices of the blocks,
     with AdamW for the rest."""
+    momentum: float = Field(default=0.95, ge=0.0, lt=1.0)
+    """Muon's momentum."""
     momentum_precision: Literal["fp32", "bf16"] = "fp32"
     """Precision in which Muon keeps its momentum. bf16 halves its memory."""
     zero_outputs: bool = False
@@ -294,8 +296,10 @@ class Training(Section):
     def _consistent(self) -> "Training":
         if sum(later.share for later in self.then) >= 1.0:
             raise ValueError("the shares of training.then leave nothing for batches of training.batch_tokens")
-        if self.momentum_precision != "fp32" and self.optimizer != "muon":
-            raise ValueError(f"momentum_precision is a setting of muon, and optimizer is {self.optimizer}")
+        if self.optimizer != "muon":
+            for key in ("momentum", "momentum_precision"):
+                if getattr(self, key) != type(self).model_fields[key].default:
+                    raise ValueError(f"{key} is a setting of muon, and optimizer is {self.optimizer}")
         return self
 
     @property

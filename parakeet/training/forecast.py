@@ -18,7 +18,7 @@ import psutil
 from parakeet.errors import ParakeetError
 from parakeet.formatting import format_bytes
 from parakeet.model.config import ModelConfig
-from parakeet.model.execution import LOSS_ROWS, ActivationCheckpointing, AttentionBackend, Execution
+from parakeet.model.execution import LOSS_ROWS, ActivationCheckpointing, AttentionBackend, Execution, Precision
 from parakeet.recipe import Training
 from parakeet.training.schedule import total_steps
 
@@ -36,6 +36,9 @@ BYTES_PER_METRICS_LINE = 400
 BYTES_PER_TENSORBOARD_STEP = 1000
 SMALLEST_8BIT = 4096
 """bitsandbytes keeps 32-bit state for parameters with fewer values."""
+MUON_AT_ONCE = 1 << 24
+"""Values of matrices that Muon orthogonalises together. Small matrices are faster in one batched product; large ones
+would take memory: 64 MiB in fp32, about six times."""
 BYTES_OF_8BIT_MOMENTS = 2 + 2 * 4 / 256
 """Two one-byte codes a value, and two fp32 scales for each block of 256."""
 
@@ -95,24 +98,34 @@ def weights_bytes(config: ModelConfig) -> int:
     return 4 * config.parameter_count
 
 
-def optimizer_bytes(config: ModelConfig, optimizer: str) -> int:
+def optimizer_bytes(config: ModelConfig, optimizer: str, momentum_precision: Precision = "fp32") -> int:
     """An optimizer's state: two fp32 moments a parameter for AdamW; less for 8-bit AdamW and Muon.
 
     Those two save only on the matrices of the blocks: the embedding and the norms keep AdamW's 8 bytes a parameter.
+    `momentum_precision` is Muon's.
     """
     parts = config.parameters()
     matrices = sum(parts[name] for name in ("queries", "keys and values", "attention outputs", "MLPs"))
     others = config.parameter_count - matrices
     if optimizer == "muon":
-        return 4 * matrices + 8 * others
+        return BYTES[momentum_precision] * matrices + 8 * others
     if optimizer == "adamw_8bit" and config.width**2 >= SMALLEST_8BIT:
         return round(BYTES_OF_8BIT_MOMENTS * matrices) + 8 * others
     return 8 * config.parameter_count
 
 
+def muon_bytes(config: ModelConfig) -> int:
+    """What a step of Muon takes for the matrices that it orthogonalises together: about six copies of them.
+
+    The most are those of the MLPs, one shape in every layer.
+    """
+    matrix = 4 * config.width**2
+    return 6 * 4 * max(matrix, min(MUON_AT_ONCE, config.layers * matrix))
+
+
 def checkpoint_bytes(config: ModelConfig, training: Training) -> int:
     """Weights and optimizer state."""
-    return weights_bytes(config) + optimizer_bytes(config, training.optimizer)
+    return weights_bytes(config) + optimizer_bytes(config, training.optimizer, training.momentum_precision)
 
 
 def run_bytes(config: ModelConfig, training: Training) -> int:
@@ -301,6 +314,7 @@ def forecast(
     *,
     cuda: bool,
     accumulates: bool = True,
+    momentum_precision: Precision = "fp32",
 ) -> MemoryForecast:
     """Peak of a training step on sequences of `sequence_length`, with `micro_batch_tokens` in one pass.
 
@@ -310,13 +324,15 @@ def forecast(
     """
     tokens = max(1, micro_batch_tokens // sequence_length) * sequence_length
     memory = PassMemory(config, execution, tokens, sequence_length, cuda)
-    weights, state = weights_bytes(config), optimizer_bytes(config, optimizer)
+    weights, state = weights_bytes(config), optimizer_bytes(config, optimizer, momentum_precision)
     first = weights if accumulates else 4 * config.parameters()["embedding"]
     moments = [
         {"gradients": first, "activations": memory.kept, "loss": memory.loss, "scratch": 0},
         {"gradients": first, "activations": memory.kept, "loss": memory.after_loss, "scratch": memory.backward},
         {"gradients": weights, "activations": memory.kept_last, "loss": memory.after_loss, "scratch": memory.backward},
     ]
+    if optimizer == "muon":
+        moments.append({"gradients": weights, "activations": 0, "loss": 0, "scratch": muon_bytes(config)})
     fullest = max(moments, key=lambda parts: sum(parts.values()))
     parts = {"weights": weights, "gradients": 0, "optimizer": state} | fullest
     if cuda:
@@ -354,7 +370,8 @@ def choose(
         tokens = pass_sequences * sequence_length
         accumulates = processes > 1 or pass_sequences < sequences
         predicted = forecast(
-            config, execution, training.optimizer, tokens, sequence_length, cuda=cuda, accumulates=accumulates
+            config, execution, training.optimizer, tokens, sequence_length, cuda=cuda, accumulates=accumulates,
+            momentum_precision=training.momentum_precision,
         )  # fmt: skip
         choices.append(ExecutionChoice(execution, tokens, predicted, predicted.total <= budget_bytes))
         if predicted.total <= AUTO_SHARE * budget_bytes:
@@ -387,7 +404,8 @@ def fitting_change(
         return (
             f"Sequences of at most {longest:,} tokens would fit: set packing.sequence_length to that or less{others}."
         )
-    fixed = format_bytes(2 * weights_bytes(config) + optimizer_bytes(config, changed.optimizer), 2)
+    state = optimizer_bytes(config, changed.optimizer, changed.momentum_precision)
+    fixed = format_bytes(2 * weights_bytes(config) + state, 2)
     return (
         f"Weights, gradients and optimizer alone take {fixed}: make the model smaller (model.width, "
         "model.layers), or use a device with more memory."

@@ -22,8 +22,10 @@ GRAM_RATIO = 2
 85 ms instead of 152 on a core at 256 × 1,024, as long as before at 256 × 512, and a square matrix would take longer."""
 
 
-def orthogonalise(matrices: Tensor) -> Tensor:
+def orthogonalise_(matrices: Tensor) -> Tensor:
     """For each of (n, rows, columns) matrices U·S·Vᵀ about U·Vᵀ, in the same shape. A matrix of zeros stays zeros.
+
+    fp32 matrices are overwritten on the way.
 
     The products are in fp32, or on a CUDA device with bf16 units in bf16: a CPU without such units takes 40 times as
     long in bf16.
@@ -39,7 +41,7 @@ def orthogonalise(matrices: Tensor) -> Tensor:
 def _iterate(x: Tensor) -> Tensor:
     """(n, short, long) matrices to their nearest orthogonal ones."""
     # The Frobenius norm bounds the largest singular value. The margin is for bf16, which may round it down.
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) * 1.01 + 1e-7)
+    x.div_(x.norm(dim=(-2, -1), keepdim=True).mul_(1.01).add_(1e-7))
     # bf16 has too few digits to multiply polynomials of XXᵀ without x.
     if x.dtype == torch.bfloat16 or x.shape[-1] < GRAM_RATIO * x.shape[-2]:
         for a, b, c in COEFFICIENTS:

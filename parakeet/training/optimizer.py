@@ -15,18 +15,15 @@ from torch import Tensor
 from parakeet.errors import ParakeetError
 from parakeet.model.transformer import Parakeet
 from parakeet.recipe import Training
-from parakeet.training.muon import orthogonalise
+from parakeet.training.forecast import MUON_AT_ONCE
+from parakeet.training.muon import orthogonalise_
 
 Group = dict[str, Any]
 State = dict[Tensor, dict[str, Any]]
 
-MUON_MOMENTUM = 0.95
 MUON_RMS = 0.2
 """An update of Muon has the root mean square of AdamW's usual one (Liu et al. 2025, arXiv 2502.16982 §2.2), so that
 both can share a learning rate and weight decay."""
-MUON_AT_ONCE = 1 << 24
-"""Values of matrices that are orthogonalised together. Small matrices are faster in one batched product; large ones
-would take memory: 64 MiB in fp32, about five times."""
 ADAMW_EPS = 1e-8
 
 
@@ -128,8 +125,9 @@ def _step_adamw(group: Group, state: State) -> None:
 
 def _step_muon(group: Group, state: State) -> None:
     for parameters in _alike(group["params"]):
-        updates = []
-        for parameter in parameters:
+        shape = parameters[0].shape
+        updates = torch.empty(len(parameters), *shape, device=parameters[0].device)
+        for parameter, update in zip(parameters, updates, strict=True):
             if not state[parameter]:
                 dtype = group["momentum_dtype"]
                 state[parameter] = {"momentum_buffer": torch.zeros_like(parameter, dtype=dtype)}
@@ -137,13 +135,12 @@ def _step_muon(group: Group, state: State) -> None:
             gradient = parameter.grad
             assert gradient is not None
             # In the gradient's precision: a bf16 momentum is rounded once, when it is stored.
-            moved = momentum.to(gradient.dtype).lerp(gradient, 1 - MUON_MOMENTUM)
+            moved = momentum.to(gradient.dtype).lerp(gradient, 1 - group["momentum"])
             momentum.copy_(moved)
             # Nesterov's: where the momentum will be after another such gradient.
-            updates.append(torch.lerp(gradient, moved, MUON_MOMENTUM))
-        shape = parameters[0].shape
+            torch.lerp(gradient, moved, group["momentum"], out=update)
         rate = group["lr"] * MUON_RMS * math.sqrt(max(shape))
-        for parameter, update in zip(parameters, orthogonalise(torch.stack(updates)), strict=True):
+        for parameter, update in zip(parameters, orthogonalise_(updates), strict=True):
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
             parameter.add_(update, alpha=-rate)
 
@@ -224,7 +221,7 @@ def _groups(model: Parakeet, settings: Training) -> list[Group]:
     blocks = {**decayed, "params": [parameter for parameter in matrices if parameter is not embedding]}
     if settings.optimizer == "muon":
         dtype = torch.bfloat16 if settings.momentum_precision == "bf16" else torch.float32
-        blocks |= {"update": "Muon", "momentum_dtype": dtype}
+        blocks |= {"update": "Muon", "momentum": settings.momentum, "momentum_dtype": dtype}
     return [blocks, {**decayed, "params": [embedding], "rate": settings.embedding_rate}, norm_group]
 
 

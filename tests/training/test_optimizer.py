@@ -15,7 +15,7 @@ from parakeet.model.config import ModelConfig
 from parakeet.model.loss import backward_from_loss
 from parakeet.model.transformer import Parakeet
 from parakeet.recipe import Training
-from parakeet.training.muon import orthogonalise
+from parakeet.training.muon import orthogonalise_
 from parakeet.training.optimizer import GroupedOptimizer, Optimizer, make_optimizer
 
 # A width at which bitsandbytes quantises the state: matrices of less than 4,096 values are left alone.
@@ -189,7 +189,7 @@ def test_muon_updates_have_the_directions_of_the_matrix_and_singular_values_near
     generator = torch.Generator().manual_seed(sum(shape))
     left, _, right = torch.linalg.svd(torch.randn(shape, generator=generator, dtype=torch.float64), False)
     values = torch.logspace(0, -2, left.shape[-1], dtype=torch.float64)
-    found = orthogonalise(((left * values) @ right).float()).double()
+    found = orthogonalise_(((left * values) @ right).float()).double()
     # In the directions of the matrix, the result is diagonal.
     rotated = left.mT @ found @ right.mT
     diagonal = rotated.diagonal(dim1=-2, dim2=-1)
@@ -199,8 +199,8 @@ def test_muon_updates_have_the_directions_of_the_matrix_and_singular_values_near
 
 
 def test_the_update_of_a_zero_gradient_is_zero() -> None:
-    assert not orthogonalise(torch.zeros(2, 8, 32)).any()
-    assert not orthogonalise(torch.zeros(2, 8, 8)).any()
+    assert not orthogonalise_(torch.zeros(2, 8, 32)).any()
+    assert not orthogonalise_(torch.zeros(2, 8, 8)).any()
 
 
 def test_matrices_are_updated_alike_whether_together_or_alone(monkeypatch: pytest.MonkeyPatch) -> None:
