@@ -56,7 +56,7 @@ class RunState:
     validation_loss         nats a token, if it was measured at this step
     world_size              processes that shared the steps; a resume with another number is correct, but not bit-exact
     good_step               the step to roll back to, 0 for the beginning; equal to `step` if the schedule asked for
-                            this checkpoint
+                            this checkpoint and its step was not skipped
     """
 
     step: int

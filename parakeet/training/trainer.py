@@ -222,7 +222,8 @@ class Trainer:
         scheduled = self._is_scheduled(self.step)
         validation_loss = self._validate() if scheduled else None
         self.logger.step(replace(record, validation_loss=validation_loss), self.schedule.total_steps)
-        if scheduled:
+        # A skipped step has its checkpoint too, but no run rolls back to it: its weights may be the problem.
+        if scheduled and record.skipped is None:
             self.monitor.saved(self.step)
         if scheduled or stopping:
             self._save(validation_loss)
@@ -230,10 +231,9 @@ class Trainer:
 
     def _is_scheduled(self, step: int) -> bool:
         """Whether the schedule asks for a checkpoint: every `checkpoint_steps`, at the last step that a longer run or
-        a decay branch can continue from, and at the end. Not after a skipped step: the weights may be the problem."""
+        a decay branch can continue from, and at the end."""
         milestones = (self.schedule.stable_until, self.schedule.total_steps)
-        due = step % self.job.recipe.training.checkpoint_steps == 0 or step in milestones
-        return due and not self.monitor.skipped_in_a_row
+        return step % self.job.recipe.training.checkpoint_steps == 0 or step in milestones
 
     def _validate(self) -> float | None:
         sequence_length = self.schedule.sequence_length(self.step)
