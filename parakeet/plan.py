@@ -21,6 +21,7 @@ from parakeet.training.forecast import (
     LENGTH_UNIT,
     NO_LIMIT,
     ExecutionChoice,
+    assumed_precision,
     checkpoint_bytes,
     choose,
     fitting_change,
@@ -100,12 +101,13 @@ class Plan:
     def __init__(self, recipe: Recipe, gpu: Gpu | None, memory: int | None) -> None:
         device = recipe.training.device
         self.recipe = recipe
-        self.settings = recipe.training
         self.gpu = gpu
         self.config = ModelConfig.from_recipe(recipe.model, vocabulary_rows(recipe))
         self.schedule = Schedule.from_recipe(recipe.training, recipe.packing)
         self.sources = forecast_sources(recipe)
         self.cuda = gpu is not None or device.startswith("cuda") or (memory is not None and device != "cpu")
+        precision = assumed_precision(recipe.training, self.cuda)
+        self.settings = recipe.training.model_copy(update={"precision": precision})
         # 0 takes every GPU; how many another machine has is not known here.
         self.processes = max(1, recipe.training.processes)
         self.budget, self.budget_is = self._budget(memory)

@@ -34,6 +34,7 @@ from parakeet.artifact import (
 )
 from parakeet.errors import ParakeetError, os_reason
 from parakeet.model.config import WEIGHTS_FILE, ModelConfig
+from parakeet.model.execution import Precision
 from parakeet.model.transformer import Parakeet, load_weights, save_tensors
 from parakeet.progress import Progress
 from parakeet.training.device import is_out_of_memory
@@ -57,7 +58,8 @@ class RunState:
     validation_loss         nats a token, if it was measured at this step
     world_size              processes that shared the steps; a resume with another number is correct, but not bit-exact
     good_step               the step to roll back to, 0 for the beginning; equal to `step` if the schedule asked for
-                            this checkpoint
+                            this checkpoint and its step was not skipped
+    precision               of the products so far; None in checkpoints of versions without `precision: auto`
     """
 
     step: int
@@ -70,6 +72,7 @@ class RunState:
     validation_loss: float | None
     world_size: int
     good_step: int = 0
+    precision: Precision | None = None
 
 
 @dataclass(frozen=True)
@@ -220,6 +223,15 @@ def restore_newest(
             "sequence length came at other steps. Training starts from the beginning. They are kept, for a build with "
             "the settings that they were made with."
         )
+    return None
+
+
+def begun_precision(run: Path, schedule: Schedule) -> Precision | None:
+    """The precision that a run of `schedule` was begun with; None if it has no checkpoint."""
+    for path in reversed(checkpoints(run)):
+        state = _readable_state(path)
+        if state is not None and schedule.shares_past(state.step, state.schedule):
+            return state.precision
     return None
 
 

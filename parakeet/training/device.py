@@ -14,7 +14,14 @@ from parakeet.model.config import ModelConfig
 from parakeet.model.execution import Execution, Precision
 from parakeet.model.transformer import best_device
 from parakeet.training.distributed import Ranks
-from parakeet.training.forecast import ExecutionChoice, choose, fitting_change, gpu_budget, machine_budget
+from parakeet.training.forecast import (
+    ExecutionChoice,
+    choose,
+    fitting_change,
+    gpu_budget,
+    machine_budget,
+    weights_bytes,
+)
 from parakeet.training.gpus import find_gpu
 from parakeet.training.job import TrainingJob
 from parakeet.training.schedule import Schedule
@@ -86,6 +93,14 @@ def peak_resident(status: Path) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def resident_memory(status: Path) -> int:
+    """Bytes of this process that are in memory now, from its /proc/…/status; the peak where there is none."""
+    if not status.exists():
+        return peak_resident(status)
+    lines = dict(line.split(":", 1) for line in status.read_text(encoding="ascii", errors="replace").splitlines())
+    return int(lines["VmRSS"].split()[0]) * 1024
+
+
 def device_name(device: torch.device) -> str:
     """`cpu`, or the GPU's own name."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
@@ -115,8 +130,7 @@ class ExecutionPlan:
         self._config = config
         self._device = ranks.device
         self._processes = ranks.world
-        # On a CPU the whole process is measured; Python and torch take some 0.4 GiB of it.
-        self._before = 0 if ranks.device.type == "cuda" else peak_memory(ranks.device)
+        self._before = 0
         self._budget = memory_budget(ranks.device, ranks.world)
         self._flex = _can_compile_flex(ranks.device)
         lengths = sorted({phase.sequence_length for phase in schedule.phases})
@@ -144,10 +158,19 @@ class ExecutionPlan:
         """Sequences that one process computes at once."""
         return max(1, self._choices[sequence_length].micro_batch_tokens // sequence_length)
 
+    def begin(self) -> None:
+        """Note what the process holds besides training: call it when the model and its optimizer exist.
+
+        On a CPU the memory of the whole process is measured, and Python and torch take some 0.3 GiB of it. On CUDA
+        only what is allocated for tensors is.
+        """
+        if self._device.type != "cuda":
+            self._before = max(0, resident_memory(Path("/proc/self/status")) - weights_bytes(self._config))
+
     @property
     def forecast_bytes(self) -> int:
-        """Forecast of the peak of the whole run, for one process."""
-        return max(choice.forecast.total for choice in self._choices.values())
+        """Forecast of what `peak_memory` measures of the whole run, for one process; call `begin` before."""
+        return self._before + max(choice.forecast.total for choice in self._choices.values())
 
     def summary(self) -> dict[str, Any]:
         """The choices as JSON values, by the sequence length in digits."""
@@ -158,9 +181,11 @@ class ExecutionPlan:
 
     def peak_line(self) -> str:
         """The peak of memory so far beside the forecast, for people."""
-        before = f", {format_bytes(self._before, 2)} of it before training began" if self._before else ""
         peak, forecast = format_bytes(peak_memory(self._device), 2), format_bytes(self.forecast_bytes, 2)
-        return f"Peak memory {peak}{before}; forecast {forecast}."
+        if self._device.type == "cuda":
+            return f"Peak memory {peak} allocated on the GPU; forecast {forecast}."
+        before = format_bytes(self._before, 2)
+        return f"Peak memory {peak} resident; forecast {forecast}, {before} of it held before training began."
 
     def out_of_memory(self, step: int, sequence_length: int) -> ParakeetError:
         """The error to raise if memory was refused despite the forecast."""

@@ -365,7 +365,12 @@ def choose(
     choices = []
     for activation_checkpointing, pass_sequences in _candidates(training, sequence_length, sequences, cuda):
         execution = Execution(
-            attention, training.precision, training.residual, activation_checkpointing, training.compile, loss_rows
+            attention,
+            assumed_precision(training, cuda),
+            training.residual,
+            activation_checkpointing,
+            training.compile,
+            loss_rows,
         )
         tokens = pass_sequences * sequence_length
         accumulates = processes > 1 or pass_sequences < sequences
@@ -425,6 +430,13 @@ def longest_sequence(config: ModelConfig, training: Training, budget_bytes: int,
         middle = (low + high + 1) // 2
         low, high = (middle, high) if fits(middle * LENGTH_UNIT) else (low, middle - 1)
     return low * LENGTH_UNIT
+
+
+def assumed_precision(training: Training, cuda: bool) -> Precision:
+    """The precision to forecast with: for auto, what most machines of this kind take. The trainer measures."""
+    if training.precision == "auto":
+        return "bf16" if cuda else "fp32"
+    return training.precision
 
 
 def unmet(training: Training, cuda: bool) -> list[str]:
@@ -487,9 +499,10 @@ def _milder(training: Training, sequence_length: int, cuda: bool) -> list[tuple[
         changes.append(("attention", "auto"))
     if training.activation_checkpointing in ("none", "mlp"):
         changes.append(("activation_checkpointing", "auto"))
-    if training.residual == "fp32" and training.precision == "bf16":
+    precision = assumed_precision(training, cuda)
+    if training.residual == "fp32" and precision == "bf16":
         changes.append(("residual", "bf16"))
-    if cuda and training.precision == "fp32":
+    if cuda and precision == "fp32":
         changes.append(("precision", "bf16"))
     if cuda and training.optimizer != "adamw_8bit":
         changes.append(("optimizer", "adamw_8bit"))

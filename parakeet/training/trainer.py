@@ -13,12 +13,14 @@ from parakeet.data.tokens.loader import Batch
 from parakeet.data.tokens.shards import TokenShards
 from parakeet.errors import ParakeetError
 from parakeet.model.config import ModelConfig
+from parakeet.model.execution import Precision
 from parakeet.model.transformer import Parakeet, save_model
 from parakeet.progress import Progress
 from parakeet.tokenizer import Tokenizer
 from parakeet.training.checkpoint import (
     CheckpointWriter,
     RunState,
+    begun_precision,
     discard_after,
     restore_good,
     restore_newest,
@@ -36,6 +38,7 @@ from parakeet.training.distributed import Ranks, join, local_rank, world_size
 from parakeet.training.job import CURVE_FILE, METRICS_FILE, SUMMARY_FILE, TrainingJob
 from parakeet.training.logging import DagsterReporter, Records, StepRecord, TrainingLogger, read_metrics
 from parakeet.training.optimizer import make_optimizer
+from parakeet.training.precision import compare_precisions, decide, share
 from parakeet.training.schedule import Schedule
 from parakeet.training.stability import MAX_ROLLBACKS_IN_A_ROW, MAX_SKIPS_IN_A_ROW, StabilityMonitor
 from parakeet.training.steps import Prefetcher, Stepper, Validation
@@ -78,13 +81,14 @@ class Trainer:
     """One rank's model, data and counters of a run."""
 
     def __init__(self, job: TrainingJob, ranks: Ranks, logger: TrainingLogger) -> None:
-        settings = job.recipe.training
-        self.job = job
         self.ranks = ranks
         self.logger = logger
-        self.schedule = Schedule.from_recipe(settings, job.recipe.packing)
+        self.schedule = Schedule.from_recipe(job.recipe.training, job.recipe.packing)
         tokenizer = Tokenizer.load(job.tokenizer)
         self.config = ModelConfig.from_recipe(job.recipe.model, tokenizer.rows)
+        self.precision = self._choose_precision(job)
+        settings = job.recipe.training.model_copy(update={"precision": self.precision})
+        self.job = job = replace(job, recipe=job.recipe.model_copy(update={"training": settings}))
         # Before any memory is taken: a run whose forecast does not fit is refused here.
         self.execution_plan = ExecutionPlan(job, self.config, self.schedule, ranks)
         for line in self.execution_plan.lines():
@@ -104,11 +108,21 @@ class Trainer:
             report=logger.report,
             enabled=ranks.leads,
         )
-        self.peak_flops = peak_flops(ranks.device, settings.precision)
+        self.execution_plan.begin()
+        self.peak_flops = peak_flops(ranks.device, self.precision)
         self.monitor = StabilityMonitor()
         self.last_skipped = ""
         self.step = 0
         self.tokens = 0
+
+    def _choose_precision(self, job: TrainingJob) -> Precision:
+        """The recipe's precision; for `auto` what the run began with, or what is faster here."""
+        here = share(compare_precisions(self.config, self.ranks.device), self.ranks)
+        begun = begun_precision(job.run, self.schedule)
+        precision, text = decide(job.recipe.training.precision, begun, here)
+        if text:
+            self.logger.progress.say(text)
+        return precision
 
     def resume(self) -> None:
         """Continue from the newest checkpoint that fits, if there is one.
@@ -224,7 +238,8 @@ class Trainer:
         scheduled = self._is_scheduled(self.step)
         validation_loss = self._validate() if scheduled else None
         self.logger.step(replace(record, validation_loss=validation_loss), self.schedule.total_steps)
-        if scheduled:
+        # A skipped step has its checkpoint too, but no run rolls back to it: its weights may be the problem.
+        if scheduled and record.skipped is None:
             self.monitor.saved(self.step)
         if scheduled or stopping:
             self._save(validation_loss)
@@ -232,10 +247,9 @@ class Trainer:
 
     def _is_scheduled(self, step: int) -> bool:
         """Whether the schedule asks for a checkpoint: every `checkpoint_steps`, at the last step that a longer run or
-        a decay branch can continue from, and at the end. Not after a skipped step: the weights may be the problem."""
+        a decay branch can continue from, and at the end."""
         milestones = (self.schedule.stable_until, self.schedule.total_steps)
-        due = step % self.job.recipe.training.checkpoint_steps == 0 or step in milestones
-        return due and not self.monitor.skipped_in_a_row
+        return step % self.job.recipe.training.checkpoint_steps == 0 or step in milestones
 
     def _validate(self) -> float | None:
         sequence_length = self.schedule.sequence_length(self.step)
@@ -259,6 +273,7 @@ class Trainer:
             validation_loss=validation_loss,
             world_size=self.ranks.world,
             good_step=self.monitor.good_step,
+            precision=self.precision,
         )
         self.writer.save(self.model, self.optimizer, state)
 
