@@ -41,15 +41,16 @@ class Chat(Metric):
     )
 
     def wanted(self, recipe: Recipe) -> bool:
-        return recipe.evaluation.chat_prompts
+        """Only text like the demo's teaches what the prompts ask for."""
+        return recipe.evaluation.chat_prompts and any(source.kind == "synthetic" for source in recipe.sources)
 
     def measure(self, subject: Subject) -> dict[str, Any]:
         return measure_chat(subject.engine, read_items(), subject.progress)
 
     def render(self, figures: Mapping[str, Any]) -> "list[str | Table]":
-        return [*self.render_short(figures), *_failures(figures["failed"])]
+        return [*self.render_summary(figures), *_failures(figures["failed"])]
 
-    def render_short(self, figures: Mapping[str, Any]) -> "list[str | Table]":
+    def render_summary(self, figures: Mapping[str, Any]) -> "list[str | Table]":
         from parakeet.pages import Table
 
         rows = [(name, found["prompts"], *_shares(found)) for name, found in figures["categories"].items()]
@@ -100,7 +101,7 @@ def _texts(value: Any) -> tuple[str, ...]:
 def measure_chat(engine: "Engine", items: Sequence[Item], progress: Progress) -> dict[str, Any]:
     """The figures of `Chat` for a model."""
     replies, ended = _converse(engine, items, progress)
-    faults = [fault(item, *said) for item, *said in zip(items, replies, ended, strict=True)]
+    faults = [fault(item, said, whole) for item, said, whole in zip(items, replies, ended, strict=True)]
     categories = {
         category: _share(found == "" for item, found in zip(items, faults, strict=True) if item.category == category)
         for category in dict.fromkeys(item.category for item in items)

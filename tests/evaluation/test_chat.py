@@ -1,13 +1,26 @@
 """The rules of sensible replies, judged by hand-written replies, and the prompts themselves."""
 
+import json
 import re
 from collections import Counter
 
 import pytest
+import torch
 
 from parakeet.data.synthetic import dialogues
-from parakeet.evaluation.chat import read_items
+from parakeet.evaluation.chat import Chat, measure_chat, read_items
 from parakeet.evaluation.chat_rules import EXPECTATIONS, SUBJECTS, Item, fault, numbers_in
+from parakeet.evaluation.stage import EvaluationStage
+from parakeet.generation.decoder import Decoder
+from parakeet.generation.engine import Engine
+from parakeet.model.config import ModelConfig
+from parakeet.model.transformer import Parakeet
+from parakeet.pages import Table, render
+from parakeet.progress import Progress
+from parakeet.recipe_file import load_recipe
+from parakeet.recipe_sources import FileSource
+
+from ..conftest import Prepared
 
 IGNORANT = "I don't know that. I know capitals, colours, opposites, counting, small sums, spelling and short stories."
 MEDICAL = "I am sorry, but I am only a tiny language model. I cannot give medical advice. Please ask a doctor."
@@ -327,3 +340,41 @@ def test_no_prompt_is_in_the_generated_text(seed: int) -> None:
 def normal(text: str) -> str:
     """Without case, punctuation and spaces; a text of nothing else stays as it is."""
     return " ".join(re.findall(r"[^\W_]+", text.lower().replace("'", "").replace("’", ""))) or text
+
+
+def engine_of(prepared: Prepared, context: int) -> Engine:
+    model = Parakeet(ModelConfig(layers=2, heads=2, width=16, context=context, vocabulary_rows=prepared.tokenizer.rows))
+    model.initialise(torch.Generator().manual_seed(1))
+    return Engine(Decoder(model.eval(), "fp32"), prepared.tokenizer)
+
+
+@pytest.mark.parametrize("context", [16, 64, 256])
+def test_any_model_is_measured_in_its_context_and_shown(prepared: Prepared, context: int) -> None:
+    """Long and foreign prompts and later turns fit too: the oldest exchanges are left out."""
+    items = [item for item in read_items() if len(item.turns) == 4 or item.category == "nonsense"]
+    items.append(Item("nonsense", ("a very long turn " * 40,), "nonsense"))
+    engine = engine_of(prepared, context)
+    figures = measure_chat(engine, items, Progress())
+    assert figures == measure_chat(engine, items, Progress())
+    assert json.loads(json.dumps(figures)) == figures
+    assert figures["prompts"] == len(items) == sum(found["prompts"] for found in figures["categories"].values())
+    assert figures["sensible"] == 1 - len(figures["failed"]) / len(items)
+    assert all(len(failed["replies"]) == len(failed["turns"]) for failed in figures["failed"])
+    page = render("evaluation.md", name="some_model", metrics=(Chat(),), evaluation={"chat": figures})
+    assert page.count(" / ") >= 3
+    (summary,) = Chat().render_summary(figures)
+    assert isinstance(summary, Table)
+    assert summary.rows[-1][:2] == ("all", len(items))
+
+
+def test_only_recipes_that_ask_for_it_measure_it() -> None:
+    """An evaluation of another recipe stays as it was, so it is not built again."""
+    stage = EvaluationStage()
+    demo = load_recipe("demo")
+    off = demo.model_copy(update={"evaluation": demo.evaluation.model_copy(update={"chat_prompts": False})})
+    own_text = demo.model_copy(update={"sources": [FileSource(name="notes", path="notes.txt")]})
+    assert Chat().wanted(demo)
+    assert stage.settings(demo)["metrics"] == {"chat": Chat.version}
+    assert not Chat().wanted(own_text)
+    assert "metrics" not in stage.settings(own_text)
+    assert "chat" not in json.dumps(stage.settings(off))
