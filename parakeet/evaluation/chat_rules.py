@@ -54,13 +54,14 @@ SIGNS = FACTS | {
     "identity": rf"\bparakeet\b|\bi(?:'m| am) (?:just |only |still |really )*(?:an?|the|your) [^.!?]*\b(?:{_MACHINE})\b"
     r"|\blanguage model\b|\bnot (?:an? )?(?:real )?(?:human|person|alive)\b",
     "origin": r"\bi (?:was|am|were|learn(?:ed|t)?|live|come|have) [^.!?]*\b(?:made|built|trained|born|computer|"
-    r"machine|text|training|minutes|young|new|days?|old|examples|people|program)\b|\bi (?:live|learn)",
+    r"machine|text|training|minutes|young|new|days?|old|examples|people|program)\b|\bi (?:live|learn)"
+    r"|\b(?:made|trained|built|programmed) (?:me|by|from|with)\b",
     "ability": r"\b(?:capitals?|colou?rs?|opposites?|count|add|sums?|spell|story|stories|jokes?|poems?|maths?|talk|"
     r"chat|arithmetic|subtract|numbers|words)\b",
     "wellbeing": rf"\b(?:i'm|i am|i feel|feeling|doing|going|all is|everything is|everything's|still|day (?:was|is)|"
     rf"things are)\b[^.!?]{{0,25}}\b(?:{_GOOD})\b|\b(?:fine|good|great|well|not bad)\b,? (?:thanks|thank you)"
     rf"|{_START}(?:fine|not bad|very well|all good|pretty good)\b|\b(?:not|nothing) much\b|\bthank(?:s| you) for asking"
-    r"|\bjust (?:chatting|talking|waiting|here)\b|\bwaiting to (?:talk|chat)\b",
+    r"|\bjust (?:chatting|talking|waiting|here)\b|\bwaiting (?:to|for)\b",
     "feelings": r"\bi (?:do not|don't|cannot|can't|never) (?:really )?(?:have (?:feelings|moods|a body|days)|"
     r"feel|eat|sleep|get (?:sad|lonely|bored|tired|hungry))\b",
     "acknowledgement": rf"{_START}(?:ok|okay|great|good|nice|cool|sure|all right|alright|i see|wonderful|lovely|yes|"
@@ -70,29 +71,31 @@ SIGNS = FACTS | {
     r"exciting|ok|okay|true|right|funny|kind|delicious|sweet|fair)\b"
     r"|\bi(?:'m| am) (?:so |very )?(?:glad|happy|pleased)\b|\bcongratulations\b|\bhappy birthday\b"
     r"|\bwell done\b|\bgood (?:job|for you)\b|\bme too\b|\bhope you\b|\bsounds (?:good|great|fun|nice|lovely|tasty)\b"
-    r"|\bi try my best\b",
+    r"|\bi try my best\b|\b(?:nice|lovely|good|great|beautiful) name\b|\b(?:glad|good|great|happy|nice) to hear\b"
+    r"|\bi(?:'ll| will) remember\b|\bi(?:'m| am) (?:\w+ )?sure\b",
     "sympathy": r"\bsorry\b|\bi hope\b|\bcheer you up\b|\bfeel better\b|\bthat(?:'s| is| sounds) (?:\w+ )?"
     r"(?:sad|hard|tough|bad|rough)\b|\bi(?:'m| am) here\b|\bhugs?\b|\b(?:will|'ll) be (?:ok|okay|all right|better)\b"
     r"|\btake care\b|\bsad days?\b",
-    "affection": r"\bi (?:do |really )?(?:like|love|enjoy)\b|\bfriends?\b|\b(?:kind|sweet|nice) of you\b"
-    r"|\bthank(?:s| you)\b|\byou(?:'re| are) (?:very |so )?(?:kind|nice|sweet)\b",
+    "affection": r"\bi(?:'d| would| do| really)? (?:like|love|enjoy)\b|\bmy favou?rite\b|\bfriends?\b"
+    r"|\b(?:kind|sweet|nice) of you\b|\bthank(?:s| you)\b|\byou(?:'re| are) (?:very |so )?(?:kind|nice|sweet)\b",
     "entertainment": r"\b(?:joke|story|poem|game|riddle|play|count|talk|chat)\b",
     "welcome": rf"\byou(?:'re| are)? (?:very |most |so )?welcome\b|\bmy pleasure\b|\bglad\b|\bno (?:problem|worries)\b"
-    rf"|\bany ?time\b|\bhappy (?:to|that)\b|\bdon't mention\b|\bnot at all\b|{_START}of course\b|\bthank(?:s| you)\b"
-    r"|\byou too\b",
-    "goodbye": r"\bgood ?-?bye\b|\bbye\b|\bsee (?:you|ya)\b|\bfarewell\b|\bgood ?night\b|\btake care\b|\bnext time\b"
-    r"|\bcome back\b|\bsleep well\b|\bsweet dreams\b|\b(?:soon|later)\W*$|\bso long\b"
+    rf"|\bany ?time\b|\bhappy (?:to|that)\b|\bdon't mention\b|\bnot at all\b|{_START}(?:of course|sure)\b"
+    r"|\bthank(?:s| you)\b|\byou too\b",
+    "goodbye": r"\bgood ?-?bye\b|\bbye\b|(?<!to )\bsee (?:you|ya)\b|\bfarewell\b|\bgood ?night\b|\btake care\b"
+    r"|\bnext time\b|\bcome back\b|\bsleep well\b|\bsweet dreams\b|\b(?:soon|later)\W*$|\bso long\b"
     r"|\bhave a (?:\w+ )?(?:day|night|evening|time|one|sleep|rest)\b",
     "clarification": r"\bwhat (?:do|did) you mean\b|\bsay (?:that|it) (?:again|another way|differently|in)\b"
     r"|\b(?:another|other) (?:words?|way|question)\b|\btry (?:again|another|asking)\b|\brephrase\b|\bpardon\b"
     r"|\bask (?:me )?(?:something|another)\b|\bcan you (?:say|ask|explain)\b|\bcould you\b|\bwhat (?:is|does) that\b",
     "offer": r"\bwhat (?:would|can|do|shall|should|may) (?:you|i|we)\b[^.!]*\?|\bhow (?:can|may) i\b|\bask me\b"
     r"|\bcan i help\b|\bwould you like\b|\bi can\b|\btry me\b|\btell me\b|\bi know\b|\byou can\b|\bshall (?:i|we)\b"
-    r"|\bdo you want\b|\blet(?:'s| us)\b|\bwant to\b|\bi like to (?:talk|chat)\b|\bwe can\b",
+    r"|\bdo you want\b|\b(?:any|some|what)(?:thing)? (?:else|next)\b|\blet(?:'s| us)\b|\bwant to\b"
+    r"|\bi like to (?:talk|chat)\b|\bwe can\b",
     "honest": r"\bi(?:'m| am)?\b[^.!?]{0,30}?(?:\b(?:not|cannot|never)|n't)\b[^.!?]{0,40}?\b(?:know|understand|"
     r"understood|sure|able|learn(?:ed|t)?|tell|say|answer|help|do|see|read|remember|heard|find|write|explain|give|have|"
-    r"told|translate|speak|follow|get)\b|\bno idea\b|\bi only (?:know|speak|understand)\b"
-    r"|\btoo (?:hard|big|difficult) for me\b|\bi wish i knew\b"
+    r"told|translate|speak|follow|get|guess)\b|\bno idea\b|\bi only (?:know|speak|understand)\b"
+    r"|\btoo (?:\w+) (?:for me|to know)\b|\bi wish i knew\b"
     r"|\byou (?:have not|haven't|did not|didn't|never)(?: \w+)? (?:tell|told|say|said)\b",
     "asks_name": r"\bwhat(?:'s| is) your name\b|\btell me your name\b|\bwhat (?:should|can|may|do) i call you\b",
     "narrative": r"\bonce\b|\bone (?:day|morning|evening|night|summer|winter)\b|\bthere (?:was|lived)\b"
@@ -224,7 +227,7 @@ EXPECTATIONS = {
     "identity": Expectation(_signs("identity")),
     "about_itself": Expectation(_signs("identity honest origin")),
     "abilities": Expectation(_signs("ability")),
-    "introduction": Expectation(_signs("greeting identity"), never=_signs("goodbye")),
+    "introduction": Expectation(_signs("greeting identity acknowledgement"), never=_signs("goodbye")),
     "name": Expectation(),
     "name_unknown": Expectation(_signs("honest asks_name"), about=_signs("name")),
     "small_talk": Expectation(_TALK | _signs("honest"), may=_signs("colour")),
@@ -236,7 +239,9 @@ EXPECTATIONS = {
     "affection": Expectation(_TALK - {"identity"}),
     "acknowledgement": Expectation(_signs("acknowledgement wellbeing welcome offer sympathy affection")),
     "confirmation": Expectation(_signs("acknowledgement colour"), may=_signs("colour")),
-    "joke": Expectation(_signs("joke"), _signs("joke colour story opposite"), least_words=5, creative=True),
+    "joke": Expectation(
+        _signs("joke"), _signs("joke colour story opposite counting sum"), least_words=5, creative=True
+    ),
     "poem": Expectation(
         may=_signs("poem colour story"), never=_signs("honest"), least_words=8, least_lines=2, creative=True
     ),

@@ -229,7 +229,9 @@ def render_model(model: ListedModel) -> str:
     ]
     chat = full["chat"]
     if isinstance(chat.get("sensible"), int | float):
-        scores.append(("chat", f"{format_percent(chat['sensible'])} of {chat['prompts']} prompts answered sensibly"))
+        scores.append(
+            ("chat", f"{format_percent(chat['sensible'])} of {chat.get('prompts', '?')} prompts answered sensibly")
+        )
     licences = [(source, str(licence)) for source, licence in full["licences"].items()]
     hashes = [(digest, name) for name, digest in full["sha256"].items()]
     for title, rows in (("Held-out scores", scores), ("Licences of the text", licences), ("sha256", hashes)):

@@ -37,6 +37,7 @@ VERDICTS: list[Row] = [
             "Hello! What would you like to talk about?",
             "Hi there. I am Parakeet.",
             "Good morning! How are you?",
+            "Hi! Nice to see you.",
             "Hello.",
         ],
         [MEDICAL, IGNORANT, "2 plus 2 is 4.", "Goodbye!", "Hello, Daniel!", "Paris.", "You are welcome!", "", "d-o-g."],
@@ -52,7 +53,12 @@ VERDICTS: list[Row] = [
         "about_itself",
         ("how old r u",),
         (),
-        ["I am Parakeet, I was trained in a few minutes.", "I don't have an age.", "I live in your computer."],
+        [
+            "I am Parakeet, I was trained in a few minutes.",
+            "I don't have an age.",
+            "Somebody trained me in four minutes.",
+            "I live in your computer.",
+        ],
         ["I am 12.", "The sky is blue.", "Hello!"],
     ),
     (
@@ -66,7 +72,7 @@ VERDICTS: list[Row] = [
         "introduction",
         ("im anna",),
         (),
-        ["Nice to meet you, Anna!", "Hello Anna. I am Parakeet.", "Hi! What would you like to know?"],
+        ["Nice to meet you, Anna!", "Hello Anna. I am Parakeet.", "Hi! What would you like to know?", "Okay, Anna."],
         [
             "Nice to meet you, Daniel!",
             "Your name is Tom. Hello!",
