@@ -331,6 +331,8 @@ class Evaluation(Section):
         "Tell me a story about a fox.",
     ]
     """Prompts whose greedy replies are shown in the report."""
+    chat_prompts: bool = False
+    """With a synthetic source: whether to measure the share of sensible replies to 200 carelessly typed prompts."""
 
 
 def _sampling_keys() -> dict[str, Any]:
