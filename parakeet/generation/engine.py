@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from parakeet.errors import ParakeetError
-from parakeet.generation.decoder import DTYPES, Cache, Decoder
+from parakeet.generation.cache import Cache
+from parakeet.generation.decoder import DTYPES, Decoder
 from parakeet.generation.sampling import Sampler
 from parakeet.generation.stop_strings import StopStrings
 from parakeet.model.transformer import best_device, load_model
