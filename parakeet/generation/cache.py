@@ -26,8 +26,8 @@ UNWRITTEN = -(1 << 15)
 8,000 from its logit, so its probability is 0."""
 
 KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-"""Without cuDNN, which torch prefers on Hopper: on an H100 its first prompt of 4,000 tokens took 1.7 to 3.1 s, because it
-plans each new length anew, and 0.2 s without it."""
+"""Without cuDNN, which torch prefers on Hopper: on an H100 its first prompt of 4,000 tokens took 1.7 to 3.1 s, because
+it plans each new length anew, and 0.2 s without it."""
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """Appends key and value to a layer's cache, and gives the query's attention to all of it: layer, query, key, value."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from parakeet.errors import ParakeetError
 from parakeet.generation.cache import Cache
 from parakeet.generation.decoder import DTYPES, Decoder
-from parakeet.generation.sampling import Sampler
+from parakeet.generation.sampling import Sampler, choose_all
 from parakeet.generation.stop_strings import StopStrings
 from parakeet.model.transformer import best_device, load_model
 from parakeet.sampling_settings import SamplingSettings
@@ -59,6 +59,7 @@ class Timing:
     reply_tokens: int = 0
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
+    """Forward passes of one token and, on a GPU, the draws after them: they wait for the passes."""
     decoded_tokens: int = 0
     """Forward passes of one token. The first token of a reply comes from the prefill."""
     first_token_seconds: float = 0.0
@@ -134,8 +135,11 @@ class Engine:
             assert logits is not None
             began = time.perf_counter()
             token_id = sampler.choose(logits)
+            seconds = time.perf_counter() - began
             if not timing.reply_tokens:
-                timing.first_token_seconds = timing.prefill_seconds + time.perf_counter() - began
+                timing.first_token_seconds = timing.prefill_seconds + seconds
+            elif self.model.device.type != "cpu":
+                timing.decode_seconds += seconds
             if token_id in self.stop_ids:
                 shown, _ = stops.feed(decoder.decode(b"", final=True))
                 yield Step(token_id, shown + stops.finish(), "stop")
@@ -212,8 +216,8 @@ class Engine:
         if self._cache.lengths[0] >= self.context:
             # The ring overwrites the prompt's first tokens, so no later prompt can reuse them.
             self._read = []
+        # On a GPU this only starts the work: the draw is the one wait a token.
         logits = self.model.step([token_id], self._cache)[0]
-        self._synchronise()
         timing.decode_seconds += time.perf_counter() - begin
         timing.decoded_tokens += 1
         filled = min(self._cache.lengths[0], self.context)
@@ -307,14 +311,15 @@ def _batch(
     # One cache row a prompt, long enough for the longest prompt with its reply.
     longest = max(len(prompts[index]) + settings[index].max_tokens for index in group)
     cache = model.new_cache(longest, len(group))
-    logits = [model.prefill(prompts[index], cache, row) for row, index in enumerate(group)]
+    logits: Sequence[Tensor] = [model.prefill(prompts[index], cache, row) for row, index in enumerate(group)]
     samplers = [Sampler(settings[index], engine.allowed) for index in group]
     rows: list[list[int]] = [[] for _ in group]
     open_rows = [row for row, index in enumerate(group) if len(prompts[index]) < engine.context]
     last = [0] * len(group)
     while open_rows:
-        for row in open_rows:
-            last[row] = samplers[row].choose(logits[row])
+        drawn = choose_all([samplers[row] for row in open_rows], [logits[row] for row in open_rows])
+        for row, token_id in zip(open_rows, drawn, strict=True):
+            last[row] = token_id
             if last[row] not in engine.stop_ids:
                 rows[row].append(last[row])
         open_rows = [
@@ -325,5 +330,5 @@ def _batch(
             and len(prompts[group[row]]) + len(rows[row]) < engine.context
         ]
         if open_rows:
-            logits = list(model.step(last, cache))
+            logits = model.step(last, cache).unbind()
     return rows

@@ -31,7 +31,7 @@ class StepGraphs:
         Does not wait for the device.
         """
         with torch.cuda.device(self._device):
-            # Memory that is not pinned is staged before the call returns, but only a blocking copy waits for the device.
+            # Memory that is not pinned is staged before the call returns. A blocking copy would wait for the device.
             self._inputs.copy_(torch.tensor([ids, positions]), non_blocking=True)
             if visible not in self._captured:
                 self._captured[visible] = self._capture(step)
