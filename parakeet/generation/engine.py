@@ -25,6 +25,8 @@ PREFILL_TOKENS = 512
 (512 tokens of the 378M model take 1.3 s in fp32 on 2 cores)."""
 
 PROMPTS_PER_BATCH = 64
+BF16_CAPABILITY = (8, 0)
+"""Oldest CUDA compute capability with units for bf16. An older GPU computes it slowly, with every score in memory."""
 
 
 @dataclass(frozen=True)
@@ -241,8 +243,8 @@ class Engine:
 def load_engine(directory: Path, device: str = "auto", dtype: str = "auto", threads: int = 0) -> Engine:
     """Load the model of a release folder, with weights of precision `dtype`. Memory never holds two copies of them.
 
-    Device `auto` is CUDA if there is one that supports the dtype; dtype `auto` is fp32 on a CPU, else bf16. With
-    `threads` 0, torch chooses.
+    Device `auto` is CUDA if there is one that supports the dtype; dtype `auto` is bf16 on a GPU that has units for
+    it, else fp32. With `threads` 0, torch chooses.
 
     Raises ParakeetError for a missing device, a dtype that it does not support, or unusable weights.
     """
@@ -263,7 +265,8 @@ def choose_precision(device: str, dtype: str, threads: int) -> tuple[str, str]:
     Raises ParakeetError for a missing device, or a dtype that it does not support.
     """
     device = _checked_device("cpu" if device == "auto" and dtype.startswith("int") else device)
-    dtype = ("fp32" if device == "cpu" else "bf16") if dtype == "auto" else dtype
+    if dtype == "auto":
+        dtype = "bf16" if device != "cpu" and torch.cuda.get_device_capability(device) >= BF16_CAPABILITY else "fp32"
     if dtype not in DTYPES:
         raise ParakeetError(f"dtype must be one of auto, {', '.join(DTYPES)}, not {dtype!r}.")
     if dtype.startswith("int") and device != "cpu":

@@ -15,8 +15,8 @@ LARGEST_SCORE = 1e300
 """Limit of a penalised score: a logit divided by a repetition penalty of 1e-308 would be infinite."""
 
 SHORTLIST = 256
-"""So many of the likeliest tokens are copied from a GPU. With the default settings a draw needs a few dozen. All 100,288
-would take the CPU 0.6 ms a token, half of what an H100 takes to compute them."""
+"""So many of the likeliest tokens are copied from a GPU. With the default settings a draw needs a few dozen. All
+100,288 would take the CPU 0.6 ms a token, half of what an H100 takes to compute them."""
 
 
 class Sampler:
@@ -162,9 +162,7 @@ def _penalised(samplers: Sequence[Sampler], logits: Tensor) -> tuple[Tensor, Ten
     extremes = torch.stack([torch.stack(row.aminmax()) for row in scores])
     used = [(row, token, count) for row, one in enumerate(samplers) for token, count in one.counts.items()]
     if used:
-        rows, ids, counts = (
-            torch.tensor(part).to(scores.device, non_blocking=True) for part in zip(*used, strict=True)
-        )
+        rows, ids, counts = torch.tensor(used).to(scores.device, non_blocking=True).unbind(1)
         settings = [(one.settings.repetition_penalty, one.settings.frequency_penalty, one.settings.presence_penalty)
                     for one in samplers]  # fmt: skip
         penalties = torch.tensor(settings, dtype=torch.float64).to(scores.device, non_blocking=True)
