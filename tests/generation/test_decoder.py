@@ -11,12 +11,16 @@ from parakeet.errors import ParakeetError
 from parakeet.generation.cache import Cache, CacheAttention, MarkAttention, MaskAttention
 from parakeet.generation.decoder import DTYPES, Decoder, matrix_maker
 from parakeet.generation.matrices import Arena
+from parakeet.generation.sampling import Sampler, choose_all
 from parakeet.model.attention import ReferenceMask, alibi_slopes
 from parakeet.model.config import ModelConfig
 from parakeet.model.transformer import Parakeet
+from parakeet.sampling_settings import SamplingSettings
 
+NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 CONFIG = ModelConfig(layers=3, heads=3, width=192, context=96, vocabulary_rows=320)
 # On a CPU, the form of attention that CUDA uses computes the same.
+DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NEEDS_CUDA])]
 FORMS = pytest.mark.parametrize("form", [MaskAttention, MarkAttention])
 
 
@@ -134,20 +138,22 @@ def test_a_shorter_length_forgets_what_came_after(form: type[CacheAttention]) ->
             torch.testing.assert_close(found, recomputed(model, ids[:end], band=96), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("past", [0, 60, 5000, 8100])
 @pytest.mark.parametrize("slope", [0, 4, 17])
-def test_far_probabilities_are_as_exact_as_bf16(past: int, slope: int) -> None:
+def test_far_probabilities_are_as_exact_as_bf16(past: int, slope: int, device: str) -> None:
     """With 18 heads of width 64, for the steepest slope and flatter ones. The values of the last tokens are unit
     vectors, so the output is their probabilities."""
     config = ModelConfig(layers=1, heads=18, width=18 * 64, context=8192, vocabulary_rows=8)
-    attention = MarkAttention(config, torch.bfloat16, torch.device("cpu"))
+    attention = MarkAttention(config, torch.bfloat16, torch.device(device))
     generator = torch.Generator().manual_seed(past)
     query, key = torch.randn(2, 1, 18, 64, 64, generator=generator).bfloat16()
     value = torch.eye(64).bfloat16().expand(1, 18, 64, 64)
-    cache = Cache((1, 1, 18, 8192, attention.width), torch.bfloat16, torch.device("cpu"))
+    cache = Cache((1, 1, 18, 8192, attention.width), torch.bfloat16, torch.device(device))
     cache.lengths = [past]
     attention.prepare(cache, [0], 64)
-    found = attention.prefill(cache, 0, past, past + 64)(0, query, key, value)[0, slope, -1].double()
+    attend = attention.prefill(cache, 0, past, past + 64)
+    found = attend(0, query.to(device), key.to(device), value.to(device))[0, slope, -1].double().cpu()
     # The keys before these are 0, so ALiBi alone counts.
     scores = torch.zeros(past + 64, dtype=torch.float64)
     scores[past:] = key[0, slope].double() @ query[0, slope, -1].double() / math.sqrt(64)
@@ -244,3 +250,20 @@ def test_cuda_graphs_say_what_the_cpu_says(dtype: str, error: float, device: int
             pairs.append([d.step([token], c)[0].cpu() for d, c in zip((expected, found), caches, strict=True)])
         for ours, theirs in pairs:
             assert float((ours - theirs).norm() / ours.norm()) < error
+
+
+@pytest.mark.gpu
+@NEEDS_CUDA
+def test_only_the_draw_waits_for_the_device() -> None:
+    decoder = Decoder(random_model(), "bf16", "cuda")
+    cache = decoder.new_cache(96)
+    decoder.prefill(random_ids(20), cache)
+    samplers = [Sampler(SamplingSettings(seed=1), torch.ones(320, dtype=torch.bool))]
+    for _ in range(3):
+        token = choose_all(samplers, list(decoder.step([1], cache)))[0]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        logits = decoder.step([token], cache)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert logits.isfinite().all()

@@ -299,11 +299,14 @@ def test_a_shortlist_of_the_likeliest_gives_the_same_draws(situation: Situation,
 
 
 @pytest.mark.parametrize("changes", [{}, {"min_p": 0.0}, {"min_p": 0.0, "top_k": 40}, {"temperature": 0}])
-def test_a_shortlist_of_a_large_vocabulary(changes: dict[str, object]) -> None:
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_shortlist_of_a_large_vocabulary(changes: dict[str, object], device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
     rows = torch.randn(20, 20_000, generator=torch.Generator().manual_seed(12)) * 3
     chosen = replace(SamplingSettings(seed=3), **changes)  # type: ignore[arg-type]
     alone, listed = (Sampler(chosen, torch.ones(20_000, dtype=torch.bool)) for _ in range(2))
-    assert [alone.choose(row) for row in rows] == [choose_all([listed], [row], 256)[0] for row in rows]
+    assert [alone.choose(row) for row in rows] == [choose_all([listed], [row.to(device)], 256)[0] for row in rows]
 
 
 @settings(max_examples=100, deadline=None)
