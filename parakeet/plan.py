@@ -17,7 +17,6 @@ from parakeet.training.forecast import (
     AUTO_SHARE,
     CPU_SHARE,
     GIB,
-    GPU_RESERVE,
     LENGTH_UNIT,
     NO_LIMIT,
     ExecutionChoice,
@@ -262,7 +261,9 @@ class Plan:
             if self.gpu is None:
                 return NO_LIMIT, ""
             whole = round(self.gpu.memory_gib * GIB)
-            return gpu_budget(whole), f"{format_bytes(whole)} less {format_bytes(GPU_RESERVE)} for CUDA and a display"
+            budget = gpu_budget(whole, self.processes)
+            users = "CUDA, NCCL and a display" if several else "CUDA and a display"
+            return budget, f"{format_bytes(whole)} less {format_bytes(whole - budget)} for {users}"
         shared = f", shared by {self.processes} processes" if several else ""
         if memory is not None:
             return memory // self.processes, f"{_memory(memory)} as given{shared}" if several else "as given"

@@ -25,6 +25,9 @@ from parakeet.training.schedule import total_steps
 GIB = 1 << 30
 GPU_RESERVE = round(0.8 * GIB)
 """What the CUDA context, its libraries and a display take of a GPU's memory before anything is allocated."""
+NCCL_RESERVE = round(0.4 * GIB)
+"""What NCCL takes besides if several processes train. Not measured: a channel has buffers of 4 MiB for each protocol
+and neighbour, and the kernels are loaded onto each GPU."""
 CPU_SHARE = 0.8
 """Share of the machine's memory that training may take. Not a share of what is free at the moment: a resumed run has to
 choose the same micro-batches as before."""
@@ -54,9 +57,9 @@ def parse_memory(text: str) -> int:
     return n_bytes
 
 
-def gpu_budget(n_bytes: int) -> int:
-    """What can be allocated on a GPU with `n_bytes` of memory."""
-    return max(0, n_bytes - GPU_RESERVE)
+def gpu_budget(n_bytes: int, processes: int = 1) -> int:
+    """What one of the processes of a run can allocate on its GPU with `n_bytes` of memory."""
+    return max(0, n_bytes - GPU_RESERVE - (NCCL_RESERVE if processes > 1 else 0))
 
 
 def machine_budget() -> int:
