@@ -248,8 +248,6 @@ class Training(Section):
     """Muon's momentum."""
     momentum_precision: Literal["fp32", "bf16"] = "fp32"
     """Precision in which Muon keeps its momentum. bf16 halves its memory."""
-    zero_outputs: bool = False
-    """Whether projections back to the residual stream begin at zero, so that each block at first changes nothing."""
     embedding_deviation: float = Field(default=0.02, gt=0.0, le=1.0)
     """Standard deviation of the initial embedding."""
     weight_decay: float = Field(default=0.03, ge=0.0)

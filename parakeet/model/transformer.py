@@ -156,22 +156,14 @@ class Parakeet(nn.Module):
         self.register_buffer("slopes", alibi_slopes(config.heads), persistent=False)
 
     @torch.no_grad()
-    def initialise(
-        self, generator: torch.Generator, *, zero_outputs: bool = False, embedding_deviation: float = DEVIATION
-    ) -> None:
-        """N(0, 0.02), but N(0, 0.02/sqrt(2 · layers)) for the projections back to the residual stream.
-
-        With `zero_outputs` these are 0, so that each block at first passes its input on. Every matrix draws the same
-        numbers of `generator`, whatever the settings.
-        """
+    def initialise(self, generator: torch.Generator, embedding_deviation: float = DEVIATION) -> None:
+        """N(0, 0.02), but N(0, 0.02/sqrt(2 · layers)) for the projections back to the residual stream."""
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2:
                 residual = name.endswith(("attention_output.weight", "mlp_output.weight"))
                 deviation = DEVIATION / math.sqrt(2 * self.config.layers) if residual else DEVIATION
                 deviation = embedding_deviation if name == "embedding.weight" else deviation
                 parameter.normal_(0.0, deviation, generator=generator)
-                if residual and zero_outputs:
-                    parameter.zero_()
 
     def forward(self, ids: Tensor, documents: Tensor) -> Tensor:
         """Hidden states (batch, length, width) of packed sequences, in the precision of the products.

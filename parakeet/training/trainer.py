@@ -329,11 +329,7 @@ class Trainer:
     def _new_model(self) -> Parakeet:
         model = Parakeet(self.config)
         settings = self.job.recipe.training
-        model.initialise(
-            torch.Generator().manual_seed(settings.seed),
-            zero_outputs=settings.zero_outputs,
-            embedding_deviation=settings.embedding_deviation,
-        )
+        model.initialise(torch.Generator().manual_seed(settings.seed), settings.embedding_deviation)
         return model
 
     def _stop(self) -> Outcome:
