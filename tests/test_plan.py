@@ -156,7 +156,7 @@ def test_several_processes_share_the_steps_and_a_processors_memory(tmp_path: Pat
     text = plan("--recipe", two, "--gpu", "RTX 3080 Ti")
     assert ["processes", "2", "that", "share", "each", "step,", "one", "a", "GPU"] in section(text, "Training")
     memory = figures(section(text, "Memory of a training step on each of 2 RTX 3080 Ti"))
-    assert memory["budget"] == 11.2
+    assert memory["budget"] == 10.8, "NCCL takes 0.4"
     time = section(text, "Time on 2 RTX 3080 Ti (68.2 TFLOPS in dense bf16, 912 GB/s, 350 W each)")
     assert ["tokens/s,", "sequences", "of", "8,192", "15,896", "19,870", "23,844"] in time
     assert "total time 9 d 2 h 7 d 7 h 6 d 2 h" in [" ".join(line) for line in time]
@@ -174,7 +174,8 @@ def test_gradients_of_several_processes_are_all_there_at_once(tmp_path: Path) ->
         "training: {processes: %d, batch_tokens: 16384, micro_batch_tokens: 8192, activation_checkpointing: none}\n"
     )
     accumulated, shared = (
-        section(plan("--recipe", recipe_file(tmp_path, settings % processes), "--gpu", "RTX 3090"), "Policies")
+        # In the same memory: NCCL takes some of a GPU's.
+        section(plan("--recipe", recipe_file(tmp_path, settings % processes), "--memory", "23.2GiB"), "Policies")
         for processes in (1, 2)
     )
     assert accumulated == shared
