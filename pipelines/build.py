@@ -24,8 +24,8 @@ from pipelines.instance import open_instance
 from pipelines.jobs import DATA, MODEL
 from pipelines.lost_runs import fail_lost_runs
 
-TRAINED = "checkpoint"
-"""The stage whose work a run's folder is."""
+TRAINED, RELEASED = "checkpoint", "release"
+"""The stage whose work a run's folder is, and the last one that follows from it."""
 
 
 def run_build(
@@ -67,11 +67,10 @@ def finish_run(root: Path, begun: Begun, try_anyway: bool, progress: Progress) -
             f"({folders[0].name}). Finish it with the version that began it."
         )
     build.stage(TRAINED).check_requirements(recipe)
-    defs = make_definitions(recipe, begun.artifacts)
-    graph = defs.get_repository_def().asset_graph
     made_before = {name for given in begun.artifacts for name in (given, *build.upstream(given))}
-    keys = (DATA | MODEL).resolve(graph) - {asset_key(name) for name in made_before}
-    return _materialise(root, recipe, defs, keys, (), try_anyway, progress)
+    # Not the data card: it reads the sources again, and was made before training began.
+    keys = {asset_key(name) for name in (*build.upstream(RELEASED), RELEASED) if name not in made_before}
+    return _materialise(root, recipe, make_definitions(recipe, begun.artifacts), keys, (), try_anyway, progress)
 
 
 def _materialise(

@@ -7,6 +7,7 @@ built to its release; of `longer.yaml`, training was interrupted after step 119.
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -25,6 +26,7 @@ from parakeet.progress import Progress
 from parakeet.recipe import Recipe, Training
 from parakeet.recipe_file import load_recipe
 from parakeet.stages import Build, active_recipe, stages_of, use_recipe
+from parakeet.training.recorded import left_unfinished, load_begun
 from parakeet.training.stage import CheckpointStage
 
 ARCHIVE = Path(__file__).parent / "stores" / "store_0_1.tar.xz"
@@ -97,6 +99,76 @@ def test_an_interrupted_training_run_is_continued(store: Path) -> None:
     assert re.findall(r"^(\w+) +made in", finished.stderr, re.MULTILINE) == [
         *("checkpoint", "evaluation", "release"),
     ]
+
+
+def test_an_unfinished_run_is_found_after_its_recipe_and_its_text_changed(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another recipe of the same name is used, the source's file is gone, and the stage makes another text."""
+    run = run_with_seed(store, 2)
+    longer = load_recipe(str(store / "longer.yaml"))
+    changed = longer.model_copy(update={"training": longer.training.model_copy(update={"learning_rate": 1e-4})})
+    use_recipe(store, changed)
+    (store / "notes.txt").unlink()
+    monkeypatch.setattr(DocumentsStage, "version", 100)
+    monkeypatch.setattr(DocumentsStage, "valid_versions", ())
+    (line,) = left_unfinished(store, changed)
+    assert f"Run {run.name[:8]} of recipe longer, begun with other settings or text, is unfinished: step 119 of" in line
+    assert line.endswith(f"parakeet build --run {run.name[:8]}")
+    assert left_unfinished(store, load_recipe("demo")) == []
+    begun = load_begun(store, run.name[:8])
+    assert begun.recipe == longer
+    build = Build(store, begun.recipe, begun.artifacts)
+    assert build.stage("checkpoint").run_folders(begun.recipe, build.inputs("checkpoint"), store) == [run]
+    assert {"documents", "tokenizer", "token_shards", "packing_plan"} < begun.artifacts.keys()
+
+
+@pytest.mark.slow
+def test_an_unfinished_run_is_finished_as_it_was_begun(store: Path) -> None:
+    run = run_with_seed(store, 2)
+    job = json.loads((run / "job.json").read_text(encoding="utf-8"))
+    job["training"]["tokens"] = 40_000
+    (run / "job.json").write_text(json.dumps(job), encoding="utf-8")
+    recipe = (store / "recipe.yaml").read_text(encoding="utf-8")
+    (run / "recipe.yaml").write_text(recipe.replace("tokens: 2560000", "tokens: 40000"), encoding="utf-8")
+    (store / "notes.txt").unlink()
+    finished = parakeet("build", "--run", run.name[:6])
+    assert finished.returncode == 0, finished.stderr
+    assert "Resuming from step 119 of 157." in finished.stderr
+    made = re.findall(r"^(\w+) +made in", finished.stderr, re.MULTILINE)
+    assert made == ["checkpoint", "evaluation", "release"]
+    assert (store / "recipe.yaml").read_text(encoding="utf-8") == recipe
+    again = parakeet("build", "--run", run.name)
+    assert (again.returncode, again.stderr) == (
+        1,
+        f"Error: Run {run.name} is finished: there is nothing to continue.\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("remove", "message"),
+    [
+        ("packing_plan", "packing_plan/[0-9a-f]+-0, which it was begun with, was removed"),
+        ("documents", "documents/[0-9a-f]+-0, which it was begun with, was removed"),
+        ("training_runs/*/step-*", "has no checkpoint to continue from"),
+        ("recipe.yaml", "does not hold the whole recipe"),
+    ],
+)
+def test_a_run_that_cannot_be_finished_says_why(store: Path, remove: str, message: str) -> None:
+    run = run_with_seed(store, 2)
+    if remove != "recipe.yaml":
+        use_recipe(store, load_recipe("demo"))
+    for path in list(store.glob(remove)):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(ParakeetError, match=message):
+        load_begun(store, run.name)
+
+
+def test_a_run_is_finished_with_nothing_else_chosen(store: Path) -> None:
+    run = run_with_seed(store, 2)
+    refused = parakeet("build", "--run", run.name, "--set", "training.seed=3", "--limit", "0.5")
+    assert refused.returncode == 1
+    assert refused.stderr == "Error: --run finishes a run with its own recipe: leave out --set, --limit.\n"
 
 
 def test_clean_offers_neither_models_nor_unfinished_runs(store: Path) -> None:
