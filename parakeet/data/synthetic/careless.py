@@ -14,17 +14,15 @@ CARELESS_SHARE = 0.5
 _LOWER_CASE = 0.8
 _NO_APOSTROPHES = 0.7
 _NO_END = 0.75
-_SHORT_WORDS = 0.3
+_SHORT_WORDS = 0.25
 _TYPO = 0.12
 _SUFFIX = 0.1
 _PREFIX = 0.06
 _DOUBLE_SPACE = 0.04
 
-_SHORT = {
-    "you": "u", "are": "r", "your": "ur", "please": "pls", "thanks": "thx", "what": "wat", "because": "cuz",
-    "going to": "gonna", "want to": "wanna", "okay": "ok", "and": "n", "people": "ppl", "with": "w", "why": "y",
-}  # fmt: skip
-_ENDS = ("??", "!!", " ?", "...", "?!", "!", "", "??", " !", "???")
+_SHORT = {"you": "u", "are": "r", "your": "ur", "please": "pls", "thanks": "thx", "okay": "ok", "what": "wat"}
+# A question never ends in a full stop: "Could you count to 5..." would hold the held-out question "Count to 5."
+_ENDS = {"?": ("??", " ?", "???", "?!"), ".": ("...", "!", "!!"), "!": ("!!", "!!!", " !")}
 _SUFFIXES = (" pls", " please", " lol", " thx", " plz", " haha", " :)", " now", " man", " quick")
 _PREFIXES = (
     "um ",
@@ -50,21 +48,22 @@ _TYPABLE = frozenset(words("""
 
 def careless(text: str, rng: Random) -> str:
     """`text` as somebody types it who does not care."""
-    if rng.random() < _SHORT_WORDS:
-        word = pick(rng, tuple(_SHORT))
-        text = " ".join(_SHORT[word] if part.lower() == word else part for part in text.split(" "))
     if rng.random() < _TYPO:
         text = _with_typo(text, rng)
     if rng.random() < _NO_APOSTROPHES:
         text = text.replace("'", "")
-    if rng.random() < _NO_END and text[-1:] in (".", "?", "!"):
-        text = text[:-1] + (pick(rng, _ENDS) if rng.random() < 0.2 else "")
+    end = text[-1:]
+    if end in _ENDS and len(text) > 1 and rng.random() < _NO_END:
+        text = text[:-1] + (pick(rng, _ENDS[end]) if rng.random() < 0.2 else "")
+    if rng.random() < _SHORT_WORDS:
+        text = " ".join(_SHORT.get(part.lower(), part) for part in text.split(" "))
     if rng.random() < _SUFFIX:
         text = text.rstrip(".") + pick(rng, _SUFFIXES)
     if rng.random() < _PREFIX:
         text = pick(rng, _PREFIXES) + text
     if rng.random() < _DOUBLE_SPACE:
         text = text.replace(" ", "  ", 1)
+    text = text.strip()
     return text.lower() if rng.random() < _LOWER_CASE else text
 
 

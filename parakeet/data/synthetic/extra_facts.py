@@ -132,7 +132,7 @@ def extra_facts() -> tuple[tuple[tuple[Fact, ...], float], ...]:
     )
     sounds = tuple(_made(x, _SOUND, f"{sentence_case(x)} says {y}.", follow, x=x) for x, y in tables.SOUNDS)
     young = tuple(
-        _made(x, _YOUNG, f"A baby {x} is called a {y}.", ("And a baby {x}?", "And of a {x}?"), x=x)
+        _made(x, _YOUNG, f"A baby {x} is called {with_article(y)}.", ("And a baby {x}?", "And of a {x}?"), x=x)
         for x, y in tables.YOUNG
     )
     legs = tuple(_made(x, _LEGS, f"{sentence_case(x)} has {y} legs.", follow, x=x) for x, y in tables.LEGS)
@@ -159,6 +159,14 @@ def extra_facts() -> tuple[tuple[tuple[Fact, ...], float], ...]:
         for question, answer in tables.GENERAL
     )
     return (
-        (continents, 0.10), (sounds, 0.06), (young, 0.06), (legs, 0.06), (plurals, 0.08), (rhymes, 0.08), (_calendar(), 0.12),
-        (_kinds(), 0.14), (general, 0.16), (_capitals_asked_otherwise(), 0.12), 
-    )  # fmt: skip
+        (continents, 0.08),
+        (sounds, 0.06),
+        (young, 0.06),
+        (legs, 0.06),
+        (plurals, 0.09),
+        (rhymes, 0.09),
+        (_calendar(), 0.12),
+        (_kinds(), 0.16),
+        (general, 0.18),
+        (_capitals_asked_otherwise(), 0.10),
+    )

@@ -82,8 +82,8 @@ CAPITALS = tuple(pair for pairs in COUNTRIES_BY_CONTINENT.values() for pair in p
 # These are also asked about in other ways. Every further fact costs the others exposures.
 WELL_KNOWN = frozenset(
     words("""
-    France Spain Portugal Italy Germany Austria Switzerland Belgium Denmark Norway Sweden Finland Iceland Ireland England
-    Scotland Poland Hungary Greece Turkey Russia Ukraine Egypt Morocco Kenya Nigeria Canada Mexico Cuba Brazil Argentina
+    France Spain Portugal Italy Germany Austria Switzerland Belgium Denmark Norway Sweden Finland Iceland Ireland
+    England Scotland Poland Hungary Greece Turkey Russia Ukraine Egypt Morocco Kenya Nigeria Canada Mexico Cuba Brazil Argentina
     Chile Peru Japan China India Thailand Vietnam Iran Iraq Australia
 """)
 )
@@ -215,7 +215,7 @@ RHYMES = _pairs("""
     hot: pot; orange: door hinge
 """)
 KINDS = _expanded("""
-    an animal: fox, cat, dog, cow, horse, sheep, pig, lion, tiger, wolf, bear, elephant, monkey, rabbit, mouse, whale, camel;
+    an animal: fox, cat, dog, cow, horse, sheep, pig, lion, tiger, wolf, bear, elephant, monkey, rabbit, mouse, whale;
     a bird: parrot, parakeet, owl, hen, duck, eagle, swan, robin, penguin, crow, goose, flamingo;
     an insect: bee, ant, fly, butterfly, beetle, wasp;
     a fish: shark, salmon, trout, cod, herring;
@@ -248,7 +248,7 @@ NUMBER_WORDS = words("""
 GENERAL = _pairs("""
     how many days are in a week: A week has 7 days.; how many months are in a year: A year has 12 months.;
     how many days are in a year: A year has 365 days.; how many hours are in a day: A day has 24 hours.;
-    how many minutes are in an hour: An hour has 60 minutes.;
+    how many minutes are in an hour: There are 60 minutes in one hour.;
     how many seconds are in a minute: A minute has 60 seconds.;
     how many letters are in the alphabet: The alphabet has 26 letters.;
     how many weeks are in a year: A year has 52 weeks.; how many fingers do I have: You have 10 fingers.;
@@ -307,8 +307,10 @@ GENERAL = _pairs("""
     what are the colours of the rainbow: Red, orange, yellow, green, blue and violet.;
     what are the days of the week: Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday.;
     name the days of the week: Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday.;
-    list the months of the year: January, February, March, April, May, June, July, August, September, October, November, December.;
-    what are the months: January, February, March, April, May, June, July, August, September, October, November, December.;
+    list the months of the year: 
+    January, February, March, April, May, June, July, August, September, October, November, December.;
+    what are the months: 
+    January, February, March, April, May, June, July, August, September, October, November, December.;
     say the alphabet: A B C D E F G H I J K L M N O P Q R S T U V W X Y Z.;
     say the abc: A B C D E F G H I J K L M N O P Q R S T U V W X Y Z.;
     tell me the alphabet: A B C D E F G H I J K L M N O P Q R S T U V W X Y Z.; name a colour: Blue is a colour.;

@@ -369,7 +369,7 @@ def spelling(word: str) -> Fact:
 
 
 def spelt_words() -> tuple[str, ...]:
-    """The words of the spelling task, each once: the words of the other tasks and the stories, and many that occur nowhere else."""
+    """The words of the spelling task, each once: those of the other tasks, and many that occur nowhere else."""
     opposites = (word for pair in OPPOSITES for word in pair)
     colours = (colour for _, colour in COLOURS)
     things = (thing.rsplit(" ", 1)[-1] for thing, _ in COLOURS)

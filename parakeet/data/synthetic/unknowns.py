@@ -303,10 +303,23 @@ def unknown_fact(rng: Random) -> Turns:
     question = pick(rng, _QUESTIONS)
     if "{" in question:
         question = question.format(
-            country=pick(rng, _COUNTRIES), city=pick(rng, _CITIES), person=person, made=made, Made=sentence_case(made), made2=made_up_word(rng, 1),
-            event=pick(rng, _EVENTS), year=str(1066 + int(rng.random() * 970)), science=pick(rng, _SCIENCE), code=pick(rng, _CODE), thing=pick(rng, OBJECTS),
-            language=pick(rng, _LANGUAGES), food=pick(rng, _FOOD), animal=pick(rng, ANIMALS), number=str(3 + int(rng.random() * 97)), verb=pick(rng, _VERBS),
-        )  # fmt: skip
+            country=pick(rng, _COUNTRIES),
+            city=pick(rng, _CITIES),
+            person=person,
+            made=made,
+            Made=sentence_case(made),
+            made2=made_up_word(rng, 1),
+            event=pick(rng, _EVENTS),
+            year=str(1066 + int(rng.random() * 970)),
+            science=pick(rng, _SCIENCE),
+            code=pick(rng, _CODE),
+            thing=pick(rng, OBJECTS),
+            language=pick(rng, _LANGUAGES),
+            food=pick(rng, _FOOD),
+            animal=pick(rng, ANIMALS),
+            number=str(3 + int(rng.random() * 97)),
+            verb=pick(rng, _VERBS),
+        )
     return exchange(framed(question, pick_frame(rng)), UNKNOWN)
 
 
@@ -346,27 +359,27 @@ def nonsense(rng: Random) -> Turns:
     return exchange(text, NOT_UNDERSTOOD)
 
 
+# {a} and {b} have three digits or more, {c} and {d} at most two, {e} and {f} are beyond the table of products.
+_HARD_SUMS = phrases("""
+    {a}+{b} | What is {a} + {b}? | {a} - {b} | What is {a} plus {b}? | What's {a} minus {b}? | {a}*{b} | {a} * {c}
+    What is {a} times {b}? | {e}*{f} | {c} / {d} | What is {e} times {f}? | What is {a} divided by {b}?
+    {c} divided by {d} | {c}^{d} | {a}/{d} | What is {c} / {d}? | {e} x {f} | What is {c} percent of {a}?
+    Solve {c}x + {d} = {a} | {c} + {a} | {a} + {d}
+""")
+_FAR_COUNTS = phrases("""
+    Count to {far}. | Can you count to {far}? | Count from 1 to {far}. | Count to one hundred. | Count to a million.
+    Count to a thousand. | Count from {c} to {a}. | How far can you count? | Count to {far}
+""")
+
+
 def too_hard(rng: Random) -> Turns:
     """Sums beyond two digits, other operations, and counting too far."""
-    a, b = (int(10 ** (2 + 3 * rng.random())) for _ in range(2))
+    a, b = (100 + int(10 ** (2 + 3 * rng.random())) for _ in range(2))
     c, d = (2 + int(rng.random() * 90) for _ in range(2))
-    sums = (
-        f"{a}+{b}", f"What is {a} + {b}?", f"{a} - {b}", f"What is {a} plus {b}?", f"What's {a} minus {b}?", f"{a}*{b}", f"{a} * {c}", f"What is {a} times {b}?", f"{11 + c}*{11 + d}", f"{c} / {d}", f"What is {11 + c} times {11 + d}?",
-        f"What is {a} divided by {b}?", f"{c} divided by {d}", f"{c}^{d}", f"{a}/{d}", f"What is {c} / {d}?", f"{11 + c} x {11 + d}", f"What is {c} percent of {a}?", f"Solve {c}x + {d} = {a}", f"{c} + {a}", f"{a} + {d}",
-    )  # fmt: skip
+    if rng.random() < 0.75:
+        return exchange(pick(rng, _HARD_SUMS).format(a=a, b=b, c=c, d=d, e=11 + c, f=11 + d), TOO_HARD)
     far = 21 + int(10 ** (3 * rng.random()))
-    counts = (
-        f"Count to {far}.",
-        f"Can you count to {far}?",
-        f"Count from 1 to {far}.",
-        f"Count to {21 + c}.",
-        "Count to one hundred.",
-        "Count to a million.",
-        "Count to a thousand.",
-        f"Count from {c} to {100 + far}.",
-        "How far can you count?",
-    )
-    return exchange(pick(rng, sums), TOO_HARD) if rng.random() < 0.75 else exchange(pick(rng, counts), TOO_FAR)
+    return exchange(pick(rng, _FAR_COUNTS).format(far=far, a=a, c=c), TOO_FAR)
 
 
 _KINDS = ((unknown_fact, 0.55), (nonsense, 0.14), (other_language, 0.1), (too_hard, 0.12), (refusal, 0.22))
