@@ -19,7 +19,8 @@ MOST_AT_ONCE = 7
 _LISTS = phrases("{x} | {x} | What is {x}? | Work out {x}. | Calculate {x} | Solve {x}. | Sums: {x}")
 _TIMES = phrases("""
     What is {a} times {b}? | {a} times {b} | {a}*{b} | {a} * {b} | {a} x {b} | What is {a} x {b}?
-    What's {a} times {b}? | Multiply {a} by {b}. | How much is {a} times {b}? | {a}x{b} | Calculate {a} * {b}. | whats {a}*{b}
+    What's {a} times {b}?
+    Multiply {a} by {b}. | How much is {a} times {b}? | {a}x{b} | Calculate {a} * {b}. | whats {a}*{b}
 """)
 
 

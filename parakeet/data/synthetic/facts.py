@@ -83,8 +83,8 @@ CAPITALS = tuple(pair for pairs in COUNTRIES_BY_CONTINENT.values() for pair in p
 WELL_KNOWN = frozenset(
     words("""
     France Spain Portugal Italy Germany Austria Switzerland Belgium Denmark Norway Sweden Finland Iceland Ireland
-    England Scotland Poland Hungary Greece Turkey Russia Ukraine Egypt Morocco Kenya Nigeria Canada Mexico Cuba Brazil Argentina
-    Chile Peru Japan China India Thailand Vietnam Iran Iraq Australia
+    England Scotland Poland Hungary Greece Turkey Russia Ukraine Egypt Morocco Kenya Nigeria Canada Mexico Cuba Brazil
+    Argentina Chile Peru Japan China India Thailand Vietnam Iran Iraq Australia
 """)
 )
 CONTINENTS = tuple(
