@@ -14,7 +14,8 @@ from parakeet.benchmarks.process import print_result
 from parakeet.benchmarks.timing import in_rounds
 from parakeet.cli.bench import THREADS
 from parakeet.formatting import render_table
-from parakeet.generation.decoder import Cache, Decoder
+from parakeet.generation.cache import Cache
+from parakeet.generation.decoder import Decoder
 from parakeet.model.config import ModelConfig
 from parakeet.model.transformer import Parakeet, best_device
 from parakeet.plan import vocabulary_rows

@@ -41,6 +41,9 @@ def _print_scores(evaluation: dict[str, Any], tasks: dict[str, dict[str, Any]]) 
         rows = [(task, format_percent(found["accuracy"]), f"of {found['questions']}") for task, found in tasks.items()]
         print("Held-out questions answered exactly (their text is in no training document):")
         print(render_table(("", "", ""), rows, right=(1,)))
+    if "chat" in evaluation:
+        print(f"\nSensible replies to {evaluation['chat']['prompts']} prompts as careless people type them: ", end="")
+        print(format_percent(evaluation["chat"]["sensible"]))
     bits_per_byte = [
         (source, *(f"{bits[key]:.3f}" for key in ("model", "unigram", "xz")))
         for source, bits in measured(evaluation["bits_per_byte"]).items()

@@ -17,10 +17,10 @@ from parakeet.training.forecast import (
     AUTO_SHARE,
     CPU_SHARE,
     GIB,
-    GPU_RESERVE,
     LENGTH_UNIT,
     NO_LIMIT,
     ExecutionChoice,
+    assumed_precision,
     checkpoint_bytes,
     choose,
     fitting_change,
@@ -100,12 +100,13 @@ class Plan:
     def __init__(self, recipe: Recipe, gpu: Gpu | None, memory: int | None) -> None:
         device = recipe.training.device
         self.recipe = recipe
-        self.settings = recipe.training
         self.gpu = gpu
         self.config = ModelConfig.from_recipe(recipe.model, vocabulary_rows(recipe))
         self.schedule = Schedule.from_recipe(recipe.training, recipe.packing)
         self.sources = forecast_sources(recipe)
         self.cuda = gpu is not None or device.startswith("cuda") or (memory is not None and device != "cpu")
+        precision = assumed_precision(recipe.training, self.cuda)
+        self.settings = recipe.training.model_copy(update={"precision": precision})
         # 0 takes every GPU; how many another machine has is not known here.
         self.processes = max(1, recipe.training.processes)
         self.budget, self.budget_is = self._budget(memory)
@@ -120,12 +121,13 @@ class Plan:
         settings, schedule = self.settings, self.schedule
         lengths = list(self._tokens)
         rows = f" in sequences of {lengths[0]:,}" if len(lengths) == 1 else ""
+        sizes = ", then ".join(f"{size:,}" for size in settings.batch_sizes)
         flops = sum(self.config.flops_per_token(length) * tokens for length, tokens in self._tokens.items())
         return [
             ("tokens", f"{settings.tokens:>{FIGURE},}"),
             ("tokens a parameter", f"{settings.tokens / self.config.parameter_count:>{FIGURE},.1f}"),
             *self._passes(),
-            ("steps", f"{schedule.total_steps:>{FIGURE},}  of {settings.batch_tokens:,} tokens{rows}"),
+            ("steps", f"{schedule.total_steps:>{FIGURE},}  of {sizes} tokens{rows}"),
             *self._shared(),
             ("warm-up, decay from", f"{schedule.warmup_steps:>{FIGURE},}  {schedule.decay_start:,}"),
             *(self._phases() if len(lengths) > 1 else []),
@@ -164,7 +166,7 @@ class Plan:
         """What other activation checkpointing and optimizers would take, for the longest sequences."""
         length = max(self._choices)
         choice = self._choices[length]
-        accumulates = choice.micro_batch_tokens * self.processes < self.settings.batch_tokens or self.processes > 1
+        accumulates = choice.micro_batch_tokens * self.processes < min(self.settings.batch_sizes) or self.processes > 1
         residuals: tuple[Precision, ...] = (self.settings.residual,)
         if self.settings.precision == "bf16":
             residuals = ("fp32", "bf16")
@@ -174,7 +176,7 @@ class Plan:
             totals = [
                 forecast(
                     self.config, execution, optimizer, choice.micro_batch_tokens, length,
-                    cuda=True, accumulates=accumulates,
+                    cuda=True, accumulates=accumulates, momentum_precision=self.settings.momentum_precision,
                 ).total
                 for optimizer in OPTIMIZERS
             ]  # fmt: skip
@@ -245,7 +247,7 @@ class Plan:
         tokens: dict[int, int] = {}
         before = 0
         for phase in self.schedule.phases:
-            until = min(phase.last_step * self.settings.batch_tokens, self.settings.tokens)
+            until = min(self.schedule.tokens_until(phase.last_step), self.settings.tokens)
             tokens[phase.sequence_length] = tokens.get(phase.sequence_length, 0) + until - before
             before = until
         return tokens
@@ -259,7 +261,9 @@ class Plan:
             if self.gpu is None:
                 return NO_LIMIT, ""
             whole = round(self.gpu.memory_gib * GIB)
-            return gpu_budget(whole), f"{format_bytes(whole)} less {format_bytes(GPU_RESERVE)} for CUDA and a display"
+            budget = gpu_budget(whole, self.processes)
+            users = "CUDA, NCCL and a display" if several else "CUDA and a display"
+            return budget, f"{format_bytes(whole)} less {format_bytes(whole - budget)} for {users}"
         shared = f", shared by {self.processes} processes" if several else ""
         if memory is not None:
             return memory // self.processes, f"{_memory(memory)} as given{shared}" if several else "as given"

@@ -210,16 +210,31 @@ class ModelSettings(Section):
         return self
 
 
+class LaterBatches(Section):
+    """Another batch size towards the end of training."""
+
+    batch_tokens: int = Field(ge=16)
+    """Tokens in one optimizer step of this phase; a multiple of every sequence length."""
+    share: float = Field(gt=0.0, lt=1.0)
+    """Share of all training tokens that this phase takes."""
+
+
 class Training(Section):
     tokens: int = Field(ge=1)
     """Tokens to train on in total, counting repeats."""
     batch_tokens: int = Field(ge=16)
     """Tokens in one optimizer step; a multiple of the sequence length."""
+    then: list[LaterBatches] = []
+    """Later phases of training with other batch sizes, in order; for example 1,024 after 512."""
     micro_batch_tokens: int = Field(default=0, ge=0)
     """Tokens in one forward pass; a multiple of the sequence length. Gradients are accumulated up to batch_tokens. 0
     takes as many as fit the device."""
     learning_rate: float = Field(gt=0, le=1)
     """Peak learning rate."""
+    embedding_rate: float = Field(default=1.0, gt=0.0, le=100.0)
+    """The embedding's learning rate, as a multiple of learning_rate."""
+    norm_rate: float = Field(default=1.0, gt=0.0, le=100.0)
+    """The norms' learning rate, as a multiple of learning_rate."""
     warmup_steps: int = Field(default=100, ge=0)
     """Steps over which the learning rate rises from 0."""
     decay_fraction: float = Field(default=0.2, ge=0.0, le=1.0)
@@ -227,8 +242,14 @@ class Training(Section):
     decay: str = "linear"
     """How it falls: linear, or sqrt (1 − √progress, fast at first)."""
     optimizer: Literal["adamw", "adamw_8bit", "muon"] = "adamw"
-    """torch's fused AdamW; bitsandbytes' AdamW with 8-bit state, in a quarter of the memory; or Muon for the matrices
-    of the blocks, with AdamW for the rest."""
+    """AdamW; bitsandbytes' AdamW with 8-bit state, in a quarter of the memory; or Muon for the matrices of the blocks,
+    with AdamW for the rest."""
+    momentum: float = Field(default=0.95, ge=0.0, lt=1.0)
+    """Muon's momentum."""
+    momentum_precision: Literal["fp32", "bf16"] = "fp32"
+    """Precision in which Muon keeps its momentum. bf16 halves its memory."""
+    embedding_deviation: float = Field(default=0.02, gt=0.0, le=1.0)
+    """Standard deviation of the initial embedding."""
     weight_decay: float = Field(default=0.03, ge=0.0)
     """Weight decay; on matrices only."""
     beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
@@ -239,8 +260,9 @@ class Training(Section):
     """Largest norm of the gradient."""
     z_loss: float = Field(default=0.0, ge=0.0, le=1.0)
     """Weight of log(Z)² in the loss, which keeps logits from drifting. 1e-4 is usual; 0 turns it off."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Precision of matrix products, forward and backward. The weights stay fp32."""
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    """Precision of matrix products, forward and backward. The weights stay fp32. auto measures both when a run begins,
+    and takes bf16 where it is clearly faster; the run keeps it on every machine."""
     residual: Literal["fp32", "bf16"] = "fp32"
     """Precision of the residual stream between blocks. bf16 halves its memory."""
     attention: Literal["auto", "reference", "fused", "flex"] = "auto"
@@ -269,6 +291,21 @@ class Training(Section):
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     """auto, cpu, cuda or cuda:N. auto uses CUDA if there is a device."""
 
+    @model_validator(mode="after")
+    def _consistent(self) -> "Training":
+        if sum(later.share for later in self.then) >= 1.0:
+            raise ValueError("the shares of training.then leave nothing for batches of training.batch_tokens")
+        if self.optimizer != "muon":
+            for key in ("momentum", "momentum_precision"):
+                if getattr(self, key) != type(self).model_fields[key].default:
+                    raise ValueError(f"{key} is a setting of muon, and optimizer is {self.optimizer}")
+        return self
+
+    @property
+    def batch_sizes(self) -> list[int]:
+        """Tokens of a step, in the order of training."""
+        return [self.batch_tokens, *(later.batch_tokens for later in self.then)]
+
     @field_validator("decay")
     @classmethod
     def _known_decay(cls, name: str) -> str:
@@ -292,6 +329,8 @@ class Evaluation(Section):
         "Tell me a story about a fox.",
     ]
     """Prompts whose greedy replies are shown in the report."""
+    chat_prompts: bool = False
+    """With a synthetic source: whether to measure the share of sensible replies to 200 carelessly typed prompts."""
 
 
 def _sampling_keys() -> dict[str, Any]:
@@ -381,19 +420,20 @@ class Recipe(Section):
             key = f"packing.then[{index - 1}].sequence_length" if index else "packing.sequence_length"
             if sequence_length > self.model.context:
                 raise ValueError(f"{key} {sequence_length} is beyond model.context {self.model.context}")
-            if self.training.batch_tokens % sequence_length:
-                raise ValueError(
-                    f"training.batch_tokens {self.training.batch_tokens} is not a multiple of {key} {sequence_length}"
-                )
+            for number, batch_tokens in enumerate(self.training.batch_sizes):
+                if batch_tokens % sequence_length:
+                    name = f"training.then[{number - 1}].batch_tokens" if number else "training.batch_tokens"
+                    raise ValueError(f"{name} {batch_tokens} is not a multiple of {key} {sequence_length}")
             if self.training.micro_batch_tokens % sequence_length:
                 raise ValueError(
                     f"training.micro_batch_tokens {self.training.micro_batch_tokens} is not a multiple of {key} "
                     f"{sequence_length}; 0 takes what fits the device"
                 )
-        if self.training.micro_batch_tokens > self.training.batch_tokens:
+        smallest = min(self.training.batch_sizes)
+        if self.training.micro_batch_tokens > smallest:
             raise ValueError(
                 f"training.micro_batch_tokens {self.training.micro_batch_tokens} is beyond training.batch_tokens "
-                f"{self.training.batch_tokens}"
+                f"{smallest}"
             )
         if self.training.attention == "flex" and self.training.device == "cpu":
             raise ValueError("training.attention flex needs a CUDA device, and training.device is cpu")

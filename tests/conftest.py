@@ -94,6 +94,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     base["packing"]["sequence_length"] = 32
     base["model"] |= {"layers": 3, "heads": 2, "width": 32, "dropout": 0.1}
     base["training"] |= {"tokens": 32 * 8 * 20, "batch_tokens": 256, "micro_batch_tokens": 128, "warmup_steps": 5}
+    base["evaluation"]["chat_prompts"] = False
     base["training"] |= {"checkpoint_steps": 3, "threads": 1, "decay_fraction": 0.3}
     recipe = Recipe.model_validate(base)
     folders = {name: root / name for name in ("deduplicated_documents", "tokenizer", "token_shards", "packing_plan")}

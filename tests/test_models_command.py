@@ -34,7 +34,10 @@ def add_release(home: Path, folder: str, name: str, made: str, **counts: object)
         "stages": {"checkpoint": {"counts": {"run": "ba1c68e5", "steps": 25, "tokens": 6380, "final_loss": 5.9}}},
     }
     (path / "training_manifest.json").write_text(json.dumps(training), encoding="utf-8")
-    scores = {"exact_match": {"capitals": {"accuracy": 0.5, "questions": 200}}}
+    scores = {
+        "exact_match": {"capitals": {"accuracy": 0.5, "questions": 200}},
+        "chat": {"prompts": 200, "sensible": 0.85, "interval": [0.8, 0.9], "categories": {}, "failed": []},
+    }
     (path / "evaluation.json").write_text(json.dumps(scores), encoding="utf-8")
     write_sums(path)
     known = {"name": name, "parameters": 3_377_920, "bits_per_byte": {"notes": 1.25}, **counts}
@@ -94,9 +97,9 @@ def test_the_list_has_a_head_sizes_local_times_and_fits_80_columns(home: Path) -
     head, *lines = output(home, "models").splitlines()
     assert head.split() == ["MODEL", "ID", "PARAMETERS", "SIZE", "BUILT", "BITS/BYTE"]
     assert [" ".join(line.split()) for line in lines[:3]] == [
-        "demo aaaa00001 3.38 M 4.2 KiB 2026-11-25 21:00 0.75–1.50",
-        "notes aaaa00002 3.38 M 4.2 KiB 2026-11-26 21:00 –",
-        "* demo cccc00002 3.38 M 4.2 KiB 2026-11-27 21:00 1.250",
+        "demo aaaa00001 3.38 M 4.3 KiB 2026-11-25 21:00 0.75–1.50",
+        "notes aaaa00002 3.38 M 4.3 KiB 2026-11-26 21:00 –",
+        "* demo cccc00002 3.38 M 4.3 KiB 2026-11-27 21:00 1.250",
     ]
     assert lines[3].split()[0] == "theirs"
     assert max(map(len, [head, *lines])) <= 80
@@ -119,6 +122,8 @@ def test_the_json_of_a_model_has_what_the_list_has_and_more(home: Path) -> None:
     assert {key: shown[key] for key in listed[2]} == listed[2]
     assert shown["training"] == {"run": "ba1c68e5", "steps": 25, "tokens": 6380, "final_loss": 5.9}
     assert shown["exact_match"] == {"capitals": {"questions": 200, "accuracy": 0.5}}
+    assert shown["chat"] == {"prompts": 200, "sensible": 0.85}
+    assert "85.0% of 200 prompts answered sensibly" in output(home, "models", "show", "cccc")
     assert shown["licences"] == {"notes": "CC0-1.0"}
     assert set(shown["sha256"]) >= {"model.safetensors", "config.json"}
 

@@ -53,6 +53,10 @@ class Metric(ABC):
     plot_file: str = ""
     plot_title: str = ""
 
+    def wanted(self, recipe: Recipe) -> bool:
+        """Whether the recipe asks for it."""
+        return True
+
     @abstractmethod
     def measure(self, subject: Subject) -> Any:
         """The figures, as values of JSON. The same subject gives the same figures."""
@@ -60,6 +64,10 @@ class Metric(ABC):
     @abstractmethod
     def render(self, figures: Any) -> list["str | Table"]:
         """What pages show: paragraphs of plain text, and tables."""
+
+    def render_summary(self, figures: Any) -> list["str | Table"]:
+        """What the model card shows, which has less room than the report."""
+        return self.render(figures)
 
     def draw(self, figures: Any, path: Path) -> None:  # noqa: B027 (only a metric with a `plot_file` has one)
         """Write the plot to `path`."""

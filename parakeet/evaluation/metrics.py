@@ -1,11 +1,20 @@
 """The list of metrics, and the files of the evaluation. Imports no torch."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from parakeet.evaluation.base import Metric
 from parakeet.evaluation.bits_per_byte import BitsPerByte
 from parakeet.evaluation.by_position import BitsPerByteByPosition
+from parakeet.evaluation.chat import Chat
 from parakeet.evaluation.exact_match import ExactMatch
 from parakeet.evaluation.replies import Replies
 
-METRICS: tuple[Metric, ...] = (BitsPerByte(), BitsPerByteByPosition(), ExactMatch(), Replies())
+METRICS: tuple[Metric, ...] = (BitsPerByte(), BitsPerByteByPosition(), ExactMatch(), Chat(), Replies())
 EVALUATION_FILE = "evaluation.json"
 REPORT_FILE = "report.md"
+
+
+def measured_metrics(evaluation: Mapping[str, Any]) -> list[Metric]:
+    """The metrics that an evaluation.json has figures of: all that its recipe asked for and its Parakeet knew."""
+    return [metric for metric in METRICS if metric.name in evaluation]

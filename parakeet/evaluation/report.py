@@ -10,7 +10,7 @@ from parakeet.data.questions import read_questions
 from parakeet.data.tokens.shards import TokenShards
 from parakeet.errors import ParakeetError
 from parakeet.evaluation.base import Subject
-from parakeet.evaluation.metrics import EVALUATION_FILE, METRICS, REPORT_FILE
+from parakeet.evaluation.metrics import EVALUATION_FILE, METRICS, REPORT_FILE, measured_metrics
 from parakeet.evaluation.scoring import choose_documents
 from parakeet.generation.decoder import Decoder
 from parakeet.generation.engine import Engine
@@ -41,11 +41,12 @@ def evaluate(recipe: Recipe, inputs: Mapping[str, Path], output: Path, progress:
         questions=read_questions(inputs["documents"]),
         progress=progress,
     )
-    result = {metric.name: metric.measure(subject) for metric in METRICS}
+    result = {metric.name: metric.measure(subject) for metric in METRICS if metric.wanted(recipe)}
     (output / EVALUATION_FILE).write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    report = render("evaluation.md", name=recipe.name, metrics=METRICS, evaluation=result)
+    metrics = measured_metrics(result)
+    report = render("evaluation.md", name=recipe.name, metrics=metrics, evaluation=result)
     (output / REPORT_FILE).write_text(report, encoding="utf-8")
-    for metric in METRICS:
+    for metric in metrics:
         if metric.plot_file:
             metric.draw(result[metric.name], output / metric.plot_file)
     return result

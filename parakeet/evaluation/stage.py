@@ -6,6 +6,7 @@ from typing import Any
 
 from parakeet.artifact import Artifact
 from parakeet.evaluation.base import measured
+from parakeet.formatting import format_percent
 from parakeet.recipe import Recipe
 from parakeet.recipe_sources import settings_of
 from parakeet.stage import Check, Figures, MakeContext, Markdown, Picture, Stage, Verdict
@@ -14,7 +15,7 @@ from parakeet.stage import Check, Figures, MakeContext, Markdown, Picture, Stage
 class EvaluationStage(Stage):
     name = "evaluation"
     group = "model"
-    summary = "Held-out bits per byte beside two yardsticks, exact-match accuracy, and replies to fixed prompts."
+    summary = "Held-out bits per byte beside two yardsticks, exact-match accuracy, sensible replies, and some replies."
     detail = "All held-out content counts, whatever was trained on; roles and ends do not."
     kinds = frozenset({"pytorch"})
     version = 3
@@ -26,7 +27,7 @@ class EvaluationStage(Stage):
         """Its own section, the sequence lengths of the training, and the least text that is measured."""
         from parakeet.evaluation.metrics import METRICS
 
-        versions = {metric.name: metric.version for metric in METRICS if metric.version}
+        versions = {metric.name: metric.version for metric in METRICS if metric.version and metric.wanted(recipe)}
         return {
             "evaluation": settings_of(recipe.evaluation),
             "sequence_length": recipe.packing.sequence_length,
@@ -47,18 +48,22 @@ class EvaluationStage(Stage):
         found = measured(counts["bits_per_byte"])
         if not found:
             return "nothing measured, for lack of held-out text"
-        return "bits per byte " + ", ".join(f"{name} {bits['model']:.3f}" for name, bits in found.items())
+        bits_per_byte = "bits per byte " + ", ".join(f"{name} {bits['model']:.3f}" for name, bits in found.items())
+        if "chat" not in counts:
+            return bits_per_byte
+        return f"{bits_per_byte}; {format_percent(counts['chat']['sensible'])} of replies sensible"
 
     def figures(self, artifact: Artifact) -> Figures:
-        from parakeet.evaluation.metrics import METRICS, REPORT_FILE
+        from parakeet.evaluation.metrics import REPORT_FILE, measured_metrics
 
         counts = artifact.counts
         exact = counts["exact_match"] if isinstance(counts["exact_match"], dict) else {}
         return {
             **{f"bits_per_byte_{name}": bits["model"] for name, bits in measured(counts["bits_per_byte"]).items()},
             **{f"exact_{task}": figures["accuracy"] for task, figures in exact.items()},
+            **({"sensible_replies": counts["chat"]["sensible"]} if "chat" in counts else {}),
             "report": Markdown((artifact.path / REPORT_FILE).read_text(encoding="utf-8")),
-            **{f"{m.name}_plot": Picture(artifact.path / m.plot_file) for m in METRICS if m.plot_file},
+            **{f"{m.name}_plot": Picture(artifact.path / m.plot_file) for m in measured_metrics(counts) if m.plot_file},
         }
 
     def checks(self) -> tuple[Check, ...]:

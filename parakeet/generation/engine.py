@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from parakeet.errors import ParakeetError
-from parakeet.generation.decoder import DTYPES, Cache, Decoder
-from parakeet.generation.sampling import Sampler
+from parakeet.generation.cache import Cache
+from parakeet.generation.decoder import DTYPES, Decoder
+from parakeet.generation.sampling import Sampler, choose_all
 from parakeet.generation.stop_strings import StopStrings
 from parakeet.model.transformer import best_device, load_model
 from parakeet.sampling_settings import SamplingSettings
@@ -24,6 +25,8 @@ PREFILL_TOKENS = 512
 (512 tokens of the 378M model take 1.3 s in fp32 on 2 cores)."""
 
 PROMPTS_PER_BATCH = 64
+BF16_CAPABILITY = (8, 0)
+"""Oldest CUDA compute capability with units for bf16. An older GPU computes it slowly, with every score in memory."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class Timing:
     reply_tokens: int = 0
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
+    """Forward passes of one token and, on a GPU, the draws after them: they wait for the passes."""
     decoded_tokens: int = 0
     """Forward passes of one token. The first token of a reply comes from the prefill."""
     first_token_seconds: float = 0.0
@@ -133,8 +137,11 @@ class Engine:
             assert logits is not None
             began = time.perf_counter()
             token_id = sampler.choose(logits)
+            seconds = time.perf_counter() - began
             if not timing.reply_tokens:
-                timing.first_token_seconds = timing.prefill_seconds + time.perf_counter() - began
+                timing.first_token_seconds = timing.prefill_seconds + seconds
+            elif self.model.device.type != "cpu":
+                timing.decode_seconds += seconds
             if token_id in self.stop_ids:
                 shown, _ = stops.feed(decoder.decode(b"", final=True))
                 yield Step(token_id, shown + stops.finish(), "stop")
@@ -211,8 +218,8 @@ class Engine:
         if self._cache.lengths[0] >= self.context:
             # The ring overwrites the prompt's first tokens, so no later prompt can reuse them.
             self._read = []
+        # On a GPU this only starts the work: the draw is the one wait a token.
         logits = self.model.step([token_id], self._cache)[0]
-        self._synchronise()
         timing.decode_seconds += time.perf_counter() - begin
         timing.decoded_tokens += 1
         filled = min(self._cache.lengths[0], self.context)
@@ -236,8 +243,8 @@ class Engine:
 def load_engine(directory: Path, device: str = "auto", dtype: str = "auto", threads: int = 0) -> Engine:
     """Load the model of a release folder, with weights of precision `dtype`. Memory never holds two copies of them.
 
-    Device `auto` is CUDA if there is one that supports the dtype; dtype `auto` is fp32 on a CPU, else bf16. With
-    `threads` 0, torch chooses.
+    Device `auto` is CUDA if there is one that supports the dtype; dtype `auto` is bf16 on a GPU that has units for
+    it, else fp32. With `threads` 0, torch chooses.
 
     Raises ParakeetError for a missing device, a dtype that it does not support, or unusable weights.
     """
@@ -258,7 +265,8 @@ def choose_precision(device: str, dtype: str, threads: int) -> tuple[str, str]:
     Raises ParakeetError for a missing device, or a dtype that it does not support.
     """
     device = _checked_device("cpu" if device == "auto" and dtype.startswith("int") else device)
-    dtype = ("fp32" if device == "cpu" else "bf16") if dtype == "auto" else dtype
+    if dtype == "auto":
+        dtype = "bf16" if device != "cpu" and torch.cuda.get_device_capability(device) >= BF16_CAPABILITY else "fp32"
     if dtype not in DTYPES:
         raise ParakeetError(f"dtype must be one of auto, {', '.join(DTYPES)}, not {dtype!r}.")
     if dtype.startswith("int") and device != "cpu":
@@ -306,14 +314,15 @@ def _batch(
     # One cache row a prompt, long enough for the longest prompt with its reply.
     longest = max(len(prompts[index]) + settings[index].max_tokens for index in group)
     cache = model.new_cache(longest, len(group))
-    logits = [model.prefill(prompts[index], cache, row) for row, index in enumerate(group)]
+    logits: Sequence[Tensor] = [model.prefill(prompts[index], cache, row) for row, index in enumerate(group)]
     samplers = [Sampler(settings[index], engine.allowed) for index in group]
     rows: list[list[int]] = [[] for _ in group]
     open_rows = [row for row, index in enumerate(group) if len(prompts[index]) < engine.context]
     last = [0] * len(group)
     while open_rows:
-        for row in open_rows:
-            last[row] = samplers[row].choose(logits[row])
+        drawn = choose_all([samplers[row] for row in open_rows], [logits[row] for row in open_rows])
+        for row, token_id in zip(open_rows, drawn, strict=True):
+            last[row] = token_id
             if last[row] not in engine.stop_ids:
                 rows[row].append(last[row])
         open_rows = [
@@ -324,5 +333,5 @@ def _batch(
             and len(prompts[group[row]]) + len(rows[row]) < engine.context
         ]
         if open_rows:
-            logits = list(model.step(last, cache))
+            logits = model.step(last, cache).unbind()
     return rows

@@ -21,6 +21,8 @@ from parakeet.model.execution import ActivationCheckpointing, Execution, Precisi
 
 VALUES_PER_CHECK = 1 << 22
 DEFAULT_EXECUTION = Execution()
+DEVIATION = 0.02
+"""Standard deviation of initial weights."""
 
 
 class Norm(nn.Module):
@@ -154,12 +156,13 @@ class Parakeet(nn.Module):
         self.register_buffer("slopes", alibi_slopes(config.heads), persistent=False)
 
     @torch.no_grad()
-    def initialise(self, generator: torch.Generator) -> None:
+    def initialise(self, generator: torch.Generator, embedding_deviation: float = DEVIATION) -> None:
         """N(0, 0.02), but N(0, 0.02/sqrt(2 · layers)) for the projections back to the residual stream."""
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2:
                 residual = name.endswith(("attention_output.weight", "mlp_output.weight"))
-                deviation = 0.02 / math.sqrt(2 * self.config.layers) if residual else 0.02
+                deviation = DEVIATION / math.sqrt(2 * self.config.layers) if residual else DEVIATION
+                deviation = embedding_deviation if name == "embedding.weight" else deviation
                 parameter.normal_(0.0, deviation, generator=generator)
 
     def forward(self, ids: Tensor, documents: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 from markupsafe import Markup
 
-from parakeet.evaluation.metrics import METRICS
+from parakeet.evaluation.metrics import measured_metrics
 from parakeet.formatting import format_bytes
 from parakeet.model.config import ModelConfig
 from parakeet.pages import Table, render
@@ -35,7 +35,7 @@ def render_card(
         recipe=recipe,
         training=training,
         sources=Table(("source", "licence", "training documents", "training tokens", "held-out documents"), rows),
-        metrics=METRICS,
+        metrics=measured_metrics(evaluation),
         evaluation=evaluation,
         licences=licences,
     )

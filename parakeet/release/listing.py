@@ -177,6 +177,11 @@ def model_document(model: ListedModel, in_full: bool = False) -> dict[str, Any]:
             for task, figures in _part(_json(model.directory / EVALUATION_FILE), "exact_match").items()
             if isinstance(figures, dict)
         },
+        "chat": {
+            key: value
+            for key, value in _part(_json(model.directory / EVALUATION_FILE), "chat").items()
+            if key in ("prompts", "sensible")
+        },
         "licences": {
             str(source.get("name")): source.get("licence")
             for source in (sources if isinstance(sources, list) else ())
@@ -222,6 +227,11 @@ def render_model(model: ListedModel) -> str:
         for task, found in full["exact_match"].items()
         if isinstance(found["accuracy"], int | float)
     ]
+    chat = full["chat"]
+    if isinstance(chat.get("sensible"), int | float):
+        scores.append(
+            ("chat", f"{format_percent(chat['sensible'])} of {chat.get('prompts', '?')} prompts answered sensibly")
+        )
     licences = [(source, str(licence)) for source, licence in full["licences"].items()]
     hashes = [(digest, name) for name, digest in full["sha256"].items()]
     for title, rows in (("Held-out scores", scores), ("Licences of the text", licences), ("sha256", hashes)):

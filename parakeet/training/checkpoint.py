@@ -34,10 +34,12 @@ from parakeet.artifact import (
 )
 from parakeet.errors import ParakeetError, os_reason
 from parakeet.model.config import WEIGHTS_FILE, ModelConfig
+from parakeet.model.execution import Precision
 from parakeet.model.transformer import Parakeet, load_weights, save_tensors
 from parakeet.progress import Progress
 from parakeet.training.device import is_out_of_memory
 from parakeet.training.job import BEST_FILE, CHECKPOINT_PATTERN, STATE_FILE
+from parakeet.training.optimizer import Optimizer
 from parakeet.training.schedule import Schedule
 
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -56,7 +58,8 @@ class RunState:
     validation_loss         nats a token, if it was measured at this step
     world_size              processes that shared the steps; a resume with another number is correct, but not bit-exact
     good_step               the step to roll back to, 0 for the beginning; equal to `step` if the schedule asked for
-                            this checkpoint
+                            this checkpoint and its step was not skipped
+    precision               of the products so far; None in checkpoints of versions without `precision: auto`
     """
 
     step: int
@@ -69,6 +72,7 @@ class RunState:
     validation_loss: float | None
     world_size: int
     good_step: int = 0
+    precision: Precision | None = None
 
 
 @dataclass(frozen=True)
@@ -82,17 +86,16 @@ class HostCopy:
     optimizer: dict[str, Tensor]
 
     @classmethod
-    def of(cls, model: Parakeet, optimizer: torch.optim.Optimizer, state: RunState) -> "HostCopy":
+    def of(cls, model: Parakeet, optimizer: Optimizer, state: RunState) -> "HostCopy":
         tensors: dict[str, Tensor] = {}
         plain = _split_tensors(optimizer.state_dict()["state"], "", tensors)
         values = json.loads(json.dumps(asdict(state) | {"optimizer": _layout(optimizer) | {"state": plain}}))
         return cls(state, values, _copied(model.state_dict()), _copied(tensors))
 
 
-def _layout(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Identifies an optimizer: its class, or the classes of a JoinedOptimizer, and the parameters in each group."""
-    name = getattr(optimizer, "name", type(optimizer).__name__)
-    return {"name": name, "groups": [len(group["params"]) for group in optimizer.param_groups]}
+def _layout(optimizer: Optimizer) -> dict[str, Any]:
+    """Identifies an optimizer: its methods, and the number of parameters in each group."""
+    return {"name": optimizer.name, "groups": [len(group["params"]) for group in optimizer.param_groups]}
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -196,7 +199,7 @@ def read_state(checkpoint: Path) -> RunState:
 
 
 def restore_newest(
-    run: Path, model: Parakeet, optimizer: torch.optim.Optimizer, schedule: Schedule, progress: Progress
+    run: Path, model: Parakeet, optimizer: Optimizer, schedule: Schedule, progress: Progress
 ) -> RunState | None:
     """Load the newest intact checkpoint that a run of `schedule` can continue from; None if none fits the schedule.
 
@@ -223,8 +226,17 @@ def restore_newest(
     return None
 
 
+def begun_precision(run: Path, schedule: Schedule) -> Precision | None:
+    """The precision that a run of `schedule` was begun with; None if it has no checkpoint."""
+    for path in reversed(checkpoints(run)):
+        state = _readable_state(path)
+        if state is not None and schedule.shares_past(state.step, state.schedule):
+            return state.precision
+    return None
+
+
 def restore_good(
-    run: Path, model: Parakeet, optimizer: torch.optim.Optimizer, schedule: Schedule, progress: Progress, good_step: int
+    run: Path, model: Parakeet, optimizer: Optimizer, schedule: Schedule, progress: Progress, good_step: int
 ) -> RunState:
     """Load the newest intact checkpoint up to `good_step` that the schedule asked for.
 
@@ -303,7 +315,7 @@ def _is_good(state: RunState, good_step: int) -> bool:
     return state.good_step == state.step <= good_step
 
 
-def _restore(path: Path, model: Parakeet, optimizer: torch.optim.Optimizer) -> None:
+def _restore(path: Path, model: Parakeet, optimizer: Optimizer) -> None:
     saved = _read_values(path)["optimizer"]
     _check_model(path, model)
     here = _layout(optimizer)
@@ -452,7 +464,7 @@ class CheckpointWriter:
         if enabled:
             tidy(run)
 
-    def save(self, model: Parakeet, optimizer: torch.optim.Optimizer, state: RunState) -> None:
+    def save(self, model: Parakeet, optimizer: Optimizer, state: RunState) -> None:
         """Copy everything and start writing the copy; training may continue as soon as this returns.
 
         Waits for a write in progress before it copies, so that there are never two copies.

@@ -1,6 +1,5 @@
 """The device that a process trains on, its memory, and how training is computed on it."""
 
-import importlib.util
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +13,15 @@ from parakeet.model.config import ModelConfig
 from parakeet.model.execution import Execution, Precision
 from parakeet.model.transformer import best_device
 from parakeet.training.distributed import Ranks
-from parakeet.training.forecast import ExecutionChoice, choose, fitting_change, gpu_budget, machine_budget
+from parakeet.training.flex import CAPABILITY, flex_failure
+from parakeet.training.forecast import (
+    ExecutionChoice,
+    choose,
+    fitting_change,
+    gpu_budget,
+    machine_budget,
+    weights_bytes,
+)
 from parakeet.training.gpus import find_gpu
 from parakeet.training.job import TrainingJob
 from parakeet.training.schedule import Schedule
@@ -24,8 +31,6 @@ CHECKPOINTED = {
     "mlp": "activation checkpointing of MLPs",
     "block": "activation checkpointing of blocks",
 }
-FLEX_CAPABILITY = (8, 0)
-"""Oldest CUDA compute capability that Triton compiles FlexAttention's bf16 kernels for."""
 
 
 def choose_device(name: str, local_rank: int, processes: int) -> torch.device:
@@ -58,7 +63,7 @@ def choose_device(name: str, local_rank: int, processes: int) -> torch.device:
 def memory_budget(device: torch.device, processes: int) -> int:
     """Bytes that this process may take: of its GPU, or of its share of the machine."""
     if device.type == "cuda":
-        return gpu_budget(torch.cuda.get_device_properties(device).total_memory)
+        return gpu_budget(torch.cuda.get_device_properties(device).total_memory, processes)
     return machine_budget() // processes
 
 
@@ -86,6 +91,14 @@ def peak_resident(status: Path) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def resident_memory(status: Path) -> int:
+    """Bytes of this process that are in memory now, from its /proc/…/status; the peak where there is none."""
+    if not status.exists():
+        return peak_resident(status)
+    lines = dict(line.split(":", 1) for line in status.read_text(encoding="ascii", errors="replace").splitlines())
+    return int(lines["VmRSS"].split()[0]) * 1024
+
+
 def device_name(device: torch.device) -> str:
     """`cpu`, or the GPU's own name."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
@@ -104,7 +117,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 class ExecutionPlan:
-    """How the run is computed on its device: one choice for each sequence length. Allocates nothing on the device.
+    """How the run is computed on its device: one choice for each sequence length.
+
+    FlexAttention is compiled here, before any step: where that fails, the run takes `fused`, and `lines` say so at
+    every start. Nothing stays allocated on the device.
 
     Raises ParakeetError, with a change that would fit, if the forecast exceeds the device's memory, unless the job
     says to try anyway. The same job on the same machine gives the same choices: a resumed run needs that.
@@ -115,27 +131,77 @@ class ExecutionPlan:
         self._config = config
         self._device = ranks.device
         self._processes = ranks.world
-        # On a CPU the whole process is measured; Python and torch take some 0.4 GiB of it.
-        self._before = 0 if ranks.device.type == "cuda" else peak_memory(ranks.device)
+        self._before = 0
         self._budget = memory_budget(ranks.device, ranks.world)
-        self._flex = _can_compile_flex(ranks.device)
-        lengths = sorted({phase.sequence_length for phase in schedule.phases})
-        cuda, training = ranks.device.type == "cuda", job.recipe.training
-        self._choices = {
-            length: choose(config, training, length, self._budget, cuda, processes=self._processes, flex=self._flex)
-            for length in lengths
+        self._lengths = sorted({phase.sequence_length for phase in schedule.phases})
+        self._flex = ranks.device.type == "cuda"
+        self._warnings: list[str] = []
+        self._choices = self._choose()
+        reason = self._flex_failure(ranks)
+        if reason is not None:
+            self._take_fused(reason)
+
+    def _choose(self) -> dict[int, ExecutionChoice]:
+        """The choice for each sequence length, each of which fits."""
+        cuda, training = self._device.type == "cuda", self._job.recipe.training
+        choices = {
+            length: choose(
+                self._config, training, length, self._budget, cuda, processes=self._processes, flex=self._flex
+            )
+            for length in self._lengths
         }
-        for sequence_length, choice in self._choices.items():
-            if not choice.fits and not job.try_anyway:
+        for sequence_length, choice in choices.items():
+            if not choice.fits and not self._job.try_anyway:
                 raise ParakeetError(
                     f"Training on sequences of {sequence_length:,} tokens would take {choice.forecast}, but "
                     f"{self._where()} has {format_bytes(self._budget, 2)} for it. "
                     f"{self._change(sequence_length, self._budget)} To start anyway: parakeet build --try-anyway"
                 )
+            self._check_bf16(sequence_length, choice.execution)
+        return choices
+
+    def _check_bf16(self, sequence_length: int, execution: Execution) -> None:
+        """Refuse what a GPU older than Ampere would compute with every score in memory."""
+        if self._device.type != "cuda" or (execution.attention, execution.precision) != ("fused", "bf16"):
+            return
+        if torch.cuda.get_device_capability(self._device) < CAPABILITY and not self._job.try_anyway:
+            raise ParakeetError(
+                f"This GPU has no units for bf16, and torch's attention in bf16 would keep every score of sequences of "
+                f"{sequence_length:,} tokens. Set training.precision to fp32. To start anyway: "
+                "parakeet build --try-anyway"
+            )
+
+    def _flex_failure(self, ranks: Ranks) -> str | None:
+        """Why FlexAttention, if it was chosen, does not run on the devices of all processes."""
+        chosen = [length for length in self._lengths if self._choices[length].execution.attention == "flex"]
+        if not chosen:
+            return None
+        precision = self._choices[chosen[0]].execution.precision
+        tried = (
+            flex_failure(self._device, self._config, precision, self.micro_batch_sequences(length), length)
+            for length in chosen
+        )
+        reason = next((failure for failure in tried if failure is not None), None)
+        (failures,) = ranks.sum([float(reason is not None)])
+        return "it fails in another process of this run." if failures and reason is None else reason
+
+    def _take_fused(self, reason: str) -> None:
+        """Choose without FlexAttention, unless the recipe asks for it: then ParakeetError."""
+        if self._job.recipe.training.attention == "flex":
+            raise ParakeetError(
+                f"training.attention is flex, but FlexAttention does not run here: {reason} "
+                "Set training.attention to auto or fused."
+            )
+        self._flex = False
+        self._choices = self._choose()
+        self._warnings.append(
+            f"FlexAttention does not run here: {reason} This run takes fused attention, which is slower on long "
+            "sequences."
+        )
 
     def lines(self) -> list[str]:
-        """The choices for people: a line for each sequence length."""
-        return [self._line(sequence_length, choice) for sequence_length, choice in self._choices.items()]
+        """The choices for people: a line for each sequence length, after a warning if FlexAttention failed."""
+        return [*self._warnings, *(self._line(length, choice) for length, choice in self._choices.items())]
 
     def execution(self, sequence_length: int) -> Execution:
         return self._choices[sequence_length].execution
@@ -144,10 +210,19 @@ class ExecutionPlan:
         """Sequences that one process computes at once."""
         return max(1, self._choices[sequence_length].micro_batch_tokens // sequence_length)
 
+    def begin(self) -> None:
+        """Note what the process holds besides training: call it when the model and its optimizer exist.
+
+        On a CPU the memory of the whole process is measured, and Python and torch take some 0.3 GiB of it. On CUDA
+        only what is allocated for tensors is.
+        """
+        if self._device.type != "cuda":
+            self._before = max(0, resident_memory(Path("/proc/self/status")) - weights_bytes(self._config))
+
     @property
     def forecast_bytes(self) -> int:
-        """Forecast of the peak of the whole run, for one process."""
-        return max(choice.forecast.total for choice in self._choices.values())
+        """Forecast of what `peak_memory` measures of the whole run, for one process; call `begin` before."""
+        return self._before + max(choice.forecast.total for choice in self._choices.values())
 
     def summary(self) -> dict[str, Any]:
         """The choices as JSON values, by the sequence length in digits."""
@@ -158,9 +233,11 @@ class ExecutionPlan:
 
     def peak_line(self) -> str:
         """The peak of memory so far beside the forecast, for people."""
-        before = f", {format_bytes(self._before, 2)} of it before training began" if self._before else ""
         peak, forecast = format_bytes(peak_memory(self._device), 2), format_bytes(self.forecast_bytes, 2)
-        return f"Peak memory {peak}{before}; forecast {forecast}."
+        if self._device.type == "cuda":
+            return f"Peak memory {peak} allocated on the GPU; forecast {forecast}."
+        before = format_bytes(self._before, 2)
+        return f"Peak memory {peak} resident; forecast {forecast}, {before} of it held before training began."
 
     def out_of_memory(self, step: int, sequence_length: int) -> ParakeetError:
         """The error to raise if memory was refused despite the forecast."""
@@ -200,10 +277,3 @@ class ExecutionPlan:
             f"Sequences of {sequence_length:,} tokens: {', '.join(how)}. "
             f"Forecast {choice.forecast} of {format_bytes(self._budget, 2)}{fits}."
         )
-
-
-def _can_compile_flex(device: torch.device) -> bool:
-    """Whether FlexAttention can be compiled: Triton is installed, and the GPU is new enough for its kernels."""
-    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
-        return False
-    return torch.cuda.get_device_capability(device) >= FLEX_CAPABILITY

@@ -18,13 +18,16 @@ import psutil
 from parakeet.errors import ParakeetError
 from parakeet.formatting import format_bytes
 from parakeet.model.config import ModelConfig
-from parakeet.model.execution import LOSS_ROWS, ActivationCheckpointing, AttentionBackend, Execution
+from parakeet.model.execution import LOSS_ROWS, ActivationCheckpointing, AttentionBackend, Execution, Precision
 from parakeet.recipe import Training
 from parakeet.training.schedule import total_steps
 
 GIB = 1 << 30
 GPU_RESERVE = round(0.8 * GIB)
 """What the CUDA context, its libraries and a display take of a GPU's memory before anything is allocated."""
+NCCL_RESERVE = round(0.4 * GIB)
+"""What NCCL takes besides if several processes train. Not measured: a channel has buffers of 4 MiB for each protocol
+and neighbour, and the kernels are loaded onto each GPU."""
 CPU_SHARE = 0.8
 """Share of the machine's memory that training may take. Not a share of what is free at the moment: a resumed run has to
 choose the same micro-batches as before."""
@@ -36,6 +39,9 @@ BYTES_PER_METRICS_LINE = 400
 BYTES_PER_TENSORBOARD_STEP = 1000
 SMALLEST_8BIT = 4096
 """bitsandbytes keeps 32-bit state for parameters with fewer values."""
+MUON_AT_ONCE = 1 << 24
+"""Values of matrices that Muon orthogonalises together. Small matrices are faster in one batched product; large ones
+would take memory: 64 MiB in fp32, about six times."""
 BYTES_OF_8BIT_MOMENTS = 2 + 2 * 4 / 256
 """Two one-byte codes a value, and two fp32 scales for each block of 256."""
 
@@ -51,9 +57,9 @@ def parse_memory(text: str) -> int:
     return n_bytes
 
 
-def gpu_budget(n_bytes: int) -> int:
-    """What can be allocated on a GPU with `n_bytes` of memory."""
-    return max(0, n_bytes - GPU_RESERVE)
+def gpu_budget(n_bytes: int, processes: int = 1) -> int:
+    """What one of the processes of a run can allocate on its GPU with `n_bytes` of memory."""
+    return max(0, n_bytes - GPU_RESERVE - (NCCL_RESERVE if processes > 1 else 0))
 
 
 def machine_budget() -> int:
@@ -95,24 +101,34 @@ def weights_bytes(config: ModelConfig) -> int:
     return 4 * config.parameter_count
 
 
-def optimizer_bytes(config: ModelConfig, optimizer: str) -> int:
+def optimizer_bytes(config: ModelConfig, optimizer: str, momentum_precision: Precision = "fp32") -> int:
     """An optimizer's state: two fp32 moments a parameter for AdamW; less for 8-bit AdamW and Muon.
 
     Those two save only on the matrices of the blocks: the embedding and the norms keep AdamW's 8 bytes a parameter.
+    `momentum_precision` is Muon's.
     """
     parts = config.parameters()
     matrices = sum(parts[name] for name in ("queries", "keys and values", "attention outputs", "MLPs"))
     others = config.parameter_count - matrices
     if optimizer == "muon":
-        return 4 * matrices + 8 * others
+        return BYTES[momentum_precision] * matrices + 8 * others
     if optimizer == "adamw_8bit" and config.width**2 >= SMALLEST_8BIT:
         return round(BYTES_OF_8BIT_MOMENTS * matrices) + 8 * others
     return 8 * config.parameter_count
 
 
+def muon_bytes(config: ModelConfig) -> int:
+    """What a step of Muon takes for the matrices that it orthogonalises together: about six copies of them.
+
+    The most are those of the MLPs, one shape in every layer.
+    """
+    matrix = 4 * config.width**2
+    return 6 * 4 * max(matrix, min(MUON_AT_ONCE, config.layers * matrix))
+
+
 def checkpoint_bytes(config: ModelConfig, training: Training) -> int:
     """Weights and optimizer state."""
-    return weights_bytes(config) + optimizer_bytes(config, training.optimizer)
+    return weights_bytes(config) + optimizer_bytes(config, training.optimizer, training.momentum_precision)
 
 
 def run_bytes(config: ModelConfig, training: Training) -> int:
@@ -301,6 +317,7 @@ def forecast(
     *,
     cuda: bool,
     accumulates: bool = True,
+    momentum_precision: Precision = "fp32",
 ) -> MemoryForecast:
     """Peak of a training step on sequences of `sequence_length`, with `micro_batch_tokens` in one pass.
 
@@ -310,13 +327,15 @@ def forecast(
     """
     tokens = max(1, micro_batch_tokens // sequence_length) * sequence_length
     memory = PassMemory(config, execution, tokens, sequence_length, cuda)
-    weights, state = weights_bytes(config), optimizer_bytes(config, optimizer)
+    weights, state = weights_bytes(config), optimizer_bytes(config, optimizer, momentum_precision)
     first = weights if accumulates else 4 * config.parameters()["embedding"]
     moments = [
         {"gradients": first, "activations": memory.kept, "loss": memory.loss, "scratch": 0},
         {"gradients": first, "activations": memory.kept, "loss": memory.after_loss, "scratch": memory.backward},
         {"gradients": weights, "activations": memory.kept_last, "loss": memory.after_loss, "scratch": memory.backward},
     ]
+    if optimizer == "muon":
+        moments.append({"gradients": weights, "activations": 0, "loss": 0, "scratch": muon_bytes(config)})
     fullest = max(moments, key=lambda parts: sum(parts.values()))
     parts = {"weights": weights, "gradients": 0, "optimizer": state} | fullest
     if cuda:
@@ -343,18 +362,24 @@ def choose(
     arguments give the same choice, since a resumed run has to compute as before. `flex`: whether FlexAttention can be
     compiled on the device; None looks for Triton on this machine.
     """
-    sequences = max(1, training.batch_tokens // sequence_length // processes)
+    sequences = max(1, min(training.batch_sizes) // sequence_length // processes)
     attention = _attention(training, sequence_length, cuda, flex)
     loss_rows = LOSS_ROWS if cuda else CPU_LOSS_ROWS
     choices = []
     for activation_checkpointing, pass_sequences in _candidates(training, sequence_length, sequences, cuda):
         execution = Execution(
-            attention, training.precision, training.residual, activation_checkpointing, training.compile, loss_rows
+            attention,
+            assumed_precision(training, cuda),
+            training.residual,
+            activation_checkpointing,
+            training.compile,
+            loss_rows,
         )
         tokens = pass_sequences * sequence_length
         accumulates = processes > 1 or pass_sequences < sequences
         predicted = forecast(
-            config, execution, training.optimizer, tokens, sequence_length, cuda=cuda, accumulates=accumulates
+            config, execution, training.optimizer, tokens, sequence_length, cuda=cuda, accumulates=accumulates,
+            momentum_precision=training.momentum_precision,
         )  # fmt: skip
         choices.append(ExecutionChoice(execution, tokens, predicted, predicted.total <= budget_bytes))
         if predicted.total <= AUTO_SHARE * budget_bytes:
@@ -387,7 +412,8 @@ def fitting_change(
         return (
             f"Sequences of at most {longest:,} tokens would fit: set packing.sequence_length to that or less{others}."
         )
-    fixed = format_bytes(2 * weights_bytes(config) + optimizer_bytes(config, changed.optimizer), 2)
+    state = optimizer_bytes(config, changed.optimizer, changed.momentum_precision)
+    fixed = format_bytes(2 * weights_bytes(config) + state, 2)
     return (
         f"Weights, gradients and optimizer alone take {fixed}: make the model smaller (model.width, "
         "model.layers), or use a device with more memory."
@@ -407,6 +433,13 @@ def longest_sequence(config: ModelConfig, training: Training, budget_bytes: int,
         middle = (low + high + 1) // 2
         low, high = (middle, high) if fits(middle * LENGTH_UNIT) else (low, middle - 1)
     return low * LENGTH_UNIT
+
+
+def assumed_precision(training: Training, cuda: bool) -> Precision:
+    """The precision to forecast with: for auto, what most machines of this kind take. The trainer measures."""
+    if training.precision == "auto":
+        return "bf16" if cuda else "fp32"
+    return training.precision
 
 
 def unmet(training: Training, cuda: bool) -> list[str]:
@@ -469,9 +502,10 @@ def _milder(training: Training, sequence_length: int, cuda: bool) -> list[tuple[
         changes.append(("attention", "auto"))
     if training.activation_checkpointing in ("none", "mlp"):
         changes.append(("activation_checkpointing", "auto"))
-    if training.residual == "fp32" and training.precision == "bf16":
+    precision = assumed_precision(training, cuda)
+    if training.residual == "fp32" and precision == "bf16":
         changes.append(("residual", "bf16"))
-    if cuda and training.precision == "fp32":
+    if cuda and precision == "fp32":
         changes.append(("precision", "bf16"))
     if cuda and training.optimizer != "adamw_8bit":
         changes.append(("optimizer", "adamw_8bit"))

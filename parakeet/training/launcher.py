@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 from parakeet.errors import INTERRUPTED, ParakeetError
@@ -37,13 +38,14 @@ def process_count(training: Training) -> int:
 
 def check_sequences(job: TrainingJob, processes: int) -> None:
     """ParakeetError unless the processes can share the sequences of every step equally."""
-    for sequence_length in job.recipe.packing.lengths:
-        sequences = job.recipe.training.batch_tokens // sequence_length
+    sizes = job.recipe.training.batch_sizes
+    for sequence_length, batch_tokens in product(job.recipe.packing.lengths, sizes):
+        sequences = batch_tokens // sequence_length
         if sequences % processes:
             raise ParakeetError(
-                f"training.batch_tokens makes {sequences:,} sequences of {sequence_length:,} tokens a step, which "
-                f"{processes} processes cannot share equally. Make it a multiple of {processes * sequence_length:,} or "
-                f"make training.processes a divisor of {sequences:,}."
+                f"training.batch_tokens {batch_tokens:,} makes {sequences:,} sequences of {sequence_length:,} tokens a "
+                f"step, which {processes} processes cannot share equally. Make it a multiple of "
+                f"{processes * sequence_length:,} or make training.processes a divisor of {sequences:,}."
             )
 
 

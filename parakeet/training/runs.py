@@ -47,7 +47,7 @@ from parakeet.training.schedule import Schedule
 State = Literal["training", "finished", "stopped", "failed", "refused", "not begun"]
 NOT_BEGUN: tuple[State, ...] = ("refused", "not begun")
 
-SCHEDULED = ("tokens", "batch_tokens", "learning_rate", "warmup_steps", "decay_fraction", "decay")
+SCHEDULED = ("tokens", "batch_tokens", "then", "learning_rate", "warmup_steps", "decay_fraction", "decay")
 """Settings of training that the schedule needs. The others may differ in jobs of older versions."""
 
 LAST = 20
@@ -90,7 +90,7 @@ class Run:
     settings: Mapping[str, Any]
     state: State
     note: str
-    total_steps: int
+    schedule: Schedule
     step: int
     targets: int
     loss: float | None
@@ -108,11 +108,15 @@ class Run:
     @property
     def tokens(self) -> int:
         """Tokens of the steps so far, as in the progress bar."""
-        return self.step * int(self.settings["training.batch_tokens"])
+        return self.schedule.tokens_until(self.step)
 
     @property
     def total_tokens(self) -> int:
-        return self.total_steps * int(self.settings["training.batch_tokens"])
+        return self.schedule.tokens_until(self.total_steps)
+
+    @property
+    def total_steps(self) -> int:
+        return self.schedule.total_steps
 
     @property
     def model(self) -> str:
@@ -183,11 +187,11 @@ def load_run(path: Path) -> Run:
             settings=settings,
             state=state,
             note=note,
-            total_steps=schedule.total_steps,
+            schedule=schedule,
             step=step,
             targets=metrics[-1]["tokens"] if metrics else 0,
             loss=recent_loss(metrics),
-            tokens_per_second=mean_speed(metrics, settings["training.batch_tokens"]),
+            tokens_per_second=mean_speed(metrics, schedule),
             mfu=mean([number(record, "mfu") for record in metrics]),
             seen=_seen(path, metrics, events),
             saved=saved,
@@ -213,10 +217,10 @@ def recent_loss(metrics: Records) -> float | None:
     return mean([number(record, "loss") for record in metrics[-LAST:] if not record.get("skipped")])
 
 
-def mean_speed(metrics: Records, batch_tokens: int) -> float | None:
+def mean_speed(metrics: Records, schedule: Schedule) -> float | None:
     """Tokens a second over the steps of these lines. Lost lines do not change it."""
     seconds = sum(record["seconds"] for record in metrics)
-    return len(metrics) * batch_tokens / seconds if seconds > 0 else None
+    return sum(schedule.tokens_in(record["step"]) for record in metrics) / seconds if seconds > 0 else None
 
 
 def number(values: Mapping[str, Any], name: str) -> float | None:
@@ -565,9 +569,7 @@ def _losses(names: Sequence[str], metrics: Sequence[Records]) -> list[str]:
 
 
 def _results(names: Sequence[str], runs: Sequence[Run], metrics: Sequence[Records]) -> list[str]:
-    speeds = [
-        mean_speed(records, run.settings["training.batch_tokens"]) for run, records in zip(runs, metrics, strict=True)
-    ]
+    speeds = [mean_speed(records, run.schedule) for run, records in zip(runs, metrics, strict=True)]
     held_out = [
         [loss for record in records if (loss := number(record, "validation_loss")) is not None] for records in metrics
     ]

@@ -1,8 +1,8 @@
-"""Learning rate and sequence length as pure functions of the step, so they need no state. Imports no torch."""
+"""Learning rate, sequence length and batch size as pure functions of the step: they need no state. Imports no torch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from itertools import accumulate
+from dataclasses import dataclass, field
+from itertools import accumulate, zip_longest
 from typing import Any
 
 from parakeet.earlier import with_new_keys
@@ -19,10 +19,20 @@ class Phase:
 
 
 @dataclass(frozen=True)
+class Growth:
+    """From the step after `after_step` on, a step has `batch_tokens` tokens."""
+
+    after_step: int
+    batch_tokens: int
+
+
+@dataclass(frozen=True)
 class Schedule:
     """Warm-up, stable, decay. Steps are counted from 1.
 
-    `decay_start` is the last step at the peak rate. The last of the `phases` ends with `total_steps`.
+    `decay_start` is the last step at the peak rate. The last of the `phases` ends with `total_steps`. `batch_tokens`
+    are those of the first step. A run cannot change them, so two schedules are equal without them, and checkpoints of
+    earlier versions lack them.
     """
 
     peak: float
@@ -31,13 +41,20 @@ class Schedule:
     total_steps: int
     phases: tuple[Phase, ...]
     decay: str = "linear"
+    growth: tuple[Growth, ...] = ()
+    batch_tokens: int = field(default=0, compare=False)
 
     @classmethod
     def from_recipe(cls, training: Training, packing: Packing) -> "Schedule":
-        total = total_steps(training)
-        decay_start = total - round(total * training.decay_fraction)
+        batches = _Batches(training)
+        total = batches.steps
+        decay_start = total - round(batches.steps_of_last(training.decay_fraction))
         warmup_steps = min(training.warmup_steps, decay_start)
-        return cls(training.learning_rate, warmup_steps, decay_start, total, _phases(packing, total), training.decay)
+        phases = _phases(packing, batches)
+        return cls(
+            training.learning_rate, warmup_steps, decay_start, total, phases, training.decay, batches.growth,
+            training.batch_tokens,
+        )  # fmt: skip
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> "Schedule":
@@ -46,7 +63,8 @@ class Schedule:
         Raises KeyError or TypeError if they are something else.
         """
         phases = tuple(Phase(**with_new_keys(phase)) for phase in values["phases"])
-        return cls(**{**values, "phases": phases})
+        growth = tuple(Growth(**later) for later in values.get("growth", ()))
+        return cls(**{**values, "phases": phases, "growth": growth})
 
     def learning_rate(self, step: int) -> float:
         """Linear up to the peak, flat, then down to zero at one step after the last."""
@@ -66,17 +84,33 @@ class Schedule:
         """Sequence length of this step."""
         return self.phases[self.phase(step)].sequence_length
 
+    def tokens_in(self, step: int) -> int:
+        """Tokens of this step."""
+        return next(
+            (later.batch_tokens for later in reversed(self.growth) if step > later.after_step), self.batch_tokens
+        )
+
+    def tokens_until(self, step: int) -> int:
+        """Tokens of all steps up to this one, with it."""
+        tokens, last = 0, step
+        for later in reversed(self.growth):
+            tokens += max(0, last - later.after_step) * later.batch_tokens
+            last = min(last, later.after_step)
+        return tokens + last * self.batch_tokens
+
     @property
     def stable_until(self) -> int:
-        """The last step that a run of more tokens also makes: before decay and any change of the sequence length."""
-        return min(self.decay_start, self.phases[0].last_step)
+        """The last step that a run of more tokens also makes: before decay, and any change of the sequence length or
+        the batch size."""
+        return min(self.decay_start, self.phases[0].last_step, *(later.after_step for later in self.growth[:1]))
 
     def shares_past(self, step: int, other: "Schedule") -> bool:
         """Whether the first `step` steps of a run of `other` are also those of a run of this schedule."""
         if other == self:
             return step <= self.total_steps
         alike = (self.peak, self.warmup_steps) == (other.peak, other.warmup_steps)
-        return alike and step <= min(self.decay_start, other.decay_start, self._same_lengths_until(other))
+        until = min(self._same_lengths_until(other), self._same_batches_until(other))
+        return alike and step <= min(self.decay_start, other.decay_start, until)
 
     def _same_lengths_until(self, other: "Schedule") -> int:
         last = 0
@@ -88,23 +122,64 @@ class Schedule:
                 break
         return last
 
+    def _same_batches_until(self, other: "Schedule") -> int:
+        for mine, theirs in zip_longest(self.growth, other.growth):
+            if mine != theirs:
+                return min(later.after_step for later in (mine, theirs) if later is not None)
+        return max(self.total_steps, other.total_steps)
+
+
+class _Batches:
+    """The steps of a recipe's tokens: how many of each batch size, rounded up."""
+
+    def __init__(self, training: Training) -> None:
+        sizes = [training.batch_tokens, *(later.batch_tokens for later in training.then)]
+        shares = [1.0 - sum(later.share for later in training.then), *(later.share for later in training.then)]
+        ends = [round(training.tokens * share) for share in accumulate(shares[:-1])] + [training.tokens]
+        # What a batch size takes beyond its tokens, because its last step is whole, is not left for the next.
+        self._counts: list[tuple[int, int]] = []
+        done = 0
+        for size, end in zip(sizes, ends, strict=True):
+            count = max(0, -(-(end - done) // size))
+            self._counts.append((size, count))
+            done += count * size
+        self.steps = sum(count for _, count in self._counts)
+
+    @property
+    def growth(self) -> tuple[Growth, ...]:
+        befores = accumulate(count for _, count in self._counts)
+        return tuple(
+            Growth(before, size) for before, (size, count) in zip(befores, self._counts[1:], strict=False) if count
+        )
+
+    def steps_of_last(self, share: float) -> float:
+        """How many steps at the end this share of all tokens takes; not rounded."""
+        left = share * sum(size * count for size, count in self._counts)
+        steps = 0.0
+        for size, count in reversed(self._counts):
+            some = min(left, size * count)
+            steps += some / size
+            left -= some
+        return steps
+
 
 def total_steps(training: Training) -> int:
     """Optimizer steps for the recipe's tokens, rounded up."""
-    return -(-training.tokens // training.batch_tokens)
+    return _Batches(training).steps
 
 
-def _phases(packing: Packing, total: int) -> tuple[Phase, ...]:
-    """Later phases take their shares of the steps from the end, rounded, but at least one step each.
+def _phases(packing: Packing, batches: _Batches) -> tuple[Phase, ...]:
+    """Later phases take their shares of the tokens from the end, in whole steps, but at least one step each.
 
     With fewer steps than phases, the first phases have one step each and the others none.
     """
+    total = batches.steps
     lengths = packing.lengths[:total]
     after = list(accumulate(phase.share for phase in reversed(packing.then)))[::-1]
     phases: list[Phase] = []
     for index, sequence_length in enumerate(lengths[:-1]):
         least = phases[-1].last_step + 1 if phases else 1
         most = total - (len(lengths) - 1 - index)
-        last_step = total - round(total * after[index])
+        last_step = total - round(batches.steps_of_last(after[index]))
         phases.append(Phase(sequence_length, max(least, min(last_step, most))))
     return (*phases, Phase(lengths[-1], total))

@@ -2,12 +2,20 @@
 
 import math
 from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-LEAST_DEVIATION = 0.01
-"""Smallest standard deviation used, as a share of the mean. The loss of a converged run hardly moves; without this
-floor a harmless step would lie many deviations away."""
+LOSS_DEVIATIONS = 6.0
+"""Robust standard deviations above the median that a healthy loss may lie."""
+NORM_DEVIATIONS = 10.0
+"""The same for the gradient norm, whose tail is far heavier (a kurtosis of 10 to 46): six would skip healthy steps."""
+MAD_TO_DEVIATION = 1.4826
+"""A normal distribution's standard deviation, divided by its median absolute deviation (MAD)."""
+NORM_TIMES_MEDIAN = 4.0
+"""A gradient norm up to this many medians is never too high."""
+NATS_ABOVE_MEDIAN = 0.7
+"""A loss up to this far above the median is never too high, in nats a token."""
 MAX_SKIPS_IN_A_ROW = 5
 """After this many skipped steps in a row, the weights are assumed to be the problem, not the data."""
 MAX_ROLLBACKS_IN_A_ROW = 3
@@ -15,28 +23,33 @@ MAX_ROLLBACKS_IN_A_ROW = 3
 
 
 class SpikeDetector:
-    """Finds steps that must not be trained on, as OLMo-core's SkipStepOptimizer does: not finite, or far too high.
+    """Finds steps that must not be trained on: not finite, or far too high.
 
-    A value is too high if it lies more than `sigmas` standard deviations above the mean of the last `window` steps.
-    Before `minimum` steps have been seen, only values that are not finite are reported. A value that is too high
-    enters the window as the highest accepted value. The window therefore follows a lasting change (without this, a
-    healthy run whose gradients slowly grew to five times their size was ended), and one spike does not hide the next.
-    The verdict is a pure function of the window, which is the whole state.
+    A value is too high above the larger of two limits: the median of the last `window` steps plus some robust standard
+    deviations (six for the loss, ten for the gradient norm), and a floor (the median plus 0.7 nats; four medians).
+    A mean and its standard deviation would not do: one spike moves both. Before `minimum` steps have been seen, only
+    values that are not finite are reported. A value that is too high enters the window as the limit, so that the
+    window follows a lasting change but one spike hides no other. The verdict is a pure function of the window, which
+    is the whole state. `python -m benchmarks.stability` measures the rule on the records of real runs.
     """
 
-    def __init__(self, window: int = 128, sigmas: float = 6.0, minimum: int = 64) -> None:
-        self.sigmas = sigmas
+    def __init__(self, window: int = 128, minimum: int = 64) -> None:
         self.minimum = minimum
         self._losses: deque[float] = deque(maxlen=window)
         self._norms: deque[float] = deque(maxlen=window)
 
     def check(self, loss: float, gradient_norm: float) -> str | None:
         """The reason to skip a step with this loss (nats a token) and gradient norm (before clipping), or None."""
-        seen = (("loss", loss, self._losses), ("gradient norm", gradient_norm, self._norms))
-        for name, value, _ in seen:
+        for name, value in (("loss", loss), ("gradient norm", gradient_norm)):
             if not math.isfinite(value):
                 return f"the {name} is {value}"
-        reasons = [self._too_high(name, value, past) for name, value, past in seen]
+        if gradient_norm == 0:
+            # A batch without one target to learn. Many of them would bring the median, and so the limit, to 0.
+            return None
+        reasons = (
+            self._too_high("loss", loss, self._losses, LOSS_DEVIATIONS, lambda median: median + NATS_ABOVE_MEDIAN),
+            self._too_high("gradient norm", gradient_norm, self._norms, NORM_DEVIATIONS, NORM_TIMES_MEDIAN.__mul__),
+        )
         return next((reason for reason in reasons if reason is not None), None)
 
     def state(self) -> dict[str, Any]:
@@ -44,30 +57,36 @@ class SpikeDetector:
         return {"losses": list(self._losses), "gradient_norms": list(self._norms)}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue from a `state()`. Raises KeyError if `state` is something else."""
+        """Continue from a `state()`; the rule before this one kept the same. Raises KeyError for something else."""
         losses, norms = state["losses"], state["gradient_norms"]
         for past, values in ((self._losses, losses), (self._norms, norms)):
             past.clear()
             past.extend(values)
 
-    def _too_high(self, name: str, value: float, past: deque[float]) -> str | None:
-        """The reason why a finite value is too high, or None. Adds it to `past`."""
-        values = list(past)
-        if len(values) < self.minimum:
+    def _too_high(
+        self, name: str, value: float, past: deque[float], deviations: float, floor: Callable[[float], float]
+    ) -> str | None:
+        """The reason why a finite value is too high, or None. Adds it to `past`. `floor` is given the median."""
+        if len(past) < self.minimum:
             past.append(value)
             return None
-        # Divided before the sum, so that no finite value overflows.
-        mean = math.fsum(other / len(values) for other in values)
-        deviation = math.hypot(*(other - mean for other in values)) / math.sqrt(len(values))
-        deviation = max(deviation, LEAST_DEVIATION * abs(mean))
-        limit = mean + self.sigmas * deviation
+        median = _median(past)
+        deviation = MAD_TO_DEVIATION * _median(abs(other - median) for other in past)
+        limit = max(median + deviations * deviation, floor(median))
+        steps = len(past)
         past.append(min(value, limit))
         if value <= limit:
             return None
         return (
-            f"the {name} is {value:.4g}, more than {self.sigmas:g} standard deviations ({deviation:.3g}) "
-            f"above {mean:.4g}, the mean of the last {len(values)} steps"
+            f"the {name} is {value:.4g}, above the limit of {limit:.4g}; the median of the last {steps} steps is "
+            f"{median:.4g}"
         )
+
+
+def _median(values: Iterable[float]) -> float:
+    """The upper of the two middle values if their number is even: a mean of the two could overflow."""
+    ordered = sorted(values)
+    return ordered[len(ordered) // 2]
 
 
 @dataclass

@@ -34,6 +34,7 @@ from parakeet.training.job import (
 
 CHANGEABLE = (
     "tokens",
+    "then",
     "decay_fraction",
     "decay",
     "micro_batch_tokens",
@@ -51,6 +52,8 @@ CHANGEABLE = (
 )
 """Settings that may change while a run is unfinished: they are not part of its key. Nor is packing.then, since its
 sequences come last."""
+PLANNED = {"tokens", "then", "decay_fraction", "decay"}
+"""Those of them that decide the finished weights."""
 
 
 def run_key(recipe: Recipe, inputs: Mapping[str, Artifact]) -> str:
@@ -138,8 +141,8 @@ class CheckpointStage(Stage):
         return ("token_shards", "packing_plan", "tokenizer")
 
     def settings(self, recipe: Recipe) -> dict[str, Any]:
-        """With `tokens` and the decay, which may change while a run is unfinished but decide its weights."""
-        decided_while_running = set(CHANGEABLE) - {"tokens", "decay_fraction", "decay"}
+        """With PLANNED, which may change while a run is unfinished but decide its weights."""
+        decided_while_running = set(CHANGEABLE) - PLANNED
         return {
             "model": settings_of(recipe.model),
             "packing": settings_of(recipe.packing),

@@ -19,6 +19,7 @@ from parakeet.model.transformer import Parakeet
 from parakeet.recipe import Training
 from parakeet.training.distributed import FlatGradients, Ranks
 from parakeet.training.job import TrainingJob
+from parakeet.training.optimizer import Optimizer
 from parakeet.training.schedule import Schedule
 
 
@@ -91,7 +92,7 @@ class Prefetcher:
     def _read(self, step: int) -> _Read:
         phase = self._schedule.phase(step)
         loader = self._loader(phase)
-        batch = loader.next_batch(self._job.recipe.training.batch_tokens // self._schedule.sequence_length(step))
+        batch = loader.next_batch(self._schedule.tokens_in(step) // self._schedule.sequence_length(step))
         return _Read(batch, phase, loader.state)
 
     def _loader(self, phase: int) -> Loader:
@@ -128,9 +129,7 @@ class Measured:
 class Stepper:
     """Measures a step, then applies or discards it. The model is unchanged until `apply`."""
 
-    def __init__(
-        self, model: Parakeet, optimizer: torch.optim.Optimizer, ranks: Ranks, settings: Training, padding: int
-    ) -> None:
+    def __init__(self, model: Parakeet, optimizer: Optimizer, ranks: Ranks, settings: Training, padding: int) -> None:
         self._model = model
         self._optimizer = optimizer
         self._ranks = ranks
@@ -160,7 +159,7 @@ class Stepper:
     def apply(self, learning_rate: float, gradient_norm: float) -> None:
         """Clip the gradients and update the weights."""
         for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group["rate"]
         nn.utils.clip_grads_with_norm_(self._parameters, self._settings.gradient_clip, torch.tensor(gradient_norm))
         self._optimizer.step()
         self.discard()

@@ -13,12 +13,14 @@ from parakeet.data.tokens.loader import Batch
 from parakeet.data.tokens.shards import TokenShards
 from parakeet.errors import ParakeetError
 from parakeet.model.config import ModelConfig
+from parakeet.model.execution import Precision
 from parakeet.model.transformer import Parakeet, save_model
 from parakeet.progress import Progress
 from parakeet.tokenizer import Tokenizer
 from parakeet.training.checkpoint import (
     CheckpointWriter,
     RunState,
+    begun_precision,
     discard_after,
     restore_good,
     restore_newest,
@@ -36,6 +38,7 @@ from parakeet.training.distributed import Ranks, join, local_rank, world_size
 from parakeet.training.job import CURVE_FILE, METRICS_FILE, SUMMARY_FILE, TrainingJob
 from parakeet.training.logging import DagsterReporter, Records, StepRecord, TrainingLogger, read_metrics
 from parakeet.training.optimizer import make_optimizer
+from parakeet.training.precision import compare_precisions, decide, share
 from parakeet.training.schedule import Schedule
 from parakeet.training.stability import MAX_ROLLBACKS_IN_A_ROW, MAX_SKIPS_IN_A_ROW, StabilityMonitor
 from parakeet.training.steps import Prefetcher, Stepper, Validation
@@ -78,13 +81,14 @@ class Trainer:
     """One rank's model, data and counters of a run."""
 
     def __init__(self, job: TrainingJob, ranks: Ranks, logger: TrainingLogger) -> None:
-        settings = job.recipe.training
-        self.job = job
         self.ranks = ranks
         self.logger = logger
-        self.schedule = Schedule.from_recipe(settings, job.recipe.packing)
+        self.schedule = Schedule.from_recipe(job.recipe.training, job.recipe.packing)
         tokenizer = Tokenizer.load(job.tokenizer)
         self.config = ModelConfig.from_recipe(job.recipe.model, tokenizer.rows)
+        self.precision = self._choose_precision(job)
+        settings = job.recipe.training.model_copy(update={"precision": self.precision})
+        self.job = job = replace(job, recipe=job.recipe.model_copy(update={"training": settings}))
         # Before any memory is taken: a run whose forecast does not fit is refused here.
         self.execution_plan = ExecutionPlan(job, self.config, self.schedule, ranks)
         for line in self.execution_plan.lines():
@@ -104,11 +108,21 @@ class Trainer:
             report=logger.report,
             enabled=ranks.leads,
         )
-        self.peak_flops = peak_flops(ranks.device, settings.precision)
+        self.execution_plan.begin()
+        self.peak_flops = peak_flops(ranks.device, self.precision)
         self.monitor = StabilityMonitor()
         self.last_skipped = ""
         self.step = 0
         self.tokens = 0
+
+    def _choose_precision(self, job: TrainingJob) -> Precision:
+        """The recipe's precision; for `auto` what the run began with, or what is faster here."""
+        here = share(compare_precisions(self.config, self.ranks.device), self.ranks)
+        begun = begun_precision(job.run, self.schedule)
+        precision, text = decide(job.recipe.training.precision, begun, here)
+        if text:
+            self.logger.progress.say(text)
+        return precision
 
     def resume(self) -> None:
         """Continue from the newest checkpoint that fits, if there is one.
@@ -133,18 +147,20 @@ class Trainer:
 
     def run(self, stop: Callable[[], bool]) -> Outcome:
         """Make the remaining steps."""
-        batch_tokens = self.job.recipe.training.batch_tokens
+        schedule = self.schedule
         self.model.train()
-        with self.logger.task(self.schedule.total_steps * batch_tokens) as task:
-            task.skip(self.step * batch_tokens)
-            while self.step < self.schedule.total_steps:
+        with self.logger.task(schedule.tokens_until(schedule.total_steps)) as task:
+            task.skip(schedule.tokens_until(self.step))
+            while self.step < schedule.total_steps:
                 record, stopping = self._make_step(stop())
-                task.advance(batch_tokens, f"loss {record.loss:.3f}")
+                task.advance(schedule.tokens_in(self.step), f"loss {record.loss:.3f}")
                 if self.monitor.must_roll_back:
-                    task.skip(-batch_tokens * self._roll_back())
+                    before = schedule.tokens_until(self.step)
+                    self._roll_back()
+                    task.skip(schedule.tokens_until(self.step) - before)
                     continue
                 self._close_step(record, stopping)
-                if stopping and self.step < self.schedule.total_steps:
+                if stopping and self.step < schedule.total_steps:
                     return self._stop()
         return self._finish()
 
@@ -170,7 +186,7 @@ class Trainer:
                 self._announce_skip(step, reason, batch)
         self.step = step
         seconds = time.monotonic() - began
-        speed = self.job.recipe.training.batch_tokens / seconds
+        speed = self.schedule.tokens_in(step) / seconds
         record = StepRecord(
             step=step,
             tokens=self.tokens,
@@ -222,7 +238,8 @@ class Trainer:
         scheduled = self._is_scheduled(self.step)
         validation_loss = self._validate() if scheduled else None
         self.logger.step(replace(record, validation_loss=validation_loss), self.schedule.total_steps)
-        if scheduled:
+        # A skipped step has its checkpoint too, but no run rolls back to it: its weights may be the problem.
+        if scheduled and record.skipped is None:
             self.monitor.saved(self.step)
         if scheduled or stopping:
             self._save(validation_loss)
@@ -230,10 +247,9 @@ class Trainer:
 
     def _is_scheduled(self, step: int) -> bool:
         """Whether the schedule asks for a checkpoint: every `checkpoint_steps`, at the last step that a longer run or
-        a decay branch can continue from, and at the end. Not after a skipped step: the weights may be the problem."""
+        a decay branch can continue from, and at the end."""
         milestones = (self.schedule.stable_until, self.schedule.total_steps)
-        due = step % self.job.recipe.training.checkpoint_steps == 0 or step in milestones
-        return due and not self.monitor.skipped_in_a_row
+        return step % self.job.recipe.training.checkpoint_steps == 0 or step in milestones
 
     def _validate(self) -> float | None:
         sequence_length = self.schedule.sequence_length(self.step)
@@ -257,11 +273,12 @@ class Trainer:
             validation_loss=validation_loss,
             world_size=self.ranks.world,
             good_step=self.monitor.good_step,
+            precision=self.precision,
         )
         self.writer.save(self.model, self.optimizer, state)
 
-    def _roll_back(self) -> int:
-        """Return to the last good checkpoint, but not to its data. Returns the number of steps.
+    def _roll_back(self) -> None:
+        """Return to the last good checkpoint, but not to its data.
 
         Raises ParakeetError if this was done too often or no checkpoint is usable; nothing is removed then.
         """
@@ -291,7 +308,6 @@ class Trainer:
         self.logger.truncate(self.step)
         text = f"Rolled back from step {step:,} to step {self.step:,}; the data continues after that of step {step:,}."
         self.logger.announce("rolled_back", step, text, to=self.step)
-        return step - self.step
 
     def _restore(self, good_step: int | None) -> RunState | None:
         """Load weights, optimizer and counters of the newest checkpoint that fits; all ranks read the same one.
@@ -312,7 +328,8 @@ class Trainer:
 
     def _new_model(self) -> Parakeet:
         model = Parakeet(self.config)
-        model.initialise(torch.Generator().manual_seed(self.job.recipe.training.seed))
+        settings = self.job.recipe.training
+        model.initialise(torch.Generator().manual_seed(settings.seed), settings.embedding_deviation)
         return model
 
     def _stop(self) -> Outcome:
@@ -343,7 +360,7 @@ class Trainer:
             )
         summary = {
             "parameters": self.config.parameter_count,
-            **_history(metrics, trained, self.job.recipe.training.batch_tokens),
+            **_history(metrics, trained, self.schedule),
             "skipped": self.monitor.skipped,
             "rolled_back": self.monitor.rolled_back,
             "device": device_name(self.ranks.device),
@@ -360,7 +377,7 @@ class Trainer:
         draw_loss_curve(metrics, output / CURVE_FILE)
 
 
-def _history(metrics: Records, trained: Records, batch_tokens: int) -> dict[str, Any]:
+def _history(metrics: Records, trained: Records, schedule: Schedule) -> dict[str, Any]:
     """Figures of the whole run. The final loss and MFU are means over the last twentieth of the steps."""
     last = trained[-max(1, len(trained) // 20) :]
     seconds = sum(record["seconds"] for record in metrics)
@@ -372,6 +389,6 @@ def _history(metrics: Records, trained: Records, batch_tokens: int) -> dict[str,
         "first_loss": trained[0]["loss"],
         "validation_loss": metrics[-1].get("validation_loss"),
         "seconds": round(seconds, 1),
-        "tokens_per_second": round(len(metrics) * batch_tokens / seconds),
+        "tokens_per_second": round(sum(schedule.tokens_in(record["step"]) for record in metrics) / seconds),
         "mfu": sum(known) / len(known) if known else None,
     }

@@ -15,6 +15,7 @@ from parakeet.release.verify import GENERATION_FILE, write_sums
 from parakeet.tokenizer import TRAINED_PATTERN, Tokenizer
 from parakeet.training.checkpoint import HostCopy, RunState, write_checkpoint
 from parakeet.training.job import TrainingJob
+from parakeet.training.optimizer import make_optimizer
 from parakeet.training.schedule import Schedule
 
 from ..scripted import byte_tokenizer
@@ -70,7 +71,7 @@ def write_run(root: Path, key: str, steps: Sequence[int]) -> Path:
 def write_step(run: Path, step: int, seed: int | None = None) -> Path:
     recipe = TrainingJob.load(run / "job.json").recipe
     model = tiny_model(step if seed is None else seed)
-    optimizer = torch.optim.SGD(model.parameters())
+    optimizer = make_optimizer(model, recipe.training)
     schedule = Schedule.from_recipe(recipe.training, recipe.packing)
     state = RunState(
         step=step, tokens=512 * step, loaders={}, schedule=schedule, monitor={}, skipped=0, rolled_back=0,

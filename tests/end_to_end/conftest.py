@@ -66,7 +66,7 @@ def write_recipe(folder: Path, text: str = "", **training: Any) -> Path:
                 "deduplication": {"held_out_fraction": 0.2},
                 "model": {"layers": 2, "heads": 2, "width": 64, "context": 256},
                 "training": settings,
-                "evaluation": {"questions_per_task": 3},
+                "evaluation": {"questions_per_task": 3, "chat_prompts": False},
             }
         ),
         encoding="utf-8",

@@ -1,17 +1,27 @@
 """The decoder against the training model's plain forward pass, and against itself without its cache."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounter
 
 from parakeet.errors import ParakeetError
+from parakeet.generation.cache import Cache, CacheAttention, MarkAttention, MaskAttention
 from parakeet.generation.decoder import DTYPES, Decoder, matrix_maker
 from parakeet.generation.matrices import Arena
-from parakeet.model.attention import ReferenceMask
+from parakeet.generation.sampling import Sampler, choose_all
+from parakeet.model.attention import ReferenceMask, alibi_slopes
 from parakeet.model.config import ModelConfig
 from parakeet.model.transformer import Parakeet
+from parakeet.sampling_settings import SamplingSettings
 
+NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 CONFIG = ModelConfig(layers=3, heads=3, width=192, context=96, vocabulary_rows=320)
+# On a CPU, the form of attention that CUDA uses computes the same.
+DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NEEDS_CUDA])]
+FORMS = pytest.mark.parametrize("form", [MaskAttention, MarkAttention])
 
 
 def random_model(config: ModelConfig = CONFIG, size: float = 2.0) -> Parakeet:
@@ -57,9 +67,10 @@ def greedy_with_cache(decoder: Decoder, prompt: list[int], count: int) -> list[i
     return chosen
 
 
-def test_logits_with_the_cache_are_those_of_the_whole_prefix() -> None:
+@FORMS
+def test_logits_with_the_cache_are_those_of_the_whole_prefix(form: type[CacheAttention]) -> None:
     model, ids = random_model(), random_ids(60)
-    decoder = Decoder(model, "fp32")
+    decoder = Decoder(model, "fp32", attention=form)
     cache = decoder.new_cache(96)
     pieces = [decoder.prefill(ids[:20], cache), decoder.prefill(ids[20:50], cache)]
     pieces += [decoder.step(ids[i : i + 1], cache)[0] for i in range(50, 60)]
@@ -83,18 +94,22 @@ def test_greedy_decoding_with_the_cache_equals_recomputing_token_for_token() -> 
     assert len(set(chosen)) > 4
 
 
+@FORMS
 @pytest.mark.parametrize("prompt_length", [1, 50, 96])
-def test_past_the_context_it_equals_recomputing_under_a_band_as_wide_as_the_context(prompt_length: int) -> None:
+def test_past_the_context_it_equals_recomputing_under_a_band_as_wide_as_the_context(
+    prompt_length: int, form: type[CacheAttention]
+) -> None:
     model, prompt = random_model(), random_ids(prompt_length)
-    chosen = greedy_with_cache(Decoder(model, "fp32"), prompt, 220)
+    chosen = greedy_with_cache(Decoder(model, "fp32", attention=form), prompt, 220)
     for length in range(0, 220, 3):
         expected = recomputed(model, prompt + chosen[:length], band=CONFIG.context)
         assert chosen[length] == int(expected.argmax()), length
 
 
-def test_a_batch_of_four_equals_four_singles() -> None:
+@FORMS
+def test_a_batch_of_four_equals_four_singles(form: type[CacheAttention]) -> None:
     model = random_model()
-    decoder = Decoder(model, "fp32")
+    decoder = Decoder(model, "fp32", attention=form)
     prompts = [random_ids(length, seed=length) for length in (3, 40, 17, 90)]
     cache = decoder.new_cache(96, 4)
     last = [int(decoder.prefill(prompt, cache, row).argmax()) for row, prompt in enumerate(prompts)]
@@ -106,10 +121,70 @@ def test_a_batch_of_four_equals_four_singles() -> None:
     assert rows == [greedy_with_cache(decoder, prompt, 121) for prompt in prompts]
 
 
+@FORMS
+def test_a_shorter_length_forgets_what_came_after(form: type[CacheAttention]) -> None:
+    """Also after the ring has begun again, and with a step instead of a prefill next."""
+    model, ids = random_model(), random_ids(300)
+    decoder = Decoder(model, "fp32", attention=form)
+    cache = decoder.new_cache(96)
+    for filled, kept in ((90, 40), (96, 95), (250, 0), (96, 0)):
+        cache.lengths = [0]
+        decoder.prefill(ids[: min(filled, 96)], cache)
+        for token in ids[96:filled]:
+            decoder.step([token], cache)
+        cache.lengths = [kept]
+        for end in range(kept + 1, kept + 4):
+            found = decoder.step(ids[end - 1 : end], cache)[0]
+            torch.testing.assert_close(found, recomputed(model, ids[:end], band=96), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("past", [0, 60, 5000, 8100])
+@pytest.mark.parametrize("slope", [0, 4, 17])
+def test_far_probabilities_are_as_exact_as_bf16(past: int, slope: int, device: str) -> None:
+    """With 18 heads of width 64, for the steepest slope and flatter ones. The values of the last tokens are unit
+    vectors, so the output is their probabilities."""
+    config = ModelConfig(layers=1, heads=18, width=18 * 64, context=8192, vocabulary_rows=8)
+    attention = MarkAttention(config, torch.bfloat16, torch.device(device))
+    generator = torch.Generator().manual_seed(past)
+    query, key = torch.randn(2, 1, 18, 64, 64, generator=generator).bfloat16()
+    value = torch.eye(64).bfloat16().expand(1, 18, 64, 64)
+    cache = Cache((1, 1, 18, 8192, attention.width), torch.bfloat16, torch.device(device))
+    cache.lengths = [past]
+    attention.prepare(cache, [0], 64)
+    attend = attention.prefill(cache, 0, past, past + 64)
+    found = attend(0, query.to(device), key.to(device), value.to(device))[0, slope, -1].double().cpu()
+    # The keys before these are 0, so ALiBi alone counts.
+    scores = torch.zeros(past + 64, dtype=torch.float64)
+    scores[past:] = key[0, slope].double() @ query[0, slope, -1].double() / math.sqrt(64)
+    scores += alibi_slopes(18)[slope].double() * torch.arange(-past - 63, 1)
+    expected = scores.softmax(0)[past:]
+    errors = (found / expected - 1).abs()[expected > 1e-25]
+    # Each probability and the output are rounded to 8 bits. A bias rounded to bf16 was off by 6 %.
+    assert errors.max() < 2**-8 + 2**-9 + 1e-3
+    if slope == 0:
+        assert expected.min() < 1e-15
+
+
+@FORMS
+def test_a_step_is_one_graph_that_branches_on_no_value(form: type[CacheAttention]) -> None:
+    """CUDA graphs need that, and no step waits for the device. `fullgraph` refuses anything else."""
+    config = ModelConfig(layers=1, heads=3, width=192, context=96, vocabulary_rows=320)
+    decoder = Decoder(random_model(config), "bf16", attention=form)
+    cache, counter = decoder.new_cache(96), CompileCounter()
+    decoder.prefill(random_ids(20), cache)
+    step = torch.compile(decoder._step, fullgraph=True, dynamic=True, backend=counter)
+    with torch.inference_mode():
+        for position in (20, 21, 40):
+            step(torch.tensor([1]), torch.tensor([position]), cache, 96)
+    assert counter.frame_count == 1
+
+
 @pytest.mark.parametrize(("dtype", "error"), [("fp32", 1e-5), ("bf16", 0.01), ("int8", 0.02), ("int4", 0.2)])
-def test_each_precision_is_near_the_model(dtype: str, error: float) -> None:
+@FORMS
+def test_each_precision_is_near_the_model(dtype: str, error: float, form: type[CacheAttention]) -> None:
     model, ids = random_model(size=0.5), random_ids(64)
-    decoder = Decoder(model, dtype)
+    decoder = Decoder(model, dtype, attention=form)
     cache = decoder.new_cache(64)
     decoder.prefill(ids[:63], cache)
     expected = recomputed(model, ids)
@@ -175,3 +250,20 @@ def test_cuda_graphs_say_what_the_cpu_says(dtype: str, error: float, device: int
             pairs.append([d.step([token], c)[0].cpu() for d, c in zip((expected, found), caches, strict=True)])
         for ours, theirs in pairs:
             assert float((ours - theirs).norm() / ours.norm()) < error
+
+
+@pytest.mark.gpu
+@NEEDS_CUDA
+def test_only_the_draw_waits_for_the_device() -> None:
+    decoder = Decoder(random_model(), "bf16", "cuda")
+    cache = decoder.new_cache(96)
+    decoder.prefill(random_ids(20), cache)
+    samplers = [Sampler(SamplingSettings(seed=1), torch.ones(320, dtype=torch.bool))]
+    for _ in range(3):
+        token = choose_all(samplers, list(decoder.step([1], cache)))[0]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        logits = decoder.step([token], cache)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert logits.isfinite().all()

@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from parakeet.errors import ParakeetError
-from parakeet.generation.sampling import Sampler
+from parakeet.generation.sampling import Sampler, choose_all
 from parakeet.sampling_settings import SamplingSettings
 
 PLAIN = {
@@ -182,6 +182,13 @@ def test_logits_that_are_not_finite_are_refused(value: float, allowed: list[bool
         Sampler(make(), torch.tensor(allowed)).choose(torch.tensor([0.0, value, 1.0]))
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_logits_that_are_not_finite_are_refused_in_a_shortlist_too(value: float) -> None:
+    rows = [torch.zeros(9), torch.tensor([0.0] * 8 + [value])]
+    with pytest.raises(ParakeetError, match="NaN or infinite"):
+        choose_all([sampler(9), sampler(9)], rows, shortlist=2)
+
+
 def test_logits_of_another_vocabulary_are_refused() -> None:
     with pytest.raises(ParakeetError, match="do not belong together"):
         sampler(4).choose(torch.zeros(5))
@@ -275,6 +282,31 @@ def test_only_what_has_probability_is_drawn_and_a_seed_repeats(situation: Situat
         token_id = one.choose(torch.tensor(logits))
         assert expected[token_id] > 0
         assert two.choose(torch.tensor(logits)) == token_id
+
+
+@settings(max_examples=200, deadline=None)
+@given(situations(), st.integers(1, 13))
+def test_a_shortlist_of_the_likeliest_gives_the_same_draws(situation: Situation, shortlist: int) -> None:
+    """As a GPU makes it, for two replies at once. Ties at its end and cuts beyond it need more than the list."""
+    logits, allowed, used, chosen = situation
+    rows = [torch.tensor(logits), torch.tensor(logits).flip(0)]
+    masks = [allowed, allowed[::-1]]
+    other = replace(chosen, temperature=0.7, top_k=2, seed=5)
+    alone, together = ([made(masks[0], used, chosen), made(masks[1], [], other)] for _ in range(2))
+    for _ in range(4):
+        expected = [one.choose(row) for one, row in zip(alone, rows, strict=True)]
+        assert choose_all(together, rows, shortlist) == expected
+
+
+@pytest.mark.parametrize("changes", [{}, {"min_p": 0.0}, {"min_p": 0.0, "top_k": 40}, {"temperature": 0}])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_shortlist_of_a_large_vocabulary(changes: dict[str, object], device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    rows = torch.randn(20, 20_000, generator=torch.Generator().manual_seed(12)) * 3
+    chosen = replace(SamplingSettings(seed=3), **changes)  # type: ignore[arg-type]
+    alone, listed = (Sampler(chosen, torch.ones(20_000, dtype=torch.bool)) for _ in range(2))
+    assert [alone.choose(row) for row in rows] == [choose_all([listed], [row.to(device)], 256)[0] for row in rows]
 
 
 @settings(max_examples=100, deadline=None)

@@ -106,3 +106,11 @@ def test_the_card_has_a_header_and_every_source() -> None:
     assert header["datasets"] == ["synthetic"]
     assert header["license"] == "gpl-3.0"
     assert "| synthetic | GPL-3.0-or-later | 1 | 2 | 1 |" in card
+    assert "Sensible replies" not in card  # an evaluation from before this metric
+
+    share = {"prompts": 4, "sensible": 0.75, "interval": [0.3, 0.95]}
+    failed = [{"category": "greeting", "turns": ["hi"], "replies": ["Paris."], "fault": "shows none of: greeting"}]
+    evaluation["chat"] = share | {"categories": {"greeting": share}, "failed": failed}
+    card = render_card(recipe, training, evaluation, {"train": tally, "held_out": tally})
+    assert "| all | 4 | 75.0% | 30.0% to 95.0% |" in card
+    assert "Paris" not in card

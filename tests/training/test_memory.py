@@ -47,6 +47,7 @@ def test_nonsense_is_not_an_amount_of_memory(text: str) -> None:
 
 def test_a_gpu_reserves_some_for_itself_and_a_machine_a_fifth() -> None:
     assert gpu_budget(12 * GIB) == pytest.approx(11.2 * GIB, rel=1e-6)
+    assert gpu_budget(12 * GIB, processes=2) == pytest.approx(10.8 * GIB, rel=1e-6), "NCCL's buffers"
     assert gpu_budget(GIB // 2) == 0
     assert 0 < machine_budget() == machine_budget()
     memory = Path("/proc/meminfo")

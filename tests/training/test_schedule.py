@@ -1,19 +1,27 @@
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import accumulate
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from parakeet.learning_rate import DECAYS
-from parakeet.recipe import LaterSequences, Packing, Training
+from parakeet.recipe import LaterBatches, LaterSequences, Packing, Recipe, Training
+from parakeet.recipe_file import load_recipe
 from parakeet.training.schedule import Phase, Schedule, total_steps
 
 BATCH_TOKENS = 1 << 12
+Later = Sequence[tuple[int, float]]
 
 
-def training(steps: int, decay_fraction: float = 0.2, warmup_steps: int = 100, decay: str = "linear") -> Training:
+def training(
+    steps: int, decay_fraction: float = 0.2, warmup_steps: int = 100, decay: str = "linear", then: Later = ()
+) -> Training:
+    """`then`: batches of so many times BATCH_TOKENS, with their share of the tokens."""
     return Training(
+        then=[LaterBatches(batch_tokens=times * BATCH_TOKENS, share=share) for times, share in then],
         tokens=BATCH_TOKENS * steps,
         batch_tokens=BATCH_TOKENS,
         learning_rate=1e-3,
@@ -35,9 +43,10 @@ def one_length(peak: float, warmup_steps: int, decay_start: int, total: int) -> 
     return Schedule(peak, warmup_steps, decay_start, total, (Phase(16, total),))
 
 
-TRAININGS = st.builds(
-    training, st.integers(1, 300), st.floats(0, 1), st.integers(0, 100), st.sampled_from(sorted(DECAYS))
-)
+PLAIN = (st.integers(1, 300), st.floats(0, 1), st.integers(0, 100), st.sampled_from(sorted(DECAYS)))
+LATER = st.lists(st.tuples(st.integers(1, 5), st.floats(0.001, 0.3)), max_size=3)
+OF_ONE_SIZE = st.builds(training, *PLAIN)
+TRAININGS = st.builds(training, *PLAIN, LATER)
 PACKINGS = st.lists(st.floats(0.001, 0.3), max_size=3).map(lambda shares: packing(*shares))
 SCHEDULES = st.builds(Schedule.from_recipe, TRAININGS, PACKINGS)
 
@@ -64,7 +73,7 @@ def test_a_square_root_decay_is_below_the_linear_one() -> None:
     assert all(0 < sqrt.learning_rate(step) < linear.learning_rate(step) for step in range(52, 101))
 
 
-@given(TRAININGS, PACKINGS)
+@given(OF_ONE_SIZE, PACKINGS)
 def test_every_length_has_its_share_of_the_steps(settings: Training, packed: Packing) -> None:
     schedule = Schedule.from_recipe(settings, packed)
     total = total_steps(settings)
@@ -110,6 +119,7 @@ def test_a_shared_step_has_the_same_past_in_both(one: Schedule, other: Schedule)
             for past in range(1, step + 1):
                 assert one.learning_rate(past) == other.learning_rate(past)
                 assert one.sequence_length(past) == other.sequence_length(past)
+                assert one.tokens_in(past) == other.tokens_in(past)
 
 
 @given(st.integers(1, 300), st.integers(0, 300), st.floats(0, 1), PACKINGS)
@@ -158,3 +168,54 @@ def test_a_later_decay_shares_the_phases_that_are_the_same() -> None:
 def test_other_sequence_lengths_share_nothing() -> None:
     one = Schedule(1.0, 2, 16, 20, (Phase(16, 20),))
     assert not one.shares_past(1, Schedule(1.0, 2, 16, 20, (Phase(32, 20),)))
+
+
+@given(TRAININGS, PACKINGS)
+def test_the_steps_of_growing_batches_make_up_the_tokens(settings: Training, packed: Packing) -> None:
+    schedule = Schedule.from_recipe(settings, packed)
+    tokens = [schedule.tokens_in(step) for step in range(1, schedule.total_steps + 1)]
+    assert [schedule.tokens_until(step) for step in range(len(tokens) + 1)] == [0, *accumulate(tokens)]
+    # Each size is rounded up to whole steps, so that all tokens are trained on and less than a step of each beyond.
+    assert settings.tokens <= sum(tokens) < settings.tokens + max(settings.batch_sizes)
+    assert schedule.total_steps == total_steps(settings)
+
+
+def test_known_growth() -> None:
+    """100 steps' tokens: half of them, then three tenths in batches twice as large, then a fifth in four times."""
+    schedule = Schedule.from_recipe(training(100, 0.3, then=[(2, 0.3), (4, 0.2)]), packing(0.1))
+    assert [(later.after_step, later.batch_tokens) for later in schedule.growth] == [(50, 8192), (65, 16384)]
+    assert schedule.total_steps == 70
+    # The last 30 % of the tokens are 5 steps of the second size and 5 of the third; the last 10 % are 2.5 of these.
+    assert schedule.decay_start == 60
+    assert [phase.last_step for phase in schedule.phases] == [68, 70]
+    assert schedule.stable_until == 50
+
+
+def test_a_run_continues_with_batches_that_grow_later() -> None:
+    constant, growing = (
+        Schedule.from_recipe(training(100, 0.1, 10, then=then), packing()) for then in ((), [(2, 0.4)])
+    )
+    assert growing.shares_past(60, constant)
+    assert not growing.shares_past(61, constant)
+
+
+def test_a_schedule_of_a_version_without_growth_is_read() -> None:
+    schedule = Schedule.from_recipe(training(100), packing(0.1))
+    values = {key: value for key, value in asdict(schedule).items() if key not in ("growth", "batch_tokens")}
+    assert Schedule.from_values(json.loads(json.dumps(values))) == schedule
+
+
+@pytest.mark.parametrize(
+    ("then", "reason"),
+    [
+        ([{"batch_tokens": 1000, "share": 0.5}], r"training.then\[0\].batch_tokens 1000 is not a multiple of packing"),
+        ([{"batch_tokens": 512, "share": 0.5}] * 2, "leave nothing for batches of training.batch_tokens"),
+        ([{"batch_tokens": 0, "share": 0.5}], "greater than or equal to 16"),
+        ([{"batch_tokens": 512, "share": 0.0}], "greater than 0"),
+    ],
+)
+def test_growth_that_cannot_be_is_refused(then: list[dict[str, float]], reason: str) -> None:
+    values = load_recipe("demo").model_dump()
+    values["training"]["then"] = then
+    with pytest.raises(ValueError, match=reason):
+        Recipe.model_validate(values)

@@ -79,8 +79,8 @@ def test_losses_fall_and_every_step_is_recorded_once(finished: Path) -> None:
     summary = json.loads((TrainingJob.load(finished).output / SUMMARY_FILE).read_text(encoding="utf-8"))
     assert summary["steps"] == STEPS
     assert summary["mfu"] is None
-    assert summary["forecast_bytes"] > 0
-    assert summary["memory_bytes"] > 0
+    # Both are of the whole process, most of which is Python and torch.
+    assert 0.7 < summary["memory_bytes"] / summary["forecast_bytes"] < 1.5
 
 
 def test_a_run_killed_again_and_again_comes_to_the_same_bits(

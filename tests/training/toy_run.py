@@ -11,25 +11,27 @@ from parakeet.model.transformer import Parakeet
 from parakeet.progress import Progress
 from parakeet.recipe import Training
 from parakeet.training.checkpoint import CheckpointWriter, HostCopy, RunState, write_checkpoint
-from parakeet.training.optimizer import make_optimizer
+from parakeet.training.optimizer import Optimizer, make_optimizer
 from parakeet.training.schedule import Phase, Schedule
 
 SCHEDULE = Schedule(1e-3, 2, 800, 1000, (Phase(16, 1000),))
 SMALLEST_FILE = 1 << 10
 LARGEST_FILE = resource.RLIM_INFINITY
 
-Saved = tuple[Parakeet, torch.optim.Optimizer, RunState]
+Saved = tuple[Parakeet, Optimizer, RunState]
 
 
 class ToyRun:
     """A model of `width`; bitsandbytes keeps 8-bit state for tensors of 4,096 values and more."""
 
-    def __init__(self, optimizer: str = "adamw", width: int = 16, seed: int = 1, device: str = "cpu") -> None:
+    def __init__(
+        self, optimizer: str = "adamw", width: int = 16, seed: int = 1, device: str = "cpu", **settings: object
+    ) -> None:
         self.model = Parakeet(ModelConfig(layers=2, heads=2, width=width, context=16, vocabulary_rows=64))
         self.model.initialise(torch.Generator().manual_seed(seed))
         self.model.to(device)
-        settings = Training(tokens=1, batch_tokens=16, learning_rate=1e-3, optimizer=optimizer)
-        self.optimizer = make_optimizer(self.model, settings)
+        values = {"tokens": 1, "batch_tokens": 16, "learning_rate": 1e-3, "optimizer": optimizer, **settings}
+        self.optimizer = make_optimizer(self.model, Training.model_validate(values))
 
     def make_step(self, step: int) -> None:
         generator = torch.Generator().manual_seed(step)
@@ -48,7 +50,7 @@ class ToyRun:
         state = self.optimizer.state_dict()["state"]
         learnt = [*self.model.state_dict().values()]
         learnt += [torch.as_tensor(value) for index in sorted(state) for _, value in sorted(state[index].items())]
-        return [tensor.cpu().numpy().tobytes() for tensor in learnt]
+        return [tensor.cpu().reshape(-1).view(torch.uint8).numpy().tobytes() for tensor in learnt]
 
 
 def write(run: Path, snapshot: Saved) -> Path:

@@ -1,0 +1,228 @@
+"""The key/value cache, and attention to it with ALiBi, in one form for CPUs and one for GPUs."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.bias import causal_lower_right
+
+from parakeet.generation.graphs import StepGraphs
+from parakeet.generation.matrices import fresh_memory
+from parakeet.model.attention import KERNEL_WIDTH, LARGEST_EXACT, alibi_slopes
+from parakeet.model.config import ModelConfig
+
+QUERIES_PER_BLOCK = 128
+"""Positions of a prompt that attend together on a CPU. A block does not read the keys after it, which a mask alone
+would not save (2.3 instead of 2.6 ms a layer for 512 positions in bf16)."""
+
+MARKS = 4
+"""Features of a key that hold its position."""
+UNWRITTEN = -(1 << 15)
+"""The coarse position of an empty slot: a power of two, exact in bf16. Even the flattest slope, 2^−8, takes at least
+8,000 from its logit, so its probability is 0."""
+
+KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""Without cuDNN, which torch prefers on Hopper: on an H100 its first prompt of 4,000 tokens took 1.7 to 3.1 s, because
+it plans each new length anew, and 0.2 s without it."""
+
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""Appends key and value to a layer's cache, and gives the query's attention to all of it: layer, query, key, value."""
+
+
+class Cache:
+    """Keys and values of every layer as a ring buffer, each (layers, batch, heads, capacity, cached width).
+
+    Position p of a row is in slot p mod capacity: beyond the capacity, the newest token overwrites the oldest.
+    `lengths` counts the tokens that each row has seen. Lowering it forgets the newest.
+    """
+
+    def __init__(self, shape: tuple[int, int, int, int, int], dtype: torch.dtype, device: torch.device) -> None:
+        self.keys = _untouched_zeros(shape, dtype, device)
+        self.values = _untouched_zeros(shape, dtype, device)
+        self.capacity = shape[3]
+        self.lengths = [0] * shape[1]
+        self.marked = [-1] * shape[1]
+        """For `MarkAttention`: the length of each row that its marks are right for."""
+        self.graphs = StepGraphs(shape[1], device) if device.type == "cuda" else None
+        """They use this cache's memory and must not outlive it."""
+
+    @property
+    def n_bytes_per_token(self) -> int:
+        """Bytes that one more token of a row adds to what every later step reads."""
+        layers, _, heads, _, width = self.keys.shape
+        return 2 * layers * heads * width * self.keys.element_size()
+
+
+def _untouched_zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros that take no memory until they are written: a cache for 8,192 tokens is 1.4 GB in fp32, and most
+    conversations are short. torch.zeros writes its zeros. numpy's are in huge pages, and the first token of each head
+    would touch another page, so all of them (1.7 s for a prompt of five tokens)."""
+    if device.type != "cpu":
+        return torch.zeros(tuple(shape), dtype=dtype, device=device)
+    memory = fresh_memory(math.prod(shape) * dtype.itemsize, huge=False)
+    return torch.frombuffer(memory, dtype=dtype).view(tuple(shape))
+
+
+class CacheAttention(Protocol):
+    """How new positions attend to a cache. Queries, keys and values of the model are (…, head width)."""
+
+    width: int
+    """Of a key or value in the cache."""
+
+    def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None: ...
+
+    def prepare(self, cache: Cache, rows: Sequence[int], count: int) -> None:
+        """To be called before `count` positions are appended to each of these rows."""
+
+    def step(self, cache: Cache, positions: Tensor, visible: int) -> Attend:
+        """For one position of each row, positions (batch,) on the device: query, key, value (batch, heads, head width).
+
+        The first `visible` slots are read, written or not. Shapes are fixed and nothing branches on values, as CUDA
+        graphs need.
+        """
+
+    def prefill(self, cache: Cache, row: int, past: int, end: int) -> Attend:
+        """For positions `past` to `end` of a row that has not filled its ring: (1, heads, end − past, head width)."""
+
+
+class MaskAttention:
+    """ALiBi as a mask in fp32 with any strides, which torch's kernel for CPUs takes."""
+
+    def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
+        self.width = config.head_width
+        self._slopes = alibi_slopes(config.heads).to(device)
+
+    def prepare(self, cache: Cache, rows: Sequence[int], count: int) -> None:
+        pass
+
+    def step(self, cache: Cache, positions: Tensor, visible: int) -> Attend:
+        device = positions.device
+        batch = torch.arange(positions.shape[0], device=device)
+        slots = positions % cache.capacity
+        # (batch, visible): slot s holds the token (position − s) mod capacity tokens back. A distance beyond
+        # `position` means that the slot is still empty.
+        distance = (positions[:, None] - torch.arange(visible, device=device)) % cache.capacity
+        # (batch, heads, 1, visible): ALiBi, and −inf for empty slots.
+        bias = -self._slopes[:, None, None] * distance[:, None, None, :]
+        bias = bias.masked_fill((distance > positions[:, None])[:, None, None, :], float("-inf"))
+
+        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            keys, values = cache.keys[layer], cache.values[layer]  # (batch, heads, capacity, head width)
+            keys[batch, :, slots] = key
+            values[batch, :, slots] = value
+            seen = keys[:, :, :visible], values[:, :, :visible]
+            return F.scaled_dot_product_attention(query[:, :, None], *seen, bias)[:, :, 0]
+
+        return attend
+
+    def prefill(self, cache: Cache, row: int, past: int, end: int) -> Attend:
+        # Queries run from the newest (r = 0) to the oldest, keys from the oldest (j = 0). Their distance is then
+        # end − 1 − (r + j), so the bias matrix of a head is one line read with both strides 1. Written out, it would
+        # take 302 MB for 512 queries at the end of 8,192 tokens of the 378M model.
+        line = torch.arange(end + QUERIES_PER_BLOCK, device=self._slopes.device)
+        bias = (-self._slopes[:, None] * (end - 1 - line)).masked_fill_(line >= end, float("-inf"))  # (heads, line)
+
+        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            keys, values = cache.keys[layer, row : row + 1, :, :end], cache.values[layer, row : row + 1, :, :end]
+            keys[:, :, past:] = key
+            values[:, :, past:] = value
+            newest_first, mixed = query.flip(2), []
+            for begin in range(0, end - past, QUERIES_PER_BLOCK):
+                queries = newest_first[:, :, begin : begin + QUERIES_PER_BLOCK]
+                # The block's newest query sees this many keys.
+                last = end - begin
+                shape, strides = (1, len(bias), queries.shape[2], last), (0, bias.stride(0), 1, 1)
+                mask = bias.as_strided(shape, strides, begin)
+                mixed.append(F.scaled_dot_product_attention(queries, keys[:, :, :last], values[:, :, :last], mask))
+            return torch.cat(mixed, 2).flip(2)
+
+        return attend
+
+
+class MarkAttention:
+    """ALiBi as features behind a key's own, the marks of its position, and no mask.
+
+    CUDA's kernels take a mask only in the precision of the products: in bf16, a far key's bias of 32 is off by up to
+    0.06, and its probability by 6 %. They do not split a masked query's keys over the processors either. Without a
+    mask, FlashAttention does both, and the products of the marks are exact as in training (`_fused_mask`).
+
+    A key is (head width, coarse, fine, coarse, fine, zeros) and a query (head width, high · unit, high, low · unit,
+    low, zeros): their product has slope · position for the position in the ring, in which ALiBi's slope · (key − query)
+    differs by a term that drops out of the softmax. When a row begins its ring again, the keys of the last round go
+    one capacity back.
+    """
+
+    def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
+        self._own = config.head_width
+        self.width = -(-(config.head_width + MARKS) // KERNEL_WIDTH) * KERNEL_WIDTH
+        # Positions from −context to context as unit · coarse + fine, both exact in bf16 up to a context of 65,536.
+        self._unit = max(64, 1 << ((2 * config.context - 1) // (2 * LARGEST_EXACT)).bit_length())
+        root = math.sqrt(config.head_width)
+        slopes = alibi_slopes(config.heads)
+        # The slope in two terms of 8 bits each; the scores are divided by root again.
+        high = (slopes * root).bfloat16().float()
+        low = slopes * root - high
+        marks = torch.stack([high * self._unit, high, low * self._unit, low], dim=-1)[None, :, None]
+        # (1, heads, 1, width − head width)
+        self._query_marks = F.pad(marks, (0, self.width - self._own - MARKS)).to(device, dtype)
+
+    def prepare(self, cache: Cache, rows: Sequence[int], count: int) -> None:
+        for row in rows:
+            length = cache.lengths[row]
+            if cache.marked[row] != length or (length and length % cache.capacity == 0):
+                self._mark_all(cache, row, length)
+            cache.marked[row] = length + count
+
+    def _mark_all(self, cache: Cache, row: int, length: int) -> None:
+        """The marks of every slot of a row that has seen `length` tokens."""
+        slots = torch.arange(cache.capacity, device=cache.keys.device)
+        older = slots - cache.capacity if length >= cache.capacity else torch.full_like(slots, UNWRITTEN * self._unit)
+        cache.keys[:, row, :, :, self._own :] = self._marks(torch.where(slots < length % cache.capacity, slots, older))
+
+    def _marks(self, positions: Tensor) -> Tensor:
+        """(n,) to (n, width − head width)."""
+        coarse = torch.div(positions, self._unit, rounding_mode="floor")
+        fine = positions - self._unit * coarse
+        marks = torch.stack([coarse, fine, coarse, fine], dim=-1)
+        return F.pad(marks, (0, self.width - self._own - MARKS)).to(self._query_marks.dtype)
+
+    def step(self, cache: Cache, positions: Tensor, visible: int) -> Attend:
+        batch = torch.arange(positions.shape[0], device=positions.device)
+        slots = positions % cache.capacity
+        # All layers at once: (batch, layers, heads, width − head width).
+        cache.keys[:, batch, :, slots, self._own :] = self._marks(slots)[:, None, None]
+
+        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            keys, values = cache.keys[layer], cache.values[layer]  # (batch, heads, capacity, width)
+            keys[batch, :, slots, : self._own] = key
+            values[batch, :, slots, : self._own] = value
+            return self._mix(query[:, :, None], keys[:, :, :visible], values[:, :, :visible], None)[:, :, 0]
+
+        return attend
+
+    def prefill(self, cache: Cache, row: int, past: int, end: int) -> Attend:
+        new = torch.arange(past, end, device=cache.keys.device)
+        cache.keys[:, row, :, past:end, self._own :] = self._marks(new)
+        # Query i sees the keys up to past + i. No matrix is made of this.
+        causal = causal_lower_right(end - past, end)
+
+        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            keys, values = cache.keys[layer, row : row + 1, :, :end], cache.values[layer, row : row + 1, :, :end]
+            keys[:, :, past:, : self._own] = key
+            values[:, :, past:, : self._own] = value
+            return self._mix(query, keys, values, causal)
+
+        return attend
+
+    def _mix(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        """query (batch, heads, n, head width), keys and values (batch, heads, m, width)."""
+        marks = self._query_marks.expand(query.shape[0], -1, query.shape[2], -1)
+        marked = torch.cat([query, marks], dim=-1)
+        with sdpa_kernel(KERNELS):
+            # The default scale would be 1 / sqrt of the width with the marks.
+            mixed = F.scaled_dot_product_attention(marked, keys, values, mask, scale=1 / math.sqrt(self._own))
+        return mixed[..., : self._own]

@@ -1,0 +1,67 @@
+"""Muon's update: the nearest orthogonal matrix to a momentum, by a polynomial iteration.
+
+Jordan et al. 2024 (kellerjordan.github.io/posts/muon): an update whose singular values are all about 1 moves every
+direction of a matrix alike, where Adam's moves few.
+"""
+
+import torch
+from torch import Tensor
+
+COEFFICIENTS = (
+    (8.205160, -22.901935, 16.460725),
+    (4.066395, -2.861155, 0.518400),
+    (3.909595, -2.823352, 0.525037),
+    (3.285563, -2.415302, 0.485294),
+    (2.277873, -1.619822, 0.398481),
+)
+"""a, b, c of each iteration X ← a·X + b·(XXᵀ)X + c·(XXᵀ)²X: Polar Express (Amsel et al. 2025, arXiv 2505.16932), whose
+polynomials are the best for each iteration in turn, with that paper's safety factor of 1.01 folded in. Five bring
+every singular value above 0.01 of the largest to between 0.87 and 1.12."""
+GRAM_RATIO = 2
+"""From this ratio of sides on, the iteration runs on the small square XXᵀ. Five iterations on eight matrices then take
+85 ms instead of 152 on a core at 256 × 1,024, as long as before at 256 × 512, and a square matrix would take longer."""
+
+
+def orthogonalise_(matrices: Tensor) -> Tensor:
+    """For each of (n, rows, columns) matrices U·S·Vᵀ about U·Vᵀ, in the same shape. A matrix of zeros stays zeros.
+
+    fp32 matrices are overwritten on the way.
+
+    The products are in fp32, or on a CUDA device with bf16 units in bf16: a CPU without such units takes 40 times as
+    long in bf16.
+    """
+    half = matrices.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    x = matrices.bfloat16() if half else matrices.float()
+    # XXᵀ is the smaller of the two squares when rows are the shorter side.
+    tall = x.shape[-2] > x.shape[-1]
+    found = _iterate(x.mT if tall else x)
+    return (found.mT if tall else found).to(matrices.dtype)
+
+
+def _iterate(x: Tensor) -> Tensor:
+    """(n, short, long) matrices to their nearest orthogonal ones."""
+    # The Frobenius norm bounds the largest singular value. The margin is for bf16, which may round it down.
+    x.div_(x.norm(dim=(-2, -1), keepdim=True).mul_(1.01).add_(1e-7))
+    # bf16 has too few digits to multiply polynomials of XXᵀ without x.
+    if x.dtype == torch.bfloat16 or x.shape[-1] < GRAM_RATIO * x.shape[-2]:
+        for a, b, c in COEFFICIENTS:
+            square = x @ x.mT
+            x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
+        return x
+    # All polynomials of XXᵀ commute, so their product can be applied to x once, at the end. The error is 5e-4 in fp32,
+    # against 1e-5, which no training notices.
+    square = x @ x.mT
+    total = _polynomial(square, *COEFFICIENTS[0])
+    factor = total
+    for coefficients in COEFFICIENTS[1:]:
+        square = factor @ square @ factor
+        factor = _polynomial(square, *coefficients)
+        total = total @ factor
+    return total @ x
+
+
+def _polynomial(square: Tensor, a: float, b: float, c: float) -> Tensor:
+    """a + b · square + c · square², (n, side, side)."""
+    factor = torch.baddbmm(square, square, square, beta=b, alpha=c)
+    factor.diagonal(dim1=-2, dim2=-1).add_(a)
+    return factor
