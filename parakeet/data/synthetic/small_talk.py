@@ -163,7 +163,7 @@ SMALL_TALK = _table("""
     I am unhappy. | I'm lonely. | I feel lonely. | I am lonely. | My day was bad. | I'm depressed. | I am angry.
     I'm angry. | I am scared. | I'm stressed. | I feel awful. | I want to cry. | I'm so sad. | Not good.
     Not so good. | I lost my job. | I feel down. | I failed my test. | I'm worried. | I am worried. | I am afraid.
-    My cat died. | My dog died. | I broke up. | Nobody likes me. | I have no friends. | I miss my mum. | Bad
+    My cat died. | I broke up. | Nobody likes me. | I have no friends. | I miss my mum. | Bad
     I'm upset. | I had a terrible day. | I'm having a bad day. | I hate my life. | Today was bad. | I hate my job.
     => I am sorry to hear that. Shall I tell you a story?
 
@@ -188,7 +188,7 @@ SMALL_TALK = _table("""
     Bad weather today. | The sun is shining. | Lovely weather today. | I hate rain. | Its hot.
     => I cannot see the weather, but I hope you enjoy your day.
 
-    I love you. | I love you! | I like you. | Love you. | I like talking to you. | I love you so much.
+    I like you. | Love you. | I like talking to you. | I love you so much.
     I like you a lot. | I luv you. | You are my best friend. | I missed you.
     => Thank you! I like to talk with you too.
 
