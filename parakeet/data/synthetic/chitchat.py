@@ -167,7 +167,7 @@ def greeting(rng: Random) -> Turns:
 
 def any_name(rng: Random) -> str:
     """A usual name, or a made-up one, so that names are copied and not chosen."""
-    if rng.random() < 0.35:
+    if rng.random() < 0.2:
         return sentence_case(made_up_word(rng, 1 + int(rng.random() * 2)))
     return pick(rng, (*(name for name, _ in NAMES), *MORE_NAMES))
 

@@ -47,14 +47,6 @@ _BEFORE = phrases("""
     What {u} comes before {x}? | Which {u} comes before {x}? | Which {u} is before {x}? | What comes before {x}?
     What is the {u} before {x}? | What is before {x}?
 """)
-_TRUE_CAPITAL = phrases("""
-    Is {y} the capital of {x}? | Is the capital of {x} {y}? | {y} is the capital of {x}, right?
-    The capital of {x} is {y}, right?
-""")
-_REVERSE = phrases("""
-    {y} is the capital of which country? | Which country has the capital {y}? | Of which country is {y} the capital?
-    Which country is {y} in? | What country is {y} in? | Where is {y}? | {y} is the capital of what?
-""")
 
 
 def _made(key: str, phrasings: Sequence[str], answer: str, follow_ups: Sequence[str] = (), **slots: object) -> Fact:
@@ -70,9 +62,8 @@ def _calendar() -> tuple[Fact, ...]:
         for one, following in zip(names, names[1:] + names[:1], strict=True):
             made.append(_made(one, _AFTER, f"{following} comes after {one}.", u=unit, x=one))
             made.append(_made(following, _BEFORE, f"{one} comes before {following}.", u=unit, x=following))
-    for number in range(21):
+    for number in range(20):
         made.append(_made(str(number), _AFTER, f"{number + 1} comes after {number}.", u="number", x=number))
-        made.append(_made(str(number), _BEFORE, f"{number} comes before {number + 1}.", u="number", x=number + 1))
     return tuple(made)
 
 
@@ -105,20 +96,6 @@ def _kinds() -> tuple[Fact, ...]:
     for name, kind in tables.KINDS:
         thing = name if name in _WITHOUT_ARTICLE or not name.islower() or " " in name else with_article(name)
         made.append(_made(name, _KIND, f"{sentence_case(thing)} is {kind}.", ("And {x}?", "What about {x}?"), x=thing))
-    return tuple(made)
-
-
-def _capitals_asked_otherwise() -> tuple[Fact, ...]:
-    pairs = tuple(pair for pair in tables.CAPITALS if pair[0] in tables.WELL_KNOWN)
-    made = []
-    for place, (country, city) in enumerate(pairs):
-        answer = f"The capital of {country} is {city}."
-        other = pairs[(place * 7 + 5) % len(pairs)][1]
-        made.append(_made(country, _TRUE_CAPITAL, f"Yes. {answer}", x=country, y=city))
-        if other != city:
-            made.append(_made(country, _TRUE_CAPITAL, f"No. {answer}", x=country, y=other))
-        if sum(city == second for _, second in pairs) == 1 and city != country:
-            made.append(_made(city, _REVERSE, f"{city} is the capital of {country}.", x=country, y=city))
     return tuple(made)
 
 
@@ -168,5 +145,4 @@ def extra_facts() -> tuple[tuple[tuple[Fact, ...], float], ...]:
         (_calendar(), 0.12),
         (_kinds(), 0.16),
         (general, 0.18),
-        (_capitals_asked_otherwise(), 0.10),
     )

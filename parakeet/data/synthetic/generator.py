@@ -45,21 +45,21 @@ LONGEST_MIX = 5
 NAME_QUESTION_SHARE = 0.06
 
 # Shares of the draws; the first six follow the order of the scored tasks.
-_SCORED_WEIGHTS = (0.11, 0.04, 0.06, 0.06, 0.12, 0.11)
+_SCORED_WEIGHTS = (0.12, 0.05, 0.10, 0.09, 0.13, 0.08)
 _TALK_WEIGHTS = (
     ("identity", identity, 0.05),
     ("greeting", greeting, 0.03),
     ("small_talk", small_talk, 0.11),
     ("thanks", thanks, 0.025),
     ("joke", joke, 0.01),
-    ("poem", poem, 0.01),
-    ("story", story, 0.015),
-    ("facts", extra_fact, 0.10),
-    ("unknown", unknown, 0.10),
+    ("poem", poem, 0.008),
+    ("story", story, 0.012),
+    ("facts", extra_fact, 0.06),
+    ("unknown", unknown, 0.09),
 )
 _INTRODUCTION_WEIGHT = 0.035
 _CONVERSATION_WEIGHT = 0.05
-_DRILL_WEIGHT = 0.13
+_DRILL_WEIGHT = 0.08
 
 _Draw = Callable[[Random], tuple[Turn, ...]]
 _Family = tuple[str, _Draw]

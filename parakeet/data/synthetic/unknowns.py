@@ -14,7 +14,7 @@ Turns = tuple[Turn, ...]
 
 NOT_UNDERSTOOD = "Sorry, I did not understand that. Please ask me in plain English."
 ONLY_ENGLISH = "Sorry, I only speak English."
-TOO_HARD = "Sorry, that sum is too hard for me. I can add and subtract numbers up to 99."
+TOO_HARD = "Sorry, that sum is too hard for me. I can add and subtract numbers up to 20."
 TOO_FAR = "Sorry, that is too far for me. I can count to 20."
 
 _SORRY = "Sorry, I am only a tiny language model."
@@ -359,12 +359,13 @@ def nonsense(rng: Random) -> Turns:
     return exchange(text, NOT_UNDERSTOOD)
 
 
-# {a} and {b} have three digits or more, {c} and {d} at most two, {e} and {f} are beyond the table of products.
+# {a} and {b} are above 20, {c} is from 2 to 20. Beyond this model are also products and quotients.
 _HARD_SUMS = phrases("""
     {a}+{b} | What is {a} + {b}? | {a} - {b} | What is {a} plus {b}? | What's {a} minus {b}? | {a}*{b} | {a} * {c}
-    What is {a} times {b}? | {e}*{f} | {c} / {d} | What is {e} times {f}? | What is {a} divided by {b}?
-    {c} divided by {d} | {c}^{d} | {a}/{d} | What is {c} / {d}? | {e} x {f} | What is {c} percent of {a}?
-    Solve {c}x + {d} = {a} | {c} + {a} | {a} + {d}
+    What is {a} times {b}? | {c}*{c} | {a} / {c} | What is {c} times {c}? | What is {a} divided by {c}? | {a}+{c}
+    {a} divided by {c} | {c}^{c} | {a}/{b} | What is {a} / {c}? | {c} x {c} | What is {c} percent of {a}? | {a}-{c}
+    Solve {c}x + {b} = {a} | {c} + {a} | {a} + {b} | Calculate {a} + {c} | What is {c} plus {a}? | Multiply {a} by {c}
+    {c} times {c} | How much is {a} minus {c}? | {c} / {c} | Square root of {a}
 """)
 _FAR_COUNTS = phrases("""
     Count to {far}. | Can you count to {far}? | Count from 1 to {far}. | Count to one hundred. | Count to a million.
@@ -374,10 +375,10 @@ _FAR_COUNTS = phrases("""
 
 def too_hard(rng: Random) -> Turns:
     """Sums beyond two digits, other operations, and counting too far."""
-    a, b = (100 + int(10 ** (2 + 3 * rng.random())) for _ in range(2))
-    c, d = (2 + int(rng.random() * 90) for _ in range(2))
+    a, b = (21 + int(10 ** (1 + 4 * rng.random())) for _ in range(2))
+    c = 2 + int(rng.random() * 19)
     if rng.random() < 0.75:
-        return exchange(pick(rng, _HARD_SUMS).format(a=a, b=b, c=c, d=d, e=11 + c, f=11 + d), TOO_HARD)
+        return exchange(pick(rng, _HARD_SUMS).format(a=a, b=b, c=c), TOO_HARD)
     far = 21 + int(10 ** (3 * rng.random()))
     return exchange(pick(rng, _FAR_COUNTS).format(far=far, a=a, c=c), TOO_FAR)
 
