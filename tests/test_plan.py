@@ -281,7 +281,7 @@ def test_a_plan_for_ones_own_text_counts_its_files(tmp_path: Path) -> None:
         assert source["text_bytes"] == pytest.approx(len(text), rel=0.02), name
     assert document["recipe"]["name"] == "a-and-4-more"
     assert document["training"]["text_tokens"] == pytest.approx(5 * len(text) / 3.53, rel=0.02)
-    passes = 860_000 / document["training"]["text_tokens"]
+    passes = 1_250_000 / document["training"]["text_tokens"]
     shown = plan(*(word for name in names for word in ("--data", str(tmp_path / name))))
     assert ["passes", "over", "the", "text", f"{passes:.1f}"] == section(shown, "Training")[2][:5]
     assert "does not exist" in refused("--data", str(tmp_path / "nothing"))
