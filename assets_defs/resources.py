@@ -1,12 +1,13 @@
 """The folder of artefacts as a Dagster resource, and the lock that says that a run is alive."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
 from filelock import FileLock
 
+from parakeet.artifact import Artifact
 from parakeet.home import home
 from parakeet.recipe import Recipe
 from parakeet.stages import Build
@@ -25,6 +26,8 @@ class ParakeetHome:
     """PARAKEET_HOME, or the checkout's `assets/`, and the recipe that the definitions were made from."""
 
     recipe: Recipe
+    given: Mapping[str, Artifact]
+    """Artefacts to take as they are, as `Build` does."""
 
     @property
     def root(self) -> Path:
@@ -32,10 +35,10 @@ class ParakeetHome:
 
     def build(self) -> Build:
         """The stages of the definitions' recipe."""
-        return Build(self.root, self.recipe)
+        return Build(self.root, self.recipe, self.given)
 
 
-def home_resource(recipe: Recipe) -> dg.ResourceDefinition:
+def home_resource(recipe: Recipe, given: Mapping[str, Artifact] | None = None) -> dg.ResourceDefinition:
     """A `ParakeetHome` that holds its run's lock.
 
     While a run lives, its process holds a lock file named after it. The operating system releases the lock however the
@@ -45,7 +48,7 @@ def home_resource(recipe: Recipe) -> dg.ResourceDefinition:
     # The empty schema refuses the recipe in the config of runs of Parakeet 0.1, which would not be built.
     @dg.resource(description="The folder of all artefacts, and the recipe that is built there.", config_schema={})
     def resource(context: dg.InitResourceContext) -> Iterator[ParakeetHome]:
-        parakeet_home = ParakeetHome(recipe)
+        parakeet_home = ParakeetHome(recipe, given or {})
         root = parakeet_home.root
         if context.run_id is None:
             yield parakeet_home

@@ -25,6 +25,7 @@ from parakeet.recipe_sources import remote_sources
 from parakeet.release.stages import OriginalCheckpointFile, OriginalModelStage, ReleaseStage
 from parakeet.sanitise import sanitise
 from parakeet.stage import ExternalFile, Launch, MakeContext, Stage
+from parakeet.training.recorded import keep_recipe
 from parakeet.training.stage import CheckpointStage
 
 ACTIVE_RECIPE_FILE = "recipe.yaml"
@@ -58,14 +59,17 @@ def asset_names(recipe: Recipe) -> tuple[str, ...]:
 
 
 class Build:
-    """One recipe's stages over one store of artefacts."""
+    """One recipe's stages over one store of artefacts.
 
-    def __init__(self, root: Path, recipe: Recipe) -> None:
+    Artefacts that are `given`, by stage, are taken as they are, whatever this version would make in their place.
+    """
+
+    def __init__(self, root: Path, recipe: Recipe, given: Mapping[str, Artifact] | None = None) -> None:
         self.store = Store(root)
         self.recipe = recipe
         self.stages = {stage.name: stage for stage in stages_of(recipe)}
         self._hashes = HashCache(hashes_file(root))
-        self._found: dict[str, Artifact] = {}
+        self._found: dict[str, Artifact] = dict(given or {})
         self._read: dict[str, dict[Path, FileState]] = {}
 
     def work(self, name: str) -> Work:
@@ -207,6 +211,7 @@ def use_recipe(root: Path, recipe: Recipe) -> None:
         if stage.is_possible(recipe, root):
             stage.files(recipe, root)
     path = root / ACTIVE_RECIPE_FILE
+    keep_recipe(root, path)
     text = f"# The active recipe, written by `parakeet use` and `parakeet build`.\n{recipe.to_yaml()}"
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         root.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,7 @@
 
 import sqlite3
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 
 import dagster as dg
@@ -17,11 +17,15 @@ from parakeet.errors import INTERRUPTED, ParakeetError
 from parakeet.failures import explain_unforeseen
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
-from parakeet.stages import asset_names, stages_of, use_recipe
+from parakeet.stages import Build, asset_names, stages_of, use_recipe
+from parakeet.training.recorded import Begun
 from pipelines.definitions import make_definitions
 from pipelines.instance import open_instance
 from pipelines.jobs import DATA, MODEL
 from pipelines.lost_runs import fail_lost_runs
+
+TRAINED = "checkpoint"
+"""The stage whose work a run's folder is."""
 
 
 def run_build(
@@ -46,6 +50,41 @@ def run_build(
         use_recipe(root, recipe)
     except ParakeetError as error:
         progress.say(f"{recipe.name} does not become the active recipe: {error}")
+    return _materialise(root, recipe, defs, keys, force, try_anyway, progress)
+
+
+def finish_run(root: Path, begun: Begun, try_anyway: bool, progress: Progress) -> int:
+    """Finish a run as it was begun, and make what follows from it. Returns the exit status for the shell.
+
+    Nothing of its text is read or made again, and the active recipe stays as it is.
+    """
+    recipe = begun.recipe
+    build = Build(root, recipe, begun.artifacts)
+    folders = build.stage(TRAINED).run_folders(recipe, build.inputs(TRAINED), root)
+    if begun.run not in folders:
+        raise ParakeetError(
+            f"This version of Parakeet cannot continue run {begun.run.name}: it gives the run's recipe another key "
+            f"({folders[0].name}). Finish it with the version that began it."
+        )
+    build.stage(TRAINED).check_requirements(recipe)
+    defs = make_definitions(recipe, begun.artifacts)
+    graph = defs.get_repository_def().asset_graph
+    made_before = {name for given in begun.artifacts for name in (given, *build.upstream(given))}
+    keys = (DATA | MODEL).resolve(graph) - {asset_key(name) for name in made_before}
+    return _materialise(root, recipe, defs, keys, (), try_anyway, progress)
+
+
+def _materialise(
+    root: Path,
+    recipe: Recipe,
+    defs: dg.Definitions,
+    keys: Set[dg.AssetKey],
+    force: Sequence[str],
+    try_anyway: bool,
+    progress: Progress,
+) -> int:
+    """Materialise the assets of these keys. Returns the exit status for the shell."""
+    graph = defs.get_repository_def().asset_graph
     config = {
         op_name(name): {"config": {"force": name in force, "try_anyway": try_anyway}}
         for name in asset_names(recipe)

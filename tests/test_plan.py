@@ -112,13 +112,15 @@ def test_the_plan_for_a_gpu_has_memory_by_part_policies_speed_time_and_energy() 
     assert figures(policies)["longest sequence"] >= 24_576
     time = section(text, "Time on one RTX 3080 Ti (68.2 TFLOPS in dense bf16, 912 GB/s, 350 W)")
     assert ["tokens/s,", "sequences", "of", "8,192", "7,948", "9,935", "11,922"] in time
-    assert "total time 18 d 5 h 14 d 13 h 12 d 3 h" in [" ".join(line) for line in time]
-    assert ["total", "energy", "152.9", "kWh", "122.3", "kWh", "101.9", "kWh"] in time
+    assert "total time 13 d 17 h 10 d 23 h 9 d 3 h" in [" ".join(line) for line in time]
+    assert ["total", "energy", "115.2", "kWh", "92.1", "kWh", "76.8", "kWh"] in time
     assert "4,451,549,184  (as PaLM counts" in text
 
 
-def test_less_memory_is_another_policy_and_too_little_names_what_fits() -> None:
-    assert ["checkpointing", "block"] in section(plan(*GPU, "--memory", "7.5GiB"), "Memory")
+def test_less_memory_is_another_policy_and_too_little_names_what_fits(tmp_path: Path) -> None:
+    auto = recipe_file(tmp_path, "training: {activation_checkpointing: auto}\n")
+    less = plan("--recipe", auto, "--gpu", "RTX 3080 Ti", "--memory", "7.5GiB")
+    assert ["checkpointing", "block", "block"] in section(less, "Memory")
     text = plan(*GPU, "--memory", "3GB")
     assert "does not fit" in text
     assert "alone take 4.18 GiB" in text
@@ -146,7 +148,7 @@ def test_phases_are_planned_one_by_one(tmp_path: Path) -> None:
 
 
 def test_an_explicit_setting_that_does_not_fit_is_answered_with_the_change(tmp_path: Path) -> None:
-    recipe = recipe_file(tmp_path, "training:\n  activation_checkpointing: none\n  optimizer: adamw\n")
+    recipe = recipe_file(tmp_path, "training:\n  activation_checkpointing: none\n  optimizer: adamw\n  residual: fp32\n")
     text = plan("--recipe", recipe, "--gpu", "RTX 3080 Ti")
     assert "does not fit                Sequences of 8,192: Set training.activation_checkpointing to auto" in text
 
@@ -156,11 +158,11 @@ def test_several_processes_share_the_steps_and_a_processors_memory(tmp_path: Pat
     text = plan("--recipe", two, "--gpu", "RTX 3080 Ti")
     assert ["processes", "2", "that", "share", "each", "step,", "one", "a", "GPU"] in section(text, "Training")
     memory = figures(section(text, "Memory of a training step on each of 2 RTX 3080 Ti"))
-    assert memory["budget"] == 11.2
+    assert memory["budget"] == 10.8, "NCCL takes 0.4"
     time = section(text, "Time on 2 RTX 3080 Ti (68.2 TFLOPS in dense bf16, 912 GB/s, 350 W each)")
     assert ["tokens/s,", "sequences", "of", "8,192", "15,896", "19,870", "23,844"] in time
-    assert "total time 9 d 2 h 7 d 7 h 6 d 2 h" in [" ".join(line) for line in time]
-    assert ["total", "energy", "152.9", "kWh", "122.3", "kWh", "101.9", "kWh"] in time
+    assert "total time 6 d 21 h 5 d 12 h 4 d 14 h" in [" ".join(line) for line in time]
+    assert ["total", "energy", "115.2", "kWh", "92.1", "kWh", "76.8", "kWh"] in time
     here = plan("--recipe", two)
     title = "Memory of a training step in each of 2 processes on this machine's processor"
     alone = figures(section(plan("--recipe", "parakeet-378m"), "Memory"))
@@ -174,7 +176,8 @@ def test_gradients_of_several_processes_are_all_there_at_once(tmp_path: Path) ->
         "training: {processes: %d, batch_tokens: 16384, micro_batch_tokens: 8192, activation_checkpointing: none}\n"
     )
     accumulated, shared = (
-        section(plan("--recipe", recipe_file(tmp_path, settings % processes), "--gpu", "RTX 3090"), "Policies")
+        # In the same memory: NCCL takes some of a GPU's.
+        section(plan("--recipe", recipe_file(tmp_path, settings % processes), "--memory", "23.2GiB"), "Policies")
         for processes in (1, 2)
     )
     assert accumulated == shared
@@ -252,10 +255,10 @@ def test_the_json_has_the_figures_of_the_text(tmp_path: Path) -> None:
     assert f"{document['model']['parameters']:,}" in text
     assert sum(document["model"]["parameters_by_part"].values()) == document["model"]["parameters"]
     assert f"{document['training']['steps']:,}  of" in text
-    (memory,) = document["memory"]["by_sequence_length"].values()
-    assert sum(memory["bytes_by_part"].values()) == memory["bytes"] < document["memory"]["budget_bytes"]
-    assert [round(time["seconds"] / 86400, 1) for time in document["time"]] == [18.2, 14.6, 12.1]
-    assert [round(time["watt_hours"] / 1000, 1) for time in document["time"]] == [152.9, 122.3, 101.9]
+    for memory in document["memory"]["by_sequence_length"].values():
+        assert sum(memory["bytes_by_part"].values()) == memory["bytes"] < document["memory"]["budget_bytes"]
+    assert [round(time["seconds"] / 86400, 1) for time in document["time"]] == [13.7, 11.0, 9.1]
+    assert [round(time["watt_hours"] / 1000, 1) for time in document["time"]] == [115.2, 92.1, 76.8]
     here = json.loads(plan("--json"))
     assert (here["time"], here["memory"]["device"], here["sources"][0]["rows"]) == (None, "cpu", 24_000)
     fp32 = recipe_file(tmp_path, "training: {precision: fp32}\n")

@@ -4,17 +4,21 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
+from click.core import ParameterSource
 
 from parakeet.cli.common import say
-from parakeet.cli.completion import complete_assets, complete_recipes
+from parakeet.cli.completion import complete_assets, complete_recipes, complete_runs
 from parakeet.cli.output import examples, json_option, say_json
 from parakeet.cli.settings import chosen_recipe, recipe_options
 from parakeet.errors import ParakeetError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from parakeet.artifact import Artifact
     from parakeet.recipe import Recipe
 
 
@@ -42,7 +46,16 @@ if TYPE_CHECKING:
     help="Rebuild this asset even if it is up to date. Repeatable.",
 )
 @click.option("--try-anyway", is_flag=True, help="Train even if the memory forecast says that it will not fit.")
+@click.option(
+    "--run",
+    "run_key",
+    metavar="RUN",
+    shell_complete=complete_runs,
+    help="Finish this unfinished training run as it was begun, with its own recipe and text.",
+)
+@click.pass_context
 def build(
+    context: click.Context,
     recipe_name: str,
     data: Sequence[str],
     changes: Sequence[str],
@@ -51,11 +64,14 @@ def build(
     select: Sequence[str],
     force: Sequence[str],
     try_anyway: bool,
+    run_key: str | None,
 ) -> None:
     """Build a model from text. What is already built is reused."""
     from parakeet.home import home
     from parakeet.progress import Progress
 
+    if run_key is not None:
+        _finish(context, run_key, try_anyway)
     recipe = chosen_recipe(recipe_name, data, changes, held_out, limit, home())
     for name in (*select, *force):
         _check_asset(name, recipe)
@@ -179,12 +195,36 @@ def _check_asset(name: str, recipe: "Recipe") -> None:
         raise ParakeetError(f"There is no asset {name!r}{hint} The assets are: {', '.join(names)}.")
 
 
-def _ways_to_talk(recipe: "Recipe", built: set[str]) -> list[str]:
+def _finish(context: click.Context, run_key: str, try_anyway: bool) -> NoReturn:
+    """Finish a run, and end with the exit status."""
+    from parakeet.home import home
+    from parakeet.progress import Progress
+    from parakeet.training.recorded import load_begun
+
+    given = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name not in (None, "run_key", "try_anyway")
+        and context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise ParakeetError(f"--run finishes a run with its own recipe: leave out {', '.join(given)}.")
+    begun = load_begun(home(), run_key)
+    from pipelines.build import finish_run
+
+    progress = Progress()
+    status = finish_run(home(), begun, try_anyway, progress)
+    for command in _ways_to_talk(begun.recipe, {"release"}, begun.artifacts) if status == 0 else ():
+        progress.say(f"Talk to it with: {command}")
+    sys.exit(status)
+
+
+def _ways_to_talk(recipe: "Recipe", built: set[str], given: "Mapping[str, Artifact] | None" = None) -> list[str]:
     """The commands that open the models that were built."""
     from parakeet.home import home, latest_release
     from parakeet.stages import Build
 
-    build, commands = Build(home(), recipe), []
+    build, commands = Build(home(), recipe, given), []
     for stage in build.stages.values():
         model = build.find(stage.name) if stage.is_model and stage.name in built else None
         if model is not None:

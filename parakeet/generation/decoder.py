@@ -89,8 +89,8 @@ class Decoder:
             self._rows = self._head.weight
         self._embedding_norm = arena.place(model.embedding_norm.weight), arena.place(model.embedding_norm.bias)
         self._final_norm = arena.place(model.final_norm.weight)
-        form = attention or (MarkAttention if self.device.type == "cuda" else MaskAttention)
-        self._attention = form(model.config, self.activation_dtype, self.device)
+        form: type[CacheAttention] = MarkAttention if self.device.type == "cuda" else MaskAttention
+        self._attention = (attention or form)(model.config, self.activation_dtype, self.device)
         self._run_step = self._step
         matrices = [m for layer in self._layers for m in (layer.projections, layer.attention_output)]
         matrices += [m for layer in self._layers for m in (layer.mlp_input, layer.mlp_output)]
@@ -130,7 +130,7 @@ class Decoder:
             logits = self._run_step(torch.tensor(ids), torch.tensor(positions), cache, visible)
         else:
             keys = min(cache.capacity, -(-visible // KEYS_PER_BUCKET) * KEYS_PER_BUCKET)
-            logits = cache.graphs.run(lambda *inputs: self._run_step(*inputs, cache, keys), ids, positions, keys)
+            logits = cache.graphs.run(lambda a, b: self._run_step(a, b, cache, keys), ids, positions, keys)
         cache.lengths = [length + 1 for length in positions]
         return logits
 

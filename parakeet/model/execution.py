@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-AttentionBackend = Literal["reference", "fused", "flex"]
+AttentionBackend = Literal["reference", "fused", "tiled", "flex"]
 Precision = Literal["fp32", "bf16"]
 ActivationCheckpointing = Literal["none", "mlp", "block"]
 
@@ -16,7 +16,7 @@ class Execution:
     """The choices among ways to compute the same gradients."""
 
     attention: AttentionBackend = "fused"
-    """`reference` keeps every score; `fused` and `flex` take memory linear in the sequence length."""
+    """`reference` keeps every score; the others take memory linear in the sequence length. `tiled` is for CPUs."""
     precision: Precision = "fp32"
     """Of the matrix products. Weights stay fp32."""
     residual: Precision = "fp32"

@@ -71,6 +71,9 @@ class Block(nn.Module):
         # (batch, length, width) to (batch, length, 4 · width) and back. The GELU is always computed again: keeping its
         # output would take a fifth of all activations, and a step on a CPU took as long either way (0.28 s).
         hidden = _linear(self.mlp_norm(x).to(dtype), self.mlp_input.weight)
+        if _by_hand(hidden, self.mlp_output.weight):
+            product: Tensor = _Product.apply(hidden, self.mlp_output.weight, True)
+            return product
         return _checkpointed(_activated, hidden, self.mlp_output.weight)
 
     def _split(self, x: Tensor) -> Tensor:
@@ -102,6 +105,43 @@ class _Lookup(torch.autograd.Function):
         return None, None
 
 
+class _Product(torch.autograd.Function):
+    """x · weightᵀ, or GELU(x) · weightᵀ, in fp32 on a CPU. The weight's gradient goes straight into its .grad.
+
+    x (…, n), weight (m, n). Autograd would make each weight gradient as a matrix of its own, in fresh memory, and
+    `checkpoint` for the GELU takes longer than the GELU on small tensors.
+    """
+
+    @staticmethod
+    def forward(context: Any, x: Tensor, weight: Tensor, activated: bool) -> Tensor:
+        context.weight, context.activated = weight, activated
+        context.save_for_backward(x)
+        return F.linear(F.gelu(x) if activated else x, weight)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (x,) = context.saved_tensors
+        weight = context.weight
+        # rows (positions, m), factors (positions, n).
+        rows = gradients[0].reshape(-1, len(weight))
+        factors = (F.gelu(x) if context.activated else x).reshape(-1, weight.shape[1])
+        if weight.grad is None:
+            weight.grad = rows.T @ factors
+        else:
+            weight.grad.addmm_(rows.T, factors)
+        del factors
+        at_x = (rows @ weight).view(x.shape)
+        if context.activated:
+            torch.ops.aten.gelu_backward.grad_input(at_x, x, grad_input=at_x)
+        return at_x, None, None
+
+
+def _by_hand(x: Tensor, weight: Tensor) -> bool:
+    """Whether `_Product` computes this product, and its gradients. Compiled code cannot write to a .grad."""
+    tracked = weight.requires_grad and torch.is_grad_enabled()
+    return tracked and x.device.type == "cpu" and x.dtype == weight.dtype and not torch.compiler.is_compiling()
+
+
 def _activated(hidden: Tensor, weight: Tensor) -> Tensor:
     return _linear(F.gelu(hidden), weight)
 
@@ -114,6 +154,9 @@ def _checkpointed(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
 
 
 def _linear(x: Tensor, weight: Tensor) -> Tensor:
+    if _by_hand(x, weight):
+        product: Tensor = _Product.apply(x, weight, False)
+        return product
     return F.linear(x, weight.to(x.dtype))
 
 

@@ -360,8 +360,11 @@ def _name(schedule: Schedule) -> str:
     # With the key that phases had when the first runs were written, so that their histories keep their names.
     phases = [{"row_tokens": phase.sequence_length, "last_step": phase.last_step} for phase in schedule.phases]
     values = asdict(schedule) | {"phases": phases}
-    if schedule.decay == "linear":  # the only one at first
-        del values["decay"]
+    # What there was at first: linear decays, and batches of one size, which a run cannot change.
+    del values["batch_tokens"]
+    for key, at_first in (("decay", "linear"), ("growth", ())):
+        if values[key] == at_first:
+            del values[key]
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
     return f"{schedule.total_steps:08d}-{digest[:8]}"
 

@@ -24,6 +24,7 @@ from parakeet.training.forecast import bytes_on_disk, run_bytes, unmet
 from parakeet.training.job import (
     CURVE_FILE,
     FAILURE_FILE,
+    JOB_FILE,
     LAUNCH_LOCK_FILE,
     LOCK_FILE,
     METRICS_FILE,
@@ -174,6 +175,11 @@ class CheckpointStage(Stage):
         """Train, or continue training, in the run's own folder; `force` first deletes what the run has done."""
         recipe, inputs, output = context.recipe, context.inputs, context.output
         run = run_folder(recipe, inputs, runs_folder(context.root))
+        if not (run / JOB_FILE).exists():
+            from parakeet.training.recorded import left_unfinished
+
+            for line in left_unfinished(context.root, recipe):
+                context.progress.say(line)
         run.mkdir(parents=True, exist_ok=True)
         if context.force:
             _clear(run, context.progress)

@@ -180,6 +180,20 @@ def test_a_step_is_one_graph_that_branches_on_no_value(form: type[CacheAttention
     assert counter.frame_count == 1
 
 
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_all_of_a_pass_is_on_the_models_device(dtype: str) -> None:
+    """A tensor left on the CPU would be an error on a GPU. The meta device computes shapes only, and refuses it too."""
+    decoder = Decoder(random_model(), dtype, "meta", attention=MarkAttention)
+    cache = decoder.new_cache(96, 2)
+    assert decoder.prefill([1, 2, 3], cache).device.type == "meta"
+    assert decoder.prefill([4], cache).shape == (320,)
+    cache.lengths = [96, 250]
+    ids, positions = (torch.tensor(numbers, device="meta") for numbers in ([1, 2], cache.lengths))
+    with torch.inference_mode():
+        decoder._attention.prepare(cache, range(2), 1)
+        assert decoder._step(ids, positions, cache, 96).shape == (2, 320)
+
+
 @pytest.mark.parametrize(("dtype", "error"), [("fp32", 1e-5), ("bf16", 0.01), ("int8", 0.02), ("int4", 0.2)])
 @FORMS
 def test_each_precision_is_near_the_model(dtype: str, error: float, form: type[CacheAttention]) -> None:

@@ -97,6 +97,11 @@ def test_fused_is_attention_in_values_and_gradients(length: int, count: int, dty
     check("fused", length, count, dtype)
 
 
+@pytest.mark.parametrize(("length", "count"), LENGTHS)
+def test_tiled_is_attention_in_values_and_gradients(length: int, count: int) -> None:
+    check("tiled", length, count, torch.float32)
+
+
 @pytest.mark.parametrize(("length", "count"), LENGTHS[:4])
 def test_reference_is_attention_in_values_and_gradients(length: int, count: int) -> None:
     check("reference", length, count, torch.float32)
@@ -112,21 +117,32 @@ def test_cuda_backends_are_attention(backend: AttentionBackend, length: int, cou
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.integers(1, 40), st.integers(1, 6), st.sampled_from([4, 8, 16, 24, 64, 72]), st.data())
-def test_any_shape_agrees(length: int, heads: int, head_width: int, data: st.DataObject) -> None:
-    runs = data.draw(st.lists(st.integers(1, 9), min_size=length, max_size=length))
-    documents = torch.tensor([n for n, run in enumerate(runs) for _ in range(run)][:length])[None]
-    tensors = some_tensors((1, heads, length, head_width), torch.float32, seed=length)
+@given(
+    st.sampled_from(["fused", "tiled"]), st.integers(1, 200), st.integers(1, 3), st.integers(1, 6),
+    st.sampled_from([4, 8, 16, 24, 64, 72]), st.booleans(), st.integers(0, 1 << 30),
+)  # fmt: skip
+def test_any_shape_agrees(
+    backend: AttentionBackend, length: int, batch: int, heads: int, head_width: int, scattered: bool, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    # Runs of about nine tokens, then −1; or documents whose tokens lie anywhere.
+    starts = torch.rand(batch, length, generator=generator) < 1 / 9
+    documents = starts.cumsum(1) if not scattered else torch.randint(0, 4, (batch, length), generator=generator)
+    documents[:, length - seed % 7 :] = -1
+    tensors = some_tensors((batch, heads, length, head_width), torch.float32, seed=length)
     right = computed("reference", [x.double() for x in tensors], alibi_slopes(heads), documents)
-    found = computed("fused", tensors, alibi_slopes(heads), documents)
+    found = computed(backend, tensors, alibi_slopes(heads), documents)
     # A gradient may be zero (every document has one token), so errors are relative to the largest norm.
     largest = max(float(x.norm()) for x in right)
     # Processors sum the terms of a product in different orders: 1.7e-4 at a width of 24 on an AMD EPYC (Zen 5).
     assert all(float((a.double() - b).norm()) < 3e-4 * largest for a, b in zip(found, right, strict=True))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("backend", ["reference", "fused"])
+@pytest.mark.parametrize(
+    ("backend", "dtype"),
+    [(backend, dtype) for backend in ("reference", "fused") for dtype in (torch.float32, torch.bfloat16)]
+    + [("tiled", torch.float32)],
+)
 @pytest.mark.parametrize(("length", "count"), [(600, 7), (2048, 900)])
 def test_nothing_leaks_between_documents(
     backend: AttentionBackend, length: int, count: int, dtype: torch.dtype
@@ -167,6 +183,19 @@ def test_sequences_of_131072_tokens_keep_their_places_in_bf16() -> None:
     assert (logits - logits[-1] - expected).abs().max() < 0.02 * slope * 199
 
 
+def test_masks_of_tiles_take_memory_linear_in_the_length() -> None:
+    def elements(length: int) -> int:
+        # Long documents beside short ones: the worst case is a long one that ends in the middle of a tile.
+        documents = some_documents(length, max(2, length // 500), seed=3, padding=9)
+        tiles = prepare_mask("tiled", alibi_slopes(2), documents, 64, torch.float32).tiles
+        return sum(
+            storage.nbytes()
+            for storage in {s.data_ptr(): s for s in (t.bias.untyped_storage() for t in tiles)}.values()
+        )
+
+    assert elements(8192) < 5 * elements(2048)
+
+
 def kept_bytes(length: int, backend: AttentionBackend) -> int:
     """Bytes that autograd keeps for the backward pass."""
     kept: dict[int, int] = {}
@@ -185,8 +214,9 @@ def kept_bytes(length: int, backend: AttentionBackend) -> int:
     return sum(kept.values())
 
 
-def test_memory_of_fused_grows_with_the_length_and_no_faster() -> None:
+def test_memory_of_fused_and_tiled_grows_with_the_length_and_no_faster() -> None:
     assert kept_bytes(4096, "fused") <= 4.1 * kept_bytes(1024, "fused")
+    assert kept_bytes(4096, "tiled") <= 4.1 * kept_bytes(1024, "tiled")
     assert kept_bytes(4096, "reference") > 8 * kept_bytes(1024, "reference")
 
 

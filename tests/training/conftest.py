@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import settings
 from safetensors.numpy import load_file
+from safetensors.torch import load_file as load_tensors
 
 from parakeet.artifact import sha256_of
 from parakeet.data.tokens.packing import plan_file
@@ -179,7 +181,9 @@ def result(job: Path) -> Result:
     read = TrainingJob.load(job)
     last = checkpoints(read.run)[-1]
     weights = {name: tensor.tobytes() for name, tensor in load_file(read.output / "model.safetensors").items()}
-    optimizer = {name: tensor.tobytes() for name, tensor in load_file(last / "optimizer.safetensors").items()}
+    # By torch, since numpy knows no bf16.
+    tensors = load_tensors(last / "optimizer.safetensors")
+    optimizer = {name: tensor.reshape(-1).view(torch.uint8).numpy().tobytes() for name, tensor in tensors.items()}
     optimizer["state.json"] = json.dumps(json.loads((last / "state.json").read_text())["optimizer"]).encode()
     return Result(weights, optimizer, history(job))
 

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from filelock import FileLock
+from torch import distributed
 
 from parakeet.errors import INTERRUPTED
 from parakeet.locking import is_held
+from parakeet.training.distributed import PeerLost, Ranks
 from parakeet.training.job import FAILURE_FILE, LAUNCH_LOCK_FILE, LOCK_FILE, TrainingJob
 
 from .conftest import SECONDS, ForkServer, MakeJob, events, failure, history, until
@@ -132,3 +135,13 @@ def test_sequences_that_cannot_be_shared_are_one_message(make_job: MakeJob) -> N
     assert process.returncode == 1
     assert "8 sequences of 32 tokens a step, which 3 processes cannot share" in failure(job)
     assert "Traceback" not in printed
+
+
+def test_the_reason_for_a_failed_sum_is_shown() -> None:
+    """NCCL's failures are RuntimeErrors, as gloo's is for a type that it cannot add up."""
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        with pytest.raises(PeerLost, match=r"One of the 2 training processes ended early.* torch reported: .*type"):
+            Ranks(0, 2, torch.device("cpu")).sum_in_place(torch.zeros(2, dtype=torch.float8_e5m2))
+    finally:
+        distributed.destroy_process_group()

@@ -15,7 +15,7 @@ from filelock import FileLock
 from parakeet.artifact import Artifact, sha256_of
 from parakeet.data.tokens.packing import plan_file
 from parakeet.progress import Progress
-from parakeet.recipe import LaterSequences, Recipe
+from parakeet.recipe import LaterBatches, LaterSequences, Recipe
 from parakeet.stage import MakeContext
 from parakeet.training.checkpoint import checkpoints
 from parakeet.training.job import CHECKPOINT_PATTERN, FAILURE_FILE, JOB_FILE, LOCK_FILE, TrainingJob
@@ -53,7 +53,9 @@ def changed(recipe: Recipe, section: str, **values: object) -> Recipe:
         ("packing", {"sequence_length": 64}, False),
         ("packing", {"seed": 2}, False),
         ("training", {"learning_rate": 0.5}, False),
-        ("training", {"optimizer": "muon"}, False),
+        ("training", {"optimizer": "adamw_8bit"}, False),
+        ("training", {"embedding_rate": 2.5}, False),
+        ("training", {"then": [LaterBatches(batch_tokens=128, share=0.1)]}, True),
         ("training", {"residual": "bf16"}, False),
         ("training", {"z_loss": 1e-4}, False),
         ("model", {"dropout": 0.2}, False),

@@ -18,7 +18,7 @@ import pytest
 from parakeet.data.tokens.packing import make_packing_plan
 from parakeet.errors import INTERRUPTED
 from parakeet.progress import Progress
-from parakeet.recipe import LaterSequences, Packing
+from parakeet.recipe import LaterBatches, LaterSequences, Packing
 from parakeet.training.checkpoint import checkpoints
 from parakeet.training.job import FAILURE_FILE, METRICS_FILE, SUMMARY_FILE, TrainingJob
 from parakeet.training.logging import SCHEDULE_FILE
@@ -155,7 +155,9 @@ def test_a_run_folder_of_an_earlier_version_resumes_to_the_same_bits(
     states = sorted(job.parent.glob("step-*/state.json"))
     for path in states:
         values = with_earlier_keys(json.loads(path.read_text(encoding="utf-8")))
-        del values["sha256"], values["schedule"]["decay"]
+        del values["sha256"]
+        for key in ("decay", "growth", "batch_tokens"):
+            del values["schedule"][key]
         assert set(values["schedule"]["phases"][0]) == {"row" + "_tokens", "last_step"}
         path.write_text(json.dumps(values | {"sha256": digest_of(values)}), encoding="utf-8")
     path = job.parent / METRICS_FILE
@@ -173,10 +175,12 @@ def test_a_run_folder_of_an_earlier_version_resumes_to_the_same_bits(
     assert result(job) == undisturbed
 
 
-def test_muon_resumes_to_the_same_bits(make_job: MakeJob, trainers: ForkServer) -> None:
+def test_muon_with_growing_batches_resumes_to_the_same_bits(make_job: MakeJob, trainers: ForkServer) -> None:
+    settings = {"optimizer": "muon", "momentum_precision": "bf16", "embedding_rate": 1.6, "norm_rate": 2.0}
+    growing = [LaterBatches(batch_tokens=512, share=0.5)]
     results = []
     for name in ("whole", "killed"):
-        job = make_job(name, optimizer="muon")
+        job = make_job(name, then=growing, **settings)
         if name == "killed":
             running = trainers.start(job)
             until(lambda j=job: bool(saved_steps(j)), running)  # type: ignore[misc]
