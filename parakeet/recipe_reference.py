@@ -19,7 +19,7 @@ A recipe is a YAML file that says what to build: the text, the tokenizer, the mo
 Every command that takes `--recipe` accepts the name of a shipped recipe or the path of your own file.
 
 ```yaml
-extends: demo
+extends: own-text
 name: my-parakeet
 sources:
   - {name: notes, path: notes/*.md, licence: CC0-1.0}

@@ -56,8 +56,8 @@ def test_every_field_says_what_it_does() -> None:
             "training.micro_batch_tokens 128 is not a multiple of packing.then[0].sequence_length 256",
         ),
         (
-            "extends: demo\ntraining: {micro_batch_tokens: 1024}\n",
-            "training.micro_batch_tokens 1024 is beyond training.batch_tokens 512",
+            "extends: demo\ntraining: {micro_batch_tokens: 2048}\n",
+            "training.micro_batch_tokens 2048 is beyond training.batch_tokens 1024",
         ),
         ("extends: demo\ntraining: {decay: cosine}\n", "training.decay: the decays are linear, sqrt (given: 'cosine')"),
         ("extends: demo\ntraining: {attention: flex, device: cpu}\n", "attention flex needs a CUDA device"),

@@ -128,7 +128,7 @@ def test_every_key_can_be_set_to_what_it_is(name: str) -> None:
         ("name=my model", "letters, digits, dot, dash, underscore"),
         ("training.decay=cosine", "the decays are linear, sqrt."),
         ("model.width=250", "model: width 250 is not a multiple of heads 4."),
-        ("packing.sequence_length=300", "training.batch_tokens 512 is not a multiple of packing.sequence_length 300"),
+        ("packing.sequence_length=300", "training.batch_tokens 1024 is not a multiple of packing.sequence_length 300"),
         ("executor.kind=slurm", "kind slurm needs executor.slurm with a partition"),
         ("sources.3.weight=2", "sources has no entry '3'. Its entries: 0 (synthetic)."),
         ("sources.books.weight=2", "sources has no entry 'books'"),

@@ -15,6 +15,9 @@ from parakeet.errors import ParakeetError
 if TYPE_CHECKING:
     from parakeet.recipe import Recipe
 
+DEFAULT_RECIPE = "demo"
+OWN_TEXT_RECIPE = "own-text"
+"""In place of the default recipe's settings for `--data`: the vocabulary and the rates of `demo` fit its small talk."""
 HELD_OUT = "deduplication.held_out_fraction"
 
 
@@ -22,7 +25,7 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that `chosen_recipe` reads, under the names of its parameters."""
     options = (
         click.option(
-            "--recipe", "recipe_name", default="demo", show_default=True, help="Shipped recipe or recipe file.",
+            "--recipe", "recipe_name", default=DEFAULT_RECIPE, show_default=True, help="Shipped recipe or recipe file.",
             shell_complete=complete_recipes,
         ),
         click.option(
@@ -65,7 +68,12 @@ def chosen_recipe(
     from parakeet.recipe_file import load_recipe, shipped_recipes
 
     shipped = load_recipe(recipe_name)
-    recipe = limited(_with_sources(shipped, data) if data else shipped, limit)
+    base = shipped
+    if data and recipe_name == DEFAULT_RECIPE:
+        base = load_recipe(OWN_TEXT_RECIPE).model_copy(
+            update={"name": shipped.name, "description": shipped.description}
+        )
+    recipe = limited(_with_sources(base, data) if data else base, limit)
     share = [] if held_out is None else [f"{HELD_OUT}={held_out}"]
     if held_out == 0:
         share.append("shards.min_held_out_bytes=0")

@@ -21,6 +21,8 @@ Figures = Mapping[str, Mapping[str, Any] | None]
 class BitsPerByte(Metric):
     """Σ −log2 p(content token) / UTF-8 bytes of content. Roles and ends count neither as bits nor as bytes.
 
+    Content is what the recipe trains on: with `loss_on: assistant`, the replies only.
+
     The figures of a source: documents, n_bytes, and the bits per byte of the model, a unigram model with the same
     tokenizer, and `xz -9`. None for a source without documents to measure.
     """
@@ -82,10 +84,10 @@ def not_below_yardsticks(figures: Figures) -> list[str]:
 
 def _measure_source(subject: Subject, documents: Sequence[int], unigram: np.ndarray) -> dict[str, Any]:
     """`unigram` (vocabulary rows,) holds −log2 p of every id."""
-    from parakeet.evaluation.scoring import is_control, model_bits, read_whole
+    from parakeet.evaluation.scoring import is_control, model_bits, read_learned
 
     tokenizer = subject.tokenizer
-    content = read_whole(subject.held_out, documents)
+    content = read_learned(subject.held_out, documents)
     content = content[~is_control(tokenizer)[content]]
     text = b"".join(map(tokenizer.token_bytes, content.tolist()))
     bits = model_bits(subject, documents)

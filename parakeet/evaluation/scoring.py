@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from parakeet.data.tokens.loader import place_sequences
+from parakeet.data.tokens.loader import read_batch
 from parakeet.data.tokens.packing import pack
 from parakeet.data.tokens.shards import TokenShards
 from parakeet.evaluation.base import Subject
@@ -32,6 +32,18 @@ def read_whole(shards: TokenShards, documents: Sequence[int]) -> np.ndarray:
     return shards.read(numbers, np.zeros_like(numbers), shards.lengths()[numbers])
 
 
+def read_learned(shards: TokenShards, documents: Sequence[int]) -> np.ndarray:
+    """Ids (n,) uint32 of what a recipe trains on in some documents: all of them, or their loss spans."""
+    numbers = np.array(documents, np.int64)
+    whole = shards.all_targets(numbers)
+    if whole.all():
+        return read_whole(shards, documents)
+    counts, bounds = shards.spans(numbers[~whole])
+    starts = np.concatenate([np.zeros(whole.sum(), np.int64), bounds[:, 0]])
+    lengths = np.concatenate([shards.lengths()[numbers[whole]], bounds[:, 1] - bounds[:, 0]])
+    return shards.read(np.concatenate([numbers[whole], np.repeat(numbers[~whole], counts)]), starts, lengths)
+
+
 def is_control(tokenizer: Tokenizer) -> np.ndarray:
     """(vocabulary rows,) whether an id is a control token, which is not content."""
     controls = np.zeros(tokenizer.rows, np.bool_)
@@ -50,21 +62,21 @@ def unigram_bits(tokenizer: Tokenizer, shards: TokenShards) -> np.ndarray:
 
 
 def model_bits(subject: Subject, documents: Sequence[int]) -> float:
-    """Bits of all content tokens, each predicted from what precedes it in its piece of a document."""
+    """Bits of the content tokens that the recipe trains on, each predicted from what precedes it in its piece."""
     sequence_length = subject.recipe.packing.sequence_length
     numbers = np.array(documents, np.int64)
     packed = pack(subject.held_out.lengths()[numbers], sequence_length)
     packed = replace(packed, document=numbers[packed.document])
-    control = is_control(subject.tokenizer)
+    control, padding = is_control(subject.tokenizer), subject.tokenizer.padding
     step = sequences_per_batch(sequence_length)
     nats = 0.0
     with subject.progress.task("held-out bits per byte", len(packed), "sequences") as task:
         for begin in range(0, len(packed), step):
             some = packed.take(np.arange(begin, min(begin + step, len(packed))))
-            # inputs, following and documents: (sequences of the batch, sequence_length)
-            placed = place_sequences(subject.held_out, some, sequence_length, subject.tokenizer.padding)
-            counted = (placed.documents >= 0) & ~control[placed.following]
-            nats += float(content_nats(subject.model, placed.inputs, placed.following, placed.documents, counted).sum())
+            # inputs, targets and documents: (sequences of the batch, sequence_length)
+            batch = read_batch(subject.held_out, some, sequence_length, padding)
+            counted = ~control[batch.targets]  # padding, which marks what is not learnt, is a control token too
+            nats += float(content_nats(subject.model, batch.inputs, batch.targets, batch.documents, counted).sum())
             task.advance(len(some))
     return nats / math.log(2)
 

@@ -1,17 +1,41 @@
-"""The families that are not scored: who Parakeet is, greetings, refusals, tiny stories, and longer conversations."""
+"""The families that are not scored: small talk, names, jokes, poems, tiny stories, and longer conversations."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 
 from parakeet.conversation import Turn
-from parakeet.data.synthetic.facts import ANIMALS, CAPITALS, NAMES, OBJECTS, words
-from parakeet.data.synthetic.phrasing import exchange, framed, pick, pick_frame, sentence_case, with_article
+from parakeet.data.synthetic.extra_facts import extra_facts
+from parakeet.data.synthetic.facts import ANIMALS, MORE_NAMES, NAMES, OBJECTS, words
+from parakeet.data.synthetic.phrasing import (
+    exchange,
+    framed,
+    pick,
+    pick_frame,
+    pick_weighted,
+    sentence_case,
+    with_article,
+)
 from parakeet.data.synthetic.scored_tasks import Fact, Split
+from parakeet.data.synthetic.small_talk import (
+    ABOUT_PARAKEET,
+    AGAIN,
+    GREETINGS,
+    JOKE_REQUESTS,
+    JOKES,
+    NAME_QUESTIONS,
+    NO_NAME,
+    OFFER,
+    POEM_REQUESTS,
+    POEM_SUBJECTS,
+    POEMS,
+    REPEAT,
+    SMALL_TALK,
+    THANKS,
+)
+from parakeet.data.synthetic.unknowns import made_up_word
 
 Turns = tuple[Turn, ...]
 
-IDENTITY = "I am Parakeet, a tiny language model."
-OFFER = "How can I help you?"
 SYSTEM_PROMPTS = (
     "Answer in one short sentence.",
     "You are Parakeet, a tiny language model.",
@@ -20,136 +44,39 @@ SYSTEM_PROMPTS = (
     "Answer in plain English.",
 )
 
-_ABILITIES = "I know capitals, colours and opposites, and I can count, spell and tell short stories."
-_IDENTITY_REPLIES = (
-    ("Who are you?", IDENTITY),
-    ("Who is Parakeet?", IDENTITY),
-    ("What is your name?", IDENTITY),
-    ("What's your name?", IDENTITY),
-    ("Do you have a name?", IDENTITY),
-    ("What are you?", IDENTITY),
-    ("Tell me who you are.", IDENTITY),
-    ("Please introduce yourself.", IDENTITY),
-    ("Can you introduce yourself?", IDENTITY),
-    ("May I ask who you are?", IDENTITY),
-    ("Who am I talking to?", IDENTITY),
-    ("I would like to know who you are.", IDENTITY),
-    ("Are you a human?", f"No. {IDENTITY}"),
-    ("Are you a person?", f"No. {IDENTITY}"),
-    ("Are you a real bird?", f"No. {IDENTITY}"),
-    ("Are you a language model?", f"Yes. {IDENTITY}"),
-    ("Are you a computer program?", f"Yes. {IDENTITY}"),
-    ("What can you do?", f"{IDENTITY} {_ABILITIES}"),
-    ("What do you know?", f"{IDENTITY} {_ABILITIES}"),
-    ("How can you help me?", f"{IDENTITY} {_ABILITIES}"),
+_INTRODUCTIONS = (
+    "I am {name}.",
+    "I'm {name}.",
+    "My name is {name}.",
+    "My name's {name}.",
+    "{name} here.",
+    "This is {name}.",
+    "Call me {name}.",
+    "You can call me {name}.",
+    "I am called {name}.",
+    "They call me {name}.",
+    "My name is {name}, by the way.",
+    "It's {name}.",
 )
-
-_GREETINGS = (
-    "Hi!",
-    "Hello!",
-    "Hey!",
-    "Hello, Parakeet!",
-    "Hi, Parakeet!",
-    "Good morning!",
-    "Good evening!",
-    "Hi there!",
+_NAMES_ALONE = (
+    "{name}",
+    "{name}.",
+    "It's {name}.",
+    "It is {name}.",
+    "I am {name}.",
+    "My name is {name}.",
+    "I'm {name}.",
 )
-_INTRODUCTIONS = ("I am {name}.", "My name is {name}.", "{name} here.", "This is {name}.")
-_WISHES = ("", "Nice to meet you.", "How are you?", "Can you help me?", "Shall we talk?", "I have a question for you.")
-_NAME_QUESTIONS = ("What is my name?", "Do you remember my name?", "Who am I?", "Can you say my name?")
-_THANKS = (
-    "Thank you!",
-    "Thanks!",
-    "Thank you, Parakeet.",
-    "Thanks a lot!",
-    "That is all, thank you.",
-    "Great, thanks!",
+_WISHES = (
+    "Nice to meet you.",
+    "How are you?",
+    "Can you help me?",
+    "Shall we talk?",
+    "I have a question for you.",
+    "Who are you?",
+    "And you?",
+    "What's your name?",
 )
-_WELCOMES = {False: "You are welcome!", True: "You are welcome! Goodbye!"}
-_FAREWELLS = ("Thank you and goodbye!", "Thanks, bye!", "Goodbye and thank you!", "That is all. Goodbye!")
-
-_SORRY = "I am sorry, but I am only a tiny language model."
-_REFUSED_TOPICS: tuple[tuple[tuple[str, ...], tuple[str, ...], str], ...] = (
-    (
-        (
-            "What is the weather in {x} today?",
-            "Will it rain in {x} tomorrow?",
-            "Is it sunny in {x} now?",
-            "How warm is it in {x} today?",
-            "Tell me the weather in {x}.",
-        ),
-        tuple(city for _, city in CAPITALS),
-        "I cannot see the weather. Please look at a forecast.",
-    ),
-    (
-        (
-            "I have {x}. What should I take?",
-            "How do I cure {x}?",
-            "My friend has {x}. Is it serious?",
-            "Which medicine helps against {x}?",
-            "Should I worry about {x}?",
-        ),
-        (
-            "a sore throat",
-            "a headache",
-            "a fever",
-            "a bad cough",
-            "back pain",
-            "a rash",
-            "a stomach ache",
-            "a toothache",
-            "chest pain",
-            "a broken arm",
-            "an earache",
-        ),
-        "I cannot give medical advice. Please ask a doctor.",
-    ),
-    (
-        (
-            "Can I sue {x}?",
-            "Write me a contract with {x}.",
-            "Am I in the right against {x} in court?",
-            "What does the law say about a dispute with {x}?",
-            "How do I win in court against {x}?",
-        ),
-        (
-            "my landlord",
-            "my boss",
-            "my bank",
-            "my neighbour",
-            "my school",
-            "my tenant",
-            "my insurer",
-            "a builder",
-            "a shop",
-            "a dealer",
-        ),
-        "I cannot give legal advice. Please ask a lawyer.",
-    ),
-    (
-        (
-            "What is the phone number of {x}?",
-            "Where does {x} live?",
-            "Tell me the address of {x}.",
-            "What is the password of {x}?",
-            "How old is {x}?",
-            "How much does {x} earn?",
-        ),
-        ("my teacher", "my doctor", "my sister", "my cousin", "my boss", *(name for name, _ in NAMES)),
-        "I do not know personal data, and I would not share it.",
-    ),
-    (
-        (
-            "What is in the news about {x}?",
-            "Who won the game in {x} today?",
-            "What time is it in {x}?",
-            "What happened in {x} yesterday?",
-        ),
-        tuple(country for country, _ in CAPITALS),
-        "I do not know what is happening now.",
-    ),
-)
-
 
 _STORY_REQUESTS = (
     "Tell me a story about {x}.",
@@ -159,6 +86,28 @@ _STORY_REQUESTS = (
     "Write a short story about {x}.",
     "I would like a story about {x}.",
     "Do you know a story about {x}?",
+    "A story about {x}, please.",
+    "Story about {x}",
+    "Tell me about {x} in a story.",
+    "Could you tell me a story about {x}?",
+    "Tell a story about {x}.",
+    "Make up a story about {x}.",
+)
+_ANY_STORY_REQUESTS = (
+    "Tell me a story.",
+    "Tell me a short story.",
+    "Can you tell me a story?",
+    "A story, please.",
+    "Story",
+    "Story please",
+    "Write a story.",
+    "Do you know a story?",
+    "Tell a story.",
+    "I want a story.",
+    "Tell me another story.",
+    "Another story.",
+    "Tell me a bedtime story.",
+    "Please tell me a story.",
 )
 _STORY_QUALITIES = words("small brave clever gentle curious happy shy old young kind lazy hungry")
 _STORY_HOMES = ("in a forest", "by a river", "on a farm", "near the sea", "under an oak", "in a garden", "on a hill")
@@ -189,35 +138,89 @@ _STORY_ENDINGS = (
 )
 
 
+def _said(rng: Random, table: Sequence[tuple[tuple[str, ...], tuple[str, ...]]]) -> Turns:
+    prompts, replies = pick(rng, table)
+    return exchange(pick(rng, prompts), pick(rng, replies))
+
+
 def identity(rng: Random) -> Turns:
-    """Who Parakeet is. Every reply contains the sentence `IDENTITY`."""
-    question, answer = pick(rng, _IDENTITY_REPLIES)
-    return exchange(framed(question, pick_frame(rng)), answer)
+    """Who Parakeet is, what it can do and what it likes; half of the time by its first entry, its name."""
+    table = ABOUT_PARAKEET[:1] if rng.random() < 0.35 else ABOUT_PARAKEET
+    prompts, replies = pick(rng, table)
+    return exchange(framed(pick(rng, prompts), pick_frame(rng)), pick(rng, replies))
+
+
+def small_talk(rng: Random) -> Turns:
+    """Moods, compliments, insults, weather and the other things that people say in passing."""
+    return _said(rng, SMALL_TALK)
+
+
+def thanks(rng: Random) -> Turns:
+    """Thanks and goodbyes."""
+    return _said(rng, THANKS)
 
 
 def greeting(rng: Random) -> Turns:
-    """A greeting. The user often gives a name, which Parakeet repeats and may be asked for in the next turn."""
-    hello = pick(rng, _GREETINGS)
-    if rng.random() < 0.15:
-        return exchange(hello, f"Hello! {OFFER}")
-    name, _ = pick(rng, NAMES)
-    prompt = f"{hello} {pick(rng, _INTRODUCTIONS).format(name=name)} {pick(rng, _WISHES)}".rstrip()
-    turns = exchange(prompt, f"Hello, {name}! {OFFER}")
-    if rng.random() < 0.4:
-        turns += exchange(pick(rng, _NAME_QUESTIONS), f"Your name is {name}.")
+    """A greeting without a name."""
+    return exchange(pick(rng, GREETINGS), f"Hello! {OFFER}")
+
+
+def any_name(rng: Random) -> str:
+    """A usual name, or a made-up one, so that names are copied and not chosen."""
+    if rng.random() < 0.2:
+        return sentence_case(made_up_word(rng, 1 + int(rng.random() * 2)))
+    return pick(rng, (*(name for name, _ in NAMES), *MORE_NAMES))
+
+
+def introduction(rng: Random, name: str) -> Turns:
+    """The user gives a name, with a greeting or without; Parakeet repeats it."""
+    said = pick(rng, _INTRODUCTIONS).format(name=name)
+    if rng.random() < 0.45:
+        said = f"{pick(rng, GREETINGS)} {said}"
+    if rng.random() < 0.25:
+        said = f"{said} {pick(rng, _WISHES)}"
+    return exchange(said, f"Hello, {name}! {OFFER}")
+
+
+def name_question(rng: Random, name: str) -> Turns:
+    """What is my name? `name` is empty if the user has not said it."""
+    question = pick(rng, NAME_QUESTIONS)
+    return exchange(question, f"Your name is {name}." if name else NO_NAME)
+
+
+def name_alone(rng: Random, name: str) -> Turns:
+    """The answer to Parakeet's question for a name."""
+    return exchange(pick(rng, _NAMES_ALONE).format(name=name), f"Hello, {name}! {OFFER}")
+
+
+def joke(rng: Random) -> Turns:
+    """A joke, and sometimes more of them."""
+    return _several(rng, lambda: pick(rng, JOKE_REQUESTS), lambda: pick(rng, JOKES))
+
+
+def poem(rng: Random) -> Turns:
+    """Two lines that rhyme, and sometimes more of them."""
+    return _several(rng, lambda: pick(rng, POEM_REQUESTS).format(x=pick(rng, POEM_SUBJECTS)), lambda: pick(rng, POEMS))
+
+
+def _several(rng: Random, request: Callable[[], str], reply: Callable[[], str]) -> Turns:
+    turns = exchange(request(), reply())
+    while rng.random() < 0.3:
+        turns += exchange(pick(rng, AGAIN), reply())
     return turns
 
 
-def refusal(rng: Random) -> Turns:
-    """A question that a tiny model should not answer, and a reply that declines and says whom to ask."""
-    phrasings, subjects, reason = pick(rng, _REFUSED_TOPICS)
-    question = pick(rng, phrasings).format(x=pick(rng, subjects))
-    return exchange(framed(question, pick_frame(rng)), f"{_SORRY} {reason}")
-
-
 def story(rng: Random) -> Turns:
-    """A request that names an animal, and a story of three to five sentences about it."""
+    """A request that often names an animal, and a story of three to five sentences about it."""
     animal = pick(rng, ANIMALS)
+    if rng.random() < 0.25:
+        request = pick(rng, _ANY_STORY_REQUESTS)
+    else:
+        request = pick(rng, _STORY_REQUESTS).format(x=with_article(animal))
+    return exchange(framed(request, pick_frame(rng)), _story_about(rng, animal))
+
+
+def _story_about(rng: Random, animal: str) -> str:
     name, pronoun = pick(rng, NAMES)
     friend = pick(rng, [other for other, _ in NAMES if other != name])
     companion = pick(rng, [other for other in ANIMALS if other != animal])
@@ -233,29 +236,41 @@ def story(rng: Random) -> Turns:
         sentences.append(pick(rng, _STORY_ENDINGS).format(name=name))
     else:
         sentences.append(f"{sentence_case(pronoun)} took it home and kept it for ever.")
-    request = pick(rng, _STORY_REQUESTS).format(x=with_article(animal))
-    return exchange(framed(request, pick_frame(rng)), " ".join(sentences))
+    return " ".join(sentences)
 
 
-def _asked(fact: Fact, rng: Random) -> Turns:
+def extra_fact(rng: Random) -> Turns:
+    """A question about one of the facts that are not scored, and sometimes another of the same kind."""
+    facts = pick_weighted(rng, extra_facts())
+    turns = ask(rng, pick(rng, facts))
+    while rng.random() < 0.2:
+        other = pick(rng, facts)
+        turns += exchange(pick(rng, other.follow_ups), other.answer) if other.follow_ups else ()
+    return turns
+
+
+# Most people type a sum as "7+5"; a held-out question is never casual.
+CASUAL_SHARE = 0.35
+
+
+def ask(rng: Random, fact: Fact) -> Turns:
+    """A question for this fact, in full or in haste."""
+    if fact.casual and rng.random() < CASUAL_SHARE:
+        return exchange(pick(rng, fact.casual), fact.answer)
     return exchange(framed(pick(rng, fact.questions), pick_frame(rng)), fact.answer)
 
 
 def conversation(rng: Random, splits: Sequence[Split]) -> Turns:
-    """Two to four exchanges: perhaps a greeting, one or two questions (the second often a follow-up), perhaps thanks.
+    """A question and one to four follow-ups.
 
     A follow-up names its fact in a few words ("And of Spain?"); it stays within the task of the question before it.
+    Sometimes the last answer is asked for again.
     """
-    turns: Turns = exchange(pick(rng, _GREETINGS), f"Hello! {OFFER}") if rng.random() < 0.3 else ()
     facts = pick(rng, splits).training
-    first = pick(rng, facts)
-    turns += _asked(first, rng)
-    if rng.random() < 0.6:
-        fact = pick(rng, [other for other in facts if other is not first])
+    turns = ask(rng, pick(rng, facts))
+    for _ in range(1 + int(rng.random() * 4)):
+        fact = pick(rng, facts)
         turns += exchange(pick(rng, fact.follow_ups), fact.answer)
-    elif rng.random() < 0.7:
-        turns += _asked(pick(rng, pick(rng, splits).training), rng)
-    if len(turns) == 2 or rng.random() < 0.3:
-        goodbye = rng.random() < 0.3
-        turns += exchange(pick(rng, _FAREWELLS if goodbye else _THANKS), _WELCOMES[goodbye])
+    if rng.random() < 0.15:
+        turns += exchange(pick(rng, REPEAT), turns[-1].content)
     return turns

@@ -7,27 +7,59 @@ from random import Random
 
 from parakeet.conversation import Turn
 from parakeet.data.questions import Question
-from parakeet.data.synthetic.chitchat import SYSTEM_PROMPTS, conversation, greeting, identity, refusal, story
+from parakeet.data.synthetic.careless import CARELESS_SHARE, careless
+from parakeet.data.synthetic.chitchat import (
+    SYSTEM_PROMPTS,
+    any_name,
+    ask,
+    conversation,
+    extra_fact,
+    greeting,
+    identity,
+    introduction,
+    joke,
+    name_alone,
+    name_question,
+    poem,
+    small_talk,
+    story,
+    thanks,
+)
+from parakeet.data.synthetic.drills import drills
 from parakeet.data.synthetic.phrasing import FRAMES, exchange, framed, pick, pick_frame, pick_weighted
 from parakeet.data.synthetic.scored_tasks import Split, rank, scored_tasks, split_task
+from parakeet.data.synthetic.unknowns import unknown
 from parakeet.errors import ParakeetError
 
 TASKS: tuple[str, ...] = tuple(task.name for task in scored_tasks())
 
-# Far beyond this, the small families (identity, greetings) run out of distinct dialogues and the mix would drift.
+# Far beyond this, the small families (greetings, thanks) run out of distinct dialogues and the mix would drift.
 MAXIMUM_DIALOGUES = 100_000
 HELD_OUT_SHARE = 0.03
 SYSTEM_SHARE = 0.03
 # Without mixed conversations, a model of 3 M parameters repeats its first answer for the rest of a chat
 # (docs/experiments.md).
-MIXED_SHARE = 0.3
+MIXED_SHARE = 0.55
 LONGEST_MIX = 5
+# A name is asked for this often after each part of a mixed conversation.
+NAME_QUESTION_SHARE = 0.06
 
-# Shares of the training dialogues; the first six follow the order of the scored tasks.
-_SCORED_WEIGHTS = (0.10, 0.07, 0.17, 0.24, 0.20, 0.06)
-_CONVERSATION_WEIGHT = 0.09
-_FREE_WEIGHT = 0.03
-_FREE_FAMILIES = (("identity", identity), ("greeting", greeting), ("refusal", refusal), ("story", story))
+# Shares of the draws; the first six follow the order of the scored tasks.
+_SCORED_WEIGHTS = (0.12, 0.05, 0.10, 0.09, 0.13, 0.08)
+_TALK_WEIGHTS = (
+    ("identity", identity, 0.05),
+    ("greeting", greeting, 0.03),
+    ("small_talk", small_talk, 0.11),
+    ("thanks", thanks, 0.025),
+    ("joke", joke, 0.01),
+    ("poem", poem, 0.008),
+    ("story", story, 0.012),
+    ("facts", extra_fact, 0.06),
+    ("unknown", unknown, 0.09),
+)
+_INTRODUCTION_WEIGHT = 0.035
+_CONVERSATION_WEIGHT = 0.05
+_DRILL_WEIGHT = 0.08
 
 _Draw = Callable[[Random], tuple[Turn, ...]]
 _Family = tuple[str, _Draw]
@@ -43,11 +75,7 @@ class Dialogue:
 
 
 def _asks(split: Split) -> _Draw:
-    def draw(rng: Random) -> tuple[Turn, ...]:
-        fact = pick(rng, split.training)
-        return exchange(framed(pick(rng, fact.questions), pick_frame(rng)), fact.answer)
-
-    return draw
+    return lambda rng: ask(rng, pick(rng, split.training))
 
 
 def _families(splits: tuple[Split, ...]) -> list[tuple[_Family, float]]:
@@ -55,9 +83,16 @@ def _families(splits: tuple[Split, ...]) -> list[tuple[_Family, float]]:
     scored = [
         ((name, _asks(split)), weight) for name, split, weight in zip(TASKS, splits, _SCORED_WEIGHTS, strict=True)
     ]
-    free = [(family, _FREE_WEIGHT) for family in _FREE_FAMILIES]
-    talk = ("conversation", lambda rng: conversation(rng, splits))
-    return [*scored, *free, (talk, _CONVERSATION_WEIGHT)]
+    talk = [((name, draw), weight) for name, draw, weight in _TALK_WEIGHTS]
+    follow_ups = ("conversation", lambda rng: conversation(rng, splits))
+    introduced = ("introduction", lambda rng: introduction(rng, any_name(rng)))
+    return [
+        *scored,
+        *talk,
+        (follow_ups, _CONVERSATION_WEIGHT),
+        (introduced, _INTRODUCTION_WEIGHT),
+        (("drill", drills(splits[TASKS.index("arithmetic")])), _DRILL_WEIGHT),
+    ]
 
 
 def _splits(seed: int) -> tuple[Split, ...]:
@@ -93,16 +128,28 @@ def _draw_distinct(count: int, seed: int) -> Iterator[Dialogue]:
 
 
 def _draw_training(rng: Random, families: list[tuple[_Family, float]]) -> Dialogue:
-    """One draw from one family, or a mixed conversation of two to five unrelated draws."""
-    name, draw = pick_weighted(rng, families)
-    turns = draw(rng)
-    if rng.random() < MIXED_SHARE:
-        name = "conversation"
-        for _ in range(1 + int(rng.random() * (LONGEST_MIX - 1))):
-            turns += pick_weighted(rng, families)[1](rng)
+    """One draw from one family, or a mixed conversation of two to five unrelated draws; half of them typed carelessly.
+
+    A question for the user's name is answered by the last name that was given before it.
+    """
+    mixed = rng.random() < MIXED_SHARE
+    turns: tuple[Turn, ...] = ()
+    name = said = ""
+    for _ in range(2 + int(rng.random() * (LONGEST_MIX - 1)) if mixed else 1):
+        name, draw = pick_weighted(rng, families)
+        turns += draw(rng)
+        if name == "introduction":
+            said = turns[-1].content.removeprefix("Hello, ").partition("!")[0]
+        if rng.random() < NAME_QUESTION_SHARE * (6 if name == "introduction" else 1):
+            turns += name_question(rng, said)
+            if not said and rng.random() < 0.4:
+                said = any_name(rng)
+                turns += name_alone(rng, said)
+    if rng.random() < CARELESS_SHARE:
+        turns = tuple(Turn(t.role, careless(t.content, rng)) if t.role == "Human" else t for t in turns)
     if rng.random() < SYSTEM_SHARE:
         turns = (Turn("System", pick(rng, SYSTEM_PROMPTS)), *turns)
-    return Dialogue(name, turns, "train")
+    return Dialogue("conversation" if len(turns) > 3 else name, turns, "train")
 
 
 def _draw_held_out(rng: Random, splits: tuple[Split, ...]) -> Dialogue:

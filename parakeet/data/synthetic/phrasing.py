@@ -35,8 +35,13 @@ CLOSERS: tuple[str, ...] = (
 FRAMES: tuple[tuple[str, str], ...] = tuple(product(OPENERS, CLOSERS))
 
 # Most real questions come without them.
-OPENER_SHARE = 0.55
-CLOSER_SHARE = 0.35
+OPENER_SHARE = 0.25
+CLOSER_SHARE = 0.12
+
+
+def phrases(table: str) -> tuple[str, ...]:
+    """The phrases of a table, separated by bars or line ends."""
+    return tuple(phrase.strip() for line in table.strip().splitlines() for phrase in line.split(" | "))
 
 
 def pick(rng: Random, choices: Sequence[T]) -> T:

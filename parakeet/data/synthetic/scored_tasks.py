@@ -12,19 +12,29 @@ what?".
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from hashlib import blake2b
 
-from parakeet.data.synthetic.facts import ANIMALS, CAPITALS, COLOURS, OBJECTS, OPPOSITES
-from parakeet.data.synthetic.phrasing import sentence_case
+from parakeet.data.synthetic.facts import (
+    ANIMALS,
+    CAPITALS,
+    COLOURS,
+    NUMBER_WORDS,
+    OBJECTS,
+    OPPOSITES,
+    SPELLING_WORDS,
+)
+from parakeet.data.synthetic.phrasing import phrases, sentence_case
 
 # With numbers up to 20, in runs of up to 10 (20 from 1), held-out counting fell from 98 % to about 91 %.
-LARGEST_COUNT = 15
+LARGEST_COUNT = 12
 SHORTEST_COUNT = 3
 LONGEST_COUNT = 8
-LARGEST_OPERAND = 12
-LONGEST_SPELT_WORD = 7
+LARGEST_COUNT_FROM_ONE = 20
+LARGEST_OPERAND = 20
+LARGEST_NUMBER_WORD = 12
+LONGEST_SPELT_WORD = 9
 
 _CAPITAL_PHRASINGS = (
     "What is the capital of {x}?",
@@ -52,6 +62,54 @@ _CAPITAL_PHRASINGS = (
     "I would like to know the capital city of {x}.",
     "I forgot the capital of {x}.",
 )
+_CAPITAL_CASUAL = phrases("""
+    Capital of {x} | {x} capital | Whats the capital of {x} | Capital city of {x}? | The capital of {x}?
+    {x}'s capital?
+""")
+_COLOUR_CASUAL = phrases("""
+    Colour of {x} | Color of {x}? | Whats the colour of {x} | What is the color of {x} | What's the color of {x}?
+    {x} colour | {x} is what colour?
+""")
+_OPPOSITE_CASUAL = phrases("""
+    Opposite of {x} | The opposite of {x}? | Whats the opposite of {x} | {x} opposite | Whats opposite of {x}
+    Antonym of {x}
+""")
+_COUNT_CASUAL = phrases("""
+    Count {a} to {b} | Count from {a} till {b} | Count {a}-{b} | {a} to {b} | Pls count from {a} up to {b}
+    Numbers from {a} to {b}
+""")
+_COUNT_FROM_ONE_CASUAL = phrases("""
+    Count till {b} | Count to {b} for me | Please count to {b} | Count until {b} | Count to {b} now | Count to {B}
+    Count to {B}. | Can you count to {B}? | Please count to {B}
+""")
+_COUNT_DOWN_CASUAL = phrases("""
+    Count down {a} to {b} | Count backwards {a} to {b} | Countdown from {a} to {b} | Count back from {a} to {b}
+""")
+_COUNT_DOWN_TO_ONE_CASUAL = phrases("""
+    Count down from {a} | Count backwards from {a} | Countdown from {a} | Count down from {a} please
+""")
+_ADDITION_CASUAL = phrases("""
+    {a}+{b} | {a} + {b} | {a}+{b}= | {a} + {b} = | {a} + {b} = ? | {a}+{b}=? | {a}+{b}? | {a} plus {b} | {a} plus {b}?
+    What is {a}+{b} | Whats {a}+{b} | What's {a}+{b}? | How much is {a}+{b} | {a} and {b} | {a} and {b} make?
+    {a} add {b} | Solve {a} + {b} | Calculate {a}+{b} | What does {a} + {b} equal | {a} + {b} equals
+    Can you do {a}+{b} | How much is {a} + {b} | Sum of {a} and {b}
+    I have {a} apples and get {b} more, how many do I have?
+""")
+_SUBTRACTION_CASUAL = phrases("""
+    {a}-{b} | {a} - {b} | {a}-{b}= | {a} - {b} = | {a} - {b} = ? | {a}-{b}=? | {a}-{b}? | {a} minus {b}
+    {a} minus {b}? | What is {a}-{b} | Whats {a}-{b} | What's {a}-{b}? | How much is {a}-{b} | {a} take away {b}
+    Take {b} from {a}. | Subtract {b} from {a} | Solve {a} - {b} | Calculate {a}-{b} | What does {a} - {b} equal
+    {a} - {b} equals | Can you do {a}-{b} | How much is {a} - {b} | {a} less {b}
+    I have {a} apples and eat {b}, how many are left?
+""")
+_ADDITION_IN_WORDS = phrases("""
+    {A} plus {B} | What is {A} plus {B}? | Whats {A} plus {B} | {A} and {B} | How much is {A} plus {B}? | {A} + {B}
+""")
+_SPELLING_CASUAL = phrases("""
+    {x} spelling | Spelling of {x} | How to spell {x} | How do u spell {x} | How do you write {x}?
+    Whats the spelling of {x} | Spell: {x} | How is {x} spelled? | Letters of {x} | Spell "{x}"
+    What are the letters of {x}? | Spell {X} | How is {x} written?
+""")
 _COLOUR_PHRASINGS = (
     "What colour is {x}?",
     "What color is {x}?",
@@ -176,13 +234,15 @@ class Fact:
     """One answer and every question that it answers.
 
     `key` is the unit of the split: facts with one key (7 + 5 and 5 + 7) are held out together. `follow_ups` are short
-    forms that make sense only after another question of the task ("And of Spain?").
+    forms that make sense only after another question of the task ("And of Spain?"). `casual` are hurried forms ("7+5"),
+    which are never held out: they could be part of another question.
     """
 
     key: str
     questions: tuple[str, ...]
     follow_ups: tuple[str, ...]
     answer: str
+    casual: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -203,37 +263,55 @@ class Split:
     held_out: tuple[tuple[Fact, str], ...]
 
 
-def _fact(key: str, phrasings: Sequence[str], follow_ups: Sequence[str], answer: str, **slots: object) -> Fact:
+def _fact(
+    key: str, phrasings: Sequence[str], follow_ups: Sequence[str], casual: Sequence[str], answer: str, **slots: object
+) -> Fact:
     """The fact whose questions are these phrasings with their slots filled in."""
-    questions, short = (tuple(text.format(**slots) for text in texts) for texts in (phrasings, follow_ups))
-    return Fact(key, questions, short, answer)
+    questions, short, hurried = (
+        tuple(sentence_case(text.format(**slots)) for text in texts) for texts in (phrasings, follow_ups, casual)
+    )
+    return Fact(key, questions, short, answer, hurried)
 
 
 def _capital(country: str, city: str) -> Fact:
-    follow_ups = ("And of {x}?", "And the capital of {x}?", "What about {x}?")
-    return _fact(country, _CAPITAL_PHRASINGS, follow_ups, f"The capital of {country} is {city}.", x=country)
+    follow_ups = phrases("""
+        And of {x}? | And the capital of {x}? | What about {x}? | And {x}? | {x}? | And for {x}? | No, of {x}.
+        No, {x}. | I meant {x}. | No, I meant {x}. | How about {x}? | Now {x}.
+    """)
+    return _fact(
+        country, _CAPITAL_PHRASINGS, follow_ups, _CAPITAL_CASUAL, f"The capital of {country} is {city}.", x=country
+    )
 
 
 def _colour(thing: str, colour: str) -> Fact:
-    follow_ups = ("And {x}?", "And what about {x}?", "What about {x}?")
-    return _fact(thing, _COLOUR_PHRASINGS, follow_ups, f"{sentence_case(thing)} is {colour}.", x=thing)
+    follow_ups = phrases("""
+        And {x}? | And what about {x}? | What about {x}? | {x}? | No, {x}. | I meant {x}. | How about {x}?
+        And of {x}?
+    """)
+    return _fact(thing, _COLOUR_PHRASINGS, follow_ups, _COLOUR_CASUAL, f"{sentence_case(thing)} is {colour}.", x=thing)
 
 
 def _opposite(word: str, other: str) -> Fact:
-    follow_ups = ("And of {x}?", "And the opposite of {x}?", "What about {x}?")
-    return _fact(word, _OPPOSITE_PHRASINGS, follow_ups, f"The opposite of {word} is {other}.", x=word)
+    follow_ups = phrases("""
+        And of {x}? | And the opposite of {x}? | What about {x}? | And {x}? | {x}? | No, of {x}. | I meant {x}.
+        Now {x}.
+    """)
+    return _fact(word, _OPPOSITE_PHRASINGS, follow_ups, _OPPOSITE_CASUAL, f"The opposite of {word} is {other}.", x=word)
 
 
 def _count(first: int, last: int) -> Fact:
     step = 1 if first < last else -1
     if step == 1:
-        phrasings = _COUNT_UP_PHRASINGS + (_COUNT_FROM_ONE_PHRASINGS if first == 1 else ())
-        follow_ups = ("And from {a} to {b}?", "Now from {a} to {b}.")
+        from_one = first == 1
+        phrasings = _COUNT_UP_PHRASINGS + (_COUNT_FROM_ONE_PHRASINGS if from_one else ())
+        casual = _COUNT_CASUAL + (_COUNT_FROM_ONE_CASUAL if from_one else ())
+        follow_ups = ("And from {a} to {b}?", "Now from {a} to {b}.", "And {a} to {b}?", "No, from {a} to {b}.")
     else:
         phrasings = _COUNT_DOWN_PHRASINGS
+        casual = _COUNT_DOWN_CASUAL + (_COUNT_DOWN_TO_ONE_CASUAL if last == 1 else ())
         follow_ups = ("And down from {a} to {b}?", "Now backwards from {a} to {b}.")
     answer = ", ".join(map(str, range(first, last + step, step))) + "."
-    return _fact(f"{first} to {last}", phrasings, follow_ups, answer, a=first, b=last)
+    return _fact(f"{first} to {last}", phrasings, follow_ups, casual, answer, a=first, b=last, B=NUMBER_WORDS[last])
 
 
 def _counting() -> tuple[Fact, ...]:
@@ -243,36 +321,59 @@ def _counting() -> tuple[Fact, ...]:
         for high in range(low + SHORTEST_COUNT - 1, LARGEST_COUNT + 1)
         if high - low < LONGEST_COUNT or low == 1
     ]
-    return tuple(_count(low, high) for low, high in pairs) + tuple(_count(high, low) for low, high in pairs)
+    # "Count to 20." is what people say.
+    up = [*pairs, *((1, high) for high in range(LARGEST_COUNT + 1, LARGEST_COUNT_FROM_ONE + 1))]
+    return tuple(_count(low, high) for low, high in up) + tuple(_count(high, low) for low, high in pairs)
 
 
-def _addition(a: int, b: int) -> Fact:
-    follow_ups = ("And {a} plus {b}?", "What about {a} plus {b}?")
+def addition(a: int, b: int) -> Fact:
+    """a + b in every form. 7 + 5 and 5 + 7 have one key."""
+    follow_ups = phrases("""
+        And {a} plus {b}? | What about {a} plus {b}? | {a}+{b} | And {a}+{b}? | {a} plus {b}? | Now {a} + {b}.
+        {a} + {b}
+    """)
     key = f"{min(a, b)} + {max(a, b)}"
-    return _fact(key, _ADDITION_PHRASINGS, follow_ups, f"{a} plus {b} is {a + b}.", a=a, b=b)
+    casual = _ADDITION_CASUAL + (_ADDITION_IN_WORDS if max(a, b) <= LARGEST_NUMBER_WORD else ())
+    words = {"A": NUMBER_WORDS[a], "B": NUMBER_WORDS[b]} if max(a, b) <= LARGEST_NUMBER_WORD else {}
+    return _fact(key, _ADDITION_PHRASINGS, follow_ups, casual, f"{a}+{b}={a + b}.", a=a, b=b, **words)
 
 
-def _subtraction(a: int, b: int) -> Fact:
-    follow_ups = ("And {a} minus {b}?", "What about {a} minus {b}?")
-    return _fact(f"{a} - {b}", _SUBTRACTION_PHRASINGS, follow_ups, f"{a} minus {b} is {a - b}.", a=a, b=b)
+def subtraction(a: int, b: int) -> Fact:
+    """a - b in every form."""
+    follow_ups = phrases("""
+        And {a} minus {b}? | What about {a} minus {b}? | {a}-{b} | And {a}-{b}? | {a} minus {b}? | Now {a} - {b}.
+        {a} - {b}
+    """)
+    return _fact(f"{a} - {b}", _SUBTRACTION_PHRASINGS, follow_ups, _SUBTRACTION_CASUAL, f"{a}-{b}={a - b}.", a=a, b=b)
 
 
 def _arithmetic() -> tuple[Fact, ...]:
     operands = range(LARGEST_OPERAND + 1)
-    sums = tuple(_addition(a, b) for a in operands for b in operands)
-    return sums + tuple(_subtraction(a, b) for a in operands for b in range(a + 1))
+    sums = tuple(addition(a, b) for a in operands for b in operands)
+    return sums + tuple(subtraction(a, b) for a in operands for b in range(a + 1))
 
 
-def _spelling(word: str) -> Fact:
-    return _fact(word, _SPELLING_PHRASINGS, ("And {x}?", "And the word {x}?"), "-".join(word) + ".", x=word)
+def spelling(word: str) -> Fact:
+    """How a word is spelt, letter by letter, in lower case."""
+    return _fact(
+        word,
+        _SPELLING_PHRASINGS,
+        phrases("""
+        And {x}? | And the word {x}? | {x}? | Now {x}. | What about {x}?
+    """),
+        _SPELLING_CASUAL,
+        "-".join(word) + ".",
+        x=word,
+        X=sentence_case(word),
+    )
 
 
 def spelt_words() -> tuple[str, ...]:
-    """The words of the spelling task, each once: short words that the other tasks and the stories also use."""
+    """The words of the spelling task, each once: those of the other tasks, and many that occur nowhere else."""
     opposites = (word for pair in OPPOSITES for word in pair)
     colours = (colour for _, colour in COLOURS)
     things = (thing.rsplit(" ", 1)[-1] for thing, _ in COLOURS)
-    words = dict.fromkeys((*ANIMALS, *OBJECTS, *colours, *things, *opposites))
+    words = dict.fromkeys((*ANIMALS, *OBJECTS, *colours, *things, *opposites, *SPELLING_WORDS))
     return tuple(word for word in words if 3 <= len(word) <= LONGEST_SPELT_WORD)
 
 
@@ -285,8 +386,8 @@ def scored_tasks() -> tuple[ScoredTask, ...]:
         ScoredTask("colours", tuple(_colour(*row) for row in COLOURS), held_out_phrasings=5),
         ScoredTask("opposites", tuple(_opposite(*row) for row in opposites), held_out_phrasings=3),
         ScoredTask("counting", _counting(), held_out_phrasings=2),
-        ScoredTask("arithmetic", _arithmetic(), held_out_keys=24),
-        ScoredTask("spelling", tuple(_spelling(word) for word in spelt_words()), held_out_keys=24),
+        ScoredTask("arithmetic", _arithmetic(), held_out_keys=40),
+        ScoredTask("spelling", tuple(spelling(word) for word in spelt_words()), held_out_keys=40),
     )
 
 
@@ -310,5 +411,5 @@ def split_task(task: ScoredTask, seed: int) -> Split:
             continue
         ranked = sorted(fact.questions, key=lambda question: rank(seed, task.name, fact.key, question))
         held_out += [(fact, question) for question in ranked[: task.held_out_phrasings]]
-        training.append(Fact(fact.key, tuple(ranked[task.held_out_phrasings :]), fact.follow_ups, fact.answer))
+        training.append(replace(fact, questions=tuple(ranked[task.held_out_phrasings :])))
     return Split(tuple(training), tuple(held_out))
