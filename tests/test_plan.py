@@ -148,9 +148,12 @@ def test_phases_are_planned_one_by_one(tmp_path: Path) -> None:
 
 
 def test_an_explicit_setting_that_does_not_fit_is_answered_with_the_change(tmp_path: Path) -> None:
-    recipe = recipe_file(tmp_path, "training:\n  activation_checkpointing: none\n  optimizer: adamw\n  residual: fp32\n")
+    recipe = recipe_file(
+        tmp_path, "training:\n  activation_checkpointing: none\n  optimizer: adamw\n  residual: fp32\n"
+    )
     text = plan("--recipe", recipe, "--gpu", "RTX 3080 Ti")
-    assert "does not fit                Sequences of 8,192: Set training.activation_checkpointing to auto" in text
+    refused = "does not fit                Sequences of 8,192: Set training.activation_checkpointing to auto"
+    assert refused in text
 
 
 def test_several_processes_share_the_steps_and_a_processors_memory(tmp_path: Path) -> None:
