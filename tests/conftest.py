@@ -88,7 +88,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     from parakeet.data.tokens.tokenise import make_token_shards
 
     root = tmp_path_factory.mktemp("prepared")
-    base = load_recipe("demo").model_dump()
+    base = load_recipe("own-text").model_dump()
     base["sources"] = [{"name": name, "path": "unused.txt"} for name in ("text", "talk")]
     base["tokenizer"]["vocabulary"] = 400
     base["packing"]["sequence_length"] = 32

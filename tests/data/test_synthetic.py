@@ -237,7 +237,7 @@ def test_words_to_spell_are_pieces_to_the_demos_tokenizer(drawn: list[Dialogue])
     vocabulary = load_recipe("demo").tokenizer.vocabulary
     tokenizer = train_tokenizer(training_turns(drawn)[:20_000], vocabulary)
     whole = [word for word in spelt_words() if len(tokenizer.encode(f" {word}")) == 1]
-    assert len(whole) < 0.08 * len(spelt_words())
+    assert len(whole) < 0.15 * len(spelt_words())
 
 
 NAMED = re.compile(r"Hello, ([A-Z][a-z]*)! How can I help you\?")

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from parakeet.conversation import Turn
 from parakeet.data.questions import Question
 from parakeet.data.tokens.shards import TokenShards
+from parakeet.data.tokens.tokenise import make_token_shards
 from parakeet.errors import ParakeetError
 from parakeet.evaluation.base import Subject
 from parakeet.evaluation.bits_per_byte import BitsPerByte, not_below_yardsticks
@@ -31,7 +32,7 @@ from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.template import render_prompt
 
-from ..conftest import Prepared
+from ..conftest import Prepared, some_documents
 from ..foreign_text import PARSER
 from .conftest import subject_of
 
@@ -63,6 +64,24 @@ def test_a_uniform_model_needs_log2_of_the_vocabulary_for_each_content_token(pre
     found = bits_of(subject)
     tokens = sum(int(t) not in tokenizer.control_ids for n in range(len(shards)) for t in shards.tokens(n))
     n_bytes = int(shards.n_bytes().sum())
+    assert found["n_bytes"] == n_bytes
+    assert found["model"] == pytest.approx(tokens * math.log2(tokenizer.rows) / n_bytes, rel=1e-6)
+
+
+def test_only_the_replies_count_if_only_they_are_trained_on(prepared: Prepared, tmp_path: Path) -> None:
+    values = prepared.recipe.model_dump()
+    values["shards"]["loss_on"] = "assistant"
+    recipe = Recipe.model_validate(values)
+    folders = {"deduplicated_documents": prepared.documents, "tokenizer": prepared.tokenizer_folder}
+    make_token_shards(recipe, folders, tmp_path, Progress())
+    tokenizer = prepared.tokenizer
+    held_out = TokenShards(tmp_path, "held_out", tokenizer)
+    subject = subject_of(prepared, model_of(prepared, 0.0), held_out, recipe)
+    turns = [turn for document in some_documents() if document.split == "held_out" for turn in document.turns]
+    learned = [turn.content for turn in turns if turn.role != "Human"]
+    n_bytes = sum(len(text.encode()) for text in learned)
+    tokens = sum(len(tokenizer.encode(text)) for text in learned)
+    found = bits_of(subject)
     assert found["n_bytes"] == n_bytes
     assert found["model"] == pytest.approx(tokens * math.log2(tokenizer.rows) / n_bytes, rel=1e-6)
 

@@ -144,15 +144,15 @@ def _said(rng: Random, table: Sequence[tuple[tuple[str, ...], tuple[str, ...]]])
 
 
 def identity(rng: Random) -> Turns:
-    """Who Parakeet is, what it can do and what it likes; half of the time by its first entry, its name."""
-    table = ABOUT_PARAKEET[:1] if rng.random() < 0.35 else ABOUT_PARAKEET
+    """Who Parakeet is, what it can do and what it likes. Its name and its abilities are asked for most."""
+    table = pick_weighted(rng, ((ABOUT_PARAKEET[:1], 0.3), (ABOUT_PARAKEET[1:4], 0.3), (ABOUT_PARAKEET, 0.4)))
     prompts, replies = pick(rng, table)
     return exchange(framed(pick(rng, prompts), pick_frame(rng)), pick(rng, replies))
 
 
 def small_talk(rng: Random) -> Turns:
-    """Moods, compliments, insults, weather and the other things that people say in passing."""
-    return _said(rng, SMALL_TALK)
+    """Moods, compliments, insults, weather and the other things that people say in passing; often "How are you?"."""
+    return _said(rng, SMALL_TALK[:2] if rng.random() < 0.2 else SMALL_TALK)
 
 
 def thanks(rng: Random) -> Turns:

@@ -27,6 +27,7 @@ from parakeet.data.synthetic.chitchat import (
 )
 from parakeet.data.synthetic.drills import drills
 from parakeet.data.synthetic.phrasing import FRAMES, exchange, framed, pick, pick_frame, pick_weighted
+from parakeet.data.synthetic.reserved import holds_reserved
 from parakeet.data.synthetic.scored_tasks import Split, rank, scored_tasks, split_task
 from parakeet.data.synthetic.unknowns import unknown
 from parakeet.errors import ParakeetError
@@ -121,10 +122,14 @@ def _draw_distinct(count: int, seed: int) -> Iterator[Dialogue]:
         held_out = rng.random() < HELD_OUT_SHARE
         # Repeats are redrawn within the same split, so that they do not change the share of held-out dialogues.
         dialogue = None
-        while dialogue is None or dialogue.turns in seen:
+        while dialogue is None or dialogue.turns in seen or _is_reserved(dialogue):
             dialogue = _draw_held_out(rng, splits) if held_out else _draw_training(rng, families)
         seen.add(dialogue.turns)
         yield dialogue
+
+
+def _is_reserved(dialogue: Dialogue) -> bool:
+    return holds_reserved([turn.content for turn in dialogue.turns if turn.role == "Human"])
 
 
 def _draw_training(rng: Random, families: list[tuple[_Family, float]]) -> Dialogue:

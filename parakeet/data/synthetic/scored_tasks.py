@@ -306,8 +306,11 @@ def _count(first: int, last: int) -> Fact:
         phrasings = _COUNT_UP_PHRASINGS + (_COUNT_FROM_ONE_PHRASINGS if from_one else ())
         casual = _COUNT_CASUAL + (_COUNT_FROM_ONE_CASUAL if from_one else ())
         follow_ups: tuple[str, ...] = (
-            "And from {a} to {b}?", "Now from {a} to {b}.", "And {a} to {b}?", "No, from {a} to {b}.",
-        )  # fmt: skip
+            "And from {a} to {b}?",
+            "Now from {a} to {b}.",
+            "And {a} to {b}?",
+            "No, from {a} to {b}.",
+        )
     else:
         phrasings = _COUNT_DOWN_PHRASINGS
         casual = _COUNT_DOWN_CASUAL + (_COUNT_DOWN_TO_ONE_CASUAL if last == 1 else ())
