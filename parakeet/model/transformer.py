@@ -205,17 +205,17 @@ class Parakeet(nn.Module):
                 deviation = 0.02 / math.sqrt(2 * self.config.layers) if residual else 0.02
                 parameter.normal_(0.0, deviation, generator=generator)
 
-    def forward(self, ids: Tensor, documents: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, documents: Tensor, last_document: int | None = None) -> Tensor:
         """Hidden states (batch, length, width) of packed sequences, in the precision of the products.
 
         ids (batch, length) int64; documents (batch, length), one number per packed document. No position attends to
-        another document.
+        another document. last_document: see `prepare_mask`.
         """
         chosen = self.execution
         dtype = self._dtype(chosen.precision)
         x = self._embed(ids).to(self._dtype(chosen.residual))
         # Prepared once, outside the compiled blocks, and used in every layer.
-        mask = prepare_mask(chosen.attention, self.slopes, documents, self.config.head_width, dtype)
+        mask = prepare_mask(chosen.attention, self.slopes, documents, self.config.head_width, dtype, last_document)
         run = _compiled_block() if chosen.compile else _run_block
         for layer, block in enumerate(self.blocks):
             key_value: Any = self.key_values[layer // 2].weight
