@@ -18,6 +18,7 @@ from parakeet.errors import ParakeetError
 from parakeet.model.attention import Mask, alibi_slopes, attend, compiled, prepare_mask
 from parakeet.model.config import WEIGHTS_FILE, ModelConfig
 from parakeet.model.execution import ActivationCheckpointing, Execution, Precision
+from parakeet.model.products import multiply
 
 VALUES_PER_CHECK = 1 << 22
 DEFAULT_EXECUTION = Execution()
@@ -114,7 +115,7 @@ class _Product(torch.autograd.Function):
     def forward(context: Any, x: Tensor, weight: Tensor, activated: bool) -> Tensor:
         context.weight, context.activated = weight, activated
         context.save_for_backward(x)
-        return F.linear(F.gelu(x) if activated else x, weight)
+        return multiply(F.gelu(x) if activated else x, weight)
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
@@ -128,7 +129,7 @@ class _Product(torch.autograd.Function):
         else:
             weight.grad.addmm_(rows.T, factors)
         del factors
-        at_x = (rows @ weight).view(x.shape)
+        at_x = multiply(rows, weight.T).view(x.shape)
         if context.activated:
             torch.ops.aten.gelu_backward.grad_input(at_x, x, grad_input=at_x)
         return at_x, None, None
