@@ -59,7 +59,7 @@ class FusedMask(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """Queries `begin` to `end` of sequence `row`. They see keys `first` to `end`, with `bias` (heads, queries, keys)."""
+    """Queries `begin` to `end` of sequence `row`. They see keys `first` to `end`; bias (heads, queries, keys)."""
 
     row: int
     first: int
@@ -98,16 +98,23 @@ def alibi_slopes(heads: int) -> Tensor:
 
 
 def prepare_mask(
-    backend: AttentionBackend, slopes: Tensor, documents: Tensor, head_width: int, dtype: torch.dtype
+    backend: AttentionBackend,
+    slopes: Tensor,
+    documents: Tensor,
+    head_width: int,
+    dtype: torch.dtype,
+    last_document: int | None = None,
 ) -> Mask:
     """What the attention of a batch needs beside queries, keys and values; the same for every layer.
 
     slopes (heads,); documents (batch, length), one number per packed document and −1 for unused positions.
+    last_document: the largest of these numbers, if the caller knows it. To read it from a GPU, the host waits for it.
     """
     if backend == "reference":
         return ReferenceMask(_bias(slopes, documents, dtype))
     if backend == "fused":
-        return _fused_mask(slopes, documents, head_width, dtype)
+        last_document = int(documents.max()) if last_document is None else last_document
+        return _fused_mask(slopes, documents, head_width, dtype, last_document)
     if backend == "tiled":
         return _tiled_mask(slopes, documents, dtype)
     if documents.device.type != "cuda":
@@ -162,7 +169,9 @@ def _attend_fused(queries: Tensor, keys: Tensor, values: Tensor, mask: FusedMask
     return mixed[..., :head_width]
 
 
-def _fused_mask(slopes: Tensor, documents: Tensor, head_width: int, dtype: torch.dtype) -> FusedMask:
+def _fused_mask(
+    slopes: Tensor, documents: Tensor, head_width: int, dtype: torch.dtype, last_document: int
+) -> FusedMask:
     """Features whose product, divided by sqrt(head width), is slope · j − at least 64 · disagreements.
 
     ALiBi's slope · (j − i) has a term that is constant along a row of scores, so it drops out of the softmax. j is the
@@ -185,7 +194,8 @@ def _fused_mask(slopes: Tensor, documents: Tensor, head_width: int, dtype: torch
     # Per place, query · key is +CODE_KEY · code_query where the words agree, and the negative where they differ. The
     # feature in front is −places of them, so a product is −2 · CODE_KEY · code_query · disagreements: divided by root,
     # that is −64 or less for each, since the power of two is at least root.
-    words = _code_words(documents + 1)
+    table = _code_words(1 << (last_document + 1).bit_length(), documents.device)
+    words = table[documents + 1]
     places = words.shape[-1]
     code_query = LOGIT_PER_DISAGREEMENT / 2 / CODE_KEY * 2.0 ** math.ceil(math.log2(root))
     # (batch, 1, length, 1 + places)
@@ -214,26 +224,27 @@ def _fused_mask(slopes: Tensor, documents: Tensor, head_width: int, dtype: torch
     )
 
 
-def _code_words(numbers: Tensor) -> Tensor:
-    """(…) whole numbers from 0 to (…, n) words of ±1 of the extended Hamming code, n the shortest that has enough.
+@cache
+def _code_words(count: int, device: torch.device) -> Tensor:
+    """(count, n) the first words of ±1 of the extended Hamming code, n the shortest that has so many (a power of two).
 
-    Two different numbers differ in at least 4 of the n places (Hamming 1950, with a parity of the whole word).
+    Two different words differ in at least 4 of the n places (Hamming 1950, with a parity of the whole word). It is a
+    table because computing the words on a GPU would make the host wait, in every pass.
     """
-    longest = 1 << int(numbers.max()).bit_length()
-    length = next(n for n in CODE_LENGTHS if longest <= 1 << (n - n.bit_length()))
-    places = torch.arange(length, device=numbers.device)
+    length = next(n for n in CODE_LENGTHS if count <= 1 << (n - n.bit_length()))
+    numbers = torch.arange(count)
+    places = torch.arange(length)
     # Places that are powers of two hold parities, place 0 holds that of the whole word, and the others hold data.
     holds_data = (places & (places - 1)) != 0
-    # bits (…, n). Data place k takes bit k of the number.
-    bits = torch.zeros(*numbers.shape, length, dtype=torch.int64, device=numbers.device)
-    data = torch.arange(int(holds_data.sum()), device=numbers.device)
-    bits[..., holds_data] = (numbers[..., None] >> data) & 1
+    # bits (count, n). Data place k takes bit k of the number.
+    bits = torch.zeros(count, length, dtype=torch.int64)
+    bits[:, holds_data] = (numbers[:, None] >> torch.arange(int(holds_data.sum()))) & 1
     # The parity at place 2^e covers every place with bit e set in its own number (the parity itself is still 0).
     for exponent in range(length.bit_length() - 1):
         covered = ((places >> exponent) & 1).bool()
-        bits[..., 1 << exponent] = bits[..., covered].sum(-1) & 1
-    bits[..., 0] = bits.sum(-1) & 1
-    return (1 - 2 * bits).float()
+        bits[:, 1 << exponent] = bits[:, covered].sum(-1) & 1
+    bits[:, 0] = bits.sum(-1) & 1
+    return (1 - 2 * bits).float().to(device)
 
 
 @lru_cache(maxsize=4)

@@ -2,9 +2,9 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from parakeet.model.execution import LOSS_ROWS
+from parakeet.model.products import multiply
 
 
 def backward_from_loss(
@@ -93,7 +93,7 @@ def _product(rows: Tensor, weight: Tensor) -> Tensor:
     """Logits in fp32, since bf16 has steps of 0.125 between 16 and 32. Only CUDA can multiply bf16 into fp32."""
     if rows.dtype == torch.bfloat16 and rows.device.type == "cuda":
         return torch.mm(rows, weight.T, out_dtype=torch.float32)
-    logits = F.linear(rows, weight)
+    logits = multiply(rows, weight)
     return logits.float() if logits.dtype == torch.bfloat16 else logits
 
 

@@ -18,6 +18,7 @@ from parakeet.errors import ParakeetError
 from parakeet.model.attention import Mask, alibi_slopes, attend, compiled, prepare_mask
 from parakeet.model.config import WEIGHTS_FILE, ModelConfig
 from parakeet.model.execution import ActivationCheckpointing, Execution, Precision
+from parakeet.model.products import multiply
 
 VALUES_PER_CHECK = 1 << 22
 DEFAULT_EXECUTION = Execution()
@@ -116,7 +117,7 @@ class _Product(torch.autograd.Function):
     def forward(context: Any, x: Tensor, weight: Tensor, activated: bool) -> Tensor:
         context.weight, context.activated = weight, activated
         context.save_for_backward(x)
-        return F.linear(F.gelu(x) if activated else x, weight)
+        return multiply(F.gelu(x) if activated else x, weight)
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
@@ -130,7 +131,7 @@ class _Product(torch.autograd.Function):
         else:
             weight.grad.addmm_(rows.T, factors)
         del factors
-        at_x = (rows @ weight).view(x.shape)
+        at_x = multiply(rows, weight.T).view(x.shape)
         if context.activated:
             torch.ops.aten.gelu_backward.grad_input(at_x, x, grad_input=at_x)
         return at_x, None, None
@@ -208,17 +209,17 @@ class Parakeet(nn.Module):
                 deviation = embedding_deviation if name == "embedding.weight" else deviation
                 parameter.normal_(0.0, deviation, generator=generator)
 
-    def forward(self, ids: Tensor, documents: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, documents: Tensor, last_document: int | None = None) -> Tensor:
         """Hidden states (batch, length, width) of packed sequences, in the precision of the products.
 
         ids (batch, length) int64; documents (batch, length), one number per packed document. No position attends to
-        another document.
+        another document. last_document: see `prepare_mask`.
         """
         chosen = self.execution
         dtype = self._dtype(chosen.precision)
         x = self._embed(ids).to(self._dtype(chosen.residual))
         # Prepared once, outside the compiled blocks, and used in every layer.
-        mask = prepare_mask(chosen.attention, self.slopes, documents, self.config.head_width, dtype)
+        mask = prepare_mask(chosen.attention, self.slopes, documents, self.config.head_width, dtype, last_document)
         run = _compiled_block() if chosen.compile else _run_block
         for layer, block in enumerate(self.blocks):
             key_value: Any = self.key_values[layer // 2].weight

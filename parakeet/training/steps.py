@@ -177,25 +177,31 @@ class Stepper:
         The sum is a 0-dim float64 tensor on the device: reading it here would make the host wait for each pass.
         """
         device = self._ranks.device
-        # Each array is (sequences in the step, sequence length); this rank takes every world-th sequence.
-        arrays = [
-            array[self._ranks.rank :: self._ranks.world] for array in (batch.inputs, batch.targets, batch.documents)
-        ]
+        # arrays (3, sequences of this rank, sequence length): this rank takes every world-th sequence.
+        arrays = np.stack([batch.inputs, batch.targets, batch.documents])[:, self._ranks.rank :: self._ranks.world]
         total = torch.zeros((), dtype=torch.float64, device=device)
-        for begin in range(0, len(arrays[0]), micro_batch_sequences):
-            ids, targets, documents = (
-                torch.from_numpy(array[begin : begin + micro_batch_sequences]).to(device) for array in arrays
-            )
+        for begin in range(0, arrays.shape[1], micro_batch_sequences):
+            some = arrays[:, begin : begin + micro_batch_sequences]
+            # What depends on values is found here, on the host, so that the host never waits for the device.
+            ids, targets, documents = on_device(some, device)
+            kept = on_device(np.flatnonzero(some[1] != self._padding), device)
             total += backward_from_loss(
-                self._model(ids, documents),
+                self._model(ids, documents, int(some[2].max())),
                 self._embedding,
                 targets,
                 ignore=self._padding,
                 normaliser=normaliser,
                 z_loss=self._settings.z_loss,
                 rows=self._model.execution.loss_rows,
+                kept=kept,
             )
         return total
+
+
+def on_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """The array as a tensor on the device. A GPU copies it while the host goes on."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 DRAW_SEED = 1
