@@ -48,7 +48,7 @@ Section = tuple[str, Rows]
 
 
 def vocabulary_rows(recipe: Recipe) -> int:
-    """Rows of the embedding: exact for cl100k_base, an upper bound for a BPE that is yet to be trained."""
+    """Rows of the embedding: exact for cl100k_base, an upper bound for a vocabulary that is yet to be made."""
     highest = max(CL100K_CONTROLS.values()) + 1
     ids = highest if recipe.tokenizer.kind == "cl100k_base" else recipe.tokenizer.vocabulary + CONTROL_TOKENS
     return -(-ids // 64) * 64
@@ -88,7 +88,7 @@ def plan_document(recipe: Recipe, gpu: Gpu | None = None, memory: int | None = N
             "parameters": plan.config.parameter_count,
             "parameters_by_part": plan.config.parameters(),
             "embedding_rows": plan.config.vocabulary_rows,
-            "embedding_rows_are_upper_bound": recipe.tokenizer.kind == "bpe",
+            "embedding_rows_are_upper_bound": recipe.tokenizer.kind != "cl100k_base",
         },
         **plan.training_document(),
     }
@@ -113,7 +113,7 @@ class Plan:
 
     def model(self) -> Rows:
         rows = [(part, f"{count:>{FIGURE},}") for part, count in self.config.parameters().items()]
-        at_most = "at most " if self.recipe.tokenizer.kind == "bpe" else ""
+        at_most = "" if self.recipe.tokenizer.kind == "cl100k_base" else "at most "
         embedding = f"({at_most}{self.config.vocabulary_rows:,} embedding rows)"
         return [*rows, ("total", f"{self.config.parameter_count:>{FIGURE},}  {embedding}")]
 

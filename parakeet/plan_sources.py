@@ -32,7 +32,7 @@ def bytes_per_token(recipe: Recipe) -> float:
 
     Measured on books with vocabularies of 512 (2.1), 1,024 (2.7), 2,048 (3.1), 4,096 (3.5) and 8,192 (3.9) tokens.
     """
-    if recipe.tokenizer.kind != "bpe":
+    if recipe.tokenizer.kind == "cl100k_base":
         return BYTES_PER_TOKEN
     return min(BYTES_PER_TOKEN, 2.15 + 0.46 * math.log2(max(1.0, recipe.tokenizer.vocabulary / 512)))
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from parakeet.conversation import Turn
 from parakeet.errors import ParakeetError
 from parakeet.template import render_document, render_prompt
-from parakeet.tokenizer import CL100K_URL, ROLE_TOKENS, Tokenizer, cl100k_base, train_tokenizer
+from parakeet.tokenizer import CL100K_URL, ROLE_TOKENS, Tokenizer, cl100k_base, count_words, train_tokenizer
 
 from .conversations import parse_conversation
 
@@ -16,9 +16,10 @@ CL100K_FILE = hashlib.sha1(CL100K_URL.encode()).hexdigest()
 CORPUS = ["The capital of France is Paris. Count 1, 2, 3.", "Hello! Who are you? I am Parakeet.", "naïve café 東京"] * 3
 
 
-@pytest.fixture(scope="module")
-def trained() -> Tokenizer:
-    return train_tokenizer(CORPUS, 400)
+@pytest.fixture(scope="module", params=[train_tokenizer, count_words])
+def trained(request: pytest.FixtureRequest) -> Tokenizer:
+    made: Tokenizer = request.param(CORPUS, 400)
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +82,7 @@ def test_plain_documents_begin_with_endoftext(trained: Tokenizer) -> None:
 
 
 def test_training_a_tokenizer_is_reproducible_and_saves(trained: Tokenizer, tmp_path: Path) -> None:
-    assert train_tokenizer(CORPUS, 400).sha256 == trained.sha256
+    assert {"bpe": train_tokenizer, "words": count_words}[trained.name](CORPUS, 400).sha256 == trained.sha256
     assert len(trained.defined_ids()) <= 400
     trained.save(tmp_path)
     assert Tokenizer.load(tmp_path).sha256 == trained.sha256
@@ -124,3 +125,20 @@ def test_without_file_or_network_it_says_where_to_put_the_file(tmp_path: Path, m
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     with pytest.raises(ParakeetError, match="223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7"):
         cl100k_base()
+
+
+def test_frequent_words_are_tokens_and_the_others_are_letters() -> None:
+    texts = ["What is the capital of France? Say no.", "what is a piano"] * 8 + ["12 + 7 = 19"]
+    texts += [f"Spell {word}." for word in ("cat", "dog", "sun", "pen", "cup")]
+    tokenizer = count_words(reversed(texts), 340)
+    assert tokenizer.sha256 == count_words(texts, 340).sha256
+    assert len(tokenizer.defined_ids()) <= 340
+
+    def shown(text: str) -> list[str]:
+        return [tokenizer.token_bytes(token_id).decode() for token_id in tokenizer.encode(text)]
+
+    assert shown("What is the capital") == ["What", " is", " the", " capital"]
+    assert shown("Spell tractor.") == ["Spell", " t", "r", "a", "c", "t", "o", "r", "."]
+    # " piano" is frequent, and its "no" is none in another word, though "no" is a word as well.
+    assert shown(" piano volcano") == [" piano", " v", "o", "l", "c", "a", "n", "o"]
+    assert shown("12+7") == ["1", "2", "+", "7"]

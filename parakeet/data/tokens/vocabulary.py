@@ -1,4 +1,4 @@
-"""Stage `tokenizer`: cl100k_base with Parakeet's control tokens, or a BPE trained on the training documents."""
+"""Stage `tokenizer`: cl100k_base with Parakeet's control tokens, or a vocabulary made of the training documents."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -8,7 +8,7 @@ from typing import Any
 from parakeet.data.documents import HELD_OUT, content_bytes, parts, read_documents
 from parakeet.progress import Progress, Task
 from parakeet.recipe import Recipe
-from parakeet.tokenizer import VOCABULARY_FILE, cl100k_base, train_tokenizer
+from parakeet.tokenizer import VOCABULARY_FILE, cl100k_base, count_words, train_tokenizer
 
 TRAINING_BYTES = 256 << 20
 """The most text to train a vocabulary on. More text hardly changes it, and costs the trainer memory."""
@@ -20,7 +20,8 @@ def make_tokenizer(recipe: Recipe, inputs: Mapping[str, Path], output: Path, pro
     else:
         with progress.task("tokenizer", None, "documents") as task:
             texts = _training_texts(inputs["deduplicated_documents"], task, TRAINING_BYTES)
-            tokenizer = train_tokenizer(texts, recipe.tokenizer.vocabulary)
+            make = count_words if recipe.tokenizer.kind == "words" else train_tokenizer
+            tokenizer = make(texts, recipe.tokenizer.vocabulary)
     tokenizer.save(output)
     lengths = Counter(len(tokenizer.token_bytes(token_id)) for token_id in tokenizer.defined_ids())
     return {
