@@ -275,7 +275,7 @@ def fault(item: Item, replies: Sequence[str], ended: Sequence[bool]) -> str:
         if broken := _broken(reply, whole):
             return broken
     expected = EXPECTATIONS[item.expect]
-    reply = _plain(replies[-1])
+    reply = _without_working(_plain(replies[-1]))
     text = reply.lower()
     shown = signs_in(text)
     said = [*map(_plain, item.turns), *map(_plain, replies[:-1])]
@@ -326,6 +326,17 @@ def _broken(reply: str, whole: bool) -> str:
     if _loops(_words(reply), [sentence for sentence in re.split(r"[.!?\n]+\s*", reply.lower()) if sentence]):
         return "says the same again and again"
     return ""
+
+
+def _without_working(text: str) -> str:
+    """"2+3=4+1=5" as "2+3=5". A chain whose members are not equal is left as it is, for `_false_sum`."""
+
+    def shortened(match: re.Match[str]) -> str:
+        members = match[0].split("=")
+        values = {sum(int(number) for number in re.findall(r"\d+|-\d+", member)) for member in members}
+        return f"{members[0]}={members[-1]}" if len(values) == 1 else match[0]
+
+    return re.sub(r"\d+[+-]\d+(?:=\d+[+-]\d+)+=\d+", shortened, text)
 
 
 def _false_sum(text: str) -> str:

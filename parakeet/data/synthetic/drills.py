@@ -10,9 +10,9 @@ from parakeet.data.synthetic.unknowns import made_up_word
 
 Turns = tuple[Turn, ...]
 
-LIST_SHARE = 0.6
+LIST_SHARE = 0.35
 LONGEST_DRILLED_WORD = 8
-MOST_AT_ONCE = 7
+MOST_AT_ONCE = 3
 
 _LISTS = phrases("{x} | {x} | What is {x}? | Work out {x}. | Calculate {x} | Solve {x}. | Sums: {x}")
 

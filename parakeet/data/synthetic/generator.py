@@ -46,7 +46,7 @@ LONGEST_MIX = 5
 NAME_QUESTION_SHARE = 0.06
 
 # Shares of the draws; the first six follow the order of the scored tasks.
-_SCORED_WEIGHTS = (0.12, 0.05, 0.10, 0.09, 0.13, 0.08)
+_SCORED_WEIGHTS = (0.13, 0.05, 0.10, 0.09, 0.11, 0.09)
 _TALK_WEIGHTS = (
     ("identity", identity, 0.05),
     ("greeting", greeting, 0.03),

@@ -331,6 +331,38 @@ def _counting() -> tuple[Fact, ...]:
     return tuple(_count(low, high) for low, high in up) + tuple(_count(high, low) for low, high in pairs)
 
 
+def worked_sum(a: int, b: int) -> str:
+    """`3+5=5+3=6+2=7+1=8`: the larger number first, a ten moved at once, then ones.
+
+    Each member differs from the one before it by what is easy to learn: exchange, one more and one less. The bare result
+    of a sum would have to be known by heart (docs/experiments.md).
+    """
+    members = [(a, b)]
+    if b > a > 0:
+        members.append((b, a))
+    first, second = max(a, b), min(a, b)
+    while second > 1:
+        step = 10 if second >= 10 else 1
+        first, second = first + step, second - step
+        members.append((first, second))
+    if len(members) > 1 and members[-1][1] == 0:
+        members.pop()
+    return "=".join([*(f"{one}+{other}" for one, other in members), str(a + b)])
+
+
+def worked_difference(a: int, b: int) -> str:
+    """`12-3=11-2=10-1=9`: a ten taken from both at once, then ones. `b` is at most `a`."""
+    members = [(a, b)]
+    first, second = a, b
+    while second > 1:
+        step = 10 if second >= 10 else 1
+        first, second = first - step, second - step
+        members.append((first, second))
+    if len(members) > 1 and members[-1][1] == 0:
+        members.pop()
+    return "=".join([*(f"{one}-{other}" for one, other in members), str(a - b)])
+
+
 def addition(a: int, b: int) -> Fact:
     """a + b in every form. 7 + 5 and 5 + 7 have one key."""
     follow_ups = phrases("""
@@ -340,7 +372,7 @@ def addition(a: int, b: int) -> Fact:
     key = f"{min(a, b)} + {max(a, b)}"
     casual = _ADDITION_CASUAL + (_ADDITION_IN_WORDS if max(a, b) <= LARGEST_NUMBER_WORD else ())
     words = {"A": NUMBER_WORDS[a], "B": NUMBER_WORDS[b]} if max(a, b) <= LARGEST_NUMBER_WORD else {}
-    return _fact(key, _ADDITION_PHRASINGS, follow_ups, casual, f"{a}+{b}={a + b}.", a=a, b=b, **words)
+    return _fact(key, _ADDITION_PHRASINGS, follow_ups, casual, f"{worked_sum(a, b)}.", a=a, b=b, **words)
 
 
 def subtraction(a: int, b: int) -> Fact:
@@ -349,7 +381,7 @@ def subtraction(a: int, b: int) -> Fact:
         And {a} minus {b}? | What about {a} minus {b}? | {a}-{b} | And {a}-{b}? | {a} minus {b}? | Now {a} - {b}.
         {a} - {b}
     """)
-    return _fact(f"{a} - {b}", _SUBTRACTION_PHRASINGS, follow_ups, _SUBTRACTION_CASUAL, f"{a}-{b}={a - b}.", a=a, b=b)
+    return _fact(f"{a} - {b}", _SUBTRACTION_PHRASINGS, follow_ups, _SUBTRACTION_CASUAL, f"{worked_difference(a, b)}.", a=a, b=b)
 
 
 def _arithmetic() -> tuple[Fact, ...]:
