@@ -334,8 +334,8 @@ def _counting() -> tuple[Fact, ...]:
 def worked_sum(a: int, b: int) -> str:
     """`3+5=5+3=6+2=7+1=8`: the larger number first, a ten moved at once, then ones.
 
-    Each member differs from the one before it by what is easy to learn: exchange, one more and one less. The bare result
-    of a sum would have to be known by heart (docs/experiments.md).
+    Each member differs from the one before it by what is easy to learn: an exchange, or one more and one less. The bare
+    result of a sum would have to be known by heart (docs/experiments.md).
     """
     members = [(a, b)]
     if b > a > 0:
@@ -381,7 +381,8 @@ def subtraction(a: int, b: int) -> Fact:
         And {a} minus {b}? | What about {a} minus {b}? | {a}-{b} | And {a}-{b}? | {a} minus {b}? | Now {a} - {b}.
         {a} - {b}
     """)
-    return _fact(f"{a} - {b}", _SUBTRACTION_PHRASINGS, follow_ups, _SUBTRACTION_CASUAL, f"{worked_difference(a, b)}.", a=a, b=b)
+    answer = f"{worked_difference(a, b)}."
+    return _fact(f"{a} - {b}", _SUBTRACTION_PHRASINGS, follow_ups, _SUBTRACTION_CASUAL, answer, a=a, b=b)
 
 
 def _arithmetic() -> tuple[Fact, ...]:
