@@ -329,7 +329,7 @@ def _broken(reply: str, whole: bool) -> str:
 
 
 def _without_working(text: str) -> str:
-    """"2+3=4+1=5" as "2+3=5". A chain whose members are not equal is left as it is, for `_false_sum`."""
+    """ "2+3=4+1=5" as "2+3=5". A chain whose members are not equal is left as it is, for `_false_sum`."""
 
     def shortened(match: re.Match[str]) -> str:
         members = match[0].split("=")

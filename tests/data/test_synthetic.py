@@ -63,15 +63,17 @@ def check_worked_out(task: str, question: str, answer: str) -> None:
         ends = {str(listed[0]), str(listed[-1])}
         assert ends - {"1"} <= numbers, (question, answer)
         return
-    for a, sign, b, result in read_sums(answer):
-        assert result == (a + b if sign == "+" else a - b)
+    for chain in re.findall(r"[-+=\d]+", answer):
+        (a, _, b, result), *_ = read_sums(chain)
         assert {str(a), str(b)} <= numbers, (question, answer)
+        assert chain.endswith(f"={result}")
 
 
 def read_sums(answer: str) -> list[tuple[int, str, int, int]]:
-    """ "7+5=12, 9-4=5." as numbers and signs."""
-    sums = re.findall(r"(\d+)([-+])(\d+)=(\d+)", answer)
-    return [(int(a), sign, int(b), int(result)) for a, sign, b, result in sums]
+    """ "7+2=8+1=9, 9-1=8." as numbers and signs with the result of their chain: 7+2=9, 8+1=9, 9-1=8."""
+    chains = (match[0].split("=") for match in re.finditer(r"\d+[-+]\d+(?:=\d+[-+]\d+)*=\d+", answer))
+    members = ((re.fullmatch(r"(\d+)([-+])(\d+)", member), chain[-1]) for chain in chains for member in chain[:-1])
+    return [(int(m[1]), m[2], int(m[3]), int(result)) for m, result in members if m]
 
 
 @pytest.fixture(scope="module")

@@ -235,7 +235,8 @@ class Fact:
 
     `key` is the unit of the split: facts with one key (7 + 5 and 5 + 7) are held out together. `follow_ups` are short
     forms that make sense only after another question of the task ("And of Spain?"). `casual` are hurried forms ("7+5"),
-    which are never held out: they could be part of another question.
+    which are never held out: they could be part of another question. `steps` are the keys of the facts that the answer
+    states on its way.
     """
 
     key: str
@@ -243,6 +244,7 @@ class Fact:
     follow_ups: tuple[str, ...]
     answer: str
     casual: tuple[str, ...] = ()
+    steps: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -331,8 +333,12 @@ def _counting() -> tuple[Fact, ...]:
     return tuple(_count(low, high) for low, high in up) + tuple(_count(high, low) for low, high in pairs)
 
 
-def worked_sum(a: int, b: int) -> str:
-    """`3+5=5+3=6+2=7+1=8`: the larger number first, a ten moved at once, then ones.
+def _sum_key(a: int, b: int) -> str:
+    return f"{min(a, b)} + {max(a, b)}"
+
+
+def sum_members(a: int, b: int) -> list[tuple[int, int]]:
+    """3 + 5 to (3, 5), (5, 3), (6, 2), (7, 1): the larger number first, a ten moved at once, then ones.
 
     Each member differs from the one before it by what is easy to learn: an exchange, or one more and one less. The bare
     result of a sum would have to be known by heart (docs/experiments.md).
@@ -340,27 +346,28 @@ def worked_sum(a: int, b: int) -> str:
     members = [(a, b)]
     if b > a > 0:
         members.append((b, a))
-    first, second = max(a, b), min(a, b)
-    while second > 1:
-        step = 10 if second >= 10 else 1
-        first, second = first + step, second - step
-        members.append((first, second))
-    if len(members) > 1 and members[-1][1] == 0:
-        members.pop()
-    return "=".join([*(f"{one}+{other}" for one, other in members), str(a + b)])
+    return members + _moved(max(a, b), min(a, b), 1)
 
 
-def worked_difference(a: int, b: int) -> str:
-    """`12-3=11-2=10-1=9`: a ten taken from both at once, then ones. `b` is at most `a`."""
-    members = [(a, b)]
-    first, second = a, b
+def difference_members(a: int, b: int) -> list[tuple[int, int]]:
+    """12 - 3 to (12, 3), (11, 2), (10, 1): a ten taken from both at once, then ones. `b` is at most `a`."""
+    return [(a, b), *_moved(a, b, -1)]
+
+
+def _moved(first: int, second: int, sign: int) -> list[tuple[int, int]]:
+    """What follows while a ten or a one of `second` is moved to `first`, down to one of 1."""
+    members = []
     while second > 1:
         step = 10 if second >= 10 else 1
-        first, second = first - step, second - step
-        members.append((first, second))
-    if len(members) > 1 and members[-1][1] == 0:
-        members.pop()
-    return "=".join([*(f"{one}-{other}" for one, other in members), str(a - b)])
+        first, second = first + sign * step, second - step
+        if second:
+            members.append((first, second))
+    return members
+
+
+def _worked(members: Sequence[tuple[int, int]], sign: str, result: int) -> str:
+    """`3+5=5+3=6+2=7+1=8.`"""
+    return "=".join([*(f"{one}{sign}{other}" for one, other in members), str(result)]) + "."
 
 
 def addition(a: int, b: int) -> Fact:
@@ -369,10 +376,13 @@ def addition(a: int, b: int) -> Fact:
         And {a} plus {b}? | What about {a} plus {b}? | {a}+{b} | And {a}+{b}? | {a} plus {b}? | Now {a} + {b}.
         {a} + {b}
     """)
-    key = f"{min(a, b)} + {max(a, b)}"
     casual = _ADDITION_CASUAL + (_ADDITION_IN_WORDS if max(a, b) <= LARGEST_NUMBER_WORD else ())
     words = {"A": NUMBER_WORDS[a], "B": NUMBER_WORDS[b]} if max(a, b) <= LARGEST_NUMBER_WORD else {}
-    return _fact(key, _ADDITION_PHRASINGS, follow_ups, casual, f"{worked_sum(a, b)}.", a=a, b=b, **words)
+    members = sum_members(a, b)
+    fact = _fact(
+        _sum_key(a, b), _ADDITION_PHRASINGS, follow_ups, casual, _worked(members, "+", a + b), a=a, b=b, **words
+    )
+    return replace(fact, steps=tuple(_sum_key(*member) for member in members[1:]))
 
 
 def subtraction(a: int, b: int) -> Fact:
@@ -381,8 +391,10 @@ def subtraction(a: int, b: int) -> Fact:
         And {a} minus {b}? | What about {a} minus {b}? | {a}-{b} | And {a}-{b}? | {a} minus {b}? | Now {a} - {b}.
         {a} - {b}
     """)
-    answer = f"{worked_difference(a, b)}."
-    return _fact(f"{a} - {b}", _SUBTRACTION_PHRASINGS, follow_ups, _SUBTRACTION_CASUAL, answer, a=a, b=b)
+    members = difference_members(a, b)
+    answer = _worked(members, "-", a - b)
+    fact = _fact(f"{a} - {b}", _SUBTRACTION_PHRASINGS, follow_ups, _SUBTRACTION_CASUAL, answer, a=a, b=b)
+    return replace(fact, steps=tuple(f"{one} - {other}" for one, other in members[1:]))
 
 
 def _arithmetic() -> tuple[Fact, ...]:
@@ -434,13 +446,26 @@ def rank(seed: int, *parts: str) -> bytes:
     return blake2b("\x1f".join((str(seed), *parts)).encode(), digest_size=16).digest()
 
 
+def _held_out_keys(task: ScoredTask, seed: int) -> set[str]:
+    """At most `held_out_keys` keys, with those of all facts whose answer states one of them on its way."""
+    through: dict[str, set[str]] = {fact.key: set() for fact in task.facts}
+    for fact in task.facts:
+        for step in fact.steps:
+            through.setdefault(step, set()).add(fact.key)
+    chosen: set[str] = set()
+    for key in sorted({fact.key for fact in task.facts}, key=lambda key: rank(seed, task.name, key)):
+        more = chosen | {key} | through[key]
+        if len(more) <= task.held_out_keys:
+            chosen = more
+    return chosen
+
+
 def split_task(task: ScoredTask, seed: int) -> Split:
-    """Hold out the keys or phrasings of lowest rank, so that every seed holds out equally many.
+    """Hold out the keys or phrasings of lowest rank, so that every seed holds out about equally many.
 
     Phrasings are ranked within their fact, which leaves every fact the same number of training phrasings.
     """
-    keys = sorted({fact.key for fact in task.facts}, key=lambda key: rank(seed, task.name, key))
-    held_out_keys = frozenset(keys[: task.held_out_keys])
+    held_out_keys = _held_out_keys(task, seed)
     training: list[Fact] = []
     held_out: list[tuple[Fact, str]] = []
     for fact in task.facts:
