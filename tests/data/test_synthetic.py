@@ -225,11 +225,13 @@ def test_held_out_operands_and_words_are_never_answered_in_training(drawn: list[
     unseen = [q for q in held_out_questions(ALL, 12) if q.task in {"arithmetic", "spelling"}]
     assert answers.isdisjoint(question.answer for question in unseen)
     sums = {frozenset((a, b)) for answer in answers for a, sign, b, _ in read_sums(answer) if sign == "+"}
-    held_out = {frozenset((a, b)) for q in unseen for a, sign, b, _ in read_sums(q.answer) if sign == "+"}
+    # What is asked, not what its answer states on the way. That is taught too.
+    asked = [read_sums(q.answer)[0] for q in unseen if q.task == "arithmetic"]
+    held_out = {frozenset((a, b)) for a, sign, b, _ in asked if sign == "+"}
     assert held_out
     assert sums.isdisjoint(held_out)
     differences = {(a, b) for answer in answers for a, sign, b, _ in read_sums(answer) if sign == "-"}
-    held_out_differences = {(a, b) for q in unseen for a, sign, b, _ in read_sums(q.answer) if sign == "-"}
+    held_out_differences = {(a, b) for a, sign, b, _ in asked if sign == "-"}
     assert held_out_differences
     assert differences.isdisjoint(held_out_differences)
 
