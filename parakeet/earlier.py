@@ -116,7 +116,9 @@ def earlier_run_key(recipe: Recipe, inputs: Mapping[str, Artifact], plan_digests
     `plan_digests` has the plan of the first sequence length only.
     """
     try:
-        packing, model, training = _values(recipe.packing), _values(recipe.model), _values(recipe.training, {"decay"})
+        # What an unfinished run may change, 0.1's too, although 0.1 had no key for it.
+        training = _values(recipe.training, {"decay", "then"})
+        packing, model = _values(recipe.packing), _values(recipe.model)
     except _UnknownTo01:
         return None
     without = {*_DECIDED_WHILE_RUNNING, "tokens", "decay_fraction"}

@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from itertools import product
 from typing import Any
@@ -121,7 +121,7 @@ class Plan:
         settings, schedule = self.settings, self.schedule
         lengths = list(self._tokens)
         rows = f" in sequences of {lengths[0]:,}" if len(lengths) == 1 else ""
-        sizes = ", then ".join(f"{size:,}" for size in settings.batch_sizes)
+        sizes = ", then ".join(f"{size:,}" for size in schedule.batch_sizes)
         flops = sum(self.config.flops_per_token(length) * tokens for length, tokens in self._tokens.items())
         return [
             ("tokens", f"{settings.tokens:>{FIGURE},}"),
@@ -166,7 +166,7 @@ class Plan:
         """What other activation checkpointing and optimizers would take, for the longest sequences."""
         length = max(self._choices)
         choice = self._choices[length]
-        accumulates = choice.micro_batch_tokens * self.processes < min(self.settings.batch_sizes) or self.processes > 1
+        accumulates = choice.micro_batch_tokens < max(self.settings.batch_sizes.values()) or self.processes > 1
         residuals: tuple[Precision, ...] = (self.settings.residual,)
         if self.settings.precision == "bf16":
             residuals = ("fp32", "bf16")
@@ -298,6 +298,7 @@ class Plan:
                 "text_tokens": tokens_of(self.sources, self.recipe),
                 "steps": schedule.total_steps,
                 "batch_tokens": settings.batch_tokens,
+                "later_batches": [asdict(later) for later in schedule.growth],
                 "warmup_steps": schedule.warmup_steps,
                 "decay_start": schedule.decay_start,
                 "processes": self.processes,

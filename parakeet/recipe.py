@@ -298,14 +298,19 @@ class Training(Section):
             raise ValueError("the shares of training.then leave nothing for batches of training.batch_tokens")
         if self.optimizer != "muon":
             for key in ("momentum", "momentum_precision"):
-                if getattr(self, key) != type(self).model_fields[key].default:
-                    raise ValueError(f"{key} is a setting of muon, and optimizer is {self.optimizer}")
+                default = type(self).model_fields[key].default
+                if getattr(self, key) != default:
+                    raise ValueError(
+                        f"training.{key} is a setting of muon, and training.optimizer is {self.optimizer}. Leave "
+                        f"training.{key} out, or set it to {default}"
+                    )
         return self
 
     @property
-    def batch_sizes(self) -> list[int]:
-        """Tokens of a step, in the order of training."""
-        return [self.batch_tokens, *(later.batch_tokens for later in self.then)]
+    def batch_sizes(self) -> dict[str, int]:
+        """Tokens of a step by the key that sets them, in the order of training."""
+        later = {f"training.then[{number}].batch_tokens": later.batch_tokens for number, later in enumerate(self.then)}
+        return {"training.batch_tokens": self.batch_tokens, **later}
 
     @field_validator("decay")
     @classmethod
@@ -421,21 +426,20 @@ class Recipe(Section):
             key = f"packing.then[{index - 1}].sequence_length" if index else "packing.sequence_length"
             if sequence_length > self.model.context:
                 raise ValueError(f"{key} {sequence_length} is beyond model.context {self.model.context}")
-            for number, batch_tokens in enumerate(self.training.batch_sizes):
+            for name, batch_tokens in self.training.batch_sizes.items():
                 if batch_tokens % sequence_length:
-                    name = f"training.then[{number - 1}].batch_tokens" if number else "training.batch_tokens"
                     raise ValueError(f"{name} {batch_tokens} is not a multiple of {key} {sequence_length}")
             if self.training.micro_batch_tokens % sequence_length:
                 raise ValueError(
                     f"training.micro_batch_tokens {self.training.micro_batch_tokens} is not a multiple of {key} "
                     f"{sequence_length}; 0 takes what fits the device"
                 )
-        smallest = min(self.training.batch_sizes)
-        if self.training.micro_batch_tokens > smallest:
-            raise ValueError(
-                f"training.micro_batch_tokens {self.training.micro_batch_tokens} is beyond training.batch_tokens "
-                f"{smallest}"
-            )
+        for name, batch_tokens in self.training.batch_sizes.items():
+            if self.training.micro_batch_tokens > batch_tokens:
+                raise ValueError(
+                    f"training.micro_batch_tokens {self.training.micro_batch_tokens} is beyond {name} {batch_tokens}; "
+                    "0 takes what fits the device"
+                )
         if self.training.attention == "flex" and self.training.device == "cpu":
             raise ValueError("training.attention flex needs a CUDA device, and training.device is cpu")
         return self

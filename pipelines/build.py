@@ -18,7 +18,7 @@ from parakeet.failures import explain_unforeseen
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.stages import Build, asset_names, stages_of, use_recipe
-from parakeet.training.recorded import Begun
+from parakeet.training.recorded import Begun, left_unfinished
 from pipelines.definitions import make_definitions
 from pipelines.instance import open_instance
 from pipelines.jobs import DATA, MODEL
@@ -50,6 +50,11 @@ def run_build(
         use_recipe(root, recipe)
     except ParakeetError as error:
         progress.say(f"{recipe.name} does not become the active recipe: {error}")
+    build = Build(root, recipe)
+    if asset_key(TRAINED) in keys and any(build.find(name) is None for name in build.stage(TRAINED).inputs(recipe)):
+        # The stage names them too, but its text may take hours to make first.
+        for line in left_unfinished(root, recipe, other_settings=True):
+            progress.say(line)
     return _materialise(root, recipe, defs, keys, force, try_anyway, progress)
 
 

@@ -115,6 +115,8 @@ def test_an_unfinished_run_is_found_after_its_recipe_and_its_text_changed(
     (line,) = left_unfinished(store, changed)
     assert f"Run {run.name[:8]} of recipe longer, begun with other settings or text, is unfinished: step 119 of" in line
     assert line.endswith(f"parakeet build --run {run.name[:8]}")
+    assert left_unfinished(store, changed, other_settings=True) == [line]
+    assert left_unfinished(store, longer, other_settings=True) == []
     assert left_unfinished(store, load_recipe("demo")) == []
     begun = load_begun(store, run.name[:8])
     assert begun.recipe == longer

@@ -374,7 +374,8 @@ def choose(
     arguments give the same choice, since a resumed run has to compute as before. `flex`: whether FlexAttention can be
     compiled on the device; None looks for Triton on this machine.
     """
-    sequences = max(1, min(training.batch_sizes) // sequence_length // processes)
+    sizes = training.batch_sizes.values()
+    sequences = max(1, min(sizes) // sequence_length // processes)
     attention = _attention(training, sequence_length, cuda, flex)
     loss_rows = LOSS_ROWS if cuda else CPU_LOSS_ROWS
     choices = []
@@ -388,7 +389,7 @@ def choose(
             loss_rows,
         )
         tokens = pass_sequences * sequence_length
-        accumulates = processes > 1 or pass_sequences < sequences
+        accumulates = processes > 1 or tokens < max(sizes)
         predicted = forecast(
             config, execution, training.optimizer, tokens, sequence_length, cuda=cuda, accumulates=accumulates,
             momentum_precision=training.momentum_precision,
@@ -481,7 +482,7 @@ def _attention(training: Training, sequence_length: int, cuda: bool, flex: bool 
     if not cuda:
         # A step with `tiled` is 1.1 times as fast as with `fused` at 256 tokens, and 1.2 times at 1,024. It has no bf16
         # kernel, and its loops over tiles cannot be compiled.
-        return "tiled" if training.precision == "fp32" and not training.compile else "fused"
+        return "tiled" if assumed_precision(training, cuda) == "fp32" and not training.compile else "fused"
     if sequence_length <= FLEX_ABOVE:
         return "fused"
     if flex is None:

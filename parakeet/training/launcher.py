@@ -38,13 +38,13 @@ def process_count(training: Training) -> int:
 
 def check_sequences(job: TrainingJob, processes: int) -> None:
     """ParakeetError unless the processes can share the sequences of every step equally."""
-    sizes = job.recipe.training.batch_sizes
-    for sequence_length, batch_tokens in product(job.recipe.packing.lengths, sizes):
+    sizes = job.recipe.training.batch_sizes.items()
+    for sequence_length, (name, batch_tokens) in product(job.recipe.packing.lengths, sizes):
         sequences = batch_tokens // sequence_length
         if sequences % processes:
             raise ParakeetError(
-                f"training.batch_tokens {batch_tokens:,} makes {sequences:,} sequences of {sequence_length:,} tokens a "
-                f"step, which {processes} processes cannot share equally. Make it a multiple of "
+                f"{name} {batch_tokens:,} makes {sequences:,} sequences of {sequence_length:,} tokens a step, which "
+                f" {processes} processes cannot share equally. Make it a multiple of "
                 f"{processes * sequence_length:,} or make training.processes a divisor of {sequences:,}."
             )
 

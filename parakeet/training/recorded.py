@@ -15,6 +15,7 @@ from parakeet.recipe import Recipe
 from parakeet.recipe_file import load_recipe
 from parakeet.training.job import JOB_FILE, SECTIONS, read_job
 from parakeet.training.runs import Run, find_run, list_runs, short_keys
+from parakeet.training.stage import run_settings
 
 RECIPE_FILE = "recipe.yaml"
 """In a run's folder: the whole recipe, where job.json has not. 0.1 recorded only the sections that a trainer reads."""
@@ -80,8 +81,11 @@ def keep_recipe(root: Path, active: Path) -> None:
             continue
 
 
-def left_unfinished(root: Path, recipe: Recipe) -> list[str]:
-    """For each unfinished run of another recipe of this name: which, how far, and the command that finishes it."""
+def left_unfinished(root: Path, recipe: Recipe, other_settings: bool = False) -> list[str]:
+    """For each unfinished run of a recipe of this name: which, how far, and the command that finishes it.
+
+    With `other_settings`, only for runs that this recipe cannot continue, whatever its text becomes.
+    """
     runs = list_runs(runs_folder(root))[0]
     keys = dict(zip((run.path for run in runs), short_keys(runs), strict=True))
     return [
@@ -89,13 +93,15 @@ def left_unfinished(root: Path, recipe: Recipe) -> list[str]:
         f"{run.step:,} of {run.total_steps:,} ({format_percent(run.step / run.total_steps, 0)}). It is kept. To finish "
         f"it as it was begun: parakeet build --run {keys[run.path]}"
         for run in runs
-        if run.state in ("stopped", "failed") and run.saved and _has_name(run, recipe.name)
+        if run.state in ("stopped", "failed") and run.saved and _is_of(run, recipe, other_settings)
     ]
 
 
-def _has_name(run: Run, name: str) -> bool:
-    recipe = recorded_recipe(run.path)
-    return recipe is not None and recipe.name == name
+def _is_of(run: Run, recipe: Recipe, other_settings: bool) -> bool:
+    begun = recorded_recipe(run.path)
+    if begun is None or begun.name != recipe.name:
+        return False
+    return not other_settings or run_settings(begun) != run_settings(recipe)
 
 
 def _includes(values: dict[str, Any], some: dict[str, Any]) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import accumulate, zip_longest
+from itertools import accumulate, groupby, zip_longest
 from typing import Any
 
 from parakeet.earlier import with_new_keys
@@ -83,6 +83,12 @@ class Schedule:
     def sequence_length(self, step: int) -> int:
         """Sequence length of this step."""
         return self.phases[self.phase(step)].sequence_length
+
+    @property
+    def batch_sizes(self) -> list[int]:
+        """The numbers of tokens that a step has in turn."""
+        firsts = [1, *(later.after_step + 1 for later in self.growth)]
+        return [size for size, _ in groupby(self.tokens_in(step) for step in firsts)]
 
     def tokens_in(self, step: int) -> int:
         """Tokens of this step."""

@@ -62,15 +62,20 @@ def run_key(recipe: Recipe, inputs: Mapping[str, Artifact]) -> str:
 
     Only the packing plan of the first sequence length counts, so that adding a later length continues the same run.
     """
-    first = recipe.packing.sequence_length
     content = {name: artifact.content for name, artifact in inputs.items()}
-    values = {
+    plans = _plan_digests(inputs["packing_plan"], [recipe.packing.sequence_length])
+    values = {**run_settings(recipe), "inputs": content | {"packing_plan": plans}}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def run_settings(recipe: Recipe) -> dict[str, Any]:
+    """The settings that identify a training run, by section."""
+    packing = settings_of(recipe.packing, without={"sequence_length", "then"})
+    return {
         "model": settings_of(recipe.model),
         "training": settings_of(recipe.training, without=CHANGEABLE),
-        "packing": settings_of(recipe.packing, without={"sequence_length", "then"}) | {"sequence_length": first},
-        "inputs": content | {"packing_plan": _plan_digests(inputs["packing_plan"], [first])},
+        "packing": packing | {"sequence_length": recipe.packing.sequence_length},
     }
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def run_folder(recipe: Recipe, inputs: Mapping[str, Artifact], runs: Path) -> Path:

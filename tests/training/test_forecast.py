@@ -12,7 +12,7 @@ from parakeet.data.tokens.loader import Batch
 from parakeet.model.config import ModelConfig
 from parakeet.model.execution import Execution
 from parakeet.model.transformer import Parakeet
-from parakeet.recipe import Training
+from parakeet.recipe import LaterBatches, Training
 from parakeet.training.distributed import Ranks
 from parakeet.training.forecast import (
     AUTO_SHARE,
@@ -155,6 +155,19 @@ def test_a_pass_is_no_larger_than_a_step() -> None:
     assert choose(LARGE, training(micro_batch_tokens=2500), 1024, 80 * GIB, True).micro_batch_tokens == 2048
 
 
+def test_a_larger_step_later_is_accumulated_from_passes_of_the_first() -> None:
+    constant, growing, accumulating = (
+        choose(LARGE, training(**settings), 1024, 80 * GIB, True)
+        for settings in (
+            {"batch_tokens": 2048},
+            {"batch_tokens": 2048, "then": [LaterBatches(batch_tokens=4096, share=0.5)]},
+            {"batch_tokens": 4096, "micro_batch_tokens": 2048},
+        )
+    )
+    assert growing.forecast == accumulating.forecast
+    assert growing.forecast.total > constant.forecast.total
+
+
 def test_explicit_settings_are_never_overridden() -> None:
     settings = training(
         attention="reference", activation_checkpointing="none", micro_batch_tokens=8192, residual="bf16"
@@ -176,6 +189,7 @@ def test_attention_is_chosen_by_device_and_length() -> None:
     for settings, right in (({}, "tiled"), ({"precision": "bf16"}, "fused"), ({"compile": True}, "fused")):
         chosen = choose(LARGE, training(**{"precision": "fp32"} | settings), 256, 80 * GIB, False)
         assert chosen.execution.attention == right
+    assert choose(LARGE, training(precision="auto"), 256, 80 * GIB, False).execution.attention == "tiled"
 
 
 @given(st.integers(1, 100), st.sampled_from([256, 1024, 8192]), st.booleans(), st.integers(1, 4))

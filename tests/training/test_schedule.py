@@ -1,7 +1,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from itertools import accumulate
+from itertools import accumulate, groupby
 
 import pytest
 from hypothesis import given
@@ -175,8 +175,9 @@ def test_the_steps_of_growing_batches_make_up_the_tokens(settings: Training, pac
     schedule = Schedule.from_recipe(settings, packed)
     tokens = [schedule.tokens_in(step) for step in range(1, schedule.total_steps + 1)]
     assert [schedule.tokens_until(step) for step in range(len(tokens) + 1)] == [0, *accumulate(tokens)]
+    assert schedule.batch_sizes == [size for size, _ in groupby(tokens)]
     # Each size is rounded up to whole steps, so that all tokens are trained on and less than a step of each beyond.
-    assert settings.tokens <= sum(tokens) < settings.tokens + max(settings.batch_sizes)
+    assert settings.tokens <= sum(tokens) < settings.tokens + max(settings.batch_sizes.values())
     assert schedule.total_steps == total_steps(settings)
 
 
@@ -210,6 +211,10 @@ def test_a_schedule_of_a_version_without_growth_is_read() -> None:
     [
         ([{"batch_tokens": 1000, "share": 0.5}], r"training.then\[0\].batch_tokens 1000 is not a multiple of packing"),
         ([{"batch_tokens": 512, "share": 0.5}] * 2, "leave nothing for batches of training.batch_tokens"),
+        (
+            [{"batch_tokens": 512, "share": 0.5}],
+            r"beyond training.then\[0\].batch_tokens 512; 0 takes what fits",
+        ),
         ([{"batch_tokens": 0, "share": 0.5}], "greater than or equal to 16"),
         ([{"batch_tokens": 512, "share": 0.0}], "greater than 0"),
     ],
