@@ -46,21 +46,21 @@ LONGEST_MIX = 5
 NAME_QUESTION_SHARE = 0.06
 
 # Shares of the draws; the first six follow the order of the scored tasks.
-_SCORED_WEIGHTS = (0.13, 0.05, 0.10, 0.09, 0.11, 0.09)
+_SCORED_WEIGHTS = (0.13, 0.05, 0.10, 0.07, 0.09, 0.08)
 _TALK_WEIGHTS = (
-    ("identity", identity, 0.05),
-    ("greeting", greeting, 0.03),
-    ("small_talk", small_talk, 0.11),
-    ("thanks", thanks, 0.025),
+    ("identity", identity, 0.08),
+    ("greeting", greeting, 0.05),
+    ("small_talk", small_talk, 0.16),
+    ("thanks", thanks, 0.05),
     ("joke", joke, 0.01),
     ("poem", poem, 0.008),
     ("story", story, 0.012),
-    ("facts", extra_fact, 0.06),
+    ("facts", extra_fact, 0.05),
     ("unknown", unknown, 0.09),
 )
 _INTRODUCTION_WEIGHT = 0.035
 _CONVERSATION_WEIGHT = 0.05
-_DRILL_WEIGHT = 0.08
+_DRILL_WEIGHT = 0.06
 
 _Draw = Callable[[Random], tuple[Turn, ...]]
 _Family = tuple[str, _Draw]
