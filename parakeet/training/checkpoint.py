@@ -220,8 +220,8 @@ def restore_newest(
     if found:
         progress.say(
             f"None of the {len(found)} checkpoints in {run} fits this recipe: their warm-up, decay, or change of the "
-            "sequence length or batch size came at other steps. Training starts from the beginning. They are kept, for a build with "
-            "the settings that they were made with."
+            "sequence length or batch size came at other steps. Training starts from the beginning. They are kept, for "
+            "a build with the settings that they were made with."
         )
     return None
 
