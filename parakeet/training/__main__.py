@@ -12,6 +12,10 @@ from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
 
+if __name__ == "__main__":
+    # Until `_Stop` takes over: an interrupt during the imports, which take seconds, would print a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from parakeet.errors import INTERRUPTED, ParakeetError
 from parakeet.failures import explain
 from parakeet.locking import WaitStopped, exclusive

@@ -219,9 +219,9 @@ def restore_newest(
         )
     if found:
         progress.say(
-            f"None of the {len(found)} checkpoints in {run} fits this recipe: their warm-up, decay or change of "
-            "sequence length came at other steps. Training starts from the beginning. They are kept, for a build with "
-            "the settings that they were made with."
+            f"None of the {len(found)} checkpoints in {run} fits this recipe: their warm-up, decay, or change of the "
+            "sequence length or batch size came at other steps. Training starts from the beginning. They are kept, for "
+            "a build with the settings that they were made with."
         )
     return None
 

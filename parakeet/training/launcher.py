@@ -44,7 +44,7 @@ def check_sequences(job: TrainingJob, processes: int) -> None:
         if sequences % processes:
             raise ParakeetError(
                 f"{name} {batch_tokens:,} makes {sequences:,} sequences of {sequence_length:,} tokens a step, which "
-                f" {processes} processes cannot share equally. Make it a multiple of "
+                f"{processes} processes cannot share equally. Make it a multiple of "
                 f"{processes * sequence_length:,} or make training.processes a divisor of {sequences:,}."
             )
 
