@@ -4,6 +4,7 @@ A processor without bf16 units takes 17 times as long in bf16, one with AMX half
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -19,7 +20,7 @@ CLEARLY = 1.2
 ROWS = 128
 """Tokens of the measured products: enough to fill the units, few enough for a CPU without any for bf16."""
 CALLS = 8
-SECONDS = 0.2
+SECONDS = 0.4
 """Calls end early after this many seconds."""
 BF16_CAPABILITY = (8, 0)
 """Oldest CUDA compute capability with bf16 tensor cores. Older GPUs compute bf16 products without them."""
@@ -36,11 +37,11 @@ class Comparison:
 
 
 def compare_precisions(config: ModelConfig, device: torch.device) -> Comparison:
-    """Compare them on this device, with the threads that training uses. Draws no global random numbers."""
+    """Compare them on this device. Draws no global random numbers."""
     if device.type == "cuda":
         units = torch.cuda.get_device_capability(device) >= BF16_CAPABILITY
         return Comparison("bf16" if units else "fp32", True, f"its GPU has {'' if units else 'no '}units for bf16")
-    return compare_seconds(*(_product_seconds(config, dtype) for dtype in (torch.float32, torch.bfloat16)))
+    return compare_seconds(*_product_seconds(config, (torch.float32, torch.bfloat16)))
 
 
 def compare_seconds(fp32: float, bf16: float) -> Comparison:
@@ -82,19 +83,27 @@ def share(here: Comparison, ranks: Ranks) -> Comparison:
     return replace(here, fast="bf16" if bf16 else "fp32")
 
 
-def _product_seconds(config: ModelConfig, dtype: torch.dtype) -> float:
-    """CPU seconds of an MLP's first product with both products of its backward pass, the least of a few calls.
+def _product_seconds(config: ModelConfig, dtypes: Sequence[torch.dtype]) -> list[float]:
+    """CPU seconds of an MLP's first product with both products of its backward pass, the least of a few calls, by dtype.
 
-    CPU time, because other processes disturb it far less than the time on the clock.
+    CPU time of one thread, because other processes disturb it far less than the time on the clock, and several threads
+    that wait for each other count their waiting. The dtypes take turns.
     """
     generator = torch.Generator().manual_seed(1)
-    x = torch.randn(ROWS, config.width, generator=generator).to(dtype).requires_grad_()
+    x = torch.randn(ROWS, config.width, generator=generator)
     weight = torch.randn(4 * config.width, config.width, generator=generator).requires_grad_()
-    gradient = torch.randn(ROWS, 4 * config.width, generator=generator).to(dtype)
-    seconds: list[float] = []
-    while len(seconds) < 2 or (len(seconds) < CALLS and sum(seconds) < SECONDS):
-        began = time.process_time()
-        # The weight stays fp32 and is cast, as in the model.
-        F.linear(x, weight.to(dtype)).backward(gradient)
-        seconds.append(time.process_time() - began)
-    return min(seconds)
+    gradient = torch.randn(ROWS, 4 * config.width, generator=generator)
+    inputs = [(x.to(dtype).requires_grad_(), gradient.to(dtype)) for dtype in dtypes]
+    seconds: list[list[float]] = [[] for _ in dtypes]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        while len(seconds[0]) < 2 or (len(seconds[0]) < CALLS and sum(map(sum, seconds)) < SECONDS):
+            for (rows, slope), taken in zip(inputs, seconds, strict=True):
+                began = time.process_time()
+                # The weight stays fp32 and is cast, as in the model.
+                F.linear(rows, weight.to(rows.dtype)).backward(slope)
+                taken.append(time.process_time() - began)
+    finally:
+        torch.set_num_threads(threads)
+    return [min(taken) for taken in seconds]
