@@ -84,7 +84,7 @@ def share(here: Comparison, ranks: Ranks) -> Comparison:
 
 
 def _product_seconds(config: ModelConfig, dtypes: Sequence[torch.dtype]) -> list[float]:
-    """CPU seconds of an MLP's first product with both products of its backward pass, the least of a few calls, by dtype.
+    """CPU seconds of an MLP's first product with both products of its backward pass, the least of a few calls.
 
     CPU time of one thread, because other processes disturb it far less than the time on the clock, and several threads
     that wait for each other count their waiting. The dtypes take turns.
