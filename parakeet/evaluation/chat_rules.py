@@ -176,7 +176,7 @@ _INTRODUCED = re.compile(
     r"\b(?:i'?m|i am|names?(?: is|'s)?|called|call me|this is|it'?s|it is|tell)"
     r"(?: (?:your|ur|called|just|only|still) (?:boy|girl|friend|mate|pal)?)? ?(\w+)|(\w+) (?:is my name|here)\b"
 )
-"""Where a person says a name. That "it's me" says none does no harm: names of a reply are looked up here."""
+"""Where a person says a name. Words that are no names may be found too: a reply's names are looked up in them."""
 _NO_NAMES = (
     "parakeet there i my what it everyone friend again the how not a nice lovely beautiful still unknown something you "
     "new to me nothing is that and for human here see yes no mate dude sir buddy pal"
