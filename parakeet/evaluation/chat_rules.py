@@ -60,8 +60,11 @@ SIGNS = FACTS | {
     r"chat|arithmetic|subtract|numbers|words)\b",
     "wellbeing": rf"\b(?:i'm|i am|i feel|feeling|doing|going|all is|everything is|everything's|still|day (?:was|is)|"
     rf"things are)\b[^.!?]{{0,25}}\b(?:{_GOOD})\b|\b(?:fine|good|great|well|not bad)\b,? (?:thanks|thank you)"
-    rf"|{_START}(?:fine|not bad|very well|all good|pretty good)\b|\b(?:not|nothing) much\b|\bthank(?:s| you) for asking"
+    rf"|{_START}(?:fine|not bad|very well|all good|all right|alright|pretty good)\b|\b(?:not|nothing) much\b"
+    r"|\bthank(?:s| you) for asking|\bi(?:'m| am) (?:\w+ )?here\b"
     r"|\bjust (?:chatting|talking|waiting|here)\b|\bwaiting (?:to|for)\b",
+    "how_it_is": rf"\b(?:{_GOOD}),? (?:thanks|thank you)\b|\bthank(?:s| you) for asking\b",
+    "what_is_up": rf"{_START}(?:not|nothing) much\b",
     "feelings": r"\bi (?:do not|don't|cannot|can't|never) (?:really )?(?:have (?:feelings|moods|a body|days)|"
     r"feel|eat|sleep|get (?:sad|lonely|bored|tired|hungry))\b",
     "acknowledgement": rf"{_START}(?:ok|okay|great|good|nice|cool|sure|all right|alright|i see|wonderful|lovely|yes|"
@@ -76,7 +79,12 @@ SIGNS = FACTS | {
     "sympathy": r"\bsorry\b|\bi hope\b|\bcheer you up\b|\bfeel better\b|\bthat(?:'s| is| sounds) (?:\w+ )?"
     r"(?:sad|hard|tough|bad|rough)\b|\bi(?:'m| am) here\b|\bhugs?\b|\b(?:will|'ll) be (?:ok|okay|all right|better)\b"
     r"|\btake care\b|\bsad days?\b",
+    "condolence": r"\bsorry (?:to hear|about|for)\b|\bthat(?:'s| is| sounds) (?:\w+ )?(?:sad|hard|tough|bad|rough)\b",
+    "praise": r"\bthat(?:'s| is| was| sounds) (?:\w+ )?(?:nice|great|good|lovely|wonderful|fun)\b|\bwell done\b"
+    r"|\bcongratulations\b",
     "affection": r"\bi(?:'d| would| do| really)? (?:like|love|enjoy)\b|\bmy favou?rite\b|\bfriends?\b"
+    r"|\b(?:kind|sweet|nice) of you\b|\bthank(?:s| you)\b|\byou(?:'re| are) (?:very |so )?(?:kind|nice|sweet)\b",
+    "fondness": r"\b(?:like|love|enjoy) (?:you|u|talking|chatting|that|it|to (?:talk|chat|be))\b|\bfriends?\b"
     r"|\b(?:kind|sweet|nice) of you\b|\bthank(?:s| you)\b|\byou(?:'re| are) (?:very |so )?(?:kind|nice|sweet)\b",
     "entertainment": r"\b(?:joke|story|poem|game|riddle|play|count|talk|chat)\b",
     "welcome": rf"\byou(?:'re| are)? (?:very |most |so )?welcome\b|\bmy pleasure\b|\bglad\b|\bno (?:problem|worries)\b"
@@ -110,8 +118,9 @@ SUBJECTS = {
     "medicine": r"\bmedic|\bdoctor|\bhealth\b|\bdiagnos|\bvaccin",
     "law": r"\blegal\b|\blawyer|\blaws?\b",
     "money": r"\bfinancial|\binvest|\bmoney\b|\bstocks?\b|\bprices?\b",
-    "weather": r"\bweather\b|\bforecast\b|\brain",
-    "time": r"\bclock\b|\btime (?:it )?is\b|\bthe time\b|\bdate\b|\bcalendar\b|\bwhat day\b",
+    "weather": r"\bweather\b|\bforecast\b|\brain|\bhappening (?:right )?now\b",
+    "time": r"\bhappening (?:right )?now\b"
+    r"|\bclock\b|\btime (?:it )?is\b|\bthe time\b|\bdate\b|\bcalendar\b|\bwhat day\b",
     "news": r"\bnews\b|\bcurrent events\b|\bhappening\b|\bpresident\b",
     "internet": r"\binternet\b|\bthe web\b|\bonline\b",
     "pictures": r"\bpictures?\b|\bimages?\b|\bphotos?\b",
@@ -121,11 +130,29 @@ SUBJECTS = {
     "capital": r"\bcapital (?:city )?of\b|\bthat (?:country|capital)\b",
     "colour": r"\bcolou?r of\b|\bthat colou?r\b",
     "spelling": r"\bhow to spell\b|\bspell (?:that|it)\b",
+    "counting": r"\btoo far for me\b|\bcount (?:that|this|so)\b",
     "arithmetic": r"\b(?:that sum|(?:large|big) numbers?|multipl|times)\b",
 }
 """What an honest refusal may be about: naming one of these to somebody who did not ask about it is a wrong reply."""
 _SUBJECTS = {name: re.compile(pattern) for name, pattern in SUBJECTS.items()}
-_NEGATION = re.compile(r"\b(?:not|no|cannot|never)\b|n't\b")
+_NEGATION = re.compile(
+    r"\b(?:not|no|cannot|never)\b|n't\b|\btoo \w+ for me\b|\bask an? (?:doctor|lawyer|nurse|expert|teacher)\b"
+)
+
+SITUATIONS = {
+    "laughter": (r"\byou laugh", r"\b(?:ha){2,}|\b(?:lol|lmao|rofl|hehe)|funn|laugh|joke|good one|😂|🤣"),
+    "food": (
+        r"\b(?:meal|seeds)\b",
+        r"\b(?:eat|ate|food|hungry|thirsty|meal|dinner|lunch|breakfast|supper|snack|pizza|cake|cook|yum|tasty|"
+        r"favou?rite|seeds)",
+    ),
+    "sleep": (
+        r"\bsleep well\b|\bsweet dreams\b|\bgood rest\b|\bgood ?night\b",
+        r"\b(?:bed|night|nite|gn\b|sleep|tired|rest\b|evening)",
+    ),
+    "birthday": (r"\bbirthday\b", r"birthday|bday|born"),
+}
+"""What a reply may speak of only if the person did: the pattern in the reply, and the one in what the person typed."""
 
 _SUM = re.compile(rf"({_NUMBER}) ?(plus|minus|\+|-|−) ?({_NUMBER}) ?(?:is|are|=|makes?|equals?|gives?) ?({_NUMBER})")
 _ASKED_ABOUT = re.compile(
@@ -145,9 +172,14 @@ _I_AM = re.compile(r"\bI(?:'m| am),? ([A-Z][a-z]+)\b")
 _IMPOSTOR = re.compile(
     r"\bi(?:'m| am) (?:an? |the )?(?:real )?(?:human|person|boy|girl|man|woman|chatgpt|gpt\S*|siri|alexa)\b"
 )
+_INTRODUCED = re.compile(
+    r"\b(?:i'?m|i am|names?(?: is|'s)?|called|call me|this is|it'?s|it is|tell)"
+    r"(?: (?:your|ur|called|just|only|still) (?:boy|girl|friend|mate|pal)?)? ?(\w+)|(\w+) (?:is my name|here)\b"
+)
+"""Where a person says a name. Words that are no names may be found too: a reply's names are looked up in them."""
 _NO_NAMES = (
     "parakeet there i my what it everyone friend again the how not a nice lovely beautiful still unknown something you "
-    "new to me nothing is that and for human here see yes no"
+    "new to me nothing is that and for human here see yes no mate dude sir buddy pal"
 )
 """Words where a name could stand."""
 
@@ -172,7 +204,7 @@ class Expectation:
     """A reply that is right by `answer`, or honest where `honest`, or shows one of `signs` (items without answers).
 
     `never` are signs that make it wrong in any case; `may` are the facts that it may state, and `about` the subjects
-    that it may refuse.
+    that it may refuse or speak of.
     `creative` replies have characters, whose names are not those of the person.
     """
 
@@ -223,21 +255,29 @@ _FACTS = frozenset(FACTS)
 _TALK = _signs("wellbeing feelings acknowledgement identity affection")
 
 EXPECTATIONS = {
-    "greeting": Expectation(_signs("greeting identity wellbeing offer"), never=_signs("goodbye")),
+    "greeting": Expectation(_signs("greeting identity wellbeing offer"), never=_signs("goodbye condolence what_is_up")),
     "identity": Expectation(_signs("identity")),
     "about_itself": Expectation(_signs("identity honest origin")),
     "abilities": Expectation(_signs("ability")),
-    "introduction": Expectation(_signs("greeting identity acknowledgement"), never=_signs("goodbye")),
+    "introduction": Expectation(_signs("greeting identity acknowledgement"), never=_signs("goodbye condolence")),
     "name": Expectation(),
     "name_unknown": Expectation(_signs("honest asks_name"), about=_signs("name")),
     "small_talk": Expectation(_TALK | _signs("honest"), may=_signs("colour")),
     "how_are_you": Expectation(_signs("wellbeing feelings")),
-    "whats_up": Expectation(_signs("wellbeing feelings greeting identity offer"), never=_signs("goodbye")),
-    "good_news": Expectation(_signs("acknowledgement wellbeing affection")),
-    "bad_news": Expectation(_signs("sympathy")),
+    "whats_up": Expectation(_signs("wellbeing feelings greeting identity offer"), never=_signs("goodbye condolence")),
+    "good_news": Expectation(_signs("acknowledgement affection"), never=_signs("condolence how_it_is")),
+    "bad_news": Expectation(_signs("sympathy"), never=_signs("praise")),
     "boredom": Expectation(_signs("sympathy entertainment offer joke story poem"), _signs("joke story poem colour")),
-    "affection": Expectation(_TALK - {"identity"}),
-    "acknowledgement": Expectation(_signs("acknowledgement wellbeing welcome offer sympathy affection")),
+    "affection": Expectation(
+        _signs("wellbeing feelings acknowledgement fondness"), never=_signs("condolence how_it_is what_is_up")
+    ),
+    "acknowledgement": Expectation(
+        _signs("acknowledgement wellbeing welcome offer sympathy affection"), never=_signs("how_it_is what_is_up")
+    ),
+    "puzzled": Expectation(
+        _signs("sympathy honest acknowledgement offer entertainment own_effort"),
+        never=_signs("praise how_it_is what_is_up"),
+    ),
     "confirmation": Expectation(_signs("acknowledgement colour"), may=_signs("colour")),
     "joke": Expectation(
         _signs("joke"), _signs("joke colour story opposite counting sum"), least_words=5, creative=True
@@ -246,8 +286,8 @@ EXPECTATIONS = {
         may=_signs("poem colour story"), never=_signs("honest"), least_words=8, least_lines=2, creative=True
     ),
     "thanks": Expectation(_signs("welcome"), never=_signs("greeting")),
-    "goodbye": Expectation(_signs("goodbye")),
-    "thanks_or_goodbye": Expectation(_signs("welcome goodbye")),
+    "goodbye": Expectation(_signs("goodbye"), about=_signs("sleep")),
+    "thanks_or_goodbye": Expectation(_signs("welcome goodbye"), about=_signs("sleep")),
     "capital": Expectation(may=_signs("capital"), honest=True, about=_signs("capital")),
     "colour": Expectation(may=_signs("colour"), honest=True, about=_signs("colour"), answer=_right_colour),
     "opposite": Expectation(may=_signs("opposite"), honest=True),
@@ -257,8 +297,8 @@ EXPECTATIONS = {
     "story": Expectation(_signs("narrative"), _signs("story colour joke"), least_words=15, creative=True),
     "unknown": Expectation(honest=True),
     "big_sum": Expectation(may=_signs("sum"), honest=True, about=_signs("arithmetic")),
-    "nonsense": Expectation(_signs("honest clarification offer")),
-    "foreign": Expectation(_signs("honest clarification offer greeting")),
+    "nonsense": Expectation(_signs("honest clarification offer"), never=_signs("condolence")),
+    "foreign": Expectation(_signs("honest clarification offer greeting"), never=_signs("condolence")),
     "insult": Expectation(_signs("sympathy honest offer clarification acknowledgement own_effort feelings")),
 }
 
@@ -361,9 +401,9 @@ def _loops(words: Sequence[str], sentences: Sequence[str]) -> bool:
 
 
 def _wrong_name(reply: str, turns: Iterable[str]) -> str:
-    """A name that the reply gives the person, though they never said it, or a false one of its own; or ""."""
+    """A name that the reply gives the person, though they never said it as one, or a false one of its own; or ""."""
     unnamed = set(_words(_NO_NAMES))
-    said = unnamed.union(_words(" ".join(turns)))
+    said = unnamed.union(*(pair for turn in turns for pair in _INTRODUCED.findall(_plain(turn).lower())))
     text = reply.lower()
     given = [*_ADDRESSED.findall(reply), *(a or b for a, b in _YOUR_NAME.findall(text))]
     own = [*_I_AM.findall(reply), *(a or b for a, b in _MY_NAME.findall(text))]
@@ -378,7 +418,15 @@ def _wrong_name(reply: str, turns: Iterable[str]) -> str:
 
 
 def _other_subjects(text: str, item: Item, expected: Expectation) -> list[str]:
-    """What the reply refuses to talk about, if the person asked about none of it."""
+    """What the reply speaks of or refuses to talk about, if the person asked about none of it."""
+    spoken = " ".join(item.turns).lower()
+    for name, (shown, source) in SITUATIONS.items():
+        if (
+            not (expected.creative or name in expected.about)
+            and re.search(shown, text)
+            and not re.search(source, spoken)
+        ):
+            return [name]
     clauses = [clause for clause in re.split(r"[.!?;\n]|\bbut\b", text) if _NEGATION.search(clause)]
     refused = [name for name, pattern in _SUBJECTS.items() if any(map(pattern.search, clauses))]
     asked = (
