@@ -46,21 +46,21 @@ LONGEST_MIX = 5
 NAME_QUESTION_SHARE = 0.06
 
 # Shares of the draws; the first six follow the order of the scored tasks.
-_SCORED_WEIGHTS = (0.13, 0.05, 0.10, 0.07, 0.09, 0.08)
+_SCORED_WEIGHTS = (0.13, 0.06, 0.10, 0.09, 0.10, 0.08)
 _TALK_WEIGHTS = (
     ("identity", identity, 0.08),
-    ("greeting", greeting, 0.05),
+    ("greeting", greeting, 0.06),
     ("small_talk", small_talk, 0.16),
-    ("thanks", thanks, 0.05),
+    ("thanks", thanks, 0.06),
     ("joke", joke, 0.01),
     ("poem", poem, 0.008),
-    ("story", story, 0.012),
+    ("story", story, 0.01),
     ("facts", extra_fact, 0.05),
     ("unknown", unknown, 0.09),
 )
 _INTRODUCTION_WEIGHT = 0.035
 _CONVERSATION_WEIGHT = 0.05
-_DRILL_WEIGHT = 0.06
+_DRILL_WEIGHT = 0.045
 
 _Draw = Callable[[Random], tuple[Turn, ...]]
 _Family = tuple[str, _Draw]
@@ -79,10 +79,21 @@ def _asks(split: Split) -> _Draw:
     return lambda rng: ask(rng, pick(rng, split.training))
 
 
+def _asks_short(split: Split) -> _Draw:
+    """Half of the questions have the shorter of two answers, since small sums are what people ask."""
+
+    def draw(rng: Random) -> tuple[Turn, ...]:
+        drawn = [pick(rng, split.training) for _ in range(1 if rng.random() < 0.5 else 2)]
+        return ask(rng, min(drawn, key=lambda fact: len(fact.answer)))
+
+    return draw
+
+
 def _families(splits: tuple[Split, ...]) -> list[tuple[_Family, float]]:
     """Every kind of training dialogue with its weight."""
     scored = [
-        ((name, _asks(split)), weight) for name, split, weight in zip(TASKS, splits, _SCORED_WEIGHTS, strict=True)
+        ((name, _asks_short(split) if name == "arithmetic" else _asks(split)), weight)
+        for name, split, weight in zip(TASKS, splits, _SCORED_WEIGHTS, strict=True)
     ]
     talk = [((name, draw), weight) for name, draw, weight in _TALK_WEIGHTS]
     follow_ups = ("conversation", lambda rng: conversation(rng, splits))
