@@ -246,9 +246,9 @@ class Training(Section):
     """AdamW; bitsandbytes' AdamW with 8-bit state, in a quarter of the memory; or Muon for the matrices of the blocks,
     with AdamW for the rest."""
     momentum: float = Field(default=0.95, ge=0.0, lt=1.0)
-    """Muon's momentum."""
+    """Muon's momentum; the other optimizers do not read it."""
     momentum_precision: Literal["fp32", "bf16"] = "fp32"
-    """Precision in which Muon keeps its momentum. bf16 halves its memory."""
+    """Precision in which Muon keeps its momentum; bf16 halves its memory. The other optimizers do not read it."""
     embedding_deviation: float = Field(default=0.02, gt=0.0, le=1.0)
     """Standard deviation of the initial embedding."""
     weight_decay: float = Field(default=0.03, ge=0.0)
@@ -296,14 +296,6 @@ class Training(Section):
     def _consistent(self) -> "Training":
         if sum(later.share for later in self.then) >= 1.0:
             raise ValueError("the shares of training.then leave nothing for batches of training.batch_tokens")
-        if self.optimizer != "muon":
-            for key in ("momentum", "momentum_precision"):
-                default = type(self).model_fields[key].default
-                if getattr(self, key) != default:
-                    raise ValueError(
-                        f"training.{key} is a setting of muon, and training.optimizer is {self.optimizer}. Leave "
-                        f"training.{key} out, or set it to {default}"
-                    )
         return self
 
     @property

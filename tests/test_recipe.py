@@ -59,11 +59,6 @@ def test_every_field_says_what_it_does() -> None:
             "extends: demo\ntraining: {micro_batch_tokens: 2048}\n",
             "training.micro_batch_tokens 2048 is beyond training.batch_tokens 1024",
         ),
-        (
-            "extends: demo\ntraining: {optimizer: adamw}\n",
-            "training.momentum is a setting of muon, and training.optimizer is adamw. Leave training.momentum out, or "
-            "set it to 0.95",
-        ),
         ("extends: demo\ntraining: {decay: cosine}\n", "training.decay: the decays are linear, sqrt (given: 'cosine')"),
         ("extends: demo\ntraining: {attention: flex, device: cpu}\n", "attention flex needs a CUDA device"),
         ("extends: demo\nname: a\nname: b\n", "line 3: name is set twice"),
