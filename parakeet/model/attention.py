@@ -35,9 +35,10 @@ TILE_ROWS = 64
 """Queries of a tile. 128 took as long: half the calls, but more of the scores are above the diagonal."""
 
 RECOMPILE_LIMIT = 64
-FLEX_KERNEL_OPTIONS = {"BLOCK_M": 64, "BLOCK_N": 64, "num_stages": 2}
-"""Tiles that fit the 99 KiB of shared memory of an Ampere consumer GPU. The defaults are tuned on A100 and H100, which
-have 163 and 227 KiB, and fail to launch on a 3090 (pytorch issue 133254)."""
+FLEX_KERNEL_OPTIONS: dict[str, int] | None = None
+"""torch's own choice of tiles. By the source of 2.11 it takes 64 KiB forward on GPUs like a 3080 Ti, and tiles of 64
+backward, at a head width of 64; they have 99. `training/flex.py` finds a kernel that does not launch before a run
+begins, and `benchmarks/gpu_check` measures smaller tiles."""
 
 
 class ReferenceMask(NamedTuple):
