@@ -46,20 +46,20 @@ LONGEST_MIX = 5
 NAME_QUESTION_SHARE = 0.06
 
 # Shares of the draws; the first six follow the order of the scored tasks.
-_SCORED_WEIGHTS = (0.13, 0.06, 0.10, 0.09, 0.10, 0.08)
+_SCORED_WEIGHTS = (0.12, 0.06, 0.11, 0.10, 0.10, 0.07)
 _TALK_WEIGHTS = (
     ("identity", identity, 0.08),
-    ("greeting", greeting, 0.06),
+    ("greeting", greeting, 0.075),
     ("small_talk", small_talk, 0.16),
     ("thanks", thanks, 0.06),
-    ("joke", joke, 0.01),
+    ("joke", joke, 0.018),
     ("poem", poem, 0.008),
     ("story", story, 0.01),
-    ("facts", extra_fact, 0.05),
+    ("facts", extra_fact, 0.03),
     ("unknown", unknown, 0.09),
 )
 _INTRODUCTION_WEIGHT = 0.035
-_CONVERSATION_WEIGHT = 0.05
+_CONVERSATION_WEIGHT = 0.06
 _DRILL_WEIGHT = 0.045
 
 _Draw = Callable[[Random], tuple[Turn, ...]]
