@@ -21,7 +21,7 @@ from parakeet.recipe_sources import (
     settings_of,
 )
 from parakeet.stages import stages_of
-from parakeet.training.stage import CHANGEABLE, PLANNED
+from parakeet.training.changeable import CHANGEABLE, PLANNED
 
 RECORDED = Path(__file__).with_name("recipe_defaults.json")
 READ_BY_NO_STAGE = {"executor", "original"}

@@ -13,9 +13,9 @@ from parakeet.formatting import format_percent
 from parakeet.home import runs_folder
 from parakeet.recipe import Recipe
 from parakeet.recipe_file import load_recipe
+from parakeet.training.changeable import run_settings
 from parakeet.training.job import JOB_FILE, SECTIONS, read_job
 from parakeet.training.runs import Run, find_run, list_runs, short_keys
-from parakeet.training.stage import run_settings
 
 RECIPE_FILE = "recipe.yaml"
 """In a run's folder: the whole recipe, where job.json has not. 0.1 recorded only the sections that a trainer reads."""

@@ -20,6 +20,7 @@ from parakeet.recipe import Recipe
 from parakeet.recipe_sources import settings_of
 from parakeet.stage import Check, Figures, MakeContext, Picture, Stage, Verdict
 from parakeet.tokenizer import Tokenizer
+from parakeet.training.changeable import CHANGEABLE, PLANNED, run_settings
 from parakeet.training.forecast import bytes_on_disk, run_bytes, unmet
 from parakeet.training.job import (
     CURVE_FILE,
@@ -33,29 +34,6 @@ from parakeet.training.job import (
     TrainingJob,
 )
 
-CHANGEABLE = (
-    "tokens",
-    "then",
-    "decay_fraction",
-    "decay",
-    "micro_batch_tokens",
-    "attention",
-    "activation_checkpointing",
-    "compile",
-    "processes",
-    "checkpoint_steps",
-    "keep_checkpoints",
-    "keep_every",
-    "validation_tokens",
-    "tensorboard",
-    "threads",
-    "device",
-)
-"""Settings that may change while a run is unfinished: they are not part of its key. Nor is packing.then, since its
-sequences come last."""
-PLANNED = {"tokens", "then", "decay_fraction", "decay"}
-"""Those of them that decide the finished weights."""
-
 
 def run_key(recipe: Recipe, inputs: Mapping[str, Artifact]) -> str:
     """First 16 hex digits of a sha256 over everything that identifies a training run.
@@ -66,16 +44,6 @@ def run_key(recipe: Recipe, inputs: Mapping[str, Artifact]) -> str:
     plans = _plan_digests(inputs["packing_plan"], [recipe.packing.sequence_length])
     values = {**run_settings(recipe), "inputs": content | {"packing_plan": plans}}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def run_settings(recipe: Recipe) -> dict[str, Any]:
-    """The settings that identify a training run, by section."""
-    packing = settings_of(recipe.packing, without={"sequence_length", "then"})
-    return {
-        "model": settings_of(recipe.model),
-        "training": settings_of(recipe.training, without=CHANGEABLE),
-        "packing": packing | {"sequence_length": recipe.packing.sequence_length},
-    }
 
 
 def run_folder(recipe: Recipe, inputs: Mapping[str, Artifact], runs: Path) -> Path:
