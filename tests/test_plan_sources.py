@@ -66,7 +66,7 @@ def test_local_files_are_their_paths_and_sizes(tmp_path: Path) -> None:
     _, lines = sources(plan("--recipe", path))
     assert [line.split(maxsplit=1) for line in lines] == [
         ["a", f"{tmp_path}/a.txt"],
-        ["1", "file of 6.9 KiB, at most 6.9 KiB of text, about 2,011 tokens"],
+        ["1", "file of 6.9 KiB, at most 6.9 KiB of text, about 3,090 tokens"],
         ["b", "300 dialogues"],
     ]
 

@@ -105,7 +105,7 @@ def _loss_and_slope(logits: Tensor, answers: Tensor, z_loss: float, dtype: torch
     # right, log_sum (rows, 1): the target's logit, and log Z.
     answers = answers[:, None]
     right = logits.gather(1, answers)
-    if dtype == logits.dtype:
+    if dtype == logits.dtype or logits.device.type == "cpu":
         # log Z = x − log p for any id. The likeliest id is used, because its p cannot underflow; the target's p can.
         # Two maxima without their places take a third of the time of one with them, on a CPU.
         largest = logits.amax(dim=1, keepdim=True)
@@ -113,6 +113,7 @@ def _loss_and_slope(logits: Tensor, answers: Tensor, z_loss: float, dtype: torch
         log_sum = largest - slope.amax(dim=1, keepdim=True).log()
     else:
         # The exponential writes bf16 itself: three passes over the logits, where softmax and a cast would take five.
+        # (On a CPU both calls would allocate the logits again.)
         log_p = torch.log_softmax(logits, dim=1, out=logits)
         log_sum = right - log_p.gather(1, answers)
         slope = torch.exp(log_p, out=torch.empty_like(log_p, dtype=dtype))
@@ -121,8 +122,8 @@ def _loss_and_slope(logits: Tensor, answers: Tensor, z_loss: float, dtype: torch
     drift = 1.0 + 2.0 * z_loss * log_sum
     if z_loss:
         slope *= drift
-    slope.scatter_(1, answers, ((right - log_sum).exp() * drift - 1.0).to(dtype))
-    return (log_sum - right).sum(), slope
+    slope.scatter_(1, answers, ((right - log_sum).exp() * drift - 1.0).to(slope.dtype))
+    return (log_sum - right).sum(), slope.to(dtype)
 
 
 def _add_product(total: Tensor, slope: Tensor, rows: Tensor, scale: float) -> None:

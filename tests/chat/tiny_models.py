@@ -56,7 +56,9 @@ def write_run(root: Path, key: str, steps: Sequence[int]) -> Path:
         tiny_tokenizer().save(tokenizer)
     recipe = load_recipe("demo")
     shape = recipe.model.model_copy(update={"layers": 3, "heads": 2, "width": 16, "context": 1024})
-    settings = recipe.training.model_copy(update={"tokens": STEPS * 512, "batch_tokens": 512, "micro_batch_tokens": 512})
+    settings = recipe.training.model_copy(
+        update={"tokens": STEPS * 512, "batch_tokens": 512, "micro_batch_tokens": 512}
+    )
     generation = Generation(max_tokens=40, temperature=2.0, top_p=1.0, min_p=0.0)
     recipe = recipe.model_copy(update={"model": shape, "training": settings, "generation": generation})
     where = dict.fromkeys(("shards", "plan", "output"), root / "elsewhere")

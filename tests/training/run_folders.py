@@ -20,7 +20,13 @@ BATCH = 512
 STEPS = 100
 PNG = b"\x89PNG\r\n\x1a\n"
 DEMO = load_recipe("demo")
-SETTINGS = {"micro_batch_tokens": BATCH, "learning_rate": 1e-3, "warmup_steps": 100, "decay_fraction": 0.4}
+SETTINGS = {
+    "optimizer": "adamw",
+    "micro_batch_tokens": BATCH,
+    "learning_rate": 1e-3,
+    "warmup_steps": 100,
+    "decay_fraction": 0.4,
+}
 RECIPE = DEMO.model_copy(update={"training": DEMO.training.model_copy(update=SETTINGS)})
 
 
