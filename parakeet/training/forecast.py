@@ -480,7 +480,8 @@ def _attention(training: Training, sequence_length: int, cuda: bool, flex: bool 
     if training.attention != "auto":
         return training.attention
     if not cuda:
-        # A step with `tiled` is 1.1 times as fast as with `fused` at 256 tokens, and 1.2 times at 1,024. It has no bf16
+        # With one document in each sequence `tiled` is as fast as `fused` at 256 tokens and 1.1 times at 1,024; with
+        # several it leaves out the keys of the others (docs/benchmarks/training.md). It has no bf16
         # kernel, and its loops over tiles cannot be compiled.
         return "tiled" if assumed_precision(training, cuda) == "fp32" and not training.compile else "fused"
     if sequence_length <= FLEX_ABOVE:
