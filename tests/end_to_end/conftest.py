@@ -62,7 +62,7 @@ def write_recipe(folder: Path, text: str = "", **training: Any) -> Path:
                 "extends": "own-text",
                 "name": "tiny",
                 "sources": [
-                    {"name": "synthetic", "kind": "synthetic", "documents": 500, "near_duplicates": False},
+                    {"name": "synthetic", "kind": "synthetic", "documents": 1000, "near_duplicates": False},
                     {"name": "story", "path": "story.txt", "licence": "MIT", "near_duplicates": False},
                 ],
                 "deduplication": {"held_out_fraction": 0.2},
