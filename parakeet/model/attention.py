@@ -117,7 +117,7 @@ def prepare_mask(
         last_document = int(documents.max()) if last_document is None else last_document
         return _fused_mask(slopes, documents, head_width, dtype, last_document)
     if backend == "tiled":
-        return _tiled_mask(slopes, documents, dtype)
+        return _tiled_mask(slopes, documents, torch.promote_types(dtype, torch.float32))
     if documents.device.type != "cuda":
         raise ParakeetError("training.attention is flex, which needs a CUDA device; use auto, fused or reference.")
     return _flex_mask(slopes, documents)
@@ -303,17 +303,19 @@ class _TiledAttention(torch.autograd.Function):
     def forward(context: Any, queries: Tensor, keys: Tensor, values: Tensor, tiles: list[Tile]) -> Tensor:
         context.save_for_backward(queries, keys, values)
         context.tiles = tiles
+        dtype = queries.dtype
+        queries, keys, values = (_widened(part) for part in (queries, keys, values))
         mixed = _beside_heads(queries)
         for tile in tiles:
             row, asking, seen = tile.row, slice(tile.begin, tile.end), slice(tile.first, tile.end)
             probabilities = _probabilities(queries[row, :, asking], keys[row, :, seen], tile.bias)
             torch.bmm(probabilities, values[row, :, seen], out=mixed[row, :, asking])
-        return mixed
+        return mixed.to(dtype)
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        queries, keys, values = context.saved_tensors
-        (gradient,) = gradients
+        dtype = gradients[0].dtype
+        queries, keys, values, gradient = (_widened(part) for part in (*context.saved_tensors, *gradients))
         scale = 1.0 / math.sqrt(queries.shape[-1])
         at_queries, at_keys, at_values = (
             _beside_heads(queries),
@@ -335,7 +337,12 @@ class _TiledAttention(torch.autograd.Function):
             out = at_queries[row, :, asking]
             torch.baddbmm(out, at_scores, key, beta=0, alpha=scale, out=out)
             at_keys[row, :, seen].baddbmm_(at_scores.transpose(1, 2), query, alpha=scale)
-        return at_queries, at_keys, at_values, None
+        return at_queries.to(dtype), at_keys.to(dtype), at_values.to(dtype), None
+
+
+def _widened(x: Tensor) -> Tensor:
+    """x in at least fp32."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _probabilities(queries: Tensor, keys: Tensor, bias: Tensor) -> Tensor:

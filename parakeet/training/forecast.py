@@ -168,7 +168,7 @@ FUSED_FEATURES = 21
 """Extra head dimensions of `fused` attention: 17 for the document mask and 4 for ALiBi."""
 KERNEL_WIDTH = 8
 TILE_KEPT = 96
-"""Bytes of the biases of `tiled` attention, for a token and a head, in products: 64 queries beside the keys of a tile
+"""Values in the biases of `tiled` attention, for a token and a head: 64 queries beside the keys of a tile
 with several documents."""
 MATRICES_KEPT = {"none": 8, "mlp": 4, "block": 0}
 """The backward pass of a block reads bf16 copies of so many · width² of its 12 · width² weights. (A shared projection
@@ -241,7 +241,7 @@ class PassMemory:
         around = (4 + self.embedding_mask + self.residual) * self.width + 3 * 8
         if self.execution.attention == "tiled":
             # The mask of the batch, for all blocks.
-            around += self.product * self.heads * TILE_KEPT
+            around += 4 * self.heads * TILE_KEPT
         # A block that is recomputed needs the bias of its scores again.
         if self.execution.activation_checkpointing == "block" and self.execution.attention == "reference":
             around += self.product * self.heads * self.sequence_length
@@ -480,10 +480,9 @@ def _attention(training: Training, sequence_length: int, cuda: bool, flex: bool 
     if training.attention != "auto":
         return training.attention
     if not cuda:
-        # With one document in each sequence `tiled` is as fast as `fused` at 256 tokens and 1.1 times at 1,024; with
-        # several it leaves out the keys of the others (docs/benchmarks/training.md). It has no bf16
-        # kernel, and its loops over tiles cannot be compiled.
-        return "tiled" if assumed_precision(training, cuda) == "fp32" and not training.compile else "fused"
+        # With one document in a sequence of 1,024, `tiled` takes 0.7 of the time of `fused` in fp32 and 0.8 in bf16;
+        # with several it leaves out the keys of the others (docs/benchmarks/training.md). Its loops cannot be compiled.
+        return "fused" if training.compile else "tiled"
     if sequence_length <= FLEX_ABOVE:
         return "fused"
     if flex is None:

@@ -7,6 +7,8 @@ direction of a matrix alike, where Adam's moves few.
 import torch
 from torch import Tensor
 
+from parakeet.model.execution import Precision
+
 COEFFICIENTS = (
     (8.205160, -22.901935, 16.460725),
     (4.066395, -2.861155, 0.518400),
@@ -17,7 +19,7 @@ COEFFICIENTS = (
 """a, b, c of each iteration X ← a·X + b·(XXᵀ)X + c·(XXᵀ)²X: Polar Express (Amsel et al. 2025, arXiv 2505.16932), whose
 polynomials are the best for each iteration in turn, with that paper's safety factor of 1.01 folded in. Five bring
 every singular value above 0.01 of the norm to between 0.87 and 1.12."""
-FP32_ITERATIONS = 3
+CPU_ITERATIONS = 3
 """On a CPU three do: values above 0.005 of the norm then come between 0.1 and 1.9, and the model learns as well (1.9984
 and 1.9982 bits per byte after 256,000 tokens). On a GPU, whose steps are of far more tokens, five cost nothing."""
 GRAM_RATIO = 2
@@ -25,15 +27,22 @@ GRAM_RATIO = 2
 56 ms instead of 95 on a core at 256 × 1,024, as long as before at 256 × 512, and a square matrix would take longer."""
 
 
-def orthogonalise_(matrices: Tensor) -> Tensor:
+def products_in_bf16(device: torch.device, precision: Precision) -> bool:
+    """Whether the products of the iteration are to be in bf16, for a model that computes in `precision` on `device`.
+
+    On a CUDA device with bf16 units always. On a CPU where the model's are, since that was measured to be faster
+    there: 62 ms instead of 106 for the demo's matrices on a core with bf16 units, and 40 times as long without.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return precision == "bf16"
+
+
+def orthogonalise_(matrices: Tensor, half: bool = False) -> Tensor:
     """For each of (n, rows, columns) matrices U·S·Vᵀ about U·Vᵀ, in the same shape. A matrix of zeros stays zeros.
 
-    fp32 matrices are overwritten on the way.
-
-    The products are in fp32, or on a CUDA device with bf16 units in bf16: a CPU without such units takes 40 times as
-    long in bf16.
+    half: whether products are in bf16. If not, fp32 matrices are overwritten on the way.
     """
-    half = matrices.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     x = matrices.bfloat16() if half else matrices.float()
     # XXᵀ is the smaller of the two squares when rows are the shorter side.
     tall = x.shape[-2] > x.shape[-1]
@@ -44,7 +53,7 @@ def orthogonalise_(matrices: Tensor) -> Tensor:
 def _iterate(x: Tensor) -> Tensor:
     """(n, short, long) matrices to their nearest orthogonal ones."""
     # The Frobenius norm bounds the largest singular value. The margin is for bf16, which may round it down.
-    coefficients = COEFFICIENTS if x.dtype == torch.bfloat16 else COEFFICIENTS[:FP32_ITERATIONS]
+    coefficients = COEFFICIENTS[:CPU_ITERATIONS] if x.device.type == "cpu" else COEFFICIENTS
     x.div_(x.norm(dim=(-2, -1), keepdim=True).mul_(1.01).add_(1e-7))
     # bf16 has too few digits to multiply polynomials of XXᵀ without x.
     if x.dtype == torch.bfloat16 or x.shape[-1] < GRAM_RATIO * x.shape[-2]:

@@ -16,7 +16,7 @@ from parakeet.errors import ParakeetError
 from parakeet.model.transformer import Parakeet
 from parakeet.recipe import Training
 from parakeet.training.forecast import MUON_AT_ONCE
-from parakeet.training.muon import orthogonalise_
+from parakeet.training.muon import orthogonalise_, products_in_bf16
 
 Group = dict[str, Any]
 State = dict[Tensor, dict[str, Any]]
@@ -140,7 +140,7 @@ def _step_muon(group: Group, state: State) -> None:
             # Nesterov's: where the momentum will be after another such gradient.
             torch.lerp(gradient, moved, group["momentum"], out=update)
         rate = group["lr"] * MUON_RMS * math.sqrt(max(shape))
-        for parameter, update in zip(parameters, orthogonalise_(updates), strict=True):
+        for parameter, update in zip(parameters, orthogonalise_(updates, group["half"]), strict=True):
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
             parameter.add_(update, alpha=-rate)
 
@@ -221,7 +221,8 @@ def _groups(model: Parakeet, settings: Training) -> list[Group]:
     blocks = {**decayed, "params": [parameter for parameter in matrices if parameter is not embedding]}
     if settings.optimizer == "muon":
         dtype = torch.bfloat16 if settings.momentum_precision == "bf16" else torch.float32
-        blocks |= {"update": "Muon", "momentum": settings.momentum, "momentum_dtype": dtype}
+        half = products_in_bf16(embedding.device, model.execution.precision)
+        blocks |= {"update": "Muon", "momentum": settings.momentum, "momentum_dtype": dtype, "half": half}
     return [blocks, {**decayed, "params": [embedding], "rate": settings.embedding_rate}, norm_group]
 
 

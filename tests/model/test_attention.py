@@ -93,13 +93,11 @@ LENGTHS = [(2, 1), (64, 3), (513, 1), (1024, 100), (2048, 2), (8192, 1), (8192, 
 
 @pytest.mark.parametrize(("length", "count"), LENGTHS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-def test_fused_is_attention_in_values_and_gradients(length: int, count: int, dtype: torch.dtype) -> None:
-    check("fused", length, count, dtype)
-
-
-@pytest.mark.parametrize(("length", "count"), LENGTHS)
-def test_tiled_is_attention_in_values_and_gradients(length: int, count: int) -> None:
-    check("tiled", length, count, torch.float32)
+@pytest.mark.parametrize("backend", ["fused", "tiled"])
+def test_fused_and_tiled_are_attention_in_values_and_gradients(
+    backend: AttentionBackend, length: int, count: int, dtype: torch.dtype
+) -> None:
+    check(backend, length, count, dtype)
 
 
 @pytest.mark.parametrize(("length", "count"), LENGTHS[:4])
@@ -140,8 +138,7 @@ def test_any_shape_agrees(
 
 @pytest.mark.parametrize(
     ("backend", "dtype"),
-    [(backend, dtype) for backend in ("reference", "fused") for dtype in (torch.float32, torch.bfloat16)]
-    + [("tiled", torch.float32)],
+    [(backend, dtype) for backend in ("reference", "fused", "tiled") for dtype in (torch.float32, torch.bfloat16)],
 )
 @pytest.mark.parametrize(("length", "count"), [(600, 7), (2048, 900)])
 def test_nothing_leaks_between_documents(
