@@ -15,6 +15,7 @@ from parakeet.data.synthetic.phrasing import (
     sentence_case,
     with_article,
 )
+from parakeet.data.synthetic.sayings import sayings
 from parakeet.data.synthetic.scored_tasks import Fact, Split
 from parakeet.data.synthetic.small_talk import (
     ABOUT_PARAKEET,
@@ -57,6 +58,7 @@ _INTRODUCTIONS = (
     "They call me {name}.",
     "My name is {name}, by the way.",
     "It's {name}.",
+    *sayings("my_name_is"),
 )
 _NAMES_ALONE = (
     "{name}",
@@ -89,6 +91,7 @@ _STORY_REQUESTS = (
     "A story about {x}, please.",
     "Story about {x}",
     "Tell me about {x} in a story.",
+    *sayings("story_about"),
     "Could you tell me a story about {x}?",
     "Tell a story about {x}.",
     "Make up a story about {x}.",
@@ -108,6 +111,7 @@ _ANY_STORY_REQUESTS = (
     "Another story.",
     "Tell me a bedtime story.",
     "Please tell me a story.",
+    *sayings("story"),
 )
 _STORY_QUALITIES = words("small brave clever gentle curious happy shy old young kind lazy hungry")
 _STORY_HOMES = ("in a forest", "by a river", "on a farm", "near the sea", "under an oak", "in a garden", "on a hill")

@@ -26,6 +26,7 @@ from parakeet.data.synthetic.facts import (
     SPELLING_WORDS,
 )
 from parakeet.data.synthetic.phrasing import phrases, sentence_case
+from parakeet.data.synthetic.sayings import sayings, unlike
 
 # With numbers up to 20, in runs of up to 10 (20 from 1), held-out counting fell from 98 % to about 91 %.
 LARGEST_COUNT = 12
@@ -62,54 +63,6 @@ _CAPITAL_PHRASINGS = (
     "I would like to know the capital city of {x}.",
     "I forgot the capital of {x}.",
 )
-_CAPITAL_CASUAL = phrases("""
-    Capital of {x} | {x} capital | Whats the capital of {x} | Capital city of {x}? | The capital of {x}?
-    {x}'s capital?
-""")
-_COLOUR_CASUAL = phrases("""
-    Colour of {x} | Color of {x}? | Whats the colour of {x} | What is the color of {x} | What's the color of {x}?
-    {x} colour | {x} is what colour?
-""")
-_OPPOSITE_CASUAL = phrases("""
-    Opposite of {x} | The opposite of {x}? | Whats the opposite of {x} | {x} opposite | Whats opposite of {x}
-    Antonym of {x}
-""")
-_COUNT_CASUAL = phrases("""
-    Count {a} to {b} | Count from {a} till {b} | Count {a}-{b} | {a} to {b} | Pls count from {a} up to {b}
-    Numbers from {a} to {b}
-""")
-_COUNT_FROM_ONE_CASUAL = phrases("""
-    Count till {b} | Count to {b} for me | Please count to {b} | Count until {b} | Count to {b} now | Count to {B}
-    Count to {B}. | Can you count to {B}? | Please count to {B}
-""")
-_COUNT_DOWN_CASUAL = phrases("""
-    Count down {a} to {b} | Count backwards {a} to {b} | Countdown from {a} to {b} | Count back from {a} to {b}
-""")
-_COUNT_DOWN_TO_ONE_CASUAL = phrases("""
-    Count down from {a} | Count backwards from {a} | Countdown from {a} | Count down from {a} please
-""")
-_ADDITION_CASUAL = phrases("""
-    {a}+{b} | {a} + {b} | {a}+{b}= | {a} + {b} = | {a} + {b} = ? | {a}+{b}=? | {a}+{b}? | {a} plus {b} | {a} plus {b}?
-    What is {a}+{b} | Whats {a}+{b} | What's {a}+{b}? | How much is {a}+{b} | {a} and {b} | {a} and {b} make?
-    {a} add {b} | Solve {a} + {b} | Calculate {a}+{b} | What does {a} + {b} equal | {a} + {b} equals
-    Can you do {a}+{b} | How much is {a} + {b} | Sum of {a} and {b}
-    I have {a} apples and get {b} more, how many do I have?
-""")
-_SUBTRACTION_CASUAL = phrases("""
-    {a}-{b} | {a} - {b} | {a}-{b}= | {a} - {b} = | {a} - {b} = ? | {a}-{b}=? | {a}-{b}? | {a} minus {b}
-    {a} minus {b}? | What is {a}-{b} | Whats {a}-{b} | What's {a}-{b}? | How much is {a}-{b} | {a} take away {b}
-    Take {b} from {a}. | Subtract {b} from {a} | Solve {a} - {b} | Calculate {a}-{b} | What does {a} - {b} equal
-    {a} - {b} equals | Can you do {a}-{b} | How much is {a} - {b} | {a} less {b}
-    I have {a} apples and eat {b}, how many are left?
-""")
-_ADDITION_IN_WORDS = phrases("""
-    {A} plus {B} | What is {A} plus {B}? | Whats {A} plus {B} | {A} and {B} | How much is {A} plus {B}? | {A} + {B}
-""")
-_SPELLING_CASUAL = phrases("""
-    {x} spelling | Spelling of {x} | How to spell {x} | How do u spell {x} | How do you write {x}?
-    Whats the spelling of {x} | Spell: {x} | How is {x} spelled? | Letters of {x} | Spell "{x}"
-    What are the letters of {x}? | Spell {X} | How is {x} written?
-""")
 _COLOUR_PHRASINGS = (
     "What colour is {x}?",
     "What color is {x}?",
@@ -227,6 +180,54 @@ _SPELLING_PHRASINGS = (
     "Give me the spelling of {x}.",
     "Write {x} letter by letter.",
 )
+_CAPITAL_CASUAL = phrases("""
+    Capital of {x} | {x} capital | Whats the capital of {x} | Capital city of {x}? | The capital of {x}?
+    {x}'s capital?
+""") + unlike(sayings("capital"), _CAPITAL_PHRASINGS)
+_COLOUR_CASUAL = phrases("""
+    Colour of {x} | Color of {x}? | Whats the colour of {x} | What is the color of {x} | What's the color of {x}?
+    {x} colour | {x} is what colour?
+""") + unlike(sayings("colour"), _COLOUR_PHRASINGS)
+_OPPOSITE_CASUAL = phrases("""
+    Opposite of {x} | The opposite of {x}? | Whats the opposite of {x} | {x} opposite | Whats opposite of {x}
+    Antonym of {x}
+""") + unlike(sayings("opposite"), _OPPOSITE_PHRASINGS)
+_COUNT_CASUAL = phrases("""
+    Count {a} to {b} | Count from {a} till {b} | Count {a}-{b} | {a} to {b} | Pls count from {a} up to {b}
+    Numbers from {a} to {b}
+""") + unlike(sayings("count_range"), _COUNT_UP_PHRASINGS)
+_COUNT_FROM_ONE_CASUAL = phrases("""
+    Count till {b} | Count to {b} for me | Please count to {b} | Count until {b} | Count to {b} now | Count to {B}
+    Count to {B}. | Can you count to {B}? | Please count to {B}
+""") + unlike(sayings("count_to"), _COUNT_FROM_ONE_PHRASINGS)
+_COUNT_DOWN_CASUAL = phrases("""
+    Count down {a} to {b} | Count backwards {a} to {b} | Countdown from {a} to {b} | Count back from {a} to {b}
+""") + unlike(sayings("count_down"), _COUNT_DOWN_PHRASINGS)
+_COUNT_DOWN_TO_ONE_CASUAL = phrases("""
+    Count down from {a} | Count backwards from {a} | Countdown from {a} | Count down from {a} please
+""") + sayings("count_down_from")
+_ADDITION_CASUAL = phrases("""
+    {a}+{b} | {a} + {b} | {a}+{b}= | {a} + {b} = | {a} + {b} = ? | {a}+{b}=? | {a}+{b}? | {a} plus {b} | {a} plus {b}?
+    What is {a}+{b} | Whats {a}+{b} | What's {a}+{b}? | How much is {a}+{b} | {a} and {b} | {a} and {b} make?
+    {a} add {b} | Solve {a} + {b} | Calculate {a}+{b} | What does {a} + {b} equal | {a} + {b} equals
+    Can you do {a}+{b} | How much is {a} + {b} | Sum of {a} and {b}
+    I have {a} apples and get {b} more, how many do I have?
+""") + unlike(sayings("add"), _ADDITION_PHRASINGS)
+_SUBTRACTION_CASUAL = phrases("""
+    {a}-{b} | {a} - {b} | {a}-{b}= | {a} - {b} = | {a} - {b} = ? | {a}-{b}=? | {a}-{b}? | {a} minus {b}
+    {a} minus {b}? | What is {a}-{b} | Whats {a}-{b} | What's {a}-{b}? | How much is {a}-{b} | {a} take away {b}
+    Take {b} from {a}. | Subtract {b} from {a} | Solve {a} - {b} | Calculate {a}-{b} | What does {a} - {b} equal
+    {a} - {b} equals | Can you do {a}-{b} | How much is {a} - {b} | {a} less {b}
+    I have {a} apples and eat {b}, how many are left?
+""") + unlike(sayings("subtract"), _SUBTRACTION_PHRASINGS)
+_ADDITION_IN_WORDS = phrases("""
+    {A} plus {B} | What is {A} plus {B}? | Whats {A} plus {B} | {A} and {B} | How much is {A} plus {B}? | {A} + {B}
+""") + sayings("add_words")
+_SPELLING_CASUAL = phrases("""
+    {x} spelling | Spelling of {x} | How to spell {x} | How do u spell {x} | How do you write {x}?
+    Whats the spelling of {x} | Spell: {x} | How is {x} spelled? | Letters of {x} | Spell "{x}"
+    What are the letters of {x}? | Spell {X} | How is {x} written?
+""") + unlike(sayings("spell"), _SPELLING_PHRASINGS)
 
 
 @dataclass(frozen=True)
@@ -281,7 +282,12 @@ def _capital(country: str, city: str) -> Fact:
         No, {x}. | I meant {x}. | No, I meant {x}. | How about {x}? | Now {x}.
     """)
     return _fact(
-        country, _CAPITAL_PHRASINGS, follow_ups, _CAPITAL_CASUAL, f"The capital of {country} is {city}.", x=country
+        country,
+        _CAPITAL_PHRASINGS,
+        follow_ups + sayings("capital_follow"),
+        _CAPITAL_CASUAL,
+        f"The capital of {country} is {city}.",
+        x=country,
     )
 
 
@@ -290,7 +296,14 @@ def _colour(thing: str, colour: str) -> Fact:
         And {x}? | And what about {x}? | What about {x}? | {x}? | No, {x}. | I meant {x}. | How about {x}?
         And of {x}?
     """)
-    return _fact(thing, _COLOUR_PHRASINGS, follow_ups, _COLOUR_CASUAL, f"{sentence_case(thing)} is {colour}.", x=thing)
+    return _fact(
+        thing,
+        _COLOUR_PHRASINGS,
+        follow_ups + sayings("colour_follow"),
+        _COLOUR_CASUAL,
+        f"{sentence_case(thing)} is {colour}.",
+        x=thing,
+    )
 
 
 def _opposite(word: str, other: str) -> Fact:
@@ -298,7 +311,14 @@ def _opposite(word: str, other: str) -> Fact:
         And of {x}? | And the opposite of {x}? | What about {x}? | And {x}? | {x}? | No, of {x}. | I meant {x}.
         Now {x}.
     """)
-    return _fact(word, _OPPOSITE_PHRASINGS, follow_ups, _OPPOSITE_CASUAL, f"The opposite of {word} is {other}.", x=word)
+    return _fact(
+        word,
+        _OPPOSITE_PHRASINGS,
+        follow_ups + sayings("opposite_follow"),
+        _OPPOSITE_CASUAL,
+        f"The opposite of {word} is {other}.",
+        x=word,
+    )
 
 
 def _count(first: int, last: int) -> Fact:
@@ -375,7 +395,7 @@ def addition(a: int, b: int) -> Fact:
     follow_ups = phrases("""
         And {a} plus {b}? | What about {a} plus {b}? | {a}+{b} | And {a}+{b}? | {a} plus {b}? | Now {a} + {b}.
         {a} + {b}
-    """)
+    """) + sayings("sum_follow")
     casual = _ADDITION_CASUAL + (_ADDITION_IN_WORDS if max(a, b) <= LARGEST_NUMBER_WORD else ())
     words = {"A": NUMBER_WORDS[a], "B": NUMBER_WORDS[b]} if max(a, b) <= LARGEST_NUMBER_WORD else {}
     members = sum_members(a, b)
@@ -410,7 +430,8 @@ def spelling(word: str) -> Fact:
         _SPELLING_PHRASINGS,
         phrases("""
         And {x}? | And the word {x}? | {x}? | Now {x}. | What about {x}?
-    """),
+    """)
+        + sayings("spell_follow"),
         _SPELLING_CASUAL,
         "-".join(word) + ".",
         x=word,

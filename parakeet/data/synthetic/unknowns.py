@@ -8,6 +8,7 @@ from random import Random
 from parakeet.conversation import Turn
 from parakeet.data.synthetic.facts import ANIMALS, CAPITALS, MORE_NAMES, NAMES, OBJECTS, known_words, words
 from parakeet.data.synthetic.phrasing import exchange, framed, phrases, pick, pick_frame, pick_weighted, sentence_case
+from parakeet.data.synthetic.sayings import sayings
 from parakeet.data.synthetic.small_talk import UNKNOWN
 
 Turns = tuple[Turn, ...]
@@ -30,7 +31,8 @@ _PROFESSIONALS: tuple[tuple[tuple[str, ...], tuple[str, ...], str], ...] = (
             Will it rain today? | Is it raining? | Weather today | What is the temperature in {x}?
             Do I need an umbrella today? | Is it cold outside? | How's the weather today? | Is it going to rain?
             What is the weather tomorrow? | Will it snow?
-        """),
+        """)
+        + sayings("weather"),
         _CITIES,
         "I cannot see the weather. Please look at a forecast.",
     ),
@@ -41,7 +43,8 @@ _PROFESSIONALS: tuple[tuple[tuple[str, ...], tuple[str, ...], str], ...] = (
             What helps against {x}? | Can you help with {x}? | Is {x} dangerous? | I think I have {x}. | I feel sick.
             I am ill. | How do I get rid of {x}? | What can I do about {x}? | Should I see a doctor? | My head hurts.
             My stomach hurts. | My back hurts. | What pills should I take? | How much aspirin can I take?
-        """),
+        """)
+        + sayings("medical"),
         phrases("""
             a sore throat | a headache | a fever | a bad cough | back pain | a rash | a stomach ache | a toothache
             chest pain | a broken arm | an earache | a cold | the flu | cancer | diabetes
@@ -53,7 +56,8 @@ _PROFESSIONALS: tuple[tuple[tuple[str, ...], tuple[str, ...], str], ...] = (
             Can I sue {x}? | Write me a contract with {x}. | Am I in the right against {x} in court?
             What does the law say about a dispute with {x}? | How do I win in court against {x}?
             I need a lawyer against {x}. | Is it legal to record {x}? | What are my rights against {x}?
-        """),
+        """)
+        + sayings("legal"),
         phrases("""
             my landlord | my boss | my bank | my neighbour | my school | my tenant | my insurer | a builder | a shop
             a dealer
@@ -64,7 +68,8 @@ _PROFESSIONALS: tuple[tuple[tuple[str, ...], tuple[str, ...], str], ...] = (
         phrases("""
             What is the phone number of {x}? | Where does {x} live? | Tell me the address of {x}.
             What is the password of {x}? | How old is {x}? | How much does {x} earn? | Give me {x}'s phone number.
-        """),
+        """)
+        + sayings("personal"),
         ("my teacher", "my doctor", "my sister", "my cousin", "my boss", "the neighbour", *_FIRST_NAMES),
         "I do not know personal data, and I would not share it.",
     ),
@@ -76,7 +81,8 @@ _PROFESSIONALS: tuple[tuple[tuple[str, ...], tuple[str, ...], str], ...] = (
             What is in the news? | Any news? | What year is it? | What's in the news today? | Who won the match?
             Who won the game last night? | Tell me the news. | What month is it? | Time? | What is the time now?
             Do you know what time it is? | What day is it today? | Latest news from {x}
-        """),
+        """)
+        + sayings("now"),
         _COUNTRIES,
         "I do not know what is happening now.",
     ),
@@ -86,7 +92,8 @@ _PROFESSIONALS: tuple[tuple[tuple[str, ...], tuple[str, ...], str], ...] = (
             Will {x} go up? | What is the price of {x}? | How much is {x}? | What does {x} cost?
             How much does {x} cost? | Where can I buy {x}? | Price of {x} | How much do I pay for {x}?
             How much is {x} worth?
-        """),
+        """)
+        + sayings("prices"),
         (
             "bitcoin",
             "gold",
@@ -109,7 +116,8 @@ _PROFESSIONALS: tuple[tuple[tuple[str, ...], tuple[str, ...], str], ...] = (
     ),
 )
 
-_QUESTIONS = phrases("""
+_QUESTIONS = (
+    phrases("""
     Who is the president of {country}? | Who is the king of {country}? | Who is the prime minister of {country}?
     Who is the leader of {country}? | Who rules {country}? | What is the population of {country}?
     How many people live in {country}? | How big is {country}? | What is the currency of {country}?
@@ -160,6 +168,10 @@ _QUESTIONS = phrases("""
     Remind me to {verb}. | Search the internet for {made}. | Google {made}. | Buy me a {thing}.
     Show me a map of {country}. | Call me a taxi.
 """)
+    + sayings("unknown_question")
+    + sayings("unknown_task")
+    + sayings("unknown_deep")
+)
 _EVENTS = phrases("""
     world cup | Olympics | French revolution | second world war | first world war | Super Bowl | election
     battle of Hastings | moon landing | cold war | civil war | Eurovision | black death | battle of Waterloo
@@ -198,7 +210,7 @@ _FOREIGN = phrases("""
     Cuentame un chiste | Raconte une histoire | Wie spaet ist es? | Que hora es? | Quelle heure est-il?
     Mi chiamo Marco | Ich heisse Anna | Je m'appelle Marie | Me llamo Pedro | Was kannst du? | Que puedes hacer?
     Auf Wiedersehen | Adios | Au revoir
-""")
+""") + sayings("foreign")
 # First and last code points of letters that English does not use.
 _SCRIPTS = (
     (0x4E00, 0x5200),
@@ -296,37 +308,42 @@ def made_up_word(rng: Random, syllables: int) -> str:
 
 def unknown_fact(rng: Random) -> Turns:
     """A question of fact or a wish that is beyond a tiny model, and the reply that says so."""
+    return exchange(framed(_filled(rng, pick(rng, _QUESTIONS)), pick_frame(rng)), UNKNOWN)
+
+
+def _filled(rng: Random, text: str, x: str = "") -> str:
+    """`text` with something for each slot; `x` for {x}."""
+    if "{" not in text:
+        return text
     person = (
         pick(rng, _FAMOUS) if rng.random() < 0.4 else f"{pick(rng, _FIRST_NAMES)} {sentence_case(made_up_word(rng, 2))}"
     )
     made = made_up_word(rng, 1 + int(rng.random() * 3))
-    question = pick(rng, _QUESTIONS)
-    if "{" in question:
-        question = question.format(
-            country=pick(rng, _COUNTRIES),
-            city=pick(rng, _CITIES),
-            person=person,
-            made=made,
-            Made=sentence_case(made),
-            made2=made_up_word(rng, 1),
-            event=pick(rng, _EVENTS),
-            year=str(1066 + int(rng.random() * 970)),
-            science=pick(rng, _SCIENCE),
-            code=pick(rng, _CODE),
-            thing=pick(rng, OBJECTS),
-            language=pick(rng, _LANGUAGES),
-            food=pick(rng, _FOOD),
-            animal=pick(rng, ANIMALS),
-            number=str(3 + int(rng.random() * 97)),
-            verb=pick(rng, _VERBS),
-        )
-    return exchange(framed(question, pick_frame(rng)), UNKNOWN)
+    return text.format(
+        x=x,
+        country=pick(rng, _COUNTRIES),
+        city=pick(rng, _CITIES),
+        person=person,
+        made=made,
+        Made=sentence_case(made),
+        made2=made_up_word(rng, 1),
+        event=pick(rng, _EVENTS),
+        year=str(1066 + int(rng.random() * 970)),
+        science=pick(rng, _SCIENCE),
+        code=pick(rng, _CODE),
+        thing=pick(rng, OBJECTS),
+        language=pick(rng, _LANGUAGES),
+        food=pick(rng, _FOOD),
+        animal=pick(rng, ANIMALS),
+        number=str(3 + int(rng.random() * 97)),
+        verb=pick(rng, _VERBS),
+    )
 
 
 def refusal(rng: Random) -> Turns:
     """A question that a tiny model should not answer, and a reply that declines and says whom to ask."""
     phrasings, subjects, reason = pick(rng, _PROFESSIONALS)
-    question = pick(rng, phrasings).format(x=pick(rng, subjects))
+    question = _filled(rng, pick(rng, phrasings), pick(rng, subjects))
     return exchange(framed(question, pick_frame(rng)), f"{_SORRY} {reason}")
 
 
@@ -346,13 +363,15 @@ def _characters(rng: Random, first: int, last: int) -> str:
 def nonsense(rng: Random) -> Turns:
     """Keys hit at random, lone marks, and words that do not exist."""
     kind = rng.random()
-    if kind < 0.35:
+    if kind < 0.25:
+        text = pick(rng, sayings("nonsense"))
+    elif kind < 0.5:
         row = pick(rng, _KEYS)
         start = int(rng.random() * (len(row) - 2))
         text = row[start : start + 3 + int(rng.random() * 5)] * (1 + int(rng.random() * 2))
-    elif kind < 0.6:
+    elif kind < 0.7:
         text = "".join(pick(rng, _KEYS[-1]) for _ in range(3 + int(rng.random() * 8)))
-    elif kind < 0.75:
+    elif kind < 0.8:
         text = pick(rng, _MARKS) * (1 + int(rng.random() * 4))
     else:
         text = " ".join(made_up_word(rng, 1 + int(rng.random() * 2)) for _ in range(1 + int(rng.random() * 3)))
@@ -366,11 +385,11 @@ _HARD_SUMS = phrases("""
     {a} divided by {c} | {c}^{c} | {a}/{b} | What is {a} / {c}? | {c} x {c} | What is {c} percent of {a}? | {a}-{c}
     Solve {c}x + {b} = {a} | {c} + {a} | {a} + {b} | Calculate {a} + {c} | What is {c} plus {a}? | Multiply {a} by {c}
     {c} times {c} | How much is {a} minus {c}? | {c} / {c} | Square root of {a}
-""")
+""") + sayings("hard_sum")
 _FAR_COUNTS = phrases("""
     Count to {far}. | Can you count to {far}? | Count from 1 to {far}. | Count to one hundred. | Count to a million.
     Count to a thousand. | Count from {c} to {a}. | How far can you count? | Count to {far}
-""")
+""") + sayings("far_count")
 
 
 def too_hard(rng: Random) -> Turns:
