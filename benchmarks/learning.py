@@ -1,6 +1,7 @@
 """What the trainer learns from the same text: held-out bits per byte and CPU seconds, seed by seed.
 
-.venv/bin/python -m benchmarks.learning BOOKS SETUP [--against CHECKOUT] [--tokens N] [--seeds N] [--home FOLDER]
+.venv/bin/python -m benchmarks.learning BOOKS SETUP [--against CHECKOUT] [--tokens N] [--seeds N] [--set KEY=VALUE]
+    [--home FOLDER]
 
 BOOKS is a file of books (JSON lines with `text`). SETUP is a folder with the vocabulary that the figures are in
 (tokenizer/) and held-out windows (eval.npz: rows, token_bytes). Both checkouts train 4 layers × 256 with the settings
@@ -55,6 +56,9 @@ def main() -> int:
     parser.add_argument("--against", type=Path, help="another checkout of Parakeet")
     parser.add_argument("--tokens", type=int, default=256_000)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--set", dest="changes", action="append", default=[], metavar="KEY=VALUE", help="a key of this one's training"
+    )
     parser.add_argument("--home", type=Path, help="where runs are kept; a temporary folder by default")
     options = parser.parse_args()
     checkouts = {"this": HERE} | ({"other": options.against.resolve()} if options.against else {})
@@ -97,6 +101,9 @@ def _recipe(checkout: Path, options: argparse.Namespace, seed: int) -> dict[str,
     recipes = [checkout / "parakeet" / "recipes" / f"{name}.yaml" for name in ("own-text", "demo")]
     shipped = yaml.safe_load(next(path for path in recipes if path.exists()).read_text(encoding="utf-8"))
     mine = {"tokens": options.tokens, "threads": 1, "seed": seed, "device": "cpu", "checkpoint_steps": 100_000}
+    if checkout == HERE:
+        changes = (change.partition("=") for change in options.changes)
+        mine |= {key: yaml.safe_load(value) for key, _, value in changes}
     source = {"name": "books", "path": str(options.books.resolve()), "columns": {"text": "text"}, "licence": "CC0-1.0"}
     return {
         "name": "books",

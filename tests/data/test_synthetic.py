@@ -6,7 +6,9 @@ import sys
 from collections import Counter
 from collections.abc import Iterable
 from itertools import islice
+from pathlib import Path
 from random import Random
+from string import Formatter
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 
 from parakeet.data.synthetic import MAXIMUM_DIALOGUES, TASKS, Dialogue, dialogues, held_out_questions
 from parakeet.data.synthetic.facts import CAPITALS, COLOURS, NUMBER_WORDS, OPPOSITES, known_words
+from parakeet.data.synthetic.sayings import sayings, unlike
 from parakeet.data.synthetic.scored_tasks import spelt_words
 from parakeet.data.synthetic.unknowns import made_up_word
 from parakeet.errors import ParakeetError
@@ -27,6 +30,30 @@ FRAME = re.compile(
     r"^(Hi!|Hello!|Hello, Parakeet\.|Good \w+!|Excuse me\.|I have a question\.|\w+ question:|Parakeet,|OK,|So,) "
     r"| (Thanks!|Thank you\.|Be brief, please\.|I need it for school\.|I am in a hurry\.)$"
 )
+
+
+SLOTS = {
+    *("x", "a", "b", "A", "B", "far", "name", "number", "year"),
+    *("country", "city", "person", "made", "Made", "thing", "animal", "food", "language", "verb"),
+}
+
+
+def test_sayings_are_distinct_and_have_only_slots_that_are_filled() -> None:
+    sections = Path(sayings.__code__.co_filename).with_name("sayings.txt").read_text("utf-8").strip().split("\n\n")
+    intents = [section.splitlines()[0] for section in sections]
+    assert len(set(intents)) == len(intents)
+    for intent in intents:
+        said = sayings(intent.strip("[]"))
+        assert said, intent
+        assert len(set(said)) == len(said), intent
+        assert {slot for text in said for _, slot, _, _ in Formatter().parse(text) if slot is not None} <= SLOTS
+
+
+def test_sayings_like_a_question_that_may_be_held_out_are_left_out() -> None:
+    assert unlike(["so whats {x}s capital", "hm what IS the capital, of {x}"], ["What is the capital of {x}?"]) == (
+        "so whats {x}s capital",
+    )
+    assert unlike(["recount to {b}"], ["Count to {b}."]) == ("recount to {b}",)
 
 
 def training_turns(drawn: Iterable[Dialogue]) -> list[str]:

@@ -171,7 +171,7 @@ def greeting(rng: Random) -> Turns:
 
 def any_name(rng: Random) -> str:
     """A usual name, or a made-up one, so that names are copied and not chosen."""
-    if rng.random() < 0.2:
+    if rng.random() < 0.35:
         return sentence_case(made_up_word(rng, 1 + int(rng.random() * 2)))
     return pick(rng, (*(name for name, _ in NAMES), *MORE_NAMES))
 
@@ -254,7 +254,7 @@ def extra_fact(rng: Random) -> Turns:
 
 
 # Most people type a sum as "7+5"; a held-out question is never casual.
-CASUAL_SHARE = 0.35
+CASUAL_SHARE = 0.5
 
 
 def ask(rng: Random, fact: Fact) -> Turns:
@@ -265,14 +265,14 @@ def ask(rng: Random, fact: Fact) -> Turns:
 
 
 def conversation(rng: Random, splits: Sequence[Split]) -> Turns:
-    """A question and one to four follow-ups.
+    """A question and one or two follow-ups.
 
     A follow-up names its fact in a few words ("And of Spain?"); it stays within the task of the question before it.
     Sometimes the last answer is asked for again.
     """
     facts = pick(rng, splits).training
     turns = ask(rng, pick(rng, facts))
-    for _ in range(1 + int(rng.random() * 4)):
+    for _ in range(1 + int(rng.random() * 2)):
         fact = pick(rng, facts)
         turns += exchange(pick(rng, fact.follow_ups), fact.answer)
     if rng.random() < 0.15:

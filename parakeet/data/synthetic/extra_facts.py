@@ -1,10 +1,10 @@
-"""Facts that are taught but not scored: continents, calendar, animals, plurals, rhymes, kinds of things, and more."""
+"""Facts that are taught but not scored: continents, calendar, animals, and more."""
 
 from collections.abc import Sequence
 from functools import cache
 
 from parakeet.data.synthetic import facts as tables
-from parakeet.data.synthetic.phrasing import phrases, sentence_case, with_article
+from parakeet.data.synthetic.phrasing import phrases, sentence_case
 from parakeet.data.synthetic.scored_tasks import Fact
 
 _CONTINENT = phrases("""
@@ -16,28 +16,9 @@ _SOUND = phrases("""
     What does {x} say? | What sound does {x} make? | Which sound does {x} make? | What noise does {x} make?
     How does {x} sound? | What is the sound of {x}? | What does {x} sound like? | Make the sound of {x}.
 """)
-_YOUNG = phrases("""
-    What is a baby {x} called? | What is a young {x} called? | What do you call a baby {x}?
-    What do you call a young {x}? | What is the name of a baby {x}? | What's a baby {x} called?
-    How is a baby {x} called? | Name of a baby {x}?
-""")
 _LEGS = phrases("""
     How many legs does {x} have? | How many legs has {x}? | How many legs does {x} have in total?
     Number of legs of {x}? | How many feet does {x} have? | Tell me how many legs {x} has.
-""")
-_PLURAL = phrases("""
-    What is the plural of {x}? | What's the plural of {x}? | Plural of {x} | What is the plural form of {x}?
-    Tell me the plural of {x}. | Give me the plural of {x}. | One {x}, two what? | The plural of {x}?
-""")
-_RHYME = phrases("""
-    What rhymes with {x}? | Which word rhymes with {x}? | Tell me a word that rhymes with {x}.
-    Give me a rhyme for {x}. | Find a rhyme for {x}. | Rhyme with {x} | Does a word rhyme with {x}?
-    I need a rhyme for {x}. | Name a word that rhymes with {x}. | A rhyme for {x}?
-""")
-_KIND = phrases("""
-    What is {x}? | What's {x}? | What kind of thing is {x}? | Do you know what {x} is? | Tell me what {x} is.
-    Can you tell me what {x} is? | Define {x}. | Explain what {x} is. | What does {x} mean? | What is {x} exactly?
-    Describe {x}. | Tell me about {x}.
 """)
 _AFTER = phrases("""
     What {u} comes after {x}? | Which {u} comes after {x}? | Which {u} is after {x}? | What comes after {x}?
@@ -62,40 +43,6 @@ def _calendar() -> tuple[Fact, ...]:
         for one, following in zip(names, names[1:] + names[:1], strict=True):
             made.append(_made(one, _AFTER, f"{following} comes after {one}.", u=unit, x=one))
             made.append(_made(following, _BEFORE, f"{one} comes before {following}.", u=unit, x=following))
-    for number in range(20):
-        made.append(_made(str(number), _AFTER, f"{number + 1} comes after {number}.", u="number", x=number))
-    return tuple(made)
-
-
-_WITHOUT_ARTICLE = frozenset(
-    [
-        "milk",
-        "tea",
-        "coffee",
-        "juice",
-        "lemonade",
-        "gold",
-        "silver",
-        "iron",
-        "copper",
-        "football",
-        "tennis",
-        "hockey",
-        "golf",
-        "rugby",
-        "chess",
-        "red",
-        "blue",
-        "green",
-    ]
-)
-
-
-def _kinds() -> tuple[Fact, ...]:
-    made = []
-    for name, kind in tables.KINDS:
-        thing = name if name in _WITHOUT_ARTICLE or not name.islower() or " " in name else with_article(name)
-        made.append(_made(name, _KIND, f"{sentence_case(thing)} is {kind}.", ("And {x}?", "What about {x}?"), x=thing))
     return tuple(made)
 
 
@@ -108,15 +55,7 @@ def extra_facts() -> tuple[tuple[tuple[Fact, ...], float], ...]:
         for x, y in tables.CONTINENTS
     )
     sounds = tuple(_made(x, _SOUND, f"{sentence_case(x)} says {y}.", follow, x=x) for x, y in tables.SOUNDS)
-    young = tuple(
-        _made(x, _YOUNG, f"A baby {x} is called {with_article(y)}.", ("And a baby {x}?", "And of a {x}?"), x=x)
-        for x, y in tables.YOUNG
-    )
     legs = tuple(_made(x, _LEGS, f"{sentence_case(x)} has {y} legs.", follow, x=x) for x, y in tables.LEGS)
-    plurals = tuple(_made(x, _PLURAL, f"The plural of {x} is {y}.", ("And of {x}?",), x=x) for x, y in tables.PLURALS)
-    rhymes = tuple(
-        _made(x, _RHYME, f"{sentence_case(y)} rhymes with {x}.", ("And with {x}?",), x=x) for x, y in tables.RHYMES
-    )
     general = tuple(
         Fact(
             question,
@@ -135,14 +74,4 @@ def extra_facts() -> tuple[tuple[tuple[Fact, ...], float], ...]:
         )
         for question, answer in tables.GENERAL
     )
-    return (
-        (continents, 0.08),
-        (sounds, 0.06),
-        (young, 0.06),
-        (legs, 0.06),
-        (plurals, 0.09),
-        (rhymes, 0.09),
-        (_calendar(), 0.12),
-        (_kinds(), 0.16),
-        (general, 0.18),
-    )
+    return ((continents, 0.1), (sounds, 0.1), (legs, 0.1), (_calendar(), 0.15), (general, 0.2))

@@ -187,57 +187,10 @@ SOUNDS = _pairs("""
     a lion: roar; a mouse: squeak; an owl: hoot; a bee: buzz; a snake: hiss; a frog: ribbit; a wolf: howl;
     a donkey: hee-haw; a rooster: cock-a-doodle-doo; a parakeet: chirp; a bird: tweet; a crow: caw; a goose: honk
 """)
-YOUNG = _pairs("""
-    dog: puppy; cat: kitten; cow: calf; sheep: lamb; horse: foal; pig: piglet; duck: duckling; goat: kid;
-    hen: chick; lion: cub; bear: cub; frog: tadpole; swan: cygnet; owl: owlet; goose: gosling; deer: fawn;
-    kangaroo: joey; fox: cub; wolf: pup; seal: pup; elephant: calf; whale: calf; butterfly: caterpillar; rabbit: kit
-""")
 LEGS = _pairs("""
     a dog: 4; a cat: 4; a cow: 4; a horse: 4; a sheep: 4; a spider: 8; a bird: 2; an ant: 6; a bee: 6; a hen: 2;
     a pig: 4; a snake: 0; a fish: 0; a duck: 2; a lion: 4; an elephant: 4; a frog: 4; an octopus: 8; a person: 2;
     a parakeet: 2; a fly: 6; a crab: 10; a table: 4; a chair: 4; a mouse: 4; a goat: 4; a beetle: 6; an owl: 2
-""")
-PLURALS = _pairs("""
-    mouse: mice; goose: geese; foot: feet; tooth: teeth; man: men; woman: women; child: children; person: people;
-    ox: oxen; leaf: leaves; knife: knives; wolf: wolves; loaf: loaves; wife: wives; life: lives; half: halves;
-    sheep: sheep; fish: fish; deer: deer; box: boxes; fox: foxes; bus: buses; glass: glasses; dish: dishes;
-    church: churches; baby: babies; city: cities; berry: berries; lady: ladies; story: stories; party: parties;
-    potato: potatoes; tomato: tomatoes; hero: heroes; cat: cats; dog: dogs; book: books; car: cars; tree: trees;
-    house: houses; bird: birds; apple: apples; boy: boys; girl: girls; day: days; key: keys; cup: cups; hat: hats;
-    cow: cows; horse: horses; shoe: shoes; egg: eggs; star: stars; friend: friends; flower: flowers; table: tables
-""")
-RHYMES = _pairs("""
-    cat: hat; dog: frog; house: mouse; tree: bee; sun: fun; moon: spoon; star: car; fish: dish; boat: goat;
-    ring: king; cake: lake; light: night; day: play; ball: wall; bed: red; book: cook; rain: train; snow: grow;
-    bell: well; fox: box; pen: hen; hill: mill; sand: hand; shoe: blue; nose: rose; wing: sing; fly: sky; top: hop;
-    bug: rug; bear: pear; door: floor; head: bread; green: queen; rock: sock; love: dove; time: lime; cold: gold;
-    dream: cream; tower: flower; run: bun; jump: pump; heart: part; brown: town; big: pig; bat: mat; feet: meet;
-    hot: pot; orange: door hinge
-""")
-KINDS = _expanded("""
-    an animal: fox, cat, dog, cow, horse, sheep, pig, lion, tiger, wolf, bear, elephant, monkey, rabbit, mouse, whale;
-    a bird: parrot, parakeet, owl, hen, duck, eagle, swan, robin, penguin, crow, goose, flamingo;
-    an insect: bee, ant, fly, butterfly, beetle, wasp;
-    a fish: shark, salmon, trout, cod, herring;
-    a fruit: banana, pear, apple, cherry, lemon, strawberry, peach, plum, mango;
-    a vegetable: carrot, potato, onion, cucumber, cabbage, pea;
-    a flower: rose, tulip, daisy, sunflower, lily;
-    a tree: oak, birch, pine, maple, willow;
-    a tool: hammer, saw, shovel, screwdriver, drill, rake;
-    an instrument: flute, piano, violin, guitar, drum, trumpet, harp;
-    a vehicle: car, bus, train, bicycle, truck, boat, plane, tractor;
-    a colour: red, blue, green;
-    a country: France, Spain, Japan, Brazil, Canada, Egypt, Italy;
-    a city: London, Paris, Rome, Tokyo, Berlin, Madrid;
-    a piece of clothing: shirt, hat, scarf, jacket, sock, shoe;
-    a building: house, church, castle, tower, school;
-    a sport: football, tennis, hockey, golf, rugby;
-    a game: chess;
-    a planet: Mars, Venus, Jupiter, Saturn, Earth;
-    a star: the sun;
-    a language: English, French, German, Spanish;
-    a drink: milk, tea, coffee, juice, lemonade;
-    a metal: gold, silver, iron, copper
 """)
 DAYS = words("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
 MONTHS = words("January February March April May June July August September October November December")
@@ -326,6 +279,6 @@ GENERAL = _pairs("""
 @cache
 def known_words() -> frozenset[str]:
     """Every word of the tables, in lower case."""
-    pairs = (*CAPITALS, *COLOURS, *OPPOSITES, *KINDS, *PLURALS, *RHYMES, *YOUNG, *SOUNDS, *LEGS, *NAMES)
+    pairs = (*CAPITALS, *COLOURS, *OPPOSITES, *SOUNDS, *LEGS, *NAMES)
     phrases = (*(text for pair in pairs for text in pair), *ANIMALS, *OBJECTS, *SPELLING_WORDS, *MORE_NAMES)
     return frozenset(word for text in phrases for word in text.lower().split())

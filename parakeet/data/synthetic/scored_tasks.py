@@ -34,7 +34,6 @@ SHORTEST_COUNT = 3
 LONGEST_COUNT = 8
 LARGEST_COUNT_FROM_ONE = 20
 LARGEST_OPERAND = 20
-LARGEST_NUMBER_WORD = 12
 LONGEST_SPELT_WORD = 9
 
 _CAPITAL_PHRASINGS = (
@@ -199,7 +198,11 @@ _COUNT_CASUAL = phrases("""
 _COUNT_FROM_ONE_CASUAL = phrases("""
     Count till {b} | Count to {b} for me | Please count to {b} | Count until {b} | Count to {b} now | Count to {B}
     Count to {B}. | Can you count to {B}? | Please count to {B}
-""") + unlike(sayings("count_to"), _COUNT_FROM_ONE_PHRASINGS)
+""") + tuple(
+    said.replace("{b}", number)
+    for said in unlike(sayings("count_to"), _COUNT_FROM_ONE_PHRASINGS)
+    for number in ("{b}", "{B}")
+)
 _COUNT_DOWN_CASUAL = phrases("""
     Count down {a} to {b} | Count backwards {a} to {b} | Countdown from {a} to {b} | Count back from {a} to {b}
 """) + unlike(sayings("count_down"), _COUNT_DOWN_PHRASINGS)
@@ -223,6 +226,10 @@ _SUBTRACTION_CASUAL = phrases("""
 _ADDITION_IN_WORDS = phrases("""
     {A} plus {B} | What is {A} plus {B}? | Whats {A} plus {B} | {A} and {B} | How much is {A} plus {B}? | {A} + {B}
 """) + sayings("add_words")
+_SUBTRACTION_IN_WORDS = phrases("""
+    {A} minus {B} | What is {A} minus {B}? | Whats {A} minus {B} | {A} take away {B} | How much is {A} minus {B}?
+    {A} - {B} | Take {B} from {A} | {A} less {B} | Wat is {A} minus {B}
+""")
 _SPELLING_CASUAL = phrases("""
     {x} spelling | Spelling of {x} | How to spell {x} | How do u spell {x} | How do you write {x}?
     Whats the spelling of {x} | Spell: {x} | How is {x} spelled? | Letters of {x} | Spell "{x}"
@@ -396,8 +403,8 @@ def addition(a: int, b: int) -> Fact:
         And {a} plus {b}? | What about {a} plus {b}? | {a}+{b} | And {a}+{b}? | {a} plus {b}? | Now {a} + {b}.
         {a} + {b}
     """) + sayings("sum_follow")
-    casual = _ADDITION_CASUAL + (_ADDITION_IN_WORDS if max(a, b) <= LARGEST_NUMBER_WORD else ())
-    words = {"A": NUMBER_WORDS[a], "B": NUMBER_WORDS[b]} if max(a, b) <= LARGEST_NUMBER_WORD else {}
+    casual = _ADDITION_CASUAL + _ADDITION_IN_WORDS
+    words = {"A": NUMBER_WORDS[a], "B": NUMBER_WORDS[b]}
     members = sum_members(a, b)
     fact = _fact(
         _sum_key(a, b), _ADDITION_PHRASINGS, follow_ups, casual, _worked(members, "+", a + b), a=a, b=b, **words
@@ -413,7 +420,9 @@ def subtraction(a: int, b: int) -> Fact:
     """)
     members = difference_members(a, b)
     answer = _worked(members, "-", a - b)
-    fact = _fact(f"{a} - {b}", _SUBTRACTION_PHRASINGS, follow_ups, _SUBTRACTION_CASUAL, answer, a=a, b=b)
+    casual = _SUBTRACTION_CASUAL + _SUBTRACTION_IN_WORDS
+    words = {"A": NUMBER_WORDS[a], "B": NUMBER_WORDS[b]}
+    fact = _fact(f"{a} - {b}", _SUBTRACTION_PHRASINGS, follow_ups, casual, answer, a=a, b=b, **words)
     return replace(fact, steps=tuple(f"{one} - {other}" for one, other in members[1:]))
 
 
