@@ -254,7 +254,7 @@ def extra_fact(rng: Random) -> Turns:
 
 
 # Most people type a sum as "7+5"; a held-out question is never casual.
-CASUAL_SHARE = 0.5
+CASUAL_SHARE = 0.4
 
 
 def ask(rng: Random, fact: Fact) -> Turns:

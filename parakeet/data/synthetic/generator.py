@@ -46,19 +46,19 @@ LONGEST_MIX = 5
 NAME_QUESTION_SHARE = 0.06
 
 # Shares of the draws; the first six follow the order of the scored tasks.
-_SCORED_WEIGHTS = (0.10, 0.06, 0.08, 0.11, 0.11, 0.07)
+_SCORED_WEIGHTS = (0.12, 0.07, 0.11, 0.11, 0.10, 0.07)
 _TALK_WEIGHTS = (
-    ("identity", identity, 0.13),
-    ("greeting", greeting, 0.07),
-    ("small_talk", small_talk, 0.25),
-    ("thanks", thanks, 0.08),
-    ("joke", joke, 0.025),
-    ("poem", poem, 0.01),
+    ("identity", identity, 0.10),
+    ("greeting", greeting, 0.075),
+    ("small_talk", small_talk, 0.20),
+    ("thanks", thanks, 0.07),
+    ("joke", joke, 0.02),
+    ("poem", poem, 0.008),
     ("story", story, 0.012),
-    ("facts", extra_fact, 0.03),
-    ("unknown", unknown, 0.14),
+    ("facts", extra_fact, 0.025),
+    ("unknown", unknown, 0.10),
 )
-_INTRODUCTION_WEIGHT = 0.075
+_INTRODUCTION_WEIGHT = 0.05
 _CONVERSATION_WEIGHT = 0.06
 _DRILL_WEIGHT = 0.045
 
