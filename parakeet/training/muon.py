@@ -7,7 +7,7 @@ direction of a matrix alike, where Adam's moves few.
 import torch
 from torch import Tensor
 
-from parakeet.model.execution import Precision
+from parakeet.training.precision import Asked
 
 COEFFICIENTS = (
     (8.205160, -22.901935, 16.460725),
@@ -27,7 +27,7 @@ GRAM_RATIO = 2
 56 ms instead of 95 on a core at 256 × 1,024, as long as before at 256 × 512, and a square matrix would take longer."""
 
 
-def products_in_bf16(device: torch.device, precision: Precision) -> bool:
+def products_in_bf16(device: torch.device, precision: Asked) -> bool:
     """Whether the products of the iteration are to be in bf16, for a model that computes in `precision` on `device`.
 
     On a CUDA device with bf16 units always. On a CPU where the model's are, since that was measured to be faster

@@ -221,7 +221,7 @@ def _groups(model: Parakeet, settings: Training) -> list[Group]:
     blocks = {**decayed, "params": [parameter for parameter in matrices if parameter is not embedding]}
     if settings.optimizer == "muon":
         dtype = torch.bfloat16 if settings.momentum_precision == "bf16" else torch.float32
-        half = products_in_bf16(embedding.device, model.execution.precision)
+        half = products_in_bf16(embedding.device, settings.precision)
         blocks |= {"update": "Muon", "momentum": settings.momentum, "momentum_dtype": dtype, "half": half}
     return [blocks, {**decayed, "params": [embedding], "rate": settings.embedding_rate}, norm_group]
 

@@ -199,6 +199,19 @@ def test_muon_updates_have_the_directions_of_the_matrix_and_singular_values_near
     assert diagonal.max() < 1.9
 
 
+def test_muon_multiplies_in_bf16_where_the_model_does() -> None:
+    """The updates are alike then, and not the same."""
+    moved = []
+    for precision in ("fp32", "bf16"):
+        model, optimizer = made(settings("muon", precision=precision, weight_decay=0.0))
+        before = weights(model)
+        make_steps(model, optimizer, range(1))
+        after = weights(model)
+        moved.append(torch.cat([(after[key] - before[key]).flatten() for key in before if before[key].dim() == 2]))
+    assert not torch.equal(*moved)
+    assert float((moved[0] - moved[1]).norm() / moved[0].norm()) < 0.1
+
+
 def test_the_update_of_a_zero_gradient_is_zero() -> None:
     for half in (False, True):
         assert not orthogonalise_(torch.zeros(2, 8, 32), half).any()
