@@ -46,7 +46,7 @@ LONGEST_MIX = 5
 NAME_QUESTION_SHARE = 0.06
 
 # Shares of the draws; the first six follow the order of the scored tasks.
-_SCORED_WEIGHTS = (0.12, 0.07, 0.11, 0.11, 0.10, 0.07)
+_SCORED_WEIGHTS = (0.12, 0.07, 0.11, 0.12, 0.12, 0.075)
 _TALK_WEIGHTS = (
     ("identity", identity, 0.10),
     ("greeting", greeting, 0.075),
