@@ -5,8 +5,8 @@
 
 BOOKS is a file of books (JSON lines with `text`). SETUP is a folder with the vocabulary that the figures are in
 (tokenizer/) and held-out windows (eval.npz: rows, token_bytes). Both checkouts train 4 layers × 256 with the settings
-that they give to a text of one's own, in whole processes with one thread; a seed of one, then of the other, so that
-another load slows both alike.
+that they give to a text of one's own (and --set for this one), in whole processes with one thread; a seed of one, then
+of the other, so that another load slows both alike.
 """
 
 import argparse
@@ -57,7 +57,12 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, default=256_000)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument(
-        "--set", dest="changes", action="append", default=[], metavar="KEY=VALUE", help="a key of this one's training"
+        "--set",
+        dest="changes",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="sets a key of `training` for this checkout only; repeatable",
     )
     parser.add_argument("--home", type=Path, help="where runs are kept; a temporary folder by default")
     options = parser.parse_args()
@@ -73,7 +78,7 @@ def main() -> int:
         except ParakeetError as error:
             print(f"Error: {error}", file=sys.stderr)
             return 1
-    _print(runs, list(checkouts))
+    _print(runs, list(checkouts), options.changes)
     return 0
 
 
@@ -149,7 +154,7 @@ def bits_per_byte(model_folder: Path, windows: Path) -> float:
     return nats / math.log(2) / int(n_bytes[rows[:, 1:]].sum())
 
 
-def _print(runs: list[Trained], names: list[str]) -> None:
+def _print(runs: list[Trained], names: list[str], changes: list[str]) -> None:
     rows: list[tuple[object, ...]] = [
         (r.checkout, r.seed, f"{r.tokens:,}", f"{r.bits_per_byte:.4f}", f"{r.seconds:.1f}") for r in runs
     ]
@@ -165,7 +170,8 @@ def _print(runs: list[Trained], names: list[str]) -> None:
             (name, "mean", "", f"{statistics.mean(bits):.4f} ± {spread:.4f}", f"{statistics.mean(seconds):.1f}")
         )
     print(render_table(("checkout", "seed", "tokens", "bits per byte", "CPU s"), rows, right=(1, 2, 3, 4)))
-    print_result({"benchmark": "learning", "runs": [vars(run) for run in runs], "summary": summary}, 1)
+    found = {"benchmark": "learning", "changes": changes, "runs": [vars(run) for run in runs], "summary": summary}
+    print_result(found, 1)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 
 All train 4 layers × 256, a vocabulary of 4,096, with one thread, on sequences of 256 and 1,024 random ids: one document
 a sequence, and several of 100 tokens. The checkouts take the settings that each chooses for this machine. The GPT-2 has
-the same width, depth, vocabulary, loss, optimizer and clipping in fp32; learnt positions instead of ALiBi, keys and
+the same width, depth, vocabulary, loss and clipping, in fp32 with AdamW; learnt positions instead of ALiBi, keys and
 values of its own in every layer, and no mask between documents. A process of each makes a step in turn, so that another
 load slows all alike.
 """
@@ -139,9 +139,11 @@ class Trainer:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--against", type=Path, required=True, help="another checkout")
-    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=12, help="at least 2")
     parser.add_argument("--optimizer", default="adamw")
-    parser.add_argument("--precision", choices=("auto", "fp32"), default="auto", help="of this checkout")
+    parser.add_argument(
+        "--precision", choices=("auto", "fp32"), default="auto", help="of both checkouts; the GPT-2 is in fp32"
+    )
     options = parser.parse_args()
     rows, results = [], []
     for case in CASES:

@@ -3,7 +3,7 @@
 `reference` holds every score and is the oracle. `fused` puts ALiBi and the document mask into extra features of queries
 and keys, so that `scaled_dot_product_attention(is_causal=True)` does the rest, in memory linear in the length, on any
 device. `tiled` holds the scores of 64 queries at a time and leaves out the keys that none of them sees; it is the
-fastest on a CPU in fp32. `flex` is FlexAttention, for CUDA only.
+fastest on a CPU. `flex` is FlexAttention, for CUDA only.
 """
 
 import math
@@ -296,7 +296,8 @@ def _first_positions(documents: np.ndarray) -> np.ndarray:
 class _TiledAttention(torch.autograd.Function):
     """Softmax attention over tiles. The backward pass computes the probabilities again, so only its inputs are kept.
 
-    A tile of n queries and m keys has scores, probabilities and their gradients of (heads, n, m).
+    A tile of n queries and m keys has scores, probabilities and their gradients of (heads, n, m). They are in fp32 even
+    for bf16 inputs: CPUs have no fast small products in bf16, and ALiBi would be rounded.
     """
 
     @staticmethod

@@ -168,7 +168,7 @@ FUSED_FEATURES = 21
 """Extra head dimensions of `fused` attention: 17 for the document mask and 4 for ALiBi."""
 KERNEL_WIDTH = 8
 TILE_KEPT = 96
-"""Values in the biases of `tiled` attention, for a token and a head: 64 queries beside the keys of a tile
+"""fp32 values in the biases of `tiled` attention, for a token and a head: 64 queries beside the keys of a tile
 with several documents."""
 MATRICES_KEPT = {"none": 8, "mlp": 4, "block": 0}
 """The backward pass of a block reads bf16 copies of so many · width² of its 12 · width² weights. (A shared projection

@@ -140,7 +140,7 @@ def _step_muon(group: Group, state: State) -> None:
             # Nesterov's: where the momentum will be after another such gradient.
             torch.lerp(gradient, moved, group["momentum"], out=update)
         rate = group["lr"] * MUON_RMS * math.sqrt(max(shape))
-        for parameter, update in zip(parameters, orthogonalise_(updates, group["half"]), strict=True):
+        for parameter, update in zip(parameters, orthogonalise_(updates, group["in_bf16"]), strict=True):
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
             parameter.add_(update, alpha=-rate)
 
@@ -221,8 +221,8 @@ def _groups(model: Parakeet, settings: Training) -> list[Group]:
     blocks = {**decayed, "params": [parameter for parameter in matrices if parameter is not embedding]}
     if settings.optimizer == "muon":
         dtype = torch.bfloat16 if settings.momentum_precision == "bf16" else torch.float32
-        half = products_in_bf16(embedding.device, settings.precision)
-        blocks |= {"update": "Muon", "momentum": settings.momentum, "momentum_dtype": dtype, "half": half}
+        in_bf16 = products_in_bf16(embedding.device, settings.precision)
+        blocks |= {"update": "Muon", "momentum": settings.momentum, "momentum_dtype": dtype, "in_bf16": in_bf16}
     return [blocks, {**decayed, "params": [embedding], "rate": settings.embedding_rate}, norm_group]
 
 

@@ -181,16 +181,16 @@ def test_groups_have_rates_of_their_own(name: str) -> None:
     assert moved["final_norm.weight"] == pytest.approx(5e-4, rel=0.02)
 
 
-@pytest.mark.parametrize(("half", "tolerance"), [(False, 1e-3), (True, 0.1)])
+@pytest.mark.parametrize(("in_bf16", "tolerance"), [(False, 1e-3), (True, 0.1)])
 @pytest.mark.parametrize("shape", [(5, 16, 16), (3, 48, 16), (3, 16, 64), (1, 64, 16), (2, 8, 24)])
 def test_muon_updates_have_the_directions_of_the_matrix_and_singular_values_near_one(
-    shape: tuple[int, int, int], half: bool, tolerance: float
+    shape: tuple[int, int, int], in_bf16: bool, tolerance: float
 ) -> None:
     """Against a singular value decomposition in float64. From a ratio of 2 on, it runs on XXᵀ in fp32."""
     generator = torch.Generator().manual_seed(sum(shape))
     left, _, right = torch.linalg.svd(torch.randn(shape, generator=generator, dtype=torch.float64), False)
     values = torch.logspace(0, -2, left.shape[-1], dtype=torch.float64)
-    found = orthogonalise_(((left * values) @ right).float(), half).double()
+    found = orthogonalise_(((left * values) @ right).float(), in_bf16).double()
     # In the directions of the matrix, the result is diagonal.
     rotated = left.mT @ found @ right.mT
     diagonal = rotated.diagonal(dim1=-2, dim2=-1)
@@ -213,9 +213,9 @@ def test_muon_multiplies_in_bf16_where_the_model_does() -> None:
 
 
 def test_the_update_of_a_zero_gradient_is_zero() -> None:
-    for half in (False, True):
-        assert not orthogonalise_(torch.zeros(2, 8, 32), half).any()
-        assert not orthogonalise_(torch.zeros(2, 8, 8), half).any()
+    for in_bf16 in (False, True):
+        assert not orthogonalise_(torch.zeros(2, 8, 32), in_bf16).any()
+        assert not orthogonalise_(torch.zeros(2, 8, 8), in_bf16).any()
 
 
 def test_matrices_are_updated_alike_whether_together_or_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """What people type to a small chat program, about 3,800 lines by what they want (`sayings.txt`).
 
-Four writers who had read nothing of Parakeet wrote them, so that the words are not those of one author. A generator
-that only knows its author's phrases teaches a model that understands nobody else (docs/experiments.md).
+Four writers who had read nothing of Parakeet wrote them, so the wording is not one author's. A generator that only
+knows its author's phrases teaches a model that understands nobody else (docs/experiments.md).
 """
 
 import re
@@ -25,12 +25,15 @@ def sayings(intent: str) -> tuple[str, ...]:
 
 
 def unlike(texts: Iterable[str], others: Iterable[str]) -> tuple[str, ...]:
-    """Those of `texts` that do not hold any of `others`, whatever their case and punctuation."""
+    """The texts that contain none of `others`, ignoring case and punctuation.
+
+    A question that may be held out must not occur in training, nor almost.
+    """
     plain = [_letters(other) for other in others]
     return tuple(text for text in texts if not any(other in _letters(text) for other in plain))
 
 
 def _letters(text: str) -> str:
     """The words and slots alone, with a space on either side of each."""
-    words = " ".join(re.findall(r"[\w{}]+", text.lower()))
+    words = " ".join(re.findall(r"[\w{}]+", text.lower().replace("'", "")))
     return f" {words} "

@@ -198,11 +198,7 @@ _COUNT_CASUAL = phrases("""
 _COUNT_FROM_ONE_CASUAL = phrases("""
     Count till {b} | Count to {b} for me | Please count to {b} | Count until {b} | Count to {b} now | Count to {B}
     Count to {B}. | Can you count to {B}? | Please count to {B}
-""") + tuple(
-    said.replace("{b}", number)
-    for said in unlike(sayings("count_to"), _COUNT_FROM_ONE_PHRASINGS)
-    for number in ("{b}", "{B}")
-)
+""") + tuple(said.replace("{b}", number) for said in sayings("count_to") for number in ("{b}", "{B}"))
 _COUNT_DOWN_CASUAL = phrases("""
     Count down {a} to {b} | Count backwards {a} to {b} | Countdown from {a} to {b} | Count back from {a} to {b}
 """) + unlike(sayings("count_down"), _COUNT_DOWN_PHRASINGS)
@@ -215,14 +211,14 @@ _ADDITION_CASUAL = phrases("""
     {a} add {b} | Solve {a} + {b} | Calculate {a}+{b} | What does {a} + {b} equal | {a} + {b} equals
     Can you do {a}+{b} | How much is {a} + {b} | Sum of {a} and {b}
     I have {a} apples and get {b} more, how many do I have?
-""") + unlike(sayings("add"), _ADDITION_PHRASINGS)
+""") + sayings("add")
 _SUBTRACTION_CASUAL = phrases("""
     {a}-{b} | {a} - {b} | {a}-{b}= | {a} - {b} = | {a} - {b} = ? | {a}-{b}=? | {a}-{b}? | {a} minus {b}
     {a} minus {b}? | What is {a}-{b} | Whats {a}-{b} | What's {a}-{b}? | How much is {a}-{b} | {a} take away {b}
     Take {b} from {a}. | Subtract {b} from {a} | Solve {a} - {b} | Calculate {a}-{b} | What does {a} - {b} equal
     {a} - {b} equals | Can you do {a}-{b} | How much is {a} - {b} | {a} less {b}
     I have {a} apples and eat {b}, how many are left?
-""") + unlike(sayings("subtract"), _SUBTRACTION_PHRASINGS)
+""") + sayings("subtract")
 _ADDITION_IN_WORDS = phrases("""
     {A} plus {B} | What is {A} plus {B}? | Whats {A} plus {B} | {A} and {B} | How much is {A} plus {B}? | {A} + {B}
 """) + sayings("add_words")
@@ -234,7 +230,7 @@ _SPELLING_CASUAL = phrases("""
     {x} spelling | Spelling of {x} | How to spell {x} | How do u spell {x} | How do you write {x}?
     Whats the spelling of {x} | Spell: {x} | How is {x} spelled? | Letters of {x} | Spell "{x}"
     What are the letters of {x}? | Spell {X} | How is {x} written?
-""") + unlike(sayings("spell"), _SPELLING_PHRASINGS)
+""") + sayings("spell")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ UNKNOWN = "Sorry, I don't know that. I know capitals, colours, opposites, sums a
 def _table(text: str) -> tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]:
     """Entries are divided by blank lines. In each, lines are things that people say, and replies follow "=>".
 
-    The first line of most names the sayings that belong to it too.
+    An entry may begin with `[intent …]`, which adds those sections of sayings.txt to what people say.
     """
     entries = []
     for block in text.strip().split("\n\n"):
@@ -219,7 +219,7 @@ SMALL_TALK = _table("""
     Bad weather today. | The sun is shining. | Lovely weather today. | I hate rain. | Its hot.
     => I cannot see the weather, but I hope you enjoy your day.
 
-    [compliment wishes]
+    [compliment]
     You are great. | You are nice. | You are smart. | You're funny. | You are funny. | You're cool. | You are cool.
     You are amazing. | Good job! | Well done! | Good bot. | You're the best. | Nice work! | You are so clever.
     That was good. | That was great. | Great answer. | Good answer. | Nice | Cool | Awesome! | Wow! | Amazing!
@@ -227,8 +227,6 @@ SMALL_TALK = _table("""
     You're cute. | You are very helpful. | I like your answer. | That's nice. | That's cool. | Good boy. | Good girl.
     Good bird. | That was funny. | So cute. | That's right. | That is correct. | Correct! | You are right. | Right!
     Impressive. | Not bad for a tiny model. | Wow, you are good. | Thats great. | Interesting. | That's interesting.
-    Merry Christmas! | Happy new year! | Happy birthday! | Happy Easter! | Have a nice weekend. | It's my birthday.
-    Today is my birthday. | It is my birthday today! | Congratulations! | Cheers! | Happy holidays!
     => Thank you! That is kind of you.
 
     [insult]
@@ -293,6 +291,11 @@ SMALL_TALK = _table("""
     I have to ask you something. | Another question. | One more question. | Next question.
     Can you answer a question? | I want to ask a question. | Let me ask you something. | I have another question.
     => Of course. What would you like to know?
+
+    [wishes]
+    Merry Christmas! | Happy new year! | Happy birthday! | Happy Easter! | Have a nice weekend. | It's my birthday.
+    Today is my birthday. | It is my birthday today! | Congratulations! | Happy holidays!
+    => Thank you! I wish you a happy day.
 
     [sorry]
     Sorry. | I'm sorry. | I am sorry. | Sorry about that. | My bad. | Oops | Oops, sorry. | Excuse me. | My mistake.

@@ -364,7 +364,7 @@ def nonsense(rng: Random) -> Turns:
     """Keys hit at random, lone marks, and words that do not exist."""
     kind = rng.random()
     if kind < 0.25:
-        text = pick(rng, sayings("nonsense"))
+        text = _filled(rng, pick(rng, sayings("nonsense")))
     elif kind < 0.5:
         row = pick(rng, _KEYS)
         start = int(rng.random() * (len(row) - 2))
