@@ -263,7 +263,7 @@ def test_the_json_has_the_figures_of_the_text(tmp_path: Path) -> None:
     assert [round(time["seconds"] / 86400, 1) for time in document["time"]] == [13.7, 11.0, 9.1]
     assert [round(time["watt_hours"] / 1000, 1) for time in document["time"]] == [115.2, 92.1, 76.8]
     here = json.loads(plan("--json"))
-    assert (here["time"], here["memory"]["device"], here["sources"][0]["rows"]) == (None, "cpu", 19000)
+    assert (here["time"], here["memory"]["device"], here["sources"][0]["rows"]) == (None, "cpu", 19_000)
     fp32 = recipe_file(tmp_path, "training: {precision: fp32}\n")
     assert json.loads(plan("--recipe", fp32, "--gpu", "RTX 3080 Ti", "--json"))["time"] == []
 
