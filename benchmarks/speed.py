@@ -145,6 +145,8 @@ def main() -> int:
         "--precision", choices=("auto", "fp32"), default="auto", help="of both checkouts; the GPT-2 is in fp32"
     )
     options = parser.parse_args()
+    if options.rounds < 2:
+        parser.error("--rounds must be at least 2: the spread is measured")
     rows, results = [], []
     for case in CASES:
         trainers = [

@@ -1,4 +1,4 @@
-"""Facts that are taught but not scored: continents, calendar, animals, and more."""
+"""Facts that are taught but not scored: continents, calendar, animals, plurals, and more."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -19,6 +19,10 @@ _SOUND = phrases("""
 _LEGS = phrases("""
     How many legs does {x} have? | How many legs has {x}? | How many legs does {x} have in total?
     Number of legs of {x}? | How many feet does {x} have? | Tell me how many legs {x} has.
+""")
+_PLURAL = phrases("""
+    What is the plural of {x}? | What's the plural of {x}? | Plural of {x} | What is the plural form of {x}?
+    Tell me the plural of {x}. | Give me the plural of {x}. | One {x}, two what? | The plural of {x}?
 """)
 _AFTER = phrases("""
     What {u} comes after {x}? | Which {u} comes after {x}? | Which {u} is after {x}? | What comes after {x}?
@@ -56,6 +60,7 @@ def extra_facts() -> tuple[tuple[tuple[Fact, ...], float], ...]:
     )
     sounds = tuple(_made(x, _SOUND, f"{sentence_case(x)} says {y}.", follow, x=x) for x, y in tables.SOUNDS)
     legs = tuple(_made(x, _LEGS, f"{sentence_case(x)} has {y} legs.", follow, x=x) for x, y in tables.LEGS)
+    plurals = tuple(_made(x, _PLURAL, f"The plural of {x} is {y}.", ("And of {x}?",), x=x) for x, y in tables.PLURALS)
     general = tuple(
         Fact(
             question,
@@ -74,4 +79,4 @@ def extra_facts() -> tuple[tuple[tuple[Fact, ...], float], ...]:
         )
         for question, answer in tables.GENERAL
     )
-    return ((continents, 0.1), (sounds, 0.1), (legs, 0.1), (_calendar(), 0.15), (general, 0.2))
+    return ((continents, 0.1), (sounds, 0.1), (legs, 0.1), (plurals, 0.15), (_calendar(), 0.15), (general, 0.2))

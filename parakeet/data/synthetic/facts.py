@@ -192,6 +192,15 @@ LEGS = _pairs("""
     a pig: 4; a snake: 0; a fish: 0; a duck: 2; a lion: 4; an elephant: 4; a frog: 4; an octopus: 8; a person: 2;
     a parakeet: 2; a fly: 6; a crab: 10; a table: 4; a chair: 4; a mouse: 4; a goat: 4; a beetle: 6; an owl: 2
 """)
+PLURALS = _pairs("""
+    mouse: mice; goose: geese; foot: feet; tooth: teeth; man: men; woman: women; child: children; person: people;
+    ox: oxen; leaf: leaves; knife: knives; wolf: wolves; loaf: loaves; wife: wives; life: lives; half: halves;
+    sheep: sheep; fish: fish; deer: deer; box: boxes; fox: foxes; bus: buses; glass: glasses; dish: dishes;
+    church: churches; baby: babies; city: cities; berry: berries; lady: ladies; story: stories; party: parties;
+    potato: potatoes; tomato: tomatoes; hero: heroes; cat: cats; dog: dogs; book: books; car: cars; tree: trees;
+    house: houses; bird: birds; apple: apples; boy: boys; girl: girls; day: days; key: keys; cup: cups; hat: hats;
+    cow: cows; horse: horses; shoe: shoes; egg: eggs; star: stars; friend: friends; flower: flowers; table: tables
+""")
 DAYS = words("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
 MONTHS = words("January February March April May June July August September October November December")
 NUMBER_WORDS = words("""
@@ -279,6 +288,6 @@ GENERAL = _pairs("""
 @cache
 def known_words() -> frozenset[str]:
     """Every word of the tables, in lower case."""
-    pairs = (*CAPITALS, *COLOURS, *OPPOSITES, *SOUNDS, *LEGS, *NAMES)
+    pairs = (*CAPITALS, *COLOURS, *OPPOSITES, *PLURALS, *SOUNDS, *LEGS, *NAMES)
     phrases = (*(text for pair in pairs for text in pair), *ANIMALS, *OBJECTS, *SPELLING_WORDS, *MORE_NAMES)
     return frozenset(word for text in phrases for word in text.lower().split())

@@ -80,10 +80,10 @@ def _asks(split: Split) -> _Draw:
 
 
 def _asks_short(split: Split) -> _Draw:
-    """Half of the questions have the shorter of two answers, since small sums are what people ask."""
+    """Half of the questions have the shortest of four answers, since small sums are what people ask."""
 
     def draw(rng: Random) -> tuple[Turn, ...]:
-        drawn = [pick(rng, split.training) for _ in range(1 if rng.random() < 0.5 else 2)]
+        drawn = [pick(rng, split.training) for _ in range(1 if rng.random() < 0.5 else 4)]
         return ask(rng, min(drawn, key=lambda fact: len(fact.answer)))
 
     return draw
