@@ -359,16 +359,17 @@ def _model(chat: Chat, argument: str) -> None:
 def _show_config(session: Session, release: "Release") -> str:
     engine = session.engine
     weights = f"{engine.parameter_count:,} parameters in {engine.dtype}, sha256 {release.weights_sha256[:16]}…"
-    return _table(
-        [
-            ("model", release.name),
-            ("folder", str(release.directory)),
-            ("weights", weights),
-            ("runs on", f"{engine.device}, {count(engine.threads, 'thread')}"),
-            ("context", count(engine.context, "token")),
-            ("recorded in", str(session.log.path) if session.log else "nowhere; /save records it"),
-        ]
-    )
+    rows = [
+        ("model", release.name),
+        ("folder", str(release.directory)),
+        ("weights", weights),
+        ("runs on", f"{engine.device}, {count(engine.threads, 'thread')}"),
+    ]
+    if engine.choice:
+        rows.append(("chosen", engine.choice.reason))
+    rows.append(("context", count(engine.context, "token")))
+    rows.append(("recorded in", str(session.log.path) if session.log else "nowhere; /save records it"))
+    return _table(rows)
 
 
 def _show_settings(session: Session, release: "Release") -> str:

@@ -37,7 +37,7 @@ class ChatOptions:
     dtype: str = "auto"
     device: str = "auto"
     threads: int | None = None
-    """None leaves the choice to torch."""
+    """None is one for each core."""
     session: str | None = None
     replay: Path | None = None
     paragraphs: bool = False
@@ -83,7 +83,7 @@ def _launch(options: ChatOptions) -> int:
         from parakeet.chat.models import ModelOpener
 
         opener = ModelOpener(home(), options.device, options.dtype, options.threads or 0)
-        opened = _recorded(options, opener) or opener.open(options.model, options.run)
+        opened = _open_to_replay(options, opener) if options.replay else opener.open(options.model, options.run)
     from parakeet.chat.session import Session
     from parakeet.chat.storage import session_header
     from parakeet.chat.terminal import run_chat
@@ -102,13 +102,20 @@ def _launch(options: ChatOptions) -> int:
     )  # fmt: skip
 
 
-def _recorded(options: ChatOptions, opener: "ModelOpener") -> "OpenedModel | None":
-    """The model that the session to replay began with, if no other one was asked for and it is still here."""
-    if options.replay is None or options.model is not None or options.run is not None:
-        return None
+def _open_to_replay(options: ChatOptions, opener: "ModelOpener") -> "OpenedModel":
+    """The model that the session to replay began with, if it is still here and no other one was asked for."""
     from parakeet.chat.storage import load
 
-    return opener.open_recorded(load(options.replay).header)
+    assert options.replay is not None
+    recorded = load(options.replay).header
+    return _find_to_replay(options, opener, recorded) or opener.as_recorded(recorded).open()
+
+
+def _find_to_replay(options: ChatOptions, opener: "ModelOpener", recorded: Mapping[str, Any]) -> "OpenedModel | None":
+    """The model that replied, or the one that was asked for, which gives all the replies; as it ran then."""
+    if options.model is not None or options.run is not None:
+        return opener.as_recorded(recorded).open(options.model, options.run)
+    return opener.open_recorded(recorded)
 
 
 def _replay(options: ChatOptions, opener: "ModelOpener", opened: "OpenedModel") -> int:
@@ -121,13 +128,17 @@ def _replay(options: ChatOptions, opener: "ModelOpener", opened: "OpenedModel") 
         return session_header(opened.engine, opened.release.name, opened.release.weights_sha256)
 
     def find(recorded: Mapping[str, Any]) -> "tuple[Engine, Mapping[str, Any]] | None":
-        # A model that was asked for gives all the replies.
-        asked = options.model is not None or options.run is not None
-        found = None if asked else opener.open_recorded(recorded)
-        return None if found is None else (found.engine, header(found))
+        found = _find_to_replay(options, opener, recorded)
+        if found is None:
+            return None
+        tell(found)
+        return found.engine, header(found)
 
-    for text in opened.notes:
-        note(text)
+    def tell(opened: "OpenedModel") -> None:
+        for text in opened.notes:
+            note(text)
+
+    tell(opened)
     assert options.replay is not None
     same = replay(opened.engine, options.replay, header(opened), lambda line: write(sanitise(line) + "\n"), find)
     return 0 if same else 1

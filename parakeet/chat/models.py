@@ -5,7 +5,7 @@ Everything here only reads. A run may be training: its trainer removes old check
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ class OpenedModel:
     release: Release
     engine: "Engine"
     notes: list[str] = field(default_factory=list)
-    """Messages for the user, such as that the newest checkpoint is damaged."""
+    """Messages for the user, such as that the newest checkpoint is damaged, or the dtype slow here."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ class ModelOpener:
     device: str = "auto"
     dtype: str = "auto"
     threads: int = 0
+    recorded: Mapping[str, Any] = field(default_factory=dict)
+    """A session's header or event `model`, for what is left to `auto`: see `choice.candidates`."""
 
     def open(self, name: str | None = None, run: str | None = None) -> OpenedModel:
         """The model called `name`, the checkpoint `run` (KEY or KEY@STEP), or without either the latest release."""
@@ -69,15 +71,23 @@ class ModelOpener:
             return self.open(run=name)
         return self.open(name)
 
+    def as_recorded(self, recorded: Mapping[str, Any]) -> "ModelOpener":
+        """Opens models with the device, dtype and threads of a session's header, or its event `model`."""
+        return replace(self, recorded=recorded)
+
     def open_recorded(self, recorded: Mapping[str, Any]) -> OpenedModel | None:
-        """The model that a session's header, or its event `model`, identifies. None if it is no longer here."""
+        """The model that a session's header, or its event `model`, identifies, with its device, dtype and threads.
+
+        None if the model is no longer here.
+        """
+        opener = self.as_recorded(recorded)
         sha256 = recorded.get("model_sha256")
         for listed in released_models(self.root):
             if _sum(listed.directory) == sha256:
-                return self._open_release(listed.directory)
+                return opener._open_release(listed.directory)
         key = str(recorded.get("model", "")).removeprefix("run ")
         try:
-            opened = self._open_run(key) if "@" in key else None
+            opened = opener._open_run(key) if "@" in key else None
         except ParakeetError:
             return None
         return opened if opened and opened.release.weights_sha256 == sha256 else None
@@ -86,44 +96,44 @@ class ModelOpener:
         release = open_release(directory)
         from parakeet.generation.engine import load_engine
 
-        return OpenedModel(release, load_engine(directory, self.device, self.dtype, self.threads))
+        engine = load_engine(directory, self.device, self.dtype, self.threads, self.recorded)
+        return OpenedModel(release, engine, _notes(engine))
 
     def _open_run(self, text: str) -> OpenedModel:
+        from parakeet.generation.choice import candidates
+        from parakeet.generation.decoder import Decoder
+        from parakeet.generation.engine import Engine
+        from parakeet.training.checkpoint import load_checkpoint_model
+
         key, step = _parse_run(text)
         for _ in range(TRIES):
             run = _run_of(self.root, key)
+            saved_steps = _candidates(run, step)
+            job = TrainingJob.load(run.path / JOB_FILE)
+            tokenizer = Tokenizer.load(_tokenizer_folder(job, run.path))
+            config = ModelConfig.from_recipe(job.recipe.model, tokenizer.rows)
+            possible = candidates(config, self.device, self.dtype, self.threads, self.recorded)
             notes: list[str] = []
-            for saved in _candidates(run, step):
+            for saved in saved_steps:
                 version = _version(saved.path)
                 try:
-                    release, engine = self._load_checkpoint(run, saved)
-                    return OpenedModel(release, engine, notes)
+                    model, sha256 = load_checkpoint_model(saved.path, config)
                 except ParakeetError as error:
                     if _version(saved.path) != version:
                         break  # removed or replaced meanwhile: look again
                     if step is not None:
                         raise
                     notes.append(f"{error} Using the checkpoint before it.")
+                    continue
+                choice = possible.choose(model)
+                engine = Engine(Decoder(model, choice.dtype, choice.device), tokenizer, choice)
+                release = Release(saved.path, f"run {run.key[:8]}@{saved.step}", job.recipe.generation, sha256)
+                return OpenedModel(release, engine, notes + _notes(engine))
             else:
                 raise ParakeetError(f"No checkpoint of the run {run.key} is usable. {' '.join(notes)}")
         raise ParakeetError(
             f"The checkpoints of the run {run.key} were removed as fast as they could be read: try again, or name one "
             f"that is kept: {run.key}@{run.last_saved}"
-        )
-
-    def _load_checkpoint(self, run: "Run", saved: "SavedStep") -> tuple[Release, "Engine"]:
-        from parakeet.generation.decoder import Decoder
-        from parakeet.generation.engine import Engine, choose_precision
-        from parakeet.training.checkpoint import load_checkpoint_model
-
-        job = TrainingJob.load(run.path / JOB_FILE)
-        device, dtype = choose_precision(self.device, self.dtype, self.threads)
-        tokenizer = Tokenizer.load(_tokenizer_folder(job, run.path))
-        config = ModelConfig.from_recipe(job.recipe.model, tokenizer.rows)
-        model, sha256 = load_checkpoint_model(saved.path, config)
-        name = f"run {run.key[:8]}@{saved.step}"
-        return Release(saved.path, name, job.recipe.generation, sha256), Engine(
-            Decoder(model, dtype, device), tokenizer
         )
 
 
@@ -155,6 +165,10 @@ def model_names(root: Path) -> Iterator[tuple[str, str]]:
     for model in _newest_of_each_name(root):
         yield model.name, f"{format_count(model.parameters)} parameters"
     yield from ((short, f"run, {run.state}") for run, short in _saved_runs(root))
+
+
+def _notes(engine: "Engine") -> list[str]:
+    return list(engine.choice.notes) if engine.choice else []
 
 
 def _is_release(path: Path) -> bool:

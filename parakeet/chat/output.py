@@ -154,8 +154,10 @@ class ReplyPrinter:
         self.session = session
         self.output = output
         self.stats = stats
-        """Whether speed and seed are printed after each reply."""
+        """Whether speed and seed are printed after each reply, and once what the engine runs with."""
         self.interrupts = Interrupts()
+        self._described: Engine | None = None
+        """The engine whose choice of dtype and threads the user knows."""
         self._told: Session | None = None
         """The session in which exchanges were left out, once the user knows."""
 
@@ -199,6 +201,13 @@ class ReplyPrinter:
                 f"left out of the prompt ({dropped:,} so far)."
             )
 
+    def _note_choice(self) -> None:
+        """One note for each engine: what it runs with, and why."""
+        engine = self.session.engine
+        if engine.choice and self._described is not engine:
+            self.output.note(f"Running on {engine.device} in {engine.choice.reason}.")
+        self._described = engine
+
     def _print_end(self, finish_reason: str) -> None:
         timing, seed = self.session.engine.timing, self.session.last_seed
         values = {"finish_reason": finish_reason, "seed": seed, "tokens": timing.reply_tokens, **figures(timing)}
@@ -208,6 +217,7 @@ class ReplyPrinter:
             why = "the context is full" if finish_reason == "context" else "max_tokens"
             self.output.note(f"Reply cut at {count(timing.reply_tokens, 'token')} ({why}).")
         if self.stats:
+            self._note_choice()
             self.output.note(stats_line(timing, seed, finish_reason))
 
 

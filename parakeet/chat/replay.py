@@ -19,7 +19,8 @@ SNIPPET = 40
 """How many characters of each text are shown where they differ."""
 
 Find = Callable[[Mapping[str, Any]], "tuple[Engine, Mapping[str, Any]] | None"]
-"""Opens the model that a header or an event `model` identifies; returns it with the header of a session with it."""
+"""Opens the model that a header or an event `model` identifies, as it ran then, and returns it with the header of a
+session with it."""
 
 _LABELS = {
     "model": "the model",
@@ -43,8 +44,8 @@ def replay(
     Each uses its recorded settings and seed and the conversation at that time, including replies that were later
     retried or undone. An interrupted reply is compared as far as it went. `header` identifies the present model and
     machine; what differs from the file is reported first, as it may explain other differences. `report` receives one
-    line at a time, with text of the file and the model: sanitise it before printing. Where another model replied,
-    `find` gives it with its header; if it gives None, the present one goes on.
+    line at a time, with text of the file and the model: sanitise it before printing. Where another model replied, or
+    the same in another dtype, `find` gives it with its header; if it gives None, the present one goes on.
 
     Raises ParakeetError if the file is not a session, or has settings or prompts that the engine refuses.
     """
@@ -70,8 +71,8 @@ def replay(
 def _switched(
     engine: "Engine", header: Mapping[str, Any], recorded: Mapping[str, Any], find: Find
 ) -> tuple["Engine", Mapping[str, Any]]:
-    """The model that replied from here on, if it can be found, else the present one."""
-    if recorded.get("model_sha256") == header.get("model_sha256"):
+    """The model that replied from here on, in its dtype, if it can be found, else the present one."""
+    if all(recorded.get(name) == header.get(name) for name in ("model_sha256", "dtype", "device", "threads")):
         return engine, header
     return find(recorded) or (engine, header)
 

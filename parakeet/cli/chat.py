@@ -94,10 +94,10 @@ run_option = click.option(
     type=click.Choice(["auto", "fp32", "bf16", "int8", "int4"]),
     default="auto",
     show_default=True,
-    help="Precision of the weights. Fewer bits are faster.",
+    help="Precision of the weights. auto takes the fastest of fp32, bf16 and int8.",
 )
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda or cuda:N.")
-@click.option("--threads", type=Whole(1, 1024), metavar="N", help="CPU threads.  [default: torch's choice]")
+@click.option("--threads", type=Whole(1, 1024), metavar="N", help="CPU threads.  [default: one a core]")
 @click.option(
     "--session",
     metavar="NAME",

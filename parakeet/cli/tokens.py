@@ -42,7 +42,7 @@ def tokens(text: tuple[str, ...], probs: bool, model: str | None, run: str | Non
     chosen = one_message(" ".join(text) if text else "-", note, join=False)
     if not chosen:
         raise ParakeetError("The text is empty: it has no tokens.")
-    opener = ModelOpener(home())
+    opener = ModelOpener(home(), dtype="fp32")  # a measurement of the model, not of a precision
     chances: list[float] | None = None
     if probs:
         from parakeet.chat.session import raw_ids

@@ -2,21 +2,23 @@
 
 import codecs
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from parakeet.errors import ParakeetError
 from parakeet.generation.cache import Cache
-from parakeet.generation.decoder import DTYPES, Decoder
+from parakeet.generation.choice import Choice, candidates
+from parakeet.generation.decoder import Decoder
 from parakeet.generation.sampling import Sampler, choose_all
 from parakeet.generation.stop_strings import StopStrings
-from parakeet.model.transformer import best_device, load_model
+from parakeet.model.config import ModelConfig
+from parakeet.model.transformer import load_model
 from parakeet.sampling_settings import SamplingSettings
 from parakeet.tokenizer import Tokenizer
 
@@ -25,8 +27,6 @@ PREFILL_TOKENS = 512
 (512 tokens of the 378M model take 1.3 s in fp32 on 2 cores)."""
 
 PROMPTS_PER_BATCH = 64
-BF16_CAPABILITY = (8, 0)
-"""Oldest CUDA compute capability with units for bf16. An older GPU computes it slowly, with every score in memory."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,10 @@ class Timing:
 class Engine:
     """A model and its tokenizer, ready to generate."""
 
-    def __init__(self, model: Decoder, tokenizer: Tokenizer) -> None:
+    def __init__(self, model: Decoder, tokenizer: Tokenizer, choice: Choice | None = None) -> None:
         self.model = model
+        self.choice = choice
+        """How device, dtype and threads were chosen, if they were."""
         self.tokenizer = tokenizer
         self.context = model.config.context
         self.parameter_count = model.config.parameter_count
@@ -240,15 +242,21 @@ class Engine:
             )
 
 
-def load_engine(directory: Path, device: str = "auto", dtype: str = "auto", threads: int = 0) -> Engine:
+def load_engine(
+    directory: Path,
+    device: str = "auto",
+    dtype: str = "auto",
+    threads: int = 0,
+    recorded: Mapping[str, Any] | None = None,
+) -> Engine:
     """Load the model of a release folder, with weights of precision `dtype`. Memory never holds two copies of them.
 
-    Device `auto` is CUDA if there is one that supports the dtype; dtype `auto` is bf16 on a GPU that has units for
-    it, else fp32. With `threads` 0, torch chooses.
+    `auto`, 0 threads and `recorded`: see `choice.candidates`. On a CPU, dtype `auto` is the fastest that fits into the
+    memory and costs no more than 0.5 % of bits per byte.
 
-    Raises ParakeetError for a missing device, a dtype that it does not support, or unusable weights.
+    Raises ParakeetError for a missing device, a dtype that it does not support, too little memory, or unusable weights.
     """
-    device, dtype = choose_precision(device, dtype, threads)
+    possible = candidates(ModelConfig.load(directory), device, dtype, threads, recorded)
     tokenizer = Tokenizer.load(directory)
     model = load_model(directory, "cpu")
     if tokenizer.rows != model.config.vocabulary_rows:
@@ -256,35 +264,8 @@ def load_engine(directory: Path, device: str = "auto", dtype: str = "auto", thre
             f"{directory} holds a tokenizer of {tokenizer.rows:,} rows and a model of "
             f"{model.config.vocabulary_rows:,}: they do not belong together. Copy the release again."
         )
-    return Engine(Decoder(model, dtype, device), tokenizer)
-
-
-def choose_precision(device: str, dtype: str, threads: int) -> tuple[str, str]:
-    """Device and dtype of an engine, with `auto` resolved as `load_engine` says. Sets the number of threads.
-
-    Raises ParakeetError for a missing device, or a dtype that it does not support.
-    """
-    device = _checked_device("cpu" if device == "auto" and dtype.startswith("int") else device)
-    if dtype == "auto":
-        dtype = "bf16" if device != "cpu" and torch.cuda.get_device_capability(device) >= BF16_CAPABILITY else "fp32"
-    if dtype not in DTYPES:
-        raise ParakeetError(f"dtype must be one of auto, {', '.join(DTYPES)}, not {dtype!r}.")
-    if dtype.startswith("int") and device != "cpu":
-        raise ParakeetError(f"{dtype} runs on the CPU only: use bf16 on {device}, or --device cpu.")
-    if threads:
-        torch.set_num_threads(threads)
-    return device, dtype
-
-
-def _checked_device(name: str) -> str:
-    if name == "auto":
-        return best_device()
-    if name == "cpu":
-        return name
-    known = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
-    if name not in ["cuda", *known] or not known:
-        raise ParakeetError(f"This machine has no device {name!r}. It has: {', '.join(['cpu', *known])}.")
-    return name
+    choice = possible.choose(model)
+    return Engine(Decoder(model, choice.dtype, choice.device), tokenizer, choice)
 
 
 def batch_replies(

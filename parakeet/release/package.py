@@ -9,6 +9,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from parakeet.artifact import Artifact
 from parakeet.errors import ParakeetError
 from parakeet.evaluation.metrics import EVALUATION_FILE, METRICS, REPORT_FILE
@@ -74,7 +76,9 @@ def make_release(
 def _check_replies(output: Path, evaluation: Mapping[str, Any]) -> None:
     """The packed model must repeat the replies that the evaluation recorded (same weights, same machine)."""
     recorded = evaluation["replies"][:2]
-    replies = replies_to(load_engine(output, dtype="fp32"), [pair["prompt"] for pair in recorded])
+    # As in the evaluation, whose device and number of threads are torch's choice too.
+    engine = load_engine(output, dtype="fp32", threads=torch.get_num_threads())
+    replies = replies_to(engine, [pair["prompt"] for pair in recorded])
     for pair, reply in zip(recorded, replies, strict=True):
         if reply != pair["reply"]:
             raise ParakeetError(

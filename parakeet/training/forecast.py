@@ -17,6 +17,7 @@ import psutil
 
 from parakeet.errors import ParakeetError
 from parakeet.formatting import format_bytes
+from parakeet.machine import NO_LIMIT, group_limits
 from parakeet.model.config import ModelConfig
 from parakeet.model.execution import LOSS_ROWS, ActivationCheckpointing, AttentionBackend, Execution, Precision
 from parakeet.recipe import Training
@@ -31,9 +32,6 @@ and neighbour, and the kernels are loaded onto each GPU."""
 CPU_SHARE = 0.8
 """Share of the machine's memory that training may take. Not a share of what is free at the moment: a resumed run has to
 choose the same micro-batches as before."""
-
-NO_LIMIT = 1 << 60
-"""More than any machine has. (Version 1 of cgroups writes 2^63 less a page for no limit.)"""
 
 BYTES_PER_METRICS_LINE = 400
 BYTES_PER_TENSORBOARD_STEP = 1000
@@ -64,36 +62,7 @@ def gpu_budget(n_bytes: int, processes: int = 1) -> int:
 
 def machine_budget() -> int:
     """Bytes that training may take of this machine's memory, or of its container's limit."""
-    limits = group_limits(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))
-    return int(CPU_SHARE * min([psutil.virtual_memory().total, *limits]))
-
-
-def group_limits(root: Path, membership: Path) -> list[int]:
-    """Memory limits of a process's control groups, in bytes. A group's limit applies to all groups below it.
-
-    root: where both versions of control groups are mounted; membership: the process's /proc/…/cgroup.
-    """
-    try:
-        lines = membership.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []  # not Linux
-    limits = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        base, file = (root / "memory", "memory.limit_in_bytes") if controllers else (root, "memory.max")
-        group = base / path.lstrip("/")
-        # Inside a container the path may be the host's; then only the visible root counts.
-        limits += [_limit(folder / file) for folder in (group, *group.parents) if folder.is_relative_to(base)]
-    return [limit for limit in limits if limit is not None and limit < NO_LIMIT]
-
-
-def _limit(file: Path) -> int | None:
-    try:
-        return int(file.read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return None  # no such file, or "max"
+    return int(CPU_SHARE * min([psutil.virtual_memory().total, *group_limits()]))
 
 
 def weights_bytes(config: ModelConfig) -> int:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from parakeet.errors import ParakeetError
+from parakeet.machine import group_limits
 from parakeet.model.config import ModelConfig
 from parakeet.model.transformer import Parakeet
 from parakeet.recipe import Training
@@ -13,7 +14,6 @@ from parakeet.training.forecast import (
     GIB,
     checkpoint_bytes,
     gpu_budget,
-    group_limits,
     machine_budget,
     optimizer_bytes,
     parse_memory,
