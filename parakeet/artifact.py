@@ -326,6 +326,7 @@ _REMEDIES = {
     errno.EEXIST: "Move that file away: a folder is needed there",
     errno.ENOTDIR: "Move that file away: a folder is needed there",
     errno.ELOOP: "Correct the symbolic link, which leads to itself",
+    errno.ENOMEM: "Close other programs, or raise the limit of memory (ulimit -v)",
     errno.EMFILE: "Allow more open files (ulimit -n)",
 }
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parakeet.errors import ParakeetError
-from parakeet.generation.engine import PREFILL_TOKENS, Engine, Step, batch_replies, choose_precision
+from parakeet.generation.engine import PREFILL_TOKENS, Engine, Step, batch_replies
 from parakeet.sampling_settings import SamplingSettings
 
 scripted = runpy.run_path(str(Path(__file__).parents[1] / "scripted.py"))
@@ -207,12 +207,3 @@ def test_a_batch_with_a_prompt_that_cannot_be_continued_is_refused(prompt: list[
     engine = random_engine(context=64)
     with pytest.raises(ParakeetError, match=message):
         batch_replies(engine, [[1, 2], prompt], [greedy(4)] * 2)
-
-
-@pytest.mark.parametrize(("capability", "dtype"), [((7, 5), "fp32"), ((8, 0), "bf16"), ((8, 6), "bf16")])
-def test_auto_is_bf16_where_the_gpu_has_units_for_it(
-    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], dtype: str
-) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert choose_precision("cuda:0", "auto", 0) == ("cuda:0", dtype)
