@@ -5,6 +5,7 @@ Everything here only reads. A run may be training: its trainer removes old check
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,9 +83,12 @@ class ModelOpener:
         """
         opener = self.as_recorded(recorded)
         sha256 = recorded.get("model_sha256")
-        for listed in released_models(self.root):
-            if _sum(listed.directory) == sha256:
-                return opener._open_release(listed.directory)
+        folders = [listed.directory for listed in released_models(self.root)]
+        with suppress(ParakeetError):
+            folders.append(latest_model_folder(self.root))
+        for folder in folders:
+            if sha256 is not None and _sum(folder) == sha256:
+                return opener._open_release(folder)
         key = str(recorded.get("model", "")).removeprefix("run ")
         try:
             opened = opener._open_run(key) if "@" in key else None

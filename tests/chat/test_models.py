@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -248,6 +249,81 @@ def test_a_session_with_two_models_and_raw_texts_replays(root: Path) -> None:
     less = parakeet(root, "chat", "--replay", str(path))
     assert less.stdout.splitlines()[-1] == "1 of 8 replies differ."
     assert "the model was 'other', now 'run abcd1234@10'" in less.stdout
+
+
+@pytest.fixture
+def _threads() -> Iterator[None]:
+    """The chat sets the number of this process's threads."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("_threads")
+@pytest.mark.parametrize("model", [(), ("--model", "other"), ("--run", "abcd@10")])
+@pytest.mark.parametrize(
+    "turns",
+    [
+        [("--dtype", "bf16")],  # `auto` is fp32 for so small a model
+        [("--dtype", "bf16"), ("--threads", "2")],
+        [(), ("--dtype", "bf16"), ("--dtype", "fp32")],
+        [("--dtype", "bf16", "--device", "cpu"), ()],
+    ],
+)
+def test_a_replay_runs_each_reply_as_it_was_recorded(
+    root: Path, model: tuple[str, ...], turns: list[tuple[str, ...]]
+) -> None:
+    for number, options in enumerate(turns):
+        done = parakeet(root, "chat", "--session", "talk", *model, *options, "--seed", str(number), f"Number {number}?")
+        assert done.exit_code == 0, done.output
+    path = session_path(root, "talk")
+    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    recorded = [line["dtype"] for line in lines if line.get("event", "model") == "model"]
+    assert len(recorded) == len(turns)
+    for asked in ((), model):
+        replayed = parakeet(root, "chat", "--replay", str(path), *asked)
+        assert replayed.exit_code == 0, replayed.output
+        assert "other conditions" not in replayed.stdout
+        assert "identical" in replayed.stdout.splitlines()[-1]
+    # What the user asks for comes first, and is reported.
+    other = parakeet(root, "chat", "--replay", str(path), "--dtype", "fp32" if "bf16" in recorded else "bf16")
+    assert f"the dtype was '{'bf16' if 'bf16' in recorded else 'fp32'}'" in other.stdout
+
+
+@pytest.mark.usefixtures("_threads")
+@pytest.mark.parametrize(
+    ("changes", "reported"),
+    [
+        ({"dtype": "fp8"}, "the dtype was 'fp8', now 'fp32'"),
+        ({"dtype": None}, "the dtype was None, now 'fp32'"),
+        ({"dtype": {"a": [1]}}, "the dtype was {'a': [1]}, now 'fp32'"),
+        ({"dtype": "int8"}, "the dtype was 'int8', now 'fp32'"),  # its matrices are too small for int8
+        ({"device": "cuda:77", "dtype": "bf16"}, "the device was 'cuda:77', now 'cpu'"),
+        ({"device": []}, "the device was [], now "),
+        ({"threads": 0}, "the number of threads was 0, now 1"),
+        ({"threads": 10**30}, "the number of threads was 1000"),
+        ({"threads": "2"}, "the number of threads was '2', now 1"),
+    ],
+)
+def test_conditions_that_cannot_be_had_are_reported_and_the_replay_goes_on(
+    root: Path, changes: dict[str, object], reported: str
+) -> None:
+    assert parakeet(root, "chat", "--session", "talk", "--temperature", "0", "Hello").exit_code == 0
+    path = session_path(root, "talk")
+    header, event = path.read_text("utf-8").splitlines()
+    path.write_text(json.dumps(json.loads(header) | changes) + "\n" + event + "\n")
+    done = parakeet(root, "chat", "--replay", str(path))
+    assert reported in done.stdout.splitlines()[0], done.output
+    assert done.stdout.splitlines()[-1] in ("The reply is identical.", "1 of 1 replies differ.")
+
+
+@pytest.mark.usefixtures("_threads")
+def test_what_slows_the_chat_down_is_said_beside_the_replies(built: Path) -> None:
+    asked = parakeet(built, "chat", "--threads", "65", "--stats", "--temperature", "0", "hi")
+    assert "65 threads on " in asked.stderr
+    assert "Running on cpu in fp32 (the weights are small), 65 threads (as asked).\n" in asked.stderr
+    plain = parakeet(built, "chat", "--threads", "1", "--temperature", "0", "hi")
+    assert (plain.stdout, plain.stderr) == (asked.stdout, "Reply cut at 40 tokens (max_tokens).\n")
 
 
 @pytest.mark.parametrize(
