@@ -57,6 +57,7 @@ FOUNDATIONS = (
     "hashes",
     "home",
     "locking",
+    "machine",
     "names",
     "progress",
     "conversation",

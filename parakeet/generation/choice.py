@@ -122,7 +122,9 @@ def candidates(
     threads, why_threads = _threads(config, threads, recorded.get("threads"), cores)
     torch.set_num_threads(threads)
     if threads > cores:
-        notes.append(f"{threads} threads on {cores} core{'s' * (cores != 1)} are slower than {cores}: use --threads.")
+        notes.append(
+            f"{threads} threads on {cores} core{'s' * (cores != 1)} are slower than {cores} (--threads {cores})."
+        )
     if dtype not in ("auto", *DTYPES):
         raise ParakeetError(f"dtype must be one of auto, {', '.join(DTYPES)}, not {dtype!r}.")
     if device == "auto" and dtype.startswith("int"):
@@ -252,11 +254,11 @@ def _automatic(config: ModelConfig, device: str, free: int) -> tuple[tuple[str, 
         dtype = "bf16" if _has_bf16_units(device) else "fp32"
         _check_memory(config, dtype, device, free)
         return (dtype,), f"the GPU has {'' if dtype == 'bf16' else 'no '}units for bf16"
+    if weight_bytes(config, "fp32") <= min(SMALL, free):
+        return ("fp32",), "the weights are small"
     fitting = [name for name in DTYPES if _supports(config, name) and weight_bytes(config, name) <= free]
     if not fitting:
         _check_memory(config, DTYPES[-1], device, free)
-    if fitting[0] == "fp32" and weight_bytes(config, "fp32") <= SMALL:
-        return ("fp32",), "the weights are small"
     # With the cache of a whole context if possible, else enough for a short conversation.
     accurate = [name for name in fitting if name in ACCURATE]
     roomy = [name for name in accurate if weight_bytes(config, name) + cache_bytes(config, name) <= free]
@@ -289,9 +291,10 @@ def _check_memory(config: ModelConfig, dtype: str, device: str, free: int) -> No
         help = f"in {smaller} they take {format_bytes(weight_bytes(config, smaller))} (--dtype {smaller})"
     elif device != "cpu":
         help = "use --device cpu"
+    where = "this machine" if device == "cpu" else device
     raise ParakeetError(
-        f"The model's weights take {format_bytes(needed)} in {dtype}, but {device} has only {format_bytes(free)} of "
-        f"free memory: {help}."
+        f"The model's weights take {format_bytes(needed)} in {dtype}, but {where} has only {format_bytes(free)} of free "
+        f"memory: {help}."
     )
 
 

@@ -132,11 +132,15 @@ def test_weights_that_fit_without_the_cache_of_a_whole_context_are_still_taken()
 @pytest.mark.parametrize(
     ("share", "dtype", "message"),
     [
-        (1.5, "fp32", r"take .* GiB in fp32, but cpu has only .* of free memory: in bf16 they take .*\(--dtype bf16\)"),
+        (
+            1.5,
+            "fp32",
+            r"take .* GiB in fp32, but this machine has only .* of free memory: in bf16 they take .*\(--dtype bf16\)",
+        ),
         (3.0, "fp32", r"in int8 they take"),
         (3.0, "bf16", r"in int8 they take"),
         (5.2, "int8", r"in int4 they take"),
-        (9.0, "auto", r"in int4, but cpu has only .*: close other programs, or use a smaller model"),
+        (9.0, "auto", r"in int4, but this machine has only .*: close other programs, or use a smaller model"),
         (9.0, "int4", r"close other programs"),
     ],
 )
