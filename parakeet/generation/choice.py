@@ -293,8 +293,8 @@ def _check_memory(config: ModelConfig, dtype: str, device: str, free: int) -> No
         help = "use --device cpu"
     where = "this machine" if device == "cpu" else device
     raise ParakeetError(
-        f"The model's weights take {format_bytes(needed)} in {dtype}, but {where} has only {format_bytes(free)} of free "
-        f"memory: {help}."
+        f"The model's weights take {format_bytes(needed)} in {dtype}, but {where} has only {format_bytes(free)} of "
+        f"free memory: {help}."
     )
 
 
