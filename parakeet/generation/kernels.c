@@ -67,6 +67,21 @@ INLINE floats load(int kind, const void *from, long index) {
     return *(const floats *)((const float *)from + index);
 }
 
+INLINE void store_one(int half, void *to, long index, float number) {
+    if (half) ((uint16_t *)to)[index] = to_bf16(number);
+    else ((float *)to)[index] = number;
+}
+
+// Finite numbers only.
+INLINE void store8(int half, void *to, long index, floats8 numbers) {
+    if (half) {
+        words8 word = (words8)numbers;
+        word = (word + 0x7fff + ((word >> 16) & 1)) >> 16;
+        *(halves8 *)((uint16_t *)to + index) = __builtin_convertvector(word, halves8);
+    } else
+        *(loose8 *)((float *)to + index) = numbers;
+}
+
 INLINE float load_one(int kind, const void *from, long index) {
     if (kind == BF16) return from_bf16(((const uint16_t *)from)[index]);
     if (kind == INT8) return ((const int8_t *)from)[index];
@@ -323,18 +338,22 @@ int multiply(int kind, long rows, long columns, const void *weight, const void *
     return 0;
 }
 
-// Rows of int4 as fp32 or, if `half`, bf16: `to` (rows, columns).
-void unpack(const uint8_t *weight, const uint16_t *scales, long rows, long columns, int half, void *to, int threads) {
+// Rows as fp32 or, if `half`, bf16: `to` (rows, columns). int8 comes without its scales, so it is exact.
+void convert(int kind, const char *weight, const uint16_t *scales, long rows, long columns, int half, void *to,
+             int threads) {
     long groups = columns / GROUP;
 #pragma omp parallel for schedule(static) num_threads(threads) if (rows * columns > SERIAL)
-    for (long number = 0; number < rows * groups; number++) {
-        bytes32 q = unpacked(weight + number * GROUP / 2);
-        float scale = from_bf16(scales[number]), values[GROUP];
-        for (int i = 0; i < GROUP; i++) values[i] = (float)(q[i] - 8) * scale;
-        if (half)
-            for (int i = 0; i < GROUP; i++) ((uint16_t *)to)[number * GROUP + i] = to_bf16(values[i]);
-        else
-            memcpy((float *)to + number * GROUP, values, sizeof values);
+    for (long row = 0; row < rows; row++) {
+        const char *from = weight + bytes_of(kind, row * columns);
+        long begin = row * columns, column = 0;
+        for (; kind == INT4 && column < columns; column += GROUP) {
+            bytes32 q = unpacked((const uint8_t *)from + column / 2);
+            float scale = from_bf16(scales[row * groups + column / GROUP]);
+            UNROLL for (int i = 0; i < GROUP; i += 8)
+                store8(half, to, begin + column + i, (load8(INT8, (const int8_t *)&q + i, 0) - 8) * scale);
+        }
+        for (; column + 8 <= columns; column += 8) store8(half, to, begin + column, load8(kind, from, column));
+        for (; column < columns; column++) store_one(half, to, begin + column, load_one(kind, from, column));
     }
 }
 
