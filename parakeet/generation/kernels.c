@@ -338,6 +338,42 @@ int multiply(int kind, long rows, long columns, const void *weight, const void *
     return 0;
 }
 
+// A group of 32 as int4: x ≈ (q − 8) · scale. The number that is farthest from zero becomes 0, the lowest q. Returns
+// the scale in bf16, which is not finite if a number is not.
+static uint16_t quantised_group(const float *x, uint8_t *to) {
+    float farthest = 0, fault = 0;
+    for (int i = 0; i < GROUP; i++) {
+        if (fabsf(x[i]) > fabsf(farthest)) farthest = x[i];
+        fault += x[i] * 0;
+    }
+    uint16_t scale = to_bf16(farthest / -8 + fault);
+    float inverse = farthest == 0 ? 0 : 1 / from_bf16(scale);
+    uint8_t q[GROUP];
+    for (int i = 0; i < GROUP; i++) q[i] = (uint8_t)fminf(fmaxf(rintf(x[i] * inverse), -8), 7) + 8;
+    for (int i = 0; i < GROUP / 2; i++) to[i] = (uint8_t)((q[i] & 15) | (q[i + GROUP / 2] << 4));
+    return scale;
+}
+
+// Rounds x (rows, width) fp32 to a weight (rows, columns) of int8 or int4, with zeros from `width` on.
+void quantise(int kind, const float *x, long rows, long width, long columns, char *to, void *scales, int threads) {
+    long groups = columns / GROUP;
+#pragma omp parallel for schedule(static) num_threads(threads) if (rows * width > SERIAL)
+    for (long row = 0; row < rows; row++) {
+        const float *from = x + row * width;
+        char *packed = to + bytes_of(kind, row * columns);
+        if (kind == INT8) {
+            ((float *)scales)[row] = quantised(from, width, (int8_t *)packed, columns);
+            continue;
+        }
+        for (long group = 0; group < groups; group++) {
+            long begin = group * GROUP, count = width - begin < GROUP ? width - begin : GROUP;
+            float padded[GROUP] = {0};
+            memcpy(padded, from + begin, count * sizeof(float));
+            ((uint16_t *)scales)[row * groups + group] = quantised_group(padded, (uint8_t *)packed + begin / 2);
+        }
+    }
+}
+
 // Rows as fp32 or, if `half`, bf16: `to` (rows, columns). int8 comes without its scales, so it is exact.
 void convert(int kind, const char *weight, const uint16_t *scales, long rows, long columns, int half, void *to,
              int threads) {

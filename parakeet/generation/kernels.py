@@ -40,6 +40,9 @@ class Library:
         library = ctypes.CDLL(str(path))
         self._multiply = library.multiply
         self._multiply.argtypes = [_int, _long, _long, *3 * [_pointer], _long, _long, _pointer, _int]
+        self._quantise = library.quantise
+        self._quantise.argtypes = [_int, _pointer, _long, _long, _long, _pointer, _pointer, _int]
+        self._quantise.restype = None
         self._convert = library.convert
         self._convert.argtypes = [_int, _pointer, _pointer, _long, _long, _int, _pointer, _int]
         self._convert.restype = None
@@ -59,6 +62,12 @@ class Library:
         )  # fmt: skip
         _check_memory(failed)
         return y
+
+    def quantise(self, kind: int, x: Tensor, weight: Tensor, scales: Tensor, columns: int) -> None:
+        """Round x (rows, width) fp32 to a weight of int8 or int4, of `columns` columns, and its scales."""
+        x = x.contiguous()
+        sizes = *x.shape, columns
+        self._quantise(kind, x.data_ptr(), *sizes, weight.data_ptr(), scales.data_ptr(), torch.get_num_threads())
 
     def convert(self, kind: int, weight: Tensor, scales: Tensor | None, to: Tensor) -> None:
         """A weight's rows as `to` (rows, padded width), fp32 or bf16. int8 comes without its scales."""

@@ -176,9 +176,7 @@ class CompiledMatrix:
         else:
             packed = arena.empty((rows, columns // 2), torch.uint8)
             scales = arena.empty((rows, columns // GROUP), torch.bfloat16)
-        for some in _row_blocks(weight):
-            block = F.pad(weight[some], (0, columns - width))
-            packed[some], scales[some] = _as_int8(block) if dtype == "int8" else _as_int4(block)
+        library.quantise(KINDS[dtype], weight, packed, scales, columns)
         return cls(library, dtype, packed, scales, width)
 
     def product(self, x: Tensor) -> Tensor:
@@ -197,25 +195,6 @@ class CompiledMatrix:
     def part(self, begin: int, end: int) -> "CompiledMatrix":
         scales = None if self._scales is None else self._scales[begin:end]
         return CompiledMatrix(self._library, self._dtype, self._weight[begin:end], scales, self._width)
-
-
-def _as_int8(block: Tensor) -> tuple[Tensor, Tensor]:
-    """fp32 (rows, columns) as int8 and fp32 scales (rows,)."""
-    scales = (block.abs().amax(1) / 127).clamp_min_(1e-30)
-    return (block / scales[:, None]).round_().to(torch.int8), scales
-
-
-def _as_int4(block: Tensor) -> tuple[Tensor, Tensor]:
-    """fp32 (rows, columns) as uint8 (rows, columns / 2), two weights a byte, and bf16 scales (rows, groups)."""
-    rows, columns = block.shape
-    groups = block.view(rows, columns // GROUP, GROUP)
-    # The weight that is farthest from zero becomes −8: the range is −8 to 7.
-    farthest = groups.gather(2, groups.abs().argmax(2, keepdim=True)).squeeze(2)
-    scales = (farthest / -8).bfloat16()
-    divisors = scales.float().where(scales != 0, 1.0)[..., None]
-    numbers = (groups / divisors).round_().clamp_(-8, 7).add_(8).to(torch.uint8)
-    low, high = numbers.view(rows, -1, 2, GROUP // 2).unbind(2)
-    return (low | (high << 4)).view(rows, columns // 2), scales
 
 
 class Int8Matrix:
