@@ -23,7 +23,7 @@
 #define AT_ONCE 4              // rows of x that meet a weight while it is in a register
 #define GROUP 32               // weights of int4 that share a scale
 #define ROUND 12582912.0f       // 1.5 · 2^23: adding it to a small number rounds that to an integer
-#define SERIAL (1L << 16)      // multiplications that one thread does sooner than it wakes another
+#define SERIAL (1L << 19)      // multiplications that one thread does: on a busy machine it waits long for another
 
 typedef float floats __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef uint32_t words __attribute__((vector_size(4 * LANES)));
