@@ -32,10 +32,10 @@ MATRIX = 4096
 
 class StockMatrix(DenseMatrix):
     def product(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight)
+        return F.linear(x, self.dense)
 
     def part(self, begin: int, end: int) -> "StockMatrix":
-        return StockMatrix(self.weight[begin:end])
+        return StockMatrix(self.dense[begin:end])
 
 
 def stock(weight: Tensor, arena: Arena) -> StockMatrix:

@@ -65,8 +65,6 @@ def measure_device(directory: Path, device: str, variants: list[str], rounds: in
         name: Decoder(model, "bf16", device, stock) if name == STOCK else Decoder(model, name, device)
         for name in variants
     }
-    for decoder in decoders.values() if compiled else ():
-        decoder.compile()
     with Progress().task(f"Measuring on {device}", rounds + 1, "rounds") as task:
         speeds, bandwidth, rates = measure(decoders, device, rounds, lambda: task.advance(1))
     _print_speeds(device, speeds, bandwidth, rates)
