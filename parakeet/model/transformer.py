@@ -26,6 +26,25 @@ DEVIATION = 0.02
 """Standard deviation of initial weights."""
 
 
+class Linear(nn.Linear):
+    """A product without a bias. On the meta device there is nothing to initialise (see `load_weights`)."""
+
+    def __init__(self, n_inputs: int, n_outputs: int) -> None:
+        super().__init__(n_inputs, n_outputs, bias=False)
+
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
+class Embedding(nn.Embedding):
+    """A row for each id. On the meta device there is nothing to initialise: torch's way there imports its compiler."""
+
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
 class Norm(nn.Module):
     """LayerNorm with a weight and no bias, eps 1e-5, in the precision of its input."""
 
@@ -49,11 +68,11 @@ class Block(nn.Module):
         self.heads = config.heads
         self.dropout = config.dropout
         self.attention_norm = Norm(d)
-        self.query = nn.Linear(d, d, bias=False)
-        self.attention_output = nn.Linear(d, d, bias=False)
+        self.query = Linear(d, d)
+        self.attention_output = Linear(d, d)
         self.mlp_norm = Norm(d)
-        self.mlp_input = nn.Linear(d, 4 * d, bias=False)
-        self.mlp_output = nn.Linear(4 * d, d, bias=False)
+        self.mlp_input = Linear(d, 4 * d)
+        self.mlp_output = Linear(4 * d, d)
 
     def forward(self, x: Tensor, key_value: Tensor, mask: Mask, dtype: torch.dtype, checkpoint_mlp: bool) -> Tensor:
         """x (batch, length, width); key_value (2 · width, width), keys first; products are computed in `dtype`."""
@@ -190,10 +209,10 @@ class Parakeet(nn.Module):
         super().__init__()
         self.config = config
         self.execution = execution
-        self.embedding = nn.Embedding(config.vocabulary_rows, config.width)
+        self.embedding = Embedding(config.vocabulary_rows, config.width)
         self.embedding_norm = nn.LayerNorm(config.width)
         self.key_values = nn.ModuleList(
-            nn.Linear(config.width, 2 * config.width, bias=False) for _ in range(config.shared_projections)
+            Linear(config.width, 2 * config.width) for _ in range(config.shared_projections)
         )
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.final_norm = Norm(config.width)
