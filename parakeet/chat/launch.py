@@ -1,12 +1,13 @@
 """`parakeet chat` from its options: opens and loads the release, then starts the conversation or the replay."""
 
+import gc
 import os
 import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -78,7 +79,7 @@ def _launch(options: ChatOptions) -> int:
     notes: list[str] = []
     message = None if options.message is None else one_message(options.message, notes.append)
     system = with_files(options.system, notes.append)
-    with _loading(shown=not options.as_json):
+    with _loading(shown=not options.as_json), _without_collections():
         # Imported here: these take most of the time for which "Loading …" is on the screen.
         from parakeet.chat.models import ModelOpener
 
@@ -87,13 +88,12 @@ def _launch(options: ChatOptions) -> int:
     from parakeet.chat.session import Session
     from parakeet.chat.storage import session_header
     from parakeet.chat.terminal import run_chat
-    from parakeet.sampling_settings import SamplingSettings
 
     if options.replay:
         return _replay(options, opener, opened)
     engine, release = opened.engine, opened.release
     header = session_header(engine, release.name, release.weights_sha256)
-    settings = SamplingSettings(**{**release.generation.model_dump(), **options.settings})
+    settings = replace(release.generation, **options.settings)
     session = Session(engine, settings, system, _log(options, header), options.raw)
     session.notes = [*notes, *opened.notes, *session.notes]
     return run_chat(
@@ -152,6 +152,25 @@ def _log(options: ChatOptions, header: Mapping[str, Any]) -> "SessionLog | None"
         except ParakeetError:
             continue  # another chat began in the same second
     return None
+
+
+@contextmanager
+def _without_collections() -> Iterator[None]:
+    """Import and load without Python's cyclic garbage collector, if torch is not imported yet.
+
+    An import makes a million objects that stay. To look through them again and again takes a sixth of the CPU time of
+    `import torch`, and to look through them once more when the process ends as much again: so they are frozen, which
+    means that no later collection visits them.
+    """
+    first = "torch" not in sys.modules and gc.isenabled()
+    if first:
+        gc.disable()
+    try:
+        yield
+    finally:
+        if first:
+            gc.freeze()
+            gc.enable()
 
 
 @contextmanager

@@ -15,11 +15,12 @@ from parakeet.home import runs_folder
 from parakeet.model.config import WEIGHTS_FILE, ModelConfig
 from parakeet.release.listing import ListedModel, find_model, latest_model_folder, released_models
 from parakeet.release.verify import SUMS_FILE, Release, open_release, recorded_sum
+from parakeet.sampling_settings import SamplingSettings
 from parakeet.tokenizer import Tokenizer
-from parakeet.training.job import JOB_FILE, STATE_FILE, TrainingJob
 
 if TYPE_CHECKING:
     from parakeet.generation.engine import Engine
+    from parakeet.training.job import TrainingJob
     from parakeet.training.runs import Run, SavedStep
 
 TRIES = 5
@@ -53,7 +54,7 @@ class ModelOpener:
         """The tokenizer of the model that `open` would open. Needs no torch."""
         if run is not None:
             found = _run_of(self.root, _parse_run(run)[0])
-            return Tokenizer.load(_tokenizer_folder(TrainingJob.load(found.path / JOB_FILE), found.path))
+            return Tokenizer.load(_tokenizer_folder(_job(found), found.path))
         return Tokenizer.load(latest_model_folder(self.root) if name is None else find_release(self.root, name))
 
     def open_any(self, name: str) -> OpenedModel:
@@ -116,15 +117,14 @@ class ModelOpener:
         from parakeet.generation.engine import Engine, choose_precision
         from parakeet.training.checkpoint import load_checkpoint_model
 
-        job = TrainingJob.load(run.path / JOB_FILE)
+        job = _job(run)
         device, dtype = choose_precision(self.device, self.dtype, self.threads)
         tokenizer = Tokenizer.load(_tokenizer_folder(job, run.path))
         config = ModelConfig.from_recipe(job.recipe.model, tokenizer.rows)
         model, sha256 = load_checkpoint_model(saved.path, config)
         name = f"run {run.key[:8]}@{saved.step}"
-        return Release(saved.path, name, job.recipe.generation, sha256), Engine(
-            Decoder(model, dtype, device), tokenizer
-        )
+        release = Release(saved.path, name, SamplingSettings(**job.recipe.generation.model_dump()), sha256)
+        return release, Engine(Decoder(model, dtype, device), tokenizer)
 
 
 def find_release(root: Path, name: str) -> Path:
@@ -191,6 +191,12 @@ def _parse_run(text: str) -> tuple[str, int | None]:
 # Imported within: most chats open a release, and need nothing of runs.
 
 
+def _job(run: "Run") -> "TrainingJob":
+    from parakeet.training.job import JOB_FILE, TrainingJob
+
+    return TrainingJob.load(run.path / JOB_FILE)
+
+
 def _run_of(root: Path, key: str) -> "Run":
     from parakeet.training.runs import find_run
 
@@ -230,6 +236,8 @@ def _candidates(run: "Run", step: int | None) -> "list[SavedStep]":
 
 def _version(checkpoint: Path) -> tuple[int, int] | None:
     """Changes when a checkpoint is removed or replaced."""
+    from parakeet.training.job import STATE_FILE
+
     try:
         status = (checkpoint / STATE_FILE).stat()
         return status.st_ino, status.st_mtime_ns
@@ -237,7 +245,7 @@ def _version(checkpoint: Path) -> tuple[int, int] | None:
         return None
 
 
-def _tokenizer_folder(job: TrainingJob, run: Path) -> Path:
+def _tokenizer_folder(job: "TrainingJob", run: Path) -> Path:
     """Where a run's tokenizer was when it began or, if the store has moved since, where it is now."""
     store = job.run.parent.parent
     if not job.tokenizer.is_dir() and job.tokenizer.is_relative_to(store):
