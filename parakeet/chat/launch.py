@@ -1,6 +1,5 @@
 """`parakeet chat` from its options: opens and loads the release, then starts the conversation or the replay."""
 
-import gc
 import os
 import signal
 import sys
@@ -79,7 +78,7 @@ def _launch(options: ChatOptions) -> int:
     notes: list[str] = []
     message = None if options.message is None else one_message(options.message, notes.append)
     system = with_files(options.system, notes.append)
-    with _loading(shown=not options.as_json), _without_collections():
+    with _loading(shown=not options.as_json):
         # Imported here: these take most of the time for which "Loading …" is on the screen.
         from parakeet.chat.models import ModelOpener
 
@@ -152,25 +151,6 @@ def _log(options: ChatOptions, header: Mapping[str, Any]) -> "SessionLog | None"
         except ParakeetError:
             continue  # another chat began in the same second
     return None
-
-
-@contextmanager
-def _without_collections() -> Iterator[None]:
-    """Import and load without Python's cyclic garbage collector, if torch is not imported yet.
-
-    An import makes a million objects that stay. To look through them again and again takes a sixth of the CPU time of
-    `import torch`, and to look through them once more when the process ends as much again: so they are frozen, which
-    means that no later collection visits them.
-    """
-    first = "torch" not in sys.modules and gc.isenabled()
-    if first:
-        gc.disable()
-    try:
-        yield
-    finally:
-        if first:
-            gc.freeze()
-            gc.enable()
 
 
 @contextmanager

@@ -20,7 +20,6 @@ from parakeet.model.config import WEIGHTS_FILE, ModelConfig
 from parakeet.model.execution import ActivationCheckpointing, Execution, Precision
 from parakeet.model.products import multiply
 
-VALUES_PER_CHECK = 1 << 22
 DEFAULT_EXECUTION = Execution()
 DEVIATION = 0.02
 """Standard deviation of initial weights."""
@@ -312,6 +311,6 @@ def _check_weights(model: Parakeet, weights: dict[str, Tensor], path: Path) -> N
     for name, tensor in weights.items():
         if tensor.dtype != torch.float32:
             raise ParakeetError(f"{path}: {name} has dtype {tensor.dtype}; Parakeet's weights are torch.float32.")
-        # In pieces, because torch.isfinite takes twice the memory of its input, and a weight has up to 462 MB.
-        if not all(torch.isfinite(piece).all() for piece in tensor.view(-1).split(VALUES_PER_CHECK)):
+        # aminmax propagates NaN and infinity, and takes no memory: 5 ms for 100 MB on a core, isfinite takes 72.
+        if not all(math.isfinite(extreme) for extreme in tensor.aminmax()):
             raise ParakeetError(f"{path}: {name} holds NaN or infinite values, so the model is unusable.")
