@@ -15,13 +15,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from parakeet import __version__
 from parakeet.errors import ParakeetError, os_reason
 from parakeet.formatting import format_bytes
-from parakeet.locking import exclusive
-from parakeet.progress import Progress
+
+if TYPE_CHECKING:
+    from parakeet.progress import Progress
 
 MANIFEST_FILE = "manifest.json"
 SCHEMA_VERSION = 1
@@ -31,7 +32,7 @@ WORK_FOLDER = "work"
 SPARE_BYTES = 64 << 20
 """Disk space to leave free beyond what a stage expects to write."""
 
-Make = Callable[[Path, Progress], dict[str, Any]]
+Make = Callable[[Path, "Progress"], dict[str, Any]]
 """Fills a directory and returns the counts that the manifest keeps. The directory is empty, or holds what an
 interrupted try of a resumable stage left."""
 
@@ -157,7 +158,7 @@ class Store:
                 return artifact
         return None
 
-    def ensure(self, work: Work, make: Make, progress: Progress, force: bool = False) -> tuple[Artifact, bool]:
+    def ensure(self, work: Work, make: Make, progress: "Progress", force: bool = False) -> tuple[Artifact, bool]:
         """The artefact of this work, and whether it had to be made.
 
         A second process waits for the first, then finds what it made.
@@ -170,6 +171,8 @@ class Store:
         if not os.access(self.root, os.W_OK):
             raise ParakeetError(f"{self.root} cannot be written to: change its permissions, or set PARAKEET_HOME.")
         latest = self.root / work.folder / "latest"
+        from parakeet.locking import exclusive  # with filelock, which those who only read do not need
+
         with exclusive(lock, f"{work.stage} is being made", progress):
             artifact = None if force else self.find(work)
             made = artifact is None
@@ -218,7 +221,7 @@ class Store:
             if number.isdigit() and not path.name.startswith(".") and path.is_dir() and not path.is_symlink():
                 yield fingerprint, int(number), path
 
-    def _make(self, work: Work, make: Make, progress: Progress, force: bool) -> Artifact:
+    def _make(self, work: Work, make: Make, progress: "Progress", force: bool) -> Artifact:
         started = time.time()
         partial = self.partial_of(work)
         try:
@@ -279,7 +282,7 @@ class Store:
             "versions": {"parakeet": __version__, "python": platform.python_version()},
         }
 
-    def _take_over(self, work: Work, progress: Progress) -> None:
+    def _take_over(self, work: Work, progress: "Progress") -> None:
         """Continue what an earlier version of Parakeet began, if the stage's version is the same."""
         partial = self.partial_of(work)
         for begun in self.begun(work):

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from parakeet.artifact import explain_os_error, replace_file, sha256_of
@@ -73,6 +74,18 @@ class HashCache:
         if known != self._known:
             self._remember(known)
         return result
+
+    def sha256_for_reader(self, file: Path) -> str:
+        """The hash of one file, remembered if the cache can be written. OSError if the file cannot be read."""
+        name, state = str(file.resolve()), _settled_state(file)
+        digest = _digest_in(self._known.get(name), state)
+        if digest is None:
+            digest = sha256_of(file)
+            if file_state(file) == state:
+                self._known[name] = [*state, digest]
+                with suppress(OSError):
+                    replace_file(self._path, json.dumps(self._known))
+        return digest
 
     def forget(self, file: Path) -> None:
         """Read the file again next time, even if size and time are the same."""

@@ -6,10 +6,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from parakeet.progress import Progress
+if TYPE_CHECKING:
+    from parakeet.progress import Progress
 
 SECONDS_BETWEEN_TRIES = 0.2
 
@@ -19,7 +21,7 @@ class WaitStopped(Exception):
 
 
 @contextmanager
-def exclusive(path: Path, what: str, progress: Progress, stop: Callable[[], bool] | None = None) -> Iterator[None]:
+def exclusive(path: Path, what: str, progress: "Progress", stop: Callable[[], bool] | None = None) -> Iterator[None]:
     """Hold the lock file `path`. If another process holds it, print which one, and wait.
 
     `stop` is for a process whose signals only set a flag: it is called at every try, and WaitStopped is raised when it

@@ -5,6 +5,7 @@ A saved tokenizer is two files: `vocabulary.tiktoken` in tiktoken's format (a ba
 """
 
 import base64
+import binascii
 import hashlib
 import json
 import os
@@ -131,6 +132,10 @@ class Tokenizer:
         """Ordinary ids in ascending order, without control ids and undefined ids."""
         return sorted(self.encoding._mergeable_ranks.values())
 
+    def lengths(self) -> dict[int, int]:
+        """The number of bytes of each ordinary id."""
+        return {token_id: len(token) for token, token_id in self.encoding._mergeable_ranks.items()}
+
     def encode(self, text: str) -> list[int]:
         """Ids of ordinary text. Lone surrogates become U+FFFD."""
         return [token_id for piece in pieces(text) for token_id in self.encoding.encode_ordinary(piece)]
@@ -211,7 +216,8 @@ def _is_end_of_token(one: str, next_one: str) -> bool:
 
 def _parse_vocabulary(vocabulary: bytes) -> dict[bytes, int]:
     pairs = (line.split() for line in vocabulary.splitlines() if line)
-    return {base64.b64decode(token, validate=True): int(rank) for token, rank in pairs}
+    # Without base64.b64decode around it: 100,000 tokens take half the time.
+    return {binascii.a2b_base64(token, strict_mode=True): int(rank) for token, rank in pairs}
 
 
 def _check_ids(ranks: Mapping[bytes, int], controls: Mapping[str, int]) -> None:

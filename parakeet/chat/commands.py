@@ -70,7 +70,7 @@ class Chat:
 
     def defaults(self) -> SamplingSettings:
         """The sampling settings that the model's release chose."""
-        return SamplingSettings(**self.release.generation.model_dump())
+        return self.release.generation
 
     def print_reply(self, steps: Generator["Step", None, None]) -> None:
         finish_reason = self.printer.print_reply(steps, self.label)

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -87,13 +87,12 @@ def _launch(options: ChatOptions) -> int:
     from parakeet.chat.session import Session
     from parakeet.chat.storage import session_header
     from parakeet.chat.terminal import run_chat
-    from parakeet.sampling_settings import SamplingSettings
 
     if options.replay:
         return _replay(options, opener, opened)
     engine, release = opened.engine, opened.release
     header = session_header(engine, release.name, release.weights_sha256)
-    settings = SamplingSettings(**{**release.generation.model_dump(), **options.settings})
+    settings = replace(release.generation, **options.settings)
     session = Session(engine, settings, system, _log(options, header), options.raw)
     session.notes = [*notes, *opened.notes, *session.notes]
     return run_chat(

@@ -1,9 +1,12 @@
 """The models that a chat can open: releases, by folder or name, and checkpoints of training runs.
 
-Everything here only reads. A run may be training: its trainer removes old checkpoints at any time.
+Everything here only reads, but hashes of weights are remembered. A run may be training: its trainer removes old
+checkpoints at any time.
 """
 
+import gc
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -12,16 +15,23 @@ from typing import TYPE_CHECKING, Any
 
 from parakeet.errors import ParakeetError
 from parakeet.formatting import format_count, render_table
-from parakeet.home import runs_folder
+from parakeet.hashes import HashCache
+from parakeet.home import hashes_file, runs_folder
 from parakeet.model.config import WEIGHTS_FILE, ModelConfig
 from parakeet.release.listing import ListedModel, find_model, latest_model_folder, released_models
 from parakeet.release.verify import SUMS_FILE, Release, open_release, recorded_sum
+from parakeet.sampling_settings import SamplingSettings
 from parakeet.tokenizer import Tokenizer
-from parakeet.training.job import JOB_FILE, STATE_FILE, TrainingJob
 
 if TYPE_CHECKING:
     from parakeet.generation.engine import Engine
+    from parakeet.training.job import TrainingJob
     from parakeet.training.runs import Run, SavedStep
+
+SPINS = "10000"
+"""How often an idle thread of torch looks for work before it sleeps: for about 0.2 ms, longer than any pause between two
+products. By default it is 300,000 times. While another program has the core of one thread, all others then burn theirs:
+on two busy cores, the first token of the demo took 2.8 CPU seconds instead of 1.7."""
 
 TRIES = 5
 """How often a checkpoint is looked for while the trainer removes the one that is being read."""
@@ -56,7 +66,7 @@ class ModelOpener:
         """The tokenizer of the model that `open` would open. Needs no torch."""
         if run is not None:
             found = _run_of(self.root, _parse_run(run)[0])
-            return Tokenizer.load(_tokenizer_folder(TrainingJob.load(found.path / JOB_FILE), found.path))
+            return Tokenizer.load(_tokenizer_folder(_job(found), found.path))
         return Tokenizer.load(latest_model_folder(self.root) if name is None else find_release(self.root, name))
 
     def open_any(self, name: str) -> OpenedModel:
@@ -97,13 +107,16 @@ class ModelOpener:
         return opened if opened and opened.release.weights_sha256 == sha256 else None
 
     def _open_release(self, directory: Path) -> OpenedModel:
-        release = open_release(directory)
+        # To hash the weights again takes longer than to load them: 0.8 s for 1.5 GB.
+        release = open_release(directory, HashCache(hashes_file(self.root)).sha256_for_reader)
+        _import_torch()
         from parakeet.generation.engine import load_engine
 
         engine = load_engine(directory, self.device, self.dtype, self.threads, self.recorded)
         return OpenedModel(release, engine, _notes(engine))
 
     def _open_run(self, text: str) -> OpenedModel:
+        _import_torch()
         from parakeet.generation.choice import candidates
         from parakeet.generation.decoder import Decoder
         from parakeet.generation.engine import Engine
@@ -113,7 +126,7 @@ class ModelOpener:
         for _ in range(TRIES):
             run = _run_of(self.root, key)
             saved_steps = _candidates(run, step)
-            job = TrainingJob.load(run.path / JOB_FILE)
+            job = _job(run)
             tokenizer = Tokenizer.load(_tokenizer_folder(job, run.path))
             config = ModelConfig.from_recipe(job.recipe.model, tokenizer.rows)
             possible = candidates(config, self.device, self.dtype, self.threads, self.recorded)
@@ -131,7 +144,12 @@ class ModelOpener:
                     continue
                 choice = possible.choose(model)
                 engine = Engine(Decoder(model, choice.dtype, choice.device), tokenizer, choice)
-                release = Release(saved.path, f"run {run.key[:8]}@{saved.step}", job.recipe.generation, sha256)
+                release = Release(
+                    saved.path,
+                    f"run {run.key[:8]}@{saved.step}",
+                    SamplingSettings(**job.recipe.generation.model_dump()),
+                    sha256,
+                )
                 return OpenedModel(release, engine, notes + _notes(engine))
             else:
                 raise ParakeetError(f"No checkpoint of the run {run.key} is usable. {' '.join(notes)}")
@@ -139,6 +157,27 @@ class ModelOpener:
             f"The checkpoints of the run {run.key} were removed as fast as they could be read: try again, or name one "
             f"that is kept: {run.key}@{run.last_saved}"
         )
+
+
+def _import_torch() -> None:
+    """Import torch for a chat, if nothing has imported it yet.
+
+    Without the cyclic garbage collector, because the million objects of an import stay: to look through them time and
+    again takes a sixth of its CPU time, and to do so when the process ends as much again. Frozen, no collection visits
+    them. An engine must not be made before that, or it would be kept in memory forever.
+    """
+    if "torch" in sys.modules:
+        return
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        import torch  # noqa: F401
+    finally:
+        gc.freeze()
+        if collects:
+            gc.enable()
 
 
 def find_release(root: Path, name: str) -> Path:
@@ -209,6 +248,12 @@ def _parse_run(text: str) -> tuple[str, int | None]:
 # Imported within: most chats open a release, and need nothing of runs.
 
 
+def _job(run: "Run") -> "TrainingJob":
+    from parakeet.training.job import JOB_FILE, TrainingJob
+
+    return TrainingJob.load(run.path / JOB_FILE)
+
+
 def _run_of(root: Path, key: str) -> "Run":
     from parakeet.training.runs import find_run
 
@@ -248,6 +293,8 @@ def _candidates(run: "Run", step: int | None) -> "list[SavedStep]":
 
 def _version(checkpoint: Path) -> tuple[int, int] | None:
     """Changes when a checkpoint is removed or replaced."""
+    from parakeet.training.job import STATE_FILE
+
     try:
         status = (checkpoint / STATE_FILE).stat()
         return status.st_ino, status.st_mtime_ns
@@ -255,7 +302,7 @@ def _version(checkpoint: Path) -> tuple[int, int] | None:
         return None
 
 
-def _tokenizer_folder(job: TrainingJob, run: Path) -> Path:
+def _tokenizer_folder(job: "TrainingJob", run: Path) -> Path:
     """Where a run's tokenizer was when it began or, if the store has moved since, where it is now."""
     store = job.run.parent.parent
     if not job.tokenizer.is_dir() and job.tokenizer.is_relative_to(store):

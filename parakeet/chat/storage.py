@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from filelock import FileLock, Timeout
-
 from parakeet.artifact import sync_directory
 from parakeet.chat.events import Conversation, Event, check_event, encodable, fold
 from parakeet.errors import ParakeetError
 from parakeet.names import find_name
 
 if TYPE_CHECKING:
+    from filelock import FileLock
+
     from parakeet.generation.engine import Engine
 
 SCHEMA = 1
@@ -286,8 +286,10 @@ def _write_all(descriptor: int, data: bytes) -> None:
         data = data[os.write(descriptor, data) :]
 
 
-def _acquire(path: Path) -> FileLock | None:
+def _acquire(path: Path) -> "FileLock | None":
     """The lock of a session. None if no lock file can be made, since the session cannot be written there either."""
+    from filelock import FileLock, Timeout
+
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = FileLock(path.with_name(f".{path.name}.lock"), mode=0o600)

@@ -1,5 +1,7 @@
 """`parakeet bench`."""
 
+from pathlib import Path
+
 import click
 
 from parakeet.cli.common import Whole
@@ -19,11 +21,20 @@ def bench() -> None:
 
 @bench.command("startup", short_help="Time the start of commands.", epilog=examples("parakeet bench startup"))
 @click.option("--runs", type=Whole(1, 100), default=5, show_default=True, help="Runs of each command.")
-def bench_startup(runs: int) -> None:
-    """Time the start of commands: `--help`, the first token of a chat, and a build with nothing to do."""
+@click.option(
+    "--against",
+    type=click.Path(exists=True, file_okay=False, resolve_path=True, path_type=Path),
+    metavar="CHECKOUT",
+    help="Compare with another checkout of Parakeet, in turn. Leaves out the build.",
+)
+def bench_startup(runs: int, against: Path | None) -> None:
+    """Time the start of commands: `--help`, the first token of a chat, and a build with nothing to do.
+
+    CPU time is that of all threads, which other programs disturb less.
+    """
     from parakeet.benchmarks.startup import run
 
-    run(runs)
+    run(runs, against)
 
 
 @bench.command("generate", epilog=examples("parakeet bench generate --recipe parakeet-378m --threads 2"))

@@ -42,12 +42,13 @@ def _sampling_value(context: click.Context, parameter: click.Parameter, value: A
 
 
 def _session_name(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    if value is None:
+        return None
     from parakeet.chat.storage import session_path
     from parakeet.home import home
 
     try:
-        if value is not None:
-            session_path(home(), value)
+        session_path(home(), value)
         return value
     except ParakeetError as error:
         raise click.BadParameter(str(error), context, parameter) from None

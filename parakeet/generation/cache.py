@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.attention.bias import causal_lower_right
 
 from parakeet.generation.graphs import StepGraphs
 from parakeet.generation.kernels import KINDS, Library
@@ -259,6 +258,9 @@ class MarkAttention:
     def prefill(self, cache: Cache, row: int, past: int, end: int) -> Attend:
         new = torch.arange(past, end, device=cache.keys.device)
         cache.keys[:, row, :, past:end, self._own :] = self._marks(new)
+        # Imported here: it takes 1.3 s, more than torch itself, and only a GPU needs it.
+        from torch.nn.attention.bias import causal_lower_right
+
         # Query i sees the keys up to past + i. No matrix is made of this.
         causal = causal_lower_right(end - past, end)
 

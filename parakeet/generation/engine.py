@@ -100,7 +100,7 @@ class Engine:
         self.threads = torch.get_num_threads()
         self.timing = Timing()
         self.stop_ids = frozenset({tokenizer.end_of_prompt, tokenizer.end_of_text, tokenizer.padding})
-        spoken = {i: length for i in tokenizer.defined_ids() if (length := len(tokenizer.token_bytes(i)))}
+        spoken = {token_id: length for token_id, length in tokenizer.lengths().items() if length}
         self.longest_token = max(spoken.values())
         self.allowed = torch.zeros(tokenizer.rows, dtype=torch.bool)
         """(vocabulary rows,) bool: the ids that a reply may contain. These are text and the ends of turn and text, but

@@ -94,8 +94,8 @@ def alibi_slopes(heads: int) -> Tensor:
     Press et al. 2021 (arXiv 2108.12409) use it for powers of two, and interleave two such series otherwise. The
     original Parakeet does not interleave.
     """
-    exponents = -8.0 * torch.arange(1, heads + 1, dtype=torch.float64) / heads
-    return torch.pow(2.0, exponents).float()
+    # Computed in Python: on the meta device, where `load_weights` builds a model, arithmetic imports torch's compiler.
+    return torch.tensor([2.0 ** (-8.0 * head / heads) for head in range(1, heads + 1)], dtype=torch.float32)
 
 
 def prepare_mask(

@@ -3,9 +3,12 @@
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from parakeet.errors import ParakeetError
-from parakeet.recipe import ModelSettings
+
+if TYPE_CHECKING:
+    from parakeet.recipe import ModelSettings
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -96,7 +99,7 @@ class ModelConfig:
         return self
 
     @classmethod
-    def from_recipe(cls, settings: ModelSettings, vocabulary_rows: int) -> "ModelConfig":
+    def from_recipe(cls, settings: "ModelSettings", vocabulary_rows: int) -> "ModelConfig":
         return cls(
             layers=settings.layers,
             heads=settings.heads,

@@ -20,10 +20,28 @@ from parakeet.model.config import WEIGHTS_FILE, ModelConfig
 from parakeet.model.execution import ActivationCheckpointing, Execution, Precision
 from parakeet.model.products import multiply
 
-VALUES_PER_CHECK = 1 << 22
 DEFAULT_EXECUTION = Execution()
 DEVIATION = 0.02
 """Standard deviation of initial weights."""
+
+
+class Linear(nn.Linear):
+    """A product without a bias. On the meta device there is nothing to initialise (see `load_weights`)."""
+
+    def __init__(self, n_inputs: int, n_outputs: int) -> None:
+        super().__init__(n_inputs, n_outputs, bias=False)
+
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
+class Embedding(nn.Embedding):
+    """A row for each id. On the meta device there is nothing to initialise: torch's way there imports its compiler."""
+
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:
+            super().reset_parameters()
 
 
 class Norm(nn.Module):
@@ -49,11 +67,11 @@ class Block(nn.Module):
         self.heads = config.heads
         self.dropout = config.dropout
         self.attention_norm = Norm(d)
-        self.query = nn.Linear(d, d, bias=False)
-        self.attention_output = nn.Linear(d, d, bias=False)
+        self.query = Linear(d, d)
+        self.attention_output = Linear(d, d)
         self.mlp_norm = Norm(d)
-        self.mlp_input = nn.Linear(d, 4 * d, bias=False)
-        self.mlp_output = nn.Linear(4 * d, d, bias=False)
+        self.mlp_input = Linear(d, 4 * d)
+        self.mlp_output = Linear(4 * d, d)
 
     def forward(self, x: Tensor, key_value: Tensor, mask: Mask, dtype: torch.dtype, checkpoint_mlp: bool) -> Tensor:
         """x (batch, length, width); key_value (2 · width, width), keys first; products are computed in `dtype`."""
@@ -190,10 +208,10 @@ class Parakeet(nn.Module):
         super().__init__()
         self.config = config
         self.execution = execution
-        self.embedding = nn.Embedding(config.vocabulary_rows, config.width)
+        self.embedding = Embedding(config.vocabulary_rows, config.width)
         self.embedding_norm = nn.LayerNorm(config.width)
         self.key_values = nn.ModuleList(
-            nn.Linear(config.width, 2 * config.width, bias=False) for _ in range(config.shared_projections)
+            Linear(config.width, 2 * config.width) for _ in range(config.shared_projections)
         )
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.final_norm = Norm(config.width)
@@ -293,6 +311,6 @@ def _check_weights(model: Parakeet, weights: dict[str, Tensor], path: Path) -> N
     for name, tensor in weights.items():
         if tensor.dtype != torch.float32:
             raise ParakeetError(f"{path}: {name} has dtype {tensor.dtype}; Parakeet's weights are torch.float32.")
-        # In pieces, because torch.isfinite takes twice the memory of its input, and a weight has up to 462 MB.
-        if not all(torch.isfinite(piece).all() for piece in tensor.view(-1).split(VALUES_PER_CHECK)):
+        # aminmax propagates NaN and infinity, and takes no memory: 5 ms for 100 MB on a core, isfinite takes 72.
+        if not all(math.isfinite(extreme) for extreme in tensor.aminmax()):
             raise ParakeetError(f"{path}: {name} holds NaN or infinite values, so the model is unusable.")

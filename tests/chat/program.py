@@ -16,7 +16,6 @@ from parakeet.chat.terminal import run_chat
 from parakeet.errors import ParakeetError
 from parakeet.generation.engine import Engine
 from parakeet.home import home
-from parakeet.recipe import Generation
 from parakeet.release.verify import Release
 from parakeet.sampling_settings import SamplingSettings
 from parakeet.sanitise import sanitise
@@ -46,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         temperature=0.0, top_p=1.0, min_p=0.0, frequency_penalty=0.0, presence_penalty=0.0,
         max_tokens=options.max_tokens, seed=options.seed,
     )  # fmt: skip
-    release = Release(Path("nowhere"), "scripted", Generation(), "0" * 64)
+    release = Release(Path("nowhere"), "scripted", SamplingSettings(), "0" * 64)
     try:
         log = None
         if options.session:
@@ -65,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _open(name: str, options: argparse.Namespace) -> OpenedModel:
     """`/model NAME` gives a model that replies with its name."""
     other = argparse.Namespace(**{**vars(options), "reply": f"I am {name}.", "bytes": False, "context": 256})
-    return OpenedModel(Release(Path(name), name, Generation(temperature=0.5), name * 8), _engine(other))
+    return OpenedModel(Release(Path(name), name, SamplingSettings(temperature=0.5), name * 8), _engine(other))
 
 
 def _engine(options: argparse.Namespace) -> Engine:

@@ -16,8 +16,8 @@ from parakeet.chat.output import ReplyPrinter, TextOutput
 from parakeet.chat.session import Session
 from parakeet.chat.storage import load
 from parakeet.errors import ParakeetError
-from parakeet.recipe import Generation
 from parakeet.release.verify import Release
+from parakeet.sampling_settings import SamplingSettings
 
 from ..scripted import scripted_engine
 from .scripted_sessions import greedy, last_prompt, say, seeded, session
@@ -28,10 +28,10 @@ Do = Callable[[str], str]
 
 @pytest.fixture
 def chat(tmp_path: Path) -> Chat:
-    release = Release(Path("models/tiny"), "tiny", Generation(), "ab" * 32)
+    release = Release(Path("models/tiny"), "tiny", SamplingSettings(), "ab" * 32)
 
     def open_model(name: str) -> OpenedModel:
-        other = Release(Path(name), name, Generation(temperature=0.5, top_k=7), name * 8)
+        other = Release(Path(name), name, SamplingSettings(temperature=0.5, top_k=7), name * 8)
         return OpenedModel(other, session(f"I am {name}.", context=256).engine, ["The newest checkpoint is damaged."])
 
     return Chat(release, ReplyPrinter(session(seeded), TextOutput()), tmp_path, "Parakeet: ", open_model)

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,6 @@ from parakeet.chat.storage import SessionLog, session_header, session_path
 from parakeet.cli import main
 from parakeet.errors import ParakeetError
 from parakeet.release.verify import open_release
-from parakeet.sampling_settings import SamplingSettings
 from parakeet.training import checkpoint
 from parakeet.training.job import LOCK_FILE
 
@@ -218,7 +218,7 @@ def test_a_session_with_two_models_and_raw_texts_replays(root: Path) -> None:
         return session_header(opened.engine, opened.release.name, opened.release.weights_sha256)
 
     # Greedy: the likeliest token of noise is never the end of a turn, so no reply is empty.
-    settings = SamplingSettings(**{**first.release.generation.model_dump(), "temperature": 0.0})
+    settings = replace(first.release.generation, temperature=0.0)
     talk = Session(first.engine, settings, "", SessionLog.create(path, header(first)))
 
     drain(talk.reply("One?"))
