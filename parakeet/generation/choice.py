@@ -11,7 +11,9 @@ from torch import Tensor
 
 from parakeet.errors import ParakeetError
 from parakeet.formatting import format_bytes
-from parakeet.generation.decoder import DTYPES, matrix_maker
+from parakeet.generation.cache import CACHE_DTYPES
+from parakeet.generation.decoder import AUTO_CACHE, DTYPES, matrix_maker
+from parakeet.generation.kernels import library
 from parakeet.generation.matrices import BLOCK, Arena
 from parakeet.machine import available_memory, usable_cores
 from parakeet.model.config import ModelConfig
@@ -162,7 +164,7 @@ def weight_bytes(config: ModelConfig, dtype: str) -> int:
 
 def cache_bytes(config: ModelConfig, dtype: str) -> int:
     """Keys and values of a whole context."""
-    return 2 * config.layers * config.width * config.context * (4 if dtype == "fp32" else 2)
+    return 2 * config.layers * config.width * config.context * CACHE_DTYPES[AUTO_CACHE[dtype]].itemsize
 
 
 def seconds_per_token(model: Parakeet, dtypes: Sequence[str], threads: int) -> dict[str, float]:
@@ -213,9 +215,8 @@ def _seconds_per_weight(weight: Tensor, dtypes: Sequence[str]) -> dict[str, floa
 
 def _product(weight: Tensor, dtype: str) -> Callable[[], Tensor]:
     """The product of a weight (rows, columns), as the decoder holds it, with one row."""
-    matrix = matrix_maker(dtype)(weight, Arena(4 * weight.numel() + (1 << 16), torch.device("cpu")))
-    x = torch.ones(1, weight.shape[1], dtype=torch.float32 if dtype == "fp32" else torch.bfloat16)
-    return partial(matrix.product, x)
+    matrix = matrix_maker(dtype, library())(weight, Arena(4 * weight.numel() + (1 << 16), torch.device("cpu")))
+    return partial(matrix.product, torch.ones(1, weight.shape[1]))
 
 
 def _seconds(call: Callable[[], object]) -> float:
@@ -276,7 +277,9 @@ def _can_repeat(dtype: object, config: ModelConfig, device: str, free: int) -> b
 
 def _supports(config: ModelConfig, dtype: str) -> bool:
     """Whether a CPU multiplies all matrices of this shape in the dtype."""
-    return not dtype.startswith("int") or not (config.width % BLOCK or config.vocabulary_rows % BLOCK)
+    if not dtype.startswith("int") or library():
+        return True
+    return not (config.width % BLOCK or config.vocabulary_rows % BLOCK)
 
 
 def _check_memory(config: ModelConfig, dtype: str, device: str, free: int) -> None:
