@@ -30,6 +30,7 @@ class ScriptedModel:
     dtype = "fp32"
     device = torch.device("cpu")
     bytes_per_token = 28
+    compiled = False
 
     def __init__(self, tokenizer: Tokenizer, script: list[int], context: int, delay: float = 0.0) -> None:
         self.config = SimpleNamespace(context=context, parameter_count=7)

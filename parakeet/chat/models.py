@@ -143,7 +143,7 @@ class ModelOpener:
                     notes.append(f"{error} Using the checkpoint before it.")
                     continue
                 choice = possible.choose(model)
-                engine = Engine(Decoder(model, choice.dtype, choice.device), tokenizer, choice)
+                engine = Engine(Decoder(model, choice.dtype, choice.device, compiled=choice.kernels), tokenizer, choice)
                 release = Release(
                     saved.path,
                     f"run {run.key[:8]}@{saved.step}",

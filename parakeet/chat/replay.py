@@ -29,6 +29,7 @@ _LABELS = {
     "dtype": "the dtype",
     "device": "the device",
     "threads": "the number of threads",
+    "kernels": "the use of compiled kernels",
 }
 
 
@@ -72,7 +73,8 @@ def _switched(
     engine: "Engine", header: Mapping[str, Any], recorded: Mapping[str, Any], find: Find
 ) -> tuple["Engine", Mapping[str, Any]]:
     """The model that replied from here on, in its dtype, if it can be found, else the present one."""
-    if all(recorded.get(name) == header.get(name) for name in ("model_sha256", "dtype", "device", "threads")):
+    then, now = identity(recorded), identity(header)
+    if all(then[name] == now[name] for name in ("model_sha256", "dtype", "device", "threads", "kernels")):
         return engine, header
     return find(recorded) or (engine, header)
 

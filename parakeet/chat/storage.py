@@ -26,7 +26,7 @@ SUFFIX = ".jsonl"
 MAX_LINE_BYTES = 64 << 20
 """A longer line is refused: a reply of that length would take days to generate."""
 
-IDENTITY = ("model", "model_sha256", "tokenizer_sha256", "dtype", "device", "threads")
+IDENTITY = ("model", "model_sha256", "tokenizer_sha256", "dtype", "device", "threads", "kernels")
 """Fields of the header that identify what generates the replies."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
@@ -49,6 +49,7 @@ def session_header(engine: "Engine", model: str, model_sha256: str) -> dict[str,
         "dtype": engine.dtype,
         "device": engine.device,
         "threads": engine.threads,
+        "kernels": engine.kernels,
         "created": now(),
     }
 
@@ -90,8 +91,11 @@ class Loaded:
 
 
 def identity(header: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a header, or of an event `model`, that identify what generates the replies."""
-    return {name: header.get(name) for name in IDENTITY}
+    """The fields of a header, or of an event `model`, that identify what generates the replies.
+
+    Files of earlier versions name no `kernels`: there were none.
+    """
+    return {name: header.get(name) for name in IDENTITY} | {"kernels": header.get("kernels", False)}
 
 
 def load(path: Path) -> Loaded:

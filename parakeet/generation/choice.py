@@ -59,11 +59,13 @@ MOST_THREADS = 1024
 
 @dataclass(frozen=True)
 class Choice:
-    """What an engine runs with. `reason` is one line that says how `auto` was resolved; `notes` are warnings."""
+    """What an engine runs with. `kernels` is whether the compiled kernels are used, if they are there; `reason` is one
+    line that says how `auto` was resolved; `notes` are warnings."""
 
     device: str
     dtype: str
     threads: int
+    kernels: bool
     reason: str
     notes: tuple[str, ...] = ()
 
@@ -83,6 +85,7 @@ class Candidates:
     asked: bool
     threads: int
     why_threads: str
+    kernels: bool
     notes: tuple[str, ...]
 
     def choose(self, model: Parakeet) -> Choice:
@@ -102,7 +105,7 @@ class Candidates:
             times = ", ".join(f"{1e3 * value:.3g} in {name}" for name, value in seconds.items())
             why = f"estimated ms a token: {times}"
         reason = f"{dtype} ({why}), {self.threads} thread{'s' * (self.threads != 1)} ({self.why_threads})"
-        return Choice(self.device, dtype, self.threads, reason, notes)
+        return Choice(self.device, dtype, self.threads, self.kernels, reason, notes)
 
 
 def candidates(
@@ -146,7 +149,9 @@ def candidates(
         dtypes, why = (str(recorded["dtype"]),), "as recorded"
     else:
         dtypes, why = _automatic(config, device, free)
-    return Candidates(config, device, dtypes, why, asked, threads, why_threads, tuple(notes))
+    # Sessions of earlier versions name no kernels: they were recorded without, and sums differ in the last bit.
+    kernels = not recorded or recorded.get("kernels") is True
+    return Candidates(config, device, dtypes, why, asked, threads, why_threads, kernels, tuple(notes))
 
 
 def clearly_fastest(seconds: Mapping[str, float]) -> str:

@@ -102,6 +102,8 @@ class Decoder:
         self.dtype = dtype
         self.device = torch.device(device)
         kernels = library() if compiled and self.device.type == "cpu" else None
+        self.compiled = kernels is not None
+        """Whether the kernels of kernels.c are used."""
         self.cache_dtype = AUTO_CACHE[dtype] if cache_dtype == "auto" else cache_dtype
         if cache_dtype == "auto" and not kernels and self.cache_dtype == "int8":
             self.cache_dtype = "bf16"  # torch would convert all of it back at each step

@@ -97,6 +97,7 @@ class Engine:
         self.parameter_count = model.config.parameter_count
         self.dtype = model.dtype
         self.device = str(model.device)
+        self.kernels = model.compiled
         self.threads = torch.get_num_threads()
         self.timing = Timing()
         self.stop_ids = frozenset({tokenizer.end_of_prompt, tokenizer.end_of_text, tokenizer.padding})
@@ -265,7 +266,7 @@ def load_engine(
             f"{model.config.vocabulary_rows:,}: they do not belong together. Copy the release again."
         )
     choice = possible.choose(model)
-    return Engine(Decoder(model, choice.dtype, choice.device), tokenizer, choice)
+    return Engine(Decoder(model, choice.dtype, choice.device, compiled=choice.kernels), tokenizer, choice)
 
 
 def batch_replies(

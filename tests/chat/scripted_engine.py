@@ -55,7 +55,7 @@ class ScriptedEngine:
         self.delay = delay
         self.ends = ends
         self.dtype, self.device, self.threads = dtype, device, threads
-        self.choice = None
+        self.choice, self.kernels = None, False
         self.parameter_count = 7
         self.longest_token = max(len(tokenizer.token_bytes(token_id)) for token_id in tokenizer.defined_ids())
         self.timing = ScriptedTiming()

@@ -317,6 +317,20 @@ def test_conditions_that_cannot_be_had_are_reported_and_the_replay_goes_on(
 
 
 @pytest.mark.usefixtures("_threads")
+def test_a_session_of_a_version_without_kernels_replays_without_them(root: Path) -> None:
+    for opener in (ModelOpener(root, dtype="bf16"), ModelOpener(root)):
+        opened = opener.open("tiny")
+        header = session_header(opened.engine, opened.release.name, opened.release.weights_sha256)
+        again = opener.open_recorded(header)
+        assert again is not None
+        assert again.engine.kernels == opened.engine.kernels
+        del header["kernels"]
+        old = opener.open_recorded(header)
+        assert old is not None
+        assert not old.engine.kernels
+
+
+@pytest.mark.usefixtures("_threads")
 def test_what_slows_the_chat_down_is_said_beside_the_replies(built: Path) -> None:
     asked = parakeet(built, "chat", "--threads", "65", "--stats", "--temperature", "0", "hi")
     assert "65 threads on " in asked.stderr
