@@ -30,6 +30,7 @@ def run(*arguments: str, home: Path) -> tuple[int, str]:
         (("chat", "-m", "hi", "--model", "./nowhere"), "is not a release"),
         (("verify", "nowhere"), "is not a folder"),
         (("bench", "startup"), "Make one with: parakeet build"),
+        (("bench", "startup", "--against", "."), "Make one with: parakeet build"),
     ],
 )
 def test_mistakes_are_one_message_and_status_1(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:

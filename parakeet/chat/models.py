@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from parakeet.training.runs import Run, SavedStep
 
 SPINS = "10000"
-"""How often an idle thread of torch looks for work before it sleeps: for about 0.2 ms, longer than any pause between two
+"""How often an idle thread of torch looks for work before it sleeps: for about 0.2 ms, longer than any pause between
 products. By default it is 300,000 times. While another program has the core of one thread, all others then burn theirs:
 on two busy cores, the first token of the demo took 2.8 CPU seconds instead of 1.7."""
 
