@@ -35,6 +35,7 @@ class ChatOptions:
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Sampling options that were given, by name. The release's defaults hold for the others."""
     dtype: str = "auto"
+    cache_dtype: str = "auto"
     device: str = "auto"
     threads: int | None = None
     """None is one for each core."""
@@ -82,7 +83,7 @@ def _launch(options: ChatOptions) -> int:
         # Imported here: these take most of the time for which "Loading …" is on the screen.
         from parakeet.chat.models import ModelOpener
 
-        opener = ModelOpener(home(), options.device, options.dtype, options.threads or 0)
+        opener = ModelOpener(home(), options.device, options.dtype, options.threads or 0, options.cache_dtype)
         opened = _open_to_replay(options, opener) if options.replay else opener.open(options.model, options.run)
     from parakeet.chat.session import Session
     from parakeet.chat.storage import session_header

@@ -53,6 +53,7 @@ class ModelOpener:
     device: str = "auto"
     dtype: str = "auto"
     threads: int = 0
+    cache_dtype: str = "auto"
     recorded: Mapping[str, Any] = field(default_factory=dict)
     """A session's header or event `model`, for what is left to `auto`: see `choice.candidates`."""
 
@@ -112,13 +113,12 @@ class ModelOpener:
         _import_torch()
         from parakeet.generation.engine import load_engine
 
-        engine = load_engine(directory, self.device, self.dtype, self.threads, self.recorded)
+        engine = load_engine(directory, self.device, self.dtype, self.threads, self.cache_dtype, self.recorded)
         return OpenedModel(release, engine, _notes(engine))
 
     def _open_run(self, text: str) -> OpenedModel:
         _import_torch()
         from parakeet.generation.choice import candidates
-        from parakeet.generation.decoder import Decoder
         from parakeet.generation.engine import Engine
         from parakeet.training.checkpoint import load_checkpoint_model
 
@@ -129,7 +129,7 @@ class ModelOpener:
             job = _job(run)
             tokenizer = Tokenizer.load(_tokenizer_folder(job, run.path))
             config = ModelConfig.from_recipe(job.recipe.model, tokenizer.rows)
-            possible = candidates(config, self.device, self.dtype, self.threads, self.recorded)
+            possible = candidates(config, self.device, self.dtype, self.threads, self.cache_dtype, self.recorded)
             notes: list[str] = []
             for saved in saved_steps:
                 version = _version(saved.path)
@@ -143,7 +143,7 @@ class ModelOpener:
                     notes.append(f"{error} Using the checkpoint before it.")
                     continue
                 choice = possible.choose(model)
-                engine = Engine(Decoder(model, choice.dtype, choice.device, compiled=choice.kernels), tokenizer, choice)
+                engine = Engine(choice.decoder(model), tokenizer, choice)
                 release = Release(
                     saved.path,
                     f"run {run.key[:8]}@{saved.step}",

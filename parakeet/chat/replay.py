@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from parakeet.chat.events import REPLY_EVENTS, Conversation, Event, encodable
 from parakeet.chat.session import exchange_ids, in_conversation, open_turn, raw_ids, system_ids
-from parakeet.chat.storage import identity, load
+from parakeet.chat.storage import CONDITIONS, identity, load
 from parakeet.errors import ParakeetError
 from parakeet.sampling_settings import SamplingSettings
 
@@ -30,6 +30,7 @@ _LABELS = {
     "device": "the device",
     "threads": "the number of threads",
     "kernels": "the use of compiled kernels",
+    "cache_dtype": "the dtype of the cache",
 }
 
 
@@ -74,7 +75,7 @@ def _switched(
 ) -> tuple["Engine", Mapping[str, Any]]:
     """The model that replied from here on, in its dtype, if it can be found, else the present one."""
     then, now = identity(recorded), identity(header)
-    if all(then[name] == now[name] for name in ("model_sha256", "dtype", "device", "threads", "kernels")):
+    if all(then[name] == now[name] for name in ("model_sha256", *CONDITIONS)):
         return engine, header
     return find(recorded) or (engine, header)
 

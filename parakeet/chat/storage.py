@@ -26,8 +26,9 @@ SUFFIX = ".jsonl"
 MAX_LINE_BYTES = 64 << 20
 """A longer line is refused: a reply of that length would take days to generate."""
 
-IDENTITY = ("model", "model_sha256", "tokenizer_sha256", "dtype", "device", "threads", "kernels")
-"""Fields of the header that identify what generates the replies."""
+CONDITIONS = ("dtype", "device", "threads", "kernels", "cache_dtype")
+IDENTITY = ("model", "model_sha256", "tokenizer_sha256", *CONDITIONS)
+"""Fields of the header that identify what generates the replies, and under which conditions."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
 _BEGINNING = b'{"schema"'
@@ -50,6 +51,7 @@ def session_header(engine: "Engine", model: str, model_sha256: str) -> dict[str,
         "device": engine.device,
         "threads": engine.threads,
         "kernels": engine.kernels,
+        "cache_dtype": engine.cache_dtype,
         "created": now(),
     }
 
@@ -93,9 +95,10 @@ class Loaded:
 def identity(header: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a header, or of an event `model`, that identify what generates the replies.
 
-    Files of earlier versions name no `kernels`: there were none.
+    Files of earlier versions name no `kernels`, as there were none, and no `cache_dtype`.
     """
-    return {name: header.get(name) for name in IDENTITY} | {"kernels": header.get("kernels", False)}
+    earlier = {"kernels": False, "cache_dtype": "fp32" if header.get("dtype") == "fp32" else "bf16"}
+    return {name: header.get(name, earlier.get(name)) for name in IDENTITY}
 
 
 def load(path: Path) -> Loaded:

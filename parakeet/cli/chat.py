@@ -97,6 +97,13 @@ run_option = click.option(
     show_default=True,
     help="Precision of the weights. auto takes the fastest of fp32, bf16 and int8.",
 )
+@click.option(
+    "--cache-dtype",
+    type=click.Choice(["auto", "fp32", "bf16", "int8"]),
+    default="auto",
+    show_default=True,
+    help="Precision of the key/value cache. auto is int8 for weights in int8 and int4, else theirs.",
+)
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option("--threads", type=Whole(1, 1024), metavar="N", help="CPU threads.  [default: one a core]")
 @click.option(

@@ -12,7 +12,7 @@ from torch import Tensor
 from parakeet.errors import ParakeetError
 from parakeet.formatting import format_bytes
 from parakeet.generation.cache import CACHE_DTYPES
-from parakeet.generation.decoder import AUTO_CACHE, DTYPES, matrix_maker
+from parakeet.generation.decoder import AUTO_CACHE, DTYPES, Decoder, matrix_maker
 from parakeet.generation.kernels import library
 from parakeet.generation.matrices import BLOCK, Arena
 from parakeet.machine import available_memory, usable_cores
@@ -59,15 +59,19 @@ MOST_THREADS = 1024
 
 @dataclass(frozen=True)
 class Choice:
-    """What an engine runs with. `kernels` is whether the compiled kernels are used, if they are there; `reason` is one
-    line that says how `auto` was resolved; `notes` are warnings."""
+    """What an engine runs with. `kernels` is whether the compiled kernels are used, if they are there; `cache_dtype`
+    may still be auto; `reason` is one line that says how `auto` was resolved; `notes` are warnings."""
 
     device: str
     dtype: str
     threads: int
     kernels: bool
+    cache_dtype: str
     reason: str
     notes: tuple[str, ...] = ()
+
+    def decoder(self, model: Parakeet) -> Decoder:
+        return Decoder(model, self.dtype, self.device, self.cache_dtype, self.kernels)
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,7 @@ class Candidates:
     threads: int
     why_threads: str
     kernels: bool
+    cache_dtype: str
     notes: tuple[str, ...]
 
     def choose(self, model: Parakeet) -> Choice:
@@ -105,7 +110,7 @@ class Candidates:
             times = ", ".join(f"{1e3 * value:.3g} in {name}" for name, value in seconds.items())
             why = f"estimated ms a token: {times}"
         reason = f"{dtype} ({why}), {self.threads} thread{'s' * (self.threads != 1)} ({self.why_threads})"
-        return Choice(self.device, dtype, self.threads, self.kernels, reason, notes)
+        return Choice(self.device, dtype, self.threads, self.kernels, self.cache_dtype, reason, notes)
 
 
 def candidates(
@@ -113,6 +118,7 @@ def candidates(
     device: str = "auto",
     dtype: str = "auto",
     threads: int = 0,
+    cache_dtype: str = "auto",
     recorded: Mapping[str, Any] | None = None,
 ) -> Candidates:
     """What a model of this shape can run with here. Sets the number of torch's threads.
@@ -151,7 +157,15 @@ def candidates(
         dtypes, why = _automatic(config, device, free)
     # Sessions of earlier versions name no kernels: they were recorded without, and sums differ in the last bit.
     kernels = not recorded or recorded.get("kernels") is True
-    return Candidates(config, device, dtypes, why, asked, threads, why_threads, kernels, tuple(notes))
+    if cache_dtype == "auto" and why == "as recorded":
+        cache_dtype = str(recorded.get("cache_dtype", "auto"))
+    if cache_dtype not in ("auto", *CACHE_DTYPES):
+        raise ParakeetError(
+            f"The dtype of the cache must be one of auto, {', '.join(CACHE_DTYPES)}, not {cache_dtype!r}."
+        )
+    if cache_dtype == "int8" and device != "cpu":
+        raise ParakeetError(f"A cache in int8 is for the CPU only: use bf16 on {device}, or --device cpu.")
+    return Candidates(config, device, dtypes, why, asked, threads, why_threads, kernels, cache_dtype, tuple(notes))
 
 
 def clearly_fastest(seconds: Mapping[str, float]) -> str:

@@ -98,6 +98,7 @@ class Engine:
         self.dtype = model.dtype
         self.device = str(model.device)
         self.kernels = model.compiled
+        self.cache_dtype = model.cache_dtype
         self.threads = torch.get_num_threads()
         self.timing = Timing()
         self.stop_ids = frozenset({tokenizer.end_of_prompt, tokenizer.end_of_text, tokenizer.padding})
@@ -248,6 +249,7 @@ def load_engine(
     device: str = "auto",
     dtype: str = "auto",
     threads: int = 0,
+    cache_dtype: str = "auto",
     recorded: Mapping[str, Any] | None = None,
 ) -> Engine:
     """Load the model of a release folder, with weights of precision `dtype`. Memory never holds two copies of them.
@@ -257,7 +259,7 @@ def load_engine(
 
     Raises ParakeetError for a missing device, a dtype that it does not support, too little memory, or unusable weights.
     """
-    possible = candidates(ModelConfig.load(directory), device, dtype, threads, recorded)
+    possible = candidates(ModelConfig.load(directory), device, dtype, threads, cache_dtype, recorded)
     tokenizer = Tokenizer.load(directory)
     model = load_model(directory, "cpu")
     if tokenizer.rows != model.config.vocabulary_rows:
@@ -266,7 +268,7 @@ def load_engine(
             f"{model.config.vocabulary_rows:,}: they do not belong together. Copy the release again."
         )
     choice = possible.choose(model)
-    return Engine(Decoder(model, choice.dtype, choice.device, compiled=choice.kernels), tokenizer, choice)
+    return Engine(choice.decoder(model), tokenizer, choice)
 
 
 def batch_replies(
