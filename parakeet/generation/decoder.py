@@ -92,6 +92,8 @@ class Decoder:
         form: type[CacheAttention] = MarkAttention if self.device.type == "cuda" else MaskAttention
         self._attention = (attention or form)(model.config, self.activation_dtype, self.device)
         self._run_step = self._step
+        self.can_draft = False
+        """Whether `steps` is faster than as many calls of `step`."""
         matrices = [m for layer in self._layers for m in (layer.projections, layer.attention_output)]
         matrices += [m for layer in self._layers for m in (layer.mlp_input, layer.mlp_output)]
         self.bytes_per_token = sum(matrix.n_bytes for matrix in [*matrices, self._head])
@@ -133,6 +135,13 @@ class Decoder:
             logits = cache.graphs.run(lambda a, b: self._run_step(a, b, cache, keys), ids, positions, keys)
         cache.lengths = [length + 1 for length in positions]
         return logits
+
+    def steps(self, ids: Sequence[int], cache: Cache) -> Tensor:
+        """Append ids to row 0 of the cache; logits (len(ids), vocabulary rows) fp32 after each.
+
+        Bit for bit what as many calls of `step` give. The ids must fit into the rest of the cache.
+        """
+        return torch.cat([self.step([token_id], cache) for token_id in ids])
 
     def compile(self) -> None:
         """Let Inductor fuse the small operations of a step. The first steps take a minute then."""
