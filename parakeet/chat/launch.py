@@ -38,6 +38,8 @@ class ChatOptions:
     device: str = "auto"
     threads: int | None = None
     """None leaves the choice to torch."""
+    prompt_lookup: bool = True
+    """Whether repeated text is drafted where that is faster."""
     session: str | None = None
     replay: Path | None = None
     paragraphs: bool = False
@@ -82,7 +84,7 @@ def _launch(options: ChatOptions) -> int:
         # Imported here: these take most of the time for which "Loading …" is on the screen.
         from parakeet.chat.models import ModelOpener
 
-        opener = ModelOpener(home(), options.device, options.dtype, options.threads or 0)
+        opener = ModelOpener(home(), options.device, options.dtype, options.threads or 0, options.prompt_lookup)
         opened = _recorded(options, opener) or opener.open(options.model, options.run)
     from parakeet.chat.session import Session
     from parakeet.chat.storage import session_header

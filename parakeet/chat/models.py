@@ -36,12 +36,13 @@ class OpenedModel:
 
 @dataclass(frozen=True)
 class ModelOpener:
-    """Opens the models under a root with the precision, device and threads of one chat."""
+    """Opens the models under a root with the precision, device, threads and prompt lookup of one chat."""
 
     root: Path
     device: str = "auto"
     dtype: str = "auto"
     threads: int = 0
+    prompt_lookup: bool = True
 
     def open(self, name: str | None = None, run: str | None = None) -> OpenedModel:
         """The model called `name`, the checkpoint `run` (KEY or KEY@STEP), or without either the latest release."""
@@ -86,7 +87,9 @@ class ModelOpener:
         release = open_release(directory)
         from parakeet.generation.engine import load_engine
 
-        return OpenedModel(release, load_engine(directory, self.device, self.dtype, self.threads))
+        engine = load_engine(directory, self.device, self.dtype, self.threads)
+        engine.prompt_lookup = self.prompt_lookup
+        return OpenedModel(release, engine)
 
     def _open_run(self, text: str) -> OpenedModel:
         key, step = _parse_run(text)
@@ -122,9 +125,9 @@ class ModelOpener:
         config = ModelConfig.from_recipe(job.recipe.model, tokenizer.rows)
         model, sha256 = load_checkpoint_model(saved.path, config)
         name = f"run {run.key[:8]}@{saved.step}"
-        return Release(saved.path, name, job.recipe.generation, sha256), Engine(
-            Decoder(model, dtype, device), tokenizer
-        )
+        engine = Engine(Decoder(model, dtype, device), tokenizer)
+        engine.prompt_lookup = self.prompt_lookup
+        return Release(saved.path, name, job.recipe.generation, sha256), engine
 
 
 def find_release(root: Path, name: str) -> Path:

@@ -21,6 +21,8 @@ class ScriptedTiming:
     prompt_tokens: int = 0
     kept_tokens: int = 0
     reply_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     prefill_seconds: float = 0.25
     decode_seconds: float = 0.5
     first_token_seconds: float = 0.3
