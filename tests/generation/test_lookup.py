@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from parakeet.generation.decoder import DTYPES, Decoder
-from parakeet.generation.engine import PREFILL_TOKENS, Engine, Step
+from parakeet.generation.engine import Engine, Step
 from parakeet.generation.lookup import LENGTHS, LONGEST_DRAFT, DraftPolicy, Drafts, Ngrams
 from parakeet.model.config import ModelConfig
 from parakeet.model.transformer import Parakeet
