@@ -11,9 +11,13 @@ from itertools import takewhile
 
 from torch import Tensor
 
+from parakeet.tokenizer import LARGEST_ID
+
 LENGTHS = (4, 2, 1)
 """Tokens of an n-gram in the index, the longest first. Where rows cost little, 1 saves dialogues a tenth of the
 passes. Longer ones would save none: a match of 4 is followed as long as it is right."""
+
+ID_BITS = LARGEST_ID.bit_length()
 
 RIGHT = {16: 0.95, 8: 0.85, 4: 0.6, 2: 0.35, 1: 0.15}
 """By the least length of a match, the share of tokens after it that are the same as before: where the estimates of
@@ -44,29 +48,30 @@ class Ngrams:
 
     def __init__(self, ids: Sequence[int]) -> None:
         self.ids = list(ids)
-        self._following = {
-            n: dict(zip(zip(*(self.ids[i:] for i in range(n)), strict=False), range(n, len(ids)), strict=False))
-            for n in LENGTHS
-        }
+        keys = _keys(self.ids)
+        self._following = {n: dict(zip(keys[n], range(n, len(ids)), strict=False)) for n in LENGTHS}
         """For each length, the position after the latest occurrence of an n-gram that was followed by a token."""
+        self._ending = self._last_keys()
 
     def append(self, token_id: int) -> None:
-        end = len(self.ids)
-        for n, following in self._following.items():
-            if n <= end:
-                following[tuple(self.ids[end - n :])] = end
+        for n, key in self._ending.items():
+            self._following[n][key] = len(self.ids)
         self.ids.append(token_id)
+        self._ending = self._last_keys()
 
     def match(self) -> tuple[int, int]:
         """The longest n-gram that the text ends with and held before: the position after it there, and its length.
 
         The length is one of LENGTHS, or 0 for no match.
         """
-        end = len(self.ids)
-        for n, following in self._following.items():
-            if n <= end and (position := following.get(tuple(self.ids[end - n :]))) is not None:
+        for n, key in self._ending.items():
+            if (position := self._following[n].get(key)) is not None:
                 return position, n
-        return end, 0
+        return len(self.ids), 0
+
+    def _last_keys(self) -> dict[int, int]:
+        """Of the n-grams that the text ends with, the longest first."""
+        return {n: _key(self.ids[-n:]) for n in LENGTHS if n <= len(self.ids)}
 
     def copy(self, position: int, count: int) -> list[int]:
         """The `count` ids from a position on. What is copied goes on behind the end: "abab" from 2 on is "ababab…"."""
@@ -119,6 +124,25 @@ class DraftPolicy:
             cost = min(max(seconds / self._single - 1, 0) / (tokens - 1), 1)
             weight = LOWER_COST_WEIGHT if cost < self.row_cost else HIGHER_COST_WEIGHT
             self.row_cost += weight * (cost - self.row_cost)
+
+
+def _key(ngram: list[int]) -> int:
+    """A number for an n-gram. A tuple would do, but 25,000 of them start Python's garbage collector, which takes 80 ms
+    with torch loaded."""
+    key = 0
+    for token_id in ngram:
+        key = key << ID_BITS | token_id
+    return key
+
+
+def _keys(ids: list[int]) -> dict[int, list[int]]:
+    """By length, the keys of all n-grams of a text: each joins those of its halves."""
+    keys = {1: ids}
+    for n in (2, 4):
+        half = n // 2
+        shift = half * ID_BITS
+        keys[n] = [first << shift | second for first, second in zip(keys[half], keys[half][half:], strict=False)]
+    return keys
 
 
 def _class(matched: int) -> int:

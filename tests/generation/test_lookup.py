@@ -198,7 +198,7 @@ def trained(policy: DraftPolicy, **told: Any) -> DraftPolicy:
         (0.1, 4, 5, 1, 4),
         (0.3, 20, 10, LONGEST_DRAFT, LONGEST_DRAFT),
         (0.3, 2, 2, 0, 0),
-        (1.0, 20, 10, 0, 0),  # a pass that costs as much as its tokens one by one
+        (1.0, 20, 9, 0, 0),  # a pass that costs as much as its tokens one by one
         (3.0, 4, 10, 0, 0),
     ],
 )
