@@ -250,6 +250,27 @@ def test_a_session_with_two_models_and_raw_texts_replays(root: Path) -> None:
     assert "the model was 'other', now 'run abcd1234@10'" in less.stdout
 
 
+@pytest.mark.parametrize("model", [{"name": "tiny"}, {"run": "abcd"}], ids=["release", "run"])
+def test_without_prompt_lookup_nothing_is_drafted(built: Path, model: dict[str, str]) -> None:
+    assert ModelOpener(built).open(**model).engine.prompt_lookup
+    assert not ModelOpener(built, prompt_lookup=False).open(**model).engine.prompt_lookup
+    chat = (
+        "chat",
+        "--json",
+        *(f"--{key}" if key == "run" else "--model" for key in model),
+        *model.values(),
+        "--seed=1",
+    )
+    told = []
+    for options in ((), ("--no-prompt-lookup",)):
+        done = parakeet(built, *chat, *options, "ab ab ab ab ab")
+        events = [json.loads(line) for line in done.stdout.splitlines()]
+        told.append([event for event in events if event["event"] in ("text", "note")])
+        assert events[-1 if events[-1]["event"] == "end" else -2]["accepted_tokens"] >= 0
+    assert events[-1 if events[-1]["event"] == "end" else -2]["drafted_tokens"] == 0
+    assert told[0] == told[1]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
