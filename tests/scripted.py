@@ -30,7 +30,7 @@ class ScriptedModel:
     dtype = "fp32"
     device = torch.device("cpu")
     bytes_per_token = 28
-    can_draft = True
+    can_append = True
 
     def __init__(self, tokenizer: Tokenizer, script: list[int], context: int, delay: float = 0.0) -> None:
         self.config = SimpleNamespace(context=context, parameter_count=7)

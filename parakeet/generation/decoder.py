@@ -92,8 +92,6 @@ class Decoder:
         form: type[CacheAttention] = MarkAttention if self.device.type == "cuda" else MaskAttention
         self._attention = (attention or form)(model.config, self.activation_dtype, self.device)
         self._run_step = self._step
-        self.can_draft = False
-        """Whether `steps` is faster than as many calls of `step`."""
         matrices = [m for layer in self._layers for m in (layer.projections, layer.attention_output)]
         matrices += [m for layer in self._layers for m in (layer.mlp_input, layer.mlp_output)]
         self.bytes_per_token = sum(matrix.n_bytes for matrix in [*matrices, self._head])
@@ -135,6 +133,11 @@ class Decoder:
             logits = cache.graphs.run(lambda a, b: self._run_step(a, b, cache, keys), ids, positions, keys)
         cache.lengths = [length + 1 for length in positions]
         return logits
+
+    @property
+    def can_append(self) -> bool:
+        """Whether `steps` is there, and cheaper than one `step` after the other."""
+        return False
 
     def steps(self, ids: Sequence[int], cache: Cache) -> Tensor:
         """Append ids to row 0 of the cache; logits (len(ids), vocabulary rows) fp32 after each.

@@ -135,7 +135,7 @@ class Engine:
         stops = StopStrings(settings.stop)
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         drafts = None
-        if self.prompt_lookup and self.model.can_draft:
+        if self.prompt_lookup and self.model.can_append:
             drafts = Drafts(prompt_ids, self.stop_ids, self.draft_policy)
         logits = None
         for chunk in self._unread(list(prompt_ids)):

@@ -11,7 +11,9 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
+from parakeet.generation.cache import Cache
 from parakeet.generation.decoder import DTYPES, Decoder
 from parakeet.generation.engine import Engine, Step
 from parakeet.generation.lookup import LENGTHS, LONGEST_DRAFT, DraftPolicy, Drafts, Ngrams
@@ -34,6 +36,17 @@ class AnyLength(DraftPolicy):
         return max(0, self._random.randint(0, most)) if most > 0 else 0
 
 
+class AppendingDecoder(Decoder):
+    """Takes several ids where the kernels are not there either: one by one."""
+
+    can_append = True
+
+    def steps(self, ids: Sequence[int], cache: Cache) -> Tensor:
+        if super().can_append:
+            return super().steps(ids, cache)
+        return torch.cat([self.step([token_id], cache) for token_id in ids])
+
+
 @cache
 def engine(dtype: str, prompt_lookup: bool, context: int = 48) -> Engine:
     tokenizer = byte_tokenizer()
@@ -43,8 +56,8 @@ def engine(dtype: str, prompt_lookup: bool, context: int = 48) -> Engine:
         for parameter in model.parameters():
             if parameter.dim() == 2:
                 parameter.normal_(0.0, 0.3, generator=generator)
-    made = Engine(Decoder(model.eval(), dtype), tokenizer)
-    made.prompt_lookup, made.model.can_draft = prompt_lookup, True
+    made = Engine(AppendingDecoder(model.eval(), dtype), tokenizer)
+    made.prompt_lookup = prompt_lookup
     return made
 
 
