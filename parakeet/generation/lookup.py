@@ -1,7 +1,7 @@
 """Prompt lookup decoding: text that repeats is drafted from its earlier occurrence, and verified in one pass.
 
 Also called n-gram speculation (Saxena 2023; transformers' `prompt_lookup_num_tokens`). A pass of several tokens reads
-the weights once, so it costs little more than a pass of one. Drafts only save passes: each token is drawn as it would
+the weights once, so it costs less than as many passes of one. Drafts only save passes: each token is drawn as it would
 be without them.
 """
 
