@@ -31,6 +31,8 @@ class ScriptedModel:
     device = torch.device("cpu")
     bytes_per_token = 28
     compiled = False
+    cache_dtype = "fp32"
+    can_append = True
 
     def __init__(self, tokenizer: Tokenizer, script: list[int], context: int, delay: float = 0.0) -> None:
         self.config = SimpleNamespace(context=context, parameter_count=7)
@@ -39,9 +41,11 @@ class ScriptedModel:
         self.script = script
         self.delay = delay
         self.prompts: list[list[int]] = []
+        self.passes: list[int] = []
+        """How many tokens each pass after a prefill had."""
 
     def new_cache(self, capacity: int, batch_size: int = 1) -> SimpleNamespace:
-        return SimpleNamespace(lengths=[0] * batch_size, capacity=capacity, said=0, n_bytes_per_token=1)
+        return SimpleNamespace(lengths=[0] * batch_size, capacity=capacity, prompt=0, n_bytes_per_token=1)
 
     def prefill(self, ids: Sequence[int], cache: SimpleNamespace, row: int = 0) -> Tensor:
         if cache.lengths[row] == 0:
@@ -49,18 +53,27 @@ class ScriptedModel:
         cache.lengths[row] += len(ids)
         assert cache.lengths[row] <= cache.capacity <= self.config.context
         self.prompts[-1] += ids
-        cache.said = 0
-        return self._logits(cache)
+        cache.prompt = cache.lengths[row]
+        time.sleep(self.delay)
+        return self._logits(0)
 
     def step(self, ids: Sequence[int], cache: SimpleNamespace) -> Tensor:
-        cache.lengths[0] += 1
-        cache.said += 1
-        return self._logits(cache)[None]
+        return self._pass(ids, cache)
 
-    def _logits(self, cache: SimpleNamespace) -> Tensor:
+    def steps(self, ids: Sequence[int], cache: SimpleNamespace) -> Tensor:
+        assert cache.lengths[0] + len(ids) <= cache.capacity
+        return self._pass(ids, cache)
+
+    def _pass(self, ids: Sequence[int], cache: SimpleNamespace) -> Tensor:
         time.sleep(self.delay)
+        self.passes.append(len(ids))
+        said = cache.lengths[0] - cache.prompt
+        cache.lengths[0] += len(ids)
+        return torch.stack([self._logits(said + number) for number in range(1, len(ids) + 1)])
+
+    def _logits(self, said: int) -> Tensor:
         logits = torch.full((self.rows,), -9.0)
-        logits[self.script[cache.said % len(self.script)]] = 9.0
+        logits[self.script[said % len(self.script)]] = 9.0
         # Higher still, ids that no reply may contain: an engine without the mask would choose these.
         logits[[UNDEFINED, self.assistant]] = 99.0
         return logits

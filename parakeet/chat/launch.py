@@ -39,6 +39,8 @@ class ChatOptions:
     device: str = "auto"
     threads: int | None = None
     """None is one for each core."""
+    prompt_lookup: bool = True
+    """Whether repeated text is drafted where that is faster."""
     session: str | None = None
     replay: Path | None = None
     paragraphs: bool = False
@@ -83,7 +85,9 @@ def _launch(options: ChatOptions) -> int:
         # Imported here: these take most of the time for which "Loading …" is on the screen.
         from parakeet.chat.models import ModelOpener
 
-        opener = ModelOpener(home(), options.device, options.dtype, options.threads or 0, options.cache_dtype)
+        opener = ModelOpener(
+            home(), options.device, options.dtype, options.threads or 0, options.cache_dtype, options.prompt_lookup
+        )
         opened = _open_to_replay(options, opener) if options.replay else opener.open(options.model, options.run)
     from parakeet.chat.session import Session
     from parakeet.chat.storage import session_header

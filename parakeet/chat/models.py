@@ -47,13 +47,14 @@ class OpenedModel:
 
 @dataclass(frozen=True)
 class ModelOpener:
-    """Opens the models under a root with the precision, device and threads of one chat."""
+    """Opens the models under a root with the precision, device, threads and prompt lookup of one chat."""
 
     root: Path
     device: str = "auto"
     dtype: str = "auto"
     threads: int = 0
     cache_dtype: str = "auto"
+    prompt_lookup: bool = True
     recorded: Mapping[str, Any] = field(default_factory=dict)
     """A session's header or event `model`, for what is left to `auto`: see `choice.candidates`."""
 
@@ -114,6 +115,7 @@ class ModelOpener:
         from parakeet.generation.engine import load_engine
 
         engine = load_engine(directory, self.device, self.dtype, self.threads, self.cache_dtype, self.recorded)
+        engine.prompt_lookup = self.prompt_lookup
         return OpenedModel(release, engine, _notes(engine))
 
     def _open_run(self, text: str) -> OpenedModel:
@@ -144,6 +146,7 @@ class ModelOpener:
                     continue
                 choice = possible.choose(model)
                 engine = Engine(choice.decoder(model), tokenizer, choice)
+                engine.prompt_lookup = self.prompt_lookup
                 release = Release(
                     saved.path,
                     f"run {run.key[:8]}@{saved.step}",

@@ -236,6 +236,8 @@ def figures(timing: "Timing") -> dict[str, Any]:
         "first_token_seconds": _rounded(timing.first_token_seconds),
         "tokens_per_second": _rounded(timing.decode_rate),
         "gigabytes_per_second": _rounded(timing.bandwidth),
+        "drafted_tokens": timing.drafted_tokens,
+        "accepted_tokens": timing.accepted_tokens,
     }
 
 
@@ -253,6 +255,8 @@ def stats_line(timing: "Timing", seed: int | None, finish_reason: str) -> str:
     if timing.decode_rate is not None:
         reply += f" at {timing.decode_rate:,.1f} tokens/s"
     parts = [prompt, f"first token {timing.first_token_seconds:.2f} s", reply]
+    if timing.drafted_tokens:
+        parts.append(f"{timing.accepted_tokens:,} of {count(timing.drafted_tokens, 'drafted token')} accepted")
     if timing.bandwidth is not None:
         parts.append(f"{timing.bandwidth:,.1f} GB/s")
     return " · ".join([*parts, f"seed {seed}", finish_reason])

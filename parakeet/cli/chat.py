@@ -107,6 +107,10 @@ run_option = click.option(
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option("--threads", type=Whole(1, 1024), metavar="N", help="CPU threads.  [default: one a core]")
 @click.option(
+    "--no-prompt-lookup", "prompt_lookup", flag_value=False, default=True,
+    help="Do not draft text that repeats (prompt lookup decoding). It changes the speed, not the replies.",
+)  # fmt: skip
+@click.option(
     "--session",
     metavar="NAME",
     callback=_session_name,

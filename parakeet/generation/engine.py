@@ -15,6 +15,7 @@ from parakeet.errors import ParakeetError
 from parakeet.generation.cache import Cache
 from parakeet.generation.choice import Choice, candidates
 from parakeet.generation.decoder import Decoder
+from parakeet.generation.lookup import DraftPolicy, Drafts
 from parakeet.generation.sampling import Sampler, choose_all
 from parakeet.generation.stop_strings import StopStrings
 from parakeet.model.config import ModelConfig
@@ -61,13 +62,17 @@ class Timing:
     reply_tokens: int = 0
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
-    """Forward passes of one token and, on a GPU, the draws after them: they wait for the passes."""
+    """Forward passes after the prefill and, on a GPU, the draws after them: they wait for the passes."""
     decoded_tokens: int = 0
-    """Forward passes of one token. The first token of a reply comes from the prefill."""
+    """Tokens whose successor these passes gave. The first token of a reply comes from the prefill."""
+    drafted_tokens: int = 0
+    """Tokens that were verified in a pass before they were drawn (prompt lookup decoding)."""
+    accepted_tokens: int = 0
+    """Those that were then drawn, so that each saved a pass."""
     first_token_seconds: float = 0.0
     """Prefill and the first draw."""
     bytes_read: float = 0.0
-    """Memory read while decoding: for each token, all weights and the filled part of the cache."""
+    """Memory read while decoding: for each pass, all weights and the filled part of the cache."""
 
     @property
     def prefill_rate(self) -> float | None:
@@ -101,6 +106,9 @@ class Engine:
         self.cache_dtype = model.cache_dtype
         self.threads = torch.get_num_threads()
         self.timing = Timing()
+        self.prompt_lookup = True
+        """Whether text that repeats is drafted where that is faster. Replies are the same with and without."""
+        self.draft_policy = DraftPolicy()
         self.stop_ids = frozenset({tokenizer.end_of_prompt, tokenizer.end_of_text, tokenizer.padding})
         spoken = {token_id: length for token_id, length in tokenizer.lengths().items() if length}
         self.longest_token = max(spoken.values())
@@ -130,6 +138,9 @@ class Engine:
         sampler = Sampler(settings, self.allowed)
         stops = StopStrings(settings.stop)
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        drafts = None
+        if self.prompt_lookup and self.model.can_append:
+            drafts = Drafts(prompt_ids, self.stop_ids, self.draft_policy)
         logits = None
         for chunk in self._unread(list(prompt_ids)):
             if logits is not None:
@@ -156,7 +167,7 @@ class Engine:
             if stopped:
                 return
             if timing.reply_tokens < limit:
-                logits = self._step(token_id, timing)
+                logits = self._step(token_id, timing, drafts, limit - timing.reply_tokens - 1)
         shown = stops.feed(decoder.decode(b"", final=True))[0] + stops.finish()
         reason = "length" if limit == settings.max_tokens else "context"
         yield Step(None, shown, "stop" if stops.stopped else reason)
@@ -217,15 +228,37 @@ class Engine:
         timing.prefill_seconds += time.perf_counter() - begin
         return logits
 
-    def _step(self, token_id: int, timing: Timing) -> Tensor:
+    def _step(self, token_id: int, timing: Timing, drafts: Drafts | None, most: int) -> Tensor:
+        """Logits (vocabulary rows,) after a token that was drawn. A draft of what follows has at most `most` tokens."""
+        timing.decoded_tokens += 1
+        if drafts is None:
+            return self._pass([token_id], timing)[0]
+        drafts.append(token_id)
+        if drafts.verified:
+            expected, logits = drafts.verified.popleft()
+            if expected == token_id:
+                timing.accepted_tokens += 1
+                return logits
+            self._cache.lengths[0] -= 1 + len(drafts.verified)
+            drafts.verified.clear()
+        # A draft must not begin the ring again: tokens that it had overwritten could not be restored.
+        draft = drafts.propose(min(most, self.context - self._cache.lengths[0] - 1))
+        before = timing.decode_seconds
+        following = self._pass([token_id, *draft], timing)
+        self.draft_policy.record_pass(1 + len(draft), timing.decode_seconds - before)
+        timing.drafted_tokens += len(draft)
+        drafts.verified.extend(zip(draft, following[1:], strict=True))
+        return following[0]
+
+    def _pass(self, ids: list[int], timing: Timing) -> Tensor:
+        """Append ids to the cache; logits (len(ids), vocabulary rows) after each."""
         begin = time.perf_counter()
         if self._cache.lengths[0] >= self.context:
             # The ring overwrites the prompt's first tokens, so no later prompt can reuse them.
             self._read = []
         # On a GPU this only starts the work: the draw is the one wait a token.
-        logits = self.model.step([token_id], self._cache)[0]
+        logits = (self.model.step if len(ids) == 1 else self.model.steps)(ids, self._cache)
         timing.decode_seconds += time.perf_counter() - begin
-        timing.decoded_tokens += 1
         filled = min(self._cache.lengths[0], self.context)
         timing.bytes_read += self.model.bytes_per_token + filled * self._cache.n_bytes_per_token
         return logits

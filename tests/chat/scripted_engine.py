@@ -21,6 +21,8 @@ class ScriptedTiming:
     prompt_tokens: int = 0
     kept_tokens: int = 0
     reply_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     prefill_seconds: float = 0.25
     decode_seconds: float = 0.5
     first_token_seconds: float = 0.3
@@ -55,7 +57,7 @@ class ScriptedEngine:
         self.delay = delay
         self.ends = ends
         self.dtype, self.device, self.threads = dtype, device, threads
-        self.choice, self.kernels = None, False
+        self.choice, self.kernels, self.cache_dtype = None, False, "fp32"
         self.parameter_count = 7
         self.longest_token = max(len(tokenizer.token_bytes(token_id)) for token_id in tokenizer.defined_ids())
         self.timing = ScriptedTiming()

@@ -339,6 +339,23 @@ def test_what_slows_the_chat_down_is_said_beside_the_replies(built: Path) -> Non
     assert (plain.stdout, plain.stderr) == (asked.stdout, "Reply cut at 40 tokens (max_tokens).\n")
 
 
+@pytest.mark.parametrize("model", [{"model": "tiny"}, {"run": "abcd"}], ids=["release", "run"])
+def test_without_prompt_lookup_nothing_is_drafted(built: Path, model: dict[str, str]) -> None:
+    opened = model.get("model"), model.get("run")
+    assert ModelOpener(built).open(*opened).engine.prompt_lookup
+    assert not ModelOpener(built, prompt_lookup=False).open(*opened).engine.prompt_lookup
+    name = [f"--{option}={value}" for option, value in model.items()]
+    told = []
+    for options in ((), ("--no-prompt-lookup",)):
+        done = parakeet(built, "chat", "--json", "--seed=1", *name, *options, "ab ab ab ab ab")
+        events = [json.loads(line) for line in done.stdout.splitlines()]
+        told.append([event for event in events if event["event"] in ("text", "note")])
+        (end,) = (event for event in events if event["event"] == "end")
+        assert 0 <= end["accepted_tokens"] <= end["drafted_tokens"]
+    assert end["drafted_tokens"] == 0
+    assert told[0] == told[1]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

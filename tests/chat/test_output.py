@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from parakeet.chat.output import Interrupts, ReplyPrinter, TextOutput
-from parakeet.generation.engine import Step
+from parakeet.chat.output import Interrupts, ReplyPrinter, TextOutput, figures, stats_line
+from parakeet.generation.engine import Step, Timing
 
 from .scripted_sessions import session
 
@@ -47,3 +47,16 @@ def test_only_two_presses_within_a_second_leave(monkeypatch: pytest.MonkeyPatch)
         interrupts.press()
         leave.append(interrupts.leave)
     assert leave == [False, False, False, True, True]
+
+
+def test_the_statistics_of_a_reply() -> None:
+    timing = Timing(prompt_tokens=600, kept_tokens=512, reply_tokens=41, prefill_seconds=0.5, decode_seconds=2.0,
+                    decoded_tokens=40, first_token_seconds=0.51, bytes_read=4e9)  # fmt: skip
+    begin = "prompt 600 tokens (512 cached) at 176 tokens/s · first token 0.51 s · 41 tokens at 20.0 tokens/s"
+    assert stats_line(timing, 3, "stop") == f"{begin} · 2.0 GB/s · seed 3 · stop"
+    timing.drafted_tokens, timing.accepted_tokens = 15, 12
+    assert stats_line(timing, 3, "stop") == f"{begin} · 12 of 15 drafted tokens accepted · 2.0 GB/s · seed 3 · stop"
+    assert figures(timing) == {
+        "prompt_tokens": 600, "kept_tokens": 512, "prompt_tokens_per_second": 176.0, "first_token_seconds": 0.51,
+        "tokens_per_second": 20.0, "gigabytes_per_second": 2.0, "drafted_tokens": 15, "accepted_tokens": 12,
+    }  # fmt: skip
