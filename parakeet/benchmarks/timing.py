@@ -5,13 +5,16 @@ import gc
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from parakeet.benchmarks.process import MemorySampler
+
+LEAST_ROUNDS = 2
+"""Samples of each number, however long they take."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,15 @@ def in_rounds(works: Mapping[str, Callable[[], Any]], device: str, rounds: int) 
         for name, work in works.items():
             samples[name].append(seconds_of(device, work))
     return samples
+
+
+def rounds_within(rounds: int, seconds: float, began: float) -> Iterator[int]:
+    """Numbers of rounds, from 0: up to `rounds`, at least LEAST_ROUNDS of them, and no more that begin `seconds` after
+    `began`, a time of `time.perf_counter`."""
+    for number in range(rounds):
+        if number >= LEAST_ROUNDS and time.perf_counter() - began > seconds:
+            return
+        yield number
 
 
 class PeakMemory:
