@@ -22,7 +22,7 @@ import click
 import torch
 
 from benchmarks.demands import Demand, at_least, at_most, print_demands, run_command
-from parakeet.benchmarks.decoding import fill
+from parakeet.benchmarks.decoding import filled_cache
 from parakeet.benchmarks.generate import write_random_model
 from parakeet.benchmarks.process import Answer, AnsweringProcess, MeasuringProcess
 from parakeet.benchmarks.processor import ISA_LIMITS, this_processor
@@ -152,8 +152,7 @@ def sample_ours(request: dict[str, Any]) -> Iterator[Answer]:
     """In a process of Parakeet: load; then one sample after the other, of the prompt and each context, greedily."""
     began = time.perf_counter()
     decoder = Decoder(load_model(Path(request["directory"]), "cpu"), request["dtype"])
-    cache = decoder.new_cache(request["capacity"])
-    fill(cache)
+    cache = filled_cache(decoder, request["capacity"])
     yield {"seconds": time.perf_counter() - began}
     ids = [number * 37 % 250 for number in range(request["prompt"])]
     while True:

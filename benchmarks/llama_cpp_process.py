@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
@@ -119,6 +120,7 @@ def serve(request: dict[str, Any]) -> Iterator[dict[str, float]]:
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = request["threads"]
     if not request["flash"]:
         parameters.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    parameters.slot_save_path = os.path.join(os.path.dirname(request["path"]), "")
     for name, value in HELD.items():
         setattr(parameters, name, value)
     began = time.perf_counter()
@@ -147,7 +149,13 @@ def serve(request: dict[str, Any]) -> Iterator[dict[str, float]]:
         seconds = times["predicted_ms"] / 1e3 / steps if steps else times["prompt_ms"] / 1e3
         return {"seconds": seconds, "cpu_seconds": cpu / predicted}
 
-    complete(longest, 1, 1)
+    # Reading it takes half a minute. The cache is in fp16 whatever the weights are, so another file's serves as well.
+    state = f"{request['flash']}.state"
+    if os.path.exists(os.path.join(parameters.slot_save_path, state)):
+        _ask_slot(server, "restore", state)
+    else:
+        complete(longest, 1, 1)
+        _ask_slot(server, "save", state)
     yield {"seconds": loaded}
     while True:
         yield complete(prompt, 0, 1, kept=False)
@@ -155,6 +163,14 @@ def serve(request: dict[str, Any]) -> Iterator[dict[str, float]]:
             slot = 1 if context == longest else 0
             complete(context, slot, 1)  # what the slot lacks or has too much, outside the sample
             yield complete(context, slot, tokens + 1)
+
+
+def _ask_slot(server: Any, action: str, file: str) -> None:
+    """Save or restore the cache of the longest context."""
+    address = f"{server.listening_address}/slots/1?action={action}"
+    body = json.dumps({"filename": file}).encode()
+    with urllib.request.urlopen(urllib.request.Request(address, body, {"Content-Type": "application/json"})) as answer:
+        answer.read()
 
 
 def main() -> None:

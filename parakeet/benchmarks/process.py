@@ -128,9 +128,15 @@ class MeasuringProcess(AnsweringProcess):
         super().__init__(command, request, _environment(function, threads) | dict(environment or {}), seconds)
 
 
-def ask_once(function: str, request: Mapping[str, Any], threads: int = 0, seconds: float | None = None) -> Answer:
+def ask_once(
+    function: str,
+    request: Mapping[str, Any],
+    threads: int = 0,
+    seconds: float | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Answer:
     """The answer of a process that has only one."""
-    with MeasuringProcess(function, request, threads, seconds) as process:
+    with MeasuringProcess(function, request, threads, seconds, environment) as process:
         return process.ask()
 
 
