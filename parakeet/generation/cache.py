@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.bias import causal_lower_right
 
 from parakeet.generation.graphs import StepGraphs
+from parakeet.generation.kernels import KINDS, Library
 from parakeet.generation.matrices import fresh_memory
 from parakeet.model.attention import KERNEL_WIDTH, LARGEST_EXACT, alibi_slopes
 from parakeet.model.config import ModelConfig
@@ -29,6 +30,9 @@ KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBacken
 """Without cuDNN, which torch prefers on Hopper: on an H100 its first prompt of 4,000 tokens took 1.7 to 3.1 s, because
 it plans each new length anew, and 0.2 s without it."""
 
+CACHE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
+NAMES = {dtype: name for name, dtype in CACHE_DTYPES.items()}
+
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """Appends key and value to a layer's cache, and gives the query's attention to all of it: layer, query, key, value."""
 
@@ -43,6 +47,13 @@ class Cache:
     def __init__(self, shape: tuple[int, int, int, int, int], dtype: torch.dtype, device: torch.device) -> None:
         self.keys = _untouched_zeros(shape, dtype, device)
         self.values = _untouched_zeros(shape, dtype, device)
+        self.scales: tuple[Tensor, Tensor] | None = None
+        """Of keys and values in int8: x ≈ q · scale, fp32 (layers, batch, heads, capacity) each."""
+        if dtype == torch.int8:
+            self.scales = (
+                _untouched_zeros(shape[:4], torch.float32, device),
+                _untouched_zeros(shape[:4], torch.float32, device),
+            )
         self.capacity = shape[3]
         self.lengths = [0] * shape[1]
         self.marked = [-1] * shape[1]
@@ -54,7 +65,26 @@ class Cache:
     def n_bytes_per_token(self) -> int:
         """Bytes that one more token of a row adds to what every later step reads."""
         layers, _, heads, _, width = self.keys.shape
-        return 2 * layers * heads * width * self.keys.element_size()
+        return 2 * layers * heads * (width * self.keys.element_size() + (4 if self.scales else 0))
+
+    def write(self, layer: int, where: Any, key: Tensor, value: Tensor) -> None:
+        """Keys and values (…, head width) for the slots that `where` indexes in (batch, heads, capacity)."""
+        for number, (stored, new) in enumerate(((self.keys, key), (self.values, value))):
+            if self.scales is None:
+                stored[layer][where] = new.to(stored.dtype)
+            else:
+                most = new.float().abs().amax(-1)
+                stored[layer][where] = (new.float() * (127 / most.clamp_min(1e-30))[..., None]).round_().to(torch.int8)
+                # A number that is not finite stays visible in the scale.
+                self.scales[number][layer][where] = most / 127
+
+    def read(self, layer: int, where: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Keys and values in `dtype`: those of the cache itself if it is of this dtype."""
+        keys, values = self.keys[layer][where], self.values[layer][where]
+        if self.scales is None:
+            return keys.to(dtype), values.to(dtype)
+        key_scales, value_scales = (scales[layer][where][..., None].to(dtype) for scales in self.scales)
+        return keys.to(dtype) * key_scales, values.to(dtype) * value_scales
 
 
 def _untouched_zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -110,11 +140,11 @@ class MaskAttention:
         bias = -self._slopes[:, None, None] * distance[:, None, None, :]
         bias = bias.masked_fill((distance > positions[:, None])[:, None, None, :], float("-inf"))
 
+        everywhere = (slice(None), slice(None), slice(visible))
+
         def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            keys, values = cache.keys[layer], cache.values[layer]  # (batch, heads, capacity, head width)
-            keys[batch, :, slots] = key
-            values[batch, :, slots] = value
-            seen = keys[:, :, :visible], values[:, :, :visible]
+            cache.write(layer, (batch, slice(None), slots), key, value)
+            seen = cache.read(layer, everywhere, query.dtype)
             return F.scaled_dot_product_attention(query[:, :, None], *seen, bias)[:, :, 0]
 
         return attend
@@ -127,9 +157,8 @@ class MaskAttention:
         bias = (-self._slopes[:, None] * (end - 1 - line)).masked_fill_(line >= end, float("-inf"))  # (heads, line)
 
         def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            keys, values = cache.keys[layer, row : row + 1, :, :end], cache.values[layer, row : row + 1, :, :end]
-            keys[:, :, past:] = key
-            values[:, :, past:] = value
+            cache.write(layer, (slice(row, row + 1), slice(None), slice(past, end)), key, value)
+            keys, values = cache.read(layer, (slice(row, row + 1), slice(None), slice(end)), query.dtype)
             newest_first, mixed = query.flip(2), []
             for begin in range(0, end - past, QUERIES_PER_BLOCK):
                 queries = newest_first[:, :, begin : begin + QUERIES_PER_BLOCK]
@@ -139,6 +168,29 @@ class MaskAttention:
                 mask = bias.as_strided(shape, strides, begin)
                 mixed.append(F.scaled_dot_product_attention(queries, keys[:, :, :last], values[:, :, :last], mask))
             return torch.cat(mixed, 2).flip(2)
+
+        return attend
+
+
+class CompiledAttention(MaskAttention):
+    """A step's attention by the compiled kernels, which read the cache as it is stored. A prompt's is torch's."""
+
+    def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device, library: Library) -> None:
+        super().__init__(config, dtype, device)
+        self._library = library
+
+    def step(self, cache: Cache, positions: Tensor, visible: int) -> Attend:
+        return self.append(cache, torch.arange(positions.shape[0]), positions)
+
+    def append(self, cache: Cache, rows: Tensor, positions: Tensor) -> Attend:
+        """For n positions, each of its row of the cache, several of one row if they do not pass its capacity: query,
+        key, value (n, heads, head width) fp32. Each sees its row up to its own position."""
+        kind = KINDS[NAMES[cache.keys.dtype]]
+
+        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            scales = cache.scales and (cache.scales[0][layer], cache.scales[1][layer])
+            stored = cache.keys[layer], cache.values[layer], scales
+            return self._library.attend(kind, *stored, rows, positions, query, key, value, self._slopes)
 
         return attend
 
@@ -221,7 +273,7 @@ class MarkAttention:
     def _mix(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         """query (batch, heads, n, head width), keys and values (batch, heads, m, width)."""
         marks = self._query_marks.expand(query.shape[0], -1, query.shape[2], -1)
-        marked = torch.cat([query, marks], dim=-1)
+        marked = torch.cat([query.to(marks.dtype), marks], dim=-1)
         with sdpa_kernel(KERNELS):
             # The default scale would be 1 / sqrt of the width with the marks.
             mixed = F.scaled_dot_product_attention(marked, keys, values, mask, scale=1 / math.sqrt(self._own))

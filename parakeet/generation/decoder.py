@@ -5,17 +5,37 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from parakeet.generation.cache import Cache, CacheAttention, MarkAttention, MaskAttention
-from parakeet.generation.matrices import Arena, DenseMatrix, Int4Matrix, Int8Matrix, Matrix
+from parakeet.generation.cache import (
+    CACHE_DTYPES,
+    Attend,
+    Cache,
+    CacheAttention,
+    CompiledAttention,
+    MarkAttention,
+    MaskAttention,
+)
+from parakeet.generation.kernels import Library, library
+from parakeet.generation.matrices import (
+    COMPILED_ROWS,
+    Arena,
+    CompiledMatrix,
+    DenseMatrix,
+    Int4Matrix,
+    Int8Matrix,
+    Matrix,
+)
 from parakeet.model.config import ModelConfig
 from parakeet.model.transformer import Parakeet
 
 DTYPES = ("fp32", "bf16", "int8", "int4")
+AUTO_CACHE = {"fp32": "fp32", "bf16": "bf16", "int8": "bf16", "int4": "bf16"}
+"""The dtype of the cache by that of the weights."""
 KEYS_PER_BUCKET = 256
 """CUDA graphs have fixed shapes, so on CUDA a step attends to a multiple of this many keys."""
 
@@ -28,8 +48,10 @@ def dense(weight: Tensor, arena: Arena, dtype: torch.dtype) -> Matrix:
     return DenseMatrix(arena.place(weight, dtype))
 
 
-def matrix_maker(dtype: str) -> MatrixMaker:
-    """How a weight of the file becomes a matrix of `dtype`, one of DTYPES."""
+def matrix_maker(dtype: str, kernels: Library | None = None) -> MatrixMaker:
+    """How a weight of the file becomes a matrix of `dtype`, one of DTYPES: for the kernels, or for torch without."""
+    if kernels:
+        return partial(CompiledMatrix.of, kernels, dtype)
     makers: dict[str, MatrixMaker] = {
         "fp32": lambda weight, arena: dense(weight, arena, torch.float32),
         "bf16": lambda weight, arena: dense(weight, arena, torch.bfloat16),
@@ -56,8 +78,7 @@ class _Layer:
 class Decoder:
     """A model's weights, ready to decode.
 
-    The residual stream and the norms are fp32. Products use the weights' precision, with bf16 activations for int8 and
-    int4.
+    The residual stream and the norms are fp32; each matrix rounds its input as it needs.
     """
 
     @torch.no_grad()
@@ -66,17 +87,23 @@ class Decoder:
         model: Parakeet,
         dtype: str,
         device: str = "cpu",
+        cache_dtype: str = "auto",
+        compiled: bool = True,
         make: MatrixMaker | None = None,
         attention: type[CacheAttention] | None = None,
     ) -> None:
         """Copies the weights of `model` one tensor at a time. If they are mapped from a file (`load_model`), the file's
-        pages are the only other copy. `make` replaces `matrix_maker(dtype)` and `attention` the device's form of
-        attention, for measurements and tests."""
-        make = make or matrix_maker(dtype)
+        pages are the only other copy.
+
+        `cache_dtype` is one of CACHE_DTYPES; auto is AUTO_CACHE's. `compiled` uses the kernels of kernels.c on a CPU
+        that has them. `make` replaces `matrix_maker(dtype)` and `attention` the device's form of attention, for
+        measurements and tests."""
         self.config: ModelConfig = model.config
         self.dtype = dtype
         self.device = torch.device(device)
-        self.activation_dtype = torch.float32 if dtype == "fp32" else torch.bfloat16
+        self.cache_dtype = AUTO_CACHE[dtype] if cache_dtype == "auto" else cache_dtype
+        kernels = library() if compiled and self.device.type == "cpu" else None
+        make = make or matrix_maker(dtype, kernels)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         arena = Arena(4 * parameters + (1 << 20), self.device)
         weights = model.state_dict()
@@ -85,13 +112,14 @@ class Decoder:
         self._head = make(model.embedding.weight, arena)
         # Rows for embedding lookup: the head's own if it is dense, else the file's, which reads only the rows used.
         self._rows = model.embedding.weight.detach()
-        if isinstance(self._head, DenseMatrix):
-            self._rows = self._head.weight
+        if self._head.dense is not None:
+            self._rows = self._head.dense
         self._embedding_norm = arena.place(model.embedding_norm.weight), arena.place(model.embedding_norm.bias)
         self._final_norm = arena.place(model.final_norm.weight)
-        form: type[CacheAttention] = MarkAttention if self.device.type == "cuda" else MaskAttention
-        self._attention = (attention or form)(model.config, self.activation_dtype, self.device)
-        self._run_step = self._step
+        form = attention or (MarkAttention if self.device.type == "cuda" else MaskAttention)
+        what = model.config, CACHE_DTYPES[self.cache_dtype], self.device
+        self._appending = CompiledAttention(*what, kernels) if kernels and not attention else None
+        self._attention = self._appending or form(*what)
         matrices = [m for layer in self._layers for m in (layer.projections, layer.attention_output)]
         matrices += [m for layer in self._layers for m in (layer.mlp_input, layer.mlp_output)]
         self.bytes_per_token = sum(matrix.n_bytes for matrix in [*matrices, self._head])
@@ -101,7 +129,7 @@ class Decoder:
         """An empty cache of `capacity` tokens a row, at most the model's context."""
         c = self.config
         shape = (c.layers, batch_size, c.heads, min(capacity, c.context), self._attention.width)
-        return Cache(shape, self.activation_dtype, self.device)
+        return Cache(shape, CACHE_DTYPES[self.cache_dtype], self.device)
 
     @torch.inference_mode()
     def prefill(self, ids: Sequence[int], cache: Cache, row: int = 0) -> Tensor:
@@ -109,13 +137,32 @@ class Decoder:
 
         They must fit into the rest of the cache: a prompt never overwrites itself.
         """
-        return self._head.product(self._hidden(ids, cache, row)[-1:].to(self.activation_dtype))[0].float()
+        return self._head.product(self._hidden(ids, cache, row)[-1:])[0].float()
 
     @torch.inference_mode()
     def logits(self, ids: Sequence[int], cache: Cache | None = None) -> Tensor:
         """Logits (len(ids), vocabulary rows) fp32 of every position of one text, or of ids that continue a cache."""
         hidden = self._hidden(ids, cache or self.new_cache(len(ids)), 0)
-        return self._head.product(hidden.to(self.activation_dtype)).float()
+        return self._head.product(hidden).float()
+
+    @property
+    def can_append(self) -> bool:
+        """Whether `steps` is there, and cheaper than one `step` after the other."""
+        return self._appending is not None
+
+    @torch.inference_mode()
+    def steps(self, ids: Sequence[int], cache: Cache) -> Tensor:
+        """Append ids to a cache of one row; logits (len(ids), vocabulary rows) fp32 after each of them.
+
+        They are the bits that one `step` after the other gives, since the kernels compute each row apart from others,
+        if there are at most COMPILED_ROWS. The ids must fit into the rest of the cache.
+        """
+        assert self._appending is not None
+        assert len(ids) <= COMPILED_ROWS
+        begin, end = cache.lengths[0], cache.lengths[0] + len(ids)
+        attend = self._appending.append(cache, torch.zeros(len(ids), dtype=torch.int64), torch.arange(begin, end))
+        cache.lengths = [end]
+        return self._pass(torch.tensor(ids), attend)
 
     @torch.inference_mode()
     def step(self, ids: Sequence[int], cache: Cache) -> Tensor:
@@ -127,23 +174,22 @@ class Decoder:
         visible = min(cache.capacity, max(positions) + 1)
         self._attention.prepare(cache, range(len(positions)), 1)
         if cache.graphs is None:
-            logits = self._run_step(torch.tensor(ids), torch.tensor(positions), cache, visible)
+            logits = self._step(torch.tensor(ids), torch.tensor(positions), cache, visible)
         else:
             keys = min(cache.capacity, -(-visible // KEYS_PER_BUCKET) * KEYS_PER_BUCKET)
-            logits = cache.graphs.run(lambda a, b: self._run_step(a, b, cache, keys), ids, positions, keys)
+            logits = cache.graphs.run(lambda a, b: self._step(a, b, cache, keys), ids, positions, keys)
         cache.lengths = [length + 1 for length in positions]
         return logits
 
-    def compile(self) -> None:
-        """Let Inductor fuse the small operations of a step. The first steps take a minute then."""
-        self._run_step = torch.compile(self._step, dynamic=True)
-
     def _step(self, ids: Tensor, positions: Tensor, cache: Cache, visible: int) -> Tensor:
         """ids, positions (batch,) int64. Shapes are fixed and nothing branches on values, as CUDA graphs need."""
-        x = self._embed(ids)  # (batch, width)
-        attend = self._attention.step(cache, positions, visible)
+        return self._pass(ids, self._attention.step(cache, positions, visible))
+
+    def _pass(self, ids: Tensor, attend: Attend) -> Tensor:
+        """Logits (n, vocabulary rows) fp32 after each of n ids (n,), which attend to the cache one by one."""
+        x = self._embed(ids)  # (n, width)
         for number, layer in enumerate(self._layers):
-            query, key, value = self._project(layer, x)  # (batch, heads, head width) each
+            query, key, value = self._project(layer, x)  # (n, heads, head width) each
             x = self._finish(layer, x, attend(number, query, key, value))
         return self._head.product(self._normed(x, self._final_norm)).float()
 
@@ -158,7 +204,7 @@ class Decoder:
             query, key, value = (part.transpose(0, 1)[None] for part in self._project(layer, x))
             x = self._finish(layer, x, attend(number, query, key, value)[0].transpose(0, 1))
         cache.lengths[row] = end
-        return F.layer_norm(x, (self.config.width,), self._final_norm, None, EPSILON)
+        return self._normed(x, self._final_norm)
 
     def _embed(self, ids: Tensor) -> Tensor:
         weight, bias = self._embedding_norm
@@ -179,7 +225,7 @@ class Decoder:
         return x
 
     def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
-        return F.layer_norm(x, (self.config.width,), weight, None, EPSILON).to(self.activation_dtype)
+        return F.layer_norm(x, (self.config.width,), weight, None, EPSILON)
 
 
 def _pair(model: Parakeet, weights: Mapping[str, Tensor], pair: int, make: MatrixMaker, arena: Arena) -> list[_Layer]:

@@ -1,12 +1,13 @@
 """Weight matrices in the precision in which they are read. A decoded token reads each of them once.
 
-The products are torch's own. The share of memory bandwidth that each reaches is in docs/benchmarks/generation.md.
+On a CPU with a C compiler, the products of a few rows are Parakeet's own (`CompiledMatrix`), else torch's. The share
+of memory bandwidth that each reaches is in docs/benchmarks/generation.md.
 """
 
 import contextlib
 import math
 import mmap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,13 +16,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from parakeet.errors import ParakeetError
+from parakeet.generation.kernels import GROUP, KINDS, Library
 
-GROUP = 32
-"""Weights that share a scale and a zero point in int4."""
+COMPILED_ROWS = 16
+"""Up to this many rows of x, the compiled kernels are used. More are products of large matrices, as in a prompt."""
+
+PIECE = 1 << 20
+"""Weights that are converted together for a prompt: few enough to stay in the cache until they are multiplied."""
 
 BLOCK = 64
-"""Rows and columns of a quantised matrix must be multiples of this. torch packs up to 64 rows of int4 together, and its
-int8 kernel reads past the end of rows that are not a multiple of 16 (a segmentation fault at widths 24 and 40)."""
+"""Rows and columns of a matrix that torch quantises must be multiples of this. It packs up to 64 rows of int4
+together, and its int8 kernel reads past the end of rows that are not a multiple of 16 (a segmentation fault at widths
+24 and 40)."""
 
 ROWS_PER_BLOCK = 2048
 """Rows that are quantised together; a multiple of BLOCK."""
@@ -39,8 +45,12 @@ class Matrix(Protocol):
 
     n_bytes: int
 
+    @property
+    def dense(self) -> Tensor | None:
+        """The weight itself, (rows, columns), unless it is quantised."""
+
     def product(self, x: Tensor) -> Tensor:
-        """x (n, columns) in the activations' dtype, times the transposed weight: (n, rows)."""
+        """x (n, columns) in any floating dtype, times the transposed weight: (n, rows) in the dtype of the sums."""
 
     def part(self, begin: int, end: int) -> "Matrix":
         """Some of the rows, in the same memory."""
@@ -81,26 +91,135 @@ def fresh_memory(n_bytes: int, huge: bool) -> mmap.mmap:
     return memory
 
 
+def prompt_dtype() -> torch.dtype:
+    """The faster dtype for products of large matrices on this CPU, where the weights' own is not fp32.
+
+    bf16 takes units for it: without them it takes 17 times as long as fp32. The question is put to the processor, not
+    to a clock, so that the same prompt gives the same bits each time.
+    """
+    limited = not torch.backends.cpu.get_cpu_capability().startswith(("AVX512", "AVX10"))
+    units = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if units and not limited else torch.float32
+
+
+def in_pieces(x: Tensor, rows: int, columns: int, convert: Callable[[slice, torch.dtype], Tensor]) -> Tensor:
+    """x (n, columns) times a weight (rows, columns) that is converted to `prompt_dtype` in pieces: (n, rows).
+
+    `convert` gives some of the weight's rows in a dtype.
+    """
+    x = x.to(prompt_dtype())
+    product, step = x.new_empty(x.shape[0], rows), max(1, PIECE // columns)
+    for begin in range(0, rows, step):
+        piece = slice(begin, begin + step)
+        torch.mm(x, convert(piece, x.dtype).t(), out=product[:, piece])
+    return product
+
+
 class DenseMatrix:
-    """fp32 or bf16."""
+    """fp32 or bf16, multiplied by torch."""
+
+    dense: Tensor
 
     def __init__(self, weight: Tensor) -> None:
-        self.weight = weight
+        self.dense = weight
         self.n_bytes = weight.numel() * weight.element_size()
         self._on_cpu = weight.device.type == "cpu"
 
     def product(self, x: Tensor) -> Tensor:
         # For a single row in bf16, F.linear reaches 58 % of the memory bandwidth, mv 77 %.
         if self._on_cpu and x.shape[0] == 1:
-            return torch.mv(self.weight, x[0])[None]
-        return F.linear(x, self.weight)
+            return torch.mv(self.dense, x[0].to(self.dense.dtype))[None]
+        if self._on_cpu and self.dense.dtype != torch.float32:
+            rows, columns = self.dense.shape
+            return in_pieces(x, rows, columns, lambda piece, dtype: self.dense[piece].to(dtype))
+        return F.linear(x.to(self.dense.dtype), self.dense)
 
     def part(self, begin: int, end: int) -> "DenseMatrix":
-        return DenseMatrix(self.weight[begin:end])
+        return DenseMatrix(self.dense[begin:end])
+
+
+class CompiledMatrix:
+    """Any precision, with the compiled kernels for a few rows of x. CPU only.
+
+    int8: symmetric, w ≈ q · scale with an fp32 scale a row. int4: w ≈ (q − 8) · scale with a bf16 scale for every 32
+    weights of a row, 16 bytes that hold the first 16 in their low halves. Their x is rounded to int8 by rows, for a few
+    rows; for many, the weights are converted in pieces to fp32 or bf16, whichever this CPU multiplies faster.
+    """
+
+    def __init__(self, library: Library, dtype: str, weight: Tensor, scales: Tensor | None, width: int) -> None:
+        """weight (rows, padded width) fp32, bf16 or int8, or (rows, padded width / 2) uint8 for int4."""
+        self._library = library
+        self._dtype = dtype
+        self._weight = weight
+        self._scales = scales
+        self._width = width
+        self._columns = weight.shape[1] * (2 if dtype == "int4" else 1)
+        self.dense: Tensor | None = weight if weight.is_floating_point() else None
+        parts = [weight] if scales is None else [weight, scales]
+        self.n_bytes = sum(part.numel() * part.element_size() for part in parts)
+
+    @classmethod
+    def of(cls, library: Library, dtype: str, weight: Tensor, arena: Arena) -> "CompiledMatrix":
+        """Round fp32 (rows, width) to `dtype`."""
+        rows, width = weight.shape
+        if dtype in ("fp32", "bf16"):
+            return cls(
+                library, dtype, arena.place(weight, torch.float32 if dtype == "fp32" else torch.bfloat16), None, width
+            )
+        columns = -(-width // GROUP) * GROUP
+        if dtype == "int8":
+            packed = arena.empty((rows, columns), torch.int8)
+            scales = arena.empty((rows,), torch.float32)
+        else:
+            packed = arena.empty((rows, columns // 2), torch.uint8)
+            scales = arena.empty((rows, columns // GROUP), torch.bfloat16)
+        for some in _row_blocks(weight):
+            block = F.pad(weight[some], (0, columns - width))
+            packed[some], scales[some] = _as_int8(block) if dtype == "int8" else _as_int4(block)
+        return cls(library, dtype, packed, scales, width)
+
+    def product(self, x: Tensor) -> Tensor:
+        if x.shape[0] <= COMPILED_ROWS:
+            return self._library.multiply(KINDS[self._dtype], self._weight, self._scales, self._columns, x.float())
+        if self._dtype == "fp32":
+            return F.linear(x.float(), self._weight)
+        product = in_pieces(x, self._weight.shape[0], self._columns, self._converted)
+        # int8 is converted without its scales: they are applied to the sums.
+        return product.mul_(self._scales) if self._dtype == "int8" and self._scales is not None else product
+
+    def _converted(self, piece: slice, dtype: torch.dtype) -> Tensor:
+        if self._dtype != "int4" or self._scales is None:
+            return self._weight[piece, : self._width].to(dtype)
+        return self._library.unpack(self._weight[piece], self._scales[piece], dtype)[:, : self._width]
+
+    def part(self, begin: int, end: int) -> "CompiledMatrix":
+        scales = None if self._scales is None else self._scales[begin:end]
+        return CompiledMatrix(self._library, self._dtype, self._weight[begin:end], scales, self._width)
+
+
+def _as_int8(block: Tensor) -> tuple[Tensor, Tensor]:
+    """fp32 (rows, columns) as int8 and fp32 scales (rows,)."""
+    scales = (block.abs().amax(1) / 127).clamp_min_(1e-30)
+    return (block / scales[:, None]).round_().to(torch.int8), scales
+
+
+def _as_int4(block: Tensor) -> tuple[Tensor, Tensor]:
+    """fp32 (rows, columns) as uint8 (rows, columns / 2), two weights a byte, and bf16 scales (rows, groups)."""
+    rows, columns = block.shape
+    groups = block.view(rows, columns // GROUP, GROUP)
+    # The weight that is farthest from zero becomes −8: the range is −8 to 7.
+    farthest = groups.gather(2, groups.abs().argmax(2, keepdim=True)).squeeze(2)
+    scales = (farthest / -8).bfloat16()
+    divisors = scales.float().where(scales != 0, 1.0)[..., None]
+    numbers = (groups / divisors).round_().clamp_(-8, 7).add_(8).to(torch.uint8)
+    low, high = numbers.view(rows, -1, 2, GROUP // 2).unbind(2)
+    return (low | (high << 4)).view(rows, columns // 2), scales
 
 
 class Int8Matrix:
-    """8 bits a weight, symmetric: weight int8 (rows, columns), scales bf16 (rows,), activations bf16. CPU only."""
+    """torch's: 8 bits a weight, weight int8 (rows, columns), scales bf16 (rows,), activations bf16. CPU only."""
+
+    dense: Tensor | None = None
 
     def __init__(self, weight: Tensor, scales: Tensor) -> None:
         self._weight = weight
@@ -121,8 +240,10 @@ class Int8Matrix:
 
     def product(self, x: Tensor) -> Tensor:
         if x.shape[0] < DEQUANTISED_ROWS:
-            return torch._weight_int8pack_mm(x, self._weight, self._scales)
-        return F.linear(x, self._weight.to(x.dtype)).mul_(self._scales)
+            return torch._weight_int8pack_mm(x.bfloat16(), self._weight, self._scales)
+        rows, columns = self._weight.shape
+        product = in_pieces(x, rows, columns, lambda piece, dtype: self._weight[piece].to(dtype))
+        return product.mul_(self._scales)
 
     def part(self, begin: int, end: int) -> "Int8Matrix":
         return Int8Matrix(self._weight[begin:end], self._scales[begin:end])
@@ -164,7 +285,9 @@ class PackedLayout:
 
 
 class Int4Matrix:
-    """4 bits a weight, in groups of 32 along a row that share a bf16 scale and zero point. Otherwise like int8."""
+    """torch's: 4 bits a weight, in groups of 32 along a row that share a bf16 scale and zero point. Like Int8Matrix."""
+
+    dense: Tensor | None = None
 
     def __init__(self, packed: Tensor, scales_and_zeros: Tensor, layout: PackedLayout) -> None:
         self._packed = packed
@@ -191,8 +314,9 @@ class Int4Matrix:
 
     def product(self, x: Tensor) -> Tensor:
         if x.shape[0] < UNPACKED_ROWS:
-            return torch._weight_int4pack_mm_for_cpu(x, self._packed, GROUP, self._scales_and_zeros)
-        scales, zeros = self._scales_and_zeros.unbind(-1)  # (groups, rows) each
+            return torch._weight_int4pack_mm_for_cpu(x.bfloat16(), self._packed, GROUP, self._scales_and_zeros)
+        x = x.to(prompt_dtype())
+        scales, zeros = self._scales_and_zeros.to(x.dtype).unbind(-1)  # (groups, rows) each
         numbers = self._layout.unpack(self._packed, x.dtype)  # (columns, rows)
         groups = numbers.view(-1, GROUP, numbers.shape[1])  # (groups, GROUP, rows)
         # (q − 8) · scale + zero as q · scale + (zero − 8 · scale): one fused operation.
@@ -208,8 +332,8 @@ def _check_blocks(weight: Tensor) -> None:
     if any(size % BLOCK for size in weight.shape):
         rows, columns = weight.shape
         raise ParakeetError(
-            f"int8 and int4 need matrices whose sizes are multiples of {BLOCK}, but this model has one of "
-            f"{rows:,} × {columns:,}: use bf16 instead."
+            f"Without a C compiler, int8 and int4 need matrices whose sizes are multiples of {BLOCK}, but this model "
+            f"has one of {rows:,} × {columns:,}: use bf16 instead, or install a compiler."
         )
 
 

@@ -170,7 +170,7 @@ def test_far_probabilities_are_as_exact_as_bf16(past: int, slope: int, device: s
 def test_a_step_is_one_graph_that_branches_on_no_value(form: type[CacheAttention]) -> None:
     """CUDA graphs need that, and no step waits for the device. `fullgraph` refuses anything else."""
     config = ModelConfig(layers=1, heads=3, width=192, context=96, vocabulary_rows=320)
-    decoder = Decoder(random_model(config), "bf16", attention=form)
+    decoder = Decoder(random_model(config), "bf16", compiled=False, attention=form)
     cache, counter = decoder.new_cache(96), CompileCounter()
     decoder.prefill(random_ids(20), cache)
     step = torch.compile(decoder._step, fullgraph=True, dynamic=True, backend=counter)
@@ -236,14 +236,6 @@ def test_any_number_of_rows_gives_the_same_product(dtype: str, count: int) -> No
         assert float((found.product(x.bfloat16()).float() - expected).norm() / expected.norm()) < 0.01
     error = (one_by_one.float() - x @ weight.T).norm() / (x @ weight.T).norm()
     assert error < (0.02 if dtype == "int8" else 0.12)
-
-
-@pytest.mark.slow
-def test_a_compiled_step_says_the_same() -> None:
-    model, prompt = random_model(ModelConfig(layers=1, heads=3, width=192, context=96, vocabulary_rows=320)), [1, 2]
-    plain, compiled = Decoder(model, "fp32"), Decoder(model, "fp32")
-    compiled.compile()
-    assert greedy_with_cache(compiled, prompt, 12) == greedy_with_cache(plain, prompt, 12)
 
 
 @pytest.mark.gpu

@@ -1,0 +1,476 @@
+// A decoding step's work on a CPU: products of a few rows with a weight matrix, and attention to the cache.
+//
+// Each weight is read once from memory, whatever the number of rows. Every result is summed in an order of its own,
+// which depends neither on the other rows nor on the threads: five rows together give the bits that one by one gives.
+//
+// Vectors are GCC's and Clang's, of the width that -march allows. Intrinsics are used where the compilers find no
+// instruction by themselves: for sums of products of bytes.
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
+
+#ifdef __AVX512F__
+#define LANES 16
+#else
+#define LANES 8
+#endif
+#define ROWS 4                 // of a weight matrix that are read at once for several rows of x
+#define AT_ONCE 4              // rows of x that meet a weight while it is in a register
+#define GROUP 32               // weights of int4 that share a scale
+#define ROUND 12582912.0f       // 1.5 · 2^23: adding it to a small number rounds that to an integer
+#define SERIAL (1L << 16)      // multiplications that one thread does sooner than it wakes another
+
+typedef float floats __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef uint32_t words __attribute__((vector_size(4 * LANES)));
+typedef int32_t integers __attribute__((vector_size(4 * LANES)));
+typedef uint16_t halves __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
+typedef int8_t bytes __attribute__((vector_size(LANES), aligned(1), may_alias));
+typedef int8_t bytes32 __attribute__((vector_size(32), aligned(1), may_alias));
+typedef int8_t bytes16 __attribute__((vector_size(16), aligned(1), may_alias));
+typedef int32_t sums8 __attribute__((vector_size(32)));
+typedef float floats8 __attribute__((vector_size(32)));
+typedef float loose8 __attribute__((vector_size(32), aligned(4), may_alias));
+typedef uint32_t words8 __attribute__((vector_size(32)));
+typedef uint16_t halves8 __attribute__((vector_size(16), aligned(2), may_alias));
+typedef int8_t bytes8 __attribute__((vector_size(8), aligned(1), may_alias));
+
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
+
+enum { FP32, BF16, INT8, INT4 };
+
+INLINE float from_bf16(uint16_t half) {
+    uint32_t word = (uint32_t)half << 16;
+    float number;
+    memcpy(&number, &word, 4);
+    return number;
+}
+
+INLINE uint16_t to_bf16(float number) {
+    uint32_t word;
+    memcpy(&word, &number, 4);
+    if (number != number) return 0x7fc0;
+    return (uint16_t)((word + 0x7fff + ((word >> 16) & 1)) >> 16);
+}
+
+// LANES numbers of fp32 or bf16 from memory, as fp32.
+INLINE floats load(int kind, const void *from, long index) {
+    if (kind == BF16) {
+        words wide = __builtin_convertvector(*(const halves *)((const uint16_t *)from + index), words) << 16;
+        return (floats)wide;
+    }
+    return *(const floats *)((const float *)from + index);
+}
+
+INLINE float load_one(int kind, const void *from, long index) {
+    if (kind == BF16) return from_bf16(((const uint16_t *)from)[index]);
+    if (kind == INT8) return ((const int8_t *)from)[index];
+    return ((const float *)from)[index];
+}
+
+INLINE float total8(floats8 v) {
+#ifdef __AVX__
+    __m128 sum = _mm_add_ps(_mm256_castps256_ps128((__m256)v), _mm256_extractf128_ps((__m256)v, 1));
+    sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
+    return _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)));
+#else
+    return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
+#endif
+}
+
+INLINE float total(floats v) {
+    floats8 parts[LANES / 8];
+    memcpy(parts, &v, sizeof v);
+    return total8(LANES == 8 ? parts[0] : parts[0] + parts[LANES / 8 - 1]);
+}
+
+// Eight numbers from memory, as fp32.
+INLINE floats8 load8(int kind, const void *from, long index) {
+    if (kind == BF16)
+        return (floats8)(__builtin_convertvector(*(const halves8 *)((const uint16_t *)from + index), words8) << 16);
+    if (kind == INT8) {
+        const int8_t *eight = (const int8_t *)from + index;
+#ifdef __AVX2__
+        return (floats8)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)eight)));
+#else
+        return __builtin_convertvector(*(const bytes8 *)eight, floats8);
+#endif
+    }
+    return *(const loose8 *)((const float *)from + index);
+}
+
+// The larger of two numbers; b if either is not a number.
+INLINE floats larger(floats a, floats b) {
+    integers keep = a > b;
+    return (floats)(((integers)a & keep) | ((integers)b & ~keep));
+}
+
+INLINE long bytes_of(int kind, long numbers) {
+    return kind == FP32 ? 4 * numbers : kind == BF16 ? 2 * numbers : kind == INT8 ? numbers : numbers / 2;
+}
+
+// ---------------------------------------------------------------------------------------------- products
+
+typedef struct {
+    int kind;
+    long rows, columns;     // of the weight; columns of int8 and int4 are a multiple of GROUP
+    const void *weight;
+    const void *scales;     // int8: fp32 (rows); int4: bf16 (rows, columns / GROUP)
+    const void *x;          // (n, columns) fp32, or int8 for weights of int8 and int4
+    const float *x_scales;  // (n) for int8
+    float *y;               // (n, rows)
+} product;
+
+// `rows` rows of the weight times `count` rows of x, both constants where this is inlined. Each sum has two parts, of the
+// vectors with even and odd numbers: with one, a single row waits for its additions.
+INLINE void dense_block(const product *p, int kind, long row, long first, const int rows, const int count) {
+    long columns = p->columns;
+    const char *weight = (const char *)p->weight + bytes_of(kind, row * columns);
+    const float *x = (const float *)p->x + first * columns;
+    floats sums[ROWS][AT_ONCE][2];
+    UNROLL for (int r = 0; r < rows; r++)
+        UNROLL for (int i = 0; i < count; i++) sums[r][i][0] = sums[r][i][1] = (floats){0};
+    long column = 0;
+    for (; column + 2 * LANES <= columns; column += 2 * LANES) {
+        UNROLL for (int part = 0; part < 2; part++) {
+            floats w[ROWS];
+            long from = column + part * LANES;
+            UNROLL for (int r = 0; r < rows; r++) w[r] = load(kind, weight + bytes_of(kind, r * columns), from);
+            UNROLL for (int i = 0; i < count; i++) {
+                floats v = *(const floats *)(x + i * columns + from);
+                UNROLL for (int r = 0; r < rows; r++) sums[r][i][part] += w[r] * v;
+            }
+        }
+    }
+    UNROLL for (int r = 0; r < rows; r++)
+        UNROLL for (int i = 0; i < count; i++) {
+            float sum = total(sums[r][i][0] + sums[r][i][1]);
+            for (long c = column; c < columns; c++)
+                sum = fmaf(load_one(kind, weight + bytes_of(kind, r * columns), c), x[i * columns + c], sum);
+            p->y[(first + i) * p->rows + row + r] = sum;
+        }
+}
+
+// Adds the products of unsigned and signed bytes to eight sums of four each. No unsigned byte is above 127, so that
+// the sums of two products fit the 16 bits of AVX2's instruction.
+INLINE sums8 dot(sums8 sums, bytes32 u, bytes32 s) {
+#if defined(__AVX512VNNI__) && defined(__AVX512VL__)
+    return (sums8)_mm256_dpbusd_epi32((__m256i)sums, (__m256i)u, (__m256i)s);
+#elif defined(__AVXVNNI__)
+    return (sums8)_mm256_dpbusd_avx_epi32((__m256i)sums, (__m256i)u, (__m256i)s);
+#elif defined(__AVX2__)
+    __m256i pairs = _mm256_maddubs_epi16((__m256i)u, (__m256i)s);
+    return sums + (sums8)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+#else
+    for (int lane = 0; lane < 8; lane++)
+        for (int i = 4 * lane; i < 4 * lane + 4; i++) sums[lane] += (int)u[i] * (int)s[i];
+    return sums;
+#endif
+}
+
+// Signed times signed: the sign goes from w to x.
+INLINE sums8 dot_signed(sums8 sums, bytes32 w, bytes32 x) {
+#ifdef __AVX2__
+    return dot(sums, (bytes32)_mm256_abs_epi8((__m256i)w), (bytes32)_mm256_sign_epi8((__m256i)x, (__m256i)w));
+#else
+    bytes32 negative = w < 0;
+    return dot(sums, (w ^ negative) - negative, (x ^ negative) - negative);
+#endif
+}
+
+INLINE void int8_block(const product *p, long row, long first, const int rows, const int count) {
+    long columns = p->columns;
+    const int8_t *weight = (const int8_t *)p->weight + row * columns, *x = (const int8_t *)p->x + first * columns;
+    sums8 sums[ROWS][AT_ONCE];
+    UNROLL for (int r = 0; r < rows; r++)
+        UNROLL for (int i = 0; i < count; i++) sums[r][i] = (sums8){0};
+    for (long column = 0; column < columns; column += GROUP) {
+        bytes32 v[AT_ONCE];
+        UNROLL for (int i = 0; i < count; i++) v[i] = *(const bytes32 *)(x + i * columns + column);
+        UNROLL for (int r = 0; r < rows; r++) {
+            bytes32 w = *(const bytes32 *)(weight + r * columns + column);
+            UNROLL for (int i = 0; i < count; i++) sums[r][i] = dot_signed(sums[r][i], w, v[i]);
+        }
+    }
+    UNROLL for (int r = 0; r < rows; r++)
+        UNROLL for (int i = 0; i < count; i++) {
+            int32_t sum = 0;
+            UNROLL for (int lane = 0; lane < 8; lane++) sum += sums[r][i][lane];
+            float scale = ((const float *)p->scales)[row + r] * p->x_scales[first + i];
+            p->y[(first + i) * p->rows + row + r] = (float)sum * scale;
+        }
+}
+
+// 16 bytes hold the 32 weights of a group: the low halves the first 16, the high halves the others, each plus 8.
+INLINE bytes32 unpacked(const uint8_t *packed) {
+#ifdef __AVX2__
+    __m128i pairs = _mm_loadu_si128((const __m128i *)packed);
+    __m256i both = _mm256_inserti128_si256(_mm256_castsi128_si256(pairs), _mm_srli_epi16(pairs, 4), 1);
+    return (bytes32)_mm256_and_si256(both, _mm256_set1_epi8(15));
+#else
+    bytes32 numbers;
+    for (int i = 0; i < 16; i++) numbers[i] = packed[i] & 15, numbers[16 + i] = packed[i] >> 4;
+    return numbers;
+#endif
+}
+
+// Sums in two parts, as above: of the groups with even and odd numbers.
+INLINE void int4_block(const product *p, long row, long first, const int rows, const int count) {
+    long groups = p->columns / GROUP;
+    const uint8_t *weight = (const uint8_t *)p->weight + row * groups * GROUP / 2;
+    const uint16_t *scales = (const uint16_t *)p->scales + row * groups;
+    const int8_t *x = (const int8_t *)p->x + first * p->columns;
+    floats8 sums[ROWS][AT_ONCE][2];
+    UNROLL for (int r = 0; r < rows; r++)
+        UNROLL for (int i = 0; i < count; i++) sums[r][i][0] = sums[r][i][1] = (floats8){0};
+    bytes32 eights = (bytes32){0} - (int8_t)8;
+    for (long pair = 0; pair < groups; pair += 2)
+        UNROLL for (int part = 0; part < 2; part++) {
+            long group = pair + part;
+            if (group == groups) break;
+            bytes32 v[AT_ONCE];
+            sums8 begin[AT_ONCE];
+            UNROLL for (int i = 0; i < count; i++) {
+                v[i] = *(const bytes32 *)(x + i * p->columns + group * GROUP);
+                begin[i] = dot_signed((sums8){0}, eights, v[i]);
+            }
+            UNROLL for (int r = 0; r < rows; r++) {
+                bytes32 w = unpacked(weight + (r * groups + group) * GROUP / 2);
+                float scale = from_bf16(scales[r * groups + group]);
+                UNROLL for (int i = 0; i < count; i++)
+                    sums[r][i][part] += __builtin_convertvector(dot(begin[i], w, v[i]), floats8) * scale;
+            }
+        }
+    UNROLL for (int r = 0; r < rows; r++)
+        UNROLL for (int i = 0; i < count; i++) {
+            floats8 both = sums[r][i][0] + sums[r][i][1];
+            p->y[(first + i) * p->rows + row + r] = total8(both) * p->x_scales[first + i];
+        }
+}
+
+INLINE void block(const product *p, int kind, long row, long first, const int rows, const int count) {
+    if (kind == INT8) int8_block(p, row, first, rows, count);
+    else if (kind == INT4) int4_block(p, row, first, rows, count);
+    else dense_block(p, kind, row, first, rows, count);
+}
+
+// A single row of x takes one row of the weight after the other: its memory is then one stream. Two streams are slower
+// by half, four by three quarters.
+INLINE void some_rows(const product *p, int kind, long row, long n, const int rows) {
+    long first = 0;
+    if (rows == ROWS)
+        for (; first + AT_ONCE <= n; first += AT_ONCE) block(p, kind, row, first, ROWS, AT_ONCE);
+    for (; first < n; first++)
+        for (int r = 0; r < rows; r++) block(p, kind, row + r, first, 1, 1);
+}
+
+INLINE void all_rows(const product *p, int kind, long n, int threads) {
+    long full = p->rows / ROWS;
+#pragma omp parallel num_threads(threads) if (p->rows * p->columns * n > SERIAL)
+    {
+#pragma omp for schedule(static)
+        for (long number = 0; number < full; number++) some_rows(p, kind, number * ROWS, n, ROWS);
+#pragma omp for schedule(static)
+        for (long row = full * ROWS; row < p->rows; row++) some_rows(p, kind, row, n, 1);
+    }
+}
+
+// A row of `columns` numbers as int8, zeros up to `padded`: x ≈ q · scale, with scale = max |x| / 127.
+// The scale is not finite if a number is not.
+static float quantised(const float *x, long columns, int8_t *q, long padded) {
+    floats most_of = {0}, nothing = {0};
+    long c = 0;
+    for (; c + LANES <= columns; c += LANES) {
+        floats v = *(const floats *)(x + c);
+        most_of = larger(most_of, larger(v, -v));
+        nothing += v * 0;
+    }
+    float most = 0, fault = total(nothing);
+    for (int lane = 0; lane < LANES; lane++) most = fmaxf(most, most_of[lane]);
+    for (long rest = c; rest < columns; rest++) most = fmaxf(most, fabsf(x[rest])), fault += x[rest] * 0;
+    float inverse = most > 0 ? 127 / most : 0;
+    for (c = 0; c + LANES <= columns; c += LANES) {
+        integers rounded = (integers)(*(const floats *)(x + c) * inverse + ROUND) - (integers)((floats){0} + ROUND);
+        *(bytes *)(q + c) = __builtin_convertvector(rounded, bytes);
+    }
+    for (; c < columns; c++) q[c] = (int8_t)lrintf(x[c] * inverse);
+    memset(q + columns, 0, padded - columns);
+    return most / 127 + fault;
+}
+
+// x (n, x_columns) fp32 times the transposed weight (rows, columns): y (n, rows) fp32. Returns 1 without memory.
+int multiply(int kind, long rows, long columns, const void *weight, const void *scales, const float *x, long x_columns,
+             long n, float *y, int threads) {
+    product p = {kind, rows, columns, weight, scales, x, NULL, y};
+    if (kind == FP32) all_rows(&p, FP32, n, threads);
+    else if (kind == BF16) all_rows(&p, BF16, n, threads);
+    else {
+        char *room = malloc(n * (columns + sizeof(float)));
+        if (!room) return 1;
+        float *x_scales = (float *)room;
+        int8_t *q = (int8_t *)(x_scales + n);
+        for (long i = 0; i < n; i++) x_scales[i] = quantised(x + i * x_columns, x_columns, q + i * columns, columns);
+        p.x = q, p.x_scales = x_scales;
+        if (kind == INT8) all_rows(&p, INT8, n, threads);
+        else all_rows(&p, INT4, n, threads);
+        free(room);
+    }
+    return 0;
+}
+
+// Rows of int4 as fp32 or, if `half`, bf16: `to` (rows, columns).
+void unpack(const uint8_t *weight, const uint16_t *scales, long rows, long columns, int half, void *to, int threads) {
+    long groups = columns / GROUP;
+#pragma omp parallel for schedule(static) num_threads(threads) if (rows * columns > SERIAL)
+    for (long number = 0; number < rows * groups; number++) {
+        bytes32 q = unpacked(weight + number * GROUP / 2);
+        float scale = from_bf16(scales[number]), values[GROUP];
+        for (int i = 0; i < GROUP; i++) values[i] = (float)(q[i] - 8) * scale;
+        if (half)
+            for (int i = 0; i < GROUP; i++) ((uint16_t *)to)[number * GROUP + i] = to_bf16(values[i]);
+        else
+            memcpy((float *)to + number * GROUP, values, sizeof values);
+    }
+}
+
+// --------------------------------------------------------------------------------------------- attention
+
+// e^x for x <= 0, within 2e-7 of its value: 2^n · 2^f with |f| <= 1/2, and the Taylor polynomial of 2^f.
+INLINE floats exponential(floats x) {
+    x *= 1.44269504088896341f;
+    x = larger(x, (floats){0} - 126.0f);
+    floats shifted = x + ROUND;
+    floats f = x - (shifted - ROUND);
+    floats p = f * 1.535336188e-4f + 1.339887440e-3f;
+    p = p * f + 9.618437357e-3f;
+    p = p * f + 5.550332548e-2f;
+    p = p * f + 2.402264791e-1f;
+    p = p * f + 6.931472028e-1f;
+    p = p * f + 1.0f;
+    return (floats)(((integers)shifted << 23) + (integers)p);
+}
+
+typedef struct {
+    int kind;
+    long heads, capacity, width; // of a head
+    char *keys, *values;         // a layer's cache, (batch, heads, capacity, width)
+    float *key_scales, *value_scales; // int8: (batch, heads, capacity)
+} cached;
+
+INLINE float similarity(int kind, const float *query, const void *key, long width) {
+    floats8 sums[2] = {{0}, {0}};
+    long i = 0;
+    for (; i + 16 <= width; i += 16)
+        UNROLL for (int part = 0; part < 2; part++)
+            sums[part] += *(const loose8 *)(query + i + 8 * part) * load8(kind, key, i + 8 * part);
+    for (; i + 8 <= width; i += 8) sums[0] += *(const loose8 *)(query + i) * load8(kind, key, i);
+    float sum = total8(sums[0] + sums[1]);
+    for (; i < width; i++) sum = fmaf(query[i], load_one(kind, key, i), sum);
+    return sum;
+}
+
+// `parts` times eight columns of the mix from column `begin` on: the sum of weights[s] · value s.
+INLINE void mix(int kind, const float *weights, const char *values, long slots, long width, long begin, float *to,
+                const int parts) {
+    floats8 sums[8];
+    UNROLL for (int part = 0; part < parts; part++) sums[part] = (floats8){0};
+    for (long slot = 0; slot < slots; slot++) {
+        const char *value = values + bytes_of(kind, slot * width);
+        UNROLL for (int part = 0; part < parts; part++)
+            sums[part] += load8(kind, value, begin + 8 * part) * weights[slot];
+    }
+    UNROLL for (int part = 0; part < parts; part++) *(loose8 *)(to + begin + 8 * part) = sums[part];
+}
+
+// One head of one query. `scores` has room for the visible slots and LANES more.
+INLINE void attend_head(const cached *c, int kind, long row, long head, long position, const float *query, float slope,
+                        float *to, float *scores) {
+    long line = (row * c->heads + head) * c->capacity, width = c->width;
+    const char *keys = c->keys + bytes_of(kind, line * width), *values = c->values + bytes_of(kind, line * width);
+    long slots = position < c->capacity ? position + 1 : c->capacity, newest = position % c->capacity;
+    float root = 1 / sqrtf((float)width), most = -INFINITY;
+    for (long slot = 0; slot < slots; slot++) {
+        float score = similarity(kind, query, keys + bytes_of(kind, slot * width), width) * root;
+        if (kind == INT8) score *= c->key_scales[line + slot];
+        long distance = newest - slot + (slot > newest ? c->capacity : 0);
+        scores[slot] = score - slope * (float)distance;
+        most = fmaxf(most, scores[slot]);
+    }
+    for (long slot = slots; slot < slots + LANES; slot++) scores[slot] = -INFINITY;
+    floats sums = {0};
+    for (long slot = 0; slot < slots; slot += LANES) {
+        floats e = exponential(*(floats *)(scores + slot) - most);
+        if (slot + LANES > slots)
+            for (int lane = 0; lane < LANES; lane++) e[lane] = slot + lane < slots ? e[lane] : 0;
+        sums += e;
+        *(floats *)(scores + slot) = e;
+    }
+    float divisor = total(sums);
+    for (long slot = 0; slot < slots; slot++)
+        scores[slot] *= (kind == INT8 ? c->value_scales[line + slot] : 1) / divisor;
+    long begin = 0;
+    for (; begin + 64 <= width; begin += 64) mix(kind, scores, values, slots, width, begin, to, 8);
+    for (; begin + 8 <= width; begin += 8) mix(kind, scores, values, slots, width, begin, to, 1);
+    for (; begin < width; begin++) {
+        float sum = 0;
+        for (long slot = 0; slot < slots; slot++)
+            sum = fmaf(scores[slot], load_one(kind, values + bytes_of(kind, slot * width), begin), sum);
+        to[begin] = sum;
+    }
+}
+
+static float store(int kind, const float *from, char *to, long width) {
+    if (kind == INT8) return quantised(from, width, (int8_t *)to, width);
+    if (kind == BF16)
+        for (long i = 0; i < width; i++) ((uint16_t *)to)[i] = to_bf16(from[i]);
+    else
+        memcpy(to, from, 4 * width);
+    return 0;
+}
+
+INLINE void all_heads(const cached *c, int kind, long n, const int64_t *rows, const int64_t *positions,
+                      const float *query, long stride, const float *slopes, float *to, float *scores, long room,
+                      int threads) {
+    long work = 0;
+    for (long i = 0; i < n; i++) work += positions[i] * c->heads * c->width;
+#pragma omp parallel for schedule(static) num_threads(threads) if (work > SERIAL)
+    for (long number = 0; number < n * c->heads; number++) {
+        long i = number / c->heads, head = number % c->heads;
+        attend_head(c, kind, rows[i], head, positions[i], query + i * stride + head * c->width, slopes[head],
+                    to + number * c->width, scores + number * room);
+    }
+}
+
+// Appends n keys and values to a layer's cache, each to row rows[i] at positions[i], and lets n queries attend to what
+// their row holds up to their position. Query, key and value i begin at i · stride and are (heads, width); `to` is
+// (n, heads, width). A position beyond the capacity overwrites the oldest, so several positions of one row must not
+// pass the capacity. Returns 1 without memory.
+int attend(int kind, long heads, long capacity, long width, char *keys, char *values, float *key_scales,
+           float *value_scales, long n, const int64_t *rows, const int64_t *positions, const float *query,
+           const float *key, const float *value, long stride, const float *slopes, float *to, int threads) {
+    cached c = {kind, heads, capacity, width, keys, values, key_scales, value_scales};
+    long most = 0;
+    for (long i = 0; i < n; i++) {
+        if (positions[i] > most) most = positions[i];
+        for (long head = 0; head < heads; head++) {
+            long slot = (rows[i] * heads + head) * capacity + positions[i] % capacity;
+            float key_scale = store(kind, key + i * stride + head * width, keys + bytes_of(kind, slot * width), width);
+            float value_scale =
+                store(kind, value + i * stride + head * width, values + bytes_of(kind, slot * width), width);
+            if (kind == INT8) key_scales[slot] = key_scale, value_scales[slot] = value_scale;
+        }
+    }
+    long room = (most < capacity ? most + 1 : capacity) + LANES;
+    float *scores = malloc(n * heads * room * sizeof(float));
+    if (!scores) return 1;
+    if (kind == INT8) all_heads(&c, INT8, n, rows, positions, query, stride, slopes, to, scores, room, threads);
+    else if (kind == BF16) all_heads(&c, BF16, n, rows, positions, query, stride, slopes, to, scores, room, threads);
+    else all_heads(&c, FP32, n, rows, positions, query, stride, slopes, to, scores, room, threads);
+    free(scores);
+    return 0;
+}
