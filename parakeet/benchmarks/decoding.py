@@ -30,7 +30,7 @@ PREFILL = 512
 STEPS = 3
 BUFFER_BYTES = 1 << 30
 """Summed to measure the read bandwidth."""
-MATRIX, MATRIX_SECONDS = 4096, 2.0
+MATRIX, MATRIX_SECONDS = 4096, 1.0
 """Rows and columns of the large matrix product, and the most that one may take."""
 PREFILL_SECONDS, SHORT_PREFILL = 5.0, 64
 """The most that a prefill may take before it gets fewer tokens, and the fewest."""
@@ -138,7 +138,7 @@ def measure(
     config = next(iter(variants.values())).decoder.config
     contexts = contexts_of(config)
     ids = torch.randint(0, config.vocabulary_rows, (prefill_of(config),)).tolist()
-    prompts = {name: ids[: _affordable(variant, ids, device)] for name, variant in variants.items()}
+    prompts = {name: ids[: _tokens_in_time(variant, ids, device)] for name, variant in variants.items()}
     matrices = {dtype: _matrix(dtype, device) for dtype in ("fp32", "bf16")}
 
     def sample_all() -> dict[tuple[str, Any], float]:
@@ -177,15 +177,21 @@ def measure(
     return Measured(speeds, bandwidth, rates, len(taken))
 
 
-def _affordable(variant: Variant, ids: list[int], device: str) -> int:
-    """How many of the ids a prefill reads in PREFILL_SECONDS, judged by a short one. Without units for bf16, 512 tokens
-    of the 378M model took 20 s on two cores."""
+def affordable_prefill(tokens: int, seconds: float, most: int) -> int:
+    """How many tokens a prefill reads in PREFILL_SECONDS, up to `most`, when `tokens` of them take `seconds`.
+
+    Without units for bf16, 512 tokens of the 378M model took 20 s on two cores.
+    """
+    return min(most, max(tokens, int(tokens * PREFILL_SECONDS / seconds)))
+
+
+def _tokens_in_time(variant: Variant, ids: list[int], device: str) -> int:
     decoder, cache = variant
     short = ids[:SHORT_PREFILL]
     for _ in range(2):  # the first warms up
         cache.lengths = [0]
         seconds = seconds_of(device, partial(decoder.prefill, short, cache))
-    return min(len(ids), max(len(short), int(len(short) * PREFILL_SECONDS / seconds)))
+    return affordable_prefill(len(short), seconds, len(ids))
 
 
 def _matrix(dtype: str, device: str) -> Tensor:

@@ -27,10 +27,11 @@ class Processor:
         return f"{self.name} ({' '.join(self.flags) or 'no flags known'})"
 
 
-def this_processor() -> Processor:
+def this_processor(cpu_info: Path = CPU_INFO) -> Processor:
+    """As the system describes it; `cpu_info` is Linux's file. What is unknown is left out."""
     facts: dict[str, str] = {}
     with suppress(OSError):
-        text = CPU_INFO.read_text(encoding="utf-8", errors="replace").partition("\n\n")[0]
+        text = cpu_info.read_text(encoding="utf-8", errors="replace").partition("\n\n")[0]
         facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in text.splitlines())}
     flags = facts.get("flags", facts.get("Features", "")).split()
     name = facts.get("model name") or _name_on_macos() or platform.processor() or platform.machine()
