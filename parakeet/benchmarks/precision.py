@@ -13,6 +13,7 @@ from parakeet.data.tokens.shards import TokenShards
 from parakeet.errors import ParakeetError
 from parakeet.evaluation.scoring import choose_documents
 from parakeet.generation.decoder import DTYPES, Decoder
+from parakeet.generation.matrices import COMPILED_ROWS
 from parakeet.model.transformer import load_model
 from parakeet.stages import Build, active_recipe
 from parakeet.tokenizer import Tokenizer
@@ -90,6 +91,9 @@ def held_out_bits_per_byte(
 
 
 def _stepped(decoder: Decoder, ids: list[int]) -> Tensor:
-    """What `Decoder.logits` gives, one id at a time."""
+    """What `Decoder.logits` gives, as `Decoder.step` computes it."""
     cache = decoder.new_cache(len(ids))
-    return torch.cat([decoder.step([number], cache) for number in ids])
+    if not decoder.can_append:
+        return torch.cat([decoder.step([number], cache) for number in ids])
+    pieces = (ids[begin : begin + COMPILED_ROWS] for begin in range(0, len(ids), COMPILED_ROWS))
+    return torch.cat([decoder.steps(piece, cache) for piece in pieces])

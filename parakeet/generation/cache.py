@@ -250,8 +250,8 @@ class MarkAttention:
 
         def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             keys, values = cache.keys[layer], cache.values[layer]  # (batch, heads, capacity, width)
-            keys[batch, :, slots, : self._own] = key
-            values[batch, :, slots, : self._own] = value
+            keys[batch, :, slots, : self._own] = key.to(keys.dtype)
+            values[batch, :, slots, : self._own] = value.to(values.dtype)
             return self._mix(query[:, :, None], keys[:, :, :visible], values[:, :, :visible], None)[:, :, 0]
 
         return attend

@@ -23,7 +23,7 @@
 #define AT_ONCE 4              // rows of x that meet a weight while it is in a register
 #define GROUP 32               // weights of int4 that share a scale
 #define ROUND 12582912.0f       // 1.5 · 2^23: adding it to a small number rounds that to an integer
-#define SERIAL (1L << 16)      // multiplications that one thread does sooner than it wakes another
+#define SERIAL (1L << 19)      // multiplications that one thread does: on a busy machine it waits long for another
 
 typedef float floats __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef uint32_t words __attribute__((vector_size(4 * LANES)));
@@ -65,6 +65,21 @@ INLINE floats load(int kind, const void *from, long index) {
         return (floats)wide;
     }
     return *(const floats *)((const float *)from + index);
+}
+
+INLINE void store_one(int half, void *to, long index, float number) {
+    if (half) ((uint16_t *)to)[index] = to_bf16(number);
+    else ((float *)to)[index] = number;
+}
+
+// Finite numbers only.
+INLINE void store8(int half, void *to, long index, floats8 numbers) {
+    if (half) {
+        words8 word = (words8)numbers;
+        word = (word + 0x7fff + ((word >> 16) & 1)) >> 16;
+        *(halves8 *)((uint16_t *)to + index) = __builtin_convertvector(word, halves8);
+    } else
+        *(loose8 *)((float *)to + index) = numbers;
 }
 
 INLINE float load_one(int kind, const void *from, long index) {
@@ -323,18 +338,58 @@ int multiply(int kind, long rows, long columns, const void *weight, const void *
     return 0;
 }
 
-// Rows of int4 as fp32 or, if `half`, bf16: `to` (rows, columns).
-void unpack(const uint8_t *weight, const uint16_t *scales, long rows, long columns, int half, void *to, int threads) {
+// A group of 32 as int4: x ≈ (q − 8) · scale. The number that is farthest from zero becomes 0, the lowest q. Returns
+// the scale in bf16, which is not finite if a number is not.
+static uint16_t quantised_group(const float *x, uint8_t *to) {
+    float farthest = 0, fault = 0;
+    for (int i = 0; i < GROUP; i++) {
+        if (fabsf(x[i]) > fabsf(farthest)) farthest = x[i];
+        fault += x[i] * 0;
+    }
+    uint16_t scale = to_bf16(farthest / -8 + fault);
+    float inverse = farthest == 0 ? 0 : 1 / from_bf16(scale);
+    uint8_t q[GROUP];
+    for (int i = 0; i < GROUP; i++) q[i] = (uint8_t)fminf(fmaxf(rintf(x[i] * inverse), -8), 7) + 8;
+    for (int i = 0; i < GROUP / 2; i++) to[i] = (uint8_t)((q[i] & 15) | (q[i + GROUP / 2] << 4));
+    return scale;
+}
+
+// Rounds x (rows, width) fp32 to a weight (rows, columns) of int8 or int4, with zeros from `width` on.
+void quantise(int kind, const float *x, long rows, long width, long columns, char *to, void *scales, int threads) {
+    long groups = columns / GROUP;
+#pragma omp parallel for schedule(static) num_threads(threads) if (rows * width > SERIAL)
+    for (long row = 0; row < rows; row++) {
+        const float *from = x + row * width;
+        char *packed = to + bytes_of(kind, row * columns);
+        if (kind == INT8) {
+            ((float *)scales)[row] = quantised(from, width, (int8_t *)packed, columns);
+            continue;
+        }
+        for (long group = 0; group < groups; group++) {
+            long begin = group * GROUP, count = width - begin < GROUP ? width - begin : GROUP;
+            float padded[GROUP] = {0};
+            memcpy(padded, from + begin, count * sizeof(float));
+            ((uint16_t *)scales)[row * groups + group] = quantised_group(padded, (uint8_t *)packed + begin / 2);
+        }
+    }
+}
+
+// Rows as fp32 or, if `half`, bf16: `to` (rows, columns). int8 comes without its scales, so it is exact.
+void convert(int kind, const char *weight, const uint16_t *scales, long rows, long columns, int half, void *to,
+             int threads) {
     long groups = columns / GROUP;
 #pragma omp parallel for schedule(static) num_threads(threads) if (rows * columns > SERIAL)
-    for (long number = 0; number < rows * groups; number++) {
-        bytes32 q = unpacked(weight + number * GROUP / 2);
-        float scale = from_bf16(scales[number]), values[GROUP];
-        for (int i = 0; i < GROUP; i++) values[i] = (float)(q[i] - 8) * scale;
-        if (half)
-            for (int i = 0; i < GROUP; i++) ((uint16_t *)to)[number * GROUP + i] = to_bf16(values[i]);
-        else
-            memcpy((float *)to + number * GROUP, values, sizeof values);
+    for (long row = 0; row < rows; row++) {
+        const char *from = weight + bytes_of(kind, row * columns);
+        long begin = row * columns, column = 0;
+        for (; kind == INT4 && column < columns; column += GROUP) {
+            bytes32 q = unpacked((const uint8_t *)from + column / 2);
+            float scale = from_bf16(scales[row * groups + column / GROUP]);
+            UNROLL for (int i = 0; i < GROUP; i += 8)
+                store8(half, to, begin + column + i, (load8(INT8, (const int8_t *)&q + i, 0) - 8) * scale);
+        }
+        for (; column + 8 <= columns; column += 8) store8(half, to, begin + column, load8(kind, from, column));
+        for (; column < columns; column++) store_one(half, to, begin + column, load_one(kind, from, column));
     }
 }
 

@@ -40,9 +40,12 @@ class Library:
         library = ctypes.CDLL(str(path))
         self._multiply = library.multiply
         self._multiply.argtypes = [_int, _long, _long, *3 * [_pointer], _long, _long, _pointer, _int]
-        self._unpack = library.unpack
-        self._unpack.argtypes = [_pointer, _pointer, _long, _long, _int, _pointer, _int]
-        self._unpack.restype = None
+        self._quantise = library.quantise
+        self._quantise.argtypes = [_int, _pointer, _long, _long, _long, _pointer, _pointer, _int]
+        self._quantise.restype = None
+        self._convert = library.convert
+        self._convert.argtypes = [_int, _pointer, _pointer, _long, _long, _int, _pointer, _int]
+        self._convert.restype = None
         self._attend = library.attend
         self._attend.argtypes = [
             *(_int, _long, _long, _long, _pointer, _pointer, _pointer, _pointer),
@@ -60,14 +63,18 @@ class Library:
         _check_memory(failed)
         return y
 
-    def unpack(self, weight: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
-        """int4 (rows, columns / 2) with bf16 scales (rows, columns / 32) as (rows, columns) fp32 or bf16."""
-        rows, columns = weight.shape[0], 2 * weight.shape[1]
-        numbers = torch.empty(rows, columns, dtype=dtype)
-        half = int(dtype == torch.bfloat16)
-        threads = torch.get_num_threads()
-        self._unpack(weight.data_ptr(), scales.data_ptr(), rows, columns, half, numbers.data_ptr(), threads)
-        return numbers
+    def quantise(self, kind: int, x: Tensor, weight: Tensor, scales: Tensor, columns: int) -> None:
+        """Round x (rows, width) fp32 to a weight of int8 or int4, of `columns` columns, and its scales."""
+        x = x.contiguous()
+        sizes = *x.shape, columns
+        self._quantise(kind, x.data_ptr(), *sizes, weight.data_ptr(), scales.data_ptr(), torch.get_num_threads())
+
+    def convert(self, kind: int, weight: Tensor, scales: Tensor | None, to: Tensor) -> None:
+        """A weight's rows as `to` (rows, padded width), fp32 or bf16. int8 comes without its scales."""
+        self._convert(
+            kind, weight.data_ptr(), None if scales is None else scales.data_ptr(), *to.shape,
+            int(to.dtype == torch.bfloat16), to.data_ptr(), torch.get_num_threads(),
+        )  # fmt: skip
 
     def attend(
         self,
@@ -120,24 +127,27 @@ def library() -> Library | None:
     limit = os.environ.get("ATEN_CPU_CAPABILITY", "")
     command = [compiler, *FLAGS, f"-march={_CAPABILITIES.get(limit, 'native')}"]
     key = hashlib.sha256("\0".join([*command, _processor()]).encode() + SOURCE.read_bytes()).hexdigest()[:16]
+    path = Path(platformdirs.user_cache_dir("parakeet")) / f"kernels-{key}.so"
     try:
-        return Library(_compiled(command, f"kernels-{key}.so"))
+        return Library(path)
+    except (OSError, AttributeError):  # not compiled yet, or a damaged file
+        pass
+    try:
+        _compile(command, path)
+        return Library(path)
     except (OSError, subprocess.SubprocessError, AttributeError):
         return None
 
 
-def _compiled(command: list[str], name: str) -> Path:
-    """Compile unless an earlier run did. Raises OSError or SubprocessError."""
-    folder = Path(platformdirs.user_cache_dir("parakeet"))
-    path = folder / name
-    if path.is_file() and path.stat().st_uid == os.getuid():
-        return path
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        made = Path(scratch) / name
+def _compile(command: list[str], path: Path) -> None:
+    """Write the library, whole or not at all. Raises OSError or SubprocessError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        made = Path(scratch) / path.name
         subprocess.run([*command, str(SOURCE), "-o", str(made), "-lm"], check=True, capture_output=True, timeout=120)
+        with made.open("rb") as file:
+            os.fsync(file.fileno())  # loading a library that a power cut shortened ends the process
         made.replace(path)
-    return path
 
 
 def _processor() -> str:

@@ -102,16 +102,19 @@ def prompt_dtype() -> torch.dtype:
     return torch.bfloat16 if units and not limited else torch.float32
 
 
-def in_pieces(x: Tensor, rows: int, columns: int, convert: Callable[[slice, torch.dtype], Tensor]) -> Tensor:
-    """x (n, columns) times a weight (rows, columns) that is converted to `prompt_dtype` in pieces: (n, rows).
+def in_pieces(x: Tensor, rows: int, columns: int, convert: Callable[[slice, Tensor], object]) -> Tensor:
+    """x (n, width) times a weight (rows, columns >= width) that is converted to `prompt_dtype` in pieces: (n, rows).
 
-    `convert` gives some of the weight's rows in a dtype.
+    `convert` writes some of the weight's rows into a tensor of that dtype. All pieces use the same memory, since new
+    memory costs as much as the conversion.
     """
     x = x.to(prompt_dtype())
-    product, step = x.new_empty(x.shape[0], rows), max(1, PIECE // columns)
+    step = max(1, PIECE // columns)
+    product, room = x.new_empty(x.shape[0], rows), x.new_empty(min(step, rows), columns)
     for begin in range(0, rows, step):
-        piece = slice(begin, begin + step)
-        torch.mm(x, convert(piece, x.dtype).t(), out=product[:, piece])
+        piece = room[: rows - begin]
+        convert(slice(begin, begin + len(piece)), piece)
+        torch.mm(x, piece[:, : x.shape[1]].t(), out=product[:, begin : begin + len(piece)])
     return product
 
 
@@ -129,9 +132,9 @@ class DenseMatrix:
         # For a single row in bf16, F.linear reaches 58 % of the memory bandwidth, mv 77 %.
         if self._on_cpu and x.shape[0] == 1:
             return torch.mv(self.dense, x[0].to(self.dense.dtype))[None]
-        if self._on_cpu and self.dense.dtype != torch.float32:
+        if self._on_cpu and self.dense.dtype not in (torch.float32, prompt_dtype()):
             rows, columns = self.dense.shape
-            return in_pieces(x, rows, columns, lambda piece, dtype: self.dense[piece].to(dtype))
+            return in_pieces(x, rows, columns, lambda some, to: to.copy_(self.dense[some]))
         return F.linear(x.to(self.dense.dtype), self.dense)
 
     def part(self, begin: int, end: int) -> "DenseMatrix":
@@ -173,47 +176,25 @@ class CompiledMatrix:
         else:
             packed = arena.empty((rows, columns // 2), torch.uint8)
             scales = arena.empty((rows, columns // GROUP), torch.bfloat16)
-        for some in _row_blocks(weight):
-            block = F.pad(weight[some], (0, columns - width))
-            packed[some], scales[some] = _as_int8(block) if dtype == "int8" else _as_int4(block)
+        library.quantise(KINDS[dtype], weight, packed, scales, columns)
         return cls(library, dtype, packed, scales, width)
 
     def product(self, x: Tensor) -> Tensor:
         if x.shape[0] <= COMPILED_ROWS:
             return self._library.multiply(KINDS[self._dtype], self._weight, self._scales, self._columns, x.float())
-        if self._dtype == "fp32":
-            return F.linear(x.float(), self._weight)
-        product = in_pieces(x, self._weight.shape[0], self._columns, self._converted)
+        if self._dtype == "fp32" or self._weight.dtype == prompt_dtype():
+            return F.linear(x.to(self._weight.dtype), self._weight)
+        product = in_pieces(x, self._weight.shape[0], self._columns, self._convert)
         # int8 is converted without its scales: they are applied to the sums.
         return product.mul_(self._scales) if self._dtype == "int8" and self._scales is not None else product
 
-    def _converted(self, piece: slice, dtype: torch.dtype) -> Tensor:
-        if self._dtype != "int4" or self._scales is None:
-            return self._weight[piece, : self._width].to(dtype)
-        return self._library.unpack(self._weight[piece], self._scales[piece], dtype)[:, : self._width]
+    def _convert(self, some: slice, to: Tensor) -> None:
+        scales = None if self._scales is None else self._scales[some]
+        self._library.convert(KINDS[self._dtype], self._weight[some], scales, to)
 
     def part(self, begin: int, end: int) -> "CompiledMatrix":
         scales = None if self._scales is None else self._scales[begin:end]
         return CompiledMatrix(self._library, self._dtype, self._weight[begin:end], scales, self._width)
-
-
-def _as_int8(block: Tensor) -> tuple[Tensor, Tensor]:
-    """fp32 (rows, columns) as int8 and fp32 scales (rows,)."""
-    scales = (block.abs().amax(1) / 127).clamp_min_(1e-30)
-    return (block / scales[:, None]).round_().to(torch.int8), scales
-
-
-def _as_int4(block: Tensor) -> tuple[Tensor, Tensor]:
-    """fp32 (rows, columns) as uint8 (rows, columns / 2), two weights a byte, and bf16 scales (rows, groups)."""
-    rows, columns = block.shape
-    groups = block.view(rows, columns // GROUP, GROUP)
-    # The weight that is farthest from zero becomes −8: the range is −8 to 7.
-    farthest = groups.gather(2, groups.abs().argmax(2, keepdim=True)).squeeze(2)
-    scales = (farthest / -8).bfloat16()
-    divisors = scales.float().where(scales != 0, 1.0)[..., None]
-    numbers = (groups / divisors).round_().clamp_(-8, 7).add_(8).to(torch.uint8)
-    low, high = numbers.view(rows, -1, 2, GROUP // 2).unbind(2)
-    return (low | (high << 4)).view(rows, columns // 2), scales
 
 
 class Int8Matrix:
@@ -242,7 +223,7 @@ class Int8Matrix:
         if x.shape[0] < DEQUANTISED_ROWS:
             return torch._weight_int8pack_mm(x.bfloat16(), self._weight, self._scales)
         rows, columns = self._weight.shape
-        product = in_pieces(x, rows, columns, lambda piece, dtype: self._weight[piece].to(dtype))
+        product = in_pieces(x, rows, columns, lambda some, to: to.copy_(self._weight[some]))
         return product.mul_(self._scales)
 
     def part(self, begin: int, end: int) -> "Int8Matrix":

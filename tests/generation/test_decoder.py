@@ -10,6 +10,7 @@ from torch._dynamo.testing import CompileCounter
 from parakeet.errors import ParakeetError
 from parakeet.generation.cache import Cache, CacheAttention, MarkAttention, MaskAttention
 from parakeet.generation.decoder import DTYPES, Decoder, matrix_maker
+from parakeet.generation.kernels import Library, library
 from parakeet.generation.matrices import Arena
 from parakeet.generation.sampling import Sampler, choose_all
 from parakeet.model.attention import ReferenceMask, alibi_slopes
@@ -195,10 +196,11 @@ def test_all_of_a_pass_is_on_the_models_device(dtype: str) -> None:
 
 
 @pytest.mark.parametrize(("dtype", "error"), [("fp32", 1e-5), ("bf16", 0.01), ("int8", 0.02), ("int4", 0.2)])
-@FORMS
-def test_each_precision_is_near_the_model(dtype: str, error: float, form: type[CacheAttention]) -> None:
+@pytest.mark.parametrize("form", [None, MaskAttention, MarkAttention])
+def test_each_precision_is_near_the_model(dtype: str, error: float, form: type[CacheAttention] | None) -> None:
+    """By the compiled kernels, where there are any, and by torch's."""
     model, ids = random_model(size=0.5), random_ids(64)
-    decoder = Decoder(model, dtype, attention=form)
+    decoder = Decoder(model, dtype, compiled=form is None, attention=form)
     cache = decoder.new_cache(64)
     decoder.prefill(ids[:63], cache)
     expected = recomputed(model, ids)
@@ -208,7 +210,7 @@ def test_each_precision_is_near_the_model(dtype: str, error: float, form: type[C
 
 def test_precisions_read_fewer_bytes() -> None:
     model = random_model()
-    sizes = [Decoder(model, dtype).bytes_per_token for dtype in DTYPES]
+    sizes = [Decoder(model, dtype, compiled=False).bytes_per_token for dtype in DTYPES]
     assert sizes == sorted(sizes, reverse=True)
     d, weights = CONFIG.width, 4
     matrices = 3 * 12 * d * d + CONFIG.vocabulary_rows * d
@@ -217,23 +219,25 @@ def test_precisions_read_fewer_bytes() -> None:
 
 @pytest.mark.parametrize("width", [24, 48, 80])
 @pytest.mark.parametrize("dtype", ["int8", "int4"])
-def test_widths_that_the_kernels_cannot_read_are_refused(dtype: str, width: int) -> None:
+def test_widths_that_torchs_kernels_cannot_read_are_refused(dtype: str, width: int) -> None:
     config = ModelConfig(layers=1, heads=2, width=width, context=32, vocabulary_rows=320)
     with pytest.raises(ParakeetError, match="use bf16 instead"):
-        Decoder(random_model(config), dtype)
+        Decoder(random_model(config), dtype, compiled=False)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int4"])
-@pytest.mark.parametrize("count", [1, 2, 3, 5, 23, 24, 40, 191, 192, 300])
-def test_any_number_of_rows_gives_the_same_product(dtype: str, count: int) -> None:
-    """Few rows use the quantised kernel, many use weights converted to bf16."""
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 16, 17, 23, 24, 40, 191, 192, 300])
+@pytest.mark.parametrize("kernels", [library(), None], ids=["compiled", "torch"])
+def test_any_number_of_rows_gives_the_same_product(dtype: str, count: int, kernels: Library | None) -> None:
+    """Few rows use the quantised kernel, many use weights converted to bf16 or fp32."""
     generator = torch.Generator().manual_seed(3)
     weight, x = (torch.randn(rows, 128, generator=generator) for rows in (192, count))
-    matrix = matrix_maker(dtype)(weight, Arena(1 << 20, torch.device("cpu")))
+    matrix = matrix_maker(dtype, kernels)(weight, Arena(1 << 20, torch.device("cpu")))
     one_by_one = torch.cat([matrix.product(row[None].bfloat16()) for row in x])
     for found, rows in ((matrix, slice(None)), (matrix.part(64, 192), slice(64, 192))):
         expected = one_by_one[:, rows].float()
-        assert float((found.product(x.bfloat16()).float() - expected).norm() / expected.norm()) < 0.01
+        # A kernel that rounds x to int8 differs from one that does not.
+        assert float((found.product(x.bfloat16()).float() - expected).norm() / expected.norm()) < 0.015
     error = (one_by_one.float() - x @ weight.T).norm() / (x @ weight.T).norm()
     assert error < (0.02 if dtype == "int8" else 0.12)
 

@@ -1,0 +1,190 @@
+"""The compiled kernels against torch, and their promise: a row's bits depend on nothing but the row."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from parakeet.errors import ParakeetError
+from parakeet.generation.cache import CACHE_DTYPES, Cache, CompiledAttention, MaskAttention
+from parakeet.generation.decoder import DTYPES, Decoder
+from parakeet.generation.kernels import Library, library
+from parakeet.generation.matrices import COMPILED_ROWS, Arena, CompiledMatrix
+from parakeet.generation.sampling import Sampler
+from parakeet.model.config import ModelConfig
+from parakeet.model.transformer import Parakeet
+from parakeet.sampling_settings import SamplingSettings
+
+CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.skipif(library() is None, reason="needs a C compiler")
+
+
+def compiled() -> Library:
+    found = library()
+    assert found is not None
+    return found
+
+
+def model_of(config: ModelConfig, seed: int = 1) -> Parakeet:
+    model = Parakeet(config)
+    model.initialise(torch.Generator().manual_seed(seed))
+    return model.eval()
+
+
+def numbers(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@given(
+    rows=st.integers(1, 70),
+    width=st.integers(1, 200),
+    count=st.integers(1, COMPILED_ROWS),
+    dtype=st.sampled_from(DTYPES),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=200, deadline=None)
+def test_products_of_any_size_are_near_and_each_row_has_bits_of_its_own(
+    rows: int, width: int, count: int, dtype: str, seed: int
+) -> None:
+    weight, x = numbers(rows, width, seed=seed), numbers(count, width, seed=seed + 1)
+    matrix = CompiledMatrix.of(compiled(), dtype, weight, Arena(1 << 20, CPU))
+    found = matrix.product(x)
+    expected = x.double() @ weight.double().T
+    allowed = {"fp32": 1e-6, "bf16": 4e-3, "int8": 0.02, "int4": 0.15}[dtype]
+    assert (found - expected).norm() <= allowed * x.norm() * weight.norm()
+    for index in range(count):
+        assert torch.equal(matrix.product(x[index : index + 1])[0], found[index])
+    begin = rows // 3
+    assert torch.equal(matrix.part(begin, rows).product(x), found[:, begin:])
+    # The same weights as a prompt reads them, not rounding x to int8.
+    many = matrix.product(x.repeat(COMPILED_ROWS + 1, 1))[:count].double()
+    assert (many - expected).norm() <= (allowed + 4e-3) * x.norm() * weight.norm()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_number_of_threads_changes_no_bit(dtype: str) -> None:
+    """More threads than cores, too."""
+    matrix = CompiledMatrix.of(compiled(), dtype, numbers(515, 456, seed=1), Arena(1 << 22, CPU))
+    x, before = numbers(5, 456, seed=2), torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 3, 9):
+            torch.set_num_threads(threads)
+            found.append(matrix.product(x))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(one, found[0]) for one in found)
+
+
+@given(
+    heads=st.integers(1, 5),
+    width=st.integers(1, 80),
+    capacity=st.integers(1, 40),
+    lengths=st.lists(st.integers(0, 90), min_size=1, max_size=4),
+    dtype=st.sampled_from(sorted(CACHE_DTYPES)),
+)
+@settings(max_examples=150, deadline=None)
+def test_attention_is_torchs_for_any_size_in_every_cache(
+    heads: int, width: int, capacity: int, lengths: list[int], dtype: str
+) -> None:
+    """Rows of different lengths, before and after the ring begins again."""
+    config = ModelConfig(layers=2, heads=heads, width=heads * width, context=capacity, vocabulary_rows=8)
+    what = config, CACHE_DTYPES[dtype], CPU
+    forms = [CompiledAttention(*what, compiled()), MaskAttention(*what)]
+    batch, n = len(lengths), max(lengths) + 1
+    query, key, value = numbers(3, n, batch, heads, width, seed=n)
+    caches = [Cache((2, batch, heads, capacity, width), CACHE_DTYPES[dtype], CPU) for _ in forms]
+    for step in range(n):
+        # The shorter rows begin later.
+        positions = torch.tensor([max(step - (n - 1 - length), 0) for length in lengths])
+        mixed = []
+        for form, cache in zip(forms, caches, strict=True):
+            attend = form.step(cache, positions, min(capacity, int(positions.max()) + 1))
+            mixed.append(attend(1, query[step], key[step], value[step]))
+        # Keys rounded to int8 by two programs may differ by one step where a number lies between two.
+        allowed = 5e-3 if dtype == "int8" else 1e-5
+        torch.testing.assert_close(*mixed, rtol=allowed, atol=allowed)
+
+
+CONFIG = ModelConfig(layers=3, heads=3, width=120, context=64, vocabulary_rows=301)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("cache_dtype", sorted(CACHE_DTYPES))
+def test_several_ids_at_once_and_rows_of_a_batch_give_the_bits_of_single_steps(dtype: str, cache_dtype: str) -> None:
+    decoder = Decoder(model_of(CONFIG), dtype, cache_dtype=cache_dtype)
+    ids = torch.randint(301, (40,), generator=torch.Generator().manual_seed(3)).tolist()
+    single, several, batch = decoder.new_cache(64), decoder.new_cache(64), decoder.new_cache(64, 3)
+    for cache, row in ((single, 0), (several, 0), (batch, 0), (batch, 1), (batch, 2)):
+        decoder.prefill(ids[: 20 if row < 2 else 7], cache, row)
+    one_by_one = torch.cat([decoder.step([token], single) for token in ids[20:40]])
+    assert torch.equal(torch.cat([decoder.steps(ids[20:27], several), decoder.steps(ids[27:40], several)]), one_by_one)
+    for index, token in enumerate(ids[20:40]):
+        assert torch.equal(decoder.step([token, 5, token], batch)[0], one_by_one[index])
+    # Forgotten ids leave no trace.
+    several.lengths = [22]
+    assert torch.equal(decoder.steps(ids[22:30], several), one_by_one[2:10])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("place", ["embedding.weight", "blocks.1.mlp_output.weight"])
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_damaged_weights_are_noticed_in_every_precision(dtype: str, place: str, number: float) -> None:
+    model = model_of(CONFIG)
+    with torch.no_grad():
+        dict(model.named_parameters())[place][3, 7] = number
+    decoder = Decoder(model, dtype)
+    cache = decoder.new_cache(64)
+    decoder.prefill([1, 2], cache)
+    with pytest.raises(ParakeetError, match="NaN or infinite"):
+        Sampler(SamplingSettings(), torch.ones(301, dtype=torch.bool)).choose(decoder.step([5], cache)[0])
+
+
+def test_it_works_on_every_kind_of_processor() -> None:
+    """Instruction sets that this processor has too: torch's variable limits the kernels as well."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "any_size or threads"]
+    for capability in ("default", "avx2"):
+        environment = os.environ | {"ATEN_CPU_CAPABILITY": capability, "OMP_NUM_THREADS": "1"}
+        finished = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+        assert finished.returncode == 0, finished.stdout
+        assert "skipped" not in finished.stdout
+
+
+def test_without_a_compiler_torch_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    anew = library.__wrapped__
+    for compiler in (str(tmp_path / "missing"), "/bin/false", str(tmp_path)):
+        monkeypatch.setenv("CC", compiler)
+        assert anew() is None
+    monkeypatch.delenv("CC")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert anew() is None
+    monkeypatch.undo()
+    # A cache folder that cannot be made.
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert anew() is None
+
+
+def test_it_is_compiled_once_and_a_damaged_file_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    anew = library.__wrapped__
+    assert anew() is not None
+    (made,) = (tmp_path / "parakeet").iterdir()
+    written = made.stat().st_mtime_ns
+    monkeypatch.setenv("CC", shutil.which("cc") or "")
+    assert anew() is not None
+    assert made.stat().st_mtime_ns == written
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    (tmp_path / "other" / "parakeet").mkdir(parents=True)
+    (tmp_path / "other" / "parakeet" / made.name).write_bytes(b"not a library")
+    assert anew() is not None
+    assert (tmp_path / "other" / "parakeet" / made.name).stat().st_size == made.stat().st_size
