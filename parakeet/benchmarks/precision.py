@@ -23,7 +23,7 @@ MAX_BYTES, MAX_DECODED_BYTES = 50_000, 10_000
 
 
 PRECISIONS = {dtype: (dtype, "auto") for dtype in DTYPES} | {
-    f"{dtype}, {cache} cache": (dtype, cache) for dtype, cache in (("fp32", "bf16"), ("fp32", "int8"), ("int8", "int8"))
+    f"{dtype}, {cache} cache": (dtype, cache) for dtype, cache in (("fp32", "bf16"), ("fp32", "int8"), ("int8", "fp32"))
 }
 """The dtypes of weights and of the cache, by name."""
 
