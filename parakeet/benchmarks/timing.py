@@ -13,9 +13,6 @@ import torch
 
 from parakeet.benchmarks.process import MemorySampler
 
-LEAST_ROUNDS = 2
-"""Samples of each number, however long they take."""
-
 
 @dataclass(frozen=True)
 class Sample:
@@ -51,10 +48,11 @@ def in_rounds(works: Mapping[str, Callable[[], Any]], device: str, rounds: int) 
 
 
 def rounds_within(rounds: int, seconds: float, began: float) -> Iterator[int]:
-    """Numbers of rounds, from 0: up to `rounds`, at least LEAST_ROUNDS of them, and no more that begin `seconds` after
-    `began`, a time of `time.perf_counter`."""
+    """Numbers of rounds, from 0, up to `rounds`. After the second none begins `seconds` after `began`, a time of
+    `time.perf_counter`, and after the first none half as many seconds later."""
     for number in range(rounds):
-        if number >= LEAST_ROUNDS and time.perf_counter() - began > seconds:
+        passed = time.perf_counter() - began
+        if (number >= 2 and passed > seconds) or (number == 1 and passed > 1.5 * seconds):
             return
         yield number
 
