@@ -1,20 +1,36 @@
 """`parakeet bench generate`: how fast a model of a recipe's shape generates, beside the limits of the machine."""
 
 import math
+import os
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
 
-from parakeet.benchmarks.decoding import STOCK, Speeds, measure, stock
-from parakeet.benchmarks.precision import bits_per_byte_by_dtype
+from parakeet.benchmarks.decoding import (
+    MATRIX,
+    PREFILL_SECONDS,
+    STOCK,
+    Measured,
+    Variant,
+    capacity_of,
+    filled_cache,
+    measure,
+    prefill_of,
+    products,
+    stock,
+)
+from parakeet.benchmarks.precision import Quality, bits_per_byte_by_precision
 from parakeet.benchmarks.process import Answer, MeasuringProcess, MemorySampler, print_result
+from parakeet.benchmarks.processor import ISA_LIMITS, this_processor
 from parakeet.benchmarks.timing import Sample
 from parakeet.errors import ParakeetError
 from parakeet.formatting import format_bytes, format_duration, format_percent, render_table
+from parakeet.generation.cache import CACHE_DTYPES
 from parakeet.generation.decoder import DTYPES, Decoder
 from parakeet.model.config import ModelConfig
 from parakeet.model.transformer import Parakeet, load_model, save_model
@@ -29,12 +45,17 @@ ALLOWED_SHARE, ALLOWED_BYTES = 1.15, 1 << 29
 """Loading may hold this share of the weights' bytes, and so many bytes for Python and torch: never two copies."""
 
 
-def run(recipe: Recipe, threads: int, rounds: int, compiled: bool, root: Path) -> None:
-    """Measure random weights of the recipe's shape in each precision that supports them; tables, then one JSON line."""
+def run(recipe: Recipe, threads: int, rounds: int, root: Path) -> None:
+    """Measure random weights of the recipe's shape in each precision that supports them; tables, then one JSON line.
+
+    It takes ten minutes at most: when the time is used up, fewer rounds are taken.
+    """
+    began = time.perf_counter()
     if threads:
         torch.set_num_threads(threads)
     config = ModelConfig.from_recipe(recipe.model, vocabulary_rows(recipe))
     result: dict[str, Any] = {"benchmark": "generate", "recipe": recipe.name, "parameters": config.parameter_count}
+    result |= _machine()
     click.echo(f"{sanitise(recipe.name)}: {config.parameter_count:,} parameters, random weights, batch 1\n")
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch)
@@ -43,13 +64,28 @@ def run(recipe: Recipe, threads: int, rounds: int, compiled: bool, root: Path) -
         result["left_out"] = {dtype: loaded["refused"] for dtype, loaded in loading.items() if "refused" in loaded}
         result["loading"] = {dtype: loaded for dtype, loaded in loading.items() if dtype not in result["left_out"]}
         _print_loading(result["loading"], result["left_out"])
-        result["cpu"] = measure_device(directory, "cpu", [STOCK, *result["loading"]], rounds, compiled)
+        result["cpu"] = measure_device(directory, "cpu", [STOCK, *result["loading"]], rounds, began)
         if torch.cuda.is_available():
-            result["cuda"] = measure_device(directory, "cuda", [STOCK, "fp32", "bf16"], rounds, compiled)
+            result["cuda"] = measure_device(directory, "cuda", [STOCK, "fp32", "bf16"], rounds)
         else:
             click.echo("CUDA: not measured, there is no device here.\n")
     result["bits_per_byte"] = _quality(root)
-    print_result(result | {"rounds": rounds, "compiled": compiled})
+    result |= {"rounds": result["cpu"]["rounds"], "seconds": time.perf_counter() - began}
+    print_result(result)
+
+
+def _machine() -> dict[str, Any]:
+    """Print and return what the figures depend on."""
+    processor, capability = this_processor(), torch.backends.cpu.get_cpu_capability()
+    limits = {name: os.environ[name] for name in ISA_LIMITS["avx2"] if name in os.environ}
+    limited = f", limited by {' '.join(f'{name}={value}' for name, value in limits.items())}" if limits else ""
+    click.echo(f"processor: {sanitise(str(processor))}")
+    click.echo(f"torch uses {capability}{limited}, {torch.get_num_threads()} threads")
+    click.echo(f"products of a step: {products()}")
+    return {
+        "processor": processor.name, "flags": processor.flags, "torch_capability": capability, "limits": limits,
+        "products": products(),
+    }  # fmt: skip
 
 
 def write_random_model(config: ModelConfig, directory: Path) -> None:
@@ -58,16 +94,22 @@ def write_random_model(config: ModelConfig, directory: Path) -> None:
     save_model(model, directory)
 
 
-def measure_device(directory: Path, device: str, variants: list[str], rounds: int, compiled: bool) -> dict[str, Any]:
+def measure_device(
+    directory: Path, device: str, variants: list[str], rounds: int, began: float | None = None
+) -> dict[str, Any]:
     """Measure one device, print its table, and return its part of the JSON line."""
     model = load_model(directory, "cpu")
-    decoders = {
-        name: Decoder(model, "bf16", device, stock) if name == STOCK else Decoder(model, name, device)
-        for name in variants
-    }
+    decoders = {name: stock(model, device) if name == STOCK else Decoder(model, name, device) for name in variants}
+    capacity = capacity_of(model.config)
+    compared = {name: Variant(decoder, filled_cache(decoder, capacity)) for name, decoder in decoders.items()}
+    if (quantised := decoders.get("int8")) is not None:
+        for dtype in [dtype for dtype in CACHE_DTYPES if dtype != quantised.cache_dtype]:
+            compared[f"int8, {dtype} cache"] = Variant(quantised, filled_cache(quantised, capacity, dtype))
     with Progress().task(f"Measuring on {device}", rounds + 1, "rounds") as task:
-        speeds, bandwidth, rates = measure(decoders, device, rounds, lambda: task.advance(1))
-    _print_speeds(device, speeds, bandwidth, rates)
+        measured = measure(compared, device, rounds, lambda: task.advance(1), began)
+    _print_speeds(device, measured, prefill_of(model.config))
+    if measured.rounds < rounds:
+        click.echo(f"{measured.rounds} rounds in place of {rounds}: the time was used up.\n")
     return {
         "variants": {
             name: {
@@ -75,11 +117,13 @@ def measure_device(directory: Path, device: str, variants: list[str], rounds: in
                 "prefill_tokens": variant.prefill_tokens,
                 "prefill_seconds": variant.prefill.as_json(),
                 "bytes_per_token": variant.bytes_per_token,
+                "cache_bytes_per_token": variant.cache_bytes_per_token,
             }
-            for name, variant in speeds.items()
+            for name, variant in measured.speeds.items()
         },
-        "read_bandwidth": bandwidth.as_json(),
-        "matrix_rate": {dtype: rate.as_json() for dtype, rate in rates.items()},
+        "read_bandwidth": measured.bandwidth.as_json(),
+        "matrix_rate": {dtype: rate.as_json() for dtype, rate in measured.matrix_rates.items()},
+        "rounds": measured.rounds,
     }
 
 
@@ -110,17 +154,21 @@ def load(request: dict[str, Any]) -> Answer:
     return {"seconds": time.perf_counter() - began, "parameters": decoder.config.parameter_count}
 
 
-def _print_speeds(device: str, speeds: dict[str, Speeds], bandwidth: Sample, rates: dict[str, Sample]) -> None:
+def _print_speeds(device: str, measured: Measured, prompt: int) -> None:
+    speeds, bandwidth, rates = measured.speeds, measured.bandwidth, measured.matrix_rates
     first, *others = speeds[STOCK].decode
     columns = [f"{device} at {first}", "ms/token", "tokens/s", "x stock", "GB/s", "of read"]
-    columns += [f"ms at {context:,}" for context in others]
+    columns += [column for context in others for column in (f"ms at {context:,}", "for the cache")]
     rows: list[list[str]] = []
     for name, variant in speeds.items():
         step = variant.decode[first].median
         rate = variant.bytes_per_token / step
-        longer = (f"{1e3 * variant.decode[context].median:.1f}" for context in others)
         times = (f"{1e3 * step:.1f}", f"{1 / step:.1f}", f"{speeds[STOCK].decode[first].median / step:.2f}")
-        rows.append([name, *times, f"{rate / 1e9:.1f}", format_percent(rate / bandwidth.median, 0), *longer])
+        row = [name, *times, f"{rate / 1e9:.1f}", format_percent(rate / bandwidth.median, 0)]
+        for context in others:
+            share = format_percent(max(0.0, variant.cache_share(context)), 0)
+            row += [f"{1e3 * variant.decode[context].median:.1f}", share]
+        rows.append(row)
     click.echo(render_table(columns, rows, right=range(1, len(columns))))
     click.echo(f"read bandwidth {_span(bandwidth, 1e9)} GB/s (the sum of 1 GiB)\n")
     rows = []
@@ -130,12 +178,14 @@ def _print_speeds(device: str, speeds: dict[str, Speeds], bandwidth: Sample, rat
         rate = variant.prefill_flops / seconds
         share = f"{format_percent(rate / rates[dtype].median, 0)} of {dtype}'s"
         times = (f"{1e3 * seconds:.1f}", f"{variant.prefill_tokens / seconds:.0f}", f"{rate / 1e12:.2f}")
-        rows.append([name, *times, share])
-    title = f"{device} prefill of {speeds[STOCK].prefill_tokens}"
-    columns = [title, "ms", "tokens/s", "TFLOP/s", "of the large product"]
-    click.echo(render_table(columns, rows, right=range(1, 5)))
+        rows.append([name, f"{variant.prefill_tokens}", *times, share])
+    title = f"{device} prefill of {prompt}"
+    columns = [title, "tokens", "ms", "tokens/s", "TFLOP/s", "of the large product"]
+    click.echo(render_table(columns, rows, right=range(1, 6)))
+    if any(variant.prefill_tokens < prompt for variant in speeds.values()):
+        click.echo(f"Fewer tokens where {prompt} would take more than {PREFILL_SECONDS:.0f} seconds.")
     spans = ", ".join(f"{dtype} {_span(rate, 1e12)}" for dtype, rate in rates.items())
-    click.echo(f"large products (4,096 square): {spans} TFLOP/s\n")
+    click.echo(f"large products ({MATRIX:,} square, smaller where that takes seconds): {spans} TFLOP/s\n")
 
 
 def _span(sample: Sample, unit: float) -> str:
@@ -159,17 +209,19 @@ def _print_loading(loading: dict[str, dict[str, float]], left_out: dict[str, str
     click.echo()
 
 
-def _quality(root: Path) -> dict[str, float | None] | None:
-    """Print and return it by dtype. None when it cannot be measured, since the other results must not be lost."""
+def _quality(root: Path) -> dict[str, dict[str, float] | None] | None:
+    """Print and return it by precision. None when it cannot be measured, since the other results must not be lost."""
     try:
-        quality = bits_per_byte_by_dtype(root)
+        quality = bits_per_byte_by_precision(root)
     except (ParakeetError, OSError) as error:
         click.echo(f"Held-out bits per byte: not measured: {sanitise(str(error))}")
         return None
-    base = quality["fp32"] or math.nan
-    parts = [
-        f"{dtype} {bits:.4f} ({bits / base - 1:+.2%})" if bits else f"{dtype} left out"
-        for dtype, bits in quality.items()
-    ]
-    click.echo("Held-out bits per byte of the trained model: " + ", ".join(parts))
-    return quality
+    exact = quality["fp32"] or Quality(math.nan, math.nan)
+    rows = [
+        [name, f"{found.prompts:.4f}", f"{found.prompts / exact.prompts - 1:+.2%}", f"{found.steps:.4f}",
+         f"{found.steps / exact.steps - 1:+.2%}"] if found else [name, "left out", "", "", ""]
+        for name, found in quality.items()
+    ]  # fmt: skip
+    columns = ["held-out bits per byte, trained model", "as prompts", "", "token by token", ""]
+    click.echo(render_table(columns, rows, right=range(1, 5)))
+    return {name: asdict(found) if found else None for name, found in quality.items()}

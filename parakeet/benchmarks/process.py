@@ -9,13 +9,13 @@ import platform
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
+from typing import Any, Self
 
 import click
 
@@ -30,29 +30,32 @@ Answer = dict[str, Any]
 """The measured values, or `{"refused": reason}`."""
 
 
-class MeasuringProcess:
-    """A process that calls `function` ("module:name") with one request. Use it in a `with` statement.
+class AnsweringProcess:
+    """A process that gets one request as a line of JSON, and then answers each further line with one. Use it in a
+    `with` statement.
 
-    The function returns one answer or an iterator of them. An error in the process is an answer as well, so a benchmark
-    keeps its other rows. `threads` 0 leaves the choice to torch. A process that takes longer than `seconds` for an
-    answer is killed.
+    An error in the process is an answer as well, so a benchmark keeps its other rows. A process that takes longer than
+    `seconds` for an answer is killed.
     """
 
     def __init__(
-        self, function: str, request: Mapping[str, Any], threads: int = 0, seconds: float | None = None
+        self,
+        command: Sequence[str],
+        request: Mapping[str, Any],
+        environment: Mapping[str, str],
+        seconds: float | None = None,
     ) -> None:
         self._seconds = seconds
         self._refusal = ""
         self._errors = TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - closed by __exit__
         self._process = subprocess.Popen(
-            # -P: the current folder may hold a file called torch.py.
-            [sys.executable, "-P", "-m", __name__, function], env=_environment(function, threads), encoding="utf-8",
-            errors="replace", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
+            command, env=dict(environment), encoding="utf-8", errors="replace", stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=self._errors,
         )  # fmt: skip
         self.pid = self._process.pid
         self._write(json.dumps(request))
 
-    def __enter__(self) -> "MeasuringProcess":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -105,9 +108,35 @@ class MeasuringProcess:
         return f"the process ended with status {status}" + (f" ({lines[-1][:300]})" if lines else "")
 
 
-def ask_once(function: str, request: Mapping[str, Any], threads: int = 0, seconds: float | None = None) -> Answer:
+class MeasuringProcess(AnsweringProcess):
+    """A process that calls `function` ("module:name") with the request.
+
+    The function returns one answer or an iterator of them. `threads` 0 leaves the choice to torch. `environment` is
+    added to this process's.
+    """
+
+    def __init__(
+        self,
+        function: str,
+        request: Mapping[str, Any],
+        threads: int = 0,
+        seconds: float | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        # -P: the current folder may hold a file called torch.py.
+        command = [sys.executable, "-P", "-m", __name__, function]
+        super().__init__(command, request, _environment(function, threads) | dict(environment or {}), seconds)
+
+
+def ask_once(
+    function: str,
+    request: Mapping[str, Any],
+    threads: int = 0,
+    seconds: float | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Answer:
     """The answer of a process that has only one."""
-    with MeasuringProcess(function, request, threads, seconds) as process:
+    with MeasuringProcess(function, request, threads, seconds, environment) as process:
         return process.ask()
 
 

@@ -5,7 +5,7 @@ import gc
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,16 @@ def in_rounds(works: Mapping[str, Callable[[], Any]], device: str, rounds: int) 
         for name, work in works.items():
             samples[name].append(seconds_of(device, work))
     return samples
+
+
+def rounds_within(rounds: int, seconds: float, began: float) -> Iterator[int]:
+    """Numbers of rounds, from 0, up to `rounds`. After the second none begins `seconds` after `began`, a time of
+    `time.perf_counter`, and after the first none half as many seconds later."""
+    for number in range(rounds):
+        passed = time.perf_counter() - began
+        if (number >= 2 and passed > seconds) or (number == 1 and passed > 1.5 * seconds):
+            return
+        yield number
 
 
 class PeakMemory:

@@ -47,15 +47,9 @@ def bench_startup(runs: int, against: Path | None) -> None:
     help="Shipped recipe or recipe file.",
 )
 @THREADS
-@click.option("--rounds", type=Whole(1, 1000), default=9, show_default=True, help="Samples of each number.")
-@click.option(
-    "--compile",
-    "compiled",
-    is_flag=True,
-    help="Compile the decoding step with Inductor, which takes a minute for each dtype.",
-)
-def bench_generate(recipe_name: str, threads: int, rounds: int, compiled: bool) -> None:
-    """Time text generation in every precision.
+@click.option("--rounds", type=Whole(1, 1000), default=9, show_default=True, help="Most samples of each number.")
+def bench_generate(recipe_name: str, threads: int, rounds: int) -> None:
+    """Time text generation in every precision, for ten minutes at most.
 
     The model has the recipe's shape. Prefill and decode are timed, with the memory bandwidth and the speed of large
     matrix products beside them. If a model was trained here, its held-out bits per byte are measured too.
@@ -64,7 +58,7 @@ def bench_generate(recipe_name: str, threads: int, rounds: int, compiled: bool) 
     from parakeet.home import home
     from parakeet.recipe_file import load_recipe
 
-    run(load_recipe(recipe_name), threads, rounds, compiled, home())
+    run(load_recipe(recipe_name), threads, rounds, home())
 
 
 @bench.command("train", epilog=examples("parakeet bench train --recipe parakeet-378m --memory 11.2GiB"))

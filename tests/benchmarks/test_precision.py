@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from parakeet.benchmarks.precision import bits_per_byte_by_dtype, held_out_bits_per_byte
+from parakeet.benchmarks.precision import PRECISIONS, bits_per_byte_by_precision, held_out_bits_per_byte
 from parakeet.data.tokens.shards import TokenShards
 from parakeet.errors import ParakeetError
-from parakeet.generation.decoder import DTYPES, Decoder
+from parakeet.generation.decoder import Decoder
 from parakeet.model.config import ModelConfig
 from parakeet.model.transformer import Parakeet
 
@@ -41,17 +41,23 @@ def test_quantised_weights_cost_little_held_out(prepared: Prepared) -> None:
     tokenizer = prepared.tokenizer
     model = trained(TokenShards(prepared.shards, "train", tokenizer), tokenizer.rows)
     held_out = TokenShards(prepared.shards, "held_out", tokenizer)
-    bits = {
-        dtype: held_out_bits_per_byte(Decoder(model, dtype), tokenizer, held_out, list(range(len(held_out))))
-        for dtype in DTYPES
+    documents = list(range(len(held_out)))
+    decoders = {name: Decoder(model, dtype, cache_dtype=cache) for name, (dtype, cache) in PRECISIONS.items()}
+    bits = {name: held_out_bits_per_byte(decoder, tokenizer, held_out, documents) for name, decoder in decoders.items()}
+    steps = {
+        name: held_out_bits_per_byte(decoder, tokenizer, held_out, documents[:2], by_steps=True)
+        for name, decoder in decoders.items()
     }
+    exact = held_out_bits_per_byte(decoders["fp32"], tokenizer, held_out, documents[:2])
     torch.set_num_threads(threads)
+    assert steps["fp32"] == pytest.approx(exact, rel=1e-4)
     assert bits["fp32"] < 2  # it has learnt: weights at random would lose nothing that matters
-    assert bits["bf16"] == pytest.approx(bits["fp32"], rel=0.005)
-    assert bits["int8"] == pytest.approx(bits["fp32"], rel=0.005)
-    assert bits["int4"] == pytest.approx(bits["fp32"], rel=0.02)
+    for name in PRECISIONS:
+        most = 0.02 if name.startswith("int4") else 0.005
+        assert bits[name] == pytest.approx(bits["fp32"], rel=most), name
+        assert steps[name] == pytest.approx(steps["fp32"], rel=most), name
 
 
 def test_without_a_trained_model_the_command_to_make_one_is_named(tmp_path: Path) -> None:
     with pytest.raises(ParakeetError, match="Make one with: parakeet build"):
-        bits_per_byte_by_dtype(tmp_path)
+        bits_per_byte_by_precision(tmp_path)
