@@ -137,7 +137,7 @@ typedef struct {
     const void *weight;
     const void *scales;     // int8: fp32 (rows); int4: bf16 (rows, columns / GROUP)
     const void *x;          // (n, columns) fp32, or int8 for weights of int8 and int4
-    const float *x_scales;  // (n) for int8
+    const float *x_scales;  // (n, columns / GROUP) for int8
     float *y;               // (n, rows)
 } product;
 
@@ -198,27 +198,31 @@ INLINE sums8 dot_signed(sums8 sums, bytes32 w, bytes32 x) {
 #endif
 }
 
+// Sums in two parts, as above: of the groups with even and odd numbers.
 INLINE void int8_block(const product *p, long row, long first, const int rows, const int count) {
-    long columns = p->columns;
+    long columns = p->columns, groups = columns / GROUP;
     const int8_t *weight = (const int8_t *)p->weight + row * columns, *x = (const int8_t *)p->x + first * columns;
-    sums8 sums[ROWS][AT_ONCE];
+    const float *x_scales = p->x_scales + first * groups;
+    floats8 sums[ROWS][AT_ONCE][2];
     UNROLL for (int r = 0; r < rows; r++)
-        UNROLL for (int i = 0; i < count; i++) sums[r][i] = (sums8){0};
-    for (long column = 0; column < columns; column += GROUP) {
-        bytes32 v[AT_ONCE];
-        UNROLL for (int i = 0; i < count; i++) v[i] = *(const bytes32 *)(x + i * columns + column);
-        UNROLL for (int r = 0; r < rows; r++) {
-            bytes32 w = *(const bytes32 *)(weight + r * columns + column);
-            UNROLL for (int i = 0; i < count; i++) sums[r][i] = dot_signed(sums[r][i], w, v[i]);
+        UNROLL for (int i = 0; i < count; i++) sums[r][i][0] = sums[r][i][1] = (floats8){0};
+    for (long pair = 0; pair < groups; pair += 2)
+        UNROLL for (int part = 0; part < 2; part++) {
+            long group = pair + part;
+            if (group == groups) break;
+            bytes32 v[AT_ONCE];
+            UNROLL for (int i = 0; i < count; i++) v[i] = *(const bytes32 *)(x + i * columns + group * GROUP);
+            UNROLL for (int r = 0; r < rows; r++) {
+                bytes32 w = *(const bytes32 *)(weight + r * columns + group * GROUP);
+                UNROLL for (int i = 0; i < count; i++)
+                    sums[r][i][part] += __builtin_convertvector(dot_signed((sums8){0}, w, v[i]), floats8) *
+                                        x_scales[i * groups + group];
+            }
         }
-    }
     UNROLL for (int r = 0; r < rows; r++)
-        UNROLL for (int i = 0; i < count; i++) {
-            int32_t sum = 0;
-            UNROLL for (int lane = 0; lane < 8; lane++) sum += sums[r][i][lane];
-            float scale = ((const float *)p->scales)[row + r] * p->x_scales[first + i];
-            p->y[(first + i) * p->rows + row + r] = (float)sum * scale;
-        }
+        UNROLL for (int i = 0; i < count; i++)
+            p->y[(first + i) * p->rows + row + r] =
+                total8(sums[r][i][0] + sums[r][i][1]) * ((const float *)p->scales)[row + r];
 }
 
 // 16 bytes hold the 32 weights of a group: the low halves the first 16, the high halves the others, each plus 8.
@@ -240,6 +244,7 @@ INLINE void int4_block(const product *p, long row, long first, const int rows, c
     const uint8_t *weight = (const uint8_t *)p->weight + row * groups * GROUP / 2;
     const uint16_t *scales = (const uint16_t *)p->scales + row * groups;
     const int8_t *x = (const int8_t *)p->x + first * p->columns;
+    const float *x_scales = p->x_scales + first * groups;
     floats8 sums[ROWS][AT_ONCE][2];
     UNROLL for (int r = 0; r < rows; r++)
         UNROLL for (int i = 0; i < count; i++) sums[r][i][0] = sums[r][i][1] = (floats8){0};
@@ -258,13 +263,14 @@ INLINE void int4_block(const product *p, long row, long first, const int rows, c
                 bytes32 w = unpacked(weight + (r * groups + group) * GROUP / 2);
                 float scale = from_bf16(scales[r * groups + group]);
                 UNROLL for (int i = 0; i < count; i++)
-                    sums[r][i][part] += __builtin_convertvector(dot(begin[i], w, v[i]), floats8) * scale;
+                    sums[r][i][part] += __builtin_convertvector(dot(begin[i], w, v[i]), floats8) *
+                                        (scale * x_scales[i * groups + group]);
             }
         }
     UNROLL for (int r = 0; r < rows; r++)
         UNROLL for (int i = 0; i < count; i++) {
             floats8 both = sums[r][i][0] + sums[r][i][1];
-            p->y[(first + i) * p->rows + row + r] = total8(both) * p->x_scales[first + i];
+            p->y[(first + i) * p->rows + row + r] = total8(both);
         }
 }
 
@@ -325,11 +331,18 @@ int multiply(int kind, long rows, long columns, const void *weight, const void *
     if (kind == FP32) all_rows(&p, FP32, n, threads);
     else if (kind == BF16) all_rows(&p, BF16, n, threads);
     else {
-        char *room = malloc(n * (columns + sizeof(float)));
+        // A scale for each group: with one for a row, columns that are far larger than the others drown these.
+        long groups = columns / GROUP;
+        char *room = malloc(n * (columns + groups * sizeof(float)));
         if (!room) return 1;
         float *x_scales = (float *)room;
-        int8_t *q = (int8_t *)(x_scales + n);
-        for (long i = 0; i < n; i++) x_scales[i] = quantised(x + i * x_columns, x_columns, q + i * columns, columns);
+        int8_t *q = (int8_t *)(x_scales + n * groups);
+        for (long i = 0; i < n; i++)
+            for (long group = 0; group < groups; group++) {
+                long begin = group * GROUP, count = x_columns - begin < GROUP ? x_columns - begin : GROUP;
+                x_scales[i * groups + group] =
+                    quantised(x + i * x_columns + begin, count, q + i * columns + begin, GROUP);
+            }
         p.x = q, p.x_scales = x_scales;
         if (kind == INT8) all_rows(&p, INT8, n, threads);
         else all_rows(&p, INT4, n, threads);
