@@ -10,7 +10,6 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from parakeet.generation.graphs import StepGraphs
-from parakeet.generation.kernels import KINDS, Library
 from parakeet.generation.matrices import fresh_memory
 from parakeet.model.attention import KERNEL_WIDTH, LARGEST_EXACT, alibi_slopes
 from parakeet.model.config import ModelConfig
@@ -30,7 +29,6 @@ KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBacken
 it plans each new length anew, and 0.2 s without it."""
 
 CACHE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
-NAMES = {dtype: name for name, dtype in CACHE_DTYPES.items()}
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """Appends key and value to a layer's cache, and gives the query's attention to all of it: layer, query, key, value."""
@@ -167,29 +165,6 @@ class MaskAttention:
                 mask = bias.as_strided(shape, strides, begin)
                 mixed.append(F.scaled_dot_product_attention(queries, keys[:, :, :last], values[:, :, :last], mask))
             return torch.cat(mixed, 2).flip(2)
-
-        return attend
-
-
-class CompiledAttention(MaskAttention):
-    """A step's attention by the compiled kernels, which read the cache as it is stored. A prompt's is torch's."""
-
-    def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device, library: Library) -> None:
-        super().__init__(config, dtype, device)
-        self._library = library
-
-    def step(self, cache: Cache, positions: Tensor, visible: int) -> Attend:
-        return self.append(cache, torch.arange(positions.shape[0]), positions)
-
-    def append(self, cache: Cache, rows: Tensor, positions: Tensor) -> Attend:
-        """For n positions, each of its row of the cache, several of one row if they do not pass its capacity: query,
-        key, value (n, heads, head width) fp32. Each sees its row up to its own position."""
-        kind = KINDS[NAMES[cache.keys.dtype]]
-
-        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            scales = cache.scales and (cache.scales[0][layer], cache.scales[1][layer])
-            stored = cache.keys[layer], cache.values[layer], scales
-            return self._library.attend(kind, *stored, rows, positions, query, key, value, self._slopes)
 
         return attend
 

@@ -13,14 +13,12 @@ from torch.nn import functional as F
 
 from parakeet.generation.cache import (
     CACHE_DTYPES,
-    Attend,
     Cache,
     CacheAttention,
-    CompiledAttention,
     MarkAttention,
     MaskAttention,
 )
-from parakeet.generation.kernels import Library, library
+from parakeet.generation.kernels import LayerWeights, Library, library
 from parakeet.generation.matrices import (
     COMPILED_ROWS,
     Arena,
@@ -30,6 +28,7 @@ from parakeet.generation.matrices import (
     Int8Matrix,
     Matrix,
 )
+from parakeet.model.attention import alibi_slopes
 from parakeet.model.config import ModelConfig
 from parakeet.model.transformer import Parakeet
 
@@ -101,7 +100,8 @@ class Decoder:
         self.config: ModelConfig = model.config
         self.dtype = dtype
         self.device = torch.device(device)
-        kernels = library() if compiled and self.device.type == "cpu" else None
+        plain = make is None and attention is None and self.device.type == "cpu"
+        kernels = library() if compiled and plain else None
         self.compiled = kernels is not None
         """Whether the kernels of kernels.c are used."""
         self.cache_dtype = AUTO_CACHE[dtype] if cache_dtype == "auto" else cache_dtype
@@ -122,8 +122,8 @@ class Decoder:
         self._final_norm = arena.place(model.final_norm.weight)
         form = attention or (MarkAttention if self.device.type == "cuda" else MaskAttention)
         what = model.config, CACHE_DTYPES[self.cache_dtype], self.device
-        self._appending = CompiledAttention(*what, kernels) if kernels and not attention else None
-        self._attention = self._appending or form(*what)
+        self._attention = form(*what)
+        self._compiled = _CompiledPass(kernels, self) if kernels else None
         matrices = [m for layer in self._layers for m in (layer.projections, layer.attention_output)]
         matrices += [m for layer in self._layers for m in (layer.mlp_input, layer.mlp_output)]
         self.bytes_per_token = sum(matrix.n_bytes for matrix in [*matrices, self._head])
@@ -152,7 +152,7 @@ class Decoder:
     @property
     def can_append(self) -> bool:
         """Whether `steps` is there, and cheaper than one `step` after the other."""
-        return self._appending is not None
+        return self._compiled is not None
 
     @torch.inference_mode()
     def steps(self, ids: Sequence[int], cache: Cache) -> Tensor:
@@ -161,12 +161,12 @@ class Decoder:
         They are the bits that one `step` after the other gives, since the kernels compute each row apart from others,
         if there are at most COMPILED_ROWS. The ids must fit into the rest of the cache.
         """
-        assert self._appending is not None
+        assert self._compiled is not None
         assert len(ids) <= COMPILED_ROWS
         begin, end = cache.lengths[0], cache.lengths[0] + len(ids)
-        attend = self._appending.append(cache, torch.zeros(len(ids), dtype=torch.int64), torch.arange(begin, end))
         cache.lengths = [end]
-        return self._pass(torch.tensor(ids), attend)
+        x = self._embed(torch.tensor(ids))
+        return self._compiled(x, cache, torch.zeros(len(ids), dtype=torch.int64), torch.arange(begin, end))
 
     @torch.inference_mode()
     def step(self, ids: Sequence[int], cache: Cache) -> Tensor:
@@ -175,6 +175,10 @@ class Decoder:
         A row that is longer than the cache's capacity sees the latest `capacity` tokens.
         """
         positions = cache.lengths
+        if self._compiled is not None and len(ids) <= COMPILED_ROWS:
+            cache.lengths = [length + 1 for length in positions]
+            x = self._embed(torch.tensor(ids))
+            return self._compiled(x, cache, torch.arange(len(ids)), torch.tensor(positions))
         visible = min(cache.capacity, max(positions) + 1)
         self._attention.prepare(cache, range(len(positions)), 1)
         if cache.graphs is None:
@@ -187,13 +191,10 @@ class Decoder:
 
     def _step(self, ids: Tensor, positions: Tensor, cache: Cache, visible: int) -> Tensor:
         """ids, positions (batch,) int64. Shapes are fixed and nothing branches on values, as CUDA graphs need."""
-        return self._pass(ids, self._attention.step(cache, positions, visible))
-
-    def _pass(self, ids: Tensor, attend: Attend) -> Tensor:
-        """Logits (n, vocabulary rows) fp32 after each of n ids (n,), which attend to the cache one by one."""
-        x = self._embed(ids)  # (n, width)
+        attend = self._attention.step(cache, positions, visible)
+        x = self._embed(ids)  # (batch, width)
         for number, layer in enumerate(self._layers):
-            query, key, value = self._project(layer, x)  # (n, heads, head width) each
+            query, key, value = self._project(layer, x)  # (batch, heads, head width) each
             x = self._finish(layer, x, attend(number, query, key, value))
         return self._head.product(self._normed(x, self._final_norm)).float()
 
@@ -230,6 +231,30 @@ class Decoder:
 
     def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.layer_norm(x, (self.config.width,), weight, None, EPSILON)
+
+
+class _CompiledPass:
+    """A step of a few rows as one call of kernels.c. torch's own calls take 3 ms a token of 18 layers."""
+
+    def __init__(self, kernels: Library, decoder: Decoder) -> None:
+        self._kernels = kernels
+        self._layers = (LayerWeights * decoder.config.layers)(*map(_described, decoder._layers))
+        assert isinstance(decoder._head, CompiledMatrix)
+        self._head = decoder._head.described()
+        self._final_norm = decoder._final_norm
+        self._slopes = alibi_slopes(decoder.config.heads)
+
+    def __call__(self, x: Tensor, cache: Cache, rows: Tensor, positions: Tensor) -> Tensor:
+        """Logits (n, vocabulary rows) after embedded ids x (n, width): see `Library.forward`."""
+        stored = cache.keys, cache.values, cache.scales
+        what = self._layers, self._final_norm, self._head
+        return self._kernels.forward(*what, *stored, rows, positions, self._slopes, x)
+
+
+def _described(layer: _Layer) -> LayerWeights:
+    matrices = layer.projections, layer.attention_output, layer.mlp_input, layer.mlp_output
+    norms = layer.attention_norm.data_ptr(), layer.mlp_norm.data_ptr()
+    return LayerWeights(*norms, *(m.described() for m in matrices if isinstance(m, CompiledMatrix)), layer.keys_first)
 
 
 def _pair(model: Parakeet, weights: Mapping[str, Tensor], pair: int, make: MatrixMaker, arena: Arena) -> list[_Layer]:

@@ -518,27 +518,129 @@ INLINE void all_heads(const cached *c, int kind, long n, const int64_t *rows, co
 // their row holds up to their position. Query, key and value i begin at i · stride and are (heads, width); `to` is
 // (n, heads, width). A position beyond the capacity overwrites the oldest, so several positions of one row must not
 // pass the capacity. Returns 1 without memory.
-int attend(int kind, long heads, long capacity, long width, char *keys, char *values, float *key_scales,
-           float *value_scales, long n, const int64_t *rows, const int64_t *positions, const float *query,
-           const float *key, const float *value, long stride, const float *slopes, float *to, int threads) {
-    cached c = {kind, heads, capacity, width, keys, values, key_scales, value_scales};
+static int attend(const cached *c, long n, const int64_t *rows, const int64_t *positions, const float *query,
+                  const float *key, const float *value, long stride, const float *slopes, float *to, int threads) {
+    int kind = c->kind;
+    long heads = c->heads, capacity = c->capacity, width = c->width;
     long most = 0;
     for (long i = 0; i < n; i++) {
         if (positions[i] > most) most = positions[i];
         for (long head = 0; head < heads; head++) {
             long slot = (rows[i] * heads + head) * capacity + positions[i] % capacity;
-            float key_scale = store(kind, key + i * stride + head * width, keys + bytes_of(kind, slot * width), width);
+            float key_scale = store(kind, key + i * stride + head * width, c->keys + bytes_of(kind, slot * width), width);
             float value_scale =
-                store(kind, value + i * stride + head * width, values + bytes_of(kind, slot * width), width);
-            if (kind == INT8) key_scales[slot] = key_scale, value_scales[slot] = value_scale;
+                store(kind, value + i * stride + head * width, c->values + bytes_of(kind, slot * width), width);
+            if (kind == INT8) c->key_scales[slot] = key_scale, c->value_scales[slot] = value_scale;
         }
     }
     long room = (most < capacity ? most + 1 : capacity) + LANES;
     float *scores = malloc(n * heads * room * sizeof(float));
     if (!scores) return 1;
-    if (kind == INT8) all_heads(&c, INT8, n, rows, positions, query, stride, slopes, to, scores, room, threads);
-    else if (kind == BF16) all_heads(&c, BF16, n, rows, positions, query, stride, slopes, to, scores, room, threads);
-    else all_heads(&c, FP32, n, rows, positions, query, stride, slopes, to, scores, room, threads);
+    if (kind == INT8) all_heads(c, INT8, n, rows, positions, query, stride, slopes, to, scores, room, threads);
+    else if (kind == BF16) all_heads(c, BF16, n, rows, positions, query, stride, slopes, to, scores, room, threads);
+    else all_heads(c, FP32, n, rows, positions, query, stride, slopes, to, scores, room, threads);
     free(scores);
     return 0;
+}
+
+// ------------------------------------------------------------------------------------------------ a pass
+
+typedef struct {
+    int64_t kind, rows, columns;
+    const void *weight, *scales;
+} matrix;
+
+typedef struct {
+    const float *attention_norm, *mlp_norm;
+    matrix projections, attention_output, mlp_input, mlp_output;
+    int64_t keys_first; // the projections are keys, values, queries instead of queries, keys, values
+} layer;
+
+// Layer norm of n rows x (n, width), without a bias.
+static void normalise(const float *x, const float *weight, long n, long width, float *to) {
+    for (long i = 0; i < n; i++, x += width, to += width) {
+        floats sums = {0}, squares = {0};
+        long c = 0;
+        for (; c + LANES <= width; c += LANES) sums += *(const floats *)(x + c);
+        float mean = total(sums);
+        for (; c < width; c++) mean += x[c];
+        mean /= (float)width;
+        for (c = 0; c + LANES <= width; c += LANES) {
+            floats distance = *(const floats *)(x + c) - mean;
+            squares += distance * distance;
+        }
+        float variance = total(squares);
+        for (; c < width; c++) variance += (x[c] - mean) * (x[c] - mean);
+        float scale = 1 / sqrtf(variance / (float)width + 1e-5f);
+        for (c = 0; c + LANES <= width; c += LANES)
+            *(floats *)(to + c) = (*(const floats *)(x + c) - mean) * scale * *(const floats *)(weight + c);
+        for (; c < width; c++) to[c] = (x[c] - mean) * scale * weight[c];
+    }
+}
+
+// x / 2 · (1 + erf(x / √2)), with the complement of erf by Abramowitz and Stegun 7.1.26, within 1.5e-7.
+INLINE floats gelu_of(floats x) {
+    floats z = larger(x, -x) * 0.70710678f;
+    floats t = 1 / (1 + z * 0.3275911f);
+    floats p = t * 1.061405429f - 1.453152027f;
+    p = p * t + 1.421413741f;
+    p = p * t - 0.284496736f;
+    p = p * t + 0.254829592f;
+    floats half = x * 0.5f * (p * t * exponential(-z * z));
+    integers positive = x > 0;
+    return (floats)(((integers)(x - half) & positive) | ((integers)half & ~positive));
+}
+
+static void gelu(float *x, long numbers) {
+    long i = 0;
+    for (; i + LANES <= numbers; i += LANES) *(floats *)(x + i) = gelu_of(*(const floats *)(x + i));
+    if (i == numbers) return;
+    float rest[LANES] = {0};
+    memcpy(rest, x + i, (numbers - i) * sizeof(float));
+    *(floats *)rest = gelu_of(*(const floats *)rest);
+    memcpy(x + i, rest, (numbers - i) * sizeof(float));
+}
+
+static void add(float *x, const float *more, long numbers) {
+    for (long i = 0; i < numbers; i++) x[i] += more[i];
+}
+
+INLINE int times(const matrix *m, const float *x, long width, long n, float *y, int threads) {
+    return multiply((int)m->kind, m->rows, m->columns, m->weight, m->scales, x, width, n, y, threads);
+}
+
+// All layers and the head, for n embedded ids x (n, width), which are overwritten: logits (n, rows of the head). Each
+// belongs to row rows[i] of the cache at positions[i]; see `attend`. Returns 1 without memory.
+int forward(const layer *layers, long n_layers, const float *final_norm, const matrix *head, int cache_kind, long batch,
+            long heads, long capacity, long head_width, char *keys, char *values, float *key_scales,
+            float *value_scales, long n, const int64_t *rows, const int64_t *positions, const float *slopes, float *x,
+            float *logits, int threads) {
+    long width = heads * head_width, slots = batch * heads * capacity, hidden = layers[0].mlp_input.rows;
+    float *room = malloc(n * (5 * width + hidden) * sizeof(float));
+    if (!room) return 1;
+    float *normed = room, *mixed = normed + n * width, *joint = mixed + n * width, *inner = joint + 3 * n * width;
+    int failed = 0;
+    for (long number = 0; number < n_layers && !failed; number++) {
+        const layer *l = layers + number;
+        long begin = bytes_of(cache_kind, number * slots * head_width);
+        cached c = {cache_kind, heads, capacity, head_width, keys + begin, values + begin, NULL, NULL};
+        if (cache_kind == INT8) c.key_scales = key_scales + number * slots, c.value_scales = value_scales + number * slots;
+        const float *query = joint + (l->keys_first ? 2 * width : 0), *key = joint + (l->keys_first ? 0 : width);
+        normalise(x, l->attention_norm, n, width, normed);
+        failed |= times(&l->projections, normed, width, n, joint, threads);
+        failed |= attend(&c, n, rows, positions, query, key, key + width, 3 * width, slopes, mixed, threads);
+        failed |= times(&l->attention_output, mixed, width, n, normed, threads);
+        add(x, normed, n * width);
+        normalise(x, l->mlp_norm, n, width, normed);
+        failed |= times(&l->mlp_input, normed, width, n, inner, threads);
+        gelu(inner, n * hidden);
+        failed |= times(&l->mlp_output, inner, hidden, n, normed, threads);
+        add(x, normed, n * width);
+    }
+    if (!failed) {
+        normalise(x, final_norm, n, width, normed);
+        failed = times(head, normed, width, n, logits, threads);
+    }
+    free(room);
+    return failed;
 }

@@ -29,7 +29,9 @@ GROUP = 32
 _CAPABILITIES = {"avx2": "x86-64-v3", "default": "x86-64"}
 """Instruction sets by torch's ATEN_CPU_CAPABILITY, which limits its own kernels."""
 
-_int, _long, _pointer = ctypes.c_int, ctypes.c_long, ctypes.c_void_p
+CACHE_KINDS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.int8: "int8"}
+
+_int, _long, _pointer, _integer = ctypes.c_int, ctypes.c_long, ctypes.c_void_p, ctypes.c_int64
 
 
 class Library:
@@ -46,10 +48,10 @@ class Library:
         self._convert = library.convert
         self._convert.argtypes = [_int, _pointer, _pointer, _long, _long, _int, _pointer, _int]
         self._convert.restype = None
-        self._attend = library.attend
-        self._attend.argtypes = [
-            *(_int, _long, _long, _long, _pointer, _pointer, _pointer, _pointer),
-            *(_long, _pointer, _pointer, _pointer, _pointer, _pointer, _long, _pointer, _pointer, _int),
+        self._forward = library.forward
+        self._forward.argtypes = [
+            *(_pointer, _long, _pointer, _pointer, _int, _long, _long, _long, _long),
+            *(_pointer, _pointer, _pointer, _pointer, _long, _pointer, _pointer, _pointer, _pointer, _pointer, _int),
         ]
 
     def multiply(self, kind: int, weight: Tensor, scales: Tensor | None, columns: int, x: Tensor) -> Tensor:
@@ -76,38 +78,62 @@ class Library:
             int(to.dtype == torch.bfloat16), to.data_ptr(), torch.get_num_threads(),
         )  # fmt: skip
 
-    def attend(
+    def forward(
         self,
-        kind: int,
+        layers: "ctypes.Array[LayerWeights]",
+        final_norm: Tensor,
+        head: "Weight",
         keys: Tensor,
         values: Tensor,
         scales: tuple[Tensor, Tensor] | None,
         rows: Tensor,
         positions: Tensor,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
         slopes: Tensor,
+        x: Tensor,
     ) -> Tensor:
-        """Append n keys and values to a layer's cache and attend to it: (n, heads, width) fp32.
+        """Logits (n, rows of the head) fp32 after n embedded ids x (n, width) fp32, which are overwritten.
 
-        `keys` and `values` (batch, heads, capacity, width), with scales (batch, heads, capacity) if they are int8. The
-        query, key and value (n, heads, width) fp32 of one stride belong to the cache's row rows[i] at positions[i].
+        Each is appended to row rows[i] of the cache at positions[i] and sees that row up to itself. `keys` and `values`
+        are (layers, batch, heads, capacity, head width), with scales (layers, batch, heads, capacity) if they are int8.
         Several positions of one row must not pass the capacity.
         """
-        _, heads, capacity, width = keys.shape
-        stride = query.stride(0)
-        assert query.dtype == torch.float32
-        assert {part.stride() for part in (query, key, value)} == {(stride, width, 1)}
-        mixed = query.new_empty(query.shape)
+        kind, (_, batch, heads, capacity, width) = KINDS[CACHE_KINDS[keys.dtype]], keys.shape
+        logits = x.new_empty(len(x), head.rows)
         key_scales, value_scales = (part.data_ptr() for part in scales) if scales else (None, None)
-        failed = self._attend(
-            kind, heads, capacity, width, keys.data_ptr(), values.data_ptr(), key_scales, value_scales,
-            query.shape[0], rows.data_ptr(), positions.data_ptr(), query.data_ptr(), key.data_ptr(), value.data_ptr(),
-            stride, slopes.data_ptr(), mixed.data_ptr(), torch.get_num_threads(),
+        failed = self._forward(
+            layers, len(layers), final_norm.data_ptr(), ctypes.byref(head), kind, batch, heads, capacity, width,
+            keys.data_ptr(), values.data_ptr(), key_scales, value_scales, len(x), rows.data_ptr(), positions.data_ptr(),
+            slopes.data_ptr(), x.data_ptr(), logits.data_ptr(), torch.get_num_threads(),
         )  # fmt: skip
         _check_memory(failed)
-        return mixed
+        return logits
+
+
+class Weight(ctypes.Structure):
+    """A weight matrix in memory, as kernels.c knows it; the tensors must outlive it."""
+
+    _fields_ = (
+        ("kind", _integer),
+        ("rows", _integer),
+        ("columns", _integer),
+        ("weight", _pointer),
+        ("scales", _pointer),
+    )
+    rows: int
+
+
+class LayerWeights(ctypes.Structure):
+    """The weights of a layer."""
+
+    _fields_ = (
+        ("attention_norm", _pointer),
+        ("mlp_norm", _pointer),
+        ("projections", Weight),
+        ("attention_output", Weight),
+        ("mlp_input", Weight),
+        ("mlp_output", Weight),
+        ("keys_first", _integer),
+    )
 
 
 def _check_memory(failed: int) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from parakeet.errors import ParakeetError
-from parakeet.generation.kernels import GROUP, KINDS, Library
+from parakeet.generation.kernels import GROUP, KINDS, Library, Weight
 
 COMPILED_ROWS = 16
 """Up to this many rows of x, the compiled kernels are used. More are products of large matrices, as in a prompt."""
@@ -145,8 +145,8 @@ class CompiledMatrix:
     """Any precision, with the compiled kernels for a few rows of x. CPU only.
 
     int8: symmetric, w ≈ q · scale with an fp32 scale a row. int4: w ≈ (q − 8) · scale with a bf16 scale for every 32
-    weights of a row, 16 bytes that hold the first 16 in their low halves. Their x is rounded to int8 in groups of 32, for
-    a few rows; for many, the weights are converted in pieces to fp32 or bf16, whichever this CPU multiplies faster.
+    weights of a row, 16 bytes that hold the first 16 in their low halves. For a few rows, x is rounded to int8 in
+    groups of 32; for many, the weights are converted in pieces to fp32 or bf16, whichever this CPU multiplies faster.
     """
 
     def __init__(self, library: Library, dtype: str, weight: Tensor, scales: Tensor | None, width: int) -> None:
@@ -187,6 +187,11 @@ class CompiledMatrix:
         product = in_pieces(x, self._weight.shape[0], self._columns, self._convert)
         # int8 is converted without its scales: they are applied to the sums.
         return product.mul_(self._scales) if self._dtype == "int8" and self._scales is not None else product
+
+    def described(self) -> Weight:
+        """For the kernels. The matrix must outlive it."""
+        scales = None if self._scales is None else self._scales.data_ptr()
+        return Weight(KINDS[self._dtype], self._weight.shape[0], self._columns, self._weight.data_ptr(), scales)
 
     def _convert(self, some: slice, to: Tensor) -> None:
         scales = None if self._scales is None else self._scales[some]
