@@ -13,7 +13,7 @@ from parakeet.errors import ParakeetError
 from parakeet.formatting import format_bytes
 from parakeet.generation.cache import CACHE_DTYPES
 from parakeet.generation.decoder import AUTO_CACHE, DTYPES, Decoder, matrix_maker
-from parakeet.generation.kernels import library
+from parakeet.generation.kernels import Library, library
 from parakeet.generation.matrices import BLOCK, Arena
 from parakeet.machine import available_memory, usable_cores
 from parakeet.model.config import ModelConfig
@@ -43,7 +43,7 @@ precision, and so another text, from one start to the next."""
 USELESS = 1.5
 """A lower precision that is so much slower than a higher one is reported."""
 
-LAYER_SECONDS = 80e-6
+LAYER_SECONDS = 20e-6
 """What a layer of a token takes besides its matrices: norms, attention and calls."""
 CORES_READ = 1.5
 """Several cores read so many times as much of the memory as one (2 cores of an EPYC: 27 and 18 GB/s)."""
@@ -100,9 +100,11 @@ class Candidates:
         there is nothing to compare.
         """
         dtype, why, notes, compared = self.dtypes[0], self.why, self.notes, self.dtypes
-        if self.asked and self.device == "cpu" and _supports(self.config, dtype):
-            compared = tuple(name for name in DTYPES[: DTYPES.index(dtype) + 1] if _supports(self.config, name))
-        seconds = seconds_per_token(model, compared, self.threads) if len(compared) > 1 else {}
+        kernels = library() if self.kernels and self.device == "cpu" else None
+        if self.asked and self.device == "cpu" and _supports(self.config, dtype, self.kernels):
+            better, free = DTYPES[: DTYPES.index(dtype)], _free_memory(self.device)
+            compared = (*(name for name in better if weight_bytes(self.config, name) <= free), dtype)
+        seconds = seconds_per_token(model, compared, self.threads, kernels) if len(compared) > 1 else {}
         if self.asked:
             notes += slow_note(dtype, seconds)
         elif seconds:
@@ -110,6 +112,8 @@ class Candidates:
             times = ", ".join(f"{1e3 * value:.3g} in {name}" for name, value in seconds.items())
             why = f"estimated ms a token: {times}"
         reason = f"{dtype} ({why}), {self.threads} thread{'s' * (self.threads != 1)} ({self.why_threads})"
+        if self.device == "cpu":
+            reason += "" if kernels else ", torch's products instead of compiled ones"
         return Choice(self.device, dtype, self.threads, self.kernels, self.cache_dtype, reason, notes)
 
 
@@ -145,20 +149,22 @@ def candidates(
     device = _checked_device(device)
     if dtype.startswith("int") and device != "cpu":
         raise ParakeetError(f"{dtype} runs on the CPU only: use bf16 on {device}, or --device cpu.")
+    # Sessions of earlier versions name no kernels: they were recorded without, and sums differ in the last bit.
+    kernels = not recorded or recorded.get("kernels") is True
     free, asked, why = _free_memory(device), dtype != "auto", "as asked"
     if asked:
-        _check_memory(config, dtype, device, free)
+        _check_memory(config, dtype, device, free, kernels)
         if dtype == "bf16" and device != "cpu" and not _has_bf16_units(device):
             notes.append(f"bf16 is slow on {device}, which has no units for it: use --dtype fp32.")
         dtypes: tuple[str, ...] = (dtype,)
-    elif _can_repeat(recorded.get("dtype"), config, device, free):
+    elif _can_repeat(recorded.get("dtype"), config, device, free, kernels):
         dtypes, why = (str(recorded["dtype"]),), "as recorded"
     else:
-        dtypes, why = _automatic(config, device, free)
-    # Sessions of earlier versions name no kernels: they were recorded without, and sums differ in the last bit.
-    kernels = not recorded or recorded.get("kernels") is True
+        dtypes, why = _automatic(config, device, free, kernels)
     if cache_dtype == "auto" and why == "as recorded":
-        cache_dtype = str(recorded.get("cache_dtype", "auto"))
+        found = recorded.get("cache_dtype")
+        possible = isinstance(found, str) and found in CACHE_DTYPES and (device == "cpu" or found != "int8")
+        cache_dtype = str(found) if possible else "auto"
     if cache_dtype not in ("auto", *CACHE_DTYPES):
         raise ParakeetError(
             f"The dtype of the cache must be one of auto, {', '.join(CACHE_DTYPES)}, not {cache_dtype!r}."
@@ -186,7 +192,9 @@ def cache_bytes(config: ModelConfig, dtype: str) -> int:
     return 2 * config.layers * config.width * config.context * CACHE_DTYPES[AUTO_CACHE[dtype]].itemsize
 
 
-def seconds_per_token(model: Parakeet, dtypes: Sequence[str], threads: int) -> dict[str, float]:
+def seconds_per_token(
+    model: Parakeet, dtypes: Sequence[str], threads: int, kernels: Library | None
+) -> dict[str, float]:
     """An estimate of what decoding a token costs in each dtype on this CPU, of the weights alone or a little more.
 
     A product waits either for the arithmetic, which is measured on a matrix that lies in the cache, or for the memory,
@@ -198,7 +206,8 @@ def seconds_per_token(model: Parakeet, dtypes: Sequence[str], threads: int) -> d
     try:
         with torch.inference_mode():
             per_byte = _seconds_per_byte(matrices) / (CORES_READ if threads > 1 else 1)
-            per_weight = _seconds_per_weight(model.get_parameter("blocks.0.mlp_input.weight").detach(), dtypes)
+            weight = model.get_parameter("blocks.0.mlp_input.weight").detach()
+            per_weight = _seconds_per_weight(weight, dtypes, kernels)
     finally:
         torch.set_num_threads(threads)
     config = model.config
@@ -221,20 +230,20 @@ def _seconds_per_byte(matrices: Sequence[Tensor]) -> float:
     return min(found)
 
 
-def _seconds_per_weight(weight: Tensor, dtypes: Sequence[str]) -> dict[str, float]:
+def _seconds_per_weight(weight: Tensor, dtypes: Sequence[str], kernels: Library | None) -> dict[str, float]:
     """The least time of a product of one row with some rows of a weight, for each dtype."""
     rows, columns = weight.shape
     rows = min(rows, max(BLOCK, PROBE_WEIGHTS // columns))
     piece = weight[: rows // BLOCK * BLOCK or rows]
-    calls = {dtype: _product(piece, dtype) for dtype in dtypes}
+    calls = {dtype: _product(piece, dtype, kernels) for dtype in dtypes}
     # In turns, so that a pause of the machine meets one call of each.
     rounds = [{dtype: _seconds(call) for dtype, call in calls.items()} for _ in range(PROBE_CALLS)]
     return {dtype: min(times[dtype] for times in rounds) / piece.numel() for dtype in dtypes}
 
 
-def _product(weight: Tensor, dtype: str) -> Callable[[], Tensor]:
+def _product(weight: Tensor, dtype: str, kernels: Library | None) -> Callable[[], Tensor]:
     """The product of a weight (rows, columns), as the decoder holds it, with one row."""
-    matrix = matrix_maker(dtype, library())(weight, Arena(4 * weight.numel() + (1 << 16), torch.device("cpu")))
+    matrix = matrix_maker(dtype, kernels)(weight, Arena(40 * weight.numel() + (1 << 16), torch.device("cpu")))
     return partial(matrix.product, torch.ones(1, weight.shape[1]))
 
 
@@ -268,17 +277,17 @@ def _threads(config: ModelConfig, asked: int, recorded: object, cores: int) -> t
     return threads, "one a core" if threads == cores else "torch's default"
 
 
-def _automatic(config: ModelConfig, device: str, free: int) -> tuple[tuple[str, ...], str]:
+def _automatic(config: ModelConfig, device: str, free: int, kernels: bool) -> tuple[tuple[str, ...], str]:
     """The dtypes to choose from, and why if it is one."""
     if device != "cpu":
         dtype = "bf16" if _has_bf16_units(device) else "fp32"
-        _check_memory(config, dtype, device, free)
+        _check_memory(config, dtype, device, free, kernels)
         return (dtype,), f"the GPU has {'' if dtype == 'bf16' else 'no '}units for bf16"
     if weight_bytes(config, "fp32") <= min(SMALL, free):
         return ("fp32",), "the weights are small"
-    fitting = [name for name in DTYPES if _supports(config, name) and weight_bytes(config, name) <= free]
+    fitting = [name for name in DTYPES if _supports(config, name, kernels) and weight_bytes(config, name) <= free]
     if not fitting:
-        _check_memory(config, DTYPES[-1], device, free)
+        _check_memory(config, DTYPES[-1], device, free, kernels)
     # With the cache of a whole context if possible, else enough for a short conversation.
     accurate = [name for name in fitting if name in ACCURATE]
     roomy = [name for name in accurate if weight_bytes(config, name) + cache_bytes(config, name) <= free]
@@ -286,27 +295,28 @@ def _automatic(config: ModelConfig, device: str, free: int) -> tuple[tuple[str, 
     return chosen, "" if len(chosen) > 1 else "what fits into the memory"
 
 
-def _can_repeat(dtype: object, config: ModelConfig, device: str, free: int) -> bool:
+def _can_repeat(dtype: object, config: ModelConfig, device: str, free: int, kernels: bool) -> bool:
     if dtype not in DTYPES:
         return False
     name = str(dtype)
-    runs = _supports(config, name) if device == "cpu" else not name.startswith("int")
+    runs = _supports(config, name, kernels) if device == "cpu" else not name.startswith("int")
     return runs and weight_bytes(config, name) <= free
 
 
-def _supports(config: ModelConfig, dtype: str) -> bool:
+def _supports(config: ModelConfig, dtype: str, kernels: bool) -> bool:
     """Whether a CPU multiplies all matrices of this shape in the dtype."""
-    if not dtype.startswith("int") or library():
+    if not dtype.startswith("int") or (kernels and library()):
         return True
     return not (config.width % BLOCK or config.vocabulary_rows % BLOCK)
 
 
-def _check_memory(config: ModelConfig, dtype: str, device: str, free: int) -> None:
+def _check_memory(config: ModelConfig, dtype: str, device: str, free: int, kernels: bool) -> None:
     """Raise ParakeetError if the weights do not fit, before anything is loaded."""
     needed = weight_bytes(config, dtype)
     if needed <= free:
         return
-    others = [name for name in DTYPES if (_supports(config, name) if device == "cpu" else not name.startswith("int"))]
+    on_cpu = device == "cpu"
+    others = [n for n in DTYPES if (_supports(config, n, kernels) if on_cpu else not n.startswith("int"))]
     smaller = next((name for name in others if weight_bytes(config, name) <= free), None)
     help = "close other programs, or use a smaller model"
     if smaller is not None:

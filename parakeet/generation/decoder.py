@@ -109,7 +109,8 @@ class Decoder:
             self.cache_dtype = "bf16"  # torch would convert all of it back at each step
         make = make or matrix_maker(dtype, kernels)
         parameters = sum(parameter.numel() for parameter in model.parameters())
-        arena = Arena(4 * parameters + (1 << 20), self.device)
+        # A row of int8 takes its width, filled up to 32, and 4 bytes: more than fp32 for a width below 9.
+        arena = Arena(max(4, -(-36 // model.config.width)) * parameters + (1 << 20), self.device)
         weights = model.state_dict()
         pairs = range(model.config.shared_projections)
         self._layers = [layer for pair in pairs for layer in _pair(model, weights, pair, make, arena)]
@@ -252,9 +253,11 @@ class _CompiledPass:
 
 
 def _described(layer: _Layer) -> LayerWeights:
-    matrices = layer.projections, layer.attention_output, layer.mlp_input, layer.mlp_output
-    norms = layer.attention_norm.data_ptr(), layer.mlp_norm.data_ptr()
-    return LayerWeights(*norms, *(m.described() for m in matrices if isinstance(m, CompiledMatrix)), layer.keys_first)
+    described = []
+    for matrix in (layer.projections, layer.attention_output, layer.mlp_input, layer.mlp_output):
+        assert isinstance(matrix, CompiledMatrix)
+        described.append(matrix.described())
+    return LayerWeights(layer.attention_norm.data_ptr(), layer.mlp_norm.data_ptr(), *described, layer.keys_first)
 
 
 def _pair(model: Parakeet, weights: Mapping[str, Tensor], pair: int, make: MatrixMaker, arena: Arena) -> list[_Layer]:

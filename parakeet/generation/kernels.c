@@ -7,6 +7,7 @@
 // instruction by themselves: for sums of products of bytes.
 
 #include <math.h>
+#include <omp.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -290,14 +291,22 @@ INLINE void some_rows(const product *p, int kind, long row, long n, const int ro
         for (int r = 0; r < rows; r++) block(p, kind, row + r, first, 1, 1);
 }
 
-INLINE void all_rows(const product *p, int kind, long n, int threads) {
+// The kind is constant from here on. A parallel region is a function of its own, into which no constant is passed.
+INLINE void rows_of_kind(const product *p, long row, long n, const int rows) {
+    if (p->kind == FP32) some_rows(p, FP32, row, n, rows);
+    else if (p->kind == BF16) some_rows(p, BF16, row, n, rows);
+    else if (p->kind == INT8) some_rows(p, INT8, row, n, rows);
+    else some_rows(p, INT4, row, n, rows);
+}
+
+static void all_rows(const product *p, long n, int threads) {
     long full = p->rows / ROWS;
 #pragma omp parallel num_threads(threads) if (p->rows * p->columns * n > SERIAL)
     {
+#pragma omp for schedule(static) nowait
+        for (long number = 0; number < full; number++) rows_of_kind(p, number * ROWS, n, ROWS);
 #pragma omp for schedule(static)
-        for (long number = 0; number < full; number++) some_rows(p, kind, number * ROWS, n, ROWS);
-#pragma omp for schedule(static)
-        for (long row = full * ROWS; row < p->rows; row++) some_rows(p, kind, row, n, 1);
+        for (long row = full * ROWS; row < p->rows; row++) rows_of_kind(p, row, n, 1);
     }
 }
 
@@ -328,8 +337,7 @@ static float quantised(const float *x, long columns, int8_t *q, long padded) {
 int multiply(int kind, long rows, long columns, const void *weight, const void *scales, const float *x, long x_columns,
              long n, float *y, int threads) {
     product p = {kind, rows, columns, weight, scales, x, NULL, y};
-    if (kind == FP32) all_rows(&p, FP32, n, threads);
-    else if (kind == BF16) all_rows(&p, BF16, n, threads);
+    if (kind == FP32 || kind == BF16) all_rows(&p, n, threads);
     else {
         // A scale for each group: with one for a row, columns that are far larger than the others drown these.
         long groups = columns / GROUP;
@@ -344,8 +352,7 @@ int multiply(int kind, long rows, long columns, const void *weight, const void *
                     quantised(x + i * x_columns + begin, count, q + i * columns + begin, GROUP);
             }
         p.x = q, p.x_scales = x_scales;
-        if (kind == INT8) all_rows(&p, INT8, n, threads);
-        else all_rows(&p, INT4, n, threads);
+        all_rows(&p, n, threads);
         free(room);
     }
     return 0;
@@ -362,7 +369,7 @@ static uint16_t quantised_group(const float *x, uint8_t *to) {
     uint16_t scale = to_bf16(farthest / -8 + fault);
     float inverse = farthest == 0 ? 0 : 1 / from_bf16(scale);
     uint8_t q[GROUP];
-    for (int i = 0; i < GROUP; i++) q[i] = (uint8_t)fminf(fmaxf(rintf(x[i] * inverse), -8), 7) + 8;
+    for (int i = 0; i < GROUP; i++) q[i] = (uint8_t)(fminf(fmaxf(rintf(x[i] * inverse), -8), 7) + 8);
     for (int i = 0; i < GROUP / 2; i++) to[i] = (uint8_t)((q[i] & 15) | (q[i + GROUP / 2] << 4));
     return scale;
 }
@@ -461,13 +468,14 @@ INLINE void attend_head(const cached *c, int kind, long row, long head, long pos
     long line = (row * c->heads + head) * c->capacity, width = c->width;
     const char *keys = c->keys + bytes_of(kind, line * width), *values = c->values + bytes_of(kind, line * width);
     long slots = position < c->capacity ? position + 1 : c->capacity, newest = position % c->capacity;
-    float root = 1 / sqrtf((float)width), most = -INFINITY;
+    float root = 1 / sqrtf((float)width), most = -INFINITY, fault = 0;
     for (long slot = 0; slot < slots; slot++) {
         float score = similarity(kind, query, keys + bytes_of(kind, slot * width), width) * root;
         if (kind == INT8) score *= c->key_scales[line + slot];
         long distance = newest - slot + (slot > newest ? c->capacity : 0);
         scores[slot] = score - slope * (float)distance;
         most = fmaxf(most, scores[slot]);
+        fault += scores[slot] * 0; // a score that is not finite must reach the logits
     }
     for (long slot = slots; slot < slots + LANES; slot++) scores[slot] = -INFINITY;
     floats sums = {0};
@@ -478,7 +486,7 @@ INLINE void attend_head(const cached *c, int kind, long row, long head, long pos
         sums += e;
         *(floats *)(scores + slot) = e;
     }
-    float divisor = total(sums);
+    float divisor = total(sums) + fault;
     for (long slot = 0; slot < slots; slot++)
         scores[slot] *= (kind == INT8 ? c->value_scales[line + slot] : 1) / divisor;
     long begin = 0;
@@ -501,16 +509,19 @@ static float store(int kind, const float *from, char *to, long width) {
     return 0;
 }
 
-INLINE void all_heads(const cached *c, int kind, long n, const int64_t *rows, const int64_t *positions,
-                      const float *query, long stride, const float *slopes, float *to, float *scores, long room,
-                      int threads) {
+// `scores` has a line of `room` for each thread.
+static void all_heads(const cached *c, long n, const int64_t *rows, const int64_t *positions, const float *query,
+                      long stride, const float *slopes, float *to, float *scores, long room, int threads) {
     long work = 0;
     for (long i = 0; i < n; i++) work += positions[i] * c->heads * c->width;
 #pragma omp parallel for schedule(static) num_threads(threads) if (work > SERIAL)
     for (long number = 0; number < n * c->heads; number++) {
         long i = number / c->heads, head = number % c->heads;
-        attend_head(c, kind, rows[i], head, positions[i], query + i * stride + head * c->width, slopes[head],
-                    to + number * c->width, scores + number * room);
+        const float *q = query + i * stride + head * c->width;
+        float *mixed = to + number * c->width, *line = scores + omp_get_thread_num() * room;
+        if (c->kind == INT8) attend_head(c, INT8, rows[i], head, positions[i], q, slopes[head], mixed, line);
+        else if (c->kind == BF16) attend_head(c, BF16, rows[i], head, positions[i], q, slopes[head], mixed, line);
+        else attend_head(c, FP32, rows[i], head, positions[i], q, slopes[head], mixed, line);
     }
 }
 
@@ -534,11 +545,9 @@ static int attend(const cached *c, long n, const int64_t *rows, const int64_t *p
         }
     }
     long room = (most < capacity ? most + 1 : capacity) + LANES;
-    float *scores = malloc(n * heads * room * sizeof(float));
+    float *scores = malloc(threads * room * sizeof(float));
     if (!scores) return 1;
-    if (kind == INT8) all_heads(c, INT8, n, rows, positions, query, stride, slopes, to, scores, room, threads);
-    else if (kind == BF16) all_heads(c, BF16, n, rows, positions, query, stride, slopes, to, scores, room, threads);
-    else all_heads(c, FP32, n, rows, positions, query, stride, slopes, to, scores, room, threads);
+    all_heads(c, n, rows, positions, query, stride, slopes, to, scores, room, threads);
     free(scores);
     return 0;
 }

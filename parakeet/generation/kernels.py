@@ -4,6 +4,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -17,8 +18,9 @@ from torch import Tensor
 from parakeet.errors import ParakeetError
 
 SOURCE = Path(__file__).with_name("kernels.c")
-FLAGS = ("-O2", "-fopenmp", "-fPIC", "-shared", "-Wno-psabi")
-"""-O3 compiles three times as long and is no faster: the loops are vectors already."""
+FLAGS = ("-O2", "-ffp-contract=fast", "-fopenmp", "-fPIC", "-shared", "-Wno-psabi")
+"""-O3 compiles three times as long and is no faster: the loops are vectors already. All copies of a loop must contract
+its multiplications and additions alike, or rows alone and beside others would differ in the last bit."""
 
 KINDS = {"fp32": 0, "bf16": 1, "int8": 2, "int4": 3}
 """The kinds of weights; the first three also of caches."""
@@ -57,6 +59,7 @@ class Library:
     def multiply(self, kind: int, weight: Tensor, scales: Tensor | None, columns: int, x: Tensor) -> Tensor:
         """x (n, width) fp32 times the transposed weight: (n, rows) fp32. `columns` is the weight's padded width."""
         x = x.contiguous()
+        assert x.shape[1] <= columns
         y = x.new_empty(x.shape[0], weight.shape[0])
         failed = self._multiply(
             kind, weight.shape[0], columns, weight.data_ptr(), None if scales is None else scales.data_ptr(),
@@ -97,6 +100,7 @@ class Library:
         are (layers, batch, heads, capacity, head width), with scales (layers, batch, heads, capacity) if they are int8.
         Several positions of one row must not pass the capacity.
         """
+        assert x.dtype == torch.float32 and x.is_contiguous()  # noqa: PT018
         kind, (_, batch, heads, capacity, width) = KINDS[CACHE_KINDS[keys.dtype]], keys.shape
         logits = x.new_empty(len(x), head.rows)
         key_scales, value_scales = (part.data_ptr() for part in scales) if scales else (None, None)
@@ -147,11 +151,11 @@ def library() -> Library | None:
 
     The compiler is $CC or `cc`. It takes a second, once for each version of the source and each kind of processor.
     """
-    compiler = os.environ.get("CC") or shutil.which("cc")
-    if compiler is None:
+    compiler = shlex.split(os.environ.get("CC", "")) or [shutil.which("cc") or ""]
+    if not compiler[0]:
         return None
     limit = os.environ.get("ATEN_CPU_CAPABILITY", "")
-    command = [compiler, *FLAGS, f"-march={_CAPABILITIES.get(limit, 'native')}"]
+    command = [*compiler, *FLAGS, f"-march={_CAPABILITIES.get(limit, 'native')}"]
     key = hashlib.sha256("\0".join([*command, _processor()]).encode() + SOURCE.read_bytes()).hexdigest()[:16]
     path = Path(platformdirs.user_cache_dir("parakeet")) / f"kernels-{key}.so"
     try:

@@ -9,6 +9,7 @@ import math
 import mmap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 import torch
@@ -91,11 +92,12 @@ def fresh_memory(n_bytes: int, huge: bool) -> mmap.mmap:
     return memory
 
 
+@cache
 def prompt_dtype() -> torch.dtype:
     """The faster dtype for products of large matrices on this CPU, where the weights' own is not fp32.
 
     bf16 takes units for it: without them it takes 17 times as long as fp32. The question is put to the processor, not
-    to a clock, so that the same prompt gives the same bits each time.
+    to a clock, so that the same prompt gives the same bits each time. Only x86 can be asked: others take fp32.
     """
     limited = not torch.backends.cpu.get_cpu_capability().startswith(("AVX512", "AVX10"))
     units = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
@@ -318,8 +320,8 @@ def _check_blocks(weight: Tensor) -> None:
     if any(size % BLOCK for size in weight.shape):
         rows, columns = weight.shape
         raise ParakeetError(
-            f"Without a C compiler, int8 and int4 need matrices whose sizes are multiples of {BLOCK}, but this model "
-            f"has one of {rows:,} × {columns:,}: use bf16 instead, or install a compiler."
+            f"Without compiled kernels, int8 and int4 need matrices whose sizes are multiples of {BLOCK}, but this "
+            f"model has one of {rows:,} × {columns:,}: use bf16 instead, or install a C compiler."
         )
 
 

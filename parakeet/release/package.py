@@ -76,8 +76,8 @@ def make_release(
 def _check_replies(output: Path, evaluation: Mapping[str, Any]) -> None:
     """The packed model must repeat the replies that the evaluation recorded (same weights, same machine)."""
     recorded = evaluation["replies"][:2]
-    # As in the evaluation, whose device and number of threads are torch's choice too.
-    engine = load_engine(output, dtype="fp32", threads=torch.get_num_threads())
+    # As in the evaluation, whose device and threads are torch's choice too, and which torch computes.
+    engine = load_engine(output, dtype="fp32", threads=torch.get_num_threads(), recorded={"kernels": False})
     replies = replies_to(engine, [pair["prompt"] for pair in recorded])
     for pair, reply in zip(recorded, replies, strict=True):
         if reply != pair["reply"]:

@@ -136,7 +136,9 @@ def test_several_ids_at_once_and_rows_of_a_batch_give_the_bits_of_single_steps(d
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("place", ["embedding.weight", "blocks.1.mlp_output.weight"])
+@pytest.mark.parametrize(
+    "place", ["embedding.weight", "blocks.0.query.weight", "key_values.1.weight", "blocks.1.mlp_output.weight"]
+)
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
 def test_damaged_weights_are_noticed_in_every_precision(dtype: str, place: str, number: float) -> None:
     model = model_of(CONFIG)
