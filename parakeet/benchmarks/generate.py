@@ -32,6 +32,7 @@ from parakeet.errors import ParakeetError
 from parakeet.formatting import format_bytes, format_duration, format_percent, render_table
 from parakeet.generation.cache import CACHE_DTYPES
 from parakeet.generation.decoder import DTYPES, Decoder
+from parakeet.generation.matrices import prompt_dtype
 from parakeet.model.config import ModelConfig
 from parakeet.model.transformer import Parakeet, load_model, save_model
 from parakeet.plan import vocabulary_rows
@@ -173,7 +174,8 @@ def _print_speeds(device: str, measured: Measured, prompt: int) -> None:
     click.echo(f"read bandwidth {_span(bandwidth, 1e9)} GB/s (the sum of 1 GiB)\n")
     rows = []
     for name, variant in speeds.items():
-        dtype = "fp32" if name == "fp32" else "bf16"
+        fp32 = name != STOCK and device == "cpu" and prompt_dtype() == torch.float32
+        dtype = "fp32" if fp32 or name == "fp32" else "bf16"
         seconds = variant.prefill.median
         rate = variant.prefill_flops / seconds
         share = f"{format_percent(rate / rates[dtype].median, 0)} of {dtype}'s"
