@@ -31,6 +31,7 @@ from parakeet.benchmarks.timing import Sample
 from parakeet.errors import ParakeetError
 from parakeet.formatting import format_bytes, format_duration, format_percent, render_table
 from parakeet.generation.cache import CACHE_DTYPES
+from parakeet.generation.choice import BYTES_PER_WEIGHT
 from parakeet.generation.decoder import DTYPES, Decoder
 from parakeet.generation.matrices import prompt_dtype
 from parakeet.model.config import ModelConfig
@@ -40,8 +41,6 @@ from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.sanitise import sanitise
 
-BYTES_PER_WEIGHT = {"fp32": 4.0, "bf16": 2.0, "int8": 1.0, "int4": 0.625}
-"""int4: half a byte, and a bf16 scale and zero point for every 32 weights."""
 ALLOWED_SHARE, ALLOWED_BYTES = 1.15, 1 << 29
 """Loading may hold this share of the weights' bytes, and so many bytes for Python and torch: never two copies."""
 

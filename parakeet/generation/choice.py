@@ -23,10 +23,10 @@ BF16_CAPABILITY = (8, 0)
 """Oldest CUDA compute capability with units for bf16. An older GPU computes it slowly, with every score in memory."""
 
 BYTES_PER_WEIGHT = {"fp32": 4.0, "bf16": 2.0, "int8": 1.0, "int4": 0.625}
-"""With the scales and zero points of int4. Those of int8 are one for a row."""
+"""With the scales of int4, in torch's layout also zero points. The kernels' is a tenth smaller."""
 
 ACCURATE = ("fp32", "bf16", "int8")
-"""What `auto` chooses from on a CPU: held-out bits per byte are within 0.5 % of fp32's. int4 costs up to 2 %, so it is
+"""What `auto` chooses from on a CPU: held-out bits per byte are within 0.5 % of fp32's. int4 may cost more, so it is
 taken only if nothing else fits into the memory."""
 
 SMALL = 64 << 20
@@ -35,7 +35,7 @@ small part of a token, so fewer bits gain little."""
 
 TINY = 16 << 20
 """Bytes of fp32 weights up to which one thread is used. A second one has little to do, and each product waits until it
-is awake: beside another program on 2 cores, the demo generates 690 tokens a second on one thread and 12 on two."""
+is awake: beside another program on 2 cores, the demo generated 403 tokens a second on one thread and 12 on two."""
 
 CLEARLY = 1.25
 """How much faster a lower precision must be to be taken. Real gains are 1.5 and more. A lower limit could give another
@@ -43,8 +43,6 @@ precision, and so another text, from one start to the next."""
 USELESS = 1.5
 """A lower precision that is so much slower than a higher one is reported."""
 
-LAYER_SECONDS = 20e-6
-"""What a layer of a token takes besides its matrices: norms, attention and calls."""
 CORES_READ = 1.5
 """Several cores read so many times as much of the memory as one (2 cores of an EPYC: 27 and 18 GB/s)."""
 
@@ -195,7 +193,7 @@ def cache_bytes(config: ModelConfig, dtype: str) -> int:
 def seconds_per_token(
     model: Parakeet, dtypes: Sequence[str], threads: int, kernels: Library | None
 ) -> dict[str, float]:
-    """An estimate of what decoding a token costs in each dtype on this CPU, of the weights alone or a little more.
+    """An estimate of what decoding a token costs in each dtype on this CPU, counting the weights alone.
 
     A product waits either for the arithmetic, which is measured on a matrix that lies in the cache, or for the memory,
     which is measured by reading weights that do not. All is measured on one thread: on a busy machine, threads that
@@ -210,13 +208,8 @@ def seconds_per_token(
             per_weight = _seconds_per_weight(weight, dtypes, kernels)
     finally:
         torch.set_num_threads(threads)
-    config = model.config
-    n_weights = config.flops_per_token(0) // 6
-    return {
-        dtype: config.layers * LAYER_SECONDS
-        + n_weights * max(per_weight[dtype] / threads, BYTES_PER_WEIGHT[dtype] * per_byte)
-        for dtype in dtypes
-    }
+    n_weights = model.config.flops_per_token(0) // 6
+    return {dtype: n_weights * max(per_weight[dtype] / threads, BYTES_PER_WEIGHT[dtype] * per_byte) for dtype in dtypes}
 
 
 def _seconds_per_byte(matrices: Sequence[Tensor]) -> float:

@@ -31,8 +31,6 @@ GROUP = 32
 _CAPABILITIES = {"avx2": "x86-64-v3", "default": "x86-64"}
 """Instruction sets by torch's ATEN_CPU_CAPABILITY, which limits its own kernels."""
 
-CACHE_KINDS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.int8: "int8"}
-
 _int, _long, _pointer, _integer = ctypes.c_int, ctypes.c_long, ctypes.c_void_p, ctypes.c_int64
 
 
@@ -86,6 +84,7 @@ class Library:
         layers: "ctypes.Array[LayerWeights]",
         final_norm: Tensor,
         head: "Weight",
+        kind: int,
         keys: Tensor,
         values: Tensor,
         scales: tuple[Tensor, Tensor] | None,
@@ -97,11 +96,12 @@ class Library:
         """Logits (n, rows of the head) fp32 after n embedded ids x (n, width) fp32, which are overwritten.
 
         Each is appended to row rows[i] of the cache at positions[i] and sees that row up to itself. `keys` and `values`
-        are (layers, batch, heads, capacity, head width), with scales (layers, batch, heads, capacity) if they are int8.
+        (layers, batch, heads, capacity, head width) are of the cache's `kind`, with scales (layers, batch, heads,
+        capacity) if that is int8.
         Several positions of one row must not pass the capacity.
         """
         assert x.dtype == torch.float32 and x.is_contiguous()  # noqa: PT018
-        kind, (_, batch, heads, capacity, width) = KINDS[CACHE_KINDS[keys.dtype]], keys.shape
+        _, batch, heads, capacity, width = keys.shape
         logits = x.new_empty(len(x), head.rows)
         key_scales, value_scales = (part.data_ptr() for part in scales) if scales else (None, None)
         failed = self._forward(
@@ -149,7 +149,7 @@ def _check_memory(failed: int) -> None:
 def library() -> Library | None:
     """The kernels for this processor, or None where they cannot be compiled: torch's own serve then.
 
-    The compiler is $CC or `cc`. It takes a second, once for each version of the source and each kind of processor.
+    The compiler is $CC or `cc`. It takes one to two seconds, once for each version of the source and kind of processor.
     """
     compiler = shlex.split(os.environ.get("CC", "")) or [shutil.which("cc") or ""]
     if not compiler[0]:

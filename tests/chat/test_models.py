@@ -302,6 +302,9 @@ def test_a_replay_runs_each_reply_as_it_was_recorded(
         ({"threads": 0}, "the number of threads was 0, now 1"),
         ({"threads": 10**30}, "the number of threads was 1000"),
         ({"threads": "2"}, "the number of threads was '2', now 1"),
+        ({"cache_dtype": []}, "the dtype of the cache was [], now 'fp32'"),
+        ({"cache_dtype": "fp8"}, "the dtype of the cache was 'fp8', now 'fp32'"),
+        ({"kernels": "yes"}, "the use of compiled kernels was 'yes', now False"),
     ],
 )
 def test_conditions_that_cannot_be_had_are_reported_and_the_replay_goes_on(
