@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
@@ -48,7 +48,7 @@ def save_png(chart: Chart, path: Path) -> None:
 
 
 def svg(chart: Chart, label: str) -> Markup:
-    """The chart as an element of an HTML page, as wide as its place; `label` says what it shows to who cannot see it."""
+    """The chart as an element of an HTML page, as wide as its place; `label` says in words what it shows."""
     text = io.StringIO()
     _drawn(chart, _THEMED, text, format="svg", transparent=True, metadata={"Date": None})
     element = text.getvalue()
@@ -75,8 +75,9 @@ def axes(palette: Palette, width: float = 6.4, height: float = 3.2) -> "tuple[Fi
     return figure, axes
 
 
-def _drawn(chart: Chart, palette: Palette, to: "Path | io.StringIO", **options: object) -> None:
+def _drawn(chart: Chart, palette: Palette, to: "Path | io.StringIO", **options: Any) -> None:
     import matplotlib
+    from cycler import cycler
 
     with matplotlib.rc_context(
         {
@@ -85,7 +86,7 @@ def _drawn(chart: Chart, palette: Palette, to: "Path | io.StringIO", **options: 
             "axes.edgecolor": palette.soft,
             "xtick.color": palette.soft,
             "ytick.color": palette.soft,
-            "axes.prop_cycle": matplotlib.cycler(color=palette.series),
+            "axes.prop_cycle": cycler(color=palette.series),
             # Letters stay letters, in the page's font; ids that are not random.
             "svg.fonttype": "none",
             "svg.hashsalt": "parakeet",
