@@ -6,7 +6,6 @@ Modules of metrics are imported wherever figures are shown, so they import torch
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from parakeet.progress import Progress
@@ -14,11 +13,14 @@ from parakeet.recipe import Recipe
 from parakeet.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from parakeet.data.questions import Question
     from parakeet.data.tokens.shards import TokenShards
     from parakeet.generation.engine import Engine
     from parakeet.model.transformer import Parakeet
     from parakeet.pages import Table
+    from parakeet.pages.charts import Palette
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,9 @@ class Metric(ABC):
         """What the model card shows, which has less room than the report."""
         return self.render(figures)
 
-    def draw(self, figures: Any, path: Path) -> None:  # noqa: B027 (only a metric with a `plot_file` has one)
-        """Write the plot to `path`."""
+    def plot(self, figures: Any, palette: "Palette") -> "Figure":
+        """The chart of a metric with a `plot_file`, for `parakeet.pages.charts`."""
+        raise NotImplementedError
 
 
 def measured(figures: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import lzma
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +12,10 @@ from parakeet.evaluation.base import Metric, Subject, measured
 from parakeet.formatting import format_bytes
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from parakeet.pages import Table
+    from parakeet.pages.charts import Palette
 
 Figures = Mapping[str, Mapping[str, Any] | None]
 
@@ -56,25 +58,25 @@ class BitsPerByte(Metric):
                 rows.append((name, bits["documents"], format_bytes(bits["n_bytes"]), *columns))
         return [Table(("source", "documents", "text", "this model", "unigram", "xz -9"), rows, right=range(1, 6))]
 
-    def draw(self, figures: Figures, path: Path) -> None:
+    def plot(self, figures: Figures, palette: "Palette") -> "Figure":
         """Bars by source: the model beside its yardsticks."""
-        from matplotlib.figure import Figure
+        from parakeet.pages.charts import axes
 
         sources = measured(figures)
-        figure = Figure(figsize=(6.4, 1.2 + 0.8 * max(1, len(sources))), dpi=100, layout="constrained")
-        axes = figure.add_subplot()
-        series = (("model", "this model", "#1b7837"), ("xz", "xz -9", "#9e9ac8"), ("unigram", "unigram", "#bdbdbd"))
-        for offset, (key, label, colour) in enumerate(series):
+        figure, chart = axes(palette, height=1.2 + 0.8 * max(1, len(sources)))
+        series = (("model", "this model", 1.0), ("xz", "xz -9", 0.55), ("unigram", "unigram", 0.25))
+        for offset, (key, label, alpha) in enumerate(series):
             positions = [index + 0.27 * (offset - 1) for index in range(len(sources))]
-            bars = axes.barh(positions, [bits[key] for bits in sources.values()], 0.25, label=label, color=colour)
-            axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)
-        axes.set_yticks(range(len(sources)), list(sources))
-        axes.invert_yaxis()
-        axes.set_xlabel("bits per byte of held-out text (lower is better)")
-        axes.margins(x=0.12)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=8)
-        figure.savefig(path)
+            values = [bits[key] for bits in sources.values()]
+            bars = chart.barh(positions, values, 0.25, label=label, color=palette.series[0], alpha=alpha)
+            chart.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)
+        chart.set_yticks(range(len(sources)), list(sources))
+        chart.invert_yaxis()
+        chart.set_xlabel("bits per byte of held-out text (lower is better)")
+        chart.margins(x=0.12)
+        chart.grid(visible=False)
+        chart.legend(frameon=False, fontsize=8)
+        return figure
 
 
 def not_below_yardsticks(figures: Figures) -> list[str]:

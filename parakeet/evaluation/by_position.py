@@ -9,7 +9,6 @@ documents meets something new long before the end of its training sequences; the
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +18,10 @@ from parakeet.evaluation.base import Metric, Subject, measured
 from parakeet.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from parakeet.pages import Table
+    from parakeet.pages.charts import Palette
 
 FIRST_BUCKET = 16
 """Positions in the first bucket; each of the next is as long as all before it."""
@@ -81,24 +83,24 @@ class BitsPerByteByPosition(Metric):
         rows.append(("sequences measured", *lengths))
         return [method, Table(("positions", *sources), rows, right=range(1, len(sources) + 1))]
 
-    def draw(self, figures: Mapping[str, Any], path: Path) -> None:
+    def plot(self, figures: Mapping[str, Any], palette: "Palette") -> "Figure":
         """One line a source over log2 of the position, with a mark where training ended."""
-        from matplotlib.figure import Figure
         from matplotlib.ticker import FuncFormatter
+
+        from parakeet.pages.charts import axes
 
         sources = measured(figures["sources"])
         trained = figures["longest_trained_row_tokens"]
-        figure = Figure(figsize=(6.4, 4.0), dpi=100, layout="constrained")
-        axes = figure.add_subplot()
+        figure, chart = axes(palette, height=4.0)
         for name, found in sources.items():
             buckets = found["buckets"]
             middles = [(bucket["first"] + bucket["last"]) / 2 for bucket in buckets]
             values, errors = ([bucket[key] for bucket in buckets] for key in ("bits_per_byte", "standard_error"))
-            axes.errorbar(middles, values, errors, marker="o", markersize=4, capsize=3, label=name)
-        axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda position, _: f"{position:,.0f}"))
-        axes.axvline(trained, color="#636363", linestyle="--", linewidth=1)
-        axes.annotate(
+            chart.errorbar(middles, values, errors, marker="o", markersize=4, capsize=3, label=name)
+        chart.set_xscale("log", base=2)
+        chart.xaxis.set_major_formatter(FuncFormatter(lambda position, _: f"{position:,.0f}"))
+        chart.axvline(trained, color=palette.soft, linestyle="--", linewidth=1)
+        chart.annotate(
             f"trained up to {trained:,}",
             (trained, 1.0),
             (-4, -4),
@@ -107,15 +109,14 @@ class BitsPerByteByPosition(Metric):
             ha="right",
             va="top",
             fontsize=8,
-            color="#636363",
+            color=palette.soft,
         )
-        axes.set_xlabel("position in the sequence (tokens)")
-        axes.set_ylabel("bits per byte (lower is better)")
-        axes.spines[["top", "right"]].set_visible(False)
+        chart.set_xlabel("position in the sequence (tokens)")
+        chart.set_ylabel("bits per byte (lower is better)")
         if sources:
-            axes.legend(frameon=False, fontsize=8)
+            chart.legend(frameon=False, fontsize=8)
         figure.suptitle(CAPTION, fontsize=8)
-        figure.savefig(path)
+        return figure
 
 
 def _measure_source(subject: Subject, documents: Sequence[int]) -> dict[str, Any] | None:

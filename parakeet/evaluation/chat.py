@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from parakeet.conversation import Turn
 from parakeet.evaluation.base import Metric, Subject
 from parakeet.evaluation.chat_rules import Item, fault
-from parakeet.evaluation.exact_match import wilson_interval
+from parakeet.evaluation.intervals import wilson_interval
 from parakeet.evaluation.replies import GREEDY
 from parakeet.formatting import format_percent
 from parakeet.progress import Progress

@@ -1,10 +1,10 @@
 """Exact-match accuracy on the synthetic source's held-out questions."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from parakeet.evaluation.base import Metric, Subject
+from parakeet.evaluation.intervals import wilson_interval
 from parakeet.evaluation.replies import replies_to
 from parakeet.formatting import format_percent
 
@@ -61,12 +61,3 @@ def accuracy(questions: Sequence["Question"], replies: Sequence[str]) -> dict[st
             "example": {"prompt": example.prompt, "answer": example.answer, "reply": reply},
         }
     return result
-
-
-def wilson_interval(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's score interval of a proportion (Wilson 1927); z = 1.96 gives 95 %."""
-    share = successes / trials
-    centre = share + z * z / (2 * trials)
-    margin = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    scale = 1 + z * z / trials
-    return max(0.0, (centre - margin) / scale), min(1.0, (centre + margin) / scale)

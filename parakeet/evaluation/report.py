@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from parakeet.generation.decoder import Decoder
 from parakeet.generation.engine import Engine
 from parakeet.model.transformer import best_device, load_model
 from parakeet.pages import render
+from parakeet.pages.charts import save_png
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.template import render_prompt
@@ -49,7 +51,7 @@ def evaluate(recipe: Recipe, inputs: Mapping[str, Path], output: Path, progress:
     (output / REPORT_FILE).write_text(report, encoding="utf-8")
     for metric in metrics:
         if metric.plot_file:
-            metric.draw(result[metric.name], output / metric.plot_file)
+            save_png(partial(metric.plot, result[metric.name]), output / metric.plot_file)
     return result
 
 

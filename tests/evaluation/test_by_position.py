@@ -1,5 +1,6 @@
 import json
 import math
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,6 +19,7 @@ from parakeet.evaluation.by_position import BitsPerByteByPosition
 from parakeet.model.config import ModelConfig
 from parakeet.model.transformer import Parakeet
 from parakeet.pages import Table
+from parakeet.pages.charts import save_png
 from parakeet.tokenizer import Tokenizer
 
 from ..conftest import Prepared
@@ -161,6 +163,6 @@ def test_the_table_and_the_picture_say_what_was_measured(prepared: Prepared, tmp
     for name, shown in (("some", figures), ("none", nothing)):
         pictures = [tmp_path / f"{name}-{copy}.png" for copy in range(2)]
         for path in pictures:
-            metric.draw(shown, path)
+            save_png(partial(metric.plot, shown), path)
         assert pictures[0].read_bytes() == pictures[1].read_bytes()
         assert pictures[0].read_bytes().startswith(PNG)

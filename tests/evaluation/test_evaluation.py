@@ -18,7 +18,8 @@ from parakeet.data.tokens.tokenise import make_token_shards
 from parakeet.errors import ParakeetError
 from parakeet.evaluation.base import Subject
 from parakeet.evaluation.bits_per_byte import BitsPerByte, not_below_yardsticks
-from parakeet.evaluation.exact_match import NOT_APPLICABLE, ExactMatch, accuracy, wilson_interval
+from parakeet.evaluation.exact_match import NOT_APPLICABLE, ExactMatch, accuracy
+from parakeet.evaluation.intervals import wilson_interval
 from parakeet.evaluation.metrics import METRICS
 from parakeet.evaluation.replies import GREEDY, Replies, replies_to
 from parakeet.evaluation.report import evaluate

@@ -1,0 +1,40 @@
+"""95 % confidence intervals, and the shape in which figures with one are recorded."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+RESAMPLES = 1_000
+
+
+def wilson_interval(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's score interval of a proportion (Wilson 1927); z = 1.96 gives 95 %."""
+    share = successes / trials
+    centre = share + z * z / (2 * trials)
+    margin = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    scale = 1 + z * z / trials
+    return max(0.0, (centre - margin) / scale), min(1.0, (centre + margin) / scale)
+
+
+def share_of(outcomes: Iterable[bool]) -> dict[str, Any]:
+    """{"n", "share", "interval"} of at least one outcome: how many, the share that is true, its Wilson interval."""
+    found = [bool(outcome) for outcome in outcomes]
+    return {
+        "n": len(found),
+        "share": sum(found) / len(found),
+        "interval": list(wilson_interval(sum(found), len(found))),
+    }
+
+
+def ratio_interval(numerators: Sequence[float], denominators: Sequence[float]) -> tuple[float, float]:
+    """Interval of Σ numerators / Σ denominators, both (n,), over samples of the n pairs with replacement.
+
+    Such are bits and bytes of documents: the tokens of a document depend on each other, the documents do not. The
+    samples are the same at each call.
+    """
+    above, below = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
+    chosen = np.random.default_rng(0).integers(len(above), size=(RESAMPLES, len(above)))
+    low, high = np.quantile(above[chosen].sum(axis=1) / below[chosen].sum(axis=1), (0.025, 0.975))
+    return float(low), float(high)

@@ -1,0 +1,95 @@
+"""Charts by matplotlib: as a PNG, or as SVG in the colours of the page that it stands on, light or dark."""
+
+import io
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+from parakeet.sanitise import sanitise
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SERIES = 8
+
+
+@dataclass(frozen=True)
+class Palette:
+    """Colours of a chart as #rrggbb: of text, of axes and marks that stand back, and of SERIES series."""
+
+    ink: str
+    soft: str
+    series: tuple[str, ...]
+
+
+Chart = Callable[[Palette], "Figure"]
+"""Draws a figure in the colours that it is given."""
+
+PRINTED = Palette(
+    "#23282b", "#626b6e", ("#2f7a54", "#d09a3a", "#4a72a8", "#b5604a", "#7d659e", "#3b959a", "#b46c93", "#8a9440")
+)
+_THEMED = Palette("#010101", "#010102", tuple(f"#0101{number:02x}" for number in range(16, 16 + SERIES)))
+"""Stand for the variables of style.css, since matplotlib only takes colours."""
+_VARIABLES = {
+    _THEMED.ink: "var(--ink)",
+    _THEMED.soft: "var(--soft)",
+    **{colour: f"var(--c{number})" for number, colour in enumerate(_THEMED.series)},
+}
+
+
+def save_png(chart: Chart, path: Path) -> None:
+    """Write the chart to `path`. The same chart gives the same bytes."""
+    _drawn(chart, PRINTED, path, format="png")
+
+
+def svg(chart: Chart, label: str) -> Markup:
+    """The chart as an element of an HTML page, as wide as its place; `label` says in words what it shows."""
+    text = io.StringIO()
+    _drawn(chart, _THEMED, text, format="svg", transparent=True, metadata={"Date": None})
+    element = text.getvalue()
+    element = element[element.index("<svg") :]
+    element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL)
+    for colour, variable in _VARIABLES.items():
+        element = element.replace(colour, variable)
+    opening = Markup('<svg class="chart" role="img" aria-label="{}"').format(sanitise(label))
+    # Its size in points would not fit a phone; the view box keeps the proportions.
+    element = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", element, count=1)
+    element = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", element, count=1)
+    return opening + Markup(element.removeprefix("<svg"))
+
+
+def axes(palette: Palette, width: float = 6.4, height: float = 3.2) -> "tuple[Figure, Axes]":
+    """An empty chart of so many inches, with the grid and the frame that all charts have."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
+    axes = figure.add_subplot()
+    axes.grid(alpha=0.25, color=palette.soft)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _drawn(chart: Chart, palette: Palette, to: "Path | io.StringIO", **options: Any) -> None:
+    import matplotlib
+    from cycler import cycler
+
+    with matplotlib.rc_context(
+        {
+            "text.color": palette.ink,
+            "axes.labelcolor": palette.soft,
+            "axes.edgecolor": palette.soft,
+            "xtick.color": palette.soft,
+            "ytick.color": palette.soft,
+            "axes.prop_cycle": cycler(color=palette.series),
+            # Letters stay letters, in the page's font; ids that are not random.
+            "svg.fonttype": "none",
+            "svg.hashsalt": "parakeet",
+        }
+    ):
+        chart(palette).savefig(to, **options)
