@@ -30,7 +30,7 @@ def make_trace_index(token_shards: Artifact, output: Path, progress: Progress, p
     tokenizer = str(token_shards.counts["tokenizer_sha256"])
     counts = build_index(shards, tokenizer, token_shards.content, output, progress)
     index = TraceIndex.open(output)
-    counts |= {"builder": index.builder, "repeats": repeats(index)}
+    counts["repeats"] = repeats(index)
     save_png(partial(_plot, counts["repeats"]), output / plot_file)
     return counts
 
