@@ -39,9 +39,10 @@ _MOST = 1 << 20
 """Tokens of all suffixes together that are compared at once, unless there are very many suffixes."""
 PADDING = 192
 """Zero bytes after the last separator, since a comparison reads `_FIRST` tokens at least."""
+_STRIDES = (64, 4, 1)
+"""How far apart the positions are that are looked up first, second and third. Each spares some of the next."""
 _MANY = 2048
-_STRIDES = (64, 8, 1)
-"""How far apart the positions are that are looked up first, second and third, if they are more than `_MANY`."""
+"""So many positions are worth the first."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ class TraceIndex:
         ends = np.full(n + 1, -1, np.int64)
         ends[n] = n
         before = n + 1
-        for stride in _STRIDES if n > _MANY else (1,):
+        for stride in _STRIDES[n <= _MANY :]:
             wanted = np.arange(0, n, stride)
             wanted = wanted[ends[wanted] < 0]
             left = wanted // before * before
