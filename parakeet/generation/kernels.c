@@ -86,6 +86,17 @@ INLINE void store8(int half, void *to, long index, floats8 numbers) {
         *(loose8 *)((float *)to + index) = numbers;
 }
 
+// Numbers that fit a byte each.
+INLINE void store_bytes(integers numbers, int8_t *to) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+    __m128i low = _mm256_castsi256_si128((__m256i)numbers), high = _mm256_extracti128_si256((__m256i)numbers, 1);
+    __m128i shorts = _mm_packs_epi32(low, high);
+    _mm_storel_epi64((__m128i *)to, _mm_packs_epi16(shorts, shorts));
+#else
+    *(bytes *)to = __builtin_convertvector(numbers, bytes);
+#endif
+}
+
 INLINE float load_one(int kind, const void *from, long index) {
     if (kind == BF16) return from_bf16(((const uint16_t *)from)[index]);
     if (kind == INT8) return ((const int8_t *)from)[index];
@@ -108,10 +119,31 @@ INLINE float total(floats v) {
     return total8(LANES == 8 ? parts[0] : parts[0] + parts[LANES / 8 - 1]);
 }
 
+INLINE float largest(floats v) {
+    floats8 parts[LANES / 8];
+    memcpy(parts, &v, sizeof v);
+#ifdef __AVX__
+    __m256 eight = _mm256_max_ps((__m256)parts[0], (__m256)parts[LANES / 8 - 1]);
+    __m128 most = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    most = _mm_max_ps(most, _mm_movehl_ps(most, most));
+    return _mm_cvtss_f32(_mm_max_ss(most, _mm_movehdup_ps(most)));
+#else
+    float most = parts[0][0];
+    for (int lane = 1; lane < 8; lane++) most = parts[0][lane] > most ? parts[0][lane] : most;
+    return most;
+#endif
+}
+
 // Eight numbers from memory, as fp32.
 INLINE floats8 load8(int kind, const void *from, long index) {
-    if (kind == BF16)
-        return (floats8)(__builtin_convertvector(*(const halves8 *)((const uint16_t *)from + index), words8) << 16);
+    if (kind == BF16) {
+        const uint16_t *eight = (const uint16_t *)from + index;
+#ifdef __AVX2__
+        return (floats8)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)eight)), 16);
+#else
+        return (floats8)(__builtin_convertvector(*(const halves8 *)eight, words8) << 16);
+#endif
+    }
     if (kind == INT8) {
         const int8_t *eight = (const int8_t *)from + index;
 #ifdef __AVX2__
@@ -134,6 +166,8 @@ INLINE long bytes_of(int kind, long numbers) {
 }
 
 // ---------------------------------------------------------------------------------------------- products
+
+INLINE int lanes_from(long group, long groups) { return groups - group < OCTET ? (int)(groups - group) : OCTET; }
 
 typedef struct {
     int kind;
@@ -268,6 +302,7 @@ INLINE unpacked unpack(const uint8_t *octet, int lanes) {
         else
             two = _mm512_inserti64x4(_mm512_castsi256_si512((__m256i)line(octet, lanes, 2 * k)),
                                      (__m256i)line(octet, lanes, 2 * k + 1), 1);
+        __asm__("" : "+v"(two));
         w.lines[k] = _mm512_and_si512(two, halves_of_bytes);
         w.lines[2 + k] = _mm512_and_si512(_mm512_srli_epi16(two, 4), halves_of_bytes);
     }
@@ -364,6 +399,10 @@ INLINE void some_rows(const product *p, int kind, long row, long n, const int ro
     long first = 0;
     if (rows == ROWS)
         for (; first + AT_ONCE <= n; first += AT_ONCE) block(p, kind, row, first, ROWS, AT_ONCE);
+    if (kind == INT4 && rows == ROWS) {
+        if (n - first == 3) block(p, kind, row, first, ROWS, 3), first += 3;
+        if (n - first == 2) block(p, kind, row, first, ROWS, 2), first += 2;
+    }
     for (; first < n; first++)
         for (int r = 0; r < rows; r++) block(p, kind, row + r, first, 1, 1);
 }
@@ -387,43 +426,51 @@ static void all_rows(const product *p, long n, int threads) {
     }
 }
 
-// A row of `columns` numbers as int8, zeros up to `padded`: x ≈ q · scale, with scale = max |x| / 127.
+// `columns` numbers as int8, zeros up to `padded`: x ≈ q · scale, with scale = max |x| / 127.
 // The scale is not finite if a number is not.
-static float quantised(const float *x, long columns, int8_t *q, long padded) {
+INLINE float rounded(const float *x, long columns, int8_t *q, long padded) {
     floats most_of = {0}, nothing = {0};
     long c = 0;
-    for (; c + LANES <= columns; c += LANES) {
+    UNROLL for (; c + LANES <= columns; c += LANES) {
         floats v = *(const floats *)(x + c);
         most_of = larger(most_of, larger(v, -v));
         nothing += v * 0;
     }
-    float most = 0, fault = total(nothing);
-    for (int lane = 0; lane < LANES; lane++) most = fmaxf(most, most_of[lane]);
+    float most = largest(most_of), fault = total(nothing);
     for (long rest = c; rest < columns; rest++) most = fmaxf(most, fabsf(x[rest])), fault += x[rest] * 0;
     float inverse = most > 0 ? 127 / most : 0;
-    for (c = 0; c + LANES <= columns; c += LANES) {
-        integers rounded = (integers)(*(const floats *)(x + c) * inverse + ROUND) - (integers)((floats){0} + ROUND);
-        *(bytes *)(q + c) = __builtin_convertvector(rounded, bytes);
+    UNROLL for (c = 0; c + LANES <= columns; c += LANES) {
+        integers numbers = (integers)(*(const floats *)(x + c) * inverse + ROUND) - (integers)((floats){0} + ROUND);
+        store_bytes(numbers, q + c);
     }
     for (; c < columns; c++) q[c] = (int8_t)lrintf(x[c] * inverse);
-    memset(q + columns, 0, padded - columns);
+    for (; c < padded; c++) q[c] = 0;
     return most / 127 + fault;
 }
 
-// x (n, x_columns) fp32 as int8 for weights of int4: rows of octets, in the order of these weights, with scales and begins.
-static void int4_input(const float *x, long x_columns, long n, long columns, int8_t *q, float *scales, int32_t *begins) {
-    long groups = columns / GROUP, padded = (groups + OCTET - 1) / OCTET * OCTET;
-    memset(q, 0, n * padded * GROUP);
+static float quantised(const float *x, long columns, int8_t *q, long padded) { return rounded(x, columns, q, padded); }
+
+// Group `number` of a row of x with `columns` numbers.
+static float quantised_input(const float *x, long columns, long number, int8_t *q) {
+    long rest = columns - number * GROUP;
+    return rest < GROUP ? rounded(x + number * GROUP, rest, q, GROUP) : rounded(x + number * GROUP, GROUP, q, GROUP);
+}
+
+// x (n, x_columns) fp32 as int8 for weights of int4: q, scales and begins as a product takes them.
+static void int4_input(const float *x, long x_columns, long n, long groups, int8_t *q, float *scales, int32_t *begins) {
     for (long i = 0; i < n; i++)
-        for (long group = 0; group < padded; group++, scales++, begins++) {
-            *scales = 0, *begins = 0;
-            if (group >= groups) continue;
-            long begin = group * GROUP, count = x_columns - begin < GROUP ? x_columns - begin : GROUP;
-            int8_t numbers[GROUP];
-            *scales = quantised(x + i * x_columns + begin, count, numbers, GROUP);
-            int8_t *to = q + (i * padded + group / OCTET * OCTET) * GROUP + group % OCTET * 4;
-            for (int k = 0; k < GROUP / 4; k++) memcpy(to + k * OCTET * 4, numbers + 4 * k, 4);
-            for (int k = 0; k < GROUP; k++) *begins -= 8 * numbers[k];
+        for (long first = 0; first < groups; first += OCTET, q += OCTET * GROUP, scales += OCTET, begins += OCTET) {
+            int lanes = lanes_from(first, groups);
+            if (lanes < OCTET) memset(q, 0, OCTET * GROUP), memset(scales, 0, OCTET * sizeof(float));
+            for (int lane = 0; lane < lanes; lane++) {
+                int8_t numbers[GROUP];
+                scales[lane] = quantised_input(x + i * x_columns, x_columns, first + lane, numbers);
+                UNROLL for (int k = 0; k < GROUP / 4; k++) memcpy(q + 4 * (OCTET * k + lane), numbers + 4 * k, 4);
+            }
+            sums8 eight_times = {0};
+            UNROLL for (int k = 0; k < GROUP / 4; k++)
+                eight_times = dot(eight_times, (bytes32){0} + 8, *(const bytes32 *)(q + 4 * OCTET * k));
+            *(loose_sums8 *)begins = -eight_times;
         }
 }
 
@@ -437,18 +484,17 @@ int multiply(int kind, long rows, long columns, const void *weight, const float 
     }
     // A scale for each group: with one for a row, columns that are far larger than the others drown these.
     long groups = columns / GROUP, padded = (groups + OCTET - 1) / OCTET * OCTET;
-    char *room = malloc(n * padded * (GROUP + sizeof(float) + sizeof(int32_t)));
+    char *room = aligned_alloc(64, n * padded * (GROUP + sizeof(float) + sizeof(int32_t))); // a multiple of 320
     if (!room) return 1;
     int8_t *q = (int8_t *)room;
     float *x_scales = (float *)(q + n * padded * GROUP);
     int32_t *begins = (int32_t *)(x_scales + n * padded);
-    if (kind == INT4) int4_input(x, x_columns, n, columns, q, x_scales, begins);
+    if (kind == INT4) int4_input(x, x_columns, n, groups, q, x_scales, begins);
     else
         for (long i = 0; i < n; i++)
-            for (long group = 0; group < groups; group++) {
-                long begin = group * GROUP, count = x_columns - begin < GROUP ? x_columns - begin : GROUP;
-                x_scales[i * groups + group] = quantised(x + i * x_columns + begin, count, q + i * columns + begin, GROUP);
-            }
+            for (long group = 0; group < groups; group++)
+                x_scales[i * groups + group] =
+                    quantised_input(x + i * x_columns, x_columns, group, q + i * columns + group * GROUP);
     p.x = q, p.x_scales = x_scales, p.begins = begins;
     all_rows(&p, n, threads);
     free(room);
@@ -457,15 +503,21 @@ int multiply(int kind, long rows, long columns, const void *weight, const float 
 
 // A group of 32 as int4: x ≈ (q − 8) · scale. The number that is farthest from zero becomes 0, the lowest q. Returns
 // the scale in bf16, which is not finite if a number is not.
-static uint16_t quantised_group(const float *x, uint8_t *q) {
-    float farthest = 0, fault = 0;
-    for (int i = 0; i < GROUP; i++) {
-        if (fabsf(x[i]) > fabsf(farthest)) farthest = x[i];
-        fault += x[i] * 0;
+static uint16_t quantised_group(const float *x, int8_t *q) {
+    floats highest = {0}, lowest = {0}, nothing = {0};
+    UNROLL for (int i = 0; i < GROUP; i += LANES) {
+        floats v = *(const floats *)(x + i);
+        highest = larger(v, highest), lowest = larger(-v, lowest);
+        nothing += v * 0;
     }
-    uint16_t scale = to_bf16(farthest / -8 + fault);
+    float high = largest(highest), low = largest(lowest), farthest = high > low ? high : -low;
+    uint16_t scale = to_bf16(farthest / -8 + total(nothing));
     float inverse = farthest == 0 ? 0 : 1 / from_bf16(scale);
-    for (int i = 0; i < GROUP; i++) q[i] = (uint8_t)(fminf(fmaxf(rintf(x[i] * inverse), -8), 7) + 8);
+    UNROLL for (int i = 0; i < GROUP; i += LANES) {
+        integers numbers = (integers)(*(const floats *)(x + i) * inverse + ROUND) - (integers)((floats){0} + ROUND);
+        integers small = numbers < 7;
+        store_bytes((((numbers & small) | (7 & ~small)) + 8) & 15, q + i);
+    }
     return scale;
 }
 
@@ -473,15 +525,17 @@ static void quantised_octet(const float *x, long width, int lanes, uint8_t *octe
     for (int lane = 0; lane < lanes; lane++) {
         long begin = lane * GROUP, count = width - begin < GROUP ? width - begin : GROUP;
         float padded[GROUP] = {0};
-        uint8_t q[GROUP];
+        int8_t q[GROUP];
         memcpy(padded, x + begin, count * sizeof(float));
         ((uint16_t *)octet)[lane] = quantised_group(padded, q);
-        for (int i = 0; i < GROUP / 2; i++)
-            octet[2 * lanes + i / 4 * 4 * lanes + 4 * lane + i % 4] = (uint8_t)((q[i] & 15) | (q[i + GROUP / 2] << 4));
+        for (int k = 0; k < 4; k++) {
+            uint32_t low, high;
+            memcpy(&low, q + 4 * k, 4), memcpy(&high, q + GROUP / 2 + 4 * k, 4);
+            low |= high << 4;
+            memcpy(octet + 2 * lanes + 4 * (lanes * k + lane), &low, 4);
+        }
     }
 }
-
-INLINE int lanes_from(long group, long groups) { return groups - group < OCTET ? (int)(groups - group) : OCTET; }
 
 // Rounds x (rows, width) fp32 to a weight (rows, columns) of int8 with scales (rows), or of int4, with zeros from `width`
 // on.
@@ -501,14 +555,23 @@ void quantise(int kind, const float *x, long rows, long width, long columns, cha
 
 static void convert_octet(const uint8_t *octet, int lanes, int half, void *to, long begin) {
     unpacked w = unpack(octet, lanes);
-    uint32_t lines[GROUP / 4][OCTET];
+    uint32_t lines[GROUP / 4][OCTET], eights[GROUP / 8][OCTET][2];
     memcpy(lines, &w, sizeof lines);
+    for (int k = 0; k < GROUP / 8; k++) {
+#ifdef __AVX2__
+        __m256i first = _mm256_loadu_si256((__m256i *)lines[2 * k]), second = _mm256_loadu_si256((__m256i *)lines[2 * k + 1]);
+        __m256i low = _mm256_unpacklo_epi32(first, second), high = _mm256_unpackhi_epi32(first, second);
+        _mm256_storeu_si256((__m256i *)eights[k][0], _mm256_permute2x128_si256(low, high, 0x20));
+        _mm256_storeu_si256((__m256i *)eights[k][4], _mm256_permute2x128_si256(low, high, 0x31));
+#else
+        for (int lane = 0; lane < OCTET; lane++)
+            eights[k][lane][0] = lines[2 * k][lane], eights[k][lane][1] = lines[2 * k + 1][lane];
+#endif
+    }
     for (int lane = 0; lane < lanes; lane++) {
-        words8 fours;
         float scale = from_bf16(((const uint16_t *)octet)[lane]);
-        UNROLL for (int k = 0; k < GROUP / 4; k++) fours[k] = lines[k][lane];
-        UNROLL for (int i = 0; i < GROUP; i += 8)
-            store8(half, to, begin + lane * GROUP + i, (load8(INT8, (const int8_t *)&fours + i, 0) - 8) * scale);
+        UNROLL for (int k = 0; k < GROUP / 8; k++)
+            store8(half, to, begin + lane * GROUP + 8 * k, (load8(INT8, eights[k][lane], 0) - 8) * scale);
     }
 }
 
