@@ -43,6 +43,10 @@ typedef uint16_t halves8 __attribute__((vector_size(16), aligned(2), may_alias))
 typedef int8_t bytes8 __attribute__((vector_size(8), aligned(1), may_alias));
 typedef int16_t shorts32 __attribute__((vector_size(64)));
 
+#if (defined(__AVX512VNNI__) && defined(__AVX512VL__)) || defined(__AVXVNNI__)
+#define VNNI                   // an instruction for sums of four products of bytes
+#endif
+
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
 
@@ -119,6 +123,7 @@ INLINE float total(floats v) {
     return total8(LANES == 8 ? parts[0] : parts[0] + parts[LANES / 8 - 1]);
 }
 
+// The largest of finite numbers.
 INLINE float largest(floats v) {
     floats8 parts[LANES / 8];
     memcpy(parts, &v, sizeof v);
@@ -162,7 +167,8 @@ INLINE floats larger(floats a, floats b) {
 }
 
 INLINE long bytes_of(int kind, long numbers) {
-    return kind == FP32 ? 4 * numbers : kind == BF16 ? 2 * numbers : kind == INT8 ? numbers : numbers / GROUP * GROUP_BYTES;
+    if (kind == INT4) return numbers / GROUP * GROUP_BYTES;
+    return kind == FP32 ? 4 * numbers : kind == BF16 ? 2 * numbers : numbers;
 }
 
 // ---------------------------------------------------------------------------------------------- products
@@ -264,10 +270,11 @@ INLINE void int8_block(const product *p, long row, long first, const int rows, c
                 total8(sums[r][i][0] + sums[r][i][1]) * p->scales[row + r];
 }
 
-// A row of int4 consists of octets: eight groups, or fewer at its end. An octet has the scales of its groups in bf16, then
-// four lines with four bytes of each group. The low halves of line k hold the numbers 4k to 4k + 3 of each group, the
-// high halves the numbers 16 + 4k to 16 + 4k + 3, each plus 8. So the sums of a vector belong to eight groups, and 256
-// weights take one conversion to fp32 and one multiplication by the scales. Group by group took three to five times as long.
+// A row of int4 consists of octets: eight groups each, the last may have fewer. An octet holds the scales of its groups
+// in bf16, then four lines of four bytes a group. The low halves of line k are the numbers 4k to 4k + 3 of each group,
+// the high halves the numbers 16 + 4k to 16 + 4k + 3, each plus 8. So each lane of a vector of sums belongs to one
+// group, and 256 weights take one conversion to fp32 and one multiplication by scales. One for every 32 took 2.5 times
+// as long.
 INLINE sums8 before(int lanes) { return (sums8){0, 1, 2, 3, 4, 5, 6, 7} < (sums8){0} + lanes; }
 
 // Line k of an octet. Lanes without a group are zero.
@@ -290,25 +297,6 @@ INLINE floats8 octet_scales(const uint8_t *octet, int lanes) {
 }
 
 // The weights of an octet as bytes, in the order of x.
-#ifdef __AVX512VNNI__
-typedef struct { __m512i lines[4]; } unpacked;
-
-INLINE unpacked unpack(const uint8_t *octet, int lanes) {
-    unpacked w;
-    __m512i halves_of_bytes = _mm512_set1_epi8(15);
-    UNROLL for (int k = 0; k < 2; k++) {
-        __m512i two;
-        if (lanes == OCTET) two = _mm512_loadu_si512(octet + 2 * OCTET + 64 * k);
-        else
-            two = _mm512_inserti64x4(_mm512_castsi256_si512((__m256i)line(octet, lanes, 2 * k)),
-                                     (__m256i)line(octet, lanes, 2 * k + 1), 1);
-        __asm__("" : "+v"(two));
-        w.lines[k] = _mm512_and_si512(two, halves_of_bytes);
-        w.lines[2 + k] = _mm512_and_si512(_mm512_srli_epi16(two, 4), halves_of_bytes);
-    }
-    return w;
-}
-#else
 typedef struct { bytes32 lines[8]; } unpacked;
 
 INLINE unpacked unpack(const uint8_t *octet, int lanes) {
@@ -320,31 +308,23 @@ INLINE unpacked unpack(const uint8_t *octet, int lanes) {
     }
     return w;
 }
-#endif
 
-// The sum of each group's products with x (8 lines, OCTET, 4), plus `begin`. Eight products of numbers up to 15 and 127 fit
-// 16 bits.
+// The sum of each group's products with x (8 lines, OCTET, 4), plus `begin`. 16 bits hold eight sums of two products of
+// numbers up to 15 and 127.
 INLINE sums8 octet_sums(const unpacked *w, const int8_t *x, sums8 begin) {
-#ifdef __AVX512VNNI__
-    __m512i low = _mm512_castsi256_si512((__m256i)begin), high = _mm512_setzero_si512();
-    UNROLL for (int k = 0; k < 2; k++) {
-        low = _mm512_dpbusd_epi32(low, w->lines[k], _mm512_loadu_si512(x + 64 * k));
-        high = _mm512_dpbusd_epi32(high, w->lines[2 + k], _mm512_loadu_si512(x + 128 + 64 * k));
-    }
-    __m512i both = _mm512_add_epi32(low, high);
-    return (sums8)_mm256_add_epi32(_mm512_castsi512_si256(both), _mm512_extracti64x4_epi64(both, 1));
-#elif defined(__AVXVNNI__)
+#ifdef VNNI
     sums8 high = {0};
     UNROLL for (int k = 0; k < 4; k++) {
         begin = dot(begin, w->lines[k], *(const bytes32 *)(x + 32 * k));
-        high = dot(high, w->lines[4 + k], *(const bytes32 *)(x + 128 + 32 * k));
+        high = dot(high, w->lines[4 + k], *(const bytes32 *)(x + 32 * (4 + k)));
     }
     return begin + high;
 #elif defined(__AVX2__)
     __m256i pairs = _mm256_setzero_si256();
-    UNROLL for (int k = 0; k < 8; k++)
-        pairs = _mm256_add_epi16(
-            pairs, _mm256_maddubs_epi16((__m256i)w->lines[k], _mm256_loadu_si256((const __m256i *)(x + 32 * k))));
+    UNROLL for (int k = 0; k < 8; k++) {
+        __m256i v = _mm256_loadu_si256((const __m256i *)(x + 32 * k));
+        pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16((__m256i)w->lines[k], v));
+    }
     return begin + (sums8)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
 #else
     shorts32 sums = {0};
@@ -399,7 +379,7 @@ INLINE void some_rows(const product *p, int kind, long row, long n, const int ro
     long first = 0;
     if (rows == ROWS)
         for (; first + AT_ONCE <= n; first += AT_ONCE) block(p, kind, row, first, ROWS, AT_ONCE);
-    if (kind == INT4 && rows == ROWS) {
+    if (kind == INT4 && rows == ROWS) { // the others are read from the cache as fast as they are multiplied
         if (n - first == 3) block(p, kind, row, first, ROWS, 3), first += 3;
         if (n - first == 2) block(p, kind, row, first, ROWS, 2), first += 2;
     }
@@ -484,7 +464,8 @@ int multiply(int kind, long rows, long columns, const void *weight, const float 
     }
     // A scale for each group: with one for a row, columns that are far larger than the others drown these.
     long groups = columns / GROUP, padded = (groups + OCTET - 1) / OCTET * OCTET;
-    char *room = aligned_alloc(64, n * padded * (GROUP + sizeof(float) + sizeof(int32_t))); // a multiple of 320
+    // Aligned, so that no vector of x lies in two cache lines.
+    char *room = aligned_alloc(64, n * padded * (GROUP + sizeof(float) + sizeof(int32_t)));
     if (!room) return 1;
     int8_t *q = (int8_t *)room;
     float *x_scales = (float *)(q + n * padded * GROUP);
@@ -537,8 +518,7 @@ static void quantised_octet(const float *x, long width, int lanes, uint8_t *octe
     }
 }
 
-// Rounds x (rows, width) fp32 to a weight (rows, columns) of int8 with scales (rows), or of int4, with zeros from `width`
-// on.
+// Rounds x (rows, width) fp32 to a weight (rows, columns), with zeros from `width` on: int8 and its scales (rows), or int4.
 void quantise(int kind, const float *x, long rows, long width, long columns, char *to, float *scales, int threads) {
     long groups = columns / GROUP;
 #pragma omp parallel for schedule(static) num_threads(threads) if (rows * width > SERIAL)
@@ -555,11 +535,12 @@ void quantise(int kind, const float *x, long rows, long width, long columns, cha
 
 static void convert_octet(const uint8_t *octet, int lanes, int half, void *to, long begin) {
     unpacked w = unpack(octet, lanes);
-    uint32_t lines[GROUP / 4][OCTET], eights[GROUP / 8][OCTET][2];
+    uint32_t lines[GROUP / 4][OCTET], eights[GROUP / 8][OCTET][2]; // numbers 8k to 8k + 7 of each group
     memcpy(lines, &w, sizeof lines);
     for (int k = 0; k < GROUP / 8; k++) {
 #ifdef __AVX2__
-        __m256i first = _mm256_loadu_si256((__m256i *)lines[2 * k]), second = _mm256_loadu_si256((__m256i *)lines[2 * k + 1]);
+        __m256i first = _mm256_loadu_si256((__m256i *)lines[2 * k]);
+        __m256i second = _mm256_loadu_si256((__m256i *)lines[2 * k + 1]);
         __m256i low = _mm256_unpacklo_epi32(first, second), high = _mm256_unpackhi_epi32(first, second);
         _mm256_storeu_si256((__m256i *)eights[k][0], _mm256_permute2x128_si256(low, high, 0x20));
         _mm256_storeu_si256((__m256i *)eights[k][4], _mm256_permute2x128_si256(low, high, 0x31));

@@ -147,8 +147,8 @@ class CompiledMatrix:
     """Any precision, with the compiled kernels for a few rows of x. CPU only.
 
     int8: symmetric, w ≈ q · scale with an fp32 scale a row. int4: w ≈ (q − 8) · scale with a bf16 scale for every 32
-    weights of a row; kernels.c describes the order of their bytes. For a few rows, x is rounded to int8 in groups of 32;
-    for many, the weights are converted in pieces to fp32 or bf16, whichever this CPU multiplies faster.
+    weights of a row; kernels.c describes the order of their bytes. For a few rows, x is rounded to int8 in groups of
+    32; for many, the weights are converted in pieces to fp32 or bf16, whichever this CPU multiplies faster.
     """
 
     def __init__(self, library: Library, dtype: str, weight: Tensor, scales: Tensor | None, width: int) -> None:
