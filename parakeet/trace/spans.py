@@ -4,6 +4,7 @@ A match is evidence of wording, not proof of cause: two people may write the sam
 how likely it is to be met by chance, and the text's coverage stands beside that of text nobody trained on.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,15 +18,15 @@ from parakeet.errors import ParakeetError
 from parakeet.evaluation.intervals import ratio_interval
 from parakeet.sanitise import Sanitiser
 from parakeet.tokenizer import ROLE_TOKENS, Tokenizer
-from parakeet.trace.index import TraceIndex
+from parakeet.trace.index import Occurrence, TraceIndex
 
 CAVEAT = "A match is evidence of wording, not proof of cause."
 
 MIN_TOKENS = 8
 DOCUMENTS = 3
 """Documents that are shown of each span."""
-CONTEXT_TOKENS = 24
-"""Tokens that are shown on each side of a match."""
+CONTEXT_TOKENS = 32
+"""About how many tokens are shown on each side of a match."""
 
 COPIED, COMMON, BOILERPLATE = "copied", "common phrase", "boilerplate"
 TIERS = (COPIED, COMMON, BOILERPLATE)
@@ -38,12 +39,15 @@ FEW, MANY = 10, 100
 PREFIXES = ("", " ")
 """A text that begins a document and one that follows a word differ in the tokens of its first word."""
 
-WINDOWS, FEWEST_WINDOWS = 300, 100
+WINDOWS, FEWEST_WINDOWS = 300, 50
 """Windows of held-out text, and how many there must be before they are made shorter than the text."""
 WINDOW_TOKENS = 2048
 """The longest window: the coverage of a longer text hardly depends on its length."""
 HELD_OUT_TOKENS = 32_768
 """About how many tokens of held-out text are looked up."""
+_CUT_START, _CUT_END = re.compile(r"^\ufffd+|^\S{1,20}(?=\s)"), re.compile(r"\ufffd+$|(?<=\s)\S{1,20}$")
+AT_ONCE = 256
+"""Spans whose places are in memory together."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,9 @@ class Place:
     before: str
     match: str
     after: str
+    begins: bool
+    ends: bool
+    """Whether `before` begins with the document, and `after` ends with it."""
 
 
 @dataclass(frozen=True)
@@ -251,60 +258,73 @@ class _Reader:
 
     def describe(self, text: str, ranges: Sequence[_Range], documents: int) -> list[Span]:
         """The spans of a text in its order, each counted, and up to `documents` places read."""
-        if not ranges:
-            return []
         data = text.encode()
         # (bytes + 1,): how many characters begin before each byte.
         characters = np.concatenate([[0], np.cumsum(np.frombuffer(data, np.uint8) & 0xC0 != 0x80)])
+        frequency = self._log10_frequency()
+        spans = []
+        for some in (ranges[begin : begin + AT_ONCE] for begin in range(0, len(ranges), AT_ONCE)):
+            for one, (count, found) in zip(some, self._occurrences(some, documents), strict=True):
+                start, end = characters[list(_whole_characters(data, one.start, one.end))].tolist()
+                expected = max(float(frequency[ids].sum()) for ids in one.written) + float(np.log10(self.index.tokens))
+                first: dict[int, tuple[int, int]] = {}
+                for ids, occurrences in zip(one.written, found, strict=True):
+                    for occurrence in occurrences:
+                        first.setdefault(occurrence.document, (occurrence.start, len(ids)))
+                places = [self._place(number, *where) for number, where in list(first.items())[:documents]]
+                spans.append(
+                    Span(
+                        start, end, max(map(len, one.written)), text[start:end], _tier(count, expected), count,
+                        len(first) if count <= MANY else None, expected, places,
+                    )
+                )  # fmt: skip
+        return spans
+
+    def _occurrences(self, ranges: Sequence[_Range], documents: int) -> Iterator[tuple[int, list[list[Occurrence]]]]:
+        """How often each range stands in the training text, and for each of its spellings where: all places, or if
+        there are more than MANY, enough for `documents` documents.
+        """
         written = [ids for one in ranges for ids in one.written]
         sizes = np.array([len(ids) for ids in written], np.int64)
-        counts = self.index.counts(np.concatenate(written), np.cumsum(sizes) - sizes, sizes)
-        frequency = self._log10_frequency()
-        spans, begin = [], 0
-        for one in ranges:
-            count = int(counts[begin : begin + len(one.written)].sum())
+        starts = np.cumsum(sizes) - sizes
+        ids = np.concatenate(written)
+        counts = self.index.counts(ids, starts, sizes)
+        of_range = np.repeat(np.arange(len(ranges)), [len(one.written) for one in ranges])
+        totals = np.bincount(of_range, weights=counts, minlength=len(ranges)).astype(np.int64)
+        found: list[list[Occurrence]] = [[] for _ in written]
+        # Several of the places may be in one document.
+        for limit, chosen in ((MANY, totals <= MANY), (4 * documents, totals > MANY)):
+            numbers = np.flatnonzero(chosen[of_range])
+            places = self.index.occurrences_of(ids, starts[numbers], sizes[numbers], limit) if len(numbers) else []
+            for number, each in zip(numbers.tolist(), places, strict=True):
+                found[number] = each
+        begin = 0
+        for one, total in zip(ranges, totals.tolist(), strict=True):
+            yield total, found[begin : begin + len(one.written)]
             begin += len(one.written)
-            expected = max(float(frequency[ids].sum()) for ids in one.written) + float(np.log10(self.index.tokens))
-            start, end = characters[list(_whole_characters(data, one.start, one.end))].tolist()
-            places, n_documents = self._places(one.written, count, documents)
-            spans.append(
-                Span(
-                    start, end, max(len(ids) for ids in one.written), text[start:end], _tier(count, expected), count,
-                    n_documents, expected, places,
-                )
-            )  # fmt: skip
-        return spans
 
     def _log10_frequency(self) -> np.ndarray:
         """(vocabulary rows,) log10 of the share of each id in the training text. All ids of a match occur there."""
         counts = np.maximum(self.index.id_counts(), 1)
         return np.log10(counts / self.index.tokens)
 
-    def _places(self, written: Sequence[np.ndarray], count: int, limit: int) -> tuple[list[Place], int | None]:
-        """Where a span stands, in up to `limit` documents, and in how many it does."""
-        visited = MANY if count <= MANY else 4 * limit  # several may be in one document
-        first: dict[int, tuple[int, int]] = {}
-        for ids in written:
-            for found in self.index.occurrences(ids, visited):
-                first.setdefault(found.document, (found.start, len(ids)))
-        chosen = list(first.items())[:limit]
-        places = [self._place(document, start, length) for document, (start, length) in chosen]
-        return places, len(first) if count <= MANY else None
-
     def _place(self, number: int, start: int, length: int) -> Place:
         document = self.index.document(number)
         begin = max(0, start - CONTEXT_TOKENS)
         end = min(document.n_tokens, start + length + CONTEXT_TOKENS)
         ids = self.index.read(number, begin, end - begin)
-        before, match = (self._content(ids[: start - begin]), self._content(ids[start - begin : start - begin + length]))
-        data = before + match + self._content(ids[start - begin + length :])
-        left, right = _whole_characters(data, len(before), len(before) + len(match))
-        # Broken characters are those that the first and the last token of the context began or ended within.
+        first, last = start - begin, start - begin + length
+        parts = [self._content(part) for part in (ids[:first], ids[first:last], ids[last:])]
+        data = b"".join(parts)
+        left, right = _whole_characters(data, len(parts[0]), len(parts[0]) + len(parts[1]))
+        cut = (data[:left], data[left:right], data[right:])
+        before, match, after = (part.decode("utf-8", "replace") for part in cut)
+        # A context that is cut may begin or end within a character or a word.
+        before = _CUT_START.sub("", before) if begin else before
+        after = _CUT_END.sub("", after) if end < document.n_tokens else after
         return Place(
-            number, document.source, document.doc_id, start, length,
-            data[:left].decode("utf-8", "replace").lstrip("\ufffd"),
-            data[left:right].decode("utf-8", "replace"),
-            data[right:].decode("utf-8", "replace").rstrip("\ufffd"),
+            number, document.source, document.doc_id, start, length, before.lstrip(), match, after.rstrip(),
+            begins=begin == 0, ends=end == document.n_tokens,
         )  # fmt: skip
 
     def _content(self, ids: np.ndarray) -> bytes:
@@ -332,7 +352,8 @@ def _without_contained(ranges: Iterable[_Range]) -> list[_Range]:
         if last is None or one.end > last.end:
             kept.append(one)
         elif (one.start, one.end) == (last.start, last.end):
-            last.written += [ids for ids in one.written if not any(np.array_equal(ids, known) for known in last.written)]
+            known = [ids.tobytes() for ids in last.written]
+            last.written += [ids for ids in one.written if ids.tobytes() not in known]
     return kept
 
 
