@@ -1,0 +1,77 @@
+"""Small training texts as token shards with a trace index."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from parakeet.conversation import Turn
+from parakeet.data.tokens.shard_writer import ShardWriter, TokenDocument
+from parakeet.data.tokens.shards import TokenShards
+from parakeet.progress import Progress
+from parakeet.template import render_document
+from parakeet.tokenizer import Tokenizer
+from parakeet.trace.index import TraceIndex, build_index
+
+Turns = str | Sequence[tuple[str, str]]
+"""A plain document, or the (role, content) of a conversation's turns."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    tokenizer: Tokenizer
+    train: list[list[int]]
+    """The ids of each document."""
+    train_text: str
+    """The same as one string; see `as_text`."""
+    index: TraceIndex
+    held_out: TokenShards
+
+
+def write_split(folder: Path, split: str, tokenizer: Tokenizer, documents: Sequence[Turns]) -> list[list[int]]:
+    """Write the shards of a split; returns the ids of each document. Of a conversation, the Assistant is learnt."""
+    writer = ShardWriter(folder, split, tokenizer, ["fables", "talk"], 1 << 20)
+    written = []
+    for number, document in enumerate(documents):
+        plain = isinstance(document, str)
+        turns = [Turn("text", document)] if isinstance(document, str) else [Turn(*turn) for turn in document]
+        ids, spans = render_document(tokenizer, turns, "all" if plain else "assistant")
+        doc_id = hashlib.md5(f"{split} {number}".encode()).digest()
+        n_bytes = sum(len(turn.content.encode()) for turn in turns)
+        writer.write(TokenDocument(doc_id, "fables" if plain else "talk", ids, spans, n_bytes))
+        written.append(ids.tolist())
+    writer.close()
+    return written
+
+
+def write_corpus(
+    folder: Path, tokenizer: Tokenizer, train: Sequence[Turns], held_out: Sequence[Turns], shard_tokens: int = 1 << 26
+) -> Corpus:
+    shards, index = folder / "token_shards", folder / "trace_index"
+    shards.mkdir(parents=True)
+    index.mkdir()
+    ids = write_split(shards, "train", tokenizer, train)
+    write_split(shards, "held_out", tokenizer, held_out)
+    build_index(
+        TokenShards(shards, "train", tokenizer), tokenizer.sha256, "c" * 64, index, Progress(), shard_tokens=shard_tokens
+    )
+    return Corpus(tokenizer, ids, as_text(ids), TraceIndex.open(index), TokenShards(shards, "held_out", tokenizer))
+
+
+def as_text(documents: Sequence[Sequence[int]]) -> str:
+    """Documents as one string, a character for each id, so that Python's own search looks through them."""
+    return "\U0010ffff".join("".join(map(chr, ids)) for ids in documents)
+
+
+def stands_in(piece: Sequence[int], text: str) -> int:
+    """How often a piece stands in the text of `as_text`; places may overlap."""
+    wanted = as_text([piece])
+    return sum(text.startswith(wanted, start) for start in range(len(text)))
+
+
+def longest_match(ids: Sequence[int], text: str) -> int:
+    """The length of the longest beginning of `ids` that stands within a document."""
+    wanted, longest = as_text([ids]), 0
+    while longest < len(ids) and wanted[: longest + 1] in text:
+        longest += 1
+    return longest
