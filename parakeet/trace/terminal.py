@@ -21,15 +21,18 @@ UNLIMITED_WIDTH = 1_000_000
 INDENT, NARROWEST = 4, 20
 
 
-def render_trace(trace: Trace, colour: bool = False, width: int | None = None, shown: int = SHOWN_SPANS) -> str:
+def render_trace(
+    trace: Trace, where: str, colour: bool = False, width: int | None = None, shown: int = SHOWN_SPANS
+) -> str:
     """The trace for people; nothing in it steers a terminal but its own colours.
 
-    With `colour` the spans are coloured, else they stand in brackets. Lines are wrapped to `width` columns, if given.
-    The `shown` most telling spans are listed, each with the documents in which it stands.
+    `where` says what the text was looked up in. With `colour` the spans are coloured, else they stand in brackets.
+    Lines are wrapped to `width` columns, if given. The `shown` most telling spans are listed, each with the documents
+    in which it stands.
     """
     order = most_telling(trace)
     tiers = [Text(name, STYLES[name]) for name in TIERS if trace.count(name)] if colour else []
-    lines = [(0, Text(line)) for line in summary(trace)]
+    lines = [(0, Text(one_line(line))) for line in (f"Looked up in {where}.", *summary(trace))]
     lines += [(0, Text()), (0, _marked(trace, colour)), (0, Text())]
     lines += [(0, Text(", ").join(tiers))] if tiers else []
     lines += [line for number in order[:shown] for line in _listed(number, trace.spans[number], colour)]

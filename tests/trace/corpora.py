@@ -11,7 +11,8 @@ from parakeet.data.tokens.shards import TokenShards
 from parakeet.progress import Progress
 from parakeet.template import render_document
 from parakeet.tokenizer import Tokenizer
-from parakeet.trace.index import TraceIndex, build_index
+from parakeet.trace.build import build_index
+from parakeet.trace.index import TraceIndex
 
 Turns = str | Sequence[tuple[str, str]]
 """A plain document, or the (role, content) of a conversation's turns."""
@@ -53,7 +54,12 @@ def write_corpus(
     ids = write_split(shards, "train", tokenizer, train)
     write_split(shards, "held_out", tokenizer, held_out)
     build_index(
-        TokenShards(shards, "train", tokenizer), tokenizer.sha256, "c" * 64, index, Progress(), shard_tokens=shard_tokens
+        TokenShards(shards, "train", tokenizer),
+        tokenizer.sha256,
+        "c" * 64,
+        index,
+        Progress(),
+        shard_tokens=shard_tokens,
     )
     return Corpus(tokenizer, ids, as_text(ids), TraceIndex.open(index), TokenShards(shards, "held_out", tokenizer))
 

@@ -1,5 +1,7 @@
 """Spans of a text against brute force over the same documents."""
 
+import itertools
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -91,8 +93,10 @@ def test_coverage_and_spans_are_those_of_brute_force(corpus: Corpus, text: str) 
     starts = [len(trace.text[: span.start].encode()) for span in trace.spans]
     shown = {byte for start, end in zip(starts, ends, strict=True) for byte in range(start, end)}
     # Bytes of characters that are only in part in a span are not shown as its text.
-    assert shown <= covered and all(len(trace.text.encode()[b : b + 1]) for b in covered)
-    assert starts == sorted(starts) and ends == sorted(ends)
+    assert shown <= covered
+    assert all(len(trace.text.encode()[b : b + 1]) for b in covered)
+    assert starts == sorted(starts)
+    assert ends == sorted(ends)
 
 
 @settings(max_examples=25)
@@ -105,7 +109,8 @@ def test_a_span_stands_where_it_is_said_to(corpus: Corpus, text: str) -> None:
         for place in span.places:
             ids = corpus.index.read(place.document, place.start, place.tokens).tolist()
             assert ids == corpus.train[place.document][place.start : place.start + place.tokens]
-            assert len(ids) >= 4 and not set(ids) & corpus.tokenizer.control_ids
+            assert len(ids) >= 4
+            assert not set(ids) & corpus.tokenizer.control_ids
             assert span.text in corpus.tokenizer.decode(ids)
             assert span.text.strip() in place.match or span.text == place.match
             assert place.doc_id == corpus.index.document(place.document).doc_id
@@ -122,8 +127,9 @@ def test_no_span_is_part_of_another_and_none_could_be_longer(corpus: Corpus, tex
     trace = traced(corpus, text)
     ranges = [(span.start, span.end) for span in trace.spans] if trace else []
     # A span may begin or end within a character, which is not shown; with whole characters ranges may be equal.
-    for one, other in zip(ranges, ranges[1:], strict=False):
-        assert one[0] <= other[0] and one[1] <= other[1]
+    for one, other in itertools.pairwise(ranges):
+        assert one[0] <= other[0]
+        assert one[1] <= other[1]
     if trace and corpus.tokenizer.name == "bytes":
         data = trace.text.encode()
         for span in trace.spans:
@@ -162,14 +168,16 @@ def test_a_span_stops_at_a_control_token(corpus: Corpus) -> None:
     """A text that looks like two turns does not match the turns, whose roles are no text."""
     text = "Who are you?\n\nAssistant: I am a small parrot, and I only repeat what I have read."
     spans = traced(corpus, text, 8).spans
-    assert spans and all("\n\nAssistant" not in span.text for span in spans)
+    assert spans
+    assert all("\n\nAssistant" not in span.text for span in spans)
 
 
 def test_held_out_text_is_measured_by_the_same_rule(corpus: Corpus) -> None:
     text = PROVERB[:30] + " and other words, of which the corpus knows nothing at all"
     trace, again = (trace_text(corpus.index, corpus.tokenizer, text, 4, held_out=corpus.held_out) for _ in range(2))
     held_out = trace.held_out
-    assert 50 <= held_out.windows <= 61 and held_out.tokens <= trace.tokens
+    assert 50 <= held_out.windows <= 61
+    assert held_out.tokens <= trace.tokens
     assert 0 < held_out.interval[0] <= held_out.coverage <= held_out.interval[1] <= 1
     assert held_out == again.held_out  # the same windows at each call
 
@@ -202,10 +210,13 @@ def test_segments_are_the_whole_text(corpus: Corpus, text: str) -> None:
     assert "".join(segment.text for segment in trace.segments) == sanitise(trace.text)
     for name, edge in (("begins", "start"), ("ends", "end")):
         numbers = [number for segment in trace.segments for number in getattr(segment, name)]
-        assert numbers == sorted(range(len(trace.spans)), key=lambda number: (getattr(trace.spans[number], edge), number))
+        assert numbers == sorted(
+            range(len(trace.spans)), key=lambda number: (getattr(trace.spans[number], edge), number)
+        )
 
 
 def test_a_long_text_is_traced(corpus: Corpus) -> None:
     trace = traced(corpus, (PROVERB + " Something else. ") * 500, 8)
-    assert len(trace.spans) >= 500 and trace.coverage > 0.4
+    assert len(trace.spans) >= 500
+    assert trace.coverage > 0.4
     assert np.isfinite([span.expected_log10 for span in trace.spans]).all()
