@@ -215,6 +215,8 @@ class _Reader:
         self.index = index
         self.tokenizer = tokenizer
         self.min_tokens = min_tokens
+        self._places: dict[tuple[int, ...], Place] = {}
+        """What was read: a text may repeat itself ten thousand times."""
         self._bytes = np.zeros(tokenizer.rows, np.int64)
         for token_id, length in tokenizer.lengths().items():
             self._bytes[token_id] = length
@@ -308,7 +310,12 @@ class _Reader:
         counts = np.maximum(self.index.id_counts(), 1)
         return np.log10(counts / self.index.tokens)
 
-    def _place(self, number: int, start: int, length: int) -> Place:
+    def _place(self, *where: int) -> Place:
+        if where not in self._places:
+            self._places[where] = self._read(*where)
+        return self._places[where]
+
+    def _read(self, number: int, start: int, length: int) -> Place:
         document = self.index.document(number)
         begin = max(0, start - CONTEXT_TOKENS)
         end = min(document.n_tokens, start + length + CONTEXT_TOKENS)

@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 from rich.console import Console
@@ -33,7 +33,7 @@ def render_trace(
     order = most_telling(trace)
     tiers = [Text(name, STYLES[name]) for name in TIERS if trace.count(name)] if colour else []
     lines = [(0, Text(one_line(line))) for line in (f"Looked up in {where}.", *summary(trace))]
-    lines += [(0, Text()), (0, _marked(trace, colour)), (0, Text())]
+    lines += [(0, Text()), (0, _marked(trace, colour, set(order[:shown]))), (0, Text())]
     lines += [(0, Text(", ").join(tiers))] if tiers else []
     lines += [line for number in order[:shown] for line in _listed(number, trace.spans[number], colour)]
     lines += [(0, Text(f"… and {_count(len(order) - shown, 'more span')}."))] if len(order) > shown else []
@@ -75,15 +75,17 @@ def how_often(span: Span) -> str:
     return times if span.documents is None else f"{times} in {_count(span.documents, 'document')}"
 
 
-def _marked(trace: Trace, colour: bool) -> Text:
+def _marked(trace: Trace, colour: bool, listed: Collection[int]) -> Text:
+    """The text; in colour, only the spans that are `listed` are numbered."""
     marked = Text()
     for segment in trace.segments:
-        for number in segment.begins:
-            marked.append(*((f"[{number + 1}]", "dim") if colour else (f"[{number + 1}:", "")))
-        marked.append(segment.text, STYLES[tier_of(trace, segment.spans)] if segment.spans and colour else "")
-        if not colour:
+        if colour:
+            marked.append("".join(f"[{number + 1}]" for number in segment.begins if number in listed), "dim")
+            marked.append(segment.text, STYLES[tier_of(trace, segment.spans)] if segment.spans else "")
+        else:
             # The one that began first ends first: spans may overlap, but none contains another.
-            marked.append("".join(f":{number + 1}]" for number in segment.ends))
+            begins = "".join(f"[{number + 1}:" for number in segment.begins)
+            marked.append(f"{begins}{segment.text}{''.join(f':{number + 1}]' for number in segment.ends)}")
     return marked
 
 
