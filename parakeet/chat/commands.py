@@ -330,7 +330,7 @@ def _probs(chat: Chat, argument: str) -> None:
     chat.print(render_chances(tokenizer, session.engine.likeliest(ids, session.settings, SHOWN_TOKENS)))
 
 
-@chat_command("trace [N]", "Conversation", "where the last reply, or the N-th, stands in the training text")
+@chat_command("trace [N]", "Conversation", "where the last reply stands in the training text")
 def _trace(chat: Chat, argument: str) -> None:
     from parakeet.trace.terminal import render_trace
     from parakeet.trace.tracer import Tracer

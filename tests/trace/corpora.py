@@ -4,11 +4,15 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from parakeet.artifact import Store, Work
 from parakeet.conversation import Turn
 from parakeet.data.tokens.shard_writer import ShardWriter, TokenDocument
 from parakeet.data.tokens.shards import TokenShards
+from parakeet.model.config import CONFIG_FILE, WEIGHTS_FILE
 from parakeet.progress import Progress
+from parakeet.release.verify import GENERATION_FILE, TRAINING_MANIFEST_FILE, write_json, write_sums
 from parakeet.template import render_document
 from parakeet.tokenizer import Tokenizer
 from parakeet.trace.build import build_index
@@ -81,3 +85,38 @@ def longest_match(ids: Sequence[int], text: str) -> int:
     while longest < len(ids) and wanted[: longest + 1] in text:
         longest += 1
     return longest
+
+
+def write_store(root: Path, tokenizer: Tokenizer, train: Sequence[Turns], held_out: Sequence[Turns]) -> Path:
+    """Token shards, their trace index, and a release that was trained on them: the folder of the release."""
+    store, progress = Store(root), Progress()
+
+    def shards(folder: Path, progress: Progress) -> dict[str, Any]:
+        write_split(folder, "train", tokenizer, train)
+        write_split(folder, "held_out", tokenizer, held_out)
+        return {"tokenizer_sha256": tokenizer.sha256}
+
+    made, _ = store.ensure(Work("token_shards", 1, {}), shards, progress)
+
+    def index(folder: Path, progress: Progress) -> dict[str, Any]:
+        return build_index(TokenShards(made.path, "train", tokenizer), tokenizer.sha256, made.content, folder, progress)
+
+    store.ensure(Work("trace_index", 1, {}, {"token_shards": made}), index, progress)
+
+    def release(folder: Path, progress: Progress) -> dict[str, Any]:
+        # A trace reads no weights: their file only has to be the one that SHA256SUMS names.
+        for name in (WEIGHTS_FILE, CONFIG_FILE):
+            (folder / name).write_text(f"{name} of a model", encoding="utf-8")
+        tokenizer.save(folder)
+        write_json(folder / GENERATION_FILE, {"name": "aesop"})
+        record_training(folder, made.content, tokenizer.sha256)
+        write_sums(folder)
+        return {"name": "aesop", "parameters": 7}
+
+    return store.ensure(Work("release", 1, {}, {"token_shards": made}, folder="releases"), release, progress)[0].path
+
+
+def record_training(release: Path, shards_content: str, tokenizer_sha256: str) -> None:
+    """Let a release say what it was trained on."""
+    shards = {"content": shards_content, "counts": {"tokenizer_sha256": tokenizer_sha256}}
+    write_json(release / TRAINING_MANIFEST_FILE, {"recipe": {"name": "fables"}, "stages": {"token_shards": shards}})
