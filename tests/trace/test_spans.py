@@ -13,7 +13,7 @@ from parakeet.tokenizer import Tokenizer, train_tokenizer
 from parakeet.trace.spans import BOILERPLATE, COMMON, COPIED, MANY, Trace, trace_text
 
 from ..scripted import byte_tokenizer
-from .corpora import Corpus, longest_match, stands_in, write_corpus
+from .small_texts import Corpus, longest_match, stands_in, write_corpus
 
 PROVERB = "Many hands make light work, said the fox to the crane."
 RARE = "Zephyr quartz glyphs vex Józef’s 🦜🦜 jumbled wyvern!"

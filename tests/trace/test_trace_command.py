@@ -30,7 +30,7 @@ from parakeet.trace.terminal import render_trace
 from ..chat.scripted_sessions import say, session
 from ..foreign_text import TEXTS
 from ..scripted import byte_tokenizer
-from .corpora import Corpus, record_training, write_corpus, write_store
+from .small_texts import Corpus, record_training, write_corpus, write_store
 from .test_spans import EVIL, HELD_OUT, PROVERB, RARE, TRAIN
 
 Run = Callable[..., Result]
