@@ -5,7 +5,7 @@ from typing import Any
 
 from parakeet.pages import render
 from parakeet.trace.spans import BOILERPLATE, CAVEAT, COMMON, COPIED, FEW, MANY, RARE, TIERS, Trace
-from parakeet.trace.terminal import how_often, most_telling, tier_of
+from parakeet.trace.terminal import how_often, most_telling, origin_of, tier_of
 
 SCHEMA = 1
 KIND = "parakeet trace"
@@ -60,4 +60,5 @@ def trace_page(trace: Trace, about: dict[str, Any]) -> str:
         listed=set(order[:MOST_SPANS]),
         classes=CLASSES,
         how_often=how_often,
+        origin_of=origin_of,
     )

@@ -6,10 +6,10 @@ how likely it is to be met by chance, and the text's coverage stands beside that
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -67,6 +67,8 @@ class Place:
     begins: bool
     ends: bool
     """Whether `before` begins with the document, and `after` ends with it."""
+    origin: dict[str, Any] = field(default_factory=dict)
+    """What helps to find the document: its file and row, a title. Empty if that is not known."""
 
 
 @dataclass(frozen=True)

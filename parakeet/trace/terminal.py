@@ -9,14 +9,14 @@ from rich.console import Console
 from rich.text import Text
 
 from parakeet.formatting import format_percent, one_line
-from parakeet.trace.spans import BOILERPLATE, CAVEAT, COMMON, COPIED, TIERS, Span, Trace
+from parakeet.trace.spans import BOILERPLATE, CAVEAT, COMMON, COPIED, TIERS, Place, Span, Trace
 
 STYLES = {COPIED: "bold red", COMMON: "yellow", BOILERPLATE: "cyan"}
 SHOWN_SPANS = 20
 """Spans that are listed below the text."""
 MATCH_CHARACTERS = 160
 """A longer match is cut in the middle."""
-ID_CHARACTERS = 12
+ID_CHARACTERS, ORIGIN_CHARACTERS = 12, 200
 UNLIMITED_WIDTH = 1_000_000
 INDENT, NARROWEST = 4, 20
 
@@ -75,6 +75,16 @@ def how_often(span: Span) -> str:
     return times if span.documents is None else f"{times} in {_count(span.documents, 'document')}"
 
 
+def origin_of(place: Place) -> str:
+    """`file books.jsonl, row 12, title Emma`; empty if nothing is known."""
+    line = ", ".join(f"{name} {value}" for name, value in place.origin.items())
+    return one_line(line)[:ORIGIN_CHARACTERS]
+
+
+def _in_brackets(text: str) -> str:
+    return f" ({text})" if text else ""
+
+
 def _marked(trace: Trace, colour: bool, listed: Collection[int]) -> Text:
     """The text; in colour, only the spans that are `listed` are numbered."""
     marked = Text()
@@ -99,7 +109,7 @@ def _listed(number: int, span: Span, colour: bool) -> list[tuple[int, Text]]:
     for place in span.places:
         before = ("" if place.begins else "… ") + _spaced(place.before)
         after = _spaced(place.after) + ("" if place.ends else " …")
-        name = f"{one_line(place.source)} {place.doc_id[:ID_CHARACTERS]}: "
+        name = f"{one_line(place.source)} {place.doc_id[:ID_CHARACTERS]}{_in_brackets(origin_of(place))}: "
         lines.append((INDENT, Text.assemble(name, before, opened, (_cut(place.match), style), closed, after)))
     return lines
 

@@ -1,6 +1,5 @@
 """Small training texts as token shards with a trace index."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from parakeet.artifact import Store, Work
 from parakeet.conversation import Turn
+from parakeet.data.documents import Document, DocumentWriter
 from parakeet.data.tokens.shard_writer import ShardWriter, TokenDocument
 from parakeet.data.tokens.shards import TokenShards
 from parakeet.model.config import CONFIG_FILE, WEIGHTS_FILE
@@ -37,11 +37,11 @@ def write_split(folder: Path, split: str, tokenizer: Tokenizer, documents: Seque
     """Write the shards of a split; returns the ids of each document. Of a conversation, the Assistant is learnt."""
     writer = ShardWriter(folder, split, tokenizer, ["fables", "talk"], 1 << 20)
     written = []
-    for number, document in enumerate(documents):
+    for document in documents:
         plain = isinstance(document, str)
         turns = [Turn("text", document)] if isinstance(document, str) else [Turn(*turn) for turn in document]
         ids, spans = render_document(tokenizer, turns, "all" if plain else "assistant")
-        doc_id = hashlib.md5(f"{split} {number}".encode()).digest()
+        doc_id = Document("fables", "", tuple(turns)).doc_id
         n_bytes = sum(len(turn.content.encode()) for turn in turns)
         writer.write(TokenDocument(doc_id, "fables" if plain else "talk", ids, spans, n_bytes))
         written.append(ids.tolist())
@@ -91,12 +91,21 @@ def write_store(root: Path, tokenizer: Tokenizer, train: Sequence[Turns], held_o
     """Token shards, their trace index, and a release that was trained on them: the folder of the release."""
     store, progress = Store(root), Progress()
 
+    def documents(folder: Path, progress: Progress) -> dict[str, Any]:
+        with DocumentWriter(folder) as writer:
+            for row, text in enumerate(train):
+                turns = (Turn("text", text),) if isinstance(text, str) else tuple(Turn(*turn) for turn in text)
+                writer.write(Document("fables", "", turns, {"file": "fables.txt", "row": row}, split="train"))
+        return {}
+
+    read, _ = store.ensure(Work("deduplicated_documents", 1, {}), documents, progress)
+
     def shards(folder: Path, progress: Progress) -> dict[str, Any]:
         write_split(folder, "train", tokenizer, train)
         write_split(folder, "held_out", tokenizer, held_out)
         return {"tokenizer_sha256": tokenizer.sha256}
 
-    made, _ = store.ensure(Work("token_shards", 1, {}), shards, progress)
+    made, _ = store.ensure(Work("token_shards", 1, {}, {"deduplicated_documents": read}), shards, progress)
 
     def index(folder: Path, progress: Progress) -> dict[str, Any]:
         return build_index(TokenShards(made.path, "train", tokenizer), tokenizer.sha256, made.content, folder, progress)

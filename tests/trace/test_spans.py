@@ -17,11 +17,12 @@ from .small_texts import Corpus, longest_match, stands_in, write_corpus
 
 PROVERB = "Many hands make light work, said the fox to the crane."
 RARE = "Zephyr quartz glyphs vex Józef’s 🦜🦜 jumbled wyvern!"
+ONCE = f"A line that stands once. {RARE} And it goes on."
 EVIL = "Before \x1b[31mred\x1b]0;title\x07 and <script>alert('x')</script> & [bold]after[/bold] \u202e."
 TALK = (("Human", "Who are you?"), ("Assistant", "I am a small parrot, and I only repeat what I have read."))
 TRAIN = [
     *[f"{PROVERB} Number {number}." for number in range(MANY + 20)],
-    f"A line that stands once. {RARE} And it goes on.",
+    ONCE,
     "日本語の文章です。鳥は空を飛ぶ。" * 2,
     *[f"It was said {number} times: slow and steady wins." for number in range(30)],
     EVIL,

@@ -31,7 +31,7 @@ from ..chat.scripted_sessions import say, session
 from ..foreign_text import TEXTS
 from ..scripted import byte_tokenizer
 from .small_texts import Corpus, record_training, write_corpus, write_store
-from .test_spans import EVIL, HELD_OUT, PROVERB, RARE, TRAIN
+from .test_spans import EVIL, HELD_OUT, ONCE, PROVERB, RARE, TRAIN
 
 Run = Callable[..., Result]
 SENTENCE = "Someone wrote: A line that stands once. Zephyr quartz glyphs"
@@ -123,7 +123,9 @@ def test_a_text_is_marked_and_its_places_are_shown(run: Run) -> None:
         r"^Someone wrote.*\[\d:[^][]*A line that stands once\. Zephyr quartz glyphs:\d\]$", shown, re.MULTILINE
     )
     assert re.search("copied, 4[4-6] tokens, once in 1 document", shown)
-    assert "fables " in shown
+    assert re.search(
+        rf"^    fables [0-9a-f]{{12}} \(file fables.txt, row {TRAIN.index(ONCE)}\): \[\[", shown, re.MULTILINE
+    )
     assert "[[A line that stands once. Zephyr quartz glyphs]]" in shown
     assert shown.count(CAVEAT) == 1
     assert "\x1b" not in shown
@@ -159,8 +161,11 @@ def test_json_has_everything(run: Run, home: Path) -> None:
         assert span["text"] == document["text"][span["start"] : span["end"]]
         (place,) = span["places"]
         assert set(place) == {
-            "document", "source", "doc_id", "start", "tokens", "before", "match", "after", "begins", "ends",
+            "document", "source", "doc_id", "start", "tokens", "before", "match", "after", "begins", "ends", "origin",
         }  # fmt: skip
+        assert place["origin"]["file"] == "fables.txt"
+        text = TRAIN[place["origin"]["row"]]
+        assert place["match"] in text
         assert re.fullmatch("[0-9a-f]{32}", place["doc_id"])
     assert any(EVIL in span["text"] for span in document["spans"])
 
@@ -271,6 +276,7 @@ def test_without_the_held_out_text_nothing_is_compared(run: Run, home: Path) -> 
     result = run(PROVERB)
     assert result.exit_code == 0
     assert "There is no held-out text" in result.stdout
+    assert "fables.txt" not in result.stdout
 
 
 @pytest.fixture(scope="module")
