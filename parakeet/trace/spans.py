@@ -68,7 +68,7 @@ class Place:
     ends: bool
     """Whether `before` begins with the document, and `after` ends with it."""
     origin: dict[str, Any] = field(default_factory=dict)
-    """What helps to find the document: its file and row, a title. Empty if that is not known."""
+    """What helps to find the document: its file and row, an id. Empty if that is not known."""
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def how_often(span: Span) -> str:
 
 
 def origin_of(place: Place) -> str:
-    """`file books.jsonl, row 12, title Emma`; empty if nothing is known."""
+    """`file books.jsonl, row 12, id Emma`; empty if nothing is known."""
     line = ", ".join(f"{name} {value}" for name, value in place.origin.items())
     return one_line(line)[:ORIGIN_CHARACTERS]
 

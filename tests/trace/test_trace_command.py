@@ -330,3 +330,20 @@ def test_the_chat_traces_a_reply(home: Path, capsys: pytest.CaptureFixture[str])
     shutil.rmtree(home / "trace_index")
     with pytest.raises(ParakeetError, match="parakeet index build"):
         run_command(chat, "trace", "")
+
+
+def test_a_run_is_traced_in_what_it_trains_on(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shards = Artifact.open((home / "token_shards" / "latest").resolve())
+    checkpoint = home / "training_runs" / "3fa9" / "step-5"
+    checkpoint.mkdir(parents=True)
+    job = {"shards_content": shards.content, "recipe": {"name": "fables"}}
+    (checkpoint.parent / "job.json").write_text(json.dumps(job), encoding="utf-8")
+    release = Release(checkpoint, "run 3fa9@5", SamplingSettings(), "ab" * 32)
+    talk = session(RARE, max_tokens=90)
+    chat = Chat(release, ReplyPrinter(talk, TextOutput()), home, "Parakeet: ", lambda name: pytest.fail(name))
+    say(talk, "Hello.")
+    with pytest.raises(ParakeetError, match=f"made with tokenizer {TOKENIZER.sha256}, and .* has"):
+        run_command(chat, "trace", "")
+    talk.engine.tokenizer = TOKENIZER
+    run_command(chat, "trace", "")
+    assert "that run 3fa9@5 was trained on" in capsys.readouterr().out
