@@ -20,6 +20,7 @@ STAGES = (
     "tokenizer",
     "token_shards",
     "packing_plan",
+    "trace_index",
     "data_card",
     "checkpoint",
     "evaluation",
