@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from ..program_server import PATIENCE
 from ..test_documentation import invocations, shell_lines
-from .conftest import PATIENCE, environment
+from .conftest import environment
 
 pytestmark = pytest.mark.slow
 
