@@ -54,6 +54,11 @@ class Program:
         self.wait(timeout)
         return (self._files / "stdout").read_bytes(), (self._files / "stderr").read_bytes()
 
+    def errors(self) -> str:
+        """What it has written to standard error so far."""
+        path = self._files / "stderr"
+        return path.read_text(encoding="utf-8") if path.exists() else ""
+
     def send_signal(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)
 
@@ -102,6 +107,7 @@ def become_the_program(request: dict[str, Any]) -> None:
     os.write(writing, request["stdin"].encode("latin-1"))
     os.close(writing)
     os.dup2(reading, 0)
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115  # one that nothing has been read from
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     sys.argv = ["parakeet", *request["start"]]
