@@ -9,17 +9,21 @@ Each is a process of its own like `python -m parakeet.cli`, to be signalled and 
 importing Dagster and torch. `Programs` is the tests' side.
 """
 
+import atexit
+import gc
 import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import traceback
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 PATIENCE = 900
 """Seconds after which a process counts as hanging: a busy machine may be ten times slower than a quiet one."""
@@ -139,11 +143,29 @@ def import_all() -> None:
     pyarrow.array([0])  # imports pandas, where it is
 
 
+def run_and_end() -> NoReturn:
+    """Run the program and end as the interpreter does, but for taking down all its modules: that takes 1.5 s here."""
+    from parakeet.cli import main
+
+    status: object = 1
+    try:
+        main()
+    except SystemExit as leaving:
+        status = leaving.code
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status if isinstance(status, int) else int(status is not None))
+
+
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the terminal: the tests end this process
     import_all()
+    gc.collect()
+    gc.freeze()  # or every fork copies what its collections touch
     if serve():
-        from parakeet.cli import main
-
-        # Returns to the interpreter, which ends as it does after any program.
-        main()
+        run_and_end()
