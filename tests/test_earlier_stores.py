@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tarfile
 import time
 from pathlib import Path
@@ -28,6 +27,8 @@ from parakeet.recipe_file import load_recipe
 from parakeet.stages import Build, active_recipe, stages_of, use_recipe
 from parakeet.training.recorded import left_unfinished, load_begun
 from parakeet.training.stage import CheckpointStage
+
+from .program_server import programs
 
 ARCHIVE = Path(__file__).parent / "stores" / "store_0_1.tar.xz"
 STEPS_BEFORE = 119
@@ -49,9 +50,10 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def parakeet(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "parakeet.cli", *arguments]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    program = programs().start(arguments, os.environ)
+    out, errors = program.communicate()
+    assert program.returncode is not None
+    return subprocess.CompletedProcess(arguments, program.returncode, out.decode(), errors.decode())
 
 
 def run_with_seed(store: Path, seed: int) -> Path:

@@ -4,8 +4,10 @@ import contextlib
 import json
 import os
 import random
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,8 @@ from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.recipe_file import load_recipe
 from parakeet.stages import Build
+
+from ..program_server import programs
 
 WORDS = [a + b + c for a in "bdfgklmnprst" for b in "aeiou" for c in ("lo", "ming", "ter", "sk", "nd", "ra", "vel")]
 STAGES = ["documents", "clean_documents"]
@@ -103,21 +107,22 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_disk_that_another_program_fills_during_a_build(tmp_path: Path, small_disk: Path, moment: str) -> None:
     """Dagster's history is on that disk too."""
     (tmp_path / "recipe").mkdir()
-    command = [sys.executable, "-m", "parakeet.cli", "build", "--select", "packing_plan"]
-    command += ["--recipe", str(recipe_in(tmp_path / "recipe"))]
+    command = ("build", "--select", "packing_plan", "--recipe", str(recipe_in(tmp_path / "recipe")))
     hidden = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
     environment = hidden | {"PARAKEET_HOME": str(small_disk / "home")}
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as build:
-        assert build.stderr is not None
-        next(line for line in build.stderr if line.startswith(moment))
-        with contextlib.suppress(OSError), (small_disk / "filler").open("wb", buffering=0) as filler:
-            while True:
-                filler.write(bytes(4096))
-        said = build.stderr.read().splitlines()
-    assert build.returncode == 1
+    build = programs().start(command, environment)
+    while not re.search(f"^{moment}", build.errors(), flags=re.MULTILINE):
+        assert build.poll() is None, build.errors()
+        time.sleep(0.01)
+    before = len(build.errors().splitlines())
+    with contextlib.suppress(OSError), (small_disk / "filler").open("wb", buffering=0) as filler:
+        while True:
+            filler.write(bytes(4096))
+    assert build.wait() == 1
+    said = build.errors().splitlines()[before:]
     assert "No space left on device" in said[-1] or "Too little disk space" in said[-1]
     assert [line for line in said if not line.startswith(("Error: ", *STAGES, "deduplicated_", "tokenizer"))] == []
     assert sum(line.startswith("Error: ") for line in said) == 1
     (small_disk / "filler").unlink()
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert finished.returncode == 0, finished.stderr
+    finished = programs().start(command, environment)
+    assert finished.wait() == 0, finished.errors()

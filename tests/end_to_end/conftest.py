@@ -4,14 +4,12 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-PATIENCE = 900
-"""Seconds after which a process counts as hanging: a busy machine may be ten times slower than a quiet one."""
+from ..program_server import Program, programs
 
 STAGES = (
     "documents",
@@ -38,13 +36,14 @@ def environment(home: Path) -> dict[str, str]:
 
 
 def parakeet(home: Path, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-m", "parakeet.cli", *arguments]
-    return subprocess.run(command, env=environment(home), input=stdin, capture_output=True, timeout=PATIENCE)
+    program = programs().start(arguments, environment(home), stdin)
+    out, errors = program.communicate()
+    assert program.returncode is not None
+    return subprocess.CompletedProcess(arguments, program.returncode, out, errors)
 
 
-def start(home: Path, *arguments: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "parakeet.cli", *arguments]
-    return subprocess.Popen(command, env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+def start(home: Path, *arguments: str) -> Program:
+    return programs().start(arguments, environment(home))
 
 
 def write_recipe(folder: Path, text: str = "", **training: Any) -> Path:
@@ -62,6 +61,8 @@ def write_recipe(folder: Path, text: str = "", **training: Any) -> Path:
             {
                 "extends": "own-text",
                 "name": "tiny",
+                # On two, starting the workers takes three times the work; test_data_stages.py has them.
+                "executor": {"workers": 1},
                 "sources": [
                     {"name": "synthetic", "kind": "synthetic", "documents": 1000, "near_duplicates": False},
                     {"name": "story", "path": "story.txt", "licence": "MIT", "near_duplicates": False},

@@ -15,7 +15,11 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from parakeet.training.job import METRICS_FILE
+from parakeet.training.logging import EVENTS_FILE, read_events, read_metrics
+
 from ..conftest import without_root_rights
+from ..program_server import Program
 from .conftest import STAGES, environment, made, parakeet, start, write_recipe
 
 pytestmark = pytest.mark.slow
@@ -77,12 +81,18 @@ def test_the_same_command_again_does_nothing(built: tuple[Path, Path, bytes]) ->
     assert [path.stat().st_mtime_ns for path in sorted(home.glob("*/*-*/manifest.json"))] == times
 
 
-def test_one_training_setting_changes_only_training_and_what_follows(copy: tuple[Path, Path]) -> None:
+def test_a_training_setting_changes_only_training_and_what_follows_and_two_processes_train(
+    copy: tuple[Path, Path],
+) -> None:
+    """Dagster's pipes are open in one of them only."""
     home, recipe = copy
-    changed = write_recipe(recipe.parent, learning_rate=7e-4)
+    changed = write_recipe(recipe.parent, learning_rate=7e-4, processes=2)
     finished = parakeet(home, "build", "--recipe", str(changed))
     assert finished.returncode == 0, finished.stderr.decode()
+    assert b"Traceback" not in finished.stderr
     assert made(finished.stderr) == ["checkpoint", "evaluation", "release"]
+    summary = json.loads((home / "checkpoint" / "latest" / "training.json").read_text(encoding="utf-8"))
+    assert summary["processes"] == 2
 
 
 def test_select_and_force(copy: tuple[Path, Path]) -> None:
@@ -105,88 +115,75 @@ def test_what_this_machine_cannot_train_is_refused_before_any_stage(copy: tuple[
     assert len(finished.stderr.splitlines()) == 1
 
 
-def test_two_processes_train_one_model(copy: tuple[Path, Path]) -> None:
-    """Dagster's pipes are open in one of them only."""
-    home, recipe = copy
-    shared = write_recipe(recipe.parent, processes=2, tokens=30_720)
-    finished = parakeet(home, "build", "--recipe", str(shared), "--select", "checkpoint")
-    assert finished.returncode == 0, finished.stderr.decode()
-    assert b"Traceback" not in finished.stderr
-    summary = json.loads((home / "checkpoint" / "latest" / "training.json").read_text(encoding="utf-8"))
-    assert summary["processes"] == 2
-
-
-def trainer_pid(home: Path, build: subprocess.Popen[bytes]) -> int:
-    """Wait until the trainer has saved its first checkpoint; its process, from the lock's holder file."""
-    deadline = time.monotonic() + 120
-    while not list(home.glob("training_runs/*/step-*")):
-        assert build.poll() is None, build.communicate()[1].decode()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    (holder,) = home.glob("training_runs/*/run.holder")
-    return int(holder.read_text(encoding="utf-8").split()[1])
-
-
 def without_training(home: Path) -> None:
     for name in ("training_runs", "checkpoint", "evaluation", "releases"):
         shutil.rmtree(home / name)
 
 
-@pytest.mark.parametrize("victim", ["trainer", "build", "both"])
-def test_kill_9_and_the_same_command_again_gives_the_same_bits(copy: tuple[Path, Path], victim: str) -> None:
+def resumptions(home: Path) -> list[int]:
+    """The steps from which the run was resumed."""
+    (run,) = home.glob("training_runs/*") or (None,)
+    found = read_events(run / EVENTS_FILE) if run else []
+    return [event["step"] for event in found if event["kind"] == "resumed"]
+
+
+def training(home: Path, recipe: Path) -> tuple[Program, int]:
+    """A build that trains: it has saved its first checkpoint, or a step since it resumed. And its trainer's process."""
+    before = len(resumptions(home)) if list(home.glob("training_runs/*/step-*")) else None
+    build = start(home, "build", "--recipe", str(recipe))
+    deadline = time.monotonic() + 120
+    while True:
+        if before is None and list(home.glob("training_runs/*/step-*")):
+            break
+        if before is not None and len(resumed := resumptions(home)) > before:
+            (metrics,) = home.glob(f"training_runs/*/{METRICS_FILE}")
+            if read_metrics(metrics)[-1]["step"] > resumed[-1]:
+                break
+        assert build.poll() is None, build.communicate()[1].decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    (holder,) = home.glob("training_runs/*/run.holder")
+    return build, int(holder.read_text(encoding="utf-8").split()[1])
+
+
+def test_however_a_build_ends_the_same_command_goes_on_and_gives_the_same_bits(copy: tuple[Path, Path]) -> None:
+    """One run: killed five times in five ways, and finished while another recipe is made active."""
     home, recipe = copy
     expected = weights(home)
     without_training(home)
-    build = start(home, "build", "--recipe", str(recipe))
-    trainer = trainer_pid(home, build)
-    if victim != "trainer":
-        build.kill()
-    if victim != "build":
-        os.kill(trainer, signal.SIGKILL)
-    _, errors = build.communicate(timeout=60)
-    assert build.returncode != 0
-    if victim == "trainer":
-        assert b"Run the same command again" in errors
+    for victims in ({"trainer"}, {"build"}, {"trainer", "build"}):
+        build, trainer = training(home, recipe)
+        if "build" in victims:
+            build.kill()
+        if "trainer" in victims:
+            os.kill(trainer, signal.SIGKILL)
+        _, errors = build.communicate(timeout=60)
+        assert build.returncode != 0
+        if victims == {"trainer"}:
+            assert b"Run the same command again" in errors
+            assert b"Traceback" not in errors
+    for number in (signal.SIGINT, signal.SIGTERM):
+        build, trainer = training(home, recipe)
+        # Ctrl-C in a terminal reaches both; a service manager's SIGTERM reaches the build alone.
+        for process in (trainer, build.pid) if number is signal.SIGINT else (build.pid,):
+            os.kill(process, number)
+        _, errors = build.communicate(timeout=60)
+        assert build.returncode in (1, 130)
+        assert b"Resuming from step" in errors
         assert b"Traceback" not in errors
-    again = parakeet(home, "build", "--recipe", str(recipe))
-    assert again.returncode == 0, again.stderr.decode()
-    assert b"Resuming from step" in again.stderr
-    assert made(again.stderr) == ["checkpoint", "evaluation", "release"]
-    assert weights(home) == expected
+        listed = parakeet(home, "clean")
+        assert listed.returncode == 0, listed.stderr.decode()
+        assert b"training_runs" not in listed.stdout
 
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_build_saves_and_the_same_command_goes_on(copy: tuple[Path, Path], number: signal.Signals) -> None:
-    home, recipe = copy
-    expected = weights(home)
-    without_training(home)
-    build = start(home, "build", "--recipe", str(recipe))
-    trainer = trainer_pid(home, build)
-    # Ctrl-C in a terminal reaches both; a service manager's SIGTERM reaches the build alone.
-    for process in (trainer, build.pid) if number is signal.SIGINT else (build.pid,):
-        os.kill(process, number)
-    _, errors = build.communicate(timeout=60)
-    assert build.returncode in (1, 130)
-    assert b"Traceback" not in errors
-    listed = parakeet(home, "clean")
-    assert listed.returncode == 0, listed.stderr.decode()
-    assert b"training_runs" not in listed.stdout
-    again = parakeet(home, "build", "--recipe", str(recipe))
-    assert again.returncode == 0, again.stderr.decode()
-    assert b"Resuming from step" in again.stderr
-    assert weights(home) == expected
-
-
-def test_a_recipe_made_active_meanwhile_does_not_touch_a_running_build(copy: tuple[Path, Path]) -> None:
-    home, recipe = copy
-    without_training(home)
-    build = start(home, "build", "--recipe", str(recipe))
-    trainer_pid(home, build)
+    build, _ = training(home, recipe)
     assert parakeet(home, "use", "demo").returncode == 0
     assert b"Something is being built" in parakeet(home, "clean").stderr
     _, errors = build.communicate(timeout=100)
     assert build.returncode == 0, errors.decode()
+    assert b"Resuming from step" in errors
     assert made(errors) == ["checkpoint", "evaluation", "release"]
+    assert len(resumptions(home)) == 5
+    assert weights(home) == expected
 
 
 def test_a_typing_error_in_data_leaves_the_active_recipe_alone(copy: tuple[Path, Path]) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from parakeet.training.job import METRICS_FILE
 from parakeet.training.logging import EVENTS_FILE, read_events
 
 from .conftest import STAGES, environment, parakeet, write_recipe
@@ -52,14 +53,15 @@ mutation($id: String!) {
 }
 """
 ENDED = ("SUCCESS", "FAILURE", "CANCELED")
-STEPS = 1000
-"""About 20 s of training: long enough to be ended by hand in the middle."""
+STEPS = 300
+"""About 8 s of training: long enough to be ended by hand in the middle."""
 
 
-@pytest.fixture
-def dagster(built: tuple[Path, Path, bytes], tmp_path: Path) -> Iterator[tuple[Path, Query]]:
+@pytest.fixture(scope="module")
+def dagster(built: tuple[Path, Path, bytes], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Query]]:
     """A running `dagster dev` over a home of its own, and a function that asks it."""
-    home = tmp_path / "home"
+    folder = tmp_path_factory.mktemp("dagster")
+    home = folder / "home"
     shutil.copytree(built[0], home, symlinks=True)
     settings = (home / ".dagster" / "dagster.yaml").read_text(encoding="utf-8").replace(str(built[0]), str(home))
     (home / ".dagster" / "dagster.yaml").write_text(settings, encoding="utf-8")
@@ -67,7 +69,7 @@ def dagster(built: tuple[Path, Path, bytes], tmp_path: Path) -> Iterator[tuple[P
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [str(Path(sys.executable).with_name("dagster")), "dev", "-p", str(port)]
-    with (tmp_path / "log.txt").open("wb") as log:
+    with (folder / "log.txt").open("wb") as log:
         process = subprocess.Popen(
             command,
             cwd=ROOT,
@@ -86,7 +88,7 @@ def dagster(built: tuple[Path, Path, bytes], tmp_path: Path) -> Iterator[tuple[P
                 return json.loads(reply.read())["data"]
 
         try:
-            wait_until(lambda: bool(assets(ask)), 120, (tmp_path / "log.txt"))
+            wait_until(lambda: bool(assets(ask)), 120, folder / "log.txt")
             yield home, ask
         finally:
             os.killpg(process.pid, signal.SIGINT)
@@ -96,13 +98,13 @@ def dagster(built: tuple[Path, Path, bytes], tmp_path: Path) -> Iterator[tuple[P
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-def wait_until(condition: Callable[[], bool], seconds: float, log: Path) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float, log: Path, pause: float = 0.5) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         with contextlib.suppress(urllib.error.URLError, ConnectionError, TypeError, KeyError):
             if condition():
                 return
-        time.sleep(0.5)
+        time.sleep(pause)
     pytest.fail(f"not within {seconds} s; dagster dev said:\n{log.read_text(errors='replace')[-3000:]}")
 
 
@@ -166,20 +168,27 @@ def test_terminate_leaves_a_checkpoint_and_a_free_slot_and_the_next_run_resumes(
     """The second run is queued behind the first, so that only a slot that was freed lets it begin."""
     home, ask = dagster
     log = home.parent / "log.txt"
-    recipe = write_recipe(tmp_path, tokens=512 * STEPS, checkpoint_steps=100, learning_rate=1e-4)
+    recipe = write_recipe(tmp_path, tokens=512 * STEPS, checkpoint_steps=50, learning_rate=1e-4)
     assert parakeet(home, "use", str(recipe)).returncode == 0
     runs_before, observed_before = set((home / "training_runs").iterdir()), len(observed_steps(ask))
     first = launch(ask, "checkpoint")
     wait_until(lambda: bool(set((home / "training_runs").iterdir()) - runs_before), 120, log)
     (run,) = set((home / "training_runs").iterdir()) - runs_before
-    # Live: the trainer's first figures are in the page's plots before it has saved anything.
+    # Live: the trainer's first figures are in the page's plots before it has saved anything. It is held meanwhile,
+    # however slow the pages are.
+    wait_until(lambda: (run / METRICS_FILE).exists(), 120, log, pause=0.01)
+    trainer = int((run / "run.holder").read_text(encoding="utf-8").split()[1])
+    os.kill(trainer, signal.SIGSTOP)
     wait_until(lambda: len(observed_steps(ask)) > observed_before, 120, log)
     assert status(ask, first) == "STARTED"
     second = launch(ask, "checkpoint")
-    wait_until(lambda: bool(list(run.glob("step-*"))), 120, log)
+    os.kill(trainer, signal.SIGCONT)
+    wait_until(lambda: bool(list(run.glob("step-*"))), 120, log, pause=0.01)
+    os.kill(trainer, signal.SIGSTOP)
     assert status(ask, second) == "QUEUED"
 
     terminated = ask(TERMINATE, id=first)["terminateRun"]
+    os.kill(trainer, signal.SIGCONT)
     assert terminated["__typename"] == "TerminateRunSuccess", terminated
     wait_until(lambda: status(ask, first) in ENDED, 120, log)
     assert status(ask, first) == "CANCELED"

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from ..program_server import PATIENCE
 from ..test_documentation import invocations, shell_lines
-from .conftest import PATIENCE, environment
+from .conftest import environment
 
 pytestmark = pytest.mark.slow
 
@@ -52,10 +53,10 @@ def workplace(built: tuple[Path, Path, bytes], tmp_path_factory: pytest.TempPath
     (key,) = (folder / "assets" / "training_runs").iterdir()
     shutil.copytree(key, key.with_name("f" * len(key.name)))  # a second run, for `compare`
     words = "\n\n".join(
-        f"Note {n}: " + " ".join(f"w{(n * 7919 + i * i) % 9973}" for i in range(900)) for n in range(400)
+        f"Note {n}: " + " ".join(f"w{(n * 7919 + i * i) % 9973}" for i in range(900)) for n in range(150)
     )
     (folder / "my-folder" / "notes.md").write_text(words, encoding="utf-8")
-    lines = (f'{{"prompt": "What is note {n}?", "completion": "It says {n * n}."}}\n' for n in range(4000))
+    lines = (f'{{"prompt": "What is note {n}?", "completion": "It says {n * n}."}}\n' for n in range(1500))
     (folder / "my-notes.jsonl").write_text("".join(lines), encoding="utf-8")
     recipe = {"extends": "demo", "name": "mine", "sources": [{"name": "notes", "path": "my-folder/*.md"}]}
     (folder / "my-recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")

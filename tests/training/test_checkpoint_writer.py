@@ -4,10 +4,12 @@ import io
 import os
 import random
 import resource
+import signal
 import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +20,7 @@ from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
 from parakeet.training.checkpoint import CheckpointWriter, checkpoints, read_state, restore_newest
 
+from . import toy_run
 from .toy_run import LARGEST_FILE, SCHEDULE, SMALLEST_FILE, ToyRun, let_files_grow_to, open_writer, run_state
 
 ROOT = Path(__file__).parents[2]
@@ -49,9 +52,40 @@ class Reports:
             self.failed.append((step, text))
 
 
-def start(run: Path, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tests.training.toy_run", str(run), *arguments]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+class Forked:
+    """`python -m tests.training.toy_run`, as a fork of this process, which has already imported torch."""
+
+    def __init__(self, run: Path, *arguments: str) -> None:
+        # No files: their size may be limited.
+        (reading, out), (reading_errors, errors) = os.pipe(), os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                os.dup2(out, 1)
+                os.dup2(errors, 2)
+                sys.stdout = open(1, "w", 1, encoding="utf-8", closefd=False)  # noqa: SIM115
+                sys.stderr = open(2, "w", 1, encoding="utf-8", closefd=False)  # noqa: SIM115
+                toy_run.main(str(run), *arguments)
+                os._exit(0)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(1)
+        os.close(out)
+        os.close(errors)
+        self.stdout = open(reading, encoding="utf-8")  # noqa: SIM115
+        self._errors = open(reading_errors, encoding="utf-8")  # noqa: SIM115
+        self.returncode: int | None = None
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+
+    def communicate(self) -> tuple[str, str]:
+        """All that it prints until it ends."""
+        with self.stdout, self._errors:
+            printed = self.stdout.read(), self._errors.read()
+        self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return printed
 
 
 def poll_until_saved(writer: CheckpointWriter, reports: Reports, count: int) -> None:
@@ -108,8 +142,8 @@ def test_every_save_prunes(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_reported_and_the_next_save_succeeds(tmp_path: Path) -> None:
-    process = start(tmp_path, "limited", "free", "full", "full", "free")
-    out, errors = process.communicate(timeout=600)
+    process = Forked(tmp_path, "limited", "free", "full", "full", "free")
+    out, errors = process.communicate()
     assert process.returncode == 0, errors
     reports = out.splitlines()
     assert [line.split()[:2] for line in reports] == [["saved", "1"], ["failed", "2"], ["failed", "3"], ["saved", "4"]]
@@ -121,8 +155,8 @@ def test_a_full_disk_is_reported_and_the_next_save_succeeds(tmp_path: Path) -> N
 
 
 def test_a_last_save_that_fails_is_an_error(tmp_path: Path) -> None:
-    process = start(tmp_path, "limited", "free", "full")
-    _, errors = process.communicate(timeout=600)
+    process = Forked(tmp_path, "limited", "free", "full")
+    _, errors = process.communicate()
     assert process.returncode == 1
     message = errors.splitlines()[-1]
     assert message.startswith("parakeet.errors.ParakeetError: ")
@@ -215,8 +249,8 @@ def resident_bytes() -> int:
 
 
 def test_a_failed_training_ends_with_its_own_error_and_a_whole_checkpoint(tmp_path: Path) -> None:
-    process = start(tmp_path, "failing")
-    out, errors = process.communicate(timeout=600)
+    process = Forked(tmp_path, "failing")
+    out, errors = process.communicate()
     assert process.returncode == 1
     assert out.startswith("saved 1 ")
     assert errors.splitlines()[-1] == "RuntimeError: the training failed"
@@ -224,23 +258,22 @@ def test_a_failed_training_ends_with_its_own_error_and_a_whole_checkpoint(tmp_pa
 
 
 def test_a_writer_that_nobody_closed_does_not_hold_the_process(tmp_path: Path) -> None:
-    process = start(tmp_path, "left")
-    _, errors = process.communicate(timeout=600)
-    assert process.returncode != 0
-    assert "nobody closed the writer" in errors
+    command = [sys.executable, "-m", "tests.training.toy_run", str(tmp_path), "left"]
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert finished.returncode != 0
+    assert "nobody closed the writer" in finished.stderr
     open_writer(tmp_path).close()
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_writer_killed_at_any_moment_leaves_whole_checkpoints(tmp_path: Path, seed: int) -> None:
-    process = start(tmp_path, "forever")
-    assert process.stdout is not None
+    process = Forked(tmp_path, "forever")
     for _ in range(2):
         assert process.stdout.readline().startswith("saved")
     time.sleep(random.Random(seed).random() * 0.4)
     process.kill()
-    process.communicate(timeout=600)
+    process.communicate()
     reports = Reports()
     reports.writer(tmp_path).close()
     assert all(path.name.startswith(("step-", "best.json")) for path in tmp_path.iterdir())

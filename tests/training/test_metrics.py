@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 import signal
 import subprocess
@@ -172,24 +173,26 @@ def test_a_folder_of_an_older_version_has_the_history_of_the_run_that_wrote_the_
         assert train_on(tmp_path, LONG, LONG, 40, 40, 5.0) == long
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from tests.training.test_metrics import BRANCH, LONG, train_on
+def status_if_killed(run: Path, moment: int, killed: str) -> int:
+    """Continue a history in a fork, which is killed when it touches the run's files once more than `moment` times."""
+    mine, source, after = (LONG, LONG, 40) if killed == "long" else (BRANCH, BRANCH, 22)
 
-run, moment = Path(sys.argv[1]), int(sys.argv[2])
+    def count(event: str, arguments: tuple[object, ...]) -> None:
+        nonlocal moment
+        if event in ("open", "os.rename", "os.remove", "os.truncate") and str(run) in str(arguments[0]):
+            moment -= 1
+            if moment < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
 
-def count(event, arguments):
-    global moment
-    if event in ("open", "os.rename", "os.remove", "os.truncate") and str(run) in str(arguments[0]):
-        moment -= 1
-        if moment < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-mine, source, after = (LONG, LONG, 40) if sys.argv[3] == "long" else (BRANCH, BRANCH, 22)
-sys.addaudithook(count)
-train_on(run, mine, source, after, after, 0.0)
-"""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            sys.addaudithook(count)
+            train_on(run, mine, source, after, after, 0.0)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="SIGKILL")
@@ -204,8 +207,7 @@ def test_no_history_is_lost_whenever_the_process_is_killed(tmp_path: Path, kille
     for moment in range(100):
         run = tmp_path / f"{moment}"
         shutil.copytree(whole, run)
-        command = [sys.executable, "-c", KILLED, str(run), str(moment), killed]
-        status = subprocess.run(command, cwd=Path(__file__).parents[2], timeout=600).returncode
+        status = status_if_killed(run, moment, killed)
         again = shutil.copytree(run, tmp_path / f"{moment}-again")
         for folder, order in ((run, (LONG, BRANCH, LONG)), (again, (BRANCH, LONG, BRANCH))):
             for mine in order:

@@ -3,8 +3,6 @@
 import json
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,7 +16,7 @@ from parakeet.training.logging import Heartbeat
 from parakeet.training.runs import find_run, list_runs, load_run, render_runs
 
 from ..conftest import Prepared
-from .conftest import until
+from .conftest import ForkServer, until
 from .run_folders import BATCH, RECIPE, STEPS, Folder, parakeet, record, row, schedule_of
 
 
@@ -276,12 +274,14 @@ def test_a_run_that_is_no_folder_is_an_error_of_ours(tmp_path: Path) -> None:
     assert not (tmp_path / METRICS_FILE).exists()
 
 
-def test_a_real_run_is_listed_while_it_trains_after_a_stop_and_at_the_end(prepared: Prepared, tmp_path: Path) -> None:
+def test_a_real_run_is_listed_while_it_trains_after_a_stop_and_at_the_end(
+    prepared: Prepared, trainers: ForkServer, tmp_path: Path
+) -> None:
     run, output = tmp_path / "training_runs" / "aaaa", tmp_path / "output"
     run.mkdir(parents=True)
     output.mkdir()
     recipe = prepared.recipe
-    training = recipe.training.model_copy(update={"tokens": 256 * 1000, "checkpoint_steps": 100})
+    training = recipe.training.model_copy(update={"tokens": 256 * 200, "checkpoint_steps": 20})
     job = TrainingJob(
         recipe=recipe.model_copy(update={"training": training}),
         tokenizer=prepared.tokenizer_folder,
@@ -292,15 +292,15 @@ def test_a_real_run_is_listed_while_it_trains_after_a_stop_and_at_the_end(prepar
         run=run,
         output=output,
     ).save()
-    command = [sys.executable, "-m", "parakeet.training", str(job)]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as trainer:
-        until(lambda: any(run.glob("step-*")) or trainer.poll() is not None)
-        trainer.send_signal(signal.SIGSTOP)  # however slow this process is
-        live = load_run(run)
-        trainer.send_signal(signal.SIGCONT)
-        trainer.send_signal(signal.SIGTERM)
+    trainer = trainers.start(job)
+    until(lambda: any(run.glob("step-*")), trainer)
+    trainer.send(signal.SIGSTOP)  # however slow this process is
+    live = load_run(run)
+    trainer.send(signal.SIGCONT)
+    trainer.send(signal.SIGTERM)
+    trainer.wait()
     assert live.state == "training"
-    assert 100 <= live.step < 1000
+    assert 20 <= live.step < 200
     assert live.parameters is not None
     assert live.saved[0].stable
     assert live.saved[0].validation_loss is not None
@@ -309,9 +309,9 @@ def test_a_real_run_is_listed_while_it_trains_after_a_stop_and_at_the_end(prepar
     assert stopped.state == "stopped"
     assert stopped.last_saved == stopped.step
     assert not list(run.glob("heartbeat-*"))
-    assert subprocess.run(command, stderr=subprocess.DEVNULL, timeout=600).returncode == 0
+    trainers.finish(job)
     finished = load_run(run)
-    assert (finished.state, finished.step, finished.mfu) == ("finished", 1000, None)
+    assert (finished.state, finished.step, finished.mfu) == ("finished", 200, None)
     assert [event["step"] for event in finished.events if event["kind"] == "resumed"] == [stopped.step]
     status, shown = parakeet(tmp_path, "runs", "aaaa")
     assert status == 0
