@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from parakeet.errors import ParakeetError
-from parakeet.evaluation.base import Metric, Subject, measured
+from parakeet.evaluation.base import Metric, Score, Subject, measured
 from parakeet.formatting import format_bytes
 
 if TYPE_CHECKING:
@@ -57,6 +57,19 @@ class BitsPerByte(Metric):
                 columns = (f"{bits[key]:.3f}" for key in ("model", "unigram", "xz"))
                 rows.append((name, bits["documents"], format_bytes(bits["n_bytes"]), *columns))
         return [Table(("source", "documents", "text", "this model", "unigram", "xz -9"), rows, right=range(1, 6))]
+
+    def scores(self, figures: Figures) -> list[Score]:
+        return [
+            Score(
+                source,
+                bits["model"],
+                bits["documents"],
+                "documents",
+                tuple(bits["interval"]) if "interval" in bits else None,
+                unit="bits per byte",
+            )
+            for source, bits in measured(figures).items()
+        ]
 
     def plot(self, figures: Figures, palette: "Palette") -> "Figure":
         """Bars by source: the model beside its yardsticks."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,14 +17,15 @@ if TYPE_CHECKING:
 
 Metrics = Sequence[Mapping[str, Any]]
 Values = NDArray[np.float64]
+Points = TypeVar("Points", Metrics, Values)
 
 TRAINING, HELD_OUT, SKIPPED = 0, 4, 3
 """Numbers of the palette's series. Two runs that are compared have the first two."""
 UNITS = ((1e9, "billions"), (1e6, "millions"), (1e3, "thousands"))
 LOWEST_LABEL, LABEL_STEP, LABELS = 0.06, 0.06, 3
 """Heights of the sequence lengths' labels, as shares of the axes: above the marks of skipped steps, below the loss."""
-POINTS = 4000
-"""Most points of the faint line: the picture is 640 pixels wide, and Agg refuses a noisy line of a million points."""
+POINTS = 1200
+"""Most points of a line: the picture is 640 pixels wide, and Agg refuses a noisy line of a million points."""
 
 
 def running_mean(metrics: Metrics) -> tuple[Values, Values]:
@@ -52,10 +53,10 @@ def draw_loss_curve(metrics: Metrics, palette: "Palette") -> "Figure":
     figure, axes, unit = _axes(palette, metrics)
     _draw_learning_rate(axes, metrics, unit, palette)
     trained = _trained(metrics)
-    shown = trained[:: max(1, -(-len(trained) // POINTS))]
+    shown = _thinned(trained)
     mean, held_out = palette.series[TRAINING], palette.series[HELD_OUT]
     axes.plot(_tokens(shown, unit), [m["loss"] for m in shown], color=mean, linewidth=0.6, alpha=0.4)
-    tokens, smooth = running_mean(metrics)
+    tokens, smooth = (_thinned(values) for values in running_mean(metrics))
     axes.plot(tokens / unit, smooth, color=mean, linewidth=1.8, label="training")
     if measured := _measured(metrics):
         losses = [m["validation_loss"] for m in measured]
@@ -77,7 +78,7 @@ def draw_comparison(runs: Mapping[str, Metrics], palette: "Palette") -> "Figure"
     """Running means of two runs' loss over the tokens trained on, with their held-out losses."""
     figure, axes, unit = _axes(palette, *runs.values())
     for (name, metrics), color in zip(runs.items(), palette.series, strict=False):
-        tokens, smooth = running_mean(metrics)
+        tokens, smooth = (_thinned(values) for values in running_mean(metrics))
         axes.plot(tokens / unit, smooth, color=color, linewidth=1.6, label=name)
         measured = _measured(metrics)
         axes.plot(_tokens(measured, unit), [m["validation_loss"] for m in measured], "o", color=color, markersize=3.5)
@@ -105,7 +106,7 @@ def _draw_legend(figure: "Figure") -> None:
 
 def _draw_learning_rate(axes: "Axes", metrics: Metrics, unit: float, palette: "Palette") -> None:
     """Pale, behind everything else, over the lowest third."""
-    known = [m for m in metrics if m.get("learning_rate") is not None]
+    known = _thinned([m for m in metrics if m.get("learning_rate") is not None])
     peak = max((m["learning_rate"] for m in known), default=0.0)
     if not peak:
         return
@@ -136,6 +137,11 @@ def _draw_lengths(axes: "Axes", metrics: Metrics, unit: float, palette: "Palette
         side: Literal["left", "right"] = "right" if where > middle else "left"
         height = LOWEST_LABEL + LABEL_STEP * (number % LABELS)
         axes.text(where, height, f" sequences of {length:,} tokens ", transform=edge, ha=side, va="bottom", fontsize=7)
+
+
+def _thinned(points: Points) -> Points:
+    """At most POINTS of them, evenly spread."""
+    return points[:: max(1, -(-len(points) // POINTS))]
 
 
 def _trained(metrics: Metrics) -> list[Mapping[str, Any]]:

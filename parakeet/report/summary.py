@@ -1,0 +1,55 @@
+"""The report in a sentence and three figures."""
+
+from parakeet.evaluation.base import measured
+from parakeet.formatting import format_percent
+from parakeet.report.gather import Gathered
+from parakeet.report.parts import Tile
+
+MOST_TILES = 3
+
+
+def verdict(report: Gathered) -> str:
+    """One sentence on how well the model predicts text that it was not trained on."""
+    sources = measured(report.evaluation["bits_per_byte"])
+    if not sources:
+        return "Too little text was held out to say how well it predicts text that it has not seen."
+    beaten = [name for name, bits in sources.items() if bits["model"] < min(bits["unigram"], bits["xz"])]
+    if len(sources) == 1:
+        (bits,) = sources.values()
+        needs = f"the compressor xz -9 needs {bits['xz']:.2f}"
+        return f"It needs {bits['model']:.2f} bits for a byte of text that it has not seen, where {needs}."
+    if len(beaten) == len(sources):
+        return (
+            f"It predicts text that it has not seen better than xz -9 and word counts, on all {len(sources)} sources."
+        )
+    return (
+        f"It predicts text that it has not seen better than xz -9 and word counts on {len(beaten)} of {len(sources)} "
+        "sources."
+    )
+
+
+def tiles(report: Gathered) -> list[Tile]:
+    """At most three figures that a reader looks for first."""
+    found = [*_bits(report), *_shares(report)]
+    return found[:MOST_TILES]
+
+
+def _bits(report: Gathered) -> list[Tile]:
+    values = sorted(bits["model"] for bits in measured(report.evaluation["bits_per_byte"]).values())
+    if not values:
+        return []
+    shown = f"{values[0]:.3f}" if len(values) == 1 else f"{values[0]:.2f} to {values[-1]:.2f}"
+    return [Tile(shown, "bits per byte of held-out text", "fewer are better")]
+
+
+def _shares(report: Gathered) -> list[Tile]:
+    chosen = []
+    for metric in ("chat", "benchmarks", "exact_match"):
+        scores = report.scores.get(metric, [])
+        if len(scores) == 1 and scores[0].interval:
+            low, high = map(format_percent, scores[0].interval)
+            chosen.append(Tile(format_percent(scores[0].value), scores[0].name, f"95%: {low} to {high}"))
+        elif scores:
+            mean = sum(score.value for score in scores) / len(scores)
+            chosen.append(Tile(format_percent(mean), f"right, mean of {len(scores)} tasks", ""))
+    return chosen
