@@ -1,9 +1,10 @@
 """The best look-up table of the training text: an unbounded n-gram model, whose counts the trace index gives.
 
-    p_k(w) = (c(context_k w) + a p_{k−1}(w)) / (c(context_k) + a),   k = 0 … longest context that occurs in training
+    p_k(w) = (c(context_k w) + a p_{k−1}(w)) / (c(context_k) + a),   k = 0, 1, … while context_k occurs in training
 
 context_k is the last k tokens before w, c how often a sequence occurs in the training text, and p_{−1} uniform over the
-ordinary ids (Dirichlet back-off, MacKay and Peto 1995). A network that needs fewer bits for text that it has not read
+ordinary ids (Dirichlet back-off, MacKay and Peto 1995). `a` and the longest k are chosen on held-out text that is not
+scored, so that the table is as good as it can be. A network that needs fewer bits for text that it has not read
 has learned something that no look-up in its training text gives.
 """
 
@@ -19,12 +20,13 @@ from parakeet.trace.index import TraceIndex
 if TYPE_CHECKING:
     from parakeet.memorisation.measure import Subject
 
-WEIGHTS = tuple(2.0**power for power in range(-6, 7))
+WEIGHTS = tuple(2.0**power for power in range(-6, 15))
 """Values of `a` that are tried."""
+CONTEXTS = (1, 2, 3, 4, 6, 8, 12, 16, 32, 64, 128)
+"""Longest contexts that are tried: where text is made from templates, a long match misleads. By the last, a token that
+always followed has all of the probability."""
 TUNED = 4
-"""Every so many documents, one chooses `a` and is not scored."""
-LONGEST_CONTEXT = 128
-"""Longer contexts are cut: by then a token that always followed has all of the probability."""
+"""Every so many documents, one chooses `a` and the longest context, and is not scored."""
 
 
 def measure_margin(subject: "Subject", excerpts: Excerpts, bits: np.ndarray, right: np.ndarray) -> dict[str, Any] | None:
@@ -32,7 +34,8 @@ def measure_margin(subject: "Subject", excerpts: Excerpts, bits: np.ndarray, rig
 
     excerpts: held-out text; bits, right (n,): what `score` gave for it. Returns {"n", "n_bytes", "network", "ngram",
     "margin" (bits per byte, each {"n", "value", "interval"}; the margin is n-gram − network), "weight" (`a`),
-    "tuned_on" (documents), "mean_context" (tokens of the longest context that occurs), "network_accuracy"}.
+    "context" (the longest), "tuned_on" (documents), "mean_match" (tokens before a scored one that occur in training),
+    "network_accuracy"}.
     """
     sizes = excerpts.n_bytes(subject.tokenizer)
     with_text = np.flatnonzero(sizes)
@@ -43,10 +46,9 @@ def measure_margin(subject: "Subject", excerpts: Excerpts, bits: np.ndarray, rig
     of_token = excerpts.owner[table.places]
     in_tuning = np.isin(of_token, tuning)
     ordinary = len(subject.tokenizer.defined_ids()) - len(subject.tokenizer.control_ids)
-    costs = [float(table.bits(weight, ordinary)[in_tuning].sum()) for weight in WEIGHTS] if len(tuning) else []
-    weight = WEIGHTS[int(np.argmin(costs))] if costs else 1.0
+    weight, context = table.best(np.flatnonzero(in_tuning), ordinary) if len(tuning) else (1.0, CONTEXTS[-1])
     scored = np.setdiff1d(with_text, tuning)
-    looked_up = np.bincount(of_token, table.bits(weight, ordinary), len(excerpts))[scored]
+    looked_up = np.bincount(of_token, table.bits(weight, context, ordinary), len(excerpts))[scored]
     network = excerpts.sums(bits)[scored]
     below = sizes[scored].astype(np.float64)
     learned = excerpts.learned & np.isin(excerpts.owner, scored)
@@ -57,8 +59,9 @@ def measure_margin(subject: "Subject", excerpts: Excerpts, bits: np.ndarray, rig
         "ngram": ratio_of(looked_up, below),
         "margin": ratio_of(looked_up - network, below),
         "weight": weight,
+        "context": context,
         "tuned_on": len(tuning),
-        "mean_context": float(table.longest[~in_tuning].mean()),
+        "mean_match": float(table.longest[~in_tuning].mean()),
         "network_accuracy": float(right[learned].mean()),
     }
 
@@ -79,10 +82,22 @@ class BackOff:
         self.of_context = of_context
         self.of_token = of_token
 
-    def bits(self, weight: float, ordinary: int) -> np.ndarray:
-        """−log2 p (m,) with a = `weight` and p_{−1} = 1 / ordinary."""
+    def best(self, chosen: np.ndarray, ordinary: int) -> tuple[float, int]:
+        """The weight and the longest context with the fewest bits for the chosen tokens, numbers in `places`."""
+        sizes = self.longest[chosen] + 1
+        pairs = ranges(self.firsts[chosen], sizes)
+        some = BackOff(self.places[chosen], self.longest[chosen], self.of_context[pairs], self.of_token[pairs])
+        costs = {
+            (weight, context): float(some.bits(weight, context, ordinary).sum())
+            for weight in WEIGHTS
+            for context in CONTEXTS
+        }
+        return min(costs, key=costs.__getitem__)
+
+    def bits(self, weight: float, context: int, ordinary: int) -> np.ndarray:
+        """−log2 p (m,) with a = `weight`, contexts of at most `context` tokens, and p_{−1} = 1 / ordinary."""
         chances = np.full(len(self.places), 1.0 / ordinary)
-        for k in range(int(self.longest.max(initial=-1)) + 1):
+        for k in range(min(context, int(self.longest.max(initial=-1))) + 1):
             deep = np.flatnonzero(self.longest >= k)
             at = self.firsts[deep] + k
             chances[deep] = (self.of_token[at] + weight * chances[deep]) / (self.of_context[at] + weight)
@@ -98,8 +113,8 @@ def back_off(index: TraceIndex, excerpts: Excerpts) -> BackOff:
     at = places + excerpts.owner[places]
     # A context query[i:t] occurs if the match from i ends at t or later. These ends never fall as i grows.
     ends = np.arange(len(query)) + index.longest_matches(query)
-    longest = np.minimum(at - np.searchsorted(ends, at), LONGEST_CONTEXT)
-    with_token = np.minimum(at + 1 - np.searchsorted(ends, at + 1), LONGEST_CONTEXT + 1)  # of context and token
+    longest = np.minimum(at - np.searchsorted(ends, at), CONTEXTS[-1])
+    with_token = np.minimum(at + 1 - np.searchsorted(ends, at + 1), CONTEXTS[-1] + 1)  # of context and token
     k = ranges(np.zeros_like(longest), longest + 1)
     token = np.repeat(np.arange(len(at)), longest + 1)
     of_context = index.counts(query, at[token] - k, k)

@@ -19,6 +19,8 @@ KINDS = {
     "held_out": "held-out text",
     "training": "training text",
 }
+LEAST_DRAWN = 10
+"""With fewer windows a point says nothing; the table has it."""
 
 
 class Part(NamedTuple):
@@ -234,7 +236,7 @@ def draw_extraction(extraction: Mapping[str, Any], palette: "Palette") -> "Figur
     order = sorted(names, key=lambda name: int(name.rstrip("+").split("-")[0]))
     for series, (k, of) in enumerate(by_duplicates.items()):
         shift = 0.12 * (series - (len(by_duplicates) - 1) / 2)
-        here = [name for name in order if name in of]
+        here = [name for name in order if name in of and of[name]["n"] >= LEAST_DRAWN]
         places = [1 + order.index(name) + shift for name in here]
         errors = _errors([of[name] for name in here], "share")
         shares = [100 * of[name]["share"] for name in here]
@@ -242,7 +244,7 @@ def draw_extraction(extraction: Mapping[str, Any], palette: "Palette") -> "Figur
             places, shares, yerr=errors, marker="o", ms=4, lw=1.4, capsize=2, color=palette.series[series], label=f"{k} tokens given"
         )  # fmt: skip
         floor = extraction["by_prefix"][k]["held_out"]
-        if floor:
+        if floor and floor["n"] >= LEAST_DRAWN:
             chart.errorbar(
                 shift, 100 * floor["share"], yerr=_errors([floor], "share"), marker="D", ms=4, capsize=2, color=palette.series[series]
             )  # fmt: skip

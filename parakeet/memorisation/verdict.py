@@ -24,7 +24,7 @@ def verdict_of(figures: Mapping[str, Any]) -> dict[str, str]:
         )
         opening = {
             "both": "Both: it learned from the text, and it memorised some of it.",
-            "learned": "Learned: it predicts text that it has not read, and no memorised text was found.",
+            "learned": "Learned: it predicts text that it has not read, and memorised text was not found.",
             "memorised": "Memorised: it repeats text that it has read, and predicts other text no better than a "
             "look-up table.",
             "neither": "Neither was shown.",
@@ -73,6 +73,8 @@ def _memorised(extraction: Mapping[str, Any], gap: Mapping[str, Any] | None) -> 
         f"{format_percent(held_out['share'])} of {held_out['n']:,}. The difference is {100 * difference['share']:+.1f} "
         f"percentage points ({100 * low:+.1f} to {100 * high:+.1f})."
     )
+    if high < 0.0:
+        said += " So this held-out text is the easier one to guess, and some memorised text may go unseen."
     memorised = low > 0.0 and difference["share"] >= SLIGHT
     if not memorised and high >= 0.1:
         return None, f"{said} So few windows could hide one of {100 * high:.0f} points.{about_gap}"
