@@ -135,6 +135,10 @@ class Stage(ABC):
         """Names of the stages that this one is made from."""
         return ()
 
+    def inputs_before(self, recipe: Recipe) -> tuple[str, ...]:
+        """The inputs, or those of them that the `valid_versions` had."""
+        return self.inputs(recipe)
+
     def files(self, recipe: Recipe, root: Path) -> dict[str, Path]:
         """Files outside the store that the stage reads, by label. Raises ParakeetError if one is missing."""
         return {}

@@ -18,11 +18,13 @@ from parakeet.errors import ParakeetError
 from parakeet.evaluation.stage import EvaluationStage
 from parakeet.hashes import FileState, HashCache, refuse_changed
 from parakeet.home import hashes_file
+from parakeet.memorisation.stage import MemorisationStage
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.recipe_file import load_recipe
 from parakeet.recipe_sources import remote_sources
 from parakeet.release.stages import OriginalCheckpointFile, OriginalModelStage, ReleaseStage
+from parakeet.report.stage import ReportStage
 from parakeet.sanitise import sanitise
 from parakeet.stage import ExternalFile, Launch, MakeContext, Stage
 from parakeet.trace.stage import TraceIndexStage
@@ -43,6 +45,8 @@ STAGES: tuple[Stage, ...] = (
     DataCardStage(),
     CheckpointStage(),
     EvaluationStage(),
+    MemorisationStage(),
+    ReportStage(),
     ReleaseStage(),
     OriginalModelStage(),
 )
@@ -98,11 +102,13 @@ class Build:
             resumable=stage.resumable,
             recipe=self.recipe.name,
         )
-        then = replace(work, files={label: hashed[path][0] for label, path in paths_before.items()})
+        files_then = {label: hashed[path][0] for label, path in paths_before.items()}
+        inputs_then = {upstream: inputs[upstream] for upstream in stage.inputs_before(self.recipe)}
+        then = replace(work, files=files_then, inputs=inputs_then)
         valid = sorted(stage.valid_versions, reverse=True)
         earlier = [(replace(then, version=version).fingerprint, version) for version in valid]
         oldest = min(stage.version, *valid) if valid else stage.version
-        before = earlier_fingerprint(name, oldest, settings, self.recipe, inputs, then.files)
+        before = earlier_fingerprint(name, oldest, settings, self.recipe, then.inputs, then.files)
         earlier += [before] if before else []
         # A file that only today's rules read, and that came later, is new text.
         added = max((path.stat().st_ctime for label, path in paths.items() if label not in paths_before), default=0.0)

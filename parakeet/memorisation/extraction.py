@@ -66,9 +66,7 @@ def measure_extraction(subject: "Subject") -> dict[str, Any]:
             "in_training": int((~new).sum()),
         }
         by_duplicates[str(k)] = {
-            name: share_of(right[found] == length)
-            for name, found in zip(strata, taken[1:], strict=True)
-            if len(found)
+            name: share_of(right[found] == length) for name, found in zip(strata, taken[1:], strict=True) if len(found)
         }
     return {
         "continuation": length,

@@ -52,9 +52,7 @@ def measure_gap(subject: "Subject", held_out: Excerpts, bits: np.ndarray) -> dic
     return {"sources": sources, "all": _compared(sides, everything)}
 
 
-def _compared(
-    sides: dict[str, tuple[np.ndarray, np.ndarray]], chosen: dict[str, np.ndarray]
-) -> dict[str, Any] | None:
+def _compared(sides: dict[str, tuple[np.ndarray, np.ndarray]], chosen: dict[str, np.ndarray]) -> dict[str, Any] | None:
     taken = {name: (above[chosen[name]], below[chosen[name]].astype(float)) for name, (above, below) in sides.items()}
     gap = ratio_difference(taken["train"], taken["held_out"])
     return gap and {**{name: ratio_of(*side) for name, side in taken.items()}, "gap": gap}

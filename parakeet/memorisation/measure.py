@@ -108,7 +108,9 @@ def measure(subject: Subject) -> dict[str, Any]:
     figures = {
         "read": {
             "documents": len(subject.read_documents()),
-            "times": float(subject.times_read[subject.read_documents()].mean()) if len(subject.read_documents()) else 0.0,
+            "times": float(subject.times_read[subject.read_documents()].mean())
+            if len(subject.read_documents())
+            else 0.0,
             "of": len(subject.train),
         },
         "margin": measure_margin(subject, sample, bits, right),

@@ -85,7 +85,9 @@ def _margin(figures: Mapping[str, Any]) -> "list[str | Table]":
         found += [
             "Training text beside held-out text, in bits per byte, from as many documents of about the same lengths. A "
             "model that memorises needs fewer bits for text that it has read: the difference is negative.",
-            Table(("source", "training", "held out", "difference", "95% interval", "documents"), rows, right=range(1, 6)),
+            Table(
+                ("source", "training", "held out", "difference", "95% interval", "documents"), rows, right=range(1, 6)
+            ),
         ]
     return found
 
@@ -216,7 +218,9 @@ def draw_bits(figures: Mapping[str, Any], palette: "Palette") -> "Figure":
     rows += [("look-up table, held-out text", margin["ngram"], 1)] if margin else []
     figure, chart = axes(palette, height=0.9 + 0.5 * len(rows))
     for number, (_, found, series) in enumerate(rows):
-        bars = chart.barh(number, found["value"], 0.6, color=palette.series[series], xerr=_error(found, "value"), ecolor=palette.ink)
+        bars = chart.barh(
+            number, found["value"], 0.6, color=palette.series[series], xerr=_error(found, "value"), ecolor=palette.ink
+        )
         chart.bar_label(bars, fmt="%.3f", padding=3, fontsize=8)
     chart.set_yticks(range(len(rows)), [name for name, _, _ in rows])
     chart.invert_yaxis()
@@ -292,7 +296,15 @@ def draw_novelty(novelty: Mapping[str, Any], palette: "Palette") -> "Figure":
             continue
         lengths = [n for n, _ in points]
         colour = palette.soft if kind == "training" else palette.series[series]
-        chart.plot(lengths, [100 * found["value"] for _, found in points], marker="o", ms=3, lw=1.4, color=colour, label=KINDS[kind])
+        chart.plot(
+            lengths,
+            [100 * found["value"] for _, found in points],
+            marker="o",
+            ms=3,
+            lw=1.4,
+            color=colour,
+            label=KINDS[kind],
+        )
         low, high = zip(*([100 * end for end in found["interval"]] for _, found in points), strict=True)
         chart.fill_between(lengths, low, high, color=colour, alpha=0.15, lw=0)
     chart.set_ylim(-3, 103)

@@ -17,6 +17,9 @@ class MemorisationStage(Stage):
     kinds = frozenset({"pytorch"})
     version = 1
 
+    def is_wanted(self, recipe: Recipe) -> bool:
+        return recipe.evaluation.trace_index
+
     def inputs(self, recipe: Recipe) -> tuple[str, ...]:
         return ("checkpoint", "token_shards", "packing_plan", "tokenizer", "trace_index")
 

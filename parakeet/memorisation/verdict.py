@@ -97,7 +97,9 @@ def _canaries(canaries: Mapping[str, Any] | None) -> str:
     if not planted:
         return ""
     most = planted[-1]
-    first = next((row for row in planted if row["extraction"]["interval"][0] > floor["extraction"]["interval"][1]), None)
+    first = next(
+        (row for row in planted if row["extraction"]["interval"][0] > floor["extraction"]["interval"][1]), None
+    )
     said = (
         f"Of the made-up texts that were planted {most['copies']:,} times it repeats "
         f"{format_percent(most['extraction']['share'])}, of those never planted {format_percent(floor['extraction']['share'])}."

@@ -23,7 +23,8 @@ from parakeet.training.schedule import Schedule
 @dataclass(frozen=True)
 class Gathered:
     """`training` has the counts of the checkpoint, `text` those of the shards by source, `samples` the replies of
-    earlier checkpoints (`earlier_replies`). `card` is the data card, as an address from the report's folder; empty if
+    earlier checkpoints (`earlier_replies`). `memorisation` has the figures of
+    that stage, None if the recipe has it not. `card` is the data card, as an address from the report's folder; empty if
     there is none of this text."""
 
     recipe: Recipe
@@ -76,7 +77,7 @@ def gather(recipe: Recipe, root: Path, inputs: Mapping[str, Artifact], progress:
         card=_data_card(root, shards),
         evaluation=evaluation,
         scores=scores_of(evaluation),
-        memorisation=None,
+        memorisation=inputs["memorisation"].counts if "memorisation" in inputs else None,
         samples=earlier_replies(recipe, root, checkpoint, tokenizer, progress),
         previous=previous_release(root, weights, progress),
         contents={"weights": weights, **{name: artifact.content for name, artifact in inputs.items()}},

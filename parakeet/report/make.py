@@ -12,15 +12,11 @@ from parakeet.pages import render
 from parakeet.pages.charts import Chart, save_png, svg
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
+from parakeet.report.files import HTML_FILE, MARKDOWN_FILE, PICTURE_FILE, RECORD_FILE
 from parakeet.report.gather import Gathered, gather
-from parakeet.report.previous import RECORD_FILE
 from parakeet.report.sections import scores_drawing, sections_of, shares_of
 from parakeet.report.summary import tiles, verdict
 from parakeet.training.curve import draw_loss_curve
-
-HTML_FILE = "report.html"
-MARKDOWN_FILE = "report.md"
-PICTURE_FILE = "report.png"
 
 
 def make_report(

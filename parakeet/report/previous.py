@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,7 @@ from parakeet.home import latest_release
 from parakeet.model.config import WEIGHTS_FILE
 from parakeet.progress import Progress
 from parakeet.release.verify import TRAINING_MANIFEST_FILE, recorded_sum
-
-RECORD_FILE = "report.json"
+from parakeet.report.files import RECORD_FILE
 
 
 @dataclass(frozen=True)
@@ -59,11 +58,6 @@ def previous_release(root: Path, weights_sha256: str, progress: Progress) -> Mea
     except (OSError, ValueError, KeyError, TypeError, StopIteration, AttributeError, ParakeetError) as error:
         progress.say(f"The report compares with no earlier release: {folder} cannot be read ({error!r}).")
         return None
-
-
-def to_record(measured: Measured) -> dict[str, Any]:
-    """As JSON values."""
-    return asdict(measured)
 
 
 def _from_record(record: Mapping[str, Any]) -> Measured:

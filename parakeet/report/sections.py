@@ -10,6 +10,7 @@ from typing import Any
 from parakeet.evaluation.base import Metric, Score
 from parakeet.evaluation.metrics import measured_metrics
 from parakeet.formatting import format_bytes, format_count, format_duration, format_percent
+from parakeet.memorisation import sections
 from parakeet.pages import Cell, Table
 from parakeet.report.charts import draw_scores
 from parakeet.report.gather import Gathered
@@ -28,7 +29,15 @@ MOST_ROWS = 12
 
 def sections_of(report: Gathered) -> list[Section]:
     """In the order of the page; a section without anything to say is left out."""
-    found = (_text(report), _training(report), _scores(report), _held_out(report), _samples(report), _changes(report))
+    found = (
+        _text(report),
+        _training(report),
+        _scores(report),
+        _held_out(report),
+        _memorisation(report),
+        _samples(report),
+        _changes(report),
+    )
     return [section for section in found if section.parts]
 
 
@@ -165,6 +174,15 @@ def _held_out(report: Gathered) -> Section:
         if metric.name in HELD_OUT:
             parts += [*([Heading(metric.title)] if parts else []), *_metric(metric, report.evaluation[metric.name])]
     return Section("held-out", "Held-out bits per byte", parts)
+
+
+def _memorisation(report: Gathered) -> Section:
+    title, parts = "Learned or memorised?", list[Part]()
+    for found in sections(report.memorisation) if report.memorisation else ():
+        parts += [*([Heading(found.title)] if found.title != title else []), *found.parts]
+        if found.chart:
+            parts.append(Drawing(found.chart, found.title))
+    return Section("memorisation", title, parts)
 
 
 def _samples(report: Gathered) -> Section:

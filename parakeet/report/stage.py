@@ -6,6 +6,7 @@ from typing import Any
 
 from parakeet.artifact import Artifact
 from parakeet.recipe import Recipe
+from parakeet.report.files import HTML_FILE, MARKDOWN_FILE, PICTURE_FILE
 from parakeet.stage import Figures, MakeContext, Markdown, PageLink, Picture, Stage
 
 
@@ -17,7 +18,9 @@ class ReportStage(Stage):
     kinds = frozenset({"html", "markdown"})
 
     def inputs(self, recipe: Recipe) -> tuple[str, ...]:
-        return ("documents", "tokenizer", "token_shards", "packing_plan", "checkpoint", "evaluation")
+        memorisation = ("memorisation",) if recipe.evaluation.trace_index else ()
+        text = ("documents", "tokenizer", "token_shards", "packing_plan")
+        return (*text, "checkpoint", "evaluation", *memorisation)
 
     def settings(self, recipe: Recipe) -> dict[str, Any]:
         licences = {source.name: source.licence for source in recipe.sources}
@@ -36,8 +39,6 @@ class ReportStage(Stage):
         return shown or "nothing was measured"
 
     def figures(self, artifact: Artifact) -> Figures:
-        from parakeet.report.make import HTML_FILE, MARKDOWN_FILE, PICTURE_FILE
-
         page = (artifact.path / HTML_FILE).resolve()
         return {
             **artifact.counts["figures"],

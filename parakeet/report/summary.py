@@ -2,6 +2,7 @@
 
 from parakeet.evaluation.base import measured
 from parakeet.formatting import format_percent
+from parakeet.memorisation.verdict import NOT_ENOUGH
 from parakeet.report.gather import Gathered
 from parakeet.report.parts import Tile
 
@@ -9,7 +10,9 @@ MOST_TILES = 3
 
 
 def verdict(report: Gathered) -> str:
-    """One sentence on how well the model predicts text that it was not trained on."""
+    """Learned or memorised, in one sentence; where that is unknown, how well it predicts text that it has not seen."""
+    if report.memorisation and report.memorisation["verdict"]["answer"] != NOT_ENOUGH:
+        return report.memorisation["verdict"]["text"].partition(". ")[0] + "."
     sources = measured(report.evaluation["bits_per_byte"])
     if not sources:
         return "Too little text was held out to say how well it predicts text that it has not seen."
@@ -30,7 +33,7 @@ def verdict(report: Gathered) -> str:
 
 def tiles(report: Gathered) -> list[Tile]:
     """At most three figures that a reader looks for first."""
-    found = [*_bits(report), *_shares(report)]
+    found = [*_bits(report), *_given_back(report), *_shares(report)]
     return found[:MOST_TILES]
 
 
@@ -39,7 +42,19 @@ def _bits(report: Gathered) -> list[Tile]:
     if not values:
         return []
     shown = f"{values[0]:.3f}" if len(values) == 1 else f"{values[0]:.2f} to {values[-1]:.2f}"
-    return [Tile(shown, "bits per byte of held-out text", "fewer are better")]
+    note = "fewer are better"
+    if report.memorisation and (margin := report.memorisation["margin"]):
+        note = f"the best look-up table: {margin['ngram']['value']:.3f}"
+    return [Tile(shown, "bits per byte of held-out text", note)]
+
+
+def _given_back(report: Gathered) -> list[Tile]:
+    extraction = report.memorisation["extraction"] if report.memorisation else {"prefix": None}
+    if extraction["prefix"] is None:
+        return []
+    shares = extraction["by_prefix"][extraction["prefix"]]
+    shown, floor = (format_percent(shares[side]["share"]) for side in ("train", "held_out"))
+    return [Tile(shown, "of training passages given back", f"of held-out ones: {floor}")]
 
 
 def _shares(report: Gathered) -> list[Tile]:
