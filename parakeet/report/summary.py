@@ -54,7 +54,7 @@ def _given_back(report: Gathered) -> list[Tile]:
         return []
     shares = extraction["by_prefix"][extraction["prefix"]]
     shown, floor = (format_percent(shares[side]["share"]) for side in ("train", "held_out"))
-    return [Tile(shown, "of training passages given back", f"of held-out ones: {floor}")]
+    return [Tile(shown, "of training passages repeated word for word", f"of held-out ones: {floor}")]
 
 
 def _shares(report: Gathered) -> list[Tile]:
