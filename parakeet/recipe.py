@@ -354,6 +354,8 @@ class Evaluation(Section):
     benchmarks: Benchmarks | None = None
     """Standard benchmarks to score, by lm-evaluation-harness; null scores none. Needs pip install
     'parakeet-lm[eval]'."""
+    trace_index: bool = True
+    """Whether to index the training text for `parakeet trace` and measures of memorisation: 7 bytes of disk a token."""
 
 
 def _sampling_keys() -> dict[str, Any]:
