@@ -56,7 +56,9 @@ FILES: Mapping[str, FilesOfTask] = {
     "boolq": FilesOfTask(("super_glue_boolq",)),
     "openbookqa": FilesOfTask(("openbookqa_main", "obqa"), splits=TEST_FIRST),
     "copa": FilesOfTask(("super_glue_copa",), columns=Columns(text="premise")),
-    "blimp": FilesOfTask(splits=("all", "test", "validation", TRAIN), unnamed="all", columns=Columns(text="sentence_good")),
+    "blimp": FilesOfTask(
+        splits=("all", "test", "validation", TRAIN), unnamed="all", columns=Columns(text="sentence_good")
+    ),
     "wikitext": FilesOfTask(("wikitext_2_raw_v1", "wikitext_document_level"), splits=TEST_FIRST, unnamed="test"),
 }
 """Every task, in the order of tables."""

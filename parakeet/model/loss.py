@@ -90,9 +90,7 @@ def token_losses(hidden: Tensor, embedding: Tensor, targets: Tensor, rows: int =
 
 
 @torch.no_grad()
-def token_scores(
-    hidden: Tensor, embedding: Tensor, targets: Tensor, rows: int = LOSS_ROWS
-) -> tuple[Tensor, Tensor]:
+def token_scores(hidden: Tensor, embedding: Tensor, targets: Tensor, rows: int = LOSS_ROWS) -> tuple[Tensor, Tensor]:
     """`token_losses` (n,) fp32, and whether each target is the one likeliest id, (n,) bool: no other is as likely."""
     weight = embedding.to(hidden.dtype)
     losses, likeliest = [], []

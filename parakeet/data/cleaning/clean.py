@@ -13,7 +13,6 @@ from typing import Any
 
 from parakeet.artifact import replace_file
 from parakeet.benchmark_files import searched_sets
-from parakeet.benchmark_files import searched_sets
 from parakeet.data.cleaning.boilerplate import boilerplate_in, may_be_boilerplate
 from parakeet.data.cleaning.counts import CleaningCounts
 from parakeet.data.cleaning.decontaminate import EvaluationIndex, build_index

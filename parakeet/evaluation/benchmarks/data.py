@@ -123,16 +123,13 @@ def _download(task: str, limit: int | None) -> TaskData:
 
     config = upstream_config(task)
     path, name = config["dataset_path"], config.get("dataset_name")
-    split = config.get("test_split") or config.get("validation_split")
-    names = [(name, None)]
+    split = str(config.get("test_split") or config.get("validation_split"))
     if task == "blimp":
-        names = [(paradigm, paradigm) for paradigm in _paradigms(path)]
-    found = [(part, row) for part_name, part in names for row in _rows(task, path, part_name, split)]
-    records = (
-        (f"{path}, row {number + 1}", row if part is None else {**row, "UID": part})
-        for number, (part, row) in enumerate(found)
-    )
-    data = task_data(task, str(split), records, path, path, limit)
+        rows = [{**row, "UID": part} for part in _paradigms(path) for row in _rows(task, path, part, split)]
+    else:
+        rows = _rows(task, path, name, split)
+    records = ((f"{path}, row {number}", row) for number, row in enumerate(rows, start=1))
+    data = task_data(task, split, records, path, path, limit)
     return replace(data, split=FILES[task].unnamed) if task == "blimp" else data
 
 

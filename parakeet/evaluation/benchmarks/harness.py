@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from parakeet.errors import ParakeetError
+from parakeet.evaluation.benchmarks.contamination import overlaps
 from parakeet.evaluation.benchmarks.data import TaskData
 from parakeet.evaluation.benchmarks.tasks import TASKS, Item
 from parakeet.evaluation.intervals import ratio_interval, share_of
 from parakeet.progress import Progress
+from parakeet.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from parakeet.evaluation.benchmarks.adapter import TextModel
+    from parakeet.trace.index import TraceIndex
 
 MISSING = "Benchmarks need lm-evaluation-harness: pip install 'parakeet-lm[eval]'"
 
@@ -67,17 +70,30 @@ def upstream_config(task: str) -> dict[str, Any]:
     return config
 
 
-def score_tasks(model: "TextModel", data: Sequence[TaskData], progress: Progress) -> dict[str, dict[str, Any]]:
+def score_tasks(
+    model: "TextModel",
+    data: Sequence[TaskData],
+    progress: Progress,
+    index: "TraceIndex | None" = None,
+    tokenizer: Tokenizer | None = None,
+) -> dict[str, dict[str, Any]]:
     """The figures of each task, as JSON values.
 
     {task: {"split", "source", "n", "available", "copies", "ties", "accuracy", "chance", "centred", "normalised",
-    "bits_per_byte", "lm_eval", "parts"}}. `accuracy` and `normalised` are {"n", "share", "interval"}; `bits_per_byte`
+    "bits_per_byte", "lm_eval", "parts", "contamination"}}. `accuracy` and `normalised` are {"n", "share", "interval"}; `bits_per_byte`
     is {"n", "n_bytes", "value", "interval"}; `lm_eval` has its own figures of the same requests; `parts` the
-    accuracies of BLiMP's paradigms. What a task does not have is None. Raises ParakeetError if lm-evaluation-harness
+    accuracies of BLiMP's paradigms; `contamination` the share of items that stand in the training text of `index`, and
+    the accuracy on them and on the others. What a task does not have is None. Raises ParakeetError if lm-evaluation-harness
     is not installed, or the model's scores are not finite or all the same.
     """
     scored = run_tasks(model, data, progress)
-    return {one.task: figures_of(one, scored[one.task]) for one in data}
+    figures = {}
+    for one in data:
+        found = None
+        if index is not None and tokenizer is not None:
+            found = [overlap.contaminated for overlap in overlaps(index, tokenizer, one.items)]
+        figures[one.task] = figures_of(one, scored[one.task], found)
+    return figures
 
 
 class Scored:
@@ -167,8 +183,8 @@ def _metrics(results: Mapping[str, Any]) -> dict[str, float]:
     return {key: float(value) for key, value in values.items() if isinstance(value, int | float)}
 
 
-def figures_of(data: TaskData, scored: Scored) -> dict[str, Any]:
-    """The figures of one task: see `score_tasks`."""
+def figures_of(data: TaskData, scored: Scored, contaminated: Sequence[bool] | None = None) -> dict[str, Any]:
+    """The figures of one task: see `score_tasks`. `contaminated` says which of its items stand in the training text."""
     pairs = list(zip(data.items, scored.answers, strict=True))
     kind = TASKS[data.task].kind
     _refuse_constant(data.task, kind, scored.answers)
@@ -186,6 +202,7 @@ def figures_of(data: TaskData, scored: Scored) -> dict[str, Any]:
         "bits_per_byte": bits_per_byte(pairs),
         "lm_eval": scored.metrics,
         "parts": None,
+        "contamination": None if contaminated is None else {"found": share_of(contaminated)},
     }
     if kind == "rolling":
         return result
@@ -197,6 +214,10 @@ def figures_of(data: TaskData, scored: Scored) -> dict[str, Any]:
         result["ties"] = sum(_is_tied(item, answers.log_probabilities) for item, answers in pairs)
         if "acc_norm" in scored.metrics:
             result["normalised"] = share_of(_right_by_length(item, answers) for item, answers in pairs)
+    if contaminated is not None:
+        for name, wanted in (("clean", False), ("contaminated", True)):
+            some = [is_right for is_right, found in zip(right, contaminated, strict=True) if found == wanted]
+            result["contamination"][name] = share_of(some) if some else None
     names = list(dict.fromkeys(item.part for item in data.items if item.part))
     if names:
         by_part: dict[str, list[bool]] = {name: [] for name in sorted(names)}

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from parakeet.evaluation.benchmarks.adapter import Request, Score, TextModel
+from parakeet.evaluation.replies import GREEDY
 from parakeet.generation.decoder import Decoder
 from parakeet.generation.engine import Engine
 from parakeet.model.attention import Tile, TiledMask
 from parakeet.model.loss import token_scores
 from parakeet.model.transformer import Parakeet
-from parakeet.evaluation.replies import GREEDY
 from parakeet.tokenizer import Tokenizer
 
 TOKENS_PER_PASS = 4096

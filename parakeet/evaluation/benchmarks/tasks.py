@@ -119,7 +119,7 @@ def _lambada(record: Record) -> Item:
 def _hellaswag(record: Record) -> Item:
     endings = record.texts("endings")
     gold = record.number("label", len(endings))
-    row = {
+    row: dict[str, Any] = {
         "activity_label": record.text("activity_label", may_be_empty=True),
         "ctx_a": record.text("ctx_a", may_be_empty=True),
         "ctx_b": record.text("ctx_b", may_be_empty=True),
