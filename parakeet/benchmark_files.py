@@ -80,7 +80,7 @@ class TaskFile:
 def find_task_files(folder: Path, tasks: Sequence[str]) -> list[TaskFile]:
     """The file of each task in a folder, in the order of `tasks`.
 
-    Files are JSON Lines (.jsonl or .jsonl.gz), here or in folders of the folder. A name is that of the task or an alias,
+    Files are JSON Lines (.jsonl or .jsonl.gz), also in folders of the folder. A name is that of the task or an alias,
     with or without a split: hellaswag.jsonl.gz, arc_easy_test.jsonl, piqa/validation.jsonl. ParakeetError if the folder
     cannot be read, or a task has no file, or two of one split.
     """

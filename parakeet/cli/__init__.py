@@ -48,7 +48,7 @@ def main() -> None:
 
 
 for command in (
-    build, plan, chat, tokens, sessions, models, verify, runs, compare, data, index, use, clean, import_command, export,
-    bench, completion,
+    build, plan, chat, tokens, sessions, models, verify, evaluate, runs, compare, data, index, use, clean,
+    import_command, export, bench, completion,
 ):  # fmt: skip
     main.add_command(command)

@@ -89,7 +89,7 @@ class Adapter(TemplateLM):
         return self.model.decode(ids)
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """As upstream, but an answer that the tokenizer joins to the last token of the question keeps ids of its own."""
+        """As upstream, but an answer that the tokenizer joins to the question's last token keeps ids of its own."""
         given, scored = super()._encode_pair(context, continuation)
         return given, scored or self.tok_encode(continuation)
 

@@ -96,8 +96,8 @@ def _refuse_one_place(task: str, items: Sequence[Item], place: str) -> None:
     golds = {item.gold for item in items}
     if items[0].choices and not by_construction and len(items) >= FEWEST_TO_VARY and len(golds) == 1:
         raise ParakeetError(
-            f"{place}: the right answer of all its {len(items):,} items is number {golds.pop() + 1}. A score would mean "
-            "nothing: check the labels of the file."
+            f"{place}: the right answer of all its {len(items):,} items is number {golds.pop() + 1}. A score would "
+            "mean nothing: check the labels of the file."
         )
 
 

@@ -80,11 +80,11 @@ def score_tasks(
     """The figures of each task, as JSON values.
 
     {task: {"split", "source", "n", "available", "copies", "ties", "accuracy", "chance", "centred", "normalised",
-    "bits_per_byte", "lm_eval", "parts", "contamination"}}. `accuracy` and `normalised` are {"n", "share", "interval"}; `bits_per_byte`
-    is {"n", "n_bytes", "value", "interval"}; `lm_eval` has its own figures of the same requests; `parts` the
-    accuracies of BLiMP's paradigms; `contamination` the share of items that stand in the training text of `index`, and
-    the accuracy on them and on the others. What a task does not have is None. Raises ParakeetError if lm-evaluation-harness
-    is not installed, or the model's scores are not finite or all the same.
+    "bits_per_byte", "lm_eval", "parts", "contamination"}}. `accuracy` and `normalised` are {"n", "share", "interval"};
+    `bits_per_byte` is {"n", "n_bytes", "value", "interval"}; `lm_eval` has its own figures of the same requests;
+    `parts` the accuracies of BLiMP's paradigms; `contamination` the share of items that stand in the training text of
+    `index`, and the accuracy on them and on the others. What a task does not have is None. Raises ParakeetError if
+    lm-evaluation-harness is not installed, or the model's scores are not finite or all the same.
     """
     scored = run_tasks(model, data, progress)
     figures = {}
@@ -271,6 +271,6 @@ def _refuse_constant(task: str, kind: str, answers: Sequence[Answers]) -> None:
     scores = {score for one in answers for score in one.log_probabilities}
     if len(scores) == 1 and sum(len(one.log_probabilities) for one in answers) > 1:
         raise ParakeetError(
-            f"Task {task}: the model gives every answer the same score, {scores.pop():.4g}. It is unusable, and no score "
-            "is given. Use an earlier checkpoint, or train it."
+            f"Task {task}: the model gives every answer the same score, {scores.pop():.4g}. It is unusable, and no "
+            "score is given. Use an earlier checkpoint, or train it."
         )

@@ -26,8 +26,8 @@ class Benchmarks(Metric):
     version = 1
     title = "Standard benchmarks"
     introduction = (
-        "Zero-shot, by lm-evaluation-harness and its prompts. Centred accuracy is 0 for guessing and 100% for all right. "
-        "Normalised accuracy divides each score by the answer's length. Bits per byte are those of the right answer: "
+        "Zero-shot, by lm-evaluation-harness and its prompts. Centred accuracy is 0 for guessing and 100% for all "
+        "right. Normalised accuracy divides each score by the answer's length. Bits per byte are those of the right answer: "
         "lower is better, and they fall long before accuracy rises. Ties count as wrong."
     )
     plot_file = "benchmarks.png"

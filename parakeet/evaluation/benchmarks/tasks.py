@@ -133,7 +133,7 @@ def _hellaswag(record: Record) -> Item:
 def _piqa(record: Record) -> Item:
     answers = [record.text("sol1"), record.text("sol2")]
     gold = record.number("label", 2)
-    row = {"goal": record.text("goal"), "sol1": answers[0], "sol2": answers[1], "label": gold}
+    row: dict[str, Any] = {"goal": record.text("goal"), "sol1": answers[0], "sol2": answers[1], "label": gold}
     return Item(row, row["goal"], answers[gold], gold, 2)
 
 
