@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, create_model, field_validator, model_validator
 
+from parakeet.benchmark_files import FILES, STANDARD
 from parakeet.learning_rate import DECAYS
 from parakeet.recipe_sources import TRAINING_KEYS, EvaluationSet, Section, Source
 from parakeet.sampling_settings import OPTIONS, SamplingSettings
@@ -339,6 +340,27 @@ class Training(Section):
         return name
 
 
+class Benchmarks(Section):
+    """Standard benchmarks to score. Their text is never trained on."""
+
+    data: str = Field(min_length=1)
+    """Folder with the data files of the tasks; relative to the recipe file. docs/evaluation.md says how they are
+    named."""
+    tasks: Literal["standard"] | list[str] = "standard"
+    """Tasks to score, or all of them."""
+    items: int | None = Field(default=None, ge=1)
+    """Items to score of each task, spread over its file. null scores all."""
+
+    @field_validator("tasks")
+    @classmethod
+    def _known_tasks(cls, tasks: str | list[str]) -> str | list[str]:
+        unknown = [task for task in tasks if task not in FILES] if isinstance(tasks, list) else []
+        if unknown or not tasks:
+            what = f"there is no task {unknown[0]}" if unknown else "no task is named"
+            raise ValueError(f"{what}; the tasks are {', '.join(FILES)}, and {STANDARD} for all")
+        return tasks
+
+
 class Evaluation(Section):
     questions_per_task: int = Field(default=200, ge=1, le=5000)
     """Held-out questions to ask in each synthetic task."""
@@ -356,6 +378,9 @@ class Evaluation(Section):
     """Prompts whose greedy replies are shown in the report."""
     chat_prompts: bool = False
     """With a synthetic source: whether to measure the share of sensible replies to 200 carelessly typed prompts."""
+    benchmarks: Benchmarks | None = None
+    """Standard benchmarks to score, by lm-evaluation-harness; null scores none. Needs pip install
+    'parakeet-lm[eval]'."""
     trace_index: bool = True
     """Whether to index the training text for `parakeet trace` and measures of memorisation: 7 bytes of disk a token."""
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from parakeet.model.transformer import Parakeet
     from parakeet.pages import Table
     from parakeet.pages.charts import Palette
+    from parakeet.trace.index import TraceIndex
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Subject:
     """Numbers of the held-out documents to measure, by source; none where too little is held out."""
     questions: Sequence["Question"]
     progress: Progress
+    trace_index: "TraceIndex | None" = None
+    """The index of the training text, if the evaluation was given one."""
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from parakeet.evaluation.base import Metric
+from parakeet.evaluation.benchmarks.metric import Benchmarks
 from parakeet.evaluation.bits_per_byte import BitsPerByte
 from parakeet.evaluation.by_position import BitsPerByteByPosition
 from parakeet.evaluation.chat import Chat
 from parakeet.evaluation.exact_match import ExactMatch
 from parakeet.evaluation.replies import Replies
 
-METRICS: tuple[Metric, ...] = (BitsPerByte(), BitsPerByteByPosition(), ExactMatch(), Chat(), Replies())
+METRICS: tuple[Metric, ...] = (BitsPerByte(), BitsPerByteByPosition(), ExactMatch(), Chat(), Replies(), Benchmarks())
 EVALUATION_FILE = "evaluation.json"
 REPORT_FILE = "report.md"
 

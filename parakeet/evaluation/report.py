@@ -22,6 +22,7 @@ from parakeet.progress import Progress
 from parakeet.recipe import CANARY_SOURCE, Recipe
 from parakeet.template import render_prompt
 from parakeet.tokenizer import Tokenizer
+from parakeet.trace.index import TraceIndex
 
 
 def evaluate(recipe: Recipe, inputs: Mapping[str, Path], output: Path, progress: Progress) -> dict[str, Any]:
@@ -43,6 +44,7 @@ def evaluate(recipe: Recipe, inputs: Mapping[str, Path], output: Path, progress:
         documents=_documents_by_source(recipe, held_out),
         questions=read_questions(inputs["documents"]),
         progress=progress,
+        trace_index=TraceIndex.open(inputs["trace_index"]) if "trace_index" in inputs else None,
     )
     result = {metric.name: metric.measure(subject) for metric in METRICS if metric.wanted(recipe)}
     (output / EVALUATION_FILE).write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
