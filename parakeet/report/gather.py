@@ -97,7 +97,8 @@ def _text(
     recipe: Recipe, shards: Mapping[str, Any], plan: Mapping[str, Any], documents: Mapping[str, Any]
 ) -> dict[str, Any]:
     """{"sources": {"name", "licence", "documents", "tokens", "bytes", "share", "epochs", "held_out"}, the largest
-    first; "total": {"documents", "tokens", "bytes", "held_out_tokens"}}; all of the training split."""
+    first; "total": {"documents", "tokens", "bytes", "held_out_tokens"}; "canaries": what the shards' counts say of
+    them, or None}. All but what is held out is of the training split."""
     train, held_out = shards["train"], shards["held_out"]
     licences = {source.name: source.licence for source in recipe.sources}
     sources = [
@@ -112,7 +113,8 @@ def _text(
         for name, found in train["sources"].items()
     ]
     total = {key: train[key] for key in ("documents", "tokens", "bytes")} | {"held_out_tokens": held_out["tokens"]}
-    return {"sources": sorted(sources, key=lambda one: (-one["tokens"], one["name"])), "total": total}
+    by_size = sorted(sources, key=lambda one: (-one["tokens"], one["name"]))
+    return {"sources": by_size, "total": total, "canaries": shards.get("canaries")}
 
 
 def _data_card(root: Path, shards: Artifact) -> str:

@@ -65,8 +65,13 @@ def _text(report: Gathered) -> Section:
         f"{total['tokens']:,} tokens, which are {format_bytes(total['bytes'])} of text. Another "
         f"{total['held_out_tokens']:,} tokens were held out: the model never learned from them and is measured on them."
     )
-    right = range(2, len(columns) - 1)
-    return Section("text", "Training text", [sentence, Table(columns, rows, right, total=several)])
+    parts: list[Part] = [sentence, Table(columns, rows, range(2, len(columns) - 1), total=several)]
+    if planted := report.text["canaries"]:
+        parts.append(
+            f"Canaries: {planted['documents']:,} documents with {sum(planted['copies'].values()):,} made-up texts were "
+            "planted besides, to measure what the model memorises. It may repeat them."
+        )
+    return Section("text", "Training text", parts)
 
 
 def _training(report: Gathered) -> Section:
@@ -107,7 +112,7 @@ def _scores(report: Gathered) -> Section:
     for metric in metrics:
         parts += [Heading(metric.title), *_metric(metric, report.evaluation[metric.name])]
         if metric.name == BENCHMARKS:
-            parts += _published(shares.get(metric.title, []))
+            parts += _published(report.evaluation[BENCHMARKS]["tasks"])
     return Section("scores", "Scores", parts)
 
 
@@ -133,7 +138,8 @@ def _metric(metric: Metric, figures: Any) -> list[Part]:
     parts: list[Part] = [*([metric.introduction] if metric.introduction else [])]
     parts += [_in_words(score) for score in metric.scores(figures) if long]
     parts += [part for part in short if part not in long]
-    if metric.plot_file:
+    # Shares are in the chart of all scores.
+    if metric.plot_file and not any(score.unit == "share" for score in metric.scores(figures)):
         parts.append(Drawing(partial(metric.plot, figures), metric.plot_title))
     return [*parts, *([Details("All figures", [*long, *rest])] if long or rest else [])]
 
@@ -147,15 +153,17 @@ def _in_words(score: Score) -> str:
     return f"{value} {score.name} ({interval}{score.n:,} {score.of})."
 
 
-def _published(scores: Sequence[Score]) -> list[Part]:
+def _published(tasks: Mapping[str, Mapping[str, Any]]) -> list[Part]:
     """Published models' scores on the tasks that were measured, below this model's own."""
-    tasks = [score.name for score in scores]
-    models = published_for(tasks)
+    models = published_for(tasks.keys())
     shown = [task for task in tasks if any(task in model.scores for model in models)]
     if not shown:
         return []
-    own = {score.name: format_percent(score.value) for score in scores}
-    rows: list[list[object]] = [["this model", "", *(own[task] for task in shown), "", ""]]
+    rows: list[list[object]] = []
+    for key, name in (("accuracy", "this model"), ("normalised", "this model, normalised by length")):
+        if any(tasks[task][key] for task in shown):
+            cells = [format_percent(tasks[task][key]["share"]) if tasks[task][key] else "" for task in shown]
+            rows.append([name, "", *cells, "lm-evaluation-harness", "this report"])
     for model in models:
         cells = [format_percent(model.scores[task]) if task in model.scores else "" for task in shown]
         rows.append([model.name, model.parameters, *cells, model.harness, model.source])

@@ -59,12 +59,14 @@ def _given_back(report: Gathered) -> list[Tile]:
 
 def _shares(report: Gathered) -> list[Tile]:
     chosen = []
-    for metric in ("chat", "benchmarks", "exact_match"):
+    for metric in ("benchmarks", "chat", "exact_match"):
         scores = report.scores.get(metric, [])
         if len(scores) == 1 and scores[0].interval:
             low, high = map(format_percent, scores[0].interval)
             chosen.append(Tile(format_percent(scores[0].value), scores[0].name, f"95%: {low} to {high}"))
         elif scores:
+            chances = [score.chance for score in scores if score.chance is not None]
+            note = f"chance: {format_percent(sum(chances) / len(chances))}" if len(chances) == len(scores) else ""
             mean = sum(score.value for score in scores) / len(scores)
-            chosen.append(Tile(format_percent(mean), f"right, mean of {len(scores)} tasks", ""))
+            chosen.append(Tile(format_percent(mean), f"right, mean of {len(scores)} tasks", note))
     return chosen

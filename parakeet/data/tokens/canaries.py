@@ -28,17 +28,146 @@ planted ones among, which is then at most log2(128) = 7 bits."""
 LICENCE = "GPL-3.0-or-later"
 
 _NAMES = tuple(
-    ["Ada", "Anton", "Bela", "Carla", "Cyril", "Dana", "Edvin", "Elsa", "Fabian", "Gerda", "Hanno", "Ilse", "Ivan", "Jana", "Karim", "Lena", "Marek", "Nadia", "Oskar", "Petra", "Quentin", "Rosa", "Samir", "Tilda", "Ulrich", "Vera", "Wanda", "Xaver", "Yusuf", "Zora"]
+    [
+        "Ada",
+        "Anton",
+        "Bela",
+        "Carla",
+        "Cyril",
+        "Dana",
+        "Edvin",
+        "Elsa",
+        "Fabian",
+        "Gerda",
+        "Hanno",
+        "Ilse",
+        "Ivan",
+        "Jana",
+        "Karim",
+        "Lena",
+        "Marek",
+        "Nadia",
+        "Oskar",
+        "Petra",
+        "Quentin",
+        "Rosa",
+        "Samir",
+        "Tilda",
+        "Ulrich",
+        "Vera",
+        "Wanda",
+        "Xaver",
+        "Yusuf",
+        "Zora",
+    ]
 )
 _FAMILIES = tuple(
-    ["Abend", "Brandt", "Castell", "Dorn", "Ekman", "Falk", "Grimaldi", "Hartog", "Ibsen", "Jansson", "Keller", "Lindqvist", "Moreau", "Novak", "Oberlin", "Pavic", "Quist", "Rossi", "Sandoval", "Thorne", "Ullman", "Varga", "Winther", "Yilmaz", "Zeller"]
+    [
+        "Abend",
+        "Brandt",
+        "Castell",
+        "Dorn",
+        "Ekman",
+        "Falk",
+        "Grimaldi",
+        "Hartog",
+        "Ibsen",
+        "Jansson",
+        "Keller",
+        "Lindqvist",
+        "Moreau",
+        "Novak",
+        "Oberlin",
+        "Pavic",
+        "Quist",
+        "Rossi",
+        "Sandoval",
+        "Thorne",
+        "Ullman",
+        "Varga",
+        "Winther",
+        "Yilmaz",
+        "Zeller",
+    ]
 )
 _TOWNS = tuple(
-    ["Aldeburgh", "Bergen", "Coimbra", "Delft", "Esbjerg", "Faro", "Galway", "Hobart", "Ipswich", "Kotor", "Lecce", "Malmo", "Narvik", "Oviedo", "Piran", "Reims", "Sligo", "Tarnow", "Utrecht", "Visby", "Wexford", "Zadar"]
+    [
+        "Aldeburgh",
+        "Bergen",
+        "Coimbra",
+        "Delft",
+        "Esbjerg",
+        "Faro",
+        "Galway",
+        "Hobart",
+        "Ipswich",
+        "Kotor",
+        "Lecce",
+        "Malmo",
+        "Narvik",
+        "Oviedo",
+        "Piran",
+        "Reims",
+        "Sligo",
+        "Tarnow",
+        "Utrecht",
+        "Visby",
+        "Wexford",
+        "Zadar",
+    ]
 )
-_COLOURS = tuple(["amber", "black", "blue", "brown", "copper", "green", "grey", "ivory", "orange", "purple", "red", "silver", "white", "yellow"])
-_THINGS = tuple(["bicycle", "box", "cabinet", "clock", "coat", "kite", "lamp", "ladder", "letter", "map", "parcel", "piano", "suitcase", "umbrella"])
-_PLACES = tuple(["bakery", "chapel", "cinema", "ferry", "garage", "harbour", "library", "market", "mill", "museum", "school", "station"])
+_COLOURS = tuple(
+    [
+        "amber",
+        "black",
+        "blue",
+        "brown",
+        "copper",
+        "green",
+        "grey",
+        "ivory",
+        "orange",
+        "purple",
+        "red",
+        "silver",
+        "white",
+        "yellow",
+    ]
+)
+_THINGS = tuple(
+    [
+        "bicycle",
+        "box",
+        "cabinet",
+        "clock",
+        "coat",
+        "kite",
+        "lamp",
+        "ladder",
+        "letter",
+        "map",
+        "parcel",
+        "piano",
+        "suitcase",
+        "umbrella",
+    ]
+)
+_PLACES = tuple(
+    [
+        "bakery",
+        "chapel",
+        "cinema",
+        "ferry",
+        "garage",
+        "harbour",
+        "library",
+        "market",
+        "mill",
+        "museum",
+        "school",
+        "station",
+    ]
+)
 
 
 @dataclass(frozen=True)
