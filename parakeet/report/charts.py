@@ -1,6 +1,7 @@
 """The report's own chart: every share that was measured, with its interval, beside chance."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from parakeet.evaluation.base import Score
@@ -24,8 +25,8 @@ def draw_scores(
     """
     rows = [(number, score) for number, found in enumerate(scores.values()) for score in found]
     figure, chart = axes(palette, height=0.75 + ROW_INCHES * (len(rows) + len(scores)))
-    at_chance = {"marker": "|", "color": palette.soft, "markersize": 10, "linestyle": ""}
-    of_others = {"marker": ".", "color": palette.soft, "markersize": 5, "linestyle": "", "alpha": 0.6}
+    at_chance = partial(chart.plot, marker="|", color=palette.soft, markersize=10, linestyle="")
+    of_others = partial(chart.plot, marker=".", color=palette.soft, markersize=5, linestyle="", alpha=0.6)
     labels: dict[float, str] = {}
     place = 0.0
     for (number, score), (before, _) in zip(rows, [(0, None), *rows], strict=False):
@@ -33,9 +34,9 @@ def draw_scores(
         labels[place] = score.name
         colour = palette.series[number % len(palette.series)]
         others = published.get(score.name, ())
-        chart.plot(others, [place] * len(others), **of_others)
+        of_others(others, [place] * len(others))
         if score.chance is not None:
-            chart.plot(score.chance, place, **at_chance)
+            at_chance(score.chance, place)
         low, high = score.interval or (score.value, score.value)
         chart.plot([low, high], [place, place], color=colour, linewidth=2.5, alpha=0.45, solid_capstyle="round")
         chart.plot(score.value, place, marker="o", color=colour, markersize=5.5)
@@ -52,9 +53,9 @@ def draw_scores(
     chart.grid(visible=False, axis="y")
     chart.spines["left"].set_visible(False)
     if any(score.chance is not None for _, score in rows):
-        chart.plot([], [], label="chance", **at_chance)
+        at_chance([], [], label="chance")
     if any(published.get(score.name) for _, score in rows):
-        chart.plot([], [], label="published models of 70M to 400M", **of_others)
+        of_others([], [], label="published models of 70M to 400M")
     if chart.get_legend_handles_labels()[0]:
         figure.legend(frameon=False, loc="outside upper right", ncols=2, fontsize=8)
     return figure

@@ -24,7 +24,8 @@ def make_report(
 ) -> dict[str, Any]:
     """Write HTML_FILE, MARKDOWN_FILE, PICTURE_FILE and RECORD_FILE. Returns the counts that the manifest keeps."""
     report = gather(recipe, root, inputs, progress)
-    write_pages(report, output)
+    (output / HTML_FILE).write_text(html_page(report), encoding="utf-8")
+    (output / MARKDOWN_FILE).write_text(markdown_page(report), encoding="utf-8")
     save_png(_picture(report), output / PICTURE_FILE)
     record = {
         "verdict": verdict(report),
@@ -41,9 +42,18 @@ def make_report(
     }
 
 
-def write_pages(report: Gathered, output: Path) -> None:
-    """Both pages; the same report gives the same bytes."""
-    values = {
+def html_page(report: Gathered) -> str:
+    """The same report gives the same page."""
+    return render("report.html", svg=svg, **_values(report))
+
+
+def markdown_page(report: Gathered) -> str:
+    return render("report.md", **_values(report))
+
+
+def _values(report: Gathered) -> dict[str, Any]:
+    """What both templates show."""
+    return {
         "name": report.recipe.name,
         "description": report.recipe.description,
         "verdict": verdict(report),
@@ -60,8 +70,6 @@ def write_pages(report: Gathered, output: Path) -> None:
         "licences": sorted({source["licence"] for source in report.text["sources"]}),
         "contents": report.contents,
     }
-    (output / HTML_FILE).write_text(render("report.html", svg=svg, **values), encoding="utf-8")
-    (output / MARKDOWN_FILE).write_text(render("report.md", **values), encoding="utf-8")
 
 
 def _picture(report: Gathered) -> Chart:

@@ -49,9 +49,9 @@ def _bits(report: Gathered) -> list[Tile]:
 
 
 def _given_back(report: Gathered) -> list[Tile]:
-    extraction = report.memorisation["extraction"] if report.memorisation else {"prefix": None}
-    if extraction["prefix"] is None:
+    if report.memorisation is None or report.memorisation["extraction"]["prefix"] is None:
         return []
+    extraction = report.memorisation["extraction"]
     shares = extraction["by_prefix"][extraction["prefix"]]
     shown, floor = (format_percent(shares[side]["share"]) for side in ("train", "held_out"))
     return [Tile(shown, "of training passages repeated word for word", f"of held-out ones: {floor}")]

@@ -2,7 +2,6 @@
 
 import datetime
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from parakeet.model.config import ModelConfig
@@ -80,9 +79,21 @@ def report(prepared: Prepared, **changes: Any) -> Gathered:
         tokenizer=tokenizer,
         made=datetime.date(2026, 11, 28),
         training={
-            **{"run": "abc", "parameters": 34_567, "steps": 20, "tokens": 5_120, "final_loss": 2.125},
-            **{"validation_loss": 2.25, "seconds": 61.0, "tokens_per_second": 84, "mfu": None, "skipped": 2},
-            **{"rolled_back": 0, "device": "cpu", "processes": 1, "threads": 2, "memory_bytes": 1 << 28},
+            "run": "abc",
+            "parameters": 34_567,
+            "steps": 20,
+            "tokens": 5_120,
+            "final_loss": 2.125,
+            "validation_loss": 2.25,
+            "seconds": 61.0,
+            "tokens_per_second": 84,
+            "mfu": None,
+            "skipped": 2,
+            "rolled_back": 0,
+            "device": "cpu",
+            "processes": 1,
+            "threads": 2,
+            "memory_bytes": 1 << 28,
         },
         flops=3 * 10**12,
         metrics=[{"step": n, "tokens": 256 * n, "loss": 9 / n, "learning_rate": 1e-3} for n in range(1, 21)],
@@ -97,14 +108,3 @@ def report(prepared: Prepared, **changes: Any) -> Gathered:
     )
     changed = replace(made, **changes)
     return replace(changed, scores=scores_of(changed.evaluation))
-
-
-def pages(found: Gathered, folder: Path) -> tuple[str, str]:
-    """The report's HTML and Markdown."""
-    from parakeet.report.files import HTML_FILE, MARKDOWN_FILE
-    from parakeet.report.make import write_pages
-
-    folder.mkdir(exist_ok=True)
-    write_pages(found, folder)
-    html, markdown = ((folder / name).read_text(encoding="utf-8") for name in (HTML_FILE, MARKDOWN_FILE))
-    return html, markdown

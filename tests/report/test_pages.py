@@ -3,20 +3,21 @@
 import html
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from parakeet.formatting import WORD_JOINER
+from parakeet.report.make import html_page, markdown_page
 
 from ..conftest import Prepared
 from ..foreign_text import PARSER
-from .reports import benchmarks, evaluation, memorisation, pages, report
+from .reports import benchmarks, evaluation, memorisation, report
 
 HOSTILE = (
     '</p></main><script>alert(1)</script><img src="http://evil/x.png" onerror="alert(1)"> ![x](http://evil/y.png) '
-    "[click](javascript:alert(1)) ``` ~~~\n```\n# heading\n| a | b |\n|---|---|\n\u202etxt \x1b[31m &lt;b&gt; {{x}} $x$ <!-- "
+    "[click](javascript:alert(1)) ``` ~~~\n```\n# heading\n| a | b |\n|---|---|\n"
+    "\u202etxt \x1b[31m &lt;b&gt; {{x}} $x$ <!-- "
 )
 STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
@@ -82,22 +83,19 @@ def everything(prepared: Prepared) -> dict[str, Any]:
 
 CHANGES: dict[str, tuple[str, ...]] = {
     "as little as possible": (),
-    "benchmarks": ("evaluation",),
-    "memorisation": ("memorisation",),
-    "earlier checkpoints": ("samples",),
-    "a previous release": ("previous",),
+    "benchmarks and earlier checkpoints": ("evaluation", "samples"),
+    "memorisation and a previous release": ("memorisation", "previous"),
     "everything": ("evaluation", "memorisation", "samples", "previous", "card"),
 }
 
 
 @pytest.mark.parametrize("names", CHANGES.values(), ids=CHANGES.keys())
 def test_both_pages_show_the_same_figures_with_and_without_each_part(
-    prepared: Prepared, tmp_path: Path, names: tuple[str, ...]
+    prepared: Prepared, names: tuple[str, ...]
 ) -> None:
     whole = everything(prepared)
     found = report(prepared, **{name: whole[name] for name in names})
-    page, markdown = pages(found, tmp_path)
-    shown = Page(page)
+    shown, markdown = Page(html_page(found)), markdown_page(found)
     plain = html.unescape(re.sub(r"\\(.)", r"\1", markdown)).replace(WORD_JOINER, "")
     assert figures_in(shown.text) == figures_in(plain)
     assert [title for title in titles(markdown) if title not in shown.text] == []
@@ -111,21 +109,16 @@ def test_both_pages_show_the_same_figures_with_and_without_each_part(
     assert titles(plain) == expected
 
 
-def test_a_model_without_any_score_has_a_report(prepared: Prepared, tmp_path: Path) -> None:
+def test_a_model_without_any_score_has_a_report(prepared: Prepared) -> None:
     """An evaluation of a recipe with too little held-out text, no questions and no prompts."""
     nothing = {"bits_per_byte": {"talk": None}, "exact_match": "not applicable", "replies": []}
-    for _, markdown in (pages(report(prepared, evaluation=nothing), tmp_path),):
-        assert "Too little text was held out" in markdown
-        assert "Samples" not in titles(markdown)
+    found = report(prepared, evaluation=nothing)
+    assert "Too little text was held out" in Page(html_page(found)).text
+    assert "Samples" not in titles(markdown_page(found))
 
 
-def test_the_same_report_gives_the_same_bytes(prepared: Prepared, tmp_path: Path) -> None:
-    found = report(prepared, **everything(prepared))
-    assert pages(found, tmp_path / "one") == pages(found, tmp_path / "two")
-
-
-def test_nothing_that_a_model_or_a_person_wrote_becomes_markup(prepared: Prepared, tmp_path: Path) -> None:
-    plain = Page(pages(report(prepared, **everything(prepared)), tmp_path)[0])
+def test_nothing_that_a_model_or_a_person_wrote_becomes_markup(prepared: Prepared) -> None:
+    plain = Page(html_page(report(prepared, **everything(prepared))))
     whole = everything(prepared)
     hostile = report(
         prepared,
@@ -138,7 +131,7 @@ def test_nothing_that_a_model_or_a_person_wrote_becomes_markup(prepared: Prepare
     )
     for source in hostile.text["sources"]:
         source["licence"] = HOSTILE
-    page, markdown = pages(hostile, tmp_path)
+    page, markdown = html_page(hostile), markdown_page(hostile)
     shown = Page(page)
     assert shown.tags <= plain.tags
     assert shown.links == plain.links
@@ -153,14 +146,14 @@ def test_nothing_that_a_model_or_a_person_wrote_becomes_markup(prepared: Prepare
         assert STEERING.search(text) is None
 
 
-def test_published_models_stand_beside_the_tasks_that_were_measured(prepared: Prepared, tmp_path: Path) -> None:
-    _, markdown = pages(report(prepared, evaluation=evaluation() | {"benchmarks": benchmarks()}), tmp_path)
+def test_published_models_stand_beside_the_tasks_that_were_measured(prepared: Prepared) -> None:
+    markdown = markdown_page(report(prepared, evaluation=evaluation() | {"benchmarks": benchmarks()}))
     rows = [line for line in markdown.splitlines() if line.startswith("| ")]
     (head,) = (row for row in rows if row.startswith("| Model |"))
     assert [cell.strip() for cell in head.split("|")[3:-3]] == ["piqa"]
     assert any("Pythia-160M" in row and "62.7%" in row and "EleutherAI/pythia" in row for row in rows)
     assert any("this model, normalised" in row and "62.5%" in row for row in rows)
-    assert "published" not in pages(report(prepared), tmp_path)[1]
+    assert "published" not in markdown_page(report(prepared))
 
 
 @pytest.mark.parametrize(
@@ -175,9 +168,9 @@ def test_published_models_stand_beside_the_tasks_that_were_measured(prepared: Pr
     ],
 )
 def test_the_same_reply_of_checkpoints_in_a_row_is_shown_once(
-    prepared: Prepared, tmp_path: Path, replies: list[str], last: str, labels: list[str]
+    prepared: Prepared, replies: list[str], last: str, labels: list[str]
 ) -> None:
     samples = [{"step": n, "tokens": 100 * n, "replies": [reply]} for n, reply in enumerate(replies, start=1)]
     scores = evaluation() | {"replies": [{"prompt": "?", "reply": last}]}
-    _, markdown = pages(report(prepared, evaluation=scores, samples=samples), tmp_path)
+    markdown = markdown_page(report(prepared, evaluation=scores, samples=samples))
     assert re.findall(r"^(.*):\n\n```", markdown, re.MULTILINE) == labels
