@@ -81,7 +81,8 @@ def _training(report: Gathered) -> Section:
         losses.append(f"{counts['validation_loss']:.3f} on held-out text")
     machine = [counts["device"]]
     machine += [f"{counts['processes']} processes"] if counts.get("processes", 1) > 1 else []
-    machine += [f"{counts['threads']} threads"] if counts.get("threads") and counts["device"] == "cpu" else []
+    threads = counts.get("threads", 0) if counts["device"] == "cpu" else 0
+    machine += [f"{threads} thread{'s' * (threads != 1)}"] if threads else []
     exponent = math.floor(math.log10(report.flops))
     power = str(exponent).translate(SUPERSCRIPTS)
     compute = f"{report.flops / 10**exponent:.1f} × 10{power} floating-point operations"

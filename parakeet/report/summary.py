@@ -19,7 +19,8 @@ def verdict(report: Gathered) -> str:
     beaten = [name for name, bits in sources.items() if bits["model"] < min(bits["unigram"], bits["xz"])]
     if len(sources) == 1:
         (bits,) = sources.values()
-        needs = f"the compressor xz -9 needs {bits['xz']:.2f}"
+        yardstick = "the compressor xz -9" if bits["xz"] <= bits["unigram"] else "a model that only counts tokens"
+        needs = f"{yardstick} needs {min(bits['xz'], bits['unigram']):.2f}"
         return f"It needs {bits['model']:.2f} bits for a byte of text that it has not seen, where {needs}."
     if len(beaten) == len(sources):
         return (
