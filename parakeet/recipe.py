@@ -356,6 +356,8 @@ class Evaluation(Section):
     """Prompts whose greedy replies are shown in the report."""
     chat_prompts: bool = False
     """With a synthetic source: whether to measure the share of sensible replies to 200 carelessly typed prompts."""
+    trace_index: bool = True
+    """Whether to index the training text for `parakeet trace` and measures of memorisation: 7 bytes of disk a token."""
 
 
 def _sampling_keys() -> dict[str, Any]:

@@ -127,6 +127,10 @@ class Stage(ABC):
     is_model: bool = False
     """Whether the artefact is a model to chat with, which `parakeet clean` never removes."""
 
+    def is_wanted(self, recipe: Recipe) -> bool:
+        """Whether a recipe's build has this stage."""
+        return True
+
     def inputs(self, recipe: Recipe) -> tuple[str, ...]:
         """Names of the stages that this one is made from."""
         return ()

@@ -25,6 +25,7 @@ from parakeet.recipe_sources import remote_sources
 from parakeet.release.stages import OriginalCheckpointFile, OriginalModelStage, ReleaseStage
 from parakeet.sanitise import sanitise
 from parakeet.stage import ExternalFile, Launch, MakeContext, Stage
+from parakeet.trace.stage import TraceIndexStage
 from parakeet.training.recorded import keep_recipe
 from parakeet.training.stage import CheckpointStage
 
@@ -37,6 +38,7 @@ STAGES: tuple[Stage, ...] = (
     DeduplicatedDocumentsStage(),
     TokenizerStage(),
     TokenShardsStage(),
+    TraceIndexStage(),
     PackingPlanStage(),
     DataCardStage(),
     CheckpointStage(),
@@ -48,9 +50,9 @@ EXTERNAL_FILES: tuple[ExternalFile, ...] = (OriginalCheckpointFile(),)
 
 
 def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
-    """Every stage of a recipe's build, in order: its remote sources first, one stage each."""
+    """Every stage that a recipe's build has, in order: its remote sources first, one stage each."""
     fetched = remote_sources([*recipe.sources, *recipe.decontamination.sets])
-    return (*(SourceFilesStage(source) for source in fetched), *STAGES)
+    return (*(SourceFilesStage(source) for source in fetched), *(stage for stage in STAGES if stage.is_wanted(recipe)))
 
 
 def asset_names(recipe: Recipe) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ class EvaluationStage(Stage):
 
         versions = {metric.name: metric.version for metric in METRICS if metric.version and metric.wanted(recipe)}
         return {
-            "evaluation": settings_of(recipe.evaluation),
+            "evaluation": settings_of(recipe.evaluation, without={"trace_index"}),
             "sequence_length": recipe.packing.sequence_length,
             "longest": max(recipe.packing.lengths),
             "min_held_out_bytes": recipe.shards.min_held_out_bytes,
