@@ -18,6 +18,7 @@ from parakeet.errors import ParakeetError
 from parakeet.evaluation.stage import EvaluationStage
 from parakeet.hashes import FileState, HashCache, refuse_changed
 from parakeet.home import hashes_file
+from parakeet.memorisation.stage import MemorisationStage
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.recipe_file import load_recipe
@@ -43,6 +44,7 @@ STAGES: tuple[Stage, ...] = (
     DataCardStage(),
     CheckpointStage(),
     EvaluationStage(),
+    MemorisationStage(),
     ReleaseStage(),
     OriginalModelStage(),
 )

@@ -29,7 +29,9 @@ TUNED = 4
 """Every so many documents, one chooses `a` and the longest context, and is not scored."""
 
 
-def measure_margin(subject: "Subject", excerpts: Excerpts, bits: np.ndarray, right: np.ndarray) -> dict[str, Any] | None:
+def measure_margin(
+    subject: "Subject", excerpts: Excerpts, bits: np.ndarray, right: np.ndarray
+) -> dict[str, Any] | None:
     """Network and n-gram model on the same held-out tokens; None if there are none.
 
     excerpts: held-out text; bits, right (n,): what `score` gave for it. Returns {"n", "n_bytes", "network", "ngram",
@@ -73,9 +75,7 @@ class BackOff:
     (m + Σ longest,), all k from 0 to `longest` of the first token, then of the next: `firsts` is where each begins.
     """
 
-    def __init__(
-        self, places: np.ndarray, longest: np.ndarray, of_context: np.ndarray, of_token: np.ndarray
-    ) -> None:
+    def __init__(self, places: np.ndarray, longest: np.ndarray, of_context: np.ndarray, of_token: np.ndarray) -> None:
         self.places = places
         self.longest = longest
         self.firsts = np.cumsum(longest + 1) - longest - 1
@@ -107,7 +107,7 @@ class BackOff:
 
 def back_off(index: TraceIndex, excerpts: Excerpts) -> BackOff:
     """Count the contexts of every learned token. A context stops where its excerpt begins."""
-    query, begins = separated(excerpts)
+    query, _ = separated(excerpts)
     # In the query there is a separator after each excerpt.
     places = np.flatnonzero(excerpts.learned)
     at = places + excerpts.owner[places]
