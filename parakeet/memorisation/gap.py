@@ -48,7 +48,9 @@ def measure_gap(subject: "Subject", held_out: Excerpts, bits: np.ndarray) -> dic
         for number, name in enumerate(subject.held_out.names)
         if name not in subject.planted_sources
     }
-    everything = {name: np.ones(len(above), np.bool_) for name, (above, _) in sides.items()}
+    # Of the sources that have text on both sides: otherwise the two would be different mixes.
+    both = [number for number, name in enumerate(subject.held_out.names) if sources.get(name)]
+    everything = {"train": np.isin(source, both), "held_out": np.isin(owner, both)}
     return {"sources": sources, "all": _compared(sides, everything)}
 
 

@@ -71,7 +71,8 @@ def _margin(figures: Mapping[str, Any]) -> "list[str | Table]":
         ]
         found += [
             "Bits per byte of held-out text: lower is better. The look-up table is the n-gram model of the whole "
-            "training text with contexts of any length. A model that only looked up what it read would not beat it.",
+            f"training text, with contexts of up to {margin['context']} tokens, the best for it. A model that only looked "
+            "up what it read would not beat it.",
             Table(("", "bits per byte", "95% interval", "documents"), rows, right=range(1, 4)),
         ]
     if any(gap["sources"].values()):
