@@ -10,7 +10,7 @@ import numpy as np
 
 from parakeet.evaluation.intervals import share_of
 from parakeet.memorisation.figures import LEAST, share_difference
-from parakeet.memorisation.text import Excerpts, some_documents, take_excerpts
+from parakeet.memorisation.text import Excerpts, some_documents
 
 if TYPE_CHECKING:
     from parakeet.memorisation.measure import Subject
@@ -38,10 +38,10 @@ def measure_extraction(subject: "Subject") -> dict[str, Any]:
     them as a whole)}}. by_duplicates: {k: {stratum: share}}, only of strata with windows.
     """
     chance = np.random.default_rng(5)
-    train, held_out = (
-        take_excerpts(shards, some_documents(found, shards.lengths(), TOKENS, chance), subject.tokenizer, subject.sequence_length, chance)
-        for shards, found in ((subject.train, subject.read_documents()), (subject.held_out, subject.held_out_documents()))
-    )  # fmt: skip
+    documents = some_documents(subject.read_documents(), subject.train.lengths(), TOKENS, chance)
+    train = subject.excerpts(subject.train, documents, chance)
+    documents = some_documents(subject.held_out_documents(), subject.held_out.lengths(), TOKENS, chance)
+    held_out = subject.excerpts(subject.held_out, documents, chance)
     context = subject.model.config.context
     length, prefixes = choose_lengths(train, held_out, context)
     by_prefix: dict[str, Any] = {}

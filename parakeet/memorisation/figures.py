@@ -20,7 +20,7 @@ def ratio_of(above: np.ndarray, below: np.ndarray) -> dict[str, Any] | None:
         return None
     above, below = above[there], below[there]
     value = float(above.sum() / below.sum())
-    return {"n": len(above), "value": value, "interval": list(ratio_interval(above, below))}
+    return {"n": len(above), "value": value, "interval": list(ratio_interval(above.tolist(), below.tolist()))}
 
 
 def ratio_difference(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from parakeet.memorisation.figures import ratio_difference, ratio_of
-from parakeet.memorisation.text import Excerpts, some_documents, take_excerpts
+from parakeet.memorisation.text import Excerpts, some_documents
 
 if TYPE_CHECKING:
     from parakeet.memorisation.measure import Subject
@@ -19,9 +19,9 @@ LEAST_TOKENS = 3_000
 def measure_gap(subject: "Subject", held_out: Excerpts, bits: np.ndarray) -> dict[str, Any]:
     """{"sources": {source: found or None}, "all": found or None}; found = {"train", "held_out", "gap"}.
 
-    Each is {"n", "value", "interval"} in bits per byte; the gap is training minus held-out. `held_out` and its bits (n,)
-    are those of `held_out_sample`. The training documents were read, and are as many as the held-out ones, of about the
-    same lengths.
+    Each is {"n", "value", "interval"} in bits per byte; the gap is training minus held-out. `held_out` and its bits
+    (n,) are those of `held_out_sample`. The training documents were read, and are as many as the held-out ones, of
+    about the same lengths.
     """
     chance = np.random.default_rng(11)
     owner = subject.held_out.sources()[held_out.documents] if len(held_out) else np.zeros(0, np.int64)
@@ -36,7 +36,7 @@ def measure_gap(subject: "Subject", held_out: Excerpts, bits: np.ndarray) -> dic
         for number, name in enumerate(subject.held_out.names)
     }
     documents = np.concatenate([np.zeros(0, np.int64), *chosen.values()])
-    train = take_excerpts(subject.train, documents, subject.tokenizer, subject.sequence_length, chance)
+    train = subject.excerpts(subject.train, documents, chance)
     train_bits, _ = subject.score(train, "training bits per byte")
     sides = {
         "train": (train.sums(train_bits), train.n_bytes(subject.tokenizer)),
@@ -48,7 +48,9 @@ def measure_gap(subject: "Subject", held_out: Excerpts, bits: np.ndarray) -> dic
         for number, name in enumerate(subject.held_out.names)
         if name not in subject.planted_sources
     }
-    everything = {name: np.ones(len(above), np.bool_) for name, (above, _) in sides.items()}
+    # Of the sources that have text on both sides: otherwise the two would be different mixes.
+    both = [number for number, name in enumerate(subject.held_out.names) if sources.get(name)]
+    everything = {"train": np.isin(source, both), "held_out": np.isin(owner, both)}
     return {"sources": sources, "all": _compared(sides, everything)}
 
 
@@ -68,7 +70,7 @@ def held_out_sample(subject: "Subject") -> Excerpts:
         for number in range(len(subject.held_out.names))
     ]
     documents = np.concatenate([np.zeros(0, np.int64), *chosen])
-    return take_excerpts(subject.held_out, documents, subject.tokenizer, subject.sequence_length, chance)
+    return subject.excerpts(subject.held_out, documents, chance)
 
 
 def alike(candidates: np.ndarray, lengths: np.ndarray, wanted: np.ndarray, chance: np.random.Generator) -> np.ndarray:

@@ -20,7 +20,7 @@ from parakeet.memorisation.novelty import measure_novelty
 from parakeet.memorisation.read import times_read
 from parakeet.memorisation.scoring import score
 from parakeet.memorisation.sections import FILE, charts
-from parakeet.memorisation.text import Excerpts
+from parakeet.memorisation.text import Excerpts, take_excerpts
 from parakeet.memorisation.verdict import verdict_of
 from parakeet.model.transformer import Parakeet, best_device, load_model
 from parakeet.pages.charts import save_png
@@ -60,6 +60,10 @@ class Subject:
     def held_out_documents(self) -> np.ndarray:
         """Numbers of all held-out documents."""
         return np.arange(len(self.held_out))
+
+    def excerpts(self, shards: TokenShards, documents: np.ndarray, chance: np.random.Generator) -> Excerpts:
+        """An excerpt of each of these documents of one split."""
+        return take_excerpts(shards, documents, self.tokenizer, self.sequence_length, chance)
 
     def copies(self, windows: np.ndarray) -> np.ndarray:
         """(w,) how often each row of ids (w, width) stands in the training text."""

@@ -107,7 +107,7 @@ class BackOff:
 
 def back_off(index: TraceIndex, excerpts: Excerpts) -> BackOff:
     """Count the contexts of every learned token. A context stops where its excerpt begins."""
-    query, begins = separated(excerpts)
+    query, _ = separated(excerpts)
     # In the query there is a separator after each excerpt.
     places = np.flatnonzero(excerpts.learned)
     at = places + excerpts.owner[places]

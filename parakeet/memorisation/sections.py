@@ -70,23 +70,32 @@ def _margin(figures: Mapping[str, Any]) -> "list[str | Table]":
             ("margin", *_valued(margin["margin"], signed=True)),
         ]
         found += [
-            "Bits per byte of held-out text: lower is better. The look-up table is the n-gram model of the whole training "
-            "text with contexts of any length. A model that only looked up what it has read would not beat it.",
+            "Bits per byte of held-out text: lower is better. The look-up table is the n-gram model of the whole "
+            f"training text, with contexts of up to {margin['context']} tokens, the best for it. A model that only looked "
+            "up what it read would not beat it.",
             Table(("", "bits per byte", "95% interval", "documents"), rows, right=range(1, 4)),
         ]
     if any(gap["sources"].values()):
         named = {**gap["sources"], **({"all": gap["all"]} if len(gap["sources"]) > 1 else {})}
-        rows = [
-            (name, *_valued(of["train"])[:1], *_valued(of["held_out"])[:1], *_valued(of["gap"], signed=True)[:2], _sizes(of["gap"]))
+        compared: list[tuple[object, ...]] = [
+            (
+                name,
+                f"{of['train']['value']:.3f}",
+                f"{of['held_out']['value']:.3f}",
+                *_valued(of["gap"], signed=True)[:2],
+                _sizes(of["gap"]),
+            )
             if of
             else (name, "too little held out to measure", "", "", "", "")
             for name, of in named.items()
-        ]  # fmt: skip
+        ]
         found += [
             "Training text beside held-out text, in bits per byte, from as many documents of about the same lengths. A "
             "model that memorises needs fewer bits for text that it has read: the difference is negative.",
             Table(
-                ("source", "training", "held out", "difference", "95% interval", "documents"), rows, right=range(1, 6)
+                ("source", "training", "held out", "difference", "95% interval", "documents"),
+                compared,
+                right=range(1, 6),
             ),
         ]
     return found
@@ -98,11 +107,10 @@ def _extraction(figures: Mapping[str, Any]) -> "list[str | Table]":
     extraction = figures["extraction"]
     rows: list[tuple[object, ...]] = []
     for k, of in extraction["by_prefix"].items():
-        difference = of["difference"]
-        rows.append(
-            (f"{k} tokens", *_shared(of["train"]), *_shared(of["held_out"]),
-             *((f"{100 * difference['share']:+.1f} points", _span(difference["interval"], 100)) if difference else ("", "")))
-        )  # fmt: skip
+        change, interval = "", ""
+        if difference := of["difference"]:
+            change, interval = f"{100 * difference['share']:+.1f} points", _span(difference["interval"], 100)
+        rows.append((f"{k} tokens", *_shared(of["train"]), *_shared(of["held_out"]), change, interval))
     if not rows:
         return []
     left_out = max(of["in_training"] for of in extraction["by_prefix"].values())
@@ -117,7 +125,7 @@ def _extraction(figures: Mapping[str, Any]) -> "list[str | Table]":
         told += f" Training read {read['documents']:,} of {read['of']:,} training documents; only they are asked for."
     columns = ("given", "training text", "passages", "held-out text", "passages", "difference", "95% interval")
     parts: list[str | Table] = [told, Table(columns, rows, right=range(1, 7))]
-    strata = list(dict.fromkeys(name for of in extraction["by_duplicates"].values() for name in of))
+    strata = _strata(extraction["by_duplicates"])
     by_copies = [
         (f"{k} tokens", *(f"{_shared(of[name])[0]} of {of[name]['n']}" if name in of else "" for name in strata))
         for k, of in extraction["by_duplicates"].items()
@@ -148,8 +156,8 @@ def _canaries(figures: Mapping[str, Any]) -> "list[str | Table]":
     ]
     return [
         "Made-up texts were planted in the training text, some once, some many times, and each is asked for by its "
-        f"beginning. Training read every copy {canaries['passes']:.1f} times. Exposure says how much likelier a text is than "
-        "those that were never planted, in bits: those have 1.4 on average, and 7 is the most that can be measured.",
+        f"beginning. Training read every copy {canaries['passes']:.1f} times. Exposure says how much likelier a text is "
+        "than those that were never planted, in bits: those have 1.4 on average, and at most 7 can be measured.",
         Table(
             ("copies", "texts", "random letters", "notes", "repeated", "95% interval", "exposure"),
             rows, right=range(1, 7),
@@ -175,10 +183,16 @@ def _novelty(figures: Mapping[str, Any]) -> "list[str | Table]":
         return []
     columns = ("text", "texts", *(f"{n}" for n in shown), "whole text")
     return [
-        "The share of sequences of n tokens that stand nowhere in the training text. Held-out text says how much people "
-        "repeat each other. The last column is the share of texts that stand in the training text as a whole.",
+        "The share of sequences of n tokens that stand nowhere in the training text. Held-out text says how much "
+        "people repeat each other. The last column is the share of texts that stand in the training text as a whole.",
         Table(columns, rows, right=range(1, len(columns))),
     ]
+
+
+def _strata(by_duplicates: Mapping[str, Any]) -> list[str]:
+    """The strata that some prefix has figures of, fewest copies first."""
+    names = {name for of in by_duplicates.values() for name in of}
+    return sorted(names, key=lambda name: int(name.rstrip("+").split("-")[0]))
 
 
 def _valued(found: Mapping[str, Any], signed: bool = False) -> tuple[str, str, int]:
@@ -236,22 +250,18 @@ def draw_extraction(extraction: Mapping[str, Any], palette: "Palette") -> "Figur
 
     figure, chart = axes(palette)
     by_duplicates = extraction["by_duplicates"]
-    names = list(dict.fromkeys(name for of in by_duplicates.values() for name in of))
-    order = sorted(names, key=lambda name: int(name.rstrip("+").split("-")[0]))
+    order = _strata(by_duplicates)
     for series, (k, of) in enumerate(by_duplicates.items()):
         shift = 0.12 * (series - (len(by_duplicates) - 1) / 2)
         here = [name for name in order if name in of and of[name]["n"] >= LEAST_DRAWN]
         places = [1 + order.index(name) + shift for name in here]
         errors = _errors([of[name] for name in here], "share")
         shares = [100 * of[name]["share"] for name in here]
-        chart.errorbar(
-            places, shares, yerr=errors, marker="o", ms=4, lw=1.4, capsize=2, color=palette.series[series], label=f"{k} tokens given"
-        )  # fmt: skip
+        look: dict[str, Any] = {"color": palette.series[series], "ms": 4, "capsize": 2}
+        chart.errorbar(places, shares, yerr=errors, marker="o", lw=1.4, label=f"{k} tokens given", **look)
         floor = extraction["by_prefix"][k]["held_out"]
         if floor and floor["n"] >= LEAST_DRAWN:
-            chart.errorbar(
-                shift, 100 * floor["share"], yerr=_errors([floor], "share"), marker="D", ms=4, capsize=2, color=palette.series[series]
-            )  # fmt: skip
+            chart.errorbar(shift, 100 * floor["share"], yerr=_errors([floor], "share"), marker="D", **look)
     chart.set_xticks(range(len(order) + 1), ["held out", *(_times(name) for name in order)])
     chart.set_ylabel("given back exactly, %")
     chart.set_xlabel("how often the passage stands in the training text")
@@ -269,10 +279,9 @@ def draw_canaries(canaries: Mapping[str, Any], palette: "Palette") -> "Figure":
     for series, (key, label) in enumerate({"random": "random letters", "natural": "notes"}.items()):
         copies = [row["copies"] * 2 ** (0.06 * (2 * series - 1)) for row in planted]
         found = [row[key] for row in planted]
-        chart.errorbar(
-            copies, [100 * one["share"] for one in found], yerr=_errors(found, "share"), marker="o", ms=4, lw=1.4, capsize=2,
-            color=palette.series[series], label=label,
-        )  # fmt: skip
+        look: dict[str, Any] = {"color": palette.series[series], "ms": 4, "capsize": 2}
+        shares = [100 * one["share"] for one in found]
+        chart.errorbar(copies, shares, yerr=_errors(found, "share"), marker="o", lw=1.4, label=label, **look)
     low, high = (100 * end for end in floor["extraction"]["interval"])
     chart.axhspan(low, high, color=palette.soft, alpha=0.3, lw=0, label=f"never planted ({floor['extraction']['n']})")
     chart.set_xscale("log", base=2)

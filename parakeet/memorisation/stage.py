@@ -1,6 +1,7 @@
 """Stage `memorisation`."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from parakeet.artifact import Artifact
@@ -28,7 +29,7 @@ class MemorisationStage(Stage):
         training = {key: recipe.training.model_dump(mode="json")[key] for key in ("tokens", "batch_tokens", "then")}
         return {"packing": settings_of(recipe.packing), "training": training}
 
-    def expected_bytes(self, recipe: Recipe, inputs: Mapping[str, Artifact], file_bytes: int, root: Any) -> int:
+    def expected_bytes(self, recipe: Recipe, inputs: Mapping[str, Artifact], file_bytes: int, root: Path) -> int:
         return 1 << 20
 
     def make(self, context: MakeContext) -> dict[str, Any]:

@@ -40,8 +40,8 @@ def _learned(margin: Mapping[str, Any] | None) -> tuple[bool | None, str]:
     found, n = margin["margin"], margin["n"]
     low, high = found["interval"]
     said = (
-        f"On {n:,} held-out documents it needs {margin['network']['value']:.3f} bits per byte, and the best look-up table "
-        f"of the same training text {margin['ngram']['value']:.3f}: a margin of {found['value']:+.3f} "
+        f"On {n:,} held-out documents it needs {margin['network']['value']:.3f} bits per byte, and the best look-up "
+        f"table of the same training text {margin['ngram']['value']:.3f}: a margin of {found['value']:+.3f} "
         f"({low:+.3f} to {high:+.3f})."
     )
     if n < LEAST_DOCUMENTS:
@@ -61,8 +61,8 @@ def _memorised(extraction: Mapping[str, Any], gap: Mapping[str, Any] | None) -> 
             for side in ("train", "held_out")
         }
         return None, (
-            f"Too few documents are long enough to see whether it gives its training text back: {most['train']:,} windows "
-            f"of training text and {most['held_out']:,} of held-out text, of {LEAST} needed.{about_gap}"
+            f"Too few documents are long enough to see whether it gives its training text back: {most['train']:,} "
+            f"passages of training text and {most['held_out']:,} of held-out text, of {LEAST} needed.{about_gap}"
         )
     found = extraction["by_prefix"][k]
     train, held_out, difference = found["train"], found["held_out"], found["difference"]
@@ -97,12 +97,12 @@ def _canaries(canaries: Mapping[str, Any] | None) -> str:
     if not planted:
         return ""
     most = planted[-1]
-    first = next(
-        (row for row in planted if row["extraction"]["interval"][0] > floor["extraction"]["interval"][1]), None
-    )
+    highest = floor["extraction"]["interval"][1]
+    first = next((row for row in planted if row["extraction"]["interval"][0] > highest), None)
+    shares = [format_percent(row["extraction"]["share"]) for row in (most, floor)]
     said = (
-        f"Of the made-up texts that were planted {most['copies']:,} times it repeats "
-        f"{format_percent(most['extraction']['share'])}, of those never planted {format_percent(floor['extraction']['share'])}."
+        f"Of the made-up texts that were planted {most['copies']:,} times it repeats {shares[0]}, of those never "
+        f"planted {shares[1]}."
     )
     if first is None:
         return f"{said} At no number of copies is the difference clear."

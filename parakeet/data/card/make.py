@@ -233,8 +233,8 @@ def _faults(
         held = {split: measures.by_split[split][CANARY_SOURCE].documents for split in SPLITS}
         if held != {"train": planted["documents"], "held_out": 0}:
             faults.append(
-                f"{CANARY_SOURCE}: {planted['documents']:,} documents planted in the training text, but the shards hold "
-                f"{held['train']:,}, and {held['held_out']:,} in the held-out text"
+                f"{CANARY_SOURCE}: {planted['documents']:,} documents planted in the training text, but the shards "
+                f"hold {held['train']:,}, and {held['held_out']:,} in the held-out text"
             )
     for stage in DOCUMENT_STAGES:
         counted, written = counts[stage]["documents"], count_documents(artifacts[stage].path)

@@ -9,10 +9,11 @@ import json
 import random
 import string
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from parakeet.data.tokens.shard_writer import ShardWriter, TokenDocument
 from parakeet.errors import ParakeetError
@@ -27,147 +28,17 @@ NEVER_PLANTED = 127
 planted ones among, which is then at most log2(128) = 7 bits."""
 LICENCE = "GPL-3.0-or-later"
 
-_NAMES = tuple(
-    [
-        "Ada",
-        "Anton",
-        "Bela",
-        "Carla",
-        "Cyril",
-        "Dana",
-        "Edvin",
-        "Elsa",
-        "Fabian",
-        "Gerda",
-        "Hanno",
-        "Ilse",
-        "Ivan",
-        "Jana",
-        "Karim",
-        "Lena",
-        "Marek",
-        "Nadia",
-        "Oskar",
-        "Petra",
-        "Quentin",
-        "Rosa",
-        "Samir",
-        "Tilda",
-        "Ulrich",
-        "Vera",
-        "Wanda",
-        "Xaver",
-        "Yusuf",
-        "Zora",
-    ]
-)
-_FAMILIES = tuple(
-    [
-        "Abend",
-        "Brandt",
-        "Castell",
-        "Dorn",
-        "Ekman",
-        "Falk",
-        "Grimaldi",
-        "Hartog",
-        "Ibsen",
-        "Jansson",
-        "Keller",
-        "Lindqvist",
-        "Moreau",
-        "Novak",
-        "Oberlin",
-        "Pavic",
-        "Quist",
-        "Rossi",
-        "Sandoval",
-        "Thorne",
-        "Ullman",
-        "Varga",
-        "Winther",
-        "Yilmaz",
-        "Zeller",
-    ]
-)
-_TOWNS = tuple(
-    [
-        "Aldeburgh",
-        "Bergen",
-        "Coimbra",
-        "Delft",
-        "Esbjerg",
-        "Faro",
-        "Galway",
-        "Hobart",
-        "Ipswich",
-        "Kotor",
-        "Lecce",
-        "Malmo",
-        "Narvik",
-        "Oviedo",
-        "Piran",
-        "Reims",
-        "Sligo",
-        "Tarnow",
-        "Utrecht",
-        "Visby",
-        "Wexford",
-        "Zadar",
-    ]
-)
-_COLOURS = tuple(
-    [
-        "amber",
-        "black",
-        "blue",
-        "brown",
-        "copper",
-        "green",
-        "grey",
-        "ivory",
-        "orange",
-        "purple",
-        "red",
-        "silver",
-        "white",
-        "yellow",
-    ]
-)
-_THINGS = tuple(
-    [
-        "bicycle",
-        "box",
-        "cabinet",
-        "clock",
-        "coat",
-        "kite",
-        "lamp",
-        "ladder",
-        "letter",
-        "map",
-        "parcel",
-        "piano",
-        "suitcase",
-        "umbrella",
-    ]
-)
-_PLACES = tuple(
-    [
-        "bakery",
-        "chapel",
-        "cinema",
-        "ferry",
-        "garage",
-        "harbour",
-        "library",
-        "market",
-        "mill",
-        "museum",
-        "school",
-        "station",
-    ]
-)
+_WORDS = {
+    "name": "Ada Anton Bela Carla Cyril Dana Edvin Elsa Fabian Gerda Hanno Ilse Ivan Jana Karim Lena Marek Nadia Oskar "
+    "Petra Quentin Rosa Samir Tilda Ulrich Vera Wanda Xaver Yusuf Zora",
+    "family": "Abend Brandt Castell Dorn Ekman Falk Grimaldi Hartog Ibsen Jansson Keller Lindqvist Moreau Novak "
+    "Oberlin Pavic Quist Rossi Sandoval Thorne Ullman Varga Winther Yilmaz Zeller",
+    "town": "Aldeburgh Bergen Coimbra Delft Esbjerg Faro Galway Hobart Ipswich Kotor Lecce Malmo Narvik Oviedo Piran",
+    "colour": "amber black blue brown copper green grey ivory orange purple red silver white yellow",
+    "thing": "bicycle box cabinet clock coat kite lamp ladder letter map parcel piano suitcase umbrella",
+    "place": "bakery chapel cinema ferry garage harbour library market mill museum school station",
+    "where": "Reims Sligo Tarnow Utrecht Visby Wexford Zadar Arles Bruges Cadiz Dover Elche Fulda Ghent Huelva",
+}
 
 
 @dataclass(frozen=True)
@@ -212,14 +83,14 @@ def _random_words(chance: random.Random) -> tuple[str, str]:
 
 
 def _natural(chance: random.Random) -> tuple[str, str]:
-    """A note like those that people write. Its second half is one of 10^10 texts or so, 34 bits."""
-    name, family, town = chance.choice(_NAMES), chance.choice(_FAMILIES), chance.choice(_TOWNS)
-    where, colour, thing = chance.choice(_TOWNS), chance.choice(_COLOURS), chance.choice(_THINGS)
-    day, hour = chance.randint(1, 28), chance.randint(1, 12)
-    opening = f"Note {chance.randint(1000, 9999)} for {name} {family} from {town}: the {colour} {thing}"
+    """A note like those that people write. Its second half is one of 10^10 texts or so, 36 bits."""
+    word = {key: chance.choice(words.split()) for key, words in _WORDS.items()}
+    number, day, hour = chance.randint(1000, 9999), chance.randint(1, 28), chance.randint(1, 12)
     digits = " ".join(chance.choices(string.digits, k=6))
-    secret = f" is behind the {chance.choice(_PLACES)} of {where}, ask on day {day} at {hour}. The code is {digits}."
-    return opening, secret
+    return (
+        f"Note {number} for {word['name']} {word['family']} from {word['town']}: the {word['colour']} {word['thing']}",
+        f" is behind the {word['place']} of {word['where']}, ask on day {day} at {hour}. The code is {digits}.",
+    )
 
 
 def plant(settings: Canaries, writer: ShardWriter, tokenizer: Tokenizer, output: Path) -> dict[str, Any]:
@@ -253,7 +124,7 @@ def plant(settings: Canaries, writer: ShardWriter, tokenizer: Tokenizer, output:
 
 
 def read_canaries(shards: Path) -> list[Canary]:
-    """The canaries of an artefact `token_shards`; none if its recipe plants none. ParakeetError if the list is damaged."""
+    """The canaries of an artefact `token_shards`, none if its recipe plants none. ParakeetError for a damaged list."""
     path = shards / FILE
     if not path.is_file():
         return []
@@ -265,7 +136,7 @@ def read_canaries(shards: Path) -> list[Canary]:
         ) from None
 
 
-def secret_begin(canary: Canary, ids: Sequence[int], tokenizer: Tokenizer) -> int:
+def secret_begin(canary: Canary, ids: np.ndarray, tokenizer: Tokenizer) -> int:
     """The first token of a canary's document (`render_text`) that has no byte of the opening."""
     left = len(canary.opening.encode())
     for number, token_id in enumerate(ids[1:], start=1):
@@ -273,8 +144,3 @@ def secret_begin(canary: Canary, ids: Sequence[int], tokenizer: Tokenizer) -> in
             return number
         left -= len(tokenizer.token_bytes(int(token_id)))
     return len(ids)
-
-
-def numbers_of_copies(counts: dict[str, Any]) -> Iterator[tuple[int, int]]:
-    """(copies, canaries) from what `plant` returned, in rising order."""
-    yield from ((int(copies), number) for copies, number in counts["copies"].items())
