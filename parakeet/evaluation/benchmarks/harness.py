@@ -6,9 +6,8 @@ answer, which fall long before a small model chooses better than by chance.
 
 import logging
 import math
-import os
 from collections.abc import Mapping, Sequence
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,17 +40,14 @@ def _prepare_lm_eval() -> None:
     It compiles the template of a prompt again for every item, which takes most of the time of a small model (5 ms an
     item), so its environment keeps them.
     """
-    before = os.environ.get("TQDM_DISABLE")
-    os.environ["TQDM_DISABLE"] = "1"  # tqdm reads it when it is imported
-    try:
-        import datasets
-        import lm_eval.evaluator
-        import lm_eval.utils
-    finally:
-        os.environ.pop("TQDM_DISABLE") if before is None else os.environ.update(TQDM_DISABLE=before)
+    import datasets
+    import lm_eval.api.task
+    import lm_eval.utils
+
     datasets.disable_progress_bars()
     for name in ("lm_eval", "datasets", "huggingface_hub"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    lm_eval.api.task.tqdm = partial(lm_eval.api.task.tqdm, disable=True)
     lm_eval.utils.env.from_string = lru_cache(lm_eval.utils.env.from_string)
 
 
