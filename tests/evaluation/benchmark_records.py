@@ -36,8 +36,8 @@ RECORDS: Mapping[str, Callable[[int], dict[str, Any]]] = {
         "correct_answer": f"parakeet {n}", "support": "" if n % 2 else f"There are {n} parakeets.",
     },
     "winogrande": lambda n: {
-        "sentence": f"Bird {n} bit the cat because _ was {'very ' * (n % 2)}rude.", "option1": "it", "option2": "the cat",
-        "answer": str(1 + n % 2),
+        "sentence": f"Bird {n} bit the cat because _ was {'very ' * (n % 2)}rude.",
+        "option1": "it", "option2": "the cat", "answer": str(1 + n % 2),
     },
     "boolq": lambda n: {"passage": f"{n} birds fly.", "question": f"can {n} birds fly", "answer": bool(n % 2)},
     "openbookqa": lambda n: {"question_stem": f"{n} birds", "choices": _choices(n), "answerKey": "ABCD"[n % 4]},
