@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,11 @@ from parakeet.model.config import ModelConfig
 from parakeet.model.transformer import Parakeet
 from parakeet.pages import Table
 from parakeet.progress import Progress
+from parakeet.recipe_changes import changed
 
 from ..conftest import Prepared
 from .benchmark_records import SHARED, ByteModel, rows_of, write_all, write_rows
+from .conftest import subject_of
 
 NEEDS_DATA = pytest.mark.skipif(
     not (SHARED / "evaluation").is_dir(), reason="the real benchmarks are not here: ../shared/data/evaluation"
@@ -246,6 +249,24 @@ def test_the_figures_are_json_and_the_table_has_a_row_for_each_task(folder: Path
     from parakeet.pages.charts import PRINTED
 
     assert metric.plot(figures, PRINTED).axes
+
+
+def test_the_metric_scores_what_the_recipe_asks_for(prepared: Prepared, folder: Path) -> None:
+    asked = ["evaluation.benchmarks.tasks=[piqa, blimp]", "evaluation.benchmarks.items=5"]
+    recipe = changed(prepared.recipe, [f"evaluation.benchmarks.data={folder}", *asked])
+    metric = Benchmarks()
+    assert metric.wanted(recipe)
+    assert not metric.wanted(prepared.recipe)
+    index: Any = LongestMatches([])
+    subject = subject_of(prepared, tiny_model(prepared), recipe=recipe)
+    assert metric.measure(subject)["no_index"] == "the recipe has no trace index (evaluation.trace_index)"
+    figures = metric.measure(replace(subject, trace_index=index))
+    assert {task: found["n"] for task, found in figures["tasks"].items()} == {"piqa": 5, "blimp": 5}
+    assert figures["tasks"]["piqa"]["contamination"]["found"]["share"] == 0.0
+    assert figures["tasks"]["piqa"]["contamination"]["clean"] == figures["tasks"]["piqa"]["accuracy"]
+    assert figures["no_index"] is None
+    (table,) = [part for part in metric.render(figures) if isinstance(part, Table)]
+    assert table.columns[-2:] == ["in training text", "without those"]
 
 
 def test_items_are_spread_over_the_file_and_the_paradigms(folder: Path) -> None:
