@@ -47,14 +47,14 @@ TEST_FIRST = ("test", "validation")
 
 FILES: Mapping[str, FilesOfTask] = {
     "lambada_openai": FilesOfTask(("lambada",), splits=TEST_FIRST, unnamed="test"),
-    "hellaswag": FilesOfTask(),
+    "hellaswag": FilesOfTask(columns=Columns(text="ctx")),
     "piqa": FilesOfTask(columns=Columns(human="goal", assistant="sol1")),
     "arc_easy": FilesOfTask(("ai2_arc_easy", "arc_e"), splits=TEST_FIRST),
     "arc_challenge": FilesOfTask(("ai2_arc_challenge", "arc_c"), splits=TEST_FIRST),
     "sciq": FilesOfTask(splits=TEST_FIRST),
     "winogrande": FilesOfTask(("winogrande_xl",), columns=Columns(text="sentence")),
     "boolq": FilesOfTask(("super_glue_boolq",)),
-    "openbookqa": FilesOfTask(("openbookqa_main", "obqa"), splits=TEST_FIRST),
+    "openbookqa": FilesOfTask(("openbookqa_main", "obqa"), splits=TEST_FIRST, columns=Columns(text="question_stem")),
     "copa": FilesOfTask(("super_glue_copa",), columns=Columns(text="premise")),
     "blimp": FilesOfTask(
         splits=("all", "test", "validation", TRAIN), unnamed="all", columns=Columns(text="sentence_good")
@@ -66,6 +66,10 @@ FILES: Mapping[str, FilesOfTask] = {
 STANDARD = "standard"
 STANDARD_TASKS = tuple(name for name in FILES if name != "wikitext")
 """The tasks of the suite `standard`. WikiText, which has no data file here, joins them where data is downloaded."""
+
+
+class BenchmarkSet(FileSource):
+    """A benchmark as an evaluation set of decontamination. Its items may all be too short to search for."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +167,7 @@ def searched_sets(recipe: "Recipe", located: bool = True) -> "Decontamination":
     own = recipe.decontamination.sets
     taken = {named.name for named in (*own, *recipe.sources)}
     added = [
-        FileSource(name=name, path=str(path), columns=FILES[task].columns)
+        BenchmarkSet(name=name, path=str(path), columns=FILES[task].columns)
         for task, path in paths.items()
         if (name := f"benchmark-{task}") not in taken
     ]

@@ -102,6 +102,7 @@ OTHER_VALUES: dict[str, Any] = {
     "model.heads": 16,
     "model.width": 512,
     "evaluation.prompts": ["Hello!"],
+    "evaluation.benchmarks": {"data": "benchmarks", "tasks": ["piqa"]},
     "packing.sequence_length": 128,
     "training.decay": "sqrt",
 }

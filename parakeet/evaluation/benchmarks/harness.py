@@ -6,9 +6,8 @@ answer, which fall long before a small model chooses better than by chance.
 
 import logging
 import math
-import os
 from collections.abc import Mapping, Sequence
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,10 @@ from parakeet.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from parakeet.evaluation.benchmarks.adapter import TextModel
     from parakeet.trace.index import TraceIndex
+
+ROUNDING = 1e-6
+"""Scores that differ by less than this share are ties: two answers of the same words in another order, or in another
+place of a batch, differ in the last bits only."""
 
 MISSING = "Benchmarks need lm-evaluation-harness: pip install 'parakeet-lm[eval]'"
 
@@ -41,17 +44,14 @@ def _prepare_lm_eval() -> None:
     It compiles the template of a prompt again for every item, which takes most of the time of a small model (5 ms an
     item), so its environment keeps them.
     """
-    before = os.environ.get("TQDM_DISABLE")
-    os.environ["TQDM_DISABLE"] = "1"  # tqdm reads it when it is imported
-    try:
-        import datasets
-        import lm_eval.evaluator
-        import lm_eval.utils
-    finally:
-        os.environ.pop("TQDM_DISABLE") if before is None else os.environ.update(TQDM_DISABLE=before)
+    import datasets
+    import lm_eval.api.task
+    import lm_eval.utils
+
     datasets.disable_progress_bars()
     for name in ("lm_eval", "datasets", "huggingface_hub"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    lm_eval.api.task.tqdm = partial(lm_eval.api.task.tqdm, disable=True)
     lm_eval.utils.env.from_string = lru_cache(lm_eval.utils.env.from_string)
 
 
@@ -199,7 +199,7 @@ def figures_of(data: TaskData, scored: Scored, contaminated: Sequence[bool] | No
         "chance": None,
         "centred": None,
         "normalised": None,
-        "bits_per_byte": bits_per_byte(pairs),
+        "bits_per_byte": bits_per_byte(pairs, kind == "rolling"),
         "lm_eval": scored.metrics,
         "parts": None,
         "contamination": None if contaminated is None else {"found": share_of(contaminated)},
@@ -240,22 +240,29 @@ def right_answers(pairs: Pairs) -> list[bool]:
     ]
 
 
-def bits_per_byte(pairs: Pairs) -> dict[str, Any]:
+def bits_per_byte(pairs: Pairs, rolling: bool = False) -> dict[str, Any]:
     """−log2 p of the right answers over their UTF-8 bytes, and its interval over the items."""
     gold = [item.gold if item.choices else 0 for item, _ in pairs]
     bits = [-a.log_probabilities[g] / math.log(2) for (_, a), g in zip(pairs, gold, strict=True)]
     sizes = [a.n_bytes[g] for (_, a), g in zip(pairs, gold, strict=True)]
+    if rolling:
+        sizes = [len(item.answer.encode()) for item, _ in pairs]  # upstream changes WikiText's spaces, but not its size
     interval = list(ratio_interval(bits, sizes))
     return {"n": len(pairs), "n_bytes": sum(sizes), "value": math.fsum(bits) / sum(sizes), "interval": interval}
 
 
 def _is_best(gold: int, scores: Sequence[float]) -> bool:
-    return all(scores[gold] > score for number, score in enumerate(scores) if number != gold)
+    others = [score for number, score in enumerate(scores) if number != gold]
+    return all(scores[gold] > score and not _tied(scores[gold], score) for score in others)
+
+
+def _tied(one: float, other: float) -> bool:
+    return math.isclose(one, other, rel_tol=ROUNDING)
 
 
 def _is_tied(item: Item, scores: Sequence[float]) -> bool:
     """Whether the right answer is one of several best ones: lm-evaluation-harness takes the first of them."""
-    return scores[item.gold] == max(scores) and not _is_best(item.gold, scores)
+    return _tied(scores[item.gold], max(scores)) and not _is_best(item.gold, scores)
 
 
 def _right_by_length(item: Item, answers: Answers) -> bool:

@@ -27,8 +27,8 @@ class Benchmarks(Metric):
     title = "Standard benchmarks"
     introduction = (
         "Zero-shot, by lm-evaluation-harness and its prompts. Centred accuracy is 0 for guessing and 100% for all "
-        "right. Normalised accuracy divides each score by the answer's length. Bits per byte are those of the right answer: "
-        "lower is better, and they fall long before accuracy rises. Ties count as wrong."
+        "right. Normalised accuracy divides each score by the answer's length. Bits per byte are those of the right "
+        "answer: lower is better, and they fall long before accuracy rises. Ties count as wrong."
     )
     plot_file = "benchmarks.png"
     plot_title = "Accuracy in standard benchmarks"
@@ -95,7 +95,8 @@ def benchmark_table(figures: Mapping[str, Any]) -> "Table":
     rows = []
     for name, found in figures["tasks"].items():
         low, high = map(format_percent, found["accuracy"]["interval"]) if found["accuracy"] else ("", "")
-        row: list[object] = [name, found["split"], found["n"], _share(found["accuracy"])]
+        items = f"{found['n']:,}" + (f" of {found['available']:,}" if found["n"] < found["available"] else "")
+        row: list[object] = [name, found["split"], items, _share(found["accuracy"])]
         row += [f"{low} to {high}" if found["accuracy"] else ""]
         row += ["" if found[key] is None else format_percent(found[key]) for key in ("chance", "centred")]
         row += [_share(found["normalised"]), f"{found['bits_per_byte']['value']:.3f}"]
@@ -104,7 +105,7 @@ def benchmark_table(figures: Mapping[str, Any]) -> "Table":
             row += [_share(contamination["found"]), _share(contamination.get("clean"))]
         rows.append(row)
     columns = [*COLUMNS, *(("in training text", "without those") if looked_up else ())]
-    return Table(columns, rows, right=range(3, len(columns)))
+    return Table(columns, rows, right=range(2, len(columns)))
 
 
 def _share(found: Mapping[str, Any] | None) -> str:
@@ -112,12 +113,9 @@ def _share(found: Mapping[str, Any] | None) -> str:
 
 
 def notes(figures: Mapping[str, Any]) -> list[str]:
-    """What the table needs in words: splits, ties, copies, contaminated items."""
+    """What the table needs in words: ties, copies, contaminated items."""
     tasks = figures["tasks"]
     said = []
-    some = [name for name, found in tasks.items() if found["n"] < found["available"]]
-    if some:
-        said.append(f"Some items, spread over the file: {', '.join(_of(name, tasks[name]) for name in some)}.")
     for name, found in tasks.items():
         if found["ties"]:
             share = format_percent(found["lm_eval"]["acc"])
@@ -135,7 +133,3 @@ def notes(figures: Mapping[str, Any]) -> list[str]:
             "half of it."
         )
     return said
-
-
-def _of(name: str, found: Mapping[str, Any]) -> str:
-    return f"{name} {found['n']:,} of {found['available']:,}"
