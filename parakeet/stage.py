@@ -163,6 +163,10 @@ class Stage(ABC):
         left out by name and never picked by name: otherwise a new key would change the result and not the fingerprint.
         """
 
+    def settings_before(self, recipe: Recipe) -> dict[str, Any]:
+        """The settings as the `valid_versions` had them."""
+        return self.settings(recipe)
+
     def check_requirements(self, recipe: Recipe) -> None:  # noqa: B027 (most stages have none)
         """Raise ParakeetError for what the stage needs and this machine lacks, before anything is built."""
 

@@ -89,11 +89,10 @@ class Build:
         files = {label: hashed[path][0] for label, path in paths.items()}
         self._read[name] = {path: hashed[path][1] for path in paths.values()}
         file_bytes = sum(path.stat().st_size for path in paths.values())
-        settings = stage.settings(self.recipe)
         work = Work(
             stage=stage.name,
             version=stage.version,
-            settings=settings,
+            settings=stage.settings(self.recipe),
             inputs=inputs,
             files=files,
             records=stage.records,
@@ -102,13 +101,14 @@ class Build:
             resumable=stage.resumable,
             recipe=self.recipe.name,
         )
-        files_then = {label: hashed[path][0] for label, path in paths_before.items()}
-        inputs_then = {upstream: inputs[upstream] for upstream in stage.inputs_before(self.recipe)}
-        then = replace(work, files=files_then, inputs=inputs_then)
+        settings_before = stage.settings_before(self.recipe)
+        files_before = {label: hashed[path][0] for label, path in paths_before.items()}
+        inputs_before = {upstream: inputs[upstream] for upstream in stage.inputs_before(self.recipe)}
+        then = replace(work, settings=settings_before, files=files_before, inputs=inputs_before)
         valid = sorted(stage.valid_versions, reverse=True)
         earlier = [(replace(then, version=version).fingerprint, version) for version in valid]
         oldest = min(stage.version, *valid) if valid else stage.version
-        before = earlier_fingerprint(name, oldest, settings, self.recipe, then.inputs, then.files)
+        before = earlier_fingerprint(name, oldest, settings_before, self.recipe, inputs_before, then.files)
         earlier += [before] if before else []
         # A file that only today's rules read, and that came later, is new text.
         added = max((path.stat().st_ctime for label, path in paths.items() if label not in paths_before), default=0.0)

@@ -67,6 +67,8 @@ class Metric(ABC):
     """Its key in evaluation.json."""
     version: int = 0
     """Raised when the same model gets other figures, which repeats the evaluation. A new metric starts at 1."""
+    since: int = 0
+    """The version of the stage that first measured it for every recipe. Evaluations of earlier ones are still used."""
     title: str
     introduction: str = ""
     """A paragraph for the report, before the figures."""

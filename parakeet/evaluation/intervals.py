@@ -9,7 +9,7 @@ import numpy as np
 RESAMPLES = 1_000
 
 
-def wilson_interval(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
+def wilson_interval(successes: float, trials: int, z: float = 1.96) -> tuple[float, float]:
     """Wilson's score interval of a proportion (Wilson 1927); z = 1.96 gives 95 %."""
     share = successes / trials
     centre = share + z * z / (2 * trials)
@@ -28,7 +28,29 @@ def share_of(outcomes: Iterable[bool]) -> dict[str, Any]:
     }
 
 
-def ratio_interval(numerators: Sequence[float], denominators: Sequence[float]) -> tuple[float, float]:
+def mean_share(shares: Sequence[float]) -> dict[str, Any]:
+    """The same of the mean of at least one share, such as the part of each of n texts that is right.
+
+    The interval is that of as many yes-or-no outcomes, which no n independent numbers from 0 to 1 exceed in spread.
+    """
+    total, n = sum(shares), len(shares)
+    return {"n": n, "share": total / n, "interval": list(wilson_interval(total, n))}
+
+
+def jackknife_interval(estimate: float, without_one: Sequence[float]) -> tuple[float, float]:
+    """Interval of a share that is no sum, from its values (n,) without each of at least two texts (Efron 1982).
+
+    Such is the share of distinct words: samples with replacement would repeat texts, and so lower it.
+    """
+    values = np.asarray(without_one, np.float64)
+    n = len(values)
+    error = 1.96 * math.sqrt((n - 1) / n * float(((values - values.mean()) ** 2).sum()))
+    return max(0.0, estimate - error), min(1.0, estimate + error)
+
+
+def ratio_interval(
+    numerators: Sequence[float] | np.ndarray, denominators: Sequence[float] | np.ndarray
+) -> tuple[float, float]:
     """Interval of Σ numerators / Σ denominators, both (n,), over samples of the n pairs with replacement.
 
     Such are bits and bytes of documents: the tokens of a document depend on each other, the documents do not. The

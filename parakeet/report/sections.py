@@ -23,7 +23,7 @@ HELD_OUT = ("bits_per_byte", "bits_per_byte_by_position")
 REPLIES = "replies"
 BENCHMARKS = "benchmarks"
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
-MOST_ROWS = 12
+MOST_ROWS = 16
 """A longer table is closed until a reader opens it."""
 
 
@@ -132,17 +132,18 @@ def scores_drawing(report: Gathered, shares: Mapping[str, Sequence[Score]]) -> D
 
 
 def _metric(metric: Metric, figures: Any) -> list[Part]:
-    """Its short form and its chart; what is long, and what it has besides, for those who open it."""
-    short, full = metric.render_summary(figures), metric.render(figures)
-    long = [part for part in short if isinstance(part, Table) and len(part.rows) > MOST_ROWS]
-    rest = full[len(short) :] if full[: len(short)] == short else full
-    parts: list[Part] = [*([metric.introduction] if metric.introduction else [])]
-    parts += [_in_words(score) for score in metric.scores(figures) if long]
-    parts += [part for part in short if part not in long]
-    # Shares are in the chart of all scores.
-    if metric.plot_file and not any(score.unit == "share" for score in metric.scores(figures)):
+    """Its figures and its chart. What begins with a long table is for those who open it."""
+    found, scores = metric.render(figures), metric.scores(figures)
+    begin = next(
+        (n for n, part in enumerate(found) if isinstance(part, Table) and len(part.rows) > MOST_ROWS), len(found)
+    )
+    parts: list[Part] = [metric.introduction] if metric.introduction else []
+    parts += [_in_words(score) for score in scores if not begin]
+    parts += found[:begin]
+    # A chart of several shares would repeat that of all scores.
+    if metric.plot_file and sum(score.unit == "share" for score in scores) < 2:
         parts.append(Drawing(partial(metric.plot, figures), metric.plot_title))
-    return [*parts, *([Details("All figures", [*long, *rest])] if long or rest else [])]
+    return [*parts, *([Details("All figures", found[begin:])] if begin < len(found) else [])]
 
 
 def _in_words(score: Score) -> str:
