@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from parakeet.artifact import Artifact
+from parakeet.formatting import format_date
 from parakeet.pages import render
 from parakeet.pages.charts import Chart, save_png, svg
 from parakeet.progress import Progress
@@ -63,7 +64,7 @@ def _values(report: Gathered) -> dict[str, Any]:
             "layers": report.config.layers,
             "width": report.config.width,
             "context": report.config.context,
-            "made": f"{report.made.day} {report.made:%B %Y}",
+            "made": format_date(report.made),
         },
         "sections": sections_of(report),
         "card": report.card,

@@ -13,7 +13,6 @@ class Published:
     """A model's scores as shares of 1 by task, where they stand, and the program that measured them."""
 
     name: str
-    parameters: str
     scores: dict[str, float]
     source: str
     harness: str
@@ -28,7 +27,6 @@ def published_models() -> tuple[Published, ...]:
     return tuple(
         Published(
             model["name"],
-            model["parameters"],
             {task: percent / 100 for task, percent in model["scores"].items()},
             group["source"],
             group["harness"],

@@ -1,15 +1,16 @@
 """The report's sections, from what was gathered. Both pages show the same ones."""
 
+import datetime
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import groupby
+from itertools import groupby, pairwise
 from operator import itemgetter
 from typing import Any
 
 from parakeet.evaluation.base import Metric, Score
 from parakeet.evaluation.metrics import measured_metrics
-from parakeet.formatting import format_bytes, format_count, format_duration, format_percent
+from parakeet.formatting import format_bytes, format_count, format_date, format_duration, format_percent
 from parakeet.memorisation import sections
 from parakeet.pages import Cell, Table
 from parakeet.report.charts import draw_scores
@@ -23,7 +24,7 @@ HELD_OUT = ("bits_per_byte", "bits_per_byte_by_position")
 REPLIES = "replies"
 BENCHMARKS = "benchmarks"
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
-MOST_ROWS = 16
+MOST_ROWS, MOST_ROWS_WITH_CHART = 16, 6
 """A longer table is closed until a reader opens it."""
 
 
@@ -109,7 +110,7 @@ def _scores(report: Gathered) -> Section:
     metrics = [m for m in measured_metrics(report.evaluation) if m.name not in (*HELD_OUT, REPLIES)]
     parts: list[Part] = []
     if shares := shares_of(report):
-        parts += ["Share of right answers. Lines are 95% intervals.", scores_drawing(report, shares)]
+        parts += ["Share of right answers, with 95% intervals.", scores_drawing(report, shares)]
     for metric in metrics:
         parts += [Heading(metric.title), *_metric(metric, report.evaluation[metric.name])]
         if metric.name == BENCHMARKS:
@@ -132,16 +133,17 @@ def scores_drawing(report: Gathered, shares: Mapping[str, Sequence[Score]]) -> D
 
 
 def _metric(metric: Metric, figures: Any) -> list[Part]:
-    """Its figures and its chart. What begins with a long table is for those who open it."""
+    """Its chart and its figures. What begins with a long table is for those who open it."""
     found, scores = metric.render(figures), metric.scores(figures)
-    begin = next(
-        (n for n, part in enumerate(found) if isinstance(part, Table) and len(part.rows) > MOST_ROWS), len(found)
-    )
+    # A chart of several shares would repeat that of all scores.
+    drawn = metric.plot_file and sum(score.unit == "share" for score in scores) < 2
+    most = MOST_ROWS_WITH_CHART if drawn else MOST_ROWS
+    long = (number for number, part in enumerate(found) if isinstance(part, Table) and len(part.rows) > most)
+    begin = next(long, len(found))
     parts: list[Part] = [metric.introduction] if metric.introduction else []
     parts += [_in_words(score) for score in scores if not begin]
     parts += found[:begin]
-    # A chart of several shares would repeat that of all scores.
-    if metric.plot_file and sum(score.unit == "share" for score in scores) < 2:
+    if drawn:
         parts.append(Drawing(partial(metric.plot, figures), metric.plot_title))
     return [*parts, *([Details("All figures", found[begin:])] if begin < len(found) else [])]
 
@@ -151,8 +153,8 @@ def _in_words(score: Score) -> str:
     interval = ""
     if score.interval and score.unit == "share":
         low, high = map(format_percent, score.interval)
-        interval = f"95%: {low} to {high}; "
-    return f"{value} {score.name} ({interval}{score.n:,} {score.of})."
+        interval = f" ({low} to {high})"
+    return f"{score.name[:1].upper()}{score.name[1:]}: {value} of {score.n:,} {score.of}{interval}."
 
 
 def _published(tasks: Mapping[str, Mapping[str, Any]]) -> list[Part]:
@@ -162,19 +164,23 @@ def _published(tasks: Mapping[str, Mapping[str, Any]]) -> list[Part]:
     if not shown:
         return []
     rows: list[list[object]] = []
-    for key, name in (("accuracy", "this model"), ("normalised", "this model, normalised by length")):
+    for key, name in (("accuracy", "this model"), ("normalised", "this model, normalised")):
         if any(tasks[task][key] for task in shown):
             cells = [format_percent(tasks[task][key]["share"]) if tasks[task][key] else "" for task in shown]
-            rows.append([name, "", *cells, "lm-evaluation-harness", "this report"])
+            rows.append([Cell(name, "keep"), *cells])
     for model in models:
         cells = [format_percent(model.scores[task]) if task in model.scores else "" for task in shown]
-        rows.append([model.name, model.parameters, *cells, model.harness, model.source])
-    columns = ("Model", "Parameters", *shown, "Measured with", "Source")
+        rows.append([Cell(model.name, "keep"), *cells])
+    sources = [
+        f"{', '.join(model.name for model in group)}: {source}, measured with {harness}."
+        for (source, harness), group in groupby(models, key=lambda model: (model.source, model.harness))
+    ]
     return [
         Heading("Beside published models"),
         "These numbers were published, not measured here. Programs that measure the same task differ by several "
         "points, so read them as a neighbourhood, not as a ranking.",
-        Table(columns, rows, range(1, len(shown) + 2)),
+        Table(("Model", *shown), rows, range(1, len(shown) + 1)),
+        " ".join(sources),
     ]
 
 
@@ -227,7 +233,7 @@ def _changes(report: Gathered) -> Section:
     if before is None:
         return Section("changes", "Since the previous release", [])
     rows: list[list[object]] = [
-        [label, f"{old:,}", f"{new:,}", f"{new - old:+,}", ""]
+        ["size and training", label, f"{old:,}", f"{new:,}", f"{new - old:+,}", ""]
         for label, old, new in (
             ("parameters", before.parameters, now.parameters),
             ("tokens trained on", before.tokens, now.tokens),
@@ -238,21 +244,24 @@ def _changes(report: Gathered) -> Section:
     for metric in measured_metrics(report.evaluation):
         old_scores = {score.name: score for score in before.scores.get(metric.name, [])}
         rows += [
-            _change(metric.title, old_scores[score.name], score)
+            [metric.title, score.name, *_change(old_scores[score.name], score)]
             for score in now.scores.get(metric.name, [])
             if score.name in old_scores and (same_text or score.unit == "share")
         ]
+    for above, row in reversed(list(pairwise(rows))):
+        row[0] = "" if row[0] == above[0] else row[0]
+    trained = datetime.date.fromisoformat(before.made[:10])
     sentence = (
-        f"The release that was promoted when this report was made is {before.name} ({before.release}), trained on "
-        f"{before.made[:10]}."
+        f"Compared with {before.name} ({before.release}), the promoted release when this report was made. It was "
+        f"trained on {format_date(trained)}."
     )
     if not same_text:
-        sentence += " It was trained on other text, so bits per byte cannot be compared."
-    columns = ("Figure", "Before", "Now", "Difference", "")
-    return Section("changes", "Since the previous release", [sentence, Table(columns, rows, range(1, 4))])
+        sentence += " Its text was another, so bits per byte cannot be compared."
+    columns = ("", "", "Before", "Now", "Difference", "")
+    return Section("changes", "Since the previous release", [sentence, Table(columns, rows, range(2, 5))])
 
 
-def _change(title: str, old: Score, new: Score) -> list[object]:
+def _change(old: Score, new: Score) -> list[object]:
     if new.unit == "share":
         values = (format_percent(old.value), format_percent(new.value), f"{100 * (new.value - old.value):+.1f} points")
     else:
@@ -262,4 +271,4 @@ def _change(title: str, old: Score, new: Score) -> list[object]:
         apart = new.interval[0] > old.interval[1] or new.interval[1] < old.interval[0]
         better = (new.value > old.value) == (new.unit == "share")
         verdict = ("better" if better else "worse") if apart else "within the intervals"
-    return [f"{title}: {new.name}", *values, verdict]
+    return [*values, verdict]

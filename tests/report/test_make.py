@@ -137,10 +137,10 @@ def test_the_promoted_release_is_what_it_is_compared_with(made: Made, promoted: 
     record = store.report(tmp_path / "report")
     assert record["counts"]["compared_with"] == "0123-0"
     markdown = markdown_of(store.gathered())
-    assert "| parameters | 1,000 | 34,567 | +33,567 |  |" in markdown
+    assert "| size and training | parameters | 1,000 | 34,567 | +33,567 |  |" in markdown
     assert "tokens trained on |" not in markdown  # the same
-    assert "| Held-out bits per byte: talk | 1.500 | 1.250 | -0.250 |  |" in markdown
-    assert "sums | 12.5% | 50.0% | +37.5 points | better |" in markdown
+    assert "| Held-out bits per byte | talk | 1.500 | 1.250 | -0.250 |  |" in markdown
+    assert "| Exact answers to held-out questions | sums | 12.5% | 50.0% | +37.5 points | better |" in markdown
 
     # Once this model is the promoted release itself, its report is compared with the same one.
     weights = made.inputs["checkpoint"].manifest["files"]["model.safetensors"]["sha256"]
@@ -158,7 +158,7 @@ def test_bits_per_byte_of_other_text_are_not_compared(made: Made, promoted: Path
     path.write_text(text, encoding="utf-8")
     markdown = markdown_of(in_store(made, promoted).gathered())
     assert ("bits per byte cannot be compared" in markdown) != same
-    assert ("Held-out bits per byte: talk" in markdown) == same
+    assert ("Held-out bits per byte | talk" in markdown) == same
     assert "+37.5 points" in markdown
 
 
