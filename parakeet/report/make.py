@@ -30,14 +30,15 @@ def make_report(
     save_png(_picture(report), output / PICTURE_FILE)
     record = {
         "verdict": verdict(report),
-        "tiles": [asdict(tile) for tile in tiles(report)],
+        "figures": {tile.name: tile.number for tile in tiles(report)},
         "samples": report.samples,
         "previous": asdict(report.previous) if report.previous else None,
     }
     (output / RECORD_FILE).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return {
         "name": recipe.name,
-        "figures": {tile.label: tile.value for tile in tiles(report)},
+        "figures": {tile.name: round(tile.number, 3) for tile in tiles(report)},
+        "in_words": ", ".join(f"{tile.value} {tile.label}" for tile in tiles(report)),
         "checkpoints": len(report.samples) + 1,
         "compared_with": report.previous.release if report.previous else None,
     }

@@ -64,8 +64,11 @@ class Section:
 
 @dataclass(frozen=True)
 class Tile:
-    """A figure that stands out at the top: `71.4%`, what it is, and how sure it is."""
+    """A figure that stands out at the top: `71.4%`, what it is, and what it stands beside. `name` and `number` are the
+    same for a program."""
 
     value: str
     label: str
-    note: str = ""
+    note: str
+    name: str
+    number: float

@@ -35,8 +35,7 @@ class ReportStage(Stage):
         return make_report(context.recipe, context.root, context.inputs, context.output, context.progress)
 
     def headline(self, counts: Mapping[str, Any]) -> str:
-        shown = ", ".join(f"{value} {label}" for label, value in counts["figures"].items())
-        return shown or "nothing was measured"
+        return counts["in_words"] or "nothing was measured"
 
     def figures(self, artifact: Artifact) -> Figures:
         page = (artifact.path / HTML_FILE).resolve()

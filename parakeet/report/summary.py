@@ -39,14 +39,16 @@ def tiles(report: Gathered) -> list[Tile]:
 
 
 def _bits(report: Gathered) -> list[Tile]:
-    values = sorted(bits["model"] for bits in measured(report.evaluation["bits_per_byte"]).values())
-    if not values:
+    sources = measured(report.evaluation["bits_per_byte"]).values()
+    if not sources:
         return []
-    shown = f"{values[0]:.3f}" if len(values) == 1 else f"{values[0]:.2f} to {values[-1]:.2f}"
+    values = sorted(bits["model"] for bits in sources)
+    mean = sum(bits["model"] * bits["n_bytes"] for bits in sources) / sum(bits["n_bytes"] for bits in sources)
+    shown = f"{mean:.3f}" if len(values) == 1 else f"{values[0]:.2f} to {values[-1]:.2f}"
     note = "fewer are better"
     if report.memorisation and (margin := report.memorisation["margin"]):
         note = f"the best look-up table: {margin['ngram']['value']:.3f}"
-    return [Tile(shown, "bits per byte of held-out text", note)]
+    return [Tile(shown, "bits per byte of held-out text", note, "bits_per_byte", mean)]
 
 
 def _given_back(report: Gathered) -> list[Tile]:
@@ -54,20 +56,29 @@ def _given_back(report: Gathered) -> list[Tile]:
         return []
     extraction = report.memorisation["extraction"]
     shares = extraction["by_prefix"][extraction["prefix"]]
-    shown, floor = (format_percent(shares[side]["share"]) for side in ("train", "held_out"))
-    return [Tile(shown, "of training passages repeated word for word", f"of held-out ones: {floor}")]
+    train, held_out = (shares[side]["share"] for side in ("train", "held_out"))
+    note = f"of held-out ones: {format_percent(held_out)}"
+    label = "of training passages repeated word for word"
+    return [Tile(format_percent(train), label, note, "extracted_training", train)]
+
+
+MEANS = {"benchmarks": "benchmarks", "chat": "kinds of prompts", "exact_match": "kinds of questions"}
+"""Metrics whose scores, or their mean, are of interest, with what their scores are of."""
 
 
 def _shares(report: Gathered) -> list[Tile]:
     chosen = []
-    for metric in ("benchmarks", "chat", "exact_match"):
+    for metric, kinds in MEANS.items():
         scores = report.scores.get(metric, [])
-        if len(scores) == 1 and scores[0].interval:
-            low, high = map(format_percent, scores[0].interval)
-            chosen.append(Tile(format_percent(scores[0].value), scores[0].name, f"95%: {low} to {high}"))
-        elif scores:
-            chances = [score.chance for score in scores if score.chance is not None]
-            note = f"chance: {format_percent(sum(chances) / len(chances))}" if len(chances) == len(scores) else ""
-            mean = sum(score.value for score in scores) / len(scores)
-            chosen.append(Tile(format_percent(mean), f"right, mean of {len(scores)} tasks", note))
+        if not scores:
+            continue
+        mean = sum(score.value for score in scores) / len(scores)
+        label = scores[0].name if len(scores) == 1 else f"right, mean of {len(scores)} {kinds}"
+        note = ""
+        chances = [score.chance for score in scores if score.chance is not None]
+        if len(chances) == len(scores):
+            note = f"chance: {format_percent(sum(chances) / len(chances))}"
+        elif len(scores) == 1 and scores[0].interval:
+            note = "95%: {} to {}".format(*map(format_percent, scores[0].interval))
+        chosen.append(Tile(format_percent(mean), label, note, metric, mean))
     return chosen
