@@ -17,6 +17,7 @@ from parakeet.cli.report import report
 from parakeet.cli.runs import compare, runs
 from parakeet.cli.sessions import sessions
 from parakeet.cli.tokens import tokens
+from parakeet.cli.trace import trace
 
 ENVIRONMENT = """\b
 Environment:
@@ -25,7 +26,7 @@ Environment:
   DAGSTER_HOME        Folder of Dagster's history.
   TIKTOKEN_CACHE_DIR  Folder with the cl100k_base vocabulary, for work offline.
   HF_TOKEN            Token for gated datasets of the Hugging Face hub.
-  NO_COLOR            If set, a chat has no colours."""
+  NO_COLOR            If set, a chat or a trace has no colours."""
 
 
 class InOrder(Commands):
@@ -49,7 +50,7 @@ def main() -> None:
 
 
 for command in (
-    build, plan, chat, tokens, sessions, models, report, verify, evaluate, runs, compare, data, index, use, clean,
+    build, plan, chat, trace, tokens, sessions, models, report, verify, evaluate, runs, compare, data, index, use, clean,
     import_command, export, bench, completion,
 ):  # fmt: skip
     main.add_command(command)

@@ -33,12 +33,16 @@ _LOW_BYTES = np.array([(1 << 8 * n) - 1 for n in range(_KEY_BYTES + 1)], np.uint
 """Integers whose last n bytes are ones."""
 NOWHERE = 0xFFFFFF
 """In a query: an id that is no token. No separator has this value."""
-_FIRST, _MOST = 8, 64
-"""Tokens that are compared at a time: few at first, since most matches are short, then more and more."""
-PADDING = _MOST * TOKEN_BYTES
+_FIRST = 8
+"""Tokens of a suffix that are compared at first. Most matches are short; what matches goes on with twice as many."""
+_MOST = 1 << 20
+"""Tokens of all suffixes together that are compared at once, unless there are very many suffixes."""
+PADDING = 192
+"""Zero bytes after the last separator, since a comparison reads `_FIRST` tokens at least."""
+_STRIDES = (64, 4, 1)
+"""How far apart the positions are that are looked up first, second and third. Each spares some of the next."""
 _MANY = 2048
-_STRIDES = (64, 8, 1)
-"""How far apart the positions are that are looked up first, second and third, if they are more than `_MANY`."""
+"""So many positions are worth the first."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,7 @@ class TraceIndex:
         ends = np.full(n + 1, -1, np.int64)
         ends[n] = n
         before = n + 1
-        for stride in _STRIDES if n > _MANY else (1,):
+        for stride in _STRIDES[n <= _MANY :]:
             wanted = np.arange(0, n, stride)
             wanted = wanted[ends[wanted] < 0]
             left = wanted // before * before
@@ -334,9 +338,12 @@ def _compare(
     same, less = shared.astype(np.int64), np.zeros(len(starts), np.bool_)
     active, width = np.arange(len(starts)), _FIRST
     while len(active):
-        n_bytes = width * TOKEN_BYTES
-        mine = shard.tokens.rows(TOKEN_BYTES * (positions[active] + same[active]), n_bytes)
-        theirs = rows(query.bytes, TOKEN_BYTES * (starts[active] + same[active]), n_bytes)
+        my_places = TOKEN_BYTES * (positions[active] + same[active])
+        their_places = TOKEN_BYTES * (starts[active] + same[active])
+        room = min(len(shard.tokens) - my_places.max(), len(query.bytes) - their_places.max()) // TOKEN_BYTES
+        width = min(width, max(room, _FIRST), max(_MOST // len(active), _FIRST))
+        mine = shard.tokens.rows(my_places, TOKEN_BYTES * width)
+        theirs = rows(query.bytes, their_places, TOKEN_BYTES * width)
         differs = mine != theirs
         at = differs.argmax(axis=1)
         row = np.arange(len(active))
@@ -344,7 +351,7 @@ def _compare(
         less[active] = unequal & (mine[row, at] < theirs[row, at])
         same[active] += np.where(unequal, at // TOKEN_BYTES, width)
         active = active[~unequal & (same[active] < lengths[active])]
-        width = min(2 * width, _MOST)
+        width *= 2
     whole = same >= lengths
     return np.minimum(same, lengths), less & ~whole
 
