@@ -31,7 +31,7 @@ class EvaluationStage(Stage):
 
     def check_requirements(self, recipe: Recipe) -> None:
         if recipe.evaluation.benchmarks:
-            from parakeet.evaluation.benchmarks.harness import check_installed
+            from parakeet.evaluation.benchmarks.upstream import check_installed
 
             check_installed()
 

@@ -261,9 +261,9 @@ def test_the_command_says_what_is_wrong(
 
 
 def test_the_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from parakeet.evaluation.benchmarks import harness
+    from parakeet.evaluation.benchmarks import upstream
 
-    monkeypatch.setattr(harness, "find_spec", lambda name: None)
+    monkeypatch.setattr(upstream, "find_spec", lambda name: None)
     done = CliRunner().invoke(main, ["evaluate", "--suite", "piqa"], env={"PARAKEET_HOME": str(tmp_path)})
     assert "pip install 'parakeet-lm[eval]'" in done.output
     with pytest.raises(ParakeetError, match="pip install"):

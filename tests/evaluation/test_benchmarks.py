@@ -316,7 +316,7 @@ def test_items_in_the_training_text_are_found_in_both_spellings(prepared: Prepar
 
 
 def test_every_task_has_a_file_rule_and_an_upstream_definition() -> None:
-    from parakeet.evaluation.benchmarks.harness import upstream_config
+    from parakeet.evaluation.benchmarks.upstream import upstream_config
 
     assert list(FILES) == list(TASKS)
     for task in TASKS:

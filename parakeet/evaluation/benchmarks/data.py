@@ -119,7 +119,7 @@ def download_tasks(tasks: Sequence[str], limit: int | None) -> list[TaskData]:
 
 
 def _download(task: str, limit: int | None) -> TaskData:
-    from parakeet.evaluation.benchmarks.harness import upstream_config
+    from parakeet.evaluation.benchmarks.upstream import upstream_config
 
     config = upstream_config(task)
     path, name = config["dataset_path"], config.get("dataset_name")
