@@ -70,14 +70,17 @@ class EvaluationStage(Stage):
         return f"{bits_per_byte}; {format_percent(counts['chat']['sensible'])} of replies sensible"
 
     def figures(self, artifact: Artifact) -> Figures:
+        from parakeet.evaluation.benchmarks.metric import mean_centred
         from parakeet.evaluation.metrics import REPORT_FILE, measured_metrics
 
         counts = artifact.counts
+        benchmarks = mean_centred(counts["benchmarks"]) if "benchmarks" in counts else None
         exact = counts["exact_match"] if isinstance(counts["exact_match"], dict) else {}
         return {
             **{f"bits_per_byte_{name}": bits["model"] for name, bits in measured(counts["bits_per_byte"]).items()},
             **{f"exact_{task}": figures["accuracy"] for task, figures in exact.items()},
             **({"sensible_replies": counts["chat"]["sensible"]} if "chat" in counts else {}),
+            **({} if benchmarks is None else {"benchmarks_centred": benchmarks}),
             "report": Markdown((artifact.path / REPORT_FILE).read_text(encoding="utf-8")),
             **{f"{m.name}_plot": Picture(artifact.path / m.plot_file) for m in measured_metrics(counts) if m.plot_file},
         }
