@@ -152,8 +152,8 @@ def _paradigms(path: str) -> list[str]:
 
 
 def _not_fetched(task: str, path: str, error: Exception) -> ParakeetError:
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
     return ParakeetError(
-        f"The data of {task} could not be fetched from the Hugging Face hub ({path}): {reason} "
+        f"The data of {task} could not be fetched from the Hugging Face hub ({path}): {reason}. "
         "Without a network, give a folder of data files with --task-data."
     )

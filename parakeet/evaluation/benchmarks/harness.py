@@ -35,9 +35,9 @@ def score_tasks(
 ) -> dict[str, dict[str, Any]]:
     """The figures of each task, as JSON values.
 
-    {task: {"split", "source", "n", "available", "copies", "ties", "accuracy", "chance", "centred", "normalised",
-    "bits_per_byte", "lm_eval", "parts", "contamination"}}. `accuracy` and `normalised` are {"n", "share", "interval"};
-    `bits_per_byte` is {"n", "n_bytes", "value", "interval"}; `lm_eval` has its own figures of the same requests;
+    {task: {"split", "source", "n", "available", "copies", "truncated", "ties", "accuracy", "chance", "centred",
+    "normalised", "bits_per_byte", "lm_eval", "parts", "contamination"}}. `accuracy` and `normalised` are
+    {"n", "share", "interval"}; `bits_per_byte` is {"n", "n_bytes", "value", "interval"}; `lm_eval` has its own figures of the same requests;
     `parts` the accuracies of BLiMP's paradigms; `contamination` the share of items that stand in the training text of
     `index`, and the accuracy on them and on the others. What a task does not have is None. Raises ParakeetError if
     lm-evaluation-harness is not installed, or the model's scores are not finite or all the same.
@@ -55,11 +55,13 @@ def score_tasks(
 class Scored:
     """What lm-evaluation-harness returned for one task."""
 
-    def __init__(self, answers: list["Answers"], metrics: dict[str, float]) -> None:
+    def __init__(self, answers: list["Answers"], metrics: dict[str, float], truncated: int) -> None:
         self.answers = answers
         """By item, in the order of the items."""
         self.metrics = metrics
         """Its own figures."""
+        self.truncated = truncated
+        """Items that were longer than the model's context."""
 
 
 class Answers:
@@ -96,7 +98,8 @@ def run_tasks(model: "TextModel", data: Sequence[TaskData], progress: Progress) 
         for task, named in parts.items()
         for name, items in named.items()
     }
-    found = evaluate(Adapter(model, progress), {"tasks": tasks, "groups": {}}, bootstrap_iters=0, log_samples=True)
+    adapter = Adapter(model, progress)
+    found = evaluate(adapter, {"tasks": tasks, "groups": {}}, bootstrap_iters=0, log_samples=True)
     scored = {}
     for one in data:
         rolling = TASKS[one.task].kind == "rolling"
@@ -110,7 +113,8 @@ def run_tasks(model: "TextModel", data: Sequence[TaskData], progress: Progress) 
             }
         metrics = [_metrics(found["results"][name]) for name in parts[one.task]]
         means = {key: math.fsum(some[key] for some in metrics) / len(metrics) for key in metrics[0]}
-        scored[one.task] = Scored([answers[id(item)] for item in one.items], means)
+        truncated = sum(name in parts[one.task] for name, _ in adapter.truncated)
+        scored[one.task] = Scored([answers[id(item)] for item in one.items], means, truncated)
     return scored
 
 
@@ -150,6 +154,7 @@ def figures_of(data: TaskData, scored: Scored, contaminated: Sequence[bool] | No
         "n": len(data.items),
         "available": data.available,
         "copies": data.copies,
+        "truncated": scored.truncated,
         "ties": None,
         "accuracy": None,
         "chance": None,

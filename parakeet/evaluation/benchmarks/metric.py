@@ -112,7 +112,7 @@ def mean_centred(figures: Mapping[str, Any]) -> float | None:
 
 
 def notes(figures: Mapping[str, Any]) -> list[str]:
-    """What the table needs in words: the mean, ties, copies, contaminated items."""
+    """What the table needs in words: the mean, ties, truncated and repeated items, the lookup."""
     tasks = figures["tasks"]
     said = []
     if len(tasks) > 1 and (mean := mean_centred(figures)) is not None:
@@ -123,6 +123,11 @@ def notes(figures: Mapping[str, Any]) -> list[str]:
             said.append(
                 f"{name}: {found['ties']:,} of {found['n']:,} items are ties and count as wrong. "
                 f"lm-evaluation-harness takes the first answer, which gives {share}."
+            )
+        if found["truncated"]:
+            said.append(
+                f"{name}: {found['truncated']:,} of {found['n']:,} items are longer than the model's context, and lose "
+                "their beginning."
             )
         if found["copies"]:
             said.append(f"{name}: {found['copies']:,} of its {found['available']:,} items repeat others.")
