@@ -27,6 +27,7 @@ from parakeet.evaluation.benchmarks.scorer import ModelScorer
 from parakeet.evaluation.benchmarks.tasks import TASKS, Item
 from parakeet.formatting import render_table
 from parakeet.model.config import ModelConfig
+from parakeet.model.loss import token_scores
 from parakeet.model.transformer import Parakeet
 from parakeet.pages import Table
 from parakeet.progress import Progress
@@ -304,6 +305,17 @@ def test_items_in_the_training_text_are_found_in_both_spellings(prepared: Prepar
         False,
     ]
     assert overlaps(index, prepared.tokenizer, []) == []
+
+
+def test_a_token_that_is_as_likely_as_another_is_not_the_likeliest() -> None:
+    """Here all are: a model of zeros would answer every LAMBADA question with id 0."""
+    losses, likeliest = token_scores(torch.ones(3, 4), torch.zeros(7, 4), torch.tensor([0, 3, 6]))
+    assert losses.tolist() == pytest.approx([math.log(7)] * 3)
+    assert not likeliest.any()
+    _, likeliest = token_scores(
+        torch.ones(2, 4), torch.eye(7)[:, :4] * torch.tensor([1, 2, 3, 4]), torch.tensor([3, 2])
+    )
+    assert likeliest.tolist() == [True, False]
 
 
 def test_every_task_has_a_file_rule_and_an_upstream_definition() -> None:

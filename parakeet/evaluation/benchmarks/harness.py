@@ -37,10 +37,10 @@ def score_tasks(
 
     {task: {"split", "source", "n", "available", "copies", "truncated", "ties", "accuracy", "chance", "centred",
     "normalised", "bits_per_byte", "lm_eval", "parts", "contamination"}}. `accuracy` and `normalised` are
-    {"n", "share", "interval"}; `bits_per_byte` is {"n", "n_bytes", "value", "interval"}; `lm_eval` has its own figures of the same requests;
-    `parts` the accuracies of BLiMP's paradigms; `contamination` the share of items that stand in the training text of
-    `index`, and the accuracy on them and on the others. What a task does not have is None. Raises ParakeetError if
-    lm-evaluation-harness is not installed, or the model's scores are not finite or all the same.
+    {"n", "share", "interval"}; `bits_per_byte` is {"n", "n_bytes", "value", "interval"}; `lm_eval` has its own figures
+    of the same requests; `parts` the accuracies of BLiMP's paradigms; `contamination` the share of items that stand in
+    the training text of `index`, and the accuracy on them and on the others. What a task does not have is None. Raises
+    ParakeetError if lm-evaluation-harness is not installed, or the model's scores are not finite or all the same.
     """
     scored = run_tasks(model, data, progress)
     figures = {}
