@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from parakeet.evaluation.base import Metric, Subject, measured
-from parakeet.evaluation.intervals import ratio_interval
+from parakeet.evaluation.intervals import FEWEST_TEXTS, ratio_interval
 from parakeet.formatting import format_bytes
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class BitsPerByte(Metric):
 
     The figures of a source: documents, n_bytes, and the bits per byte of the model, a unigram model with the same
     tokenizer, and `xz -9`. `interval` is the 95 % interval of `model` over the `n` documents that have content, or None
-    for a single one; evaluations before November 2026 have neither. None for a source without documents to measure.
+    for too few; evaluations before November 2026 have neither. None for a source without documents to measure.
     """
 
     name = "bits_per_byte"
@@ -104,7 +104,7 @@ def _measure_source(subject: Subject, documents: Sequence[int], unigram: np.ndar
         "n_bytes": len(text),
         "n": n,
         "model": found.total / len(text),
-        "interval": list(ratio_interval(found.bits[counted], found.n_bytes[counted])) if n > 1 else None,
+        "interval": list(ratio_interval(found.bits[counted], found.n_bytes[counted])) if n >= FEWEST_TEXTS else None,
         "unigram": float(unigram[content].sum()) / len(text),
         "xz": 8 * len(lzma.compress(text, preset=9)) / len(text),
     }
