@@ -127,9 +127,17 @@ class Stage(ABC):
     is_model: bool = False
     """Whether the artefact is a model to chat with, which `parakeet clean` never removes."""
 
+    def is_wanted(self, recipe: Recipe) -> bool:
+        """Whether a recipe's build has this stage."""
+        return True
+
     def inputs(self, recipe: Recipe) -> tuple[str, ...]:
         """Names of the stages that this one is made from."""
         return ()
+
+    def inputs_before(self, recipe: Recipe) -> tuple[str, ...]:
+        """The inputs, or those of them that the `valid_versions` had."""
+        return self.inputs(recipe)
 
     def files(self, recipe: Recipe, root: Path) -> dict[str, Path]:
         """Files outside the store that the stage reads, by label. Raises ParakeetError if one is missing."""

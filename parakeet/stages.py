@@ -18,13 +18,16 @@ from parakeet.errors import ParakeetError
 from parakeet.evaluation.stage import EvaluationStage
 from parakeet.hashes import FileState, HashCache, refuse_changed
 from parakeet.home import hashes_file
+from parakeet.memorisation.stage import MemorisationStage
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.recipe_file import load_recipe
 from parakeet.recipe_sources import remote_sources
 from parakeet.release.stages import OriginalCheckpointFile, OriginalModelStage, ReleaseStage
+from parakeet.report.stage import ReportStage
 from parakeet.sanitise import sanitise
 from parakeet.stage import ExternalFile, Launch, MakeContext, Stage
+from parakeet.trace.stage import TraceIndexStage
 from parakeet.training.recorded import keep_recipe
 from parakeet.training.stage import CheckpointStage
 
@@ -37,10 +40,13 @@ STAGES: tuple[Stage, ...] = (
     DeduplicatedDocumentsStage(),
     TokenizerStage(),
     TokenShardsStage(),
+    TraceIndexStage(),
     PackingPlanStage(),
     DataCardStage(),
     CheckpointStage(),
     EvaluationStage(),
+    MemorisationStage(),
+    ReportStage(),
     ReleaseStage(),
     OriginalModelStage(),
 )
@@ -48,9 +54,9 @@ EXTERNAL_FILES: tuple[ExternalFile, ...] = (OriginalCheckpointFile(),)
 
 
 def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
-    """Every stage of a recipe's build, in order: its remote sources first, one stage each."""
+    """Every stage that a recipe's build has, in order: its remote sources first, one stage each."""
     fetched = remote_sources([*recipe.sources, *recipe.decontamination.sets])
-    return (*(SourceFilesStage(source) for source in fetched), *STAGES)
+    return (*(SourceFilesStage(source) for source in fetched), *(stage for stage in STAGES if stage.is_wanted(recipe)))
 
 
 def asset_names(recipe: Recipe) -> tuple[str, ...]:
@@ -97,11 +103,12 @@ class Build:
         )
         settings_before = stage.settings_before(self.recipe)
         files_before = {label: hashed[path][0] for label, path in paths_before.items()}
-        then = replace(work, settings=settings_before, files=files_before)
+        inputs_before = {upstream: inputs[upstream] for upstream in stage.inputs_before(self.recipe)}
+        then = replace(work, settings=settings_before, files=files_before, inputs=inputs_before)
         valid = sorted(stage.valid_versions, reverse=True)
         earlier = [(replace(then, version=version).fingerprint, version) for version in valid]
         oldest = min(stage.version, *valid) if valid else stage.version
-        before = earlier_fingerprint(name, oldest, settings_before, self.recipe, inputs, then.files)
+        before = earlier_fingerprint(name, oldest, settings_before, self.recipe, inputs_before, then.files)
         earlier += [before] if before else []
         # A file that only today's rules read, and that came later, is new text.
         added = max((path.stat().st_ctime for label, path in paths.items() if label not in paths_before), default=0.0)

@@ -61,6 +61,28 @@ def bench_generate(recipe_name: str, threads: int, rounds: int) -> None:
     run(load_recipe(recipe_name), threads, rounds, home())
 
 
+@bench.command("evaluate", epilog=examples("parakeet bench evaluate --threads 2"))
+@click.option(
+    "--recipe",
+    "recipe_name",
+    default="demo",
+    show_default=True,
+    shell_complete=complete_recipes,
+    help="Shipped recipe or recipe file.",
+)
+@THREADS
+@click.option("--rounds", type=Whole(1, 1000), default=9, show_default=True, help="Samples of each number.")
+def bench_evaluate(recipe_name: str, threads: int, rounds: int) -> None:
+    """Time the scoring of benchmarks, beside a prefill. Needs pip install 'parakeet-lm[eval]'."""
+    from parakeet.evaluation.benchmarks.harness import check_installed
+
+    check_installed()
+    from parakeet.benchmarks.evaluate import run
+    from parakeet.recipe_file import load_recipe
+
+    run(load_recipe(recipe_name), threads, rounds)
+
+
 @bench.command("train", epilog=examples("parakeet bench train --recipe parakeet-378m --memory 11.2GiB"))
 @click.option(
     "--recipe",
@@ -103,3 +125,21 @@ def bench_data(text: tuple[str, ...], megabytes: int, workers: int) -> None:
     from parakeet.benchmarks.data import run
 
     run(text, megabytes, workers)
+
+
+@bench.command("trace", epilog=examples("parakeet bench trace", "parakeet bench trace --tokens 2000000"))
+@click.option(
+    "--tokens",
+    type=Whole(10_000),
+    default=100_000_000,
+    show_default=True,
+    help="Size of the text to look replies up in.",
+)
+def bench_trace(tokens: int) -> None:
+    """Time the trace index: how fast it is built, with how much memory, and how fast it answers.
+
+    The text is invented. With 100 million tokens it takes a minute of CPU time, 1.6 GB of memory, and 0.8 GB of disk.
+    """
+    from parakeet.benchmarks.trace import run
+
+    run(tokens)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from parakeet.evaluation.base import Metric, Subject, measured
+from parakeet.evaluation.base import Metric, Score, Subject, measured
 from parakeet.evaluation.intervals import FEWEST_TEXTS, ratio_interval
 from parakeet.formatting import format_bytes
 
@@ -59,6 +59,19 @@ class BitsPerByte(Metric):
                 rows.append((name, bits["documents"], format_bytes(bits["n_bytes"]), model, interval, *yardsticks))
         columns = ("source", "documents", "text", "this model", "95% interval", "unigram", "xz -9")
         return [Table(columns, rows, right=range(1, 7))]
+
+    def scores(self, figures: Figures) -> list[Score]:
+        return [
+            Score(
+                source,
+                bits["model"],
+                bits["documents"],
+                "documents",
+                tuple(bits["interval"]) if bits.get("interval") else None,
+                unit="bits per byte",
+            )
+            for source, bits in measured(figures).items()
+        ]
 
     def plot(self, figures: Figures, palette: "Palette") -> "Figure":
         """Bars by source: the model beside its yardsticks."""

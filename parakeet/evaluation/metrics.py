@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from parakeet.evaluation.base import Metric
+from parakeet.evaluation.benchmarks.metric import Benchmarks
 from parakeet.evaluation.bits_per_byte import BitsPerByte
 from parakeet.evaluation.by_position import BitsPerByteByPosition
 from parakeet.evaluation.chat import Chat
@@ -22,6 +23,7 @@ METRICS: tuple[Metric, ...] = (
     Probes(),
     GenerationHealth(),
     Replies(),
+    Benchmarks(),
 )
 EVALUATION_FILE = "evaluation.json"
 REPORT_FILE = "report.md"

@@ -12,7 +12,7 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from parakeet.evaluation.base import Metric, Subject
+from parakeet.evaluation.base import Metric, Score, Subject
 from parakeet.evaluation.intervals import share_of
 from parakeet.evaluation.shares import plot_shares, share_cells, share_text
 
@@ -110,6 +110,10 @@ class MinimalPairs(Metric):
     def render_summary(self, figures: Mapping[str, Any]) -> "list[str | Table]":
         found = figures["all"]
         return [f"{share_text(found)} of {found['n']} pairs; chance is 50%. The report has each phenomenon."]
+
+    def scores(self, figures: Mapping[str, Any]) -> list[Score]:
+        found = figures["all"]
+        return [Score("grammar (minimal pairs)", found["share"], found["n"], "pairs", tuple(found["interval"]), CHANCE)]
 
     def plot(self, figures: Mapping[str, Any], palette: "Palette") -> "Figure":
         shares = figures["phenomena"]

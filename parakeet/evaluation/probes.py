@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from parakeet.evaluation.base import Metric, Subject
+from parakeet.evaluation.base import Metric, Score, Subject
 from parakeet.evaluation.intervals import mean_share, share_of
 from parakeet.evaluation.shares import plot_shares, share_cells
 from parakeet.formatting import format_percent
@@ -72,6 +72,19 @@ class Probes(Metric):
 
         rows = [(name, *share_cells(found), format_percent(found["chance"])) for name, found in figures.items()]
         return [Table(("probe", "n", "right", "95% interval", "chance"), rows, right=(2, 4))]
+
+    def scores(self, figures: Mapping[str, Any]) -> list[Score]:
+        return [
+            Score(
+                f"{name} (probe)",
+                found["share"],
+                found["n"],
+                "tries",
+                tuple(found["interval"]) if found["interval"] else None,
+                found["chance"],
+            )
+            for name, found in figures.items()
+        ]
 
     def plot(self, figures: Mapping[str, Any], palette: "Palette") -> "Figure":
         chance = {name: found["chance"] for name, found in figures.items()}

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from parakeet.artifact import Artifact
+from parakeet.benchmark_files import benchmark_files
 from parakeet.evaluation.base import Metric, measured
 from parakeet.formatting import format_percent
 from parakeet.recipe import Recipe
@@ -24,7 +25,18 @@ class EvaluationStage(Stage):
     valid_versions = (3,)
 
     def inputs(self, recipe: Recipe) -> tuple[str, ...]:
-        return ("checkpoint", "token_shards", "tokenizer", "documents")
+        index = ("trace_index",) if recipe.evaluation.benchmarks and recipe.evaluation.trace_index else ()
+        return ("checkpoint", "token_shards", "tokenizer", "documents", *index)
+
+    def files(self, recipe: Recipe, root: Path) -> dict[str, Path]:
+        """The data of the benchmarks."""
+        return {f"benchmark/{file.task}/{file.split}": file.path for file in benchmark_files(recipe)}
+
+    def check_requirements(self, recipe: Recipe) -> None:
+        if recipe.evaluation.benchmarks:
+            from parakeet.evaluation.benchmarks.harness import check_installed
+
+            check_installed()
 
     def settings(self, recipe: Recipe) -> dict[str, Any]:
         """Its own section, the sequence lengths of the training, and the least text that is measured."""
@@ -74,8 +86,12 @@ class EvaluationStage(Stage):
 
 def _settings(recipe: Recipe, metrics: Sequence[Metric]) -> dict[str, Any]:
     versions = {metric.name: metric.version for metric in metrics if metric.version and metric.wanted(recipe)}
+    evaluation = settings_of(recipe.evaluation, without={"trace_index", "benchmarks"})
+    if recipe.evaluation.benchmarks:
+        # Not where the data is: its content is an input.
+        evaluation["benchmarks"] = settings_of(recipe.evaluation.benchmarks, without={"data"})
     return {
-        "evaluation": settings_of(recipe.evaluation),
+        "evaluation": evaluation,
         "sequence_length": recipe.packing.sequence_length,
         "longest": max(recipe.packing.lengths),
         "min_held_out_bytes": recipe.shards.min_held_out_bytes,
