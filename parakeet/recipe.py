@@ -164,6 +164,33 @@ class Shards(Section):
     """Least held-out text, in bytes. With less the build stops, since the evaluation would mean nothing."""
 
 
+CANARY_SOURCE = "canaries"
+"""The source of the planted documents in token shards."""
+
+Copies = Annotated[int, Field(ge=1, le=10_000)]
+
+
+class Canaries(Section):
+    """Made-up texts that are planted in the training text, to measure how many copies of a text a model memorises.
+
+    Half of them are words of random letters, half read like notes.
+    """
+
+    seed: int = Field(default=1, ge=0)
+    """Seed of the texts."""
+    count: int = Field(default=10, ge=1, le=1_000)
+    """Canaries of each of the two kinds for each number of copies."""
+    copies: list[Copies] = Field(default=[1, 2, 4, 8, 16, 32, 64, 128], min_length=1, max_length=20)
+    """How often they are planted: so many canaries once, as many others twice, and so on."""
+
+    @field_validator("copies")
+    @classmethod
+    def _rising(cls, copies: list[int]) -> list[int]:
+        if sorted(set(copies)) != copies:
+            raise ValueError("the numbers of copies have to rise: [1, 2, 4, 8]")
+        return copies
+
+
 class LaterSequences(Section):
     """Sequences of another length towards the end of training."""
 
@@ -413,6 +440,9 @@ class Recipe(Section):
     """Text to ids."""
     shards: Shards = Shards()
     """Token files."""
+    canaries: Canaries | None = None
+    """Made-up texts that are planted in the training text to measure memorisation. A model that is trained with them
+    can repeat them; its cards say so. null plants none."""
     packing: Packing = Packing()
     """How documents are packed into sequences."""
     model: ModelSettings
@@ -434,6 +464,8 @@ class Recipe(Section):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"two sources are called {twice[0]}: give each its own name")
+        if self.canaries is not None and CANARY_SOURCE in names:
+            raise ValueError(f"a source is called {CANARY_SOURCE}, the name of the planted texts: give it another one")
         sets = [chosen.name for chosen in self.decontamination.sets]
         for name in sets:
             if sets.count(name) > 1 or name in names:

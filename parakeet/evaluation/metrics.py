@@ -9,9 +9,22 @@ from parakeet.evaluation.bits_per_byte import BitsPerByte
 from parakeet.evaluation.by_position import BitsPerByteByPosition
 from parakeet.evaluation.chat import Chat
 from parakeet.evaluation.exact_match import ExactMatch
+from parakeet.evaluation.generation_health import GenerationHealth
+from parakeet.evaluation.minimal_pairs import MinimalPairs
+from parakeet.evaluation.probes import Probes
 from parakeet.evaluation.replies import Replies
 
-METRICS: tuple[Metric, ...] = (BitsPerByte(), BitsPerByteByPosition(), ExactMatch(), Chat(), Replies(), Benchmarks())
+METRICS: tuple[Metric, ...] = (
+    BitsPerByte(),
+    BitsPerByteByPosition(),
+    ExactMatch(),
+    Chat(),
+    MinimalPairs(),
+    Probes(),
+    GenerationHealth(),
+    Replies(),
+    Benchmarks(),
+)
 EVALUATION_FILE = "evaluation.json"
 REPORT_FILE = "report.md"
 

@@ -20,9 +20,12 @@ STAGES = (
     "tokenizer",
     "token_shards",
     "packing_plan",
+    "trace_index",
     "data_card",
     "checkpoint",
     "evaluation",
+    "memorisation",
+    "report",
     "release",
 )
 

@@ -38,7 +38,8 @@ def test_a_build_makes_every_stage_and_ends_in_a_release(built: tuple[Path, Path
     assert made(output) == list(STAGES)
     release = (home / "releases" / "latest").resolve()
     expected = {"model.safetensors", "config.json", "generation_config.json", "README.md", "evaluation.json",
-                "training_manifest.json", "SHA256SUMS", "tokenizer.json", "vocabulary.tiktoken"}  # fmt: skip
+                "training_manifest.json", "SHA256SUMS", "tokenizer.json", "vocabulary.tiktoken",
+                "report.html", "report.md", "report.json"}  # fmt: skip
     assert expected <= {path.name for path in release.iterdir()}
     assert subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=release).returncode == 0
     assert parakeet(home, "verify").stdout == parakeet(home, "verify", str(release)).stdout
@@ -82,7 +83,7 @@ def test_one_training_setting_changes_only_training_and_what_follows(copy: tuple
     changed = write_recipe(recipe.parent, learning_rate=7e-4)
     finished = parakeet(home, "build", "--recipe", str(changed))
     assert finished.returncode == 0, finished.stderr.decode()
-    assert made(finished.stderr) == ["checkpoint", "evaluation", "release"]
+    assert made(finished.stderr) == ["checkpoint", "evaluation", "memorisation", "report", "release"]
 
 
 def test_select_and_force(copy: tuple[Path, Path]) -> None:
@@ -128,7 +129,7 @@ def trainer_pid(home: Path, build: subprocess.Popen[bytes]) -> int:
 
 
 def without_training(home: Path) -> None:
-    for name in ("training_runs", "checkpoint", "evaluation", "releases"):
+    for name in ("training_runs", "checkpoint", "evaluation", "memorisation", "report", "releases"):
         shutil.rmtree(home / name)
 
 
@@ -151,7 +152,7 @@ def test_kill_9_and_the_same_command_again_gives_the_same_bits(copy: tuple[Path,
     again = parakeet(home, "build", "--recipe", str(recipe))
     assert again.returncode == 0, again.stderr.decode()
     assert b"Resuming from step" in again.stderr
-    assert made(again.stderr) == ["checkpoint", "evaluation", "release"]
+    assert made(again.stderr) == ["checkpoint", "evaluation", "memorisation", "report", "release"]
     assert weights(home) == expected
 
 
@@ -186,7 +187,7 @@ def test_a_recipe_made_active_meanwhile_does_not_touch_a_running_build(copy: tup
     assert b"Something is being built" in parakeet(home, "clean").stderr
     _, errors = build.communicate(timeout=100)
     assert build.returncode == 0, errors.decode()
-    assert made(errors) == ["checkpoint", "evaluation", "release"]
+    assert made(errors) == ["checkpoint", "evaluation", "memorisation", "report", "release"]
 
 
 def test_a_typing_error_in_data_leaves_the_active_recipe_alone(copy: tuple[Path, Path]) -> None:

@@ -56,7 +56,9 @@ class TokenShardsStage(Stage):
         return ("deduplicated_documents", "tokenizer")
 
     def settings(self, recipe: Recipe) -> dict[str, Any]:
-        return {"shards": settings_of(recipe.shards), "sources": sorted(source.name for source in recipe.sources)}
+        names = sorted(source.name for source in recipe.sources)
+        planted = {} if recipe.canaries is None else {"canaries": settings_of(recipe.canaries)}
+        return {"shards": settings_of(recipe.shards), "sources": names, **planted}
 
     def expected_bytes(self, recipe: Recipe, inputs: Mapping[str, Artifact], file_bytes: int, root: Path) -> int:
         return 4 * sum(artifact.n_bytes for artifact in inputs.values())

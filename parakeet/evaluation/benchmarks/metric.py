@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from parakeet.benchmark_files import tasks_of
-from parakeet.evaluation.base import Metric, Subject
+from parakeet.evaluation.base import Metric, Score, Subject
 from parakeet.formatting import format_percent
 from parakeet.recipe import Recipe
 
@@ -53,6 +53,13 @@ class Benchmarks(Metric):
 
     def render_summary(self, figures: Mapping[str, Any]) -> "list[str | Table]":
         return self.render(figures)
+
+    def scores(self, figures: Mapping[str, Any]) -> list[Score]:
+        return [
+            Score(name, right["share"], right["n"], "items", tuple(right["interval"]), found["chance"])
+            for name, found in figures["tasks"].items()
+            if (right := found["accuracy"])
+        ]
 
     def plot(self, figures: Mapping[str, Any], palette: "Palette") -> "Figure":
         """A bar with its interval for each task, and a mark at chance."""

@@ -1,0 +1,54 @@
+"""The shape of figures with an interval, beside those of `parakeet.evaluation.intervals`."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from parakeet.evaluation.intervals import RESAMPLES, ratio_interval
+
+LEAST = 100
+"""Fewer windows or replies are too few for a statement about a rate of a few percent."""
+LEAST_DOCUMENTS = 20
+
+
+def ratio_of(above: np.ndarray, below: np.ndarray) -> dict[str, Any] | None:
+    """{"n", "value", "interval"} of Σ above / Σ below over n documents, both (n,); None if nothing is below."""
+    there = below > 0
+    if not there.any():
+        return None
+    above, below = above[there], below[there]
+    value = float(above.sum() / below.sum())
+    return {"n": len(above), "value": value, "interval": list(ratio_interval(above.tolist(), below.tolist()))}
+
+
+def ratio_difference(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]) -> dict[str, Any] | None:
+    """{"n", "value", "interval"} of one ratio minus another, of two samples of documents; n has both sizes."""
+    sides = [(above[below > 0], below[below > 0]) for above, below in (one, other)]
+    if any(len(below) == 0 for _, below in sides):
+        return None
+    chance = np.random.default_rng(0)
+    values, resampled = [], []
+    for above, below in sides:
+        chosen = chance.integers(len(above), size=(RESAMPLES, len(above)))
+        values.append(float(above.sum() / below.sum()))
+        resampled.append(above[chosen].sum(axis=1) / below[chosen].sum(axis=1))
+    low, high = np.quantile(resampled[0] - resampled[1], (0.025, 0.975))
+    return {
+        "n": [len(below) for _, below in sides],
+        "value": values[0] - values[1],
+        "interval": [float(low), float(high)],
+    }
+
+
+def share_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """{"n", "share", "interval"} of one share minus another (Newcombe 1998, method 10, from their Wilson intervals)."""
+    difference = one["share"] - other["share"]
+    below = math.hypot(one["share"] - one["interval"][0], other["interval"][1] - other["share"])
+    above = math.hypot(one["interval"][1] - one["share"], other["share"] - other["interval"][0])
+    return {
+        "n": [one["n"], other["n"]],
+        "share": difference,
+        "interval": [max(-1.0, difference - below), min(1.0, difference + above)],
+    }
