@@ -22,6 +22,9 @@ from parakeet.clean import leftovers
 from parakeet.data.reading.stage import DocumentsStage
 from parakeet.earlier import earlier_fingerprint
 from parakeet.errors import ParakeetError
+from parakeet.evaluation.metrics import measured_metrics
+from parakeet.evaluation.stage import EvaluationStage
+from parakeet.pages import render
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe, Training
 from parakeet.recipe_file import load_recipe
@@ -68,6 +71,21 @@ def test_every_artefact_is_found(store: Path) -> None:
     assert [name for name, artifact in made.items() if artifact is None] == []
     report = Artifact(store / "report", {"content": "of a report of today", "files": {}})
     assert Build(store, recipe, {"report": report}).find("release") is not None
+
+
+def test_an_earlier_evaluation_is_shown(store: Path) -> None:
+    """It lacks the metrics that came later, and the intervals of bits per byte."""
+    evaluation = Build(store, load_recipe(str(store / "small.yaml"))).artifact("evaluation")
+    stage = EvaluationStage()
+    headline, figures = stage.headline(evaluation.counts), stage.figures(evaluation)
+    assert re.fullmatch(r"bits per byte synthetic \d\.\d{3}", headline)
+    first = next(iter(figures))
+    assert (first, figures[first]) == ("bits_per_byte", figures["bits_per_byte_synthetic"])
+    assert "minimal_pairs" not in figures
+    metrics = measured_metrics(evaluation.counts)
+    page = render("evaluation.md", name="small", metrics=metrics, evaluation=evaluation.counts)
+    assert "Held-out bits per byte" in page
+    assert "minimal pairs" not in page
 
 
 @pytest.mark.slow

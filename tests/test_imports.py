@@ -46,7 +46,17 @@ FLOORS = (
     ("benchmarks", "clean", "plan", "plan_files", "plan_sources", "recipe_changes", "recipe_reference", "stages"),
     ("chat", "evaluation", "release", "training", "download", "trace", "memorisation", "report"),
     ("generation", "data", "model"),
-    ("template", "tokenizer", "sanitise", "artifact", "recipe", "recipe_file", "recipe_sources", "sampling_settings"),
+    (
+        "template",
+        "tokenizer",
+        "sanitise",
+        "artifact",
+        "recipe",
+        "recipe_file",
+        "recipe_sources",
+        "sampling_settings",
+        "benchmark_files",
+    ),
 )
 FOUNDATIONS = (
     "earlier",

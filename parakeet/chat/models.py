@@ -88,13 +88,17 @@ class ModelOpener:
         return self.open(**self._meant(name))
 
     def load_any(self, name: str | None) -> LoadedModel:
-        """The same in fp32 and not ready to generate; without a name the latest release. Of the opener, only its root
-        matters."""
+        """The same in fp32 on the best device, and not ready to generate; without a name the latest release.
+
+        Of the opener, only its root matters.
+        """
         meant = self._meant(name) if name is not None else {}
         _import_torch()
-        if "run" in meant:
-            return self._load_checkpoint(meant["run"], lambda config: None)[0]
         from parakeet.model.transformer import best_device, load_model
+
+        if "run" in meant:
+            loaded = self._load_checkpoint(meant["run"], lambda config: None)[0]
+            return replace(loaded, model=loaded.model.to(best_device()))
 
         directory = find_release(self.root, meant["name"]) if meant else latest_model_folder(self.root)
         release = open_release(directory, HashCache(hashes_file(self.root)).sha256_for_reader)

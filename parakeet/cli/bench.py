@@ -74,7 +74,7 @@ def bench_generate(recipe_name: str, threads: int, rounds: int) -> None:
 @click.option("--rounds", type=Whole(1, 1000), default=9, show_default=True, help="Samples of each number.")
 def bench_evaluate(recipe_name: str, threads: int, rounds: int) -> None:
     """Time the scoring of benchmarks, beside a prefill. Needs pip install 'parakeet-lm[eval]'."""
-    from parakeet.evaluation.benchmarks.harness import check_installed
+    from parakeet.evaluation.benchmarks.upstream import check_installed
 
     check_installed()
     from parakeet.benchmarks.evaluate import run

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from parakeet.evaluation.base import Metric, Score, Subject, measured
-from parakeet.evaluation.intervals import ratio_interval
+from parakeet.evaluation.intervals import FEWEST_TEXTS, ratio_interval
 from parakeet.formatting import format_bytes
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class BitsPerByte(Metric):
 
     The figures of a source: documents, n_bytes, and the bits per byte of the model, a unigram model with the same
     tokenizer, and `xz -9`. `interval` is the 95 % interval of `model` over the `n` documents that have content, or None
-    for a single one; evaluations before November 2026 have neither. None for a source without documents to measure.
+    for too few; evaluations before November 2026 have neither. None for a source without documents to measure.
     """
 
     name = "bits_per_byte"
@@ -67,7 +67,7 @@ class BitsPerByte(Metric):
                 bits["model"],
                 bits["documents"],
                 "documents",
-                tuple(bits["interval"]) if "interval" in bits else None,
+                tuple(bits["interval"]) if bits.get("interval") else None,
                 unit="bits per byte",
             )
             for source, bits in measured(figures).items()
@@ -117,7 +117,7 @@ def _measure_source(subject: Subject, documents: Sequence[int], unigram: np.ndar
         "n_bytes": len(text),
         "n": n,
         "model": found.total / len(text),
-        "interval": list(ratio_interval(found.bits[counted], found.n_bytes[counted])) if n > 1 else None,
+        "interval": list(ratio_interval(found.bits[counted], found.n_bytes[counted])) if n >= FEWEST_TEXTS else None,
         "unigram": float(unigram[content].sum()) / len(text),
         "xz": 8 * len(lzma.compress(text, preset=9)) / len(text),
     }

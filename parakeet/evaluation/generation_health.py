@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from parakeet.conversation import Turn
 from parakeet.evaluation.base import Metric, Subject
-from parakeet.evaluation.intervals import jackknife_interval, ratio_interval, share_of, wilson_interval
+from parakeet.evaluation.intervals import FEWEST_TEXTS, jackknife_interval, ratio_interval, share_of, wilson_interval
 from parakeet.evaluation.replies import GREEDY
 from parakeet.evaluation.shares import plot_shares, share_cells, share_text
 from parakeet.template import render_prompt
@@ -36,7 +36,7 @@ class GenerationHealth(Metric):
     more repeats of at most 20 tokens. empty: replies without a visible character. unfinished: replies that ran to
     `most_tokens` or to the end of the context. distinct_1 to distinct_3: different n-grams by all n-grams of all
     replies (Li et al. 2016, arXiv 1510.03055). `n` counts replies: all, or for repetition and distinct those that are
-    long enough. A figure of none is None, and so is the interval of a single one.
+    long enough. A figure of none is None, and so is the interval of too few.
     """
 
     name = "generation_health"
@@ -170,7 +170,7 @@ def _repetition(replies: Iterable[Sequence[int]]) -> dict[str, Any] | None:
     repeated, all_of = [len(found) - len(set(found)) for found in grams], [len(found) for found in grams]
     if not any(repeated):  # samples of nothing but zeros have no spread
         return {"n": len(grams), "share": 0.0, "interval": list(wilson_interval(0, len(grams)))}
-    interval = list(ratio_interval(repeated, all_of)) if len(grams) > 1 else None
+    interval = list(ratio_interval(repeated, all_of)) if len(grams) >= FEWEST_TEXTS else None
     return {"n": len(grams), "share": sum(repeated) / sum(all_of), "interval": interval}
 
 
@@ -184,5 +184,7 @@ def _distinct(replies: Iterable[Sequence[int]], n: int) -> dict[str, Any] | None
     share = len(holders) / all_of
     # What is left without each reply: the n-grams that another one has too.
     left = [(len(holders) - sum(holders[gram] == 1 for gram in set(found)), all_of - len(found)) for found in grams]
-    interval = list(jackknife_interval(share, [some / total for some, total in left])) if len(grams) > 1 else None
+    interval = (
+        list(jackknife_interval(share, [some / total for some, total in left])) if len(grams) >= FEWEST_TEXTS else None
+    )
     return {"n": len(grams), "share": share, "interval": interval}

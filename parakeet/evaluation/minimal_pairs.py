@@ -84,14 +84,14 @@ class MinimalPairs(Metric):
     plot_title = "Minimal pairs"
 
     def measure(self, subject: Subject) -> dict[str, Any]:
-        from parakeet.evaluation.scoring import opening, sequence_nats
+        from parakeet.evaluation.scoring import opening, score_sequences
 
         pairs = minimal_pairs()
         begin = opening(subject)
         sentences = [sentence for pair in pairs for sentence in (pair.good, pair.bad)]
         ids = [begin + subject.tokenizer.encode(sentence) for sentence in sentences]
         with subject.progress.task("minimal pairs", len(pairs), "pairs") as task:
-            nats = [float(losses.sum()) for losses in sequence_nats(subject.model, ids)]
+            nats = [float(scores.nats.sum()) for scores in score_sequences(subject.model, ids)]
             task.advance(len(pairs))
         right = [good < bad for good, bad in zip(nats[::2], nats[1::2], strict=True)]
         phenomena = {

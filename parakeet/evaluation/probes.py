@@ -49,7 +49,7 @@ class Probes(Metric):
     plot_title = "Probes"
 
     def measure(self, subject: Subject) -> dict[str, Any]:
-        from parakeet.evaluation.scoring import only_likeliest, opening
+        from parakeet.evaluation.scoring import opening, score_sequences
 
         begin, ids = opening(subject), _ids_of_strings(subject)
         by_luck = 1 / len(subject.tokenizer.defined_ids())
@@ -59,8 +59,9 @@ class Probes(Metric):
             for string in _strings("induction", ids, 2 * FILLER_TOKENS + 2)
         ]
         # Of a copy, the first token does not count: nothing says that it begins again.
-        copied = [float(right[1 - STRING_TOKENS :].mean()) for right in only_likeliest(subject.model, copies)]
-        induced = [bool(right[-1]) for right in only_likeliest(subject.model, inductions)]
+        found = score_sequences(subject.model, copies + inductions)
+        copied = [float(scores.likeliest[1 - STRING_TOKENS :].mean()) for scores in found[:STRINGS]]
+        induced = [bool(scores.likeliest[-1]) for scores in found[STRINGS:]]
         return {
             "copy": {**mean_share(copied), "chance": by_luck},
             "induction": {**share_of(induced), "chance": by_luck},
@@ -135,12 +136,12 @@ def _questions(answer: int) -> list[str]:
 
 def _solved(subject: Subject, begin: list[int]) -> Iterator[bool]:
     """Whether each answer is the likeliest of its choices."""
-    from parakeet.evaluation.scoring import sequence_nats
+    from parakeet.evaluation.scoring import score_sequences
 
     items = arithmetic_items()
     texts = [f"{question} {choice}" for question, _, choices in items for choice in choices]
-    nats = sequence_nats(subject.model, [begin + subject.tokenizer.encode(text) for text in texts])
+    found = score_sequences(subject.model, [begin + subject.tokenizer.encode(text) for text in texts])
     for number, (_, answer, choices) in enumerate(items):
-        scored = [float(losses.sum()) for losses in nats[number * CHOICES : (number + 1) * CHOICES]]
+        scored = [float(scores.nats.sum()) for scores in found[number * CHOICES : (number + 1) * CHOICES]]
         right = scored.pop(choices.index(answer))
         yield right < min(scored)

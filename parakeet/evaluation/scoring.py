@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,8 +14,7 @@ from parakeet.data.tokens.packing import pack
 from parakeet.data.tokens.shards import TokenShards
 from parakeet.errors import ParakeetError
 from parakeet.evaluation.base import Subject
-from parakeet.model.execution import LOSS_ROWS
-from parakeet.model.loss import token_losses
+from parakeet.model.loss import token_losses, token_scores
 from parakeet.model.transformer import Parakeet
 from parakeet.tokenizer import Tokenizer
 
@@ -150,45 +150,25 @@ def content_nats(
     return losses.double().cpu().numpy()
 
 
-def sequence_nats(model: Parakeet, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
-    """−log p in nats of every id after the first: an array (ids − 1,) float64 for each sequence of two ids or more.
+class TokenScores(NamedTuple):
+    """For each id after the first of a sequence, (ids − 1,): −log p in nats, float64, and whether no other id is as
+    likely."""
 
-    Raises ParakeetError if one is not finite.
-    """
-    found: list[np.ndarray] = [np.zeros(0)] * len(sequences)
+    nats: np.ndarray
+    likeliest: np.ndarray
+
+
+def score_sequences(model: Parakeet, sequences: Sequence[Sequence[int]]) -> list[TokenScores]:
+    """The scores of each sequence of two ids or more. Raises ParakeetError if a loss is not finite."""
+    found = [TokenScores(np.zeros(0), np.zeros(0, np.bool_))] * len(sequences)
     for numbers, hidden, targets in _hidden(model, sequences):
-        losses = token_losses(hidden, model.embedding.weight, targets).double().cpu().numpy()
-        check_finite(losses)
-        for number in numbers:
-            found[number], losses = np.split(losses, [len(sequences[number]) - 1])
+        losses, best = token_scores(hidden, model.embedding.weight, targets)
+        nats, likeliest = losses.double().cpu().numpy(), best.cpu().numpy()
+        check_finite(nats)
+        ends = np.cumsum([len(sequences[number]) - 1 for number in numbers])[:-1]
+        for number, *scores in zip(numbers, np.split(nats, ends), np.split(likeliest, ends), strict=True):
+            found[number] = TokenScores(*scores)
     return found
-
-
-@torch.no_grad()
-def only_likeliest(model: Parakeet, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
-    """Whether the model thinks every id after the first likelier than any other id: an array (ids − 1,) of bool each.
-
-    A tie is no prediction. Raises ParakeetError if a logit is not finite.
-    """
-    found: list[np.ndarray] = [np.zeros(0, np.bool_)] * len(sequences)
-    for numbers, hidden, targets in _hidden(model, sequences):
-        right = torch.cat(
-            [
-                _are_likeliest(model.logits(rows), wanted)
-                for rows, wanted in zip(hidden.split(LOSS_ROWS), targets.split(LOSS_ROWS), strict=True)
-            ]
-        )
-        answers = right.cpu().numpy()
-        for number in numbers:
-            found[number], answers = np.split(answers, [len(sequences[number]) - 1])
-    return found
-
-
-def _are_likeliest(logits: Tensor, targets: Tensor) -> Tensor:
-    """(n,) bool: whether the logit of each target (n,) is above all others of its row (n, vocabulary rows)."""
-    best = logits.topk(2, dim=1)
-    check_finite(best.values.float().cpu().numpy())
-    return (best.indices[:, 0] == targets) & (best.values[:, 0] > best.values[:, 1])
 
 
 @torch.no_grad()

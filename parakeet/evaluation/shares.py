@@ -14,7 +14,7 @@ Share = Mapping[str, Any]
 
 
 def share_cells(found: Share) -> tuple[int, str, str]:
-    """Cells of a table: n, the share and its interval, which a single text may not have."""
+    """Cells of a table: n, the share and its interval, which few texts do not have."""
     interval = " to ".join(map(format_percent, found["interval"] or ()))
     return found["n"], format_percent(found["share"]), interval
 
@@ -61,5 +61,5 @@ def plot_shares(
     chart.set_xlim(0, 100)
     chart.set_xlabel(label)
     if len(series) > 1:
-        chart.legend(frameon=False, fontsize=8)
+        figure.legend(loc="outside upper right", ncols=len(series), frameon=False, fontsize=8)
     return figure

@@ -34,7 +34,7 @@ class EvaluationStage(Stage):
 
     def check_requirements(self, recipe: Recipe) -> None:
         if recipe.evaluation.benchmarks:
-            from parakeet.evaluation.benchmarks.harness import check_installed
+            from parakeet.evaluation.benchmarks.upstream import check_installed
 
             check_installed()
 
@@ -104,6 +104,8 @@ def rounded_figures(counts: Mapping[str, Any]) -> Figures:
 
     Bits per byte of all sources together, shares of 1, and then both by source and task.
     """
+    from parakeet.evaluation.benchmarks.metric import mean_centred
+
     bits = measured(counts["bits_per_byte"])
     exact = counts["exact_match"] if isinstance(counts["exact_match"], dict) else {}
     found: Figures = {}
@@ -117,6 +119,8 @@ def rounded_figures(counts: Mapping[str, Any]) -> Figures:
         found["exact_answers"] = sum(one["accuracy"] * one["questions"] for one in exact.values()) / questions
     if "minimal_pairs" in counts:
         found["minimal_pairs"] = counts["minimal_pairs"]["all"]["share"]
+    if "benchmarks" in counts and (centred := mean_centred(counts["benchmarks"])) is not None:
+        found["benchmarks_centred"] = centred
     found |= {f"probe_{name}": one["share"] for name, one in counts.get("probes", {}).items()}
     found |= {f"bits_per_byte_{name}": one["model"] for name, one in bits.items()}
     found |= {f"exact_{task}": one["accuracy"] for task, one in exact.items()}

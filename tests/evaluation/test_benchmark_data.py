@@ -12,7 +12,7 @@ from parakeet.cli import main
 from parakeet.data.cleaning.decontaminate import build_index
 from parakeet.data.cleaning.stage import CleanDocumentsStage
 from parakeet.errors import ParakeetError
-from parakeet.evaluation.benchmarks.data import read_task, read_tasks
+from parakeet.evaluation.benchmarks.data import download_tasks, read_task, read_tasks
 from parakeet.evaluation.stage import EvaluationStage
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
@@ -260,10 +260,31 @@ def test_the_command_says_what_is_wrong(
     assert "Traceback" not in done.output
 
 
-def test_the_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from parakeet.evaluation.benchmarks import harness
+def test_without_a_folder_the_data_comes_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As upstream's files name it: the hub is not reached in a test."""
+    datasets = pytest.importorskip("datasets")
+    asked = []
 
-    monkeypatch.setattr(harness, "find_spec", lambda name: None)
+    def load_dataset(path: str, name: str | None, split: str) -> Any:
+        asked.append((path, name, split))
+        rows = rows_of("copa" if name == "copa" else "blimp")
+        return datasets.Dataset.from_list([{k: v for k, v in row.items() if k != "UID"} for row in rows])
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(datasets, "get_dataset_config_names", lambda path: ["island", "npi"])
+    copa, blimp = download_tasks(["copa", "blimp"], 6)
+    assert [part for _, part, _ in asked] == ["copa", "island", "npi"]
+    assert (copa.split, len(copa.items), copa.available) == ("validation", 6, 12)
+    assert [item.part for item in blimp.items] == ["island"] * 3 + ["npi"] * 3
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: 1 / 0)
+    with pytest.raises(ParakeetError, match=r"copa could not be fetched .*\. Without a network, give a folder"):
+        download_tasks(["copa"], None)
+
+
+def test_the_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from parakeet.evaluation.benchmarks import upstream
+
+    monkeypatch.setattr(upstream, "find_spec", lambda name: None)
     done = CliRunner().invoke(main, ["evaluate", "--suite", "piqa"], env={"PARAKEET_HOME": str(tmp_path)})
     assert "pip install 'parakeet-lm[eval]'" in done.output
     with pytest.raises(ParakeetError, match="pip install"):

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from lm_eval.api.instance import Instance
 
 from parakeet.benchmark_files import FILES, TaskFile
+from parakeet.data.tokens.shards import TokenShards
 from parakeet.errors import ParakeetError
 from parakeet.evaluation.benchmarks.adapter import Adapter, Request, Score
 from parakeet.evaluation.benchmarks.contamination import overlaps
@@ -26,10 +27,13 @@ from parakeet.evaluation.benchmarks.scorer import ModelScorer
 from parakeet.evaluation.benchmarks.tasks import TASKS, Item
 from parakeet.formatting import render_table
 from parakeet.model.config import ModelConfig
+from parakeet.model.loss import token_scores
 from parakeet.model.transformer import Parakeet
 from parakeet.pages import Table
 from parakeet.progress import Progress
 from parakeet.recipe_changes import changed
+from parakeet.trace.build import build_index
+from parakeet.trace.index import TraceIndex
 
 from ..conftest import Prepared
 from .benchmark_records import SHARED, ByteModel, rows_of, write_all, write_rows
@@ -45,6 +49,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_all(tmp_path_factory.mktemp("benchmarks"))
 
 
+@pytest.fixture(scope="module")
+def index(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> TraceIndex:
+    """Of the documents that `prepared` trains on."""
+    folder = tmp_path_factory.mktemp("index")
+    shards = TokenShards(prepared.shards, "train", prepared.tokenizer)
+    build_index(shards, prepared.tokenizer.sha256, "0" * 64, folder, Progress())
+    return TraceIndex.open(folder)
+
+
 def scores_of(model: Any, folder: Path, *tasks: str, items: int | None = None) -> dict[str, dict[str, Any]]:
     return score_tasks(model, read_tasks(folder, tasks, items), Progress())
 
@@ -58,8 +71,8 @@ def tiny_model(prepared: Prepared, context: int = 64) -> Parakeet:
     return model.eval()
 
 
-def request(kind: str, *arguments: Any) -> Instance:
-    return Instance(kind, {}, arguments, 0, metadata=("trial", 0, 1))
+def request(kind: str, *arguments: Any, item: int = 0) -> Instance:
+    return Instance(kind, {}, arguments, 0, metadata=("trial", item, 1))
 
 
 def test_a_uniform_byte_model_has_exactly_eight_bits_per_byte(folder: Path) -> None:
@@ -211,13 +224,13 @@ def test_a_long_question_keeps_its_end_and_no_token_of_an_answer_is_lost() -> No
     model = ByteModel.uniform(context=8)
     adapter = Adapter(model, Progress())
     asked = [("question: ", "yes"), ("ab", "c" * 20), ("", "word"), ("a  ", " b"), ("x", "y")]
-    found = adapter.loglikelihood([request("loglikelihood", *pair) for pair in asked])
+    found = adapter.loglikelihood([request("loglikelihood", *pair, item=n) for n, pair in enumerate(asked)])
     n_bytes = [4, 20, 4, 4, 1]  # spaces at the end of a question are scored with the answer
     assert [round(-nats / math.log(256)) for nats, _ in found] == n_bytes
     assert not any(greedy for _, greedy in found)
     assert max(len(given) + len(scored) - 1 for given, scored in model.asked) == 8
     assert bytes(model.asked[0].given).endswith(b"tion:")
-    assert adapter.truncated == 2
+    assert adapter.truncated == {("trial", 0), ("trial", 1)}
 
 
 @pytest.mark.parametrize("context", ["", "question"])
@@ -251,13 +264,12 @@ def test_the_figures_are_json_and_the_table_has_a_row_for_each_task(folder: Path
     assert metric.plot(figures, PRINTED).axes
 
 
-def test_the_metric_scores_what_the_recipe_asks_for(prepared: Prepared, folder: Path) -> None:
+def test_the_metric_scores_what_the_recipe_asks_for(prepared: Prepared, folder: Path, index: TraceIndex) -> None:
     asked = ["evaluation.benchmarks.tasks=[piqa, blimp]", "evaluation.benchmarks.items=5"]
     recipe = changed(prepared.recipe, [f"evaluation.benchmarks.data={folder}", *asked])
     metric = Benchmarks()
     assert metric.wanted(recipe)
     assert not metric.wanted(prepared.recipe)
-    index: Any = LongestMatches([])
     subject = subject_of(prepared, tiny_model(prepared), recipe=recipe)
     assert metric.measure(subject)["no_index"] == "the recipe has no trace index (evaluation.trace_index)"
     figures = metric.measure(replace(subject, trace_index=index))
@@ -276,47 +288,38 @@ def test_items_are_spread_over_the_file_and_the_paradigms(folder: Path) -> None:
     assert read_tasks(folder, ["piqa"], 100)[0].items == read_tasks(folder, ["piqa"], None)[0].items
 
 
-class LongestMatches:
-    """An index of one text of ids, by brute force."""
-
-    def __init__(self, text: list[int]) -> None:
-        self.text = text
-
-    def longest_matches(self, ids: Any) -> Any:
-        import numpy as np
-
-        query, found = [int(one) for one in ids], []
-        for begin in range(len(query)):
-            longest = 0
-            for start in range(len(self.text)):
-                size = 0
-                while (
-                    begin + size < len(query)
-                    and start + size < len(self.text)
-                    and query[begin + size] == self.text[start + size]
-                ):
-                    size += 1
-                longest = max(longest, size)
-            found.append(longest)
-        return np.array(found, np.int64)
-
-
-def test_items_in_the_training_text_are_found_in_both_spellings(prepared: Prepared) -> None:
-    copied = "What is 3 plus 20? The answer, as every parakeet knows, is twenty-three and nothing else at all"
-    tokenizer = prepared.tokenizer
-    training = f"Once upon a time. {copied}. The end."
-    index: Any = LongestMatches(tokenizer.encode(training))
-    question, answer = copied.split(" The answer")
+def test_items_in_the_training_text_are_found_in_both_spellings(prepared: Prepared, index: TraceIndex) -> None:
+    """`prepared` has the plain text "Line 1 and 0 of a longer text. Line 1 and 1 of a longer text. …"."""
+    copied = " ".join(f"Line 1 and {line} of a longer text." for line in range(7, 12))
+    question, answer = copied[:90], copied[90:]
     items = [
-        Item({}, question, "The answer" + answer),
+        Item({}, question.strip(), answer.strip()),
+        Item({}, copied[:60], "and something quite different follows here, which nobody ever wrote in a text"),
         Item({}, "Why do birds sing in the garden of my neighbour", "because they are glad"),
-        Item({}, copied[:70], "and something quite different follows here, which nobody ever wrote"),
+        Item({}, "", "x"),
     ]
-    assert [overlap.contaminated for overlap in overlaps(index, tokenizer, items)] == [True, False, True]
+    assert [overlap.contaminated for overlap in overlaps(index, prepared.tokenizer, items)] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert overlaps(index, prepared.tokenizer, []) == []
+
+
+def test_a_token_that_is_as_likely_as_another_is_not_the_likeliest() -> None:
+    """Here all are: a model of zeros would answer every LAMBADA question with id 0."""
+    losses, likeliest = token_scores(torch.ones(3, 4), torch.zeros(7, 4), torch.tensor([0, 3, 6]))
+    assert losses.tolist() == pytest.approx([math.log(7)] * 3)
+    assert not likeliest.any()
+    _, likeliest = token_scores(
+        torch.ones(2, 4), torch.eye(7)[:, :4] * torch.tensor([1, 2, 3, 4]), torch.tensor([3, 2])
+    )
+    assert likeliest.tolist() == [True, False]
 
 
 def test_every_task_has_a_file_rule_and_an_upstream_definition() -> None:
-    from parakeet.evaluation.benchmarks.harness import upstream_config
+    from parakeet.evaluation.benchmarks.upstream import upstream_config
 
     assert list(FILES) == list(TASKS)
     for task in TASKS:

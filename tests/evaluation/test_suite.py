@@ -26,7 +26,7 @@ from parakeet.evaluation.generation_health import (
 from parakeet.evaluation.intervals import jackknife_interval, mean_share, ratio_interval, share_of
 from parakeet.evaluation.minimal_pairs import PAIRS_PER_PHENOMENON, MinimalPairs, minimal_pairs
 from parakeet.evaluation.probes import CHOICES, Probes, arithmetic_items
-from parakeet.evaluation.scoring import document_bits, only_likeliest, sequence_nats
+from parakeet.evaluation.scoring import document_bits, score_sequences
 from parakeet.generation.decoder import Decoder
 from parakeet.generation.engine import Engine
 from parakeet.model.config import ModelConfig
@@ -200,8 +200,7 @@ def test_sequences_are_scored_as_one_by_one(prepared: Prepared) -> None:
     chosen = random.Random(1)
     ids = prepared.tokenizer.defined_ids()
     sequences = [chosen.choices(ids, k=length) for length in (2, 60, 7, 7, 33, 2, 19)]
-    nats, likeliest = sequence_nats(model, sequences), only_likeliest(model, sequences)
-    for ids, losses, right in zip(sequences, nats, likeliest, strict=True):
+    for ids, (losses, right) in zip(sequences, score_sequences(model, sequences), strict=True):
         np.testing.assert_allclose(np.exp(-losses), engine.probabilities(ids), rtol=1e-3, atol=1e-6)
         logits = [engine.next_logits(ids[:end]) for end in range(1, len(ids))]
         assert right.tolist() == [int(row.argmax()) == token for row, token in zip(logits, ids[1:], strict=True)]
@@ -209,7 +208,7 @@ def test_sequences_are_scored_as_one_by_one(prepared: Prepared) -> None:
     greedy = [5]
     for _ in range(20):
         greedy.append(int(engine.next_logits(greedy).argmax()))
-    assert only_likeliest(model, [greedy])[0].all()
+    assert score_sequences(model, [greedy])[0].likeliest.all()
 
 
 @pytest.mark.parametrize(

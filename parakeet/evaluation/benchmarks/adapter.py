@@ -65,8 +65,8 @@ class Adapter(TemplateLM):
         super().__init__()
         self.model = model
         self.progress = progress
-        self.truncated = 0
-        """Requests whose beginning did not fit into the context."""
+        self.truncated: set[tuple[str | None, int | None]] = set()
+        """Task and number of the items whose beginning did not fit into the context."""
         self._encode = lru_cache(maxsize=1 << 12)(model.encode)
 
     @property
@@ -101,6 +101,8 @@ class Adapter(TemplateLM):
                 raise ParakeetError(f"{_place(request)}: an answer is empty, so there is nothing to score.")
             given, scored = self._encode_pair(context, continuation) if context else ([], self.tok_encode(continuation))
             pairs.append((request.args, [self.model.start, *given], scored))
+            if len(given) + len(scored) > self.model.context:
+                self.truncated.add((request.task_name, request.doc_id))
         scores = self._loglikelihood_tokens(pairs)
         for request, score in zip(requests, scores, strict=True):
             _refuse_not_finite(score[0], request)
@@ -114,8 +116,6 @@ class Adapter(TemplateLM):
 
     def _windows(self, given: list[int], scored: list[int]) -> list[Request]:
         most = self.model.context
-        if len(given) + len(scored) - 1 > most:
-            self.truncated += 1
         if len(scored) > most:
             disjoint = map(make_disjoint_window, get_rolling_token_windows(scored, given[-1], most, 1))
             return [Request(tuple(before), tuple(after)) for before, after in disjoint]

@@ -9,7 +9,8 @@ from parakeet.benchmark_files import FILES, STANDARD, STANDARD_TASKS
 from parakeet.chat.models import ModelOpener
 from parakeet.errors import ParakeetError
 from parakeet.evaluation.benchmarks.data import TaskData, download_tasks, read_tasks
-from parakeet.evaluation.benchmarks.harness import check_installed, score_tasks
+from parakeet.evaluation.benchmarks.harness import score_tasks
+from parakeet.evaluation.benchmarks.upstream import check_installed
 from parakeet.home import home
 from parakeet.progress import Progress
 

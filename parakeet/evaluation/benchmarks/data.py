@@ -119,7 +119,7 @@ def download_tasks(tasks: Sequence[str], limit: int | None) -> list[TaskData]:
 
 
 def _download(task: str, limit: int | None) -> TaskData:
-    from parakeet.evaluation.benchmarks.harness import upstream_config
+    from parakeet.evaluation.benchmarks.upstream import upstream_config
 
     config = upstream_config(task)
     path, name = config["dataset_path"], config.get("dataset_name")
@@ -152,8 +152,8 @@ def _paradigms(path: str) -> list[str]:
 
 
 def _not_fetched(task: str, path: str, error: Exception) -> ParakeetError:
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
     return ParakeetError(
-        f"The data of {task} could not be fetched from the Hugging Face hub ({path}): {reason} "
+        f"The data of {task} could not be fetched from the Hugging Face hub ({path}): {reason}. "
         "Without a network, give a folder of data files with --task-data."
     )

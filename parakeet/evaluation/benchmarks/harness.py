@@ -4,18 +4,15 @@ Prompts, requests and metrics are upstream's. Ours on top: ties count as wrong, 
 answer, which fall long before a small model chooses better than by chance.
 """
 
-import logging
 import math
 from collections.abc import Mapping, Sequence
-from functools import cache, lru_cache, partial
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from parakeet.errors import ParakeetError
 from parakeet.evaluation.benchmarks.contamination import overlaps
 from parakeet.evaluation.benchmarks.data import TaskData
 from parakeet.evaluation.benchmarks.tasks import TASKS, Item
+from parakeet.evaluation.benchmarks.upstream import check_installed, prepare_lm_eval, upstream_config
 from parakeet.evaluation.intervals import ratio_interval, share_of
 from parakeet.progress import Progress
 from parakeet.tokenizer import Tokenizer
@@ -28,47 +25,6 @@ ROUNDING = 1e-6
 """Scores that differ by less than this share are ties: two answers of the same words in another order, or in another
 place of a batch, differ in the last bits only."""
 
-MISSING = "Benchmarks need lm-evaluation-harness: pip install 'parakeet-lm[eval]'"
-
-
-def check_installed() -> None:
-    """ParakeetError if lm-evaluation-harness is not here."""
-    if find_spec("lm_eval") is None:
-        raise ParakeetError(MISSING)
-
-
-@cache
-def _prepare_lm_eval() -> None:
-    """Import lm_eval without its progress bars and its log, since Parakeet shows the progress itself.
-
-    It compiles the template of a prompt again for every item, which takes most of the time of a small model (5 ms an
-    item), so its environment keeps them.
-    """
-    import datasets
-    import lm_eval.api.task
-    import lm_eval.utils
-
-    datasets.disable_progress_bars()
-    for name in ("lm_eval", "datasets", "huggingface_hub"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    lm_eval.api.task.tqdm = partial(lm_eval.api.task.tqdm, disable=True)
-    lm_eval.utils.env.from_string = lru_cache(lm_eval.utils.env.from_string)
-
-
-def upstream_config(task: str) -> dict[str, Any]:
-    """The definition of a task as lm-evaluation-harness ships it, with its functions."""
-    check_installed()
-    _prepare_lm_eval()
-    import lm_eval.tasks
-    from lm_eval.tasks._yaml_loader import load_yaml
-
-    path = Path(lm_eval.tasks.__file__).parent / TASKS[task].upstream
-    try:
-        config: dict[str, Any] = load_yaml(path)
-    except OSError as error:
-        raise ParakeetError(f"lm-evaluation-harness has no {path}. Install it again: {MISSING}") from error
-    return config
-
 
 def score_tasks(
     model: "TextModel",
@@ -79,12 +35,12 @@ def score_tasks(
 ) -> dict[str, dict[str, Any]]:
     """The figures of each task, as JSON values.
 
-    {task: {"split", "source", "n", "available", "copies", "ties", "accuracy", "chance", "centred", "normalised",
-    "bits_per_byte", "lm_eval", "parts", "contamination"}}. `accuracy` and `normalised` are {"n", "share", "interval"};
-    `bits_per_byte` is {"n", "n_bytes", "value", "interval"}; `lm_eval` has its own figures of the same requests;
-    `parts` the accuracies of BLiMP's paradigms; `contamination` the share of items that stand in the training text of
-    `index`, and the accuracy on them and on the others. What a task does not have is None. Raises ParakeetError if
-    lm-evaluation-harness is not installed, or the model's scores are not finite or all the same.
+    {task: {"split", "source", "n", "available", "copies", "truncated", "ties", "accuracy", "chance", "centred",
+    "normalised", "bits_per_byte", "lm_eval", "parts", "contamination"}}. `accuracy` and `normalised` are
+    {"n", "share", "interval"}; `bits_per_byte` is {"n", "n_bytes", "value", "interval"}; `lm_eval` has its own figures
+    of the same requests; `parts` the accuracies of BLiMP's paradigms; `contamination` the share of items that stand in
+    the training text of `index`, and the accuracy on them and on the others. What a task does not have is None. Raises
+    ParakeetError if lm-evaluation-harness is not installed, or the model's scores are not finite or all the same.
     """
     scored = run_tasks(model, data, progress)
     figures = {}
@@ -99,11 +55,13 @@ def score_tasks(
 class Scored:
     """What lm-evaluation-harness returned for one task."""
 
-    def __init__(self, answers: list["Answers"], metrics: dict[str, float]) -> None:
+    def __init__(self, answers: list["Answers"], metrics: dict[str, float], truncated: int) -> None:
         self.answers = answers
         """By item, in the order of the items."""
         self.metrics = metrics
         """Its own figures."""
+        self.truncated = truncated
+        """Items that were longer than the model's context."""
 
 
 class Answers:
@@ -128,7 +86,7 @@ def _scored_bytes(*arguments: str) -> int:
 def run_tasks(model: "TextModel", data: Sequence[TaskData], progress: Progress) -> dict[str, Scored]:
     """Let lm-evaluation-harness score every item."""
     check_installed()
-    _prepare_lm_eval()
+    prepare_lm_eval()
     from lm_eval.api.task import ConfigurableTask
     from lm_eval.evaluator import evaluate
 
@@ -140,7 +98,8 @@ def run_tasks(model: "TextModel", data: Sequence[TaskData], progress: Progress) 
         for task, named in parts.items()
         for name, items in named.items()
     }
-    found = evaluate(Adapter(model, progress), {"tasks": tasks, "groups": {}}, bootstrap_iters=0, log_samples=True)
+    adapter = Adapter(model, progress)
+    found = evaluate(adapter, {"tasks": tasks, "groups": {}}, bootstrap_iters=0, log_samples=True)
     scored = {}
     for one in data:
         rolling = TASKS[one.task].kind == "rolling"
@@ -154,7 +113,8 @@ def run_tasks(model: "TextModel", data: Sequence[TaskData], progress: Progress) 
             }
         metrics = [_metrics(found["results"][name]) for name in parts[one.task]]
         means = {key: math.fsum(some[key] for some in metrics) / len(metrics) for key in metrics[0]}
-        scored[one.task] = Scored([answers[id(item)] for item in one.items], means)
+        truncated = sum(name in parts[one.task] for name, _ in adapter.truncated)
+        scored[one.task] = Scored([answers[id(item)] for item in one.items], means, truncated)
     return scored
 
 
@@ -194,6 +154,7 @@ def figures_of(data: TaskData, scored: Scored, contaminated: Sequence[bool] | No
         "n": len(data.items),
         "available": data.available,
         "copies": data.copies,
+        "truncated": scored.truncated,
         "ties": None,
         "accuracy": None,
         "chance": None,

@@ -112,16 +112,29 @@ def _share(found: Mapping[str, Any] | None) -> str:
     return format_percent(found["share"]) if found else ""
 
 
+def mean_centred(figures: Mapping[str, Any]) -> float | None:
+    """The mean centred accuracy of all tasks that have one, to four places."""
+    centred = [found["centred"] for found in figures["tasks"].values() if found["centred"] is not None]
+    return round(sum(centred) / len(centred), 4) if centred else None
+
+
 def notes(figures: Mapping[str, Any]) -> list[str]:
-    """What the table needs in words: ties, copies, contaminated items."""
+    """What the table needs in words: the mean, ties, truncated and repeated items, the lookup."""
     tasks = figures["tasks"]
     said = []
+    if len(tasks) > 1 and (mean := mean_centred(figures)) is not None:
+        said.append(f"Mean centred accuracy: {format_percent(mean)}.")
     for name, found in tasks.items():
         if found["ties"]:
             share = format_percent(found["lm_eval"]["acc"])
             said.append(
                 f"{name}: {found['ties']:,} of {found['n']:,} items are ties and count as wrong. "
                 f"lm-evaluation-harness takes the first answer, which gives {share}."
+            )
+        if found["truncated"]:
+            said.append(
+                f"{name}: {found['truncated']:,} of {found['n']:,} items are longer than the model's context, and lose "
+                "their beginning."
             )
         if found["copies"]:
             said.append(f"{name}: {found['copies']:,} of its {found['available']:,} items repeat others.")
