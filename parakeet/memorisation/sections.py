@@ -71,8 +71,8 @@ def _margin(figures: Mapping[str, Any]) -> "list[str | Table]":
         ]
         found += [
             "Bits per byte of held-out text: lower is better. The look-up table is the n-gram model of the whole "
-            f"training text, with contexts of up to {margin['context']} tokens, the best for it. A model that only looked "
-            "up what it read would not beat it.",
+            f"training text, with contexts of up to {margin['context']} tokens, the best for it. A model that only "
+            "looked up what it read would not beat it.",
             Table(("", "bits per byte", "95% interval", "documents"), rows, right=range(1, 4)),
         ]
     if any(gap["sources"].values()):
@@ -156,8 +156,8 @@ def _canaries(figures: Mapping[str, Any]) -> "list[str | Table]":
     ]
     return [
         "Made-up texts were planted in the training text, some once, some many times, and each is asked for by its "
-        f"beginning. Training read every copy {canaries['passes']:.1f} times. Exposure says how much likelier a text is "
-        "than those that were never planted, in bits: those have 1.4 on average, and at most 7 can be measured.",
+        f"beginning. Training read every copy {canaries['passes']:.1f} times. Exposure says how much likelier a text "
+        "is than those that were never planted, in bits: those have 1.4 on average, and at most 7 can be measured.",
         Table(
             ("copies", "texts", "random letters", "notes", "repeated", "95% interval", "exposure"),
             rows, right=range(1, 7),
