@@ -15,6 +15,7 @@ from parakeet.locking import is_held
 from parakeet.recipe_sources import SOURCE_FILES
 from parakeet.release.listing import ListedModel, list_models
 from parakeet.stages import STAGES, Build, active_recipe
+from parakeet.trace.stored import indices
 from parakeet.training.job import JOB_FILE, read_job
 from parakeet.training.runs import load_run
 
@@ -67,6 +68,7 @@ def leftovers(root: Path, with_unfinished: bool = False) -> Leftovers:
         roots += [path for entry in unfinished for path in _inputs_of(entry, root)]
     kept = _closure(roots, artifacts, root)
     kept |= {path for path in artifacts if path.parent.name in models}
+    kept |= _indices_of(kept, artifacts, root)
     stages = {stage.name: stage for stage in STAGES}
     for artifact in (artifacts[path] for path in kept if artifacts[path].stage in stages):
         runs |= set(stages[artifact.stage].run_folders_of(artifact, root))
@@ -219,6 +221,15 @@ def _closure(roots: Iterable[Path], artifacts: dict[Path, Artifact], root: Path)
                 (root / made_from["path"]).resolve() for made_from in artifacts[path].manifest["inputs"].values()
             ]
     return kept
+
+
+def _indices_of(kept: set[Path], artifacts: dict[Path, Artifact], root: Path) -> set[Path]:
+    """The newest trace index of each text that is kept: a model refers to the text, and `parakeet trace` to both."""
+    newest = {}
+    for index in indices(root):
+        if (text := (root / index.manifest["inputs"]["token_shards"]["path"]).resolve()) in kept:
+            newest[text] = index.path.resolve()
+    return set(newest.values()) & artifacts.keys()
 
 
 def _size(path: Path) -> int:

@@ -31,6 +31,8 @@ from parakeet.training.stage import CheckpointStage
 
 ARCHIVE = Path(__file__).parent / "stores" / "store_0_1.tar.xz"
 STEPS_BEFORE = 119
+LATER = ("trace_index",)
+"""Stages that 0.1 did not have: they are made from what it made."""
 
 
 @pytest.fixture
@@ -61,7 +63,7 @@ def run_with_seed(store: Path, seed: int) -> Path:
 
 def test_every_artefact_is_found(store: Path) -> None:
     build = Build(store, load_recipe(str(store / "small.yaml")))
-    made = {name: build.find(name) for name in build.stages if name != "original_model"}
+    made = {name: build.find(name) for name in build.stages if name not in ("original_model", *LATER)}
     assert [name for name, artifact in made.items() if artifact is None] == []
 
 
@@ -71,8 +73,10 @@ def test_a_build_makes_nothing_and_chat_answers(store: Path) -> None:
     finished = parakeet("build", "--recipe", str(store / "small.yaml"))
     assert finished.returncode == 0, finished.stderr
     names = [stage.name for stage in stages_of(load_recipe("demo")) if stage.group != "original"]
+    assert re.findall(r"^(\w+) +made in", finished.stderr, re.MULTILINE) == list(LATER)
+    names = [name for name in names if name not in LATER]
     assert re.findall(r"^(\w+) +up to date", finished.stderr, re.MULTILINE) == names
-    assert {path: path.stat().st_mtime_ns for path in store.rglob("*-0") if path.is_dir()} == before
+    assert {path: path.stat().st_mtime_ns for path in before} == before
     assert parakeet("verify", str(store / "releases" / "latest")).returncode == 0
     replied = parakeet("chat", "-m", "Hello!", "--temperature", "0", "--max-tokens", "5")
     assert (replied.returncode, replied.stderr) == (0, "")
@@ -97,7 +101,7 @@ def test_an_interrupted_training_run_is_continued(store: Path) -> None:
     events = [json.loads(line) for line in (run / "events.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [event["step"] for event in events if event["kind"] == "resumed"] == [STEPS_BEFORE]
     assert re.findall(r"^(\w+) +made in", finished.stderr, re.MULTILINE) == [
-        *("checkpoint", "evaluation", "release"),
+        *(*LATER, "checkpoint", "evaluation", "release"),
     ]
 
 

@@ -1,6 +1,5 @@
 """`parakeet index`."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,19 +48,20 @@ def index() -> None:
     help="Shipped recipe or recipe file.  [default: the active one]",
 )
 @click.option("--force", is_flag=True, help="Rebuild it even if it is up to date.")
-def build(recipe_name: str | None, force: bool) -> None:
+@click.pass_context
+def build(context: click.Context, recipe_name: str | None, force: bool) -> None:
     """Build the trace index of a recipe's training text, and what it needs. What is already built is reused."""
+    from parakeet.cli.build import build as build_assets
     from parakeet.home import home
-    from parakeet.progress import Progress
     from parakeet.recipe_file import load_recipe
-    from parakeet.stages import active_recipe
+    from parakeet.stages import ACTIVE_RECIPE_FILE, DEFAULT_RECIPE
 
-    recipe = load_recipe(recipe_name) if recipe_name is not None else active_recipe(home())
+    active = home() / ACTIVE_RECIPE_FILE
+    chosen = recipe_name or (str(active) if active.is_file() else DEFAULT_RECIPE)
+    recipe = load_recipe(chosen, report_old_keys=False)
     if not recipe.evaluation.trace_index:
         raise ParakeetError(f"Recipe {recipe.name} has no trace index: set its evaluation.trace_index to true.")
-    from pipelines.build import run_build
-
-    sys.exit(run_build(home(), recipe, [STAGE], [STAGE] if force else [], False, Progress()))
+    context.invoke(build_assets, recipe_name=chosen, select=(STAGE,), force=(STAGE,) if force else ())
 
 
 @index.command(

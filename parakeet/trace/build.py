@@ -1,29 +1,46 @@
 """Building a trace index from token shards, one index shard at a time."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from parakeet.data.tokens.shards import ranges
 from parakeet.errors import ParakeetError
 from parakeet.trace.index import KEY_STEP, MANIFEST_FILE, NOWHERE, PADDING, SCHEMA, first_bytes
 from parakeet.trace.suffix_array import MOST_TOKENS, TOKEN_BYTES, packed, suffix_array
 
 if TYPE_CHECKING:
-    from parakeet.data.tokens.shards import TokenShards
     from parakeet.progress import Progress, Task
 
 SHARD_TOKENS = 1 << 26
 """Most tokens of an index shard, unless one document is longer: building needs 16 bytes each, about 1 GiB."""
-_PIECE = 1 << 20
+_PIECE = 1 << 18
 """Tokens that are copied at a time."""
 
 
+class Documents(Protocol):
+    """The documents to index, as `TokenShards` has them. Those of a benchmark are in memory."""
+
+    @property
+    def directory(self) -> Path | str: ...
+    @property
+    def names(self) -> Sequence[str]: ...
+    @property
+    def vocabulary_rows(self) -> int: ...
+    def __len__(self) -> int: ...
+    def lengths(self) -> np.ndarray: ...
+    def sources(self) -> np.ndarray: ...
+    def doc_ids(self) -> np.ndarray: ...
+    def doc_id(self, number: int) -> bytes: ...
+    def read(self, documents: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray: ...
+
+
 def build_index(
-    shards: "TokenShards",
+    shards: Documents,
     tokenizer: str,
     token_shards: str,
     folder: Path,
@@ -57,7 +74,7 @@ def build_index(
         "rows": shards.vocabulary_rows,
         "tokens": int(lengths.sum()),
         "documents": len(shards),
-        "sources": shards.names,
+        "sources": list(shards.names),
         "shards": [{"tokens": int(lengths[a:b].sum()), "documents": b - a} for a, b in parts],
         "builder": f"pydivsufsort {version('pydivsufsort')}",
     }
@@ -65,7 +82,7 @@ def build_index(
     return {"tokens": manifest["tokens"], "documents": len(shards), "shards": len(parts)}
 
 
-def _parts(shards: "TokenShards", lengths: np.ndarray, shard_tokens: int) -> Iterator[tuple[int, int]]:
+def _parts(shards: Documents, lengths: np.ndarray, shard_tokens: int) -> Iterator[tuple[int, int]]:
     """The first document of each index shard, and the one after its last."""
     if len(lengths) and lengths.max() + 1 > MOST_TOKENS:
         number = int(lengths.argmax())
@@ -86,7 +103,7 @@ def _parts(shards: "TokenShards", lengths: np.ndarray, shard_tokens: int) -> Ite
 
 
 def _write_shard(
-    shards: "TokenShards",
+    shards: Documents,
     lengths: np.ndarray,
     first: int,
     last: int,
@@ -96,27 +113,38 @@ def _write_shard(
     task: "Task",
 ) -> None:
     """Index the documents from `first` to before `last`, and add their ids to `id_counts`."""
-    n_tokens = int(lengths[first:last].sum())
-    entries = n_tokens + last - first
+    lengths = lengths[first:last]
+    n_tokens = int(lengths.sum())
+    entries = n_tokens + len(lengths)
     text = np.zeros(TOKEN_BYTES * entries + PADDING, np.uint8)
     rows = text[: TOKEN_BYTES * entries].reshape(-1, TOKEN_BYTES)
-    ends = np.cumsum(lengths[first:last] + 1)  # entries up to and with each separator
-    rows[ends - 1] = packed(shards.vocabulary_rows + np.arange(last - first))
-    document = 0
-    while document < last - first:
-        begin = int(ends[document - 1]) if document else 0
-        until = max(document + 1, int(np.searchsorted(ends, begin + _PIECE, side="right")))
-        numbers = np.arange(document, until)
-        taken = lengths[first:last][document:until]
-        ids = shards.read(first + numbers, np.zeros_like(taken), taken)
+    ends = np.cumsum(lengths + 1)  # entries up to and with the separator of each document
+    rows[ends - 1] = packed(shards.vocabulary_rows + np.arange(len(lengths)))
+    for documents, starts, taken in _pieces(lengths):
+        ids = shards.read(first + documents, starts, taken)
         id_counts += np.bincount(ids, minlength=len(id_counts))
-        is_token = np.ones(int(ends[until - 1]) - begin, np.bool_)
-        is_token[ends[document:until] - 1 - begin] = False
-        rows[begin : int(ends[until - 1])][is_token] = packed(ids)
-        document = until
+        rows[ranges(ends[documents] - 1 - lengths[documents] + starts, taken)] = packed(ids)
     np.save(folder / f"tokens-{number:05}.npy", text)
     # The separators are greater than all tokens: the suffixes that begin with one stand last.
     positions = suffix_array(text[: TOKEN_BYTES * entries])[:n_tokens]
     np.save(folder / f"positions-{number:05}.npy", positions)
     np.save(folder / f"keys-{number:05}.npy", first_bytes(text, positions[::KEY_STEP].astype(np.int64)))
     task.advance(n_tokens)
+
+
+def _pieces(lengths: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Pieces of the documents, at most `_PIECE` tokens together: documents, starts and lengths, (n,) each."""
+    ends = np.cumsum(lengths)
+    document = 0
+    while document < len(lengths):
+        before = int(ends[document - 1]) if document else 0
+        until = int(np.searchsorted(ends, before + _PIECE, side="right"))
+        if until > document:
+            documents = np.arange(document, until)
+            yield documents, np.zeros_like(documents), lengths[documents]
+        else:
+            until = document + 1
+            for start in range(0, int(lengths[document]), _PIECE):
+                taken = min(_PIECE, int(lengths[document]) - start)
+                yield np.array([document]), np.array([start]), np.array([taken])
+        document = until

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from parakeet.errors import ParakeetError
+from parakeet.trace.mapped import DAMAGED, Mapped, rows
 from parakeet.trace.suffix_array import TOKEN_BYTES, packed
 
 MANIFEST_FILE = "index.json"
@@ -32,11 +33,15 @@ _LOW_BYTES = np.array([(1 << 8 * n) - 1 for n in range(_KEY_BYTES + 1)], np.uint
 """Integers whose last n bytes are ones."""
 NOWHERE = 0xFFFFFF
 """In a query: an id that is no token. No separator has this value."""
-_FIRST, _MOST = 8, 64
-"""Tokens that are compared at a time: few at first, since most matches are short, then more and more."""
-PADDING = _MOST * TOKEN_BYTES
+_FIRST = 8
+"""Tokens of a suffix that are compared at first. Most matches are short; what matches goes on with twice as many."""
+_MOST = 1 << 20
+"""Tokens of all suffixes together that are compared at once, unless there are very many suffixes."""
+PADDING = 192
+"""Zero bytes after the last separator, since a comparison reads `_FIRST` tokens at least."""
+_MANY = 2048
 _STRIDES = (64, 8, 1)
-REBUILD = "Run the same build again with: --force trace_index"
+"""How far apart the positions are that are looked up first, second and third, if they are more than `_MANY`."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +65,11 @@ class Document:
 class IndexShard:
     """Some of the documents, in files of their own, mapped."""
 
-    tokens: np.ndarray
+    tokens: Mapped
     """(3 entries + padding,) uint8; an entry is a token or a separator."""
-    positions: np.ndarray
+    positions: Mapped
     """(tokens,) uint32 entries."""
-    keys: np.ndarray
+    keys: Mapped
     """(ceil(tokens / KEY_STEP),) uint64."""
     first_entry: int
     """Entries in the shards before this one."""
@@ -74,7 +79,7 @@ class IndexShard:
     def ids(self, begin: int, end: int) -> np.ndarray:
         """(end - begin,) uint32: the entries from `begin`."""
         four = np.zeros((end - begin, 4), np.uint8)
-        four[:, 1:] = self.tokens[TOKEN_BYTES * begin : TOKEN_BYTES * end].reshape(-1, TOKEN_BYTES)
+        four[:, 1:] = self.tokens.array[TOKEN_BYTES * begin : TOKEN_BYTES * end].reshape(-1, TOKEN_BYTES)
         return four.reshape(-1).view(">u4").astype(np.uint32)
 
 
@@ -104,7 +109,7 @@ class TraceIndex:
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
             if manifest["schema"] != SCHEMA:
-                raise ParakeetError(f"{path} has schema {manifest['schema']}; this Parakeet reads {SCHEMA}. {REBUILD}")
+                raise ParakeetError(f"{path} has schema {manifest['schema']}; this Parakeet reads {SCHEMA}. {DAMAGED}")
             documents, rows = int(manifest["documents"]), int(manifest["rows"])
             shapes = {
                 "document_starts": (np.int64, (documents + 1,)),
@@ -112,21 +117,21 @@ class TraceIndex:
                 "document_ids": (np.uint8, (documents, 16)),
                 "id_counts": (np.int64, (rows,)),
             }
-            arrays = {name: _mapped(folder / f"{name}.npy", *shape) for name, shape in shapes.items()}
+            arrays = {name: Mapped(folder / f"{name}.npy", *shape) for name, shape in shapes.items()}
             shards: list[IndexShard] = []
             entry = document = 0
             for number, counts in enumerate(manifest["shards"]):
                 n, d = int(counts["tokens"]), int(counts["documents"])
-                tokens = _mapped(folder / f"tokens-{number:05}.npy", np.uint8, (TOKEN_BYTES * (n + d) + PADDING,))
-                positions = _mapped(folder / f"positions-{number:05}.npy", np.uint32, (n,))
-                keys = _mapped(folder / f"keys-{number:05}.npy", np.uint64, (-(-n // KEY_STEP),))
+                tokens = Mapped(folder / f"tokens-{number:05}.npy", np.uint8, (TOKEN_BYTES * (n + d) + PADDING,))
+                positions = Mapped(folder / f"positions-{number:05}.npy", np.uint32, (n,))
+                keys = Mapped(folder / f"keys-{number:05}.npy", np.uint64, (-(-n // KEY_STEP),))
                 shards.append(IndexShard(tokens, positions, keys, entry, document, n + d))
                 entry, document = entry + n + d, document + d
-            return cls(folder, manifest, arrays, shards)
+            return cls(folder, manifest, {name: mapped.array for name, mapped in arrays.items()}, shards)
         except FileNotFoundError as error:
             raise ParakeetError(f"{folder} is not a trace index: it has no {Path(error.filename).name}.") from None
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise ParakeetError(f"{path} cannot be read ({error}). {REBUILD}") from None
+            raise ParakeetError(f"{path} cannot be read ({error}). {DAMAGED}") from None
 
     def longest_matches(self, ids: Any) -> np.ndarray:
         """(n,) int64: the length of the longest prefix of ids[i:] that stands within one document.
@@ -140,15 +145,16 @@ class TraceIndex:
         # no more than a short one.
         ends = np.full(n + 1, -1, np.int64)
         ends[n] = n
-        for stride, before in zip(_STRIDES, (n + 1, *_STRIDES), strict=False):
+        before = n + 1
+        for stride in _STRIDES if n > _MANY else (1,):
             wanted = np.arange(0, n, stride)
             wanted = wanted[ends[wanted] < 0]
-            if stride != _STRIDES[0]:
-                left = wanted // before * before
-                same = ends[left] == ends[np.minimum(left + before, n)]
-                ends[wanted[same]] = ends[left[same]]
-                wanted = wanted[~same]
-            ends[wanted] = wanted + self._longest(query, wanted)
+            left = wanted // before * before
+            right = np.minimum(left + before, n)
+            same = (ends[left] == ends[right]) & (ends[left] >= 0)
+            ends[wanted[same]] = ends[left[same]]
+            ends[wanted[~same]] = wanted[~same] + self._longest(query, wanted[~same])
+            before = stride
         return ends[:n] - np.arange(n)
 
     def counts(self, ids: Any, starts: Any, lengths: Any) -> np.ndarray:
@@ -187,7 +193,7 @@ class TraceIndex:
         for shard, first, count in zip(self.shards, begins, counts, strict=True):
             rank = number - before[piece]
             here = (rank >= 0) & (rank < count[piece])
-            entries[here] = shard.first_entry + shard.positions[(first[piece] + rank)[here]].astype(np.int64)
+            entries[here] = shard.first_entry + shard.positions.items((first[piece] + rank)[here]).astype(np.int64)
             before += count
         documents = np.searchsorted(self._starts, entries, side="right") - 1
         offsets = entries - self._starts[documents]
@@ -288,14 +294,14 @@ def _insertion(
     while len(active := np.flatnonzero(high - low > 1)):
         middle = (low[active] + high[active]) // 2
         known = shared[:, active].min(axis=0)  # suffixes between two that share so much share it too
-        same, less = _compare(shard, query, shard.positions[middle], starts[active], lengths[active], known)
+        same, less = _compare(shard, query, shard.positions.items(middle), starts[active], lengths[active], known)
         less |= (same == lengths[active]) & after[active]
         side = np.where(less, 0, 1)
         shared[side, active], exact[side, active] = same, True
         low[active[less]], high[active[~less]] = middle[less], middle[~less]
     for number, places in enumerate((low, high)):
         left = np.flatnonzero(~exact[number])
-        suffixes = shard.positions[places[left]]
+        suffixes = shard.positions.items(places[left])
         shared[number, left], _ = _compare(shard, query, suffixes, starts[left], lengths[left], shared[number, left])
     return high, shared[0], shared[1]
 
@@ -311,8 +317,8 @@ def _between_keys(
     # Bytes of the first eight that are not of the piece: any byte may stand there.
     free = np.clip(_KEY_BYTES - TOKEN_BYTES * lengths, 0, _KEY_BYTES)
     any_bytes = _LOW_BYTES[free]
-    below = np.searchsorted(shard.keys, first & ~any_bytes, "left")
-    above = np.searchsorted(shard.keys, first | any_bytes, "right")
+    below = np.searchsorted(shard.keys.array, first & ~any_bytes, "left")
+    above = np.searchsorted(shard.keys.array, first | any_bytes, "right")
     # A short piece is all within the key, so the keys tell also where those that begin with it begin and end.
     whole = free > 0
     low = (np.where(whole & after, above, below) - 1) * KEY_STEP
@@ -331,9 +337,12 @@ def _compare(
     same, less = shared.astype(np.int64), np.zeros(len(starts), np.bool_)
     active, width = np.arange(len(starts)), _FIRST
     while len(active):
-        n_bytes = width * TOKEN_BYTES
-        mine = _rows(shard.tokens, positions[active] + same[active], n_bytes)
-        theirs = _rows(query.bytes, starts[active] + same[active], n_bytes)
+        my_places = TOKEN_BYTES * (positions[active] + same[active])
+        their_places = TOKEN_BYTES * (starts[active] + same[active])
+        room = min(len(shard.tokens) - my_places.max(), len(query.bytes) - their_places.max()) // TOKEN_BYTES
+        width = min(width, max(room, _FIRST), max(_MOST // len(active), _FIRST))
+        mine = shard.tokens.rows(my_places, TOKEN_BYTES * width)
+        theirs = rows(query.bytes, their_places, TOKEN_BYTES * width)
         differs = mine != theirs
         at = differs.argmax(axis=1)
         row = np.arange(len(active))
@@ -341,34 +350,11 @@ def _compare(
         less[active] = unequal & (mine[row, at] < theirs[row, at])
         same[active] += np.where(unequal, at // TOKEN_BYTES, width)
         active = active[~unequal & (same[active] < lengths[active])]
-        width = min(2 * width, _MOST)
+        width *= 2
     whole = same >= lengths
     return np.minimum(same, lengths), less & ~whole
 
 
-def _rows(text: np.ndarray, places: np.ndarray, n_bytes: int) -> np.ndarray:
-    """(m, n_bytes) uint8: the bytes from each place, in tokens."""
-    # An array of void elements that overlap: each row is one copy, three times as fast as byte by byte.
-    windows = np.ndarray((len(text) - n_bytes + 1,), f"V{n_bytes}", text, strides=(1,))
-    try:
-        return windows[places * TOKEN_BYTES].view(np.uint8).reshape(-1, n_bytes)
-    except IndexError:
-        raise ParakeetError(f"The trace index is damaged: a position is beyond its text. {REBUILD}") from None
-
-
 def first_bytes(text: np.ndarray, places: np.ndarray) -> np.ndarray:
     """(m,) uint64: the first eight bytes from each place, in tokens, so that the order is that of the tokens."""
-    return _rows(text, places, 8).reshape(-1).view(">u8").astype(np.uint64)
-
-
-def _mapped(path: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ParakeetError(f"{path} is damaged ({error}). {REBUILD}") from None
-    if array.dtype != dtype or array.shape != shape:
-        raise ParakeetError(
-            f"{path} holds {array.dtype} of shape {array.shape}, expected {np.dtype(dtype)} of shape {shape}: it was "
-            f"changed after it was made. {REBUILD}"
-        )
-    return array.view(np.ndarray)
+    return rows(text, TOKEN_BYTES * places, _KEY_BYTES).reshape(-1).view(">u8").astype(np.uint64)

@@ -6,7 +6,7 @@ TOKEN_BYTES = 3
 """Big-endian, so that the order of the bytes is the order of the tokens."""
 MOST_TOKENS = (2**31 - 1) // TOKEN_BYTES
 """Beyond it pydivsufsort needs eight bytes a position in place of four."""
-_CHUNK = 3 << 20
+_CHUNK = 3 << 16
 
 
 def packed(ids: np.ndarray) -> np.ndarray:

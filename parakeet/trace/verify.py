@@ -4,7 +4,8 @@ import numpy as np
 
 from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
-from parakeet.trace.index import KEY_STEP, REBUILD, IndexShard, TraceIndex, first_bytes
+from parakeet.trace.index import KEY_STEP, IndexShard, TraceIndex, first_bytes
+from parakeet.trace.mapped import DAMAGED
 from parakeet.trace.suffix_array import TOKEN_BYTES
 
 SAMPLE = 1_000
@@ -17,12 +18,14 @@ def verify_index(index: TraceIndex, progress: Progress) -> None:
     counts = np.zeros(index.rows, np.int64)
     with progress.task("verifying", float(index.tokens), "tokens") as task:
         for number, shard in enumerate(index.shards):
+            shard.tokens.read_in_order()
+            shard.positions.read_in_order()
             fault = _fault(index, shard, counts)
             if fault:
-                raise ParakeetError(f"{index.folder}, shard {number}: {fault}. {REBUILD}")
+                raise ParakeetError(f"{index.folder}, shard {number}: {fault}. {DAMAGED}")
             task.advance(len(shard.positions))
     if (counts != index.id_counts()).any():
-        raise ParakeetError(f"{index.folder}: id_counts.npy does not count the ids of the text. {REBUILD}")
+        raise ParakeetError(f"{index.folder}: id_counts.npy does not count the ids of the text. {DAMAGED}")
 
 
 def _fault(index: TraceIndex, shard: IndexShard, counts: np.ndarray) -> str | None:
@@ -46,18 +49,18 @@ def _fault(index: TraceIndex, shard: IndexShard, counts: np.ndarray) -> str | No
     if (separators != index.rows + np.arange(documents)).any():
         return "a document does not end with its separator"
     for begin in range(0, len(shard.positions), _PIECE):
-        positions = shard.positions[begin : begin + _PIECE]
+        positions = shard.positions.array[begin : begin + _PIECE]
         if positions.max() >= shard.entries:
             return f"a position is beyond the {shard.entries:,} tokens"
         is_token[positions] = False
     if is_token.any():  # as many positions as tokens: one that is missing means that another stands twice
         return "the positions are no permutation of the tokens"
-    if (first_bytes(shard.tokens, shard.positions[::KEY_STEP].astype(np.int64)) != shard.keys).any():
+    if (first_bytes(shard.tokens.array, shard.positions.array[::KEY_STEP].astype(np.int64)) != shard.keys.array).any():
         return "the keys are not those of the suffixes"
     if len(shard.positions) > 1:
         ranks = np.random.default_rng(0).integers(len(shard.positions) - 1, size=SAMPLE)
         for rank in np.unique(ranks).tolist():
-            if not _ordered(shard, int(shard.positions[rank]), int(shard.positions[rank + 1])):
+            if not _ordered(shard, *shard.positions.array[rank : rank + 2].tolist()):
                 return f"positions {rank:,} and {rank + 1:,} are in the wrong order"
     return None
 
@@ -67,7 +70,7 @@ def _ordered(shard: IndexShard, first: int, second: int) -> bool:
     width = 64
     while True:
         one, other = (
-            shard.tokens[TOKEN_BYTES * at : TOKEN_BYTES * min(at + width, shard.entries)].tobytes()
+            shard.tokens.array[TOKEN_BYTES * at : TOKEN_BYTES * min(at + width, shard.entries)].tobytes()
             for at in (first, second)
         )
         if one != other:

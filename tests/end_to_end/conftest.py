@@ -19,6 +19,7 @@ STAGES = (
     "deduplicated_documents",
     "tokenizer",
     "token_shards",
+    "trace_index",
     "packing_plan",
     "data_card",
     "checkpoint",
