@@ -10,7 +10,8 @@ from parakeet.evaluation.intervals import RESAMPLES, ratio_interval
 
 LEAST = 100
 """Fewer windows or replies are too few for a statement about a rate of a few percent."""
-LEAST_DOCUMENTS = 20
+LEAST_EXCERPTS, LEAST_DOCUMENTS = 20, 3
+"""With less held-out text the interval itself is a guess."""
 
 
 def ratio_of(above: np.ndarray, below: np.ndarray) -> dict[str, Any] | None:

@@ -73,7 +73,7 @@ def _margin(figures: Mapping[str, Any]) -> "list[str | Table]":
             "Bits per byte of held-out text: lower is better. The look-up table is the n-gram model of the whole "
             f"training text, with contexts of up to {margin['context']} tokens, the best for it. A model that only "
             "looked up what it read would not beat it.",
-            Table(("", "bits per byte", "95% interval", "documents"), rows, right=range(1, 4)),
+            Table(("", "bits per byte", "95% interval", "excerpts"), rows, right=range(1, 4)),
         ]
     if any(gap["sources"].values()):
         named = {**gap["sources"], **({"all": gap["all"]} if len(gap["sources"]) > 1 else {})}
@@ -90,10 +90,10 @@ def _margin(figures: Mapping[str, Any]) -> "list[str | Table]":
             for name, of in named.items()
         ]
         found += [
-            "Training text beside held-out text, in bits per byte, from as many documents of about the same lengths. A "
+            "Training text beside held-out text, in bits per byte, from as many excerpts of about the same lengths. A "
             "model that memorises needs fewer bits for text that it has read: the difference is negative.",
             Table(
-                ("source", "training", "held out", "difference", "95% interval", "documents"),
+                ("source", "training", "held out", "difference", "95% interval", "excerpts"),
                 compared,
                 right=range(1, 6),
             ),
