@@ -26,7 +26,7 @@ CANDIDATES = 4_000
 """Windows whose copies are counted."""
 WINDOWS = 200
 """Windows for the rate as a whole, in either split."""
-WINDOWS_PER_STRATUM = 60
+WINDOWS_PER_STRATUM = 50
 
 
 def measure_extraction(subject: "Subject") -> dict[str, Any]:

@@ -10,7 +10,7 @@ from parakeet.memorisation.text import Excerpts, joined, up_to
 if TYPE_CHECKING:
     from parakeet.memorisation.measure import Subject
 
-TOKENS = 24_000
+TOKENS = 16_000
 """Tokens of held-out text to measure, over all sources; and as many of the training text."""
 LEAST_TOKENS = 3_000
 """Of each source, however many there are."""

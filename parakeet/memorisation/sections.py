@@ -197,8 +197,9 @@ def _strata(by_duplicates: Mapping[str, Any]) -> list[str]:
 
 def _valued(found: Mapping[str, Any], signed: bool = False) -> tuple[str, str, int]:
     sign = "+" if signed else ""
-    low, high = found["interval"]
-    return f"{found['value']:{sign}.3f}", f"{low:{sign}.3f} to {high:{sign}.3f}", found["n"]
+    low, high = found["interval"] or (None, None)
+    interval = "" if low is None else f"{low:{sign}.3f} to {high:{sign}.3f}"
+    return f"{found['value']:{sign}.3f}", interval, found["n"]
 
 
 def _sizes(found: Mapping[str, Any]) -> str:
@@ -314,8 +315,9 @@ def draw_novelty(novelty: Mapping[str, Any], palette: "Palette") -> "Figure":
             color=colour,
             label=KINDS[kind],
         )
-        low, high = zip(*([100 * end for end in found["interval"]] for _, found in points), strict=True)
-        chart.fill_between(lengths, low, high, color=colour, alpha=0.15, lw=0)
+        certain = [(n, found["interval"]) for n, found in points if found["interval"]]
+        places, low, high = ([n for n, _ in certain], *([100 * ends[side] for _, ends in certain] for side in (0, 1)))
+        chart.fill_between(places, low, high, color=colour, alpha=0.15, lw=0)
     chart.set_ylim(-3, 103)
     chart.set_xlabel("length of the sequence, tokens")
     chart.set_ylabel("not in the training text, %")
@@ -324,7 +326,7 @@ def draw_novelty(novelty: Mapping[str, Any], palette: "Palette") -> "Figure":
 
 
 def _error(found: Mapping[str, Any], key: str) -> list[list[float]]:
-    low, high = found["interval"]
+    low, high = found["interval"] or (found[key], found[key])
     return [[max(0.0, found[key] - low)], [max(0.0, high - found[key])]]
 
 

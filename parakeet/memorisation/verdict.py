@@ -1,5 +1,6 @@
 """The verdict: a paragraph that is written from the figures alone."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,11 +42,11 @@ def _learned(margin: Mapping[str, Any] | None) -> tuple[bool | None, str]:
     if margin is None:
         return None, "No text is held out, so nothing says what it predicts of text that it has not read."
     found, n = margin["margin"], margin["n"]
-    low, high = found["interval"]
+    low, high = found["interval"] or (-math.inf, math.inf)
     network, ngram = (f"{margin[key]['value']:.3f}" for key in ("network", "ngram"))
     said = (
-        f"On {n:,} excerpts of {margin['documents']:,} held-out documents it needs {network} bits per byte, and the best "
-        f"look-up table of the same training text {ngram}: a margin of {found['value']:+.3f} ({low:+.3f} to {high:+.3f})."
+        f"On {n:,} excerpts of {margin['documents']:,} held-out documents it needs {network} bits per byte, and the "
+        f"best look-up table of the same training text {ngram}: a margin of {found['value']:+.3f}{_span(found)}."
     )
     if n < LEAST_EXCERPTS or margin["documents"] < LEAST_DOCUMENTS:
         return None, f"{said} So little text is not enough to rely on."
@@ -86,11 +87,15 @@ def _memorised(extraction: Mapping[str, Any], gap: Mapping[str, Any] | None) -> 
 
 def _about_gap(gap: Mapping[str, Any]) -> str:
     found = gap["gap"]
-    low, high = found["interval"]
-    said = f"{abs(found['value']):.3f} bits per byte ({low:+.3f} to {high:+.3f})"
+    low, high = found["interval"] or (-math.inf, math.inf)
+    said = f"{abs(found['value']):.3f} bits per byte{_span(found)}"
     if low <= 0.0 <= high:
         return f"Text that it has read and text that it has not cost about the same: a difference of {said}."
     return f"Text that it has read costs it {'less' if high < 0 else 'more'} than text that it has not, by {said}."
+
+
+def _span(found: Mapping[str, Any]) -> str:
+    return "" if found["interval"] is None else " ({:+.3f} to {:+.3f})".format(*found["interval"])
 
 
 def _canaries(canaries: Mapping[str, Any] | None) -> tuple[bool, str]:

@@ -177,6 +177,13 @@ def test_differences_have_intervals_of_the_right_width() -> None:
     assert low < found["value"] < high
     assert high - low == pytest.approx(2 * 1.96 * math.sqrt(2 / 400), rel=0.15)
     assert ratio_of(np.zeros(3), np.zeros(3)) is None
+    for n in (1, 4, 5):
+        few = ratio_of(np.arange(n) + 1.0, np.ones(n))
+        assert few is not None
+        assert (few["interval"] is None) == (n < 5)
+        change = ratio_difference(sides[0], (np.ones(n), np.ones(n)))
+        assert change is not None
+        assert (change["interval"] is None) == (n < 5)
     assert ratio_difference(sides[0], (np.zeros(2), np.zeros(2))) is None
 
 
