@@ -19,9 +19,9 @@ def measure_canaries(subject: "Subject") -> dict[str, Any] | None:
     """{"by_copies": [{"copies", "extraction", "random", "natural", "exposure"}, …], "passes"}; None without canaries.
 
     The first entry has 0 copies: never planted, the floor. `extraction` is the share whose secret greedy decoding
-    writes after the opening; `random` and `natural` are that of each kind. `exposure` ({"n", "value", "interval"}, bits)
-    is log2(never planted + 1) − log2(rank) on average, of the secret's bits per byte among those of the never planted of
-    the same kind (Carlini et al. 2019). `passes` is how often training has read a planted copy.
+    writes after the opening; `random` and `natural` are that of each kind. `exposure` ({"n", "value", "interval"}, in
+    bits) is log2(never planted + 1) − log2(rank) on average, of the secret's bits per byte among those of the never
+    planted of the same kind (Carlini et al. 2019). `passes` is how often training has read a planted copy.
     """
     canaries = read_canaries(subject.shards)
     if not canaries:

@@ -10,7 +10,7 @@ import numpy as np
 
 from parakeet.evaluation.intervals import share_of
 from parakeet.memorisation.figures import LEAST, share_difference
-from parakeet.memorisation.text import Excerpts, some_documents
+from parakeet.memorisation.text import Excerpts, up_to
 
 if TYPE_CHECKING:
     from parakeet.memorisation.measure import Subject
@@ -24,9 +24,9 @@ TOKENS = 1_500_000
 """Tokens of training text, and of held-out text, to look for windows in."""
 CANDIDATES = 4_000
 """Windows whose copies are counted."""
-WINDOWS = 240
+WINDOWS = 200
 """Windows for the rate as a whole, in either split."""
-WINDOWS_PER_STRATUM = 60
+WINDOWS_PER_STRATUM = 50
 
 
 def measure_extraction(subject: "Subject") -> dict[str, Any]:
@@ -38,10 +38,10 @@ def measure_extraction(subject: "Subject") -> dict[str, Any]:
     them as a whole)}}. by_duplicates: {k: {stratum: share}}, only of strata with windows.
     """
     chance = np.random.default_rng(5)
-    documents = some_documents(subject.read_documents(), subject.train.lengths(), TOKENS, chance)
-    train = subject.excerpts(subject.train, documents, chance)
-    documents = some_documents(subject.held_out_documents(), subject.held_out.lengths(), TOKENS, chance)
-    held_out = subject.excerpts(subject.held_out, documents, chance)
+    places = subject.places(subject.train, subject.read_documents(), chance)
+    train = subject.excerpts(subject.train, up_to(places, TOKENS))
+    places = subject.places(subject.held_out, subject.held_out_documents(), chance)
+    held_out = subject.excerpts(subject.held_out, up_to(places, TOKENS))
     context = subject.model.config.context
     length, prefixes = choose_lengths(train, held_out, context)
     by_prefix: dict[str, Any] = {}

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from parakeet.memorisation.figures import ratio_difference, ratio_of
-from parakeet.memorisation.text import Excerpts, some_documents
+from parakeet.memorisation.text import Excerpts, joined, up_to
 
 if TYPE_CHECKING:
     from parakeet.memorisation.measure import Subject
 
-TOKENS = 30_000
+TOKENS = 16_000
 """Tokens of held-out text to measure, over all sources; and as many of the training text."""
 LEAST_TOKENS = 3_000
 """Of each source, however many there are."""
@@ -20,29 +20,24 @@ def measure_gap(subject: "Subject", held_out: Excerpts, bits: np.ndarray) -> dic
     """{"sources": {source: found or None}, "all": found or None}; found = {"train", "held_out", "gap"}.
 
     Each is {"n", "value", "interval"} in bits per byte; the gap is training minus held-out. `held_out` and its bits
-    (n,) are those of `held_out_sample`. The training documents were read, and are as many as the held-out ones, of
-    about the same lengths.
+    (n,) are those of `held_out_sample`. The training text was read, and its excerpts are as many as the held-out
+    ones, of about the same lengths.
     """
     chance = np.random.default_rng(11)
-    owner = subject.held_out.sources()[held_out.documents] if len(held_out) else np.zeros(0, np.int64)
-    read = subject.read_documents()
-    chosen = {
-        number: alike(
-            read[subject.train.sources()[read] == subject.train.names.index(name)],
-            subject.train.lengths(),
-            subject.held_out.lengths()[held_out.documents[owner == number]],
-            chance,
-        )
-        for number, name in enumerate(subject.held_out.names)
-    }
-    documents = np.concatenate([np.zeros(0, np.int64), *chosen.values()])
-    train = subject.excerpts(subject.train, documents, chance)
+    owner = subject.held_out.sources()[held_out.documents]
+    read, of_source = subject.read_documents(), subject.train.sources()
+    chosen = {}
+    for number, name in enumerate(subject.held_out.names):
+        mine = read[of_source[read] == subject.train.names.index(name)]
+        places = subject.places(subject.train, mine, chance)
+        chosen[number] = places.take(alike(places.lengths, held_out.lengths[owner == number]))
+    train = subject.excerpts(subject.train, joined(list(chosen.values())))
     train_bits, _ = subject.score(train, "training bits per byte")
     sides = {
         "train": (train.sums(train_bits), train.n_bytes(subject.tokenizer)),
         "held_out": (held_out.sums(bits), held_out.n_bytes(subject.tokenizer)),
     }
-    source = np.repeat(list(chosen), [len(some) for some in chosen.values()])
+    source = np.repeat(np.array(list(chosen), np.int64), [len(some) for some in chosen.values()])
     sources = {
         name: _compared(sides, {"train": source == number, "held_out": owner == number})
         for number, name in enumerate(subject.held_out.names)
@@ -63,20 +58,21 @@ def _compared(sides: dict[str, tuple[np.ndarray, np.ndarray]], chosen: dict[str,
 def held_out_sample(subject: "Subject") -> Excerpts:
     """Held-out text of every source."""
     chance = np.random.default_rng(7)
-    sources, lengths = subject.held_out.sources(), subject.held_out.lengths()
+    sources = subject.held_out.sources()
     each = max(LEAST_TOKENS, TOKENS // max(1, len(subject.held_out.names) - len(subject.planted_sources)))
     chosen = [
-        some_documents(np.flatnonzero(sources == number), lengths, each, chance)
+        up_to(subject.places(subject.held_out, np.flatnonzero(sources == number), chance), each)
         for number in range(len(subject.held_out.names))
     ]
-    documents = np.concatenate([np.zeros(0, np.int64), *chosen])
-    return subject.excerpts(subject.held_out, documents, chance)
+    return subject.excerpts(subject.held_out, joined(chosen))
 
 
-def alike(candidates: np.ndarray, lengths: np.ndarray, wanted: np.ndarray, chance: np.random.Generator) -> np.ndarray:
-    """A different candidate for each wanted length (w,), as near to it as there are; fewer if there are fewer."""
-    shuffled = chance.permutation(candidates)
-    by_length = shuffled[np.argsort(lengths[shuffled], kind="stable")]
+def alike(lengths: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """For each wanted length (w,) a different number of lengths (n,), as near to it as there are; fewer if n < w.
+
+    Of equal lengths the first ones are taken.
+    """
+    by_length = np.argsort(lengths, kind="stable")
     targets = np.sort(wanted)[: len(by_length)]
     order = np.arange(len(targets))
     # Places rise, each by one at least, and leave room for those after it.

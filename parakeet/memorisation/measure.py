@@ -20,7 +20,7 @@ from parakeet.memorisation.novelty import measure_novelty
 from parakeet.memorisation.read import times_read
 from parakeet.memorisation.scoring import score
 from parakeet.memorisation.sections import FILE, charts
-from parakeet.memorisation.text import Excerpts, take_excerpts
+from parakeet.memorisation.text import Excerpts, Places, places_of, read_excerpts
 from parakeet.memorisation.verdict import verdict_of
 from parakeet.model.transformer import Parakeet, best_device, load_model
 from parakeet.pages.charts import save_png
@@ -61,9 +61,13 @@ class Subject:
         """Numbers of all held-out documents."""
         return np.arange(len(self.held_out))
 
-    def excerpts(self, shards: TokenShards, documents: np.ndarray, chance: np.random.Generator) -> Excerpts:
-        """An excerpt of each of these documents of one split."""
-        return take_excerpts(shards, documents, self.tokenizer, self.sequence_length, chance)
+    def places(self, shards: TokenShards, documents: np.ndarray, chance: np.random.Generator) -> Places:
+        """The excerpts of these documents of one split, in a random order."""
+        return places_of(documents, shards.lengths(), self.sequence_length, chance)
+
+    def excerpts(self, shards: TokenShards, places: Places) -> Excerpts:
+        """The text at these places of one split."""
+        return read_excerpts(shards, places, self.tokenizer)
 
     def copies(self, windows: np.ndarray) -> np.ndarray:
         """(w,) how often each row of ids (w, width) stands in the training text."""

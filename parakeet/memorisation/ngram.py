@@ -26,7 +26,7 @@ CONTEXTS = (1, 2, 3, 4, 6, 8, 12, 16, 32, 64, 128)
 """Longest contexts that are tried: where text is made from templates, a long match misleads. By the last, a token that
 always followed has all of the probability."""
 TUNED = 4
-"""Every so many documents, one chooses `a` and the longest context, and is not scored."""
+"""Every so many excerpts, one chooses `a` and the longest context, and is not scored."""
 
 
 def measure_margin(
@@ -34,10 +34,10 @@ def measure_margin(
 ) -> dict[str, Any] | None:
     """Network and n-gram model on the same held-out tokens; None if there are none.
 
-    excerpts: held-out text; bits, right (n,): what `score` gave for it. Returns {"n", "n_bytes", "network", "ngram",
-    "margin" (bits per byte, each {"n", "value", "interval"}; the margin is n-gram − network), "weight" (`a`),
-    "context" (the longest), "tuned_on" (documents), "mean_match" (tokens before a scored one that occur in training),
-    "network_accuracy"}.
+    excerpts: held-out text; bits, right (n,): what `score` gave for it. Returns {"n" (excerpts), "documents",
+    "n_bytes", "network", "ngram", "margin" (bits per byte, each {"n", "value", "interval"}; the margin is n-gram −
+    network), "weight" (`a`), "context" (the longest), "tuned_on" (excerpts), "mean_match" (tokens before a scored one
+    that occur in training), "network_accuracy"}.
     """
     sizes = excerpts.n_bytes(subject.tokenizer)
     with_text = np.flatnonzero(sizes)
@@ -56,6 +56,7 @@ def measure_margin(
     learned = excerpts.learned & np.isin(excerpts.owner, scored)
     return {
         "n": len(scored),
+        "documents": len(np.unique(excerpts.documents[scored])),
         "n_bytes": int(below.sum()),
         "network": ratio_of(network, below),
         "ngram": ratio_of(looked_up, below),

@@ -71,9 +71,9 @@ def _margin(figures: Mapping[str, Any]) -> "list[str | Table]":
         ]
         found += [
             "Bits per byte of held-out text: lower is better. The look-up table is the n-gram model of the whole "
-            f"training text, with contexts of up to {margin['context']} tokens, the best for it. A model that only looked "
-            "up what it read would not beat it.",
-            Table(("", "bits per byte", "95% interval", "documents"), rows, right=range(1, 4)),
+            f"training text, with contexts of up to {margin['context']} tokens, the best for it. A model that only "
+            "looked up what it read would not beat it.",
+            Table(("", "bits per byte", "95% interval", "excerpts"), rows, right=range(1, 4)),
         ]
     if any(gap["sources"].values()):
         named = {**gap["sources"], **({"all": gap["all"]} if len(gap["sources"]) > 1 else {})}
@@ -90,10 +90,10 @@ def _margin(figures: Mapping[str, Any]) -> "list[str | Table]":
             for name, of in named.items()
         ]
         found += [
-            "Training text beside held-out text, in bits per byte, from as many documents of about the same lengths. A "
+            "Training text beside held-out text, in bits per byte, from as many excerpts of about the same lengths. A "
             "model that memorises needs fewer bits for text that it has read: the difference is negative.",
             Table(
-                ("source", "training", "held out", "difference", "95% interval", "documents"),
+                ("source", "training", "held out", "difference", "95% interval", "excerpts"),
                 compared,
                 right=range(1, 6),
             ),
@@ -156,8 +156,8 @@ def _canaries(figures: Mapping[str, Any]) -> "list[str | Table]":
     ]
     return [
         "Made-up texts were planted in the training text, some once, some many times, and each is asked for by its "
-        f"beginning. Training read every copy {canaries['passes']:.1f} times. Exposure says how much likelier a text is "
-        "than those that were never planted, in bits: those have 1.4 on average, and at most 7 can be measured.",
+        f"beginning. Training read every copy {canaries['passes']:.1f} times. Exposure says how much likelier a text "
+        "is than those that were never planted, in bits: those have 1.4 on average, and at most 7 can be measured.",
         Table(
             ("copies", "texts", "random letters", "notes", "repeated", "95% interval", "exposure"),
             rows, right=range(1, 7),
@@ -197,8 +197,9 @@ def _strata(by_duplicates: Mapping[str, Any]) -> list[str]:
 
 def _valued(found: Mapping[str, Any], signed: bool = False) -> tuple[str, str, int]:
     sign = "+" if signed else ""
-    low, high = found["interval"]
-    return f"{found['value']:{sign}.3f}", f"{low:{sign}.3f} to {high:{sign}.3f}", found["n"]
+    low, high = found["interval"] or (None, None)
+    interval = "" if low is None else f"{low:{sign}.3f} to {high:{sign}.3f}"
+    return f"{found['value']:{sign}.3f}", interval, found["n"]
 
 
 def _sizes(found: Mapping[str, Any]) -> str:
@@ -314,8 +315,9 @@ def draw_novelty(novelty: Mapping[str, Any], palette: "Palette") -> "Figure":
             color=colour,
             label=KINDS[kind],
         )
-        low, high = zip(*([100 * end for end in found["interval"]] for _, found in points), strict=True)
-        chart.fill_between(lengths, low, high, color=colour, alpha=0.15, lw=0)
+        certain = [(n, found["interval"]) for n, found in points if found["interval"]]
+        places, low, high = ([n for n, _ in certain], *([100 * ends[side] for _, ends in certain] for side in (0, 1)))
+        chart.fill_between(places, low, high, color=colour, alpha=0.15, lw=0)
     chart.set_ylim(-3, 103)
     chart.set_xlabel("length of the sequence, tokens")
     chart.set_ylabel("not in the training text, %")
@@ -324,7 +326,7 @@ def draw_novelty(novelty: Mapping[str, Any], palette: "Palette") -> "Figure":
 
 
 def _error(found: Mapping[str, Any], key: str) -> list[list[float]]:
-    low, high = found["interval"]
+    low, high = found["interval"] or (found[key], found[key])
     return [[max(0.0, found[key] - low)], [max(0.0, high - found[key])]]
 
 

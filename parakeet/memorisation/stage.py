@@ -8,6 +8,7 @@ from parakeet.artifact import Artifact
 from parakeet.recipe import Recipe
 from parakeet.recipe_sources import settings_of
 from parakeet.stage import Figures, MakeContext, Markdown, Picture, Stage
+from parakeet.training.changeable import CHANGEABLE, PLANNED
 
 
 class MemorisationStage(Stage):
@@ -26,7 +27,7 @@ class MemorisationStage(Stage):
 
     def settings(self, recipe: Recipe) -> dict[str, Any]:
         """What tells which text training has read, and in which pieces. The rest is in the inputs."""
-        training = {key: recipe.training.model_dump(mode="json")[key] for key in ("tokens", "batch_tokens", "then")}
+        training = settings_of(recipe.training, without=set(CHANGEABLE) - PLANNED)
         return {"packing": settings_of(recipe.packing), "training": training}
 
     def expected_bytes(self, recipe: Recipe, inputs: Mapping[str, Artifact], file_bytes: int, root: Path) -> int:

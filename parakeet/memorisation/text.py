@@ -9,17 +9,53 @@ from parakeet.data.tokens.shards import TokenShards, ranges
 from parakeet.evaluation.scoring import is_control
 from parakeet.tokenizer import Tokenizer
 
-MOST_OF_A_DOCUMENT = 4096
-"""Longest excerpt in tokens, unless a training sequence is longer: books must not make up a sample by themselves."""
+EXCERPT = 512
+"""Tokens of an excerpt, in whole training sequences: a few long documents give as many excerpts as many short ones."""
+MOST_DOCUMENTS = 200_000
+"""So many documents, chosen at random, are looked at: of a corpus of any size the memory stays small."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where excerpts stand: `length` tokens of a document from `start`. Three arrays (p,) int64."""
+
+    documents: np.ndarray
+    starts: np.ndarray
+    lengths: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.documents)
+
+    def take(self, numbers: np.ndarray) -> "Places":
+        return Places(self.documents[numbers], self.starts[numbers], self.lengths[numbers])
+
+
+def places_of(documents: np.ndarray, lengths: np.ndarray, sequence_length: int, chance: np.random.Generator) -> Places:
+    """All excerpts of some documents, in a random order. lengths (all documents,) in tokens.
+
+    Neighbours share a token, the last one of the first: so each token but the first of a document is predicted once.
+    """
+    width = max(EXCERPT // sequence_length, 1) * sequence_length
+    chosen = chance.permutation(documents)[:MOST_DOCUMENTS]
+    counts = -(-np.maximum(lengths[chosen] - 1, 0) // width)
+    numbers = np.repeat(chosen, counts)
+    starts = ranges(np.zeros_like(counts), counts) * width
+    places = Places(numbers, starts, np.minimum(lengths[numbers] - starts, width + 1))
+    return places.take(chance.permutation(len(places)))
+
+
+def up_to(places: Places, most_tokens: int) -> Places:
+    """The first of them, about `most_tokens` tokens, and at least one if there is any."""
+    return places.take(np.arange(min(len(places), 1 + int(np.searchsorted(np.cumsum(places.lengths), most_tokens)))))
 
 
 @dataclass(frozen=True)
 class Excerpts:
     """Parts of documents, one after the other.
 
-    documents (d,): their numbers in the shards. begins (d + 1,): where each begins in the other two, which are (n,):
-    ids int64, and `learned`, whether the recipe trains on a token and it is content. The first token of an excerpt is
-    only context.
+    documents (d,): the document of each, by its number in the shards. begins (d + 1,): where each begins in the other
+    two, which are (n,): ids int64, and `learned`, whether the recipe trains on a token and it is content. The first
+    token of an excerpt is only context.
     """
 
     documents: np.ndarray
@@ -52,14 +88,16 @@ class Excerpts:
         return np.bincount(self.owner, values, len(self))
 
 
-def take_excerpts(
-    shards: TokenShards, documents: np.ndarray, tokenizer: Tokenizer, sequence_length: int, chance: np.random.Generator
-) -> Excerpts:
-    """An excerpt of each document (d,): the whole, or a part of a long one that begins where a sequence may begin."""
-    lengths = shards.lengths()[documents]
-    most = max(MOST_OF_A_DOCUMENT // sequence_length * sequence_length, sequence_length) + 1
-    taken = np.minimum(lengths, most)
-    starts = chance.integers(0, (lengths - taken) // sequence_length + 1) * sequence_length
+def joined(parts: Sequence[Places]) -> Places:
+    """Places of several samples, one after the other."""
+    none = np.zeros(0, np.int64)
+    columns = ([getattr(part, name) for part in parts] for name in ("documents", "starts", "lengths"))
+    return Places(*(np.concatenate([none, *column]) for column in columns))
+
+
+def read_excerpts(shards: TokenShards, places: Places, tokenizer: Tokenizer) -> Excerpts:
+    """The text at these places."""
+    documents, starts, taken = places.documents, places.starts, places.lengths
     ids = shards.read(documents, starts, taken).astype(np.int64)
     begins = np.concatenate([np.zeros(1, np.int64), np.cumsum(taken)])
     learned = np.zeros(len(ids), np.bool_)
@@ -71,21 +109,9 @@ def take_excerpts(
         first = np.maximum(bounds[:, 0] - starts[owner], 0)
         last = np.minimum(bounds[:, 1] - starts[owner], taken[owner])
         learned[ranges(begins[:-1][owner] + first, np.maximum(last - first, 0))] = True
-    learned[begins[:-1][taken > 0]] = False
+    learned[begins[:-1]] = False
     learned &= ~is_control(tokenizer)[ids]
     return Excerpts(documents, begins, ids, learned)
-
-
-def some_documents(
-    candidates: np.ndarray, lengths: np.ndarray, most_tokens: int, chance: np.random.Generator
-) -> np.ndarray:
-    """Documents (d,) in a random order, about `most_tokens` of them, and at least one if there is any.
-
-    candidates are numbers of documents; lengths (documents,) those of all. A long document counts as its excerpt.
-    """
-    shuffled = chance.permutation(candidates)
-    before = np.cumsum(np.minimum(lengths[shuffled], MOST_OF_A_DOCUMENT))
-    return shuffled[: 1 + int(np.searchsorted(before, most_tokens))]
 
 
 def separated(texts: Sequence[np.ndarray] | Excerpts) -> tuple[np.ndarray, np.ndarray]:

@@ -1,10 +1,11 @@
 """The verdict: a paragraph that is written from the figures alone."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from parakeet.formatting import format_percent
-from parakeet.memorisation.figures import LEAST, LEAST_DOCUMENTS
+from parakeet.memorisation.figures import LEAST, LEAST_DOCUMENTS, LEAST_EXCERPTS
 
 NOT_ENOUGH = "not enough data"
 SLIGHT = 0.01
@@ -15,6 +16,9 @@ def verdict_of(figures: Mapping[str, Any]) -> dict[str, str]:
     """{"answer", "text"}; the answer is "learned", "memorised", "both", "neither" or "not enough data"."""
     learned, about_learning = _learned(figures["margin"])
     memorised, about_memory = _memorised(figures["extraction"], figures["gap"]["all"])
+    repeats, about_canaries = _canaries(figures["canaries"])
+    if repeats:
+        memorised = True
     if learned is None or memorised is None:
         answer = NOT_ENOUGH
         opening = "Not enough data for an answer."
@@ -29,7 +33,7 @@ def verdict_of(figures: Mapping[str, Any]) -> dict[str, str]:
             "look-up table.",
             "neither": "Neither was shown.",
         }[answer]
-    parts = [opening, about_learning, about_memory, _canaries(figures["canaries"])]
+    parts = [opening, about_learning, about_memory, about_canaries]
     return {"answer": answer, "text": " ".join(part for part in parts if part)}
 
 
@@ -38,14 +42,14 @@ def _learned(margin: Mapping[str, Any] | None) -> tuple[bool | None, str]:
     if margin is None:
         return None, "No text is held out, so nothing says what it predicts of text that it has not read."
     found, n = margin["margin"], margin["n"]
-    low, high = found["interval"]
+    low, high = found["interval"] or (-math.inf, math.inf)
+    network, ngram = (f"{margin[key]['value']:.3f}" for key in ("network", "ngram"))
     said = (
-        f"On {n:,} held-out documents it needs {margin['network']['value']:.3f} bits per byte, and the best look-up "
-        f"table of the same training text {margin['ngram']['value']:.3f}: a margin of {found['value']:+.3f} "
-        f"({low:+.3f} to {high:+.3f})."
+        f"On {n:,} excerpts of {margin['documents']:,} held-out documents it needs {network} bits per byte, and the "
+        f"best look-up table of the same training text {ngram}: a margin of {found['value']:+.3f}{_span(found)}."
     )
-    if n < LEAST_DOCUMENTS:
-        return None, f"{said} {n:,} documents are too few to rely on."
+    if n < LEAST_EXCERPTS or margin["documents"] < LEAST_DOCUMENTS:
+        return None, f"{said} So little text is not enough to rely on."
     if low <= 0.0 <= high:
         return False, f"{said} That is no difference that so much text can show."
     return low > 0.0, said
@@ -83,19 +87,22 @@ def _memorised(extraction: Mapping[str, Any], gap: Mapping[str, Any] | None) -> 
 
 def _about_gap(gap: Mapping[str, Any]) -> str:
     found = gap["gap"]
-    low, high = found["interval"]
-    said = f"{abs(found['value']):.3f} bits per byte ({low:+.3f} to {high:+.3f})"
+    low, high = found["interval"] or (-math.inf, math.inf)
+    said = f"{abs(found['value']):.3f} bits per byte{_span(found)}"
     if low <= 0.0 <= high:
         return f"Text that it has read and text that it has not cost about the same: a difference of {said}."
     return f"Text that it has read costs it {'less' if high < 0 else 'more'} than text that it has not, by {said}."
 
 
-def _canaries(canaries: Mapping[str, Any] | None) -> str:
+def _span(found: Mapping[str, Any]) -> str:
+    return "" if found["interval"] is None else " ({:+.3f} to {:+.3f})".format(*found["interval"])
+
+
+def _canaries(canaries: Mapping[str, Any] | None) -> tuple[bool, str]:
+    """Whether planted texts are clearly repeated more often than those that were never planted."""
     if canaries is None:
-        return ""
+        return False, ""
     floor, *planted = canaries["by_copies"]
-    if not planted:
-        return ""
     most = planted[-1]
     highest = floor["extraction"]["interval"][1]
     first = next((row for row in planted if row["extraction"]["interval"][0] > highest), None)
@@ -105,6 +112,9 @@ def _canaries(canaries: Mapping[str, Any] | None) -> str:
         f"planted {shares[1]}."
     )
     if first is None:
-        return f"{said} At no number of copies is the difference clear."
+        return False, f"{said} At no number of copies is the difference clear."
     times = first["copies"] * canaries["passes"]
-    return f"{said} From {first['copies']:,} copies on, which it read {times:,.0f} times, the difference is clear."
+    return (
+        True,
+        f"{said} From {first['copies']:,} copies on, which it read {times:,.0f} times, the difference is clear.",
+    )

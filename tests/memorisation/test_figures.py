@@ -23,7 +23,7 @@ from parakeet.memorisation.measure import Subject
 from parakeet.memorisation.ngram import CONTEXTS, WEIGHTS, back_off
 from parakeet.memorisation.novelty import LONGEST, novelty_of
 from parakeet.memorisation.read import times_read
-from parakeet.memorisation.text import Excerpts
+from parakeet.memorisation.text import Excerpts, places_of
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.trace.build import build_index
@@ -139,7 +139,7 @@ def test_one_pass_says_what_greedy_decoding_writes(overfit: Subject) -> None:
     """Of texts that the model knows, and of others, where it soon goes wrong."""
     chance = np.random.default_rng(0)
     for shards in (overfit.train, overfit.held_out):
-        text = overfit.excerpts(shards, np.arange(len(shards)), chance)
+        text = overfit.excerpts(shards, overfit.places(shards, np.arange(len(shards)), chance))
         windows = window_ids(text, 16, 16, 20, chance)
         prompts = [window[:16].tolist() for window in windows]
         written = batch_replies(overfit.engine, prompts, [replace(GREEDY, max_tokens=16)] * len(prompts))
@@ -155,12 +155,12 @@ def test_one_pass_says_what_greedy_decoding_writes(overfit: Subject) -> None:
     lengths=st.lists(st.integers(1, 30), min_size=0, max_size=20),
     wanted=st.lists(st.integers(1, 30), min_size=0, max_size=20),
 )
-def test_documents_alike_are_different_ones(lengths: list[int], wanted: list[int]) -> None:
+def test_excerpts_alike_are_different_ones(lengths: list[int], wanted: list[int]) -> None:
     there = np.array(lengths, np.int64)
-    found = alike(np.arange(len(there)), there, np.array(wanted, np.int64), np.random.default_rng(0))
+    found = alike(there, np.array(wanted, np.int64))
     assert len(set(found.tolist())) == len(found) == min(len(there), len(wanted))
     if lengths:
-        same = alike(np.arange(len(there)), there, there, np.random.default_rng(0))
+        same = alike(there, there)
         assert sorted(there[same].tolist()) == sorted(lengths)
 
 
@@ -177,4 +177,27 @@ def test_differences_have_intervals_of_the_right_width() -> None:
     assert low < found["value"] < high
     assert high - low == pytest.approx(2 * 1.96 * math.sqrt(2 / 400), rel=0.15)
     assert ratio_of(np.zeros(3), np.zeros(3)) is None
+    for n in (1, 4, 5):
+        few = ratio_of(np.arange(n) + 1.0, np.ones(n))
+        assert few is not None
+        assert (few["interval"] is None) == (n < 5)
+        change = ratio_difference(sides[0], (np.ones(n), np.ones(n)))
+        assert change is not None
+        assert (change["interval"] is None) == (n < 5)
     assert ratio_difference(sides[0], (np.zeros(2), np.zeros(2))) is None
+
+
+@given(
+    lengths=st.lists(st.integers(0, 1200), min_size=1, max_size=6),
+    sequence_length=st.sampled_from([16, 64, 300, 512, 1000]),
+)
+def test_excerpts_predict_each_token_once(lengths: list[int], sequence_length: int) -> None:
+    there = np.array(lengths, np.int64)
+    places = places_of(np.arange(len(there)), there, sequence_length, np.random.default_rng(0))
+    predicted = Counter(
+        (document, token)
+        for document, start, length in zip(*(column.tolist() for column in vars(places).values()), strict=True)
+        for token in range(start + 1, start + length)
+    )
+    assert predicted == {(document, token): 1 for document, n in enumerate(lengths) for token in range(1, n)}
+    assert all(start % sequence_length == 0 for start in places.starts.tolist())
