@@ -263,9 +263,9 @@ def draw_extraction(extraction: Mapping[str, Any], palette: "Palette") -> "Figur
         floor = extraction["by_prefix"][k]["held_out"]
         if floor and floor["n"] >= LEAST_DRAWN:
             chart.errorbar(shift, 100 * floor["share"], yerr=_errors([floor], "share"), marker="D", **look)
-    chart.set_xticks(range(len(order) + 1), ["held out", *(_times(name) for name in order)])
+    chart.set_xticks(range(len(order) + 1), ["held out", *(name.replace("-", "–") for name in order)])
     chart.set_ylabel("given back exactly, %")
-    chart.set_xlabel("how often the passage stands in the training text")
+    chart.set_xlabel("times that the passage stands in the training text")
     chart.set_ylim(-3, 103)
     chart.legend(frameon=False, fontsize=8)
     return figure
