@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from parakeet.evaluation.base import Metric
-from parakeet.evaluation.benchmarks.metric import Benchmarks
+from parakeet.evaluation.benchmarks.metric import StandardBenchmarks
 from parakeet.evaluation.bits_per_byte import BitsPerByte
 from parakeet.evaluation.by_position import BitsPerByteByPosition
 from parakeet.evaluation.chat import Chat
@@ -23,7 +23,7 @@ METRICS: tuple[Metric, ...] = (
     Probes(),
     GenerationHealth(),
     Replies(),
-    Benchmarks(),
+    StandardBenchmarks(),
 )
 EVALUATION_FILE = "evaluation.json"
 REPORT_FILE = "report.md"

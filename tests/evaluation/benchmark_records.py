@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from parakeet.evaluation.benchmarks.adapter import Request, Score, TextModel
+from parakeet.evaluation.benchmarks.adapter import AnswerScore, Request, TextModel
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 BYTES = 256
@@ -99,10 +99,10 @@ class ByteModel(TextModel):
     def decode(self, ids: Sequence[int]) -> str:
         return bytes(ids).decode(errors="replace")
 
-    def score(self, requests: Sequence[Request], advance: Callable[[int], None]) -> list[Score]:
+    def score(self, requests: Sequence[Request], advance: Callable[[int], None]) -> list[AnswerScore]:
         self.asked += requests
         return [
-            Score(
+            AnswerScore(
                 self.add([self.log_probabilities[byte] for byte in request.scored]),
                 all([byte] == self.best for byte in request.scored),
             )

@@ -18,13 +18,13 @@ from lm_eval.api.instance import Instance
 from parakeet.benchmark_files import FILES, TaskFile
 from parakeet.data.tokens.shards import TokenShards
 from parakeet.errors import ParakeetError
-from parakeet.evaluation.benchmarks.adapter import Adapter, Request, Score
+from parakeet.evaluation.benchmarks.adapter import Adapter, AnswerScore, Request
 from parakeet.evaluation.benchmarks.contamination import overlaps
 from parakeet.evaluation.benchmarks.data import read_task, read_tasks
 from parakeet.evaluation.benchmarks.harness import score_tasks
-from parakeet.evaluation.benchmarks.metric import Benchmarks, notes
+from parakeet.evaluation.benchmarks.metric import StandardBenchmarks, notes
 from parakeet.evaluation.benchmarks.scorer import ModelScorer
-from parakeet.evaluation.benchmarks.tasks import TASKS, Item
+from parakeet.evaluation.benchmarks.tasks import TASKS, BenchmarkItem
 from parakeet.formatting import render_table
 from parakeet.model.config import ModelConfig
 from parakeet.model.loss import token_scores
@@ -137,8 +137,8 @@ class Broken(ByteModel):
         super().__init__([0.0] * 256)
         self.value, self.greedy = score, greedy
 
-    def score(self, requests: Sequence[Request], advance: Callable[[int], None]) -> list[Score]:
-        return [Score(self.value(request), self.greedy) for request in requests]
+    def score(self, requests: Sequence[Request], advance: Callable[[int], None]) -> list[AnswerScore]:
+        return [AnswerScore(self.value(request), self.greedy) for request in requests]
 
 
 @pytest.mark.parametrize("value", [0.0, -3.5, math.nan, math.inf, -math.inf])
@@ -203,8 +203,8 @@ def alone(model: Parakeet, asked: Request) -> tuple[float, bool]:
 class Plain(ModelScorer):
     """The same model, each request by itself."""
 
-    def score(self, requests: Sequence[Request], advance: Callable[[int], None]) -> list[Score]:
-        return [Score(*alone(self.model, asked)) for asked in requests]
+    def score(self, requests: Sequence[Request], advance: Callable[[int], None]) -> list[AnswerScore]:
+        return [AnswerScore(*alone(self.model, asked)) for asked in requests]
 
 
 def test_our_scores_are_those_of_a_plain_implementation_in_every_task(prepared: Prepared, folder: Path) -> None:
@@ -252,7 +252,7 @@ def test_replies_stop_where_the_task_says(prepared: Prepared) -> None:
 def test_the_figures_are_json_and_the_table_has_a_row_for_each_task(folder: Path) -> None:
     found = scores_of(ByteModel.uniform(), folder, *TASKS)
     figures = {"items": None, "tasks": json.loads(json.dumps(found, allow_nan=False)), "no_index": "there is none"}
-    metric = Benchmarks()
+    metric = StandardBenchmarks()
     table, *said = metric.render(figures)
     assert isinstance(table, Table)
     assert [row[0] for row in table.rows] == list(TASKS)
@@ -267,7 +267,7 @@ def test_the_figures_are_json_and_the_table_has_a_row_for_each_task(folder: Path
 def test_the_metric_scores_what_the_recipe_asks_for(prepared: Prepared, folder: Path, index: TraceIndex) -> None:
     asked = ["evaluation.benchmarks.tasks=[piqa, blimp]", "evaluation.benchmarks.items=5"]
     recipe = changed(prepared.recipe, [f"evaluation.benchmarks.data={folder}", *asked])
-    metric = Benchmarks()
+    metric = StandardBenchmarks()
     assert metric.wanted(recipe)
     assert not metric.wanted(prepared.recipe)
     subject = subject_of(prepared, tiny_model(prepared), recipe=recipe)
@@ -293,10 +293,10 @@ def test_items_in_the_training_text_are_found_in_both_spellings(prepared: Prepar
     copied = " ".join(f"Line 1 and {line} of a longer text." for line in range(7, 12))
     question, answer = copied[:90], copied[90:]
     items = [
-        Item({}, question.strip(), answer.strip()),
-        Item({}, copied[:60], "and something quite different follows here, which nobody ever wrote in a text"),
-        Item({}, "Why do birds sing in the garden of my neighbour", "because they are glad"),
-        Item({}, "", "x"),
+        BenchmarkItem({}, question.strip(), answer.strip()),
+        BenchmarkItem({}, copied[:60], "and something quite different follows here, which nobody ever wrote in a text"),
+        BenchmarkItem({}, "Why do birds sing in the garden of my neighbour", "because they are glad"),
+        BenchmarkItem({}, "", "x"),
     ]
     assert [overlap.contaminated for overlap in overlaps(index, prepared.tokenizer, items)] == [
         True,

@@ -30,16 +30,8 @@ def evaluation(prompt: str = "Who are you?", reply: str = "A parakeet.") -> dict
 def benchmarks() -> dict[str, Any]:
     """Figures of `Benchmarks`, for one task of those with published scores and one without accuracy."""
     bits = {"n": 8, "n_bytes": 100, "value": 2.125, "interval": [2.0, 2.25]}
-    common = {
-        "split": "validation",
-        "source": "piqa.jsonl",
-        "n": 8,
-        "available": 8,
-        "copies": 0,
-        "ties": 0,
-        "truncated": 0,
-    }
-    common |= {"bits_per_byte": bits, "lm_eval": {}, "parts": None, "contamination": None}
+    common = {"split": "validation", "source": "piqa.jsonl", "n": 8, "available": 8, "copies": 0}
+    common |= {"truncated": 0, "ties": 0, "bits_per_byte": bits, "lm_eval": {}, "parts": None, "contamination": None}
     piqa = {"accuracy": SHARE, "chance": 0.5, "centred": 0.0, "normalised": SHARE | {"share": 0.625}}
     wikitext = dict.fromkeys(("accuracy", "chance", "centred", "normalised"))
     return {"items": None, "tasks": {"piqa": common | piqa, "wikitext": common | wikitext}, "no_index": "no index"}
@@ -60,7 +52,7 @@ def memorisation() -> dict[str, Any]:
     }
     return {
         "verdict": {"answer": "learned", "text": "Learned: it predicts. On 30 documents it needs 1.25."},
-        "margin": {"n": 30, "context": 8, "network": value(1.25), "ngram": value(1.75), "margin": value(0.5)},
+        "margin": {"n": 30, "network": value(1.25), "ngram": value(1.75), "margin": value(0.5)},
         "gap": {"sources": {}, "all": None},
         "extraction": {
             "continuation": 16,

@@ -24,7 +24,7 @@ class Request(NamedTuple):
     scored: tuple[int, ...]
 
 
-class Score(NamedTuple):
+class AnswerScore(NamedTuple):
     """log p in nats of all scored ids together, and whether each was the one likeliest id (no other as likely)."""
 
     log_probability: float
@@ -46,7 +46,7 @@ class TextModel(ABC):
     def decode(self, ids: Sequence[int]) -> str: ...
 
     @abstractmethod
-    def score(self, requests: Sequence[Request], advance: Callable[[int], None]) -> list[Score]:
+    def score(self, requests: Sequence[Request], advance: Callable[[int], None]) -> list[AnswerScore]:
         """The score of each request. Calls `advance` with the number of requests that were scored since."""
 
     @abstractmethod

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from parakeet.evaluation.benchmarks.tasks import Item
+from parakeet.evaluation.benchmarks.tasks import BenchmarkItem
 from parakeet.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Overlap:
         return self.longest > LONGEST_CLEAN or self.coverage >= MOST_COVERED
 
 
-def overlaps(index: "TraceIndex", tokenizer: Tokenizer, items: Sequence[Item]) -> list[Overlap]:
+def overlaps(index: "TraceIndex", tokenizer: Tokenizer, items: Sequence[BenchmarkItem]) -> list[Overlap]:
     """The overlap of each item: question and right answer as one text.
 
     A text has other first tokens after a space than at the beginning of a line, so both spellings are looked up, and

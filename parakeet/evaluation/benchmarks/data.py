@@ -8,7 +8,7 @@ from typing import Any
 
 from parakeet.benchmark_files import FILES, TaskFile, find_task_files
 from parakeet.errors import ParakeetError
-from parakeet.evaluation.benchmarks.tasks import TASKS, BadItem, Item, Record
+from parakeet.evaluation.benchmarks.tasks import TASKS, BadItem, BenchmarkItem, RawItem
 
 MOST_COPIES = 0.01
 """Share of the items of a file that may be copies of others: LAMBADA itself has 2 among 5,153."""
@@ -22,7 +22,7 @@ class TaskData:
 
     task: str
     split: str
-    items: Sequence[Item]
+    items: Sequence[BenchmarkItem]
     source: str
     """The name of the file, or of the dataset."""
     available: int
@@ -61,14 +61,14 @@ def task_data(
     Raises ParakeetError if a record cannot be scored, or if there are none, too many copies, or right answers that
     all have the same place.
     """
-    items: list[Item] = []
+    items: list[BenchmarkItem] = []
     first: dict[str, str] = {}
     copies: list[tuple[str, str]] = []
     for where, value in records:
         if not isinstance(value, dict):
             raise ParakeetError(f"{where}: not a JSON object, as a record of {task} is.")
         try:
-            item = TASKS[task].read(Record(value))
+            item = TASKS[task].read(RawItem(value))
         except BadItem as fault:
             raise ParakeetError(
                 f"{where}: not an item of {task}: {fault}. docs/evaluation.md lists the columns of each task."
@@ -90,7 +90,7 @@ def task_data(
     return TaskData(task, split, chosen, source, len(items), len(copies))
 
 
-def _refuse_one_place(task: str, items: Sequence[Item], place: str) -> None:
+def _refuse_one_place(task: str, items: Sequence[BenchmarkItem], place: str) -> None:
     """Such a file was built wrongly, and a model that prefers that place would score 100 %."""
     by_construction = task in ("blimp", "sciq")  # upstream puts the right answer first and last; ties count as wrong
     golds = {item.gold for item in items}
@@ -101,7 +101,7 @@ def _refuse_one_place(task: str, items: Sequence[Item], place: str) -> None:
         )
 
 
-def spread(items: Sequence[Item], limit: int | None) -> list[Item]:
+def spread(items: Sequence[BenchmarkItem], limit: int | None) -> list[BenchmarkItem]:
     """At most `limit` items, evenly spread over all and over the parts of a task. The same items give the same ones."""
     if limit is None or limit >= len(items):
         return list(items)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from parakeet.errors import ParakeetError
 from parakeet.evaluation.benchmarks.contamination import overlaps
 from parakeet.evaluation.benchmarks.data import TaskData
-from parakeet.evaluation.benchmarks.tasks import TASKS, Item
+from parakeet.evaluation.benchmarks.tasks import TASKS, BenchmarkItem
 from parakeet.evaluation.benchmarks.upstream import check_installed, prepare_lm_eval, upstream_config
 from parakeet.evaluation.intervals import ratio_interval, share_of
 from parakeet.progress import Progress
@@ -118,9 +118,9 @@ def run_tasks(model: "TextModel", data: Sequence[TaskData], progress: Progress) 
     return scored
 
 
-def _parts(data: TaskData) -> dict[str, list[Item]]:
+def _parts(data: TaskData) -> dict[str, list[BenchmarkItem]]:
     """Items by the name of their task: BLiMP is a task for each paradigm."""
-    parts: dict[str, list[Item]] = {}
+    parts: dict[str, list[BenchmarkItem]] = {}
     for item in data.items:
         parts.setdefault(f"{data.task}_{item.part}" if item.part else data.task, []).append(item)
     return parts
@@ -188,7 +188,7 @@ def figures_of(data: TaskData, scored: Scored, contaminated: Sequence[bool] | No
     return result
 
 
-Pairs = Sequence[tuple[Item, Answers]]
+Pairs = Sequence[tuple[BenchmarkItem, Answers]]
 
 
 def right_answers(pairs: Pairs) -> list[bool]:
@@ -221,12 +221,12 @@ def _tied(one: float, other: float) -> bool:
     return math.isclose(one, other, rel_tol=ROUNDING)
 
 
-def _is_tied(item: Item, scores: Sequence[float]) -> bool:
+def _is_tied(item: BenchmarkItem, scores: Sequence[float]) -> bool:
     """Whether the right answer is one of several best ones: lm-evaluation-harness takes the first of them."""
     return _tied(scores[item.gold], max(scores)) and not _is_best(item.gold, scores)
 
 
-def _right_by_length(item: Item, answers: Answers) -> bool:
+def _right_by_length(item: BenchmarkItem, answers: Answers) -> bool:
     """The same with each score divided by the answer's length in characters: `acc_norm`."""
     scores = [score / size for score, size in zip(answers.log_probabilities, answers.lengths, strict=True)]
     return _is_best(item.gold, scores)

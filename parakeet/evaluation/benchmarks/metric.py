@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 NO_INDEX = "the recipe has no trace index (evaluation.trace_index)"
 
 
-class Benchmarks(Metric):
+class StandardBenchmarks(Metric):
     """{"items", "tasks", "no_index"}: the most items of a task, the figures of `harness.score_tasks`, and why no item
     was looked up in the training text, or None."""
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from parakeet.evaluation.benchmarks.adapter import Request, Score, TextModel
+from parakeet.evaluation.benchmarks.adapter import AnswerScore, Request, TextModel
 from parakeet.evaluation.replies import GREEDY
 from parakeet.generation.decoder import Decoder
 from parakeet.generation.engine import Engine
@@ -56,11 +56,11 @@ class ModelScorer(TextModel):
         settings = replace(GREEDY, temperature=temperature, max_tokens=max_tokens, stop=tuple(stop), seed=0)
         return "".join(step.text for step in self._engine.generate(ids, settings))
 
-    def score(self, requests: Sequence[Request], advance: Callable[[int], None]) -> list[Score]:
+    def score(self, requests: Sequence[Request], advance: Callable[[int], None]) -> list[AnswerScore]:
         shared: dict[tuple[int, ...], list[int]] = {}
         for number, request in enumerate(requests):
             shared.setdefault(request.given, []).append(number)
-        scores: list[Score | None] = [None] * len(requests)
+        scores: list[AnswerScore | None] = [None] * len(requests)
         # The longest first: if memory runs out, it does so at once.
         groups = sorted(shared.items(), key=lambda group: -self._length(group, requests))
         begin = 0
@@ -83,7 +83,7 @@ class ModelScorer(TextModel):
         return len(given) + sum(len(requests[number].scored) - 1 for number in numbers)
 
     @torch.inference_mode()
-    def _score_pass(self, groups: Sequence[Group], requests: Sequence[Request]) -> list[tuple[int, Score]]:
+    def _score_pass(self, groups: Sequence[Group], requests: Sequence[Request]) -> list[tuple[int, AnswerScore]]:
         """Scores by the number of their request."""
         layout = _Layout()
         for given, numbers in groups:
@@ -101,7 +101,7 @@ class ModelScorer(TextModel):
         scores, begin = [], 0
         for number in (number for _, numbers in groups for number in numbers):
             end = begin + len(requests[number].scored)
-            scores.append((number, Score(-float(nats[begin:end].sum()), bool(first[begin:end].all()))))
+            scores.append((number, AnswerScore(-float(nats[begin:end].sum()), bool(first[begin:end].all()))))
             begin = end
         return scores
 

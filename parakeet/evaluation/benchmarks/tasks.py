@@ -15,7 +15,7 @@ class BadItem(Exception):
 
 
 @dataclass(frozen=True)
-class Item:
+class BenchmarkItem:
     """One question."""
 
     row: Mapping[str, Any]
@@ -32,18 +32,18 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Task:
+class Benchmark:
     """A benchmark."""
 
     upstream: str
     """Its file in lm_eval's folder `tasks`."""
-    read: "Callable[[Record], Item]"
+    read: "Callable[[RawItem], BenchmarkItem]"
     kind: str = "choice"
     """choice (of answers), word (the last of a passage) or rolling (a whole text)."""
 
 
 @dataclass(frozen=True)
-class Record:
+class RawItem:
     """A record of a data file. Its methods raise BadItem if a column is missing or holds something else."""
 
     values: Mapping[str, Any]
@@ -108,15 +108,15 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _lambada(record: Record) -> Item:
+def _lambada(record: RawItem) -> BenchmarkItem:
     text = record.text("text")
     passage, space, word = text.rpartition(" ")
     if not space or not passage.strip() or not word.strip():
         raise BadItem("text has no last word after a space")
-    return Item({"text": text}, passage, word)
+    return BenchmarkItem({"text": text}, passage, word)
 
 
-def _hellaswag(record: Record) -> Item:
+def _hellaswag(record: RawItem) -> BenchmarkItem:
     endings = record.texts("endings")
     gold = record.number("label", len(endings))
     row: dict[str, Any] = {
@@ -127,17 +127,17 @@ def _hellaswag(record: Record) -> Item:
         "label": str(gold),
     }
     question = f"{row['ctx_a']} {row['ctx_b']}".strip()
-    return Item(row, question, endings[gold], gold, len(endings))
+    return BenchmarkItem(row, question, endings[gold], gold, len(endings))
 
 
-def _piqa(record: Record) -> Item:
+def _piqa(record: RawItem) -> BenchmarkItem:
     answers = [record.text("sol1"), record.text("sol2")]
     gold = record.number("label", 2)
     row: dict[str, Any] = {"goal": record.text("goal"), "sol1": answers[0], "sol2": answers[1], "label": gold}
-    return Item(row, row["goal"], answers[gold], gold, 2)
+    return BenchmarkItem(row, row["goal"], answers[gold], gold, 2)
 
 
-def _arc(record: Record) -> Item:
+def _arc(record: RawItem) -> BenchmarkItem:
     if "query" in record:  # OLMo's form of the test splits: the prompt as it is, and the answer's number
         question = record.text("query").removeprefix("Question: ").removesuffix("\nAnswer:")
         texts = record.texts("choices")
@@ -147,16 +147,16 @@ def _arc(record: Record) -> Item:
         question = record.text("question")
         texts, letters, gold = record.lettered()
     row = {"question": question, "choices": {"text": texts, "label": letters}, "answerKey": letters[gold]}
-    return Item(row, question, texts[gold], gold, len(texts))
+    return BenchmarkItem(row, question, texts[gold], gold, len(texts))
 
 
-def _sciq(record: Record) -> Item:
+def _sciq(record: RawItem) -> BenchmarkItem:
     row = {column: record.text(column) for column in ("distractor1", "distractor2", "distractor3", "correct_answer")}
     row |= {"question": record.text("question"), "support": record.text("support", may_be_empty=True)}
-    return Item(row, f"{row['support']}\n{row['question']}".strip(), row["correct_answer"], 3, 4)
+    return BenchmarkItem(row, f"{row['support']}\n{row['question']}".strip(), row["correct_answer"], 3, 4)
 
 
-def _winogrande(record: Record) -> Item:
+def _winogrande(record: RawItem) -> BenchmarkItem:
     sentence = record.text("sentence")
     if sentence.count("_") != 1:
         raise BadItem(f"sentence has {sentence.count('_')} gaps (_), not one")
@@ -166,10 +166,10 @@ def _winogrande(record: Record) -> Item:
     if not after.strip():
         raise BadItem("sentence has nothing after its gap (_), so there is nothing to score")
     row = {"sentence": sentence, "option1": options[0], "option2": options[1], "answer": str(gold + 1)}
-    return Item(row, before + options[gold], after.strip(), gold, 2)
+    return BenchmarkItem(row, before + options[gold], after.strip(), gold, 2)
 
 
-def _boolq(record: Record) -> Item:
+def _boolq(record: RawItem) -> BenchmarkItem:
     """`answer` is true or false in Google's set, `label` 1 or 0 in SuperGLUE's."""
     if "answer" in record:
         answer = record.value("answer")
@@ -179,17 +179,17 @@ def _boolq(record: Record) -> Item:
     else:
         gold = record.number("label", 2)
     row = {"passage": record.text("passage"), "question": record.text("question"), "label": gold}
-    return Item(row, f"{row['passage']}\n{row['question']}", ("no", "yes")[gold], gold, 2)
+    return BenchmarkItem(row, f"{row['passage']}\n{row['question']}", ("no", "yes")[gold], gold, 2)
 
 
-def _openbookqa(record: Record) -> Item:
+def _openbookqa(record: RawItem) -> BenchmarkItem:
     texts, letters, gold = record.lettered()
     question = record.text("question_stem")
     row = {"question_stem": question, "choices": {"text": texts, "label": letters}, "answerKey": letters[gold]}
-    return Item(row, question, texts[gold], gold, len(texts))
+    return BenchmarkItem(row, question, texts[gold], gold, len(texts))
 
 
-def _copa(record: Record) -> Item:
+def _copa(record: RawItem) -> BenchmarkItem:
     asked = record.text("question")
     if asked not in ("cause", "effect"):
         raise BadItem(f"question is {_shown(asked)}, not cause or effect")
@@ -197,31 +197,31 @@ def _copa(record: Record) -> Item:
     gold = record.number("label", 2)
     premise = record.text("premise")
     row = {"premise": premise, "choice1": answers[0], "choice2": answers[1], "question": asked, "label": gold}
-    return Item(row, premise, answers[gold], gold, 2)
+    return BenchmarkItem(row, premise, answers[gold], gold, 2)
 
 
-def _blimp(record: Record) -> Item:
+def _blimp(record: RawItem) -> BenchmarkItem:
     row = {"sentence_good": record.text("sentence_good"), "sentence_bad": record.text("sentence_bad")}
-    return Item(row, "", row["sentence_good"], 0, 2, part=record.text("UID"))
+    return BenchmarkItem(row, "", row["sentence_good"], 0, 2, part=record.text("UID"))
 
 
-def _wikitext(record: Record) -> Item:
+def _wikitext(record: RawItem) -> BenchmarkItem:
     page = record.text("page")
-    return Item({"page": page}, "", page)
+    return BenchmarkItem({"page": page}, "", page)
 
 
-TASKS: Mapping[str, Task] = {
-    "lambada_openai": Task("lambada/lambada_openai.yaml", _lambada, kind="word"),
-    "hellaswag": Task("hellaswag/hellaswag.yaml", _hellaswag),
-    "piqa": Task("piqa/piqa.yaml", _piqa),
-    "arc_easy": Task("arc/arc_easy.yaml", _arc),
-    "arc_challenge": Task("arc/arc_challenge.yaml", _arc),
-    "sciq": Task("sciq/sciq.yaml", _sciq),
-    "winogrande": Task("winogrande/default.yaml", _winogrande),
-    "boolq": Task("super_glue/boolq/default.yaml", _boolq),
-    "openbookqa": Task("openbookqa/openbookqa.yaml", _openbookqa),
-    "copa": Task("super_glue/copa/default.yaml", _copa),
-    "blimp": Task("blimp/_template_yaml", _blimp),
-    "wikitext": Task("wikitext/wikitext.yaml", _wikitext, kind="rolling"),
+TASKS: Mapping[str, Benchmark] = {
+    "lambada_openai": Benchmark("lambada/lambada_openai.yaml", _lambada, kind="word"),
+    "hellaswag": Benchmark("hellaswag/hellaswag.yaml", _hellaswag),
+    "piqa": Benchmark("piqa/piqa.yaml", _piqa),
+    "arc_easy": Benchmark("arc/arc_easy.yaml", _arc),
+    "arc_challenge": Benchmark("arc/arc_challenge.yaml", _arc),
+    "sciq": Benchmark("sciq/sciq.yaml", _sciq),
+    "winogrande": Benchmark("winogrande/default.yaml", _winogrande),
+    "boolq": Benchmark("super_glue/boolq/default.yaml", _boolq),
+    "openbookqa": Benchmark("openbookqa/openbookqa.yaml", _openbookqa),
+    "copa": Benchmark("super_glue/copa/default.yaml", _copa),
+    "blimp": Benchmark("blimp/_template_yaml", _blimp),
+    "wikitext": Benchmark("wikitext/wikitext.yaml", _wikitext, kind="rolling"),
 }
 """The tasks of `parakeet.benchmark_files.FILES`."""
