@@ -167,6 +167,8 @@ class Shards(Section):
 CANARY_SOURCE = "canaries"
 """The source of the planted documents in token shards."""
 
+MOST_PLANTED = 1_000_000
+
 Copies = Annotated[int, Field(ge=1, le=10_000)]
 
 
@@ -189,6 +191,20 @@ class Canaries(Section):
         if sorted(set(copies)) != copies:
             raise ValueError("the numbers of copies have to rise: [1, 2, 4, 8]")
         return copies
+
+    @model_validator(mode="after")
+    def _not_too_many(self) -> "Canaries":
+        if self.documents > MOST_PLANTED:
+            raise ValueError(
+                f"these canaries would be {self.documents:,} documents, more than {MOST_PLANTED:,}: lower count or "
+                "copies"
+            )
+        return self
+
+    @property
+    def documents(self) -> int:
+        """How many documents are planted, copies counted."""
+        return 2 * self.count * sum(self.copies)
 
 
 class LaterSequences(Section):

@@ -277,16 +277,18 @@ def draw_canaries(canaries: Mapping[str, Any], palette: "Palette") -> "Figure":
 
     figure, chart = axes(palette)
     floor, *planted = canaries["by_copies"]
-    for series, (key, label) in enumerate({"random": "random letters", "natural": "notes"}.items()):
-        copies = [row["copies"] * 2 ** (0.06 * (2 * series - 1)) for row in planted]
-        found = [row[key] for row in planted]
-        look: dict[str, Any] = {"color": palette.series[series], "ms": 4, "capsize": 2}
-        shares = [100 * one["share"] for one in found]
-        chart.errorbar(copies, shares, yerr=_errors(found, "share"), marker="o", lw=1.4, label=label, **look)
+    copies = [row["copies"] for row in planted]
+    found = [row["extraction"] for row in planted]
+    shares = [100 * one["share"] for one in found]
+    errors = _errors(found, "share")
+    chart.errorbar(copies, shares, yerr=errors, marker="o", ms=4, capsize=2, color=palette.series[0], label="planted")
+    for series, (key, label) in enumerate({"random": "random letters", "natural": "notes"}.items(), start=1):
+        shares = [100 * row[key]["share"] for row in planted]
+        chart.plot(copies, shares, ":", marker=".", lw=1.2, color=palette.series[series], label=f"of these, {label}")
     low, high = (100 * end for end in floor["extraction"]["interval"])
     chart.axhspan(low, high, color=palette.soft, alpha=0.3, lw=0, label=f"never planted ({floor['extraction']['n']})")
     chart.set_xscale("log", base=2)
-    chart.set_xticks([row["copies"] for row in planted], [f"{row['copies']:,}" for row in planted])
+    chart.set_xticks(copies, [f"{number:,}" for number in copies])
     chart.minorticks_off()
     chart.set_ylim(-3, 103)
     chart.set_xlabel("copies in the training text")

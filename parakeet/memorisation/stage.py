@@ -8,7 +8,6 @@ from parakeet.artifact import Artifact
 from parakeet.recipe import Recipe
 from parakeet.recipe_sources import settings_of
 from parakeet.stage import Figures, MakeContext, Markdown, Picture, Stage
-from parakeet.training.changeable import CHANGEABLE, PLANNED
 
 
 class MemorisationStage(Stage):
@@ -26,9 +25,8 @@ class MemorisationStage(Stage):
         return ("checkpoint", "token_shards", "packing_plan", "tokenizer", "trace_index")
 
     def settings(self, recipe: Recipe) -> dict[str, Any]:
-        """What tells which text training has read, and in which pieces. The rest is in the inputs."""
-        training = settings_of(recipe.training, without=set(CHANGEABLE) - PLANNED)
-        return {"packing": settings_of(recipe.packing), "training": training}
+        """How text is cut into pieces. It also reads how long training took, but that decides the checkpoint too."""
+        return {"packing": settings_of(recipe.packing)}
 
     def expected_bytes(self, recipe: Recipe, inputs: Mapping[str, Artifact], file_bytes: int, root: Path) -> int:
         return 1 << 20

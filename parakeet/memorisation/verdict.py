@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from itertools import takewhile
 from typing import Any
 
 from parakeet.formatting import format_percent
@@ -105,7 +106,8 @@ def _canaries(canaries: Mapping[str, Any] | None) -> tuple[bool, str]:
     floor, *planted = canaries["by_copies"]
     most = planted[-1]
     highest = floor["extraction"]["interval"][1]
-    first = next((row for row in planted if row["extraction"]["interval"][0] > highest), None)
+    clear = list(takewhile(lambda row: row["extraction"]["interval"][0] > highest, reversed(planted)))
+    first = clear[-1] if clear else None
     shares = [format_percent(row["extraction"]["share"]) for row in (most, floor)]
     said = (
         f"Of the made-up texts that were planted {most['copies']:,} times it repeats {shares[0]}, of those never "

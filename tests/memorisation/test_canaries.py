@@ -119,6 +119,13 @@ def test_odd_numbers_of_copies_are_refused(copies: list[int]) -> None:
         Canaries(copies=copies)
 
 
+@pytest.mark.parametrize(("settings", "documents"), [({}, 5100), ({"count": 1000, "copies": [500]}, 1_000_000)])
+def test_the_number_of_planted_documents_is_limited(settings: dict[str, Any], documents: int) -> None:
+    assert Canaries.model_validate(settings).documents == documents
+    with pytest.raises(ValidationError, match="1,002,000 documents, more than 1,000,000"):
+        Canaries(count=1000, copies=[501])
+
+
 def test_a_source_may_not_have_their_name(prepared: Prepared) -> None:
     values = prepared.recipe.model_dump() | {"canaries": {}}
     values["sources"][0]["name"] = "canaries"

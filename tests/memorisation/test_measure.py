@@ -19,6 +19,8 @@ from parakeet.model.transformer import save_model
 from parakeet.pages import Table
 from parakeet.pages.charts import svg
 from parakeet.progress import Progress
+from parakeet.recipe_file import load_recipe
+from parakeet.stages import stages_of
 
 from ..conftest import Prepared
 from .conftest import random_text, recipe_of, subject_of, untrained, write_corpus
@@ -186,3 +188,10 @@ def test_planted_texts_that_are_repeated_are_memorised(repeated: float, answer: 
     found = verdict_of(figures)
     assert found["answer"] == answer
     assert ("From 8 copies on, which it read 16 times" in found["text"]) == (answer == "both")
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_without_the_trace_index_there_is_no_such_stage(wanted: bool) -> None:
+    demo = load_recipe("demo")
+    recipe = demo.model_copy(update={"evaluation": demo.evaluation.model_copy(update={"trace_index": wanted})})
+    assert ("memorisation" in {stage.name for stage in stages_of(recipe)}) == wanted
