@@ -86,8 +86,8 @@ class GenerationHealth(Metric):
             return self.render(figures)
         texts: list[str | Table] = []
         for found in figures["temperatures"]:
-            shares = [f"{TITLES[key]}: {share_text(found[key])}" for key in SHORT if found[key] is not None]
-            texts.append(f"Temperature {found['temperature']:g}, {figures['prompts']} replies. {'; '.join(shares)}.")
+            shares = [f"{TITLES[key]} {share_text(found[key])}" for key in SHORT if found[key] is not None]
+            texts.append(f"Temperature {found['temperature']:g}, {figures['prompts']} replies: {', '.join(shares)}.")
         return texts
 
     def plot(self, figures: Mapping[str, Any], palette: "Palette") -> "Figure":

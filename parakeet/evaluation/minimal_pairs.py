@@ -90,9 +90,8 @@ class MinimalPairs(Metric):
         begin = opening(subject)
         sentences = [sentence for pair in pairs for sentence in (pair.good, pair.bad)]
         ids = [begin + subject.tokenizer.encode(sentence) for sentence in sentences]
-        with subject.progress.task("minimal pairs", len(pairs), "pairs") as task:
-            nats = [float(scores.nats.sum()) for scores in score_sequences(subject.model, ids)]
-            task.advance(len(pairs))
+        with subject.progress.task("minimal pairs", len(ids), "sentences") as task:
+            nats = [float(scores.nats.sum()) for scores in score_sequences(subject.model, ids, task.advance)]
         right = [good < bad for good, bad in zip(nats[::2], nats[1::2], strict=True)]
         phenomena = {
             name: share_of(found for pair, found in zip(pairs, right, strict=True) if pair.phenomenon == name)

@@ -1,7 +1,7 @@
 """What metrics of held-out text share: documents, tokens, and the model's bits for them."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -158,8 +158,13 @@ class TokenScores(NamedTuple):
     likeliest: np.ndarray
 
 
-def score_sequences(model: Parakeet, sequences: Sequence[Sequence[int]]) -> list[TokenScores]:
-    """The scores of each sequence of two ids or more. Raises ParakeetError if a loss is not finite."""
+def score_sequences(
+    model: Parakeet, sequences: Sequence[Sequence[int]], advance: Callable[[int], None] | None = None
+) -> list[TokenScores]:
+    """The scores of each sequence of two ids or more. Raises ParakeetError if a loss is not finite.
+
+    Calls `advance` with the number of sequences that were scored since.
+    """
     found = [TokenScores(np.zeros(0), np.zeros(0, np.bool_))] * len(sequences)
     for numbers, hidden, targets in _hidden(model, sequences):
         losses, best = token_scores(hidden, model.embedding.weight, targets)
@@ -168,6 +173,8 @@ def score_sequences(model: Parakeet, sequences: Sequence[Sequence[int]]) -> list
         ends = np.cumsum([len(sequences[number]) - 1 for number in numbers])[:-1]
         for number, *scores in zip(numbers, np.split(nats, ends), np.split(likeliest, ends), strict=True):
             found[number] = TokenScores(*scores)
+        if advance is not None:
+            advance(len(numbers))
     return found
 
 
