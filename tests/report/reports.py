@@ -52,7 +52,7 @@ def memorisation() -> dict[str, Any]:
     }
     return {
         "verdict": {"answer": "learned", "text": "Learned: it predicts. On 30 documents it needs 1.25."},
-        "margin": {"n": 30, "network": value(1.25), "ngram": value(1.75), "margin": value(0.5)},
+        "margin": {"n": 30, "context": 8, "network": value(1.25), "ngram": value(1.75), "margin": value(0.5)},
         "gap": {"sources": {}, "all": None},
         "extraction": {
             "continuation": 16,
