@@ -189,6 +189,12 @@ def _plan(recipe: Recipe) -> dict[str, Any]:
     return {"row_tokens": sorted(set(recipe.packing.lengths)), "mix": mix}
 
 
+def _token_shards(recipe: Recipe) -> dict[str, Any]:
+    if recipe.canaries is not None:
+        raise _UnknownTo01("canaries")
+    return {"shards": _values(recipe.shards), "sources": sorted(source.name for source in recipe.sources)}
+
+
 def _card(recipe: Recipe) -> dict[str, Any]:
     parts = (_documents(recipe), _cleaning(recipe), _deduplication(recipe), _plan(recipe))
     data = {key: value for part in parts for key, value in part.items() if key != "sources"}
@@ -202,10 +208,7 @@ _SETTINGS: dict[str, Callable[[Recipe], dict[str, Any]]] = {
     "clean_documents": _cleaning,
     "deduplicated_documents": _deduplication,
     "tokenizer": lambda recipe: {"tokenizer": _values(recipe.tokenizer)},
-    "token_shards": lambda recipe: {
-        "shards": _values(recipe.shards),
-        "sources": sorted(source.name for source in recipe.sources),
-    },
+    "token_shards": _token_shards,
     "packing_plan": _plan,
     "data_card": _card,
     "checkpoint": lambda recipe: {

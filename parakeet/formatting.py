@@ -75,6 +75,11 @@ def format_time(when: str) -> str:
         return when[:16]
 
 
+def format_date(day: datetime.date) -> str:
+    """`28 November 2026`."""
+    return f"{day.day} {day:%B %Y}"
+
+
 def format_percent(share: float, decimals: int = 1) -> str:
     """A share of 1: `48.5%`. Only 0 is printed as 0%, and only 1 as 100%."""
     smallest = 10.0**-decimals

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, create_model, field_validator, model_validator
 
+from parakeet.benchmark_files import FILES, STANDARD
 from parakeet.learning_rate import DECAYS
 from parakeet.recipe_sources import TRAINING_KEYS, EvaluationSet, Section, Source
 from parakeet.sampling_settings import OPTIONS, SamplingSettings
@@ -163,6 +164,49 @@ class Shards(Section):
     """Least held-out text, in bytes. With less the build stops, since the evaluation would mean nothing."""
 
 
+CANARY_SOURCE = "canaries"
+"""The source of the planted documents in token shards."""
+
+MOST_PLANTED = 1_000_000
+
+Copies = Annotated[int, Field(ge=1, le=10_000)]
+
+
+class Canaries(Section):
+    """Made-up texts that are planted in the training text, to measure how many copies of a text a model memorises.
+
+    Half of them are words of random letters, half read like notes.
+    """
+
+    seed: int = Field(default=1, ge=0)
+    """Seed of the texts."""
+    count: int = Field(default=10, ge=1, le=1_000)
+    """Canaries of each of the two kinds for each number of copies."""
+    copies: list[Copies] = Field(default=[1, 2, 4, 8, 16, 32, 64, 128], min_length=1, max_length=20)
+    """How often they are planted: so many canaries once, as many others twice, and so on."""
+
+    @field_validator("copies")
+    @classmethod
+    def _rising(cls, copies: list[int]) -> list[int]:
+        if sorted(set(copies)) != copies:
+            raise ValueError("the numbers of copies have to rise: [1, 2, 4, 8]")
+        return copies
+
+    @model_validator(mode="after")
+    def _not_too_many(self) -> "Canaries":
+        if self.documents > MOST_PLANTED:
+            raise ValueError(
+                f"these canaries would be {self.documents:,} documents, more than {MOST_PLANTED:,}: lower count or "
+                "copies"
+            )
+        return self
+
+    @property
+    def documents(self) -> int:
+        """How many documents are planted, copies counted."""
+        return 2 * self.count * sum(self.copies)
+
+
 class LaterSequences(Section):
     """Sequences of another length towards the end of training."""
 
@@ -312,6 +356,27 @@ class Training(Section):
         return name
 
 
+class Benchmarks(Section):
+    """Standard benchmarks to score. Their text is never trained on."""
+
+    data: str = Field(min_length=1)
+    """Folder with the data files of the tasks; relative to the recipe file. docs/evaluation.md says how they are
+    named."""
+    tasks: Literal["standard"] | list[str] = "standard"
+    """Tasks to score, or all of them."""
+    items: int | None = Field(default=None, ge=1)
+    """Items to score of each task, spread over its file. null scores all."""
+
+    @field_validator("tasks")
+    @classmethod
+    def _known_tasks(cls, tasks: str | list[str]) -> str | list[str]:
+        unknown = [task for task in tasks if task not in FILES] if isinstance(tasks, list) else []
+        if unknown or not tasks:
+            what = f"there is no task {unknown[0]}" if unknown else "no task is named"
+            raise ValueError(f"{what}; the tasks are {', '.join(FILES)}, and {STANDARD} for all")
+        return tasks
+
+
 class Evaluation(Section):
     questions_per_task: int = Field(default=200, ge=1, le=5000)
     """Held-out questions to ask in each synthetic task."""
@@ -329,6 +394,9 @@ class Evaluation(Section):
     """Prompts whose greedy replies are shown in the report."""
     chat_prompts: bool = False
     """With a synthetic source: whether to measure the share of sensible replies to 200 carelessly typed prompts."""
+    benchmarks: Benchmarks | None = None
+    """Standard benchmarks to score, by lm-evaluation-harness; null scores none. Needs pip install
+    'parakeet-lm[eval]'."""
     trace_index: bool = True
     """Whether to index the training text for `parakeet trace` and measures of memorisation: 7 bytes of disk a token."""
 
@@ -388,6 +456,9 @@ class Recipe(Section):
     """Text to ids."""
     shards: Shards = Shards()
     """Token files."""
+    canaries: Canaries | None = None
+    """Made-up texts that are planted in the training text to measure memorisation. A model that is trained with them
+    can repeat them; its cards say so. null plants none."""
     packing: Packing = Packing()
     """How documents are packed into sequences."""
     model: ModelSettings
@@ -409,6 +480,8 @@ class Recipe(Section):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"two sources are called {twice[0]}: give each its own name")
+        if self.canaries is not None and CANARY_SOURCE in names:
+            raise ValueError(f"a source is called {CANARY_SOURCE}, the name of the planted texts: give it another one")
         sets = [chosen.name for chosen in self.decontamination.sets]
         for name in sets:
             if sets.count(name) > 1 or name in names:

@@ -144,6 +144,9 @@ def _make_paths_absolute(values: dict[str, Any]) -> None:
         for entry in entries if isinstance(entries, list) else ():
             if isinstance(entry, dict) and isinstance(path := entry.get("path"), str) and path and "://" not in path:
                 entry["path"] = absolute(path)
+    benchmarks = values["evaluation"].get("benchmarks") if isinstance(values.get("evaluation"), dict) else None
+    if isinstance(benchmarks, dict) and isinstance(folder := benchmarks.get("data"), str) and folder:
+        benchmarks["data"] = absolute(folder)
 
 
 def absolute(path: str) -> str:

@@ -76,6 +76,10 @@ def _merged(path: Path, report: bool, seen: list[Path]) -> dict[str, Any]:
         for entry in named if isinstance(named, list) else []:
             if isinstance(entry, dict) and isinstance(entry.get("path"), str):
                 entry["path"] = _beside(path, entry["path"])
+    evaluation = values.get("evaluation")
+    benchmarks = evaluation.get("benchmarks") if isinstance(evaluation, dict) else None
+    if isinstance(benchmarks, dict) and isinstance(benchmarks.get("data"), str):
+        benchmarks["data"] = _beside(path, benchmarks["data"])
     original = values.get("original")
     mirrors = original.get("mirrors") if isinstance(original, dict) else None
     if isinstance(original, dict) and isinstance(mirrors, list):

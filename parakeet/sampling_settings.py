@@ -156,6 +156,12 @@ class SamplingSettings:
         for name in OPTIONS:
             _check(name, getattr(self, name))
 
+    @property
+    def is_plain_greedy(self) -> bool:
+        """Whether every token is simply the likeliest: no randomness and no penalties. Cuts leave that one anyway."""
+        penalties = self.frequency_penalty, self.presence_penalty, self.repetition_penalty
+        return self.temperature == 0 and penalties == (0, 0, 1)
+
 
 OPTIONS: dict[str, Option] = {item.name: item.metadata["option"] for item in fields(SamplingSettings)}
 

@@ -135,6 +135,10 @@ class Stage(ABC):
         """Names of the stages that this one is made from."""
         return ()
 
+    def inputs_before(self, recipe: Recipe) -> tuple[str, ...]:
+        """The inputs, or those of them that the `valid_versions` had."""
+        return self.inputs(recipe)
+
     def files(self, recipe: Recipe, root: Path) -> dict[str, Path]:
         """Files outside the store that the stage reads, by label. Raises ParakeetError if one is missing."""
         return {}
@@ -158,6 +162,10 @@ class Stage(ABC):
         Keys equal to their default are left out (`settings_of`), so that a new setting rebuilds nothing. Keys are
         left out by name and never picked by name: otherwise a new key would change the result and not the fingerprint.
         """
+
+    def settings_before(self, recipe: Recipe) -> dict[str, Any]:
+        """The settings as the `valid_versions` had them."""
+        return self.settings(recipe)
 
     def check_requirements(self, recipe: Recipe) -> None:  # noqa: B027 (most stages have none)
         """Raise ParakeetError for what the stage needs and this machine lacks, before anything is built."""

@@ -18,11 +18,13 @@ from parakeet.errors import ParakeetError
 from parakeet.evaluation.stage import EvaluationStage
 from parakeet.hashes import FileState, HashCache, refuse_changed
 from parakeet.home import hashes_file
+from parakeet.memorisation.stage import MemorisationStage
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.recipe_file import load_recipe
 from parakeet.recipe_sources import remote_sources
 from parakeet.release.stages import OriginalCheckpointFile, OriginalModelStage, ReleaseStage
+from parakeet.report.stage import ReportStage
 from parakeet.sanitise import sanitise
 from parakeet.stage import ExternalFile, Launch, MakeContext, Stage
 from parakeet.trace.stage import TraceIndexStage
@@ -43,6 +45,8 @@ STAGES: tuple[Stage, ...] = (
     DataCardStage(),
     CheckpointStage(),
     EvaluationStage(),
+    MemorisationStage(),
+    ReportStage(),
     ReleaseStage(),
     OriginalModelStage(),
 )
@@ -85,11 +89,10 @@ class Build:
         files = {label: hashed[path][0] for label, path in paths.items()}
         self._read[name] = {path: hashed[path][1] for path in paths.values()}
         file_bytes = sum(path.stat().st_size for path in paths.values())
-        settings = stage.settings(self.recipe)
         work = Work(
             stage=stage.name,
             version=stage.version,
-            settings=settings,
+            settings=stage.settings(self.recipe),
             inputs=inputs,
             files=files,
             records=stage.records,
@@ -98,11 +101,14 @@ class Build:
             resumable=stage.resumable,
             recipe=self.recipe.name,
         )
-        then = replace(work, files={label: hashed[path][0] for label, path in paths_before.items()})
+        settings_before = stage.settings_before(self.recipe)
+        files_before = {label: hashed[path][0] for label, path in paths_before.items()}
+        inputs_before = {upstream: inputs[upstream] for upstream in stage.inputs_before(self.recipe)}
+        then = replace(work, settings=settings_before, files=files_before, inputs=inputs_before)
         valid = sorted(stage.valid_versions, reverse=True)
         earlier = [(replace(then, version=version).fingerprint, version) for version in valid]
         oldest = min(stage.version, *valid) if valid else stage.version
-        before = earlier_fingerprint(name, oldest, settings, self.recipe, inputs, then.files)
+        before = earlier_fingerprint(name, oldest, settings_before, self.recipe, inputs_before, then.files)
         earlier += [before] if before else []
         # A file that only today's rules read, and that came later, is new text.
         added = max((path.stat().st_ctime for label, path in paths.items() if label not in paths_before), default=0.0)

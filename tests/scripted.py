@@ -92,7 +92,7 @@ def scripted_engine(reply: bytes, context: int = 512, delay: float = 0.0, ends: 
     return Engine(ScriptedModel(tokenizer, script, context, delay), tokenizer)
 
 
-def random_engine(context: int = 512, weight: float | None = None) -> Engine:
+def random_engine(context: int = 512, weight: float | None = None, dtype: str = "fp32") -> Engine:
     """A real transformer with random weights (every byte and control token is about as likely), or all the same."""
     from parakeet.generation.decoder import Decoder
     from parakeet.model.config import ModelConfig
@@ -104,4 +104,4 @@ def random_engine(context: int = 512, weight: float | None = None) -> Engine:
     if weight is not None:
         for parameter in model.parameters():
             torch.nn.init.constant_(parameter, weight)
-    return Engine(Decoder(model, "fp32"), tokenizer)
+    return Engine(Decoder(model, dtype), tokenizer)

@@ -176,7 +176,7 @@ def test_what_click_refuses_is_found(line: str, expected: str) -> None:
         ("--dtype", "int4", ""),
         ("--dtype", "int5", "is not one of"),
         ("--stop", "END", ""),
-        ("--json", "yes", "takes no value"),
+        ("--stats", "yes", "takes no value"),
         ("--nonsense", None, "no command has --nonsense"),
     ],
 )

@@ -21,6 +21,9 @@ from parakeet.clean import leftovers
 from parakeet.data.reading.stage import DocumentsStage
 from parakeet.earlier import earlier_fingerprint
 from parakeet.errors import ParakeetError
+from parakeet.evaluation.metrics import measured_metrics
+from parakeet.evaluation.stage import EvaluationStage
+from parakeet.pages import render
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe, Training
 from parakeet.recipe_file import load_recipe
@@ -32,8 +35,8 @@ from .program_server import programs
 
 ARCHIVE = Path(__file__).parent / "stores" / "store_0_1.tar.xz"
 STEPS_BEFORE = 119
-LATER = ("trace_index",)
-"""Stages that 0.1 did not have: they are made from what it made."""
+LATER = ("trace_index", "memorisation", "report")
+"""Stages that 0.1 did not have: they are made from what it made. Today the release is made from the report."""
 
 
 @pytest.fixture
@@ -64,9 +67,27 @@ def run_with_seed(store: Path, seed: int) -> Path:
 
 
 def test_every_artefact_is_found(store: Path) -> None:
-    build = Build(store, load_recipe(str(store / "small.yaml")))
-    made = {name: build.find(name) for name in build.stages if name not in ("original_model", *LATER)}
+    recipe = load_recipe(str(store / "small.yaml"))
+    build = Build(store, recipe)
+    made = {name: build.find(name) for name in build.stages if name not in (*LATER, "release", "original_model")}
     assert [name for name, artifact in made.items() if artifact is None] == []
+    report = Artifact(store / "report", {"content": "of a report of today", "files": {}})
+    assert Build(store, recipe, {"report": report}).find("release") is not None
+
+
+def test_an_earlier_evaluation_is_shown(store: Path) -> None:
+    """It lacks the metrics that came later, and the intervals of bits per byte."""
+    evaluation = Build(store, load_recipe(str(store / "small.yaml"))).artifact("evaluation")
+    stage = EvaluationStage()
+    headline, figures = stage.headline(evaluation.counts), stage.figures(evaluation)
+    assert re.fullmatch(r"bits per byte synthetic \d\.\d{3}", headline)
+    first = next(iter(figures))
+    assert (first, figures[first]) == ("bits_per_byte", figures["bits_per_byte_synthetic"])
+    assert "minimal_pairs" not in figures
+    metrics = measured_metrics(evaluation.counts)
+    page = render("evaluation.md", name="small", metrics=metrics, evaluation=evaluation.counts)
+    assert "Held-out bits per byte" in page
+    assert "minimal pairs" not in page
 
 
 @pytest.mark.slow
@@ -75,9 +96,9 @@ def test_a_build_makes_nothing_and_chat_answers(store: Path) -> None:
     finished = parakeet("build", "--recipe", str(store / "small.yaml"))
     assert finished.returncode == 0, finished.stderr
     names = [stage.name for stage in stages_of(load_recipe("demo")) if stage.group != "original"]
+    found = [name for name in names if name not in LATER]
+    assert re.findall(r"^(\w+) +up to date", finished.stderr, re.MULTILINE) == found
     assert re.findall(r"^(\w+) +made in", finished.stderr, re.MULTILINE) == list(LATER)
-    names = [name for name in names if name not in LATER]
-    assert re.findall(r"^(\w+) +up to date", finished.stderr, re.MULTILINE) == names
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert parakeet("verify", str(store / "releases" / "latest")).returncode == 0
     replied = parakeet("chat", "-m", "Hello!", "--temperature", "0", "--max-tokens", "5")
@@ -103,7 +124,7 @@ def test_an_interrupted_training_run_is_continued(store: Path) -> None:
     events = [json.loads(line) for line in (run / "events.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [event["step"] for event in events if event["kind"] == "resumed"] == [STEPS_BEFORE]
     assert re.findall(r"^(\w+) +made in", finished.stderr, re.MULTILINE) == [
-        *(*LATER, "checkpoint", "evaluation", "release"),
+        *("trace_index", "checkpoint", "evaluation", "memorisation", "report", "release"),
     ]
 
 
@@ -144,7 +165,7 @@ def test_an_unfinished_run_is_finished_as_it_was_begun(store: Path) -> None:
     assert finished.returncode == 0, finished.stderr
     assert "Resuming from step 119 of 157." in finished.stderr
     made = re.findall(r"^(\w+) +made in", finished.stderr, re.MULTILINE)
-    assert made == ["checkpoint", "evaluation", "release"]
+    assert made == ["trace_index", "checkpoint", "evaluation", "memorisation", "report", "release"]
     assert (store / "recipe.yaml").read_text(encoding="utf-8") == recipe
     again = parakeet("build", "--run", run.name)
     assert (again.returncode, again.stderr) == (

@@ -44,9 +44,19 @@ def test_assets_know_nothing_of_pipelines(path: Path) -> None:
 FLOORS = (
     ("cli", "demo"),
     ("benchmarks", "clean", "plan", "plan_files", "plan_sources", "recipe_changes", "recipe_reference", "stages"),
-    ("chat", "evaluation", "release", "training", "download", "trace"),
+    ("chat", "evaluation", "release", "training", "download", "trace", "memorisation", "report"),
     ("generation", "data", "model"),
-    ("template", "tokenizer", "sanitise", "artifact", "recipe", "recipe_file", "recipe_sources", "sampling_settings"),
+    (
+        "template",
+        "tokenizer",
+        "sanitise",
+        "artifact",
+        "recipe",
+        "recipe_file",
+        "recipe_sources",
+        "sampling_settings",
+        "benchmark_files",
+    ),
 )
 FOUNDATIONS = (
     "earlier",

@@ -102,6 +102,7 @@ OTHER_VALUES: dict[str, Any] = {
     "model.heads": 16,
     "model.width": 512,
     "evaluation.prompts": ["Hello!"],
+    "evaluation.benchmarks": {"data": "benchmarks", "tasks": ["piqa"]},
     "packing.sequence_length": 128,
     "training.decay": "sqrt",
 }
@@ -139,7 +140,7 @@ def test_every_key_of_a_section_changes_a_fingerprint(section: str) -> None:
 
 
 def test_all_sections_are_looked_at() -> None:
-    named = {"name", "description", "sources", "limit", "decontamination"}
+    named = {"name", "description", "sources", "limit", "decontamination", "canaries"}
     assert set(Recipe.model_fields) == {*SECTIONS, *named, *READ_BY_NO_STAGE}
 
 
@@ -201,3 +202,12 @@ def test_settings_take_what_differs_and_only_the_part_that_is_asked_for() -> Non
     assert settings_of(source, part=CopySettings) == {"priority": 2}
     assert settings_of(source, part=MixSettings) == {"weight": 1.0}
     assert settings_of(source, without={"path", "name"}) == {"priority": 2, "weight": 1.0}
+
+
+def test_canaries_change_a_fingerprint_and_so_does_each_of_their_keys() -> None:
+    of = [
+        all_settings(base() | {"canaries": values})
+        for values in (None, {}, {"seed": 2}, {"count": 3}, {"copies": [1, 3]})
+    ]
+    assert len(set(of)) == len(of)
+    assert of[0] == all_settings(base())

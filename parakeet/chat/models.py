@@ -7,11 +7,11 @@ checkpoints at any time.
 import gc
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from parakeet.errors import ParakeetError
 from parakeet.formatting import format_count, render_table
@@ -24,9 +24,13 @@ from parakeet.sampling_settings import SamplingSettings
 from parakeet.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    from parakeet.generation.choice import Candidates
     from parakeet.generation.engine import Engine
+    from parakeet.model.transformer import Parakeet
     from parakeet.training.job import TrainingJob
     from parakeet.training.runs import Run, SavedStep
+
+T = TypeVar("T")
 
 SPINS = "10000"
 """How often an idle thread of torch looks for work before it sleeps: for about 0.2 ms, longer than any pause between
@@ -43,6 +47,14 @@ class OpenedModel:
     engine: "Engine"
     notes: list[str] = field(default_factory=list)
     """Messages for the user, such as that the newest checkpoint is damaged, or the dtype slow here."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    release: Release
+    model: "Parakeet"
+    tokenizer: Tokenizer
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -73,16 +85,37 @@ class ModelOpener:
 
     def open_any(self, name: str) -> OpenedModel:
         """What a name in the chat means: a model, or else a run (KEY or KEY@STEP)."""
+        return self.open(**self._meant(name))
+
+    def load_any(self, name: str | None) -> LoadedModel:
+        """The same in fp32 on the best device, and not ready to generate; without a name the latest release.
+
+        Of the opener, only its root matters.
+        """
+        meant = self._meant(name) if name is not None else {}
+        _import_torch()
+        from parakeet.model.transformer import best_device, load_model
+
+        if "run" in meant:
+            loaded = self._load_checkpoint(meant["run"], lambda config: None)[0]
+            return replace(loaded, model=loaded.model.to(best_device()))
+
+        directory = find_release(self.root, meant["name"]) if meant else latest_model_folder(self.root)
+        release = open_release(directory, HashCache(hashes_file(self.root)).sha256_for_reader)
+        return LoadedModel(release, load_model(directory, best_device()), Tokenizer.load(directory))
+
+    def _meant(self, name: str) -> dict[str, str]:
+        """A name as an argument of `open`."""
         key = name.removeprefix("run ").strip()
         if key != name or "@" in name:
-            return self.open(run=key)
+            return {"run": key}
         models = [*released_models(self.root)]
         is_model = _is_release(Path(name)) or any(
             each.startswith(name) for model in models for each in (model.name, model.directory.name)
         )
         if not is_model and any(run.key.startswith(name) for run in _runs(self.root)):
-            return self.open(run=name)
-        return self.open(name)
+            return {"run": name}
+        return {"name": name}
 
     def as_recorded(self, recorded: Mapping[str, Any]) -> "ModelOpener":
         """Opens models with the device, dtype and threads of a session's header, or its event `model`."""
@@ -118,6 +151,18 @@ class ModelOpener:
         _import_torch()
         from parakeet.generation.choice import candidates
         from parakeet.generation.engine import Engine
+
+        def possible_for(config: ModelConfig) -> "Candidates":
+            return candidates(config, self.device, self.dtype, self.threads, self.cache_dtype, self.recorded)
+
+        loaded, possible = self._load_checkpoint(text, possible_for)
+        choice = possible.choose(loaded.model)
+        engine = Engine(choice.decoder(loaded.model), loaded.tokenizer, choice)
+        engine.prompt_lookup = self.prompt_lookup
+        return OpenedModel(loaded.release, engine, loaded.notes + _notes(engine))
+
+    def _load_checkpoint(self, text: str, prepare: Callable[[ModelConfig], T]) -> tuple[LoadedModel, T]:
+        """A run's checkpoint, and what `prepare` makes of its shape before anything is loaded."""
         from parakeet.training.checkpoint import load_checkpoint_model
 
         key, step = _parse_run(text)
@@ -127,7 +172,7 @@ class ModelOpener:
             job = _job(run)
             tokenizer = Tokenizer.load(_tokenizer_folder(job, run.path))
             config = ModelConfig.from_recipe(job.recipe.model, tokenizer.rows)
-            possible = candidates(config, self.device, self.dtype, self.threads, self.cache_dtype, self.recorded)
+            prepared = prepare(config)
             notes: list[str] = []
             for saved in saved_steps:
                 version = _version(saved.path)
@@ -140,16 +185,13 @@ class ModelOpener:
                         raise
                     notes.append(f"{error} Using the checkpoint before it.")
                     continue
-                choice = possible.choose(model)
-                engine = Engine(choice.decoder(model), tokenizer, choice)
-                engine.prompt_lookup = self.prompt_lookup
                 release = Release(
                     saved.path,
                     f"run {run.key[:8]}@{saved.step}",
                     SamplingSettings(**job.recipe.generation.model_dump()),
                     sha256,
                 )
-                return OpenedModel(release, engine, notes + _notes(engine))
+                return LoadedModel(release, model, tokenizer, notes), prepared
             else:
                 raise ParakeetError(f"No checkpoint of the run {run.key} is usable. {' '.join(notes)}")
         raise ParakeetError(

@@ -9,9 +9,11 @@ from parakeet.cli.chat import chat
 from parakeet.cli.common import Commands
 from parakeet.cli.completion import completion
 from parakeet.cli.data import data
+from parakeet.cli.evaluate import evaluate
 from parakeet.cli.index import index
 from parakeet.cli.models import export, import_command, models, verify
 from parakeet.cli.output import examples
+from parakeet.cli.report import report
 from parakeet.cli.runs import compare, runs
 from parakeet.cli.sessions import sessions
 from parakeet.cli.tokens import tokens
@@ -48,7 +50,7 @@ def main() -> None:
 
 
 for command in (
-    build, plan, chat, trace, tokens, sessions, models, verify, runs, compare, data, index, use, clean, import_command,
-    export, bench, completion,
+    build, plan, chat, trace, tokens, sessions, models, report, verify, evaluate, runs, compare, data, index, use,
+    clean, import_command, export, bench, completion,
 ):  # fmt: skip
     main.add_command(command)

@@ -61,6 +61,28 @@ def bench_generate(recipe_name: str, threads: int, rounds: int) -> None:
     run(load_recipe(recipe_name), threads, rounds, home())
 
 
+@bench.command("evaluate", epilog=examples("parakeet bench evaluate --threads 2"))
+@click.option(
+    "--recipe",
+    "recipe_name",
+    default="demo",
+    show_default=True,
+    shell_complete=complete_recipes,
+    help="Shipped recipe or recipe file.",
+)
+@THREADS
+@click.option("--rounds", type=Whole(1, 1000), default=9, show_default=True, help="Samples of each number.")
+def bench_evaluate(recipe_name: str, threads: int, rounds: int) -> None:
+    """Time the scoring of benchmarks, beside a prefill. Needs pip install 'parakeet-lm[eval]'."""
+    from parakeet.evaluation.benchmarks.upstream import check_installed
+
+    check_installed()
+    from parakeet.benchmarks.evaluate import run
+    from parakeet.recipe_file import load_recipe
+
+    run(load_recipe(recipe_name), threads, rounds)
+
+
 @bench.command("train", epilog=examples("parakeet bench train --recipe parakeet-378m --memory 11.2GiB"))
 @click.option(
     "--recipe",

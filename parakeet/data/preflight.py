@@ -3,6 +3,7 @@
 import shutil
 from importlib.util import find_spec
 
+from parakeet.benchmark_files import searched_sets
 from parakeet.data.cleaning.language import language_guesser
 from parakeet.data.reading.sources import source_files
 from parakeet.errors import ParakeetError
@@ -12,7 +13,7 @@ from parakeet.recipe_sources import FileSource
 
 def refuse_unmet_data(recipe: Recipe) -> None:
     """ParakeetError if a file, a package, a command or a language that the recipe's data stages need is missing."""
-    for source in (*recipe.sources, *recipe.decontamination.sets):
+    for source in (*recipe.sources, *searched_sets(recipe).sets):
         if isinstance(source, FileSource):
             source_files(source)
         if missing := source.missing_package():

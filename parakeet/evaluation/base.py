@@ -6,7 +6,7 @@ Modules of metrics are imported wherever figures are shown, so they import torch
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from parakeet.model.transformer import Parakeet
     from parakeet.pages import Table
     from parakeet.pages.charts import Palette
+    from parakeet.trace.index import TraceIndex
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,25 @@ class Subject:
     """Numbers of the held-out documents to measure, by source; none where too little is held out."""
     questions: Sequence["Question"]
     progress: Progress
+    trace_index: "TraceIndex | None" = None
+    """The index of the training text, if the evaluation was given one."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One figure of a model that reports draw, and compare with chance and with another model.
+
+    `value` is a share of 1, where more is better, or bits per byte, where fewer are. `interval` is the 95 % interval,
+    None if it was not recorded. `n` counts what was measured, in `of`: questions, documents.
+    """
+
+    name: str
+    value: float
+    n: int
+    of: str
+    interval: tuple[float, float] | None = None
+    chance: float | None = None
+    unit: Literal["share", "bits per byte"] = "share"
 
 
 class Metric(ABC):
@@ -47,6 +67,8 @@ class Metric(ABC):
     """Its key in evaluation.json."""
     version: int = 0
     """Raised when the same model gets other figures, which repeats the evaluation. A new metric starts at 1."""
+    since: int = 0
+    """The version of the stage that first measured it for every recipe. Evaluations of earlier ones are still used."""
     title: str
     introduction: str = ""
     """A paragraph for the report, before the figures."""
@@ -70,6 +92,10 @@ class Metric(ABC):
     def render_summary(self, figures: Any) -> list["str | Table"]:
         """What the model card shows, which has less room than the report."""
         return self.render(figures)
+
+    def scores(self, figures: Any) -> list[Score]:
+        """The figures of most interest, for reports; none by default. Those of an earlier version too."""
+        return []
 
     def plot(self, figures: Any, palette: "Palette") -> "Figure":
         """The chart of a metric with a `plot_file`, for `parakeet.pages.charts`."""

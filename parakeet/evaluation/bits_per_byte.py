@@ -1,14 +1,13 @@
 """Bits per byte of held-out text: the model's, and those of two yardsticks on the same bytes."""
 
 import lzma
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from parakeet.errors import ParakeetError
-from parakeet.evaluation.base import Metric, Subject, measured
+from parakeet.evaluation.base import Metric, Score, Subject, measured
+from parakeet.evaluation.intervals import FEWEST_TEXTS, ratio_interval
 from parakeet.formatting import format_bytes
 
 if TYPE_CHECKING:
@@ -26,7 +25,8 @@ class BitsPerByte(Metric):
     Content is what the recipe trains on: with `loss_on: assistant`, the replies only.
 
     The figures of a source: documents, n_bytes, and the bits per byte of the model, a unigram model with the same
-    tokenizer, and `xz -9`. None for a source without documents to measure.
+    tokenizer, and `xz -9`. `interval` is the 95 % interval of `model` over the `n` documents that have content, or None
+    for too few; evaluations before November 2026 have neither. None for a source without documents to measure.
     """
 
     name = "bits_per_byte"
@@ -52,11 +52,26 @@ class BitsPerByte(Metric):
         rows: list[tuple[object, ...]] = []
         for name, bits in figures.items():
             if bits is None:
-                rows.append((name, "too little held out to measure", "", "", "", ""))
+                rows.append((name, "too little held out to measure", "", "", "", "", ""))
             else:
-                columns = (f"{bits[key]:.3f}" for key in ("model", "unigram", "xz"))
-                rows.append((name, bits["documents"], format_bytes(bits["n_bytes"]), *columns))
-        return [Table(("source", "documents", "text", "this model", "unigram", "xz -9"), rows, right=range(1, 6))]
+                model, *yardsticks = (f"{bits[key]:.3f}" for key in ("model", "unigram", "xz"))
+                interval = "{:.3f} to {:.3f}".format(*bits["interval"]) if bits.get("interval") else ""
+                rows.append((name, bits["documents"], format_bytes(bits["n_bytes"]), model, interval, *yardsticks))
+        columns = ("source", "documents", "text", "this model", "95% interval", "unigram", "xz -9")
+        return [Table(columns, rows, right=range(1, 7))]
+
+    def scores(self, figures: Figures) -> list[Score]:
+        return [
+            Score(
+                source,
+                bits["model"],
+                bits["documents"],
+                "documents",
+                tuple(bits["interval"]) if bits.get("interval") else None,
+                unit="bits per byte",
+            )
+            for source, bits in measured(figures).items()
+        ]
 
     def plot(self, figures: Figures, palette: "Palette") -> "Figure":
         """Bars by source: the model beside its yardsticks."""
@@ -84,21 +99,25 @@ def not_below_yardsticks(figures: Figures) -> list[str]:
     return [name for name, bits in measured(figures).items() if bits["model"] >= min(bits["unigram"], bits["xz"])]
 
 
-def _measure_source(subject: Subject, documents: Sequence[int], unigram: np.ndarray) -> dict[str, Any]:
+def _measure_source(subject: Subject, documents: Sequence[int], unigram: np.ndarray) -> dict[str, Any] | None:
     """`unigram` (vocabulary rows,) holds −log2 p of every id."""
-    from parakeet.evaluation.scoring import is_control, model_bits, read_learned
+    from parakeet.evaluation.scoring import document_bits, is_control, read_learned
 
     tokenizer = subject.tokenizer
     content = read_learned(subject.held_out, documents)
     content = content[~is_control(tokenizer)[content]]
     text = b"".join(map(tokenizer.token_bytes, content.tolist()))
-    bits = model_bits(subject, documents)
-    if not math.isfinite(bits):
-        raise ParakeetError("The model's held-out loss is not finite: its weights are unusable.")
+    if not text:
+        return None  # with loss_on "assistant", documents without a reply
+    found = document_bits(subject, documents)
+    counted = found.n_bytes > 0
+    n = int(counted.sum())
     return {
         "documents": len(documents),
         "n_bytes": len(text),
-        "model": bits / len(text),
+        "n": n,
+        "model": found.total / len(text),
+        "interval": list(ratio_interval(found.bits[counted], found.n_bytes[counted])) if n >= FEWEST_TEXTS else None,
         "unigram": float(unigram[content].sum()) / len(text),
         "xz": 8 * len(lzma.compress(text, preset=9)) / len(text),
     }

@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from parakeet.errors import ParakeetError
 from parakeet.evaluation.base import Metric, Subject, measured
-from parakeet.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -120,7 +118,7 @@ class BitsPerByteByPosition(Metric):
 
 
 def _measure_source(subject: Subject, documents: Sequence[int]) -> dict[str, Any] | None:
-    from parakeet.evaluation.scoring import is_control, read_whole
+    from parakeet.evaluation.scoring import byte_lengths, is_control, read_whole
 
     ids = read_whole(subject.held_out, documents).astype(np.int64)
     wanted = subject.recipe.evaluation.position_tokens or subject.model.config.context
@@ -132,7 +130,7 @@ def _measure_source(subject: Subject, documents: Sequence[int]) -> dict[str, Any
     targets = ids[1 : count * positions + 1].reshape(count, positions)
     counted = ~is_control(subject.tokenizer)[targets]
     bits = _bits(subject, inputs, targets, counted)
-    n_bytes = _byte_lengths(subject.tokenizer, targets)
+    n_bytes = byte_lengths(subject.tokenizer, targets)
     buckets = [
         _bucket(first, end, bits[:, first:end], n_bytes[:, first:end], int(counted[:, first:end].sum()))
         for first, end in pairwise(_edges(positions))
@@ -157,7 +155,7 @@ def _edges(positions: int) -> list[int]:
 
 def _bits(subject: Subject, inputs: np.ndarray, targets: np.ndarray, counted: np.ndarray) -> np.ndarray:
     """−log2 p (sequences, positions) of the targets, 0 where they are not counted."""
-    from parakeet.evaluation.scoring import content_nats, sequences_per_batch
+    from parakeet.evaluation.scoring import check_finite, content_nats, sequences_per_batch
 
     bits = np.zeros(inputs.shape)
     step = sequences_per_batch(inputs.shape[1])
@@ -168,16 +166,8 @@ def _bits(subject: Subject, inputs: np.ndarray, targets: np.ndarray, counted: np
             nats = content_nats(subject.model, inputs[some], targets[some], one_document, counted[some])
             bits[some][counted[some]] = nats / math.log(2)
             task.advance(len(one_document))
-    if not np.isfinite(bits).all():
-        raise ParakeetError("The model's held-out loss is not finite: its weights are unusable.")
+    check_finite(bits)
     return bits
-
-
-def _byte_lengths(tokenizer: Tokenizer, ids: np.ndarray) -> np.ndarray:
-    """UTF-8 bytes of each id, 0 for control tokens, in the shape of `ids`."""
-    distinct, places = np.unique(ids, return_inverse=True)
-    lengths = np.array([len(tokenizer.token_bytes(token_id)) for token_id in distinct.tolist()])
-    return lengths[places].reshape(ids.shape)
 
 
 def _bucket(first: int, end: int, bits: np.ndarray, n_bytes: np.ndarray, tokens: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from parakeet.conversation import Turn
-from parakeet.evaluation.base import Metric, Subject
+from parakeet.evaluation.base import Metric, Score, Subject
 from parakeet.evaluation.chat_rules import Item, fault
 from parakeet.evaluation.intervals import wilson_interval
 from parakeet.evaluation.replies import GREEDY
@@ -57,6 +57,11 @@ class Chat(Metric):
         total = ("all", figures["prompts"], *_shares(figures))
         columns = ("category", "prompts", "sensible", "95% interval")
         return [Table(columns, [*rows, total], right=(2,), total=True)]
+
+    def scores(self, figures: Mapping[str, Any]) -> list[Score]:
+        return [
+            Score("sensible replies", figures["sensible"], figures["prompts"], "prompts", tuple(figures["interval"]))
+        ]
 
 
 @cache

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from parakeet.evaluation.base import Metric, Subject
+from parakeet.evaluation.base import Metric, Score, Subject
 from parakeet.evaluation.intervals import wilson_interval
 from parakeet.evaluation.replies import replies_to
 from parakeet.formatting import format_percent
@@ -44,6 +44,12 @@ class ExactMatch(Metric):
             example = f"{found['example']['prompt']} → {found['example']['reply']}"
             rows.append((task, found["questions"], format_percent(found["accuracy"]), f"{low} to {high}", example))
         return [Table(("task", "questions", "exact", "95% interval", "example"), rows, right=(2,))]
+
+    def scores(self, figures: Mapping[str, Any] | str) -> list[Score]:
+        return [
+            Score(task, found["accuracy"], found["questions"], "questions", tuple(found["interval"]))
+            for task, found in (figures.items() if isinstance(figures, Mapping) else ())
+        ]
 
 
 def accuracy(questions: Sequence["Question"], replies: Sequence[str]) -> dict[str, Any]:

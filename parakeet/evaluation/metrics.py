@@ -4,13 +4,27 @@ from collections.abc import Mapping
 from typing import Any
 
 from parakeet.evaluation.base import Metric
+from parakeet.evaluation.benchmarks.metric import StandardBenchmarks
 from parakeet.evaluation.bits_per_byte import BitsPerByte
 from parakeet.evaluation.by_position import BitsPerByteByPosition
 from parakeet.evaluation.chat import Chat
 from parakeet.evaluation.exact_match import ExactMatch
+from parakeet.evaluation.generation_health import GenerationHealth
+from parakeet.evaluation.minimal_pairs import MinimalPairs
+from parakeet.evaluation.probes import Probes
 from parakeet.evaluation.replies import Replies
 
-METRICS: tuple[Metric, ...] = (BitsPerByte(), BitsPerByteByPosition(), ExactMatch(), Chat(), Replies())
+METRICS: tuple[Metric, ...] = (
+    BitsPerByte(),
+    BitsPerByteByPosition(),
+    ExactMatch(),
+    Chat(),
+    MinimalPairs(),
+    Probes(),
+    GenerationHealth(),
+    Replies(),
+    StandardBenchmarks(),
+)
 EVALUATION_FILE = "evaluation.json"
 REPORT_FILE = "report.md"
 

@@ -19,9 +19,10 @@ from parakeet.model.transformer import best_device, load_model
 from parakeet.pages import render
 from parakeet.pages.charts import save_png
 from parakeet.progress import Progress
-from parakeet.recipe import Recipe
+from parakeet.recipe import CANARY_SOURCE, Recipe
 from parakeet.template import render_prompt
 from parakeet.tokenizer import Tokenizer
+from parakeet.trace.index import TraceIndex
 
 
 def evaluate(recipe: Recipe, inputs: Mapping[str, Path], output: Path, progress: Progress) -> dict[str, Any]:
@@ -43,6 +44,7 @@ def evaluate(recipe: Recipe, inputs: Mapping[str, Path], output: Path, progress:
         documents=_documents_by_source(recipe, held_out),
         questions=read_questions(inputs["documents"]),
         progress=progress,
+        trace_index=TraceIndex.open(inputs["trace_index"]) if "trace_index" in inputs else None,
     )
     result = {metric.name: metric.measure(subject) for metric in METRICS if metric.wanted(recipe)}
     (output / EVALUATION_FILE).write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -69,6 +71,8 @@ def _documents_by_source(recipe: Recipe, held_out: TokenShards) -> dict[str, lis
     """The documents to measure; none of a source with too little held-out text."""
     result = {}
     for index, name in enumerate(held_out.names):
+        if name == CANARY_SOURCE and recipe.canaries is not None:
+            continue  # never held out
         documents = choose_documents(held_out, index, recipe.evaluation.max_bytes)
         n_bytes = int(held_out.n_bytes()[documents].sum()) if documents else 0
         result[name] = documents if n_bytes >= max(1, recipe.shards.min_held_out_bytes) else []

@@ -64,6 +64,15 @@ class Cache:
         layers, _, heads, _, width = self.keys.shape
         return 2 * layers * heads * (width * self.keys.element_size() + (4 if self.scales else 0))
 
+    def keep(self, rows: Sequence[int]) -> None:
+        """Drop all rows but these, which are then numbered in this order. Not on CUDA, whose graphs have one shape."""
+        assert self.graphs is None
+        chosen = torch.tensor(rows, device=self.keys.device)
+        self.keys, self.values = self.keys[:, chosen], self.values[:, chosen]
+        if self.scales is not None:
+            self.scales = self.scales[0][:, chosen], self.scales[1][:, chosen]
+        self.lengths, self.marked = [self.lengths[row] for row in rows], [self.marked[row] for row in rows]
+
     def write(self, layer: int, where: Any, key: Tensor, value: Tensor) -> None:
         """Keys and values (…, head width) for the slots that `where` indexes in (batch, heads, capacity)."""
         for number, (stored, new) in enumerate(((self.keys, key), (self.values, value))):

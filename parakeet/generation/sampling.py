@@ -133,6 +133,8 @@ def choose_all(samplers: Sequence[Sampler], logits: Sequence[Tensor], shortlist:
     if shortlist is None:
         shortlist = 0 if logits[0].device.type == "cpu" else SHORTLIST
     if not 0 < shortlist < len(logits[0]):
+        if all(sampler.settings.is_plain_greedy for sampler in samplers):
+            return _likeliest_of_all(samplers, torch.stack(list(logits)))
         return [sampler.draw(*sampler.distribution(row)) for sampler, row in zip(samplers, logits, strict=True)]
     scores, extremes = _penalised(samplers, torch.stack(list(logits)))
     best = scores.topk(shortlist, dim=1)
@@ -147,16 +149,36 @@ def choose_all(samplers: Sequence[Sampler], logits: Sequence[Tensor], shortlist:
     return drawn
 
 
-def _penalised(samplers: Sequence[Sampler], logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (n, rows) after the penalties of n samplers, float64, −inf where masked; and the extremes (n, 2) before.
+def _likeliest_of_all(samplers: Sequence[Sampler], logits: Tensor) -> list[int]:
+    """What samplers without randomness or penalties draw from logits (n, vocabulary rows), which are overwritten.
 
-    On the logits' device, without waiting for it.
+    All rows in one call: 64 draws from 704 rows take 0.3 ms, and one after the other 22 ms.
     """
+    _check_shape(samplers, logits)
+    lowest, highest = logits.aminmax()
+    _check_finite([float(lowest), float(highest)])
+    for row, sampler in zip(logits, samplers, strict=True):
+        row.masked_fill_(sampler.masked_on(row.device), -math.inf)
+    drawn: list[int] = logits.argmax(1).tolist()
+    for sampler, token_id in zip(samplers, drawn, strict=True):
+        sampler.counts[token_id] += 1
+    return drawn
+
+
+def _check_shape(samplers: Sequence[Sampler], logits: Tensor) -> None:
     if logits.shape[1:] != samplers[0].masked.shape:
         raise ParakeetError(
             f"The model gives {tuple(logits.shape[1:])} logits, but its tokenizer has {len(samplers[0].masked)} rows: "
             "they do not belong together."
         )
+
+
+def _penalised(samplers: Sequence[Sampler], logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (n, rows) after the penalties of n samplers, float64, −inf where masked; and the extremes (n, 2) before.
+
+    On the logits' device, without waiting for it.
+    """
+    _check_shape(samplers, logits)
     scores = logits.detach().to(torch.float64, copy=True)
     # aminmax propagates NaN and infinity, in a fifth of the time of isfinite().all() (43 instead of 231 µs).
     extremes = torch.stack([torch.stack(row.aminmax()) for row in scores])

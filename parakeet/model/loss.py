@@ -89,6 +89,21 @@ def token_losses(hidden: Tensor, embedding: Tensor, targets: Tensor, rows: int =
     return torch.cat(losses)
 
 
+@torch.no_grad()
+def token_scores(hidden: Tensor, embedding: Tensor, targets: Tensor, rows: int = LOSS_ROWS) -> tuple[Tensor, Tensor]:
+    """`token_losses` (n,) fp32, and whether each target is the one likeliest id, (n,) bool: no other is as likely."""
+    weight = embedding.to(hidden.dtype)
+    losses, likeliest = [], []
+    for piece, answers in zip(hidden.split(rows), targets.split(rows), strict=True):
+        logits = _product(piece, weight)  # (rows, vocabulary rows)
+        logits -= logits.amax(dim=1, keepdim=True)
+        right = logits.gather(1, answers[:, None])[:, 0]
+        likeliest.append((right == 0) & ((logits == 0).sum(dim=1) == 1))
+        losses.append(logits.exp_().sum(dim=1).log() - right)
+        del logits
+    return torch.cat(losses), torch.cat(likeliest)
+
+
 def _product(rows: Tensor, weight: Tensor) -> Tensor:
     """Logits in fp32, since bf16 has steps of 0.125 between 16 and 32. Only CUDA can multiply bf16 into fp32."""
     if rows.dtype == torch.bfloat16 and rows.device.type == "cuda":

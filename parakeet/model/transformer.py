@@ -233,11 +233,17 @@ class Parakeet(nn.Module):
         ids (batch, length) int64; documents (batch, length), one number per packed document. No position attends to
         another document. last_document: see `prepare_mask`.
         """
+        dtype = self._dtype(self.execution.precision)
+        # Prepared once, outside the compiled blocks, and used in every layer.
+        backend = self.execution.attention
+        mask = prepare_mask(backend, self.slopes, documents, self.config.head_width, dtype, last_document)
+        return self.forward_masked(ids, mask)
+
+    def forward_masked(self, ids: Tensor, mask: Mask) -> Tensor:
+        """The same with what each position attends to as a mask of one of the backends."""
         chosen = self.execution
         dtype = self._dtype(chosen.precision)
         x = self._embed(ids).to(self._dtype(chosen.residual))
-        # Prepared once, outside the compiled blocks, and used in every layer.
-        mask = prepare_mask(chosen.attention, self.slopes, documents, self.config.head_width, dtype, last_document)
         run = _compiled_block() if chosen.compile else _run_block
         for layer, block in enumerate(self.blocks):
             key_value: Any = self.key_values[layer // 2].weight

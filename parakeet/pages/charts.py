@@ -2,6 +2,7 @@
 
 import io
 import re
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SERIES = 8
+NARROW, NARROW_LETTERS = 3.9, 54
+"""Inches of a chart for a phone, and letters of 8 points on a line of it."""
 
 
 @dataclass(frozen=True)
@@ -48,19 +51,47 @@ def save_png(chart: Chart, path: Path) -> None:
 
 
 def svg(chart: Chart, label: str) -> Markup:
-    """The chart as an element of an HTML page, as wide as its place; `label` says in words what it shows."""
+    """The chart as elements of an HTML page, of which the style sheet shows one: laid out for a screen, and narrower
+    for a phone. `label` says in words what it shows."""
+    return _svg(chart, label, "chart wide") + _svg(_narrow(chart), label, "chart narrow")
+
+
+def _narrow(chart: Chart) -> Chart:
+    """The same chart on NARROW inches, so that its letters have the same size on a phone."""
+
+    def draw(palette: Palette) -> "Figure":
+        figure = chart(palette)
+        figure.set_figwidth(NARROW)
+        if title := figure.get_suptitle():
+            figure.suptitle("\n".join(textwrap.wrap(title, NARROW_LETTERS)), fontsize=8)
+        return figure
+
+    return draw
+
+
+def _svg(chart: Chart, label: str, kind: str) -> Markup:
     text = io.StringIO()
     _drawn(chart, _THEMED, text, format="svg", transparent=True, metadata={"Date": None})
     element = text.getvalue()
     element = element[element.index("<svg") :]
-    element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL)
+    element = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", element, flags=re.DOTALL)
+    # Two charts of one page have groups of the same names. Nothing refers to them.
+    element = re.sub(r'<g id="[^"]*"', "<g", element)
+    element = re.sub(r"font-family: [^;\"]*;? ?", "", element)
+    element = re.sub(r' d="([^"]*)"', _rounded, element)
     for colour, variable in _VARIABLES.items():
         element = element.replace(colour, variable)
-    opening = Markup('<svg class="chart" role="img" aria-label="{}"').format(sanitise(label))
+    opening = Markup('<svg class="{}" role="img" aria-label="{}"').format(kind, sanitise(label))
     # Its size in points would not fit a phone; the view box keeps the proportions.
     element = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", element, count=1)
     element = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", element, count=1)
     return opening + Markup(element.removeprefix("<svg"))
+
+
+def _rounded(path: re.Match[str]) -> str:
+    """A path to hundredths of a point, in half the characters."""
+    numbers = re.sub(r"(\.\d\d)\d+", r"\1", " ".join(path[1].split()))
+    return f' d="{numbers}"'
 
 
 def axes(palette: Palette, width: float = 6.4, height: float = 3.2) -> "tuple[Figure, Axes]":
@@ -86,6 +117,9 @@ def _drawn(chart: Chart, palette: Palette, to: "Path | io.StringIO", **options: 
             "axes.edgecolor": palette.soft,
             "xtick.color": palette.soft,
             "ytick.color": palette.soft,
+            "axes.labelsize": 9,
+            "xtick.labelsize": 8,
+            "ytick.labelsize": 8,
             "axes.prop_cycle": cycler(color=palette.series),
             # Letters stay letters, in the page's font; ids that are not random.
             "svg.fonttype": "none",

@@ -36,6 +36,7 @@ def render_card(
         training=training,
         sources=Table(("source", "licence", "training documents", "training tokens", "held-out documents"), rows),
         metrics=measured_metrics(evaluation),
+        canaries=shards.get("canaries"),
         evaluation=evaluation,
         licences=licences,
     )

@@ -13,7 +13,7 @@ import torch
 
 from parakeet.artifact import Artifact
 from parakeet.errors import ParakeetError
-from parakeet.evaluation.metrics import EVALUATION_FILE, METRICS, REPORT_FILE
+from parakeet.evaluation.metrics import EVALUATION_FILE, measured_metrics
 from parakeet.evaluation.replies import replies_to
 from parakeet.generation.engine import load_engine
 from parakeet.home import checkout
@@ -29,13 +29,15 @@ from parakeet.release.verify import (
     write_json,
     write_sums,
 )
+from parakeet.report.files import HTML_FILE, MARKDOWN_FILE, RECORD_FILE
 from parakeet.tokenizer import SETTINGS_FILE, VOCABULARY_FILE, Tokenizer
 from parakeet.training.job import CURVE_FILE
 
 FILES = {
     "checkpoint": (WEIGHTS_FILE, CONFIG_FILE, CURVE_FILE),
     "tokenizer": (VOCABULARY_FILE, SETTINGS_FILE),
-    "evaluation": (EVALUATION_FILE, REPORT_FILE, *(metric.plot_file for metric in METRICS if metric.plot_file)),
+    "evaluation": (EVALUATION_FILE,),
+    "report": (HTML_FILE, MARKDOWN_FILE, RECORD_FILE),
 }
 PACKAGES = ("torch", "tiktoken", "tokenizers", "safetensors", "datatrove", "pyarrow", "numpy", "dagster")
 
@@ -56,6 +58,9 @@ def make_release(
         for name in names:
             shutil.copy2(inputs[stage].path / name, output / name)
     evaluation = json.loads((output / EVALUATION_FILE).read_text(encoding="utf-8"))
+    for metric in measured_metrics(evaluation):
+        if metric.plot_file:
+            shutil.copy2(inputs["evaluation"].path / metric.plot_file, output / metric.plot_file)
     training = inputs["checkpoint"].counts
     write_generation_config(output, recipe.name, recipe.generation, Tokenizer.load(output))
     write_json(output / TRAINING_MANIFEST_FILE, _training_manifest(recipe, lineage))

@@ -21,10 +21,15 @@ class ReleaseStage(Stage):
     detail = "`releases/latest` moves only if the directory verifies and the model reloads from its files alone."
     kinds = frozenset({"safetensors"})
     version = 2
+    valid_versions = (2,)
     folder = "releases"
     is_model = True
 
     def inputs(self, recipe: Recipe) -> tuple[str, ...]:
+        return (*self.inputs_before(recipe), "report")
+
+    def inputs_before(self, recipe: Recipe) -> tuple[str, ...]:
+        """Releases without a report, which are of version 2 too."""
         return ("checkpoint", "tokenizer", "evaluation")
 
     def settings(self, recipe: Recipe) -> dict[str, Any]:

@@ -1,27 +1,31 @@
-"""Pictures of the loss of a run, and of two runs compared. Imports no torch."""
+"""Charts of the loss of a run, and of two runs compared, for `parakeet.pages.charts`. Imports no torch."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from parakeet.pages.charts import axes as empty_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from parakeet.pages.charts import Palette
+
 Metrics = Sequence[Mapping[str, Any]]
 Values = NDArray[np.float64]
+Points = TypeVar("Points", Metrics, Values)
 
-STEP, MEAN, HELD_OUT, SKIPPED, FAINT = "#8fbf8f", "#1b7837", "#762a83", "#b2182b", "#8c8c8c"
-TWO = ("#1b7837", "#762a83")
+TRAINING, HELD_OUT, SKIPPED = 0, 4, 3
+"""Numbers of the palette's series. Two runs that are compared have the first two."""
 UNITS = ((1e9, "billions"), (1e6, "millions"), (1e3, "thousands"))
 LOWEST_LABEL, LABEL_STEP, LABELS = 0.06, 0.06, 3
 """Heights of the sequence lengths' labels, as shares of the axes: above the marks of skipped steps, below the loss."""
-POINTS = 4000
-"""Most points of the faint line: the picture is 640 pixels wide, and Agg refuses a noisy line of a million points."""
+POINTS = 1200
+"""Most points of a line: the picture is 640 pixels wide, and Agg refuses a noisy line of a million points."""
 
 
 def running_mean(metrics: Metrics) -> tuple[Values, Values]:
@@ -40,62 +44,58 @@ def running_mean(metrics: Metrics) -> tuple[Values, Values]:
     return tokens[middle : middle + len(smooth)], smooth
 
 
-def draw_loss_curve(metrics: Metrics, path: Path) -> None:
-    """Loss in nats a token over the tokens trained on, as a PNG: every step faint, a running mean bold.
+def draw_loss_curve(metrics: Metrics, palette: "Palette") -> "Figure":
+    """Loss in nats a token over the tokens trained on: every step faint, a running mean bold.
 
     Also the held-out loss where it was measured, a mark for each skipped step, a line where the sequence length
     changes, and the learning rate.
     """
-    figure, axes, unit = _axes(metrics)
-    _draw_learning_rate(axes, metrics, unit)
+    figure, axes, unit = _axes(palette, metrics)
+    _draw_learning_rate(axes, metrics, unit, palette)
     trained = _trained(metrics)
-    shown = trained[:: max(1, -(-len(trained) // POINTS))]
-    axes.plot(_tokens(shown, unit), [m["loss"] for m in shown], color=STEP, linewidth=0.6, alpha=0.7)
-    tokens, smooth = running_mean(metrics)
-    axes.plot(tokens / unit, smooth, color=MEAN, linewidth=1.8, label="training")
+    shown = _thinned(trained)
+    mean, held_out = palette.series[TRAINING], palette.series[HELD_OUT]
+    axes.plot(_tokens(shown, unit), [m["loss"] for m in shown], color=mean, linewidth=0.6, alpha=0.4)
+    tokens, smooth = (_thinned(values) for values in running_mean(metrics))
+    axes.plot(tokens / unit, smooth, color=mean, linewidth=1.8, label="training")
     if measured := _measured(metrics):
         losses = [m["validation_loss"] for m in measured]
         axes.plot(
-            _tokens(measured, unit), losses, "o-", color=HELD_OUT, linewidth=0.5, markersize=2.5, label="held out"
+            _tokens(measured, unit), losses, "o-", color=held_out, linewidth=0.8, markersize=3.5, label="held out"
         )
     if skipped := _tokens([m for m in metrics if m.get("skipped")], unit):
         # At the lower edge: the loss of a skipped step is off the scale, or not a number.
-        edge = axes.get_xaxis_transform()
-        axes.plot(skipped, [0.03] * len(skipped), "x", color=SKIPPED, markersize=5, transform=edge, label="skipped")
+        edge, color = axes.get_xaxis_transform(), palette.series[SKIPPED]
+        axes.plot(skipped, [0.03] * len(skipped), "x", color=color, markersize=5, transform=edge, label="skipped")
     axes.set_ylim(bottom=0)
-    _draw_lengths(axes, metrics, unit)
+    _draw_lengths(axes, metrics, unit, palette)
     if len(axes.get_legend_handles_labels()[0]) > 1:
         _draw_legend(figure)
-    figure.savefig(path, format="png")
+    return figure
 
 
-def draw_comparison(runs: Mapping[str, Metrics], path: Path) -> None:
-    """Running means of two runs' loss over the tokens trained on, as a PNG, with their held-out losses."""
-    figure, axes, unit = _axes(*runs.values())
-    for (name, metrics), color in zip(runs.items(), TWO, strict=True):
-        tokens, smooth = running_mean(metrics)
+def draw_comparison(runs: Mapping[str, Metrics], palette: "Palette") -> "Figure":
+    """Running means of two runs' loss over the tokens trained on, with their held-out losses."""
+    figure, axes, unit = _axes(palette, *runs.values())
+    for (name, metrics), color in zip(runs.items(), palette.series, strict=False):
+        tokens, smooth = (_thinned(values) for values in running_mean(metrics))
         axes.plot(tokens / unit, smooth, color=color, linewidth=1.6, label=name)
         measured = _measured(metrics)
         axes.plot(_tokens(measured, unit), [m["validation_loss"] for m in measured], "o", color=color, markersize=3.5)
     if any(_measured(metrics) for metrics in runs.values()):
-        axes.plot([], [], "o", color=FAINT, markersize=3.5, label="held out")
+        axes.plot([], [], "o", color=palette.soft, markersize=3.5, label="held out")
     axes.set_ylim(bottom=0)
     _draw_legend(figure)
-    figure.savefig(path, format="png")
+    return figure
 
 
-def _axes(*runs: Metrics) -> "tuple[Figure, Axes, float]":
-    """An empty picture, and the number of tokens in a unit of its x axis."""
-    from matplotlib.figure import Figure
-
+def _axes(palette: "Palette", *runs: Metrics) -> "tuple[Figure, Axes, float]":
+    """An empty chart, and the number of tokens in a unit of its x axis."""
     most = max((m["tokens"] for metrics in runs for m in metrics), default=0)
     unit, name = next(((unit, name) for unit, name in UNITS if most >= unit), UNITS[-1])
-    figure = Figure(figsize=(6.4, 3.2), dpi=100, layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = empty_axes(palette)
     axes.set_xlabel(f"tokens trained on, {name}")
     axes.set_ylabel("loss, nats a token")
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
     return figure, axes, unit
 
 
@@ -104,23 +104,25 @@ def _draw_legend(figure: "Figure") -> None:
     figure.legend(frameon=False, loc="outside upper center", ncols=3, fontsize=8)
 
 
-def _draw_learning_rate(axes: "Axes", metrics: Metrics, unit: float) -> None:
+def _draw_learning_rate(axes: "Axes", metrics: Metrics, unit: float, palette: "Palette") -> None:
     """Pale, behind everything else, over the lowest third."""
-    known = [m for m in metrics if m.get("learning_rate") is not None]
+    known = _thinned([m for m in metrics if m.get("learning_rate") is not None])
     peak = max((m["learning_rate"] for m in known), default=0.0)
     if not peak:
         return
     rates = axes.twinx()
-    rates.fill_between(_tokens(known, unit), [m["learning_rate"] for m in known], color=FAINT, alpha=0.16, linewidth=0)
+    rates.fill_between(
+        _tokens(known, unit), [m["learning_rate"] for m in known], color=palette.soft, alpha=0.16, linewidth=0
+    )
     rates.set_ylim(0, 3 * peak)
-    rates.set_yticks([peak], [f"learning rate\n{peak:.2g}"], color=FAINT, fontsize=7)
+    rates.set_yticks([peak], [f"learning rate\n{peak:.2g}"], color=palette.soft, fontsize=7)
     rates.tick_params(length=0)
     rates.spines[:].set_visible(False)
     axes.set_zorder(rates.get_zorder() + 1)
     axes.patch.set_visible(False)
 
 
-def _draw_lengths(axes: "Axes", metrics: Metrics, unit: float) -> None:
+def _draw_lengths(axes: "Axes", metrics: Metrics, unit: float, palette: "Palette") -> None:
     """Lines and labels where the sequence length changes. Labels are low, where there is no loss, on the wider side of
     their line, each above the one before."""
     changes = [
@@ -130,11 +132,16 @@ def _draw_lengths(axes: "Axes", metrics: Metrics, unit: float) -> None:
     ]
     middle = sum(axes.get_xlim()) / 2
     for number, (where, length) in enumerate(changes):
-        axes.axvline(where, color="black", linewidth=0.8, linestyle=(0, (4, 3)), alpha=0.6)
+        axes.axvline(where, color=palette.ink, linewidth=0.8, linestyle=(0, (4, 3)), alpha=0.6)
         edge = axes.get_xaxis_transform()
         side: Literal["left", "right"] = "right" if where > middle else "left"
         height = LOWEST_LABEL + LABEL_STEP * (number % LABELS)
         axes.text(where, height, f" sequences of {length:,} tokens ", transform=edge, ha=side, va="bottom", fontsize=7)
+
+
+def _thinned(points: Points) -> Points:
+    """At most POINTS of them, evenly spread."""
+    return points[:: max(1, -(-len(points) // POINTS))]
 
 
 def _trained(metrics: Metrics) -> list[Mapping[str, Any]]:

@@ -17,6 +17,7 @@ from parakeet.formatting import format_bytes, format_count, format_duration, for
 from parakeet.locking import is_held
 from parakeet.model.config import WEIGHTS_FILE
 from parakeet.names import find_name
+from parakeet.pages.charts import save_png
 from parakeet.recipe import Packing, Training
 from parakeet.sanitise import sanitise
 from parakeet.training.curve import draw_comparison, running_mean
@@ -592,7 +593,7 @@ def _draw(metrics: Mapping[str, Records], picture: Path) -> None:
     """Draw to a temporary file first, so that an existing picture is replaced whole or kept."""
     partial = picture.with_name(f".{picture.name}.partial")
     try:
-        draw_comparison(metrics, partial)
+        save_png(lambda palette: draw_comparison(metrics, palette), partial)
         partial.replace(picture)
     finally:
         partial.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from parakeet.errors import ParakeetError
 from parakeet.model.config import ModelConfig
 from parakeet.model.execution import Precision
 from parakeet.model.transformer import Parakeet, save_model
+from parakeet.pages.charts import save_png
 from parakeet.progress import Progress
 from parakeet.tokenizer import Tokenizer
 from parakeet.training.checkpoint import (
@@ -374,7 +376,7 @@ class Trainer:
         output = self.job.output
         save_model(self.model, output)
         (output / SUMMARY_FILE).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-        draw_loss_curve(metrics, output / CURVE_FILE)
+        save_png(partial(draw_loss_curve, metrics), output / CURVE_FILE)
 
 
 def _history(metrics: Records, trained: Records, schedule: Schedule) -> dict[str, Any]:

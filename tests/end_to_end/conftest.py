@@ -22,6 +22,8 @@ STAGES = (
     "data_card",
     "checkpoint",
     "evaluation",
+    "memorisation",
+    "report",
     "release",
 )
 

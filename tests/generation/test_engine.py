@@ -193,8 +193,10 @@ def alone(engine: Engine, prompt: list[int], settings: SamplingSettings) -> list
     return [token for token in ids if token is not None and token not in engine.stop_ids]
 
 
-def test_a_batch_is_its_replies_one_by_one() -> None:
-    engine = random_engine(context=64)
+@pytest.mark.parametrize("dtype", ["fp32", "int8"])
+def test_a_batch_is_its_replies_one_by_one(dtype: str) -> None:
+    """Also once most of them have ended, and have left the cache."""
+    engine = random_engine(context=64, dtype=dtype)
     prompts = [[*range(n), engine.tokenizer.role_id("Assistant")] for n in (3, 60, 17, 63, 40, 1)]
     sampled = replace(greedy(), temperature=1.3, frequency_penalty=0.3)
     settings = [replace(sampled, seed=n, max_tokens=limit) for n, limit in enumerate((30, 9, 1, 9, 200, 25))]

@@ -1,12 +1,12 @@
 """The pictures of short runs and of long ones, as matplotlib lays them out."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from parakeet.pages.charts import PRINTED
 from parakeet.training.curve import draw_comparison, draw_loss_curve
 
 
@@ -24,18 +24,17 @@ def metrics(steps: int, batch_tokens: int, longer_from: float = 2.0) -> list[dic
     ]
 
 
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """Every figure that is saved from here on."""
-    figures: list[Figure] = []
-    save = Figure.savefig
+def curve(run: list[dict[str, Any]]) -> Figure:
+    return laid_out(draw_loss_curve(run, PRINTED))
 
-    def keep(figure: Figure, *arguments: Any, **settings: Any) -> None:
-        figures.append(figure)
-        save(figure, *arguments, **settings)
 
-    monkeypatch.setattr(Figure, "savefig", keep)
-    return figures
+def comparison(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> Figure:
+    return laid_out(draw_comparison({"a": first, "b": second}, PRINTED))
+
+
+def laid_out(figure: Figure) -> Figure:
+    figure.draw_without_rendering()
+    return figure
 
 
 def labels(figure: Figure) -> list[Text]:
@@ -51,33 +50,24 @@ def labels(figure: Figure) -> list[Text]:
         (2000, 1 << 20, "billions", 2.097152),
     ],
 )
-def test_the_unit_of_the_tokens_suits_the_run(
-    drawn: list[Figure], tmp_path: Path, steps: int, batch_tokens: int, unit: str, last: float
-) -> None:
+def test_the_unit_of_the_tokens_suits_the_run(steps: int, batch_tokens: int, unit: str, last: float) -> None:
     run = metrics(steps, batch_tokens)
-    draw_loss_curve(run, tmp_path / "one.png")
-    draw_comparison({"a": run, "b": run[: len(run) // 2]}, tmp_path / "two.png")
-    for figure in drawn:
+    for figure in (curve(run), comparison(run, run[: len(run) // 2])):
         axes = figure.axes[0]
         assert axes.get_xlabel() == f"tokens trained on, {unit}"
         assert max(float(line.get_xdata()[-1]) for line in axes.lines if len(line.get_xdata())) == pytest.approx(last)
 
 
-def test_the_legend_is_above_the_axes(drawn: list[Figure], tmp_path: Path) -> None:
+def test_the_legend_is_above_the_axes() -> None:
     run = metrics(40, 512, 0.6)
-    draw_loss_curve(run, tmp_path / "one.png")
-    draw_comparison({"a": run, "b": run}, tmp_path / "two.png")
-    for figure in drawn:
+    for figure in (curve(run), comparison(run, run)):
         (legend,) = figure.legends
         assert legend.get_window_extent().y0 >= figure.axes[0].get_window_extent().y1
 
 
 @pytest.mark.parametrize("longer_from", [0.05, 0.6, 0.95])
-def test_the_label_of_a_sequence_length_is_below_the_loss_and_inside_the_picture(
-    drawn: list[Figure], tmp_path: Path, longer_from: float
-) -> None:
-    draw_loss_curve(metrics(40, 512, longer_from), tmp_path / "one.png")
-    (figure,) = drawn
+def test_the_label_of_a_sequence_length_is_below_the_loss_and_inside_the_picture(longer_from: float) -> None:
+    figure = curve(metrics(40, 512, longer_from))
     axes = figure.axes[0]
     (label,) = labels(figure)
     assert label.get_text().strip() == "sequences of 64 tokens"
@@ -87,10 +77,9 @@ def test_the_label_of_a_sequence_length_is_below_the_loss_and_inside_the_picture
     assert inside.y0 <= box.y0 < box.y1 <= lowest_loss
 
 
-def test_labels_of_changes_close_together_do_not_touch(drawn: list[Figure], tmp_path: Path) -> None:
+def test_labels_of_changes_close_together_do_not_touch() -> None:
     run = metrics(100, 512, 0.9)
     for step in run[95:]:
         step["row_tokens"] = 128
-    draw_loss_curve(run, tmp_path / "one.png")
-    first, second = (label.get_window_extent() for label in labels(drawn[0]))
+    first, second = (label.get_window_extent() for label in labels(curve(run)))
     assert not first.overlaps(second)

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from parakeet.pages.charts import save_png
 from parakeet.training.curve import draw_loss_curve, running_mean
 from parakeet.training.job import METRICS_FILE
 from parakeet.training.runs import age, load_run
@@ -158,7 +160,7 @@ def test_the_running_mean_leaves_skipped_steps_out_and_stays_within_the_losses(s
     ids=["no step", "skipped only", "old and many", "everything"],
 )
 def test_every_run_has_a_picture(tmp_path: Path, steps: list[dict[str, Any]]) -> None:
-    draw_loss_curve(steps, tmp_path / "curve.png")
+    save_png(partial(draw_loss_curve, steps), tmp_path / "curve.png")
     content = (tmp_path / "curve.png").read_bytes()
     assert content.startswith(PNG)
     # It is stored in Dagster's history, inside the metadata.

@@ -25,9 +25,11 @@ from parakeet.data.card.measures import (
 )
 from parakeet.data.card.tables import LOSSES, card_tables, marked_differences
 from parakeet.data.documents import count_documents
+from parakeet.data.tokens.canaries import LICENCE as CANARY_LICENCE
+from parakeet.data.tokens.shards import SPLITS
 from parakeet.pages import render
 from parakeet.progress import Progress
-from parakeet.recipe import Recipe
+from parakeet.recipe import CANARY_SOURCE, Recipe
 from parakeet.recipe_sources import SOURCE_FILES
 from parakeet.sanitise import sanitise
 from parakeet.tokenizer import Tokenizer
@@ -52,6 +54,7 @@ def make_data_card(recipe: Recipe, inputs: Mapping[str, Path], output: Path, pro
     text = json.dumps(figures, ensure_ascii=False, indent=1) + "\n"
     (output / "data_card.json").write_text(text, encoding="utf-8")
     tables, drawings = card_tables(figures), {"charts": card_charts(figures), "colour": colour}
+    figures.setdefault("canaries", None)
     page = render("data_card.html", tables=tables, marked_differences=marked_differences, **drawings, **figures)
     (output / HTML_FILE).write_text(page, encoding="utf-8")
     (output / MARKDOWN_FILE).write_text(render("data_card.md", tables=tables, **figures), encoding="utf-8")
@@ -78,6 +81,9 @@ def gather(recipe: Recipe, artifacts: Mapping[str, Artifact], progress: Progress
         measures = measure(artifacts["token_shards"].path, tokenizer, task)
     names += sorted(set().union(*measures.by_split.values()) - set(names))
     accounts = {name: _account(name, counts, measures) for name in names}
+    planted = counts["token_shards"].get("canaries")
+    if planted:
+        accounts[CANARY_SOURCE] |= {"train": 0, "held_out": 0}  # they are no records that stages could lose
     sources = {name: _source(name, recipe, counts, accounts[name], measures, tokenizer) for name in names}
     by_size = sorted(names, key=lambda name: (-sources[name]["tokens"], name))
     return {
@@ -87,9 +93,10 @@ def gather(recipe: Recipe, artifacts: Mapping[str, Artifact], progress: Progress
         # A mix that takes everything once adds nothing to the sizes.
         "mixed": any(s["mix"] and s["train"]["tokens"] and s["mix"]["epochs"] != 1.0 for s in sources.values()),
         "licences": _licences(sources),
-        "faults": _faults(accounts, counts, artifacts),
+        "faults": _faults(accounts, counts, artifacts, measures),
         "found": list(_reasons(*(source["found"] for source in sources.values()))),
         "unread": _reasons(*(source["unread"] for source in sources.values())),
+        **({"canaries": planted} if planted else {}),
         "evaluation_sets": {
             sanitise(name): dict(found) for name, found in counts["clean_documents"].get("evaluation_sets", {}).items()
         },
@@ -142,7 +149,8 @@ def _source(
 ) -> dict[str, Any]:
     settings = next((source for source in recipe.sources if source.name == name), None)
     collected = counts["documents"]["sources"].get(name, {})
-    licence = collected.get("licence") or (settings.licence if settings else "") or UNKNOWN_LICENCE
+    own = CANARY_LICENCE if name == CANARY_SOURCE and "canaries" in counts["token_shards"] else ""
+    licence = collected.get("licence") or (settings.licence if settings else own) or UNKNOWN_LICENCE
     train, held_out = (measures.by_split[split][name] for split in ("train", "held_out"))
     everything = sum(source.tokens for source in measures.by_split["train"].values())
     mix = counts["packing_plan"].get("mix", {}).get(name)
@@ -201,7 +209,9 @@ def _licences(sources: Mapping[str, Any]) -> list[dict[str, Any]]:
     return sorted(groups, key=lambda group: (-group["tokens"], group["licence"]))
 
 
-def _faults(accounts: Mapping[str, Any], counts: Mapping[str, Any], artifacts: Mapping[str, Artifact]) -> list[str]:
+def _faults(
+    accounts: Mapping[str, Any], counts: Mapping[str, Any], artifacts: Mapping[str, Artifact], measures: Measures
+) -> list[str]:
     """What does not add up, as sentences. Empty if every record is accounted for."""
     faults = []
     for name, account in accounts.items():
@@ -219,6 +229,13 @@ def _faults(accounts: Mapping[str, Any], counts: Mapping[str, Any], artifacts: M
             if account[split] != kept:
                 what = split.replace("_", "-")
                 faults.append(f"{name}: {kept:,} {what} documents kept, but the shards hold {account[split]:,}")
+    if planted := counts["token_shards"].get("canaries"):
+        held = {split: measures.by_split[split][CANARY_SOURCE].documents for split in SPLITS}
+        if held != {"train": planted["documents"], "held_out": 0}:
+            faults.append(
+                f"{CANARY_SOURCE}: {planted['documents']:,} documents planted in the training text, but the shards "
+                f"hold {held['train']:,}, and {held['held_out']:,} in the held-out text"
+            )
     for stage in DOCUMENT_STAGES:
         counted, written = counts[stage]["documents"], count_documents(artifacts[stage].path)
         if counted != written:

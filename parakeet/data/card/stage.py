@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from parakeet.artifact import Artifact
+from parakeet.benchmark_files import searched_sets
 from parakeet.data.cleaning.stage import CleanDocumentsStage
 from parakeet.data.deduplication.stage import DeduplicatedDocumentsStage
 from parakeet.data.reading.earlier_files import earlier_files
@@ -31,10 +32,10 @@ class DataCardStage(Stage):
         return (*stages, *(source_stage(source) for source in fetched))
 
     def files(self, recipe: Recipe, root: Path) -> dict[str, Path]:
-        return local_files([*recipe.sources, *recipe.decontamination.sets])
+        return local_files([*recipe.sources, *searched_sets(recipe).sets])
 
     def files_before(self, recipe: Recipe, root: Path) -> dict[str, Path]:
-        return earlier_files([*recipe.sources, *recipe.decontamination.sets])
+        return earlier_files([*recipe.sources, *searched_sets(recipe).sets])
 
     def settings(self, recipe: Recipe) -> dict[str, Any]:
         """All that the data stages read: two recipes may give the same text and differ in what the card tells of it."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from parakeet.artifact import replace_file
+from parakeet.benchmark_files import searched_sets
 from parakeet.data.cleaning.boilerplate import boilerplate_in, may_be_boilerplate
 from parakeet.data.cleaning.counts import CleaningCounts
 from parakeet.data.cleaning.decontaminate import EvaluationIndex, build_index
@@ -46,7 +47,7 @@ _REMEDIES = {
     "boilerplate": "set clean.boilerplate to keep",
     "repetition": "set clean.repetition to null",
     "quality": "set clean.quality to null",
-    "contaminated": "use text that is not in decontamination.sets",
+    "contaminated": "use text that is not in decontamination.sets and evaluation.benchmarks",
     "empty turn": "look for turns without text in the source",
     "only control tokens": "look for turns without text in the source",
 }
@@ -78,9 +79,10 @@ def clean_documents(
     work = output / "work"
     if recipe.clean.languages:
         language_guesser(recipe.clean.languages)
-    index = work / "evaluation_index.npz" if recipe.decontamination.sets else None
+    searched = searched_sets(recipe)
+    index = work / "evaluation_index.npz" if searched.sets else None
     if index is not None and not index.is_file():
-        evaluation_index = build_index(recipe.decontamination, inputs, progress)
+        evaluation_index = build_index(searched, inputs, progress)
         refuse_changed()
         evaluation_index.save(index)
     steps = [

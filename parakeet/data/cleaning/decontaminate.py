@@ -17,6 +17,7 @@ import numpy as np
 import xxhash
 
 from parakeet.artifact import sync_file
+from parakeet.benchmark_files import BenchmarkSet
 from parakeet.data.marks import stream_safe
 from parakeet.data.reading.readers import read_records
 from parakeet.data.reading.records import BadRecord
@@ -105,7 +106,7 @@ class EvaluationIndex:
         Only runs that begin as a window does, and whose words are all in the vocabulary, are looked up.
         """
         words = folded_words(text)
-        if len(words) < MIN_WORDS:
+        if len(words) < MIN_WORDS or not self.windows:
             return None
         largest = max(self.windows)
         # (words + largest,) hash of each word, and unknown ones after the end.
@@ -313,7 +314,7 @@ def build_index(settings: Decontamination, inputs: Mapping[str, Path], progress:
                     counts.records += 1
                 else:
                     counts.short += 1
-            _refuse_useless(counts, chosen.bad_records, first_bad)
+            _refuse_useless(counts, chosen, first_bad)
             if unread:
                 progress.say(f"Evaluation set {chosen.name}: left out, because they are not read: {endings(unread)}")
             sets.append(counts)
@@ -326,15 +327,15 @@ def build_index(settings: Decontamination, inputs: Mapping[str, Path], progress:
     return builder.index(sets)
 
 
-def _refuse_useless(counts: SetCounts, most_bad: float, first_bad: str) -> None:
+def _refuse_useless(counts: SetCounts, chosen: RecordSource, first_bad: str) -> None:
     """A record that cannot be read cannot be searched for, and a copy of it would be trained on unnoticed."""
-    if counts.bad > most_bad * (counts.records + counts.short + counts.bad):
+    if counts.bad > chosen.bad_records * (counts.records + counts.short + counts.bad):
         raise ParakeetError(
             f"Evaluation set {counts.name}: {counts.bad:,} of its records cannot be read, and at most "
-            f"{format_percent(most_bad, 0)} may be bad (its bad_records). Correct the file, or the set in "
+            f"{format_percent(chosen.bad_records, 0)} may be bad (its bad_records). Correct the file, or the set in "
             f"decontamination.sets. The first:\n  {first_bad}"
         )
-    if counts.records == 0:
+    if counts.records == 0 and not isinstance(chosen, BenchmarkSet):
         raise ParakeetError(
             f"Evaluation set {counts.name} holds nothing to search for: {counts.bad:,} of its records "
             f"cannot be read, {counts.short:,} are too short. Correct it in decontamination.sets."

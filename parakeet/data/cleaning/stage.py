@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from parakeet.artifact import Artifact
+from parakeet.benchmark_files import searched_sets
 from parakeet.data.reading.earlier_files import earlier_files
 from parakeet.data.reading.stage import local_files
 from parakeet.recipe import Recipe
@@ -27,13 +28,13 @@ class CleanDocumentsStage(Stage):
         return ("documents", *(source_stage(chosen) for chosen in remote_sources(recipe.decontamination.sets)))
 
     def files(self, recipe: Recipe, root: Path) -> dict[str, Path]:
-        return local_files(list(recipe.decontamination.sets))
+        return local_files(list(searched_sets(recipe).sets))
 
     def files_before(self, recipe: Recipe, root: Path) -> dict[str, Path]:
-        return earlier_files(recipe.decontamination.sets)
+        return earlier_files(searched_sets(recipe).sets)
 
     def settings(self, recipe: Recipe) -> dict[str, Any]:
-        sets = [settings_for_reading(chosen) for chosen in recipe.decontamination.sets]
+        sets = [settings_for_reading(chosen) for chosen in searched_sets(recipe, located=False).sets]
         decontamination = settings_of(recipe.decontamination, without={"sets"})
         return {"clean": settings_of(recipe.clean), "decontamination": {"sets": sets, **decontamination}}
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from parakeet.errors import ParakeetError
-from parakeet.recipe import Recipe
+from parakeet.recipe import CANARY_SOURCE, Recipe
 from parakeet.recipe_sources import SourceSettings
 
 
@@ -50,12 +50,13 @@ def mix(recipe: Recipe, names: Sequence[str], sources: np.ndarray, lengths: np.n
     sources (documents,) index into `names`; lengths (documents,) in tokens; ids (documents, 2) uint64. A source that is
     seen 2.3 times has every document twice, and a third time those with the lowest ids that stay within 0.3 of its
     tokens. Choosing by id hardly changes the choice when documents are added. ParakeetError if a source with a weight
-    is left without a document.
+    is left without a document. Canaries, which are no source of the recipe, are each seen once.
     """
     settings = {source.name: source for source in recipe.sources}
     # tokens (sources,): what each source has.
     tokens = np.bincount(sources, weights=lengths, minlength=len(names)).astype(np.int64)
-    repeated = repetitions(dict(zip(names, tokens.tolist(), strict=True)), [settings[name] for name in names])
+    mixed = [settings[name] for name in names if name != CANARY_SOURCE or name in settings]
+    repeated = {CANARY_SOURCE: 1.0, **repetitions(dict(zip(names, tokens.tolist(), strict=True)), mixed)}
     copies = np.zeros(len(lengths), np.int64)
     for number, name in enumerate(names):
         mine = np.flatnonzero(sources == number)
@@ -65,7 +66,7 @@ def mix(recipe: Recipe, names: Sequence[str], sources: np.ndarray, lengths: np.n
         # By the second half of the id: the first half has already decided which documents are held out.
         by_id = mine[np.argsort(ids[mine, 1], kind="stable")]
         copies[_within(by_id, lengths, (repeated[name] - whole) * tokens[number])] += 1
-        if settings[name].weight is not None and len(mine) and not copies[mine].any():
+        if name in settings and settings[name].weight is not None and len(mine) and not copies[mine].any():
             raise ParakeetError(
                 f"Source {name}: its share of the mix is less than its shortest document. Raise its weight "
                 f"({settings[name].weight:g}) or the epochs of the other sources, or remove it from the recipe."

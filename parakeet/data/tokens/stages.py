@@ -10,6 +10,9 @@ from parakeet.recipe import Recipe
 from parakeet.recipe_sources import MixSettings, settings_of
 from parakeet.stage import Check, Figures, FigureTable, MakeContext, Stage, Verdict
 
+PLANTED_BYTES = 600
+"""Disk space of a canary's copy, at one token a character."""
+
 
 class TokenizerStage(Stage):
     name = "tokenizer"
@@ -56,10 +59,13 @@ class TokenShardsStage(Stage):
         return ("deduplicated_documents", "tokenizer")
 
     def settings(self, recipe: Recipe) -> dict[str, Any]:
-        return {"shards": settings_of(recipe.shards), "sources": sorted(source.name for source in recipe.sources)}
+        names = sorted(source.name for source in recipe.sources)
+        planted = {} if recipe.canaries is None else {"canaries": settings_of(recipe.canaries)}
+        return {"shards": settings_of(recipe.shards), "sources": names, **planted}
 
     def expected_bytes(self, recipe: Recipe, inputs: Mapping[str, Artifact], file_bytes: int, root: Path) -> int:
-        return 4 * sum(artifact.n_bytes for artifact in inputs.values())
+        planted = 0 if recipe.canaries is None else PLANTED_BYTES * recipe.canaries.documents
+        return 4 * sum(artifact.n_bytes for artifact in inputs.values()) + planted
 
     def make(self, context: MakeContext) -> dict[str, Any]:
         from parakeet.data.tokens.tokenise import make_token_shards

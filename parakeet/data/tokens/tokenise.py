@@ -17,11 +17,12 @@ from parakeet.artifact import replace_file
 from parakeet.conversation import Turn
 from parakeet.data.documents import HELD_OUT, content_bytes, part_groups, parts, read_batches
 from parakeet.data.tasks import count, run_tasks, watch
+from parakeet.data.tokens.canaries import plant
 from parakeet.data.tokens.shard_writer import TALLIED, ShardWriter, TokenDocument
 from parakeet.data.tokens.shards import SPLITS
 from parakeet.errors import ParakeetError
 from parakeet.progress import BYTES, Progress
-from parakeet.recipe import Recipe, Shards
+from parakeet.recipe import CANARY_SOURCE, Recipe, Shards
 from parakeet.template import render_document, render_text
 from parakeet.tokenizer import Tokenizer
 
@@ -35,11 +36,13 @@ def make_token_shards(recipe: Recipe, inputs: Mapping[str, Path], output: Path, 
     """Write `<split>-<task>-<n>.arrow` for both splits; the bytes do not depend on the number of workers.
 
     Returns {"tokenizer_sha256", "largest_id", "train", "held_out"}; the last two hold documents, tokens, bytes and
-    files, in total and by source. Raises ParakeetError if too little text is held out.
+    files, in total and by source. With canaries, "canaries" holds what `canaries.plant` returns; they are a source of
+    the training split. Raises ParakeetError if too little text is held out.
     """
     tokenizer = Tokenizer.load(inputs["tokenizer"])
     paths = parts(inputs["deduplicated_documents"])
-    sources = sorted(source.name for source in recipe.sources)
+    planted = [] if recipe.canaries is None else [CANARY_SOURCE]
+    sources = sorted([*(source.name for source in recipe.sources), *planted])
     sizes = [content_bytes(path) for path in paths]
     groups = part_groups(sizes, min(recipe.shards.shard_bytes, sum(sizes) // LEAST_TASKS))
     work = output / "work"
@@ -81,7 +84,14 @@ def make_token_shards(recipe: Recipe, inputs: Mapping[str, Path], output: Path, 
             "--held-out 0"
         )
     largest = max(tally["largest_id"] for tally in tallies)
-    return {"tokenizer_sha256": tokenizer.sha256, "largest_id": largest, **counts}
+    result = {"tokenizer_sha256": tokenizer.sha256, "largest_id": largest, **counts}
+    if recipe.canaries is not None:
+        # A task of their own after the others, so that the numbers of all other documents stay the same.
+        writer = ShardWriter(output, "train", tokenizer, sources, recipe.shards.shard_bytes, len(groups))
+        result["canaries"] = plant(recipe.canaries, writer, tokenizer, output)
+        result["largest_id"] = max(largest, writer.largest_id)
+        result["train"] = _sum([*(tally["train"] for tally in tallies), writer.counts()], sources)
+    return result
 
 
 def share_that_holds_out(paths: Sequence[Path], n_bytes: int) -> int | None:

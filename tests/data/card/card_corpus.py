@@ -63,10 +63,15 @@ def plain_corpus() -> list[Document]:
     return documents
 
 
-def make_corpus(root: Path, documents: Sequence[Document], description: str = "A small one.") -> Corpus:
+def make_corpus(
+    root: Path,
+    documents: Sequence[Document],
+    description: str = "A small one.",
+    canaries: dict[str, Any] | None = None,
+) -> Corpus:
     """One record of talk was unusable, one text was too short, the only document of `gone` was a copy."""
     base = load_recipe("demo").model_dump()
-    base |= {"name": "small", "description": description}
+    base |= {"name": "small", "description": description, "canaries": canaries}
     base["sources"] = [{"name": n, "path": "unused.txt", "licence": licence} for n, licence in LICENCES.items()]
     base["tokenizer"]["vocabulary"] = 400
     base["shards"]["min_held_out_bytes"] = 0

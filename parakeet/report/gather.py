@@ -1,0 +1,133 @@
+"""What a report is written from: records of the artefacts before it, and the replies of earlier checkpoints."""
+
+import datetime
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from parakeet.artifact import Artifact
+from parakeet.evaluation.base import Score
+from parakeet.evaluation.metrics import EVALUATION_FILE
+from parakeet.model.config import WEIGHTS_FILE, ModelConfig
+from parakeet.progress import Progress
+from parakeet.recipe import Recipe
+from parakeet.report.previous import Measured, previous_release, scores_of
+from parakeet.tokenizer import Tokenizer
+from parakeet.training.job import METRICS_FILE
+from parakeet.training.logging import Records, read_metrics
+from parakeet.training.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """`training` has the counts of the checkpoint, `text` those of the shards by source, `samples` the replies of
+    earlier checkpoints (`earlier_replies`). `memorisation` has the figures of
+    that stage, None if the recipe has it not. `card` is the data card, as an address from the report's folder; empty if
+    there is none of this text."""
+
+    recipe: Recipe
+    config: ModelConfig
+    tokenizer: Tokenizer
+    made: datetime.date
+    training: dict[str, Any]
+    flops: int
+    metrics: Records
+    text: dict[str, Any]
+    card: str
+    evaluation: dict[str, Any]
+    scores: dict[str, list[Score]]
+    memorisation: dict[str, Any] | None
+    samples: list[dict[str, Any]]
+    previous: Measured | None
+    contents: dict[str, str]
+
+    def measured(self) -> Measured:
+        """What the report of a later model compares with."""
+        counts = self.training
+        return Measured(
+            self.recipe.name,
+            self.made.isoformat(),
+            self.contents["token_shards"],
+            counts["parameters"],
+            counts["tokens"],
+            self.scores,
+        )
+
+
+def gather(recipe: Recipe, root: Path, inputs: Mapping[str, Artifact], progress: Progress) -> Gathered:
+    """Read all records, and let the earlier checkpoints write."""
+    from parakeet.report.samples import earlier_replies
+
+    checkpoint, shards = inputs["checkpoint"], inputs["token_shards"]
+    tokenizer = Tokenizer.load(inputs["tokenizer"].path)
+    config = ModelConfig.load(checkpoint.path)
+    evaluation = json.loads((inputs["evaluation"].path / EVALUATION_FILE).read_text(encoding="utf-8"))
+    weights = str(checkpoint.manifest["files"][WEIGHTS_FILE]["sha256"])
+    return Gathered(
+        recipe=recipe,
+        config=config,
+        tokenizer=tokenizer,
+        made=datetime.datetime.fromisoformat(str(checkpoint.manifest["made"])).date(),
+        training=checkpoint.counts,
+        flops=_flops(recipe, config, checkpoint.counts["steps"]),
+        metrics=read_metrics(checkpoint.path / METRICS_FILE),
+        text=_text(recipe, shards.counts, inputs["packing_plan"].counts, inputs["documents"].counts),
+        card=_data_card(root, shards),
+        evaluation=evaluation,
+        scores=scores_of(evaluation),
+        memorisation=inputs["memorisation"].counts if "memorisation" in inputs else None,
+        samples=earlier_replies(recipe, root, checkpoint, tokenizer, progress),
+        previous=previous_release(root, weights, progress),
+        contents={"weights": weights, **{name: artifact.content for name, artifact in inputs.items()}},
+    )
+
+
+def _flops(recipe: Recipe, config: ModelConfig, steps: int) -> int:
+    """Of the whole training, by the rule of `ModelConfig.flops_per_token`."""
+    schedule = Schedule.from_recipe(recipe.training, recipe.packing)
+    return sum(
+        config.flops_per_token(schedule.sequence_length(step)) * schedule.tokens_in(step)
+        for step in range(1, steps + 1)
+    )
+
+
+def _text(
+    recipe: Recipe, shards: Mapping[str, Any], plan: Mapping[str, Any], documents: Mapping[str, Any]
+) -> dict[str, Any]:
+    """{"sources": {"name", "licence", "documents", "tokens", "bytes", "share", "epochs", "held_out"}, the largest
+    first; "total": {"documents", "tokens", "bytes", "held_out_tokens"}; "canaries": what the shards' counts say of
+    them, or None}. All but what is held out is of the training split."""
+    train, held_out = shards["train"], shards["held_out"]
+    licences = {source.name: source.licence for source in recipe.sources}
+    sources = [
+        {
+            "name": name,
+            "licence": documents["sources"].get(name, {}).get("licence") or licences.get(name) or "unknown",
+            **{key: found[key] for key in ("documents", "tokens", "bytes")},
+            "share": found["tokens"] / max(1, train["tokens"]),
+            "epochs": plan.get("mix", {}).get(name, {}).get("epochs", 1.0),
+            "held_out": held_out["sources"].get(name, {}).get("tokens", 0),
+        }
+        for name, found in train["sources"].items()
+    ]
+    total = {key: train[key] for key in ("documents", "tokens", "bytes")} | {"held_out_tokens": held_out["tokens"]}
+    by_size = sorted(sources, key=lambda one: (-one["tokens"], one["name"]))
+    return {"sources": by_size, "total": total, "canaries": shards.get("canaries")}
+
+
+def _data_card(root: Path, shards: Artifact) -> str:
+    """The newest data card of the same shards, seen from an artefact's folder."""
+    from parakeet.artifact import MANIFEST_FILE
+    from parakeet.errors import ParakeetError
+
+    found = []
+    for path in (root / "data_card").glob(f"[0-9a-f]*-*/{MANIFEST_FILE}"):
+        try:
+            card = Artifact.open(path.parent)
+        except ParakeetError:
+            continue
+        if card.manifest["inputs"].get("token_shards", {}).get("content") == shards.content:
+            found.append((str(card.manifest["made"]), path.parent.name))
+    return f"../../data_card/{max(found)[1]}/data_card.html" if found else ""

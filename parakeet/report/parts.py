@@ -1,0 +1,74 @@
+"""What a report consists of: sections of parts, which the HTML page and the Markdown both show."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from parakeet.pages import Table
+
+if TYPE_CHECKING:
+    from parakeet.pages.charts import Chart
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A chart, on the HTML page only: the tables beside it have its figures. `label` says in words what it shows."""
+
+    kind: ClassVar[str] = "drawing"
+    chart: "Chart"
+    label: str
+
+
+@dataclass(frozen=True)
+class Heading:
+    kind: ClassVar[str] = "heading"
+    text: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Names with values, as text."""
+
+    kind: ClassVar[str] = "facts"
+    rows: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Details:
+    """Tables and paragraphs that a reader opens."""
+
+    kind: ClassVar[str] = "details"
+    summary: str
+    parts: Sequence[str | Table]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One prompt and what the model replied, each with the checkpoint that did; the finished model's is the last."""
+
+    kind: ClassVar[str] = "answers"
+    prompt: str
+    replies: Sequence[tuple[str, str]]
+
+
+Part = str | Table | Drawing | Heading | Facts | Details | Answers
+
+
+@dataclass(frozen=True)
+class Section:
+    key: str
+    """Its address on the page."""
+    title: str
+    parts: Sequence[Part]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A figure that stands out at the top: `71.4%`, what it is, and what it stands beside. `name` and `number` are the
+    same for a program."""
+
+    value: str
+    label: str
+    note: str
+    name: str
+    number: float
