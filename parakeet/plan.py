@@ -13,6 +13,7 @@ from parakeet.model.execution import ActivationCheckpointing, Precision
 from parakeet.plan_sources import forecast_sources, source_documents, sources_section, tokens_of
 from parakeet.recipe import Recipe
 from parakeet.tokenizer import CL100K_CONTROLS, ROLE_TOKENS
+from parakeet.trace.stage import BYTES_A_TOKEN
 from parakeet.training.forecast import (
     AUTO_SHARE,
     CPU_SHARE,
@@ -228,8 +229,16 @@ class Plan:
             "a training checkpoint": checkpoint_bytes(self.config, self.settings),
             "training at its largest": run_bytes(self.config, self.settings),
         }
+        if self._trace_index_bytes:
+            sizes["trace index, about"] = self._trace_index_bytes
         shown = ((name, format_bytes(n_bytes).split(" ")) for name, n_bytes in sizes.items())
         return [(name, f"{number:>{FIGURE}} {unit}") for name, (number, unit) in shown]
+
+    @property
+    def _trace_index_bytes(self) -> int:
+        """0 if the recipe has none; not known of text of unknown size."""
+        tokens = tokens_of(self.sources, self.recipe) if self.recipe.evaluation.trace_index else 0
+        return round(BYTES_A_TOKEN * (tokens or 0))
 
     @cached_property
     def _choices(self) -> dict[int, ExecutionChoice]:
@@ -331,6 +340,7 @@ class Plan:
                 "release_bytes": weights_bytes(self.config),
                 "checkpoint_bytes": checkpoint_bytes(self.config, settings),
                 "training_bytes": run_bytes(self.config, settings),
+                "trace_index_bytes": self._trace_index_bytes or None,
             },
         }
 

@@ -44,7 +44,7 @@ def test_assets_know_nothing_of_pipelines(path: Path) -> None:
 FLOORS = (
     ("cli", "demo"),
     ("benchmarks", "clean", "plan", "plan_files", "plan_sources", "recipe_changes", "recipe_reference", "stages"),
-    ("chat", "evaluation", "memorisation", "release", "trace", "training", "download"),
+    ("chat", "evaluation", "memorisation", "release", "training", "download", "trace"),
     ("generation", "data", "model"),
     ("template", "tokenizer", "sanitise", "artifact", "recipe", "recipe_file", "recipe_sources", "sampling_settings"),
 )

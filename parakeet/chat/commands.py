@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from parakeet.chat.files import complete_path, with_files
 from parakeet.chat.input import Completion, edit_text, unquoted
-from parakeet.chat.output import ReplyPrinter, count, note, styled, write
+from parakeet.chat.output import ReplyPrinter, count, has_colour, note, styled, write
 from parakeet.chat.pieces import piece, render_chances
 from parakeet.chat.session import Session
 from parakeet.chat.storage import SessionLog, SessionRow, list_sessions, session_header, session_path
+from parakeet.chat.wrapping import terminal_width
 from parakeet.errors import ParakeetError
 from parakeet.formatting import render_table
 from parakeet.sampling_settings import OPTIONS, SamplingSettings, describe, with_setting
@@ -40,6 +41,9 @@ EMPTY = ('""', "''")
 
 RECAP = 2
 """Exchanges that are shown again when a session is continued."""
+
+TRACED_SPANS, TRACED_DOCUMENTS = 3, 1
+"""What /trace shows below the text: spans, and documents of each."""
 
 SHOWN_TOKENS, LAST_TOKENS = 10, 6
 """Rows of /probs, and how many tokens before them it shows."""
@@ -324,6 +328,24 @@ def _probs(chat: Chat, argument: str) -> None:
     tokenizer, ids = session.engine.tokenizer, session.next_ids(argument)
     chat.print(f"After {' '.join(piece(tokenizer, token_id) for token_id in ids[-LAST_TOKENS:])}")
     chat.print(render_chances(tokenizer, session.engine.likeliest(ids, session.settings, SHOWN_TOKENS)))
+
+
+@chat_command("trace [N]", "Conversation", "where the last reply stands in the training text")
+def _trace(chat: Chat, argument: str) -> None:
+    from parakeet.trace.terminal import render_trace
+    from parakeet.trace.tracer import Tracer
+
+    exchanges = chat.session.exchanges
+    if not exchanges:
+        raise ParakeetError("There is no reply to trace yet.")
+    if argument and not (argument.isascii() and argument.isdigit() and 1 <= int(argument[:9]) <= len(exchanges)):
+        raise ParakeetError(f"/trace takes the number of a reply, from 1 to {len(exchanges):,}: the last without one.")
+    reply = exchanges[int(argument) - 1 if argument else -1].reply
+    tracer = Tracer.open(chat.release.name, chat.release.directory, chat.root, chat.session.engine.tokenizer)
+    found = tracer.trace(reply, documents=TRACED_DOCUMENTS)
+    width = terminal_width() or None
+    # Sanitised there: sanitising here would remove the colours.
+    write(render_trace(found, tracer.where, has_colour(), width, TRACED_SPANS) + "\n")
 
 
 def _model_names(chat: Chat) -> Sequence[tuple[str, str]]:

@@ -95,12 +95,8 @@ class ModelOpener:
         """
         opener = self.as_recorded(recorded)
         sha256 = recorded.get("model_sha256")
-        folders = [listed.directory for listed in released_models(self.root)]
-        with suppress(ParakeetError):
-            folders.append(latest_model_folder(self.root))
-        for folder in folders:
-            if sha256 is not None and _sum(folder) == sha256:
-                return opener._open_release(folder)
+        if (folder := recorded_release(self.root, sha256)) is not None:
+            return opener._open_release(folder)
         key = str(recorded.get("model", "")).removeprefix("run ")
         try:
             opened = opener._open_run(key) if "@" in key else None
@@ -191,6 +187,14 @@ def find_release(root: Path, name: str) -> Path:
     if name and (os.path.isdir(path) or os.sep in name):
         raise ParakeetError(f"{path} is not a release: it has no {SUMS_FILE}.")
     return find_model(root, name).directory
+
+
+def recorded_release(root: Path, model_sha256: str | None) -> Path | None:
+    """The folder of the release with these weights, or None. A session identifies its models by them."""
+    folders = [listed.directory for listed in released_models(root)]
+    with suppress(ParakeetError):
+        folders.append(latest_model_folder(root))
+    return next((folder for folder in folders if model_sha256 is not None and _sum(folder) == model_sha256), None)
 
 
 def render_models(root: Path, present: Release, width: int) -> str:

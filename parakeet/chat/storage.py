@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from parakeet.artifact import sync_directory
-from parakeet.chat.events import Conversation, Event, check_event, encodable, fold
+from parakeet.chat.events import Conversation, Event, Exchange, check_event, encodable, fold
 from parakeet.errors import ParakeetError
 from parakeet.names import find_name
 
@@ -90,6 +90,20 @@ class Loaded:
     def identity(self) -> dict[str, Any]:
         """What generated the last reply."""
         return identity([self.header, *(event for event in self.events if event["event"] == "model")][-1])
+
+    def replies(self) -> list[tuple[Exchange, dict[str, Any]]]:
+        """The exchanges of the conversation, each with the identity of what wrote its reply, or the end of it."""
+        conversation, writer = Conversation(), identity(self.header)
+        writers: list[dict[str, Any]] = []
+        for event in self.events:
+            if event["event"] == "model":
+                writer = identity(event)
+            conversation.apply(event)
+            writers = writers[: len(conversation.exchanges)]
+            if event["event"] in ("retry", "edit", "continue"):
+                writers[-1] = writer
+            writers += [writer] * (len(conversation.exchanges) - len(writers))
+        return list(zip(conversation.exchanges, writers, strict=True))
 
 
 def identity(header: Mapping[str, Any]) -> dict[str, Any]:

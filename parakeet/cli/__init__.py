@@ -15,6 +15,7 @@ from parakeet.cli.output import examples
 from parakeet.cli.runs import compare, runs
 from parakeet.cli.sessions import sessions
 from parakeet.cli.tokens import tokens
+from parakeet.cli.trace import trace
 
 ENVIRONMENT = """\b
 Environment:
@@ -23,7 +24,7 @@ Environment:
   DAGSTER_HOME        Folder of Dagster's history.
   TIKTOKEN_CACHE_DIR  Folder with the cl100k_base vocabulary, for work offline.
   HF_TOKEN            Token for gated datasets of the Hugging Face hub.
-  NO_COLOR            If set, a chat has no colours."""
+  NO_COLOR            If set, a chat or a trace has no colours."""
 
 
 class InOrder(Commands):
@@ -47,7 +48,7 @@ def main() -> None:
 
 
 for command in (
-    build, plan, chat, tokens, sessions, models, verify, runs, compare, data, index, use, clean, import_command, export,
-    bench, completion,
+    build, plan, chat, trace, tokens, sessions, models, verify, runs, compare, data, index, use, clean, import_command,
+    export, bench, completion,
 ):  # fmt: skip
     main.add_command(command)

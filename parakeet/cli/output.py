@@ -2,8 +2,10 @@
 
 import json
 import math
+import os
 import shutil
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -37,6 +39,14 @@ def confirm(question: str, yes: bool) -> None:
         raise ParakeetError("Nothing was removed: there is no terminal to ask on. Confirm with --yes.")
     if not click.confirm(question, default=False):
         raise ParakeetError("Nothing was removed.")
+
+
+def check_new_file(file: Path) -> None:
+    """Raise ParakeetError, before the work for it is done, if a file is there already or has no folder."""
+    if os.path.lexists(file):
+        raise ParakeetError(f"{file} already exists: choose another name.")
+    if not file.absolute().parent.is_dir():
+        raise ParakeetError(f"{file}: there is no folder {file.absolute().parent}.")
 
 
 def list_by_default(context: click.Context, listing: click.Command, as_json: bool) -> None:

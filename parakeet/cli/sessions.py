@@ -1,7 +1,6 @@
 """`parakeet sessions`: the recorded conversations."""
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import click
 from parakeet.cli.common import say
 from parakeet.cli.completion import complete_sessions
 from parakeet.cli.output import (
+    check_new_file,
     confirm,
     count,
     examples,
@@ -124,10 +124,8 @@ def export(name: str, file: Path | None, layout: str | None) -> None:
 
     md is for people. json and jsonl hold the messages in the form that `parakeet build --data` reads.
     """
-    if file is not None and os.path.lexists(file):
-        raise ParakeetError(f"{file} already exists: choose another name.")
-    if file is not None and not file.absolute().parent.is_dir():
-        raise ParakeetError(f"{file}: there is no folder {file.absolute().parent}.")
+    if file is not None:
+        check_new_file(file)
     if layout is None:
         layout = file.suffix.removeprefix(".").lower() if file else "md"
         layout = {"markdown": "md", "ndjson": "jsonl"}.get(layout, layout)

@@ -23,6 +23,8 @@
 #define ROWS 4                 // of a weight matrix that are read at once for several rows of x
 #define AT_ONCE 4              // rows of x that meet a weight while it is in a register
 #define GROUP 32               // numbers of x, and weights of int4, that share a scale
+#define GROUP_BYTES 18         // of int4: 32 halves of bytes and a scale
+#define OCTET 8                // groups of int4 that are multiplied at once, each in a lane of its own
 #define ROUND 12582912.0f      // 1.5 · 2^23: adding it to a small number rounds that to an integer
 #define SERIAL (1L << 19)      // multiplications that one thread does: on a busy machine it waits long for another
 
@@ -33,11 +35,17 @@ typedef uint16_t halves __attribute__((vector_size(2 * LANES), aligned(2), may_a
 typedef int8_t bytes __attribute__((vector_size(LANES), aligned(1), may_alias));
 typedef int8_t bytes32 __attribute__((vector_size(32), aligned(1), may_alias));
 typedef int32_t sums8 __attribute__((vector_size(32)));
+typedef int32_t loose_sums8 __attribute__((vector_size(32), aligned(4), may_alias));
 typedef float floats8 __attribute__((vector_size(32)));
 typedef float loose8 __attribute__((vector_size(32), aligned(4), may_alias));
 typedef uint32_t words8 __attribute__((vector_size(32)));
 typedef uint16_t halves8 __attribute__((vector_size(16), aligned(2), may_alias));
 typedef int8_t bytes8 __attribute__((vector_size(8), aligned(1), may_alias));
+typedef int16_t shorts32 __attribute__((vector_size(64)));
+
+#if (defined(__AVX512VNNI__) && defined(__AVX512VL__)) || defined(__AVXVNNI__)
+#define VNNI                   // an instruction for sums of four products of bytes
+#endif
 
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
@@ -82,6 +90,17 @@ INLINE void store8(int half, void *to, long index, floats8 numbers) {
         *(loose8 *)((float *)to + index) = numbers;
 }
 
+// Numbers that fit a byte each.
+INLINE void store_bytes(integers numbers, int8_t *to) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+    __m128i low = _mm256_castsi256_si128((__m256i)numbers), high = _mm256_extracti128_si256((__m256i)numbers, 1);
+    __m128i shorts = _mm_packs_epi32(low, high);
+    _mm_storel_epi64((__m128i *)to, _mm_packs_epi16(shorts, shorts));
+#else
+    *(bytes *)to = __builtin_convertvector(numbers, bytes);
+#endif
+}
+
 INLINE float load_one(int kind, const void *from, long index) {
     if (kind == BF16) return from_bf16(((const uint16_t *)from)[index]);
     if (kind == INT8) return ((const int8_t *)from)[index];
@@ -104,10 +123,32 @@ INLINE float total(floats v) {
     return total8(LANES == 8 ? parts[0] : parts[0] + parts[LANES / 8 - 1]);
 }
 
+// The largest of finite numbers.
+INLINE float largest(floats v) {
+    floats8 parts[LANES / 8];
+    memcpy(parts, &v, sizeof v);
+#ifdef __AVX__
+    __m256 eight = _mm256_max_ps((__m256)parts[0], (__m256)parts[LANES / 8 - 1]);
+    __m128 most = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    most = _mm_max_ps(most, _mm_movehl_ps(most, most));
+    return _mm_cvtss_f32(_mm_max_ss(most, _mm_movehdup_ps(most)));
+#else
+    float most = parts[0][0];
+    for (int lane = 1; lane < 8; lane++) most = parts[0][lane] > most ? parts[0][lane] : most;
+    return most;
+#endif
+}
+
 // Eight numbers from memory, as fp32.
 INLINE floats8 load8(int kind, const void *from, long index) {
-    if (kind == BF16)
-        return (floats8)(__builtin_convertvector(*(const halves8 *)((const uint16_t *)from + index), words8) << 16);
+    if (kind == BF16) {
+        const uint16_t *eight = (const uint16_t *)from + index;
+#ifdef __AVX2__
+        return (floats8)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)eight)), 16);
+#else
+        return (floats8)(__builtin_convertvector(*(const halves8 *)eight, words8) << 16);
+#endif
+    }
     if (kind == INT8) {
         const int8_t *eight = (const int8_t *)from + index;
 #ifdef __AVX2__
@@ -126,18 +167,22 @@ INLINE floats larger(floats a, floats b) {
 }
 
 INLINE long bytes_of(int kind, long numbers) {
-    return kind == FP32 ? 4 * numbers : kind == BF16 ? 2 * numbers : kind == INT8 ? numbers : numbers / 2;
+    if (kind == INT4) return numbers / GROUP * GROUP_BYTES;
+    return kind == FP32 ? 4 * numbers : kind == BF16 ? 2 * numbers : numbers;
 }
 
 // ---------------------------------------------------------------------------------------------- products
+
+INLINE int lanes_from(long group, long groups) { return groups - group < OCTET ? (int)(groups - group) : OCTET; }
 
 typedef struct {
     int kind;
     long rows, columns;     // of the weight; columns of int8 and int4 are a multiple of GROUP
     const void *weight;
-    const void *scales;     // int8: fp32 (rows); int4: bf16 (rows, columns / GROUP)
-    const void *x;          // (n, columns) fp32, or int8 for weights of int8 and int4
-    const float *x_scales;  // (n, columns / GROUP) for x in int8
+    const float *scales;    // (rows) for int8
+    const void *x;          // (n, columns) fp32 or, for int8, int8; for int4 (n, octets, 8 lines, OCTET, 4) int8
+    const float *x_scales;  // (n, groups) for int8, (n, octets, OCTET) for int4
+    const int32_t *begins;  // (n, octets, OCTET) for int4: a group's sum of x, times -8
     float *y;               // (n, rows)
 } product;
 
@@ -222,56 +267,104 @@ INLINE void int8_block(const product *p, long row, long first, const int rows, c
     UNROLL for (int r = 0; r < rows; r++)
         UNROLL for (int i = 0; i < count; i++)
             p->y[(first + i) * p->rows + row + r] =
-                total8(sums[r][i][0] + sums[r][i][1]) * ((const float *)p->scales)[row + r];
+                total8(sums[r][i][0] + sums[r][i][1]) * p->scales[row + r];
 }
 
-// 16 bytes hold the 32 weights of a group: the low halves the first 16, the high halves the others, each plus 8.
-INLINE bytes32 unpacked(const uint8_t *packed) {
+// A row of int4 consists of octets: eight groups each, the last may have fewer. An octet holds the scales of its groups
+// in bf16, then four lines of four bytes a group. The low halves of line k are the numbers 4k to 4k + 3 of each group,
+// the high halves the numbers 16 + 4k to 16 + 4k + 3, each plus 8. So each lane of a vector of sums belongs to one
+// group, and 256 weights take one conversion to fp32 and one multiplication by scales. One for every 32 took 2.5 times
+// as long.
+INLINE sums8 before(int lanes) { return (sums8){0, 1, 2, 3, 4, 5, 6, 7} < (sums8){0} + lanes; }
+
+// Line k of an octet. Lanes without a group are zero.
+INLINE bytes32 line(const uint8_t *octet, int lanes, int k) {
+    const uint8_t *from = octet + 2 * lanes + 4 * lanes * k;
+    if (lanes == OCTET) return *(const bytes32 *)from;
 #ifdef __AVX2__
-    __m128i pairs = _mm_loadu_si128((const __m128i *)packed);
-    __m256i both = _mm256_inserti128_si256(_mm256_castsi128_si256(pairs), _mm_srli_epi16(pairs, 4), 1);
-    return (bytes32)_mm256_and_si256(both, _mm256_set1_epi8(15));
+    return (bytes32)_mm256_maskload_epi32((const int *)from, (__m256i)before(lanes));
 #else
-    bytes32 numbers;
-    for (int i = 0; i < 16; i++) numbers[i] = packed[i] & 15, numbers[16 + i] = packed[i] >> 4;
-    return numbers;
+    bytes32 some = {0};
+    memcpy(&some, from, 4 * lanes);
+    return some;
 #endif
 }
 
-// Sums in two parts, as above: of the groups with even and odd numbers.
+// The scales of an octet, zero for lanes without a group. Eight are read: the lines follow them.
+INLINE floats8 octet_scales(const uint8_t *octet, int lanes) {
+    floats8 scales = load8(BF16, octet, 0);
+    return lanes == OCTET ? scales : (floats8)((sums8)scales & before(lanes));
+}
+
+// The weights of an octet as bytes, in the order of x.
+typedef struct { bytes32 lines[8]; } unpacked;
+
+INLINE unpacked unpack(const uint8_t *octet, int lanes) {
+    unpacked w;
+    UNROLL for (int k = 0; k < 4; k++) {
+        bytes32 packed = line(octet, lanes, k);
+        w.lines[k] = packed & 15;
+        w.lines[4 + k] = (bytes32)((words8)packed >> 4) & 15;
+    }
+    return w;
+}
+
+// The sum of each group's products with x (8 lines, OCTET, 4), plus `begin`. 16 bits hold eight sums of two products of
+// numbers up to 15 and 127.
+INLINE sums8 octet_sums(const unpacked *w, const int8_t *x, sums8 begin) {
+#ifdef VNNI
+    sums8 high = {0};
+    UNROLL for (int k = 0; k < 4; k++) {
+        begin = dot(begin, w->lines[k], *(const bytes32 *)(x + 32 * k));
+        high = dot(high, w->lines[4 + k], *(const bytes32 *)(x + 32 * (4 + k)));
+    }
+    return begin + high;
+#elif defined(__AVX2__)
+    __m256i pairs = _mm256_setzero_si256();
+    UNROLL for (int k = 0; k < 8; k++) {
+        __m256i v = _mm256_loadu_si256((const __m256i *)(x + 32 * k));
+        pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16((__m256i)w->lines[k], v));
+    }
+    return begin + (sums8)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+#else
+    shorts32 sums = {0};
+    UNROLL for (int k = 0; k < 8; k++)
+        sums += __builtin_convertvector(w->lines[k], shorts32) *
+                __builtin_convertvector(*(const bytes32 *)(x + 32 * k), shorts32);
+    for (int lane = 0; lane < 8; lane++)
+        begin[lane] += sums[4 * lane] + sums[4 * lane + 1] + sums[4 * lane + 2] + sums[4 * lane + 3];
+    return begin;
+#endif
+}
+
+INLINE void int4_octet(const product *p, const uint8_t *octet, int lanes, long octets, long number, floats8 *sums,
+                       const int count) {
+    unpacked w = unpack(octet, lanes);
+    floats8 scales = octet_scales(octet, lanes);
+    UNROLL for (int i = 0; i < count; i++) {
+        long at = (i * octets + number) * OCTET;
+        sums8 found = octet_sums(&w, (const int8_t *)p->x + at * GROUP, *(const loose_sums8 *)(p->begins + at));
+        sums[i] += __builtin_convertvector(found, floats8) * (scales * *(const loose8 *)(p->x_scales + at));
+    }
+}
+
+// The rows of the weight one after the other: their memory is one stream, and x is in the nearest cache.
 INLINE void int4_block(const product *p, long row, long first, const int rows, const int count) {
-    long groups = p->columns / GROUP;
-    const uint8_t *weight = (const uint8_t *)p->weight + row * groups * GROUP / 2;
-    const uint16_t *scales = (const uint16_t *)p->scales + row * groups;
-    const int8_t *x = (const int8_t *)p->x + first * p->columns;
-    const float *x_scales = p->x_scales + first * groups;
-    floats8 sums[ROWS][AT_ONCE][2];
-    UNROLL for (int r = 0; r < rows; r++)
-        UNROLL for (int i = 0; i < count; i++) sums[r][i][0] = sums[r][i][1] = (floats8){0};
-    bytes32 eights = (bytes32){0} - (int8_t)8;
-    for (long pair = 0; pair < groups; pair += 2)
-        UNROLL for (int part = 0; part < 2; part++) {
-            long group = pair + part;
-            if (group == groups) break;
-            bytes32 v[AT_ONCE];
-            sums8 begin[AT_ONCE];
-            UNROLL for (int i = 0; i < count; i++) {
-                v[i] = *(const bytes32 *)(x + i * p->columns + group * GROUP);
-                begin[i] = dot_signed((sums8){0}, eights, v[i]);
-            }
-            UNROLL for (int r = 0; r < rows; r++) {
-                bytes32 w = unpacked(weight + (r * groups + group) * GROUP / 2);
-                float scale = from_bf16(scales[r * groups + group]);
-                UNROLL for (int i = 0; i < count; i++)
-                    sums[r][i][part] += __builtin_convertvector(dot(begin[i], w, v[i]), floats8) *
-                                        (scale * x_scales[i * groups + group]);
-            }
-        }
-    UNROLL for (int r = 0; r < rows; r++)
-        UNROLL for (int i = 0; i < count; i++) {
-            floats8 both = sums[r][i][0] + sums[r][i][1];
-            p->y[(first + i) * p->rows + row + r] = total8(both);
-        }
+    long groups = p->columns / GROUP, octets = (groups + OCTET - 1) / OCTET;
+    product of_block = *p;
+    of_block.x = (const int8_t *)p->x + first * octets * OCTET * GROUP;
+    of_block.x_scales += first * octets * OCTET;
+    of_block.begins += first * octets * OCTET;
+    for (int r = 0; r < rows; r++) {
+        const uint8_t *weight = (const uint8_t *)p->weight + (row + r) * groups * GROUP_BYTES;
+        floats8 sums[AT_ONCE];
+        UNROLL for (int i = 0; i < count; i++) sums[i] = (floats8){0};
+        long number = 0;
+        for (; number < groups / OCTET; number++, weight += OCTET * GROUP_BYTES)
+            int4_octet(&of_block, weight, OCTET, octets, number, sums, count);
+        if (groups % OCTET) int4_octet(&of_block, weight, groups % OCTET, octets, number, sums, count);
+        UNROLL for (int i = 0; i < count; i++) p->y[(first + i) * p->rows + row + r] = total8(sums[i]);
+    }
 }
 
 INLINE void block(const product *p, int kind, long row, long first, const int rows, const int count) {
@@ -286,6 +379,10 @@ INLINE void some_rows(const product *p, int kind, long row, long n, const int ro
     long first = 0;
     if (rows == ROWS)
         for (; first + AT_ONCE <= n; first += AT_ONCE) block(p, kind, row, first, ROWS, AT_ONCE);
+    if (kind == INT4 && rows == ROWS) { // the others are read from the cache as fast as they are multiplied
+        if (n - first == 3) block(p, kind, row, first, ROWS, 3), first += 3;
+        if (n - first == 2) block(p, kind, row, first, ROWS, 2), first += 2;
+    }
     for (; first < n; first++)
         for (int r = 0; r < rows; r++) block(p, kind, row + r, first, 1, 1);
 }
@@ -309,103 +406,168 @@ static void all_rows(const product *p, long n, int threads) {
     }
 }
 
-// A row of `columns` numbers as int8, zeros up to `padded`: x ≈ q · scale, with scale = max |x| / 127.
+// `columns` numbers as int8, zeros up to `padded`: x ≈ q · scale, with scale = max |x| / 127.
 // The scale is not finite if a number is not.
-static float quantised(const float *x, long columns, int8_t *q, long padded) {
+INLINE float rounded(const float *x, long columns, int8_t *q, long padded) {
     floats most_of = {0}, nothing = {0};
     long c = 0;
-    for (; c + LANES <= columns; c += LANES) {
+    UNROLL for (; c + LANES <= columns; c += LANES) {
         floats v = *(const floats *)(x + c);
         most_of = larger(most_of, larger(v, -v));
         nothing += v * 0;
     }
-    float most = 0, fault = total(nothing);
-    for (int lane = 0; lane < LANES; lane++) most = fmaxf(most, most_of[lane]);
+    float most = largest(most_of), fault = total(nothing);
     for (long rest = c; rest < columns; rest++) most = fmaxf(most, fabsf(x[rest])), fault += x[rest] * 0;
     float inverse = most > 0 ? 127 / most : 0;
-    for (c = 0; c + LANES <= columns; c += LANES) {
-        integers rounded = (integers)(*(const floats *)(x + c) * inverse + ROUND) - (integers)((floats){0} + ROUND);
-        *(bytes *)(q + c) = __builtin_convertvector(rounded, bytes);
+    UNROLL for (c = 0; c + LANES <= columns; c += LANES) {
+        integers numbers = (integers)(*(const floats *)(x + c) * inverse + ROUND) - (integers)((floats){0} + ROUND);
+        store_bytes(numbers, q + c);
     }
     for (; c < columns; c++) q[c] = (int8_t)lrintf(x[c] * inverse);
-    memset(q + columns, 0, padded - columns);
+    for (; c < padded; c++) q[c] = 0;
     return most / 127 + fault;
 }
 
-// x (n, x_columns) fp32 times the transposed weight (rows, columns): y (n, rows) fp32. Returns 1 without memory.
-int multiply(int kind, long rows, long columns, const void *weight, const void *scales, const float *x, long x_columns,
-             long n, float *y, int threads) {
-    product p = {kind, rows, columns, weight, scales, x, NULL, y};
-    if (kind == FP32 || kind == BF16) all_rows(&p, n, threads);
-    else {
-        // A scale for each group: with one for a row, columns that are far larger than the others drown these.
-        long groups = columns / GROUP;
-        char *room = malloc(n * (columns + groups * sizeof(float)));
-        if (!room) return 1;
-        float *x_scales = (float *)room;
-        int8_t *q = (int8_t *)(x_scales + n * groups);
-        for (long i = 0; i < n; i++)
-            for (long group = 0; group < groups; group++) {
-                long begin = group * GROUP, count = x_columns - begin < GROUP ? x_columns - begin : GROUP;
-                x_scales[i * groups + group] =
-                    quantised(x + i * x_columns + begin, count, q + i * columns + begin, GROUP);
+static float quantised(const float *x, long columns, int8_t *q, long padded) { return rounded(x, columns, q, padded); }
+
+// Group `number` of a row of x with `columns` numbers.
+static float quantised_input(const float *x, long columns, long number, int8_t *q) {
+    long rest = columns - number * GROUP;
+    return rest < GROUP ? rounded(x + number * GROUP, rest, q, GROUP) : rounded(x + number * GROUP, GROUP, q, GROUP);
+}
+
+// x (n, x_columns) fp32 as int8 for weights of int4: q, scales and begins as a product takes them.
+static void int4_input(const float *x, long x_columns, long n, long groups, int8_t *q, float *scales, int32_t *begins) {
+    for (long i = 0; i < n; i++)
+        for (long first = 0; first < groups; first += OCTET, q += OCTET * GROUP, scales += OCTET, begins += OCTET) {
+            int lanes = lanes_from(first, groups);
+            if (lanes < OCTET) memset(q, 0, OCTET * GROUP), memset(scales, 0, OCTET * sizeof(float));
+            for (int lane = 0; lane < lanes; lane++) {
+                int8_t numbers[GROUP];
+                scales[lane] = quantised_input(x + i * x_columns, x_columns, first + lane, numbers);
+                UNROLL for (int k = 0; k < GROUP / 4; k++) memcpy(q + 4 * (OCTET * k + lane), numbers + 4 * k, 4);
             }
-        p.x = q, p.x_scales = x_scales;
+            sums8 eight_times = {0};
+            UNROLL for (int k = 0; k < GROUP / 4; k++)
+                eight_times = dot(eight_times, (bytes32){0} + 8, *(const bytes32 *)(q + 4 * OCTET * k));
+            *(loose_sums8 *)begins = -eight_times;
+        }
+}
+
+// x (n, x_columns) fp32 times the transposed weight (rows, columns): y (n, rows) fp32. Returns 1 without memory.
+int multiply(int kind, long rows, long columns, const void *weight, const float *scales, const float *x, long x_columns,
+             long n, float *y, int threads) {
+    product p = {kind, rows, columns, weight, scales, x, NULL, NULL, y};
+    if (kind == FP32 || kind == BF16) {
         all_rows(&p, n, threads);
-        free(room);
+        return 0;
     }
+    // A scale for each group: with one for a row, columns that are far larger than the others drown these.
+    long groups = columns / GROUP, padded = (groups + OCTET - 1) / OCTET * OCTET;
+    // Aligned, so that no vector of x lies in two cache lines.
+    char *room = aligned_alloc(64, n * padded * (GROUP + sizeof(float) + sizeof(int32_t)));
+    if (!room) return 1;
+    int8_t *q = (int8_t *)room;
+    float *x_scales = (float *)(q + n * padded * GROUP);
+    int32_t *begins = (int32_t *)(x_scales + n * padded);
+    if (kind == INT4) int4_input(x, x_columns, n, groups, q, x_scales, begins);
+    else
+        for (long i = 0; i < n; i++)
+            for (long group = 0; group < groups; group++)
+                x_scales[i * groups + group] =
+                    quantised_input(x + i * x_columns, x_columns, group, q + i * columns + group * GROUP);
+    p.x = q, p.x_scales = x_scales, p.begins = begins;
+    all_rows(&p, n, threads);
+    free(room);
     return 0;
 }
 
 // A group of 32 as int4: x ≈ (q − 8) · scale. The number that is farthest from zero becomes 0, the lowest q. Returns
 // the scale in bf16, which is not finite if a number is not.
-static uint16_t quantised_group(const float *x, uint8_t *to) {
-    float farthest = 0, fault = 0;
-    for (int i = 0; i < GROUP; i++) {
-        if (fabsf(x[i]) > fabsf(farthest)) farthest = x[i];
-        fault += x[i] * 0;
+static uint16_t quantised_group(const float *x, int8_t *q) {
+    floats highest = {0}, lowest = {0}, nothing = {0};
+    UNROLL for (int i = 0; i < GROUP; i += LANES) {
+        floats v = *(const floats *)(x + i);
+        highest = larger(v, highest), lowest = larger(-v, lowest);
+        nothing += v * 0;
     }
-    uint16_t scale = to_bf16(farthest / -8 + fault);
+    float high = largest(highest), low = largest(lowest), farthest = high > low ? high : -low;
+    uint16_t scale = to_bf16(farthest / -8 + total(nothing));
     float inverse = farthest == 0 ? 0 : 1 / from_bf16(scale);
-    uint8_t q[GROUP];
-    for (int i = 0; i < GROUP; i++) q[i] = (uint8_t)(fminf(fmaxf(rintf(x[i] * inverse), -8), 7) + 8);
-    for (int i = 0; i < GROUP / 2; i++) to[i] = (uint8_t)((q[i] & 15) | (q[i + GROUP / 2] << 4));
+    UNROLL for (int i = 0; i < GROUP; i += LANES) {
+        integers numbers = (integers)(*(const floats *)(x + i) * inverse + ROUND) - (integers)((floats){0} + ROUND);
+        integers small = numbers < 7;
+        store_bytes((((numbers & small) | (7 & ~small)) + 8) & 15, q + i);
+    }
     return scale;
 }
 
-// Rounds x (rows, width) fp32 to a weight (rows, columns) of int8 or int4, with zeros from `width` on.
-void quantise(int kind, const float *x, long rows, long width, long columns, char *to, void *scales, int threads) {
+static void quantised_octet(const float *x, long width, int lanes, uint8_t *octet) {
+    for (int lane = 0; lane < lanes; lane++) {
+        long begin = lane * GROUP, count = width - begin < GROUP ? width - begin : GROUP;
+        float padded[GROUP] = {0};
+        int8_t q[GROUP];
+        memcpy(padded, x + begin, count * sizeof(float));
+        ((uint16_t *)octet)[lane] = quantised_group(padded, q);
+        for (int k = 0; k < 4; k++) {
+            uint32_t low, high;
+            memcpy(&low, q + 4 * k, 4), memcpy(&high, q + GROUP / 2 + 4 * k, 4);
+            low |= high << 4;
+            memcpy(octet + 2 * lanes + 4 * (lanes * k + lane), &low, 4);
+        }
+    }
+}
+
+// Rounds x (rows, width) fp32 to a weight (rows, columns), with zeros from `width` on: int8 and its scales (rows), or int4.
+void quantise(int kind, const float *x, long rows, long width, long columns, char *to, float *scales, int threads) {
     long groups = columns / GROUP;
 #pragma omp parallel for schedule(static) num_threads(threads) if (rows * width > SERIAL)
     for (long row = 0; row < rows; row++) {
         const float *from = x + row * width;
         char *packed = to + bytes_of(kind, row * columns);
-        if (kind == INT8) {
-            ((float *)scales)[row] = quantised(from, width, (int8_t *)packed, columns);
-            continue;
-        }
-        for (long group = 0; group < groups; group++) {
-            long begin = group * GROUP, count = width - begin < GROUP ? width - begin : GROUP;
-            float padded[GROUP] = {0};
-            memcpy(padded, from + begin, count * sizeof(float));
-            ((uint16_t *)scales)[row * groups + group] = quantised_group(padded, (uint8_t *)packed + begin / 2);
-        }
+        if (kind == INT8) scales[row] = quantised(from, width, (int8_t *)packed, columns);
+        else
+            for (long group = 0; group < groups; group += OCTET)
+                quantised_octet(from + group * GROUP, width - group * GROUP, lanes_from(group, groups),
+                                (uint8_t *)packed + group * GROUP_BYTES);
+    }
+}
+
+static void convert_octet(const uint8_t *octet, int lanes, int half, void *to, long begin) {
+    unpacked w = unpack(octet, lanes);
+    uint32_t lines[GROUP / 4][OCTET], eights[GROUP / 8][OCTET][2]; // numbers 8k to 8k + 7 of each group
+    memcpy(lines, &w, sizeof lines);
+    for (int k = 0; k < GROUP / 8; k++) {
+#ifdef __AVX2__
+        __m256i first = _mm256_loadu_si256((__m256i *)lines[2 * k]);
+        __m256i second = _mm256_loadu_si256((__m256i *)lines[2 * k + 1]);
+        __m256i low = _mm256_unpacklo_epi32(first, second), high = _mm256_unpackhi_epi32(first, second);
+        _mm256_storeu_si256((__m256i *)eights[k][0], _mm256_permute2x128_si256(low, high, 0x20));
+        _mm256_storeu_si256((__m256i *)eights[k][4], _mm256_permute2x128_si256(low, high, 0x31));
+#else
+        for (int lane = 0; lane < OCTET; lane++)
+            eights[k][lane][0] = lines[2 * k][lane], eights[k][lane][1] = lines[2 * k + 1][lane];
+#endif
+    }
+    for (int lane = 0; lane < lanes; lane++) {
+        float scale = from_bf16(((const uint16_t *)octet)[lane]);
+        UNROLL for (int k = 0; k < GROUP / 8; k++)
+            store8(half, to, begin + lane * GROUP + 8 * k, (load8(INT8, eights[k][lane], 0) - 8) * scale);
     }
 }
 
 // Rows as fp32 or, if `half`, bf16: `to` (rows, columns). int8 comes without its scales, so it is exact.
-void convert(int kind, const char *weight, const uint16_t *scales, long rows, long columns, int half, void *to,
-             int threads) {
+void convert(int kind, const char *weight, long rows, long columns, int half, void *to, int threads) {
     long groups = columns / GROUP;
 #pragma omp parallel for schedule(static) num_threads(threads) if (rows * columns > SERIAL)
     for (long row = 0; row < rows; row++) {
         const char *from = weight + bytes_of(kind, row * columns);
         long begin = row * columns, column = 0;
-        for (; kind == INT4 && column < columns; column += GROUP) {
-            bytes32 q = unpacked((const uint8_t *)from + column / 2);
-            float scale = from_bf16(scales[row * groups + column / GROUP]);
-            UNROLL for (int i = 0; i < GROUP; i += 8)
-                store8(half, to, begin + column + i, (load8(INT8, (const int8_t *)&q + i, 0) - 8) * scale);
+        if (kind == INT4) {
+            for (long group = 0; group < groups; group += OCTET)
+                convert_octet((const uint8_t *)from + group * GROUP_BYTES, lanes_from(group, groups), half, to,
+                              begin + group * GROUP);
+            continue;
         }
         for (; column + 8 <= columns; column += 8) store8(half, to, begin + column, load8(kind, from, column));
         for (; column < columns; column++) store_one(half, to, begin + column, load_one(kind, from, column));
@@ -556,7 +718,8 @@ static int attend(const cached *c, long n, const int64_t *rows, const int64_t *p
 
 typedef struct {
     int64_t kind, rows, columns;
-    const void *weight, *scales;
+    const void *weight;
+    const float *scales;
 } matrix;
 
 typedef struct {

@@ -28,6 +28,9 @@ KINDS = {"fp32": 0, "bf16": 1, "int8": 2, "int4": 3}
 GROUP = 32
 """Columns of int8 and int4 are padded to a multiple of this."""
 
+GROUP_BYTES = 18
+"""What that many columns take in int4, with a scale in bf16."""
+
 _CAPABILITIES = {"avx2": "x86-64-v3", "default": "x86-64"}
 """Instruction sets by torch's ATEN_CPU_CAPABILITY, which limits its own kernels."""
 
@@ -46,7 +49,7 @@ class Library:
         self._quantise.argtypes = [_int, _pointer, _long, _long, _long, _pointer, _pointer, _int]
         self._quantise.restype = None
         self._convert = library.convert
-        self._convert.argtypes = [_int, _pointer, _pointer, _long, _long, _int, _pointer, _int]
+        self._convert.argtypes = [_int, _pointer, _long, _long, _int, _pointer, _int]
         self._convert.restype = None
         self._forward = library.forward
         self._forward.argtypes = [
@@ -66,18 +69,18 @@ class Library:
         _check_memory(failed)
         return y
 
-    def quantise(self, kind: int, x: Tensor, weight: Tensor, scales: Tensor, columns: int) -> None:
-        """Round x (rows, width) fp32 to a weight of int8 or int4, of `columns` columns, and its scales."""
+    def quantise(self, kind: int, x: Tensor, weight: Tensor, scales: Tensor | None, columns: int) -> None:
+        """Round x (rows, width) fp32 to a weight of `columns` columns: int8 and its scales, or int4."""
         x = x.contiguous()
-        sizes = *x.shape, columns
-        self._quantise(kind, x.data_ptr(), *sizes, weight.data_ptr(), scales.data_ptr(), torch.get_num_threads())
-
-    def convert(self, kind: int, weight: Tensor, scales: Tensor | None, to: Tensor) -> None:
-        """A weight's rows as `to` (rows, padded width), fp32 or bf16. int8 comes without its scales."""
-        self._convert(
-            kind, weight.data_ptr(), None if scales is None else scales.data_ptr(), *to.shape,
-            int(to.dtype == torch.bfloat16), to.data_ptr(), torch.get_num_threads(),
+        self._quantise(
+            kind, x.data_ptr(), *x.shape, columns, weight.data_ptr(), None if scales is None else scales.data_ptr(),
+            torch.get_num_threads(),
         )  # fmt: skip
+
+    def convert(self, kind: int, weight: Tensor, to: Tensor) -> None:
+        """A weight's rows as `to` (rows, padded width), fp32 or bf16. int8 comes without its scales."""
+        half = int(to.dtype == torch.bfloat16)
+        self._convert(kind, weight.data_ptr(), *to.shape, half, to.data_ptr(), torch.get_num_threads())
 
     def forward(
         self,

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from parakeet.errors import ParakeetError
-from parakeet.generation.kernels import GROUP, KINDS, Library, Weight
+from parakeet.generation.kernels import GROUP, GROUP_BYTES, KINDS, Library, Weight
 
 COMPILED_ROWS = 16
 """Up to this many rows of x, the compiled kernels are used. More are products of large matrices, as in a prompt."""
@@ -147,18 +147,18 @@ class CompiledMatrix:
     """Any precision, with the compiled kernels for a few rows of x. CPU only.
 
     int8: symmetric, w ≈ q · scale with an fp32 scale a row. int4: w ≈ (q − 8) · scale with a bf16 scale for every 32
-    weights of a row, 16 bytes that hold the first 16 in their low halves. For a few rows, x is rounded to int8 in
-    groups of 32; for many, the weights are converted in pieces to fp32 or bf16, whichever this CPU multiplies faster.
+    weights of a row; kernels.c describes the order of their bytes. For a few rows, x is rounded to int8 in groups of
+    32; for many, the weights are converted in pieces to fp32 or bf16, whichever this CPU multiplies faster.
     """
 
     def __init__(self, library: Library, dtype: str, weight: Tensor, scales: Tensor | None, width: int) -> None:
-        """weight (rows, padded width) fp32, bf16 or int8, or (rows, padded width / 2) uint8 for int4."""
+        """weight (rows, padded width) fp32, bf16 or int8, or (rows, bytes) uint8 for int4; scales (rows,) of int8."""
         self._library = library
         self._dtype = dtype
         self._weight = weight
         self._scales = scales
         self._width = width
-        self._columns = weight.shape[1] * (2 if dtype == "int4" else 1)
+        self._columns = weight.shape[1] // GROUP_BYTES * GROUP if dtype == "int4" else weight.shape[1]
         self.dense: Tensor | None = weight if weight.is_floating_point() else None
         parts = [weight] if scales is None else [weight, scales]
         self.n_bytes = sum(part.numel() * part.element_size() for part in parts)
@@ -174,10 +174,9 @@ class CompiledMatrix:
         columns = -(-width // GROUP) * GROUP
         if dtype == "int8":
             packed = arena.empty((rows, columns), torch.int8)
-            scales = arena.empty((rows,), torch.float32)
+            scales: Tensor | None = arena.empty((rows,), torch.float32)
         else:
-            packed = arena.empty((rows, columns // 2), torch.uint8)
-            scales = arena.empty((rows, columns // GROUP), torch.bfloat16)
+            packed, scales = arena.empty((rows, columns // GROUP * GROUP_BYTES), torch.uint8), None
         library.quantise(KINDS[dtype], weight, packed, scales, columns)
         return cls(library, dtype, packed, scales, width)
 
@@ -188,7 +187,7 @@ class CompiledMatrix:
             return F.linear(x.to(self._weight.dtype), self._weight)
         product = in_pieces(x, self._weight.shape[0], self._columns, self._convert)
         # int8 is converted without its scales: they are applied to the sums.
-        return product.mul_(self._scales) if self._dtype == "int8" and self._scales is not None else product
+        return product if self._scales is None else product.mul_(self._scales)
 
     def described(self) -> Weight:
         """For the kernels. The matrix must outlive it."""
@@ -196,8 +195,7 @@ class CompiledMatrix:
         return Weight(KINDS[self._dtype], self._weight.shape[0], self._columns, self._weight.data_ptr(), scales)
 
     def _convert(self, some: slice, to: Tensor) -> None:
-        scales = None if self._scales is None else self._scales[some]
-        self._library.convert(KINDS[self._dtype], self._weight[some], scales, to)
+        self._library.convert(KINDS[self._dtype], self._weight[some], to)
 
     def part(self, begin: int, end: int) -> "CompiledMatrix":
         scales = None if self._scales is None else self._scales[begin:end]

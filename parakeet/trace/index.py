@@ -39,9 +39,10 @@ _MOST = 1 << 20
 """Tokens of all suffixes together that are compared at once, unless there are very many suffixes."""
 PADDING = 192
 """Zero bytes after the last separator, since a comparison reads `_FIRST` tokens at least."""
+_STRIDES = (64, 4, 1)
+"""How far apart the positions are that are looked up first, second and third. Each spares some of the next."""
 _MANY = 2048
-_STRIDES = (64, 8, 1)
-"""How far apart the positions are that are looked up first, second and third, if they are more than `_MANY`."""
+"""So many positions are worth the first."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class IndexShard:
 class TraceIndex:
     """Looks up sequences of tokens in the training text. Nothing is held in memory: the files are mapped."""
 
-    def __init__(self, folder: Path, manifest: dict[str, Any], arrays: dict[str, np.ndarray], shards: list[IndexShard]):
+    def __init__(self, folder: Path, manifest: dict[str, Any], arrays: dict[str, Mapped], shards: list[IndexShard]):
         """Use `open`."""
         self.folder = folder
         self.tokenizer_hash = str(manifest["tokenizer"])
@@ -96,10 +97,10 @@ class TraceIndex:
         self.documents = int(manifest["documents"])
         self.sources = tuple(str(name) for name in manifest["sources"])
         self.builder = str(manifest["builder"])
-        self._starts = arrays["document_starts"]
+        self._starts = arrays["document_starts"].array
         self._sources = arrays["document_sources"]
         self._ids = arrays["document_ids"]
-        self._id_counts = arrays["id_counts"]
+        self._id_counts = arrays["id_counts"].array
         self.shards = shards
 
     @classmethod
@@ -117,17 +118,20 @@ class TraceIndex:
                 "document_ids": (np.uint8, (documents, 16)),
                 "id_counts": (np.int64, (rows,)),
             }
-            arrays = {name: Mapped(folder / f"{name}.npy", *shape) for name, shape in shapes.items()}
+            arrays = {
+                name: Mapped(folder / f"{name}.npy", *shape, whole=name == "document_starts")
+                for name, shape in shapes.items()
+            }
             shards: list[IndexShard] = []
             entry = document = 0
             for number, counts in enumerate(manifest["shards"]):
                 n, d = int(counts["tokens"]), int(counts["documents"])
                 tokens = Mapped(folder / f"tokens-{number:05}.npy", np.uint8, (TOKEN_BYTES * (n + d) + PADDING,))
                 positions = Mapped(folder / f"positions-{number:05}.npy", np.uint32, (n,))
-                keys = Mapped(folder / f"keys-{number:05}.npy", np.uint64, (-(-n // KEY_STEP),))
+                keys = Mapped(folder / f"keys-{number:05}.npy", np.uint64, (-(-n // KEY_STEP),), whole=True)
                 shards.append(IndexShard(tokens, positions, keys, entry, document, n + d))
                 entry, document = entry + n + d, document + d
-            return cls(folder, manifest, {name: mapped.array for name, mapped in arrays.items()}, shards)
+            return cls(folder, manifest, arrays, shards)
         except FileNotFoundError as error:
             raise ParakeetError(f"{folder} is not a trace index: it has no {Path(error.filename).name}.") from None
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -146,7 +150,7 @@ class TraceIndex:
         ends = np.full(n + 1, -1, np.int64)
         ends[n] = n
         before = n + 1
-        for stride in _STRIDES if n > _MANY else (1,):
+        for stride in _STRIDES[n <= _MANY :]:
             wanted = np.arange(0, n, stride)
             wanted = wanted[ends[wanted] < 0]
             left = wanted // before * before
@@ -197,6 +201,8 @@ class TraceIndex:
             before += count
         documents = np.searchsorted(self._starts, entries, side="right") - 1
         offsets = entries - self._starts[documents]
+        self._sources.ask(documents)
+        self._ids.ask(documents)
         found: list[list[Occurrence]] = [[] for _ in range(len(totals))]
         order = np.lexsort((offsets, documents, piece))
         for at, *place in np.stack([piece, documents, offsets], axis=1)[order].tolist():
@@ -214,7 +220,7 @@ class TraceIndex:
     def document(self, number: int) -> Document:
         """IndexError if there is no such document."""
         n_tokens = self._length(number)
-        return Document(self.sources[int(self._sources[number])], bytes(self._ids[number]).hex(), n_tokens)
+        return Document(self.sources[int(self._sources.array[number])], bytes(self._ids.array[number]).hex(), n_tokens)
 
     def read(self, number: int, start: int, length: int) -> np.ndarray:
         """Ids (at most length,) uint32 of a document from `start`; fewer where the document begins or ends.

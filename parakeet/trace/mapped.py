@@ -17,17 +17,17 @@ _PROBED = 4
 _COLD_READS = 64
 """After pages were missing from memory, so many reads ask for their pages beforehand."""
 _AT_ONCE = 16 << 20
-"""A file up to this size is asked for as a whole when it is opened."""
+"""A file up to this size is asked for as a whole when it is opened, and so are those of any size that are searched."""
 
 
 class Mapped:
-    """An array of one dimension in a file, memory-mapped.
+    """An array in a file, memory-mapped. `whole`: all of it will be needed.
 
     Pages that are not in memory are asked for all at once, and the disk reads them side by side: 14 µs a page. Read one
     after the other they take 150 µs each, or 1,000 µs with the read-ahead of an ordinary mapping (on a virtual disk).
     """
 
-    def __init__(self, path: Path, dtype: type, shape: tuple[int, ...]) -> None:
+    def __init__(self, path: Path, dtype: type, shape: tuple[int, ...], whole: bool = False) -> None:
         """Raises FileNotFoundError, or ParakeetError if the file is damaged, of another dtype or shape."""
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -41,6 +41,7 @@ class Mapped:
         self.path = path
         self.array = array.view(np.ndarray)
         self._bytes = self.array.reshape(-1).view(np.uint8)
+        self._row_bytes = len(self._bytes) // max(1, len(self.array))
         self._first = array.offset
         self._cold = 0
         """Reads that still ask for their pages beforehand."""
@@ -49,7 +50,7 @@ class Mapped:
         self._mapping = array.base if isinstance(array.base, mmap.mmap) else None
         if self._mapping is None or getrusage is None or not hasattr(mmap, "MADV_WILLNEED"):
             self._mapping = None
-        elif len(self._bytes) <= _AT_ONCE:
+        elif whole or len(self._bytes) <= _AT_ONCE:
             self._mapping.madvise(mmap.MADV_WILLNEED)
         else:
             self._mapping.madvise(mmap.MADV_RANDOM)
@@ -58,9 +59,13 @@ class Mapped:
         return len(self.array)
 
     def items(self, numbers: np.ndarray) -> np.ndarray:
-        """(n,): the items of these numbers."""
-        self._read_ahead(numbers * self.array.itemsize, self.array.itemsize)
+        """(n, …): the items of these numbers, (n,)."""
+        self.ask(numbers)
         return self.array[numbers]
+
+    def ask(self, numbers: np.ndarray) -> None:
+        """Say that the items of these numbers are read next, if the file is not in memory."""
+        self._read_ahead(numbers * self._row_bytes, self._row_bytes)
 
     def rows(self, begins: np.ndarray, n_bytes: int) -> np.ndarray:
         """(n, n_bytes) uint8: the bytes from each of `begins`. ParakeetError if the file ends before."""

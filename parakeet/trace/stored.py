@@ -1,6 +1,7 @@
 """Trace indices in the store, and which one belongs to a model."""
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,11 +32,11 @@ def indices(root: Path) -> list[Artifact]:
     """The trace indices under a root whose manifest can be read, the oldest first."""
     found = []
     for folder in Store(root).directories(TraceIndexStage.name):
-        try:
-            found.append(Artifact.open(folder))
-        except ParakeetError:
-            continue  # `parakeet verify` and a build name it
-    return sorted(found, key=lambda artifact: (str(artifact.manifest["made"]), artifact.path))
+        with suppress(ParakeetError, KeyError, TypeError):  # `parakeet verify` and a build say what is wrong
+            artifact = Artifact.open(folder)
+            made_from(artifact)
+            found.append((str(artifact.manifest["made"]), folder, artifact))
+    return [artifact for _, _, artifact in sorted(found, key=lambda made: made[:2])]
 
 
 def index_of_model(folder: Path, root: Path) -> TraceIndex:

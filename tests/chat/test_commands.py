@@ -174,7 +174,7 @@ def test_the_table_is_help_dispatch_and_completion(chat: Chat, do: Do) -> None:
     starts = {line.index(COMMANDS[line.split()[0][1:]].help) for line in text.splitlines() if line.startswith("  /")}
     assert len(starts) == 1
     assert [candidate.text for candidate in complete(chat, "/")] == [f"/{name}" for name in COMMANDS]
-    named = "help exit clear system set show save load sessions retry edit undo continue stats seed probs model"
+    named = "help exit clear system set show save load sessions retry edit undo continue stats seed probs model trace"
     assert sorted(COMMANDS) == sorted(named.split())
 
 

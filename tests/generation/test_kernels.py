@@ -45,7 +45,7 @@ def numbers(*shape: int, seed: int) -> Tensor:
 
 @given(
     rows=st.integers(1, 70),
-    width=st.integers(1, 200),
+    width=st.integers(1, 600),
     count=st.integers(1, COMPILED_ROWS),
     dtype=st.sampled_from(DTYPES),
     seed=st.integers(0, 99),
@@ -82,6 +82,21 @@ def test_the_number_of_threads_changes_no_bit(dtype: str) -> None:
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(one, found[0]) for one in found)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [5, 96, 256, 330])
+@pytest.mark.parametrize("number", [float("nan"), float("-inf")])
+def test_a_number_that_is_not_finite_spoils_its_own_row_and_no_other(dtype: str, width: int, number: float) -> None:
+    weight, x = numbers(9, width, seed=1), numbers(7, width, seed=2)
+    good = CompiledMatrix.of(compiled(), dtype, weight, Arena(1 << 20, CPU)).product(x)
+    weight[4, width // 2], x[5, width - 1] = number, number
+    found = CompiledMatrix.of(compiled(), dtype, weight, Arena(1 << 20, CPU)).product(x)
+    assert not found[5].isfinite().any()
+    assert not found[:, 4].isfinite().any()
+    for part in (found, good):
+        part[5], part[:, 4] = 0, 0
+    assert torch.equal(found, good)
 
 
 @given(
@@ -153,7 +168,17 @@ def test_damaged_weights_are_noticed_in_every_precision(dtype: str, place: str, 
 
 def test_it_works_on_every_kind_of_processor() -> None:
     """Instruction sets that this processor has too: torch's variable limits the kernels as well."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "any_size or threads"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        __file__,
+        "-k",
+        "any_size or threads or spoils",
+    ]
     for capability in ("default", "avx2"):
         environment = os.environ | {"ATEN_CPU_CAPABILITY": capability, "OMP_NUM_THREADS": "1"}
         finished = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)

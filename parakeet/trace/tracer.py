@@ -1,0 +1,118 @@
+"""Tracing in the text that a model was trained on."""
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from parakeet.artifact import Artifact, Store
+from parakeet.data.documents import SCHEMA, parts, read_batches
+from parakeet.data.tokens.shards import TokenShards
+from parakeet.errors import ParakeetError
+from parakeet.tokenizer import Tokenizer
+from parakeet.trace.index import TraceIndex
+from parakeet.trace.spans import DOCUMENTS, MIN_TOKENS, Trace, trace_text
+from parakeet.trace.stored import BUILD, index_of_model
+
+
+@dataclass(frozen=True)
+class Tracer:
+    """Looks texts up in what one model was trained on."""
+
+    model: str
+    """Its name."""
+    tokenizer: Tokenizer
+    index: TraceIndex
+    held_out: TokenShards | None
+    """The held-out documents of the same data; None if they are no longer in the store."""
+    documents: Path | None
+    """The artefact of the documents, which know where they come from; None likewise."""
+
+    @classmethod
+    def open(cls, model: str, folder: Path, root: Path, tokenizer: Tokenizer) -> "Tracer":
+        """For the model in a folder: a release, or a checkpoint of a run.
+
+        Raises ParakeetError, which says what to run, if it has no index, or one of other text or another tokenizer.
+        """
+        index = index_of_model(folder, root)
+        if index.tokenizer_hash != tokenizer.sha256:
+            raise ParakeetError(
+                f"{index.folder} was made with tokenizer {index.tokenizer_hash}, and {folder} has {tokenizer.sha256}. "
+                f"Make the index again with the model's recipe: {BUILD} --force"
+            )
+        shards = _with_content(root, "token_shards", index.shards_content)
+        if shards is None:
+            return cls(model, tokenizer, index, None, None)
+        made_from = shards.manifest["inputs"].get("deduplicated_documents", {}).get("content")
+        documents = _with_content(root, "deduplicated_documents", made_from)
+        held_out = TokenShards(shards.path, "held_out", tokenizer)
+        return cls(model, tokenizer, index, held_out, documents.path if documents else None)
+
+    def trace(self, text: str, min_tokens: int = MIN_TOKENS, documents: int = DOCUMENTS) -> Trace:
+        """As `trace_text`; and each place has its origin, if the documents are still there."""
+        trace = trace_text(self.index, self.tokenizer, text, min_tokens, documents, self.held_out)
+        if self.documents is None:
+            return trace
+        origins = _origins(self.documents, {place.doc_id for span in trace.spans for place in span.places})
+        spans = [
+            replace(span, places=[replace(place, origin=origins.get(place.doc_id, {})) for place in span.places])
+            for span in trace.spans
+        ]
+        return replace(trace, spans=spans)
+
+    @property
+    def where(self) -> str:
+        """What a text is looked up in, for people."""
+        return f"the {self.index.tokens:,} tokens that {self.model} was trained on"
+
+    def about(self) -> dict[str, Any]:
+        """The same as JSON values."""
+        index = self.index
+        return {
+            "model": self.model,
+            "index": {
+                "folder": str(index.folder),
+                "tokens": index.tokens,
+                "documents": index.documents,
+                "token_shards": index.shards_content,
+                "tokenizer_sha256": index.tokenizer_hash,
+            },
+        }
+
+
+def _with_content(root: Path, stage: str, content: str | None) -> Artifact | None:
+    for folder in Store(root).directories(stage):
+        try:
+            artifact = Artifact.open(folder)
+        except ParakeetError:
+            continue  # not the one that is looked for, or as good as removed
+        if artifact.content == content:
+            return artifact
+    return None
+
+
+def _origins(folder: Path, doc_ids: Collection[str]) -> dict[str, dict[str, Any]]:
+    """What the documents with these ids tell of where they come from, by id."""
+    wanted = pa.array([bytes.fromhex(doc_id) for doc_id in doc_ids], pa.binary(16))
+    found: dict[str, dict[str, Any]] = {}
+    for part in parts(folder):
+        if len(found) == len(wanted):
+            break
+        # The ids alone first: they are a small part of a file.
+        ids = _column(part, "doc_id")
+        rows = pc.filter(ids, there := pc.is_in(ids, wanted))
+        if len(rows):
+            metadata = pc.filter(_column(part, "metadata"), there)
+            found |= {
+                doc_id.hex(): json.loads(text)
+                for doc_id, text in zip(rows.to_pylist(), metadata.to_pylist(), strict=True)
+            }
+    return found
+
+
+def _column(part: Path, name: str) -> pa.ChunkedArray:
+    return pa.chunked_array([batch.column(name) for batch in read_batches(part, [name])], SCHEMA.field(name).type)
