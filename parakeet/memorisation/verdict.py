@@ -32,7 +32,8 @@ def verdict_of(figures: Mapping[str, Any]) -> dict[str, str]:
             "learned": "Learned: it predicts text that it has not read, and memorised text was not found.",
             "memorised": "Memorised: it repeats text that it has read, and predicts other text no better than a "
             "look-up table.",
-            "neither": "Neither was shown.",
+            "neither": "Neither: it predicts text that it has not read no better than a look-up table, and does not "
+            "give its training text back.",
         }[answer]
     parts = [opening, about_learning, about_memory, about_canaries]
     return {"answer": answer, "text": " ".join(part for part in parts if part)}

@@ -181,14 +181,10 @@ def test_however_a_build_ends_the_same_command_goes_on_and_gives_the_same_bits(c
     assert b"Something is being built" in parakeet(home, "clean").stderr
     _, errors = build.communicate(timeout=100)
     assert build.returncode == 0, errors.decode()
-<<<<<<< HEAD
     assert b"Resuming from step" in errors
-    assert made(errors) == ["checkpoint", "evaluation", "release"]
+    assert made(errors) == ["checkpoint", "evaluation", "memorisation", "report", "release"]
     assert len(resumptions(home)) == 5
     assert weights(home) == expected
-=======
-    assert made(errors) == ["checkpoint", "evaluation", "memorisation", "report", "release"]
->>>>>>> report
 
 
 def test_a_typing_error_in_data_leaves_the_active_recipe_alone(copy: tuple[Path, Path]) -> None:

@@ -21,9 +21,9 @@ from parakeet.memorisation.figures import ratio_difference, ratio_of, share_diff
 from parakeet.memorisation.gap import alike
 from parakeet.memorisation.measure import Subject
 from parakeet.memorisation.ngram import CONTEXTS, WEIGHTS, back_off
-from parakeet.memorisation.novelty import LONGEST, novelty_of
+from parakeet.memorisation.novelty import LONGEST, novelty_of, prompts_of
 from parakeet.memorisation.read import times_read
-from parakeet.memorisation.text import Excerpts, places_of
+from parakeet.memorisation.text import Excerpts, places_of, read_excerpts
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.trace.build import build_index
@@ -201,3 +201,52 @@ def test_excerpts_predict_each_token_once(lengths: list[int], sequence_length: i
     )
     assert predicted == {(document, token): 1 for document, n in enumerate(lengths) for token in range(1, n)}
     assert all(start % sequence_length == 0 for start in places.starts.tolist())
+
+
+@given(
+    documents=st.lists(
+        st.tuples(st.lists(st.integers(0, 40), min_size=1, max_size=90), st.lists(st.integers(0, 90), max_size=6)),
+        min_size=1,
+        max_size=5,
+    )
+)
+@settings(max_examples=25)
+def test_only_content_that_is_trained_on_is_measured(
+    documents: list[tuple[list[int], list[int]]], prepared: Prepared, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    tokenizer = prepared.tokenizer
+    controls = sorted(tokenizer.control_ids)
+    # Ids below 5 stand for control tokens; spans within the document, in order and apart.
+    written = []
+    for ids, cuts in documents:
+        bounds = sorted({min(cut, len(ids)) for cut in cuts})
+        written.append(([controls[i % len(controls)] if i < 5 else i for i in ids], bounds[: len(bounds) // 2 * 2]))
+    folder = tmp_path_factory.mktemp("shards")
+    write_shards(folder, tokenizer, written)
+    shards = TokenShards(folder, "train", tokenizer)
+    places = places_of(np.arange(len(shards)), shards.lengths(), 32, np.random.default_rng(0))
+    found = read_excerpts(shards, places, tokenizer)
+    measured = Counter(
+        (int(places.documents[owner]), int(places.starts[owner] + place - found.begins[owner]))
+        for place, owner in zip(np.flatnonzero(found.learned), found.owner[found.learned], strict=True)
+    )
+    wanted = {
+        (document, token): 1
+        for document, (ids, bounds) in enumerate(written)
+        for begin, end in zip(bounds[::2], bounds[1::2], strict=True)
+        for token in range(max(begin, 1), end)
+        if ids[token] not in tokenizer.control_ids
+    }
+    assert measured == wanted
+
+
+def test_prompts_end_where_the_assistant_speaks(prepared: Prepared) -> None:
+    tokenizer = prepared.tokenizer
+    shards = TokenShards(prepared.shards, "held_out", tokenizer)
+    found = prompts_of(shards, np.arange(len(shards)), tokenizer, np.random.default_rng(0))
+    assert len(found) == len(shards)
+    kinds = Counter(int(prompt[-1]) == tokenizer.role_id("Assistant") for prompt, _ in found)
+    assert kinds == {True: 30, False: 1}
+    assert not any(token in tokenizer.control_ids for _, text in found for token in text.tolist())
+    spoken = {tokenizer.decode(text.tolist()) for prompt, text in found if len(prompt) > 2}
+    assert any(text.startswith("0 plus 0 is 0.") for text in spoken)
