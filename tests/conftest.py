@@ -7,7 +7,6 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import hashlib
-import multiprocessing
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +22,6 @@ from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.recipe_file import load_recipe
 from parakeet.tokenizer import CL100K_URL, Tokenizer
-
-# Each of the workers that the data stages start would import datatrove again, a second each.
-multiprocessing.get_context("forkserver").set_forkserver_preload(["parakeet.data.tasks"])
 
 # A slow example is no failure: the machine may be busy.
 settings.register_profile("parakeet", deadline=None)
