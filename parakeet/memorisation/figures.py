@@ -6,12 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from parakeet.evaluation.intervals import RESAMPLES, ratio_interval
+from parakeet.evaluation.intervals import FEWEST_TEXTS, RESAMPLES, ratio_interval
 
 LEAST = 100
 """Fewer windows or replies are too few for a statement about a rate of a few percent."""
-FEWEST = 5
-"""Fewer excerpts have no interval of a ratio: resampling two of them finds next to no spread."""
 LEAST_EXCERPTS, LEAST_DOCUMENTS = 20, 3
 """With less held-out text the interval itself is a guess."""
 
@@ -19,20 +17,20 @@ LEAST_EXCERPTS, LEAST_DOCUMENTS = 20, 3
 def ratio_of(above: np.ndarray, below: np.ndarray) -> dict[str, Any] | None:
     """{"n", "value", "interval"} of Σ above / Σ below over n excerpts, both (n,); None if nothing is below.
 
-    The interval is None for fewer than FEWEST.
+    The interval is None for fewer than FEWEST_TEXTS.
     """
     there = below > 0
     if not there.any():
         return None
     above, below = above[there], below[there]
-    interval = list(ratio_interval(above.tolist(), below.tolist())) if len(above) >= FEWEST else None
+    interval = list(ratio_interval(above, below)) if len(above) >= FEWEST_TEXTS else None
     return {"n": len(above), "value": float(above.sum() / below.sum()), "interval": interval}
 
 
 def ratio_difference(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]) -> dict[str, Any] | None:
     """{"n", "value", "interval"} of one ratio minus another, of two samples of excerpts; n has both sizes.
 
-    None if a sample has nothing below; the interval is None if one has fewer than FEWEST excerpts.
+    None if a sample has nothing below; the interval is None if one has fewer than FEWEST_TEXTS excerpts.
     """
     sides = [(above[below > 0], below[below > 0]) for above, below in (one, other)]
     if any(len(below) == 0 for _, below in sides):
@@ -45,7 +43,7 @@ def ratio_difference(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray
         resampled.append(above[chosen].sum(axis=1) / below[chosen].sum(axis=1))
     n = [len(below) for _, below in sides]
     low, high = np.quantile(resampled[0] - resampled[1], (0.025, 0.975)).tolist()
-    return {"n": n, "value": values[0] - values[1], "interval": [low, high] if min(n) >= FEWEST else None}
+    return {"n": n, "value": values[0] - values[1], "interval": [low, high] if min(n) >= FEWEST_TEXTS else None}
 
 
 def share_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import torch
 
 from parakeet.data.tokens.packing import pieces_of
 from parakeet.data.tokens.shards import ranges
-from parakeet.errors import ParakeetError
+from parakeet.evaluation.scoring import check_finite
 from parakeet.memorisation.text import Excerpts
 from parakeet.model.transformer import Parakeet
 from parakeet.progress import Progress
@@ -64,8 +64,7 @@ def score(
                     bits[places[span]] = losses.double().cpu().numpy() / math.log(2)
                     right[places[span]] = (best == targets[span]).cpu().numpy()
             task.advance(int(slots.sum()))
-    if not np.isfinite(bits).all():
-        raise ParakeetError("The model's loss is not finite: its weights are unusable.")
+    check_finite(bits)
     return bits, right
 
 

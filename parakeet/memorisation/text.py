@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from parakeet.data.tokens.shards import TokenShards, ranges
-from parakeet.evaluation.scoring import is_control
+from parakeet.evaluation.scoring import byte_lengths, is_control
 from parakeet.tokenizer import Tokenizer
 
 EXCERPT = 512
@@ -78,10 +78,7 @@ class Excerpts:
 
     def n_bytes(self, tokenizer: Tokenizer) -> np.ndarray:
         """(d,) int64: UTF-8 bytes of the learned tokens of each."""
-        sizes = np.zeros(tokenizer.rows, np.int64)
-        for token_id, length in tokenizer.lengths().items():
-            sizes[token_id] = length
-        return self.sums(sizes[self.ids] * self.learned).astype(np.int64)
+        return self.sums(byte_lengths(tokenizer, self.ids) * self.learned).astype(np.int64)
 
     def sums(self, values: np.ndarray) -> np.ndarray:
         """(d,) the sum of values (n,) over each excerpt."""
