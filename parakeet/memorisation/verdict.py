@@ -29,7 +29,8 @@ def verdict_of(figures: Mapping[str, Any]) -> dict[str, str]:
         )
         opening = {
             "both": "Both: it learned from the text, and it memorised some of it.",
-            "learned": "Learned: it predicts text that it has not read, and memorised text was not found.",
+            "learned": "Learned: it predicts text that it has not read, and gives text that it has read back no more "
+            "often than that.",
             "memorised": "Memorised: it repeats text that it has read, and predicts other text no better than a "
             "look-up table.",
             "neither": "Neither: it predicts text that it has not read no better than a look-up table, and does not "
