@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 SERIES = 8
 NARROW, NARROW_LETTERS = 3.9, 54
 """Inches of a chart for a phone, and letters of 8 points on a line of it."""
+LEGEND_MARK = 7
+"""The room of a mark in a legend and of the gaps beside it, in letters."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,14 @@ def axes(palette: Palette, width: float = 6.4, height: float = 3.2) -> "tuple[Fi
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def legend_above(figure: "Figure") -> None:
+    """A legend above the axes, where it covers nothing, in as many columns as a phone has room for."""
+    labels = [label for axes in figure.axes for label in axes.get_legend_handles_labels()[1]]
+    longest = LEGEND_MARK + max((len(label) for label in labels), default=0)
+    columns = max(1, min(3, NARROW_LETTERS // longest))
+    figure.legend(frameon=False, loc="outside upper center", ncols=columns, fontsize=8)
 
 
 def _drawn(chart: Chart, palette: Palette, to: "Path | io.StringIO", **options: Any) -> None:
