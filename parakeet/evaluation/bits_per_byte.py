@@ -32,8 +32,8 @@ class BitsPerByte(Metric):
     name = "bits_per_byte"
     title = "Held-out bits per byte"
     introduction = (
-        "Lower is better. What counts is what the model learns to write: all of the text, or with loss_on: assistant "
-        "the replies only. The unigram model uses the same tokenizer. xz -9 compresses the same bytes as one file."
+        "Lower is better. What counts is the text that it learns to write: of conversations, with loss_on: "
+        "assistant, the replies only. The unigram model uses the same tokenizer. xz -9 compresses the same bytes as one file."
     )
     plot_file = "bits_per_byte.png"
     plot_title = "Bits per byte"

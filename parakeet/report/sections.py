@@ -114,8 +114,8 @@ def _tokens(report: Gathered) -> list[tuple[str, str]]:
     if read <= counts["tokens"]:
         return [("Trained on", f"{counts['tokens']:,} tokens {steps}")]
     others = ["padding", *(["skipped steps"] if counts.get("skipped") else [])]
-    if report.recipe.packing.loss_on == "assistant":
-        others.insert(0, "all that is no reply")
+    if report.recipe.shards.loss_on == "assistant":
+        others.insert(0, "what people say to the assistant")
     left_out = " and ".join([*([", ".join(others[:-1])] if len(others) > 1 else []), others[-1]])
     learned = f"{counts['tokens']:,} of them: it learns to predict these. The others are {left_out}"
     return [("Tokens read", f"{read:,} {steps}"), ("Trained on", learned)]

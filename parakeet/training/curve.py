@@ -70,7 +70,7 @@ def draw_loss_curve(metrics: Metrics, palette: "Palette") -> "Figure":
         # At the lower edge: the loss of a skipped step is off the scale, or not a number.
         edge, color = axes.get_xaxis_transform(), palette.series[SKIPPED]
         crosses = {"marker": "x", "markersize": 5, "label": "skipped"}
-        band = {"marker": "|", "markersize": 6, "alpha": 0.4, "label": f"{len(skipped):,} steps skipped"}
+        band = {"marker": "|", "markersize": 6, "markeredgewidth": 0.6, "alpha": 0.4, "label": f"{len(skipped):,} steps skipped"}
         marks: dict[str, Any] = crosses if len(skipped) <= MOST_CROSSES else band
         axes.plot(skipped, [0.03] * len(skipped), color=color, linestyle="", transform=edge, **marks)
     axes.set_ylim(bottom=0)

@@ -2,13 +2,16 @@
 
 import html
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
 import pytest
 
 from parakeet.formatting import WORD_JOINER
+from parakeet.memorisation.verdict import NOT_ENOUGH
 from parakeet.report.make import html_page, markdown_page
+from parakeet.report.summary import tiles, verdict
 
 from ..conftest import Prepared
 from ..foreign_text import PARSER
@@ -103,10 +106,77 @@ def test_both_pages_show_the_same_figures_with_and_without_each_part(
     assert inside <= set(shown.ids)
     assert {link for link in shown.links if not link.startswith("#")} == ({whole["card"]} if "card" in names else set())
     expected = ["Training text", "Training", "Scores", "Held-out bits per byte"]
-    expected += ["Learned or memorised?"] if "memorisation" in names else []
-    expected += ["Samples"]
+    expected += ["Learned or memorised?", "Samples"]
     expected += ["Since the previous release"] if "previous" in names else []
     assert titles(plain) == expected
+
+
+def test_what_is_not_measured_is_said(prepared: Prepared) -> None:
+    said = "this recipe sets evaluation.trace_index to false"
+    assert said in Page(html_page(report(prepared))).text
+    assert said not in Page(html_page(report(prepared, memorisation=memorisation()))).text
+
+
+@pytest.mark.parametrize(
+    ("network", "ngram", "about"),
+    [
+        (2.5, 2.25, "It needs 2.50 bits for a byte of text that it has not seen, where an n-gram model of its own "
+         "training text needs 2.25."),
+        (1.25, 2.25, "It needs 1.25 bits for a byte of text that it has not seen, where the compressor xz -9 needs "
+         "2.50."),
+        (None, None, "It needs 1.25 bits for a byte of text that it has not seen, where the compressor xz -9 needs "
+         "2.50."),
+    ],
+)  # fmt: skip
+def test_a_verdict_of_not_enough_data_comes_first(
+    prepared: Prepared, network: float | None, ngram: float | None, about: str
+) -> None:
+    figures = memorisation()
+    figures["verdict"] |= {"answer": NOT_ENOUGH, "opening": "Not enough data for an answer."}
+    figures["margin"] = network and figures["margin"] | {"network": {"value": network}, "ngram": {"value": ngram}}
+    said = verdict(report(prepared, memorisation=figures))
+    assert said == f"Not enough data to say whether it learned or memorised. {about}"
+
+
+@pytest.mark.parametrize(
+    ("read", "skipped", "loss_on", "others"),
+    [
+        (5_120, 2, "assistant", None),
+        (6_000, 0, "all", "padding"),
+        (6_000, 2, "all", "padding and skipped steps"),
+        (6_000, 0, "assistant", "what people say to the assistant and padding"),
+        (6_000, 2, "assistant", "what people say to the assistant, padding and skipped steps"),
+    ],
+)
+def test_tokens_that_were_read_and_not_learned_are_named(
+    prepared: Prepared, read: int, skipped: int, loss_on: str, others: str | None
+) -> None:
+    recipe = prepared.recipe.model_copy(
+        update={"shards": prepared.recipe.shards.model_copy(update={"loss_on": loss_on})}
+    )
+    found = report(prepared, recipe=recipe, tokens_read=read)
+    found = replace(found, training=found.training | {"skipped": skipped})
+    markdown = re.sub(r"\\(.)", r"\1", markdown_page(found))
+    rows = re.findall("- (Tokens read|Trained on): (.*)", markdown)
+    if others is None:
+        assert rows == [("Trained on", "5,120 tokens in 20 steps")]
+    else:
+        learned = f"5,120 of them: it learns to predict these. The others are {others}"
+        assert rows == [("Tokens read", "6,000 in 20 steps"), ("Trained on", learned)]
+
+
+def test_the_control_stands_beside_what_is_extracted(prepared: Prepared) -> None:
+    extracted = tiles(report(prepared, memorisation=memorisation()))[1]
+    assert (extracted.name, extracted.number) == ("extracted_training", 0.5)
+    assert extracted.beside == {"extracted_held_out": 0.25}
+    assert "25.0%" in extracted.note
+
+
+def test_a_column_of_intervals_that_no_source_has_is_left_out(prepared: Prepared) -> None:
+    assert "95% interval | unigram" not in markdown_page(report(prepared))
+    scores = evaluation()
+    scores["bits_per_byte"]["talk"]["interval"] = [1.0, 1.5]
+    assert "| 1.250 | 1.000 to 1.500 | 4.500 |" in markdown_page(report(prepared, evaluation=scores))
 
 
 def test_a_model_without_any_score_has_a_report(prepared: Prepared) -> None:
