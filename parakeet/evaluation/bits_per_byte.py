@@ -33,7 +33,8 @@ class BitsPerByte(Metric):
     title = "Held-out bits per byte"
     introduction = (
         "Lower is better. What counts is the text that it learns to write: of conversations, with loss_on: "
-        "assistant, the replies only. The unigram model uses the same tokenizer. xz -9 compresses the same bytes as one file."
+        "assistant, the replies only. The unigram model uses the same tokenizer. xz -9 compresses the same bytes as "
+        "one file."
     )
     plot_file = "bits_per_byte.png"
     plot_title = "Bits per byte"
@@ -78,7 +79,7 @@ class BitsPerByte(Metric):
 
     def plot(self, figures: Figures, palette: "Palette") -> "Figure":
         """Bars by source: the model beside its yardsticks."""
-        from parakeet.pages.charts import axes, legend_above
+        from parakeet.pages.charts import axes, legend_outside
 
         sources = measured(figures)
         figure, chart = axes(palette, height=1.2 + 0.8 * max(1, len(sources)))
@@ -93,7 +94,7 @@ class BitsPerByte(Metric):
         chart.set_xlabel("bits per byte of held-out text (lower is better)")
         chart.margins(x=0.12)
         chart.grid(visible=False)
-        legend_above(figure)
+        legend_outside(figure)
         return figure
 
 

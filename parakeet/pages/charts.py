@@ -6,8 +6,9 @@ import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from markupsafe import Markup
 
 from parakeet.sanitise import sanitise
@@ -108,12 +109,18 @@ def axes(palette: Palette, width: float = 6.4, height: float = 3.2) -> "tuple[Fi
     return figure, axes
 
 
-def legend_above(figure: "Figure") -> None:
-    """A legend above the axes, where it covers nothing, in as many columns as a phone has room for."""
-    labels = [label for axes in figure.axes for label in axes.get_legend_handles_labels()[1]]
-    longest = LEGEND_MARK + max((len(label) for label in labels), default=0)
-    columns = max(1, min(3, NARROW_LETTERS // longest))
-    figure.legend(frameon=False, loc="outside upper center", ncols=columns, fontsize=8)
+def legend_outside(figure: "Figure", side: Literal["upper", "lower"] = "upper") -> None:
+    """A legend above or below the axes, where it covers nothing, in as many columns as a phone has room for.
+
+    It would cover the figure's title, which is also above.
+    """
+    widths = [LEGEND_MARK + len(label) for axes in figure.axes for label in axes.get_legend_handles_labels()[1]]
+
+    def fits(columns: int) -> bool:
+        return sum(max(column) for column in np.array_split(widths, columns) if len(column)) <= NARROW_LETTERS
+
+    columns = next((columns for columns in (3, 2) if fits(columns)), 1)
+    figure.legend(frameon=False, loc=f"outside {side} center", ncols=columns, fontsize=8)
 
 
 def _drawn(chart: Chart, palette: Palette, to: "Path | io.StringIO", **options: Any) -> None:

@@ -23,9 +23,9 @@ from parakeet.training.schedule import Schedule
 @dataclass(frozen=True)
 class Gathered:
     """`training` has the counts of the checkpoint, `tokens_read` the tokens of all its steps, `text` the counts of the
-    shards by source, `samples` the replies of earlier checkpoints (`earlier_replies`). `memorisation` has the figures of
-    that stage, None if the recipe has it not. `card` is the data card, as an address from the report's folder; empty if
-    there is none of this text."""
+    shards by source, `samples` the replies of earlier checkpoints (`earlier_replies`). `memorisation` has the figures
+    of that stage, None if the recipe has it not. `card` is the data card, as an address from the report's folder; empty
+    if there is none of this text."""
 
     recipe: Recipe
     config: ModelConfig
@@ -99,8 +99,9 @@ def _text(
     recipe: Recipe, shards: Mapping[str, Any], plan: Mapping[str, Any], documents: Mapping[str, Any]
 ) -> dict[str, Any]:
     """{"sources": {"name", "licence", "documents", "tokens", "bytes", "share", "epochs", "held_out"}, the largest
-    first, where "share" is of the tokens that training reads, each epoch counted; "total": {"documents", "tokens", "bytes", "held_out_tokens"}; "canaries": what the shards' counts say of
-    them, or None}. All but what is held out is of the training split."""
+    first; "total": {"documents", "tokens", "bytes", "held_out_tokens"}; "canaries": what the shards' counts say of
+    them, or None}. All but what is held out is of the training split. "share" is that of the tokens that training
+    reads, where a source with more epochs counts for more."""
     train, held_out = shards["train"], shards["held_out"]
     licences = {source.name: source.licence for source in recipe.sources}
     mix = plan.get("mix", {})

@@ -91,6 +91,8 @@ def _training(report: Gathered) -> Section:
     if counts.get("mfu"):
         compute += f", {format_percent(counts['mfu'])} of what the device can do"
     faults = [f"{counts[key]:,} {key.replace('_', ' ')}" for key in ("skipped", "rolled_back") if counts.get(key)]
+    if counts.get("skipped") and (undone := counts["skipped"] - _skipped(report)) > 0 and counts.get("rolled_back"):
+        faults[0] += f" (of which {undone:,} were rolled back)"
     rows = [
         ("Shape", f"{config.layers} layers, {config.heads} heads, width {config.width:,}, context {config.context:,}"),
         ("Tokenizer", f"{report.tokenizer.name}, {config.vocabulary_rows:,} rows"),
@@ -98,7 +100,11 @@ def _training(report: Gathered) -> Section:
         ("Optimizer", f"{settings.optimizer}, learning rate {settings.learning_rate:g}"),
         ("Loss at the end", ", ".join(losses)),
         ("Time", f"{format_duration(counts['seconds'])} on {', '.join(machine)}"),
-        *([("Speed", f"{counts['tokens_per_second']:,} tokens read a second")] if counts.get("tokens_per_second") else []),
+        *(
+            [("Speed", f"{counts['tokens_per_second']:,} tokens read a second")]
+            if counts.get("tokens_per_second")
+            else []
+        ),
         ("Compute", compute),
         *([("Peak memory", format_bytes(counts["memory_bytes"]))] if counts.get("memory_bytes") else []),
         *([("Steps that went wrong", ", ".join(faults))] if faults else []),
@@ -113,12 +119,18 @@ def _tokens(report: Gathered) -> list[tuple[str, str]]:
     steps = f"in {counts['steps']:,} steps"
     if read <= counts["tokens"]:
         return [("Trained on", f"{counts['tokens']:,} tokens {steps}")]
-    others = ["padding", *(["skipped steps"] if counts.get("skipped") else [])]
+    skipped = _skipped(report)
+    others = ["padding", *([f"{skipped:,} skipped step{'s' * (skipped != 1)}"] if skipped else [])]
     if report.recipe.shards.loss_on == "assistant":
         others.insert(0, "what people say to the assistant")
     left_out = " and ".join([*([", ".join(others[:-1])] if len(others) > 1 else []), others[-1]])
     learned = f"{counts['tokens']:,} of them: it learns to predict these. The others are {left_out}"
     return [("Tokens read", f"{read:,} {steps}"), ("Trained on", learned)]
+
+
+def _skipped(report: Gathered) -> int:
+    """Steps on the way to this model that were skipped; the counts also have those that were rolled back."""
+    return sum(bool(record.get("skipped")) for record in report.metrics)
 
 
 def _scores(report: Gathered) -> Section:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parakeet.pages.charts import axes as empty_axes
-from parakeet.pages.charts import legend_above
+from parakeet.pages.charts import legend_outside
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,13 +70,19 @@ def draw_loss_curve(metrics: Metrics, palette: "Palette") -> "Figure":
         # At the lower edge: the loss of a skipped step is off the scale, or not a number.
         edge, color = axes.get_xaxis_transform(), palette.series[SKIPPED]
         crosses = {"marker": "x", "markersize": 5, "label": "skipped"}
-        band = {"marker": "|", "markersize": 6, "markeredgewidth": 0.6, "alpha": 0.4, "label": f"{len(skipped):,} steps skipped"}
+        band = {
+            "marker": "|",
+            "markersize": 6,
+            "markeredgewidth": 0.6,
+            "alpha": 0.4,
+            "label": f"{len(skipped):,} steps skipped",
+        }
         marks: dict[str, Any] = crosses if len(skipped) <= MOST_CROSSES else band
         axes.plot(skipped, [0.03] * len(skipped), color=color, linestyle="", transform=edge, **marks)
     axes.set_ylim(bottom=0)
     _draw_lengths(axes, metrics, unit, palette)
     if len(axes.get_legend_handles_labels()[0]) > 1:
-        legend_above(figure)
+        legend_outside(figure)
     return figure
 
 
@@ -91,7 +97,7 @@ def draw_comparison(runs: Mapping[str, Metrics], palette: "Palette") -> "Figure"
     if any(_measured(metrics) for metrics in runs.values()):
         axes.plot([], [], "o", color=palette.soft, markersize=3.5, label="held out")
     axes.set_ylim(bottom=0)
-    legend_above(figure)
+    legend_outside(figure)
     return figure
 
 

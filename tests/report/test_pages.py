@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
+from parakeet.evaluation.bits_per_byte import BitsPerByte
+from parakeet.evaluation.by_position import BitsPerByteByPosition
 from parakeet.formatting import WORD_JOINER
 from parakeet.memorisation.verdict import NOT_ENOUGH
+from parakeet.pages.charts import NARROW, PRINTED
 from parakeet.report.make import html_page, markdown_page
 from parakeet.report.summary import tiles, verdict
 
@@ -143,9 +146,9 @@ def test_a_verdict_of_not_enough_data_comes_first(
     [
         (5_120, 2, "assistant", None),
         (6_000, 0, "all", "padding"),
-        (6_000, 2, "all", "padding and skipped steps"),
+        (6_000, 1, "all", "padding and 1 skipped step"),
         (6_000, 0, "assistant", "what people say to the assistant and padding"),
-        (6_000, 2, "assistant", "what people say to the assistant, padding and skipped steps"),
+        (6_000, 2, "assistant", "what people say to the assistant, padding and 2 skipped steps"),
     ],
 )
 def test_tokens_that_were_read_and_not_learned_are_named(
@@ -155,8 +158,15 @@ def test_tokens_that_were_read_and_not_learned_are_named(
         update={"shards": prepared.recipe.shards.model_copy(update={"loss_on": loss_on})}
     )
     found = report(prepared, recipe=recipe, tokens_read=read)
-    found = replace(found, training=found.training | {"skipped": skipped})
+    reasons = [{"skipped": "its loss is not finite"}] * skipped + [{}] * (20 - skipped)
+    found = replace(
+        found,
+        training=found.training | {"skipped": 2, "rolled_back": 1},
+        metrics=[record | reason for record, reason in zip(found.metrics, reasons, strict=True)],
+    )
     markdown = re.sub(r"\\(.)", r"\1", markdown_page(found))
+    undone = f" (of which {2 - skipped} were rolled back)" if skipped < 2 else ""
+    assert f"- Steps that went wrong: 2 skipped{undone}, 1 rolled back" in markdown
     rows = re.findall("- (Tokens read|Trained on): (.*)", markdown)
     if others is None:
         assert rows == [("Trained on", "5,120 tokens in 20 steps")]
@@ -243,3 +253,23 @@ def test_the_same_reply_of_checkpoints_in_a_row_is_shown_once(
     scores = evaluation() | {"replies": [{"prompt": "?", "reply": last}]}
     markdown = markdown_page(report(prepared, evaluation=scores, samples=samples))
     assert re.findall(r"^(.*):\n\n```", markdown, re.MULTILINE) == labels
+
+
+TASKS = ["piqa", "hellaswag", "arc_challenge", "a source with a long name"]
+
+
+@pytest.mark.parametrize("names", [TASKS[:1], TASKS[:3], TASKS])
+@pytest.mark.parametrize("inches", [6.4, NARROW])
+def test_legends_cover_neither_the_chart_nor_the_title(names: list[str], inches: float) -> None:
+    buckets = [{"first": n, "last": 2 * n, "bits_per_byte": 2.0, "standard_error": 0.5} for n in (16, 32, 64)]
+    bits = {name: {"model": 2.0, "xz": 3.0, "unigram": 3.5} for name in names}
+    positions = {"longest_trained_row_tokens": 64, "sources": {name: {"buckets": buckets} for name in names}}
+    for figure in (BitsPerByte().plot(bits, PRINTED), BitsPerByteByPosition().plot(positions, PRINTED)):
+        figure.set_figwidth(inches)
+        figure.draw_without_rendering()
+        (legend,) = figure.legends
+        box, chart = legend.get_window_extent(), figure.axes[0].get_tightbbox()
+        assert chart is not None
+        assert not box.overlaps(chart)
+        title = figure.get_suptitle() and figure.texts[0].get_window_extent()
+        assert not (title and box.overlaps(title))

@@ -63,7 +63,7 @@ class StandardBenchmarks(Metric):
 
     def plot(self, figures: Mapping[str, Any], palette: "Palette") -> "Figure":
         """A bar with its interval for each task, and a mark at chance."""
-        from parakeet.pages.charts import axes, legend_above
+        from parakeet.pages.charts import axes, legend_outside
 
         tasks = {name: found for name, found in figures["tasks"].items() if found["accuracy"]}
         figure, chart = axes(palette, height=1.2 + 0.32 * max(1, len(tasks)))
@@ -80,7 +80,7 @@ class StandardBenchmarks(Metric):
         chart.set_xlim(0, 100)
         chart.set_xlabel("% right, with its 95% interval")
         chart.grid(visible=False)
-        legend_above(figure)
+        legend_outside(figure)
         return figure
 
 
