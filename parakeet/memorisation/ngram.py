@@ -2,8 +2,9 @@
 
     p_k(w) = (c(context_k w) + a p_{k−1}(w)) / (c(context_k) + a),   k = 0, 1, … while context_k occurs in training
 
-context_k is the last k tokens before w, c how often a sequence occurs in the training text, and p_{−1} uniform over the
-ordinary ids (Dirichlet back-off, MacKay and Peto 1995). `a` and the longest k are chosen on held-out text that is not
+context_k is the last k tokens before w, c(context_k w) how often both occur in the training text, c(context_k) how
+often the context occurs with any token after it, and p_{−1} uniform over the ordinary ids (Dirichlet back-off, MacKay
+and Peto 1995). `a` and the longest k are chosen on held-out text that is not
 scored, so that the table is as good as it can be. A network that needs fewer bits for text that it has not read
 has learned something that no look-up in its training text gives.
 """
@@ -118,7 +119,7 @@ def back_off(index: TraceIndex, excerpts: Excerpts) -> BackOff:
     with_token = np.minimum(at + 1 - np.searchsorted(ends, at + 1), CONTEXTS[-1] + 1)  # of context and token
     k = ranges(np.zeros_like(longest), longest + 1)
     token = np.repeat(np.arange(len(at)), longest + 1)
-    of_context = index.counts(query, at[token] - k, k)
+    of_context = index.continued(query, at[token] - k, k)
     of_token = np.zeros(len(k), np.int64)
     occurs = k < with_token[token]
     of_token[occurs] = index.counts(query, (at[token] - k)[occurs], k[occurs] + 1)

@@ -53,9 +53,8 @@ def slow_bits(corpus: list[list[int]], text: list[int], at: int, weight: float, 
     chance = 1 / ordinary
     for k in range(min(at, context) + 1):
         before = text[at - k : at]
-        if occurrences(corpus, before) == 0:
-            break
-        chance = (occurrences(corpus, [*before, text[at]]) + weight * chance) / (occurrences(corpus, before) + weight)
+        continued = sum(occurrences(corpus, [*before, token]) for token in {token for text in corpus for token in text})
+        chance = (occurrences(corpus, [*before, text[at]]) + weight * chance) / (continued + weight)
     return -math.log2(chance)
 
 
