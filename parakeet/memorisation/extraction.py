@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from parakeet.evaluation.intervals import share_of
-from parakeet.memorisation.figures import LEAST, share_difference
+from parakeet.evaluation.intervals import share_difference, share_of
 from parakeet.memorisation.text import Excerpts, up_to
+from parakeet.memorisation.verdict import LEAST
 
 if TYPE_CHECKING:
     from parakeet.memorisation.measure import Subject
@@ -33,14 +33,14 @@ def measure_extraction(subject: "Subject") -> dict[str, Any]:
     """{"continuation", "prefix", "by_prefix", "by_duplicates"}.
 
     `prefix` is the one that headlines quote: USUAL_PREFIX, or the longest with LEAST windows in both splits, or None.
-    by_prefix: {k: {"train", "held_out", "difference"} (shares, None without windows), "right" (mean share of the
-    continuation up to the first error, by split), "in_training" (held-out windows left out, since the training text has
-    them as a whole)}}. by_duplicates: {k: {stratum: share}}, only of strata with windows.
+    by_prefix: {k: {"train", "held_out", "difference"} (shares, None without windows), "in_training" (held-out windows
+    left out, since the training text has them as a whole)}. by_duplicates: {k: {stratum: share}}, only of strata with
+    windows. Windows of the same tokens count once.
     """
     chance = np.random.default_rng(5)
-    places = subject.places(subject.train, subject.read_documents(), chance)
+    places = subject.places(subject.train, subject.read_documents, chance)
     train = subject.excerpts(subject.train, up_to(places, TOKENS))
-    places = subject.places(subject.held_out, subject.held_out_documents(), chance)
+    places = subject.places(subject.held_out, np.arange(len(subject.held_out)), chance)
     held_out = subject.excerpts(subject.held_out, up_to(places, TOKENS))
     context = subject.model.config.context
     length, prefixes = choose_lengths(train, held_out, context)
@@ -83,7 +83,6 @@ def _shares(train: np.ndarray, held_out: np.ndarray, length: int) -> dict[str, A
     return {
         **shares,
         "difference": share_difference(one, other) if one and other else None,
-        "right": {name: float(right.mean() / length) if len(right) else None for name, right in sides.items()},
     }
 
 

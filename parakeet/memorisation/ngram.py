@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from parakeet.data.tokens.shards import ranges
-from parakeet.memorisation.figures import ratio_of
-from parakeet.memorisation.text import Excerpts, separated
+from parakeet.evaluation.intervals import ratio_of
+from parakeet.memorisation.text import Excerpts, by_document, separated
 from parakeet.trace.index import TraceIndex
 
 if TYPE_CHECKING:
@@ -30,15 +30,12 @@ TUNED = 4
 """Every so many excerpts, one chooses `a` and the longest context, and is not scored."""
 
 
-def measure_margin(
-    subject: "Subject", excerpts: Excerpts, bits: np.ndarray, right: np.ndarray
-) -> dict[str, Any] | None:
+def measure_margin(subject: "Subject", excerpts: Excerpts, bits: np.ndarray) -> dict[str, Any] | None:
     """Network and n-gram model on the same held-out tokens; None if there are none.
 
-    excerpts: held-out text; bits, right (n,): what `score` gave for it. Returns {"n" (excerpts), "documents",
-    "n_bytes", "network", "ngram", "margin" (bits per byte, each {"n", "value", "interval"}; the margin is n-gram −
-    network), "weight" (`a`), "context" (the longest), "tuned_on" (excerpts), "mean_match" (tokens before a scored one
-    that occur in training), "network_accuracy"}.
+    excerpts: held-out text; bits (n,): what `score` gave for it. Returns {"excerpts", "n_bytes", "network", "ngram",
+    "margin" (bits per byte, each {"n" (documents), "value", "interval"}; the margin is n-gram − network), "weight"
+    (`a`), "context" (the longest), "tuned_on" (excerpts)}.
     """
     sizes = excerpts.n_bytes(subject.tokenizer)
     with_text = np.flatnonzero(sizes)
@@ -51,22 +48,19 @@ def measure_margin(
     ordinary = len(subject.tokenizer.defined_ids()) - len(subject.tokenizer.control_ids)
     weight, context = table.best(np.flatnonzero(in_tuning), ordinary) if len(tuning) else (1.0, CONTEXTS[-1])
     scored = np.setdiff1d(with_text, tuning)
-    looked_up = np.bincount(of_token, table.bits(weight, context, ordinary), len(excerpts))[scored]
-    network = excerpts.sums(bits)[scored]
-    below = sizes[scored].astype(np.float64)
-    learned = excerpts.learned & np.isin(excerpts.owner, scored)
+    looked_up = np.bincount(of_token, table.bits(weight, context, ordinary), len(excerpts))
+    ngram, network, below = (
+        by_document(excerpts.documents[scored], values[scored]) for values in (looked_up, excerpts.sums(bits), sizes)
+    )
     return {
-        "n": len(scored),
-        "documents": len(np.unique(excerpts.documents[scored])),
+        "excerpts": len(scored),
         "n_bytes": int(below.sum()),
         "network": ratio_of(network, below),
-        "ngram": ratio_of(looked_up, below),
-        "margin": ratio_of(looked_up - network, below),
+        "ngram": ratio_of(ngram, below),
+        "margin": ratio_of(ngram - network, below),
         "weight": weight,
         "context": context,
         "tuned_on": len(tuning),
-        "mean_match": float(table.longest[~in_tuning].mean()),
-        "network_accuracy": float(right[learned].mean()),
     }
 
 

@@ -73,7 +73,7 @@ def _margin(figures: Mapping[str, Any]) -> "list[str | Table]":
             "Bits per byte of held-out text: lower is better. The look-up table is the n-gram model of the whole "
             f"training text, with contexts of up to {margin['context']} tokens, the best for it. A model that only "
             "looked up what it read would not beat it.",
-            Table(("", "bits per byte", "95% interval", "excerpts"), rows, right=range(1, 4)),
+            Table(("", "bits per byte", "95% interval", "documents"), rows, right=range(1, 4)),
         ]
     if any(gap["sources"].values()):
         named = {**gap["sources"], **({"all": gap["all"]} if len(gap["sources"]) > 1 else {})}
@@ -93,7 +93,7 @@ def _margin(figures: Mapping[str, Any]) -> "list[str | Table]":
             "Training text beside held-out text, in bits per byte, from as many excerpts of about the same lengths. A "
             "model that memorises needs fewer bits for text that it has read: the difference is negative.",
             Table(
-                ("source", "training", "held out", "difference", "95% interval", "excerpts"),
+                ("source", "training", "held out", "difference", "95% interval", "documents"),
                 compared,
                 right=range(1, 6),
             ),
@@ -173,7 +173,7 @@ def _novelty(figures: Mapping[str, Any]) -> "list[str | Table]":
         (
             KINDS[kind],
             of["texts"],
-            *(_percent(of["novelty"][n - 1]) for n in shown),
+            *(_shared(of["novelty"][n - 1])[0] for n in shown),
             format_percent(of["whole"]["share"]) if of["whole"] else "",
         )
         for kind, of in figures["novelty"].items()
@@ -208,10 +208,6 @@ def _sizes(found: Mapping[str, Any]) -> str:
 
 def _shared(found: Mapping[str, Any] | None) -> tuple[str, str]:
     return (format_percent(found["share"]), f"{found['n']:,}") if found else ("", "0")
-
-
-def _percent(found: Mapping[str, Any] | None) -> str:
-    return format_percent(found["value"]) if found else ""
 
 
 def _span(interval: Sequence[float], factor: float, unit: str = "") -> str:
@@ -310,7 +306,7 @@ def draw_novelty(novelty: Mapping[str, Any], palette: "Palette") -> "Figure":
         colour = palette.soft if kind == "training" else palette.series[series]
         chart.plot(
             lengths,
-            [100 * found["value"] for _, found in points],
+            [100 * found["share"] for _, found in points],
             marker="o",
             ms=3,
             lw=1.4,

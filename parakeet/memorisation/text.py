@@ -85,6 +85,12 @@ class Excerpts:
         return np.bincount(self.owner, values, len(self))
 
 
+def by_document(documents: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """(different documents,) float64: the sum of the values (d,) of each document's excerpts, which are dependent."""
+    _, owner = np.unique(documents, return_inverse=True)
+    return np.bincount(owner, values).astype(np.float64)
+
+
 def joined(parts: Sequence[Places]) -> Places:
     """Places of several samples, one after the other."""
     none = np.zeros(0, np.int64)

@@ -213,10 +213,10 @@ def test_pages_show_the_curve() -> None:
         "natural": share,
         "exposure": {"n": 4, "value": 5.25, "interval": [4, 6]},
     }
-    empty = {"texts": 0, "novelty": [None] * 16, "longest": {}, "whole": None}
+    empty = {"texts": 0, "novelty": [None] * 16, "whole": None}
     figures = {
         "verdict": {"answer": "not enough data", "text": "Not enough."},
-        "read": {"documents": 1, "times": 1.0, "of": 1},
+        "read": {"documents": 1, "of": 1},
         "margin": None,
         "extraction": {"continuation": 4, "prefix": None, "by_prefix": {}, "by_duplicates": {}},
         "gap": {"sources": {}, "all": None},

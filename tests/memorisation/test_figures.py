@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 from parakeet.data.tokens.loader import Loader, LoaderState
 from parakeet.data.tokens.packing import PackingPlan, make_packing_plan
 from parakeet.data.tokens.shards import TokenShards
-from parakeet.evaluation.intervals import share_of
+from parakeet.evaluation.intervals import pooled_share, ratio_difference, ratio_of, share_difference, share_of
 from parakeet.evaluation.replies import GREEDY
 from parakeet.generation.engine import batch_replies
 from parakeet.memorisation.extraction import right_tokens, window_ids
-from parakeet.memorisation.figures import ratio_difference, ratio_of, share_difference
 from parakeet.memorisation.gap import alike
 from parakeet.memorisation.measure import Subject
 from parakeet.memorisation.ngram import CONTEXTS, WEIGHTS, back_off
@@ -103,8 +102,7 @@ def test_novelty_counts_what_stands_nowhere(
         new = [gram for gram in grams if not occurrences(corpus, gram)]
         share = found["novelty"][n - 1]
         assert (share is None) == (not grams)
-        assert share is None or share["value"] == pytest.approx(len(new) / len(grams))
-    assert sum(found["longest"].values()) == len(texts)
+        assert share is None or share["share"] == pytest.approx(len(new) / len(grams))
     assert found["whole"]["share"] == pytest.approx(sum(occurrences(corpus, text) > 0 for text in texts) / len(texts))
 
 
@@ -184,6 +182,19 @@ def test_differences_have_intervals_of_the_right_width() -> None:
         assert change is not None
         assert (change["interval"] is None) == (n < 5)
     assert ratio_difference(sides[0], (np.zeros(2), np.zeros(2))) is None
+
+
+def test_a_share_of_none_or_all_has_an_interval() -> None:
+    wholes = np.array([16, 0, 90, 40, 40, 40, 40])
+    for part, ends in ((0, (0.0, 0.39)), (1, (0.61, 1.0))):
+        found = pooled_share(part * wholes, wholes)
+        assert found is not None
+        assert (found["n"], found["share"]) == (6, part)
+        assert found["interval"] == pytest.approx(ends, abs=0.01)  # Wilson's of 6
+        few = pooled_share(part * wholes[:5], wholes[:5])
+        assert few is not None
+        assert few["interval"] is None  # four texts
+    assert pooled_share([0, 0], [0, 0]) is None
 
 
 @given(
