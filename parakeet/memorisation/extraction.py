@@ -37,10 +37,10 @@ def measure_extraction(subject: "Subject") -> dict[str, Any]:
     left out, since the training text has them as a whole)}. by_duplicates: {k: {stratum: share}}, only of strata with
     windows. Windows of the same tokens count once.
     """
-    chance = np.random.default_rng(5)
-    places = subject.places(subject.train, subject.read_documents, chance)
+    rng = np.random.default_rng(5)
+    places = subject.places(subject.train, subject.read_documents, rng)
     train = subject.excerpts(subject.train, up_to(places, TOKENS))
-    places = subject.places(subject.held_out, np.arange(len(subject.held_out)), chance)
+    places = subject.places(subject.held_out, np.arange(len(subject.held_out)), rng)
     held_out = subject.excerpts(subject.held_out, up_to(places, TOKENS))
     context = subject.model.config.context
     length, prefixes = choose_lengths(train, held_out, context)
@@ -48,7 +48,7 @@ def measure_extraction(subject: "Subject") -> dict[str, Any]:
     by_duplicates: dict[str, Any] = {}
     for k in prefixes:
         # windows (w, k + length): ids.
-        windows = window_ids(train, k, length, CANDIDATES, chance)
+        windows = window_ids(train, k, length, CANDIDATES, rng)
         copies = subject.copies(windows)
         strata = {
             name: np.flatnonzero((copies >= least) & (copies <= (most or copies.max(initial=0))))
@@ -58,7 +58,7 @@ def measure_extraction(subject: "Subject") -> dict[str, Any]:
         scored = np.unique(np.concatenate(taken))
         right = np.zeros(len(windows), np.int64)
         right[scored] = right_tokens(subject, windows[scored], k)
-        others = window_ids(held_out, k, length, CANDIDATES, chance)
+        others = window_ids(held_out, k, length, CANDIDATES, rng)
         new = subject.copies(others) == 0
         floor = right_tokens(subject, others[new][:WINDOWS], k)
         by_prefix[str(k)] = {
@@ -128,12 +128,15 @@ def _blocks(excerpts: Excerpts, starts: np.ndarray, width: int) -> np.ndarray:
     return owner * (len(excerpts.ids) // width + 1) + (starts - excerpts.begins[:-1][owner]) // width
 
 
-def window_ids(excerpts: Excerpts, k: int, length: int, most: int, chance: np.random.Generator) -> np.ndarray:
-    """Ids (w, k + length) of at most so many windows in a random order, one in each block of an excerpt."""
-    starts = chance.permutation(_window_starts(excerpts, k, length))
+def window_ids(excerpts: Excerpts, k: int, length: int, most: int, rng: np.random.Generator) -> np.ndarray:
+    """Ids (w, k + length) of at most so many different windows in a random order, one in each block of an excerpt."""
+    starts = rng.permutation(_window_starts(excerpts, k, length))
     _, first = np.unique(_blocks(excerpts, starts, k + length), return_index=True)
-    chosen = starts[chance.permutation(first)[:most]]
-    return excerpts.ids[chosen[:, None] + np.arange(-k, length)]
+    windows = excerpts.ids[starts[rng.permutation(first)][:, None] + np.arange(-k, length)]
+    # The same tokens again are no trial of their own: the model continues them in the same way.
+    _, kept = np.unique(windows, axis=0, return_index=True)
+    found: np.ndarray = windows[np.sort(kept)[:most]]
+    return found
 
 
 def right_tokens(subject: "Subject", windows: np.ndarray, k: int) -> np.ndarray:

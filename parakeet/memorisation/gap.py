@@ -23,13 +23,13 @@ def measure_gap(subject: "Subject", held_out: Excerpts, bits: np.ndarray) -> dic
     its bits (n,) are those of `held_out_sample`. The training text was read, and its excerpts are as many as the
     held-out ones, of about the same lengths.
     """
-    chance = np.random.default_rng(11)
+    rng = np.random.default_rng(11)
     owner = subject.held_out.sources()[held_out.documents]
     read, of_source = subject.read_documents, subject.train.sources()
     chosen = {}
     for number, name in enumerate(subject.held_out.names):
         mine = read[of_source[read] == subject.train.names.index(name)]
-        places = subject.places(subject.train, mine, chance)
+        places = subject.places(subject.train, mine, rng)
         chosen[number] = places.take(alike(places.lengths, held_out.lengths[owner == number]))
     train = subject.excerpts(subject.train, joined(list(chosen.values())))
     train_bits, _ = subject.score(train, "training bits per byte")
@@ -62,11 +62,11 @@ def _compared(
 
 def held_out_sample(subject: "Subject") -> Excerpts:
     """Held-out text of every source."""
-    chance = np.random.default_rng(7)
+    rng = np.random.default_rng(7)
     sources = subject.held_out.sources()
     each = max(LEAST_TOKENS, TOKENS // max(1, len(subject.held_out.names) - len(subject.planted_sources)))
     chosen = [
-        up_to(subject.places(subject.held_out, np.flatnonzero(sources == number), chance), each)
+        up_to(subject.places(subject.held_out, np.flatnonzero(sources == number), rng), each)
         for number in range(len(subject.held_out.names))
     ]
     return subject.excerpts(subject.held_out, joined(chosen))

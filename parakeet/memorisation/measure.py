@@ -54,9 +54,9 @@ class Subject:
         planted = [self.train.names.index(name) for name in self.planted_sources]
         return np.flatnonzero((self.times_read >= 1) & ~np.isin(self.train.sources(), planted))
 
-    def places(self, shards: TokenShards, documents: np.ndarray, chance: np.random.Generator) -> Places:
+    def places(self, shards: TokenShards, documents: np.ndarray, rng: np.random.Generator) -> Places:
         """The excerpts of these documents of one split, in a random order."""
-        return places_of(documents, shards.lengths(), self.sequence_length, chance)
+        return places_of(documents, shards.lengths(), self.sequence_length, rng)
 
     def excerpts(self, shards: TokenShards, places: Places) -> Excerpts:
         """The text at these places of one split."""

@@ -35,23 +35,26 @@ def measure_novelty(subject: "Subject") -> dict[str, Any]:
     found = {"texts", "novelty": [{"n" (texts), "share", "interval"} or None for n = 1 … LONGEST], "whole": share of the
     texts that stand in training as a whole}.
     """
-    chance = np.random.default_rng(13)
-    held_out = prompts_of(subject.held_out, np.arange(len(subject.held_out)), subject.tokenizer, chance)
-    training = prompts_of(subject.train, subject.read_documents, subject.tokenizer, chance)
+    rng = np.random.default_rng(13)
+    held_out = prompts_of(subject.held_out, np.arange(len(subject.held_out)), subject.tokenizer, rng)
+    training = prompts_of(subject.train, subject.read_documents, subject.tokenizer, rng)
     asked = held_out or training
     asked = [(prompt, text) for prompt, text in asked if len(prompt) < subject.engine.context]
-    texts = {kind: _replies(subject, [prompt for prompt, _ in asked], heat) for kind, heat in TEMPERATURES.items()}
+    texts = {
+        kind: _replies(subject, [prompt for prompt, _ in asked], temperature)
+        for kind, temperature in TEMPERATURES.items()
+    }
     texts |= {"held_out": [text for _, text in held_out], "training": [text for _, text in training]}
     return {kind: novelty_of(subject, found) for kind, found in texts.items()}
 
 
 def prompts_of(
-    shards: TokenShards, documents: np.ndarray, tokenizer: Tokenizer, chance: np.random.Generator
+    shards: TokenShards, documents: np.ndarray, tokenizer: Tokenizer, rng: np.random.Generator
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """The beginnings of some documents, and the content that follows, up to TEXT_TOKENS ids of it."""
     control = is_control(tokenizer)
     found = []
-    for number in chance.permutation(documents)[: 4 * TEXTS].tolist():
+    for number in rng.permutation(documents)[: 4 * TEXTS].tolist():
         ids = shards.tokens(number).astype(np.int64)
         if ids[0] == tokenizer.end_of_text:
             begin = min(PROMPT_TOKENS, len(ids) // 2)

@@ -132,12 +132,23 @@ def test_times_read_is_what_the_loader_reads(
     np.testing.assert_allclose(times_read(recipe, tmp_path, shards.lengths()), wanted)
 
 
+@given(texts=st.lists(st.lists(st.integers(5, 6), min_size=1, max_size=40), min_size=1, max_size=6))
+def test_windows_differ_from_each_other(texts: list[list[int]]) -> None:
+    excerpts = excerpts_of(texts)
+    windows, few = (window_ids(excerpts, 2, 2, most, np.random.default_rng(0)).tolist() for most in (99, 3))
+    assert len({tuple(window) for window in windows}) == len(windows)
+    assert few == windows[:3]
+    # A text of two blocks has a window in each, which may be the same.
+    assert bool(windows) == any(len(text) >= 4 for text in texts)
+    assert all(any(occurrences([text], window) for text in texts) for window in windows)
+
+
 def test_one_pass_says_what_greedy_decoding_writes(overfit: Subject) -> None:
     """Of texts that the model knows, and of others, where it soon goes wrong."""
-    chance = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     for shards in (overfit.train, overfit.held_out):
-        text = overfit.excerpts(shards, overfit.places(shards, np.arange(len(shards)), chance))
-        windows = window_ids(text, 16, 16, 20, chance)
+        text = overfit.excerpts(shards, overfit.places(shards, np.arange(len(shards)), rng))
+        windows = window_ids(text, 16, 16, 20, rng)
         prompts = [window[:16].tolist() for window in windows]
         written = batch_replies(overfit.engine, prompts, [replace(GREEDY, max_tokens=16)] * len(prompts))
         same = [
@@ -166,8 +177,8 @@ def test_differences_have_intervals_of_the_right_width() -> None:
     shares = [share_of([True] * right + [False] * (n - right)) for right, n in ((56, 70), (48, 80))]
     assert share_difference(*shares)["interval"] == pytest.approx([0.0524, 0.3339], abs=2e-4)
     assert share_difference(shares[0], shares[0])["share"] == 0.0
-    chance = np.random.default_rng(0)
-    sides = [(chance.normal(mean, 1.0, 400), np.ones(400)) for mean in (5.0, 4.0)]
+    rng = np.random.default_rng(0)
+    sides = [(rng.normal(mean, 1.0, 400), np.ones(400)) for mean in (5.0, 4.0)]
     found = ratio_difference(sides[0], sides[1])
     assert found is not None
     low, high = found["interval"]
