@@ -1,4 +1,4 @@
-"""How much of the training text greedy decoding gives back, by length of the prompt and by number of copies.
+"""How much of the training text greedy decoding repeats, by length of the prompt and by number of copies.
 
 A window is a prefix of k tokens and the tokens after it, within one document. It is extracted if the model, given the
 prefix, writes exactly these tokens. The same on held-out text is the floor: what can be guessed without having read it.

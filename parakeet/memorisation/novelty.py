@@ -1,7 +1,7 @@
-"""Which share of a text's n-grams stands nowhere in the training text: of replies, of held-out and of training text.
+"""Which share of a text's n-grams is novel, nowhere in the training text: of replies, of held-out and of training text.
 
-Held-out text is the yardstick: people repeat each other too. A model whose replies have fewer new n-grams than held-out
-text copies more than people do.
+Held-out text is the yardstick: people repeat each other too. A model whose replies have fewer novel n-grams than
+held-out text copies more than people do.
 """
 
 from collections.abc import Sequence
@@ -40,10 +40,8 @@ def measure_novelty(subject: "Subject") -> dict[str, Any]:
     training = prompts_of(subject.train, subject.read_documents, subject.tokenizer, rng)
     asked = held_out or training
     asked = [(prompt, text) for prompt, text in asked if len(prompt) < subject.engine.context]
-    texts = {
-        kind: _replies(subject, [prompt for prompt, _ in asked], temperature)
-        for kind, temperature in TEMPERATURES.items()
-    }
+    prompts = [prompt for prompt, _ in asked]
+    texts = {kind: _replies(subject, prompts, temperature) for kind, temperature in TEMPERATURES.items()}
     texts |= {"held_out": [text for _, text in held_out], "training": [text for _, text in training]}
     return {kind: novelty_of(subject, found) for kind, found in texts.items()}
 

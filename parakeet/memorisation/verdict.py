@@ -135,8 +135,8 @@ def _canaries(canaries: Mapping[str, Any] | None) -> tuple[bool, str]:
     first = clear[-1] if clear else None
     shares = [format_percent(row["extraction"]["share"]) for row in (most, floor)]
     said = (
-        f"Of the canaries, made-up texts, that were planted {most['copies']:,} times it repeats {shares[0]}, of those "
-        f"never planted {shares[1]}."
+        f"Of the canaries (made-up texts) that were planted {most['copies']:,} times {shares[0]} are extracted, of "
+        f"those never planted {shares[1]}."
     )
     if first is None:
         return False, f"{said} At no number of copies is the difference clear."
