@@ -18,7 +18,10 @@ from parakeet.errors import ParakeetError
 from parakeet.hashes import sha256_of
 from parakeet.memorisation import sections
 from parakeet.memorisation.canaries import measure_canaries
+from parakeet.memorisation.sections import charts
+from parakeet.memorisation.verdict import verdict_of
 from parakeet.pages import Table
+from parakeet.pages.charts import svg
 from parakeet.progress import Progress
 from parakeet.recipe import Canaries, Recipe
 from parakeet.release.card import render_card
@@ -239,14 +242,14 @@ def test_pages_show_the_curve() -> None:
         "exposure": {"n": 4, "value": 5.25, "interval": [4, 6]},
     }
     empty = {"texts": 0, "novelty": [None] * 16, "whole": None}
-    figures = {
+    figures: dict[str, Any] = {
         "verdict": {"answer": "not enough data", "text": "Not enough."},
         "read": {"documents": 1, "of": 1},
         "margin": None,
         "extraction": {"continuation": 4, "prefix": None, "by_prefix": {}, "by_duplicates": {}},
         "gap": {"sources": {}, "all": None},
         "novelty": {"greedy": empty},
-        "canaries": {"by_copies": [{"copies": 0, **row}, {"copies": 128, **row}], "passes": 2.0, "too_long": 3},
+        "canaries": {"by_copies": [{"copies": 0, **row}, {"copies": 128} | row], "passes": 2.0, "too_long": 3},
     }
     titles = {part.title: part for part in sections(figures)}
     assert set(titles) == {"Learned or memorised?", "Canaries"}
@@ -255,3 +258,10 @@ def test_pages_show_the_curve() -> None:
     assert "3 of them are left out" in str(told)
     assert isinstance(table, Table)
     assert [str(row[0]) for row in table.rows] == ["never planted", "128"]
+    # Of a kind that the context does not hold, there are no figures; of canaries that it does not hold, none at all.
+    figures["canaries"]["by_copies"][1]["natural"] = None
+    assert svg(charts(figures)["canaries"], "canaries").startswith("<svg")
+    figures["canaries"] |= {"by_copies": []}
+    assert "canaries" not in charts(figures)
+    assert {part.title: part.parts for part in sections(figures)}["Canaries"] == [str(told).partition(" Training")[0]]
+    assert "canaries" not in verdict_of(figures)["text"]
