@@ -63,8 +63,8 @@ class BitsPerByteByPosition(Metric):
         sources = measured(figures["sources"])
         method = (
             "Held-out documents are joined into long sequences without a document mask, so every token is predicted "
-            "from all tokens before it in its sequence. All of the text counts, replies and what they answer. The model "
-            "was trained on sequences of up to "
+            "from all tokens before it in its sequence. All of the text counts, replies and what they "
+            "answer. The model was trained on sequences of up to "
             f"{figures['longest_trained_row_tokens']:,} tokens. ± is one standard error over sequences."
         )
         if not sources:

@@ -189,6 +189,18 @@ def test_a_column_of_intervals_that_no_source_has_is_left_out(prepared: Prepared
     assert "| 1.250 | 1.000 to 1.500 | 4.500 |" in markdown_page(report(prepared, evaluation=scores))
 
 
+def test_the_network_stands_beside_the_ngram_model_on_the_same_text(prepared: Prepared) -> None:
+    figures = memorisation()
+    opening = "Learned: it predicts. Whether it memorised cannot be told."
+    figures["verdict"] |= {"opening": opening, "text": f"{opening} On 30 documents."}
+    first, given = (report(prepared, memorisation=found) for found in (None, figures))
+    assert tiles(first)[0].value == "1.250"
+    tile = tiles(given)[0]
+    assert (tile.value, tile.number) == ("1.375", 1.375)
+    assert "1.750" in tile.note
+    assert verdict(given) == opening
+
+
 def test_a_model_without_any_score_has_a_report(prepared: Prepared) -> None:
     """An evaluation of a recipe with too little held-out text, no questions and no prompts."""
     nothing = {"bits_per_byte": {"talk": None}, "exact_match": "not applicable", "replies": []}
