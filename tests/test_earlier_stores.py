@@ -76,6 +76,14 @@ def test_every_artefact_is_found(store: Path) -> None:
     assert Build(store, recipe, {"report": report}).find("release") is not None
 
 
+def test_an_earlier_evaluation_is_found_although_no_trace_index_is_wanted(store: Path) -> None:
+    recipe = load_recipe(str(store / "small.yaml"))
+    without = recipe.model_copy(update={"evaluation": recipe.evaluation.model_copy(update={"trace_index": False})})
+    build = Build(store, without)
+    assert build.artifact("evaluation") == Build(store, recipe).artifact("evaluation")
+    assert not {"trace_index", "memorisation"} & {*build.upstream("release")}
+
+
 def test_an_earlier_evaluation_is_shown(store: Path) -> None:
     """It lacks the metrics that came later, and the intervals of bits per byte."""
     evaluation = Build(store, load_recipe(str(store / "small.yaml"))).artifact("evaluation")
