@@ -48,9 +48,10 @@ def summary(trace: Trace) -> list[str]:
     if held_out is None:
         compared = "There is no held-out text of such a length to compare with."
     else:
-        low, high = (format_percent(bound, 0) for bound in held_out.interval)
-        pieces = f"{_count(held_out.windows, 'piece')} of {_count(held_out.tokens, 'token')}"
-        compared = f"Held-out text: {format_percent(held_out.coverage, 0)} ({low} to {high}, {pieces})."
+        facts = [f"{_count(held_out.windows, 'piece')} of {_count(held_out.tokens, 'token')}"]
+        if held_out.interval is not None:
+            facts.insert(0, " to ".join(format_percent(bound, 0) for bound in held_out.interval))
+        compared = f"Held-out text: {format_percent(held_out.coverage, 0)} ({', '.join(facts)})."
     longest = f"The longest match has {_count(trace.longest, 'token')}."
     if trace.absent:
         occur = "occurs" if trace.absent == 1 else "occur"
