@@ -68,7 +68,6 @@ def _values(report: Gathered) -> dict[str, Any]:
             "made": format_date(report.made),
         },
         "sections": sections_of(report),
-        "card": report.card,
         "licences": sorted({source["licence"] for source in report.text["sources"]}),
         "contents": report.contents,
     }
