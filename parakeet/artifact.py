@@ -226,6 +226,20 @@ class Store:
         """The finished artefacts in one stage's folder."""
         return sorted(path for _, _, path in self._made(folder))
 
+    def artifacts(self, folder: str, content: str | None = None, **inputs: str) -> list[Artifact]:
+        """The artefacts in one stage's folder whose manifest can be read, the oldest first.
+
+        Only those with this content, if one is given, and made from inputs with these contents.
+        """
+        found = []
+        for path in self.directories(folder):
+            with suppress(ParakeetError, KeyError, TypeError, AttributeError):  # a build and a check say what is wrong
+                artifact = Artifact.open(path)
+                read = {name: one["content"] for name, one in artifact.manifest["inputs"].items()}
+                if content in (None, artifact.content) and inputs.items() <= read.items():
+                    found.append((_when_made(artifact), path, artifact))
+        return [artifact for _, _, artifact in sorted(found, key=lambda made: made[:2])]
+
     def partial(self, folder: str) -> list[Path]:
         """Directories that an interrupted or failed stage left behind."""
         return sorted(path for path in (self.root / folder).glob(f"{PARTIAL_PREFIX}*") if path.is_dir())
