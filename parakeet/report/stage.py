@@ -6,7 +6,7 @@ from typing import Any
 
 from parakeet.artifact import Artifact
 from parakeet.recipe import Recipe
-from parakeet.report.files import HTML_FILE, MARKDOWN_FILE, PICTURE_FILE
+from parakeet.release.report_files import HTML_FILE, MARKDOWN_FILE, PICTURE_FILE
 from parakeet.stage import Figures, MakeContext, Markdown, PageLink, Picture, Stage
 
 
