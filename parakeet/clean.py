@@ -227,7 +227,8 @@ def _indices_of(kept: set[Path], artifacts: dict[Path, Artifact], root: Path) ->
     """The newest trace index of each text that is kept: a model refers to the text, and `parakeet trace` to both."""
     newest = {}
     for index in Store(root).artifacts(TraceIndexStage.name):
-        if (text := (root / index.manifest["inputs"]["token_shards"]["path"]).resolve()) in kept:
+        path = index.manifest["inputs"].get("token_shards", {}).get("path", "")
+        if (text := (root / path).resolve()) in kept:
             newest[text] = index.path.resolve()
     return set(newest.values()) & artifacts.keys()
 

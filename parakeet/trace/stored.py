@@ -36,8 +36,8 @@ def index_of_model(folder: Path, root: Path, tokenizer_sha256: str) -> TraceInde
     called = f" (it is called {trained.recipe})" if trained.recipe else ""
     recipe = f"with the recipe file that the model was built from{called}: {BUILD}"
     if not fitting:
-        others = [one.manifest["inputs"]["token_shards"]["content"] for one in store.artifacts(TraceIndexStage.name)]
-        there = f" (the one here was made from {others[-1]})" if others else ""
+        others = [one.manifest["inputs"].get("token_shards") for one in store.artifacts(TraceIndexStage.name)]
+        there = f" (the one here was made from {others[-1]['content']})" if others and others[-1] else ""
         raise ParakeetError(
             f"{folder} was trained on token shards {trained.shards_content}, and no trace index here was made from "
             f"them{there}. Make it {recipe}"

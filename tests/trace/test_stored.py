@@ -182,6 +182,29 @@ def test_without_an_index_the_message_says_what_to_run(root: Path) -> None:
         index_of_model(folder, root, OTHER)
 
 
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        "{",
+        "[]",
+        '{"schema": 1}',
+        '{"schema": 1, "stage": "trace_index", "made": "9", "content": "", "inputs": {}}',
+        '{"schema": 1, "stage": "trace_index", "made": "9", "content": "", "inputs": {"token_shards": 3}}',
+    ],
+)
+def test_an_index_whose_manifest_is_damaged_is_passed_over(root: Path, prepared: Prepared, manifest: str) -> None:
+    folder = release_in(root)
+    (made,) = Store(root).artifacts(STAGE.name)
+    damaged = root / "trace_index" / "0000000000000000-0"
+    damaged.mkdir()
+    (damaged / "manifest.json").write_text(manifest, encoding="utf-8")
+    assert index_of_model(folder, root, prepared.tokenizer.sha256).folder == made.path
+    shutil.rmtree(made.path)
+    with pytest.raises(ParakeetError, match=r"no trace index here was made from them\. Make it"):
+        index_of_model(folder, root, prepared.tokenizer.sha256)
+    assert damaged in [entry.path for entry in leftovers(root).unreferenced]
+
+
 def test_an_index_that_was_changed_is_refused(root: Path) -> None:
     folder = release_in(root)
     with (Store(root).artifacts(STAGE.name)[0].path / "positions-00000.npy").open("r+b") as file:
