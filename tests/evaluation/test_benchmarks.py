@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -23,7 +24,7 @@ from parakeet.evaluation.benchmarks.contamination import overlaps
 from parakeet.evaluation.benchmarks.data import read_task, read_tasks
 from parakeet.evaluation.benchmarks.harness import score_tasks
 from parakeet.evaluation.benchmarks.metric import StandardBenchmarks, notes
-from parakeet.evaluation.benchmarks.scorer import ModelScorer
+from parakeet.evaluation.benchmarks.scorer import TOKENS_PER_PASS, ModelScorer
 from parakeet.evaluation.benchmarks.tasks import TASKS, BenchmarkItem
 from parakeet.formatting import render_table
 from parakeet.model.config import ModelConfig
@@ -188,6 +189,22 @@ def test_answers_that_share_a_question_get_the_scores_of_each_one_alone(
         expected, greedy = alone(scorer.model, asked)
         assert found.log_probability == pytest.approx(expected, rel=1e-5, abs=1e-4)
         assert found.greedy == greedy
+
+
+def test_many_answers_to_one_question_are_scored_in_passes(prepared: Prepared) -> None:
+    """All sentences of BLiMP answer an empty question: 134,000 answers, which no pass can hold."""
+    scorer = ModelScorer(tiny_model(prepared), prepared.tokenizer)
+    questions = [(scorer.start,), (scorer.start, *range(40))]
+    answers = [(number % 256, number // 256, *range(number % 9)) for number in range(1000)]
+    requests = [Request(question, answer) for question in questions for answer in answers]
+    passes: list[tuple[int, int]] = []  # answers of each, and tokens so far
+    scores = scorer.score(requests, lambda answers: passes.append((answers, scorer.tokens)))
+    assert sum(answers for answers, _ in passes) == len(requests)
+    assert max(np.diff([tokens for _, tokens in passes], prepend=0)) <= TOKENS_PER_PASS
+    for number in range(0, len(requests), 97):
+        expected, greedy = alone(scorer.model, requests[number])
+        assert scores[number].log_probability == pytest.approx(expected, rel=1e-5, abs=1e-4)
+        assert scores[number].greedy == greedy
 
 
 @torch.no_grad()
