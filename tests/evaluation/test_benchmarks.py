@@ -1,6 +1,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from parakeet.evaluation.benchmarks.harness import score_tasks
 from parakeet.evaluation.benchmarks.metric import StandardBenchmarks, notes
 from parakeet.evaluation.benchmarks.scorer import TOKENS_PER_PASS, ModelScorer
 from parakeet.evaluation.benchmarks.tasks import TASKS, BenchmarkItem
+from parakeet.evaluation.intervals import FEWEST_TEXTS
 from parakeet.formatting import render_table
 from parakeet.model.config import ModelConfig
 from parakeet.model.loss import token_scores
@@ -281,6 +283,16 @@ def test_the_figures_are_json_and_the_table_has_a_row_for_each_task(folder: Path
     assert metric.plot(figures, PRINTED).axes
 
 
+def test_a_few_items_have_no_interval_of_bits_per_byte(folder: Path) -> None:
+    for items in (1, 4, 5):
+        found = scores_of(ByteModel.unigram(b"parakeet"), folder, "piqa", "wikitext", items=items)
+        for figures in found.values():
+            bits = figures["bits_per_byte"]
+            assert (bits["n"], bits["interval"] is None) == (items, items < FEWEST_TEXTS)
+        text = str(StandardBenchmarks().render({"items": items, "tasks": found, "no_index": "there is none"}))
+        assert "None" not in text.replace("total=None", "")
+
+
 def test_the_metric_scores_what_the_recipe_asks_for(prepared: Prepared, folder: Path, index: TraceIndex) -> None:
     asked = ["evaluation.benchmarks.tasks=[piqa, blimp]", "evaluation.benchmarks.items=5"]
     recipe = changed(prepared.recipe, [f"evaluation.benchmarks.data={folder}", *asked])
@@ -290,6 +302,7 @@ def test_the_metric_scores_what_the_recipe_asks_for(prepared: Prepared, folder: 
     subject = subject_of(prepared, tiny_model(prepared), recipe=recipe)
     assert metric.measure(subject)["no_index"] == "the recipe has no trace index (evaluation.trace_index)"
     figures = metric.measure(replace(subject, trace_index=index))
+    assert figures["lm_eval"] == version("lm_eval")
     assert {task: found["n"] for task, found in figures["tasks"].items()} == {"piqa": 5, "blimp": 5}
     assert figures["tasks"]["piqa"]["contamination"]["found"]["share"] == 0.0
     assert figures["tasks"]["piqa"]["contamination"]["clean"] == figures["tasks"]["piqa"]["accuracy"]

@@ -13,7 +13,7 @@ from parakeet.evaluation.benchmarks.contamination import overlaps
 from parakeet.evaluation.benchmarks.data import TaskData
 from parakeet.evaluation.benchmarks.tasks import TASKS, BenchmarkItem
 from parakeet.evaluation.benchmarks.upstream import check_installed, prepare_lm_eval, upstream_config
-from parakeet.evaluation.intervals import ratio_interval, share_of
+from parakeet.evaluation.intervals import FEWEST_TEXTS, ratio_interval, share_of
 from parakeet.evaluation.preference import is_best, is_tied
 from parakeet.progress import Progress
 from parakeet.tokenizer import Tokenizer
@@ -199,13 +199,13 @@ def right_answers(pairs: Pairs) -> list[bool]:
 
 
 def bits_per_byte(pairs: Pairs, rolling: bool = False) -> dict[str, Any]:
-    """−log2 p of the right answers over their UTF-8 bytes, and its interval over the items."""
+    """−log2 p of the right answers over their UTF-8 bytes, and its interval over the items, which a few do not have."""
     gold = [item.gold if item.choices else 0 for item, _ in pairs]
     bits = [-a.log_probabilities[g] / math.log(2) for (_, a), g in zip(pairs, gold, strict=True)]
     sizes = [a.n_bytes[g] for (_, a), g in zip(pairs, gold, strict=True)]
     if rolling:
         sizes = [len(item.answer.encode()) for item, _ in pairs]  # upstream changes WikiText's spaces, but not its size
-    interval = list(ratio_interval(bits, sizes))
+    interval = list(ratio_interval(bits, sizes)) if len(pairs) >= FEWEST_TEXTS else None
     return {"n": len(pairs), "n_bytes": sum(sizes), "value": math.fsum(bits) / sum(sizes), "interval": interval}
 
 
