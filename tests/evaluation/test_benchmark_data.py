@@ -218,7 +218,7 @@ def test_nothing_takes_the_name_of_a_benchmark_that_is_scored(tmp_path: Path, ke
     own = {"name": "benchmark-piqa", "kind": "files", "path": str(tmp_path / "mine.txt")}
     recipe = changed(load_recipe("demo"), [f"{key}={json.dumps([own])}"])  # it scores none
     for tasks in ("standard", ["sciq", "piqa"]):
-        with pytest.raises(ParakeetError, match="benchmark-piqa is the evaluation set of evaluation.benchmarks"):
+        with pytest.raises(ParakeetError, match=r"benchmark-piqa is the evaluation set of evaluation\.benchmarks"):
             changed(recipe, [f"evaluation.benchmarks={json.dumps({'data': str(tmp_path), 'tasks': tasks})}"])
     write_all(tmp_path)
     changed(recipe, [f"evaluation.benchmarks={json.dumps({'data': str(tmp_path), 'tasks': ['sciq']})}"])

@@ -337,6 +337,27 @@ def test_items_in_the_training_text_are_found_in_both_spellings(prepared: Prepar
     assert overlaps(index, prepared.tokenizer, []) == []
 
 
+@pytest.mark.parametrize(
+    ("question", "answer", "stands"),
+    [
+        ("Line 1", "and 7", True),
+        ("Line 1 and 7", "of a longer text.", True),
+        ("and 7 of", "a longer", True),
+        ("a longer", "text?!", True),  # to its last word
+        ("", "longer", True),
+        ("Line 1", "and seven", False),
+        ("longer", "line", False),
+        ("", "…", False),
+    ],
+)
+def test_a_short_item_that_stands_whole_in_the_training_text_is_found(
+    prepared: Prepared, index: TraceIndex, question: str, answer: str, stands: bool
+) -> None:
+    (found,) = overlaps(index, prepared.tokenizer, [BenchmarkItem({}, question, answer)])
+    assert found.longest < 13
+    assert found.contaminated == stands
+
+
 def test_a_token_that_is_as_likely_as_another_is_not_the_likeliest() -> None:
     """Here all are: a model of zeros would answer every LAMBADA question with id 0."""
     losses, likeliest = token_scores(torch.ones(3, 4), torch.zeros(7, 4), torch.tensor([0, 3, 6]))

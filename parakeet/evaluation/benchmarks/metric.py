@@ -126,7 +126,7 @@ def notes(figures: Mapping[str, Any]) -> list[str]:
         said.append(f"Items were not looked up in the training text: {figures['no_index'].rstrip('.')}.")
     elif any(found["contamination"] and found["contamination"]["found"]["share"] for found in tasks.values()):
         said.append(
-            "An item stands in the training text if they share 13 tokens in a row, or passages of 8 tokens that cover "
-            "half of it."
+            "An item stands in the training text if they share 13 tokens in a row, all of a shorter item, or passages "
+            "of 8 tokens that cover half of it."
         )
     return said
