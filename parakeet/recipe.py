@@ -481,7 +481,12 @@ class Recipe(Section):
         if twice:
             raise ValueError(f"two sources are called {twice[0]}: give each its own name")
         if self.canaries is not None and CANARY_SOURCE in names:
-            raise ValueError(f"a source is called {CANARY_SOURCE}, the name of the planted texts: give it another one")
+            raise ValueError(f"a source is called {CANARY_SOURCE}, the name of the canaries: give it another one")
+        if self.canaries is not None and not self.evaluation.trace_index:
+            raise ValueError(
+                "canaries are measured with the trace index, and evaluation.trace_index is false: set it to true, or "
+                "canaries to null"
+            )
         sets = [chosen.name for chosen in self.decontamination.sets]
         for name in sets:
             if sets.count(name) > 1 or name in names:
