@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, create_model, field_validator, model_validator
 
-from parakeet.benchmark_files import FILES, STANDARD
+from parakeet.benchmark_files import FILES, STANDARD, set_name, tasks_of
 from parakeet.learning_rate import DECAYS
 from parakeet.recipe_sources import TRAINING_KEYS, EvaluationSet, Section, Source
 from parakeet.sampling_settings import OPTIONS, SamplingSettings
@@ -481,11 +481,20 @@ class Recipe(Section):
         if twice:
             raise ValueError(f"two sources are called {twice[0]}: give each its own name")
         if self.canaries is not None and CANARY_SOURCE in names:
-            raise ValueError(f"a source is called {CANARY_SOURCE}, the name of the planted texts: give it another one")
+            raise ValueError(f"a source is called {CANARY_SOURCE}, the name of the canaries: give it another one")
+        if self.canaries is not None and not self.evaluation.trace_index:
+            raise ValueError(
+                "canaries are measured with the trace index, and evaluation.trace_index is false: set it to true, or "
+                "canaries to null"
+            )
         sets = [chosen.name for chosen in self.decontamination.sets]
         for name in sets:
             if sets.count(name) > 1 or name in names:
                 raise ValueError(f"evaluation set {name} has the name of another one or of a source: give it its own")
+        benchmarks = self.evaluation.benchmarks
+        for task in tasks_of(benchmarks) if benchmarks else ():
+            if (name := set_name(task)) in (*names, *sets):
+                raise ValueError(f"{name} is the evaluation set of evaluation.benchmarks: give your own another name")
         without = [source.name for source in self.sources if source.weight is None]
         if 0 < len(without) < len(self.sources):
             raise ValueError(f"source {without[0]} has no weight, but others have: give every source a weight, or none")

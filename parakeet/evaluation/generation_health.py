@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from parakeet.conversation import Turn
 from parakeet.evaluation.base import Metric, Subject
-from parakeet.evaluation.intervals import FEWEST_TEXTS, jackknife_interval, ratio_interval, share_of, wilson_interval
+from parakeet.evaluation.intervals import FEWEST_TEXTS, jackknife_interval, pooled_share, share_of
 from parakeet.evaluation.replies import GREEDY
 from parakeet.evaluation.shares import plot_shares, share_cells, share_text
 from parakeet.template import render_prompt
@@ -164,14 +164,8 @@ def ends_in_a_loop(ids: Sequence[int]) -> bool:
 
 def _repetition(replies: Iterable[Sequence[int]]) -> dict[str, Any] | None:
     """4-grams of a reply that stand before in it, by all its 4-grams; over replies of at least one."""
-    grams = [found for found in (n_grams(reply, REPEATED_TOKENS) for reply in replies) if found]
-    if not grams:
-        return None
-    repeated, all_of = [len(found) - len(set(found)) for found in grams], [len(found) for found in grams]
-    if not any(repeated):  # samples of nothing but zeros have no spread
-        return {"n": len(grams), "share": 0.0, "interval": list(wilson_interval(0, len(grams)))}
-    interval = list(ratio_interval(repeated, all_of)) if len(grams) >= FEWEST_TEXTS else None
-    return {"n": len(grams), "share": sum(repeated) / sum(all_of), "interval": interval}
+    grams = [n_grams(reply, REPEATED_TOKENS) for reply in replies]
+    return pooled_share([len(found) - len(set(found)) for found in grams], [len(found) for found in grams])
 
 
 def _distinct(replies: Iterable[Sequence[int]], n: int) -> dict[str, Any] | None:

@@ -1,7 +1,7 @@
 """95 % confidence intervals, and the shape in which figures with one are recorded."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,3 +67,62 @@ def ratio_interval(
         ratios.append(above[chosen].sum() / below[chosen].sum())
     low, high = np.quantile(ratios, (0.025, 0.975))
     return float(low), float(high)
+
+
+def ratio_of(above: np.ndarray, below: np.ndarray) -> dict[str, Any] | None:
+    """{"n", "value", "interval"} of Σ above / Σ below over n texts, both (n,); None if nothing is below.
+
+    Texts without anything below do not count. The interval is None for fewer than FEWEST_TEXTS.
+    """
+    there = below > 0
+    if not there.any():
+        return None
+    above, below = above[there], below[there]
+    interval = list(ratio_interval(above, below)) if len(above) >= FEWEST_TEXTS else None
+    return {"n": len(above), "value": float(above.sum() / below.sum()), "interval": interval}
+
+
+def pooled_share(parts: Sequence[int] | np.ndarray, wholes: Sequence[int] | np.ndarray) -> dict[str, Any] | None:
+    """{"n", "share", "interval"} of Σ parts / Σ wholes over n texts, 0 ≤ part ≤ whole; None if there are no wholes.
+
+    Texts without a whole do not count. The interval is None for fewer than FEWEST_TEXTS. Where the share is 0 or 1 it
+    is that of as many texts with one outcome each: samples of nothing but zeros have no spread.
+    """
+    found = ratio_of(np.asarray(parts, np.float64), np.asarray(wholes, np.float64))
+    if found is None:
+        return None
+    share, n, interval = found["value"], found["n"], found["interval"]
+    if interval is not None and share in (0.0, 1.0):
+        interval = list(wilson_interval(share * n, n))
+    return {"n": n, "share": share, "interval": interval}
+
+
+def ratio_difference(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]) -> dict[str, Any] | None:
+    """{"n", "value", "interval"} of one ratio minus another, of two samples of texts; n has both sizes.
+
+    None if a sample has nothing below; the interval is None if one has fewer than FEWEST_TEXTS.
+    """
+    sides = [(above[below > 0], below[below > 0]) for above, below in (one, other)]
+    if any(len(below) == 0 for _, below in sides):
+        return None
+    rng = np.random.default_rng(0)
+    values, resampled = [], []
+    for above, below in sides:
+        chosen = rng.integers(len(above), size=(RESAMPLES, len(above)))
+        values.append(float(above.sum() / below.sum()))
+        resampled.append(above[chosen].sum(axis=1) / below[chosen].sum(axis=1))
+    n = [len(below) for _, below in sides]
+    low, high = np.quantile(resampled[0] - resampled[1], (0.025, 0.975)).tolist()
+    return {"n": n, "value": values[0] - values[1], "interval": [low, high] if min(n) >= FEWEST_TEXTS else None}
+
+
+def share_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """{"n", "share", "interval"} of one share minus another (Newcombe 1998, method 10, from their Wilson intervals)."""
+    difference = one["share"] - other["share"]
+    below = math.hypot(one["share"] - one["interval"][0], other["interval"][1] - other["share"])
+    above = math.hypot(one["interval"][1] - one["share"], other["share"] - other["interval"][0])
+    return {
+        "n": [one["n"], other["n"]],
+        "share": difference,
+        "interval": [max(-1.0, difference - below), min(1.0, difference + above)],
+    }

@@ -1,4 +1,4 @@
-"""How much of the training text greedy decoding gives back, by length of the prompt and by number of copies.
+"""How much of the training text greedy decoding repeats, by length of the prompt and by number of copies.
 
 A window is a prefix of k tokens and the tokens after it, within one document. It is extracted if the model, given the
 prefix, writes exactly these tokens. The same on held-out text is the floor: what can be guessed without having read it.
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from parakeet.evaluation.intervals import share_of
-from parakeet.memorisation.figures import LEAST, share_difference
+from parakeet.evaluation.intervals import share_difference, share_of
 from parakeet.memorisation.text import Excerpts, up_to
+from parakeet.memorisation.verdict import LEAST
 
 if TYPE_CHECKING:
     from parakeet.memorisation.measure import Subject
@@ -33,14 +33,14 @@ def measure_extraction(subject: "Subject") -> dict[str, Any]:
     """{"continuation", "prefix", "by_prefix", "by_duplicates"}.
 
     `prefix` is the one that headlines quote: USUAL_PREFIX, or the longest with LEAST windows in both splits, or None.
-    by_prefix: {k: {"train", "held_out", "difference"} (shares, None without windows), "right" (mean share of the
-    continuation up to the first error, by split), "in_training" (held-out windows left out, since the training text has
-    them as a whole)}}. by_duplicates: {k: {stratum: share}}, only of strata with windows.
+    by_prefix: {k: {"train", "held_out", "difference"} (shares, None without windows), "in_training" (held-out windows
+    left out, since the training text has them as a whole)}. by_duplicates: {k: {stratum: share}}, only of strata with
+    windows. Windows of the same tokens count once.
     """
-    chance = np.random.default_rng(5)
-    places = subject.places(subject.train, subject.read_documents(), chance)
+    rng = np.random.default_rng(5)
+    places = subject.places(subject.train, subject.read_documents, rng)
     train = subject.excerpts(subject.train, up_to(places, TOKENS))
-    places = subject.places(subject.held_out, subject.held_out_documents(), chance)
+    places = subject.places(subject.held_out, np.arange(len(subject.held_out)), rng)
     held_out = subject.excerpts(subject.held_out, up_to(places, TOKENS))
     context = subject.model.config.context
     length, prefixes = choose_lengths(train, held_out, context)
@@ -48,7 +48,7 @@ def measure_extraction(subject: "Subject") -> dict[str, Any]:
     by_duplicates: dict[str, Any] = {}
     for k in prefixes:
         # windows (w, k + length): ids.
-        windows = window_ids(train, k, length, CANDIDATES, chance)
+        windows = window_ids(train, k, length, CANDIDATES, rng)
         copies = subject.copies(windows)
         strata = {
             name: np.flatnonzero((copies >= least) & (copies <= (most or copies.max(initial=0))))
@@ -58,7 +58,7 @@ def measure_extraction(subject: "Subject") -> dict[str, Any]:
         scored = np.unique(np.concatenate(taken))
         right = np.zeros(len(windows), np.int64)
         right[scored] = right_tokens(subject, windows[scored], k)
-        others = window_ids(held_out, k, length, CANDIDATES, chance)
+        others = window_ids(held_out, k, length, CANDIDATES, rng)
         new = subject.copies(others) == 0
         floor = right_tokens(subject, others[new][:WINDOWS], k)
         by_prefix[str(k)] = {
@@ -83,7 +83,6 @@ def _shares(train: np.ndarray, held_out: np.ndarray, length: int) -> dict[str, A
     return {
         **shares,
         "difference": share_difference(one, other) if one and other else None,
-        "right": {name: float(right.mean() / length) if len(right) else None for name, right in sides.items()},
     }
 
 
@@ -129,12 +128,15 @@ def _blocks(excerpts: Excerpts, starts: np.ndarray, width: int) -> np.ndarray:
     return owner * (len(excerpts.ids) // width + 1) + (starts - excerpts.begins[:-1][owner]) // width
 
 
-def window_ids(excerpts: Excerpts, k: int, length: int, most: int, chance: np.random.Generator) -> np.ndarray:
-    """Ids (w, k + length) of at most so many windows in a random order, one in each block of an excerpt."""
-    starts = chance.permutation(_window_starts(excerpts, k, length))
+def window_ids(excerpts: Excerpts, k: int, length: int, most: int, rng: np.random.Generator) -> np.ndarray:
+    """Ids (w, k + length) of at most so many different windows in a random order, one in each block of an excerpt."""
+    starts = rng.permutation(_window_starts(excerpts, k, length))
     _, first = np.unique(_blocks(excerpts, starts, k + length), return_index=True)
-    chosen = starts[chance.permutation(first)[:most]]
-    return excerpts.ids[chosen[:, None] + np.arange(-k, length)]
+    windows = excerpts.ids[starts[rng.permutation(first)][:, None] + np.arange(-k, length)]
+    # The same tokens again are no trial of their own: the model continues them in the same way.
+    _, kept = np.unique(windows, axis=0, return_index=True)
+    found: np.ndarray = windows[np.sort(kept)[:most]]
+    return found
 
 
 def right_tokens(subject: "Subject", windows: np.ndarray, k: int) -> np.ndarray:

@@ -49,21 +49,14 @@ class Subject:
     progress: Progress = field(default_factory=Progress)
 
     @cached_property
-    def _read_documents(self) -> np.ndarray:
+    def read_documents(self) -> np.ndarray:
+        """Numbers of the training documents that were read once or more as a whole, without canaries."""
         planted = [self.train.names.index(name) for name in self.planted_sources]
         return np.flatnonzero((self.times_read >= 1) & ~np.isin(self.train.sources(), planted))
 
-    def read_documents(self) -> np.ndarray:
-        """Numbers of the training documents that were read once or more as a whole, without canaries."""
-        return self._read_documents
-
-    def held_out_documents(self) -> np.ndarray:
-        """Numbers of all held-out documents."""
-        return np.arange(len(self.held_out))
-
-    def places(self, shards: TokenShards, documents: np.ndarray, chance: np.random.Generator) -> Places:
+    def places(self, shards: TokenShards, documents: np.ndarray, rng: np.random.Generator) -> Places:
         """The excerpts of these documents of one split, in a random order."""
-        return places_of(documents, shards.lengths(), self.sequence_length, chance)
+        return places_of(documents, shards.lengths(), self.sequence_length, rng)
 
     def excerpts(self, shards: TokenShards, places: Places) -> Excerpts:
         """The text at these places of one split."""
@@ -112,16 +105,10 @@ def make_memorisation(recipe: Recipe, inputs: Mapping[str, Path], output: Path, 
 def measure(subject: Subject) -> dict[str, Any]:
     """All figures, as JSON values."""
     sample = held_out_sample(subject)
-    bits, right = subject.score(sample, "held-out bits per byte")
+    bits, _ = subject.score(sample, "held-out bits per byte")
     figures = {
-        "read": {
-            "documents": len(subject.read_documents()),
-            "times": float(subject.times_read[subject.read_documents()].mean())
-            if len(subject.read_documents())
-            else 0.0,
-            "of": len(subject.train),
-        },
-        "margin": measure_margin(subject, sample, bits, right),
+        "read": {"documents": len(subject.read_documents), "of": len(subject.train)},
+        "margin": measure_margin(subject, sample, bits),
         "extraction": measure_extraction(subject),
         "gap": measure_gap(subject, sample, bits),
         "novelty": measure_novelty(subject),

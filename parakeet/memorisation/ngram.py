@@ -2,8 +2,9 @@
 
     p_k(w) = (c(context_k w) + a p_{k−1}(w)) / (c(context_k) + a),   k = 0, 1, … while context_k occurs in training
 
-context_k is the last k tokens before w, c how often a sequence occurs in the training text, and p_{−1} uniform over the
-ordinary ids (Dirichlet back-off, MacKay and Peto 1995). `a` and the longest k are chosen on held-out text that is not
+context_k is the last k tokens before w, c(context_k w) how often both occur in the training text, c(context_k) how
+often the context occurs with any token after it, and p_{−1} uniform over the ordinary ids (Dirichlet back-off, MacKay
+and Peto 1995). `a` and the longest k are chosen on held-out text that is not
 scored, so that the table is as good as it can be. A network that needs fewer bits for text that it has not read
 has learned something that no look-up in its training text gives.
 """
@@ -13,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from parakeet.data.tokens.shards import ranges
-from parakeet.memorisation.figures import ratio_of
-from parakeet.memorisation.text import Excerpts, separated
+from parakeet.evaluation.intervals import ratio_of
+from parakeet.memorisation.text import Excerpts, by_document, separated
 from parakeet.trace.index import TraceIndex
 
 if TYPE_CHECKING:
@@ -29,15 +30,12 @@ TUNED = 4
 """Every so many excerpts, one chooses `a` and the longest context, and is not scored."""
 
 
-def measure_margin(
-    subject: "Subject", excerpts: Excerpts, bits: np.ndarray, right: np.ndarray
-) -> dict[str, Any] | None:
+def measure_margin(subject: "Subject", excerpts: Excerpts, bits: np.ndarray) -> dict[str, Any] | None:
     """Network and n-gram model on the same held-out tokens; None if there are none.
 
-    excerpts: held-out text; bits, right (n,): what `score` gave for it. Returns {"n" (excerpts), "documents",
-    "n_bytes", "network", "ngram", "margin" (bits per byte, each {"n", "value", "interval"}; the margin is n-gram −
-    network), "weight" (`a`), "context" (the longest), "tuned_on" (excerpts), "mean_match" (tokens before a scored one
-    that occur in training), "network_accuracy"}.
+    excerpts: held-out text; bits (n,): what `score` gave for it. Returns {"excerpts", "n_bytes", "network", "ngram",
+    "margin" (bits per byte, each {"n" (documents), "value", "interval"}; the margin is n-gram − network), "weight"
+    (`a`), "context" (the longest), "tuned_on" (excerpts)}.
     """
     sizes = excerpts.n_bytes(subject.tokenizer)
     with_text = np.flatnonzero(sizes)
@@ -50,22 +48,19 @@ def measure_margin(
     ordinary = len(subject.tokenizer.defined_ids()) - len(subject.tokenizer.control_ids)
     weight, context = table.best(np.flatnonzero(in_tuning), ordinary) if len(tuning) else (1.0, CONTEXTS[-1])
     scored = np.setdiff1d(with_text, tuning)
-    looked_up = np.bincount(of_token, table.bits(weight, context, ordinary), len(excerpts))[scored]
-    network = excerpts.sums(bits)[scored]
-    below = sizes[scored].astype(np.float64)
-    learned = excerpts.learned & np.isin(excerpts.owner, scored)
+    looked_up = np.bincount(of_token, table.bits(weight, context, ordinary), len(excerpts))
+    ngram, network, below = (
+        by_document(excerpts.documents[scored], values[scored]) for values in (looked_up, excerpts.sums(bits), sizes)
+    )
     return {
-        "n": len(scored),
-        "documents": len(np.unique(excerpts.documents[scored])),
+        "excerpts": len(scored),
         "n_bytes": int(below.sum()),
         "network": ratio_of(network, below),
-        "ngram": ratio_of(looked_up, below),
-        "margin": ratio_of(looked_up - network, below),
+        "ngram": ratio_of(ngram, below),
+        "margin": ratio_of(ngram - network, below),
         "weight": weight,
         "context": context,
         "tuned_on": len(tuning),
-        "mean_match": float(table.longest[~in_tuning].mean()),
-        "network_accuracy": float(right[learned].mean()),
     }
 
 
@@ -118,7 +113,7 @@ def back_off(index: TraceIndex, excerpts: Excerpts) -> BackOff:
     with_token = np.minimum(at + 1 - np.searchsorted(ends, at + 1), CONTEXTS[-1] + 1)  # of context and token
     k = ranges(np.zeros_like(longest), longest + 1)
     token = np.repeat(np.arange(len(at)), longest + 1)
-    of_context = index.counts(query, at[token] - k, k)
+    of_context = index.continued(query, at[token] - k, k)
     of_token = np.zeros(len(k), np.int64)
     occurs = k < with_token[token]
     of_token[occurs] = index.counts(query, (at[token] - k)[occurs], k[occurs] + 1)

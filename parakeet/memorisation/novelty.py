@@ -1,7 +1,7 @@
-"""Which share of a text's n-grams stands nowhere in the training text: of replies, of held-out and of training text.
+"""Which share of a text's n-grams is novel, nowhere in the training text: of replies, of held-out and of training text.
 
-Held-out text is the yardstick: people repeat each other too. A model whose replies have fewer new n-grams than held-out
-text copies more than people do.
+Held-out text is the yardstick: people repeat each other too. A model whose replies have fewer novel n-grams than
+held-out text copies more than people do.
 """
 
 from collections.abc import Sequence
@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from parakeet.data.tokens.shards import TokenShards
-from parakeet.evaluation.intervals import share_of
+from parakeet.evaluation.intervals import pooled_share, share_of
 from parakeet.evaluation.replies import GREEDY
 from parakeet.evaluation.scoring import is_control
-from parakeet.memorisation.figures import ratio_of
 from parakeet.memorisation.text import separated
 from parakeet.tokenizer import Tokenizer
 
@@ -27,33 +26,33 @@ TEXT_TOKENS = 96
 PROMPT_TOKENS = 32
 """Of a plain document, whose beginning is the prompt; of a conversation it is all before the first reply."""
 TEMPERATURES = {"greedy": 0.0, "sampled": 0.8}
-BINS = (1, 2, 4, 8, 16, 32, 64)
 
 
 def measure_novelty(subject: "Subject") -> dict[str, Any]:
     """{kind: found}; the kinds are "greedy", "sampled" (temperature 0.8), "held_out" and "training".
 
     The replies answer the beginnings of the held-out documents, or of training documents if nothing is held out.
-    found = {"texts", "novelty": [{"n", "value", "interval"} or None for n = 1 … LONGEST], "longest": {bin: texts, by
-    the length of the longest piece that stands in training}, "whole": share of the texts that stand there as a whole}.
+    found = {"texts", "novelty": [{"n" (texts), "share", "interval"} or None for n = 1 … LONGEST], "whole": share of the
+    texts that stand in training as a whole}.
     """
-    chance = np.random.default_rng(13)
-    held_out = prompts_of(subject.held_out, subject.held_out_documents(), subject.tokenizer, chance)
-    training = prompts_of(subject.train, subject.read_documents(), subject.tokenizer, chance)
+    rng = np.random.default_rng(13)
+    held_out = prompts_of(subject.held_out, np.arange(len(subject.held_out)), subject.tokenizer, rng)
+    training = prompts_of(subject.train, subject.read_documents, subject.tokenizer, rng)
     asked = held_out or training
     asked = [(prompt, text) for prompt, text in asked if len(prompt) < subject.engine.context]
-    texts = {kind: _replies(subject, [prompt for prompt, _ in asked], heat) for kind, heat in TEMPERATURES.items()}
+    prompts = [prompt for prompt, _ in asked]
+    texts = {kind: _replies(subject, prompts, temperature) for kind, temperature in TEMPERATURES.items()}
     texts |= {"held_out": [text for _, text in held_out], "training": [text for _, text in training]}
     return {kind: novelty_of(subject, found) for kind, found in texts.items()}
 
 
 def prompts_of(
-    shards: TokenShards, documents: np.ndarray, tokenizer: Tokenizer, chance: np.random.Generator
+    shards: TokenShards, documents: np.ndarray, tokenizer: Tokenizer, rng: np.random.Generator
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """The beginnings of some documents, and the content that follows, up to TEXT_TOKENS ids of it."""
     control = is_control(tokenizer)
     found = []
-    for number in chance.permutation(documents)[: 4 * TEXTS].tolist():
+    for number in rng.permutation(documents)[: 4 * TEXTS].tolist():
         ids = shards.tokens(number).astype(np.int64)
         if ids[0] == tokenizer.end_of_text:
             begin = min(PROMPT_TOKENS, len(ids) // 2)
@@ -87,16 +86,9 @@ def novelty_of(subject: "Subject", texts: Sequence[np.ndarray]) -> dict[str, Any
     novelty = []
     for n in range(1, LONGEST + 1):
         starts = [found[: max(0, len(found) - n + 1)] for found in of_text]
-        new = np.array([(found < n).sum() for found in starts], np.float64)
-        novelty.append(ratio_of(new, np.array([len(found) for found in starts], np.float64)))
-    longest = np.array([found.max(initial=0) for found in of_text], np.int64)
-    bins = np.searchsorted(BINS, longest, side="right")
+        novelty.append(pooled_share([int((found < n).sum()) for found in starts], [len(found) for found in starts]))
     return {
         "texts": len(texts),
         "novelty": novelty,
-        "longest": {
-            name: int((bins == number).sum())
-            for number, name in enumerate(["0", *(str(low) for low in BINS[:-1]), f"{BINS[-1]}+"])
-        },
         "whole": share_of(found[0] >= len(found) for found in of_text) if texts else None,
     }

@@ -1,5 +1,6 @@
 """What pages show of the figures: paragraphs, tables and charts. Imports no torch."""
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -36,10 +37,10 @@ def sections(figures: Mapping[str, Any]) -> list[Part]:
     drawn = charts(figures)
     found = [
         Part("Learned or memorised?", [figures["verdict"]["text"]], None),
-        Part("Against a look-up table", _margin(figures), drawn.get("bits")),
-        Part("Training text given back", _extraction(figures), drawn.get("extraction")),
-        Part("Planted texts", _canaries(figures), drawn.get("canaries")),
-        Part("New word sequences", _novelty(figures), drawn.get("novelty")),
+        Part("Against an n-gram model", _margin(figures), drawn.get("bits")),
+        Part("Extraction", _extraction(figures), drawn.get("extraction")),
+        Part("Canaries", _canaries(figures), drawn.get("canaries")),
+        Part("Novel n-grams", _novelty(figures), drawn.get("novelty")),
     ]
     return [part for part in found if part.parts]
 
@@ -51,7 +52,7 @@ def charts(figures: Mapping[str, Any]) -> "dict[str, Chart]":
         found["bits"] = partial(draw_bits, figures)
     if figures["extraction"]["by_duplicates"]:
         found["extraction"] = partial(draw_extraction, figures["extraction"])
-    if figures["canaries"]:
+    if figures["canaries"] and figures["canaries"]["by_copies"]:
         found["canaries"] = partial(draw_canaries, figures["canaries"])
     if any(kind["texts"] for kind in figures["novelty"].values()):
         found["novelty"] = partial(draw_novelty, figures["novelty"])
@@ -66,14 +67,14 @@ def _margin(figures: Mapping[str, Any]) -> "list[str | Table]":
     if margin:
         rows = [
             ("this model", *_valued(margin["network"])),
-            ("look-up table", *_valued(margin["ngram"])),
+            ("n-gram model", *_valued(margin["ngram"])),
             ("margin", *_valued(margin["margin"], signed=True)),
         ]
         found += [
-            "Bits per byte of held-out text: lower is better. The look-up table is the n-gram model of the whole "
-            f"training text, with contexts of up to {margin['context']} tokens, the best for it. A model that only "
+            "Bits per byte of held-out text: lower is better. The n-gram model is a look-up table of this model's own "
+            f"training text, with contexts of up to {margin['context']} tokens, the best length. A model that only "
             "looked up what it read would not beat it.",
-            Table(("", "bits per byte", "95% interval", "excerpts"), rows, right=range(1, 4)),
+            Table(("", "bits per byte", "95% interval", "documents"), rows, right=range(1, 4)),
         ]
     if any(gap["sources"].values()):
         named = {**gap["sources"], **({"all": gap["all"]} if len(gap["sources"]) > 1 else {})}
@@ -93,7 +94,7 @@ def _margin(figures: Mapping[str, Any]) -> "list[str | Table]":
             "Training text beside held-out text, in bits per byte, from as many excerpts of about the same lengths. A "
             "model that memorises needs fewer bits for text that it has read: the difference is negative.",
             Table(
-                ("source", "training", "held out", "difference", "95% interval", "excerpts"),
+                ("source", "training", "held out", "difference", "95% interval", "documents"),
                 compared,
                 right=range(1, 6),
             ),
@@ -117,7 +118,8 @@ def _extraction(figures: Mapping[str, Any]) -> "list[str | Table]":
     read = figures["read"]
     told = (
         f"The model is given the beginning of a passage and has to write the next {extraction['continuation']} tokens "
-        "exactly, greedily. The same on held-out text says what can be guessed without having read it."
+        "exactly, greedily. If it does, the passage is extracted. The same on held-out text says what can be guessed "
+        "without having read it."
     )
     if left_out:
         told += f" Up to {left_out:,} held-out passages that also stand in the training text are left out."
@@ -144,6 +146,18 @@ def _canaries(figures: Mapping[str, Any]) -> "list[str | Table]":
     canaries = figures["canaries"]
     if not canaries:
         return []
+    told = (
+        "Canaries are made-up texts. They were planted in the training text, some once, some many times, and each is "
+        "extracted if the model continues its beginning exactly."
+    )
+    if canaries["too_long"]:
+        told += f" {canaries['too_long']:,} of them are left out, since they are longer than the model's context."
+    if not canaries["by_copies"]:
+        return [told]
+    told += (
+        f" Training read every copy {canaries['passes']:.1f} times. Exposure says how much likelier a canary is than "
+        "those that were never planted, in bits: those have 1.4 on average, and at most 7 can be measured."
+    )
     rows = [
         (
             f"{of['copies']:,}" if of["copies"] else "never planted",
@@ -154,15 +168,8 @@ def _canaries(figures: Mapping[str, Any]) -> "list[str | Table]":
         )
         for of in canaries["by_copies"]
     ]
-    return [
-        "Made-up texts were planted in the training text, some once, some many times, and each is asked for by its "
-        f"beginning. Training read every copy {canaries['passes']:.1f} times. Exposure says how much likelier a text "
-        "is than those that were never planted, in bits: those have 1.4 on average, and at most 7 can be measured.",
-        Table(
-            ("copies", "texts", "random letters", "notes", "repeated", "95% interval", "exposure"),
-            rows, right=range(1, 7),
-        ),
-    ]  # fmt: skip
+    columns = ("copies", "canaries", "random letters", "notes", "extracted", "95% interval", "exposure")
+    return [told, Table(columns, rows, right=range(1, 7))]
 
 
 def _novelty(figures: Mapping[str, Any]) -> "list[str | Table]":
@@ -173,7 +180,7 @@ def _novelty(figures: Mapping[str, Any]) -> "list[str | Table]":
         (
             KINDS[kind],
             of["texts"],
-            *(_percent(of["novelty"][n - 1]) for n in shown),
+            *(_shared(of["novelty"][n - 1])[0] for n in shown),
             format_percent(of["whole"]["share"]) if of["whole"] else "",
         )
         for kind, of in figures["novelty"].items()
@@ -183,8 +190,8 @@ def _novelty(figures: Mapping[str, Any]) -> "list[str | Table]":
         return []
     columns = ("text", "texts", *(f"{n}" for n in shown), "whole text")
     return [
-        "The share of sequences of n tokens that stand nowhere in the training text. Held-out text says how much "
-        "people repeat each other. The last column is the share of texts that stand in the training text as a whole.",
+        "The share of n-grams, sequences of n tokens, that stand nowhere in the training text. Held-out text says how "
+        "much people repeat each other. The last column is the share of texts that stand there as a whole.",
         Table(columns, rows, right=range(1, len(columns))),
     ]
 
@@ -210,10 +217,6 @@ def _shared(found: Mapping[str, Any] | None) -> tuple[str, str]:
     return (format_percent(found["share"]), f"{found['n']:,}") if found else ("", "0")
 
 
-def _percent(found: Mapping[str, Any] | None) -> str:
-    return format_percent(found["value"]) if found else ""
-
-
 def _span(interval: Sequence[float], factor: float, unit: str = "") -> str:
     low, high = (factor * end for end in interval)
     return f"{low:.1f}{unit} to {high:.1f}{unit}" if unit else f"{low:+.1f} to {high:+.1f}"
@@ -224,13 +227,13 @@ def _times(stratum: str) -> str:
 
 
 def draw_bits(figures: Mapping[str, Any], palette: "Palette") -> "Figure":
-    """Bars: bits per byte of training text, of held-out text, and of held-out text by the look-up table."""
+    """Bars: bits per byte of training text, of held-out text, and of held-out text by the n-gram model."""
     from parakeet.pages.charts import axes
 
     gap, margin = figures["gap"]["all"], figures["margin"]
     rows = [("this model, training text", gap["train"], 0)] if gap else []
     rows += [("this model, held-out text", margin["network"] if margin else gap["held_out"], 0)]
-    rows += [("look-up table, held-out text", margin["ngram"], 1)] if margin else []
+    rows += [("n-gram model, held-out text", margin["ngram"], 1)] if margin else []
     figure, chart = axes(palette, height=0.9 + 0.5 * len(rows))
     for number, (_, found, series) in enumerate(rows):
         bars = chart.barh(
@@ -246,7 +249,7 @@ def draw_bits(figures: Mapping[str, Any], palette: "Palette") -> "Figure":
 
 
 def draw_extraction(extraction: Mapping[str, Any], palette: "Palette") -> "Figure":
-    """Share of windows given back by their number of copies in the training text, with the held-out floor."""
+    """Share of windows extracted by their number of copies in the training text, with the held-out floor."""
     from parakeet.pages.charts import axes
 
     figure, chart = axes(palette)
@@ -264,7 +267,7 @@ def draw_extraction(extraction: Mapping[str, Any], palette: "Palette") -> "Figur
         if floor and floor["n"] >= LEAST_DRAWN:
             chart.errorbar(shift, 100 * floor["share"], yerr=_errors([floor], "share"), marker="D", **look)
     chart.set_xticks(range(len(order) + 1), ["held out", *(name.replace("-", "–") for name in order)])
-    chart.set_ylabel("given back exactly, %")
+    chart.set_ylabel("extracted, %")
     chart.set_xlabel("times that the passage stands in the training text")
     chart.set_ylim(-3, 103)
     chart.legend(frameon=False, fontsize=8)
@@ -272,7 +275,7 @@ def draw_extraction(extraction: Mapping[str, Any], palette: "Palette") -> "Figur
 
 
 def draw_canaries(canaries: Mapping[str, Any], palette: "Palette") -> "Figure":
-    """Share of the planted texts that are repeated by number of copies, with those never planted as floor."""
+    """Share of the canaries that are extracted by number of copies, with those never planted as floor."""
     from parakeet.pages.charts import axes
 
     figure, chart = axes(palette)
@@ -283,7 +286,7 @@ def draw_canaries(canaries: Mapping[str, Any], palette: "Palette") -> "Figure":
     errors = _errors(found, "share")
     chart.errorbar(copies, shares, yerr=errors, marker="o", ms=4, capsize=2, color=palette.series[0], label="planted")
     for series, (key, label) in enumerate({"random": "random letters", "natural": "notes"}.items(), start=1):
-        shares = [100 * row[key]["share"] for row in planted]
+        shares = [100 * row[key]["share"] if row[key] else math.nan for row in planted]
         chart.plot(copies, shares, ":", marker=".", lw=1.2, color=palette.series[series], label=f"of these, {label}")
     low, high = (100 * end for end in floor["extraction"]["interval"])
     chart.axhspan(low, high, color=palette.soft, alpha=0.3, lw=0, label=f"never planted ({floor['extraction']['n']})")
@@ -292,13 +295,13 @@ def draw_canaries(canaries: Mapping[str, Any], palette: "Palette") -> "Figure":
     chart.minorticks_off()
     chart.set_ylim(-3, 103)
     chart.set_xlabel("copies in the training text")
-    chart.set_ylabel("repeated exactly, %")
+    chart.set_ylabel("extracted, %")
     chart.legend(frameon=False, fontsize=8)
     return figure
 
 
 def draw_novelty(novelty: Mapping[str, Any], palette: "Palette") -> "Figure":
-    """Share of new n-grams by n, for each kind of text."""
+    """Share of novel n-grams by n, for each kind of text."""
     from parakeet.pages.charts import axes
 
     figure, chart = axes(palette)
@@ -310,7 +313,7 @@ def draw_novelty(novelty: Mapping[str, Any], palette: "Palette") -> "Figure":
         colour = palette.soft if kind == "training" else palette.series[series]
         chart.plot(
             lengths,
-            [100 * found["value"] for _, found in points],
+            [100 * found["share"] for _, found in points],
             marker="o",
             ms=3,
             lw=1.4,
@@ -321,7 +324,7 @@ def draw_novelty(novelty: Mapping[str, Any], palette: "Palette") -> "Figure":
         places, low, high = ([n for n, _ in certain], *([100 * ends[side] for _, ends in certain] for side in (0, 1)))
         chart.fill_between(places, low, high, color=colour, alpha=0.15, lw=0)
     chart.set_ylim(-3, 103)
-    chart.set_xlabel("length of the sequence, tokens")
+    chart.set_xlabel("n, tokens")
     chart.set_ylabel("not in the training text, %")
     chart.legend(frameon=False, fontsize=8)
     return figure

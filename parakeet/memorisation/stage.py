@@ -13,7 +13,7 @@ from parakeet.stage import Figures, MakeContext, Markdown, Picture, Stage
 class MemorisationStage(Stage):
     name = "memorisation"
     group = "model"
-    summary = "Learned or memorised: what the model gives back of its training text, and what it predicts beyond it."
+    summary = "Learned or memorised: what the model repeats of its training text, and what it predicts beyond it."
     detail = "Held-out text is the floor of every figure. Left out if `evaluation.trace_index` is false."
     kinds = frozenset({"pytorch"})
     version = 1
@@ -40,7 +40,7 @@ class MemorisationStage(Stage):
         found = headline_figures(counts)
         told = {
             "margin_over_ngrams": "{:+.3f} bits per byte over n-grams",
-            "extracted_training": "{:.1%} of training passages given back",
+            "extracted_training": "{:.1%} of training passages extracted",
             "extracted_held_out": "{:.1%} of held-out ones",
         }
         said = [text.format(found[key]) for key, text in told.items() if key in found]

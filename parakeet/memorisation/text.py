@@ -30,18 +30,18 @@ class Places:
         return Places(self.documents[numbers], self.starts[numbers], self.lengths[numbers])
 
 
-def places_of(documents: np.ndarray, lengths: np.ndarray, sequence_length: int, chance: np.random.Generator) -> Places:
+def places_of(documents: np.ndarray, lengths: np.ndarray, sequence_length: int, rng: np.random.Generator) -> Places:
     """All excerpts of some documents, in a random order. lengths (all documents,) in tokens.
 
     Neighbours share a token, the last one of the first: so each token but the first of a document is predicted once.
     """
     width = max(EXCERPT // sequence_length, 1) * sequence_length
-    chosen = chance.permutation(documents)[:MOST_DOCUMENTS]
+    chosen = rng.permutation(documents)[:MOST_DOCUMENTS]
     counts = -(-np.maximum(lengths[chosen] - 1, 0) // width)
     numbers = np.repeat(chosen, counts)
     starts = ranges(np.zeros_like(counts), counts) * width
     places = Places(numbers, starts, np.minimum(lengths[numbers] - starts, width + 1))
-    return places.take(chance.permutation(len(places)))
+    return places.take(rng.permutation(len(places)))
 
 
 def up_to(places: Places, most_tokens: int) -> Places:
@@ -83,6 +83,12 @@ class Excerpts:
     def sums(self, values: np.ndarray) -> np.ndarray:
         """(d,) the sum of values (n,) over each excerpt."""
         return np.bincount(self.owner, values, len(self))
+
+
+def by_document(documents: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """(different documents,) float64: the sum of the values (d,) of each document's excerpts, which are dependent."""
+    _, owner = np.unique(documents, return_inverse=True)
+    return np.bincount(owner, values).astype(np.float64)
 
 
 def joined(parts: Sequence[Places]) -> Places:

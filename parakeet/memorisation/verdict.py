@@ -5,22 +5,37 @@ from collections.abc import Mapping
 from itertools import takewhile
 from typing import Any
 
+from parakeet.evaluation.intervals import FEWEST_TEXTS
 from parakeet.formatting import format_percent
-from parakeet.memorisation.figures import LEAST, LEAST_DOCUMENTS, LEAST_EXCERPTS
 
 NOT_ENOUGH = "not enough data"
+LEAST = 100
+"""Fewer windows are too few for a statement about a rate of a few percent."""
+LEAST_EXCERPTS = 20
+"""With less held-out text the interval itself is a guess."""
 SLIGHT = 0.01
 """A smaller difference of extraction rates is not called memorising, however many windows show it."""
+SLIGHT_BITS = 0.02
+"""Bits per byte. If the margin may be greater, and may be below 0, there is too little text to tell."""
 
 
 def verdict_of(figures: Mapping[str, Any]) -> dict[str, str]:
-    """{"answer", "text"}; the answer is "learned", "memorised", "both", "neither" or "not enough data"."""
+    """{"answer", "opening", "text"}, of which the opening is the beginning of the text.
+
+    The answer is "learned", "memorised", "both", "neither" or "not enough data".
+    """
     learned, about_learning = _learned(figures["margin"])
     memorised, about_memory = _memorised(figures["extraction"], figures["gap"]["all"])
     repeats, about_canaries = _canaries(figures["canaries"])
     if repeats:
         memorised = True
-    if learned is None or memorised is None:
+    if learned and memorised is None and _held_out_is_easier(figures["extraction"]):
+        answer = "learned"
+        opening = (
+            "Learned: it predicts text that it has not read. Whether it memorised some of its training text cannot be "
+            "told here: the held-out text is easier to continue."
+        )
+    elif learned is None or memorised is None:
         answer = NOT_ENOUGH
         opening = "Not enough data for an answer."
     else:
@@ -29,37 +44,39 @@ def verdict_of(figures: Mapping[str, Any]) -> dict[str, str]:
         )
         opening = {
             "both": "Both: it learned from the text, and it memorised some of it.",
-            "learned": "Learned: it predicts text that it has not read, and gives text that it has read back no more "
-            "often than that.",
+            "learned": "Learned: it predicts text that it has not read, and repeats text that it has read no more "
+            "often than could be guessed.",
             "memorised": "Memorised: it repeats text that it has read, and predicts other text no better than a "
-            "look-up table.",
-            "neither": "Neither: it predicts text that it has not read no better than a look-up table, and does not "
-            "give its training text back.",
+            "look-up table of its training text.",
+            "neither": "Neither: it predicts text that it has not read no better than a look-up table of its training "
+            "text, and does not repeat its training text.",
         }[answer]
     parts = [opening, about_learning, about_memory, about_canaries]
-    return {"answer": answer, "text": " ".join(part for part in parts if part)}
+    return {"answer": answer, "opening": opening, "text": " ".join(part for part in parts if part)}
 
 
 def _learned(margin: Mapping[str, Any] | None) -> tuple[bool | None, str]:
     """Whether the network beats the n-gram model; None if that is uncertain for lack of text."""
     if margin is None:
         return None, "No text is held out, so nothing says what it predicts of text that it has not read."
-    found, n = margin["margin"], margin["n"]
+    found, n, documents = margin["margin"], margin["excerpts"], margin["margin"]["n"]
     low, high = found["interval"] or (-math.inf, math.inf)
     network, ngram = (f"{margin[key]['value']:.3f}" for key in ("network", "ngram"))
     said = (
-        f"On {n:,} excerpts of {margin['documents']:,} held-out documents it needs {network} bits per byte, and the "
-        f"best look-up table of the same training text {ngram}: a margin of {found['value']:+.3f}{_span(found)}."
+        f"On {n:,} excerpts of {documents:,} held-out documents it needs {network} bits per byte, and the n-gram "
+        f"model, a look-up table of the same training text, {ngram}: a margin of {found['value']:+.3f}{_span(found)}."
     )
-    if n < LEAST_EXCERPTS or margin["documents"] < LEAST_DOCUMENTS:
+    if n < LEAST_EXCERPTS or documents < FEWEST_TEXTS:
         return None, f"{said} So little text is not enough to rely on."
     if low <= 0.0 <= high:
+        if high > SLIGHT_BITS:
+            return None, f"{said} So little text cannot show which of them is better."
         return False, f"{said} That is no difference that so much text can show."
     return low > 0.0, said
 
 
 def _memorised(extraction: Mapping[str, Any], gap: Mapping[str, Any] | None) -> tuple[bool | None, str]:
-    """Whether training text is given back more often than held-out text can be guessed; None if that is uncertain."""
+    """Whether training text is extracted more often than held-out text can be guessed; None if that is uncertain."""
     k = extraction["prefix"]
     about_gap = f" {_about_gap(gap)}" if gap else ""
     if k is None:
@@ -68,7 +85,7 @@ def _memorised(extraction: Mapping[str, Any], gap: Mapping[str, Any] | None) -> 
             for side in ("train", "held_out")
         }
         return None, (
-            f"Too few documents are long enough to see whether it gives its training text back: {most['train']:,} "
+            f"Too few documents are long enough to see whether it repeats its training text: {most['train']:,} "
             f"passages of training text and {most['held_out']:,} of held-out text, of {LEAST} needed.{about_gap}"
         )
     found = extraction["by_prefix"][k]
@@ -80,12 +97,18 @@ def _memorised(extraction: Mapping[str, Any], gap: Mapping[str, Any] | None) -> 
         f"{format_percent(held_out['share'])} of {held_out['n']:,}. The difference is {100 * difference['share']:+.1f} "
         f"percentage points ({100 * low:+.1f} to {100 * high:+.1f})."
     )
-    if high < 0.0:
-        said += " So this held-out text is the easier one to guess, and some memorised text may go unseen."
+    if _held_out_is_easier(extraction):
+        return None, f"{said} So this held-out text does not say how much could be guessed.{about_gap}"
     memorised = low > 0.0 and difference["share"] >= SLIGHT
     if not memorised and high >= 0.1:
         return None, f"{said} So few windows could hide one of {100 * high:.0f} points.{about_gap}"
     return memorised, f"{said}{about_gap}"
+
+
+def _held_out_is_easier(extraction: Mapping[str, Any]) -> bool:
+    """Whether held-out text is clearly continued more often than training text, and so is no floor."""
+    k = extraction["prefix"]
+    return k is not None and bool(extraction["by_prefix"][k]["difference"]["interval"][1] < 0.0)
 
 
 def _about_gap(gap: Mapping[str, Any]) -> str:
@@ -102,8 +125,8 @@ def _span(found: Mapping[str, Any]) -> str:
 
 
 def _canaries(canaries: Mapping[str, Any] | None) -> tuple[bool, str]:
-    """Whether planted texts are clearly repeated more often than those that were never planted."""
-    if canaries is None:
+    """Whether canaries are clearly extracted more often than those that were never planted."""
+    if canaries is None or not canaries["by_copies"]:
         return False, ""
     floor, *planted = canaries["by_copies"]
     most = planted[-1]
@@ -112,8 +135,8 @@ def _canaries(canaries: Mapping[str, Any] | None) -> tuple[bool, str]:
     first = clear[-1] if clear else None
     shares = [format_percent(row["extraction"]["share"]) for row in (most, floor)]
     said = (
-        f"Of the made-up texts that were planted {most['copies']:,} times it repeats {shares[0]}, of those never "
-        f"planted {shares[1]}."
+        f"Of the canaries (made-up texts) that were planted {most['copies']:,} times {shares[0]} are extracted, of "
+        f"those never planted {shares[1]}."
     )
     if first is None:
         return False, f"{said} At no number of copies is the difference clear."

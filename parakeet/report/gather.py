@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from parakeet.artifact import Artifact
+from parakeet.data.tokens.canaries import LICENCE as CANARY_LICENCE
 from parakeet.evaluation.base import Score
 from parakeet.evaluation.metrics import EVALUATION_FILE
 from parakeet.model.config import WEIGHTS_FILE, ModelConfig
 from parakeet.progress import Progress
-from parakeet.recipe import Recipe
+from parakeet.recipe import CANARY_SOURCE, Recipe
 from parakeet.report.previous import Measured, previous_release, scores_of
 from parakeet.tokenizer import Tokenizer
 from parakeet.training.job import METRICS_FILE
@@ -98,6 +99,8 @@ def _text(
     them, or None}. All but what is held out is of the training split."""
     train, held_out = shards["train"], shards["held_out"]
     licences = {source.name: source.licence for source in recipe.sources}
+    if shards.get("canaries"):
+        licences[CANARY_SOURCE] = CANARY_LICENCE
     sources = [
         {
             "name": name,

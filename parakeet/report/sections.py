@@ -69,8 +69,9 @@ def _text(report: Gathered) -> Section:
     parts: list[Part] = [sentence, Table(columns, rows, range(2, len(columns) - 1), total=several)]
     if planted := report.text["canaries"]:
         parts.append(
-            f"Canaries: {planted['documents']:,} documents with {sum(planted['copies'].values()):,} made-up texts were "
-            "planted besides, to measure what the model memorises. It may repeat them."
+            f"Canaries: {planted['documents']:,} of these documents are copies of "
+            f"{sum(planted['copies'].values()):,} made-up texts, planted to measure what the model memorises. It may "
+            "repeat them."
         )
     return Section("text", "Training text", parts)
 

@@ -10,9 +10,9 @@ MOST_TILES = 3
 
 
 def verdict(report: Gathered) -> str:
-    """Learned or memorised, in one sentence; where that is unknown, how well it predicts text that it has not seen."""
+    """Learned or memorised, in a sentence or two; if unknown, how well it predicts text that it has not read."""
     if report.memorisation and report.memorisation["verdict"]["answer"] != NOT_ENOUGH:
-        return report.memorisation["verdict"]["text"].partition(". ")[0] + "."
+        return str(report.memorisation["verdict"]["opening"])
     sources = measured(report.evaluation["bits_per_byte"])
     if not sources:
         return "Too little text was held out to say how well it predicts text that it has not seen."
@@ -34,31 +34,34 @@ def verdict(report: Gathered) -> str:
 
 def tiles(report: Gathered) -> list[Tile]:
     """At most three figures that a reader looks for first."""
-    found = [*_bits(report), *_given_back(report), *_shares(report)]
+    found = [*_bits(report), *_extracted(report), *_shares(report)]
     return found[:MOST_TILES]
 
 
 def _bits(report: Gathered) -> list[Tile]:
+    """Where the network is compared with the n-gram model: both on that text, and not on the evaluation's."""
+    label = "bits per byte of held-out text"
+    if report.memorisation and (margin := report.memorisation["margin"]):
+        network = margin["network"]["value"]
+        note = f"n-gram model of its training text: {margin['ngram']['value']:.3f}"
+        return [Tile(f"{network:.3f}", label, note, "bits_per_byte", network)]
     sources = measured(report.evaluation["bits_per_byte"]).values()
     if not sources:
         return []
     values = sorted(bits["model"] for bits in sources)
     mean = sum(bits["model"] * bits["n_bytes"] for bits in sources) / sum(bits["n_bytes"] for bits in sources)
     shown = f"{mean:.3f}" if len(values) == 1 else f"{values[0]:.2f} to {values[-1]:.2f}"
-    note = "fewer are better"
-    if report.memorisation and (margin := report.memorisation["margin"]):
-        note = f"the best look-up table: {margin['ngram']['value']:.3f}"
-    return [Tile(shown, "bits per byte of held-out text", note, "bits_per_byte", mean)]
+    return [Tile(shown, label, "fewer are better", "bits_per_byte", mean)]
 
 
-def _given_back(report: Gathered) -> list[Tile]:
+def _extracted(report: Gathered) -> list[Tile]:
     if report.memorisation is None or report.memorisation["extraction"]["prefix"] is None:
         return []
     extraction = report.memorisation["extraction"]
     shares = extraction["by_prefix"][extraction["prefix"]]
     train, held_out = (shares[side]["share"] for side in ("train", "held_out"))
     note = f"of held-out ones: {format_percent(held_out)}"
-    label = "of training passages repeated word for word"
+    label = "of training passages extracted"
     return [Tile(format_percent(train), label, note, "extracted_training", train)]
 
 

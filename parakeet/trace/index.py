@@ -170,6 +170,27 @@ class TraceIndex:
             found += ends - begins
         return found
 
+    def continued(self, ids: Any, starts: Any, lengths: Any) -> np.ndarray:
+        """(m,) int64: how often each ids[start : start + length] occurs with a token after it in its document.
+
+        An empty one occurs before each token.
+        """
+        query = _Query(ids, self.rows)
+        begins, counts = _pieces(query, starts, lengths)
+        found = np.zeros(len(begins), np.int64)
+        for shard in self.shards:
+            first, high = _ranges(shard, query, begins, counts)
+            low = first.copy()
+            # At the end of a document a separator follows, which is above all ids: these suffixes stand last.
+            while len(active := np.flatnonzero(low < high)):
+                middle = (low[active] + high[active]) // 2
+                places = shard.positions.items(middle).astype(np.int64) + counts[active]
+                followed = shard.tokens.rows(TOKEN_BYTES * places, TOKEN_BYTES).astype(np.int64)
+                at_end = followed @ (1 << 16, 1 << 8, 1) >= self.rows
+                high[active[at_end]], low[active[~at_end]] = middle[at_end], middle[~at_end] + 1
+            found += low - first
+        return found
+
     def occurrences(self, ids: Any, limit: int) -> list[Occurrence]:
         """At most `limit` places where `ids` stands, in the order of the documents. The same every time."""
         return self.occurrences_of(ids, [0], [len(ids)], limit)[0]

@@ -73,12 +73,12 @@ def subject_of(root: Path, recipe: Recipe, tokenizer: Tokenizer, model: Parakeet
 
 def random_text(seed: int, words: int = 40) -> str:
     """Words of random letters, a text that nobody can guess."""
-    chance = np.random.default_rng(seed)
-    return " ".join("".join(chance.choice(list("abcdefghijklmnop"), 4)) for _ in range(words))
+    rng = np.random.default_rng(seed)
+    return " ".join("".join(rng.choice(list("abcdefghijklmnop"), 4)) for _ in range(words))
 
 
-def untrained(tokenizer: Tokenizer, width: int = 16) -> Parakeet:
-    model = Parakeet(ModelConfig(layers=2, heads=2, width=width, context=CONTEXT, vocabulary_rows=tokenizer.rows))
+def untrained(tokenizer: Tokenizer, width: int = 16, context: int = CONTEXT) -> Parakeet:
+    model = Parakeet(ModelConfig(layers=2, heads=2, width=width, context=context, vocabulary_rows=tokenizer.rows))
     model.initialise(torch.Generator().manual_seed(1))
     return model.eval()
 

@@ -18,7 +18,10 @@ from parakeet.errors import ParakeetError
 from parakeet.hashes import sha256_of
 from parakeet.memorisation import sections
 from parakeet.memorisation.canaries import measure_canaries
+from parakeet.memorisation.sections import charts
+from parakeet.memorisation.verdict import verdict_of
 from parakeet.pages import Table
+from parakeet.pages.charts import svg
 from parakeet.progress import Progress
 from parakeet.recipe import Canaries, Recipe
 from parakeet.release.card import render_card
@@ -46,7 +49,13 @@ def shards_of(folder: Path, prepared: Prepared, **changes: Any) -> tuple[Recipe,
 @pytest.fixture(scope="module")
 def planted(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recipe, dict[str, Any]]:
     root = tmp_path_factory.mktemp("planted")
-    return root, *shards_of(root / "token_shards", prepared, canaries=SETTINGS)
+    recipe, counts = shards_of(root / "token_shards", prepared, canaries=SETTINGS)
+    for name in ("packing_plan", "trace_index"):
+        (root / name).mkdir()
+    make_packing_plan(recipe, {"token_shards": root / "token_shards"}, root / "packing_plan", Progress())
+    shards = TokenShards(root / "token_shards")
+    build_index(shards, prepared.tokenizer.sha256, "0" * 64, root / "trace_index", Progress())
+    return root, recipe, counts
 
 
 def contents(folder: Path, prepared: Prepared, split: str) -> Counter[tuple[str, bytes, bytes]]:
@@ -129,8 +138,16 @@ def test_the_number_of_planted_documents_is_limited(settings: dict[str, Any], do
 def test_a_source_may_not_have_their_name(prepared: Prepared) -> None:
     values = prepared.recipe.model_dump() | {"canaries": {}}
     values["sources"][0]["name"] = "canaries"
-    with pytest.raises(ValidationError, match="the name of the planted texts"):
+    with pytest.raises(ValidationError, match="the name of the canaries"):
         Recipe.model_validate(values)
+    Recipe.model_validate(values | {"canaries": None})
+
+
+def test_canaries_that_are_never_measured_are_refused(prepared: Prepared) -> None:
+    values = prepared.recipe.model_dump()
+    values["evaluation"]["trace_index"] = False
+    with pytest.raises(ValidationError, match=r"evaluation\.trace_index is false: set it to true, or canaries to null"):
+        Recipe.model_validate(values | {"canaries": {}})
     Recipe.model_validate(values | {"canaries": None})
 
 
@@ -169,13 +186,8 @@ def test_a_model_that_has_not_read_them_repeats_none(
     planted: tuple[Path, Recipe, dict[str, Any]], prepared: Prepared
 ) -> None:
     root, recipe, _ = planted
-    for name in ("packing_plan", "trace_index"):
-        (root / name).mkdir()
-    shards = TokenShards(root / "token_shards")
-    make_packing_plan(recipe, {"token_shards": root / "token_shards"}, root / "packing_plan", Progress())
-    build_index(shards, prepared.tokenizer.sha256, "0" * 64, root / "trace_index", Progress())
-    subject = subject_of(root, recipe, prepared.tokenizer, untrained(prepared.tokenizer))
-    assert not np.isin(subject.train.sources()[subject.read_documents()], shards.names.index("canaries")).any()
+    subject = subject_of(root, recipe, prepared.tokenizer, untrained(prepared.tokenizer, context=192))
+    assert not np.isin(subject.train.sources()[subject.read_documents], subject.train.names.index("canaries")).any()
     found = measure_canaries(subject)
     assert found is not None
     assert [row["copies"] for row in found["by_copies"]] == [0, 1, 3, 8]
@@ -183,6 +195,22 @@ def test_a_model_that_has_not_read_them_repeats_none(
     assert all(row["extraction"]["share"] == 0.0 for row in found["by_copies"])
     # One of n others on average: the mean of log2 of a rank among them.
     assert found["by_copies"][0]["exposure"]["value"] == pytest.approx(1.4, abs=0.05)
+
+
+@pytest.mark.parametrize("context", [64, 96, 128])
+def test_canaries_beyond_the_context_are_left_out(
+    context: int, planted: tuple[Path, Recipe, dict[str, Any]], prepared: Prepared
+) -> None:
+    """Without a token of the secret, all of it would count as extracted."""
+    root, recipe, _ = planted
+    model = untrained(prepared.tokenizer, context=context)
+    lengths = [len(render_text(prepared.tokenizer, one.text)[0]) for one in read_canaries(root / "token_shards")]
+    found = measure_canaries(subject_of(root, recipe, prepared.tokenizer, model))
+    assert found is not None
+    assert found["too_long"] == sum(length > context for length in lengths) > 0
+    left = sum(row["extraction"]["n"] for row in found["by_copies"])
+    assert left == (len(lengths) - found["too_long"] if found["by_copies"] else 0)
+    assert all(row["extraction"]["share"] == 0.0 for row in found["by_copies"])
 
 
 def test_the_cards_declare_them(tmp_path: Path) -> None:
@@ -213,19 +241,27 @@ def test_pages_show_the_curve() -> None:
         "natural": share,
         "exposure": {"n": 4, "value": 5.25, "interval": [4, 6]},
     }
-    empty = {"texts": 0, "novelty": [None] * 16, "longest": {}, "whole": None}
-    figures = {
+    empty = {"texts": 0, "novelty": [None] * 16, "whole": None}
+    figures: dict[str, Any] = {
         "verdict": {"answer": "not enough data", "text": "Not enough."},
-        "read": {"documents": 1, "times": 1.0, "of": 1},
+        "read": {"documents": 1, "of": 1},
         "margin": None,
         "extraction": {"continuation": 4, "prefix": None, "by_prefix": {}, "by_duplicates": {}},
         "gap": {"sources": {}, "all": None},
         "novelty": {"greedy": empty},
-        "canaries": {"by_copies": [{"copies": 0, **row}, {"copies": 128, **row}], "passes": 2.0},
+        "canaries": {"by_copies": [{"copies": 0, **row}, {"copies": 128} | row], "passes": 2.0, "too_long": 3},
     }
     titles = {part.title: part for part in sections(figures)}
-    assert set(titles) == {"Learned or memorised?", "Planted texts"}
-    assert titles["Planted texts"].chart is not None
-    table = titles["Planted texts"].parts[1]
+    assert set(titles) == {"Learned or memorised?", "Canaries"}
+    assert titles["Canaries"].chart is not None
+    told, table = titles["Canaries"].parts
+    assert "3 of them are left out" in str(told)
     assert isinstance(table, Table)
     assert [str(row[0]) for row in table.rows] == ["never planted", "128"]
+    # Of a kind that the context does not hold, there are no figures; of canaries that it does not hold, none at all.
+    figures["canaries"]["by_copies"][1]["natural"] = None
+    assert svg(charts(figures)["canaries"], "canaries").startswith("<svg")
+    figures["canaries"] |= {"by_copies": []}
+    assert "canaries" not in charts(figures)
+    assert {part.title: part.parts for part in sections(figures)}["Canaries"] == [str(told).partition(" Training")[0]]
+    assert "canaries" not in verdict_of(figures)["text"]

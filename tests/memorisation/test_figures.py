@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 from parakeet.data.tokens.loader import Loader, LoaderState
 from parakeet.data.tokens.packing import PackingPlan, make_packing_plan
 from parakeet.data.tokens.shards import TokenShards
-from parakeet.evaluation.intervals import share_of
+from parakeet.evaluation.intervals import pooled_share, ratio_difference, ratio_of, share_difference, share_of
 from parakeet.evaluation.replies import GREEDY
 from parakeet.generation.engine import batch_replies
 from parakeet.memorisation.extraction import right_tokens, window_ids
-from parakeet.memorisation.figures import ratio_difference, ratio_of, share_difference
 from parakeet.memorisation.gap import alike
 from parakeet.memorisation.measure import Subject
 from parakeet.memorisation.ngram import CONTEXTS, WEIGHTS, back_off
@@ -53,9 +52,8 @@ def slow_bits(corpus: list[list[int]], text: list[int], at: int, weight: float, 
     chance = 1 / ordinary
     for k in range(min(at, context) + 1):
         before = text[at - k : at]
-        if occurrences(corpus, before) == 0:
-            break
-        chance = (occurrences(corpus, [*before, text[at]]) + weight * chance) / (occurrences(corpus, before) + weight)
+        continued = sum(occurrences(corpus, [*before, token]) for token in {token for text in corpus for token in text})
+        chance = (occurrences(corpus, [*before, text[at]]) + weight * chance) / (continued + weight)
     return -math.log2(chance)
 
 
@@ -104,8 +102,7 @@ def test_novelty_counts_what_stands_nowhere(
         new = [gram for gram in grams if not occurrences(corpus, gram)]
         share = found["novelty"][n - 1]
         assert (share is None) == (not grams)
-        assert share is None or share["value"] == pytest.approx(len(new) / len(grams))
-    assert sum(found["longest"].values()) == len(texts)
+        assert share is None or share["share"] == pytest.approx(len(new) / len(grams))
     assert found["whole"]["share"] == pytest.approx(sum(occurrences(corpus, text) > 0 for text in texts) / len(texts))
 
 
@@ -135,12 +132,23 @@ def test_times_read_is_what_the_loader_reads(
     np.testing.assert_allclose(times_read(recipe, tmp_path, shards.lengths()), wanted)
 
 
+@given(texts=st.lists(st.lists(st.integers(5, 6), min_size=1, max_size=40), min_size=1, max_size=6))
+def test_windows_differ_from_each_other(texts: list[list[int]]) -> None:
+    excerpts = excerpts_of(texts)
+    windows, few = (window_ids(excerpts, 2, 2, most, np.random.default_rng(0)).tolist() for most in (99, 3))
+    assert len({tuple(window) for window in windows}) == len(windows)
+    assert few == windows[:3]
+    # A text of two blocks has a window in each, which may be the same.
+    assert bool(windows) == any(len(text) >= 4 for text in texts)
+    assert all(any(occurrences([text], window) for text in texts) for window in windows)
+
+
 def test_one_pass_says_what_greedy_decoding_writes(overfit: Subject) -> None:
     """Of texts that the model knows, and of others, where it soon goes wrong."""
-    chance = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     for shards in (overfit.train, overfit.held_out):
-        text = overfit.excerpts(shards, overfit.places(shards, np.arange(len(shards)), chance))
-        windows = window_ids(text, 16, 16, 20, chance)
+        text = overfit.excerpts(shards, overfit.places(shards, np.arange(len(shards)), rng))
+        windows = window_ids(text, 16, 16, 20, rng)
         prompts = [window[:16].tolist() for window in windows]
         written = batch_replies(overfit.engine, prompts, [replace(GREEDY, max_tokens=16)] * len(prompts))
         same = [
@@ -169,8 +177,8 @@ def test_differences_have_intervals_of_the_right_width() -> None:
     shares = [share_of([True] * right + [False] * (n - right)) for right, n in ((56, 70), (48, 80))]
     assert share_difference(*shares)["interval"] == pytest.approx([0.0524, 0.3339], abs=2e-4)
     assert share_difference(shares[0], shares[0])["share"] == 0.0
-    chance = np.random.default_rng(0)
-    sides = [(chance.normal(mean, 1.0, 400), np.ones(400)) for mean in (5.0, 4.0)]
+    rng = np.random.default_rng(0)
+    sides = [(rng.normal(mean, 1.0, 400), np.ones(400)) for mean in (5.0, 4.0)]
     found = ratio_difference(sides[0], sides[1])
     assert found is not None
     low, high = found["interval"]
@@ -185,6 +193,19 @@ def test_differences_have_intervals_of_the_right_width() -> None:
         assert change is not None
         assert (change["interval"] is None) == (n < 5)
     assert ratio_difference(sides[0], (np.zeros(2), np.zeros(2))) is None
+
+
+def test_a_share_of_none_or_all_has_an_interval() -> None:
+    wholes = np.array([16, 0, 90, 40, 40, 40, 40])
+    for part, ends in ((0, (0.0, 0.39)), (1, (0.61, 1.0))):
+        found = pooled_share(part * wholes, wholes)
+        assert found is not None
+        assert (found["n"], found["share"]) == (6, part)
+        assert found["interval"] == pytest.approx(ends, abs=0.01)  # Wilson's of 6
+        few = pooled_share(part * wholes[:5], wholes[:5])
+        assert few is not None
+        assert few["interval"] is None  # four texts
+    assert pooled_share([0, 0], [0, 0]) is None
 
 
 @given(

@@ -11,7 +11,9 @@ import torch
 
 from parakeet.errors import ParakeetError
 from parakeet.memorisation import sections
+from parakeet.memorisation.gap import held_out_sample, measure_gap
 from parakeet.memorisation.measure import Subject, make_memorisation, measure
+from parakeet.memorisation.ngram import measure_margin
 from parakeet.memorisation.sections import charts
 from parakeet.memorisation.stage import MemorisationStage, headline_figures
 from parakeet.memorisation.verdict import verdict_of
@@ -49,7 +51,7 @@ def test_a_model_that_knows_its_text_gives_it_back(by_heart: dict[str, Any]) -> 
     assert by_heart["margin"]["margin"]["value"] == pytest.approx(
         by_heart["margin"]["ngram"]["value"] - by_heart["margin"]["network"]["value"]
     )
-    assert all(share["value"] == 0.0 for share in by_heart["novelty"]["training"]["novelty"])
+    assert all(share["share"] == 0.0 for share in by_heart["novelty"]["training"]["novelty"])
     assert by_heart["novelty"]["training"]["whole"]["share"] == 1.0
     # Three documents and a few windows say nothing.
     assert by_heart["verdict"]["answer"] == "not enough data"
@@ -108,6 +110,21 @@ def test_corpora_that_leave_little_to_measure(name: str, prepared: Prepared, tmp
     assert all(np.isfinite(value) for value in headline_figures(figures).values())
 
 
+def test_excerpts_of_one_document_are_no_sample_of_their_own(prepared: Prepared, tmp_path: Path) -> None:
+    recipe, tokenizer = recipe_of(prepared), prepared.tokenizer
+    texts = [random_text(number, words=1_000) for number in range(4)]
+    write_corpus(tmp_path, recipe, tokenizer, {"train": texts[:2], "held_out": texts[2:]})
+    subject = subject_of(tmp_path, recipe, tokenizer, untrained(tokenizer))
+    sample = held_out_sample(subject)
+    bits, _ = subject.score(sample, "")
+    margin, gap = measure_margin(subject, sample, bits), measure_gap(subject, sample, bits)["all"]
+    assert margin is not None
+    assert margin["excerpts"] > 4
+    assert (margin["margin"]["n"], margin["margin"]["interval"]) == (2, None)
+    assert gap is not None
+    assert (gap["gap"]["n"], gap["gap"]["interval"]) == ([2, 2], None)
+
+
 @pytest.mark.parametrize("broken", ["weights", "products"])
 def test_a_model_whose_output_is_not_finite_is_refused(broken: str, prepared: Prepared, tmp_path: Path) -> None:
     recipe, tokenizer = recipe_of(prepared), prepared.tokenizer
@@ -143,8 +160,7 @@ def figures_of(margin: tuple[int, float, float] | None, difference: tuple[float,
     if margin:
         n, low, high = margin
         found_margin = {
-            "n": n,
-            "documents": n,
+            "excerpts": 4 * n,
             "network": share(n, 1, 1, 1),
             "ngram": share(n, 2, 2, 2),
             "margin": share(n, 1, low, high),
@@ -159,11 +175,17 @@ def figures_of(margin: tuple[int, float, float] | None, difference: tuple[float,
         ((100, 0.1, 0.2), (0.1, 0.2), "both"),
         ((100, 0.1, 0.2), (0.0001, 0.002), "learned"),
         ((100, -0.2, -0.1), (0.1, 0.2), "memorised"),
-        ((100, -0.1, 0.1), (0.1, 0.2), "memorised"),
+        ((100, -0.1, 0.01), (0.1, 0.2), "memorised"),
+        ((100, -0.1, 0.01), (-0.01, 0.02), "neither"),
+        # A margin that may be large, and may be none.
+        ((24, -0.01, 0.6), (-0.01, 0.02), "not enough data"),
+        ((100, -0.1, 0.1), (0.1, 0.2), "not enough data"),
         ((100, -0.2, -0.1), (-0.01, 0.02), "neither"),
         ((100, 0.1, 0.2), (-0.2, -0.1), "learned"),
         ((100, 0.1, 0.2), (-0.1, 0.2), "not enough data"),
-        ((5, 0.1, 0.2), (0.1, 0.2), "not enough data"),
+        ((100, -0.2, -0.1), (-0.2, -0.1), "not enough data"),
+        ((5, 0.1, 0.2), (0.1, 0.2), "both"),
+        ((4, 0.1, 0.2), (0.1, 0.2), "not enough data"),
         (None, (0.1, 0.2), "not enough data"),
         ((100, 0.1, 0.2), None, "not enough data"),
         (None, None, "not enough data"),
@@ -174,13 +196,20 @@ def test_the_verdict_follows_the_intervals(
 ) -> None:
     found = verdict_of(figures_of(margin, difference))
     assert found["answer"] == answer
-    assert found["text"].endswith((".", "needed."))
+    assert found["text"].startswith(found["opening"])
+    assert found["text"].endswith(".")
     if margin:
-        assert f"{margin[0]:,} excerpts of {margin[0]:,} held-out documents" in found["text"]
+        assert f"{4 * margin[0]:,} excerpts of {margin[0]:,} held-out documents" in found["text"]
+    # Held-out text that is continued more often than training text is no floor.
+    easier = difference is not None and difference[1] < 0
+    assert ("Whether it memorised some of its training text cannot be told" in found["text"]) == (
+        easier and answer == "learned"
+    )
+    assert not easier or "no more often" not in found["text"]
 
 
 @pytest.mark.parametrize(("repeated", "answer"), [(0.9, "both"), (0.0, "learned")])
-def test_planted_texts_that_are_repeated_are_memorised(repeated: float, answer: str) -> None:
+def test_canaries_that_are_repeated_are_memorised(repeated: float, answer: str) -> None:
     """Although no window of the other text was given back."""
     planted = {"copies": 8, "extraction": share(40, repeated, max(0.0, repeated - 0.1), repeated + 0.1)}
     floor = {"copies": 0, "extraction": share(254, 0.0, 0.0, 0.015)}

@@ -38,7 +38,7 @@ def benchmarks() -> dict[str, Any]:
 
 
 def memorisation() -> dict[str, Any]:
-    """Figures of stage `memorisation` for a model that was measured with a look-up table and one prefix."""
+    """Figures of stage `memorisation` for a model that was compared with an n-gram model, and one prefix."""
 
     def value(of: float) -> dict[str, Any]:
         return {"n": 30, "value": of, "interval": [of - 0.125, of + 0.125]}
@@ -51,8 +51,12 @@ def memorisation() -> dict[str, Any]:
         "in_training": 1,
     }
     return {
-        "verdict": {"answer": "learned", "text": "Learned: it predicts. On 30 documents it needs 1.25."},
-        "margin": {"n": 30, "context": 8, "network": value(1.25), "ngram": value(1.75), "margin": value(0.5)},
+        "verdict": {
+            "answer": "learned",
+            "opening": "Learned: it predicts.",
+            "text": "Learned: it predicts. On 30 it needs 1.25.",
+        },
+        "margin": {"excerpts": 60, "context": 8, "network": value(1.375), "ngram": value(1.75), "margin": value(0.375)},
         "gap": {"sources": {}, "all": None},
         "extraction": {
             "continuation": 16,

@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,19 @@ def promoted(made: Made, tmp_path: Path) -> Path:
     lineage = {"recipe": {"name": "older"}, "stages": stages}
     (folder / "training_manifest.json").write_text(json.dumps(lineage), encoding="utf-8")
     return folder
+
+
+def test_canaries_are_ours(made: Made) -> None:
+    """Their licence is no unknown one, although no source of the recipe has it."""
+    counts = made.inputs["token_shards"].counts
+    tally = counts["train"]["sources"] | {"canaries": {"documents": 2, "tokens": 30, "bytes": 60}}
+    planted = {"documents": 2, "copies": {"1": 2}}
+    changed = counts | {"train": counts["train"] | {"sources": tally}, "canaries": planted}
+    shards = made.inputs["token_shards"]
+    shards = Artifact(shards.path, shards.manifest | {"counts": changed})
+    found = replace(made, inputs={**made.inputs, "token_shards": shards}).gathered()
+    assert {source["name"]: source["licence"] for source in found.text["sources"]}["canaries"] == "GPL-3.0-or-later"
+    assert "2 of these documents are copies of 2 made-up texts" in markdown_page(found)
 
 
 def in_store(made: Made, release: Path) -> Made:

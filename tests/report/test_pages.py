@@ -9,6 +9,7 @@ import pytest
 
 from parakeet.formatting import WORD_JOINER
 from parakeet.report.make import html_page, markdown_page
+from parakeet.report.summary import tiles, verdict
 
 from ..conftest import Prepared
 from ..foreign_text import PARSER
@@ -108,6 +109,18 @@ def test_both_pages_show_the_same_figures_with_and_without_each_part(
     expected += ["Samples"]
     expected += ["Since the previous release"] if "previous" in names else []
     assert titles(plain) == expected
+
+
+def test_the_network_stands_beside_the_ngram_model_on_the_same_text(prepared: Prepared) -> None:
+    figures = memorisation()
+    opening = "Learned: it predicts. Whether it memorised cannot be told."
+    figures["verdict"] |= {"opening": opening, "text": f"{opening} On 30 documents."}
+    first, given = (report(prepared, memorisation=found) for found in (None, figures))
+    assert tiles(first)[0].value == "1.250"
+    tile = tiles(given)[0]
+    assert (tile.value, tile.number) == ("1.375", 1.375)
+    assert "1.750" in tile.note
+    assert verdict(given) == opening
 
 
 def test_a_model_without_any_score_has_a_report(prepared: Prepared) -> None:

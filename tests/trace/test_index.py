@@ -50,6 +50,10 @@ def test_answers_equal_a_search_through_the_text(tmp_path: Path, name: str, shar
     ids, starts, lengths = pieces_of(documents, 500, seed=shard_tokens)
     expected = [searched.occurrences(ids[a : a + n].tolist()) for a, n in zip(starts, lengths, strict=True)]
     assert index.counts(ids, starts, lengths).tolist() == [len(found) for found in expected]
+    assert index.continued(ids, starts, lengths).tolist() == [
+        sum(begin + n < len(documents[number]) for number, begin in found)
+        for found, n in zip(expected, lengths.tolist(), strict=True)
+    ]
     found = index.occurrences_of(ids, starts, lengths, 1 << 20)
     assert [[(one.document, one.start) for one in each] for each in found] == expected
     query = ids[:: max(1, len(ids) // 400)] if name == "many kinds of token" else ids[-700:]

@@ -64,11 +64,11 @@ def make_canaries(settings: Canaries) -> list[Canary]:
     found: list[Canary] = []
     openings: set[str] = set()
     for kind in KINDS:
-        chance = random.Random(f"{settings.seed} {kind}")
+        rng = random.Random(f"{settings.seed} {kind}")
         for copies, count in steps:
             left = count
             while left:
-                opening, secret = (_random_words if kind == "random" else _natural)(chance)
+                opening, secret = (_random_words if kind == "random" else _natural)(rng)
                 if opening not in openings:
                     openings.add(opening)
                     found.append(Canary(kind, copies, opening, secret))
@@ -76,17 +76,17 @@ def make_canaries(settings: Canaries) -> list[Canary]:
     return found
 
 
-def _random_words(chance: random.Random) -> tuple[str, str]:
+def _random_words(rng: random.Random) -> tuple[str, str]:
     """Eight words and five words of five letters. The five are one of 26^25 texts, 117 bits."""
-    words = ["".join(chance.choices(string.ascii_lowercase, k=5)) for _ in range(13)]
+    words = ["".join(rng.choices(string.ascii_lowercase, k=5)) for _ in range(13)]
     return " ".join(words[:8]), f" {' '.join(words[8:])}"
 
 
-def _natural(chance: random.Random) -> tuple[str, str]:
+def _natural(rng: random.Random) -> tuple[str, str]:
     """A note like those that people write. Its second half is one of 10^10 texts or so, 36 bits."""
-    word = {key: chance.choice(words.split()) for key, words in _WORDS.items()}
-    number, day, hour = chance.randint(1000, 9999), chance.randint(1, 28), chance.randint(1, 12)
-    digits = " ".join(chance.choices(string.digits, k=6))
+    word = {key: rng.choice(words.split()) for key, words in _WORDS.items()}
+    number, day, hour = rng.randint(1000, 9999), rng.randint(1, 28), rng.randint(1, 12)
+    digits = " ".join(rng.choices(string.digits, k=6))
     return (
         f"Note {number} for {word['name']} {word['family']} from {word['town']}: the {word['colour']} {word['thing']}",
         f" is behind the {word['place']} of {word['where']}, ask on day {day} at {hour}. The code is {digits}.",
