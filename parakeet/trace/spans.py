@@ -15,7 +15,7 @@ import numpy as np
 
 from parakeet.data.tokens.shards import TokenShards
 from parakeet.errors import ParakeetError
-from parakeet.evaluation.intervals import FEWEST_TEXTS, ratio_interval
+from parakeet.intervals import FEWEST_TEXTS, ratio_interval
 from parakeet.sanitise import Sanitiser
 from parakeet.tokenizer import ROLE_TOKENS, Tokenizer
 from parakeet.trace.index import Occurrence, TraceIndex

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 
 from parakeet.errors import ParakeetError
-from parakeet.evaluation.intervals import FEWEST_TEXTS
+from parakeet.intervals import FEWEST_TEXTS
 from parakeet.sanitise import sanitise
 from parakeet.tokenizer import Tokenizer, train_tokenizer
 from parakeet.trace.page import as_document, trace_page
