@@ -141,6 +141,11 @@ def _by_task(folder: Path) -> dict[str, dict[str, list[Path]]]:
     return found
 
 
+def set_name(task: str) -> str:
+    """The name of a task's evaluation set; a recipe that scores the task has no other set or source of this name."""
+    return f"benchmark-{task}"
+
+
 def tasks_of(benchmarks: "Benchmarks") -> tuple[str, ...]:
     """The tasks that a recipe names."""
     return STANDARD_TASKS if benchmarks.tasks == STANDARD else tuple(dict.fromkeys(benchmarks.tasks))
@@ -164,11 +169,7 @@ def searched_sets(recipe: "Recipe", located: bool = True) -> "Decontamination":
     paths = {task: Path(benchmarks.data, task) for task in tasks_of(benchmarks)}
     if located:
         paths = {file.task: file.path for file in benchmark_files(recipe)}
-    own = recipe.decontamination.sets
-    taken = {named.name for named in (*own, *recipe.sources)}
     added = [
-        BenchmarkSet(name=name, path=str(path), columns=FILES[task].columns)
-        for task, path in paths.items()
-        if (name := f"benchmark-{task}") not in taken
+        BenchmarkSet(name=set_name(task), path=str(path), columns=FILES[task].columns) for task, path in paths.items()
     ]
-    return recipe.decontamination.model_copy(update={"sets": [*own, *added]})
+    return recipe.decontamination.model_copy(update={"sets": [*recipe.decontamination.sets, *added]})

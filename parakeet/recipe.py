@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, create_model, field_validator, model_validator
 
-from parakeet.benchmark_files import FILES, STANDARD
+from parakeet.benchmark_files import FILES, STANDARD, set_name, tasks_of
 from parakeet.learning_rate import DECAYS
 from parakeet.recipe_sources import TRAINING_KEYS, EvaluationSet, Section, Source
 from parakeet.sampling_settings import OPTIONS, SamplingSettings
@@ -491,6 +491,10 @@ class Recipe(Section):
         for name in sets:
             if sets.count(name) > 1 or name in names:
                 raise ValueError(f"evaluation set {name} has the name of another one or of a source: give it its own")
+        benchmarks = self.evaluation.benchmarks
+        for task in tasks_of(benchmarks) if benchmarks else ():
+            if (name := set_name(task)) in (*names, *sets):
+                raise ValueError(f"{name} is the evaluation set of evaluation.benchmarks: give your own another name")
         without = [source.name for source in self.sources if source.weight is None]
         if 0 < len(without) < len(self.sources):
             raise ValueError(f"source {without[0]} has no weight, but others have: give every source a weight, or none")

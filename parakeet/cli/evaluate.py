@@ -7,8 +7,7 @@ import click
 
 from parakeet.cli.common import Whole, say
 from parakeet.cli.completion import complete_models_and_folders
-from parakeet.cli.output import examples, say_json, terminal_width
-from parakeet.errors import ParakeetError
+from parakeet.cli.output import check_new_file, examples, say_json, terminal_width
 
 
 @click.command(
@@ -33,7 +32,7 @@ from parakeet.errors import ParakeetError
     "file",
     type=click.Path(path_type=Path, dir_okay=False, writable=True, allow_dash=True),
     metavar="FILE",
-    help="Write the figures to FILE too, or - for standard output instead of the table.",
+    help="Write the figures to a new FILE too, or - for standard output instead of the table.",
 )
 def evaluate(model: str | None, suite: str, folder: Path | None, items: int | None, file: Path | None) -> None:
     """Score a model in standard benchmarks.
@@ -43,12 +42,13 @@ def evaluate(model: str | None, suite: str, folder: Path | None, items: int | No
     boolq, openbookqa, copa and blimp, all of them in the suite standard, and wikitext. Prompts and metrics are those
     of lm-evaluation-harness, zero-shot. Needs pip install 'parakeet-lm[eval]'.
     """
-    if file is not None and not file.absolute().parent.is_dir():
-        raise ParakeetError(f"--json {file}: the folder {file.absolute().parent} does not exist.")
+    printed = file == Path("-")
+    if file is not None and not printed:
+        check_new_file(file)
     from parakeet.evaluation.benchmarks.command import score_model
 
     result = score_model(model, suite, folder, items)
-    if file == Path("-"):
+    if printed:
         say_json(result)
         return
     from parakeet.evaluation.benchmarks.metric import benchmark_table, notes

@@ -13,8 +13,9 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from parakeet.evaluation.base import Metric, Score, Subject
-from parakeet.evaluation.intervals import share_of
+from parakeet.evaluation.preference import is_best
 from parakeet.evaluation.shares import plot_shares, share_cells, share_text
+from parakeet.intervals import share_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -91,8 +92,8 @@ class MinimalPairs(Metric):
         sentences = [sentence for pair in pairs for sentence in (pair.good, pair.bad)]
         ids = [begin + subject.tokenizer.encode(sentence) for sentence in sentences]
         with subject.progress.task("minimal pairs", len(ids), "sentences") as task:
-            nats = [float(scores.nats.sum()) for scores in score_sequences(subject.model, ids, task.advance)]
-        right = [good < bad for good, bad in zip(nats[::2], nats[1::2], strict=True)]
+            sums = [-float(scores.nats.sum()) for scores in score_sequences(subject.model, ids, task.advance)]
+        right = [is_best(both, 0) for both in zip(sums[::2], sums[1::2], strict=True)]
         phenomena = {
             name: share_of(found for pair, found in zip(pairs, right, strict=True) if pair.phenomenon == name)
             for name in dict.fromkeys(pair.phenomenon for pair in pairs)

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from parakeet.evaluation.base import Metric, Score, Subject
-from parakeet.evaluation.intervals import mean_share, share_of
+from parakeet.evaluation.preference import is_best
 from parakeet.evaluation.shares import plot_shares, share_cells
 from parakeet.formatting import format_percent
+from parakeet.intervals import mean_share, share_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -142,6 +143,5 @@ def _solved(subject: Subject, begin: list[int]) -> Iterator[bool]:
     texts = [f"{question} {choice}" for question, _, choices in items for choice in choices]
     found = score_sequences(subject.model, [begin + subject.tokenizer.encode(text) for text in texts])
     for number, (_, answer, choices) in enumerate(items):
-        scored = [float(scores.nats.sum()) for scores in found[number * CHOICES : (number + 1) * CHOICES]]
-        right = scored.pop(choices.index(answer))
-        yield right < min(scored)
+        scored = [-float(scores.nats.sum()) for scores in found[number * CHOICES : (number + 1) * CHOICES]]
+        yield is_best(scored, choices.index(answer))

@@ -15,10 +15,11 @@ import numpy as np
 
 from parakeet.data.tokens.shards import TokenShards
 from parakeet.errors import ParakeetError
-from parakeet.evaluation.intervals import ratio_interval
+from parakeet.intervals import FEWEST_TEXTS, ratio_interval
 from parakeet.sanitise import Sanitiser
 from parakeet.tokenizer import ROLE_TOKENS, Tokenizer
 from parakeet.trace.index import Occurrence, TraceIndex
+from parakeet.trace.lookup import Lookup, Spelling
 
 CAVEAT = "A match is evidence of wording, not proof of cause."
 
@@ -35,9 +36,6 @@ RARE = -6.0
 """log10 of how often a span is expected by chance, below which it may count as copied."""
 FEW, MANY = 10, 100
 """A copied span stands in at most FEW places, boilerplate in more than MANY."""
-
-PREFIXES = ("", " ")
-"""A text that begins a document and one that follows a word differ in the tokens of its first word."""
 
 WINDOWS, FEWEST_WINDOWS = 300, 50
 """Windows of held-out text, and how many there must be before they are made shorter than the text."""
@@ -100,8 +98,8 @@ class HeldOut:
     tokens: int
     """Of each window: as many as the text has, or what enough documents have."""
     coverage: float
-    interval: tuple[float, float]
-    """95 %, over the documents."""
+    interval: tuple[float, float] | None
+    """95 %, over the documents; None for too few of them."""
 
 
 @dataclass(frozen=True)
@@ -182,17 +180,6 @@ def maximal(lengths: np.ndarray) -> np.ndarray:
     return (lengths > 0) & (np.diff(ends, prepend=-1) > 0)
 
 
-class _Spelling(NamedTuple):
-    """One way to write a text in tokens; all arrays are (n,) int64."""
-
-    ids: np.ndarray
-    starts: np.ndarray
-    ends: np.ndarray
-    """A token stands for the bytes [start, end) of the text. The space of a prefix has none."""
-    lengths: np.ndarray
-    """The longest match that begins at each token, in tokens."""
-
-
 @dataclass
 class _Range:
     """Bytes [start, end) of a text that stand in the training text."""
@@ -217,35 +204,15 @@ class _Reader:
         self.index = index
         self.tokenizer = tokenizer
         self.min_tokens = min_tokens
+        self._lookup = Lookup(index, tokenizer)
         self._places: dict[tuple[int, ...], Place] = {}
         """What was read: a text may repeat itself ten thousand times."""
-        self._bytes = np.zeros(tokenizer.rows, np.int64)
-        for token_id, length in tokenizer.lengths().items():
-            self._bytes[token_id] = length
 
     def look_up(self, texts: Sequence[str]) -> list[_Found]:
-        """All texts at once: the index steps through all places together, so a thousand cost little more than one."""
-        written = [[self.tokenizer.encode_array(prefix + text) for prefix in PREFIXES] for text in texts]
-        # No ordinary text holds the token between them. A match that goes on beyond it is cut off there.
-        between = np.array([self.tokenizer.padding], np.uint32)
-        joined = np.concatenate([part for spellings in written for ids in spellings for part in (ids, between)])
-        matches = self.index.longest_matches(joined.astype(np.int64))
-        found, begin = [], 0
-        for text, arrays in zip(texts, written, strict=True):
-            spellings = []
-            for prefix, ids in zip(PREFIXES, arrays, strict=True):
-                lengths = np.minimum(matches[begin : begin + len(ids)], np.arange(len(ids), 0, -1))
-                spellings.append(self._spelling(ids.astype(np.int64), len(prefix), lengths))
-                begin += len(ids) + 1
-            found.append(self._found(text.encode(), spellings))
-        return found
+        spelled = self._lookup.spellings(texts)
+        return [self._found(text.encode(), spellings) for text, spellings in zip(texts, spelled, strict=True)]
 
-    def _spelling(self, ids: np.ndarray, prefix: int, lengths: np.ndarray) -> _Spelling:
-        sizes = self._bytes[ids]
-        ends = np.cumsum(sizes) - prefix
-        return _Spelling(ids, np.maximum(ends - sizes, 0), ends, lengths)
-
-    def _found(self, text: bytes, spellings: Sequence[_Spelling]) -> _Found:
+    def _found(self, text: bytes, spellings: Sequence[Spelling]) -> _Found:
         # Coverage counts the tokens of the first spelling, the text's own.
         ranges = _without_contained(one for each in spellings for one in _ranges(each, self.min_tokens, text))
         starts = np.array([one.start for one in ranges], np.int64)
@@ -342,7 +309,7 @@ class _Reader:
         return b"".join(roles.get(token_id) or self.tokenizer.token_bytes(token_id) for token_id in ids.tolist())
 
 
-def _ranges(spelling: _Spelling, min_tokens: int, text: bytes) -> Iterator[_Range]:
+def _ranges(spelling: Spelling, min_tokens: int, text: bytes) -> Iterator[_Range]:
     chosen = np.flatnonzero(maximal(spelling.lengths) & (spelling.lengths >= min_tokens))
     for begin, length in zip(chosen.tolist(), spelling.lengths[chosen].tolist(), strict=True):
         one = _Range(
@@ -366,7 +333,7 @@ def _without_contained(ranges: Iterable[_Range]) -> list[_Range]:
     return kept
 
 
-def _tokens_inside(spelling: _Spelling, starts: np.ndarray, ends: np.ndarray) -> int:
+def _tokens_inside(spelling: Spelling, starts: np.ndarray, ends: np.ndarray) -> int:
     """How many tokens have all their bytes within the ranges [start, end), which may overlap."""
     edges = np.zeros(int(spelling.ends[-1]) + 1, np.int64)
     np.add.at(edges, starts, 1)
@@ -424,7 +391,8 @@ def _held_out(reader: _Reader, shards: TokenShards, tokens: int) -> HeldOut | No
     found = reader.look_up(texts)
     covered = [one.covered for one in found]
     n_tokens = [len(reader.tokenizer.encode_array(text)) for text in texts]
-    return HeldOut(len(texts), length, sum(covered) / sum(n_tokens), ratio_interval(covered, n_tokens))
+    interval = ratio_interval(covered, n_tokens) if len(texts) >= FEWEST_TEXTS else None
+    return HeldOut(len(texts), length, sum(covered) / sum(n_tokens), interval)
 
 
 def _windows(tokenizer: Tokenizer, shards: TokenShards, tokens: int) -> list[np.ndarray]:

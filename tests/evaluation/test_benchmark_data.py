@@ -213,6 +213,17 @@ def test_a_recipe_that_reports_benchmarks_drops_their_text(tmp_path: Path) -> No
     assert stage.settings(recipe) != stage.settings(load_recipe("demo"))
 
 
+@pytest.mark.parametrize("key", ["sources", "decontamination.sets"])
+def test_nothing_takes_the_name_of_a_benchmark_that_is_scored(tmp_path: Path, key: str) -> None:
+    own = {"name": "benchmark-piqa", "kind": "files", "path": str(tmp_path / "mine.txt")}
+    recipe = changed(load_recipe("demo"), [f"{key}={json.dumps([own])}"])  # it scores none
+    for tasks in ("standard", ["sciq", "piqa"]):
+        with pytest.raises(ParakeetError, match=r"benchmark-piqa is the evaluation set of evaluation\.benchmarks"):
+            changed(recipe, [f"evaluation.benchmarks={json.dumps({'data': str(tmp_path), 'tasks': tasks})}"])
+    write_all(tmp_path)
+    changed(recipe, [f"evaluation.benchmarks={json.dumps({'data': str(tmp_path), 'tasks': ['sciq']})}"])
+
+
 def test_where_the_data_is_changes_no_fingerprint_and_what_is_asked_does(tmp_path: Path) -> None:
     here, there = write_all(tmp_path / "here"), write_all(tmp_path / "there")
     for stage in (EvaluationStage(), CleanDocumentsStage()):
@@ -246,7 +257,10 @@ def test_a_recipe_finds_its_data_beside_itself_and_names_unknown_tasks(tmp_path:
         (["--suite", ","], "--suite names no task"),
         (["--suite", "piqa", "--task-data", "nowhere"], "benchmark data, nowhere, does not exist"),
         (["--items", "0"], "0 is not in the range at least 1"),
-        (["--json", "no/folder/scores.json"], "does not exist"),
+        (["--json", "no/folder/scores.json"], "no/folder/scores.json: there is no folder"),
+        (["--json", "."], "is a directory"),
+        (["--json", "scores.json"], "scores.json already exists: choose another name"),
+        (["--json", "link.json"], "link.json already exists: choose another name"),
         (["--suite", "piqa", "--task-data", "."], "has no file for piqa"),
     ],
 )
@@ -254,7 +268,10 @@ def test_the_command_says_what_is_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "scores.json").write_text("of last week")
+    (tmp_path / "link.json").symlink_to("nowhere")
     done = CliRunner().invoke(main, ["evaluate", *arguments], env={"PARAKEET_HOME": str(tmp_path)})
+    assert (tmp_path / "scores.json").read_text() == "of last week"
     assert done.exit_code != 0
     assert message in done.output
     assert "Traceback" not in done.output

@@ -1,9 +1,11 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -23,9 +25,10 @@ from parakeet.evaluation.benchmarks.contamination import overlaps
 from parakeet.evaluation.benchmarks.data import read_task, read_tasks
 from parakeet.evaluation.benchmarks.harness import score_tasks
 from parakeet.evaluation.benchmarks.metric import StandardBenchmarks, notes
-from parakeet.evaluation.benchmarks.scorer import ModelScorer
+from parakeet.evaluation.benchmarks.scorer import TOKENS_PER_PASS, ModelScorer
 from parakeet.evaluation.benchmarks.tasks import TASKS, BenchmarkItem
 from parakeet.formatting import render_table
+from parakeet.intervals import FEWEST_TEXTS
 from parakeet.model.config import ModelConfig
 from parakeet.model.loss import token_scores
 from parakeet.model.transformer import Parakeet
@@ -190,6 +193,22 @@ def test_answers_that_share_a_question_get_the_scores_of_each_one_alone(
         assert found.greedy == greedy
 
 
+def test_many_answers_to_one_question_are_scored_in_passes(prepared: Prepared) -> None:
+    """All sentences of BLiMP answer an empty question: 134,000 answers, which no pass can hold."""
+    scorer = ModelScorer(tiny_model(prepared), prepared.tokenizer)
+    questions = [(scorer.start,), (scorer.start, *range(40))]
+    answers = [(number % 256, number // 256, *range(number % 9)) for number in range(1000)]
+    requests = [Request(question, answer) for question in questions for answer in answers]
+    passes: list[tuple[int, int]] = []  # answers of each, and tokens so far
+    scores = scorer.score(requests, lambda answers: passes.append((answers, scorer.tokens)))
+    assert sum(answers for answers, _ in passes) == len(requests)
+    assert max(np.diff([tokens for _, tokens in passes], prepend=0)) <= TOKENS_PER_PASS
+    for number in range(0, len(requests), 97):
+        expected, greedy = alone(scorer.model, requests[number])
+        assert scores[number].log_probability == pytest.approx(expected, rel=1e-5, abs=1e-4)
+        assert scores[number].greedy == greedy
+
+
 @torch.no_grad()
 def alone(model: Parakeet, asked: Request) -> tuple[float, bool]:
     """Without any batching, with the reference attention, over the whole vocabulary."""
@@ -264,6 +283,16 @@ def test_the_figures_are_json_and_the_table_has_a_row_for_each_task(folder: Path
     assert metric.plot(figures, PRINTED).axes
 
 
+def test_a_few_items_have_no_interval_of_bits_per_byte(folder: Path) -> None:
+    for items in (1, 4, 5):
+        found = scores_of(ByteModel.unigram(b"parakeet"), folder, "piqa", "wikitext", items=items)
+        for figures in found.values():
+            bits = figures["bits_per_byte"]
+            assert (bits["n"], bits["interval"] is None) == (items, items < FEWEST_TEXTS)
+        text = str(StandardBenchmarks().render({"items": items, "tasks": found, "no_index": "there is none"}))
+        assert "None" not in text.replace("total=None", "")
+
+
 def test_the_metric_scores_what_the_recipe_asks_for(prepared: Prepared, folder: Path, index: TraceIndex) -> None:
     asked = ["evaluation.benchmarks.tasks=[piqa, blimp]", "evaluation.benchmarks.items=5"]
     recipe = changed(prepared.recipe, [f"evaluation.benchmarks.data={folder}", *asked])
@@ -273,6 +302,7 @@ def test_the_metric_scores_what_the_recipe_asks_for(prepared: Prepared, folder: 
     subject = subject_of(prepared, tiny_model(prepared), recipe=recipe)
     assert metric.measure(subject)["no_index"] == "the recipe has no trace index (evaluation.trace_index)"
     figures = metric.measure(replace(subject, trace_index=index))
+    assert figures["lm_eval"] == version("lm_eval")
     assert {task: found["n"] for task, found in figures["tasks"].items()} == {"piqa": 5, "blimp": 5}
     assert figures["tasks"]["piqa"]["contamination"]["found"]["share"] == 0.0
     assert figures["tasks"]["piqa"]["contamination"]["clean"] == figures["tasks"]["piqa"]["accuracy"]
@@ -305,6 +335,27 @@ def test_items_in_the_training_text_are_found_in_both_spellings(prepared: Prepar
         False,
     ]
     assert overlaps(index, prepared.tokenizer, []) == []
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "stands"),
+    [
+        ("Line 1", "and 7", True),
+        ("Line 1 and 7", "of a longer text.", True),
+        ("and 7 of", "a longer", True),
+        ("a longer", "text?!", True),  # to its last word
+        ("", "longer", True),
+        ("Line 1", "and seven", False),
+        ("longer", "line", False),
+        ("", "…", False),
+    ],
+)
+def test_a_short_item_that_stands_whole_in_the_training_text_is_found(
+    prepared: Prepared, index: TraceIndex, question: str, answer: str, stands: bool
+) -> None:
+    (found,) = overlaps(index, prepared.tokenizer, [BenchmarkItem({}, question, answer)])
+    assert found.longest < 13
+    assert found.contaminated == stands
 
 
 def test_a_token_that_is_as_likely_as_another_is_not_the_likeliest() -> None:

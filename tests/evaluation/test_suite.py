@@ -23,12 +23,13 @@ from parakeet.evaluation.generation_health import (
     ends_in_a_loop,
     n_grams,
 )
-from parakeet.evaluation.intervals import jackknife_interval, mean_share, ratio_interval, share_of
 from parakeet.evaluation.minimal_pairs import PAIRS_PER_PHENOMENON, MinimalPairs, minimal_pairs
+from parakeet.evaluation.preference import is_best, is_tied
 from parakeet.evaluation.probes import CHOICES, Probes, arithmetic_items
 from parakeet.evaluation.scoring import document_bits, score_sequences
 from parakeet.generation.decoder import Decoder
 from parakeet.generation.engine import Engine
+from parakeet.intervals import jackknife_interval, mean_share, ratio_interval, share_of
 from parakeet.model.config import ModelConfig
 from parakeet.model.transformer import Parakeet
 from parakeet.pages import render
@@ -111,6 +112,34 @@ def test_a_constant_model_gets_chance_or_nothing(prepared: Prepared, zero: str) 
     # It writes the first token that it may, for ever.
     assert health["temperatures"][0]["loops"]["share"] == health["temperatures"][0]["unfinished"]["share"] == 1
     assert health["temperatures"][0]["repetition"]["share"] > 0.8
+
+
+def test_scores_that_differ_by_rounding_only_are_ties(prepared: Prepared) -> None:
+    """Ids differ so little here that the sums of a pair of equal length differ in the last bits only."""
+    subject = subject_of(prepared, model_of(prepared, 1e-4))
+    tied: dict[str, bool] = {}
+    for pair in minimal_pairs():
+        good, bad = (len(prepared.tokenizer.encode(sentence)) for sentence in (pair.good, pair.bad))
+        tied[pair.phenomenon] = tied.get(pair.phenomenon, True) and good == bad
+    whole = [name for name, all_equal in tied.items() if all_equal]
+    assert whole
+    found = MinimalPairs().measure(subject)["phenomena"]
+    assert {name: found[name]["share"] for name in whole} == dict.fromkeys(whole, 0.0)
+    assert Probes().measure(subject)["arithmetic"]["share"] == 0
+
+
+@given(st.floats(-1e4, -1e-4), st.floats(-0.9e-6, 0.9e-6), st.lists(st.floats(1.001, 2.0), max_size=3))
+def test_the_best_of_several_is_better_than_each_by_more_than_rounding(
+    best: float, difference: float, worse: list[float]
+) -> None:
+    scores = [best, *(best * factor for factor in worse)]
+    assert is_best(scores, 0)
+    assert not is_tied(scores, 0)
+    assert not any(is_best(scores, number) or is_tied(scores, number) for number in range(1, len(scores)))
+    tied = [*scores, best * (1 + difference)]
+    assert not any(is_best(tied, number) for number in range(len(tied)))
+    assert is_tied(tied, 0)
+    assert is_tied(tied, len(tied) - 1)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

@@ -13,17 +13,14 @@ from parakeet.evaluation.benchmarks.contamination import overlaps
 from parakeet.evaluation.benchmarks.data import TaskData
 from parakeet.evaluation.benchmarks.tasks import TASKS, BenchmarkItem
 from parakeet.evaluation.benchmarks.upstream import check_installed, prepare_lm_eval, upstream_config
-from parakeet.evaluation.intervals import ratio_interval, share_of
+from parakeet.evaluation.preference import is_best, is_tied
+from parakeet.intervals import FEWEST_TEXTS, ratio_interval, share_of
 from parakeet.progress import Progress
 from parakeet.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from parakeet.evaluation.benchmarks.adapter import TextModel
     from parakeet.trace.index import TraceIndex
-
-ROUNDING = 1e-6
-"""Scores that differ by less than this share are ties: two answers of the same words in another order, or in another
-place of a batch, differ in the last bits only."""
 
 
 def score_tasks(
@@ -172,7 +169,7 @@ def figures_of(data: TaskData, scored: Scored, contaminated: Sequence[bool] | No
     result |= {"accuracy": share_of(right), "chance": chance}
     result["centred"] = (result["accuracy"]["share"] - chance) / (1 - chance)
     if kind == "choice":
-        result["ties"] = sum(_is_tied(item, answers.log_probabilities) for item, answers in pairs)
+        result["ties"] = sum(is_tied(answers.log_probabilities, item.gold) for item, answers in pairs)
         if "acc_norm" in scored.metrics:
             result["normalised"] = share_of(_right_by_length(item, answers) for item, answers in pairs)
     if contaminated is not None:
@@ -197,39 +194,25 @@ def right_answers(pairs: Pairs) -> list[bool]:
     Without a choice: whether every token of the answer is the one likeliest.
     """
     return [
-        _is_best(item.gold, answers.log_probabilities) if item.choices else answers.greedy[0] for item, answers in pairs
+        is_best(answers.log_probabilities, item.gold) if item.choices else answers.greedy[0] for item, answers in pairs
     ]
 
 
 def bits_per_byte(pairs: Pairs, rolling: bool = False) -> dict[str, Any]:
-    """−log2 p of the right answers over their UTF-8 bytes, and its interval over the items."""
+    """−log2 p of the right answers over their UTF-8 bytes, and its interval over the items, which a few do not have."""
     gold = [item.gold if item.choices else 0 for item, _ in pairs]
     bits = [-a.log_probabilities[g] / math.log(2) for (_, a), g in zip(pairs, gold, strict=True)]
     sizes = [a.n_bytes[g] for (_, a), g in zip(pairs, gold, strict=True)]
     if rolling:
         sizes = [len(item.answer.encode()) for item, _ in pairs]  # upstream changes WikiText's spaces, but not its size
-    interval = list(ratio_interval(bits, sizes))
+    interval = list(ratio_interval(bits, sizes)) if len(pairs) >= FEWEST_TEXTS else None
     return {"n": len(pairs), "n_bytes": sum(sizes), "value": math.fsum(bits) / sum(sizes), "interval": interval}
-
-
-def _is_best(gold: int, scores: Sequence[float]) -> bool:
-    others = [score for number, score in enumerate(scores) if number != gold]
-    return all(scores[gold] > score and not _tied(scores[gold], score) for score in others)
-
-
-def _tied(one: float, other: float) -> bool:
-    return math.isclose(one, other, rel_tol=ROUNDING)
-
-
-def _is_tied(item: BenchmarkItem, scores: Sequence[float]) -> bool:
-    """Whether the right answer is one of several best ones: lm-evaluation-harness takes the first of them."""
-    return _tied(scores[item.gold], max(scores)) and not _is_best(item.gold, scores)
 
 
 def _right_by_length(item: BenchmarkItem, answers: Answers) -> bool:
     """The same with each score divided by the answer's length in characters: `acc_norm`."""
     scores = [score / size for score, size in zip(answers.log_probabilities, answers.lengths, strict=True)]
-    return _is_best(item.gold, scores)
+    return is_best(scores, item.gold)
 
 
 def _refuse_constant(task: str, kind: str, answers: Sequence[Answers]) -> None:

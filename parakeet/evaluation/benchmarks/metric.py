@@ -1,11 +1,13 @@
 """Standard benchmarks as a metric of the evaluation, and their table."""
 
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from parakeet.benchmark_files import tasks_of
 from parakeet.evaluation.base import Metric, Score, Subject
+from parakeet.evaluation.shares import plot_shares
 from parakeet.formatting import format_percent
 from parakeet.recipe import Recipe
 
@@ -19,8 +21,8 @@ NO_INDEX = "the recipe has no trace index (evaluation.trace_index)"
 
 
 class StandardBenchmarks(Metric):
-    """{"items", "tasks", "no_index"}: the most items of a task, the figures of `harness.score_tasks`, and why no item
-    was looked up in the training text, or None."""
+    """{"lm_eval", "items", "tasks", "no_index"}: the version of lm-evaluation-harness, the most items of a task, the
+    figures of `harness.score_tasks`, and why no item was looked up in the training text, or None."""
 
     name = "benchmarks"
     version = 1
@@ -46,13 +48,11 @@ class StandardBenchmarks(Metric):
         data = read_tasks(Path(asked.data), tasks_of(asked), asked.items)
         model = ModelScorer(subject.model, subject.tokenizer)
         tasks = score_tasks(model, data, subject.progress, subject.trace_index, subject.tokenizer)
-        return {"items": asked.items, "tasks": tasks, "no_index": None if subject.trace_index else NO_INDEX}
+        no_index = None if subject.trace_index else NO_INDEX
+        return {"lm_eval": version("lm_eval"), "items": asked.items, "tasks": tasks, "no_index": no_index}
 
     def render(self, figures: Mapping[str, Any]) -> "list[str | Table]":
         return [benchmark_table(figures), *notes(figures)]
-
-    def render_summary(self, figures: Mapping[str, Any]) -> "list[str | Table]":
-        return self.render(figures)
 
     def scores(self, figures: Mapping[str, Any]) -> list[Score]:
         return [
@@ -62,26 +62,10 @@ class StandardBenchmarks(Metric):
         ]
 
     def plot(self, figures: Mapping[str, Any], palette: "Palette") -> "Figure":
-        """A bar with its interval for each task, and a mark at chance."""
-        from parakeet.pages.charts import axes, legend_outside
-
         tasks = {name: found for name, found in figures["tasks"].items() if found["accuracy"]}
-        figure, chart = axes(palette, height=1.2 + 0.32 * max(1, len(tasks)))
-        places = range(len(tasks))
-        shares = [100 * found["accuracy"]["share"] for found in tasks.values()]
-        ends = [[100 * end for end in found["accuracy"]["interval"]] for found in tasks.values()]
-        errors = [[max(0.0, s - low) for s, (low, _) in zip(shares, ends, strict=True)],
-                  [max(0.0, high - s) for s, (_, high) in zip(shares, ends, strict=True)]]  # fmt: skip
-        chart.barh(places, shares, 0.6, color=palette.series[0], xerr=errors, ecolor=palette.soft)
-        chances = [100 * found["chance"] for found in tasks.values()]
-        chart.scatter(chances, places, marker="|", s=180, color=palette.series[1], label="chance", zorder=3)
-        chart.set_yticks(places, list(tasks))
-        chart.invert_yaxis()
-        chart.set_xlim(0, 100)
-        chart.set_xlabel("% right, with its 95% interval")
-        chart.grid(visible=False)
-        legend_outside(figure)
-        return figure
+        shares = {name: found["accuracy"] for name, found in tasks.items()}
+        chance = {name: found["chance"] for name, found in tasks.items()}
+        return plot_shares(palette, {self.title: shares}, "right, % (dashed: chance)", chance)
 
 
 COLUMNS = ("task", "split", "items", "accuracy", "95% interval", "chance", "centred", "normalised", "bits per byte")
@@ -142,7 +126,7 @@ def notes(figures: Mapping[str, Any]) -> list[str]:
         said.append(f"Items were not looked up in the training text: {figures['no_index'].rstrip('.')}.")
     elif any(found["contamination"] and found["contamination"]["found"]["share"] for found in tasks.values()):
         said.append(
-            "An item stands in the training text if they share 13 tokens in a row, or passages of 8 tokens that cover "
-            "half of it."
+            "An item stands in the training text if they share 13 tokens in a row, all of a shorter item, or passages "
+            "of 8 tokens that cover half of it."
         )
     return said

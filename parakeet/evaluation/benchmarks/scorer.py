@@ -1,10 +1,10 @@
 """The log-probabilities of many short answers by a Parakeet model.
 
-Answers to the same question share its keys and values: a question is computed once, and its answers attend to it but
-not to each other. Questions lie packed in one sequence, so nothing is spent on padding.
+Answers to the same question share its keys and values: a question is computed once (again after many answers), and its
+answers attend to it but not to each other. Questions lie packed in one sequence, so nothing is spent on padding.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -24,6 +24,9 @@ from parakeet.tokenizer import Tokenizer
 TOKENS_PER_PASS = 4096
 TILE_ROWS = {"cpu": 64, "cuda": 512}
 """Queries that attend together. Small tiles skip more keys, large ones are fewer calls."""
+ANSWERS_TOGETHER = 512
+"""Tokens of answers to one question that lie together; further ones repeat the question. All sentences of BLiMP answer
+the same empty question, and the cost of a place rises with their length."""
 
 Group = tuple[tuple[int, ...], list[int]]
 """Ids that some requests share, and the numbers of those requests."""
@@ -62,7 +65,8 @@ class ModelScorer(TextModel):
             shared.setdefault(request.given, []).append(number)
         scores: list[AnswerScore | None] = [None] * len(requests)
         # The longest first: if memory runs out, it does so at once.
-        groups = sorted(shared.items(), key=lambda group: -self._length(group, requests))
+        pieces = (piece for group in shared.items() for piece in _pieces(group, requests))
+        groups = sorted(pieces, key=lambda group: -self._length(group, requests))
         begin = 0
         while begin < len(groups):
             end, length = begin, 0
@@ -104,6 +108,20 @@ class ModelScorer(TextModel):
             scores.append((number, AnswerScore(-float(nats[begin:end].sum()), bool(first[begin:end].all()))))
             begin = end
         return scores
+
+
+def _pieces(group: Group, requests: Sequence[Request]) -> Iterator[Group]:
+    """The answers to one question in pieces of at most ANSWERS_TOGETHER tokens, or of one answer."""
+    given, numbers = group
+    piece, length = list[int](), 0
+    for number in numbers:
+        size = len(requests[number].scored)
+        if piece and length + size > ANSWERS_TOGETHER:
+            yield given, piece
+            piece, length = [], 0
+        piece.append(number)
+        length += size
+    yield given, piece
 
 
 class _Layout:
