@@ -13,6 +13,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,6 +60,10 @@ class Work:
     earlier: tuple[tuple[str, int], ...] = ()
     """Fingerprints that earlier versions of Parakeet gave this work, newest first, and the stage's version then. What
     they made is found. What they began is continued if the stage's version is still the same."""
+    new_settings: frozenset[str] = frozenset()
+    """Keys of the settings that those versions lacked, or had with another value."""
+    new_inputs: frozenset[str] = frozenset()
+    """Inputs that those versions lacked."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "folder", self.folder or self.stage)
@@ -148,12 +153,17 @@ class Store:
         self.root = root
 
     def find(self, work: Work) -> Artifact | None:
-        """The newest artefact with this work's fingerprint, its files checked by size and time."""
+        """The newest artefact with this work's fingerprint, its files checked by size and time.
+
+        One of an earlier fingerprint counts only if nothing newer was made of the same since (`_is_superseded`).
+        """
         made = list(self._made(work.folder))
         for wanted in (work.fingerprint, *(fingerprint for fingerprint, _ in work.earlier)):
             found = [(number, path) for fingerprint, number, path in made if fingerprint == wanted]
             if found:
                 artifact = Artifact.open(max(found)[1])
+                if wanted != work.fingerprint and self._is_superseded(artifact, work):
+                    continue
                 artifact.check()
                 return artifact
         return None
@@ -192,9 +202,43 @@ class Store:
         made = [path for found, _, path in self._made(folder) if found == fingerprint]
         return all((path / MANIFEST_FILE).stat().st_mtime > seconds for path in made)
 
+    def _is_superseded(self, earlier: Artifact, work: Work) -> bool:
+        """Whether the same stage version or a later one made an artefact after this one, of what this was made of.
+
+        It was made by force, or in place of one that was removed: its maker wanted no earlier one.
+        """
+        wanted = _made_of(work, work.settings, {name: read.content for name, read in work.inputs.items()}, work.files)
+        for fingerprint, _, path in self._made(work.folder):
+            if fingerprint == earlier.fingerprint:
+                continue
+            with suppress(ParakeetError, KeyError, TypeError, AttributeError):  # as good as removed
+                other = Artifact.open(path)
+                read = {name: one["content"] for name, one in other.manifest["inputs"].items()}
+                if (
+                    other.manifest["version"] >= earlier.manifest["version"]
+                    and _when_made(other) > _when_made(earlier)
+                    and _made_of(work, other.manifest["settings"], read, other.manifest["source_files"]) == wanted
+                ):
+                    return True
+        return False
+
     def directories(self, folder: str) -> list[Path]:
         """The finished artefacts in one stage's folder."""
         return sorted(path for _, _, path in self._made(folder))
+
+    def artifacts(self, folder: str, content: str | None = None, **inputs: str) -> list[Artifact]:
+        """The artefacts in one stage's folder whose manifest can be read, the oldest first.
+
+        Only those with this content, if one is given, and made from inputs with these contents.
+        """
+        found = []
+        for path in self.directories(folder):
+            with suppress(ParakeetError, KeyError, TypeError, AttributeError):  # a build and a check say what is wrong
+                artifact = Artifact.open(path)
+                read = {name: one["content"] for name, one in artifact.manifest["inputs"].items()}
+                if content in (None, artifact.content) and inputs.items() <= read.items():
+                    found.append((_when_made(artifact), path, artifact))
+        return [artifact for _, _, artifact in sorted(found, key=lambda made: made[:2])]
 
     def partial(self, folder: str) -> list[Path]:
         """Directories that an interrupted or failed stage left behind."""
@@ -307,6 +351,18 @@ class Store:
                 f"{format_bytes(free)} free. Free some (parakeet clean lists what nothing refers to), or set "
                 "PARAKEET_HOME to a folder on a larger disk."
             )
+
+
+def _when_made(artifact: Artifact) -> tuple[str, int]:
+    """The time in the manifest has seconds only; that of the file tells two apart, if they were not copied."""
+    return str(artifact.manifest["made"]), (artifact.path / MANIFEST_FILE).stat().st_mtime_ns
+
+
+def _made_of(work: Work, settings: Mapping[str, Any], inputs: Mapping[str, str], files: Mapping[str, str]) -> str:
+    """What an artefact was made of, without what earlier versions of the work lacked."""
+    settings = {name: value for name, value in settings.items() if name not in work.new_settings}
+    inputs = {name: content for name, content in inputs.items() if name not in work.new_inputs}
+    return json.dumps([settings, inputs, dict(files)], sort_keys=True)
 
 
 def explain_os_error(error: OSError, doing: str) -> ParakeetError:

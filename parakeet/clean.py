@@ -15,7 +15,7 @@ from parakeet.locking import is_held
 from parakeet.recipe_sources import SOURCE_FILES
 from parakeet.release.listing import ListedModel, list_models
 from parakeet.stages import STAGES, Build, active_recipe
-from parakeet.trace.stored import indices
+from parakeet.trace.stage import TraceIndexStage
 from parakeet.training.job import JOB_FILE, read_job
 from parakeet.training.runs import load_run
 
@@ -226,8 +226,9 @@ def _closure(roots: Iterable[Path], artifacts: dict[Path, Artifact], root: Path)
 def _indices_of(kept: set[Path], artifacts: dict[Path, Artifact], root: Path) -> set[Path]:
     """The newest trace index of each text that is kept: a model refers to the text, and `parakeet trace` to both."""
     newest = {}
-    for index in indices(root):
-        if (text := (root / index.manifest["inputs"]["token_shards"]["path"]).resolve()) in kept:
+    for index in Store(root).artifacts(TraceIndexStage.name):
+        path = index.manifest["inputs"].get("token_shards", {}).get("path", "")
+        if (text := (root / path).resolve()) in kept:
             newest[text] = index.path.resolve()
     return set(newest.values()) & artifacts.keys()
 

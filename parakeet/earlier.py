@@ -217,7 +217,8 @@ _SETTINGS: dict[str, Callable[[Recipe], dict[str, Any]]] = {
         "training": _without(_values(recipe.training), _DECIDED_WHILE_RUNNING),
     },
     "evaluation": lambda recipe: {
-        "evaluation": _values(recipe.evaluation),
+        # Stages after it read `trace_index`.
+        "evaluation": _values(recipe.evaluation, {"trace_index"}),
         "row_tokens": recipe.packing.sequence_length,
         "longest_row_tokens": max(recipe.packing.lengths),
         "min_held_out_bytes": recipe.shards.min_held_out_bytes,

@@ -47,6 +47,11 @@ def format_count(number: float) -> str:
     return f"{number:,.0f} T"
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 token`, `2,000 tokens`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def format_duration(seconds: float) -> str:
     """`13 ms`, `9.3 s`, `42 s`, `4 min 12 s`, `3 h 5 min`, `12 d 3 h`."""
     if (milliseconds := round(1000 * max(0.0, seconds))) < 1000:

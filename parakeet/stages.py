@@ -112,7 +112,13 @@ class Build:
         earlier += [before] if before else []
         # A file that only today's rules read, and that came later, is new text.
         added = max((path.stat().st_ctime for label, path in paths.items() if label not in paths_before), default=0.0)
-        return replace(work, earlier=tuple(one for one in earlier if self.store.made_after(work.folder, one[0], added)))
+        new_settings = {name for name, value in work.settings.items() if (name, value) not in settings_before.items()}
+        return replace(
+            work,
+            earlier=tuple(one for one in earlier if self.store.made_after(work.folder, one[0], added)),
+            new_settings=frozenset(new_settings),
+            new_inputs=frozenset(inputs.keys() - inputs_before.keys()),
+        )
 
     def find(self, name: str) -> Artifact | None:
         """The stage's artefact for this recipe, if it and everything before it have been made."""

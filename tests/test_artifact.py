@@ -67,6 +67,45 @@ def test_force_makes_a_new_one_with_the_same_content(tmp_path: Path) -> None:
     assert store.find(work()).path == second.path  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize(
+    ("since", "found"),
+    [
+        ([], True),
+        ([Work("letters", 4, {"size": 1, "metrics": 1}, files={"f": "0"})], False),
+        ([Work("letters", 5, {"size": 1}, files={"f": "0"})], False),
+        ([Work("letters", 3, {"size": 1, "metrics": 1}, files={"f": "0"})], False),
+        ([Work("letters", 2, {"size": 1, "metrics": 1}, files={"f": "0"})], True),
+        ([Work("letters", 4, {"size": 2, "metrics": 1}, files={"f": "0"})], True),
+        ([Work("letters", 4, {"size": 1, "metrics": 1}, files={"f": "1"})], True),
+    ],
+    ids=[
+        "nothing",
+        "forced",
+        "of a later Parakeet",
+        "same version",
+        "of an older Parakeet",
+        "other recipe",
+        "other text",
+    ],
+)
+def test_an_artefact_of_an_earlier_version_counts_until_a_newer_one_is_made_of_the_same(
+    tmp_path: Path, since: list[Work], found: bool
+) -> None:
+    store = Store(tmp_path)
+    before = Work("letters", 3, {"size": 1}, files={"f": "0"})
+    wanted = Work(
+        "letters",
+        4,
+        {"size": 1, "metrics": 2},
+        files={"f": "0"},
+        earlier=((before.fingerprint, 3),),
+        new_settings=frozenset({"metrics"}),
+    )
+    for earlier in (Work("letters", 4, {"size": 1, "metrics": 3}, files={"f": "0"}), before, *since):
+        store.ensure(earlier, write_letters, Progress())
+    assert (store.find(wanted) is not None) == found
+
+
 def test_records_of_the_making_are_no_part_of_the_content(tmp_path: Path) -> None:
     def timed(text: str) -> Any:
         def make(output: Path, progress: Progress) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from parakeet.data.reading.stage import DocumentsStage
 from parakeet.earlier import earlier_fingerprint
 from parakeet.errors import ParakeetError
 from parakeet.evaluation.metrics import measured_metrics
+from parakeet.evaluation.probes import Probes
 from parakeet.evaluation.stage import EvaluationStage
 from parakeet.pages import render
 from parakeet.progress import Progress
@@ -73,6 +74,14 @@ def test_every_artefact_is_found(store: Path) -> None:
     assert [name for name, artifact in made.items() if artifact is None] == []
     report = Artifact(store / "report", {"content": "of a report of today", "files": {}})
     assert Build(store, recipe, {"report": report}).find("release") is not None
+
+
+def test_an_earlier_evaluation_is_found_although_no_trace_index_is_wanted(store: Path) -> None:
+    recipe = load_recipe(str(store / "small.yaml"))
+    without = recipe.model_copy(update={"evaluation": recipe.evaluation.model_copy(update={"trace_index": False})})
+    build = Build(store, without)
+    assert build.artifact("evaluation") == Build(store, recipe).artifact("evaluation")
+    assert not {"trace_index", "memorisation"} & {*build.upstream("release")}
 
 
 def test_an_earlier_evaluation_is_shown(store: Path) -> None:
@@ -279,7 +288,8 @@ def test_an_unfinished_run_of_another_recipe_stays_unless_it_is_asked_for(store:
     removed = parakeet("clean", "--unfinished", "--yes")
     assert removed.returncode == 0, removed.stderr
     assert not run.exists()
-    assert Build(store, load_recipe(str(store / "small.yaml"))).find("release") is not None
+    assert Build(store, load_recipe(str(store / "small.yaml"))).find("evaluation") is not None
+    assert (store / "releases" / "latest").is_dir()
 
 
 def test_what_an_earlier_version_of_a_stage_made_is_used_while_it_is_valid(
@@ -331,3 +341,35 @@ def test_what_was_made_of_a_folder_is_used_although_other_files_of_it_are_read_t
     time.sleep(0.01)
     (folder / "later.csv").write_text("text\nA walk that is new.\n", encoding="utf-8")
     assert find() is None
+
+
+def test_an_evaluation_that_was_made_anew_is_not_replaced_by_an_earlier_one(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = load_recipe(str(store / "small.yaml"))
+    found = Build(store, recipe).artifact("evaluation")
+    assert found.manifest["version"] < EvaluationStage.version
+    forced = made_by_force(Build(store, recipe), "evaluation")
+    assert Build(store, recipe).find("evaluation") == forced
+    monkeypatch.setattr(Probes, "version", 100)
+    assert Build(store, recipe).find("evaluation") is None
+    shutil.rmtree(forced.path)
+    assert Build(store, recipe).find("evaluation") == found
+
+
+def test_a_release_with_a_report_is_not_replaced_by_an_earlier_one_without(store: Path) -> None:
+    recipe = load_recipe(str(store / "small.yaml"))
+
+    def build(content: str) -> Build:
+        return Build(store, recipe, {"report": Artifact(store / "report", {"content": content, "files": {}})})
+
+    found = build("one").artifact("release")
+    forced = made_by_force(build("one"), "release")
+    assert build("one").find("release") == forced
+    assert build("other").find("release") is None
+    shutil.rmtree(forced.path)
+    assert build("other").find("release") == found
+
+
+def made_by_force(build: Build, name: str) -> Artifact:
+    return build.store.ensure(build.work(name), lambda output, _: {}, Progress(), force=True)[0]

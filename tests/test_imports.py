@@ -61,6 +61,7 @@ FLOORS = (
 FOUNDATIONS = (
     "earlier",
     "formatting",
+    "intervals",
     "learning_rate",
     "stage",
     "pages",
@@ -131,6 +132,16 @@ def test_no_file_imports_one_that_imports_it() -> None:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+def test_no_two_rooms_use_each_other() -> None:
+    used = {
+        (name.split(".")[1], other.split(".")[1])
+        for name, path in MODULES.items()
+        for other in modules_imported(path)
+        if name.startswith("parakeet.") and other.startswith("parakeet.")
+    }
+    assert {(one, other) for one, other in used if one < other and (other, one) in used} == set()
 
 
 def test_definitions_load_without_torch_or_datatrove() -> None:

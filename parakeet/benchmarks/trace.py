@@ -18,6 +18,7 @@ from parakeet.formatting import format_count, format_duration, render_table
 from parakeet.progress import Progress
 from parakeet.trace.build import build_index
 from parakeet.trace.index import TraceIndex
+from parakeet.trace.spans import maximal
 
 VOCABULARY = 100_288
 PHRASES = 400_000
@@ -138,8 +139,7 @@ def look_up(request: dict[str, Any]) -> Answer:
 def _spans(index: TraceIndex, ids: np.ndarray) -> int:
     """Look up what a trace of a reply shows. Returns the number of spans."""
     longest = index.longest_matches(ids)
-    ends = np.arange(len(ids)) + longest
-    starts = np.flatnonzero((longest > 0) & (ends > np.concatenate([[0], ends[:-1]])))
+    starts = np.flatnonzero(maximal(longest))
     index.counts(ids, starts, longest[starts])
     for occurrences in index.occurrences_of(ids, starts, longest[starts], 10):
         for occurrence in occurrences:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from parakeet.chat.files import complete_path, with_files
 from parakeet.chat.input import Completion, edit_text, unquoted
-from parakeet.chat.output import ReplyPrinter, count, has_colour, note, styled, write
+from parakeet.chat.output import ReplyPrinter, has_colour, note, styled, write
 from parakeet.chat.pieces import piece, render_chances
 from parakeet.chat.session import Session
 from parakeet.chat.storage import SessionLog, SessionRow, list_sessions, session_header, session_path
 from parakeet.chat.wrapping import terminal_width
 from parakeet.errors import ParakeetError
-from parakeet.formatting import render_table
+from parakeet.formatting import counted, render_table
 from parakeet.sampling_settings import OPTIONS, SamplingSettings, describe, with_setting
 from parakeet.sanitise import sanitise
 
@@ -375,7 +375,7 @@ def _model(chat: Chat, argument: str) -> None:
     chat.session.settings = replace(chat.defaults(), **changed)
     for text in opened.notes:
         note(text)
-    chat.print(f"{chat.release.name} replies from here on, {count(opened.engine.parameter_count, 'parameter')}.")
+    chat.print(f"{chat.release.name} replies from here on, {counted(opened.engine.parameter_count, 'parameter')}.")
 
 
 def _show_config(session: Session, release: "Release") -> str:
@@ -385,11 +385,11 @@ def _show_config(session: Session, release: "Release") -> str:
         ("model", release.name),
         ("folder", str(release.directory)),
         ("weights", weights),
-        ("runs on", f"{engine.device}, {count(engine.threads, 'thread')}"),
+        ("runs on", f"{engine.device}, {counted(engine.threads, 'thread')}"),
     ]
     if engine.choice:
         rows.append(("chosen", engine.choice.reason))
-    rows.append(("context", count(engine.context, "token")))
+    rows.append(("context", counted(engine.context, "token")))
     rows.append(("recorded in", str(session.log.path) if session.log else "nowhere; /save records it"))
     return _table(rows)
 
@@ -401,11 +401,11 @@ def _show_settings(session: Session, release: "Release") -> str:
 def _show_context(session: Session, release: "Release") -> str:
     used, context = len(session.prompt_ids()), session.engine.context
     rows = [
-        ("used", f"{used:,} of {count(context, 'token')} ({used / context:.0%})"),
-        ("conversation", count(len(session.exchanges), "exchange")),
+        ("used", f"{used:,} of {counted(context, 'token')} ({used / context:.0%})"),
+        ("conversation", counted(len(session.exchanges), "exchange")),
     ]
     if session.dropped:
-        rows.append(("left out", f"{count(session.dropped, 'old exchange')} that did not fit"))
+        rows.append(("left out", f"{counted(session.dropped, 'old exchange')} that did not fit"))
     return _table(rows)
 
 
@@ -421,7 +421,7 @@ def _show_prompt(session: Session, release: "Release") -> str:
         if position < len(ids):
             parts.append(re.sub(r"\S(.*\S)?", lambda match: styled(match[0], "1"), controls[ids[position]]))
         start = position + 1
-    return f"{''.join(parts)}\n({count(len(ids), 'token')})".lstrip("\n")
+    return f"{''.join(parts)}\n({counted(len(ids), 'token')})".lstrip("\n")
 
 
 def _show_system(session: Session, release: "Release") -> str:
@@ -457,7 +457,7 @@ def print_recap(session: Session) -> None:
     """Print how much was said in a continued session, when, and the last two exchanges."""
     exchanges = session.exchanges
     name = session.log.path.stem if session.log else "The session"
-    lines = [f"{name}: {count(len(exchanges), 'exchange')}, the last on {_local(session.last_time)}."]
+    lines = [f"{name}: {counted(len(exchanges), 'exchange')}, the last on {_local(session.last_time)}."]
     for exchange in exchanges[-RECAP:]:
         speakers = ("Text", "Continued") if exchange.raw else ("Human", "Parakeet")
         texts = (first_words(exchange.message), first_words(exchange.reply))

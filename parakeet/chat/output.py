@@ -14,6 +14,7 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from parakeet.chat.wrapping import Wrapper, terminal_width
+from parakeet.formatting import counted
 from parakeet.sanitise import Sanitiser, sanitise
 
 if TYPE_CHECKING:
@@ -35,11 +36,6 @@ def note(text: str) -> None:
     """Print a line of our own on standard error, if that is open."""
     if sys.stderr is not None:  # print(file=None) would write to standard output
         print(sanitise(text), file=sys.stderr, flush=True)
-
-
-def count(number: int, noun: str) -> str:
-    """`1 token`, `2,000 tokens`."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def has_colour() -> bool:
@@ -215,7 +211,7 @@ class ReplyPrinter:
         self.print_notes()
         if finish_reason in ("length", "context"):
             why = "the context is full" if finish_reason == "context" else "max_tokens"
-            self.output.note(f"Reply cut at {count(timing.reply_tokens, 'token')} ({why}).")
+            self.output.note(f"Reply cut at {counted(timing.reply_tokens, 'token')} ({why}).")
         if self.stats:
             self._note_choice()
             self.output.note(stats_line(timing, seed, finish_reason))
@@ -248,15 +244,15 @@ def _rounded(value: float | None) -> float | None:
 def stats_line(timing: "Timing", seed: int | None, finish_reason: str) -> str:
     """What a reply cost, on one line, without the figures that were not measured."""
     cached = f" ({timing.kept_tokens:,} cached)" if timing.kept_tokens else ""
-    prompt = f"prompt {count(timing.prompt_tokens, 'token')}{cached}"
+    prompt = f"prompt {counted(timing.prompt_tokens, 'token')}{cached}"
     if timing.prefill_rate is not None:
         prompt += f" at {timing.prefill_rate:,.0f} tokens/s"
-    reply = count(timing.reply_tokens, "token")
+    reply = counted(timing.reply_tokens, "token")
     if timing.decode_rate is not None:
         reply += f" at {timing.decode_rate:,.1f} tokens/s"
     parts = [prompt, f"first token {timing.first_token_seconds:.2f} s", reply]
     if timing.drafted_tokens:
-        parts.append(f"{timing.accepted_tokens:,} of {count(timing.drafted_tokens, 'drafted token')} accepted")
+        parts.append(f"{timing.accepted_tokens:,} of {counted(timing.drafted_tokens, 'drafted token')} accepted")
     if timing.bandwidth is not None:
         parts.append(f"{timing.bandwidth:,.1f} GB/s")
     return " · ".join([*parts, f"seed {seed}", finish_reason])

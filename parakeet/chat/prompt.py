@@ -36,7 +36,8 @@ from parakeet.chat.input import (
     is_open,
     literal,
 )
-from parakeet.chat.output import count, has_colour
+from parakeet.chat.output import has_colour
+from parakeet.formatting import counted
 
 MAX_SHOWN_LENGTH, MAX_SHOWN_LINES = 2_000, 12
 """A longer paste is one character in the input line, displayed as its size: laying out 1 MB at every key press would
@@ -158,7 +159,7 @@ class _Pastes:
         text = self.texts.get(ord(character))
         if text is None:
             return None
-        return f"[pasted {count(len(text), 'character')}, {count(len(text.splitlines()), 'line')}]"
+        return f"[pasted {counted(len(text), 'character')}, {counted(len(text.splitlines()), 'line')}]"
 
 
 class _PasteProcessor(Processor):

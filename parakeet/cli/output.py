@@ -57,11 +57,6 @@ def list_by_default(context: click.Context, listing: click.Command, as_json: boo
         raise click.UsageError(f"Give --json after {context.invoked_subcommand}.")
 
 
-def count(number: int, thing: str) -> str:
-    """`1 exchange`, `2 exchanges`."""
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
-
-
 def examples(*lines: str) -> str:
     """The end of a command's help: a command on each line, with a comment after two spaces."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)

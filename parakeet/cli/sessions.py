@@ -12,7 +12,6 @@ from parakeet.cli.completion import complete_sessions
 from parakeet.cli.output import (
     check_new_file,
     confirm,
-    count,
     examples,
     json_option,
     list_by_default,
@@ -190,13 +189,13 @@ def _as_document(path: Path, loaded: "Loaded") -> dict[str, Any]:
 
 def _as_markdown(path: Path, loaded: "Loaded") -> str:
     from parakeet.chat.events import fold
-    from parakeet.formatting import format_time
+    from parakeet.formatting import counted, format_time
     from parakeet.sanitise import sanitise
 
     conversation = fold(loaded.events)
     begun = format_time(str(loaded.header.get("created", ""))) or "at an unknown time"
     model = loaded.identity["model"] or "an unknown model"
-    parts = [f"# {path.stem}", f"{count(len(conversation.exchanges), 'exchange')} with {model}, begun {begun}"]
+    parts = [f"# {path.stem}", f"{counted(len(conversation.exchanges), 'exchange')} with {model}, begun {begun}"]
     if conversation.system:
         parts += ["## System", conversation.system]
     for exchange in conversation.exchanges:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from parakeet.evaluation.base import Metric, Score, Subject, measured
-from parakeet.evaluation.intervals import FEWEST_TEXTS, ratio_interval
 from parakeet.formatting import format_bytes
+from parakeet.intervals import FEWEST_TEXTS, ratio_interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from parakeet.conversation import Turn
 from parakeet.evaluation.base import Metric, Score, Subject
 from parakeet.evaluation.chat_rules import Item, fault
-from parakeet.evaluation.intervals import wilson_interval
 from parakeet.evaluation.replies import GREEDY
 from parakeet.formatting import format_percent
+from parakeet.intervals import wilson_interval
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.template import render_prompt

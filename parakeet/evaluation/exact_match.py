@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from parakeet.evaluation.base import Metric, Score, Subject
-from parakeet.evaluation.intervals import wilson_interval
 from parakeet.evaluation.replies import replies_to
 from parakeet.formatting import format_percent
+from parakeet.intervals import wilson_interval
 
 if TYPE_CHECKING:
     from parakeet.data.questions import Question

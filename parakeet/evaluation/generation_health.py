@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from parakeet.conversation import Turn
 from parakeet.evaluation.base import Metric, Subject
-from parakeet.evaluation.intervals import FEWEST_TEXTS, jackknife_interval, pooled_share, share_of
 from parakeet.evaluation.replies import GREEDY
 from parakeet.evaluation.shares import plot_shares, share_cells, share_text
+from parakeet.intervals import FEWEST_TEXTS, jackknife_interval, pooled_share, share_of
 from parakeet.template import render_prompt
 
 if TYPE_CHECKING:

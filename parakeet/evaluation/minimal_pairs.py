@@ -13,9 +13,9 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from parakeet.evaluation.base import Metric, Score, Subject
-from parakeet.evaluation.intervals import share_of
 from parakeet.evaluation.preference import is_best
 from parakeet.evaluation.shares import plot_shares, share_cells, share_text
+from parakeet.intervals import share_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

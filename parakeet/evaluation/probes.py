@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from parakeet.evaluation.base import Metric, Score, Subject
-from parakeet.evaluation.intervals import mean_share, share_of
 from parakeet.evaluation.preference import is_best
 from parakeet.evaluation.shares import plot_shares, share_cells
 from parakeet.formatting import format_percent
+from parakeet.intervals import mean_share, share_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,4 +1,4 @@
-"""How metrics show shares, {"n", "share", "interval"} as `parakeet.evaluation.intervals` makes them."""
+"""How metrics show shares, {"n", "share", "interval"} as `parakeet.intervals` makes them."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any

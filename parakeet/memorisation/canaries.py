@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from parakeet.data.tokens.canaries import KINDS, Canary, read_canaries, secret_begin
-from parakeet.evaluation.intervals import ratio_of, share_of
+from parakeet.intervals import ratio_of, share_of
 from parakeet.memorisation.text import Excerpts
 from parakeet.recipe import CANARY_SOURCE
 from parakeet.template import render_text

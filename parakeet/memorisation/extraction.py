@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from parakeet.evaluation.intervals import share_difference, share_of
+from parakeet.intervals import share_difference, share_of
 from parakeet.memorisation.text import Excerpts, up_to
 from parakeet.memorisation.verdict import LEAST
 

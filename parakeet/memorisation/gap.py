@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from parakeet.evaluation.intervals import ratio_difference, ratio_of
+from parakeet.intervals import ratio_difference, ratio_of
 from parakeet.memorisation.text import Excerpts, by_document, joined, up_to
 
 if TYPE_CHECKING:

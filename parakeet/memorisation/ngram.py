@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from parakeet.data.tokens.shards import ranges
-from parakeet.evaluation.intervals import ratio_of
+from parakeet.intervals import ratio_of
 from parakeet.memorisation.text import Excerpts, by_document, separated
 from parakeet.trace.index import TraceIndex
 

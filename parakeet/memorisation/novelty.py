@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from parakeet.data.tokens.shards import TokenShards
-from parakeet.evaluation.intervals import pooled_share, share_of
 from parakeet.evaluation.replies import GREEDY
 from parakeet.evaluation.scoring import is_control
+from parakeet.intervals import pooled_share, share_of
 from parakeet.memorisation.text import separated
 from parakeet.tokenizer import Tokenizer
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from itertools import takewhile
 from typing import Any
 
-from parakeet.evaluation.intervals import FEWEST_TEXTS
 from parakeet.formatting import format_percent
+from parakeet.intervals import FEWEST_TEXTS
 
 NOT_ENOUGH = "not enough data"
 LEAST = 100

@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from parakeet.formatting import (
+    counted,
     format_bytes,
     format_duration,
     format_percent,
@@ -93,4 +94,4 @@ def environment(markdown: bool) -> Environment:
 
 def _count(number: int, noun: str = "") -> str:
     """`1,234`, `1 source`, `2 sources`."""
-    return f"{number:,}" + (f" {noun}" if noun else "") + ("s" if noun and number != 1 else "")
+    return counted(number, noun) if noun else f"{number:,}"

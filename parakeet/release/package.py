@@ -22,6 +22,7 @@ from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.recipe_sources import SOURCE_FILES
 from parakeet.release.card import render_card
+from parakeet.release.report_files import HTML_FILE, MARKDOWN_FILE, RECORD_FILE
 from parakeet.release.verify import (
     TRAINING_MANIFEST_FILE,
     verify_release,
@@ -29,7 +30,6 @@ from parakeet.release.verify import (
     write_json,
     write_sums,
 )
-from parakeet.report.files import HTML_FILE, MARKDOWN_FILE, RECORD_FILE
 from parakeet.tokenizer import SETTINGS_FILE, VOCABULARY_FILE, Tokenizer
 from parakeet.training.job import CURVE_FILE
 

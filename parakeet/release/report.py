@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from parakeet.errors import ParakeetError
+from parakeet.release.report_files import HTML_FILE
 from parakeet.release.verify import TRAINING_MANIFEST_FILE, verify_release
-from parakeet.report.files import HTML_FILE
 
 
 def report_of(folder: Path) -> Path:

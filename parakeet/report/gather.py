@@ -24,9 +24,8 @@ from parakeet.training.schedule import Schedule
 @dataclass(frozen=True)
 class Gathered:
     """`training` has the counts of the checkpoint, `text` those of the shards by source, `samples` the replies of
-    earlier checkpoints (`earlier_replies`). `memorisation` has the figures of
-    that stage, None if the recipe has it not. `card` is the data card, as an address from the report's folder; empty if
-    there is none of this text."""
+    earlier checkpoints (`earlier_replies`). `memorisation` has the figures of that stage, None if the recipe has it
+    not."""
 
     recipe: Recipe
     config: ModelConfig
@@ -36,7 +35,6 @@ class Gathered:
     flops: int
     metrics: Records
     text: dict[str, Any]
-    card: str
     evaluation: dict[str, Any]
     scores: dict[str, list[Score]]
     memorisation: dict[str, Any] | None
@@ -75,7 +73,6 @@ def gather(recipe: Recipe, root: Path, inputs: Mapping[str, Artifact], progress:
         flops=_flops(recipe, config, checkpoint.counts["steps"]),
         metrics=read_metrics(checkpoint.path / METRICS_FILE),
         text=_text(recipe, shards.counts, inputs["packing_plan"].counts, inputs["documents"].counts),
-        card=_data_card(root, shards),
         evaluation=evaluation,
         scores=scores_of(evaluation),
         memorisation=inputs["memorisation"].counts if "memorisation" in inputs else None,
@@ -118,19 +115,3 @@ def _text(
     total = {key: train[key] for key in ("documents", "tokens", "bytes")} | {"held_out_tokens": held_out["tokens"]}
     by_size = sorted(sources, key=lambda one: (-one["tokens"], one["name"]))
     return {"sources": by_size, "total": total, "canaries": shards.get("canaries")}
-
-
-def _data_card(root: Path, shards: Artifact) -> str:
-    """The newest data card of the same shards, seen from an artefact's folder."""
-    from parakeet.artifact import MANIFEST_FILE
-    from parakeet.errors import ParakeetError
-
-    found = []
-    for path in (root / "data_card").glob(f"[0-9a-f]*-*/{MANIFEST_FILE}"):
-        try:
-            card = Artifact.open(path.parent)
-        except ParakeetError:
-            continue
-        if card.manifest["inputs"].get("token_shards", {}).get("content") == shards.content:
-            found.append((str(card.manifest["made"]), path.parent.name))
-    return f"../../data_card/{max(found)[1]}/data_card.html" if found else ""

@@ -13,7 +13,7 @@ from parakeet.pages import render
 from parakeet.pages.charts import Chart, save_png, svg
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
-from parakeet.report.files import HTML_FILE, MARKDOWN_FILE, PICTURE_FILE, RECORD_FILE
+from parakeet.release.report_files import HTML_FILE, MARKDOWN_FILE, PICTURE_FILE, RECORD_FILE
 from parakeet.report.gather import Gathered, gather
 from parakeet.report.sections import scores_drawing, sections_of, shares_of
 from parakeet.report.summary import tiles, verdict
@@ -68,7 +68,6 @@ def _values(report: Gathered) -> dict[str, Any]:
             "made": format_date(report.made),
         },
         "sections": sections_of(report),
-        "card": report.card,
         "licences": sorted({source["licence"] for source in report.text["sources"]}),
         "contents": report.contents,
     }

@@ -12,8 +12,8 @@ from parakeet.evaluation.metrics import EVALUATION_FILE, measured_metrics
 from parakeet.home import latest_release
 from parakeet.model.config import WEIGHTS_FILE
 from parakeet.progress import Progress
+from parakeet.release.report_files import RECORD_FILE
 from parakeet.release.verify import TRAINING_MANIFEST_FILE, recorded_sum
-from parakeet.report.files import RECORD_FILE
 
 
 @dataclass(frozen=True)

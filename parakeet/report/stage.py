@@ -6,7 +6,7 @@ from typing import Any
 
 from parakeet.artifact import Artifact
 from parakeet.recipe import Recipe
-from parakeet.report.files import HTML_FILE, MARKDOWN_FILE, PICTURE_FILE
+from parakeet.release.report_files import HTML_FILE, MARKDOWN_FILE, PICTURE_FILE
 from parakeet.stage import Figures, MakeContext, Markdown, PageLink, Picture, Stage
 
 
@@ -14,7 +14,10 @@ class ReportStage(Stage):
     name = "report"
     group = "model"
     summary = "The model on one page: its text, its training, its scores beside chance, and what it says."
-    detail = "It is compared with the release that is promoted when it is made. The release carries it."
+    detail = (
+        "It also reads what is no input: the release that is promoted when it is made, and replies of the earlier "
+        "checkpoints that the training run still has. The release carries it."
+    )
     kinds = frozenset({"html", "markdown"})
 
     def inputs(self, recipe: Recipe) -> tuple[str, ...]:

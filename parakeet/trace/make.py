@@ -9,7 +9,7 @@ import numpy as np
 
 from parakeet.artifact import Artifact
 from parakeet.data.tokens.shards import TokenShards
-from parakeet.evaluation.intervals import share_of
+from parakeet.intervals import share_of
 from parakeet.pages.charts import Palette, axes, save_png
 from parakeet.progress import Progress
 from parakeet.trace.build import build_index

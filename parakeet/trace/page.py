@@ -37,7 +37,7 @@ def as_document(trace: Trace, about: dict[str, Any]) -> dict[str, Any]:
         "held_out": held_out
         and {
             "window_tokens": held_out.tokens,
-            "coverage": {"n": held_out.windows, "share": held_out.coverage, "interval": list(held_out.interval)},
+            "coverage": {"n": held_out.windows, "share": held_out.coverage, "interval": held_out.interval},
         },
         "spans": [{"number": number, **asdict(span)} for number, span in enumerate(trace.spans, start=1)],
         "caveat": CAVEAT,

@@ -15,7 +15,7 @@ import numpy as np
 
 from parakeet.data.tokens.shards import TokenShards
 from parakeet.errors import ParakeetError
-from parakeet.evaluation.intervals import ratio_interval
+from parakeet.intervals import FEWEST_TEXTS, ratio_interval
 from parakeet.sanitise import Sanitiser
 from parakeet.tokenizer import ROLE_TOKENS, Tokenizer
 from parakeet.trace.index import Occurrence, TraceIndex
@@ -98,8 +98,8 @@ class HeldOut:
     tokens: int
     """Of each window: as many as the text has, or what enough documents have."""
     coverage: float
-    interval: tuple[float, float]
-    """95 %, over the documents."""
+    interval: tuple[float, float] | None
+    """95 %, over the documents; None for too few of them."""
 
 
 @dataclass(frozen=True)
@@ -391,7 +391,8 @@ def _held_out(reader: _Reader, shards: TokenShards, tokens: int) -> HeldOut | No
     found = reader.look_up(texts)
     covered = [one.covered for one in found]
     n_tokens = [len(reader.tokenizer.encode_array(text)) for text in texts]
-    return HeldOut(len(texts), length, sum(covered) / sum(n_tokens), ratio_interval(covered, n_tokens))
+    interval = ratio_interval(covered, n_tokens) if len(texts) >= FEWEST_TEXTS else None
+    return HeldOut(len(texts), length, sum(covered) / sum(n_tokens), interval)
 
 
 def _windows(tokenizer: Tokenizer, shards: TokenShards, tokens: int) -> list[np.ndarray]:

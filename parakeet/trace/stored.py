@@ -1,19 +1,17 @@
-"""Trace indices in the store, and which one belongs to a model."""
+"""Which trace index in the store belongs to a model."""
 
 import json
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from parakeet.artifact import MANIFEST_FILE, Artifact, Store
+from parakeet.artifact import MANIFEST_FILE, Store
 from parakeet.errors import ParakeetError
 from parakeet.release.verify import TRAINING_MANIFEST_FILE
 from parakeet.trace.index import TraceIndex
 from parakeet.trace.stage import TraceIndexStage
 from parakeet.training.job import JOB_FILE, read_job
 
-BUILD = "parakeet index build"
+BUILD = "parakeet index build --recipe FILE"
 
 
 @dataclass(frozen=True)
@@ -22,53 +20,37 @@ class TrainedOn:
 
     shards_content: str
     """Content digest of the token shards."""
-    tokenizer: str | None
-    """sha256 of the tokenizer, if it is recorded."""
     recipe: str
     """The recipe's name; may be empty."""
 
 
-def indices(root: Path) -> list[Artifact]:
-    """The trace indices under a root whose manifest can be read, the oldest first."""
-    found = []
-    for folder in Store(root).directories(TraceIndexStage.name):
-        with suppress(ParakeetError, KeyError, TypeError):  # `parakeet verify` and a build say what is wrong
-            artifact = Artifact.open(folder)
-            made_from(artifact)
-            found.append((str(artifact.manifest["made"]), folder, artifact))
-    return [artifact for _, _, artifact in sorted(found, key=lambda made: made[:2])]
-
-
-def index_of_model(folder: Path, root: Path) -> TraceIndex:
+def index_of_model(folder: Path, root: Path, tokenizer_sha256: str) -> TraceIndex:
     """The index of the text that a model was trained on: a release, a checkpoint of a run, or the stage's artefact.
 
-    Raises ParakeetError, which says what to run, if there is none, if it is of other text or another tokenizer, or if
-    it was changed after it was made.
+    Raises ParakeetError, which says what to run, if there is none, if it is of other text or of another tokenizer than
+    the model's, or if it was changed after it was made.
     """
     trained = trained_on(folder)
-    made = indices(root)
-    fitting = [one for one in made if made_from(one) == trained.shards_content]
-    recipe = f" --recipe {trained.recipe}" if trained.recipe else ""
+    store = Store(root)
+    fitting = store.artifacts(TraceIndexStage.name, token_shards=trained.shards_content)
+    called = f" (it is called {trained.recipe})" if trained.recipe else ""
+    recipe = f"with the recipe file that the model was built from{called}: {BUILD}"
     if not fitting:
-        others = f" (the one here was made from {made_from(made[-1])})" if made else ""
+        others = [one.manifest["inputs"].get("token_shards") for one in store.artifacts(TraceIndexStage.name)]
+        there = f" (the one here was made from {others[-1]['content']})" if others and others[-1] else ""
         raise ParakeetError(
             f"{folder} was trained on token shards {trained.shards_content}, and no trace index here was made from "
-            f"them{others}. Make it with the model's recipe: {BUILD}{recipe}"
+            f"them{there}. Make it {recipe}"
         )
     artifact = fitting[-1]
     artifact.check()
     index = TraceIndex.open(artifact.path)
-    if trained.tokenizer is not None and index.tokenizer_hash != trained.tokenizer:
+    if index.tokenizer_hash != tokenizer_sha256:
         raise ParakeetError(
-            f"{artifact.path} was made with tokenizer {index.tokenizer_hash}, and {folder} with {trained.tokenizer}. "
-            f"Make the index again with the model's recipe: {BUILD}{recipe} --force"
+            f"{artifact.path} was made with tokenizer {index.tokenizer_hash}, and {folder} has {tokenizer_sha256}. "
+            f"Make the index again {recipe} --force"
         )
     return index
-
-
-def made_from(index: Artifact) -> str:
-    """Content digest of the token shards that an index was made from."""
-    return str(index.manifest["inputs"]["token_shards"]["content"])
 
 
 def trained_on(folder: Path) -> TrainedOn:
@@ -82,14 +64,12 @@ def trained_on(folder: Path) -> TrainedOn:
     try:
         if path == job:
             values = read_job(path)
-            return TrainedOn(str(values["shards_content"]), None, str(values["recipe"].get("name", "")))
+            return TrainedOn(str(values["shards_content"]), str(values["recipe"].get("name", "")))
         values = json.loads(path.read_text(encoding="utf-8"))
         if path.name == MANIFEST_FILE:
-            return TrainedOn(str(values["inputs"]["token_shards"]["content"]), None, "")
+            return TrainedOn(str(values["inputs"]["token_shards"]["content"]), "")
         if "imported_from" in values:
             raise ParakeetError(f"{folder} is an imported model: the text that it was trained on is not here.")
-        shards: dict[str, Any] = values["stages"]["token_shards"]
-        tokenizer = shards["counts"].get("tokenizer_sha256")
-        return TrainedOn(str(shards["content"]), tokenizer, str(values["recipe"]["name"]))
+        return TrainedOn(str(values["stages"]["token_shards"]["content"]), str(values["recipe"]["name"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ParakeetError(f"{path} does not tell what the model was trained on ({error!r}).") from None

@@ -8,7 +8,7 @@ from typing import Literal
 from rich.console import Console
 from rich.text import Text
 
-from parakeet.formatting import format_percent, one_line
+from parakeet.formatting import counted, format_percent, one_line
 from parakeet.trace.spans import BOILERPLATE, CAVEAT, COMMON, COPIED, TIERS, Place, Span, Trace
 
 STYLES = {COPIED: "bold red", COMMON: "yellow", BOILERPLATE: "cyan"}
@@ -36,25 +36,26 @@ def render_trace(
     lines += [(0, Text()), (0, _marked(trace, colour, set(order[:shown]))), (0, Text())]
     lines += [(0, Text(", ").join(tiers))] if tiers else []
     lines += [line for number in order[:shown] for line in _listed(number, trace.spans[number], colour)]
-    lines += [(0, Text(f"… and {_count(len(order) - shown, 'more span')}."))] if len(order) > shown else []
+    lines += [(0, Text(f"… and {counted(len(order) - shown, 'more span')}."))] if len(order) > shown else []
     return _printed([*lines, (0, Text(CAVEAT))], colour, width)
 
 
 def summary(trace: Trace) -> list[str]:
     """What was found, in a few sentences."""
-    share, total = format_percent(trace.coverage, 0), _count(trace.tokens, "token")
+    share, total = format_percent(trace.coverage, 0), counted(trace.tokens, "token")
     found = f"{share} of {total} stand verbatim in the training text, in spans of {trace.min_tokens:,} or more."
     held_out = trace.held_out
     if held_out is None:
         compared = "There is no held-out text of such a length to compare with."
     else:
-        low, high = (format_percent(bound, 0) for bound in held_out.interval)
-        pieces = f"{_count(held_out.windows, 'piece')} of {_count(held_out.tokens, 'token')}"
-        compared = f"Held-out text: {format_percent(held_out.coverage, 0)} ({low} to {high}, {pieces})."
-    longest = f"The longest match has {_count(trace.longest, 'token')}."
+        facts = [f"{counted(held_out.windows, 'piece')} of {counted(held_out.tokens, 'token')}"]
+        if held_out.interval is not None:
+            facts.insert(0, " to ".join(format_percent(bound, 0) for bound in held_out.interval))
+        compared = f"Held-out text: {format_percent(held_out.coverage, 0)} ({', '.join(facts)})."
+    longest = f"The longest match has {counted(trace.longest, 'token')}."
     if trace.absent:
         occur = "occurs" if trace.absent == 1 else "occur"
-        longest += f" {_count(trace.absent, 'token')} {occur} nowhere in the training text."
+        longest += f" {counted(trace.absent, 'token')} {occur} nowhere in the training text."
     return [found, compared, longest]
 
 
@@ -72,7 +73,7 @@ def tier_of(trace: Trace, spans: Sequence[int]) -> str:
 def how_often(span: Span) -> str:
     """`once in 1 document`, `12 times in 9 documents`, `4,210 times`."""
     times = {1: "once", 2: "twice"}.get(span.count, f"{span.count:,} times")
-    return times if span.documents is None else f"{times} in {_count(span.documents, 'document')}"
+    return times if span.documents is None else f"{times} in {counted(span.documents, 'document')}"
 
 
 def origin_of(place: Place) -> str:
@@ -101,7 +102,7 @@ def _marked(trace: Trace, colour: bool, listed: Collection[int]) -> Text:
 
 def _listed(number: int, span: Span, colour: bool) -> list[tuple[int, Text]]:
     style = STYLES[span.tier] if colour else ""
-    facts = f", {_count(span.tokens, 'token')}, {how_often(span)}"
+    facts = f", {counted(span.tokens, 'token')}, {how_often(span)}"
     lines = [(0, Text.assemble(f"[{number + 1}] ", (span.tier, style), facts))]
     if not span.places:
         lines.append((INDENT, Text(_cut(span.text).strip(), style)))
@@ -137,7 +138,3 @@ def _printed(lines: Sequence[tuple[int, Text]], colour: bool, width: int | None)
         for part in parts or [Text()]:
             console.print(Text(" " * indent).append_text(part), soft_wrap=True)
     return written.getvalue().removesuffix("\n")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -9,14 +9,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from parakeet.artifact import Artifact, Store
+from parakeet.artifact import Store
 from parakeet.data.documents import SCHEMA, parts, read_batches
 from parakeet.data.tokens.shards import TokenShards
-from parakeet.errors import ParakeetError
 from parakeet.tokenizer import Tokenizer
 from parakeet.trace.index import TraceIndex
 from parakeet.trace.spans import DOCUMENTS, MIN_TOKENS, Trace, trace_text
-from parakeet.trace.stored import BUILD, index_of_model
+from parakeet.trace.stored import index_of_model
 
 
 @dataclass(frozen=True)
@@ -38,19 +37,15 @@ class Tracer:
 
         Raises ParakeetError, which says what to run, if it has no index, or one of other text or another tokenizer.
         """
-        index = index_of_model(folder, root)
-        if index.tokenizer_hash != tokenizer.sha256:
-            raise ParakeetError(
-                f"{index.folder} was made with tokenizer {index.tokenizer_hash}, and {folder} has {tokenizer.sha256}. "
-                f"Make the index again with the model's recipe: {BUILD} --force"
-            )
-        shards = _with_content(root, "token_shards", index.shards_content)
-        if shards is None:
+        index = index_of_model(folder, root, tokenizer.sha256)
+        store = Store(root)
+        shards = store.artifacts("token_shards", index.shards_content)
+        if not shards:
             return cls(model, tokenizer, index, None, None)
-        made_from = shards.manifest["inputs"].get("deduplicated_documents", {}).get("content")
-        documents = _with_content(root, "deduplicated_documents", made_from)
-        held_out = TokenShards(shards.path, "held_out", tokenizer)
-        return cls(model, tokenizer, index, held_out, documents.path if documents else None)
+        made_from = shards[-1].manifest["inputs"].get("deduplicated_documents")
+        documents = store.artifacts("deduplicated_documents", made_from["content"]) if made_from else []
+        held_out = TokenShards(shards[-1].path, "held_out", tokenizer)
+        return cls(model, tokenizer, index, held_out, documents[-1].path if documents else None)
 
     def trace(self, text: str, min_tokens: int = MIN_TOKENS, documents: int = DOCUMENTS) -> Trace:
         """As `trace_text`; and each place has its origin, if the documents are still there."""
@@ -82,17 +77,6 @@ class Tracer:
                 "tokenizer_sha256": index.tokenizer_hash,
             },
         }
-
-
-def _with_content(root: Path, stage: str, content: str | None) -> Artifact | None:
-    for folder in Store(root).directories(stage):
-        try:
-            artifact = Artifact.open(folder)
-        except ParakeetError:
-            continue  # not the one that is looked for, or as good as removed
-        if artifact.content == content:
-            return artifact
-    return None
 
 
 def _origins(folder: Path, doc_ids: Collection[str]) -> dict[str, dict[str, Any]]:

@@ -27,8 +27,8 @@ from parakeet.evaluation.benchmarks.harness import score_tasks
 from parakeet.evaluation.benchmarks.metric import StandardBenchmarks, notes
 from parakeet.evaluation.benchmarks.scorer import TOKENS_PER_PASS, ModelScorer
 from parakeet.evaluation.benchmarks.tasks import TASKS, BenchmarkItem
-from parakeet.evaluation.intervals import FEWEST_TEXTS
 from parakeet.formatting import render_table
+from parakeet.intervals import FEWEST_TEXTS
 from parakeet.model.config import ModelConfig
 from parakeet.model.loss import token_scores
 from parakeet.model.transformer import Parakeet

@@ -19,13 +19,13 @@ from parakeet.errors import ParakeetError
 from parakeet.evaluation.base import Subject
 from parakeet.evaluation.bits_per_byte import BitsPerByte, not_below_yardsticks
 from parakeet.evaluation.exact_match import NOT_APPLICABLE, ExactMatch, accuracy
-from parakeet.evaluation.intervals import wilson_interval
 from parakeet.evaluation.metrics import METRICS
 from parakeet.evaluation.replies import GREEDY, Replies, replies_to
 from parakeet.evaluation.report import evaluate
 from parakeet.evaluation.scoring import choose_documents
 from parakeet.generation.decoder import Decoder
 from parakeet.generation.engine import Engine, batch_replies
+from parakeet.intervals import wilson_interval
 from parakeet.model.config import ModelConfig
 from parakeet.model.transformer import Parakeet, save_model
 from parakeet.pages import render

@@ -23,13 +23,13 @@ from parakeet.evaluation.generation_health import (
     ends_in_a_loop,
     n_grams,
 )
-from parakeet.evaluation.intervals import jackknife_interval, mean_share, ratio_interval, share_of
 from parakeet.evaluation.minimal_pairs import PAIRS_PER_PHENOMENON, MinimalPairs, minimal_pairs
 from parakeet.evaluation.preference import is_best, is_tied
 from parakeet.evaluation.probes import CHOICES, Probes, arithmetic_items
 from parakeet.evaluation.scoring import document_bits, score_sequences
 from parakeet.generation.decoder import Decoder
 from parakeet.generation.engine import Engine
+from parakeet.intervals import jackknife_interval, mean_share, ratio_interval, share_of
 from parakeet.model.config import ModelConfig
 from parakeet.model.transformer import Parakeet
 from parakeet.pages import render

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from parakeet.data.tokens.loader import Loader, LoaderState
 from parakeet.data.tokens.packing import PackingPlan, make_packing_plan
 from parakeet.data.tokens.shards import TokenShards
-from parakeet.evaluation.intervals import pooled_share, ratio_difference, ratio_of, share_difference, share_of
 from parakeet.evaluation.replies import GREEDY
 from parakeet.generation.engine import batch_replies
+from parakeet.intervals import pooled_share, ratio_difference, ratio_of, share_difference, share_of
 from parakeet.memorisation.extraction import right_tokens, window_ids
 from parakeet.memorisation.gap import alike
 from parakeet.memorisation.measure import Subject

@@ -102,7 +102,6 @@ def report(prepared: Prepared, **changes: Any) -> Gathered:
         flops=3 * 10**12,
         metrics=[{"step": n, "tokens": 256 * n, "loss": 9 / n, "learning_rate": 1e-3} for n in range(1, 21)],
         text={"sources": sources, "total": total, "canaries": None},
-        card="",
         evaluation=scores,
         scores=scores_of(scores),
         memorisation=None,

@@ -118,14 +118,14 @@ def write_store(root: Path, tokenizer: Tokenizer, train: Sequence[Turns], held_o
             (folder / name).write_text(f"{name} of a model", encoding="utf-8")
         tokenizer.save(folder)
         write_json(folder / GENERATION_FILE, {"name": "aesop"})
-        record_training(folder, made.content, tokenizer.sha256)
+        record_training(folder, made.content)
         write_sums(folder)
         return {"name": "aesop", "parameters": 7}
 
     return store.ensure(Work("release", 1, {}, {"token_shards": made}, folder="releases"), release, progress)[0].path
 
 
-def record_training(release: Path, shards_content: str, tokenizer_sha256: str) -> None:
+def record_training(release: Path, shards_content: str) -> None:
     """Let a release say what it was trained on."""
-    shards = {"content": shards_content, "counts": {"tokenizer_sha256": tokenizer_sha256}}
+    shards = {"content": shards_content}
     write_json(release / TRAINING_MANIFEST_FILE, {"recipe": {"name": "fables"}, "stages": {"token_shards": shards}})

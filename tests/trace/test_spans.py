@@ -1,6 +1,7 @@
 """Spans of a text against brute force over the same documents."""
 
 import itertools
+from pathlib import Path
 
 import hypothesis.strategies as st
 import numpy as np
@@ -8,9 +9,12 @@ import pytest
 from hypothesis import given, settings
 
 from parakeet.errors import ParakeetError
+from parakeet.intervals import FEWEST_TEXTS
 from parakeet.sanitise import sanitise
 from parakeet.tokenizer import Tokenizer, train_tokenizer
+from parakeet.trace.page import as_document, trace_page
 from parakeet.trace.spans import BOILERPLATE, COMMON, COPIED, MANY, Trace, trace_text
+from parakeet.trace.terminal import summary
 
 from ..scripted import byte_tokenizer
 from .small_texts import Corpus, longest_match, stands_in, write_corpus
@@ -181,6 +185,22 @@ def test_held_out_text_is_measured_by_the_same_rule(corpus: Corpus) -> None:
     assert held_out.tokens <= trace.tokens
     assert 0 < held_out.interval[0] <= held_out.coverage <= held_out.interval[1] <= 1
     assert held_out == again.held_out  # the same windows at each call
+
+
+@pytest.mark.parametrize(("windows", "has_interval"), [(1, False), (FEWEST_TEXTS - 1, False), (FEWEST_TEXTS, True)])
+def test_the_coverage_of_few_held_out_texts_has_no_interval(
+    corpus: Corpus, tmp_path: Path, windows: int, has_interval: bool
+) -> None:
+    other = write_corpus(tmp_path, corpus.tokenizer, ["Some text."], [f"{n} of {PROVERB}" for n in range(windows)])
+    trace = trace_text(corpus.index, corpus.tokenizer, PROVERB, held_out=other.held_out)
+    assert trace.held_out.windows == windows
+    assert (trace.held_out.interval is not None) == has_interval
+    assert as_document(trace, {})["held_out"]["coverage"]["interval"] == trace.held_out.interval
+    (line,) = (line for line in summary(trace) if line.startswith("Held-out text"))
+    assert (" to " in line) == has_interval
+    index = {"tokens": 1, "documents": 1, "token_shards": "", "folder": "", "tokenizer_sha256": ""}
+    about = {"what": "a text", "model": "small", "index": index}
+    assert ("95% interval" in trace_page(trace, about)) == has_interval
 
 
 @pytest.mark.parametrize("documents", [[], [""], ["Ab"], [(("Human", "Only a question, however long it may be."),)]])

@@ -21,7 +21,7 @@ from parakeet.stages import asset_names
 from parakeet.trace.index import TraceIndex
 from parakeet.trace.make import repeats
 from parakeet.trace.stage import TraceIndexStage
-from parakeet.trace.stored import index_of_model, indices
+from parakeet.trace.stored import index_of_model
 
 from ..conftest import Prepared
 from .corpora import indexed
@@ -79,7 +79,7 @@ def release_in(root: Path, **shards: Any) -> Path:
     """A release that records what it was trained on."""
     text = json.loads((root / "token_shards" / "latest" / "manifest.json").read_text(encoding="utf-8"))
     folder = root / "releases" / "0123456789abcdef-0"
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     stages = {"token_shards": {"content": text["content"], "counts": text["counts"]} | shards}
     values = {"recipe": {"name": "mine"}, "stages": stages}
     (folder / "training_manifest.json").write_text(json.dumps(values), encoding="utf-8")
@@ -93,7 +93,7 @@ def run(root: Path, *arguments: str) -> tuple[int, str]:
 
 
 def test_the_stage_indexes_the_training_text(built: Path, prepared: Prepared) -> None:
-    (artifact,) = indices(built)
+    (artifact,) = Store(built).artifacts(STAGE.name)
     shards, index = TokenShards(prepared.shards), TraceIndex.open(artifact.path)
     assert (index.tokens, index.documents) == (shards.lengths().sum(), len(shards))
     assert index.tokenizer_hash == prepared.tokenizer.sha256
@@ -125,44 +125,35 @@ def test_a_recipe_can_go_without_it() -> None:
     assert set(asset_names(recipe)) - set(asset_names(without)) >= {"trace_index"}
 
 
-def test_a_model_finds_the_index_of_its_text(root: Path) -> None:
-    index = index_of_model(release_in(root), root)
-    assert index.folder == indices(root)[0].path
+def test_a_model_finds_the_index_of_its_text(root: Path, prepared: Prepared) -> None:
+    sha256 = prepared.tokenizer.sha256
+    index = index_of_model(release_in(root), root, sha256)
+    assert index.folder == Store(root).artifacts(STAGE.name)[0].path
     checkpoint = root / "checkpoint" / "aa-0"
     checkpoint.mkdir(parents=True)
     inputs = {"token_shards": {"content": index.shards_content}}
     (checkpoint / "manifest.json").write_text(json.dumps({"inputs": inputs}), encoding="utf-8")
-    assert index_of_model(checkpoint, root).folder == index.folder
+    assert index_of_model(checkpoint, root, sha256).folder == index.folder
     step = root / "training_runs" / "k" / "step-00000001"
     step.mkdir(parents=True)
     job = {"recipe": {"name": "mine"}, "shards_content": index.shards_content}
     (step.parent / "job.json").write_text(json.dumps(job), encoding="utf-8")
-    assert index_of_model(step, root).folder == index.folder
+    assert index_of_model(step, root, sha256).folder == index.folder
 
 
 OTHER = "f" * 64
 
 
-@pytest.mark.parametrize(
-    ("recorded", "message"),
-    [
-        (
-            {"content": OTHER},
-            rf"was trained on token shards {OTHER}.*the one here was made from [0-9a-f]{{64}}.*index build",
-        ),
-        ({"counts": {"tokenizer_sha256": OTHER}}, rf"was made with tokenizer [0-9a-f]{{64}}, and .* with {OTHER}"),
-        ({"counts": {}}, ""),
-    ],
-)
-def test_a_stale_index_and_another_tokenizer_are_refused_with_both_hashes(
-    root: Path, recorded: dict[str, Any], message: str
-) -> None:
-    folder = release_in(root, **recorded)
-    if not message:  # of a release that does not record the tokenizer
-        assert index_of_model(folder, root)
-        return
-    with pytest.raises(ParakeetError, match=message):
-        index_of_model(folder, root)
+def test_a_stale_index_and_another_tokenizer_are_refused_with_both_hashes(root: Path, prepared: Prepared) -> None:
+    other = f"was trained on token shards {OTHER}.*the one here was made from [0-9a-f]{{64}}"
+    remedy = (
+        r"with the recipe file that the model was built from \(it is called mine\): parakeet index build --recipe FILE"
+    )
+    with pytest.raises(ParakeetError, match=f"{other}.*Make it {remedy}$"):
+        index_of_model(release_in(root, content=OTHER), root, prepared.tokenizer.sha256)
+    other = f"was made with tokenizer {prepared.tokenizer.sha256}, and .* has {OTHER}"
+    with pytest.raises(ParakeetError, match=f"{other}.*again {remedy} --force$"):
+        index_of_model(release_in(root), root, OTHER)
 
 
 @pytest.mark.parametrize(
@@ -181,23 +172,46 @@ def test_a_model_that_does_not_tell_its_text_is_refused(root: Path, manifest: st
     if manifest is not None:
         (folder / "training_manifest.json").write_text(manifest, encoding="utf-8")
     with pytest.raises(ParakeetError, match=message):
-        index_of_model(folder, root)
+        index_of_model(folder, root, OTHER)
 
 
 def test_without_an_index_the_message_says_what_to_run(root: Path) -> None:
     folder = release_in(root)
     shutil.rmtree(root / "trace_index")
-    with pytest.raises(ParakeetError, match=r"parakeet index build --recipe mine$"):
-        index_of_model(folder, root)
+    with pytest.raises(ParakeetError, match=r"parakeet index build --recipe FILE$"):
+        index_of_model(folder, root, OTHER)
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        "{",
+        "[]",
+        '{"schema": 1}',
+        '{"schema": 1, "stage": "trace_index", "made": "9", "content": "", "inputs": {}}',
+        '{"schema": 1, "stage": "trace_index", "made": "9", "content": "", "inputs": {"token_shards": 3}}',
+    ],
+)
+def test_an_index_whose_manifest_is_damaged_is_passed_over(root: Path, prepared: Prepared, manifest: str) -> None:
+    folder = release_in(root)
+    (made,) = Store(root).artifacts(STAGE.name)
+    damaged = root / "trace_index" / "0000000000000000-0"
+    damaged.mkdir()
+    (damaged / "manifest.json").write_text(manifest, encoding="utf-8")
+    assert index_of_model(folder, root, prepared.tokenizer.sha256).folder == made.path
+    shutil.rmtree(made.path)
+    with pytest.raises(ParakeetError, match=r"no trace index here was made from them\. Make it"):
+        index_of_model(folder, root, prepared.tokenizer.sha256)
+    assert damaged in [entry.path for entry in leftovers(root).unreferenced]
 
 
 def test_an_index_that_was_changed_is_refused(root: Path) -> None:
     folder = release_in(root)
-    with (indices(root)[0].path / "positions-00000.npy").open("r+b") as file:
+    with (Store(root).artifacts(STAGE.name)[0].path / "positions-00000.npy").open("r+b") as file:
         file.seek(500)
         file.write(b"\0\1\2\3")
     with pytest.raises(ParakeetError, match=r"positions-00000\.npy has sha256 .* --force trace_index"):
-        index_of_model(folder, root)
+        index_of_model(folder, root, OTHER)
     status, output = run(root, "verify")
     assert status == 1
     assert "has sha256" in output
@@ -210,7 +224,7 @@ def test_info_and_verify(root: Path) -> None:
     status, output = run(root, "info", "--json")
     assert status == 0
     document = json.loads(output)
-    assert document["tokens"] == indices(root)[0].counts["tokens"]
+    assert document["tokens"] == Store(root).artifacts(STAGE.name)[0].counts["tokens"]
     assert (document["shards"], document["builder"].split()[0], document["models"]) == (1, "pydivsufsort", [])
     status, output = run(root, "info", str(root / "trace_index" / "latest"))
     assert status == 0
@@ -253,7 +267,7 @@ def test_clean_keeps_the_newest_index_of_a_text_that_is_kept(root: Path, prepare
     (root / "releases" / "latest").symlink_to(release.name)
     build_in(root, prepared, held_out=False)
     removable = {entry.path.relative_to(root).as_posix() for entry in leftovers(root).unreferenced}
-    kept = [made for made in indices(root) if made.manifest["inputs"]["token_shards"] == path]
+    kept = [made for made in Store(root).artifacts(STAGE.name) if made.manifest["inputs"]["token_shards"] == path]
     assert len(kept) == 1
     assert {name.partition("/")[0] for name in removable} >= {"trace_index", "token_shards"}
     assert kept[0].path.relative_to(root).as_posix() not in removable

@@ -237,7 +237,7 @@ def test_a_reply_is_looked_up_in_what_its_model_was_trained_on(run: Run, home: P
     record(home, "trip", reply(PROVERB), sha256=sha256.split()[0])
     newer = Path(shutil.copytree(writer, writer.with_name("0000000000000000-0")))
     (newer / "model.safetensors").write_text("other weights")
-    record_training(newer, "d" * 64, TOKENIZER.sha256)
+    record_training(newer, "d" * 64)
     (newer / "SHA256SUMS").unlink()
     from parakeet.release.verify import write_sums
 
@@ -255,11 +255,9 @@ def test_an_index_that_does_not_fit_is_refused(run: Run, home: Path) -> None:
     content = Artifact.open((home / "token_shards" / "latest").resolve()).content
     before = run(PROVERB).stdout
 
-    record_training(release, "d" * 64, TOKENIZER.sha256)
-    refused(run(PROVERB), "d" * 64, content, "parakeet index build --recipe fables")
-    record_training(release, content, "e" * 64)
-    refused(run(PROVERB), "tokenizer", "e" * 64, "parakeet index build")
-    record_training(release, content, TOKENIZER.sha256)
+    record_training(release, "d" * 64)
+    refused(run(PROVERB), "d" * 64, content, "(it is called fables): parakeet index build --recipe FILE")
+    record_training(release, content)
     assert run(PROVERB).stdout == before
 
     positions = next(index.glob("positions-*.npy"))

@@ -52,7 +52,7 @@ def score_model(name: str | None, suite: str, folder: Path | None, items: int | 
 
     index, no_index = None, None
     try:
-        index = index_of_model(loaded.release.directory, root)
+        index = index_of_model(loaded.release.directory, root, loaded.tokenizer.sha256)
     except ParakeetError as error:
         no_index = str(error)
     scorer = ModelScorer(loaded.model, loaded.tokenizer)

@@ -13,8 +13,8 @@ from parakeet.evaluation.benchmarks.contamination import overlaps
 from parakeet.evaluation.benchmarks.data import TaskData
 from parakeet.evaluation.benchmarks.tasks import TASKS, BenchmarkItem
 from parakeet.evaluation.benchmarks.upstream import check_installed, prepare_lm_eval, upstream_config
-from parakeet.evaluation.intervals import FEWEST_TEXTS, ratio_interval, share_of
 from parakeet.evaluation.preference import is_best, is_tied
+from parakeet.intervals import FEWEST_TEXTS, ratio_interval, share_of
 from parakeet.progress import Progress
 from parakeet.tokenizer import Tokenizer
 
