@@ -113,7 +113,7 @@ class BitsPerByteByPosition(Metric):
         chart.set_xlabel("position in the sequence (tokens)")
         chart.set_ylabel("bits per byte (lower is better)")
         if sources:
-            legend_outside(figure, "lower")
+            legend_outside(figure, below=True)
         figure.suptitle(CAPTION, fontsize=8)
         return figure
 

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from markupsafe import Markup
@@ -109,8 +109,8 @@ def axes(palette: Palette, width: float = 6.4, height: float = 3.2) -> "tuple[Fi
     return figure, axes
 
 
-def legend_outside(figure: "Figure", side: Literal["upper", "lower"] = "upper") -> None:
-    """A legend above or below the axes, where it covers nothing, in as many columns as a phone has room for.
+def legend_outside(figure: "Figure", below: bool = False) -> None:
+    """A legend above the axes, or below them, where it covers nothing, in as many columns as a phone has room for.
 
     It would cover the figure's title, which is also above.
     """
@@ -120,7 +120,9 @@ def legend_outside(figure: "Figure", side: Literal["upper", "lower"] = "upper") 
         return sum(max(column) for column in np.array_split(widths, columns) if len(column)) <= NARROW_LETTERS
 
     columns = next((columns for columns in (3, 2) if fits(columns)), 1)
-    figure.legend(frameon=False, loc=f"outside {side} center", ncols=columns, fontsize=8)
+    figure.legend(
+        frameon=False, loc="outside lower center" if below else "outside upper center", ncols=columns, fontsize=8
+    )
 
 
 def _drawn(chart: Chart, palette: Palette, to: "Path | io.StringIO", **options: Any) -> None:

@@ -93,7 +93,7 @@ def _training(report: Gathered) -> Section:
         compute += f", {format_percent(counts['mfu'])} of what the device can do"
     faults = [f"{counts[key]:,} {key.replace('_', ' ')}" for key in ("skipped", "rolled_back") if counts.get(key)]
     if counts.get("skipped") and (undone := counts["skipped"] - _skipped(report)) > 0 and counts.get("rolled_back"):
-        faults[0] += f" (of which {undone:,} were rolled back)"
+        faults[0] += f" ({undone:,} of them undone by a rollback)"
     rows = [
         ("Shape", f"{config.layers} layers, {config.heads} heads, width {config.width:,}, context {config.context:,}"),
         ("Tokenizer", f"{report.tokenizer.name}, {config.vocabulary_rows:,} rows"),

@@ -166,7 +166,7 @@ def test_tokens_that_were_read_and_not_learned_are_named(
         metrics=[record | reason for record, reason in zip(found.metrics, reasons, strict=True)],
     )
     markdown = re.sub(r"\\(.)", r"\1", markdown_page(found))
-    undone = f" (of which {2 - skipped} were rolled back)" if skipped < 2 else ""
+    undone = f" ({2 - skipped} of them undone by a rollback)" if skipped < 2 else ""
     assert f"- Steps that went wrong: 2 skipped{undone}, 1 rolled back" in markdown
     rows = re.findall("- (Tokens read|Trained on): (.*)", markdown)
     if others is None:
