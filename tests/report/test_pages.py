@@ -11,6 +11,7 @@ import pytest
 from parakeet.evaluation.bits_per_byte import BitsPerByte
 from parakeet.evaluation.by_position import BitsPerByteByPosition
 from parakeet.formatting import WORD_JOINER
+from parakeet.memorisation.sections import charts
 from parakeet.memorisation.verdict import NOT_ENOUGH
 from parakeet.pages.charts import NARROW, PRINTED
 from parakeet.report.make import html_page, markdown_page
@@ -286,3 +287,25 @@ def test_legends_cover_neither_the_chart_nor_the_title(names: list[str], inches:
         assert not box.overlaps(chart)
         title = figure.get_suptitle() and figure.texts[0].get_window_extent()
         assert not (title and box.overlaps(title))
+
+
+@pytest.mark.parametrize(
+    ("by_duplicates", "drawn"),
+    [
+        ({}, False),
+        ({"16": {"1": 50}}, False),
+        ({"16": {"1": 50}, "32": {"1": 50}}, False),
+        ({"16": {"1": 50, "2-4": 9}}, False),
+        ({"16": {"1": 50, "2-4": 10}}, True),
+        ({"16": {"1": 50}, "32": {"2-4": 50}}, True),
+    ],
+)
+def test_extraction_at_a_single_number_of_copies_is_no_chart(
+    by_duplicates: dict[str, dict[str, int]], drawn: bool
+) -> None:
+    figures = memorisation()
+    figures["extraction"]["by_duplicates"] = {
+        k: {name: {"n": n, "share": 0.5, "interval": [0.25, 0.75]} for name, n in of.items()}
+        for k, of in by_duplicates.items()
+    }
+    assert ("extraction" in charts(figures)) == drawn
