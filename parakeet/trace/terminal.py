@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Collection, Sequence
+from itertools import groupby
 from typing import Literal
 
 from rich.console import Console
@@ -87,16 +88,18 @@ def _in_brackets(text: str) -> str:
 
 
 def _marked(trace: Trace, colour: bool, listed: Collection[int]) -> Text:
-    """The text; in colour, only the spans that are `listed` are numbered."""
+    """The text. In colour, only the spans that are `listed` are numbered. In brackets, each piece stands in the longest
+    span that covers it: brackets of spans that overlap could not be read."""
     marked = Text()
-    for segment in trace.segments:
-        if colour:
+    if colour:
+        for segment in trace.segments:
             marked.append("".join(f"[{number + 1}]" for number in segment.begins if number in listed), "dim")
             marked.append(segment.text, STYLES[tier_of(trace, segment.spans)] if segment.spans else "")
-        else:
-            # The one that began first ends first: spans may overlap, but none contains another.
-            begins = "".join(f"[{number + 1}:" for number in segment.begins)
-            marked.append(f"{begins}{segment.text}{''.join(f':{number + 1}]' for number in segment.ends)}")
+        return marked
+    within = [max(s.spans, key=lambda number: trace.spans[number].tokens, default=None) for s in trace.segments]
+    for number, pieces in groupby(zip(within, trace.segments, strict=True), key=lambda pair: pair[0]):
+        text = "".join(segment.text for _, segment in pieces)
+        marked.append(text if number is None else f"[{number + 1}:{text}]")
     return marked
 
 

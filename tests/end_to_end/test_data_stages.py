@@ -52,7 +52,7 @@ def contents(home: Path) -> dict[str, str]:
     """The content digests of the artefacts, which cover every file but the manifests."""
     return {
         name: json.loads((home / name / "latest" / "manifest.json").read_text(encoding="utf-8"))["content"]
-        for name in STAGES[: STAGES.index("data_card") + 1]
+        for name in (*STAGES[: STAGES.index("packing_plan") + 1], "data_card")
     }
 
 
