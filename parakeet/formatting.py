@@ -13,6 +13,8 @@ from parakeet.sanitise import sanitise
 
 WORD_JOINER = "\u2060"
 UNLIMITED_WIDTH = 100_000
+ROUNDING = 1e-12
+"""The ends of an interval of shares may miss 0 or 1 by a few units of the last digit."""
 
 _MARKUP = re.compile(r"([\\`*_\[\]<>&|~$!#])")
 _LINE_START = re.compile(r"^(?=[-+=:])|^\d+(?=[.)](?:\s|$))")
@@ -86,8 +88,9 @@ def format_date(day: datetime.date) -> str:
 
 
 def format_percent(share: float, decimals: int = 1) -> str:
-    """A share of 1: `48.5%`. Only 0 is printed as 0%, and only 1 as 100%."""
+    """A share of 1: `48.5%`. Only 0 is printed as 0%, and only 1 as 100%, but for errors of rounding."""
     smallest = 10.0**-decimals
+    share = next((whole for whole in (0.0, 1.0) if abs(share - whole) < ROUNDING), share)
     if 0 < 100 * share < smallest:
         return f"< {smallest:.{decimals}f}%"
     if 100 - smallest < 100 * share < 100:

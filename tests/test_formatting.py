@@ -36,6 +36,7 @@ def test_units() -> None:
     durations |= {252: "4 min 12 s", 3599.7: "1 h", 11_100: "3 h 5 min", 86_399: "1 d", 1_047_600: "12 d 3 h"}
     assert {n: format_duration(n) for n in durations} == durations
     percents = {0: "0.0%", 0.0001: "< 0.1%", 0.485: "48.5%", 0.9999: "> 99.9%", 1: "100.0%", 1.5: "150.0%"}
+    percents |= {1 - 1e-15: "100.0%", 1 + 1e-15: "100.0%", 1e-17: "0.0%"}  # ends of intervals
     assert {n: format_percent(n) for n in percents} == percents
     assert [format_percent(n, decimals=0) for n in (0.004, 0.4, 0.996)] == ["< 1%", "40%", "> 99%"]
 

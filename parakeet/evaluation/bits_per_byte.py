@@ -32,7 +32,9 @@ class BitsPerByte(Metric):
     name = "bits_per_byte"
     title = "Held-out bits per byte"
     introduction = (
-        "Lower is better. The unigram model uses the same tokenizer. xz -9 compresses the same bytes as one file."
+        "Lower is better. What counts is the text that it learns to write: of conversations, with loss_on: "
+        "assistant, the replies only. The unigram model uses the same tokenizer. xz -9 compresses the same bytes as "
+        "one file."
     )
     plot_file = "bits_per_byte.png"
     plot_title = "Bits per byte"
@@ -50,15 +52,17 @@ class BitsPerByte(Metric):
         from parakeet.pages import Table
 
         rows: list[tuple[object, ...]] = []
+        certain = any(bits.get("interval") for bits in measured(figures).values())
+        columns = ("source", "documents", "text", "this model", *["95% interval"][:certain], "unigram", "xz -9")
         for name, bits in figures.items():
             if bits is None:
-                rows.append((name, "too little held out to measure", "", "", "", "", ""))
+                rows.append((name, "too little held out to measure", *[""] * (len(columns) - 2)))
             else:
                 model, *yardsticks = (f"{bits[key]:.3f}" for key in ("model", "unigram", "xz"))
                 interval = "{:.3f} to {:.3f}".format(*bits["interval"]) if bits.get("interval") else ""
-                rows.append((name, bits["documents"], format_bytes(bits["n_bytes"]), model, interval, *yardsticks))
-        columns = ("source", "documents", "text", "this model", "95% interval", "unigram", "xz -9")
-        return [Table(columns, rows, right=range(1, 7))]
+                model_cells = [model, interval][: 1 + certain]
+                rows.append((name, bits["documents"], format_bytes(bits["n_bytes"]), *model_cells, *yardsticks))
+        return [Table(columns, rows, right=range(1, len(columns)))]
 
     def scores(self, figures: Figures) -> list[Score]:
         return [
@@ -75,7 +79,7 @@ class BitsPerByte(Metric):
 
     def plot(self, figures: Figures, palette: "Palette") -> "Figure":
         """Bars by source: the model beside its yardsticks."""
-        from parakeet.pages.charts import axes
+        from parakeet.pages.charts import axes, legend_outside
 
         sources = measured(figures)
         figure, chart = axes(palette, height=1.2 + 0.8 * max(1, len(sources)))
@@ -90,7 +94,7 @@ class BitsPerByte(Metric):
         chart.set_xlabel("bits per byte of held-out text (lower is better)")
         chart.margins(x=0.12)
         chart.grid(visible=False)
-        chart.legend(frameon=False, fontsize=8)
+        legend_outside(figure)
         return figure
 
 

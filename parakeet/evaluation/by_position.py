@@ -29,8 +29,8 @@ MOST_TOKENS, ENOUGH_SEQUENCES = 32_768, 8
 """No more tokens are measured than this, or than so many sequences have: 32 sequences of 1,024 take the demo's model
 4 s on two cores."""
 CAPTION = (
-    "Held-out documents one after the other, without a document mask; bars: one standard error over sequences.\n"
-    "A point is a power of two of positions: 0–15, 16–31, 32–63, …"
+    "Held-out documents one after the other, without a document mask. All their text counts.\n"
+    "Bars: one standard error over sequences. A point is a power of two of positions: 0–15, 16–31, …"
 )
 
 
@@ -63,7 +63,8 @@ class BitsPerByteByPosition(Metric):
         sources = measured(figures["sources"])
         method = (
             "Held-out documents are joined into long sequences without a document mask, so every token is predicted "
-            "from all tokens before it in its sequence. The model was trained on sequences of up to "
+            "from all tokens before it in its sequence. All of the text counts, replies and what they "
+            "answer. The model was trained on sequences of up to "
             f"{figures['longest_trained_row_tokens']:,} tokens. ± is one standard error over sequences."
         )
         if not sources:
@@ -85,7 +86,7 @@ class BitsPerByteByPosition(Metric):
         """One line a source over log2 of the position, with a mark where training ended."""
         from matplotlib.ticker import FuncFormatter
 
-        from parakeet.pages.charts import axes
+        from parakeet.pages.charts import axes, legend_outside
 
         sources = measured(figures["sources"])
         trained = figures["longest_trained_row_tokens"]
@@ -112,7 +113,7 @@ class BitsPerByteByPosition(Metric):
         chart.set_xlabel("position in the sequence (tokens)")
         chart.set_ylabel("bits per byte (lower is better)")
         if sources:
-            chart.legend(frameon=False, fontsize=8)
+            legend_outside(figure, below=True)
         figure.suptitle(CAPTION, fontsize=8)
         return figure
 

@@ -23,7 +23,7 @@ class Replies(Metric):
 
     name = "replies"
     title = "Replies"
-    introduction = "Greedy, to the same prompts for every model."
+    introduction = "Greedy, to the recipe's prompts."
 
     def measure(self, subject: Subject) -> list[dict[str, str]]:
         prompts = subject.recipe.evaluation.prompts

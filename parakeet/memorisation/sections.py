@@ -50,7 +50,7 @@ def charts(figures: Mapping[str, Any]) -> "dict[str, Chart]":
     found: dict[str, Chart] = {}
     if figures["gap"]["all"] or figures["margin"]:
         found["bits"] = partial(draw_bits, figures)
-    if figures["extraction"]["by_duplicates"]:
+    if len(_drawn_strata(figures["extraction"]["by_duplicates"])) > 1:  # one point is no curve
         found["extraction"] = partial(draw_extraction, figures["extraction"])
     if figures["canaries"] and figures["canaries"]["by_copies"]:
         found["canaries"] = partial(draw_canaries, figures["canaries"])
@@ -202,6 +202,10 @@ def _strata(by_duplicates: Mapping[str, Any]) -> list[str]:
     return sorted(names, key=lambda name: int(name.rstrip("+").split("-")[0]))
 
 
+def _drawn_strata(by_duplicates: Mapping[str, Any]) -> set[str]:
+    return {name for of in by_duplicates.values() for name, share in of.items() if share["n"] >= LEAST_DRAWN}
+
+
 def _valued(found: Mapping[str, Any], signed: bool = False) -> tuple[str, str, int]:
     sign = "+" if signed else ""
     low, high = found["interval"] or (None, None)
@@ -250,7 +254,7 @@ def draw_bits(figures: Mapping[str, Any], palette: "Palette") -> "Figure":
 
 def draw_extraction(extraction: Mapping[str, Any], palette: "Palette") -> "Figure":
     """Share of windows extracted by their number of copies in the training text, with the held-out floor."""
-    from parakeet.pages.charts import axes
+    from parakeet.pages.charts import axes, legend_outside
 
     figure, chart = axes(palette)
     by_duplicates = extraction["by_duplicates"]
@@ -270,13 +274,13 @@ def draw_extraction(extraction: Mapping[str, Any], palette: "Palette") -> "Figur
     chart.set_ylabel("extracted, %")
     chart.set_xlabel("times that the passage stands in the training text")
     chart.set_ylim(-3, 103)
-    chart.legend(frameon=False, fontsize=8)
+    legend_outside(figure)
     return figure
 
 
 def draw_canaries(canaries: Mapping[str, Any], palette: "Palette") -> "Figure":
     """Share of the canaries that are extracted by number of copies, with those never planted as floor."""
-    from parakeet.pages.charts import axes
+    from parakeet.pages.charts import axes, legend_outside
 
     figure, chart = axes(palette)
     floor, *planted = canaries["by_copies"]
@@ -296,13 +300,13 @@ def draw_canaries(canaries: Mapping[str, Any], palette: "Palette") -> "Figure":
     chart.set_ylim(-3, 103)
     chart.set_xlabel("copies in the training text")
     chart.set_ylabel("extracted, %")
-    chart.legend(frameon=False, fontsize=8)
+    legend_outside(figure)
     return figure
 
 
 def draw_novelty(novelty: Mapping[str, Any], palette: "Palette") -> "Figure":
     """Share of novel n-grams by n, for each kind of text."""
-    from parakeet.pages.charts import axes
+    from parakeet.pages.charts import axes, legend_outside
 
     figure, chart = axes(palette)
     for series, (kind, of) in enumerate(novelty.items()):
@@ -326,7 +330,7 @@ def draw_novelty(novelty: Mapping[str, Any], palette: "Palette") -> "Figure":
     chart.set_ylim(-3, 103)
     chart.set_xlabel("n, tokens")
     chart.set_ylabel("not in the training text, %")
-    chart.legend(frameon=False, fontsize=8)
+    legend_outside(figure)
     return figure
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from markupsafe import Markup
 
 from parakeet.sanitise import sanitise
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 SERIES = 8
 NARROW, NARROW_LETTERS = 3.9, 54
 """Inches of a chart for a phone, and letters of 8 points on a line of it."""
+LEGEND_MARK = 7
+"""The room of a mark in a legend and of the gaps beside it, in letters."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,22 @@ def axes(palette: Palette, width: float = 6.4, height: float = 3.2) -> "tuple[Fi
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def legend_outside(figure: "Figure", below: bool = False) -> None:
+    """A legend above the axes, or below them, where it covers nothing, in as many columns as a phone has room for.
+
+    It would cover the figure's title, which is also above.
+    """
+    widths = [LEGEND_MARK + len(label) for axes in figure.axes for label in axes.get_legend_handles_labels()[1]]
+
+    def fits(columns: int) -> bool:
+        return sum(max(column) for column in np.array_split(widths, columns) if len(column)) <= NARROW_LETTERS
+
+    columns = next((columns for columns in (3, 2) if fits(columns)), 1)
+    figure.legend(
+        frameon=False, loc="outside lower center" if below else "outside upper center", ncols=columns, fontsize=8
+    )
 
 
 def _drawn(chart: Chart, palette: Palette, to: "Path | io.StringIO", **options: Any) -> None:

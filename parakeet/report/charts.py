@@ -42,7 +42,7 @@ def draw_scores(
         chart.plot(score.value, place, marker="o", color=colour, markersize=5.5)
         beside = chart.get_yaxis_transform()
         chart.text(
-            1.02, place, format_percent(score.value, 0), transform=beside, va="center", fontsize=8, color=palette.ink
+            1.02, place, format_percent(score.value), transform=beside, va="center", fontsize=8, color=palette.ink
         )
         place += 1
     chart.set_yticks(list(labels), list(labels.values()))

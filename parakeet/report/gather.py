@@ -23,15 +23,16 @@ from parakeet.training.schedule import Schedule
 
 @dataclass(frozen=True)
 class Gathered:
-    """`training` has the counts of the checkpoint, `text` those of the shards by source, `samples` the replies of
-    earlier checkpoints (`earlier_replies`). `memorisation` has the figures of that stage, None if the recipe has it
-    not."""
+    """`training` has the counts of the checkpoint, `tokens_read` the tokens of all its steps, `text` the counts of the
+    shards by source, `samples` the replies of earlier checkpoints (`earlier_replies`). `memorisation` has the figures
+    of that stage, None if the recipe has it not."""
 
     recipe: Recipe
     config: ModelConfig
     tokenizer: Tokenizer
     made: datetime.date
     training: dict[str, Any]
+    tokens_read: int
     flops: int
     metrics: Records
     text: dict[str, Any]
@@ -70,6 +71,7 @@ def gather(recipe: Recipe, root: Path, inputs: Mapping[str, Artifact], progress:
         tokenizer=tokenizer,
         made=datetime.datetime.fromisoformat(str(checkpoint.manifest["made"])).date(),
         training=checkpoint.counts,
+        tokens_read=Schedule.from_recipe(recipe.training, recipe.packing).tokens_until(checkpoint.counts["steps"]),
         flops=_flops(recipe, config, checkpoint.counts["steps"]),
         metrics=read_metrics(checkpoint.path / METRICS_FILE),
         text=_text(recipe, shards.counts, inputs["packing_plan"].counts, inputs["documents"].counts),
@@ -96,18 +98,21 @@ def _text(
 ) -> dict[str, Any]:
     """{"sources": {"name", "licence", "documents", "tokens", "bytes", "share", "epochs", "held_out"}, the largest
     first; "total": {"documents", "tokens", "bytes", "held_out_tokens"}; "canaries": what the shards' counts say of
-    them, or None}. All but what is held out is of the training split."""
+    them, or None}. All but what is held out is of the training split. "share" is that of the tokens that training
+    reads, where a source with more epochs counts for more."""
     train, held_out = shards["train"], shards["held_out"]
     licences = {source.name: source.licence for source in recipe.sources}
     if shards.get("canaries"):
         licences[CANARY_SOURCE] = CANARY_LICENCE
+    mix = plan.get("mix", {})
+    read = {name: mix.get(name, {}).get("tokens", found["tokens"]) for name, found in train["sources"].items()}
     sources = [
         {
             "name": name,
             "licence": documents["sources"].get(name, {}).get("licence") or licences.get(name) or "unknown",
             **{key: found[key] for key in ("documents", "tokens", "bytes")},
-            "share": found["tokens"] / max(1, train["tokens"]),
-            "epochs": plan.get("mix", {}).get(name, {}).get("epochs", 1.0),
+            "share": read[name] / max(1, sum(read.values())),
+            "epochs": mix.get(name, {}).get("epochs", 1.0),
             "held_out": held_out["sources"].get(name, {}).get("tokens", 0),
         }
         for name, found in train["sources"].items()

@@ -15,6 +15,7 @@ from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.release.report_files import HTML_FILE, MARKDOWN_FILE, PICTURE_FILE, RECORD_FILE
 from parakeet.report.gather import Gathered, gather
+from parakeet.report.parts import Tile
 from parakeet.report.sections import scores_drawing, sections_of, shares_of
 from parakeet.report.summary import tiles, verdict
 from parakeet.training.curve import draw_loss_curve
@@ -30,18 +31,26 @@ def make_report(
     save_png(_picture(report), output / PICTURE_FILE)
     record = {
         "verdict": verdict(report),
-        "figures": {tile.name: tile.number for tile in tiles(report)},
+        "figures": _figures(report),
         "samples": report.samples,
         "previous": asdict(report.previous) if report.previous else None,
     }
     (output / RECORD_FILE).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return {
         "name": recipe.name,
-        "figures": {tile.name: round(tile.number, 3) for tile in tiles(report)},
-        "in_words": ", ".join(f"{tile.value} {tile.label}" for tile in tiles(report)),
+        "figures": {name: round(number, 3) for name, number in _figures(report).items()},
+        "in_words": ", ".join(_in_words(tile) for tile in tiles(report)),
         "checkpoints": len(report.samples) + 1,
         "compared_with": report.previous.release if report.previous else None,
     }
+
+
+def _figures(report: Gathered) -> dict[str, float]:
+    return {name: number for tile in tiles(report) for name, number in {tile.name: tile.number, **tile.beside}.items()}
+
+
+def _in_words(tile: Tile) -> str:
+    return f"{tile.value} {tile.label}" + (f" ({tile.note})" if tile.beside else "")
 
 
 def html_page(report: Gathered) -> str:

@@ -1,7 +1,7 @@
 """What a report consists of: sections of parts, which the HTML page and the Markdown both show."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from parakeet.pages import Table
@@ -65,10 +65,11 @@ class Section:
 @dataclass(frozen=True)
 class Tile:
     """A figure that stands out at the top: `71.4%`, what it is, and what it stands beside. `name` and `number` are the
-    same for a program."""
+    same for a program, and so is `beside`: its control, which must not be missing where the figure is shown."""
 
     value: str
     label: str
     note: str
     name: str
     number: float
+    beside: Mapping[str, float] = field(default_factory=dict)

@@ -61,7 +61,8 @@ def _text(report: Gathered) -> Section:
     if several:
         whole = [total["documents"], total["tokens"], total["held_out_tokens"]]
         rows.append(["All", "", *whole, *([""] if repeated else []), ""])
-    columns = ("Source", "Licence", "Documents", "Tokens", "Held out", *(["Epochs"] if repeated else []), "Share")
+    share = "Share of what is read" if repeated else "Share"
+    columns = ("Source", "Licence", "Documents", "Tokens", "Held out", *(["Epochs"] if repeated else []), share)
     sentence = (
         f"{total['tokens']:,} tokens, which are {format_bytes(total['bytes'])} of text. Another "
         f"{total['held_out_tokens']:,} tokens were held out: the model never learned from them and is measured on them."
@@ -91,20 +92,46 @@ def _training(report: Gathered) -> Section:
     if counts.get("mfu"):
         compute += f", {format_percent(counts['mfu'])} of what the device can do"
     faults = [f"{counts[key]:,} {key.replace('_', ' ')}" for key in ("skipped", "rolled_back") if counts.get(key)]
+    if counts.get("skipped") and (undone := counts["skipped"] - _skipped(report)) > 0 and counts.get("rolled_back"):
+        faults[0] += f" ({undone:,} of them undone by a rollback)"
     rows = [
         ("Shape", f"{config.layers} layers, {config.heads} heads, width {config.width:,}, context {config.context:,}"),
         ("Tokenizer", f"{report.tokenizer.name}, {config.vocabulary_rows:,} rows"),
-        ("Trained on", f"{counts['tokens']:,} tokens in {counts['steps']:,} steps"),
+        *_tokens(report),
         ("Optimizer", f"{settings.optimizer}, learning rate {settings.learning_rate:g}"),
         ("Loss at the end", ", ".join(losses)),
         ("Time", f"{format_duration(counts['seconds'])} on {', '.join(machine)}"),
-        *([("Speed", f"{counts['tokens_per_second']:,} tokens a second")] if counts.get("tokens_per_second") else []),
+        *(
+            [("Speed", f"{counts['tokens_per_second']:,} tokens read a second")]
+            if counts.get("tokens_per_second")
+            else []
+        ),
         ("Compute", compute),
         *([("Peak memory", format_bytes(counts["memory_bytes"]))] if counts.get("memory_bytes") else []),
         *([("Steps that went wrong", ", ".join(faults))] if faults else []),
     ]
     curve = Drawing(partial(draw_loss_curve, report.metrics), "Loss in nats a token by tokens trained on")
     return Section("training", "Training", [curve, Facts(rows)])
+
+
+def _tokens(report: Gathered) -> list[tuple[str, str]]:
+    """What training read and, where that is more, what it learned: the tokens that the curve and the samples count."""
+    counts, read = report.training, report.tokens_read
+    steps = f"in {counts['steps']:,} steps"
+    if read <= counts["tokens"]:
+        return [("Trained on", f"{counts['tokens']:,} tokens {steps}")]
+    skipped = _skipped(report)
+    others = ["padding", *([f"{skipped:,} skipped step{'s' * (skipped != 1)}"] if skipped else [])]
+    if report.recipe.shards.loss_on == "assistant":
+        others.insert(0, "what people say to the assistant")
+    left_out = " and ".join([*([", ".join(others[:-1])] if len(others) > 1 else []), others[-1]])
+    learned = f"{counts['tokens']:,} of them: it learns to predict these. The others are {left_out}"
+    return [("Tokens read", f"{read:,} {steps}"), ("Trained on", learned)]
+
+
+def _skipped(report: Gathered) -> int:
+    """Steps on the way to this model that were skipped; the counts also have those that were rolled back."""
+    return sum(bool(record.get("skipped")) for record in report.metrics)
 
 
 def _scores(report: Gathered) -> Section:
@@ -195,6 +222,11 @@ def _held_out(report: Gathered) -> Section:
 
 def _memorisation(report: Gathered) -> Section:
     title, parts = "Learned or memorised?", list[Part]()
+    if report.memorisation is None:
+        parts.append(
+            "Not measured: this recipe sets evaluation.trace_index to false, and the figures need that index of the "
+            "training text."
+        )
     for found in sections(report.memorisation) if report.memorisation else ():
         parts += [*([Heading(found.title)] if found.title != title else []), *found.parts]
         if found.chart:
@@ -207,7 +239,7 @@ def _samples(report: Gathered) -> Section:
     for number, pair in enumerate(report.evaluation.get(REPLIES, [])):
         said = [(earlier["tokens"], earlier["replies"][number]) for earlier in report.samples]
         answers.append(Answers(pair["prompt"], _merged([*said, (report.training["tokens"], pair["reply"])])))
-    how = "The most likely reply to each prompt, token by token. The prompts are the same for every model."
+    how = "The most likely reply to each of the recipe's prompts, token by token."
     if report.samples:
         how += " Earlier checkpoints of the same training come first."
     return Section("samples", "Samples", [how, *answers] if answers else [])

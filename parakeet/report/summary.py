@@ -13,6 +13,20 @@ def verdict(report: Gathered) -> str:
     """Learned or memorised, in a sentence or two; if unknown, how well it predicts text that it has not read."""
     if report.memorisation and report.memorisation["verdict"]["answer"] != NOT_ENOUGH:
         return str(report.memorisation["verdict"]["opening"])
+    if report.memorisation:
+        return f"Not enough data to say whether it learned or memorised. {_prediction(report)}"
+    return _prediction(report)
+
+
+def _prediction(report: Gathered) -> str:
+    """How well it predicts held-out text. An n-gram model that does so better is the one that it stands beside."""
+    if report.memorisation and (margin := report.memorisation["margin"]):
+        network, ngram = (margin[key]["value"] for key in ("network", "ngram"))
+        if ngram <= network:
+            return (
+                f"It needs {network:.2f} bits for a byte of text that it has not seen, where an n-gram model of its "
+                f"own training text needs {ngram:.2f}."
+            )
     sources = measured(report.evaluation["bits_per_byte"])
     if not sources:
         return "Too little text was held out to say how well it predicts text that it has not seen."
@@ -60,9 +74,9 @@ def _extracted(report: Gathered) -> list[Tile]:
     extraction = report.memorisation["extraction"]
     shares = extraction["by_prefix"][extraction["prefix"]]
     train, held_out = (shares[side]["share"] for side in ("train", "held_out"))
-    note = f"of held-out ones: {format_percent(held_out)}"
+    note = f"held-out: {format_percent(held_out)}"
     label = "of training passages extracted"
-    return [Tile(format_percent(train), label, note, "extracted_training", train)]
+    return [Tile(format_percent(train), label, note, "extracted_training", train, {"extracted_held_out": held_out})]
 
 
 MEANS = {"benchmarks": "benchmarks", "chat": "kinds of prompts", "exact_match": "kinds of questions"}

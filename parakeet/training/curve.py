@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parakeet.pages.charts import axes as empty_axes
+from parakeet.pages.charts import legend_outside
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,6 +25,8 @@ TRAINING, HELD_OUT, SKIPPED = 0, 4, 3
 UNITS = ((1e9, "billions"), (1e6, "millions"), (1e3, "thousands"))
 LOWEST_LABEL, LABEL_STEP, LABELS = 0.06, 0.06, 3
 """Heights of the sequence lengths' labels, as shares of the axes: above the marks of skipped steps, below the loss."""
+MOST_CROSSES = 40
+"""More skipped steps are a band of thin lines, with their number in the legend: crosses would run into a solid bar."""
 POINTS = 1200
 """Most points of a line: the picture is 640 pixels wide, and Agg refuses a noisy line of a million points."""
 
@@ -66,11 +69,20 @@ def draw_loss_curve(metrics: Metrics, palette: "Palette") -> "Figure":
     if skipped := _tokens([m for m in metrics if m.get("skipped")], unit):
         # At the lower edge: the loss of a skipped step is off the scale, or not a number.
         edge, color = axes.get_xaxis_transform(), palette.series[SKIPPED]
-        axes.plot(skipped, [0.03] * len(skipped), "x", color=color, markersize=5, transform=edge, label="skipped")
+        crosses = {"marker": "x", "markersize": 5, "label": "skipped"}
+        band = {
+            "marker": "|",
+            "markersize": 6,
+            "markeredgewidth": 0.6,
+            "alpha": 0.4,
+            "label": f"{len(skipped):,} steps skipped",
+        }
+        marks: dict[str, Any] = crosses if len(skipped) <= MOST_CROSSES else band
+        axes.plot(skipped, [0.03] * len(skipped), color=color, linestyle="", transform=edge, **marks)
     axes.set_ylim(bottom=0)
     _draw_lengths(axes, metrics, unit, palette)
     if len(axes.get_legend_handles_labels()[0]) > 1:
-        _draw_legend(figure)
+        legend_outside(figure)
     return figure
 
 
@@ -85,7 +97,7 @@ def draw_comparison(runs: Mapping[str, Metrics], palette: "Palette") -> "Figure"
     if any(_measured(metrics) for metrics in runs.values()):
         axes.plot([], [], "o", color=palette.soft, markersize=3.5, label="held out")
     axes.set_ylim(bottom=0)
-    _draw_legend(figure)
+    legend_outside(figure)
     return figure
 
 
@@ -97,11 +109,6 @@ def _axes(palette: "Palette", *runs: Metrics) -> "tuple[Figure, Axes, float]":
     axes.set_xlabel(f"tokens trained on, {name}")
     axes.set_ylabel("loss, nats a token")
     return figure, axes, unit
-
-
-def _draw_legend(figure: "Figure") -> None:
-    """Above the axes: inside, the loss of a short run may pass anywhere."""
-    figure.legend(frameon=False, loc="outside upper center", ncols=3, fontsize=8)
 
 
 def _draw_learning_rate(axes: "Axes", metrics: Metrics, unit: float, palette: "Palette") -> None:

@@ -99,6 +99,7 @@ def report(prepared: Prepared, **changes: Any) -> Gathered:
             "threads": 2,
             "memory_bytes": 1 << 28,
         },
+        tokens_read=5_120,
         flops=3 * 10**12,
         metrics=[{"step": n, "tokens": 256 * n, "loss": 9 / n, "learning_rate": 1e-3} for n in range(1, 21)],
         text={"sources": sources, "total": total, "canaries": None},

@@ -77,7 +77,7 @@ def made(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Made:
         "documents": (prepared.documents, {"counts": {"sources": {"talk": {"licence": "MIT"}}}}),
         "tokenizer": (prepared.tokenizer_folder, {"counts": {}}),
         "token_shards": (prepared.shards, {"counts": {"train": split, "held_out": split}}),
-        "packing_plan": (prepared.plan, {"counts": {"mix": {"talk": {"epochs": 2.0}}}}),
+        "packing_plan": (prepared.plan, {"counts": {"mix": {"talk": {"epochs": 2.0, "tokens": 180}}}}),
         "checkpoint": (
             checkpoint,
             {"counts": template.training, "files": weights, "made": "2026-11-28T05:01:56+00:00"},
@@ -137,7 +137,7 @@ def test_the_report_has_the_replies_of_earlier_checkpoints_and_the_same_bytes_ag
     for name in FILES:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     markdown = (tmp_path / "one" / "report.md").read_text(encoding="utf-8")
-    assert "| talk | MIT | 3 | 90 | 90 | 2 | 50.0% |" in markdown
+    assert "| talk | MIT | 3 | 90 | 90 | 2 | 66.7% |" in markdown
 
 
 def markdown_of(found: Gathered) -> str:

@@ -65,6 +65,18 @@ def test_the_legend_is_above_the_axes() -> None:
         assert legend.get_window_extent().y0 >= figure.axes[0].get_window_extent().y1
 
 
+@pytest.mark.parametrize(("every", "label"), [(5, "skipped"), (2, "100 steps skipped")])
+def test_many_skipped_steps_are_a_band_with_their_number(every: int, label: str) -> None:
+    run = metrics(200, 512)
+    for step in run[::every]:
+        step |= {"skipped": "its loss is not finite"}
+    figure = curve(run)
+    (marks,) = (line for line in figure.axes[0].lines if "skipped" in str(line.get_label()))
+    assert marks.get_label() == label
+    assert len(marks.get_xdata()) == len(run[::every])
+    assert (marks.get_marker() == "x") == (label == "skipped")
+
+
 @pytest.mark.parametrize("longer_from", [0.05, 0.6, 0.95])
 def test_the_label_of_a_sequence_length_is_below_the_loss_and_inside_the_picture(longer_from: float) -> None:
     figure = curve(metrics(40, 512, longer_from))
