@@ -1,15 +1,22 @@
 """The report of a release. Imports no torch."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
+from parakeet.artifact import Artifact, Store
 from parakeet.errors import ParakeetError
 from parakeet.release.verify import TRAINING_MANIFEST_FILE, verify_release
 from parakeet.report.files import HTML_FILE
+from parakeet.report.stage import ReportStage
 
 
-def report_of(folder: Path) -> Path:
-    """The page of a release, checked against its hash. ParakeetError says what to run if there is none."""
+def report_of(folder: Path, root: Path) -> Path:
+    """The page of a release, checked against its hash. ParakeetError says what to run if there is none.
+
+    A release that an earlier Parakeet made has none: then it is the page that the stage `report` under the root made of
+    the same checkpoint.
+    """
     page = (folder / HTML_FILE).absolute()
     verify_release(folder, [HTML_FILE])
     if page.is_file():
@@ -17,8 +24,12 @@ def report_of(folder: Path) -> Path:
     try:
         lineage = json.loads((folder / TRAINING_MANIFEST_FILE).read_text(encoding="utf-8"))
         imported = "imported_from" in lineage
-    except (OSError, ValueError, TypeError):
-        imported = False
+        checkpoint = None if imported else lineage["stages"]["checkpoint"]["content"]
+    except (OSError, ValueError, KeyError, TypeError):
+        imported, checkpoint = False, None
+    if checkpoint is not None and (made := _report_made_of(checkpoint, root)) is not None:
+        made.check()
+        return (made.path / HTML_FILE).absolute()
     if imported:
         raise ParakeetError(
             f"{folder} was imported: how it was trained is unknown, so it has no report. To measure it: parakeet "
@@ -27,3 +38,14 @@ def report_of(folder: Path) -> Path:
     raise ParakeetError(
         f"{folder} has no report: an earlier Parakeet made it. Run the same build again with: --force release"
     )
+
+
+def _report_made_of(checkpoint: str, root: Path) -> Artifact | None:
+    """The newest artefact of the stage `report` that was made from a checkpoint, by its content."""
+    found = []
+    for folder in Store(root).directories(ReportStage.name):
+        with suppress(ParakeetError, KeyError, TypeError):  # one that cannot be read
+            artifact = Artifact.open(folder)
+            if artifact.manifest["inputs"]["checkpoint"]["content"] == checkpoint:
+                found.append((str(artifact.manifest["made"]), folder.name, artifact))
+    return max(found, key=lambda made: made[:2])[2] if found else None

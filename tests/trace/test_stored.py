@@ -235,10 +235,12 @@ def test_a_recipe_without_the_index_is_told(root: Path) -> None:
     (root / "recipe.yaml").write_text(
         "extends: demo\nname: bare\nevaluation:\n  trace_index: false\n", encoding="utf-8"
     )
-    assert run(root, "build") == (
-        1,
-        "Error: Recipe bare has no trace index: set its evaluation.trace_index to true.\n",
-    )
+    message = "Error: Recipe bare has no trace_index: set its evaluation.trace_index to true.\n"
+    assert run(root, "build") == (1, message)
+    for option in ("--select", "--force"):
+        arguments = ["build", "--recipe", str(root / "recipe.yaml"), option, "trace_index"]
+        result = CliRunner().invoke(main, arguments, env={"PARAKEET_HOME": str(root)})
+        assert (result.exit_code, result.output) == (1, message)
 
 
 def test_clean_keeps_the_newest_index_of_a_text_that_is_kept(root: Path, prepared: Prepared) -> None:
