@@ -86,7 +86,7 @@ def find_task_files(folder: Path, tasks: Sequence[str]) -> list[TaskFile]:
 
     Files are JSON Lines (.jsonl or .jsonl.gz), also in folders of the folder. A name is that of the task or an alias,
     with or without a split: hellaswag.jsonl.gz, arc_easy_test.jsonl, piqa/validation.jsonl. ParakeetError if the folder
-    cannot be read, or a task has no file, or two of one split.
+    cannot be read, or a task has no file, or two of one split, or one that is no regular file.
     """
     found = _by_task(folder)
     chosen = []
@@ -106,6 +106,8 @@ def find_task_files(folder: Path, tasks: Sequence[str]) -> list[TaskFile]:
         if len(splits[split]) > 1:
             both = " and ".join(path.name for path in splits[split])
             raise ParakeetError(f"{folder}: {both} are both {task}, split {split}. Keep one of them.")
+        if not splits[split][0].is_file():
+            raise ParakeetError(f"{splits[split][0]} is no regular file: put the data of {task} there as a file.")
         chosen.append(TaskFile(task, split, splits[split][0]))
     return chosen
 
@@ -148,7 +150,7 @@ def set_name(task: str) -> str:
 
 def tasks_of(benchmarks: "Benchmarks") -> tuple[str, ...]:
     """The tasks that a recipe names."""
-    return STANDARD_TASKS if benchmarks.tasks == STANDARD else tuple(dict.fromkeys(benchmarks.tasks))
+    return STANDARD_TASKS if benchmarks.tasks == STANDARD else tuple(benchmarks.tasks)
 
 
 def benchmark_files(recipe: "Recipe") -> list[TaskFile]:

@@ -4,6 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from parakeet.recipe_sources import SOURCE_FILES
 from parakeet.release.listing import ListedModel, list_models
 from parakeet.stages import STAGES, Build, active_recipe
 from parakeet.trace.stage import TraceIndexStage
+from parakeet.trace.stored import trained_on
 from parakeet.training.job import JOB_FILE, read_job
 from parakeet.training.runs import load_run
 
@@ -68,7 +70,9 @@ def leftovers(root: Path, with_unfinished: bool = False) -> Leftovers:
         roots += [path for entry in unfinished for path in _inputs_of(entry, root)]
     kept = _closure(roots, artifacts, root)
     kept |= {path for path in artifacts if path.parent.name in models}
-    kept |= _indices_of(kept, artifacts, root)
+    trained = [path for folder in sorted(models) for path in store.directories(folder)]
+    trained += [path for path in kept if artifacts[path].stage == "checkpoint"]
+    kept |= _indices_of(kept, artifacts, trained, root)
     stages = {stage.name: stage for stage in STAGES}
     for artifact in (artifacts[path] for path in kept if artifacts[path].stage in stages):
         runs |= set(stages[artifact.stage].run_folders_of(artifact, root))
@@ -223,13 +227,20 @@ def _closure(roots: Iterable[Path], artifacts: dict[Path, Artifact], root: Path)
     return kept
 
 
-def _indices_of(kept: set[Path], artifacts: dict[Path, Artifact], root: Path) -> set[Path]:
-    """The newest trace index of each text that is kept: a model refers to the text, and `parakeet trace` to both."""
-    newest = {}
-    for index in Store(root).artifacts(TraceIndexStage.name):
-        path = index.manifest["inputs"].get("token_shards", {}).get("path", "")
-        if (text := (root / path).resolve()) in kept:
-            newest[text] = index.path.resolve()
+def _indices_of(kept: set[Path], artifacts: dict[Path, Artifact], models: Iterable[Path], root: Path) -> set[Path]:
+    """The newest trace index of each text that is kept, or that a model of `models` was trained on.
+
+    The token shards of a model that is not the latest may be gone: `parakeet trace` needs only the index.
+    """
+    texts = {artifacts[path].content for path in kept if artifacts[path].stage == "token_shards"}
+    for model in models:
+        with suppress(ParakeetError):  # an imported one, or one that cannot be read
+            texts.add(trained_on(model).shards_content)
+    newest = {
+        text: index.path.resolve()
+        for index in Store(root).artifacts(TraceIndexStage.name)
+        if (text := index.manifest["inputs"].get("token_shards", {}).get("content")) in texts
+    }
     return set(newest.values()) & artifacts.keys()
 
 

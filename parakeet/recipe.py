@@ -367,13 +367,21 @@ class Benchmarks(Section):
     items: int | None = Field(default=None, ge=1)
     """Items to score of each task, spread over its file. null scores all."""
 
-    @field_validator("tasks")
+    @field_validator("tasks", mode="before")
     @classmethod
-    def _known_tasks(cls, tasks: str | list[str]) -> str | list[str]:
-        unknown = [task for task in tasks if task not in FILES] if isinstance(tasks, list) else []
-        if unknown or not tasks:
-            what = f"there is no task {unknown[0]}" if unknown else "no task is named"
-            raise ValueError(f"{what}; the tasks are {', '.join(FILES)}, and {STANDARD} for all")
+    def _known_tasks(cls, tasks: Any) -> Any:
+        # Before the types are checked: of a union, pydantic reports each alternative.
+        if isinstance(tasks, list):
+            unknown = [task for task in tasks if not isinstance(task, str) or task not in FILES]
+            twice = [task for number, task in enumerate(tasks) if task in tasks[:number]]
+            if unknown or not tasks:
+                what = f"there is no task {unknown[0]}" if unknown else "no task is named"
+                raise ValueError(f"{what}; the tasks are {', '.join(FILES)}, and {STANDARD} for all")
+            if twice:
+                raise ValueError(f"{twice[0]} is named twice")
+        elif tasks != STANDARD:
+            one = f", such as [{tasks}]," if isinstance(tasks, str) and tasks in FILES else ""
+            raise ValueError(f"give a list of tasks{one} or {STANDARD}; the tasks are {', '.join(FILES)}")
         return tasks
 
 

@@ -7,6 +7,7 @@ imported inside `make`, and only there.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -127,9 +128,12 @@ class Stage(ABC):
     is_model: bool = False
     """Whether the artefact is a model to chat with, which `parakeet clean` never removes."""
 
+    switch: str = ""
+    """The key of a recipe that turns the stage on or off; empty if every build has it."""
+
     def is_wanted(self, recipe: Recipe) -> bool:
         """Whether a recipe's build has this stage."""
-        return True
+        return not self.switch or bool(attrgetter(self.switch)(recipe))
 
     def inputs(self, recipe: Recipe) -> tuple[str, ...]:
         """Names of the stages that this one is made from."""

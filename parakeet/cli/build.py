@@ -186,10 +186,12 @@ def clean(yes: bool, unfinished: bool) -> None:
 def _check_asset(name: str, recipe: "Recipe") -> None:
     import difflib
 
-    from parakeet.stages import asset_names
+    from parakeet.stages import STAGES, asset_names
 
     names = asset_names(recipe)
     if name not in names:
+        if switches := [stage.switch for stage in STAGES if stage.name == name]:
+            raise ParakeetError(f"Recipe {recipe.name} has no {name}: set its {switches[0]} to true.")
         close = difflib.get_close_matches(name, names, n=1)
         hint = f": did you mean {close[0]}?" if close else "."
         raise ParakeetError(f"There is no asset {name!r}{hint} The assets are: {', '.join(names)}.")

@@ -53,14 +53,10 @@ def build(context: click.Context, recipe_name: str | None, force: bool) -> None:
     """Build the trace index of a recipe's training text, and what it needs. What is already built is reused."""
     from parakeet.cli.build import build as build_assets
     from parakeet.home import home
-    from parakeet.recipe_file import load_recipe
     from parakeet.stages import ACTIVE_RECIPE_FILE, DEFAULT_RECIPE
 
     active = home() / ACTIVE_RECIPE_FILE
     chosen = recipe_name or (str(active) if active.is_file() else DEFAULT_RECIPE)
-    recipe = load_recipe(chosen, report_old_keys=False)
-    if not recipe.evaluation.trace_index:
-        raise ParakeetError(f"Recipe {recipe.name} has no trace index: set its evaluation.trace_index to true.")
     context.invoke(build_assets, recipe_name=chosen, select=(STAGE,), force=(STAGE,) if force else ())
 
 

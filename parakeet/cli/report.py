@@ -23,7 +23,8 @@ def report(release: str | None, in_browser: bool) -> None:
     from parakeet.release.listing import latest_model_folder, model_folder
     from parakeet.release.report import report_of
 
-    page = report_of(latest_model_folder(home()) if release is None else model_folder(home(), release))
+    folder = latest_model_folder(home()) if release is None else model_folder(home(), release)
+    page = report_of(folder, home())
     say(str(page))
     if in_browser:
         import webbrowser

@@ -16,10 +16,8 @@ class MemorisationStage(Stage):
     summary = "Learned or memorised: what the model repeats of its training text, and what it predicts beyond it."
     detail = "Held-out text is the floor of every figure. Left out if `evaluation.trace_index` is false."
     kinds = frozenset({"pytorch"})
+    switch = "evaluation.trace_index"
     version = 1
-
-    def is_wanted(self, recipe: Recipe) -> bool:
-        return recipe.evaluation.trace_index
 
     def inputs(self, recipe: Recipe) -> tuple[str, ...]:
         return ("checkpoint", "token_shards", "packing_plan", "tokenizer", "trace_index")

@@ -1,5 +1,6 @@
-"""Names of the report's files. The release carries all but the picture."""
+"""The report's stage, and its files: the release carries all but the picture."""
 
+REPORT_STAGE = "report"
 HTML_FILE = "report.html"
 MARKDOWN_FILE = "report.md"
 RECORD_FILE = "report.json"

@@ -6,12 +6,12 @@ from typing import Any
 
 from parakeet.artifact import Artifact
 from parakeet.recipe import Recipe
-from parakeet.release.report_files import HTML_FILE, MARKDOWN_FILE, PICTURE_FILE
+from parakeet.release.report_files import HTML_FILE, MARKDOWN_FILE, PICTURE_FILE, REPORT_STAGE
 from parakeet.stage import Figures, MakeContext, Markdown, PageLink, Picture, Stage
 
 
 class ReportStage(Stage):
-    name = "report"
+    name = REPORT_STAGE
     group = "model"
     summary = "The model on one page: its text, its training, its scores beside chance, and what it says."
     detail = (

@@ -45,6 +45,10 @@ _MANY = 2048
 """So many positions are worth the first."""
 
 
+_SAMPLE = 256
+"""Documents, keys and neighbours of each shard that are looked at when it is opened."""
+
+
 @dataclass(frozen=True)
 class Occurrence:
     """Where a sequence of tokens stands: a document, by its number in the train split, and a token of it."""
@@ -105,7 +109,8 @@ class TraceIndex:
 
     @classmethod
     def open(cls, folder: Path) -> "TraceIndex":
-        """Map an index. ParakeetError if a file is missing, incomplete, or not of the size that it should have."""
+        """Map an index. ParakeetError if a file is missing, incomplete, or not of the size that it should have, or if a
+        sample of its values contradict each other."""
         path = folder / MANIFEST_FILE
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
@@ -131,11 +136,21 @@ class TraceIndex:
                 keys = Mapped(folder / f"keys-{number:05}.npy", np.uint64, (-(-n // KEY_STEP),), whole=True)
                 shards.append(IndexShard(tokens, positions, keys, entry, document, n + d))
                 entry, document = entry + n + d, document + d
-            return cls(folder, manifest, arrays, shards)
+            index = cls(folder, manifest, arrays, shards)
+            index._check_sample()
+            return index
         except FileNotFoundError as error:
             raise ParakeetError(f"{folder} is not a trace index: it has no {Path(error.filename).name}.") from None
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise ParakeetError(f"{path} cannot be read ({error}). {DAMAGED}") from None
+
+    def _check_sample(self) -> None:
+        """Raise ParakeetError if a few hundred values of each shard show that the index is damaged: 2 ms. Answers from
+        a damaged one would look like any others. `verify_index` looks at everything."""
+        fault = "id_counts.npy does not count its tokens" if int(self._id_counts.sum()) != self.tokens else None
+        for number, shard in enumerate(self.shards):
+            if fault := fault or _fault_in_sample(shard, self._starts, self.rows):
+                raise ParakeetError(f"{self.folder}, shard {number}, is damaged: {fault}. {DAMAGED}")
 
     def longest_matches(self, ids: Any) -> np.ndarray:
         """(n,) int64: the length of the longest prefix of ids[i:] that stands within one document.
@@ -221,6 +236,8 @@ class TraceIndex:
             entries[here] = shard.first_entry + shard.positions.items((first[piece] + rank)[here]).astype(np.int64)
             before += count
         documents = np.searchsorted(self._starts, entries, side="right") - 1
+        if ((documents < 0) | (documents >= self.documents)).any():
+            raise ParakeetError(f"{self.folder} is damaged: a position is in no document. {DAMAGED}")
         offsets = entries - self._starts[documents]
         self._sources.ask(documents)
         self._ids.ask(documents)
@@ -240,8 +257,10 @@ class TraceIndex:
 
     def document(self, number: int) -> Document:
         """IndexError if there is no such document."""
-        n_tokens = self._length(number)
-        return Document(self.sources[int(self._sources.array[number])], bytes(self._ids.array[number]).hex(), n_tokens)
+        n_tokens, source = self._length(number), int(self._sources.array[number])
+        if source >= len(self.sources):
+            raise ParakeetError(f"{self.folder} is damaged: document {number:,} is of no source. {DAMAGED}")
+        return Document(self.sources[source], bytes(self._ids.array[number]).hex(), n_tokens)
 
     def read(self, number: int, start: int, length: int) -> np.ndarray:
         """Ids (at most length,) uint32 of a document from `start`; fewer where the document begins or ends.
@@ -380,6 +399,35 @@ def _compare(
         width *= 2
     whole = same >= lengths
     return np.minimum(same, lengths), less & ~whole
+
+
+def _fault_in_sample(shard: IndexShard, starts: np.ndarray, rows: int) -> str | None:
+    """What is wrong with a shard, as far as a sample of its neighbours, keys and documents tells."""
+    n, documents = len(shard.positions), shard.entries - len(shard.positions)
+    chosen = np.linspace(0, documents - 1, min(documents, _SAMPLE)).astype(np.int64)
+    ends = starts[shard.first_document + chosen + 1] - shard.first_entry - 1
+    if ((ends < 0) | (ends >= shard.entries)).any():
+        return "its documents do not fill it"
+    separators = packed(rows + chosen)
+    if (shard.tokens.rows(TOKEN_BYTES * ends, TOKEN_BYTES) != separators).any():
+        return "a document does not end with its separator"
+    if not n:
+        return None
+    keys = np.unique(np.linspace(0, len(shard.keys) - 1, min(len(shard.keys), _SAMPLE)).astype(np.int64))
+    # Where the shard is small, neighbours between the keys too.
+    ranks = np.unique(np.concatenate([KEY_STEP * keys, np.linspace(0, n - 1, min(n, _SAMPLE)).astype(np.int64)]))
+    one, other = (
+        shard.tokens.rows(TOKEN_BYTES * shard.positions.items(at).astype(np.int64), PADDING)
+        for at in (ranks, np.minimum(ranks + 1, n - 1))
+    )
+    differs = one != other
+    at = (np.arange(len(ranks)), differs.argmax(axis=1))
+    if (one[at] > other[at]).any():  # those that are alike for so long are not compared further
+        return "its positions are in the wrong order"
+    of_keys = one[np.searchsorted(ranks, KEY_STEP * keys), :_KEY_BYTES]
+    if (np.ascontiguousarray(of_keys).view(">u8").reshape(-1) != shard.keys.array[keys]).any():
+        return "its keys are not those of its suffixes"
+    return None
 
 
 def first_bytes(text: np.ndarray, places: np.ndarray) -> np.ndarray:

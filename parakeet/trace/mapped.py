@@ -1,9 +1,11 @@
 """Memory-mapped .npy files that are read at many places at once."""
 
 import mmap
+import warnings
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.format import open_memmap
 
 from parakeet.errors import ParakeetError
 
@@ -30,14 +32,20 @@ class Mapped:
     def __init__(self, path: Path, dtype: type, shape: tuple[int, ...], whole: bool = False) -> None:
         """Raises FileNotFoundError, or ParakeetError if the file is damaged, of another dtype or shape."""
         try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError) as error:
+            with warnings.catch_warnings(action="ignore"):  # of a header that is no longer what numpy writes
+                array = open_memmap(path, mode="r")
+        except OSError:
+            raise
+        except Exception as error:  # numpy parses the header as Python: SyntaxError, TokenError, TypeError and more
             raise ParakeetError(f"{path} is damaged ({error}). {DAMAGED}") from None
         if array.dtype != dtype or array.shape != shape:
             raise ParakeetError(
                 f"{path} holds {array.dtype} of shape {array.shape}, expected {np.dtype(dtype)} of shape {shape}: it "
                 f"was changed after it was made. {DAMAGED}"
             )
+        # A header of another length, still well-formed, would shift every value.
+        if path.stat().st_size != array.offset + array.nbytes or not array.flags.c_contiguous:
+            raise ParakeetError(f"{path} is damaged (its header does not fit its values). {DAMAGED}")
         self.path = path
         self.array = array.view(np.ndarray)
         self._bytes = self.array.reshape(-1).view(np.uint8)

@@ -21,9 +21,7 @@ class TraceIndexStage(Stage):
     detail = "It holds the very tokens that training reads. A match never crosses documents."
     kinds = frozenset({"numpy"})
     records = (PLOT_FILE,)
-
-    def is_wanted(self, recipe: Recipe) -> bool:
-        return recipe.evaluation.trace_index
+    switch = "evaluation.trace_index"
 
     def inputs(self, recipe: Recipe) -> tuple[str, ...]:
         return ("token_shards", "tokenizer")

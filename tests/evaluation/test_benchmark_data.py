@@ -1,4 +1,5 @@
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -248,6 +249,39 @@ def test_a_recipe_finds_its_data_beside_itself_and_names_unknown_tasks(tmp_path:
     file.write_text("extends: demo\nname: a\nevaluation:\n  benchmarks:\n    data: sets\n    tasks: [piqa, pica]\n")
     with pytest.raises(ParakeetError, match=r"line 6: evaluation\.benchmarks\.tasks.*no task pica; the tasks"):
         load_recipe(str(file))
+
+
+@pytest.mark.parametrize(
+    ("tasks", "message"),
+    [
+        ("copa", r"give a list of tasks, such as \[copa\], or standard; the tasks are"),
+        ("all", "give a list of tasks or standard"),
+        ("null", "give a list of tasks or standard"),
+        ("3", "give a list of tasks or standard"),
+        ("{copa: 1}", "give a list of tasks or standard"),
+        ("[]", "no task is named"),
+        ("[copa, 3]", "there is no task 3"),
+        ("[copa, [piqa]]", "there is no task"),
+        ("[copa, piqa, copa]", "copa is named twice"),
+    ],
+)
+def test_tasks_of_a_recipe_that_are_no_list_of_tasks_are_one_message(tmp_path: Path, tasks: str, message: str) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(f"extends: demo\nname: a\nevaluation: {{benchmarks: {{data: sets, tasks: {tasks}}}}}\n")
+    with pytest.raises(ParakeetError, match=message) as refused:
+        load_recipe(str(file))
+    assert str(refused.value).count("evaluation.benchmarks.tasks") == 1
+
+
+@pytest.mark.parametrize("name", ["copa.jsonl", "copa.jsonl.gz"])
+def test_what_is_no_regular_file_is_not_read(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ParakeetError, match=r"copa\.jsonl.* is no regular file"):
+        read_tasks(tmp_path, ["copa"], None)
+    (tmp_path / name).unlink()
+    (tmp_path / name).symlink_to("nowhere")
+    with pytest.raises(ParakeetError, match="is no regular file"):
+        read_tasks(tmp_path, ["copa"], None)
 
 
 @pytest.mark.parametrize(

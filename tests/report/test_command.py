@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from parakeet.artifact import sha256_of
 from parakeet.cli import main
 from parakeet.release.verify import write_sums
 
@@ -73,3 +74,44 @@ def test_a_changed_report_and_what_is_no_release_are_refused(release: Path, tmp_
     assert "is not a release" in CliRunner().invoke(main, ["report", str(tmp_path)]).stderr
     (release.parent / "latest").unlink()
     assert "There is no released model" in CliRunner().invoke(main, ["report"]).stderr
+
+
+def report_in(root: Path, number: int, checkpoint: str, made: str) -> Path:
+    """An artefact of the stage `report`."""
+    folder = root / "report" / f"{number:016x}-0"
+    folder.mkdir(parents=True)
+    page = folder / "report.html"
+    page.write_text(f"<!DOCTYPE html>{number}", encoding="utf-8")
+    status = page.stat()
+    entry = {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256_of(page)}
+    inputs = {"checkpoint": {"content": checkpoint}}
+    manifest = {
+        "schema": 1,
+        "stage": "report",
+        "content": "c",
+        "made": made,
+        "seconds": 1.0,
+        "files": {page.name: entry},
+        "inputs": inputs,
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    return page
+
+
+def test_a_release_without_a_report_has_that_of_its_checkpoint(release: Path) -> None:
+    """After an update the build makes the stage `report`, and the old release stays as it is."""
+    root = release.parent.parent
+    (release / "report.html").unlink()
+    (release / "training_manifest.json").write_text('{"stages": {"checkpoint": {"content": "ab"}}}', encoding="utf-8")
+    write_sums(release)
+    report_in(root, 3, "other", "2026-01-03")
+    assert "--force release" in CliRunner().invoke(main, ["report"]).stderr
+    newer, older = report_in(root, 1, "ab", "2026-01-02"), report_in(root, 2, "ab", "2026-01-01")
+    (root / "report" / f"{4:016x}-0").mkdir()
+    (root / "report" / f"{4:016x}-0" / "manifest.json").write_text('{"schema": 1, "inputs": []}', encoding="utf-8")
+    found = CliRunner().invoke(main, ["report", "small"])
+    assert (found.exit_code, found.stdout) == (0, f"{newer}\n")
+    newer.write_text("<script>", encoding="utf-8")
+    assert "it was changed after it was made" in CliRunner().invoke(main, ["report"]).stderr
+    newer.with_name("manifest.json").write_text("{", encoding="utf-8")
+    assert CliRunner().invoke(main, ["report"]).stdout == f"{older}\n"

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from parakeet.artifact import Artifact, Store, Work
-from parakeet.clean import leftovers
+from parakeet.clean import leftovers, remove
 from parakeet.cli import main
 from parakeet.data.tokens.shards import TokenShards
 from parakeet.errors import ParakeetError
@@ -22,6 +22,7 @@ from parakeet.trace.index import TraceIndex
 from parakeet.trace.make import repeats
 from parakeet.trace.stage import TraceIndexStage
 from parakeet.trace.stored import index_of_model
+from parakeet.trace.tracer import Tracer
 
 from ..conftest import Prepared
 from .corpora import indexed
@@ -248,10 +249,12 @@ def test_a_recipe_without_the_index_is_told(root: Path) -> None:
     (root / "recipe.yaml").write_text(
         "extends: demo\nname: bare\nevaluation:\n  trace_index: false\n", encoding="utf-8"
     )
-    assert run(root, "build") == (
-        1,
-        "Error: Recipe bare has no trace index: set its evaluation.trace_index to true.\n",
-    )
+    message = "Error: Recipe bare has no trace_index: set its evaluation.trace_index to true.\n"
+    assert run(root, "build") == (1, message)
+    for option in ("--select", "--force"):
+        arguments = ["build", "--recipe", str(root / "recipe.yaml"), option, "trace_index"]
+        result = CliRunner().invoke(main, arguments, env={"PARAKEET_HOME": str(root)})
+        assert (result.exit_code, result.output) == (1, message)
 
 
 def test_clean_keeps_the_newest_index_of_a_text_that_is_kept(root: Path, prepared: Prepared) -> None:
@@ -271,3 +274,22 @@ def test_clean_keeps_the_newest_index_of_a_text_that_is_kept(root: Path, prepare
     assert len(kept) == 1
     assert {name.partition("/")[0] for name in removable} >= {"trace_index", "token_shards"}
     assert kept[0].path.relative_to(root).as_posix() not in removable
+
+
+def test_clean_keeps_the_index_of_a_release_whose_shards_are_not_kept(root: Path, prepared: Prepared) -> None:
+    """Another recipe is active and its release is the latest; `parakeet trace --model` still works."""
+    release, (index,) = release_in(root), Store(root).artifacts("trace_index")
+    shards = Artifact.open(root / "token_shards" / "latest").path.resolve()
+    build_in(root, prepared, held_out=False)
+    (other,) = [made for made in Store(root).artifacts("trace_index") if made.path != index.path]
+    removable = {entry.path.resolve() for entry in leftovers(root).unreferenced}
+    assert {shards, other.path.resolve()} <= removable
+    assert index.path.resolve() not in removable
+    remove(leftovers(root).unreferenced)
+    assert index_of_model(release, root, prepared.tokenizer.sha256).folder == index.path
+    tracer = Tracer.open("mine", release, root, prepared.tokenizer)
+    assert (tracer.held_out, tracer.documents) == (None, None)
+    text = prepared.tokenizer.decode(tracer.index.read(0, 0, 40))
+    assert tracer.trace(text).covered > 0
+    shutil.rmtree(release)
+    assert index.path.resolve() in {entry.path.resolve() for entry in leftovers(root).unreferenced}
