@@ -25,6 +25,8 @@ CAVEAT = "A match is evidence of wording, not proof of cause."
 MIN_TOKENS = 8
 DOCUMENTS = 3
 """Documents that are shown of each span."""
+MOST_BYTES = 2 << 20
+"""Of a text. If a span begins at each byte, a text of so many takes 3 GB until it is printed."""
 CONTEXT_TOKENS = 32
 """About how many tokens are shown on each side of a match."""
 
@@ -156,8 +158,12 @@ def trace_text(
 ) -> Trace:
     """Look up a text (without lone surrogates). At most `documents` documents are shown of each span.
 
-    Raises ParakeetError if the text is blank, or has fewer tokens than a span.
+    Raises ParakeetError if the text is blank, has fewer tokens than a span, or more than MOST_BYTES.
     """
+    if (n_bytes := len(text.encode())) > MOST_BYTES:
+        raise ParakeetError(
+            f"The text has {n_bytes:,} bytes, but a trace takes {MOST_BYTES:,} at most: trace it in parts."
+        )
     if not text.strip():
         raise ParakeetError("The text is empty: there is nothing to trace.")
     n_tokens = len(tokenizer.encode_array(text))
