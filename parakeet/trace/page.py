@@ -1,6 +1,6 @@
 """A trace as one HTML page that needs nothing else, and as JSON."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from parakeet.pages import render
@@ -23,6 +23,9 @@ MEANINGS = {
 def as_document(trace: Trace, about: dict[str, Any]) -> dict[str, Any]:
     """The whole trace as JSON values; `about` says what the text is and where it was looked up."""
     held_out = trace.held_out
+    # Spans of the same wording share their places.
+    shared = {id(span.places): span.places for span in trace.spans}
+    places = {key: [asdict(place) for place in found] for key, found in shared.items()}
     return {
         "schema": SCHEMA,
         "kind": KIND,
@@ -39,7 +42,10 @@ def as_document(trace: Trace, about: dict[str, Any]) -> dict[str, Any]:
             "window_tokens": held_out.tokens,
             "coverage": {"n": held_out.windows, "share": held_out.coverage, "interval": held_out.interval},
         },
-        "spans": [{"number": number, **asdict(span)} for number, span in enumerate(trace.spans, start=1)],
+        "spans": [
+            {"number": number, **asdict(replace(span, places=[])), "places": places[id(span.places)]}
+            for number, span in enumerate(trace.spans, start=1)
+        ],
         "caveat": CAVEAT,
     }
 

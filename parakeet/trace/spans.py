@@ -5,8 +5,8 @@ how likely it is to be met by chance, and the text's coverage stands beside that
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -26,6 +26,8 @@ CAVEAT = "A match is evidence of wording, not proof of cause."
 MIN_TOKENS = 8
 DOCUMENTS = 3
 """Documents that are shown of each span."""
+MOST_BYTES = 2 << 20
+"""Of a text. If a span begins at each byte, a text of so many takes 3 GB until it is printed."""
 CONTEXT_TOKENS = 32
 """About how many tokens are shown on each side of a match."""
 
@@ -48,7 +50,7 @@ AT_ONCE = 256
 """Spans whose places are in memory together."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Place:
     """One place where a span stands, with the text around it."""
 
@@ -69,7 +71,7 @@ class Place:
     """What helps to find the document: its file and row, an id. Empty if that is not known."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Span:
     """A stretch of the text that stands in the training text, and is not part of a longer one."""
 
@@ -86,7 +88,7 @@ class Span:
     expected_log10: float
     """log10 of how often tokens drawn independently by their frequency would give it in a corpus of this size."""
     places: list[Place]
-    """In different documents."""
+    """In different documents. Spans of the same wording share one list: a text may repeat itself a million times."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class HeldOut:
     """95 %, over the documents; None for too few of them."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Segment:
     """A piece of the text, sanitised, in which the same spans stand."""
 
@@ -154,8 +156,12 @@ def trace_text(
 ) -> Trace:
     """Look up a text (without lone surrogates). At most `documents` documents are shown of each span.
 
-    Raises ParakeetError if the text is blank, or has fewer tokens than a span.
+    Raises ParakeetError if the text is blank, has fewer tokens than a span, or more than MOST_BYTES.
     """
+    if (n_bytes := len(text.encode())) > MOST_BYTES:
+        raise ParakeetError(
+            f"The text has {n_bytes:,} bytes, but a trace takes {MOST_BYTES:,} at most: trace it in parts."
+        )
     if not text.strip():
         raise ParakeetError("The text is empty: there is nothing to trace.")
     n_tokens = len(tokenizer.encode_array(text))
@@ -190,11 +196,37 @@ class _Range:
     """The ids that they are written in: one or two spellings."""
 
 
+@dataclass(frozen=True)
+class _Ranges:
+    """The maximal ranges of a text, in order, as arrays: a text may have one at each of a million tokens."""
+
+    spellings: Sequence["Spelling"]
+    starts: np.ndarray
+    ends: np.ndarray
+    """(n,) int64 bytes each."""
+    first: np.ndarray
+    """(n + 1,) int64: where the writings of each range begin in `written`."""
+    written: np.ndarray
+    """(writings, 3) int64: spelling, first token, tokens."""
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def some(self, begin: int, end: int) -> Iterator[_Range]:
+        """Those with numbers from `begin` to `end`, or to the last one."""
+        for number in range(begin, min(end, len(self))):
+            writings = self.written[self.first[number] : self.first[number + 1]].tolist()
+            ids = [self.spellings[spelling].ids[at : at + length] for spelling, at, length in writings]
+            if len(ids) == 2 and np.array_equal(*ids):
+                del ids[1]
+            yield _Range(int(self.starts[number]), int(self.ends[number]), ids)
+
+
 class _Found(NamedTuple):
     covered: int
     absent: int
     longest: int
-    ranges: list[_Range]
+    ranges: _Ranges
 
 
 class _Reader:
@@ -214,28 +246,33 @@ class _Reader:
 
     def _found(self, text: bytes, spellings: Sequence[Spelling]) -> _Found:
         # Coverage counts the tokens of the first spelling, the text's own.
-        ranges = _without_contained(one for each in spellings for one in _ranges(each, self.min_tokens, text))
-        starts = np.array([one.start for one in ranges], np.int64)
-        ends = np.array([one.end for one in ranges], np.int64)
+        ranges = _maximal_ranges(spellings, self.min_tokens, text)
         known = [each.lengths > 0 for each in spellings]
         known_starts = np.concatenate([each.starts[there] for each, there in zip(spellings, known, strict=True)])
         known_ends = np.concatenate([each.ends[there] for each, there in zip(spellings, known, strict=True)])
         return _Found(
-            covered=_tokens_inside(spellings[0], starts, ends),
+            covered=_tokens_inside(spellings[0], ranges.starts, ranges.ends),
             absent=len(spellings[0].ids) - _tokens_inside(spellings[0], known_starts, known_ends),
             longest=max(int(each.lengths.max()) for each in spellings),
             ranges=ranges,
         )
 
-    def describe(self, text: str, ranges: Sequence[_Range], documents: int) -> list[Span]:
+    def describe(self, text: str, ranges: _Ranges, documents: int) -> list[Span]:
         """The spans of a text in its order, each counted, and up to `documents` places read."""
         data = text.encode()
         # (bytes + 1,): how many characters begin before each byte.
         characters = np.concatenate([[0], np.cumsum(np.frombuffer(data, np.uint8) & 0xC0 != 0x80)])
         frequency = self._log10_frequency()
-        spans = []
-        for some in (ranges[begin : begin + AT_ONCE] for begin in range(0, len(ranges), AT_ONCE)):
-            for one, (count, found) in zip(some, self._occurrences(some, documents), strict=True):
+        spans: list[Span] = []
+        # Of each wording, its first span: all but the place in the text is the same.
+        known: dict[tuple[bytes, ...], Span] = {}
+        for begin in range(0, len(ranges), AT_ONCE):
+            some = list(ranges.some(begin, begin + AT_ONCE))
+            keys = [(data[one.start : one.end], *(ids.tobytes() for ids in one.written)) for one in some]
+            new = {key: one for key, one in zip(keys, some, strict=True) if key not in known}
+            for (key, one), (count, found) in zip(
+                new.items(), self._occurrences(list(new.values()), documents), strict=True
+            ):
                 start, end = characters[list(_whole_characters(data, one.start, one.end))].tolist()
                 expected = max(float(frequency[ids].sum()) for ids in one.written) + float(np.log10(self.index.tokens))
                 first: dict[int, tuple[int, int]] = {}
@@ -243,18 +280,21 @@ class _Reader:
                     for occurrence in occurrences:
                         first.setdefault(occurrence.document, (occurrence.start, len(ids)))
                 places = [self._place(number, *where) for number, where in list(first.items())[:documents]]
-                spans.append(
-                    Span(
-                        start, end, max(map(len, one.written)), text[start:end], _tier(count, expected), count,
-                        len(first) if count <= MANY else None, expected, places,
-                    )
+                known[key] = Span(
+                    start, end, max(map(len, one.written)), text[start:end], _tier(count, expected), count,
+                    len(first) if count <= MANY else None, expected, places,
                 )  # fmt: skip
+            for key, one in zip(keys, some, strict=True):
+                start, end = characters[list(_whole_characters(data, one.start, one.end))].tolist()
+                spans.append(replace(known[key], start=start, end=end))
         return spans
 
     def _occurrences(self, ranges: Sequence[_Range], documents: int) -> Iterator[tuple[int, list[list[Occurrence]]]]:
         """How often each range stands in the training text, and for each of its spellings where: all places, or if
         there are more than MANY, enough for `documents` documents.
         """
+        if not ranges:
+            return
         written = [ids for one in ranges for ids in one.written]
         sizes = np.array([len(ids) for ids in written], np.int64)
         starts = np.cumsum(sizes) - sizes
@@ -309,28 +349,29 @@ class _Reader:
         return b"".join(roles.get(token_id) or self.tokenizer.token_bytes(token_id) for token_id in ids.tolist())
 
 
-def _ranges(spelling: Spelling, min_tokens: int, text: bytes) -> Iterator[_Range]:
-    chosen = np.flatnonzero(maximal(spelling.lengths) & (spelling.lengths >= min_tokens))
-    for begin, length in zip(chosen.tolist(), spelling.lengths[chosen].tolist(), strict=True):
-        one = _Range(
-            int(spelling.starts[begin]), int(spelling.ends[begin + length - 1]), [spelling.ids[begin : begin + length]]
-        )
-        start, end = _whole_characters(text, one.start, one.end)
-        if start < end:  # not only a part of a character, which nobody could be shown
-            yield one
-
-
-def _without_contained(ranges: Iterable[_Range]) -> list[_Range]:
-    """The ranges that no other one contains, in order. Two of the same bytes become one."""
-    kept: list[_Range] = []
-    for one in sorted(ranges, key=lambda one: (one.start, -one.end)):
-        last = kept[-1] if kept else None
-        if last is None or one.end > last.end:
-            kept.append(one)
-        elif (one.start, one.end) == (last.start, last.end):
-            known = [ids.tobytes() for ids in last.written]
-            last.written += [ids for ids in one.written if ids.tobytes() not in known]
-    return kept
+def _maximal_ranges(spellings: Sequence[Spelling], min_tokens: int, text: bytes) -> _Ranges:
+    """The ranges of all spellings that no other one contains. Two of the same bytes become one."""
+    found = []
+    for number, one in enumerate(spellings):
+        begins = np.flatnonzero(maximal(one.lengths) & (one.lengths >= min_tokens))
+        lengths = one.lengths[begins]
+        bytes_of = (one.starts[begins], one.ends[begins + lengths - 1])
+        found.append(np.stack([*bytes_of, np.full(len(begins), number), begins, lengths], axis=1))
+    # (writings, 5): start, end, spelling, first token, tokens; the earliest first, then the longest.
+    writings = np.concatenate(found)
+    # Not only a part of a character, which nobody could be shown.
+    whole = np.append(np.frombuffer(text, np.uint8) & 0xC0 != 0x80, True)
+    before = np.concatenate([[0], np.cumsum(whole)])  # whole characters that begin before each byte
+    writings = writings[before[writings[:, 1] + 1] - before[writings[:, 0]] > 1]
+    writings = writings[np.lexsort((writings[:, 2], -writings[:, 1], writings[:, 0]))]
+    starts, ends = writings[:, 0], writings[:, 1]
+    furthest = np.maximum.accumulate(ends)
+    kept = ends > np.concatenate([[-1], furthest])[: len(ends)]
+    firsts = np.flatnonzero(kept)
+    of = np.maximum.accumulate(np.where(kept, np.arange(len(ends)), 0))  # the last one kept
+    same = (starts == starts[of]) & (ends == ends[of])
+    first = np.append(np.concatenate([[0], np.cumsum(same)])[firsts], same.sum())
+    return _Ranges(spellings, starts[firsts], ends[firsts], first, writings[same][:, 2:])
 
 
 def _tokens_inside(spelling: Spelling, starts: np.ndarray, ends: np.ndarray) -> int:

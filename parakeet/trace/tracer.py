@@ -53,11 +53,13 @@ class Tracer:
         if self.documents is None:
             return trace
         origins = _origins(self.documents, {place.doc_id for span in trace.spans for place in span.places})
-        spans = [
-            replace(span, places=[replace(place, origin=origins.get(place.doc_id, {})) for place in span.places])
-            for span in trace.spans
-        ]
-        return replace(trace, spans=spans)
+        # Spans of the same wording share their places.
+        shared = {id(span.places): span.places for span in trace.spans}
+        places = {
+            key: [replace(place, origin=origins.get(place.doc_id, {})) for place in found]
+            for key, found in shared.items()
+        }
+        return replace(trace, spans=[replace(span, places=places[id(span.places)]) for span in trace.spans])
 
     @property
     def where(self) -> str:

@@ -217,6 +217,21 @@ def test_an_empty_text_is_refused(corpus: Corpus, text: str) -> None:
         trace_text(corpus.index, corpus.tokenizer, text)
 
 
+def test_a_text_that_repeats_itself_is_looked_up_once_for_each_wording(corpus: Corpus) -> None:
+    once, often = (traced(corpus, f"{PROVERB} 0 " * times, 4) for times in (3, 300))
+    found = {(span.text, span.count, span.documents, len(span.places)) for span in once.spans}
+    assert {(span.text, span.count, span.documents, len(span.places)) for span in often.spans} == found
+    assert len({id(span.places) for span in often.spans}) <= len(once.spans) < len(often.spans)
+    assert all(often.text[span.start : span.end] == span.text for span in often.spans)
+
+
+def test_a_text_that_is_too_large_is_refused(corpus: Corpus) -> None:
+    with pytest.raises(
+        ParakeetError, match=r"has 2,097,153 bytes, but a trace takes 2,097,152 at most: trace it in parts"
+    ):
+        trace_text(corpus.index, corpus.tokenizer, "é" * (1 << 20) + "a")
+
+
 def test_a_text_shorter_than_a_span_is_refused(corpus: Corpus) -> None:
     with pytest.raises(ParakeetError, match=r"has 1 token, and a span has at least 8"):
         trace_text(corpus.index, corpus.tokenizer, "x")
