@@ -45,7 +45,7 @@ _MANY = 2048
 """So many positions are worth the first."""
 
 
-_SAMPLE = 256
+_SAMPLE = 32
 """Documents, keys and neighbours of each shard that are looked at when it is opened."""
 
 
