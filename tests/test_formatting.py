@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from parakeet.formatting import (
+    ROUNDING,
     WORD_JOINER,
     format_bytes,
     format_count,
@@ -72,8 +73,8 @@ def test_a_printed_duration_is_never_carried_past_its_unit(seconds: float) -> No
 
 @given(st.floats(0, 1))
 def test_only_nothing_is_none_and_only_everything_is_all(share: float) -> None:
-    assert (format_percent(share) == "0.0%") == (share == 0)
-    assert (format_percent(share) == "100.0%") == (share == 1)
+    assert (format_percent(share) == "0.0%") == (share < ROUNDING)
+    assert (format_percent(share) == "100.0%") == (1 - share < ROUNDING)
 
 
 def test_a_table_is_aligned() -> None:
