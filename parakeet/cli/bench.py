@@ -8,6 +8,14 @@ from parakeet.cli.common import Whole
 from parakeet.cli.completion import complete_recipes
 from parakeet.cli.output import examples
 
+RECIPE = click.option(
+    "--recipe",
+    "recipe_name",
+    default="demo",
+    show_default=True,
+    shell_complete=complete_recipes,
+    help="Shipped recipe or recipe file.",
+)
 THREADS = click.option("--threads", type=Whole(0), default=0, help="CPU threads.  [default: what torch chooses]")
 
 
@@ -38,14 +46,7 @@ def bench_startup(runs: int, against: Path | None) -> None:
 
 
 @bench.command("generate", epilog=examples("parakeet bench generate --recipe parakeet-378m --threads 2"))
-@click.option(
-    "--recipe",
-    "recipe_name",
-    default="demo",
-    show_default=True,
-    shell_complete=complete_recipes,
-    help="Shipped recipe or recipe file.",
-)
+@RECIPE
 @THREADS
 @click.option("--rounds", type=Whole(1, 1000), default=9, show_default=True, help="Most samples of each number.")
 def bench_generate(recipe_name: str, threads: int, rounds: int) -> None:
@@ -62,14 +63,7 @@ def bench_generate(recipe_name: str, threads: int, rounds: int) -> None:
 
 
 @bench.command("evaluate", epilog=examples("parakeet bench evaluate --threads 2"))
-@click.option(
-    "--recipe",
-    "recipe_name",
-    default="demo",
-    show_default=True,
-    shell_complete=complete_recipes,
-    help="Shipped recipe or recipe file.",
-)
+@RECIPE
 @THREADS
 @click.option("--rounds", type=Whole(1, 1000), default=9, show_default=True, help="Samples of each number.")
 def bench_evaluate(recipe_name: str, threads: int, rounds: int) -> None:
@@ -84,14 +78,7 @@ def bench_evaluate(recipe_name: str, threads: int, rounds: int) -> None:
 
 
 @bench.command("train", epilog=examples("parakeet bench train --recipe parakeet-378m --memory 11.2GiB"))
-@click.option(
-    "--recipe",
-    "recipe_name",
-    default="demo",
-    show_default=True,
-    shell_complete=complete_recipes,
-    help="Shipped recipe or recipe file.",
-)
+@RECIPE
 @click.option("--memory", default="", metavar="SIZE", help="Limit the GPU's memory: 11.2GiB.")
 @click.option("--rounds", type=Whole(1, 1000), help="Steps to time.  [default: 3, on a GPU 15]")
 @THREADS

@@ -51,8 +51,13 @@ class Subject:
     @cached_property
     def read_documents(self) -> np.ndarray:
         """Numbers of the training documents that were read once or more as a whole, without canaries."""
+        return np.flatnonzero((self.times_read >= 1) & self.natural)
+
+    @cached_property
+    def natural(self) -> np.ndarray:
+        """(training documents,) bool: those that are no canaries."""
         planted = [self.train.names.index(name) for name in self.planted_sources]
-        return np.flatnonzero((self.times_read >= 1) & ~np.isin(self.train.sources(), planted))
+        return ~np.isin(self.train.sources(), planted)
 
     def places(self, shards: TokenShards, documents: np.ndarray, rng: np.random.Generator) -> Places:
         """The excerpts of these documents of one split, in a random order."""
@@ -107,7 +112,7 @@ def measure(subject: Subject) -> dict[str, Any]:
     sample = held_out_sample(subject)
     bits, _ = subject.score(sample, "held-out bits per byte")
     figures = {
-        "read": {"documents": len(subject.read_documents), "of": len(subject.train)},
+        "read": {"documents": len(subject.read_documents), "of": int(subject.natural.sum())},
         "margin": measure_margin(subject, sample, bits),
         "extraction": measure_extraction(subject),
         "gap": measure_gap(subject, sample, bits),
