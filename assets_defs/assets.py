@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import json
-import re
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import dagster as dg
 from dagster._core.errors import DagsterPipesExecutionError
 from sqlalchemy.exc import SQLAlchemyError
 
+from assets_defs.keys import OWNER, asset_key, op_name, source_key
 from assets_defs.resources import ParakeetHome
 from parakeet.artifact import Artifact
 from parakeet.failures import explain
@@ -23,7 +23,6 @@ from parakeet.recipe import Recipe
 from parakeet.stage import ExternalFile, Figures, FigureTable, Markdown, PageLink, Picture, Stage
 from parakeet.stages import EXTERNAL_FILES, stages_of
 
-OWNER = "team:parakeet"
 DATA_GROUPS = ("sources", "corpus", "tokens")
 
 
@@ -39,23 +38,13 @@ def make_assets(recipe: Recipe) -> list[dg.AssetsDefinition]:
     return [*(_stage_asset(stage, recipe) for stage in stages_of(recipe)), *map(_file_asset, EXTERNAL_FILES)]
 
 
-def asset_key(name: str) -> dg.AssetKey:
-    """`source_files/books` is the asset `books` in the folder `source_files`."""
-    return dg.AssetKey(name.split("/"))
-
-
-def op_name(name: str) -> str:
-    """The name of an asset's op, which is its key in a run's config.
-
-    Dagster allows letters, digits and underscores. Its own replacement would give `a.b` and `a-b` one name.
-    """
-    return name if "/" not in name else re.sub(r"[^A-Za-z0-9]", lambda found: f"_{ord(found[0]):x}_", name)
-
-
 def _stage_asset(stage: Stage, recipe: Recipe) -> dg.AssetsDefinition:
     spec = dg.AssetSpec(
         asset_key(stage.name),
-        deps=[asset_key(name) for name in (*stage.inputs(recipe), *stage.after(recipe))],
+        deps=[
+            *(asset_key(name) for name in (*stage.inputs(recipe), *stage.after(recipe))),
+            *map(source_key, stage.local_sources(recipe)),
+        ],
         group_name=stage.group,
         description=f"{stage.summary}\n\n{stage.detail}".strip(),
         owners=[OWNER],

@@ -5,7 +5,8 @@ from typing import Any
 
 import dagster as dg
 
-from assets_defs.assets import asset_key, failures_explained
+from assets_defs.assets import failures_explained
+from assets_defs.keys import asset_key
 from assets_defs.resources import ParakeetHome
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe

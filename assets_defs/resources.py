@@ -7,6 +7,7 @@ from pathlib import Path
 import dagster as dg
 from filelock import FileLock
 
+from assets_defs.sources import changes
 from parakeet.artifact import Artifact
 from parakeet.home import home
 from parakeet.recipe import Recipe
@@ -63,6 +64,9 @@ def home_resource(recipe: Recipe, given: Mapping[str, Artifact] | None = None) -
                     allow_retries=False,
                 )
             context.instance.add_run_tags(context.run_id, {HOME_TAG: str(root), RECIPE_TAG: recipe.name})
+            # Before the first step, or `documents` would be recorded as made from an older version.
+            for change in changes(recipe, context.instance):
+                context.instance.report_runless_asset_event(change)
         path = run_lock(root, context.run_id)
         lock = FileLock(path)
         try:

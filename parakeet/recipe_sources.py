@@ -367,6 +367,11 @@ def remote_sources(sources: Iterable[SourceSettings]) -> list[RemoteSource]:
     return [source for source in sources if isinstance(source, RemoteSource)]
 
 
+def local_sources(sources: Iterable[SourceSettings]) -> tuple[str, ...]:
+    """Names of those whose files lie on this machine."""
+    return tuple(source.name for source in sources if isinstance(source, FileSource))
+
+
 def settings_for_reading(source: SourceSettings) -> dict[str, Any]:
     """What decides how a source's records are read. Where its files are is left out: their content is an input."""
     place = set(type(source).model_fields) - set(RecordSource.model_fields) if isinstance(source, RecordSource) else ()

@@ -147,6 +147,10 @@ class Stage(ABC):
         """Files outside the store that the stage reads, by label. Raises ParakeetError if one is missing."""
         return {}
 
+    def local_sources(self, recipe: Recipe) -> tuple[str, ...]:
+        """Names of the sources and evaluation sets whose `files` it reads, without looking for the files."""
+        return ()
+
     def files_before(self, recipe: Recipe, root: Path) -> dict[str, Path]:
         """The files as the `valid_versions` listed them; a path that they refused has none."""
         return self.files(recipe, root)

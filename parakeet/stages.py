@@ -138,8 +138,14 @@ class Build:
         """The same, or a ParakeetError that says what to run."""
         artifact = self.find(name)
         if artifact is None:
+            first = next(one for one in (*self.upstream(name), name) if self.find(one) is None)
+            stage = self.stage(first)
+            made = bool(self.store.directories(stage.folder or first))
+            reason = "its settings or its files have changed since it was made" if made else "it was never made"
             raise ParakeetError(
-                f"{name} has not been made for recipe {self.recipe.name}. Run the same build with: --select {name}"
+                f"{first} is out of date for recipe {self.recipe.name}: {reason}. In Dagster, choose Materialize for "
+                f'the selection +key:"{name}" and for this asset, which makes all that is out of date. In a shell, run '
+                f"the same build with: --select {name}"
             )
         return artifact
 

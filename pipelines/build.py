@@ -11,7 +11,7 @@ from dagster._core.events import DagsterEvent
 from dagster._core.execution.plan.objects import UserFailureData
 from dagster._utils.error import SerializableErrorInfo
 
-from assets_defs.assets import asset_key, op_name
+from assets_defs.keys import asset_key, op_name
 from assets_defs.resources import RECIPE_TAG
 from parakeet.errors import INTERRUPTED, ParakeetError
 from parakeet.failures import explain_unforeseen
@@ -40,7 +40,7 @@ def run_build(
     defs = make_definitions(recipe)
     chosen = dg.AssetSelection.assets(*map(asset_key, select)).upstream() if select else DATA | MODEL
     graph = defs.get_repository_def().asset_graph
-    keys = (chosen | dg.AssetSelection.assets(*map(asset_key, force))).resolve(graph)
+    keys = (chosen | dg.AssetSelection.assets(*map(asset_key, force))).materializable().resolve(graph)
     for stage in stages_of(recipe):
         if asset_key(stage.name) in keys:
             stage.check_requirements(recipe)

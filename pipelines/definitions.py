@@ -8,11 +8,12 @@ from assets_defs.assets import make_assets
 from assets_defs.checks import make_checks
 from assets_defs.pipes import ObservingMessageReader
 from assets_defs.resources import home_resource
+from assets_defs.sources import make_sources
 from parakeet.artifact import Artifact
 from parakeet.home import home
 from parakeet.recipe import Recipe
 from parakeet.stages import active_recipe
-from pipelines import jobs, schedules, sensors
+from pipelines import jobs, observing, schedules, sensors
 
 TERMINATION_TIMEOUT_SECONDS = 300
 """How long a trainer may take to save when its run is ended. Dagster's 20 s would leave it behind as an orphan."""
@@ -21,11 +22,11 @@ TERMINATION_TIMEOUT_SECONDS = 300
 def make_definitions(recipe: Recipe, given: Mapping[str, Artifact] | None = None) -> dg.Definitions:
     """Assets, checks, jobs, schedules and sensors for a recipe. Artefacts that are `given` are taken as they are."""
     return dg.Definitions(
-        assets=make_assets(recipe),
+        assets=[*make_assets(recipe), *make_sources(recipe)],
         asset_checks=make_checks(recipe),
         jobs=[jobs.prepare_data, jobs.train_model, jobs.full_build, jobs.import_original],
         schedules=[schedules.weekly_retraining],
-        sensors=[sensors.new_source_files, sensors.lost_runs],
+        sensors=[sensors.new_source_files, sensors.lost_runs, observing.source_files_seen],
         resources={
             "parakeet_home": home_resource(recipe, given),
             "trainer": dg.PipesSubprocessClient(

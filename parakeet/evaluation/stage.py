@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from parakeet.artifact import Artifact
-from parakeet.benchmark_files import benchmark_files
+from parakeet.benchmark_files import benchmark_files, set_name, tasks_of
 from parakeet.evaluation.base import Metric, measured
 from parakeet.formatting import format_percent
 from parakeet.recipe import Recipe
@@ -31,6 +31,10 @@ class EvaluationStage(Stage):
     def files(self, recipe: Recipe, root: Path) -> dict[str, Path]:
         """The data of the benchmarks."""
         return {f"benchmark/{file.task}/{file.split}": file.path for file in benchmark_files(recipe)}
+
+    def local_sources(self, recipe: Recipe) -> tuple[str, ...]:
+        benchmarks = recipe.evaluation.benchmarks
+        return () if benchmarks is None else tuple(map(set_name, tasks_of(benchmarks)))
 
     def check_requirements(self, recipe: Recipe) -> None:
         if recipe.evaluation.benchmarks:

@@ -12,7 +12,7 @@ from parakeet.data.reading.earlier_files import earlier_files
 from parakeet.data.reading.stage import DocumentsStage, local_files
 from parakeet.data.tokens.stages import PackingPlanStage
 from parakeet.recipe import Recipe
-from parakeet.recipe_sources import remote_sources, settings_of, source_stage
+from parakeet.recipe_sources import local_sources, remote_sources, settings_of, source_stage
 from parakeet.stage import Figures, MakeContext, Markdown, PageLink, Stage
 
 
@@ -33,6 +33,9 @@ class DataCardStage(Stage):
 
     def files(self, recipe: Recipe, root: Path) -> dict[str, Path]:
         return local_files([*recipe.sources, *searched_sets(recipe).sets])
+
+    def local_sources(self, recipe: Recipe) -> tuple[str, ...]:
+        return local_sources([*recipe.sources, *searched_sets(recipe, located=False).sets])
 
     def files_before(self, recipe: Recipe, root: Path) -> dict[str, Path]:
         return earlier_files([*recipe.sources, *searched_sets(recipe).sets])

@@ -9,7 +9,7 @@ from parakeet.benchmark_files import searched_sets
 from parakeet.data.reading.earlier_files import earlier_files
 from parakeet.data.reading.stage import local_files
 from parakeet.recipe import Recipe
-from parakeet.recipe_sources import remote_sources, settings_for_reading, settings_of, source_stage
+from parakeet.recipe_sources import local_sources, remote_sources, settings_for_reading, settings_of, source_stage
 from parakeet.stage import Figures, FigureTable, MakeContext, Stage, dropped_table
 
 
@@ -29,6 +29,9 @@ class CleanDocumentsStage(Stage):
 
     def files(self, recipe: Recipe, root: Path) -> dict[str, Path]:
         return local_files(list(searched_sets(recipe).sets))
+
+    def local_sources(self, recipe: Recipe) -> tuple[str, ...]:
+        return local_sources(searched_sets(recipe, located=False).sets)
 
     def files_before(self, recipe: Recipe, root: Path) -> dict[str, Path]:
         return earlier_files(searched_sets(recipe).sets)

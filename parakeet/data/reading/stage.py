@@ -7,7 +7,7 @@ from typing import Any
 from parakeet.artifact import Artifact
 from parakeet.data.reading.earlier_files import earlier_files
 from parakeet.recipe import Recipe
-from parakeet.recipe_sources import FileSource, remote_sources, settings_for_reading, source_stage
+from parakeet.recipe_sources import FileSource, local_sources, remote_sources, settings_for_reading, source_stage
 from parakeet.stage import Figures, FigureTable, MakeContext, Stage
 
 
@@ -40,6 +40,9 @@ class DocumentsStage(Stage):
 
     def files(self, recipe: Recipe, root: Path) -> dict[str, Path]:
         return local_files(list(recipe.sources))
+
+    def local_sources(self, recipe: Recipe) -> tuple[str, ...]:
+        return local_sources(recipe.sources)
 
     def files_before(self, recipe: Recipe, root: Path) -> dict[str, Path]:
         return earlier_files(recipe.sources)

@@ -1,0 +1,83 @@
+"""Local sources in the graph: what of them Dagster knows, and how it learns of a change.
+
+They are external assets: nothing makes them here. A materialization that is only reported gives each its data version,
+and whatever was made from another version is out of date. A sensor reports between runs, and each run as it starts: a
+step reads the versions of its inputs before it begins. Dagster's `observable_source_asset` is in beta, and would be a
+step of its own in a run. Of an external asset that is not observable, Dagster 1.13 ignores observations.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+
+from assets_defs.keys import OWNER, source_key
+from parakeet.benchmark_files import searched_sets
+from parakeet.data.reading.stage import local_files
+from parakeet.errors import ParakeetError
+from parakeet.formatting import counted, format_bytes
+from parakeet.recipe import Recipe
+from parakeet.recipe_sources import FileSource
+from parakeet.stages import stages_of
+
+VERSION_TAG, GIVEN_TAG = "dagster/data_version", "dagster/data_version_is_user_provided"
+
+
+def make_sources(recipe: Recipe) -> list[dg.AssetSpec]:
+    """One external asset for each local source or evaluation set that a stage of the recipe reads."""
+    wanted = sorted({name for stage in stages_of(recipe) for name in stage.local_sources(recipe)})
+    return [
+        dg.AssetSpec(
+            source_key(name),
+            group_name="sources",
+            owners=[OWNER],
+            kinds={"file"},
+            description=f"The files of the source {name}, where the recipe says that they are. Parakeet only reads "
+            "them.\n\nThe data version changes when a file is added, removed, resized or written to.",
+        )
+        for name in wanted
+    ]
+
+
+def changes(recipe: Recipe, instance: dg.DagsterInstance) -> Iterator[dg.AssetMaterialization]:
+    """A new version of each local source whose files are not as Dagster last saw them.
+
+    The version is a hash of names, sizes and times of the last change. Contents would be exact, but a sensor would
+    read gigabytes at a tick. A file that was only touched makes `documents` out of date until the next build, which
+    finds its hash unchanged and makes nothing. A source that cannot be read counts as one without files.
+    """
+    try:
+        sets = searched_sets(recipe).sets
+    except ParakeetError:  # the folder of the benchmarks
+        sets = recipe.decontamination.sets
+    for source in (*recipe.sources, *sets):
+        if not isinstance(source, FileSource):
+            continue
+        files, told = {}, ""
+        try:
+            files = {label: path.stat() for label, path in sorted(local_files([source]).items())}
+        except (ParakeetError, OSError) as error:
+            told = str(error)
+        states = [(label, status.st_size, status.st_mtime_ns) for label, status in files.items()]
+        version = hashlib.sha256(json.dumps(states).encode()).hexdigest()[:16]
+        if version == last_version(instance, source.name):
+            continue
+        n_bytes = sum(status.st_size for status in files.values())
+        metadata: dict[str, Any] = {"files": len(files), "size_mib": round(n_bytes / 2**20, 3)}
+        if files:
+            metadata["changed"] = dg.MetadataValue.timestamp(max(status.st_mtime for status in files.values()))
+        yield dg.AssetMaterialization(
+            source_key(source.name),
+            description=told or f"{counted(len(files), 'file')}, {format_bytes(n_bytes)}",
+            metadata={**metadata, "path": dg.MetadataValue.path(source.path)},
+            tags={VERSION_TAG: version, GIVEN_TAG: "true"},
+        )
+
+
+def last_version(instance: dg.DagsterInstance, name: str) -> str | None:
+    """The data version that Dagster has of a source; None if it has never seen it."""
+    event = instance.get_latest_materialization_event(source_key(name))
+    materialization = event.asset_materialization if event is not None else None
+    return (materialization.tags or {}).get(VERSION_TAG) if materialization is not None else None
