@@ -1,26 +1,24 @@
 """One asset for each stage of a recipe: built if its fingerprint is new, else found."""
 
-import base64
 import hashlib
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 from dagster._core.errors import DagsterPipesExecutionError
 from sqlalchemy.exc import SQLAlchemyError
 
 from assets_defs.keys import OWNER, asset_key, op_name, source_key
-from assets_defs.resources import ParakeetHome
+from assets_defs.metadata import metadata_of, record_of
+from assets_defs.resources import FINGERPRINT_TAG, RECIPE_TAG, ParakeetHome
 from parakeet.artifact import Artifact
 from parakeet.failures import explain
-from parakeet.formatting import markdown_table
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
-from parakeet.stage import ExternalFile, Figures, FigureTable, Markdown, PageLink, Picture, Stage
+from parakeet.stage import ExternalFile, Stage
 from parakeet.stages import EXTERNAL_FILES, stages_of
 
 DATA_GROUPS = ("sources", "corpus", "tokens")
@@ -62,15 +60,16 @@ def _stage_asset(stage: Stage, recipe: Recipe) -> dg.AssetsDefinition:
         trainer: dg.PipesSubprocessClient,
     ) -> dg.MaterializeResult:
         with failures_explained(f"making {stage.name}", parakeet_home.root):
-            artifact = _ensure(context, parakeet_home, trainer, stage, config)
-            shown: Figures = {
-                **stage.figures(artifact),
-                "path": artifact.path,
-                "fingerprint": artifact.fingerprint,
-                "bytes": artifact.n_bytes,
-                "seconds": artifact.manifest["seconds"],
-            }
-            return dg.MaterializeResult(metadata=_metadata(shown), data_version=dg.DataVersion(artifact.content))
+            artifact, made = _ensure(context, parakeet_home, trainer, stage, config)
+            name = parakeet_home.recipe.name
+            # Not as metadata of the result: Dagster would store that a second time, with the step's output.
+            context.add_asset_metadata(
+                metadata_of(stage.figures(artifact), name, made) | record_of(artifact, made, name)
+            )
+            return dg.MaterializeResult(
+                data_version=dg.DataVersion(artifact.content),
+                tags={RECIPE_TAG: name, FINGERPRINT_TAG: artifact.fingerprint},
+            )
 
     return asset
 
@@ -83,12 +82,15 @@ def _file_asset(file: ExternalFile) -> dg.AssetsDefinition:
         owners=[OWNER],
         kinds=set(file.kinds),
     )
-    def asset(config: StageConfig, parakeet_home: dg.ResourceParam[ParakeetHome]) -> dg.MaterializeResult:
+    def asset(
+        context: dg.AssetExecutionContext, config: StageConfig, parakeet_home: dg.ResourceParam[ParakeetHome]
+    ) -> dg.MaterializeResult:
         progress = Progress()
         with failures_explained(f"fetching {file.name}", parakeet_home.root):
             found = file.obtain(parakeet_home.recipe, parakeet_home.root, progress, config.force)
             progress.say(f"{file.name:<24}{found.how:<18}{found.headline}")
-            return dg.MaterializeResult(metadata=_metadata(found.figures), data_version=dg.DataVersion(found.sha256))
+            context.add_asset_metadata(metadata_of(found.figures, parakeet_home.recipe.name))
+            return dg.MaterializeResult(data_version=dg.DataVersion(found.sha256))
 
     return asset
 
@@ -99,7 +101,7 @@ def _ensure(
     trainer: dg.PipesSubprocessClient,
     stage: Stage,
     config: StageConfig,
-) -> Artifact:
+) -> tuple[Artifact, bool]:
     def launch(command: Sequence[str]) -> str | None:
         try:
             trainer.run(context=context, command=list(command))
@@ -118,7 +120,7 @@ def _ensure(
         raise
     how = f"made in {artifact.manifest['seconds']:,.1f} s" if made else "up to date"
     progress.say(f"{stage.name:<24}{how:<18}{stage.headline(artifact.counts)}")
-    return artifact
+    return artifact, made
 
 
 @contextmanager
@@ -139,22 +141,3 @@ def code_version(stage: Stage, recipe: Recipe) -> str:
     """The stage's version and a hash of what it reads of the recipe: what makes the asset stale."""
     settings = json.dumps(stage.settings(recipe), sort_keys=True)
     return f"{stage.version}-{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
-
-
-def _metadata(figures: Figures) -> dict[str, Any]:
-    names = {"row_count": "dagster/row_count"}
-    return {names.get(name, name): _metadata_value(value) for name, value in figures.items()}
-
-
-def _metadata_value(value: Any) -> Any:
-    if isinstance(value, FigureTable):
-        return dg.MetadataValue.md(markdown_table(value.columns, value.rows))
-    if isinstance(value, Markdown):
-        return dg.MetadataValue.md(value.text)
-    if isinstance(value, PageLink):
-        return dg.MetadataValue.url(value.path.as_uri())
-    if isinstance(value, Picture):
-        # Inside the metadata itself, so that it outlives the file.
-        encoded = base64.b64encode(value.path.read_bytes()).decode()
-        return dg.MetadataValue.md(f"![{value.path.stem.replace('_', ' ')}](data:image/png;base64,{encoded})")
-    return dg.MetadataValue.path(str(value)) if isinstance(value, Path) else value

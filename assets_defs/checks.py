@@ -7,6 +7,7 @@ import dagster as dg
 
 from assets_defs.assets import failures_explained
 from assets_defs.keys import asset_key
+from assets_defs.metadata import metadata_of
 from assets_defs.resources import ParakeetHome
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
@@ -27,7 +28,8 @@ def _stage_check(stage: Stage, check: Check) -> dg.AssetChecksDefinition:
             build = parakeet_home.build()
             verdict = check.run(build.artifact(stage.name), build.inputs(stage.name))
         severity = dg.AssetCheckSeverity.ERROR if check.blocking else dg.AssetCheckSeverity.WARN
-        return _result(verdict.passed, verdict.description, verdict.figures or {}, severity)
+        figures = metadata_of(verdict.figures or {}, parakeet_home.recipe.name)
+        return _result(verdict.passed, verdict.description, figures, severity)
 
     return checked
 

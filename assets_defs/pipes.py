@@ -1,4 +1,4 @@
-"""The trainer's figures as observations of the asset, while it trains.
+"""The trainer's figures as observations of the asset, while it trains. The trainer bounds their number.
 
 Dagster's own reader keeps custom messages until the process ends; a training takes weeks.
 """
@@ -9,6 +9,8 @@ from typing import Any
 
 import dagster as dg
 from dagster_pipes import PipesMessage, PipesParams
+
+from assets_defs.metadata import metadata_of
 
 FIGURES = (
     "step",
@@ -44,7 +46,7 @@ class _Observer(dg.PipesMessageHandler):
             self._handler.handle_message(message)
             return
         try:
-            metadata = _metadata(payload["values"])
+            metadata = _metadata(payload["values"], str(payload.get("recipe", "")))
             self._context.log_event(dg.AssetObservation(asset_key=self._context.asset_key, metadata=metadata))
         # An exception here, of a locked database say, would end the thread that reads all of the trainer's messages.
         except Exception as error:
@@ -53,7 +55,7 @@ class _Observer(dg.PipesMessageHandler):
             )
 
 
-def _metadata(figures: Mapping[str, Any]) -> dict[str, Any]:
+def _metadata(figures: Mapping[str, Any], recipe: str) -> dict[str, Any]:
     """What was measured. The share of a GPU's peak speed is 'unknown', not 0, if its peak is in no table."""
     known = {name: figures[name] for name in FIGURES if figures.get(name) is not None}
-    return known if "mfu" in known else known | {"mfu": "unknown"}
+    return metadata_of(known if "mfu" in known else known | {"mfu": "unknown"}, recipe)

@@ -19,6 +19,9 @@ HOME_TAG = "parakeet/home"
 RECIPE_TAG = "parakeet/recipe"
 """Tag of every run: the name of the recipe that it builds."""
 
+FINGERPRINT_TAG = "parakeet/fingerprint"
+"""Tag of every materialization: the fingerprint of the artefact."""
+
 RUN_LOCKS = Path(".locks") / "runs"
 
 

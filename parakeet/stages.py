@@ -82,7 +82,7 @@ class Build:
         """What has to be made for a stage. Raises ParakeetError if one of its inputs has not been made."""
         stage = self.stage(name)
         root = self.store.root
-        inputs = {upstream: self.artifact(upstream) for upstream in stage.inputs(self.recipe)}
+        inputs = {upstream: self.artifact(upstream, name) for upstream in stage.inputs(self.recipe)}
         paths = stage.files(self.recipe, root)
         paths_before = stage.files_before(self.recipe, root) if stage.valid_versions else paths
         hashed = self._hashes.hashed([*{*paths.values(), *paths_before.values()}])
@@ -134,8 +134,8 @@ class Build:
             self._found[name] = artifact
         return self._found[name]
 
-    def artifact(self, name: str) -> Artifact:
-        """The same, or a ParakeetError that says what to run."""
+    def artifact(self, name: str, wanted: str = "") -> Artifact:
+        """The same, or a ParakeetError that says what to run to have it, or the stage `wanted` that reads it."""
         artifact = self.find(name)
         if artifact is None:
             first = next(one for one in (*self.upstream(name), name) if self.find(one) is None)
@@ -143,9 +143,9 @@ class Build:
             made = bool(self.store.directories(stage.folder or first))
             reason = "its settings or its files have changed since it was made" if made else "it was never made"
             raise ParakeetError(
-                f"{first} is out of date for recipe {self.recipe.name}: {reason}. In Dagster, choose Materialize for "
-                f'the selection +key:"{name}" and for this asset, which makes all that is out of date. In a shell, run '
-                f"the same build with: --select {name}"
+                f"{first} is out of date for recipe {self.recipe.name}: {reason}. In Dagster, select "
+                f'+key:"{wanted or name}" and materialize all of it: what is up to date is not made again. In a shell, '
+                f"run the same build with: --select {wanted or name}"
             )
         return artifact
 

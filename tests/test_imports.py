@@ -65,6 +65,7 @@ FOUNDATIONS = (
     "learning_rate",
     "stage",
     "pages",
+    "page_server",
     "hashes",
     "home",
     "locking",

@@ -44,8 +44,8 @@ class ReportStage(Stage):
         page = (artifact.path / HTML_FILE).resolve()
         return {
             **artifact.counts["figures"],
-            "page": page,
-            "page_url": PageLink(page),
+            "page": PageLink(page),
+            "page_file": page,
             "scores": Picture(artifact.path / PICTURE_FILE),
             "report": Markdown((artifact.path / MARKDOWN_FILE).read_text(encoding="utf-8")),
         }

@@ -106,6 +106,7 @@ class TrainingLogger:
         self.progress = progress
         self.events_file = job.run / EVENTS_FILE
         self._reporter = reporter
+        reporter.recipe = job.recipe.name
         self._leads = leads
         self._log = RunLog(job.run, progress)
         tensorboard = leads and job.recipe.training.tensorboard
@@ -121,7 +122,7 @@ class TrainingLogger:
         if not self._leads:
             return
         self._log.step(record)
-        self._reporter.metrics(record)
+        self._reporter.metrics(record, total)
         if self._tensorboard is not None:
             self._tensorboard.step(record)
         if self._heartbeat is not None:
@@ -556,7 +557,9 @@ class TensorBoardWriter:
 # --- Dagster, if it started this process.
 
 SECONDS_BETWEEN_OBSERVATIONS = 30.0
-"""An observation takes 13 ms and 5 kB in Dagster's history: 100 MB a week. `metrics.jsonl` has every step."""
+"""Less often than that, a person watches a terminal in vain."""
+MOST_OBSERVATIONS = 500
+"""Of one training, whatever it takes. Each is 5 kB in Dagster's history; `metrics.jsonl` has every step."""
 AVERAGED = ("loss", "gradient_norm", "mfu")
 """Figures that Dagster gets as means over the steps since the last message."""
 
@@ -564,21 +567,29 @@ AVERAGED = ("loss", "gradient_norm", "mfu")
 class DagsterReporter:
     """Sends messages and observations to Dagster through its pipes; without pipes it does nothing.
 
-    Observations are sent at most every 30 s, as means over the steps since the last one. Skipped steps count in no
-    mean. A validation loss is sent once, with the next observation.
+    Observations are sent at most every 30 s and `MOST_OBSERVATIONS` times in a training, evenly over its steps, as
+    means over the steps since the last one. Skipped steps count in no mean. A validation loss is sent once, with the
+    next observation. `recipe` is the name of what is trained.
     """
+
+    recipe = ""
 
     def __init__(self, pipes: "PipesContext | None" = None) -> None:
         self._pipes = pipes
         self._sent: float | None = None
+        self._part = -1
         self._records: list[StepRecord] = []
 
-    def metrics(self, record: StepRecord) -> None:
-        """Called for each step."""
+    def metrics(self, record: StepRecord, total: int) -> None:
+        """Called for each step, of `total` steps."""
         if self._pipes is None:
             return
         self._records.append(record)
-        if self._sent is None or time.monotonic() - self._sent >= SECONDS_BETWEEN_OBSERVATIONS:
+        late = self._sent is None or time.monotonic() - self._sent >= SECONDS_BETWEEN_OBSERVATIONS
+        part = record.step * MOST_OBSERVATIONS // max(1, total)
+        # After a rollback the part is an earlier one: that is sent too.
+        if late and part != self._part:
+            self._part = part
             self.send()
 
     def event(self, text: str) -> None:
@@ -589,7 +600,8 @@ class DagsterReporter:
     def send(self) -> None:
         """Send the steps since the last observation, if there are any."""
         if self._pipes is not None and self._records:
-            self._pipes.report_custom_message({"kind": "metrics", "values": _observation(self._records)})
+            values = _observation(self._records)
+            self._pipes.report_custom_message({"kind": "metrics", "recipe": self.recipe, "values": values})
             self._records.clear()
             self._sent = time.monotonic()
 

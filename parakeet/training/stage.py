@@ -181,7 +181,7 @@ class CheckpointStage(Stage):
     def figures(self, artifact: Artifact) -> Figures:
         shown = {name: artifact.counts[key] for key, name in SHOWN.items() if artifact.counts.get(key) is not None}
         files = {"metrics": artifact.path / METRICS_FILE, "loss_curve": Picture(artifact.path / CURVE_FILE)}
-        return {"mfu": "unknown", **shown, **files}
+        return {**shown, **({} if "mfu" in shown else {"mfu": "unknown"}), **files}
 
     def checks(self) -> tuple[Check, ...]:
         summary = "Every weight is finite and the loss has fallen from where it began."
@@ -189,13 +189,13 @@ class CheckpointStage(Stage):
 
 
 SHOWN = {
-    "parameters": "parameters",
-    "steps": "steps",
-    "tokens": "tokens",
     "final_loss": "final_loss",
     "validation_loss": "validation_loss",
-    "tokens_per_second": "tokens_per_second",
+    "tokens": "tokens",
+    "steps": "steps",
+    "parameters": "parameters",
     "seconds": "training_seconds",
+    "tokens_per_second": "tokens_per_second",
     "mfu": "mfu",
     "memory_bytes": "peak_memory_bytes",
     "forecast_bytes": "forecast_memory_bytes",

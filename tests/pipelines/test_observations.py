@@ -1,18 +1,34 @@
 """The trainer's figures in Dagster while it trains, and not only when it has ended."""
 
+import itertools
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
 import pytest
 
 from parakeet.recipe_file import load_recipe
+from parakeet.training import logging
+from parakeet.training.logging import MOST_OBSERVATIONS, DagsterReporter, StepRecord
 from pipelines.definitions import make_definitions
 
+COMMON: dict[str, Any] = {
+    "tokens": 256,
+    "gradient_norm": 1.5,
+    "learning_rate": 1e-3,
+    "sequence_length": 32,
+    "seconds": 0.5,
+    "data_seconds": 0.0,
+    "mfu": None,
+    "mfu_palm": None,
+    "tokens_per_second": 512.0,
+    "memory_bytes": 1 << 20,
+}
 CHECKPOINT = dg.AssetKey("checkpoint")
 
 TRAINER = """
@@ -25,14 +41,15 @@ seen = Path(sys.argv[1])
 common = {"gradient_norm": 1.5, "learning_rate": 1e-3, "sequence_length": 32, "seconds": 0.5, "data_seconds": 0.0,
           "mfu_palm": None, "tokens_per_second": 512.0, "memory_bytes": 1 << 20}
 with open_reporter() as reporter:
+    reporter.recipe = "demo"
     reporter.event("Resuming from step 1.")
-    reporter.metrics(StepRecord(step=2, tokens=512, loss=6.0, mfu=None, **common))
+    reporter.metrics(StepRecord(step=2, tokens=512, loss=6.0, mfu=None, **common), 5)
     while not seen.exists():
         time.sleep(0.01)
     reporter.event("Checkpoint of step 2 saved.")
-    reporter.metrics(StepRecord(step=3, tokens=768, loss=5.0, mfu=0.25, validation_loss=5.5, **common))
-    reporter.metrics(StepRecord(step=4, tokens=1024, loss=float("nan"), mfu=0.25, skipped="not finite", **common))
-    reporter.metrics(StepRecord(step=5, tokens=1280, loss=4.0, mfu=0.25, **common))
+    reporter.metrics(StepRecord(step=3, tokens=768, loss=5.0, mfu=0.25, validation_loss=5.5, **common), 5)
+    reporter.metrics(StepRecord(step=4, tokens=1024, loss=float("nan"), mfu=0.25, skipped="not finite", **common), 5)
+    reporter.metrics(StepRecord(step=5, tokens=1280, loss=4.0, mfu=0.25, **common), 5)
 """
 
 
@@ -47,7 +64,7 @@ def observations(instance: dg.DagsterInstance) -> list[dict[str, Any]]:
     """Metadata of each, oldest first."""
     found = instance.fetch_observations(CHECKPOINT, limit=100).records
     metadata = [record.asset_observation.metadata for record in found if record.asset_observation is not None]
-    return [{name: value.value for name, value in one.items()} for one in reversed(metadata)]
+    return [{name.removesuffix(" (demo)"): value.value for name, value in one.items()} for one in reversed(metadata)]
 
 
 def run_trainer(instance: dg.DagsterInstance, script: str, *arguments: str) -> dg.ExecuteInProcessResult:
@@ -79,7 +96,14 @@ def test_metrics_are_observed_while_the_trainer_runs(instance: dg.DagsterInstanc
     result = run_trainer(instance, TRAINER, str(seen))
     watcher.join()
     assert result.success
-    first = {"step": 2, "tokens": 512, "loss": 6.0, "tokens_per_second": 512.0, "mfu": "unknown", "learning_rate": 1e-3}
+    first = {
+        "step": 2,
+        "tokens": 512,
+        "loss": 6.0,
+        "tokens_per_second": 512.0,
+        "mfu": "unknown",
+        "learning_rate": 1e-3,
+    }
     assert while_running == [first | {"gradient_norm": 1.5}]
     assert observations(instance)[1:] == [
         {
@@ -113,3 +137,17 @@ with open_dagster_pipes() as pipes:
     logged = [entry.user_message for entry in instance.all_logs(result.run_id)]
     assert "still here" in logged
     assert any("observation of checkpoint was lost" in line for line in logged)
+
+
+def test_a_training_of_any_length_is_observed_a_bounded_number_of_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging, "SECONDS_BETWEEN_OBSERVATIONS", 0.0)
+    for total in (3, 499, 500, 501, 40_000):
+        sent: list[dict[str, Any]] = []
+        reporter = DagsterReporter(SimpleNamespace(report_custom_message=sent.append))  # type: ignore[arg-type]
+        for step in range(1, total + 1):
+            reporter.metrics(StepRecord(step=step, loss=1.0, **COMMON), total)
+        reporter.send()
+        assert min(total, 400) <= len(sent) <= MOST_OBSERVATIONS + 1
+        steps = [one["values"]["step"] for one in sent]
+        assert steps[-1] == total
+        assert max(later - earlier for earlier, later in itertools.pairwise([0, *steps])) <= total / 500 + 1

@@ -69,8 +69,8 @@ class DataCardStage(Stage):
         page = (artifact.path / HTML_FILE).resolve()
         shown = ("sources", "documents", "tokens", "held_out_tokens", "licences", "unknown_licences", "unaccounted")
         return {
-            "page": page,
-            "page_url": PageLink(page),
+            "page": PageLink(page),
+            "page_file": page,
             "card": Markdown((artifact.path / MARKDOWN_FILE).read_text(encoding="utf-8")),
             **{name: artifact.counts[name] for name in shown},
         }
