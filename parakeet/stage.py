@@ -9,11 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from parakeet.artifact import Artifact
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
+
+if TYPE_CHECKING:
+    from parakeet.stages import Build
 
 Launch = Callable[[Sequence[str]], str | None]
 """Runs a command to its end. Returns None if it succeeded, else a few words on how it ended."""
@@ -127,6 +130,8 @@ class Stage(ABC):
     """The artefact's file with examples of what the stage dropped; empty if it drops nothing."""
     is_model: bool = False
     """Whether the artefact is a model to chat with, which `parakeet clean` never removes."""
+    has_latest: bool = True
+    """Whether links in the folder follow the artefact that was built last; those to releases move by promotion."""
 
     switch: str = ""
     """The key of a recipe that turns the stage on or off; empty if every build has it."""
@@ -200,6 +205,9 @@ class Stage(ABC):
 
     def checks(self) -> tuple[Check, ...]:
         return ()
+
+    def conclude(self, build: "Build", artifact: Artifact, progress: Progress) -> None:  # noqa: B027 (most have none)
+        """What follows each time the artefact is there, whether it was made now or found."""
 
 
 @dataclass(frozen=True)
