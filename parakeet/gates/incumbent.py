@@ -1,25 +1,25 @@
-"""Which release a new one is compared with."""
+"""Which release a new one is compared with, and whether what the gates say of it still counts."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from parakeet.artifact import Artifact, Store
-from parakeet.release.history import decision_on
-from parakeet.release.promotion import incumbent
+from parakeet.artifact import Artifact
+from parakeet.release.history import FORCED, PROMOTED, Decision, decision_on
+from parakeet.release.promotion import BEFORE_GATES, compared_with, incumbent
 
 
-def compared_release(root: Path, recipe_name: str, release: Artifact, settings: Mapping[str, Any]) -> str | None:
-    """Name of the folder of the release to compare with. None: there is none. Its own name: it is promoted already.
+def compared_release(root: Path, recipe: str, release: Artifact) -> str | None:
+    """Name of the folder of the release to compare with. None without one.
 
-    Once the release is decided, it is the one of the comparison that decided it under these `settings`, so that a later
-    build finds that comparison.
+    The release's own name if it is the promoted one and was never compared: there were no gates then.
     """
-    if decision_on(root, release.path.name) is not None:
-        for made in reversed(Store(root).artifacts("comparison", release=release.content)):
-            compared = dict(made.manifest["settings"])
-            before = compared.pop("incumbent", None)
-            if made.counts["release"] == release.path.name and compared == settings:
-                return None if before is None else str(before)
-    promoted = incumbent(root, recipe_name)
-    return None if promoted is None else promoted.resolve().name
+    name, promoted, decision = release.path.name, incumbent(root, recipe), decision_on(root, release.path.name)
+    if promoted is not None and promoted.name == name and (decision is None or BEFORE_GATES in decision.reasons):
+        return name
+    before = compared_with(root, release, recipe)
+    return None if before is None else before.name
+
+
+def standing_promotion(root: Path, release: str) -> Decision | None:
+    """The decision by which a release was promoted, if that is the last one on it. No gate takes it back."""
+    decision = decision_on(root, release)
+    return decision if decision is not None and decision.action in (PROMOTED, FORCED) else None

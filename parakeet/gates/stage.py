@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from parakeet.artifact import Artifact
-from parakeet.gates.incumbent import compared_release
+from parakeet.formatting import format_time
+from parakeet.gates.incumbent import compared_release, standing_promotion
+from parakeet.home import release_folder
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.recipe_sources import settings_of
+from parakeet.release.history import REFUSED
+from parakeet.release.promotion import Judgement, refuse
 from parakeet.stage import Check, Figures, FigureTable, MakeContext, Picture, Stage, Verdict
 
 COMPARISON_FILE = "comparison.json"
@@ -51,7 +55,7 @@ class ComparisonStage(Stage):
 
     def settings_of_store(self, recipe: Recipe, root: Path, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
         """The release to compare with."""
-        return {"incumbent": compared_release(root, recipe.name, inputs["release"], self.settings(recipe))}
+        return {"incumbent": compared_release(root, recipe.name, inputs["release"])}
 
     def expected_bytes(self, recipe: Recipe, inputs: Mapping[str, Artifact], file_bytes: int, root: Path) -> int:
         return 4 * recipe.evaluation.max_bytes * len(recipe.sources) + (1 << 20)
@@ -63,13 +67,14 @@ class ComparisonStage(Stage):
         return make_comparison(context, of_store["incumbent"])
 
     def conclude(self, recipe: Recipe, root: Path, artifact: Artifact, progress: Progress) -> None:
-        """Say which gates failed, and record the refusal once: Dagster skips the promotion after a failed check."""
-        from parakeet.gates.refusal import record_refusal
-
-        if refused := failed_gates(artifact):
-            record_refusal(root, recipe, artifact, refused)
-            for gate in refused:
-                progress.say(f"{artifact.counts['release']} is not promoted ({gate['name']}): {gate['reason']}")
+        """Record a refusal, once, and say why: Dagster skips the promotion after a failed check."""
+        judgement = judgement_of(artifact)
+        if not judgement.reasons:
+            return
+        decision = refuse(root, Artifact.open(release_folder(root) / judgement.release), judgement)
+        if decision.action == REFUSED:
+            for reason in judgement.reasons:
+                progress.say(f"{judgement.release} is not promoted: {reason}")
 
     def headline(self, counts: Mapping[str, Any]) -> str:
         if refused := [gate["name"] for gate in counts["gates"] if not gate["passed"]]:
@@ -92,12 +97,21 @@ class ComparisonStage(Stage):
         return tuple(Check(name, asks, partial(_verdict, name), blocking=True) for name, asks in GATES.items())
 
 
-def failed_gates(artifact: Artifact) -> list[dict[str, Any]]:
-    """The gates that a release failed: {"name", "passed", "found", "bound", "reason"} each."""
-    return [gate for gate in artifact.counts["gates"] if not gate["passed"]]
+def judgement_of(comparison: Artifact) -> Judgement:
+    """What the gates say of the release that was compared."""
+    counts = comparison.counts
+    reasons = tuple(str(gate["reason"]) for gate in counts["gates"] if not gate["passed"])
+    return Judgement(counts["release"], counts["incumbent"], reasons, counts["figures"])
 
 
 def _verdict(name: str, artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
+    """A gate of a release that is promoted all the same, by hand or under other bounds, stops no build."""
     gate = next(gate for gate in artifact.counts["gates"] if gate["name"] == name)
     numbers = {key: round(gate[key], DECIMALS) for key in ("found", "bound") if gate[key] is not None}
-    return Verdict(gate["passed"], gate["reason"], numbers)
+    decision = standing_promotion(artifact.path.parents[1], artifact.counts["release"])
+    if gate["passed"] or decision is None:
+        return Verdict(gate["passed"], gate["reason"], numbers)
+    why = f" ({' '.join(decision.reasons)})" if decision.reasons else ""
+    return Verdict(
+        True, f"Failed, and promoted all the same on {format_time(decision.time)}{why}. {gate['reason']}", numbers
+    )
