@@ -9,14 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from parakeet.artifact import Artifact
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
-
-if TYPE_CHECKING:
-    from parakeet.stages import Build
 
 Launch = Callable[[Sequence[str]], str | None]
 """Runs a command to its end. Returns None if it succeeded, else a few words on how it ended."""
@@ -176,6 +173,13 @@ class Stage(ABC):
         """The settings as the `valid_versions` had them."""
         return self.settings(recipe)
 
+    def settings_of_store(self, recipe: Recipe, root: Path, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
+        """What else decides the artefact and is neither in the recipe nor an input, such as a promoted release.
+
+        Like `settings` it is part of the fingerprint, and is JSON values.
+        """
+        return {}
+
     def check_requirements(self, recipe: Recipe) -> None:  # noqa: B027 (most stages have none)
         """Raise ParakeetError for what the stage needs and this machine lacks, before anything is built."""
 
@@ -195,6 +199,9 @@ class Stage(ABC):
     def make(self, context: MakeContext) -> dict[str, Any]:
         """Fill the output folder. Returns the counts that the manifest keeps."""
 
+    def conclude(self, recipe: Recipe, root: Path, artifact: Artifact, progress: Progress) -> None:  # noqa: B027
+        """Act on the artefact each time that a build has it, made or found; most stages do nothing."""
+
     @abstractmethod
     def headline(self, counts: Mapping[str, Any]) -> str:
         """What the counts say, in a few words."""
@@ -205,9 +212,6 @@ class Stage(ABC):
 
     def checks(self) -> tuple[Check, ...]:
         return ()
-
-    def conclude(self, build: "Build", artifact: Artifact, progress: Progress) -> None:  # noqa: B027 (most have none)
-        """What follows each time the artefact is there, whether it was made now or found."""
 
 
 @dataclass(frozen=True)

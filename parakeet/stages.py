@@ -18,6 +18,7 @@ from parakeet.download.stage import SourceFilesStage
 from parakeet.earlier import earlier_fingerprint
 from parakeet.errors import ParakeetError
 from parakeet.evaluation.stage import EvaluationStage
+from parakeet.gates.stage import ComparisonStage
 from parakeet.hashes import FileState, HashCache, refuse_changed
 from parakeet.home import hashes_file
 from parakeet.memorisation.stage import MemorisationStage
@@ -50,6 +51,7 @@ STAGES: tuple[Stage, ...] = (
     MemorisationStage(),
     ReportStage(),
     ReleaseStage(),
+    ComparisonStage(),
     OriginalModelStage(),
 )
 PROMOTION = "promotion"
@@ -94,10 +96,11 @@ class Build:
         files = {label: hashed[path][0] for label, path in paths.items()}
         self._read[name] = {path: hashed[path][1] for path in paths.values()}
         file_bytes = sum(path.stat().st_size for path in paths.values())
+        of_store = stage.settings_of_store(self.recipe, root, inputs)
         work = Work(
             stage=stage.name,
             version=stage.version,
-            settings=stage.settings(self.recipe),
+            settings={**stage.settings(self.recipe), **of_store},
             inputs=inputs,
             files=files,
             records=stage.records,
@@ -107,7 +110,7 @@ class Build:
             recipe=self.recipe.name,
             links=self._links(stage),
         )
-        settings_before = stage.settings_before(self.recipe)
+        settings_before = {**stage.settings_before(self.recipe), **of_store}
         files_before = {label: hashed[path][0] for label, path in paths_before.items()}
         inputs_before = {upstream: inputs[upstream] for upstream in stage.inputs_before(self.recipe)}
         then = replace(work, settings=settings_before, files=files_before, inputs=inputs_before)
@@ -173,7 +176,7 @@ class Build:
         make = partial(self._make, self.stage(name), work.inputs, launch, force, try_anyway)
         artifact, made = self.store.ensure(work, make, progress, force)
         self._found[name] = artifact
-        self.stage(name).conclude(self, artifact, progress)
+        self.stage(name).conclude(self.recipe, self.store.root, artifact, progress)
         return artifact, made
 
     def _make(
