@@ -5,12 +5,14 @@ import json
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import dagster as dg
 from dagster._core.errors import DagsterPipesExecutionError
 from sqlalchemy.exc import SQLAlchemyError
 
+from assets_defs.code import code_references
 from assets_defs.keys import OWNER, asset_key, op_name, source_key
 from assets_defs.metadata import metadata_of, record_of
 from assets_defs.resources import FINGERPRINT_TAG, RECIPE_TAG, ParakeetHome
@@ -33,7 +35,10 @@ class StageConfig(dg.Config):
 
 def make_assets(recipe: Recipe) -> list[dg.AssetsDefinition]:
     """The assets of a recipe's build."""
-    return [*(_stage_asset(stage, recipe) for stage in stages_of(recipe)), *map(_file_asset, EXTERNAL_FILES)]
+    return [
+        *(_stage_asset(stage, recipe) for stage in stages_of(recipe)),
+        *(_file_asset(file, recipe) for file in EXTERNAL_FILES),
+    ]
 
 
 def _stage_asset(stage: Stage, recipe: Recipe) -> dg.AssetsDefinition:
@@ -48,6 +53,9 @@ def _stage_asset(stage: Stage, recipe: Recipe) -> dg.AssetsDefinition:
         owners=[OWNER],
         kinds=set(stage.kinds),
         code_version=code_version(stage, recipe),
+        metadata={"dagster/code_references": code_references(type(stage).make)},
+        automation_condition=_automation(stage),
+        freshness_policy=_freshness(stage),
     )
     # All that tells of the data comes before weeks of training: of steps that could run, Dagster takes the highest.
     tags = {"dagster/priority": "1"} if stage.group in DATA_GROUPS[1:] else {}
@@ -74,13 +82,33 @@ def _stage_asset(stage: Stage, recipe: Recipe) -> dg.AssetsDefinition:
     return asset
 
 
-def _file_asset(file: ExternalFile) -> dg.AssetsDefinition:
+def _automation(stage: Stage) -> dg.AutomationCondition[dg.AssetKey] | None:
+    """Of cheap stages: after a new artefact of those that it follows, and never past a blocking check that failed.
+
+    Not after the others that it is made from: text that is new has no checkpoint yet, and the run would fail.
+    """
+    if not stage.follows:
+        return None
+    followed = dg.AssetSelection.assets(*map(asset_key, stage.follows))
+    condition = dg.AutomationCondition.eager().allow(followed)
+    return condition & dg.AutomationCondition.all_deps_blocking_checks_passed()
+
+
+def _freshness(stage: Stage) -> dg.FreshnessPolicy | None:
+    """A warning after the stage's days without a build, an error after three times as many."""
+    days = timedelta(days=stage.fresh_days)
+    return dg.FreshnessPolicy.time_window(fail_window=3 * days, warn_window=days) if days else None
+
+
+def _file_asset(file: ExternalFile, recipe: Recipe) -> dg.AssetsDefinition:
     @dg.asset(
         name=file.name,
         group_name=file.group,
         description=f"{file.summary}\n\n{file.detail}".strip(),
         owners=[OWNER],
         kinds=set(file.kinds),
+        code_version=hashlib.sha256(recipe.original.model_dump_json().encode()).hexdigest()[:12],
+        metadata={"dagster/code_references": code_references(type(file).obtain)},
     )
     def asset(
         context: dg.AssetExecutionContext, config: StageConfig, parakeet_home: dg.ResourceParam[ParakeetHome]

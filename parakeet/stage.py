@@ -130,6 +130,11 @@ class Stage(ABC):
     has_latest: bool = True
     """Whether links in the folder follow the artefact that was built last; those to releases move by promotion."""
 
+    follows: tuple[str, ...] = ()
+    """Stages whose new artefact Dagster may follow by making this one, if automation is on. Only for what is cheap."""
+    fresh_days: int = 0
+    """After how many days without a build Dagster shows a warning; 0 means never."""
+
     switch: str = ""
     """The key of a recipe that turns the stage on or off; empty if every build has it."""
 

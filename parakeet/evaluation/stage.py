@@ -21,6 +21,7 @@ class EvaluationStage(Stage):
     summary = "Held-out bits per byte beside two yardsticks, grammar, exact and sensible replies, probes, and loops."
     detail = "Each figure has its n and its 95 % interval. Roles and ends are no content."
     kinds = frozenset({"pytorch"})
+    follows = ("checkpoint",)
     version = 4
     valid_versions = (3,)
 

@@ -16,6 +16,7 @@ class MemorisationStage(Stage):
     summary = "Learned or memorised: what the model repeats of its training text, and what it predicts beyond it."
     detail = "Held-out text is the floor of every figure. Left out if `evaluation.trace_index` is false."
     kinds = frozenset({"pytorch"})
+    follows = ("checkpoint",)
     switch = "evaluation.trace_index"
     version = 1
 

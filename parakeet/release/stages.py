@@ -1,17 +1,22 @@
 """Stages `release` and `original_model`, and the external file `original_checkpoint`."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from parakeet.artifact import Artifact
 from parakeet.errors import ParakeetError
-from parakeet.formatting import format_bytes
+from parakeet.formatting import format_bytes, format_time
 from parakeet.home import models_folder
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.recipe_sources import settings_of
-from parakeet.stage import Check, ExternalFile, Figures, MakeContext, Markdown, Obtained, Stage, Verdict
+from parakeet.release.promotion import compared_with
+from parakeet.release.verify import TRAINING_MANIFEST_FILE
+from parakeet.stage import Check, ExternalFile, Figures, FigureTable, MakeContext, Markdown, Obtained, Stage, Verdict
+
+DECIMALS = 4
 
 
 class ReleaseStage(Stage):
@@ -25,6 +30,7 @@ class ReleaseStage(Stage):
     folder = "releases"
     is_model = True
     has_latest = False
+    fresh_days = 30
 
     def inputs(self, recipe: Recipe) -> tuple[str, ...]:
         return (*self.inputs_before(recipe), "report")
@@ -47,12 +53,44 @@ class ReleaseStage(Stage):
         return f"{counts['name']}, {format_bytes(counts['bytes'])}"
 
     def figures(self, artifact: Artifact) -> Figures:
-        shown = ("name", "parameters")
-        return {**{key: artifact.counts[key] for key in shown}, "card": _card(artifact)}
+        counts = artifact.counts
+        bits = {name: value for name, value in counts.get("bits_per_byte", {}).items() if value is not None}
+        return {
+            **{f"bits_per_byte_{source}": round(value, DECIMALS) for source, value in bits.items()},
+            "name": counts["name"],
+            "data_read": _data_read(artifact),
+            "beside_the_promoted": _beside_promoted(artifact, bits),
+            "parameters": counts["parameters"],
+            "card": _card(artifact),
+        }
 
     def checks(self) -> tuple[Check, ...]:
         summary = "Every file of the release has the hash that SHA256SUMS gives it."
         return (Check("release_verifies", summary, _release_verifies, blocking=True),)
+
+
+def _data_read(release: Artifact) -> str:
+    """When the sources were read, as the release's lineage has it."""
+    try:
+        lineage = json.loads((release.path / TRAINING_MANIFEST_FILE).read_text(encoding="utf-8"))
+        return format_time(str(lineage["stages"]["documents"]["made"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return "unknown"
+
+
+def _beside_promoted(release: Artifact, bits: Mapping[str, float]) -> FigureTable:
+    """Bits per byte beside those of the release that it would replace, each on its own held-out text."""
+    before = compared_with(release.path.parent.parent, release, str(release.counts["name"]))
+    known: Mapping[str, float | None] = {}
+    if before is not None and before.is_dir():
+        known = Artifact.open(before).counts.get("bits_per_byte", {})
+    columns = ("source", "bits per byte", before.name if before is not None else "no release before it")
+    rows = [(name, f"{value:.4f}", _four_digits(known.get(name))) for name, value in bits.items()]
+    return FigureTable(columns, rows)
+
+
+def _four_digits(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
 
 
 def _release_verifies(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:

@@ -19,6 +19,7 @@ class ReportStage(Stage):
         "checkpoints that the training run still has. The release carries it."
     )
     kinds = frozenset({"html", "markdown"})
+    follows = ("evaluation", "memorisation")
 
     def inputs(self, recipe: Recipe) -> tuple[str, ...]:
         memorisation = ("memorisation",) if recipe.evaluation.trace_index else ()

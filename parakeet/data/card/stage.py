@@ -22,6 +22,7 @@ class DataCardStage(Stage):
     summary = "What the corpus holds, by source, as a page: sizes, licences, what was dropped and why, examples."
     detail = "Every record is accounted for, or the card says which is not."
     kinds = frozenset({"html", "markdown"})
+    follows = ("packing_plan",)
     version = 3
     valid_versions = (2,)
 
