@@ -51,7 +51,7 @@ def leftovers(root: Path, with_unfinished: bool = False) -> Leftovers:
     while anything is being built or trained, and if the active recipe's sources or artefacts cannot be read: what
     belongs to them is then unknown.
     """
-    _refuse_while_building(root)
+    refuse_while_building(root)
     store, build = Store(root), Build(root, active_recipe(root))
     models = {stage.folder or stage.name for stage in STAGES if stage.is_model}
     folders = [stage.folder or stage.name for stage in STAGES]
@@ -83,10 +83,11 @@ def leftovers(root: Path, with_unfinished: bool = False) -> Leftovers:
     stale += [path for path in partial if path not in unfinished]
     stale += [run for run in sorted(others) if run not in runs and run not in unfinished]
     unfinished = [path for path in unfinished if path not in runs]
-    return Leftovers([Entry(path, _size(path)) for path in stale], [_unfinished(path) for path in unfinished])
+    return Leftovers([Entry(path, size_of(path)) for path in stale], [_unfinished(path) for path in unfinished])
 
 
-def _refuse_while_building(root: Path) -> None:
+def refuse_while_building(root: Path) -> None:
+    """Raise ParakeetError while anything under `root` is being built or trained."""
     locks = [*(root / ".locks").rglob("*.lock"), *runs_folder(root).glob("*/*.lock")]
     if held := [path for path in sorted(locks) if is_held(path)]:
         raise ParakeetError(f"Something is being built ({held[0].stem}): run this again when it has ended.")
@@ -97,7 +98,7 @@ def why_keep_model(root: Path, model: ListedModel) -> list[str]:
 
     Raises ParakeetError while anything is being built or trained.
     """
-    _refuse_while_building(root)
+    refuse_while_building(root)
     reasons = []
     if model.latest:
         reasons.append(f"{model.name} is the model that `parakeet chat` opens.")
@@ -117,7 +118,7 @@ def remove_model(root: Path, model: ListedModel) -> ListedModel | None:
     The pointer of a promoted release moves to the one promoted before it, and the history says so. Raises ParakeetError
     while anything is being built or trained.
     """
-    _refuse_while_building(root)
+    refuse_while_building(root)
     if model.is_promoted:
         remove_promoted(root, model.directory, recipe_of(model.directory), "It was removed by hand.")
     remove([Entry(model.directory, model.n_bytes)])
@@ -200,9 +201,9 @@ def _unfinished(path: Path) -> Entry:
             recipe = str(read_job(path / JOB_FILE)["recipe"].get("name", ""))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             recipe = ""
-        return Entry(path, _size(path), "checkpoint", recipe, idle)
+        return Entry(path, size_of(path), "checkpoint", recipe, idle)
     note = _note(path)
-    return Entry(path, _size(path), str(note.get("stage", path.parent.name)), str(note.get("recipe", "")), idle)
+    return Entry(path, size_of(path), str(note.get("stage", path.parent.name)), str(note.get("recipe", "")), idle)
 
 
 def remove(entries: Iterable[Entry]) -> None:
@@ -257,5 +258,6 @@ def _indices_of(kept: set[Path], artifacts: dict[Path, Artifact], models: Iterab
     return set(newest.values()) & artifacts.keys()
 
 
-def _size(path: Path) -> int:
+def size_of(path: Path) -> int:
+    """Bytes of the files in a folder."""
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

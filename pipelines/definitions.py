@@ -13,7 +13,7 @@ from parakeet.artifact import Artifact
 from parakeet.home import home
 from parakeet.recipe import Recipe
 from parakeet.stages import active_recipe
-from pipelines import jobs, observing, schedules, sensors
+from pipelines import automation, jobs, schedules, sensors, tidy
 
 TERMINATION_TIMEOUT_SECONDS = 300
 """How long a trainer may take to save when its run is ended. Dagster's 20 s would leave it behind as an orphan."""
@@ -24,9 +24,9 @@ def make_definitions(recipe: Recipe, given: Mapping[str, Artifact] | None = None
     return dg.Definitions(
         assets=[*make_assets(recipe), *make_sources(recipe)],
         asset_checks=make_checks(recipe),
-        jobs=[jobs.prepare_data, jobs.train_model, jobs.full_build, jobs.import_original],
-        schedules=[schedules.weekly_retraining],
-        sensors=[sensors.new_source_files, sensors.lost_runs, observing.source_files_seen],
+        jobs=[jobs.prepare_data, jobs.train_model, jobs.full_build, jobs.import_original, tidy.tidy],
+        schedules=[schedules.weekly_retraining, tidy.weekly_tidy],
+        sensors=[sensors.new_source_files, sensors.lost_runs, automation.source_files_seen, automation.cheap_stages],
         resources={
             "parakeet_home": home_resource(recipe, given),
             "trainer": dg.PipesSubprocessClient(

@@ -1,4 +1,4 @@
-"""What changed of the local sources, told to Dagster between runs."""
+"""What Dagster notices and makes by itself between runs: changes of the local sources, and what is cheap to make."""
 
 import dagster as dg
 
@@ -23,3 +23,12 @@ def source_files_seen(context: dg.SensorEvaluationContext) -> dg.SensorResult | 
         return dg.SkipReason("No local source has changed.")
     names = ", ".join(change.asset_key.path[-1] for change in found)
     return dg.SensorResult(asset_events=found, skip_reason=dg.SkipReason(f"Changed: {names}."))
+
+
+cheap_stages = dg.AutomationConditionSensorDefinition(
+    "cheap_stages",
+    target=dg.AssetSelection.all(),
+    default_status=dg.DefaultSensorStatus.STOPPED,
+    description="Makes data card, evaluation, memorisation and report after a new artefact that passed its checks.",
+)
+"""Every condition is an asset's own. Nothing that trains or promotes has one."""
