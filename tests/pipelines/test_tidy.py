@@ -1,0 +1,116 @@
+"""What the job `tidy` would remove, and removes only if it is told to."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from assets_defs.resources import HOME_TAG
+from parakeet.recipe_file import load_recipe
+from parakeet.release.history import FORCED, PROMOTED, REFUSED, ROLLED_BACK, Decision, record
+from parakeet.retention import removable
+from parakeet.stages import use_recipe
+from parakeet.training.job import JOB_FILE
+from pipelines.tidy import old_runs, tidy, weekly_tidy
+
+from ..training.run_folders import STEPS, Folder
+from ..training.run_folders import record as record_of_step
+
+DAY = 24 * 3600
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PARAKEET_HOME", str(tmp_path))
+    use_recipe(tmp_path, load_recipe("demo"))
+    return tmp_path
+
+
+def add_release(home: Path, name: str, action: str | None, recipe: str = "demo") -> Path:
+    folder = home / "releases" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model.safetensors").write_bytes(b"0" * 1000)
+    if action is not None:
+        record(home, Decision(action, name, "", recipe))
+    return folder
+
+
+def add_training(home: Path, key: str, days: float, start: str = "", finished: bool = True) -> Path:
+    folder = Folder(home, key)
+    folder.train(*(record_of_step(step) for step in range(1, STEPS + 1 if finished else 3)))
+    if finished:
+        folder.event("finished", STEPS)
+    folder.log.flush()
+    job = json.loads((folder.path / JOB_FILE).read_text(encoding="utf-8"))
+    job["recipe"]["training"]["start"] = start
+    (folder.path / JOB_FILE).write_text(json.dumps(job), encoding="utf-8")
+    for file in folder.path.iterdir():
+        os.utime(file, (time.time() - days * DAY,) * 2)
+    return folder.path
+
+
+def test_the_last_refused_releases_of_each_recipe_stay_and_all_that_were_ever_promoted(home: Path) -> None:
+    kept = [add_release(home, f"p{number}-0", action) for number, action in enumerate([PROMOTED, FORCED, ROLLED_BACK])]
+    kept += [add_release(home, "undecided-0", None), add_release(home, "other-0", REFUSED, "other")]
+    refused = [add_release(home, f"r{number}-0", REFUSED) for number in range(7)]
+    # Refused first and promoted by hand later; refused again only because it was built again.
+    for action in (PROMOTED, REFUSED):
+        record(home, Decision(action, "r0-0", "", "demo"))
+    entries = removable(home, 90, 5)
+    assert [entry.path for entry in entries] == refused[1:2]
+    assert entries[0].n_bytes == 1000
+    assert removable(home, 90, 100) == []
+    assert [entry.path.name for entry in removable(home, 90, 0)] == [*(f"r{n}-0" for n in range(1, 7)), "other-0"]
+    assert all(folder.is_dir() for folder in (*kept, *refused))
+
+
+def test_the_run_deletes_only_if_it_is_told_to_and_says_what(home: Path) -> None:
+    folders = [add_release(home, f"r{number}-0", REFUSED) for number in range(7)]
+    with dg.DagsterInstance.ephemeral() as instance:
+
+        def said(**config: object) -> list[str]:
+            result = tidy.execute_in_process(run_config={"ops": {"remove_old": {"config": config}}}, instance=instance)
+            entries = instance.all_logs(result.run_id)
+            return [entry.user_message for entry in entries if "emove" in entry.user_message and entry.level == 20]
+
+        told = said()
+        assert told[0] == f"Would remove {folders[0]} (release demo, 1000 B)."
+        assert told[-1].startswith("Would remove 0 runs of the history and 2 folders, 2.0 KiB. To remove them, launch")
+        assert all(folder.is_dir() for folder in folders)
+        assert said(delete=True)[-1] == "Removed 0 runs of the history and 2 folders, 2.0 KiB."
+        assert [folder.is_dir() for folder in folders] == [False] * 2 + [True] * 5
+        assert said(delete=True)[-1] == "Removed 0 runs of the history and 0 folders, 0 B."
+    request = weekly_tidy(dg.build_schedule_context())
+    assert isinstance(request, dg.RunRequest)
+    assert request.run_config["ops"]["remove_old"]["config"] == {"delete": True}
+
+
+def test_old_training_runs_go_unless_something_starts_from_them(home: Path) -> None:
+    old, named = add_training(home, "a" * 16, 100), add_training(home, "b" * 16, 100)
+    add_training(home, "c" * 16, 10)
+    add_training(home, "d" * 16, 200, start=str(named / "step-00000100"), finished=False)
+    assert [entry.path for entry in removable(home, 90, 5)] == [old]
+
+
+def test_runs_of_the_history_go_when_they_are_old_and_hold_no_last_materialization(home: Path) -> None:
+    @dg.asset
+    def note(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        context.add_asset_metadata({"made": context.run.tags["made"] == "yes"})
+        return dg.MaterializeResult()
+
+    with dg.DagsterInstance.ephemeral() as instance:
+
+        def run(made: str, home_name: str = str(home)) -> str:
+            tags = {HOME_TAG: home_name, "made": made}
+            return dg.materialize([note], instance=instance, tags=tags).run_id
+
+        first, making, found, last = run("yes"), run("yes"), run("no"), run("no")
+        assert list(old_runs(instance, str(home), 90)) == []
+        assert {old.run_id for old in old_runs(instance, str(home), -1)} == {first, found}
+        run("yes", "/elsewhere")
+        instance.delete_run(first)
+        assert {old.run_id for old in old_runs(instance, str(home), -1)} == {making, found, last}
+        assert instance.get_run_by_id(making) is not None
