@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -62,8 +63,9 @@ def in_units(name: str, value: float) -> tuple[str, float]:
 
 
 def _rounded(value: float) -> float:
-    rounded = float(f"{value:.{DIGITS}g}")
-    return rounded if abs(rounded) < 10**DIGITS else round(value)
+    if not math.isfinite(value):
+        return value
+    return round(value) if abs(value) >= 10**DIGITS else float(f"{value:.{DIGITS}g}")
 
 
 def _entry(value: Any, made: bool) -> Any:
