@@ -51,7 +51,7 @@ def main() -> None:
 
 
 for command in (
-    build, plan, chat, trace, tokens, sessions, models, release, report, verify, evaluate, runs, compare, data, index, use,
-    clean, import_command, export, bench, completion,
+    build, plan, chat, trace, tokens, sessions, models, release, report, verify, evaluate, runs, compare, data, index,
+    use, clean, import_command, export, bench, completion,
 ):  # fmt: skip
     main.add_command(command)
