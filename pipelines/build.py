@@ -27,6 +27,9 @@ from pipelines.lost_runs import fail_lost_runs
 TRAINED, JUDGED = "checkpoint", "comparison"
 """The stage whose work a run's folder is, and the last one that follows from it."""
 
+CHECK_FAILED = "DagsterAssetCheckFailedError"
+"""The class of the error by which Dagster ends a step after a blocking check failed. It is not public."""
+
 
 def run_build(
     root: Path, recipe: Recipe, select: Sequence[str], force: Sequence[str], try_anyway: bool, progress: Progress
@@ -146,11 +149,13 @@ def _conclude(events: Sequence[DagsterEvent], success: bool, root: Path, progres
         progress.say("Interrupted. What was made is kept; run the same command to continue.")
         return INTERRUPTED
     messages = [data.description for event in events if (data := _failure_of(event)) is not None and data.description]
+    # A blocking check that failed has been reported above.
+    others = [cause for cause in causes if cause.cls_name != CHECK_FAILED]
     if not messages:
-        messages = [str(_unforeseen(cause, root)) for cause in causes]
+        messages = [str(_unforeseen(cause, root)) for cause in others]
     for message in messages:
         progress.say(f"Error: {message}")
-    return 1 if messages else INTERRUPTED
+    return 1 if messages or len(others) < len(causes) else INTERRUPTED
 
 
 def _failure_of(event: DagsterEvent) -> UserFailureData | None:
