@@ -1,6 +1,7 @@
 """The whole build on one page: the list of stages, and `Build`, which walks it for one recipe and one store."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,7 @@ from parakeet.training.recorded import keep_recipe
 from parakeet.training.stage import CheckpointStage
 
 ACTIVE_RECIPE_FILE = "recipe.yaml"
+LAST_BUILD_FILE = ".last_build.yaml"
 DEFAULT_RECIPE = "demo"
 
 STAGES: tuple[Stage, ...] = (
@@ -253,6 +255,19 @@ def recipe_in_use(root: Path) -> str | None:
         return None
 
 
+def note_build(root: Path, recipe: Recipe) -> None:
+    """Remember the recipe that a shell builds, for the commands that look at what was built."""
+    with suppress(OSError):  # the first stage reports a folder that it cannot write to
+        root.mkdir(parents=True, exist_ok=True)
+        replace_file(root / LAST_BUILD_FILE, recipe.to_yaml())
+
+
+def recipe_built_last(root: Path) -> str:
+    """The file of the recipe that a shell built since `parakeet use`; else that of the active one, or its name."""
+    files = (root / LAST_BUILD_FILE, root / ACTIVE_RECIPE_FILE)
+    return next((str(file) for file in files if file.is_file()), DEFAULT_RECIPE)
+
+
 def use_recipe(root: Path, recipe: Recipe) -> None:
     """Make a recipe the active one. Raises ParakeetError, and changes nothing, if one of its local files is missing."""
     for stage in stages_of(recipe):
@@ -264,3 +279,4 @@ def use_recipe(root: Path, recipe: Recipe) -> None:
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         root.mkdir(parents=True, exist_ok=True)
         replace_file(path, text)
+    (root / LAST_BUILD_FILE).unlink(missing_ok=True)

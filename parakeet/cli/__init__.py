@@ -14,6 +14,7 @@ from parakeet.cli.index import index
 from parakeet.cli.models import export, import_command, models, verify
 from parakeet.cli.output import examples
 from parakeet.cli.pages import pages
+from parakeet.cli.release import release
 from parakeet.cli.report import report
 from parakeet.cli.runs import compare, runs
 from parakeet.cli.sessions import sessions
@@ -51,7 +52,7 @@ def main() -> None:
 
 
 for command in (
-    build, plan, chat, trace, tokens, sessions, models, report, pages, verify, evaluate, runs, compare, data, index,
-    use, clean, import_command, export, bench, completion,
+    build, plan, chat, trace, tokens, sessions, models, release, report, pages, verify, evaluate, runs, compare, data,
+    index, use, clean, import_command, export, bench, completion,
 ):  # fmt: skip
     main.add_command(command)
