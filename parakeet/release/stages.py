@@ -169,7 +169,12 @@ class OriginalCheckpointFile(ExternalFile):
         if self.path(recipe, root).is_file():
             how = "checked again" if force else "up to date"
         checked = obtain_original(root, recipe.original, progress, force=force)
-        figures = {"path": checked.path, "bytes": checked.n_bytes, "sha256": checked.sha256, "source": checked.source}
+        figures = {
+            "path": checked.path,
+            "size_bytes": checked.n_bytes,
+            "sha256": checked.sha256,
+            "source": checked.source,
+        }
         return Obtained(how, f"{format_bytes(checked.n_bytes)}, {checked.source}", checked.sha256, figures)
 
     def fault(self, recipe: Recipe, root: Path, progress: Progress) -> str | None:

@@ -12,6 +12,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from benchmarks.observation import SHORTEST_STEP, STEPS, measure
 from parakeet.recipe_file import load_recipe
 from parakeet.training import logging
 from parakeet.training.logging import MOST_OBSERVATIONS, DagsterReporter, StepRecord
@@ -151,3 +152,9 @@ def test_a_training_of_any_length_is_observed_a_bounded_number_of_times(monkeypa
         steps = [one["values"]["step"] for one in sent]
         assert steps[-1] == total
         assert max(later - earlier for earlier, later in itertools.pairwise([0, *steps])) <= total / 500 + 1
+
+
+def test_observations_cost_the_trainer_less_than_two_percent() -> None:
+    per_step, per_observation = measure()
+    assert 0 < per_step < per_observation  # it was sent
+    assert (per_step + per_observation * MOST_OBSERVATIONS / STEPS) / SHORTEST_STEP < 0.02
