@@ -91,14 +91,12 @@ def find_opened(root: Path) -> tuple[Path | None, list[str]]:
             return found, messages
     elif latest.is_dir():
         return latest.resolve(), []
-    elif not latest.is_symlink():
-        return None, []
     else:
-        messages = [f"{latest} leads to {os.readlink(latest)}, which is gone."]
+        messages = [f"{latest}, which `parakeet chat` opens, is gone."]
     for other in reversed(promoted_recipes(root)):
         if other != recipe and (found := incumbent(root, other)) is not None:
             return found, [*messages, f"{found.name}, the promoted release of {other}, is used."]
-    return None, messages
+    return None, messages if latest.is_symlink() else []
 
 
 def opened_recipe(root: Path) -> str | None:
@@ -265,20 +263,30 @@ def remove_promoted(root: Path, release: Path, recipe: str, reason: str) -> Path
         with _explained("moving the pointer"):
             opened = opened_recipe(root)
             promoted_link(root, recipe).unlink(missing_ok=True)
-            if opened == recipe:
+            others = [other for other in promoted_recipes(root) if other != recipe and incumbent(root, other)]
+            if opened == recipe and others:
+                point_link(latest_release(root), f"promoted/{others[-1]}")
+            elif opened == recipe:
                 latest_release(root).unlink(missing_ok=True)
         return None
 
 
 def refusal(root: Path, decision: Decision) -> str:
     """Why a release was refused, and what can be done with it."""
-    now = incumbent(root, decision.recipe)
-    stays = f"{now.name} stays the released model of {decision.recipe}." if now else "Nothing was replaced."
-    folder = release_folder(root) / decision.release
     return (
-        f"{decision.release} was not promoted. {' '.join(decision.reasons)} {stays} The new one is kept in {folder}. "
-        f"Talk to it with: parakeet chat --model {decision.release}. To promote it all the same: parakeet release "
-        f"promote {decision.release} --force REASON"
+        f"{decision.release} was refused on {format_time(decision.time)}. {' '.join(decision.reasons)} "
+        f"{kept_all_the_same(root, decision)}"
+    )
+
+
+def kept_all_the_same(root: Path, decision: Decision) -> str:
+    """Where a refused release is, and what can be done with it."""
+    now = incumbent(root, decision.recipe)
+    stays = f"{now.name} stays the promoted release of {decision.recipe}. " if now else ""
+    return (
+        f"{stays}The refused one is kept in {release_folder(root) / decision.release}. Talk to it with: parakeet chat "
+        f"--model {decision.release}. To promote it all the same: parakeet release promote {decision.release} "
+        "--force REASON"
     )
 
 
@@ -375,8 +383,7 @@ def _refuse(root: Path, release: Artifact, judgement: Judgement, run: str | None
 def _adopt(root: Path, release: Path, recipe: str) -> Decision:
     """Record the promoted release of an earlier Parakeet, which kept no history."""
     artifact = Artifact.open(release)
-    figures = {"bits_per_byte": artifact.counts.get("bits_per_byte", {})}
-    decision = Decision(PROMOTED, release.name, artifact.content, recipe, None, (BEFORE_GATES,), figures)
+    decision = Decision(PROMOTED, release.name, artifact.content, recipe, None, (BEFORE_GATES,))
     record(root, decision)
     return decision
 
@@ -415,7 +422,7 @@ def _move(root: Path, decision: Decision, target: str, takes_chat: bool) -> None
     with _explained("moving the pointer"):
         prepared.replace(link)
         sync_directory(link.parent)
-        if takes_chat or find_opened(root)[0] is None:
+        if takes_chat or not latest.is_symlink() or find_opened(root)[0] is None:
             point_link(latest, f"promoted/{recipe}")
 
 
