@@ -45,7 +45,7 @@ def release(context: click.Context, as_json: bool) -> None:
 @json_option
 def list_command(as_json: bool = False) -> None:
     """Print the history, the latest decision last. * marks promoted releases, ** the one that `parakeet chat` opens."""
-    from parakeet.formatting import format_time, render_table
+    from parakeet.formatting import render_table
     from parakeet.home import home
     from parakeet.release.history import decisions
     from parakeet.release.promotion import find_incumbent, find_opened, promoted_recipes

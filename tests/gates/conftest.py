@@ -13,7 +13,7 @@ import torch
 
 from parakeet.artifact import Artifact, Store, Work
 from parakeet.conversation import Turn
-from parakeet.data.tokens.shards import TokenShards
+from parakeet.gates.stage import judgement_of
 from parakeet.model.config import ModelConfig
 from parakeet.model.transformer import Parakeet, save_model
 from parakeet.progress import Progress
@@ -24,8 +24,6 @@ from parakeet.stages import Build
 from parakeet.template import render_document
 from parakeet.tokenizer import Tokenizer
 from parakeet.training.optimizer import make_optimizer
-
-from parakeet.gates.stage import judgement_of
 
 from ..conftest import Prepared, some_documents
 
@@ -72,7 +70,7 @@ def trained(recipe: Recipe, tokenizer: Tokenizer, windows: torch.Tensor, steps: 
 
 @dataclass(frozen=True)
 class Models:
-    """Of one shape and tokenizer: two trainings that differ in their seed, one on shuffled words, one of a few steps."""
+    """Of one shape: two trainings that differ in their seed, one on shuffled words, one of a few steps."""
 
     good: Parakeet
     other_seed: Parakeet
@@ -155,7 +153,8 @@ class Releases:
             return {"name": "tiny"}
 
         self.made["token_shards"] = shards
-        return Store(self.root).ensure(Work("release", 2, {"name": name}, folder="releases"), fill, Progress())[0]
+        work = Work("release", 2, {"name": name}, folder="releases", links=())
+        return Store(self.root).ensure(work, fill, Progress())[0]
 
     def comparison(self, release: Artifact, recipe: Recipe | None = None, force: bool = False) -> Artifact:
         recipe = recipe or self.recipe
