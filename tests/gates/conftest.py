@@ -112,11 +112,11 @@ class Releases:
     recipe: Recipe
     made: dict[str, Artifact] = field(default_factory=dict)
 
-    def shards(self, folder: Path, name: str = "shards") -> Artifact:
+    def shards(self, folder: Path, name: str = "shards", counts: Mapping[str, Any] | None = None) -> Artifact:
         def fill(output: Path, progress: Progress) -> dict[str, Any]:
             for path in folder.glob("*.arrow"):
                 shutil.copyfile(path, output / path.name)
-            return {}
+            return dict(counts or {})
 
         work = Work("token_shards", 2, {"name": name})
         return Store(self.root).ensure(work, fill, Progress())[0]

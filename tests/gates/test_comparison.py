@@ -104,9 +104,9 @@ def test_a_release_that_was_promoted_by_hand_stops_no_build(releases: Releases, 
     worse = releases.release("poisoned", models.poisoned)
     compared = releases.comparison(worse)
     check = next(check for check in ComparisonStage().checks() if check.name == NO_WORSE)
-    assert not check.run(compared, {}).passed
+    assert not check.run(compared, {}, releases.recipe).passed
     promote_by_hand(releases.root, worse, "I want it")
-    verdict = check.run(releases.comparison(worse), {})
+    verdict = check.run(releases.comparison(worse), {}, releases.recipe)
     assert verdict.passed
     assert "promoted all the same" in (verdict.description or "")
     assert "I want it" in (verdict.description or "")
@@ -287,7 +287,9 @@ def test_the_picture_and_the_figures_are_shown(releases: Releases, models: Model
     shown = ComparisonStage().figures(compared)
     assert shown["differences"].path.read_bytes().startswith(b"\x89PNG")
     assert list(shown)[:3] == ["bits_per_byte", "incumbent_bits_per_byte", "difference"]
-    verdict = next(check for check in ComparisonStage().checks() if check.name == NO_WORSE).run(compared, {})
+    verdict = next(check for check in ComparisonStage().checks() if check.name == NO_WORSE).run(
+        compared, {}, releases.recipe
+    )
     assert set(verdict.figures or {}) == {"found", "bound"}
     assert not list(compared.path.glob("work*"))
 
