@@ -168,8 +168,10 @@ def test_a_release_must_write_something(releases: Releases, models: Models) -> N
     assert verdict.passed
     assert (verdict.figures or {})["reply"].strip()
     tokenizer = releases.prepared.tokenizer
-    ends = torch.full((4, 65), tokenizer.end_of_prompt)
-    mute = releases.release("mute", trained(releases.recipe, tokenizer, ends, 20))
+    # Whatever stands before it, the next token is an end.
+    ends = torch.full((64, 65), tokenizer.end_of_prompt)
+    ends[:, ::2] = torch.randint(tokenizer.rows, (64, 33), generator=torch.Generator().manual_seed(1))
+    mute = releases.release("mute", trained(releases.recipe, tokenizer, ends, 40))
     verdict = check.run(mute, {}, releases.recipe)
     assert not verdict.passed
     assert "no prompt with a visible character" in (verdict.description or "")
