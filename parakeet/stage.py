@@ -63,14 +63,14 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Check:
-    """A test of a finished artefact. `run` takes the artefact and those it was made from, by stage name.
+    """A test of a finished artefact. `run` takes the artefact, those it was made from by stage name, and the recipe.
 
     If a `blocking` check fails, nothing after it is built.
     """
 
     name: str
     summary: str
-    run: Callable[[Artifact, Mapping[str, Artifact]], Verdict]
+    run: Callable[[Artifact, Mapping[str, Artifact], Recipe], Verdict]
     blocking: bool = False
 
 

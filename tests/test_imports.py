@@ -54,7 +54,7 @@ FLOORS = (
         "recipe_reference",
         "stages",
     ),
-    ("chat", "evaluation", "release", "training", "download", "trace", "memorisation", "report"),
+    ("chat", "evaluation", "gates", "release", "training", "download", "trace", "memorisation", "report"),
     ("generation", "data", "model"),
     (
         "template",

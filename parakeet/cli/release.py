@@ -172,7 +172,7 @@ def rollback(recipe: str | None, reason: str) -> None:
     from parakeet.release import promotion
 
     root = home()
-    recipe = recipe or promotion.opened_recipe(root)
+    recipe = promotion.opened_recipe(root) if recipe is None else recipe
     if recipe is None:
         raise ParakeetError("There is no promoted release yet. Make one with: parakeet build")
     if not reason.strip():

@@ -104,7 +104,7 @@ def judgement_of(comparison: Artifact) -> Judgement:
     return Judgement(counts["release"], counts["incumbent"], reasons, counts["figures"])
 
 
-def _verdict(name: str, artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
+def _verdict(name: str, artifact: Artifact, inputs: Mapping[str, Artifact], recipe: Recipe) -> Verdict:
     """A gate of a release that is promoted all the same, by hand or under other bounds, stops no build."""
     gate = next(gate for gate in artifact.counts["gates"] if gate["name"] == name)
     numbers = {key: round(gate[key], DECIMALS) for key in ("found", "bound") if gate[key] is not None}

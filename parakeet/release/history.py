@@ -7,6 +7,7 @@ a clock may be set back.
 import datetime
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,6 +17,8 @@ from parakeet.artifact import explain_os_error, sync_directory
 from parakeet.home import release_folder
 
 HISTORY_FILE = "history.jsonl"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""Of a recipe, as recipes allow it, and of a release's folder: both become parts of paths."""
 PROMOTED, REFUSED, ROLLED_BACK, FORCED = ACTIONS = ("promoted", "refused", "rolled_back", "forced")
 
 
@@ -107,7 +110,7 @@ def _parse(line: bytes) -> Decision:
     previous, run = values.get("previous"), values.get("run")
     if not all(isinstance(text, str) for text in (*texts.values(), previous or "", run or "")):
         raise TypeError("not text")
-    if any(Path(name).name != name for name in (values["release"], values["recipe"], previous or "x")):
+    if not all(NAME.fullmatch(name) for name in (values["release"], values["recipe"], previous or "none")):
         raise ValueError("not the name of a folder")
     return Decision(
         **texts,

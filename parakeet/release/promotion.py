@@ -7,7 +7,6 @@ and one rename replaces the pointer. So a crash or a full disk leaves the old st
 """
 
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,11 +17,20 @@ from parakeet.artifact import Artifact, explain_os_error, point_link, sync_direc
 from parakeet.errors import ParakeetError
 from parakeet.formatting import format_time
 from parakeet.home import latest_release, release_folder
-from parakeet.release.history import FORCED, PROMOTED, REFUSED, ROLLED_BACK, Decision, decision_on, decisions, record
+from parakeet.release.history import (
+    FORCED,
+    NAME,
+    PROMOTED,
+    REFUSED,
+    ROLLED_BACK,
+    Decision,
+    decision_on,
+    decisions,
+    record,
+)
 from parakeet.release.verify import open_release, verify_release
 
 BEFORE_GATES = "It was promoted before there were gates."
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,7 @@ class Outcome:
 def recipe_of(release: Path) -> str:
     """The name of the recipe that a release was made by. ParakeetError if its manifest cannot be read."""
     name = str(Artifact.open(release).counts.get("name", ""))
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise ParakeetError(f"{release} does not say by which recipe it was made: its manifest was changed.")
     return name
 
@@ -220,12 +228,14 @@ def rollback(root: Path, recipe: str, reason: str, run: str | None = None) -> De
 
     Raises ParakeetError, and moves nothing, if there is none.
     """
+    if recipe not in promoted_recipes(root):
+        names = ", ".join(promoted_recipes(root)) or "none yet"
+        raise ParakeetError(f"No release of recipe {recipe} is promoted. Recipes with a promoted release: {names}.")
     with _locked(root):
         _finish_interrupted(root, recipe)
         now = _pointer(root, recipe) or incumbent(root, recipe)
         if now is None:
-            names = ", ".join(promoted_recipes(root)) or "none yet"
-            raise ParakeetError(f"No release of recipe {recipe} is promoted. Recipes with a promoted release: {names}.")
+            raise ParakeetError(f"No release of recipe {recipe} is promoted: none of its releases is left.")
         skipped = []
         for name in reversed([name for name in _promotions(root, recipe) if name != now.name]):
             try:

@@ -65,8 +65,12 @@ class ReleaseStage(Stage):
         }
 
     def checks(self) -> tuple[Check, ...]:
-        summary = "Every file of the release has the hash that SHA256SUMS gives it."
-        return (Check("release_verifies", summary, _release_verifies, blocking=True),)
+        verifies = "Every file of the release has the hash that SHA256SUMS gives it."
+        answers = "Loaded from its own files alone, the model writes text that can be seen."
+        return (
+            Check("release_verifies", verifies, _release_verifies, blocking=True),
+            Check("release_answers", answers, _release_answers, blocking=True),
+        )
 
 
 def _data_read(release: Artifact) -> str:
@@ -93,13 +97,26 @@ def _four_digits(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
-def _release_verifies(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
+def _release_verifies(artifact: Artifact, inputs: Mapping[str, Artifact], recipe: Recipe) -> Verdict:
     from parakeet.release.verify import verify_release
 
     try:
         return Verdict(True, figures={"files": verify_release(artifact.path)})
     except ParakeetError as error:
         return Verdict(False, str(error))
+
+
+def _release_answers(artifact: Artifact, inputs: Mapping[str, Artifact], recipe: Recipe) -> Verdict:
+    from parakeet.release.smoke import visible_text
+
+    try:
+        prompt, reply = visible_text(artifact.path, recipe.evaluation.prompts)
+    except ParakeetError as error:
+        return Verdict(False, str(error))
+    if not reply:
+        fault = "It answers no prompt with a visible character, and writes none on its own. Train it for longer."
+        return Verdict(False, fault)
+    return Verdict(True, figures={"prompt": prompt, "reply": reply})
 
 
 class OriginalModelStage(Stage):
