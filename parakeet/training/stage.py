@@ -125,6 +125,7 @@ class CheckpointStage(Stage):
     kinds = frozenset({"pytorch", "safetensors"})
     records = (METRICS_FILE, SUMMARY_FILE, CURVE_FILE)
     pool = "training"
+    verifies_files = True
 
     def inputs(self, recipe: Recipe) -> tuple[str, ...]:
         return ("token_shards", "packing_plan", "tokenizer")
@@ -171,6 +172,7 @@ class CheckpointStage(Stage):
         """Train, or continue training, in the run's own folder; `force` first deletes what the run has done."""
         recipe, inputs, output = context.recipe, context.inputs, context.output
         start = _start(recipe, inputs, context.root)
+        context.refuse_changed()
         run = run_folder(recipe, inputs, context.root)
         if not (run / JOB_FILE).exists():
             from parakeet.training.recorded import left_unfinished

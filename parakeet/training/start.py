@@ -117,6 +117,8 @@ def read_start(folder: Path, root: Path) -> Start:
             return _consistent(_read_checkpoint(folder, root))
     except OSError as error:
         raise ParakeetError(f"{KEY}: {folder} cannot be read: {error.strerror or error}.") from None
+    except ParakeetError as error:
+        raise ParakeetError(f"{KEY}: {error}") from None
     raise ParakeetError(f"{KEY}: {_what_it_is(folder)}")
 
 
@@ -149,9 +151,9 @@ def _read_checkpoint(folder: Path, root: Path) -> Start:
     expected = str(state["files"][WEIGHTS_FILE])
     weights = folder / WEIGHTS_FILE
     if not weights.is_file():
-        raise ParakeetError(f"{KEY}: {weights} is missing: the checkpoint is incomplete. Choose another one.")
+        raise ParakeetError(f"{weights} is missing: the checkpoint is incomplete. Choose another one.")
     if HashCache(hashes_file(root)).sha256_for_reader(weights) != expected:
-        raise ParakeetError(f"{KEY}: {weights} was changed after it was written. Choose another checkpoint.")
+        raise ParakeetError(f"{weights} was changed after it was written. Choose another checkpoint.")
     tokenizer_folder = job.tokenizer_in(run)
     tokenizer = Tokenizer.load(tokenizer_folder)
     before = job.start or {}
@@ -184,7 +186,7 @@ def _chain(before: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
 def _consistent(start: Start) -> Start:
     if start.tokenizer.rows != start.config.vocabulary_rows:
         raise ParakeetError(
-            f"{KEY}: {start.folder} is no usable model: its tokenizer needs {start.tokenizer.rows:,} embedding rows, "
+            f"{start.folder} is no usable model: its tokenizer needs {start.tokenizer.rows:,} embedding rows, "
             f"and its weights have {start.config.vocabulary_rows:,}."
         )
     return start
