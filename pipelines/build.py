@@ -19,6 +19,7 @@ from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.stages import Build, asset_names, stages_of, use_recipe
 from parakeet.training.recorded import Begun, left_unfinished
+from parakeet.training.start import pinned
 from pipelines.definitions import make_definitions
 from pipelines.instance import open_instance
 from pipelines.jobs import DATA, MODEL
@@ -50,6 +51,10 @@ def run_build(
         use_recipe(root, recipe)
     except ParakeetError as error:
         progress.say(f"{recipe.name} does not become the active recipe: {error}")
+    if asset_key(TRAINED) in keys and recipe.training.start is not None:
+        # Another build may change meanwhile what `latest` means.
+        recipe = pinned(recipe, root)
+        defs = make_definitions(recipe)
     build = Build(root, recipe)
     if asset_key(TRAINED) in keys and any(build.find(name) is None for name in build.stage(TRAINED).inputs(recipe)):
         # The stage names them too, but its text may take hours to make first.

@@ -33,7 +33,7 @@ from parakeet.training.job import (
     TRAINED,
     TrainingJob,
 )
-from parakeet.training.start import KEY, Start, find_start
+from parakeet.training.start import KEY, Start, find_start, with_start
 
 
 def run_key(recipe: Recipe, inputs: Mapping[str, Artifact], start: Start | None = None) -> str:
@@ -183,7 +183,7 @@ class CheckpointStage(Stage):
         if context.force:
             _clear(run, context.progress)
         job = TrainingJob(
-            recipe=recipe,
+            recipe=recipe if start is None else with_start(recipe, str(start.folder)),
             tokenizer=inputs["tokenizer"].path,
             shards=inputs["token_shards"].path,
             shards_content=inputs["token_shards"].content,

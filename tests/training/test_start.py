@@ -193,7 +193,7 @@ def test_a_folder_that_is_no_whole_model_is_one_message(
 def test_other_places_say_what_they_are(shop: Path, prepared: Prepared, tmp_path: Path) -> None:
     for place, words in {
         shop / "training_runs" / "aaaa": "name one of its checkpoints. It has step-",
-        Path("tinny"): "No model is called 'tinny'.*For a folder, write a path: ./tinny",
+        Path("tinny"): "nor a folder .\./tinny.*No model is called 'tinny'",
         Path("original_model"): "not been imported yet.*--select original_model",
     }.items():
         with pytest.raises(ParakeetError, match=words):
