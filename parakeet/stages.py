@@ -24,6 +24,7 @@ from parakeet.recipe import Recipe
 from parakeet.recipe_file import load_recipe
 from parakeet.recipe_sources import remote_sources
 from parakeet.release.stages import OriginalCheckpointFile, OriginalModelStage, ReleaseStage
+from parakeet.release.start import find_start
 from parakeet.report.stage import ReportStage
 from parakeet.sanitise import sanitise
 from parakeet.stage import ExternalFile, Launch, MakeContext, Stage
@@ -38,12 +39,12 @@ STAGES: tuple[Stage, ...] = (
     DocumentsStage(),
     CleanDocumentsStage(),
     DeduplicatedDocumentsStage(),
-    TokenizerStage(),
+    TokenizerStage(find_start),
     TokenShardsStage(),
     PackingPlanStage(),
     TraceIndexStage(),
     DataCardStage(),
-    CheckpointStage(),
+    CheckpointStage(find_start),
     EvaluationStage(),
     MemorisationStage(),
     ReportStage(),

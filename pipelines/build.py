@@ -17,9 +17,9 @@ from parakeet.errors import INTERRUPTED, ParakeetError
 from parakeet.failures import explain_unforeseen
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
+from parakeet.release.start import pinned
 from parakeet.stages import Build, asset_names, stages_of, use_recipe
 from parakeet.training.recorded import Begun, left_unfinished
-from parakeet.training.start import pinned
 from pipelines.definitions import make_definitions
 from pipelines.instance import open_instance
 from pipelines.jobs import DATA, MODEL

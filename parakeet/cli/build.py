@@ -114,9 +114,9 @@ def plan(
     from parakeet.data.reading.stage import local_files
     from parakeet.home import home
     from parakeet.plan import plan_document, render_plan
+    from parakeet.release.start import find_start
     from parakeet.training.forecast import parse_memory
     from parakeet.training.gpus import gpu_named
-    from parakeet.training.start import find_start
 
     gpu = gpu_named(gpu_name) if gpu_name is not None else None
     n_bytes = parse_memory(memory) if memory is not None else None

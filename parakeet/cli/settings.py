@@ -82,7 +82,7 @@ def chosen_recipe(
     recipe = changed(unchanged, asked)
     if data and recipe_name == DEFAULT_RECIPE and recipe.training.start is not None:
         from parakeet.home import home
-        from parakeet.training.start import shape_of_start
+        from parakeet.release.start import shape_of_start
 
         # Nobody chose the shape of OWN_TEXT_RECIPE.
         same = [f"{key}={value}" for key, value in shape_of_start(recipe, home()).items()]

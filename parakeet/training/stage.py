@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from parakeet.training.job import (
     TRAINED,
     TrainingJob,
 )
-from parakeet.training.start import KEY, Start, find_start, with_start
+from parakeet.training.start import KEY, Start, with_start
 
 
 def run_key(recipe: Recipe, inputs: Mapping[str, Artifact], start: Start | None = None) -> str:
@@ -49,10 +49,10 @@ def run_key(recipe: Recipe, inputs: Mapping[str, Artifact], start: Start | None 
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def run_folder(recipe: Recipe, inputs: Mapping[str, Artifact], root: Path) -> Path:
+def run_folder(recipe: Recipe, inputs: Mapping[str, Artifact], root: Path, start: Start | None) -> Path:
     """The run's folder; one that the version before this began under its own key is continued."""
     runs = runs_folder(root)
-    folder = runs / run_key(recipe, inputs, find_start(recipe, root))
+    folder = runs / run_key(recipe, inputs, start)
     first = recipe.packing.sequence_length
     earlier = earlier_run_key(recipe, inputs, _plan_digests(inputs["packing_plan"], [first]))
     return runs / earlier if earlier and (runs / earlier).is_dir() and not folder.is_dir() else folder
@@ -106,15 +106,13 @@ def _time_of(path: Path) -> int | None:
         return None
 
 
-def _start(recipe: Recipe, inputs: Mapping[str, Artifact], root: Path) -> Start | None:
-    """The model to begin with. Raises ParakeetError if the text was not cut into its tokens."""
-    start = find_start(recipe, root)
-    if start is not None and (ours := Tokenizer.load(inputs["tokenizer"].path).sha256) != start.tokenizer.sha256:
+def _refuse_other_tokenizer(start: Start, tokenizer: Artifact) -> None:
+    ours, theirs = Tokenizer.load(tokenizer.path).sha256, start.tokenizer.sha256
+    if ours != theirs:
         raise ParakeetError(
-            f"{KEY}: {start.folder} has another tokenizer (sha256 {start.tokenizer.sha256[:12]}) than the text was cut "
-            f"into tokens with ({ours[:12]}): its ids mean other tokens. Run the same build again."
+            f"{KEY}: {start.folder} has another tokenizer (sha256 {theirs[:12]}) than the text was cut into tokens "
+            f"with ({ours[:12]}), so the ids have other meanings. Run the same build again."
         )
-    return start
 
 
 class CheckpointStage(Stage):
@@ -126,6 +124,10 @@ class CheckpointStage(Stage):
     records = (METRICS_FILE, SUMMARY_FILE, CURVE_FILE)
     pool = "training"
     verifies_files = True
+
+    def __init__(self, find_start: Callable[[Recipe, Path], Start | None]) -> None:
+        """`find_start` finds the model that a recipe's training starts from."""
+        self._find_start = find_start
 
     def inputs(self, recipe: Recipe) -> tuple[str, ...]:
         return ("token_shards", "packing_plan", "tokenizer")
@@ -144,7 +146,7 @@ class CheckpointStage(Stage):
 
     def files(self, recipe: Recipe, root: Path) -> dict[str, Path]:
         """The weights that training starts from, if not from random ones. Raises ParakeetError if they do not fit."""
-        start = find_start(recipe, root)
+        start = self._find_start(recipe, root)
         return {} if start is None else {f"{KEY}/{WEIGHTS_FILE}": start.weights}
 
     def check_requirements(self, recipe: Recipe) -> None:
@@ -159,11 +161,11 @@ class CheckpointStage(Stage):
     def expected_bytes(self, recipe: Recipe, inputs: Mapping[str, Artifact], file_bytes: int, root: Path) -> int:
         """What training still needs, beyond what its run takes already."""
         config = ModelConfig.from_recipe(recipe.model, Tokenizer.load(inputs["tokenizer"].path).rows)
-        run = run_folder(recipe, inputs, root)
+        run = run_folder(recipe, inputs, root, self._find_start(recipe, root))
         return max(0, run_bytes(config, recipe.training) - bytes_on_disk(run))
 
     def run_folders(self, recipe: Recipe, inputs: Mapping[str, Artifact], root: Path) -> list[Path]:
-        return [run_folder(recipe, inputs, root)]
+        return [run_folder(recipe, inputs, root, self._find_start(recipe, root))]
 
     def run_folders_of(self, artifact: Artifact, root: Path) -> list[Path]:
         return [runs_folder(root) / str(artifact.counts["run"])]
@@ -171,9 +173,11 @@ class CheckpointStage(Stage):
     def make(self, context: MakeContext) -> dict[str, Any]:
         """Train, or continue training, in the run's own folder; `force` first deletes what the run has done."""
         recipe, inputs, output = context.recipe, context.inputs, context.output
-        start = _start(recipe, inputs, context.root)
+        start = self._find_start(recipe, context.root)
         context.refuse_changed()
-        run = run_folder(recipe, inputs, context.root)
+        if start is not None:
+            _refuse_other_tokenizer(start, inputs["tokenizer"])
+        run = run_folder(recipe, inputs, context.root, start)
         if not (run / JOB_FILE).exists():
             from parakeet.training.recorded import left_unfinished
 
