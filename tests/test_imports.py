@@ -72,6 +72,7 @@ FOUNDATIONS = (
     "earlier",
     "formatting",
     "intervals",
+    "lineage",
     "learning_rate",
     "stage",
     "pages",
