@@ -33,7 +33,8 @@ __all__ = [
 ]
 
 INTERRUPTIONS = {"UNEXPECTED_TERMINATION", "START_TIMEOUT", "RUN_WORKER_RESTART", "UNKNOWN"}
-"""Values of `FAILURE_REASON_TAG` of a run that did not end by its own doing. UNKNOWN: another process reported it."""
+"""Values of `FAILURE_REASON_TAG` of a run that did not end by its own doing. UNKNOWN, for which Dagster sets no tag: it
+was reported by another process."""
 FAILURE_REASON_TAG = "dagster/failure_reason"
 WILL_RETRY_TAG = "dagster/will_retry"
 """`true` if Dagster itself starts the run again, which an older dagster.yaml lets it do."""
@@ -106,7 +107,7 @@ def submit_again(
         step_keys_to_execute=run.step_keys_to_execute,
         execution_plan_snapshot=instance.get_execution_plan_snapshot(run.execution_plan_snapshot_id),
         job_snapshot=snapshot,
-        parent_job_snapshot=snapshot,
+        parent_job_snapshot=None,  # It is in the history already.
         asset_selection=run.asset_selection,
         asset_check_selection=run.asset_check_selection,
         resolved_op_selection=run.resolved_op_selection,

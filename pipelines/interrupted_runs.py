@@ -111,7 +111,7 @@ def resume_interrupted(
 
 def is_interrupted(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
     """Whether a failed run was ended from outside, and not by an error that it would meet again."""
-    if INTERRUPTED_TAG in run.tags or run.tags.get(FAILURE_REASON_TAG) in INTERRUPTIONS:
+    if INTERRUPTED_TAG in run.tags or run.tags.get(FAILURE_REASON_TAG, "UNKNOWN") in INTERRUPTIONS:
         return True
     failures = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
     given = [
@@ -173,7 +173,9 @@ def interrupted_runs(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     now = datetime.now(UTC)
     since = datetime.fromisoformat(context.cursor) if context.cursor else now - TIME_LOOKED_BACK
     graph = context.repository_def.asset_graph if context.repository_def is not None else None
-    told = resume_interrupted(context.instance, home(), min(since, now), graph)
+    if since > now:  # The clock was set back.
+        since = now - TIME_LOOKED_BACK
+    told = resume_interrupted(context.instance, home(), since, graph)
     # A run may end while this looks.
     cursor = (now - TIME_OF_OVERLAP).isoformat()
     return dg.SensorResult(skip_reason=" ".join(said + told) or "No run is interrupted.", cursor=cursor)
