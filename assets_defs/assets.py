@@ -5,14 +5,16 @@ import hashlib
 import json
 import re
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 from sqlalchemy.exc import SQLAlchemyError
 
+from assets_defs.pipes import ObservingTrainer
 from assets_defs.resources import SHELL_TAG, ParakeetHome
 from parakeet.artifact import Artifact
 from parakeet.errors import ProcessDied
@@ -76,7 +78,7 @@ def _stage_asset(stage: Stage, recipe: Recipe) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext,
         config: StageConfig,
         parakeet_home: dg.ResourceParam[ParakeetHome],
-        trainer: dg.PipesSubprocessClient,
+        trainer: ObservingTrainer,
     ) -> Iterator[dg.MaterializeResult]:
         if stage.group == ORIGINAL_GROUP and not _is_asked_for(context):
             return
@@ -147,21 +149,16 @@ def _ensure(
     context: dg.AssetExecutionContext,
     root: Path,
     build: Build,
-    trainer: dg.PipesSubprocessClient,
+    trainer: ObservingTrainer,
     stage: Stage,
     config: StageConfig,
 ) -> Artifact:
-    def launch(command: Sequence[str]) -> str | None:
-        try:
-            trainer.run(context=context, command=list(command))
-        except dg.DagsterError as error:
-            return str(error)
-        return None
-
     progress = Progress()
     try:
         with failures_explained(f"making {stage.name}", root):
-            artifact, made = build.ensure(stage.name, progress, launch, config.force, config.try_anyway)
+            artifact, made = build.ensure(
+                stage.name, progress, partial(trainer.launch, context), config.force, config.try_anyway
+            )
     except dg.Failure as failure:
         if stage.group == "sources":
             # The other sources are still fetched, for hours, before the run ends with this.

@@ -3,7 +3,7 @@
 Dagster's own reader keeps custom messages until the process ends; a training takes weeks.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,8 +25,10 @@ FIGURES = (
 class ObservingTrainer(dg.PipesSubprocessClient):
     """Runs a command as Dagster does, and logs an AssetObservation of each message with metrics as it arrives."""
 
-    def __init__(self, termination_timeout_seconds: float) -> None:
-        """A process may take `termination_timeout_seconds` to save when its run is ended."""
+    def __init__(self, failure: type[Exception], termination_timeout_seconds: float) -> None:
+        """`failure` is what Dagster raises when a process ends with an exit code other than 0. A process may take
+        `termination_timeout_seconds` to save when its run is ended."""
+        self._failure = failure
         self._reader = _ObservingReader()
         super().__init__(message_reader=self._reader, termination_timeout_seconds=termination_timeout_seconds)
 
@@ -34,6 +36,14 @@ class ObservingTrainer(dg.PipesSubprocessClient):
         """As PipesSubprocessClient.run. One command at a time."""
         self._reader.context = context
         return super().run(context=context, **arguments)
+
+    def launch(self, context: dg.AssetExecutionContext, command: Sequence[str]) -> str | None:
+        """Run a command to its end; why it failed, or None."""
+        try:
+            self.run(context=context, command=list(command))
+        except self._failure as error:
+            return str(error)
+        return None
 
 
 class _ObservingReader(dg.PipesTempFileMessageReader):

@@ -11,6 +11,7 @@ from typing import Any
 
 import dagster as dg
 from dagster._core.definitions.definitions_load_context import DefinitionsLoadContext, DefinitionsLoadType
+from dagster._core.errors import DagsterPipesExecutionError
 from dagster._core.execution.plan.objects import UserFailureData
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.remote_origin import GrpcServerCodeLocationOrigin
@@ -23,6 +24,7 @@ from dagster._utils.error import SerializableErrorInfo
 from dagster_shared.yaml_utils import DagsterYamlLoader
 
 __all__ = [
+    "DagsterPipesExecutionError",
     "DagsterYamlLoader",
     "InstanceRef",
     "LocalArtifactStorage",

@@ -31,7 +31,7 @@ def make_definitions(recipe: Recipe, given: Mapping[str, Artifact] | None = None
         sensors=[sensors.new_source_files, interrupted_runs, recipe_in_use(recipe)],
         resources={
             "parakeet_home": home_resource(recipe, given),
-            "trainer": ObservingTrainer(TERMINATION_TIMEOUT_SECONDS),
+            "trainer": ObservingTrainer(dagster_internals.DagsterPipesExecutionError, TERMINATION_TIMEOUT_SECONDS),
         },
         # A stage that needs isolation starts its own processes; one process more per step would cost seconds each.
         executor=dg.in_process_executor,

@@ -15,6 +15,7 @@ import pytest
 from filelock import FileLock
 
 from assets_defs.assets import asset_key
+from assets_defs.pipes import ObservingTrainer
 from assets_defs.resources import (
     HOME_TAG,
     RECIPE_TAG,
@@ -377,6 +378,24 @@ def test_runs_that_others_decide_on(
         end(queue, run, "UNEXPECTED_TERMINATION")
     assert resume_interrupted(queue, home, LONG_AGO) == []
     assert after(queue, run) is None
+
+
+def test_the_crash_of_a_process_is_told_from_other_failures(home: Path, instance: dg.DagsterInstance) -> None:
+    """With the definitions' own trainer, and a process that is killed."""
+    resources = defs.resources
+    assert resources is not None
+    told: list[str | None] = []
+
+    @dg.asset
+    def checkpoint(
+        context: dg.AssetExecutionContext, trainer: dg.ResourceParam[ObservingTrainer]
+    ) -> dg.MaterializeResult:
+        for script in ("import os; os.kill(os.getpid(), 9)", "raise SystemExit(3)", "pass"):
+            told.append(trainer.launch(context, [sys.executable, "-c", script]))
+        return dg.MaterializeResult()
+
+    dg.materialize([checkpoint], instance=instance, resources={"trainer": resources["trainer"]})
+    assert [one and one.rpartition(" ")[2] for one in told] == ["-9", "3", None]
 
 
 @pytest.mark.parametrize(("died", "resumed"), [(True, True), (False, False)])
