@@ -235,8 +235,8 @@ class Build:
     def stage(self, name: str) -> Stage:
         if name not in self.stages:
             raise ParakeetError(
-                f"Recipe {self.recipe.name} has no {name}. If another recipe was made the active one, reload the "
-                "definitions in Dagster."
+                f"Recipe {self.recipe.name}, which this build has, makes no {name}. If Dagster shows the assets of "
+                "another recipe, reload its definitions."
             )
         return self.stages[name]
 

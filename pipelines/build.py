@@ -1,18 +1,15 @@
 """`parakeet build`: the same assets as `dagster dev`, materialised from the shell."""
 
 import sqlite3
+import uuid
 import warnings
 from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 
 import dagster as dg
-from dagster._core.definitions.assets.job.asset_job import IMPLICIT_ASSET_JOB_NAME
-from dagster._core.events import DagsterEvent
-from dagster._core.execution.plan.objects import UserFailureData
-from dagster._utils.error import SerializableErrorInfo
 
 from assets_defs.keys import asset_key, op_name
-from assets_defs.resources import RECIPE_TAG
+from assets_defs.resources import HOME_TAG, RECIPE_TAG, SHELL_TAG, release_run_lock, run_config
 from parakeet.errors import INTERRUPTED, ParakeetError
 from parakeet.failures import explain_unforeseen
 from parakeet.progress import Progress
@@ -20,6 +17,7 @@ from parakeet.recipe import Recipe
 from parakeet.release.start import pinned
 from parakeet.stages import PROMOTION, Build, asset_names, note_build, stages_of
 from parakeet.training.recorded import Begun, left_unfinished
+from pipelines.dagster_internals import SerializableErrorInfo, UserFailureData
 from pipelines.definitions import make_definitions
 from pipelines.instance import open_instance
 from pipelines.jobs import DATA, MODEL
@@ -99,34 +97,41 @@ def _materialise(
         for name in asset_names(recipe)
         if asset_key(name) in keys and name != PROMOTION
     }
-    job = "full_build" if keys <= (DATA | MODEL).resolve(graph) else IMPLICIT_ASSET_JOB_NAME
+    whole = keys <= (DATA | MODEL).resolve(graph)
+    job = defs.resolve_job_def("full_build") if whole else defs.resolve_implicit_global_asset_job_def()
+    run_id = str(uuid.uuid4())
     with open_instance(root, progress) as instance, warnings.catch_warnings():
         # Dagster's own Pipes client warns of one of Dagster's own preview functions.
         warnings.simplefilter("ignore")
-        for run_id in fail_lost_runs(instance, root):
-            progress.say(f"Run {run_id[:8]} had died; its place is free again.")
-        result = defs.resolve_job_def(job).execute_in_process(
-            instance=instance,
-            asset_selection=sorted(keys),
-            run_config={
-                "ops": config,
-                "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
-            },
-            raise_on_error=False,
-            tags={RECIPE_TAG: recipe.name, "parakeet/started_by": "parakeet build"},
-        )
+        for lost in fail_lost_runs(instance, root):
+            progress.say(f"Run {lost[:8]} had died; its place is free again.")
+        try:
+            result = job.execute_in_process(
+                run_id=run_id,
+                instance=instance,
+                asset_selection=sorted(keys),
+                run_config={
+                    **run_config(recipe),
+                    "ops": config,
+                    "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+                },
+                raise_on_error=False,
+                tags={RECIPE_TAG: recipe.name, HOME_TAG: str(root), **SHELL_TAG},
+            )
+        finally:
+            release_run_lock(root, run_id)
         _raise_database_error(result.all_events)
     return _conclude(result.all_events, result.success, root, progress)
 
 
-def _raise_database_error(events: Sequence[DagsterEvent]) -> None:
+def _raise_database_error(events: Sequence[dg.DagsterEvent]) -> None:
     """Raise what kept Dagster from writing its history, for `open_instance` to explain."""
     for error in _errors(events):
         if "sqlite3." in error.message:
             raise sqlite3.OperationalError(error.message)
 
 
-def _errors(events: Sequence[DagsterEvent]) -> Iterator[SerializableErrorInfo]:
+def _errors(events: Sequence[dg.DagsterEvent]) -> Iterator[SerializableErrorInfo]:
     """The causes of failures, of the steps and of the run itself (an executor or a resource that cannot start)."""
     for event in events:
         error = None
@@ -140,7 +145,7 @@ def _errors(events: Sequence[DagsterEvent]) -> Iterator[SerializableErrorInfo]:
             yield error
 
 
-def _conclude(events: Sequence[DagsterEvent], success: bool, root: Path, progress: Progress) -> int:
+def _conclude(events: Sequence[dg.DagsterEvent], success: bool, root: Path, progress: Progress) -> int:
     for event in events:
         if event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION:
             check = event.asset_check_evaluation_data
@@ -164,7 +169,7 @@ def _conclude(events: Sequence[DagsterEvent], success: bool, root: Path, progres
     return 1 if messages or len(others) < len(causes) else INTERRUPTED
 
 
-def _failure_of(event: DagsterEvent) -> UserFailureData | None:
+def _failure_of(event: dg.DagsterEvent) -> UserFailureData | None:
     return event.step_failure_data.user_failure_data if event.is_step_failure else None
 
 

@@ -159,8 +159,8 @@ def use(
     recipe = chosen_recipe(recipe_name, data, changes, held_out, limit, home())
     use_recipe(home(), recipe)
     say(
-        f"{recipe.name} is the recipe in use: Dagster shows it and builds it on schedule, whatever `parakeet build` "
-        "builds. If Dagster is running, reload its definitions."
+        f"{recipe.name} is the recipe in use, which Dagster shows and schedules. A running `dagster dev` follows "
+        "within a minute. Runs that it has queued or started keep the recipe that they were launched with."
     )
 
 
