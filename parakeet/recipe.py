@@ -223,6 +223,8 @@ class Replay(Section):
     """Share of the tokens that are old text, if there is as much. Which of it is chosen by hash."""
     of: str = Field(pattern=r"^[0-9a-f]{64}$")
     """Content of the token shards that the start was trained on. Documents that they hold are old, all others new."""
+    passes: int = Field(default=1, ge=1, le=100)
+    """How often the plan is trained on. training.tokens is only an estimate of that."""
 
 
 class Packing(Section):
@@ -387,7 +389,7 @@ class Retraining(Section):
     warmup_fraction: float = Field(default=0.05, ge=0.0, le=1.0)
     """Share of the steps over which the learning rate rises from 0, since the optimizer starts without its state."""
     check_sources_days: int = Field(default=7, ge=1, le=3650)
-    """Days until the schedule `remote_sources` looks at the sources again that are downloaded."""
+    """Days until the schedule `source_looks` looks at the sources again that are downloaded."""
 
 
 class Benchmarks(Section):

@@ -210,7 +210,7 @@ class RemoteSource(RecordSource):
 
     as_of: str = Field(default="", pattern=r"^(\d{4}-\d{2}-\d{2})?$")
     """Date of the look at the source. Another date looks again and fetches what has changed. Empty: once and for all.
-    The schedule `remote_sources` sets it, in quotes."""
+    The schedule `source_looks` sets it, in quotes."""
 
     @abstractmethod
     def file_names(self) -> list[str]:

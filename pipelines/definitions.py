@@ -23,8 +23,8 @@ def make_definitions(recipe: Recipe, given: Mapping[str, Artifact] | None = None
     return dg.Definitions(
         assets=make_assets(recipe),
         asset_checks=make_checks(recipe),
-        jobs=[jobs.prepare_data, jobs.train_model, jobs.full_build, jobs.import_original],
-        schedules=[schedules.weekly_retraining],
+        jobs=[jobs.prepare_data, jobs.train_model, jobs.full_build, jobs.retrain, jobs.import_original],
+        schedules=[schedules.weekly_retraining, schedules.source_looks],
         sensors=[sensors.new_source_files, sensors.lost_runs],
         resources={
             "parakeet_home": home_resource(recipe, given),

@@ -102,7 +102,9 @@ def _by_source(
     }
 
 
-def replayed(recipe: Recipe, names: Sequence[str], sources: np.ndarray, lengths: np.ndarray, ids: np.ndarray, old: np.ndarray) -> Mix:
+def replayed(
+    recipe: Recipe, names: Sequence[str], sources: np.ndarray, lengths: np.ndarray, ids: np.ndarray, old: np.ndarray
+) -> Mix:
     """The mix of what is new, with a share of the old text.
 
     The first arguments are those of `mix`; old (documents,) bool. A new document is seen as often as the `epochs` of
@@ -127,7 +129,9 @@ def replayed(recipe: Recipe, names: Sequence[str], sources: np.ndarray, lengths:
     if len(before):
         present = {names[number] for number in np.unique(sources[before])}
         kept = [source for source in recipe.sources if source.name in present]
-        seen_old = _mixed(recipe.model_copy(update={"sources": kept}), names, sources[before], lengths[before], ids[before])
+        seen_old = _mixed(
+            recipe.model_copy(update={"sources": kept}), names, sources[before], lengths[before], ids[before]
+        )
         # (copies of old documents,), in the order of a hash of their ids and of `of`.
         pool = np.repeat(before, seen_old)
         pool = pool[np.argsort(_hashed(ids[pool, 1], int(replay.of[:16], 16)), kind="stable")]
