@@ -35,7 +35,7 @@ class TrainingJob:
     """The recipe, folders and digests of the inputs, the run's own folder, and the finished model's folder.
 
     `plan_digests` has the sha256 of each plan file by its sequence length in digits. `try_anyway` trains even if the
-    forecast does not fit the device.
+    forecast does not fit the device. `start` is the lineage of the weights to begin with (`Start.lineage`).
     """
 
     recipe: Recipe
@@ -47,6 +47,14 @@ class TrainingJob:
     run: Path
     output: Path
     try_anyway: bool = False
+    start: dict[str, Any] | None = None
+
+    def tokenizer_in(self, run: Path) -> Path:
+        """Where the tokenizer was when the run began or, if the store of the run's folder has moved, where it is."""
+        store = self.run.parent.parent
+        if not self.tokenizer.is_dir() and self.tokenizer.is_relative_to(store):
+            return run.parent.parent / self.tokenizer.relative_to(store)
+        return self.tokenizer
 
     def save(self) -> Path:
         path = self.run / JOB_FILE

@@ -20,7 +20,7 @@ from parakeet.recipe import Recipe
 from parakeet.recipe_sources import settings_of
 from parakeet.stage import Check, Figures, MakeContext, Picture, Stage, Verdict
 from parakeet.tokenizer import Tokenizer
-from parakeet.training.changeable import CHANGEABLE, PLANNED, run_settings
+from parakeet.training.changeable import CHANGEABLE, PLANNED, STARTED_FROM, run_settings
 from parakeet.training.forecast import bytes_on_disk, run_bytes, unmet
 from parakeet.training.job import (
     CURVE_FILE,
@@ -33,9 +33,10 @@ from parakeet.training.job import (
     TRAINED,
     TrainingJob,
 )
+from parakeet.training.start import KEY, Start, find_start
 
 
-def run_key(recipe: Recipe, inputs: Mapping[str, Artifact]) -> str:
+def run_key(recipe: Recipe, inputs: Mapping[str, Artifact], start: Start | None = None) -> str:
     """First 16 hex digits of a sha256 over everything that identifies a training run.
 
     Only the packing plan of the first sequence length counts, so that adding a later length continues the same run.
@@ -43,12 +44,15 @@ def run_key(recipe: Recipe, inputs: Mapping[str, Artifact]) -> str:
     content = {name: artifact.content for name, artifact in inputs.items()}
     plans = _plan_digests(inputs["packing_plan"], [recipe.packing.sequence_length])
     values = {**run_settings(recipe), "inputs": content | {"packing_plan": plans}}
+    if start is not None:
+        values["start"] = start.weights_sha256
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def run_folder(recipe: Recipe, inputs: Mapping[str, Artifact], runs: Path) -> Path:
-    """The run's folder under `runs`; one that the version before this began under its own key is continued."""
-    folder = runs / run_key(recipe, inputs)
+def run_folder(recipe: Recipe, inputs: Mapping[str, Artifact], root: Path) -> Path:
+    """The run's folder; one that the version before this began under its own key is continued."""
+    runs = runs_folder(root)
+    folder = runs / run_key(recipe, inputs, find_start(recipe, root))
     first = recipe.packing.sequence_length
     earlier = earlier_run_key(recipe, inputs, _plan_digests(inputs["packing_plan"], [first]))
     return runs / earlier if earlier and (runs / earlier).is_dir() and not folder.is_dir() else folder
@@ -114,6 +118,17 @@ def _time_of(path: Path) -> int | None:
         return None
 
 
+def _start(recipe: Recipe, inputs: Mapping[str, Artifact], root: Path) -> Start | None:
+    """The model to begin with. Raises ParakeetError if the text was not cut into its tokens."""
+    start = find_start(recipe, root)
+    if start is not None and (ours := Tokenizer.load(inputs["tokenizer"].path).sha256) != start.tokenizer.sha256:
+        raise ParakeetError(
+            f"{KEY}: {start.folder} has another tokenizer (sha256 {start.tokenizer.sha256[:12]}) than the text was cut "
+            f"into tokens with ({ours[:12]}): its ids mean other tokens. Run the same build again."
+        )
+    return start
+
+
 class CheckpointStage(Stage):
     name = "checkpoint"
     group = "model"
@@ -127,13 +142,21 @@ class CheckpointStage(Stage):
         return ("token_shards", "packing_plan", "tokenizer")
 
     def settings(self, recipe: Recipe) -> dict[str, Any]:
-        """With PLANNED, which may change while a run is unfinished but decide its weights."""
-        decided_while_running = set(CHANGEABLE) - PLANNED
+        """With PLANNED, which may change while a run is unfinished but decide its weights.
+
+        Without `start`, whose weights are one of the files.
+        """
+        without = {*(set(CHANGEABLE) - PLANNED), STARTED_FROM}
         return {
             "model": settings_of(recipe.model),
             "packing": settings_of(recipe.packing),
-            "training": settings_of(recipe.training, without=decided_while_running),
+            "training": settings_of(recipe.training, without=without),
         }
+
+    def files(self, recipe: Recipe, root: Path) -> dict[str, Path]:
+        """The weights that training starts from, if not from random ones. Raises ParakeetError if they do not fit."""
+        start = find_start(recipe, root)
+        return {} if start is None else {f"{KEY}/{WEIGHTS_FILE}": start.weights}
 
     def check_requirements(self, recipe: Recipe) -> None:
         training, cuda = recipe.training, recipe.training.device != "cpu"
@@ -147,11 +170,11 @@ class CheckpointStage(Stage):
     def expected_bytes(self, recipe: Recipe, inputs: Mapping[str, Artifact], file_bytes: int, root: Path) -> int:
         """What training still needs, beyond what its run takes already."""
         config = ModelConfig.from_recipe(recipe.model, Tokenizer.load(inputs["tokenizer"].path).rows)
-        run = run_folder(recipe, inputs, runs_folder(root))
+        run = run_folder(recipe, inputs, root)
         return max(0, run_bytes(config, recipe.training) - bytes_on_disk(run))
 
     def run_folders(self, recipe: Recipe, inputs: Mapping[str, Artifact], root: Path) -> list[Path]:
-        return [run_folder(recipe, inputs, runs_folder(root))]
+        return [run_folder(recipe, inputs, root)]
 
     def run_folders_of(self, artifact: Artifact, root: Path) -> list[Path]:
         return [runs_folder(root) / str(artifact.counts["run"])]
@@ -159,7 +182,8 @@ class CheckpointStage(Stage):
     def make(self, context: MakeContext) -> dict[str, Any]:
         """Train, or continue training, in the run's own folder; `force` first deletes what the run has done."""
         recipe, inputs, output = with_planned_tokens(context.recipe, context.inputs), context.inputs, context.output
-        run = run_folder(recipe, inputs, runs_folder(context.root))
+        start = _start(recipe, inputs, context.root)
+        run = run_folder(recipe, inputs, context.root)
         if not (run / JOB_FILE).exists():
             from parakeet.training.recorded import left_unfinished
 
@@ -178,6 +202,7 @@ class CheckpointStage(Stage):
             run=run,
             output=output,
             try_anyway=context.try_anyway,
+            start=None if start is None else start.lineage(),
         )
         before = _time_of(run / FAILURE_FILE)
         problem = context.launch([sys.executable, "-m", "parakeet.training", str(job.save()), str(os.getpid())])
@@ -185,7 +210,7 @@ class CheckpointStage(Stage):
             raise ParakeetError(_why(job, problem, before))
         shutil.copy2(run / METRICS_FILE, output / METRICS_FILE)
         summary: dict[str, Any] = json.loads((output / SUMMARY_FILE).read_text(encoding="utf-8"))
-        return {"run": run.name, **summary}
+        return {"run": run.name, **summary, **({} if start is None else {"start": start.lineage()})}
 
     def headline(self, counts: Mapping[str, Any]) -> str:
         return f"{counts['parameters']:,} parameters, {counts['tokens']:,} tokens, loss {counts['final_loss']:.3f}"

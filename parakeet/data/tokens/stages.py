@@ -24,8 +24,16 @@ class TokenizerStage(Stage):
     valid_versions = (2,)
 
     def inputs(self, recipe: Recipe) -> tuple[str, ...]:
-        """cl100k_base is the same whatever the corpus holds, so that new text does not rebuild it."""
-        return () if recipe.tokenizer.kind == "cl100k_base" else ("deduplicated_documents",)
+        """None for a tokenizer that is the same whatever the corpus holds: new text does not rebuild it."""
+        made_of_text = recipe.tokenizer.kind != "cl100k_base" and recipe.training.start is None
+        return ("deduplicated_documents",) if made_of_text else ()
+
+    def files(self, recipe: Recipe, root: Path) -> dict[str, Path]:
+        """Those of the tokenizer of the model that training starts from: its weights know no other one."""
+        from parakeet.training.start import KEY, find_start
+
+        start = find_start(recipe, root)
+        return {} if start is None else {f"{KEY}/{name}": path for name, path in start.tokenizer_files.items()}
 
     def settings(self, recipe: Recipe) -> dict[str, Any]:
         return settings_of(recipe.tokenizer)
@@ -34,8 +42,12 @@ class TokenizerStage(Stage):
         return 0
 
     def make(self, context: MakeContext) -> dict[str, Any]:
-        from parakeet.data.tokens.vocabulary import make_tokenizer
+        from parakeet.data.tokens.vocabulary import copy_tokenizer, make_tokenizer
+        from parakeet.training.start import find_start
 
+        start = find_start(context.recipe, context.root)
+        if start is not None:
+            return copy_tokenizer(start.tokenizer, context.output)
         return make_tokenizer(context.recipe, context.folders, context.output, context.progress)
 
     def headline(self, counts: Mapping[str, Any]) -> str:
