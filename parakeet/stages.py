@@ -16,6 +16,7 @@ from parakeet.download.stage import SourceFilesStage
 from parakeet.earlier import earlier_fingerprint
 from parakeet.errors import ParakeetError
 from parakeet.evaluation.stage import EvaluationStage
+from parakeet.gates.stage import ComparisonStage
 from parakeet.hashes import FileState, HashCache, refuse_changed
 from parakeet.home import hashes_file
 from parakeet.memorisation.stage import MemorisationStage
@@ -48,6 +49,7 @@ STAGES: tuple[Stage, ...] = (
     MemorisationStage(),
     ReportStage(),
     ReleaseStage(),
+    ComparisonStage(),
     OriginalModelStage(),
 )
 EXTERNAL_FILES: tuple[ExternalFile, ...] = (OriginalCheckpointFile(),)
@@ -89,10 +91,11 @@ class Build:
         files = {label: hashed[path][0] for label, path in paths.items()}
         self._read[name] = {path: hashed[path][1] for path in paths.values()}
         file_bytes = sum(path.stat().st_size for path in paths.values())
+        of_store = stage.settings_of_store(self.recipe, root, inputs)
         work = Work(
             stage=stage.name,
             version=stage.version,
-            settings=stage.settings(self.recipe),
+            settings={**stage.settings(self.recipe), **of_store},
             inputs=inputs,
             files=files,
             records=stage.records,
@@ -101,7 +104,7 @@ class Build:
             resumable=stage.resumable,
             recipe=self.recipe.name,
         )
-        settings_before = stage.settings_before(self.recipe)
+        settings_before = {**stage.settings_before(self.recipe), **of_store}
         files_before = {label: hashed[path][0] for label, path in paths_before.items()}
         inputs_before = {upstream: inputs[upstream] for upstream in stage.inputs_before(self.recipe)}
         then = replace(work, settings=settings_before, files=files_before, inputs=inputs_before)
@@ -158,6 +161,7 @@ class Build:
         make = partial(self._make, self.stage(name), work.inputs, launch, force, try_anyway)
         artifact, made = self.store.ensure(work, make, progress, force)
         self._found[name] = artifact
+        self.stage(name).conclude(self.recipe, self.store.root, artifact, progress)
         return artifact, made
 
     def _make(
