@@ -127,6 +127,8 @@ class Stage(ABC):
     """The artefact's file with examples of what the stage dropped; empty if it drops nothing."""
     is_model: bool = False
     """Whether the artefact is a model to chat with, which `parakeet clean` never removes."""
+    has_latest: bool = True
+    """Whether links in the folder follow the artefact that was built last; those to releases move by promotion."""
 
     switch: str = ""
     """The key of a recipe that turns the stage on or off; empty if every build has it."""

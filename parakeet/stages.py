@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from parakeet.artifact import Artifact, Store, Work, replace_file
 from parakeet.data.card.stage import DataCardStage
 from parakeet.data.cleaning.stage import CleanDocumentsStage
@@ -52,6 +54,8 @@ STAGES: tuple[Stage, ...] = (
     ComparisonStage(),
     OriginalModelStage(),
 )
+PROMOTION = "promotion"
+"""What comes after the last stage of a model: no artefact, but the decision whether `parakeet chat` opens it."""
 EXTERNAL_FILES: tuple[ExternalFile, ...] = (OriginalCheckpointFile(),)
 
 
@@ -63,7 +67,7 @@ def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
 
 def asset_names(recipe: Recipe) -> tuple[str, ...]:
     """What of a recipe's build can be selected, in order."""
-    return (*(stage.name for stage in stages_of(recipe)), *(file.name for file in EXTERNAL_FILES))
+    return (*(stage.name for stage in stages_of(recipe)), PROMOTION, *(file.name for file in EXTERNAL_FILES))
 
 
 class Build:
@@ -79,6 +83,7 @@ class Build:
         self._hashes = HashCache(hashes_file(root))
         self._found: dict[str, Artifact] = dict(given or {})
         self._read: dict[str, dict[Path, FileState]] = {}
+        self._recipe_in_use = recipe_in_use(root)
 
     def work(self, name: str) -> Work:
         """What has to be made for a stage. Raises ParakeetError if one of its inputs has not been made."""
@@ -103,6 +108,7 @@ class Build:
             folder=stage.folder or stage.name,
             resumable=stage.resumable,
             recipe=self.recipe.name,
+            links=self._links(stage),
         )
         settings_before = {**stage.settings_before(self.recipe), **of_store}
         files_before = {label: hashed[path][0] for label, path in paths_before.items()}
@@ -122,6 +128,15 @@ class Build:
             new_settings=frozenset(new_settings),
             new_inputs=frozenset(inputs.keys() - inputs_before.keys()),
         )
+
+    def _links(self, stage: Stage) -> tuple[str, ...]:
+        """`latest.<recipe>`, and `latest` too unless it belongs to the recipe that `parakeet use` chose."""
+        own = f"latest.{self.recipe.name}"
+        if not stage.has_latest:
+            return ()
+        is_free = self._recipe_in_use in (None, self.recipe.name)
+        latest = self.store.root / (stage.folder or stage.name) / "latest"
+        return (own, "latest") if is_free or not latest.exists() else (own,)
 
     def find(self, name: str) -> Artifact | None:
         """The stage's artefact for this recipe, if it and everything before it have been made."""
@@ -223,6 +238,15 @@ def active_recipe(root: Path) -> Recipe:
     return load_recipe(str(path) if path.is_file() else DEFAULT_RECIPE, report_old_keys=False)
 
 
+def recipe_in_use(root: Path) -> str | None:
+    """The name of the recipe that `parakeet use` chose; None if it chose none. `active_recipe` reads the recipe."""
+    try:
+        values = yaml.safe_load((root / ACTIVE_RECIPE_FILE).read_text(encoding="utf-8"))
+        return str(values["name"])
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return None
+
+
 def use_recipe(root: Path, recipe: Recipe) -> None:
     """Make a recipe the active one. Raises ParakeetError, and changes nothing, if one of its local files is missing."""
     for stage in stages_of(recipe):
@@ -230,7 +254,7 @@ def use_recipe(root: Path, recipe: Recipe) -> None:
             stage.files(recipe, root)
     path = root / ACTIVE_RECIPE_FILE
     keep_recipe(root, path)
-    text = f"# The active recipe, written by `parakeet use` and `parakeet build`.\n{recipe.to_yaml()}"
+    text = f"# The recipe in use, which Dagster builds: written by `parakeet use`.\n{recipe.to_yaml()}"
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         root.mkdir(parents=True, exist_ok=True)
         replace_file(path, text)

@@ -91,14 +91,12 @@ def find_opened(root: Path) -> tuple[Path | None, list[str]]:
             return found, messages
     elif latest.is_dir():
         return latest.resolve(), []
-    elif not latest.is_symlink():
-        return None, []
     else:
-        messages = [f"{latest} leads to {os.readlink(latest)}, which is gone."]
+        messages = [f"{latest}, which `parakeet chat` opens, is gone."]
     for other in reversed(promoted_recipes(root)):
         if other != recipe and (found := incumbent(root, other)) is not None:
             return found, [*messages, f"{found.name}, the promoted release of {other}, is used."]
-    return None, messages
+    return None, messages if latest.is_symlink() else []
 
 
 def opened_recipe(root: Path) -> str | None:
@@ -265,7 +263,10 @@ def remove_promoted(root: Path, release: Path, recipe: str, reason: str) -> Path
         with _explained("moving the pointer"):
             opened = opened_recipe(root)
             promoted_link(root, recipe).unlink(missing_ok=True)
-            if opened == recipe:
+            others = [other for other in promoted_recipes(root) if other != recipe and incumbent(root, other)]
+            if opened == recipe and others:
+                point_link(latest_release(root), f"promoted/{others[-1]}")
+            elif opened == recipe:
                 latest_release(root).unlink(missing_ok=True)
         return None
 
@@ -415,7 +416,7 @@ def _move(root: Path, decision: Decision, target: str, takes_chat: bool) -> None
     with _explained("moving the pointer"):
         prepared.replace(link)
         sync_directory(link.parent)
-        if takes_chat or find_opened(root)[0] is None:
+        if takes_chat or not latest.is_symlink() or find_opened(root)[0] is None:
             point_link(latest, f"promoted/{recipe}")
 
 
