@@ -147,7 +147,7 @@ def run_season(folder: Path, plan: Plan, progress: Progress) -> dict[str, Any]:
     use_recipe(home, recipe)
     weeks: list[Week] = []
     begin = plan.first
-    with dg.DagsterInstance.ephemeral() as instance:
+    with dg.DagsterInstance.local_temp(str(folder / "history")) as instance:
         for number, arrived in enumerate(("first", *plan.weeks)):
             path = text / f"week-{number}.jsonl"
             if arrived not in ("first", "nothing"):

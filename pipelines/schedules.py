@@ -8,10 +8,9 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 
 from assets_defs.assets import asset_key
-from assets_defs.resources import HOME_TAG, RECIPE_TAG
+from assets_defs.resources import HOME_TAG, RECIPE_TAG, run_config
 from parakeet.artifact import explain_os_error
 from parakeet.home import home
-from parakeet.recipe import Recipe
 from parakeet.recipe_sources import remote_sources, source_stage
 from parakeet.retraining import Retraining, due_sources, plan_retraining, training_now
 from parakeet.stages import active_recipe
@@ -81,11 +80,6 @@ def source_looks(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.Sk
     return _request(context, root, planned, [asset_key(source_stage(source)) for source in looked])
 
 
-def recipe_config(recipe: Recipe) -> dict[str, object]:
-    """The run config with which a run keeps its recipe."""
-    return {"resources": {"parakeet_home": {"config": {"recipe": recipe.to_yaml()}}}}
-
-
 def _request(
     context: dg.ScheduleEvaluationContext, root: Path, planned: Retraining, only: list[dg.AssetKey] | None = None
 ) -> dg.RunRequest | dg.SkipReason:
@@ -95,7 +89,7 @@ def _request(
     return dg.RunRequest(
         # The tick's own time, in UTC: evaluated twice, also across a change of the clock, it is one run.
         run_key=f"{planned.recipe.name}-{context.scheduled_execution_time.timestamp():.0f}",
-        run_config=recipe_config(planned.recipe),
+        run_config=run_config(planned.recipe),
         tags={RECIPE_TAG: planned.recipe.name, HOME_TAG: str(root), "parakeet/why": planned.reason},
         asset_selection=only,
     )
