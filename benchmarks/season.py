@@ -140,14 +140,16 @@ def full(home: Path) -> Iterator[None]:
 def run_season(folder: Path, plan: Plan, progress: Progress) -> dict[str, Any]:
     """Live through a season under `folder`, whose `home` may be a small disk; its record as JSON values."""
     home, text = folder / "home", folder / "text"
-    os.environ["PARAKEET_HOME"] = str(home)
-    text.mkdir(parents=True)
+    history = folder / "history"
+    for new in (text, history):
+        new.mkdir(parents=True)
+    os.environ |= {"PARAKEET_HOME": str(home), "DAGSTER_HOME": str(history)}
     recipe = recipe_of(text, plan)
     write_week(text / "week-0.jsonl", 0, plan.first)
     use_recipe(home, recipe)
     weeks: list[Week] = []
     begin = plan.first
-    with dg.DagsterInstance.local_temp(str(folder / "history")) as instance:
+    with dg.DagsterInstance.get() as instance:
         for number, arrived in enumerate(("first", *plan.weeks)):
             path = text / f"week-{number}.jsonl"
             if arrived not in ("first", "nothing"):

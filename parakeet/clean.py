@@ -47,10 +47,10 @@ def leftovers(root: Path, with_unfinished: bool = False) -> Leftovers:
     """What may go under `root`.
 
     Neither list holds what the builds of the active recipe and of the last one built consist of, finished or not, any
-    release or imported model, or what the promoted release of any recipe was made from. What unfinished work was
-    begun with is no leftover either, unless that work is to go too (`with_unfinished`). Only the stages' own folders are looked at.
-    Raises ParakeetError while anything is being built or trained, and if the sources or artefacts of those two recipes
-    cannot be read: what belongs to them is then unknown.
+    release or imported model, or what the promoted release of any recipe was made from. What unfinished work was begun
+    with is no leftover either, unless that work is to go too (`with_unfinished`). Only the stages' own folders are
+    looked at. Raises ParakeetError while anything is being built or trained, and if the sources or artefacts of those
+    two recipes cannot be read: what belongs to them is then unknown.
     """
     _refuse_while_building(root)
     store = Store(root)
