@@ -214,6 +214,7 @@ def _build(home: Path, text: str, progress: Progress) -> tuple[str, int]:
     if release is not None and decision_on(home, release.path.name) is None:  # TEMPORARY
         from parakeet.gates.stage import judgement_of
         from parakeet.release.promotion import promote
+
         try:
             promote(home, release, judgement_of(Build(home, recipe).artifact("comparison")))
         except ParakeetError as error:

@@ -16,10 +16,12 @@ def local_files(sources: "list[Any]") -> dict[str, Path]:
     from parakeet.data.reading.sources import find_files
 
     return {
-        f"{source.name}/{path.relative_to(found.root).as_posix()}": path
+        # By the parts: `relative_to` takes 20 µs a file.
+        f"{source.name}/{'/'.join(path.parts[depth:])}": path
         for source in sources
         if isinstance(source, FileSource)
         for found in (find_files(source),)
+        for depth in (len(found.root.parts),)
         for path in found.files
     }
 
