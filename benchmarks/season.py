@@ -211,14 +211,6 @@ def _build(home: Path, text: str, progress: Progress) -> tuple[str, int]:
         release = Build(home, recipe).find("release")
     except ParakeetError:
         release = None
-    if release is not None and decision_on(home, release.path.name) is None:  # TEMPORARY
-        from parakeet.gates.stage import judgement_of
-        from parakeet.release.promotion import promote
-
-        try:
-            promote(home, release, judgement_of(Build(home, recipe).artifact("comparison")))
-        except ParakeetError as error:
-            said.append(str(error))
     decision = decision_on(home, release.path.name) if release is not None else None
     if release is None or decision is None:
         return f"failed: {' '.join(line for line in said if line.startswith('Error')) or status}", 0

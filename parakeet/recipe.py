@@ -462,7 +462,7 @@ class Evaluation(Section):
 class Gates(Section):
     """What a release must show before it is promoted, that is, before `parakeet chat` opens it.
 
-    docs/gates.md explains each gate. A bound of null turns its gate off.
+    docs/gates.md explains each gate. A bound that is null refuses nothing.
     """
 
     worse_by: float = Field(default=0.01, ge=0.0, le=10.0)

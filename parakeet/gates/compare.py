@@ -104,7 +104,9 @@ def _compare(
     except (ParakeetError, OSError, ValueError) as error:
         reason = f"The promoted release, {before.name}, cannot be compared with: {error} {by_hand}"
         return gate(name, False, reason), gate(fell, True, f"{before.name} cannot be read.")
-    shares = judge_shares(*_measured_alike(evaluation, earlier, new, old), before.name)
+    shares = gate(fell, True, "The recipe's gates.figures is false.")
+    if bounds.figures:
+        shares = judge_shares(*_measured_alike(evaluation, earlier, new, old), before.name)
     text = common_text(new, old, context.recipe.evaluation.max_bytes, bounds.documents)
     if text is None and not measured(earlier["bits_per_byte"]) and not measured(evaluation["bits_per_byte"]):
         reason = f"Nothing is held out from this release, and nothing was from {before.name}: nothing was compared."

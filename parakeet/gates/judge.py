@@ -15,6 +15,8 @@ from parakeet.intervals import share_difference, wilson_interval
 from parakeet.recipe import Gates
 
 Gate = dict[str, Any]
+TOLD = 3
+"""How many of the shares that fell a reason names."""
 TEMPERATURE = 0.8
 """Small models loop in greedy replies, and hardly when they sample."""
 
@@ -99,13 +101,16 @@ def judge_shares(scores: Mapping[str, Sequence[Score]], before: Mapping[str, Seq
     worst = min(both, key=lambda key: found[key]["interval"][1])
     high = found[worst]["interval"][1]
     fell = [key for key in both if not found[key]["interval"][1] >= 0.0]
-    told = [
-        f"{key[1]} fell from {format_percent(then[key].value)} to {format_percent(now[key].value)} "
-        f"(of {now[key].n:,} {now[key].of})"
-        for key in fell or [worst]
-    ]
     if fell:
-        return gate(name, False, f"Since {incumbent}, {'; '.join(told)}: more than chance explains.", high, 0.0)
+        fell.sort(key=lambda key: found[key]["interval"][1])
+        told = [
+            f"{key[1]} fell from {format_percent(then[key].value)} to {format_percent(now[key].value)} "
+            f"(of {now[key].n:,} {now[key].of})"
+            for key in fell[:TOLD]
+        ]
+        others = [f"{len(fell) - TOLD} other shares fell"] * (len(fell) > TOLD)
+        reason = f"Since {incumbent}, {'; '.join([*told, *others])}: more than chance explains."
+        return gate(name, False, reason, high, 0.0)
     return gate(name, True, f"None of {len(both)} shares fell beyond its interval since {incumbent}.", high, 0.0)
 
 

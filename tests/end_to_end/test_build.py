@@ -91,7 +91,7 @@ def test_a_training_setting_changes_only_training_and_what_follows_and_two_proce
     finished = parakeet(home, "build", "--recipe", str(changed))
     assert finished.returncode == 0, finished.stderr.decode()
     assert b"Traceback" not in finished.stderr
-    assert made(finished.stderr) == ["checkpoint", "evaluation", "memorisation", "report", "release"]
+    assert made(finished.stderr) == ["checkpoint", "evaluation", "memorisation", "report", "release", "comparison"]
     summary = json.loads((home / "checkpoint" / "latest" / "training.json").read_text(encoding="utf-8"))
     assert summary["processes"] == 2
 
@@ -182,7 +182,7 @@ def test_however_a_build_ends_the_same_command_goes_on_and_gives_the_same_bits(c
     _, errors = build.communicate(timeout=100)
     assert build.returncode == 0, errors.decode()
     assert b"Resuming from step" in errors
-    assert made(errors) == ["checkpoint", "evaluation", "memorisation", "report", "release"]
+    assert made(errors) == ["checkpoint", "evaluation", "memorisation", "report", "release", "comparison"]
     assert len(resumptions(home)) == 5
     assert weights(home) == expected
 
