@@ -147,11 +147,14 @@ class Executor(Section):
         return self
 
 
+LEAST_VOCABULARY = 320
+
+
 class TokenizerSettings(Section):
     kind: Literal["bpe", "words", "cl100k_base"] = "bpe"
     """A byte-level BPE trained on this corpus; its most frequent words, with letters for all others (`words`, which
     lets a tiny model spell); or OpenAI's cl100k_base with Parakeet's four tokens."""
-    vocabulary: int = Field(default=4096, ge=320, le=65_536)
+    vocabulary: int = Field(default=4096, ge=LEAST_VOCABULARY, le=65_536)
     """Largest number of tokens, not counting control tokens; of `bpe` and `words` only."""
 
 

@@ -201,7 +201,8 @@ class Build:
             self.recipe, root, inputs, manifests, output, progress, launch, force, try_anyway, unchanged
         )
         counts = stage.make(context)
-        unchanged()
+        if not stage.verifies_files:
+            unchanged()
         return counts
 
     def _refuse_changed(self, stage: Stage) -> None:

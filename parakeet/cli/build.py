@@ -121,19 +121,22 @@ def plan(
     training step. With --gpu it adds the settings that fit, the time and the energy.
     """
     from parakeet.data.reading.stage import local_files
+    from parakeet.home import home
     from parakeet.plan import plan_document, render_plan
     from parakeet.training.forecast import parse_memory
     from parakeet.training.gpus import gpu_named
+    from parakeet.training.start import find_start
 
     gpu = gpu_named(gpu_name) if gpu_name is not None else None
     n_bytes = parse_memory(memory) if memory is not None else None
     recipe = chosen_recipe(recipe_name, data, changes, held_out, limit)
     if data:
         local_files(list(recipe.sources))  # raises if a file is missing
+    start = find_start(recipe, home())  # raises if it does not fit
     if as_json:
-        say_json(plan_document(recipe, gpu, n_bytes))
+        say_json(plan_document(recipe, gpu, n_bytes, start))
     else:
-        say(render_plan(recipe, gpu, n_bytes))
+        say(render_plan(recipe, gpu, n_bytes, start))
 
 
 @click.command(

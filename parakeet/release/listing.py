@@ -13,6 +13,7 @@ from parakeet.artifact import MANIFEST_FILE, Artifact
 from parakeet.errors import ParakeetError
 from parakeet.formatting import format_bytes, format_percent, format_time, render_table
 from parakeet.home import release_folder
+from parakeet.lineage import began_with
 from parakeet.model.config import ModelConfig
 from parakeet.names import MOST_SHOWN
 from parakeet.release.history import REFUSED, ROLLED_BACK, Decision, decisions
@@ -250,6 +251,7 @@ def model_document(model: ListedModel, in_full: bool = False) -> dict[str, Any]:
             for source in (sources if isinstance(sources, list) else ())
             if isinstance(source, dict)
         },
+        "start": training.get("start"),
         "imported_from": training.get("imported_from"),
         "content": manifest.get("content"),
         "sha256": _sums(model.directory),
@@ -275,6 +277,7 @@ def render_model(model: ListedModel) -> str:
         "shape": ", ".join(shape),
         "size": format_bytes(model.n_bytes),
         "imported from": imported.get("file_name"),
+        "began with": began_with(full["start"]) if isinstance(full["start"], dict) else None,
         "trained": ", ".join(
             f"{value:,} {key}" if isinstance(value, int) else f"{key.replace('_', ' ')} {value:.3f}"
             for key, value in training.items()

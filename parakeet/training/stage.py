@@ -33,7 +33,7 @@ from parakeet.training.job import (
     TRAINED,
     TrainingJob,
 )
-from parakeet.training.start import KEY, Start, find_start
+from parakeet.training.start import KEY, Start, find_start, with_start
 
 
 def run_key(recipe: Recipe, inputs: Mapping[str, Artifact], start: Start | None = None) -> str:
@@ -137,6 +137,7 @@ class CheckpointStage(Stage):
     kinds = frozenset({"pytorch", "safetensors"})
     records = (METRICS_FILE, SUMMARY_FILE, CURVE_FILE)
     pool = "training"
+    verifies_files = True
 
     def inputs(self, recipe: Recipe) -> tuple[str, ...]:
         return ("token_shards", "packing_plan", "tokenizer")
@@ -183,6 +184,7 @@ class CheckpointStage(Stage):
         """Train, or continue training, in the run's own folder; `force` first deletes what the run has done."""
         recipe, inputs, output = with_planned_tokens(context.recipe, context.inputs), context.inputs, context.output
         start = _start(recipe, inputs, context.root)
+        context.refuse_changed()
         run = run_folder(recipe, inputs, context.root)
         if not (run / JOB_FILE).exists():
             from parakeet.training.recorded import left_unfinished
@@ -193,7 +195,7 @@ class CheckpointStage(Stage):
         if context.force:
             _clear(run, context.progress)
         job = TrainingJob(
-            recipe=recipe,
+            recipe=recipe if start is None else with_start(recipe, str(start.folder)),
             tokenizer=inputs["tokenizer"].path,
             shards=inputs["token_shards"].path,
             shards_content=inputs["token_shards"].content,

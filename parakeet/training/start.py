@@ -14,7 +14,7 @@ from parakeet.errors import ParakeetError
 from parakeet.hashes import HashCache
 from parakeet.home import hashes_file, latest_release, models_folder, release_folder
 from parakeet.model.config import WEIGHTS_FILE, ModelConfig
-from parakeet.recipe import LATEST, ORIGINAL_MODEL, Recipe
+from parakeet.recipe import LATEST, LEAST_VOCABULARY, ORIGINAL_MODEL, Recipe
 from parakeet.release.listing import find_model, released_models
 from parakeet.release.verify import SUMS_FILE, TRAINING_MANIFEST_FILE, open_release, recorded_sum
 from parakeet.tokenizer import SETTINGS_FILE, VOCABULARY_FILE, Tokenizer
@@ -95,14 +95,17 @@ def find_start(recipe: Recipe, root: Path) -> Start | None:
 def pinned(recipe: Recipe, root: Path) -> Recipe:
     """The recipe with the folder of its start in place of a word or a name, which may mean another model later."""
     folder = _folder(recipe, root)
-    return recipe if folder is None else _with_start(recipe, str(folder))
+    return recipe if folder is None else with_start(recipe, str(folder))
 
 
-def start_settings(start: Start) -> dict[str, Any]:
-    """The keys of a recipe that have to be those of its start, by dotted key."""
-    shape = {f"model.{key}": getattr(start.config, key) for key in ("layers", "heads", "width")}
-    kind = {"tokenizer.kind": start.tokenizer_kind}
-    return shape | kind | ({} if start.tokenizer_kind == _CL100K else {"tokenizer.vocabulary": _vocabulary(start)})
+def shape_of_start(recipe: Recipe, root: Path) -> dict[str, Any]:
+    """The shape, context and tokenizer of the recipe's start, by dotted key; empty if it has none."""
+    folder = _folder(recipe, root)
+    if folder is None:
+        return {}
+    start = read_start(folder, root)
+    shape = {f"model.{key}": getattr(start.config, key) for key in ("layers", "heads", "width", "context")}
+    return shape | _tokenizer_settings(start)
 
 
 def read_start(folder: Path, root: Path) -> Start:
@@ -117,6 +120,8 @@ def read_start(folder: Path, root: Path) -> Start:
             return _consistent(_read_checkpoint(folder, root))
     except OSError as error:
         raise ParakeetError(f"{KEY}: {folder} cannot be read: {error.strerror or error}.") from None
+    except ParakeetError as error:
+        raise ParakeetError(f"{KEY}: {error}") from None
     raise ParakeetError(f"{KEY}: {_what_it_is(folder)}")
 
 
@@ -149,9 +154,9 @@ def _read_checkpoint(folder: Path, root: Path) -> Start:
     expected = str(state["files"][WEIGHTS_FILE])
     weights = folder / WEIGHTS_FILE
     if not weights.is_file():
-        raise ParakeetError(f"{KEY}: {weights} is missing: the checkpoint is incomplete. Choose another one.")
+        raise ParakeetError(f"{weights} is missing: the checkpoint is incomplete. Choose another one.")
     if HashCache(hashes_file(root)).sha256_for_reader(weights) != expected:
-        raise ParakeetError(f"{KEY}: {weights} was changed after it was written. Choose another checkpoint.")
+        raise ParakeetError(f"{weights} was changed after it was written. Choose another checkpoint.")
     tokenizer_folder = job.tokenizer_in(run)
     tokenizer = Tokenizer.load(tokenizer_folder)
     before = job.start or {}
@@ -184,7 +189,7 @@ def _chain(before: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
 def _consistent(start: Start) -> Start:
     if start.tokenizer.rows != start.config.vocabulary_rows:
         raise ParakeetError(
-            f"{KEY}: {start.folder} is no usable model: its tokenizer needs {start.tokenizer.rows:,} embedding rows, "
+            f"{start.folder} is no usable model: its tokenizer needs {start.tokenizer.rows:,} embedding rows, "
             f"and its weights have {start.config.vocabulary_rows:,}."
         )
     return start
@@ -199,12 +204,18 @@ def _differences(recipe: Recipe, start: Start) -> list[tuple[str, dict[str, Any]
             found.append((f"{name} {there:,} there, {here:,} in the recipe", {f"model.{name}": there}))
     kind, needed = start.tokenizer_kind, _vocabulary(start)
     if kind != recipe.tokenizer.kind:
-        fix = {key: value for key, value in start_settings(start).items() if key.startswith("tokenizer.")}
-        found.append((f"tokenizer {kind} of {needed:,} tokens there, {recipe.tokenizer.kind} in the recipe", fix))
+        text = f"tokenizer {kind} of {needed:,} tokens there, {recipe.tokenizer.kind} in the recipe"
+        found.append((text, _tokenizer_settings(start)))
     elif kind != _CL100K and needed > recipe.tokenizer.vocabulary:
         text = f"{needed:,} tokens in its vocabulary, at most {recipe.tokenizer.vocabulary:,} in the recipe's"
         found.append((text, {"tokenizer.vocabulary": needed}))
     return found
+
+
+def _tokenizer_settings(start: Start) -> dict[str, Any]:
+    kind = start.tokenizer_kind
+    made_of_text = {} if kind == _CL100K else {"tokenizer.vocabulary": max(_vocabulary(start), LEAST_VOCABULARY)}
+    return {"tokenizer.kind": kind, **made_of_text}
 
 
 def _vocabulary(start: Start) -> int:
@@ -227,7 +238,7 @@ def _folder(recipe: Recipe, root: Path) -> Path | None:
         return find_model(root, named).directory.resolve()
     except ParakeetError as error:
         raise ParakeetError(
-            f"{KEY}: {error} For a folder, write a path: ./{named}. Other values: {ORIGINAL_MODEL}, {LATEST}, none."
+            f"{KEY} is {named}, which is neither {ORIGINAL_MODEL}, {LATEST} nor none, nor a folder (./{named}). {error}"
         ) from None
 
 
@@ -304,7 +315,8 @@ def _trains_alike(recorded: Mapping[str, Any], recipe: Recipe) -> bool:
     return alike and then.training.model_dump(exclude=without) == recipe.training.model_dump(exclude=without)
 
 
-def _with_start(recipe: Recipe, start: str) -> Recipe:
+def with_start(recipe: Recipe, start: str) -> Recipe:
+    """The recipe with another `training.start`."""
     return recipe.model_copy(update={"training": recipe.training.model_copy(update={"start": start})})
 
 
@@ -313,7 +325,7 @@ def _what_it_is(folder: Path) -> str:
     if not os.path.lexists(folder):
         return f"there is no {folder}. Name the folder of a release, of an imported model, or of a run's checkpoint."
     if folder.is_file():
-        return f"{folder} is a file. Import it first (parakeet import {folder}), and name the folder that this makes."
+        return f"{folder} is a file. If it is a checkpoint of the original project: parakeet import {folder}"
     saved = sorted(path.name for path in folder.glob(CHECKPOINT_PATTERN))
     if (folder / JOB_FILE).is_file():
         there = f"It has {', '.join(saved)}" if saved else "It has none yet"
