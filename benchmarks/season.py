@@ -30,7 +30,7 @@ from parakeet.errors import ParakeetError
 from parakeet.formatting import render_table
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
-from parakeet.release.history import decision_on
+from parakeet.release.history import decision_on, decisions
 from parakeet.release.promotion import incumbent
 from parakeet.retraining import Trained
 from parakeet.stages import Build, use_recipe
@@ -163,7 +163,8 @@ def run_season(folder: Path, plan: Plan, progress: Progress) -> dict[str, Any]:
                 weeks.append(_live(number, arrived, home, instance, progress))
             if arrived == "poisoned":
                 path.unlink()  # the operator reads why the release was refused
-    record: dict[str, Any] = {"weeks": [asdict(week) for week in weeks]}
+    history = [(one.action, one.release, one.previous or "none", " ".join(one.reasons)) for one in decisions(home)[0]]
+    record: dict[str, Any] = {"weeks": [asdict(week) for week in weeks], "history": history}
     if plan.compare:
         record |= _compare(folder, recipe, weeks, plan, progress)
     return record
@@ -237,22 +238,25 @@ def _bits(release: Path | None) -> float | None:
 
 
 def _compare(folder: Path, recipe: Recipe, weeks: list[Week], plan: Plan, progress: Progress) -> dict[str, Any]:
-    """Bits per byte of models from new weights on all text, on the first training's tokens and on the retrainings'."""
+    """Tokens and bits per byte of the last release, and of models from new weights on the same text."""
     home = folder / "home"
-    warm = sum(week.tokens for week in weeks[1:] if week.outcome.startswith("promoted"))
-    found: dict[str, Any] = {"warm": {"tokens": warm, "bits_per_byte": weeks[-1].bits_per_byte}}
-    last = [week for week in weeks[1:] if week.outcome.startswith("promoted")]
-    found["last"] = {"tokens": last[-1].tokens if last else 0, "bits_per_byte": weeks[-1].bits_per_byte}
-    for name, tokens in (("scratch", plan.tokens), ("scratch on the tokens of the last", found["last"]["tokens"])):
+    promoted = [week for week in weeks[1:] if week.outcome.startswith("promoted")]
+    last = promoted[-1].tokens if promoted else 0
+    found: dict[str, Any] = {
+        "released, its last retraining": {"tokens": last, "bits_per_byte": weeks[-1].bits_per_byte},
+        "released, all retrainings": {
+            "tokens": sum(week.tokens for week in promoted), "bits_per_byte": weeks[-1].bits_per_byte,
+        },
+    }  # fmt: skip
+    for name, tokens in (("from new weights", plan.tokens), ("from new weights, as short as the last", last)):
         training = recipe.training.model_copy(update={"tokens": max(1024, tokens)})
         alone = recipe.model_copy(update={"name": f"alone-{len(found)}", "training": training})
-        progress.say(f"--- From new weights, {tokens:,} tokens")
+        progress.say(f"--- {name}, {tokens:,} tokens")
         run_build(home, alone, ("release",), (), False, progress)
-        release = Build(home, alone).artifact("release")
-        counts = release.counts["bits_per_byte"]
-        trained = Trained.open(release.path).manifest["stages"]["checkpoint"]["counts"]["tokens"]
+        counts = Build(home, alone).artifact("release").counts["bits_per_byte"]
+        trained = Build(home, alone).artifact("checkpoint").counts["tokens"]
         found[name] = {"tokens": int(trained), "bits_per_byte": float(counts["talk"])}
-    return found
+    return {"comparison": found}
 
 
 def render(record: dict[str, Any]) -> str:
@@ -264,10 +268,12 @@ def render(record: dict[str, Any]) -> str:
     head = ("week", "text", "tick", "outcome", "released", "tokens", "bits/byte")
     lines = [render_table(head, rows, {0, 5, 6}), ""]
     for week in record["weeks"]:
-        if not week["outcome"].startswith("promoted"):
-            lines.append(f"Week {week['week']}: {week['tick']}")
-            if week["outcome"] != "–":
-                lines.append(f"  {week['outcome']}")
+        lines += [f"Week {week['week']}: {week['tick']}"] + [f"  {week['outcome']}"] * (week["outcome"] != "–")
+    past = [(action, release[:8], previous[:8], reason[:80]) for action, release, previous, reason in record["history"]]
+    lines += ["", render_table(("decision", "release", "in place of", "why"), past)]
+    if trained := record.get("comparison"):
+        rows = [(name, f"{one['tokens']:,}", f"{one['bits_per_byte']:.3f}") for name, one in trained.items()]
+        lines += ["", render_table(("model", "tokens", "bits/byte"), rows, {1, 2})]
     return "\n".join(lines)
 
 
