@@ -184,6 +184,8 @@ def _deduplication(recipe: Recipe) -> dict[str, Any]:
 
 
 def _plan(recipe: Recipe) -> dict[str, Any]:
+    if recipe.packing.replay is not None:
+        raise _UnknownTo01("replay")
     sources = [_values(source) for source in recipe.sources]
     mix = {source["name"]: {key: source[key] for key in ("weight", "epochs")} for source in sources}
     return {"row_tokens": sorted(set(recipe.packing.lengths)), "mix": mix}

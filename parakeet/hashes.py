@@ -1,6 +1,7 @@
 """Hashes of raw files, remembered by path and state, and whether a file has changed since."""
 
 import json
+import os
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -17,15 +18,17 @@ FileState = tuple[int, int, int]
 
 
 def file_state(file: Path) -> FileState:
-    status = file.stat()
+    status = os.stat(file)
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _settled_state(file: Path) -> FileState:
     """The state once a later change is sure to have another time: the clock of files ticks every few milliseconds."""
-    while 0 <= time.time_ns() - file_state(file)[2] < TICK_NS:
+    state = file_state(file)
+    while 0 <= time.time_ns() - state[2] < TICK_NS:
         time.sleep(TICK_NS / 1e9)
-    return file_state(file)
+        state = file_state(file)
+    return state
 
 
 def refuse_changed(states: Mapping[Path, FileState]) -> None:
@@ -60,16 +63,18 @@ class HashCache:
     def hashed(self, files: Iterable[Path]) -> dict[Path, tuple[str, FileState]]:
         """The same with the state that each file had. ParakeetError also if one changes while it is read."""
         known, result = dict(self._known), {}
+        folders: dict[str, str] = {}
         for file in files:
+            name = _real_name(file, folders)
             try:
                 state = _settled_state(file)
-                digest = _digest_in(known.get(str(file.resolve())), state)
+                digest = _digest_in(known.get(name), state)
                 if digest is None:
                     digest = sha256_of(file)
                     refuse_changed({file: state})
             except OSError as error:
                 raise explain_os_error(error, "reading a source file") from None
-            known[str(file.resolve())] = [*state, digest]
+            known[name] = [*state, digest]
             result[file] = digest, state
         if known != self._known:
             self._remember(known)
@@ -100,6 +105,15 @@ class HashCache:
             replace_file(self._path, json.dumps(known))
         except OSError as error:
             raise explain_os_error(error, "preparing the assets folder") from None
+
+
+def _real_name(file: Path, folders: dict[str, str]) -> str:
+    """The path without links. `folders` remembers that of each folder: for 20,000 files this saves half a second."""
+    folder, name = os.path.split(file)
+    if folder not in folders:
+        folders[folder] = os.path.realpath(folder)
+    path = os.path.join(folders[folder], name)
+    return os.path.realpath(path) if name in ("", ".", "..") or os.path.islink(path) else path
 
 
 def _digest_in(entry: list[object] | None, state: FileState) -> str | None:

@@ -219,6 +219,17 @@ class LaterSequences(Section):
     """Share of all training tokens that this phase takes."""
 
 
+class Replay(Section):
+    """Train on what is new, with a share of the text that the start was trained on. `parakeet retrain` writes it."""
+
+    share: float = Field(gt=0.0, le=0.95)
+    """Share of the tokens that are old text, if there is as much. Which of it is chosen by hash."""
+    of: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """Content of the token shards that the start was trained on. Documents that they hold are old, all others new."""
+    passes: int = Field(default=1, ge=1, le=100)
+    """How often the plan is trained on. training.tokens is only an estimate of that."""
+
+
 class Packing(Section):
     sequence_length: int = Field(default=256, ge=16, le=131_072)
     """Tokens in one training sequence; at most the model's context."""
@@ -226,6 +237,8 @@ class Packing(Section):
     """Later phases of training with other sequence lengths, in order; for example 8,192 after 1,024."""
     seed: int = Field(default=1, ge=0)
     """Seed of the order of sequences, together with the epoch."""
+    replay: Replay | None = None
+    """New text with a share of the old, for a model that continues from an earlier one. null trains on all text."""
 
     @model_validator(mode="after")
     def _shares(self) -> "Packing":
@@ -371,6 +384,29 @@ class Training(Section):
         if name not in DECAYS:
             raise ValueError(f"the decays are {', '.join(DECAYS)}")
         return name
+
+
+class Retraining(Section):
+    """How `parakeet retrain` and the schedule `weekly_retraining` train the released model on what is new."""
+
+    start_from: Literal["stable", "scratch"] = "stable"
+    """The last checkpoint before the learning rate fell, of the run that made the release; the release itself if that
+    checkpoint is gone or too early. `scratch` trains the whole recipe on all text, from new weights."""
+    replay: float = Field(default=0.3, ge=0.0, le=0.95)
+    """Share of the training tokens that are old text, against forgetting. Ibrahim et al. (2024) needed 5% where new
+    text is like the old, and 25 to 50% where it differs."""
+    passes: int = Field(default=2, ge=1, le=100)
+    """How often the new text is seen. Up to four passes are worth nearly as much as new text (Muennighoff et al.
+    2023)."""
+    least_new_share: float = Field(default=0.05, ge=0.0)
+    """Least new text, as a share of the tokens that the release was trained on. By Hoffmann et al. (2022), 5% more
+    text lowers the reducible loss by 1.4%: less is hard to tell from noise."""
+    least_new_tokens: int = Field(default=10_000, ge=0)
+    """Least new text in tokens. Both have to be reached."""
+    warmup_fraction: float = Field(default=0.05, ge=0.0, le=1.0)
+    """Share of the steps over which the learning rate rises from 0, since the optimizer starts without its state."""
+    check_sources_days: int = Field(default=7, ge=1, le=3650)
+    """Days until the schedule `source_looks` looks at the sources again that are downloaded."""
 
 
 class Benchmarks(Section):
@@ -521,6 +557,8 @@ class Recipe(Section):
     """Shape of the transformer."""
     training: Training
     """How the model learns."""
+    retraining: Retraining = Retraining()
+    """How the released model is trained on what is new."""
     evaluation: Evaluation = Evaluation()
     """What is measured."""
     gates: Gates | None = Gates()

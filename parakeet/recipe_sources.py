@@ -208,6 +208,10 @@ class RemoteSource(RecordSource):
     lister: ClassVar[str]
     """The subclass of parakeet.download.source_folder.SourceFiles that lists its files, as `module:class`."""
 
+    as_of: str = Field(default="", pattern=r"^(\d{4}-\d{2}-\d{2})?$")
+    """Date of the look at the source. Another date looks again and fetches what has changed. Empty: once and for all.
+    The schedule `source_looks` sets it, in quotes."""
+
     @abstractmethod
     def file_names(self) -> list[str]:
         """Names or globs of its files, as far as the recipe has them."""

@@ -14,6 +14,12 @@ train_model = dg.define_asset_job(
 full_build = dg.define_asset_job(
     "full_build", selection=DATA | MODEL, description="Everything; what is already made is found, not made again."
 )
+retrain = dg.define_asset_job(
+    "retrain",
+    selection=DATA | MODEL,
+    description="Everything up to the promotion, by the recipe that `weekly_retraining` derives: the released model is "
+    "trained on what is new. Started by hand, it builds the active recipe.",
+)
 import_original = dg.define_asset_job(
     "import_original",
     selection=dg.AssetSelection.groups("original"),

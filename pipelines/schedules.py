@@ -1,25 +1,106 @@
-"""Retraining once a week, if anything changed."""
+"""Retraining once a week on what is new, and looks at sources that may have changed on their servers."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import dagster as dg
 
-from parakeet.errors import ParakeetError
+from assets_defs.assets import asset_key
+from assets_defs.resources import HOME_TAG, RECIPE_TAG, run_config
+from parakeet.artifact import explain_os_error
 from parakeet.home import home
-from parakeet.stages import Build, active_recipe
-from pipelines.jobs import full_build
+from parakeet.recipe_sources import remote_sources, source_stage
+from parakeet.retraining import Retraining, due_sources, plan_retraining, training_now
+from parakeet.stages import active_recipe
+from pipelines.jobs import full_build, retrain, train_model
+
+IN_FLIGHT = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+TRAINING_JOBS = {job.name for job in (train_model, full_build, retrain)}
+TRAINED = asset_key("checkpoint")
+
+
+def local_time_zone() -> str:
+    """The machine's time zone by its name in the IANA database; UTC if it has none."""
+    named = [os.environ.get("TZ", "").removeprefix(":")]
+    link = os.path.realpath("/etc/localtime")
+    if "zoneinfo/" in link:
+        named.append(link.rpartition("zoneinfo/")[2])
+    with suppress(OSError, ValueError):
+        named.append(Path("/etc/timezone").read_text(encoding="utf-8").strip())
+    for name in filter(None, named):
+        with suppress(OSError, ValueError, KeyError):  # ZoneInfoNotFoundError is a KeyError
+            return ZoneInfo(name).key
+    return "UTC"
 
 
 @dg.schedule(
-    job=full_build,
+    job=retrain,
     cron_schedule="0 3 * * 0",
+    execution_timezone=local_time_zone(),
     default_status=dg.DefaultScheduleStatus.STOPPED,
-    description="Sundays at 3:00: build again if the recipe or a source file has changed since the last release.",
+    description="Sundays at 3:00: train the released model of the active recipe on what is new, if that is enough and "
+    "no training is in flight. Otherwise the tick says why not, with the numbers.",
 )
 def weekly_retraining(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    """Raises ParakeetError, a failed tick, for what cannot be built: a skipped tick would go unnoticed."""
     root = home()
+    recipe = active_recipe(root)
+    if busy := _in_flight(context.instance, root):
+        return dg.SkipReason(f"A training is in flight, so nothing else is started: {busy}.")
     try:
-        release = Build(root, active_recipe(root)).find("release")
-    except (ParakeetError, OSError) as error:
-        return dg.SkipReason(f"The recipe cannot be built: {error}")
-    if release is not None:
-        return dg.SkipReason(f"Nothing is new: release {release.path.name} was made of this recipe and these files.")
-    return dg.RunRequest()
+        planned = plan_retraining(root, recipe)
+    except OSError as error:
+        raise explain_os_error(error, "looking for new text") from None
+    return _request(context, root, planned)
+
+
+@dg.schedule(
+    job=retrain,
+    cron_schedule="0 2 * * *",
+    execution_timezone=local_time_zone(),
+    default_status=dg.DefaultScheduleStatus.STOPPED,
+    description="Daily at 2:00: fetch the downloaded sources of the active recipe again where the last look is "
+    "retraining.check_sources_days ago. The next weekly retraining counts what is new in them.",
+)
+def source_looks(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    root = home()
+    today = context.scheduled_execution_time.date()
+    planned = due_sources(root, active_recipe(root), today)
+    if planned.recipe is None:
+        return dg.SkipReason(planned.reason)
+    looked = [source for source in remote_sources(planned.recipe.sources) if source.as_of == today.isoformat()]
+    return _request(context, root, planned, [asset_key(source_stage(source)) for source in looked])
+
+
+def _request(
+    context: dg.ScheduleEvaluationContext, root: Path, planned: Retraining, only: list[dg.AssetKey] | None = None
+) -> dg.RunRequest | dg.SkipReason:
+    if planned.recipe is None:
+        return dg.SkipReason(planned.reason)
+    context.log.info(planned.reason)
+    return dg.RunRequest(
+        # The tick's own time, in UTC: evaluated twice, also across a change of the clock, it is one run.
+        run_key=f"{planned.recipe.name}-{context.scheduled_execution_time.timestamp():.0f}",
+        run_config=run_config(planned.recipe),
+        tags={RECIPE_TAG: planned.recipe.name, HOME_TAG: str(root), "parakeet/why": planned.reason},
+        asset_selection=only,
+    )
+
+
+def _in_flight(instance: dg.DagsterInstance, root: Path) -> str:
+    """What trains in this home, or waits to: Dagster's runs, and processes of `parakeet build`. Empty if nothing."""
+    runs = [
+        f"run {run.run_id[:8]} ({run.job_name}, {run.status.value.lower()})"
+        for run in instance.get_runs(filters=dg.RunsFilter(statuses=IN_FLIGHT))
+        if run.tags.get(HOME_TAG, str(root)) == str(root)
+        and (TRAINED in run.asset_selection if run.asset_selection else run.job_name in TRAINING_JOBS)
+    ]
+    return ", ".join([*runs, *(f"training run {key[:8]}" for key in training_now(root))])

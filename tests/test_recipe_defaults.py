@@ -24,8 +24,9 @@ from parakeet.stages import stages_of
 from parakeet.training.changeable import CHANGEABLE, PLANNED, STARTED_FROM
 
 RECORDED = Path(__file__).with_name("recipe_defaults.json")
-READ_BY_NO_STAGE = {"executor", "original"}
-"""`executor` says where stages run. Of `original`, its stage reads the file name alone."""
+READ_BY_NO_STAGE = {"executor", "original", "retraining"}
+"""`executor` says where stages run, `retraining` how another recipe is derived. Of `original`, its stage reads the file
+name alone."""
 
 
 def models(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
@@ -104,6 +105,7 @@ OTHER_VALUES: dict[str, Any] = {
     "evaluation.prompts": ["Hello!"],
     "evaluation.benchmarks": {"data": "benchmarks", "tasks": ["piqa"]},
     "packing.sequence_length": 128,
+    "packing.replay": {"share": 0.3, "of": "0" * 64},
     "training.decay": "sqrt",
 }
 
@@ -180,6 +182,7 @@ def test_every_key_of_a_source_is_read_by_some_stage(kind: type[BaseModel]) -> N
         "revision": "v2",
         "path": "s3://bucket/b.txt",
         "endpoint": "https://example.org",
+        "as_of": "2026-11-22",
         "anonymous": True,
         "documents": 200,
         "seed": 2,

@@ -16,6 +16,7 @@ from parakeet.cli.output import examples
 from parakeet.cli.pages import pages
 from parakeet.cli.release import release
 from parakeet.cli.report import report
+from parakeet.cli.retrain import retrain
 from parakeet.cli.runs import compare, runs
 from parakeet.cli.sessions import sessions
 from parakeet.cli.tokens import tokens
@@ -52,7 +53,7 @@ def main() -> None:
 
 
 for command in (
-    build, plan, chat, trace, tokens, sessions, models, release, report, pages, verify, evaluate, runs, compare, data,
-    index, use, clean, import_command, export, bench, completion,
+    build, retrain, plan, chat, trace, tokens, sessions, models, release, report, pages, verify, evaluate, runs,
+    compare, data, index, use, clean, import_command, export, bench, completion,
 ):  # fmt: skip
     main.add_command(command)

@@ -58,6 +58,18 @@ def run_folder(recipe: Recipe, inputs: Mapping[str, Artifact], root: Path, start
     return runs / earlier if earlier and (runs / earlier).is_dir() and not folder.is_dir() else folder
 
 
+def with_planned_tokens(recipe: Recipe, inputs: Mapping[str, Artifact]) -> Recipe:
+    """The recipe with the exact tokens of a retraining, whose training.tokens was estimated before the text was read.
+
+    A recipe without packing.replay stays as it is.
+    """
+    replay, plan = recipe.packing.replay, inputs["packing_plan"].counts
+    if replay is None:
+        return recipe
+    tokens = replay.passes * plan["rows"] * plan["row_tokens"]
+    return recipe.model_copy(update={"training": recipe.training.model_copy(update={"tokens": tokens})})
+
+
 def _plan_digests(plan: Artifact, lengths: Sequence[int]) -> dict[str, str]:
     """sha256 of each length's plan file, by the length in digits."""
     from parakeet.data.tokens.packing import plan_file
@@ -172,7 +184,7 @@ class CheckpointStage(Stage):
 
     def make(self, context: MakeContext) -> dict[str, Any]:
         """Train, or continue training, in the run's own folder; `force` first deletes what the run has done."""
-        recipe, inputs, output = context.recipe, context.inputs, context.output
+        recipe, inputs, output = with_planned_tokens(context.recipe, context.inputs), context.inputs, context.output
         start = self._find_start(recipe, context.root)
         context.refuse_changed()
         if start is not None:

@@ -201,25 +201,6 @@ def test_a_typing_error_in_data_leaves_the_active_recipe_alone(copy: tuple[Path,
     assert (home / "recipe.yaml").read_bytes() == active
 
 
-def test_the_schedule_skips_when_nothing_is_new(copy: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    import dagster as dg
-
-    from pipelines.schedules import weekly_retraining
-
-    home, recipe = copy
-    monkeypatch.setenv("PARAKEET_HOME", str(home))
-    skipped = weekly_retraining(dg.build_schedule_context())
-    assert isinstance(skipped, dg.SkipReason)
-    assert "Nothing is new" in str(skipped.skip_message)
-    story = recipe.parent / "story.txt"
-    before = story.read_text(encoding="utf-8")
-    story.write_text(before + "\n\nOne more tale.", encoding="utf-8")
-    try:
-        assert isinstance(weekly_retraining(dg.build_schedule_context()), dg.RunRequest)
-    finally:
-        story.write_text(before, encoding="utf-8")
-
-
 def test_two_builds_at_once_end_in_one_set_of_artefacts(built: tuple[Path, Path, bytes], tmp_path: Path) -> None:
     _, recipe, _ = built
     both = [start(tmp_path, "build", "--recipe", str(recipe), "--select", "packing_plan") for _ in range(2)]

@@ -10,7 +10,6 @@ from parakeet.recipe_file import load_recipe
 from parakeet.stages import STAGES, asset_names, use_recipe
 from pipelines.definitions import make_definitions
 from pipelines.lost_runs import fail_lost_runs
-from pipelines.schedules import weekly_retraining
 from pipelines.sensors import new_source_files
 
 DEMO = load_recipe("demo")
@@ -54,9 +53,8 @@ def test_shards_checkpoint_evaluation_and_release_are_checked() -> None:
 
 def test_jobs_schedule_and_sensors() -> None:
     repository = defs.get_repository_def()
-    assert {"prepare_data", "train_model", "full_build", "import_original"} <= set(repository.job_names)
-    schedule = repository.get_schedule_def("weekly_retraining")
-    assert schedule.default_status is dg.DefaultScheduleStatus.STOPPED
+    assert {"prepare_data", "train_model", "full_build", "retrain", "import_original"} <= set(repository.job_names)
+    assert {schedule.name for schedule in repository.schedule_defs} == {"weekly_retraining", "source_looks"}
     assert repository.get_sensor_def("lost_runs").default_status is dg.DefaultSensorStatus.RUNNING
     assert repository.get_sensor_def("new_source_files").default_status is dg.DefaultSensorStatus.STOPPED
 
@@ -86,18 +84,6 @@ def test_the_sensor_notices_new_and_changed_files(tmp_path: Path, monkeypatch: p
     (folder / "a.txt").unlink()
     (folder / "b.txt").unlink()
     assert isinstance(new_source_files(dg.build_sensor_context(cursor=noticed.cursor)), dg.SkipReason)
-
-
-def test_the_schedule_asks_for_a_run_or_says_why_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "text"
-    folder.mkdir()
-    (folder / "a.txt").write_text("one", encoding="utf-8")
-    recipe_of(folder, tmp_path / "home", monkeypatch)
-    assert isinstance(weekly_retraining(dg.build_schedule_context()), dg.RunRequest)
-    (folder / "a.txt").unlink()
-    skipped = weekly_retraining(dg.build_schedule_context())
-    assert isinstance(skipped, dg.SkipReason)
-    assert "cannot be built" in str(skipped.skip_message)
 
 
 def test_a_run_whose_process_is_gone_is_ended_and_a_live_one_is_not(tmp_path: Path) -> None:

@@ -16,10 +16,12 @@ def local_files(sources: "list[Any]") -> dict[str, Path]:
     from parakeet.data.reading.sources import find_files
 
     return {
-        f"{source.name}/{path.relative_to(found.root).as_posix()}": path
+        # By the parts: `relative_to` takes 20 µs a file.
+        f"{source.name}/{'/'.join(path.parts[depth:])}": path
         for source in sources
         if isinstance(source, FileSource)
         for found in (find_files(source),)
+        for depth in (len(found.root.parts),)
         for path in found.files
     }
 
@@ -63,9 +65,12 @@ class DocumentsStage(Stage):
     def make(self, context: MakeContext) -> dict[str, Any]:
         from parakeet.data.reading.collect import collect_documents
 
-        return collect_documents(
+        counts = collect_documents(
             context.recipe, context.folders, context.output, context.progress, context.refuse_changed
         )
+        files = self.files(context.recipe, context.root)
+        # By which a later build tells how much a file has grown.
+        return {**counts, "file_bytes": {label: path.stat().st_size for label, path in files.items()}}
 
     def headline(self, counts: Mapping[str, Any]) -> str:
         return f"{counts['documents']:,} document{'s' * (counts['documents'] != 1)} of {', '.join(counts['sources'])}"

@@ -1,4 +1,4 @@
-"""The mix: how often each document is seen in one pass over all sources."""
+"""The mix: how often each document is seen in one pass over all sources, or over what is new in them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -52,14 +52,24 @@ def mix(recipe: Recipe, names: Sequence[str], sources: np.ndarray, lengths: np.n
     tokens. Choosing by id hardly changes the choice when documents are added. ParakeetError if a source with a weight
     is left without a document. Canaries, which are no source of the recipe, are each seen once.
     """
+    copies = _mixed(recipe, names, sources, lengths, ids)
+    return Mix(copies, _by_source(names, sources, lengths, copies))
+
+
+def _mixed(
+    recipe: Recipe, names: Sequence[str], sources: np.ndarray, lengths: np.ndarray, ids: np.ndarray
+) -> np.ndarray:
+    """(documents,) int64: how often each is seen."""
     settings = {source.name: source for source in recipe.sources}
     # tokens (sources,): what each source has.
     tokens = np.bincount(sources, weights=lengths, minlength=len(names)).astype(np.int64)
-    mixed = [settings[name] for name in names if name != CANARY_SOURCE or name in settings]
+    mixed = [settings[name] for name in names if name in settings]
     repeated = {CANARY_SOURCE: 1.0, **repetitions(dict(zip(names, tokens.tolist(), strict=True)), mixed)}
     copies = np.zeros(len(lengths), np.int64)
     for number, name in enumerate(names):
         mine = np.flatnonzero(sources == number)
+        if name not in repeated:
+            continue
         # The small term keeps 3 from becoming 2.999…, and so 2.
         whole = int(repeated[name] + 1e-9)
         copies[mine] = whole
@@ -71,10 +81,17 @@ def mix(recipe: Recipe, names: Sequence[str], sources: np.ndarray, lengths: np.n
                 f"Source {name}: its share of the mix is less than its shortest document. Raise its weight "
                 f"({settings[name].weight:g}) or the epochs of the other sources, or remove it from the recipe."
             )
-    # seen, documents (sources,): what one pass over the mix has of each source, repeats counted.
+    return copies
+
+
+def _by_source(
+    names: Sequence[str], sources: np.ndarray, lengths: np.ndarray, copies: np.ndarray
+) -> dict[str, dict[str, Any]]:
+    # all, seen, documents (sources,): the tokens of each source, and what one pass has of it, repeats counted.
+    tokens = np.bincount(sources, weights=lengths, minlength=len(names)).astype(np.int64)
     seen = np.bincount(sources, weights=lengths * copies, minlength=len(names)).astype(np.int64)
     documents = np.bincount(sources, weights=copies, minlength=len(names)).astype(np.int64)
-    by_source = {
+    return {
         name: {
             "documents": int(documents[number]),
             "tokens": int(seen[number]),
@@ -83,7 +100,52 @@ def mix(recipe: Recipe, names: Sequence[str], sources: np.ndarray, lengths: np.n
         }
         for number, name in enumerate(names)
     }
-    return Mix(copies, by_source)
+
+
+def replayed(
+    recipe: Recipe, names: Sequence[str], sources: np.ndarray, lengths: np.ndarray, ids: np.ndarray, old: np.ndarray
+) -> Mix:
+    """The mix of what is new, with a share of the old text.
+
+    The first arguments are those of `mix`; old (documents,) bool. A new document is seen as often as the `epochs` of
+    its source say: weights do not count, since nobody chose how much of each source would be new. The old ones are
+    chosen by hash from the mix of all old text, as many as packing.replay.share asks for, or all of them. The choice
+    differs from one `packing.replay.of` to the next. ParakeetError if no document is new.
+    """
+    replay = recipe.packing.replay
+    assert replay is not None
+    if old.all():
+        raise ParakeetError(
+            "No document of the text is new: all of them were in the text that training.start was trained on. There "
+            "is nothing to retrain on. To train on all text again, run: parakeet retrain --from-scratch"
+        )
+    unweighted = [source.model_copy(update={"weight": None}) for source in recipe.sources]
+    some = {"sources": unweighted}
+    copies = np.zeros(len(lengths), np.int64)
+    new = np.flatnonzero(~old)
+    copies[new] = _mixed(recipe.model_copy(update=some), names, sources[new], lengths[new], ids[new])
+    seen_new = int((copies * lengths).sum())
+    before = np.flatnonzero(old)
+    if len(before):
+        present = {names[number] for number in np.unique(sources[before])}
+        kept = [source for source in recipe.sources if source.name in present]
+        seen_old = _mixed(
+            recipe.model_copy(update={"sources": kept}), names, sources[before], lengths[before], ids[before]
+        )
+        # (copies of old documents,), in the order of a hash of their ids and of `of`.
+        pool = np.repeat(before, seen_old)
+        pool = pool[np.argsort(_hashed(ids[pool, 1], int(replay.of[:16], 16)), kind="stable")]
+        chosen = _within(pool, lengths, seen_new * replay.share / (1.0 - replay.share))
+        copies += np.bincount(chosen, minlength=len(lengths))
+    return Mix(copies, _by_source(names, sources, lengths, copies))
+
+
+def _hashed(ids: np.ndarray, seed: int) -> np.ndarray:
+    """uint64, the shape of `ids`: the mixing steps of splitmix64 over ids and seed."""
+    mixed = ids ^ np.uint64(seed)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    return mixed ^ (mixed >> np.uint64(31))
 
 
 def _within(documents: np.ndarray, lengths: np.ndarray, budget: float) -> np.ndarray:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from parakeet.data.tokens.mixing import mix
+from parakeet.data.tokens.mixing import Mix, mix, replayed
 from parakeet.data.tokens.shards import TokenShards, ranges
 from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
@@ -53,15 +53,24 @@ class PackedSequences:
         return PackedSequences(np.concatenate([[0], np.cumsum(counts)]), *columns)
 
 
-def make_packing_plan(recipe: Recipe, inputs: Mapping[str, Path], output: Path, progress: Progress) -> dict[str, Any]:
+def make_packing_plan(
+    recipe: Recipe, inputs: Mapping[str, Path], output: Path, progress: Progress, earlier: Path | None = None
+) -> dict[str, Any]:
     """Stage `packing_plan`: pack the training split, mixed as the recipe says, once for each trained sequence length.
 
     The counts are those of packing.sequence_length. `lengths` has those of every sequence length, and `mix` what one
-    pass over the plan holds of each source.
+    pass over the plan holds of each source. `earlier` is the folder of the token shards that packing.replay names; with
+    it, `replay` has the documents and tokens that are new and old.
     """
     shards = TokenShards(inputs["token_shards"], "train")
-    lengths = shards.lengths()
-    mixed = mix(recipe, shards.names, shards.sources(), lengths, shards.doc_ids())
+    lengths, ids = shards.lengths(), shards.doc_ids()
+    if earlier is None:
+        mixed = mix(recipe, shards.names, shards.sources(), lengths, ids)
+        again: dict[str, Any] = {}
+    else:
+        old = _are_in(ids, TokenShards(earlier, "train").doc_ids())
+        mixed = replayed(recipe, shards.names, shards.sources(), lengths, ids, old)
+        again = {"replay": _shares(mixed, lengths, old)}
     counts: dict[str, dict[str, Any]] = {}
     with progress.task("packing plan", None, "sequences") as task:
         for sequence_length in sorted(set(recipe.packing.lengths)):
@@ -78,7 +87,22 @@ def make_packing_plan(recipe: Recipe, inputs: Mapping[str, Path], output: Path, 
             write_plan(output / plan_file(sequence_length), sequences)
             counts[str(sequence_length)] = _counts(sequences, sequence_length)
             task.advance(len(sequences))
-    return {**counts[str(recipe.packing.sequence_length)], "lengths": counts, "mix": mixed.by_source}
+    return {**counts[str(recipe.packing.sequence_length)], "lengths": counts, "mix": mixed.by_source, **again}
+
+
+def _are_in(ids: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """(documents,) bool: which ids (documents, 2) uint64 are among the others (any number, 2)."""
+    pair = np.dtype([("first", np.uint64), ("second", np.uint64)])
+    mine, theirs = (np.ascontiguousarray(each).view(pair).ravel() for each in (ids, others))
+    return np.isin(mine, theirs)
+
+
+def _shares(mixed: Mix, lengths: np.ndarray, old: np.ndarray) -> dict[str, Any]:
+    """What one pass holds of new and of old text; `share` is that of the old tokens."""
+    seen = mixed.copies * lengths
+    tokens = {"new_tokens": int(seen[~old].sum()), "old_tokens": int(seen[old].sum())}
+    documents = {"new_documents": int((~old).sum()), "old_documents": int((mixed.copies[old] > 0).sum())}
+    return {**documents, **tokens, "share": tokens["old_tokens"] / max(1, int(seen.sum()))}
 
 
 def concatenated(parts: Sequence[PackedSequences]) -> PackedSequences:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from parakeet.artifact import Artifact
+from parakeet.artifact import Artifact, Store
 from parakeet.errors import ParakeetError
 from parakeet.recipe import Recipe
 from parakeet.recipe_sources import MixSettings, settings_of
@@ -157,6 +157,19 @@ def _no_evaluation_text(artifact: Artifact, inputs: Mapping[str, Artifact], reci
     )
 
 
+def shards_of(root: Path, content: str) -> Artifact:
+    """The token shards of this content. ParakeetError if they were removed, or changed since they were made."""
+    found = Store(root).artifacts(TokenShardsStage.name, content)
+    if not found:
+        raise ParakeetError(
+            f"The token shards that the earlier model was trained on (content {content[:12]}…) are no longer in "
+            f"{root / TokenShardsStage.name}, so new text cannot be told from old. To train on all text again, run: "
+            "parakeet retrain --from-scratch"
+        )
+    found[-1].check()
+    return found[-1]
+
+
 class PackingPlanStage(Stage):
     name = "packing_plan"
     group = "tokens"
@@ -181,7 +194,10 @@ class PackingPlanStage(Stage):
     def make(self, context: MakeContext) -> dict[str, Any]:
         from parakeet.data.tokens.packing import make_packing_plan
 
-        return make_packing_plan(context.recipe, context.folders, context.output, context.progress)
+        recipe, earlier = context.recipe, None
+        if recipe.packing.replay is not None:
+            earlier = shards_of(context.root, recipe.packing.replay.of).path
+        return make_packing_plan(recipe, context.folders, context.output, context.progress, earlier)
 
     def headline(self, counts: Mapping[str, Any]) -> str:
         plans = counts["lengths"].values()
@@ -197,8 +213,10 @@ class PackingPlanStage(Stage):
             (name, seen["documents"], seen["tokens"], f"{seen['share']:.2%}", f"{seen['epochs']:.3g}")
             for name, seen in counts["mix"].items()
         ]
+        replay = counts.get("replay", {})
         return {
             "sequences": counts["rows"],
+            **{key: replay[key] for key in ("new_tokens", "old_tokens") if replay},
             "sequence_length": counts["row_tokens"],
             **{key: counts[key] for key in ("targets", "fill", "pieces", "split_documents")},
             "mix": FigureTable(("source", "documents", "tokens", "share", "epochs"), mix),

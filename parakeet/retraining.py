@@ -1,0 +1,360 @@
+"""What is new since the released model was trained, and the recipe that trains it on that. Imports no torch.
+
+`parakeet retrain` and the schedule `weekly_retraining` both ask `plan_retraining`, so they decide and say the same.
+"""
+
+import datetime
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from parakeet.artifact import Artifact, Store
+from parakeet.data.reading.stage import local_files
+from parakeet.data.tokens.stages import shards_of
+from parakeet.errors import ParakeetError
+from parakeet.formatting import format_percent
+from parakeet.hashes import HashCache
+from parakeet.home import hashes_file, release_folder, runs_folder
+from parakeet.locking import is_held
+from parakeet.recipe import Recipe
+from parakeet.recipe_sources import DownloadSource, HubSource, RemoteSource, remote_sources, source_stage
+from parakeet.release.history import decisions
+from parakeet.release.promotion import incumbent
+from parakeet.release.verify import TRAINING_MANIFEST_FILE
+from parakeet.training.job import LAUNCH_LOCK_FILE, LOCK_FILE
+from parakeet.training.runs import load_run
+
+LEAST_STABLE = 0.5
+"""A stable checkpoint from before this share of its run has learned too little: the release itself is better."""
+SHAPE = ("layers", "heads", "width")
+
+
+@dataclass(frozen=True)
+class Retraining:
+    """The recipe to build, or None if there is nothing to train on yet; and why, in sentences with the numbers."""
+
+    recipe: Recipe | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class NewText:
+    """What the files of the sources hold beyond the text of a release.
+
+    Files are counted by content: one that was only moved or renamed is not new. `tokens` is an estimate: the bytes of
+    new files, and those by which others have grown, at the release's tokens per byte of each source. A file that was
+    changed in its middle counts whole.
+    """
+
+    files: int
+    new: int
+    changed: int
+    removed: int
+    n_bytes: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A release, and what its training manifest says that it was made of."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, folder: Path) -> "Trained":
+        path = folder / TRAINING_MANIFEST_FILE
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+            trained = cls(folder, manifest)
+            _ = (trained.files, trained.tokens, trained.shards_content, trained.run, manifest["recipe"])
+            return trained
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ParakeetError(
+                f"{path} does not say what the released model was trained on ({error or type(error).__name__}), so "
+                "what is new is unknown. To train on all text, run: parakeet retrain --from-scratch --anyway"
+            ) from None
+
+    @property
+    def files(self) -> dict[str, str]:
+        """sha256 of each source file by `<source>/<name>`."""
+        return dict(self.manifest["source_files"])
+
+    @property
+    def tokens(self) -> int:
+        return int(self.manifest["stages"]["token_shards"]["counts"]["train"]["tokens"])
+
+    @property
+    def shards_content(self) -> str:
+        return str(self.manifest["stages"]["token_shards"]["content"])
+
+    @property
+    def run(self) -> str:
+        return str(self.manifest["stages"]["checkpoint"]["counts"]["run"])
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each source file; without those of local files if an earlier Parakeet made the release."""
+        stages = self.manifest["stages"]
+        sizes = dict(stages["documents"]["counts"].get("file_bytes", {}))
+        for name, stage in stages.items():
+            if name.startswith("source_files/"):
+                source = name.partition("/")[2]
+                sizes |= {f"{source}/{entry['name']}": entry["bytes"] for entry in stage["counts"]["entries"]}
+        return sizes
+
+    def tokens_per_byte(self, source: str, sizes: Mapping[str, int]) -> float:
+        """Training tokens for each byte of a source's files; for each byte of all text if that is unknown."""
+        train = self.manifest["stages"]["token_shards"]["counts"]["train"]
+        mine = [sizes.get(label) for label in self.files if label.partition("/")[0] == source]
+        n_bytes = 0 if None in mine else sum(size or 0 for size in mine)
+        tally = train["sources"].get(source, train) if n_bytes else train
+        return float(tally["tokens"] / max(1, n_bytes or tally["bytes"]))
+
+
+def plan_retraining(root: Path, recipe: Recipe, from_scratch: bool = False, anyway: bool = False) -> Retraining:
+    """Decide whether the released model of this recipe should be trained on what is new.
+
+    `from_scratch` trains the recipe as it is on all text; `anyway` also trains if too little is new, or if the same was
+    tried and refused. Raises ParakeetError for what cannot be built: sources that are missing, a release that does not
+    say what it was made of, text that it was trained on and that is gone.
+    """
+    recipe = with_latest_look(root, recipe)
+    present = _present_files(root, recipe)
+    folder = incumbent(root, recipe.name)
+    if folder is None:
+        reason = f"There is no released model of recipe {recipe.name} yet. It is trained from new weights on all text."
+        return _unless_refused(root, Retraining(recipe, reason), None, present, anyway)
+    release = Trained.open(folder)
+    new = _new_text(release, present)
+    share = new.tokens / max(1, release.tokens)
+    what = _described(new, release, share)
+    settings = recipe.retraining
+    least = max(settings.least_new_tokens, round(settings.least_new_share * release.tokens))
+    if not new.n_bytes and not anyway:
+        return Retraining(None, what)
+    if new.tokens < least and not anyway:
+        return Retraining(
+            None,
+            f"{what} Retraining starts at {least:,}: retraining.least_new_tokens is {settings.least_new_tokens:,}, "
+            f"retraining.least_new_share {format_percent(settings.least_new_share, 1)}.",
+        )
+    if from_scratch or settings.start_from == "scratch":
+        planned = Retraining(recipe, f"{what} The recipe is trained from new weights on all text.")
+    else:
+        planned = _continued(root, recipe, release, new, what)
+    return _unless_refused(root, planned, folder, present, anyway)
+
+
+def _continued(root: Path, recipe: Recipe, release: Trained, new: NewText, what: str) -> Retraining:
+    """The recipe that continues from the release on new text."""
+    for key in SHAPE:
+        was, now = release.manifest["recipe"]["model"][key], getattr(recipe.model, key)
+        if was != now:
+            raise ParakeetError(
+                f"model.{key} of recipe {recipe.name} is {now}, and that of its release {release.folder.name} is "
+                f"{was}: its weights cannot be trained further. To train on all text from new weights, run: parakeet "
+                "retrain --from-scratch"
+            )
+    shards_of(root, release.shards_content)
+    start, where = _start(root, release)
+    settings, training = recipe.retraining, recipe.training
+    seen = new.tokens * settings.passes
+    replayed = min(round(seen * settings.replay / (1.0 - settings.replay)), release.tokens * settings.passes)
+    steps = max(1, -(-(seen + replayed) // training.batch_tokens))
+    replay = {"share": settings.replay, "of": release.shards_content, "passes": settings.passes}
+    values = recipe.model_dump(mode="json")
+    values["training"] |= {
+        "start": str(start),
+        "tokens": steps * training.batch_tokens,
+        "warmup_steps": round(steps * settings.warmup_fraction),
+    }
+    values["packing"] |= {"replay": replay}
+    return Retraining(
+        Recipe.model_validate(values),
+        f"{what} Training continues from {where} for about {steps * training.batch_tokens:,} tokens: the new text "
+        f"{settings.passes} times, and {format_percent(settings.replay, 0)} old text.",
+    )
+
+
+def _start(root: Path, release: Trained) -> tuple[Path, str]:
+    """The folder of the weights to continue from, and what they are."""
+    why = "its training run is gone"
+    try:
+        run = load_run(runs_folder(root) / release.run)
+        stable = [saved for saved in run.saved if saved.stable and not saved.abandoned]
+        if stable and stable[-1].step >= LEAST_STABLE * run.total_steps:
+            step = f"step {stable[-1].step:,} of {run.total_steps:,}"
+            return stable[-1].path, f"the last stable checkpoint of run {run.key[:8]} ({step})"
+        why = "its run has no checkpoint from before the decay"
+        if stable:
+            last = format_percent(stable[-1].step / run.total_steps, 0)
+            why = f"its last checkpoint from before the decay is at {last} of its run, too early"
+    except ParakeetError:
+        pass
+    return release.folder, f"the weights of release {release.folder.name}, since {why},"
+
+
+def _unless_refused(
+    root: Path, planned: Retraining, current: Path | None, present: Mapping[str, tuple[str, int, Path]], anyway: bool
+) -> Retraining:
+    """The plan, or why not if the very same was tried since the current release and did not get better."""
+    name = current.name if current is not None else None
+    assert planned.recipe is not None
+    wanted = planned.recipe.model_dump(mode="json")
+    for decision in reversed(decisions(root)[0]) if not anyway else ():
+        if decision.recipe != planned.recipe.name or decision.action not in ("refused", "rolled_back"):
+            continue
+        try:
+            tried = Trained.open(release_folder(root) / decision.release)
+        except ParakeetError:
+            continue  # it was removed since
+        same_files = tried.files == {label: digest for label, (digest, _, _) in present.items()}
+        if same_files and tried.manifest["recipe"] == wanted and decision.previous == name:
+            how = "refused" if decision.action == "refused" else "rolled back"
+            return Retraining(
+                None,
+                f"The same text was tried on {decision.time[:10]}, and release {decision.release} was {how}: "
+                f"{' '.join(decision.reasons)} Change the text or the recipe, or run: parakeet retrain --anyway",
+            )
+    return planned
+
+
+def _present_files(root: Path, recipe: Recipe) -> dict[str, tuple[str, int, Path]]:
+    """sha256, bytes and path of every source file now, by `<source>/<name>`; downloaded ones as of the last look."""
+    paths = local_files(list(recipe.sources))
+    hashed = HashCache(hashes_file(root)).hashed(paths.values())
+    present = {label: (hashed[path][0], hashed[path][1][0], path) for label, path in paths.items()}
+    for source in remote_sources(recipe.sources):
+        if (fetched := _fetched(root, source)) is None:
+            continue
+        for entry in fetched.counts["entries"]:
+            present[f"{source.name}/{entry['name']}"] = entry["sha256"], entry["bytes"], fetched.path / entry["name"]
+    return present
+
+
+def _new_text(release: Trained, present: Mapping[str, tuple[str, int, Path]]) -> NewText:
+    before, sizes = release.files, release.sizes()
+    known = set(before.values())
+    rates: dict[str, float] = {}
+    new = changed = n_bytes = 0
+    tokens = 0.0
+    for label, (digest, size, path) in present.items():
+        if digest in known:
+            continue
+        added = size
+        if label in before:
+            changed += 1
+            added = _grown_by(path, size, sizes.get(label), before[label])
+        else:
+            new += 1
+        source = label.partition("/")[0]
+        if source not in rates:
+            rates[source] = release.tokens_per_byte(source, sizes)
+        n_bytes += added
+        tokens += added * rates[source]
+    removed = len(known - {digest for digest, _, _ in present.values()}) - changed
+    return NewText(len(present), new, changed, max(0, removed), n_bytes, round(tokens))
+
+
+def _grown_by(path: Path, size: int, before: int | None, digest: str) -> int:
+    """Bytes that were appended to a file; all of its bytes if something else was changed."""
+    if before is None or before > size:
+        return size
+    hashed = hashlib.sha256()
+    left = before
+    with path.open("rb") as file:
+        while left and (block := file.read(min(left, 1 << 20))):
+            hashed.update(block)
+            left -= len(block)
+    return size - before if hashed.hexdigest() == digest else size
+
+
+def _described(new: NewText, release: Trained, share: float) -> str:
+    since = f"since release {release.folder.name}"
+    gone = f" {_files(new.removed)} {'is' if new.removed == 1 else 'are'} gone." if new.removed else ""
+    if not new.n_bytes:
+        return f"Nothing is new {since}: {_files(new.files)}, none new or changed.{gone}"
+    parts = [f"{_files(new.new)} new" if new.new else "", f"{_files(new.changed)} changed" if new.changed else ""]
+    return (
+        f"About {new.tokens:,} tokens are new {since} ({', '.join(filter(None, parts))}), {format_percent(share, 1)} "
+        f"of the {release.tokens:,} that it was trained on.{gone}"
+    )
+
+
+def _files(number: int) -> str:
+    return f"{number:,} file{'s' * (number != 1)}"
+
+
+def training_now(root: Path) -> list[str]:
+    """Keys of the runs that a process trains now."""
+    locks = (run / name for run in sorted(runs_folder(root).glob("*")) for name in (LOCK_FILE, LAUNCH_LOCK_FILE))
+    return sorted({lock.parent.name for lock in locks if is_held(lock)})
+
+
+# --- Sources that are downloaded.
+
+
+def with_latest_look(root: Path, recipe: Recipe) -> Recipe:
+    """The recipe with each downloaded source as of the last look at it, so that a build takes what that look found."""
+    return _as_of(
+        recipe, {source.name: str(look.manifest["settings"]["source"].get("as_of", source.as_of))
+                 for source in remote_sources(recipe.sources) if (look := _fetched(root, source)) is not None}
+    )  # fmt: skip
+
+
+def due_sources(root: Path, recipe: Recipe, today: datetime.date) -> Retraining:
+    """The recipe that looks at its downloaded sources again today, if the last look is check_sources_days ago.
+
+    Sources that cannot change (a commit, files with their hash) and those that were never fetched are left out.
+    """
+    days = recipe.retraining.check_sources_days
+    can_change = [source for source in remote_sources(recipe.sources) if not _is_pinned(source)]
+    if not can_change:
+        return Retraining(None, f"No source of recipe {recipe.name} can change on its server.")
+    looks = {source.name: _last_look(root, source) for source in can_change}
+    due = [name for name, look in looks.items() if look is not None and abs((today - look).days) >= days]
+    if due:
+        return Retraining(
+            _as_of(with_latest_look(root, recipe), dict.fromkeys(due, today.isoformat())),
+            f"Looking again at {', '.join(due)}: the last look was {days} days ago or more "
+            "(retraining.check_sources_days).",
+        )
+    said = ", ".join(f"{name} {look.isoformat() if look else 'not fetched yet'}" for name, look in looks.items())
+    return Retraining(None, f"No look is due. Last looks: {said}; retraining.check_sources_days is {days}.")
+
+
+def _as_of(recipe: Recipe, dates: Mapping[str, str]) -> Recipe:
+    sources = [
+        source.model_copy(update={"as_of": dates[source.name]}) if source.name in dates else source
+        for source in recipe.sources
+    ]
+    return recipe.model_copy(update={"sources": sources})
+
+
+def _fetched(root: Path, source: RemoteSource) -> Artifact | None:
+    """The source's files as of the last look at it."""
+
+    def without_date(settings: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in settings.items() if key != "as_of"}
+
+    wanted = without_date(source.fetch_settings())
+    found = [
+        artifact
+        for artifact in Store(root).artifacts(source_stage(source))
+        if without_date(artifact.manifest["settings"].get("source", {})) == wanted
+    ]
+    return found[-1] if found else None
+
+
+def _last_look(root: Path, source: RemoteSource) -> datetime.date | None:
+    fetched = _fetched(root, source)
+    return datetime.datetime.fromisoformat(str(fetched.manifest["made"])).date() if fetched else None
+
+
+def _is_pinned(source: RemoteSource) -> bool:
+    if isinstance(source, HubSource):
+        return len(source.revision) == 40 and set(source.revision) <= set("0123456789abcdef")
+    return isinstance(source, DownloadSource) and all(file.sha256 for file in source.files)
