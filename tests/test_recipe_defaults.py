@@ -24,8 +24,8 @@ from parakeet.stages import stages_of
 from parakeet.training.changeable import CHANGEABLE, PLANNED
 
 RECORDED = Path(__file__).with_name("recipe_defaults.json")
-READ_BY_NO_STAGE = {"executor", "original"}
-"""`executor` says where stages run. Of `original`, its stage reads the file name alone."""
+READ_BY_NO_STAGE = {"executor", "notify", "original"}
+"""`executor` says where stages run, `notify` who is told. Of `original`, its stage reads the file name alone."""
 
 
 def models(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
