@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 from filelock import FileLock
@@ -84,3 +85,8 @@ def home_resource(recipe: Recipe, given: Mapping[str, Artifact] | None = None) -
 
 def run_lock(root: Path, run_id: str) -> Path:
     return root / RUN_LOCKS / f"{run_id}.lock"
+
+
+def recipe_config(recipe: Recipe) -> dict[str, Any]:
+    """The part of a run's config that says which recipe it builds."""
+    return {"resources": {"parakeet_home": {"config": {"recipe": recipe.to_yaml()}}}}

@@ -25,7 +25,7 @@ def make_definitions(recipe: Recipe, given: Mapping[str, Artifact] | None = None
         asset_checks=make_checks(recipe),
         jobs=[jobs.prepare_data, jobs.train_model, jobs.full_build, jobs.import_original],
         schedules=[schedules.weekly_retraining],
-        sensors=[sensors.new_source_files, sensors.lost_runs],
+        sensors=[sensors.new_source_files, sensors.disk_low, sensors.run_failed, sensors.lost_runs],
         resources={
             "parakeet_home": home_resource(recipe, given),
             "trainer": dg.PipesSubprocessClient(

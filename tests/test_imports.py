@@ -42,7 +42,7 @@ def test_assets_know_nothing_of_pipelines(path: Path) -> None:
 
 
 FLOORS = (
-    ("cli", "demo"),
+    ("cli", "demo", "status"),
     (
         "benchmarks",
         "clean",

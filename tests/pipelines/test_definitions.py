@@ -11,7 +11,6 @@ from parakeet.stages import STAGES, asset_names, use_recipe
 from pipelines.definitions import make_definitions
 from pipelines.lost_runs import fail_lost_runs
 from pipelines.schedules import weekly_retraining
-from pipelines.sensors import new_source_files
 
 DEMO = load_recipe("demo")
 defs = make_definitions(DEMO)
@@ -57,7 +56,8 @@ def test_jobs_schedule_and_sensors() -> None:
     assert {"prepare_data", "train_model", "full_build", "import_original"} <= set(repository.job_names)
     schedule = repository.get_schedule_def("weekly_retraining")
     assert schedule.default_status is dg.DefaultScheduleStatus.STOPPED
-    assert repository.get_sensor_def("lost_runs").default_status is dg.DefaultSensorStatus.RUNNING
+    for watching in ("lost_runs", "disk_low", "run_failed"):
+        assert repository.get_sensor_def(watching).default_status is dg.DefaultSensorStatus.RUNNING
     assert repository.get_sensor_def("new_source_files").default_status is dg.DefaultSensorStatus.STOPPED
 
 
@@ -67,25 +67,6 @@ def recipe_of(folder: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None
     home.mkdir(exist_ok=True)
     path.write_text(f"extends: demo\nname: mine\nsources: [{{name: a, path: {folder}}}]\n", encoding="utf-8")
     use_recipe(home, load_recipe(str(path)))
-
-
-def test_the_sensor_notices_new_and_changed_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "text"
-    folder.mkdir()
-    (folder / "a.txt").write_text("one", encoding="utf-8")
-    recipe_of(folder, tmp_path / "home", monkeypatch)
-    first = new_source_files(dg.build_sensor_context())
-    assert isinstance(first, dg.SensorResult)
-    assert "Watching 1 files" in str(first.skip_reason)
-    quiet = new_source_files(dg.build_sensor_context(cursor=first.cursor))
-    assert isinstance(quiet, dg.SkipReason)
-    (folder / "b.txt").write_text("two", encoding="utf-8")
-    noticed = new_source_files(dg.build_sensor_context(cursor=first.cursor))
-    assert isinstance(noticed, dg.SensorResult)
-    assert len(noticed.run_requests or []) == 1
-    (folder / "a.txt").unlink()
-    (folder / "b.txt").unlink()
-    assert isinstance(new_source_files(dg.build_sensor_context(cursor=noticed.cursor)), dg.SkipReason)
 
 
 def test_the_schedule_asks_for_a_run_or_says_why_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,7 +62,7 @@ def find_files(source: FileSource) -> FoundFiles:
         there = f" ({endings(found.unread)})" if found.unread else ""
         raise ParakeetError(sanitise(f"{nothing}{there}. It reads {RECOGNISED}."))
     for file in found.files:
-        if not file.is_file():
+        if not os.path.isfile(file):
             message = f"Source {source.name}: {file} is not a file, or a broken link. Correct or remove it."
             raise ParakeetError(sanitise(message))
     return found
@@ -153,7 +153,7 @@ def _sorted_out(paths: Iterable[Path], root: Path, patterns: Sequence[str]) -> F
     known: list[tuple[Path, str]] = []
     unread: Counter[str] = Counter()
     for path in sorted(paths):
-        if path.is_dir():
+        if os.path.isdir(path):
             unread[FOLDER] += not recursive
         elif named := file_kind(path.name):
             known.append((path, named[0]))
@@ -197,7 +197,8 @@ def walk(folder: Path, where: str) -> Iterator[Path]:
             if target not in seen:
                 seen.add(target)
                 folders.append(name)
-        yield from (Path(here) / name for name in names if not name.startswith("."))
+        base = Path(here)
+        yield from (base / name for name in names if not name.startswith("."))
 
 
 def is_sampled(index: int, share: Fraction) -> bool:
