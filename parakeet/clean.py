@@ -11,10 +11,11 @@ from typing import Any
 
 from parakeet.artifact import Artifact, Store, point_link
 from parakeet.errors import ParakeetError
-from parakeet.home import latest_release, release_folder, runs_folder
+from parakeet.home import latest_release, runs_folder
 from parakeet.locking import is_held
 from parakeet.recipe_sources import SOURCE_FILES
 from parakeet.release.listing import ListedModel, list_models
+from parakeet.release.promotion import find_opened, incumbent, promoted_recipes, recipe_of, remove_promoted
 from parakeet.stages import STAGES, Build, active_recipe
 from parakeet.trace.stage import TraceIndexStage
 from parakeet.trace.stored import trained_on
@@ -45,10 +46,10 @@ def leftovers(root: Path, with_unfinished: bool = False) -> Leftovers:
     """What may go under `root`.
 
     Neither list holds what the active recipe's build consists of, finished or not, any release or imported model, or
-    what the latest release was made from. What unfinished work was begun with is no leftover either, unless that work
-    is to go too (`with_unfinished`). Only the stages' own folders are looked at. Raises ParakeetError while anything is
-    being built or trained, and if the active recipe's sources or artefacts cannot be read: what belongs to them is then
-    unknown.
+    what the promoted release of any recipe was made from. What unfinished work was begun with is no leftover either,
+    unless that work is to go too (`with_unfinished`). Only the stages' own folders are looked at. Raises ParakeetError
+    while anything is being built or trained, and if the active recipe's sources or artefacts cannot be read: what
+    belongs to them is then unknown.
     """
     _refuse_while_building(root)
     store, build = Store(root), Build(root, active_recipe(root))
@@ -65,7 +66,7 @@ def leftovers(root: Path, with_unfinished: bool = False) -> Leftovers:
     others = [path for path in runs_folder(root).glob("*") if path.is_dir() and path not in runs]
     unfinished += [run for run in sorted(others) if not _is_finished(run)]
 
-    roots = [artifact.path.resolve() for artifact in found.values()] + [latest_release(root).resolve()]
+    roots = [artifact.path.resolve() for artifact in found.values()] + _promoted(root)
     if not with_unfinished:
         roots += [path for entry in unfinished for path in _inputs_of(entry, root)]
     kept = _closure(roots, artifacts, root)
@@ -111,18 +112,30 @@ def why_keep_model(root: Path, model: ListedModel) -> list[str]:
 
 
 def remove_model(root: Path, model: ListedModel) -> ListedModel | None:
-    """Delete a model, and nothing that it was made from. Returns the release that becomes the latest in its place.
+    """Delete a model, and nothing that it was made from. Returns what `parakeet chat` opens in its place, if it did.
 
-    Raises ParakeetError while anything is being built or trained.
+    The pointer of a promoted release moves to the one promoted before it, and the history says so. Raises ParakeetError
+    while anything is being built or trained.
     """
     _refuse_while_building(root)
-    releases = [left for left in list_models(root)[0] if left.directory.parent == release_folder(root)]
-    others = [left for left in releases if left.directory != model.directory]
-    successor = others[-1] if model.latest and others else None
-    if successor is not None:
-        point_link(latest_release(root), successor.directory.name)
+    if model.is_promoted:
+        remove_promoted(root, model.directory, recipe_of(model.directory), "It was removed by hand.")
     remove([Entry(model.directory, model.n_bytes)])
-    return successor
+    if not model.latest:
+        return None
+    opened = find_opened(root)[0]
+    if opened is None:  # a store of an earlier Parakeet, whose releases were all promoted when they were made
+        left = [other for other in list_models(root)[0] if other.state == "not judged"]
+        if not left:
+            return None
+        opened = left[-1].directory
+        point_link(latest_release(root), opened.name)
+    return next(other for other in list_models(root)[0] if other.directory.name == opened.name)
+
+
+def _promoted(root: Path) -> list[Path]:
+    found = [incumbent(root, recipe) for recipe in promoted_recipes(root)]
+    return [path.resolve() for path in (*found, find_opened(root)[0]) if path is not None]
 
 
 def _is_finished(run: Path) -> bool:
@@ -197,9 +210,9 @@ def remove(entries: Iterable[Entry]) -> None:
     for entry in entries:
         shutil.rmtree(entry.path)
         Store.note_beside(entry.path).unlink(missing_ok=True)
-        latest = entry.path.parent / "latest"
-        if latest.is_symlink() and not latest.exists():
-            latest.unlink()
+        for link in entry.path.parent.glob("latest*"):
+            if link.is_symlink() and not link.exists():
+                link.unlink()
 
 
 def _read(paths: Iterable[Path]) -> tuple[dict[Path, Artifact], list[Path]]:

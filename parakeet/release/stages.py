@@ -18,12 +18,13 @@ class ReleaseStage(Stage):
     name = "release"
     group = "release"
     summary = "The model as a directory that needs nothing else: weights, tokenizer, card, evaluation, lineage."
-    detail = "`releases/latest` moves only if the directory verifies and the model reloads from its files alone."
+    detail = "It is kept whatever becomes of it. `promotion` decides whether it replaces the one before it."
     kinds = frozenset({"safetensors"})
     version = 2
     valid_versions = (2,)
     folder = "releases"
     is_model = True
+    has_latest = False
 
     def inputs(self, recipe: Recipe) -> tuple[str, ...]:
         return (*self.inputs_before(recipe), "report")
