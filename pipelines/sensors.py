@@ -1,4 +1,4 @@
-"""New source files, a disk that fills, runs that failed, and runs whose process died."""
+"""New source files, a disk that fills, and runs that failed."""
 
 import time
 from pathlib import Path
@@ -9,14 +9,20 @@ from assets_defs.resources import HOME_TAG, RECIPE_TAG
 from parakeet.errors import ParakeetError
 from parakeet.home import home
 from parakeet.notify import tell
+from parakeet.release.history import REFUSED, decisions
 from parakeet.sanitise import sanitise
 from parakeet.stages import active_recipe, who_is_told
+from pipelines.dagster_internals import WILL_RETRY_TAG
+from pipelines.interrupted_runs import is_interrupted
 from pipelines.jobs import prepare_data
-from pipelines.lost_runs import fail_lost_runs
-from pipelines.source_files import WILL_RETRY_TAG, watch
+from pipelines.notices import tell_failed
+from pipelines.source_files import watch
 
 LOW = "low"
 """The cursor of `disk_low` after it has told somebody."""
+
+DECIDING = ("comparison", "promotion")
+"""How the names of the steps begin in which a release is refused."""
 
 
 @dg.sensor(
@@ -71,16 +77,16 @@ def run_failed(context: dg.RunFailureSensorContext) -> dg.SkipReason:
     name = f"Run {run.run_id[:8]} of {run.job_name}"
     if run.tags.get(HOME_TAG, str(root)) != str(root):
         return dg.SkipReason(f"{name} is of another home.")
-    if run.tags.get(WILL_RETRY_TAG) == "true":
-        return dg.SkipReason(f"{name} is retried.")
-    recipe = run.tags.get(RECIPE_TAG)
-    reasons = [_reason(event) for event in context.get_step_failure_events()]
+    if run.tags.get(WILL_RETRY_TAG) == "true" or is_interrupted(context.instance, run):
+        return dg.SkipReason(f"{name} was interrupted. It is told of only if nothing goes on with it.")
+    failures = context.get_step_failure_events()
+    if failures and all((event.step_key or "").startswith(DECIDING) for event in failures):
+        last = [decision for decision in decisions(root)[0] if decision.recipe == run.tags.get(RECIPE_TAG)][-1:]
+        if last and last[0].action == REFUSED:
+            return dg.SkipReason(f"{name} ended with a refused release, of which was told.")
+    reasons = [_reason(event) for event in failures]
     text = " ".join([f"{name} failed.", *(reasons or [context.failure_event.message or "No reason is recorded."])])
-    try:
-        settings = who_is_told(root, active_recipe(root))
-    except (ParakeetError, OSError) as error:
-        return dg.SkipReason(sanitise(f"{name} failed, and nobody is told: {error}"))
-    tell(settings, "failed", text, {"recipe": recipe, "run": run.run_id, "job": run.job_name})
+    tell_failed(root, run, text)
     return dg.SkipReason(sanitise(text))
 
 
@@ -92,13 +98,3 @@ def _reason(event: dg.DagsterEvent) -> str:
     while error is not None and error.cause is not None:
         error = error.cause
     return error.message.strip() if error is not None else event.message or ""
-
-
-@dg.sensor(
-    minimum_interval_seconds=30,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Ends runs whose process is gone (power cut, kill -9), and frees their pool slots.",
-)
-def lost_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-    lost = fail_lost_runs(context.instance, home())
-    return dg.SkipReason(f"Ended {len(lost)} lost runs: {', '.join(lost)}" if lost else "No run is lost.")

@@ -14,7 +14,7 @@ from typing import Any
 
 import dagster as dg
 
-from assets_defs.resources import RECIPE_TAG, recipe_config
+from assets_defs.resources import RECIPE_TAG, run_config
 from parakeet.benchmark_files import searched_sets
 from parakeet.data.reading.sources import find_files
 from parakeet.errors import ParakeetError
@@ -23,6 +23,8 @@ from parakeet.recipe import Recipe
 from parakeet.recipe_sources import FileSource
 from parakeet.sanitise import sanitise
 from parakeet.stages import active_recipe
+from pipelines.dagster_internals import WILL_RETRY_TAG
+from pipelines.interrupted_runs import DECISION_TAG, is_interrupted
 
 SECONDS_TO_SETTLE = 30
 """A change is asked for once the files have stood still for so long, and over two ticks. A copy that pauses for longer
@@ -35,7 +37,7 @@ MOST_SECONDS_BEFORE_ANOTHER_TRY = 6 * 3600
 MOST_RECIPES = 20
 """Recipes that the cursor remembers."""
 
-RUN_KEY_TAG, WILL_RETRY_TAG, RETRY_TAG = "dagster/run_key", "dagster/will_retry", "dagster/auto_retry_run_id"
+RUN_KEY_TAG, ROOT_TAG = "dagster/run_key", "dagster/root_run_id"
 OVER = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 
 
@@ -151,15 +153,18 @@ def _decide(
 def _ask(recipe: Recipe, watched: Watched, tries: int, now: float) -> tuple[Watched, str, dg.RunRequest]:
     # Dagster starts no second run with a key that it has seen, so the same files have another key each time.
     run_key = f"{watched.taken[:12]}-{time.time_ns()}"
-    request = dg.RunRequest(run_key=run_key, run_config=recipe_config(recipe), tags={RECIPE_TAG: recipe.name})
+    request = dg.RunRequest(run_key=run_key, run_config=run_config(recipe), tags={RECIPE_TAG: recipe.name})
     return replace(watched, run_key=run_key, asked=now, tries=tries), "", request
 
 
 def _last_run(watched: Watched, instance: dg.DagsterInstance) -> dg.DagsterRun | None:
-    """The run of the last request, or the newest retry of it, which has the same tag."""
+    """The run of the last request, or the newest of those that went on with it."""
     if watched.run_key is None:
         return None
-    runs = instance.get_runs(dg.RunsFilter(tags={RUN_KEY_TAG: watched.run_key}), limit=1)
+    runs = list(instance.get_runs(dg.RunsFilter(tags={RUN_KEY_TAG: watched.run_key}), limit=1))
+    if runs:
+        root = runs[0].root_run_id or runs[0].run_id
+        runs = [*instance.get_runs(dg.RunsFilter(tags={ROOT_TAG: root}), limit=1), *runs]
     return runs[0] if runs else None
 
 
@@ -178,8 +183,11 @@ def _why_not_again(watched: Watched, run: dg.DagsterRun | None, instance: dg.Dag
         return f"{name} is under way."
     record = instance.get_run_record_by_id(run.run_id)
     ended = (record.end_time if record is not None else None) or watched.asked
-    if run.tags.get(WILL_RETRY_TAG) == "true" and RETRY_TAG not in run.tags and 0 <= now - ended < SECONDS_TO_START:
-        return f"{name} failed and is being retried by Dagster."
+    is_retried = run.tags.get(WILL_RETRY_TAG) == "true" or (
+        DECISION_TAG not in run.tags and is_interrupted(instance, run)
+    )
+    if is_retried and 0 <= now - ended < SECONDS_TO_START:
+        return f"{name} was interrupted, and another one goes on with it."
     wait = min(SECONDS_BEFORE_ANOTHER_TRY * 2 ** min(watched.tries - 2, 20), MOST_SECONDS_BEFORE_ANOTHER_TRY)
     left = ended + wait - now
     if watched.tries > 1 and 0 < left <= wait:

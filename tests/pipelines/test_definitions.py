@@ -56,7 +56,7 @@ def test_jobs_schedule_and_sensors() -> None:
     assert {"prepare_data", "train_model", "full_build", "import_original"} <= set(repository.job_names)
     schedule = repository.get_schedule_def("weekly_retraining")
     assert schedule.default_status is dg.DefaultScheduleStatus.STOPPED
-    for watching in ("lost_runs", "disk_low", "run_failed"):
+    for watching in ("interrupted_runs", "disk_low", "run_failed"):
         assert repository.get_sensor_def(watching).default_status is dg.DefaultSensorStatus.RUNNING
     assert repository.get_sensor_def("new_source_files").default_status is dg.DefaultSensorStatus.STOPPED
 
