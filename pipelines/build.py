@@ -14,7 +14,7 @@ from parakeet.errors import INTERRUPTED, ParakeetError
 from parakeet.failures import explain_unforeseen
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
-from parakeet.stages import Build, active_recipe, asset_names, note_built, stages_of
+from parakeet.stages import PROMOTION, Build, active_recipe, asset_names, note_built, stages_of
 from parakeet.training.recorded import Begun, left_unfinished
 from pipelines.dagster_internals import SerializableErrorInfo, UserFailureData
 from pipelines.definitions import make_definitions
@@ -22,8 +22,11 @@ from pipelines.instance import open_instance
 from pipelines.jobs import DATA, MODEL
 from pipelines.lost_runs import fail_lost_runs
 
-TRAINED, RELEASED = "checkpoint", "release"
+TRAINED, JUDGED = "checkpoint", "comparison"
 """The stage whose work a run's folder is, and the last one that follows from it."""
+
+CHECK_FAILED = "DagsterAssetCheckFailedError"
+"""The class of the error by which Dagster ends a step after a blocking check failed. It is not public."""
 
 
 def run_build(
@@ -71,7 +74,7 @@ def _other_in_use(root: Path, recipe: Recipe) -> str | None:
 def finish_run(root: Path, begun: Begun, try_anyway: bool, progress: Progress) -> int:
     """Finish a run as it was begun, and make what follows from it. Returns the exit status for the shell.
 
-    Nothing of its text is read or made again, and the active recipe stays as it is.
+    Nothing of its text is read or made again, whatever recipe is in use.
     """
     recipe = begun.recipe
     build = Build(root, recipe, begun.artifacts)
@@ -84,7 +87,7 @@ def finish_run(root: Path, begun: Begun, try_anyway: bool, progress: Progress) -
     build.stage(TRAINED).check_requirements(recipe)
     made_before = {name for given in begun.artifacts for name in (given, *build.upstream(given))}
     # Not the data card: it reads the sources again, and was made before training began.
-    keys = {asset_key(name) for name in (*build.upstream(RELEASED), RELEASED) if name not in made_before}
+    keys = {asset_key(name) for name in (*build.upstream(JUDGED), JUDGED, PROMOTION) if name not in made_before}
     return _materialise(root, recipe, make_definitions(recipe, begun.artifacts), keys, (), try_anyway, progress)
 
 
@@ -102,7 +105,7 @@ def _materialise(
     config = {
         op_name(name): {"config": {"force": name in force, "try_anyway": try_anyway}}
         for name in asset_names(recipe)
-        if asset_key(name) in keys
+        if asset_key(name) in keys and name != PROMOTION
     }
     whole = keys <= (DATA | MODEL).resolve(graph)
     job = defs.resolve_job_def("full_build") if whole else defs.resolve_implicit_global_asset_job_def()
@@ -167,11 +170,13 @@ def _conclude(events: Sequence[dg.DagsterEvent], success: bool, root: Path, prog
         progress.say("Interrupted. What was made is kept; run the same command to continue.")
         return INTERRUPTED
     messages = [data.description for event in events if (data := _failure_of(event)) is not None and data.description]
+    # A blocking check that failed has been reported above.
+    others = [cause for cause in causes if cause.cls_name != CHECK_FAILED]
     if not messages:
-        messages = [str(_unforeseen(cause, root)) for cause in causes]
+        messages = [str(_unforeseen(cause, root)) for cause in others]
     for message in messages:
         progress.say(f"Error: {message}")
-    return 1 if messages else INTERRUPTED
+    return 1 if messages or len(others) < len(causes) else INTERRUPTED
 
 
 def _failure_of(event: dg.DagsterEvent) -> UserFailureData | None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import dagster as dg
 
-from assets_defs.resources import RECIPE_TAG, run_config
+from assets_defs.resources import HOME_TAG, RECIPE_TAG, run_config
 from parakeet.benchmark_files import searched_sets
 from parakeet.data.reading.sources import find_files
 from parakeet.errors import ParakeetError
@@ -111,7 +111,7 @@ def watch(root: Path, cursor: str | None, instance: dg.DagsterInstance, now: flo
         watched = Watched(snapshot.digest, now, snapshot.digest)
         words, request = f"Watching {counted(snapshot.files, 'file')} of recipe {recipe.name} from now on.", None
     else:
-        watched, words, request = _decide(recipe, snapshot, before, instance, now)
+        watched, words, request = _decide(root, recipe, snapshot, before, instance, now)
     known[recipe.name] = watched
     kept = dict(list(known.items())[-MOST_RECIPES:])
     return dg.SensorResult(
@@ -122,7 +122,7 @@ def watch(root: Path, cursor: str | None, instance: dg.DagsterInstance, now: flo
 
 
 def _decide(
-    recipe: Recipe, snapshot: Snapshot, before: Watched, instance: dg.DagsterInstance, now: float
+    root: Path, recipe: Recipe, snapshot: Snapshot, before: Watched, instance: dg.DagsterInstance, now: float
 ) -> tuple[Watched, str, dg.RunRequest | None]:
     files = counted(snapshot.files, "file")
     run = _last_run(before, instance)
@@ -131,7 +131,7 @@ def _decide(
         words = _why_not_again(before, run, instance, now)
         if words is not None:
             return watched, f"No change in {files}. {words}".strip(), None
-        return _ask(recipe, watched, before.tries + 1, now)
+        return _ask(root, recipe, watched, before.tries + 1, now)
     if snapshot.digest != before.seen or before.since > now:
         return (
             replace(before, seen=snapshot.digest, since=now),
@@ -147,13 +147,15 @@ def _decide(
         return before, f"There is a change in {files}. It is asked for when run {run.run_id[:8]} has ended.", None
     if (file := unreadable(recipe)) is not None:
         return before, f"There is a change in {files}, but {file} may not be read: change its permissions.", None
-    return _ask(recipe, replace(before, taken=snapshot.digest), 1, now)
+    return _ask(root, recipe, replace(before, taken=snapshot.digest), 1, now)
 
 
-def _ask(recipe: Recipe, watched: Watched, tries: int, now: float) -> tuple[Watched, str, dg.RunRequest]:
+def _ask(root: Path, recipe: Recipe, watched: Watched, tries: int, now: float) -> tuple[Watched, str, dg.RunRequest]:
     # Dagster starts no second run with a key that it has seen, so the same files have another key each time.
     run_key = f"{watched.taken[:12]}-{time.time_ns()}"
-    request = dg.RunRequest(run_key=run_key, run_config=run_config(recipe), tags={RECIPE_TAG: recipe.name})
+    request = dg.RunRequest(
+        run_key=run_key, run_config=run_config(recipe), tags={HOME_TAG: str(root), RECIPE_TAG: recipe.name}
+    )
     return replace(watched, run_key=run_key, asked=now, tries=tries), "", request
 
 

@@ -222,6 +222,7 @@ def test_the_address_is_in_the_active_recipe_alone(told: Recipe, tmp_path: Path)
     records = [told.to_yaml(), repr(told), json.dumps(told.model_dump(mode="json")), str(told.notify)]
     records += [json.dumps(stage.settings(told), default=str) for stage in stages_of(told)]
     assert not [record for record in records if SECRET in record]
+    assert told == silent
     assert told.to_yaml() == silent.to_yaml()
     assert describe(told.notify) == ["https://h.org/…"]  # type: ignore[arg-type]
     home = tmp_path / "home"

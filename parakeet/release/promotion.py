@@ -273,13 +273,20 @@ def remove_promoted(root: Path, release: Path, recipe: str, reason: str) -> Path
 
 def refusal(root: Path, decision: Decision) -> str:
     """Why a release was refused, and what can be done with it."""
-    now = incumbent(root, decision.recipe)
-    stays = f"{now.name} stays the released model of {decision.recipe}." if now else "Nothing was replaced."
-    folder = release_folder(root) / decision.release
     return (
-        f"{decision.release} was not promoted. {' '.join(decision.reasons)} {stays} The new one is kept in {folder}. "
-        f"Talk to it with: parakeet chat --model {decision.release}. To promote it all the same: parakeet release "
-        f"promote {decision.release} --force REASON"
+        f"{decision.release} was refused on {format_time(decision.time)}. {' '.join(decision.reasons)} "
+        f"{kept_all_the_same(root, decision)}"
+    )
+
+
+def kept_all_the_same(root: Path, decision: Decision) -> str:
+    """Where a refused release is, and what can be done with it."""
+    now = incumbent(root, decision.recipe)
+    stays = f"{now.name} stays the promoted release of {decision.recipe}. " if now else ""
+    return (
+        f"{stays}The refused one is kept in {release_folder(root) / decision.release}. Talk to it with: parakeet chat "
+        f"--model {decision.release}. To promote it all the same: parakeet release promote {decision.release} "
+        "--force REASON"
     )
 
 
@@ -376,8 +383,7 @@ def _refuse(root: Path, release: Artifact, judgement: Judgement, run: str | None
 def _adopt(root: Path, release: Path, recipe: str) -> Decision:
     """Record the promoted release of an earlier Parakeet, which kept no history."""
     artifact = Artifact.open(release)
-    figures = {"bits_per_byte": artifact.counts.get("bits_per_byte", {})}
-    decision = Decision(PROMOTED, release.name, artifact.content, recipe, None, (BEFORE_GATES,), figures)
+    decision = Decision(PROMOTED, release.name, artifact.content, recipe, None, (BEFORE_GATES,))
     record(root, decision)
     return decision
 
