@@ -69,6 +69,7 @@ FOUNDATIONS = (
     "pages",
     "hashes",
     "home",
+    "dagster_history",
     "locking",
     "machine",
     "names",

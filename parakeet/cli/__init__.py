@@ -17,6 +17,7 @@ from parakeet.cli.release import release
 from parakeet.cli.report import report
 from parakeet.cli.runs import compare, runs
 from parakeet.cli.sessions import sessions
+from parakeet.cli.status import status
 from parakeet.cli.tokens import tokens
 from parakeet.cli.trace import trace
 
@@ -51,7 +52,7 @@ def main() -> None:
 
 
 for command in (
-    build, plan, chat, trace, tokens, sessions, models, release, report, verify, evaluate, runs, compare, data, index,
-    use, clean, import_command, export, bench, completion,
+    build, plan, chat, trace, tokens, sessions, models, release, status, report, verify, evaluate, runs, compare, data,
+    index, use, clean, import_command, export, bench, completion,
 ):  # fmt: skip
     main.add_command(command)
