@@ -143,16 +143,19 @@ def _folder(root: Path) -> tuple[Path, Path]:
 
 def _storage(folder: Path, settings: Path, faults: list[str]) -> Path | None:
     """Where the SQLite files are; None, with a fault, if the history is kept otherwise."""
+    places = [folder / "storage", folder]
     try:
         values: Any = yaml.safe_load(settings.read_text(encoding="utf-8"))
         storage = values["storage"]
         if "sqlite" not in storage and "custom" not in storage:
             faults.append(f"{settings} keeps the history in {', '.join(map(str, storage))}: look at Dagster's page.")
             return None
-        place = storage["sqlite"]["base_dir"] if "sqlite" in storage else storage["custom"]["config"]["base_dir"]
-        return settings.parent / place
+        named = storage["sqlite"]["base_dir"] if "sqlite" in storage else storage["custom"]["config"]["base_dir"]
+        # The last one: `parakeet build` writes the whole path, and a home may have been moved or copied since.
+        places.append(settings.parent / named)
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
-        return folder / "storage" if (folder / "storage").is_dir() else folder
+        pass
+    return next((place for place in places if (place / "history").is_dir()), folder)
 
 
 def _holds(lock: Path) -> bool:
