@@ -63,9 +63,18 @@ def training_space(root: Path, recipe: Recipe) -> Space:
 
 def space_for(folder: Path, needed: int, purpose: str) -> Space:
     """The same for what takes `needed` bytes. `folder` need not exist yet."""
-    there = next(path for path in (folder, *folder.parents) if path.exists())
+    there = _existing(folder)
     if needed < LEAST_FREE:
         needed, purpose = LEAST_FREE, "logs and small files"
     system = os.statvfs(there)
     files = system.f_favail if system.f_files else None  # btrfs has no fixed number
     return Space(folder, shutil.disk_usage(there).free, needed, purpose, files)
+
+
+def on_one_disk(one: Path, other: Path) -> bool:
+    """Whether both folders, which need not exist yet, share their space."""
+    return _existing(one).stat().st_dev == _existing(other).stat().st_dev
+
+
+def _existing(folder: Path) -> Path:
+    return next(path for path in (folder, *folder.parents) if path.exists())

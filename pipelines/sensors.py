@@ -43,14 +43,14 @@ def new_source_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | d
     "still needs.",
 )
 def disk_low(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-    from parakeet.space import space_for, training_space
+    from parakeet.space import on_one_disk, space_for, training_space
 
     root = home()
     try:
         recipe = active_recipe(root)
         spaces = [training_space(root, recipe)]
         history = Path(context.instance.root_directory)
-        if history.stat().st_dev != (root if root.exists() else Path("/")).stat().st_dev:
+        if not on_one_disk(history, root):
             spaces.append(space_for(history, 0, ""))
     except (ParakeetError, OSError) as error:
         return dg.SkipReason(sanitise(f"The free space is not known: {error}"))

@@ -14,7 +14,7 @@ import yaml
 
 from parakeet.recipe import Recipe
 from parakeet.recipe_file import load_recipe
-from parakeet.space import LEAST_FREE_FILES, Space, space_for
+from parakeet.space import LEAST_FREE_FILES, Space, on_one_disk, space_for
 from parakeet.stages import active_recipe, use_recipe
 from pipelines.dagster_internals import WILL_RETRY_TAG
 from pipelines.definitions import make_definitions
@@ -397,6 +397,8 @@ def test_when_a_disk_is_low(free: int, files: int | None, low: bool, recovered: 
 
 def test_a_home_that_is_not_there_yet_has_the_space_of_its_disk(tmp_path: Path) -> None:
     assert space_for(tmp_path / "a" / "b", 0, "").free > 0
+    assert on_one_disk(tmp_path / "a" / "b", tmp_path)
+    assert not on_one_disk(tmp_path, Path("/proc"))
 
 
 @pytest.mark.parametrize(
