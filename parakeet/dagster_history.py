@@ -8,9 +8,9 @@ import datetime
 import json
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +28,7 @@ DAYS_SHOWN = 366
 """How far ahead the next tick of a schedule is looked for."""
 HOME_TAG, RECIPE_TAG = "parakeet/home", "parakeet/recipe"
 IN_FLIGHT = ("QUEUED", "NOT_STARTED", "STARTING", "STARTED", "CANCELING")
+ENDED = ("SUCCESS", "FAILURE", "CANCELED")
 LOCKS = ("dagster_dev.lock", "dagster_daemon.lock")
 
 _T = TypeVar("_T")
@@ -35,7 +36,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """A run that waits or goes on. Times are in Unix seconds."""
+    """A run that waits or goes on, or the last one that ended. Times are in Unix seconds; `reason` is why it failed."""
 
     run_id: str
     job: str
@@ -43,6 +44,8 @@ class RecordedRun:
     recipe: str | None
     created: float
     started: float | None
+    ended: float | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,11 +66,15 @@ class Instigator:
 
 @dataclass
 class History:
-    """The history of one folder. `faults` say what could not be read."""
+    """The history of one folder.
+
+    `runs` wait or go on, the oldest first; `last` is the newest one that ended. `faults` say what could not be read.
+    """
 
     folder: Path
     is_running: bool = False
     runs: list[RecordedRun] = field(default_factory=list)
+    last: RecordedRun | None = None
     instigators: list[Instigator] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
@@ -82,8 +89,12 @@ def read_history(root: Path, now: float) -> History:
     beat = _query(place / "history" / "runs.db", _heartbeat, history.faults) or 0.0
     locks = [folder / name for name in LOCKS if (folder / name).exists()]
     history.is_running = any(map(_holds, locks)) if locks else abs(now - beat) < SECONDS_BETWEEN_HEARTBEATS
-    runs = _query(place / "history" / "runs.db", _runs, history.faults) or []
-    history.runs = [run for run, home in runs if home in (None, str(root))]
+    runs = place / "history" / "runs.db"
+    history.runs = _query(runs, lambda base: [*_runs(base, IN_FLIGHT, root)][::-1], history.faults) or []
+    history.last = _query(runs, lambda base: next(_runs(base, ENDED, root), None), history.faults)
+    if history.last is not None and history.last.status == "FAILURE":
+        events = place / "history" / "runs" / f"{history.last.run_id}.db"
+        history.last = replace(history.last, reason=_query(events, _reason, history.faults) or "")
     schedules = place / "schedules" / "schedules.db"
     history.instigators = _query(schedules, lambda base: _instigators(base, now), history.faults) or []
     return history
@@ -186,23 +197,35 @@ def _heartbeat(base: sqlite3.Connection) -> float:
     return _seconds(row["latest"])
 
 
-def _runs(base: sqlite3.Connection) -> list[tuple[RecordedRun, str | None]]:
-    """Runs in flight, the oldest first, each with the home that its tag names."""
-    marks = ", ".join("?" * len(IN_FLIGHT))
-    rows = base.execute(
-        f"SELECT run_id, pipeline_name, status, create_timestamp, start_time FROM runs WHERE status IN ({marks}) "
-        "ORDER BY id",
-        IN_FLIGHT,
-    ).fetchall()
-    found = []
-    for row in rows:
+def _runs(base: sqlite3.Connection, statuses: Sequence[str], root: Path) -> Iterator[RecordedRun]:
+    """Runs of this home in these statuses, the newest first. One without the tag has not begun."""
+    marks = ", ".join("?" * len(statuses))
+    for row in base.execute(f"SELECT * FROM runs WHERE status IN ({marks}) ORDER BY id DESC", tuple(statuses)):
         tags = dict(base.execute("SELECT key, value FROM run_tags WHERE run_id = ?", (row["run_id"],)).fetchall())
-        created = _seconds(row["create_timestamp"])
-        run = RecordedRun(
-            row["run_id"], row["pipeline_name"], row["status"], tags.get(RECIPE_TAG), created, row["start_time"]
-        )
-        found.append((run, tags.get(HOME_TAG)))
-    return found
+        if tags.get(HOME_TAG, str(root)) == str(root):
+            yield RecordedRun(
+                run_id=row["run_id"],
+                job=row["pipeline_name"],
+                status=row["status"],
+                recipe=tags.get(RECIPE_TAG),
+                created=_seconds(row["create_timestamp"]),
+                started=row["start_time"],
+                ended=row["end_time"],
+            )
+
+
+def _reason(base: sqlite3.Connection) -> str:
+    """The first line of why the first step of a run failed that did, or of what ended the run."""
+    row = base.execute(
+        "SELECT event FROM event_logs WHERE dagster_event_type IN ('STEP_FAILURE', 'PIPELINE_FAILURE') ORDER BY id"
+    ).fetchone()
+    if row is None:
+        return ""
+    event = json.loads(row["event"])["dagster_event"]
+    data = event.get("event_specific_data") or {}
+    given = data.get("user_failure_data") or {}
+    text = given.get("description") or _words("", data.get("error")) or event.get("message") or ""
+    return sanitise(str(text).strip().partition("\n")[0])
 
 
 def _instigators(base: sqlite3.Connection, now: float) -> list[Instigator]:

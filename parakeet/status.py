@@ -52,57 +52,51 @@ def status_document(root: Path, now: float) -> dict[str, Any]:
 
 def render_status(document: Mapping[str, Any], now: float) -> str:
     """The document on one screen."""
-    dagster, recipe = document["dagster"], document["recipe"]
+    recipe, disk = document["recipe"], document["disk"]
     rows: list[tuple[str, str]] = []
     for one in document["released"]:
         rows += _labelled("released", _released_words(one))
     if not document["released"]:
         rows.append(("released", "nothing yet. Make a model with: parakeet build"))
-    if document["last_refused"]:
-        refused = document["last_refused"]
-        reasons = " ".join(refused["reasons"])
-        rows.append(
-            ("refused", f"{refused['release']} of {refused['recipe']}, {format_time(refused['time'])}. {reasons}")
-        )
+    if refused := document["last_refused"]:
+        of = f"{refused['release']} of {refused['recipe']}, {format_time(refused['time'])}"
+        rows.append(("refused", f"{of}. {' '.join(refused['reasons'])}"))
     if recipe["name"]:
         chosen = "" if recipe["in_use"] else ", since `parakeet use` has chosen none"
         rows.append(("recipe", f"{recipe['name']} is in use{chosen}"))
     rows += _labelled("training", [_training_words(one) for one in document["training"]])
     rows += _labelled("making", [f"{one['stage']}, by {one['by']}" for one in document["making"]])
-    runs = [
-        (
-            one["status"] in ("QUEUED", "NOT_STARTED"),
-            f"run {one['run_id'][:8]} ({one['job']}, {one['recipe'] or '?'})",
-            one,
-        )
-        for one in dagster["runs"]
-    ]
-    rows += _labelled(
-        "running",
-        [f"{name}, since {_when(one['started'] or one['created'], now)}" for waits, name, one in runs if not waits],
-    )
-    rows += _labelled("waiting", [f"{name}, since {_when(one['created'], now)}" for waits, name, one in runs if waits])
-    if not (document["training"] or document["making"] or runs):
+    if not (document["training"] or document["making"] or document["dagster"]["runs"]):
         rows.append(("running", "nothing"))
-    rows.append(
-        ("dagster", "runs" if dagster["is_running"] else "dagster dev is not running: nothing starts by itself")
-    )
-    rows += _labelled("next", [_schedule_words(one, dagster["is_running"], now) for one in dagster["schedules"]])
-    rows += _labelled(
-        "failed", [f"{one['name']}: {one['words']}" for one in dagster["sensors"] if one["seen"] == "failure"]
-    )
-    if document["disk"]:
-        disk = document["disk"]
-        low = "LOW: " if disk["is_low"] else ""
-        rows.append(
-            (
-                "disk",
-                f"{low}{format_bytes(disk['free'])} free, {format_bytes(disk['needed'])} needed for {disk['purpose']}",
-            )
-        )
+    rows += _dagster_rows(document["dagster"], now)
+    if disk:
+        words = f"{format_bytes(disk['free'])} free, {format_bytes(disk['needed'])} needed for {disk['purpose']}"
+        rows.append(("disk", f"{'LOW: ' if disk['is_low'] else ''}{words}"))
     rows += _labelled("told", document["told"])
     rows += _labelled("unreadable", document["faults"])
     return "\n".join(f"{label:<{LABEL}}{sanitise(words)}".rstrip() for label, words in rows)
+
+
+def _dagster_rows(dagster: Mapping[str, Any], now: float) -> list[tuple[str, str]]:
+    waiting = [run for run in dagster["runs"] if run["status"] in ("QUEUED", "NOT_STARTED")]
+    running = [run for run in dagster["runs"] if run not in waiting]
+    last, state = dagster["last_run"], "runs"
+    if not dagster["is_running"]:
+        state = "dagster dev is not running: nothing starts by itself"
+    rows = _labelled(
+        "running", [f"{_run(run)}, since {_when(run['started'] or run['created'], now)}" for run in running]
+    )
+    rows += _labelled("waiting", [f"{_run(run)}, since {_when(run['created'], now)}" for run in waiting])
+    if last is not None and last["status"] == "FAILURE":
+        rows.append(("failed", f"{_run(last)}, {_when(last['ended'] or last['created'], now)}. {last['reason']}"))
+    rows.append(("dagster", state))
+    rows += _labelled("next", [_schedule_words(one, dagster["is_running"], now) for one in dagster["schedules"]])
+    faulty = [f"{one['name']} fails: {one['words']}" for one in dagster["sensors"] if one["seen"] == "failure"]
+    return rows + _labelled("sensors", faulty)
+
+
+def _run(run: Mapping[str, Any]) -> str:
+    return f"run {run['run_id'][:8]} ({run['job']}, {run['recipe'] or 'recipe unknown'})"
 
 
 def _try(read: Callable[[], Any], faults: list[str]) -> Any:
@@ -237,6 +231,7 @@ def _dagster(history: History) -> dict[str, Any]:
         "folder": str(history.folder),
         "is_running": history.is_running,
         "runs": [asdict(run) for run in history.runs],
+        "last_run": asdict(history.last) if history.last is not None else None,
         "schedules": [one for one in instigators if one["is_schedule"]],
         "sensors": [one for one in instigators if not one["is_schedule"]],
     }

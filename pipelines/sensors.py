@@ -16,7 +16,7 @@ from pipelines.dagster_internals import WILL_RETRY_TAG
 from pipelines.interrupted_runs import is_interrupted
 from pipelines.jobs import prepare_data
 from pipelines.notices import tell_failed
-from pipelines.source_files import watch
+from pipelines.source_files import TRY_TAG, watch
 
 LOW = "low"
 """The cursor of `disk_low` after it has told somebody."""
@@ -79,6 +79,8 @@ def run_failed(context: dg.RunFailureSensorContext) -> dg.SkipReason:
         return dg.SkipReason(f"{name} is of another home.")
     if run.tags.get(WILL_RETRY_TAG) == "true" or is_interrupted(context.instance, run):
         return dg.SkipReason(f"{name} was interrupted. It is told of only if nothing goes on with it.")
+    if int(run.tags.get(TRY_TAG, "1")) > 1:
+        return dg.SkipReason(f"{name} failed again. It was told of at the first try.")
     failures = context.get_step_failure_events()
     if failures and all((event.step_key or "").startswith(DECIDING) for event in failures):
         last = [decision for decision in decisions(root)[0] if decision.recipe == run.tags.get(RECIPE_TAG)][-1:]

@@ -38,6 +38,8 @@ MOST_RECIPES = 20
 """Recipes that the cursor remembers."""
 
 RUN_KEY_TAG, ROOT_TAG = "dagster/run_key", "dagster/root_run_id"
+TRY_TAG = "parakeet/try"
+"""Tag of a run that was asked for: how often it was asked for, for the same files."""
 OVER = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 
 
@@ -153,9 +155,8 @@ def _decide(
 def _ask(root: Path, recipe: Recipe, watched: Watched, tries: int, now: float) -> tuple[Watched, str, dg.RunRequest]:
     # Dagster starts no second run with a key that it has seen, so the same files have another key each time.
     run_key = f"{watched.taken[:12]}-{time.time_ns()}"
-    request = dg.RunRequest(
-        run_key=run_key, run_config=run_config(recipe), tags={HOME_TAG: str(root), RECIPE_TAG: recipe.name}
-    )
+    tags = {HOME_TAG: str(root), RECIPE_TAG: recipe.name, TRY_TAG: str(tries)}
+    request = dg.RunRequest(run_key=run_key, run_config=run_config(recipe), tags=tags)
     return replace(watched, run_key=run_key, asked=now, tries=tries), "", request
 
 

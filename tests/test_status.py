@@ -62,6 +62,18 @@ def document(home: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return found
 
 
+def failing() -> dg.JobDefinition:
+    @dg.op
+    def documents() -> None:
+        raise dg.Failure("Source notes: 50 records cannot be used.\nThe first: …", allow_retries=False)
+
+    @dg.job
+    def prepare_data() -> None:
+        documents()
+
+    return prepare_data
+
+
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home whose history Dagster itself wrote: two runs in flight, one of another home, a schedule that skipped."""
@@ -77,6 +89,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (dg.DagsterRunStatus.SUCCESS, {}),
         ):
             instance.create_run_for_job(job, tags=tags, status=state)
+        failing().execute_in_process(instance=instance, raise_on_error=False, tags={"parakeet/recipe": "essays"})
         origin = RemoteInstigatorOrigin(repository, "weekly_retraining")
         schedule = InstigatorState(
             origin,
@@ -145,6 +158,9 @@ def test_everything_is_on_one_screen(history: Path, monkeypatch: pytest.MonkeyPa
     assert "making      source_files/books, by process 7 since 12:00:00 (parakeet build)" in printed
     assert "(full_build, notes), since " in printed
     assert "waiting     run " in printed
+    assert "failed      run " in printed
+    assert "(prepare_data, essays), " in printed
+    assert "ago). Source notes: 50 records cannot be used.\n" in printed
     assert "dagster dev is not running" in printed
     assert "weekly_retraining " in printed
     assert ", if dagster dev runs then; last " in printed

@@ -21,7 +21,7 @@ from pipelines.definitions import make_definitions
 from pipelines.interrupted_runs import DECISION_TAG
 from pipelines.lost_runs import INTERRUPTED_TAG
 from pipelines.sensors import LOW, disk_low, new_source_files, run_failed
-from pipelines.source_files import ROOT_TAG, RUN_KEY_TAG, SECONDS_TO_SETTLE, SECONDS_TO_START, look, watch
+from pipelines.source_files import ROOT_TAG, RUN_KEY_TAG, SECONDS_TO_SETTLE, SECONDS_TO_START, TRY_TAG, look, watch
 
 defs = make_definitions(load_recipe("demo"))
 JOB = defs.resolve_job_def("prepare_data")
@@ -409,6 +409,8 @@ def test_a_home_that_is_not_there_yet_has_the_space_of_its_disk(tmp_path: Path) 
         ({"parakeet/home": "/elsewhere"}, []),
         ({WILL_RETRY_TAG: "true"}, []),
         ({INTERRUPTED_TAG: ""}, []),
+        ({TRY_TAG: "1"}, ["failed"]),
+        ({TRY_TAG: "2"}, []),
     ],
 )
 def test_a_failed_run_is_told_unless_it_is_retried_or_of_another_home(
