@@ -7,6 +7,7 @@ import dagster as dg
 
 from assets_defs.assets import failures_explained
 from assets_defs.keys import OWNER, asset_key
+from assets_defs.notices import decisions_told
 from assets_defs.resources import ParakeetHome
 from parakeet.artifact import Artifact
 from parakeet.errors import ParakeetError
@@ -38,7 +39,7 @@ def promotion_asset() -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, parakeet_home: dg.ResourceParam[ParakeetHome]
     ) -> dg.MaterializeResult:
         progress, root = Progress(), parakeet_home.root
-        with failures_explained("promoting the release", root):
+        with failures_explained("promoting the release", root), decisions_told(root, parakeet_home.recipe):
             build = parakeet_home.build()
             release, comparison = build.artifact("release"), build.artifact(ComparisonStage.name)
             comparison.check(thorough=True)

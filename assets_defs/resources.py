@@ -110,6 +110,7 @@ def home_resource(recipe: Recipe, given: Mapping[str, Artifact] | None = None) -
             return
         try:
             own = recorded_recipe(instance, run) or recipe
+            own = recipe if own == recipe else own  # with notify, which no record has
             begun_with = run.tags.get(RECIPE_TAG, own.name)
             if begun_with != own.name:
                 raise ParakeetError(

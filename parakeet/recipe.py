@@ -2,6 +2,7 @@
 
 from dataclasses import fields
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import Field, create_model, field_validator, model_validator
@@ -529,6 +530,48 @@ class OriginalCheckpoint(Section):
     """Size that the file must have in bytes, if it is known."""
 
 
+class Notify(Section):
+    """Who is told when a model was promoted or refused, when a run of Dagster failed, and when the disk is nearly full.
+
+    Only the recipe file itself may set it, not one that it extends. It is part of no fingerprint, and of no record of
+    a release or a run.
+    """
+
+    url: str | None = Field(default=None, repr=False)
+    """Address (https://…) that gets each notice as JSON by POST: event, text, recipe, release, facts, host, time. Only
+    its host is ever printed."""
+    command: str | None = Field(default=None, min_length=1)
+    """Shell command that gets each notice: the text on standard input and in $PARAKEET_TEXT, the event in
+    $PARAKEET_EVENT. For example: notify-send Parakeet "$PARAKEET_TEXT"."""
+
+    @field_validator("url")
+    @classmethod
+    def _is_address(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        try:
+            parts = urlsplit(url)
+            known = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        except ValueError:
+            known = False
+        if not known or not url.isascii() or any(sign.isspace() or not sign.isprintable() for sign in url):
+            raise ValueError("the address has to begin with https:// or http:// and a host, without spaces")
+        return url
+
+    @field_validator("command")
+    @classmethod
+    def _is_command(cls, command: str | None) -> str | None:
+        if command is not None and (not command.strip() or "\0" in command):
+            raise ValueError("the command is empty, or has a zero byte")
+        return command
+
+    @model_validator(mode="after")
+    def _somebody(self) -> "Notify":
+        if self.url is None and self.command is None:
+            raise ValueError("set url or command, or leave notify out")
+        return self
+
+
 class Recipe(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     """Name of the recipe and of the model it makes; letters, digits, dot, dash, underscore."""
@@ -569,6 +612,8 @@ class Recipe(Section):
     """Defaults of the released model's chat."""
     original: OriginalCheckpoint = OriginalCheckpoint()
     """The published checkpoint. Only `--select original_model` uses it."""
+    notify: Notify | None = Field(default=None, exclude=True)
+    """Who is told of what happens while nobody looks; null tells nobody."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Recipe":
@@ -616,9 +661,27 @@ class Recipe(Section):
             raise ValueError("training.attention flex needs a CUDA device, and training.device is cpu")
         return self
 
+    def __eq__(self, other: object) -> bool:
+        """Whether both build the same, whoever is told of it: no record of a recipe has `notify`."""
+        return isinstance(other, Recipe) and self.model_dump() == other.model_dump()
+
+    __hash__ = None  # type: ignore[assignment]
+
     def part(self, *sections: str) -> dict[str, Any]:
         """The named sections as plain JSON values: what a stage reads and its fingerprint covers."""
         return {name: self.model_dump(mode="json", include={name})[name] for name in sections}
 
-    def to_yaml(self) -> str:
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+    def all_values(self) -> dict[str, Any]:
+        """Every key, for a recipe that is made from this one.
+
+        `model_dump` leaves `notify` out, so that no record of a build has the address, which is often a password.
+        """
+        return {**self.model_dump(), **self._notify_values()}
+
+    def to_yaml(self, with_notify: bool = False) -> str:
+        """The recipe as a file. `with_notify` is for the user's own active recipe alone: see `all_values`."""
+        values = self.model_dump(mode="json") | (self._notify_values() if with_notify else {})
+        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=110)
+
+    def _notify_values(self) -> dict[str, Any]:
+        return {"notify": self.notify.model_dump(exclude_none=True)} if self.notify is not None else {}

@@ -33,7 +33,7 @@ def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
     """
     if not changes:
         return recipe
-    values = recipe.model_dump()
+    values = recipe.all_values()
     fields: dict[tuple[int | str, ...], tuple[str, FieldInfo]] = {}
     for change in changes:
         key, equals, text = change.partition("=")
@@ -168,6 +168,8 @@ def _explain(
         change, field = next(
             (found for place, found in fields.items() if location[: len(place)] == place), (" ".join(changes), None)
         )
+        if location[:1] == ("notify",):
+            change = f"{key}=…"  # an address is often a password
         words = type_words(field).replace("`", "") if field is not None and location in fields else ""
         if problem["type"] in _NOT_KEYS:
             yield f"--set {change}: {key} is a section with keys of its own, {_some_keys(key)}. Set one of them."

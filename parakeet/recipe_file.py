@@ -80,6 +80,11 @@ def _merged(path: Path, report: bool, seen: list[Path]) -> dict[str, Any]:
     for old, new in old_keys.items() if report else ():
         print(sanitise(f"{path}: {old} is now called {new}. The old name is read for one version."), file=sys.stderr)
     parent = values.pop("extends", None)
+    if len(seen) > 1 and values.pop("notify", None) is not None and report:
+        print(
+            sanitise(f"{path}: notify is left out, since {seen[0]} only extends this recipe. Set it there to be told."),
+            file=sys.stderr,
+        )
     decontamination = values.get("decontamination")
     sets = decontamination.get("sets") if isinstance(decontamination, dict) else None
     for named in (values.get("sources"), sets):
@@ -301,7 +306,8 @@ def _explain(error: ValidationError, nodes: dict[Path, yaml.Node | None]) -> str
             lines.append(f"{where}: unknown key {key}: {hint}")
         else:
             message = problem["msg"].removeprefix("Value error, ")
-            given = f" (given: {problem['input']!r})" if isinstance(problem["input"], str | int | float) else ""
+            shown = isinstance(problem["input"], str | int | float) and location[:1] != ("notify",)  # may be a password
+            given = f" (given: {problem['input']!r})" if shown else ""
             hint = _hint(problem["type"], node if depth == len(location) else None)
             lines.append(f"{where}: {key + ': ' if key else ''}{message}{hint or given}")
     return "\n".join(lines)

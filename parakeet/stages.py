@@ -24,7 +24,7 @@ from parakeet.hashes import FileState, HashCache, refuse_changed
 from parakeet.home import hashes_file
 from parakeet.memorisation.stage import MemorisationStage
 from parakeet.progress import Progress
-from parakeet.recipe import Recipe
+from parakeet.recipe import Notify, Recipe
 from parakeet.recipe_file import load_recipe
 from parakeet.recipe_sources import remote_sources
 from parakeet.release.stages import OriginalCheckpointFile, OriginalModelStage, ReleaseStage
@@ -248,6 +248,13 @@ def active_recipe(root: Path) -> Recipe:
     return load_recipe(str(path) if path.is_file() else DEFAULT_RECIPE, report_old_keys=False)
 
 
+def who_is_told(root: Path, recipe: Recipe) -> Notify | None:
+    """`notify` of a recipe that is built, else that of the active recipe: a run's record of its recipe lacks it."""
+    with suppress(ParakeetError, OSError):
+        return recipe.notify or active_recipe(root).notify
+    return recipe.notify
+
+
 def recipe_in_use(root: Path) -> str | None:
     """The name of the recipe that `parakeet use` chose; None if it chose none. `active_recipe` reads the recipe."""
     try:
@@ -277,8 +284,10 @@ def use_recipe(root: Path, recipe: Recipe) -> None:
             stage.files(recipe, root)
     path = root / ACTIVE_RECIPE_FILE
     keep_recipe(root, path)
-    text = f"# The recipe in use, which Dagster builds: written by `parakeet use`.\n{recipe.to_yaml()}"
+    text = f"# The recipe in use, which Dagster builds: written by `parakeet use`.\n{recipe.to_yaml(with_notify=True)}"
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         root.mkdir(parents=True, exist_ok=True)
         replace_file(path, text)
+        if recipe.notify is not None:
+            path.chmod(0o600)  # an address is often a password
     (root / LAST_BUILD_FILE).unlink(missing_ok=True)

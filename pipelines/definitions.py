@@ -31,7 +31,8 @@ def make_definitions(recipe: Recipe, given: Mapping[str, Artifact] | None = None
         jobs=[jobs.prepare_data, jobs.train_model, jobs.full_build, jobs.retrain, jobs.import_original, tidy.tidy],
         schedules=[schedules.weekly_retraining, schedules.source_looks, tidy.weekly_tidy],
         sensors=[
-            *(sensors.new_source_files, interrupted_runs, recipe_in_use(recipe)),
+            *(sensors.new_source_files, sensors.disk_low, sensors.run_failed),
+            *(interrupted_runs, recipe_in_use(recipe)),
             *(automation.source_files_seen, automation.cheap_stages),
         ],
         resources={

@@ -22,6 +22,7 @@ from pipelines.dagster_internals import (
     submit_again,
 )
 from pipelines.lost_runs import INTERRUPTED_TAG, LOCATION, fail_lost_runs
+from pipelines.notices import tell_failed
 
 MOST_ATTEMPTS = 3
 """So many attempts in a row without progress, and an interrupted run is not started again."""
@@ -85,6 +86,7 @@ def resume_interrupted(
             )
             instance.add_run_tags(run.run_id, {DECISION_TAG: f"no: {MOST_ATTEMPTS} attempts made no progress"})
             instance.report_engine_event(message, run)
+            tell_failed(root, run, message)
             told.append(message)
             continue
         tags = {

@@ -1,35 +1,102 @@
-"""New source files."""
+"""New source files, a disk that fills, and runs that failed."""
 
-import hashlib
-import json
+import time
+from pathlib import Path
 
 import dagster as dg
 
-from parakeet.data.reading.stage import local_files
+from assets_defs.resources import HOME_TAG, RECIPE_TAG
 from parakeet.errors import ParakeetError
 from parakeet.home import home
-from parakeet.stages import active_recipe
+from parakeet.notify import tell
+from parakeet.release.history import REFUSED, decisions
+from parakeet.sanitise import sanitise
+from parakeet.stages import active_recipe, who_is_told
+from pipelines.dagster_internals import WILL_RETRY_TAG
+from pipelines.interrupted_runs import is_interrupted
 from pipelines.jobs import prepare_data
+from pipelines.notices import tell_failed
+from pipelines.source_files import TRY_TAG, watch
+
+LOW = "low"
+"""The cursor of `disk_low` after it has told somebody."""
+
+DECIDING = ("comparison", "promotion")
+"""How the names of the steps begin in which a release is refused."""
 
 
 @dg.sensor(
     job=prepare_data,
     minimum_interval_seconds=60,
     default_status=dg.DefaultSensorStatus.STOPPED,
-    description="Prepares the data again when a file of the active recipe's sources is new or was changed.",
+    description="Prepares the data again when a file of the active recipe's sources or evaluation sets is new, was "
+    "changed, removed or restored, and all of them have stood still for half a minute.",
 )
 def new_source_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+    return watch(home(), context.cursor, context.instance, time.time())
+
+
+@dg.sensor(
+    minimum_interval_seconds=300,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Tells whom `notify:` of the active recipe names, once, when the disk has less space than the training "
+    "still needs.",
+)
+def disk_low(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+    from parakeet.space import on_one_disk, space_for, training_space
+
+    root = home()
     try:
-        paths = local_files(list(active_recipe(home()).sources)).values()
-        files = [(str(path), path.stat()) for path in paths]
+        recipe = active_recipe(root)
+        spaces = [training_space(root, recipe)]
+        history = Path(context.instance.root_directory)
+        if not on_one_disk(history, root):
+            spaces.append(space_for(history, 0, ""))
     except (ParakeetError, OSError) as error:
-        return dg.SkipReason(f"The sources cannot be read: {error}")
-    seen = json.dumps([(path, status.st_size, status.st_mtime_ns) for path, status in files])
-    digest = hashlib.sha256(seen.encode()).hexdigest()
-    if not files:
-        return dg.SkipReason("The active recipe reads no files.")
-    if context.cursor is None:
-        return dg.SensorResult(skip_reason=dg.SkipReason(f"Watching {len(files)} files from now on."), cursor=digest)
-    if context.cursor == digest:
-        return dg.SkipReason(f"No change in {len(files)} files.")
-    return dg.SensorResult(run_requests=[dg.RunRequest(run_key=digest)], cursor=digest)
+        return dg.SkipReason(sanitise(f"The free space is not known: {error}"))
+    low = [space for space in spaces if space.is_low]
+    words = "; ".join(str(space) for space in low or spaces)
+    if low and context.cursor != LOW:
+        text = f"The disk is nearly full. {words}. `parakeet clean` lists what nothing refers to."
+        facts = {"recipe": recipe.name, "free_bytes": low[0].free, "needed_bytes": low[0].needed}
+        tell(who_is_told(root, recipe), "disk_low", text, facts)
+        return dg.SensorResult(skip_reason=dg.SkipReason(sanitise(text)), cursor=LOW)
+    if context.cursor == LOW and all(space.has_recovered for space in spaces):
+        return dg.SensorResult(skip_reason=dg.SkipReason(sanitise(f"There is space again. {words}")), cursor="enough")
+    return dg.SkipReason(sanitise(f"{'Still low, told before. ' if low else ''}{words}"))
+
+
+@dg.run_failure_sensor(
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Tells whom `notify:` of the recipe names that a run failed and is not retried. A refused release is "
+    "reported as such, and what fails in `parakeet build` is on the terminal.",
+)
+def run_failed(context: dg.RunFailureSensorContext) -> dg.SkipReason:
+    run, root = context.dagster_run, home()
+    name = f"Run {run.run_id[:8]} of {run.job_name}"
+    if run.tags.get(HOME_TAG, str(root)) != str(root):
+        return dg.SkipReason(f"{name} is of another home.")
+    if run.tags.get(WILL_RETRY_TAG) == "true" or is_interrupted(context.instance, run):
+        return dg.SkipReason(f"{name} was interrupted. It is told of only if nothing goes on with it.")
+    if int(run.tags.get(TRY_TAG, "1")) > 1:
+        return dg.SkipReason(f"{name} failed again. It was told of at the first try.")
+    failures = context.get_step_failure_events()
+    if failures and all((event.step_key or "").startswith(DECIDING) for event in failures):
+        last = [decision for decision in decisions(root)[0] if decision.recipe == run.tags.get(RECIPE_TAG)][-1:]
+        if last and last[0].action == REFUSED:
+            return dg.SkipReason(f"{name} ended with a refused release, of which was told.")
+    reasons = [_reason(event) for event in failures]
+    text = " ".join([f"{name} failed.", *(reasons or [context.failure_event.message or "No reason is recorded."])])
+    tell_failed(root, run, text)
+    return dg.SkipReason(sanitise(text))
+
+
+def _reason(event: dg.DagsterEvent) -> str:
+    data = event.step_failure_data
+    if data.user_failure_data is not None and data.user_failure_data.description:
+        return str(data.user_failure_data.description)
+    error = data.error
+    while error is not None and error.cause is not None:
+        error = error.cause
+    return error.message.strip() if error is not None else event.message or ""

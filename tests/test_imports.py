@@ -42,7 +42,7 @@ def test_assets_know_nothing_of_pipelines(path: Path) -> None:
 
 
 FLOORS = (
-    ("cli", "demo"),
+    ("cli", "demo", "status"),
     (
         "benchmarks",
         "clean",
@@ -52,8 +52,8 @@ FLOORS = (
         "plan_sources",
         "recipe_changes",
         "recipe_reference",
-        "stages",
     ),
+    ("space", "stages"),
     ("chat", "evaluation", "gates", "release", "training", "download", "trace", "memorisation", "report"),
     ("generation", "data", "model"),
     (
@@ -66,6 +66,7 @@ FLOORS = (
         "recipe_sources",
         "sampling_settings",
         "benchmark_files",
+        "notify",
     ),
 )
 FOUNDATIONS = (
@@ -79,6 +80,7 @@ FOUNDATIONS = (
     "page_server",
     "hashes",
     "home",
+    "dagster_history",
     "locking",
     "machine",
     "names",

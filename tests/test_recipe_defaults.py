@@ -24,9 +24,9 @@ from parakeet.stages import stages_of
 from parakeet.training.changeable import CHANGEABLE, PLANNED, STARTED_FROM
 
 RECORDED = Path(__file__).with_name("recipe_defaults.json")
-READ_BY_NO_STAGE = {"executor", "original", "retraining"}
-"""`executor` says where stages run, `retraining` how another recipe is derived. Of `original`, its stage reads the file
-name alone."""
+READ_BY_NO_STAGE = {"executor", "notify", "original", "retraining"}
+"""`executor` says where stages run, `notify` who is told, `retraining` how another recipe is derived. Of `original`,
+its stage reads the file name alone."""
 
 
 def models(model: type[BaseModel]) -> Iterator[type[BaseModel]]:

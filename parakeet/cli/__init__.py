@@ -19,6 +19,7 @@ from parakeet.cli.report import report
 from parakeet.cli.retrain import retrain
 from parakeet.cli.runs import compare, runs
 from parakeet.cli.sessions import sessions
+from parakeet.cli.status import status
 from parakeet.cli.tokens import tokens
 from parakeet.cli.trace import trace
 
@@ -53,7 +54,7 @@ def main() -> None:
 
 
 for command in (
-    build, retrain, plan, chat, trace, tokens, sessions, models, release, report, pages, verify, evaluate, runs,
-    compare, data, index, use, clean, import_command, export, bench, completion,
+    build, retrain, plan, chat, trace, tokens, sessions, models, release, status, report, pages, verify, evaluate,
+    runs, compare, data, index, use, clean, import_command, export, bench, completion,
 ):  # fmt: skip
     main.add_command(command)

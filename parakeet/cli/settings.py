@@ -127,7 +127,7 @@ def _with_sources(recipe: "Recipe", paths: Sequence[str]) -> "Recipe":
         taken = {source["name"] for source in sources}
         name = next(n for n in (stem[:60], *(f"{stem[:60]}-{i}" for i in range(2, 1000))) if n not in taken)
         sources.append({"kind": "files", "name": name, "path": absolute(path)})
-    return Recipe.model_validate({**recipe.model_dump(), "sources": sources})
+    return Recipe.model_validate({**recipe.all_values(), "sources": sources})
 
 
 def _name_of(paths: Sequence[str]) -> str:

@@ -53,9 +53,11 @@ def test_shards_checkpoint_evaluation_and_release_are_checked() -> None:
 
 def test_jobs_schedule_and_sensors() -> None:
     repository = defs.get_repository_def()
-    assert {"prepare_data", "train_model", "full_build", "retrain", "import_original"} <= set(repository.job_names)
-    assert {schedule.name for schedule in repository.schedule_defs} == {"weekly_retraining", "source_looks"}
-    assert repository.get_sensor_def("lost_runs").default_status is dg.DefaultSensorStatus.RUNNING
+    assert {"prepare_data", "train_model", "full_build", "import_original"} <= set(repository.job_names)
+    schedule = repository.get_schedule_def("weekly_retraining")
+    assert schedule.default_status is dg.DefaultScheduleStatus.STOPPED
+    for watching in ("interrupted_runs", "disk_low", "run_failed"):
+        assert repository.get_sensor_def(watching).default_status is dg.DefaultSensorStatus.RUNNING
     assert repository.get_sensor_def("new_source_files").default_status is dg.DefaultSensorStatus.STOPPED
 
 

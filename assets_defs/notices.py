@@ -1,0 +1,50 @@
+"""Telling whom the recipe names that a release was promoted or refused."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from parakeet.errors import ParakeetError
+from parakeet.notify import tell
+from parakeet.recipe import Recipe
+from parakeet.release.history import PROMOTED, REFUSED, Decision, decisions
+from parakeet.release.promotion import BEFORE_GATES
+from parakeet.stages import who_is_told
+
+
+@contextmanager
+def decisions_told(root: Path, recipe: Recipe) -> Iterator[None]:
+    """Tell of every release of the recipe that is promoted or refused within the block, also if that raises.
+
+    Nothing else is raised here: a history that cannot be read is reported by those who need it.
+    """
+    known = len(_decisions(root))
+    try:
+        yield
+    finally:
+        settings = who_is_told(root, recipe)
+        for decision in _decisions(root)[known:] if settings is not None else ():
+            new = decision.action in (PROMOTED, REFUSED) and decision.reasons != (BEFORE_GATES,)
+            if decision.recipe == recipe.name and new:
+                facts = {
+                    "recipe": decision.recipe,
+                    "release": decision.release,
+                    "previous": decision.previous,
+                    "reasons": decision.reasons,
+                    "figures": decision.figures,
+                }
+                tell(settings, decision.action, _words(decision), facts)
+
+
+def _decisions(root: Path) -> list[Decision]:
+    with suppress(ParakeetError):
+        return decisions(root)[0]
+    return []
+
+
+def _words(decision: Decision) -> str:
+    if decision.action == REFUSED:
+        stays = f" {decision.previous} stays the released model." if decision.previous else ""
+        return f"Release {decision.release} of {decision.recipe} was refused. {' '.join(decision.reasons)}{stays}"
+    instead = f" in place of {decision.previous}" if decision.previous else ""
+    return f"{decision.release} is now the released model of {decision.recipe}{instead}."

@@ -1,0 +1,284 @@
+"""What Dagster's history says of runs, schedules and sensors: read from its SQLite files, without Dagster.
+
+Dagster itself would take 1.5 s to import, wait for a locked file, and write to what it opens. The tables and keys read
+here are those of Dagster 1.13. One that is missing is reported, and the rest is shown.
+"""
+
+import datetime
+import json
+import os
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from parakeet.home import checkout
+from parakeet.locking import is_held
+from parakeet.sanitise import sanitise
+
+SECONDS_TO_WAIT = 0.5
+"""For a file that another program has locked."""
+SECONDS_BETWEEN_HEARTBEATS = 180
+"""A daemon writes one every 30 s. One of a process that was killed counts as alive for so long."""
+DAYS_SHOWN = 366
+"""How far ahead the next tick of a schedule is looked for."""
+HOME_TAG, RECIPE_TAG = "parakeet/home", "parakeet/recipe"
+IN_FLIGHT = ("QUEUED", "NOT_STARTED", "STARTING", "STARTED", "CANCELING")
+ENDED = ("SUCCESS", "FAILURE", "CANCELED")
+LOCKS = ("dagster_dev.lock", "dagster_daemon.lock")
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """A run that waits or goes on, or the last one that ended. Times are in Unix seconds; `reason` is why it failed."""
+
+    run_id: str
+    job: str
+    status: str
+    recipe: str | None
+    created: float
+    started: float | None
+    ended: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Instigator:
+    """A schedule or a sensor. `next` and the times of ticks are in Unix seconds.
+
+    `words` is why the last tick skipped or failed, if it did; `seen` its status: success, skipped or failure.
+    """
+
+    name: str
+    is_schedule: bool
+    is_on: bool
+    next: float | None
+    seen: str | None
+    ticked: float | None
+    words: str
+
+
+@dataclass
+class History:
+    """The history of one folder.
+
+    `runs` wait or go on, the oldest first; `last` is the newest one that ended. `faults` say what could not be read.
+    """
+
+    folder: Path
+    is_running: bool = False
+    runs: list[RecordedRun] = field(default_factory=list)
+    last: RecordedRun | None = None
+    instigators: list[Instigator] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+
+def read_history(root: Path, now: float) -> History:
+    """The history of the runs that build in `root`. Never raises: what cannot be read is among the faults."""
+    folder, settings = _folder(root)
+    history = History(folder)
+    place = _storage(folder, settings, history.faults)
+    if place is None:
+        return history
+    beat = _query(place / "history" / "runs.db", _heartbeat, history.faults) or 0.0
+    locks = [folder / name for name in LOCKS if (folder / name).exists()]
+    history.is_running = any(map(_holds, locks)) if locks else abs(now - beat) < SECONDS_BETWEEN_HEARTBEATS
+    runs = place / "history" / "runs.db"
+    history.runs = _query(runs, lambda base: [*_runs(base, IN_FLIGHT, root)][::-1], history.faults) or []
+    history.last = _query(runs, lambda base: next(_runs(base, ENDED, root), None), history.faults)
+    if history.last is not None and history.last.status == "FAILURE":
+        events = place / "history" / "runs" / f"{history.last.run_id}.db"
+        history.last = replace(history.last, reason=_query(events, _reason, history.faults) or "")
+    schedules = place / "schedules" / "schedules.db"
+    history.instigators = _query(schedules, lambda base: _instigators(base, now), history.faults) or []
+    return history
+
+
+def next_tick(cron: str, now: datetime.datetime) -> datetime.datetime | None:
+    """When a schedule of five fields (minute, hour, day, month, weekday) is next due by the clock of `now`.
+
+    None if that is more than a year away. Raises ValueError for a schedule in any other form.
+    """
+    names = {"@hourly": "0 * * * *", "@daily": "0 0 * * *", "@weekly": "0 0 * * 0", "@monthly": "0 0 1 * *"}
+    fields = names.get(cron, cron).split()
+    if len(fields) != 5:
+        raise ValueError(cron)
+    ranges = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
+    minutes, hours, days, months, weekdays = (
+        _numbers(text, *bounds) for text, bounds in zip(fields, ranges, strict=True)
+    )
+    weekdays = {number % 7 for number in weekdays}
+    for later in range(DAYS_SHOWN):
+        day = (now + datetime.timedelta(days=later)).date()
+        by_month, by_week = day.day in days, day.isoweekday() % 7 in weekdays
+        # As cron has it: if both are restricted, either will do.
+        due = by_month or by_week if "*" not in (fields[2], fields[4]) else by_month and by_week
+        for hour in sorted(hours) if due and day.month in months else ():
+            for minute in sorted(minutes):
+                at = datetime.datetime.combine(day, datetime.time(hour, minute), now.tzinfo)
+                if at > now:
+                    return at
+    return None
+
+
+def _numbers(text: str, least: int, most: int) -> set[int]:
+    """`*`, `5`, `1-5`, `*/10` and lists of these."""
+    found: set[int] = set()
+    for part in text.split(","):
+        span, _, step = part.partition("/")
+        first, _, last = (f"{least}-{most}" if span == "*" else span).partition("-")
+        found |= set(range(int(first), int(last or (most if step else first)) + 1, int(step or 1)))
+    if not found or min(found) < least or max(found) > most:
+        raise ValueError(text)
+    return found
+
+
+def _folder(root: Path) -> tuple[Path, Path]:
+    """The folder of the history, and the dagster.yaml that it is opened with: as `pipelines.instance` has it."""
+    named, source = os.environ.get("DAGSTER_HOME"), checkout()
+    if named:
+        folder = Path(os.path.realpath(os.path.expanduser(named)))
+        return folder, folder / "dagster.yaml"
+    beside = root / ".dagster"
+    # `dagster dev` in the checkout keeps its history there, whatever PARAKEET_HOME says.
+    if source is not None and (root == source / "assets" or not beside.is_dir()):
+        return source / ".dagster", source / "dagster.yaml"
+    return beside, beside / "dagster.yaml"
+
+
+def _storage(folder: Path, settings: Path, faults: list[str]) -> Path | None:
+    """Where the SQLite files are; None, with a fault, if the history is kept otherwise."""
+    places = [folder / "storage", folder]
+    try:
+        values: Any = yaml.safe_load(settings.read_text(encoding="utf-8"))
+        storage = values["storage"]
+        if "sqlite" not in storage and "custom" not in storage:
+            faults.append(f"{settings} keeps the history in {', '.join(map(str, storage))}: look at Dagster's page.")
+            return None
+        named = storage["sqlite"]["base_dir"] if "sqlite" in storage else storage["custom"]["config"]["base_dir"]
+        # The last one: `parakeet build` writes the whole path, and a home may have been moved or copied since.
+        places.append(settings.parent / named)
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        pass
+    return next((place for place in places if (place / "history").is_dir()), folder)
+
+
+def _holds(lock: Path) -> bool:
+    try:
+        return is_held(lock)
+    except OSError:
+        return False
+
+
+def _query(file: Path, read: Callable[[sqlite3.Connection], _T], faults: list[str]) -> _T | None:
+    """What `read` finds in a database, which is opened for reading alone; None, with a fault, if it cannot be read."""
+    if not file.is_file():
+        return None
+    try:
+        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", timeout=SECONDS_TO_WAIT, uri=True)) as base:
+            base.row_factory = sqlite3.Row
+            return read(base)
+    except (sqlite3.Error, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = str(error) if isinstance(error, sqlite3.Error) else "it has another form than that of Dagster 1.13"
+        fault = sanitise(f"{file} cannot be read: {reason}.")
+        if fault not in faults:
+            faults.append(fault)
+        return None
+
+
+def _heartbeat(base: sqlite3.Connection) -> float:
+    row = base.execute("SELECT max(timestamp) AS latest FROM daemon_heartbeats").fetchone()
+    return _seconds(row["latest"])
+
+
+def _runs(base: sqlite3.Connection, statuses: Sequence[str], root: Path) -> Iterator[RecordedRun]:
+    """Runs of this home in these statuses, the newest first. One without the tag has not begun."""
+    marks = ", ".join("?" * len(statuses))
+    for row in base.execute(f"SELECT * FROM runs WHERE status IN ({marks}) ORDER BY id DESC", tuple(statuses)):
+        tags = dict(base.execute("SELECT key, value FROM run_tags WHERE run_id = ?", (row["run_id"],)).fetchall())
+        if tags.get(HOME_TAG, str(root)) == str(root):
+            yield RecordedRun(
+                run_id=row["run_id"],
+                job=row["pipeline_name"],
+                status=row["status"],
+                recipe=tags.get(RECIPE_TAG),
+                created=_seconds(row["create_timestamp"]),
+                started=row["start_time"],
+                ended=row["end_time"],
+            )
+
+
+def _reason(base: sqlite3.Connection) -> str:
+    """The first line of why the first step of a run failed that did, or of what ended the run."""
+    row = base.execute(
+        "SELECT event FROM event_logs WHERE dagster_event_type IN ('STEP_FAILURE', 'PIPELINE_FAILURE') ORDER BY id"
+    ).fetchone()
+    if row is None:
+        return ""
+    event = json.loads(row["event"])["dagster_event"]
+    data = event.get("event_specific_data") or {}
+    given = data.get("user_failure_data") or {}
+    text = given.get("description") or _words("", data.get("error")) or event.get("message") or ""
+    return sanitise(str(text).strip().partition("\n")[0])
+
+
+def _instigators(base: sqlite3.Connection, now: float) -> list[Instigator]:
+    rows = base.execute("SELECT selector_id, status, instigator_type, instigator_body FROM instigators").fetchall()
+    return sorted((_instigator(base, row, now) for row in rows), key=lambda one: (not one.is_schedule, one.name))
+
+
+def _instigator(base: sqlite3.Connection, row: sqlite3.Row, now: float) -> Instigator:
+    body = json.loads(row["instigator_body"])
+    data = body.get("job_specific_data") or body.get("instigator_data") or {}
+    origin = body["origin"]
+    name = next(str(origin[key]) for key in ("job_name", "instigator_name") if key in origin)
+    is_on = row["status"] in ("RUNNING", "DECLARED_IN_CODE")
+    cron = data.get("cron_schedule")
+    tick = base.execute(
+        "SELECT status, timestamp, tick_body FROM job_ticks WHERE selector_id = ? AND status != 'STARTED' "
+        "ORDER BY id DESC LIMIT 1",
+        (row["selector_id"],),
+    ).fetchone()
+    told = json.loads(tick["tick_body"]) if tick is not None else {}
+    error = told.get("error") or {}
+    return Instigator(
+        name=name,
+        is_schedule=row["instigator_type"] == "SCHEDULE",
+        is_on=is_on,
+        next=_next(cron, now) if is_on and isinstance(cron, str) else None,
+        seen=str(tick["status"]).lower() if tick is not None else None,
+        ticked=_seconds(tick["timestamp"]) if tick is not None else None,
+        words=sanitise(_words(told.get("skip_reason"), error)),
+    )
+
+
+def _words(skip_reason: object, error: Any) -> str:
+    """Why a tick skipped, or the cause of its error."""
+    while isinstance(error, dict) and error.get("cause"):
+        error = error["cause"]
+    message = error.get("message") if isinstance(error, dict) else None
+    return " ".join(str(message or skip_reason or "").split())
+
+
+def _next(cron: str, now: float) -> float | None:
+    # In the machine's own zone, which has no fixed distance from UTC: the clock may be changed before the tick.
+    local = datetime.datetime.fromtimestamp(now)
+    try:
+        at = next_tick(cron, local)
+    except ValueError:
+        return None
+    return at.timestamp() if at is not None else None
+
+
+def _seconds(text: str | float | None) -> float:
+    """A time of the database, which is UTC, in Unix seconds."""
+    if text is None or isinstance(text, int | float):
+        return float(text or 0.0)
+    at = datetime.datetime.fromisoformat(text)
+    return (at if at.tzinfo else at.replace(tzinfo=datetime.UTC)).timestamp()

@@ -1,0 +1,45 @@
+"""Of which decisions on releases the recipe's `notify:` is told."""
+
+from pathlib import Path
+
+import pytest
+
+from assets_defs.notices import decisions_told
+from parakeet.errors import ParakeetError
+from parakeet.recipe import Notify
+from parakeet.recipe_file import load_recipe
+from parakeet.release.history import FORCED, PROMOTED, REFUSED, ROLLED_BACK, Decision, history_file, record
+from parakeet.release.promotion import BEFORE_GATES
+
+
+def test_promoted_and_refused_releases_of_the_recipe_are_told_once(tmp_path: Path) -> None:
+    command = f'printf "%s|%s|%s\\n" "$PARAKEET_EVENT" "$PARAKEET_RELEASE" "$PARAKEET_TEXT" >> {tmp_path}/told'
+    recipe = load_recipe("demo").model_copy(update={"notify": Notify(command=command)})
+
+    def decide(action: str, release: str, name: str = "demo", *reasons: str) -> None:
+        record(tmp_path, Decision(action, release, "content", name, "old-0", reasons))
+
+    decide(PROMOTED, "before-0")
+    with decisions_told(tmp_path, recipe):
+        decide(PROMOTED, "good-0")
+        decide(PROMOTED, "adopted-0", "demo", BEFORE_GATES)
+        decide(PROMOTED, "other-0", "other")
+        decide(ROLLED_BACK, "good-0")
+        decide(FORCED, "good-0")
+
+    def refuse() -> None:
+        with decisions_told(tmp_path, recipe):
+            decide(REFUSED, "bad-0", "demo", "It needs 2.2 bits per byte, old-0 needs 0.3.")
+            raise ParakeetError("as it was")
+
+    with pytest.raises(ParakeetError, match="as it was"):
+        refuse()
+    assert (tmp_path / "told").read_text(encoding="utf-8").splitlines() == [
+        "promoted|good-0|good-0 is now the released model of demo in place of old-0.",
+        "refused|bad-0|Release bad-0 of demo was refused. It needs 2.2 bits per byte, old-0 needs 0.3. old-0 stays the "
+        "released model.",
+    ]
+    history_file(tmp_path).unlink()
+    history_file(tmp_path).mkdir()
+    with decisions_told(tmp_path, recipe):
+        """A history that cannot be read ends no run."""
