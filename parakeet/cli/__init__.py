@@ -14,6 +14,7 @@ from parakeet.cli.index import index
 from parakeet.cli.models import export, import_command, models, verify
 from parakeet.cli.output import examples
 from parakeet.cli.report import report
+from parakeet.cli.reproduce import reproduce
 from parakeet.cli.runs import compare, runs
 from parakeet.cli.sessions import sessions
 from parakeet.cli.tokens import tokens
@@ -50,7 +51,7 @@ def main() -> None:
 
 
 for command in (
-    build, plan, chat, trace, tokens, sessions, models, report, verify, evaluate, runs, compare, data, index, use,
-    clean, import_command, export, bench, completion,
+    build, plan, chat, trace, tokens, sessions, models, report, verify, evaluate, runs, compare, reproduce, data, index,
+    use, clean, import_command, export, bench, completion,
 ):  # fmt: skip
     main.add_command(command)
