@@ -1,5 +1,6 @@
 """What of a run's surroundings is different now, and whether that may change its weights."""
 
+import hashlib
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,8 +23,8 @@ MOST_SHOWN = 6
 """Of names in one cell."""
 SHORT = 12
 """Digits of a commit or sha256."""
-EXECUTION = {"attention": "attention", "activation_checkpointing": "activation_checkpointing"}
-"""What the trainer may choose for each sequence length, and the setting of training that prescribes it."""
+CHOSEN = {"attention": ("reference", "fused", "flex"), "activation_checkpointing": ("none", "mlp", "block")}
+"""Settings of training that may be auto, and what a recipe can prescribe in its place."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,10 @@ def pinned_recipe(trained: Trained) -> tuple[Recipe, list[str]]:
         values["micro_batch_tokens"] = lengths[0]["micro_batch_tokens"]
     if lengths and training.precision == "auto" and lengths[0].get("precision"):
         values["precision"] = lengths[0]["precision"]
-    for name, setting in EXECUTION.items():
-        if getattr(training, setting) == "auto" and len({one.get(name) for one in lengths}) == 1:
-            values[setting] = lengths[0][name]
+    for name, possible in CHOSEN.items():
+        chosen = {one.get(name) for one in lengths}
+        if getattr(training, name) == "auto" and len(chosen) == 1 and chosen <= {*possible}:
+            values[name] = lengths[0][name]
     changed = {name: value for name, value in values.items() if getattr(training, name) != value}
     pinned = trained.recipe.model_copy(update={"training": training.model_copy(update=changed)})
     return pinned, [f"training.{name}={value}" for name, value in changed.items()]
@@ -116,8 +118,6 @@ def _code(trained: Trained) -> list[Difference]:
 
 
 def _digest(patch: bytes) -> str | None:
-    import hashlib
-
     return hashlib.sha256(patch).hexdigest() if patch else None
 
 
@@ -226,7 +226,8 @@ def render_differences(trained: Trained, pinned: Sequence[str], found: Sequence[
         lines += ["", render_table(("DIFFERENT", "THEN", "NOW", "MAY CHANGE THE WEIGHTS"), rows, (), width)]
     else:
         lines.append("Nothing that is known is different now.")
-    lines += ["", *_code_of_then(trained, found)] if any(one.what in CODE for one in found) else []
+    if any(one.what in CODE for one in found) and (commands := _code_of_then(trained)):
+        lines += ["", *commands]
     if pinned:
         lines += ["", f"Set as it was then: {', '.join(pinned)}."]
     return "\n".join(lines)
@@ -241,7 +242,7 @@ def _heading(trained: Trained) -> str:
     return f"Run {trained.key} of recipe {trained.recipe.name}{when}."
 
 
-def _code_of_then(trained: Trained, found: Sequence[Difference]) -> list[str]:
+def _code_of_then(trained: Trained) -> list[str]:
     """The commands that bring back the code that began the run."""
     code, root = trained.processes[0]["code"], checkout()
     if code is None or root is None:

@@ -12,6 +12,7 @@ from parakeet.artifact import Artifact, Store
 from parakeet.earlier import with_new_keys
 from parakeet.errors import ParakeetError
 from parakeet.home import runs_folder
+from parakeet.model.config import WEIGHTS_FILE
 from parakeet.names import find_name
 from parakeet.recipe import Recipe
 from parakeet.release.listing import find_model, list_models
@@ -51,9 +52,7 @@ class Trained:
         result = self.record.get("result")
         if result:
             return str(result["weights_sha256"])
-        return (
-            None if self.checkpoint is None else str(self.checkpoint.manifest["files"]["model.safetensors"]["sha256"])
-        )
+        return None if self.checkpoint is None else str(self.checkpoint.manifest["files"][WEIGHTS_FILE]["sha256"])
 
     def file(self, name: str) -> Path | None:
         """A file of the run's folder, or its copy in the checkpoint."""
@@ -128,7 +127,7 @@ def _earlier_record(root: Path, folder: Path, checkpoint: Artifact | None) -> di
         except (OSError, ValueError):
             summary = {}
     if "torch" in summary:
-        software["torch"] = str(summary["torch"]).partition("+")[0]
+        software["torch"] = str(summary["torch"])
     hardware: dict[str, Any] = {key: summary[key] for key in ("threads", "processes") if key in summary}
     if "device" in summary:
         hardware |= {"name": summary["device"], "device": "cpu" if summary["device"] == "cpu" else "cuda"}

@@ -55,17 +55,18 @@ class RunRecord:
         self._say = say
         earlier = read_record(job.run) or {}
         recipe = job.recipe.model_dump(mode="json")
-        self._values = {
+        processes: list[dict[str, Any]] = list(earlier.get("processes", []))
+        self._values: dict[str, Any] = {
             "schema": SCHEMA,
             "run": job.run.name,
             "recipe": recipe,
             "inputs": job.lineage,
             "source_files": job.source_files,
             "seeds": {"training": job.recipe.training.seed, "order": job.recipe.packing.seed},
-            "processes": list(earlier.get("processes", [])),
+            "processes": processes,
             "result": None,
         }
-        number = len(self._values["processes"]) + 1
+        number = len(processes) + 1
         self._entry: dict[str, Any] = {
             "from_step": step,
             "started": _now(),
@@ -80,7 +81,7 @@ class RunRecord:
             "execution": dict(execution),
             "environment": arithmetic_variables(),
         }
-        self._values["processes"].append(self._entry)
+        processes.append(self._entry)
         self._write()
 
     @contextmanager
