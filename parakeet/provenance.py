@@ -25,26 +25,26 @@ ARITHMETIC_VARIABLES = re.compile(
 """Environment variables that libraries of arithmetic read."""
 
 
-def git_state() -> dict[str, Any] | None:
-    """Commit of the checkout that this code runs from, and whether files differ from it.
+def git_state(root: Path | None = None) -> dict[str, Any] | None:
+    """Commit of the checkout that this code runs from (or of `root`), and whether files differ from it.
 
     None outside a checkout or without git.
     """
-    commit, status = _git("rev-parse", "HEAD"), _git("status", "--porcelain")
+    commit, status = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain")
     if commit is None or status is None:
         return None
     return {"commit": commit.decode().strip(), "changed": bool(status.strip())}
 
 
-def git_patch() -> tuple[bytes, list[str]]:
+def git_patch(root: Path | None = None) -> tuple[bytes, list[str]]:
     """What `git apply` needs to make today's tracked files from the commit, and the names of untracked files."""
-    patch = _git("diff", "HEAD", "--binary", "--no-ext-diff", "--no-textconv", "--no-color") or b""
-    untracked = _git("ls-files", "--others", "--exclude-standard", "-z") or b""
+    patch = _git(root, "diff", "HEAD", "--binary", "--no-ext-diff", "--no-textconv", "--no-color") or b""
+    untracked = _git(root, "ls-files", "--others", "--exclude-standard", "-z") or b""
     return patch, [name.decode(errors="backslashreplace") for name in untracked.split(b"\0") if name]
 
 
-def _git(*arguments: str) -> bytes | None:
-    root = checkout()
+def _git(root: Path | None, *arguments: str) -> bytes | None:
+    root = root or checkout()
     if root is None:
         return None
     # A hook of git sets GIT_DIR and others, for another repository perhaps.
