@@ -11,20 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-from dagster._core.errors import DagsterPipesExecutionError
 from sqlalchemy.exc import SQLAlchemyError
 
-from assets_defs.resources import ParakeetHome
+from assets_defs.resources import SHELL_TAG, ParakeetHome
 from parakeet.artifact import Artifact
+from parakeet.errors import ProcessDied
 from parakeet.failures import explain
 from parakeet.formatting import markdown_table
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.stage import ExternalFile, Figures, FigureTable, Markdown, PageLink, Picture, Stage
-from parakeet.stages import EXTERNAL_FILES, stages_of
+from parakeet.stages import EXTERNAL_FILES, STAGES, Build, stages_of
 
 OWNER = "team:parakeet"
 DATA_GROUPS = ("sources", "corpus", "tokens")
+ORIGINAL_GROUP = "original"
+"""Assets that are made only if they are asked for."""
+
+CRASHED = "process_died"
+"""Metadata of a failure after which the same run can go on: `interrupted_runs` starts it again."""
 
 
 class StageConfig(dg.Config):
@@ -61,6 +66,7 @@ def _stage_asset(stage: Stage, recipe: Recipe) -> dg.AssetsDefinition:
         owners=[OWNER],
         kinds=set(stage.kinds),
         code_version=code_version(stage, recipe),
+        skippable=stage.group == ORIGINAL_GROUP,
     )
     # All that tells of the data comes before weeks of training: of steps that could run, Dagster takes the highest.
     tags = {"dagster/priority": "1"} if stage.group in DATA_GROUPS[1:] else {}
@@ -71,42 +77,76 @@ def _stage_asset(stage: Stage, recipe: Recipe) -> dg.AssetsDefinition:
         config: StageConfig,
         parakeet_home: dg.ResourceParam[ParakeetHome],
         trainer: dg.PipesSubprocessClient,
-    ) -> dg.MaterializeResult:
+    ) -> Iterator[dg.MaterializeResult]:
+        if stage.group == ORIGINAL_GROUP and not _is_asked_for(context):
+            return
         with failures_explained(f"making {stage.name}", parakeet_home.root):
-            artifact = _ensure(context, parakeet_home, trainer, stage, config)
+            build = parakeet_home.build()
+            # The run's recipe may not be the one that this graph was made from.
+            own = build.stage(stage.name)
+            artifact = _ensure(context, parakeet_home.root, build, trainer, own, config)
             shown: Figures = {
-                **stage.figures(artifact),
+                **own.figures(artifact),
                 "path": artifact.path,
                 "fingerprint": artifact.fingerprint,
                 "bytes": artifact.n_bytes,
                 "seconds": artifact.manifest["seconds"],
             }
-            return dg.MaterializeResult(metadata=_metadata(shown), data_version=dg.DataVersion(artifact.content))
+            result: dg.MaterializeResult = dg.MaterializeResult(
+                metadata=_metadata(shown), data_version=dg.DataVersion(artifact.content)
+            )
+        yield result
 
     return asset
 
 
+def _is_asked_for(context: dg.AssetExecutionContext) -> bool:
+    """Whether the original's assets are meant, and not everything that the page shows (*Materialize all*)."""
+    run = context.run
+    names = {stage.name for stage in STAGES if stage.group == ORIGINAL_GROUP} | {file.name for file in EXTERNAL_FILES}
+    original = set(map(asset_key, names))
+    chosen = set(run.asset_selection or context.job_def.asset_layer.executable_asset_keys)
+    if chosen <= original or SHELL_TAG.items() <= run.tags.items():
+        return True
+    context.log.info(
+        "Left out: the original model is fetched only if it is asked for. Launch the job import_original, or "
+        "materialize the assets of the group original alone."
+    )
+    return False
+
+
 def _file_asset(file: ExternalFile) -> dg.AssetsDefinition:
-    @dg.asset(
-        name=file.name,
+    spec = dg.AssetSpec(
+        file.name,
         group_name=file.group,
         description=f"{file.summary}\n\n{file.detail}".strip(),
         owners=[OWNER],
         kinds=set(file.kinds),
+        skippable=True,
     )
-    def asset(config: StageConfig, parakeet_home: dg.ResourceParam[ParakeetHome]) -> dg.MaterializeResult:
+
+    @dg.multi_asset(name=file.name, specs=[spec])
+    def asset(
+        context: dg.AssetExecutionContext, config: StageConfig, parakeet_home: dg.ResourceParam[ParakeetHome]
+    ) -> Iterator[dg.MaterializeResult]:
+        if not _is_asked_for(context):
+            return
         progress = Progress()
         with failures_explained(f"fetching {file.name}", parakeet_home.root):
             found = file.obtain(parakeet_home.recipe, parakeet_home.root, progress, config.force)
             progress.say(f"{file.name:<24}{found.how:<18}{found.headline}")
-            return dg.MaterializeResult(metadata=_metadata(found.figures), data_version=dg.DataVersion(found.sha256))
+            result: dg.MaterializeResult = dg.MaterializeResult(
+                metadata=_metadata(found.figures), data_version=dg.DataVersion(found.sha256)
+            )
+        yield result
 
     return asset
 
 
 def _ensure(
     context: dg.AssetExecutionContext,
-    parakeet_home: ParakeetHome,
+    root: Path,
+    build: Build,
     trainer: dg.PipesSubprocessClient,
     stage: Stage,
     config: StageConfig,
@@ -114,14 +154,14 @@ def _ensure(
     def launch(command: Sequence[str]) -> str | None:
         try:
             trainer.run(context=context, command=list(command))
-        except DagsterPipesExecutionError as error:
+        except dg.DagsterError as error:
             return str(error)
         return None
 
     progress = Progress()
     try:
-        with failures_explained(f"making {stage.name}", parakeet_home.root):
-            artifact, made = parakeet_home.build().ensure(stage.name, progress, launch, config.force, config.try_anyway)
+        with failures_explained(f"making {stage.name}", root):
+            artifact, made = build.ensure(stage.name, progress, launch, config.force, config.try_anyway)
     except dg.Failure as failure:
         if stage.group == "sources":
             # The other sources are still fetched, for hours, before the run ends with this.
@@ -143,7 +183,8 @@ def failures_explained(doing: str, root: Path) -> Iterator[None]:
     except (dg.Failure, SQLAlchemyError, sqlite3.Error):
         raise
     except Exception as error:
-        raise dg.Failure(description=str(explain(error, doing, root)), allow_retries=False) from None
+        metadata = {CRASHED: True} if isinstance(error, ProcessDied) else {}
+        raise dg.Failure(str(explain(error, doing, root)), metadata=metadata, allow_retries=False) from None
 
 
 def code_version(stage: Stage, recipe: Recipe) -> str:

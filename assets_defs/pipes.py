@@ -22,8 +22,22 @@ FIGURES = (
 )
 
 
-class ObservingMessageReader(dg.PipesTempFileMessageReader):
-    """Reads messages as Dagster does, and logs an AssetObservation of each with metrics as it arrives."""
+class ObservingTrainer(dg.PipesSubprocessClient):
+    """Runs a command as Dagster does, and logs an AssetObservation of each message with metrics as it arrives."""
+
+    def __init__(self, termination_timeout_seconds: float) -> None:
+        """A process may take `termination_timeout_seconds` to save when its run is ended."""
+        self._reader = _ObservingReader()
+        super().__init__(message_reader=self._reader, termination_timeout_seconds=termination_timeout_seconds)
+
+    def run(self, *, context: Any, **arguments: Any) -> Any:
+        """As PipesSubprocessClient.run. One command at a time."""
+        self._reader.context = context
+        return super().run(context=context, **arguments)
+
+
+class _ObservingReader(dg.PipesTempFileMessageReader):
+    context: dg.AssetExecutionContext
 
     @contextmanager
     def read_messages(self, handler: dg.PipesMessageHandler) -> Iterator[PipesParams]:
@@ -34,8 +48,9 @@ class ObservingMessageReader(dg.PipesTempFileMessageReader):
 class _Observer(dg.PipesMessageHandler):
     """Logs metrics, and passes every other message to the session's own handler."""
 
-    def __init__(self, handler: dg.PipesMessageHandler, reader: dg.PipesMessageReader) -> None:
-        super().__init__(handler._context, reader)
+    def __init__(self, handler: dg.PipesMessageHandler, reader: _ObservingReader) -> None:
+        super().__init__(reader.context, reader)
+        self._asset_context = reader.context
         self._handler = handler
 
     def handle_message(self, message: PipesMessage) -> None:
@@ -45,12 +60,12 @@ class _Observer(dg.PipesMessageHandler):
             return
         try:
             metadata = _metadata(payload["values"])
-            self._context.log_event(dg.AssetObservation(asset_key=self._context.asset_key, metadata=metadata))
+            key = self._asset_context.asset_key
+            self._asset_context.log_event(dg.AssetObservation(asset_key=key, metadata=metadata))
         # An exception here, of a locked database say, would end the thread that reads all of the trainer's messages.
         except Exception as error:
-            self._context.log.warning(
-                f"An observation of {self._context.asset_key.to_user_string()} was lost: {error!r}"
-            )
+            name = self._asset_context.asset_key.to_user_string()
+            self._asset_context.log.warning(f"An observation of {name} was lost: {error!r}")
 
 
 def _metadata(figures: Mapping[str, Any]) -> dict[str, Any]:

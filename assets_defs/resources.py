@@ -1,16 +1,19 @@
-"""The folder of artefacts as a Dagster resource, and the lock that says that a run is alive."""
+"""The folder of artefacts and the recipe of a run as a Dagster resource, and the lock that says that a run is alive."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 from filelock import FileLock
 
-from parakeet.artifact import Artifact
+from parakeet.artifact import Artifact, explain_os_error
+from parakeet.errors import ParakeetError
 from parakeet.home import home
 from parakeet.recipe import Recipe
-from parakeet.stages import Build
+from parakeet.recipe_file import parse_recipe
+from parakeet.stages import Build, active_recipe
 
 HOME_TAG = "parakeet/home"
 """Tag of every run: the home that it builds in. One history may hold runs of several."""
@@ -18,15 +21,23 @@ HOME_TAG = "parakeet/home"
 RECIPE_TAG = "parakeet/recipe"
 """Tag of every run: the name of the recipe that it builds."""
 
+SHELL_TAG = {"parakeet/started_by": "parakeet build"}
+
+RECIPE_METADATA = "parakeet/recipe"
+"""Under this name the plan of a run holds the recipe of the code location that the run was launched from."""
+
 RUN_LOCKS = Path(".locks") / "runs"
+
+_held: dict[str, FileLock] = {}
+"""The locks of this process's runs, by run."""
 
 
 @dataclass(frozen=True)
 class ParakeetHome:
-    """PARAKEET_HOME, or the checkout's `assets/`, and the recipe that the definitions were made from."""
+    """PARAKEET_HOME, or the checkout's `assets/`, and the recipe that a run builds there."""
 
     recipe: Recipe
-    given: Mapping[str, Artifact]
+    given: Mapping[str, Artifact] = field(default_factory=dict)
     """Artefacts to take as they are, as `Build` does."""
 
     @property
@@ -34,52 +45,120 @@ class ParakeetHome:
         return home()
 
     def build(self) -> Build:
-        """The stages of the definitions' recipe."""
+        """The stages of the run's recipe."""
         return Build(self.root, self.recipe, self.given)
 
 
+def run_config(recipe: Recipe) -> dict[str, Any]:
+    """The part of a run's config that makes it build this recipe, whatever becomes of the active one."""
+    return {"resources": {"parakeet_home": {"config": {"recipe": recipe.to_yaml()}}}}
+
+
+def recorded_recipe(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Recipe | None:
+    """The recipe that a run was launched with: of its config, else of its plan; None if neither has it.
+
+    A run that Dagster made of another one has the recipe of the first. Raises ParakeetError if the recipe cannot be
+    read.
+    """
+    text = _configured(run.run_config)
+    root = instance.get_run_by_id(run.root_run_id) if text is None and run.root_run_id is not None else None
+    if root is not None:
+        text = _configured(root.run_config)
+    first = root or run
+    if text is None and first.execution_plan_snapshot_id is not None:
+        data = instance.get_execution_plan_snapshot(first.execution_plan_snapshot_id).repository_load_data
+        value = data.reconstruction_metadata.get(RECIPE_METADATA) if data is not None else None
+        text = getattr(value, "data", value)
+    return parse_recipe(text, f"The recipe of run {run.run_id[:8]}") if text is not None else None
+
+
+def _configured(config: Mapping[str, Any]) -> str | None:
+    found: Any = config
+    for key in ("resources", "parakeet_home", "config", "recipe"):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found if isinstance(found, str) else None
+
+
 def home_resource(recipe: Recipe, given: Mapping[str, Artifact] | None = None) -> dg.ResourceDefinition:
-    """A `ParakeetHome` that holds its run's lock.
+    """A `ParakeetHome` that holds its run's lock until the process ends.
+
+    `recipe` is the code location's. The recipe in the run's config goes before it, and that of the first run of which
+    this one is a repetition.
 
     While a run lives, its process holds a lock file named after it. The operating system releases the lock however the
     process ends, so a run that Dagster still calls started, and whose lock is free, is lost.
     """
 
-    # The empty schema refuses the recipe in the config of runs of Parakeet 0.1, which would not be built.
-    @dg.resource(description="The folder of all artefacts, and the recipe that is built there.", config_schema={})
+    @dg.resource(
+        description="The folder of all artefacts, and the recipe that is built there.",
+        config_schema={
+            "recipe": dg.Field(
+                str,
+                is_required=False,
+                description="The whole recipe, as YAML. Without it, the run builds the recipe that this page shows.",
+            )
+        },
+    )
     def resource(context: dg.InitResourceContext) -> Iterator[ParakeetHome]:
-        parakeet_home = ParakeetHome(recipe, given or {})
-        root = parakeet_home.root
-        if context.run_id is None:
-            yield parakeet_home
+        instance = context.instance
+        run = instance.get_run_by_id(context.run_id) if instance is not None and context.run_id is not None else None
+        if instance is None or run is None:
+            yield ParakeetHome(recipe, given or {})
             return
-        if context.instance is not None:
-            run = context.instance.get_run_by_id(context.run_id)
-            begun_with = run.tags.get(RECIPE_TAG, recipe.name) if run is not None else recipe.name
-            if begun_with != recipe.name:
-                raise dg.Failure(
-                    description=f"This run was begun with recipe {begun_with}, and {recipe.name} is active. Run: "
-                    f"parakeet build --recipe {begun_with}",
-                    allow_retries=False,
+        try:
+            own = recorded_recipe(instance, run) or recipe
+            begun_with = run.tags.get(RECIPE_TAG, own.name)
+            if begun_with != own.name:
+                raise ParakeetError(
+                    f"This run was begun with recipe {begun_with}, which it does not hold, and {own.name} is in use. "
+                    f"Run: parakeet build --recipe {begun_with}"
                 )
-            context.instance.add_run_tags(context.run_id, {HOME_TAG: str(root), RECIPE_TAG: recipe.name})
-        path = run_lock(root, context.run_id)
-        lock = FileLock(path)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except OSError:
-            # The stage reports a folder that it cannot write to. Without a lock, the run is never called lost.
-            yield parakeet_home
-            return
-        try:
-            yield parakeet_home
-            # While the lock is held: a lock file that is there and free would call this run lost.
-            path.unlink(missing_ok=True)
-        finally:
-            lock.release()
+            parakeet_home = ParakeetHome(own, given or {})
+            instance.add_run_tags(run.run_id, {HOME_TAG: str(parakeet_home.root), RECIPE_TAG: own.name})
+            hold_run_lock(parakeet_home.root, run.run_id)
+        except ParakeetError as error:
+            raise dg.Failure(description=str(error), allow_retries=False) from None
+        if context.log is not None and (note := _other_in_use(own, parakeet_home.root)):
+            context.log.warning(note)
+        yield parakeet_home
 
     return resource
+
+
+def _other_in_use(recipe: Recipe, root: Path) -> str | None:
+    try:
+        active = active_recipe(root)
+    except ParakeetError:
+        return None
+    if active == recipe:
+        return None
+    other = "another version of it" if active.name == recipe.name else f"recipe {active.name}"
+    return (
+        f"This run builds recipe {recipe.name}, which it was launched with. Now {other} is in use: runs that are "
+        "launched after Dagster has loaded it build that."
+    )
+
+
+def hold_run_lock(root: Path, run_id: str) -> None:
+    """Hold a run's lock until the process ends, or until `release_run_lock`: so after Dagster has recorded the end.
+
+    Raises ParakeetError if the lock file cannot be made: nobody could tell whether such a run is alive.
+    """
+    path = run_lock(root, run_id)
+    lock = FileLock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise explain_os_error(error, "making the lock file of the run") from None
+    _held[run_id] = lock
+
+
+def release_run_lock(root: Path, run_id: str) -> None:
+    """For a process that lives on after its run."""
+    if (lock := _held.pop(run_id, None)) is not None:
+        run_lock(root, run_id).unlink(missing_ok=True)
+        lock.release()
 
 
 def run_lock(root: Path, run_id: str) -> Path:

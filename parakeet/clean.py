@@ -15,7 +15,7 @@ from parakeet.home import latest_release, release_folder, runs_folder
 from parakeet.locking import is_held
 from parakeet.recipe_sources import SOURCE_FILES
 from parakeet.release.listing import ListedModel, list_models
-from parakeet.stages import STAGES, Build, active_recipe
+from parakeet.stages import STAGES, Build, active_recipe, last_recipe
 from parakeet.trace.stage import TraceIndexStage
 from parakeet.trace.stored import trained_on
 from parakeet.training.job import JOB_FILE, read_job
@@ -35,7 +35,8 @@ class Entry:
 
 @dataclass(frozen=True)
 class Leftovers:
-    """What the active recipe does not need: `unreferenced` can be built again, `unfinished` was never finished."""
+    """What neither the active recipe nor the last one built needs: `unreferenced` can be built again, `unfinished` was
+    never finished."""
 
     unreferenced: list[Entry]
     unfinished: list[Entry]
@@ -44,28 +45,36 @@ class Leftovers:
 def leftovers(root: Path, with_unfinished: bool = False) -> Leftovers:
     """What may go under `root`.
 
-    Neither list holds what the active recipe's build consists of, finished or not, any release or imported model, or
-    what the latest release was made from. What unfinished work was begun with is no leftover either, unless that work
-    is to go too (`with_unfinished`). Only the stages' own folders are looked at. Raises ParakeetError while anything is
-    being built or trained, and if the active recipe's sources or artefacts cannot be read: what belongs to them is then
-    unknown.
+    Neither list holds what the builds of the active recipe and of the last one built consist of, finished or not, any
+    release or imported model, or what the latest release was made from. What unfinished work was begun with is no
+    leftover either, unless that work is to go too (`with_unfinished`). Only the stages' own folders are looked at.
+    Raises ParakeetError while anything is being built or trained, and if the sources or artefacts of those two recipes
+    cannot be read: what belongs to them is then unknown.
     """
     _refuse_while_building(root)
-    store, build = Store(root), Build(root, active_recipe(root))
+    store = Store(root)
+    active, last = active_recipe(root), last_recipe(root)
+    builds = [Build(root, recipe) for recipe in ((active,) if active == last else (active, last))]
     models = {stage.folder or stage.name for stage in STAGES if stage.is_model}
     folders = [stage.folder or stage.name for stage in STAGES]
     # Sources of other recipes too.
     folders += sorted(f"{SOURCE_FILES}/{folder.name}" for folder in (root / SOURCE_FILES).glob("*") if folder.is_dir())
     artifacts, unreadable = _read(path for folder in folders for path in store.directories(folder))
-    found = {name: artifact for name in build.stages if (artifact := build.find(name)) is not None}
-
-    begun, runs = _begun_by(build, found)
+    found: list[Artifact] = []
+    begun: set[Path] = set()
+    runs: set[Path] = set()
+    for build in builds:
+        made = {name: artifact for name in build.stages if (artifact := build.find(name)) is not None}
+        directories, folders_of_runs = _begun_by(build, made)
+        found += made.values()
+        begun |= directories
+        runs |= folders_of_runs
     partial = [path for folder in folders for path in store.partial(folder) if path not in begun]
-    unfinished = [path for path in partial if _resumable(path, build)]
+    unfinished = [path for path in partial if _resumable(path, root)]
     others = [path for path in runs_folder(root).glob("*") if path.is_dir() and path not in runs]
     unfinished += [run for run in sorted(others) if not _is_finished(run)]
 
-    roots = [artifact.path.resolve() for artifact in found.values()] + [latest_release(root).resolve()]
+    roots = [artifact.path.resolve() for artifact in found] + [latest_release(root).resolve()]
     if not with_unfinished:
         roots += [path for entry in unfinished for path in _inputs_of(entry, root)]
     kept = _closure(roots, artifacts, root)
@@ -156,12 +165,12 @@ def _begun_by(build: Build, found: dict[str, Artifact]) -> tuple[set[Path], set[
     return directories, runs
 
 
-def _resumable(partial: Path, build: Build) -> bool:
+def _resumable(partial: Path, root: Path) -> bool:
     """Whether the stage of an unfinished directory would continue it; one that begins again leaves only rubbish."""
     note = _note(partial)
     if "resumable" in note:
         return bool(note["resumable"])
-    folder = partial.parent.relative_to(build.store.root).as_posix()
+    folder = partial.parent.relative_to(root).as_posix()
     known = [stage.resumable for stage in STAGES if folder == (stage.folder or stage.name)]
     return known[0] if known else True
 

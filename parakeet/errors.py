@@ -12,6 +12,10 @@ class ParakeetError(Exception):
     """
 
 
+class ProcessDied(ParakeetError):
+    """A process of the build was killed or crashed: the same build goes on where that one ended."""
+
+
 def os_reason(error: OSError) -> str:
     """`No space left on device (/path)`: what the system says, and the file."""
     return f"{error.strerror or error}" + (f" ({error.filename})" if error.filename else "")

@@ -39,13 +39,27 @@ def exclusive(path: Path, what: str, progress: "Progress", stop: Callable[[], bo
         except Timeout:
             raise WaitStopped from None
     try:
-        command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200]
-        text = f"process {os.getpid()} since {time.strftime('%H:%M:%S')} ({command})"
-        # An argument may be the name of a file that is not UTF-8.
-        holder.write_text(text, encoding="utf-8", errors="backslashreplace")
+        _write_holder(path)
         yield
     finally:
         lock.release()
+
+
+_claimed: dict[Path, FileLock] = {}
+
+
+def claim(path: Path) -> str | None:
+    """Hold the lock file `path` until this process ends. None, or which other process holds it."""
+    if path in _claimed:
+        return None
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return _read(path.with_suffix(".holder"))
+    _claimed[path] = lock
+    _write_holder(path)
+    return None
 
 
 def is_held(path: Path) -> bool:
@@ -58,6 +72,13 @@ def is_held(path: Path) -> bool:
             return False
     except Timeout:
         return True
+
+
+def _write_holder(path: Path) -> None:
+    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200]
+    text = f"process {os.getpid()} since {time.strftime('%H:%M:%S')} ({command})"
+    # An argument may be the name of a file that is not UTF-8.
+    path.with_suffix(".holder").write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _read(holder: Path) -> str:

@@ -55,7 +55,17 @@ def load_recipe(name_or_path: str, report_old_keys: bool = True) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise ParakeetError(_explain(error, files)) from None
+        nodes = {path: yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader) for path in files}
+        raise ParakeetError(_explain(error, nodes)) from None
+
+
+def parse_recipe(text: str, name: str) -> Recipe:
+    """A whole recipe, as `Recipe.to_yaml` writes it. Raises ParakeetError, which calls it `name`."""
+    path = Path(name)
+    try:
+        return Recipe.model_validate(_with_new_names(_values(text, path), path, {}))
+    except ValidationError as error:
+        raise ParakeetError(_explain(error, {path: yaml.compose(text, Loader=yaml.SafeLoader)})) from None
 
 
 def _merged(path: Path, report: bool, seen: list[Path]) -> dict[str, Any]:
@@ -154,17 +164,21 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > LARGEST_FILE:
             raise ParakeetError(f"{path}: too large for a recipe ({path.stat().st_size:,} bytes).")
-        text = path.read_text(encoding="utf-8")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        if node is not None:
-            _refuse_endless(node, path)
-        values = yaml.load(text, Loader=_Loader)
+        return _values(path.read_text(encoding="utf-8"), path)
     except UnicodeDecodeError as error:
         raise ParakeetError(
             f"{path}: not a text file (byte {error.start} is not UTF-8). Save the recipe as UTF-8."
         ) from None
     except OSError as error:
         raise ParakeetError(f"{path}: cannot be read as a recipe: {os_reason(error)}.") from None
+
+
+def _values(text: str, path: Path) -> dict[str, Any]:
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if node is not None:
+            _refuse_endless(node, path)
+        values = yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ParakeetError(f"{path}: cannot be read as a recipe: {yaml_reason(error)}") from None
     if not isinstance(values, dict):
@@ -259,16 +273,15 @@ def _other_than_text(node: yaml.Node | None) -> str:
     return kinds.get(node.tag.rpartition(":")[2], "")
 
 
-def _explain(error: ValidationError, files: list[Path]) -> str:
-    """A line for each fault, with the file and line of its key: `files` are the recipe and those that it extends."""
-    nodes = {path: yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader) for path in files}
+def _explain(error: ValidationError, nodes: dict[Path, yaml.Node | None]) -> str:
+    """A line for each fault, with the file and line of its key: `nodes` are the recipe and those that it extends."""
     lines = []
     for problem in error.errors():
         location = without_kind(problem["loc"])
         found = [(path, *_find(root, location)) for path, root in nodes.items()]
         # Of files that hold as much of the location, the first decides.
         path, depth, row, node = max(found, key=lambda one: one[1])
-        where = f"{path}, line {row}" if row else str(files[0])
+        where = f"{path}, line {row}" if row else str(next(iter(nodes)))
         key = ".".join(map(str, location)).replace(".[key]", " (the key)")
         if problem["type"] == "extra_forbidden":
             known = known_keys(problem["loc"])

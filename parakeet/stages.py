@@ -1,6 +1,7 @@
 """The whole build on one page: the list of stages, and `Build`, which walks it for one recipe and one store."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,8 @@ from parakeet.training.recorded import keep_recipe
 from parakeet.training.stage import CheckpointStage
 
 ACTIVE_RECIPE_FILE = "recipe.yaml"
+LAST_BUILT_FILE = ".last_built.yaml"
+"""The recipe of the last build from the shell, if another one is active."""
 DEFAULT_RECIPE = "demo"
 
 STAGES: tuple[Stage, ...] = (
@@ -206,8 +209,8 @@ class Build:
     def stage(self, name: str) -> Stage:
         if name not in self.stages:
             raise ParakeetError(
-                f"Recipe {self.recipe.name} has no {name}. If another recipe was made the active one, reload the "
-                "definitions in Dagster."
+                f"Recipe {self.recipe.name}, which this build has, makes no {name}. If Dagster shows the assets of "
+                "another recipe, reload its definitions."
             )
         return self.stages[name]
 
@@ -219,6 +222,22 @@ def active_recipe(root: Path) -> Recipe:
     return load_recipe(str(path) if path.is_file() else DEFAULT_RECIPE, report_old_keys=False)
 
 
+def last_recipe(root: Path) -> Recipe:
+    """The recipe of the last `parakeet build` or `parakeet use`. Raises ParakeetError as `active_recipe` does."""
+    path = root / LAST_BUILT_FILE
+    if path.is_file():
+        with suppress(ParakeetError):
+            return load_recipe(str(path), report_old_keys=False)
+    return active_recipe(root)
+
+
+def note_built(root: Path, recipe: Recipe) -> None:
+    """Remember a recipe that is built from the shell, for `last_recipe`."""
+    with suppress(OSError):  # The build says why nothing can be written.
+        root.mkdir(parents=True, exist_ok=True)
+        replace_file(root / LAST_BUILT_FILE, f"# The last recipe built from the shell.\n{recipe.to_yaml()}")
+
+
 def use_recipe(root: Path, recipe: Recipe) -> None:
     """Make a recipe the active one. Raises ParakeetError, and changes nothing, if one of its local files is missing."""
     for stage in stages_of(recipe):
@@ -226,7 +245,8 @@ def use_recipe(root: Path, recipe: Recipe) -> None:
             stage.files(recipe, root)
     path = root / ACTIVE_RECIPE_FILE
     keep_recipe(root, path)
-    text = f"# The active recipe, written by `parakeet use` and `parakeet build`.\n{recipe.to_yaml()}"
+    text = f"# The active recipe, written by `parakeet use`.\n{recipe.to_yaml()}"
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         root.mkdir(parents=True, exist_ok=True)
         replace_file(path, text)
+    (root / LAST_BUILT_FILE).unlink(missing_ok=True)

@@ -1,24 +1,22 @@
 """`parakeet build`: the same assets as `dagster dev`, materialised from the shell."""
 
 import sqlite3
+import uuid
 import warnings
 from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 
 import dagster as dg
-from dagster._core.definitions.assets.job.asset_job import IMPLICIT_ASSET_JOB_NAME
-from dagster._core.events import DagsterEvent
-from dagster._core.execution.plan.objects import UserFailureData
-from dagster._utils.error import SerializableErrorInfo
 
 from assets_defs.assets import asset_key, op_name
-from assets_defs.resources import RECIPE_TAG
+from assets_defs.resources import HOME_TAG, RECIPE_TAG, SHELL_TAG, release_run_lock, run_config
 from parakeet.errors import INTERRUPTED, ParakeetError
 from parakeet.failures import explain_unforeseen
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
-from parakeet.stages import Build, asset_names, stages_of, use_recipe
+from parakeet.stages import Build, active_recipe, asset_names, note_built, stages_of
 from parakeet.training.recorded import Begun, left_unfinished
+from pipelines.dagster_internals import SerializableErrorInfo, UserFailureData
 from pipelines.definitions import make_definitions
 from pipelines.instance import open_instance
 from pipelines.jobs import DATA, MODEL
@@ -31,11 +29,11 @@ TRAINED, RELEASED = "checkpoint", "release"
 def run_build(
     root: Path, recipe: Recipe, select: Sequence[str], force: Sequence[str], try_anyway: bool, progress: Progress
 ) -> int:
-    """Make `recipe` the active one and materialise its assets. Returns the exit status for the shell.
+    """Materialise a recipe's assets. Returns the exit status for the shell. The active recipe stays as it is.
 
     `select` names assets: they and everything before them are built. Those in `force` are built again.
-    `try_anyway` trains although the forecast exceeds the memory. Raises ParakeetError, and leaves the active recipe as
-    it is, if the recipe's files or something else that the stages need is missing.
+    `try_anyway` trains although the forecast exceeds the memory. Raises ParakeetError if the recipe's files or
+    something else that the stages need is missing.
     """
     defs = make_definitions(recipe)
     chosen = dg.AssetSelection.assets(*map(asset_key, select)).upstream() if select else DATA | MODEL
@@ -46,16 +44,28 @@ def run_build(
             stage.check_requirements(recipe)
         if asset_key(stage.name) in keys and stage.is_possible(recipe, root):
             stage.files(recipe, root)
-    try:
-        use_recipe(root, recipe)
-    except ParakeetError as error:
-        progress.say(f"{recipe.name} does not become the active recipe: {error}")
+    note_built(root, recipe)
     build = Build(root, recipe)
     if asset_key(TRAINED) in keys and any(build.find(name) is None for name in build.stage(TRAINED).inputs(recipe)):
         # The stage names them too, but its text may take hours to make first.
         for line in left_unfinished(root, recipe, other_settings=True):
             progress.say(line)
-    return _materialise(root, recipe, defs, keys, force, try_anyway, progress)
+    status = _materialise(root, recipe, defs, keys, force, try_anyway, progress)
+    if note := _other_in_use(root, recipe):
+        progress.say(note)
+    return status
+
+
+def _other_in_use(root: Path, recipe: Recipe) -> str | None:
+    """What `dagster dev` shows and schedules, if it is another recipe."""
+    try:
+        active = active_recipe(root)
+    except ParakeetError as error:
+        return f"The recipe in use cannot be read: {error}"
+    if active == recipe:
+        return None
+    which = f"recipe {active.name}" if active.name != recipe.name else f"another version of recipe {recipe.name}"
+    return f"Dagster shows and schedules {which}, as before. Only `parakeet use RECIPE` changes that."
 
 
 def finish_run(root: Path, begun: Begun, try_anyway: bool, progress: Progress) -> int:
@@ -94,34 +104,41 @@ def _materialise(
         for name in asset_names(recipe)
         if asset_key(name) in keys
     }
-    job = "full_build" if keys <= (DATA | MODEL).resolve(graph) else IMPLICIT_ASSET_JOB_NAME
+    whole = keys <= (DATA | MODEL).resolve(graph)
+    job = defs.resolve_job_def("full_build") if whole else defs.resolve_implicit_global_asset_job_def()
+    run_id = str(uuid.uuid4())
     with open_instance(root, progress) as instance, warnings.catch_warnings():
         # Dagster's own Pipes client warns of one of Dagster's own preview functions.
         warnings.simplefilter("ignore")
         for run_id in fail_lost_runs(instance, root):
             progress.say(f"Run {run_id[:8]} had died; its place is free again.")
-        result = defs.resolve_job_def(job).execute_in_process(
-            instance=instance,
-            asset_selection=sorted(keys),
-            run_config={
-                "ops": config,
-                "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
-            },
-            raise_on_error=False,
-            tags={RECIPE_TAG: recipe.name, "parakeet/started_by": "parakeet build"},
-        )
+        try:
+            result = job.execute_in_process(
+                run_id=run_id,
+                instance=instance,
+                asset_selection=sorted(keys),
+                run_config={
+                    **run_config(recipe),
+                    "ops": config,
+                    "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+                },
+                raise_on_error=False,
+                tags={RECIPE_TAG: recipe.name, HOME_TAG: str(root), **SHELL_TAG},
+            )
+        finally:
+            release_run_lock(root, run_id)
         _raise_database_error(result.all_events)
     return _conclude(result.all_events, result.success, root, progress)
 
 
-def _raise_database_error(events: Sequence[DagsterEvent]) -> None:
+def _raise_database_error(events: Sequence[dg.DagsterEvent]) -> None:
     """Raise what kept Dagster from writing its history, for `open_instance` to explain."""
     for error in _errors(events):
         if "sqlite3." in error.message:
             raise sqlite3.OperationalError(error.message)
 
 
-def _errors(events: Sequence[DagsterEvent]) -> Iterator[SerializableErrorInfo]:
+def _errors(events: Sequence[dg.DagsterEvent]) -> Iterator[SerializableErrorInfo]:
     """The causes of failures, of the steps and of the run itself (an executor or a resource that cannot start)."""
     for event in events:
         error = None
@@ -135,7 +152,7 @@ def _errors(events: Sequence[DagsterEvent]) -> Iterator[SerializableErrorInfo]:
             yield error
 
 
-def _conclude(events: Sequence[DagsterEvent], success: bool, root: Path, progress: Progress) -> int:
+def _conclude(events: Sequence[dg.DagsterEvent], success: bool, root: Path, progress: Progress) -> int:
     for event in events:
         if event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION:
             check = event.asset_check_evaluation_data
@@ -157,7 +174,7 @@ def _conclude(events: Sequence[DagsterEvent], success: bool, root: Path, progres
     return 1 if messages else INTERRUPTED
 
 
-def _failure_of(event: DagsterEvent) -> UserFailureData | None:
+def _failure_of(event: dg.DagsterEvent) -> UserFailureData | None:
     return event.step_failure_data.user_failure_data if event.is_step_failure else None
 
 

@@ -6,13 +6,16 @@ import dagster as dg
 
 from assets_defs.assets import make_assets
 from assets_defs.checks import make_checks
-from assets_defs.pipes import ObservingMessageReader
-from assets_defs.resources import home_resource
+from assets_defs.pipes import ObservingTrainer
+from assets_defs.resources import RECIPE_METADATA, home_resource
 from parakeet.artifact import Artifact
 from parakeet.home import home
 from parakeet.recipe import Recipe
+from parakeet.recipe_file import parse_recipe
 from parakeet.stages import active_recipe
-from pipelines import jobs, schedules, sensors
+from pipelines import dagster_internals, jobs, schedules, sensors
+from pipelines.interrupted_runs import interrupted_runs
+from pipelines.recipe_in_use import recipe_in_use
 
 TERMINATION_TIMEOUT_SECONDS = 300
 """How long a trainer may take to save when its run is ended. Dagster's 20 s would leave it behind as an orphan."""
@@ -25,12 +28,10 @@ def make_definitions(recipe: Recipe, given: Mapping[str, Artifact] | None = None
         asset_checks=make_checks(recipe),
         jobs=[jobs.prepare_data, jobs.train_model, jobs.full_build, jobs.import_original],
         schedules=[schedules.weekly_retraining],
-        sensors=[sensors.new_source_files, sensors.lost_runs],
+        sensors=[sensors.new_source_files, interrupted_runs, recipe_in_use(recipe)],
         resources={
             "parakeet_home": home_resource(recipe, given),
-            "trainer": dg.PipesSubprocessClient(
-                message_reader=ObservingMessageReader(), termination_timeout_seconds=TERMINATION_TIMEOUT_SECONDS
-            ),
+            "trainer": ObservingTrainer(TERMINATION_TIMEOUT_SECONDS),
         },
         # A stage that needs isolation starts its own processes; one process more per step would cost seconds each.
         executor=dg.in_process_executor,
@@ -39,5 +40,17 @@ def make_definitions(recipe: Recipe, given: Mapping[str, Artifact] | None = None
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    """The active recipe's definitions: read when Dagster loads them, and not when this module is imported."""
-    return make_definitions(active_recipe(home()))
+    """The active recipe's definitions: read when Dagster loads them, and not when this module is imported.
+
+    A run's process loads those of the recipe that its code location had when the run was queued.
+    """
+    return make_definitions(_recipe())
+
+
+def _recipe() -> Recipe:
+    if dagster_internals.is_reconstruction():
+        text = dagster_internals.remembered(RECIPE_METADATA)
+        return parse_recipe(text, "The recipe of the run") if text is not None else active_recipe(home())
+    recipe = active_recipe(home())
+    dagster_internals.remember(RECIPE_METADATA, recipe.to_yaml())
+    return recipe

@@ -5,32 +5,26 @@ same files.
 """
 
 import errno
-import io
 import os
 import re
 import shlex
 import shutil
 import sqlite3
-import sys
 import time
 from contextlib import closing
 from pathlib import Path
-from types import SimpleNamespace
 from urllib.parse import quote
 
-from dagster._core.errors import DagsterInvalidConfigError
-from dagster._core.instance import types
-from dagster._core.storage.event_log.sqlite import sqlite_event_log
-from dagster._core.storage.runs.sqlite import sqlite_run_storage
-from dagster._core.storage.schedules.sqlite import sqlite_schedule_storage
-from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
+import dagster as dg
 from sqlalchemy import make_url
 
 from parakeet.artifact import explain_os_error
 from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
+from pipelines.dagster_internals import replace_sqlite_address, silence_event_errors, sqlite_storage
 
-__all__ = ["DagsterSqliteStorage"]
+DagsterSqliteStorage = sqlite_storage()
+"""Named by dagster.yaml."""
 
 SECONDS_TO_WAIT = 300
 """For another program that has locked the history when a build begins: a backup of it takes seconds."""
@@ -58,11 +52,8 @@ def _address(base_dir: str, db_name: str) -> str:
     raise ParakeetError(f"{path} cannot be opened by the installed SQLAlchemy: choose a folder without % and ? in it.")
 
 
-for module in (sqlite_event_log, sqlite_run_storage, sqlite_schedule_storage):
-    module.create_db_conn_string = _address  # type: ignore[attr-defined]
-sqlite_event_log.SQLITE_BUSY_TIMEOUT_SECONDS = SECONDS_WITHIN_A_RUN
-# Dagster's handler of events prints an error with its SQL before it raises it: here it is explained once.
-types.sys = SimpleNamespace(stderr=io.StringIO(), exc_info=sys.exc_info)  # type: ignore[assignment]
+replace_sqlite_address(_address, SECONDS_WITHIN_A_RUN)
+silence_event_errors()
 
 
 def check_path(folder: Path, variable: str) -> None:
@@ -105,7 +96,7 @@ def explain_history_error(error: BaseException, folder: Path, settings: Path) ->
         cause = cause.__cause__
     if isinstance(cause, ParakeetError):
         return cause
-    if isinstance(error, DagsterInvalidConfigError):
+    if isinstance(error, dg.DagsterInvalidConfigError):
         # Each goes on with the whole schema, or with a stack.
         faults = [re.split(r" Expected: |\s+Stack Trace:", fault.message)[0] for fault in error.errors]
         reason = " ".join(" ".join(faults).split())

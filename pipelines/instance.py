@@ -11,8 +11,6 @@ from typing import Any
 
 import dagster as dg
 import yaml
-from dagster._core.instance.ref import InstanceRef
-from dagster_shared.yaml_utils import DagsterYamlLoader
 from filelock import FileLock
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -21,6 +19,7 @@ from parakeet.errors import ParakeetError
 from parakeet.home import checkout, folder_of_variable
 from parakeet.progress import Progress
 from parakeet.recipe_file import yaml_reason
+from pipelines.dagster_internals import DagsterYamlLoader, InstanceRef, NoOpComputeLogManager
 from pipelines.history import DagsterSqliteStorage, check_path, explain_history_error, wait_until_usable
 
 PATHS = (("storage", "sqlite"), ("local_artifact_storage", "config"), ("compute_logs", "config"))
@@ -28,8 +27,8 @@ WITHOUT_CHECKOUT: dict[str, Any] = {"telemetry": {"enabled": False}, "nux": {"en
 # Captured output would go to a file first: no live progress on the terminal, and none of it in order.
 ON_THE_TERMINAL = {
     "compute_logs": {
-        "module": "dagster._core.storage.noop_compute_log_manager",
-        "class": "NoOpComputeLogManager",
+        "module": NoOpComputeLogManager.__module__,
+        "class": NoOpComputeLogManager.__name__,
         "config": {},
     }
 }

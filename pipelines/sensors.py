@@ -1,4 +1,4 @@
-"""New source files, and runs whose process died."""
+"""New source files."""
 
 import hashlib
 import json
@@ -10,7 +10,6 @@ from parakeet.errors import ParakeetError
 from parakeet.home import home
 from parakeet.stages import active_recipe
 from pipelines.jobs import prepare_data
-from pipelines.lost_runs import fail_lost_runs
 
 
 @dg.sensor(
@@ -34,13 +33,3 @@ def new_source_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | d
     if context.cursor == digest:
         return dg.SkipReason(f"No change in {len(files)} files.")
     return dg.SensorResult(run_requests=[dg.RunRequest(run_key=digest)], cursor=digest)
-
-
-@dg.sensor(
-    minimum_interval_seconds=30,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Ends runs whose process is gone (power cut, kill -9), and frees their pool slots.",
-)
-def lost_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-    lost = fail_lost_runs(context.instance, home())
-    return dg.SkipReason(f"Ended {len(lost)} lost runs: {', '.join(lost)}" if lost else "No run is lost.")

@@ -130,14 +130,17 @@ def plan(
 @click.command(epilog=examples("parakeet use parakeet-378m", "parakeet use my-recipe.yaml"))
 @click.argument("recipe_name", metavar="RECIPE", shell_complete=complete_recipes)
 def use(recipe_name: str) -> None:
-    """Make RECIPE the active recipe, which Dagster shows and builds."""
+    """Make RECIPE the active recipe, which Dagster shows, builds and schedules."""
     from parakeet.home import home
     from parakeet.recipe_file import load_recipe
     from parakeet.stages import use_recipe
 
     recipe = load_recipe(recipe_name)
     use_recipe(home(), recipe)
-    say(f"{recipe.name} is the active recipe. If Dagster is running, reload its definitions.")
+    say(
+        f"{recipe.name} is the active recipe, which Dagster shows and schedules. A running `dagster dev` follows "
+        "within a minute. Runs that it has queued or started keep the recipe that they were launched with."
+    )
 
 
 @click.command(

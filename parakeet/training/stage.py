@@ -11,7 +11,7 @@ from typing import Any
 
 from parakeet.artifact import Artifact
 from parakeet.earlier import earlier_run_key
-from parakeet.errors import ParakeetError
+from parakeet.errors import ParakeetError, ProcessDied
 from parakeet.home import runs_folder
 from parakeet.locking import exclusive
 from parakeet.model.config import WEIGHTS_FILE, ModelConfig
@@ -82,14 +82,14 @@ def _clear(run: Path, progress: Progress) -> None:
                 path.unlink()
 
 
-def _why(job: TrainingJob, problem: str, before: int | None) -> str:
+def _why(job: TrainingJob, problem: str, before: int | None) -> ParakeetError:
     """Why the trainer ended. `before`: the time of a failure file that an earlier trainer may have left."""
     failure = job.run / FAILURE_FILE
     if (job.output / FAILURE_FILE).is_file():
-        return (job.output / FAILURE_FILE).read_text(encoding="utf-8")
+        return ParakeetError((job.output / FAILURE_FILE).read_text(encoding="utf-8"))
     if _time_of(failure) not in (None, before):
-        return failure.read_text(encoding="utf-8")
-    return (
+        return ParakeetError(failure.read_text(encoding="utf-8"))
+    return ProcessDied(
         f"The training process ended early ({problem}). Run the same command again: it continues from its last "
         f"checkpoint in {job.run}."
     )
@@ -175,7 +175,7 @@ class CheckpointStage(Stage):
         before = _time_of(run / FAILURE_FILE)
         problem = context.launch([sys.executable, "-m", "parakeet.training", str(job.save()), str(os.getpid())])
         if problem is not None:
-            raise ParakeetError(_why(job, problem, before))
+            raise _why(job, problem, before)
         shutil.copy2(run / METRICS_FILE, output / METRICS_FILE)
         for name in (RUN_FILE, PATCH_FILE):
             if (run / name).is_file():

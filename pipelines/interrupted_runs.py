@@ -1,0 +1,179 @@
+"""Runs that a crash, a power cut or Ctrl-C of `dagster dev` interrupted are started again, with their own recipe."""
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import dagster as dg
+
+from assets_defs.assets import CRASHED
+from assets_defs.resources import HOME_TAG, RECIPE_TAG, recorded_recipe
+from parakeet.errors import ParakeetError
+from parakeet.home import home
+from parakeet.stages import Build
+from parakeet.training.runs import load_run
+from pipelines.dagster_internals import (
+    FAILURE_REASON_TAG,
+    INTERRUPTIONS,
+    WILL_RETRY_TAG,
+    location_name,
+    submit_again,
+)
+from pipelines.lost_runs import INTERRUPTED_TAG, LOCATION, fail_lost_runs
+
+MOST_ATTEMPTS = 3
+"""So many attempts in a row without progress, and an interrupted run is not started again."""
+
+ATTEMPTS_TAG = "parakeet/attempts_without_progress"
+PROGRESS_TAG = "parakeet/progress"
+"""How far the run that this one goes on with had come: `Progress`, as JSON."""
+DECISION_TAG = "parakeet/resumed"
+"""Tag of an interrupted run: the run that goes on with it, or why there is none."""
+
+PARENT_TAG = "dagster/parent_run_id"
+KEPT_TAGS = ("dagster/schedule_name", "dagster/sensor_name", "dagster/priority", "dagster/max_runtime")
+"""Of Dagster's own tags. The others say what became of one run."""
+
+TIME_LOOKED_BACK = timedelta(days=1)
+"""At the first tick of a history. Later ticks go on where the last one ended, however long ago."""
+TIME_OF_OVERLAP = timedelta(minutes=5)
+"""Between two ticks: the clock may be set back a little. A run that was decided on has a tag."""
+
+
+class Progress(NamedTuple):
+    """What an attempt finds and does not do again."""
+
+    stages: int = 0
+    """Finished ones of the recipe."""
+    step: int = 0
+    """The last saved one of the training."""
+    tasks: int = 0
+    """Finished ones of a data stage that is under way."""
+    mebibytes: int = 0
+    """Fetched of a remote source."""
+
+    def is_beyond(self, earlier: Sequence[int]) -> bool:
+        return any(now > then for now, then in zip(self, earlier, strict=False))
+
+
+def resume_interrupted(
+    instance: dg.DagsterInstance, root: Path, since: datetime, asset_graph: object = None
+) -> list[str]:
+    """Start every interrupted run of this home again that ended after `since`. Returns what was done and why."""
+    told: list[str] = []
+    failed = dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=since)
+    for record in instance.get_run_records(failed, ascending=True):
+        run = record.dagster_run
+        ours = location_name(run) == LOCATION and run.tags.get(HOME_TAG, str(root)) == str(root)
+        if not ours or DECISION_TAG in run.tags or not is_interrupted(instance, run):
+            continue
+        if run.tags.get(WILL_RETRY_TAG) == "true":
+            continue
+        if children := instance.get_runs(dg.RunsFilter(tags={PARENT_TAG: run.run_id}), limit=1):
+            instance.add_run_tags(run.run_id, {DECISION_TAG: children[0].run_id})
+            continue
+        reached = progress_of(instance, run, root)
+        first = PROGRESS_TAG not in run.tags
+        advanced = first or reached.is_beyond(json.loads(run.tags[PROGRESS_TAG]))
+        idle = 0 if advanced else int(run.tags.get(ATTEMPTS_TAG, 0)) + 1
+        if idle >= MOST_ATTEMPTS:
+            message = (
+                f"Run {run.run_id[:8]} is not started again: {MOST_ATTEMPTS} attempts made no progress. Look for the "
+                "cause in its log (not enough memory?), then materialize the same assets."
+            )
+            instance.add_run_tags(run.run_id, {DECISION_TAG: f"no: {MOST_ATTEMPTS} attempts made no progress"})
+            instance.report_engine_event(message, run)
+            told.append(message)
+            continue
+        tags = {
+            **{name: value for name, value in run.tags.items() if _is_kept(name)},
+            PARENT_TAG: run.run_id,
+            "dagster/root_run_id": run.root_run_id or run.run_id,
+            PROGRESS_TAG: json.dumps(reached),
+            ATTEMPTS_TAG: str(idle),
+        }
+        new = submit_again(instance, run, tags, asset_graph)
+        if new is None:
+            told.append(
+                f"Run {run.run_id[:8]} was interrupted. Without Dagster's queue of runs it is not started again."
+            )
+            continue
+        instance.add_run_tags(run.run_id, {DECISION_TAG: new})
+        message = (
+            f"Run {run.run_id[:8]} was interrupted: run {new[:8]} goes on with it (recipe {tags.get(RECIPE_TAG, '?')})."
+        )
+        instance.report_engine_event(message, run)
+        told.append(message)
+    return told
+
+
+def is_interrupted(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """Whether a failed run was ended from outside, and not by an error that it would meet again."""
+    if INTERRUPTED_TAG in run.tags or run.tags.get(FAILURE_REASON_TAG) in INTERRUPTIONS:
+        return True
+    failures = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
+    given = [
+        entry.dagster_event.step_failure_data.user_failure_data for entry in failures if entry.dagster_event is not None
+    ]
+    return bool(given) and all(one is not None and CRASHED in one.metadata for one in given)
+
+
+def progress_of(instance: dg.DagsterInstance, run: dg.DagsterRun, root: Path) -> Progress:
+    """How far the recipe of a run has come."""
+    made = Progress()
+    try:
+        recipe = recorded_recipe(instance, run)
+        return _progress(Build(root, recipe)) if recipe is not None else made
+    # Sources that cannot be read now: the run itself says so.
+    except (ParakeetError, OSError):
+        return made
+
+
+def _progress(build: Build) -> Progress:
+    stages = step = tasks = 0
+    fetched = 0
+    for name, stage in build.stages.items():
+        if build.find(name) is not None:
+            stages += 1
+        elif stage.is_possible(build.recipe, build.store.root) and all(
+            build.find(given) is not None for given in stage.inputs(build.recipe)
+        ):
+            for folder in stage.run_folders(build.recipe, build.inputs(name), build.store.root):
+                step = max(step, _saved_step(folder))
+            for folder in build.store.begun(build.work(name)) if stage.resumable else ():
+                tasks += len(list(folder.rglob("completions/*")))
+                fetched += sum(part.stat().st_size for part in folder.rglob("parts/*"))
+    return Progress(stages, step, tasks, fetched >> 20)
+
+
+def _saved_step(run: Path) -> int:
+    try:
+        return load_run(run).last_saved or 0
+    except ParakeetError:
+        return 0
+
+
+def _is_kept(tag: str) -> bool:
+    if tag.startswith(("dagster/", ".dagster/")):
+        return tag in KEPT_TAGS
+    return tag not in (INTERRUPTED_TAG, DECISION_TAG)
+
+
+@dg.sensor(
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Ends runs whose process is gone (power cut, kill -9), and starts again what was interrupted, as long "
+    "as it goes forward. A run that failed by itself or was terminated is not started again.",
+)
+def interrupted_runs(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+    lost = fail_lost_runs(context.instance, home())
+    said = [f"Ended {len(lost)} lost runs: {', '.join(run_id[:8] for run_id in lost)}."] if lost else []
+    now = datetime.now(UTC)
+    since = datetime.fromisoformat(context.cursor) if context.cursor else now - TIME_LOOKED_BACK
+    graph = context.repository_def.asset_graph if context.repository_def is not None else None
+    told = resume_interrupted(context.instance, home(), min(since, now), graph)
+    # A run may end while this looks.
+    cursor = (now - TIME_OF_OVERLAP).isoformat()
+    return dg.SensorResult(skip_reason=" ".join(said + told) or "No run is interrupted.", cursor=cursor)
