@@ -1,5 +1,6 @@
 """The Dagster instance that `parakeet build` records its runs in: the one that `dagster dev` shows."""
 
+import logging
 import os
 import re
 import sqlite3
@@ -22,6 +23,8 @@ from parakeet.recipe_file import yaml_reason
 from pipelines.dagster_internals import DagsterYamlLoader, InstanceRef, NoOpComputeLogManager
 from pipelines.history import DagsterSqliteStorage, check_path, explain_history_error, wait_until_usable
 
+WRITTEN_FILE = "dagster.yaml.written"
+"""Beside dagster.yaml: what Parakeet wrote to it last, so that a change of the user's is known as one."""
 PATHS = (("storage", "sqlite"), ("local_artifact_storage", "config"), ("compute_logs", "config"))
 WITHOUT_CHECKOUT: dict[str, Any] = {"telemetry": {"enabled": False}, "nux": {"enabled": False}}
 # Captured output would go to a file first: no live progress on the terminal, and none of it in order.
@@ -71,14 +74,13 @@ def open_instance(root: Path, progress: Progress) -> Iterator[dg.DagsterInstance
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not named and folder.parent == root:
-            replace_file(settings_file, yaml.safe_dump(settings, sort_keys=False))
-            settings = settings | ON_THE_TERMINAL
+            settings = _write_settings(settings_file, settings) | ON_THE_TERMINAL
         reference = _reference(folder, settings)
         history = _history_folder(reference, folder)
         wait_until_usable(history, progress)
         # Dagster 1.13 creates the tables of a new history without a lock, and the second of two first builds fails
         # with "table already exists".
-        with FileLock(folder / "opening.lock"):
+        with FileLock(folder / "opening.lock"), _retries_said_once(progress):
             instance = dg.DagsterInstance.from_ref(reference)
         instance.compute_log_manager  # noqa: B018  Loads its class, which Dagster would do within the run.
     # Whatever is raised here is about the folder or its dagster.yaml, which may name any class of Dagster.
@@ -91,6 +93,28 @@ def open_instance(root: Path, progress: Progress) -> Iterator[dg.DagsterInstance
         raise explain_history_error(error, history, settings_file) from error
 
 
+@contextmanager
+def _retries_said_once(progress: Progress) -> Iterator[None]:
+    """dagster_postgres logs each try to connect, with its whole error, before it raises the last one."""
+    told = False
+
+    def is_other(record: logging.LogRecord) -> bool:
+        nonlocal told
+        if not record.getMessage().startswith("Retrying failed database"):
+            return True
+        if not told:
+            progress.say("Waiting for the database with Dagster's history, which does not answer.")
+            told = True
+        return False
+
+    logger = logging.getLogger()
+    logger.addFilter(is_other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_other)
+
+
 def _reference(folder: Path, settings: dict[str, Any]) -> InstanceRef:
     """`settings` as Dagster's. It is not given dagster.yaml itself: it takes `[x]` in the folder's name as a pattern,
     finds no file, and uses its defaults."""
@@ -99,14 +123,43 @@ def _reference(folder: Path, settings: dict[str, Any]) -> InstanceRef:
         return InstanceRef.from_dir(str(folder), config_dir=scratch, overrides=settings)
 
 
+def _write_settings(file: Path, ours: dict[str, Any]) -> dict[str, Any]:
+    """Write `ours` to dagster.yaml with the sections that the user has changed there, and return the whole.
+
+    What Parakeet wrote is noted beside it. Where an early version wrote the file without a note, sections that Parakeet
+    does not set, and a storage that is not SQLite, are the user's.
+    """
+    there, note = _settings_of_user(file), file.with_name(WRITTEN_FILE)
+    written = _settings_of_user(note)
+    changed = {
+        section: values
+        for section, values in there.items()
+        if (written.get(section) != values if written else _is_of_user(section, values, ours))
+    }
+    merged = ours | changed
+    if there != merged:
+        replace_file(file, yaml.safe_dump(merged, sort_keys=False))
+    if written != ours:
+        replace_file(note, yaml.safe_dump(ours, sort_keys=False))
+    return merged
+
+
+def _is_of_user(section: str, values: Any, ours: dict[str, Any]) -> bool:
+    if section != "storage":
+        return section not in ours
+    kinds = values if isinstance(values, dict) else {}
+    escaped = isinstance(kinds.get("custom"), dict) and kinds["custom"].get("module") == "pipelines.history"
+    return "sqlite" not in kinds and not escaped
+
+
 def _settings_of_user(file: Path) -> dict[str, Any]:
-    """dagster.yaml of DAGSTER_HOME; empty if there is none."""
+    """The settings in a dagster.yaml; empty if there is none."""
     try:
         settings = yaml.load(file.read_text(encoding="utf-8"), Loader=DagsterYamlLoader) or {}
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise explain_os_error(error, "reading the settings of DAGSTER_HOME") from None
+        raise explain_os_error(error, "reading Dagster's settings") from None
     except UnicodeDecodeError as error:
         raise ParakeetError(f"{file} is not a text file (byte {error.start} is not UTF-8).") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
@@ -126,10 +179,17 @@ def _history_folder(reference: InstanceRef, folder: Path) -> Path:
 
 
 def _settings(source: Path, folder: Path) -> dict[str, Any]:
-    """The checkout's dagster.yaml with its storage paths made absolute, in `folder`."""
-    settings: dict[str, Any] = yaml.safe_load((source / "dagster.yaml").read_text(encoding="utf-8"))
+    """The checkout's dagster.yaml with its relative paths made absolute, in `folder`.
+
+    The user may have changed it: a storage that is no folder, or has an absolute path, stays as it is.
+    """
+    settings = _settings_of_user(source / "dagster.yaml")
     for section, key in PATHS:
-        settings[section][key]["base_dir"] = str(folder / Path(settings[section][key]["base_dir"]).name)
+        kinds = settings.get(section)
+        place = kinds.get(key) if isinstance(kinds, dict) else None
+        base = place.get("base_dir") if isinstance(place, dict) else None
+        if isinstance(base, str) and not Path(base).is_absolute():
+            place["base_dir"] = str(folder / Path(base).name)
     return settings
 
 
