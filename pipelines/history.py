@@ -105,7 +105,7 @@ def explain_history_error(error: BaseException, folder: Path, settings: Path) ->
     if isinstance(cause, OSError):
         return explain_os_error(cause, "using Dagster's history of runs")
     reason = (str(cause).strip().splitlines() or ["no reason is given"])[0]
-    if "psycopg" in f"{type(cause).__module__} {reason}":
+    if is_of_postgres(cause):
         return _explain_postgres(reason, settings)
     if POSTGRES_MODULE in reason:
         return ParakeetError(
@@ -139,6 +139,12 @@ def explain_history_error(error: BaseException, folder: Path, settings: Path) ->
         "Check the disk and the permissions, also of the files -wal and -shm beside it, then run the same command "
         "again."
     )
+
+
+def is_of_postgres(error: BaseException) -> bool:
+    """Whether the database with the history, or its driver, is at fault."""
+    named = f"{type(error).__module__} {error}"
+    return "psycopg" in named or type(error).__module__.startswith(f"{POSTGRES_MODULE}.")
 
 
 def _explain_postgres(reason: str, settings: Path) -> ParakeetError:

@@ -21,7 +21,7 @@ from parakeet.home import checkout, folder_of_variable
 from parakeet.progress import Progress
 from parakeet.recipe_file import yaml_reason
 from pipelines.dagster_internals import DagsterYamlLoader, InstanceRef, NoOpComputeLogManager
-from pipelines.history import DagsterSqliteStorage, check_path, explain_history_error, wait_until_usable
+from pipelines.history import DagsterSqliteStorage, check_path, explain_history_error, is_of_postgres, wait_until_usable
 
 WRITTEN_FILE = "dagster.yaml.written"
 """Beside dagster.yaml: what Parakeet wrote to it last, so that a change of the user's is known as one."""
@@ -87,10 +87,12 @@ def open_instance(root: Path, progress: Progress) -> Iterator[dg.DagsterInstance
     except Exception as error:
         raise explain_history_error(error, history, settings_file) from error
     try:
-        with instance:
+        with instance, _retries_said_once(progress):
             yield instance
-    except (sqlite3.Error, SQLAlchemyError) as error:
-        raise explain_history_error(error, history, settings_file) from error
+    except Exception as error:
+        if isinstance(error, sqlite3.Error | SQLAlchemyError) or is_of_postgres(error):
+            raise explain_history_error(error, history, settings_file) from error
+        raise
 
 
 @contextmanager
