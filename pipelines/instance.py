@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import sqlite3
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from parakeet.artifact import explain_os_error, replace_file
 from parakeet.errors import ParakeetError
-from parakeet.home import checkout, folder_of_variable
+from parakeet.home import checkout, folder_of_variable, home
 from parakeet.progress import Progress
 from parakeet.recipe_file import yaml_reason
 from pipelines.dagster_internals import DagsterYamlLoader, InstanceRef, NoOpComputeLogManager
@@ -67,14 +68,14 @@ def open_instance(root: Path, progress: Progress) -> Iterator[dg.DagsterInstance
         settings = _settings(source, folder) | ON_THE_TERMINAL
     else:
         folder = root / ".dagster"
-        settings = (_settings(source, folder) if source is not None else WITHOUT_CHECKOUT) | _escaped(folder, source)
         settings_file = folder / "dagster.yaml"
+        settings = {}
     check_path(folder, "DAGSTER_HOME" if named else "PARAKEET_HOME")
     history = folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not named and folder.parent == root:
-            settings = _write_settings(settings_file, settings) | ON_THE_TERMINAL
+            settings = write_settings(root) | ON_THE_TERMINAL
         reference = _reference(folder, settings)
         history = _history_folder(reference, folder)
         wait_until_usable(history, progress)
@@ -125,13 +126,17 @@ def _reference(folder: Path, settings: dict[str, Any]) -> InstanceRef:
         return InstanceRef.from_dir(str(folder), config_dir=scratch, overrides=settings)
 
 
-def _write_settings(file: Path, ours: dict[str, Any]) -> dict[str, Any]:
-    """Write `ours` to dagster.yaml with the sections that the user has changed there, and return the whole.
+def write_settings(root: Path) -> dict[str, Any]:
+    """Write the dagster.yaml of the history in `.dagster` under `root`, and return it. What the user changed stays.
 
     What Parakeet wrote is noted beside it. Where an early version wrote the file without a note, sections that Parakeet
     does not set, and a storage that is not SQLite, are the user's.
     """
-    there, note = _settings_of_user(file), file.with_name(WRITTEN_FILE)
+    source, folder = checkout(), root / ".dagster"
+    ours = (_settings(source, folder) if source is not None else WITHOUT_CHECKOUT) | _escaped(folder, source)
+    folder.mkdir(parents=True, exist_ok=True)
+    file, note = folder / "dagster.yaml", folder / WRITTEN_FILE
+    there = _settings_of_user(file)
     written = _settings_of_user(note)
     changed = {
         section: values
@@ -202,3 +207,20 @@ def _escaped(folder: Path, source: Path | None) -> dict[str, Any]:
     place = folder / "storage" if source is not None else folder
     storage = {"module": "pipelines.history", "class": "DagsterSqliteStorage", "config": {"base_dir": str(place)}}
     return {"storage": {"custom": storage}}
+
+
+def main() -> int:
+    """`python -m pipelines.instance`: for a service that starts Dagster before anything was built."""
+    root = home()
+    try:
+        check_path(root / ".dagster", "PARAKEET_HOME")
+        write_settings(root)
+    except (ParakeetError, OSError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    print(f"Dagster's settings are in {root / '.dagster' / 'dagster.yaml'}.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
