@@ -9,7 +9,8 @@ set -eu
 here=$(cd "$(dirname "$0")/../.." && pwd)
 work=$(mktemp -d)
 port=${PORT:-3999}
-trap 'kill -INT "${container:-0}" 2>/dev/null || true' EXIT
+first=
+trap '[ -z "$first" ] || kill -INT "$first" 2> /dev/null || true' EXIT
 
 echo "== COPY, pip install"
 git -C "$here" archive --prefix=parakeet/ HEAD | tar -x -C "$work"
@@ -52,6 +53,7 @@ start() {
 stop() {
     kill -INT "$first"
     wait
+    first=
 }
 
 echo "== ENTRYPOINT, CMD"
