@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -109,20 +110,17 @@ def test_it_refuses_to_signal_every_process_of_a_whole_machine() -> None:
 
 
 @pytest.fixture
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+def postgres() -> Iterator[int]:
     """A Postgres of our own with a database `parakeet`; its port."""
     pytest.importorskip("dagster_postgres", reason="needs: pip install 'parakeet-lm[postgres]'")
     programs = max(Path(POSTGRES).glob("*/bin"), default=None)
     if programs is None:
         pytest.skip("Postgres is not installed")
-    folder = tmp_path_factory.mktemp("postgres")
-    folder.parent.chmod(0o755)
-    # Postgres refuses to run as root.
+    # Not pytest's folder, which is for one user only; Postgres refuses to run as root.
     user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+    folder = Path(tempfile.mkdtemp(prefix="postgres-"))
     if user:
         shutil.chown(folder, "postgres")
-        for above in folder.parents[:-2]:
-            above.chmod(above.stat().st_mode | 0o011)
     port = 40_000 + os.getpid() % 20_000
     data, options = folder / "data", f"-p {port} -k {folder} -c listen_addresses=127.0.0.1"
 
@@ -136,6 +134,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         yield port
     finally:
         call("pg_ctl", "-D", str(data), "-m", "immediate", "stop")
+        shutil.rmtree(folder)
 
 
 @pytest.mark.slow
