@@ -8,6 +8,7 @@ from itertools import product
 from typing import Any
 
 from parakeet.formatting import format_bytes, format_count, format_duration, format_percent
+from parakeet.lineage import began_with
 from parakeet.model.config import ModelConfig
 from parakeet.model.execution import ActivationCheckpointing, Precision
 from parakeet.plan_sources import forecast_sources, source_documents, sources_section, tokens_of
@@ -35,6 +36,7 @@ from parakeet.training.forecast import (
 )
 from parakeet.training.gpus import Gpu
 from parakeet.training.schedule import Schedule
+from parakeet.training.start import Start
 
 CONTROL_TOKENS = 3 + len(ROLE_TOKENS)
 UTILISATIONS = (0.4, 0.5, 0.6)
@@ -48,20 +50,24 @@ Rows = list[tuple[str, str]]
 Section = tuple[str, Rows]
 
 
-def vocabulary_rows(recipe: Recipe) -> int:
-    """Rows of the embedding: exact for cl100k_base, an upper bound for a vocabulary that is yet to be made."""
+def vocabulary_rows(recipe: Recipe, start: Start | None = None) -> int:
+    """Rows of the embedding: exact for cl100k_base and a model to start from, else an upper bound for a vocabulary that
+    is yet to be made."""
+    if start is not None:
+        return start.config.vocabulary_rows
     highest = max(CL100K_CONTROLS.values()) + 1
     ids = highest if recipe.tokenizer.kind == "cl100k_base" else recipe.tokenizer.vocabulary + CONTROL_TOKENS
     return -(-ids // 64) * 64
 
 
-def render_plan(recipe: Recipe, gpu: Gpu | None = None, memory: int | None = None) -> str:
+def render_plan(recipe: Recipe, gpu: Gpu | None = None, memory: int | None = None, start: Start | None = None) -> str:
     """The plan as plain text, one aligned section after the other.
 
     Training is planned for `gpu`, or for a GPU on which `memory` bytes can be allocated, or for this machine's
     processor if neither is given. With several processes, `memory` is that of each GPU, or of the whole machine.
+    `start` is the model that training begins with.
     """
-    plan = Plan(recipe, gpu, memory)
+    plan = Plan(recipe, gpu, memory, start)
     sections = [
         (f"Recipe {recipe.name}", [(recipe.description, "")]),
         sources_section(recipe, plan.sources),
@@ -79,9 +85,11 @@ def render_plan(recipe: Recipe, gpu: Gpu | None = None, memory: int | None = Non
     )
 
 
-def plan_document(recipe: Recipe, gpu: Gpu | None = None, memory: int | None = None) -> dict[str, Any]:
+def plan_document(
+    recipe: Recipe, gpu: Gpu | None = None, memory: int | None = None, start: Start | None = None
+) -> dict[str, Any]:
     """The same as JSON values: sizes in bytes, time in seconds. What is not known is null."""
-    plan = Plan(recipe, gpu, memory)
+    plan = Plan(recipe, gpu, memory, start)
     return {
         "recipe": {"name": recipe.name, "description": recipe.description, "limit": recipe.limit},
         "sources": source_documents(recipe, plan.sources),
@@ -89,7 +97,7 @@ def plan_document(recipe: Recipe, gpu: Gpu | None = None, memory: int | None = N
             "parameters": plan.config.parameter_count,
             "parameters_by_part": plan.config.parameters(),
             "embedding_rows": plan.config.vocabulary_rows,
-            "embedding_rows_are_upper_bound": recipe.tokenizer.kind != "cl100k_base",
+            "embedding_rows_are_upper_bound": not plan.rows_are_known,
         },
         **plan.training_document(),
     }
@@ -98,11 +106,13 @@ def plan_document(recipe: Recipe, gpu: Gpu | None = None, memory: int | None = N
 class Plan:
     """One recipe on one device; every method makes a section or its rows."""
 
-    def __init__(self, recipe: Recipe, gpu: Gpu | None, memory: int | None) -> None:
+    def __init__(self, recipe: Recipe, gpu: Gpu | None, memory: int | None, start: Start | None = None) -> None:
         device = recipe.training.device
         self.recipe = recipe
         self.gpu = gpu
-        self.config = ModelConfig.from_recipe(recipe.model, vocabulary_rows(recipe))
+        self.start = start
+        self.rows_are_known = recipe.tokenizer.kind == "cl100k_base" or start is not None
+        self.config = ModelConfig.from_recipe(recipe.model, vocabulary_rows(recipe, start))
         self.schedule = Schedule.from_recipe(recipe.training, recipe.packing)
         self.sources = forecast_sources(recipe)
         self.cuda = gpu is not None or device.startswith("cuda") or (memory is not None and device != "cpu")
@@ -114,7 +124,7 @@ class Plan:
 
     def model(self) -> Rows:
         rows = [(part, f"{count:>{FIGURE},}") for part, count in self.config.parameters().items()]
-        at_most = "" if self.recipe.tokenizer.kind == "cl100k_base" else "at most "
+        at_most = "" if self.rows_are_known else "at most "
         embedding = f"({at_most}{self.config.vocabulary_rows:,} embedding rows)"
         return [*rows, ("total", f"{self.config.parameter_count:>{FIGURE},}  {embedding}")]
 
@@ -125,6 +135,7 @@ class Plan:
         sizes = ", then ".join(f"{size:,}" for size in schedule.batch_sizes)
         flops = sum(self.config.flops_per_token(length) * tokens for length, tokens in self._tokens.items())
         return [
+            *([] if self.start is None else [("begins with", began_with(self.start.lineage()))]),
             ("tokens", f"{settings.tokens:>{FIGURE},}"),
             ("tokens a parameter", f"{settings.tokens / self.config.parameter_count:>{FIGURE},.1f}"),
             *self._passes(),
@@ -303,6 +314,7 @@ class Plan:
         flops = sum(self.config.flops_per_token(length) * tokens for length, tokens in self._tokens.items())
         return {
             "training": {
+                "start": None if self.start is None else self.start.lineage(),
                 "tokens": settings.tokens,
                 "text_tokens": tokens_of(self.sources, self.recipe),
                 "steps": schedule.total_steps,

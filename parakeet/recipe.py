@@ -147,11 +147,14 @@ class Executor(Section):
         return self
 
 
+LEAST_VOCABULARY = 320
+
+
 class TokenizerSettings(Section):
     kind: Literal["bpe", "words", "cl100k_base"] = "bpe"
     """A byte-level BPE trained on this corpus; its most frequent words, with letters for all others (`words`, which
     lets a tiny model spell); or OpenAI's cl100k_base with Parakeet's four tokens."""
-    vocabulary: int = Field(default=4096, ge=320, le=65_536)
+    vocabulary: int = Field(default=4096, ge=LEAST_VOCABULARY, le=65_536)
     """Largest number of tokens, not counting control tokens; of `bpe` and `words` only."""
 
 
@@ -264,6 +267,10 @@ class LaterBatches(Section):
     """Share of all training tokens that this phase takes."""
 
 
+ORIGINAL_MODEL, LATEST = "original_model", "latest"
+"""Words for `training.start`, which also takes a path or a model's name."""
+
+
 class Training(Section):
     tokens: int = Field(ge=1)
     """Tokens to train on in total, counting repeats."""
@@ -286,6 +293,11 @@ class Training(Section):
     """Share of all steps, at the end, over which the learning rate falls to 0."""
     decay: str = "linear"
     """How it falls: linear, or sqrt (1 − √progress, fast at first)."""
+    start: str | None = Field(default=None, min_length=1)
+    """Weights to begin with instead of random ones: original_model (as imported); latest (the promoted release of this
+    recipe's name, else the one that `parakeet chat` opens); a model's name as `parakeet chat --model` takes it; or the
+    folder of a release, an imported model or a run's checkpoint, relative to the recipe file. Its shape has to be the
+    recipe's, and its tokenizer is used. none or null begins at random."""
     optimizer: Literal["adamw", "adamw_8bit", "muon"] = "adamw"
     """AdamW; bitsandbytes' AdamW with 8-bit state, in a quarter of the memory; or Muon for the matrices of the blocks,
     with AdamW for the rest."""
@@ -347,6 +359,11 @@ class Training(Section):
         """Tokens of a step by the key that sets them, in the order of training."""
         later = {f"training.then[{number}].batch_tokens": later.batch_tokens for number, later in enumerate(self.then)}
         return {"training.batch_tokens": self.batch_tokens, **later}
+
+    @field_validator("start", mode="before")
+    @classmethod
+    def _none(cls, start: Any) -> Any:
+        return None if start == "none" else start
 
     @field_validator("decay")
     @classmethod

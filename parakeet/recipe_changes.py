@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from parakeet.errors import ParakeetError
 from parakeet.recipe import Recipe
-from parakeet.recipe_file import known_keys, overlaid, section_of, without_kind
+from parakeet.recipe_file import known_keys, overlaid, section_of, start_beside, without_kind
 from parakeet.recipe_reference import meaning, type_words
 from parakeet.recipe_sources import NOT_A_NUMBER
 
@@ -147,6 +147,9 @@ def _make_paths_absolute(values: dict[str, Any]) -> None:
     benchmarks = values["evaluation"].get("benchmarks") if isinstance(values.get("evaluation"), dict) else None
     if isinstance(benchmarks, dict) and isinstance(folder := benchmarks.get("data"), str) and folder:
         benchmarks["data"] = absolute(folder)
+    training = values.get("training")
+    if isinstance(training, dict) and isinstance(start := training.get("start"), str):
+        training["start"] = start_beside(Path.cwd(), start)
 
 
 def absolute(path: str) -> str:

@@ -19,7 +19,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from parakeet.errors import ParakeetError, os_reason
-from parakeet.recipe import Recipe
+from parakeet.recipe import LATEST, ORIGINAL_MODEL, Recipe
 from parakeet.recipe_sources import SOURCE_KINDS
 from parakeet.sanitise import sanitise
 
@@ -90,6 +90,9 @@ def _merged(path: Path, report: bool, seen: list[Path]) -> dict[str, Any]:
     benchmarks = evaluation.get("benchmarks") if isinstance(evaluation, dict) else None
     if isinstance(benchmarks, dict) and isinstance(benchmarks.get("data"), str):
         benchmarks["data"] = _beside(path, benchmarks["data"])
+    training = values.get("training")
+    if isinstance(training, dict) and isinstance(training.get("start"), str):
+        training["start"] = start_beside(path.parent, training["start"])
     original = values.get("original")
     mirrors = original.get("mirrors") if isinstance(original, dict) else None
     if isinstance(original, dict) and isinstance(mirrors, list):
@@ -150,6 +153,14 @@ def _beside(recipe: Path, place: Any) -> Any:
         return place
     # os.path.expanduser leaves ~unknown as it is; Path.expanduser raises.
     return str(recipe.parent / os.path.expanduser(place))
+
+
+def start_beside(folder: Path, start: str) -> str:
+    """`training.start` with a path relative to `folder`. A word is a folder's only if there is one of that name."""
+    is_word = os.sep not in start and start != "~"
+    if not start or (is_word and (start in (ORIGINAL_MODEL, LATEST, "none") or not (folder / start).is_dir())):
+        return start
+    return str(folder / os.path.expanduser(start))
 
 
 class _Loader(yaml.SafeLoader):

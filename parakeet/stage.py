@@ -123,6 +123,9 @@ class Stage(ABC):
     """Whether an interrupted try is continued."""
     pool: str | None = None
     """Runs that share a pool wait for each other."""
+    verifies_files: bool = False
+    """Whether its files are compared with their hashes as they are read. What becomes of them later does not matter
+    then: training may take weeks."""
     examples_file: str = ""
     """The artefact's file with examples of what the stage dropped; empty if it drops nothing."""
     is_model: bool = False

@@ -25,6 +25,7 @@ from parakeet.recipe import Recipe
 from parakeet.recipe_file import load_recipe
 from parakeet.recipe_sources import remote_sources
 from parakeet.release.stages import OriginalCheckpointFile, OriginalModelStage, ReleaseStage
+from parakeet.release.start import find_start
 from parakeet.report.stage import ReportStage
 from parakeet.sanitise import sanitise
 from parakeet.stage import ExternalFile, Launch, MakeContext, Stage
@@ -41,12 +42,12 @@ STAGES: tuple[Stage, ...] = (
     DocumentsStage(),
     CleanDocumentsStage(),
     DeduplicatedDocumentsStage(),
-    TokenizerStage(),
+    TokenizerStage(find_start),
     TokenShardsStage(),
     PackingPlanStage(),
     TraceIndexStage(),
     DataCardStage(),
-    CheckpointStage(),
+    CheckpointStage(find_start),
     EvaluationStage(),
     MemorisationStage(),
     ReportStage(),
@@ -182,7 +183,8 @@ class Build:
             self.recipe, root, inputs, manifests, output, progress, launch, force, try_anyway, unchanged
         )
         counts = stage.make(context)
-        unchanged()
+        if not stage.verifies_files:
+            unchanged()
         return counts
 
     def _refuse_changed(self, stage: Stage) -> None:

@@ -15,6 +15,7 @@ from parakeet.errors import INTERRUPTED, ParakeetError
 from parakeet.failures import explain_unforeseen
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
+from parakeet.release.start import pinned
 from parakeet.stages import Build, active_recipe, asset_names, note_built, stages_of
 from parakeet.training.recorded import Begun, left_unfinished
 from pipelines.dagster_internals import SerializableErrorInfo, UserFailureData
@@ -46,6 +47,10 @@ def run_build(
         if asset_key(stage.name) in keys and stage.is_possible(recipe, root):
             stage.files(recipe, root)
     note_built(root, recipe)
+    if asset_key(TRAINED) in keys and recipe.training.start is not None:
+        # Another build may change meanwhile what `latest` means.
+        recipe = pinned(recipe, root)
+        defs = make_definitions(recipe)
     build = Build(root, recipe)
     if asset_key(TRAINED) in keys and any(build.find(name) is None for name in build.stage(TRAINED).inputs(recipe)):
         # The stage names them too, but its text may take hours to make first.

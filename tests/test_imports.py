@@ -62,6 +62,7 @@ FOUNDATIONS = (
     "earlier",
     "formatting",
     "intervals",
+    "lineage",
     "learning_rate",
     "stage",
     "pages",

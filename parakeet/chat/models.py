@@ -80,7 +80,7 @@ class ModelOpener:
         """The tokenizer of the model that `open` would open. Needs no torch."""
         if run is not None:
             found = _run_of(self.root, _parse_run(run)[0])
-            return Tokenizer.load(_tokenizer_folder(_job(found), found.path))
+            return Tokenizer.load(_job(found).tokenizer_in(found.path))
         return Tokenizer.load(latest_model_folder(self.root) if name is None else find_release(self.root, name))
 
     def open_any(self, name: str) -> OpenedModel:
@@ -170,7 +170,7 @@ class ModelOpener:
             run = _run_of(self.root, key)
             saved_steps = _candidates(run, step)
             job = _job(run)
-            tokenizer = Tokenizer.load(_tokenizer_folder(job, run.path))
+            tokenizer = Tokenizer.load(job.tokenizer_in(run.path))
             config = ModelConfig.from_recipe(job.recipe.model, tokenizer.rows)
             prepared = prepare(config)
             notes: list[str] = []
@@ -349,11 +349,3 @@ def _version(checkpoint: Path) -> tuple[int, int] | None:
         return status.st_ino, status.st_mtime_ns
     except OSError:
         return None
-
-
-def _tokenizer_folder(job: "TrainingJob", run: Path) -> Path:
-    """Where a run's tokenizer was when it began or, if the store has moved since, where it is now."""
-    store = job.run.parent.parent
-    if not job.tokenizer.is_dir() and job.tokenizer.is_relative_to(store):
-        return run.parent.parent / job.tokenizer.relative_to(store)
-    return job.tokenizer

@@ -112,7 +112,9 @@ def plan(
     training step. With --gpu it adds the settings that fit, the time and the energy.
     """
     from parakeet.data.reading.stage import local_files
+    from parakeet.home import home
     from parakeet.plan import plan_document, render_plan
+    from parakeet.release.start import find_start
     from parakeet.training.forecast import parse_memory
     from parakeet.training.gpus import gpu_named
 
@@ -121,10 +123,11 @@ def plan(
     recipe = chosen_recipe(recipe_name, data, changes, held_out, limit)
     if data:
         local_files(list(recipe.sources))  # raises if a file is missing
+    start = find_start(recipe, home())  # raises if it does not fit
     if as_json:
-        say_json(plan_document(recipe, gpu, n_bytes))
+        say_json(plan_document(recipe, gpu, n_bytes, start))
     else:
-        say(render_plan(recipe, gpu, n_bytes))
+        say(render_plan(recipe, gpu, n_bytes, start))
 
 
 @click.command(epilog=examples("parakeet use parakeet-378m", "parakeet use my-recipe.yaml"))

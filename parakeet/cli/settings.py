@@ -60,6 +60,7 @@ def chosen_recipe(
 ) -> "Recipe":
     """The recipe with what the options change. Raises ParakeetError if an option does not fit.
 
+    With `data` and a model to start from, shape and tokenizer are that model's, where the options do not set them.
     A shipped recipe that trains on `data` is called after the data, so that the model is not called "demo". It keeps
     its own name if the store `root` has that corpus under it, as an earlier Parakeet called it: a new name would make
     the data card and the release again. To find out, the files are hashed.
@@ -73,11 +74,19 @@ def chosen_recipe(
         base = load_recipe(OWN_TEXT_RECIPE).model_copy(
             update={"name": shipped.name, "description": shipped.description}
         )
-    recipe = limited(_with_sources(base, data) if data else base, limit)
+    unchanged = limited(_with_sources(base, data) if data else base, limit)
     share = [] if held_out is None else [f"{HELD_OUT}={held_out}"]
     if held_out == 0:
         share.append("shards.min_held_out_bytes=0")
-    recipe = changed(recipe, [*share, *changes])
+    asked = [*share, *changes]
+    recipe = changed(unchanged, asked)
+    if data and recipe_name == DEFAULT_RECIPE and recipe.training.start is not None:
+        from parakeet.home import home
+        from parakeet.release.start import shape_of_start
+
+        # Nobody chose the shape of OWN_TEXT_RECIPE.
+        same = [f"{key}={value}" for key, value in shape_of_start(recipe, home()).items()]
+        recipe = changed(unchanged, [*same, *asked])
     if not data or recipe_name not in shipped_recipes():
         return recipe
     own: dict[str, str] = {}

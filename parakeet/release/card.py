@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from parakeet.evaluation.metrics import measured_metrics
 from parakeet.formatting import format_bytes
+from parakeet.lineage import began_with
 from parakeet.model.config import ModelConfig
 from parakeet.pages import Table, render
 from parakeet.recipe import Generation, Recipe
@@ -34,6 +35,7 @@ def render_card(
         ),
         recipe=recipe,
         training=training,
+        start=began_with(training["start"]) if "start" in training else None,
         sources=Table(("source", "licence", "training documents", "training tokens", "held-out documents"), rows),
         metrics=measured_metrics(evaluation),
         canaries=shards.get("canaries"),

@@ -12,6 +12,7 @@ from parakeet.artifact import MANIFEST_FILE, Artifact
 from parakeet.errors import ParakeetError
 from parakeet.formatting import format_bytes, format_percent, format_time, render_table
 from parakeet.home import latest_release, release_folder
+from parakeet.lineage import began_with
 from parakeet.model.config import ModelConfig
 from parakeet.names import MOST_SHOWN
 from parakeet.release.verify import GENERATION_FILE, IMPORTED_FOLDER, SUMS_FILE, TRAINING_MANIFEST_FILE
@@ -187,6 +188,7 @@ def model_document(model: ListedModel, in_full: bool = False) -> dict[str, Any]:
             for source in (sources if isinstance(sources, list) else ())
             if isinstance(source, dict)
         },
+        "start": training.get("start"),
         "imported_from": training.get("imported_from"),
         "content": manifest.get("content"),
         "sha256": _sums(model.directory),
@@ -211,6 +213,7 @@ def render_model(model: ListedModel) -> str:
         "shape": ", ".join(shape),
         "size": format_bytes(model.n_bytes),
         "imported from": imported.get("file_name"),
+        "began with": began_with(full["start"]) if isinstance(full["start"], dict) else None,
         "trained": ", ".join(
             f"{value:,} {key}" if isinstance(value, int) else f"{key.replace('_', ' ')} {value:.3f}"
             for key, value in training.items()

@@ -92,8 +92,10 @@ def _check_replies(output: Path, evaluation: Mapping[str, Any]) -> None:
 def _training_manifest(recipe: Recipe, lineage: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The lineage of the model, back to the hash of every source file."""
     kept = ("fingerprint", "content", "version", "settings", "inputs", "counts", "made", "seconds")
+    start = lineage["checkpoint"]["counts"].get("start")
     return {
         "recipe": recipe.model_dump(mode="json"),
+        **({} if start is None else {"start": start}),
         "source_files": _source_files(lineage),
         "stages": {name: {key: manifest[key] for key in kept} for name, manifest in lineage.items()},
         "seeds": {"training": recipe.training.seed, "order": recipe.packing.seed},

@@ -11,6 +11,7 @@ from typing import Any
 from parakeet.evaluation.base import Metric, Score
 from parakeet.evaluation.metrics import measured_metrics
 from parakeet.formatting import format_bytes, format_count, format_date, format_duration, format_percent
+from parakeet.lineage import began_with
 from parakeet.memorisation import sections
 from parakeet.pages import Cell, Table
 from parakeet.report.charts import draw_scores
@@ -97,6 +98,7 @@ def _training(report: Gathered) -> Section:
     rows = [
         ("Shape", f"{config.layers} layers, {config.heads} heads, width {config.width:,}, context {config.context:,}"),
         ("Tokenizer", f"{report.tokenizer.name}, {config.vocabulary_rows:,} rows"),
+        *([("Began with", began_with(counts["start"]))] if "start" in counts else []),
         *_tokens(report),
         ("Optimizer", f"{settings.optimizer}, learning rate {settings.learning_rate:g}"),
         ("Loss at the end", ", ".join(losses)),

@@ -15,9 +15,11 @@ from parakeet.errors import INTERRUPTED, ParakeetError
 from parakeet.locking import exclusive
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
+from parakeet.release.start import folder_of
 from parakeet.reproduction.trained import INPUTS, Trained
 from parakeet.stages import Build
 from parakeet.training.runs import load_run
+from parakeet.training.start import with_start
 
 FOLDER = "reproductions"
 """Under the home: where a run is trained again, unless the user names a folder."""
@@ -73,7 +75,7 @@ def train_again(
     root: Path, trained: Trained, recipe: Recipe, place: Path, try_anyway: bool, progress: Progress
 ) -> Artifact:
     """The checkpoint of a second training with `recipe` in `place`. Raises Interrupted if it was stopped."""
-    inputs = _link_inputs(root, trained, place)
+    inputs, recipe = _link_inputs(root, trained, place), _with_start(root, trained, recipe)
     interrupted = False
 
     def launch(command: Sequence[str]) -> str | None:
@@ -90,6 +92,21 @@ def train_again(
         if interrupted:
             raise Interrupted from None
         raise
+
+
+def _with_start(root: Path, trained: Trained, recipe: Recipe) -> Recipe:
+    """The recipe with the folder that holds the weights that training began with. They may have been moved since."""
+    start = trained.record.get("start")
+    if not start:
+        return recipe
+    folder = folder_of(start, root)
+    if folder is None:
+        raise ParakeetError(
+            f"Run {trained.key} began with the weights of {start['model']} ({start['folder']}, sha256 "
+            f"{start['weights_sha256'][:12]}), which are not there any more: put them back, then run the same command "
+            "again."
+        )
+    return with_start(recipe, str(folder))
 
 
 def _run(command: Sequence[str]) -> int:

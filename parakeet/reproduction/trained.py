@@ -133,6 +133,7 @@ def _earlier_record(root: Path, folder: Path, checkpoint: Artifact | None) -> di
         hardware |= {"name": summary["device"], "device": "cpu" if summary["device"] == "cpu" else "cuda"}
     found, files = lineage(root, _inputs_of_job(root, folder))
     return {
+        "start": _start(folder),
         "inputs": found,
         "source_files": files,
         "processes": [
@@ -145,6 +146,14 @@ def _earlier_record(root: Path, folder: Path, checkpoint: Artifact | None) -> di
             }
         ],
     }
+
+
+def _start(folder: Path) -> Any:
+    """The weights that training began with, as the job has them."""
+    try:
+        return read_job(folder / JOB_FILE).get("start")
+    except (OSError, ValueError):
+        return None
 
 
 def _inputs_of_job(root: Path, folder: Path) -> dict[str, Artifact]:

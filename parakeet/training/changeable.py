@@ -29,11 +29,15 @@ PLANNED = {"tokens", "then", "decay_fraction", "decay"}
 """Those of them that decide the finished weights."""
 
 
+STARTED_FROM = "start"
+"""What it names decides a run by its content, not by its name or place."""
+
+
 def run_settings(recipe: Recipe) -> dict[str, Any]:
     """The settings that identify a training run, by section."""
     packing = settings_of(recipe.packing, without={"sequence_length", "then"})
     return {
         "model": settings_of(recipe.model),
-        "training": settings_of(recipe.training, without=CHANGEABLE),
+        "training": settings_of(recipe.training, without={*CHANGEABLE, STARTED_FROM}),
         "packing": packing | {"sequence_length": recipe.packing.sequence_length},
     }

@@ -7,7 +7,6 @@
 A checkpoint has no random state: the trainer seeds torch from (seed, step, rank) at every step.
 """
 
-import hashlib
 import json
 import re
 import shutil
@@ -41,6 +40,7 @@ from parakeet.training.device import is_out_of_memory
 from parakeet.training.job import BEST_FILE, CHECKPOINT_PATTERN, STATE_FILE
 from parakeet.training.optimizer import Optimizer
 from parakeet.training.schedule import Schedule
+from parakeet.training.state_file import read_values, with_own_hash
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 _REPLACED_PREFIX = ".replaced-"
@@ -119,7 +119,7 @@ def write_checkpoint(run: Path, copy: HostCopy) -> Path:
             sync_file(partial / name)
             hashes[name] = sha256_of(partial / name)
         values = copy.values | {"files": hashes}
-        write_synced(partial / STATE_FILE, json.dumps(values | {"sha256": _sha256_of_values(values)}) + "\n")
+        write_synced(partial / STATE_FILE, json.dumps(with_own_hash(values)) + "\n")
         sync_directory(partial)
         if final.exists():
             final.rename(run / f"{_REPLACED_PREFIX}{final.name}")
@@ -181,7 +181,7 @@ def read_state(checkpoint: Path) -> RunState:
     Raises ParakeetError if the file is missing, damaged, edited, or lacks a key without a default. The tensors are
     not read.
     """
-    values = _read_values(checkpoint)
+    values = read_values(checkpoint)
     needed = {field.name for field in fields(RunState) if field.default is MISSING} | {"optimizer", "files"}
     missing = sorted(needed - values.keys())
     if missing:
@@ -284,8 +284,15 @@ def load_checkpoint_model(checkpoint: Path, config: ModelConfig) -> tuple[Parake
     Safe while the run is trained: nothing is locked or written. Raises ParakeetError if the weights are damaged, are
     those of another model, or were removed or replaced just now.
     """
-    path = checkpoint / WEIGHTS_FILE
-    expected = _read_values(checkpoint)["files"][WEIGHTS_FILE]
+    expected = str(read_values(checkpoint)["files"][WEIGHTS_FILE])
+    return load_verified(checkpoint / WEIGHTS_FILE, expected, config), expected
+
+
+def load_verified(path: Path, expected: str, config: ModelConfig) -> Parakeet:
+    """The model whose weights file has the sha256 `expected`, on the CPU.
+
+    Raises ParakeetError if the file is damaged, holds another model, or is removed or replaced while it is read.
+    """
     try:
         before = path.stat()
         if sha256_of(path) != expected:
@@ -296,7 +303,7 @@ def load_checkpoint_model(checkpoint: Path, config: ModelConfig) -> tuple[Parake
         raise ParakeetError(f"{path} cannot be read: {os_reason(error)}.") from None
     if (before.st_dev, before.st_ino) != (after.st_dev, after.st_ino):
         raise ParakeetError(f"{path} was replaced while it was read.")
-    return model, str(expected)
+    return model
 
 
 def discard_after(run: Path, schedule: Schedule, step: int) -> None:
@@ -316,7 +323,7 @@ def _is_good(state: RunState, good_step: int) -> bool:
 
 
 def _restore(path: Path, model: Parakeet, optimizer: Optimizer) -> None:
-    saved = _read_values(path)["optimizer"]
+    saved = read_values(path)["optimizer"]
     _check_model(path, model)
     here = _layout(optimizer)
     if here != {name: saved[name] for name in here}:
@@ -355,21 +362,9 @@ def _advice(path: Path) -> str:
 
 
 def _verify(path: Path) -> None:
-    for name, expected in _read_values(path)["files"].items():
+    for name, expected in read_values(path)["files"].items():
         if not (path / name).is_file() or sha256_of(path / name) != expected:
             raise ParakeetError(f"{path / name} was changed after it was written.")
-
-
-def _read_values(checkpoint: Path) -> dict[str, Any]:
-    path = checkpoint / STATE_FILE
-    try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        expected = values.pop("sha256")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ParakeetError(f"{path} cannot be read ({error}).") from None
-    if expected != _sha256_of_values(values):
-        raise ParakeetError(f"{path} was changed after it was written.")
-    return values
 
 
 def _readable_state(path: Path) -> RunState | None:
@@ -377,10 +372,6 @@ def _readable_state(path: Path) -> RunState | None:
         return read_state(path)
     except ParakeetError:
         return None
-
-
-def _sha256_of_values(values: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _folder_for(run: Path, state: RunState) -> Path:

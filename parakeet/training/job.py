@@ -35,8 +35,9 @@ class TrainingJob:
     """The recipe, folders and digests of the inputs, the run's own folder, and the finished model's folder.
 
     `plan_digests` has the sha256 of each plan file by its sequence length in digits. `try_anyway` trains even if the
-    forecast does not fit the device. `command` is what the user started; `lineage` and `source_files` are what the
-    inputs were made from (`parakeet.training.record`).
+    forecast does not fit the device. `start` is the lineage of the weights to begin with (`Start.lineage`). `command`
+    is what the user started; `lineage` and `source_files` are what the inputs were made from
+    (`parakeet.training.record`).
     """
 
     recipe: Recipe
@@ -51,6 +52,14 @@ class TrainingJob:
     command: tuple[str, ...] = ()
     lineage: dict[str, dict[str, str]] = field(default_factory=dict)
     source_files: dict[str, str] = field(default_factory=dict)
+    start: dict[str, Any] | None = None
+
+    def tokenizer_in(self, run: Path) -> Path:
+        """Where the tokenizer was when the run began or, if the store of the run's folder has moved, where it is."""
+        store = self.run.parent.parent
+        if not self.tokenizer.is_dir() and self.tokenizer.is_relative_to(store):
+            return run.parent.parent / self.tokenizer.relative_to(store)
+        return self.tokenizer
 
     def save(self) -> Path:
         path = self.run / JOB_FILE

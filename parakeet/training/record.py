@@ -62,6 +62,7 @@ class RunRecord:
             "recipe": recipe,
             "inputs": job.lineage,
             "source_files": job.source_files,
+            "start": job.start,
             "seeds": {"training": job.recipe.training.seed, "order": job.recipe.packing.seed},
             "processes": processes,
             "result": None,

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from parakeet.recipe import Recipe
 from parakeet.recipe_sources import settings_of
 from parakeet.stage import Check, Figures, MakeContext, Picture, Stage, Verdict
 from parakeet.tokenizer import Tokenizer
-from parakeet.training.changeable import CHANGEABLE, PLANNED, run_settings
+from parakeet.training.changeable import CHANGEABLE, PLANNED, STARTED_FROM, run_settings
 from parakeet.training.forecast import bytes_on_disk, run_bytes, unmet
 from parakeet.training.job import (
     CURVE_FILE,
@@ -34,9 +34,10 @@ from parakeet.training.job import (
     TrainingJob,
 )
 from parakeet.training.record import PATCH_FILE, RUN_FILE, lineage
+from parakeet.training.start import KEY, Start, with_start
 
 
-def run_key(recipe: Recipe, inputs: Mapping[str, Artifact]) -> str:
+def run_key(recipe: Recipe, inputs: Mapping[str, Artifact], start: Start | None = None) -> str:
     """First 16 hex digits of a sha256 over everything that identifies a training run.
 
     Only the packing plan of the first sequence length counts, so that adding a later length continues the same run.
@@ -44,12 +45,15 @@ def run_key(recipe: Recipe, inputs: Mapping[str, Artifact]) -> str:
     content = {name: artifact.content for name, artifact in inputs.items()}
     plans = _plan_digests(inputs["packing_plan"], [recipe.packing.sequence_length])
     values = {**run_settings(recipe), "inputs": content | {"packing_plan": plans}}
+    if start is not None:
+        values["start"] = start.weights_sha256
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def run_folder(recipe: Recipe, inputs: Mapping[str, Artifact], runs: Path) -> Path:
-    """The run's folder under `runs`; one that the version before this began under its own key is continued."""
-    folder = runs / run_key(recipe, inputs)
+def run_folder(recipe: Recipe, inputs: Mapping[str, Artifact], root: Path, start: Start | None) -> Path:
+    """The run's folder; one that the version before this began under its own key is continued."""
+    runs = runs_folder(root)
+    folder = runs / run_key(recipe, inputs, start)
     first = recipe.packing.sequence_length
     earlier = earlier_run_key(recipe, inputs, _plan_digests(inputs["packing_plan"], [first]))
     return runs / earlier if earlier and (runs / earlier).is_dir() and not folder.is_dir() else folder
@@ -103,6 +107,15 @@ def _time_of(path: Path) -> int | None:
         return None
 
 
+def _refuse_other_tokenizer(start: Start, tokenizer: Artifact) -> None:
+    ours, theirs = Tokenizer.load(tokenizer.path).sha256, start.tokenizer.sha256
+    if ours != theirs:
+        raise ParakeetError(
+            f"{KEY}: {start.folder} has another tokenizer (sha256 {theirs[:12]}) than the text was cut into tokens "
+            f"with ({ours[:12]}), so the ids have other meanings. Run the same build again."
+        )
+
+
 class CheckpointStage(Stage):
     name = "checkpoint"
     group = "model"
@@ -111,18 +124,31 @@ class CheckpointStage(Stage):
     kinds = frozenset({"pytorch", "safetensors"})
     records = (METRICS_FILE, SUMMARY_FILE, CURVE_FILE, RUN_FILE, PATCH_FILE)
     pool = "training"
+    verifies_files = True
+
+    def __init__(self, find_start: Callable[[Recipe, Path], Start | None]) -> None:
+        """`find_start` finds the model that a recipe's training starts from."""
+        self._find_start = find_start
 
     def inputs(self, recipe: Recipe) -> tuple[str, ...]:
         return ("token_shards", "packing_plan", "tokenizer")
 
     def settings(self, recipe: Recipe) -> dict[str, Any]:
-        """With PLANNED, which may change while a run is unfinished but decide its weights."""
-        decided_while_running = set(CHANGEABLE) - PLANNED
+        """With PLANNED, which may change while a run is unfinished but decide its weights.
+
+        Without `start`, whose weights are one of the files.
+        """
+        without = {*(set(CHANGEABLE) - PLANNED), STARTED_FROM}
         return {
             "model": settings_of(recipe.model),
             "packing": settings_of(recipe.packing),
-            "training": settings_of(recipe.training, without=decided_while_running),
+            "training": settings_of(recipe.training, without=without),
         }
+
+    def files(self, recipe: Recipe, root: Path) -> dict[str, Path]:
+        """The weights that training starts from, if not from random ones. Raises ParakeetError if they do not fit."""
+        start = self._find_start(recipe, root)
+        return {} if start is None else {f"{KEY}/{WEIGHTS_FILE}": start.weights}
 
     def check_requirements(self, recipe: Recipe) -> None:
         training, cuda = recipe.training, recipe.training.device != "cpu"
@@ -136,11 +162,11 @@ class CheckpointStage(Stage):
     def expected_bytes(self, recipe: Recipe, inputs: Mapping[str, Artifact], file_bytes: int, root: Path) -> int:
         """What training still needs, beyond what its run takes already."""
         config = ModelConfig.from_recipe(recipe.model, Tokenizer.load(inputs["tokenizer"].path).rows)
-        run = run_folder(recipe, inputs, runs_folder(root))
+        run = run_folder(recipe, inputs, root, self._find_start(recipe, root))
         return max(0, run_bytes(config, recipe.training) - bytes_on_disk(run))
 
     def run_folders(self, recipe: Recipe, inputs: Mapping[str, Artifact], root: Path) -> list[Path]:
-        return [run_folder(recipe, inputs, runs_folder(root))]
+        return [run_folder(recipe, inputs, root, self._find_start(recipe, root))]
 
     def run_folders_of(self, artifact: Artifact, root: Path) -> list[Path]:
         return [runs_folder(root) / str(artifact.counts["run"])]
@@ -148,7 +174,11 @@ class CheckpointStage(Stage):
     def make(self, context: MakeContext) -> dict[str, Any]:
         """Train, or continue training, in the run's own folder; `force` first deletes what the run has done."""
         recipe, inputs, output = context.recipe, context.inputs, context.output
-        run = run_folder(recipe, inputs, runs_folder(context.root))
+        start = self._find_start(recipe, context.root)
+        context.refuse_changed()
+        if start is not None:
+            _refuse_other_tokenizer(start, inputs["tokenizer"])
+        run = run_folder(recipe, inputs, context.root, start)
         if not (run / JOB_FILE).exists():
             from parakeet.training.recorded import left_unfinished
 
@@ -159,7 +189,7 @@ class CheckpointStage(Stage):
             _clear(run, context.progress)
         made_from, source_files = lineage(context.root, inputs)
         job = TrainingJob(
-            recipe=recipe,
+            recipe=recipe if start is None else with_start(recipe, str(start.folder)),
             tokenizer=inputs["tokenizer"].path,
             shards=inputs["token_shards"].path,
             shards_content=inputs["token_shards"].content,
@@ -168,6 +198,7 @@ class CheckpointStage(Stage):
             run=run,
             output=output,
             try_anyway=context.try_anyway,
+            start=None if start is None else start.lineage(),
             command=tuple(sys.argv),
             lineage=made_from,
             source_files=source_files,
@@ -181,7 +212,7 @@ class CheckpointStage(Stage):
             if (run / name).is_file():
                 shutil.copy2(run / name, output / name)
         summary: dict[str, Any] = json.loads((output / SUMMARY_FILE).read_text(encoding="utf-8"))
-        return {"run": run.name, **summary}
+        return {"run": run.name, **summary, **({} if start is None else {"start": start.lineage()})}
 
     def headline(self, counts: Mapping[str, Any]) -> str:
         return f"{counts['parameters']:,} parameters, {counts['tokens']:,} tokens, loss {counts['final_loss']:.3f}"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ import torch
 from parakeet.data.tokens.loader import Batch
 from parakeet.data.tokens.shards import TokenShards
 from parakeet.errors import ParakeetError
-from parakeet.model.config import ModelConfig
+from parakeet.model.config import WEIGHTS_FILE, ModelConfig
 from parakeet.model.execution import Precision
 from parakeet.model.transformer import Parakeet, save_model
 from parakeet.pages.charts import save_png
@@ -24,6 +25,7 @@ from parakeet.training.checkpoint import (
     RunState,
     begun_precision,
     discard_after,
+    load_verified,
     restore_good,
     restore_newest,
 )
@@ -45,6 +47,7 @@ from parakeet.training.precision import compare_precisions, decide, share
 from parakeet.training.record import RunRecord
 from parakeet.training.schedule import Schedule
 from parakeet.training.stability import MAX_ROLLBACKS_IN_A_ROW, MAX_SKIPS_IN_A_ROW, StabilityMonitor
+from parakeet.training.start import KEY
 from parakeet.training.steps import Prefetcher, Stepper, Validation
 
 DOCUMENTS_NAMED = 5
@@ -140,12 +143,18 @@ class Trainer:
         ParakeetError if it belongs to another model, or if all that would fit are damaged.
         """
         state = self._restore(None)
+        if state is None and self.job.start is not None:
+            self._initialise()
         if state is not None:
             self.prefetcher.restore(state.loaders)
             self.monitor.restore(state.monitor, state.good_step, state.skipped, state.rolled_back)
         self.logger.resume(self.step, self.schedule, None if state is None else state.schedule)
         if state is None:
-            self.logger.event("started", 0, f"Training started: {self.schedule.total_steps:,} steps.")
+            start = self.job.start
+            begun = "" if start is None else f" from the weights of {start['model']} ({start['kind']})"
+            self.logger.event("started", 0, f"Training started{begun}: {self.schedule.total_steps:,} steps.")
+            if start is not None:
+                self.logger.progress.say(f"Training starts{begun}, {start['folder']}.")
             return
         text = f"Resuming from step {self.step:,} of {self.schedule.total_steps:,}."
         self.logger.announce("resumed", self.step, text)
@@ -314,7 +323,7 @@ class Trainer:
         self.writer.wait()
         state = self._restore(target) if target else None
         if state is None:
-            self.model.load_state_dict(self._new_model().state_dict())
+            self._initialise()
             self.optimizer.state.clear()
             self.step = self.tokens = 0
         # Only now: until the target has been read, the later checkpoints are all that the run has.
@@ -347,6 +356,21 @@ class Trainer:
         settings = self.job.recipe.training
         model.initialise(torch.Generator().manual_seed(settings.seed), settings.embedding_deviation)
         return model
+
+    def _initialise(self) -> None:
+        """Give the model the weights of step 0: those of `training.start`, or the seed's."""
+        if self.job.start is None:
+            weights = self._new_model().state_dict()
+        else:
+            file, expected = Path(self.job.start["folder"]) / WEIGHTS_FILE, self.job.start["weights_sha256"]
+            try:
+                weights = load_verified(file, expected, self.config).state_dict()
+            except ParakeetError as error:
+                raise ParakeetError(
+                    f"{error} Training has to start from these weights ({KEY}, sha256 {expected[:12]}). Put them back, "
+                    "or choose others, and run the same build again."
+                ) from None
+        self.model.load_state_dict(weights)
 
     def _stop(self) -> Outcome:
         self.writer.close()

@@ -143,6 +143,7 @@ def write_job(prepared: Prepared) -> MakeJob:
         shards: Path = prepared.shards,
         plan: Path = prepared.plan,
         try_anyway: bool = False,
+        start: dict[str, Any] | None = None,
         **training: object,
     ) -> Path:
         output = run.with_name(f"{run.name}-output")
@@ -161,6 +162,7 @@ def write_job(prepared: Prepared) -> MakeJob:
             run=run,
             output=output,
             try_anyway=try_anyway,
+            start=start,
         )
         return job.save()
 

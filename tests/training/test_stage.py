@@ -16,6 +16,7 @@ from parakeet.artifact import Artifact, sha256_of
 from parakeet.data.tokens.packing import plan_file
 from parakeet.progress import Progress
 from parakeet.recipe import LaterBatches, LaterSequences, Recipe
+from parakeet.release.start import find_start
 from parakeet.stage import MakeContext
 from parakeet.training.checkpoint import checkpoints
 from parakeet.training.job import CHECKPOINT_PATTERN, FAILURE_FILE, JOB_FILE, LOCK_FILE, TrainingJob
@@ -112,7 +113,7 @@ def build(runs: Path, output: Path, steps: int, fresh: bool) -> None:
         try_anyway=False,
         refuse_changed=lambda: None,
     )
-    CheckpointStage().make(context)
+    CheckpointStage(find_start).make(context)
 
 
 def start_build(runs: Path, name: str, steps: int, fresh: bool = False) -> subprocess.Popen[str]:

@@ -1,17 +1,28 @@
 """Stages `tokenizer`, `token_shards` and `packing_plan`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from parakeet.artifact import Artifact
 from parakeet.errors import ParakeetError
 from parakeet.recipe import Recipe
 from parakeet.recipe_sources import MixSettings, settings_of
 from parakeet.stage import Check, Figures, FigureTable, MakeContext, Stage, Verdict
+from parakeet.tokenizer import Tokenizer
 
 PLANTED_BYTES = 600
 """Disk space of a canary's copy, at one token a character."""
+
+
+class WithTokenizer(Protocol):
+    """A model with a tokenizer, and the files that hold it."""
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+    @property
+    def tokenizer_files(self) -> Sequence[Path]: ...
 
 
 class TokenizerStage(Stage):
@@ -23,9 +34,19 @@ class TokenizerStage(Stage):
     version = 3
     valid_versions = (2,)
 
+    def __init__(self, of_start: Callable[[Recipe, Path], WithTokenizer | None]) -> None:
+        """`of_start` finds the model that a recipe's training starts from."""
+        self._of_start = of_start
+
     def inputs(self, recipe: Recipe) -> tuple[str, ...]:
-        """cl100k_base is the same whatever the corpus holds, so that new text does not rebuild it."""
-        return () if recipe.tokenizer.kind == "cl100k_base" else ("deduplicated_documents",)
+        """None for a tokenizer that is the same whatever the corpus holds: new text does not rebuild it."""
+        made_of_text = recipe.tokenizer.kind != "cl100k_base" and recipe.training.start is None
+        return ("deduplicated_documents",) if made_of_text else ()
+
+    def files(self, recipe: Recipe, root: Path) -> dict[str, Path]:
+        """Those of the tokenizer of the model that training starts from: its weights know no other one."""
+        given = self._of_start(recipe, root)
+        return {} if given is None else {f"training.start/{path.name}": path for path in given.tokenizer_files}
 
     def settings(self, recipe: Recipe) -> dict[str, Any]:
         return settings_of(recipe.tokenizer)
@@ -34,8 +55,11 @@ class TokenizerStage(Stage):
         return 0
 
     def make(self, context: MakeContext) -> dict[str, Any]:
-        from parakeet.data.tokens.vocabulary import make_tokenizer
+        from parakeet.data.tokens.vocabulary import copy_tokenizer, make_tokenizer
 
+        given = self._of_start(context.recipe, context.root)
+        if given is not None:
+            return copy_tokenizer(given.tokenizer, context.output)
         return make_tokenizer(context.recipe, context.folders, context.output, context.progress)
 
     def headline(self, counts: Mapping[str, Any]) -> str:
@@ -97,7 +121,6 @@ class TokenShardsStage(Stage):
 
 def _shards_are_whole(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
     from parakeet.data.tokens.shards import TokenShards
-    from parakeet.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(inputs["tokenizer"].path)
     largest = artifact.counts["largest_id"]

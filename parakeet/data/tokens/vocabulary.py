@@ -8,7 +8,7 @@ from typing import Any
 from parakeet.data.documents import HELD_OUT, content_bytes, parts, read_documents
 from parakeet.progress import Progress, Task
 from parakeet.recipe import Recipe
-from parakeet.tokenizer import VOCABULARY_FILE, cl100k_base, count_words, train_tokenizer
+from parakeet.tokenizer import VOCABULARY_FILE, Tokenizer, cl100k_base, count_words, train_tokenizer
 
 TRAINING_BYTES = 256 << 20
 """The most text to train a vocabulary on. More text hardly changes it, and costs the trainer memory."""
@@ -22,6 +22,11 @@ def make_tokenizer(recipe: Recipe, inputs: Mapping[str, Path], output: Path, pro
             texts = _training_texts(inputs["deduplicated_documents"], task, TRAINING_BYTES)
             make = count_words if recipe.tokenizer.kind == "words" else train_tokenizer
             tokenizer = make(texts, recipe.tokenizer.vocabulary)
+    return copy_tokenizer(tokenizer, output)
+
+
+def copy_tokenizer(tokenizer: Tokenizer, output: Path) -> dict[str, Any]:
+    """Save a tokenizer. Returns the counts that the manifest keeps."""
     tokenizer.save(output)
     lengths = Counter(len(tokenizer.token_bytes(token_id)) for token_id in tokenizer.defined_ids())
     return {
