@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 
 import dagster as dg
+from sqlalchemy.exc import SQLAlchemyError
 
 from assets_defs.keys import asset_key, op_name
 from assets_defs.resources import HOME_TAG, RECIPE_TAG, SHELL_TAG, release_run_lock, run_config
@@ -129,6 +130,8 @@ def _raise_database_error(events: Sequence[dg.DagsterEvent]) -> None:
     for error in _errors(events):
         if "sqlite3." in error.message:
             raise sqlite3.OperationalError(error.message)
+        if "psycopg" in error.message:
+            raise SQLAlchemyError(error.message)
 
 
 def _errors(events: Sequence[dg.DagsterEvent]) -> Iterator[SerializableErrorInfo]:

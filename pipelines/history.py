@@ -36,6 +36,7 @@ MOST_BYTES_OF_A_PATH = 500
 LEAST_ROOM = 1 << 20
 """With less free disk space, SQLite's `disk I/O error` means a full disk."""
 LONGEST_FILE = Path("history") / "runs" / f"{'0' * 36}.db"
+POSTGRES_MODULE = "dagster_postgres"
 FILES = (Path("history") / "runs.db", Path("history") / "runs" / "index.db", Path("schedules") / "schedules.db")
 """Each is written to in every run, beside a file of its own."""
 
@@ -104,6 +105,13 @@ def explain_history_error(error: BaseException, folder: Path, settings: Path) ->
     if isinstance(cause, OSError):
         return explain_os_error(cause, "using Dagster's history of runs")
     reason = (str(cause).strip().splitlines() or ["no reason is given"])[0]
+    if is_of_postgres(cause):
+        return _explain_postgres(reason, settings)
+    if POSTGRES_MODULE in reason:
+        return ParakeetError(
+            f"{settings} keeps the history in Postgres, and {POSTGRES_MODULE} is not installed. Install it with: "
+            "pip install 'parakeet-lm[postgres]'"
+        )
     if not isinstance(cause, sqlite3.Error):
         return ParakeetError(
             f"Dagster's history of runs in {folder} cannot be used ({type(cause).__name__}: {reason}). Artefacts and "
@@ -130,6 +138,24 @@ def explain_history_error(error: BaseException, folder: Path, settings: Path) ->
         f"{folder / file} cannot be used ({reason}). It holds only Dagster's history of runs: what was made is kept. "
         "Check the disk and the permissions, also of the files -wal and -shm beside it, then run the same command "
         "again."
+    )
+
+
+def is_of_postgres(error: BaseException) -> bool:
+    """Whether the database with the history, or its driver, is at fault."""
+    named = f"{type(error).__module__} {error}"
+    return "psycopg" in named or type(error).__module__.startswith(f"{POSTGRES_MODULE}.")
+
+
+def _explain_postgres(reason: str, settings: Path) -> ParakeetError:
+    if "No module named" in reason:
+        return ParakeetError(
+            f"{settings} keeps the history in Postgres, and SQLAlchemy 2.1 looks for a driver that is not installed. "
+            "Add to its postgres_db: scheme: postgresql+psycopg2"
+        )
+    return ParakeetError(
+        f"Dagster's history of runs is in Postgres, which cannot be used ({reason.rstrip('.')}). What was made is "
+        f"kept. Start the database, or correct storage in {settings}, then run the same command again."
     )
 
 

@@ -1,8 +1,10 @@
 """The Dagster instance that `parakeet build` records its runs in: the one that `dagster dev` shows."""
 
+import logging
 import os
 import re
 import sqlite3
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,12 +18,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from parakeet.artifact import explain_os_error, replace_file
 from parakeet.errors import ParakeetError
-from parakeet.home import checkout, folder_of_variable
+from parakeet.home import checkout, folder_of_variable, home
 from parakeet.progress import Progress
 from parakeet.recipe_file import yaml_reason
 from pipelines.dagster_internals import DagsterYamlLoader, InstanceRef, NoOpComputeLogManager
-from pipelines.history import DagsterSqliteStorage, check_path, explain_history_error, wait_until_usable
+from pipelines.history import DagsterSqliteStorage, check_path, explain_history_error, is_of_postgres, wait_until_usable
 
+WRITTEN_FILE = "dagster.yaml.written"
+"""Beside dagster.yaml: what Parakeet wrote to it last, so that a change of the user's is known as one."""
 PATHS = (("storage", "sqlite"), ("local_artifact_storage", "config"), ("compute_logs", "config"))
 WITHOUT_CHECKOUT: dict[str, Any] = {"telemetry": {"enabled": False}, "nux": {"enabled": False}}
 # Captured output would go to a file first: no live progress on the terminal, and none of it in order.
@@ -64,31 +68,54 @@ def open_instance(root: Path, progress: Progress) -> Iterator[dg.DagsterInstance
         settings = _settings(source, folder) | ON_THE_TERMINAL
     else:
         folder = root / ".dagster"
-        settings = (_settings(source, folder) if source is not None else WITHOUT_CHECKOUT) | _escaped(folder, source)
         settings_file = folder / "dagster.yaml"
+        settings = {}
     check_path(folder, "DAGSTER_HOME" if named else "PARAKEET_HOME")
     history = folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not named and folder.parent == root:
-            replace_file(settings_file, yaml.safe_dump(settings, sort_keys=False))
-            settings = settings | ON_THE_TERMINAL
+            settings = write_settings(root) | ON_THE_TERMINAL
         reference = _reference(folder, settings)
         history = _history_folder(reference, folder)
         wait_until_usable(history, progress)
         # Dagster 1.13 creates the tables of a new history without a lock, and the second of two first builds fails
         # with "table already exists".
-        with FileLock(folder / "opening.lock"):
+        with FileLock(folder / "opening.lock"), _retries_said_once(progress):
             instance = dg.DagsterInstance.from_ref(reference)
         instance.compute_log_manager  # noqa: B018  Loads its class, which Dagster would do within the run.
     # Whatever is raised here is about the folder or its dagster.yaml, which may name any class of Dagster.
     except Exception as error:
         raise explain_history_error(error, history, settings_file) from error
     try:
-        with instance:
+        with instance, _retries_said_once(progress):
             yield instance
-    except (sqlite3.Error, SQLAlchemyError) as error:
-        raise explain_history_error(error, history, settings_file) from error
+    except Exception as error:
+        if isinstance(error, sqlite3.Error | SQLAlchemyError) or is_of_postgres(error):
+            raise explain_history_error(error, history, settings_file) from error
+        raise
+
+
+@contextmanager
+def _retries_said_once(progress: Progress) -> Iterator[None]:
+    """dagster_postgres logs each try to connect, with its whole error, before it raises the last one."""
+    told = False
+
+    def is_other(record: logging.LogRecord) -> bool:
+        nonlocal told
+        if not record.getMessage().startswith("Retrying failed database"):
+            return True
+        if not told:
+            progress.say("Waiting for the database with Dagster's history, which does not answer.")
+            told = True
+        return False
+
+    logger = logging.getLogger()
+    logger.addFilter(is_other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_other)
 
 
 def _reference(folder: Path, settings: dict[str, Any]) -> InstanceRef:
@@ -99,14 +126,47 @@ def _reference(folder: Path, settings: dict[str, Any]) -> InstanceRef:
         return InstanceRef.from_dir(str(folder), config_dir=scratch, overrides=settings)
 
 
+def write_settings(root: Path) -> dict[str, Any]:
+    """Write the dagster.yaml of the history in `.dagster` under `root`, and return it. What the user changed stays.
+
+    What Parakeet wrote is noted beside it. Where an early version wrote the file without a note, sections that Parakeet
+    does not set, and a storage that is not SQLite, are the user's.
+    """
+    source, folder = checkout(), root / ".dagster"
+    ours = (_settings(source, folder) if source is not None else WITHOUT_CHECKOUT) | _escaped(folder, source)
+    folder.mkdir(parents=True, exist_ok=True)
+    file, note = folder / "dagster.yaml", folder / WRITTEN_FILE
+    there = _settings_of_user(file)
+    written = _settings_of_user(note)
+    changed = {
+        section: values
+        for section, values in there.items()
+        if (written.get(section) != values if written else _is_of_user(section, values, ours))
+    }
+    merged = ours | changed
+    if there != merged:
+        replace_file(file, yaml.safe_dump(merged, sort_keys=False))
+    if written != ours:
+        replace_file(note, yaml.safe_dump(ours, sort_keys=False))
+    return merged
+
+
+def _is_of_user(section: str, values: Any, ours: dict[str, Any]) -> bool:
+    if section != "storage":
+        return section not in ours
+    kinds = values if isinstance(values, dict) else {}
+    escaped = isinstance(kinds.get("custom"), dict) and kinds["custom"].get("module") == "pipelines.history"
+    return "sqlite" not in kinds and not escaped
+
+
 def _settings_of_user(file: Path) -> dict[str, Any]:
-    """dagster.yaml of DAGSTER_HOME; empty if there is none."""
+    """The settings in a dagster.yaml; empty if there is none."""
     try:
         settings = yaml.load(file.read_text(encoding="utf-8"), Loader=DagsterYamlLoader) or {}
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise explain_os_error(error, "reading the settings of DAGSTER_HOME") from None
+        raise explain_os_error(error, "reading Dagster's settings") from None
     except UnicodeDecodeError as error:
         raise ParakeetError(f"{file} is not a text file (byte {error.start} is not UTF-8).") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
@@ -126,10 +186,17 @@ def _history_folder(reference: InstanceRef, folder: Path) -> Path:
 
 
 def _settings(source: Path, folder: Path) -> dict[str, Any]:
-    """The checkout's dagster.yaml with its storage paths made absolute, in `folder`."""
-    settings: dict[str, Any] = yaml.safe_load((source / "dagster.yaml").read_text(encoding="utf-8"))
+    """The checkout's dagster.yaml with its relative paths made absolute, in `folder`.
+
+    The user may have changed it: a storage that is no folder, or has an absolute path, stays as it is.
+    """
+    settings = _settings_of_user(source / "dagster.yaml")
     for section, key in PATHS:
-        settings[section][key]["base_dir"] = str(folder / Path(settings[section][key]["base_dir"]).name)
+        kinds = settings.get(section)
+        place = kinds.get(key) if isinstance(kinds, dict) else None
+        base = place.get("base_dir") if isinstance(place, dict) else None
+        if isinstance(base, str) and not Path(base).is_absolute():
+            place["base_dir"] = str(folder / Path(base).name)
     return settings
 
 
@@ -140,3 +207,20 @@ def _escaped(folder: Path, source: Path | None) -> dict[str, Any]:
     place = folder / "storage" if source is not None else folder
     storage = {"module": "pipelines.history", "class": "DagsterSqliteStorage", "config": {"base_dir": str(place)}}
     return {"storage": {"custom": storage}}
+
+
+def main() -> int:
+    """`python -m pipelines.instance`: for a service that starts Dagster before anything was built."""
+    root = home()
+    try:
+        check_path(root / ".dagster", "PARAKEET_HOME")
+        write_settings(root)
+    except (ParakeetError, OSError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    print(f"Dagster's settings are in {root / '.dagster' / 'dagster.yaml'}.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

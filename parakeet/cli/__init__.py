@@ -16,6 +16,7 @@ from parakeet.cli.output import examples
 from parakeet.cli.pages import pages
 from parakeet.cli.release import release
 from parakeet.cli.report import report
+from parakeet.cli.reproduce import reproduce
 from parakeet.cli.retrain import retrain
 from parakeet.cli.runs import compare, runs
 from parakeet.cli.sessions import sessions
@@ -55,6 +56,6 @@ def main() -> None:
 
 for command in (
     build, retrain, plan, chat, trace, tokens, sessions, models, release, status, report, pages, verify, evaluate,
-    runs, compare, data, index, use, clean, import_command, export, bench, completion,
+    runs, compare, reproduce, data, index, use, clean, import_command, export, bench, completion,
 ):  # fmt: skip
     main.add_command(command)

@@ -84,11 +84,20 @@ def build(
             "promotion makes nothing that --force could make again. To promote a release whatever the gates say: "
             "parakeet release promote NAME --force REASON"
         )
+    progress = Progress()
+    _say_in_use(recipe, context, progress)
+    materialize(recipe, select, force, try_anyway, progress)
+
+
+def materialize(
+    recipe: "Recipe", select: Sequence[str], force: Sequence[str], try_anyway: bool, progress: "Progress"
+) -> NoReturn:
+    """Build a recipe, say what came of it, and end with the exit status."""
+    from parakeet.home import home
+
     # The one place where the library reaches up: the assets are Dagster's, and building is materialising them.
     from pipelines.build import run_build
 
-    progress = Progress()
-    _say_in_use(recipe, context, progress)
     status = run_build(home(), recipe, select, force, try_anyway, progress)
     _say_result(recipe, {*select, *force} if select else {PROMOTION}, status, progress)
     sys.exit(status)

@@ -1,9 +1,8 @@
 """`parakeet retrain`: train the released model on what is new."""
 
-import sys
-
 import click
 
+from parakeet.cli.build import materialize
 from parakeet.cli.completion import complete_recipes
 from parakeet.cli.output import examples
 from parakeet.errors import ParakeetError
@@ -39,6 +38,4 @@ def retrain(recipe_name: str | None, from_scratch: bool, anyway: bool) -> None:
     progress.say(planned.reason)
     if planned.recipe is None:
         return
-    from pipelines.build import run_build
-
-    sys.exit(run_build(root, planned.recipe, (), (), False, progress))
+    materialize(planned.recipe, (), (), False, progress)

@@ -3,9 +3,7 @@
 import json
 import platform
 import shutil
-import subprocess
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +14,9 @@ from parakeet.errors import ParakeetError
 from parakeet.evaluation.metrics import EVALUATION_FILE, measured_metrics
 from parakeet.evaluation.replies import replies_to
 from parakeet.generation.engine import load_engine
-from parakeet.home import checkout
 from parakeet.model.config import CONFIG_FILE, WEIGHTS_FILE
 from parakeet.progress import Progress
+from parakeet.provenance import git_state, package_versions
 from parakeet.recipe import Recipe
 from parakeet.recipe_sources import SOURCE_FILES
 from parakeet.release.card import render_card
@@ -39,7 +37,6 @@ FILES = {
     "evaluation": (EVALUATION_FILE,),
     "report": (HTML_FILE, MARKDOWN_FILE, RECORD_FILE),
 }
-PACKAGES = ("torch", "tiktoken", "tokenizers", "safetensors", "datatrove", "pyarrow", "numpy", "dagster")
 
 
 def make_release(
@@ -102,8 +99,8 @@ def _training_manifest(recipe: Recipe, lineage: Mapping[str, Mapping[str, Any]])
         "source_files": _source_files(lineage),
         "stages": {name: {key: manifest[key] for key in kept} for name, manifest in lineage.items()},
         "seeds": {"training": recipe.training.seed, "order": recipe.packing.seed},
-        "git": _git_state(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "git": git_state(),
+        "packages": package_versions(),
         "hardware": {"machine": platform.machine(), "system": platform.system(), "python": platform.python_version()},
     }
 
@@ -117,25 +114,3 @@ def _source_files(lineage: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
         for name, entry in manifest["files"].items()
     }
     return {**lineage["documents"]["source_files"], **fetched}
-
-
-def _git_state() -> dict[str, Any] | None:
-    """Commit of the checkout that this code runs from; None outside a checkout or without git."""
-    root = checkout()
-    if root is None:
-        return None
-    try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=10)
-        status = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    if commit.returncode != 0:
-        return None
-    return {"commit": commit.stdout.strip(), "changed": bool(status.stdout.strip())}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None

@@ -194,7 +194,7 @@ def _latest_folder(recipe: Recipe, root: Path) -> Path:
     before = _part(manifest, "start")
     if not before or not trains_alike(_part(manifest, "recipe"), recipe):
         return folder
-    if (found := _folder_of(before, root)) is None:
+    if (found := folder_of(before, root)) is None:
         raise ParakeetError(
             f"{KEY} is {LATEST}: {folder} was trained by this recipe from {before.get('model')}, which is gone "
             f"({before.get('folder')}). To train on from the release itself, set {KEY} to {folder}"
@@ -202,7 +202,7 @@ def _latest_folder(recipe: Recipe, root: Path) -> Path:
     return found
 
 
-def _folder_of(facts: Mapping[str, Any], root: Path) -> Path | None:
+def folder_of(facts: Mapping[str, Any], root: Path) -> Path | None:
     """Where the model with these facts is: the folder of then, or any model in the store with the same weights."""
     folders = [Path(str(facts.get("folder"))), *(model.directory for model in released_models(root))]
     return next((path.resolve() for path in folders if _recorded_weights(path) == facts.get("weights_sha256")), None)

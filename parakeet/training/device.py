@@ -1,5 +1,6 @@
 """The device that a process trains on, its memory, and how training is computed on it."""
 
+import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -102,6 +103,35 @@ def resident_memory(status: Path) -> int:
 def device_name(device: torch.device) -> str:
     """`cpu`, or the GPU's own name."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def describe_device(device: torch.device) -> dict[str, Any]:
+    """What decides the last bits on a device: its kind and name, threads, and of a GPU the driver and libraries."""
+    values: dict[str, Any] = {
+        "device": device.type,
+        "name": device_name(device),
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+    }
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        values |= {
+            "capability": f"{properties.major}.{properties.minor}",
+            "memory_bytes": properties.total_memory,
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+            "driver": _driver(),
+        }
+    return values
+
+
+def _driver(file: Path = Path("/proc/driver/nvidia/version")) -> str | None:
+    """NVIDIA's kernel module: `580.65.06`; None if the system does not say."""
+    try:
+        found = re.search(r"\d+\.\d+(\.\d+)?", file.read_text(encoding="ascii", errors="replace"))
+    except OSError:
+        return None
+    return found[0] if found else None
 
 
 def peak_flops(device: torch.device, precision: Precision) -> float | None:

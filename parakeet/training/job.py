@@ -1,7 +1,7 @@
 """The input of a trainer process: one JSON file in its run's folder. Imports no torch."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,9 @@ class TrainingJob:
     """The recipe, folders and digests of the inputs, the run's own folder, and the finished model's folder.
 
     `plan_digests` has the sha256 of each plan file by its sequence length in digits. `try_anyway` trains even if the
-    forecast does not fit the device. `start` is the lineage of the weights to begin with (`Start.lineage`).
+    forecast does not fit the device. `start` is the lineage of the weights to begin with (`Start.lineage`). `command`
+    is what the user started; `lineage` and `source_files` are what the inputs were made from
+    (`parakeet.training.record`).
     """
 
     recipe: Recipe
@@ -47,6 +49,9 @@ class TrainingJob:
     run: Path
     output: Path
     try_anyway: bool = False
+    command: tuple[str, ...] = ()
+    lineage: dict[str, dict[str, str]] = field(default_factory=dict)
+    source_files: dict[str, str] = field(default_factory=dict)
     start: dict[str, Any] | None = None
 
     def tokenizer_in(self, run: Path) -> Path:

@@ -33,6 +33,7 @@ from parakeet.training.job import (
     TRAINED,
     TrainingJob,
 )
+from parakeet.training.record import PATCH_FILE, RUN_FILE, lineage
 from parakeet.training.start import KEY, Start, with_start
 
 
@@ -133,7 +134,7 @@ class CheckpointStage(Stage):
     summary = "The trained weights, with the run's metrics and its loss curve."
     detail = "Trained in a process of its own, which saves and stops on SIGINT or SIGTERM and resumes from there."
     kinds = frozenset({"pytorch", "safetensors"})
-    records = (METRICS_FILE, SUMMARY_FILE, CURVE_FILE)
+    records = (METRICS_FILE, SUMMARY_FILE, CURVE_FILE, RUN_FILE, PATCH_FILE)
     pool = "training"
     verifies_files = True
 
@@ -198,6 +199,7 @@ class CheckpointStage(Stage):
         run.mkdir(parents=True, exist_ok=True)
         if context.force:
             _clear(run, context.progress)
+        made_from, source_files = lineage(context.root, inputs)
         job = TrainingJob(
             recipe=recipe if start is None else with_start(recipe, str(start.folder)),
             tokenizer=inputs["tokenizer"].path,
@@ -209,12 +211,18 @@ class CheckpointStage(Stage):
             output=output,
             try_anyway=context.try_anyway,
             start=None if start is None else start.lineage(),
+            command=tuple(sys.argv),
+            lineage=made_from,
+            source_files=source_files,
         )
         before = _time_of(run / FAILURE_FILE)
         problem = context.launch([sys.executable, "-m", "parakeet.training", str(job.save()), str(os.getpid())])
         if problem is not None:
             raise _why(job, problem, before)
         shutil.copy2(run / METRICS_FILE, output / METRICS_FILE)
+        for name in (RUN_FILE, PATCH_FILE):
+            if (run / name).is_file():
+                shutil.copy2(run / name, output / name)
         summary: dict[str, Any] = json.loads((output / SUMMARY_FILE).read_text(encoding="utf-8"))
         return {"run": run.name, **summary, **({} if start is None else {"start": start.lineage()})}
 

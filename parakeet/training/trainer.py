@@ -34,6 +34,7 @@ from parakeet.training.curve import draw_loss_curve
 from parakeet.training.device import (
     ExecutionPlan,
     choose_device,
+    describe_device,
     device_name,
     is_out_of_memory,
     peak_flops,
@@ -44,6 +45,7 @@ from parakeet.training.job import CURVE_FILE, METRICS_FILE, SUMMARY_FILE, Traini
 from parakeet.training.logging import DagsterReporter, Records, StepRecord, TrainingLogger, read_metrics
 from parakeet.training.optimizer import make_optimizer
 from parakeet.training.precision import compare_precisions, decide, share
+from parakeet.training.record import RunRecord
 from parakeet.training.schedule import Schedule
 from parakeet.training.stability import MAX_ROLLBACKS_IN_A_ROW, MAX_SKIPS_IN_A_ROW, StabilityMonitor
 from parakeet.training.start import KEY
@@ -80,7 +82,12 @@ def train(
         stack.enter_context(trainer.prefetcher)
         stack.enter_context(trainer.writer)
         trainer.resume()
-        return trainer.run(stop)
+        if not ranks.leads:
+            return trainer.run(stop)
+        with trainer.record(run_id).ending() as record:
+            outcome = trainer.run(stop)
+            record.end(outcome.finished, outcome.step)
+            return outcome
 
 
 class Trainer:
@@ -89,6 +96,7 @@ class Trainer:
     def __init__(self, job: TrainingJob, ranks: Ranks, logger: TrainingLogger) -> None:
         self.ranks = ranks
         self.logger = logger
+        self.asked = job
         self.schedule = Schedule.from_recipe(job.recipe.training, job.recipe.packing)
         tokenizer = Tokenizer.load(job.tokenizer)
         self.config = ModelConfig.from_recipe(job.recipe.model, tokenizer.rows)
@@ -156,6 +164,12 @@ class Trainer:
                 f"The checkpoint was made by {state.world_size} processes and {self.ranks.world} continue: the "
                 "training is the same, but not to the last bit."
             )
+
+    def record(self, run_id: str) -> RunRecord:
+        """Note in the run's folder what this process trains with, from the present step on."""
+        hardware = {**describe_device(self.ranks.device), "processes": self.ranks.world}
+        execution = self.execution_plan.summary()
+        return RunRecord(self.asked, self.step, run_id, hardware, execution, self.logger.progress.say)
 
     def run(self, stop: Callable[[], bool]) -> Outcome:
         """Make the remaining steps."""
