@@ -1,17 +1,9 @@
 """`dagster dev` from the repository's root, as a process, through the GraphQL that its pages use."""
 
-import contextlib
-import json
 import os
 import shutil
 import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,191 +12,103 @@ import pytest
 from parakeet.training.job import METRICS_FILE
 from parakeet.training.logging import EVENTS_FILE, read_events
 
-from .conftest import STAGES, environment, parakeet, write_recipe
+from .conftest import STAGES, parakeet, write_recipe
+from .dagster_server import DagsterServer
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
-Query = Callable[..., Any]
-
-SELECTOR = {
-    "repositoryLocationName": "parakeet",
-    "repositoryName": "__repository__",
-    "pipelineName": "__ASSET_JOB",
-    "assetCheckSelection": [],
-}
-LAUNCH = """
-mutation($params: ExecutionParams!) {
-  launchPipelineExecution(executionParams: $params) {
-    __typename
-    ... on LaunchRunSuccess { run { runId } }
-    ... on PythonError { message }
-  }
-}
-"""
-
-TERMINATE = """
-mutation($id: String!) {
-  terminateRun(runId: $id, terminatePolicy: SAFE_TERMINATE) {
-    __typename
-    ... on TerminateRunFailure { message }
-    ... on PythonError { message }
-  }
-}
-"""
-ENDED = ("SUCCESS", "FAILURE", "CANCELED")
 STEPS = 300
 """About 8 s of training: long enough to be ended by hand in the middle."""
 
 
 @pytest.fixture(scope="module")
-def dagster(built: tuple[Path, Path, bytes], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Query]]:
-    """A running `dagster dev` over a home of its own, and a function that asks it."""
-    folder = tmp_path_factory.mktemp("dagster")
-    home = folder / "home"
+def dagster(built: tuple[Path, Path, bytes], tmp_path_factory: pytest.TempPathFactory) -> Iterator[DagsterServer]:
+    """A running `dagster dev` over a home of its own."""
+    home = tmp_path_factory.mktemp("dagster") / "home"
     shutil.copytree(built[0], home, symlinks=True)
     settings = (home / ".dagster" / "dagster.yaml").read_text(encoding="utf-8").replace(str(built[0]), str(home))
     (home / ".dagster" / "dagster.yaml").write_text(settings, encoding="utf-8")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [str(Path(sys.executable).with_name("dagster")), "dev", "-p", str(port)]
-    with (folder / "log.txt").open("wb") as log:
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=environment(home) | {"DAGSTER_HOME": str(home / ".dagster")},
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-
-        def ask(query: str, **variables: Any) -> Any:
-            body = json.dumps({"query": query, "variables": variables}).encode()
-            request = urllib.request.Request(
-                f"http://127.0.0.1:{port}/graphql", body, {"Content-Type": "application/json"}
-            )
-            with urllib.request.urlopen(request, timeout=30) as reply:
-                return json.loads(reply.read())["data"]
-
-        try:
-            wait_until(lambda: bool(assets(ask)), 120, folder / "log.txt")
-            yield home, ask
-        finally:
-            os.killpg(process.pid, signal.SIGINT)
-            try:
-                process.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
+    server = DagsterServer(home)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
 
 
-def wait_until(condition: Callable[[], bool], seconds: float, log: Path, pause: float = 0.5) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        with contextlib.suppress(urllib.error.URLError, ConnectionError, TypeError, KeyError):
-            if condition():
-                return
-        time.sleep(pause)
-    pytest.fail(f"not within {seconds} s; dagster dev said:\n{log.read_text(errors='replace')[-3000:]}")
-
-
-def assets(ask: Query) -> dict[str, Any]:
-    nodes = ask("{ assetNodes { assetKey { path } groupName assetMaterializations(limit: 1) { runId } } }")[
-        "assetNodes"
-    ]
-    return {node["assetKey"]["path"][0]: node["assetMaterializations"] for node in nodes}
-
-
-def launch(ask: Query, asset: str) -> str:
-    """Materialise one asset, as its page does; the run's id."""
-    selector = SELECTOR | {"assetSelection": [{"path": [asset]}]}
-    launched = ask(LAUNCH, params={"selector": selector, "runConfigData": {}, "mode": "default"})
-    launched = launched["launchPipelineExecution"]
-    assert launched["__typename"] == "LaunchRunSuccess", launched
-    return str(launched["run"]["runId"])
-
-
-def status(ask: Query, run_id: str) -> str:
-    query = "query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
-    return str(ask(query, id=run_id)["runOrError"]["status"])
-
-
-def observed_steps(ask: Query) -> list[int]:
+def observed_steps(dagster: DagsterServer) -> list[int]:
     """Steps of the checkpoint's observations, oldest first."""
     query = """{
       assetNodes(assetKeys: [{path: ["checkpoint"]}]) {
         assetObservations(limit: 1000) { metadataEntries { label ... on IntMetadataEntry { intValue } } }
       }
     }"""
-    found = ask(query)["assetNodes"][0]["assetObservations"]
+    found = dagster.ask(query)["assetNodes"][0]["assetObservations"]
     entries = [entry for observation in reversed(found) for entry in observation["metadataEntries"]]
     return [entry["intValue"] for entry in entries if entry["label"] == "step"]
 
 
-def training_pool(ask: Query) -> dict[str, Any]:
+def training_pool(dagster: DagsterServer) -> dict[str, Any]:
     fields = "limit claimedSlots { runId } activeRunIds"
-    pool: dict[str, Any] = ask(f'{{ instance {{ concurrencyLimit(concurrencyKey: "training") {{ {fields} }} }} }}')
+    pool: dict[str, Any] = dagster.ask(
+        f'{{ instance {{ concurrencyLimit(concurrencyKey: "training") {{ {fields} }} }} }}'
+    )
     return pool["instance"]["concurrencyLimit"]  # type: ignore[no-any-return]
 
 
 def test_the_builds_of_the_shell_are_shown_and_the_release_can_be_materialised(
-    dagster: tuple[Path, Query],
+    dagster: DagsterServer,
 ) -> None:
-    home, ask = dagster
-    shown = assets(ask)
+    home = dagster.home
+    shown = dagster.assets()
     assert set(shown) == {*STAGES, "original_checkpoint", "original_model"}
     assert all(shown[name] for name in STAGES), "an asset that parakeet build made is not shown as materialised"
     shutil.rmtree(home / "releases")
-    run_id = launch(ask, "release")
-    wait_until(lambda: status(ask, run_id) in ENDED, 120, home.parent / "log.txt")
-    assert status(ask, run_id) == "SUCCESS"
-    assert assets(ask)["release"][0]["runId"] == run_id
+    run_id = dagster.launch("release")
+    assert dagster.ended(run_id, 120) == "SUCCESS"
+    assert dagster.assets()["release"][0]["runId"] == run_id
     assert (home / "releases" / "latest" / "model.safetensors").is_file()
 
 
 def test_terminate_leaves_a_checkpoint_and_a_free_slot_and_the_next_run_resumes(
-    dagster: tuple[Path, Query], tmp_path: Path
+    dagster: DagsterServer, tmp_path: Path
 ) -> None:
     """The second run is queued behind the first, so that only a slot that was freed lets it begin."""
-    home, ask = dagster
-    log = home.parent / "log.txt"
+    home = dagster.home
     recipe = write_recipe(tmp_path, tokens=512 * STEPS, checkpoint_steps=50, learning_rate=1e-4)
     assert parakeet(home, "use", str(recipe)).returncode == 0
-    runs_before, observed_before = set((home / "training_runs").iterdir()), len(observed_steps(ask))
-    first = launch(ask, "checkpoint")
-    wait_until(lambda: bool(set((home / "training_runs").iterdir()) - runs_before), 120, log)
+    runs_before, observed_before = set((home / "training_runs").iterdir()), len(observed_steps(dagster))
+    first = dagster.launch("checkpoint")
+    dagster.wait(lambda: bool(set((home / "training_runs").iterdir()) - runs_before), 120)
     (run,) = set((home / "training_runs").iterdir()) - runs_before
     # Live: the trainer's first figures are in the page's plots before it has saved anything. It is held meanwhile,
     # however slow the pages are.
-    wait_until(lambda: (run / METRICS_FILE).exists(), 120, log, pause=0.01)
+    dagster.wait(lambda: (run / METRICS_FILE).exists(), 120, pause=0.01)
     trainer = int((run / "run.holder").read_text(encoding="utf-8").split()[1])
     os.kill(trainer, signal.SIGSTOP)
-    wait_until(lambda: len(observed_steps(ask)) > observed_before, 120, log)
-    assert status(ask, first) == "STARTED"
-    second = launch(ask, "checkpoint")
+    dagster.wait(lambda: len(observed_steps(dagster)) > observed_before, 120)
+    assert dagster.status(first) == "STARTED"
+    second = dagster.launch("checkpoint")
     os.kill(trainer, signal.SIGCONT)
-    wait_until(lambda: bool(list(run.glob("step-*"))), 120, log, pause=0.01)
+    dagster.wait(lambda: bool(list(run.glob("step-*"))), 120, pause=0.01)
     os.kill(trainer, signal.SIGSTOP)
-    assert status(ask, second) == "QUEUED"
+    assert dagster.status(second) == "QUEUED"
 
-    terminated = ask(TERMINATE, id=first)["terminateRun"]
+    dagster.terminate(first)
     os.kill(trainer, signal.SIGCONT)
-    assert terminated["__typename"] == "TerminateRunSuccess", terminated
-    wait_until(lambda: status(ask, first) in ENDED, 120, log)
-    assert status(ask, first) == "CANCELED"
+    assert dagster.ended(first, 120) == "CANCELED"
     stopped = [event for event in read_events(run / EVENTS_FILE) if event["kind"] == "stopped"]
     assert len(stopped) == 1
     assert max(run.glob("step-*")).name.startswith(f"step-{stopped[0]['step']:08d}")
-    pool = training_pool(ask)
+    pool = training_pool(dagster)
     assert pool["limit"] == 1
     assert first not in {*pool["activeRunIds"], *(slot["runId"] for slot in pool["claimedSlots"])}
 
-    wait_until(lambda: status(ask, second) in ENDED, 300, log)
-    assert status(ask, second) == "SUCCESS"
+    assert dagster.ended(second, 300) == "SUCCESS"
     resumed = [event["step"] for event in read_events(run / EVENTS_FILE) if event["kind"] == "resumed"]
     assert resumed == [stopped[0]["step"]]
-    assert assets(ask)["checkpoint"][0]["runId"] == second
-    steps = observed_steps(ask)[observed_before:]
+    assert dagster.assets()["checkpoint"][0]["runId"] == second
+    steps = observed_steps(dagster)[observed_before:]
     assert steps == sorted(steps)
     assert (steps[0], steps[-1]) == (1, STEPS)
-    assert training_pool(ask)["activeRunIds"] == []
+    assert training_pool(dagster)["activeRunIds"] == []
