@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(PYTHON) -m pip --python $(BIN)/python
 
-.PHONY: demo test dev lint gpu-check check-python
+.PHONY: demo test operations dev lint gpu-check check-python
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m parakeet.cli build
@@ -13,6 +13,10 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	@# As they stand, end to end in the middle: by default the files with the fewest tests, the longest, come last and alone.
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# Minutes with a running `dagster dev`: power cuts, gates, rollbacks.
+operations: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m operations -s
 
 dev: $(VENV)/.installed
 	$(BIN)/dagster dev

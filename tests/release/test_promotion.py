@@ -23,6 +23,7 @@ from hypothesis.stateful import (
 from parakeet.artifact import Artifact
 from parakeet.clean import remove_model
 from parakeet.errors import ParakeetError
+from parakeet.recipe_file import load_recipe
 from parakeet.release.history import Decision, decisions, history_file, record
 from parakeet.release.listing import find_model, latest_model_folder, list_models
 from parakeet.release.promotion import (
@@ -37,6 +38,7 @@ from parakeet.release.promotion import (
     refuse,
     rollback,
 )
+from parakeet.release.stages import ReleaseStage
 
 from .conftest import Releases
 
@@ -84,6 +86,19 @@ def test_a_refused_release_is_kept_and_stays_refused(store: Releases) -> None:
     # Judged again under other bounds.
     assert store.promote(bad).is_promoted
     assert opened(store) == bad.path.name
+
+
+def test_a_release_that_fails_a_check_of_its_own_is_refused(store: Releases) -> None:
+    """Dagster then skips the gates."""
+    good, bad = store.promoted(), store.add()
+    verifies = ReleaseStage().checks()[0]
+    for release in (bad, bad, good):
+        (release.path / "config.json").write_text("{}", encoding="utf-8")
+        assert not verifies.run(release, {}, load_recipe("demo")).passed
+    assert actions(store) == [("promoted", good.path.name), ("refused", bad.path.name)]
+    decision = decisions(store.root)[0][1]
+    assert decision.previous == good.path.name
+    assert "config.json has sha256" in decision.reasons[0]
 
 
 def test_gates_that_refuse_again_undo_no_promotion_and_no_rollback(store: Releases) -> None:
