@@ -6,7 +6,9 @@ from typing import Any
 import dagster as dg
 
 from assets_defs.assets import failures_explained
+from assets_defs.code import code_references
 from assets_defs.keys import OWNER, asset_key
+from assets_defs.metadata import metadata_of
 from assets_defs.notices import decisions_told
 from assets_defs.resources import ParakeetHome
 from parakeet.artifact import Artifact
@@ -17,8 +19,6 @@ from parakeet.home import release_folder
 from parakeet.progress import Progress
 from parakeet.release.promotion import Outcome, find_incumbent, promote
 from parakeet.stages import PROMOTION, recipe_in_use
-
-DECIMALS = 4
 
 
 def promotion_asset() -> dg.AssetsDefinition:
@@ -34,6 +34,7 @@ def promotion_asset() -> dg.AssetsDefinition:
         owners=[OWNER],
         kinds={"link"},
         code_version="1",
+        metadata={"dagster/code_references": code_references(promote)},
     )
     def promotion(
         context: dg.AssetExecutionContext, parakeet_home: dg.ResourceParam[ParakeetHome]
@@ -58,11 +59,7 @@ def promotion_asset() -> dg.AssetsDefinition:
 
 def _metadata(outcome: Outcome, release: Artifact) -> dict[str, Any]:
     decision = outcome.decision
-    figures = {
-        name: round(value, DECIMALS) if isinstance(value, float) else value
-        for name, value in decision.figures.items()
-        if isinstance(value, int | float | str)
-    }
+    figures = {name: value for name, value in decision.figures.items() if isinstance(value, int | float | str)}
     return {
         "bits_per_byte": dg.MetadataValue.md(_scores(release, decision.previous)),
         "promoted": outcome.is_promoted,
@@ -72,7 +69,7 @@ def _metadata(outcome: Outcome, release: Artifact) -> dict[str, Any]:
         "recipe": decision.recipe,
         **({"reasons": " ".join(decision.reasons)} if decision.reasons else {}),
         **({"note": " ".join(outcome.messages)} if outcome.messages else {}),
-        **figures,
+        **metadata_of(figures, decision.recipe),
         "path": dg.MetadataValue.path(str(release.path)),
     }
 

@@ -8,6 +8,7 @@ step of its own in a run. Of an external asset that is not observable, Dagster 1
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ import dagster as dg
 
 from assets_defs.keys import OWNER, source_key
 from parakeet.benchmark_files import searched_sets
-from parakeet.data.reading.stage import local_files
+from parakeet.data.reading.sources import find_files
 from parakeet.errors import ParakeetError
 from parakeet.formatting import counted, format_bytes
 from parakeet.recipe import Recipe
@@ -55,22 +56,27 @@ def changes(recipe: Recipe, instance: dg.DagsterInstance) -> Iterator[dg.AssetMa
     for source in (*recipe.sources, *sets):
         if not isinstance(source, FileSource):
             continue
-        files, told = {}, ""
+        states: list[tuple[str, int, int]] = []
+        told = ""
         try:
-            files = {label: path.stat() for label, path in sorted(local_files([source]).items())}
+            found = find_files(source)
+            # Of 20,000 files: 0.7 s of CPU time. `Path.relative_to` would take as long again.
+            folder = os.path.join(found.root, "")
+            for path in map(str, found.files):
+                status = os.stat(path)
+                states.append((path.removeprefix(folder), status.st_size, status.st_mtime_ns))
         except (ParakeetError, OSError) as error:
             told = str(error)
-        states = [(label, status.st_size, status.st_mtime_ns) for label, status in files.items()]
         version = hashlib.sha256(json.dumps(states).encode()).hexdigest()[:16]
         if version == last_version(instance, source.name):
             continue
-        n_bytes = sum(status.st_size for status in files.values())
-        metadata: dict[str, Any] = {"files": len(files), "size_mib": round(n_bytes / 2**20, 3)}
-        if files:
-            metadata["changed"] = dg.MetadataValue.timestamp(max(status.st_mtime for status in files.values()))
+        n_bytes = sum(size for _, size, _ in states)
+        metadata: dict[str, Any] = {"files": len(states), "size_mib": round(n_bytes / 2**20, 3)}
+        if states:
+            metadata["changed"] = dg.MetadataValue.timestamp(max(time for _, _, time in states) / 1e9)
         yield dg.AssetMaterialization(
             source_key(source.name),
-            description=told or f"{counted(len(files), 'file')}, {format_bytes(n_bytes)}",
+            description=told or f"{counted(len(states), 'file')}, {format_bytes(n_bytes)}",
             metadata={**metadata, "path": dg.MetadataValue.path(source.path)},
             tags={VERSION_TAG: version, GIVEN_TAG: "true"},
         )

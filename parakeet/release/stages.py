@@ -12,13 +12,12 @@ from parakeet.home import models_folder
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.recipe_sources import settings_of
-from parakeet.release.promotion import compared_with
+from parakeet.release.history import FORCED, PROMOTED, Decision
+from parakeet.release.promotion import Judgement, compared_with, incumbent, recipe_of, refuse
 from parakeet.release.verify import TRAINING_MANIFEST_FILE
 from parakeet.stage import Check, ExternalFile, Figures, FigureTable, MakeContext, Markdown, Obtained, Stage, Verdict
 
 DECIMALS = 4
-from parakeet.release.history import FORCED, PROMOTED, Decision
-from parakeet.release.promotion import Judgement, incumbent, recipe_of, refuse
 
 
 class ReleaseStage(Stage):
