@@ -18,25 +18,28 @@ from parakeet.failures import explain_unforeseen
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.release.start import pinned
-from parakeet.stages import Build, asset_names, stages_of, use_recipe
+from parakeet.stages import PROMOTION, Build, asset_names, note_build, stages_of
 from parakeet.training.recorded import Begun, left_unfinished
 from pipelines.definitions import make_definitions
 from pipelines.instance import open_instance
 from pipelines.jobs import DATA, MODEL
 from pipelines.lost_runs import fail_lost_runs
 
-TRAINED, RELEASED = "checkpoint", "release"
+TRAINED, JUDGED = "checkpoint", "comparison"
 """The stage whose work a run's folder is, and the last one that follows from it."""
+
+CHECK_FAILED = "DagsterAssetCheckFailedError"
+"""The class of the error by which Dagster ends a step after a blocking check failed. It is not public."""
 
 
 def run_build(
     root: Path, recipe: Recipe, select: Sequence[str], force: Sequence[str], try_anyway: bool, progress: Progress
 ) -> int:
-    """Make `recipe` the active one and materialise its assets. Returns the exit status for the shell.
+    """Materialise a recipe's assets. Returns the exit status for the shell.
 
     `select` names assets: they and everything before them are built. Those in `force` are built again.
-    `try_anyway` trains although the forecast exceeds the memory. Raises ParakeetError, and leaves the active recipe as
-    it is, if the recipe's files or something else that the stages need is missing.
+    `try_anyway` trains although the forecast exceeds the memory. Raises ParakeetError if the recipe's files or
+    something else that the stages need is missing.
     """
     defs = make_definitions(recipe)
     chosen = dg.AssetSelection.assets(*map(asset_key, select)).upstream() if select else DATA | MODEL
@@ -47,10 +50,7 @@ def run_build(
             stage.check_requirements(recipe)
         if asset_key(stage.name) in keys and stage.is_possible(recipe, root):
             stage.files(recipe, root)
-    try:
-        use_recipe(root, recipe)
-    except ParakeetError as error:
-        progress.say(f"{recipe.name} does not become the active recipe: {error}")
+    note_build(root, recipe)
     if asset_key(TRAINED) in keys and recipe.training.start is not None:
         # Another build may change meanwhile what `latest` means.
         recipe = pinned(recipe, root)
@@ -66,7 +66,7 @@ def run_build(
 def finish_run(root: Path, begun: Begun, try_anyway: bool, progress: Progress) -> int:
     """Finish a run as it was begun, and make what follows from it. Returns the exit status for the shell.
 
-    Nothing of its text is read or made again, and the active recipe stays as it is.
+    Nothing of its text is read or made again, whatever recipe is in use.
     """
     recipe = begun.recipe
     build = Build(root, recipe, begun.artifacts)
@@ -79,7 +79,7 @@ def finish_run(root: Path, begun: Begun, try_anyway: bool, progress: Progress) -
     build.stage(TRAINED).check_requirements(recipe)
     made_before = {name for given in begun.artifacts for name in (given, *build.upstream(given))}
     # Not the data card: it reads the sources again, and was made before training began.
-    keys = {asset_key(name) for name in (*build.upstream(RELEASED), RELEASED) if name not in made_before}
+    keys = {asset_key(name) for name in (*build.upstream(JUDGED), JUDGED, PROMOTION) if name not in made_before}
     return _materialise(root, recipe, make_definitions(recipe, begun.artifacts), keys, (), try_anyway, progress)
 
 
@@ -97,7 +97,7 @@ def _materialise(
     config = {
         op_name(name): {"config": {"force": name in force, "try_anyway": try_anyway}}
         for name in asset_names(recipe)
-        if asset_key(name) in keys
+        if asset_key(name) in keys and name != PROMOTION
     }
     job = "full_build" if keys <= (DATA | MODEL).resolve(graph) else IMPLICIT_ASSET_JOB_NAME
     with open_instance(root, progress) as instance, warnings.catch_warnings():
@@ -155,11 +155,13 @@ def _conclude(events: Sequence[DagsterEvent], success: bool, root: Path, progres
         progress.say("Interrupted. What was made is kept; run the same command to continue.")
         return INTERRUPTED
     messages = [data.description for event in events if (data := _failure_of(event)) is not None and data.description]
+    # A blocking check that failed has been reported above.
+    others = [cause for cause in causes if cause.cls_name != CHECK_FAILED]
     if not messages:
-        messages = [str(_unforeseen(cause, root)) for cause in causes]
+        messages = [str(_unforeseen(cause, root)) for cause in others]
     for message in messages:
         progress.say(f"Error: {message}")
-    return 1 if messages else INTERRUPTED
+    return 1 if messages or len(others) < len(causes) else INTERRUPTED
 
 
 def _failure_of(event: DagsterEvent) -> UserFailureData | None:
