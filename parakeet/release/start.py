@@ -9,10 +9,11 @@ from typing import Any
 from parakeet.artifact import MANIFEST_FILE, Artifact, Store
 from parakeet.errors import ParakeetError
 from parakeet.hashes import HashCache
-from parakeet.home import hashes_file, latest_release, models_folder, release_folder
+from parakeet.home import hashes_file, models_folder, release_folder
 from parakeet.model.config import WEIGHTS_FILE, ModelConfig
 from parakeet.recipe import LATEST, ORIGINAL_MODEL, Recipe
 from parakeet.release.listing import find_model, released_models
+from parakeet.release.promotion import find_opened, incumbent
 from parakeet.release.verify import SUMS_FILE, TRAINING_MANIFEST_FILE, open_release, recorded_sum
 from parakeet.tokenizer import Tokenizer
 from parakeet.training.job import CHECKPOINT_PATTERN, JOB_FILE, STATE_FILE, TrainingJob
@@ -182,9 +183,8 @@ def _latest_folder(recipe: Recipe, root: Path) -> Path:
 
     If that was trained by this very recipe from another model, that other one: to build again then finds it.
     """
-    promoted = release_folder(root) / "promoted" / recipe.name
-    release = promoted if promoted.exists() else latest_release(root)
-    if not release.exists():
+    release = incumbent(root, recipe.name) or find_opened(root)[0]
+    if release is None:
         raise ParakeetError(
             f"{KEY} is {LATEST}, and there is no release in {release_folder(root)} yet. Build one first, without "
             f"{KEY}; or name a model's folder."
