@@ -233,9 +233,12 @@ def last_recipe(root: Path) -> Recipe:
 
 def note_built(root: Path, recipe: Recipe) -> None:
     """Remember a recipe that is built from the shell, for `last_recipe`."""
-    with suppress(OSError):  # The build says why nothing can be written.
+    path = root / LAST_BUILT_FILE
+    with suppress(OSError, ParakeetError):  # The build says why nothing can be written.
         root.mkdir(parents=True, exist_ok=True)
-        replace_file(root / LAST_BUILT_FILE, f"# The last recipe built from the shell.\n{recipe.to_yaml()}")
+        replace_file(path, f"# The last recipe built from the shell.\n{recipe.to_yaml()}")
+        if active_recipe(root) == recipe:
+            path.unlink()
 
 
 def use_recipe(root: Path, recipe: Recipe) -> None:

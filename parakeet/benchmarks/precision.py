@@ -15,7 +15,7 @@ from parakeet.evaluation.scoring import choose_documents
 from parakeet.generation.decoder import DTYPES, Decoder
 from parakeet.generation.matrices import COMPILED_ROWS
 from parakeet.model.transformer import load_model
-from parakeet.stages import Build, active_recipe
+from parakeet.stages import Build, last_recipe
 from parakeet.tokenizer import Tokenizer
 
 MAX_BYTES, MAX_DECODED_BYTES = 50_000, 10_000
@@ -47,7 +47,7 @@ def bits_per_byte_by_precision(root: Path) -> dict[str, Quality | None]:
     Each document is read alone. ParakeetError when there is nothing to measure: no trained model, no held-out text, or
     a recipe whose files are gone.
     """
-    build = Build(root, active_recipe(root))
+    build = Build(root, last_recipe(root))
     if build.find("checkpoint") is None or build.find("token_shards") is None:
         raise ParakeetError("No trained model is here. Make one with: parakeet build")
     tokenizer = Tokenizer.load(build.artifact("tokenizer").path)

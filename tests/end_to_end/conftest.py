@@ -90,6 +90,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, bytes]:
     """A finished build: its home, its recipe, what it printed."""
     folder = tmp_path_factory.mktemp("built")
     recipe = write_recipe(folder)
+    assert parakeet(folder / "home", "use", str(recipe)).returncode == 0
     finished = parakeet(folder / "home", "build", "--recipe", str(recipe))
     assert finished.returncode == 0, finished.stderr.decode()
     return folder / "home", recipe, finished.stderr
