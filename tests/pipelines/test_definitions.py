@@ -5,11 +5,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from assets_defs.resources import HOME_TAG, run_lock
 from parakeet.recipe_file import load_recipe
 from parakeet.stages import STAGES, asset_names, use_recipe
 from pipelines.definitions import make_definitions
-from pipelines.lost_runs import fail_lost_runs
 from pipelines.sensors import new_source_files
 
 DEMO = load_recipe("demo")
@@ -56,7 +54,7 @@ def test_jobs_schedule_and_sensors() -> None:
     assert {"prepare_data", "train_model", "full_build", "import_original"} <= set(repository.job_names)
     schedule = repository.get_schedule_def("weekly_retraining")
     assert schedule.default_status is dg.DefaultScheduleStatus.STOPPED
-    for watching in ("interrupted_runs", "disk_low", "run_failed"):
+    for watching in ("interrupted_runs", "recipe_in_use", "disk_low", "run_failed"):
         assert repository.get_sensor_def(watching).default_status is dg.DefaultSensorStatus.RUNNING
     assert repository.get_sensor_def("new_source_files").default_status is dg.DefaultSensorStatus.STOPPED
 
@@ -86,25 +84,3 @@ def test_the_sensor_notices_new_and_changed_files(tmp_path: Path, monkeypatch: p
     (folder / "a.txt").unlink()
     (folder / "b.txt").unlink()
     assert isinstance(new_source_files(dg.build_sensor_context(cursor=noticed.cursor)), dg.SkipReason)
-
-
-def test_a_run_whose_process_is_gone_is_ended_and_a_live_one_is_not(tmp_path: Path) -> None:
-    from filelock import FileLock
-
-    with dg.DagsterInstance.ephemeral() as instance:
-        lost, alive, young = (
-            instance.create_run_for_job(defs.resolve_job_def("full_build"), status=dg.DagsterRunStatus.STARTED)
-            for _ in range(3)
-        )
-        for run in (lost, alive):
-            run_lock(tmp_path, run.run_id).parent.mkdir(parents=True, exist_ok=True)
-            run_lock(tmp_path, run.run_id).touch()
-        other_home = instance.create_run_for_job(
-            defs.resolve_job_def("full_build"),
-            status=dg.DagsterRunStatus.STARTED,
-            tags={HOME_TAG: "/elsewhere"},
-        )
-        with FileLock(run_lock(tmp_path, alive.run_id)):
-            assert fail_lost_runs(instance, tmp_path) == [lost.run_id]
-        statuses = [instance.get_run_by_id(run.run_id).status for run in (lost, alive, young, other_home)]  # type: ignore[union-attr]
-    assert statuses == [dg.DagsterRunStatus.FAILURE, *[dg.DagsterRunStatus.STARTED] * 3]

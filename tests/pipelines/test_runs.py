@@ -1,15 +1,19 @@
 """What becomes of a run: its recipe, when it is lost, and when it is started again."""
 
 import json
+import multiprocessing
+import multiprocessing.process
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import click
 import dagster as dg
 import pytest
 from filelock import FileLock
@@ -31,6 +35,7 @@ from parakeet.stages import use_recipe
 from pipelines.definitions import make_definitions
 from pipelines.interrupted_runs import MOST_ATTEMPTS, interrupted_runs, resume_interrupted
 from pipelines.lost_runs import INTERRUPTED_TAG, SECONDS_OF_GRACE, fail_lost_runs
+from pipelines.one_daemon import ArtifactStorage
 
 DEMO = load_recipe("demo")
 defs = make_definitions(DEMO)
@@ -430,3 +435,74 @@ def test_the_sensor_goes_on_where_its_last_tick_ended(home: Path, tmp_path: Path
     told = interrupted_runs(dg.build_sensor_context(instance=queue, definitions=defs, cursor=ahead))
     assert isinstance(told, dg.SensorResult)
     assert after(queue, run) is not None
+
+
+@pytest.mark.parametrize("origin", ["everything", "original_checkpoint"])
+def test_materialize_all_leaves_the_original_out(
+    home: Path, tmp_path: Path, instance: dg.DagsterInstance, origin: str
+) -> None:
+    """As the page asks for it: the job of all assets, with each of them in the selection."""
+    recipe = write_recipe(tmp_path, "mine")
+    missing = {"drive_id": None, "mirrors": [str(tmp_path / "missing.tar")]}
+    recipe = recipe.model_copy(update={"original": recipe.original.model_copy(update=missing)})
+    names = {"everything": ("documents", "original_checkpoint", "original_model")}.get(origin, (origin,))
+    job = make_definitions(recipe).resolve_implicit_global_asset_job_def()
+    result = job.execute_in_process(
+        instance=instance, asset_selection=[asset_key(name) for name in names], raise_on_error=False
+    )
+    release_run_lock(home, result.run_id)
+    made = [event.asset_key.to_user_string() for event in result.all_events if event.is_step_materialization]  # type: ignore[union-attr]
+    if origin == "everything":
+        assert result.success
+        assert made == ["documents"]
+        notes = [entry.user_message for entry in instance.all_logs(result.run_id)]
+        assert sum("Launch the job import_original" in note for note in notes) == 1
+        return
+    assert made == []
+    assert "missing.tar" in str([event.event_specific_data for event in result.all_events])
+
+
+def begin(base_dir: Path, arguments: list[str], of_dev: bool, pipe: Connection) -> None:
+    """One of Dagster's processes as it starts: what it ends with, or nothing and it lives on."""
+    sys.argv = arguments
+    os.environ.update({"DAGSTER_IS_DEV_CLI": "1"} if of_dev else {})
+    try:
+        ArtifactStorage.from_config_value(None, {"base_dir": str(base_dir)})
+        pipe.send("")
+    except click.ClickException as error:
+        pipe.send(error.message)
+    pipe.recv()
+
+
+def test_a_history_has_one_daemon(tmp_path: Path) -> None:
+    """`dagster dev` and daemons end with one message; other processes of Dagster are none of them."""
+    processes = multiprocessing.get_context("fork")
+    begun: list[multiprocessing.process.BaseProcess] = []
+
+    def start(arguments: list[str], of_dev: bool = False) -> str:
+        here, there = processes.Pipe()
+        begun.append(processes.Process(target=begin, args=(tmp_path / "artifacts", arguments, of_dev, there)))
+        begun[-1].start()
+        return str(here.recv())
+
+    def stop(number: int) -> None:
+        begun[number].kill()
+        begun[number].join()
+
+    dev, daemon = ["/x/bin/dagster", "dev"], ["/x/bin/dagster-daemon", "run"]
+    try:
+        assert start(dev, of_dev=True) == ""
+        assert f"process {begun[0].pid} since" in start(dev, of_dev=True)
+        assert start(["/x/dagster/_daemon/__main__.py", "run"], of_dev=True) == ""
+        assert start(["/x/bin/dagster", "api", "grpc"], of_dev=True) == ""
+        stop(0)
+        # Its daemon outlived it.
+        assert f"process {begun[2].pid} since" in start(dev, of_dev=True)
+        assert f"process {begun[2].pid} since" in start(daemon)
+        stop(4)
+        stop(2)
+        assert start(daemon) == ""
+        assert f"process {begun[6].pid} since" in start(dev, of_dev=True)
+    finally:
+        for number in range(len(begun)):
+            stop(number)
