@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -23,6 +25,9 @@ from pipelines.lost_runs import INTERRUPTED_TAG
 from pipelines.sensors import LOW, disk_low, new_source_files, run_failed
 from pipelines.source_files import ROOT_TAG, RUN_KEY_TAG, SECONDS_TO_SETTLE, SECONDS_TO_START, TRY_TAG, look, watch
 
+from ..conftest import without_root_rights
+
+ROOT = Path(__file__).parents[2]
 defs = make_definitions(load_recipe("demo"))
 JOB = defs.resolve_job_def("prepare_data")
 
@@ -274,15 +279,34 @@ def test_what_cannot_be_read_is_a_message_and_no_removed_file(
     assert watched.cursor == cursor
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-@pytest.mark.parametrize("place", ["inner", "a.txt"])
-def test_what_may_not_be_read_is_a_message(watched: Watch, place: str) -> None:
-    (watched.text / place).chmod(0)
-    try:
-        assert [watched.tick() for _ in range(3)] == [None, None, None]
-        assert "Make it readable" in watched.words or "change its permissions" in watched.words
-    finally:
-        (watched.text / place).chmod(0o755)
+UNREADABLE = """
+import sys, time
+from pathlib import Path
+import dagster as dg
+from pipelines.source_files import watch
+home, cursor, *places = sys.argv[1:]
+for place in map(Path, places):
+    place.chmod(0)
+    (place.parent / "b.txt").write_text(place.name)
+    kept, now = cursor, time.time()
+    for tick in range(3):
+        result = watch(Path(home), kept, dg.DagsterInstance.ephemeral(), now + 60 * tick)
+        skipped = isinstance(result, dg.SkipReason)
+        kept = kept if skipped else result.cursor
+    print(result.skip_message if skipped else result.skip_reason.skip_message)
+    place.chmod(0o755)
+"""
+
+
+def test_what_may_not_be_read_is_a_message(watched: Watch) -> None:
+    """Not a removed file: a folder that cannot be listed, and a file that cannot be read beside one that is new."""
+    places = [str(watched.text / "inner"), str(watched.text / "a.txt")]
+    command = [sys.executable, "-c", UNREADABLE, str(watched.home), str(watched.cursor), *places]
+    prefix = [argument.replace("-dac_override", "-dac_override,-dac_read_search") for argument in without_root_rights()]
+    finished = subprocess.run([*prefix, *command], capture_output=True, text=True, cwd=ROOT)
+    folder, file = finished.stdout.splitlines()
+    assert "inner cannot be listed (Permission denied)" in folder
+    assert file.endswith("a.txt may not be read: change its permissions.")
 
 
 def test_each_recipe_is_watched_from_its_own_last_look(watched: Watch) -> None:
