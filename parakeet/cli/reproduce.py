@@ -35,7 +35,14 @@ def reproduce(run: str, dry_run: bool, output: Path | None, try_anyway: bool) ->
     """
     from parakeet.home import home
     from parakeet.progress import Progress
-    from parakeet.reproduction.again import Interrupted, discard, prepared, refuse_unfinished, train_again
+    from parakeet.reproduction.again import (
+        Interrupted,
+        discard,
+        prepared,
+        refuse_unfinished,
+        train_again,
+        with_start_of_then,
+    )
     from parakeet.reproduction.comparison import compare
     from parakeet.reproduction.differences import differences, pinned_recipe, render_differences
     from parakeet.reproduction.trained import find_trained
@@ -47,6 +54,7 @@ def reproduce(run: str, dry_run: bool, output: Path | None, try_anyway: bool) ->
     if dry_run:
         return
     refuse_unfinished(trained)
+    recipe = with_start_of_then(root, trained, recipe)
     with prepared(root, trained, output, progress) as place:
         say(f"Training again in {place}.")
         try:

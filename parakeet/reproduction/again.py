@@ -75,7 +75,7 @@ def train_again(
     root: Path, trained: Trained, recipe: Recipe, place: Path, try_anyway: bool, progress: Progress
 ) -> Artifact:
     """The checkpoint of a second training with `recipe` in `place`. Raises Interrupted if it was stopped."""
-    inputs, recipe = _link_inputs(root, trained, place), _with_start(root, trained, recipe)
+    inputs = _link_inputs(root, trained, place)
     interrupted = False
 
     def launch(command: Sequence[str]) -> str | None:
@@ -94,7 +94,7 @@ def train_again(
         raise
 
 
-def _with_start(root: Path, trained: Trained, recipe: Recipe) -> Recipe:
+def with_start_of_then(root: Path, trained: Trained, recipe: Recipe) -> Recipe:
     """The recipe with the folder that holds the weights that training began with. They may have been moved since."""
     start = trained.record.get("start")
     if not start:
