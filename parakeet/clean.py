@@ -121,7 +121,7 @@ def why_keep_model(root: Path, model: ListedModel) -> list[str]:
     except ParakeetError:
         return reasons  # sources or artefacts of the active recipe cannot be read: nothing can be built from it now
     if model.directory.resolve() in [artifact.path.resolve() for artifact in found if artifact is not None]:
-        reasons.append(f"The active recipe, {build.recipe.name}, refers to it: the next build packs it again.")
+        reasons.append(f"The recipe in use, {build.recipe.name}, refers to it: the next build packs it again.")
     return reasons
 
 
