@@ -309,7 +309,7 @@ class Training(Section):
     """How it falls: linear, or sqrt (1 − √progress, fast at first)."""
     start: str | None = Field(default=None, min_length=1)
     """Weights to begin with instead of random ones: original_model (as imported); latest (the promoted release of this
-    recipe's name, else the one that `parakeet chat` opens); a model's name as `parakeet chat --model` takes it; or the
+    recipe's name, else the one that `parakeet chat` opens); a model's name, as `parakeet models` lists it; or the
     folder of a release, an imported model or a run's checkpoint, relative to the recipe file. Its shape has to be the
     recipe's, and its tokenizer is used. none or null begins at random."""
     optimizer: Literal["adamw", "adamw_8bit", "muon"] = "adamw"

@@ -78,8 +78,7 @@ def test_a_release_is_trained_on_and_the_new_one_names_it(built: tuple[Path, Pat
     assert first.returncode == 0, first.stderr.decode()
     assert not {"token_shards", "packing_plan"} & set(made(first.stderr)), "its tokenizer is the same"
 
-    release = (home / "releases" / "latest").resolve()
-    assert release != before
+    release = (home / "releases" / "promoted" / "tuned").resolve()
     lineage = json.loads((release / "training_manifest.json").read_text())["start"]
     assert (lineage["kind"], lineage["model"], lineage["folder"]) == ("release", name, str(before))
     for page in ("README.md", "report.md"):
@@ -89,4 +88,4 @@ def test_a_release_is_trained_on_and_the_new_one_names_it(built: tuple[Path, Pat
 
     again = parakeet(home, *command)
     assert again.returncode == 0, again.stderr.decode()
-    assert made(again.stderr) == [], "the release that it made is now the latest, and it does not start from that"
+    assert made(again.stderr) == [], "its own release is now the latest of its name, and it does not start from that"
