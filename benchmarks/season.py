@@ -50,14 +50,14 @@ LEFT_BYTES = 70 << 20
 class Plan:
     """How large a season is."""
 
-    first: int = 6000
+    first: int = 2400
     """Dialogues before the first tick."""
-    weekly: int = 900
+    weekly: int = 480
     """Dialogues that arrive in a week."""
     weeks: tuple[str, ...] = ("new", "new", "nothing", "poisoned", "new", "full disk", "new", "new")
-    tokens: int = 600_000
+    tokens: int = 240_000
     """Of the first training."""
-    width: int = 96
+    width: int = 64
     compare: bool = True
     """Whether to train from new weights at the end, to compare with."""
 
