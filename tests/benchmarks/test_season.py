@@ -27,7 +27,8 @@ def test_new_text_trains_the_released_model_further(tmp_path: Path, monkeypatch:
         ("promoted", first["release"]), ("promoted", new["release"]),
     ]  # fmt: skip
     released = incumbent(tmp_path / "home", NAME)
-    assert released is not None and released.name == new["release"]
+    assert released is not None
+    assert released.name == new["release"]
     stages = Trained.open(released).manifest["stages"]
     replay = stages["packing_plan"]["counts"]["replay"]
     before = Trained.open(released.with_name(first["release"]))
