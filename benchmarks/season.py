@@ -13,7 +13,6 @@ import os
 import random
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -167,8 +166,8 @@ def run_season(folder: Path, plan: Plan, progress: Progress) -> dict[str, Any]:
                 weeks.append(_live(number, arrived, home, instance, progress))
             if arrived == "poisoned":
                 path.unlink()  # the operator reads why the release was refused
-    history = [(one.action, one.release, one.previous or "none", " ".join(one.reasons)) for one in decisions(home)[0]]
-    record: dict[str, Any] = {"weeks": [asdict(week) for week in weeks], "history": history}
+    past = [(one.action, one.release, one.previous or "none", " ".join(one.reasons)) for one in decisions(home)[0]]
+    record: dict[str, Any] = {"weeks": [asdict(week) for week in weeks], "history": past}
     if plan.compare:
         record |= _compare(folder, recipe, weeks, plan, progress)
     return record
@@ -276,8 +275,8 @@ def render(record: dict[str, Any]) -> str:
     past = [(action, release[:8], previous[:8], reason[:80]) for action, release, previous, reason in record["history"]]
     lines += ["", render_table(("decision", "release", "in place of", "why"), past)]
     if trained := record.get("comparison"):
-        rows = [(name, f"{one['tokens']:,}", f"{one['bits_per_byte']:.3f}") for name, one in trained.items()]
-        lines += ["", render_table(("model", "tokens", "bits/byte"), rows, {1, 2})]
+        models = [(name, f"{one['tokens']:,}", f"{one['bits_per_byte']:.3f}") for name, one in trained.items()]
+        lines += ["", render_table(("model", "tokens", "bits/byte"), models, {1, 2})]
     return "\n".join(lines)
 
 
@@ -297,4 +296,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
