@@ -13,7 +13,6 @@ import os
 import random
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,16 +49,18 @@ LEFT_BYTES = 70 << 20
 class Plan:
     """How large a season is."""
 
-    first: int = 6000
+    first: int = 2400
     """Dialogues before the first tick."""
-    weekly: int = 900
+    weekly: int = 480
     """Dialogues that arrive in a week."""
     weeks: tuple[str, ...] = ("new", "new", "nothing", "poisoned", "new", "full disk", "new", "new")
-    tokens: int = 600_000
+    tokens: int = 240_000
     """Of the first training."""
-    width: int = 96
+    width: int = 64
     compare: bool = True
     """Whether to train from new weights at the end, to compare with."""
+    gates: bool = True
+    """Whether a release has to pass its gates. A model of a few steps does not beat their yardsticks."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,8 @@ def recipe_of(folder: Path, plan: Plan) -> Recipe:
         "evaluation": {"max_bytes": 60_000, "prompts": ["Hello!"], "trace_index": False},
         "executor": {"workers": 1},
     }  # fmt: skip
+    if not plan.gates:
+        values["gates"] = None
     return Recipe.model_validate(values)
 
 
@@ -163,8 +166,8 @@ def run_season(folder: Path, plan: Plan, progress: Progress) -> dict[str, Any]:
                 weeks.append(_live(number, arrived, home, instance, progress))
             if arrived == "poisoned":
                 path.unlink()  # the operator reads why the release was refused
-    history = [(one.action, one.release, one.previous or "none", " ".join(one.reasons)) for one in decisions(home)[0]]
-    record: dict[str, Any] = {"weeks": [asdict(week) for week in weeks], "history": history}
+    past = [(one.action, one.release, one.previous or "none", " ".join(one.reasons)) for one in decisions(home)[0]]
+    record: dict[str, Any] = {"weeks": [asdict(week) for week in weeks], "history": past}
     if plan.compare:
         record |= _compare(folder, recipe, weeks, plan, progress)
     return record
@@ -272,8 +275,8 @@ def render(record: dict[str, Any]) -> str:
     past = [(action, release[:8], previous[:8], reason[:80]) for action, release, previous, reason in record["history"]]
     lines += ["", render_table(("decision", "release", "in place of", "why"), past)]
     if trained := record.get("comparison"):
-        rows = [(name, f"{one['tokens']:,}", f"{one['bits_per_byte']:.3f}") for name, one in trained.items()]
-        lines += ["", render_table(("model", "tokens", "bits/byte"), rows, {1, 2})]
+        models = [(name, f"{one['tokens']:,}", f"{one['bits_per_byte']:.3f}") for name, one in trained.items()]
+        lines += ["", render_table(("model", "tokens", "bits/byte"), models, {1, 2})]
     return "\n".join(lines)
 
 
@@ -293,4 +296,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

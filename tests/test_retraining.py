@@ -125,18 +125,20 @@ def test_too_little_that_is_new_is_said_with_the_bounds(
     assert plan_retraining(home, recipe, anyway=True).recipe is not None
 
 
-def test_a_retraining_continues_from_the_last_stable_checkpoint(home: Path, text: Path) -> None:
+def test_a_long_retraining_continues_from_the_last_stable_checkpoint(home: Path, text: Path) -> None:
     recipe = recipe_of(text, passes=4, replay=0.5, warmup_fraction=0.25)
     write_release(home, recipe)
-    add(text)
+    (text / "c.txt").write_text("more " * 6400, encoding="utf-8")
     planned = plan_retraining(home, recipe)
     derived = planned.recipe
     assert derived is not None
     assert derived.name == recipe.name
     assert derived.training.start == str(home / "training_runs" / RUN / "step-00000080")
-    # 250 tokens four times, and as many old ones: four steps of 512.
-    assert derived.training.tokens == 2048
-    assert derived.training.warmup_steps == 1
+    # 8,000 new tokens and all 1,000 old ones, four times: 71 steps of 512.
+    assert derived.training.tokens == 71 * 512
+    assert derived.training.warmup_steps == 18
+    # The decay takes as many tokens as the 20 steps that followed the checkpoint.
+    assert derived.training.decay_fraction == pytest.approx(20 / 71, abs=1e-4)
     assert derived.packing.replay is not None
     assert derived.packing.replay.model_dump() == {"share": 0.5, "of": SHARDS, "passes": 4}
     assert "the last stable checkpoint of run bbbbbbbb (step 80 of 100)" in planned.reason
@@ -148,9 +150,13 @@ def test_a_retraining_continues_from_the_last_stable_checkpoint(home: Path, text
 
 
 @pytest.mark.parametrize(
-    ("stable", "why"), [(None, "its training run is gone"), (30, "its last checkpoint from before the decay is at 30%")]
+    ("stable", "why"),
+    [
+        (None, "its training run is gone"),
+        (80, "less than 2 times the 10,240 tokens that followed its last stable checkpoint"),
+    ],
 )
-def test_without_a_late_stable_checkpoint_it_continues_from_the_release(
+def test_a_short_one_or_one_without_that_checkpoint_continues_from_the_release(
     home: Path, text: Path, stable: int | None, why: str
 ) -> None:
     recipe = recipe_of(text)
@@ -159,6 +165,7 @@ def test_without_a_late_stable_checkpoint_it_continues_from_the_release(
     planned = plan_retraining(home, recipe)
     assert planned.recipe is not None
     assert planned.recipe.training.start == str(release)
+    assert planned.recipe.training.decay_fraction == 0.95
     assert why in planned.reason
 
 

@@ -32,7 +32,7 @@ def retrain(recipe_name: str | None, from_scratch: bool, anyway: bool) -> None:
     root = home()
     recipe = load_recipe(recipe_name) if recipe_name is not None else active_recipe(root)
     if busy := training_now(root):
-        raise ParakeetError(f"Run {busy[0]} is being trained: run this again when it has ended.")
+        raise ParakeetError(f"Run {busy[0][:8]} is being trained: run this again when it has ended.")
     planned = plan_retraining(root, recipe, from_scratch, anyway)
     progress = Progress()
     progress.say(planned.reason)

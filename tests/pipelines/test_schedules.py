@@ -85,7 +85,7 @@ def test_with_enough_new_text_the_run_has_the_derived_recipe(operator: Operator)
     (request,) = operator.tick().run_requests
     recipe = Recipe.model_validate(yaml.safe_load(request.run_config["resources"]["parakeet_home"]["config"]["recipe"]))
     assert recipe.name == operator.recipe.name
-    assert recipe.training.start == str(operator.home / "training_runs" / RUN / "step-00000080")
+    assert recipe.training.start == str(operator.home / "releases" / RELEASE)
     assert recipe.packing.replay is not None
     assert request.tags[RECIPE_TAG] == "notes"
     assert "About 250 tokens are new" in request.tags["parakeet/why"]

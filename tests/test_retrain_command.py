@@ -1,0 +1,48 @@
+"""`parakeet retrain`, as far as it trains nothing. tests/benchmarks/test_season.py trains."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from filelock import FileLock
+
+from parakeet.cli import main
+from parakeet.stages import use_recipe
+
+from .released import RELEASE, RUN, recipe_of, write_release
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.txt").write_text("word " * 800, encoding="utf-8")
+    home, recipe = tmp_path / "home", recipe_of(tmp_path / "text")
+    write_release(home, recipe)
+    use_recipe(home, recipe)
+    monkeypatch.setenv("PARAKEET_HOME", str(home))
+    return home
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["retrain", *arguments])
+
+
+def test_it_says_that_nothing_is_new(home: Path) -> None:
+    done = run()
+    assert done.exit_code == 0
+    assert f"Nothing is new since release {RELEASE}: 1 file, none new or changed." in done.stderr
+
+
+def test_it_takes_another_recipe_than_the_one_in_use(home: Path, tmp_path: Path) -> None:
+    path = tmp_path / "other.yaml"
+    path.write_text("extends: own-text\nname: other\nsources: [{name: gone, path: gone.txt}]\n", encoding="utf-8")
+    done = run("--recipe", str(path))
+    assert done.exit_code == 1
+    assert "gone.txt does not exist" in done.stderr
+
+
+def test_it_waits_for_nobody(home: Path) -> None:
+    with FileLock(home / "training_runs" / RUN / "run.lock"):
+        done = run()
+    assert done.exit_code == 1
+    assert "Run bbbbbbbb is being trained: run this again when it has ended." in done.stderr
