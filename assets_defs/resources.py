@@ -1,5 +1,6 @@
 """The folder of artefacts as a Dagster resource, and the lock that says that a run is alive."""
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import dagster as dg
 from filelock import FileLock
 
+from assets_defs.code import commit
 from assets_defs.sources import changes
 from parakeet.artifact import Artifact
 from parakeet.home import home
@@ -21,6 +23,10 @@ RECIPE_TAG = "parakeet/recipe"
 
 FINGERPRINT_TAG = "parakeet/fingerprint"
 """Tag of every materialization: the fingerprint of the artefact."""
+
+COMMIT_TAG = "parakeet/commit"
+RECIPE_FINGERPRINT_TAG = "parakeet/recipe_fingerprint"
+"""Tags of every run: the commit of the code, and a hash of the whole recipe."""
 
 RUN_LOCKS = Path(".locks") / "runs"
 
@@ -40,6 +46,12 @@ class ParakeetHome:
     def build(self) -> Build:
         """The stages of the definitions' recipe."""
         return Build(self.root, self.recipe, self.given)
+
+
+def tags_of(recipe: Recipe) -> dict[str, str]:
+    """What tells a run from one of the same recipe's name: the code, and the recipe's text."""
+    fingerprint = hashlib.sha256(recipe.to_yaml().encode()).hexdigest()[:16]
+    return {RECIPE_FINGERPRINT_TAG: fingerprint, **({COMMIT_TAG: commit()} if commit() else {})}
 
 
 def home_resource(recipe: Recipe, given: Mapping[str, Artifact] | None = None) -> dg.ResourceDefinition:
@@ -67,6 +79,7 @@ def home_resource(recipe: Recipe, given: Mapping[str, Artifact] | None = None) -
                     allow_retries=False,
                 )
             context.instance.add_run_tags(context.run_id, {HOME_TAG: str(root), RECIPE_TAG: recipe.name})
+            context.instance.add_run_tags(context.run_id, tags_of(recipe))
             # Before the first step, or `documents` would be recorded as made from an older version.
             for change in changes(recipe, context.instance):
                 context.instance.report_runless_asset_event(change)
