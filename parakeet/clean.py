@@ -15,6 +15,7 @@ from parakeet.home import latest_release, runs_folder
 from parakeet.locking import is_held
 from parakeet.recipe_file import load_recipe
 from parakeet.recipe_sources import SOURCE_FILES
+from parakeet.release.history import ROLLED_BACK, decisions
 from parakeet.release.listing import ListedModel, list_models
 from parakeet.release.promotion import find_opened, incumbent, promoted_recipes, recipe_of, remove_promoted
 from parakeet.stages import STAGES, Build, active_recipe, recipe_built_last
@@ -138,8 +139,10 @@ def remove_model(root: Path, model: ListedModel) -> ListedModel | None:
     if not model.latest:
         return None
     opened = find_opened(root)[0]
-    if opened is None:  # a store of an earlier Parakeet, whose releases were all promoted when they were made
-        left = [other for other in list_models(root)[0] if other.state == "not judged"]
+    if opened is None:
+        # In a store of an earlier Parakeet, every release was promoted when it was made.
+        is_earlier = all(decision.action == ROLLED_BACK for decision in decisions(root)[0])
+        left = [other for other in list_models(root)[0] if other.state == "not judged" and is_earlier]
         if not left:
             return None
         opened = left[-1].directory

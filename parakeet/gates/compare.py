@@ -27,7 +27,7 @@ from parakeet.gates.judge import (
     judge_shares,
     judge_yardsticks,
 )
-from parakeet.gates.stage import CHART_FILE, COMPARISON_FILE, GATES
+from parakeet.gates.names import CHART_FILE, COMPARISON_FILE, GATES
 from parakeet.home import release_folder
 from parakeet.intervals import ratio_of
 from parakeet.model.transformer import best_device, load_model

@@ -39,6 +39,8 @@ class Decision:
     figures: Mapping[str, Any] = field(default_factory=dict)
     run: str | None = None
     """Id of Dagster's run."""
+    weights: str | None = None
+    """sha256 of the release's weights: a release that is made again has the same."""
     time: str = field(default_factory=lambda: datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
     """ISO 8601, UTC."""
 
@@ -107,15 +109,15 @@ def _parse(line: bytes) -> Decision:
     if values["action"] not in ACTIONS:
         raise ValueError("an action of a later Parakeet")
     texts = {key: values[key] for key in ("action", "release", "content", "recipe", "time")}
-    previous, run = values.get("previous"), values.get("run")
-    if not all(isinstance(text, str) for text in (*texts.values(), previous or "", run or "")):
+    others = {key: values.get(key) for key in ("previous", "run", "weights")}
+    previous = others["previous"]
+    if not all(isinstance(text, str) for text in (*texts.values(), *(other or "" for other in others.values()))):
         raise TypeError("not text")
     if not all(NAME.fullmatch(name) for name in (values["release"], values["recipe"], previous or "none")):
         raise ValueError("not the name of a folder")
     return Decision(
         **texts,
-        previous=previous,
-        run=run,
+        **others,
         reasons=tuple(str(reason) for reason in values.get("reasons", ())),
         figures=dict(values.get("figures", {})),
     )

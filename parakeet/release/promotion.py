@@ -9,7 +9,7 @@ and one rename replaces the pointer. So a crash or a full disk leaves the old st
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from parakeet.artifact import Artifact, explain_os_error, point_link, sync_direc
 from parakeet.errors import ParakeetError
 from parakeet.formatting import format_time
 from parakeet.home import latest_release, release_folder
+from parakeet.model.config import WEIGHTS_FILE
 from parakeet.release.history import (
     FORCED,
     NAME,
@@ -28,7 +29,7 @@ from parakeet.release.history import (
     decisions,
     record,
 )
-from parakeet.release.verify import open_release, verify_release
+from parakeet.release.verify import open_release, recorded_sum, verify_release
 
 BEFORE_GATES = "It was promoted before there were gates."
 
@@ -136,10 +137,10 @@ def promoted_recipes(root: Path) -> list[str]:
 def compared_with(root: Path, release: Artifact, recipe: str) -> Path | None:
     """The release that the gates compare this one with; it may be gone. None if there is none.
 
-    That of the last judgement for a release that was promoted once, so that a later build finds the same comparison.
-    Else the promoted release. None, too, for one that was promoted before there were gates.
+    That of the last judgement for a release that was promoted once, so that a later build finds the same comparison;
+    for one of the same weights too. Else the promoted release. None for one that was promoted before there were gates.
     """
-    about = [decision for decision in decisions(root)[0] if decision.release == release.path.name]
+    about = _about(root, release, recipe)
     if about and about[-1].action != REFUSED:
         judged = [decision for decision in about if decision.action in (PROMOTED, REFUSED)] or about
         return None if judged[-1].previous is None else release_folder(root) / judged[-1].previous
@@ -157,7 +158,8 @@ def promote(
     if it does not verify or load from its own files.
     """
     name, recipe = release.path.name, recipe_of(release.path)
-    if judgement.release != name:
+    about = _about(root, release, recipe)
+    if judgement.release not in (name, *(decision.release for decision in about)):
         raise ParakeetError(
             f"The comparison is of release {judgement.release}, and {name} is to be promoted. Run the same build again "
             "with: --force comparison"
@@ -169,9 +171,15 @@ def promote(
             decision = _adopt(root, now, recipe)
         if decision is not None and decision.action != REFUSED:
             return _as_decided(root, decision, now, takes_chat)
+        twin = about[-1] if decision is None and about and about[-1].action != REFUSED else None
+        again = twin is not None and now is not None and twin.release == now.name
+        if twin is not None and not again:
+            return _as_decided(root, twin, now, takes_chat)
         if judgement.reasons:
             decision = _refuse(root, release, judgement, run)
             raise ParakeetError(refusal(root, decision))
+        if again and now is not None:
+            judgement = replace(judgement, incumbent=now.name)
         if judgement.incumbent != (now.name if now else None):
             raise ParakeetError(
                 f"{name} was compared with {judgement.incumbent or 'no earlier release'}, and "
@@ -179,9 +187,8 @@ def promote(
                 "compares the two."
             )
         _verify(release)
-        decision = Decision(
-            PROMOTED, name, release.content, recipe, judgement.incumbent, (), judgement.figures, run
-        )  # fmt: skip
+        reasons = (f"It has the weights of {judgement.incumbent}, released again.",) if again else ()
+        decision = _decision(PROMOTED, release, recipe, judgement.incumbent, reasons, judgement.figures, run)
         _move(root, decision, name, takes_chat)
         return Outcome(decision, True, _about_chat(root, recipe, name))
 
@@ -205,7 +212,7 @@ def promote_by_hand(root: Path, release: Artifact, reason: str, run: str | None 
         judged = decision_on(root, name)
         figures = judged.figures if judged is not None else {}
         previous = now.name if now is not None and now.name != name else None
-        decision = Decision(FORCED, name, release.content, recipe, previous, (reason,), figures, run)
+        decision = _decision(FORCED, release, recipe, previous, (reason,), figures, run)
         _move(root, decision, name, takes_chat=True)
         return decision
 
@@ -348,6 +355,44 @@ def _promotions(root: Path, recipe: str) -> list[str]:
     return names
 
 
+def _about(root: Path, release: Artifact, recipe: str) -> list[Decision]:
+    """The decisions on a release; if there is none, those on releases of the recipe with the same weights."""
+    history = decisions(root)[0]
+    own = [decision for decision in history if decision.release == release.path.name]
+    weights = _weights(release.path)
+    twins = [one for one in history if one.recipe == recipe and one.weights == weights is not None]
+    return own or twins
+
+
+def _weights(release: Path) -> str | None:
+    try:
+        return recorded_sum(release, WEIGHTS_FILE)
+    except (OSError, ValueError, StopIteration):
+        return None
+
+
+def _decision(
+    action: str,
+    release: Artifact,
+    recipe: str,
+    previous: str | None,
+    reasons: Sequence[str],
+    figures: Mapping[str, Any] | None = None,
+    run: str | None = None,
+) -> Decision:
+    return Decision(
+        action,
+        release.path.name,
+        release.content,
+        recipe,
+        previous,
+        tuple(reasons),
+        figures or {},
+        run,
+        _weights(release.path),
+    )
+
+
 def _as_decided(root: Path, decision: Decision, now: Path | None, takes_chat: bool) -> Outcome:
     recipe, name, when = decision.recipe, decision.release, format_time(decision.time)
     if now is not None and now.name == name:
@@ -379,9 +424,7 @@ def _refuse(root: Path, release: Artifact, judgement: Judgement, run: str | None
     before = decision_on(root, name)
     if before is None and now is not None and now.name == name:
         return _adopt(root, now, recipe)
-    decision = Decision(
-        REFUSED, name, release.content, recipe, judgement.incumbent, judgement.reasons, judgement.figures, run
-    )
+    decision = _decision(REFUSED, release, recipe, judgement.incumbent, judgement.reasons, judgement.figures, run)
     if before is not None and (
         before.action != REFUSED or (before.previous, before.reasons) == (decision.previous, decision.reasons)
     ):
@@ -392,8 +435,7 @@ def _refuse(root: Path, release: Artifact, judgement: Judgement, run: str | None
 
 def _adopt(root: Path, release: Path, recipe: str) -> Decision:
     """Record the promoted release of an earlier Parakeet, which kept no history."""
-    artifact = Artifact.open(release)
-    decision = Decision(PROMOTED, release.name, artifact.content, recipe, None, (BEFORE_GATES,))
+    decision = _decision(PROMOTED, Artifact.open(release), recipe, None, (BEFORE_GATES,))
     record(root, decision)
     return decision
 
@@ -401,9 +443,12 @@ def _adopt(root: Path, release: Path, recipe: str) -> Decision:
 def _taken_back(
     root: Path, release: Path, recipe: str, successor: str | None, reasons: Sequence[str], run: str | None
 ) -> Decision:
-    about = decision_on(root, release.name)
-    content = about.content if about is not None else Artifact.open(release).content
-    return Decision(ROLLED_BACK, release.name, content, recipe, successor, tuple(reasons), {}, run)
+    before = decision_on(root, release.name)
+    if before is None:
+        return _decision(ROLLED_BACK, Artifact.open(release), recipe, successor, reasons, {}, run)
+    return Decision(
+        ROLLED_BACK, release.name, before.content, recipe, successor, tuple(reasons), {}, run, before.weights
+    )
 
 
 def _verify(release: Artifact) -> None:

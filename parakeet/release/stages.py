@@ -12,7 +12,8 @@ from parakeet.home import models_folder
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.recipe_sources import settings_of
-from parakeet.release.promotion import compared_with
+from parakeet.release.history import FORCED, PROMOTED, Decision
+from parakeet.release.promotion import Judgement, compared_with, incumbent, recipe_of, refuse
 from parakeet.release.verify import TRAINING_MANIFEST_FILE
 from parakeet.stage import Check, ExternalFile, Figures, FigureTable, MakeContext, Markdown, Obtained, Stage, Verdict
 
@@ -103,6 +104,7 @@ def _release_verifies(artifact: Artifact, inputs: Mapping[str, Artifact], recipe
     try:
         return Verdict(True, figures={"files": verify_release(artifact.path)})
     except ParakeetError as error:
+        _refuse(artifact, str(error))
         return Verdict(False, str(error))
 
 
@@ -112,11 +114,23 @@ def _release_answers(artifact: Artifact, inputs: Mapping[str, Artifact], recipe:
     try:
         prompt, reply = visible_text(artifact.path, recipe.evaluation.prompts)
     except ParakeetError as error:
+        _refuse(artifact, str(error))
         return Verdict(False, str(error))
     if not reply:
         fault = "It answers no prompt with a visible character, and writes none on its own. Train it for longer."
+        decision = _refuse(artifact, fault)
+        if decision.action in (PROMOTED, FORCED):
+            return Verdict(True, f"Failed, and promoted all the same on {format_time(decision.time)}. {fault}")
         return Verdict(False, fault)
     return Verdict(True, figures={"prompt": prompt, "reply": reply})
+
+
+def _refuse(release: Artifact, reason: str) -> Decision:
+    """Record that a release failed a check: Dagster then skips the comparison, which would do so."""
+    root = release.path.parents[1]
+    now = incumbent(root, recipe_of(release.path))
+    before = now.name if now is not None and now.name != release.path.name else None
+    return refuse(root, release, Judgement(release.path.name, before, (reason,), {}))
 
 
 class OriginalModelStage(Stage):

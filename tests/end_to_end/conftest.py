@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,15 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, bytes]:
     """A finished build: its home, its recipe, what it printed."""
     folder = tmp_path_factory.mktemp("built")
     recipe = write_recipe(folder)
+    assert parakeet(folder / "home", "use", str(recipe)).returncode == 0
     finished = parakeet(folder / "home", "build", "--recipe", str(recipe))
     assert finished.returncode == 0, finished.stderr.decode()
     return folder / "home", recipe, finished.stderr
+
+
+@pytest.fixture
+def copy(built: tuple[Path, Path, bytes], tmp_path: Path) -> tuple[Path, Path]:
+    """A home of its own to damage."""
+    home, recipe, _ = built
+    shutil.copytree(home, tmp_path / "home", symlinks=True)
+    return tmp_path / "home", recipe

@@ -29,14 +29,6 @@ def weights(home: Path) -> dict[str, bytes]:
     return {k: v.tobytes() for k, v in load_file(home / "checkpoint" / "latest" / "model.safetensors").items()}
 
 
-@pytest.fixture
-def copy(built: tuple[Path, Path, bytes], tmp_path: Path) -> tuple[Path, Path]:
-    """A home of its own to damage."""
-    home, recipe, _ = built
-    shutil.copytree(home, tmp_path / "home", symlinks=True)
-    return tmp_path / "home", recipe
-
-
 def test_a_build_makes_every_stage_and_ends_in_a_release(built: tuple[Path, Path, bytes]) -> None:
     home, _, output = built
     assert made(output) == list(STAGES)

@@ -16,24 +16,20 @@ from tests.chat.tiny_models import write_release
 @dataclass
 class Releases:
     root: Path
-    templates: Path
     made: list[Artifact] = field(default_factory=list)
 
     @property
     def folder(self) -> Path:
         return self.root / "releases"
 
-    def add(self, recipe: str = "demo") -> Artifact:
-        """One more release of a recipe, not judged."""
+    def add(self, recipe: str = "demo", weights_of: Artifact | None = None) -> Artifact:
+        """One more release of a recipe, not judged: of weights of its own, or of another one's."""
         number = len(self.made) + 1
-        template = self.templates / recipe
-        if not template.exists():
-            write_release(template, recipe)
+        seed = number if weights_of is None else 1 + self.made.index(weights_of)
 
         def make(output: Path, progress: Progress) -> dict[str, Any]:
-            for file in template.iterdir():
-                (output / file.name).write_bytes(file.read_bytes())
-            (output / "notes.txt").write_text(f"number {number}", encoding="utf-8")
+            output.rmdir()
+            write_release(output, recipe, seed)
             return {"name": recipe, "parameters": 1, "bits_per_byte": {"talk": 1.0 / number}}
 
         work = Work("release", 2, {"number": number}, folder="releases", recipe=recipe, links=())
@@ -62,11 +58,6 @@ class Releases:
         return {link.name: link.resolve().name for link in links if link.is_symlink()}
 
 
-@pytest.fixture(scope="session")
-def templates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("templates")
-
-
 @pytest.fixture
-def store(tmp_path: Path, templates: Path) -> Releases:
-    return Releases(tmp_path / "home", templates)
+def store(tmp_path: Path) -> Releases:
+    return Releases(tmp_path / "home")

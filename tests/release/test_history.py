@@ -24,6 +24,7 @@ DECISIONS = st.builds(
     reasons=st.lists(TEXT, max_size=3).map(tuple),
     figures=st.dictionaries(TEXT, st.none() | st.integers() | st.floats(allow_nan=False) | TEXT, max_size=3),
     run=st.none() | TEXT,
+    weights=st.none() | TEXT,
     time=TEXT,
 )
 

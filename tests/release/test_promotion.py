@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -23,10 +23,12 @@ from hypothesis.stateful import (
 from parakeet.artifact import Artifact
 from parakeet.clean import remove_model
 from parakeet.errors import ParakeetError
+from parakeet.recipe_file import load_recipe
 from parakeet.release.history import Decision, decisions, history_file, record
 from parakeet.release.listing import find_model, latest_model_folder, list_models
 from parakeet.release.promotion import (
     BEFORE_GATES,
+    Judgement,
     compared_with,
     find_incumbent,
     find_opened,
@@ -37,6 +39,7 @@ from parakeet.release.promotion import (
     refuse,
     rollback,
 )
+from parakeet.release.stages import ReleaseStage
 
 from .conftest import Releases
 
@@ -86,6 +89,19 @@ def test_a_refused_release_is_kept_and_stays_refused(store: Releases) -> None:
     assert opened(store) == bad.path.name
 
 
+def test_a_release_that_fails_a_check_of_its_own_is_refused(store: Releases) -> None:
+    """Dagster then skips the gates."""
+    good, bad = store.promoted(), store.add()
+    verifies = ReleaseStage().checks()[0]
+    for release in (bad, bad, good):
+        (release.path / "config.json").write_text("{}", encoding="utf-8")
+        assert not verifies.run(release, {}, load_recipe("demo")).passed
+    assert actions(store) == [("promoted", good.path.name), ("refused", bad.path.name)]
+    decision = decisions(store.root)[0][1]
+    assert decision.previous == good.path.name
+    assert "config.json has sha256" in decision.reasons[0]
+
+
 def test_gates_that_refuse_again_undo_no_promotion_and_no_rollback(store: Releases) -> None:
     first, second = store.promoted(), store.promoted()
     for release in (first, second):
@@ -119,6 +135,37 @@ def test_a_rollback_lasts(store: Releases) -> None:
     assert store.promote(third).is_promoted
     assert not promote(store.root, first, replace(judged, release=first.path.name)).is_promoted
     assert opened(store) == third.path.name
+
+
+def test_a_release_that_is_made_again_is_the_same_model(store: Releases) -> None:
+    """With `--force release`, after an edit of its files or under another description."""
+    first = store.promoted()
+    second = store.promoted()
+    rollback(store.root, "demo", "it repeats itself")
+    again = store.add(weights_of=second)
+    assert compared_with(store.root, again, "demo") == first.path
+    outcome = store.promote(again, takes_chat=True)
+    assert not outcome.is_promoted
+    assert f"{second.path.name} was rolled back on" in outcome.messages[0]
+    assert opened(store) == first.path.name
+    # The promoted one was damaged: what is made again takes its place, although nothing can be compared with it.
+    (first.path / "config.json").write_text("{}", encoding="utf-8")
+    whole = store.add(weights_of=first)
+    assert compared_with(store.root, whole, "demo") is None
+    assert promote(store.root, whole, Judgement(first.path.name, None, (), {})).is_promoted
+    assert opened(store) == whole.path.name
+    assert "the weights of" in decisions(store.root)[0][-1].reasons[0]
+    # Of another recipe it is another model.
+    notes = store.add("notes", weights_of=second)
+    assert store.promote(notes).is_promoted
+    # One that was promoted long ago stays replaced.
+    store.promoted()
+    assert not store.promote(store.add(weights_of=first)).is_promoted
+    # One that was refused is judged again.
+    bad = store.add()
+    with pytest.raises(ParakeetError):
+        store.promote(bad, "Bad.")
+    assert store.promote(store.add(weights_of=bad)).is_promoted
 
 
 def test_nothing_to_roll_back_to_moves_nothing(store: Releases) -> None:
@@ -332,6 +379,7 @@ def test_a_promoted_release_that_is_removed_hands_over_by_the_history(store: Rel
     assert successor.name == "notes"  # of another recipe, and not the refused one
     assert incumbent(store.root, "demo") is None
     assert remove_model(store.root, find_model(store.root, refused.path.name)) is None
+    store.add()  # not judged, so a chat does not open it
     assert remove_model(store.root, successor) is None
     assert opened(store) is None
 
@@ -356,19 +404,18 @@ def test_the_list_says_what_became_of_each(store: Releases) -> None:
     assert find_model(store.root, "notes").directory == made[2].path
 
 
-@settings(max_examples=25, stateful_step_count=12, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, stateful_step_count=12, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 class Months(RuleBasedStateMachine):
     """Whatever happens in whatever order, each recipe has the release that was promoted last and not taken back."""
 
     folder: Path
-    templates: Path
     releases = Bundle("releases")
 
     @initialize()
     def begin(self) -> None:
         number = len(list(self.folder.iterdir()))
         (self.folder / str(number)).mkdir()
-        self.store = Releases(self.folder / str(number) / "home", self.templates)
+        self.store = Releases(self.folder / str(number) / "home")
         self.standing: dict[str, list[str]] = {"demo": [], "notes": []}
         self.decided: set[str] = set()
         self.opened: str | None = None
@@ -443,6 +490,6 @@ class Months(RuleBasedStateMachine):
             assert found.name == self.standing[self.opened][-1]
 
 
-def test_months_of_promotions(tmp_path: Path, templates: Path) -> None:
-    Months.folder, Months.templates = tmp_path, templates
+def test_months_of_promotions(tmp_path: Path) -> None:
+    Months.folder = tmp_path
     run_state_machine_as_test(Months)
