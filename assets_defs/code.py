@@ -34,16 +34,25 @@ def code_references(function: Any) -> dg.CodeReferencesMetadataValue:
 @cache
 def web_address() -> str:
     """Where the checkout's files are on the web; empty if its `origin` is at no host that is known."""
+    return address_of(_git("remote", "get-url", "origin"))
+
+
+@cache
+def commit() -> str:
+    """The checkout's commit, 12 digits; empty if the code is not in a checkout."""
+    return _git("rev-parse", "--short=12", "HEAD")
+
+
+def _git(*arguments: str) -> str:
+    """What git says of the checkout; empty if it says nothing."""
     root = checkout()
     if root is None or not (root / ".git").exists():
         return ""
     try:
-        found = subprocess.run(
-            ["git", "remote", "get-url", "origin"], cwd=root, capture_output=True, text=True, timeout=10
-        )
+        found = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return address_of(found.stdout.strip())
+    return found.stdout.strip() if found.returncode == 0 else ""
 
 
 def address_of(remote: str) -> str:

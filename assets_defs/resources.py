@@ -1,5 +1,6 @@
 """The folder of artefacts and the recipe of a run as a Dagster resource, and the lock that says that a run is alive."""
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import dagster as dg
 from filelock import FileLock
 
+from assets_defs.code import commit
 from assets_defs.sources import changes
 from parakeet.artifact import Artifact, explain_os_error
 from parakeet.errors import ParakeetError
@@ -28,6 +30,10 @@ SHELL_TAG = {"parakeet/started_by": "parakeet build"}
 
 RECIPE_METADATA = "parakeet/recipe"
 """Under this name the plan of a run holds the recipe of the code location that the run was launched from."""
+
+COMMIT_TAG = "parakeet/commit"
+RECIPE_FINGERPRINT_TAG = "parakeet/recipe_fingerprint"
+"""Tags of every run: the commit of the code, and a hash of the whole recipe."""
 
 RUN_LOCKS = Path(".locks") / "runs"
 
@@ -82,6 +88,12 @@ def _configured(config: Mapping[str, Any]) -> str | None:
     return found if isinstance(found, str) else None
 
 
+def tags_of(recipe: Recipe) -> dict[str, str]:
+    """What tells a run from one of the same recipe's name: the code, and the recipe's text."""
+    fingerprint = hashlib.sha256(recipe.to_yaml().encode()).hexdigest()[:16]
+    return {RECIPE_FINGERPRINT_TAG: fingerprint, **({COMMIT_TAG: commit()} if commit() else {})}
+
+
 def home_resource(recipe: Recipe, given: Mapping[str, Artifact] | None = None) -> dg.ResourceDefinition:
     """A `ParakeetHome` that holds its run's lock until the process ends.
 
@@ -119,6 +131,7 @@ def home_resource(recipe: Recipe, given: Mapping[str, Artifact] | None = None) -
                 )
             parakeet_home = ParakeetHome(own, given or {})
             instance.add_run_tags(run.run_id, {HOME_TAG: str(parakeet_home.root), RECIPE_TAG: own.name})
+            instance.add_run_tags(run.run_id, tags_of(own))
             # Before the first step, or `documents` would be recorded as made from an older version.
             for change in changes(own, instance):
                 instance.report_runless_asset_event(change)

@@ -92,6 +92,10 @@ def test_an_up_to_date_find_says_so_and_takes_a_fraction_of_the_history(
     def run(instance: dg.DagsterInstance) -> tuple[dict[str, dict[str, Any]], int]:
         result = job.execute_in_process(instance=instance)
         assert result.success
+        tags = instance.get_run_by_id(result.run_id).tags  # type: ignore[union-attr]
+        assert tags["parakeet/recipe"] == "mine"
+        assert len(tags["parakeet/recipe_fingerprint"]) == 16
+        assert len(tags.get("parakeet/commit", "0" * 12)) == 12
         shown = {name: result.asset_materializations_for_node(name)[0] for name in DATA}
         for materialization in shown.values():
             assert (materialization.tags or {})["parakeet/recipe"] == "mine"
