@@ -36,6 +36,8 @@ INTERRUPTIONS = {"UNEXPECTED_TERMINATION", "START_TIMEOUT", "RUN_WORKER_RESTART"
 """Values of `FAILURE_REASON_TAG` of a run that did not end by its own doing. UNKNOWN: another process reported it."""
 FAILURE_REASON_TAG = "dagster/failure_reason"
 WILL_RETRY_TAG = "dagster/will_retry"
+CHECK_FAILED = "DagsterAssetCheckFailedError"
+"""The class of the error by which Dagster ends a step after a blocking check failed."""
 """`true` if Dagster itself starts the run again, which an older dagster.yaml lets it do."""
 
 
