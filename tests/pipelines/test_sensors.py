@@ -286,12 +286,13 @@ from pathlib import Path
 import dagster as dg
 from pipelines.source_files import watch
 home, cursor, *places = sys.argv[1:]
+instance = dg.DagsterInstance.ephemeral()
 for place in map(Path, places):
     place.chmod(0)
     (place.parent / "b.txt").write_text(place.name)
     kept, now = cursor, time.time()
     for tick in range(3):
-        result = watch(Path(home), kept, dg.DagsterInstance.ephemeral(), now + 60 * tick)
+        result = watch(Path(home), kept, instance, now + 60 * tick)
         skipped = isinstance(result, dg.SkipReason)
         kept = kept if skipped else result.cursor
     print(result.skip_message if skipped else result.skip_reason.skip_message)
