@@ -7,6 +7,7 @@ here are those of Dagster 1.13. One that is missing is reported, and the rest is
 import datetime
 import json
 import os
+import re
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -263,7 +264,8 @@ def _words(skip_reason: object, error: Any) -> str:
     while isinstance(error, dict) and error.get("cause"):
         error = error["cause"]
     message = error.get("message") if isinstance(error, dict) else None
-    return " ".join(str(message or skip_reason or "").split())
+    # Without the name of the class, by which it begins.
+    return " ".join(re.sub(r"^[\w.]+: ", "", str(message or skip_reason or "")).split())
 
 
 def _next(cron: str, now: float) -> float | None:

@@ -677,7 +677,7 @@ class Recipe(Section):
 
         `model_dump` leaves `notify` out, so that no record of a build has the address, which is often a password.
         """
-        return {**self.model_dump(), **self._notify_values()}
+        return {**self.model_dump(), "notify": None, **self._notify_values()}
 
     def to_yaml(self, with_notify: bool = False) -> str:
         """The recipe as a file. `with_notify` is for the user's own active recipe alone: see `all_values`."""

@@ -18,7 +18,7 @@ from parakeet.recipe import Recipe
 from parakeet.release.start import pinned
 from parakeet.stages import PROMOTION, Build, asset_names, note_build, stages_of
 from parakeet.training.recorded import Begun, left_unfinished
-from pipelines.dagster_internals import SerializableErrorInfo, UserFailureData
+from pipelines.dagster_internals import CHECK_FAILED, SerializableErrorInfo, UserFailureData
 from pipelines.definitions import make_definitions
 from pipelines.instance import open_instance
 from pipelines.jobs import DATA, MODEL
@@ -26,9 +26,6 @@ from pipelines.lost_runs import fail_lost_runs
 
 TRAINED, JUDGED = "checkpoint", "comparison"
 """The stage whose work a run's folder is, and the last one that follows from it."""
-
-CHECK_FAILED = "DagsterAssetCheckFailedError"
-"""The class of the error by which Dagster ends a step after a blocking check failed. It is not public."""
 
 
 def run_build(

@@ -1,18 +1,19 @@
 """New source files, a disk that fills, and runs that failed."""
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
 
-from assets_defs.resources import HOME_TAG, RECIPE_TAG
+from assets_defs.resources import HOME_TAG, RECIPE_TAG, SHELL_TAG
 from parakeet.errors import ParakeetError
 from parakeet.home import home
 from parakeet.notify import tell
 from parakeet.release.history import REFUSED, decisions
 from parakeet.sanitise import sanitise
 from parakeet.stages import active_recipe, who_is_told
-from pipelines.dagster_internals import WILL_RETRY_TAG
+from pipelines.dagster_internals import CHECK_FAILED, WILL_RETRY_TAG
 from pipelines.interrupted_runs import is_interrupted
 from pipelines.jobs import prepare_data
 from pipelines.notices import tell_failed
@@ -77,6 +78,8 @@ def run_failed(context: dg.RunFailureSensorContext) -> dg.SkipReason:
     name = f"Run {run.run_id[:8]} of {run.job_name}"
     if run.tags.get(HOME_TAG, str(root)) != str(root):
         return dg.SkipReason(f"{name} is of another home.")
+    if SHELL_TAG.items() <= run.tags.items():
+        return dg.SkipReason(f"{name} failed in a shell, where a person sees it.")
     if run.tags.get(WILL_RETRY_TAG) == "true" or is_interrupted(context.instance, run):
         return dg.SkipReason(f"{name} was interrupted. It is told of only if nothing goes on with it.")
     if int(run.tags.get(TRY_TAG, "1")) > 1:
@@ -86,17 +89,29 @@ def run_failed(context: dg.RunFailureSensorContext) -> dg.SkipReason:
         last = [decision for decision in decisions(root)[0] if decision.recipe == run.tags.get(RECIPE_TAG)][-1:]
         if last and last[0].action == REFUSED:
             return dg.SkipReason(f"{name} ended with a refused release, of which was told.")
-    reasons = [_reason(event) for event in failures]
+    reasons = [*_failed_checks(context.instance, run), *filter(None, map(_reason, failures))]
     text = " ".join([f"{name} failed.", *(reasons or [context.failure_event.message or "No reason is recorded."])])
     tell_failed(root, run, text)
     return dg.SkipReason(sanitise(text))
 
 
+def _failed_checks(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Iterator[str]:
+    """What the blocking checks of a run found wrong."""
+    for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION):
+        check = entry.dagster_event.asset_check_evaluation_data if entry.dagster_event is not None else None
+        if check is not None and not check.passed and check.severity is dg.AssetCheckSeverity.ERROR:
+            asset = check.asset_key.to_user_string()
+            yield f"Check {check.check_name} of {asset} failed. {check.description or ''}".strip()
+
+
 def _reason(event: dg.DagsterEvent) -> str:
+    """Why a step failed; empty if its check did, which `_failed_checks` tells."""
     data = event.step_failure_data
     if data.user_failure_data is not None and data.user_failure_data.description:
         return str(data.user_failure_data.description)
     error = data.error
     while error is not None and error.cause is not None:
         error = error.cause
-    return error.message.strip() if error is not None else event.message or ""
+    if error is None or error.cls_name == CHECK_FAILED:
+        return ""
+    return error.message.strip()

@@ -21,7 +21,7 @@ MIXED = load_recipe("parakeet-50gb")
 
 
 def value_of(recipe: Any, key: str) -> Any:
-    at = recipe.model_dump()
+    at = recipe.all_values()
     for part in key.split("."):
         at = at[int(part)] if part.isdecimal() else at[part]
     return at

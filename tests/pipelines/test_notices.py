@@ -17,7 +17,8 @@ def test_promoted_and_refused_releases_of_the_recipe_are_told_once(tmp_path: Pat
     recipe = load_recipe("demo").model_copy(update={"notify": Notify(command=command)})
 
     def decide(action: str, release: str, name: str = "demo", *reasons: str) -> None:
-        record(tmp_path, Decision(action, release, "content", name, "old-0", reasons))
+        figures = {"bits_per_byte": 1.25, "incumbent_bits_per_byte": 1.5}
+        record(tmp_path, Decision(action, release, "content", name, "old-0", reasons, figures))
 
     decide(PROMOTED, "before-0")
     with decisions_told(tmp_path, recipe):
@@ -35,7 +36,8 @@ def test_promoted_and_refused_releases_of_the_recipe_are_told_once(tmp_path: Pat
     with pytest.raises(ParakeetError, match="as it was"):
         refuse()
     assert (tmp_path / "told").read_text(encoding="utf-8").splitlines() == [
-        "promoted|good-0|good-0 is now the released model of demo in place of old-0.",
+        "promoted|good-0|good-0 is now the released model of demo in place of old-0: 1.250 bits per byte, before "
+        "1.500.",
         "refused|bad-0|Release bad-0 of demo was refused. It needs 2.2 bits per byte, old-0 needs 0.3. old-0 stays the "
         "released model.",
     ]

@@ -14,6 +14,7 @@ import dagster as dg
 import pytest
 import yaml
 
+from assets_defs.resources import SHELL_TAG
 from parakeet.recipe import Recipe
 from parakeet.recipe_file import load_recipe
 from parakeet.space import LEAST_FREE_FILES, Space, on_one_disk, space_for
@@ -285,12 +286,13 @@ from pathlib import Path
 import dagster as dg
 from pipelines.source_files import watch
 home, cursor, *places = sys.argv[1:]
+instance = dg.DagsterInstance.ephemeral()
 for place in map(Path, places):
     place.chmod(0)
     (place.parent / "b.txt").write_text(place.name)
     kept, now = cursor, time.time()
     for tick in range(3):
-        result = watch(Path(home), kept, dg.DagsterInstance.ephemeral(), now + 60 * tick)
+        result = watch(Path(home), kept, instance, now + 60 * tick)
         skipped = isinstance(result, dg.SkipReason)
         kept = kept if skipped else result.cursor
     print(result.skip_message if skipped else result.skip_reason.skip_message)
@@ -435,6 +437,7 @@ def test_a_home_that_is_not_there_yet_has_the_space_of_its_disk(tmp_path: Path) 
         ({INTERRUPTED_TAG: ""}, []),
         ({TRY_TAG: "1"}, ["failed"]),
         ({TRY_TAG: "2"}, []),
+        (SHELL_TAG, []),
     ],
 )
 def test_a_failed_run_is_told_unless_it_is_retried_or_of_another_home(
@@ -463,3 +466,27 @@ def test_a_failed_run_is_told_unless_it_is_retried_or_of_another_home(
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     assert [line.partition(":")[0] for line in lines] == told
     assert all("of failing failed. The disk is full. Free some." in line for line in lines)
+
+
+def test_of_a_failed_check_its_description_is_told(watched: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PARAKEET_HOME", str(watched.home))
+    path = notified(watched)
+
+    @dg.asset
+    def checkpoint() -> None:
+        pass
+
+    @dg.asset_check(asset=checkpoint, blocking=True)
+    def training_converged() -> dg.AssetCheckResult:
+        return dg.AssetCheckResult(passed=False, description="The loss did not fall.")
+
+    job = dg.Definitions(
+        assets=[checkpoint], asset_checks=[training_converged], jobs=[dg.define_asset_job("train_model")]
+    ).resolve_job_def("train_model")
+    result = job.execute_in_process(instance=watched.instance, raise_on_error=False)
+    event = next(e for e in result.all_events if e.event_type is dg.DagsterEventType.RUN_FAILURE)
+    run_failed(
+        dg.build_run_status_sensor_context("run_failed", event, watched.instance, result.dagster_run).for_run_failure()
+    )
+    (line,) = path.read_text(encoding="utf-8").splitlines()
+    assert line.endswith("of train_model failed. Check training_converged of checkpoint failed. The loss did not fall.")
