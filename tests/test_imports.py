@@ -43,7 +43,17 @@ def test_assets_know_nothing_of_pipelines(path: Path) -> None:
 
 FLOORS = (
     ("cli", "demo"),
-    ("benchmarks", "clean", "plan", "plan_files", "plan_sources", "recipe_changes", "recipe_reference", "stages"),
+    (
+        "benchmarks",
+        "clean",
+        "plan",
+        "plan_files",
+        "plan_sources",
+        "recipe_changes",
+        "recipe_reference",
+        "reproduction",
+        "stages",
+    ),
     ("chat", "evaluation", "release", "training", "download", "trace", "memorisation", "report"),
     ("generation", "data", "model"),
     (
@@ -72,6 +82,7 @@ FOUNDATIONS = (
     "machine",
     "names",
     "progress",
+    "provenance",
     "conversation",
     "errors",
     "failures",
