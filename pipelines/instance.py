@@ -194,8 +194,7 @@ def _settings(source: Path, folder: Path) -> dict[str, Any]:
     for section, key in PATHS:
         kinds = settings.get(section)
         place = kinds.get(key) if isinstance(kinds, dict) else None
-        base = place.get("base_dir") if isinstance(place, dict) else None
-        if isinstance(base, str) and not Path(base).is_absolute():
+        if isinstance(place, dict) and isinstance(base := place.get("base_dir"), str) and not Path(base).is_absolute():
             place["base_dir"] = str(folder / Path(base).name)
     return settings
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from parakeet.data.reading.stage import DocumentsStage
 from parakeet.errors import ParakeetError
-from parakeet.formatting import render_table
+from parakeet.formatting import format_time, render_table
 from parakeet.hashes import HashCache
 from parakeet.home import checkout, hashes_file
 from parakeet.provenance import arithmetic_variables, git_patch, git_state, processor, software
@@ -238,7 +238,10 @@ CODE = ("git commit", "uncommitted changes")
 
 def _heading(trained: Trained) -> str:
     first, last = trained.processes[0], trained.processes[-1]
-    when = f", {first['started']} to {last['ended'] or UNKNOWN}" if "started" in first else ""
+    ended = last.get("ended")
+    when = (
+        f", {format_time(first['started'])} to {format_time(ended) if ended else UNKNOWN}" if "started" in first else ""
+    )
     return f"Run {trained.key} of recipe {trained.recipe.name}{when}."
 
 
