@@ -57,45 +57,65 @@ STEPS = 300
 """About 8 s of training: long enough to be ended by hand in the middle."""
 
 
+class Server:
+    """A `dagster dev` over a home of its own, which may be killed and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.home, self.log = folder / "home", folder / "log.txt"
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.process = self.start()
+
+    def start(self) -> "subprocess.Popen[bytes]":
+        command = [str(Path(sys.executable).with_name("dagster")), "dev", "-p", str(self.port)]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=environment(self.home) | {"DAGSTER_HOME": str(self.home / ".dagster")},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        wait_until(lambda: bool(assets(self.ask)), 120, self.log)
+        return self.process
+
+    def ask(self, query: str, **variables: Any) -> Any:
+        body = json.dumps({"query": query, "variables": variables}).encode()
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}/graphql", body, {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as reply:
+            return json.loads(reply.read())["data"]
+
+    def use(self, recipe: Path) -> None:
+        """`parakeet use`, and wait until the page shows that recipe's assets."""
+        before = versions(self.ask)
+        assert parakeet(self.home, "use", str(recipe)).returncode == 0
+        wait_until(lambda: versions(self.ask) != before, 120, self.log)
+
+
 @pytest.fixture(scope="module")
-def dagster(built: tuple[Path, Path, bytes], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Query]]:
-    """A running `dagster dev` over a home of its own, and a function that asks it."""
+def server(built: tuple[Path, Path, bytes], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("dagster")
     home = folder / "home"
     shutil.copytree(built[0], home, symlinks=True)
     settings = (home / ".dagster" / "dagster.yaml").read_text(encoding="utf-8").replace(str(built[0]), str(home))
     (home / ".dagster" / "dagster.yaml").write_text(settings, encoding="utf-8")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [str(Path(sys.executable).with_name("dagster")), "dev", "-p", str(port)]
-    with (folder / "log.txt").open("wb") as log:
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=environment(home) | {"DAGSTER_HOME": str(home / ".dagster")},
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+    server = Server(folder)
+    yield server
+    os.killpg(server.process.pid, signal.SIGINT)
+    try:
+        server.process.wait(timeout=30)
+    except subprocess.TimeoutExpired:
+        os.killpg(server.process.pid, signal.SIGKILL)
 
-        def ask(query: str, **variables: Any) -> Any:
-            body = json.dumps({"query": query, "variables": variables}).encode()
-            request = urllib.request.Request(
-                f"http://127.0.0.1:{port}/graphql", body, {"Content-Type": "application/json"}
-            )
-            with urllib.request.urlopen(request, timeout=30) as reply:
-                return json.loads(reply.read())["data"]
 
-        try:
-            wait_until(lambda: bool(assets(ask)), 120, folder / "log.txt")
-            yield home, ask
-        finally:
-            os.killpg(process.pid, signal.SIGINT)
-            try:
-                process.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
+@pytest.fixture
+def dagster(server: Server) -> tuple[Path, Query]:
+    """The home of the running `dagster dev`, and a function that asks it."""
+    return server.home, server.ask
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, log: Path, pause: float = 0.5) -> None:
@@ -113,6 +133,11 @@ def assets(ask: Query) -> dict[str, Any]:
         "assetNodes"
     ]
     return {node["assetKey"]["path"][0]: node["assetMaterializations"] for node in nodes}
+
+
+def versions(ask: Query) -> dict[str, str]:
+    nodes = ask("{ assetNodes { assetKey { path } opVersion } }")["assetNodes"]
+    return {node["assetKey"]["path"][0]: node["opVersion"] for node in nodes}
 
 
 def launch(ask: Query, asset: str) -> str:
@@ -163,13 +188,13 @@ def test_the_builds_of_the_shell_are_shown_and_the_release_can_be_materialised(
 
 
 def test_terminate_leaves_a_checkpoint_and_a_free_slot_and_the_next_run_resumes(
-    dagster: tuple[Path, Query], tmp_path: Path
+    dagster: tuple[Path, Query], server: Server, tmp_path: Path
 ) -> None:
     """The second run is queued behind the first, so that only a slot that was freed lets it begin."""
     home, ask = dagster
     log = home.parent / "log.txt"
     recipe = write_recipe(tmp_path, tokens=512 * STEPS, checkpoint_steps=50, learning_rate=1e-4)
-    assert parakeet(home, "use", str(recipe)).returncode == 0
+    server.use(recipe)
     runs_before, observed_before = set((home / "training_runs").iterdir()), len(observed_steps(ask))
     first = launch(ask, "checkpoint")
     wait_until(lambda: bool(set((home / "training_runs").iterdir()) - runs_before), 120, log)
@@ -208,3 +233,48 @@ def test_terminate_leaves_a_checkpoint_and_a_free_slot_and_the_next_run_resumes(
     assert steps == sorted(steps)
     assert (steps[0], steps[-1]) == (1, STEPS)
     assert training_pool(ask)["activeRunIds"] == []
+
+
+def test_a_run_keeps_its_recipe_through_a_switch_and_goes_on_after_kill_9_of_everything(
+    server: Server, tmp_path: Path
+) -> None:
+    ask, home = server.ask, server.home
+    server.use(write_recipe(tmp_path, tokens=512 * STEPS, checkpoint_steps=20, learning_rate=2e-4))
+    before = set((home / "training_runs").iterdir())
+    first = launch(ask, "checkpoint")
+    wait_until(lambda: bool(set((home / "training_runs").iterdir()) - before), 120, server.log)
+    (run,) = set((home / "training_runs").iterdir()) - before
+    wait_until(lambda: bool(list(run.glob("step-*"))), 120, server.log, pause=0.01)
+    trainer = int((run / "run.holder").read_text(encoding="utf-8").split()[1])
+    os.kill(trainer, signal.SIGSTOP)
+    server.use(write_recipe(tmp_path, tokens=512 * STEPS, learning_rate=3e-4))
+    assert status(ask, first) == "STARTED"
+
+    refused = subprocess.run(
+        [str(Path(sys.executable).with_name("dagster")), "dev", "-p", "0"],
+        cwd=ROOT,
+        env=environment(home) | {"DAGSTER_HOME": str(home / ".dagster")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert refused.returncode == 1
+    assert f"process {server.process.pid} since" in refused.stderr
+
+    os.kill(trainer, signal.SIGKILL)
+    os.killpg(server.process.pid, signal.SIGKILL)
+    server.process.wait()
+    server.start()
+    children = 'query($id: String!) { runsOrError(filter: {tags: [{key: "dagster/parent_run_id", value: $id}]}) '
+    children += "{ ... on Runs { results { runId } } } }"
+
+    def following(run_id: str) -> list[str]:
+        return [found["runId"] for found in ask(children, id=run_id)["runsOrError"]["results"]]
+
+    wait_until(lambda: bool(following(first)), 120, server.log)
+    (second,) = following(first)
+    wait_until(lambda: status(ask, second) in ENDED, 200, server.log)
+    assert (status(ask, first), status(ask, second)) == ("FAILURE", "SUCCESS")
+    assert [event["kind"] for event in read_events(run / EVENTS_FILE)].count("resumed") == 1
+    assert set((home / "training_runs").iterdir()) == {*before, run}, "another recipe was trained"
+    assert following(second) == []
