@@ -224,11 +224,13 @@ def active_recipe(root: Path) -> Recipe:
 
 def last_recipe(root: Path) -> Recipe:
     """The recipe of the last `parakeet build` or `parakeet use`. Raises ParakeetError as `active_recipe` does."""
-    path = root / LAST_BUILT_FILE
-    if path.is_file():
-        with suppress(ParakeetError):
-            return load_recipe(str(path), report_old_keys=False)
-    return active_recipe(root)
+    return load_recipe(last_recipe_file(root), report_old_keys=False)
+
+
+def last_recipe_file(root: Path) -> str:
+    """The file that holds that recipe, or the demo's name if there is none."""
+    files = (root / LAST_BUILT_FILE, root / ACTIVE_RECIPE_FILE)
+    return next((str(file) for file in files if file.is_file()), DEFAULT_RECIPE)
 
 
 def note_built(root: Path, recipe: Recipe) -> None:

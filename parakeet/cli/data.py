@@ -47,12 +47,11 @@ def inspect(recipe_name: str | None, limit: float | None, stage: str | None, **s
     from parakeet.data.inspect import render_inspection
     from parakeet.home import home
     from parakeet.recipe_file import load_recipe
-    from parakeet.stages import ACTIVE_RECIPE_FILE, DEFAULT_RECIPE, LAST_BUILT_FILE, STAGES, Build, last_recipe
+    from parakeet.stages import STAGES, Build, last_recipe, last_recipe_file
 
     examples_files = {one.name: one.examples_file for one in STAGES if one.examples_file}
     if stage is not None and stage not in examples_files:
         raise ParakeetError(f"{stage!r} drops no documents. These do: {', '.join(examples_files)}.")
-    files = [home() / name for name in (LAST_BUILT_FILE, ACTIVE_RECIPE_FILE)]
     recipe = load_recipe(recipe_name) if recipe_name is not None else last_recipe(home())
     build = Build(home(), limited(recipe, limit))
     # An unfinished build shows what it has made so far.
@@ -60,7 +59,7 @@ def inspect(recipe_name: str | None, limit: float | None, stage: str | None, **s
     made = [(found, examples_files[name]) for name in wanted if (found := build.find(name)) is not None]
     if not made:
         missing = wanted[-1]
-        chosen = recipe_name or next((file for file in files if file.is_file()), DEFAULT_RECIPE)
+        chosen = recipe_name or last_recipe_file(home())
         raise ParakeetError(
             f"{missing} has not been made for recipe {recipe.name}. Run: "
             f"parakeet build --recipe {chosen}{'' if limit is None else f' --limit {limit}'} --select {missing}"

@@ -53,10 +53,9 @@ def build(context: click.Context, recipe_name: str | None, force: bool) -> None:
     """Build the trace index of a recipe's training text, and what it needs. What is already built is reused."""
     from parakeet.cli.build import build as build_assets
     from parakeet.home import home
-    from parakeet.stages import ACTIVE_RECIPE_FILE, DEFAULT_RECIPE
+    from parakeet.stages import last_recipe_file
 
-    active = home() / ACTIVE_RECIPE_FILE
-    chosen = recipe_name or (str(active) if active.is_file() else DEFAULT_RECIPE)
+    chosen = recipe_name or last_recipe_file(home())
     context.invoke(build_assets, recipe_name=chosen, select=(STAGE,), force=(STAGE,) if force else ())
 
 
