@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import environment
+from .conftest import environment, parakeet
 
 ROOT = Path(__file__).parents[2]
 ENDED = ("SUCCESS", "FAILURE", "CANCELED")
@@ -56,19 +56,46 @@ class DagsterServer:
             self.port = probe.getsockname()[1]
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def process_id(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
         """Start it, and wait until its pages show the assets."""
-        command = [str(Path(sys.executable).with_name("dagster")), "dev", "-p", str(self.port)]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                command,
+                self._command(self.port),
                 cwd=ROOT,
-                env=environment(self.home) | {"DAGSTER_HOME": str(self.home / ".dagster")},
+                env=self._environment,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
         self.wait(lambda: bool(self.assets()), 120)
+
+    def start_another(self) -> "subprocess.CompletedProcess[str]":
+        """A second one on the same history, which is expected to end by itself."""
+        return subprocess.run(
+            self._command(0), cwd=ROOT, env=self._environment, capture_output=True, text=True, timeout=120
+        )
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        return environment(self.home) | {"DAGSTER_HOME": str(self.home / ".dagster")}
+
+    @staticmethod
+    def _command(port: int) -> list[str]:
+        return [str(Path(sys.executable).with_name("dagster")), "dev", "-p", str(port)]
+
+    def use(self, recipe: Path) -> None:
+        """`parakeet use`, and wait until the pages show that recipe's assets."""
+        before = self._versions()
+        assert parakeet(self.home, "use", str(recipe)).returncode == 0
+        self.wait(lambda: self._versions() != before, 120)
+
+    def _versions(self) -> list[Any]:
+        return list(self.ask("{ assetNodes { assetKey { path } opVersion } }")["assetNodes"])
 
     def stop(self) -> None:
         """As Ctrl-C in its terminal does."""

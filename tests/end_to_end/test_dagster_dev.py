@@ -12,7 +12,7 @@ import pytest
 from parakeet.training.job import METRICS_FILE
 from parakeet.training.logging import EVENTS_FILE, read_events
 
-from .conftest import STAGES, parakeet, write_recipe
+from .conftest import STAGES, write_recipe
 from .dagster_server import DagsterServer
 
 pytestmark = pytest.mark.slow
@@ -76,7 +76,7 @@ def test_terminate_leaves_a_checkpoint_and_a_free_slot_and_the_next_run_resumes(
     """The second run is queued behind the first, so that only a slot that was freed lets it begin."""
     home = dagster.home
     recipe = write_recipe(tmp_path, tokens=512 * STEPS, checkpoint_steps=50, learning_rate=1e-4)
-    assert parakeet(home, "use", str(recipe)).returncode == 0
+    dagster.use(recipe)
     runs_before, observed_before = set((home / "training_runs").iterdir()), len(observed_steps(dagster))
     first = dagster.launch("checkpoint")
     dagster.wait(lambda: bool(set((home / "training_runs").iterdir()) - runs_before), 120)
@@ -112,3 +112,37 @@ def test_terminate_leaves_a_checkpoint_and_a_free_slot_and_the_next_run_resumes(
     assert steps == sorted(steps)
     assert (steps[0], steps[-1]) == (1, STEPS)
     assert training_pool(dagster)["activeRunIds"] == []
+
+
+def test_a_run_keeps_its_recipe_through_a_switch_and_goes_on_after_kill_9_of_everything(
+    dagster: DagsterServer, tmp_path: Path
+) -> None:
+    home = dagster.home
+    dagster.use(write_recipe(tmp_path, tokens=512 * STEPS, checkpoint_steps=20, learning_rate=2e-4))
+    before = set((home / "training_runs").iterdir())
+    first = dagster.launch("checkpoint")
+    dagster.wait(lambda: bool(set((home / "training_runs").iterdir()) - before), 120)
+    (run,) = set((home / "training_runs").iterdir()) - before
+    dagster.wait(lambda: bool(list(run.glob("step-*"))), 120, pause=0.01)
+    trainer = int((run / "run.holder").read_text(encoding="utf-8").split()[1])
+    os.kill(trainer, signal.SIGSTOP)
+    dagster.use(write_recipe(tmp_path, tokens=512 * STEPS, learning_rate=3e-4))
+    assert dagster.status(first) == "STARTED"
+
+    refused = dagster.start_another()
+    assert refused.returncode == 1
+    assert f"process {dagster.process_id} since" in refused.stderr
+
+    dagster.kill()
+    dagster.start()
+
+    def following(run_id: str) -> list[str]:
+        return [one["runId"] for one in dagster.runs() if one["tags"].get("dagster/parent_run_id") == run_id]
+
+    dagster.wait(lambda: bool(following(first)), 120)
+    (second,) = following(first)
+    assert dagster.ended(second, 200) == "SUCCESS"
+    assert dagster.status(first) == "FAILURE"
+    assert [event["kind"] for event in read_events(run / EVENTS_FILE)].count("resumed") == 1
+    assert set((home / "training_runs").iterdir()) == {*before, run}, "another recipe was trained"
+    assert following(second) == []

@@ -29,9 +29,12 @@ from assets_defs.resources import (
     run_config,
     run_lock,
 )
+from parakeet.clean import leftovers
+from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.recipe_file import load_recipe
-from parakeet.stages import use_recipe
+from parakeet.stages import active_recipe, last_recipe, use_recipe
+from pipelines.build import run_build
 from pipelines.definitions import make_definitions
 from pipelines.interrupted_runs import MOST_ATTEMPTS, interrupted_runs, resume_interrupted
 from pipelines.lost_runs import INTERRUPTED_TAG, SECONDS_OF_GRACE, fail_lost_runs
@@ -108,6 +111,26 @@ def test_a_run_builds_the_recipe_in_its_config_whatever_is_in_use(
     release_run_lock(home, result.run_id)
 
 
+def test_a_build_from_the_shell_leaves_the_recipe_in_use_alone(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    first, second = write_recipe(tmp_path, "first"), write_recipe(tmp_path, "second")
+    use_recipe(home, first)
+    assert run_build(home, second, ["documents"], [], False, Progress()) == 0
+    said = capfd.readouterr().err
+    assert "Dagster shows and schedules recipe first, as before. Only `parakeet use RECIPE` changes that." in said
+    assert (active_recipe(home), last_recipe(home)) == (first, second)
+    # What it made is no leftover.
+    assert leftovers(home).unreferenced == []
+    use_recipe(home, second)
+    assert run_build(home, second, ["documents"], [], False, Progress()) == 0
+    assert "as before" not in capfd.readouterr().err
+    assert not list((home / ".locks" / "runs").iterdir())
+    use_recipe(home, first)
+    assert len(leftovers(home).unreferenced) == 1
+
+
 def test_a_run_that_holds_no_recipe_does_not_build_another(home: Path, instance: dg.DagsterInstance) -> None:
     """As queued by an earlier version of Parakeet."""
     seen, result = seen_recipe(instance, {}, {RECIPE_TAG: "mine"})
@@ -148,7 +171,8 @@ from dagster._core.definitions.reconstruct import (
     initialize_repository_def_from_pointer, reconstruct_repository_def_from_pointer)
 from parakeet.home import home
 from parakeet.recipe_file import load_recipe
-from parakeet.stages import use_recipe
+from parakeet.stages import active_recipe, last_recipe, use_recipe
+from pipelines.build import run_build
 from pipelines.definitions import defs
 
 def show(repository):
