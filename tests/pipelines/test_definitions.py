@@ -8,7 +8,6 @@ import pytest
 from parakeet.recipe_file import load_recipe
 from parakeet.stages import STAGES, asset_names, use_recipe
 from pipelines.definitions import make_definitions
-from pipelines.sensors import new_source_files
 
 DEMO = load_recipe("demo")
 defs = make_definitions(DEMO)
@@ -65,22 +64,3 @@ def recipe_of(folder: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None
     home.mkdir(exist_ok=True)
     path.write_text(f"extends: demo\nname: mine\nsources: [{{name: a, path: {folder}}}]\n", encoding="utf-8")
     use_recipe(home, load_recipe(str(path)))
-
-
-def test_the_sensor_notices_new_and_changed_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "text"
-    folder.mkdir()
-    (folder / "a.txt").write_text("one", encoding="utf-8")
-    recipe_of(folder, tmp_path / "home", monkeypatch)
-    first = new_source_files(dg.build_sensor_context())
-    assert isinstance(first, dg.SensorResult)
-    assert "Watching 1 files" in str(first.skip_reason)
-    quiet = new_source_files(dg.build_sensor_context(cursor=first.cursor))
-    assert isinstance(quiet, dg.SkipReason)
-    (folder / "b.txt").write_text("two", encoding="utf-8")
-    noticed = new_source_files(dg.build_sensor_context(cursor=first.cursor))
-    assert isinstance(noticed, dg.SensorResult)
-    assert len(noticed.run_requests or []) == 1
-    (folder / "a.txt").unlink()
-    (folder / "b.txt").unlink()
-    assert isinstance(new_source_files(dg.build_sensor_context(cursor=noticed.cursor)), dg.SkipReason)
