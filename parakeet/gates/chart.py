@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from parakeet.pages.charts import Palette
 
 BINS = 41
+LEAST = 1e-3
+"""Bits per byte to either side of 0 that are always in the picture."""
 OUTLIERS = 0.01
 """Share of the documents at either end that the outermost bars hold."""
 
@@ -21,9 +23,9 @@ def draw_differences(each: np.ndarray, found: Difference, palette: "Palette") ->
     from parakeet.pages.charts import axes, legend_outside
 
     figure, chart = axes(palette)
-    low, high = np.quantile(each, (OUTLIERS, 1 - OUTLIERS))
-    reach = max(abs(float(low)), abs(float(high)), 1e-3)
-    chart.hist(np.clip(each, -reach, reach), bins=BINS, range=(-reach, reach), color=palette.series[2], alpha=0.55)
+    quantiles = np.quantile(each, (OUTLIERS, 1 - OUTLIERS))
+    low, high = min(float(quantiles[0]), -LEAST), max(float(quantiles[1]), LEAST)
+    chart.hist(np.clip(each, low, high), bins=BINS, range=(low, high), color=palette.series[2], alpha=0.55)
     chart.axvline(0.0, color=palette.soft, linewidth=1, linestyle="--")
     if found.interval:
         chart.axvspan(*found.interval, color=palette.series[0], alpha=0.3, label="95% interval of all documents")

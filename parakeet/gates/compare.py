@@ -20,6 +20,7 @@ from parakeet.gates.judge import (
     MORE_TEXT,
     Difference,
     Gate,
+    all_together,
     gate,
     judge_difference,
     judge_generation,
@@ -47,15 +48,19 @@ def make_comparison(context: MakeContext, incumbent: str | None) -> dict[str, An
     """
     release = context.inputs["release"].path
     bounds = context.recipe.gates
+    evaluation = _json(release / EVALUATION_FILE)
     figures: dict[str, Any] = {}
+    if (bits := all_together(evaluation["bits_per_byte"], "model")) is not None:
+        figures["bits_per_byte"] = bits
     if bounds is None:
-        verdicts = _without_judgement("The recipe's `gates` is null, so nothing was judged.")
+        figures["gates"] = "The recipe's `gates` is null, so nothing was judged."
+        verdicts = _without_judgement(figures["gates"])
     elif incumbent == release.name:
         incumbent = None
         verdicts = _without_judgement("It was promoted before there were these gates.")
     else:
         before = None if incumbent is None else release_folder(context.root) / incumbent
-        verdicts = _judge(context, bounds, release, before, figures)
+        verdicts = _judge(context, bounds, release, before, evaluation, figures)
     result = {"release": release.name, "incumbent": incumbent, "gates": verdicts, "figures": figures}
     (context.output / COMPARISON_FILE).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return result
@@ -66,10 +71,14 @@ def _without_judgement(reason: str) -> list[Gate]:
 
 
 def _judge(
-    context: MakeContext, bounds: Gates, release: Path, before: Path | None, figures: dict[str, Any]
+    context: MakeContext,
+    bounds: Gates,
+    release: Path,
+    before: Path | None,
+    evaluation: Mapping[str, Any],
+    figures: dict[str, Any],
 ) -> list[Gate]:
     """The verdicts in the order of GATES. Fills `figures`."""
-    evaluation = _json(release / EVALUATION_FILE)
     memorisation = context.inputs["memorisation"].counts if "memorisation" in context.inputs else None
     health = (judge_generation(bounds, evaluation.get("generation_health")), judge_memorisation(bounds, memorisation))
     try:
@@ -96,7 +105,7 @@ def _compare(
     figures: dict[str, Any],
 ) -> tuple[Gate, Gate]:
     name, fell = "no_worse_than_before", "no_figure_fell"
-    by_hand = "To promote it all the same: parakeet release promote --force REASON"
+    by_hand = f"To promote it all the same: parakeet release promote {release.name} --force REASON"
     try:
         verify_release(before)
         earlier = _json(before / EVALUATION_FILE)

@@ -69,19 +69,23 @@ MORE_TEXT = "Add text, or hold out more of it (--held-out)."
 
 def judge_yardsticks(gates: Gates, bits_per_byte: Mapping[str, Any]) -> Gate:
     """Whether a first release beats the unigram model and `xz -9` by the margin, on all sources together."""
-    name, sources = "beats_the_yardsticks", measured(bits_per_byte)
-    n_bytes = sum(one["n_bytes"] for one in sources.values())
-    if not n_bytes:
+    name = "beats_the_yardsticks"
+    model, unigram, xz = (all_together(bits_per_byte, key) for key in ("model", "unigram", "xz"))
+    if model is None or unigram is None or xz is None:
         return gate(name, True, "No text is held out, so nothing says how good it is. It is the first release.")
-    model, unigram, xz = (
-        sum(one[key] * one["n_bytes"] for one in sources.values()) / n_bytes for key in ("model", "unigram", "xz")
-    )
     better = "xz -9" if xz < unigram else "the unigram model"
     bound = (1 - gates.yardstick_margin) * min(unigram, xz)
     said = f"It needs {model:.3f} bits per byte, {better} {min(unigram, xz):.3f}, and the bound is {bound:.3f}"
     if not model <= bound:
         return gate(name, False, f"{said}. It has learnt too little: train it for longer.", model, bound)
     return gate(name, True, f"{said}.", model, bound)
+
+
+def all_together(bits_per_byte: Mapping[str, Any], key: str) -> float | None:
+    """One of the figures of an evaluation's sources on the text of all of them; None if none was measured."""
+    sources = measured(bits_per_byte).values()
+    n_bytes = sum(one["n_bytes"] for one in sources)
+    return sum(one[key] * one["n_bytes"] for one in sources) / n_bytes if n_bytes else None
 
 
 def judge_shares(scores: Mapping[str, Sequence[Score]], before: Mapping[str, Sequence[Score]], incumbent: str) -> Gate:

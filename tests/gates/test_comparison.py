@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parakeet.conversation import Turn
@@ -16,6 +16,7 @@ from parakeet.data.tokens.tokenise import make_token_shards
 from parakeet.data.tokens.vocabulary import make_tokenizer
 from parakeet.errors import ParakeetError
 from parakeet.gates.stage import ComparisonStage, judgement_of
+from parakeet.model.transformer import Parakeet
 from parakeet.progress import Progress
 from parakeet.recipe import Gates, Recipe
 from parakeet.release.history import decisions
@@ -27,6 +28,13 @@ from ..conftest import Prepared
 from .conftest import Models, Releases, evaluation, failed, gates_of, trained, windows_of
 
 NO_WORSE = "no_worse_than_before"
+
+
+def nudged(model: Parakeet) -> Parakeet:
+    """Other weights of the same quality: a release of the same weights is the same decision."""
+    copied = Parakeet(model.config)
+    copied.load_state_dict({name: weight * (1 + 1e-5) for name, weight in model.state_dict().items()})
+    return copied
 
 
 def with_gates(recipe: Recipe, **bounds: Any) -> Recipe:
@@ -43,6 +51,7 @@ def test_a_good_first_release_is_promoted_and_one_of_a_few_steps_is_not(releases
 
     good = releases.promoted("good", models.good)
     assert incumbent(releases.root, "tiny") == good.path
+    assert decisions(releases.root)[0][-1].figures == {"bits_per_byte": 1.0}
 
 
 def test_shuffled_words_and_few_steps_do_not_replace_a_good_release(releases: Releases, models: Models) -> None:
@@ -72,9 +81,11 @@ def test_another_seed_and_a_better_model_replace_it(releases: Releases, models: 
     assert compared.counts["incumbent"] == few.path.name
     promote(releases.root, better, judgement_of(compared))
 
-    again = releases.release("again", models.good)
-    assert releases.comparison(again).counts["figures"]["difference"] == 0.0
-    assert failed(releases.comparison(again)) == []
+    again = releases.release("again", nudged(models.good))
+    compared = releases.comparison(again)
+    assert compared.counts["incumbent"] == better.path.name
+    assert abs(compared.counts["figures"]["difference"]) < 1e-3
+    assert failed(compared) == []
 
 
 def test_a_later_build_finds_the_same_comparison(releases: Releases, models: Models) -> None:
@@ -96,6 +107,7 @@ def test_other_bounds_judge_again(releases: Releases, models: Models) -> None:
     assert failed(lenient) == []
     none = releases.comparison(worse, releases.recipe.model_copy(update={"gates": None}))
     assert failed(none) == []
+    assert judgement_of(none).figures["gates"] == "The recipe's `gates` is null, so nothing was judged."
     assert {gate["reason"] for gate in none.counts["gates"]} == {"The recipe's `gates` is null, so nothing was judged."}
 
 
@@ -261,23 +273,23 @@ def test_without_held_out_text_a_release_replaces_only_one_that_had_none_either(
     second = releases.release("second", models.good, unmeasured(), shards=shards)
     assert failed(releases.comparison(second)) == []
 
-    measured = releases.release("measured", models.good)
+    measured = releases.release("measured", models.other_seed)
     promote_by_hand(releases.root, measured, "for the test")
-    third = releases.release("third", models.few_steps, unmeasured(), shards=shards)
+    third = releases.release("third", models.poisoned, unmeasured(), shards=shards)
     assert failed(releases.comparison(third)) == [NO_WORSE]
 
 
 def test_a_share_that_falls_refuses_a_release(releases: Releases, models: Models) -> None:
     releases.promoted("good", models.good, measured=evaluation(exact=80))
-    slightly = releases.release("slightly", models.good, evaluation(exact=74))
+    slightly = releases.release("slightly", nudged(models.good), evaluation(exact=74))
     assert failed(releases.comparison(slightly)) == []
-    clearly = releases.release("clearly", models.good, evaluation(exact=40))
+    clearly = releases.release("clearly", nudged(models.good), evaluation(exact=40))
     compared = releases.comparison(clearly)
     assert failed(compared) == ["no_figure_fell"]
     assert "sums fell from 80.0% to 40.0% (of 100 questions)" in gates_of(compared)["no_figure_fell"]["reason"]
     assert failed(releases.comparison(clearly, with_gates(releases.recipe, figures=False))) == []
     # Another version of the metric asks something else.
-    other = releases.release("other", models.good, evaluation(exact=40), metrics={"exact_match": 2})
+    other = releases.release("other", nudged(models.good), evaluation(exact=40), metrics={"exact_match": 2})
     assert failed(releases.comparison(other)) == []
 
 
@@ -297,6 +309,7 @@ def test_the_picture_and_the_figures_are_shown(releases: Releases, models: Model
 CONTENT = st.text(st.characters(codec="utf-8"), max_size=40).map(str.strip)
 
 
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.sampled_from(["System", "Human", "Assistant"]), CONTENT), min_size=1, max_size=5))
 def test_turns_are_read_back_from_ids(spoken: list[tuple[str, str]]) -> None:
     turns = [Turn(role, content) for role, content in spoken]
@@ -304,6 +317,7 @@ def test_turns_are_read_back_from_ids(spoken: list[tuple[str, str]]) -> None:
     assert read_document(TOKENIZER, ids.tolist()) == turns
 
 
+@settings(max_examples=40)
 @given(CONTENT)
 def test_a_plain_text_is_read_back_from_ids(text: str) -> None:
     ids, _ = render_document(TOKENIZER, [Turn("text", text)])
