@@ -115,8 +115,8 @@ def _materialise(
     with open_instance(root, progress) as instance, warnings.catch_warnings():
         # Dagster's own Pipes client warns of one of Dagster's own preview functions.
         warnings.simplefilter("ignore")
-        for run_id in fail_lost_runs(instance, root):
-            progress.say(f"Run {run_id[:8]} had died; its place is free again.")
+        for lost in fail_lost_runs(instance, root):
+            progress.say(f"Run {lost[:8]} had died; its place is free again.")
         try:
             result = job.execute_in_process(
                 run_id=run_id,

@@ -43,7 +43,17 @@ def test_assets_know_nothing_of_pipelines(path: Path) -> None:
 
 FLOORS = (
     ("cli", "demo"),
-    ("benchmarks", "clean", "plan", "plan_files", "plan_sources", "recipe_changes", "recipe_reference", "stages"),
+    (
+        "benchmarks",
+        "clean",
+        "plan",
+        "plan_files",
+        "plan_sources",
+        "recipe_changes",
+        "recipe_reference",
+        "retraining",
+        "stages",
+    ),
     ("chat", "evaluation", "gates", "release", "training", "download", "trace", "memorisation", "report"),
     ("generation", "data", "model"),
     (
