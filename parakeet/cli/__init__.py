@@ -4,7 +4,7 @@ import click
 
 from parakeet import __version__
 from parakeet.cli.bench import bench
-from parakeet.cli.build import build, clean, plan, use
+from parakeet.cli.build import build, clean, plan, retrain, use
 from parakeet.cli.chat import chat
 from parakeet.cli.common import Commands
 from parakeet.cli.completion import completion
@@ -17,7 +17,6 @@ from parakeet.cli.pages import pages
 from parakeet.cli.release import release
 from parakeet.cli.report import report
 from parakeet.cli.reproduce import reproduce
-from parakeet.cli.retrain import retrain
 from parakeet.cli.runs import compare, runs
 from parakeet.cli.sessions import sessions
 from parakeet.cli.status import status
