@@ -24,7 +24,7 @@ def _stage_check(stage: Stage, check: Check) -> dg.AssetChecksDefinition:
     def checked(parakeet_home: dg.ResourceParam[ParakeetHome]) -> dg.AssetCheckResult:
         with failures_explained(f"checking {stage.name}", parakeet_home.root):
             build = parakeet_home.build()
-            verdict = check.run(build.artifact(stage.name), build.inputs(stage.name))
+            verdict = check.run(build.artifact(stage.name), build.inputs(stage.name), build.recipe)
         severity = dg.AssetCheckSeverity.ERROR if check.blocking else dg.AssetCheckSeverity.WARN
         return _result(verdict.passed, verdict.description, verdict.figures or {}, severity)
 

@@ -57,6 +57,8 @@ class Work:
     """Whether an interrupted try is continued."""
     recipe: str = ""
     """The recipe's name, for people."""
+    links: tuple[str, ...] = ("latest",)
+    """Names of links in the folder that lead to this artefact once it is there."""
     earlier: tuple[tuple[str, int], ...] = ()
     """Fingerprints that earlier versions of Parakeet gave this work, newest first, and the stage's version then. What
     they made is found. What they began is continued if the stage's version is still the same."""
@@ -180,7 +182,7 @@ class Store:
             raise explain_os_error(error, "preparing the assets folder") from None
         if not os.access(self.root, os.W_OK):
             raise ParakeetError(f"{self.root} cannot be written to: change its permissions, or set PARAKEET_HOME.")
-        latest = self.root / work.folder / "latest"
+        folder = self.root / work.folder
         from parakeet.locking import exclusive  # with filelock, which those who only read do not need
 
         with exclusive(lock, f"{work.stage} is being made", progress):
@@ -192,9 +194,10 @@ class Store:
                 self._take_over(work, progress)
                 self._require_space(work, force)
                 artifact = self._make(work, make, progress, force)
-            elif latest.resolve() != artifact.path.resolve():
+            elif work.links and not any(_leads_to(folder / link, artifact) for link in ("latest", *work.links)):
                 artifact.check(thorough=True)
-            point_link(latest, artifact.path.name)
+            for link in work.links:
+                point_link(folder / link, artifact.path.name)
         return artifact, made
 
     def made_after(self, folder: str, fingerprint: str, seconds: float) -> bool:
@@ -351,6 +354,10 @@ class Store:
                 f"{format_bytes(free)} free. Free some (parakeet clean lists what nothing refers to), or set "
                 "PARAKEET_HOME to a folder on a larger disk."
             )
+
+
+def _leads_to(link: Path, artifact: Artifact) -> bool:
+    return link.resolve() == artifact.path.resolve()
 
 
 def _when_made(artifact: Artifact) -> tuple[str, int]:

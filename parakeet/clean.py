@@ -11,11 +11,14 @@ from typing import Any
 
 from parakeet.artifact import Artifact, Store, point_link
 from parakeet.errors import ParakeetError
-from parakeet.home import latest_release, release_folder, runs_folder
+from parakeet.home import latest_release, runs_folder
 from parakeet.locking import is_held
+from parakeet.recipe_file import load_recipe
 from parakeet.recipe_sources import SOURCE_FILES
+from parakeet.release.history import ROLLED_BACK, decisions
 from parakeet.release.listing import ListedModel, list_models
-from parakeet.stages import STAGES, Build, active_recipe, last_recipe
+from parakeet.release.promotion import find_opened, incumbent, promoted_recipes, recipe_of, remove_promoted
+from parakeet.stages import STAGES, Build, active_recipe, recipe_built_last
 from parakeet.trace.stage import TraceIndexStage
 from parakeet.trace.stored import trained_on
 from parakeet.training.job import JOB_FILE, read_job
@@ -35,8 +38,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Leftovers:
-    """What neither the active recipe nor the last one built needs: `unreferenced` can be built again, `unfinished` was
-    never finished."""
+    """What neither the active recipe nor the one built last needs.
+
+    What is `unreferenced` can be built again, what is `unfinished` was never finished.
+    """
 
     unreferenced: list[Entry]
     unfinished: list[Entry]
@@ -45,28 +50,29 @@ class Leftovers:
 def leftovers(root: Path, with_unfinished: bool = False) -> Leftovers:
     """What may go under `root`.
 
-    Neither list holds what the builds of the active recipe and of the last one built consist of, finished or not, any
-    release or imported model, or what the latest release was made from. What unfinished work was begun with is no
-    leftover either, unless that work is to go too (`with_unfinished`). Only the stages' own folders are looked at.
-    Raises ParakeetError while anything is being built or trained, and if the sources or artefacts of those two recipes
-    cannot be read: what belongs to them is then unknown.
+    Neither list holds what the builds of the active recipe and of the one built last consist of, finished or not, any
+    release or imported model, or what the promoted release of any recipe was made from. What unfinished work was begun
+    with is no leftover either, unless that work is to go too (`with_unfinished`). Only the stages' own folders are
+    looked at. Raises ParakeetError while anything is being built or trained, and if the sources or artefacts of those
+    recipes cannot be read: what belongs to them is then unknown.
     """
     _refuse_while_building(root)
     store = Store(root)
-    active, last = active_recipe(root), last_recipe(root)
-    builds = [Build(root, recipe) for recipe in ((active,) if active == last else (active, last))]
+    builds = [Build(root, active_recipe(root))]
+    last = load_recipe(recipe_built_last(root), report_old_keys=False)
+    if last != builds[0].recipe:
+        builds.append(Build(root, last))
     models = {stage.folder or stage.name for stage in STAGES if stage.is_model}
     folders = [stage.folder or stage.name for stage in STAGES]
     # Sources of other recipes too.
     folders += sorted(f"{SOURCE_FILES}/{folder.name}" for folder in (root / SOURCE_FILES).glob("*") if folder.is_dir())
     artifacts, unreadable = _read(path for folder in folders for path in store.directories(folder))
-    found: list[Artifact] = []
-    begun: set[Path] = set()
-    runs: set[Path] = set()
+    needed: list[Artifact] = []
+    begun, runs = set[Path](), set[Path]()
     for build in builds:
-        made = {name: artifact for name in build.stages if (artifact := build.find(name)) is not None}
-        directories, folders_of_runs = _begun_by(build, made)
-        found += made.values()
+        found = {name: artifact for name in build.stages if (artifact := build.find(name)) is not None}
+        needed += found.values()
+        directories, folders_of_runs = _begun_by(build, found)
         begun |= directories
         runs |= folders_of_runs
     partial = [path for folder in folders for path in store.partial(folder) if path not in begun]
@@ -74,7 +80,7 @@ def leftovers(root: Path, with_unfinished: bool = False) -> Leftovers:
     others = [path for path in runs_folder(root).glob("*") if path.is_dir() and path not in runs]
     unfinished += [run for run in sorted(others) if not _is_finished(run)]
 
-    roots = [artifact.path.resolve() for artifact in found] + [latest_release(root).resolve()]
+    roots = [artifact.path.resolve() for artifact in needed] + _promoted(root)
     if not with_unfinished:
         roots += [path for entry in unfinished for path in _inputs_of(entry, root)]
     kept = _closure(roots, artifacts, root)
@@ -120,18 +126,32 @@ def why_keep_model(root: Path, model: ListedModel) -> list[str]:
 
 
 def remove_model(root: Path, model: ListedModel) -> ListedModel | None:
-    """Delete a model, and nothing that it was made from. Returns the release that becomes the latest in its place.
+    """Delete a model, and nothing that it was made from. Returns what `parakeet chat` opens in its place, if it did.
 
-    Raises ParakeetError while anything is being built or trained.
+    The pointer of a promoted release moves to the one promoted before it, and the history says so. Raises ParakeetError
+    while anything is being built or trained.
     """
     _refuse_while_building(root)
-    releases = [left for left in list_models(root)[0] if left.directory.parent == release_folder(root)]
-    others = [left for left in releases if left.directory != model.directory]
-    successor = others[-1] if model.latest and others else None
-    if successor is not None:
-        point_link(latest_release(root), successor.directory.name)
+    if model.is_promoted:
+        remove_promoted(root, model.directory, recipe_of(model.directory), "It was removed by hand.")
     remove([Entry(model.directory, model.n_bytes)])
-    return successor
+    if not model.latest:
+        return None
+    opened = find_opened(root)[0]
+    if opened is None:
+        # In a store of an earlier Parakeet, every release was promoted when it was made.
+        is_earlier = all(decision.action == ROLLED_BACK for decision in decisions(root)[0])
+        left = [other for other in list_models(root)[0] if other.state == "not judged" and is_earlier]
+        if not left:
+            return None
+        opened = left[-1].directory
+        point_link(latest_release(root), opened.name)
+    return next(other for other in list_models(root)[0] if other.directory.name == opened.name)
+
+
+def _promoted(root: Path) -> list[Path]:
+    found = [incumbent(root, recipe) for recipe in promoted_recipes(root)]
+    return [path.resolve() for path in (*found, find_opened(root)[0]) if path is not None]
 
 
 def _is_finished(run: Path) -> bool:
@@ -206,9 +226,9 @@ def remove(entries: Iterable[Entry]) -> None:
     for entry in entries:
         shutil.rmtree(entry.path)
         Store.note_beside(entry.path).unlink(missing_ok=True)
-        latest = entry.path.parent / "latest"
-        if latest.is_symlink() and not latest.exists():
-            latest.unlink()
+        for link in entry.path.parent.glob("latest*"):
+            if link.is_symlink() and not link.exists():
+                link.unlink()
 
 
 def _read(paths: Iterable[Path]) -> tuple[dict[Path, Artifact], list[Path]]:

@@ -12,7 +12,8 @@ from parakeet.evaluation.metrics import EVALUATION_FILE
 from parakeet.evaluation.replies import GREEDY
 from parakeet.formatting import format_percent, render_table
 from parakeet.generation.engine import load_engine
-from parakeet.home import home, latest_release
+from parakeet.home import home
+from parakeet.release.listing import latest_model_folder
 from parakeet.release.verify import open_release
 from parakeet.sanitise import sanitise
 
@@ -20,7 +21,7 @@ from parakeet.sanitise import sanitise
 def main() -> int:
     """Ask the model who it is and one held-out question of each task; then print the evaluation's figures."""
     try:
-        release = open_release(latest_release(home()).resolve())
+        release = open_release(latest_model_folder(home()))
     except ParakeetError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1

@@ -63,14 +63,14 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Check:
-    """A test of a finished artefact. `run` takes the artefact and those it was made from, by stage name.
+    """A test of a finished artefact. `run` takes the artefact, those it was made from by stage name, and the recipe.
 
     If a `blocking` check fails, nothing after it is built.
     """
 
     name: str
     summary: str
-    run: Callable[[Artifact, Mapping[str, Artifact]], Verdict]
+    run: Callable[[Artifact, Mapping[str, Artifact], Recipe], Verdict]
     blocking: bool = False
 
 
@@ -127,6 +127,8 @@ class Stage(ABC):
     """The artefact's file with examples of what the stage dropped; empty if it drops nothing."""
     is_model: bool = False
     """Whether the artefact is a model to chat with, which `parakeet clean` never removes."""
+    has_latest: bool = True
+    """Whether links in the folder follow the artefact that was built last; those to releases move by promotion."""
 
     switch: str = ""
     """The key of a recipe that turns the stage on or off; empty if every build has it."""
@@ -171,6 +173,13 @@ class Stage(ABC):
         """The settings as the `valid_versions` had them."""
         return self.settings(recipe)
 
+    def settings_of_store(self, recipe: Recipe, root: Path, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
+        """What else decides the artefact and is neither in the recipe nor an input, such as a promoted release.
+
+        Like `settings` it is part of the fingerprint, and is JSON values.
+        """
+        return {}
+
     def check_requirements(self, recipe: Recipe) -> None:  # noqa: B027 (most stages have none)
         """Raise ParakeetError for what the stage needs and this machine lacks, before anything is built."""
 
@@ -189,6 +198,9 @@ class Stage(ABC):
     @abstractmethod
     def make(self, context: MakeContext) -> dict[str, Any]:
         """Fill the output folder. Returns the counts that the manifest keeps."""
+
+    def conclude(self, recipe: Recipe, root: Path, artifact: Artifact, progress: Progress) -> None:  # noqa: B027
+        """Act on the artefact each time that a build has it, made or found; most stages do nothing."""
 
     @abstractmethod
     def headline(self, counts: Mapping[str, Any]) -> str:

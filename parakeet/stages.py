@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from parakeet.artifact import Artifact, Store, Work, replace_file
 from parakeet.data.card.stage import DataCardStage
 from parakeet.data.cleaning.stage import CleanDocumentsStage
@@ -17,6 +19,7 @@ from parakeet.download.stage import SourceFilesStage
 from parakeet.earlier import earlier_fingerprint
 from parakeet.errors import ParakeetError
 from parakeet.evaluation.stage import EvaluationStage
+from parakeet.gates.stage import ComparisonStage
 from parakeet.hashes import FileState, HashCache, refuse_changed
 from parakeet.home import hashes_file
 from parakeet.memorisation.stage import MemorisationStage
@@ -33,8 +36,7 @@ from parakeet.training.recorded import keep_recipe
 from parakeet.training.stage import CheckpointStage
 
 ACTIVE_RECIPE_FILE = "recipe.yaml"
-LAST_BUILT_FILE = ".last_built.yaml"
-"""The recipe of the last build from the shell, if another one is active."""
+LAST_BUILD_FILE = ".last_build.yaml"
 DEFAULT_RECIPE = "demo"
 
 STAGES: tuple[Stage, ...] = (
@@ -51,8 +53,11 @@ STAGES: tuple[Stage, ...] = (
     MemorisationStage(),
     ReportStage(),
     ReleaseStage(),
+    ComparisonStage(),
     OriginalModelStage(),
 )
+PROMOTION = "promotion"
+"""What comes after the last stage of a model: no artefact, but the decision whether `parakeet chat` opens it."""
 EXTERNAL_FILES: tuple[ExternalFile, ...] = (OriginalCheckpointFile(),)
 
 
@@ -64,7 +69,7 @@ def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
 
 def asset_names(recipe: Recipe) -> tuple[str, ...]:
     """What of a recipe's build can be selected, in order."""
-    return (*(stage.name for stage in stages_of(recipe)), *(file.name for file in EXTERNAL_FILES))
+    return (*(stage.name for stage in stages_of(recipe)), PROMOTION, *(file.name for file in EXTERNAL_FILES))
 
 
 class Build:
@@ -80,6 +85,7 @@ class Build:
         self._hashes = HashCache(hashes_file(root))
         self._found: dict[str, Artifact] = dict(given or {})
         self._read: dict[str, dict[Path, FileState]] = {}
+        self._recipe_in_use = recipe_in_use(root)
 
     def work(self, name: str) -> Work:
         """What has to be made for a stage. Raises ParakeetError if one of its inputs has not been made."""
@@ -92,10 +98,11 @@ class Build:
         files = {label: hashed[path][0] for label, path in paths.items()}
         self._read[name] = {path: hashed[path][1] for path in paths.values()}
         file_bytes = sum(path.stat().st_size for path in paths.values())
+        of_store = stage.settings_of_store(self.recipe, root, inputs)
         work = Work(
             stage=stage.name,
             version=stage.version,
-            settings=stage.settings(self.recipe),
+            settings={**stage.settings(self.recipe), **of_store},
             inputs=inputs,
             files=files,
             records=stage.records,
@@ -103,8 +110,9 @@ class Build:
             folder=stage.folder or stage.name,
             resumable=stage.resumable,
             recipe=self.recipe.name,
+            links=self._links(stage),
         )
-        settings_before = stage.settings_before(self.recipe)
+        settings_before = {**stage.settings_before(self.recipe), **of_store}
         files_before = {label: hashed[path][0] for label, path in paths_before.items()}
         inputs_before = {upstream: inputs[upstream] for upstream in stage.inputs_before(self.recipe)}
         then = replace(work, settings=settings_before, files=files_before, inputs=inputs_before)
@@ -122,6 +130,15 @@ class Build:
             new_settings=frozenset(new_settings),
             new_inputs=frozenset(inputs.keys() - inputs_before.keys()),
         )
+
+    def _links(self, stage: Stage) -> tuple[str, ...]:
+        """`latest.<recipe>`, and `latest` too unless it belongs to the recipe that `parakeet use` chose."""
+        own = f"latest.{self.recipe.name}"
+        if not stage.has_latest:
+            return ()
+        is_free = self._recipe_in_use in (None, self.recipe.name)
+        latest = self.store.root / (stage.folder or stage.name) / "latest"
+        return (own, "latest") if is_free or not latest.exists() else (own,)
 
     def find(self, name: str) -> Artifact | None:
         """The stage's artefact for this recipe, if it and everything before it have been made."""
@@ -161,6 +178,7 @@ class Build:
         make = partial(self._make, self.stage(name), work.inputs, launch, force, try_anyway)
         artifact, made = self.store.ensure(work, make, progress, force)
         self._found[name] = artifact
+        self.stage(name).conclude(self.recipe, self.store.root, artifact, progress)
         return artifact, made
 
     def _make(
@@ -222,25 +240,26 @@ def active_recipe(root: Path) -> Recipe:
     return load_recipe(str(path) if path.is_file() else DEFAULT_RECIPE, report_old_keys=False)
 
 
-def last_recipe(root: Path) -> Recipe:
-    """The recipe of the last `parakeet build` or `parakeet use`. Raises ParakeetError as `active_recipe` does."""
-    return load_recipe(last_recipe_file(root), report_old_keys=False)
+def recipe_in_use(root: Path) -> str | None:
+    """The name of the recipe that `parakeet use` chose; None if it chose none. `active_recipe` reads the recipe."""
+    try:
+        values = yaml.safe_load((root / ACTIVE_RECIPE_FILE).read_text(encoding="utf-8"))
+        return str(values["name"])
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return None
 
 
-def last_recipe_file(root: Path) -> str:
-    """The file that holds that recipe, or the demo's name if there is none."""
-    files = (root / LAST_BUILT_FILE, root / ACTIVE_RECIPE_FILE)
-    return next((str(file) for file in files if file.is_file()), DEFAULT_RECIPE)
-
-
-def note_built(root: Path, recipe: Recipe) -> None:
-    """Remember a recipe that is built from the shell, for `last_recipe`."""
-    path = root / LAST_BUILT_FILE
-    with suppress(OSError, ParakeetError):  # The build says why nothing can be written.
+def note_build(root: Path, recipe: Recipe) -> None:
+    """Remember the recipe that a shell builds, for the commands that look at what was built."""
+    with suppress(OSError):  # the first stage reports a folder that it cannot write to
         root.mkdir(parents=True, exist_ok=True)
-        replace_file(path, f"# The last recipe built from the shell.\n{recipe.to_yaml()}")
-        if active_recipe(root) == recipe:
-            path.unlink()
+        replace_file(root / LAST_BUILD_FILE, recipe.to_yaml())
+
+
+def recipe_built_last(root: Path) -> str:
+    """The file of the recipe that a shell built since `parakeet use`; else that of the active one, or its name."""
+    files = (root / LAST_BUILD_FILE, root / ACTIVE_RECIPE_FILE)
+    return next((str(file) for file in files if file.is_file()), DEFAULT_RECIPE)
 
 
 def use_recipe(root: Path, recipe: Recipe) -> None:
@@ -250,8 +269,8 @@ def use_recipe(root: Path, recipe: Recipe) -> None:
             stage.files(recipe, root)
     path = root / ACTIVE_RECIPE_FILE
     keep_recipe(root, path)
-    text = f"# The active recipe, written by `parakeet use`.\n{recipe.to_yaml()}"
+    text = f"# The recipe in use, which Dagster builds: written by `parakeet use`.\n{recipe.to_yaml()}"
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         root.mkdir(parents=True, exist_ok=True)
         replace_file(path, text)
-    (root / LAST_BUILT_FILE).unlink(missing_ok=True)
+    (root / LAST_BUILD_FILE).unlink(missing_ok=True)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from parakeet.conversation import Turn
-from parakeet.tokenizer import Tokenizer
+from parakeet.tokenizer import ROLE_TOKENS, Tokenizer
 
 
 def render_document(tokenizer: Tokenizer, turns: Sequence[Turn], loss_on: str = "all") -> tuple[np.ndarray, list[int]]:
@@ -43,3 +43,15 @@ def render_prompt(tokenizer: Tokenizer, turns: Sequence[Turn]) -> list[int]:
     """Ids of a conversation that ends with the opening token of the Assistant's reply."""
     ids, _ = render_document(tokenizer, turns)
     return [*ids.tolist(), tokenizer.role_id("Assistant")]
+
+
+def read_document(tokenizer: Tokenizer, ids: Sequence[int]) -> list[Turn]:
+    """The turns that a document's ids were rendered from, which another tokenizer can render."""
+    if ids[0] == tokenizer.end_of_text:
+        return [Turn("text", tokenizer.decode(ids[1:]))]
+    roles = {tokenizer.role_id(role): role for role in ROLE_TOKENS}
+    begins = [place for place, token_id in enumerate(ids) if token_id in roles]
+    ends = [*begins[1:], len(ids)]
+    return [
+        Turn(roles[ids[begin]], tokenizer.decode(ids[begin + 1 : end])) for begin, end in zip(begins, ends, strict=True)
+    ]

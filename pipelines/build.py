@@ -14,7 +14,7 @@ from parakeet.errors import INTERRUPTED, ParakeetError
 from parakeet.failures import explain_unforeseen
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
-from parakeet.stages import Build, active_recipe, asset_names, note_built, stages_of
+from parakeet.stages import PROMOTION, Build, active_recipe, asset_names, note_build, stages_of
 from parakeet.training.recorded import Begun, left_unfinished
 from pipelines.dagster_internals import SerializableErrorInfo, UserFailureData
 from pipelines.definitions import make_definitions
@@ -22,14 +22,17 @@ from pipelines.instance import open_instance
 from pipelines.jobs import DATA, MODEL
 from pipelines.lost_runs import fail_lost_runs
 
-TRAINED, RELEASED = "checkpoint", "release"
+TRAINED, JUDGED = "checkpoint", "comparison"
 """The stage whose work a run's folder is, and the last one that follows from it."""
+
+CHECK_FAILED = "DagsterAssetCheckFailedError"
+"""The class of the error by which Dagster ends a step after a blocking check failed. It is not public."""
 
 
 def run_build(
     root: Path, recipe: Recipe, select: Sequence[str], force: Sequence[str], try_anyway: bool, progress: Progress
 ) -> int:
-    """Materialise a recipe's assets. Returns the exit status for the shell. The active recipe stays as it is.
+    """Materialise a recipe's assets. Returns the exit status for the shell. The recipe in use stays as it is.
 
     `select` names assets: they and everything before them are built. Those in `force` are built again.
     `try_anyway` trains although the forecast exceeds the memory. Raises ParakeetError if the recipe's files or
@@ -44,7 +47,7 @@ def run_build(
             stage.check_requirements(recipe)
         if asset_key(stage.name) in keys and stage.is_possible(recipe, root):
             stage.files(recipe, root)
-    note_built(root, recipe)
+    note_build(root, recipe)
     build = Build(root, recipe)
     if asset_key(TRAINED) in keys and any(build.find(name) is None for name in build.stage(TRAINED).inputs(recipe)):
         # The stage names them too, but its text may take hours to make first.
@@ -71,7 +74,7 @@ def _other_in_use(root: Path, recipe: Recipe) -> str | None:
 def finish_run(root: Path, begun: Begun, try_anyway: bool, progress: Progress) -> int:
     """Finish a run as it was begun, and make what follows from it. Returns the exit status for the shell.
 
-    Nothing of its text is read or made again, and the active recipe stays as it is.
+    Nothing of its text is read or made again, whatever recipe is in use.
     """
     recipe = begun.recipe
     build = Build(root, recipe, begun.artifacts)
@@ -84,7 +87,7 @@ def finish_run(root: Path, begun: Begun, try_anyway: bool, progress: Progress) -
     build.stage(TRAINED).check_requirements(recipe)
     made_before = {name for given in begun.artifacts for name in (given, *build.upstream(given))}
     # Not the data card: it reads the sources again, and was made before training began.
-    keys = {asset_key(name) for name in (*build.upstream(RELEASED), RELEASED) if name not in made_before}
+    keys = {asset_key(name) for name in (*build.upstream(JUDGED), JUDGED, PROMOTION) if name not in made_before}
     return _materialise(root, recipe, make_definitions(recipe, begun.artifacts), keys, (), try_anyway, progress)
 
 
@@ -102,7 +105,7 @@ def _materialise(
     config = {
         op_name(name): {"config": {"force": name in force, "try_anyway": try_anyway}}
         for name in asset_names(recipe)
-        if asset_key(name) in keys
+        if asset_key(name) in keys and name != PROMOTION
     }
     whole = keys <= (DATA | MODEL).resolve(graph)
     job = defs.resolve_job_def("full_build") if whole else defs.resolve_implicit_global_asset_job_def()
@@ -167,11 +170,13 @@ def _conclude(events: Sequence[dg.DagsterEvent], success: bool, root: Path, prog
         progress.say("Interrupted. What was made is kept; run the same command to continue.")
         return INTERRUPTED
     messages = [data.description for event in events if (data := _failure_of(event)) is not None and data.description]
+    # A blocking check that failed has been reported above.
+    others = [cause for cause in causes if cause.cls_name != CHECK_FAILED]
     if not messages:
-        messages = [str(_unforeseen(cause, root)) for cause in causes]
+        messages = [str(_unforeseen(cause, root)) for cause in others]
     for message in messages:
         progress.say(f"Error: {message}")
-    return 1 if messages else INTERRUPTED
+    return 1 if messages or len(others) < len(causes) else INTERRUPTED
 
 
 def _failure_of(event: dg.DagsterEvent) -> UserFailureData | None:

@@ -7,6 +7,7 @@ import dagster as dg
 from assets_defs.assets import make_assets
 from assets_defs.checks import make_checks
 from assets_defs.pipes import ObservingTrainer
+from assets_defs.promotion import promotion_asset
 from assets_defs.resources import RECIPE_METADATA, home_resource
 from parakeet.artifact import Artifact
 from parakeet.home import home
@@ -24,7 +25,7 @@ TERMINATION_TIMEOUT_SECONDS = 300
 def make_definitions(recipe: Recipe, given: Mapping[str, Artifact] | None = None) -> dg.Definitions:
     """Assets, checks, jobs, schedules and sensors for a recipe. Artefacts that are `given` are taken as they are."""
     return dg.Definitions(
-        assets=make_assets(recipe),
+        assets=[*make_assets(recipe), promotion_asset()],
         asset_checks=make_checks(recipe),
         jobs=[jobs.prepare_data, jobs.train_model, jobs.full_build, jobs.import_original],
         schedules=[schedules.weekly_retraining],

@@ -43,7 +43,7 @@ def test_mistakes_are_one_message_and_status_1(tmp_path: Path, arguments: tuple[
 def test_use_makes_a_recipe_the_active_one(tmp_path: Path) -> None:
     status, output = run("use", "parakeet-378m", home=tmp_path)
     assert status == 0
-    assert "parakeet-378m is the active recipe" in output
+    assert "parakeet-378m is the recipe in use" in output
     assert "name: parakeet-378m" in (tmp_path / "recipe.yaml").read_text(encoding="utf-8")
 
 

@@ -64,7 +64,10 @@ def plain(*values: str) -> list[str]:
         (("compare", "b", "b"), plain("ba1c68e5f89493a2")),
         (("use", "parakeet-3"), ["file,parakeet-3", *plain("parakeet-378m", "parakeet-378m-16h")]),
         (("build", "--recipe", "d"), ["file,d", *plain("demo")]),
-        (("build", "--select", ""), plain(*sorted([*(stage.name for stage in STAGES), "original_checkpoint"]))),
+        (
+            ("build", "--select", ""),
+            plain(*sorted([*(stage.name for stage in STAGES), "original_checkpoint", "promotion"])),
+        ),
         (("plan", "--set", "training.b"), plain("training.batch_tokens=", "training.beta1=", "training.beta2=")),
         (("build", "--recipe", "nowhere", "--select", ""), []),
         (("completion", ""), plain("bash", "zsh", "fish")),

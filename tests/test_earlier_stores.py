@@ -36,7 +36,7 @@ from .program_server import programs
 
 ARCHIVE = Path(__file__).parent / "stores" / "store_0_1.tar.xz"
 STEPS_BEFORE = 119
-LATER = ("trace_index", "memorisation", "report")
+LATER = ("trace_index", "memorisation", "report", "comparison")
 """Stages that 0.1 did not have: they are made from what it made. Today the release is made from the report."""
 
 
@@ -133,7 +133,7 @@ def test_an_interrupted_training_run_is_continued(store: Path) -> None:
     events = [json.loads(line) for line in (run / "events.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [event["step"] for event in events if event["kind"] == "resumed"] == [STEPS_BEFORE]
     assert re.findall(r"^(\w+) +made in", finished.stderr, re.MULTILINE) == [
-        *("trace_index", "checkpoint", "evaluation", "memorisation", "report", "release"),
+        *("trace_index", "checkpoint", "evaluation", "memorisation", "report", "release", "comparison"),
     ]
 
 
@@ -174,7 +174,7 @@ def test_an_unfinished_run_is_finished_as_it_was_begun(store: Path) -> None:
     assert finished.returncode == 0, finished.stderr
     assert "Resuming from step 119 of 157." in finished.stderr
     made = re.findall(r"^(\w+) +made in", finished.stderr, re.MULTILINE)
-    assert made == ["trace_index", "checkpoint", "evaluation", "memorisation", "report", "release"]
+    assert made == ["trace_index", "checkpoint", "evaluation", "memorisation", "report", "release", "comparison"]
     assert (store / "recipe.yaml").read_text(encoding="utf-8") == recipe
     again = parakeet("build", "--run", run.name)
     assert (again.returncode, again.stderr) == (

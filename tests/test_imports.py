@@ -44,7 +44,7 @@ def test_assets_know_nothing_of_pipelines(path: Path) -> None:
 FLOORS = (
     ("cli", "demo"),
     ("benchmarks", "clean", "plan", "plan_files", "plan_sources", "recipe_changes", "recipe_reference", "stages"),
-    ("chat", "evaluation", "release", "training", "download", "trace", "memorisation", "report"),
+    ("chat", "evaluation", "gates", "release", "training", "download", "trace", "memorisation", "report"),
     ("generation", "data", "model"),
     (
         "template",

@@ -95,11 +95,11 @@ def in_tokyo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.usefixtures("in_tokyo")
 def test_the_list_has_a_head_sizes_local_times_and_fits_80_columns(home: Path) -> None:
     head, *lines = output(home, "models").splitlines()
-    assert head.split() == ["MODEL", "ID", "PARAMETERS", "SIZE", "BUILT", "BITS/BYTE"]
+    assert head.split() == ["MODEL", "ID", "STATE", "PARAMS", "SIZE", "BUILT", "BITS/BYTE"]
     assert [" ".join(line.split()) for line in lines[:3]] == [
-        "demo aaaa00001 3.38 M 4.3 KiB 2026-11-25 21:00 0.75–1.50",
-        "notes aaaa00002 3.38 M 4.3 KiB 2026-11-26 21:00 –",
-        "* demo cccc00002 3.38 M 4.3 KiB 2026-11-27 21:00 1.250",
+        "demo aaaa00001 not judged 3.38 M 4.3 KiB 2026-11-25 21:00 0.75–1.50",
+        "notes aaaa00002 not judged 3.38 M 4.3 KiB 2026-11-26 21:00 –",
+        "* demo cccc00002 promoted 3.38 M 4.3 KiB 2026-11-27 21:00 1.250",
     ]
     assert lines[3].split()[0] == "theirs"
     assert max(map(len, [head, *lines])) <= 80
@@ -117,7 +117,9 @@ def test_a_damaged_record_hides_no_other_model(home: Path) -> None:
 
 def test_the_json_of_a_model_has_what_the_list_has_and_more(home: Path) -> None:
     listed = json.loads(output(home, "models", "list", "--json"))["models"]
-    assert set(listed[0]) == {"name", "id", "latest", "parameters", "bytes", "built", "bits_per_byte", "folder"}
+    assert set(listed[0]) == {
+        *("name", "id", "latest", "state", "parameters", "bytes", "built", "bits_per_byte", "folder"),
+    }
     shown = json.loads(output(home, "models", "show", "cccc", "--json"))
     assert {key: shown[key] for key in listed[2]} == listed[2]
     assert shown["training"] == {"run": "ba1c68e5", "steps": 25, "tokens": 6380, "final_loss": 5.9}

@@ -121,7 +121,18 @@ def other_value(key: str, value: Any) -> Any:
     raise AssertionError(f"name another value for {key} in OTHER_VALUES")
 
 
-SECTIONS = ("clean", "deduplication", "tokenizer", "shards", "packing", "model", "training", "evaluation", "generation")
+SECTIONS = (
+    "clean",
+    "deduplication",
+    "tokenizer",
+    "shards",
+    "packing",
+    "model",
+    "training",
+    "evaluation",
+    "gates",
+    "generation",
+)
 
 
 @pytest.mark.parametrize("section", SECTIONS)

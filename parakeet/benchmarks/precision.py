@@ -15,7 +15,8 @@ from parakeet.evaluation.scoring import choose_documents
 from parakeet.generation.decoder import DTYPES, Decoder
 from parakeet.generation.matrices import COMPILED_ROWS
 from parakeet.model.transformer import load_model
-from parakeet.stages import Build, last_recipe
+from parakeet.recipe_file import load_recipe
+from parakeet.stages import Build, recipe_built_last
 from parakeet.tokenizer import Tokenizer
 
 MAX_BYTES, MAX_DECODED_BYTES = 50_000, 10_000
@@ -41,13 +42,13 @@ class Quality:
 
 
 def bits_per_byte_by_precision(root: Path) -> dict[str, Quality | None]:
-    """By the name of a precision (PRECISIONS), over the active recipe's first held-out documents; None for one that
-    does not support the model.
+    """By the name of a precision (PRECISIONS), over the first held-out documents of the recipe built last; None for one
+    that does not support the model.
 
     Each document is read alone. ParakeetError when there is nothing to measure: no trained model, no held-out text, or
     a recipe whose files are gone.
     """
-    build = Build(root, last_recipe(root))
+    build = Build(root, load_recipe(recipe_built_last(root), report_old_keys=False))
     if build.find("checkpoint") is None or build.find("token_shards") is None:
         raise ParakeetError("No trained model is here. Make one with: parakeet build")
     tokenizer = Tokenizer.load(build.artifact("tokenizer").path)

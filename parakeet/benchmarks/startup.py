@@ -17,7 +17,8 @@ from parakeet.benchmarks.process import print_result
 from parakeet.errors import ParakeetError
 from parakeet.formatting import format_duration, render_table
 from parakeet.home import home
-from parakeet.stages import ACTIVE_RECIPE_FILE, Build, active_recipe
+from parakeet.recipe_file import load_recipe
+from parakeet.stages import Build, recipe_built_last
 
 TARGETS = {"help": 0.4, "first token of chat": 4.0, "build with nothing to do": 15.0}
 PARAKEET = (sys.executable, "-m", "parakeet.cli")
@@ -38,7 +39,7 @@ def run(runs: int, against: Path | None = None) -> None:
     is no checkout.
     """
     root = home()
-    recipe = active_recipe(root)
+    recipe = load_recipe(recipe_built_last(root), report_old_keys=False)
     if Build(root, recipe).find("release") is None:
         raise ParakeetError(
             f"Recipe {recipe.name} is not built, so there is nothing to measure. Make one with: parakeet build"
@@ -53,7 +54,7 @@ def run(runs: int, against: Path | None = None) -> None:
         "first token of chat": lambda checkout: _first_byte((*PARAKEET, "chat", "-m", "hi"), checkout),
     }
     if against is None:
-        build = (*PARAKEET, "build", "--recipe", str(root / ACTIVE_RECIPE_FILE))
+        build = (*PARAKEET, "build", "--recipe", recipe_built_last(root))
         measures["build with nothing to do"] = lambda checkout: _whole(build, checkout)
     wall, cpu, rows = {}, {}, []
     for name, measure in measures.items():

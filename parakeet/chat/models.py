@@ -18,7 +18,7 @@ from parakeet.formatting import format_count, render_table
 from parakeet.hashes import HashCache
 from parakeet.home import hashes_file, runs_folder
 from parakeet.model.config import WEIGHTS_FILE, ModelConfig
-from parakeet.release.listing import ListedModel, find_model, latest_model_folder, released_models
+from parakeet.release.listing import ListedModel, find_model, latest_model_folder, preferred, released_models
 from parakeet.release.verify import SUMS_FILE, Release, open_release, recorded_sum
 from parakeet.sampling_settings import SamplingSettings
 from parakeet.tokenizer import Tokenizer
@@ -268,11 +268,10 @@ def _is_release(path: Path) -> bool:
 
 
 def _newest_of_each_name(root: Path) -> list[ListedModel]:
-    newest: dict[str, ListedModel] = {}
-    for model in released_models(root):  # the oldest first
-        if not (model.name in newest and newest[model.name].latest):
-            newest[model.name] = model
-    return list(newest.values())
+    named: dict[str, list[ListedModel]] = {}
+    for model in released_models(root):
+        named.setdefault(model.name, []).append(model)
+    return [preferred(models) for models in named.values()]
 
 
 def _mark(directory: Path, present: Release) -> str:

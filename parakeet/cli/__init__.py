@@ -13,6 +13,7 @@ from parakeet.cli.evaluate import evaluate
 from parakeet.cli.index import index
 from parakeet.cli.models import export, import_command, models, verify
 from parakeet.cli.output import examples
+from parakeet.cli.release import release
 from parakeet.cli.report import report
 from parakeet.cli.runs import compare, runs
 from parakeet.cli.sessions import sessions
@@ -50,7 +51,7 @@ def main() -> None:
 
 
 for command in (
-    build, plan, chat, trace, tokens, sessions, models, report, verify, evaluate, runs, compare, data, index, use,
-    clean, import_command, export, bench, completion,
+    build, plan, chat, trace, tokens, sessions, models, release, report, verify, evaluate, runs, compare, data, index,
+    use, clean, import_command, export, bench, completion,
 ):  # fmt: skip
     main.add_command(command)

@@ -12,14 +12,18 @@ from click.core import ParameterSource
 from parakeet.cli.common import say
 from parakeet.cli.completion import complete_assets, complete_recipes, complete_runs
 from parakeet.cli.output import examples, json_option, say_json
-from parakeet.cli.settings import chosen_recipe, recipe_options
+from parakeet.cli.settings import change_options, chosen_recipe, recipe_options
 from parakeet.errors import ParakeetError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from parakeet.artifact import Artifact
+    from parakeet.progress import Progress
     from parakeet.recipe import Recipe
+
+PROMOTION = "promotion"
+"""As `parakeet.stages` names it, which --help does not import."""
 
 
 @click.command(
@@ -75,13 +79,18 @@ def build(
     recipe = chosen_recipe(recipe_name, data, changes, held_out, limit, home())
     for name in (*select, *force):
         _check_asset(name, recipe)
+    if PROMOTION in force:
+        raise ParakeetError(
+            "promotion makes nothing that --force could make again. To promote a release whatever the gates say: "
+            "parakeet release promote NAME --force REASON"
+        )
     # The one place where the library reaches up: the assets are Dagster's, and building is materialising them.
     from pipelines.build import run_build
 
     progress = Progress()
+    _say_in_use(recipe, context, progress)
     status = run_build(home(), recipe, select, force, try_anyway, progress)
-    for command in _ways_to_talk(recipe, {*select, *force} if select else {"release"}) if status == 0 else ():
-        progress.say(f"Talk to it with: {command}")
+    _say_result(recipe, {*select, *force} if select else {PROMOTION}, status, progress)
     sys.exit(status)
 
 
@@ -127,18 +136,27 @@ def plan(
         say(render_plan(recipe, gpu, n_bytes))
 
 
-@click.command(epilog=examples("parakeet use parakeet-378m", "parakeet use my-recipe.yaml"))
+@click.command(
+    epilog=examples(
+        "parakeet use parakeet-378m", "parakeet use my-recipe.yaml", "parakeet use demo --data notes.txt --held-out 5%"
+    )
+)
 @click.argument("recipe_name", metavar="RECIPE", shell_complete=complete_recipes)
-def use(recipe_name: str) -> None:
-    """Make RECIPE the active recipe, which Dagster shows, builds and schedules."""
+@change_options
+def use(
+    recipe_name: str, data: Sequence[str], changes: Sequence[str], held_out: float | None, limit: float | None
+) -> None:
+    """Make RECIPE the recipe in use, which Dagster shows and builds on schedule.
+
+    `parakeet build` builds any recipe and leaves the one in use as it is.
+    """
     from parakeet.home import home
-    from parakeet.recipe_file import load_recipe
     from parakeet.stages import use_recipe
 
-    recipe = load_recipe(recipe_name)
+    recipe = chosen_recipe(recipe_name, data, changes, held_out, limit, home())
     use_recipe(home(), recipe)
     say(
-        f"{recipe.name} is the active recipe, which Dagster shows and schedules. A running `dagster dev` follows "
+        f"{recipe.name} is the recipe in use, which Dagster shows and schedules. A running `dagster dev` follows "
         "within a minute. Runs that it has queued or started keep the recipe that they were launched with."
     )
 
@@ -219,25 +237,65 @@ def _finish(context: click.Context, run_key: str, try_anyway: bool) -> NoReturn:
 
     progress = Progress()
     status = finish_run(home(), begun, try_anyway, progress)
-    for command in _ways_to_talk(begun.recipe, {"release"}, begun.artifacts) if status == 0 else ():
-        progress.say(f"Talk to it with: {command}")
+    _say_result(begun.recipe, {PROMOTION}, status, progress, begun.artifacts)
     sys.exit(status)
 
 
-def _ways_to_talk(recipe: "Recipe", built: set[str], given: "Mapping[str, Artifact] | None" = None) -> list[str]:
-    """The commands that open the models that were built."""
-    from parakeet.home import home, latest_release
+def _say_in_use(recipe: "Recipe", context: click.Context, progress: "Progress") -> None:
+    """Say which recipe Dagster builds if it is another one: a build does not change that."""
+    import shlex
+
+    from parakeet.home import home
+    from parakeet.stages import active_recipe
+
+    try:
+        in_use = active_recipe(home())
+    except ParakeetError:
+        return  # a broken recipe.yaml: Dagster says so
+    if recipe == in_use:
+        return
+    given = context.params
+    command = ["parakeet", "use", given["recipe_name"]]
+    for option, key in (("--data", "data"), ("--set", "changes")):
+        command += [word for value in given[key] for word in (option, value)]
+    for option, key in (("--held-out", "held_out"), ("--limit", "limit")):
+        command += [option, str(given[key])] if given[key] is not None else []
+    named = in_use.name if in_use.name != recipe.name else f"{in_use.name} as it was chosen before"
+    progress.say(f"Dagster and its schedules go on with {named}. To let them build this: {shlex.join(command)}")
+
+
+def _say_result(
+    recipe: "Recipe",
+    built: set[str],
+    status: int,
+    progress: "Progress",
+    given: "Mapping[str, Artifact] | None" = None,
+) -> None:
+    """Say which commands open the models that were built, and what became of a release that was refused."""
+    from parakeet.home import home
+    from parakeet.release.history import REFUSED, decision_on
+    from parakeet.release.promotion import find_opened, kept_all_the_same
     from parakeet.stages import Build
 
-    build, commands = Build(home(), recipe, given), []
+    build, opened = Build(home(), recipe, given), find_opened(home())[0]
     for stage in build.stages.values():
-        model = build.find(stage.name) if stage.is_model and stage.name in built else None
-        if model is not None:
-            is_latest = model.path.resolve() == latest_release(home()).resolve()
+        is_built = stage.name in built or (stage.name == "release" and PROMOTION in built)
+        try:
+            model = build.find(stage.name) if stage.is_model and is_built else None
+        except ParakeetError:  # the build said so
+            continue
+        if model is None:
+            continue
+        if status == 0:
             # PARAKEET_MODEL names another model for `parakeet chat` alone.
-            by_default = is_latest and not os.environ.get("PARAKEET_MODEL")
-            commands.append("parakeet chat" if by_default else f"parakeet chat --model {_quoted(model.path)}")
-    return commands
+            by_default = opened is not None and model.path.resolve() == opened.resolve()
+            by_default = by_default and not os.environ.get("PARAKEET_MODEL")
+            how = "parakeet chat" if by_default else f"parakeet chat --model {_quoted(model.path)}"
+            progress.say(f"Talk to it with: {how}")
+            continue
+        decision = decision_on(home(), model.path.name)
+        if PROMOTION in built and decision is not None and decision.action == REFUSED:
+            progress.say(kept_all_the_same(home(), decision))
 
 
 def _quoted(path: Path) -> str:

@@ -26,7 +26,7 @@ def data() -> None:
     "--recipe",
     "recipe_name",
     shell_complete=complete_recipes,
-    help="Shipped recipe or recipe file.  [default: the active one]",
+    help="Shipped recipe or recipe file.  [default: the one built last]",
 )
 @click.option("--limit", type=Share(), metavar="SHARE", help="The share that was given to build: 0.1% or 0.001.")
 @click.option(
@@ -47,19 +47,19 @@ def inspect(recipe_name: str | None, limit: float | None, stage: str | None, **s
     from parakeet.data.inspect import render_inspection
     from parakeet.home import home
     from parakeet.recipe_file import load_recipe
-    from parakeet.stages import STAGES, Build, last_recipe, last_recipe_file
+    from parakeet.stages import STAGES, Build, recipe_built_last
 
     examples_files = {one.name: one.examples_file for one in STAGES if one.examples_file}
     if stage is not None and stage not in examples_files:
         raise ParakeetError(f"{stage!r} drops no documents. These do: {', '.join(examples_files)}.")
-    recipe = load_recipe(recipe_name) if recipe_name is not None else last_recipe(home())
+    chosen = recipe_name or recipe_built_last(home())
+    recipe = load_recipe(chosen, report_old_keys=recipe_name is not None)
     build = Build(home(), limited(recipe, limit))
     # An unfinished build shows what it has made so far.
     wanted = [stage] if stage else list(examples_files)
     made = [(found, examples_files[name]) for name in wanted if (found := build.find(name)) is not None]
     if not made:
         missing = wanted[-1]
-        chosen = recipe_name or last_recipe_file(home())
         raise ParakeetError(
             f"{missing} has not been made for recipe {recipe.name}. Run: "
             f"parakeet build --recipe {chosen}{'' if limit is None else f' --limit {limit}'} --select {missing}"

@@ -45,7 +45,7 @@ def index() -> None:
     "--recipe",
     "recipe_name",
     shell_complete=complete_recipes,
-    help="Shipped recipe or recipe file.  [default: the active one]",
+    help="Shipped recipe or recipe file.  [default: the one built last]",
 )
 @click.option("--force", is_flag=True, help="Rebuild it even if it is up to date.")
 @click.pass_context
@@ -53,9 +53,9 @@ def build(context: click.Context, recipe_name: str | None, force: bool) -> None:
     """Build the trace index of a recipe's training text, and what it needs. What is already built is reused."""
     from parakeet.cli.build import build as build_assets
     from parakeet.home import home
-    from parakeet.stages import last_recipe_file
+    from parakeet.stages import recipe_built_last
 
-    chosen = recipe_name or last_recipe_file(home())
+    chosen = recipe_name or recipe_built_last(home())
     context.invoke(build_assets, recipe_name=chosen, select=(STAGE,), force=(STAGE,) if force else ())
 
 

@@ -55,6 +55,7 @@ def list_models_command(as_json: bool = False) -> None:
             "*" if model.latest else "",
             model.name,
             short_id,
+            model.state or "–",
             format_count(model.parameters),
             format_bytes(model.n_bytes),
             format_time(model.made),
@@ -62,9 +63,9 @@ def list_models_command(as_json: bool = False) -> None:
         )
         for model, short_id in zip(listed, short_ids(listed), strict=True)
     ]
-    head = ("", "MODEL", "ID", "PARAMETERS", "SIZE", "BUILT", "BITS/BYTE")
+    head = ("", "MODEL", "ID", "STATE", "PARAMS", "SIZE", "BUILT", "BITS/BYTE")
     if rows:
-        say(render_table(head, rows, {3, 4, 6}, terminal_width()))
+        say(render_table(head, rows, {4, 5, 7}, terminal_width()))
     for fault in faults:
         say(fault)
 

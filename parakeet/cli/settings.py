@@ -23,11 +23,15 @@ HELD_OUT = "deduplication.held_out_fraction"
 
 def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that `chosen_recipe` reads, under the names of its parameters."""
+    return click.option(
+        "--recipe", "recipe_name", default=DEFAULT_RECIPE, show_default=True, help="Shipped recipe or recipe file.",
+        shell_complete=complete_recipes,
+    )(change_options(command))  # fmt: skip
+
+
+def change_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The same without --recipe."""
     options = (
-        click.option(
-            "--recipe", "recipe_name", default=DEFAULT_RECIPE, show_default=True, help="Shipped recipe or recipe file.",
-            shell_complete=complete_recipes,
-        ),
         click.option(
             "--data", multiple=True, metavar="FILE", type=click.Path(),
             help="Train on this file, folder or glob instead of the recipe's sources. Repeatable.",

@@ -16,14 +16,16 @@ from parakeet.errors import ParakeetError
 from parakeet.evaluation.base import Subject
 from parakeet.model.loss import token_losses, token_scores
 from parakeet.model.transformer import Parakeet
+from parakeet.progress import Progress
 from parakeet.tokenizer import Tokenizer
 
 TOKENS_PER_BATCH = 8192
 
 
-def choose_documents(shards: TokenShards, source: int, max_bytes: int) -> list[int]:
-    """Documents of one source, in file order, up to about `max_bytes` of content."""
-    numbers = np.flatnonzero(shards.sources() == source)
+def choose_documents(shards: TokenShards, source: int, max_bytes: int, among: np.ndarray | None = None) -> list[int]:
+    """Documents of one source, in file order, up to about `max_bytes` of content; only `among` (documents,) bool."""
+    wanted = shards.sources() == source
+    numbers = np.flatnonzero(wanted if among is None else wanted & among)
     before = np.cumsum(shards.n_bytes()[numbers]) - shards.n_bytes()[numbers]
     chosen: list[int] = numbers[before < max_bytes].tolist()
     return chosen
@@ -74,28 +76,43 @@ class DocumentBits:
 
 
 def document_bits(subject: Subject, documents: Sequence[int]) -> DocumentBits:
-    """The model's bits for some held-out documents, each token predicted from what precedes it in its piece."""
-    sequence_length = subject.recipe.packing.sequence_length
+    """`bits_of` the held-out documents of an evaluation, in pieces of the training's first sequence length."""
+    length = subject.recipe.packing.sequence_length
+    return bits_of(subject.model, subject.tokenizer, subject.held_out, documents, length, subject.progress)
+
+
+def bits_of(
+    model: Parakeet,
+    tokenizer: Tokenizer,
+    shards: TokenShards,
+    documents: Sequence[int],
+    sequence_length: int,
+    progress: Progress,
+) -> DocumentBits:
+    """The model's bits for some documents, each token predicted from what precedes it in its piece.
+
+    ParakeetError if they are not finite.
+    """
     numbers = np.array(documents, np.int64)
-    packed = pack(subject.held_out.lengths()[numbers], sequence_length)
+    packed = pack(shards.lengths()[numbers], sequence_length)
     packed = replace(packed, document=numbers[packed.document])
-    control, padding = is_control(subject.tokenizer), subject.tokenizer.padding
+    control, padding = is_control(tokenizer), tokenizer.padding
     # (largest number + 1,): sums by the number of a document in the shards
     nats_of, bytes_of = np.zeros(numbers.max() + 1), np.zeros(numbers.max() + 1, np.int64)
     step = sequences_per_batch(sequence_length)
     nats = 0.0
-    with subject.progress.task("held-out bits per byte", len(packed), "sequences") as task:
+    with progress.task("held-out bits per byte", len(packed), "sequences") as task:
         for begin in range(0, len(packed), step):
             some = packed.take(np.arange(begin, min(begin + step, len(packed))))
             # inputs, targets and documents: (sequences of the batch, sequence_length)
-            batch = read_batch(subject.held_out, some, sequence_length, padding)
+            batch = read_batch(shards, some, sequence_length, padding)
             counted = ~control[batch.targets]  # padding, which marks what is not learnt, is a control token too
-            losses = content_nats(subject.model, batch.inputs, batch.targets, batch.documents, counted)
+            losses = content_nats(model, batch.inputs, batch.targets, batch.documents, counted)
             # A sequence counts its pieces from 0, and the members are those of one sequence after the other.
             pieces = batch.documents + some.offsets[:-1, None]
             owners = np.array(batch.members)[pieces[counted]]
             np.add.at(nats_of, owners, losses)
-            np.add.at(bytes_of, owners, byte_lengths(subject.tokenizer, batch.targets[counted]))
+            np.add.at(bytes_of, owners, byte_lengths(tokenizer, batch.targets[counted]))
             nats += float(losses.sum())
             task.advance(len(some))
     check_finite(nats_of)

@@ -127,7 +127,7 @@ def rounded_figures(counts: Mapping[str, Any]) -> Figures:
     return {name: round(value, DECIMALS) for name, value in found.items()}
 
 
-def _beats_the_yardsticks(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
+def _beats_the_yardsticks(artifact: Artifact, inputs: Mapping[str, Artifact], recipe: Recipe) -> Verdict:
     from parakeet.evaluation.bits_per_byte import not_below_yardsticks
 
     by_source = artifact.counts["bits_per_byte"]

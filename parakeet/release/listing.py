@@ -3,17 +3,20 @@
 import datetime
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from parakeet.artifact import MANIFEST_FILE, Artifact
 from parakeet.errors import ParakeetError
 from parakeet.formatting import format_bytes, format_percent, format_time, render_table
-from parakeet.home import latest_release, release_folder
+from parakeet.home import release_folder
 from parakeet.model.config import ModelConfig
 from parakeet.names import MOST_SHOWN
+from parakeet.release.history import REFUSED, ROLLED_BACK, Decision, decisions
+from parakeet.release.promotion import find_opened, incumbent, promoted_recipes
 from parakeet.release.verify import GENERATION_FILE, IMPORTED_FOLDER, SUMS_FILE, TRAINING_MANIFEST_FILE
 
 ID_CHARACTERS = 8
@@ -32,23 +35,33 @@ class ListedModel:
     latest: bool
     n_bytes: int = 0
     """Size of its files."""
+    state: str = ""
+    """`promoted`, `earlier` (it was promoted), `rolled back`, `refused`, or `not judged`; empty if it is no release."""
+    reasons: tuple[str, ...] = ()
+    """Why, if the last decision on it gave reasons."""
+
+    @property
+    def is_promoted(self) -> bool:
+        return self.state == PROMOTED
+
+
+PROMOTED = "promoted"
 
 
 def list_models(root: Path) -> tuple[list[ListedModel], list[str]]:
     """The models under a root that a chat can open, oldest first, and a message for each that cannot be read."""
-    latest = latest_release(root).resolve()
     listed, faults = [], []
-    for folder, read in (
-        (release_folder(root), _built),
-        (root / "original_model", _built),
-        (root / IMPORTED_FOLDER, _imported),
-    ):
-        pattern = f"*/{GENERATION_FILE}" if read is _imported else f"*-*/{MANIFEST_FILE}"
+    kinds: tuple[tuple[Path, str, Callable[[Path], ListedModel]], ...] = (
+        (release_folder(root), f"*-*/{MANIFEST_FILE}", partial(_released, _Standing.of(root))),
+        (root / "original_model", f"*-*/{MANIFEST_FILE}", _built),
+        (root / IMPORTED_FOLDER, f"*/{GENERATION_FILE}", _imported),
+    )
+    for folder, pattern, read in kinds:
         for path in sorted(folder.glob(pattern)):
             if path.parent.name.startswith(".") or path.parent.is_symlink():
                 continue
             try:
-                listed.append(read(path.parent, latest))
+                listed.append(read(path.parent))
             except ParakeetError as error:
                 faults.append(str(error))
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -61,7 +74,46 @@ def released_models(root: Path) -> Iterator[ListedModel]:
     yield from list_models(root)[0]
 
 
-def _built(directory: Path, latest: Path) -> ListedModel:
+@dataclass(frozen=True)
+class _Standing:
+    """Which release a chat opens, which ones are promoted, and the last decision on each, by folder name."""
+
+    opened: str | None
+    promoted: frozenset[str]
+    decided: Mapping[str, Decision]
+
+    @classmethod
+    def of(cls, root: Path) -> "_Standing":
+        opened = find_opened(root)[0]
+        promoted = {found.name for recipe in promoted_recipes(root) if (found := incumbent(root, recipe)) is not None}
+        decided = {decision.release: decision for decision in decisions(root)[0]}
+        return cls(opened.name if opened else None, frozenset(promoted), decided)
+
+    def state(self, name: str) -> str:
+        if name in self.promoted:
+            return PROMOTED
+        decision = self.decided.get(name)
+        if decision is None:
+            return "not judged"
+        return {REFUSED: "refused", ROLLED_BACK: "rolled back"}.get(decision.action, "earlier")
+
+
+def _released(standing: _Standing, directory: Path) -> ListedModel:
+    decision = standing.decided.get(directory.name)
+    return replace(
+        _built(directory),
+        latest=directory.name == standing.opened,
+        state=standing.state(directory.name),
+        reasons=decision.reasons if decision else (),
+    )
+
+
+def preferred(models: Iterable[ListedModel]) -> ListedModel:
+    """Of several models with one name: the one that `parakeet chat` opens, else the promoted one, else the newest."""
+    return max(models, key=lambda model: (model.latest, model.is_promoted, model.made))
+
+
+def _built(directory: Path) -> ListedModel:
     artifact = Artifact.open(directory)
     counts = artifact.counts
     return ListedModel(
@@ -70,12 +122,12 @@ def _built(directory: Path, latest: Path) -> ListedModel:
         int(counts["parameters"]),
         dict(counts.get("bits_per_byte", {})),
         str(artifact.manifest["made"]),
-        directory.resolve() == latest,
+        False,
         _size(directory),
     )
 
 
-def _imported(directory: Path, latest: Path) -> ListedModel:
+def _imported(directory: Path) -> ListedModel:
     """A model of `parakeet import`: its folder has no manifest, and appeared when it was complete."""
     name = str(json.loads((directory / GENERATION_FILE).read_text(encoding="utf-8"))["name"])
     made = datetime.datetime.fromtimestamp(directory.stat().st_mtime, datetime.UTC).isoformat(timespec="seconds")
@@ -98,7 +150,7 @@ def short_ids(models: Sequence[ListedModel]) -> list[str]:
 def find_model(root: Path, name: str, only_one: bool = False) -> ListedModel:
     """The model with this name or ID, or the only one whose name or ID begins so; the folder of one will do too.
 
-    Of several models with one name it is the latest release or else the newest, as for `parakeet chat --model`.
+    Of several models with one name it is the `preferred` one, as for `parakeet chat --model`.
     Raises ParakeetError with the candidates if there is none, or several: with `only_one` also several of one name.
     """
     models, _ = list_models(root)
@@ -115,7 +167,7 @@ def find_model(root: Path, name: str, only_one: bool = False) -> ListedModel:
         found = [model for model in models if fits(model)]
         one_name = {model.name for model in found} == {name} and not only_one
         if len(found) == 1 or one_name:
-            return max(found, key=lambda model: (model.latest, model.made))
+            return preferred(found)
         if found:
             raise ParakeetError(f"Several models fit {name!r}: {_candidates(models, found)}. Give the ID.")
     raise ParakeetError(f"No model is called {name!r}. There are: {_candidates(models, models)}. All: parakeet models")
@@ -141,10 +193,19 @@ def model_folder(root: Path, name: str) -> Path:
 
 def latest_model_folder(root: Path) -> Path:
     """The release that `parakeet chat` opens. Raises ParakeetError if there is none."""
-    latest = latest_release(root)
-    if not latest.exists():
+    opened, messages = find_opened(root)
+    for message in messages:
+        _say_once(message)
+    if opened is None:
         raise ParakeetError(NO_RELEASE.format(root))
-    return latest.resolve()
+    return opened.resolve()
+
+
+@cache
+def _say_once(message: str) -> None:
+    from parakeet.progress import Progress
+
+    Progress().say(message)
 
 
 def model_document(model: ListedModel, in_full: bool = False) -> dict[str, Any]:
@@ -153,6 +214,7 @@ def model_document(model: ListedModel, in_full: bool = False) -> dict[str, Any]:
         "name": model.name,
         "id": model.directory.name,
         "latest": model.latest,
+        "state": model.state or None,
         "parameters": model.parameters,
         "bytes": model.n_bytes,
         "built": model.made,
@@ -169,6 +231,7 @@ def model_document(model: ListedModel, in_full: bool = False) -> dict[str, Any]:
     checkpoint = _part(training, "stages", "checkpoint", "counts")
     return document | {
         "description": recipe.get("description"),
+        "reasons": list(model.reasons),
         "parakeet": _part(manifest, "versions").get("parakeet") or _part(training, "packages").get("parakeet"),
         "config": _json(model.directory / "config.json"),
         "training": {key: checkpoint[key] for key in ("run", "steps", "tokens", "final_loss") if key in checkpoint},
@@ -205,6 +268,7 @@ def render_model(model: ListedModel) -> str:
         "ID": full["id"],
         "folder": full["folder"],
         "built": f"{format_time(model.made)}" + (f" by Parakeet {full['parakeet']}" if full["parakeet"] else ""),
+        "state": " – ".join(filter(None, (model.state, " ".join(model.reasons)))),
         "opened by": "parakeet chat" if model.latest else f"parakeet chat --model {full['id']}",
         "about": full["description"],
         "parameters": f"{model.parameters:,}",

@@ -6,11 +6,13 @@ from typing import Any
 
 from parakeet.artifact import Artifact
 from parakeet.errors import ParakeetError
-from parakeet.formatting import format_bytes
+from parakeet.formatting import format_bytes, format_time
 from parakeet.home import models_folder
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.recipe_sources import settings_of
+from parakeet.release.history import FORCED, PROMOTED, Decision
+from parakeet.release.promotion import Judgement, incumbent, recipe_of, refuse
 from parakeet.stage import Check, ExternalFile, Figures, MakeContext, Markdown, Obtained, Stage, Verdict
 
 
@@ -18,12 +20,13 @@ class ReleaseStage(Stage):
     name = "release"
     group = "release"
     summary = "The model as a directory that needs nothing else: weights, tokenizer, card, evaluation, lineage."
-    detail = "`releases/latest` moves only if the directory verifies and the model reloads from its files alone."
+    detail = "It is kept whatever becomes of it. `promotion` decides whether it replaces the one before it."
     kinds = frozenset({"safetensors"})
     version = 2
     valid_versions = (2,)
     folder = "releases"
     is_model = True
+    has_latest = False
 
     def inputs(self, recipe: Recipe) -> tuple[str, ...]:
         return (*self.inputs_before(recipe), "report")
@@ -50,17 +53,47 @@ class ReleaseStage(Stage):
         return {**{key: artifact.counts[key] for key in shown}, "card": _card(artifact)}
 
     def checks(self) -> tuple[Check, ...]:
-        summary = "Every file of the release has the hash that SHA256SUMS gives it."
-        return (Check("release_verifies", summary, _release_verifies, blocking=True),)
+        verifies = "Every file of the release has the hash that SHA256SUMS gives it."
+        answers = "Loaded from its own files alone, the model writes text that can be seen."
+        return (
+            Check("release_verifies", verifies, _release_verifies, blocking=True),
+            Check("release_answers", answers, _release_answers, blocking=True),
+        )
 
 
-def _release_verifies(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
+def _release_verifies(artifact: Artifact, inputs: Mapping[str, Artifact], recipe: Recipe) -> Verdict:
     from parakeet.release.verify import verify_release
 
     try:
         return Verdict(True, figures={"files": verify_release(artifact.path)})
     except ParakeetError as error:
+        _refuse(artifact, str(error))
         return Verdict(False, str(error))
+
+
+def _release_answers(artifact: Artifact, inputs: Mapping[str, Artifact], recipe: Recipe) -> Verdict:
+    from parakeet.release.smoke import visible_text
+
+    try:
+        prompt, reply = visible_text(artifact.path, recipe.evaluation.prompts)
+    except ParakeetError as error:
+        _refuse(artifact, str(error))
+        return Verdict(False, str(error))
+    if not reply:
+        fault = "It answers no prompt with a visible character, and writes none on its own. Train it for longer."
+        decision = _refuse(artifact, fault)
+        if decision.action in (PROMOTED, FORCED):
+            return Verdict(True, f"Failed, and promoted all the same on {format_time(decision.time)}. {fault}")
+        return Verdict(False, fault)
+    return Verdict(True, figures={"prompt": prompt, "reply": reply})
+
+
+def _refuse(release: Artifact, reason: str) -> Decision:
+    """Record that a release failed a check: Dagster then skips the comparison, which would do so."""
+    root = release.path.parents[1]
+    now = incumbent(root, recipe_of(release.path))
+    before = now.name if now is not None and now.name != release.path.name else None
+    return refuse(root, release, Judgement(release.path.name, before, (reason,), {}))
 
 
 class OriginalModelStage(Stage):

@@ -79,7 +79,7 @@ def gather(recipe: Recipe, root: Path, inputs: Mapping[str, Artifact], progress:
         scores=scores_of(evaluation),
         memorisation=inputs["memorisation"].counts if "memorisation" in inputs else None,
         samples=earlier_replies(recipe, root, checkpoint, tokenizer, progress),
-        previous=previous_release(root, weights, progress),
+        previous=previous_release(root, recipe.name, weights, progress),
         contents={"weights": weights, **{name: artifact.content for name, artifact in inputs.items()}},
     )
 

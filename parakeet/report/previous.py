@@ -1,4 +1,4 @@
-"""The release that a new model is compared with: the promoted one, if it has other weights."""
+"""The release that a new model is compared with: the promoted one of its recipe, if it has other weights."""
 
 import json
 from collections.abc import Mapping
@@ -9,9 +9,9 @@ from typing import Any
 from parakeet.errors import ParakeetError
 from parakeet.evaluation.base import Score
 from parakeet.evaluation.metrics import EVALUATION_FILE, measured_metrics
-from parakeet.home import latest_release
 from parakeet.model.config import WEIGHTS_FILE
 from parakeet.progress import Progress
+from parakeet.release.promotion import find_incumbent
 from parakeet.release.report_files import RECORD_FILE
 from parakeet.release.verify import TRAINING_MANIFEST_FILE, recorded_sum
 
@@ -40,15 +40,16 @@ def scores_of(evaluation: Mapping[str, Any]) -> dict[str, list[Score]]:
     return {name: scores for name, scores in found.items() if scores}
 
 
-def previous_release(root: Path, weights_sha256: str, progress: Progress) -> Measured | None:
-    """The promoted release; if it has these weights, the one that its own report compares with.
+def previous_release(root: Path, recipe: str, weights_sha256: str, progress: Progress) -> Measured | None:
+    """The promoted release of a recipe; if it has these weights, the one that its own report compares with.
 
     None if there is none. One that cannot be read is reported.
     """
-    folder = latest_release(root)
-    if not folder.exists():
+    folder, messages = find_incumbent(root, recipe)
+    for message in messages:
+        progress.say(message)
+    if folder is None:
         return None
-    folder = folder.resolve()
     try:
         if recorded_sum(folder, WEIGHTS_FILE) != weights_sha256:
             return _read(folder)

@@ -184,8 +184,12 @@ class CheckpointStage(Stage):
         return {"mfu": "unknown", **shown, **files}
 
     def checks(self) -> tuple[Check, ...]:
-        summary = "Every weight is finite and the loss has fallen from where it began."
-        return (Check("training_converged", summary, _training_converged, blocking=True),)
+        converged = "Every weight is finite and the loss has fallen from where it began."
+        reloads = "Read back from its file, the model gives the logits that the trained one gave."
+        return (
+            Check("training_converged", converged, _training_converged, blocking=True),
+            Check("reload_gives_equal_logits", reloads, _reload_gives_equal_logits, blocking=True),
+        )
 
 
 SHOWN = {
@@ -208,7 +212,7 @@ SHOWN = {
 """What of the trainer's summary is shown, and under which name: the stage has a time of its own."""
 
 
-def _training_converged(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
+def _training_converged(artifact: Artifact, inputs: Mapping[str, Artifact], recipe: Recipe) -> Verdict:
     import numpy as np
     from safetensors import safe_open
 
@@ -221,3 +225,24 @@ def _training_converged(artifact: Artifact, inputs: Mapping[str, Artifact]) -> V
     elif not last < first:
         fault = f"The loss went from {first:.3f} to {last:.3f}. Lower training.learning_rate, or train on more tokens."
     return Verdict(fault is None, fault, {"first_loss": first, "final_loss": last})
+
+
+def _reload_gives_equal_logits(artifact: Artifact, inputs: Mapping[str, Artifact], recipe: Recipe) -> Verdict:
+    recorded = artifact.counts.get("logits")
+    if recorded is None:
+        return Verdict(True, "It was trained before logits were recorded, so there is nothing to compare with.")
+    from parakeet.model.reload import differ, probe_logits
+    from parakeet.model.transformer import load_model
+
+    try:
+        found = probe_logits(load_model(artifact.path, "cpu"))
+    except ParakeetError as error:
+        return Verdict(False, str(error))
+    difference = differ(found, recorded)
+    if difference is None:
+        return Verdict(True, figures={"logits": len(recorded)})
+    fault = (
+        f"A logit differs by {difference:.3g} from that of the trained model: the file does not hold its weights. Run "
+        "the same build again with: --force checkpoint"
+    )
+    return Verdict(False, fault, {"difference": difference})

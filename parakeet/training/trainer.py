@@ -15,6 +15,7 @@ from parakeet.data.tokens.shards import TokenShards
 from parakeet.errors import ParakeetError
 from parakeet.model.config import ModelConfig
 from parakeet.model.execution import Precision
+from parakeet.model.reload import probe_logits
 from parakeet.model.transformer import Parakeet, save_model
 from parakeet.pages.charts import save_png
 from parakeet.progress import Progress
@@ -372,6 +373,7 @@ class Trainer:
             "memory_bytes": peak_memory(self.ranks.device),
             "forecast_bytes": self.execution_plan.forecast_bytes,
             "execution": self.execution_plan.summary(),
+            "logits": probe_logits(self.model),
         }
         output = self.job.output
         save_model(self.model, output)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ STAGES = (
     "memorisation",
     "report",
     "release",
+    "comparison",
 )
 
 
@@ -73,6 +75,8 @@ def write_recipe(folder: Path, text: str = "", **training: Any) -> Path:
                 "model": {"layers": 2, "heads": 2, "width": 64, "context": 256},
                 "training": settings,
                 "evaluation": {"questions_per_task": 3, "chat_prompts": False},
+                # It is trained for seconds, and passes no gate.
+                "gates": None,
             }
         ),
         encoding="utf-8",
@@ -94,3 +98,11 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, bytes]:
     finished = parakeet(folder / "home", "build", "--recipe", str(recipe))
     assert finished.returncode == 0, finished.stderr.decode()
     return folder / "home", recipe, finished.stderr
+
+
+@pytest.fixture
+def copy(built: tuple[Path, Path, bytes], tmp_path: Path) -> tuple[Path, Path]:
+    """A home of its own to damage."""
+    home, recipe, _ = built
+    shutil.copytree(home, tmp_path / "home", symlinks=True)
+    return tmp_path / "home", recipe

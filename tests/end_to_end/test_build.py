@@ -29,14 +29,6 @@ def weights(home: Path) -> dict[str, bytes]:
     return {k: v.tobytes() for k, v in load_file(home / "checkpoint" / "latest" / "model.safetensors").items()}
 
 
-@pytest.fixture
-def copy(built: tuple[Path, Path, bytes], tmp_path: Path) -> tuple[Path, Path]:
-    """A home of its own to damage."""
-    home, recipe, _ = built
-    shutil.copytree(home, tmp_path / "home", symlinks=True)
-    return tmp_path / "home", recipe
-
-
 def test_a_build_makes_every_stage_and_ends_in_a_release(built: tuple[Path, Path, bytes]) -> None:
     home, _, output = built
     assert made(output) == list(STAGES)
@@ -91,7 +83,7 @@ def test_a_training_setting_changes_only_training_and_what_follows_and_two_proce
     finished = parakeet(home, "build", "--recipe", str(changed))
     assert finished.returncode == 0, finished.stderr.decode()
     assert b"Traceback" not in finished.stderr
-    assert made(finished.stderr) == ["checkpoint", "evaluation", "memorisation", "report", "release"]
+    assert made(finished.stderr) == ["checkpoint", "evaluation", "memorisation", "report", "release", "comparison"]
     summary = json.loads((home / "checkpoint" / "latest" / "training.json").read_text(encoding="utf-8"))
     assert summary["processes"] == 2
 
@@ -182,7 +174,7 @@ def test_however_a_build_ends_the_same_command_goes_on_and_gives_the_same_bits(c
     _, errors = build.communicate(timeout=100)
     assert build.returncode == 0, errors.decode()
     assert b"Resuming from step" in errors
-    assert made(errors) == ["checkpoint", "evaluation", "memorisation", "report", "release"]
+    assert made(errors) == ["checkpoint", "evaluation", "memorisation", "report", "release", "comparison"]
     assert len(resumptions(home)) == 5
     assert weights(home) == expected
 

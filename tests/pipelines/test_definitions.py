@@ -45,7 +45,7 @@ def test_training_is_in_a_pool_of_its_own() -> None:
 def test_shards_checkpoint_evaluation_and_release_are_checked() -> None:
     keys = defs.get_repository_def().asset_graph.asset_check_keys
     assert {key.asset_key.to_user_string() for key in keys} == {
-        *("token_shards", "checkpoint", "evaluation", "release"),
+        *("token_shards", "checkpoint", "evaluation", "release", "comparison"),
         "original_checkpoint",
     }
 

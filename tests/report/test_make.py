@@ -104,6 +104,8 @@ def promoted(made: Made, tmp_path: Path) -> Path:
     stages = {"checkpoint": {"made": "2026-01-02", "counts": counts}, "token_shards": {"content": "token_shards"}}
     lineage = {"recipe": {"name": "older"}, "stages": stages}
     (folder / "training_manifest.json").write_text(json.dumps(lineage), encoding="utf-8")
+    manifest = {"schema": 1, "counts": {"name": made.recipe.name}}
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     return folder
 
 
@@ -189,10 +191,10 @@ def test_bits_per_byte_of_other_text_are_not_compared(made: Made, promoted: Path
     ids=["no scores", "other scores", "no record", "half a record", "imported", "no sums", "empty sums"],
 )
 def test_a_promoted_release_that_cannot_be_read_is_said(
-    promoted: Path, capsys: pytest.CaptureFixture[str], break_it: Any
+    made: Made, promoted: Path, capsys: pytest.CaptureFixture[str], break_it: Any
 ) -> None:
     break_it(promoted)
-    assert previous_release(promoted.parents[1], "weights", Progress()) is None
+    assert previous_release(promoted.parents[1], made.recipe.name, "weights", Progress()) is None
     assert "compares with no earlier release" in capsys.readouterr().err
 
 

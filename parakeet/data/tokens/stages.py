@@ -89,25 +89,48 @@ class TokenShardsStage(Stage):
         }
 
     def checks(self) -> tuple[Check, ...]:
-        summary = (
-            "Every file has its recorded hash, was made with this tokenizer, and holds no id beyond the vocabulary."
+        whole = "Every file has its recorded hash and every counted document, in ids of this tokenizer."
+        clean = "Of a sample of the training documents, none holds text of an evaluation set."
+        return (
+            Check("shards_are_whole", whole, _shards_are_whole, blocking=True),
+            Check("shards_hold_no_evaluation_text", clean, _no_evaluation_text, blocking=True),
         )
-        return (Check("shards_are_whole", summary, _shards_are_whole, blocking=True),)
 
 
-def _shards_are_whole(artifact: Artifact, inputs: Mapping[str, Artifact]) -> Verdict:
-    from parakeet.data.tokens.shards import TokenShards
+def _shards_are_whole(artifact: Artifact, inputs: Mapping[str, Artifact], recipe: Recipe) -> Verdict:
+    from parakeet.data.tokens.check import fault_of_shards
     from parakeet.tokenizer import Tokenizer
 
-    tokenizer = Tokenizer.load(inputs["tokenizer"].path)
-    largest = artifact.counts["largest_id"]
+    counts = artifact.counts
+    documents = {split: counts[split]["documents"] for split in ("train", "held_out")}
     try:
         artifact.check(thorough=True)
-        documents = {split: len(TokenShards(artifact.path, split, tokenizer)) for split in ("train", "held_out")}
+        fault, largest = fault_of_shards(artifact.path, counts, Tokenizer.load(inputs["tokenizer"].path))
     except ParakeetError as error:
         return Verdict(False, str(error))
-    passed = largest < tokenizer.rows and documents["train"] > 0
-    return Verdict(passed, figures={"largest_id": largest, **documents})
+    if fault is not None:
+        return Verdict(False, f"{fault} Run the same build again with: --force token_shards", documents)
+    return Verdict(True, figures={"largest_id": largest, **documents})
+
+
+def _no_evaluation_text(artifact: Artifact, inputs: Mapping[str, Artifact], recipe: Recipe) -> Verdict:
+    from parakeet.benchmark_files import searched_sets
+
+    if not searched_sets(recipe).sets:
+        return Verdict(True, "The recipe names no evaluation set.")
+    from parakeet.data.tokens.check import contaminated, fetched_sets
+    from parakeet.tokenizer import Tokenizer
+
+    try:
+        found = contaminated(artifact, recipe, fetched_sets(artifact), Tokenizer.load(inputs["tokenizer"].path))
+    except ParakeetError as error:
+        return Verdict(False, str(error))
+    if not found:
+        return Verdict(True, figures={"contaminated": 0})
+    remedy = "Run the same build again with: --force clean_documents"
+    return Verdict(
+        False, f"Text of an evaluation set is trained on: {found[0]}. {remedy}", {"contaminated": len(found)}
+    )
 
 
 class PackingPlanStage(Stage):

@@ -152,10 +152,12 @@ class Tokenise:
                     (held_out if is_held_out else train).write(document)
                     done += document.n_bytes
                 count(self.work / "counts", rank, done)
-        tally: dict[str, Any] = {"largest_id": max(train.largest_id, held_out.largest_id)}
+        tally: dict[str, Any] = {}
         for split, writer in zip(SPLITS, (train, held_out), strict=True):
             writer.close()
             tally[split] = writer.counts()
+        # Known once the last batch is written.
+        tally["largest_id"] = max(train.largest_id, held_out.largest_id)
         # fsync would take 15 ms a file. The store syncs all files at the end; if a power cut shortens one before
         # that, its size gives it away.
         tally["sizes"] = {path.name: path.stat().st_size for path in self.output.glob(f"*-{rank:05d}-*.arrow")}

@@ -1,0 +1,1 @@
+"""The gates before a promotion: a new release beside the one that it would replace."""
