@@ -33,7 +33,7 @@ from parakeet.clean import leftovers
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.recipe_file import load_recipe
-from parakeet.stages import active_recipe, last_recipe, use_recipe
+from parakeet.stages import active_recipe, recipe_built_last, use_recipe
 from pipelines.build import run_build
 from pipelines.definitions import make_definitions
 from pipelines.interrupted_runs import MOST_ATTEMPTS, interrupted_runs, resume_interrupted
@@ -120,7 +120,7 @@ def test_a_build_from_the_shell_leaves_the_recipe_in_use_alone(
     assert run_build(home, second, ["documents"], [], False, Progress()) == 0
     said = capfd.readouterr().err
     assert "Dagster shows and schedules recipe first, as before. Only `parakeet use RECIPE` changes that." in said
-    assert (active_recipe(home), last_recipe(home)) == (first, second)
+    assert (active_recipe(home), load_recipe(recipe_built_last(home))) == (first, second)
     # What it made is no leftover.
     assert leftovers(home).unreferenced == []
     use_recipe(home, second)
@@ -171,7 +171,7 @@ from dagster._core.definitions.reconstruct import (
     initialize_repository_def_from_pointer, reconstruct_repository_def_from_pointer)
 from parakeet.home import home
 from parakeet.recipe_file import load_recipe
-from parakeet.stages import active_recipe, last_recipe, use_recipe
+from parakeet.stages import active_recipe, recipe_built_last, use_recipe
 from pipelines.build import run_build
 from pipelines.definitions import defs
 
