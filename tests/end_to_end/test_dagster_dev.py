@@ -140,9 +140,9 @@ def versions(ask: Query) -> dict[str, str]:
     return {node["assetKey"]["path"][0]: node["opVersion"] for node in nodes}
 
 
-def launch(ask: Query, asset: str) -> str:
-    """Materialise one asset, as its page does; the run's id."""
-    selector = SELECTOR | {"assetSelection": [{"path": [asset]}]}
+def launch(ask: Query, *names: str) -> str:
+    """Materialise assets, as the page does; the run's id."""
+    selector = SELECTOR | {"assetSelection": [{"path": [name]} for name in names]}
     launched = ask(LAUNCH, params={"selector": selector, "runConfigData": {}, "mode": "default"})
     launched = launched["launchPipelineExecution"]
     assert launched["__typename"] == "LaunchRunSuccess", launched
@@ -177,10 +177,10 @@ def test_the_builds_of_the_shell_are_shown_and_the_release_can_be_materialised(
 ) -> None:
     home, ask = dagster
     shown = assets(ask)
-    assert set(shown) == {*STAGES, "original_checkpoint", "original_model"}
+    assert set(shown) == {*STAGES, "promotion", "original_checkpoint", "original_model"}
     assert all(shown[name] for name in STAGES), "an asset that parakeet build made is not shown as materialised"
     shutil.rmtree(home / "releases")
-    run_id = launch(ask, "release")
+    run_id = launch(ask, "release", "comparison", "promotion")
     wait_until(lambda: status(ask, run_id) in ENDED, 120, home.parent / "log.txt")
     assert status(ask, run_id) == "SUCCESS"
     assert assets(ask)["release"][0]["runId"] == run_id
