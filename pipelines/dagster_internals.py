@@ -96,8 +96,7 @@ def submit_again(
 
     The plan is the old run's own, so its recipe is too: Dagster's retries would take the code location's present one.
     """
-    coordinator = instance.run_coordinator
-    if not isinstance(coordinator, QueuedRunCoordinator) or run.execution_plan_snapshot_id is None:
+    if not isinstance(instance.run_coordinator, QueuedRunCoordinator) or run.execution_plan_snapshot_id is None:
         return None
     snapshot = instance.get_job_snapshot(run.job_snapshot_id) if run.job_snapshot_id is not None else None
     new = instance.create_run(
@@ -120,8 +119,13 @@ def submit_again(
         job_code_origin=run.job_code_origin,
         asset_graph=asset_graph,
     )
-    coordinator.submit_run(SubmitRunContext(new, workspace=None))  # type: ignore[arg-type]
+    enqueue(instance, new)
     return new.run_id
+
+
+def enqueue(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
+    """Queue a run that was created. Nothing happens if it was queued before."""
+    instance.run_coordinator.submit_run(SubmitRunContext(run, workspace=None))  # type: ignore[arg-type]
 
 
 def location_name(run: dg.DagsterRun) -> str | None:

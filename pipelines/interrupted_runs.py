@@ -18,6 +18,7 @@ from pipelines.dagster_internals import (
     FAILURE_REASON_TAG,
     INTERRUPTIONS,
     WILL_RETRY_TAG,
+    enqueue,
     location_name,
     submit_again,
 )
@@ -73,6 +74,9 @@ def resume_interrupted(
         if run.tags.get(WILL_RETRY_TAG) == "true":
             continue
         if children := instance.get_runs(dg.RunsFilter(tags={PARENT_TAG: run.run_id}), limit=1):
+            if children[0].status is dg.DagsterRunStatus.NOT_STARTED and PROGRESS_TAG in children[0].tags:
+                # This sensor was killed between two lines of `submit_again`.
+                enqueue(instance, children[0])
             instance.add_run_tags(run.run_id, {DECISION_TAG: children[0].run_id})
             continue
         reached = progress_of(instance, run, root)

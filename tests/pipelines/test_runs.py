@@ -368,6 +368,22 @@ def end(instance: dg.DagsterInstance, run: dg.DagsterRun, reason: str) -> None:
     instance.report_run_failed(run, job_failure_data=JobFailureData(None, RunFailureReason(reason)))
 
 
+def test_a_tick_that_was_killed_before_it_queued_the_run_is_made_good(
+    home: Path, tmp_path: Path, queue: dg.DagsterInstance
+) -> None:
+    run = launched(queue, home, write_recipe(tmp_path, "mine"))
+    end(queue, run, "UNEXPECTED_TERMINATION")
+    tags = {**run.tags, "dagster/parent_run_id": run.run_id, "parakeet/progress": "[0, 0, 0, 0]"}
+    created = queue.create_run_for_job(
+        defs.resolve_job_def("full_build"), tags=tags, remote_job_origin=run.remote_job_origin
+    )
+    resume_interrupted(queue, home, LONG_AGO)
+    assert statuses(queue, created.run_id) == ["QUEUED"]
+    resumed = after(queue, run)
+    assert resumed is not None
+    assert resumed.run_id == created.run_id
+
+
 @pytest.mark.parametrize(
     ("reason", "resumed"),
     [
