@@ -251,7 +251,12 @@ def _compare(folder: Path, recipe: Recipe, weeks: list[Week], plan: Plan, progre
             "tokens": sum(week.tokens for week in promoted), "bits_per_byte": weeks[-1].bits_per_byte,
         },
     }  # fmt: skip
-    for name, tokens in (("from new weights", plan.tokens), ("from new weights, as short as the last", last)):
+    every = weeks[0].tokens + sum(week.tokens for week in promoted)
+    for name, tokens in (
+        ("from new weights, as long as the first", plan.tokens),
+        ("from new weights, as short as the last retraining", last),
+        ("from new weights, as long as all together", every),
+    ):
         training = recipe.training.model_copy(update={"tokens": max(1024, tokens)})
         alone = recipe.model_copy(update={"name": f"alone-{len(found)}", "training": training})
         progress.say(f"--- {name}, {tokens:,} tokens")

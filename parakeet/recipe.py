@@ -392,8 +392,8 @@ class Retraining(Section):
 
     start_from: Literal["stable", "scratch"] = "stable"
     """`stable` continues from the last checkpoint before the learning rate fell, of the run that made the release; from
-    the release itself if the retraining is too short to make up for the decay that this leaves out, or the checkpoint
-    is gone. `scratch` trains the whole recipe on all text, from new weights."""
+    the release itself if the retraining is too short to make up for the decay that this leaves out, or if that
+    checkpoint is early or gone. `scratch` trains the whole recipe on all text, from new weights."""
     replay: float = Field(default=0.3, ge=0.0, le=0.95)
     """Share of the training tokens that are old text, against forgetting. Ibrahim et al. (2024) needed 5% where new
     text is like the old, and 25 to 50% where it differs."""

@@ -27,6 +27,9 @@ from parakeet.release.verify import TRAINING_MANIFEST_FILE
 from parakeet.training.job import LAUNCH_LOCK_FILE, LOCK_FILE
 from parakeet.training.runs import load_run
 
+LEAST_STABLE = 0.5
+"""A stable checkpoint from before this share of its run has learned too little: that of a run which decayed from its
+warm-up on is hardly more than its start."""
 REPAID = 2.0
 """A retraining begins at the stable checkpoint if it has this many times the tokens that were trained after it.
 
@@ -203,7 +206,9 @@ def _start(root: Path, release: Trained, tokens: int, warmup_fraction: float) ->
         run = load_run(runs_folder(root) / release.run)
         stable = [saved for saved in run.saved if saved.stable and not saved.abandoned]
         why = "its run has no checkpoint from before the decay"
-        if stable:
+        if stable and stable[-1].step < LEAST_STABLE * run.total_steps:
+            why = f"its run was decaying from step {stable[-1].step:,} of {run.total_steps:,} on"
+        elif stable:
             lost = run.total_tokens - run.schedule.tokens_until(stable[-1].step)
             if tokens >= REPAID * lost:
                 step = f"step {stable[-1].step:,} of {run.total_steps:,}"

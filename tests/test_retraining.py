@@ -153,6 +153,7 @@ def test_a_long_retraining_continues_from_the_last_stable_checkpoint(home: Path,
     ("stable", "why"),
     [
         (None, "its training run is gone"),
+        (30, "its run was decaying from step 30 of 100 on"),
         (80, "less than 2 times the 10,240 tokens that followed its last stable checkpoint"),
     ],
 )
