@@ -55,8 +55,8 @@ class Trained:
         return None if self.checkpoint is None else str(self.checkpoint.manifest["files"][WEIGHTS_FILE]["sha256"])
 
     def file(self, name: str) -> Path | None:
-        """A file of the run's folder, or its copy in the checkpoint."""
-        folders = [self.folder, *([] if self.checkpoint is None else [self.checkpoint.path])]
+        """A file of the checkpoint, or of the run's folder, which may have been trained on since."""
+        folders = [*([] if self.checkpoint is None else [self.checkpoint.path]), self.folder]
         return next((folder / name for folder in folders if (folder / name).is_file()), None)
 
 
@@ -65,7 +65,8 @@ def find_trained(root: Path, name: str) -> Trained:
 
     Raises ParakeetError if there is none, or several, or if its recipe is not known.
     """
-    checkpoints = {str(one.counts.get("run")): one for one in Store(root).artifacts("checkpoint")}
+    made = Store(root).artifacts("checkpoint")
+    checkpoints = {str(one.counts.get("run")): one for one in made}
     folder = runs_folder(root)
     begun = [path.name for path in folder.glob("*") if (path / JOB_FILE).is_file()] if folder.is_dir() else []
     keys = sorted({*begun, *checkpoints})
@@ -73,16 +74,25 @@ def find_trained(root: Path, name: str) -> Trained:
         raise ParakeetError(f"There is no training run in {folder} yet. Start one with: parakeet build")
     if any(key.startswith(name) for key in keys) or not list_models(root)[0]:
         key = find_name(name, keys, "run", "parakeet runs")
-    else:
-        key = _run_of_model(root, name)
-    return _trained(root, key, checkpoints.get(key))
+        return _trained(root, key, checkpoints.get(key))
+    key, content = _run_of_model(root, name)
+    # The same run may have been trained further since, to another model.
+    of_model = next((one for one in reversed(made) if one.content == content), None)
+    if of_model is None and key in checkpoints:
+        raise ParakeetError(
+            f"The checkpoint that {name} was made of was removed, and run {key} was trained to another one since: "
+            f"reproduce that with: parakeet reproduce {key}"
+        )
+    return _trained(root, key, of_model)
 
 
-def _run_of_model(root: Path, name: str) -> str:
+def _run_of_model(root: Path, name: str) -> tuple[str, str]:
+    """The run's key and the content of its checkpoint."""
     model = find_model(root, name)
     file = model.directory / TRAINING_MANIFEST_FILE
     try:
-        return str(json.loads(file.read_text(encoding="utf-8"))["stages"]["checkpoint"]["counts"]["run"])
+        checkpoint = json.loads(file.read_text(encoding="utf-8"))["stages"]["checkpoint"]
+        return str(checkpoint["counts"]["run"]), str(checkpoint["content"])
     except FileNotFoundError:
         raise ParakeetError(f"{model.name} was imported: no training run here made it.") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -91,7 +101,7 @@ def _run_of_model(root: Path, name: str) -> str:
 
 def _trained(root: Path, key: str, checkpoint: Artifact | None) -> Trained:
     folder = runs_folder(root) / key
-    record = read_record(folder) or (None if checkpoint is None else read_record(checkpoint.path))
+    record = (None if checkpoint is None else read_record(checkpoint.path)) or read_record(folder)
     if record is not None:
         try:
             recipe = Recipe(**with_new_keys(record["recipe"]))

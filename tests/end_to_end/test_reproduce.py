@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from parakeet.artifact import Artifact
+from parakeet.errors import ParakeetError
 from parakeet.reproduction.comparison import compare
 from parakeet.reproduction.differences import differences, pinned_recipe, render_differences
 from parakeet.reproduction.trained import Trained, find_trained
@@ -36,11 +37,12 @@ def home(built: Built, tmp_path: Path) -> Path:
 
 
 def edit(home: Path, change: Callable[[dict[str, Any]], object]) -> Trained:
-    """Change run.json."""
-    file = home / "training_runs" / key_of(home) / RUN_FILE
-    values = json.loads(file.read_text())
-    change(values)
-    file.write_text(json.dumps(values))
+    """Change run.json, and its copy in the checkpoint."""
+    for folder in (home / "training_runs" / key_of(home), home / "checkpoint" / "latest"):
+        if (folder / RUN_FILE).exists():
+            values = json.loads((folder / RUN_FILE).read_text())
+            change(values)
+            (folder / RUN_FILE).write_text(json.dumps(values))
     return find_trained(home, key_of(home))
 
 
@@ -192,6 +194,21 @@ def test_a_removed_run_folder_is_found_by_its_checkpoint(home: Path) -> None:
     trained = find_trained(home, key[:5])
     assert trained.recorded
     assert trained.weights_sha256 == find_trained(home, "tiny").weights_sha256
+
+
+def test_a_run_that_was_trained_on_since_is_reproduced_as_its_model_was_made(home: Path) -> None:
+    before = find_trained(home, "tiny")
+    file = before.folder / RUN_FILE
+    values = json.loads(file.read_text())
+    values["recipe"]["training"]["tokens"] *= 2
+    values["result"] = None
+    file.write_text(json.dumps(values))
+    assert find_trained(home, "tiny").recipe == find_trained(home, before.key).recipe == before.recipe
+    for folder in (home / "checkpoint").glob("*-0"):
+        manifest = json.loads((folder / "manifest.json").read_text())
+        (folder / "manifest.json").write_text(json.dumps(manifest | {"content": "0" * 64}))
+    with pytest.raises(ParakeetError, match="was trained to another one since"):
+        find_trained(home, "tiny")
 
 
 def test_how_far_apart_weights_are(home: Path) -> None:
