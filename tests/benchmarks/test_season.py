@@ -15,7 +15,7 @@ def test_new_text_trains_the_released_model_further(tmp_path: Path, monkeypatch:
     for variable in ("PARAKEET_HOME", "DAGSTER_HOME"):
         monkeypatch.setenv(variable, "set by the season, and restored after the test")
     plan = Plan(
-        first=500, weekly=200, weeks=("new", "nothing"), tokens=10_240, width=16, compare=False, gates=False
+        first=300, weekly=150, weeks=("new", "nothing"), tokens=5_120, width=16, compare=False, gates=False
     )  # fmt: skip
     record = run_season(tmp_path, plan, Progress())
     first, new, nothing = record["weeks"]

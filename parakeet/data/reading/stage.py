@@ -65,12 +65,12 @@ class DocumentsStage(Stage):
     def make(self, context: MakeContext) -> dict[str, Any]:
         from parakeet.data.reading.collect import collect_documents
 
+        # By which a later build tells how much a file has grown. A file that changes meanwhile is noticed.
+        sizes = {label: path.stat().st_size for label, path in self.files(context.recipe, context.root).items()}
         counts = collect_documents(
             context.recipe, context.folders, context.output, context.progress, context.refuse_changed
         )
-        files = self.files(context.recipe, context.root)
-        # By which a later build tells how much a file has grown.
-        return {**counts, "file_bytes": {label: path.stat().st_size for label, path in files.items()}}
+        return {**counts, "file_bytes": sizes}
 
     def headline(self, counts: Mapping[str, Any]) -> str:
         return f"{counts['documents']:,} document{'s' * (counts['documents'] != 1)} of {', '.join(counts['sources'])}"
