@@ -47,16 +47,16 @@ class Leftovers:
     unfinished: list[Entry]
 
 
-def leftovers(root: Path, with_unfinished: bool = False) -> Leftovers:
+def leftovers(root: Path, with_unfinished: bool = False, own: Path | None = None) -> Leftovers:
     """What may go under `root`.
 
     Neither list holds what the builds of the active recipe and of the one built last consist of, finished or not, any
     release or imported model, or what the promoted release of any recipe was made from. What unfinished work was begun
     with is no leftover either, unless that work is to go too (`with_unfinished`). Only the stages' own folders are
-    looked at. Raises ParakeetError while anything is being built or trained, and if the sources or artefacts of those
-    recipes cannot be read: what belongs to them is then unknown.
+    looked at. Raises ParakeetError while anything is being built or trained, but for the holder of the lock file `own`,
+    and if the sources or artefacts of those recipes cannot be read: what belongs to them is then unknown.
     """
-    refuse_while_building(root)
+    refuse_while_building(root, own)
     store = Store(root)
     builds = [Build(root, active_recipe(root))]
     last = load_recipe(recipe_built_last(root), report_old_keys=False)
@@ -100,10 +100,10 @@ def leftovers(root: Path, with_unfinished: bool = False) -> Leftovers:
     return Leftovers([Entry(path, size_of(path)) for path in stale], [_unfinished(path) for path in unfinished])
 
 
-def refuse_while_building(root: Path) -> None:
-    """Raise ParakeetError while anything under `root` is being built or trained."""
+def refuse_while_building(root: Path, own: Path | None = None) -> None:
+    """Raise ParakeetError while anything under `root` is being built or trained. `own` is the caller's lock file."""
     locks = [*(root / ".locks").rglob("*.lock"), *runs_folder(root).glob("*/*.lock")]
-    if held := [path for path in sorted(locks) if is_held(path)]:
+    if held := [path for path in sorted(locks) if path != own and is_held(path)]:
         raise ParakeetError(f"Something is being built ({held[0].stem}): run this again when it has ended.")
 
 

@@ -18,15 +18,16 @@ from parakeet.training.job import JOB_FILE
 SECONDS_A_DAY = 24 * 3600
 
 
-def removable(root: Path, days: int, refused: int) -> list[Entry]:
+def removable(root: Path, days: int, refused: int, own: Path | None = None) -> list[Entry]:
     """Refused releases but for the last `refused` of each recipe, and training runs that ended `days` ago.
 
     A release that is or was promoted stays, as does the one that the active recipe's build finds, or it would be
     trained, judged and refused again. A run stays if the active recipe, a promoted release of any recipe or an
-    unfinished run needs it. Raises ParakeetError while anything is being built, and as `leftovers`.
+    unfinished run needs it. `own` is the lock file of the run that asks. Raises ParakeetError while anything else is
+    being built, and as `leftovers`.
     """
-    refuse_while_building(root)
-    return [*_refused_releases(root, refused), *_old_runs(root, days)]
+    refuse_while_building(root, own)
+    return [*_refused_releases(root, refused), *_old_runs(root, days, own)]
 
 
 def _refused_releases(root: Path, keep: int) -> Iterator[Entry]:
@@ -48,9 +49,9 @@ def _refused_releases(root: Path, keep: int) -> Iterator[Entry]:
             yield Entry(folder, size_of(folder), "release", recipe)
 
 
-def _old_runs(root: Path, days: int) -> Iterator[Entry]:
+def _old_runs(root: Path, days: int, own: Path | None) -> Iterator[Entry]:
     runs = runs_folder(root)
-    found = [entry for entry in leftovers(root).unreferenced if entry.path.parent == runs]
+    found = [entry for entry in leftovers(root, own=own).unreferenced if entry.path.parent == runs]
     named = ""
     for job in runs.glob(f"*/{JOB_FILE}"):
         if job.parent not in [entry.path for entry in found]:

@@ -8,7 +8,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from assets_defs.resources import HOME_TAG
+from assets_defs.resources import HOME_TAG, release_run_lock, run_lock
+from parakeet.locking import is_held
 from parakeet.recipe_file import load_recipe
 from parakeet.release.history import FORCED, PROMOTED, REFUSED, ROLLED_BACK, Decision, record
 from parakeet.retention import removable
@@ -73,6 +74,11 @@ def test_the_run_deletes_only_if_it_is_told_to_and_says_what(home: Path) -> None
 
         def said(**config: object) -> list[str]:
             result = tidy.execute_in_process(run_config={"ops": {"remove_old": {"config": config}}}, instance=instance)
+            run = instance.get_run_by_id(result.run_id)
+            assert run is not None
+            assert run.tags[HOME_TAG] == str(home)
+            assert is_held(run_lock(home, result.run_id)), "a run that takes minutes would be called lost"
+            release_run_lock(home, result.run_id)
             entries = instance.all_logs(result.run_id)
             return [entry.user_message for entry in entries if "emove" in entry.user_message and entry.level == 20]
 
@@ -111,6 +117,15 @@ def test_runs_of_the_history_go_when_they_are_old_and_hold_no_last_materializati
         assert list(old_runs(instance, str(home), 90)) == []
         assert {old.run_id for old in old_runs(instance, str(home), -1)} == {first, found}
         run("yes", "/elsewhere")
+
+        @dg.op
+        def other() -> None: ...
+
+        @dg.job(name="tidy")
+        def of_another_project() -> None:
+            other()
+
+        of_another_project.execute_in_process(instance=instance)
         instance.delete_run(first)
         assert {old.run_id for old in old_runs(instance, str(home), -1)} == {making, found, last}
         assert instance.get_run_by_id(making) is not None
