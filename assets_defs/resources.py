@@ -35,6 +35,9 @@ COMMIT_TAG = "parakeet/commit"
 RECIPE_FINGERPRINT_TAG = "parakeet/recipe_fingerprint"
 """Tags of every run: the commit of the code, and a hash of the whole recipe."""
 
+RETRAIN = "retrain"
+"""The job whose runs need a recipe of their own."""
+
 RUN_LOCKS = Path(".locks") / "runs"
 
 _held: dict[str, FileLock] = {}
@@ -69,16 +72,20 @@ def recorded_recipe(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Recipe 
     A run that Dagster made of another one has the recipe of the first. Raises ParakeetError if the recipe cannot be
     read.
     """
-    text = _configured(run.run_config)
-    root = instance.get_run_by_id(run.root_run_id) if text is None and run.root_run_id is not None else None
-    if root is not None:
-        text = _configured(root.run_config)
-    first = root or run
+    text = configured_recipe(instance, run)
+    first = run if run.root_run_id is None else instance.get_run_by_id(run.root_run_id) or run
     if text is None and first.execution_plan_snapshot_id is not None:
         data = instance.get_execution_plan_snapshot(first.execution_plan_snapshot_id).repository_load_data
         value = data.reconstruction_metadata.get(RECIPE_METADATA) if data is not None else None
         text = getattr(value, "data", value)
     return parse_recipe(text, f"The recipe of run {run.run_id[:8]}") if text is not None else None
+
+
+def configured_recipe(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str | None:
+    """The recipe in the config of a run, or of the first run of which this one is a repetition."""
+    text = _configured(run.run_config)
+    root = instance.get_run_by_id(run.root_run_id) if text is None and run.root_run_id is not None else None
+    return _configured(root.run_config) if root is not None else text
 
 
 def _configured(config: Mapping[str, Any]) -> str | None:
@@ -121,6 +128,8 @@ def home_resource(recipe: Recipe, given: Mapping[str, Artifact] | None = None) -
             yield ParakeetHome(recipe, given or {})
             return
         try:
+            # Before all that takes long, or the run would be called lost and started again beside itself.
+            hold_run_lock(home(), run.run_id)
             own = recorded_recipe(instance, run) or recipe
             own = recipe if own == recipe else own  # with notify, which no record has
             begun_with = run.tags.get(RECIPE_TAG, own.name)
@@ -129,13 +138,18 @@ def home_resource(recipe: Recipe, given: Mapping[str, Artifact] | None = None) -
                     f"This run was begun with recipe {begun_with}, which it does not hold, and {own.name} is in use. "
                     f"Run: parakeet build --recipe {begun_with}"
                 )
+            if run.job_name == RETRAIN and configured_recipe(instance, run) is None:
+                raise ParakeetError(
+                    f"The job {RETRAIN} trains the released model by a recipe that is derived from it. This run was launched "
+                    f"without one, and would train recipe {own.name} from nothing. Run: parakeet retrain. To build the "
+                    "recipe in use, launch full_build."
+                )
             parakeet_home = ParakeetHome(own, given or {})
             instance.add_run_tags(run.run_id, {HOME_TAG: str(parakeet_home.root), RECIPE_TAG: own.name})
             instance.add_run_tags(run.run_id, tags_of(own))
             # Before the first step, or `documents` would be recorded as made from an older version.
             for change in changes(own, instance):
                 instance.report_runless_asset_event(change)
-            hold_run_lock(parakeet_home.root, run.run_id)
         except ParakeetError as error:
             raise dg.Failure(description=str(error), allow_retries=False) from None
         if context.log is not None and (note := _other_in_use(own, parakeet_home.root)):

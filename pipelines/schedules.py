@@ -1,13 +1,14 @@
 """Retraining once a week on what is new, and looks at sources that may have changed on their servers."""
 
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import dagster as dg
 
-from assets_defs.assets import asset_key
+from assets_defs.keys import asset_key
 from assets_defs.resources import HOME_TAG, RECIPE_TAG, run_config
 from parakeet.artifact import explain_os_error
 from parakeet.home import home
@@ -25,6 +26,8 @@ IN_FLIGHT = [
 ]
 TRAINING_JOBS = {job.name for job in (train_model, full_build, retrain)}
 TRAINED = asset_key("checkpoint")
+SECONDS_TO_QUEUE = 600
+"""A run that was created so long ago and was not queued is no longer waited for."""
 
 
 def local_time_zone() -> str:
@@ -54,7 +57,7 @@ def weekly_retraining(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | 
     root = home()
     recipe = active_recipe(root)
     if busy := _in_flight(context.instance, root):
-        return dg.SkipReason(f"A training is in flight, so nothing else is started: {busy}.")
+        return dg.SkipReason(f"A training or a fetch is in flight, so nothing else is started: {busy}.")
     try:
         planned = plan_retraining(root, recipe)
     except OSError as error:
@@ -96,11 +99,19 @@ def _request(
 
 
 def _in_flight(instance: dg.DagsterInstance, root: Path) -> str:
-    """What trains in this home, or waits to: Dagster's runs, and processes of `parakeet build`. Empty if nothing."""
-    runs = [
-        f"run {run.run_id[:8]} ({run.job_name}, {run.status.value.lower()})"
-        for run in instance.get_runs(filters=dg.RunsFilter(statuses=IN_FLIGHT))
-        if run.tags.get(HOME_TAG, str(root)) == str(root)
-        and (TRAINED in run.asset_selection if run.asset_selection else run.job_name in TRAINING_JOBS)
-    ]
+    """What trains in this home, looks at sources for a training, or waits to: Dagster's runs, and processes of
+    `parakeet build`. Empty if nothing.
+    """
+    runs = []
+    for record in instance.get_run_records(filters=dg.RunsFilter(statuses=IN_FLIGHT)):
+        run = record.dagster_run
+        if run.tags.get(HOME_TAG, str(root)) != str(root):
+            continue
+        created = time.time() - record.create_timestamp.timestamp()
+        if run.status is dg.DagsterRunStatus.NOT_STARTED and created > SECONDS_TO_QUEUE:
+            continue
+        # `source_looks` launches this job for the sources alone, and the next retraining counts what it finds.
+        chosen = TRAINED in run.asset_selection if run.asset_selection else run.job_name in TRAINING_JOBS
+        if chosen or run.job_name == retrain.name:
+            runs.append(f"run {run.run_id[:8]} ({run.job_name}, {run.status.value.lower()})")
     return ", ".join([*runs, *(f"training run {key[:8]}" for key in training_now(root))])

@@ -30,6 +30,7 @@ from assets_defs.resources import (
     run_lock,
 )
 from parakeet.clean import leftovers
+from parakeet.data.reading.sources import find_files
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.recipe_file import load_recipe
@@ -243,6 +244,48 @@ def test_a_run_is_lost_by_its_lock_or_by_the_time_since_its_launch(home: Path, i
     assert statuses(instance, canceling) == ["CANCELED"]
     assert statuses(instance, held, young, elsewhere) == ["STARTING"] * 3
     assert not run_lock(home, free).exists()
+
+
+def test_a_run_whose_start_takes_minutes_is_not_lost(
+    home: Path, tmp_path: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files of its sources are on a slow disk: while it looks at them, a tick comes."""
+    recipe = write_recipe(tmp_path, "mine")
+    lost: list[str] = []
+
+    def slow(source: Any) -> Any:
+        (run,) = instance.get_runs()
+        age(instance, run.run_id, SECONDS_OF_GRACE + 10)
+        lost.extend(fail_lost_runs(instance, home))
+        return find_files(source)
+
+    monkeypatch.setattr("assets_defs.sources.find_files", slow)
+    seen, result = seen_recipe(instance, run_config(recipe), {})
+    release_run_lock(home, result.run_id)
+    assert (seen, lost) == (recipe, [])
+
+
+def test_retrain_launched_by_hand_trains_nothing(home: Path, instance: dg.DagsterInstance) -> None:
+    assert not retrain_by_hand(instance, {})
+    assert retrain_by_hand(instance, run_config(DEMO))
+
+
+def retrain_by_hand(instance: dg.DagsterInstance, config: dict[str, Any]) -> bool:
+    """Whether a run of the job begins with this config. What it makes of assets is no part of it."""
+
+    @dg.op
+    def begin_retraining(parakeet_home: dg.ResourceParam[ParakeetHome]) -> None: ...
+
+    assert defs.resources is not None
+
+    @dg.job(name="retrain", resource_defs={"parakeet_home": defs.resources["parakeet_home"]})
+    def job() -> None:
+        begin_retraining()
+
+    result = job.execute_in_process(instance=instance, run_config=config, raise_on_error=False)
+    said = [str(event.event_specific_data) for event in result.all_events if event.is_failure]
+    assert result.success or any("Run: parakeet retrain" in text for text in said)
+    return result.success
 
 
 def test_a_run_that_waited_in_the_queue_is_not_lost_while_it_starts(home: Path, tmp_path: Path) -> None:

@@ -12,12 +12,13 @@ import pytest
 import yaml
 from filelock import FileLock
 
+from assets_defs.keys import asset_key
 from assets_defs.resources import HOME_TAG, RECIPE_TAG
 from parakeet.errors import ParakeetError
 from parakeet.recipe import Recipe
 from parakeet.stages import use_recipe
 from pipelines.definitions import make_definitions
-from pipelines.schedules import local_time_zone
+from pipelines.schedules import SECONDS_TO_QUEUE, local_time_zone
 
 from ..released import RELEASE, RUN, recipe_of, write_release
 
@@ -45,9 +46,14 @@ class Operator:
     def add_text(self) -> None:
         (self.text / f"{time.time_ns()}.txt").write_text("more " * 200, encoding="utf-8")
 
-    def run(self, job: str, status: dg.DagsterRunStatus, home: Path | None = None) -> None:
-        self.instance.create_run_for_job(
-            make_definitions(self.recipe).resolve_job_def(job), status=status, tags={HOME_TAG: str(home or self.home)}
+    def run(
+        self, job: str, status: dg.DagsterRunStatus, home: Path | None = None, only: list[str] | None = None
+    ) -> dg.DagsterRun:
+        return self.instance.create_run_for_job(
+            make_definitions(self.recipe).resolve_job_def(job),
+            status=status,
+            tags={HOME_TAG: str(home or self.home)},
+            asset_selection=frozenset(map(asset_key, only)) if only is not None else None,
         )
 
 
@@ -116,8 +122,26 @@ def test_a_training_in_flight_is_waited_for(operator: Operator, job: str, status
     operator.run(job, status)
     ticked = operator.tick()
     assert not ticked.run_requests
-    assert "A training is in flight" in ticked.skip_message
+    assert "A training or a fetch is in flight" in ticked.skip_message
     assert f"({job}, {status.value.lower()})" in ticked.skip_message
+
+
+def test_a_look_at_the_sources_is_waited_for(operator: Operator) -> None:
+    """It has the job of the retraining, and the assets of the sources alone."""
+    operator.add_text()
+    operator.run("retrain", dg.DagsterRunStatus.STARTED, only=["documents"])
+    assert "(retrain, started)" in operator.tick().skip_message
+
+
+def test_a_run_that_was_never_queued_is_not_waited_for(
+    operator: Operator, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator.add_text()
+    operator.run("full_build", dg.DagsterRunStatus.NOT_STARTED)
+    assert not operator.tick().run_requests
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + SECONDS_TO_QUEUE + 10)
+    assert operator.tick().run_requests
 
 
 def test_a_build_in_a_shell_is_waited_for(operator: Operator) -> None:
