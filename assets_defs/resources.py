@@ -140,9 +140,9 @@ def home_resource(recipe: Recipe, given: Mapping[str, Artifact] | None = None) -
                 )
             if run.job_name == RETRAIN and configured_recipe(instance, run) is None:
                 raise ParakeetError(
-                    f"The job {RETRAIN} trains the released model by a recipe that is derived from it. This run was launched "
-                    f"without one, and would train recipe {own.name} from nothing. Run: parakeet retrain. To build the "
-                    "recipe in use, launch full_build."
+                    f"The job {RETRAIN} trains the released model by a recipe that is derived from it. This run was "
+                    f"launched without one, and would train recipe {own.name} from nothing. Run: parakeet retrain. To "
+                    "build the recipe in use, launch full_build."
                 )
             parakeet_home = ParakeetHome(own, given or {})
             instance.add_run_tags(run.run_id, {HOME_TAG: str(parakeet_home.root), RECIPE_TAG: own.name})

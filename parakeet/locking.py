@@ -28,12 +28,11 @@ def exclusive(path: Path, what: str, progress: "Progress", stop: Callable[[], bo
     returns True. The operating system releases the lock when its holder dies, so `kill -9` leaves nothing locked. The
     file `.holder` beside it only names the holder.
     """
-    holder = path.with_suffix(".holder")
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        progress.say(f"Waiting: {what} by {_read(holder)}.")
+        progress.say(f"Waiting: {what} by {named_holder(path)}.")
         try:
             lock.acquire(poll_interval=SECONDS_BETWEEN_TRIES, cancel_check=stop)
         except Timeout:
@@ -56,7 +55,7 @@ def claim(path: Path) -> str | None:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        return _read(path.with_suffix(".holder"))
+        return named_holder(path)
     _claimed[path] = lock
     _write_holder(path)
     return None
@@ -81,8 +80,9 @@ def _write_holder(path: Path) -> None:
     path.with_suffix(".holder").write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def _read(holder: Path) -> str:
+def named_holder(path: Path) -> str:
+    """Which process holds the lock file, as far as it has been noted yet."""
     try:
-        return holder.read_text(encoding="utf-8")
+        return path.with_suffix(".holder").read_text(encoding="utf-8")
     except OSError:
         return "another process"

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -617,6 +618,28 @@ def begin(base_dir: Path, arguments: list[str], of_dev: bool, pipe: Connection) 
     except click.ClickException as error:
         pipe.send(error.message)
     pipe.recv()
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("not noted yet", "already runs on the history in .*: another process"),
+        ("a file", "locking the history of runs"),
+    ],
+)
+def test_what_is_wrong_with_the_locks_of_a_history_is_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, message: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["dagster", "dev"])
+    monkeypatch.setenv("DAGSTER_IS_DEV_CLI", "1")
+    history = tmp_path / "history"
+    if fault == "a file":
+        history.write_text("", encoding="utf-8")
+    else:
+        history.mkdir()
+    held = FileLock(tmp_path / "history" / "dagster_daemon.lock") if history.is_dir() else nullcontext()
+    with held, pytest.raises(click.ClickException, match=message):
+        ArtifactStorage.from_config_value(None, {"base_dir": str(history / "artifacts")})
 
 
 def test_a_history_has_one_daemon(tmp_path: Path) -> None:
