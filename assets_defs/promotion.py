@@ -18,7 +18,7 @@ from parakeet.gates.stage import ComparisonStage, judgement_of
 from parakeet.home import release_folder
 from parakeet.progress import Progress
 from parakeet.release.promotion import Outcome, find_incumbent, promote
-from parakeet.stages import PROMOTION, recipe_in_use
+from parakeet.stages import PROMOTION, chosen_recipe_name
 
 
 def promotion_asset() -> dg.AssetsDefinition:
@@ -44,7 +44,7 @@ def promotion_asset() -> dg.AssetsDefinition:
             build = parakeet_home.build()
             release, comparison = build.artifact("release"), build.artifact(ComparisonStage.name)
             comparison.check(thorough=True)
-            in_use = recipe_in_use(root) == build.recipe.name
+            in_use = chosen_recipe_name(root) == build.recipe.name
             outcome = promote(root, release, judgement_of(comparison), takes_chat=in_use, run=context.run_id)
             promoted, messages = find_incumbent(root, build.recipe.name)
             for message in (*messages, *outcome.messages):

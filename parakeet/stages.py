@@ -86,7 +86,7 @@ class Build:
         self._hashes = HashCache(hashes_file(root))
         self._found: dict[str, Artifact] = dict(given or {})
         self._read: dict[str, dict[Path, FileState]] = {}
-        self._recipe_in_use = recipe_in_use(root)
+        self._chosen_recipe_name = chosen_recipe_name(root)
 
     def work(self, name: str) -> Work:
         """What has to be made for a stage. Raises ParakeetError if one of its inputs has not been made."""
@@ -137,7 +137,7 @@ class Build:
         own = f"latest.{self.recipe.name}"
         if not stage.has_latest:
             return ()
-        is_free = self._recipe_in_use in (None, self.recipe.name)
+        is_free = self._chosen_recipe_name in (None, self.recipe.name)
         latest = self.store.root / (stage.folder or stage.name) / "latest"
         return (own, "latest") if is_free or not latest.exists() else (own,)
 
@@ -255,7 +255,7 @@ def who_is_told(root: Path, recipe: Recipe) -> Notify | None:
     return recipe.notify
 
 
-def recipe_in_use(root: Path) -> str | None:
+def chosen_recipe_name(root: Path) -> str | None:
     """The name of the recipe that `parakeet use` chose; None if it chose none. `active_recipe` reads the recipe."""
     try:
         values = yaml.safe_load((root / ACTIVE_RECIPE_FILE).read_text(encoding="utf-8"))

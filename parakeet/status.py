@@ -18,7 +18,7 @@ from parakeet.release.listing import ListedModel, list_models
 from parakeet.release.promotion import find_incumbent, find_opened, promoted_recipes
 from parakeet.sanitise import sanitise
 from parakeet.space import space_for, training_space
-from parakeet.stages import active_recipe, recipe_in_use
+from parakeet.stages import active_recipe, chosen_recipe_name
 from parakeet.training.runs import Run, list_runs
 
 LOCKS = ".locks"
@@ -38,7 +38,7 @@ def status_document(root: Path, now: float) -> dict[str, Any]:
     faults += history.faults
     return {
         "home": str(root),
-        "recipe": {"name": recipe.name if recipe else None, "in_use": recipe_in_use(root) is not None},
+        "recipe": {"name": recipe.name if recipe else None, "in_use": chosen_recipe_name(root) is not None},
         "released": _try(lambda: _released(root, faults), faults) or [],
         "last_refused": _try(lambda: _last_refused(root), faults),
         "training": _try(lambda: [_training(run) for run in _running(root, faults)], faults) or [],

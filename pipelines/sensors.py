@@ -81,7 +81,7 @@ def run_failed(context: dg.RunFailureSensorContext) -> dg.SkipReason:
     if SHELL_TAG.items() <= run.tags.items():
         return dg.SkipReason(f"{name} failed in a shell, where a person sees it.")
     if run.tags.get(WILL_RETRY_TAG) == "true" or is_interrupted(context.instance, run):
-        return dg.SkipReason(f"{name} was interrupted. It is told of only if nothing goes on with it.")
+        return dg.SkipReason(f"{name} was interrupted. It is told of only if no other run resumes it.")
     if int(run.tags.get(TRY_TAG, "1")) > 1:
         return dg.SkipReason(f"{name} failed again. It was told of at the first try.")
     failures = context.get_step_failure_events()

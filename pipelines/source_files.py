@@ -161,7 +161,7 @@ def _ask(root: Path, recipe: Recipe, watched: Watched, tries: int, now: float) -
 
 
 def _last_run(watched: Watched, instance: dg.DagsterInstance) -> dg.DagsterRun | None:
-    """The run of the last request, or the newest of those that went on with it."""
+    """The run of the last request, or the newest of those that resumed it."""
     if watched.run_key is None:
         return None
     runs = list(instance.get_runs(dg.RunsFilter(tags={RUN_KEY_TAG: watched.run_key}), limit=1))
@@ -190,7 +190,7 @@ def _why_not_again(watched: Watched, run: dg.DagsterRun | None, instance: dg.Dag
         DECISION_TAG not in run.tags and is_interrupted(instance, run)
     )
     if is_retried and 0 <= now - ended < SECONDS_TO_START:
-        return f"{name} was interrupted, and another one goes on with it."
+        return f"{name} was interrupted, and another one resumes it."
     wait = min(SECONDS_BEFORE_ANOTHER_TRY * 2 ** min(watched.tries - 2, 20), MOST_SECONDS_BEFORE_ANOTHER_TRY)
     left = ended + wait - now
     if watched.tries > 1 and 0 < left <= wait:

@@ -228,8 +228,8 @@ def test_a_run_that_failed_or_vanished_is_asked_for_again_later_each_time(
         (dg.DagsterRunStatus.NOT_STARTED, {}, "is under way"),
         (dg.DagsterRunStatus.STARTED, {}, "is under way"),
         (dg.DagsterRunStatus.CANCELED, {}, "was ended by a person"),
-        (dg.DagsterRunStatus.FAILURE, {WILL_RETRY_TAG: "true"}, "another one goes on with it"),
-        (dg.DagsterRunStatus.FAILURE, {INTERRUPTED_TAG: ""}, "another one goes on with it"),
+        (dg.DagsterRunStatus.FAILURE, {WILL_RETRY_TAG: "true"}, "another one resumes it"),
+        (dg.DagsterRunStatus.FAILURE, {INTERRUPTED_TAG: ""}, "another one resumes it"),
         (dg.DagsterRunStatus.SUCCESS, {}, "No change"),
     ],
 )
