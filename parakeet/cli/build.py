@@ -290,6 +290,7 @@ def _say_in_use(recipe: "Recipe", context: click.Context, progress: "Progress") 
     """Say which recipe Dagster builds if it is another one: a build does not change that."""
     import shlex
 
+    from parakeet.command_line import without_secrets
     from parakeet.home import home
     from parakeet.stages import active_recipe
 
@@ -302,7 +303,7 @@ def _say_in_use(recipe: "Recipe", context: click.Context, progress: "Progress") 
     given = context.params
     command = ["parakeet", "use", given["recipe_name"]]
     for option, key in (("--data", "data"), ("--set", "changes")):
-        command += [word for value in given[key] for word in (option, value)]
+        command += [word for value in without_secrets(given[key]) for word in (option, value)]
     for option, key in (("--held-out", "held_out"), ("--limit", "limit")):
         command += [option, str(given[key])] if given[key] is not None else []
     named = in_use.name if in_use.name != recipe.name else f"{in_use.name} as it was chosen before"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from parakeet.artifact import Artifact
+from parakeet.command_line import command_line
 from parakeet.earlier import earlier_run_key
 from parakeet.errors import ParakeetError, ProcessDied
 from parakeet.home import runs_folder
@@ -211,7 +212,7 @@ class CheckpointStage(Stage):
             output=output,
             try_anyway=context.try_anyway,
             start=None if start is None else start.lineage(),
-            command=tuple(sys.argv),
+            command=command_line(),
             lineage=made_from,
             source_files=source_files,
         )
