@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 PROMOTION = "promotion"
 """As `parakeet.stages` names it, which --help does not import."""
 
+try_anyway_option = click.option(
+    "--try-anyway", is_flag=True, help="Train even if the memory forecast says that it will not fit."
+)
+
 
 @click.command(
     epilog=examples(
@@ -49,7 +53,7 @@ PROMOTION = "promotion"
     shell_complete=complete_assets,
     help="Rebuild this asset even if it is up to date. Repeatable.",
 )
-@click.option("--try-anyway", is_flag=True, help="Train even if the memory forecast says that it will not fit.")
+@try_anyway_option
 @click.option(
     "--run",
     "run_key",
@@ -113,7 +117,8 @@ def _materialize(
 )
 @click.option("--from-scratch", is_flag=True, help="Train the whole recipe on all text, from new weights.")
 @click.option("--anyway", is_flag=True, help="Train even if too little is new, or if the same was tried and refused.")
-def retrain(recipe_name: str | None, from_scratch: bool, anyway: bool) -> None:
+@try_anyway_option
+def retrain(recipe_name: str | None, from_scratch: bool, anyway: bool, try_anyway: bool) -> None:
     """Train the released model on new text, as the schedule weekly_retraining does.
 
     Nothing is done if too little is new. The new model replaces the released one only if it passes its gates.
@@ -133,7 +138,7 @@ def retrain(recipe_name: str | None, from_scratch: bool, anyway: bool) -> None:
     progress.say(planned.reason)
     if planned.recipe is None:
         return
-    _materialize(planned.recipe, (), (), False, progress)
+    _materialize(planned.recipe, (), (), try_anyway, progress)
 
 
 @click.command(

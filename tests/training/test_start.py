@@ -269,9 +269,14 @@ def test_a_run_begins_with_the_weights_and_resumes_to_the_same_bits(
     shop: Path, prepared: Prepared, make_job: MakeJob, trainers: ForkServer
 ) -> None:
     start = found(started(prepared.recipe, "tiny"), shop)
-    whole, killed = (make_job(name, **begun_with(start)) for name in ("whole", "killed"))
+    whole, killed = (make_job(name, **begun_with(start), tokens=32 * 8 * 40) for name in ("whole", "killed"))
     assert f"Training starts from the weights of tiny (release), {start.folder}" in trainers.finish(whole)
     assert history(whole)[0][1] < RANDOM_LOSS
+    losses = [step[1] for step in history(whole)]
+    some = len(losses) // 20
+    assert some == 2
+    summary = json.loads((TrainingJob.load(whole).output / SUMMARY_FILE).read_text())
+    assert summary["first_loss"] == pytest.approx(sum(losses[:some]) / some)
     assert events(whole, "started")[0]["text"].startswith("Training started from the weights of tiny")
     moments = random.Random(5)
     for _ in range(3):
