@@ -287,7 +287,5 @@ def use_recipe(root: Path, recipe: Recipe) -> None:
     text = f"# The recipe in use, which Dagster builds: written by `parakeet use`.\n{recipe.to_yaml(with_notify=True)}"
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         root.mkdir(parents=True, exist_ok=True)
-        replace_file(path, text)
-        if recipe.notify is not None:
-            path.chmod(0o600)  # an address is often a password
+        replace_file(path, text, is_private=recipe.notify is not None)  # an address is often a password
     (root / LAST_BUILD_FILE).unlink(missing_ok=True)

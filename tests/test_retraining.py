@@ -149,6 +149,18 @@ def test_a_long_retraining_continues_from_the_last_stable_checkpoint(home: Path,
     assert load_recipe(str(written)) == derived
 
 
+def test_without_replay_the_new_text_is_all(home: Path, text: Path) -> None:
+    recipe = recipe_of(text, passes=1, replay=0)
+    write_release(home, recipe)
+    add(text)
+    derived = plan_retraining(home, recipe).recipe
+    assert derived is not None
+    assert derived.packing.replay is not None
+    assert derived.packing.replay.share == 0.0
+    # 250 tokens: one step.
+    assert derived.training.tokens == 512
+
+
 @pytest.mark.parametrize(
     ("stable", "why"),
     [

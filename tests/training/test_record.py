@@ -11,7 +11,7 @@ import pytest
 from parakeet.artifact import sha256_of
 from parakeet.provenance import arithmetic_variables, git_patch, git_state, processor
 from parakeet.training.job import TrainingJob
-from parakeet.training.record import RUN_FILE, read_record
+from parakeet.training.record import RUN_FILE, RunRecord, read_record
 
 from .conftest import ForkServer, MakeJob, events, until
 
@@ -67,6 +67,14 @@ def test_a_record_that_cannot_be_written_costs_no_training(trainers: ForkServer,
     job = make_job("run", tokens=32 * 8 * 2)
     (job.parent / RUN_FILE).mkdir()
     assert "run.json cannot be written" in trainers.finish(job)
+
+
+def test_weights_that_cannot_be_read_for_the_record_cost_no_training(make_job: MakeJob) -> None:
+    job, said = TrainingJob.load(make_job("run")), list[str]()
+    with RunRecord(job, 0, "1", {}, {}, said.append).ending() as written:
+        written.end(True, 5)  # of the output, nothing is there
+    assert said == ["The weights cannot be read for run.json (No such file or directory). They are trained."]
+    assert [one["outcome"] for one in record(job.run / "job.json")["processes"]] == ["finished"]
 
 
 @pytest.fixture

@@ -13,11 +13,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from parakeet.clean import leftovers
 from parakeet.errors import ParakeetError
 from parakeet.home import latest_release
 from parakeet.recipe import Recipe
 from parakeet.release.start import find_start, pinned, read_start
 from parakeet.release.verify import TRAINING_MANIFEST_FILE, write_generation_config, write_json, write_sums
+from parakeet.stages import use_recipe
 from parakeet.training.checkpoint import checkpoints
 from parakeet.training.job import SUMMARY_FILE, TrainingJob
 from parakeet.training.start import Start
@@ -99,6 +101,22 @@ def test_a_start_is_found_by_each_of_its_names(shop: Path, prepared: Prepared, n
     assert load_file(start.weights).keys() == load_file(last / "model.safetensors").keys()
     again = pinned(started(prepared.recipe, place), shop)
     assert found(again, shop / "elsewhere").weights_sha256 == start.weights_sha256
+
+
+def test_clean_keeps_the_run_that_the_recipe_in_use_starts_from(
+    shop: Path, prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Path(shutil.copytree(shop, tmp_path / "home", symlinks=True))
+    monkeypatch.chdir(tmp_path)
+    for folder in (home, tmp_path):
+        (folder / "unused.txt").touch()  # the source of the recipe, from where it is read
+    run = home / "training_runs" / "aaaa"
+    use_recipe(home, prepared.recipe)
+    assert run in [entry.path for entry in leftovers(home).unfinished]
+    use_recipe(home, started(prepared.recipe, checkpoints(run)[-1]))
+    for with_unfinished in (False, True):
+        found = leftovers(home, with_unfinished)
+        assert run not in [entry.path for entry in (*found.unreferenced, *found.unfinished)]
 
 
 def test_no_start_is_none(shop: Path, prepared: Prepared) -> None:
@@ -251,9 +269,14 @@ def test_a_run_begins_with_the_weights_and_resumes_to_the_same_bits(
     shop: Path, prepared: Prepared, make_job: MakeJob, trainers: ForkServer
 ) -> None:
     start = found(started(prepared.recipe, "tiny"), shop)
-    whole, killed = (make_job(name, **begun_with(start)) for name in ("whole", "killed"))
+    whole, killed = (make_job(name, **begun_with(start), tokens=32 * 8 * 40) for name in ("whole", "killed"))
     assert f"Training starts from the weights of tiny (release), {start.folder}" in trainers.finish(whole)
     assert history(whole)[0][1] < RANDOM_LOSS
+    losses = [step[1] for step in history(whole)]
+    some = len(losses) // 20
+    assert some == 2
+    summary = json.loads((TrainingJob.load(whole).output / SUMMARY_FILE).read_text())
+    assert summary["first_loss"] == pytest.approx(sum(losses[:some]) / some)
     assert events(whole, "started")[0]["text"].startswith("Training started from the weights of tiny")
     moments = random.Random(5)
     for _ in range(3):
