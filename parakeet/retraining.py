@@ -7,6 +7,7 @@ import datetime
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from parakeet.recipe import Recipe
 from parakeet.recipe_sources import DownloadSource, HubSource, RemoteSource, remote_sources, source_stage
 from parakeet.release.history import decisions
 from parakeet.release.promotion import incumbent
+from parakeet.release.start import pinned
 from parakeet.release.verify import TRAINING_MANIFEST_FILE
 from parakeet.training.job import LAUNCH_LOCK_FILE, LOCK_FILE
 from parakeet.training.runs import load_run
@@ -226,7 +228,9 @@ def _unless_refused(
     """The plan, or why not if the very same was tried since the current release and did not get better."""
     name = current.name if current is not None else None
     assert planned.recipe is not None
-    wanted = planned.recipe.model_dump(mode="json")
+    wanted = [planned.recipe.model_dump(mode="json")]
+    with suppress(ParakeetError):  # a start that is gone: the build says so
+        wanted.append(pinned(planned.recipe, root).model_dump(mode="json"))
     for decision in reversed(decisions(root)[0]) if not anyway else ():
         if decision.recipe != planned.recipe.name or decision.action not in ("refused", "rolled_back"):
             continue
@@ -235,7 +239,7 @@ def _unless_refused(
         except ParakeetError:
             continue  # it was removed since
         same_files = tried.files == {label: digest for label, (digest, _, _) in present.items()}
-        if same_files and tried.manifest["recipe"] == wanted and decision.previous == name:
+        if same_files and tried.manifest["recipe"] in wanted and decision.previous == name:
             how = "refused" if decision.action == "refused" else "rolled back"
             return Retraining(
                 None,
