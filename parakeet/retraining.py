@@ -28,6 +28,7 @@ from parakeet.release.start import pinned
 from parakeet.release.verify import TRAINING_MANIFEST_FILE
 from parakeet.training.job import LAUNCH_LOCK_FILE, LOCK_FILE
 from parakeet.training.runs import load_run
+from parakeet.training.start import HELD_OUT, less_held_out
 
 LEAST_STABLE = 0.5
 """A stable checkpoint from before this share of its run has learned too little: that of a run which decayed from its
@@ -167,6 +168,13 @@ def _continued(root: Path, recipe: Recipe, release: Trained, new: NewText, what:
                 f"{was}: its weights cannot be trained further. To train on all text from new weights, run: parakeet "
                 "retrain --from-scratch"
             )
+    if (less := less_held_out(release.manifest["recipe"], recipe)) is not None:
+        raise ParakeetError(
+            f"{HELD_OUT} of recipe {recipe.name} is {recipe.deduplication.held_out_fraction:g}, and that of its "
+            f"release {release.folder.name} is {less[0]:g}: the release was trained on text of source {less[1]} that "
+            f"the new model would be measured on. Set it to {less[0]:g}. To train on all text from new weights, run: "
+            "parakeet retrain --from-scratch"
+        )
     shards_of(root, release.shards_content)
     settings, training = recipe.retraining, recipe.training
     seen = new.tokens * settings.passes

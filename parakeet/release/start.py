@@ -16,7 +16,7 @@ from parakeet.release.listing import find_model, released_models
 from parakeet.release.promotion import find_opened, incumbent
 from parakeet.release.verify import SUMS_FILE, TRAINING_MANIFEST_FILE, open_release, recorded_sum
 from parakeet.tokenizer import Tokenizer
-from parakeet.training.job import CHECKPOINT_PATTERN, JOB_FILE, STATE_FILE, TrainingJob
+from parakeet.training.job import CHECKPOINT_PATTERN, JOB_FILE, STATE_FILE, TrainingJob, read_job
 from parakeet.training.start import KEY, Kind, Start, differences, tokenizer_settings, trains_alike, with_start
 from parakeet.training.state_file import read_values
 
@@ -92,12 +92,14 @@ def _read_release(folder: Path, root: Path) -> Start:
         tokenizer=Tokenizer.load(folder),
         tokens=_total(trained, before),
         earlier=_chain(before),
+        recipe=_part(manifest, "recipe"),
     )
 
 
 def _read_checkpoint(folder: Path, root: Path) -> Start:
     run = folder.parent
     job = TrainingJob.load(run / JOB_FILE)
+    recorded = _part(read_job(run / JOB_FILE), "recipe")  # of an early Parakeet, without the text
     state = read_values(folder)
     expected = str(state["files"][WEIGHTS_FILE])
     weights = folder / WEIGHTS_FILE
@@ -118,6 +120,7 @@ def _read_checkpoint(folder: Path, root: Path) -> Start:
         tokenizer=tokenizer,
         tokens=_total(state["tokens"], before),
         earlier=_chain(before),
+        recipe=recorded if "name" in recorded else {},
     )
 
 

@@ -145,6 +145,19 @@ def test_what_does_not_fit_is_refused_with_both_sides(
         assert word in str(refused.value)
 
 
+@pytest.mark.parametrize("name", ["tiny", "run"])
+def test_what_the_start_was_trained_on_is_not_held_out(shop: Path, prepared: Prepared, name: str) -> None:
+    place = checkpoints(shop / "training_runs" / "aaaa")[-1] if name == "run" else name
+    share = prepared.recipe.deduplication.held_out_fraction
+    for fraction in (share, share / 2):
+        assert found(started(prepared.recipe, place, deduplication={"held_out_fraction": fraction}), shop)
+    more = started(prepared.recipe, place, deduplication={"held_out_fraction": 2 * share})
+    with pytest.raises(ParakeetError, match=rf"source text .*Set deduplication.held_out_fraction to {share:g}, or"):
+        find_start(more, shop)
+    elsewhere = [source.model_copy(update={"path": "other.txt"}) for source in more.sources]
+    assert found(more.model_copy(update={"sources": elsewhere}), shop)
+
+
 def test_a_start_with_more_tokens_than_the_recipe_allows_is_refused(shop: Path, prepared: Prepared) -> None:
     recipe = started(prepared.recipe, "tiny")
     few = recipe.model_copy(update={"tokenizer": recipe.tokenizer.model_copy(update={"vocabulary": 260})})
