@@ -66,7 +66,7 @@ class ParakeetHome:
 
 
 def run_config(recipe: Recipe) -> dict[str, Any]:
-    """The part of a run's config that makes it build this recipe, whatever becomes of the active one."""
+    """The part of a run's config that makes it build this recipe, whatever recipe is in use later."""
     return {"resources": {"parakeet_home": {"config": {"recipe": recipe.to_yaml()}}}}
 
 

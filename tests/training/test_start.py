@@ -266,7 +266,7 @@ def test_latest_is_not_trained_for_ever(tmp_path: Path, trained: Path, prepared:
     latest.symlink_to("second-0")
     assert found(recipe, tmp_path).folder == first
     assert found(started(recipe, "latest", training={"checkpoint_steps": 7}), tmp_path).folder == first
-    for changed in ({"training": {"tokens": 10_240}}, {"deduplication": {"held_out_fraction": 0.3}}):
+    for changed in ({"training": {"tokens": 10_240}}, {"deduplication": {"held_out_fraction": 0.001}}):
         onward = found(started(recipe, "latest", **changed), tmp_path)
         assert onward.folder == second
         assert [facts["model"] for facts in onward.earlier] == ["first"]
@@ -276,6 +276,9 @@ def test_latest_is_not_trained_for_ever(tmp_path: Path, trained: Path, prepared:
     (tmp_path / "releases" / "promoted").mkdir()
     (tmp_path / "releases" / "promoted" / recipe.name).symlink_to("../first-0")
     assert found(started(recipe, "latest", training={"tokens": 10_240}), tmp_path).folder == first
+    shutil.rmtree(first)
+    with pytest.raises(ParakeetError, match=r"there is no .*first-0\. .*second-0 was trained from it .*chat --model .*"):
+        find_start(started(recipe, first), tmp_path)
 
 
 def test_a_run_begins_with_the_weights_and_resumes_to_the_same_bits(
