@@ -680,7 +680,7 @@ class Recipe(Section):
         return {**self.model_dump(), "notify": None, **self._notify_values()}
 
     def to_yaml(self, with_notify: bool = False) -> str:
-        """The recipe as a file. `with_notify` is for the user's own active recipe alone: see `all_values`."""
+        """The recipe as a file. `with_notify` is for the recipe in use alone: see `all_values`."""
         values = self.model_dump(mode="json") | (self._notify_values() if with_notify else {})
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=110)
 

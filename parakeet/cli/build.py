@@ -113,7 +113,7 @@ def _materialize(
     "recipe_name",
     metavar="RECIPE",
     shell_complete=complete_recipes,
-    help="Shipped recipe or recipe file.  [default: the active recipe]",
+    help="Shipped recipe or recipe file.  [default: the recipe in use]",
 )
 @click.option("--from-scratch", is_flag=True, help="Train the whole recipe on all text, from new weights.")
 @click.option("--anyway", is_flag=True, help="Train even if too little is new, or if the same was tried and refused.")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from filelock import FileLock
 
 from assets_defs.resources import HOME_TAG, release_run_lock, run_lock
 from parakeet.clean import Entry, leftovers, starts, why_keep_model
@@ -101,6 +102,14 @@ def test_the_run_deletes_only_if_it_is_told_to_and_says_what(home: Path) -> None
     request = weekly_tidy(dg.build_schedule_context())
     assert isinstance(request, dg.RunRequest)
     assert request.run_config["ops"]["remove_old"]["config"] == {"delete": True}
+
+
+def test_while_something_is_built_the_tick_is_skipped_in_words(home: Path) -> None:
+    (home / ".locks").mkdir(exist_ok=True)
+    with FileLock(home / ".locks" / "checkpoint.lock"):
+        skipped = weekly_tidy(dg.build_schedule_context())
+    assert isinstance(skipped, dg.SkipReason)
+    assert "Something is being built (checkpoint)" in (skipped.skip_message or "")
 
 
 def add_checkpoint(home: Path, run: Path) -> Path:

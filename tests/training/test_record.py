@@ -92,7 +92,7 @@ def commit(repository: Path) -> None:
     subprocess.run(["git", *who, "commit", "-qam", "x"], cwd=repository, check=True)
 
 
-def test_the_patch_makes_the_files_of_then_from_the_commit(
+def test_the_patch_makes_the_original_files_from_the_commit(
     repository: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GIT_DIR", "/nowhere")  # as in a hook of another repository

@@ -145,6 +145,19 @@ def test_what_does_not_fit_is_refused_with_both_sides(
         assert word in str(refused.value)
 
 
+@pytest.mark.parametrize("name", ["tiny", "run"])
+def test_what_the_start_was_trained_on_is_not_held_out(shop: Path, prepared: Prepared, name: str) -> None:
+    place = checkpoints(shop / "training_runs" / "aaaa")[-1] if name == "run" else name
+    share = prepared.recipe.deduplication.held_out_fraction
+    for fraction in (share, share / 2):
+        assert found(started(prepared.recipe, place, deduplication={"held_out_fraction": fraction}), shop)
+    more = started(prepared.recipe, place, deduplication={"held_out_fraction": 2 * share})
+    with pytest.raises(ParakeetError, match=rf"source text .*Set deduplication.held_out_fraction to {share:g}, or"):
+        find_start(more, shop)
+    elsewhere = [source.model_copy(update={"path": "other.txt"}) for source in more.sources]
+    assert found(more.model_copy(update={"sources": elsewhere}), shop)
+
+
 def test_a_start_with_more_tokens_than_the_recipe_allows_is_refused(shop: Path, prepared: Prepared) -> None:
     recipe = started(prepared.recipe, "tiny")
     few = recipe.model_copy(update={"tokenizer": recipe.tokenizer.model_copy(update={"vocabulary": 260})})
@@ -253,7 +266,7 @@ def test_latest_is_not_trained_for_ever(tmp_path: Path, trained: Path, prepared:
     latest.symlink_to("second-0")
     assert found(recipe, tmp_path).folder == first
     assert found(started(recipe, "latest", training={"checkpoint_steps": 7}), tmp_path).folder == first
-    for changed in ({"training": {"tokens": 10_240}}, {"deduplication": {"held_out_fraction": 0.3}}):
+    for changed in ({"training": {"tokens": 10_240}}, {"deduplication": {"held_out_fraction": 0.001}}):
         onward = found(started(recipe, "latest", **changed), tmp_path)
         assert onward.folder == second
         assert [facts["model"] for facts in onward.earlier] == ["first"]
@@ -263,6 +276,11 @@ def test_latest_is_not_trained_for_ever(tmp_path: Path, trained: Path, prepared:
     (tmp_path / "releases" / "promoted").mkdir()
     (tmp_path / "releases" / "promoted" / recipe.name).symlink_to("../first-0")
     assert found(started(recipe, "latest", training={"tokens": 10_240}), tmp_path).folder == first
+    shutil.rmtree(first)
+    with pytest.raises(
+        ParakeetError, match=r"there is no .*first-0\. .*second-0 was trained from it .*chat --model .*"
+    ):
+        find_start(started(recipe, first), tmp_path)
 
 
 def test_a_run_begins_with_the_weights_and_resumes_to_the_same_bits(
