@@ -325,7 +325,7 @@ def _read(paths: Iterable[Path]) -> tuple[dict[Path, Artifact], list[Path]]:
     return artifacts, broken
 
 
-def _closure(roots: Iterable[Path], artifacts: dict[Path, Artifact], root: Path) -> set[Path]:
+def _closure(roots: Iterable[Path], artifacts: Mapping[Path, Artifact], root: Path) -> set[Path]:
     """The roots and all that they were made from."""
     kept: set[Path] = set()
     waiting = [path for path in roots if path in artifacts]
