@@ -14,7 +14,8 @@ from assets_defs.resources import ParakeetHome
 from parakeet.artifact import Artifact
 from parakeet.errors import ParakeetError
 from parakeet.formatting import format_time, markdown_table
-from parakeet.gates.stage import ComparisonStage, judgement_of
+from parakeet.gates.before import whole_judgement
+from parakeet.gates.stage import ComparisonStage
 from parakeet.home import release_folder
 from parakeet.progress import Progress
 from parakeet.release.promotion import Outcome, find_incumbent, promote
@@ -28,8 +29,8 @@ def promotion_asset() -> dg.AssetsDefinition:
         group_name=ComparisonStage.group,
         description=(
             "The new release becomes the promoted one of its recipe, if no gate refused it.\n\n"
-            "It reads the verdicts of `comparison` again, checks every file and loads the model; then one link moves, "
-            "and the history says so. A release that was rolled back or refused stays so."
+            "It reads the verdicts of `comparison` again, runs every blocking check before it again, checks every "
+            "file and loads the model; then one link moves, and the history says so. A release that was rolled back or refused stays so."
         ),
         owners=[OWNER],
         kinds={"link"},
@@ -45,7 +46,8 @@ def promotion_asset() -> dg.AssetsDefinition:
             release, comparison = build.artifact("release"), build.artifact(ComparisonStage.name)
             comparison.check(thorough=True)
             in_use = recipe_in_use(root) == build.recipe.name
-            outcome = promote(root, release, judgement_of(comparison), takes_chat=in_use, run=context.run_id)
+            judgement = whole_judgement(build, comparison)
+            outcome = promote(root, release, judgement, takes_chat=in_use, run=context.run_id)
             promoted, messages = find_incumbent(root, build.recipe.name)
             for message in (*messages, *outcome.messages):
                 progress.say(message)

@@ -203,6 +203,7 @@ def _found(name: str) -> "ListedModel":
 def _promote_as_judged(folder: Path) -> None:
     """Promote a release whose comparison with the promoted one it passed."""
     from parakeet.artifact import Artifact, Store
+    from parakeet.gates.before import build_of, whole_judgement
     from parakeet.gates.stage import ComparisonStage, judgement_of
     from parakeet.home import home
     from parakeet.release import promotion
@@ -222,7 +223,14 @@ def _promote_as_judged(folder: Path) -> None:
             "REASON"
         )
     judged[-1].check(thorough=True)
-    outcome = promotion.promote(root, artifact, judgement_of(judged[-1]), takes_chat=True)
+    try:
+        judgement = whole_judgement(build_of(root, artifact), judged[-1])
+    except ParakeetError as error:
+        raise ParakeetError(
+            f"The checks of {folder.name} cannot be run again. {error} Build its recipe again, or promote it by hand: "
+            f"parakeet release promote {folder.name} --force REASON"
+        ) from None
+    outcome = promotion.promote(root, artifact, judgement, takes_chat=True)
     if not outcome.is_promoted:
         raise ParakeetError(" ".join(outcome.messages))
 

@@ -425,10 +425,12 @@ def _refuse(root: Path, release: Artifact, judgement: Judgement, run: str | None
     if before is None and now is not None and now.name == name:
         return _adopt(root, now, recipe)
     decision = _decision(REFUSED, release, recipe, judgement.incumbent, judgement.reasons, judgement.figures, run)
-    if before is not None and (
-        before.action != REFUSED or (before.previous, before.reasons) == (decision.previous, decision.reasons)
-    ):
+    if before is not None and before.action != REFUSED:
         return before
+    # The checks of a release and the gates refuse the same one for different reasons, at each build.
+    for one in decisions(root)[0]:
+        if one.release == name and (one.previous, one.reasons) == (judgement.incumbent, judgement.reasons):
+            return one
     record(root, decision)
     return decision
 

@@ -138,7 +138,7 @@ class Releases:
         recipe["shards"]["loss_on"] = loss_on
         stages = {
             "token_shards": {"content": shards.content},
-            "evaluation": {"version": 4, "settings": {"metrics": dict(metrics or {})}},
+            "evaluation": {"content": "", "version": 4, "settings": {"metrics": dict(metrics or {})}},
         }
 
         def fill(output: Path, progress: Progress) -> dict[str, Any]:
