@@ -16,6 +16,7 @@ from parakeet.evaluation.metrics import EVALUATION_FILE
 from parakeet.evaluation.scoring import bits_of
 from parakeet.gates.chart import draw_differences
 from parakeet.gates.held_out import Text, Trained, common_text, rendered_for
+from parakeet.gates.incumbent import lost_since_best
 from parakeet.gates.judge import (
     MORE_TEXT,
     Difference,
@@ -130,7 +131,8 @@ def _compare(
         difference = _score(context, new, old, text, figures)
     except ParakeetError as error:
         return gate(name, False, str(error)), shares
-    return judge_difference(bounds, difference, before.name), shares
+    lost = lost_since_best(context.root, context.recipe.name, before.name)
+    return judge_difference(bounds, difference, before.name, lost), shares
 
 
 def _measured_alike(

@@ -17,6 +17,8 @@ from parakeet.recipe import Gates
 Gate = dict[str, Any]
 TOLD = 3
 """How many of the shares that fell a reason names."""
+DRIFT = 2.0
+"""How many times `worse_by` several promotions may lose together."""
 TEMPERATURE = 0.8
 """Small models loop in greedy replies, and hardly when they sample."""
 
@@ -42,8 +44,11 @@ def gate(name: str, passed: bool, reason: str, found: float | None = None, bound
     return {"name": name, "passed": bool(passed), "found": numbers[0], "bound": numbers[1], "reason": reason}
 
 
-def judge_difference(gates: Gates, found: Difference, incumbent: str) -> Gate:
-    """Whether the release is no worse than the promoted one beyond its noise."""
+def judge_difference(gates: Gates, found: Difference, incumbent: str, lost: float = 0.0) -> Gate:
+    """Whether the release is no worse than the promoted one beyond its noise, and than the best before it.
+
+    `lost`: share of the bits by which the promoted one itself is worse than the best release before it (`lost_since_best`).
+    """
     name, bound = "no_worse_than_before", gates.worse_by * found.incumbent
     on = f"{found.documents:,} held-out document{'s' * (found.documents != 1)} ({format_bytes(found.n_bytes)})"
     if found.interval is None or found.documents < gates.documents:
@@ -56,11 +61,18 @@ def judge_difference(gates: Gates, found: Difference, incumbent: str) -> Gate:
     )
     if not low <= bound:
         return gate(name, False, f"{said}. That is worse beyond its noise.", low, bound)
-    unsure = high - found.value
-    if high > bound and not unsure <= gates.uncertainty:
-        needed = math.ceil(found.documents * (unsure / gates.uncertainty) ** 2)
+    unsure, allowed = high - found.value, gates.uncertainty * found.incumbent
+    if high > bound and not unsure <= allowed:
+        needed = math.ceil(found.documents * (unsure / allowed) ** 2) if allowed else found.documents
         reason = f"{said}. Too little text to tell: about {needed:,} documents are needed. {MORE_TEXT}"
-        return gate(name, False, reason, unsure, gates.uncertainty)
+        return gate(name, False, reason, unsure, allowed)
+    # A promotion may lose what is within its noise, but not one after the other.
+    if not low + lost * found.incumbent <= DRIFT * bound:
+        reason = (
+            f"{said}. {incumbent} itself needs {format_percent(lost)} more than the best release before it, and both "
+            "together are worse beyond the noise. Train on more text or for longer, or roll back"
+        )
+        return gate(name, False, f"{reason}.", low + lost * found.incumbent, DRIFT * bound)
     return gate(name, True, f"{said}, {'better' if high < 0 else 'no worse beyond its noise'}.", low, bound)
 
 

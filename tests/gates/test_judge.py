@@ -36,6 +36,9 @@ def difference(value: float, half: float | None, documents: int = 100, incumbent
         (difference(0.009, 0.001), True, "no worse beyond its noise."),
         # So wide that it could be far worse: 100 × (0.1 / 0.05)².
         (difference(0.02, 0.1), False, "Too little text to tell: about 400 documents are needed."),
+        # 0.050 beside 0.020, as the demo has: 100 × (0.035 / 0.001)².
+        (difference(0.030, 0.035, incumbent=0.02), False, "Too little text to tell: about 122,500 documents are needed"),
+        (difference(0.0, 0.001, incumbent=0.02), True, "no worse beyond its noise."),
         # As wide, and better for certain all the same.
         (difference(-0.5, 0.1), True, "better."),
         (difference(-0.5, 0.1, documents=19), False, "Only 19 held-out documents"),
@@ -49,6 +52,16 @@ def test_a_release_is_no_worse_beyond_its_noise(found: Difference, passed: bool,
     assert gate["passed"] is passed
     assert said in gate["reason"]
     assert all(value is None or math.isfinite(value) for value in (gate["found"], gate["bound"]))
+
+
+def test_what_promotions_lose_one_after_the_other_is_bounded() -> None:
+    once = difference(0.015, 0.01)
+    assert judge_difference(Gates(), once, "b-0")["passed"]
+    assert judge_difference(Gates(), once, "b-0", lost=0.015)["passed"]
+    gate = judge_difference(Gates(), once, "b-0", lost=0.03)
+    assert not gate["passed"]
+    assert "b-0 itself needs 3.0% more than the best release before it" in gate["reason"]
+    assert judge_difference(Gates(), difference(-0.01, 0.01), "b-0", lost=0.03)["passed"]
 
 
 NUMBERS = st.floats(-2.0, 2.0)
