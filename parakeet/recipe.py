@@ -484,8 +484,8 @@ class Gates(Section):
     """Share by which the first release must need fewer bits per byte than the better of the unigram model and `xz -9`.
     A model of a few steps has only learnt how frequent each token is, as the unigram model has."""
     figures: bool = True
-    """Whether a fall of a share (exact or sensible replies, minimal pairs, probes, benchmarks) beyond its interval
-    refuses a release. The intervals hold for all shares together."""
+    """Whether a fall of a share (exact or sensible replies, minimal pairs, probes, benchmarks) by more than chance
+    explains refuses a release. Of equally good releases it refuses at most 5 %, all shares together."""
     repetition: float | None = Field(default=0.5, ge=0.0, le=1.0)
     """Largest share of repeated 4-grams in replies at temperature 0.8. English repeats about a hundredth of its own; a
     model that is stuck in loops repeats nearly all."""

@@ -101,8 +101,12 @@ def test_a_first_release_beats_the_yardsticks(sources: dict[str, Any], passed: b
     assert judge_yardsticks(Gates(), sources)["passed"] is passed
 
 
-def shares(right: int, n: int = 200, names: int = 1, unit: Any = "share") -> dict[str, list[Score]]:
+def shares(right: float, n: int = 200, names: int = 1, unit: Any = "share") -> dict[str, list[Score]]:
     return {"exact_match": [Score(f"task {number}", right / n, n, "questions", unit=unit) for number in range(names)]}
+
+
+def with_other(right: int, n: int = 200, names: int = 20) -> dict[str, list[Score]]:
+    return shares(160, names=names) | {"other": shares(right, n)["exact_match"]}
 
 
 @pytest.mark.parametrize(
@@ -111,14 +115,20 @@ def shares(right: int, n: int = 200, names: int = 1, unit: Any = "share") -> dic
         (shares(150), shares(160), True),
         (shares(130), shares(160), False),
         (shares(200), shares(160), True),
-        # With twenty shares, chance alone lets one fall as far.
+        # With twenty shares, chance alone lets one fall as far, but not all of them.
         (shares(142, names=1), shares(160, names=1), False),
-        (shares(142, names=20), shares(160, names=20), True),
+        (shares(160, names=20) | {"other": shares(142)["exact_match"]}, with_other(160), True),
+        (shares(142, names=20), shares(160, names=20), False),
+        # From 80% to 55% and to 50% of 40, one of twenty.
+        (shares(160, names=19) | {"other": shares(22, n=40)["exact_match"]}, with_other(32, 40, 19), True),
+        (shares(160, names=19) | {"other": shares(20, n=40)["exact_match"]}, with_other(32, 40, 19), False),
+        (shares(math.nan), shares(160), False),
+        (shares(160), shares(math.nan), True),
         (shares(100), {}, True),
         ({}, shares(100), True),
         (shares(1, unit="bits per byte"), shares(160, unit="bits per byte"), True),
         # Of different numbers of questions.
-        (shares(3, n=6), shares(160), True),
+        (shares(4, n=6), shares(160), True),
         (shares(0, n=0 + 1), shares(1, n=1), True),
     ],
 )
