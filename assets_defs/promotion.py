@@ -13,12 +13,12 @@ from assets_defs.notices import decisions_told
 from assets_defs.resources import ParakeetHome
 from parakeet.artifact import Artifact
 from parakeet.errors import ParakeetError
-from parakeet.formatting import format_time, markdown_table
+from parakeet.formatting import format_time
 from parakeet.gates.before import whole_judgement
 from parakeet.gates.stage import ComparisonStage
-from parakeet.home import release_folder
 from parakeet.progress import Progress
 from parakeet.release.promotion import Outcome, find_incumbent, promote
+from parakeet.release.stages import beside
 from parakeet.stages import PROMOTION, recipe_in_use
 
 
@@ -61,9 +61,10 @@ def promotion_asset() -> dg.AssetsDefinition:
 
 def _metadata(outcome: Outcome, release: Artifact) -> dict[str, Any]:
     decision = outcome.decision
+    before = None if decision.previous is None else release.path.with_name(decision.previous)
     figures = {name: value for name, value in decision.figures.items() if isinstance(value, int | float | str)}
     return {
-        "bits_per_byte": dg.MetadataValue.md(_scores(release, decision.previous)),
+        **metadata_of({"bits_per_byte": beside(release.path, before)}, decision.recipe),
         "promoted": outcome.is_promoted,
         "decision": f"{decision.action.replace('_', ' ')} on {format_time(decision.time)}",
         "release": decision.release,
@@ -74,21 +75,3 @@ def _metadata(outcome: Outcome, release: Artifact) -> dict[str, Any]:
         **metadata_of(figures, decision.recipe),
         "path": dg.MetadataValue.path(str(release.path)),
     }
-
-
-def _scores(release: Artifact, previous: str | None) -> str:
-    """Held-out bits per byte by source, of the release and of the one before it: each on its own held-out text."""
-    before = _bits(release_folder(release.path.parents[1]) / previous) if previous else {}
-    rows = [(source, _shown(bits), _shown(before.get(source))) for source, bits in _bits(release.path).items()]
-    return markdown_table(("source", release.path.name, previous or "no earlier release"), rows, right=(1, 2))
-
-
-def _bits(release: Path) -> dict[str, float | None]:
-    try:
-        return dict(Artifact.open(release).counts.get("bits_per_byte", {}))
-    except (ParakeetError, OSError):  # it was removed
-        return {}
-
-
-def _shown(bits: float | None) -> str:
-    return "–" if bits is None else f"{bits:.3f}"

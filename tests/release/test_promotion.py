@@ -41,7 +41,7 @@ from parakeet.release.promotion import (
     remove_promoted,
     rollback,
 )
-from parakeet.release.stages import ReleaseStage
+from parakeet.release.stages import ReleaseStage, beside
 
 from .conftest import Releases
 
@@ -407,6 +407,17 @@ def test_the_list_says_what_became_of_each(store: Releases) -> None:
     # Of several models with one name, the promoted one is meant.
     assert find_model(store.root, "demo").directory == made[1].path
     assert find_model(store.root, "notes").directory == made[2].path
+
+
+def test_bits_per_byte_are_shown_beside_a_release_that_is_damaged_or_gone(store: Releases) -> None:
+    before, new = store.promoted(), store.add()
+    table = beside(new.path, before.path)
+    assert (table.columns, table.rows) == (("source", new.path.name, before.path.name), [("talk", "0.5000", "1.0000")])
+    (before.path / "manifest.json").write_text("{", encoding="utf-8")
+    assert beside(new.path, before.path).rows == [("talk", "0.5000", "–")]
+    shutil.rmtree(before.path)
+    assert beside(new.path, before.path).rows == [("talk", "0.5000", "–")]
+    assert beside(new.path, None).columns[2] == "no earlier release"
 
 
 def test_a_pointer_that_was_prepared_before_a_crash_is_no_recipe(store: Releases) -> None:
