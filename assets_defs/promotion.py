@@ -1,6 +1,5 @@
 """Asset `promotion`: whether the new release replaces the promoted one. It is no artefact but an action."""
 
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -12,7 +11,6 @@ from assets_defs.metadata import metadata_of
 from assets_defs.notices import decisions_told
 from assets_defs.resources import ParakeetHome
 from parakeet.artifact import Artifact
-from parakeet.errors import ParakeetError
 from parakeet.formatting import format_time
 from parakeet.gates.before import whole_judgement
 from parakeet.gates.stage import ComparisonStage
@@ -29,8 +27,9 @@ def promotion_asset() -> dg.AssetsDefinition:
         group_name=ComparisonStage.group,
         description=(
             "The new release becomes the promoted one of its recipe, if no gate refused it.\n\n"
-            "It reads the verdicts of `comparison` again, runs every blocking check before it again, checks every "
-            "file and loads the model; then one link moves, and the history says so. A release that was rolled back or refused stays so."
+            "It reads the verdicts of `comparison` again, runs every blocking check before it again, checks every file "
+            "and loads the model; then one link moves, and the history says so. A release that was rolled back or "
+            "refused stays so."
         ),
         owners=[OWNER],
         kinds={"link"},

@@ -51,7 +51,7 @@ def gate(name: str, passed: bool, reason: str, found: float | None = None, bound
 def judge_difference(gates: Gates, found: Difference, incumbent: str, lost: float = 0.0) -> Gate:
     """Whether the release is no worse than the promoted one beyond its noise, and than the best before it.
 
-    `lost`: share of the bits by which the promoted one itself is worse than the best release before it (`lost_since_best`).
+    `lost`: share of the bits by which the promoted one is itself worse than the best one before it (`lost_since_best`).
     """
     name, bound = "no_worse_than_before", gates.worse_by * found.incumbent
     on = f"{found.documents:,} held-out document{'s' * (found.documents != 1)} ({format_bytes(found.n_bytes)})"

@@ -160,9 +160,9 @@ def promote(
 ) -> Outcome:
     """Promote a release that passed its gates, unless it was decided before: then that stands.
 
-    `takes_chat` lets `parakeet chat` open it although it opens another recipe's model now, if the pointer moves. Raises ParakeetError, and
-    moves nothing, if a gate refused the release, if it was compared with another release than the promoted one, and
-    if it does not verify or load from its own files.
+    `takes_chat` lets `parakeet chat` open it although it opens another recipe's model now, if the pointer moves.
+    Raises ParakeetError, and moves nothing, if a gate refused the release, if it was compared with another release
+    than the promoted one, and if it does not verify or load from its own files.
     """
     name, recipe = release.path.name, recipe_of(release.path)
     about = _about(root, release, recipe)
@@ -185,7 +185,10 @@ def promote(
             return _as_decided(root, twin, now)
         if judgement.reasons:
             decision = _refuse(root, release, judgement, run)
-            raise ParakeetError(refusal(root, decision))
+            raise ParakeetError(
+                f"{decision.release} was refused on {format_time(decision.time)}. {' '.join(decision.reasons)} "
+                f"{kept_all_the_same(root, decision)}"
+            )
         if again and now is not None:
             judgement = replace(judgement, incumbent=now.name)
         if judgement.incumbent != (now.name if now else None):
@@ -201,10 +204,10 @@ def promote(
         return Outcome(decision, True, _about_chat(root, recipe, name))
 
 
-def refuse(root: Path, release: Artifact, judgement: Judgement, run: str | None = None) -> Decision:
+def refuse(root: Path, release: Artifact, judgement: Judgement) -> Decision:
     """Record that the gates refused a release, once; the last decision if that was another one, which stands."""
     with _locked(root):
-        return _refuse(root, release, judgement, run)
+        return _refuse(root, release, judgement, None)
 
 
 def promote_by_hand(root: Path, release: Artifact, reason: str, run: str | None = None) -> Decision:
@@ -300,14 +303,6 @@ def _remove_pointer(root: Path, recipe: str) -> None:
         latest_release(root).unlink(missing_ok=True)
 
 
-def refusal(root: Path, decision: Decision) -> str:
-    """Why a release was refused, and what can be done with it."""
-    return (
-        f"{decision.release} was refused on {format_time(decision.time)}. {' '.join(decision.reasons)} "
-        f"{kept_all_the_same(root, decision)}"
-    )
-
-
 def kept_all_the_same(root: Path, decision: Decision) -> str:
     """Where a refused release is, and what can be done with it."""
     now = incumbent(root, decision.recipe)
@@ -356,8 +351,8 @@ def _refuse_unknown(root: Path, name: str) -> None:
     except ParakeetError as error:
         raise ParakeetError(
             f"{name} is not promoted: {latest.resolve()}, which `parakeet chat` opens, is damaged, so nothing says "
-            f"whether it would replace it. {error} Put that file back, or remove the folder and build again, or promote "
-            f"by hand: parakeet release promote {name} --force REASON"
+            f"whether it would replace it. {error} Put that file back, or remove the folder and build again, or "
+            f"promote by hand: parakeet release promote {name} --force REASON"
         ) from None
 
 
@@ -375,7 +370,7 @@ def _upcoming(root: Path, recipe: str) -> str | None:
 
 
 def _was_removed(root: Path, recipe: str) -> bool:
-    """Whether a pointer still leads to a release that was taken back without a successor: its removal was interrupted."""
+    """Whether a pointer leads to a release that was taken back without a successor: its removal was interrupted."""
     target = Path(os.readlink(promoted_link(root, recipe))).name
     moves = [d for d in decisions(root)[0] if d.recipe == recipe and d.action != REFUSED]
     return bool(moves) and (moves[-1].action, moves[-1].previous, moves[-1].release) == (ROLLED_BACK, None, target)

@@ -22,7 +22,7 @@ from .test_checks import checkpoint, tokenised
 def build_with(releases: Releases, release: Artifact, **given: Artifact) -> Build:
     """The finished build of a release; stages that nothing is asked of stand for each other."""
     tokenizer = Artifact(releases.prepared.tokenizer_folder, {})
-    others = {name: release for name in Build(releases.root, releases.recipe).stages}
+    others = dict.fromkeys(Build(releases.root, releases.recipe).stages, release)
     return Build(releases.root, releases.recipe, {**others, "tokenizer": tokenizer, **given})
 
 
@@ -76,9 +76,7 @@ def test_the_command_runs_the_checks_too(releases: Releases, models: Models) -> 
     found = build_of(releases.root, release)
     assert (found.artifact("release"), found.recipe) == (release, releases.recipe)
     assert found.artifact("token_shards").content == releases.made["token_shards"].content
-    run = CliRunner().invoke(
-        main, ["release", "promote", release.path.name], env={"PARAKEET_HOME": str(releases.root)}
-    )
+    run = CliRunner().invoke(main, ["release", "promote", release.path.name], env={"PARAKEET_HOME": str(releases.root)})
     # Its checkpoint is gone.
     assert run.exit_code == 1
     assert "cannot be run again" in run.output

@@ -37,7 +37,11 @@ def difference(value: float, half: float | None, documents: int = 100, incumbent
         # So wide that it could be far worse: 100 × (0.1 / 0.05)².
         (difference(0.02, 0.1), False, "Too little text to tell: about 400 documents are needed."),
         # 0.050 beside 0.020, as the demo has: 100 × (0.035 / 0.001)².
-        (difference(0.030, 0.035, incumbent=0.02), False, "Too little text to tell: about 122,500 documents are needed"),
+        (
+            difference(0.030, 0.035, incumbent=0.02),
+            False,
+            "Too little text to tell: about 122,500 documents",
+        ),
         (difference(0.0, 0.001, incumbent=0.02), True, "no worse beyond its noise."),
         # As wide, and better for certain all the same.
         (difference(-0.5, 0.1), True, "better."),
