@@ -12,8 +12,8 @@ from assets_defs.notices import decisions_told
 from assets_defs.resources import ParakeetHome
 from parakeet.artifact import Artifact
 from parakeet.formatting import format_time
-from parakeet.gates.before import whole_judgement
 from parakeet.gates.stage import ComparisonStage
+from parakeet.judgement import whole_judgement
 from parakeet.progress import Progress
 from parakeet.release.promotion import Outcome, find_incumbent, promote
 from parakeet.release.stages import beside

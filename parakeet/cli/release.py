@@ -203,9 +203,9 @@ def _found(name: str) -> "ListedModel":
 def _promote_as_judged(folder: Path) -> None:
     """Promote a release whose comparison with the promoted one it passed."""
     from parakeet.artifact import Artifact, Store
-    from parakeet.gates.before import build_of, whole_judgement
     from parakeet.gates.stage import ComparisonStage, judgement_of
     from parakeet.home import home
+    from parakeet.judgement import build_of, whole_judgement
     from parakeet.release import promotion
 
     root, artifact = home(), Artifact.open(folder)

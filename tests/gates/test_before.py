@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from parakeet.artifact import Artifact
 from parakeet.cli import main
 from parakeet.errors import ParakeetError
-from parakeet.gates.before import build_of, whole_judgement
+from parakeet.judgement import build_of, whole_judgement
 from parakeet.model.reload import probe_logits
 from parakeet.release.history import decisions
 from parakeet.release.promotion import incumbent, promote, promote_by_hand
