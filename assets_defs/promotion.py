@@ -1,6 +1,5 @@
 """Asset `promotion`: whether the new release replaces the promoted one. It is no artefact but an action."""
 
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -12,12 +11,12 @@ from assets_defs.metadata import metadata_of
 from assets_defs.notices import decisions_told
 from assets_defs.resources import ParakeetHome
 from parakeet.artifact import Artifact
-from parakeet.errors import ParakeetError
-from parakeet.formatting import format_time, markdown_table
-from parakeet.gates.stage import ComparisonStage, judgement_of
-from parakeet.home import release_folder
+from parakeet.formatting import format_time
+from parakeet.gates.stage import ComparisonStage
+from parakeet.judgement import whole_judgement
 from parakeet.progress import Progress
 from parakeet.release.promotion import Outcome, find_incumbent, promote
+from parakeet.release.stages import beside
 from parakeet.stages import PROMOTION, chosen_recipe_name
 
 
@@ -28,8 +27,9 @@ def promotion_asset() -> dg.AssetsDefinition:
         group_name=ComparisonStage.group,
         description=(
             "The new release becomes the promoted one of its recipe, if no gate refused it.\n\n"
-            "It reads the verdicts of `comparison` again, checks every file and loads the model; then one link moves, "
-            "and the history says so. A release that was rolled back or refused stays so."
+            "It reads the verdicts of `comparison` again, runs every blocking check before it again, checks every file "
+            "and loads the model; then one link moves, and the history says so. A release that was rolled back or "
+            "refused stays so."
         ),
         owners=[OWNER],
         kinds={"link"},
@@ -45,7 +45,8 @@ def promotion_asset() -> dg.AssetsDefinition:
             release, comparison = build.artifact("release"), build.artifact(ComparisonStage.name)
             comparison.check(thorough=True)
             in_use = chosen_recipe_name(root) == build.recipe.name
-            outcome = promote(root, release, judgement_of(comparison), takes_chat=in_use, run=context.run_id)
+            judgement = whole_judgement(build, comparison)
+            outcome = promote(root, release, judgement, takes_chat=in_use, run=context.run_id)
             promoted, messages = find_incumbent(root, build.recipe.name)
             for message in (*messages, *outcome.messages):
                 progress.say(message)
@@ -59,9 +60,10 @@ def promotion_asset() -> dg.AssetsDefinition:
 
 def _metadata(outcome: Outcome, release: Artifact) -> dict[str, Any]:
     decision = outcome.decision
+    before = None if decision.previous is None else release.path.with_name(decision.previous)
     figures = {name: value for name, value in decision.figures.items() if isinstance(value, int | float | str)}
     return {
-        "bits_per_byte": dg.MetadataValue.md(_scores(release, decision.previous)),
+        **metadata_of({"bits_per_byte": beside(release.path, before)}, decision.recipe),
         "promoted": outcome.is_promoted,
         "decision": f"{decision.action.replace('_', ' ')} on {format_time(decision.time)}",
         "release": decision.release,
@@ -72,21 +74,3 @@ def _metadata(outcome: Outcome, release: Artifact) -> dict[str, Any]:
         **metadata_of(figures, decision.recipe),
         "path": dg.MetadataValue.path(str(release.path)),
     }
-
-
-def _scores(release: Artifact, previous: str | None) -> str:
-    """Held-out bits per byte by source, of the release and of the one before it: each on its own held-out text."""
-    before = _bits(release_folder(release.path.parents[1]) / previous) if previous else {}
-    rows = [(source, _shown(bits), _shown(before.get(source))) for source, bits in _bits(release.path).items()]
-    return markdown_table(("source", release.path.name, previous or "no earlier release"), rows, right=(1, 2))
-
-
-def _bits(release: Path) -> dict[str, float | None]:
-    try:
-        return dict(Artifact.open(release).counts.get("bits_per_byte", {}))
-    except (ParakeetError, OSError):  # it was removed
-        return {}
-
-
-def _shown(bits: float | None) -> str:
-    return "–" if bits is None else f"{bits:.3f}"

@@ -185,7 +185,7 @@ class Build:
         make = partial(self._make, self.stage(name), work.inputs, launch, force, try_anyway)
         artifact, made = self.store.ensure(work, make, progress, force)
         self._found[name] = artifact
-        self.stage(name).conclude(self.recipe, self.store.root, artifact, progress)
+        self.stage(name).conclude(self.store.root, artifact)
         return artifact, made
 
     def _make(

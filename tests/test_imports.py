@@ -46,6 +46,7 @@ FLOORS = (
     (
         "benchmarks",
         "clean",
+        "judgement",
         "retention",
         "plan",
         "plan_files",
