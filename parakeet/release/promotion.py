@@ -291,9 +291,14 @@ def remove_promoted(root: Path, release: Path, recipe: str, reason: str) -> Path
 def refusal(root: Path, decision: Decision) -> str:
     """Why a release was refused, and what can be done with it."""
     return (
-        f"{decision.release} was refused on {format_time(decision.time)}. {' '.join(decision.reasons)} "
+        f"{begins_refusal(decision.release)}{format_time(decision.time)}. {' '.join(decision.reasons)} "
         f"{kept_all_the_same(root, decision)}"
     )
+
+
+def begins_refusal(release: str) -> str:
+    """How the text of every refusal of a release begins."""
+    return f"{release} was refused on "
 
 
 def kept_all_the_same(root: Path, decision: Decision) -> str:

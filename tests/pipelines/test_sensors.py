@@ -17,6 +17,8 @@ import yaml
 from assets_defs.resources import SHELL_TAG
 from parakeet.recipe import Recipe
 from parakeet.recipe_file import load_recipe
+from parakeet.release.history import REFUSED, Decision, record
+from parakeet.release.promotion import begins_refusal
 from parakeet.space import LEAST_FREE_FILES, Space, on_one_disk, space_for
 from parakeet.stages import active_recipe, use_recipe
 from pipelines.dagster_internals import WILL_RETRY_TAG
@@ -466,6 +468,49 @@ def test_a_failed_run_is_told_unless_it_is_retried_or_of_another_home(
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     assert [line.partition(":")[0] for line in lines] == told
     assert all("of failing failed. The disk is full. Free some." in line for line in lines)
+
+
+OLD = Decision(REFUSED, "old-0", "content", "mine", None, ("Too many bits.",), {})
+DECIDING: dict[str, tuple[Callable[[], object], bool, bool]] = {
+    "a refusal": (lambda: fail(f"{begins_refusal('old-0')}2026-11-28 13:35. Too many bits."), True, False),
+    "another error of a step that decides": (lambda: fail("The disk is full. Free some."), True, True),
+    "the refusal of a release that nobody recorded": (lambda: fail(f"{begins_refusal('x-0')}today."), True, True),
+    "a gate": (lambda: None, False, False),
+}
+
+
+def fail(words: str) -> None:
+    raise dg.Failure(words, allow_retries=False)
+
+
+@pytest.mark.parametrize(("act", "passes", "told"), DECIDING.values(), ids=DECIDING.keys())
+@pytest.mark.parametrize("name", ["comparison", "promotion"])
+def test_only_a_refusal_itself_is_not_told_a_second_time(
+    watched: Watch, name: str, act: Callable[[], object], passes: bool, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever else fails in a step that decides on a release is told, also after a refusal of any week."""
+    monkeypatch.setenv("PARAKEET_HOME", str(watched.home))
+    path = notified(watched)
+    record(watched.home, OLD)
+
+    @dg.asset(name=name)
+    def deciding() -> None:
+        act()
+
+    @dg.asset_check(asset=deciding, blocking=True)
+    def better() -> dg.AssetCheckResult:
+        return dg.AssetCheckResult(passed=passes, description="It is worse.")
+
+    job = dg.Definitions(assets=[deciding], asset_checks=[better], jobs=[dg.define_asset_job("retrain")])
+    result = job.resolve_job_def("retrain").execute_in_process(
+        instance=watched.instance, raise_on_error=False, tags={"parakeet/recipe": "mine"}
+    )
+    event = next(e for e in result.all_events if e.event_type is dg.DagsterEventType.RUN_FAILURE)
+    run_failed(
+        dg.build_run_status_sensor_context("run_failed", event, watched.instance, result.dagster_run).for_run_failure()
+    )
+    is_gate = not passes and name == "comparison"
+    assert path.exists() == (told or not (passes or is_gate))
 
 
 def test_of_a_failed_check_its_description_is_told(watched: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
