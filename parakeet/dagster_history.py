@@ -30,7 +30,8 @@ DAYS_SHOWN = 366
 HOME_TAG, RECIPE_TAG = "parakeet/home", "parakeet/recipe"
 IN_FLIGHT = ("QUEUED", "NOT_STARTED", "STARTING", "STARTED", "CANCELING")
 ENDED = ("SUCCESS", "FAILURE", "CANCELED")
-LOCKS = ("dagster_dev.lock", "dagster_daemon.lock")
+DEV_LOCK, DAEMON_LOCK = "dagster_dev.lock", "dagster_daemon.lock"
+"""In the folder of the history. `dagster dev` and Dagster's daemon hold them as long as they live."""
 
 _T = TypeVar("_T")
 
@@ -83,13 +84,15 @@ class History:
 def read_history(root: Path, now: float) -> History:
     """The history of the runs that build in `root`. Never raises: what cannot be read is among the faults."""
     folder, settings = _folder(root)
-    history = History(folder)
+    # The locks are beside the history, wherever the history itself is kept.
+    locks = [folder / name for name in (DEV_LOCK, DAEMON_LOCK) if (folder / name).exists()]
+    history = History(folder, any(map(_holds, locks)))
     place = _storage(folder, settings, history.faults)
     if place is None:
         return history
-    beat = _query(place / "history" / "runs.db", _heartbeat, history.faults) or 0.0
-    locks = [folder / name for name in LOCKS if (folder / name).exists()]
-    history.is_running = any(map(_holds, locks)) if locks else abs(now - beat) < SECONDS_BETWEEN_HEARTBEATS
+    if not locks:
+        beat = _query(place / "history" / "runs.db", _heartbeat, history.faults) or 0.0
+        history.is_running = abs(now - beat) < SECONDS_BETWEEN_HEARTBEATS
     runs = place / "history" / "runs.db"
     history.runs = _query(runs, lambda base: [*_runs(base, IN_FLIGHT, root)][::-1], history.faults) or []
     history.last = _query(runs, lambda base: next(_runs(base, ENDED, root), None), history.faults)

@@ -7,10 +7,9 @@ from typing import Any
 
 import click
 
+from parakeet.dagster_history import DAEMON_LOCK, DEV_LOCK
 from parakeet.locking import claim, is_held
 from pipelines.dagster_internals import LocalArtifactStorage
-
-DEV_LOCK, DAEMON_LOCK = "dagster_dev.lock", "dagster_daemon.lock"
 
 
 class ArtifactStorage(LocalArtifactStorage):

@@ -28,7 +28,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parakeet.cli import main
-from parakeet.dagster_history import next_tick, read_history
+from parakeet.dagster_history import DAEMON_LOCK, DEV_LOCK, next_tick, read_history
 from parakeet.progress import Progress
 from parakeet.recipe import Notify
 from parakeet.recipe_file import load_recipe
@@ -232,6 +232,18 @@ def test_a_history_in_postgres_is_named(history: Path) -> None:
     (fault,) = read_history(history, time.time()).faults
     assert "keeps the history in postgres" in fault
     assert "SECRET" not in fault
+
+
+@pytest.mark.parametrize("name", [DEV_LOCK, DAEMON_LOCK])
+@pytest.mark.parametrize("storage", ["{postgres: {postgres_url: x}}", "{sqlite: {base_dir: history}}"])
+def test_the_lock_of_a_daemon_says_that_dagster_runs_wherever_the_history_is(
+    history: Path, name: str, storage: str
+) -> None:
+    (history / ".dagster" / "dagster.yaml").write_text(f"storage: {storage}\n", encoding="utf-8")
+    with FileLock(history / ".dagster" / name):
+        assert read_history(history, time.time()).is_running
+    (history / ".dagster" / name).touch()
+    assert not read_history(history, time.time()).is_running
 
 
 def test_a_heartbeat_says_that_dagster_runs(history: Path, monkeypatch: pytest.MonkeyPatch) -> None:
