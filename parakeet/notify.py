@@ -75,7 +75,7 @@ def send(settings: "Notify | None", event: str, text: str, facts: Mapping[str, A
 
 
 def describe(settings: "Notify") -> list[str]:
-    """Where notices go, for a person: of an address only the host, and nothing of a command. Both often hold a token."""
+    """Where notices go, for a person: of an address only the host, of a command nothing. Both often hold a token."""
     addresses = [shown_address(settings.url)] if settings.url is not None else []
     return addresses + (["a command"] if settings.command is not None else [])
 

@@ -33,6 +33,8 @@ PROGRESS_TAG = "parakeet/progress"
 """How far the run that this one goes on with had come: `Progress`, as JSON."""
 DECISION_TAG = "parakeet/resumed"
 """Tag of an interrupted run: the run that goes on with it, or why there is none."""
+GIVEN_UP = "no: "
+"""How the second begins."""
 
 PARENT_TAG = "dagster/parent_run_id"
 KEPT_TAGS = ("dagster/schedule_name", "dagster/sensor_name", "dagster/priority", "dagster/max_runtime")
@@ -88,7 +90,7 @@ def resume_interrupted(
                 f"Run {run.run_id[:8]} is not started again: {MOST_ATTEMPTS} attempts made no progress. Look for the "
                 "cause in its log (not enough memory?), then materialize the same assets."
             )
-            instance.add_run_tags(run.run_id, {DECISION_TAG: f"no: {MOST_ATTEMPTS} attempts made no progress"})
+            instance.add_run_tags(run.run_id, {DECISION_TAG: f"{GIVEN_UP}{MOST_ATTEMPTS} attempts made no progress"})
             instance.report_engine_event(message, run)
             tell_failed(root, run, message)
             told.append(message)

@@ -21,7 +21,7 @@ from pipelines.dagster_internals import CHECK_FAILED, WILL_RETRY_TAG
 from pipelines.interrupted_runs import is_interrupted
 from pipelines.jobs import prepare_data
 from pipelines.notices import tell_failed
-from pipelines.source_files import TRY_TAG, watch
+from pipelines.source_files import FAILURES_TAG, watch
 
 LOW = "low"
 """The cursor of `disk_low` after it has told somebody."""
@@ -83,8 +83,8 @@ def run_failed(context: dg.RunFailureSensorContext) -> dg.SkipReason:
         return dg.SkipReason(f"{name} failed in a shell, where a person sees it.")
     if run.tags.get(WILL_RETRY_TAG) == "true" or is_interrupted(context.instance, run):
         return dg.SkipReason(f"{name} was interrupted. It is told of only if nothing goes on with it.")
-    if int(run.tags.get(TRY_TAG, "1")) > 1:
-        return dg.SkipReason(f"{name} failed again. It was told of at the first try.")
+    if run.tags.get(FAILURES_TAG, "0") != "0":
+        return dg.SkipReason(f"{name} failed again. A notice was sent of the first failure.")
     failures, checks = context.get_step_failure_events(), _failed_checks(context.instance, run)
     if failures and _ended_by_a_refusal(root, checks, list(map(_reason, failures))):
         return dg.SkipReason(f"{name} ended with a refused release, of which a notice was sent.")

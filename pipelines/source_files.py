@@ -24,7 +24,7 @@ from parakeet.recipe_sources import FileSource
 from parakeet.sanitise import sanitise
 from parakeet.stages import active_recipe
 from pipelines.dagster_internals import WILL_RETRY_TAG
-from pipelines.interrupted_runs import DECISION_TAG, is_interrupted
+from pipelines.interrupted_runs import DECISION_TAG, GIVEN_UP, is_interrupted
 
 SECONDS_TO_SETTLE = 30
 """A change is asked for once the files have stood still for so long, and over two ticks. A copy that pauses for longer
@@ -38,8 +38,8 @@ MOST_RECIPES = 20
 """Recipes that the cursor remembers."""
 
 RUN_KEY_TAG, ROOT_TAG = "dagster/run_key", "dagster/root_run_id"
-TRY_TAG = "parakeet/try"
-"""Tag of a run that was asked for: how often it was asked for, for the same files."""
+FAILURES_TAG = "parakeet/failures_before"
+"""Tag of a run that was asked for: how many runs for the same files failed for good before it."""
 OVER = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 
 
@@ -57,17 +57,21 @@ class Snapshot:
 class Watched:
     """What is known of one recipe's files, in the sensor's cursor. Times are in Unix seconds.
 
-    seen      digest of the last look, for the first time at `since`
-    taken     digest that the last request was for, or that the sensor began with
-    run_key   of the last request, made at `asked`; `tries` requests were made for `taken`
+    seen       digest of the last look, for the first time at `since`
+    requested  digest that the last request was for, or that the sensor began with
+    run_key    of the last request, made at `asked`; `tries` requests were made for `requested`
+    failures   so many of their runs failed for good, of which a notice was sent
+    is_over    whether a run of them succeeded or was ended by a person: it may be deleted later
     """
 
     seen: str
     since: float
-    taken: str
+    requested: str
     run_key: str | None = None
     asked: float = 0.0
     tries: int = 0
+    failures: int = 0
+    is_over: bool = False
 
 
 def look(recipe: Recipe) -> Snapshot | None:
@@ -128,12 +132,15 @@ def _decide(
 ) -> tuple[Watched, str, dg.RunRequest | None]:
     files = counted(snapshot.files, "file")
     run = _last_run(before, instance)
-    if snapshot.digest == before.taken:
+    if run is not None and run.status in (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.CANCELED):
+        before = replace(before, is_over=True)
+    if snapshot.digest == before.requested:
         watched = replace(before, seen=snapshot.digest)
         words = _why_not_again(before, run, instance, now)
         if words is not None:
             return watched, f"No change in {files}. {words}".strip(), None
-        return _ask(root, recipe, watched, before.tries + 1, now)
+        failures = before.failures + (run is not None and _has_failed_for_good(run, instance))
+        return _ask(root, recipe, replace(watched, tries=before.tries + 1, failures=failures), now)
     if snapshot.digest != before.seen or before.since > now:
         return (
             replace(before, seen=snapshot.digest, since=now),
@@ -149,15 +156,15 @@ def _decide(
         return before, f"There is a change in {files}. It is asked for when run {run.run_id[:8]} has ended.", None
     if (file := unreadable(recipe)) is not None:
         return before, f"There is a change in {files}, but {file} may not be read: change its permissions.", None
-    return _ask(root, recipe, replace(before, taken=snapshot.digest), 1, now)
+    return _ask(root, recipe, Watched(snapshot.digest, before.since, snapshot.digest, tries=1), now)
 
 
-def _ask(root: Path, recipe: Recipe, watched: Watched, tries: int, now: float) -> tuple[Watched, str, dg.RunRequest]:
+def _ask(root: Path, recipe: Recipe, watched: Watched, now: float) -> tuple[Watched, str, dg.RunRequest]:
     # Dagster starts no second run with a key that it has seen, so the same files have another key each time.
-    run_key = f"{watched.taken[:12]}-{time.time_ns()}"
-    tags = {HOME_TAG: str(root), RECIPE_TAG: recipe.name, TRY_TAG: str(tries)}
+    run_key = f"{watched.requested[:12]}-{time.time_ns()}"
+    tags = {HOME_TAG: str(root), RECIPE_TAG: recipe.name, FAILURES_TAG: str(watched.failures)}
     request = dg.RunRequest(run_key=run_key, run_config=run_config(recipe), tags=tags)
-    return replace(watched, run_key=run_key, asked=now, tries=tries), "", request
+    return replace(watched, run_key=run_key, asked=now), "", request
 
 
 def _last_run(watched: Watched, instance: dg.DagsterInstance) -> dg.DagsterRun | None:
@@ -174,6 +181,8 @@ def _last_run(watched: Watched, instance: dg.DagsterInstance) -> dg.DagsterRun |
 def _why_not_again(watched: Watched, run: dg.DagsterRun | None, instance: dg.DagsterInstance, now: float) -> str | None:
     """Why the last request is not made again now; None if it has to be."""
     if watched.run_key is None:
+        return ""
+    if run is None and watched.is_over:
         return ""
     if run is None:
         return "The run for the last change is being launched." if 0 <= now - watched.asked < SECONDS_TO_START else None
@@ -196,6 +205,13 @@ def _why_not_again(watched: Watched, run: dg.DagsterRun | None, instance: dg.Dag
     if watched.tries > 1 and 0 < left <= wait:
         return f"{name} failed, {watched.tries} times in a row. It is asked for again in {format_duration(left)}."
     return None
+
+
+def _has_failed_for_good(run: dg.DagsterRun, instance: dg.DagsterInstance) -> bool:
+    """Whether a notice was sent of a run: by `run_failed`, or when `interrupted_runs` gave it up."""
+    if run.status is not dg.DagsterRunStatus.FAILURE or run.tags.get(WILL_RETRY_TAG) == "true":
+        return False
+    return run.tags.get(DECISION_TAG, "").startswith(GIVEN_UP) or not is_interrupted(instance, run)
 
 
 def _read(cursor: str | None) -> dict[str, Watched]:

@@ -23,10 +23,10 @@ from parakeet.space import LEAST_FREE_FILES, Space, on_one_disk, space_for
 from parakeet.stages import active_recipe, use_recipe
 from pipelines.dagster_internals import WILL_RETRY_TAG
 from pipelines.definitions import make_definitions
-from pipelines.interrupted_runs import DECISION_TAG
+from pipelines.interrupted_runs import DECISION_TAG, GIVEN_UP
 from pipelines.lost_runs import INTERRUPTED_TAG
 from pipelines.sensors import LOW, disk_low, new_source_files, run_failed
-from pipelines.source_files import ROOT_TAG, RUN_KEY_TAG, SECONDS_TO_SETTLE, SECONDS_TO_START, TRY_TAG, look, watch
+from pipelines.source_files import FAILURES_TAG, ROOT_TAG, RUN_KEY_TAG, SECONDS_TO_SETTLE, SECONDS_TO_START, look, watch
 
 from ..conftest import without_root_rights
 
@@ -45,6 +45,8 @@ class Watch:
         self.cursor: str | None = None
         self.now = time.time()
         self.words = ""
+        self.failures = ""
+        """Before the run that is asked for."""
         (self.text / "inner").mkdir(parents=True)
         (self.text / "a.txt").write_text("one", encoding="utf-8")
         (folder / "more").mkdir()
@@ -72,6 +74,7 @@ class Watch:
         self.cursor = result.cursor
         self.words = str(result.skip_reason.skip_message) if result.skip_reason else ""
         (request,) = result.run_requests or [None]
+        self.failures = request.tags[FAILURES_TAG] if request else ""
         return str(request.run_key) if request else None
 
     def settled(self) -> str:
@@ -85,7 +88,7 @@ class Watch:
         """What Dagster makes of a request: a run with its key as a tag."""
         failed = status is dg.DagsterRunStatus.FAILURE
         begun = dg.DagsterRunStatus.STARTED if failed else status
-        tags = {DECISION_TAG: "no"} if tags is None else tags
+        tags = {DECISION_TAG: f"{GIVEN_UP}3 attempts"} if tags is None else tags
         run = self.instance.create_run_for_job(JOB, tags={RUN_KEY_TAG: run_key, **tags}, status=begun)
         if failed:
             self.instance.report_run_failed(run)
@@ -259,6 +262,36 @@ def test_a_run_that_goes_on_with_an_interrupted_one_counts_for_it(watched: Watch
     watched.run("none", dg.DagsterRunStatus.SUCCESS, {ROOT_TAG: first.run_id})
     assert watched.tick(1_000) is None
     assert "No change" in watched.words
+
+
+def test_only_a_failure_of_which_a_notice_was_sent_is_counted(watched: Watch) -> None:
+    """The first run was never launched, the second was interrupted, the third was deleted, the fourth failed."""
+    (watched.text / "b.txt").write_text("two", encoding="utf-8")
+    run_key, failures = watched.settled(), []
+    for tags in (None, {INTERRUPTED_TAG: ""}, {"deleted": ""}, {DECISION_TAG: f"{GIVEN_UP}3 attempts"}):
+        if tags is not None:
+            run = watched.run(run_key, dg.DagsterRunStatus.FAILURE, tags)
+            if "deleted" in tags:
+                watched.instance.delete_run(run.run_id)
+        watched.now = time.time()
+        while (again := watched.tick(SECONDS_TO_START + 60)) is None:
+            assert watched.now < time.time() + 10_000, watched.words
+        run_key = again
+        failures.append(watched.failures)
+    assert failures == ["0", "0", "0", "1"]
+
+
+@pytest.mark.parametrize("status", [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.CANCELED])
+def test_a_run_that_is_deleted_after_its_end_is_not_asked_for_again(
+    watched: Watch, status: dg.DagsterRunStatus
+) -> None:
+    (watched.text / "b.txt").write_text("two", encoding="utf-8")
+    run = watched.run(watched.settled(), status)
+    assert watched.tick() is None
+    watched.instance.delete_run(run.run_id)
+    assert [watched.tick(1_000) for _ in range(3)] == [None, None, None]
+    (watched.text / "c.txt").write_text("three", encoding="utf-8")
+    watched.settled()
 
 
 FAULTS: dict[str, tuple[Callable[[Watch], object], str]] = {
@@ -437,8 +470,8 @@ def test_a_home_that_is_not_there_yet_has_the_space_of_its_disk(tmp_path: Path) 
         ({"parakeet/home": "/elsewhere"}, []),
         ({WILL_RETRY_TAG: "true"}, []),
         ({INTERRUPTED_TAG: ""}, []),
-        ({TRY_TAG: "1"}, ["failed"]),
-        ({TRY_TAG: "2"}, []),
+        ({FAILURES_TAG: "0"}, ["failed"]),
+        ({FAILURES_TAG: "1"}, []),
         (SHELL_TAG, []),
     ],
 )
