@@ -15,6 +15,7 @@ from parakeet.recipe_sources import remote_sources, source_stage
 from parakeet.retraining import Retraining, due_sources, plan_retraining, training_now
 from parakeet.stages import active_recipe
 from pipelines.jobs import full_build, retrain, train_model
+from pipelines.notices import failed_tick_told
 
 IN_FLIGHT = [
     dg.DagsterRunStatus.QUEUED,
@@ -52,14 +53,15 @@ def local_time_zone() -> str:
 def weekly_retraining(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
     """Raises ParakeetError, a failed tick, for what cannot be built: a skipped tick would go unnoticed."""
     root = home()
-    recipe = active_recipe(root)
-    if busy := _in_flight(context.instance, root):
-        return dg.SkipReason(f"A training is in flight, so nothing else is started: {busy}.")
-    try:
-        planned = plan_retraining(root, recipe)
-    except OSError as error:
-        raise explain_os_error(error, "looking for new text") from None
-    return _request(context, root, planned)
+    with failed_tick_told(root, "weekly_retraining"):
+        recipe = active_recipe(root)
+        if busy := _in_flight(context.instance, root):
+            return dg.SkipReason(f"A training is in flight, so nothing else is started: {busy}.")
+        try:
+            planned = plan_retraining(root, recipe)
+        except OSError as error:
+            raise explain_os_error(error, "looking for new text") from None
+        return _request(context, root, planned)
 
 
 @dg.schedule(
@@ -73,7 +75,8 @@ def weekly_retraining(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | 
 def source_looks(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
     root = home()
     today = context.scheduled_execution_time.date()
-    planned = due_sources(root, active_recipe(root), today)
+    with failed_tick_told(root, "source_looks"):
+        planned = due_sources(root, active_recipe(root), today)
     if planned.recipe is None:
         return dg.SkipReason(planned.reason)
     looked = [source for source in remote_sources(planned.recipe.sources) if source.as_of == today.isoformat()]

@@ -10,6 +10,7 @@ from parakeet.recipe import Notify
 from parakeet.recipe_file import load_recipe
 from parakeet.release.history import FORCED, PROMOTED, REFUSED, ROLLED_BACK, Decision, history_file, record
 from parakeet.release.promotion import BEFORE_GATES
+from pipelines.notices import settings_in_use
 
 
 def test_promoted_and_refused_releases_of_the_recipe_are_told_once(tmp_path: Path) -> None:
@@ -45,3 +46,25 @@ def test_promoted_and_refused_releases_of_the_recipe_are_told_once(tmp_path: Pat
     history_file(tmp_path).mkdir()
     with decisions_told(tmp_path, recipe):
         """A history that cannot be read ends no run."""
+
+
+@pytest.mark.parametrize(
+    ("text", "command"),
+    [
+        ("name: x\nnotify:\n  command: 'true'\ntraining: [\n", "true"),
+        ("sources: [\nnotify: {command: cat}\n", "cat"),
+        ("notify:\n# for me\n\n  command: cat\ntraining: {steps: x}\n", "cat"),
+        ("x: [\nnotify:\n  command: cat", "cat"),
+        ("x: [\nnotify: [cat]\n", None),
+        ("x: [\nnotify:\n", None),
+        ("x: [\nnotify: {url: no address}\n", None),
+        ("x: [\nnotify: {command: [\n", None),
+        ("x: [\n  notify: {command: cat}\n", None),
+        ("x: [\n", None),
+    ],
+)
+def test_a_recipe_that_cannot_be_read_still_says_where_notices_go(
+    text: str, command: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(text, encoding="utf-8")
+    assert settings_in_use(tmp_path) == (Notify(command=command) if command else None)
