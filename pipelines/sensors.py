@@ -24,7 +24,7 @@ from pipelines.notices import tell_failed
 from pipelines.source_files import FAILURES_TAG, watch
 
 LOW = "low"
-"""The cursor of `disk_low` after it has told somebody."""
+"""The cursor of `disk_low` after a notice was sent."""
 
 
 @dg.sensor(
@@ -41,7 +41,7 @@ def new_source_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | d
 @dg.sensor(
     minimum_interval_seconds=300,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Tells whom `notify:` of the active recipe names, once, when the disk has less space than the training "
+    description="Sends a notice (`notify:` of the active recipe), once, when the disk has less space than the training "
     "still needs.",
 )
 def disk_low(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
@@ -71,8 +71,8 @@ def disk_low(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipRe
 @dg.run_failure_sensor(
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Tells whom `notify:` of the recipe names that a run failed and is not retried. A refused release is "
-    "reported as such, and what fails in `parakeet build` is on the terminal.",
+    description="Sends a notice (`notify:` of the active recipe) when a run failed and is not retried. A refused release "
+    "is reported as such, and what fails in `parakeet build` is on the terminal.",
 )
 def run_failed(context: dg.RunFailureSensorContext) -> dg.SkipReason:
     run, root = context.dagster_run, home()
@@ -82,7 +82,7 @@ def run_failed(context: dg.RunFailureSensorContext) -> dg.SkipReason:
     if SHELL_TAG.items() <= run.tags.items():
         return dg.SkipReason(f"{name} failed in a shell, where a person sees it.")
     if run.tags.get(WILL_RETRY_TAG) == "true" or is_interrupted(context.instance, run):
-        return dg.SkipReason(f"{name} was interrupted. It is told of only if nothing goes on with it.")
+        return dg.SkipReason(f"{name} was interrupted. A notice is sent only if nothing goes on with it.")
     if run.tags.get(FAILURES_TAG, "0") != "0":
         return dg.SkipReason(f"{name} failed again. A notice was sent of the first failure.")
     failures, checks = context.get_step_failure_events(), _failed_checks(context.instance, run)
