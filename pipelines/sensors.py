@@ -71,8 +71,8 @@ def disk_low(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipRe
 @dg.run_failure_sensor(
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Sends a notice (`notify:` of the active recipe) when a run failed and is not retried. A refused release "
-    "is reported as such, and what fails in `parakeet build` is on the terminal.",
+    description="Sends a notice (`notify:` of the active recipe) when a run failed and is not retried. A refused "
+    "release is reported as such, and what fails in `parakeet build` is on the terminal.",
 )
 def run_failed(context: dg.RunFailureSensorContext) -> dg.SkipReason:
     run, root = context.dagster_run, home()
