@@ -43,7 +43,10 @@ SENSORS = {
     "cheap_stages": False,
 }
 """The sensors in `pipelines`, and whether each is on at first."""
-HOME_TAG, RECIPE_TAG = "parakeet/home", "parakeet/recipe"
+HOME_TAG = "parakeet/home"
+"""Tag of every run: the home that it builds in. One history may hold runs of several."""
+RECIPE_TAG = "parakeet/recipe"
+"""Tag of every run: the name of the recipe that it builds."""
 IN_FLIGHT = ("QUEUED", "NOT_STARTED", "STARTING", "STARTED", "CANCELING")
 ENDED = ("SUCCESS", "FAILURE", "CANCELED")
 DEV_LOCK, DAEMON_LOCK = "dagster_dev.lock", "dagster_daemon.lock"

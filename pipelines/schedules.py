@@ -10,6 +10,7 @@ import dagster as dg
 from assets_defs.assets import asset_key
 from assets_defs.resources import HOME_TAG, RECIPE_TAG, run_config
 from parakeet.artifact import explain_os_error
+from parakeet.dagster_history import IN_FLIGHT
 from parakeet.home import home
 from parakeet.recipe_sources import remote_sources, source_stage
 from parakeet.retraining import Retraining, due_sources, plan_retraining, training_now
@@ -17,13 +18,6 @@ from parakeet.stages import active_recipe
 from pipelines.jobs import full_build, retrain, train_model
 from pipelines.notices import failed_tick_told
 
-IN_FLIGHT = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 TRAINING_JOBS = {job.name for job in (train_model, full_build, retrain)}
 TRAINED = asset_key("checkpoint")
 
@@ -102,7 +96,7 @@ def _in_flight(instance: dg.DagsterInstance, root: Path) -> str:
     """What trains in this home, or waits to: Dagster's runs, and processes of `parakeet build`. Empty if nothing."""
     runs = [
         f"run {run.run_id[:8]} ({run.job_name}, {run.status.value.lower()})"
-        for run in instance.get_runs(filters=dg.RunsFilter(statuses=IN_FLIGHT))
+        for run in instance.get_runs(filters=dg.RunsFilter(statuses=[*map(dg.DagsterRunStatus, IN_FLIGHT)]))
         if run.tags.get(HOME_TAG, str(root)) == str(root)
         and (TRAINED in run.asset_selection if run.asset_selection else run.job_name in TRAINING_JOBS)
     ]
