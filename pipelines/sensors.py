@@ -65,7 +65,7 @@ def disk_low(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipRe
         return dg.SensorResult(skip_reason=dg.SkipReason(sanitise(text)), cursor=LOW)
     if context.cursor == LOW and all(space.has_recovered for space in spaces):
         return dg.SensorResult(skip_reason=dg.SkipReason(sanitise(f"There is space again. {words}")), cursor="enough")
-    return dg.SkipReason(sanitise(f"{'Still low, told before. ' if low else ''}{words}"))
+    return dg.SkipReason(sanitise(f"{'Still low, the notice was sent before. ' if low else ''}{words}"))
 
 
 @dg.run_failure_sensor(

@@ -38,6 +38,7 @@ from parakeet.training.job import LOCK_FILE
 from pipelines.dagster_internals import SerializableErrorInfo
 from pipelines.definitions import make_definitions
 from pipelines.instance import open_instance
+from pipelines.schedules import local_time_zone
 
 from .training.run_folders import Folder
 from .training.run_folders import record as step
@@ -316,6 +317,7 @@ def test_the_schedules_and_sensors_are_those_of_dagster() -> None:
     crons = {name: f"{m} {h} * * {'*' if day is None else day % 7}" for name, (h, m, day) in SCHEDULES.items()}
     assert {one.name: one.cron_schedule for one in repository.schedule_defs} == crons
     assert all(one.default_status is dg.DefaultScheduleStatus.STOPPED for one in repository.schedule_defs)
+    assert {one.execution_timezone for one in repository.schedule_defs} == {local_time_zone()}
     on = {one.name: one.default_status is dg.DefaultSensorStatus.RUNNING for one in repository.sensor_defs}
     assert on == SENSORS
 

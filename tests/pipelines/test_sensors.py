@@ -438,7 +438,7 @@ def test_a_low_disk_is_told_once_until_it_recovers(watched: Watch, monkeypatch: 
     assert "The disk is nearly full" in words
     assert "needed for the next training of mine" in words
     cursor, words = tick(cursor, 10**7)
-    assert "Still low, told before" in words
+    assert "Still low, the notice was sent before" in words
     cursor, words = tick(cursor, 2)
     assert "There is space again" in words
     cursor, words = tick(cursor, 10**7)
