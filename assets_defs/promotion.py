@@ -1,5 +1,6 @@
 """Asset `promotion`: whether the new release replaces the promoted one. It is no artefact but an action."""
 
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -8,7 +9,7 @@ from assets_defs.assets import failures_explained
 from assets_defs.code import code_references
 from assets_defs.keys import OWNER, asset_key
 from assets_defs.metadata import metadata_of
-from assets_defs.notices import decisions_told
+from assets_defs.notices import decisions_told, release_of
 from assets_defs.resources import ParakeetHome
 from parakeet.artifact import Artifact
 from parakeet.formatting import format_time
@@ -40,20 +41,22 @@ def promotion_asset() -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, parakeet_home: dg.ResourceParam[ParakeetHome]
     ) -> dg.MaterializeResult:
         progress, root = Progress(), parakeet_home.root
-        with failures_explained("promoting the release", root), decisions_told(root, parakeet_home.recipe):
+        with failures_explained("promoting the release", root):
             build = parakeet_home.build()
-            release, comparison = build.artifact("release"), build.artifact(ComparisonStage.name)
-            comparison.check(thorough=True)
-            in_use = chosen_recipe_name(root) == build.recipe.name
-            judgement = whole_judgement(build, comparison)
-            outcome = promote(root, release, judgement, takes_chat=in_use, run=context.run_id)
-            promoted, messages = find_incumbent(root, build.recipe.name)
-            for message in (*messages, *outcome.messages):
-                progress.say(message)
-            how = "promoted" if outcome.is_promoted else "not promoted"
-            progress.say(f"{PROMOTION:<24}{how:<18}{release.path.name}")
-            content = Artifact.open(promoted).content if promoted is not None else "none"
-            return dg.MaterializeResult(metadata=_metadata(outcome, release), data_version=dg.DataVersion(content))
+            with decisions_told(root, build.recipe, partial(release_of, build), context.run_id):
+                release, comparison = build.artifact("release"), build.artifact(ComparisonStage.name)
+                comparison.check(thorough=True)
+                in_use = chosen_recipe_name(root) == build.recipe.name
+                outcome = promote(
+                    root, release, whole_judgement(build, comparison), takes_chat=in_use, run=context.run_id
+                )
+                promoted, messages = find_incumbent(root, build.recipe.name)
+                for message in (*messages, *outcome.messages):
+                    progress.say(message)
+                how = "promoted" if outcome.is_promoted else "not promoted"
+                progress.say(f"{PROMOTION:<24}{how:<18}{release.path.name}")
+                content = Artifact.open(promoted).content if promoted is not None else "none"
+                return dg.MaterializeResult(metadata=_metadata(outcome, release), data_version=dg.DataVersion(content))
 
     return promotion
 

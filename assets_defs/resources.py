@@ -11,6 +11,7 @@ from filelock import FileLock
 
 from assets_defs.code import commit
 from assets_defs.sources import changes
+from parakeet import dagster_history
 from parakeet.artifact import Artifact, explain_os_error
 from parakeet.errors import ParakeetError
 from parakeet.home import home
@@ -20,11 +21,7 @@ from parakeet.release.start import pinned
 from parakeet.stages import Build, active_recipe
 from parakeet.training.start import with_start
 
-HOME_TAG = "parakeet/home"
-"""Tag of every run: the home that it builds in. One history may hold runs of several."""
-
-RECIPE_TAG = "parakeet/recipe"
-"""Tag of every run: the name of the recipe that it builds."""
+HOME_TAG, RECIPE_TAG = dagster_history.HOME_TAG, dagster_history.RECIPE_TAG
 
 FINGERPRINT_TAG = "parakeet/fingerprint"
 """Tag of every materialization: the fingerprint of the artefact."""

@@ -33,6 +33,8 @@ PROGRESS_TAG = "parakeet/progress"
 """The furthest that the runs which this one resumes had come: `Reached`, as JSON."""
 DECISION_TAG = "parakeet/resumed"
 """Tag of an interrupted run: the run that resumes it, or why there is none."""
+GIVEN_UP = "no: "
+"""How the second begins."""
 
 PARENT_TAG = "dagster/parent_run_id"
 KEPT_TAGS = ("dagster/schedule_name", "dagster/sensor_name", "dagster/priority", "dagster/max_runtime")
@@ -135,7 +137,7 @@ def _resume(instance: dg.DagsterInstance, root: Path, run: dg.DagsterRun, asset_
 
 
 def _give_up(instance: dg.DagsterInstance, root: Path, run: dg.DagsterRun, why: str, message: str) -> str:
-    instance.add_run_tags(run.run_id, {DECISION_TAG: f"no: {why}"})
+    instance.add_run_tags(run.run_id, {DECISION_TAG: f"{GIVEN_UP}{why}"})
     instance.report_engine_event(message, run)
     tell_failed(root, run, message)
     return message

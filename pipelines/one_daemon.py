@@ -8,10 +8,9 @@ from typing import Any
 import click
 
 from parakeet.artifact import explain_os_error
+from parakeet.dagster_history import DAEMON_LOCK, DEV_LOCK
 from parakeet.locking import claim, is_held, named_holder
 from pipelines.dagster_internals import LocalArtifactStorage
-
-DEV_LOCK, DAEMON_LOCK = "dagster_dev.lock", "dagster_daemon.lock"
 
 
 class ArtifactStorage(LocalArtifactStorage):

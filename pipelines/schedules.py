@@ -11,19 +11,14 @@ import dagster as dg
 from assets_defs.keys import asset_key
 from assets_defs.resources import HOME_TAG, RECIPE_TAG, run_config
 from parakeet.artifact import explain_os_error
+from parakeet.dagster_history import IN_FLIGHT
 from parakeet.home import home
 from parakeet.recipe_sources import remote_sources, source_stage
 from parakeet.retraining import RetrainingPlan, due_sources, plan_retraining, training_now
 from parakeet.stages import active_recipe
 from pipelines.jobs import full_build, retrain, train_model
+from pipelines.notices import failed_tick_told
 
-IN_FLIGHT = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 TRAINING_JOBS = {job.name for job in (train_model, full_build, retrain)}
 TRAINED = asset_key("checkpoint")
 SECONDS_TO_QUEUE = 600
@@ -55,14 +50,15 @@ def local_time_zone() -> str:
 def weekly_retraining(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
     """Raises ParakeetError, a failed tick, for what cannot be built: a skipped tick would go unnoticed."""
     root = home()
-    recipe = active_recipe(root)
-    if busy := _in_flight(context.instance, root):
-        return dg.SkipReason(f"A training or a fetch is in flight, so nothing else is started: {busy}.")
-    try:
-        planned = plan_retraining(root, recipe)
-    except OSError as error:
-        raise explain_os_error(error, "looking for new text") from None
-    return _request(context, root, planned)
+    with failed_tick_told(root, "weekly_retraining"):
+        recipe = active_recipe(root)
+        if busy := _in_flight(context.instance, root):
+            return dg.SkipReason(f"A training or a fetch is in flight, so nothing else is started: {busy}.")
+        try:
+            planned = plan_retraining(root, recipe)
+        except OSError as error:
+            raise explain_os_error(error, "looking for new text") from None
+        return _request(context, root, planned)
 
 
 @dg.schedule(
@@ -76,7 +72,8 @@ def weekly_retraining(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | 
 def source_looks(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
     root = home()
     today = context.scheduled_execution_time.date()
-    planned = due_sources(root, active_recipe(root), today)
+    with failed_tick_told(root, "source_looks"):
+        planned = due_sources(root, active_recipe(root), today)
     if planned.recipe is None:
         return dg.SkipReason(planned.reason)
     looked = [source for source in remote_sources(planned.recipe.sources) if source.as_of == today.isoformat()]
@@ -103,7 +100,7 @@ def _in_flight(instance: dg.DagsterInstance, root: Path) -> str:
     `parakeet build`. Empty if nothing.
     """
     runs = []
-    for record in instance.get_run_records(filters=dg.RunsFilter(statuses=IN_FLIGHT)):
+    for record in instance.get_run_records(filters=dg.RunsFilter(statuses=[*map(dg.DagsterRunStatus, IN_FLIGHT)])):
         run = record.dagster_run
         if run.tags.get(HOME_TAG, str(root)) != str(root):
             continue

@@ -12,6 +12,7 @@ from parakeet.errors import ParakeetError
 from parakeet.formatting import counted, format_bytes
 from parakeet.home import home
 from parakeet.retention import removable
+from pipelines.schedules import local_time_zone
 
 FINISHED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 SEARCHED = 500
@@ -78,6 +79,7 @@ def tidy() -> None:
 @dg.schedule(
     job=tidy,
     cron_schedule="30 5 * * 1",
+    execution_timezone=local_time_zone(),
     default_status=dg.DefaultScheduleStatus.STOPPED,
     description="Mondays at 5:30: removes what the job `tidy` lists. Promoted releases are never removed.",
 )

@@ -186,7 +186,7 @@ def promote(
         if judgement.reasons:
             decision = _refuse(root, release, judgement, run)
             raise ParakeetError(
-                f"{decision.release} was refused on {format_time(decision.time)}. {' '.join(decision.reasons)} "
+                f"{begins_refusal(decision.release)}{format_time(decision.time)}. {' '.join(decision.reasons)} "
                 f"{kept_all_the_same(root, decision)}"
             )
         if again and now is not None:
@@ -301,6 +301,11 @@ def _remove_pointer(root: Path, recipe: str) -> None:
         point_link(latest_release(root), f"promoted/{others[-1]}")
     elif opened == recipe:
         latest_release(root).unlink(missing_ok=True)
+
+
+def begins_refusal(release: str) -> str:
+    """How the text of every refusal of a release begins."""
+    return f"{release} was refused on "
 
 
 def kept_all_the_same(root: Path, decision: Decision) -> str:

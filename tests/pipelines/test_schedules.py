@@ -5,6 +5,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import dagster as dg
@@ -15,7 +16,7 @@ from filelock import FileLock
 from assets_defs.keys import asset_key
 from assets_defs.resources import HOME_TAG, RECIPE_TAG
 from parakeet.errors import ParakeetError
-from parakeet.recipe import Recipe
+from parakeet.recipe import Notify, Recipe
 from parakeet.stages import use_recipe
 from pipelines.definitions import make_definitions
 from pipelines.schedules import SECONDS_TO_QUEUE, local_time_zone
@@ -172,6 +173,27 @@ def test_what_cannot_be_built_is_a_failed_tick(operator: Operator, fault: str) -
         operator.tick()
     assert isinstance(raised.value.user_exception, ParakeetError)
     assert said in str(raised.value.user_exception)
+
+
+@pytest.mark.parametrize("schedule", ["weekly_retraining", "source_looks"])
+def test_a_notice_of_a_failed_tick_is_sent_once_for_each_reason(operator: Operator, schedule: str) -> None:
+    """Also if the recipe, which says where it is sent, cannot be read."""
+    path, recipe = operator.home / "told", operator.home / "recipe.yaml"
+    command = f'printf "%s: %s\\n" "$PARAKEET_EVENT" "$PARAKEET_TEXT" >> {path}'
+    use_recipe(operator.home, operator.recipe.model_copy(update={"notify": Notify(command=command)}))
+    good = recipe.read_text(encoding="utf-8")
+
+    def lines(text: str) -> int:
+        recipe.write_text(text, encoding="utf-8")
+        with suppress(dg.DagsterUserCodeExecutionError):
+            operator.tick(schedule)
+        return path.read_text(encoding="utf-8").count("failed: ") if path.exists() else 0
+
+    torn, other = good + "\nsources: [\n", good.replace("training:", "traning:")
+    assert [lines(text) for text in (good, torn, torn, other, good, torn)] == [0, 1, 1, 2, 2, 3]
+    line = path.read_text(encoding="utf-8").splitlines()[0]
+    assert line.startswith(f"failed: A tick of {schedule} failed, and nothing was started. ")
+    assert "recipe.yaml" in line
 
 
 def test_the_first_model_is_trained_too(operator: Operator) -> None:
