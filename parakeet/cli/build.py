@@ -89,14 +89,15 @@ def build(
             "parakeet release promote NAME --force REASON"
         )
     progress = Progress()
+    status = _materialize(recipe, select, force, try_anyway, progress)
     _say_in_use(recipe, context, progress)
-    _materialize(recipe, select, force, try_anyway, progress)
+    sys.exit(status)
 
 
 def _materialize(
     recipe: "Recipe", select: Sequence[str], force: Sequence[str], try_anyway: bool, progress: "Progress"
-) -> NoReturn:
-    """Build a recipe, say what came of it, and end with the exit status."""
+) -> int:
+    """Build a recipe and say what came of it. Returns the exit status."""
     from parakeet.home import home
 
     # The one place where the library reaches up: the assets are Dagster's, and building is materialising them.
@@ -104,7 +105,7 @@ def _materialize(
 
     status = run_build(home(), recipe, select, force, try_anyway, progress)
     _say_result(recipe, {*select, *force} if select else {PROMOTION}, status, progress)
-    sys.exit(status)
+    return status
 
 
 @click.command(epilog=examples("parakeet retrain", "parakeet retrain --from-scratch --anyway"))
@@ -138,7 +139,7 @@ def retrain(recipe_name: str | None, from_scratch: bool, anyway: bool, try_anywa
     progress.say(planned.reason)
     if planned.recipe is None:
         return
-    _materialize(planned.recipe, (), (), try_anyway, progress)
+    sys.exit(_materialize(planned.recipe, (), (), try_anyway, progress))
 
 
 @click.command(

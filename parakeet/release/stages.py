@@ -117,6 +117,8 @@ def _release_verifies(artifact: Artifact, inputs: Mapping[str, Artifact], recipe
 
 
 def _release_answers(artifact: Artifact, inputs: Mapping[str, Artifact], recipe: Recipe) -> Verdict:
+    if recipe.gates is None:
+        return Verdict(True, "The recipe has no gates.")
     from parakeet.release.smoke import visible_text
 
     try:

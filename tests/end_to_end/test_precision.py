@@ -35,5 +35,6 @@ def test_a_recipe_whose_source_is_gone_is_one_message(built: tuple[Path, Path, b
     assert story in active
     shutil.copytree(home, tmp_path / "home", symlinks=True)
     (tmp_path / "home" / "recipe.yaml").write_text(active.replace(story, str(tmp_path / "gone.txt")), encoding="utf-8")
+    (tmp_path / "home" / ".last_build.yaml").unlink(missing_ok=True)
     with pytest.raises(ParakeetError, match=r"gone\.txt does not exist"):
         bits_per_byte_by_precision(tmp_path / "home")
