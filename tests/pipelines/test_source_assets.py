@@ -103,7 +103,7 @@ def test_each_remote_source_is_an_asset_that_documents_are_made_from(tmp_path: P
     keys = ["source_files/a-b", "source_files/a.b", "source_files/a_b"]
     # Local ones are external assets, without an op.
     assert sorted(key for key, told in graph.items() if "/" in key and told["op"]) == keys
-    assert graph["documents"]["parents"] == keys
+    assert graph["documents"]["parents"] == [*keys, "source_files/local"]
     assert set(keys) < set(prepared)
     assert [graph[key]["kinds"] for key in keys] == [["s3"], ["http"], ["huggingface"]]
     assert len({graph[key]["op"] for key in keys}) == 3
