@@ -16,7 +16,9 @@ from parakeet.errors import ParakeetError
 from parakeet.home import home
 from parakeet.recipe import Recipe
 from parakeet.recipe_file import parse_recipe
+from parakeet.release.start import pinned
 from parakeet.stages import Build, active_recipe
+from parakeet.training.start import with_start
 
 HOME_TAG = "parakeet/home"
 """Tag of every run: the home that it builds in. One history may hold runs of several."""
@@ -34,6 +36,11 @@ RECIPE_METADATA = "parakeet/recipe"
 COMMIT_TAG = "parakeet/commit"
 RECIPE_FINGERPRINT_TAG = "parakeet/recipe_fingerprint"
 """Tags of every run: the commit of the code, and a hash of the whole recipe."""
+
+START_TAG = "parakeet/start"
+"""Tag of a run whose `training.start` may mean another model later: what it says, and the folder that it meant when the
+run began. Dagster copies it to the runs that repeat this one."""
+ARROW = " -> "
 
 RUN_LOCKS = Path(".locks") / "runs"
 
@@ -59,16 +66,21 @@ class ParakeetHome:
 
 
 def run_config(recipe: Recipe) -> dict[str, Any]:
-    """The part of a run's config that makes it build this recipe, whatever becomes of the active one."""
+    """The part of a run's config that makes it build this recipe, whatever recipe is in use later."""
     return {"resources": {"parakeet_home": {"config": {"recipe": recipe.to_yaml()}}}}
 
 
 def recorded_recipe(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Recipe | None:
     """The recipe that a run was launched with: of its config, else of its plan; None if neither has it.
 
-    A run that Dagster made of another one has the recipe of the first. Raises ParakeetError if the recipe cannot be
-    read.
+    A run that Dagster made of another one has the recipe of the first, and starts from the model that the first did.
+    Raises ParakeetError if the recipe cannot be read.
     """
+    recipe = _launched_with(instance, run)
+    return _with_noted_start(recipe, run) if recipe is not None else None
+
+
+def _launched_with(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Recipe | None:
     text = _configured(run.run_config)
     root = instance.get_run_by_id(run.root_run_id) if text is None and run.root_run_id is not None else None
     if root is not None:
@@ -79,6 +91,25 @@ def recorded_recipe(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Recipe 
         value = data.reconstruction_metadata.get(RECIPE_METADATA) if data is not None else None
         text = getattr(value, "data", value)
     return parse_recipe(text, f"The recipe of run {run.run_id[:8]}") if text is not None else None
+
+
+def _with_noted_start(recipe: Recipe, run: dg.DagsterRun) -> Recipe:
+    said, arrow, folder = run.tags.get(START_TAG, "").partition(ARROW)
+    return with_start(recipe, folder) if arrow and said == recipe.training.start else recipe
+
+
+def _pinned(recipe: Recipe, run: dg.DagsterRun, instance: dg.DagsterInstance) -> Recipe:
+    """The recipe with the folder of its start, which the run's tag keeps for the runs that go on with it."""
+    noted = _with_noted_start(recipe, run)
+    if noted is not recipe:
+        return noted
+    try:
+        found = pinned(recipe, home())
+    except ParakeetError:
+        return recipe  # the stages that need it say so; others do not
+    if found != recipe:
+        instance.add_run_tags(run.run_id, {START_TAG: f"{recipe.training.start}{ARROW}{found.training.start}"})
+    return found
 
 
 def _configured(config: Mapping[str, Any]) -> str | None:
@@ -121,7 +152,7 @@ def home_resource(recipe: Recipe, given: Mapping[str, Artifact] | None = None) -
             yield ParakeetHome(recipe, given or {})
             return
         try:
-            own = recorded_recipe(instance, run) or recipe
+            own = _launched_with(instance, run) or recipe
             own = recipe if own == recipe else own  # with notify, which no record has
             begun_with = run.tags.get(RECIPE_TAG, own.name)
             if begun_with != own.name:
@@ -129,7 +160,7 @@ def home_resource(recipe: Recipe, given: Mapping[str, Artifact] | None = None) -
                     f"This run was begun with recipe {begun_with}, which it does not hold, and {own.name} is in use. "
                     f"Run: parakeet build --recipe {begun_with}"
                 )
-            parakeet_home = ParakeetHome(own, given or {})
+            parakeet_home = ParakeetHome(_pinned(own, run, instance), given or {})
             instance.add_run_tags(run.run_id, {HOME_TAG: str(parakeet_home.root), RECIPE_TAG: own.name})
             instance.add_run_tags(run.run_id, tags_of(own))
             # Before the first step, or `documents` would be recorded as made from an older version.

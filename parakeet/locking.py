@@ -1,7 +1,6 @@
 """Locks that are released when the process that holds them ends, even by SIGKILL."""
 
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,10 +9,14 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
+from parakeet.command_line import command_line
+
 if TYPE_CHECKING:
     from parakeet.progress import Progress
 
 SECONDS_BETWEEN_TRIES = 0.2
+SECONDS_OF_A_LOOK = 1.0
+"""Whoever asks `is_held` holds the lock for an instant."""
 
 
 class WaitStopped(Exception):
@@ -54,7 +57,7 @@ def claim(path: Path) -> str | None:
         return None
     lock = FileLock(path)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=SECONDS_OF_A_LOOK)
     except Timeout:
         return _read(path.with_suffix(".holder"))
     _claimed[path] = lock
@@ -75,7 +78,7 @@ def is_held(path: Path) -> bool:
 
 
 def _write_holder(path: Path) -> None:
-    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200]
+    command = " ".join(command_line())[:200]
     text = f"process {os.getpid()} since {time.strftime('%H:%M:%S')} ({command})"
     # An argument may be the name of a file that is not UTF-8.
     path.with_suffix(".holder").write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -223,8 +223,8 @@ class LaterSequences(Section):
 class Replay(Section):
     """Train on what is new, with a share of the text that the start was trained on. `parakeet retrain` writes it."""
 
-    share: float = Field(gt=0.0, le=0.95)
-    """Share of the tokens that are old text, if there is as much. Which of it is chosen by hash."""
+    share: float = Field(ge=0.0, le=0.95)
+    """Share of the tokens that are old text, if there is as much; 0 takes none. Which of it is chosen by hash."""
     of: str = Field(pattern=r"^[0-9a-f]{64}$")
     """Content of the token shards that the start was trained on. Documents that they hold are old, all others new."""
     passes: int = Field(default=1, ge=1, le=100)
@@ -680,7 +680,7 @@ class Recipe(Section):
         return {**self.model_dump(), "notify": None, **self._notify_values()}
 
     def to_yaml(self, with_notify: bool = False) -> str:
-        """The recipe as a file. `with_notify` is for the user's own active recipe alone: see `all_values`."""
+        """The recipe as a file. `with_notify` is for the recipe in use alone: see `all_values`."""
         values = self.model_dump(mode="json") | (self._notify_values() if with_notify else {})
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=110)
 

@@ -249,7 +249,7 @@ def active_recipe(root: Path) -> Recipe:
 
 
 def who_is_told(root: Path, recipe: Recipe) -> Notify | None:
-    """`notify` of a recipe that is built, else that of the active recipe: a run's record of its recipe lacks it."""
+    """`notify` of a recipe that is built, else that of the recipe in use: a run's record of its recipe lacks it."""
     with suppress(ParakeetError, OSError):
         return recipe.notify or active_recipe(root).notify
     return recipe.notify
@@ -272,13 +272,13 @@ def note_build(root: Path, recipe: Recipe) -> None:
 
 
 def recipe_built_last(root: Path) -> str:
-    """The file of the recipe that a shell built since `parakeet use`; else that of the active one, or its name."""
+    """The file of the recipe that a shell built since `parakeet use`; else that of the recipe in use, or its name."""
     files = (root / LAST_BUILD_FILE, root / ACTIVE_RECIPE_FILE)
     return next((str(file) for file in files if file.is_file()), DEFAULT_RECIPE)
 
 
 def use_recipe(root: Path, recipe: Recipe) -> None:
-    """Make a recipe the active one. Raises ParakeetError, and changes nothing, if one of its local files is missing."""
+    """Make a recipe the one in use. Raises ParakeetError, and changes nothing, if one of its local files is missing."""
     for stage in stages_of(recipe):
         if stage.is_possible(recipe, root):
             stage.files(recipe, root)
@@ -287,7 +287,5 @@ def use_recipe(root: Path, recipe: Recipe) -> None:
     text = f"# The recipe in use, which Dagster builds: written by `parakeet use`.\n{recipe.to_yaml(with_notify=True)}"
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         root.mkdir(parents=True, exist_ok=True)
-        replace_file(path, text)
-        if recipe.notify is not None:
-            path.chmod(0o600)  # an address is often a password
+        replace_file(path, text, is_private=recipe.notify is not None)  # an address is often a password
     (root / LAST_BUILD_FILE).unlink(missing_ok=True)

@@ -18,7 +18,7 @@ retrain = dg.define_asset_job(
     "retrain",
     selection=DATA | MODEL,
     description="Everything up to the promotion, by the recipe that `weekly_retraining` derives: the released model is "
-    "trained on what is new. Started by hand, it builds the active recipe.",
+    "trained on what is new. Started by hand, it builds the recipe in use.",
 )
 import_original = dg.define_asset_job(
     "import_original",

@@ -1,4 +1,4 @@
-"""Telling whom the active recipe names that a run of Dagster failed for good."""
+"""Telling whom the recipe in use names that a run of Dagster failed for good."""
 
 from pathlib import Path
 

@@ -12,7 +12,7 @@ from assets_defs.resources import HOME_TAG, RECIPE_TAG, run_config
 from parakeet.artifact import explain_os_error
 from parakeet.home import home
 from parakeet.recipe_sources import remote_sources, source_stage
-from parakeet.retraining import Retraining, due_sources, plan_retraining, training_now
+from parakeet.retraining import RetrainingPlan, due_sources, plan_retraining, training_now
 from parakeet.stages import active_recipe
 from pipelines.jobs import full_build, retrain, train_model
 
@@ -46,7 +46,7 @@ def local_time_zone() -> str:
     cron_schedule="0 3 * * 0",
     execution_timezone=local_time_zone(),
     default_status=dg.DefaultScheduleStatus.STOPPED,
-    description="Sundays at 3:00: train the released model of the active recipe on what is new, if that is enough and "
+    description="Sundays at 3:00: train the released model of the recipe in use on what is new, if that is enough and "
     "no training is in flight. Otherwise the tick says why not, with the numbers.",
 )
 def weekly_retraining(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
@@ -67,7 +67,7 @@ def weekly_retraining(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | 
     cron_schedule="0 2 * * *",
     execution_timezone=local_time_zone(),
     default_status=dg.DefaultScheduleStatus.STOPPED,
-    description="Daily at 2:00: fetch the downloaded sources of the active recipe again where the last look is "
+    description="Daily at 2:00: fetch the downloaded sources of the recipe in use again where the last look is "
     "retraining.check_sources_days ago. The next weekly retraining counts what is new in them.",
 )
 def source_looks(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
@@ -81,7 +81,7 @@ def source_looks(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.Sk
 
 
 def _request(
-    context: dg.ScheduleEvaluationContext, root: Path, planned: Retraining, only: list[dg.AssetKey] | None = None
+    context: dg.ScheduleEvaluationContext, root: Path, planned: RetrainingPlan, only: list[dg.AssetKey] | None = None
 ) -> dg.RunRequest | dg.SkipReason:
     if planned.recipe is None:
         return dg.SkipReason(planned.reason)

@@ -30,7 +30,7 @@ DECIDING = ("comparison", "promotion")
     job=prepare_data,
     minimum_interval_seconds=60,
     default_status=dg.DefaultSensorStatus.STOPPED,
-    description="Prepares the data again when a file of the active recipe's sources or evaluation sets is new, was "
+    description="Prepares the data again when a file of the sources or evaluation sets is new, was "
     "changed, removed or restored, and all of them have stood still for half a minute.",
 )
 def new_source_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
@@ -40,7 +40,7 @@ def new_source_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | d
 @dg.sensor(
     minimum_interval_seconds=300,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Tells whom `notify:` of the active recipe names, once, when the disk has less space than the training "
+    description="Tells whom `notify:` of the recipe in use names, once, when the disk has less space than the training "
     "still needs.",
 )
 def disk_low(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:

@@ -95,7 +95,7 @@ def unreadable(recipe: Recipe) -> Path | None:
 
 
 def watch(root: Path, cursor: str | None, instance: dg.DagsterInstance, now: float) -> dg.SensorResult | dg.SkipReason:
-    """One tick of the sensor: asks for a run if the active recipe's files have changed and stand still.
+    """One tick of the sensor: asks for a run if files of the recipe in use have changed and stand still.
 
     The first look at a recipe only remembers its files. A request whose run failed, or was never launched, is made
     again, later each time; one that a person ended is not. Run keys never repeat.

@@ -7,7 +7,8 @@ import dagster as dg
 
 from assets_defs.assets import failures_explained
 from assets_defs.resources import HOME_TAG
-from parakeet.clean import remove
+from parakeet.clean import refuse_while_building, remove
+from parakeet.errors import ParakeetError
 from parakeet.formatting import counted, format_bytes
 from parakeet.home import home
 from parakeet.retention import removable
@@ -81,5 +82,9 @@ def tidy() -> None:
     default_status=dg.DefaultScheduleStatus.STOPPED,
     description="Mondays at 5:30: removes what the job `tidy` lists. Promoted releases are never removed.",
 )
-def weekly_tidy(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+def weekly_tidy(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    try:
+        refuse_while_building(home())
+    except ParakeetError as error:
+        return dg.SkipReason(f"{error} A training may take weeks, and nothing it needs may go meanwhile.")
     return dg.RunRequest(run_config={"ops": {remove_old.name: {"config": {"delete": True}}}})

@@ -111,6 +111,34 @@ def test_a_run_builds_the_recipe_in_its_config_whatever_is_in_use(
     release_run_lock(home, result.run_id)
 
 
+def test_a_resumed_run_starts_from_the_model_that_the_first_one_did(
+    home: Path, tmp_path: Path, instance: dg.DagsterInstance
+) -> None:
+    recipe = write_recipe(tmp_path, "first")
+    training = recipe.training.model_copy(update={"start": "latest"})
+    config = run_config(recipe.model_copy(update={"training": training}))
+    (home / "releases").mkdir(parents=True, exist_ok=True)
+    seen, result = seen_recipe(instance, config, {})
+    assert seen.training.start == "latest", "there is none: the stage that needs one says so"
+    for name in ("a-0", "b-0"):
+        (home / "releases" / name).mkdir()
+    (home / "releases" / "latest").symlink_to("a-0")
+    seen, result = seen_recipe(instance, config, {})
+    assert seen.training.start == str((home / "releases" / "a-0").resolve())
+    run = instance.get_run_by_id(result.run_id)
+    assert run is not None
+    (home / "releases" / "latest").unlink()
+    (home / "releases" / "latest").symlink_to("b-0")
+    recorded = recorded_recipe(instance, run)
+    assert recorded is not None
+    assert recorded.training.start == seen.training.start
+    # The tags are what `interrupted_runs`, a retry and the page's button copy.
+    assert seen_recipe(instance, config, run.tags)[0] == seen
+    assert seen_recipe(instance, config, {})[0].training.start.endswith("b-0")
+    other = run_config(recipe.model_copy(update={"training": training.model_copy(update={"start": None})}))
+    assert seen_recipe(instance, other, run.tags)[0] == recipe
+
+
 def test_a_build_from_the_shell_leaves_the_recipe_in_use_alone(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
