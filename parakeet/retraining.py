@@ -87,7 +87,7 @@ class TrainedRelease:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ParakeetError(
                 f"{path} does not say what the released model was trained on ({error or type(error).__name__}), so "
-                "what is new is unknown. To train on all text, run: parakeet retrain --from-scratch --anyway"
+                "what is new is unknown. To train on all text, run parakeet build with its recipe."
             ) from None
 
     @property
@@ -141,14 +141,18 @@ def plan_retraining(root: Path, recipe: Recipe, from_scratch: bool = False, anyw
     """Decide whether the released model of this recipe should be trained on what is new.
 
     `from_scratch` trains the recipe as it is on all text; `anyway` also trains if too little is new, or if the same was
-    tried and refused. Raises ParakeetError for what cannot be built: sources that are missing, a release that does not
-    say what it was made of, text that it was trained on and that is gone.
+    tried and refused. Without a released model the plan is to train the first one: the schedule does, since a person
+    switched it on. Raises ParakeetError for what cannot be built: sources that are missing, a release that does not
+    say what it was made of, text that it was trained on and that is gone, `anyway` without any new text to continue on.
     """
     recipe = with_latest_look(root, recipe)
     present = _present_files(root, recipe)
     folder = incumbent(root, recipe.name)
     if folder is None:
-        reason = f"There is no released model of recipe {recipe.name} yet. It is trained from new weights on all text."
+        reason = (
+            f"There is no released model of recipe {recipe.name} yet: the first one is trained, from new weights on all "
+            "text."
+        )
         return _unless_refused(root, RetrainingPlan(recipe, reason), None, present, anyway)
     release = TrainedRelease.open(folder)
     new = _new_text(release, present)
@@ -166,6 +170,11 @@ def plan_retraining(root: Path, recipe: Recipe, from_scratch: bool = False, anyw
         )
     if from_scratch or settings.start_from == "scratch":
         planned = RetrainingPlan(recipe, f"{what} The recipe is trained from new weights on all text.")
+    elif not new.n_bytes:
+        raise ParakeetError(
+            f"{what} There is nothing to continue with. To train on all text from new weights, run: parakeet retrain "
+            "--from-scratch --anyway"
+        )
     else:
         planned = _continued(root, recipe, release, new, what)
     return _unless_refused(root, planned, folder, present, anyway)
