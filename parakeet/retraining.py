@@ -150,8 +150,8 @@ def plan_retraining(root: Path, recipe: Recipe, from_scratch: bool = False, anyw
     folder = incumbent(root, recipe.name)
     if folder is None:
         reason = (
-            f"There is no released model of recipe {recipe.name} yet: the first one is trained, from new weights on all "
-            "text."
+            f"There is no released model of recipe {recipe.name} yet: the first one is trained, from new weights on "
+            "all text."
         )
         return _unless_refused(root, RetrainingPlan(recipe, reason), None, present, anyway)
     release = TrainedRelease.open(folder)

@@ -155,8 +155,8 @@ def _refuse_without_release(root: Path, recipe: "Recipe", recipe_name: str | Non
     chosen = "" if recipe_name else ", the recipe in use," if in_use.is_file() else " (no recipe is in use)"
     released = [other for other in promoted_recipes(root) if incumbent(root, other) is not None]
     others = (
-        f" Released models are there of: {', '.join(released)}. To train one of them, name its recipe: parakeet retrain "
-        "--recipe NAME, or first: parakeet use NAME."
+        f" Released models are there of: {', '.join(released)}. To train one of them, name its recipe: parakeet "
+        "retrain --recipe NAME, or first: parakeet use NAME."
         if released
         else ""
     )
