@@ -13,7 +13,7 @@ from parakeet.home import release_folder
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.recipe_sources import settings_of
-from parakeet.release.history import REFUSED
+from parakeet.release.history import REFUSED, decision_on
 from parakeet.release.promotion import Judgement, refuse
 from parakeet.stage import Check, Figures, FigureTable, MakeContext, Picture, Stage, Verdict
 
@@ -55,8 +55,10 @@ class ComparisonStage(Stage):
         return make_comparison(context, of_store["incumbent"])
 
     def conclude(self, recipe: Recipe, root: Path, artifact: Artifact, progress: Progress) -> None:
-        """Record a refusal, once, and say why: Dagster skips the promotion after a failed check."""
+        """Record a refusal, once, and say why: Dagster skips the promotion after a failed check. Say a warning."""
         judgement = judgement_of(artifact)
+        if (warning := judgement.figures.get("warning")) and decision_on(root, judgement.release) is None:
+            progress.say(f"Warning: {warning}")
         if not judgement.reasons:
             return
         decision = refuse(root, Artifact.open(release_folder(root) / judgement.release), judgement)
@@ -75,6 +77,7 @@ class ComparisonStage(Stage):
         chart = artifact.path / CHART_FILE
         return {
             **{name: round(value, DECIMALS) for name, value in counts["figures"].items() if isinstance(value, float)},
+            **({"warning": counts["figures"]["warning"]} if "warning" in counts["figures"] else {}),
             "release": counts["release"],
             "incumbent": counts["incumbent"] or "none",
             "gates": FigureTable(("gate", "verdict", "why"), rows),
