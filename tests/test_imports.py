@@ -84,6 +84,7 @@ FOUNDATIONS = (
     "hashes",
     "home",
     "dagster_history",
+    "command_line",
     "locking",
     "machine",
     "names",

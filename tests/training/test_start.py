@@ -300,9 +300,7 @@ def test_latest_is_not_trained_for_ever(tmp_path: Path, trained: Path, prepared:
     (tmp_path / "releases" / "promoted" / recipe.name).symlink_to("../first-0")
     assert found(started(recipe, "latest", training={"tokens": 10_240}), tmp_path).folder == first
     shutil.rmtree(first)
-    with pytest.raises(
-        ParakeetError, match=r"there is no .*first-0\. .*second-0 was trained from it .*chat --model .*"
-    ):
+    with pytest.raises(ParakeetError, match=r"there is no .*first-0\. .*second-0 was trained from it .*chat --model"):
         find_start(started(recipe, first), tmp_path)
 
 
