@@ -47,9 +47,10 @@ def promotion_asset() -> dg.AssetsDefinition:
                 release, comparison = build.artifact("release"), build.artifact(ComparisonStage.name)
                 comparison.check(thorough=True)
                 in_use = chosen_recipe_name(root) == build.recipe.name
-                outcome = promote(
-                    root, release, whole_judgement(build, comparison), takes_chat=in_use, run=context.run_id
-                )
+                judgement = whole_judgement(build, comparison)
+                if warning := judgement.figures.get("warning"):
+                    progress.say(f"Warning: {warning}")
+                outcome = promote(root, release, judgement, takes_chat=in_use, run=context.run_id)
                 promoted, messages = find_incumbent(root, build.recipe.name)
                 for message in (*messages, *outcome.messages):
                     progress.say(message)

@@ -122,6 +122,8 @@ def _value(text: str, field: FieldInfo) -> Any:
         value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError):
         return text
+    if set(get_args(field.annotation)) == {str, type(None)}:
+        return text if value is not None and not isinstance(value, str) else value
     # YAML 1.1 reads 1e6 as text.
     return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
 

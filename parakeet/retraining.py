@@ -15,6 +15,7 @@ from typing import Any
 from parakeet.artifact import Artifact, Store
 from parakeet.data.reading.stage import local_files
 from parakeet.data.tokens.stages import shards_of
+from parakeet.earlier import with_new_keys
 from parakeet.errors import ParakeetError
 from parakeet.formatting import format_percent
 from parakeet.hashes import HashCache
@@ -27,7 +28,8 @@ from parakeet.release.promotion import incumbent
 from parakeet.release.start import pinned
 from parakeet.release.verify import TRAINING_MANIFEST_FILE
 from parakeet.training.job import LAUNCH_LOCK_FILE, LOCK_FILE
-from parakeet.training.runs import load_run
+from parakeet.training.runs import load_run, saved_steps, schedule_of
+from parakeet.training.schedule import Schedule
 from parakeet.training.start import HELD_OUT, less_held_out
 
 LEAST_STABLE = 0.5
@@ -85,7 +87,7 @@ class TrainedRelease:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ParakeetError(
                 f"{path} does not say what the released model was trained on ({error or type(error).__name__}), so "
-                "what is new is unknown. To train on all text, run: parakeet retrain --from-scratch --anyway"
+                "what is new is unknown. To train on all text, run parakeet build with its recipe."
             ) from None
 
     @property
@@ -104,6 +106,17 @@ class TrainedRelease:
     @property
     def run(self) -> str:
         return str(self.manifest["stages"]["checkpoint"]["counts"]["run"])
+
+    def schedule(self) -> Schedule:
+        """Of its training. The same run may have been trained with another one since."""
+        try:
+            recipe = with_new_keys(self.manifest["recipe"])
+            if replay := recipe["packing"].get("replay"):  # its training.tokens is only an estimate
+                plan = self.manifest["stages"]["packing_plan"]["counts"]
+                recipe["training"]["tokens"] = replay["passes"] * plan["rows"] * plan["row_tokens"]
+            return schedule_of(recipe)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ParakeetError(f"{self.folder / TRAINING_MANIFEST_FILE} has no schedule ({error}).") from None
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each source file; without those of local files if an earlier Parakeet made the release."""
@@ -128,14 +141,18 @@ def plan_retraining(root: Path, recipe: Recipe, from_scratch: bool = False, anyw
     """Decide whether the released model of this recipe should be trained on what is new.
 
     `from_scratch` trains the recipe as it is on all text; `anyway` also trains if too little is new, or if the same was
-    tried and refused. Raises ParakeetError for what cannot be built: sources that are missing, a release that does not
-    say what it was made of, text that it was trained on and that is gone.
+    tried and refused. Without a released model the plan is to train the first one: the schedule does, since a person
+    switched it on. Raises ParakeetError for what cannot be built: sources that are missing, a release that does not
+    say what it was made of, text that it was trained on and that is gone, `anyway` without any new text to continue on.
     """
     recipe = with_latest_look(root, recipe)
     present = _present_files(root, recipe)
     folder = incumbent(root, recipe.name)
     if folder is None:
-        reason = f"There is no released model of recipe {recipe.name} yet. It is trained from new weights on all text."
+        reason = (
+            f"There is no released model of recipe {recipe.name} yet: the first one is trained, from new weights on "
+            "all text."
+        )
         return _unless_refused(root, RetrainingPlan(recipe, reason), None, present, anyway)
     release = TrainedRelease.open(folder)
     new = _new_text(release, present)
@@ -153,6 +170,11 @@ def plan_retraining(root: Path, recipe: Recipe, from_scratch: bool = False, anyw
         )
     if from_scratch or settings.start_from == "scratch":
         planned = RetrainingPlan(recipe, f"{what} The recipe is trained from new weights on all text.")
+    elif not new.n_bytes:
+        raise ParakeetError(
+            f"{what} There is nothing to continue with. To train on all text from new weights, run: parakeet retrain "
+            "--from-scratch --anyway"
+        )
     else:
         planned = _continued(root, recipe, release, new, what)
     return _unless_refused(root, planned, folder, present, anyway)
@@ -212,21 +234,20 @@ def _start(root: Path, release: TrainedRelease, tokens: int, warmup_fraction: fl
     `tokens` are those of the retraining.
     """
     why = "its training run is gone"
-    try:
-        run = load_run(runs_folder(root) / release.run)
-        stable = [saved for saved in run.saved if saved.stable and not saved.abandoned]
+    with suppress(ParakeetError):
+        # Not the run's own: that is of the last build, which may have been shorter and refused.
+        run, schedule = load_run(runs_folder(root) / release.run), release.schedule()
+        stable = [saved for saved in saved_steps(run.path, schedule) if saved.stable]
         why = "its run has no checkpoint from before the decay"
-        if stable and stable[-1].step < LEAST_STABLE * run.total_steps:
-            why = f"its run was decaying from step {stable[-1].step:,} of {run.total_steps:,} on"
+        if stable and stable[-1].step < LEAST_STABLE * schedule.total_steps:
+            why = f"its run was decaying from step {stable[-1].step:,} of {schedule.total_steps:,} on"
         elif stable:
-            lost = run.total_tokens - run.schedule.tokens_until(stable[-1].step)
+            lost = schedule.tokens_until(schedule.total_steps) - schedule.tokens_until(stable[-1].step)
             if tokens >= REPAID * lost:
-                step = f"step {stable[-1].step:,} of {run.total_steps:,}"
+                step = f"step {stable[-1].step:,} of {schedule.total_steps:,}"
                 what = f"the last stable checkpoint of run {run.key[:8]} ({step})"
                 return _Start(stable[-1].path, what, round(lost / tokens, 4))
             why = f"that is less than {REPAID:g} times the {lost:,} tokens that followed its last stable checkpoint"
-    except ParakeetError:
-        pass
     return _Start(release.folder, f"the weights of release {release.folder.name} ({why})", 1.0 - warmup_fraction)
 
 

@@ -60,14 +60,21 @@ def write_release(home: Path, recipe: Recipe, stable: int | None = 80, sizes: bo
     (promoted / recipe.name).symlink_to(f"../{RELEASE}")
     (home / "releases" / "latest").symlink_to(f"promoted/{recipe.name}")
     if stable is not None:
-        run = home / "training_runs" / RUN
-        saved = run / f"step-{stable:08d}"
-        saved.mkdir(parents=True)
-        job = {"recipe": recipe.model_dump(mode="json"), "shards_content": SHARDS, "plan_digests": {}}
-        (run / "job.json").write_text(json.dumps(job), encoding="utf-8")
-        schedule = asdict(Schedule.from_recipe(recipe.training, recipe.packing))
-        (saved / "state.json").write_text(json.dumps({"step": stable, "schedule": schedule}), encoding="utf-8")
+        train_run(home, recipe, stable)
     return release
+
+
+def train_run(home: Path, recipe: Recipe, *steps: int) -> None:
+    """What a build of the recipe leaves in the run's folder, with a checkpoint at each of these steps."""
+    run = home / "training_runs" / RUN
+    run.mkdir(parents=True, exist_ok=True)
+    job = {"recipe": recipe.model_dump(mode="json"), "shards_content": SHARDS, "plan_digests": {}}
+    (run / "job.json").write_text(json.dumps(job), encoding="utf-8")
+    schedule = asdict(Schedule.from_recipe(recipe.training, recipe.packing))
+    for step in steps:
+        saved = run / f"step-{step:08d}"
+        saved.mkdir()
+        (saved / "state.json").write_text(json.dumps({"step": step, "schedule": schedule}), encoding="utf-8")
 
 
 def add_artifact(

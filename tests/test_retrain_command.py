@@ -1,5 +1,6 @@
 """`parakeet retrain`, as far as it trains nothing. tests/benchmarks/test_season.py trains."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -39,10 +40,42 @@ def test_it_knows_what_the_trainer_tells_to_add(home: Path) -> None:
 
 def test_it_takes_another_recipe_than_the_one_in_use(home: Path, tmp_path: Path) -> None:
     path = tmp_path / "other.yaml"
-    path.write_text("extends: own-text\nname: other\nsources: [{name: gone, path: gone.txt}]\n", encoding="utf-8")
+    path.write_text("extends: own-text\nname: notes\nsources: [{name: gone, path: gone.txt}]\n", encoding="utf-8")
     done = run("--recipe", str(path))
     assert done.exit_code == 1
     assert "gone.txt does not exist" in done.stderr
+
+
+def test_without_a_release_of_the_recipe_it_names_the_commands_and_trains_nothing(home: Path, tmp_path: Path) -> None:
+    path = tmp_path / "other.yaml"
+    path.write_text("extends: own-text\nname: other\nsources: [{name: text, path: text}]\n", encoding="utf-8")
+    for more in ((), ("--from-scratch",), ("--anyway",)):
+        done = run("--recipe", str(path), *more)
+        assert done.exit_code == 1
+        assert "Recipe other has no released model to train on new text. Released models are there of: notes." in (
+            done.stderr
+        )
+        assert (
+            f"parakeet use NAME. To train the first model of other, run: parakeet build --recipe {path}" in done.stderr
+        )
+    (home / "recipe.yaml").unlink()
+    done = run()
+    assert done.exit_code == 1
+    assert "Recipe demo (no recipe is in use) has no released model" in done.stderr
+    shutil.rmtree(home / "releases")
+    use_recipe(home, recipe_of(tmp_path / "text"))
+    assert (
+        "Recipe notes, the recipe in use, has no released model to train on new text. To train the first model of "
+        f"notes, run: parakeet build --recipe {home / 'recipe.yaml'}" in run().stderr
+    )
+
+
+def test_anyway_without_new_text_is_refused_at_once(home: Path) -> None:
+    done = run("--anyway")
+    assert done.exit_code == 1
+    assert (
+        "There is nothing to continue with. To train on all text from new weights, run: parakeet retrain" in done.stderr
+    )
 
 
 def test_it_waits_for_nobody(home: Path) -> None:

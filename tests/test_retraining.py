@@ -18,7 +18,7 @@ from parakeet.recipe_sources import HubSource
 from parakeet.release.history import Decision, record
 from parakeet.retraining import due_sources, plan_retraining, training_now, with_latest_look
 
-from .released import RELEASE, RUN, SHARDS, recipe_of, write_release
+from .released import RELEASE, RUN, SHARDS, recipe_of, train_run, write_release
 
 
 @pytest.fixture
@@ -147,6 +147,42 @@ def test_a_long_retraining_continues_from_the_last_stable_checkpoint(home: Path,
     written = text.parent / "derived.yaml"
     written.write_text(derived.to_yaml(), encoding="utf-8")
     assert load_recipe(str(written)) == derived
+
+
+@pytest.mark.parametrize(
+    ("steps", "saved"),
+    [
+        (20, (10, 20)),  # a short trial
+        (90, (72, 90)),
+        (200, (120, 160, 200)),  # a longer one: it left the course of the release after step 80
+    ],
+)
+def test_it_continues_from_what_the_release_was_made_of_whatever_was_trained_in_that_run_since(
+    home: Path, text: Path, steps: int, saved: tuple[int, ...]
+) -> None:
+    recipe = recipe_of(text, passes=4, replay=0.5)
+    write_release(home, recipe)
+    train_run(home, recipe, 100)
+    other = recipe.model_copy(update={"training": recipe.training.model_copy(update={"tokens": steps * 512})})
+    train_run(home, other, *saved)
+    (text / "d.txt").write_text("more " * 6400, encoding="utf-8")
+    planned = plan_retraining(home, recipe)
+    assert planned.recipe is not None
+    assert planned.recipe.training.start == str(home / "training_runs" / RUN / "step-00000080")
+    assert "(step 80 of 100)" in planned.reason
+
+
+def test_the_release_of_a_retraining_has_the_steps_of_its_plan(home: Path, text: Path) -> None:
+    """Its training.tokens was an estimate, here of 300 steps."""
+    recipe = recipe_of(text, passes=4, replay=0.5)
+    release = write_release(home, recipe)
+    manifest = json.loads((release / "training_manifest.json").read_text(encoding="utf-8"))
+    manifest["recipe"]["training"]["tokens"] = 300 * 512
+    manifest["recipe"]["packing"]["replay"] = {"share": 0.5, "of": SHARDS, "passes": 4}
+    manifest["stages"]["packing_plan"] = {"counts": {"rows": 50, "row_tokens": 256}}
+    (release / "training_manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    (text / "d.txt").write_text("more " * 6400, encoding="utf-8")
+    assert "(step 80 of 100)" in plan_retraining(home, recipe).reason
 
 
 def test_without_replay_the_new_text_is_all(home: Path, text: Path) -> None:

@@ -54,6 +54,13 @@ def value_of(recipe: Any, key: str) -> Any:
         ("deduplication.held_out_fraction=0", 0.0),
         ("generation.temperature=0", 0.0),
         ("tokenizer.kind=cl100k_base", "cl100k_base"),
+        ("training.start=3", "3"),
+        ("training.start=1e6", "1e6"),
+        ("training.start=0123", "0123"),
+        ("training.start=no", "no"),
+        ("training.start=2026-11-28", "2026-11-28"),
+        ("training.start='3'", "3"),
+        ("training.start=null", None),
     ],
 )
 def test_a_value_is_yaml_of_the_keys_own_type(change: str, value: Any) -> None:

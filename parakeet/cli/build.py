@@ -1,6 +1,7 @@
 """`parakeet build`, `retrain`, `plan`, `use` and `clean`."""
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -132,6 +133,7 @@ def retrain(recipe_name: str | None, from_scratch: bool, anyway: bool, try_anywa
 
     root = home()
     recipe = load_recipe(recipe_name) if recipe_name is not None else active_recipe(root)
+    _refuse_without_release(root, recipe, recipe_name)
     if busy := training_now(root):
         raise ParakeetError(f"Run {busy[0][:8]} is being trained: run this again when it has ended.")
     planned = plan_retraining(root, recipe, from_scratch, anyway)
@@ -140,6 +142,29 @@ def retrain(recipe_name: str | None, from_scratch: bool, anyway: bool, try_anywa
     if planned.recipe is None:
         return
     sys.exit(_materialize(planned.recipe, (), (), try_anyway, progress))
+
+
+def _refuse_without_release(root: Path, recipe: "Recipe", recipe_name: str | None) -> None:
+    """To train a first model is a decision of its own. Raises ParakeetError with the commands."""
+    from parakeet.release.promotion import incumbent, promoted_recipes
+    from parakeet.stages import ACTIVE_RECIPE_FILE, DEFAULT_RECIPE
+
+    if incumbent(root, recipe.name) is not None:
+        return
+    in_use = root / ACTIVE_RECIPE_FILE
+    name = recipe_name or (str(in_use) if in_use.is_file() else DEFAULT_RECIPE)
+    chosen = "" if recipe_name else ", the recipe in use," if in_use.is_file() else " (no recipe is in use)"
+    released = [other for other in promoted_recipes(root) if incumbent(root, other) is not None]
+    others = (
+        f" Released models are there of: {', '.join(released)}. To train one of them, name its recipe: parakeet "
+        "retrain --recipe NAME, or first: parakeet use NAME."
+        if released
+        else ""
+    )
+    raise ParakeetError(
+        f"Recipe {recipe.name}{chosen} has no released model to train on new text.{others} To train the first model of "
+        f"{recipe.name}, run: parakeet build --recipe {shlex.quote(name)}"
+    )
 
 
 @click.command(

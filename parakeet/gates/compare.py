@@ -28,6 +28,7 @@ from parakeet.gates.judge import (
     judge_memorisation,
     judge_shares,
     judge_yardsticks,
+    warning_of_own_text,
 )
 from parakeet.gates.names import CHART_FILE, COMPARISON_FILE, GATES
 from parakeet.home import release_folder
@@ -115,6 +116,8 @@ def _compare(
         why = error if isinstance(error, ParakeetError) else f"{EVALUATION_FILE} cannot be read ({error!r})."
         reason = f"The promoted release, {before.name}, cannot be compared with: {why} {by_hand}"
         return gate(name, False, reason), gate(fell, True, f"{before.name} cannot be read.")
+    if warning := warning_of_own_text(evaluation["bits_per_byte"], earlier["bits_per_byte"], before.name):
+        figures["warning"] = warning
     shares = gate(fell, True, "The recipe's gates.figures is false.")
     if bounds.figures:
         shares = judge_shares(*_measured_alike(scores_of(evaluation), then, new, old), before.name)

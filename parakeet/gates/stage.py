@@ -67,6 +67,7 @@ class ComparisonStage(Stage):
         chart = artifact.path / CHART_FILE
         return {
             **{name: round(value, DECIMALS) for name, value in counts["figures"].items() if isinstance(value, float)},
+            **({"warning": counts["figures"]["warning"]} if "warning" in counts["figures"] else {}),
             "release": counts["release"],
             "incumbent": counts["incumbent"] or "none",
             "gates": FigureTable(("gate", "verdict", "why"), rows),

@@ -13,7 +13,7 @@ from parakeet.hashes import HashCache
 from parakeet.home import hashes_file, models_folder, release_folder
 from parakeet.model.config import WEIGHTS_FILE, ModelConfig
 from parakeet.recipe import LATEST, ORIGINAL_MODEL, Recipe
-from parakeet.release.listing import find_model, released_models
+from parakeet.release.listing import find_model, preferred, released_models
 from parakeet.release.promotion import find_opened, incumbent
 from parakeet.release.verify import SUMS_FILE, TRAINING_MANIFEST_FILE, open_release, recorded_sum
 from parakeet.tokenizer import Tokenizer
@@ -99,6 +99,11 @@ def _read_release(folder: Path, root: Path) -> Start:
 
 def _read_checkpoint(folder: Path, root: Path) -> Start:
     run = folder.parent
+    if not (run / JOB_FILE).exists():
+        raise ParakeetError(
+            f"{folder} is the checkpoint of a run outside of its run's folder: {run} has no {JOB_FILE}, which knows "
+            "the model's shape and tokenizer. Name the checkpoint in its run's folder, or copy that file there."
+        )
     job = TrainingJob.load(run / JOB_FILE)
     recorded = _part(read_job(run / JOB_FILE), "recipe")  # of an early Parakeet, without the text
     state = read_values(folder)
@@ -241,7 +246,10 @@ def _what_it_is(folder: Path, root: Path) -> str:
     if (folder / MANIFEST_FILE).is_file():
         stage = Artifact.open(folder).stage
         return f"{folder} is an artefact of stage {stage}. Name the release that was made of it."
-    return f"{folder} holds no model: a release has the file {SUMS_FILE}, a run's checkpoint {STATE_FILE}."
+    nothing = f"{folder} holds no model: a release has the file {SUMS_FILE}, a run's checkpoint {STATE_FILE}."
+    if same := [model for model in released_models(root) if folder.name in (model.name, model.directory.name)]:
+        nothing += f" A model is called {folder.name} too: to start from that, set {KEY} to {preferred(same).directory}"
+    return nothing
 
 
 def _trained_from(folder: Path, root: Path) -> list[Path]:

@@ -17,6 +17,7 @@ from parakeet.names import find_name
 from parakeet.recipe import Recipe
 from parakeet.release.listing import find_model, list_models
 from parakeet.release.verify import TRAINING_MANIFEST_FILE
+from parakeet.training.changeable import PLANNED
 from parakeet.training.job import JOB_FILE, SUMMARY_FILE, read_job
 from parakeet.training.record import RUN_FILE, lineage, read_record
 from parakeet.training.recorded import recorded_recipe
@@ -101,7 +102,7 @@ def _run_of_model(root: Path, name: str) -> tuple[str, str]:
 
 def _trained(root: Path, key: str, checkpoint: Artifact | None) -> TrainedRun:
     folder = runs_folder(root) / key
-    record = (None if checkpoint is None else read_record(checkpoint.path)) or read_record(folder)
+    record = _record(folder, checkpoint)
     if record is not None:
         try:
             recipe = Recipe(**with_new_keys(record["recipe"]))
@@ -118,7 +119,33 @@ def _trained(root: Path, key: str, checkpoint: Artifact | None) -> TrainedRun:
             f"Run {key} has no {RUN_FILE} that can be read, and {folder / JOB_FILE} does not hold its recipe: it "
             "cannot be reproduced."
         )
-    return TrainedRun(key, folder, checkpoint, known, _earlier_record(root, folder, checkpoint), recorded=False)
+    recipe = known if checkpoint is None else _as_trained(known, checkpoint)
+    return TrainedRun(key, folder, checkpoint, recipe, _earlier_record(root, folder, checkpoint), recorded=False)
+
+
+def _record(folder: Path, checkpoint: Artifact | None) -> dict[str, Any] | None:
+    """run.json of the checkpoint, else of the run: not if that was trained to another model since."""
+    if checkpoint is None:
+        return read_record(folder)
+    if (own := read_record(checkpoint.path)) is not None:
+        return own
+    record = read_record(folder)
+    weights = checkpoint.manifest["files"][WEIGHTS_FILE]["sha256"]
+    return record if record and (record.get("result") or {}).get("weights_sha256") == weights else None
+
+
+def _as_trained(recipe: Recipe, checkpoint: Artifact) -> Recipe:
+    """The recipe of a run with the schedule of this checkpoint: the run may have been trained with another since."""
+    settings = with_new_keys(checkpoint.manifest["settings"])
+    training, packing = settings.get("training", {}), settings.get("packing", {})
+    if "tokens" not in training:
+        return recipe
+    # Keys equal to their default are left out.
+    planned = {key: training[key] for key in PLANNED if key in training}
+    values = recipe.model_dump(mode="json", exclude={"training": PLANNED, "packing": {"then"}})
+    values["training"] |= planned
+    values["packing"] |= {"then": packing.get("then", [])}
+    return Recipe.model_validate(values)
 
 
 def _checkout(record: Mapping[str, Any]) -> str:

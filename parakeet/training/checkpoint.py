@@ -13,6 +13,7 @@ import shutil
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
+from itertools import chain
 from math import isfinite
 from pathlib import Path
 from types import TracebackType
@@ -148,8 +149,9 @@ def prune(run: Path, written: RunState, keep_checkpoints: int, keep_every: int) 
     """Remove the checkpoints that are no longer needed, after that of `written`; write the best one to `best.json`.
 
     Kept are the newest `keep_checkpoints`; those of every `keep_every` steps (0 for none); the newest that a run of
-    more tokens can continue from; the one with the lowest validation loss; and the one to roll back to, which is
-    older than `written.good_step` if that one could not be saved.
+    more tokens can continue from; the same of each other schedule that was trained to its end here, since its model may
+    be released, and a retraining begins there; the one with the lowest validation loss; and the one to roll back to,
+    which is older than `written.good_step` if that one could not be saved.
 
     Only checkpoints on this run's own course up to `written` are considered. A longer run in the same folder has
     newer ones, and a newer one of this run is one that was found damaged.
@@ -162,17 +164,28 @@ def prune(run: Path, written: RunState, keep_checkpoints: int, keep_every: int) 
     ]
     newest = [path for path, _ in mine[-keep_checkpoints:]]
     for_good = [path for path, state in mine if keep_every and state.step % keep_every == 0]
-    stable = [path for path, state in mine if state.step <= written.schedule.stable_until]
+    stable = _stable(mine, written.schedule)
     good = [path for path, state in mine if _is_good(state, written.good_step)]
     losses = [(state.validation_loss, state.step, path) for path, state in mine]
     best = min(((loss, *rest) for loss, *rest in losses if loss is not None and isfinite(loss)), default=None)
-    kept = {*newest, *for_good, *stable[-1:], *good[-1:], *([best[2]] if best else [])}
+    finished = {state.schedule for _, state in states if state.step == state.schedule.total_steps}
+    retrained_from = [_stable(states, schedule)[-1:] for schedule in finished]
+    kept = {*newest, *for_good, *stable[-1:], *chain(*retrained_from), *good[-1:], *([best[2]] if best else [])}
     for path, _ in mine:
         if path not in kept:
             _remove(path)
     # After the removals, which may make room for it.
     if best:
         replace_file(run / BEST_FILE, json.dumps({"step": best[1], "validation_loss": best[0]}) + "\n")
+
+
+def _stable(states: list[tuple[Path, RunState]], schedule: Schedule) -> list[Path]:
+    """The checkpoints on the course of a run of `schedule` that one of more tokens can continue from."""
+    return [
+        path
+        for path, state in states
+        if state.step <= schedule.stable_until and schedule.shares_past(state.step, state.schedule)
+    ]
 
 
 def read_state(checkpoint: Path) -> RunState:

@@ -180,7 +180,7 @@ def load_run(path: Path) -> Run:
         settings, schedule = _read_job(path / JOB_FILE)
         metrics = read_metrics(path / METRICS_FILE, LAST)
         events = read_events(path / EVENTS_FILE)
-        saved = _saved_steps(path, schedule)
+        saved = saved_steps(path, schedule)
         step = metrics[-1]["step"] if metrics else max((one.step for one in saved if not one.abandoned), default=0)
         state, note = _state(path, step >= schedule.total_steps, bool(metrics or saved), events)
         return Run(
@@ -246,9 +246,7 @@ def _read_job(path: Path) -> tuple[dict[str, Any], Schedule]:
         for key in ("training.tokens", "training.batch_tokens", "model.layers", "model.width"):
             if not is_count(settings[key]) or not settings[key]:
                 raise ValueError(f"{key} is {settings[key]!r}")
-        return settings, Schedule.from_recipe(
-            Training(**_only(recipe["training"], SCHEDULED)), Packing(**_only(recipe["packing"], Packing.model_fields))
-        )
+        return settings, schedule_of(recipe)
     except FileNotFoundError:
         raise ParakeetError(f"{path.parent} is not a training run: it has no {path.name}.") from None
     except KeyError as error:
@@ -259,6 +257,13 @@ def _read_job(path: Path) -> tuple[dict[str, Any], Schedule]:
         raise ParakeetError(f"{path} cannot be read as a job: {reason}.") from None
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ParakeetError(f"{path} cannot be read as a job: {error}.") from None
+
+
+def schedule_of(recipe: Mapping[str, Any]) -> Schedule:
+    """The schedule of a recorded recipe, of this or an older version. Raises KeyError, TypeError or ValueError."""
+    return Schedule.from_recipe(
+        Training(**_only(recipe["training"], SCHEDULED)), Packing(**_only(recipe["packing"], Packing.model_fields))
+    )
 
 
 def _only(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
@@ -305,7 +310,7 @@ def _seen(run: Path, metrics: Records, events: Records) -> float:
     return max((seen for seen in times if seen is not None), default=(run / JOB_FILE).stat().st_mtime)
 
 
-def _saved_steps(run: Path, present: Schedule) -> list[SavedStep]:
+def saved_steps(run: Path, present: Schedule) -> list[SavedStep]:
     """The checkpoints, oldest first, then those abandoned by the `present` schedule.
 
     Unreadable ones are left out: the trainer ignores them too.

@@ -211,6 +211,23 @@ def test_a_run_that_was_trained_on_since_is_reproduced_as_its_model_was_made(hom
         find_trained(home, "tiny")
 
 
+def test_what_an_earlier_version_trained_keeps_its_steps_whatever_was_trained_in_its_run_since(home: Path) -> None:
+    before = find_trained(home, "tiny")
+    (home / "checkpoint" / "latest").resolve().joinpath(RUN_FILE).unlink()
+    assert find_trained(home, "tiny").recorded
+    job = json.loads((before.folder / "job.json").read_text())
+    job["recipe"]["training"] |= {"tokens": 2_560, "decay_fraction": 1.0}
+    (before.folder / "job.json").write_text(json.dumps(job))
+    record = json.loads((before.folder / RUN_FILE).read_text())
+    record["recipe"] = job["recipe"]
+    record["result"] = {"step": 10, "weights_sha256": "0" * 64}
+    (before.folder / RUN_FILE).write_text(json.dumps(record))
+    trained = find_trained(home, "tiny")
+    assert not trained.recorded
+    assert trained.recipe == before.recipe
+    assert trained.weights_sha256 == before.weights_sha256
+
+
 def test_how_far_apart_weights_are(home: Path) -> None:
     trained = find_trained(home, "tiny")
     assert trained.checkpoint is not None

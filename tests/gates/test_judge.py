@@ -15,6 +15,7 @@ from parakeet.gates.judge import (
     judge_memorisation,
     judge_shares,
     judge_yardsticks,
+    warning_of_own_text,
 )
 from parakeet.recipe import Gates
 
@@ -85,6 +86,20 @@ def test_a_wider_bound_refuses_no_more(value: float, half: float, more: float) -
 
 def bits(model: float, n_bytes: int = 1000, unigram: float = 4.0, xz: float = 3.0) -> dict[str, Any]:
     return {"n_bytes": n_bytes, "model": model, "unigram": unigram, "xz": xz}
+
+
+@pytest.mark.parametrize(
+    ("now", "warned"),
+    [
+        ({"a": bits(1.33), "b": bits(0.5)}, None),
+        ({"a": bits(1.34), "b": bits(1.0)}, "of a 1.000 to 1.340. "),
+        ({"a": bits(2.0), "b": bits(2.0)}, "of a 1.000 to 2.000, of b 1.000 to 2.000. "),
+        ({"a": None, "b": bits(math.nan), "new": bits(9.0)}, None),
+    ],
+)
+def test_own_text_that_became_a_third_harder_is_a_warning(now: dict[str, Any], warned: str | None) -> None:
+    text = warning_of_own_text(now, {"a": bits(1.0), "b": bits(1.0), "gone": None}, "before-0")
+    assert text is None if warned is None else warned in (text or "")
 
 
 @pytest.mark.parametrize(

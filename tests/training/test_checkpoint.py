@@ -346,6 +346,17 @@ def test_a_longer_runs_checkpoints_displace_nothing(tmp_path: Path) -> None:
     assert names(tmp_path) == [400, 500, 1500, 1800, 2000]
 
 
+def test_a_longer_run_leaves_the_checkpoint_that_a_finished_shorter_one_is_retrained_from(tmp_path: Path) -> None:
+    toy = ToyRun()
+    for step in (200, 400, 500):
+        toy.save(tmp_path, step, SHORTER)
+        prune(tmp_path, run_state(step, SHORTER), 1, 0)
+    for step in (450, 1500, 1600):
+        toy.save(tmp_path, step, LONGER)
+        prune(tmp_path, run_state(step, LONGER), 1, 0)
+    assert names(tmp_path) == [400, 500, 1600]
+
+
 def test_a_damaged_newer_checkpoint_displaces_nothing(tmp_path: Path) -> None:
     toy = ToyRun()
     for step in (100, 200, 300):

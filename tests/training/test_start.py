@@ -17,6 +17,7 @@ from parakeet.clean import leftovers
 from parakeet.errors import ParakeetError
 from parakeet.home import latest_release
 from parakeet.recipe import Recipe
+from parakeet.recipe_changes import changed as with_changes
 from parakeet.release.start import find_start, pinned, read_start
 from parakeet.release.verify import TRAINING_MANIFEST_FILE, write_generation_config, write_json, write_sums
 from parakeet.stages import use_recipe
@@ -237,6 +238,28 @@ def test_other_places_say_what_they_are(shop: Path, prepared: Prepared, tmp_path
             find_start(started(prepared.recipe, place), shop)
     with pytest.raises(ParakeetError, match=r"there is no release in .* yet"):
         find_start(started(prepared.recipe, "latest"), tmp_path)
+
+
+def test_a_checkpoint_outside_its_run_says_what_it_lacks(shop: Path, prepared: Prepared, tmp_path: Path) -> None:
+    saved = checkpoints(shop / "training_runs" / "aaaa")[-1]
+    copy = shutil.copytree(saved, tmp_path / "mine" / saved.name)
+    with pytest.raises(ParakeetError, match=r"mine has no job\.json, .*Name the checkpoint in its run's folder"):
+        find_start(started(prepared.recipe, copy), shop)
+    shutil.copy2(saved.parent / "job.json", copy.parent)
+    assert found(started(prepared.recipe, copy), shop).weights_sha256 == read_start(saved, shop).weights_sha256
+
+
+def test_a_folder_that_is_called_like_a_model_names_both(
+    shop: Path, prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny").mkdir()
+    with pytest.raises(ParakeetError) as refusal:
+        find_start(with_changes(prepared.recipe, ["training.start=tiny"]), shop)
+    assert f"{tmp_path / 'tiny'} holds no model" in str(refusal.value)
+    assert f"A model is called tiny too: to start from that, set training.start to {shop / 'releases' / 'aaaa-0'}" in (
+        str(refusal.value)
+    )
 
 
 def test_a_model_whose_tokenizer_is_not_its_own_is_refused(tmp_path: Path, trained: Path, prepared: Prepared) -> None:
