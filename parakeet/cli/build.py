@@ -91,7 +91,8 @@ def build(
         )
     progress = Progress()
     status = _materialize(recipe, select, force, try_anyway, progress)
-    _say_in_use(recipe, context, progress)
+    if status == 0:  # else the last line is what went wrong
+        _say_in_use(recipe, context, progress)
     sys.exit(status)
 
 
