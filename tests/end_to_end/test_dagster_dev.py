@@ -45,7 +45,7 @@ def observed_steps(dagster: DagsterServer) -> list[int]:
     }"""
     found = dagster.ask(query)["assetNodes"][0]["assetObservations"]
     entries = [entry for observation in reversed(found) for entry in observation["metadataEntries"]]
-    return [entry["intValue"] for entry in entries if entry["label"] == "step"]
+    return [entry["intValue"] for entry in entries if entry["label"].startswith("step (")]
 
 
 def training_pool(dagster: DagsterServer) -> dict[str, Any]:
