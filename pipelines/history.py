@@ -87,6 +87,13 @@ def wait_until_usable(folder: Path, progress: Progress) -> None:
             time.sleep(SECONDS_BETWEEN_TRIES)
 
 
+def fault_of(folder: Path) -> sqlite3.Error | None:
+    """Why a database of the history in `folder` cannot be used, after reading all of it; None if each can, or if a
+    program that has locked one will be waited for."""
+    faults = (_fault(folder / file, thorough=True) for file in FILES)
+    return next((fault for fault in faults if fault is not None and not _is_locked(fault)), None)
+
+
 def explain_history_error(error: BaseException, folder: Path, settings: Path) -> ParakeetError:
     """A message for the user, from what Dagster or SQLAlchemy raised while it used the history in `folder`.
 

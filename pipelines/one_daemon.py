@@ -34,8 +34,12 @@ def _refuse_second(history: Path) -> None:
     elif arguments == ["run"] and (program.name == "dagster-daemon" or "_daemon" in program.parts):
         lock = DAEMON_LOCK
     else:
+        if program.name == "dagster-webserver" and not of_dev:
+            _refuse_damaged(history)
         return
     history.mkdir(parents=True, exist_ok=True)
+    if lock == DEV_LOCK or not of_dev:
+        _refuse_damaged(history)
     holder = claim(history / lock)
     if holder is None and lock == DEV_LOCK and is_held(history / DAEMON_LOCK):
         holder = (history / DAEMON_LOCK).with_suffix(".holder").read_text(encoding="utf-8")
@@ -44,3 +48,13 @@ def _refuse_second(history: Path) -> None:
             f"Dagster already runs on the history in {history}: {holder}. Open its page, or end it first (kill -INT "
             "with the number of that process)."
         )
+
+
+def _refuse_damaged(folder: Path) -> None:
+    """Raise click.ClickException if a database of the history cannot be used: Dagster would print pages of traceback."""
+    from pipelines.history import explain_history_error, fault_of
+
+    # Where dagster.yaml puts it in a checkout, and where Dagster does by itself.
+    for place in (folder / "storage", folder):
+        if (error := fault_of(place)) is not None:
+            raise click.ClickException(str(explain_history_error(error, place, folder / "dagster.yaml")))
