@@ -77,7 +77,7 @@ def _entry(value: Any, made: bool) -> Any:
         return dg.MetadataValue.md(text) if made or len(text.encode()) <= MOST_BYTES_WHEN_FOUND else None
     if isinstance(value, PageLink):
         address = page_address(value.path, home())
-        return dg.MetadataValue.md(f"[Open it]({address}) while `parakeet pages` runs in a shell.")
+        return dg.MetadataValue.md(f"[Open it]({address}) while `parakeet pages` runs.")
     return dg.MetadataValue.path(str(value)) if isinstance(value, Path) else value
 
 

@@ -1,6 +1,6 @@
-"""Telling whom the recipe names that a release was promoted or refused."""
+"""Notices that a release was promoted or refused."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -9,13 +9,17 @@ from parakeet.notify import tell
 from parakeet.recipe import Recipe
 from parakeet.release.history import PROMOTED, REFUSED, Decision, decisions
 from parakeet.release.promotion import BEFORE_GATES
-from parakeet.stages import who_is_told
+from parakeet.stages import Build, who_is_told
 
 
 @contextmanager
-def decisions_told(root: Path, recipe: Recipe) -> Iterator[None]:
-    """Tell of every release of the recipe that is promoted or refused within the block, also if that raises.
+def decisions_told(
+    root: Path, recipe: Recipe, release: Callable[[], str | None], run: str | None = None
+) -> Iterator[None]:
+    """Send a notice of each decision on a release within the block that promotes or refuses it, also if that raises.
 
+    `release` returns the folder's name after the block, and None if the release was not made. Another run may decide
+    on another release meanwhile, or on the same one: a decision that names another run than `run` is left to that.
     Nothing else is raised here: a history that cannot be read is reported by those who need it.
     """
     known = len(_decisions(root))
@@ -23,9 +27,14 @@ def decisions_told(root: Path, recipe: Recipe) -> Iterator[None]:
         yield
     finally:
         settings = who_is_told(root, recipe)
-        for decision in _decisions(root)[known:] if settings is not None else ():
-            new = decision.action in (PROMOTED, REFUSED) and decision.reasons != (BEFORE_GATES,)
-            if decision.recipe == recipe.name and new:
+        new = [
+            decision
+            for decision in (_decisions(root)[known:] if settings is not None else ())
+            if decision.action in (PROMOTED, REFUSED) and decision.reasons != (BEFORE_GATES,)
+        ]
+        name = release() if new else None
+        for decision in new:
+            if decision.release == name and (decision.run is None or decision.run == run):
                 facts = {
                     "recipe": decision.recipe,
                     "release": decision.release,
@@ -34,6 +43,14 @@ def decisions_told(root: Path, recipe: Recipe) -> Iterator[None]:
                     "figures": decision.figures,
                 }
                 tell(settings, decision.action, _words(decision), facts)
+
+
+def release_of(build: Build) -> str | None:
+    """The name of the folder of a build's release; None if it was not made."""
+    with suppress(ParakeetError, OSError):
+        release = build.find("release")
+        return release.path.name if release is not None else None
+    return None
 
 
 def _decisions(root: Path) -> list[Decision]:

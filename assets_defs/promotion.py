@@ -1,6 +1,6 @@
 """Asset `promotion`: whether the new release replaces the promoted one. It is no artefact but an action."""
 
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -9,16 +9,16 @@ from assets_defs.assets import failures_explained
 from assets_defs.code import code_references
 from assets_defs.keys import OWNER, asset_key
 from assets_defs.metadata import metadata_of
-from assets_defs.notices import decisions_told
+from assets_defs.notices import decisions_told, release_of
 from assets_defs.resources import ParakeetHome
 from parakeet.artifact import Artifact
-from parakeet.errors import ParakeetError
-from parakeet.formatting import format_time, markdown_table
-from parakeet.gates.stage import ComparisonStage, judgement_of
-from parakeet.home import release_folder
+from parakeet.formatting import format_time
+from parakeet.gates.stage import ComparisonStage
+from parakeet.judgement import whole_judgement
 from parakeet.progress import Progress
 from parakeet.release.promotion import Outcome, find_incumbent, promote
-from parakeet.stages import PROMOTION, recipe_in_use
+from parakeet.release.stages import beside
+from parakeet.stages import PROMOTION, chosen_recipe_name
 
 
 def promotion_asset() -> dg.AssetsDefinition:
@@ -28,8 +28,9 @@ def promotion_asset() -> dg.AssetsDefinition:
         group_name=ComparisonStage.group,
         description=(
             "The new release becomes the promoted one of its recipe, if no gate refused it.\n\n"
-            "It reads the verdicts of `comparison` again, checks every file and loads the model; then one link moves, "
-            "and the history says so. A release that was rolled back or refused stays so."
+            "It reads the verdicts of `comparison` again, runs every blocking check before it again, checks every file "
+            "and loads the model; then one link moves, and the history says so. A release that was rolled back or "
+            "refused stays so."
         ),
         owners=[OWNER],
         kinds={"link"},
@@ -40,28 +41,32 @@ def promotion_asset() -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, parakeet_home: dg.ResourceParam[ParakeetHome]
     ) -> dg.MaterializeResult:
         progress, root = Progress(), parakeet_home.root
-        with failures_explained("promoting the release", root), decisions_told(root, parakeet_home.recipe):
+        with failures_explained("promoting the release", root):
             build = parakeet_home.build()
-            release, comparison = build.artifact("release"), build.artifact(ComparisonStage.name)
-            comparison.check(thorough=True)
-            in_use = recipe_in_use(root) == build.recipe.name
-            outcome = promote(root, release, judgement_of(comparison), takes_chat=in_use, run=context.run_id)
-            promoted, messages = find_incumbent(root, build.recipe.name)
-            for message in (*messages, *outcome.messages):
-                progress.say(message)
-            how = "promoted" if outcome.is_promoted else "not promoted"
-            progress.say(f"{PROMOTION:<24}{how:<18}{release.path.name}")
-            content = Artifact.open(promoted).content if promoted is not None else "none"
-            return dg.MaterializeResult(metadata=_metadata(outcome, release), data_version=dg.DataVersion(content))
+            with decisions_told(root, build.recipe, partial(release_of, build), context.run_id):
+                release, comparison = build.artifact("release"), build.artifact(ComparisonStage.name)
+                comparison.check(thorough=True)
+                in_use = chosen_recipe_name(root) == build.recipe.name
+                outcome = promote(
+                    root, release, whole_judgement(build, comparison), takes_chat=in_use, run=context.run_id
+                )
+                promoted, messages = find_incumbent(root, build.recipe.name)
+                for message in (*messages, *outcome.messages):
+                    progress.say(message)
+                how = "promoted" if outcome.is_promoted else "not promoted"
+                progress.say(f"{PROMOTION:<24}{how:<18}{release.path.name}")
+                content = Artifact.open(promoted).content if promoted is not None else "none"
+                return dg.MaterializeResult(metadata=_metadata(outcome, release), data_version=dg.DataVersion(content))
 
     return promotion
 
 
 def _metadata(outcome: Outcome, release: Artifact) -> dict[str, Any]:
     decision = outcome.decision
+    before = None if decision.previous is None else release.path.with_name(decision.previous)
     figures = {name: value for name, value in decision.figures.items() if isinstance(value, int | float | str)}
     return {
-        "bits_per_byte": dg.MetadataValue.md(_scores(release, decision.previous)),
+        **metadata_of({"bits_per_byte": beside(release.path, before)}, decision.recipe),
         "promoted": outcome.is_promoted,
         "decision": f"{decision.action.replace('_', ' ')} on {format_time(decision.time)}",
         "release": decision.release,
@@ -72,21 +77,3 @@ def _metadata(outcome: Outcome, release: Artifact) -> dict[str, Any]:
         **metadata_of(figures, decision.recipe),
         "path": dg.MetadataValue.path(str(release.path)),
     }
-
-
-def _scores(release: Artifact, previous: str | None) -> str:
-    """Held-out bits per byte by source, of the release and of the one before it: each on its own held-out text."""
-    before = _bits(release_folder(release.path.parents[1]) / previous) if previous else {}
-    rows = [(source, _shown(bits), _shown(before.get(source))) for source, bits in _bits(release.path).items()]
-    return markdown_table(("source", release.path.name, previous or "no earlier release"), rows, right=(1, 2))
-
-
-def _bits(release: Path) -> dict[str, float | None]:
-    try:
-        return dict(Artifact.open(release).counts.get("bits_per_byte", {}))
-    except (ParakeetError, OSError):  # it was removed
-        return {}
-
-
-def _shown(bits: float | None) -> str:
-    return "–" if bits is None else f"{bits:.3f}"

@@ -11,18 +11,17 @@ from filelock import FileLock
 
 from assets_defs.code import commit
 from assets_defs.sources import changes
+from parakeet import dagster_history
 from parakeet.artifact import Artifact, explain_os_error
 from parakeet.errors import ParakeetError
 from parakeet.home import home
 from parakeet.recipe import Recipe
 from parakeet.recipe_file import parse_recipe
+from parakeet.release.start import pinned
 from parakeet.stages import Build, active_recipe
+from parakeet.training.start import with_start
 
-HOME_TAG = "parakeet/home"
-"""Tag of every run: the home that it builds in. One history may hold runs of several."""
-
-RECIPE_TAG = "parakeet/recipe"
-"""Tag of every run: the name of the recipe that it builds."""
+HOME_TAG, RECIPE_TAG = dagster_history.HOME_TAG, dagster_history.RECIPE_TAG
 
 FINGERPRINT_TAG = "parakeet/fingerprint"
 """Tag of every materialization: the fingerprint of the artefact."""
@@ -34,6 +33,14 @@ RECIPE_METADATA = "parakeet/recipe"
 COMMIT_TAG = "parakeet/commit"
 RECIPE_FINGERPRINT_TAG = "parakeet/recipe_fingerprint"
 """Tags of every run: the commit of the code, and a hash of the whole recipe."""
+
+START_TAG = "parakeet/start"
+"""Tag of a run whose `training.start` may mean another model later: what it says, and the folder that it meant when the
+run began. Dagster copies it to the runs that repeat this one."""
+ARROW = " -> "
+
+RETRAIN = "retrain"
+"""The job whose runs need a recipe of their own."""
 
 RUN_LOCKS = Path(".locks") / "runs"
 
@@ -59,26 +66,54 @@ class ParakeetHome:
 
 
 def run_config(recipe: Recipe) -> dict[str, Any]:
-    """The part of a run's config that makes it build this recipe, whatever becomes of the active one."""
+    """The part of a run's config that makes it build this recipe, whatever recipe is in use later."""
     return {"resources": {"parakeet_home": {"config": {"recipe": recipe.to_yaml()}}}}
 
 
 def recorded_recipe(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Recipe | None:
     """The recipe that a run was launched with: of its config, else of its plan; None if neither has it.
 
-    A run that Dagster made of another one has the recipe of the first. Raises ParakeetError if the recipe cannot be
-    read.
+    A run that Dagster made of another one has the recipe of the first, and starts from the model that the first did.
+    Raises ParakeetError if the recipe cannot be read.
     """
-    text = _configured(run.run_config)
-    root = instance.get_run_by_id(run.root_run_id) if text is None and run.root_run_id is not None else None
-    if root is not None:
-        text = _configured(root.run_config)
-    first = root or run
+    recipe = _launched_with(instance, run)
+    return _with_noted_start(recipe, run) if recipe is not None else None
+
+
+def _launched_with(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Recipe | None:
+    text = configured_recipe(instance, run)
+    first = run if run.root_run_id is None else instance.get_run_by_id(run.root_run_id) or run
     if text is None and first.execution_plan_snapshot_id is not None:
         data = instance.get_execution_plan_snapshot(first.execution_plan_snapshot_id).repository_load_data
         value = data.reconstruction_metadata.get(RECIPE_METADATA) if data is not None else None
         text = getattr(value, "data", value)
     return parse_recipe(text, f"The recipe of run {run.run_id[:8]}") if text is not None else None
+
+
+def configured_recipe(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str | None:
+    """The recipe in the config of a run, or of the first run of which this one is a repetition."""
+    text = _configured(run.run_config)
+    root = instance.get_run_by_id(run.root_run_id) if text is None and run.root_run_id is not None else None
+    return _configured(root.run_config) if root is not None else text
+
+
+def _with_noted_start(recipe: Recipe, run: dg.DagsterRun) -> Recipe:
+    said, arrow, folder = run.tags.get(START_TAG, "").partition(ARROW)
+    return with_start(recipe, folder) if arrow and said == recipe.training.start else recipe
+
+
+def _pinned(recipe: Recipe, run: dg.DagsterRun, instance: dg.DagsterInstance) -> Recipe:
+    """The recipe with the folder of its start, which the run's tag keeps for the runs that resume it."""
+    noted = _with_noted_start(recipe, run)
+    if noted is not recipe:
+        return noted
+    try:
+        found = pinned(recipe, home())
+    except ParakeetError:
+        return recipe  # the stages that need it say so; others do not
+    if found != recipe:
+        instance.add_run_tags(run.run_id, {START_TAG: f"{recipe.training.start}{ARROW}{found.training.start}"})
+    return found
 
 
 def _configured(config: Mapping[str, Any]) -> str | None:
@@ -121,7 +156,9 @@ def home_resource(recipe: Recipe, given: Mapping[str, Artifact] | None = None) -
             yield ParakeetHome(recipe, given or {})
             return
         try:
-            own = recorded_recipe(instance, run) or recipe
+            # Before all that takes long, or the run would be called lost and started again beside itself.
+            hold_run_lock(home(), run.run_id)
+            own = _launched_with(instance, run) or recipe
             own = recipe if own == recipe else own  # with notify, which no record has
             begun_with = run.tags.get(RECIPE_TAG, own.name)
             if begun_with != own.name:
@@ -129,13 +166,18 @@ def home_resource(recipe: Recipe, given: Mapping[str, Artifact] | None = None) -
                     f"This run was begun with recipe {begun_with}, which it does not hold, and {own.name} is in use. "
                     f"Run: parakeet build --recipe {begun_with}"
                 )
-            parakeet_home = ParakeetHome(own, given or {})
+            if run.job_name == RETRAIN and configured_recipe(instance, run) is None:
+                raise ParakeetError(
+                    f"The job {RETRAIN} trains the released model by a recipe that is derived from it. This run was "
+                    f"launched without one, and would train recipe {own.name} from nothing. Run: parakeet retrain. To "
+                    "build the recipe in use, launch full_build."
+                )
+            parakeet_home = ParakeetHome(_pinned(own, run, instance), given or {})
             instance.add_run_tags(run.run_id, {HOME_TAG: str(parakeet_home.root), RECIPE_TAG: own.name})
             instance.add_run_tags(run.run_id, tags_of(own))
             # Before the first step, or `documents` would be recorded as made from an older version.
             for change in changes(own, instance):
                 instance.report_runless_asset_event(change)
-            hold_run_lock(parakeet_home.root, run.run_id)
         except ParakeetError as error:
             raise dg.Failure(description=str(error), allow_retries=False) from None
         if context.log is not None and (note := _other_in_use(own, parakeet_home.root)):

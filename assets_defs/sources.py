@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import dagster as dg
 
@@ -42,41 +42,64 @@ def make_sources(recipe: Recipe) -> list[dg.AssetSpec]:
     ]
 
 
+class FileState(NamedTuple):
+    """What a file is known by, without reading it: its path from the source's folder, its size and two times, in ns.
+
+    A copy that keeps the time of the last change (`rsync -t`, `cp -p`) changes the second, of the entry itself.
+    """
+
+    name: str
+    size: int
+    changed: int
+    entry_changed: int
+
+
+def local_sources_of(recipe: Recipe) -> list[FileSource]:
+    """The sources, evaluation sets and benchmarks of a recipe on this machine. ParakeetError without the benchmarks."""
+    return [source for source in (*recipe.sources, *searched_sets(recipe).sets) if isinstance(source, FileSource)]
+
+
+def file_states(source: FileSource) -> list[FileState]:
+    """The files of a source as they are now. Of 20,000 files it takes 0.7 s of CPU time.
+
+    Raises ParakeetError if it has no file or a folder cannot be listed, OSError if a file vanishes meanwhile.
+    """
+    found = find_files(source)
+    folder, states = os.path.join(found.root, ""), []  # `Path.relative_to` would take as long again
+    for path in map(str, found.files):
+        status = os.stat(path)
+        states.append(FileState(path.removeprefix(folder), status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+    return states
+
+
 def changes(recipe: Recipe, instance: dg.DagsterInstance) -> Iterator[dg.AssetMaterialization]:
     """A new version of each local source whose files are not as Dagster last saw them.
 
-    The version is a hash of names, sizes and times of the last change. Contents would be exact, but a sensor would
-    read gigabytes at a tick. A file that was only touched makes `documents` out of date until the next build, which
-    finds its hash unchanged and makes nothing. A source that cannot be read counts as one without files.
+    The version is a hash of their states. Contents would be exact, but a sensor would read gigabytes at a tick. A file
+    that was only touched makes `documents` out of date until the next build, which finds its hash unchanged and makes
+    nothing. A source that cannot be read counts as one without files.
     """
     try:
-        sets = searched_sets(recipe).sets
+        sources = local_sources_of(recipe)
     except ParakeetError:  # the folder of the benchmarks
-        sets = recipe.decontamination.sets
-    for source in (*recipe.sources, *sets):
-        if not isinstance(source, FileSource):
-            continue
-        states: list[tuple[str, int, int]] = []
-        told = ""
+        sources = [one for one in (*recipe.sources, *recipe.decontamination.sets) if isinstance(one, FileSource)]
+    for source in sources:
+        states: list[FileState] = []
+        fault = ""
         try:
-            found = find_files(source)
-            # Of 20,000 files: 0.7 s of CPU time. `Path.relative_to` would take as long again.
-            folder = os.path.join(found.root, "")
-            for path in map(str, found.files):
-                status = os.stat(path)
-                states.append((path.removeprefix(folder), status.st_size, status.st_mtime_ns))
+            states = file_states(source)
         except (ParakeetError, OSError) as error:
-            told = str(error)
+            fault = str(error)
         version = hashlib.sha256(json.dumps(states).encode()).hexdigest()[:16]
         if version == last_version(instance, source.name):
             continue
-        n_bytes = sum(size for _, size, _ in states)
+        n_bytes = sum(state.size for state in states)
         metadata: dict[str, Any] = {"files": len(states), "size_mib": round(n_bytes / 2**20, 3)}
         if states:
-            metadata["changed"] = dg.MetadataValue.timestamp(max(time for _, _, time in states) / 1e9)
+            metadata["changed"] = dg.MetadataValue.timestamp(max(state.changed for state in states) / 1e9)
         yield dg.AssetMaterialization(
             source_key(source.name),
-            description=told or f"{counted(len(states), 'file')}, {format_bytes(n_bytes)}",
+            description=fault or f"{counted(len(states), 'file')}, {format_bytes(n_bytes)}",
             metadata={**metadata, "path": dg.MetadataValue.path(source.path)},
             tags={VERSION_TAG: version, GIVEN_TAG: "true"},
         )

@@ -31,7 +31,7 @@ from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.release.history import decision_on, decisions
 from parakeet.release.promotion import incumbent
-from parakeet.retraining import Trained
+from parakeet.retraining import TrainedRelease
 from parakeet.stages import Build, use_recipe
 from pipelines.build import run_build
 from pipelines.definitions import make_definitions
@@ -218,7 +218,7 @@ def _build(home: Path, text: str, progress: Progress) -> tuple[str, int]:
     decision = decision_on(home, release.path.name) if release is not None else None
     if release is None or decision is None:
         return f"failed: {' '.join(line for line in said if line.startswith('Error')) or status}", 0
-    tokens = int(Trained.open(release.path).manifest["stages"]["checkpoint"]["counts"]["tokens"])
+    tokens = int(TrainedRelease.open(release.path).manifest["stages"]["checkpoint"]["counts"]["tokens"])
     return f"{decision.action}{': ' if decision.reasons else ''}{' '.join(decision.reasons)}", tokens
 
 

@@ -417,10 +417,10 @@ def sync_directory(path: Path) -> None:
             os.close(descriptor)
 
 
-def write_synced(path: Path, text: str) -> None:
+def write_synced(path: Path, text: str | bytes) -> None:
     try:
-        with path.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with path.open("wb") as file:
+            file.write(text.encode() if isinstance(text, str) else text)
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
@@ -428,10 +428,16 @@ def write_synced(path: Path, text: str) -> None:
         raise
 
 
-def replace_file(path: Path, text: str) -> None:
-    """Write a small file so that readers see the old text or the new one, never half of it."""
+def replace_file(path: Path, text: str | bytes, is_private: bool = False) -> None:
+    """Write a small file so that readers see the old text or the new one, never half of it.
+
+    A private one is readable by its owner alone, from the first byte on.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        if is_private:
+            temporary.unlink(missing_ok=True)
+            temporary.touch(mode=0o600, exist_ok=False)
         write_synced(temporary, text)
         temporary.replace(path)
     finally:

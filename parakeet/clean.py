@@ -3,26 +3,33 @@
 import json
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from parakeet.artifact import Artifact, Store, point_link
+from parakeet.artifact import MANIFEST_FILE, Artifact, Store, point_link
 from parakeet.errors import ParakeetError
 from parakeet.home import latest_release, runs_folder
 from parakeet.locking import is_held
+from parakeet.recipe import Recipe
 from parakeet.recipe_file import load_recipe
 from parakeet.recipe_sources import SOURCE_FILES
 from parakeet.release.history import ROLLED_BACK, decisions
 from parakeet.release.listing import ListedModel, list_models
 from parakeet.release.promotion import find_opened, incumbent, promoted_recipes, recipe_of, remove_promoted
+from parakeet.release.start import pinned
+from parakeet.release.verify import TRAINING_MANIFEST_FILE
 from parakeet.stages import STAGES, Build, active_recipe, recipe_built_last
 from parakeet.trace.stage import TraceIndexStage
 from parakeet.trace.stored import trained_on
 from parakeet.training.job import JOB_FILE, read_job
+from parakeet.training.record import read_record
 from parakeet.training.runs import load_run
+
+TRAINED = "checkpoint"
+"""The stage whose artefact took the weeks."""
 
 
 @dataclass(frozen=True)
@@ -38,25 +45,27 @@ class Entry:
 
 @dataclass(frozen=True)
 class Leftovers:
-    """What neither the active recipe nor the one built last needs.
+    """What neither the recipe in use nor the one built last needs.
 
-    What is `unreferenced` can be built again, what is `unfinished` was never finished.
+    What is `unreferenced` can be built again, what is `unfinished` was never finished: also a trained model that no
+    release was made of, and its run.
     """
 
     unreferenced: list[Entry]
     unfinished: list[Entry]
 
 
-def leftovers(root: Path, with_unfinished: bool = False) -> Leftovers:
+def leftovers(root: Path, with_unfinished: bool = False, own: Path | None = None) -> Leftovers:
     """What may go under `root`.
 
-    Neither list holds what the builds of the active recipe and of the one built last consist of, finished or not, any
-    release or imported model, or what the promoted release of any recipe was made from. What unfinished work was begun
-    with is no leftover either, unless that work is to go too (`with_unfinished`). Only the stages' own folders are
-    looked at. Raises ParakeetError while anything is being built or trained, and if the sources or artefacts of those
-    recipes cannot be read: what belongs to them is then unknown.
+    Neither list holds what the builds of the recipe in use and of the one built last consist of, finished or not, any
+    release or imported model, what the promoted release of any recipe was made from, or a run that another run or those
+    recipes start from. What unfinished work was begun with is no leftover either, unless that work is to go too
+    (`with_unfinished`). Only the stages' own folders are looked at. Raises ParakeetError while anything is being built
+    or trained, but for the holder of the lock file `own`, and if the sources or artefacts of those recipes cannot be
+    read: what belongs to them is then unknown.
     """
-    refuse_while_building(root)
+    refuse_while_building(root, own)
     store = Store(root)
     builds = [Build(root, active_recipe(root))]
     last = load_recipe(recipe_built_last(root), report_old_keys=False)
@@ -78,32 +87,65 @@ def leftovers(root: Path, with_unfinished: bool = False) -> Leftovers:
     partial = [path for folder in folders for path in store.partial(folder) if path not in begun]
     unfinished = [path for path in partial if _resumable(path, root)]
     others = [path for path in runs_folder(root).glob("*") if path.is_dir() and path not in runs]
-    unfinished += [run for run in sorted(others) if not _is_finished(run)]
+    released, runs_of_released = _released(artifacts, root)
+    unfinished += [run for run in sorted(others) if run.name not in runs_of_released or not _is_finished(run)]
+    of_builds = {artifact.path.resolve() for artifact in needed}
+    trained_only = [
+        path
+        for path, artifact in sorted(artifacts.items())
+        if artifact.stage == TRAINED and artifact.content not in released and path not in of_builds
+    ]
 
     roots = [artifact.path.resolve() for artifact in needed] + _promoted(root)
     if not with_unfinished:
         roots += [path for entry in unfinished for path in _inputs_of(entry, root)]
+        roots += [(root / one["path"]).resolve() for path in trained_only for one in _made_from(artifacts[path])]
     kept = _closure(roots, artifacts, root)
     kept |= {path for path in artifacts if path.parent.name in models}
     trained = [path for folder in sorted(models) for path in store.directories(folder)]
-    trained += [path for path in kept if artifacts[path].stage == "checkpoint"]
+    trained += [path for path in kept if artifacts[path].stage == TRAINED]
     kept |= _indices_of(kept, artifacts, trained, root)
     stages = {stage.name: stage for stage in STAGES}
     for artifact in (artifacts[path] for path in kept if artifacts[path].stage in stages):
         runs |= set(stages[artifact.stage].run_folders_of(artifact, root))
     # A model that cannot be read may be of a later Parakeet.
     stale = [path for path in unreadable if path.parent.name not in models]
-    stale += [path for path in artifacts if path not in kept]
+    stale += [path for path in artifacts if path not in kept and path not in trained_only]
     stale += [path for path in partial if path not in unfinished]
-    stale += [run for run in sorted(others) if run not in runs and run not in unfinished]
-    unfinished = [path for path in unfinished if path not in runs]
+    unfinished = [*(path for path in unfinished if path not in runs), *trained_only]
+    going = [run for run in sorted(others) if run not in runs and run not in unfinished]
+    named = starts(root, [build.recipe for build in builds], [*going, *(unfinished if with_unfinished else ())])
+    begun_from = {runs_folder(root) / folder for folder, _ in named}
+    stale += [run for run in going if run not in begun_from]
+    unfinished = [path for path in unfinished if path not in begun_from]
     return Leftovers([Entry(path, size_of(path)) for path in stale], [_unfinished(path) for path in unfinished])
 
 
-def refuse_while_building(root: Path) -> None:
-    """Raise ParakeetError while anything under `root` is being built or trained."""
+def starts(root: Path, recipes: Iterable[Recipe], without: Collection[Path] = ()) -> set[tuple[str, str]]:
+    """Models that these recipes, or training runs other than those `without`, start from.
+
+    Each is the last two parts of its folder (a run and its checkpoint, `releases` and a release): the store may have
+    moved since.
+    """
+    named: list[Any] = []
+    for recipe in recipes:
+        named.append(recipe.training.start)
+        with suppress(ParakeetError):  # a build says so
+            named.append(pinned(recipe, root).training.start)
+    for job in (_json(path) for path in runs_folder(root).glob(f"*/{JOB_FILE}") if path.parent not in without):
+        for keys in (("start", "folder"), ("recipe", "training", "start")):
+            value: Any = job
+            for key in keys:
+                value = value.get(key) if isinstance(value, dict) else None
+            named.append(value)
+    parts = [Path(folder).parts[-2:] for folder in named if isinstance(folder, str)]
+    return {(pair[0], pair[1]) for pair in parts if len(pair) == 2}
+
+
+def refuse_while_building(root: Path, own: Path | None = None) -> None:
+    """Raise ParakeetError while anything under `root` is being built or trained. `own` is the caller's lock file."""
     locks = [*(root / ".locks").rglob("*.lock"), *runs_folder(root).glob("*/*.lock")]
-    if held := [path for path in sorted(locks) if is_held(path)]:
+    if held := [path for path in sorted(locks) if path != own and is_held(path)]:
         raise ParakeetError(f"Something is being built ({held[0].stem}): run this again when it has ended.")
 
 
@@ -117,10 +159,16 @@ def why_keep_model(root: Path, model: ListedModel) -> list[str]:
     if model.latest:
         reasons.append(f"{model.name} is the model that `parakeet chat` opens.")
     try:
-        build = Build(root, active_recipe(root))
+        recipe = active_recipe(root)
+        if (model.directory.parent.name, model.directory.name) in starts(root, [recipe], _finished_runs(root)):
+            reasons.append(
+                f"The recipe in use, {recipe.name}, or an unfinished training run starts from it (training.start): "
+                "without it, neither can be built."
+            )
+        build = Build(root, recipe)
         found = [build.find(stage.name) for stage in STAGES if stage.is_model]
     except ParakeetError:
-        return reasons  # sources or artefacts of the active recipe cannot be read: nothing can be built from it now
+        return reasons  # sources or artefacts of the recipe in use cannot be read: nothing can be built from it now
     if model.directory.resolve() in [artifact.path.resolve() for artifact in found if artifact is not None]:
         reasons.append(f"The recipe in use, {build.recipe.name}, refers to it: the next build packs it again.")
     return reasons
@@ -155,12 +203,40 @@ def _promoted(root: Path) -> list[Path]:
     return [path.resolve() for path in (*found, find_opened(root)[0]) if path is not None]
 
 
+def _released(artifacts: Mapping[Path, Artifact], root: Path) -> tuple[set[str], set[str]]:
+    """Contents of the checkpoints that a release was made of, and the names of their runs.
+
+    Where the release is gone, the comparison that judged it still leads to its checkpoint.
+    """
+    made = [path for path, artifact in artifacts.items() if artifact.stage in ("release", "comparison")]
+    contents, runs = set[str](), set[str]()
+    for path in _closure(made, artifacts, root):
+        contents |= {one["content"] for name, one in artifacts[path].manifest["inputs"].items() if name == TRAINED}
+    for path in made:
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            manifest = json.loads((path / TRAINING_MANIFEST_FILE).read_text(encoding="utf-8"))
+            contents.add(str(manifest["stages"][TRAINED].get("content")))
+            runs.add(str(manifest["stages"][TRAINED]["counts"]["run"]))
+    found = [artifact for artifact in artifacts.values() if artifact.stage == TRAINED]
+    runs |= {str(artifact.counts.get("run")) for artifact in found if artifact.content in contents}
+    # One run may train longer after it was released.
+    return contents, runs - {str(one.counts.get("run")) for one in found if one.content not in contents}
+
+
+def _made_from(artifact: Artifact) -> list[dict[str, str]]:
+    return list(artifact.manifest["inputs"].values())
+
+
 def _is_finished(run: Path) -> bool:
     """Whether a training run has ended as its job asks; what cannot be read is taken for unfinished."""
     try:
         return load_run(run).state == "finished"
     except ParakeetError:
         return False
+
+
+def _finished_runs(root: Path) -> list[Path]:
+    return [path for path in runs_folder(root).glob("*") if path.is_dir() and _is_finished(path)]
 
 
 def _inputs_of(unfinished: Path, root: Path) -> list[Path]:
@@ -212,14 +288,20 @@ def _json(path: Path) -> dict[str, Any]:
 def _unfinished(path: Path) -> Entry:
     times = [file.stat().st_mtime for file in path.rglob("*") if file.is_file()]
     idle = max(0.0, time.time() - max(times, default=path.stat().st_mtime))
+    if (path / MANIFEST_FILE).is_file():
+        recipe = (read_record(path) or {"recipe": {}})["recipe"].get("name", "")
+        return Entry(path, size_of(path), TRAINED, str(recipe), idle)
     if (path / JOB_FILE).is_file():
-        try:
-            recipe = str(read_job(path / JOB_FILE)["recipe"].get("name", ""))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            recipe = ""
-        return Entry(path, size_of(path), "checkpoint", recipe, idle)
+        return Entry(path, size_of(path), TRAINED, _recipe_of_run(path), idle)
     note = _note(path)
     return Entry(path, size_of(path), str(note.get("stage", path.parent.name)), str(note.get("recipe", "")), idle)
+
+
+def _recipe_of_run(run: Path) -> str:
+    try:
+        return str(read_job(run / JOB_FILE)["recipe"].get("name", ""))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return ""
 
 
 def remove(entries: Iterable[Entry]) -> None:
@@ -243,7 +325,7 @@ def _read(paths: Iterable[Path]) -> tuple[dict[Path, Artifact], list[Path]]:
     return artifacts, broken
 
 
-def _closure(roots: Iterable[Path], artifacts: dict[Path, Artifact], root: Path) -> set[Path]:
+def _closure(roots: Iterable[Path], artifacts: Mapping[Path, Artifact], root: Path) -> set[Path]:
     """The roots and all that they were made from."""
     kept: set[Path] = set()
     waiting = [path for path in roots if path in artifacts]
@@ -251,9 +333,7 @@ def _closure(roots: Iterable[Path], artifacts: dict[Path, Artifact], root: Path)
         path = waiting.pop()
         if path not in kept and path in artifacts:
             kept.add(path)
-            waiting += [
-                (root / made_from["path"]).resolve() for made_from in artifacts[path].manifest["inputs"].values()
-            ]
+            waiting += [(root / one["path"]).resolve() for one in _made_from(artifacts[path])]
     return kept
 
 

@@ -25,12 +25,32 @@ SECONDS_TO_WAIT = 0.5
 """For a file that another program has locked."""
 SECONDS_BETWEEN_HEARTBEATS = 180
 """A daemon writes one every 30 s. One of a process that was killed counts as alive for so long."""
-DAYS_SHOWN = 366
-"""How far ahead the next tick of a schedule is looked for."""
-HOME_TAG, RECIPE_TAG = "parakeet/home", "parakeet/recipe"
+LOCATION = "parakeet"
+"""The location_name in workspace.yaml. Other projects may share a history."""
+SCHEDULES: dict[str, tuple[int, int, int | None]] = {
+    "weekly_retraining": (3, 0, 7),
+    "source_looks": (2, 0, None),
+    "weekly_tidy": (5, 30, 1),
+}
+"""Hour, minute and ISO weekday (None: daily) of the schedules in `pipelines`. All are off at first."""
+SENSORS = {
+    "new_source_files": False,
+    "disk_low": True,
+    "run_failed": True,
+    "interrupted_runs": True,
+    "recipe_in_use": True,
+    "source_files_seen": True,
+    "cheap_stages": False,
+}
+"""The sensors in `pipelines`, and whether each is on at first."""
+HOME_TAG = "parakeet/home"
+"""Tag of every run: the home that it builds in. One history may hold runs of several."""
+RECIPE_TAG = "parakeet/recipe"
+"""Tag of every run: the name of the recipe that it builds."""
 IN_FLIGHT = ("QUEUED", "NOT_STARTED", "STARTING", "STARTED", "CANCELING")
 ENDED = ("SUCCESS", "FAILURE", "CANCELED")
-LOCKS = ("dagster_dev.lock", "dagster_daemon.lock")
+DEV_LOCK, DAEMON_LOCK = "dagster_dev.lock", "dagster_daemon.lock"
+"""In the folder of the history. `dagster dev` and Dagster's daemon hold them as long as they live."""
 
 _T = TypeVar("_T")
 
@@ -83,13 +103,15 @@ class History:
 def read_history(root: Path, now: float) -> History:
     """The history of the runs that build in `root`. Never raises: what cannot be read is among the faults."""
     folder, settings = _folder(root)
-    history = History(folder)
+    # The locks are beside the history, wherever the history itself is kept.
+    locks = [folder / name for name in (DEV_LOCK, DAEMON_LOCK) if (folder / name).exists()]
+    history = History(folder, any(map(_holds, locks)))
     place = _storage(folder, settings, history.faults)
     if place is None:
         return history
-    beat = _query(place / "history" / "runs.db", _heartbeat, history.faults) or 0.0
-    locks = [folder / name for name in LOCKS if (folder / name).exists()]
-    history.is_running = any(map(_holds, locks)) if locks else abs(now - beat) < SECONDS_BETWEEN_HEARTBEATS
+    if not locks:
+        beat = _query(place / "history" / "runs.db", _heartbeat, history.faults) or 0.0
+        history.is_running = abs(now - beat) < SECONDS_BETWEEN_HEARTBEATS
     runs = place / "history" / "runs.db"
     history.runs = _query(runs, lambda base: [*_runs(base, IN_FLIGHT, root)][::-1], history.faults) or []
     history.last = _query(runs, lambda base: next(_runs(base, ENDED, root), None), history.faults)
@@ -97,47 +119,20 @@ def read_history(root: Path, now: float) -> History:
         events = place / "history" / "runs" / f"{history.last.run_id}.db"
         history.last = replace(history.last, reason=_query(events, _reason, history.faults) or "")
     schedules = place / "schedules" / "schedules.db"
-    history.instigators = _query(schedules, lambda base: _instigators(base, now), history.faults) or []
+    if not schedules.is_file():
+        history.instigators = _instigators(None, now)
+    else:
+        history.instigators = _query(schedules, lambda base: _instigators(base, now), history.faults) or []
     return history
 
 
-def next_tick(cron: str, now: datetime.datetime) -> datetime.datetime | None:
-    """When a schedule of five fields (minute, hour, day, month, weekday) is next due by the clock of `now`.
-
-    None if that is more than a year away. Raises ValueError for a schedule in any other form.
-    """
-    names = {"@hourly": "0 * * * *", "@daily": "0 0 * * *", "@weekly": "0 0 * * 0", "@monthly": "0 0 1 * *"}
-    fields = names.get(cron, cron).split()
-    if len(fields) != 5:
-        raise ValueError(cron)
-    ranges = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
-    minutes, hours, days, months, weekdays = (
-        _numbers(text, *bounds) for text, bounds in zip(fields, ranges, strict=True)
-    )
-    weekdays = {number % 7 for number in weekdays}
-    for later in range(DAYS_SHOWN):
-        day = (now + datetime.timedelta(days=later)).date()
-        by_month, by_week = day.day in days, day.isoweekday() % 7 in weekdays
-        # As cron has it: if both are restricted, either will do.
-        due = by_month or by_week if "*" not in (fields[2], fields[4]) else by_month and by_week
-        for hour in sorted(hours) if due and day.month in months else ():
-            for minute in sorted(minutes):
-                at = datetime.datetime.combine(day, datetime.time(hour, minute), now.tzinfo)
-                if at > now:
-                    return at
-    return None
-
-
-def _numbers(text: str, least: int, most: int) -> set[int]:
-    """`*`, `5`, `1-5`, `*/10` and lists of these."""
-    found: set[int] = set()
-    for part in text.split(","):
-        span, _, step = part.partition("/")
-        first, _, last = (f"{least}-{most}" if span == "*" else span).partition("-")
-        found |= set(range(int(first), int(last or (most if step else first)) + 1, int(step or 1)))
-    if not found or min(found) < least or max(found) > most:
-        raise ValueError(text)
-    return found
+def next_tick(schedule: str, now: datetime.datetime) -> datetime.datetime:
+    """When a schedule of Parakeet is next due by the clock of `now`."""
+    hour, minute, weekday = SCHEDULES[schedule]
+    at = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
+    while at <= now or weekday not in (None, at.isoweekday()):
+        at += datetime.timedelta(days=1)
+    return at
 
 
 def _folder(root: Path) -> tuple[Path, Path]:
@@ -229,33 +224,40 @@ def _reason(base: sqlite3.Connection) -> str:
     return sanitise(str(text).strip().partition("\n")[0])
 
 
-def _instigators(base: sqlite3.Connection, now: float) -> list[Instigator]:
-    rows = base.execute("SELECT selector_id, status, instigator_type, instigator_body FROM instigators").fetchall()
-    return sorted((_instigator(base, row, now) for row in rows), key=lambda one: (not one.is_schedule, one.name))
+def _instigators(base: sqlite3.Connection | None, now: float) -> list[Instigator]:
+    """All of Parakeet's. Dagster has no row for one that was never switched nor evaluated."""
+    rows: dict[str, sqlite3.Row] = {}
+    query = "SELECT selector_id, status, instigator_body FROM instigators"
+    for row in base.execute(query) if base is not None else ():
+        origin = json.loads(row["instigator_body"])["origin"]
+        location = origin["external_repository_origin"]["repository_location_origin"]["location_name"]
+        if location == LOCATION:
+            rows[origin["job_name"]] = row
+    return [_instigator(base, name, rows.get(name), now) for name in (*SCHEDULES, *SENSORS)]
 
 
-def _instigator(base: sqlite3.Connection, row: sqlite3.Row, now: float) -> Instigator:
-    body = json.loads(row["instigator_body"])
-    data = body.get("job_specific_data") or body.get("instigator_data") or {}
-    origin = body["origin"]
-    name = next(str(origin[key]) for key in ("job_name", "instigator_name") if key in origin)
-    is_on = row["status"] in ("RUNNING", "DECLARED_IN_CODE")
-    cron = data.get("cron_schedule")
-    tick = base.execute(
-        "SELECT status, timestamp, tick_body FROM job_ticks WHERE selector_id = ? AND status != 'STARTED' "
-        "ORDER BY id DESC LIMIT 1",
-        (row["selector_id"],),
-    ).fetchone()
-    told = json.loads(tick["tick_body"]) if tick is not None else {}
-    error = told.get("error") or {}
+def _instigator(base: sqlite3.Connection | None, name: str, row: sqlite3.Row | None, now: float) -> Instigator:
+    is_on = SENSORS.get(name, False)
+    tick = None
+    if base is not None and row is not None:
+        if row["status"] != "DECLARED_IN_CODE":
+            is_on = row["status"] == "RUNNING"
+        tick = base.execute(
+            "SELECT status, timestamp, tick_body FROM job_ticks WHERE selector_id = ? AND status != 'STARTED' "
+            "ORDER BY id DESC LIMIT 1",
+            (row["selector_id"],),
+        ).fetchone()
+    said = json.loads(tick["tick_body"]) if tick is not None else {}
+    is_schedule = name in SCHEDULES
     return Instigator(
         name=name,
-        is_schedule=row["instigator_type"] == "SCHEDULE",
+        is_schedule=is_schedule,
         is_on=is_on,
-        next=_next(cron, now) if is_on and isinstance(cron, str) else None,
+        # In the machine's own zone, which has no fixed distance from UTC: the clock may be changed before the tick.
+        next=next_tick(name, datetime.datetime.fromtimestamp(now)).timestamp() if is_schedule and is_on else None,
         seen=str(tick["status"]).lower() if tick is not None else None,
         ticked=_seconds(tick["timestamp"]) if tick is not None else None,
-        words=sanitise(_words(told.get("skip_reason"), error)),
+        words=sanitise(_words(said.get("skip_reason"), said.get("error") or {})),
     )
 
 
@@ -266,16 +268,6 @@ def _words(skip_reason: object, error: Any) -> str:
     message = error.get("message") if isinstance(error, dict) else None
     # Without the name of the class, by which it begins.
     return " ".join(re.sub(r"^[\w.]+: ", "", str(message or skip_reason or "")).split())
-
-
-def _next(cron: str, now: float) -> float | None:
-    # In the machine's own zone, which has no fixed distance from UTC: the clock may be changed before the tick.
-    local = datetime.datetime.fromtimestamp(now)
-    try:
-        at = next_tick(cron, local)
-    except ValueError:
-        return None
-    return at.timestamp() if at is not None else None
 
 
 def _seconds(text: str | float | None) -> float:

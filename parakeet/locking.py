@@ -1,7 +1,6 @@
 """Locks that are released when the process that holds them ends, even by SIGKILL."""
 
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,10 +9,14 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
+from parakeet.command_line import command_line
+
 if TYPE_CHECKING:
     from parakeet.progress import Progress
 
 SECONDS_BETWEEN_TRIES = 0.2
+SECONDS_OF_A_LOOK = 1.0
+"""Whoever asks `is_held` holds the lock for an instant."""
 
 
 class WaitStopped(Exception):
@@ -28,12 +31,11 @@ def exclusive(path: Path, what: str, progress: "Progress", stop: Callable[[], bo
     returns True. The operating system releases the lock when its holder dies, so `kill -9` leaves nothing locked. The
     file `.holder` beside it only names the holder.
     """
-    holder = path.with_suffix(".holder")
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        progress.say(f"Waiting: {what} by {_read(holder)}.")
+        progress.say(f"Waiting: {what} by {named_holder(path)}.")
         try:
             lock.acquire(poll_interval=SECONDS_BETWEEN_TRIES, cancel_check=stop)
         except Timeout:
@@ -54,9 +56,9 @@ def claim(path: Path) -> str | None:
         return None
     lock = FileLock(path)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=SECONDS_OF_A_LOOK)
     except Timeout:
-        return _read(path.with_suffix(".holder"))
+        return named_holder(path)
     _claimed[path] = lock
     _write_holder(path)
     return None
@@ -75,14 +77,15 @@ def is_held(path: Path) -> bool:
 
 
 def _write_holder(path: Path) -> None:
-    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200]
+    command = " ".join(command_line())[:200]
     text = f"process {os.getpid()} since {time.strftime('%H:%M:%S')} ({command})"
     # An argument may be the name of a file that is not UTF-8.
     path.with_suffix(".holder").write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def _read(holder: Path) -> str:
+def named_holder(path: Path) -> str:
+    """Which process holds the lock file, as far as it has been noted yet."""
     try:
-        return holder.read_text(encoding="utf-8")
+        return path.with_suffix(".holder").read_text(encoding="utf-8")
     except OSError:
         return "another process"

@@ -1,4 +1,4 @@
-"""Notices to a person who is not looking: what `notify:` of the recipe is told, by a web address or a command.
+"""Notices to a person who is not looking: by the web address or the command that `notify:` of the recipe has.
 
 A notice never stops or delays what it is about: nothing here raises, and all of it ends within `SECONDS`.
 """
@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import os
+import re
 import signal
 import socket
 import ssl
@@ -32,6 +33,8 @@ SECONDS = 5.0
 """A notice that has not arrived by then is given up."""
 MOST_CHARACTERS = 4_000
 """Of the text: chat services refuse more, and the environment of a command holds 128 KiB."""
+SHORTEST_TOKEN = 8
+"""Words of a command that are as long or longer are left out of what it says: they may be secret."""
 
 log = logging.getLogger(__name__)
 
@@ -47,19 +50,19 @@ def tell(settings: "Notify | None", event: str, text: str, facts: Mapping[str, A
 
 
 def send(settings: "Notify | None", event: str, text: str, facts: Mapping[str, Any]) -> list[str]:
-    """The same, and instead of logging it returns why the notice did not arrive, for each way it should have."""
+    """The same, and instead of logging it returns why the notice did not arrive: by the address, by the command."""
     if settings is None:
         return []
-    ways: list[Callable[[], str | None]] = []
+    senders: list[Callable[[], str | None]] = []
     notice = _notice(event, text, facts)
     url, command = settings.url, settings.command
     if url is not None:
-        ways.append(lambda: _post(url, notice))
+        senders.append(lambda: _post(url, notice))
     if command is not None:
-        ways.append(lambda: _run(command, notice))
+        senders.append(lambda: _run(command, notice))
     faults: list[str | None] = [f"It took longer than {SECONDS:.0f} s: {name}." for name in describe(settings)]
     deadline = time.monotonic() + SECONDS
-    threads = [threading.Thread(target=_try, args=(faults, n, way), daemon=True) for n, way in enumerate(ways)]
+    threads = [threading.Thread(target=_try, args=(faults, n, sender), daemon=True) for n, sender in enumerate(senders)]
     try:
         # A thread, since the look-up of a name has no time limit, and a server may send a byte a second for ever.
         for thread in threads:
@@ -72,9 +75,9 @@ def send(settings: "Notify | None", event: str, text: str, facts: Mapping[str, A
 
 
 def describe(settings: "Notify") -> list[str]:
-    """The ways that are set, for a person: of an address only the host, since the rest is often a password."""
-    ways = [shown_address(settings.url)] if settings.url is not None else []
-    return ways + ([f"the command {settings.command}"] if settings.command is not None else [])
+    """Where notices go, for a person: of an address only the host, of a command nothing. Both often hold a token."""
+    addresses = [shown_address(settings.url)] if settings.url is not None else []
+    return addresses + (["a command"] if settings.command is not None else [])
 
 
 def shown_address(url: str) -> str:
@@ -108,9 +111,9 @@ def _json_values(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 
-def _try(faults: list[str | None], number: int, way: Callable[[], str | None]) -> None:
+def _try(faults: list[str | None], number: int, sender: Callable[[], str | None]) -> None:
     try:
-        faults[number] = way()
+        faults[number] = sender()
     except Exception as error:  # a notice must not end a run; the type alone, since the text may name the address
         faults[number] = f"It failed with {type(error).__name__}."
 
@@ -190,5 +193,14 @@ def _run(command: str, notice: Mapping[str, Any]) -> str | None:
         if status == 0:
             return None
         said.seek(0)
-        words = " ".join(said.read(2_000).decode("utf-8", "replace").split())[:200]
+        words = " ".join(said.read(2_000).decode("utf-8", "replace").split())
+        words = _without_secrets(words, command)[:200]
         return f"notify.command ended with status {status}" + (f": {sanitise(words)}" if words else ".")
+
+
+def _without_secrets(words: str, command: str) -> str:
+    """What a command said, without addresses and without the command itself: programs repeat what they were given."""
+    words = re.sub(r"(\w+://)\S+", r"\1…", words)
+    for part in sorted(re.findall(rf"[\w.~+-]{{{SHORTEST_TOKEN},}}", command), key=len, reverse=True):
+        words = words.replace(part, "…")
+    return words

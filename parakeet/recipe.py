@@ -223,8 +223,8 @@ class LaterSequences(Section):
 class Replay(Section):
     """Train on what is new, with a share of the text that the start was trained on. `parakeet retrain` writes it."""
 
-    share: float = Field(gt=0.0, le=0.95)
-    """Share of the tokens that are old text, if there is as much. Which of it is chosen by hash."""
+    share: float = Field(ge=0.0, le=0.95)
+    """Share of the tokens that are old text, if there is as much; 0 takes none. Which of it is chosen by hash."""
     of: str = Field(pattern=r"^[0-9a-f]{64}$")
     """Content of the token shards that the start was trained on. Documents that they hold are old, all others new."""
     passes: int = Field(default=1, ge=1, le=100)
@@ -465,17 +465,18 @@ class Evaluation(Section):
 
 
 class Gates(Section):
-    """What a release must show before it is promoted, that is, before `parakeet chat` opens it.
+    """What a release must show before it replaces the promoted one of its recipe.
 
     docs/gates.md explains each gate. A bound that is null refuses nothing.
     """
 
     worse_by: float = Field(default=0.01, ge=0.0, le=10.0)
     """Share of the bits per byte of the promoted release by which a new one may be worse for certain. Two trainings
-    that differ in nothing but their seed differ by about 0.004."""
+    that differ in nothing but their seed differ by about 0.004. Several promotions together may lose twice as much."""
     uncertainty: float = Field(default=0.05, gt=0.0, le=10.0)
-    """Bits per byte by which a new release could still be worse than it was measured, by the 95 % interval. Beyond
-    that, too little text is held out to tell."""
+    """Share of the bits per byte of the promoted release by which a new one could still be worse than it was measured,
+    by the 95 % interval. Beyond that, too little text is held out to tell. Two equally good models were told apart to
+    0.01 on 175 documents."""
     documents: int = Field(default=20, ge=5)
     """Fewest held-out documents to compare two releases on. Of 100 intervals over 5 documents 82 held the true value,
     over 20 documents 93."""
@@ -483,8 +484,8 @@ class Gates(Section):
     """Share by which the first release must need fewer bits per byte than the better of the unigram model and `xz -9`.
     A model of a few steps has only learnt how frequent each token is, as the unigram model has."""
     figures: bool = True
-    """Whether a fall of a share (exact or sensible replies, minimal pairs, probes, benchmarks) beyond its interval
-    refuses a release. The intervals hold for all shares together."""
+    """Whether a fall of a share (exact or sensible replies, minimal pairs, probes, benchmarks) by more than chance
+    explains refuses a release. Of equally good releases it refuses at most 5 %, all shares together."""
     repetition: float | None = Field(default=0.5, ge=0.0, le=1.0)
     """Largest share of repeated 4-grams in replies at temperature 0.8. English repeats about a hundredth of its own; a
     model that is stuck in loops repeats nearly all."""
@@ -680,7 +681,7 @@ class Recipe(Section):
         return {**self.model_dump(), "notify": None, **self._notify_values()}
 
     def to_yaml(self, with_notify: bool = False) -> str:
-        """The recipe as a file. `with_notify` is for the user's own active recipe alone: see `all_values`."""
+        """The recipe as a file. `with_notify` is for the recipe in use alone: see `all_values`."""
         values = self.model_dump(mode="json") | (self._notify_values() if with_notify else {})
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=110)
 

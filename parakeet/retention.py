@@ -4,61 +4,62 @@
 """
 
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
-from parakeet.clean import Entry, leftovers, refuse_while_building, size_of
+from parakeet.clean import Entry, leftovers, refuse_while_building, size_of, starts
 from parakeet.home import latest_release, release_folder, runs_folder
-from parakeet.release.history import REFUSED, decisions
+from parakeet.recipe import Recipe
+from parakeet.release.history import REFUSED, Decision, decisions
 from parakeet.release.promotion import incumbent
 from parakeet.stages import Build, active_recipe
-from parakeet.training.job import JOB_FILE
 
 SECONDS_A_DAY = 24 * 3600
 
 
-def removable(root: Path, days: int, refused: int) -> list[Entry]:
+def removable(root: Path, days: int, refused: int, own: Path | None = None) -> list[Entry]:
     """Refused releases but for the last `refused` of each recipe, and training runs that ended `days` ago.
 
-    A release that is or was promoted stays, as does the one that the active recipe's build finds, or it would be
-    trained, judged and refused again. A run stays if the active recipe, a promoted release of any recipe or an
-    unfinished run needs it. Raises ParakeetError while anything is being built, and as `leftovers`.
+    A release that is or was promoted stays, as does one that the recipe in use or a run that stays starts from, and the
+    one that the build of the recipe in use finds, or it would be trained, judged and refused again. Of the runs only
+    those may go that `leftovers` calls unreferenced. `own` is the lock file of the run that asks. Raises
+    ParakeetError while anything else is being built, and as `leftovers`.
     """
-    refuse_while_building(root)
-    return [*_refused_releases(root, refused), *_old_runs(root, days)]
+    refuse_while_building(root, own)
+    unreferenced = leftovers(root, own=own).unreferenced
+    runs = [entry for entry in unreferenced if entry.path.parent == runs_folder(root)]
+    recipe = active_recipe(root)
+    begins = starts(root, [recipe], [entry.path for entry in runs])
+    return [*_refused_releases(root, recipe, refused, {name for _, name in begins}), *_old(runs, days)]
 
 
-def _refused_releases(root: Path, keep: int) -> Iterator[Entry]:
-    last = {decision.release: decision for decision in decisions(root)[0]}
-    promoted = {decision.release for decision in decisions(root)[0] if decision.action != REFUSED}
-    promoted.add(latest_release(root).resolve().name)
-    if (found := Build(root, active_recipe(root)).find("release")) is not None:
-        promoted.add(found.path.name)
+def _refused_releases(root: Path, recipe: Recipe, keep: int, begins: Collection[str]) -> Iterator[Entry]:
+    """The oldest decision first. `begins`: folder names of models that something starts from."""
+    last: dict[str, Decision] = {}
+    for decision in decisions(root)[0]:
+        last.pop(decision.release, None)
+        last[decision.release] = decision
+    stay = {decision.release for decision in decisions(root)[0] if decision.action != REFUSED}
+    stay |= {latest_release(root).resolve().name, *begins}
+    if (found := Build(root, recipe).find("release")) is not None:
+        stay.add(found.path.name)
     by_recipe: dict[str, list[Path]] = {}
     for name, decision in last.items():
         folder = release_folder(root) / name
         if folder.is_dir() and not folder.is_symlink():
             by_recipe.setdefault(decision.recipe, []).append(folder)
-    for recipe, folders in by_recipe.items():
-        now = incumbent(root, recipe)
-        stay = promoted | ({now.name} if now is not None else set())
-        candidates = [folder for folder in folders if folder.name not in stay]
+    for name, folders in by_recipe.items():
+        now = incumbent(root, name)
+        candidates = [
+            folder for folder in folders if folder.name not in stay and (now is None or folder.name != now.name)
+        ]
         for folder in candidates[: max(0, len(candidates) - keep)]:
-            yield Entry(folder, size_of(folder), "release", recipe)
+            yield Entry(folder, size_of(folder), "release", name)
 
 
-def _old_runs(root: Path, days: int) -> Iterator[Entry]:
-    runs = runs_folder(root)
-    found = [entry for entry in leftovers(root).unreferenced if entry.path.parent == runs]
-    named = ""
-    for job in runs.glob(f"*/{JOB_FILE}"):
-        if job.parent not in [entry.path for entry in found]:
-            with suppress(OSError):
-                named += job.read_text(encoding="utf-8", errors="replace")
-    for entry in found:
+def _old(runs: Iterable[Entry], days: int) -> Iterator[Entry]:
+    for entry in runs:
         times = [file.stat().st_mtime for file in entry.path.rglob("*") if file.is_file()]
         idle = time.time() - max(times, default=entry.path.stat().st_mtime)
-        # A run that starts from the weights of another one names its folder.
-        if idle > days * SECONDS_A_DAY and entry.path.name not in named:
+        if idle > days * SECONDS_A_DAY:
             yield Entry(entry.path, entry.n_bytes, "checkpoint", "", idle)

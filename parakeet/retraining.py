@@ -7,6 +7,7 @@ import datetime
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,11 @@ from parakeet.recipe import Recipe
 from parakeet.recipe_sources import DownloadSource, HubSource, RemoteSource, remote_sources, source_stage
 from parakeet.release.history import decisions
 from parakeet.release.promotion import incumbent
+from parakeet.release.start import pinned
 from parakeet.release.verify import TRAINING_MANIFEST_FILE
 from parakeet.training.job import LAUNCH_LOCK_FILE, LOCK_FILE
 from parakeet.training.runs import load_run
+from parakeet.training.start import HELD_OUT, less_held_out
 
 LEAST_STABLE = 0.5
 """A stable checkpoint from before this share of its run has learned too little: that of a run which decayed from its
@@ -40,7 +43,7 @@ SHAPE = ("layers", "heads", "width")
 
 
 @dataclass(frozen=True)
-class Retraining:
+class RetrainingPlan:
     """The recipe to build, or None if there is nothing to train on yet; and why, in sentences with the numbers."""
 
     recipe: Recipe | None
@@ -65,14 +68,14 @@ class NewText:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedRelease:
     """A release, and what its training manifest says that it was made of."""
 
     folder: Path
     manifest: Mapping[str, Any]
 
     @classmethod
-    def open(cls, folder: Path) -> "Trained":
+    def open(cls, folder: Path) -> "TrainedRelease":
         path = folder / TRAINING_MANIFEST_FILE
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
@@ -121,7 +124,7 @@ class Trained:
         return float(tally["tokens"] / max(1, n_bytes or tally["bytes"]))
 
 
-def plan_retraining(root: Path, recipe: Recipe, from_scratch: bool = False, anyway: bool = False) -> Retraining:
+def plan_retraining(root: Path, recipe: Recipe, from_scratch: bool = False, anyway: bool = False) -> RetrainingPlan:
     """Decide whether the released model of this recipe should be trained on what is new.
 
     `from_scratch` trains the recipe as it is on all text; `anyway` also trains if too little is new, or if the same was
@@ -133,29 +136,29 @@ def plan_retraining(root: Path, recipe: Recipe, from_scratch: bool = False, anyw
     folder = incumbent(root, recipe.name)
     if folder is None:
         reason = f"There is no released model of recipe {recipe.name} yet. It is trained from new weights on all text."
-        return _unless_refused(root, Retraining(recipe, reason), None, present, anyway)
-    release = Trained.open(folder)
+        return _unless_refused(root, RetrainingPlan(recipe, reason), None, present, anyway)
+    release = TrainedRelease.open(folder)
     new = _new_text(release, present)
     share = new.tokens / max(1, release.tokens)
     what = _described(new, release, share)
     settings = recipe.retraining
     least = max(settings.least_new_tokens, round(settings.least_new_share * release.tokens))
     if not new.n_bytes and not anyway:
-        return Retraining(None, what)
+        return RetrainingPlan(None, what)
     if new.tokens < least and not anyway:
-        return Retraining(
+        return RetrainingPlan(
             None,
             f"{what} Retraining starts at {least:,}: retraining.least_new_tokens is {settings.least_new_tokens:,}, "
             f"retraining.least_new_share {format_percent(settings.least_new_share, 1)}.",
         )
     if from_scratch or settings.start_from == "scratch":
-        planned = Retraining(recipe, f"{what} The recipe is trained from new weights on all text.")
+        planned = RetrainingPlan(recipe, f"{what} The recipe is trained from new weights on all text.")
     else:
         planned = _continued(root, recipe, release, new, what)
     return _unless_refused(root, planned, folder, present, anyway)
 
 
-def _continued(root: Path, recipe: Recipe, release: Trained, new: NewText, what: str) -> Retraining:
+def _continued(root: Path, recipe: Recipe, release: TrainedRelease, new: NewText, what: str) -> RetrainingPlan:
     """The recipe that continues from the release on new text."""
     for key in SHAPE:
         was, now = release.manifest["recipe"]["model"][key], getattr(recipe.model, key)
@@ -165,6 +168,13 @@ def _continued(root: Path, recipe: Recipe, release: Trained, new: NewText, what:
                 f"{was}: its weights cannot be trained further. To train on all text from new weights, run: parakeet "
                 "retrain --from-scratch"
             )
+    if (less := less_held_out(release.manifest["recipe"], recipe)) is not None:
+        raise ParakeetError(
+            f"{HELD_OUT} of recipe {recipe.name} is {recipe.deduplication.held_out_fraction:g}, and that of its "
+            f"release {release.folder.name} is {less[0]:g}: the release was trained on text of source {less[1]} that "
+            f"the new model would be measured on. Set it to {less[0]:g}. To train on all text from new weights, run: "
+            "parakeet retrain --from-scratch"
+        )
     shards_of(root, release.shards_content)
     settings, training = recipe.retraining, recipe.training
     seen = new.tokens * settings.passes
@@ -180,7 +190,7 @@ def _continued(root: Path, recipe: Recipe, release: Trained, new: NewText, what:
         "decay_fraction": start.decay_fraction,
     }
     values["packing"] |= {"replay": replay}
-    return Retraining(
+    return RetrainingPlan(
         Recipe.model_validate(values),
         f"{what} Training continues from {start.what} for about {steps * training.batch_tokens:,} tokens: the new text "
         f"{settings.passes} times, and {format_percent(settings.replay, 0)} old text.",
@@ -196,7 +206,7 @@ class _Start:
     decay_fraction: float
 
 
-def _start(root: Path, release: Trained, tokens: int, warmup_fraction: float) -> _Start:
+def _start(root: Path, release: TrainedRelease, tokens: int, warmup_fraction: float) -> _Start:
     """The stable checkpoint, and a decay as long as that of its run; or the release, and a decay from its warm-up on.
 
     `tokens` are those of the retraining.
@@ -221,23 +231,29 @@ def _start(root: Path, release: Trained, tokens: int, warmup_fraction: float) ->
 
 
 def _unless_refused(
-    root: Path, planned: Retraining, current: Path | None, present: Mapping[str, tuple[str, int, Path]], anyway: bool
-) -> Retraining:
+    root: Path,
+    planned: RetrainingPlan,
+    current: Path | None,
+    present: Mapping[str, tuple[str, int, Path]],
+    anyway: bool,
+) -> RetrainingPlan:
     """The plan, or why not if the very same was tried since the current release and did not get better."""
     name = current.name if current is not None else None
     assert planned.recipe is not None
-    wanted = planned.recipe.model_dump(mode="json")
+    wanted = [planned.recipe.model_dump(mode="json")]
+    with suppress(ParakeetError):  # a start that is gone: the build says so
+        wanted.append(pinned(planned.recipe, root).model_dump(mode="json"))
     for decision in reversed(decisions(root)[0]) if not anyway else ():
         if decision.recipe != planned.recipe.name or decision.action not in ("refused", "rolled_back"):
             continue
         try:
-            tried = Trained.open(release_folder(root) / decision.release)
+            tried = TrainedRelease.open(release_folder(root) / decision.release)
         except ParakeetError:
             continue  # it was removed since
         same_files = tried.files == {label: digest for label, (digest, _, _) in present.items()}
-        if same_files and tried.manifest["recipe"] == wanted and decision.previous == name:
+        if same_files and tried.manifest["recipe"] in wanted and decision.previous == name:
             how = "refused" if decision.action == "refused" else "rolled back"
-            return Retraining(
+            return RetrainingPlan(
                 None,
                 f"The same text was tried on {decision.time[:10]}, and release {decision.release} was {how}: "
                 f"{' '.join(decision.reasons)} Change the text or the recipe, or run: parakeet retrain --anyway",
@@ -258,7 +274,7 @@ def _present_files(root: Path, recipe: Recipe) -> dict[str, tuple[str, int, Path
     return present
 
 
-def _new_text(release: Trained, present: Mapping[str, tuple[str, int, Path]]) -> NewText:
+def _new_text(release: TrainedRelease, present: Mapping[str, tuple[str, int, Path]]) -> NewText:
     before, sizes = release.files, release.sizes()
     known = set(before.values())
     rates: dict[str, float] = {}
@@ -295,7 +311,7 @@ def _grown_by(path: Path, size: int, before: int | None, digest: str) -> int:
     return size - before if hashed.hexdigest() == digest else size
 
 
-def _described(new: NewText, release: Trained, share: float) -> str:
+def _described(new: NewText, release: TrainedRelease, share: float) -> str:
     since = f"since release {release.folder.name}"
     gone = f" {_files(new.removed)} {'is' if new.removed == 1 else 'are'} gone." if new.removed else ""
     if not new.n_bytes:
@@ -328,7 +344,7 @@ def with_latest_look(root: Path, recipe: Recipe) -> Recipe:
     )  # fmt: skip
 
 
-def due_sources(root: Path, recipe: Recipe, today: datetime.date) -> Retraining:
+def due_sources(root: Path, recipe: Recipe, today: datetime.date) -> RetrainingPlan:
     """The recipe that looks at its downloaded sources again today, if the last look is check_sources_days ago.
 
     Sources that cannot change (a commit, files with their hash) and those that were never fetched are left out.
@@ -336,17 +352,17 @@ def due_sources(root: Path, recipe: Recipe, today: datetime.date) -> Retraining:
     days = recipe.retraining.check_sources_days
     can_change = [source for source in remote_sources(recipe.sources) if not _is_pinned(source)]
     if not can_change:
-        return Retraining(None, f"No source of recipe {recipe.name} can change on its server.")
+        return RetrainingPlan(None, f"No source of recipe {recipe.name} can change on its server.")
     looks = {source.name: _last_look(root, source) for source in can_change}
     due = [name for name, look in looks.items() if look is not None and abs((today - look).days) >= days]
     if due:
-        return Retraining(
+        return RetrainingPlan(
             _as_of(with_latest_look(root, recipe), dict.fromkeys(due, today.isoformat())),
             f"Looking again at {', '.join(due)}: the last look was {days} days ago or more "
             "(retraining.check_sources_days).",
         )
     said = ", ".join(f"{name} {look.isoformat() if look else 'not fetched yet'}" for name, look in looks.items())
-    return Retraining(None, f"No look is due. Last looks: {said}; retraining.check_sources_days is {days}.")
+    return RetrainingPlan(None, f"No look is due. Last looks: {said}; retraining.check_sources_days is {days}.")
 
 
 def _as_of(recipe: Recipe, dates: Mapping[str, str]) -> Recipe:

@@ -211,7 +211,7 @@ class Stage(ABC):
     def make(self, context: MakeContext) -> dict[str, Any]:
         """Fill the output folder. Returns the counts that the manifest keeps."""
 
-    def conclude(self, recipe: Recipe, root: Path, artifact: Artifact, progress: Progress) -> None:  # noqa: B027
+    def conclude(self, root: Path, artifact: Artifact) -> None:  # noqa: B027
         """Act on the artefact each time that a build has it, made or found; most stages do nothing."""
 
     @abstractmethod

@@ -86,7 +86,7 @@ class Build:
         self._hashes = HashCache(hashes_file(root))
         self._found: dict[str, Artifact] = dict(given or {})
         self._read: dict[str, dict[Path, FileState]] = {}
-        self._recipe_in_use = recipe_in_use(root)
+        self._chosen_recipe_name = chosen_recipe_name(root)
 
     def work(self, name: str) -> Work:
         """What has to be made for a stage. Raises ParakeetError if one of its inputs has not been made."""
@@ -137,7 +137,7 @@ class Build:
         own = f"latest.{self.recipe.name}"
         if not stage.has_latest:
             return ()
-        is_free = self._recipe_in_use in (None, self.recipe.name)
+        is_free = self._chosen_recipe_name in (None, self.recipe.name)
         latest = self.store.root / (stage.folder or stage.name) / "latest"
         return (own, "latest") if is_free or not latest.exists() else (own,)
 
@@ -185,7 +185,7 @@ class Build:
         make = partial(self._make, self.stage(name), work.inputs, launch, force, try_anyway)
         artifact, made = self.store.ensure(work, make, progress, force)
         self._found[name] = artifact
-        self.stage(name).conclude(self.recipe, self.store.root, artifact, progress)
+        self.stage(name).conclude(self.store.root, artifact)
         return artifact, made
 
     def _make(
@@ -249,13 +249,13 @@ def active_recipe(root: Path) -> Recipe:
 
 
 def who_is_told(root: Path, recipe: Recipe) -> Notify | None:
-    """`notify` of a recipe that is built, else that of the active recipe: a run's record of its recipe lacks it."""
+    """`notify` of a recipe that is built, else that of the recipe in use: a run's record of its recipe lacks it."""
     with suppress(ParakeetError, OSError):
         return recipe.notify or active_recipe(root).notify
     return recipe.notify
 
 
-def recipe_in_use(root: Path) -> str | None:
+def chosen_recipe_name(root: Path) -> str | None:
     """The name of the recipe that `parakeet use` chose; None if it chose none. `active_recipe` reads the recipe."""
     try:
         values = yaml.safe_load((root / ACTIVE_RECIPE_FILE).read_text(encoding="utf-8"))
@@ -272,13 +272,13 @@ def note_build(root: Path, recipe: Recipe) -> None:
 
 
 def recipe_built_last(root: Path) -> str:
-    """The file of the recipe that a shell built since `parakeet use`; else that of the active one, or its name."""
+    """The file of the recipe that a shell built since `parakeet use`; else that of the recipe in use, or its name."""
     files = (root / LAST_BUILD_FILE, root / ACTIVE_RECIPE_FILE)
     return next((str(file) for file in files if file.is_file()), DEFAULT_RECIPE)
 
 
 def use_recipe(root: Path, recipe: Recipe) -> None:
-    """Make a recipe the active one. Raises ParakeetError, and changes nothing, if one of its local files is missing."""
+    """Make a recipe the one in use. Raises ParakeetError, and changes nothing, if one of its local files is missing."""
     for stage in stages_of(recipe):
         if stage.is_possible(recipe, root):
             stage.files(recipe, root)
@@ -287,7 +287,5 @@ def use_recipe(root: Path, recipe: Recipe) -> None:
     text = f"# The recipe in use, which Dagster builds: written by `parakeet use`.\n{recipe.to_yaml(with_notify=True)}"
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         root.mkdir(parents=True, exist_ok=True)
-        replace_file(path, text)
-        if recipe.notify is not None:
-            path.chmod(0o600)  # an address is often a password
+        replace_file(path, text, is_private=recipe.notify is not None)  # an address is often a password
     (root / LAST_BUILD_FILE).unlink(missing_ok=True)

@@ -18,11 +18,10 @@ from parakeet.release.listing import ListedModel, list_models
 from parakeet.release.promotion import find_incumbent, find_opened, promoted_recipes
 from parakeet.sanitise import sanitise
 from parakeet.space import space_for, training_space
-from parakeet.stages import active_recipe, recipe_in_use
+from parakeet.stages import active_recipe, chosen_recipe_name
 from parakeet.training.runs import Run, list_runs
 
 LOCKS = ".locks"
-RETRAINING = "weekly_retraining"
 LABEL = 12
 """Columns of the names at the left."""
 
@@ -38,14 +37,14 @@ def status_document(root: Path, now: float) -> dict[str, Any]:
     faults += history.faults
     return {
         "home": str(root),
-        "recipe": {"name": recipe.name if recipe else None, "in_use": recipe_in_use(root) is not None},
+        "recipe": {"name": recipe.name if recipe else None, "in_use": chosen_recipe_name(root) is not None},
         "released": _try(lambda: _released(root, faults), faults) or [],
-        "last_refused": _try(lambda: _last_refused(root), faults),
+        "refused": _try(lambda: _last_refused(root), faults) or [],
         "training": _try(lambda: [_training(run) for run in _running(root, faults)], faults) or [],
         "making": _try(lambda: list(_making(root)), faults) or [],
         "dagster": _dagster(history),
         "disk": _try(lambda: _disk(root, recipe), faults),
-        "told": describe(recipe.notify) if recipe is not None and recipe.notify is not None else [],
+        "notices": describe(recipe.notify) if recipe is not None and recipe.notify is not None else [],
         "faults": list(dict.fromkeys(faults)),
     }
 
@@ -58,9 +57,13 @@ def render_status(document: Mapping[str, Any], now: float) -> str:
         rows += _labelled("released", _released_words(one))
     if not document["released"]:
         rows.append(("released", "nothing yet. Make a model with: parakeet build"))
-    if refused := document["last_refused"]:
-        of = f"{refused['release']} of {refused['recipe']}, {format_time(refused['time'])}"
-        rows.append(("refused", f"{of}. {' '.join(refused['reasons'])}"))
+    rows += _labelled(
+        "refused",
+        [
+            f"{one['release']} of {one['recipe']}, {format_time(one['time'])}. {' '.join(one['reasons'])}"
+            for one in document["refused"]
+        ],
+    )
     if recipe["name"]:
         chosen = "" if recipe["in_use"] else ", since `parakeet use` has chosen none"
         rows.append(("recipe", f"{recipe['name']} is in use{chosen}"))
@@ -72,7 +75,7 @@ def render_status(document: Mapping[str, Any], now: float) -> str:
     if disk:
         words = f"{format_bytes(disk['free'])} free, {format_bytes(disk['needed'])} needed for {disk['purpose']}"
         rows.append(("disk", f"{'LOW: ' if disk['is_low'] else ''}{words}"))
-    rows += _labelled("told", document["told"])
+    rows += _labelled("notices", document["notices"])
     rows += _labelled("unreadable", document["faults"])
     return "\n".join(f"{label:<{LABEL}}{sanitise(words)}".rstrip() for label, words in rows)
 
@@ -90,8 +93,15 @@ def _dagster_rows(dagster: Mapping[str, Any], now: float) -> list[tuple[str, str
     if last is not None and last["status"] == "FAILURE":
         rows.append(("failed", f"{_run(last)}, {_when(last['ended'] or last['created'], now)}. {last['reason']}"))
     rows.append(("dagster", state))
-    rows += _labelled("next", [_schedule_words(one, dagster["is_running"], now) for one in dagster["schedules"]])
-    faulty = [f"{one['name']} fails: {one['words']}" for one in dagster["sensors"] if one["seen"] == "failure"]
+    unused = [one["name"] for one in dagster["schedules"] if not one["is_on"] and one["ticked"] is None]
+    used = [one for one in dagster["schedules"] if one["name"] not in unused]
+    lines = [_schedule_words(one, dagster["is_running"], now) for one in used]
+    if unused:
+        are, them = ("are", "them") if len(unused) > 1 else ("is", "it")
+        lines.append(f"{', '.join(unused)} {are} off (turn {them} on under Automation)")
+    rows += _labelled("next", lines)
+    failed = [one for one in dagster["sensors"] if one["is_on"] and one["seen"] == "failure"]
+    faulty = [f"{one['name']} fails: {one['words']}" for one in failed]
     return rows + _labelled("sensors", faulty)
 
 
@@ -179,10 +189,10 @@ def _released_words(one: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _last_refused(root: Path) -> dict[str, Any] | None:
-    """The last decision, if it refused a release: a later promotion makes it uninteresting."""
-    last = decisions(root)[0][-1:]
-    return asdict(last[0]) if last and last[0].action == REFUSED else None
+def _last_refused(root: Path) -> list[dict[str, Any]]:
+    """The last decision on each recipe, if it refused a release: a later promotion makes it uninteresting."""
+    last = {decision.recipe: decision for decision in decisions(root)[0]}
+    return [asdict(decision) for decision in last.values() if decision.action == REFUSED]
 
 
 def _running(root: Path, faults: list[str]) -> list[Run]:
@@ -239,9 +249,7 @@ def _dagster(history: History) -> dict[str, Any]:
 
 def _schedule_words(one: Mapping[str, Any], is_running: bool, now: float) -> str:
     if not one["is_on"]:
-        words = f"{one['name']} is off"
-    elif one["next"] is None:
-        words = f"{one['name']} is on"
+        words = f"{one['name']} is off (turn it on under Automation)"
     else:
         words = f"{one['name']} {_when(one['next'], now)}" + ("" if is_running else ", if dagster dev runs then")
     if one["ticked"] is not None:

@@ -39,9 +39,9 @@ INTERRUPTIONS = {"UNEXPECTED_TERMINATION", "START_TIMEOUT", "RUN_WORKER_RESTART"
 was reported by another process."""
 FAILURE_REASON_TAG = "dagster/failure_reason"
 WILL_RETRY_TAG = "dagster/will_retry"
+"""`true` if Dagster itself starts the run again, which an older dagster.yaml lets it do."""
 CHECK_FAILED = "DagsterAssetCheckFailedError"
 """The class of the error by which Dagster ends a step after a blocking check failed."""
-"""`true` if Dagster itself starts the run again, which an older dagster.yaml lets it do."""
 
 
 def sqlite_storage() -> Any:

@@ -47,7 +47,7 @@ def make_definitions(recipe: Recipe, given: Mapping[str, Artifact] | None = None
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    """The active recipe's definitions: read when Dagster loads them, and not when this module is imported.
+    """The definitions of the recipe in use: read when Dagster loads them, and not when this module is imported.
 
     A run's process loads those of the recipe that its code location had when the run was queued.
     """

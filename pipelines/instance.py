@@ -259,8 +259,8 @@ def _needed() -> list[str]:
 
 def main() -> int:
     """`python -m pipelines.instance`: for a service that starts Dagster before anything was built."""
-    root = home()
     try:
+        root = home()
         check_path(root / ".dagster", "PARAKEET_HOME")
         write_settings(root)
     except (ParakeetError, OSError) as error:

@@ -1,7 +1,6 @@
 """Runs that a crash, a power cut or Ctrl-C of `dagster dev` interrupted are started again, with their own recipe."""
 
 import json
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +11,7 @@ from assets_defs.assets import CRASHED
 from assets_defs.resources import HOME_TAG, RECIPE_TAG, recorded_recipe
 from parakeet.errors import ParakeetError
 from parakeet.home import home
+from parakeet.sanitise import sanitise
 from parakeet.stages import Build
 from parakeet.training.runs import load_run
 from pipelines.dagster_internals import (
@@ -30,21 +30,24 @@ MOST_ATTEMPTS = 3
 
 ATTEMPTS_TAG = "parakeet/attempts_without_progress"
 PROGRESS_TAG = "parakeet/progress"
-"""How far the run that this one goes on with had come: `Progress`, as JSON."""
+"""The furthest that the runs which this one resumes had come: `Reached`, as JSON."""
 DECISION_TAG = "parakeet/resumed"
-"""Tag of an interrupted run: the run that goes on with it, or why there is none."""
+"""Tag of an interrupted run: the run that resumes it, or why there is none."""
+GIVEN_UP = "no: "
+"""How the second begins."""
 
 PARENT_TAG = "dagster/parent_run_id"
 KEPT_TAGS = ("dagster/schedule_name", "dagster/sensor_name", "dagster/priority", "dagster/max_runtime")
 """Of Dagster's own tags. The others say what became of one run."""
 
 TIME_LOOKED_BACK = timedelta(days=1)
-"""At the first tick of a history. Later ticks go on where the last one ended, however long ago."""
+"""At the first tick of a history, and for a run that cannot be resumed now. Other ticks start where the last one ended,
+however long ago."""
 TIME_OF_OVERLAP = timedelta(minutes=5)
 """Between two ticks: the clock may be set back a little. A run that was decided on has a tag."""
 
 
-class Progress(NamedTuple):
+class Reached(NamedTuple):
     """What an attempt finds and does not do again."""
 
     stages: int = 0
@@ -56,67 +59,97 @@ class Progress(NamedTuple):
     mebibytes: int = 0
     """Fetched of a remote source."""
 
-    def is_beyond(self, earlier: Sequence[int]) -> bool:
-        return any(now > then for now, then in zip(self, earlier, strict=False))
+    def is_beyond(self, best: "Reached") -> bool:
+        return any(now > then for now, then in zip(self, best, strict=True))
+
+    def and_best(self, best: "Reached") -> "Reached":
+        """The furthest of both. After a finished stage, what counts inside of stages begins again."""
+        return self if self.stages > best.stages else Reached(*map(max, self, best))
+
+
+class Resumption(NamedTuple):
+    told: list[str]
+    """What was done and why."""
+    look_again_from: datetime | None = None
+    """When the first run ended that is to be tried again at the next tick."""
 
 
 def resume_interrupted(
     instance: dg.DagsterInstance, root: Path, since: datetime, asset_graph: object = None
-) -> list[str]:
-    """Start every interrupted run of this home again that ended after `since`. Returns what was done and why."""
+) -> Resumption:
+    """Start every interrupted run of this home again that ended after `since`."""
     told: list[str] = []
     failed = dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=since)
+    look_again_from = None
     for record in instance.get_run_records(failed, ascending=True):
         run = record.dagster_run
         ours = location_name(run) == LOCATION and run.tags.get(HOME_TAG, str(root)) == str(root)
-        if not ours or DECISION_TAG in run.tags or not is_interrupted(instance, run):
+        if not ours or DECISION_TAG in run.tags or run.tags.get(WILL_RETRY_TAG) == "true":
             continue
-        if run.tags.get(WILL_RETRY_TAG) == "true":
-            continue
-        if children := instance.get_runs(dg.RunsFilter(tags={PARENT_TAG: run.run_id}), limit=1):
-            if children[0].status is dg.DagsterRunStatus.NOT_STARTED and PROGRESS_TAG in children[0].tags:
-                # This sensor was killed between two lines of `submit_again`.
-                enqueue(instance, children[0])
-            instance.add_run_tags(run.run_id, {DECISION_TAG: children[0].run_id})
-            continue
-        reached = progress_of(instance, run, root)
-        first = PROGRESS_TAG not in run.tags
-        advanced = first or reached.is_beyond(json.loads(run.tags[PROGRESS_TAG]))
-        idle = 0 if advanced else int(run.tags.get(ATTEMPTS_TAG, 0)) + 1
-        if idle >= MOST_ATTEMPTS:
-            message = (
-                f"Run {run.run_id[:8]} is not started again: {MOST_ATTEMPTS} attempts made no progress. Look for the "
-                "cause in its log (not enough memory?), then materialize the same assets."
-            )
-            instance.add_run_tags(run.run_id, {DECISION_TAG: f"no: {MOST_ATTEMPTS} attempts made no progress"})
-            instance.report_engine_event(message, run)
-            tell_failed(root, run, message)
+        try:
+            message = _resume(instance, root, run, asset_graph)
+        except Exception as error:  # of the other runs' resumption it says nothing
+            message = f"Run {run.run_id[:8]} cannot be resumed now, and is tried again: {error or type(error).__name__}"
+            look_again_from = min(look_again_from or record.update_timestamp, record.update_timestamp)
+        if message:
             told.append(message)
-            continue
-        tags = {
-            **{name: value for name, value in run.tags.items() if _is_kept(name)},
-            PARENT_TAG: run.run_id,
-            "dagster/root_run_id": run.root_run_id or run.run_id,
-            PROGRESS_TAG: json.dumps(reached),
-            ATTEMPTS_TAG: str(idle),
-        }
-        new = submit_again(instance, run, tags, asset_graph)
-        if new is None:
-            told.append(
-                f"Run {run.run_id[:8]} was interrupted. Without Dagster's queue of runs it is not started again."
-            )
-            continue
-        instance.add_run_tags(run.run_id, {DECISION_TAG: new})
+    return Resumption(told, look_again_from)
+
+
+def _resume(instance: dg.DagsterInstance, root: Path, run: dg.DagsterRun, asset_graph: object) -> str:
+    """Resume a failed run if it was interrupted. Returns what was done and why; empty if nothing was."""
+    if not is_interrupted(instance, run):
+        return ""
+    if children := instance.get_runs(dg.RunsFilter(tags={PARENT_TAG: run.run_id}), limit=1):
+        if children[0].status is dg.DagsterRunStatus.NOT_STARTED and PROGRESS_TAG in children[0].tags:
+            # This sensor was killed, or the queue failed, between two lines of `submit_again`.
+            enqueue(instance, children[0])
+        instance.add_run_tags(run.run_id, {DECISION_TAG: children[0].run_id})
+        return ""
+    reached, advanced = progress_of(instance, run, root), True
+    if PROGRESS_TAG in run.tags:
+        best = Reached(*json.loads(run.tags[PROGRESS_TAG]))
+        reached, advanced = reached.and_best(best), reached.is_beyond(best)
+    idle = 0 if advanced else int(run.tags.get(ATTEMPTS_TAG, 0)) + 1
+    name = f"Run {run.run_id[:8]}"
+    if idle >= MOST_ATTEMPTS:
+        why = f"{MOST_ATTEMPTS} attempts made no progress"
         message = (
-            f"Run {run.run_id[:8]} was interrupted: run {new[:8]} goes on with it (recipe {tags.get(RECIPE_TAG, '?')})."
+            f"{name} is not started again: {why}. Look for the cause in its log (not enough memory?), then materialize "
+            "the same assets."
         )
-        instance.report_engine_event(message, run)
-        told.append(message)
-    return told
+        return _give_up(instance, root, run, why, message)
+    tags = {
+        **{name: value for name, value in run.tags.items() if _is_kept(name)},
+        PARENT_TAG: run.run_id,
+        "dagster/root_run_id": run.root_run_id or run.run_id,
+        PROGRESS_TAG: json.dumps(reached),
+        ATTEMPTS_TAG: str(idle),
+    }
+    new = submit_again(instance, run, tags, asset_graph)
+    if new is None:
+        message = f"{name} was interrupted. Without Dagster's queue of runs it is not started again."
+        return _give_up(instance, root, run, "there is no queue of runs", message)
+    instance.add_run_tags(run.run_id, {DECISION_TAG: new})
+    message = f"{name} was interrupted: run {new[:8]} resumes it (recipe {tags.get(RECIPE_TAG, '?')})."
+    instance.report_engine_event(message, run)
+    return message
+
+
+def _give_up(instance: dg.DagsterInstance, root: Path, run: dg.DagsterRun, why: str, message: str) -> str:
+    instance.add_run_tags(run.run_id, {DECISION_TAG: f"{GIVEN_UP}{why}"})
+    instance.report_engine_event(message, run)
+    tell_failed(root, run, message)
+    return message
 
 
 def is_interrupted(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
-    """Whether a failed run was ended from outside, and not by an error that it would meet again."""
+    """Whether a failed run was ended from outside, and not by an error that it would meet again.
+
+    One that was told to end was ended on purpose: by a person, or by its limit of time (`dagster/max_runtime`).
+    """
+    if instance.all_logs(run.run_id, of_type=dg.DagsterEventType.RUN_CANCELING):
+        return False
     if INTERRUPTED_TAG in run.tags or run.tags.get(FAILURE_REASON_TAG, "UNKNOWN") in INTERRUPTIONS:
         return True
     failures = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
@@ -126,9 +159,9 @@ def is_interrupted(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
     return bool(given) and all(one is not None and CRASHED in one.metadata for one in given)
 
 
-def progress_of(instance: dg.DagsterInstance, run: dg.DagsterRun, root: Path) -> Progress:
+def progress_of(instance: dg.DagsterInstance, run: dg.DagsterRun, root: Path) -> Reached:
     """How far the recipe of a run has come."""
-    made = Progress()
+    made = Reached()
     try:
         recipe = recorded_recipe(instance, run)
         return _progress(Build(root, recipe)) if recipe is not None else made
@@ -137,7 +170,7 @@ def progress_of(instance: dg.DagsterInstance, run: dg.DagsterRun, root: Path) ->
         return made
 
 
-def _progress(build: Build) -> Progress:
+def _progress(build: Build) -> Reached:
     stages = step = tasks = 0
     fetched = 0
     for name, stage in build.stages.items():
@@ -151,7 +184,7 @@ def _progress(build: Build) -> Progress:
             for folder in build.store.begun(build.work(name)) if stage.resumable else ():
                 tasks += len(list(folder.rglob("completions/*")))
                 fetched += sum(part.stat().st_size for part in folder.rglob("parts/*"))
-    return Progress(stages, step, tasks, fetched >> 20)
+    return Reached(stages, step, tasks, fetched >> 20)
 
 
 def _saved_step(run: Path) -> int:
@@ -175,13 +208,16 @@ def _is_kept(tag: str) -> bool:
 )
 def interrupted_runs(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     lost = fail_lost_runs(context.instance, home())
-    said = [f"Ended {len(lost)} lost runs: {', '.join(run_id[:8] for run_id in lost)}."] if lost else []
+    ended = [f"Ended {len(lost)} lost runs: {', '.join(run_id[:8] for run_id in lost)}."] if lost else []
     now = datetime.now(UTC)
     since = datetime.fromisoformat(context.cursor) if context.cursor else now - TIME_LOOKED_BACK
     graph = context.repository_def.asset_graph if context.repository_def is not None else None
     if since > now:  # The clock was set back.
         since = now - TIME_LOOKED_BACK
-    told = resume_interrupted(context.instance, home(), since, graph)
+    told, look_again_from = resume_interrupted(context.instance, home(), since, graph)
     # A run may end while this looks.
-    cursor = (now - TIME_OF_OVERLAP).isoformat()
-    return dg.SensorResult(skip_reason=" ".join(said + told) or "No run is interrupted.", cursor=cursor)
+    cursor = now - TIME_OF_OVERLAP
+    if look_again_from is not None:
+        cursor = min(cursor, max(look_again_from - TIME_OF_OVERLAP, now - TIME_LOOKED_BACK))
+    said = sanitise(" ".join(ended + told)) or "No run is interrupted."
+    return dg.SensorResult(skip_reason=said, cursor=cursor.isoformat())

@@ -2,6 +2,8 @@
 
 import dagster as dg
 
+from assets_defs.resources import RETRAIN
+
 DATA = dg.AssetSelection.groups("sources", "corpus", "tokens")
 MODEL = dg.AssetSelection.groups("model", "release")
 
@@ -15,10 +17,10 @@ full_build = dg.define_asset_job(
     "full_build", selection=DATA | MODEL, description="Everything; what is already made is found, not made again."
 )
 retrain = dg.define_asset_job(
-    "retrain",
+    RETRAIN,
     selection=DATA | MODEL,
     description="Everything up to the promotion, by the recipe that `weekly_retraining` derives: the released model is "
-    "trained on what is new. Started by hand, it builds the active recipe.",
+    "trained on what is new. By hand, run `parakeet retrain`: launched without a recipe, this job ends with a message.",
 )
 import_original = dg.define_asset_job(
     "import_original",

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from parakeet.locking import claim, is_held
+from parakeet.artifact import explain_os_error
+from parakeet.dagster_history import DAEMON_LOCK, DEV_LOCK
+from parakeet.locking import claim, is_held, named_holder
 from pipelines.dagster_internals import LocalArtifactStorage
-
-DEV_LOCK, DAEMON_LOCK = "dagster_dev.lock", "dagster_daemon.lock"
 
 
 class ArtifactStorage(LocalArtifactStorage):
@@ -25,7 +25,9 @@ class ArtifactStorage(LocalArtifactStorage):
 
 
 def _refuse_second(history: Path) -> None:
-    """Raise click.ClickException if this process is a `dagster dev` or a daemon, and `history` has one."""
+    """Raise click.ClickException if this process is a `dagster dev` or a daemon, and `history` has one or cannot be
+    locked.
+    """
     program, arguments = Path(sys.argv[0]), sys.argv[1:2]
     # `dagster dev` sets the variable, and its children inherit it.
     of_dev = "DAGSTER_IS_DEV_CLI" in os.environ
@@ -37,17 +39,21 @@ def _refuse_second(history: Path) -> None:
         if program.name == "dagster-webserver" and not of_dev:
             _refuse_damaged(history)
         return
-    history.mkdir(parents=True, exist_ok=True)
-    if lock == DEV_LOCK or not of_dev:
-        _refuse_damaged(history)
-    holder = claim(history / lock)
-    if holder is None and lock == DEV_LOCK and is_held(history / DAEMON_LOCK):
-        holder = (history / DAEMON_LOCK).with_suffix(".holder").read_text(encoding="utf-8")
+    try:
+        history.mkdir(parents=True, exist_ok=True)
+        holder = claim(history / lock)
+        if holder is None and lock == DEV_LOCK and is_held(history / DAEMON_LOCK):
+            holder = named_holder(history / DAEMON_LOCK)
+    except OSError as error:
+        message = str(explain_os_error(error, f"locking the history of runs in {history}"))
+        raise click.ClickException(message) from None
     if holder is not None:
         raise click.ClickException(
             f"Dagster already runs on the history in {history}: {holder}. Open its page, or end it first (kill -INT "
             "with the number of that process)."
         )
+    if lock == DEV_LOCK or not of_dev:
+        _refuse_damaged(history)
 
 
 def _refuse_damaged(folder: Path) -> None:

@@ -1,30 +1,28 @@
 """Retraining once a week on what is new, and looks at sources that may have changed on their servers."""
 
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import dagster as dg
 
-from assets_defs.assets import asset_key
+from assets_defs.keys import asset_key
 from assets_defs.resources import HOME_TAG, RECIPE_TAG, run_config
 from parakeet.artifact import explain_os_error
+from parakeet.dagster_history import IN_FLIGHT
 from parakeet.home import home
 from parakeet.recipe_sources import remote_sources, source_stage
-from parakeet.retraining import Retraining, due_sources, plan_retraining, training_now
+from parakeet.retraining import RetrainingPlan, due_sources, plan_retraining, training_now
 from parakeet.stages import active_recipe
 from pipelines.jobs import full_build, retrain, train_model
+from pipelines.notices import failed_tick_told
 
-IN_FLIGHT = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 TRAINING_JOBS = {job.name for job in (train_model, full_build, retrain)}
 TRAINED = asset_key("checkpoint")
+SECONDS_TO_QUEUE = 600
+"""A run that was created so long ago and was not queued is no longer waited for."""
 
 
 def local_time_zone() -> str:
@@ -46,20 +44,21 @@ def local_time_zone() -> str:
     cron_schedule="0 3 * * 0",
     execution_timezone=local_time_zone(),
     default_status=dg.DefaultScheduleStatus.STOPPED,
-    description="Sundays at 3:00: train the released model of the active recipe on what is new, if that is enough and "
+    description="Sundays at 3:00: train the released model of the recipe in use on what is new, if that is enough and "
     "no training is in flight. Otherwise the tick says why not, with the numbers.",
 )
 def weekly_retraining(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
     """Raises ParakeetError, a failed tick, for what cannot be built: a skipped tick would go unnoticed."""
     root = home()
-    recipe = active_recipe(root)
-    if busy := _in_flight(context.instance, root):
-        return dg.SkipReason(f"A training is in flight, so nothing else is started: {busy}.")
-    try:
-        planned = plan_retraining(root, recipe)
-    except OSError as error:
-        raise explain_os_error(error, "looking for new text") from None
-    return _request(context, root, planned)
+    with failed_tick_told(root, "weekly_retraining"):
+        recipe = active_recipe(root)
+        if busy := _in_flight(context.instance, root):
+            return dg.SkipReason(f"A training or a fetch is in flight, so nothing else is started: {busy}.")
+        try:
+            planned = plan_retraining(root, recipe)
+        except OSError as error:
+            raise explain_os_error(error, "looking for new text") from None
+        return _request(context, root, planned)
 
 
 @dg.schedule(
@@ -67,13 +66,14 @@ def weekly_retraining(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | 
     cron_schedule="0 2 * * *",
     execution_timezone=local_time_zone(),
     default_status=dg.DefaultScheduleStatus.STOPPED,
-    description="Daily at 2:00: fetch the downloaded sources of the active recipe again where the last look is "
+    description="Daily at 2:00: fetch the downloaded sources of the recipe in use again where the last look is "
     "retraining.check_sources_days ago. The next weekly retraining counts what is new in them.",
 )
 def source_looks(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
     root = home()
     today = context.scheduled_execution_time.date()
-    planned = due_sources(root, active_recipe(root), today)
+    with failed_tick_told(root, "source_looks"):
+        planned = due_sources(root, active_recipe(root), today)
     if planned.recipe is None:
         return dg.SkipReason(planned.reason)
     looked = [source for source in remote_sources(planned.recipe.sources) if source.as_of == today.isoformat()]
@@ -81,7 +81,7 @@ def source_looks(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.Sk
 
 
 def _request(
-    context: dg.ScheduleEvaluationContext, root: Path, planned: Retraining, only: list[dg.AssetKey] | None = None
+    context: dg.ScheduleEvaluationContext, root: Path, planned: RetrainingPlan, only: list[dg.AssetKey] | None = None
 ) -> dg.RunRequest | dg.SkipReason:
     if planned.recipe is None:
         return dg.SkipReason(planned.reason)
@@ -96,11 +96,19 @@ def _request(
 
 
 def _in_flight(instance: dg.DagsterInstance, root: Path) -> str:
-    """What trains in this home, or waits to: Dagster's runs, and processes of `parakeet build`. Empty if nothing."""
-    runs = [
-        f"run {run.run_id[:8]} ({run.job_name}, {run.status.value.lower()})"
-        for run in instance.get_runs(filters=dg.RunsFilter(statuses=IN_FLIGHT))
-        if run.tags.get(HOME_TAG, str(root)) == str(root)
-        and (TRAINED in run.asset_selection if run.asset_selection else run.job_name in TRAINING_JOBS)
-    ]
+    """What trains in this home, looks at sources for a training, or waits to: Dagster's runs, and processes of
+    `parakeet build`. Empty if nothing.
+    """
+    runs = []
+    for record in instance.get_run_records(filters=dg.RunsFilter(statuses=[*map(dg.DagsterRunStatus, IN_FLIGHT)])):
+        run = record.dagster_run
+        if run.tags.get(HOME_TAG, str(root)) != str(root):
+            continue
+        created = time.time() - record.create_timestamp.timestamp()
+        if run.status is dg.DagsterRunStatus.NOT_STARTED and created > SECONDS_TO_QUEUE:
+            continue
+        # `source_looks` launches this job for the sources alone, and the next retraining counts what it finds.
+        chosen = TRAINED in run.asset_selection if run.asset_selection else run.job_name in TRAINING_JOBS
+        if chosen or run.job_name == retrain.name:
+            runs.append(f"run {run.run_id[:8]} ({run.job_name}, {run.status.value.lower()})")
     return ", ".join([*runs, *(f"training run {key[:8]}" for key in training_now(root))])

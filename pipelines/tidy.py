@@ -6,11 +6,13 @@ from collections.abc import Iterator
 import dagster as dg
 
 from assets_defs.assets import failures_explained
-from assets_defs.resources import HOME_TAG
-from parakeet.clean import remove
+from assets_defs.resources import HOME_TAG, hold_run_lock, run_lock
+from parakeet.clean import refuse_while_building, remove
+from parakeet.errors import ParakeetError
 from parakeet.formatting import counted, format_bytes
 from parakeet.home import home
 from parakeet.retention import removable
+from pipelines.schedules import local_time_zone
 
 FINISHED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 SEARCHED = 500
@@ -34,12 +36,8 @@ def old_runs(instance: dg.DagsterInstance, home_name: str, days: int) -> Iterato
         makings = [record for record in records if _made(record)]
         keep |= {record.run_id for record in (*records[:1], *makings[:1])}
     before = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=days)
-    filters = dg.RunsFilter(statuses=list(FINISHED), updated_before=before)
-    for record in instance.get_run_records(filters):
-        run = record.dagster_run
-        ours = run.tags.get(HOME_TAG) == home_name or run.job_name == tidy.name
-        if ours and run.run_id not in keep:
-            yield run
+    filters = dg.RunsFilter(statuses=list(FINISHED), updated_before=before, tags={HOME_TAG: home_name})
+    yield from (run for run in instance.get_runs(filters) if run.run_id not in keep)
 
 
 def _made(record: dg.EventLogRecord) -> bool:
@@ -53,8 +51,11 @@ def remove_old(context: dg.OpExecutionContext, config: TidyConfig) -> None:
     root = home()
     verb = "Removed" if config.delete else "Would remove"
     with failures_explained("tidying", root):
+        # Without it, `interrupted_runs` would call a long run lost and start another one beside it.
+        hold_run_lock(root, context.run_id)
+        context.instance.add_run_tags(context.run_id, {HOME_TAG: str(root)})
         runs = list(old_runs(context.instance, str(root), config.days))
-        entries = removable(root, config.days, config.refused_releases)
+        entries = removable(root, config.days, config.refused_releases, run_lock(root, context.run_id))
         for entry in entries:
             if config.delete:
                 remove([entry])
@@ -78,8 +79,13 @@ def tidy() -> None:
 @dg.schedule(
     job=tidy,
     cron_schedule="30 5 * * 1",
+    execution_timezone=local_time_zone(),
     default_status=dg.DefaultScheduleStatus.STOPPED,
     description="Mondays at 5:30: removes what the job `tidy` lists. Promoted releases are never removed.",
 )
-def weekly_tidy(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+def weekly_tidy(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    try:
+        refuse_while_building(home())
+    except ParakeetError as error:
+        return dg.SkipReason(f"{error} A training may take weeks, and nothing it needs may go meanwhile.")
     return dg.RunRequest(run_config={"ops": {remove_old.name: {"config": {"delete": True}}}})

@@ -53,8 +53,8 @@ def write_release(home: Path, recipe: Recipe, stable: int | None = 80, sizes: bo
         },
     }
     (release / "training_manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    _artifact(release, "release", RELEASE, {"name": recipe.name})
-    _artifact(home / "token_shards" / "dddddddddddddddd-0", "token_shards", SHARDS, {})
+    add_artifact(release, "release", RELEASE, {"name": recipe.name})
+    add_artifact(home / "token_shards" / "dddddddddddddddd-0", "token_shards", SHARDS, {})
     promoted = home / "releases" / "promoted"
     promoted.mkdir()
     (promoted / recipe.name).symlink_to(f"../{RELEASE}")
@@ -70,11 +70,20 @@ def write_release(home: Path, recipe: Recipe, stable: int | None = 80, sizes: bo
     return release
 
 
-def _artifact(folder: Path, stage: str, content: str, counts: dict[str, Any]) -> None:
+def add_artifact(
+    folder: Path, stage: str, content: str, counts: dict[str, Any], inputs: dict[str, Path] | None = None
+) -> None:
+    made_from = {
+        name: {
+            "path": path.relative_to(folder.parent.parent).as_posix(),
+            "content": json.loads((path / "manifest.json").read_text(encoding="utf-8"))["content"],
+        }
+        for name, path in (inputs or {}).items()
+    }
     folder.mkdir(parents=True, exist_ok=True)
     manifest = {
         "schema": 1, "stage": stage, "fingerprint": folder.name[:16], "content": content, "version": 1, "settings": {},
-        "inputs": {}, "source_files": {}, "counts": counts, "files": {}, "made": "2026-01-01T00:00:00+00:00",
+        "inputs": made_from, "source_files": {}, "counts": counts, "files": {}, "made": "2026-01-01T00:00:00+00:00",
         "seconds": 0.0,
     }  # fmt: skip
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")

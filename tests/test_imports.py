@@ -46,6 +46,7 @@ FLOORS = (
     (
         "benchmarks",
         "clean",
+        "judgement",
         "retention",
         "plan",
         "plan_files",
@@ -84,6 +85,7 @@ FOUNDATIONS = (
     "hashes",
     "home",
     "dagster_history",
+    "command_line",
     "locking",
     "machine",
     "names",

@@ -160,6 +160,26 @@ def test_a_command_that_fails_is_reported_in_time(
     assert words in caplog.text
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        f"curl-is-missing https://h.org/{SECRET}",
+        f"echo 'cannot post to https://h.org/{SECRET}' >&2; exit 1",
+        f"KEY={SECRET}; echo no $KEY >&2; exit 1",
+        f'post() {{ echo "$@" >&2; exit 1; }}; post -H "Authorization: Bearer {SECRET}"',
+        f"echo {SECRET} 'never closed",
+        f"sleep 30 {SECRET}",
+    ],
+)
+def test_no_command_is_printed(command: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(notify, "SECONDS", 1.0)
+    settings = Notify(command=command)
+    tell(settings, "failed", "A run failed.", {})
+    assert "did not arrive" in caplog.text
+    assert SECRET not in caplog.text
+    assert describe(settings) == ["a command"]
+
+
 def test_a_command_that_starts_another_program_or_reads_nothing_is_not_waited_for(hook: Hook) -> None:
     settings = Notify(command="sleep 8 & exit 0", url=hook.address("taken"))
     began = time.monotonic()

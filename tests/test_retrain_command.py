@@ -33,6 +33,10 @@ def test_it_says_that_nothing_is_new(home: Path) -> None:
     assert f"Nothing is new since release {RELEASE}: 1 file, none new or changed." in done.stderr
 
 
+def test_it_knows_what_the_trainer_tells_to_add(home: Path) -> None:
+    assert run("--try-anyway").exit_code == 0
+
+
 def test_it_takes_another_recipe_than_the_one_in_use(home: Path, tmp_path: Path) -> None:
     path = tmp_path / "other.yaml"
     path.write_text("extends: own-text\nname: other\nsources: [{name: gone, path: gone.txt}]\n", encoding="utf-8")

@@ -149,6 +149,18 @@ def test_a_long_retraining_continues_from_the_last_stable_checkpoint(home: Path,
     assert load_recipe(str(written)) == derived
 
 
+def test_without_replay_the_new_text_is_all(home: Path, text: Path) -> None:
+    recipe = recipe_of(text, passes=1, replay=0)
+    write_release(home, recipe)
+    add(text)
+    derived = plan_retraining(home, recipe).recipe
+    assert derived is not None
+    assert derived.packing.replay is not None
+    assert derived.packing.replay.share == 0.0
+    # 250 tokens: one step.
+    assert derived.training.tokens == 512
+
+
 @pytest.mark.parametrize(
     ("stable", "why"),
     [
@@ -183,6 +195,11 @@ def wider(recipe: Recipe, home: Path) -> Recipe:
     return recipe.model_copy(update={"model": recipe.model.model_copy(update={"width": 128})})
 
 
+def more_held_out(recipe: Recipe, home: Path) -> Recipe:
+    more = recipe.deduplication.model_copy(update={"held_out_fraction": 0.3})
+    return recipe.model_copy(update={"deduplication": more})
+
+
 def without_shards(recipe: Recipe, home: Path) -> Recipe:
     shutil.rmtree(home / "token_shards")
     return recipe
@@ -202,6 +219,10 @@ def torn(recipe: Recipe, home: Path) -> Recipe:
     ("change", "message"),
     [
         (wider, r"model.width of recipe notes is 128.*is 64.*--from-scratch"),
+        (
+            more_held_out,
+            r"held_out_fraction of recipe notes is 0.3, .* trained on text of source notes.*--from-scratch",
+        ),
         (without_shards, "no longer in .*token_shards, so new text cannot be told from old.*--from-scratch"),
         (without_text, "Source notes: .* does not exist"),
         (torn, "does not say what the released model was trained on"),

@@ -15,27 +15,30 @@ import dagster as dg
 import pytest
 from click.testing import CliRunner
 from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.definitions.sensor_definition import SensorType
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteInstigatorOrigin, RemoteRepositoryOrigin
 from dagster._core.scheduler.instigation import (
     InstigatorState,
     InstigatorStatus,
     ScheduleInstigatorData,
+    SensorInstigatorData,
     TickData,
     TickStatus,
 )
 from filelock import FileLock
-from hypothesis import given
-from hypothesis import strategies as st
 
 from parakeet.cli import main
-from parakeet.dagster_history import next_tick, read_history
+from parakeet.dagster_history import DAEMON_LOCK, DEV_LOCK, SCHEDULES, SENSORS, next_tick, read_history
 from parakeet.progress import Progress
 from parakeet.recipe import Notify
 from parakeet.recipe_file import load_recipe
 from parakeet.release.history import FORCED, PROMOTED, REFUSED, Decision, history_file, record
 from parakeet.stages import use_recipe
 from parakeet.training.job import LOCK_FILE
+from pipelines.dagster_internals import SerializableErrorInfo
+from pipelines.definitions import make_definitions
 from pipelines.instance import open_instance
+from pipelines.schedules import local_time_zone
 
 from .training.run_folders import Folder
 from .training.run_folders import record as step
@@ -165,7 +168,7 @@ def test_everything_is_on_one_screen(history: Path, monkeypatch: pytest.MonkeyPa
     assert "weekly_retraining " in printed
     assert ", if dagster dev runs then; last " in printed
     assert f"it skipped. {WORDS}" in printed
-    assert "told        https://h.org/…" in printed
+    assert "notices     https://h.org/…" in printed
     assert "SECRET" not in printed + json.dumps(found)
     assert [one["recipe"] for one in found["dagster"]["runs"]] == ["notes", "poems"]
     assert found["faults"] == []
@@ -178,7 +181,7 @@ def test_a_training_is_shown_with_its_end(tmp_path: Path, monkeypatch: pytest.Mo
         printed = status(tmp_path, monkeypatch)
     assert "training    run 3fa94c12, step 40 of 100 (40%), loss " in printed
     assert "tokens/s, ETA " in printed
-    assert "training" not in status(tmp_path, monkeypatch).replace("the next training", "")
+    assert "\ntraining" not in status(tmp_path, monkeypatch)
 
 
 def damage(file: Path, how: str) -> None:
@@ -234,6 +237,18 @@ def test_a_history_in_postgres_is_named(history: Path) -> None:
     assert "SECRET" not in fault
 
 
+@pytest.mark.parametrize("name", [DEV_LOCK, DAEMON_LOCK])
+@pytest.mark.parametrize("storage", ["{postgres: {postgres_url: x}}", "{sqlite: {base_dir: history}}"])
+def test_the_lock_of_a_daemon_says_that_dagster_runs_wherever_the_history_is(
+    history: Path, name: str, storage: str
+) -> None:
+    (history / ".dagster" / "dagster.yaml").write_text(f"storage: {storage}\n", encoding="utf-8")
+    with FileLock(history / ".dagster" / name):
+        assert read_history(history, time.time()).is_running
+    (history / ".dagster" / name).touch()
+    assert not read_history(history, time.time()).is_running
+
+
 def test_a_heartbeat_says_that_dagster_runs(history: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     at = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
     with closing(sqlite3.connect(next(history.rglob("runs.db")))) as base, base:
@@ -283,29 +298,84 @@ def test_status_imports_neither_dagster_nor_torch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cron", "due"),
+    ("schedule", "now", "due"),
     [
-        ("0 3 * * 0", "2026-11-29 03:00"),
-        ("0 3 * * 7", "2026-11-29 03:00"),
-        ("40 13 * * *", "2026-11-29 13:40"),
-        ("41 13 * * *", "2026-11-28 13:41"),
-        ("*/15 9-17 * * 1-5", "2026-11-30 09:00"),
-        ("5,7 * 13 * 5", "2026-12-04 00:05"),
-        ("0 0 1 1,2 *", "2027-01-01 00:00"),
-        ("@weekly", "2026-11-29 00:00"),
-        ("0 0 30 2 *", None),
+        ("weekly_retraining", "2026-11-28 13:40", "2026-11-29 03:00"),
+        ("weekly_retraining", "2026-11-29 02:59", "2026-11-29 03:00"),
+        ("weekly_retraining", "2026-11-29 03:00", "2026-12-06 03:00"),
+        ("source_looks", "2026-11-28 01:59", "2026-11-28 02:00"),
+        ("source_looks", "2026-12-31 02:00", "2027-01-01 02:00"),
+        ("weekly_tidy", "2026-11-28 13:40", "2026-11-30 05:30"),
     ],
 )
-def test_the_next_tick(cron: str, due: str | None) -> None:
-    found = next_tick(cron, datetime.datetime(2026, 11, 28, 13, 40))
-    assert (found.strftime("%Y-%m-%d %H:%M") if found else None) == due
+def test_the_next_tick(schedule: str, now: str, due: str) -> None:
+    assert f"{next_tick(schedule, datetime.datetime.fromisoformat(now)):%Y-%m-%d %H:%M}" == due
 
 
-@given(st.text("0123456789*/,-@ x", max_size=12))
-def test_any_other_schedule_is_refused_in_one_way(cron: str) -> None:
-    now = datetime.datetime(2026, 11, 28, 13, 40)
-    try:
-        found = next_tick(cron, now)
-    except ValueError:
-        return
-    assert found is None or found > now
+def test_the_schedules_and_sensors_are_those_of_dagster() -> None:
+    repository = make_definitions(load_recipe("demo")).get_repository_def()
+    crons = {name: f"{m} {h} * * {'*' if day is None else day % 7}" for name, (h, m, day) in SCHEDULES.items()}
+    assert {one.name: one.cron_schedule for one in repository.schedule_defs} == crons
+    assert all(one.default_status is dg.DefaultScheduleStatus.STOPPED for one in repository.schedule_defs)
+    assert {one.execution_timezone for one in repository.schedule_defs} == {local_time_zone()}
+    on = {one.name: one.default_status is dg.DefaultSensorStatus.RUNNING for one in repository.sensor_defs}
+    assert on == SENSORS
+
+
+def switch(home: Path, name: str, location: str, status: InstigatorStatus, fails: bool = False) -> None:
+    repository = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin(location), "__repository__")
+    kind = InstigatorType.SCHEDULE if name in SCHEDULES else InstigatorType.SENSOR
+    data = (
+        ScheduleInstigatorData("0 3 * * 0", start_timestamp=time.time())
+        if name in SCHEDULES
+        else SensorInstigatorData(sensor_type=SensorType.STANDARD)
+    )
+    state = InstigatorState(RemoteInstigatorOrigin(repository, name), kind, status, data)
+    with open_instance(home, Progress()) as instance:
+        instance.add_instigator_state(state)
+        if fails:
+            tick = TickData(
+                *(state.instigator_origin_id, state.instigator_name, kind, TickStatus.FAILURE, time.time()),
+                error=SerializableErrorInfo("It broke.", [], "Broken"),
+                selector_id=state.selector_id,
+            )
+            instance.create_tick(tick)
+
+
+def test_only_parakeets_own_are_listed_and_those_never_touched_are_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    off = "weekly_retraining, source_looks, weekly_tidy are off (turn them on under Automation)"
+    assert off in status(tmp_path, monkeypatch)
+    for name, location in (("weekly_retraining", "other"), ("of_last_year", "parakeet"), ("disk_low", "other")):
+        switch(tmp_path, name, location, InstigatorStatus.RUNNING, fails=True)
+    switch(tmp_path, "run_failed", "parakeet", InstigatorStatus.STOPPED, fails=True)
+    printed = status(tmp_path, monkeypatch)
+    assert off in printed
+    assert "fails" not in printed
+    switch(tmp_path, "weekly_tidy", "parakeet", InstigatorStatus.RUNNING)
+    switch(tmp_path, "source_looks", "parakeet", InstigatorStatus.DECLARED_IN_CODE)
+    switch(tmp_path, "interrupted_runs", "parakeet", InstigatorStatus.DECLARED_IN_CODE, fails=True)
+    printed = status(tmp_path, monkeypatch)
+    assert "next        weekly_tidy " in printed
+    assert "weekly_retraining, source_looks are off (turn them on" in printed
+    assert "interrupted_runs fails" in printed
+    assert {one["name"]: one["is_on"] for one in document(tmp_path, monkeypatch)["dagster"]["schedules"]} == {
+        "weekly_retraining": False,
+        "source_looks": False,
+        "weekly_tidy": True,
+    }
+
+
+def test_a_refusal_is_shown_until_the_next_decision_on_its_own_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for action, release, recipe in (
+        (REFUSED, "a-0", "notes"),
+        (REFUSED, "b-0", "poems"),
+        (PROMOTED, "c-0", "essays"),
+        (PROMOTED, "d-0", "poems"),
+    ):
+        record(tmp_path, Decision(action, release, "c", recipe, None, ("It is worse.",), {}))
+    assert [one["release"] for one in document(tmp_path, monkeypatch)["refused"]] == ["a-0"]
+    assert "refused     a-0 of notes, " in status(tmp_path, monkeypatch)

@@ -23,7 +23,9 @@ def main(command: list[str]) -> int:
         stopped = True
         os.kill(EVERY_PROCESS, signal.SIGINT)
 
-    subprocess.run([sys.executable, "-m", "pipelines.instance"], check=True)
+    # It says itself what is wrong.
+    if failed := subprocess.run([sys.executable, "-m", "pipelines.instance"]).returncode:
+        return failed
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     child = subprocess.Popen(command)

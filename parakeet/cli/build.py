@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 PROMOTION = "promotion"
 """As `parakeet.stages` names it, which --help does not import."""
 
+try_anyway_option = click.option(
+    "--try-anyway", is_flag=True, help="Train even if the memory forecast says that it will not fit."
+)
+
 
 @click.command(
     epilog=examples(
@@ -49,7 +53,7 @@ PROMOTION = "promotion"
     shell_complete=complete_assets,
     help="Rebuild this asset even if it is up to date. Repeatable.",
 )
-@click.option("--try-anyway", is_flag=True, help="Train even if the memory forecast says that it will not fit.")
+@try_anyway_option
 @click.option(
     "--run",
     "run_key",
@@ -109,11 +113,12 @@ def _materialize(
     "recipe_name",
     metavar="RECIPE",
     shell_complete=complete_recipes,
-    help="Shipped recipe or recipe file.  [default: the active recipe]",
+    help="Shipped recipe or recipe file.  [default: the recipe in use]",
 )
 @click.option("--from-scratch", is_flag=True, help="Train the whole recipe on all text, from new weights.")
 @click.option("--anyway", is_flag=True, help="Train even if too little is new, or if the same was tried and refused.")
-def retrain(recipe_name: str | None, from_scratch: bool, anyway: bool) -> None:
+@try_anyway_option
+def retrain(recipe_name: str | None, from_scratch: bool, anyway: bool, try_anyway: bool) -> None:
     """Train the released model on new text, as the schedule weekly_retraining does.
 
     Nothing is done if too little is new. The new model replaces the released one only if it passes its gates.
@@ -133,7 +138,7 @@ def retrain(recipe_name: str | None, from_scratch: bool, anyway: bool) -> None:
     progress.say(planned.reason)
     if planned.recipe is None:
         return
-    _materialize(planned.recipe, (), (), False, progress)
+    _materialize(planned.recipe, (), (), try_anyway, progress)
 
 
 @click.command(
@@ -296,6 +301,7 @@ def _say_in_use(recipe: "Recipe", context: click.Context, progress: "Progress") 
     """Say which recipe Dagster builds if it is another one: a build does not change that."""
     import shlex
 
+    from parakeet.command_line import without_secrets
     from parakeet.home import home
     from parakeet.stages import active_recipe
 
@@ -308,7 +314,7 @@ def _say_in_use(recipe: "Recipe", context: click.Context, progress: "Progress") 
     given = context.params
     command = ["parakeet", "use", given["recipe_name"]]
     for option, key in (("--data", "data"), ("--set", "changes")):
-        command += [word for value in given[key] for word in (option, value)]
+        command += [word for value in without_secrets(given[key]) for word in (option, value)]
     for option, key in (("--held-out", "held_out"), ("--limit", "limit")):
         command += [option, str(given[key])] if given[key] is not None else []
     named = in_use.name if in_use.name != recipe.name else f"{in_use.name} as it was chosen before"

@@ -205,6 +205,7 @@ def _promote_as_judged(folder: Path) -> None:
     from parakeet.artifact import Artifact, Store
     from parakeet.gates.stage import ComparisonStage, judgement_of
     from parakeet.home import home
+    from parakeet.judgement import build_of, whole_judgement
     from parakeet.release import promotion
 
     root, artifact = home(), Artifact.open(folder)
@@ -222,7 +223,14 @@ def _promote_as_judged(folder: Path) -> None:
             "REASON"
         )
     judged[-1].check(thorough=True)
-    outcome = promotion.promote(root, artifact, judgement_of(judged[-1]), takes_chat=True)
+    try:
+        judgement = whole_judgement(build_of(root, artifact), judged[-1])
+    except ParakeetError as error:
+        raise ParakeetError(
+            f"The checks of {folder.name} cannot be run again. {error} Build its recipe again, or promote it by hand: "
+            f"parakeet release promote {folder.name} --force REASON"
+        ) from None
+    outcome = promotion.promote(root, artifact, judgement, takes_chat=True)
     if not outcome.is_promoted:
         raise ParakeetError(" ".join(outcome.messages))
 

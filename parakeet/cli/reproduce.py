@@ -35,16 +35,16 @@ def reproduce(run: str, dry_run: bool, output: Path | None, try_anyway: bool) ->
     """
     from parakeet.home import home
     from parakeet.progress import Progress
-    from parakeet.reproduction.again import (
+    from parakeet.reproduction.comparison import compare
+    from parakeet.reproduction.differences import differences, pinned_recipe, render_differences
+    from parakeet.reproduction.rerun import (
         Interrupted,
         discard,
         prepared,
         refuse_unfinished,
         train_again,
-        with_start_of_then,
+        with_original_start,
     )
-    from parakeet.reproduction.comparison import compare
-    from parakeet.reproduction.differences import differences, pinned_recipe, render_differences
     from parakeet.reproduction.trained import find_trained
 
     root, progress = home(), Progress()
@@ -54,7 +54,7 @@ def reproduce(run: str, dry_run: bool, output: Path | None, try_anyway: bool) ->
     if dry_run:
         return
     refuse_unfinished(trained)
-    recipe = with_start_of_then(root, trained, recipe)
+    recipe = with_original_start(root, trained, recipe)
     with prepared(root, trained, output, progress) as place:
         say(f"Training again in {place}.")
         try:

@@ -12,10 +12,11 @@ import numpy as np
 from parakeet.artifact import WORK_FOLDER
 from parakeet.errors import ParakeetError
 from parakeet.evaluation.base import measured
-from parakeet.evaluation.metrics import EVALUATION_FILE
+from parakeet.evaluation.metrics import EVALUATION_FILE, scores_of
 from parakeet.evaluation.scoring import bits_of
 from parakeet.gates.chart import draw_differences
 from parakeet.gates.held_out import Text, Trained, common_text, rendered_for
+from parakeet.gates.incumbent import lost_since_best
 from parakeet.gates.judge import (
     MORE_TEXT,
     Difference,
@@ -36,7 +37,6 @@ from parakeet.pages.charts import save_png
 from parakeet.progress import Progress
 from parakeet.recipe import Gates
 from parakeet.release.verify import verify_release
-from parakeet.report.previous import scores_of
 from parakeet.stage import MakeContext
 
 
@@ -109,15 +109,17 @@ def _compare(
     try:
         verify_release(before)
         earlier = _json(before / EVALUATION_FILE)
+        then, measured_then = scores_of(earlier), measured(earlier["bits_per_byte"])
         new, old = Trained.read(context.root, release), Trained.read(context.root, before)
-    except (ParakeetError, OSError, ValueError) as error:
-        reason = f"The promoted release, {before.name}, cannot be compared with: {error} {by_hand}"
+    except (ParakeetError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        why = error if isinstance(error, ParakeetError) else f"{EVALUATION_FILE} cannot be read ({error!r})."
+        reason = f"The promoted release, {before.name}, cannot be compared with: {why} {by_hand}"
         return gate(name, False, reason), gate(fell, True, f"{before.name} cannot be read.")
     shares = gate(fell, True, "The recipe's gates.figures is false.")
     if bounds.figures:
-        shares = judge_shares(*_measured_alike(evaluation, earlier, new, old), before.name)
+        shares = judge_shares(*_measured_alike(scores_of(evaluation), then, new, old), before.name)
     text = common_text(new, old, context.recipe.evaluation.max_bytes, bounds.documents)
-    if text is None and not measured(earlier["bits_per_byte"]) and not measured(evaluation["bits_per_byte"]):
+    if text is None and not measured_then and not measured(evaluation["bits_per_byte"]):
         reason = f"Nothing is held out from this release, and nothing was from {before.name}: nothing was compared."
         return gate(name, True, reason), shares
     if text is None:
@@ -130,14 +132,14 @@ def _compare(
         difference = _score(context, new, old, text, figures)
     except ParakeetError as error:
         return gate(name, False, str(error)), shares
-    return judge_difference(bounds, difference, before.name), shares
+    lost = lost_since_best(context.root, context.recipe.name, before.name)
+    return judge_difference(bounds, difference, before.name, lost), shares
 
 
 def _measured_alike(
-    evaluation: Mapping[str, Any], earlier: Mapping[str, Any], new: Trained, old: Trained
+    now: Mapping[str, Any], then: Mapping[str, Any], new: Trained, old: Trained
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The scores of both evaluations by metric, of the metrics that had the same version."""
-    now, then = scores_of(evaluation), scores_of(earlier)
+    """Of the scores of both evaluations by metric, those of the metrics that had the same version."""
     alike = [
         metric
         for metric in now.keys() & then.keys()

@@ -17,6 +17,12 @@ from parakeet.recipe import Gates
 Gate = dict[str, Any]
 TOLD = 3
 """How many of the shares that fell a reason names."""
+CHANCE = 0.05
+"""How often an equally good release may be refused for shares that fell by chance."""
+MOST_Z = 40.0
+"""Beyond any fall."""
+DRIFT = 2.0
+"""How many times `worse_by` several promotions may lose together."""
 TEMPERATURE = 0.8
 """Small models loop in greedy replies, and hardly when they sample."""
 
@@ -42,8 +48,11 @@ def gate(name: str, passed: bool, reason: str, found: float | None = None, bound
     return {"name": name, "passed": bool(passed), "found": numbers[0], "bound": numbers[1], "reason": reason}
 
 
-def judge_difference(gates: Gates, found: Difference, incumbent: str) -> Gate:
-    """Whether the release is no worse than the promoted one beyond its noise."""
+def judge_difference(gates: Gates, found: Difference, incumbent: str, lost: float = 0.0) -> Gate:
+    """Whether the release is no worse than the promoted one beyond its noise, and than the best before it.
+
+    `lost`: share of the bits by which the promoted one is itself worse than the best one before it (`lost_since_best`).
+    """
     name, bound = "no_worse_than_before", gates.worse_by * found.incumbent
     on = f"{found.documents:,} held-out document{'s' * (found.documents != 1)} ({format_bytes(found.n_bytes)})"
     if found.interval is None or found.documents < gates.documents:
@@ -56,11 +65,18 @@ def judge_difference(gates: Gates, found: Difference, incumbent: str) -> Gate:
     )
     if not low <= bound:
         return gate(name, False, f"{said}. That is worse beyond its noise.", low, bound)
-    unsure = high - found.value
-    if high > bound and not unsure <= gates.uncertainty:
-        needed = math.ceil(found.documents * (unsure / gates.uncertainty) ** 2)
+    unsure, allowed = high - found.value, gates.uncertainty * found.incumbent
+    if high > bound and not unsure <= allowed:
+        needed = math.ceil(found.documents * (unsure / allowed) ** 2) if allowed else found.documents
         reason = f"{said}. Too little text to tell: about {needed:,} documents are needed. {MORE_TEXT}"
-        return gate(name, False, reason, unsure, gates.uncertainty)
+        return gate(name, False, reason, unsure, allowed)
+    # A promotion may lose what is within its noise, but not one after the other.
+    if not low + lost * found.incumbent <= DRIFT * bound:
+        reason = (
+            f"{said}. {incumbent} itself needs {format_percent(lost)} more than the best release before it, and both "
+            "together are worse beyond the noise. Train on more text or for longer, or roll back"
+        )
+        return gate(name, False, f"{reason}.", low + lost * found.incumbent, DRIFT * bound)
     return gate(name, True, f"{said}, {'better' if high < 0 else 'no worse beyond its noise'}.", low, bound)
 
 
@@ -89,24 +105,23 @@ def all_together(bits_per_byte: Mapping[str, Any], key: str) -> float | None:
 
 
 def judge_shares(scores: Mapping[str, Sequence[Score]], before: Mapping[str, Sequence[Score]], incumbent: str) -> Gate:
-    """Whether a share fell beyond its interval (Newcombe's, of two samples), by metric, of those that both have.
+    """Whether shares fell more than chance explains, by metric, of those that both have.
 
-    The more shares, the wider the interval of each (Bonferroni), so that all of them hold with 95 %.
+    `chance_of_fall` of each, and of m shares the k-th smallest must be above 5 % · k/m (Simes 1986): one that falls far
+    refuses a release as with Bonferroni's or Holm's bound, and several that fall less do too.
     """
     name = "no_figure_fell"
     then = {(metric, one.name): one for metric, found in before.items() for one in found if one.unit == "share"}
     now = {(metric, one.name): one for metric, found in scores.items() for one in found if one.unit == "share"}
-    both = [key for key in now if key in then and now[key].n and then[key].n]
+    both = [key for key in now if key in then and now[key].n and then[key].n and math.isfinite(then[key].value)]
     if not both:
         return gate(name, True, f"No share was measured in the same way for this release and for {incumbent}.")
-    z = NormalDist().inv_cdf(1 - 0.025 / len(both))
-    found = {key: share_difference(_share(now[key], z), _share(then[key], z)) for key in both}
-    # The one that is nearest to a clear fall.
-    worst = min(both, key=lambda key: found[key]["interval"][1])
-    high = found[worst]["interval"][1]
-    fell = [key for key in both if not found[key]["interval"][1] >= 0.0]
-    if fell:
-        fell.sort(key=lambda key: found[key]["interval"][1])
+    chances = {key: chance_of_fall(now[key], then[key]) for key in both}
+    both.sort(key=lambda key: chances[key])
+    adjusted = [chances[key] * len(both) / rank for rank, key in enumerate(both, 1)]
+    least = min(1.0, *adjusted)
+    if not least > CHANCE:
+        fell = both[: max(rank for rank, chance in enumerate(adjusted, 1) if not chance > CHANCE)]
         told = [
             f"{key[1]} fell from {format_percent(then[key].value)} to {format_percent(now[key].value)} "
             f"(of {now[key].n:,} {now[key].of})"
@@ -114,8 +129,26 @@ def judge_shares(scores: Mapping[str, Sequence[Score]], before: Mapping[str, Seq
         ]
         others = [f"{len(fell) - TOLD} other shares fell"] * (len(fell) > TOLD)
         reason = f"Since {incumbent}, {'; '.join([*told, *others])}: more than chance explains."
-        return gate(name, False, reason, high, 0.0)
-    return gate(name, True, f"None of {len(both)} shares fell beyond its interval since {incumbent}.", high, 0.0)
+        return gate(name, False, reason, least, CHANCE)
+    reason = f"None of {len(both)} shares fell since {incumbent} by more than chance explains."
+    return gate(name, True, reason, least, CHANCE)
+
+
+def chance_of_fall(now: Score, then: Score) -> float:
+    """How probable a fall at least as far is if nothing changed: the level at which Newcombe's interval of the
+    difference of two samples reaches 0. 1 if it did not fall, 0 if a share is no number."""
+    if not math.isfinite(now.value):
+        return 0.0
+    if now.value >= then.value:
+        return 1.0
+    low, high = 0.0, MOST_Z
+    while high - low > 1e-4:
+        z = (low + high) / 2
+        if share_difference(_share(now, z), _share(then, z))["interval"][1] >= 0.0:
+            high = z
+        else:
+            low = z
+    return 0.0 if high == MOST_Z else NormalDist().cdf(-high)
 
 
 def _share(score: Score, z: float) -> dict[str, Any]:

@@ -10,10 +10,8 @@ from parakeet.formatting import format_time
 from parakeet.gates.incumbent import compared_release, standing_promotion
 from parakeet.gates.names import CHART_FILE, GATES
 from parakeet.home import release_folder
-from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.recipe_sources import settings_of
-from parakeet.release.history import REFUSED
 from parakeet.release.promotion import Judgement, refuse
 from parakeet.stage import Check, Figures, FigureTable, MakeContext, Picture, Stage, Verdict
 
@@ -32,13 +30,11 @@ class ComparisonStage(Stage):
         return ("release", "evaluation", "token_shards", *memorisation)
 
     def settings(self, recipe: Recipe) -> dict[str, Any]:
-        """The bounds, and which text is scored in which pieces."""
+        """The bounds, and how much text is scored."""
         return {
             "recipe": recipe.name,
             "gates": None if recipe.gates is None else settings_of(recipe.gates),
             "max_bytes": recipe.evaluation.max_bytes,
-            "sequence_length": recipe.packing.sequence_length,
-            "loss_on": recipe.shards.loss_on,
         }
 
     def settings_of_store(self, recipe: Recipe, root: Path, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
@@ -54,15 +50,11 @@ class ComparisonStage(Stage):
         of_store = self.settings_of_store(context.recipe, context.root, context.inputs)
         return make_comparison(context, of_store["incumbent"])
 
-    def conclude(self, recipe: Recipe, root: Path, artifact: Artifact, progress: Progress) -> None:
-        """Record a refusal, once, and say why: Dagster skips the promotion after a failed check."""
+    def conclude(self, root: Path, artifact: Artifact) -> None:
+        """Record a refusal, once: Dagster skips the promotion after a failed check, which says why."""
         judgement = judgement_of(artifact)
-        if not judgement.reasons:
-            return
-        decision = refuse(root, Artifact.open(release_folder(root) / judgement.release), judgement)
-        if decision.action == REFUSED:
-            for reason in judgement.reasons:
-                progress.say(f"{judgement.release} is not promoted: {reason}")
+        if judgement.reasons:
+            refuse(root, Artifact.open(release_folder(root) / judgement.release), judgement)
 
     def headline(self, counts: Mapping[str, Any]) -> str:
         if refused := [gate["name"] for gate in counts["gates"] if not gate["passed"]]:

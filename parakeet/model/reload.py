@@ -1,5 +1,7 @@
 """Whether a model that is read back from its file computes what the trained one computed."""
 
+import math
+
 import torch
 
 from parakeet.model.attention import alibi_slopes
@@ -27,7 +29,14 @@ def probe_logits(model: Parakeet) -> list[float]:
 
 
 def differ(found: list[float], recorded: list[float]) -> float | None:
-    """The largest difference, if it is more than rounding explains or no number; None otherwise."""
-    largest = max((abs(one - other) for one, other in zip(found, recorded, strict=True)), default=0.0)
-    allowed = TOLERANCE * max(1.0, *map(abs, recorded))
-    return None if len(found) == len(recorded) and largest <= allowed else largest
+    """The largest difference, if it is more than rounding explains or no number; None otherwise.
+
+    Infinity if one list is longer: the models have other shapes.
+    """
+    if len(found) != len(recorded):
+        return math.inf
+    differences = [abs(one - other) for one, other in zip(found, recorded, strict=True)]
+    if not all(map(math.isfinite, differences)):
+        return math.nan
+    largest = max(differences, default=0.0)
+    return None if largest <= TOLERANCE * max(1.0, *map(abs, recorded)) else largest

@@ -38,7 +38,7 @@ class Decision:
     reasons: tuple[str, ...] = ()
     figures: Mapping[str, Any] = field(default_factory=dict)
     run: str | None = None
-    """Id of Dagster's run."""
+    """Id of Dagster's run, if the asset `promotion` decided; None if a check, a gate or a command did."""
     weights: str | None = None
     """sha256 of the release's weights: a release that is made again has the same."""
     time: str = field(default_factory=lambda: datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))

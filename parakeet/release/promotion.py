@@ -126,8 +126,15 @@ def opened_recipe(root: Path) -> str | None:
 
 
 def promoted_recipes(root: Path) -> list[str]:
-    """The recipes that have a promoted release, in the order of their last decision; those without any first."""
-    links = [link.name for link in sorted((release_folder(root) / "promoted").glob("*")) if link.is_symlink()]
+    """The recipes that have a pointer or a decision, in the order of their last decision; those without any first.
+
+    What they promoted may be gone, and of some nothing was promoted but only refused: `incumbent` says so.
+    """
+    links = [
+        link.name
+        for link in sorted((release_folder(root) / "promoted").glob("*"))
+        if link.is_symlink() and NAME.fullmatch(link.name)  # a crash may leave a prepared pointer
+    ]
     if (opened := opened_recipe(root)) is not None and opened not in links:
         links.append(opened)
     decided = {decision.recipe: number for number, decision in enumerate(decisions(root)[0])}
@@ -153,9 +160,9 @@ def promote(
 ) -> Outcome:
     """Promote a release that passed its gates, unless it was decided before: then that stands.
 
-    `takes_chat` lets `parakeet chat` open it although it opens another recipe's model now. Raises ParakeetError, and
-    moves nothing, if a gate refused the release, if it was compared with another release than the promoted one, and
-    if it does not verify or load from its own files.
+    `takes_chat` lets `parakeet chat` open it although it opens another recipe's model now, if the pointer moves.
+    Raises ParakeetError, and moves nothing, if a gate refused the release, if it was compared with another release
+    than the promoted one, and if it does not verify or load from its own files.
     """
     name, recipe = release.path.name, recipe_of(release.path)
     about = _about(root, release, recipe)
@@ -166,18 +173,22 @@ def promote(
         )
     with _locked(root):
         _finish_interrupted(root, recipe)
+        _refuse_unknown(root, name)
         decision, now = decision_on(root, name), incumbent(root, recipe)
         if decision is None and now is not None and now.name == name:
             decision = _adopt(root, now, recipe)
         if decision is not None and decision.action != REFUSED:
-            return _as_decided(root, decision, now, takes_chat)
+            return _as_decided(root, decision, now)
         twin = about[-1] if decision is None and about and about[-1].action != REFUSED else None
         again = twin is not None and now is not None and twin.release == now.name
         if twin is not None and not again:
-            return _as_decided(root, twin, now, takes_chat)
+            return _as_decided(root, twin, now)
         if judgement.reasons:
             decision = _refuse(root, release, judgement, run)
-            raise ParakeetError(refusal(root, decision))
+            raise ParakeetError(
+                f"{begins_refusal(decision.release)}{format_time(decision.time)}. {' '.join(decision.reasons)} "
+                f"{kept_all_the_same(root, decision)}"
+            )
         if again and now is not None:
             judgement = replace(judgement, incumbent=now.name)
         if judgement.incumbent != (now.name if now else None):
@@ -193,10 +204,10 @@ def promote(
         return Outcome(decision, True, _about_chat(root, recipe, name))
 
 
-def refuse(root: Path, release: Artifact, judgement: Judgement, run: str | None = None) -> Decision:
+def refuse(root: Path, release: Artifact, judgement: Judgement) -> Decision:
     """Record that the gates refused a release, once; the last decision if that was another one, which stands."""
     with _locked(root):
-        return _refuse(root, release, judgement, run)
+        return _refuse(root, release, judgement, None)
 
 
 def promote_by_hand(root: Path, release: Artifact, reason: str, run: str | None = None) -> Decision:
@@ -278,22 +289,23 @@ def remove_promoted(root: Path, release: Path, recipe: str, reason: str) -> Path
             return release_folder(root) / name
         record(root, _taken_back(root, release, recipe, None, (reason,), None))
         with _explained("moving the pointer"):
-            opened = opened_recipe(root)
-            promoted_link(root, recipe).unlink(missing_ok=True)
-            others = [other for other in promoted_recipes(root) if other != recipe and incumbent(root, other)]
-            if opened == recipe and others:
-                point_link(latest_release(root), f"promoted/{others[-1]}")
-            elif opened == recipe:
-                latest_release(root).unlink(missing_ok=True)
+            _remove_pointer(root, recipe)
         return None
 
 
-def refusal(root: Path, decision: Decision) -> str:
-    """Why a release was refused, and what can be done with it."""
-    return (
-        f"{decision.release} was refused on {format_time(decision.time)}. {' '.join(decision.reasons)} "
-        f"{kept_all_the_same(root, decision)}"
-    )
+def _remove_pointer(root: Path, recipe: str) -> None:
+    opened = opened_recipe(root)
+    promoted_link(root, recipe).unlink(missing_ok=True)
+    others = [other for other in promoted_recipes(root) if other != recipe and incumbent(root, other)]
+    if opened == recipe and others:
+        point_link(latest_release(root), f"promoted/{others[-1]}")
+    elif opened == recipe:
+        latest_release(root).unlink(missing_ok=True)
+
+
+def begins_refusal(release: str) -> str:
+    """How the text of every refusal of a release begins."""
+    return f"{release} was refused on "
 
 
 def kept_all_the_same(root: Path, decision: Decision) -> str:
@@ -317,6 +329,8 @@ def _pointer(root: Path, recipe: str) -> Path | None:
     if upcoming is not None:
         return release_folder(root) / upcoming
     if link.is_symlink():
+        if _was_removed(root, recipe):
+            return None
         target = Path(os.readlink(link))
         return release_folder(root) / target.name if target.parent == Path("..") else link.resolve()
     latest = latest_release(root)
@@ -327,6 +341,24 @@ def _pointer(root: Path, recipe: str) -> Path | None:
         except ParakeetError:
             return None
     return None
+
+
+def _refuse_unknown(root: Path, name: str) -> None:
+    """Raise ParakeetError if `latest` of an earlier Parakeet is a release of which nothing says whose it is.
+
+    The next release of its recipe would count as the first one, and replace it without a comparison.
+    """
+    latest = latest_release(root)
+    if not latest.is_symlink() or Path(os.readlink(latest)).parent != Path(".") or not latest.is_dir():
+        return
+    try:
+        recipe_of(latest.resolve())
+    except ParakeetError as error:
+        raise ParakeetError(
+            f"{name} is not promoted: {latest.resolve()}, which `parakeet chat` opens, is damaged, so nothing says "
+            f"whether it would replace it. {error} Put that file back, or remove the folder and build again, or "
+            f"promote by hand: parakeet release promote {name} --force REASON"
+        ) from None
 
 
 def _upcoming(root: Path, recipe: str) -> str | None:
@@ -340,6 +372,13 @@ def _upcoming(root: Path, recipe: str) -> str | None:
         meant = moves[-1].previous if moves[-1].action == ROLLED_BACK else moves[-1].release
     name = Path(os.readlink(prepared)).name
     return name if name == meant else None
+
+
+def _was_removed(root: Path, recipe: str) -> bool:
+    """Whether a pointer leads to a release that was taken back without a successor: its removal was interrupted."""
+    target = Path(os.readlink(promoted_link(root, recipe))).name
+    moves = [d for d in decisions(root)[0] if d.recipe == recipe and d.action != REFUSED]
+    return bool(moves) and (moves[-1].action, moves[-1].previous, moves[-1].release) == (ROLLED_BACK, None, target)
 
 
 def _promotions(root: Path, recipe: str) -> list[str]:
@@ -393,12 +432,9 @@ def _decision(
     )
 
 
-def _as_decided(root: Path, decision: Decision, now: Path | None, takes_chat: bool) -> Outcome:
+def _as_decided(root: Path, decision: Decision, now: Path | None) -> Outcome:
     recipe, name, when = decision.recipe, decision.release, format_time(decision.time)
     if now is not None and now.name == name:
-        if takes_chat and opened_recipe(root) != recipe:
-            with _explained("moving the pointer"):
-                point_link(latest_release(root), f"promoted/{recipe}")
         return Outcome(decision, True, _about_chat(root, recipe, name))
     by_hand = f"To promote it again: parakeet release promote {name} --force REASON"
     if decision.action == ROLLED_BACK:
@@ -410,7 +446,7 @@ def _as_decided(root: Path, decision: Decision, now: Path | None, takes_chat: bo
 
 def _about_chat(root: Path, recipe: str, name: str) -> tuple[str, ...]:
     opened = opened_recipe(root)
-    if opened == recipe:
+    if opened in (recipe, None):
         return ()
     return (
         f"{name} is the promoted release of {recipe}. `parakeet chat` goes on with {opened}; to let it open {recipe}: "
@@ -425,10 +461,12 @@ def _refuse(root: Path, release: Artifact, judgement: Judgement, run: str | None
     if before is None and now is not None and now.name == name:
         return _adopt(root, now, recipe)
     decision = _decision(REFUSED, release, recipe, judgement.incumbent, judgement.reasons, judgement.figures, run)
-    if before is not None and (
-        before.action != REFUSED or (before.previous, before.reasons) == (decision.previous, decision.reasons)
-    ):
+    if before is not None and before.action != REFUSED:
         return before
+    # The checks of a release and the gates refuse the same one for different reasons, at each build.
+    for one in decisions(root)[0]:
+        if one.release == name and (one.previous, one.reasons) == (judgement.incumbent, judgement.reasons):
+            return one
     record(root, decision)
     return decision
 
@@ -513,15 +551,17 @@ def _prepare(root: Path, recipe: str, target: str) -> Path:
 
 
 def _finish_interrupted(root: Path, recipe: str) -> None:
-    """Complete a move whose decision was recorded; forget one whose decision was not."""
-    prepared = _prepared(root, recipe)
+    """Complete a move or a removal whose decision was recorded; forget one whose decision was not."""
+    prepared, link, latest = _prepared(root, recipe), promoted_link(root, recipe), latest_release(root)
     with _explained("moving the pointer"):
         if _upcoming(root, recipe) is not None:
-            prepared.replace(promoted_link(root, recipe))
-            if find_opened(root)[0] is None:
-                point_link(latest_release(root), f"promoted/{recipe}")
+            prepared.replace(link)
         else:
             prepared.unlink(missing_ok=True)
+        if link.is_symlink() and _was_removed(root, recipe):
+            _remove_pointer(root, recipe)
+        elif link.is_symlink() and (not latest.is_symlink() or find_opened(root)[0] is None):
+            point_link(latest, f"promoted/{recipe}")
 
 
 @contextmanager

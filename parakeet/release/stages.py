@@ -56,11 +56,12 @@ class ReleaseStage(Stage):
     def figures(self, artifact: Artifact) -> Figures:
         counts = artifact.counts
         bits = {name: value for name, value in counts.get("bits_per_byte", {}).items() if value is not None}
+        before = compared_with(artifact.path.parents[1], artifact, str(counts["name"]))
         return {
             **{f"bits_per_byte_{source}": round(value, DECIMALS) for source, value in bits.items()},
             "name": counts["name"],
             "data_read": _data_read(artifact),
-            "beside_the_promoted": _beside_promoted(artifact, bits),
+            "beside_the_promoted": beside(artifact.path, before),
             "parameters": counts["parameters"],
             "card": _card(artifact),
         }
@@ -83,19 +84,26 @@ def _data_read(release: Artifact) -> str:
         return "unknown"
 
 
-def _beside_promoted(release: Artifact, bits: Mapping[str, float]) -> FigureTable:
-    """Bits per byte beside those of the release that it would replace, each on its own held-out text."""
-    before = compared_with(release.path.parent.parent, release, str(release.counts["name"]))
-    known: Mapping[str, float | None] = {}
-    if before is not None and before.is_dir():
-        known = Artifact.open(before).counts.get("bits_per_byte", {})
-    columns = ("source", "bits per byte", before.name if before is not None else "no release before it")
-    rows = [(name, f"{value:.4f}", _four_digits(known.get(name))) for name, value in bits.items()]
+def beside(release: Path, before: Path | None) -> FigureTable:
+    """Bits per byte by source beside those of the release before it, each on its own held-out text.
+
+    One that was removed or damaged has no figures.
+    """
+    earlier = _bits(before) if before is not None else {}
+    columns = ("source", release.name, before.name if before is not None else "no earlier release")
+    rows = [(source, _shown(bits), _shown(earlier.get(source))) for source, bits in _bits(release).items()]
     return FigureTable(columns, rows)
 
 
-def _four_digits(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+def _bits(release: Path) -> dict[str, float | None]:
+    try:
+        return dict(Artifact.open(release).counts.get("bits_per_byte", {}))
+    except (ParakeetError, OSError):
+        return {}
+
+
+def _shown(bits: float | None) -> str:
+    return "–" if bits is None else f"{bits:.{DECIMALS}f}"
 
 
 def _release_verifies(artifact: Artifact, inputs: Mapping[str, Artifact], recipe: Recipe) -> Verdict:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from parakeet.release.listing import find_model, released_models
 from parakeet.release.promotion import find_opened, incumbent
 from parakeet.release.verify import SUMS_FILE, TRAINING_MANIFEST_FILE, open_release, recorded_sum
 from parakeet.tokenizer import Tokenizer
-from parakeet.training.job import CHECKPOINT_PATTERN, JOB_FILE, STATE_FILE, TrainingJob
+from parakeet.training.job import CHECKPOINT_PATTERN, JOB_FILE, STATE_FILE, TrainingJob, read_job
 from parakeet.training.start import KEY, Kind, Start, differences, tokenizer_settings, trains_alike, with_start
 from parakeet.training.state_file import read_values
 
@@ -70,7 +71,7 @@ def read_start(folder: Path, root: Path) -> Start:
         raise ParakeetError(f"{KEY}: {folder} cannot be read: {error.strerror or error}.") from None
     except ParakeetError as error:
         raise ParakeetError(f"{KEY}: {error}") from None
-    raise ParakeetError(f"{KEY}: {_what_it_is(folder)}")
+    raise ParakeetError(f"{KEY}: {_what_it_is(folder, root)}")
 
 
 def _read_release(folder: Path, root: Path) -> Start:
@@ -92,12 +93,14 @@ def _read_release(folder: Path, root: Path) -> Start:
         tokenizer=Tokenizer.load(folder),
         tokens=_total(trained, before),
         earlier=_chain(before),
+        recipe=_part(manifest, "recipe"),
     )
 
 
 def _read_checkpoint(folder: Path, root: Path) -> Start:
     run = folder.parent
     job = TrainingJob.load(run / JOB_FILE)
+    recorded = _part(read_job(run / JOB_FILE), "recipe")  # of an early Parakeet, without the text
     state = read_values(folder)
     expected = str(state["files"][WEIGHTS_FILE])
     weights = folder / WEIGHTS_FILE
@@ -118,6 +121,7 @@ def _read_checkpoint(folder: Path, root: Path) -> Start:
         tokenizer=tokenizer,
         tokens=_total(state["tokens"], before),
         earlier=_chain(before),
+        recipe=recorded if "name" in recorded else {},
     )
 
 
@@ -203,7 +207,7 @@ def _latest_folder(recipe: Recipe, root: Path) -> Path:
 
 
 def folder_of(facts: Mapping[str, Any], root: Path) -> Path | None:
-    """Where the model with these facts is: the folder of then, or any model in the store with the same weights."""
+    """Where the model with these facts is: the recorded folder, or any model in the store with the same weights."""
     folders = [Path(str(facts.get("folder"))), *(model.directory for model in released_models(root))]
     return next((path.resolve() for path in folders if _recorded_weights(path) == facts.get("weights_sha256")), None)
 
@@ -218,10 +222,16 @@ def _recorded_weights(folder: Path) -> str | None:
         return None
 
 
-def _what_it_is(folder: Path) -> str:
+def _what_it_is(folder: Path, root: Path) -> str:
     """Why a path is not a model to start from, and what would be."""
     if not os.path.lexists(folder):
-        return f"there is no {folder}. Name the folder of a release, of an imported model, or of a run's checkpoint."
+        missing = f"there is no {folder}."
+        if made := _trained_from(folder, root):
+            missing += (
+                f" {made[-1]} was trained from it before it was removed: to talk to that, run parakeet chat --model "
+                f"{shlex.quote(str(made[-1]))}; to train on from it, set {KEY} to it."
+            )
+        return f"{missing} Name the folder of a release, of an imported model, or of a run's checkpoint."
     if folder.is_file():
         return f"{folder} is a file. If it is a checkpoint of the original project: parakeet import {folder}"
     saved = sorted(path.name for path in folder.glob(CHECKPOINT_PATTERN))
@@ -232,6 +242,16 @@ def _what_it_is(folder: Path) -> str:
         stage = Artifact.open(folder).stage
         return f"{folder} is an artefact of stage {stage}. Name the release that was made of it."
     return f"{folder} holds no model: a release has the file {SUMS_FILE}, a run's checkpoint {STATE_FILE}."
+
+
+def _trained_from(folder: Path, root: Path) -> list[Path]:
+    """The releases that say that they began with the model in a folder, the oldest first."""
+    begun = [
+        (model.directory, _part(_json(model.directory / TRAINING_MANIFEST_FILE), "start").get("folder"))
+        for model in released_models(root)
+    ]
+    # The store may have moved since.
+    return [path for path, named in begun if isinstance(named, str) and Path(named).parts[-2:] == folder.parts[-2:]]
 
 
 def _json(path: Path) -> dict[str, Any]:

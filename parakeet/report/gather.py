@@ -10,11 +10,11 @@ from typing import Any
 from parakeet.artifact import Artifact
 from parakeet.data.tokens.canaries import LICENCE as CANARY_LICENCE
 from parakeet.evaluation.base import Score
-from parakeet.evaluation.metrics import EVALUATION_FILE
+from parakeet.evaluation.metrics import EVALUATION_FILE, scores_of
 from parakeet.model.config import WEIGHTS_FILE, ModelConfig
 from parakeet.progress import Progress
 from parakeet.recipe import CANARY_SOURCE, Recipe
-from parakeet.report.previous import Measured, previous_release, scores_of
+from parakeet.report.previous import Measured, previous_release
 from parakeet.tokenizer import Tokenizer
 from parakeet.training.job import METRICS_FILE
 from parakeet.training.logging import Records, read_metrics

@@ -8,7 +8,7 @@ from typing import Any
 
 from parakeet.errors import ParakeetError
 from parakeet.evaluation.base import Score
-from parakeet.evaluation.metrics import EVALUATION_FILE, measured_metrics
+from parakeet.evaluation.metrics import EVALUATION_FILE, scores_of
 from parakeet.model.config import WEIGHTS_FILE
 from parakeet.progress import Progress
 from parakeet.release.promotion import find_incumbent
@@ -32,12 +32,6 @@ class Measured:
     scores: dict[str, list[Score]]
     release: str = ""
     """The folder's name."""
-
-
-def scores_of(evaluation: Mapping[str, Any]) -> dict[str, list[Score]]:
-    """The scores of an evaluation.json, by metric."""
-    found = {metric.name: metric.scores(evaluation[metric.name]) for metric in measured_metrics(evaluation)}
-    return {name: scores for name, scores in found.items() if scores}
 
 
 def previous_release(root: Path, recipe: str, weights_sha256: str, progress: Progress) -> Measured | None:

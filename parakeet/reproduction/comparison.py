@@ -7,17 +7,17 @@ from safetensors import safe_open
 
 from parakeet.artifact import Artifact
 from parakeet.model.config import WEIGHTS_FILE
-from parakeet.reproduction.trained import Trained
+from parakeet.reproduction.trained import TrainedRun
 from parakeet.training.job import METRICS_FILE
 from parakeet.training.logging import read_metrics
 
 
-def compare(trained: Trained, again: Artifact) -> tuple[bool | None, str]:
-    """Whether the weights are identical (None if those of then are not known), and sentences for people."""
+def compare(trained: TrainedRun, again: Artifact) -> tuple[bool | None, str]:
+    """Whether the weights are identical (None if the original ones are not known), and sentences for people."""
     then, now = trained.weights_sha256, str(again.manifest["files"][WEIGHTS_FILE]["sha256"])
     losses = _losses(trained, again)
     if then is None:
-        return None, f"The weights of then are not known. {losses}"
+        return None, f"The original weights are not known. {losses}"
     if then == now:
         return True, f"Identical weights: both have the sha256 {now}."
     before = None if trained.checkpoint is None else trained.checkpoint.path / WEIGHTS_FILE
@@ -50,10 +50,10 @@ def _distance(first: Path, second: Path) -> str:
     )
 
 
-def _losses(trained: Trained, again: Artifact) -> str:
+def _losses(trained: TrainedRun, again: Artifact) -> str:
     file = trained.file(METRICS_FILE)
     if file is None:
-        return "The losses of then are not known."
+        return "The original losses are not known."
     then = [(record["step"], record["loss"]) for record in read_metrics(file)]
     now = [(record["step"], record["loss"]) for record in read_metrics(again.path / METRICS_FILE)]
     for number, (before, after) in enumerate(zip(then, now, strict=False)):
@@ -63,7 +63,7 @@ def _losses(trained: Trained, again: Artifact) -> str:
                 f"{_loss(after[1])} now. The last: {_loss(then[-1][1])} then, {_loss(now[-1][1])} now."
             )
     if len(then) != len(now):
-        return f"{len(then):,} steps are recorded of then and {len(now):,} of now; their losses are equal."
+        return f"{len(then):,} steps are recorded of the original and {len(now):,} of now; their losses are equal."
     return f"All {len(now):,} steps have equal losses."
 
 

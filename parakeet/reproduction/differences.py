@@ -14,7 +14,7 @@ from parakeet.hashes import HashCache
 from parakeet.home import checkout, hashes_file
 from parakeet.provenance import arithmetic_variables, git_patch, git_state, processor, software
 from parakeet.recipe import Recipe
-from parakeet.reproduction.trained import Trained
+from parakeet.reproduction.trained import TrainedRun
 from parakeet.training.device import choose_device, describe_device
 
 UNKNOWN, NONE = "unknown", "none"
@@ -37,7 +37,7 @@ class Difference:
     may_change: str
 
 
-def pinned_recipe(trained: Trained) -> tuple[Recipe, list[str]]:
+def pinned_recipe(trained: TrainedRun) -> tuple[Recipe, list[str]]:
     """The run's recipe with what it left to the machine set as it was then, and these settings for people."""
     first = trained.processes[0]
     hardware, training = first["hardware"], trained.recipe.training
@@ -64,7 +64,7 @@ def pinned_recipe(trained: Trained) -> tuple[Recipe, list[str]]:
     return pinned, [f"training.{name}={value}" for name, value in changed.items()]
 
 
-def differences(trained: Trained, recipe: Recipe, root: Path) -> list[Difference]:
+def differences(trained: TrainedRun, recipe: Recipe, root: Path) -> list[Difference]:
     """Everything that is known to be different now, for training `recipe`: what may change the weights comes first."""
     found = [
         *_code(trained),
@@ -76,7 +76,7 @@ def differences(trained: Trained, recipe: Recipe, root: Path) -> list[Difference
     return sorted(found, key=lambda one: not one.may_change)
 
 
-def _over_time(trained: Trained, *keys: str) -> list[Any]:
+def _over_time(trained: TrainedRun, *keys: str) -> list[Any]:
     """The values that something had in the run's processes, in order, each once."""
     seen: list[Any] = []
     for process in trained.processes:
@@ -98,7 +98,7 @@ def _shown(value: Any) -> str:
     return UNKNOWN if value is None else str(value)
 
 
-def _code(trained: Trained) -> list[Difference]:
+def _code(trained: TrainedRun) -> list[Difference]:
     now = git_state()
     if now is None:
         commit, patch, untracked = None, None, list[str]()
@@ -121,7 +121,7 @@ def _digest(patch: bytes) -> str | None:
     return hashlib.sha256(patch).hexdigest() if patch else None
 
 
-def _software(trained: Trained) -> list[Difference]:
+def _software(trained: TrainedRun) -> list[Difference]:
     now = software()
     rows = []
     for name in sorted({*now, *(key for process in trained.processes for key in process["software"])}):
@@ -139,7 +139,7 @@ def _if_computing(package: str) -> str:
     return "yes" if package in COMPUTING else ""
 
 
-def _hardware(trained: Trained, recipe: Recipe) -> list[Difference]:
+def _hardware(trained: TrainedRun, recipe: Recipe) -> list[Difference]:
     then = [process["hardware"] for process in trained.processes]
     rows = []
     try:
@@ -168,7 +168,7 @@ def _hardware(trained: Trained, recipe: Recipe) -> list[Difference]:
 LABELS = {"name": "GPU", "cpu_capability": "torch's CPU kernels", "driver": "NVIDIA driver"}
 
 
-def _environment(trained: Trained) -> list[Difference]:
+def _environment(trained: TrainedRun) -> list[Difference]:
     if not trained.recorded:
         return []
     now, rows = arithmetic_variables(), []
@@ -181,8 +181,8 @@ def _environment(trained: Trained) -> list[Difference]:
     return rows
 
 
-def _source_files(trained: Trained, root: Path) -> list[Difference]:
-    """Text that was changed or removed since. Training reads the token shards of then, so no weight depends on it."""
+def _source_files(trained: TrainedRun, root: Path) -> list[Difference]:
+    """Text that was changed or removed since. Training reads the original token shards, so no weight depends on it."""
     wanted = trained.record["source_files"]
     try:
         paths = DocumentsStage().files(trained.recipe, root)
@@ -207,7 +207,9 @@ def _names(names: Iterable[str]) -> str:
     return " ".join(found[:MOST_SHOWN]) + (f" and {more:,} more" if more > 0 else "") if found else NONE
 
 
-def render_differences(trained: Trained, pinned: Sequence[str], found: Sequence[Difference], width: int | None) -> str:
+def render_differences(
+    trained: TrainedRun, pinned: Sequence[str], found: Sequence[Difference], width: int | None
+) -> str:
     """The run, what is different now, and what is set as it was then."""
     lines = [_heading(trained)]
     if not trained.recorded:
@@ -226,7 +228,7 @@ def render_differences(trained: Trained, pinned: Sequence[str], found: Sequence[
         lines += ["", render_table(("DIFFERENT", "THEN", "NOW", "MAY CHANGE THE WEIGHTS"), rows, (), width)]
     else:
         lines.append("Nothing that is known is different now.")
-    if any(one.what in CODE for one in found) and (commands := _code_of_then(trained)):
+    if any(one.what in CODE for one in found) and (commands := _original_code(trained)):
         lines += ["", *commands]
     if pinned:
         lines += ["", f"Set as it was then: {', '.join(pinned)}."]
@@ -236,7 +238,7 @@ def render_differences(trained: Trained, pinned: Sequence[str], found: Sequence[
 CODE = ("git commit", "uncommitted changes")
 
 
-def _heading(trained: Trained) -> str:
+def _heading(trained: TrainedRun) -> str:
     first, last = trained.processes[0], trained.processes[-1]
     ended = last.get("ended")
     when = (
@@ -245,13 +247,13 @@ def _heading(trained: Trained) -> str:
     return f"Run {trained.key} of recipe {trained.recipe.name}{when}."
 
 
-def _code_of_then(trained: Trained) -> list[str]:
+def _original_code(trained: TrainedRun) -> list[str]:
     """The commands that bring back the code that began the run."""
     code, root = trained.processes[0]["code"], checkout()
     if code is None or root is None:
         return []
     git = f"git -C {shlex.quote(str(root))}"
-    lines = ["To train with the code of then:", f"  {git} checkout {code['commit']}"]
+    lines = ["To train with the original code:", f"  {git} checkout {code['commit']}"]
     patch = code.get("patch")
     file = trained.file(patch["file"]) if patch and patch["file"] else None
     if file is not None:

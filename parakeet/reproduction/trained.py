@@ -25,7 +25,7 @@ INPUTS = ("tokenizer", "token_shards", "packing_plan")
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedRun:
     """A run with what is known of it.
 
     folder      of the run, which may have been removed since
@@ -60,7 +60,7 @@ class Trained:
         return next((folder / name for folder in folders if (folder / name).is_file()), None)
 
 
-def find_trained(root: Path, name: str) -> Trained:
+def find_trained(root: Path, name: str) -> TrainedRun:
     """The run whose key begins with `name`, or that a model of this name or ID was made of.
 
     Raises ParakeetError if there is none, or several, or if its recipe is not known.
@@ -99,7 +99,7 @@ def _run_of_model(root: Path, name: str) -> tuple[str, str]:
         raise ParakeetError(f"{file} does not name the training run ({error}).") from None
 
 
-def _trained(root: Path, key: str, checkpoint: Artifact | None) -> Trained:
+def _trained(root: Path, key: str, checkpoint: Artifact | None) -> TrainedRun:
     folder = runs_folder(root) / key
     record = (None if checkpoint is None else read_record(checkpoint.path)) or read_record(folder)
     if record is not None:
@@ -111,14 +111,14 @@ def _trained(root: Path, key: str, checkpoint: Artifact | None) -> Trained:
                 f"Run {key} has a recipe that this version of Parakeet does not accept: "
                 f"{'.'.join(map(str, first['loc']))}: {first['msg']}. {_checkout(record)}"
             ) from None
-        return Trained(key, folder, checkpoint, recipe, record, recorded=True)
+        return TrainedRun(key, folder, checkpoint, recipe, record, recorded=True)
     known = recorded_recipe(folder)
     if known is None:
         raise ParakeetError(
             f"Run {key} has no {RUN_FILE} that can be read, and {folder / JOB_FILE} does not hold its recipe: it "
             "cannot be reproduced."
         )
-    return Trained(key, folder, checkpoint, known, _earlier_record(root, folder, checkpoint), recorded=False)
+    return TrainedRun(key, folder, checkpoint, known, _earlier_record(root, folder, checkpoint), recorded=False)
 
 
 def _checkout(record: Mapping[str, Any]) -> str:

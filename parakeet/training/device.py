@@ -185,7 +185,8 @@ class ExecutionPlan:
                 raise ParakeetError(
                     f"Training on sequences of {sequence_length:,} tokens would take {choice.forecast}, but "
                     f"{self._where()} has {format_bytes(self._budget, 2)} for it. "
-                    f"{self._change(sequence_length, self._budget)} To start anyway: parakeet build --try-anyway"
+                    f"{self._change(sequence_length, self._budget)} To start anyway, run the same command with: "
+                    "--try-anyway"
                 )
             self._check_bf16(sequence_length, choice.execution)
         return choices
@@ -197,8 +198,8 @@ class ExecutionPlan:
         if torch.cuda.get_device_capability(self._device) < CAPABILITY and not self._job.try_anyway:
             raise ParakeetError(
                 f"This GPU has no units for bf16, and torch's attention in bf16 would keep every score of sequences of "
-                f"{sequence_length:,} tokens. Set training.precision to fp32. To start anyway: "
-                "parakeet build --try-anyway"
+                f"{sequence_length:,} tokens. Set training.precision to fp32. To start anyway, "
+                "run the same command with: --try-anyway"
             )
 
     def _flex_failure(self, ranks: Ranks) -> str | None:

@@ -97,8 +97,11 @@ class RunRecord:
     def end(self, finished: bool, step: int) -> None:
         """Note the end after `step`; of a finished run, the weights in the job's output folder."""
         if finished:
-            weights = sha256_of(self._job.output / WEIGHTS_FILE)
-            self._values["result"] = {"step": step, "weights_sha256": weights}
+            try:
+                weights = sha256_of(self._job.output / WEIGHTS_FILE)
+                self._values["result"] = {"step": step, "weights_sha256": weights}
+            except OSError as error:
+                self._say(f"The weights cannot be read for {RUN_FILE} ({error.strerror or error}). They are trained.")
         self._end("finished" if finished else "stopped")
 
     def _end(self, outcome: str) -> None:
@@ -129,7 +132,7 @@ class RunRecord:
         if len(patch) > MOST_PATCH_BYTES:
             return {**code, "patch": {**values, "file": None}}
         try:
-            (self._job.run / file).write_bytes(patch)
+            replace_file(self._job.run / file, patch)
         except OSError as error:
             self._say(f"{self._job.run / file} cannot be written ({error.strerror or error}). Training goes on.")
             values["file"] = None

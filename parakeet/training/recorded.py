@@ -67,7 +67,7 @@ def recorded_recipe(run: Path) -> Recipe | None:
 
 
 def keep_recipe(root: Path, active: Path) -> None:
-    """Copy the active recipe to the runs of 0.1 that were begun with it, before another one becomes active."""
+    """Copy the recipe in use to the runs of 0.1 that were begun with it, before another one is used."""
     for path in runs_folder(root).glob(f"*/{JOB_FILE}"):
         try:
             values = read_job(path)["recipe"]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from parakeet.artifact import Artifact
+from parakeet.command_line import command_line
 from parakeet.earlier import earlier_run_key
 from parakeet.errors import ParakeetError, ProcessDied
 from parakeet.home import runs_folder
@@ -211,7 +212,7 @@ class CheckpointStage(Stage):
             output=output,
             try_anyway=context.try_anyway,
             start=None if start is None else start.lineage(),
-            command=tuple(sys.argv),
+            command=command_line(),
             lineage=made_from,
             source_files=source_files,
         )
@@ -264,8 +265,8 @@ SHOWN = {
 
 
 STARTED_SLACK = 1.25
-"""A model that starts from trained weights may have little left to learn, and its first loss is that of one batch. In a
-season of retrainings (docs/benchmarks/retraining.md) one on good text went from 1.517 to 1.666."""
+"""A model that starts from trained weights may have little left to learn. In a season of retrainings
+(docs/benchmarks/retraining.md) one on good text went from 1.517, the loss of one batch, to 1.666."""
 
 
 def _training_converged(artifact: Artifact, inputs: Mapping[str, Artifact], recipe: Recipe) -> Verdict:

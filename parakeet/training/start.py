@@ -19,6 +19,7 @@ Kind = Literal["original model", "imported model", "release", "checkpoint"]
 
 KEY = "training.start"
 CL100K = "cl100k_base"
+HELD_OUT = "deduplication.held_out_fraction"
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Start:
     tokenizer: Tokenizer
     tokens: int | None
     earlier: tuple[Mapping[str, Any], ...]
+    recipe: Mapping[str, Any]
+    """As it was recorded, by section; empty if nobody knows."""
 
     @property
     def weights(self) -> Path:
@@ -80,7 +83,38 @@ def differences(recipe: Recipe, start: Start) -> list[tuple[str, dict[str, Any]]
     elif kind != CL100K and needed > recipe.tokenizer.vocabulary:
         text = f"{needed:,} tokens in its vocabulary, at most {recipe.tokenizer.vocabulary:,} in the recipe's"
         found.append((text, {"tokenizer.vocabulary": needed}))
+    if (less := less_held_out(start.recipe, recipe)) is not None:
+        share, source = less
+        text = (
+            f"{share:g} of the text held out there, {recipe.deduplication.held_out_fraction:g} in the recipe, so that "
+            f"of source {source} it was trained on text that the new model would be measured on"
+        )
+        found.append((text, {HELD_OUT: share}))
     return found
+
+
+def less_held_out(recorded: Mapping[str, Any], recipe: Recipe) -> tuple[float, str] | None:
+    """The share that a recorded recipe held out, if it is less than this one's, and a source that both read.
+
+    What is held out is decided by a hash, so the smaller share is a part of the larger one. Synthetic text has held-out
+    questions of its own.
+    """
+    try:
+        share = float(recorded["deduplication"]["held_out_fraction"])
+        read = {_place(source) for source in recorded["sources"]}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
+    same = [source.name for source in recipe.sources if _place(source.model_dump(mode="json")) in read - {None}]
+    return (share, same[0]) if same and share < recipe.deduplication.held_out_fraction else None
+
+
+def _place(source: Mapping[str, Any]) -> str | None:
+    """Where a source's text comes from; None for synthetic text."""
+    if source.get("kind") == "synthetic":
+        return None
+    files = [file for file in source.get("files", ()) if isinstance(file, dict)]
+    addresses = [str(file.get("url") or file.get("drive_id")) for file in files]
+    return str(source.get("path") or source.get("dataset") or addresses)
 
 
 def tokenizer_settings(start: Start) -> dict[str, Any]:

@@ -401,7 +401,7 @@ class Trainer:
             )
         summary = {
             "parameters": self.config.parameter_count,
-            **_history(metrics, trained, self.schedule),
+            **_history(metrics, trained, self.schedule, self.job.start is not None),
             "skipped": self.monitor.skipped,
             "rolled_back": self.monitor.rolled_back,
             "device": device_name(self.ranks.device),
@@ -419,16 +419,21 @@ class Trainer:
         save_png(partial(draw_loss_curve, metrics), output / CURVE_FILE)
 
 
-def _history(metrics: Records, trained: Records, schedule: Schedule) -> dict[str, Any]:
-    """Figures of the whole run. The final loss and MFU are means over the last twentieth of the steps."""
-    last = trained[-max(1, len(trained) // 20) :]
+def _history(metrics: Records, trained: Records, schedule: Schedule, is_started: bool) -> dict[str, Any]:
+    """Figures of the whole run. The final loss and MFU are means over the last twentieth of the steps.
+
+    So is the first loss over the first twentieth, if the run began with trained weights: then it falls by less than
+    one batch differs from another. From random weights it falls from the first step on.
+    """
+    some = max(1, len(trained) // 20)
+    last, first = trained[-some:], trained[: some if is_started else 1]
     seconds = sum(record["seconds"] for record in metrics)
     known = [record["mfu"] for record in last if record.get("mfu") is not None]
     return {
         "steps": metrics[-1]["step"],
         "tokens": metrics[-1]["tokens"],
         "final_loss": sum(record["loss"] for record in last) / len(last),
-        "first_loss": trained[0]["loss"],
+        "first_loss": sum(record["loss"] for record in first) / len(first),
         "validation_loss": metrics[-1].get("validation_loss"),
         "seconds": round(seconds, 1),
         "tokens_per_second": round(sum(schedule.tokens_in(record["step"]) for record in metrics) / seconds),

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.season import NAME, Plan, render, run_season
 from parakeet.progress import Progress
 from parakeet.release.promotion import incumbent
-from parakeet.retraining import Trained
+from parakeet.retraining import TrainedRelease
 
 
 def test_new_text_trains_the_released_model_further(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,15 +29,15 @@ def test_new_text_trains_the_released_model_further(tmp_path: Path, monkeypatch:
     released = incumbent(tmp_path / "home", NAME)
     assert released is not None
     assert released.name == new["release"]
-    stages = Trained.open(released).manifest["stages"]
+    stages = TrainedRelease.open(released).manifest["stages"]
     replay = stages["packing_plan"]["counts"]["replay"]
-    before = Trained.open(released.with_name(first["release"]))
+    before = TrainedRelease.open(released.with_name(first["release"]))
     assert replay["share"] == pytest.approx(0.3, abs=0.05)
     assert replay["new_documents"] > 100
     # Twice the plan, in whole steps, whatever had been estimated; without the unused ends of sequences.
     positions = 2 * stages["packing_plan"]["counts"]["rows"] * 128
     assert 0.95 * positions < new["tokens"] <= positions + 1024
     assert stages["tokenizer"]["content"] == before.manifest["stages"]["tokenizer"]["content"]
-    lineage = json.dumps(Trained.open(released).manifest["start"])
+    lineage = json.dumps(TrainedRelease.open(released).manifest["start"])
     assert first["release"] in lineage or before.run in lineage
     assert "skipped" in render(record)

@@ -16,7 +16,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 FILES = ROOT / "docs" / "deployment"
-UNITS = ("parakeet-daemon.service", "parakeet-webserver.service")
+UNITS = ("parakeet-daemon.service", "parakeet-webserver.service", "parakeet-pages.service")
 POSTGRES = "/usr/lib/postgresql"
 
 
@@ -24,7 +24,7 @@ POSTGRES = "/usr/lib/postgresql"
 def test_the_units_are_valid(tmp_path: Path) -> None:
     programs = tmp_path / "opt" / ".venv" / "bin"
     programs.mkdir(parents=True)
-    for name in ("python", "dagster-daemon", "dagster-webserver"):
+    for name in ("python", "dagster-daemon", "dagster-webserver", "parakeet"):
         (programs / name).write_text("#!/bin/sh\n")
         (programs / name).chmod(0o755)
     for unit in UNITS:
@@ -52,6 +52,14 @@ def test_what_the_dockerfile_names_exists() -> None:
     assert extras
     pyproject = (ROOT / "pyproject.toml").read_text()
     assert all(re.search(rf"^{extra} = \[", pyproject, re.MULTILINE) for extra in extras)
+
+
+def test_the_image_holds_nothing_that_git_ignores() -> None:
+    """`COPY . .` would take weights, and recipe.yaml with the address of `notify`, into it."""
+    left_out = (FILES / "Dockerfile.dockerignore").read_text().splitlines()
+    for pattern in (ROOT / ".gitignore").read_text().splitlines():
+        name = pattern.replace("!/", "!").strip("/")
+        assert (name if pattern.startswith(("/", "!")) else f"**/{name}") in left_out, pattern
 
 
 TRAINER = """
@@ -94,6 +102,16 @@ def test_a_container_that_is_stopped_waits_until_a_trainer_has_saved(
         assert process.wait(timeout=60) == 0
     assert log.read_text() == "begun\nsaved\n"
     assert (tmp_path / "home" / ".dagster" / "dagster.yaml").is_file()
+
+
+def test_a_container_whose_home_cannot_be_written_to_says_so(tmp_path: Path, namespace: list[str]) -> None:
+    (tmp_path / "home").write_text("in the way")
+    command = [*namespace, sys.executable, str(FILES / "container.py"), "false"]
+    environment = os.environ | {"PARAKEET_HOME": str(tmp_path / "home")}
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert "Error: " in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def wait_for(file: Path) -> None:

@@ -58,7 +58,7 @@ def test_killed_five_times_with_everything_it_began_a_build_comes_to_the_same_we
     dagster.wait(lambda: (home / "releases" / "latest").exists(), 600)
     runs = dagster.runs()
     assert dagster.status(first) == "FAILURE"
-    # Each goes on with the recipe of the first.
+    # Each has the recipe of the first.
     assert {run["tags"].get("parakeet/recipe") for run in runs} == {"tiny"}
     (folder,) = home.glob("training_runs/*/")
     resumed = [event["step"] for event in read_events(folder / EVENTS_FILE) if event["kind"] == "resumed"]

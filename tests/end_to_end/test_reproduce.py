@@ -14,7 +14,7 @@ from parakeet.artifact import Artifact
 from parakeet.errors import ParakeetError
 from parakeet.reproduction.comparison import compare
 from parakeet.reproduction.differences import differences, pinned_recipe, render_differences
-from parakeet.reproduction.trained import Trained, find_trained
+from parakeet.reproduction.trained import TrainedRun, find_trained
 from parakeet.training.record import PATCH_FILE, RUN_FILE
 
 from .conftest import parakeet
@@ -36,7 +36,7 @@ def home(built: Built, tmp_path: Path) -> Path:
     return copy
 
 
-def edit(home: Path, change: Callable[[dict[str, Any]], object]) -> Trained:
+def edit(home: Path, change: Callable[[dict[str, Any]], object]) -> TrainedRun:
     """Change run.json, and its copy in the checkpoint."""
     for folder in (home / "training_runs" / key_of(home), home / "checkpoint" / "latest"):
         if (folder / RUN_FILE).exists():
@@ -46,7 +46,7 @@ def edit(home: Path, change: Callable[[dict[str, Any]], object]) -> Trained:
     return find_trained(home, key_of(home))
 
 
-def shown(home: Path, trained: Trained) -> str:
+def shown(home: Path, trained: TrainedRun) -> str:
     recipe, pinned = pinned_recipe(trained)
     return render_differences(trained, pinned, differences(trained, recipe, home), None)
 

@@ -138,7 +138,7 @@ class Releases:
         recipe["shards"]["loss_on"] = loss_on
         stages = {
             "token_shards": {"content": shards.content},
-            "evaluation": {"version": 4, "settings": {"metrics": dict(metrics or {})}},
+            "evaluation": {"content": "", "version": 4, "settings": {"metrics": dict(metrics or {})}},
         }
 
         def fill(output: Path, progress: Progress) -> dict[str, Any]:
@@ -150,7 +150,7 @@ class Releases:
             lineage = json.dumps({"recipe": recipe, "stages": stages})
             (output / "training_manifest.json").write_text(lineage, encoding="utf-8")
             write_sums(output)
-            return {"name": "tiny"}
+            return {"name": "tiny", "parameters": 1}
 
         self.made["token_shards"] = shards
         work = Work("release", 2, {"name": name}, folder="releases", links=())

@@ -1,6 +1,7 @@
 """The checks before the comparison: of token shards, of a checkpoint, of a release."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from parakeet.artifact import Artifact, Store, Work
 from parakeet.data.tokens.shard_writer import ShardWriter, TokenDocument
 from parakeet.data.tokens.stages import TokenShardsStage
 from parakeet.data.tokens.tokenise import make_token_shards
-from parakeet.model.reload import probe_logits
+from parakeet.model.reload import differ, probe_logits
 from parakeet.model.transformer import Parakeet, save_model
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
@@ -143,6 +144,24 @@ def test_a_checkpoint_gives_the_logits_of_the_trained_model(
     made = checkpoint(releases.root, copied, {"logits": recorded})
     verdict = check_of(CheckpointStage(), "reload_gives_equal_logits").run(made, {}, releases.recipe)
     assert verdict.passed is passed, verdict.description
+
+
+@pytest.mark.parametrize(
+    ("found", "same"),
+    [
+        ([1.0, 2.0, 3.0], True),
+        ([1.0, 2.0, 3.0001], True),
+        ([1.0, 2.0, 3.1], False),
+        *[([math.nan if place == number else float(number + 1) for number in range(3)], False) for place in range(3)],
+        ([1.0, math.inf, 3.0], False),
+        ([1.0, 2.0], False),
+        ([1.0, 2.0, 3.0, 4.0], False),
+        ([], False),
+    ],
+)
+def test_logits_that_are_no_numbers_or_too_few_are_noticed(found: list[float], same: bool) -> None:
+    assert (differ(found, [1.0, 2.0, 3.0]) is None) is same
+    assert (differ([1.0, 2.0, 3.0], found) is None) is same
 
 
 def test_dropout_and_the_precision_of_training_change_no_recorded_logit(models: Models) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from parakeet.progress import Progress
 from parakeet.recipe import Gates, Recipe
 from parakeet.release.history import decisions
 from parakeet.release.promotion import incumbent, promote, promote_by_hand, rollback
+from parakeet.release.verify import write_sums
 from parakeet.template import read_document, render_document
 from parakeet.tokenizer import Tokenizer
 
@@ -222,12 +224,22 @@ def test_the_new_release_s_text_stands_in_for_shards_that_are_gone(
     assert incumbent(releases.root, "tiny") == good.path
 
 
+def written(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+    write_sums(path.parent)
+
+
 @pytest.mark.parametrize(
     ("file", "edit", "said"),
     [
         ("model.safetensors", lambda path: path.write_bytes(b"x" + path.read_bytes()[1:]), "model.safetensors has sha"),
         ("evaluation.json", lambda path: path.unlink(), "evaluation.json is missing"),
         ("SHA256SUMS", lambda path: path.unlink(), "has no SHA256SUMS"),
+        # Whole by its hash, but of another shape than any evaluation.
+        *[
+            ("evaluation.json", partial(written, text=text), "evaluation.json cannot be read")
+            for text in ("[]", "{}", '{"bits_per_byte": {}, "exact_match": {"sums": {}}}')
+        ],
     ],
 )
 def test_a_promoted_release_that_was_edited_is_not_compared_with(

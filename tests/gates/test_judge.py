@@ -36,6 +36,13 @@ def difference(value: float, half: float | None, documents: int = 100, incumbent
         (difference(0.009, 0.001), True, "no worse beyond its noise."),
         # So wide that it could be far worse: 100 × (0.1 / 0.05)².
         (difference(0.02, 0.1), False, "Too little text to tell: about 400 documents are needed."),
+        # 0.050 beside 0.020, as the demo has: 100 × (0.035 / 0.001)².
+        (
+            difference(0.030, 0.035, incumbent=0.02),
+            False,
+            "Too little text to tell: about 122,500 documents",
+        ),
+        (difference(0.0, 0.001, incumbent=0.02), True, "no worse beyond its noise."),
         # As wide, and better for certain all the same.
         (difference(-0.5, 0.1), True, "better."),
         (difference(-0.5, 0.1, documents=19), False, "Only 19 held-out documents"),
@@ -49,6 +56,16 @@ def test_a_release_is_no_worse_beyond_its_noise(found: Difference, passed: bool,
     assert gate["passed"] is passed
     assert said in gate["reason"]
     assert all(value is None or math.isfinite(value) for value in (gate["found"], gate["bound"]))
+
+
+def test_what_promotions_lose_one_after_the_other_is_bounded() -> None:
+    once = difference(0.015, 0.01)
+    assert judge_difference(Gates(), once, "b-0")["passed"]
+    assert judge_difference(Gates(), once, "b-0", lost=0.015)["passed"]
+    gate = judge_difference(Gates(), once, "b-0", lost=0.03)
+    assert not gate["passed"]
+    assert "b-0 itself needs 3.0% more than the best release before it" in gate["reason"]
+    assert judge_difference(Gates(), difference(-0.01, 0.01), "b-0", lost=0.03)["passed"]
 
 
 NUMBERS = st.floats(-2.0, 2.0)
@@ -88,8 +105,12 @@ def test_a_first_release_beats_the_yardsticks(sources: dict[str, Any], passed: b
     assert judge_yardsticks(Gates(), sources)["passed"] is passed
 
 
-def shares(right: int, n: int = 200, names: int = 1, unit: Any = "share") -> dict[str, list[Score]]:
+def shares(right: float, n: int = 200, names: int = 1, unit: Any = "share") -> dict[str, list[Score]]:
     return {"exact_match": [Score(f"task {number}", right / n, n, "questions", unit=unit) for number in range(names)]}
+
+
+def with_other(right: int, n: int = 200, names: int = 20) -> dict[str, list[Score]]:
+    return shares(160, names=names) | {"other": shares(right, n)["exact_match"]}
 
 
 @pytest.mark.parametrize(
@@ -98,14 +119,20 @@ def shares(right: int, n: int = 200, names: int = 1, unit: Any = "share") -> dic
         (shares(150), shares(160), True),
         (shares(130), shares(160), False),
         (shares(200), shares(160), True),
-        # With twenty shares, chance alone lets one fall as far.
+        # With twenty shares, chance alone lets one fall as far, but not all of them.
         (shares(142, names=1), shares(160, names=1), False),
-        (shares(142, names=20), shares(160, names=20), True),
+        (shares(160, names=20) | {"other": shares(142)["exact_match"]}, with_other(160), True),
+        (shares(142, names=20), shares(160, names=20), False),
+        # From 80% to 55% and to 50% of 40, one of twenty.
+        (shares(160, names=19) | {"other": shares(22, n=40)["exact_match"]}, with_other(32, 40, 19), True),
+        (shares(160, names=19) | {"other": shares(20, n=40)["exact_match"]}, with_other(32, 40, 19), False),
+        (shares(math.nan), shares(160), False),
+        (shares(160), shares(math.nan), True),
         (shares(100), {}, True),
         ({}, shares(100), True),
         (shares(1, unit="bits per byte"), shares(160, unit="bits per byte"), True),
         # Of different numbers of questions.
-        (shares(3, n=6), shares(160), True),
+        (shares(4, n=6), shares(160), True),
         (shares(0, n=0 + 1), shares(1, n=1), True),
     ],
 )

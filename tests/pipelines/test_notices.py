@@ -10,27 +10,31 @@ from parakeet.recipe import Notify
 from parakeet.recipe_file import load_recipe
 from parakeet.release.history import FORCED, PROMOTED, REFUSED, ROLLED_BACK, Decision, history_file, record
 from parakeet.release.promotion import BEFORE_GATES
+from pipelines.notices import settings_in_use
 
 
 def test_promoted_and_refused_releases_of_the_recipe_are_told_once(tmp_path: Path) -> None:
     command = f'printf "%s|%s|%s\\n" "$PARAKEET_EVENT" "$PARAKEET_RELEASE" "$PARAKEET_TEXT" >> {tmp_path}/told'
     recipe = load_recipe("demo").model_copy(update={"notify": Notify(command=command)})
 
-    def decide(action: str, release: str, name: str = "demo", *reasons: str) -> None:
+    def decide(action: str, release: str, *reasons: str, name: str = "demo", run: str | None = None) -> None:
         figures = {"bits_per_byte": 1.25, "incumbent_bits_per_byte": 1.5}
-        record(tmp_path, Decision(action, release, "content", name, "old-0", reasons, figures))
+        record(tmp_path, Decision(action, release, "content", name, "old-0", reasons, figures, run))
 
     decide(PROMOTED, "before-0")
-    with decisions_told(tmp_path, recipe):
-        decide(PROMOTED, "good-0")
-        decide(PROMOTED, "adopted-0", "demo", BEFORE_GATES)
-        decide(PROMOTED, "other-0", "other")
+    with decisions_told(tmp_path, recipe, lambda: "good-0", "this run"):
+        decide(PROMOTED, "good-0", run="this run")
+        decide(PROMOTED, "good-0", BEFORE_GATES)
+        # Those of other runs meanwhile, which send their own notices.
+        decide(PROMOTED, "good-0", run="another run")
+        decide(REFUSED, "bad-1", "It is worse.")
+        decide(PROMOTED, "other-0", name="other")
         decide(ROLLED_BACK, "good-0")
         decide(FORCED, "good-0")
 
     def refuse() -> None:
-        with decisions_told(tmp_path, recipe):
-            decide(REFUSED, "bad-0", "demo", "It needs 2.2 bits per byte, old-0 needs 0.3.")
+        with decisions_told(tmp_path, recipe, lambda: "bad-0", "this run"):
+            decide(REFUSED, "bad-0", "It needs 2.2 bits per byte, old-0 needs 0.3.")
             raise ParakeetError("as it was")
 
     with pytest.raises(ParakeetError, match="as it was"):
@@ -43,5 +47,27 @@ def test_promoted_and_refused_releases_of_the_recipe_are_told_once(tmp_path: Pat
     ]
     history_file(tmp_path).unlink()
     history_file(tmp_path).mkdir()
-    with decisions_told(tmp_path, recipe):
+    with decisions_told(tmp_path, recipe, lambda: None):
         """A history that cannot be read ends no run."""
+
+
+@pytest.mark.parametrize(
+    ("text", "command"),
+    [
+        ("name: x\nnotify:\n  command: 'true'\ntraining: [\n", "true"),
+        ("sources: [\nnotify: {command: cat}\n", "cat"),
+        ("notify:\n# for me\n\n  command: cat\ntraining: {steps: x}\n", "cat"),
+        ("x: [\nnotify:\n  command: cat", "cat"),
+        ("x: [\nnotify: [cat]\n", None),
+        ("x: [\nnotify:\n", None),
+        ("x: [\nnotify: {url: no address}\n", None),
+        ("x: [\nnotify: {command: [\n", None),
+        ("x: [\n  notify: {command: cat}\n", None),
+        ("x: [\n", None),
+    ],
+)
+def test_a_recipe_that_cannot_be_read_still_says_where_notices_go(
+    text: str, command: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(text, encoding="utf-8")
+    assert settings_in_use(tmp_path) == (Notify(command=command) if command else None)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -30,13 +31,14 @@ from assets_defs.resources import (
     run_lock,
 )
 from parakeet.clean import leftovers
+from parakeet.data.reading.sources import find_files
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.recipe_file import load_recipe
 from parakeet.stages import active_recipe, recipe_built_last, use_recipe
 from pipelines.build import run_build
 from pipelines.definitions import make_definitions
-from pipelines.interrupted_runs import MOST_ATTEMPTS, interrupted_runs, resume_interrupted
+from pipelines.interrupted_runs import MOST_ATTEMPTS, Reached, interrupted_runs, resume_interrupted
 from pipelines.lost_runs import INTERRUPTED_TAG, SECONDS_OF_GRACE, fail_lost_runs
 from pipelines.one_daemon import ArtifactStorage
 
@@ -111,21 +113,46 @@ def test_a_run_builds_the_recipe_in_its_config_whatever_is_in_use(
     release_run_lock(home, result.run_id)
 
 
+def test_a_resumed_run_starts_from_the_model_that_the_first_one_did(
+    home: Path, tmp_path: Path, instance: dg.DagsterInstance
+) -> None:
+    recipe = write_recipe(tmp_path, "first")
+    training = recipe.training.model_copy(update={"start": "latest"})
+    config = run_config(recipe.model_copy(update={"training": training}))
+    (home / "releases").mkdir(parents=True, exist_ok=True)
+    seen, result = seen_recipe(instance, config, {})
+    assert seen.training.start == "latest", "there is none: the stage that needs one says so"
+    for name in ("a-0", "b-0"):
+        (home / "releases" / name).mkdir()
+    (home / "releases" / "latest").symlink_to("a-0")
+    seen, result = seen_recipe(instance, config, {})
+    assert seen.training.start == str((home / "releases" / "a-0").resolve())
+    run = instance.get_run_by_id(result.run_id)
+    assert run is not None
+    (home / "releases" / "latest").unlink()
+    (home / "releases" / "latest").symlink_to("b-0")
+    recorded = recorded_recipe(instance, run)
+    assert recorded is not None
+    assert recorded.training.start == seen.training.start
+    # The tags are what `interrupted_runs`, a retry and the page's button copy.
+    assert seen_recipe(instance, config, run.tags)[0] == seen
+    assert seen_recipe(instance, config, {})[0].training.start.endswith("b-0")
+    other = run_config(recipe.model_copy(update={"training": training.model_copy(update={"start": None})}))
+    assert seen_recipe(instance, other, run.tags)[0] == recipe
+
+
 def test_a_build_from_the_shell_leaves_the_recipe_in_use_alone(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
     first, second = write_recipe(tmp_path, "first"), write_recipe(tmp_path, "second")
     use_recipe(home, first)
     assert run_build(home, second, ["documents"], [], False, Progress()) == 0
-    said = capfd.readouterr().err
-    assert "Dagster shows and schedules recipe first, as before. Only `parakeet use RECIPE` changes that." in said
     assert (active_recipe(home), load_recipe(recipe_built_last(home))) == (first, second)
     # What it made is no leftover.
     assert leftovers(home).unreferenced == []
     use_recipe(home, second)
     assert run_build(home, second, ["documents"], [], False, Progress()) == 0
-    assert "as before" not in capfd.readouterr().err
     assert not list((home / ".locks" / "runs").iterdir())
     use_recipe(home, first)
     assert len(leftovers(home).unreferenced) == 1
@@ -248,6 +275,48 @@ def test_a_run_is_lost_by_its_lock_or_by_the_time_since_its_launch(home: Path, i
     assert not run_lock(home, free).exists()
 
 
+def test_a_run_whose_start_takes_minutes_is_not_lost(
+    home: Path, tmp_path: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files of its sources are on a slow disk: while it looks at them, a tick comes."""
+    recipe = write_recipe(tmp_path, "mine")
+    lost: list[str] = []
+
+    def slow(source: Any) -> Any:
+        (run,) = instance.get_runs()
+        age(instance, run.run_id, SECONDS_OF_GRACE + 10)
+        lost.extend(fail_lost_runs(instance, home))
+        return find_files(source)
+
+    monkeypatch.setattr("assets_defs.sources.find_files", slow)
+    seen, result = seen_recipe(instance, run_config(recipe), {})
+    release_run_lock(home, result.run_id)
+    assert (seen, lost) == (recipe, [])
+
+
+def test_retrain_launched_by_hand_trains_nothing(home: Path, instance: dg.DagsterInstance) -> None:
+    assert not retrain_by_hand(instance, {})
+    assert retrain_by_hand(instance, run_config(DEMO))
+
+
+def retrain_by_hand(instance: dg.DagsterInstance, config: dict[str, Any]) -> bool:
+    """Whether a run of the job begins with this config. What it makes of assets is no part of it."""
+
+    @dg.op
+    def begin_retraining(parakeet_home: dg.ResourceParam[ParakeetHome]) -> None: ...
+
+    assert defs.resources is not None
+
+    @dg.job(name="retrain", resource_defs={"parakeet_home": defs.resources["parakeet_home"]})
+    def job() -> None:
+        begin_retraining()
+
+    result = job.execute_in_process(instance=instance, run_config=config, raise_on_error=False)
+    said = [str(event.event_specific_data) for event in result.all_events if event.is_failure]
+    assert result.success or any("Run: parakeet retrain" in text for text in said)
+    return result.success
+
+
 def test_a_run_that_waited_in_the_queue_is_not_lost_while_it_starts(home: Path, tmp_path: Path) -> None:
     """Its record is hours old, and its process was launched just now."""
     with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
@@ -313,7 +382,7 @@ def launched(instance: dg.DagsterInstance, home: Path, recipe: Recipe, **tags: s
 
 
 def after(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.DagsterRun | None:
-    """The run that goes on with an interrupted one."""
+    """The run that resumes an interrupted one."""
     found = instance.get_runs(dg.RunsFilter(tags={"dagster/parent_run_id": run.run_id}))
     assert len(found) <= 1
     return found[0] if found else None
@@ -331,7 +400,7 @@ def save_step(home: Path, instance: dg.DagsterInstance, run: dg.DagsterRun, stag
         build.ensure(name, Progress(), lambda command: None)
 
 
-def test_an_interrupted_run_goes_on_with_its_recipe_until_there_is_no_progress(
+def test_an_interrupted_run_is_resumed_with_its_recipe_until_there_is_no_progress(
     home: Path, tmp_path: Path, queue: dg.DagsterInstance
 ) -> None:
     recipe = write_recipe(tmp_path, "mine")
@@ -341,7 +410,7 @@ def test_an_interrupted_run_goes_on_with_its_recipe_until_there_is_no_progress(
         attempts += 1
         save_step(home, queue, run, stages_made)
         assert fail_lost_runs(queue, home) == [run.run_id]
-        told = resume_interrupted(queue, home, LONG_AGO)
+        told = resume_interrupted(queue, home, LONG_AGO).told
         assert len(told) == 1
         if (following := after(queue, run)) is None:
             break
@@ -353,13 +422,13 @@ def test_an_interrupted_run_goes_on_with_its_recipe_until_there_is_no_progress(
         assert (following.tags["mine"], following.tags["dagster/schedule_name"]) == ("kept", "weekly")
         assert not {INTERRUPTED_TAG, "dagster/tick", "dagster/failure_reason"} & set(following.tags)
         assert recorded_recipe(queue, following) == recipe
-        assert resume_interrupted(queue, home, LONG_AGO) == [], "it was started twice"
+        assert resume_interrupted(queue, home, LONG_AGO).told == [], "it was started twice"
         run = following
         age(queue, run.run_id, 1000)
     assert attempts == 3 + MOST_ATTEMPTS
     assert f"not started again: {MOST_ATTEMPTS} attempts made no progress" in told[0]
     assert any("no progress" in entry.message for entry in queue.all_logs(run.run_id))
-    assert resume_interrupted(queue, home, LONG_AGO) == []
+    assert resume_interrupted(queue, home, LONG_AGO).told == []
 
 
 def end(instance: dg.DagsterInstance, run: dg.DagsterRun, reason: str) -> None:
@@ -382,6 +451,67 @@ def test_a_tick_that_was_killed_before_it_queued_the_run_is_made_good(
     resumed = after(queue, run)
     assert resumed is not None
     assert resumed.run_id == created.run_id
+
+
+def test_one_run_that_cannot_be_resumed_stops_no_other_and_is_tried_again(
+    home: Path, tmp_path: Path, queue: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [launched(queue, home, write_recipe(tmp_path, "mine")) for _ in range(2)]
+    for run in runs:
+        end(queue, run, "UNEXPECTED_TERMINATION")
+    submit, asked = queue.run_coordinator.submit_run, []
+
+    def fail_once(context: Any) -> dg.DagsterRun:
+        asked.append(context)
+        if len(asked) == 1:
+            raise OSError("database is locked")
+        return submit(context)
+
+    monkeypatch.setattr(queue.run_coordinator, "submit_run", fail_once)
+
+    def tick(cursor: datetime) -> dg.SensorResult:
+        context = dg.build_sensor_context(instance=queue, definitions=defs, cursor=cursor.isoformat())
+        result = interrupted_runs(context)
+        assert isinstance(result, dg.SensorResult)
+        return result
+
+    hours_ago = datetime.now(UTC) - timedelta(hours=3)
+    result = tick(hours_ago)
+    said = str(result.skip_reason)
+    assert f"Run {runs[0].run_id[:8]} cannot be resumed now, and is tried again: database is locked" in said
+    assert f"Run {runs[1].run_id[:8]} was interrupted: run " in said
+    assert result.cursor is not None
+    assert hours_ago < datetime.fromisoformat(result.cursor)
+    created = after(queue, runs[0])
+    assert created is not None
+    assert created.status is dg.DagsterRunStatus.NOT_STARTED
+    tick(datetime.fromisoformat(result.cursor))
+    assert statuses(queue, created.run_id) == ["QUEUED"]
+
+
+def test_without_a_queue_it_is_said_once(home: Path, tmp_path: Path, instance: dg.DagsterInstance) -> None:
+    run = launched(instance, home, write_recipe(tmp_path, "mine"))
+    end(instance, run, "UNEXPECTED_TERMINATION")
+    (told,) = resume_interrupted(instance, home, LONG_AGO).told
+    assert "Without Dagster's queue of runs" in told
+    assert resume_interrupted(instance, home, LONG_AGO).told == []
+
+
+@pytest.mark.parametrize(
+    ("now", "best", "beyond", "kept"),
+    [
+        ((3, 100), (3, 200), False, (3, 200)),  # an older checkpoint was found, the newest is damaged
+        ((3, 150), (3, 200), False, (3, 200)),
+        ((4, 0, 0, 0), (3, 200, 9, 5), True, (4, 0, 0, 0)),  # what counts inside a stage begins again
+        ((3, 200, 1), (3, 200), True, (3, 200, 1)),
+        ((2, 0, 9, 0), (3, 200, 0, 7), True, (3, 200, 9, 7)),
+    ],
+)
+def test_progress_is_measured_against_the_best_of_all_attempts(
+    now: tuple[int, ...], best: tuple[int, ...], beyond: bool, kept: tuple[int, ...]
+) -> None:
+    assert Reached(*now).is_beyond(Reached(*best)) == beyond
+    assert Reached(*now).and_best(Reached(*best)) == Reached(*kept)
 
 
 @pytest.mark.parametrize(
@@ -410,6 +540,7 @@ def test_what_failed_by_itself_is_not_started_again(
         ({HOME_TAG: "/elsewhere"}, False),
         ({"dagster/will_retry": "true"}, False),  # by Dagster, as an older dagster.yaml lets it
         ({}, True),  # Terminate
+        ({"dagster/max_runtime": "60"}, True),  # Dagster's monitoring reports it as failed, without a reason
     ],
 )
 def test_runs_that_others_decide_on(
@@ -418,10 +549,13 @@ def test_runs_that_others_decide_on(
     run = launched(queue, home, write_recipe(tmp_path, "mine"), **tags)
     if canceled:
         queue.report_run_canceling(run)
-        fail_lost_runs(queue, home)
+        if tags:
+            queue.report_run_failed(run)
+        else:
+            fail_lost_runs(queue, home)
     else:
         end(queue, run, "UNEXPECTED_TERMINATION")
-    assert resume_interrupted(queue, home, LONG_AGO) == []
+    assert resume_interrupted(queue, home, LONG_AGO).told == []
     assert after(queue, run) is None
 
 
@@ -512,6 +646,28 @@ def begin(base_dir: Path, arguments: list[str], of_dev: bool, pipe: Connection) 
     except click.ClickException as error:
         pipe.send(error.message)
     pipe.recv()
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("not noted yet", "already runs on the history in .*: another process"),
+        ("a file", "locking the history of runs"),
+    ],
+)
+def test_what_is_wrong_with_the_locks_of_a_history_is_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, message: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["dagster", "dev"])
+    monkeypatch.setenv("DAGSTER_IS_DEV_CLI", "1")
+    history = tmp_path / "history"
+    if fault == "a file":
+        history.write_text("", encoding="utf-8")
+    else:
+        history.mkdir()
+    held = FileLock(tmp_path / "history" / "dagster_daemon.lock") if history.is_dir() else nullcontext()
+    with held, pytest.raises(click.ClickException, match=message):
+        ArtifactStorage.from_config_value(None, {"base_dir": str(history / "artifacts")})
 
 
 def test_a_history_has_one_daemon(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import dagster as dg
@@ -12,12 +13,13 @@ import pytest
 import yaml
 from filelock import FileLock
 
+from assets_defs.keys import asset_key
 from assets_defs.resources import HOME_TAG, RECIPE_TAG
 from parakeet.errors import ParakeetError
-from parakeet.recipe import Recipe
+from parakeet.recipe import Notify, Recipe
 from parakeet.stages import use_recipe
 from pipelines.definitions import make_definitions
-from pipelines.schedules import local_time_zone
+from pipelines.schedules import SECONDS_TO_QUEUE, local_time_zone
 
 from ..released import RELEASE, RUN, recipe_of, write_release
 
@@ -45,9 +47,14 @@ class Operator:
     def add_text(self) -> None:
         (self.text / f"{time.time_ns()}.txt").write_text("more " * 200, encoding="utf-8")
 
-    def run(self, job: str, status: dg.DagsterRunStatus, home: Path | None = None) -> None:
-        self.instance.create_run_for_job(
-            make_definitions(self.recipe).resolve_job_def(job), status=status, tags={HOME_TAG: str(home or self.home)}
+    def run(
+        self, job: str, status: dg.DagsterRunStatus, home: Path | None = None, only: list[str] | None = None
+    ) -> dg.DagsterRun:
+        return self.instance.create_run_for_job(
+            make_definitions(self.recipe).resolve_job_def(job),
+            status=status,
+            tags={HOME_TAG: str(home or self.home)},
+            asset_selection=frozenset(map(asset_key, only)) if only is not None else None,
         )
 
 
@@ -116,8 +123,26 @@ def test_a_training_in_flight_is_waited_for(operator: Operator, job: str, status
     operator.run(job, status)
     ticked = operator.tick()
     assert not ticked.run_requests
-    assert "A training is in flight" in ticked.skip_message
+    assert "A training or a fetch is in flight" in ticked.skip_message
     assert f"({job}, {status.value.lower()})" in ticked.skip_message
+
+
+def test_a_look_at_the_sources_is_waited_for(operator: Operator) -> None:
+    """It has the job of the retraining, and the assets of the sources alone."""
+    operator.add_text()
+    operator.run("retrain", dg.DagsterRunStatus.STARTED, only=["documents"])
+    assert "(retrain, started)" in operator.tick().skip_message
+
+
+def test_a_run_that_was_never_queued_is_not_waited_for(
+    operator: Operator, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator.add_text()
+    operator.run("full_build", dg.DagsterRunStatus.NOT_STARTED)
+    assert not operator.tick().run_requests
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + SECONDS_TO_QUEUE + 10)
+    assert operator.tick().run_requests
 
 
 def test_a_build_in_a_shell_is_waited_for(operator: Operator) -> None:
@@ -148,6 +173,27 @@ def test_what_cannot_be_built_is_a_failed_tick(operator: Operator, fault: str) -
         operator.tick()
     assert isinstance(raised.value.user_exception, ParakeetError)
     assert said in str(raised.value.user_exception)
+
+
+@pytest.mark.parametrize("schedule", ["weekly_retraining", "source_looks"])
+def test_a_notice_of_a_failed_tick_is_sent_once_for_each_reason(operator: Operator, schedule: str) -> None:
+    """Also if the recipe, which says where it is sent, cannot be read."""
+    path, recipe = operator.home / "told", operator.home / "recipe.yaml"
+    command = f'printf "%s: %s\\n" "$PARAKEET_EVENT" "$PARAKEET_TEXT" >> {path}'
+    use_recipe(operator.home, operator.recipe.model_copy(update={"notify": Notify(command=command)}))
+    good = recipe.read_text(encoding="utf-8")
+
+    def lines(text: str) -> int:
+        recipe.write_text(text, encoding="utf-8")
+        with suppress(dg.DagsterUserCodeExecutionError):
+            operator.tick(schedule)
+        return path.read_text(encoding="utf-8").count("failed: ") if path.exists() else 0
+
+    torn, other = good + "\nsources: [\n", good.replace("training:", "traning:")
+    assert [lines(text) for text in (good, torn, torn, other, good, torn)] == [0, 1, 1, 2, 2, 3]
+    line = path.read_text(encoding="utf-8").splitlines()[0]
+    assert line.startswith(f"failed: A tick of {schedule} failed, and nothing was started. ")
+    assert "recipe.yaml" in line
 
 
 def test_the_first_model_is_trained_too(operator: Operator) -> None:

@@ -17,14 +17,16 @@ import yaml
 from assets_defs.resources import SHELL_TAG
 from parakeet.recipe import Recipe
 from parakeet.recipe_file import load_recipe
+from parakeet.release.history import REFUSED, Decision, record
+from parakeet.release.promotion import begins_refusal
 from parakeet.space import LEAST_FREE_FILES, Space, on_one_disk, space_for
 from parakeet.stages import active_recipe, use_recipe
 from pipelines.dagster_internals import WILL_RETRY_TAG
 from pipelines.definitions import make_definitions
-from pipelines.interrupted_runs import DECISION_TAG
+from pipelines.interrupted_runs import DECISION_TAG, GIVEN_UP
 from pipelines.lost_runs import INTERRUPTED_TAG
 from pipelines.sensors import LOW, disk_low, new_source_files, run_failed
-from pipelines.source_files import ROOT_TAG, RUN_KEY_TAG, SECONDS_TO_SETTLE, SECONDS_TO_START, TRY_TAG, look, watch
+from pipelines.source_files import FAILURES_TAG, ROOT_TAG, RUN_KEY_TAG, SECONDS_TO_SETTLE, SECONDS_TO_START, look, watch
 
 from ..conftest import without_root_rights
 
@@ -43,6 +45,8 @@ class Watch:
         self.cursor: str | None = None
         self.now = time.time()
         self.words = ""
+        self.failures = ""
+        """Before the run that is asked for."""
         (self.text / "inner").mkdir(parents=True)
         (self.text / "a.txt").write_text("one", encoding="utf-8")
         (folder / "more").mkdir()
@@ -70,6 +74,7 @@ class Watch:
         self.cursor = result.cursor
         self.words = str(result.skip_reason.skip_message) if result.skip_reason else ""
         (request,) = result.run_requests or [None]
+        self.failures = request.tags[FAILURES_TAG] if request else ""
         return str(request.run_key) if request else None
 
     def settled(self) -> str:
@@ -83,7 +88,7 @@ class Watch:
         """What Dagster makes of a request: a run with its key as a tag."""
         failed = status is dg.DagsterRunStatus.FAILURE
         begun = dg.DagsterRunStatus.STARTED if failed else status
-        tags = {DECISION_TAG: "no"} if tags is None else tags
+        tags = {DECISION_TAG: f"{GIVEN_UP}3 attempts"} if tags is None else tags
         run = self.instance.create_run_for_job(JOB, tags={RUN_KEY_TAG: run_key, **tags}, status=begun)
         if failed:
             self.instance.report_run_failed(run)
@@ -228,8 +233,8 @@ def test_a_run_that_failed_or_vanished_is_asked_for_again_later_each_time(
         (dg.DagsterRunStatus.NOT_STARTED, {}, "is under way"),
         (dg.DagsterRunStatus.STARTED, {}, "is under way"),
         (dg.DagsterRunStatus.CANCELED, {}, "was ended by a person"),
-        (dg.DagsterRunStatus.FAILURE, {WILL_RETRY_TAG: "true"}, "another one goes on with it"),
-        (dg.DagsterRunStatus.FAILURE, {INTERRUPTED_TAG: ""}, "another one goes on with it"),
+        (dg.DagsterRunStatus.FAILURE, {WILL_RETRY_TAG: "true"}, "another one resumes it"),
+        (dg.DagsterRunStatus.FAILURE, {INTERRUPTED_TAG: ""}, "another one resumes it"),
         (dg.DagsterRunStatus.SUCCESS, {}, "No change"),
     ],
 )
@@ -257,6 +262,36 @@ def test_a_run_that_goes_on_with_an_interrupted_one_counts_for_it(watched: Watch
     watched.run("none", dg.DagsterRunStatus.SUCCESS, {ROOT_TAG: first.run_id})
     assert watched.tick(1_000) is None
     assert "No change" in watched.words
+
+
+def test_only_a_failure_of_which_a_notice_was_sent_is_counted(watched: Watch) -> None:
+    """The first run was never launched, the second was interrupted, the third was deleted, the fourth failed."""
+    (watched.text / "b.txt").write_text("two", encoding="utf-8")
+    run_key, failures = watched.settled(), []
+    for tags in (None, {INTERRUPTED_TAG: ""}, {"deleted": ""}, {DECISION_TAG: f"{GIVEN_UP}3 attempts"}):
+        if tags is not None:
+            run = watched.run(run_key, dg.DagsterRunStatus.FAILURE, tags)
+            if "deleted" in tags:
+                watched.instance.delete_run(run.run_id)
+        watched.now = time.time()
+        while (again := watched.tick(SECONDS_TO_START + 60)) is None:
+            assert watched.now < time.time() + 10_000, watched.words
+        run_key = again
+        failures.append(watched.failures)
+    assert failures == ["0", "0", "0", "1"]
+
+
+@pytest.mark.parametrize("status", [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.CANCELED])
+def test_a_run_that_is_deleted_after_its_end_is_not_asked_for_again(
+    watched: Watch, status: dg.DagsterRunStatus
+) -> None:
+    (watched.text / "b.txt").write_text("two", encoding="utf-8")
+    run = watched.run(watched.settled(), status)
+    assert watched.tick() is None
+    watched.instance.delete_run(run.run_id)
+    assert [watched.tick(1_000) for _ in range(3)] == [None, None, None]
+    (watched.text / "c.txt").write_text("three", encoding="utf-8")
+    watched.settled()
 
 
 FAULTS: dict[str, tuple[Callable[[Watch], object], str]] = {
@@ -403,7 +438,7 @@ def test_a_low_disk_is_told_once_until_it_recovers(watched: Watch, monkeypatch: 
     assert "The disk is nearly full" in words
     assert "needed for the next training of mine" in words
     cursor, words = tick(cursor, 10**7)
-    assert "Still low, told before" in words
+    assert "Still low, the notice was sent before" in words
     cursor, words = tick(cursor, 2)
     assert "There is space again" in words
     cursor, words = tick(cursor, 10**7)
@@ -435,8 +470,8 @@ def test_a_home_that_is_not_there_yet_has_the_space_of_its_disk(tmp_path: Path) 
         ({"parakeet/home": "/elsewhere"}, []),
         ({WILL_RETRY_TAG: "true"}, []),
         ({INTERRUPTED_TAG: ""}, []),
-        ({TRY_TAG: "1"}, ["failed"]),
-        ({TRY_TAG: "2"}, []),
+        ({FAILURES_TAG: "0"}, ["failed"]),
+        ({FAILURES_TAG: "1"}, []),
         (SHELL_TAG, []),
     ],
 )
@@ -466,6 +501,49 @@ def test_a_failed_run_is_told_unless_it_is_retried_or_of_another_home(
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     assert [line.partition(":")[0] for line in lines] == told
     assert all("of failing failed. The disk is full. Free some." in line for line in lines)
+
+
+OLD = Decision(REFUSED, "old-0", "content", "mine", None, ("Too many bits.",), {})
+DECIDING: dict[str, tuple[Callable[[], object], bool, bool]] = {
+    "a refusal": (lambda: fail(f"{begins_refusal('old-0')}2026-11-28 13:35. Too many bits."), True, False),
+    "another error of a step that decides": (lambda: fail("The disk is full. Free some."), True, True),
+    "the refusal of a release that nobody recorded": (lambda: fail(f"{begins_refusal('x-0')}today."), True, True),
+    "a gate": (lambda: None, False, False),
+}
+
+
+def fail(words: str) -> None:
+    raise dg.Failure(words, allow_retries=False)
+
+
+@pytest.mark.parametrize(("act", "passes", "told"), DECIDING.values(), ids=DECIDING.keys())
+@pytest.mark.parametrize("name", ["comparison", "promotion"])
+def test_only_a_refusal_itself_is_not_told_a_second_time(
+    watched: Watch, name: str, act: Callable[[], object], passes: bool, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever else fails in a step that decides on a release is told, also after a refusal of any week."""
+    monkeypatch.setenv("PARAKEET_HOME", str(watched.home))
+    path = notified(watched)
+    record(watched.home, OLD)
+
+    @dg.asset(name=name)
+    def deciding() -> None:
+        act()
+
+    @dg.asset_check(asset=deciding, blocking=True)
+    def better() -> dg.AssetCheckResult:
+        return dg.AssetCheckResult(passed=passes, description="It is worse.")
+
+    job = dg.Definitions(assets=[deciding], asset_checks=[better], jobs=[dg.define_asset_job("retrain")])
+    result = job.resolve_job_def("retrain").execute_in_process(
+        instance=watched.instance, raise_on_error=False, tags={"parakeet/recipe": "mine"}
+    )
+    event = next(e for e in result.all_events if e.event_type is dg.DagsterEventType.RUN_FAILURE)
+    run_failed(
+        dg.build_run_status_sensor_context("run_failed", event, watched.instance, result.dagster_run).for_run_failure()
+    )
+    is_gate = not passes and name == "comparison"
+    assert path.exists() == (told or not (passes or is_gate))
 
 
 def test_of_a_failed_check_its_description_is_told(watched: Watch, monkeypatch: pytest.MonkeyPatch) -> None:

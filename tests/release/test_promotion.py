@@ -20,7 +20,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from parakeet.artifact import Artifact
+from parakeet.artifact import Artifact, point_link
 from parakeet.clean import remove_model
 from parakeet.errors import ParakeetError
 from parakeet.recipe_file import load_recipe
@@ -36,10 +36,12 @@ from parakeet.release.promotion import (
     open_in_chat,
     promote,
     promote_by_hand,
+    promoted_recipes,
     refuse,
+    remove_promoted,
     rollback,
 )
-from parakeet.release.stages import ReleaseStage
+from parakeet.release.stages import ReleaseStage, beside
 
 from .conftest import Releases
 
@@ -198,8 +200,11 @@ def test_two_recipes_do_not_fight(store: Releases) -> None:
     assert opened(store) == notes.path.name
     open_in_chat(store.root, "demo")
     assert opened(store) == store.pointers()["demo"]
-    assert store.promote(notes, takes_chat=True).is_promoted  # built again, with nothing to do
-    assert opened(store) == notes.path.name
+    # Built again with nothing to do, also of the recipe in use, it changes nothing of what a person chose.
+    outcome = store.promote(notes, takes_chat=True)
+    assert outcome.is_promoted
+    assert "goes on with demo" in outcome.messages[0]
+    assert opened(store) == store.pointers()["demo"]
 
 
 def old_store(store: Releases) -> list[Artifact]:
@@ -404,6 +409,62 @@ def test_the_list_says_what_became_of_each(store: Releases) -> None:
     assert find_model(store.root, "notes").directory == made[2].path
 
 
+def test_bits_per_byte_are_shown_beside_a_release_that_is_damaged_or_gone(store: Releases) -> None:
+    before, new = store.promoted(), store.add()
+    table = beside(new.path, before.path)
+    assert (table.columns, table.rows) == (("source", new.path.name, before.path.name), [("talk", "0.5000", "1.0000")])
+    (before.path / "manifest.json").write_text("{", encoding="utf-8")
+    assert beside(new.path, before.path).rows == [("talk", "0.5000", "–")]
+    shutil.rmtree(before.path)
+    assert beside(new.path, before.path).rows == [("talk", "0.5000", "–")]
+    assert beside(new.path, None).columns[2] == "no earlier release"
+
+
+def test_a_pointer_that_was_prepared_before_a_crash_is_no_recipe(store: Releases) -> None:
+    release = store.promoted()
+    (store.folder / "promoted" / ".demo.next").symlink_to(f"../{store.add().path.name}")
+    assert promoted_recipes(store.root) == ["demo"]
+    assert incumbent(store.root, "demo") == release.path
+
+
+def test_a_removal_that_ended_after_its_line_is_completed(store: Releases) -> None:
+    notes, demo = store.promoted("notes"), store.promoted("demo", takes_chat=True)
+    link = store.folder / "promoted" / "demo"
+    target, latest = os.readlink(link), os.readlink(store.folder / "latest")
+    assert remove_promoted(store.root, demo.path, "demo", "Removed.") is None
+    link.symlink_to(target)
+    point_link(store.folder / "latest", latest)
+    # As after a crash: the history is right, and the links are as they were.
+    assert incumbent(store.root, "demo") is None
+    assert opened(store) == notes.path.name
+    assert not store.promote(demo).is_promoted
+    assert store.pointers() == {"latest": notes.path.name, "notes": notes.path.name}
+    new = store.promoted()
+    assert incumbent(store.root, "demo") == new.path
+    assert opened(store) == notes.path.name
+
+
+def test_a_crash_before_latest_was_made_is_mended_by_the_next_build(store: Releases) -> None:
+    demo = store.promoted()
+    (store.folder / "latest").unlink()
+    outcome = store.promote(demo)
+    assert outcome.messages == ()
+    assert os.readlink(store.folder / "latest") == "promoted/demo"
+
+
+@pytest.mark.parametrize("edit", ["{", '{"counts": {}}'])
+def test_no_release_replaces_one_whose_recipe_cannot_be_read(store: Releases, edit: str) -> None:
+    _, latest = old_store(store)
+    (latest.path / "manifest.json").write_text(edit, encoding="utf-8")
+    new = store.add()
+    with pytest.raises(ParakeetError, match=f"{latest.path.name}, which `parakeet chat` opens, is damaged"):
+        store.promote(new)
+    assert os.readlink(store.folder / "latest") == latest.path.name
+    assert actions(store) == []
+    promote_by_hand(store.root, new, "That one is broken.")
+    assert opened(store) == new.path.name
+
+
 @settings(max_examples=25, stateful_step_count=12, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 class Months(RuleBasedStateMachine):
     """Whatever happens in whatever order, each recipe has the release that was promoted last and not taken back."""
@@ -437,8 +498,6 @@ class Months(RuleBasedStateMachine):
         if name not in self.decided:
             self.promotes(release, takes_chat)
             self.decided.add(name)
-        elif takes_chat and self.standing[recipe][-1:] == [name]:
-            self.opened = recipe
         assert outcome.is_promoted == (self.standing[recipe][-1:] == [name])
 
     @rule(release=releases)

@@ -4,9 +4,9 @@ import datetime
 from dataclasses import replace
 from typing import Any
 
+from parakeet.evaluation.metrics import scores_of
 from parakeet.model.config import ModelConfig
 from parakeet.report.gather import Gathered
-from parakeet.report.previous import scores_of
 from parakeet.tokenizer import Tokenizer
 
 from ..conftest import Prepared

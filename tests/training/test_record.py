@@ -11,7 +11,7 @@ import pytest
 from parakeet.artifact import sha256_of
 from parakeet.provenance import arithmetic_variables, git_patch, git_state, processor
 from parakeet.training.job import TrainingJob
-from parakeet.training.record import RUN_FILE, read_record
+from parakeet.training.record import RUN_FILE, RunRecord, read_record
 
 from .conftest import ForkServer, MakeJob, events, until
 
@@ -69,6 +69,14 @@ def test_a_record_that_cannot_be_written_costs_no_training(trainers: ForkServer,
     assert "run.json cannot be written" in trainers.finish(job)
 
 
+def test_weights_that_cannot_be_read_for_the_record_cost_no_training(make_job: MakeJob) -> None:
+    job, said = TrainingJob.load(make_job("run")), list[str]()
+    with RunRecord(job, 0, "1", {}, {}, said.append).ending() as written:
+        written.end(True, 5)  # of the output, nothing is there
+    assert said == ["The weights cannot be read for run.json (No such file or directory). They are trained."]
+    assert [one["outcome"] for one in record(job.run / "job.json")["processes"]] == ["finished"]
+
+
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
     for command in (["init", "-q"], ["add", "-A"]):
@@ -84,7 +92,7 @@ def commit(repository: Path) -> None:
     subprocess.run(["git", *who, "commit", "-qam", "x"], cwd=repository, check=True)
 
 
-def test_the_patch_makes_the_files_of_then_from_the_commit(
+def test_the_patch_makes_the_original_files_from_the_commit(
     repository: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GIT_DIR", "/nowhere")  # as in a hook of another repository

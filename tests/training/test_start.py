@@ -13,11 +13,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from parakeet.clean import leftovers
 from parakeet.errors import ParakeetError
 from parakeet.home import latest_release
 from parakeet.recipe import Recipe
 from parakeet.release.start import find_start, pinned, read_start
 from parakeet.release.verify import TRAINING_MANIFEST_FILE, write_generation_config, write_json, write_sums
+from parakeet.stages import use_recipe
 from parakeet.training.checkpoint import checkpoints
 from parakeet.training.job import SUMMARY_FILE, TrainingJob
 from parakeet.training.start import Start
@@ -101,6 +103,22 @@ def test_a_start_is_found_by_each_of_its_names(shop: Path, prepared: Prepared, n
     assert found(again, shop / "elsewhere").weights_sha256 == start.weights_sha256
 
 
+def test_clean_keeps_the_run_that_the_recipe_in_use_starts_from(
+    shop: Path, prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Path(shutil.copytree(shop, tmp_path / "home", symlinks=True))
+    monkeypatch.chdir(tmp_path)
+    for folder in (home, tmp_path):
+        (folder / "unused.txt").touch()  # the source of the recipe, from where it is read
+    run = home / "training_runs" / "aaaa"
+    use_recipe(home, prepared.recipe)
+    assert run in [entry.path for entry in leftovers(home).unfinished]
+    use_recipe(home, started(prepared.recipe, checkpoints(run)[-1]))
+    for with_unfinished in (False, True):
+        found = leftovers(home, with_unfinished)
+        assert run not in [entry.path for entry in (*found.unreferenced, *found.unfinished)]
+
+
 def test_no_start_is_none(shop: Path, prepared: Prepared) -> None:
     assert find_start(prepared.recipe, shop) is None
     assert prepared.recipe == Recipe.model_validate(prepared.recipe.model_dump() | {})
@@ -125,6 +143,19 @@ def test_what_does_not_fit_is_refused_with_both_sides(
         find_start(started(prepared.recipe, "tiny", **{section: values}), shop)
     for word in [*words, "releases/aaaa-0", "tiny"]:
         assert word in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["tiny", "run"])
+def test_what_the_start_was_trained_on_is_not_held_out(shop: Path, prepared: Prepared, name: str) -> None:
+    place = checkpoints(shop / "training_runs" / "aaaa")[-1] if name == "run" else name
+    share = prepared.recipe.deduplication.held_out_fraction
+    for fraction in (share, share / 2):
+        assert found(started(prepared.recipe, place, deduplication={"held_out_fraction": fraction}), shop)
+    more = started(prepared.recipe, place, deduplication={"held_out_fraction": 2 * share})
+    with pytest.raises(ParakeetError, match=rf"source text .*Set deduplication.held_out_fraction to {share:g}, or"):
+        find_start(more, shop)
+    elsewhere = [source.model_copy(update={"path": "other.txt"}) for source in more.sources]
+    assert found(more.model_copy(update={"sources": elsewhere}), shop)
 
 
 def test_a_start_with_more_tokens_than_the_recipe_allows_is_refused(shop: Path, prepared: Prepared) -> None:
@@ -235,7 +266,7 @@ def test_latest_is_not_trained_for_ever(tmp_path: Path, trained: Path, prepared:
     latest.symlink_to("second-0")
     assert found(recipe, tmp_path).folder == first
     assert found(started(recipe, "latest", training={"checkpoint_steps": 7}), tmp_path).folder == first
-    for changed in ({"training": {"tokens": 10_240}}, {"deduplication": {"held_out_fraction": 0.3}}):
+    for changed in ({"training": {"tokens": 10_240}}, {"deduplication": {"held_out_fraction": 0.001}}):
         onward = found(started(recipe, "latest", **changed), tmp_path)
         assert onward.folder == second
         assert [facts["model"] for facts in onward.earlier] == ["first"]
@@ -245,15 +276,25 @@ def test_latest_is_not_trained_for_ever(tmp_path: Path, trained: Path, prepared:
     (tmp_path / "releases" / "promoted").mkdir()
     (tmp_path / "releases" / "promoted" / recipe.name).symlink_to("../first-0")
     assert found(started(recipe, "latest", training={"tokens": 10_240}), tmp_path).folder == first
+    shutil.rmtree(first)
+    with pytest.raises(
+        ParakeetError, match=r"there is no .*first-0\. .*second-0 was trained from it .*chat --model .*"
+    ):
+        find_start(started(recipe, first), tmp_path)
 
 
 def test_a_run_begins_with_the_weights_and_resumes_to_the_same_bits(
     shop: Path, prepared: Prepared, make_job: MakeJob, trainers: ForkServer
 ) -> None:
     start = found(started(prepared.recipe, "tiny"), shop)
-    whole, killed = (make_job(name, **begun_with(start)) for name in ("whole", "killed"))
+    whole, killed = (make_job(name, **begun_with(start), tokens=32 * 8 * 40) for name in ("whole", "killed"))
     assert f"Training starts from the weights of tiny (release), {start.folder}" in trainers.finish(whole)
     assert history(whole)[0][1] < RANDOM_LOSS
+    losses = [step[1] for step in history(whole)]
+    some = len(losses) // 20
+    assert some == 2
+    summary = json.loads((TrainingJob.load(whole).output / SUMMARY_FILE).read_text())
+    assert summary["first_loss"] == pytest.approx(sum(losses[:some]) / some)
     assert events(whole, "started")[0]["text"].startswith("Training started from the weights of tiny")
     moments = random.Random(5)
     for _ in range(3):

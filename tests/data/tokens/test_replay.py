@@ -57,6 +57,13 @@ def test_all_new_text_is_seen_once_and_the_share_of_old_is_kept_to_within_a_docu
     assert mixed.by_source["a"]["tokens"] == tokens_new + tokens_old
 
 
+def test_a_share_of_zero_takes_nothing_old(prepared: Prepared) -> None:
+    sources, lengths, ids = corpus(5, 60)
+    old = np.arange(60) < 40
+    mixed = replayed(with_replay(prepared.recipe, 0.0, a={}), ["a"], sources, lengths, ids, old)
+    assert mixed.copies.tolist() == (~old).astype(int).tolist()
+
+
 def replay(base: Recipe, of: str, count: int = 400) -> np.ndarray:
     """Which of the old documents are chosen, if the last 50 of `count` are new."""
     sources, lengths, ids = corpus(1, count)

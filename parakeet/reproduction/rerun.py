@@ -16,7 +16,7 @@ from parakeet.locking import exclusive
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.release.start import folder_of
-from parakeet.reproduction.trained import INPUTS, Trained
+from parakeet.reproduction.trained import INPUTS, TrainedRun
 from parakeet.stages import Build
 from parakeet.training.runs import load_run
 from parakeet.training.start import with_start
@@ -25,7 +25,7 @@ FOLDER = "reproductions"
 """Under the home: where a run is trained again, unless the user names a folder."""
 MARK_FILE = "reproduction.json"
 """In such a folder: the run that is trained again there."""
-RECIPE_FILE = "recipe-of-then.yaml"
+RECIPE_FILE = "original-recipe.yaml"
 
 
 class Interrupted(Exception):
@@ -33,7 +33,7 @@ class Interrupted(Exception):
 
 
 @contextmanager
-def prepared(root: Path, trained: Trained, output: Path | None, progress: Progress) -> Iterator[Path]:
+def prepared(root: Path, trained: TrainedRun, output: Path | None, progress: Progress) -> Iterator[Path]:
     """The folder to train in, locked. Raises ParakeetError if it holds something else."""
     place = output or root / FOLDER / trained.key
     if place.resolve() == root.resolve():
@@ -56,7 +56,7 @@ def _mark(file: Path) -> str | None:
         return None
 
 
-def refuse_unfinished(trained: Trained) -> None:
+def refuse_unfinished(trained: TrainedRun) -> None:
     """Raise ParakeetError if the run has not been trained to its end."""
     if trained.checkpoint is not None or trained.record.get("result"):
         return
@@ -72,7 +72,7 @@ def refuse_unfinished(trained: Trained) -> None:
 
 
 def train_again(
-    root: Path, trained: Trained, recipe: Recipe, place: Path, try_anyway: bool, progress: Progress
+    root: Path, trained: TrainedRun, recipe: Recipe, place: Path, try_anyway: bool, progress: Progress
 ) -> Artifact:
     """The checkpoint of a second training with `recipe` in `place`. Raises Interrupted if it was stopped."""
     inputs = _link_inputs(root, trained, place)
@@ -94,7 +94,7 @@ def train_again(
         raise
 
 
-def with_start_of_then(root: Path, trained: Trained, recipe: Recipe) -> Recipe:
+def with_original_start(root: Path, trained: TrainedRun, recipe: Recipe) -> Recipe:
     """The recipe with the folder that holds the weights that training began with. They may have been moved since."""
     start = trained.record.get("start")
     if not start:
@@ -121,7 +121,7 @@ def _run(command: Sequence[str]) -> int:
                 process.send_signal(signal.SIGINT)
 
 
-def _link_inputs(root: Path, trained: Trained, place: Path) -> dict[str, Artifact]:
+def _link_inputs(root: Path, trained: TrainedRun, place: Path) -> dict[str, Artifact]:
     """The artefacts that the run was trained from, seen from `place`; and, where they still exist, those before."""
     found = {}
     for name, values in trained.record["inputs"].items():
@@ -154,7 +154,7 @@ def _of_content(root: Path, name: str, path: str, content: str) -> Path | None:
     return same[-1].path if same else None
 
 
-def _removed(trained: Trained, name: str, root: Path, place: Path) -> str:
+def _removed(trained: TrainedRun, name: str, root: Path, place: Path) -> str:
     """What to say if an input is gone: its text may still be there."""
     file = place / RECIPE_FILE
     replace_file(file, trained.recipe.to_yaml())
