@@ -8,6 +8,7 @@ import dagster as dg
 from assets_defs.assets import failures_explained
 from assets_defs.keys import asset_key
 from assets_defs.metadata import metadata_of
+from assets_defs.notices import decisions_of
 from assets_defs.resources import ParakeetHome
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
@@ -26,8 +27,9 @@ def _stage_check(stage: Stage, check: Check) -> dg.AssetChecksDefinition:
     def checked(
         context: dg.AssetCheckExecutionContext, parakeet_home: dg.ResourceParam[ParakeetHome]
     ) -> dg.AssetCheckResult:
-        with failures_explained(f"checking {stage.name}", parakeet_home.root):
-            build = parakeet_home.build()
+        root, build = parakeet_home.root, parakeet_home.build()
+        # A check of a release records a refusal.
+        with failures_explained(f"checking {stage.name}", root), decisions_of(stage, build, context.run.run_id):
             verdict = check.run(build.artifact(stage.name), build.inputs(stage.name), build.recipe)
         severity = dg.AssetCheckSeverity.ERROR if check.blocking else dg.AssetCheckSeverity.WARN
         figures = metadata_of(verdict.figures or {}, parakeet_home.recipe.name)

@@ -29,7 +29,7 @@ def make_definitions(recipe: Recipe, given: Mapping[str, Artifact] | None = None
     return dg.Definitions(
         assets=[*make_assets(recipe), promotion_asset(), *make_sources(recipe)],
         asset_checks=make_checks(recipe),
-        jobs=[jobs.prepare_data, jobs.train_model, jobs.full_build, jobs.retrain, jobs.import_original, tidy.tidy],
+        jobs=[*jobs.make_jobs(recipe, home()), tidy.tidy],
         schedules=[schedules.weekly_retraining, schedules.source_looks, tidy.weekly_tidy],
         sensors=[
             *(sensors.new_source_files, sensors.disk_low, sensors.run_failed),

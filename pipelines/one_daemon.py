@@ -57,7 +57,7 @@ def _refuse_second(history: Path) -> None:
 
 
 def _refuse_damaged(folder: Path) -> None:
-    """Raise click.ClickException if a database of the history cannot be used: Dagster would print pages of traceback."""
+    """Raise click.ClickException if a database cannot be used: Dagster would print pages of traceback."""
     from pipelines.history import explain_history_error, fault_of
 
     # Where dagster.yaml puts it in a checkout, and where Dagster does by itself.

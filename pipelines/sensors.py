@@ -19,7 +19,7 @@ from parakeet.sanitise import sanitise
 from parakeet.stages import active_recipe, who_is_told
 from pipelines.dagster_internals import CHECK_FAILED, WILL_RETRY_TAG
 from pipelines.interrupted_runs import is_interrupted
-from pipelines.jobs import prepare_data
+from pipelines.jobs import PREPARE_DATA
 from pipelines.notices import tell_failed
 from pipelines.source_files import FAILURES_TAG, watch
 
@@ -28,7 +28,7 @@ LOW = "low"
 
 
 @dg.sensor(
-    job=prepare_data,
+    job_name=PREPARE_DATA,
     minimum_interval_seconds=60,
     default_status=dg.DefaultSensorStatus.STOPPED,
     description="Prepares the data again when a file of the sources or evaluation sets is new, was "
