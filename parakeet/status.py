@@ -90,7 +90,10 @@ def _dagster_rows(dagster: Mapping[str, Any], now: float) -> list[tuple[str, str
         "running", [f"{_run(run)}, since {_when(run['started'] or run['created'], now)}" for run in running]
     )
     rows += _labelled("waiting", [f"{_run(run)}, since {_when(run['created'], now)}" for run in waiting])
-    if last is not None and last["status"] == "FAILURE":
+    if last is not None and last["was_interrupted"]:
+        when = _when(last["ended"] or last["created"], now)
+        rows.append(("interrupted", f"{_run(last)}, {when}. What was made is kept: the same command goes on with it"))
+    elif last is not None and last["status"] == "FAILURE":
         rows.append(("failed", f"{_run(last)}, {_when(last['ended'] or last['created'], now)}. {last['reason']}"))
     rows.append(("dagster", state))
     unused = [one["name"] for one in dagster["schedules"] if not one["is_on"] and one["ticked"] is None]

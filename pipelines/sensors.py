@@ -9,6 +9,7 @@ import dagster as dg
 
 from assets_defs.keys import asset_key
 from assets_defs.resources import HOME_TAG, SHELL_TAG
+from parakeet.dagster_history import CHECK_FAILED
 from parakeet.errors import ParakeetError
 from parakeet.gates.stage import ComparisonStage
 from parakeet.home import home
@@ -17,7 +18,7 @@ from parakeet.release.history import REFUSED, decisions
 from parakeet.release.promotion import begins_refusal
 from parakeet.sanitise import sanitise
 from parakeet.stages import active_recipe, who_is_told
-from pipelines.dagster_internals import CHECK_FAILED, WILL_RETRY_TAG
+from pipelines.dagster_internals import WILL_RETRY_TAG
 from pipelines.interrupted_runs import is_interrupted
 from pipelines.jobs import PREPARE_DATA
 from pipelines.notices import tell_failed
