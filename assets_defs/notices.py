@@ -9,7 +9,7 @@ from parakeet.errors import ParakeetError
 from parakeet.notify import tell
 from parakeet.recipe import Recipe
 from parakeet.release.history import PROMOTED, REFUSED, Decision, decisions
-from parakeet.release.promotion import BEFORE_GATES
+from parakeet.release.promotion import ADOPTED
 from parakeet.stage import Stage
 from parakeet.stages import Build, who_is_told
 
@@ -32,7 +32,7 @@ def decisions_told(
         new = [
             decision
             for decision in (_decisions(root)[known:] if settings is not None else ())
-            if decision.action in (PROMOTED, REFUSED) and decision.reasons != (BEFORE_GATES,)
+            if decision.action in (PROMOTED, REFUSED) and not set(ADOPTED) & set(decision.reasons)
         ]
         name = release() if new else None
         for decision in new:

@@ -15,7 +15,7 @@ from parakeet.notify import describe
 from parakeet.recipe import Recipe
 from parakeet.release.history import REFUSED, Decision, decisions
 from parakeet.release.listing import ListedModel, list_models
-from parakeet.release.promotion import find_incumbent, find_opened, promoted_recipes
+from parakeet.release.promotion import about_promoted, find_incumbent, find_opened, promoted_recipes
 from parakeet.sanitise import sanitise
 from parakeet.space import space_for, training_space
 from parakeet.stages import active_recipe, chosen_recipe_name
@@ -141,7 +141,7 @@ def _released(root: Path, faults: list[str]) -> list[dict[str, Any]]:
     models = {model.directory.name: model for model in list_models(root)[0]}
     history, torn = decisions(root)
     opened, about = find_opened(root)
-    faults += [*torn, *about]
+    faults += [*torn, *about, *about_promoted(root)]
     found = []
     for recipe in promoted_recipes(root):
         release, messages = find_incumbent(root, recipe)
