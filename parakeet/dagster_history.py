@@ -149,9 +149,14 @@ def _folder(root: Path) -> tuple[Path, Path]:
         return folder, folder / "dagster.yaml"
     beside = root / ".dagster"
     # `dagster dev` in the checkout keeps its history there, whatever PARAKEET_HOME says.
-    if source is not None and (root == source / "assets" or not beside.is_dir()):
+    if source is not None and (root == source / "assets" or not _was_opened(beside)):
         return source / ".dagster", source / "dagster.yaml"
     return beside, beside / "dagster.yaml"
+
+
+def _was_opened(folder: Path) -> bool:
+    """Whether Dagster was started on the history in a folder: `parakeet use` writes its settings before that."""
+    return folder.is_dir() and any(not path.name.startswith("dagster.yaml") for path in folder.iterdir())
 
 
 def _storage(folder: Path, settings: Path, faults: list[str]) -> Path | None:

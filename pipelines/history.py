@@ -13,6 +13,7 @@ import sqlite3
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import dagster as dg
@@ -23,8 +24,21 @@ from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
 from pipelines.dagster_internals import replace_sqlite_address, silence_event_errors, sqlite_storage
 
-DagsterSqliteStorage = sqlite_storage()
-"""Named by dagster.yaml."""
+
+class DagsterSqliteStorage(sqlite_storage()):  # type: ignore[misc]
+    """Dagster's own, named by the dagster.yaml of a home. Dagster opens it first of all, so a damaged history ends a
+    server or daemon here, with one message.
+    """
+
+    @classmethod
+    def from_config_value(cls, inst_data: Any, config_value: Any) -> "DagsterSqliteStorage":
+        from pipelines.one_daemon import is_server, refuse_damaged
+
+        if is_server():
+            refuse_damaged(Path(config_value["base_dir"]))
+        storage: DagsterSqliteStorage = super().from_config_value(inst_data, config_value)
+        return storage
+
 
 SECONDS_TO_WAIT = 300
 """For another program that has locked the history when a build begins: a backup of it takes seconds."""

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import shlex
 import sqlite3
 import sys
@@ -37,10 +36,6 @@ ON_THE_TERMINAL = {
         "config": {},
     }
 }
-
-
-# A path for SQLite becomes a URL in Dagster, in which these two have a meaning: `pipelines.history` escapes them.
-NAMES_TO_ESCAPE = re.compile("[%?]")
 
 
 @contextmanager
@@ -134,7 +129,7 @@ def write_settings(root: Path) -> dict[str, Any]:
     does not set, and a storage that is not SQLite, are the user's.
     """
     source, folder = checkout(), root / ".dagster"
-    ours = (_settings(source, folder) if source is not None else WITHOUT_CHECKOUT) | _escaped(folder, source)
+    ours = (_settings(source, folder) if source is not None else WITHOUT_CHECKOUT) | _storage(folder, source)
     folder.mkdir(parents=True, exist_ok=True)
     file, note = folder / "dagster.yaml", folder / WRITTEN_FILE
     there = _settings_of_user(file)
@@ -200,10 +195,8 @@ def _settings(source: Path, folder: Path) -> dict[str, Any]:
     return settings
 
 
-def _escaped(folder: Path, source: Path | None) -> dict[str, Any]:
-    """The storage that `dagster dev` needs if the folder's name has a % or ?."""
-    if not NAMES_TO_ESCAPE.search(str(folder)):
-        return {}
+def _storage(folder: Path, source: Path | None) -> dict[str, Any]:
+    """The storage of a home: it takes a folder's name with a % or ?, and explains what is damaged."""
     place = folder / "storage" if source is not None else folder
     storage = {"module": "pipelines.history", "class": "DagsterSqliteStorage", "config": {"base_dir": str(place)}}
     return {"storage": {"custom": storage}}

@@ -141,6 +141,7 @@ def test_everything_is_on_one_screen(history: Path, monkeypatch: pytest.MonkeyPa
     releases = history / "releases"
     for name in ("old-0", "new-0", "bad-0"):
         (releases / name).mkdir(parents=True)
+        (releases / name / "manifest.json").write_text('{"schema": 1, "files": {}}', encoding="utf-8")
     (releases / "promoted").mkdir()
     (releases / "promoted" / "notes").symlink_to("../new-0")
     (releases / "latest").symlink_to("promoted/notes")
