@@ -189,6 +189,8 @@ def _settings(source: Path, folder: Path) -> dict[str, Any]:
     settings = _settings_of_user(source / "dagster.yaml")
     for section, key in PATHS:
         kinds = settings.get(section)
+        if section == "storage" and isinstance(kinds, dict) and isinstance(kinds.get("custom"), dict):
+            kinds, key = kinds["custom"], "config"
         place = kinds.get(key) if isinstance(kinds, dict) else None
         if isinstance(place, dict) and isinstance(base := place.get("base_dir"), str) and not Path(base).is_absolute():
             place["base_dir"] = str(folder / Path(base).name)
