@@ -50,20 +50,3 @@ def _refuse_second(history: Path) -> None:
             f"Dagster already runs on the history in {history}: {holder}. Open its page, or end it first (kill -INT "
             "with the number of that process)."
         )
-
-
-def is_server() -> bool:
-    """Whether this process is a `dagster dev`, a daemon or a webserver, and not a child of the first."""
-    program, arguments = Path(sys.argv[0]), sys.argv[1:2]
-    if "DAGSTER_IS_DEV_CLI" in os.environ:
-        return arguments == ["dev"]
-    return program.name == "dagster-webserver" or (program.name == "dagster-daemon" and arguments == ["run"])
-
-
-def refuse_damaged(place: Path) -> None:
-    """Raise click.ClickException if a database cannot be used: Dagster would print pages of traceback."""
-    from pipelines.history import explain_history_error, fault_of
-
-    if (error := fault_of(place)) is not None:
-        settings = place.parent / "dagster.yaml"
-        raise click.ClickException(str(explain_history_error(error, place, settings)))

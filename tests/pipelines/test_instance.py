@@ -14,9 +14,8 @@ from click.testing import CliRunner
 from parakeet.cli import main
 from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
-from pipelines.history import DagsterSqliteStorage
+from pipelines.history import DagsterSqliteStorage, is_server
 from pipelines.instance import open_instance, prepare_history, settings_missing, write_settings
-from pipelines.one_daemon import is_server
 
 OPEN = """
 import sys
