@@ -4,7 +4,7 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from assets_defs.code import code_references
 from assets_defs.keys import OWNER, asset_key, op_name, source_key
 from assets_defs.metadata import metadata_of, record_of
-from assets_defs.notices import decisions_told, release_of
+from assets_defs.notices import decisions_of
 from assets_defs.pipes import ObservingTrainer
 from assets_defs.resources import FINGERPRINT_TAG, RECIPE_TAG, SHELL_TAG, ParakeetHome
 from parakeet.artifact import Artifact
@@ -166,12 +166,7 @@ def _ensure(
 ) -> tuple[Artifact, bool]:
     progress = Progress()
     try:
-        told = (
-            decisions_told(root, build.recipe, partial(release_of, build), context.run_id)
-            if stage.group == "release"
-            else nullcontext()
-        )
-        with failures_explained(f"making {stage.name}", root), told:
+        with failures_explained(f"making {stage.name}", root), decisions_of(stage, build, context.run_id):
             artifact, made = build.ensure(
                 stage.name, progress, partial(trainer.launch, context), config.force, config.try_anyway
             )

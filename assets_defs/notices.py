@@ -1,14 +1,16 @@
 """Notices that a release was promoted or refused."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 
 from parakeet.errors import ParakeetError
 from parakeet.notify import tell
 from parakeet.recipe import Recipe
 from parakeet.release.history import PROMOTED, REFUSED, Decision, decisions
-from parakeet.release.promotion import BEFORE_GATES
+from parakeet.release.promotion import ADOPTED
+from parakeet.stage import Stage
 from parakeet.stages import Build, who_is_told
 
 
@@ -30,7 +32,7 @@ def decisions_told(
         new = [
             decision
             for decision in (_decisions(root)[known:] if settings is not None else ())
-            if decision.action in (PROMOTED, REFUSED) and decision.reasons != (BEFORE_GATES,)
+            if decision.action in (PROMOTED, REFUSED) and not set(ADOPTED) & set(decision.reasons)
         ]
         name = release() if new else None
         for decision in new:
@@ -43,6 +45,13 @@ def decisions_told(
                     "figures": decision.figures,
                 }
                 tell(settings, decision.action, _words(decision), facts)
+
+
+def decisions_of(stage: Stage, build: Build, run: str) -> AbstractContextManager[None]:
+    """`decisions_told` around the making, or a check, of a stage that may decide on the build's release."""
+    if stage.group != "release":
+        return nullcontext()
+    return decisions_told(build.store.root, build.recipe, partial(release_of, build), run)
 
 
 def release_of(build: Build) -> str | None:

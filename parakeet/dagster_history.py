@@ -9,6 +9,7 @@ import json
 import os
 import re
 import sqlite3
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -52,6 +53,9 @@ ENDED = ("SUCCESS", "FAILURE", "CANCELED")
 DEV_LOCK, DAEMON_LOCK = "dagster_dev.lock", "dagster_daemon.lock"
 """In the folder of the history. `dagster dev` and Dagster's daemon hold them as long as they live."""
 
+CHECK_FAILED, INTERRUPTED = "DagsterAssetCheckFailedError", "DagsterExecutionInterruptedError"
+"""Classes of the errors by which Dagster ends a step."""
+
 _T = TypeVar("_T")
 
 
@@ -67,6 +71,7 @@ class RecordedRun:
     started: float | None
     ended: float | None = None
     reason: str = ""
+    was_interrupted: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,8 @@ def read_history(root: Path, now: float) -> History:
     history.last = _query(runs, lambda base: next(_runs(base, ENDED, root), None), history.faults)
     if history.last is not None and history.last.status == "FAILURE":
         events = place / "history" / "runs" / f"{history.last.run_id}.db"
-        history.last = replace(history.last, reason=_query(events, _reason, history.faults) or "")
+        reason, was_interrupted = _query(events, _ending, history.faults) or ("", False)
+        history.last = replace(history.last, reason=reason, was_interrupted=was_interrupted)
     schedules = place / "schedules" / "schedules.db"
     if not schedules.is_file():
         history.instigators = _instigators(None, now)
@@ -143,9 +149,14 @@ def _folder(root: Path) -> tuple[Path, Path]:
         return folder, folder / "dagster.yaml"
     beside = root / ".dagster"
     # `dagster dev` in the checkout keeps its history there, whatever PARAKEET_HOME says.
-    if source is not None and (root == source / "assets" or not beside.is_dir()):
+    if source is not None and (root == source / "assets" or not _was_opened(beside)):
         return source / ".dagster", source / "dagster.yaml"
     return beside, beside / "dagster.yaml"
+
+
+def _was_opened(folder: Path) -> bool:
+    """Whether Dagster was started on the history in a folder: `parakeet use` writes its settings before that."""
+    return folder.is_dir() and any(not path.name.startswith("dagster.yaml") for path in folder.iterdir())
 
 
 def _storage(folder: Path, settings: Path, faults: list[str]) -> Path | None:
@@ -203,25 +214,59 @@ def _runs(base: sqlite3.Connection, statuses: Sequence[str], root: Path) -> Iter
                 run_id=row["run_id"],
                 job=row["pipeline_name"],
                 status=row["status"],
-                recipe=tags.get(RECIPE_TAG),
+                recipe=tags.get(RECIPE_TAG) or _planned_recipe(base, row),
                 created=_seconds(row["create_timestamp"]),
                 started=row["start_time"],
                 ended=row["end_time"],
             )
 
 
-def _reason(base: sqlite3.Connection) -> str:
-    """The first line of why the first step of a run failed that did, or of what ended the run."""
-    row = base.execute(
-        "SELECT event FROM event_logs WHERE dagster_event_type IN ('STEP_FAILURE', 'PIPELINE_FAILURE') ORDER BY id"
-    ).fetchone()
+def _planned_recipe(base: sqlite3.Connection, run: sqlite3.Row) -> str | None:
+    """The name of the recipe in the plan of a run that was launched on the page: it gets the tag when it begins."""
+    plan = json.loads(run["run_body"]).get("execution_plan_snapshot_id")
+    row = base.execute("SELECT snapshot_body FROM snapshots WHERE snapshot_id = ?", (plan,)).fetchone()
     if row is None:
-        return ""
-    event = json.loads(row["event"])["dagster_event"]
-    data = event.get("event_specific_data") or {}
+        return None
+    data = json.loads(zlib.decompress(row["snapshot_body"])).get("repository_load_data") or {}
+    text = (data.get("reconstruction_metadata") or {}).get(RECIPE_TAG, {}).get("data", "")
+    # Of the whole recipe, only this: it may be one of an earlier version.
+    name = re.search("^name: (.+)$", text, re.MULTILINE)
+    return str(yaml.safe_load(name[1])) if name else None
+
+
+def _ending(base: sqlite3.Connection) -> tuple[str, bool]:
+    """Why a run failed, in one line: what its blocking checks found, else the first step that failed, else what ended
+    the run. And whether a person stopped it (Ctrl-C).
+    """
+    rows = base.execute(
+        "SELECT event FROM event_logs WHERE dagster_event_type IN ('STEP_FAILURE', 'PIPELINE_FAILURE') ORDER BY id"
+    ).fetchall()
+    events = [json.loads(row["event"])["dagster_event"] for row in rows]
+    if not events:
+        return "", False
+    data = events[0].get("event_specific_data") or {}
+    error = data.get("error") or {}
     given = data.get("user_failure_data") or {}
-    text = given.get("description") or _words("", data.get("error")) or event.get("message") or ""
-    return sanitise(str(text).strip().partition("\n")[0])
+    text = given.get("description") or _words("", error) or events[0].get("message") or ""
+    classes = set(_classes(error))
+    if CHECK_FAILED in classes:
+        text = " ".join(_failed_checks(base)) or text
+    return sanitise(str(text).strip().partition("\n")[0]), INTERRUPTED in classes
+
+
+def _classes(error: Any) -> Iterator[str]:
+    """The classes of an error and its causes."""
+    while isinstance(error, dict):
+        yield str(error.get("cls_name"))
+        error = error.get("cause")
+
+
+def _failed_checks(base: sqlite3.Connection) -> Iterator[str]:
+    rows = base.execute("SELECT event FROM event_logs WHERE dagster_event_type = 'ASSET_CHECK_EVALUATION' ORDER BY id")
+    for row in rows:
+        check = json.loads(row["event"])["dagster_event"]["event_specific_data"]
+        if not check["success"] and "ERROR" in str(check.get("severity")):
+            yield " ".join(str(check.get("description") or f"Check {check['check_name']} failed.").split())
 
 
 def _instigators(base: sqlite3.Connection | None, now: float) -> list[Instigator]:

@@ -15,7 +15,7 @@ from parakeet.notify import describe
 from parakeet.recipe import Recipe
 from parakeet.release.history import REFUSED, Decision, decisions
 from parakeet.release.listing import ListedModel, list_models
-from parakeet.release.promotion import find_incumbent, find_opened, promoted_recipes
+from parakeet.release.promotion import about_promoted, find_incumbent, find_opened, promoted_recipes
 from parakeet.sanitise import sanitise
 from parakeet.space import space_for, training_space
 from parakeet.stages import active_recipe, chosen_recipe_name
@@ -90,7 +90,10 @@ def _dagster_rows(dagster: Mapping[str, Any], now: float) -> list[tuple[str, str
         "running", [f"{_run(run)}, since {_when(run['started'] or run['created'], now)}" for run in running]
     )
     rows += _labelled("waiting", [f"{_run(run)}, since {_when(run['created'], now)}" for run in waiting])
-    if last is not None and last["status"] == "FAILURE":
+    if last is not None and last["was_interrupted"]:
+        when = _when(last["ended"] or last["created"], now)
+        rows.append(("interrupted", f"{_run(last)}, {when}. What was made is kept: the same command goes on with it"))
+    elif last is not None and last["status"] == "FAILURE":
         rows.append(("failed", f"{_run(last)}, {_when(last['ended'] or last['created'], now)}. {last['reason']}"))
     rows.append(("dagster", state))
     unused = [one["name"] for one in dagster["schedules"] if not one["is_on"] and one["ticked"] is None]
@@ -138,7 +141,7 @@ def _released(root: Path, faults: list[str]) -> list[dict[str, Any]]:
     models = {model.directory.name: model for model in list_models(root)[0]}
     history, torn = decisions(root)
     opened, about = find_opened(root)
-    faults += [*torn, *about]
+    faults += [*torn, *about, *about_promoted(root)]
     found = []
     for recipe in promoted_recipes(root):
         release, messages = find_incumbent(root, recipe)

@@ -11,6 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from assets_defs.keys import asset_key, op_name
 from assets_defs.resources import HOME_TAG, RECIPE_TAG, SHELL_TAG, release_run_lock, run_config
+from parakeet.dagster_history import CHECK_FAILED
 from parakeet.errors import INTERRUPTED, ParakeetError
 from parakeet.failures import explain_unforeseen
 from parakeet.progress import Progress
@@ -18,7 +19,7 @@ from parakeet.recipe import Recipe
 from parakeet.release.start import pinned
 from parakeet.stages import PROMOTION, Build, asset_names, note_build, stages_of
 from parakeet.training.recorded import Begun, left_unfinished
-from pipelines.dagster_internals import CHECK_FAILED, SerializableErrorInfo, UserFailureData
+from pipelines.dagster_internals import SerializableErrorInfo, UserFailureData
 from pipelines.definitions import make_definitions
 from pipelines.instance import open_instance
 from pipelines.jobs import DATA, MODEL

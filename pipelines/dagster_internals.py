@@ -40,8 +40,6 @@ was reported by another process."""
 FAILURE_REASON_TAG = "dagster/failure_reason"
 WILL_RETRY_TAG = "dagster/will_retry"
 """`true` if Dagster itself starts the run again, which an older dagster.yaml lets it do."""
-CHECK_FAILED = "DagsterAssetCheckFailedError"
-"""The class of the error by which Dagster ends a step after a blocking check failed."""
 
 
 def sqlite_storage() -> Any:

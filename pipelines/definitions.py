@@ -16,6 +16,7 @@ from parakeet.recipe import Recipe
 from parakeet.recipe_file import parse_recipe
 from parakeet.stages import active_recipe
 from pipelines import automation, dagster_internals, jobs, schedules, sensors, tidy
+from pipelines.instance import settings_missing
 from pipelines.interrupted_runs import interrupted_runs
 from pipelines.recipe_in_use import recipe_in_use
 
@@ -28,7 +29,7 @@ def make_definitions(recipe: Recipe, given: Mapping[str, Artifact] | None = None
     return dg.Definitions(
         assets=[*make_assets(recipe), promotion_asset(), *make_sources(recipe)],
         asset_checks=make_checks(recipe),
-        jobs=[jobs.prepare_data, jobs.train_model, jobs.full_build, jobs.retrain, jobs.import_original, tidy.tidy],
+        jobs=[*jobs.make_jobs(recipe, home()), tidy.tidy],
         schedules=[schedules.weekly_retraining, schedules.source_looks, tidy.weekly_tidy],
         sensors=[
             *(sensors.new_source_files, sensors.disk_low, sensors.run_failed),
@@ -57,6 +58,8 @@ def _recipe() -> Recipe:
     if dagster_internals.is_reconstruction():
         text = dagster_internals.remembered(RECIPE_METADATA)
         return parse_recipe(text, "The recipe of the run") if text is not None else active_recipe(home())
+    if fault := settings_missing():
+        dg.get_dagster_logger().warning(fault)
     recipe = active_recipe(home())
     dagster_internals.remember(RECIPE_METADATA, recipe.to_yaml())
     return recipe

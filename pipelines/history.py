@@ -10,11 +10,14 @@ import re
 import shlex
 import shutil
 import sqlite3
+import sys
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
+import click
 import dagster as dg
 from sqlalchemy import make_url
 
@@ -23,8 +26,19 @@ from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
 from pipelines.dagster_internals import replace_sqlite_address, silence_event_errors, sqlite_storage
 
-DagsterSqliteStorage = sqlite_storage()
-"""Named by dagster.yaml."""
+
+class DagsterSqliteStorage(sqlite_storage()):  # type: ignore[misc]
+    """Dagster's own, named by the dagster.yaml of a home. Dagster opens it first of all, so a damaged history ends a
+    server or daemon here, with one message.
+    """
+
+    @classmethod
+    def from_config_value(cls, inst_data: Any, config_value: Any) -> "DagsterSqliteStorage":
+        if is_server():
+            refuse_damaged(Path(config_value["base_dir"]))
+        storage: DagsterSqliteStorage = super().from_config_value(inst_data, config_value)
+        return storage
+
 
 SECONDS_TO_WAIT = 300
 """For another program that has locked the history when a build begins: a backup of it takes seconds."""
@@ -85,6 +99,28 @@ def wait_until_usable(folder: Path, progress: Progress) -> None:
                 )
                 told = True
             time.sleep(SECONDS_BETWEEN_TRIES)
+
+
+def fault_of(folder: Path) -> sqlite3.Error | None:
+    """Why a database of the history in `folder` cannot be used, after reading all of it; None if each can, or if a
+    program that has locked one will be waited for."""
+    faults = (_fault(folder / file, thorough=True) for file in FILES)
+    return next((fault for fault in faults if fault is not None and not _is_locked(fault)), None)
+
+
+def is_server() -> bool:
+    """Whether this process is a `dagster dev`, a daemon or a webserver, and not a child of the first."""
+    program, arguments = Path(sys.argv[0]), sys.argv[1:2]
+    if "DAGSTER_IS_DEV_CLI" in os.environ:
+        return arguments == ["dev"]
+    return program.name == "dagster-webserver" or (program.name == "dagster-daemon" and arguments == ["run"])
+
+
+def refuse_damaged(place: Path) -> None:
+    """Raise click.ClickException if a database cannot be used: Dagster would print pages of traceback."""
+    if (error := fault_of(place)) is not None:
+        settings = place.parent / "dagster.yaml"
+        raise click.ClickException(str(explain_history_error(error, place, settings)))
 
 
 def explain_history_error(error: BaseException, folder: Path, settings: Path) -> ParakeetError:

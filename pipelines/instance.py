@@ -2,7 +2,7 @@
 
 import logging
 import os
-import re
+import shlex
 import sqlite3
 import sys
 import tempfile
@@ -36,10 +36,6 @@ ON_THE_TERMINAL = {
         "config": {},
     }
 }
-
-
-# A path for SQLite becomes a URL in Dagster, in which these two have a meaning: `pipelines.history` escapes them.
-NAMES_TO_ESCAPE = re.compile("[%?]")
 
 
 @contextmanager
@@ -133,7 +129,7 @@ def write_settings(root: Path) -> dict[str, Any]:
     does not set, and a storage that is not SQLite, are the user's.
     """
     source, folder = checkout(), root / ".dagster"
-    ours = (_settings(source, folder) if source is not None else WITHOUT_CHECKOUT) | _escaped(folder, source)
+    ours = (_settings(source, folder) if source is not None else WITHOUT_CHECKOUT) | _storage(folder, source)
     folder.mkdir(parents=True, exist_ok=True)
     file, note = folder / "dagster.yaml", folder / WRITTEN_FILE
     there = _settings_of_user(file)
@@ -193,19 +189,67 @@ def _settings(source: Path, folder: Path) -> dict[str, Any]:
     settings = _settings_of_user(source / "dagster.yaml")
     for section, key in PATHS:
         kinds = settings.get(section)
+        if section == "storage" and isinstance(kinds, dict) and isinstance(kinds.get("custom"), dict):
+            kinds, key = kinds["custom"], "config"
         place = kinds.get(key) if isinstance(kinds, dict) else None
         if isinstance(place, dict) and isinstance(base := place.get("base_dir"), str) and not Path(base).is_absolute():
             place["base_dir"] = str(folder / Path(base).name)
     return settings
 
 
-def _escaped(folder: Path, source: Path | None) -> dict[str, Any]:
-    """The storage that `dagster dev` needs if the folder's name has a % or ?."""
-    if not NAMES_TO_ESCAPE.search(str(folder)):
-        return {}
+def _storage(folder: Path, source: Path | None) -> dict[str, Any]:
+    """The storage of a home: it takes a folder's name with a % or ?, and explains what is damaged."""
     place = folder / "storage" if source is not None else folder
     storage = {"module": "pipelines.history", "class": "DagsterSqliteStorage", "config": {"base_dir": str(place)}}
     return {"storage": {"custom": storage}}
+
+
+def prepare_history(root: Path) -> Path | None:
+    """Write the dagster.yaml of a home, so that `dagster dev` can be started before anything was built.
+
+    Returns the folder that DAGSTER_HOME has to name; None for the checkout's own `assets/`, which needs no variable.
+    Raises ParakeetError.
+    """
+    source = checkout()
+    if source is not None and root == source / "assets":
+        return None
+    folder = root / ".dagster"
+    check_path(folder, "PARAKEET_HOME")
+    try:
+        write_settings(root)
+    except OSError as error:
+        raise explain_os_error(error, "writing Dagster's settings") from None
+    return folder
+
+
+def settings_missing() -> str | None:
+    """What to do about a DAGSTER_HOME whose dagster.yaml is not Parakeet's; None if it is, or the variable is not set.
+
+    Without it Dagster starts two daemons on one history and trains twice at a time, and says nothing.
+    """
+    named = os.environ.get("DAGSTER_HOME")
+    if not named:
+        return None
+    file = Path(named) / "dagster.yaml"
+    try:
+        missing = [name for name in _needed() if name not in _settings_of_user(file)]
+    except ParakeetError:
+        return None  # Dagster says so
+    if not missing:
+        return None
+    return (
+        f"{file} lacks Parakeet's settings ({', '.join(missing)}): runs that are lost are not noticed, and nothing "
+        "keeps two trainings or two daemons apart. End Dagster, then run `python -m pipelines.instance` with "
+        f"PARAKEET_HOME={shlex.quote(str(home()))} and start Dagster with "
+        f"DAGSTER_HOME={shlex.quote(str(home() / '.dagster'))}"
+    )
+
+
+def _needed() -> list[str]:
+    """The sections that Parakeet sets, apart from what says where the history is."""
+    source = checkout()
+    ours = _settings(source, source / ".dagster") if source is not None else WITHOUT_CHECKOUT
+    return [name for name in ours if name not in ("storage", "telemetry", "nux", "compute_logs", "retention")]
 
 
 def main() -> int:

@@ -9,17 +9,17 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 
 from assets_defs.keys import asset_key
-from assets_defs.resources import HOME_TAG, RECIPE_TAG, run_config
+from assets_defs.resources import HOME_TAG, RECIPE_TAG, RETRAIN, run_config
 from parakeet.artifact import explain_os_error
 from parakeet.dagster_history import IN_FLIGHT
 from parakeet.home import home
 from parakeet.recipe_sources import remote_sources, source_stage
 from parakeet.retraining import RetrainingPlan, due_sources, plan_retraining, training_now
 from parakeet.stages import active_recipe
-from pipelines.jobs import full_build, retrain, train_model
+from pipelines.jobs import FULL_BUILD, TRAIN_MODEL
 from pipelines.notices import failed_tick_told
 
-TRAINING_JOBS = {job.name for job in (train_model, full_build, retrain)}
+TRAINING_JOBS = {TRAIN_MODEL, FULL_BUILD, RETRAIN}
 TRAINED = asset_key("checkpoint")
 SECONDS_TO_QUEUE = 600
 """A run that was created so long ago and was not queued is no longer waited for."""
@@ -40,7 +40,7 @@ def local_time_zone() -> str:
 
 
 @dg.schedule(
-    job=retrain,
+    job_name=RETRAIN,
     cron_schedule="0 3 * * 0",
     execution_timezone=local_time_zone(),
     default_status=dg.DefaultScheduleStatus.STOPPED,
@@ -62,7 +62,7 @@ def weekly_retraining(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | 
 
 
 @dg.schedule(
-    job=retrain,
+    job_name=RETRAIN,
     cron_schedule="0 2 * * *",
     execution_timezone=local_time_zone(),
     default_status=dg.DefaultScheduleStatus.STOPPED,
@@ -109,6 +109,6 @@ def _in_flight(instance: dg.DagsterInstance, root: Path) -> str:
             continue
         # `source_looks` launches this job for the sources alone, and the next retraining counts what it finds.
         chosen = TRAINED in run.asset_selection if run.asset_selection else run.job_name in TRAINING_JOBS
-        if chosen or run.job_name == retrain.name:
+        if chosen or run.job_name == RETRAIN:
             runs.append(f"run {run.run_id[:8]} ({run.job_name}, {run.status.value.lower()})")
     return ", ".join([*runs, *(f"training run {key[:8]}" for key in training_now(root))])

@@ -9,6 +9,7 @@ import dagster as dg
 
 from assets_defs.keys import asset_key
 from assets_defs.resources import HOME_TAG, SHELL_TAG
+from parakeet.dagster_history import CHECK_FAILED
 from parakeet.errors import ParakeetError
 from parakeet.gates.stage import ComparisonStage
 from parakeet.home import home
@@ -17,9 +18,9 @@ from parakeet.release.history import REFUSED, decisions
 from parakeet.release.promotion import begins_refusal
 from parakeet.sanitise import sanitise
 from parakeet.stages import active_recipe, who_is_told
-from pipelines.dagster_internals import CHECK_FAILED, WILL_RETRY_TAG
+from pipelines.dagster_internals import WILL_RETRY_TAG
 from pipelines.interrupted_runs import is_interrupted
-from pipelines.jobs import prepare_data
+from pipelines.jobs import PREPARE_DATA
 from pipelines.notices import tell_failed
 from pipelines.source_files import FAILURES_TAG, watch
 
@@ -28,7 +29,7 @@ LOW = "low"
 
 
 @dg.sensor(
-    job=prepare_data,
+    job_name=PREPARE_DATA,
     minimum_interval_seconds=60,
     default_status=dg.DefaultSensorStatus.STOPPED,
     description="Prepares the data again when a file of the sources or evaluation sets is new, was "

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import zlib
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,7 @@ def test_everything_is_on_one_screen(history: Path, monkeypatch: pytest.MonkeyPa
     releases = history / "releases"
     for name in ("old-0", "new-0", "bad-0"):
         (releases / name).mkdir(parents=True)
+        (releases / name / "manifest.json").write_text('{"schema": 1, "files": {}}', encoding="utf-8")
     (releases / "promoted").mkdir()
     (releases / "promoted" / "notes").symlink_to("../new-0")
     (releases / "latest").symlink_to("promoted/notes")
@@ -379,3 +381,53 @@ def test_a_refusal_is_shown_until_the_next_decision_on_its_own_recipe(
         record(tmp_path, Decision(action, release, "c", recipe, None, ("It is worse.",), {}))
     assert [one["release"] for one in document(tmp_path, monkeypatch)["refused"]] == ["a-0"]
     assert "refused     a-0 of notes, " in status(tmp_path, monkeypatch)
+
+
+def test_a_run_that_was_launched_on_the_page_waits_with_the_recipe_of_its_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_instance(tmp_path, Progress()) as instance:
+        run = instance.create_run_for_job(stopped, status=dg.DagsterRunStatus.NOT_STARTED)
+        plan = instance.get_run_by_id(run.run_id).execution_plan_snapshot_id  # type: ignore[union-attr]
+    kept = {"parakeet/recipe": {"data": "name: 'poems'\ndescription: A recipe.\n  name: no\n"}}
+    body = json.dumps({"repository_load_data": {"reconstruction_metadata": kept}}).encode()
+    (database,) = tmp_path.rglob("runs.db")
+    with closing(sqlite3.connect(database)) as base, base:
+        changed = base.execute(
+            "UPDATE snapshots SET snapshot_body = ? WHERE snapshot_id = ?", (zlib.compress(body), plan)
+        )
+        assert changed.rowcount == 1
+    assert "(stopped, poems), since " in status(tmp_path, monkeypatch)
+
+
+@dg.op
+def interrupted() -> None:
+    raise dg.DagsterExecutionInterruptedError
+
+
+@dg.job
+def stopped() -> None:
+    interrupted()
+
+
+@dg.asset
+def essay() -> None: ...
+
+
+@dg.asset_check(asset=essay, blocking=True)
+def essay_is_long() -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(passed=False, description="It has 3 words,\nand needs 300.")
+
+
+def test_how_the_last_run_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_instance(tmp_path, Progress()) as instance:
+        dg.materialize([essay, essay_is_long], instance=instance, raise_on_error=False)
+    printed = status(tmp_path, monkeypatch)
+    assert "It has 3 words, and needs 300." in printed
+    assert "AssetCheckFailed" not in printed
+    with open_instance(tmp_path, Progress()) as instance:
+        stopped.execute_in_process(instance=instance, raise_on_error=False)
+    printed = status(tmp_path, monkeypatch)
+    assert "interrupted run " in printed
+    assert "failed" not in printed
+    assert "Interrupted" not in printed

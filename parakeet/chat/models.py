@@ -19,6 +19,7 @@ from parakeet.hashes import HashCache
 from parakeet.home import hashes_file, runs_folder
 from parakeet.model.config import WEIGHTS_FILE, ModelConfig
 from parakeet.release.listing import ListedModel, find_model, latest_model_folder, preferred, released_models
+from parakeet.release.promotion import way_back
 from parakeet.release.verify import SUMS_FILE, Release, open_release, recorded_sum
 from parakeet.sampling_settings import SamplingSettings
 from parakeet.tokenizer import Tokenizer
@@ -139,7 +140,12 @@ class ModelOpener:
 
     def _open_release(self, directory: Path) -> OpenedModel:
         # To hash the weights again takes longer than to load them: 0.8 s for 1.5 GB.
-        release = open_release(directory, HashCache(hashes_file(self.root)).sha256_for_reader)
+        try:
+            release = open_release(directory, HashCache(hashes_file(self.root)).sha256_for_reader)
+        except ParakeetError as error:
+            if (command := way_back(self.root, directory)) is None:
+                raise
+            raise ParakeetError(f"{error} Or go back to the release before it: {command}") from None
         _import_torch()
         from parakeet.generation.engine import load_engine
 

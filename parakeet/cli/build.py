@@ -231,11 +231,17 @@ def use(
     from parakeet.stages import use_recipe
 
     recipe = chosen_recipe(recipe_name, data, changes, held_out, limit, home())
+    # As for `build`: what Dagster needs to open this home.
+    from pipelines.instance import prepare_history
+
+    history = prepare_history(home())
     use_recipe(home(), recipe)
     say(
         f"{recipe.name} is the recipe in use, which Dagster shows and schedules. A running `dagster dev` follows "
         "within a minute. Runs that it has queued or started keep the recipe that they were launched with."
     )
+    if history is not None and not os.environ.get("DAGSTER_HOME"):
+        say(f"To start it on this home: DAGSTER_HOME={_quoted(history)} dagster dev")
 
 
 @click.command(

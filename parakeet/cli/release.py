@@ -48,14 +48,22 @@ def list_command(as_json: bool = False) -> None:
     from parakeet.formatting import render_table
     from parakeet.home import home
     from parakeet.release.history import decisions
-    from parakeet.release.promotion import find_incumbent, find_opened, promoted_recipes
+    from parakeet.release.promotion import (
+        BEFORE_GATES,
+        HISTORY_LOST,
+        about_promoted,
+        find_incumbent,
+        find_opened,
+        promoted_link,
+        promoted_recipes,
+    )
 
     root = home()
     history, faults = decisions(root)
     promoted = {recipe: find_incumbent(root, recipe) for recipe in promoted_recipes(root)}
     opened, about_opened = find_opened(root)
     notes = [message for _, messages in promoted.values() for message in messages]
-    messages = list(dict.fromkeys([*faults, *notes, *about_opened]))
+    messages = list(dict.fromkeys([*faults, *notes, *about_opened, *about_promoted(root)]))
     if as_json:
         say_json(
             {
@@ -81,7 +89,7 @@ def list_command(as_json: bool = False) -> None:
             recipe,
             "promoted",
             "",
-            "It was promoted before there were gates.",
+            HISTORY_LOST if promoted_link(root, recipe).is_symlink() else BEFORE_GATES,
         )
         for recipe, (found, _) in promoted.items()
         if found is not None and found.name not in last
@@ -172,9 +180,7 @@ def rollback(recipe: str | None, reason: str) -> None:
     from parakeet.release import promotion
 
     root = home()
-    recipe = promotion.opened_recipe(root) if recipe is None else recipe
-    if recipe is None:
-        raise ParakeetError("There is no promoted release yet. Make one with: parakeet build")
+    recipe = promotion.find_opened_recipe(root) if recipe is None else recipe
     if not reason.strip():
         raise ParakeetError("--reason is empty: say why, the history keeps it.")
     decision = promotion.rollback(root, recipe, reason.strip())

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from parakeet.artifact import Artifact
 from parakeet.release.history import FORCED, PROMOTED, Decision, decision_on, decisions
-from parakeet.release.promotion import BEFORE_GATES, compared_with, incumbent
+from parakeet.release.promotion import ADOPTED, compared_with, incumbent
 
 
 def compared_release(root: Path, recipe: str, release: Artifact) -> str | None:
@@ -14,7 +14,7 @@ def compared_release(root: Path, recipe: str, release: Artifact) -> str | None:
     The release's own name if it is the promoted one and was never compared: there were no gates then.
     """
     name, promoted, decision = release.path.name, incumbent(root, recipe), decision_on(root, release.path.name)
-    if promoted is not None and promoted.name == name and (decision is None or BEFORE_GATES in decision.reasons):
+    if promoted is not None and promoted.name == name and (decision is None or set(ADOPTED) & set(decision.reasons)):
         return name
     before = compared_with(root, release, recipe)
     return None if before is None else before.name

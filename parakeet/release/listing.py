@@ -17,7 +17,7 @@ from parakeet.lineage import began_with
 from parakeet.model.config import ModelConfig
 from parakeet.names import MOST_SHOWN
 from parakeet.release.history import REFUSED, ROLLED_BACK, Decision, decisions
-from parakeet.release.promotion import find_opened, incumbent, promoted_recipes
+from parakeet.release.promotion import about_promoted, find_opened, incumbent, promoted_recipes
 from parakeet.release.verify import GENERATION_FILE, IMPORTED_FOLDER, SUMS_FILE, TRAINING_MANIFEST_FILE
 
 ID_CHARACTERS = 8
@@ -67,6 +67,9 @@ def list_models(root: Path) -> tuple[list[ListedModel], list[str]]:
                 faults.append(str(error))
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 faults.append(f"{path} cannot be read as the record of a model: {error}.")
+    # A release without a readable manifest is among the faults already.
+    named = tuple(model.directory.name for model in listed)
+    faults += [message for message in about_promoted(root) if message.startswith(named)]
     return sorted(listed, key=lambda model: (model.made, model.directory)), faults
 
 

@@ -7,6 +7,7 @@ and one rename replaces the pointer. So a crash or a full disk leaves the old st
 """
 
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -27,11 +28,15 @@ from parakeet.release.history import (
     Decision,
     decision_on,
     decisions,
+    history_file,
     record,
 )
-from parakeet.release.verify import open_release, recorded_sum, verify_release
+from parakeet.release.verify import SUMS_FILE, open_release, recorded_sum, verify_release
 
 BEFORE_GATES = "It was promoted before there were gates."
+HISTORY_LOST = "The history was lost: when, why and by whom it was promoted is not known."
+ADOPTED = (BEFORE_GATES, HISTORY_LOST)
+"""Reasons of the decision on a release that was found promoted, and not in the history."""
 
 
 @dataclass(frozen=True)
@@ -92,20 +97,92 @@ def find_incumbent(root: Path, recipe: str) -> tuple[Path | None, list[str]]:
 
 def find_opened(root: Path) -> tuple[Path | None, list[str]]:
     """The release that `parakeet chat` opens without a name, and messages on pointers that lead nowhere."""
+    found, _, messages = _find_opened(root)
+    return found, messages
+
+
+def find_opened_recipe(root: Path) -> str:
+    """The recipe of the release that `parakeet chat` opens without a name. Raises ParakeetError if there is none."""
+    found, recipe, messages = _find_opened(root)
+    if found is None:
+        raise ParakeetError(" ".join([*messages, "There is no promoted release yet. Make one with: parakeet build"]))
+    return recipe if recipe is not None else recipe_of(found)
+
+
+def _find_opened(root: Path) -> tuple[Path | None, str | None, list[str]]:
+    """The release that `parakeet chat` opens, its recipe if a pointer or the history names it, and messages."""
     latest = latest_release(root)
     recipe = opened_recipe(root)
     if recipe is not None:
         found, messages = find_incumbent(root, recipe)
         if found is not None:
-            return found, messages
-    elif latest.is_dir():
-        return latest.resolve(), []
+            return found, recipe, messages
+    elif latest.is_symlink() and latest.is_dir():
+        return latest.resolve(), None, []
+    elif not latest.is_symlink() and latest.exists():
+        messages = [f"{latest} is no link. {_move_away(latest)}"]
     else:
         messages = [f"{latest}, which `parakeet chat` opens, is gone."]
     for other in reversed(promoted_recipes(root)):
         if other != recipe and (found := incumbent(root, other)) is not None:
-            return found, [*messages, f"{found.name}, the promoted release of {other}, is used."]
-    return None, messages if latest.is_symlink() else []
+            return found, other, [*messages, f"{found.name}, the promoted release of {other}, is used."]
+    if (latest / SUMS_FILE).is_file():  # a copy of the store that followed links
+        return latest, None, messages
+    return None, None, messages if latest.is_symlink() or latest.exists() else []
+
+
+def _move_away(path: Path) -> str:
+    place = shlex.quote(str(path))
+    return f"Parakeet keeps a link of that name there. Move it away: mv {place} {place}.old"
+
+
+def about_promoted(root: Path) -> list[str]:
+    """Messages on promoted releases that are not in the history, and on those whose files have other sizes now."""
+    messages = []
+    for recipe in promoted_recipes(root):
+        now = incumbent(root, recipe)
+        if now is None:
+            continue
+        if decision_on(root, now.name) is None and promoted_link(root, recipe).is_symlink():
+            messages.append(
+                f"{now.name} is the promoted release of {recipe}, and {history_file(root)} does not have it. "
+                f"{HISTORY_LOST} Which releases were refused is not known either. Put the file back from a backup."
+            )
+        if (fault := size_fault(now)) is not None:
+            messages.append(f"{now.name}, the promoted release of {recipe}, is damaged. {fault} {_way_back(root, now)}")
+    return messages
+
+
+def size_fault(release: Path) -> str | None:
+    """What of a release is missing or has another size than it was made with; None if nothing. Reads no file of it."""
+    try:
+        for name, entry in Artifact.open(release).manifest["files"].items():
+            path = release / name
+            found = path.stat().st_size if path.is_file() else None
+            if found != entry["bytes"]:
+                how = "is missing" if found is None else f"has {found:,} bytes, expected {entry['bytes']:,}"
+                return f"{path} {how}."
+    except ParakeetError as error:
+        return str(error)
+    except (OSError, KeyError, TypeError, AttributeError) as error:
+        return f"{release} cannot be read ({error})."
+    return None
+
+
+def way_back(root: Path, release: Path) -> str | None:
+    """The command that takes back a release that is damaged; None if it is not promoted, or the only one."""
+    for recipe in promoted_recipes(root):
+        now = incumbent(root, recipe)
+        if now is not None and now.resolve() == release.resolve():
+            others = [name for name in _promotions(root, recipe) if name != now.name]
+            if any(size_fault(release_folder(root) / name) is None for name in others):
+                return f"parakeet release rollback {recipe} --reason damaged"
+    return None
+
+
+def _way_back(root: Path, release: Path) -> str:
+    command = way_back(root, release)
+    return f"To go back to the one before it: {command}" if command else "Run the same build again."
 
 
 def opened_recipe(root: Path) -> str | None:
@@ -234,6 +311,8 @@ def open_in_chat(root: Path, recipe: str) -> None:
         now = incumbent(root, recipe)
         if now is None:
             raise ParakeetError(f"No release of recipe {recipe} is promoted.")
+        link = promoted_link(root, recipe)
+        _refuse_folders(latest_release(root), link, link.parent)
         with _explained("moving the pointer"):
             _convert(root)
             if not promoted_link(root, recipe).is_symlink():
@@ -251,7 +330,9 @@ def rollback(root: Path, recipe: str, reason: str, run: str | None = None) -> De
         raise ParakeetError(f"No release of recipe {recipe} is promoted. Recipes with a promoted release: {names}.")
     with _locked(root):
         _finish_interrupted(root, recipe)
-        now = _pointer(root, recipe) or incumbent(root, recipe)
+        now = _pointer(root, recipe)
+        if now is None or not (now.is_dir() or decision_on(root, now.name)):  # edited by hand: the history counts
+            now = incumbent(root, recipe)
         if now is None:
             raise ParakeetError(f"No release of recipe {recipe} is promoted: none of its releases is left.")
         skipped = []
@@ -332,7 +413,7 @@ def _pointer(root: Path, recipe: str) -> Path | None:
         if _was_removed(root, recipe):
             return None
         target = Path(os.readlink(link))
-        return release_folder(root) / target.name if target.parent == Path("..") else link.resolve()
+        return release_folder(root) / target.name if target.parent == Path("..") else Path(os.path.realpath(link))
     latest = latest_release(root)
     if latest.is_symlink() and Path(os.readlink(latest)).parent == Path("."):  # of an earlier Parakeet
         folder = release_folder(root) / os.readlink(latest)
@@ -472,8 +553,10 @@ def _refuse(root: Path, release: Artifact, judgement: Judgement, run: str | None
 
 
 def _adopt(root: Path, release: Path, recipe: str) -> Decision:
-    """Record the promoted release of an earlier Parakeet, which kept no history."""
-    decision = _decision(PROMOTED, Artifact.open(release), recipe, None, (BEFORE_GATES,))
+    """Record the promoted release of an earlier Parakeet, which kept no history, or of one whose history is lost."""
+    # Whoever made this link wrote a decision first.
+    reason = HISTORY_LOST if promoted_link(root, recipe).is_symlink() else BEFORE_GATES
+    decision = _decision(PROMOTED, Artifact.open(release), recipe, None, (reason,))
     record(root, decision)
     return decision
 
@@ -515,7 +598,7 @@ def _move(root: Path, decision: Decision, target: str, takes_chat: bool) -> None
     with _explained("moving the pointer"):
         prepared.replace(link)
         sync_directory(link.parent)
-        if takes_chat or not latest.is_symlink() or find_opened(root)[0] is None:
+        if takes_chat or not _leads_somewhere(root):
             point_link(latest, f"promoted/{recipe}")
 
 
@@ -553,6 +636,7 @@ def _prepare(root: Path, recipe: str, target: str) -> Path:
 def _finish_interrupted(root: Path, recipe: str) -> None:
     """Complete a move or a removal whose decision was recorded; forget one whose decision was not."""
     prepared, link, latest = _prepared(root, recipe), promoted_link(root, recipe), latest_release(root)
+    _refuse_folders(latest, link, link.parent)
     with _explained("moving the pointer"):
         if _upcoming(root, recipe) is not None:
             prepared.replace(link)
@@ -560,8 +644,24 @@ def _finish_interrupted(root: Path, recipe: str) -> None:
             prepared.unlink(missing_ok=True)
         if link.is_symlink() and _was_removed(root, recipe):
             _remove_pointer(root, recipe)
-        elif link.is_symlink() and (not latest.is_symlink() or find_opened(root)[0] is None):
+        elif link.is_symlink() and not _leads_somewhere(root):
             point_link(latest, f"promoted/{recipe}")
+
+
+def _refuse_folders(latest: Path, link: Path, folder: Path) -> None:
+    """Raise ParakeetError if no link can be put in place of what is there."""
+    for path in (latest, link):
+        if path.is_dir() and not path.is_symlink():
+            raise ParakeetError(f"{path} is a folder. {_move_away(path)}, then run the same command again.")
+    if folder.exists() and not folder.is_dir():
+        raise ParakeetError(f"{folder} is no folder. Move it away, then run the same command again.")
+
+
+def _leads_somewhere(root: Path) -> bool:
+    """Whether `latest` is a link to a release, or to the pointer of a recipe that has one."""
+    latest = latest_release(root)
+    known = opened_recipe(root) is not None or latest.is_dir()
+    return latest.is_symlink() and known and find_opened(root)[0] is not None
 
 
 @contextmanager

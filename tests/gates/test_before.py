@@ -1,20 +1,27 @@
 """No release is promoted that fails a check before the gates, whichever way it comes."""
 
+import logging
+import threading
 from typing import Any
 
+import dagster as dg
 import pytest
 import torch
 from click.testing import CliRunner
 
+from assets_defs.checks import make_checks
+from assets_defs.resources import ParakeetHome
 from parakeet.artifact import Artifact
 from parakeet.cli import main
 from parakeet.errors import ParakeetError
 from parakeet.judgement import build_of, whole_judgement
 from parakeet.model.reload import probe_logits
+from parakeet.recipe import Notify
 from parakeet.release.history import decisions
 from parakeet.release.promotion import incumbent, promote, promote_by_hand
 from parakeet.stages import Build
 
+from ..test_notify import Hook
 from .conftest import Models, Releases, failed, trained
 from .test_checks import checkpoint, tokenised
 
@@ -82,3 +89,28 @@ def test_the_command_runs_the_checks_too(releases: Releases, models: Models) -> 
     assert "cannot be run again" in run.output
     assert "--force REASON" in run.output
     assert incumbent(releases.root, "tiny") is None
+
+
+def test_a_refusal_by_a_check_of_a_release_is_told_and_is_in_the_log_of_the_run(
+    releases: Releases, models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dagster runs a check after the asset, and then skips what would tell of the refusal."""
+    monkeypatch.setenv("PARAKEET_HOME", str(releases.root))
+    release = releases.release("one", models.good)
+    (release.path / "evaluation.json").write_text("{}", encoding="utf-8")
+    hook = Hook()
+    threading.Thread(target=hook.serve_forever, daemon=True).start()
+    recipe = releases.recipe.model_copy(update={"notify": Notify(url=hook.address("taken"))})
+    checks = [check for check in make_checks(recipe) if check.check_key.name == "release_verifies"]
+    job = dg.define_asset_job("judge", selection=dg.AssetSelection.all_asset_checks())
+    given = dict.fromkeys(Build(releases.root, recipe).stages, release)
+    resources = {"parakeet_home": ParakeetHome(recipe, given)}
+    defs = dg.Definitions(asset_checks=checks, jobs=[job], resources=resources)
+    with dg.DagsterInstance.ephemeral() as instance:
+        run = defs.resolve_job_def("judge").execute_in_process(instance=instance, raise_on_error=False)
+        said = [entry.user_message for entry in instance.all_logs(run.run_id) if entry.level == logging.ERROR]
+    hook.shutdown()
+    (decision,) = decisions(releases.root)[0]
+    assert [(notice["event"], notice["release"]) for notice in hook.notices] == [("refused", release.path.name)]
+    assert decision.reasons[0] in hook.notices[0]["text"]
+    assert said[0] == f"release_verifies: {decision.reasons[0]}"

@@ -1,16 +1,21 @@
 import importlib.util
 import re
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from parakeet.cli import main
 from parakeet.errors import ParakeetError
 from parakeet.progress import Progress
-from pipelines.instance import open_instance, write_settings
+from pipelines.history import DagsterSqliteStorage, is_server
+from pipelines.instance import open_instance, prepare_history, settings_missing, write_settings
 
 OPEN = """
 import sys
@@ -130,3 +135,56 @@ def test_a_bad_dagster_yaml_in_the_home_is_one_sentence(
 
 def _has_postgres() -> bool:
     return importlib.util.find_spec("dagster_postgres") is not None
+
+
+def test_use_writes_what_dagster_needs_to_open_a_new_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PARAKEET_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    result = CliRunner().invoke(main, ["use", "demo"])
+    assert result.exit_code == 0, result.output
+    folder = tmp_path / "home" / ".dagster"
+    assert f"DAGSTER_HOME={folder} dagster dev" in result.output
+    assert settings_of(tmp_path / "home")["run_monitoring"]["enabled"]
+    monkeypatch.setenv("DAGSTER_HOME", str(folder))
+    assert settings_missing() is None
+
+
+@pytest.mark.parametrize("text", [None, "", "telemetry: {enabled: false}\n"])
+def test_definitions_name_the_command_if_dagster_has_other_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None
+) -> None:
+    monkeypatch.setenv("PARAKEET_HOME", str(tmp_path))
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / ".dagster"))
+    (tmp_path / ".dagster").mkdir()
+    if text is not None:
+        (tmp_path / ".dagster" / "dagster.yaml").write_text(text)
+    message = settings_missing() or ""
+    assert "concurrency" in message
+    assert "python -m pipelines.instance" in message
+    prepare_history(tmp_path)
+    assert settings_missing() is None
+
+
+@pytest.mark.parametrize("file", ["history/runs.db", "history/runs/index.db", "schedules/schedules.db"])
+def test_a_damaged_history_ends_dagster_with_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    damaged = tmp_path / file
+    damaged.parent.mkdir(parents=True)
+    connection = sqlite3.connect(damaged)
+    connection.executescript("CREATE TABLE runs (id TEXT); INSERT INTO runs VALUES ('x')")
+    connection.close()
+    with damaged.open("r+b") as opened:
+        opened.seek(4096)
+        opened.write(b"\xff" * 4096)
+    for command in (["/x/bin/dagster-daemon", "run"], ["/x/bin/dagster-webserver"]):
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(click.ClickException, match=f"{re.escape(str(damaged))} is damaged") as caught:
+            open_history(tmp_path)
+        assert "\n" not in caught.value.message
+    monkeypatch.setattr(sys, "argv", ["/x/bin/dagster", "api", "execute_run"])
+    assert not is_server()
+
+
+def open_history(folder: Path) -> None:
+    DagsterSqliteStorage.from_config_value(None, {"base_dir": str(folder)})

@@ -217,3 +217,12 @@ def test_the_time_zone_is_the_machines(monkeypatch: pytest.MonkeyPatch, variable
     assert own == link.rpartition("zoneinfo/")[2] or own == "UTC" or Path("/etc/timezone").is_file()
     monkeypatch.setenv("TZ", variable)
     assert local_time_zone() == (zone or own)
+
+
+def test_runs_of_jobs_have_their_recipe_before_they_begin(operator: Operator) -> None:
+    jobs = [job for job in operator.repository.get_all_jobs() if job.name not in ("__ASSET_JOB", "tidy")]
+    assert {job.name for job in jobs} >= {"prepare_data", "train_model", "full_build", "retrain", "import_original"}
+    for job in jobs:
+        assert (job.run_tags[RECIPE_TAG], job.run_tags[HOME_TAG]) == (operator.recipe.name, str(operator.home))
+    operator.add_text()
+    assert operator.tick().run_requests[0].tags[RECIPE_TAG] == operator.recipe.name

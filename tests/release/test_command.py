@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -9,8 +10,8 @@ from click.testing import CliRunner
 from parakeet.artifact import Artifact
 from parakeet.cli import main
 from parakeet.errors import ParakeetError
-from parakeet.release.history import history_file
-from parakeet.release.promotion import find_opened
+from parakeet.release.history import decisions, history_file
+from parakeet.release.promotion import HISTORY_LOST, find_opened
 
 from .conftest import Releases
 
@@ -125,3 +126,91 @@ def test_the_promoted_release_of_an_earlier_parakeet_is_listed(store: Releases, 
 )
 def test_mistakes_are_one_message(run: Run, arguments: tuple[str, ...], status: int, message: str) -> None:
     assert message in run(*arguments, status=status)
+
+
+LOST: dict[str, Callable[[Path], object]] = {
+    "removed": lambda latest: None,
+    "a file": lambda latest: latest.write_text("promoted/demo"),
+    "a loop": lambda latest: latest.symlink_to("latest"),
+    "of an earlier Parakeet, gone": lambda latest: latest.symlink_to("gone-0"),
+    "of a recipe that has none": lambda latest: latest.symlink_to("promoted/none"),
+}
+
+
+@pytest.mark.parametrize("how", LOST)
+def test_rollback_takes_back_what_a_chat_opens_though_the_pointer_is_lost(store: Releases, run: Run, how: str) -> None:
+    first, second = store.promoted(), store.promoted()
+    latest = store.folder / "latest"
+    latest.unlink()
+    LOST[how](latest)
+    assert opened(store) == second.path.name
+    assert f"{second.path.name} is rolled back" in run("rollback", "--reason", "No.")
+    assert opened(store) == first.path.name
+    if how != "of a recipe that has none":
+        assert latest.resolve() == first.path.resolve()
+
+
+@pytest.mark.parametrize("target", ["../nowhere", "demo", "/nowhere", "../../elsewhere/nowhere"])
+def test_rollback_of_a_pointer_that_leads_nowhere_goes_by_the_history(store: Releases, run: Run, target: str) -> None:
+    first, second = store.promoted(), store.promoted()
+    link = store.folder / "promoted" / "demo"
+    link.unlink()
+    link.symlink_to(target)
+    assert opened(store) == second.path.name
+    assert f"{second.path.name} is rolled back" in run("rollback", "--reason", "No.")
+    assert store.pointers() == {"latest": first.path.name, "demo": first.path.name}
+
+
+@pytest.mark.parametrize("place", ["latest", "promoted/demo"])
+def test_a_folder_in_place_of_a_pointer_is_named_and_nothing_moves(store: Releases, run: Run, place: str) -> None:
+    store.promoted()
+    second = store.promoted()
+    folder = store.folder / place
+    folder.unlink()
+    folder.mkdir()
+    assert opened(store) == second.path.name
+    before = run("--json")
+    for command in (("rollback", "--reason", "No."), ("promote", second.path.name, "--force", "Yes.")):
+        said = run(*command, status=1)
+        assert f"{folder} is a folder." in said
+        assert f"mv {folder} {folder}.old" in said
+    assert run("--json") == before
+    folder.rename(f"{folder}.old")
+    assert f"{second.path.name} is rolled back" in run("rollback", "--reason", "No.")
+
+
+def test_a_lost_history_is_said_and_blesses_nothing(store: Releases, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = store.promoted()
+    refuse(store, "Bad.")
+    assert "lost" not in run()
+    history_file(store.root).unlink()
+    printed = run()
+    assert "before there were gates" not in printed
+    assert "The history was lost: when, why and by whom it was promoted is not known." in printed
+    monkeypatch.setenv("PARAKEET_HOME", str(store.root))
+    assert "The history was lost" in CliRunner().invoke(main, ["status"]).output
+    store.promote(good)
+    assert decisions(store.root)[0][0].reasons == (HISTORY_LOST,)
+
+
+@pytest.mark.parametrize("has_earlier", [False, True])
+@pytest.mark.parametrize("fault", ["config.json", "model.safetensors", "SHA256SUMS"])
+def test_a_damaged_promoted_release_is_said_everywhere(
+    store: Releases, run: Run, fault: str, has_earlier: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PARAKEET_HOME", str(store.root))
+    for _ in range(1 + has_earlier):
+        promoted = store.promoted()
+    file = promoted.path / fault
+    if fault == "config.json":
+        file.write_text(f"{file.read_text()} ")
+    else:
+        file.unlink()
+    for command in (["status"], ["models"], ["release"], ["chat", "Hello"]):
+        result = CliRunner().invoke(main, command)
+        said = f"{result.output} {result.exception or ''}"
+        assert promoted.path.name in said, command
+        assert ("parakeet release rollback demo" in said) == has_earlier, (command, said)
+    if has_earlier:
+        run("rollback", "--reason", "damaged")
+        assert opened(store) == store.made[0].path.name
