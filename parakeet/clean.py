@@ -319,8 +319,10 @@ def _read(paths: Iterable[Path]) -> tuple[dict[Path, Artifact], list[Path]]:
     artifacts, broken = {}, []
     for path in paths:
         try:
-            artifacts[path.resolve()] = Artifact.open(path)
-        except ParakeetError:
+            artifact = Artifact.open(path)
+            _ = artifact.stage, artifact.content  # what is asked of each below
+            artifacts[path.resolve()] = artifact
+        except (ParakeetError, KeyError, TypeError, AttributeError):
             broken.append(path)
     return artifacts, broken
 

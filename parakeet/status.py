@@ -1,7 +1,8 @@
 """`parakeet status`: what is released, what is going on, what waits, and what happens next. Imports no torch."""
 
+import textwrap
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from parakeet.training.runs import Run, list_runs
 
 LOCKS = ".locks"
 LABEL = 12
+MOST_OF_A_REASON = 200
+"""Characters: the status is one screen."""
 """Columns of the names at the left."""
 
 
@@ -60,7 +63,8 @@ def render_status(document: Mapping[str, Any], now: float) -> str:
     rows += _labelled(
         "refused",
         [
-            f"{one['release']} of {one['recipe']}, {format_time(one['time'])}. {' '.join(one['reasons'])}"
+            f"{one['release']} of {one['recipe']}, {format_time(one['time'])}. {_short(' '.join(one['reasons']))} In "
+            f"full: parakeet release show {one['release']}"
             for one in document["refused"]
         ],
     )
@@ -71,7 +75,8 @@ def render_status(document: Mapping[str, Any], now: float) -> str:
     rows += _labelled("making", [f"{one['stage']}, by {one['by']}" for one in document["making"]])
     if not (document["training"] or document["making"] or document["dagster"]["runs"]):
         rows.append(("running", "nothing"))
-    rows += _dagster_rows(document["dagster"], now)
+    refusals = {reason for one in document["refused"] for reason in one["reasons"]}
+    rows += _dagster_rows(document["dagster"], refusals, now)
     if disk:
         words = f"{format_bytes(disk['free'])} free, {format_bytes(disk['needed'])} needed for {disk['purpose']}"
         rows.append(("disk", f"{'LOW: ' if disk['is_low'] else ''}{words}"))
@@ -80,7 +85,11 @@ def render_status(document: Mapping[str, Any], now: float) -> str:
     return "\n".join(f"{label:<{LABEL}}{sanitise(words)}".rstrip() for label, words in rows)
 
 
-def _dagster_rows(dagster: Mapping[str, Any], now: float) -> list[tuple[str, str]]:
+def _short(reason: str) -> str:
+    return textwrap.shorten(reason, MOST_OF_A_REASON, placeholder=" …")
+
+
+def _dagster_rows(dagster: Mapping[str, Any], refusals: Collection[str], now: float) -> list[tuple[str, str]]:
     waiting = [run for run in dagster["runs"] if run["status"] in ("QUEUED", "NOT_STARTED")]
     running = [run for run in dagster["runs"] if run not in waiting]
     last, state = dagster["last_run"], "runs"
@@ -92,9 +101,10 @@ def _dagster_rows(dagster: Mapping[str, Any], now: float) -> list[tuple[str, str
     rows += _labelled("waiting", [f"{_run(run)}, since {_when(run['created'], now)}" for run in waiting])
     if last is not None and last["was_interrupted"]:
         when = _when(last["ended"] or last["created"], now)
-        rows.append(("interrupted", f"{_run(last)}, {when}. What was made is kept: the same command goes on with it"))
-    elif last is not None and last["status"] == "FAILURE":
-        rows.append(("failed", f"{_run(last)}, {_when(last['ended'] or last['created'], now)}. {last['reason']}"))
+        rows.append(("interrupted", f"{_run(last)}, {when}. What was made is kept: the same command continues it"))
+    elif last is not None and last["status"] == "FAILURE" and not any(one in last["reason"] for one in refusals):
+        when, why = _when(last["ended"] or last["created"], now), _short(str(last["reason"]))
+        rows.append(("failed", f"{_run(last)}, {when}. {why}"))
     rows.append(("dagster", state))
     unused = [one["name"] for one in dagster["schedules"] if not one["is_on"] and one["ticked"] is None]
     used = [one for one in dagster["schedules"] if one["name"] not in unused]

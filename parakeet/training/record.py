@@ -7,6 +7,7 @@ that was damaged costs the record and not the run. Imports no torch.
 import datetime
 import hashlib
 import json
+import os
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -155,11 +156,11 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 def lineage(root: Path, inputs: Mapping[str, Artifact]) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
     """What a training is made from: every artefact by stage, and the sha256 of every source file by its label.
 
-    An artefact has `path` (under `root`), `fingerprint` and `content`. One whose folder was removed is still named by
+    An artefact has `path` (from `root`), `fingerprint` and `content`. One whose folder was removed is still named by
     what was made from it.
     """
     found = {
-        name: {"path": artifact.path.relative_to(root).as_posix(), "content": artifact.content}
+        name: {"path": Path(os.path.relpath(artifact.path, root)).as_posix(), "content": artifact.content}
         for name, artifact in inputs.items()
     }
     files: dict[str, str] = {}

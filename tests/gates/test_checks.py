@@ -25,6 +25,8 @@ from parakeet.training.stage import CheckpointStage
 from ..conftest import Prepared
 from .conftest import Models, Releases, trained
 
+CHECKPOINTS = CheckpointStage(lambda recipe, root: None)
+
 
 def check_of(stage: Stage, name: str) -> Check:
     return next(check for check in stage.checks() if check.name == name)
@@ -142,7 +144,7 @@ def test_a_checkpoint_gives_the_logits_of_the_trained_model(
     with torch.no_grad():
         change(copied)
     made = checkpoint(releases.root, copied, {"logits": recorded})
-    verdict = check_of(CheckpointStage(), "reload_gives_equal_logits").run(made, {}, releases.recipe)
+    verdict = check_of(CHECKPOINTS, "reload_gives_equal_logits").run(made, {}, releases.recipe)
     assert verdict.passed is passed, verdict.description
 
 
@@ -176,7 +178,7 @@ def test_dropout_and_the_precision_of_training_change_no_recorded_logit(models: 
 
 def test_a_checkpoint_without_recorded_logits_passes(releases: Releases, models: Models) -> None:
     made = checkpoint(releases.root, models.good, {})
-    verdict = check_of(CheckpointStage(), "reload_gives_equal_logits").run(made, {}, releases.recipe)
+    verdict = check_of(CHECKPOINTS, "reload_gives_equal_logits").run(made, {}, releases.recipe)
     assert verdict.passed
     assert "before logits were recorded" in (verdict.description or "")
 

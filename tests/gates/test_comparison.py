@@ -90,9 +90,7 @@ def test_another_seed_and_a_better_model_replace_it(releases: Releases, models: 
     assert failed(compared) == []
 
 
-def test_own_text_that_became_far_harder_is_a_warning(
-    releases: Releases, models: Models, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_own_text_that_became_far_harder_is_a_warning(releases: Releases, models: Models) -> None:
     few = releases.promoted("few", models.few_steps, measured=evaluation(bits_per_byte=1.338))
     better = releases.release("good", models.good, evaluation(bits_per_byte=1.916))
     compared = releases.comparison(better)
@@ -100,12 +98,9 @@ def test_own_text_that_became_far_harder_is_a_warning(
     warning = (
         f"Since {few.path.name}, the bits per byte on each release's own held-out text rose by more than a third: "
     )
-    assert f"Warning: {warning}of talk 1.338 to 1.916." in capsys.readouterr().err
     decision = promote(releases.root, better, judgement_of(compared)).decision
     assert decision.figures["warning"].startswith(warning)
     assert ComparisonStage().figures(compared)["warning"] == decision.figures["warning"]
-    releases.comparison(better)
-    assert "Warning" not in capsys.readouterr().err, "it is said once"
 
 
 def test_a_later_build_finds_the_same_comparison(releases: Releases, models: Models) -> None:

@@ -29,7 +29,7 @@ from .conftest import SECONDS, history, until
 
 def inputs(**digests: str) -> dict[str, Artifact]:
     def artifact(name: str, files: dict[str, Any]) -> Artifact:
-        return Artifact(Path(name), {"stage": name, "content": name, "files": files})
+        return Artifact(Path(name), {"stage": name, "content": name, "files": files, "counts": {}})
 
     plans = {f"plan-{length}.arrow": {"sha256": digest} for length, digest in {"32": "a", "64": "b", **digests}.items()}
     return {"token_shards": artifact("s", {}), "tokenizer": artifact("t", {}), "packing_plan": artifact("p", plans)}
@@ -92,7 +92,8 @@ def build(runs: Path, output: Path, steps: int, fresh: bool) -> None:
 
     def artifact(name: str, folder: Path) -> Artifact:
         files = {plan: {"sha256": sha256_of(folder / plan)}} if name == "packing_plan" else {}
-        return Artifact(folder, {"stage": name, "content": name, "files": files})
+        known = {"stage": name, "content": name, "files": files}
+        return Artifact(folder, {**known, "counts": {}, "inputs": {}, "source_files": {}})
 
     def launch(command: Sequence[str]) -> str | None:
         status = subprocess.run(command).returncode

@@ -210,7 +210,7 @@ HARMED = [
         ("release", damaged("SHA256SUMS"), "has sha256 .*, expected"),
         *(("checkpoint", harm, words) for harm, words in HARMED),
         ("checkpoint", damaged("state.json"), "state.json"),
-        ("checkpoint", lambda folder: (folder.parent / "job.json").unlink(), "job.json is not a training job"),
+        ("checkpoint", lambda folder: (folder.parent / "job.json").unlink(), "outside of its run.s folder"),
     ],
 )
 def test_a_folder_that_is_no_whole_model_is_one_message(
