@@ -93,7 +93,7 @@ def _judge(
         yardsticks = judge_yardsticks(bounds, evaluation["bits_per_byte"])
     else:
         compared = _compare(context, bounds, release, before, evaluation, figures)
-        yardsticks = gate("beats_the_yardsticks", True, f"{before.name} stands for them.")
+        yardsticks = gate("beats_the_yardsticks", True, f"Not asked: it is compared with {before.name} instead.")
     return [weights, *compared, yardsticks, *health]
 
 
