@@ -82,9 +82,11 @@ def test_a_model_of_twenty_steps_replaces_nothing_and_a_rollback_lasts(dagster: 
     good = write_recipe(tmp_path, tokens=512 * 400)
     better = write_recipe(tmp_path, tokens=512 * 800)
     bad = write_recipe(tmp_path, tokens=512 * 20, warmup_steps=1)
-    for recipe in (good, better):
+    for recipe in (good, better, bad):
         values = json.loads(recipe.read_text(encoding="utf-8"))
+        del values["gates"]  # null: the other tests train for a moment only
         recipe.write_text(json.dumps(values), encoding="utf-8")
+    for recipe in (good, better):
         built = parakeet(home, "build", "--recipe", str(recipe))
         assert built.returncode == 0, built.stderr.decode()
     promoted = latest(home)

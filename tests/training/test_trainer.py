@@ -315,7 +315,7 @@ def test_a_missing_or_broken_job_is_one_line(tmp_path: Path) -> None:
 
 
 def test_what_cannot_fit_is_refused_before_any_memory_is_taken(make_job: MakeJob, trainers: ForkServer) -> None:
-    job = make_job("huge", model={"layers": 256, "heads": 64, "width": 16_384})
+    job = make_job("huge", model={"layers": 256, "heads": 64, "width": 4_096})
     assert trainers.start(job).wait() == 1
     text = failure(job)
     assert "try-anyway" in text
