@@ -112,7 +112,7 @@ def test_a_model_of_twenty_steps_replaces_nothing_and_a_rollback_lasts(dagster: 
     assert latest(home) == promoted
 
     # Back to the first; building the second again, by shell and page, does not undo it.
-    assert parakeet(home, "release", "rollback").returncode == 0
+    assert parakeet(home, "release", "rollback", "--reason", "a test").returncode == 0
     assert latest(home) == first
     parakeet(home, "build", "--recipe", str(better))
     assert latest(home) == first
