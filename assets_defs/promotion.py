@@ -16,7 +16,8 @@ from parakeet.formatting import format_time
 from parakeet.gates.stage import ComparisonStage
 from parakeet.judgement import whole_judgement
 from parakeet.progress import Progress
-from parakeet.release.promotion import Outcome, find_incumbent, promote
+from parakeet.release.pointers import find_incumbent
+from parakeet.release.promotion import Outcome, promote
 from parakeet.release.stages import beside
 from parakeet.stages import PROMOTION, chosen_recipe_name
 

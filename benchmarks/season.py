@@ -30,7 +30,7 @@ from parakeet.formatting import render_table
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.release.history import decision_on, decisions
-from parakeet.release.promotion import incumbent
+from parakeet.release.pointers import incumbent
 from parakeet.retraining import TrainedRelease
 from parakeet.stages import Build, use_recipe
 from pipelines.build import run_build

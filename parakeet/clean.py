@@ -18,7 +18,8 @@ from parakeet.recipe_file import load_recipe
 from parakeet.recipe_sources import SOURCE_FILES
 from parakeet.release.history import ROLLED_BACK, decisions
 from parakeet.release.listing import ListedModel, list_models
-from parakeet.release.promotion import find_opened, incumbent, promoted_recipes, recipe_of, remove_promoted
+from parakeet.release.pointers import find_opened, incumbent, promoted_recipes, recipe_of
+from parakeet.release.promotion import remove_promoted
 from parakeet.release.start import pinned
 from parakeet.release.verify import TRAINING_MANIFEST_FILE
 from parakeet.stages import STAGES, Build, active_recipe, recipe_built_last

@@ -11,7 +11,7 @@ from parakeet.clean import Entry, leftovers, refuse_while_building, size_of, sta
 from parakeet.home import latest_release, release_folder, runs_folder
 from parakeet.recipe import Recipe
 from parakeet.release.history import REFUSED, Decision, decisions
-from parakeet.release.promotion import incumbent
+from parakeet.release.pointers import incumbent
 from parakeet.stages import Build, active_recipe
 
 SECONDS_A_DAY = 24 * 3600

@@ -24,7 +24,7 @@ from parakeet.locking import is_held
 from parakeet.recipe import Recipe
 from parakeet.recipe_sources import DownloadSource, HubSource, RemoteSource, remote_sources, source_stage
 from parakeet.release.history import decisions
-from parakeet.release.promotion import incumbent
+from parakeet.release.pointers import incumbent
 from parakeet.release.start import pinned
 from parakeet.release.verify import TRAINING_MANIFEST_FILE
 from parakeet.training.job import LAUNCH_LOCK_FILE, LOCK_FILE

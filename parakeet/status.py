@@ -16,7 +16,7 @@ from parakeet.notify import describe
 from parakeet.recipe import Recipe
 from parakeet.release.history import REFUSED, Decision, decisions
 from parakeet.release.listing import ListedModel, list_models
-from parakeet.release.promotion import about_promoted, find_incumbent, find_opened, promoted_recipes
+from parakeet.release.pointers import about_promoted, find_incumbent, find_opened, promoted_recipes
 from parakeet.sanitise import sanitise
 from parakeet.space import space_for, training_space
 from parakeet.stages import active_recipe, chosen_recipe_name

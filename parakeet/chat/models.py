@@ -19,7 +19,7 @@ from parakeet.hashes import HashCache
 from parakeet.home import hashes_file, runs_folder
 from parakeet.model.config import WEIGHTS_FILE, ModelConfig
 from parakeet.release.listing import ListedModel, find_model, latest_model_folder, preferred, released_models
-from parakeet.release.promotion import way_back
+from parakeet.release.pointers import way_back
 from parakeet.release.verify import SUMS_FILE, Release, open_release, recorded_sum
 from parakeet.sampling_settings import SamplingSettings
 from parakeet.tokenizer import Tokenizer

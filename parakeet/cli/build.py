@@ -147,7 +147,7 @@ def retrain(recipe_name: str | None, from_scratch: bool, anyway: bool, try_anywa
 
 def _refuse_without_release(root: Path, recipe: "Recipe", recipe_name: str | None) -> None:
     """To train a first model is a decision of its own. Raises ParakeetError with the commands."""
-    from parakeet.release.promotion import incumbent, promoted_recipes
+    from parakeet.release.pointers import incumbent, promoted_recipes
     from parakeet.stages import ACTIVE_RECIPE_FILE, DEFAULT_RECIPE
 
     if incumbent(root, recipe.name) is not None:
@@ -358,7 +358,8 @@ def _say_result(
     """Say which commands open the models that were built, and what became of a release that was refused."""
     from parakeet.home import home
     from parakeet.release.history import REFUSED, decision_on
-    from parakeet.release.promotion import find_opened, kept_all_the_same
+    from parakeet.release.pointers import find_opened
+    from parakeet.release.promotion import kept_all_the_same
     from parakeet.stages import Build
 
     build, opened = Build(home(), recipe, given), find_opened(home())[0]

@@ -48,8 +48,7 @@ def list_command(as_json: bool = False) -> None:
     from parakeet.formatting import render_table
     from parakeet.home import home
     from parakeet.release.history import decisions
-    from parakeet.release.promotion import (
-        BEFORE_GATES,
+    from parakeet.release.pointers import (
         HISTORY_LOST,
         about_promoted,
         find_incumbent,
@@ -57,6 +56,7 @@ def list_command(as_json: bool = False) -> None:
         promoted_link,
         promoted_recipes,
     )
+    from parakeet.release.promotion import BEFORE_GATES
 
     root = home()
     history, faults = decisions(root)
@@ -148,7 +148,8 @@ def promote(name: str, reason: str | None) -> None:
     """
     from parakeet.artifact import Artifact
     from parakeet.home import home
-    from parakeet.release.promotion import open_in_chat, promote_by_hand, recipe_of
+    from parakeet.release.pointers import recipe_of
+    from parakeet.release.promotion import open_in_chat, promote_by_hand
 
     root, model = home(), _found(name)
     recipe = recipe_of(model.directory)
@@ -177,13 +178,14 @@ def rollback(recipe: str | None, reason: str) -> None:
     Without RECIPE, it is the release that `parakeet chat` opens. A later build does not promote it again.
     """
     from parakeet.home import home
-    from parakeet.release import promotion
+    from parakeet.release.pointers import find_opened_recipe
+    from parakeet.release.promotion import rollback as take_back
 
     root = home()
-    recipe = promotion.find_opened_recipe(root) if recipe is None else recipe
+    recipe = find_opened_recipe(root) if recipe is None else recipe
     if not reason.strip():
         raise ParakeetError("--reason is empty: say why, the history keeps it.")
-    decision = promotion.rollback(root, recipe, reason.strip())
+    decision = take_back(root, recipe, reason.strip())
     say(f"{decision.release} is rolled back: {decision.previous} is the promoted release of {recipe} again.")
     for skipped in decision.reasons[1:]:
         say(skipped)
@@ -212,11 +214,12 @@ def _promote_as_judged(folder: Path) -> None:
     from parakeet.gates.stage import ComparisonStage, judgement_of
     from parakeet.home import home
     from parakeet.judgement import build_of, whole_judgement
-    from parakeet.release import promotion
+    from parakeet.release.pointers import incumbent, recipe_of
+    from parakeet.release.promotion import promote as promote_judged
 
     root, artifact = home(), Artifact.open(folder)
-    recipe = promotion.recipe_of(folder)
-    now = promotion.incumbent(root, recipe)
+    recipe = recipe_of(folder)
+    now = incumbent(root, recipe)
     judged = [
         comparison
         for comparison in Store(root).artifacts(ComparisonStage.name, release=artifact.content)
@@ -236,7 +239,7 @@ def _promote_as_judged(folder: Path) -> None:
             f"The checks of {folder.name} cannot be run again. {error} Build its recipe again, or promote it by hand: "
             f"parakeet release promote {folder.name} --force REASON"
         ) from None
-    outcome = promotion.promote(root, artifact, judgement, takes_chat=True)
+    outcome = promote_judged(root, artifact, judgement, takes_chat=True)
     if not outcome.is_promoted:
         raise ParakeetError(" ".join(outcome.messages))
 

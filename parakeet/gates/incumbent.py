@@ -5,7 +5,8 @@ from pathlib import Path
 
 from parakeet.artifact import Artifact
 from parakeet.release.history import FORCED, PROMOTED, Decision, decision_on, decisions
-from parakeet.release.promotion import ADOPTED, compared_with, incumbent
+from parakeet.release.pointers import incumbent
+from parakeet.release.promotion import ADOPTED, compared_with
 
 
 def compared_release(root: Path, recipe: str, release: Artifact) -> str | None:

@@ -17,7 +17,7 @@ from parakeet.lineage import began_with
 from parakeet.model.config import ModelConfig
 from parakeet.names import MOST_SHOWN
 from parakeet.release.history import REFUSED, ROLLED_BACK, Decision, decisions
-from parakeet.release.promotion import about_promoted, find_opened, incumbent, promoted_recipes
+from parakeet.release.pointers import about_promoted, find_opened, incumbent, promoted_recipes
 from parakeet.release.verify import GENERATION_FILE, IMPORTED_FOLDER, SUMS_FILE, TRAINING_MANIFEST_FILE
 
 ID_CHARACTERS = 8

@@ -13,7 +13,8 @@ from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.recipe_sources import settings_of
 from parakeet.release.history import FORCED, PROMOTED, Decision
-from parakeet.release.promotion import Judgement, compared_with, incumbent, recipe_of, refuse
+from parakeet.release.pointers import incumbent, recipe_of
+from parakeet.release.promotion import Judgement, compared_with, refuse
 from parakeet.release.verify import TRAINING_MANIFEST_FILE
 from parakeet.stage import Check, ExternalFile, Figures, FigureTable, MakeContext, Markdown, Obtained, Stage, Verdict
 

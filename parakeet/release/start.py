@@ -14,7 +14,7 @@ from parakeet.home import hashes_file, models_folder, release_folder
 from parakeet.model.config import WEIGHTS_FILE, ModelConfig
 from parakeet.recipe import LATEST, ORIGINAL_MODEL, Recipe
 from parakeet.release.listing import find_model, preferred, released_models
-from parakeet.release.promotion import find_opened, incumbent
+from parakeet.release.pointers import find_opened, incumbent
 from parakeet.release.verify import SUMS_FILE, TRAINING_MANIFEST_FILE, open_release, recorded_sum
 from parakeet.tokenizer import Tokenizer
 from parakeet.training.job import CHECKPOINT_PATTERN, JOB_FILE, STATE_FILE, TrainingJob, read_job

@@ -11,7 +11,7 @@ from parakeet.evaluation.base import Score
 from parakeet.evaluation.metrics import EVALUATION_FILE, scores_of
 from parakeet.model.config import WEIGHTS_FILE
 from parakeet.progress import Progress
-from parakeet.release.promotion import find_incumbent
+from parakeet.release.pointers import find_incumbent
 from parakeet.release.report_files import RECORD_FILE
 from parakeet.release.verify import TRAINING_MANIFEST_FILE, recorded_sum
 

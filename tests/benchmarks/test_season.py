@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.season import NAME, Plan, render, run_season
 from parakeet.progress import Progress
-from parakeet.release.promotion import incumbent
+from parakeet.release.pointers import incumbent
 from parakeet.retraining import TrainedRelease
 
 

@@ -18,7 +18,8 @@ from parakeet.judgement import build_of, whole_judgement
 from parakeet.model.reload import probe_logits
 from parakeet.recipe import Notify
 from parakeet.release.history import decisions
-from parakeet.release.promotion import incumbent, promote, promote_by_hand
+from parakeet.release.pointers import incumbent
+from parakeet.release.promotion import promote, promote_by_hand
 from parakeet.stages import Build
 
 from ..test_notify import Hook

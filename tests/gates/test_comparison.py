@@ -21,7 +21,8 @@ from parakeet.model.transformer import Parakeet
 from parakeet.progress import Progress
 from parakeet.recipe import Gates, Recipe
 from parakeet.release.history import decisions
-from parakeet.release.promotion import incumbent, promote, promote_by_hand, rollback
+from parakeet.release.pointers import incumbent
+from parakeet.release.promotion import promote, promote_by_hand, rollback
 from parakeet.release.verify import write_sums
 from parakeet.template import read_document, render_document
 from parakeet.tokenizer import Tokenizer

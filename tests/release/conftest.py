@@ -9,7 +9,8 @@ import pytest
 
 from parakeet.artifact import Artifact, Store, Work
 from parakeet.progress import Progress
-from parakeet.release.promotion import Judgement, Outcome, incumbent, promote
+from parakeet.release.pointers import incumbent
+from parakeet.release.promotion import Judgement, Outcome, promote
 from tests.chat.tiny_models import write_release
 
 

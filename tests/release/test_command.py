@@ -11,7 +11,7 @@ from parakeet.artifact import Artifact
 from parakeet.cli import main
 from parakeet.errors import ParakeetError
 from parakeet.release.history import decisions, history_file
-from parakeet.release.promotion import HISTORY_LOST, find_opened
+from parakeet.release.pointers import HISTORY_LOST, find_opened
 
 from .conftest import Releases
 

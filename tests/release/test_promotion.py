@@ -26,17 +26,14 @@ from parakeet.errors import ParakeetError
 from parakeet.recipe_file import load_recipe
 from parakeet.release.history import Decision, decisions, history_file, record
 from parakeet.release.listing import find_model, latest_model_folder, list_models
+from parakeet.release.pointers import find_incumbent, find_opened, incumbent, promoted_recipes
 from parakeet.release.promotion import (
     BEFORE_GATES,
     Judgement,
     compared_with,
-    find_incumbent,
-    find_opened,
-    incumbent,
     open_in_chat,
     promote,
     promote_by_hand,
-    promoted_recipes,
     refuse,
     remove_promoted,
     rollback,
