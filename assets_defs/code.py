@@ -2,7 +2,6 @@
 
 import inspect
 import re
-import subprocess
 import warnings
 from functools import cache
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import dagster as dg
 
 from parakeet.home import checkout
+from parakeet.provenance import git
 
 HOST = re.compile(r"(?:[a-z+]+://)?(?:[^@/]*@)?(github\.com|gitlab\.com)(?::\d+)?[:/](.+?)(?:\.git)?/*")
 """A remote's address. What stands before the @, which may be a token, is never shown."""
@@ -48,11 +48,7 @@ def _git(*arguments: str) -> str:
     root = checkout()
     if root is None or not (root / ".git").exists():
         return ""
-    try:
-        found = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return found.stdout.strip() if found.returncode == 0 else ""
+    return (git(root, *arguments) or b"").decode(errors="replace").strip()
 
 
 def address_of(remote: str) -> str:

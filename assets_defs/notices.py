@@ -8,8 +8,7 @@ from pathlib import Path
 from parakeet.errors import ParakeetError
 from parakeet.notify import tell
 from parakeet.recipe import Recipe
-from parakeet.release.history import PROMOTED, REFUSED, Decision, decisions
-from parakeet.release.promotion import ADOPTED
+from parakeet.release.history import ADOPTED, PROMOTED, REFUSED, Decision, decisions
 from parakeet.stage import Stage
 from parakeet.stages import Build, who_is_told
 

@@ -22,13 +22,11 @@ from parakeet.stages import Build, active_recipe
 from parakeet.training.start import with_start
 
 HOME_TAG, RECIPE_TAG = dagster_history.HOME_TAG, dagster_history.RECIPE_TAG
+RECIPE_METADATA = dagster_history.RECIPE_METADATA
 
 FINGERPRINT_TAG = "parakeet/fingerprint"
 """Tag of every materialization: the fingerprint of the artefact."""
 SHELL_TAG = {"parakeet/started_by": "parakeet build"}
-
-RECIPE_METADATA = "parakeet/recipe"
-"""Under this name the plan of a run holds the recipe of the code location that the run was launched from."""
 
 COMMIT_TAG = "parakeet/commit"
 RECIPE_FINGERPRINT_TAG = "parakeet/recipe_fingerprint"

@@ -2,8 +2,8 @@
 
 `python -m benchmarks.season` moves a clock from Sunday to Sunday. In most weeks new dialogues arrive; one week they are
 poisoned (their words shuffled), and one week the disk is full. Each tick is evaluated as Dagster's daemon does, and the
-run that it asks for is executed with its own run config. At the end, two models are trained from new weights on all the
-text, one on as many tokens as the retrainings took together, to compare with.
+run that it asks for is executed with its own run config. At the end, three models are trained from new weights on all
+the text, to compare with: the longest on as many tokens as the first training and the promoted retrainings together.
 """
 
 import argparse

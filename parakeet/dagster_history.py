@@ -26,6 +26,8 @@ SECONDS_TO_WAIT = 0.5
 """For a file that another program has locked."""
 SECONDS_BETWEEN_HEARTBEATS = 180
 """A daemon writes one every 30 s. One of a process that was killed counts as alive for so long."""
+RECIPE_METADATA = "parakeet/recipe"
+"""Under this name the plan of a run holds the recipe of the code location that the run was launched from."""
 LOCATION = "parakeet"
 """The location_name in workspace.yaml. Other projects may share a history."""
 SCHEDULES: dict[str, tuple[int, int, int | None]] = {
@@ -191,7 +193,8 @@ def _query(file: Path, read: Callable[[sqlite3.Connection], _T], faults: list[st
         with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", timeout=SECONDS_TO_WAIT, uri=True)) as base:
             base.row_factory = sqlite3.Row
             return read(base)
-    except (sqlite3.Error, ValueError, KeyError, TypeError, AttributeError) as error:
+    # sqlite3.Row raises IndexError for a column that is not there.
+    except (sqlite3.Error, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         reason = str(error) if isinstance(error, sqlite3.Error) else "it has another form than that of Dagster 1.13"
         fault = sanitise(f"{file} cannot be read: {reason}.")
         if fault not in faults:
@@ -209,7 +212,7 @@ def _runs(base: sqlite3.Connection, statuses: Sequence[str], root: Path) -> Iter
     marks = ", ".join("?" * len(statuses))
     for row in base.execute(f"SELECT * FROM runs WHERE status IN ({marks}) ORDER BY id DESC", tuple(statuses)):
         tags = dict(base.execute("SELECT key, value FROM run_tags WHERE run_id = ?", (row["run_id"],)).fetchall())
-        if tags.get(HOME_TAG, str(root)) == str(root):
+        if tags.get(HOME_TAG, str(root)) == str(root) and (HOME_TAG in tags or _location(row) in (None, LOCATION)):
             yield RecordedRun(
                 run_id=row["run_id"],
                 job=row["pipeline_name"],
@@ -221,14 +224,27 @@ def _runs(base: sqlite3.Connection, statuses: Sequence[str], root: Path) -> Iter
             )
 
 
+def _location(run: sqlite3.Row) -> str | None:
+    """The code location that a run was launched from; None for one of `parakeet build`."""
+    found = re.search('"location_name": "([^"]*)"', run["run_body"])
+    return found[1] if found else None
+
+
 def _planned_recipe(base: sqlite3.Connection, run: sqlite3.Row) -> str | None:
     """The name of the recipe in the plan of a run that was launched on the page: it gets the tag when it begins."""
+    try:
+        return _recipe_of_plan(base, run)
+    except (zlib.error, yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError):
+        return None  # one damaged plan hides no run
+
+
+def _recipe_of_plan(base: sqlite3.Connection, run: sqlite3.Row) -> str | None:
     plan = json.loads(run["run_body"]).get("execution_plan_snapshot_id")
     row = base.execute("SELECT snapshot_body FROM snapshots WHERE snapshot_id = ?", (plan,)).fetchone()
     if row is None:
         return None
     data = json.loads(zlib.decompress(row["snapshot_body"])).get("repository_load_data") or {}
-    text = (data.get("reconstruction_metadata") or {}).get(RECIPE_TAG, {}).get("data", "")
+    text = (data.get("reconstruction_metadata") or {}).get(RECIPE_METADATA, {}).get("data", "")
     # Of the whole recipe, only this: it may be one of an earlier version.
     name = re.search("^name: (.+)$", text, re.MULTILINE)
     return str(yaml.safe_load(name[1])) if name else None

@@ -30,7 +30,7 @@ def git_state(root: Path | None = None) -> dict[str, Any] | None:
 
     None outside a checkout or without git.
     """
-    commit, status = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain")
+    commit, status = git(root, "rev-parse", "HEAD"), git(root, "status", "--porcelain")
     if commit is None or status is None:
         return None
     return {"commit": commit.decode().strip(), "changed": bool(status.strip())}
@@ -38,12 +38,13 @@ def git_state(root: Path | None = None) -> dict[str, Any] | None:
 
 def git_patch(root: Path | None = None) -> tuple[bytes, list[str]]:
     """What `git apply` needs to make today's tracked files from the commit, and the names of untracked files."""
-    patch = _git(root, "diff", "HEAD", "--binary", "--no-ext-diff", "--no-textconv", "--no-color") or b""
-    untracked = _git(root, "ls-files", "--others", "--exclude-standard", "-z") or b""
+    patch = git(root, "diff", "HEAD", "--binary", "--no-ext-diff", "--no-textconv", "--no-color") or b""
+    untracked = git(root, "ls-files", "--others", "--exclude-standard", "-z") or b""
     return patch, [name.decode(errors="backslashreplace") for name in untracked.split(b"\0") if name]
 
 
-def _git(root: Path | None, *arguments: str) -> bytes | None:
+def git(root: Path | None, *arguments: str) -> bytes | None:
+    """What git prints in the checkout (or in `root`); None outside of one, without git, or if git fails."""
     root = root or checkout()
     if root is None:
         return None

@@ -272,7 +272,7 @@ def _unless_refused(
         except ParakeetError:
             continue  # it was removed since
         same_files = tried.files == {label: digest for label, (digest, _, _) in present.items()}
-        if same_files and tried.manifest["recipe"] in wanted and decision.previous == name:
+        if same_files and decision.previous == name and _completed(tried.manifest["recipe"]) in wanted:
             how = "refused" if decision.action == "refused" else "rolled back"
             return RetrainingPlan(
                 None,
@@ -280,6 +280,14 @@ def _unless_refused(
                 f"{' '.join(decision.reasons)} Change the text or the recipe, or run: parakeet retrain --anyway",
             )
     return planned
+
+
+def _completed(values: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A recorded recipe with the keys that came later, at their defaults; None if it cannot be read any more."""
+    try:
+        return Recipe(**with_new_keys(values)).model_dump(mode="json")
+    except (ValueError, TypeError):
+        return None
 
 
 def _present_files(root: Path, recipe: Recipe) -> dict[str, tuple[str, int, Path]]:

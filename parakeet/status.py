@@ -24,9 +24,9 @@ from parakeet.training.runs import Run, list_runs
 
 LOCKS = ".locks"
 LABEL = 12
+"""Columns of the names at the left."""
 MOST_OF_A_REASON = 200
 """Characters: the status is one screen."""
-"""Columns of the names at the left."""
 
 
 def status_document(root: Path, now: float) -> dict[str, Any]:

@@ -9,7 +9,9 @@ import dagster as dg
 
 from assets_defs.assets import CRASHED
 from assets_defs.resources import HOME_TAG, RECIPE_TAG, recorded_recipe
+from parakeet.dagster_history import LOCATION
 from parakeet.errors import ParakeetError
+from parakeet.formatting import counted
 from parakeet.home import home
 from parakeet.sanitise import sanitise
 from parakeet.stages import Build
@@ -22,7 +24,7 @@ from pipelines.dagster_internals import (
     location_name,
     submit_again,
 )
-from pipelines.lost_runs import INTERRUPTED_TAG, LOCATION, fail_lost_runs
+from pipelines.lost_runs import INTERRUPTED_TAG, fail_lost_runs
 from pipelines.notices import tell_failed
 
 MOST_ATTEMPTS = 3
@@ -208,7 +210,7 @@ def _is_kept(tag: str) -> bool:
 )
 def interrupted_runs(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     lost = fail_lost_runs(context.instance, home())
-    ended = [f"Ended {len(lost)} lost runs: {', '.join(run_id[:8] for run_id in lost)}."] if lost else []
+    ended = [f"Ended {counted(len(lost), 'lost run')}: {', '.join(run_id[:8] for run_id in lost)}."] if lost else []
     now = datetime.now(UTC)
     since = datetime.fromisoformat(context.cursor) if context.cursor else now - TIME_LOOKED_BACK
     graph = context.repository_def.asset_graph if context.repository_def is not None else None

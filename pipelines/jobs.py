@@ -23,8 +23,8 @@ def make_jobs(recipe: Recipe, root: Path) -> list[Any]:
     return [
         dg.define_asset_job(name, selection=selection, description=description, run_tags=tags)
         for name, selection, description in (
-            (PREPARE_DATA, DATA, "From the recipe's sources to a packing plan."),
-            (TRAIN_MODEL, MODEL, "From a packing plan to a release: train, evaluate, package."),
+            (PREPARE_DATA, DATA, "From the recipe's sources to a packing plan and the data card."),
+            (TRAIN_MODEL, MODEL, "From a packing plan to the promotion: train, evaluate, package, compare."),
             (FULL_BUILD, DATA | MODEL, "Everything; what is already made is found, not made again."),
             (
                 RETRAIN,

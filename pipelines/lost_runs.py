@@ -6,14 +6,12 @@ from pathlib import Path
 import dagster as dg
 
 from assets_defs.resources import HOME_TAG, RUN_LOCKS, run_lock
+from parakeet.dagster_history import LOCATION
 from parakeet.locking import is_held
 from pipelines.dagster_internals import free_slots, location_name
 
 SECONDS_OF_GRACE = 120
 """A run has no lock file yet while its process imports; that took up to 15 s on two busy cores."""
-
-LOCATION = "parakeet"
-"""The location_name in workspace.yaml."""
 
 INTERRUPTED_TAG = "parakeet/interrupted"
 """Tag of a run that was ended here: `interrupted_runs` starts it again."""

@@ -52,7 +52,7 @@ def failed_tick_told(root: Path, schedule: str) -> Iterator[None]:
 
 
 def settings_in_use(root: Path) -> Notify | None:
-    """`notify` of the active recipe, also if the rest of its file cannot be read."""
+    """`notify` of the recipe in use, also if the rest of its file cannot be read."""
     try:
         return who_is_told(root, active_recipe(root))
     except (ParakeetError, OSError):

@@ -11,11 +11,12 @@ import dagster as dg
 from assets_defs.keys import asset_key
 from assets_defs.resources import HOME_TAG, RECIPE_TAG, RETRAIN, run_config
 from parakeet.artifact import explain_os_error
-from parakeet.dagster_history import IN_FLIGHT
+from parakeet.dagster_history import IN_FLIGHT, LOCATION
 from parakeet.home import home
 from parakeet.recipe_sources import remote_sources, source_stage
 from parakeet.retraining import RetrainingPlan, due_sources, plan_retraining, training_now
 from parakeet.stages import active_recipe
+from pipelines.dagster_internals import location_name
 from pipelines.jobs import FULL_BUILD, TRAIN_MODEL
 from pipelines.notices import failed_tick_told
 
@@ -102,7 +103,7 @@ def _in_flight(instance: dg.DagsterInstance, root: Path) -> str:
     runs = []
     for record in instance.get_run_records(filters=dg.RunsFilter(statuses=[*map(dg.DagsterRunStatus, IN_FLIGHT)])):
         run = record.dagster_run
-        if run.tags.get(HOME_TAG, str(root)) != str(root):
+        if run.tags.get(HOME_TAG, str(root)) != str(root) or location_name(run) not in (None, LOCATION):
             continue
         created = time.time() - record.create_timestamp.timestamp()
         if run.status is dg.DagsterRunStatus.NOT_STARTED and created > SECONDS_TO_QUEUE:

@@ -42,7 +42,7 @@ def new_source_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | d
 @dg.sensor(
     minimum_interval_seconds=300,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Sends a notice (`notify:` of the active recipe), once, when the disk has less space than the training "
+    description="Sends a notice (`notify:` of the recipe in use), once, when the disk has less space than the training "
     "still needs.",
 )
 def disk_low(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
@@ -72,7 +72,7 @@ def disk_low(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipRe
 @dg.run_failure_sensor(
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Sends a notice (`notify:` of the active recipe) when a run failed and is not retried. A refused "
+    description="Sends a notice (`notify:` of the recipe in use) when a run failed and is not retried. A refused "
     "release is reported as such, and what fails in `parakeet build` is on the terminal.",
 )
 def run_failed(context: dg.RunFailureSensorContext) -> dg.SkipReason:

@@ -400,6 +400,33 @@ def test_a_run_that_was_launched_on_the_page_waits_with_the_recipe_of_its_plan(
     assert "(stopped, poems), since " in status(tmp_path, monkeypatch)
 
 
+@pytest.mark.parametrize("name", [b"no archive", zlib.compress(b"{"), zlib.compress(b"[]")])
+def test_a_run_whose_plan_is_damaged_is_shown_without_its_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: bytes
+) -> None:
+    with open_instance(tmp_path, Progress()) as instance:
+        instance.create_run_for_job(stopped, status=dg.DagsterRunStatus.NOT_STARTED)
+    (database,) = tmp_path.rglob("runs.db")
+    with closing(sqlite3.connect(database)) as base, base:
+        base.execute("UPDATE snapshots SET snapshot_body = ?", (name,))
+    assert "(stopped, recipe unknown), since " in status(tmp_path, monkeypatch)
+
+
+def test_runs_of_another_project_in_the_same_history_are_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_instance(tmp_path, Progress()) as instance:
+        instance.create_run_for_job(stopped, status=dg.DagsterRunStatus.STARTED)
+    (database,) = tmp_path.rglob("runs.db")
+    assert "stopped" in status(tmp_path, monkeypatch)
+    with closing(sqlite3.connect(database)) as base, base:
+        (body,) = base.execute("SELECT run_body FROM runs").fetchone()
+        origin = {"repository_location_origin": {"location_name": "nightly"}}
+        values = json.loads(body) | {"external_pipeline_origin": {"external_repository_origin": origin}}
+        base.execute("UPDATE runs SET run_body = ?", (json.dumps(values),))
+    assert "stopped" not in status(tmp_path, monkeypatch)
+
+
 @dg.op
 def interrupted() -> None:
     raise dg.DagsterExecutionInterruptedError

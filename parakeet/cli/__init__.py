@@ -26,7 +26,7 @@ from parakeet.cli.trace import trace
 ENVIRONMENT = """\b
 Environment:
   PARAKEET_HOME       Folder of artefacts, training runs and sessions.
-  PARAKEET_MODEL      Model that `parakeet chat` opens.  [default: the latest]
+  PARAKEET_MODEL      Model that `parakeet chat` opens.  [default: the promoted one]
   DAGSTER_HOME        Folder of Dagster's history.
   TIKTOKEN_CACHE_DIR  Folder with the cl100k_base vocabulary, for work offline.
   HF_TOKEN            Token for gated datasets of the Hugging Face hub.

@@ -102,7 +102,7 @@ def _materialize(
     """Build a recipe and say what came of it. Returns the exit status."""
     from parakeet.home import home
 
-    # The one place where the library reaches up: the assets are Dagster's, and building is materialising them.
+    # This module alone reaches up: the assets are Dagster's, and building is materialising them.
     from pipelines.build import run_build
 
     status = run_build(home(), recipe, select, force, try_anyway, progress)

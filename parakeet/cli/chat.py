@@ -60,7 +60,7 @@ model_option = click.option(
     envvar="PARAKEET_MODEL",
     show_envvar=True,
     shell_complete=complete_models_and_folders,
-    help="Name or folder of a model, as `parakeet models` lists them.  [default: the latest]",
+    help="Name or folder of a model, as `parakeet models` lists them.  [default: the promoted one]",
 )
 run_option = click.option(
     "--run",

@@ -39,7 +39,7 @@ def models(context: click.Context, as_json: bool) -> None:
 @models.command("list", epilog=examples("parakeet models list", "parakeet models list --json"))
 @json_option
 def list_models_command(as_json: bool = False) -> None:
-    """List the models, the latest last. `parakeet chat` opens the one marked *."""
+    """List the models, the newest last. `parakeet chat` opens the one marked *."""
     from parakeet.formatting import format_bytes, format_count, format_time, render_table
     from parakeet.home import home
     from parakeet.release.listing import list_models, model_document, short_ids
@@ -117,7 +117,7 @@ def rm(name: str, yes: bool) -> None:
 def verify(path: str | None) -> None:
     """Check the files of a release or another artefact against their hashes.
 
-    PATH is a folder, or a model by name. Without it, the latest release is checked.
+    PATH is a folder, or a model by name. Without it, the promoted release is checked.
     """
     from parakeet.artifact import MANIFEST_FILE, Artifact
     from parakeet.home import home

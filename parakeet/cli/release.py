@@ -47,16 +47,8 @@ def list_command(as_json: bool = False) -> None:
     """Print the history, the latest decision last. * marks promoted releases, ** the one that `parakeet chat` opens."""
     from parakeet.formatting import render_table
     from parakeet.home import home
-    from parakeet.release.history import decisions
-    from parakeet.release.pointers import (
-        HISTORY_LOST,
-        about_promoted,
-        find_incumbent,
-        find_opened,
-        promoted_link,
-        promoted_recipes,
-    )
-    from parakeet.release.promotion import BEFORE_GATES
+    from parakeet.release.history import BEFORE_GATES, HISTORY_LOST, decisions
+    from parakeet.release.pointers import about_promoted, find_incumbent, find_opened, promoted_link, promoted_recipes
 
     root = home()
     history, faults = decisions(root)

@@ -137,7 +137,7 @@ def _reply(session: str, turn: int | None) -> _Text:
 
 
 def _tracer(model: str | None, chosen: _Text, note: Callable[[str], None]) -> "Tracer":
-    """Of the named model; or else of the one that wrote the text, or else of the latest."""
+    """Of the named model; or else of the one that wrote the text, or else of the promoted one."""
     from parakeet.chat.models import find_release, recorded_release
     from parakeet.hashes import HashCache
     from parakeet.home import hashes_file, home

@@ -4,9 +4,9 @@ import math
 from pathlib import Path
 
 from parakeet.artifact import Artifact
-from parakeet.release.history import FORCED, PROMOTED, Decision, decision_on, decisions
+from parakeet.release.history import ADOPTED, FORCED, PROMOTED, Decision, decision_on, decisions
 from parakeet.release.pointers import incumbent
-from parakeet.release.promotion import ADOPTED, compared_with
+from parakeet.release.promotion import compared_with
 
 
 def compared_release(root: Path, recipe: str, release: Artifact) -> str | None:

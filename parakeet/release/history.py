@@ -21,6 +21,11 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """Of a recipe, as recipes allow it, and of a release's folder: both become parts of paths."""
 PROMOTED, REFUSED, ROLLED_BACK, FORCED = ACTIONS = ("promoted", "refused", "rolled_back", "forced")
 
+BEFORE_GATES = "It was promoted before there were gates."
+HISTORY_LOST = "The history was lost: when, why and by whom it was promoted is not known."
+ADOPTED = (BEFORE_GATES, HISTORY_LOST)
+"""Reasons of the decision on a release that was found promoted, and not in the history."""
+
 
 @dataclass(frozen=True)
 class Decision:

@@ -12,10 +12,8 @@ from pathlib import Path
 from parakeet.artifact import Artifact
 from parakeet.errors import ParakeetError
 from parakeet.home import latest_release, release_folder
-from parakeet.release.history import NAME, REFUSED, ROLLED_BACK, decision_on, decisions, history_file
+from parakeet.release.history import HISTORY_LOST, NAME, REFUSED, ROLLED_BACK, decision_on, decisions, history_file
 from parakeet.release.verify import SUMS_FILE, open_release
-
-HISTORY_LOST = "The history was lost: when, why and by whom it was promoted is not known."
 
 
 def recipe_of(release: Path) -> str:

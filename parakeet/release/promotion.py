@@ -17,7 +17,9 @@ from parakeet.formatting import format_time
 from parakeet.home import latest_release, release_folder
 from parakeet.model.config import WEIGHTS_FILE
 from parakeet.release.history import (
+    BEFORE_GATES,
     FORCED,
+    HISTORY_LOST,
     PROMOTED,
     REFUSED,
     ROLLED_BACK,
@@ -27,7 +29,6 @@ from parakeet.release.history import (
     record,
 )
 from parakeet.release.pointers import (
-    HISTORY_LOST,
     incumbent,
     latest_leads_somewhere,
     move_away,
@@ -42,10 +43,6 @@ from parakeet.release.pointers import (
     was_removed,
 )
 from parakeet.release.verify import open_release, recorded_sum, verify_release
-
-BEFORE_GATES = "It was promoted before there were gates."
-ADOPTED = (BEFORE_GATES, HISTORY_LOST)
-"""Reasons of the decision on a release that was found promoted, and not in the history."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +137,7 @@ def refuse(root: Path, release: Artifact, judgement: Judgement) -> Decision:
         return _refuse(root, release, judgement, None)
 
 
-def promote_by_hand(root: Path, release: Artifact, reason: str, run: str | None = None) -> Decision:
+def promote_by_hand(root: Path, release: Artifact, reason: str) -> Decision:
     """Promote a release whatever the gates say, and let `parakeet chat` open it. The reason is recorded.
 
     Raises ParakeetError, and moves nothing, if it does not verify or load from its own files.
@@ -153,7 +150,7 @@ def promote_by_hand(root: Path, release: Artifact, reason: str, run: str | None 
         judged = decision_on(root, name)
         figures = judged.figures if judged is not None else {}
         previous = now.name if now is not None and now.name != name else None
-        decision = _decision(FORCED, release, recipe, previous, (reason,), figures, run)
+        decision = _decision(FORCED, release, recipe, previous, (reason,), figures)
         _move(root, decision, name, takes_chat=True)
         return decision
 
@@ -173,7 +170,7 @@ def open_in_chat(root: Path, recipe: str) -> None:
             point_link(latest_release(root), f"promoted/{recipe}")
 
 
-def rollback(root: Path, recipe: str, reason: str, run: str | None = None) -> Decision:
+def rollback(root: Path, recipe: str, reason: str) -> Decision:
     """Take the promoted release of a recipe back: the newest one promoted before it that verifies takes its place.
 
     Raises ParakeetError, and moves nothing, if there is none.
@@ -195,7 +192,7 @@ def rollback(root: Path, recipe: str, reason: str, run: str | None = None) -> De
             except (ParakeetError, OSError) as error:
                 skipped.append(f"{name} was passed over: {error}")
                 continue
-            decision = _taken_back(root, now, recipe, name, (reason, *skipped), run)
+            decision = _taken_back(root, now, recipe, name, (reason, *skipped))
             _move(root, decision, name, takes_chat=False)
             return decision
         raise ParakeetError(
@@ -219,9 +216,9 @@ def remove_promoted(root: Path, release: Path, recipe: str, reason: str) -> Path
                 open_release(release_folder(root) / name)
             except (ParakeetError, OSError):
                 continue
-            _move(root, _taken_back(root, release, recipe, name, (reason,), None), name, takes_chat=False)
+            _move(root, _taken_back(root, release, recipe, name, (reason,)), name, takes_chat=False)
             return release_folder(root) / name
-        record(root, _taken_back(root, release, recipe, None, (reason,), None))
+        record(root, _taken_back(root, release, recipe, None, (reason,)))
         with _explained("moving the pointer"):
             _remove_pointer(root, recipe)
         return None
@@ -357,14 +354,12 @@ def _adopt(root: Path, release: Path, recipe: str) -> Decision:
     return decision
 
 
-def _taken_back(
-    root: Path, release: Path, recipe: str, successor: str | None, reasons: Sequence[str], run: str | None
-) -> Decision:
+def _taken_back(root: Path, release: Path, recipe: str, successor: str | None, reasons: Sequence[str]) -> Decision:
     before = decision_on(root, release.name)
     if before is None:
-        return _decision(ROLLED_BACK, Artifact.open(release), recipe, successor, reasons, {}, run)
+        return _decision(ROLLED_BACK, Artifact.open(release), recipe, successor, reasons)
     return Decision(
-        ROLLED_BACK, release.name, before.content, recipe, successor, tuple(reasons), {}, run, before.weights
+        ROLLED_BACK, release.name, before.content, recipe, successor, tuple(reasons), weights=before.weights
     )
 
 

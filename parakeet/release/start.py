@@ -213,8 +213,11 @@ def _latest_folder(recipe: Recipe, root: Path) -> Path:
 
 def folder_of(facts: Mapping[str, Any], root: Path) -> Path | None:
     """Where the model with these facts is: the recorded folder, or any model in the store with the same weights."""
+    wanted = facts.get("weights_sha256")
+    if not isinstance(wanted, str):
+        return None
     folders = [Path(str(facts.get("folder"))), *(model.directory for model in released_models(root))]
-    return next((path.resolve() for path in folders if _recorded_weights(path) == facts.get("weights_sha256")), None)
+    return next((path.resolve() for path in folders if _recorded_weights(path) == wanted), None)
 
 
 def _recorded_weights(folder: Path) -> str | None:

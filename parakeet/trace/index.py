@@ -145,8 +145,8 @@ class TraceIndex:
             raise ParakeetError(f"{path} cannot be read ({error}). {DAMAGED}") from None
 
     def _check_sample(self) -> None:
-        """Raise ParakeetError if a few hundred values of each shard show that the index is damaged: 2 ms. Answers from
-        a damaged one would look like any others. `verify_index` looks at everything."""
+        """Raise ParakeetError if some values of each shard (`_SAMPLE` of each kind) show that the index is damaged.
+        Answers from a damaged one would look like any others. `verify_index` looks at everything."""
         fault = "id_counts.npy does not count its tokens" if int(self._id_counts.sum()) != self.tokens else None
         for number, shard in enumerate(self.shards):
             if fault := fault or _fault_in_sample(shard, self._starts, self.rows):

@@ -265,8 +265,8 @@ SHOWN = {
 
 
 STARTED_SLACK = 1.25
-"""A model that starts from trained weights may have little left to learn. In a season of retrainings
-(docs/benchmarks/retraining.md) one on good text went from 1.517, the loss of one batch, to 1.666."""
+"""A model that starts from trained weights may have little left to learn. In a season of retrainings one on good text
+went from 1.517, the loss of one batch, to 1.666."""
 
 
 def _training_converged(artifact: Artifact, inputs: Mapping[str, Artifact], recipe: Recipe) -> Verdict:

@@ -8,7 +8,7 @@ import pytest
 
 from parakeet.release.history import decisions
 
-from .conftest import parakeet
+from .conftest import parakeet, write_recipe
 
 pytestmark = pytest.mark.slow
 
@@ -95,3 +95,17 @@ def test_a_build_leaves_the_recipe_in_use_and_the_chat_of_another_recipe_alone(c
     assert parakeet(home, "build", "--recipe", str(other), "--set", "evaluation.trace_index=false").returncode == 0
     # With nothing new to promote, what `parakeet chat` opens stays.
     assert pointers(home) == before
+
+
+def test_a_release_that_passed_its_gates_is_promoted_by_its_name(copy: tuple[Path, Path]) -> None:
+    home, recipe = copy
+    before = pointers(home)
+    changed = write_recipe(recipe.parent, learning_rate=9e-4)
+    compared = parakeet(home, "build", "--recipe", str(changed), "--select", "comparison")
+    assert compared.returncode == 0, compared.stderr.decode()
+    assert pointers(home) == before
+    (new,) = {path.name for path in (home / "releases").glob("*-*")} - {before[1]}
+    promoted = parakeet(home, "release", "promote", new)
+    assert promoted.returncode == 0, promoted.stderr.decode()
+    assert pointers(home) == (before[0], new)
+    assert actions(home) == ["promoted", "promoted"]

@@ -8,8 +8,16 @@ from assets_defs.notices import decisions_told
 from parakeet.errors import ParakeetError
 from parakeet.recipe import Notify
 from parakeet.recipe_file import load_recipe
-from parakeet.release.history import FORCED, PROMOTED, REFUSED, ROLLED_BACK, Decision, history_file, record
-from parakeet.release.promotion import BEFORE_GATES
+from parakeet.release.history import (
+    BEFORE_GATES,
+    FORCED,
+    PROMOTED,
+    REFUSED,
+    ROLLED_BACK,
+    Decision,
+    history_file,
+    record,
+)
 from pipelines.notices import settings_in_use
 
 

@@ -1,7 +1,6 @@
 """The schedules in each state, evaluated as Dagster's daemon does."""
 
 import datetime
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -213,8 +212,6 @@ def test_no_look_is_due_without_sources_that_are_downloaded(operator: Operator) 
 def test_the_time_zone_is_the_machines(monkeypatch: pytest.MonkeyPatch, variable: str, zone: str | None) -> None:
     monkeypatch.delenv("TZ", raising=False)
     own = local_time_zone()
-    link = os.path.realpath("/etc/localtime")
-    assert own == link.rpartition("zoneinfo/")[2] or own == "UTC" or Path("/etc/timezone").is_file()
     monkeypatch.setenv("TZ", variable)
     assert local_time_zone() == (zone or own)
 

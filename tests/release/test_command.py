@@ -10,8 +10,8 @@ from click.testing import CliRunner
 from parakeet.artifact import Artifact
 from parakeet.cli import main
 from parakeet.errors import ParakeetError
-from parakeet.release.history import decisions, history_file
-from parakeet.release.pointers import HISTORY_LOST, find_opened
+from parakeet.release.history import HISTORY_LOST, decisions, history_file
+from parakeet.release.pointers import find_opened
 
 from .conftest import Releases
 

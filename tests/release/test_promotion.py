@@ -24,11 +24,10 @@ from parakeet.artifact import Artifact, point_link
 from parakeet.clean import remove_model
 from parakeet.errors import ParakeetError
 from parakeet.recipe_file import load_recipe
-from parakeet.release.history import Decision, decisions, history_file, record
+from parakeet.release.history import BEFORE_GATES, Decision, decisions, history_file, record
 from parakeet.release.listing import find_model, latest_model_folder, list_models
 from parakeet.release.pointers import find_incumbent, find_opened, incumbent, promoted_recipes
 from parakeet.release.promotion import (
-    BEFORE_GATES,
     Judgement,
     compared_with,
     open_in_chat,
