@@ -9,6 +9,7 @@ from parakeet.cli.common import Whole, say
 from parakeet.cli.completion import complete_models, complete_models_and_folders
 from parakeet.cli.output import confirm, examples, json_option, list_by_default, say_json, terminal_width, yes_option
 from parakeet.errors import ParakeetError
+from parakeet.export.formats import FORMATS
 
 if TYPE_CHECKING:
     from parakeet.release.listing import ListedModel
@@ -159,28 +160,40 @@ def import_command(file: Path, output: Path | None, heads: int | None, context: 
 
 
 @click.command(
-    epilog=examples("parakeet export --format original assets/original_model/latest my-export.pth"),
+    epilog=examples(
+        "parakeet export demo demo-hf --format hf",
+        "parakeet export demo demo.gguf --format gguf --dtype q8_0",
+        "parakeet export --format original assets/original_model/latest my-export.pth",
+    ),
 )
 @click.argument("release", metavar="RELEASE", shell_complete=complete_models_and_folders)
-@click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
+@click.argument("target", metavar="TARGET", type=click.Path(path_type=Path))
 @click.option(
     "--format",
     "layout",
-    type=click.Choice(["original"]),
+    type=click.Choice(list(FORMATS)),
     required=True,
-    help="original: the .pth file of the original model.",
+    help="; ".join(f"{name}: {layout.summary}" for name, layout in FORMATS.items()) + ".",
 )
-def export(release: str, file: Path, layout: str) -> None:
-    """Write the weights of a release in another format.
+@click.option(
+    "--dtype",
+    type=click.Choice(sorted({dtype for layout in FORMATS.values() for dtype in layout.dtypes})),
+    help="What the weights are stored in.  [default: "
+    + ", ".join(f"{layout.dtypes[0]} ({name})" for name, layout in FORMATS.items())
+    + "]",
+)
+def export(release: str, target: Path, layout: str, dtype: str | None) -> None:
+    """Write a release in the format of another program.
 
     RELEASE is a folder, or a model by name.
     """
+    from parakeet.export.formats import export_release
     from parakeet.home import home
-    from parakeet.release.importing import export_original
+    from parakeet.progress import Progress
     from parakeet.release.listing import model_folder
 
-    export_original(model_folder(home(), release), file)
-    say(f"{file}: the weights of {release} in the {layout} layout.")
+    export_release(model_folder(home(), release), target, layout, dtype, Progress())
+    say(f"{target}: {release} in the {layout} layout.")
 
 
 def _bits(model: "ListedModel") -> str:

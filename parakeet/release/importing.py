@@ -1,34 +1,28 @@
-"""Imports checkpoints of the original project as releases, and exports releases in its layout.
+"""Imports checkpoints of the original project as releases.
 
-torch is imported only by the export. A checkpoint is read by `parakeet.model.original_reader`, in its own process.
+Imports no torch: a checkpoint is read by `parakeet.model.original_reader`, in its own process.
 """
 
-import errno
 import platform
 import re
-import shutil
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from parakeet import __version__
-from parakeet.artifact import PARTIAL_PREFIX, explain_os_error, sha256_of, sync_directory, sync_file
+from parakeet.artifact import sha256_of
 from parakeet.errors import ParakeetError
 from parakeet.home import home
-from parakeet.locking import exclusive
 from parakeet.model.config import ModelConfig
-from parakeet.model.original import VOCABULARY_ROWS, layout
 from parakeet.model.original_reader import RefusedCheckpoint, read_checkpoint
+from parakeet.new_files import new_folder, refuse_existing
 from parakeet.progress import BYTES, Progress
 from parakeet.recipe import Generation, Recipe
 from parakeet.release.card import render_original_card
 from parakeet.release.verify import (
     IMPORTED_FOLDER,
     TRAINING_MANIFEST_FILE,
-    open_release,
     verify_release,
     write_generation_config,
     write_json,
@@ -110,91 +104,16 @@ def import_file(path: Path, output: Path | None, heads: int | None, context: int
     The folder appears complete or not at all. ParakeetError if it already exists.
     """
     target = (output or home() / IMPORTED_FOLDER / slug(path.stem)).absolute()
-    _refuse_existing(target)
+    refuse_existing(target)
     _size_and_time(path)
-    try:
-        with _folder_beside(target, progress) as partial:
-            import_checkpoint(path, partial, progress, heads, context)
-            for file in partial.iterdir():
-                sync_file(file)
-            sync_directory(partial)
-            _refuse_existing(target)
-            partial.rename(target)
-        sync_directory(target.parent)
-    except OSError as error:
-        raise explain_os_error(error, f"importing {path.name}") from error
+    with new_folder(target, f"importing {path.name}", progress) as partial:
+        import_checkpoint(path, partial, progress, heads, context)
     return target
-
-
-def export_original(release: Path, output: Path) -> None:
-    """`parakeet export --format original`: write a release's weights as a `.pth` file of the original project.
-
-    It holds the original's state dict: the same keys in the same order, the same tensors bit for bit, tied and shared
-    ones stored once. Only the module versions that torch notes beside the tensors are missing, and loading does not
-    need them. ParakeetError if the file already exists or the model has another vocabulary.
-    """
-    output = output.absolute()
-    _refuse_existing(output)
-    open_release(release)
-    import torch
-
-    from parakeet.model.transformer import load_model
-
-    config = ModelConfig.load(release)
-    if config.vocabulary_rows != VOCABULARY_ROWS:
-        raise ParakeetError(
-            f"{release} has {config.vocabulary_rows:,} vocabulary rows; the original's layout has {VOCABULARY_ROWS:,}: "
-            "only a model with that vocabulary can be exported to it."
-        )
-    weights = load_model(release, "cpu").state_dict()
-    state = OrderedDict((entry.key, weights[entry.name]) for entry in layout(config.layers, config.width))
-    try:
-        with _folder_beside(output, Progress()) as partial:
-            # torch writes the file's stem into the archive, so the file has its final name from the beginning.
-            torch.save(state, partial / output.name)
-            sync_file(partial / output.name)
-            _refuse_existing(output)
-            (partial / output.name).rename(output)
-        sync_directory(output.parent)
-    except OSError as error:
-        raise explain_os_error(error, f"writing {output.name}") from error
-    except RuntimeError as error:
-        # How torch's archive writer reports that it could not write.
-        short = OSError(errno.EIO, "torch could not write the whole file (is the disk full?)", str(output))
-        raise explain_os_error(short, f"writing {output.name}") from error
-
-
-@contextmanager
-def _folder_beside(target: Path, progress: Progress) -> Iterator[Path]:
-    """An empty folder to make `target` in, removed at the end.
-
-    A second process with the same target waits, then finds what the first made. Leftovers of a killed process are
-    removed.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{PARTIAL_PREFIX}{target.name}")
-    lock = target.with_name(f".{target.name}.lock")
-    with exclusive(lock, f"{target} is being made", progress):
-        try:
-            _refuse_existing(target)
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
-            yield partial
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-            # While the lock is held: a process that waits for it notices that the file is gone, and makes a new one.
-            for file in (lock.with_suffix(".holder"), lock):
-                file.unlink(missing_ok=True)
 
 
 def slug(stem: str) -> str:
     """A file's stem as the name of a model: letters, digits, dot, dash and underscore, at most 64."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:MAX_NAME].strip("-._") or "original"
-
-
-def _refuse_existing(path: Path) -> None:
-    if path.exists() or path.is_symlink():
-        raise ParakeetError(f"{path} already exists: remove it, or choose another place.")
 
 
 def _size_and_time(path: Path) -> tuple[int, int]:

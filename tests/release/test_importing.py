@@ -16,6 +16,7 @@ import torch
 import yaml
 
 from parakeet.errors import ParakeetError
+from parakeet.export.formats import export_release
 from parakeet.formatting import format_bytes, markdown_text
 from parakeet.model.config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig
 from parakeet.model.original import layout
@@ -23,7 +24,7 @@ from parakeet.model.original_reader import read_checkpoint
 from parakeet.model.transformer import Parakeet, load_model, save_model
 from parakeet.progress import Progress
 from parakeet.recipe_file import load_recipe
-from parakeet.release.importing import export_original, import_checkpoint, import_file, make_original_model, slug
+from parakeet.release.importing import import_checkpoint, import_file, make_original_model, slug
 from parakeet.release.verify import SUMS_FILE, TRAINING_MANIFEST_FILE, open_release, verify_release, write_sums
 from parakeet.tokenizer import CL100K_URL, Tokenizer, train_tokenizer
 
@@ -31,6 +32,10 @@ generator = runpy.run_path(str(Path(__file__).parents[1] / "original_checkpoint.
 original_state, original_name = generator["original_state"], generator["original_name"]
 LAYERS, HEADS, WIDTH, CONTEXT = 3, 2, 16, 64
 NAME = original_name(LAYERS, HEADS, WIDTH, CONTEXT)
+
+
+def export_original(release: Path, target: Path) -> None:
+    export_release(release, target, "original", None, Progress())
 
 
 @pytest.fixture(scope="module")
@@ -197,14 +202,15 @@ def test_a_refused_file_in_the_folder_of_models_may_be_moved_away(vocabulary: No
 def test_what_a_killed_import_or_export_left_is_removed_by_the_next(imported: Path, tmp_path: Path) -> None:
     """The killed process holds everything that it would in the middle of its work."""
     for work in ("import_file(Path(sys.argv[1]), Path(sys.argv[2]), None, None, Progress())",
-                 "export_original(Path(sys.argv[1]), Path(sys.argv[2]))"):  # fmt: skip
+                 "export_release(Path(sys.argv[1]), Path(sys.argv[2]), 'original', None, Progress())"):  # fmt: skip
         folder = _made(tmp_path / work[:6])
         target = folder / NAME
         program = (
             "import os, signal, sys\n"
             "from pathlib import Path\n"
             "from parakeet.progress import Progress\n"
-            "from parakeet.release.importing import export_original, import_file\n"
+            "from parakeet.export.formats import export_release\n"
+            "from parakeet.release.importing import import_file\n"
             "os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)\n"
             f"{work}\n"
         )
@@ -315,11 +321,12 @@ def test_a_full_disk_leaves_nothing_behind(home: Path, imported: Path, checkpoin
         "from pathlib import Path\n"
         "from parakeet.errors import ParakeetError\n"
         "from parakeet.progress import Progress\n"
-        "from parakeet.release.importing import export_original, import_file\n"
+        "from parakeet.export.formats import export_release\n"
+        "from parakeet.release.importing import import_file\n"
         "checkpoint, release, folder = map(Path, sys.argv[1:])\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
         "for work in (lambda: import_file(checkpoint, folder / 'new', None, None, Progress()),\n"
-        "             lambda: export_original(release, folder / 'new.pth')):\n"
+        "             lambda: export_release(release, folder / 'new.pth', 'original', None, Progress())):\n"
         "    try:\n"
         "        work()\n"
         "    except ParakeetError as error:\n"
