@@ -41,7 +41,7 @@ REPAID = 2.0
 Those are lost with the decay. Of 205,000 tokens of retraining, after a run of 600,000 with 180,000 in its decay: from
 the stable checkpoint 1.082 to 1.100 bits per byte, from the release's weights 1.019 to 1.045, and the release itself
 1.074 (docs/benchmarks/retraining.md)."""
-SHAPE = ("layers", "heads", "width")
+SHAPE = ("layers", "heads", "width", "softmax_one")
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def plan_retraining(root: Path, recipe: Recipe, from_scratch: bool = False, anyw
 def _continued(root: Path, recipe: Recipe, release: TrainedRelease, new: NewText, what: str) -> RetrainingPlan:
     """The recipe that continues from the release on new text."""
     for key in SHAPE:
-        was, now = release.manifest["recipe"]["model"][key], getattr(recipe.model, key)
+        was, now = release.manifest["recipe"]["model"].get(key, False), getattr(recipe.model, key)
         if was != now:
             raise ParakeetError(
                 f"model.{key} of recipe {recipe.name} is {now}, and that of its release {release.folder.name} is "

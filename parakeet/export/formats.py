@@ -47,6 +47,12 @@ def export_release(folder: Path, target: Path, name: str, dtype: str | None, pro
     if dtype not in layout.dtypes:
         raise ParakeetError(f"--dtype {dtype} does not fit --format {name}: choose {', '.join(layout.dtypes)}.")
     refuse_existing(target)
+    source = ExportSource.open(folder)
+    if source.config.softmax_one and name != "original":
+        raise ParakeetError(
+            f"{folder} was trained with model.softmax_one, which --format {name} cannot express: every other program "
+            "would compute a plain softmax. Export it with --format original, or train the recipe without softmax_one."
+        )
     module, function = layout.writer.split(":")
     write: Writer = getattr(import_module(module), function)
-    write(ExportSource.open(folder), target, dtype, progress)
+    write(source, target, dtype, progress)

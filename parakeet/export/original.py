@@ -37,3 +37,8 @@ def write_original(source: ExportSource, target: Path, dtype: str, progress: Pro
         except RuntimeError:
             # How torch's archive writer reports that it could not write.
             raise OSError(errno.EIO, "torch could not write the whole file (is the disk full?)", str(target)) from None
+    if config.softmax_one:
+        progress.say(
+            f"{target.name} cannot say that the model has softmax_one. `parakeet import` finds it by measuring; other "
+            "programs have to be told."
+        )

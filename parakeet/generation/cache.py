@@ -17,9 +17,9 @@ from parakeet.model.attention import (
     TERMS,
     ReferenceMask,
     alibi_slopes,
-    attend as attend_by_matrix,
     in_terms,
 )
+from parakeet.model.attention import attend as attend_by_matrix
 from parakeet.model.config import ModelConfig
 
 QUERIES_PER_BLOCK = 128

@@ -219,9 +219,9 @@ def _fused_mask(
     the head are added, and ALiBi's large ones come last. With the code last the error was twenty times as large, and
     with ALiBi before the head's features five times, at 8,192 tokens.
 
-    With `softmax_one`, the term that is constant along a row must not drop out: the zero key's score is slope · i beside
-    the others' slope · j. The query has it in three terms of 8 bits each, and the zero key has ones for them, where the
-    other keys have zeros. At a head width of 64 they are in what was padding.
+    With `softmax_one`, the term that is constant along a row counts: beside slope · j of the other keys, the key of
+    zeros has slope · i. Query i has that in three terms of 8 bits each, for which the key of zeros has ones and all
+    others zeros. At a head width of 64, they are where padding was.
     """
     batch, length = documents.shape
     heads = len(slopes)

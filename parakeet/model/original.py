@@ -134,7 +134,9 @@ def recovered_config(entries: list[Entry], file_name: str, heads: int | None, co
                 f"{size:,}: the name belongs to another model. Rename the file."
             )
     config = ModelConfig(
-        **sizes,
+        layers=layers,
+        width=sizes["width"],
+        vocabulary_rows=VOCABULARY_ROWS,
         heads=_decided("heads", "_h18_", heads, named.get("heads"), file_name),
         context=_decided("context", "-c8192-", context, named.get("context"), file_name),
         dropout=DROPOUT,

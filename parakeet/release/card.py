@@ -44,21 +44,31 @@ def render_card(
     )
 
 
-def render_original_card(name: str, source: Mapping[str, Any], config: ModelConfig, generation: Generation) -> str:
-    """The card of an imported checkpoint. `source` is `imported_from` of its training_manifest.json."""
+def render_original_card(
+    name: str,
+    source: Mapping[str, Any],
+    config: ModelConfig,
+    generation: Generation,
+    softmax: Mapping[str, float] | None = None,
+) -> str:
+    """The card of an imported checkpoint. `source` is `imported_from` of its training_manifest.json, and `softmax` the
+    same of a model that was found to have `softmax_one`."""
     file = (
         ("file", source["file_name"]),
         ("size", f"{format_bytes(source['n_bytes'])}, {source['tensors']:,} tensors"),
         ("sha256", source["sha256"]),
     )
-    model = (
+    model = [
         ("layers, heads, width", f"{config.layers}, {config.heads}, {config.width:,}"),
         ("context", f"{config.context:,} tokens"),
         ("vocabulary", f"cl100k_base and Parakeet's four tokens, {config.vocabulary_rows:,} rows"),
         ("parameters", f"{config.parameter_count:,}; tied and shared ones are counted once"),
         ("positions", "ALiBi, slopes 2^(−8h/heads) for h = 1 … heads"),
         ("keys and values", "one projection for each pair of layers"),
-    )
+    ]
+    if softmax is not None:
+        both = f"{softmax['off_by_one']:.2f} bits per byte of plain English; {softmax['plain']:.2f} with a plain one"
+        model.append(("softmax", f"off by one, as measured at import: {both}"))
     tables = {"source": Table(("", ""), file), "model": Table(("", ""), model)}
     header = _header(license="other")
     return render("original_card.md", header=header, name=name, config=config, tables=tables, generation=generation)

@@ -1,12 +1,13 @@
 """Imports checkpoints of the original project as releases.
 
-Imports no torch: a checkpoint is read by `parakeet.model.original_reader`, in its own process.
+A checkpoint is read by `parakeet.model.original_reader`, in its own process. torch is imported to measure what that
+wrote.
 """
 
 import platform
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,10 @@ def import_checkpoint(
 ) -> dict[str, Any]:
     """Fill the empty folder `output` with a release of the checkpoint at `path`: the same weights, bit for bit.
 
-    `heads` and `context` are needed if the file's name lacks them. Returns counts: name, parameters, bytes,
-    source_bytes, source_sha256. Raises RefusedCheckpoint if the file is not an intact, plain checkpoint in the
-    original's layout; nothing in it is ever executed. The same checkpoint always makes the same release.
+    `heads` and `context` are needed if the file's name lacks them. Whether the model has `softmax_one` is measured.
+    Returns counts: name, parameters, bytes, source_bytes, source_sha256, softmax (a sentence). Raises RefusedCheckpoint
+    if the file is not an intact, plain checkpoint in the original's layout; nothing in it is ever executed. The same
+    checkpoint always makes the same release.
     """
     path = path.absolute()
     before = _size_and_time(path)
@@ -61,17 +63,29 @@ def import_checkpoint(
         raise ParakeetError(f"{path} changed while it was read. Wait until it is complete, then import it again.")
     tokenizer.save(output)
     config = ModelConfig.load(output)
+    from parakeet.release.which_softmax import measure_softmax
+
+    measured = measure_softmax(output, config, tokenizer)
+    progress.say(f"{path.name}: {measured}.")
+    found: dict[str, Any] = {}
+    # Only then in the files: the figures depend on the processor, and the same file makes the same release everywhere.
+    if measured.softmax_one:
+        config = replace(config, softmax_one=True)
+        config.save(output)
+        found = {"softmax": {"plain": round(measured.plain, 2), "off_by_one": round(measured.off_by_one, 2)}}
     source = {"file_name": path.name, "n_bytes": before[0], "sha256": digest, "tensors": facts["tensors"]}
     write_generation_config(output, name, ORIGINAL_GENERATION, tokenizer)
     # The file holds no record of the training, so this is all that is known about the weights.
     manifest = {
         "imported_from": source,
         "source_files": {path.name: digest},
-        "model": asdict(config),
+        "model": config.as_dict(),
+        **found,
         "packages": {"parakeet": __version__, "python": platform.python_version(), **facts["versions"]},
     }
     write_json(output / TRAINING_MANIFEST_FILE, manifest)
-    (output / "README.md").write_text(render_original_card(name, source, config, ORIGINAL_GENERATION), encoding="utf-8")
+    card = render_original_card(name, source, config, ORIGINAL_GENERATION, **found)
+    (output / "README.md").write_text(card, encoding="utf-8")
     write_sums(output)
     verify_release(output)
     progress.say(f"{path.name}: {facts['parameters']:,} parameters were converted to safetensors, bit for bit.")
@@ -81,6 +95,7 @@ def import_checkpoint(
         "bytes": sum(file.stat().st_size for file in output.iterdir()),
         "source_bytes": before[0],
         "source_sha256": digest,
+        "softmax": str(measured),
     }
 
 

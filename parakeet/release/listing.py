@@ -268,6 +268,7 @@ def render_model(model: ListedModel) -> str:
     shape = [
         f"{key} {config[key]:,}" for key in ("layers", "heads", "width", "context") if type(config.get(key)) is int
     ]
+    shape += ["softmax off by one"] if config.get("softmax_one") is True else []
     imported = full["imported_from"] if isinstance(full["imported_from"], dict) else {}
     facts = {
         "ID": full["id"],

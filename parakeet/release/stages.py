@@ -182,8 +182,9 @@ class OriginalModelStage(Stage):
         return f"{counts['parameters']:,} parameters, {format_bytes(counts['bytes'])}"
 
     def figures(self, artifact: Artifact) -> Figures:
-        shown = ("name", "parameters", "source_bytes", "source_sha256")
-        return {**{key: artifact.counts[key] for key in shown}, "card": _card(artifact)}
+        shown = ("name", "parameters", "source_bytes", "source_sha256", "softmax")
+        # An artefact of an earlier version has no `softmax`.
+        return {**{key: artifact.counts[key] for key in shown if key in artifact.counts}, "card": _card(artifact)}
 
 
 class OriginalCheckpointFile(ExternalFile):

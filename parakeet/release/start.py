@@ -54,6 +54,8 @@ def shape_of_start(recipe: Recipe, root: Path) -> dict[str, Any]:
         return {}
     start = read_start(folder, root)
     shape = {f"model.{key}": getattr(start.config, key) for key in ("layers", "heads", "width", "context")}
+    if start.config.softmax_one != recipe.model.softmax_one:
+        shape["model.softmax_one"] = start.config.softmax_one
     return shape | tokenizer_settings(start)
 
 

@@ -1,6 +1,7 @@
 """The decoder against the training model's plain forward pass, and against itself without its cache."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ CONFIG = ModelConfig(layers=3, heads=3, width=192, context=96, vocabulary_rows=3
 # On a CPU, the form of attention that CUDA uses computes the same.
 DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NEEDS_CUDA])]
 FORMS = pytest.mark.parametrize("form", [MaskAttention, MarkAttention])
+DIVISORS = pytest.mark.parametrize("softmax_one", [False, True], ids=["plain", "softmax_one"])
 
 
 def random_model(config: ModelConfig = CONFIG, size: float = 2.0) -> Parakeet:
@@ -56,7 +58,8 @@ def recomputed(model: Parakeet, ids: list[int], band: int | None = None) -> Tens
     bias = (model.slopes[:, None, None] * distance).masked_fill((distance > 0) | (distance <= -band), float("-inf"))
     x = F.layer_norm(model.embedding(tokens), (CONFIG.width,), model.embedding_norm.weight, model.embedding_norm.bias)
     for layer, block in enumerate(model.blocks):
-        x = block(x, model.key_values[layer // 2].weight, ReferenceMask(bias[None]), x.dtype, False)
+        mask = ReferenceMask(bias[None], model.config.softmax_one)
+        x = block(x, model.key_values[layer // 2].weight, mask, x.dtype, False)
     return model.logits(model.final_norm(x))[0, -1]
 
 
@@ -108,8 +111,9 @@ def test_past_the_context_it_equals_recomputing_under_a_band_as_wide_as_the_cont
 
 
 @FORMS
-def test_a_batch_of_four_equals_four_singles(form: type[CacheAttention]) -> None:
-    model = random_model()
+@DIVISORS
+def test_a_batch_of_four_equals_four_singles(form: type[CacheAttention], softmax_one: bool) -> None:
+    model = random_model(replace(CONFIG, softmax_one=softmax_one))
     decoder = Decoder(model, "fp32", attention=form)
     prompts = [random_ids(length, seed=length) for length in (3, 40, 17, 90)]
     cache = decoder.new_cache(96, 4)
@@ -123,9 +127,10 @@ def test_a_batch_of_four_equals_four_singles(form: type[CacheAttention]) -> None
 
 
 @FORMS
-def test_a_shorter_length_forgets_what_came_after(form: type[CacheAttention]) -> None:
+@DIVISORS
+def test_a_shorter_length_forgets_what_came_after(form: type[CacheAttention], softmax_one: bool) -> None:
     """Also after the ring has begun again, and with a step instead of a prefill next."""
-    model, ids = random_model(), random_ids(300)
+    model, ids = random_model(replace(CONFIG, softmax_one=softmax_one)), random_ids(300)
     decoder = Decoder(model, "fp32", attention=form)
     cache = decoder.new_cache(96)
     for filled, kept in ((90, 40), (96, 95), (250, 0), (96, 0)):
@@ -142,15 +147,16 @@ def test_a_shorter_length_forgets_what_came_after(form: type[CacheAttention]) ->
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("past", [0, 60, 5000, 8100])
 @pytest.mark.parametrize("slope", [0, 4, 17])
-def test_far_probabilities_are_as_exact_as_bf16(past: int, slope: int, device: str) -> None:
+@DIVISORS
+def test_far_probabilities_are_as_exact_as_bf16(past: int, slope: int, softmax_one: bool, device: str) -> None:
     """With 18 heads of width 64, for the steepest slope and flatter ones. The values of the last tokens are unit
     vectors, so the output is their probabilities."""
-    config = ModelConfig(layers=1, heads=18, width=18 * 64, context=8192, vocabulary_rows=8)
+    config = ModelConfig(1, 18, 18 * 64, context=8192, vocabulary_rows=8, softmax_one=softmax_one)
     attention = MarkAttention(config, torch.bfloat16, torch.device(device))
     generator = torch.Generator().manual_seed(past)
     query, key = torch.randn(2, 1, 18, 64, 64, generator=generator).bfloat16()
     value = torch.eye(64).bfloat16().expand(1, 18, 64, 64)
-    cache = Cache((1, 1, 18, 8192, attention.width), torch.bfloat16, torch.device(device))
+    cache = Cache((1, 1, 18, 8192, attention.width), torch.bfloat16, torch.device(device), attention.fixed_key)
     cache.lengths = [past]
     attention.prepare(cache, [0], 64)
     attend = attention.prefill(cache, 0, past, past + 64)
@@ -159,7 +165,7 @@ def test_far_probabilities_are_as_exact_as_bf16(past: int, slope: int, device: s
     scores = torch.zeros(past + 64, dtype=torch.float64)
     scores[past:] = key[0, slope].double() @ query[0, slope, -1].double() / math.sqrt(64)
     scores += alibi_slopes(18)[slope].double() * torch.arange(-past - 63, 1)
-    expected = scores.softmax(0)[past:]
+    expected = scores[past:].exp() / (scores.exp().sum() + softmax_one)
     errors = (found / expected - 1).abs()[expected > 1e-25]
     # Each probability and the output are rounded to 8 bits. A bias rounded to bf16 was off by 6 %.
     assert errors.max() < 2**-8 + 2**-9 + 1e-3
@@ -167,10 +173,12 @@ def test_far_probabilities_are_as_exact_as_bf16(past: int, slope: int, device: s
         assert expected.min() < 1e-15
 
 
-@FORMS
-def test_a_step_is_one_graph_that_branches_on_no_value(form: type[CacheAttention]) -> None:
+@pytest.mark.parametrize(
+    ("form", "softmax_one"), [(MaskAttention, False), (MarkAttention, False), (MarkAttention, True)]
+)
+def test_a_step_is_one_graph_that_branches_on_no_value(form: type[CacheAttention], softmax_one: bool) -> None:
     """CUDA graphs need that, and no step waits for the device. `fullgraph` refuses anything else."""
-    config = ModelConfig(layers=1, heads=3, width=192, context=96, vocabulary_rows=320)
+    config = ModelConfig(1, 3, 192, context=96, vocabulary_rows=320, softmax_one=softmax_one)
     decoder = Decoder(random_model(config), "bf16", compiled=False, attention=form)
     cache, counter = decoder.new_cache(96), CompileCounter()
     decoder.prefill(random_ids(20), cache)
@@ -182,9 +190,11 @@ def test_a_step_is_one_graph_that_branches_on_no_value(form: type[CacheAttention
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_all_of_a_pass_is_on_the_models_device(dtype: str) -> None:
+@DIVISORS
+def test_all_of_a_pass_is_on_the_models_device(dtype: str, softmax_one: bool) -> None:
     """A tensor left on the CPU would be an error on a GPU. The meta device computes shapes only, and refuses it too."""
-    decoder = Decoder(random_model(), dtype, "meta", attention=MarkAttention)
+    model = random_model(replace(CONFIG, softmax_one=softmax_one))
+    decoder = Decoder(model, dtype, "meta", attention=MarkAttention)
     cache = decoder.new_cache(96, 2)
     assert decoder.prefill([1, 2, 3], cache).device.type == "meta"
     assert decoder.prefill([4], cache).shape == (320,)

@@ -51,7 +51,9 @@ def renamed(weights: dict[str, np.ndarray], layers: int) -> dict[str, torch.Tens
     return {ours: torch.from_numpy(weights[theirs].copy()) for ours, theirs in names.items()}
 
 
-def model_of(case: Any, weights: dict[str, np.ndarray], softmax_one: bool = False, attention: Any = "fused") -> Parakeet:
+def model_of(
+    case: Any, weights: dict[str, np.ndarray], softmax_one: bool = False, attention: Any = "fused"
+) -> Parakeet:
     """The case as a model of this package, fp32."""
     sizes = case.layers, case.heads, case.width
     config = ModelConfig(*sizes, context=2048, vocabulary_rows=case.rows, softmax_one=softmax_one)

@@ -8,6 +8,7 @@ import runpy
 import signal
 import subprocess
 import sys
+from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,6 +63,35 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def imported(home: Path, vocabulary: None, checkpoint: Path) -> Path:
     return import_file(checkpoint, None, None, None, Progress())
+
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def trained_weights(softmax_one: bool, text: str, tokenizer: Tokenizer) -> "OrderedDict[str, torch.Tensor]":
+    """A state dict in the original's layout, of a model that learned a text."""
+    config = ModelConfig(2, 2, 16, 64, tokenizer.rows, softmax_one=softmax_one)
+    model = Parakeet(config)
+    model.initialise(torch.Generator().manual_seed(1))
+    ids = torch.tensor(tokenizer.encode(text))
+    ids = ids[: len(ids) // 33 * 33].view(-1, 33)
+    ids[:, 0] = tokenizer.end_of_text
+    known, targets = ids[:, 1:].unique(return_inverse=True)
+    # The ids that the text lacks have embeddings of zeros, so their logits are 0 and need no product.
+    unknown = torch.ones(tokenizer.rows, dtype=torch.bool)
+    unknown[ids.unique()] = False
+    with torch.no_grad():
+        model.embedding.weight[unknown] = 0
+    others = torch.full((1,), tokenizer.rows - len(known)).log()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    for _ in range(STEPS):
+        logits = model(ids[:, :-1], torch.zeros_like(targets)) @ model.embedding.weight[known].T
+        logits = torch.cat([logits, others.expand(*logits.shape[:-1], 1)], dim=-1)
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten()).backward()
+        optimizer.step()
+        model.zero_grad(set_to_none=False)
+    weights = model.state_dict()
+    return OrderedDict((entry.key, weights[entry.name]) for entry in layout(2, 16))
 
 
 def sha256(path: Path) -> str:
