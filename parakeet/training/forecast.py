@@ -135,6 +135,8 @@ LENGTH_UNIT = 256
 BYTES = {"fp32": 4, "bf16": 2}
 FUSED_FEATURES = 21
 """Extra head dimensions of `fused` attention: 17 for the document mask and 4 for ALiBi."""
+SOFTMAX_ONE_FEATURES = 3
+"""More of them for `softmax_one`, and one more position in each sequence."""
 KERNEL_WIDTH = 8
 TILE_KEPT = 96
 """fp32 values in the biases of `tiled` attention, for a token and a head: 64 queries beside the keys of a tile
@@ -157,6 +159,7 @@ class PassMemory:
         self.execution = execution
         self.layers, self.heads, self.width = config.layers, config.heads, config.width
         self.head_width = config.head_width
+        self.softmax_one = config.softmax_one
         self.vocabulary = config.vocabulary_rows
         self.tokens = tokens
         self.sequence_length = sequence_length
@@ -241,11 +244,15 @@ class PassMemory:
         if self.execution.attention == "flex":
             return 4 * c * d + 4 * heads
         # All four are padded to the fused width; the output is also copied out of it. One fp32 logsumexp a head.
-        return c * (4 * heads * self._fused_width + d) + 4 * heads
+        padded = 4 * heads * self._fused_width
+        if self.softmax_one:
+            padded += -(-padded // self.sequence_length)
+        return c * (padded + d) + 4 * heads
 
     @property
     def _fused_width(self) -> int:
-        return -(-(self.head_width + FUSED_FEATURES) // KERNEL_WIDTH) * KERNEL_WIDTH
+        features = FUSED_FEATURES + (SOFTMAX_ONE_FEATURES if self.softmax_one else 0)
+        return -(-(self.head_width + features) // KERNEL_WIDTH) * KERNEL_WIDTH
 
     def _mlp_gradients(self) -> int:
         """The recomputed GELU; gradients of the stream, the MLP's output, its hidden layer and its last weight."""

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import math
 import os
 import pickle
+import re
 import runpy
 import signal
 import subprocess
@@ -27,6 +29,7 @@ from parakeet.progress import Progress
 from parakeet.recipe_file import load_recipe
 from parakeet.release.importing import import_checkpoint, import_file, make_original_model, slug
 from parakeet.release.verify import SUMS_FILE, TRAINING_MANIFEST_FILE, open_release, verify_release, write_sums
+from parakeet.release.which_softmax import PASSAGES
 from parakeet.tokenizer import CL100K_URL, Tokenizer, train_tokenizer
 
 generator = runpy.run_path(str(Path(__file__).parents[1] / "original_checkpoint.py"))
@@ -65,33 +68,69 @@ def imported(home: Path, vocabulary: None, checkpoint: Path) -> Path:
     return import_file(checkpoint, None, None, None, Progress())
 
 
-README = Path(__file__).parents[2] / "README.md"
+def trained_state(softmax_one: bool, tokenizer: Tokenizer) -> "OrderedDict[str, torch.Tensor]":
+    """A state dict in the original's layout, of a model that has learned the passages.
 
-
-def trained_weights(softmax_one: bool, text: str, tokenizer: Tokenizer) -> "OrderedDict[str, torch.Tensor]":
-    """A state dict in the original's layout, of a model that learned a text."""
-    config = ModelConfig(2, 2, 16, 64, tokenizer.rows, softmax_one=softmax_one)
+    Only the ids that occur are trained. The others' embeddings are zeros, so their logits are 0 and need no product.
+    """
+    texts = [torch.tensor([tokenizer.end_of_text, *tokenizer.encode(text)]) for text in PASSAGES]
+    whole = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=tokenizer.padding)
+    known, ids = whole.unique(return_inverse=True)  # (passages, longest)
+    counted = whole[:, 1:] != tokenizer.padding
+    config = ModelConfig(2, HEADS, 64, CONTEXT, len(known), softmax_one=softmax_one)
     model = Parakeet(config)
     model.initialise(torch.Generator().manual_seed(1))
-    ids = torch.tensor(tokenizer.encode(text))
-    ids = ids[: len(ids) // 33 * 33].view(-1, 33)
-    ids[:, 0] = tokenizer.end_of_text
-    known, targets = ids[:, 1:].unique(return_inverse=True)
-    # The ids that the text lacks have embeddings of zeros, so their logits are 0 and need no product.
-    unknown = torch.ones(tokenizer.rows, dtype=torch.bool)
-    unknown[ids.unique()] = False
-    with torch.no_grad():
-        model.embedding.weight[unknown] = 0
-    others = torch.full((1,), tokenizer.rows - len(known)).log()
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
-    for _ in range(STEPS):
-        logits = model(ids[:, :-1], torch.zeros_like(targets)) @ model.embedding.weight[known].T
-        logits = torch.cat([logits, others.expand(*logits.shape[:-1], 1)], dim=-1)
-        torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten()).backward()
+    others = torch.full((int(counted.sum()), 1), math.log(tokenizer.rows - len(known)))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(60):
+        hidden = model(ids[:, :-1], torch.where(counted, 0, -1))[counted]
+        logits = torch.cat([model.logits(hidden), others], dim=1)
+        torch.nn.functional.cross_entropy(logits, ids[:, 1:][counted]).backward()
         optimizer.step()
         model.zero_grad(set_to_none=False)
     weights = model.state_dict()
-    return OrderedDict((entry.key, weights[entry.name]) for entry in layout(2, 16))
+    weights["embedding.weight"] = torch.zeros(tokenizer.rows, 64).index_copy(0, known, weights["embedding.weight"])
+    return OrderedDict((entry.key, weights[entry.name]) for entry in layout(2, 64))
+
+
+@pytest.mark.parametrize("softmax_one", [False, True])
+def test_the_softmax_that_a_checkpoint_was_trained_with_is_found(
+    softmax_one: bool, imported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / original_name(2, HEADS, 64, CONTEXT)
+    torch.save(trained_state(softmax_one, Tokenizer.load(imported)), path)
+    folder = import_file(path, tmp_path / "out", None, None, Progress())
+    kind = "off by one" if softmax_one else "plain"
+    assert re.search(
+        rf"softmax: \d\.\d\d bits per byte plain, \d\.\d\d off by one: imported as {kind}\.", capsys.readouterr().err
+    )
+    assert ModelConfig.load(folder).softmax_one == softmax_one
+    assert ('"softmax_one": true' in (folder / CONFIG_FILE).read_text(encoding="utf-8")) == softmax_one
+    assert ("off by one" in (folder / "README.md").read_text(encoding="utf-8")) == softmax_one
+    manifest = json.loads((folder / TRAINING_MANIFEST_FILE).read_text(encoding="utf-8"))
+    assert manifest["model"].get("softmax_one", False) == softmax_one
+    if not softmax_one:
+        assert "softmax" not in manifest
+        return
+    assert manifest["softmax"]["off_by_one"] < manifest["softmax"]["plain"]
+    for name in ("hf", "gguf"):
+        with pytest.raises(ParakeetError, match="softmax_one"):
+            export_release(folder, tmp_path / name, name, None, Progress())
+    exported = tmp_path / "again" / path.name
+    exported.parent.mkdir()
+    export_original(folder, exported)
+    assert "cannot say that the model has softmax_one" in capsys.readouterr().err
+    again = import_file(exported, tmp_path / "second", None, None, Progress())
+    assert sha256(again / CONFIG_FILE) == sha256(folder / CONFIG_FILE)
+
+
+def test_untrained_weights_decide_nothing(
+    imported: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import_checkpoint(checkpoint, _made(tmp_path / "out"), Progress())
+    said = capsys.readouterr().err
+    assert "which decides nothing (guessing takes 3.97): imported as plain" in said
+    assert "softmax_one" not in (tmp_path / "out" / CONFIG_FILE).read_text(encoding="utf-8")
 
 
 def sha256(path: Path) -> str:

@@ -1,6 +1,7 @@
 """The forecast against what torch allocates, and the choices that follow from it."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ from .allocation import peak_bytes
 
 LARGE = ModelConfig(layers=18, heads=18, width=1152, context=8192, vocabulary_rows=100_288, dropout=0.07)
 DEEP = ModelConfig(layers=3, heads=2, width=128, context=2048, vocabulary_rows=2048, dropout=0.1)
+ONE = replace(DEEP, softmax_one=True)
 WIDE = ModelConfig(layers=2, heads=1, width=32, context=2048, vocabulary_rows=50_304, dropout=0.0)
 PADDING = 1
 
@@ -78,6 +80,7 @@ def of_the_step(predicted: MemoryForecast) -> int:
         (DEEP, Execution("fused", "bf16", "bf16", "none", loss_rows=128), "adamw_8bit", 1, 512, 2),
         (DEEP, Execution("fused", "bf16", "bf16", "mlp", loss_rows=128), "muon", 2, 256, 2),
         (DEEP, Execution("fused", "bf16", "bf16", "block", loss_rows=128), "adamw", 1, 1024, 2),
+        (ONE, Execution("fused", "fp32", "fp32", "none", loss_rows=128), "adamw", 4, 128, 2),
         (DEEP, Execution("reference", "fp32", "fp32", "none", loss_rows=128), "adamw", 8, 128, 2),
         (DEEP, Execution("reference", "fp32", "fp32", "mlp", loss_rows=128), "adamw", 1, 512, 2),
         (DEEP, Execution("reference", "bf16", "fp32", "block", loss_rows=128), "adamw", 1, 1024, 2),
