@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,17 @@ from .conftest import environment, parakeet
 
 ROOT = Path(__file__).parents[2]
 ENDED = ("SUCCESS", "FAILURE", "CANCELED")
-SELECTOR = {
-    "repositoryLocationName": "parakeet",
-    "repositoryName": "__repository__",
-    "assetCheckSelection": [],
+REPOSITORY = {"repositoryLocationName": "parakeet", "repositoryName": "__repository__"}
+ASSET_JOB = "__ASSET_JOB"
+CHECKS = """
+{
+  assetNodes {
+    assetKey { path }
+    isMaterializable
+    assetChecksOrError { ... on AssetChecks { checks { name } } }
+  }
 }
+"""
 LAUNCH = """
 mutation($params: ExecutionParams!) {
   launchPipelineExecution(executionParams: $params) {
@@ -40,6 +46,31 @@ mutation($id: String!) {
     __typename
     ... on TerminateRunFailure { message }
     ... on PythonError { message }
+  }
+}
+"""
+START_SENSOR = """
+mutation($selector: SensorSelector!) {
+  startSensor(sensorSelector: $selector) { __typename ... on PythonError { message } }
+}
+"""
+TICKS = """
+query($selector: SensorSelector!) {
+  sensorOrError(sensorSelector: $selector) {
+    ... on Sensor { sensorState { ticks(limit: 100) { tickId status requestedAssetKeys { path } } } }
+  }
+}
+"""
+TRY_SCHEDULE = """
+mutation($selector: ScheduleSelector!, $time: Float) {
+  scheduleDryRun(selectorData: $selector, timestamp: $time) {
+    ... on DryRunInstigationTick {
+      evaluationResult {
+        skipReason
+        error { message }
+        runRequests { runConfigYaml tags { key value } }
+      }
+    }
   }
 }
 """
@@ -145,14 +176,47 @@ class DagsterServer:
         found = self.ask("{ assetNodes { assetKey { path } assetMaterializations(limit: 1) { runId } } }")
         return {node["assetKey"]["path"][0]: node["assetMaterializations"] for node in found["assetNodes"]}
 
-    def launch(self, *assets: str, job: str = "__ASSET_JOB") -> str:
-        """Materialise assets, as their pages do; the run's id."""
-        selection = {"assetSelection": [{"path": name.split("/")} for name in assets]} if assets else {}
-        selector = SELECTOR | {"pipelineName": job} | selection
-        launched = self.ask(LAUNCH, params={"selector": selector, "runConfigData": {}, "mode": "default"})
+    def launch(self, *assets: str, job: str = ASSET_JOB) -> str:
+        """Materialise assets and run their checks, or run a job, as their pages do; the run's id."""
+        nodes = [node for node in self.ask(CHECKS)["assetNodes"] if "/".join(node["assetKey"]["path"]) in assets]
+        checks = [
+            {"assetKey": node["assetKey"], "name": check["name"]}
+            for node in nodes
+            for check in node["assetChecksOrError"]["checks"]
+        ]
+        selection = {"assetSelection": [node["assetKey"] for node in nodes]} if assets else {}
+        return self._launch({"pipelineName": job, **selection, "assetCheckSelection": checks})
+
+    def launch_all(self) -> str:
+        """*Materialize all* of the asset graph; the run's id."""
+        nodes = self.ask(CHECKS)["assetNodes"]
+        return self.launch(*("/".join(node["assetKey"]["path"]) for node in nodes if node["isMaterializable"]))
+
+    def launch_tick(self, schedule: str, job: str, moment: float) -> str:
+        """*Test schedule* and *Launch run*: what a tick of the schedule at this Unix time asks for; the run's id."""
+        found = self.ask(TRY_SCHEDULE, selector=REPOSITORY | {"scheduleName": schedule}, time=moment)
+        result = found["scheduleDryRun"]["evaluationResult"]
+        assert result["runRequests"], result
+        (request,) = result["runRequests"]
+        return self._launch({"pipelineName": job}, request["runConfigYaml"], request["tags"])
+
+    def _launch(self, selection: dict[str, Any], config: str = "{}", tags: Sequence[dict[str, str]] = ()) -> str:
+        parameters = {"selector": REPOSITORY | selection, "runConfigData": config, "mode": "default"}
+        launched = self.ask(LAUNCH, params=parameters | {"executionMetadata": {"tags": list(tags)}})
         launched = launched["launchPipelineExecution"]
         assert launched["__typename"] == "LaunchRunSuccess", launched
         return str(launched["run"]["runId"])
+
+    def start_sensor(self, name: str) -> None:
+        started = self.ask(START_SENSOR, selector=REPOSITORY | {"sensorName": name})["startSensor"]
+        assert started["__typename"] == "Sensor", started
+
+    def ticks(self, sensor: str) -> list[set[str]]:
+        """The assets that each finished tick of a sensor asked for, the first tick first."""
+        found = self.ask(TICKS, selector=REPOSITORY | {"sensorName": sensor})["sensorOrError"]["sensorState"]["ticks"]
+        ended = [tick for tick in reversed(found) if tick["status"] != "STARTED"]
+        assert all(tick["status"] in ("SUCCESS", "SKIPPED") for tick in ended), ended
+        return [{"/".join(key["path"]) for key in tick["requestedAssetKeys"]} for tick in ended]
 
     def terminate(self, run_id: str) -> None:
         answer = self.ask(TERMINATE, id=run_id)["terminateRun"]
