@@ -40,7 +40,7 @@ def test_without_a_release_the_recipe_is_trained_as_it_is(home: Path, text: Path
     recipe = recipe_of(text)
     planned = plan_retraining(home, recipe)
     assert planned.recipe == recipe
-    assert "There is no released model of recipe notes yet" in planned.reason
+    assert "There is no promoted release of recipe notes yet" in planned.reason
 
 
 def test_nothing_new_is_said_with_the_files(home: Path, text: Path) -> None:
@@ -261,7 +261,7 @@ def torn(recipe: Recipe, home: Path) -> Recipe:
         ),
         (without_shards, "no longer in .*token_shards, so new text cannot be told from old.*--from-scratch"),
         (without_text, "Source notes: .* does not exist"),
-        (torn, "does not say what the released model was trained on"),
+        (torn, "does not say what the promoted release was trained on"),
     ],
 )
 def test_what_cannot_be_built_is_an_error(
