@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from ..program_server import PATIENCE
 from .conftest import environment, parakeet
 
 ROOT = Path(__file__).parents[2]
@@ -103,12 +104,12 @@ class DagsterServer:
                 stderr=log,
                 start_new_session=True,
             )
-        self.wait(lambda: bool(self.assets()), 120)
+        self.wait(lambda: bool(self.assets()))
 
     def start_another(self) -> "subprocess.CompletedProcess[str]":
         """A second one on the same history, which is expected to end by itself."""
         return subprocess.run(
-            self._command(0), cwd=ROOT, env=self._environment, capture_output=True, text=True, timeout=120
+            self._command(0), cwd=ROOT, env=self._environment, capture_output=True, text=True, timeout=PATIENCE
         )
 
     @property
@@ -123,7 +124,7 @@ class DagsterServer:
         """`parakeet use`, and wait until the pages show that recipe's assets."""
         before = self._versions()
         assert parakeet(self.home, "use", str(recipe)).returncode == 0
-        self.wait(lambda: self._versions() != before, 120)
+        self.wait(lambda: self._versions() != before)
 
     def _versions(self) -> list[Any]:
         return list(self.ask("{ assetNodes { assetKey { path } opVersion } }")["assetNodes"])
@@ -135,7 +136,7 @@ class DagsterServer:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGINT)
         try:
-            self._process.wait(timeout=30)
+            self._process.wait(timeout=120)
         except subprocess.TimeoutExpired:
             self.kill()
         self._process = None
@@ -151,25 +152,25 @@ class DagsterServer:
         for process in {*members, *_session(self._process.pid)}:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
-        self._process.wait(timeout=30)
+        self._process.wait(timeout=PATIENCE)
         self._process = None
 
     def ask(self, query: str, **variables: Any) -> Any:
         body = json.dumps({"query": query, "variables": variables}).encode()
         address = f"http://127.0.0.1:{self.port}/graphql"
         request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=30) as reply:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as reply:
             return json.loads(reply.read())["data"]
 
-    def wait(self, condition: Callable[[], bool], seconds: float, pause: float = 0.5) -> None:
-        deadline = time.monotonic() + seconds
+    def wait(self, condition: Callable[[], bool], pause: float = 0.5) -> None:
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             with contextlib.suppress(urllib.error.URLError, ConnectionError, TypeError, KeyError):
                 if condition():
                     return
             time.sleep(pause)
         said = self.log.read_text(errors="replace")[-3000:]
-        pytest.fail(f"not within {seconds} s; dagster dev said:\n{said}")
+        pytest.fail(f"not within {PATIENCE} s; dagster dev said:\n{said}")
 
     def assets(self) -> dict[str, Any]:
         """The newest materialisation of each asset, by the first part of its key."""
@@ -226,9 +227,9 @@ class DagsterServer:
         query = "query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
         return str(self.ask(query, id=run_id)["runOrError"]["status"])
 
-    def ended(self, run_id: str, seconds: float = 300) -> str:
+    def ended(self, run_id: str) -> str:
         """How a run ended."""
-        self.wait(lambda: self.status(run_id) in ENDED, seconds)
+        self.wait(lambda: self.status(run_id) in ENDED)
         return self.status(run_id)
 
     def runs(self) -> list[dict[str, Any]]:

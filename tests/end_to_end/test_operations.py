@@ -57,13 +57,13 @@ def test_killed_five_times_with_everything_it_began_a_build_comes_to_the_same_we
             saved = sorted(home.glob("training_runs/*/step-*"))
             return bool(saved) and int(saved[-1].name.split("-")[1]) > done
 
-        dagster.wait(trained_on, 240, pause=0.05)
+        dagster.wait(trained_on, pause=0.05)
         (*_, last) = sorted(home.glob("training_runs/*/step-*"))
         done = int(last.name.split("-")[1])
         dagster.kill()
         dagster.start()
         print(f"kill {number + 1} after step {done}")
-    dagster.wait(lambda: (home / "releases" / "latest").exists(), 600)
+    dagster.wait(lambda: (home / "releases" / "latest").exists())
     runs = dagster.runs()
     assert dagster.status(first) == "FAILURE"
     # Each has the recipe of the first.
@@ -133,7 +133,7 @@ def test_materialize_all_builds_and_promotes_a_recipe_like_the_demo(dagster: Dag
     assert parakeet(home, "use", str(recipe)).returncode == 0
     dagster.start()
     run = dagster.launch_all()
-    assert dagster.ended(run, 900) == "SUCCESS"
+    assert dagster.ended(run) == "SUCCESS"
     made = {name for name, newest in dagster.assets().items() if newest and newest[0]["runId"] == run}
     assert made == {*STAGES, "promotion"}
     (decision,) = decisions(home)[0]
@@ -207,21 +207,21 @@ def test_the_automation_of_a_running_daemon_asks_for_nothing_past_a_failed_gate(
     assert parakeet(home, "use", str(judged_recipe(folder, 20))).returncode == 0
     dagster.start()
     dagster.start_sensor(SENSOR)
-    dagster.wait(lambda: bool(dagster.ticks(SENSOR)), 120)
+    dagster.wait(lambda: bool(dagster.ticks(SENSOR)))
 
     def asked_after(run: str, how: str, ticks: int) -> set[str]:
         """What the next ticks ask for after a run that ends so."""
         before = len(dagster.ticks(SENSOR))
         assert dagster.ended(run) == how
         ended = len(dagster.ticks(SENSOR))
-        dagster.wait(lambda: len(dagster.ticks(SENSOR)) >= ended + ticks, 600)
+        dagster.wait(lambda: len(dagster.ticks(SENSOR)) >= ended + ticks)
         asked = dagster.ticks(SENSOR)[before:]
         print(f"{how}: {len(asked)} ticks asked for {sorted(set().union(*asked))}")
         return set().union(*asked)
 
     # The automation works: a checkpoint that passes its checks is evaluated.
     assert asked_after(dagster.launch("checkpoint"), "SUCCESS", 2) == {"evaluation", "memorisation", "report"}
-    dagster.wait(lambda: all(run["status"] in ENDED for run in dagster.runs()), 300)
+    dagster.wait(lambda: all(run["status"] in ENDED for run in dagster.runs()))
     assert asked_after(dagster.launch("release", "comparison"), "FAILURE", TICKS) == set()
     assert decisions(home)[0][-1].action == "refused"
     assert steps_trained(home, decisions(home)[0][-1].release) == 20
