@@ -69,12 +69,12 @@ def _decisions(root: Path) -> list[Decision]:
 
 def _words(decision: Decision) -> str:
     if decision.action == REFUSED:
-        stays = f" {decision.previous} stays the released model." if decision.previous else ""
+        stays = f" {decision.previous} stays the promoted release." if decision.previous else ""
         return f"Release {decision.release} of {decision.recipe} was refused. {' '.join(decision.reasons)}{stays}"
     instead = f" in place of {decision.previous}" if decision.previous else ""
     bits, before = (decision.figures.get(name) for name in ("bits_per_byte", "incumbent_bits_per_byte"))
     beside = f": {bits:.3f} bits per byte, before {before:.3f}" if _are_numbers(bits, before) else ""
-    return f"{decision.release} is now the released model of {decision.recipe}{instead}{beside}."
+    return f"{decision.release} is now the promoted release of {decision.recipe}{instead}{beside}."
 
 
 def _are_numbers(*values: object) -> bool:

@@ -166,7 +166,7 @@ def home_resource(recipe: Recipe, given: Mapping[str, Artifact] | None = None) -
                 )
             if run.job_name == RETRAIN and configured_recipe(instance, run) is None:
                 raise ParakeetError(
-                    f"The job {RETRAIN} trains the released model by a recipe that is derived from it. This run was "
+                    f"The job {RETRAIN} trains the promoted release by a recipe that is derived from it. This run was "
                     f"launched without one, and would train recipe {own.name} from nothing. Run: parakeet retrain. To "
                     "build the recipe in use, launch full_build."
                 )

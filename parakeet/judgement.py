@@ -9,10 +9,11 @@ from parakeet.earlier import with_new_keys
 from parakeet.errors import ParakeetError
 from parakeet.gates.stage import ComparisonStage, judgement_of
 from parakeet.recipe import Recipe
+from parakeet.recipe_file import load_recipe
 from parakeet.release.history import REFUSED, decision_on
 from parakeet.release.promotion import Judgement
 from parakeet.release.verify import TRAINING_MANIFEST_FILE
-from parakeet.stages import Build
+from parakeet.stages import Build, active_recipe, recipe_built_last
 
 
 def whole_judgement(build: Build, comparison: Artifact) -> Judgement:
@@ -33,6 +34,17 @@ def whole_judgement(build: Build, comparison: Artifact) -> Judgement:
                 if not verdict.passed:
                     faults.append(verdict.description or f"The check {check.name} of {name} failed.")
     return replace(judgement, reasons=(*judgement.reasons, *faults))
+
+
+def judged_by_present_gates(root: Path, comparison: Artifact, name: str) -> bool:
+    """Whether a comparison has the bounds of the recipe of this name as it was built last, or else as it is in use.
+
+    True if neither has this name: nothing says then that its bounds have changed. Raises ParakeetError if one of the
+    two cannot be read.
+    """
+    known = (load_recipe(recipe_built_last(root), report_old_keys=False), active_recipe(root))
+    present = [ComparisonStage().settings(recipe)["gates"] for recipe in known if recipe.name == name]
+    return not present or comparison.manifest["settings"]["gates"] == present[0]
 
 
 def build_of(root: Path, release: Artifact) -> Build:

@@ -4,7 +4,9 @@ Both are limited by control groups, as in containers: `root` is where both versi
 the process's /proc/…/cgroup. A group's limit applies to all groups below it.
 """
 
+import ctypes
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -113,3 +115,14 @@ def _number(file: Path) -> int | None:
         return int(file.read_text(encoding="ascii"))
     except (OSError, ValueError):
         return None  # no such file, or "max"
+
+
+def give_back_freed_memory() -> None:
+    """Return the memory that this process has freed to the system. On other systems than Linux nothing happens.
+
+    glibc keeps it for new blocks. Tensors whose sizes change from step to step leave gaps that fit no later one, so the
+    resident memory would grow although what is in use does not.
+    """
+    # musl has no malloc_trim.
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        trim(0)

@@ -391,7 +391,7 @@ class Training(Section):
 
 
 class Retraining(Section):
-    """How `parakeet retrain` and the schedule `weekly_retraining` train the released model on what is new."""
+    """How `parakeet retrain` and the schedule `weekly_retraining` train the promoted release on what is new."""
 
     start_from: Literal["stable", "scratch"] = "stable"
     """`stable` continues from the last checkpoint before the learning rate fell, of the run that made the release; from
@@ -606,7 +606,7 @@ class Recipe(Section):
     training: Training
     """How the model learns."""
     retraining: Retraining = Retraining()
-    """How the released model is trained on what is new."""
+    """How the promoted release is trained on what is new."""
     evaluation: Evaluation = Evaluation()
     """What is measured."""
     gates: Gates | None = Gates()

@@ -1,4 +1,4 @@
-"""What is new since the released model was trained, and the recipe that trains it on that. Imports no torch.
+"""What is new since the promoted release was trained, and the recipe that trains it on that. Imports no torch.
 
 `parakeet retrain` and the schedule `weekly_retraining` both ask `plan_retraining`, so they decide and say the same.
 """
@@ -86,7 +86,7 @@ class TrainedRelease:
             return trained
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ParakeetError(
-                f"{path} does not say what the released model was trained on ({error or type(error).__name__}), so "
+                f"{path} does not say what the promoted release was trained on ({error or type(error).__name__}), so "
                 "what is new is unknown. To train on all text, run parakeet build with its recipe."
             ) from None
 
@@ -138,10 +138,10 @@ class TrainedRelease:
 
 
 def plan_retraining(root: Path, recipe: Recipe, from_scratch: bool = False, anyway: bool = False) -> RetrainingPlan:
-    """Decide whether the released model of this recipe should be trained on what is new.
+    """Decide whether the promoted release of this recipe should be trained on what is new.
 
     `from_scratch` trains the recipe as it is on all text; `anyway` also trains if too little is new, or if the same was
-    tried and refused. Without a released model the plan is to train the first one: the schedule does, since a person
+    tried and refused. Without a promoted release the plan is to train the first one: the schedule does, since a person
     switched it on. Raises ParakeetError for what cannot be built: sources that are missing, a release that does not
     say what it was made of, text that it was trained on and that is gone, `anyway` without any new text to continue on.
     """
@@ -150,7 +150,7 @@ def plan_retraining(root: Path, recipe: Recipe, from_scratch: bool = False, anyw
     folder = incumbent(root, recipe.name)
     if folder is None:
         reason = (
-            f"There is no released model of recipe {recipe.name} yet: the first one is trained, from new weights on "
+            f"There is no promoted release of recipe {recipe.name} yet: the first one is trained, from new weights on "
             "all text."
         )
         return _unless_refused(root, RetrainingPlan(recipe, reason), None, present, anyway)

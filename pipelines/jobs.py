@@ -29,8 +29,8 @@ def make_jobs(recipe: Recipe, root: Path) -> list[Any]:
             (
                 RETRAIN,
                 DATA | MODEL,
-                "Everything up to the promotion, by the recipe that `weekly_retraining` derives: the released model is "
-                "trained on what is new. By hand, run `parakeet retrain`: launched without a recipe, this job ends "
+                "Everything up to the promotion, by the recipe that `weekly_retraining` derives: the promoted release "
+                "is trained on what is new. By hand, run `parakeet retrain`: launched without a recipe, this job ends "
                 "with a message.",
             ),
             (

@@ -45,8 +45,8 @@ def local_time_zone() -> str:
     cron_schedule="0 3 * * 0",
     execution_timezone=local_time_zone(),
     default_status=dg.DefaultScheduleStatus.STOPPED,
-    description="Sundays at 3:00: train the released model of the recipe in use on what is new, if that is enough and "
-    "no training is in flight. Otherwise the tick says why not, with the numbers.",
+    description="Sundays at 3:00: train the promoted release of the recipe in use on what is new, if that is enough "
+    "and no training is in flight. Otherwise the tick says why not, with the numbers.",
 )
 def weekly_retraining(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
     """Raises ParakeetError, a failed tick, for what cannot be built: a skipped tick would go unnoticed."""

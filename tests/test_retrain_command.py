@@ -52,7 +52,7 @@ def test_without_a_release_of_the_recipe_it_names_the_commands_and_trains_nothin
     for more in ((), ("--from-scratch",), ("--anyway",)):
         done = run("--recipe", str(path), *more)
         assert done.exit_code == 1
-        assert "Recipe other has no released model to train on new text. Released models are there of: notes." in (
+        assert "Recipe other has no promoted release to train on new text. Promoted releases are there of: notes." in (
             done.stderr
         )
         assert (
@@ -61,11 +61,11 @@ def test_without_a_release_of_the_recipe_it_names_the_commands_and_trains_nothin
     (home / "recipe.yaml").unlink()
     done = run()
     assert done.exit_code == 1
-    assert "Recipe demo (no recipe is in use) has no released model" in done.stderr
+    assert "Recipe demo (no recipe is in use) has no promoted release" in done.stderr
     shutil.rmtree(home / "releases")
     use_recipe(home, recipe_of(tmp_path / "text"))
     assert (
-        "Recipe notes, the recipe in use, has no released model to train on new text. To train the first model of "
+        "Recipe notes, the recipe in use, has no promoted release to train on new text. To train the first model of "
         f"notes, run: parakeet build --recipe {home / 'recipe.yaml'}" in run().stderr
     )
 

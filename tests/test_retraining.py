@@ -40,7 +40,7 @@ def test_without_a_release_the_recipe_is_trained_as_it_is(home: Path, text: Path
     recipe = recipe_of(text)
     planned = plan_retraining(home, recipe)
     assert planned.recipe == recipe
-    assert "There is no released model of recipe notes yet" in planned.reason
+    assert "There is no promoted release of recipe notes yet" in planned.reason
 
 
 def test_nothing_new_is_said_with_the_files(home: Path, text: Path) -> None:
@@ -261,7 +261,7 @@ def torn(recipe: Recipe, home: Path) -> Recipe:
         ),
         (without_shards, "no longer in .*token_shards, so new text cannot be told from old.*--from-scratch"),
         (without_text, "Source notes: .* does not exist"),
-        (torn, "does not say what the released model was trained on"),
+        (torn, "does not say what the promoted release was trained on"),
     ],
 )
 def test_what_cannot_be_built_is_an_error(
@@ -331,8 +331,8 @@ def test_twenty_thousand_files_take_less_than_a_second(home: Path, tmp_path: Pat
     plan_retraining(home, recipe)  # The data stages have hashed the files before any tick.
     began = time.process_time()
     assert "20,000 files, none new" in plan_retraining(home, recipe).reason
-    # On a quiet core 0.9 s; processor time of a busy machine is up to twice as long.
-    assert time.process_time() - began < 2.0
+    # On a quiet core 0.9 s; with ten processes on two cores, processor time was more than twice as long.
+    assert time.process_time() - began < 4.0
 
 
 # --- Sources that are downloaded.

@@ -1,9 +1,7 @@
 """Seconds of pieces of work, taken in rounds, and the memory that they hold."""
 
-import ctypes
 import gc
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +10,7 @@ from typing import Any
 import torch
 
 from parakeet.benchmarks.process import MemorySampler
+from parakeet.machine import give_back_freed_memory
 
 
 @dataclass(frozen=True)
@@ -75,8 +74,7 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats()
             self._before = torch.cuda.memory_allocated()
             return self
-        if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):  # glibc's
-            trim(0)
+        give_back_freed_memory()
         self._before = self._sampler.sample()
         self._sampler.__enter__()
         return self

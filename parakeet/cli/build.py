@@ -122,7 +122,7 @@ def _materialize(
 @click.option("--anyway", is_flag=True, help="Train even if too little is new, or if the same was tried and refused.")
 @try_anyway_option
 def retrain(recipe_name: str | None, from_scratch: bool, anyway: bool, try_anyway: bool) -> None:
-    """Train the released model on new text, as the schedule weekly_retraining does.
+    """Train the promoted release on new text, as the schedule weekly_retraining does.
 
     Nothing is done if too little is new. The new model replaces the released one only if it passes its gates.
     """
@@ -157,14 +157,14 @@ def _refuse_without_release(root: Path, recipe: "Recipe", recipe_name: str | Non
     chosen = "" if recipe_name else ", the recipe in use," if in_use.is_file() else " (no recipe is in use)"
     released = [other for other in promoted_recipes(root) if incumbent(root, other) is not None]
     others = (
-        f" Released models are there of: {', '.join(released)}. To train one of them, name its recipe: parakeet "
+        f" Promoted releases are there of: {', '.join(released)}. To train one of them, name its recipe: parakeet "
         "retrain --recipe NAME, or first: parakeet use NAME."
         if released
         else ""
     )
     raise ParakeetError(
-        f"Recipe {recipe.name}{chosen} has no released model to train on new text.{others} To train the first model of "
-        f"{recipe.name}, run: parakeet build --recipe {shlex.quote(name)}"
+        f"Recipe {recipe.name}{chosen} has no promoted release to train on new text.{others} To train the first model "
+        f"of {recipe.name}, run: parakeet build --recipe {shlex.quote(name)}"
     )
 
 

@@ -205,7 +205,7 @@ def _promote_as_judged(folder: Path) -> None:
     from parakeet.artifact import Artifact, Store
     from parakeet.gates.stage import ComparisonStage, judgement_of
     from parakeet.home import home
-    from parakeet.judgement import build_of, whole_judgement
+    from parakeet.judgement import build_of, judged_by_present_gates, whole_judgement
     from parakeet.release.pointers import incumbent, recipe_of
     from parakeet.release.promotion import promote as promote_judged
 
@@ -216,12 +216,13 @@ def _promote_as_judged(folder: Path) -> None:
         comparison
         for comparison in Store(root).artifacts(ComparisonStage.name, release=artifact.content)
         if judgement_of(comparison).incumbent == (now.name if now else None)
+        and judged_by_present_gates(root, comparison, recipe)
     ]
     if not judged:
         raise ParakeetError(
             f"{folder.name} was not compared with {now.name if now else 'any release'}, the promoted release of "
-            f"{recipe}. Build its recipe again, or promote it by hand: parakeet release promote {folder.name} --force "
-            "REASON"
+            f"{recipe}, by the gates that the recipe has now. Build its recipe again, or promote it by hand: parakeet "
+            f"release promote {folder.name} --force REASON"
         )
     judged[-1].check(thorough=True)
     try:

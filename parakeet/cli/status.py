@@ -11,7 +11,7 @@ from parakeet.cli.output import examples, json_option, say_json
 )
 @json_option
 def status(as_json: bool) -> None:
-    """Show the released models, what is being built and what waits, the next retraining, and the disk.
+    """Show the promoted releases, what is being built and what waits, the next retraining, and the disk.
 
     It only reads, and works without Dagster.
     """

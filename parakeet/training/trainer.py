@@ -14,6 +14,7 @@ import torch
 from parakeet.data.tokens.loader import Batch
 from parakeet.data.tokens.shards import TokenShards
 from parakeet.errors import ParakeetError
+from parakeet.machine import give_back_freed_memory
 from parakeet.model.config import WEIGHTS_FILE, ModelConfig
 from parakeet.model.execution import Precision
 from parakeet.model.reload import probe_logits
@@ -52,6 +53,8 @@ from parakeet.training.start import KEY
 from parakeet.training.steps import Prefetcher, Stepper, Validation
 
 DOCUMENTS_NAMED = 5
+STEPS_BETWEEN_TRIMS = 50
+"""On a CPU freed memory is given back so often."""
 
 
 @dataclass(frozen=True)
@@ -270,6 +273,8 @@ class Trainer:
         if scheduled or stopping:
             self._save(validation_loss)
         self.writer.poll()
+        if self.ranks.device.type == "cpu" and self.step % STEPS_BETWEEN_TRIMS == 0:
+            give_back_freed_memory()
 
     def _is_scheduled(self, step: int) -> bool:
         """Whether the schedule asks for a checkpoint: every `checkpoint_steps`, at the last step that a longer run or

@@ -20,7 +20,7 @@ def test_new_text_trains_the_released_model_further(tmp_path: Path, monkeypatch:
     record = run_season(tmp_path, plan, Progress())
     first, new, nothing = record["weeks"]
     assert first["outcome"] == new["outcome"] == "promoted"
-    assert "There is no released model" in first["tick"]
+    assert "There is no promoted release" in first["tick"]
     assert "Training continues from the" in new["tick"]
     assert nothing["tick"].startswith("skipped: Nothing is new since release")
     assert [decision[:2] for decision in record["history"]] == [

@@ -10,21 +10,28 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ..program_server import PATIENCE
 from .conftest import environment, parakeet
 
 ROOT = Path(__file__).parents[2]
 ENDED = ("SUCCESS", "FAILURE", "CANCELED")
-SELECTOR = {
-    "repositoryLocationName": "parakeet",
-    "repositoryName": "__repository__",
-    "assetCheckSelection": [],
+REPOSITORY = {"repositoryLocationName": "parakeet", "repositoryName": "__repository__"}
+ASSET_JOB = "__ASSET_JOB"
+CHECKS = """
+{
+  assetNodes {
+    assetKey { path }
+    isMaterializable
+    assetChecksOrError { ... on AssetChecks { checks { name } } }
+  }
 }
+"""
 LAUNCH = """
 mutation($params: ExecutionParams!) {
   launchPipelineExecution(executionParams: $params) {
@@ -40,6 +47,31 @@ mutation($id: String!) {
     __typename
     ... on TerminateRunFailure { message }
     ... on PythonError { message }
+  }
+}
+"""
+START_SENSOR = """
+mutation($selector: SensorSelector!) {
+  startSensor(sensorSelector: $selector) { __typename ... on PythonError { message } }
+}
+"""
+TICKS = """
+query($selector: SensorSelector!) {
+  sensorOrError(sensorSelector: $selector) {
+    ... on Sensor { sensorState { ticks(limit: 100) { tickId status requestedAssetKeys { path } } } }
+  }
+}
+"""
+TRY_SCHEDULE = """
+mutation($selector: ScheduleSelector!, $time: Float) {
+  scheduleDryRun(selectorData: $selector, timestamp: $time) {
+    ... on DryRunInstigationTick {
+      evaluationResult {
+        skipReason
+        error { message }
+        runRequests { runConfigYaml tags { key value } }
+      }
+    }
   }
 }
 """
@@ -72,12 +104,12 @@ class DagsterServer:
                 stderr=log,
                 start_new_session=True,
             )
-        self.wait(lambda: bool(self.assets()), 120)
+        self.wait(lambda: bool(self.assets()))
 
     def start_another(self) -> "subprocess.CompletedProcess[str]":
         """A second one on the same history, which is expected to end by itself."""
         return subprocess.run(
-            self._command(0), cwd=ROOT, env=self._environment, capture_output=True, text=True, timeout=120
+            self._command(0), cwd=ROOT, env=self._environment, capture_output=True, text=True, timeout=PATIENCE
         )
 
     @property
@@ -92,7 +124,7 @@ class DagsterServer:
         """`parakeet use`, and wait until the pages show that recipe's assets."""
         before = self._versions()
         assert parakeet(self.home, "use", str(recipe)).returncode == 0
-        self.wait(lambda: self._versions() != before, 120)
+        self.wait(lambda: self._versions() != before)
 
     def _versions(self) -> list[Any]:
         return list(self.ask("{ assetNodes { assetKey { path } opVersion } }")["assetNodes"])
@@ -104,7 +136,7 @@ class DagsterServer:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGINT)
         try:
-            self._process.wait(timeout=30)
+            self._process.wait(timeout=120)
         except subprocess.TimeoutExpired:
             self.kill()
         self._process = None
@@ -120,39 +152,72 @@ class DagsterServer:
         for process in {*members, *_session(self._process.pid)}:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
-        self._process.wait(timeout=30)
+        self._process.wait(timeout=PATIENCE)
         self._process = None
 
     def ask(self, query: str, **variables: Any) -> Any:
         body = json.dumps({"query": query, "variables": variables}).encode()
         address = f"http://127.0.0.1:{self.port}/graphql"
         request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=30) as reply:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as reply:
             return json.loads(reply.read())["data"]
 
-    def wait(self, condition: Callable[[], bool], seconds: float, pause: float = 0.5) -> None:
-        deadline = time.monotonic() + seconds
+    def wait(self, condition: Callable[[], bool], pause: float = 0.5) -> None:
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             with contextlib.suppress(urllib.error.URLError, ConnectionError, TypeError, KeyError):
                 if condition():
                     return
             time.sleep(pause)
         said = self.log.read_text(errors="replace")[-3000:]
-        pytest.fail(f"not within {seconds} s; dagster dev said:\n{said}")
+        pytest.fail(f"not within {PATIENCE} s; dagster dev said:\n{said}")
 
     def assets(self) -> dict[str, Any]:
         """The newest materialisation of each asset, by the first part of its key."""
         found = self.ask("{ assetNodes { assetKey { path } assetMaterializations(limit: 1) { runId } } }")
         return {node["assetKey"]["path"][0]: node["assetMaterializations"] for node in found["assetNodes"]}
 
-    def launch(self, *assets: str, job: str = "__ASSET_JOB") -> str:
-        """Materialise assets, as their pages do; the run's id."""
-        selection = {"assetSelection": [{"path": name.split("/")} for name in assets]} if assets else {}
-        selector = SELECTOR | {"pipelineName": job} | selection
-        launched = self.ask(LAUNCH, params={"selector": selector, "runConfigData": {}, "mode": "default"})
+    def launch(self, *assets: str, job: str = ASSET_JOB) -> str:
+        """Materialise assets and run their checks, or run a job, as their pages do; the run's id."""
+        nodes = [node for node in self.ask(CHECKS)["assetNodes"] if "/".join(node["assetKey"]["path"]) in assets]
+        checks = [
+            {"assetKey": node["assetKey"], "name": check["name"]}
+            for node in nodes
+            for check in node["assetChecksOrError"]["checks"]
+        ]
+        selection = {"assetSelection": [node["assetKey"] for node in nodes]} if assets else {}
+        return self._launch({"pipelineName": job, **selection, "assetCheckSelection": checks})
+
+    def launch_all(self) -> str:
+        """*Materialize all* of the asset graph; the run's id."""
+        nodes = self.ask(CHECKS)["assetNodes"]
+        return self.launch(*("/".join(node["assetKey"]["path"]) for node in nodes if node["isMaterializable"]))
+
+    def launch_tick(self, schedule: str, job: str, moment: float) -> str:
+        """*Test schedule* and *Launch run*: what a tick of the schedule at this Unix time asks for; the run's id."""
+        found = self.ask(TRY_SCHEDULE, selector=REPOSITORY | {"scheduleName": schedule}, time=moment)
+        result = found["scheduleDryRun"]["evaluationResult"]
+        assert result["runRequests"], result
+        (request,) = result["runRequests"]
+        return self._launch({"pipelineName": job}, request["runConfigYaml"], request["tags"])
+
+    def _launch(self, selection: dict[str, Any], config: str = "{}", tags: Sequence[dict[str, str]] = ()) -> str:
+        parameters = {"selector": REPOSITORY | selection, "runConfigData": config, "mode": "default"}
+        launched = self.ask(LAUNCH, params=parameters | {"executionMetadata": {"tags": list(tags)}})
         launched = launched["launchPipelineExecution"]
         assert launched["__typename"] == "LaunchRunSuccess", launched
         return str(launched["run"]["runId"])
+
+    def start_sensor(self, name: str) -> None:
+        started = self.ask(START_SENSOR, selector=REPOSITORY | {"sensorName": name})["startSensor"]
+        assert started["__typename"] == "Sensor", started
+
+    def ticks(self, sensor: str) -> list[set[str]]:
+        """The assets that each finished tick of a sensor asked for, the first tick first."""
+        found = self.ask(TICKS, selector=REPOSITORY | {"sensorName": sensor})["sensorOrError"]["sensorState"]["ticks"]
+        ended = [tick for tick in reversed(found) if tick["status"] != "STARTED"]
+        assert all(tick["status"] in ("SUCCESS", "SKIPPED") for tick in ended), ended
+        return [{"/".join(key["path"]) for key in tick["requestedAssetKeys"]} for tick in ended]
 
     def terminate(self, run_id: str) -> None:
         answer = self.ask(TERMINATE, id=run_id)["terminateRun"]
@@ -162,9 +227,9 @@ class DagsterServer:
         query = "query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
         return str(self.ask(query, id=run_id)["runOrError"]["status"])
 
-    def ended(self, run_id: str, seconds: float = 300) -> str:
+    def ended(self, run_id: str) -> str:
         """How a run ended."""
-        self.wait(lambda: self.status(run_id) in ENDED, seconds)
+        self.wait(lambda: self.status(run_id) in ENDED)
         return self.status(run_id)
 
     def runs(self) -> list[dict[str, Any]]:

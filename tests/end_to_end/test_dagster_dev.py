@@ -65,7 +65,7 @@ def test_the_builds_of_the_shell_are_shown_and_the_release_can_be_materialised(
     assert all(shown[name] for name in STAGES), "an asset that parakeet build made is not shown as materialised"
     shutil.rmtree(home / "releases")
     run_id = dagster.launch("release", "comparison", "promotion")
-    assert dagster.ended(run_id, 120) == "SUCCESS"
+    assert dagster.ended(run_id) == "SUCCESS"
     assert dagster.assets()["release"][0]["runId"] == run_id
     assert (home / "releases" / "latest" / "model.safetensors").is_file()
 
@@ -79,24 +79,24 @@ def test_terminate_leaves_a_checkpoint_and_a_free_slot_and_the_next_run_resumes(
     dagster.use(recipe)
     runs_before, observed_before = set((home / "training_runs").iterdir()), len(observed_steps(dagster))
     first = dagster.launch("checkpoint")
-    dagster.wait(lambda: bool(set((home / "training_runs").iterdir()) - runs_before), 120)
+    dagster.wait(lambda: bool(set((home / "training_runs").iterdir()) - runs_before))
     (run,) = set((home / "training_runs").iterdir()) - runs_before
     # Live: the trainer's first figures are in the page's plots before it has saved anything. It is held meanwhile,
     # however slow the pages are.
-    dagster.wait(lambda: (run / METRICS_FILE).exists(), 120, pause=0.01)
+    dagster.wait(lambda: (run / METRICS_FILE).exists(), pause=0.01)
     trainer = int((run / "run.holder").read_text(encoding="utf-8").split()[1])
     os.kill(trainer, signal.SIGSTOP)
-    dagster.wait(lambda: len(observed_steps(dagster)) > observed_before, 120)
+    dagster.wait(lambda: len(observed_steps(dagster)) > observed_before)
     assert dagster.status(first) == "STARTED"
     second = dagster.launch("checkpoint")
     os.kill(trainer, signal.SIGCONT)
-    dagster.wait(lambda: bool(list(run.glob("step-*"))), 120, pause=0.01)
+    dagster.wait(lambda: bool(list(run.glob("step-*"))), pause=0.01)
     os.kill(trainer, signal.SIGSTOP)
     assert dagster.status(second) == "QUEUED"
 
     dagster.terminate(first)
     os.kill(trainer, signal.SIGCONT)
-    assert dagster.ended(first, 120) == "CANCELED"
+    assert dagster.ended(first) == "CANCELED"
     stopped = [event for event in read_events(run / EVENTS_FILE) if event["kind"] == "stopped"]
     assert len(stopped) == 1
     assert max(run.glob("step-*")).name.startswith(f"step-{stopped[0]['step']:08d}")
@@ -104,7 +104,7 @@ def test_terminate_leaves_a_checkpoint_and_a_free_slot_and_the_next_run_resumes(
     assert pool["limit"] == 1
     assert first not in {*pool["activeRunIds"], *(slot["runId"] for slot in pool["claimedSlots"])}
 
-    assert dagster.ended(second, 300) == "SUCCESS"
+    assert dagster.ended(second) == "SUCCESS"
     resumed = [event["step"] for event in read_events(run / EVENTS_FILE) if event["kind"] == "resumed"]
     assert resumed == [stopped[0]["step"]]
     assert dagster.assets()["checkpoint"][0]["runId"] == second
@@ -121,9 +121,9 @@ def test_a_run_keeps_its_recipe_through_a_switch_and_goes_on_after_kill_9_of_eve
     dagster.use(write_recipe(tmp_path, tokens=512 * STEPS, checkpoint_steps=20, learning_rate=2e-4))
     before = set((home / "training_runs").iterdir())
     first = dagster.launch("checkpoint")
-    dagster.wait(lambda: bool(set((home / "training_runs").iterdir()) - before), 120)
+    dagster.wait(lambda: bool(set((home / "training_runs").iterdir()) - before))
     (run,) = set((home / "training_runs").iterdir()) - before
-    dagster.wait(lambda: bool(list(run.glob("step-*"))), 120, pause=0.01)
+    dagster.wait(lambda: bool(list(run.glob("step-*"))), pause=0.01)
     trainer = int((run / "run.holder").read_text(encoding="utf-8").split()[1])
     os.kill(trainer, signal.SIGSTOP)
     dagster.use(write_recipe(tmp_path, tokens=512 * STEPS, learning_rate=3e-4))
@@ -139,9 +139,9 @@ def test_a_run_keeps_its_recipe_through_a_switch_and_goes_on_after_kill_9_of_eve
     def following(run_id: str) -> list[str]:
         return [one["runId"] for one in dagster.runs() if one["tags"].get("dagster/parent_run_id") == run_id]
 
-    dagster.wait(lambda: bool(following(first)), 120)
+    dagster.wait(lambda: bool(following(first)))
     (second,) = following(first)
-    assert dagster.ended(second, 200) == "SUCCESS"
+    assert dagster.ended(second) == "SUCCESS"
     assert dagster.status(first) == "FAILURE"
     assert [event["kind"] for event in read_events(run / EVENTS_FILE)].count("resumed") == 1
     assert set((home / "training_runs").iterdir()) == {*before, run}, "another recipe was trained"

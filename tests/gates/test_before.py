@@ -20,7 +20,7 @@ from parakeet.recipe import Notify
 from parakeet.release.history import decisions
 from parakeet.release.pointers import incumbent
 from parakeet.release.promotion import promote, promote_by_hand
-from parakeet.stages import Build
+from parakeet.stages import Build, note_build
 
 from ..test_notify import Hook
 from .conftest import Models, Releases, failed, trained
@@ -90,6 +90,29 @@ def test_the_command_runs_the_checks_too(releases: Releases, models: Models) -> 
     assert "cannot be run again" in run.output
     assert "--force REASON" in run.output
     assert incumbent(releases.root, "tiny") is None
+
+
+def test_the_command_counts_no_judgement_by_other_gates_than_the_present_ones(
+    releases: Releases, models: Models
+) -> None:
+    releases.promoted("one", models.good)
+    worse = releases.release("two", models.few_steps)
+    loose = releases.recipe.model_copy(update={"gates": None})
+    assert failed(releases.comparison(worse, loose)) == []
+
+    def promotion() -> str:
+        environment = {"PARAKEET_HOME": str(releases.root)}
+        run = CliRunner().invoke(main, ["release", "promote", worse.path.name], env=environment)
+        assert run.exit_code == 1
+        return run.output
+
+    note_build(releases.root, releases.recipe)
+    assert "by the gates that the recipe has now" in promotion()
+    note_build(releases.root, loose)
+    assert "cannot be run again" in promotion()  # its checkpoint is gone, which is looked for later
+    note_build(releases.root, releases.recipe)
+    assert failed(releases.comparison(worse)) != []
+    assert "cannot be run again" in promotion()
 
 
 def test_a_refusal_by_a_check_of_a_release_is_told_and_is_in_the_log_of_the_run(

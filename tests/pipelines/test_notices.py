@@ -48,10 +48,10 @@ def test_promoted_and_refused_releases_of_the_recipe_are_told_once(tmp_path: Pat
     with pytest.raises(ParakeetError, match="as it was"):
         refuse()
     assert (tmp_path / "told").read_text(encoding="utf-8").splitlines() == [
-        "promoted|good-0|good-0 is now the released model of demo in place of old-0: 1.250 bits per byte, before "
+        "promoted|good-0|good-0 is now the promoted release of demo in place of old-0: 1.250 bits per byte, before "
         "1.500.",
         "refused|bad-0|Release bad-0 of demo was refused. It needs 2.2 bits per byte, old-0 needs 0.3. old-0 stays the "
-        "released model.",
+        "promoted release.",
     ]
     history_file(tmp_path).unlink()
     history_file(tmp_path).mkdir()

@@ -26,7 +26,7 @@ SUNDAY = datetime.datetime(2026, 11, 22, 3, tzinfo=datetime.UTC)
 
 
 class Operator:
-    """A home with a released model and an active recipe, and a Dagster instance."""
+    """A home with a promoted release and an active recipe, and a Dagster instance."""
 
     def __init__(self, folder: Path, instance: dg.DagsterInstance) -> None:
         self.home, self.text, self.instance = folder / "home", folder / "text", instance
@@ -198,7 +198,7 @@ def test_a_notice_of_a_failed_tick_is_sent_once_for_each_reason(operator: Operat
 def test_the_first_model_is_trained_too(operator: Operator) -> None:
     shutil.rmtree(operator.home / "releases")
     (request,) = operator.tick().run_requests
-    assert "There is no released model of recipe notes yet" in request.tags["parakeet/why"]
+    assert "There is no promoted release of recipe notes yet" in request.tags["parakeet/why"]
 
 
 def test_no_look_is_due_without_sources_that_are_downloaded(operator: Operator) -> None:
