@@ -45,7 +45,7 @@ def tokens(text: tuple[str, ...], probs: bool, model: str | None, run: str | Non
     opener = ModelOpener(home(), dtype="fp32")  # a measurement of the model, not of a precision
     chances: list[float] | None = None
     if probs:
-        from parakeet.chat.session import raw_ids
+        from parakeet.chat.prompt_builder import raw_ids
 
         opened = opener.open(model, run)
         for line in opened.notes:
