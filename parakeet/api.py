@@ -3,10 +3,9 @@
 import math
 import operator
 import os
-import secrets
 import threading
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 Message = Mapping[str, str] | tuple[str, str]
 """`{"role": "user", "content": "Hello!"}` or `("user", "Hello!")`."""
 Prompt = str | Iterable[Message]
-"""A text, or the messages of a conversation."""
+"""A text, or a conversation."""
 
 T = TypeVar("T")
 MOST_THREADS = 1024
@@ -94,7 +93,7 @@ class Piece:
     finish_reason: str | None
 
 
-class Generation(Iterator[Piece]):
+class Generation:
     """A text that is being generated: iterate over its pieces, or `read` the whole.
 
     >>> generation = model.generate([("user", "Who are you?")])
@@ -103,27 +102,35 @@ class Generation(Iterator[Piece]):
     >>> generation.finish_reason, generation.seed
     ('stop', 3155915424)
 
-    Nothing is computed before the first piece. To stop early, leave the loop; `close` says so explicitly.
+    Nothing is computed before the first piece. Leave the loop to stop early, or call `close`. So far generated:
+
+    text: the text.
+    ids: its tokens, with the one that ended it.
+    log_probabilities: ln p of each of the ids, as in `Piece`.
+    finish_reason: that of the last piece; None before it, and after an early stop.
+
+    Known from the beginning:
+
+    seed: with the same prompt, settings, dtype, device and number of threads, it gives the same text again.
+    prompt_ids: what the model continues.
+    dropped: how many of the oldest exchanges were left out of the prompt, because they did not fit the context.
     """
 
     def __init__(
         self, pieces: Generator[Piece, None, None], prompt_ids: Sequence[int], seed: int, dropped: int
     ) -> None:
+        """Made by `Model.generate`."""
         self._pieces = pieces
         self.prompt_ids = tuple(prompt_ids)
-        """What the model continues."""
         self.seed = seed
-        """The same seed, prompt and settings give the same text again, with the same dtype, device and threads."""
         self.dropped = dropped
-        """How many of the oldest exchanges were left out of the prompt, because they did not fit the context."""
         self.text = ""
-        """So far."""
         self.ids: list[int] = []
-        """Of the text so far."""
         self.log_probabilities: list[float] = []
-        """ln p of each of the `ids`."""
         self.finish_reason: str | None = None
-        """That of the last piece; None before it, and after an early stop."""
+
+    def __iter__(self) -> "Generation":
+        return self
 
     def __next__(self) -> Piece:
         piece = next(self._pieces)
@@ -150,17 +157,20 @@ class Generation(Iterator[Piece]):
 
 @dataclass(frozen=True)
 class Score:
-    """How well a model predicts a text. `bits_per_byte` is the figure to compare: lower is better."""
+    """How well a model predicts a text. `bits_per_byte` is the figure to compare: lower is better.
+
+    ids: the tokens of the text.
+    log_probabilities: ln p of each, given those before it.
+    n_bytes: UTF-8 bytes of the text.
+    """
 
     ids: tuple[int, ...]
-    """The tokens of the text."""
     log_probabilities: tuple[float, ...]
-    """ln p of each of them, given those before it."""
     n_bytes: int
-    """UTF-8 bytes of the text."""
 
     @property
     def tokens(self) -> int:
+        """The number of tokens."""
         return len(self.ids)
 
     @property
@@ -170,6 +180,7 @@ class Score:
 
     @property
     def bits_per_byte(self) -> float:
+        """Bits for each byte of the text."""
         return self.bits / self.n_bytes
 
     def __repr__(self) -> str:
@@ -184,13 +195,15 @@ class Model:
     """
 
     def __init__(self, opened: "OpenedModel", root: Path) -> None:
+        """Made by `parakeet.load`."""
         self._release, self._engine, self._root = opened.release, opened.engine, root
         self._computing = threading.Lock()
+        # At most one: that with the keys and values of the latest text, so that a conversation is not read again at
+        # each turn.
         self._idle = [opened.engine]
-        """The engine that kept the cache of the latest text, so that a conversation is not read again at each turn."""
 
-    def generate(self, prompt: Prompt, **settings: "Unpack[SamplingOptions]") -> Generation:
-        """Continue a text, or reply to the messages of a conversation, piece by piece.
+    def generate(self, prompt: "Prompt", **settings: "Unpack[SamplingOptions]") -> Generation:
+        """Continue a text, or reply to a conversation, piece by piece.
 
         >>> model.generate("Once upon a time", temperature=0.8, seed=1).read()
         >>> model.generate([("system", "Be brief."), ("user", "Who are you?")]).read()
@@ -206,6 +219,8 @@ class Model:
         Everything is checked at once, and nothing computed before the first piece. Raises ParakeetError for an empty or
         too long prompt, a wrong role or order of messages, and a setting that is unknown or out of range.
         """
+        import secrets
+
         from parakeet.chat.session import SEED_BITS
 
         chosen = with_values(self.settings, settings)
@@ -217,15 +232,15 @@ class Model:
         seed = secrets.randbits(SEED_BITS) if chosen.seed is None else chosen.seed
         return Generation(self._pieces(ids, replace(chosen, seed=seed)), ids, seed, dropped)
 
-    def reply(self, message: Prompt, **settings: "Unpack[SamplingOptions]") -> str:
-        """The whole reply to a message, or to the messages of a conversation. Settings and errors as in `generate`.
+    def reply(self, message: "Prompt", **settings: "Unpack[SamplingOptions]") -> str:
+        """The whole reply to a message, or to a conversation. Settings and errors as in `generate`.
 
         >>> model.reply("Who are you?")
         'I am Parakeet, a tiny language model.'
         """
         return self.generate([("user", message)] if isinstance(message, str) else message, **settings).read()
 
-    def prompt_ids(self, prompt: Prompt) -> list[int]:
+    def prompt_ids(self, prompt: "Prompt") -> list[int]:
         """The ids that `generate` would continue, with the control ids of roles and ends.
 
         >>> ids = model.prompt_ids([("user", "Who are you?")])
@@ -344,7 +359,7 @@ class Model:
 
         return Tracer.open(self.name, self.path, self._root, self.tokenizer)
 
-    def _prompt(self, prompt: Prompt, settings: SamplingSettings) -> tuple[list[int], int]:
+    def _prompt(self, prompt: "Prompt", settings: SamplingSettings) -> tuple[list[int], int]:
         """Ids, and how many exchanges were left out."""
         from parakeet.chat.message_list import read_messages
         from parakeet.chat.prompt_builder import PromptBuilder
