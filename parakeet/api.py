@@ -78,7 +78,7 @@ def load(
 
 @dataclass(frozen=True)
 class Piece:
-    """A piece of a generated text: one token or, where several make up a character, a few.
+    """A piece of a generated text: one token, or several if only they make a character or exclude a stop string.
 
     `log_probabilities` has ln p of each of the `ids`, by the model, before any sampling setting. If the model ended its
     turn, the last id is the control token that says so.

@@ -106,8 +106,14 @@ def test_a_model_opens_by_name_and_says_what_it_is(root: Path, name: str | None,
     assert model.config.layers == 3
     assert model.path.is_relative_to(root)
     assert re.fullmatch(rf"<Model {expected}: [\d,]+ parameters, context 1,024, bf16 on cpu>", repr(model))
-    if name == "other":
-        assert parakeet.load(root / "imported" / "other-folder").name == "other"
+
+
+def test_a_folder_opens_whatever_its_name(root: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run me@home"
+    folder.symlink_to(root / "imported" / "other-folder")
+    assert parakeet.load(folder).name == parakeet.load(str(folder)).name == "other"
+    with pytest.raises(parakeet.ParakeetError, match="is not a release: it has no SHA256SUMS"):
+        parakeet.load(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
-"""`parakeet bench startup`: the wait for the help, for `import parakeet`, for the first token of a reply, and for a build
-with nothing to do."""
+"""`parakeet bench startup`: the wait for the help, for `import parakeet`, for a reply's first token, and for a build.
+
+The build has nothing to do.
+"""
 
 import os
 import resource
