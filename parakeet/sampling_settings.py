@@ -10,9 +10,9 @@ Imports neither torch nor pydantic, so that `parakeet --help` is fast and a wron
 import difflib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, TypedDict
 
 from parakeet.errors import ParakeetError
 
@@ -163,6 +163,22 @@ class SamplingSettings:
         return self.temperature == 0 and penalties == (0, 0, 1)
 
 
+class SamplingOptions(TypedDict, total=False):
+    """The fields of `SamplingSettings` as keyword arguments, for type checkers and editors."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    frequency_penalty: float
+    presence_penalty: float
+    max_tokens: int
+    stop: str | Sequence[str]
+    rolling: bool
+    seed: int | None
+
+
 OPTIONS: dict[str, Option] = {item.name: item.metadata["option"] for item in fields(SamplingSettings)}
 
 
@@ -198,12 +214,27 @@ def parse_setting(name: str, text: str) -> Any:
 def with_setting(settings: SamplingSettings, name: str, text: str) -> SamplingSettings:
     """The settings with one changed by name, `top-k` or `top_k`. Raises ParakeetError, which suggests a known name."""
     known = name.strip().lower().replace("-", "_")
-    if known not in OPTIONS:
-        close = difflib.get_close_matches(known[:_MAX_SHOWN], OPTIONS, n=1)
-        hint = f"did you mean {close[0]}? The" if close else "the"
-        raise ParakeetError(f"There is no setting {_shown(name)}; {hint} settings are {', '.join(OPTIONS)}.")
+    _check_name(known, name)
     changes: dict[str, Any] = {known: parse_setting(known, text)}
     return replace(settings, **changes)
+
+
+def with_values(settings: SamplingSettings, values: Mapping[str, Any]) -> SamplingSettings:
+    """The settings with some changed to values of their own types; `stop` may be one text or a list.
+
+    Raises ParakeetError for a value out of range, and for an unknown name, with a suggestion.
+    """
+    for name in values:
+        _check_name(name, name)
+    stop = values.get("stop")
+    return replace(settings, **{**values, **({"stop": (stop,)} if isinstance(stop, str) else {})})
+
+
+def _check_name(name: str, typed: str) -> None:
+    if name not in OPTIONS:
+        close = difflib.get_close_matches(name[:_MAX_SHOWN], OPTIONS, n=1)
+        hint = f"did you mean {close[0]}? The" if close else "the"
+        raise ParakeetError(f"There is no setting {_shown(typed)}; {hint} settings are {', '.join(OPTIONS)}.")
 
 
 def describe(settings: SamplingSettings) -> list[tuple[str, str, str]]:

@@ -54,6 +54,7 @@ FLOORS = (
         "recipe_changes",
         "recipe_reference",
         "export",
+        "api",
         "reproduction",
         "retraining",
         "space",

@@ -1,4 +1,7 @@
-"""`parakeet bench startup`: the wait for the help, for a reply's first token, and for a build with nothing to do."""
+"""`parakeet bench startup`: the wait for the help, for `import parakeet`, for a reply's first token, and for a build.
+
+The build has nothing to do.
+"""
 
 import os
 import resource
@@ -20,7 +23,9 @@ from parakeet.home import home
 from parakeet.recipe_file import load_recipe
 from parakeet.stages import Build, recipe_built_last
 
-TARGETS = {"help": 0.4, "first token of chat": 4.0, "build with nothing to do": 15.0}
+TARGETS = {"help": 0.4, "import parakeet": 0.1, "first token of chat": 4.0, "build with nothing to do": 15.0}
+IMPORT = "import parakeet; getattr(parakeet, 'load', None)"
+"""An earlier checkout has no `load`."""
 PARAKEET = (sys.executable, "-m", "parakeet.cli")
 
 
@@ -51,6 +56,7 @@ def run(runs: int, against: Path | None = None) -> None:
         checkouts[f", {against}"] = against
     measures: dict[str, Callable[[Path], Cost]] = {
         "help": lambda checkout: _whole((*PARAKEET, "--help"), checkout),
+        "import parakeet": lambda checkout: _whole((sys.executable, "-c", IMPORT), checkout),
         "first token of chat": lambda checkout: _first_byte((*PARAKEET, "chat", "-m", "hi"), checkout),
     }
     if against is None:

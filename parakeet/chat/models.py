@@ -107,13 +107,13 @@ class ModelOpener:
 
     def _meant(self, name: str) -> dict[str, str]:
         """A name as an argument of `open`."""
+        if os.sep in name or _is_release(Path(name)):
+            return {"name": name}
         key = name.removeprefix("run ").strip()
         if key != name or "@" in name:
             return {"run": key}
         models = [*released_models(self.root)]
-        is_model = _is_release(Path(name)) or any(
-            each.startswith(name) for model in models for each in (model.name, model.directory.name)
-        )
+        is_model = any(each.startswith(name) for model in models for each in (model.name, model.directory.name))
         if not is_model and any(run.key.startswith(name) for run in _runs(self.root)):
             return {"run": name}
         return {"name": name}

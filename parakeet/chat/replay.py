@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from parakeet.chat.events import REPLY_EVENTS, Conversation, Event, encodable
-from parakeet.chat.session import exchange_ids, in_conversation, open_turn, raw_ids, system_ids
+from parakeet.chat.prompt_builder import exchange_ids, in_conversation, open_turn, raw_ids, system_ids
 from parakeet.chat.storage import CONDITIONS, identity, load
 from parakeet.errors import ParakeetError
 from parakeet.sampling_settings import SamplingSettings

@@ -1,26 +1,19 @@
 """A conversation that stays within the model's context and is recorded on disk. Imports no torch."""
 
 import secrets
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from dataclasses import asdict, replace
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from parakeet.chat.events import REPLY_EVENTS, Conversation, Event, Exchange, encodable, fold
+from parakeet.chat.prompt_builder import PromptBuilder, raw_ids
 from parakeet.chat.storage import SessionLog, identity, now
-from parakeet.conversation import Turn
 from parakeet.errors import ParakeetError, os_reason
 from parakeet.sampling_settings import SamplingSettings
-from parakeet.template import render_document, render_prompt, render_text
-from parakeet.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from parakeet.generation.engine import Engine, Step
-
-RESERVE_TOKENS = 256
-"""Tokens of the context that a prompt leaves free for the reply. In a small context it is a quarter of it, and never
-more than max_tokens."""
 
 SEED_BITS = 32
 """Size of a random seed: short enough for a person to type again."""
@@ -155,13 +148,13 @@ class Session:
     def set_system(self, text: str) -> None:
         """Set the system message; a blank text removes it. Raises ParakeetError if it is too long."""
         text = encodable(text) if text.strip() else ""
-        self._check_system(text)
+        self._prompts.check_system(text)
         if text != self.system:
             self._record({"event": "system", "content": text})
 
     def prompt_ids(self) -> list[int]:
         """The ids with which the next prompt will begin: the system message and the exchanges that fit."""
-        return raw_ids(self.engine.tokenizer, "") if self.raw else self._with_history(self.exchanges, [])[0]
+        return raw_ids(self.engine.tokenizer, "") if self.raw else self._prompts.history(self.system, self.exchanges)[0]
 
     def switch(self, engine: "Engine", before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
         """Let another model reply from here on. `before` and `after` are the headers of the two."""
@@ -245,10 +238,10 @@ class Session:
             )
             self.close()
 
-    def _limit(self) -> int:
-        """The most tokens that a prompt may have."""
-        context = self.engine.context
-        return context - min(self.settings.max_tokens, RESERVE_TOKENS, context // 4)
+    @property
+    def _prompts(self) -> PromptBuilder:
+        engine = self.engine
+        return PromptBuilder(engine.tokenizer, engine.context, engine.longest_token, self.settings.max_tokens)
 
     def _begin(self, message: str) -> tuple[str, list[int]]:
         """The kind of event that the reply to a new message is, and the prompt's ids."""
@@ -259,109 +252,16 @@ class Session:
         return self._raw_prompt(message) if last.raw else self._prompt(self.exchanges[:-1], message)
 
     def _continued(self, last: Exchange) -> list[int]:
-        """Prompt ids that end with the last reply. Raises ParakeetError if it fills the context."""
-        tokenizer, context = self.engine.tokenizer, self.engine.context
-        turn = (raw_ids if last.raw else open_turn)(tokenizer, last.message, last.reply)
-        system = [] if last.raw else system_ids(tokenizer, self.system)
-        if len(system) + len(turn) >= context:
-            raise ParakeetError(f"The reply fills the context of {context:,} tokens: there is no room to continue.")
-        if last.raw:
-            self.dropped = 0
-            return turn
-        return self._fitted(self.exchanges[:-1], turn)
+        ids, self.dropped = self._prompts.continued(self.system, self.exchanges[:-1], last)
+        return ids
 
     def _raw_prompt(self, text: str) -> list[int]:
-        limit = self._limit()
-        least = len(text.encode()) // self.engine.longest_token
-        ids = raw_ids(self.engine.tokenizer, text) if least <= limit else []
-        if not 0 < len(ids) <= limit:
-            raise ParakeetError(self._too_long(text, f"{len(ids):,}" if ids else f"at least {least:,}", limit))
-        self.dropped = 0
+        ids, self.dropped = self._prompts.raw(text), 0
         return ids
 
     def _prompt(self, exchanges: list[Exchange], message: str) -> list[int]:
-        """Prompt ids for a message. Raises ParakeetError if it does not fit even alone."""
-        limit = self._limit()
-        # A lower bound, checked before encoding: encoding a pasted file of 10 MB takes seconds.
-        least = len(message.encode()) // self.engine.longest_token
-        if least > limit:
-            raise ParakeetError(self._too_long(message, f"at least {least:,}", limit))
-        turn = open_turn(self.engine.tokenizer, message)
-        alone = len(system_ids(self.engine.tokenizer, self.system)) + len(turn)
-        if alone > limit:
-            raise ParakeetError(self._too_long(message, f"{alone:,}", limit))
-        return self._fitted(exchanges, turn)
-
-    def _fitted(self, exchanges: list[Exchange], turn: list[int]) -> list[int]:
-        """`turn` after the exchanges that fit before it. The others count as dropped."""
-        ids, self.dropped = self._with_history(exchanges, turn)
+        ids, self.dropped = self._prompts.reply(self.system, exchanges, message)
         return ids
-
-    def _with_history(self, exchanges: list[Exchange], turn: list[int]) -> tuple[list[int], int]:
-        """Ids of the system message, the latest exchanges that fit, and `turn`; and how many exchanges did not fit."""
-        tokenizer = self.engine.tokenizer
-        exchanges = in_conversation(exchanges)
-        system = system_ids(tokenizer, self.system)
-        room = self._limit() - len(system) - len(turn)
-        kept: list[list[int]] = []
-        for exchange in reversed(exchanges):
-            # As in `_prompt`: a reply of another model may be far longer than this context.
-            if len((exchange.message + exchange.reply).encode()) // self.engine.longest_token > room:
-                break
-            ids = exchange_ids(tokenizer, exchange)
-            if len(ids) > room:
-                break
-            kept.append(ids)
-            room -= len(ids)
-        return [*system, *chain.from_iterable(reversed(kept)), *turn], len(exchanges) - len(kept)
-
-    def _too_long(self, message: str, tokens: str, limit: int) -> str:
-        system = ", with the system message," if self.system and not self.raw else ""
-        return (
-            f"The message ({len(message):,} characters) makes{system} a prompt of {tokens} tokens, but "
-            f"only {limit:,} fit: the model's context is {self.engine.context:,} and a reply needs room too. "
-            "Shorten the message."
-        )
-
-    def _check_system(self, text: str) -> None:
-        limit = self._limit()
-        least = len(text.encode()) // self.engine.longest_token
-        tokens = least if least > limit else len(system_ids(self.engine.tokenizer, text))
-        if tokens >= limit:
-            raise ParakeetError(
-                f"The system message ({len(text):,} characters) takes {tokens:,} tokens or more, but a prompt has "
-                f"room for {limit:,}: the model's context is {self.engine.context:,}. Shorten it."
-            )
-
-
-def system_ids(tokenizer: Tokenizer, system: str) -> list[int]:
-    """Ids of the system message's turn; empty for a blank message."""
-    return _turn_ids(tokenizer, Turn("System", system)) if system.strip() else []
-
-
-def exchange_ids(tokenizer: Tokenizer, exchange: Exchange) -> list[int]:
-    """Ids of a message and its reply, both with their end token."""
-    return _turn_ids(tokenizer, Turn("Human", exchange.message), Turn("Assistant", exchange.reply))
-
-
-def open_turn(tokenizer: Tokenizer, message: str, reply: str = "") -> list[int]:
-    """Ids of a message and the beginning of its reply, without an end token: the model continues it."""
-    return [*render_prompt(tokenizer, [Turn("Human", message)]), *tokenizer.encode(reply)]
-
-
-def raw_ids(tokenizer: Tokenizer, text: str, reply: str = "") -> list[int]:
-    """Ids of a text as the model learns documents, without any role, and of the beginning of its continuation."""
-    return [*render_text(tokenizer, text)[0].tolist(), *tokenizer.encode(reply)]
-
-
-def in_conversation(exchanges: Sequence[Exchange]) -> list[Exchange]:
-    """The exchanges that prompts hold: texts that were continued on their own are no part of the conversation."""
-    return [exchange for exchange in exchanges if not exchange.raw]
-
-
-def _turn_ids(tokenizer: Tokenizer, *turns: Turn) -> list[int]:
-    # Nothing merges across the control ids between turns, so they are encoded one by one, and only those that fit.
-    return render_document(tokenizer, turns)[0].tolist()
 
 
 def _checked(message: str) -> str:

@@ -43,48 +43,48 @@ def tokens(text: tuple[str, ...], probs: bool, model: str | None, run: str | Non
     if not chosen:
         raise ParakeetError("The text is empty: it has no tokens.")
     opener = ModelOpener(home(), dtype="fp32")  # a measurement of the model, not of a precision
-    chances: list[float] | None = None
+    scores: list[float] | None = None
     if probs:
-        from parakeet.chat.session import raw_ids
+        from parakeet.chat.prompt_builder import raw_ids
 
         opened = opener.open(model, run)
         for line in opened.notes:
             note(line)
         tokenizer = opened.engine.tokenizer
         ids = raw_ids(tokenizer, chosen)
-        chances, ids = opened.engine.probabilities(ids), ids[1:]
+        scores, ids = opened.engine.log_probabilities(ids), ids[1:]
     else:
         tokenizer = opener.tokenizer(model, run)
         ids = tokenizer.encode(chosen)
     pieces = [tokenizer.token_bytes(token_id) for token_id in ids]
-    for line in _as_json(ids, pieces, chances) if as_json else _as_table(ids, pieces, chances):
+    for line in _as_json(ids, pieces, scores) if as_json else _as_table(ids, pieces, scores):
         click.echo(line)
 
 
-def _as_table(ids: list[int], pieces: list[bytes], chances: list[float] | None) -> Iterator[str]:
+def _as_table(ids: list[int], pieces: list[bytes], scores: list[float] | None) -> Iterator[str]:
+    """`scores`: ln p of each token."""
     from parakeet.chat.pieces import escaped, format_chance
 
-    shown = [f"{format_chance(chance):>11}  " for chance in chances] if chances else [""] * len(ids)
-    yield ("probability  " if chances else "") + "     id  piece"
+    shown = [f"{format_chance(math.exp(score)):>11}  " for score in scores] if scores else [""] * len(ids)
+    yield ("probability  " if scores else "") + "     id  piece"
     for chance, token_id, content in zip(shown, ids, pieces, strict=True):
         yield f'{chance}{token_id:7}  "{escaped(content)}"'
     n_bytes = sum(map(len, pieces))
     counts = f"{len(ids):,} {'token' if len(ids) == 1 else 'tokens'}, {n_bytes:,} {'byte' if n_bytes == 1 else 'bytes'}"
-    yield counts + (f", {_bits(chances) / n_bytes:.3f} bits a byte" if chances else "")
+    yield counts + (f", {_bits(scores) / n_bytes:.3f} bits a byte" if scores else "")
 
 
-def _as_json(ids: list[int], pieces: list[bytes], chances: list[float] | None) -> Iterator[str]:
+def _as_json(ids: list[int], pieces: list[bytes], scores: list[float] | None) -> Iterator[str]:
     listed = [
         {"id": token_id, "text": _text(content), "hex": content.hex()}
-        | ({} if chances is None else {"probability": chances[number]})
+        | ({} if scores is None else {"probability": math.exp(scores[number])})
         for number, (token_id, content) in enumerate(zip(ids, pieces, strict=True))
     ]
-    yield json.dumps({"tokens": listed, "bytes": sum(map(len, pieces))} | ({"bits": _bits(chances)} if chances else {}))
+    yield json.dumps({"tokens": listed, "bytes": sum(map(len, pieces))} | ({"bits": _bits(scores)} if scores else {}))
 
 
-def _bits(chances: list[float]) -> float:
-    # Below the smallest fp32 number a probability is 0: its bits are at least those of that number.
-    return -sum(math.log2(max(chance, 2.0**-149)) for chance in chances)
+def _bits(scores: list[float]) -> float:
+    return -math.fsum(scores) / math.log(2)
 
 
 def _text(content: bytes) -> str | None:

@@ -16,7 +16,7 @@ from parakeet.generation.cache import Cache
 from parakeet.generation.choice import Choice, candidates
 from parakeet.generation.decoder import Decoder
 from parakeet.generation.lookup import DraftPolicy, Drafts
-from parakeet.generation.sampling import Sampler, choose_all
+from parakeet.generation.sampling import Sampler, check_finite, choose_all
 from parakeet.generation.stop_strings import StopStrings
 from parakeet.model.config import ModelConfig
 from parakeet.model.transformer import load_model
@@ -42,6 +42,8 @@ class Step:
     token_id: int | None
     text: str
     finish_reason: str | None
+    log_probability: float | None = None
+    """ln p of the token by the model, before any sampling setting; None if it was not asked for."""
 
 
 class NextToken(NamedTuple):
@@ -124,7 +126,9 @@ class Engine:
         """Made for the first reply: on CUDA it takes its memory at once."""
         return self.model.new_cache(self.context)
 
-    def generate(self, prompt_ids: Sequence[int], settings: SamplingSettings) -> Iterator[Step]:
+    def generate(
+        self, prompt_ids: Sequence[int], settings: SamplingSettings, log_probabilities: bool = False
+    ) -> Iterator[Step]:
         """Continue the prompt until the model ends its turn, a stop string comes, or the room is used up.
 
         Nothing runs before the first `next`. Closing the iterator stops between two forward passes. Only the last step
@@ -157,13 +161,14 @@ class Engine:
                 timing.first_token_seconds = timing.prefill_seconds + seconds
             elif self.model.device.type != "cpu":
                 timing.decode_seconds += seconds
+            known = float(logits[token_id] - logits.logsumexp(0)) if log_probabilities else None
             if token_id in self.stop_ids:
                 shown, _ = stops.feed(decoder.decode(b"", final=True))
-                yield Step(token_id, shown + stops.finish(), "stop")
+                yield Step(token_id, shown + stops.finish(), "stop", known)
                 return
             timing.reply_tokens += 1
             shown, stopped = stops.feed(decoder.decode(self.tokenizer.token_bytes(token_id)))
-            yield Step(token_id, shown, "stop" if stopped else None)
+            yield Step(token_id, shown, "stop" if stopped else None, known)
             if stopped:
                 return
             if timing.reply_tokens < limit:
@@ -190,18 +195,28 @@ class Engine:
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return [NextToken(token_id, probability, drawn.get(token_id, 0.0)) for token_id, probability in pairs]
 
-    def probabilities(self, ids: Sequence[int]) -> list[float]:
-        """The probability of each id after the first, given those before it: len(ids) − 1 numbers.
+    def logits(self, ids: Sequence[int]) -> Iterator[Tensor]:
+        """Logits (piece, vocabulary rows) fp32 after each of the ids, in pieces of PREFILL_TOKENS.
 
-        Raises ParakeetError if there are more than the context holds.
+        Raises ParakeetError if there are no ids, or more than the context holds.
         """
         self.check_prompt(ids)
-        cache, found = self.model.new_cache(len(ids)), list[float]()
-        for begin in range(0, len(ids) - 1, PREFILL_TOKENS):
-            following = ids[begin + 1 : begin + 1 + PREFILL_TOKENS]
-            logits = self.model.logits(ids[begin : begin + len(following)], cache)  # (piece, vocabulary rows)
-            chosen = torch.tensor(following, device=logits.device)[:, None]
-            found += logits.log_softmax(1).gather(1, chosen).exp().flatten().tolist()
+        cache = self.model.new_cache(len(ids))
+        for begin in range(0, len(ids), PREFILL_TOKENS):
+            yield self.model.logits(ids[begin : begin + PREFILL_TOKENS], cache)
+
+    def log_probabilities(self, ids: Sequence[int]) -> list[float]:
+        """ln p of each id after the first, given those before it: len(ids) − 1 numbers.
+
+        Raises ParakeetError if there is no id after the first, if more precede the last one than the context holds, or
+        if logits are not finite.
+        """
+        found: list[float] = []
+        for logits in self.logits(ids[:-1]):
+            check_finite([float(extreme) for extreme in logits.aminmax()])
+            following = torch.tensor(ids[len(found) + 1 : len(found) + 1 + len(logits)], device=logits.device)
+            # (piece, vocabulary rows) to (piece,)
+            found += (logits.gather(1, following[:, None])[:, 0] - logits.logsumexp(1)).tolist()
         return found
 
     def _unread(self, prompt: list[int]) -> Iterator[list[int]]:

@@ -68,7 +68,7 @@ class Sampler:
         All other ids have probability 0.
         """
         scores, extremes = _penalised([self], logits[None])
-        _check_finite(extremes.flatten().tolist())
+        check_finite(extremes.flatten().tolist())
         return self.cut(scores[0].cpu())
 
     def draw(self, ids: Tensor, probabilities: Tensor) -> int:
@@ -140,7 +140,7 @@ def choose_all(samplers: Sequence[Sampler], logits: Sequence[Tensor], shortlist:
     best = scores.topk(shortlist, dim=1)
     # (samplers, 2 · shortlist + 2): ids up to 2^53 are exact in float64.
     found = torch.cat([best.values, best.indices.double(), extremes.double()], dim=1).cpu()
-    _check_finite(found[:, 2 * shortlist :].flatten().tolist())
+    check_finite(found[:, 2 * shortlist :].flatten().tolist())
     drawn = []
     for number, sampler in enumerate(samplers):
         highest, ids = found[number, :shortlist], found[number, shortlist : 2 * shortlist].long()
@@ -156,7 +156,7 @@ def _likeliest_of_all(samplers: Sequence[Sampler], logits: Tensor) -> list[int]:
     """
     _check_shape(samplers, logits)
     lowest, highest = logits.aminmax()
-    _check_finite([float(lowest), float(highest)])
+    check_finite([float(lowest), float(highest)])
     for row, sampler in zip(logits, samplers, strict=True):
         row.masked_fill_(sampler.masked_on(row.device), -math.inf)
     drawn: list[int] = logits.argmax(1).tolist()
@@ -198,7 +198,8 @@ def _penalised(samplers: Sequence[Sampler], logits: Tensor) -> tuple[Tensor, Ten
     return scores, extremes
 
 
-def _check_finite(extremes: Sequence[float]) -> None:
+def check_finite(extremes: Sequence[float]) -> None:
+    """Raise ParakeetError unless the smallest and largest logits are finite: then all are."""
     if not all(math.isfinite(extreme) for extreme in extremes):
         raise ParakeetError(
             "The model's logits contain NaN or infinite values: its weights are damaged, or the arithmetic "

@@ -230,7 +230,7 @@ def test_sequences_are_scored_as_one_by_one(prepared: Prepared) -> None:
     ids = prepared.tokenizer.defined_ids()
     sequences = [chosen.choices(ids, k=length) for length in (2, 60, 7, 7, 33, 2, 19)]
     for ids, (losses, right) in zip(sequences, score_sequences(model, sequences), strict=True):
-        np.testing.assert_allclose(np.exp(-losses), engine.probabilities(ids), rtol=1e-3, atol=1e-6)
+        np.testing.assert_allclose(-losses, engine.log_probabilities(ids), rtol=1e-3, atol=1e-5)
         logits = [engine.next_logits(ids[:end]) for end in range(1, len(ids))]
         assert right.tolist() == [int(row.argmax()) == token for row, token in zip(logits, ids[1:], strict=True)]
     # The likeliest continuation is recognised as such.
