@@ -44,9 +44,7 @@ PUSHED_FORMATS = ("hf", "gguf")
 @click.option("--private", is_flag=True, help="Make a new repository that only you can see.")
 @click.option("--dry-run", is_flag=True, help="Only print what would be uploaded.")
 @click.option("--yes", is_flag=True, help="Upload without asking.")
-def push(
-    repo: str, model: str | None, layout: str, dtype: str | None, private: bool, dry_run: bool, yes: bool
-) -> None:
+def push(repo: str, model: str | None, layout: str, dtype: str | None, private: bool, dry_run: bool, yes: bool) -> None:
     """Export a model, and upload it to the repository OWNER/NAME on the Hugging Face hub.
 
     First prints what would be uploaded, and asks. A repository that does not exist is made. An upload that broke off
@@ -58,7 +56,7 @@ def push(
     from parakeet.release.listing import latest_model_folder, listed_model, model_folder
 
     check_repository_name(repo)
-    root = home()
+    root, dtype = home(), dtype or FORMATS[layout].dtypes[0]
     release = latest_model_folder(root) if model is None else model_folder(root, model)
     if not dry_run:
         check_answerable(yes, "pushed")
@@ -72,3 +70,7 @@ def push(
             return
         confirm(f"Upload to {hub.address}/{repository.name}?", yes, "pushed")
         address = hub.upload(repository, folder, f"Upload {listed.name if listed else release.name}")
+    if address is None:
+        say(f"{repository.name} has all of these files already.")
+    else:
+        say(f"Pushed: {hub.address}/{repository.name} (commit {address})")

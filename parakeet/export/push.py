@@ -20,7 +20,7 @@ from parakeet.artifact import explain_os_error
 from parakeet.download.http import fault_of_connection, fault_of_status
 from parakeet.download.transfer import TransientError, plain
 from parakeet.errors import ParakeetError
-from parakeet.export.formats import FORMATS, export_release
+from parakeet.export.formats import export_release
 from parakeet.formatting import format_bytes, render_table
 from parakeet.locking import exclusive
 from parakeet.new_files import new_folder
@@ -29,16 +29,17 @@ from parakeet.release.listing import ListedModel
 from parakeet.release.verify import GENERATION_FILE, SUMS_FILE
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
-PUSHED_FORMATS = ("hf", "gguf")
-CARD = "README.md"
 AGAIN = "Run the same command again: what has arrived is not sent again."
 
 NOTED_BLOCKS = ("HF_XET_DATA_SESSION_XORB_METADATA_FLUSH_MAX_COUNT", "1")
 """Each block that arrived is noted on this disk at once. By default this is done every 20 s: after a `kill -9`,
 hf_xet 1.8 sent all blocks of the last 20 s again."""
+
+
+class UploadError(ParakeetError):
+    """An upload broke off, and can be resumed."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,12 @@ class Hub:
 
         logging.set_verbosity_error()  # it reports retries and unchanged files, each as a warning
         # The variable is read when the library is imported, which may have been long ago.
-        self._api: HfApi = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, library_name="parakeet")
+        self._api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, library_name="parakeet")
         self.address = self._api.endpoint
         if get_token() is None:
             raise ParakeetError(
-                "You are not logged in to the Hugging Face hub. Log in with `hf auth login`, or set HF_TOKEN to a token "
-                f"that may write. Tokens: {self.address}/settings/tokens"
+                "You are not logged in to the Hugging Face hub. Log in with `hf auth login`, or set HF_TOKEN to a "
+                f"token that may write. Tokens: {self.address}/settings/tokens"
             )
         with _explained("asking who you are", self.address):
             found = self._api.whoami()
@@ -99,11 +100,17 @@ class Hub:
         return Repository(info.id, True, bool(info.private), files, info.sha)
 
     def upload(self, repository: Repository, folder: Path, message: str) -> str | None:
-        """Upload the files of a folder in one commit. Its address, or None if the repository had them all already."""
-        with _explained(f"uploading to {repository.name}", self.address):
-            if not repository.exists:
-                self._api.create_repo(repository.name, private=repository.private)
-            done = self._api.upload_folder(repo_id=repository.name, folder_path=folder, commit_message=message)
+        """Upload the files of a folder in one commit. Its address, or None if the repository had them all already.
+
+        Raises UploadError.
+        """
+        try:
+            with _explained(f"uploading to {repository.name}", self.address):
+                if not repository.exists:
+                    self._api.create_repo(repository.name, private=repository.private)
+                done = self._api.upload_folder(repo_id=repository.name, folder_path=folder, commit_message=message)
+        except ParakeetError as error:
+            raise UploadError(f"{error} Until then, the export is kept in {folder.parent}.") from None
         return None if done.oid == repository.commit else done.commit_url
 
 
@@ -118,8 +125,8 @@ def check_repository_name(name: str) -> None:
         complete = False
     if not complete:
         raise ParakeetError(
-            f"{name!r} is not the name of a repository: give OWNER/NAME, such as my-account/my-model. Names have letters, "
-            "digits, '-', '_' and '.'."
+            f"{name!r} is not the name of a repository: give OWNER/NAME, such as my-account/my-model. Names have "
+            "letters, digits, '-', '_' and '.'."
         )
 
 
@@ -127,22 +134,36 @@ def check_repository_name(name: str) -> None:
 def exported(root: Path, release: Path, repo: str, layout: str, dtype: str, progress: Progress) -> Iterator[Path]:
     """The folder to upload, under `root`; what an interrupted push left is used again.
 
-    It is removed at the end of a `with` block without an error, and kept after one. Other exports for the same
-    repository are removed. Another process that pushes to it waits.
+    It is kept for that if the `with` block ends with an UploadError or is interrupted, and removed at every other end.
+    Another process that pushes to the same repository waits.
     """
     pushes = root / "pushes"
-    pushes.mkdir(parents=True, exist_ok=True)
     place = pushes / repo.replace("/", "--")
-    with exclusive(pushes / f".{place.name}.lock", f"{repo} is being pushed", progress):
+    lock = pushes / f".{place.name}.lock"
+    try:
+        pushes.mkdir(parents=True, exist_ok=True)
         made_from = [(release / SUMS_FILE).read_bytes(), layout.encode(), dtype.encode(), __version__.encode()]
+    except OSError as error:
+        raise explain_os_error(error, f"preparing {place}") from error
+    with exclusive(lock, f"{repo} is being pushed", progress):
         folder = place / hashlib.sha256(b"\0".join(made_from)).hexdigest()[:16]
         for other in place.glob("*"):
             if other != folder:
                 shutil.rmtree(other, ignore_errors=True)
-        if not folder.is_dir():
-            _export(release, folder, layout, dtype, progress)
-        yield folder
-        shutil.rmtree(place, ignore_errors=True)
+        keep = False
+        try:
+            if not folder.is_dir():
+                _export(release, folder, layout, dtype, progress)
+            yield folder
+        except (UploadError, KeyboardInterrupt):
+            keep = folder.is_dir()
+            raise
+        finally:
+            if not keep:
+                shutil.rmtree(place, ignore_errors=True)
+                # While the lock is held, as in `new_files`.
+                for file in (lock.with_suffix(".holder"), lock):
+                    file.unlink(missing_ok=True)
 
 
 def _export(release: Path, folder: Path, layout: str, dtype: str, progress: Progress) -> None:
@@ -158,9 +179,7 @@ def render_plan(
     hub: Hub, repository: Repository, model: ListedModel | None, release: Path, layout: str, dtype: str, folder: Path
 ) -> str:
     """What a push would do: account, repository, visibility, what the gates said, and files with sizes."""
-    sizes = {
-        path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()
-    }
+    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
     visibility = "private" if repository.private else "public: everyone can read and download it"
     facts = [
         ("model", f"{model.name} ({release})" if model else str(release)),
@@ -173,7 +192,8 @@ def render_plan(
     if repository.name.split("/")[0] not in hub.owners:
         facts.append(("note", f"{repository.name.split('/')[0]} is neither {hub.account} nor one of its organisations"))
     rows = [
-        (name, format_bytes(size), "replaced" if name in repository.files else "") for name, size in sorted(sizes.items())
+        (name, format_bytes(size), "replaced" if name in repository.files else "")
+        for name, size in sorted(sizes.items())
     ]
     rows.append((f"{len(sizes)} files", format_bytes(sum(sizes.values())), ""))
     lines = [f"{name:<12}{value}" for name, value in facts]

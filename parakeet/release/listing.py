@@ -177,6 +177,11 @@ def find_model(root: Path, name: str, only_one: bool = False) -> ListedModel:
     raise ParakeetError(f"No model is called {name!r}. There are: {_candidates(models, models)}. All: parakeet models")
 
 
+def listed_model(root: Path, folder: Path) -> ListedModel | None:
+    """The model in this folder, if `parakeet models` lists it."""
+    return next((model for model in released_models(root) if model.directory.resolve() == folder.resolve()), None)
+
+
 def _candidates(models: Sequence[ListedModel], found: Sequence[ListedModel]) -> str:
     """Names with IDs, the newest first."""
     ids = dict(zip((model.directory for model in models), short_ids(models), strict=True))
