@@ -6,8 +6,8 @@ kept until then, and blocks that arrived are not sent again.
 """
 
 import hashlib
-import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,11 +26,12 @@ from parakeet.locking import exclusive
 from parakeet.new_files import new_folder
 from parakeet.progress import Progress
 from parakeet.release.listing import ListedModel
-from parakeet.release.verify import GENERATION_FILE, SUMS_FILE
+from parakeet.release.verify import SUMS_FILE, write_sums
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
 
+FILES = "files"
 AGAIN = "Run the same command again: what has arrived is not sent again."
 
 NOTED_BLOCKS = ("HF_XET_DATA_SESSION_XORB_METADATA_FLUSH_MAX_COUNT", "1")
@@ -110,7 +111,7 @@ class Hub:
                     self._api.create_repo(repository.name, private=repository.private)
                 done = self._api.upload_folder(repo_id=repository.name, folder_path=folder, commit_message=message)
         except ParakeetError as error:
-            raise UploadError(f"{error} Until then, the export is kept in {folder.parent}.") from None
+            raise UploadError(f"{error} Until then, the export is kept in {folder.parent.parent}.") from None
         return None if done.oid == repository.commit else done.commit_url
 
 
@@ -153,8 +154,8 @@ def exported(root: Path, release: Path, repo: str, layout: str, dtype: str, prog
         keep = False
         try:
             if not folder.is_dir():
-                _export(release, folder, layout, dtype, progress)
-            yield folder
+                _export(release, folder, repo, layout, dtype, progress)
+            yield folder / FILES
         except (UploadError, KeyboardInterrupt):
             keep = folder.is_dir()
             raise
@@ -166,13 +167,25 @@ def exported(root: Path, release: Path, repo: str, layout: str, dtype: str, prog
                     file.unlink(missing_ok=True)
 
 
-def _export(release: Path, folder: Path, layout: str, dtype: str, progress: Progress) -> None:
-    if layout == "hf":
-        export_release(release, folder, layout, dtype, progress)
-        return
-    name = json.loads((release / GENERATION_FILE).read_text(encoding="utf-8"))["name"]
+def _export(release: Path, folder: Path, repo: str, layout: str, dtype: str, progress: Progress) -> None:
+    """Make `folder` with the folder of files to upload in it."""
+    # With torch. A push that goes on does not need it.
+    from parakeet.export.hugging_face import CARD_FILE, model_card
+    from parakeet.export.source import ExportSource
+
+    source = ExportSource.open(release)
+    name = re.sub(r"[^\w.-]", "-", source.release.name)
     with new_folder(folder, f"exporting {name}", progress) as partial:
-        export_release(release, partial / f"{name}-{dtype}.gguf", layout, dtype, progress)
+        files = partial / FILES
+        if layout == "hf":
+            export_release(release, files, layout, dtype, progress)
+            # The card shows how to open the model: from the hub.
+            card = model_card(source, repo, dtype)
+        else:
+            export_release(release, files / f"{name}-{dtype}.gguf", layout, dtype, progress)
+            card = gguf_card(source, repo, dtype)
+        (files / CARD_FILE).write_text(card, encoding="utf-8")
+        write_sums(files)
 
 
 def render_plan(
