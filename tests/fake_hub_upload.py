@@ -129,6 +129,10 @@ class _Handler(BaseHTTPRequestHandler):
             return self._reply(
                 {"name": ACCOUNT, "orgs": [{"name": ORGANISATION}], "auth": {"accessToken": {"role": role}}}
             )
+        if path == "/api/validate-yaml":
+            card = json.loads(body)["content"]
+            errors = [] if card.startswith("---\n") else [{"message": "The card has no header."}]
+            return self._reply({"errors": errors, "warnings": []}, 400 if errors else 200)
         if path == "/api/repos/create":
             return self._create(json.loads(body))
         found = re.fullmatch(r"/(?:api/models/)?([^/]+/[^/.]+)(?:\.git/info)?(/.*)?", path)

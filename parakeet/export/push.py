@@ -9,7 +9,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
 
 FILES = "files"
+_STATUS = re.compile(r"HTTP status \w+ error \((\d{3})\b")
 AGAIN = "Run the same command again: what has arrived is not sent again."
 
 NOTED_BLOCKS = ("HF_XET_DATA_SESSION_XORB_METADATA_FLUSH_MAX_COUNT", "1")
@@ -170,6 +171,7 @@ def exported(root: Path, release: Path, repo: str, layout: str, dtype: str, prog
 def _export(release: Path, folder: Path, repo: str, layout: str, dtype: str, progress: Progress) -> None:
     """Make `folder` with the folder of files to upload in it."""
     # With torch. A push that goes on does not need it.
+    from parakeet.export.gguf_card import gguf_card
     from parakeet.export.hugging_face import CARD_FILE, model_card
     from parakeet.export.source import ExportSource
 
@@ -241,13 +243,18 @@ def _explained(action: str, address: str) -> Iterator[None]:
     except OfflineModeIsEnabled:
         raise ParakeetError("HF_HUB_OFFLINE is set, which forbids asking the hub: unset it to push.") from None
     except HfHubHTTPError as error:
-        raise ParakeetError(f"{failed}: {_refusal(error)}") from None
+        raise ParakeetError(f"{failed}: {_refusal_of(error)}") from None
     except HTTPError as error:
         raise ParakeetError(f"{failed}: {fault_of_connection(error)}. {AGAIN}") from None
     except (RuntimeError, ConnectionError, TimeoutError) as error:
-        # The store of large files raises nothing else. A failure in a thread has its cause.
-        cause = error.__cause__
-        reason = _refusal(cause) if isinstance(cause, HfHubHTTPError) else f"{plain(cause or error)}. {AGAIN}"
+        # What the stores of large files raise: xet one text for all, LFS the failure of a thread as the cause.
+        cause, status = error.__cause__, _STATUS.search(str(error))
+        if isinstance(cause, HfHubHTTPError):
+            reason = _refusal_of(cause)
+        elif status:
+            reason = _refusal(int(status[1]), {}, "")
+        else:
+            reason = f"{plain(cause or error)}. {AGAIN}"
         raise ParakeetError(f"{failed}: {reason}") from None
     except OSError as error:
         raise explain_os_error(error, action) from None
@@ -255,10 +262,13 @@ def _explained(action: str, address: str) -> Iterator[None]:
         raise ParakeetError(f"{failed}: its answer cannot be understood ({plain(error)}).") from None
 
 
-def _refusal(error: "HfHubHTTPError") -> str:
+def _refusal_of(error: "HfHubHTTPError") -> str:
+    headers = error.response.headers
+    return _refusal(error.response.status_code, headers, plain(headers.get("X-Error-Message") or ""))
+
+
+def _refusal(status: int, headers: Mapping[str, str], message: str) -> str:
     """What a refusal means, and what to do."""
-    status, headers = error.response.status_code, error.response.headers
-    message = plain(headers.get("X-Error-Message") or error.server_message or "")
     reason = f" ({message})" if message else ""
     if status == 401:
         return (

@@ -29,7 +29,7 @@ def render_card(
     return render(
         "release_card.md",
         # We cannot license weights that were learned from other people's text.
-        header=_header(
+        header=card_header(
             license="gpl-3.0" if licences == ["GPL-3.0-or-later"] else "other",
             datasets=[source.name for source in recipe.sources],
         ),
@@ -60,11 +60,11 @@ def render_original_card(name: str, source: Mapping[str, Any], config: ModelConf
         ("keys and values", "one projection for each pair of layers"),
     )
     tables = {"source": Table(("", ""), file), "model": Table(("", ""), model)}
-    header = _header(license="other")
+    header = card_header(license="other")
     return render("original_card.md", header=header, name=name, config=config, tables=tables, generation=generation)
 
 
-def _header(**fields: Any) -> Markup:
+def card_header(**fields: Any) -> Markup:
     """The YAML header that model hubs read."""
     common = {"language": "en", "library_name": "parakeet", "pipeline_tag": "text-generation"}
     values = {**common, "tags": ["parakeet", "alibi", "tiny"], **fields}

@@ -113,6 +113,15 @@ def test_a_model_of_another_program_is_refused_with_what_opens_it(
             find(built, str(tmp_path / name))
 
 
+def test_an_export_of_a_model_here_is_named_by_its_manifest(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / "config.json").write_text('{"model_type": "mpt"}', encoding="utf-8")
+    for folder in (tmp_path / "hf", root / "imported" / "other-folder"):
+        (folder / "training_manifest.json").write_text('{"recipe": {"name": "other"}}', encoding="utf-8")
+    with pytest.raises(ParakeetError, match="It was exported from other: parakeet chat --model other-folder"):
+        find_release(root, str(tmp_path / "hf"))
+
+
 @pytest.mark.parametrize("command", [("chat", "-m", "hi", "--model"), ("trace", "hi", "--model"), ("verify",)])
 def test_every_command_refuses_another_programs_model(built: Path, tmp_path: Path, command: tuple[str, ...]) -> None:
     file = tmp_path / "other.gguf"
