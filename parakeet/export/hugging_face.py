@@ -218,7 +218,7 @@ def model_card(source: ExportSource, name: str, dtype: str) -> str:
     card = path.read_text(encoding="utf-8") if path.is_file() else ""
     header = {
         "language": "en",
-        "license": _licence(card),
+        "license": licence_of(card),
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["parakeet-lm", "alibi", "tiny"],
@@ -236,7 +236,7 @@ def model_card(source: ExportSource, name: str, dtype: str) -> str:
     )
 
 
-def _licence(card: str) -> str:
+def licence_of(card: str) -> str:
     """The licence in the YAML header of a release's card; `other` without one."""
     header = card.split("---\n", 2)
     try:

@@ -139,6 +139,8 @@ def exported(root: Path, release: Path, repo: str, layout: str, dtype: str, prog
     It is kept for that if the `with` block ends with an UploadError or is interrupted, and removed at every other end.
     Another process that pushes to the same repository waits.
     """
+    if not (release / SUMS_FILE).is_file():
+        raise ParakeetError(f"{release} is not a release: it has no {SUMS_FILE}.")
     pushes = root / "pushes"
     place = pushes / repo.replace("/", "--")
     lock = pushes / f".{place.name}.lock"

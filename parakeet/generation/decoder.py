@@ -36,7 +36,7 @@ from parakeet.model.transformer import Parakeet
 DTYPES = ("fp32", "bf16", "int8", "int4")
 AUTO_CACHE = {"fp32": "fp32", "bf16": "bf16", "int8": "int8", "int4": "int8"}
 """The dtype of the cache by that of the weights. int8 costs up to 0.02 % in bits per byte."""
-ATTENTION = {"cuda": MarkAttention, "mps": WrittenMaskAttention}
+ATTENTION: dict[str, type[CacheAttention]] = {"cuda": MarkAttention, "mps": WrittenMaskAttention}
 """The form of attention by kind of device; MaskAttention on others."""
 KEYS_PER_BUCKET = 256
 """CUDA graphs have fixed shapes, so on CUDA a step attends to a multiple of this many keys."""
