@@ -13,6 +13,7 @@ from parakeet.evaluation.replies import GREEDY
 from parakeet.formatting import format_percent, render_table
 from parakeet.generation.engine import load_engine
 from parakeet.home import home
+from parakeet.model.transformer import best_device
 from parakeet.release.listing import latest_model_folder
 from parakeet.release.verify import open_release
 from parakeet.sanitise import sanitise
@@ -27,7 +28,7 @@ def main() -> int:
         return 1
     evaluation = json.loads((release.directory / EVALUATION_FILE).read_text(encoding="utf-8"))
     tasks = {} if evaluation["exact_match"] == NOT_APPLICABLE else evaluation["exact_match"]
-    engine = load_engine(release.directory)
+    engine = load_engine(release.directory, best_device())
     print(f"\n{release.name}, {engine.parameter_count:,} parameters, in {release.directory}\n")
     for message in ["Who are you?", *(figures["example"]["prompt"] for figures in tasks.values())]:
         reply = "".join(step.text for step in Session(engine, GREEDY).reply(message))

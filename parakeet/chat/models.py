@@ -18,6 +18,7 @@ from parakeet.formatting import format_count, render_table
 from parakeet.hashes import HashCache
 from parakeet.home import hashes_file, runs_folder
 from parakeet.model.config import WEIGHTS_FILE, ModelConfig
+from parakeet.release.foreign import refuse_foreign
 from parakeet.release.listing import ListedModel, find_model, latest_model_folder, preferred, released_models
 from parakeet.release.pointers import way_back
 from parakeet.release.verify import SUMS_FILE, Release, open_release, recorded_sum
@@ -230,6 +231,8 @@ def _import_torch() -> None:
 def find_release(root: Path, name: str) -> Path:
     """The folder of the model that a name means: a release's folder, or a name or ID that `parakeet models` lists."""
     path = Path(os.path.expanduser(name))
+    # An export to Hugging Face's format has sums too.
+    refuse_foreign(path, released_models(root))
     if _is_release(path):
         return path
     if name and (os.path.isdir(path) or os.sep in name):

@@ -14,6 +14,7 @@ from parakeet.cli.index import index
 from parakeet.cli.models import export, import_command, models, verify
 from parakeet.cli.output import examples
 from parakeet.cli.pages import pages
+from parakeet.cli.push import push
 from parakeet.cli.release import release
 from parakeet.cli.report import report
 from parakeet.cli.reproduce import reproduce
@@ -29,7 +30,7 @@ Environment:
   PARAKEET_MODEL      Model that `parakeet chat` opens.  [default: the promoted one]
   DAGSTER_HOME        Folder of Dagster's history.
   TIKTOKEN_CACHE_DIR  Folder with the cl100k_base vocabulary, for work offline.
-  HF_TOKEN            Token for gated datasets of the Hugging Face hub.
+  HF_TOKEN            Token for the Hugging Face hub: gated datasets, and parakeet push.
   NO_COLOR            If set, a chat or a trace has no colours."""
 
 
@@ -55,6 +56,6 @@ def main() -> None:
 
 for command in (
     build, retrain, plan, chat, trace, tokens, sessions, models, release, status, report, pages, verify, evaluate,
-    runs, compare, reproduce, data, index, use, clean, import_command, export, bench, completion,
+    runs, compare, reproduce, data, index, use, clean, import_command, export, push, bench, completion,
 ):  # fmt: skip
     main.add_command(command)

@@ -104,7 +104,7 @@ run_option = click.option(
     show_default=True,
     help="Precision of the key/value cache. auto is int8 for weights in int8 and int4, else theirs.",
 )
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda or cuda:N.")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or mps (untried).")
 @click.option("--threads", type=Whole(1, 1024), metavar="N", help="CPU threads.  [default: one a core]")
 @click.option(
     "--no-prompt-lookup", "prompt_lookup", flag_value=False, default=True,

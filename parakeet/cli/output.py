@@ -31,14 +31,17 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def confirm(question: str, yes: bool) -> None:
-    """Ask before something is removed, unless `yes`. Raises ParakeetError if the answer is no, or nobody can answer."""
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise ParakeetError("Nothing was removed: there is no terminal to ask on. Confirm with --yes.")
-    if not click.confirm(question, default=False):
-        raise ParakeetError("Nothing was removed.")
+def confirm(question: str, yes: bool, done: str = "removed") -> None:
+    """Ask before something is `done`, unless `yes`. Raises ParakeetError if the answer is no, or nobody can answer."""
+    check_answerable(yes, done)
+    if not yes and not click.confirm(question, default=False):
+        raise ParakeetError(f"Nothing was {done}.")
+
+
+def check_answerable(yes: bool, done: str) -> None:
+    """Raise ParakeetError if `confirm` would, because there is no terminal."""
+    if not yes and not sys.stdin.isatty():
+        raise ParakeetError(f"Nothing was {done}: there is no terminal to ask on. Confirm with --yes.")
 
 
 def check_new_file(file: Path) -> None:

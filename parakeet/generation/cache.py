@@ -194,8 +194,7 @@ class MaskAttention:
                 queries = newest_first[:, :, begin : begin + QUERIES_PER_BLOCK]
                 # The block's newest query sees this many keys.
                 last = end - begin
-                shape, strides = (1, len(bias), queries.shape[2], last), (0, bias.stride(0), 1, 1)
-                mask = bias.as_strided(shape, strides, begin)
+                mask = self._mask(bias, begin, queries.shape[2], last)
                 mixed.append(self._mix(queries, keys[:, :, :last], values[:, :, :last], mask))
             return torch.cat(mixed, 2).flip(2)
 
@@ -213,6 +212,18 @@ class MaskAttention:
             query, keys, values, attn_mask=bias
         )
         return (mixed * torch.sigmoid(log_sums)[..., None]).to(mixed.dtype)
+
+    def _mask(self, bias: Tensor, begin: int, queries: int, keys: int) -> Tensor:
+        """The bias matrix (1, heads, queries, keys) that starts at `begin` of each head's line."""
+        return bias.as_strided((1, len(bias), queries, keys), (0, bias.stride(0), 1, 1), begin)
+
+
+class WrittenMaskAttention(MaskAttention):
+    """The same with the mask written out, for a device whose kernels may not read rows that overlap (Apple's MPS)."""
+
+    def _mask(self, bias: Tensor, begin: int, queries: int, keys: int) -> Tensor:
+        line = torch.arange(begin, begin + max(queries, keys), device=bias.device)
+        return bias[None, :, line[:queries, None] + line[:keys] - begin]
 
 
 class MarkAttention:

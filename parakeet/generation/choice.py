@@ -1,7 +1,7 @@
 """Which device, precision and number of threads an engine uses: as asked, as recorded, or by `auto`."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,7 +17,7 @@ from parakeet.generation.kernels import Library, library
 from parakeet.generation.matrices import BLOCK, Arena
 from parakeet.machine import available_memory, usable_cores
 from parakeet.model.config import ModelConfig
-from parakeet.model.transformer import Parakeet, best_device
+from parakeet.model.transformer import Parakeet
 
 BF16_CAPABILITY = (8, 0)
 """Oldest CUDA compute capability with units for bf16. An older GPU computes it slowly, with every score in memory."""
@@ -53,6 +53,11 @@ READ_WEIGHTS, READINGS = 1 << 20, 6
 """Weights that one product reads from memory, and the number of such products."""
 
 MOST_THREADS = 1024
+
+UNTRIED = (
+    "Apple's GPU (mps) is used, which Parakeet was never tried on. If replies are wrong or slow, use --device cpu, and "
+    "report it."
+)
 
 
 @dataclass(frozen=True)
@@ -126,8 +131,8 @@ def candidates(
     """What a model of this shape can run with here. Sets the number of torch's threads.
 
     What is `auto`, or 0 threads, is as in `recorded` (`device`, `dtype` and `threads` of a session) where that is
-    possible here. Else the device is CUDA if there is one that supports the dtype, and the threads are one for each
-    core that this process may use, or one for tiny weights.
+    possible here. Else the device is that of `automatic_device` if it supports the dtype, and the threads are one for
+    each core that this process may use, or one for tiny weights.
 
     Raises ParakeetError for a missing device, a dtype that it does not support, or too little memory for the weights.
     """
@@ -147,12 +152,14 @@ def candidates(
     device = _checked_device(device)
     if dtype.startswith("int") and device != "cpu":
         raise ParakeetError(f"{dtype} runs on the CPU only: use bf16 on {device}, or --device cpu.")
+    if device == "mps":
+        notes.append(UNTRIED)
     # Sessions of earlier versions name no kernels: they were recorded without, and sums differ in the last bit.
     kernels = not recorded or recorded.get("kernels") is True
     free, asked, why = _free_memory(device), dtype != "auto", "as asked"
     if asked:
         _check_memory(config, dtype, device, free, kernels)
-        if dtype == "bf16" and device != "cpu" and not _has_bf16_units(device):
+        if dtype == "bf16" and device.startswith("cuda") and not _has_bf16_units(device):
             notes.append(f"bf16 is slow on {device}, which has no units for it: use --dtype fp32.")
         dtypes: tuple[str, ...] = (dtype,)
     elif _can_repeat(recorded.get("dtype"), config, device, free, kernels):
@@ -272,6 +279,10 @@ def _threads(config: ModelConfig, asked: int, recorded: object, cores: int) -> t
 
 def _automatic(config: ModelConfig, device: str, free: int, kernels: bool) -> tuple[tuple[str, ...], str]:
     """The dtypes to choose from, and why if it is one."""
+    if device == "mps":
+        # Older versions of macOS have no bf16 there.
+        _check_memory(config, "fp32", device, free, kernels)
+        return ("fp32",), "what every Apple GPU computes in"
     if device != "cpu":
         dtype = "bf16" if _has_bf16_units(device) else "fp32"
         _check_memory(config, dtype, device, free, kernels)
@@ -324,6 +335,8 @@ def _check_memory(config: ModelConfig, dtype: str, device: str, free: int, kerne
 
 
 def _free_memory(device: str) -> int:
+    if device == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
     return available_memory() if device == "cpu" else torch.cuda.mem_get_info(device)[0]
 
 
@@ -333,12 +346,21 @@ def _has_bf16_units(device: str) -> bool:
 
 def _devices() -> list[str]:
     known = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
-    return ["cpu", *(["cuda"] if known else []), *known]
+    apple = ["mps"] if torch.backends.mps.is_available() else []
+    return ["cpu", *(["cuda"] if known else []), *known, *apple]
+
+
+def automatic_device(devices: Collection[str]) -> str:
+    """Of the devices of a machine, the one that `auto` means for generation: CUDA, else Apple's GPU, else the CPU.
+
+    What trains or measures takes no Apple GPU: see `best_device`.
+    """
+    return next(device for device in ("cuda", "mps", "cpu") if device in devices)
 
 
 def _checked_device(name: str) -> str:
     if name == "auto":
-        return best_device()
+        return automatic_device(_devices())
     if name not in _devices():
         there = ", ".join(device for device in _devices() if device != "cuda")
         raise ParakeetError(f"This machine has no device {name!r}. It has: {there}.")

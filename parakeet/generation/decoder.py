@@ -17,6 +17,7 @@ from parakeet.generation.cache import (
     CacheAttention,
     MarkAttention,
     MaskAttention,
+    WrittenMaskAttention,
 )
 from parakeet.generation.kernels import KINDS, LayerWeights, Library, library
 from parakeet.generation.matrices import (
@@ -35,6 +36,8 @@ from parakeet.model.transformer import Parakeet
 DTYPES = ("fp32", "bf16", "int8", "int4")
 AUTO_CACHE = {"fp32": "fp32", "bf16": "bf16", "int8": "int8", "int4": "int8"}
 """The dtype of the cache by that of the weights. int8 costs up to 0.02 % in bits per byte."""
+ATTENTION: dict[str, type[CacheAttention]] = {"cuda": MarkAttention, "mps": WrittenMaskAttention}
+"""The form of attention by kind of device; MaskAttention on others."""
 KEYS_PER_BUCKET = 256
 """CUDA graphs have fixed shapes, so on CUDA a step attends to a multiple of this many keys."""
 
@@ -121,7 +124,7 @@ class Decoder:
             self._rows = self._head.dense
         self._embedding_norm = arena.place(model.embedding_norm.weight), arena.place(model.embedding_norm.bias)
         self._final_norm = arena.place(model.final_norm.weight)
-        form = attention or (MarkAttention if self.device.type == "cuda" else MaskAttention)
+        form = attention or ATTENTION.get(self.device.type, MaskAttention)
         what = model.config, CACHE_DTYPES[self.cache_dtype], self.device
         self._attention = form(*what)
         self._compiled = _CompiledPass(kernels, self) if kernels else None
@@ -183,7 +186,8 @@ class Decoder:
         visible = min(cache.capacity, max(positions) + 1)
         self._attention.prepare(cache, range(len(positions)), 1)
         if cache.graphs is None:
-            logits = self._step(torch.tensor(ids), torch.tensor(positions), cache, visible)
+            newest, where = torch.tensor([list(ids), positions], device=self.device).unbind(0)
+            logits = self._step(newest, where, cache, visible)
         else:
             keys = min(cache.capacity, -(-visible // KEYS_PER_BUCKET) * KEYS_PER_BUCKET)
             logits = cache.graphs.run(lambda a, b: self._step(a, b, cache, keys), ids, positions, keys)

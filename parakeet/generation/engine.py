@@ -191,7 +191,7 @@ class Engine:
         ids, chances = Sampler(settings, self.allowed).distribution(logits)
         drawn = dict(zip(ids.tolist(), chances.tolist(), strict=True))
         # In float64 on the CPU, as the sampler computes.
-        best = logits.to("cpu", torch.float64).softmax(0).topk(min(number, len(logits)))
+        best = logits.cpu().double().softmax(0).topk(min(number, len(logits)))
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return [NextToken(token_id, probability, drawn.get(token_id, 0.0)) for token_id, probability in pairs]
 
@@ -281,6 +281,8 @@ class Engine:
     def _synchronise(self) -> None:
         if self.device.startswith("cuda"):
             torch.cuda.synchronize(self.device)
+        elif self.device == "mps":
+            torch.mps.synchronize()
 
     def check_prompt(self, prompt_ids: Sequence[int]) -> None:
         """Raise ParakeetError if a prompt is empty or longer than the context."""

@@ -126,12 +126,12 @@ class Sampler:
 def choose_all(samplers: Sequence[Sampler], logits: Sequence[Tensor], shortlist: int | None = None) -> list[int]:
     """Each sampler draws an id from its logits (vocabulary rows,) and counts it.
 
-    `shortlist` is how many of the likeliest tokens are copied to the CPU, 0 for all; None is 0 on a CPU, and SHORTLIST
-    on a GPU, where it is one copy for all samplers and the only wait for the device. The rest follows only if settings
-    cut so little that a draw may need it. Raises ParakeetError on NaN or infinity.
+    `shortlist` is how many of the likeliest tokens are copied to the CPU, 0 for all; None is SHORTLIST on a CUDA
+    device, where it is one copy for all samplers and the only wait for the device, and 0 on others. The rest follows
+    only if settings cut so little that a draw may need it. Raises ParakeetError on NaN or infinity.
     """
     if shortlist is None:
-        shortlist = 0 if logits[0].device.type == "cpu" else SHORTLIST
+        shortlist = SHORTLIST if logits[0].device.type == "cuda" else 0
     if not 0 < shortlist < len(logits[0]):
         if all(sampler.settings.is_plain_greedy for sampler in samplers):
             return _likeliest_of_all(samplers, torch.stack(list(logits)))
@@ -176,10 +176,10 @@ def _check_shape(samplers: Sequence[Sampler], logits: Tensor) -> None:
 def _penalised(samplers: Sequence[Sampler], logits: Tensor) -> tuple[Tensor, Tensor]:
     """Logits (n, rows) after the penalties of n samplers, float64, −inf where masked; and the extremes (n, 2) before.
 
-    On the logits' device, without waiting for it.
+    On the logits' device, without waiting for it; on the CPU for Apple's MPS, which has no float64.
     """
     _check_shape(samplers, logits)
-    scores = logits.detach().to(torch.float64, copy=True)
+    scores = (logits.cpu() if logits.device.type == "mps" else logits).detach().to(torch.float64, copy=True)
     # aminmax propagates NaN and infinity, in a fifth of the time of isfinite().all() (43 instead of 231 µs).
     extremes = torch.stack([torch.stack(row.aminmax()) for row in scores])
     used = [(row, token, count) for row, one in enumerate(samplers) for token, count in one.counts.items()]

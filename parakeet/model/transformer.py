@@ -279,7 +279,10 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def best_device() -> str:
-    """`cuda` if there is a CUDA device, else `cpu`."""
+    """`cuda` if there is a CUDA device, else `cpu`.
+
+    Never Apple's `mps`: no training or measurement was tried there. A chat may use it (`generation.choice`).
+    """
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 

@@ -29,7 +29,7 @@ def render_card(
     return render(
         "release_card.md",
         # We cannot license weights that were learned from other people's text.
-        header=_header(
+        header=card_header(
             license="gpl-3.0" if licences == ["GPL-3.0-or-later"] else "other",
             datasets=[source.name for source in recipe.sources],
         ),
@@ -70,11 +70,11 @@ def render_original_card(
         both = f"{softmax['off_by_one']:.2f} bits per byte of plain English; {softmax['plain']:.2f} with a plain one"
         model.append(("softmax", f"off by one, as measured at import: {both}"))
     tables = {"source": Table(("", ""), file), "model": Table(("", ""), model)}
-    header = _header(license="other")
+    header = card_header(license="other")
     return render("original_card.md", header=header, name=name, config=config, tables=tables, generation=generation)
 
 
-def _header(**fields: Any) -> Markup:
+def card_header(**fields: Any) -> Markup:
     """The YAML header that model hubs read."""
     common = {"language": "en", "library_name": "parakeet", "pipeline_tag": "text-generation"}
     values = {**common, "tags": ["parakeet", "alibi", "tiny"], **fields}

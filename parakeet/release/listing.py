@@ -16,6 +16,7 @@ from parakeet.home import release_folder
 from parakeet.lineage import began_with
 from parakeet.model.config import ModelConfig
 from parakeet.names import MOST_SHOWN
+from parakeet.release.foreign import refuse_foreign, refuse_ollama_name
 from parakeet.release.history import REFUSED, ROLLED_BACK, Decision, decisions
 from parakeet.release.pointers import about_promoted, find_opened, incumbent, promoted_recipes
 from parakeet.release.verify import GENERATION_FILE, IMPORTED_FOLDER, SUMS_FILE, TRAINING_MANIFEST_FILE
@@ -158,8 +159,6 @@ def find_model(root: Path, name: str, only_one: bool = False) -> ListedModel:
     Raises ParakeetError with the candidates if there is none, or several: with `only_one` also several of one name.
     """
     models, _ = list_models(root)
-    if not models:
-        raise ParakeetError(NO_RELEASE.format(root))
     folder = Path(os.path.expanduser(name)).absolute()
     tests = (
         lambda model: os.path.isdir(folder) and model.directory.resolve() == folder.resolve(),
@@ -167,14 +166,23 @@ def find_model(root: Path, name: str, only_one: bool = False) -> ListedModel:
         lambda model: model.name == name,
         lambda model: bool(name) and (model.name.startswith(name) or model.directory.name.startswith(name)),
     )
-    for fits in tests:
+    for fits in tests if models else ():
         found = [model for model in models if fits(model)]
         one_name = {model.name for model in found} == {name} and not only_one
         if len(found) == 1 or one_name:
             return preferred(found)
         if found:
             raise ParakeetError(f"Several models fit {name!r}: {_candidates(models, found)}. Give the ID.")
+    refuse_foreign(folder, models)
+    refuse_ollama_name(name)
+    if not models:
+        raise ParakeetError(NO_RELEASE.format(root))
     raise ParakeetError(f"No model is called {name!r}. There are: {_candidates(models, models)}. All: parakeet models")
+
+
+def listed_model(root: Path, folder: Path) -> ListedModel | None:
+    """The model in this folder, if `parakeet models` lists it."""
+    return next((model for model in released_models(root) if model.directory.resolve() == folder.resolve()), None)
 
 
 def _candidates(models: Sequence[ListedModel], found: Sequence[ListedModel]) -> str:
@@ -188,6 +196,7 @@ def _candidates(models: Sequence[ListedModel], found: Sequence[ListedModel]) -> 
 def model_folder(root: Path, name: str) -> Path:
     """A folder as it is, or that of the model with this name or ID. Raises ParakeetError if it is neither."""
     path = Path(os.path.expanduser(name))
+    refuse_foreign(path, released_models(root))
     if path.is_dir():
         return path
     if os.sep in name or path.exists() or not list_models(root)[0]:

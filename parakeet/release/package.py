@@ -15,6 +15,7 @@ from parakeet.evaluation.metrics import EVALUATION_FILE, measured_metrics
 from parakeet.evaluation.replies import replies_to
 from parakeet.generation.engine import load_engine
 from parakeet.model.config import CONFIG_FILE, WEIGHTS_FILE
+from parakeet.model.transformer import best_device
 from parakeet.progress import Progress
 from parakeet.provenance import git_state, package_versions
 from parakeet.recipe import Recipe
@@ -79,7 +80,7 @@ def _check_replies(output: Path, evaluation: Mapping[str, Any]) -> None:
     """The packed model must repeat the replies that the evaluation recorded (same weights, same machine)."""
     recorded = evaluation["replies"][:2]
     # As in the evaluation, whose device and threads are torch's choice too, and which torch computes.
-    engine = load_engine(output, dtype="fp32", threads=torch.get_num_threads(), recorded={"kernels": False})
+    engine = load_engine(output, best_device(), "fp32", threads=torch.get_num_threads(), recorded={"kernels": False})
     replies = replies_to(engine, [pair["prompt"] for pair in recorded])
     for pair, reply in zip(recorded, replies, strict=True):
         if reply != pair["reply"]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from parakeet.evaluation.replies import GREEDY, replies_to
 from parakeet.generation.engine import batch_replies, load_engine
+from parakeet.model.transformer import best_device
 
 PROMPTS = 5
 TOKENS = 32
@@ -18,7 +19,7 @@ def visible_text(release: Path, prompts: Sequence[str]) -> tuple[str, str]:
     Raises ParakeetError if the release does not load from its own files.
     """
     # By torch: a C compiler is no part of a release.
-    engine = load_engine(release, dtype="fp32", recorded={"kernels": False})
+    engine = load_engine(release, best_device(), "fp32", recorded={"kernels": False})
     some = [*prompts[:PROMPTS]]
     for prompt, reply in zip(some, replies_to(engine, some, [TOKENS] * len(some)) if some else [], strict=True):
         if _can_be_seen(reply):

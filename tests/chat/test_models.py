@@ -19,6 +19,7 @@ from parakeet.chat.session import Session
 from parakeet.chat.storage import SessionLog, session_header, session_path
 from parakeet.cli import main
 from parakeet.errors import ParakeetError
+from parakeet.release.listing import model_folder
 from parakeet.release.verify import open_release
 from parakeet.training import checkpoint
 from parakeet.training.job import LOCK_FILE
@@ -78,6 +79,57 @@ def test_a_name_that_is_none_or_several_is_refused(built: Path, name: str, messa
 def test_a_folder_that_is_no_release_is_named(built: Path, tmp_path: Path) -> None:
     with pytest.raises(ParakeetError, match="is not a release: it has no SHA256SUMS"):
         find_release(built, str(tmp_path))
+
+
+def gguf(name: str) -> bytes:
+    """The head of a GGUF file, as far as its name."""
+    text = name.encode()
+    key = len("general.name").to_bytes(8, "little") + b"general.name" + (8).to_bytes(4, "little")
+    return b"GGUF" + bytes(20) + key + len(text).to_bytes(8, "little") + text + bytes(100)
+
+
+FOREIGN: list[tuple[str, dict[str, str | bytes], str]] = [
+    ("a b.gguf", {"a b.gguf": gguf("else")}, r"is a GGUF file, .* llama-cli -m '.*/a b\.gguf', or ollama create, from"),
+    ("m.gguf", {"m.gguf": gguf("tiny"), "m.Modelfile": "FROM m.gguf"}, r"ollama create m -f .*/m\.Modelfile\. It was "
+     r"exported from tiny: parakeet chat --model tiny-folder"),
+    ("odd", {"odd": b"GGUF" + b"general.name\x08\0\0\0" + b"\xff" * 8}, "is a GGUF file"),
+    ("hf", {"hf/config.json": '{"model_type": "mpt"}', "hf/SHA256SUMS": ""}, r"\('text-generation', '.*/hf'\)\.$"),
+    ("hf", {"hf/config.json": '{"model_type": "parakeet", "auto_map": {}}'}, r"/hf', trust_remote_code=True\)"),
+    ("x.pth", {"x.pth": "PK"}, r"convert it with: parakeet import .*/x\.pth"),
+    ("pytorch_model.bin", {"pytorch_model.bin": ""}, "a file of weights alone"),
+    ("Modelfile", {"Modelfile": "FROM x"}, "ollama create NAME -f .*/Modelfile"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "files", "message"), FOREIGN)
+def test_a_model_of_another_program_is_refused_with_what_opens_it(
+    built: Path, tmp_path: Path, name: str, files: dict[str, str | bytes], message: str
+) -> None:
+    for file, content in files.items():
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+    for find in (find_release, model_folder):
+        with pytest.raises(ParakeetError, match=message):
+            find(built, str(tmp_path / name))
+
+
+def test_an_export_of_a_model_here_is_named_by_its_manifest(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / "config.json").write_text('{"model_type": "mpt"}', encoding="utf-8")
+    for folder in (tmp_path / "hf", root / "imported" / "other-folder"):
+        (folder / "training_manifest.json").write_text('{"recipe": {"name": "other"}}', encoding="utf-8")
+    with pytest.raises(ParakeetError, match="It was exported from other: parakeet chat --model other-folder"):
+        find_release(root, str(tmp_path / "hf"))
+
+
+@pytest.mark.parametrize("command", [("chat", "-m", "hi", "--model"), ("trace", "hi", "--model"), ("verify",)])
+def test_every_command_refuses_another_programs_model(built: Path, tmp_path: Path, command: tuple[str, ...]) -> None:
+    file = tmp_path / "other.gguf"
+    file.write_bytes(gguf("other"))
+    result = parakeet(built, *command, str(file))
+    assert result.exit_code == 1
+    assert "It was exported from other: parakeet chat --model other-folder" in result.stderr
+    assert "ollama run llama3.2:1b" in parakeet(built, *command, "llama3.2:1b").stderr
 
 
 def test_of_two_models_of_one_name_the_newer_one_opens(root: Path) -> None:

@@ -11,6 +11,7 @@ from parakeet.errors import ParakeetError
 from parakeet.generation.choice import (
     CLEARLY,
     SMALL,
+    automatic_device,
     cache_bytes,
     candidates,
     clearly_fastest,
@@ -22,7 +23,8 @@ from parakeet.generation.decoder import DTYPES, Decoder
 from parakeet.generation.kernels import library
 from parakeet.machine import available_memory, usable_cores
 from parakeet.model.config import ModelConfig
-from parakeet.model.transformer import Parakeet
+from parakeet.model.transformer import Parakeet, best_device
+from parakeet.training.device import choose_device
 
 TINY = ModelConfig(layers=2, heads=2, width=64, context=64, vocabulary_rows=256)
 LARGE = ModelConfig(layers=24, heads=16, width=1024, context=64, vocabulary_rows=32_000)
@@ -213,6 +215,35 @@ def test_bf16_is_for_gpus_that_have_units_for_it(
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 1 << 30))
     with pytest.raises(ParakeetError, match="cuda:0 has only 1000 B of free memory: use --device cpu"):
         candidates(TINY, "cuda:0", asked)
+
+
+@pytest.mark.parametrize(
+    ("devices", "chosen"),
+    [(["cpu"], "cpu"), (["cpu", "mps"], "mps"), (["cpu", "cuda", "cuda:0"], "cuda"), (["cpu", "mps", "cuda"], "cuda")],
+)
+def test_auto_is_a_gpu_where_there_is_one(devices: list[str], chosen: str) -> None:
+    assert automatic_device(devices) == chosen
+
+
+def test_apples_gpu_is_chosen_for_a_chat_and_said_to_be_untried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No such machine was there: what torch reports of one is set, and nothing is computed on it."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 8 << 30)
+    monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 1 << 30)
+    found = candidates(TINY)
+    assert (found.device, found.dtypes) == ("mps", ("fp32",))
+    assert "never tried" in found.notes[0]
+    assert "--device cpu" in found.notes[0]
+    assert candidates(TINY, dtype="bf16").notes == found.notes
+    assert candidates(TINY, dtype="int8").device == "cpu", "whose kernels alone know int8"
+    with pytest.raises(ParakeetError, match="int4 runs on the CPU only"):
+        candidates(TINY, "mps", "int4")
+    with pytest.raises(ParakeetError, match=r"mps has only 7\.0 GiB of free memory: in bf16 they take"):
+        candidates(of_bytes(9e9))
+    assert candidates(TINY, "cpu").notes == ()
+    assert candidates(TINY, recorded={"device": "cpu"}).device == "cpu", "as the session was recorded"
+    assert (best_device(), choose_device("auto", 0, 1).type) == ("cpu", "cpu"), "no training chooses it"
 
 
 @pytest.mark.parametrize(

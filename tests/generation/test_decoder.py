@@ -9,7 +9,7 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 
 from parakeet.errors import ParakeetError
-from parakeet.generation.cache import Cache, CacheAttention, MarkAttention, MaskAttention
+from parakeet.generation.cache import Cache, CacheAttention, MarkAttention, MaskAttention, WrittenMaskAttention
 from parakeet.generation.decoder import DTYPES, Decoder, matrix_maker
 from parakeet.generation.kernels import Library, library
 from parakeet.generation.matrices import Arena
@@ -190,23 +190,21 @@ def test_a_step_is_one_graph_that_branches_on_no_value(form: type[CacheAttention
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("form", [MarkAttention, WrittenMaskAttention])
 @DIVISORS
-def test_all_of_a_pass_is_on_the_models_device(dtype: str, softmax_one: bool) -> None:
+def test_all_of_a_pass_is_on_the_models_device(form: type[CacheAttention], dtype: str, softmax_one: bool) -> None:
     """A tensor left on the CPU would be an error on a GPU. The meta device computes shapes only, and refuses it too."""
     model = random_model(replace(CONFIG, softmax_one=softmax_one))
-    decoder = Decoder(model, dtype, "meta", attention=MarkAttention)
+    decoder = Decoder(model, dtype, "meta", attention=form)
     cache = decoder.new_cache(96, 2)
     assert decoder.prefill([1, 2, 3], cache).device.type == "meta"
     assert decoder.prefill([4], cache).shape == (320,)
     cache.lengths = [96, 250]
-    ids, positions = (torch.tensor(numbers, device="meta") for numbers in ([1, 2], cache.lengths))
-    with torch.inference_mode():
-        decoder._attention.prepare(cache, range(2), 1)
-        assert decoder._step(ids, positions, cache, 96).shape == (2, 320)
+    assert decoder.step([1, 2], cache).shape == (2, 320)
 
 
 @pytest.mark.parametrize(("dtype", "error"), [("fp32", 1e-5), ("bf16", 0.01), ("int8", 0.02), ("int4", 0.2)])
-@pytest.mark.parametrize("form", [None, MaskAttention, MarkAttention])
+@pytest.mark.parametrize("form", [None, MaskAttention, WrittenMaskAttention, MarkAttention])
 def test_each_precision_is_near_the_model(dtype: str, error: float, form: type[CacheAttention] | None) -> None:
     """By the compiled kernels, where there are any, and by torch's."""
     model, ids = random_model(size=0.5), random_ids(64)
