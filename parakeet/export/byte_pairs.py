@@ -1,14 +1,7 @@
 """Byte-pair merges of a vocabulary, which tiktoken does without: it merges by the rank of what a merge gives."""
 
-from collections.abc import Callable, Mapping
-
-from parakeet.tokenizer import byte_alphabet
-
-
-def byte_names() -> Callable[[bytes], str]:
-    """The name of a token in the byte-level alphabet of GPT-2, one letter a byte."""
-    letters = {byte: letter for letter, byte in byte_alphabet().items()}
-    return lambda token: "".join(letters[byte] for byte in token)
+from collections.abc import Mapping
+from itertools import pairwise
 
 
 def merges(ranks: Mapping[bytes, int]) -> dict[bytes, tuple[bytes, bytes]]:
@@ -24,7 +17,7 @@ def merges(ranks: Mapping[bytes, int]) -> dict[bytes, tuple[bytes, bytes]]:
 def _last_pair(ranks: Mapping[bytes, int], token: bytes) -> tuple[bytes, bytes] | None:
     parts = [token[place : place + 1] for place in range(len(token))]
     while len(parts) > 2:
-        found = [ranks.get(one + following) for one, following in zip(parts, parts[1:], strict=False)]
+        found = [ranks.get(one + following) for one, following in pairwise(parts)]
         known = [rank for rank in found if rank is not None]
         if not known:
             return None
