@@ -143,6 +143,9 @@ def tokenizer_config(tokenizer: Tokenizer, context: int) -> dict[str, Any]:
         "bos_token": END_OF_TEXT,
         "eos_token": END_OF_PROMPT,
         "pad_token": PADDING,
+        "extra_special_tokens": [
+            name for name in tokenizer.controls if name not in (END_OF_TEXT, END_OF_PROMPT, PADDING)
+        ],
         "padding_side": "left",
         "model_max_length": context,
         "model_input_names": ["input_ids", "attention_mask"],

@@ -76,11 +76,13 @@ def original_shape_release(cl100k_cache: Path, tmp_path_factory: pytest.TempPath
 
 @torch.no_grad()
 def randomise(model: Parakeet) -> None:
-    """Weights at which every tensor has an effect on the logits, whose deviation is about 6."""
+    """Weights at which every tensor has an effect on the logits, whose deviation is about 6.
+
+    With twice as large ones, any two ways to compute fp32 logits differ by 1e-4, as much as each from float64."""
     drawn = torch.Generator().manual_seed(3)
     for name, parameter in model.named_parameters():
         if parameter.dim() == 2:
-            parameter.normal_(0.0, 0.7 if name == "embedding.weight" else 0.3, generator=drawn)
+            parameter.normal_(0.0, 0.7 if name == "embedding.weight" else 0.08, generator=drawn)
         else:
             parameter.normal_(0.0 if name.endswith("bias") else 1.0, 0.1, generator=drawn)
 
