@@ -48,6 +48,8 @@ def write_gguf(source: ExportSource, target: Path, dtype: str, progress: Progres
     """
     if find_spec("gguf") is None:
         raise ParakeetError("GGUF files need the gguf package: pip install 'parakeet-lm[export]'")
+    if target.suffix != ".gguf":
+        raise ParakeetError(f"{target} must end in .gguf. The Modelfile for ollama gets the same name beside it.")
     beside = target.with_suffix(".Modelfile")
     refuse_existing(beside)
     _check_shape(source.config, dtype)
