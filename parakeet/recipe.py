@@ -264,6 +264,9 @@ class ModelSettings(Section):
     """Longest sequence that the model is meant for, in tokens."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Dropout on the residual branches while training."""
+    softmax_one: bool = False
+    """Softmax off by one: attention divides by 1 + Σ exp, so that a head may attend to nothing. No other program reads
+    such a model."""
 
     @model_validator(mode="after")
     def _whole_heads(self) -> "ModelSettings":

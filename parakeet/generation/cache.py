@@ -11,7 +11,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from parakeet.generation.graphs import StepGraphs
 from parakeet.generation.matrices import fresh_memory
-from parakeet.model.attention import KERNEL_WIDTH, LARGEST_EXACT, alibi_slopes
+from parakeet.model.attention import (
+    KERNEL_WIDTH,
+    LARGEST_EXACT,
+    TERMS,
+    ReferenceMask,
+    alibi_slopes,
+    attend as attend_by_matrix,
+    in_terms,
+)
 from parakeet.model.config import ModelConfig
 
 QUERIES_PER_BLOCK = 128
@@ -41,9 +49,20 @@ class Cache:
     `lengths` counts the tokens that each row has seen. Lowering it forgets the newest.
     """
 
-    def __init__(self, shape: tuple[int, int, int, int, int], dtype: torch.dtype, device: torch.device) -> None:
-        self.keys = _untouched_zeros(shape, dtype, device)
-        self.values = _untouched_zeros(shape, dtype, device)
+    def __init__(
+        self,
+        shape: tuple[int, int, int, int, int],
+        dtype: torch.dtype,
+        device: torch.device,
+        fixed_key: Tensor | None = None,
+    ) -> None:
+        """`shape` is that of the ring. With a `fixed_key` (cached width,), `keys` and `values` have one slot more in
+        front, which holds it and a value of zeros."""
+        whole = (*shape[:3], shape[3] + (fixed_key is not None), shape[4])
+        self.keys = _untouched_zeros(whole, dtype, device)
+        self.values = _untouched_zeros(whole, dtype, device)
+        if fixed_key is not None:
+            self.keys[..., 0, :] = fixed_key
         self.scales: tuple[Tensor, Tensor] | None = None
         """Of keys and values in int8: x ≈ q · scale, fp32 (layers, batch, heads, capacity) each."""
         if dtype == torch.int8:
@@ -108,6 +127,8 @@ class CacheAttention(Protocol):
 
     width: int
     """Of a key or value in the cache."""
+    fixed_key: Tensor | None
+    """A key that every position attends to, (width,), in a slot of its own before the ring; see `Cache`."""
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None: ...
 
@@ -128,8 +149,11 @@ class CacheAttention(Protocol):
 class MaskAttention:
     """ALiBi as a mask in fp32 with any strides, which torch's kernel for CPUs takes."""
 
+    fixed_key = None
+
     def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
         self.width = config.head_width
+        self._softmax_one = config.softmax_one
         self._slopes = alibi_slopes(config.heads).to(device)
 
     def prepare(self, cache: Cache, rows: Sequence[int], count: int) -> None:
@@ -151,7 +175,7 @@ class MaskAttention:
         def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             cache.write(layer, (batch, slice(None), slots), key, value)
             seen = cache.read(layer, everywhere, query.dtype)
-            return F.scaled_dot_product_attention(query[:, :, None], *seen, bias)[:, :, 0]
+            return self._mix(query[:, :, None], *seen, bias)[:, :, 0]
 
         return attend
 
@@ -172,10 +196,23 @@ class MaskAttention:
                 last = end - begin
                 shape, strides = (1, len(bias), queries.shape[2], last), (0, bias.stride(0), 1, 1)
                 mask = bias.as_strided(shape, strides, begin)
-                mixed.append(F.scaled_dot_product_attention(queries, keys[:, :, :last], values[:, :, :last], mask))
+                mixed.append(self._mix(queries, keys[:, :, :last], values[:, :, :last], mask))
             return torch.cat(mixed, 2).flip(2)
 
         return attend
+
+    def _mix(self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+        """query (batch, heads, n, head width), keys and values (batch, heads, m, head width), bias (…, n, m) fp32."""
+        if not self._softmax_one:
+            return F.scaled_dot_product_attention(query, keys, values, bias)
+        if query.device.type != "cpu":
+            return attend_by_matrix(query, keys, values, ReferenceMask(bias, softmax_one=True))
+        # The kernel that the function above calls, and log Σ exp (batch, heads, n), which that does not give. The mix
+        # was divided by Σ, and Σ / (1 + Σ) is the sigmoid.
+        mixed, log_sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            query, keys, values, attn_mask=bias
+        )
+        return (mixed * torch.sigmoid(log_sums)[..., None]).to(mixed.dtype)
 
 
 class MarkAttention:
@@ -189,11 +226,15 @@ class MarkAttention:
     low, zeros): their product has slope · position for the position in the ring, in which ALiBi's slope · (key − query)
     differs by a term that drops out of the softmax. When a row begins its ring again, the keys of the last round go
     one capacity back.
+
+    With `softmax_one`, a key of zeros in front of the ring has the score slope · (position of the query), in terms that
+    the query has behind its marks and this key has ones for, and the value 0 (as in training).
     """
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
         self._own = config.head_width
-        self.width = -(-(config.head_width + MARKS) // KERNEL_WIDTH) * KERNEL_WIDTH
+        terms = TERMS if config.softmax_one else 0
+        self.width = -(-(config.head_width + MARKS + terms) // KERNEL_WIDTH) * KERNEL_WIDTH
         # Positions from −context to context as unit · coarse + fine, both exact in bf16 up to a context of 65,536.
         self._unit = max(64, 1 << ((2 * config.context - 1) // (2 * LARGEST_EXACT)).bit_length())
         root = math.sqrt(config.head_width)
@@ -204,6 +245,13 @@ class MarkAttention:
         marks = torch.stack([high * self._unit, high, low * self._unit, low], dim=-1)[None, :, None]
         # (1, heads, 1, width − head width)
         self._query_marks = F.pad(marks, (0, self.width - self._own - MARKS)).to(device, dtype)
+        self._slopes = (slopes * root).to(device)
+        self.fixed_key: Tensor | None = None
+        self._begin = 0
+        """The ring's first slot."""
+        if config.softmax_one:
+            self.fixed_key, self._begin = torch.zeros(self.width, dtype=dtype, device=device), 1
+            self.fixed_key[self._own + MARKS : self._own + MARKS + TERMS] = 1
 
     def prepare(self, cache: Cache, rows: Sequence[int], count: int) -> None:
         for row in rows:
@@ -216,7 +264,8 @@ class MarkAttention:
         """The marks of every slot of a row that has seen `length` tokens."""
         slots = torch.arange(cache.capacity, device=cache.keys.device)
         older = slots - cache.capacity if length >= cache.capacity else torch.full_like(slots, UNWRITTEN * self._unit)
-        cache.keys[:, row, :, :, self._own :] = self._marks(torch.where(slots < length % cache.capacity, slots, older))
+        marks = self._marks(torch.where(slots < length % cache.capacity, slots, older))
+        cache.keys[:, row, :, self._begin :, self._own :] = marks
 
     def _marks(self, positions: Tensor) -> Tensor:
         """(n,) to (n, width − head width)."""
@@ -227,20 +276,24 @@ class MarkAttention:
 
     def step(self, cache: Cache, positions: Tensor, visible: int) -> Attend:
         batch = torch.arange(positions.shape[0], device=positions.device)
-        slots = positions % cache.capacity
+        places = positions % cache.capacity
+        slots, end = self._begin + places, self._begin + visible
         # All layers at once: (batch, layers, heads, width − head width).
-        cache.keys[:, batch, :, slots, self._own :] = self._marks(slots)[:, None, None]
+        cache.keys[:, batch, :, slots, self._own :] = self._marks(places)[:, None, None]
+        query_marks = self._marks_of_queries(places[:, None])
 
         def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            keys, values = cache.keys[layer], cache.values[layer]  # (batch, heads, capacity, width)
+            keys, values = cache.keys[layer], cache.values[layer]  # (batch, heads, slots, width)
             keys[batch, :, slots, : self._own] = key.to(keys.dtype)
             values[batch, :, slots, : self._own] = value.to(values.dtype)
-            return self._mix(query[:, :, None], keys[:, :, :visible], values[:, :, :visible], None)[:, :, 0]
+            return self._mix(query[:, :, None], query_marks, keys[:, :, :end], values[:, :, :end], None)[:, :, 0]
 
         return attend
 
     def prefill(self, cache: Cache, row: int, past: int, end: int) -> Attend:
         new = torch.arange(past, end, device=cache.keys.device)
+        query_marks = self._marks_of_queries(new[None])
+        past, end = self._begin + past, self._begin + end
         cache.keys[:, row, :, past:end, self._own :] = self._marks(new)
         # Imported here: it takes 1.3 s, more than torch itself, and only a GPU needs it.
         from torch.nn.attention.bias import causal_lower_right
@@ -252,13 +305,20 @@ class MarkAttention:
             keys, values = cache.keys[layer, row : row + 1, :, :end], cache.values[layer, row : row + 1, :, :end]
             keys[:, :, past:, : self._own] = key
             values[:, :, past:, : self._own] = value
-            return self._mix(query, keys, values, causal)
+            return self._mix(query, query_marks, keys, values, causal)
 
         return attend
 
-    def _mix(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        """query (batch, heads, n, head width), keys and values (batch, heads, m, width)."""
-        marks = self._query_marks.expand(query.shape[0], -1, query.shape[2], -1)
+    def _marks_of_queries(self, places: Tensor) -> Tensor:
+        """(batch, n), places in the ring, to (batch, heads, n, width − head width)."""
+        marks = self._query_marks.expand(places.shape[0], -1, places.shape[1], -1)
+        if self.fixed_key is None:
+            return marks
+        own = in_terms(self._slopes[:, None] * places[:, None])  # (batch, heads, n, TERMS)
+        return torch.cat([marks[..., :MARKS], own.to(marks.dtype), marks[..., MARKS + TERMS :]], dim=-1)
+
+    def _mix(self, query: Tensor, marks: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        """query (batch, heads, n, head width) and its marks, keys and values (batch, heads, m, width)."""
         marked = torch.cat([query.to(marks.dtype), marks], dim=-1)
         with sdpa_kernel(KERNELS):
             # The default scale would be 1 / sqrt of the width with the marks.

@@ -134,7 +134,7 @@ class Decoder:
         """An empty cache of `capacity` tokens a row, at most the model's context."""
         c = self.config
         shape = (c.layers, batch_size, c.heads, min(capacity, c.context), self._attention.width)
-        return Cache(shape, CACHE_DTYPES[self.cache_dtype], self.device)
+        return Cache(shape, CACHE_DTYPES[self.cache_dtype], self.device, self._attention.fixed_key)
 
     @torch.inference_mode()
     def prefill(self, ids: Sequence[int], cache: Cache, row: int = 0) -> Tensor:
@@ -245,12 +245,13 @@ class _CompiledPass:
         self._final_norm = decoder._final_norm
         self._cache_kind = KINDS[decoder.cache_dtype]
         self._slopes = alibi_slopes(decoder.config.heads)
+        self._softmax_one = decoder.config.softmax_one
 
     def __call__(self, x: Tensor, cache: Cache, rows: Tensor, positions: Tensor) -> Tensor:
         """Logits (n, vocabulary rows) after embedded ids x (n, width): see `Library.forward`."""
         stored = cache.keys, cache.values, cache.scales
         what = self._layers, self._final_norm, self._head, self._cache_kind
-        return self._kernels.forward(*what, *stored, rows, positions, self._slopes, x)
+        return self._kernels.forward(*what, *stored, self._softmax_one, rows, positions, self._slopes, x)
 
 
 def _described(layer: _Layer) -> LayerWeights:

@@ -631,6 +631,7 @@ typedef struct {
     long heads, capacity, width; // of a head
     char *keys, *values;         // a layer's cache, (batch, heads, capacity, width)
     float *key_scales, *value_scales; // int8: (batch, heads, capacity)
+    int softmax_one;                  // one is added to the divisor of the softmax
 } cached;
 
 INLINE float similarity(int kind, const float *query, const void *key, long width) {
@@ -664,7 +665,7 @@ INLINE void attend_head(const cached *c, int kind, long row, long head, long pos
     long line = (row * c->heads + head) * c->capacity, width = c->width;
     const char *keys = c->keys + bytes_of(kind, line * width), *values = c->values + bytes_of(kind, line * width);
     long slots = position < c->capacity ? position + 1 : c->capacity, newest = position % c->capacity;
-    float root = 1 / sqrtf((float)width), most = -INFINITY, fault = 0;
+    float root = 1 / sqrtf((float)width), most = c->softmax_one ? 0 : -INFINITY, fault = 0;
     for (long slot = 0; slot < slots; slot++) {
         float score = similarity(kind, query, keys + bytes_of(kind, slot * width), width) * root;
         if (kind == INT8) score *= c->key_scales[line + slot];
@@ -683,6 +684,7 @@ INLINE void attend_head(const cached *c, int kind, long row, long head, long pos
         *(floats *)(scores + slot) = e;
     }
     float divisor = total(sums) + fault;
+    if (c->softmax_one) divisor += expf(-most);
     for (long slot = 0; slot < slots; slot++)
         scores[slot] *= (kind == INT8 ? c->value_scales[line + slot] : 1) / divisor;
     long begin = 0;
@@ -819,8 +821,8 @@ INLINE int times(const matrix *m, const float *x, long width, long n, float *y, 
 // belongs to row rows[i] of the cache at positions[i]; see `attend`. Returns 1 without memory.
 int forward(const layer *layers, long n_layers, const float *final_norm, const matrix *head, int cache_kind, long batch,
             long heads, long capacity, long head_width, char *keys, char *values, float *key_scales,
-            float *value_scales, long n, const int64_t *rows, const int64_t *positions, const float *slopes, float *x,
-            float *logits, int threads) {
+            float *value_scales, int softmax_one, long n, const int64_t *rows, const int64_t *positions,
+            const float *slopes, float *x, float *logits, int threads) {
     long width = heads * head_width, slots = batch * heads * capacity, hidden = layers[0].mlp_input.rows;
     float *room = malloc(n * (5 * width + hidden) * sizeof(float));
     if (!room) return 1;
@@ -829,7 +831,7 @@ int forward(const layer *layers, long n_layers, const float *final_norm, const m
     for (long number = 0; number < n_layers; number++) {
         const layer *l = layers + number;
         long begin = bytes_of(cache_kind, number * slots * head_width);
-        cached c = {cache_kind, heads, capacity, head_width, keys + begin, values + begin, NULL, NULL};
+        cached c = {cache_kind, heads, capacity, head_width, keys + begin, values + begin, NULL, NULL, softmax_one};
         if (cache_kind == INT8) c.key_scales = key_scales + number * slots, c.value_scales = value_scales + number * slots;
         const float *query = joint + (l->keys_first ? 2 * width : 0), *key = joint + (l->keys_first ? 0 : width);
         normalise(x, l->attention_norm, n, width, normed);

@@ -54,7 +54,7 @@ class Library:
         self._forward = library.forward
         self._forward.argtypes = [
             *(_pointer, _long, _pointer, _pointer, _int, _long, _long, _long, _long),
-            *(_pointer, _pointer, _pointer, _pointer, _long, _pointer, _pointer, _pointer, _pointer, _pointer, _int),
+            *(_pointer, _pointer, _pointer, _pointer, _int, _long, *5 * (_pointer,), _int),
         ]
 
     def multiply(self, kind: int, weight: Tensor, scales: Tensor | None, columns: int, x: Tensor) -> Tensor:
@@ -91,6 +91,7 @@ class Library:
         keys: Tensor,
         values: Tensor,
         scales: tuple[Tensor, Tensor] | None,
+        softmax_one: bool,
         rows: Tensor,
         positions: Tensor,
         slopes: Tensor,
@@ -109,8 +110,8 @@ class Library:
         key_scales, value_scales = (part.data_ptr() for part in scales) if scales else (None, None)
         failed = self._forward(
             layers, len(layers), final_norm.data_ptr(), ctypes.byref(head), kind, batch, heads, capacity, width,
-            keys.data_ptr(), values.data_ptr(), key_scales, value_scales, len(x), rows.data_ptr(), positions.data_ptr(),
-            slopes.data_ptr(), x.data_ptr(), logits.data_ptr(), torch.get_num_threads(),
+            keys.data_ptr(), values.data_ptr(), key_scales, value_scales, softmax_one, len(x), rows.data_ptr(),
+            positions.data_ptr(), slopes.data_ptr(), x.data_ptr(), logits.data_ptr(), torch.get_num_threads(),
         )  # fmt: skip
         _check_memory(failed)
         return logits

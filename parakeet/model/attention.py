@@ -4,6 +4,9 @@
 and keys, so that `scaled_dot_product_attention(is_causal=True)` does the rest, in memory linear in the length, on any
 device. `tiled` holds the scores of 64 queries at a time and leaves out the keys that none of them sees; it is the
 fastest on a CPU. `flex` is FlexAttention, for CUDA only.
+
+With `softmax_one`, all four compute exp(x_i) / (1 + Σ exp(x_j)) in place of the softmax (Miller 2023, "Attention is off
+by one"), as if one more key had the score 0 and the value 0: a head may attend to nothing.
 """
 
 import math
@@ -28,6 +31,8 @@ LOGIT_PER_DISAGREEMENT = 64.0
 places, and e^−256 is 0 in fp32."""
 CODE_KEY = 8.0
 """Magnitude of a code word's features in the keys. Any power of two would do."""
+TERMS = 3
+"""bf16 numbers that add up to one in fp32."""
 KERNEL_WIDTH = 8
 """Head widths that are multiples of this take the fast kernels."""
 
@@ -45,18 +50,21 @@ class ReferenceMask(NamedTuple):
     """bias (batch, heads, length, length): ALiBi, and −inf for future positions and other documents."""
 
     bias: Tensor
+    softmax_one: bool = False
 
 
 class FusedMask(NamedTuple):
     """Extra features: the queries' (batch, heads, length, f), the keys' (batch, 1, length, f).
 
-    Those of the document code go in front of the head's own features, those of ALiBi behind them.
+    Those of the document code go in front of the head's own features, those of ALiBi behind them. With `softmax_one`,
+    the first of length + 1 positions is that of the key of zeros.
     """
 
     code_queries: Tensor
     code_keys: Tensor
     alibi_queries: Tensor
     alibi_keys: Tensor
+    softmax_one: bool = False
 
 
 class Tile(NamedTuple):
@@ -71,6 +79,7 @@ class Tile(NamedTuple):
 
 class TiledMask(NamedTuple):
     tiles: list[Tile]
+    softmax_one: bool = False
 
 
 class FlexMask(NamedTuple):
@@ -82,7 +91,9 @@ class FlexMask(NamedTuple):
 
     blocks: Any
     alibi: Callable[..., Tensor]
-    attention: Callable[..., Tensor]
+    attention: Callable[..., Any]
+    wanted: Any = None
+    """The AuxRequest of the logarithms of the divisors, with `softmax_one`."""
 
 
 Mask = ReferenceMask | FusedMask | TiledMask | FlexMask
@@ -105,6 +116,7 @@ def prepare_mask(
     head_width: int,
     dtype: torch.dtype,
     last_document: int | None = None,
+    softmax_one: bool = False,
 ) -> Mask:
     """What the attention of a batch needs beside queries, keys and values; the same for every layer.
 
@@ -112,33 +124,36 @@ def prepare_mask(
     last_document: the largest of these numbers, if the caller knows it. To read it from a GPU, the host waits for it.
     """
     if backend == "reference":
-        return ReferenceMask(_bias(slopes, documents, dtype))
+        return ReferenceMask(_bias(slopes, documents, dtype), softmax_one)
     if backend == "fused":
         last_document = int(documents.max()) if last_document is None else last_document
-        return _fused_mask(slopes, documents, head_width, dtype, last_document)
+        return _fused_mask(slopes, documents, head_width, dtype, last_document, softmax_one)
     if backend == "tiled":
-        return _tiled_mask(slopes, documents, torch.promote_types(dtype, torch.float32))
+        return _tiled_mask(slopes, documents, torch.promote_types(dtype, torch.float32), softmax_one)
     if documents.device.type != "cuda":
         raise ParakeetError("training.attention is flex, which needs a CUDA device; use auto, fused or reference.")
-    return _flex_mask(slopes, documents)
+    return _flex_mask(slopes, documents, softmax_one)
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Mask) -> Tensor:
-    """softmax(queries · keysᵀ / sqrt(head width) + ALiBi, masked) · values; all (batch, heads, length, head width)."""
+    """softmax(queries · keysᵀ / sqrt(head width) + ALiBi, masked) · values; all (batch, heads, length, head width).
+
+    If the mask has `softmax_one`, one is added to the divisor of the softmax.
+    """
     if isinstance(mask, ReferenceMask):
         # scores (batch, heads, length, length): [i, j] is what query i makes of key j.
         scores = queries @ keys.transpose(-1, -2) / math.sqrt(queries.shape[-1]) + mask.bias
         # Softmax in at least fp32: in bf16, the sum of many small probabilities would be lost.
         wide = torch.promote_types(scores.dtype, torch.float32)
+        if mask.softmax_one:
+            return torch.softmax(F.pad(scores, (1, 0)), dim=-1, dtype=wide)[..., 1:].to(values.dtype) @ values
         return torch.softmax(scores, dim=-1, dtype=wide).to(values.dtype) @ values
     if isinstance(mask, FusedMask):
         return _attend_fused(queries, keys, values, mask)
     if isinstance(mask, TiledMask):
-        mixed: Tensor = _TiledAttention.apply(queries, keys, values, mask.tiles)
+        mixed: Tensor = _TiledAttention.apply(queries, keys, values, mask.tiles, mask.softmax_one)
         return mixed
-    return mask.attention(
-        queries, keys, values, score_mod=mask.alibi, block_mask=mask.blocks, kernel_options=FLEX_KERNEL_OPTIONS
-    )
+    return _attend_flex(queries, keys, values, mask)
 
 
 def _bias(slopes: Tensor, documents: Tensor, dtype: torch.dtype) -> Tensor:
@@ -154,6 +169,9 @@ def _bias(slopes: Tensor, documents: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _attend_fused(queries: Tensor, keys: Tensor, values: Tensor, mask: FusedMask) -> Tensor:
     heads, head_width = queries.shape[1], queries.shape[-1]
+    if mask.softmax_one:
+        # A key of zeros in front and its value. The query beside it is read by nothing: `is_causal` needs as many.
+        queries, keys, values = (F.pad(part, (0, 0, 1, 0)) for part in (queries, keys, values))
     # The keys' features are the same for all heads. expand copies nothing.
     code_keys, alibi_keys = (part.expand(-1, heads, -1, -1) for part in (mask.code_keys, mask.alibi_keys))
     # All three become (batch, heads, length, head width + features); at a head width of 64, that is 88.
@@ -167,11 +185,25 @@ def _attend_fused(queries: Tensor, keys: Tensor, values: Tensor, mask: FusedMask
         # The default would be 1 / sqrt of the width with the features.
         scale=1.0 / math.sqrt(head_width),
     )
-    return mixed[..., :head_width]
+    return mixed[:, :, int(mask.softmax_one) :, :head_width]
+
+
+def _attend_flex(queries: Tensor, keys: Tensor, values: Tensor, mask: FlexMask) -> Tensor:
+    if mask.wanted is None:
+        mixed: Tensor = mask.attention(
+            queries, keys, values, score_mod=mask.alibi, block_mask=mask.blocks, kernel_options=FLEX_KERNEL_OPTIONS
+        )
+        return mixed
+    mixed, found = mask.attention(
+        queries, keys, values, score_mod=mask.alibi, block_mask=mask.blocks, kernel_options=FLEX_KERNEL_OPTIONS,
+        return_aux=mask.wanted,
+    )  # fmt: skip
+    # found.lse (batch, heads, length) is log Σ. The mix was divided by Σ, and Σ / (1 + Σ) is the sigmoid.
+    return (mixed * torch.sigmoid(found.lse)[..., None]).to(mixed.dtype)
 
 
 def _fused_mask(
-    slopes: Tensor, documents: Tensor, head_width: int, dtype: torch.dtype, last_document: int
+    slopes: Tensor, documents: Tensor, head_width: int, dtype: torch.dtype, last_document: int, softmax_one: bool
 ) -> FusedMask:
     """Features whose product, divided by sqrt(head width), is slope · j − at least 64 · disagreements.
 
@@ -186,6 +218,10 @@ def _fused_mask(
     The order of the features matters in fp32. Within a document the code's features sum to exactly 0 before those of
     the head are added, and ALiBi's large ones come last. With the code last the error was twenty times as large, and
     with ALiBi before the head's features five times, at 8,192 tokens.
+
+    With `softmax_one`, the term that is constant along a row must not drop out: the zero key's score is slope · i beside
+    the others' slope · j. The query has it in three terms of 8 bits each, and the zero key has ones for them, where the
+    other keys have zeros. At a head width of 64 they are in what was padding.
     """
     batch, length = documents.shape
     heads = len(slopes)
@@ -215,6 +251,16 @@ def _fused_mask(
     alibi_queries = torch.stack([high * unit, high, low * unit, low], dim=-1)[None, :, None]
     alibi_keys = torch.stack([coarse, fine, coarse, fine], dim=-1)[None, None]
 
+    if softmax_one:
+        own = in_terms((high + low)[:, None] * step)[None]  # (1, heads, length, 3)
+        alibi_queries = torch.cat([alibi_queries.expand(-1, -1, length, -1), own], dim=-1)
+        alibi_keys = F.pad(alibi_keys, (0, TERMS))
+        code_queries, code_keys, alibi_queries, alibi_keys = (
+            F.pad(part, (0, 0, 1, 0)) for part in (code_queries, code_keys, alibi_queries, alibi_keys)
+        )
+        alibi_keys[..., 0, -TERMS:] = 1
+        length += 1
+
     # Zeros round the whole width up to a multiple of KERNEL_WIDTH: −x % n is what x lacks to it.
     padding = (0, -(head_width + 1 + places + alibi_keys.shape[-1]) % KERNEL_WIDTH)
     return FusedMask(
@@ -222,7 +268,15 @@ def _fused_mask(
         code_keys.to(dtype),
         F.pad(alibi_queries, padding).to(dtype).expand(batch, heads, length, -1),
         F.pad(alibi_keys, padding).to(dtype).expand(batch, 1, length, -1),
+        softmax_one,
     )
+
+
+def in_terms(x: Tensor) -> Tensor:
+    """(…,) fp32 to (…, TERMS): numbers that are exact in bf16, and whose sum is x."""
+    first = x.bfloat16().float()
+    second = (x - first).bfloat16().float()
+    return torch.stack([first, second, x - first - second], dim=-1)
 
 
 @cache
@@ -257,7 +311,7 @@ def _tile_bias(slopes: tuple[float, ...], length: int, dtype: torch.dtype) -> Te
     return bias.masked_fill(distance > 0, float("-inf"))
 
 
-def _tiled_mask(slopes: Tensor, documents: Tensor, dtype: torch.dtype) -> TiledMask:
+def _tiled_mask(slopes: Tensor, documents: Tensor, dtype: torch.dtype, softmax_one: bool) -> TiledMask:
     """Tiles of at most TILE_ROWS queries, with the keys from the first token of any of their documents on.
 
     Only distances matter to ALiBi, so every tile takes its bias from that of the last one. A tile with several
@@ -277,7 +331,7 @@ def _tiled_mask(slopes: Tensor, documents: Tensor, dtype: torch.dtype) -> TiledM
         if (numbers[row, first:end] != numbers[row, begin]).any():
             bias = bias.masked_fill(documents[row, begin:end, None] != seen, float("-inf"))
         tiles.append(Tile(row, first, begin, end, bias))
-    return TiledMask(tiles)
+    return TiledMask(tiles, softmax_one)
 
 
 def _first_positions(documents: np.ndarray) -> np.ndarray:
@@ -297,27 +351,30 @@ class _TiledAttention(torch.autograd.Function):
     """Softmax attention over tiles. The backward pass computes the probabilities again, so only its inputs are kept.
 
     A tile of n queries and m keys has scores, probabilities and their gradients of (heads, n, m). They are in fp32 even
-    for bf16 inputs: CPUs have no fast small products in bf16, and ALiBi would be rounded.
+    for bf16 inputs: CPUs have no fast small products in bf16, and ALiBi would be rounded. With `softmax_one`, they have
+    a column in front for a key whose score and value are 0. No product reads it.
     """
 
     @staticmethod
-    def forward(context: Any, queries: Tensor, keys: Tensor, values: Tensor, tiles: list[Tile]) -> Tensor:
+    def forward(
+        context: Any, queries: Tensor, keys: Tensor, values: Tensor, tiles: list[Tile], softmax_one: bool
+    ) -> Tensor:
         context.save_for_backward(queries, keys, values)
-        context.tiles = tiles
+        context.tiles, context.extra = tiles, int(softmax_one)
         dtype = queries.dtype
         queries, keys, values = (_widened(part) for part in (queries, keys, values))
         mixed = _beside_heads(queries)
         for tile in tiles:
             row, asking, seen = tile.row, slice(tile.begin, tile.end), slice(tile.first, tile.end)
-            probabilities = _probabilities(queries[row, :, asking], keys[row, :, seen], tile.bias)
-            torch.bmm(probabilities, values[row, :, seen], out=mixed[row, :, asking])
+            probabilities = _probabilities(queries[row, :, asking], keys[row, :, seen], tile.bias, context.extra)
+            torch.bmm(probabilities[..., context.extra :], values[row, :, seen], out=mixed[row, :, asking])
         return mixed.to(dtype)
 
     @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         dtype = gradients[0].dtype
         queries, keys, values, gradient = (_widened(part) for part in (*context.saved_tensors, *gradients))
-        scale = 1.0 / math.sqrt(queries.shape[-1])
+        scale, extra = 1.0 / math.sqrt(queries.shape[-1]), context.extra
         at_queries, at_keys, at_values = (
             _beside_heads(queries),
             _beside_heads(keys).zero_(),
@@ -328,17 +385,19 @@ class _TiledAttention(torch.autograd.Function):
             query, key, value, slope = (
                 queries[row, :, asking], keys[row, :, seen], values[row, :, seen], gradient[row, :, asking],
             )  # fmt: skip
-            probabilities = _probabilities(query, key, tile.bias)
-            at_values[row, :, seen].baddbmm_(probabilities.transpose(1, 2), slope)
-            at_scores = torch.bmm(slope, value.transpose(1, 2))
+            probabilities = _probabilities(query, key, tile.bias, extra)
+            at_values[row, :, seen].baddbmm_(probabilities[..., extra:].transpose(1, 2), slope)
+            at_scores = _scores(query, key, extra)
+            torch.bmm(slope, value.transpose(1, 2), out=at_scores[..., extra:])
             # The gradient of a softmax, p · (slope − Σ p · slope), in one pass and in place.
             torch.ops.aten._softmax_backward_data.out(
                 at_scores, probabilities, -1, at_scores.dtype, grad_input=at_scores
             )
+            at_scores = at_scores[..., extra:]
             out = at_queries[row, :, asking]
             torch.baddbmm(out, at_scores, key, beta=0, alpha=scale, out=out)
             at_keys[row, :, seen].baddbmm_(at_scores.transpose(1, 2), query, alpha=scale)
-        return at_queries.to(dtype), at_keys.to(dtype), at_values.to(dtype), None
+        return at_queries.to(dtype), at_keys.to(dtype), at_values.to(dtype), None, None
 
 
 def _widened(x: Tensor) -> Tensor:
@@ -346,9 +405,18 @@ def _widened(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def _probabilities(queries: Tensor, keys: Tensor, bias: Tensor) -> Tensor:
-    """(heads, queries, keys), for queries and keys (heads, n, head width)."""
-    scores = torch.baddbmm(bias, queries, keys.transpose(1, 2), alpha=1.0 / math.sqrt(queries.shape[-1]))
+def _scores(queries: Tensor, keys: Tensor, extra: int) -> Tensor:
+    """(heads, queries, extra + keys) for queries and keys (heads, n, head width); the extra columns are 0."""
+    scores = queries.new_empty(len(queries), queries.shape[1], extra + keys.shape[1])
+    scores[..., :extra] = 0
+    return scores
+
+
+def _probabilities(queries: Tensor, keys: Tensor, bias: Tensor, extra: int) -> Tensor:
+    """(heads, queries, extra + keys), for queries and keys (heads, n, head width)."""
+    scores = _scores(queries, keys, extra)
+    scale = 1.0 / math.sqrt(queries.shape[-1])
+    torch.baddbmm(bias, queries, keys.transpose(1, 2), alpha=scale, out=scores[..., extra:])
     return torch.softmax(scores, dim=-1, out=scores)
 
 
@@ -358,13 +426,15 @@ def _beside_heads(like: Tensor) -> Tensor:
     return like.new_empty(batch, length, heads, head_width).transpose(1, 2)
 
 
-def _flex_mask(slopes: Tensor, documents: Tensor) -> FlexMask:
+def _flex_mask(slopes: Tensor, documents: Tensor, softmax_one: bool) -> FlexMask:
+    from torch.nn.attention.flex_attention import AuxRequest
+
     batch, length = documents.shape
     buffers = _flex_buffers(batch, length, len(slopes), documents.device)
     buffers.documents.copy_(documents)
     buffers.slopes.copy_(slopes)
     blocks = _block_mask()(buffers.mask, batch, None, length, length, device=documents.device)
-    return FlexMask(blocks, buffers.alibi, _flex())
+    return FlexMask(blocks, buffers.alibi, _flex(), AuxRequest(lse=True) if softmax_one else None)
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:

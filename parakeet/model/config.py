@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from parakeet.errors import ParakeetError
 
@@ -19,7 +19,10 @@ LARGEST = {"layers": 1024, "heads": 1024, "width": 1 << 16, "context": 1 << 20, 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """`vocabulary_rows` is the number of rows of the tied embedding; `context` is in tokens."""
+    """`vocabulary_rows` is the number of rows of the tied embedding; `context` is in tokens.
+
+    `softmax_one`: attention divides by one more than the sum of the exponentials. Files have it only where it is true.
+    """
 
     layers: int
     heads: int
@@ -27,6 +30,7 @@ class ModelConfig:
     context: int
     vocabulary_rows: int
     dropout: float = 0.0
+    softmax_one: bool = False
 
     @property
     def head_width(self) -> int:
@@ -66,15 +70,20 @@ class ModelConfig:
         """The same as PaLM counts them (arXiv 2204.02311, appendix B): with future scores, 12 · layers · width · T."""
         return self.flops_per_token(2 * length)
 
+    def as_dict(self) -> dict[str, Any]:
+        """As files have it."""
+        values = asdict(self)
+        return values if self.softmax_one else {name: values[name] for name in values if name != "softmax_one"}
+
     def save(self, directory: Path) -> None:
-        values = {"architecture": "parakeet", **asdict(self)}
+        values = {"architecture": "parakeet", **self.as_dict()}
         (directory / CONFIG_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, directory: Path) -> "ModelConfig":
         path = directory / CONFIG_FILE
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = {"softmax_one": False, **json.loads(path.read_text(encoding="utf-8"))}
             config = cls(**{field.name: values[field.name] for field in fields(cls)})
         except FileNotFoundError:
             raise ParakeetError(f"{path} is missing: {directory} holds no model.") from None
@@ -94,6 +103,8 @@ class ModelConfig:
         # NaN fails every comparison.
         if not isinstance(dropout, int | float) or isinstance(dropout, bool) or not 0 <= dropout < 1:
             raise ParakeetError(f"{where}: dropout is {dropout!r}; it must be a number from 0 to below 1.")
+        if not isinstance(self.softmax_one, bool):
+            raise ParakeetError(f"{where}: softmax_one is {self.softmax_one!r}; it must be true or false.")
         if self.width % self.heads:
             raise ParakeetError(f"{where}: width {self.width} is not a multiple of heads {self.heads}.")
         return self
@@ -107,4 +118,5 @@ class ModelConfig:
             context=settings.context,
             vocabulary_rows=vocabulary_rows,
             dropout=settings.dropout,
+            softmax_one=settings.softmax_one,
         )

@@ -236,7 +236,8 @@ class Parakeet(nn.Module):
         dtype = self._dtype(self.execution.precision)
         # Prepared once, outside the compiled blocks, and used in every layer.
         backend = self.execution.attention
-        mask = prepare_mask(backend, self.slopes, documents, self.config.head_width, dtype, last_document)
+        width, softmax_one = self.config.head_width, self.config.softmax_one
+        mask = prepare_mask(backend, self.slopes, documents, width, dtype, last_document, softmax_one)
         return self.forward_masked(ids, mask)
 
     def forward_masked(self, ids: Tensor, mask: Mask) -> Tensor:

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -106,14 +107,15 @@ def test_a_number_that_is_not_finite_spoils_its_own_row_and_no_other(dtype: str,
     capacity=st.integers(1, 40),
     lengths=st.lists(st.integers(0, 90), min_size=1, max_size=4),
     cache_dtype=st.sampled_from(sorted(CACHE_DTYPES)),
+    softmax_one=st.booleans(),
 )
 @settings(max_examples=100, deadline=None)
 def test_a_pass_is_torchs_for_any_size_in_every_cache(
-    layers: int, heads: int, head_width: int, capacity: int, lengths: list[int], cache_dtype: str
+    layers: int, heads: int, head_width: int, capacity: int, lengths: list[int], cache_dtype: str, softmax_one: bool
 ) -> None:
     """Rows of different lengths, before and after the ring begins again."""
     width = heads * head_width
-    config = ModelConfig(layers=layers, heads=heads, width=width, context=capacity, vocabulary_rows=13)
+    config = ModelConfig(layers, heads, width, context=capacity, vocabulary_rows=13, softmax_one=softmax_one)
     model = model_of(config, seed=len(lengths))
     decoders = [Decoder(model, "fp32", cache_dtype=cache_dtype, compiled=compiled) for compiled in (True, False)]
     caches = [decoder.new_cache(capacity, len(lengths)) for decoder in decoders]
@@ -135,8 +137,11 @@ CONFIG = ModelConfig(layers=3, heads=3, width=120, context=64, vocabulary_rows=3
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("cache_dtype", sorted(CACHE_DTYPES))
-def test_several_ids_at_once_and_rows_of_a_batch_give_the_bits_of_single_steps(dtype: str, cache_dtype: str) -> None:
-    decoder = Decoder(model_of(CONFIG), dtype, cache_dtype=cache_dtype)
+@pytest.mark.parametrize("softmax_one", [False, True])
+def test_several_ids_at_once_and_rows_of_a_batch_give_the_bits_of_single_steps(
+    dtype: str, cache_dtype: str, softmax_one: bool
+) -> None:
+    decoder = Decoder(model_of(replace(CONFIG, softmax_one=softmax_one)), dtype, cache_dtype=cache_dtype)
     ids = torch.randint(301, (40,), generator=torch.Generator().manual_seed(3)).tolist()
     single, several, batch = decoder.new_cache(64), decoder.new_cache(64), decoder.new_cache(64, 3)
     for cache, row in ((single, 0), (several, 0), (batch, 0), (batch, 1), (batch, 2)):

@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 
-def logits(weights: dict[str, Array], heads: int, ids: list[int], band: int | None = None) -> Array:
+def logits(
+    weights: dict[str, Array], heads: int, ids: list[int], band: int | None = None, softmax_one: bool = False
+) -> Array:
     """(length, vocabulary rows) logits behind every position.
 
     weights have the checkpoint's keys; Linear weights are (out, in). With a `band`, a position sees itself
     and the `band` positions before it, in every layer: band = context − 1 is what a rolling cache of
-    `context` tokens leaves visible.
+    `context` tokens leaves visible. With `softmax_one`, attention is softmax off by one.
     """
     w = {name: np.asarray(tensor, dtype=np.float64) for name, tensor in weights.items()}
     x = layer_norm(w["transformer.wte.weight"][ids], w["transformer.wte.norm.weight"], w["transformer.wte.norm.bias"])
@@ -26,13 +28,13 @@ def logits(weights: dict[str, Array], heads: int, ids: list[int], band: int | No
         block = f"transformer.h.{layer}."
         normed = layer_norm(x, w[block + "ln_1.weight"])
         queries, keys_and_values = (normed @ w[block + f"attn.{part}.weight"].T for part in ("c_query", "c_kv"))
-        x = x + attention(queries, keys_and_values, heads, band) @ w[block + "attn.c_proj.weight"].T
+        x = x + attention(queries, keys_and_values, heads, band, softmax_one) @ w[block + "attn.c_proj.weight"].T
         hidden = gelu(layer_norm(x, w[block + "ln_2.weight"]) @ w[block + "mlp.c_fc.weight"].T)
         x = x + hidden @ w[block + "mlp.c_proj.weight"].T
     return layer_norm(x, w["transformer.ln_f.weight"]) @ w["lm_head.weight"].T
 
 
-def attention(queries: Array, keys_and_values: Array, heads: int, band: int | None) -> Array:
+def attention(queries: Array, keys_and_values: Array, heads: int, band: int | None, softmax_one: bool) -> Array:
     """queries (length, width), keys and values (length, 2 · width), keys first; (length, width)."""
     length, width = queries.shape
     size = width // heads
@@ -46,8 +48,12 @@ def attention(queries: Array, keys_and_values: Array, heads: int, band: int | No
         slope = 2.0 ** (-8.0 * (head + 1) / heads)
         scores = queries[:, part] @ keys.T / math.sqrt(size) + slope * distance
         scores[hidden] = -np.inf
-        weight = np.exp(scores - scores.max(axis=1, keepdims=True))
-        mixed[:, part] = weight @ values / weight.sum(axis=1, keepdims=True)
+        most = scores.max(axis=1, keepdims=True)
+        weight = np.exp(scores - most)
+        divisor = weight.sum(axis=1, keepdims=True)
+        if softmax_one:
+            divisor += np.exp(-most)  # the 1 of 1 + Σ exp(x), over e^most like the rest
+        mixed[:, part] = weight @ values / divisor
     return mixed
 
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import AuxRequest, create_block_mask, flex_attention
 from torch.utils.checkpoint import checkpoint
 
 from parakeet.errors import ParakeetError
@@ -38,7 +38,7 @@ def some_tensors(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 1) -> l
 
 
 def attention_in_float64(
-    queries: Tensor, keys: Tensor, values: Tensor, slopes: Tensor, documents: Tensor, slope: Tensor
+    queries: Tensor, keys: Tensor, values: Tensor, slopes: Tensor, documents: Tensor, slope: Tensor, softmax_one: bool
 ) -> list:
     """Attention and its gradients in float64, 256 queries at a time, straight from the formula."""
     queries, keys, values = (x.double().requires_grad_() for x in (queries, keys, values))
@@ -51,15 +51,19 @@ def attention_in_float64(
         scores = queries[:, :, rows] @ keys[:, :, seen].transpose(-1, -2) / math.sqrt(queries.shape[-1])
         scores = scores + slopes.double()[:, None, None] * distance
         hidden = (distance > 0) | (documents[0, rows, None] != documents[0, None, seen])
-        piece = torch.softmax(scores.masked_fill(hidden, float("-inf")), dim=-1) @ values[:, :, seen]
+        weight = scores.masked_fill(hidden, float("-inf")).exp()
+        piece = weight / (weight.sum(-1, keepdim=True) + softmax_one) @ values[:, :, seen]
         piece.backward(slope[:, :, rows].double())
         pieces.append(piece.detach())
     return [torch.cat(pieces, dim=2), queries.grad, keys.grad, values.grad]
 
 
-def computed(backend: AttentionBackend, tensors: list[Tensor], slopes: Tensor, documents: Tensor) -> list[Tensor]:
+def computed(
+    backend: AttentionBackend, tensors: list[Tensor], slopes: Tensor, documents: Tensor, softmax_one: bool = False
+) -> list[Tensor]:
     queries, keys, values = (x.clone().requires_grad_() for x in tensors[:3])
-    mask = prepare_mask(backend, slopes.to(queries.device), documents, queries.shape[-1], queries.dtype)
+    shape = queries.shape[-1], queries.dtype
+    mask = prepare_mask(backend, slopes.to(queries.device), documents, *shape, softmax_one=softmax_one)
     mixed = attend(queries, keys, values, mask)
     mixed.backward(tensors[3])
     return [mixed.detach(), queries.grad, keys.grad, values.grad]
@@ -70,18 +74,26 @@ def error(found: Tensor, right: Tensor) -> float:
 
 
 @cache
-def task(length: int, count: int) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
+def task(length: int, count: int, softmax_one: bool) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
     """Slopes, documents, tensors that are exact in bf16, and the right results for them."""
-    # The steepest and the flattest slope of the model, one head each.
-    slopes = alibi_slopes(HEADS)[[0, 17]]
+    # The steepest and the flattest slope of the model, one head each; or all of them.
+    slopes = alibi_slopes(HEADS) if softmax_one else alibi_slopes(HEADS)[[0, 17]]
     documents = some_documents(length, count, seed=count, padding=length // 50)
-    tensors = some_tensors((1, 2, length, 64), torch.bfloat16)
-    return slopes, documents, tensors, attention_in_float64(*tensors[:3], slopes, documents, tensors[3])
+    tensors = some_tensors((1, len(slopes), length, 64), torch.bfloat16)
+    right = attention_in_float64(*tensors[:3], slopes, documents, tensors[3], softmax_one)
+    return slopes, documents, tensors, right
 
 
-def check(backend: AttentionBackend, length: int, count: int, dtype: torch.dtype, device: str = "cpu") -> None:
-    slopes, documents, tensors, right = task(length, count)
-    found = computed(backend, [x.to(device, dtype) for x in tensors], slopes, documents.to(device))
+def check(
+    backend: AttentionBackend,
+    length: int,
+    count: int,
+    dtype: torch.dtype,
+    device: str = "cpu",
+    softmax_one: bool = False,
+) -> None:
+    slopes, documents, tensors, right = task(length, count, softmax_one)
+    found = computed(backend, [x.to(device, dtype) for x in tensors], slopes, documents.to(device), softmax_one)
     forward, gradients = TOLERANCES[dtype]
     errors = [error(a, b) for a, b in zip(found, right, strict=True)]
     assert errors[0] < forward
@@ -105,22 +117,44 @@ def test_reference_is_attention_in_values_and_gradients(length: int, count: int)
     check("reference", length, count, torch.float32)
 
 
+@pytest.mark.parametrize(("length", "count"), [(1, 1), (2, 1), (64, 3), (1300, 60)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("backend", ["fused", "tiled"])
+def test_softmax_one_is_its_formula_in_values_and_gradients(
+    backend: AttentionBackend, length: int, count: int, dtype: torch.dtype
+) -> None:
+    """For all 18 slopes."""
+    check(backend, length, count, dtype, softmax_one=True)
+    if length < 100 and dtype == torch.float32:
+        check("reference", length, count, dtype, softmax_one=True)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="FlexAttention has no backward pass on a CPU")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("backend", ["fused", "flex"])
+@pytest.mark.parametrize("softmax_one", [False, True])
 @pytest.mark.parametrize(("length", "count"), LENGTHS[2:])
-def test_cuda_backends_are_attention(backend: AttentionBackend, length: int, count: int, dtype: torch.dtype) -> None:
-    check(backend, length, count, dtype, "cuda")
+def test_cuda_backends_are_attention(
+    backend: AttentionBackend, length: int, count: int, dtype: torch.dtype, softmax_one: bool
+) -> None:
+    check(backend, length, count, dtype, "cuda", softmax_one)
 
 
 @settings(deadline=None, max_examples=40)
 @given(
     st.sampled_from(["fused", "tiled"]), st.integers(1, 200), st.integers(1, 3), st.integers(1, 6),
-    st.sampled_from([4, 8, 16, 24, 64, 72]), st.booleans(), st.integers(0, 1 << 30),
+    st.sampled_from([4, 8, 16, 24, 64, 72]), st.booleans(), st.booleans(), st.integers(0, 1 << 30),
 )  # fmt: skip
 def test_any_shape_agrees(
-    backend: AttentionBackend, length: int, batch: int, heads: int, head_width: int, scattered: bool, seed: int
+    backend: AttentionBackend,
+    length: int,
+    batch: int,
+    heads: int,
+    head_width: int,
+    scattered: bool,
+    softmax_one: bool,
+    seed: int,
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     # Runs of about nine tokens, then −1; or documents whose tokens lie anywhere.
@@ -128,8 +162,8 @@ def test_any_shape_agrees(
     documents = starts.cumsum(1) if not scattered else torch.randint(0, 4, (batch, length), generator=generator)
     documents[:, length - seed % 7 :] = -1
     tensors = some_tensors((batch, heads, length, head_width), torch.float32, seed=length)
-    right = computed("reference", [x.double() for x in tensors], alibi_slopes(heads), documents)
-    found = computed(backend, tensors, alibi_slopes(heads), documents)
+    right = computed("reference", [x.double() for x in tensors], alibi_slopes(heads), documents, softmax_one)
+    found = computed(backend, tensors, alibi_slopes(heads), documents, softmax_one)
     # A gradient may be zero (every document has one token), so errors are relative to the largest norm.
     largest = max(float(x.norm()) for x in right)
     # Processors sum the terms of a product in different orders: 1.7e-4 at a width of 24 on an AMD EPYC (Zen 5).
@@ -140,22 +174,24 @@ def test_any_shape_agrees(
     ("backend", "dtype"),
     [(backend, dtype) for backend in ("reference", "fused", "tiled") for dtype in (torch.float32, torch.bfloat16)],
 )
-@pytest.mark.parametrize(("length", "count"), [(600, 7), (2048, 900)])
+@pytest.mark.parametrize(
+    ("length", "count", "softmax_one"), [(600, 7, False), (2048, 900, False), (600, 7, True)]
+)  # fmt: skip
 def test_nothing_leaks_between_documents(
-    backend: AttentionBackend, length: int, count: int, dtype: torch.dtype
+    backend: AttentionBackend, length: int, count: int, softmax_one: bool, dtype: torch.dtype
 ) -> None:
     slopes = alibi_slopes(HEADS)[[0, 17]]
     documents = some_documents(length, count, seed=2, padding=20)
     chosen = documents[0] == count // 2
     tensors = some_tensors((1, 2, length, 64), dtype)
-    before = computed(backend, tensors, slopes, documents)
+    before = computed(backend, tensors, slopes, documents, softmax_one)
     # Give the other documents keys that would win by far if they were visible.
     larger = [torch.where(chosen[:, None], x, 8 * x) for x in tensors]
-    after = computed(backend, larger, slopes, documents)
+    after = computed(backend, larger, slopes, documents, softmax_one)
     for a, b in zip(before, after, strict=True):
         assert torch.equal(a[:, :, chosen], b[:, :, chosen])
     only = [*tensors[:3], torch.where(chosen[:, None], tensors[3], torch.zeros((), dtype=dtype))]
-    for gradient in computed(backend, only, slopes, documents)[1:]:
+    for gradient in computed(backend, only, slopes, documents, softmax_one)[1:]:
         assert not gradient[:, :, ~chosen].any()
 
 
@@ -233,13 +269,17 @@ def test_flex_does_not_break_the_graph_of_a_checkpointed_block() -> None:
     def checkpointed(queries: Tensor, keys: Tensor, values: Tensor) -> Any:
         return checkpoint(block, queries, keys, values, use_reentrant=False)
 
-    mask = FlexMask(create_block_mask(causal, 1, None, 128, 128, device="cpu"), alibi, compiled(flex_attention))
+    blocks = create_block_mask(causal, 1, None, 128, 128, device="cpu")
     queries, keys, values, _ = some_tensors((1, 2, 128, 16), torch.float32)
-    with torch._dynamo.config.patch(recompile_limit=8):
-        found = torch.compile(checkpointed, backend="eager", fullgraph=True)(queries, keys, values)
-        assert torch._dynamo.config.recompile_limit == 8
-    reference = prepare_mask("reference", slopes, torch.zeros(1, 128, dtype=torch.int64), 16, torch.float32)
-    assert torch.allclose(found, attend(queries, keys, values, reference), atol=1e-5)
+    for softmax_one in (False, True):
+        wanted = AuxRequest(lse=True) if softmax_one else None
+        mask = FlexMask(blocks, alibi, compiled(flex_attention), wanted)
+        with torch._dynamo.config.patch(recompile_limit=8):
+            found = torch.compile(checkpointed, backend="eager", fullgraph=True)(queries, keys, values)
+            assert torch._dynamo.config.recompile_limit == 8
+        documents = torch.zeros(1, 128, dtype=torch.int64)
+        reference = prepare_mask("reference", slopes, documents, 16, torch.float32, softmax_one=softmax_one)
+        assert torch.allclose(found, attend(queries, keys, values, reference), atol=1e-5)
 
 
 def test_flex_on_a_cpu_is_refused_with_what_to_do() -> None:

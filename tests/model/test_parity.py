@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from parakeet.generation.cache import MarkAttention
 from parakeet.generation.decoder import Decoder
 from parakeet.model.config import ModelConfig
+from parakeet.model.execution import Execution
 from parakeet.model.transformer import Parakeet
 from parakeet.recipe_file import load_recipe
 
@@ -49,10 +51,11 @@ def renamed(weights: dict[str, np.ndarray], layers: int) -> dict[str, torch.Tens
     return {ours: torch.from_numpy(weights[theirs].copy()) for ours, theirs in names.items()}
 
 
-def model_of(case: Any, weights: dict[str, np.ndarray]) -> Parakeet:
+def model_of(case: Any, weights: dict[str, np.ndarray], softmax_one: bool = False, attention: Any = "fused") -> Parakeet:
     """The case as a model of this package, fp32."""
-    config = ModelConfig(case.layers, case.heads, case.width, context=2048, vocabulary_rows=case.rows)
-    model = Parakeet(config).eval()
+    sizes = case.layers, case.heads, case.width
+    config = ModelConfig(*sizes, context=2048, vocabulary_rows=case.rows, softmax_one=softmax_one)
+    model = Parakeet(config, Execution(attention=attention)).eval()
     model.load_state_dict(renamed(weights, case.layers))
     return model
 
@@ -81,6 +84,31 @@ def test_the_decoder_agrees_with_the_oracle(case: Any) -> None:
     half = max(1, case.length - 20)
     found = [decoder.prefill(ids[:half], cache), *(decoder.step([i], cache)[0] for i in ids[half:])]
     assert max(differences(torch.stack(found).numpy(), expected[half - 1 :])) < TOLERANCE
+
+
+@pytest.mark.parametrize("case", [CASES[0], CASES[2], CASES[4], CASES[7]], ids=lambda case: case.name)
+def test_softmax_off_by_one_agrees_with_the_oracle(case: Any) -> None:
+    """The model with each attention; the decoder in two pieces, token by token, and with a ring that begins again."""
+    weights, ids = make_case(case)
+    expected = oracle["logits"](weights, case.heads, ids, softmax_one=True)
+    assert max(differences(oracle["logits"](weights, case.heads, ids), expected)) > 0.01
+    row = torch.tensor([ids])
+    for attention in ("reference", "fused", "tiled"):
+        model = model_of(case, weights, True, attention)
+        with torch.no_grad():
+            found = model.logits(model(row, torch.zeros_like(row)))[0].numpy()
+        assert max(differences(found, expected)) < TOLERANCE
+    half = case.length - 10
+    context = 40
+    banded = oracle["logits"](weights, case.heads, ids[:100], context - 1, softmax_one=True)
+    for options in ({}, {"compiled": False}, {"attention": MarkAttention}):
+        decoder = Decoder(model, "fp32", **options)
+        cache = decoder.new_cache(case.length)
+        found = [decoder.prefill(ids[:half], cache), *(decoder.step([i], cache)[0] for i in ids[half:])]
+        assert max(differences(torch.stack(found).numpy(), expected[half - 1 :])) < TOLERANCE
+        cache = decoder.new_cache(context)
+        found = [decoder.step([i], cache)[0] for i in ids[:100]]
+        assert max(differences(torch.stack(found).numpy(), banded)) < TOLERANCE
 
 
 @pytest.mark.parametrize("case", CASES[:4], ids=lambda case: case.name)
