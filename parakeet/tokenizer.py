@@ -304,7 +304,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
     short = (piece for text in texts for piece in pieces(text, CHARACTERS_TRAINED_AT_ONCE))
     _in_thread(lambda given: trained.train_from_iterator(given, trainer), short)
     ranked = sorted(trained.get_vocab().items(), key=lambda item: item[1])
-    byte_of = _byte_alphabet()
+    byte_of = byte_alphabet()
     return _trained("bpe", (bytes(byte_of[letter] for letter in token) for token, _ in ranked))
 
 
@@ -374,7 +374,7 @@ def _in_thread(work: Callable[[Iterator[str]], object], texts: Iterator[str]) ->
         raise failed[0]
 
 
-def _byte_alphabet() -> dict[str, int]:
+def byte_alphabet() -> dict[str, int]:
     """Letter to byte in the byte-level alphabet: printable Latin-1 stands for itself, other bytes count from U+0100."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
