@@ -227,7 +227,7 @@ def _measure(
                         continue
                     answer = contender.process.ask()
                     if "refused" in answer:
-                        left_out |= dict.fromkeys(contender.rows.values(), answer["refused"])
+                        left_out |= {name: str(answer["refused"]) for name in contender.rows.values()}
                     else:
                         found = samples.setdefault(row, {}).setdefault(figure, [])
                         found.append((answer["seconds"], answer["cpu_seconds"]))
