@@ -1,19 +1,20 @@
 """Generation by Parakeet beside llama.cpp, in one run.
 
-    python3 -m venv /tmp/llama && /tmp/llama/bin/pip install xllamacpp gguf
-    .venv/bin/python -m benchmarks.llama_cpp --python /tmp/llama/bin/python
+    .venv/bin/python -m benchmarks.llama_cpp
 
-Both have the same shape and random weights: Parakeet in each of its dtypes, llama.cpp as `bloom` in F32, BF16, Q8_0 and
-Q4_0, with its default attention ("flash") and without. A process of each stays loaded, and they take samples in turn,
-so that other load on the machine slows all alike.
+Both compute the same model with random weights: Parakeet in each of its dtypes, llama.cpp from the file that `parakeet
+export --format gguf` makes in F32, BF16 and Q8_0, with its default attention ("flash") and without. A process of each
+stays loaded, and they take samples in turn, so that other load on the machine slows all alike.
 """
 
 import os
 import re
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,22 +24,23 @@ import torch
 
 from benchmarks.demands import Demand, at_least, at_most, print_demands, run_command
 from parakeet.benchmarks.decoding import filled_cache
-from parakeet.benchmarks.generate import write_random_model
+from parakeet.benchmarks.export import write_random_release
 from parakeet.benchmarks.process import Answer, AnsweringProcess, MeasuringProcess
 from parakeet.benchmarks.processor import ISA_LIMITS, this_processor
 from parakeet.benchmarks.timing import Sample, rounds_within
-from parakeet.cli.bench import THREADS
 from parakeet.errors import ParakeetError
+from parakeet.export.formats import export_release
 from parakeet.formatting import format_bytes, render_table
 from parakeet.generation.decoder import Decoder
 from parakeet.model.config import ModelConfig
 from parakeet.model.transformer import load_model
-from parakeet.plan import vocabulary_rows
 from parakeet.progress import Progress
 from parakeet.recipe_file import load_recipe
 
-PAIRS = {"fp32": "F32", "bf16": "BF16", "int8": "Q8_0", "int4": "Q4_0"}
+PAIRS = {"fp32": "F32", "bf16": "BF16", "int8": "Q8_0"}
 """Precisions of Parakeet, and what comes nearest in llama.cpp."""
+EXPORTED = {"F32": "fp32", "BF16": "bf16", "Q8_0": "q8_0"}
+"""llama.cpp's types as the export's dtypes."""
 ATTENTIONS = {"": True, ", no flash": False}
 """Of llama.cpp. Its default, flash attention, is the slower one in decoding at 512 tokens on some processors."""
 PROMPT, CONTEXTS = 500, (16, 512, 2048)
@@ -49,18 +51,19 @@ BUDGET = 450.0
 FIRST_TOKEN_SECONDS, DECODE_RATE = 3.0, 30.0
 """What the fastest dtype should reach: the first token of the prompt, and tokens/s at the shortest context."""
 SCRIPT = Path(__file__).with_name("llama_cpp_process.py")
-INSTALLING = "python3 -m venv /tmp/llama && /tmp/llama/bin/pip install xllamacpp gguf"
+INSTALLING = "python3 -m venv /tmp/llama && /tmp/llama/bin/pip install xllamacpp"
 ADVICE = f"Make an environment for it ({INSTALLING}) and name it: --python /tmp/llama/bin/python"
 MEMORY = {"peak": "VmHWM", "anonymous": "RssAnon"}
 
 Figures = dict[str, list[tuple[float, float]]]
-"""Samples of one process by figure, "prompt" or a context: seconds and CPU seconds, of a whole prompt or of a step."""
+"""Samples of one row of the table by figure, "prompt" or a context: seconds and CPU seconds, of a whole prompt or of a
+step."""
 
 
 @click.command("llama_cpp")
 @click.option(
-    "--python", required=True, type=click.Path(exists=True, dir_okay=False), metavar="FILE",
-    help=f"A Python that has xllamacpp and gguf. To make one: {INSTALLING}",
+    "--python", default=sys.executable, type=click.Path(exists=True, dir_okay=False), metavar="FILE",
+    help=f"A Python that has xllamacpp. To make one: {INSTALLING}  [default: this one]",
 )  # fmt: skip
 @click.option("--recipe", "recipe_name", default="parakeet-378m-16h", show_default=True, help="Recipe of the shape.")
 @click.option("--rounds", type=click.IntRange(1, 1000), default=3, show_default=True, help="Samples of each number.")
@@ -71,31 +74,34 @@ Figures = dict[str, list[tuple[float, float]]]
 )
 @click.option(
     "--scratch", type=click.Path(exists=True, file_okay=False), metavar="FOLDER",
-    help="Where the weights are written, 4.6 GB for the default recipe.  [default: the system's]",
+    help="Where the weights are written, 5 GB for the default recipe.  [default: the system's]",
 )  # fmt: skip
-@THREADS
-def main(python: str, recipe_name: str, rounds: int, limit: str | None, scratch: str | None, threads: int) -> None:
-    """Time prompts and decoding of Parakeet beside llama.cpp's."""
+@click.option("--threads", type=click.IntRange(1), multiple=True, default=(1, 2), show_default=True, help="Repeatable.")
+def main(
+    python: str, recipe_name: str, rounds: int, limit: str | None, scratch: str | None, threads: tuple[int, ...]
+) -> None:
+    """Time prompts and decoding of Parakeet beside llama.cpp's. Prompts are read with the most threads only."""
     began = time.perf_counter()
-    threads = threads or torch.get_num_threads()
     recipe = load_recipe(recipe_name)
-    config = ModelConfig.from_recipe(recipe.model, vocabulary_rows(recipe))
     facts = _answer_of(python, {"do": "check"}) | {"processor": str(this_processor()), "limit": limit}
-    click.echo(f"{recipe.name}: {config.parameter_count:,} parameters, random weights, batch 1, {threads} threads")
-    click.echo(f"processor: {facts['processor']}")
-    click.echo(f"llama.cpp of xllamacpp {facts['xllamacpp']}, built with {facts['llama_cpp']}")
-    if limit:
-        click.echo(f"torch in Parakeet's processes is limited to {limit}. The limit does not reach llama.cpp.")
-    measured = _measured(config)
     with tempfile.TemporaryDirectory(dir=scratch) as folder, ExitStack() as stack:
-        processes: dict[str, AnsweringProcess] = {}
-        with Progress().task("Writing and loading weights", len(PAIRS) * (1 + len(ATTENTIONS)), "models") as task:
-            for name, process in _processes(Path(folder), config, python, measured, threads, limit):
-                processes[name] = stack.enter_context(process)
-                process.ask()
+        config = write_random_release(recipe, Path(folder, "release"))
+        measured = _measured(config, threads)
+        click.echo(f"{recipe.name}: {config.parameter_count:,} parameters, random weights, batch 1")
+        click.echo(f"processor: {facts['processor']}")
+        click.echo(f"llama.cpp of xllamacpp {facts['xllamacpp']}, built with {facts['llama_cpp']}")
+        if limit:
+            click.echo(f"torch in Parakeet's processes is limited to {limit}. The limit does not reach llama.cpp.")
+        contenders: list[_Contender] = []
+        count = len(PAIRS) * (1 + len(ATTENTIONS) * len(measured["threads"]))
+        with Progress().task("Writing and loading weights", count, "models") as task:
+            for contender in _contenders(Path(folder), python, measured, limit):
+                contenders.append(contender)
+                stack.enter_context(contender.process)
+                contender.process.ask()
                 task.advance()
-        samples, left_out = _measure(processes, measured["contexts"], rounds, began)
-        memory = {name: _memory_of(process.pid) for name, process in processes.items() if name not in left_out}
+        samples, left_out = _measure(contenders, measured, rounds, began)
+        memory = {row: _memory_of(contender.process.pid) for contender in contenders for row in contender.rows.values()}
     taken = min((len(found) for figures in samples.values() for found in figures.values()), default=0)
     click.echo(f"{taken} rounds; median (least to most)\n\n{_table(samples, memory, measured)}")
     for name, reason in left_out.items():
@@ -103,32 +109,48 @@ def main(python: str, recipe_name: str, rounds: int, limit: str | None, scratch:
     result = {"benchmark": "llama_cpp", "recipe": recipe.name, "parameters": config.parameter_count, **facts}
     result |= {"variants": {name: _as_json(figures) for name, figures in samples.items()}, "left_out": left_out}
     result |= {"memory": memory, "rounds": taken, "seconds": round(time.perf_counter() - began, 1), **measured}
-    print_demands(result, demands_of(samples, measured["contexts"]), threads)
+    print_demands(result, demands_of(samples, measured["contexts"], measured["threads"]), max(measured["threads"]))
 
 
-def _measured(config: ModelConfig) -> dict[str, Any]:
+def _measured(config: ModelConfig, threads: Sequence[int]) -> dict[str, Any]:
     """What is measured, up to the model's context: a prompt, and steps after each of `contexts`."""
     most = config.context - TOKENS - 1
     contexts = [context for context in CONTEXTS if context <= most] or [most]
     prompt = min(PROMPT, most)
-    return {"prompt": prompt, "contexts": contexts, "capacity": max(prompt, *contexts) + TOKENS + 1, "tokens": TOKENS}
+    return {
+        "prompt": prompt, "contexts": contexts, "capacity": max(prompt, *contexts) + TOKENS + 1, "tokens": TOKENS,
+        "threads": sorted(set(threads), reverse=True),
+    }  # fmt: skip
 
 
-def _processes(
-    folder: Path, config: ModelConfig, python: str, measured: Mapping[str, Any], threads: int, limit: str | None
-) -> Iterator[tuple[str, AnsweringProcess]]:
-    """Each with the name of its row: ours, and llama.cpp's with the nearest type of weights."""
-    write_random_model(config, folder)
-    shape = {key: getattr(config, key) for key in ("vocabulary_rows", "layers", "heads", "width", "context")}
+def row_of(engine: str, threads: int) -> str:
+    return f"{engine}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+@dataclass(frozen=True)
+class _Contender:
+    """A process, and the rows of the table that it fills by the number of threads."""
+
+    process: AnsweringProcess
+    rows: Mapping[int, str]
+
+
+def _contenders(folder: Path, python: str, measured: Mapping[str, Any], limit: str | None) -> Iterator[_Contender]:
+    """Ours, which take samples with every number of threads, and llama.cpp's, with one each."""
+    release, threads = folder / "release", measured["threads"]
     for dtype, kind in PAIRS.items():
-        request = {"directory": str(folder), "dtype": dtype, **measured}
+        request = {"directory": str(release), "dtype": dtype, **measured}
         environment = ISA_LIMITS[limit] if limit else None
-        yield dtype, MeasuringProcess("benchmarks.llama_cpp:sample_ours", request, threads, environment=environment)
-        path = str(folder / f"{kind}.gguf")
-        _answer_of(python, {"do": "write", "path": path, "type": kind, **shape})
+        ours = MeasuringProcess("benchmarks.llama_cpp:sample_ours", request, max(threads), environment=environment)
+        yield _Contender(ours, {number: row_of(dtype, number) for number in threads})
+        path = folder / f"{kind}.gguf"
+        export_release(release, path, "gguf", EXPORTED[kind], Progress())
         for suffix, flash in ATTENTIONS.items():
-            serving = {"do": "serve", "path": path, "flash": flash, "threads": threads, **measured}
-            yield f"llama.cpp {kind}{suffix}", _script(python, serving)
+            for number in threads:
+                prompts = number == max(threads)
+                serving = {"do": "serve", "path": str(path), "flash": flash, "prompts": prompts, **measured}
+                process = _script(python, serving | {"threads": number})
+                yield _Contender(process, {number: row_of(f"llama.cpp {kind}{suffix}", number)})
 
 
 def _script(python: str, request: Mapping[str, Any]) -> AnsweringProcess:
@@ -149,23 +171,27 @@ def _answer_of(python: str, request: Mapping[str, Any]) -> Answer:
 
 
 def sample_ours(request: dict[str, Any]) -> Iterator[Answer]:
-    """In a process of Parakeet: load; then one sample after the other, of the prompt and each context, greedily."""
+    """In a process of Parakeet: load; then one sample after the other, greedily: of the prompt, and of each context
+    with each number of threads."""
     began = time.perf_counter()
     decoder = Decoder(load_model(Path(request["directory"]), "cpu"), request["dtype"])
     cache = filled_cache(decoder, request["capacity"])
     yield {"seconds": time.perf_counter() - began}
     ids = [number * 37 % 250 for number in range(request["prompt"])]
     while True:
+        torch.set_num_threads(max(request["threads"]))
         cache.lengths = [0]
         with _Clock() as clock:
             token = int(decoder.prefill(ids, cache).argmax())
         yield clock.per(1)
         for context in request["contexts"]:
-            cache.lengths = [context]
-            with _Clock() as clock:
-                for _ in range(request["tokens"]):
-                    token = int(decoder.step([token], cache)[0].argmax())
-            yield clock.per(request["tokens"])
+            for threads in request["threads"]:
+                torch.set_num_threads(threads)
+                cache.lengths = [context]
+                with _Clock() as clock:
+                    for _ in range(request["tokens"]):
+                        token = int(decoder.step([token], cache)[0].argmax())
+                yield clock.per(request["tokens"])
 
 
 class _Clock:
@@ -183,23 +209,30 @@ class _Clock:
 
 
 def _measure(
-    processes: Mapping[str, AnsweringProcess], contexts: Sequence[int], rounds: int, began: float
+    contenders: Sequence[_Contender], measured: Mapping[str, Any], rounds: int, began: float
 ) -> tuple[dict[str, Figures], dict[str, str]]:
-    """Samples of each process by figure ("prompt", or a context), and why processes are left out."""
-    figures = ["prompt", *map(str, contexts)]
-    samples: dict[str, Figures] = {name: {figure: [] for figure in figures} for name in processes}
+    """Samples of each row by figure ("prompt", or a context), and why rows are left out.
+
+    What is compared is measured one after the other: all that have the same number of threads, at the same context.
+    """
+    asked = [("prompt", max(measured["threads"]))]
+    asked += [(str(context), number) for context in measured["contexts"] for number in measured["threads"]]
+    samples: dict[str, Figures] = {}
     left_out: dict[str, str] = {}
     with Progress().task("Measuring", rounds, "rounds") as task:
         for _ in rounds_within(rounds, BUDGET, began):
-            for figure in figures:
-                for name, process in processes.items():
-                    answer = process.ask()
+            for figure, number in asked:
+                for contender in contenders:
+                    if (row := contender.rows.get(number)) is None:
+                        continue
+                    answer = contender.process.ask()
                     if "refused" in answer:
-                        left_out[name] = answer["refused"]
+                        left_out |= {name: str(answer["refused"]) for name in contender.rows.values()}
                     else:
-                        samples[name][figure].append((answer["seconds"], answer["cpu_seconds"]))
+                        found = samples.setdefault(row, {}).setdefault(figure, [])
+                        found.append((answer["seconds"], answer["cpu_seconds"]))
             task.advance()
-    return {name: found for name, found in samples.items() if name not in left_out}, left_out
+    return {row: figures for row, figures in samples.items() if row not in left_out}, left_out
 
 
 def _table(samples: Mapping[str, Figures], memory: Mapping[str, Answer], measured: Mapping[str, Any]) -> str:
@@ -208,8 +241,9 @@ def _table(samples: Mapping[str, Figures], memory: Mapping[str, Answer], measure
     columns += [f"decode at {context}, tokens/s" for context in contexts]
     columns += [f"CPU ms a token at {contexts[0]}", "peak memory", "anonymous"]
     rows = []
-    for name, figures in samples.items():
-        row = [name, _rate(figures["prompt"], measured["prompt"]), f"{_seconds(figures['prompt']).median:.2f}"]
+    for name, figures in sorted(samples.items(), key=lambda item: item[0].rpartition(", ")[2]):
+        prompt = figures.get("prompt")
+        row = [name, _rate(prompt, measured["prompt"]), f"{_seconds(prompt).median:.2f}"] if prompt else [name, "", ""]
         row += [_rate(figures[context], 1) for context in contexts]
         row.append(f"{1e3 * median(cpu for _, cpu in figures[contexts[0]]):.1f}")
         rows.append(row + [format_bytes(n) if n else "" for n in memory[name].values()])
@@ -242,28 +276,30 @@ def _memory_of(pid: int) -> Answer:
     return {key: 1024 * int(match[1]) if match else None for key, match in found.items()}
 
 
-def demands_of(samples: Mapping[str, Figures], contexts: Sequence[int]) -> list[Demand]:
+def demands_of(samples: Mapping[str, Figures], contexts: Sequence[int], threads: Sequence[int]) -> list[Demand]:
     """Decoding beside the faster attention of llama.cpp, round by round; prompts beside fp32's."""
 
-    def times_as_fast(dtype: str, others: Sequence[str], figure: str) -> float | None:
+    def times_as_fast(row: str, others: Sequence[str], figure: str) -> float | None:
         """The median over rounds, beside the fastest of the others."""
         known = [samples[name][figure] for name in others if name in samples]
-        if not known or dtype not in samples:
+        if not known or row not in samples:
             return None
         fastest = min(known, key=lambda found: _seconds(found).median)
-        return median(theirs / ours for (theirs, _), (ours, _) in zip(fastest, samples[dtype][figure], strict=True))
+        return median(theirs / ours for (theirs, _), (ours, _) in zip(fastest, samples[row][figure], strict=True))
 
     demands = []
+    most = max(threads)
     for dtype, kind in PAIRS.items():
-        others = [f"llama.cpp {kind}{suffix}" for suffix in ATTENTIONS]
-        for context in contexts:
-            ratio = times_as_fast(dtype, others, str(context))
-            demands.append(at_least(f"{dtype} beside {kind}, decode at {context:,}", ratio, 1.0, " times"))
+        for number in threads:
+            others = [row_of(f"llama.cpp {kind}{suffix}", number) for suffix in ATTENTIONS]
+            for context in contexts:
+                ratio = times_as_fast(row_of(dtype, number), others, str(context))
+                text = row_of(f"{dtype} beside {kind}, decode at {context:,}", number)
+                demands.append(at_least(text, ratio, 1.0, " times"))
         if dtype != "fp32":
-            demands.append(
-                at_least(f"{dtype} beside fp32, prompt", times_as_fast(dtype, ["fp32"], "prompt"), 0.9, " times")
-            )
-    mine = [figures for name, figures in samples.items() if name in PAIRS]
+            ratio = times_as_fast(row_of(dtype, most), [row_of("fp32", most)], "prompt")
+            demands.append(at_least(f"{dtype} beside fp32, prompt", ratio, 0.9, " times"))
+    mine = [samples[row] for dtype in PAIRS if (row := row_of(dtype, most)) in samples]
     first = min((_seconds(figures["prompt"]).median for figures in mine), default=None)
     step = min((_seconds(figures[str(contexts[0])]).median for figures in mine), default=None)
     return [

@@ -62,6 +62,27 @@ def bench_generate(recipe_name: str, threads: int, rounds: int) -> None:
     run(load_recipe(recipe_name), threads, rounds, home())
 
 
+@bench.command("export", epilog=examples("parakeet bench export", "parakeet bench export --recipe demo"))
+@click.option(
+    "--recipe",
+    "recipe_name",
+    default="parakeet-378m-16h",
+    show_default=True,
+    shell_complete=complete_recipes,
+    help="Shipped recipe or recipe file.",
+)
+def bench_export(recipe_name: str) -> None:
+    """Time the export of a model in every format, and measure its memory.
+
+    The model has the recipe's shape and random weights. It and the largest export take 3.4 GB of temporary disk space
+    for the default recipe.
+    """
+    from parakeet.benchmarks.export import run
+    from parakeet.recipe_file import load_recipe
+
+    run(load_recipe(recipe_name))
+
+
 @bench.command("evaluate", epilog=examples("parakeet bench evaluate --threads 2"))
 @RECIPE
 @THREADS
