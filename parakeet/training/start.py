@@ -79,7 +79,7 @@ def differences(recipe: Recipe, start: Start) -> list[tuple[str, dict[str, Any]]
     one = start.config.softmax_one
     if one != recipe.model.softmax_one:
         there, here = (str(value).lower() for value in (one, not one))
-        found.append((f"softmax_one {there} there, {here} in the recipe", {"model.softmax_one": one}))
+        found.append((f"softmax_one {there} there, {here} in the recipe", {"model.softmax_one": there}))
     kind, needed = start.tokenizer_kind, vocabulary(start)
     if kind != recipe.tokenizer.kind:
         text = f"tokenizer {kind} of {needed:,} tokens there, {recipe.tokenizer.kind} in the recipe"
