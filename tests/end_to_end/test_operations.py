@@ -23,7 +23,7 @@ pytestmark = pytest.mark.operations
 
 STEPS, KILLS = 1_500, 5
 SENSOR, TICKS = "cheap_stages", 3
-DIVERGING = 30.0
+DIVERGING = 1.0
 """A learning rate at which 20 steps end with a higher loss than they began with."""
 
 
