@@ -1,0 +1,26 @@
+"""Byte-pair merges of a vocabulary, which tiktoken does without: it merges by the rank of what a merge gives."""
+
+from collections.abc import Mapping
+from itertools import pairwise
+
+
+def merges(ranks: Mapping[bytes, int]) -> dict[bytes, tuple[bytes, bytes]]:
+    """The two parts that each token is made of at last, in the order of ranks, which is the order of merging.
+
+    One pair a token is enough: inside a token, bytes merge in the same order whatever stands around it. A token that
+    its own bytes never merge into is left out; tiktoken gives it only for a whole word.
+    """
+    pairs = ((token, _last_pair(ranks, token)) for token in sorted(ranks, key=ranks.__getitem__) if len(token) > 1)
+    return {token: pair for token, pair in pairs if pair is not None}
+
+
+def _last_pair(ranks: Mapping[bytes, int], token: bytes) -> tuple[bytes, bytes] | None:
+    parts = [token[place : place + 1] for place in range(len(token))]
+    while len(parts) > 2:
+        found = [ranks.get(one + following) for one, following in pairwise(parts)]
+        known = [rank for rank in found if rank is not None]
+        if not known:
+            return None
+        place = found.index(min(known))
+        parts[place : place + 2] = [parts[place] + parts[place + 1]]
+    return parts[0], parts[1]
