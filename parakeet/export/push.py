@@ -213,10 +213,10 @@ def render_plan(
         for name, size in sorted(sizes.items())
     ]
     rows.append((f"{len(sizes)} files", format_bytes(sum(sizes.values())), ""))
-    lines = [f"{name:<12}{value}" for name, value in facts]
+    lines = [f"{name:<13}{value}" for name, value in facts]
     kept = sorted(repository.files - sizes.keys() - {".gitattributes"})
     if kept:
-        lines.append(f"{'stays there':<12}{', '.join(kept)}")
+        lines.append(f"{'stays there':<13}{', '.join(kept)}")
     return "\n".join(lines) + "\n\n" + render_table(("FILE", "SIZE", ""), rows, {1})
 
 
