@@ -120,6 +120,7 @@ def test_a_folder_opens_whatever_its_name(root: Path, tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ({"model": "aesopus"}, "No model is called 'aesopus'"),
+        ({"model": b"aesop"}, "a str or a Path, not b'aesop'"),
         ({"dtype": "fp31"}, "dtype must be one of"),
         ({"device": "tpu"}, "no device 'tpu'"),
         ({"threads": -1}, "threads must be a whole number from 0"),
