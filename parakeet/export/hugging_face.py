@@ -136,10 +136,10 @@ def generation_config(source: ExportSource) -> dict[str, Any]:
     return values | limit
 
 
-def _not_carried(settings: SamplingSettings) -> dict[str, float]:
+def _not_carried(settings: SamplingSettings) -> list[str]:
     """The release's defaults that transformers has no setting for."""
     values = {"frequency_penalty": settings.frequency_penalty, "presence_penalty": settings.presence_penalty}
-    return {name: value for name, value in values.items() if value}
+    return [f"{name} {value:g}" for name, value in values.items() if value]
 
 
 @dataclass(frozen=True)

@@ -5,21 +5,27 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import torch
 import transformers
 import yaml
+from lm_eval.evaluator import simple_evaluate
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from parakeet.conversation import Turn
 from parakeet.errors import ParakeetError
+from parakeet.evaluation.benchmarks.data import TaskData, task_data
+from parakeet.evaluation.benchmarks.harness import score_tasks
+from parakeet.evaluation.benchmarks.scorer import ModelScorer
+from parakeet.evaluation.benchmarks.upstream import upstream_config
 from parakeet.export.formats import export_release
 from parakeet.generation.engine import load_engine
 from parakeet.model.config import WEIGHTS_FILE, ModelConfig
@@ -91,15 +97,16 @@ def test_logits_are_the_same_with_and_without_a_cache(exported: Exported) -> Non
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_logits_of_a_padded_batch_are_the_same(exported: Exported, side: str) -> None:
     ids = exported.ids
-    lengths = (TOKENS, 333, 7)
-    batch = torch.full((3, TOKENS), exported.tokenizer.padding)
+    longest = 160
+    lengths = (longest, 99, 7)
+    batch = torch.full((3, longest), exported.tokenizer.padding)
     mask = torch.zeros_like(batch)
-    places = [slice(TOKENS - length, TOKENS) if side == "left" else slice(length) for length in lengths]
+    places = [slice(longest - length, longest) if side == "left" else slice(length) for length in lengths]
     for row, (place, length) in enumerate(zip(places, lengths, strict=True)):
         batch[row, place], mask[row, place] = ids[0, :length], 1
     with torch.no_grad():
         found = exported.theirs(batch, attention_mask=mask).logits
-    expected = exported.our_logits(ids)[0]
+    expected = exported.our_logits(ids[:, :longest])[0]
     for row, (place, length) in enumerate(zip(places, lengths, strict=True)):
         assert (found[row, place] - expected[:length]).abs().max() <= 1e-4
 
@@ -251,3 +258,38 @@ def test_a_full_disk_leaves_nothing(trained_release: Path, tmp_path: Path) -> No
     finished = subprocess.run(command, capture_output=True, text=True)
     assert "while writing target. Nothing that was there before was lost" in finished.stdout, finished
     assert list(tmp_path.iterdir()) == []
+
+
+def test_lm_evaluation_harness_gives_the_scores_of_our_own_adapter(exported: Exported) -> None:
+    """Its model type `hf`, over the same items of two tasks: lists of answers, and the last word of a text."""
+    if exported.theirs.config.model_type != "mpt":
+        pytest.skip("the logits of the large vocabulary were compared above")
+    pytest.importorskip("accelerate", reason="lm_eval's model type hf asks for accelerate: install parakeet-lm[dev]")
+    from lm_eval.models.huggingface import HFLM
+
+    choices = [{"goal": f"What is {n} plus 1?", "sol1": str(n + 1), "sol2": "No.", "label": n % 2} for n in range(20)]
+    last_words = [{"text": f"My name is Ann and {n} is my {word}"} for n in range(10) for word in ("name", "a")]
+    data = [
+        task_data(task, "test", [("a row", record) for record in records], "a test", "a test", None)
+        for task, records in (("piqa", choices), ("lambada_openai", last_words))
+    ]
+    ours = score_tasks(ModelScorer(load_model(exported.release, "cpu"), exported.tokenizer), data, Progress())
+    theirs = simple_evaluate(
+        HFLM(exported.theirs, tokenizer=AutoTokenizer.from_pretrained(exported.folder), batch_size=4),
+        tasks=[
+            upstream_config(one.task)
+            | {"custom_dataset": rows_of(one), "dataset_name": None, "test_split": "test", "tag": None}
+            | dict.fromkeys(("training_split", "validation_split"))
+            for one in data
+        ],
+        bootstrap_iters=0,
+    )
+    for one in data:
+        found = theirs["results"][one.task]
+        for metric, value in ours[one.task]["lm_eval"].items():
+            assert found[f"{metric},none"] == pytest.approx(value, rel=1e-4), (one.task, metric)
+
+
+def rows_of(data: TaskData) -> Callable[..., Any]:
+    held = {"test": datasets.Dataset.from_list([dict(item.row) for item in data.items])}
+    return lambda **_: held
