@@ -149,7 +149,7 @@ class CacheAttention(Protocol):
 class MaskAttention:
     """ALiBi as a mask in fp32 with any strides, which torch's kernel for CPUs takes."""
 
-    fixed_key = None
+    fixed_key: Tensor | None = None
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
         self.width = config.head_width
