@@ -128,7 +128,11 @@ class Model:
         >>> model.reply("Who are you?")
         'I am Parakeet, a tiny language model.'
         """
-        return self.generate([("user", message)] if isinstance(message, str) else message, **settings).read()
+        if isinstance(message, str):
+            if not message.strip():
+                raise ParakeetError("The message is empty: there is nothing to reply to.")
+            message = [("user", message)]
+        return self.generate(message, **settings).read()
 
     def prompt_ids(self, prompt: "Prompt") -> list[int]:
         """The ids that `generate` would continue, with the control ids of roles and ends.

@@ -279,6 +279,11 @@ def test_ids_that_are_none_are_refused(model: parakeet.Model, ids: Any, message:
         model.logits(ids)
 
 
+def test_an_empty_message_is_refused(model: parakeet.Model) -> None:
+    with pytest.raises(parakeet.ParakeetError, match="The message is empty"):
+        model.reply(" ")
+
+
 def test_texts_that_cannot_be_scored_are_refused(model: parakeet.Model) -> None:
     for text, length, message in (("", None, "empty"), (b"x", None, "must be a str"), ("x", 1025, "sequence_length")):
         with pytest.raises(parakeet.ParakeetError, match=message):
