@@ -15,7 +15,8 @@ import pytest
 import torch
 import transformers
 import yaml
-from lm_eval.evaluator import simple_evaluate
+from lm_eval.api.task import ConfigurableTask
+from lm_eval.evaluator import evaluate
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
@@ -274,14 +275,18 @@ def test_lm_evaluation_harness_gives_the_scores_of_our_own_adapter(exported: Exp
         for task, records in (("piqa", choices), ("lambada_openai", last_words))
     ]
     ours = score_tasks(ModelScorer(load_model(exported.release, "cpu"), exported.tokenizer), data, Progress())
-    theirs = simple_evaluate(
-        HFLM(exported.theirs, tokenizer=AutoTokenizer.from_pretrained(exported.folder), batch_size=4),
-        tasks=[
-            upstream_config(one.task)
-            | {"custom_dataset": rows_of(one), "dataset_name": None, "test_split": "test", "tag": None}
-            | dict.fromkeys(("training_split", "validation_split"))
-            for one in data
-        ],
+    tasks = {
+        one.task: ConfigurableTask(
+            config=upstream_config(one.task)
+            | {"custom_dataset": rows_of(one), "dataset_name": None, "test_split": "test"}
+            | dict.fromkeys(("tag", "training_split", "validation_split"))
+        )
+        for one in data
+    }
+    read = AutoTokenizer.from_pretrained(exported.folder)
+    theirs = evaluate(
+        HFLM(exported.theirs, tokenizer=read, batch_size=4),
+        {"tasks": tasks, "groups": {}},
         bootstrap_iters=0,
     )
     for one in data:
