@@ -175,6 +175,7 @@ def test_generation_defaults_are_the_release_s(exported: Exported) -> None:
         assert "frequency_penalty 0.07, presence_penalty 0.02" in card
 
 
+@pytest.mark.parametrize("exported", RELEASES[:1], indirect=True)
 def test_bf16_is_the_default_and_rounds_each_weight_once(exported: Exported, tmp_path: Path) -> None:
     export_release(exported.release, tmp_path / "half", "hf", None, Progress())
     whole, half = (load_file(folder / WEIGHTS_FILE) for folder in (exported.folder, tmp_path / "half"))
@@ -261,10 +262,9 @@ def test_a_full_disk_leaves_nothing(trained_release: Path, tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("exported", RELEASES[:1], indirect=True)
 def test_lm_evaluation_harness_gives_the_scores_of_our_own_adapter(exported: Exported) -> None:
     """Its model type `hf`, over the same items of two tasks: lists of answers, and the last word of a text."""
-    if exported.theirs.config.model_type != "mpt":
-        pytest.skip("the logits of the large vocabulary were compared above")
     pytest.importorskip("accelerate", reason="lm_eval's model type hf asks for accelerate: install parakeet-lm[dev]")
     from lm_eval.models.huggingface import HFLM
 
