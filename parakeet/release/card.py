@@ -1,5 +1,6 @@
 """Model cards: what the model is, what it was made from, how good it is, and its limits."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,9 @@ from parakeet.lineage import began_with
 from parakeet.model.config import ModelConfig
 from parakeet.pages import Table, render
 from parakeet.recipe import Generation, Recipe
+
+ONLY_IN_THE_FOLDER = ("![", "[report.html](", "    parakeet chat --model .")
+"""How the lines of a card begin that are of no use without the files beside it."""
 
 
 def render_card(
@@ -82,6 +86,7 @@ def card_header(**fields: Any) -> Markup:
 
 
 def card_body(card: str) -> str:
-    """The card without YAML header and pictures, for a page that cannot show them."""
+    """The card without YAML header and without what holds only in the release's folder: pictures, report, command."""
     body = card.split("---\n", 2)[-1]
-    return "\n".join(line for line in body.splitlines() if not line.startswith("!["))
+    kept = "\n".join(line for line in body.splitlines() if not line.startswith(ONLY_IN_THE_FOLDER))
+    return re.sub(r"\n{3,}", "\n\n", kept).strip()

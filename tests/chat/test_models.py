@@ -80,6 +80,18 @@ def test_a_name_that_is_none_or_several_is_refused(built: Path, name: str, messa
 def test_a_folder_that_is_no_release_is_named(built: Path, tmp_path: Path) -> None:
     with pytest.raises(ParakeetError, match="is not a release: it has no SHA256SUMS"):
         find_release(built, str(tmp_path))
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ParakeetError, match=r"notes\.txt is not a release: it is a file"):
+        find_release(built, str(tmp_path / "notes.txt"))
+
+
+def test_a_path_to_nothing_says_so_and_knows_names_of_the_hub(built: Path, tmp_path: Path) -> None:
+    for find in (find_release, model_folder):
+        with pytest.raises(ParakeetError, match=r"There is no file or folder /.*/m\.gguf\.$"):
+            find(built, str(tmp_path / "m.gguf"))
+        for name in ("me/bird", "hf.co/me/bird", "https://huggingface.co/me/bird"):
+            with pytest.raises(ParakeetError, match=f"There is no file or folder {name}. If it is a model of the Hug"):
+                find(built, name)
 
 
 def gguf(name: str) -> bytes:
