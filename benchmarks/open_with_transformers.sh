@@ -12,7 +12,7 @@ if [ ! -x "$environment/bin/python" ]; then
     "${PYTHON:-python3}" -m venv "$environment"
     "$environment/bin/pip" install --quiet "${TORCH:-torch==2.13.0}" transformers
 fi
-# -I: not this checkout either. The class of a folder with another number of heads comes from the folder.
+# -I: not this checkout either. With trust, because for some head counts the class comes with the folder.
 HF_HUB_OFFLINE=1 "$environment/bin/python" -I - "$folder" <<'PYTHON'
 import importlib.util
 import sys
@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 assert importlib.util.find_spec("parakeet") is None
 folder = sys.argv[1]
-tokenizer = AutoTokenizer.from_pretrained(folder)
+tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
 model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
 print(type(model).__name__, model.dtype)
 for question in ("Hello!", "What is 3 plus 4?"):
