@@ -16,9 +16,10 @@ from filelock import FileLock
 
 from parakeet.chat.models import ModelOpener, OpenedModel, find_release, model_names, render_models
 from parakeet.chat.session import Session
-from parakeet.chat.storage import SessionLog, session_header, session_path
+from parakeet.chat.storage import SessionLog, identity, session_header, session_path
 from parakeet.cli import main
 from parakeet.errors import ParakeetError
+from parakeet.generation.kernels import SUMS
 from parakeet.release.listing import model_folder
 from parakeet.release.verify import open_release
 from parakeet.training import checkpoint
@@ -369,6 +370,7 @@ def test_a_replay_runs_each_reply_as_it_was_recorded(
         ({"cache_dtype": []}, "the dtype of the cache was [], now 'fp32'"),
         ({"cache_dtype": "fp8"}, "the dtype of the cache was 'fp8', now 'fp32'"),
         ({"kernels": "yes"}, "the use of compiled kernels was 'yes', now False"),
+        ({"kernel_sums": 0}, "the order of the kernels' sums was 0, now "),
     ],
 )
 def test_conditions_that_cannot_be_had_are_reported_and_the_replay_goes_on(
@@ -391,6 +393,9 @@ def test_a_session_of_a_version_without_kernels_replays_without_them(root: Path)
         again = opener.open_recorded(header)
         assert again is not None
         assert again.engine.kernels == opened.engine.kernels
+        assert identity(header)["kernel_sums"] == (SUMS if opened.engine.kernels else None)
+        del header["kernel_sums"]
+        assert identity(header)["kernel_sums"] == (1 if opened.engine.kernels else None)
         del header["kernels"]
         old = opener.open_recorded(header)
         assert old is not None
