@@ -1,6 +1,8 @@
 """Model cards: what the model is, what it was made from, how good it is, and its limits."""
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -12,6 +14,10 @@ from parakeet.lineage import began_with
 from parakeet.model.config import ModelConfig
 from parakeet.pages import Table, render
 from parakeet.recipe import Generation, Recipe
+
+CARD_FILE = "README.md"
+# Not one whose bracket is escaped, so that it is text.
+_LINK_TO_A_FILE = re.compile(r"(?<!\\)\[([^\[\]]*)\]\((?!https?://)[^()]*\)")
 
 
 def render_card(
@@ -81,7 +87,23 @@ def card_header(**fields: Any) -> Markup:
     return Markup(f"---\n{yaml.safe_dump(values, sort_keys=False)}---")
 
 
+def read_card(folder: Path) -> str:
+    """The card of a release, "" if it has none. It is not among the files whose hashes were checked."""
+    path = folder / CARD_FILE
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def licence_of(card: str) -> str:
+    """The licence in the YAML header of a card; `other` without one."""
+    header = card.split("---\n", 2)
+    try:
+        values = yaml.safe_load(header[1]) if len(header) == 3 else {}
+    except yaml.YAMLError:
+        values = {}
+    return str(values.get("license", "other")) if isinstance(values, dict) else "other"
+
+
 def card_body(card: str) -> str:
-    """The card without YAML header and pictures, for a page that cannot show them."""
+    """The card without YAML header, pictures and links to other files, for a page that has none of them."""
     body = card.split("---\n", 2)[-1]
-    return "\n".join(line for line in body.splitlines() if not line.startswith("!["))
+    return _LINK_TO_A_FILE.sub(r"\1", "\n".join(line for line in body.splitlines() if not line.startswith("![")))

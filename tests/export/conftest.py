@@ -23,7 +23,10 @@ from parakeet.tokenizer import Tokenizer, cl100k_base, train_tokenizer
 
 CONTEXT = 640
 STEPS, SEQUENCES, LENGTH = 60, 8, 128
-CARD = "---\nlicense: gpl-3.0\nlibrary_name: parakeet\n---\n# A tiny model\n\nIt was trained by a test.\n"
+CARD = (
+    "---\nlicense: gpl-3.0\nlibrary_name: parakeet\n---\n# A tiny model\n\nIt was trained by a test.\n"
+    "[A report](report.html) and [a page](https://example.org/).\n"
+)
 
 
 @pytest.fixture(scope="session")
