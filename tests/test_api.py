@@ -120,6 +120,7 @@ def test_a_folder_opens_whatever_its_name(root: Path, tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ({"model": "aesopus"}, "No model is called 'aesopus'"),
+        ({"model": b"aesop"}, "a str or a Path, not b'aesop'"),
         ({"dtype": "fp31"}, "dtype must be one of"),
         ({"device": "tpu"}, "no device 'tpu'"),
         ({"threads": -1}, "threads must be a whole number from 0"),
@@ -276,6 +277,11 @@ def test_mistakes_are_named_before_anything_is_computed(
 def test_ids_that_are_none_are_refused(model: parakeet.Model, ids: Any, message: str) -> None:
     with pytest.raises(parakeet.ParakeetError, match=message):
         model.logits(ids)
+
+
+def test_an_empty_message_is_refused(model: parakeet.Model) -> None:
+    with pytest.raises(parakeet.ParakeetError, match="The message is empty"):
+        model.reply(" ")
 
 
 def test_texts_that_cannot_be_scored_are_refused(model: parakeet.Model) -> None:

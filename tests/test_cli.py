@@ -27,7 +27,7 @@ def run(*arguments: str, home: Path) -> tuple[int, str]:
         (("use", "nowhere.yaml"), "There is no recipe"),
         (("models",), "Make one with: parakeet build"),
         (("chat", "-m", "hi"), "Make one with: parakeet build"),
-        (("chat", "-m", "hi", "--model", "./nowhere"), "is not a release"),
+        (("chat", "-m", "hi", "--model", "./nowhere"), "There is no file or folder ./nowhere."),
         (("verify", "nowhere"), "is not a folder"),
         (("bench", "startup"), "Make one with: parakeet build"),
         (("bench", "startup", "--against", "."), "Make one with: parakeet build"),

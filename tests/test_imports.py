@@ -76,6 +76,7 @@ FLOORS = (
     ),
 )
 FOUNDATIONS = (
+    "api_results",
     "earlier",
     "formatting",
     "intervals",

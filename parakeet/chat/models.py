@@ -18,7 +18,7 @@ from parakeet.formatting import format_count, render_table
 from parakeet.hashes import HashCache
 from parakeet.home import hashes_file, runs_folder
 from parakeet.model.config import WEIGHTS_FILE, ModelConfig
-from parakeet.release.foreign import refuse_foreign
+from parakeet.release.foreign import refuse_foreign, refuse_missing
 from parakeet.release.listing import ListedModel, find_model, latest_model_folder, preferred, released_models
 from parakeet.release.pointers import way_back
 from parakeet.release.verify import SUMS_FILE, Release, open_release, recorded_sum
@@ -236,7 +236,9 @@ def find_release(root: Path, name: str) -> Path:
     if _is_release(path):
         return path
     if name and (os.path.isdir(path) or os.sep in name):
-        raise ParakeetError(f"{path} is not a release: it has no {SUMS_FILE}.")
+        refuse_missing(path, name)
+        why = f"it has no {SUMS_FILE}" if os.path.isdir(path) else "it is a file. Name the folder of a release"
+        raise ParakeetError(f"{path} is not a release: {why}.")
     return find_model(root, name).directory
 
 

@@ -30,6 +30,7 @@ _LABELS = {
     "device": "the device",
     "threads": "the number of threads",
     "kernels": "the use of compiled kernels",
+    "kernel_sums": "the order of the kernels' sums",
     "cache_dtype": "the dtype of the cache",
 }
 

@@ -27,7 +27,7 @@ MAX_LINE_BYTES = 64 << 20
 """A longer line is refused: a reply of that length would take days to generate."""
 
 CONDITIONS = ("dtype", "device", "threads", "kernels", "cache_dtype")
-IDENTITY = ("model", "model_sha256", "tokenizer_sha256", *CONDITIONS)
+IDENTITY = ("model", "model_sha256", "tokenizer_sha256", *CONDITIONS, "kernel_sums")
 """Fields of the header that identify what generates the replies, and under which conditions."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
@@ -51,9 +51,17 @@ def session_header(engine: "Engine", model: str, model_sha256: str) -> dict[str,
         "device": engine.device,
         "threads": engine.threads,
         "kernels": engine.kernels,
+        "kernel_sums": _kernel_sums() if engine.kernels else None,
         "cache_dtype": engine.cache_dtype,
         "created": now(),
     }
+
+
+def _kernel_sums() -> int:
+    # Here, because it imports torch; who has an engine with kernels has that.
+    from parakeet.generation.kernels import SUMS
+
+    return SUMS
 
 
 def sessions_folder(root: Path) -> Path:
@@ -109,9 +117,13 @@ class Loaded:
 def identity(header: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a header, or of an event `model`, that identify what generates the replies.
 
-    Files of earlier versions name no `kernels`, as there were none, and no `cache_dtype`.
+    Files of earlier versions name no `kernels`, as there were none, no `cache_dtype` and no `kernel_sums`.
     """
-    earlier = {"kernels": False, "cache_dtype": "fp32" if header.get("dtype") == "fp32" else "bf16"}
+    earlier = {
+        "kernels": False,
+        "cache_dtype": "fp32" if header.get("dtype") == "fp32" else "bf16",
+        "kernel_sums": 1 if header.get("kernels") is True else None,
+    }
     return {name: header.get(name, earlier.get(name)) for name in IDENTITY}
 
 

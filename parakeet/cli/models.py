@@ -1,5 +1,6 @@
 """`parakeet models`, `verify`, `import` and `export`."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -193,7 +194,7 @@ def export(release: str, target: Path, layout: str, dtype: str | None) -> None:
     from parakeet.release.listing import model_folder
 
     export_release(model_folder(home(), release), target, layout, dtype, Progress())
-    say(f"{target}: {release} in the {layout} layout.")
+    say(f"{target}: {release} in the {layout} layout. {FORMATS[layout].opening.format(shlex.quote(str(target)))}")
 
 
 def _bits(model: "ListedModel") -> str:

@@ -69,8 +69,8 @@ def push(repo: str, model: str | None, layout: str, dtype: str | None, private: 
             say("Nothing was pushed: this is a dry run.")
             return
         confirm(f"Upload to {hub.address}/{repository.name}?", yes, "pushed")
-        address = hub.upload(repository, folder, f"Upload {listed.name if listed else release.name}")
-    if address is None:
+        commit = hub.upload(repository, folder, f"Upload {listed.name if listed else release.name}")
+    if commit is None:
         say(f"{repository.name} has all of these files already.")
     else:
-        say(f"Pushed: {hub.address}/{repository.name} (commit {address})")
+        say(f"Pushed: {hub.address}/{repository.name} (commit {commit})")

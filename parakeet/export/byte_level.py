@@ -6,11 +6,12 @@ from itertools import pairwise
 from parakeet.tokenizer import byte_alphabet
 
 _LETTERS = {byte: letter for letter, byte in byte_alphabet().items()}
+"""By byte, which is also the number of its Latin-1 character."""
 
 
 def letters(token: bytes) -> str:
     """A token in the byte-level alphabet, one letter a byte: `Ġthe` for ` the`."""
-    return "".join(_LETTERS[byte] for byte in token)
+    return token.decode("latin-1").translate(_LETTERS)
 
 
 def merges(ranks: Mapping[bytes, int]) -> dict[bytes, tuple[bytes, bytes]]:
@@ -19,8 +20,8 @@ def merges(ranks: Mapping[bytes, int]) -> dict[bytes, tuple[bytes, bytes]]:
     tiktoken does without merges: it joins the two neighbours that together are the token of the lowest rank.
 
     One pair a token is enough: inside a token, bytes merge in the same order whatever stands around it. A token that
-    its own bytes never merge into is left out; tiktoken gives it only for a
-    whole word, and the library `tokenizers` needs `ignore_merges` to do the same.
+    its own bytes never merge into is left out; tiktoken gives it only for a whole word, and the library
+    `tokenizers` needs `ignore_merges` to do the same.
     """
     pairs = ((token, _last_pair(ranks, token)) for token in sorted(ranks, key=ranks.__getitem__) if len(token) > 1)
     return {token: pair for token, pair in pairs if pair is not None}

@@ -23,14 +23,29 @@ class Format:
     """What the weights may be stored in; the first is the default."""
     writer: str
     """Module and function of its Writer, imported when it is used."""
+    opening: str
+    """A sentence that says how to open it; {} is the place, quoted for a shell."""
 
 
 FORMATS = {
-    "hf": Format("a folder for transformers", ("bf16", "fp32"), "parakeet.export.hugging_face:write_hugging_face"),
-    "gguf": Format(
-        "a file for llama.cpp and ollama", ("fp16", "fp32", "bf16", "q8_0"), "parakeet.export.gguf_file:write_gguf"
+    "hf": Format(
+        "a folder for transformers",
+        ("bf16", "fp32"),
+        "parakeet.export.hugging_face:write_hugging_face",
+        "{}/README.md shows how to open it.",
     ),
-    "original": Format("the .pth file of the original model", ("fp32",), "parakeet.export.original:write_original"),
+    "gguf": Format(
+        "a file for llama.cpp and ollama",
+        ("fp16", "fp32", "bf16", "q8_0"),
+        "parakeet.export.gguf_file:write_gguf",
+        "Open it with: llama-cli -m {}",
+    ),
+    "original": Format(
+        "the .pth file of the original model",
+        ("fp32",),
+        "parakeet.export.original:write_original",
+        "The original project opens it.",
+    ),
 }
 
 

@@ -102,7 +102,7 @@ class Hub:
         return Repository(info.id, True, bool(info.private), files, info.sha)
 
     def upload(self, repository: Repository, folder: Path, message: str) -> str | None:
-        """Upload the files of a folder in one commit. Its address, or None if the repository had them all already.
+        """Upload the files of a folder in one commit. Its ID, or None if the repository had them all already.
 
         Raises UploadError.
         """
@@ -113,7 +113,7 @@ class Hub:
                 done = self._api.upload_folder(repo_id=repository.name, folder_path=folder, commit_message=message)
         except ParakeetError as error:
             raise UploadError(f"{error} Until then, the export is kept in {folder.parent.parent}.") from None
-        return None if done.oid == repository.commit else done.commit_url
+        return None if done.oid == repository.commit else done.oid
 
 
 def check_repository_name(name: str) -> None:

@@ -32,7 +32,7 @@ PATTERNS = {
 }
 """Parakeet's patterns, and what finds the same words without possessive quantifiers, in other engines too."""
 
-PROBES = 20_000
+PROBES = 10_000
 
 
 def tokenizer_json(tokenizer: Tokenizer) -> str:

@@ -16,8 +16,8 @@ from parakeet.pages import Table, render
 from parakeet.recipe import Generation, Recipe
 
 CARD_FILE = "README.md"
-# Not one whose bracket is escaped, so that it is text.
-_LINK_TO_A_FILE = re.compile(r"(?<!\\)\[([^\[\]]*)\]\((?!https?://)[^()]*\)")
+ONLY_IN_THE_FOLDER = ("![", "[report.html](", "    parakeet chat --model .")
+"""How the lines of a card begin that are of no use without the files beside it."""
 
 
 def render_card(
@@ -104,6 +104,7 @@ def licence_of(card: str) -> str:
 
 
 def card_body(card: str) -> str:
-    """The card without YAML header, pictures and links to other files, for a page that has none of them."""
+    """The card without YAML header and without what holds only in the release's folder: pictures, report, command."""
     body = card.split("---\n", 2)[-1]
-    return _LINK_TO_A_FILE.sub(r"\1", "\n".join(line for line in body.splitlines() if not line.startswith("![")))
+    kept = "\n".join(line for line in body.splitlines() if not line.startswith(ONLY_IN_THE_FOLDER))
+    return re.sub(r"\n{3,}", "\n\n", kept).strip()

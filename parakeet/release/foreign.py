@@ -20,6 +20,7 @@ GGUF_NAME = b"general.name" + (8).to_bytes(4, "little")
 """A key of a GGUF file, and the mark that a text follows: its length in eight bytes, then UTF-8."""
 HEAD_BYTES = 1 << 16
 """Of a GGUF file: its name stands in front of the vocabulary."""
+HUB_NAME = re.compile(r"(?:(?:https://)?(?:huggingface\.co|hf\.co)/)?[\w-][\w.-]*/[\w.-]+")
 OLLAMA_NAME = re.compile(r"(?:[\w.-]+/)*[\w.-]+:[\w.-]+")
 
 
@@ -64,6 +65,17 @@ def refuse_ollama_name(name: str) -> None:
             f"No model is called {name!r}. It looks like a model of ollama, and Parakeet opens its own releases only: "
             f"ollama run {name}"
         )
+
+
+def refuse_missing(path: Path, name: str) -> None:
+    """Raise ParakeetError if nothing is at the path that a name means. Repositories of a hub are named like folders."""
+    if os.path.lexists(path):
+        return
+    hub = (
+        " If it is a model of the Hugging Face hub: Parakeet opens its own releases only. Other models open in Python "
+        "with transformers, or in llama.cpp."
+    )
+    raise ParakeetError(f"There is no file or folder {name}.{hub if HUB_NAME.fullmatch(name) else ''}")
 
 
 def _config(folder: Path) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from parakeet.home import release_folder
 from parakeet.lineage import began_with
 from parakeet.model.config import ModelConfig
 from parakeet.names import MOST_SHOWN
-from parakeet.release.foreign import refuse_foreign, refuse_ollama_name
+from parakeet.release.foreign import refuse_foreign, refuse_missing, refuse_ollama_name
 from parakeet.release.history import REFUSED, ROLLED_BACK, Decision, decisions
 from parakeet.release.pointers import about_promoted, find_opened, incumbent, promoted_recipes
 from parakeet.release.verify import GENERATION_FILE, IMPORTED_FOLDER, SUMS_FILE, TRAINING_MANIFEST_FILE
@@ -199,8 +199,13 @@ def model_folder(root: Path, name: str) -> Path:
     refuse_foreign(path, released_models(root))
     if path.is_dir():
         return path
-    if os.sep in name or path.exists() or not list_models(root)[0]:
+    if os.sep in name:
+        refuse_missing(path, name)
+    if os.sep in name or path.exists():
         raise ParakeetError(f"{path} is not a folder: give the folder of an artefact or a release, or a model's name.")
+    refuse_ollama_name(name)
+    if not list_models(root)[0]:
+        raise ParakeetError(f"{name} is not a folder, and no model is called so: {NO_RELEASE.format(root)}")
     return find_model(root, name).directory
 
 

@@ -16,9 +16,10 @@ from filelock import FileLock
 
 from parakeet.chat.models import ModelOpener, OpenedModel, find_release, model_names, render_models
 from parakeet.chat.session import Session
-from parakeet.chat.storage import SessionLog, session_header, session_path
+from parakeet.chat.storage import SessionLog, identity, session_header, session_path
 from parakeet.cli import main
 from parakeet.errors import ParakeetError
+from parakeet.generation.kernels import SUMS
 from parakeet.release.listing import model_folder
 from parakeet.release.verify import open_release
 from parakeet.training import checkpoint
@@ -79,6 +80,18 @@ def test_a_name_that_is_none_or_several_is_refused(built: Path, name: str, messa
 def test_a_folder_that_is_no_release_is_named(built: Path, tmp_path: Path) -> None:
     with pytest.raises(ParakeetError, match="is not a release: it has no SHA256SUMS"):
         find_release(built, str(tmp_path))
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ParakeetError, match=r"notes\.txt is not a release: it is a file"):
+        find_release(built, str(tmp_path / "notes.txt"))
+
+
+def test_a_path_to_nothing_says_so_and_knows_names_of_the_hub(built: Path, tmp_path: Path) -> None:
+    for find in (find_release, model_folder):
+        with pytest.raises(ParakeetError, match=r"There is no file or folder /.*/m\.gguf\.$"):
+            find(built, str(tmp_path / "m.gguf"))
+        for name in ("me/bird", "hf.co/me/bird", "https://huggingface.co/me/bird"):
+            with pytest.raises(ParakeetError, match=f"There is no file or folder {name}. If it is a model of the Hug"):
+                find(built, name)
 
 
 def gguf(name: str) -> bytes:
@@ -357,6 +370,7 @@ def test_a_replay_runs_each_reply_as_it_was_recorded(
         ({"cache_dtype": []}, "the dtype of the cache was [], now 'fp32'"),
         ({"cache_dtype": "fp8"}, "the dtype of the cache was 'fp8', now 'fp32'"),
         ({"kernels": "yes"}, "the use of compiled kernels was 'yes', now False"),
+        ({"kernel_sums": 0}, "the order of the kernels' sums was 0, now "),
     ],
 )
 def test_conditions_that_cannot_be_had_are_reported_and_the_replay_goes_on(
@@ -379,6 +393,9 @@ def test_a_session_of_a_version_without_kernels_replays_without_them(root: Path)
         again = opener.open_recorded(header)
         assert again is not None
         assert again.engine.kernels == opened.engine.kernels
+        assert identity(header)["kernel_sums"] == (SUMS if opened.engine.kernels else None)
+        del header["kernel_sums"]
+        assert identity(header)["kernel_sums"] == (1 if opened.engine.kernels else None)
         del header["kernels"]
         old = opener.open_recorded(header)
         assert old is not None

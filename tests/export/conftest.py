@@ -23,10 +23,22 @@ from parakeet.tokenizer import Tokenizer, cl100k_base, train_tokenizer
 
 CONTEXT = 640
 STEPS, SEQUENCES, LENGTH = 60, 8, 128
-CARD = (
-    "---\nlicense: gpl-3.0\nlibrary_name: parakeet\n---\n# A tiny model\n\nIt was trained by a test.\n"
-    "[A report](report.html) and [a page](https://example.org/).\n"
-)
+CARD = """---
+license: gpl-3.0
+library_name: parakeet
+---
+# A tiny model
+
+It was trained by a test.
+
+    parakeet chat --model .
+
+![Training loss](loss_curve.png)
+
+[report.html](report.html) shows all of this on one page.
+
+## Limits
+"""
 
 
 @pytest.fixture(scope="session")

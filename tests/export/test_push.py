@@ -78,8 +78,8 @@ def test_a_model_is_pushed_and_changes_nothing_the_second_time(push: Push, home:
 
     done = push("me/bird", "--private", "--yes")
     assert done.exit_code == 0, done.output + done.stderr
-    assert f"Pushed: {hub.address}/me/bird" in done.output
     repository = hub.repositories["me/bird"]
+    assert f"Pushed: {hub.address}/me/bird (commit {repository.newest})" in done.output
     assert repository.private
     assert repository.commits == 1
     assert {"model.safetensors", "config.json", "tokenizer.json", "README.md"} <= repository.files.keys()

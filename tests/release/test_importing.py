@@ -29,7 +29,7 @@ from parakeet.progress import Progress
 from parakeet.recipe_file import load_recipe
 from parakeet.release.importing import import_checkpoint, import_file, make_original_model, slug
 from parakeet.release.verify import SUMS_FILE, TRAINING_MANIFEST_FILE, open_release, verify_release, write_sums
-from parakeet.release.which_softmax import PASSAGES
+from parakeet.release.which_softmax import PASSAGES, SoftmaxMeasurement
 from parakeet.tokenizer import CL100K_URL, Tokenizer, train_tokenizer
 
 generator = runpy.run_path(str(Path(__file__).parents[1] / "original_checkpoint.py"))
@@ -122,6 +122,26 @@ def test_the_softmax_that_a_checkpoint_was_trained_with_is_found(
     assert "cannot say that the model has softmax_one" in capsys.readouterr().err
     again = import_file(exported, tmp_path / "second", None, None, Progress())
     assert sha256(again / CONFIG_FILE) == sha256(folder / CONFIG_FILE)
+
+
+@pytest.mark.parametrize(
+    ("plain", "off_by_one", "noise", "said"),
+    [
+        (2.0, 1.9, 0.01, "imported as off by one"),
+        (1.9, 2.0, 0.01, "imported as plain"),
+        (2.0, 1.9, 0.04, "which decides nothing (a difference of 0.120 would): imported as plain"),
+        (3.21, 3.19, 0.003, "which decides nothing (a difference of 0.048 would): imported as plain"),
+        (3.9, 3.0, 0.003, "imported as off by one"),
+        (3.9, 3.7, 0.003, "which decides nothing (guessing takes 4.00): imported as plain"),
+        (math.nan, 1.0, 0.01, "which decides nothing"),
+    ],
+)
+def test_a_small_difference_of_the_softmaxes_decides_nothing(
+    plain: float, off_by_one: float, noise: float, said: str
+) -> None:
+    measured = SoftmaxMeasurement(plain, off_by_one, noise, 4.0)
+    assert said in str(measured)
+    assert measured.softmax_one == str(measured).endswith("imported as off by one")
 
 
 def test_untrained_weights_decide_nothing(
