@@ -2,16 +2,14 @@
 
 from markupsafe import Markup
 
-from parakeet.export.hugging_face import CARD_FILE, licence_of
 from parakeet.export.source import ExportSource
 from parakeet.pages import render
-from parakeet.release.card import card_body, card_header
+from parakeet.release.card import card_body, card_header, licence_of, read_card
 
 
 def gguf_card(source: ExportSource, repo: str, dtype: str) -> str:
     """`README.md`: how to run the file from the hub, then the release's own card."""
-    path = source.release.directory / CARD_FILE
-    card = path.read_text(encoding="utf-8") if path.is_file() else ""
+    card = read_card(source.release.directory)
     return render(
         "gguf_card.md",
         header=card_header(

@@ -4,7 +4,6 @@ The architecture is `bloom`: ALiBi, LayerNorms, a tied embedding with a norm beh
 would need the embedding twice, once with the norm folded in.
 """
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from parakeet.export.source import ExportSource
 from parakeet.model.config import ModelConfig
 from parakeet.new_files import new_file, refuse_existing
 from parakeet.progress import BYTES, Progress, Task
+from parakeet.release.card import licence_of, read_card
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -201,8 +201,7 @@ def _add_metadata(writer: "GGUFWriter", source: ExportSource, vocabulary: Vocabu
     config, tokenizer, settings = source.config, source.tokenizer, source.release.generation
     writer.add_type("model")
     writer.add_name(source.release.name)
-    if licence := _licence(source):
-        writer.add_license(licence)
+    writer.add_license(licence_of(read_card(source.release.directory)))
     writer.add_file_type(gguf.LlamaFileType[TYPES[dtype][1]])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_context_length(config.context)
@@ -229,13 +228,6 @@ def _add_metadata(writer: "GGUFWriter", source: ExportSource, vocabulary: Vocabu
     # A conversation begins with a role. llama.cpp would put the first token before it.
     writer.add_add_bos_token(False)
     writer.add_chat_template(chat_template(tokenizer))
-
-
-def _licence(source: ExportSource) -> str:
-    """The licence in the header of the model card, "" if there is none."""
-    card = source.release.directory / "README.md"
-    found = re.match(r"---\n(?:.*\n)*?license: (\S+)\n", card.read_text(encoding="utf-8") if card.is_file() else "")
-    return found[1] if found else ""
 
 
 def _check_ids(source: ExportSource, vocabulary: Vocabulary, file: Path) -> None:

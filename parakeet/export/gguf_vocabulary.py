@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import tiktoken
 
 from parakeet.errors import ParakeetError
-from parakeet.export.byte_level import letters
-from parakeet.export.byte_pairs import merges
+from parakeet.export.byte_level import letters, merges
 from parakeet.tokenizer import PATTERN_WITHOUT_MARKS, Tokenizer
 
 NORMAL, CONTROL, UNUSED = 1, 3, 5

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from markupsafe import Markup
 from torch import Tensor
 from torch.nn import functional as F
@@ -28,7 +27,7 @@ from parakeet.model.transformer import load_model
 from parakeet.new_files import new_folder
 from parakeet.pages import render
 from parakeet.progress import BYTES, Progress
-from parakeet.release.card import card_body
+from parakeet.release.card import CARD_FILE, card_body, card_header, licence_of, read_card
 from parakeet.release.verify import (
     GENERATION_FILE,
     TRAINING_MANIFEST_FILE,
@@ -39,7 +38,6 @@ from parakeet.sampling_settings import SamplingSettings
 from parakeet.tokenizer import SETTINGS_FILE, Tokenizer
 
 CODE_FILE = "modeling_parakeet.py"
-CARD_FILE = "README.md"
 DTYPES = {"bf16": (torch.bfloat16, "bfloat16", "BF16"), "fp32": (torch.float32, "float32", "F32")}
 """By the option: torch's dtype, its name in config.json, and its name in a safetensors file."""
 NUMBERS_AT_ONCE = 1 << 22
@@ -213,34 +211,18 @@ def _pieces(entry: _Entry) -> Iterator[Tensor]:
 
 
 def model_card(source: ExportSource, name: str, dtype: str) -> str:
-    """`README.md`: how to open the folder, then the release's own card."""
-    path = source.release.directory / CARD_FILE
-    card = path.read_text(encoding="utf-8") if path.is_file() else ""
-    header = {
-        "language": "en",
-        "license": licence_of(card),
-        "library_name": "transformers",
-        "pipeline_tag": "text-generation",
-        "tags": ["parakeet-lm", "alibi", "tiny"],
-    }
+    """`README.md`: how to open the folder or repository `name`, then the release's own card."""
+    card = read_card(source.release.directory)
     return render(
         "hugging_face_card.md",
-        header=Markup(f"---\n{yaml.safe_dump(header, sort_keys=False)}---"),
+        header=card_header(
+            license=licence_of(card), library_name="transformers", tags=["parakeet-lm", "alibi", "tiny"]
+        ),
         name=source.release.name,
-        folder=name,
+        folder=json.dumps(name, ensure_ascii=False),
         dtype=DTYPES[dtype][1],
         stock=is_stock(source.config),
         context=source.config.context,
         not_carried=_not_carried(source.release.generation),
         body=Markup(card_body(card)),
     )
-
-
-def licence_of(card: str) -> str:
-    """The licence in the YAML header of a release's card; `other` without one."""
-    header = card.split("---\n", 2)
-    try:
-        values = yaml.safe_load(header[1]) if len(header) == 3 else {}
-    except yaml.YAMLError:
-        values = {}
-    return str(values.get("license", "other")) if isinstance(values, dict) else "other"

@@ -22,6 +22,10 @@ LIMITS = (10, 20, 40, 80, 160)
 """Seconds that each try may take to load. xllamacpp 2026.10 hangs now and then if a model loads within milliseconds."""
 
 
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Without the proxy of HTTP_PROXY, which knows no server of this machine."""
+
+
 @contextmanager
 def llama_cpp_server(file: Path, context: int) -> Iterator[str]:
     """The address of a server of a GGUF file with room for `context` tokens. ParakeetError if it cannot be read."""
@@ -43,7 +47,7 @@ def llama_cpp_server(file: Path, context: int) -> Iterator[str]:
 def ask(address: str, path: str, request: dict[str, Any]) -> dict[str, Any]:
     """The answer of a server to a request."""
     body = urllib.request.Request(address + path, json.dumps(request).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(body) as answer:
+    with _OPENER.open(body) as answer:
         values: dict[str, Any] = json.load(answer)
         return values
 

@@ -174,8 +174,9 @@ def _export(release: Path, folder: Path, repo: str, layout: str, dtype: str, pro
     """Make `folder` with the folder of files to upload in it."""
     # With torch. A push that goes on does not need it.
     from parakeet.export.gguf_card import gguf_card
-    from parakeet.export.hugging_face import CARD_FILE, model_card
+    from parakeet.export.hugging_face import model_card
     from parakeet.export.source import ExportSource
+    from parakeet.release.card import CARD_FILE
 
     source = ExportSource.open(release)
     name = re.sub(r"[^\w.-]", "-", source.release.name)

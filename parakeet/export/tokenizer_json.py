@@ -49,7 +49,8 @@ def tokenizer_json(tokenizer: Tokenizer) -> str:
 
 def _document(tokenizer: Tokenizer) -> dict[str, Any]:
     controls = sorted(tokenizer.controls.items(), key=lambda item: item[1])
-    vocabulary = {letters(tokenizer.token_bytes(token_id)): token_id for token_id in tokenizer.defined_ids()}
+    ranks = {tokenizer.token_bytes(token_id): token_id for token_id in tokenizer.defined_ids()}
+    vocabulary = {letters(token): token_id for token, token_id in ranks.items()}
     start = END_OF_TEXT
 
     def sequence(name: str, type_id: int) -> list[dict[str, Any]]:
@@ -103,7 +104,7 @@ def _document(tokenizer: Tokenizer) -> dict[str, Any]:
             "ignore_merges": True,
             # The library numbers an added token that is not in here itself: after the last id, in the first hole.
             "vocab": vocabulary | dict(controls),
-            "merges": [[letters(left), letters(right)] for left, right in merges(tokenizer)],
+            "merges": [[letters(left), letters(right)] for left, right in merges(ranks).values()],
         },
     }
 

@@ -20,6 +20,7 @@ from parakeet.formatting import (
     markdown_block,
     markdown_table,
     markdown_text,
+    one_line,
     right_columns,
 )
 from parakeet.sanitise import sanitise
@@ -86,6 +87,7 @@ def environment(markdown: bool) -> Environment:
         "duration": format_duration,
         "fixed": lambda number, decimals: f"{number:,.{decimals}f}",
         "percent": format_percent,
+        "code": lambda text: Markup(one_line(text)),  # for a line in a fence, where nothing is escaped
         "block": lambda text: Markup(markdown_block(text)),
         "table": lambda table: Markup(markdown_table(table.columns, table.rows, table.right)),
     }

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -14,6 +15,7 @@ from parakeet.model.config import ModelConfig
 from parakeet.pages import Table, render
 from parakeet.recipe import Generation, Recipe
 
+CARD_FILE = "README.md"
 ONLY_IN_THE_FOLDER = ("![", "[report.html](", "    parakeet chat --model .")
 """How the lines of a card begin that are of no use without the files beside it."""
 
@@ -83,6 +85,22 @@ def card_header(**fields: Any) -> Markup:
     common = {"language": "en", "library_name": "parakeet", "pipeline_tag": "text-generation"}
     values = {**common, "tags": ["parakeet", "alibi", "tiny"], **fields}
     return Markup(f"---\n{yaml.safe_dump(values, sort_keys=False)}---")
+
+
+def read_card(folder: Path) -> str:
+    """The card of a release, "" if it has none. It is not among the files whose hashes were checked."""
+    path = folder / CARD_FILE
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def licence_of(card: str) -> str:
+    """The licence in the YAML header of a card; `other` without one."""
+    header = card.split("---\n", 2)
+    try:
+        values = yaml.safe_load(header[1]) if len(header) == 3 else {}
+    except yaml.YAMLError:
+        values = {}
+    return str(values.get("license", "other")) if isinstance(values, dict) else "other"
 
 
 def card_body(card: str) -> str:

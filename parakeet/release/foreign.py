@@ -33,8 +33,10 @@ def refuse_foreign(path: Path, models: Iterable["ListedModel"]) -> None:
     if os.path.isdir(path):
         if (config := _config(path)) is not None:
             what, source = "a folder for Hugging Face's transformers", _with_manifest(path, models)
-            trust = ", trust_remote_code=True" if "auto_map" in config else ""
-            how = f"Open it in Python: transformers.pipeline('text-generation', {str(path)!r}{trust})"
+            trust, warning = "", ""
+            if "auto_map" in config:
+                trust, warning = ", trust_remote_code=True", ", which runs the code in that folder"
+            how = f"Open it in Python: transformers.pipeline('text-generation', {str(path)!r}{trust}){warning}"
     elif os.path.isfile(path):
         where, head = shlex.quote(str(path)), _head(path)
         if head.startswith(GGUF_MARK) or path.suffix == ".gguf":

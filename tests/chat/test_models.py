@@ -107,7 +107,7 @@ FOREIGN: list[tuple[str, dict[str, str | bytes], str]] = [
      r"exported from tiny: parakeet chat --model tiny-folder"),
     ("odd", {"odd": b"GGUF" + b"general.name\x08\0\0\0" + b"\xff" * 8}, "is a GGUF file"),
     ("hf", {"hf/config.json": '{"model_type": "mpt"}', "hf/SHA256SUMS": ""}, r"\('text-generation', '.*/hf'\)\.$"),
-    ("hf", {"hf/config.json": '{"model_type": "parakeet", "auto_map": {}}'}, r"/hf', trust_remote_code=True\)"),
+    ("hf", {"hf/config.json": '{"model_type": "parakeet", "auto_map": {}}'}, r"True\), which runs the code"),
     ("x.pth", {"x.pth": "PK"}, r"convert it with: parakeet import .*/x\.pth"),
     ("pytorch_model.bin", {"pytorch_model.bin": ""}, "a file of weights alone"),
     ("Modelfile", {"Modelfile": "FROM x"}, "ollama create NAME -f .*/Modelfile"),

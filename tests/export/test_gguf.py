@@ -14,8 +14,10 @@ import torch
 from parakeet.conversation import Turn
 from parakeet.errors import ParakeetError
 from parakeet.export.formats import export_release
+from parakeet.export.gguf_card import gguf_card
 from parakeet.export.gguf_vocabulary import PRE_TOKENIZERS, make_vocabulary
 from parakeet.export.llama_cpp import ask, llama_cpp_server, token_ids
+from parakeet.export.source import ExportSource
 from parakeet.generation.decoder import Decoder
 from parakeet.generation.engine import Engine
 from parakeet.model.config import WEIGHTS_FILE, ModelConfig
@@ -150,9 +152,13 @@ def test_a_vocabulary_that_llama_cpp_cannot_split_is_refused_by_name() -> None:
         make_vocabulary(tokenizer)
 
 
-def test_files_say_what_they_are(trained_release: Path, exported: Path, tmp_path: Path) -> None:
+def test_files_say_what_they_are(
+    trained_release: Path, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from gguf import GGUFReader, LlamaFileType
     from gguf.quants import dequantize
+
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # is not asked for the server on this machine
 
     tokenizer = Tokenizer.load(trained_release)
     weights = load_model(trained_release, "cpu").state_dict()
@@ -183,6 +189,10 @@ def test_files_say_what_they_are(trained_release: Path, exported: Path, tmp_path
     assert page.startswith("FROM ./q8_0.gguf\n")
     assert "PARAMETER temperature 0.4\n" in page
     assert f"PARAMETER num_ctx {CONTEXT}\n" in page
+    card = gguf_card(ExportSource.open(trained_release), "me/my_model", "q8_0")
+    assert card.startswith("---\nlanguage: en\nlibrary_name: gguf\n")
+    assert "license: gpl-3.0\n" in card
+    assert "llama-cli -hf me/my_model\n" in card
 
 
 def test_what_cannot_be_exported_is_refused_and_leaves_nothing(

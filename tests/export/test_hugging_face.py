@@ -73,7 +73,7 @@ def code_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="module", params=RELEASES)
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     release: Path = request.getfixturevalue(request.param)
-    folder = tmp_path_factory.mktemp("exported") / "model"
+    folder = tmp_path_factory.mktemp("exported") / "my_model"
     export_release(release, folder, "hf", "fp32", Progress())
     theirs = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=request.param == RELEASES[1]).eval()
     return Exported(release, folder, Tokenizer.load(release), theirs)
@@ -152,6 +152,7 @@ def test_a_folder_is_complete(exported: Exported) -> None:
     assert (header["license"], header["library_name"]) == ("gpl-3.0", "transformers")
     assert "parakeet-lm" in header["tags"]
     assert ("trust_remote_code" in card, "revision=" in card) == (not stock, not stock)
+    assert 'folder = "my_model"\n' in card
     # Without what is only in the release's folder.
     assert card.endswith("It was trained by a test.\n\n## Limits\n")
     assert "split_special_tokens=True" in card
