@@ -50,7 +50,7 @@ def push(repo: str, model: str | None, layout: str, dtype: str | None, private: 
     First prints what would be uploaded, and asks. A repository that does not exist is made. An upload that broke off
     goes on when the same command is run again.
     """
-    from parakeet.export.push import Hub, check_repository_name, exported, render_plan
+    from parakeet.export.push import Hub, check_one_format, check_repository_name, exported, render_plan
     from parakeet.home import home
     from parakeet.progress import Progress
     from parakeet.release.listing import latest_model_folder, listed_model, model_folder
@@ -62,6 +62,7 @@ def push(repo: str, model: str | None, layout: str, dtype: str | None, private: 
         check_answerable(yes, "pushed")
     hub = Hub()
     repository = hub.repository(repo, private)
+    check_one_format(repository, layout)
     with exported(root, release, repository.name, layout, dtype, Progress()) as folder:
         listed = listed_model(root, release)
         say(render_plan(hub, repository, listed, release, layout, dtype, folder))

@@ -23,6 +23,7 @@ from parakeet.errors import ParakeetError
 from parakeet.export.formats import export_release
 from parakeet.formatting import format_bytes, render_table
 from parakeet.locking import exclusive
+from parakeet.model.config import WEIGHTS_FILE
 from parakeet.new_files import new_folder
 from parakeet.progress import Progress
 from parakeet.release.listing import ListedModel
@@ -129,6 +130,19 @@ def check_repository_name(name: str) -> None:
         raise ParakeetError(
             f"{name!r} is not the name of a repository: give OWNER/NAME, such as my-account/my-model. Names have "
             "letters, digits, '-', '_' and '.'."
+        )
+
+
+def check_one_format(repository: Repository, layout: str) -> None:
+    """Refuse a repository that holds a model in another format: card and sums would only know the new files."""
+    others = {
+        "hf": sorted(name for name in repository.files if name.endswith(".gguf")),
+        "gguf": sorted(repository.files & {WEIGHTS_FILE}),
+    }[layout]
+    if others:
+        raise ParakeetError(
+            f"{repository.name} holds {others[0]}: a model in another format, which the new README.md and {SUMS_FILE} "
+            "would no longer describe. Push to a repository of its own."
         )
 
 

@@ -101,6 +101,9 @@ def test_a_gguf_file_is_pushed_with_its_card(push: Push, hub: UploadHub) -> None
     assert hub.repositories["birds/small"].files.keys() == {
         "notes.txt", "README.md", "SHA256SUMS", "tiny-fp16.gguf", "tiny-fp16.Modelfile"
     }  # fmt: skip
+    other = push("birds/small", "--yes")
+    assert other.exit_code == 1
+    assert "birds/small holds tiny-fp16.gguf: a model in another format" in other.stderr
 
 
 @pytest.mark.parametrize(("store", "held"), [("xet", "/v1/shards"), ("lfs", "/commit/")])
