@@ -114,7 +114,7 @@ def test_logits_of_a_padded_batch_are_the_same(exported: Exported, side: str) ->
 
 def test_64_greedy_tokens_are_the_same(exported: Exported) -> None:
     engine = load_engine(exported.release, dtype="fp32", threads=1, recorded={"kernels": False})
-    tokenizer = AutoTokenizer.from_pretrained(exported.folder)
+    tokenizer = AutoTokenizer.from_pretrained(exported.folder, trust_remote_code=True)
     settings = SamplingSettings(
         temperature=0, max_tokens=64, frequency_penalty=0, presence_penalty=0, repetition_penalty=1
     )
