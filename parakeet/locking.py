@@ -35,6 +35,8 @@ def exclusive(path: Path, what: str, progress: "Progress", stop: Callable[[], bo
     try:
         lock.acquire(timeout=0)
     except Timeout:
+        if not path.exists():
+            path.touch()  # an OSError where no file can be made: filelock tries that again for ever
         progress.say(f"Waiting: {what} by {named_holder(path)}.")
         try:
             lock.acquire(poll_interval=SECONDS_BETWEEN_TRIES, cancel_check=stop)

@@ -37,6 +37,12 @@ def test_no_holder_and_no_record_shows_whom_a_build_tells(
     assert " ".join(shown)[:100] in holder
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder in which no file can be made")
+def test_a_folder_that_takes_no_lock_is_an_error_and_no_wait() -> None:
+    with pytest.raises(OSError, match="x.lock"), exclusive(Path("/proc/x.lock"), "it is used", Progress()):
+        pass
+
+
 def test_a_claim_survives_a_look_at_the_lock(tmp_path: Path) -> None:
     path = tmp_path / "a.lock"
     path.with_suffix(".holder").write_text("process 1, long dead", encoding="utf-8")

@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from parakeet.evaluation.metrics import EVALUATION_FILE
 from parakeet.model.config import WEIGHTS_FILE, ModelConfig
-from parakeet.release.verify import Release, open_release
+from parakeet.release.card import CARD_FILE
+from parakeet.release.verify import TRAINING_MANIFEST_FILE, Release, open_release, verify_release
 from parakeet.tokenizer import Tokenizer
 
 
@@ -17,7 +19,9 @@ class ExportSource:
     @classmethod
     def open(cls, folder: Path) -> "ExportSource":
         """Raises ParakeetError if the folder holds no complete release."""
-        return cls(open_release(folder), ModelConfig.load(folder), Tokenizer.load(folder))
+        release = open_release(folder)
+        verify_release(folder, (TRAINING_MANIFEST_FILE, EVALUATION_FILE, CARD_FILE))
+        return cls(release, ModelConfig.load(folder), Tokenizer.load(folder))
 
     @property
     def weights(self) -> Path:

@@ -24,6 +24,7 @@ from parakeet.model.config import WEIGHTS_FILE, ModelConfig
 from parakeet.model.transformer import Parakeet, load_model, save_model
 from parakeet.progress import Progress
 from parakeet.recipe import Generation
+from parakeet.release.card import CARD_FILE
 from parakeet.release.verify import write_generation_config, write_sums
 from parakeet.sampling_settings import SamplingSettings
 from parakeet.template import render_document, render_prompt
@@ -215,6 +216,13 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing(
     file.with_suffix(".Modelfile").unlink()
     torn = tmp_path / "torn"
     shutil.copytree(trained_release, torn)
+    card = torn / CARD_FILE
+    card.write_text("x", encoding="utf-8")
+    write_sums(torn)
+    card.write_text("changed", encoding="utf-8")
+    assert f"{card} has sha256" in refusal(torn, file)
+    card.unlink()
+    write_sums(torn)
     weights = torn / WEIGHTS_FILE
     weights.write_bytes(weights.read_bytes()[:-100])
     assert "was changed after the release was made" in refusal(torn, file)
