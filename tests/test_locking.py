@@ -39,7 +39,7 @@ def test_no_holder_and_no_record_shows_whom_a_build_tells(
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder in which no file can be made")
 def test_a_folder_that_takes_no_lock_is_an_error_and_no_wait() -> None:
-    with pytest.raises(OSError, match="x.lock"), exclusive(Path("/proc/x.lock"), "it is used", Progress()):
+    with pytest.raises(OSError, match=r"x\.lock"), exclusive(Path("/proc/x.lock"), "it is used", Progress()):
         pass
 
 
