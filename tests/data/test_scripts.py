@@ -232,8 +232,10 @@ def test_a_run_takes_time_in_proportion(tokenizer: Tokenizer, run: str) -> None:
 
 
 SCRIPT = """
-import io, sys
+import contextlib, io, sys
 from pathlib import Path
+with contextlib.suppress(ImportError):
+    import pandas  # where it is installed, pyarrow imports it in a function of C, in which Ctrl-C is lost
 sys.path.insert(0, sys.argv[3])
 from parakeet.data.cleaning.clean import clean_documents
 from parakeet.data.deduplication.deduplicate import deduplicate_documents
