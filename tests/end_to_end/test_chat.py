@@ -306,7 +306,7 @@ def test_failures_of_the_run_are_one_message_or_one_event(home: Path) -> None:
     assert json.loads(done.stdout.splitlines()[-1])["event"] == "error"
     done = chat(home, "--json", "-m", "hi", "--model", "./nowhere")
     assert (done.exit_code, done.stderr) == (1, "")
-    assert "is not a release" in json.loads(done.stdout)["message"]
+    assert "There is no file or folder ./nowhere" in json.loads(done.stdout)["message"]
 
 
 @pytest.mark.parametrize("closed", [">&-", "| head -1"])
