@@ -33,6 +33,8 @@ CUT_SHORT = {
     # Training takes minutes: builds stop before it, and bench measures whole builds.
     "parakeet build": "--select packing_plan",
     "bench": "--help",
+    # Needs an account; tests/export/test_push.py has a hub of its own.
+    "parakeet push": "--help",
     # The small model's text contains no duplicates; tests/data/test_inspect.py has some.
     "data inspect --reason": "--help",
 }
