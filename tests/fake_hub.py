@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
 LFS_BYTES = 1000
@@ -19,7 +19,32 @@ TOKEN = "hf_good"
 BLOCK = 1 << 14
 
 
-class FakeHub(ThreadingHTTPServer):
+class HubServer(ThreadingHTTPServer):
+    """Serves on this machine during a `with` block. `released` ends what a handler holds back."""
+
+    daemon_threads = True
+
+    def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__(("127.0.0.1", 0), handler)
+        self.address = f"http://127.0.0.1:{self.server_port}"
+        self.released = threading.Event()
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.released.set()
+        self.shutdown()
+        self.server_close()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that hung up."""
+
+
+class FakeHub(HubServer):
     """`requests` are (path, Range header) in the order they came. All may be changed while it serves:
 
     `gated` and `renamed` datasets; `failures`, each (part of a path, status, headers), which meet the next request for
@@ -28,11 +53,8 @@ class FakeHub(ThreadingHTTPServer):
     number of replies with a large file that come byte by byte until the client hangs up.
     """
 
-    daemon_threads = True
-
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.address = f"http://127.0.0.1:{self.server_port}"
+        super().__init__(_Handler)
         self.commits: dict[str, dict[str, dict[str, bytes]]] = {}
         self.branches: dict[str, dict[str, str]] = {}
         self.blobs: dict[str, bytes] = {}
@@ -42,7 +64,6 @@ class FakeHub(ThreadingHTTPServer):
         self.cut_bytes: int | None = None
         self.swapped: dict[str, bytes] = {}
         self.held_bytes: int | None = None
-        self.released = threading.Event()
         self.trickles = 0
         self.requests: list[tuple[str, str]] = []
         self.tokens: list[tuple[str, str]] = []
@@ -59,20 +80,6 @@ class FakeHub(ThreadingHTTPServer):
     def fetched(self, part: str) -> list[str]:
         """The ranges asked of paths with `part` in them."""
         return [wanted for path, wanted in self.requests if part in path]
-
-    def __enter__(self) -> "FakeHub":
-        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.released.set()
-        self.shutdown()
-        self.server_close()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hung up."""
 
 
 class _Handler(BaseHTTPRequestHandler):

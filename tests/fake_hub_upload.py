@@ -9,10 +9,11 @@ import json
 import re
 import threading
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from .fake_hub import HubServer
 
 TOKEN, READ_TOKEN = "hf_good", "hf_reader"
 ACCOUNT, ORGANISATION = "me", "birds"
@@ -41,18 +42,15 @@ class Request:
     authorization: str
 
 
-class UploadHub(ThreadingHTTPServer):
+class UploadHub(HubServer):
     """`requests` are those that arrived whole, in order. The rest may be changed while it serves:
 
     `failures` are the statuses and headers that meet every request for a path with such a part; `held` is a part of the
     path of requests that are read and never answered; `holding` says that there was one.
     """
 
-    daemon_threads = True
-
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.address = f"http://127.0.0.1:{self.server_port}"
+        super().__init__(_Handler)
         self.repositories: dict[str, Repository] = {}
         self.large: dict[str, bytes] = {}
         """Files in LFS by sha256."""
@@ -63,7 +61,6 @@ class UploadHub(ThreadingHTTPServer):
         self.requests: list[Request] = []
         self.held = "nothing"
         self.holding = threading.Event()
-        self.released = threading.Event()
 
     def sent(self, part: str) -> list[Request]:
         """The requests for paths with `part` in them."""
@@ -75,20 +72,6 @@ class UploadHub(ThreadingHTTPServer):
         # xet writes a hash as four numbers of eight bytes, the lowest byte first.
         swapped = b"".join(digest[start : start + 8][::-1] for start in range(0, 32, 8))
         return sha256 in self.large or any(digest in shard or swapped in shard for shard in self.shards)
-
-    def __enter__(self) -> "UploadHub":
-        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.released.set()
-        self.shutdown()
-        self.server_close()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hung up."""
 
 
 class _Handler(BaseHTTPRequestHandler):

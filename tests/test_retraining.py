@@ -331,8 +331,11 @@ def test_twenty_thousand_files_take_less_than_a_second(home: Path, tmp_path: Pat
     plan_retraining(home, recipe)  # The data stages have hashed the files before any tick.
     began = time.process_time()
     assert "20,000 files, none new" in plan_retraining(home, recipe).reason
-    # On a quiet core 0.9 s; with ten processes on two cores, processor time was more than twice as long.
-    assert time.process_time() - began < 4.0
+    spent = time.process_time() - began
+    began = time.process_time()
+    assert sum(path.stat().st_size for path in folder.iterdir()) > 0
+    # On a quiet core 0.9 s. A slow or busy machine needs longer to look at the files at all.
+    assert spent < max(2.0, 15 * (time.process_time() - began))
 
 
 # --- Sources that are downloaded.

@@ -63,7 +63,7 @@ def write_gguf(source: ExportSource, target: Path, dtype: str, progress: Progres
 
 
 def _check_shape(config: ModelConfig, dtype: str) -> None:
-    if config.heads & (config.heads - 1):
+    if not config.has_paper_slopes:
         raise ParakeetError(
             f"llama.cpp cannot compute a model of {config.heads} heads: its ALiBi slopes are the model's only if the "
             "number of heads is a power of two. Use --format hf, or train a model with 16 heads: the recipe "

@@ -9,7 +9,7 @@ def modelfile(source: ExportSource, file: str) -> str:
     settings = source.release.generation
     parameters = {
         "num_ctx": source.config.context,
-        "num_predict": settings.max_tokens,
+        "num_predict": min(settings.max_tokens, source.config.context),
         "temperature": settings.temperature,
         "top_k": settings.top_k,
         "top_p": settings.top_p,

@@ -37,6 +37,11 @@ class ModelConfig:
         return self.width // self.heads
 
     @property
+    def has_paper_slopes(self) -> bool:
+        """Whether the ALiBi slopes are also those of Press et al.: heads are a power of two. See `alibi_slopes`."""
+        return self.heads & (self.heads - 1) == 0
+
+    @property
     def shared_projections(self) -> int:
         """Key/value projections: one for each pair of neighbouring layers, rounded up."""
         return -(-self.layers // 2)

@@ -18,7 +18,7 @@ CONFIG = ModelConfig(layers=1, heads=1, width=64, context=64, vocabulary_rows=12
 MOST_ERROR = {4.0: 1e-5, 2.0: 0.01, 1.0: 0.03, 0.625: 0.15, 0.5625: 0.15}
 """By bytes a weight."""
 SATURATING = 0.15
-"""Of oneDNN's int8 where two products are added in 16 bits, which overflow: on a processor without VNNI 0.08."""
+"""Of oneDNN's int8 without AVX-512: two products are added in 16 bits, which may overflow; measured 0.08."""
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +40,8 @@ def test_each_kernel_computes_the_product(name: str) -> None:
         pytest.skip(str(error).splitlines()[0])
     kernel = KERNELS[name]
     assert answer["bytes"] == kernel.bytes_per_weight * (12 * 64 * 64 + 128 * 64)
-    most = SATURATING if name == "onednn.qlinear_pointwise" else MOST_ERROR[kernel.bytes_per_weight]
+    saturates = name == "onednn.qlinear_pointwise" and "AVX512" not in torch.backends.cpu.get_cpu_capability()
+    most = SATURATING if saturates else MOST_ERROR[kernel.bytes_per_weight]
     assert 0 < answer["error"] < most
     assert answer["seconds"][0] > 0
     assert answer["prompt_rate"] > 0

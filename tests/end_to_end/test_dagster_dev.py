@@ -82,8 +82,9 @@ def test_terminate_leaves_a_checkpoint_and_a_free_slot_and_the_next_run_resumes(
     dagster.wait(lambda: bool(set((home / "training_runs").iterdir()) - runs_before))
     (run,) = set((home / "training_runs").iterdir()) - runs_before
     # Live: the trainer's first figures are in the page's plots before it has saved anything. It is held meanwhile,
-    # however slow the pages are.
-    dagster.wait(lambda: (run / METRICS_FILE).exists(), pause=0.01)
+    # however slow the pages are, and not before its second step: that is written after the first one was sent.
+    metrics = run / METRICS_FILE
+    dagster.wait(lambda: metrics.exists() and metrics.read_text(encoding="utf-8").count("\n") > 1, pause=0.01)
     trainer = int((run / "run.holder").read_text(encoding="utf-8").split()[1])
     os.kill(trainer, signal.SIGSTOP)
     dagster.wait(lambda: len(observed_steps(dagster)) > observed_before)
