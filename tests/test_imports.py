@@ -55,6 +55,7 @@ FLOORS = (
         "recipe_reference",
         "export",
         "api",
+        "server",
         "reproduction",
         "retraining",
         "space",

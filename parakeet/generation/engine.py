@@ -44,6 +44,8 @@ class Step:
     finish_reason: str | None
     log_probability: float | None = None
     """ln p of the token by the model, before any sampling setting; None if it was not asked for."""
+    top: tuple[tuple[int, float], ...] = ()
+    """The likeliest tokens in its place and their ln p, as many as were asked for."""
 
 
 class NextToken(NamedTuple):
