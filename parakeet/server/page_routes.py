@@ -1,0 +1,5 @@
+"""The page itself."""
+
+from starlette.routing import Route
+
+ROUTES: list[Route] = []
