@@ -57,7 +57,12 @@ def test_models_and_what_is_not_there(server: RunningServer) -> None:
     assert client.get("/v1/models/tiny").json() == only
     assert refused(client.get("/v1/models/gpt-4")) == (404, "model", "model_not_found")
     assert "'tiny'" in client.get("/v1/models/gpt-4").json()["error"]["message"]
-    for method, path in (("GET", "/v1/responses"), ("POST", "/v1/embeddings"), ("PUT", "/v1/files/x"), ("X", "/v1/x")):
+    for method, path in (
+        ("GET", "/v1/responses"),
+        ("POST", "/v1/embeddings"),
+        ("PUT", "/v1/files/x"),
+        ("PATCH", "/v1/x"),
+    ):
         answer = client.request(method, path)
         assert refused(answer) == (404, None, "unknown_url")
         assert path in answer.json()["error"]["message"]
@@ -159,7 +164,8 @@ def test_log_probabilities_are_the_models_own(server: RunningServer, served_engi
         assert 3 <= len(top) <= 4
         assert choice["text"][offset:].startswith(token) or token.startswith("<|")
     # A greedy reply takes the likeliest.
-    assert all(max(top.values()) == top[token] for token, top in list(zip(lists["tokens"], lists["top_logprobs"], strict=True))[count:-1])  # fmt: skip  # noqa: E501
+    replied = list(zip(lists["token_logprobs"], lists["top_logprobs"], strict=True))[count:]
+    assert all(value == max(top.values()) for value, top in replied)
     # Ids go in as they are: the first has nothing before it, and control tokens have their names.
     choice = post(server, TEXTS, {**body, "prompt": ids, "max_tokens": 0, "logprobs": 0})["choices"][0]
     assert choice["text"] == "Who are"
@@ -351,10 +357,11 @@ def test_bad_bodies_are_refused_by_the_field(server: RunningServer) -> None:
             body = json.dumps({**base, **change}).encode()  # with NaN, which httpx2 would refuse
             answer = server.client.post(path, content=body)
             assert refused(answer) == (400, param, code), (change, answer.text)
-            assert param.partition("[")[0] in answer.json()["error"]["message"]
+            assert param.partition("[")[0].removesuffix("s") in answer.json()["error"]["message"]
         for content in BROKEN:
             assert refused(server.client.post(path, content=content))[0] == 400
-        answer = server.client.post(path, json={**base, "model": "gpt-4\ud800"} if path == TEXTS else {**base, "model": "gpt-4"})  # fmt: skip  # noqa: E501
+        unknown = json.dumps({**base, "model": "gpt-4\ud800"}).encode()
+        answer = server.client.post(path, content=unknown)
         assert refused(answer) == (404, "model", "model_not_found")
 
 
@@ -367,7 +374,7 @@ NAMES = [*dict.fromkeys(name for change, _, _ in WRONG + WRONG_TEXTS for name in
 MESSAGE = st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant", "system", "tool"]), "content": JSON})
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     path=st.sampled_from([CHAT, TEXTS, "/v1/trace"]),
     values=st.dictionaries(st.sampled_from(NAMES), JSON, max_size=4),
@@ -392,7 +399,7 @@ def test_damaged_weights_are_said_in_the_stream(served_model: Path, tmp_path: Pa
         (folder / path.name).write_bytes(path.read_bytes())
     model = load_model(folder, "cpu")
     with torch.no_grad():
-        model.embedding.weight.fill_(math.nan)
+        model.embedding.weight.mul_(1e38)  # finite, but no product of it is
     save_model(model, folder)
     write_sums(folder)
     with running_server(folder, tmp_path) as server:
@@ -404,21 +411,23 @@ def test_damaged_weights_are_said_in_the_stream(served_model: Path, tmp_path: Pa
 
 def test_a_client_that_goes_away_gives_its_place_up(served_model: Path, tmp_path: Path) -> None:
     """Replies without an end take all places, until their clients leave."""
-    endless = {"messages": HELLO, "max_tokens": 10**9, "rolling": True, "logit_bias": {"65": 100}}
+    endless = {
+        "messages": HELLO, "max_tokens": 10**9, "rolling": True, "logit_bias": {"65": 100}, "frequency_penalty": 0,
+    }  # fmt: skip
     with running_server(served_model, tmp_path, batch=2, most_waiting=2) as server:
-        for stream in (True, False):
-            for _ in range(2):
-                with (
-                    pytest.raises(httpx2.ReadTimeout),
-                    server.client.stream("POST", CHAT, json={**endless, "stream": stream}, timeout=0.2) as answer,
-                ):
-                    answer.read()
+        for _ in range(2):
+            with server.client.stream("POST", CHAT, json={**endless, "stream": True}) as answer:
+                assert next(answer.iter_text()).startswith("data: ")
+        for _ in range(2):
+            with pytest.raises(httpx2.ReadTimeout):
+                server.client.post(CHAT, json=endless, timeout=0.2)
         assert post(server, CHAT, SHORT)["choices"]
 
 
 def test_a_full_queue_asks_to_come_again(served_model: Path, tmp_path: Path) -> None:
     with running_server(served_model, tmp_path, batch=1, most_waiting=1) as server:
-        answer = server.client.post(TEXTS, json={"prompt": ["Who are you?"] * 8, "n": 4, "max_tokens": 500})
+        answer = server.client.post(TEXTS, json={"prompt": ["Who are you?"] * 8, "max_tokens": 500})
         assert refused(answer) == (429, None, "queue_full")
         assert int(answer.headers["retry-after"]) >= 1
+        assert refused(server.client.post(CHAT, json={**SHORT, "n": 2})) == (400, "n", None)
         assert post(server, CHAT, SHORT)["choices"]
