@@ -2,6 +2,7 @@
 
 import secrets
 import time
+from dataclasses import asdict
 from typing import Any
 
 from starlette.datastructures import MutableHeaders
@@ -11,12 +12,16 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from parakeet.chat.storage import session_header
 from parakeet.server.bodies import check_model
 from parakeet.server.chat_completions import chat_completions
 from parakeet.server.completions import completions
 from parakeet.server.errors import ApiError
 from parakeet.server.served import Served
 from parakeet.server.trace_route import trace
+
+RECORDED = ("tokenizer_sha256", "dtype", "cache_dtype", "device", "threads", "kernels", "kernel_sums")
+"""What sessions record of an engine, for `parakeet chat --server`."""
 
 
 class RequestHeaders:
@@ -50,9 +55,16 @@ async def model(request: Request) -> Response:
 
 def _about(served: Served) -> dict[str, Any]:
     engine = served.worker.engine
-    shape = {"context": engine.context, "parameters": engine.parameter_count, "dtype": engine.dtype}
+    header = session_header(engine, served.name, served.release.weights_sha256)
+    own = {
+        "context": engine.context,
+        "parameters": engine.parameter_count,
+        "weights_sha256": served.release.weights_sha256,
+        "generation": asdict(served.release.generation),
+        **{name: header[name] for name in RECORDED},
+    }
     about = {"id": served.name, "object": "model", "created": served.created, "owned_by": "parakeet"}
-    return {**about, "parakeet": shape}
+    return {**about, "parakeet": own}
 
 
 def _methods(*routes: Route) -> dict[str, str]:
