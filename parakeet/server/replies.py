@@ -4,6 +4,7 @@ import codecs
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from parakeet.generation.batch import Request, Scored
@@ -51,6 +52,7 @@ class ReplyChoice:
             "tokens": timing.reply_tokens,
             "first_token_seconds": round(timing.first_token_seconds, 6),
             "tokens_per_second": None if rate is None else round(rate, 3),
+            "timing": asdict(timing),
         }
 
 
