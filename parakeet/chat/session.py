@@ -19,7 +19,7 @@ from parakeet.chat.events import (
     is_worth_keeping,
 )
 from parakeet.chat.prompt_builder import PromptBuilder, raw_ids
-from parakeet.chat.storage import SessionLog, identity, now
+from parakeet.chat.storage import SessionLog, content_of, identity, now
 from parakeet.errors import ParakeetError, os_reason
 from parakeet.sampling_settings import SamplingSettings
 from parakeet.tokenizer import END_OF_PROMPT, END_OF_TEXT, PADDING
@@ -51,14 +51,16 @@ class Pending:
         event: Event,
         prompt_ids: list[int],
         settings: SamplingSettings,
-        goes_to: int | None = PRESENT,
+        exchange: int | None = PRESENT,
         shared: bool = False,
     ) -> None:
         """Called by `Session.begin`. `event` has all that is known before the first step."""
         self.prompt_ids, self.settings = prompt_ids, settings
+        self.event, self.exchange = event, exchange
         self.text = ""
         self.tokens = 0
-        self._session, self._event, self._goes_to, self._shared = session, event, goes_to, shared
+        """Of the reply so far."""
+        self._session, self._shared = session, shared
         self._begun = False
         self._unrecorded = ""
         self._finish_reason = "interrupted"
@@ -71,17 +73,17 @@ class Pending:
         self.tokens += step.token_id is not None and step.token_id not in self._ends
         self._finish_reason = step.finish_reason or self._finish_reason
         self._unrecorded += step.text
-        if self._shared and self._unrecorded and is_worth_keeping(self._event["event"], self.text):
+        if self._shared and self._unrecorded and is_worth_keeping(self.event["event"], self.text):
             self._session._show(*self._begin(), {"event": SHOWN, "text": self._unrecorded, "tokens": self.tokens})
             self._unrecorded = ""
 
     def finish(self, timing: "Timing") -> Node | None:
         """The reply has come to its end, or is interrupted here. None if there is nothing to keep."""
-        if not is_worth_keeping(self._event["event"], self.text):
+        if not is_worth_keeping(self.event["event"], self.text):
             return None
         reply = {"reply": self.text, "finish_reason": self._finish_reason, "tokens": self.tokens}
         took = {"timing": {name: round(getattr(timing, name), 6) for name in _TIMING}}
-        self._session._record(*self._switch(), self._event | reply | took | ({"begun": True} if self._begun else {}))
+        self._session._record(*self._switch(), self.event | reply | took | ({"begun": True} if self._begun else {}))
         conversation = self._session.conversation
         return conversation.nodes[conversation.path[-1]]
 
@@ -92,13 +94,12 @@ class Pending:
         self._begun = True
         for event in self._switch():
             self._session._record(event, written=False)
-        self._goes_to = PRESENT
-        return [self._event | {"event": BEGUN, "kind": self._event["event"], "time": now()}]
+        return [self.event | {"event": BEGUN, "kind": self.event["event"], "time": now()}]
 
     def _switch(self) -> list[Event]:
-        if self._goes_to in (PRESENT, self._session.conversation.at):
+        if self.exchange in (PRESENT, self._session.conversation.at):
             return []
-        return [{"event": "switch", "to": self._goes_to}]
+        return [{"event": "switch", "to": self.exchange}]
 
 
 class Session:
@@ -115,7 +116,9 @@ class Session:
         system: str = "",
         log: SessionLog | None = None,
         raw: bool = False,
+        events: Sequence[Event] = (),
     ) -> None:
+        """`events` are those of an earlier conversation that is not recorded on: one with a log continues the log's."""
         self.engine = engine
         self.raw = raw
         """Whether a message is a text to continue, without the chat template. Each stands alone then."""
@@ -130,7 +133,7 @@ class Session:
         self.last_seed: int | None = None
         """Of the latest reply, which may still be running."""
         self._header = log.header if log else None
-        self._events: list[Event] = list(log.events) if log else []
+        self._events: list[Event] = list(log.events if log else events)
         self._written = len(self._events)
         self.conversation: Conversation = fold(self._events)
         """The present path and all other branches. Change it by the methods here only."""
@@ -197,6 +200,15 @@ class Session:
         event: Event = {"event": kind} | ({} if kind == "continue" else {"message": message})
         event |= {"seed": seed, "dropped": self.dropped, "settings": asdict(self.settings)}
         return Pending(self, event, prompt, replace(self.settings, seed=seed), exchange, shared)
+
+    @property
+    def events(self) -> Sequence[Event]:
+        """All that happened, recorded or not."""
+        return self._events
+
+    def content(self, header: Mapping[str, Any]) -> bytes:
+        """What the file would hold. `header` is used if there is no file."""
+        return content_of(self._header or header, self._events)
 
     def reply(self, message: str) -> Generator["Step", None, None]:
         """Start the reply to a message, or with `raw` its continuation; returns the steps.

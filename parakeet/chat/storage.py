@@ -4,6 +4,7 @@ import datetime
 import json
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -88,6 +89,15 @@ def session_path(root: Path, name: str) -> Path:
             "and no dot at the start."
         )
     return sessions_folder(root) / (name + SUFFIX)
+
+
+def free_names(root: Path, name: str | None = None) -> Iterator[str]:
+    """Names that no session has: `name`, or the time, if need be with a number. Raises ParakeetError for a bad name."""
+    first = name or time.strftime("%Y-%m-%d-%H%M%S")
+    session_path(root, first)
+    for candidate in (first, *(f"{first[:60]}-{number}" for number in range(2, 100))):
+        if not os.path.lexists(session_path(root, candidate)):
+            yield candidate
 
 
 @dataclass(frozen=True)
@@ -350,6 +360,11 @@ class SessionLog:
         return self._descriptor
 
 
+def content_of(header: Mapping[str, Any], events: Iterable[Mapping[str, Any]]) -> bytes:
+    """A session file."""
+    return b"".join(map(_line, ({"schema": SCHEMA, "kind": KIND, **header}, *events)))
+
+
 def _line(value: Mapping[str, Any]) -> bytes:
     # In ASCII: lone surrogates can be written, and no tool that prints the file can be made to steer a terminal.
     return json.dumps(value).encode("ascii") + b"\n"
@@ -430,6 +445,22 @@ def find_session(root: Path, name: str) -> Path:
     if not names:
         raise ParakeetError("No conversation is recorded yet. Start one with: parakeet chat")
     return session_path(root, find_name(name, names, "session", "parakeet sessions"))
+
+
+def place_session(source: Path, path: Path) -> bool:
+    """Let a file become a session at once. False if another one has the name. OSError if it cannot be moved."""
+    try:
+        lock = _acquire(path)
+    except SessionOpen:
+        return False
+    try:
+        if os.path.lexists(path):
+            return False
+        source.rename(path)
+        sync_directory(path.parent)
+        return True
+    finally:
+        _release(lock)
 
 
 def remove_session(path: Path) -> None:
