@@ -51,7 +51,6 @@ class GenerationBody(Body):
     stream: bool = Field(False, description="true or false")
     stream_options: StreamOptions | None = Field(None, description='an object such as {"include_usage": true}')
     logit_bias: dict[str, float] = Field({}, description="an object of token ids and numbers from -100 to 100")
-    truncation: str = Field("disabled", pattern="^(auto|disabled)$", description='"auto" or "disabled"')
 
     @property
     def include_usage(self) -> bool:
@@ -61,6 +60,7 @@ class GenerationBody(Body):
 class ChatBody(GenerationBody):
     messages: list[Any] = Field(description='a list of objects such as {"role": "user", "content": "Hello."}')
     logprobs: bool = Field(False, description="true or false")
+    truncation: str = Field("disabled", pattern="^(auto|disabled)$", description='"auto" or "disabled"')
     top_logprobs: int | None = Field(None, ge=0, le=MOST_TOP, description=f"a whole number from 0 to {MOST_TOP}")
 
 
@@ -147,7 +147,7 @@ def checked(kind: type[B], values: Mapping[str, Any], served_name: str) -> B:
     try:
         body = kind.model_validate(values)
     except ValidationError as error:
-        name = str(error.errors(include_url=False)[0]["loc"][0])
+        name = str(error.errors(include_url=False, include_input=False)[0]["loc"][0])
         expected = kind.model_fields[name].description
         if name not in values:
             raise ApiError(400, f"{name} is missing: it must be {expected}.", name) from None
@@ -161,6 +161,12 @@ def check_model(asked: str | None, served_name: str) -> None:
     if asked is not None and asked != served_name:
         message = f"The model {shown(asked)} is not here: this server has {served_name!r}."
         raise ApiError(404, message, "model", "model_not_found")
+
+
+def check_stream(body: GenerationBody) -> None:
+    """Raise ApiError for the options of a stream without a stream, as OpenAI does."""
+    if body.stream_options is not None and not body.stream:
+        raise ApiError(400, 'stream_options needs "stream": true.', "stream_options")
 
 
 def unsupported(param: str, what: str, instead: str = "Leave it out.") -> ApiError:
@@ -187,8 +193,11 @@ def sampling(values: Mapping[str, Any], defaults: SamplingSettings) -> SamplingS
     return settings if settings.seed is not None else replace(settings, seed=secrets.randbits(SEED_BITS))
 
 
-def seeded(settings: SamplingSettings, n: int) -> list[SamplingSettings]:
-    """Of n replies: with the seed, the seed + 1, and so on."""
+def seeded(settings: SamplingSettings, n: int, batch: int) -> list[SamplingSettings]:
+    """Of n replies: with the seed, the seed + 1, and so on. Raises ApiError if more than `batch` are wanted."""
+    if n > batch:
+        message = f"n must be {batch} at most: this server makes {batch:,} replies at once (parakeet serve --batch)."
+        raise ApiError(400, message, "n")
     assert settings.seed is not None
     return [replace(settings, seed=(settings.seed + number) % (1 << 64)) for number in range(n)]
 
