@@ -19,6 +19,7 @@ from parakeet.cli.release import release
 from parakeet.cli.report import report
 from parakeet.cli.reproduce import reproduce
 from parakeet.cli.runs import compare, runs
+from parakeet.cli.serve import serve
 from parakeet.cli.sessions import sessions
 from parakeet.cli.status import status
 from parakeet.cli.tokens import tokens
@@ -55,7 +56,7 @@ def main() -> None:
 
 
 for command in (
-    build, retrain, plan, chat, trace, tokens, sessions, models, release, status, report, pages, verify, evaluate,
-    runs, compare, reproduce, data, index, use, clean, import_command, export, push, bench, completion,
+    build, retrain, plan, chat, serve, trace, tokens, sessions, models, release, status, report, pages, verify,
+    evaluate, runs, compare, reproduce, data, index, use, clean, import_command, export, push, bench, completion,
 ):  # fmt: skip
     main.add_command(command)

@@ -1,0 +1,110 @@
+"""Server-sent events: an answer that grows, and whether somebody still reads it."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Coroutine, Mapping
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from parakeet.errors import ParakeetError
+from parakeet.server.errors import ApiError, as_api_error
+
+T = TypeVar("T")
+
+PING_SECONDS = 15.0
+"""Of silence before a comment line is sent: proxies close a connection on which nothing happens."""
+
+
+class EventStream(Response):
+    """Sends JSON values as events, and `[DONE]` at the end.
+
+    An exception of `events` becomes an `{"error": …}` event, since the status is sent already. If the client goes away,
+    `events` is closed at once; its `finally` should stop what computes them.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncGenerator[Mapping[str, Any], None]) -> None:
+        # Without buffering: nginx would collect the events.
+        super().__init__(headers={"cache-control": "no-store", "x-accel-buffering": "no"})
+        del self.headers["content-length"]
+        self.events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        try:
+            await until_disconnected(receive, self._write(send))
+        except ClientGone:
+            return
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _write(self, send: Send) -> None:
+        waiting: asyncio.Task[Mapping[str, Any]] | None = None
+        try:
+            while True:
+                # Not asyncio.wait_for, which would close the generator when the time is over.
+                waiting = asyncio.ensure_future(anext(self.events))
+                while not (await asyncio.wait({waiting}, timeout=PING_SECONDS))[0]:
+                    await _send(send, b": ping\n\n")
+                await _send(send, as_event(waiting.result()))
+        except StopAsyncIteration:
+            pass
+        except Exception as error:
+            await _send(send, as_event(failure(error).body()))
+        finally:
+            if waiting is not None and not waiting.done():
+                waiting.cancel()
+                await asyncio.wait({waiting})
+            await self.events.aclose()
+        await _send(send, b"data: [DONE]\n\n")
+
+
+class ClientGone(Exception):
+    """The client closed the connection."""
+
+
+async def until_disconnected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled if the client goes away: ClientGone. The request's body must be read."""
+    working = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(receive))
+    try:
+        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientGone
+        return working.result()
+    finally:
+        for task in (working, gone):
+            task.cancel()
+        await asyncio.wait({working, gone})
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The same for a route. Of the error of a client that is gone nobody reads more than the status, in a log."""
+    try:
+        return await until_disconnected(request.receive, work)
+    except ClientGone:
+        raise ApiError(499, "The client closed the connection before the answer was complete.") from None
+
+
+def failure(error: Exception) -> ApiError:
+    """An error while a reply is computed: the request was right, so it is the server's."""
+    if isinstance(error, ParakeetError):
+        return ApiError(500, str(error))
+    return as_api_error(error)
+
+
+def as_event(value: Mapping[str, Any]) -> bytes:
+    """One event. In ASCII, since some clients end a line at U+2028 or U+0085 too."""
+    return b"data: " + json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii") + b"\n\n"
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _send(send: Send, body: bytes) -> None:
+    await send({"type": "http.response.body", "body": body, "more_body": True})
