@@ -1,12 +1,12 @@
 // The page: what its buttons and keys do, and the replies as they come.
 
-import { call, events, health, hooks, kept } from "./api.js";
+import { Failure, call, events, health, hooks, kept } from "./api.js";
 import { harmless, make } from "./markdown.js";
 import { address, drawSessions, importSession, markSession, openMenu } from "./sessions.js";
 import { openSettings, released } from "./settings.js";
 import { adopt, branches, leaf, path, put, state } from "./state.js";
 import { atEnd, compact, drawExchange, drawText, drawThread, editMessage, sends, toEnd } from "./thread.js";
-import { hideAlternatives } from "./tokens.js";
+import { hideAlternatives, moveAlternatives } from "./tokens.js";
 import { openTrace } from "./trace.js";
 import { announce, ask, closePanel, copy, count, counted, element, openPanel, panelKind, toast } from "./ui.js";
 
@@ -106,8 +106,8 @@ async function refresh(session) {
 async function reply(request) {
   if (state.session && state.live.has(state.session.name)) return;
   let session = state.session;
-  const draft = request.kind === "reply" ? request.message : "";
-  if (draft) setDraft("");
+  const draft = request.message ?? "";
+  if (request.kind === "reply") setDraft("");
   try {
     if (!session) {
       session = adopt(await call("POST", "/api/sessions", {}));
@@ -176,12 +176,15 @@ async function stream(session, request, draft) {
         live.exchange.reply += event.text;
         frame ||= requestAnimationFrame(draw);
       } else if (event.type === "end") {
+        session.context = event.context ?? session.context;
+        session.notes = event.notes ?? session.notes;
+        // The model had nothing to say, and an empty reply is not kept.
+        begun = event.exchange.id !== null;
+        if (!begun) throw new Failure(0, "The model ended its reply before the first word.");
         ended = true;
         put(session, event.exchange);
         live.exchange.same = event.same ?? undefined;
         session.at = live.exchange.id;
-        session.context = event.context ?? session.context;
-        session.notes = event.notes ?? session.notes;
       }
     }
   } catch (failure) {
@@ -196,6 +199,8 @@ async function stream(session, request, draft) {
     Object.assign(live.exchange, { finish_reason: "interrupted", tokens: live.count ?? 0, seed: live.exchange.seed ?? "unknown" });
     // The server ends a reply one step after its reader has left.
     await settled(session);
+    // One without a word is not kept.
+    if (draft && !session.byId.has(live.exchange.id)) restore(session, draft);
   }
   state.live.delete(session.name);
   if (failed) session.failure = failed.message;
@@ -279,13 +284,14 @@ const ON_EXCHANGE = {
     await toggle(session, exchange, "trace", async () => ({ trace: await call("POST", "/v1/trace", { input: exchange.reply }) }));
     const view = state.views.get(exchange);
     if (view?.kind === "trace") openTrace(view.trace);
-    else if (panelKind() === "trace") closePanel();
+    else if (panelKind() === "trace") closePanel(false);
   },
 };
 
 /** Shows a reply in another way, or as text again. */
 async function toggle(session, exchange, kind, get) {
   hideAlternatives();
+  if (kind !== "trace" && panelKind() === "trace") closePanel(false);
   if (state.views.get(exchange)?.kind === kind) {
     state.views.delete(exchange);
   } else {
@@ -401,7 +407,7 @@ function openHelp() {
 const ACTIONS = {
   "open-sidebar": openSidebar,
   "close-sidebar": closeSidebar,
-  "close-panel": closePanel,
+  "close-panel": () => closePanel(),
   "session-menu": (at) => openMenu(at, state.session.name, (to) => changed(state.session.name, to)),
   "row-menu": (at) => {
     const { name } = at.closest("li").dataset;
@@ -465,7 +471,7 @@ element("search").oninput = () => {
 
 element("thread").onscroll = () => {
   element("newest").hidden = atEnd();
-  hideAlternatives();
+  moveAlternatives();
 };
 
 document.addEventListener("keydown", (event) => {

@@ -41,7 +41,8 @@ function row(session) {
   const words = session.problem || session.first_words || "…";
   const link = make("a", { href: `#${encodeURIComponent(session.name)}` },
     make("span", { className: "first", dir: "auto" }, harmless(words)),
-    make("span", { className: "facts" }, `${session.name} · ${counted(session.exchanges, "exchange")} · ${ago(session.when)}`));
+    make("span", { className: "facts" }, `${session.name} · ${ago(session.when)}`));
+  link.title = counted(session.exchanges, "exchange");
   if (session.name === state.session?.name) link.setAttribute("aria-current", "page");
   const more = button("row-menu", "more", `Rename, export or delete ${session.name}`);
   more.setAttribute("aria-haspopup", "menu");

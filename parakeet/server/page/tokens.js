@@ -63,11 +63,24 @@ function show(part) {
     make("ol", {}, ...rows),
   );
   card.hidden = false;
+  place();
+}
+
+function place() {
   // After the first line of a token that is broken over two.
-  const at = part.getClientRects()[0];
+  const at = shown.getClientRects()[0];
   const above = at.bottom + card.offsetHeight + 12 > innerHeight;
   card.style.left = `${Math.max(8, Math.min(at.left - 12, innerWidth - card.offsetWidth - 8))}px`;
   card.style.top = `${above ? at.top - card.offsetHeight - 8 : at.bottom + 8}px`;
+}
+
+/** Follows the token after the page has moved, as far as it can be seen. */
+export function moveAlternatives() {
+  if (!shown) return;
+  const room = shown.closest("#thread").getBoundingClientRect();
+  const at = shown.getBoundingClientRect();
+  if (at.bottom < room.top || at.top > room.bottom) hideAlternatives();
+  else place();
 }
 
 export function hideAlternatives() {

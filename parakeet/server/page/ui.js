@@ -169,13 +169,13 @@ export function openPanel(kind, title, ...content) {
   element("panel-title").focus();
 }
 
-export function closePanel() {
+export function closePanel(refocus = true) {
   const panel = element("panel");
   if (panel.hidden) return false;
   panel.hidden = true;
   panel.dataset.kind = "";
   document.body.classList.remove("panelled");
-  if (opener?.isConnected) opener.focus();
+  if (refocus && opener?.isConnected) opener.focus();
   return true;
 }
 
