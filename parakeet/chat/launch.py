@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -150,7 +149,7 @@ def _replay(options: ChatOptions, opener: "ModelOpener", opened: "OpenedModel") 
 
 def _log(options: ChatOptions, header: Mapping[str, Any]) -> "SessionLog | None":
     """Where the conversation is recorded: in the named session or, on a terminal, in one named by the time."""
-    from parakeet.chat.storage import SessionLog, session_path
+    from parakeet.chat.storage import SessionLog, free_names, session_path
     from parakeet.chat.terminal import is_interactive
 
     root = home()
@@ -159,11 +158,9 @@ def _log(options: ChatOptions, header: Mapping[str, Any]) -> "SessionLog | None"
         return SessionLog.open(path, header) if path.exists() else SessionLog.create(path, header)
     if not options.history or options.as_json or options.message is not None or not is_interactive():
         return None
-    name = time.strftime("%Y-%m-%d-%H%M%S")
-    paths = [session_path(root, name), *(session_path(root, f"{name}-{number}") for number in range(2, 100))]
-    for path in paths:
+    for name in free_names(root):
         try:
-            return SessionLog.create(path, header)
+            return SessionLog.create(session_path(root, name), header)
         except ParakeetError:
             continue  # another chat began in the same second
     return None
