@@ -14,7 +14,7 @@ from parakeet.errors import ParakeetError
 from parakeet.generation.batch import Request, Scored
 from parakeet.server.bodies import ChatBody, biases, checked, messages_of, read, sampling, seeded
 from parakeet.server.errors import ApiError
-from parakeet.server.event_stream import EventStream, failure, while_connected
+from parakeet.server.event_stream import EventStream, failure, until_disconnected
 from parakeet.server.replies import Answer, Reply, chat_log_probability
 from parakeet.server.served import Served
 
@@ -34,7 +34,7 @@ async def chat_completions(request: HttpRequest) -> Response:
     if asked.body.stream:
         return EventStream(_events(asked, answer))
     try:
-        await while_connected(request, answer.finish())
+        await until_disconnected(request.receive, answer.finish())
     except ParakeetError as error:
         raise failure(error) from None
     return JSONResponse(_whole(asked, answer))
