@@ -43,7 +43,7 @@ const telling = (spans) =>
   [...spans].sort((a, b) => TIERS.indexOf(a.tier) - TIERS.indexOf(b.tier) || b.tokens - a.tokens || a.number - b.number);
 
 const often = ({ count: times, documents }) =>
-  `${times === 1 ? "once" : `${count(times)} times`} in ${documents === null ? "many documents" : counted(documents, "document")}`;
+  `${{ 1: "once", 2: "twice" }[times] ?? `${count(times)} times`} in ${documents === null ? "many documents" : counted(documents, "document")}`;
 
 /** The panel: the figures of the trace, then the documents of the spans. */
 export function openTrace(trace, spans = telling(trace.spans)) {
