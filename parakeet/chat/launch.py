@@ -3,9 +3,10 @@
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -40,6 +41,9 @@ class ChatOptions:
     """None is one for each core."""
     prompt_lookup: bool = True
     """Whether repeated text is drafted where that is faster."""
+    server: str | None = None
+    """The address of a `parakeet serve` whose model replies, in place of one of this machine."""
+    api_key_file: Path | None = None
     session: str | None = None
     replay: Path | None = None
     paragraphs: bool = False
@@ -82,12 +86,20 @@ def _launch(options: ChatOptions) -> int:
     system = with_files(options.system, notes.append)
     with _loading(shown=not options.as_json):
         # Imported here: these take most of the time for which "Loading …" is on the screen.
-        from parakeet.chat.models import ModelOpener
+        from parakeet.chat.models import ModelOpener, OpenedModel
 
         opener = ModelOpener(
             home(), options.device, options.dtype, options.threads or 0, options.cache_dtype, options.prompt_lookup
         )
-        opened = _open_to_replay(options, opener) if options.replay else opener.open(options.model, options.run)
+        open_model: Callable[[str], OpenedModel] = opener.open_any
+        if options.server is not None:
+            from parakeet.chat.remote import Server, open_remote
+
+            server = Server.parse(options.server, options.api_key_file)
+            open_model = partial(open_remote, server, home())
+            opened = open_model("")
+        else:
+            opened = _open_to_replay(options, opener) if options.replay else opener.open(options.model, options.run)
     from parakeet.chat.session import Session
     from parakeet.chat.storage import session_header
     from parakeet.chat.terminal import run_chat
@@ -100,7 +112,7 @@ def _launch(options: ChatOptions) -> int:
     session = Session(engine, settings, system, _log(options, header), options.raw)
     session.notes = [*notes, *opened.notes, *session.notes]
     return run_chat(
-        session, release, home(), opener.open_any, message, options.as_json, options.stats, options.history,
+        session, release, home(), open_model, message, options.as_json, options.stats, options.history,
         options.paragraphs,
     )  # fmt: skip
 

@@ -63,13 +63,17 @@ def session_header(engine: "Engine", model: str, model_sha256: str) -> dict[str,
         "device": engine.device,
         "threads": engine.threads,
         "kernels": engine.kernels,
-        "kernel_sums": _kernel_sums() if engine.kernels else None,
+        "kernel_sums": _kernel_sums(engine),
         "cache_dtype": engine.cache_dtype,
         "created": now(),
     }
 
 
-def _kernel_sums() -> int:
+def _kernel_sums(engine: "Engine") -> int | None:
+    if not engine.kernels:
+        return None
+    if hasattr(engine, "kernel_sums"):  # of a server
+        return engine.kernel_sums
     # Here, because it imports torch; who has an engine with kernels has that.
     from parakeet.generation.kernels import SUMS
 

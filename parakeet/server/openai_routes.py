@@ -3,6 +3,7 @@
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from typing import Any
 
 from starlette.datastructures import MutableHeaders
@@ -12,12 +13,16 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from parakeet.chat.storage import session_header
 from parakeet.server.bodies import check_model
 from parakeet.server.chat_completions import chat_completions
 from parakeet.server.completions import completions
 from parakeet.server.errors import ApiError
 from parakeet.server.served import Served
 from parakeet.server.trace_route import trace
+
+RECORDED = ("tokenizer_sha256", "dtype", "cache_dtype", "device", "threads", "kernels", "kernel_sums")
+"""What sessions record of an engine, for `parakeet chat --server`."""
 
 
 class RequestHeaders:
@@ -51,9 +56,16 @@ async def model(request: Request) -> Response:
 
 def _about(served: Served) -> dict[str, Any]:
     engine = served.worker.engine
-    shape = {"context": engine.context, "parameters": engine.parameter_count, "dtype": engine.dtype}
+    header = session_header(engine, served.name, served.release.weights_sha256)
+    own = {
+        "context": engine.context,
+        "parameters": engine.parameter_count,
+        "weights_sha256": served.release.weights_sha256,
+        "generation": asdict(served.release.generation),
+        **{name: header[name] for name in RECORDED},
+    }
     about = {"id": served.name, "object": "model", "created": served.created, "owned_by": "parakeet"}
-    return {**about, "parakeet": shape}
+    return {**about, "parakeet": own}
 
 
 async def elsewhere(request: Request) -> Response:
