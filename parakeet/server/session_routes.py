@@ -19,10 +19,12 @@ from parakeet.errors import ParakeetError
 from parakeet.generation.batch import Request as Generation
 from parakeet.sampling_settings import OPTIONS, Option, SamplingSettings, with_values
 from parakeet.server.errors import ApiError
+from parakeet.server.event_stream import while_connected
 from parakeet.server.open_sessions import OpenSession, OpenSessions
 from parakeet.server.served import Served
 from parakeet.server.session_list import SessionList
 from parakeet.server.session_replies import Reply, ReplyStream, context_object, exchange_object
+from parakeet.server.token_chances import token_chances
 from parakeet.server.worker import Busy
 
 KINDS = ("reply", "retry", "edit", "continue", "again")
@@ -185,6 +187,18 @@ async def reply(request: Request) -> Response:
         return ReplyStream(Reply(found, pending, stream, served.name, repeated))
 
 
+@_answers
+async def tokens(request: Request) -> Response:
+    body = await _body(request, "exchange")
+    served = _served(request)
+    found = await _open_sessions(request).read(_name(request), served)
+    exchange = _exchange(found, body, "exchange") if "exchange" in body else None
+    if exchange is None:
+        raise ApiError(400, "exchange must be the id of an exchange.", "exchange")
+    chances = token_chances(found.session.conversation, exchange, served.worker)
+    return Answer({"tokens": await while_connected(request, chances)})
+
+
 def _begin(found: OpenSession, kind: str, message: str, exchange: int | None, changes: Mapping[str, Any]) -> Pending:
     session = found.session
     if kind != "again":
@@ -319,4 +333,5 @@ ROUTES: list[Route] = [
     Route("/api/sessions/{name}", remove, methods=["DELETE"]),
     Route("/api/sessions/{name}/file", download),
     Route("/api/sessions/{name}/replies", reply, methods=["POST"]),
+    Route("/api/sessions/{name}/tokens", tokens, methods=["POST"]),
 ]
