@@ -19,7 +19,7 @@ from parakeet.errors import ParakeetError
 from parakeet.generation.batch import Request as Generation
 from parakeet.sampling_settings import OPTIONS, Option, SamplingSettings, with_values
 from parakeet.server.errors import ApiError
-from parakeet.server.event_stream import while_connected
+from parakeet.server.event_stream import until_disconnected
 from parakeet.server.open_sessions import OpenSession, OpenSessions
 from parakeet.server.served import Served
 from parakeet.server.session_list import SessionList
@@ -196,7 +196,7 @@ async def tokens(request: Request) -> Response:
     if exchange is None:
         raise ApiError(400, "exchange must be the id of an exchange.", "exchange")
     chances = token_chances(found.session.conversation, exchange, served.worker)
-    return Answer({"tokens": await while_connected(request, chances)})
+    return Answer({"tokens": await until_disconnected(request.receive, chances)})
 
 
 def _begin(found: OpenSession, kind: str, message: str, exchange: int | None, changes: Mapping[str, Any]) -> Pending:
