@@ -577,6 +577,7 @@ def test_keyboard_and_screen_reader(visit: Visitor, axe: str) -> None:
     clean("help")
     page.keyboard.press("Escape")
     page.click("#session-menu")
+    clean("menu", [(WIDE, "light")])
     page.keyboard.press("Enter")
     page.wait_for_selector("dialog[open]")
     clean("dialog")

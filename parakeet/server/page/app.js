@@ -5,7 +5,7 @@ import { harmless, make } from "./markdown.js";
 import { address, drawSessions, importSession, markSession, openMenu } from "./sessions.js";
 import { openSettings, released } from "./settings.js";
 import { adopt, branches, leaf, path, put, state } from "./state.js";
-import { atEnd, compact, drawExchange, drawText, drawThread, editMessage, sends, toEnd } from "./thread.js";
+import { atEnd, drawExchange, drawText, drawThread, editMessage, sends, toEnd } from "./thread.js";
 import { hideAlternatives, moveAlternatives } from "./tokens.js";
 import { openTrace } from "./trace.js";
 import { announce, ask, closePanel, copy, count, counted, element, openPanel, panelKind, toast } from "./ui.js";
@@ -23,6 +23,15 @@ function setDraft(text) {
 	keepDraft();
 }
 
+/** The conversation that the address names. */
+function named() {
+	try {
+		return decodeURIComponent(location.hash.slice(1));
+	} catch {
+		return "";
+	}
+}
+
 function keepDraft() {
 	kept.set(draftName(), field.value);
 	field.style.height = "auto";
@@ -37,7 +46,7 @@ function show(session) {
 	state.session = session;
 	if (state.about && !same) state.settings = { ...released(), ...session?.settings };
 	const name = session?.name ?? "";
-	if (decodeURIComponent(location.hash.slice(1)) !== name) history.pushState(null, "", name ? `#${encodeURIComponent(name)}` : location.pathname);
+	if (named() !== name) history.pushState(null, "", name ? `#${encodeURIComponent(name)}` : location.pathname);
 	element("title").textContent = name || "New conversation";
 	document.title = name ? `${name} – Parakeet` : "Parakeet";
 	element("session-menu").hidden = !session?.exchanges.length;
@@ -63,7 +72,8 @@ function drawState() {
 	meter.max = context.limit || 1;
 	meter.high = meter.max * 0.8;
 	meter.value = context.used;
-	element("used").textContent = context.limit ? `${count(context.used)} of ${count(context.limit)} tokens` : "";
+	const left = context.dropped ? ` · ${counted(context.dropped, "exchange")} left out` : "";
+	element("used").textContent = context.limit ? `${count(context.used)} of ${count(context.limit)} tokens${left}` : "";
 }
 
 async function open(name) {
@@ -71,7 +81,7 @@ async function open(name) {
 	if (live) return show(live.session);
 	try {
 		const session = adopt(await call("GET", address(name)));
-		if (location.hash.slice(1) === encodeURIComponent(name)) show(session);
+		if (named() === name) show(session);
 	} catch (failure) {
 		if (failure.status === 0) return;
 		toast(failure.message);
@@ -80,7 +90,7 @@ async function open(name) {
 }
 
 function route() {
-	const name = decodeURIComponent(location.hash.slice(1));
+	const name = named();
 	closeSidebar();
 	if (!name) show(null);
 	else if (name !== state.session?.name) open(name);
@@ -383,15 +393,6 @@ function openHelp() {
 		make("dt", {}, ...key.split(" ").map((each) => make("kbd", {}, each))),
 		make("dd", {}, words),
 	]);
-	const about = state.about;
-	const facts = about && [
-		["Model", about.model],
-		["Parameters", compact(about.parameters)],
-		["Context", `${count(about.context)} tokens`],
-		["Computes", `${about.dtype} on ${about.device}, up to ${counted(about.batch, "reply").replace("replys", "replies")} at once`],
-		["Parakeet", about.version],
-		["Training text", about.trace ? "can be searched: “Where is this from?”" : "has no index: parakeet index build makes one"],
-	].flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, harmless(String(value)))]);
 	openPanel(
 		"help", "Keys and help",
 		make("dl", { className: "keys" }, ...keys),
@@ -399,8 +400,8 @@ function openHelp() {
 		make("p", {}, "“Another reply” keeps both: ‹ 1/2 › leads from one to the other. “Same again” repeats a reply with its seed and says whether it came out the same, word for word."),
 		make("p", {}, "The bars show what else the model could have said: choose a word for its five likeliest alternatives. The book marks what stands in the training text, and opens the documents."),
 		make("h3", {}, "This server"),
-		facts && make("dl", { className: "list" }, ...facts),
-		make("p", { className: "note" }, `Programs that speak OpenAI’s protocol use ${location.origin}/v1.`),
+		make("p", {}, state.about?.trace ? "" : "It has no index of the training text: parakeet index build makes one."),
+		make("p", {}, `Programs that speak OpenAI’s protocol use ${location.origin}/v1.`),
 	);
 }
 
@@ -504,7 +505,6 @@ document.addEventListener("keydown", (event) => {
 });
 
 addEventListener("hashchange", route);
-addEventListener("popstate", route);
 addEventListener("resize", hideAlternatives);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", nameTheme);
 
@@ -546,23 +546,23 @@ function wait(why) {
 
 async function look() {
 	clearTimeout(waiting);
+	if (document.hidden && state.online && state.about) return;
 	const found = await health();
 	if (found !== "ready") {
 		state.online = false;
 		return wait(found);
 	}
 	clearTimeout(waiting);
-	if (!state.online || !state.about) {
-		state.online = true;
-		element("banner").hidden = true;
-		await load();
-	}
+	const back = !state.online || !state.about;
+	state.online = true;
+	if (back) element("banner").hidden = true;
+	await load(back);
 	waiting = setTimeout(look, LOOK_EVERY);
 }
 
-/** Everything that the server has to tell, at the start and after it was away. */
-async function load() {
-	const again = Boolean(state.about);
+/** What the server tells of its model, which a newly promoted one may replace; with `back`, the conversations too. */
+async function load(back) {
+	const before = state.about;
 	try {
 		state.about = await call("GET", "/api/about");
 	} catch (failure) {
@@ -574,9 +574,11 @@ async function load() {
 		return;
 	}
 	element("model").textContent = `${state.about.model} · ${state.about.dtype}`;
+	if (before && before.model !== state.about.model) toast(`Now ${state.about.model} replies.`);
 	state.settings ??= released();
+	if (!back) return;
 	drawSessions();
-	if (!again) {
+	if (!before) {
 		route();
 		return;
 	}

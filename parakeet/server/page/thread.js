@@ -80,7 +80,7 @@ function empty() {
 	);
 }
 
-export const compact = (number) => Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 }).format(number);
+const compact = (number) => Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 }).format(number);
 
 function notes(session) {
 	return [...(session?.notes ?? []), ...(session?.failure ? [session.failure] : [])].map((text) =>

@@ -45,9 +45,10 @@ const spoken = (text) => harmless(text).trim() || (text.includes("\n") ? "new li
 
 function show(part) {
 	if (shown === part) return;
-	shown?.classList.remove("chosen");
+	hideAlternatives();
 	shown = part;
 	part.classList.add("chosen");
+	part.setAttribute("aria-describedby", "alternatives");
 	const { token } = part;
 	const rows = token.alternatives.map((each) =>
 		make("li", { className: each.text === token.text ? "taken" : "" },
@@ -84,6 +85,7 @@ export function moveAlternatives() {
 
 export function hideAlternatives() {
 	shown?.classList.remove("chosen");
+	shown?.removeAttribute("aria-describedby");
 	shown = null;
 	card.hidden = true;
 }

@@ -6,8 +6,6 @@ export const element = (id) => document.getElementById(id);
 
 export function icon(name) {
 	const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-	svg.setAttribute("class", "icon");
-	svg.setAttribute("aria-hidden", "true");
 	const use = document.createElementNS("http://www.w3.org/2000/svg", "use");
 	use.setAttribute("href", `#i-${name}`);
 	svg.append(use);
