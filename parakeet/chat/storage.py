@@ -434,7 +434,8 @@ def list_sessions(root: Path) -> list[SessionRow]:
 
 def session_files(root: Path) -> list[Path]:
     """The files that have a session's name, by name."""
-    return [path for path in sorted(sessions_folder(root).glob("*" + SUFFIX)) if _NAME.fullmatch(path.stem)]
+    paths = (path for path in sessions_folder(root).glob("*" + SUFFIX) if _NAME.fullmatch(path.stem))
+    return sorted(paths, key=lambda path: path.stem)
 
 
 def latest_first(rows: Iterable[SessionRow]) -> list[SessionRow]:

@@ -3,14 +3,20 @@
 import codecs
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response
+
+from parakeet.errors import ParakeetError
 from parakeet.generation.batch import Request, Scored
-from parakeet.generation.engine import Step
+from parakeet.generation.reply import Step
+from parakeet.server.errors import ApiError
+from parakeet.server.event_stream import EventStream, failure, while_connected
 from parakeet.server.served import Served
-from parakeet.server.worker import Stream
+from parakeet.server.worker import Busy, Stream
 from parakeet.tokenizer import Tokenizer
 
 UNLIKELY = -9999.0
@@ -60,15 +66,16 @@ class Answer:
     """The replies to the prompts of one request of a client."""
 
     def __init__(self, kind: str, served: Served, requests: Sequence[Request]) -> None:
-        """Submits the requests; `kind` begins the id. Raises Busy, with none of them submitted, and ParakeetError."""
+        """Submits the requests; `kind` begins the id. Raises Busy, or ApiError, with none of them submitted."""
         self.served = served
         self.streams: list[Stream] = []
         try:
             for request in requests:
                 self.streams.append(served.worker.submit(request))
-        except BaseException:
+        except ParakeetError as error:
             self.cancel()
-            raise
+            # The prompts were checked before, so it is no fault of theirs.
+            raise error if isinstance(error, Busy) else ApiError(503, str(error)) from None
         replies = [(stream, place) for stream in self.streams for place in range(len(stream.request.settings))]
         self.replies = [ReplyChoice(index, stream, place) for index, (stream, place) in enumerate(replies)]
         self._head = {
@@ -84,21 +91,32 @@ class Answer:
 
     async def steps(self) -> AsyncIterator[tuple[ReplyChoice, Step, Scored | None]]:
         """The steps of all replies, those to one prompt after those to the one before: all are computed meanwhile."""
-        try:
-            for stream in self.streams:
-                own = [reply for reply in self.replies if reply.stream is stream]
-                async for place, step in stream:
-                    yield own[place], step, own[place].add(step)
-        finally:
-            self.cancel()
+        for stream in self.streams:
+            own = [reply for reply in self.replies if reply.stream is stream]
+            async for place, step in stream:
+                yield own[place], step, own[place].add(step)
 
-    async def finish(self) -> None:
-        """Wait for all replies."""
+    async def respond(
+        self,
+        request: HttpRequest,
+        stream: bool,
+        events: Callable[[], AsyncGenerator[Mapping[str, Any], None]],
+        whole: Callable[[], Mapping[str, Any]],
+    ) -> Response:
+        """The replies as `events`, or as `whole` once they are complete. Raises ApiError if the generation fails."""
+        if stream:
+            return EventStream(events(), self.cancel)
         try:
-            async for _ in self.steps():
-                pass
+            await while_connected(request, self._finish())
+        except ParakeetError as error:
+            raise failure(error) from None
         finally:
             self.cancel()
+        return JSONResponse(whole())
+
+    async def _finish(self) -> None:
+        async for _ in self.steps():
+            pass
 
     def cancel(self) -> None:
         for stream in self.streams:

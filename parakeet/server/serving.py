@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 from starlette.applications import Starlette
@@ -138,7 +139,7 @@ async def _serve(
     app = make_app(None, access, options.limits)
     opener = ModelOpener(home(), options.device, options.dtype, options.threads or 0, options.cache_dtype)
     loading = Loading(app, opener, options.model, options.run, options.batch, _unless_closed(warn))
-    server = _Server(_config(app, options.limits), app.state.traffic, options.limits.drain_seconds)
+    server = _Server(configuration(app, options.limits), app.state.traffic, options.limits.drain_seconds)
     with _signals() as caught:
         serving = asyncio.create_task(server.serve([listener]))
         first = asyncio.create_task(loading.load())
@@ -166,7 +167,8 @@ async def _serve(
     return status
 
 
-def _config(app: Starlette, limits: Limits) -> uvicorn.Config:
+def configuration(app: Starlette, limits: Limits) -> uvicorn.Config:
+    """How uvicorn runs the application: with our protocol, and quiet."""
     return uvicorn.Config(
         app,
         loop="asyncio",
@@ -185,16 +187,25 @@ def _config(app: Starlette, limits: Limits) -> uvicorn.Config:
 
 
 class _Server(uvicorn.Server):
-    """Tells the requests that still run after `drain_seconds` that the server stops."""
+    """Tells the requests that still run after `drain_seconds`, or at a second signal, that the server stops."""
 
     def __init__(self, config: uvicorn.Config, traffic: Traffic, drain_seconds: float) -> None:
         super().__init__(config)
         self._traffic, self._drain_seconds = traffic, drain_seconds
+        self._loop = asyncio.get_running_loop()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit:
+            self._loop.call_soon_threadsafe(self._traffic.stop)
+        super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        stop = asyncio.get_running_loop().call_later(self._drain_seconds, self._traffic.stop)
+        stop = self._loop.call_later(self._drain_seconds, self._traffic.stop)
         await super().shutdown(sockets)
         stop.cancel()
+        # uvicorn waits for nothing after a second Ctrl-C.
+        self._traffic.stop()
+        await self._traffic.finished()
 
 
 @contextmanager
