@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -338,6 +339,7 @@ def test_a_signal_while_the_model_is_loaded_ends_the_process(served_model: Path,
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         while not _listens(process.pid):
             assert process.poll() is None
+            time.sleep(0.05)  # it needs the processor to come so far
         process.terminate()
         output, _ = process.communicate(timeout=SECONDS)
         # It may have been ready just before.
