@@ -16,7 +16,8 @@ import uvicorn
 
 from parakeet.generation.engine import Engine, load_engine
 from parakeet.release.verify import Release, open_release
-from parakeet.server.app import make_app
+from parakeet.server.app import ANYONE, make_app
+from parakeet.server.guards import Access
 from parakeet.server.served import Served
 from parakeet.server.worker import Worker
 
@@ -53,7 +54,9 @@ class RunningServer:
 
 
 @contextmanager
-def running_server(folder: Path, root: Path, batch: int = 4, most_waiting: int = 16) -> Iterator[RunningServer]:
+def running_server(
+    folder: Path, root: Path, batch: int = 4, most_waiting: int = 16, access: Access = ANYONE
+) -> Iterator[RunningServer]:
     """A server of the release in `folder` on a free port, in fp32."""
     release = open_release(folder)
     engine = load_engine(folder, "cpu", "fp32", threads=1)
@@ -67,7 +70,7 @@ def running_server(folder: Path, root: Path, batch: int = 4, most_waiting: int =
 
     async def serve() -> None:
         served = Served(release, Worker(engine, batch, most_waiting), root, created=1_700_000_000)
-        config = uvicorn.Config(make_app(served), http="h11", log_level="warning", lifespan="off")
+        config = uvicorn.Config(make_app(served, access), http="h11", log_level="warning", lifespan="off")
         server = uvicorn.Server(config)
         found.append((served, server))
         started.set()
