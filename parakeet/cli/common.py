@@ -95,6 +95,13 @@ def say(text: str) -> None:
     click.echo(sanitise(text))
 
 
+def warn(text: str) -> None:
+    """The same to standard error."""
+    from parakeet.sanitise import sanitise
+
+    click.echo(sanitise(text), err=True)
+
+
 def limited(recipe: "Recipe", limit: float | None) -> "Recipe":
     """The recipe with --limit."""
     return recipe if limit is None else recipe.model_copy(update={"limit": limit})

@@ -133,6 +133,14 @@ class Decoder:
         self.bytes_per_token = sum(matrix.n_bytes for matrix in [*matrices, self._head])
         """Bytes of weights that a step reads. Shared projections count once for each layer that reads them."""
 
+    def hold_embedding(self) -> None:
+        """Copy the embedding into memory if it is still read from the model's file: 4 bytes a weight.
+
+        A file that is overwritten or cut while it is mapped changes replies, or ends the process with SIGBUS.
+        """
+        if self._head.dense is None:
+            self._rows = self._rows.clone()
+
     def new_cache(self, capacity: int, batch_size: int = 1) -> Cache:
         """An empty cache of `capacity` tokens a row, at most the model's context."""
         c = self.config

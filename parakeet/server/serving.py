@@ -4,29 +4,30 @@ import asyncio
 import errno
 import ipaddress
 import os
+import resource
 import signal
 import socket
-import sys
-import threading
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
 
 import uvicorn
 from starlette.applications import Starlette
 
-from parakeet.chat.models import ModelOpener, OpenedModel
+from parakeet.chat.models import ModelOpener
 from parakeet.errors import INTERRUPTED, ParakeetError, os_reason
 from parakeet.home import home
 from parakeet.server.app import make_app
+from parakeet.server.guards import LOOPBACK_NAMES, Access, Traffic, read_key
 from parakeet.server.limits import Limits
+from parakeet.server.loading import Loading, in_thread
+from parakeet.server.protocol import Protocol
 
-if TYPE_CHECKING:
-    from parakeet.server.served import Served
-
-T = TypeVar("T")
+BACKLOG = 1024
+"""Connections that the system keeps for a server that is busy."""
 
 
 @dataclass(frozen=True)
@@ -40,22 +41,43 @@ class ServeOptions:
     host: str = "127.0.0.1"
     port: int = 8000
     """0 is any free one."""
+    api_key_file: Path | None = None
+    no_key: bool = False
+    """Whether other machines may connect without a key."""
     batch: int = 8
     dtype: str = "auto"
     cache_dtype: str = "auto"
     device: str = "auto"
     threads: int | None = None
+    follow: bool = False
+    """Whether each newly promoted release is taken up."""
     open_browser: bool = False
     limits: Limits = field(default_factory=Limits)
 
 
-def serve(options: ServeOptions, say: Callable[[str], None]) -> int:
-    """Serve until SIGTERM or Ctrl-C; returns the exit status. `say` prints a line.
+def serve(options: ServeOptions, say: Callable[[str], None], warn: Callable[[str], None]) -> int:
+    """Serve until SIGTERM or Ctrl-C; returns the exit status. `say` prints a line, `warn` one to standard error.
 
-    Raises ParakeetError if the port cannot be used, or there is no such model.
+    Raises ParakeetError if the port cannot be used, the key cannot be read, or there is no such model.
     """
+    key = None if options.api_key_file is None else read_key(options.api_key_file)
     listener = listen(options.host, options.port)
-    return asyncio.run(_Serving(options, listener, say).run())
+    address = listener.getsockname()[0]
+    if not ipaddress.ip_address(address.partition("%")[0]).is_loopback and key is None:
+        if not options.no_key:
+            listener.close()
+            raise ParakeetError(
+                f"Other machines can reach {options.host}: give a key with --api-key-file, or --no-key if everybody "
+                "who reaches this machine may use the model, and read, change and delete your conversations."
+            )
+        warn(
+            f"There is no API key: everybody who reaches {options.host} can use the model, and read, change and delete "
+            "your conversations."
+        )
+    own = socket.gethostname().lower()
+    access = Access(key, LOOPBACK_NAMES | {options.host.lower(), own, f"{own}.local"})
+    _allow_many_files()
+    return asyncio.run(_serve(options, access, listener, say, warn))
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -64,13 +86,13 @@ def listen(host: str, port: int) -> socket.socket:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError):
         raise ParakeetError(f"There is no host {host!r}: give --host an address of this machine.") from None
-    # "localhost" is two addresses, and more programs try the older kind alone than the newer alone.
+    # "localhost" is two addresses, and some programs try only the older kind.
     family, _, _, _, address = min(found, key=lambda each: each[0] != socket.AF_INET)
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(address)
-        listener.listen(1024)
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         raise ParakeetError(_why_not(error, host, port)) from None
@@ -89,102 +111,130 @@ def _why_not(error: OSError, host: str, port: int) -> str:
 
 def url_of(host: str, listener: socket.socket) -> str:
     """The address for a browser on this machine."""
-    port = listener.getsockname()[1]
-    try:
+    with suppress(ValueError):
         address = ipaddress.ip_address(host)
         if address.is_unspecified:
             host = "localhost"
         elif address.version == 6:
             host = f"[{host}]"
-    except ValueError:
-        pass  # a name
-    return f"http://{host}:{port}/"
+    return f"http://{host}:{listener.getsockname()[1]}/"
 
 
-class _Serving:
-    """One run of the server."""
+def _allow_many_files() -> None:
+    """Each connection is an open file, and many systems allow 1,024 unless a program asks for more."""
+    least, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(least, min(most, 1 << 16)), most))
 
-    def __init__(self, options: ServeOptions, listener: socket.socket, say: Callable[[str], None]) -> None:
-        self.options, self.listener, self.say = options, listener, say
-        self.root: Path = home()
-        self.opener = ModelOpener(self.root, options.device, options.dtype, options.threads or 0, options.cache_dtype)
-        self.app: Starlette = make_app(None)
-        limits = options.limits
-        self.server = uvicorn.Server(
-            uvicorn.Config(
-                self.app,
-                loop="asyncio",
-                http="h11",
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                log_level="error",
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                workers=1,
-                timeout_keep_alive=limits.keep_alive_seconds,
-                timeout_graceful_shutdown=max(1, round(limits.drain_seconds)),
-            )
-        )
 
-    async def run(self) -> int:
-        # uvicorn has handlers of its own while it serves. At its end it raises what it caught once more.
-        caught: list[int] = []
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda received, _: caught.append(received))
-        serving = asyncio.create_task(self.server.serve([self.listener]))
-        loading = asyncio.create_task(self._load())
-        await asyncio.wait([serving, loading], return_when=asyncio.FIRST_COMPLETED)
-        if loading.done() and loading.exception() is not None:
-            self.server.should_exit = True
+async def _serve(
+    options: ServeOptions,
+    access: Access,
+    listener: socket.socket,
+    say: Callable[[str], None],
+    warn: Callable[[str], None],
+) -> int:
+    app = make_app(None, access, options.limits)
+    opener = ModelOpener(home(), options.device, options.dtype, options.threads or 0, options.cache_dtype)
+    loading = Loading(app, opener, options.model, options.run, options.batch, _unless_closed(warn))
+    server = _Server(_config(app, options.limits), app.state.traffic, options.limits.drain_seconds)
+    with _signals() as caught:
+        serving = asyncio.create_task(server.serve([listener]))
+        first = asyncio.create_task(loading.load())
+        await asyncio.wait([serving, first], return_when=asyncio.FIRST_COMPLETED)
+        if first.done() and not first.exception():
+            url = url_of(options.host, listener)
+            served = first.result()
+            say(f"Serving {served.name} ({served.worker.engine.dtype}) at {url}  (Ctrl-C ends)")
+            others = [asyncio.create_task(loading.follow())] if options.follow else []
+            if options.open_browser:
+                others.append(asyncio.create_task(in_thread(partial(_open_browser, url))))
+            _reload_at_hangup(loading, server)
             await serving
-            loading.result()
-        await serving
-        if self.app.state.served is not None:
-            await self.app.state.served.worker.close()
-        status = INTERRUPTED if signal.SIGINT in caught else 0
-        if not loading.done():
-            # A thread that imports torch cannot be ended, and nothing is open.
-            os._exit(status)
-        return status
-
-    async def _load(self) -> None:
-        opened = await in_thread(lambda: self.opener.open(self.options.model, self.options.run))
-        for note in opened.notes:
-            self.say(note)
-        self.app.state.served = self._served(opened)
-        url = url_of(self.options.host, self.listener)
-        self.say(f"Serving {opened.release.name} ({opened.engine.dtype}) at {url}  (Ctrl-C ends)")
-        sys.stdout.flush()
-        if self.options.open_browser:
-            await in_thread(lambda: webbrowser.open(url))
-
-    def _served(self, opened: OpenedModel) -> "Served":
-        from parakeet.server.served import Served
-        from parakeet.server.worker import Worker
-
-        created = int(opened.release.directory.stat().st_mtime)
-        return Served(opened.release, Worker(opened.engine, self.options.batch), self.root, created)
-
-
-async def in_thread(work: Callable[[], T]) -> T:
-    """The result of `work`, in a thread that does not keep the process when it is told to end."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def set_unless_cancelled(set_it: Callable[[], None]) -> None:
-        if not future.cancelled():
-            set_it()
-
-    def run() -> None:
-        try:
-            result = work()
-        except BaseException as error:
-            fault = error
-            loop.call_soon_threadsafe(set_unless_cancelled, lambda: future.set_exception(fault))
+            for task in others:
+                task.cancel()
+            await loading.close()
         else:
-            loop.call_soon_threadsafe(set_unless_cancelled, lambda: future.set_result(result))
+            server.should_exit = True
+            await serving
+    status = INTERRUPTED if signal.SIGINT in caught else 0
+    if not first.done():
+        os._exit(status)  # the thread that loads cannot be ended, and nothing is open
+    first.result()
+    return status
 
-    threading.Thread(target=run, daemon=True).start()
-    return await future
+
+def _config(app: Starlette, limits: Limits) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        loop="asyncio",
+        http=partial(Protocol, limits),  # type: ignore[arg-type]
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=round(limits.keep_alive_seconds),
+        # The server ends requests itself before that.
+        timeout_graceful_shutdown=round(limits.drain_seconds) + 5,
+    )
+
+
+class _Server(uvicorn.Server):
+    """Tells the requests that still run after `drain_seconds` that the server stops."""
+
+    def __init__(self, config: uvicorn.Config, traffic: Traffic, drain_seconds: float) -> None:
+        super().__init__(config)
+        self._traffic, self._drain_seconds = traffic, drain_seconds
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        stop = asyncio.get_running_loop().call_later(self._drain_seconds, self._traffic.stop)
+        await super().shutdown(sockets)
+        stop.cancel()
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Notes SIGINT and SIGTERM. uvicorn, which handles them while it serves, raises them once more at its end."""
+    caught: list[int] = []
+    before = {
+        number: signal.signal(number, lambda received, _: caught.append(received))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _reload_at_hangup(loading: Loading, server: uvicorn.Server) -> None:
+    """SIGHUP takes up a newer model. If it comes because the terminal was closed, the server ends."""
+    terminals = [number for number in (0, 1, 2) if os.isatty(number)]
+    tasks = set()
+
+    def hang_up() -> None:
+        if terminals and not any(os.isatty(number) for number in terminals):
+            server.should_exit = True
+            return
+        task = asyncio.create_task(loading.reload())
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hang_up)
+
+
+def _open_browser(url: str) -> None:
+    webbrowser.open(url)
+
+
+def _unless_closed(say: Callable[[str], None]) -> Callable[[str], None]:
+    """`say` for messages that nobody need read: the server goes on without its terminal."""
+
+    def say_if_possible(text: str) -> None:
+        with suppress(OSError):
+            say(text)
+
+    return say_if_possible

@@ -1,14 +1,38 @@
-"""What watches over a server asks for."""
+"""What watches over a server asks for, and the tokenizer for `parakeet chat --server`."""
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from parakeet.server.metrics import CONTENT_TYPE
+
 
 async def health(request: Request) -> Response:
+    """Whether a model is there to reply."""
     if request.app.state.served is None:
-        return JSONResponse({"status": "loading"}, 503, {"retry-after": "1"})
+        return JSONResponse({"status": "loading"}, 503, {"retry-after": "2"})
     return JSONResponse({"status": "ok"})
 
 
-ROUTES = [Route("/health", health)]
+async def metrics(request: Request) -> Response:
+    """The figures that Prometheus reads."""
+    served = request.app.state.served
+    shown = (None, None) if served is None else (served.name, served.worker.engine)
+    return Response(request.app.state.metrics.render(*shown), headers={"content-type": CONTENT_TYPE})
+
+
+async def tokenizer(request: Request) -> Response:
+    """The tokenizer of the present model, whole: the client encodes its prompts itself."""
+    found = request.app.state.served.worker.engine.tokenizer
+    return JSONResponse(
+        {
+            "name": found.name,
+            "pattern": found.pattern,
+            "controls": found.controls,
+            "vocabulary": found.vocabulary.decode("ascii"),
+            "sha256": found.sha256,
+        }
+    )
+
+
+ROUTES = [Route("/health", health), Route("/metrics", metrics), Route("/v1/tokenizer", tokenizer)]
