@@ -166,7 +166,7 @@ async def _serve(
 
 def _config(app: Starlette, limits: Limits) -> uvicorn.Config:
     return uvicorn.Config(
-        app,  # type: ignore[arg-type]
+        app,
         loop="asyncio",
         http=partial(Protocol, limits),  # type: ignore[arg-type]
         ws="none",
