@@ -3,40 +3,35 @@
 import asyncio
 import math
 import os
-import socket
 import statistics
 import tempfile
-import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
-import uvicorn
+import psutil
 
-from parakeet.benchmarks.loopback import HOST, Streamed, stream
+from parakeet.benchmarks.loopback import Streamed, stream
 from parakeet.benchmarks.process import Answer, MeasuringProcess, print_result
 from parakeet.benchmarks.processor import this_processor
+from parakeet.benchmarks.server_process import ServerProcess
 from parakeet.benchmarks.speaking import Messages, write_speaking_release
 from parakeet.benchmarks.timing import Sample, rounds_within
 from parakeet.chat.models import SPINS
 from parakeet.errors import ParakeetError
 from parakeet.formatting import render_table
+from parakeet.home import home
 from parakeet.model.config import ModelConfig
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
-from parakeet.release.verify import Release, open_release
+from parakeet.release.verify import open_release
 from parakeet.sampling_settings import SamplingSettings
 from parakeet.sanitise import sanitise
-from parakeet.server.app import make_app
-from parakeet.server.served import Served
-from parakeet.server.worker import Worker
 from parakeet.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from parakeet.generation.engine import Engine
 
 BUDGET = 400.0
 """Seconds from the start, after which no third round begins."""
@@ -59,8 +54,8 @@ SECONDS = 600.0
 def run(recipe: Recipe, dtypes: Sequence[str], threads: int, rounds: int) -> None:
     """Measure random weights of the recipe's shape in each of the dtypes; tables, then one JSON line.
 
-    The server answers real requests on loopback. Its process also generates as `parakeet chat` does, with the same
-    weights, in turn: other load on the machine slows both alike.
+    The server answers real requests on loopback. A process that generates as `parakeet chat` does takes turns with it:
+    other load on the machine slows both alike.
     """
     began = time.perf_counter()
     served: dict[str, Any] = {}
@@ -105,42 +100,25 @@ class Case:
         }
 
 
-def serve(request: Mapping[str, Any]) -> Iterator[Answer]:
-    """In the process of the server: serve the release on a port, which is the first answer; then reply to each of
-    `cases` as `parakeet chat` does."""
+def chat(request: Mapping[str, Any]) -> Iterator[Answer]:
+    """In a process of its own: open the release as `parakeet chat` does and report how; then reply to each of `cases`."""
+    from parakeet.chat.models import ModelOpener
     from parakeet.chat.session import Session
-    from parakeet.generation.engine import Engine, load_engine
 
-    folder = Path(request["folder"])
-    release = open_release(folder)
-    engine = load_engine(folder, "auto", request["dtype"], request["threads"])
+    opened = ModelOpener(home(), "auto", request["dtype"], request["threads"]).open(request["folder"])
+    engine = opened.engine
     assert engine.choice is not None
-    port = _serve_in_thread(release, engine)
     yield {
-        "port": port, "dtype": engine.dtype, "cache_dtype": engine.cache_dtype, "device": engine.device,
-        "reason": engine.choice.reason, "model": release.name,
+        "dtype": engine.dtype, "cache_dtype": engine.cache_dtype, "device": engine.device,
+        "reason": engine.choice.reason, "used_threads": engine.threads,
     }  # fmt: skip
-    # The same weights, but a cache of its own.
-    chat = Engine(engine.model, engine.tokenizer, engine.choice)
     for case in (Case(**values) for values in request["cases"]):
-        settings = replace(release.generation, max_tokens=case.max_tokens, seed=case.seed)
-        reply = Streamed()
-        for step in Session(chat, settings).reply(case.message):
-            if step.text:
-                reply.take({"content": step.text})
-        yield {"first_token": reply.first_token_seconds, "rate": reply.decode_rate, "text": reply.text}
-
-
-def _serve_in_thread(release: Release, engine: "Engine") -> int:
-    """Start the server in a thread that ends with the process; its port."""
-    listener = socket.create_server((HOST, 0))
-
-    async def serving() -> None:
-        served = Served(release, Worker(engine, STREAMS), release.directory)
-        await uvicorn.Server(uvicorn.Config(make_app(served), log_level="warning")).serve(sockets=[listener])
-
-    threading.Thread(target=lambda: asyncio.run(serving()), name="server", daemon=True).start()
-    return int(listener.getsockname()[1])
+        settings = replace(opened.release.generation, max_tokens=case.max_tokens, seed=case.seed)
+        reply, spent = Streamed(), time.process_time()
+        for step in Session(engine, settings).reply(case.message):
+            reply.take({"content": step.text})
+        spent = time.process_time() - spent
+        yield {"first_token": reply.first_token_seconds, "rate": reply.decode_rate, "text": reply.text, "cpu": spent}
 
 
 @dataclass(frozen=True)
@@ -220,27 +198,35 @@ def _measure(
         )
         for number in range(rounds)
     ]
-    cases = [asdict(case) for pair in alone for case in pair]
-    # Read when OpenMP is loaded. As a chat sets it.
-    environment = {} if "OMP_WAIT_POLICY" in os.environ else {"GOMP_SPINCOUNT": SPINS}
+    warming = Case(messages.text(plan.short, 1_000_000), 4, 0)
+    cases = [asdict(case) for case in (warming, *chain.from_iterable(alone))]
+    # Of the model's opener, which sets it too late for a process that has torch already.
+    environment = {"PARAKEET_HOME": str(folder.parent)}
+    if "OMP_WAIT_POLICY" not in os.environ:
+        environment["GOMP_SPINCOUNT"] = SPINS
     request = {"folder": str(folder), "dtype": dtype, "threads": threads, "cases": cases}
-    with MeasuringProcess(f"{__name__}:serve", request, threads, SECONDS, environment) as process:
+    with MeasuringProcess(f"{__name__}:chat", request, threads, SECONDS, environment) as process:
         facts = _answer(process)
         if facts["dtype"] in known:
             return None
-        client = Client(facts["port"], facts["model"], release.generation, messages, plan)
-        figures, began = Figures(), time.perf_counter()
-        asyncio.run(client.warm_up())
-        with Progress().task(f"Measuring {facts['dtype']}", rounds, "rounds") as task:
-            for number in rounds_within(rounds, seconds, began):
-                for name, case in zip(("short", "long"), alone[number], strict=True):
-                    chat = _answer(process)
-                    _compare(figures, name, chat, asyncio.run(client.reply(case)))
-                asyncio.run(client.at_once(figures, number))
-                for tokens in plan.arriving:
-                    asyncio.run(client.beside(figures, number, tokens))
-                figures.rounds += 1
-                task.advance()
+        options = ["--dtype", facts["dtype"], "--threads", str(facts["used_threads"]), "--batch", str(STREAMS)]
+        with ServerProcess(folder, options, environment) as server:
+            client = Client(psutil.Process(server.pid), server.port, release.name, release.generation, messages, plan)
+            figures, began = Figures(), time.perf_counter()
+            asyncio.run(client.warm_up())
+            _answer(process)
+            with Progress().task(f"Measuring {facts['dtype']}", rounds, "rounds") as task:
+                for number in rounds_within(rounds, seconds, began):
+                    for name, case in zip(("short", "long"), alone[number], strict=True):
+                        # Neither is always the first.
+                        chat = _answer(process) if number % 2 else None
+                        served = asyncio.run(client.alone(figures, name, case))
+                        _compare(figures, name, chat or _answer(process), served)
+                    asyncio.run(client.at_once(figures, number))
+                    for tokens in plan.arriving:
+                        asyncio.run(client.beside(figures, number, tokens))
+                    figures.rounds += 1
+                    task.advance()
     return facts, figures
 
 
@@ -258,11 +244,13 @@ def _compare(figures: Figures, prompt: str, chat: Answer, served: Streamed) -> N
     if prompt == "short":
         figures.add("chat, tokens/s", chat["rate"])
         figures.add("server, tokens/s", served.decode_rate)
+        figures.add("chat, CPU time/token", chat["cpu"] / len(served.arrivals))
         figures.gaps.setdefault("1 stream", []).extend(served.gaps())
 
 
 @dataclass(frozen=True)
 class Client:
+    process: psutil.Process
     port: int
     model: str
     settings: SamplingSettings
@@ -272,22 +260,31 @@ class Client:
     async def reply(self, case: Case, reply: Streamed | None = None) -> Streamed:
         return await stream(self.port, "/v1/chat/completions", case.body(self.model, self.settings), reply)
 
+    async def alone(self, figures: Figures, prompt: str, case: Case) -> Streamed:
+        spent = self._cpu_seconds()
+        reply = await self.reply(case)
+        if prompt == "short":
+            figures.add("server, CPU time/token", (self._cpu_seconds() - spent) / len(reply.arrivals))
+        return reply
+
     async def warm_up(self) -> None:
-        """Wait until the server listens, and let it use all its batch once."""
+        """Let the server use all its batch once."""
         await asyncio.gather(*(self.reply(self._case(4, 1_000 + number)) for number in range(STREAMS)))
 
     async def at_once(self, figures: Figures, number: int) -> None:
         """STREAMS replies at once. The rate is that while all of them stream."""
-        spent = time.process_time()
+        spent, served = time.process_time(), self._cpu_seconds()
         cases = [self._case(self.plan.tokens, 100 * number + place) for place in range(STREAMS)]
         replies = await asyncio.gather(*map(self.reply, cases))
         figures.client_seconds += time.process_time() - spent
-        figures.client_tokens += sum(len(reply.arrivals) for reply in replies)
+        tokens = sum(len(reply.arrivals) for reply in replies)
+        figures.client_tokens += tokens
+        figures.add("at once, CPU time/token", (self._cpu_seconds() - served) / tokens)
         since, until = max(reply.arrivals[0] for reply in replies), min(reply.arrivals[-1] for reply in replies)
         gaps = [gap for reply in replies for gap in reply.gaps(since, until)]
         figures.add("at once, tokens/s", len(gaps) / (until - since))
         began, ended = min(reply.began for reply in replies), max(reply.arrivals[-1] for reply in replies)
-        figures.add("at once with prompts, tokens/s", sum(len(each.arrivals) for each in replies) / (ended - began))
+        figures.add("at once with prompts, tokens/s", tokens / (ended - began))
         figures.gaps.setdefault(f"{STREAMS} streams", []).extend(gaps)
 
     async def beside(self, figures: Figures, number: int, tokens: int) -> None:
@@ -313,6 +310,11 @@ class Client:
         during = [gap for reply in replies for gap in reply.gaps(long.began, long.arrivals[0])]
         figures.gaps.setdefault(f"{BESIDE} streams", []).extend(before)
         figures.gaps.setdefault(f"{BESIDE} streams, a prompt of {tokens:,} arrives", []).extend(during)
+
+    def _cpu_seconds(self) -> float:
+        """Of the server, all threads."""
+        times = self.process.cpu_times()
+        return float(times.user + times.system)
 
     async def _until(self, tasks: Sequence["asyncio.Task[Streamed]"], replies: Sequence[Streamed], tokens: int) -> None:
         """Wait until each reply has so many tokens, or one of them ends."""
@@ -366,6 +368,5 @@ def _tables(figures: Figures) -> str:
 
 def _cells(name: str, values: Sequence[float]) -> list[str]:
     sample = Sample.of(values)
-    unit = "" if "tokens/s" in name else " s"
-    digits = 1 if "tokens/s" in name else 3
-    return [f"{value:.{digits}f}{unit}" for value in (sample.median, sample.low, sample.high)]
+    rate = name.endswith("tokens/s")
+    return [f"{value:.1f}" if rate else f"{1e3 * value:.1f} ms" for value in (sample.median, sample.low, sample.high)]
