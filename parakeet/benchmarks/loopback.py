@@ -109,9 +109,13 @@ class Streamed:
         return (len(self.arrivals) - 1) / (self.arrivals[-1] - self.arrivals[0])
 
     def gaps(self, since: float = 0.0, until: float = float("inf")) -> list[float]:
-        """Seconds between each two events of which the later one came in this time."""
+        """Seconds between each two events, if some of them are in this time."""
         pairs = zip(self.arrivals, self.arrivals[1:], strict=False)
-        return [later - earlier for earlier, later in pairs if since < later <= until]
+        return [later - earlier for earlier, later in pairs if later > since and earlier < until]
+
+    def arrived(self, since: float, until: float) -> int:
+        """The number of events after `since` and up to `until`."""
+        return sum(since < time <= until for time in self.arrivals)
 
     def take(self, event: Mapping[str, Any]) -> None:
         """Note an event of OpenAI's chat completions, of its completions, or of llama.cpp's own `/completion`."""

@@ -1,13 +1,12 @@
 """`parakeet bench serve`: replies of `parakeet serve` over HTTP beside those of `parakeet chat`."""
 
 import asyncio
-import math
 import os
-import statistics
 import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,13 @@ from typing import Any
 import click
 import psutil
 
-from parakeet.benchmarks.loopback import Streamed, stream
+from parakeet.benchmarks.load import STREAMS, Case, Client, Figures, Plan, cells, median_ratio, table
+from parakeet.benchmarks.loopback import Streamed
 from parakeet.benchmarks.process import Answer, MeasuringProcess, print_result
 from parakeet.benchmarks.processor import this_processor
 from parakeet.benchmarks.server_process import ServerProcess
 from parakeet.benchmarks.speaking import Messages, write_speaking_release
-from parakeet.benchmarks.timing import Sample, rounds_within
+from parakeet.benchmarks.timing import rounds_within
 from parakeet.chat.models import SPINS
 from parakeet.errors import ParakeetError
 from parakeet.formatting import render_table
@@ -35,16 +35,6 @@ from parakeet.tokenizer import Tokenizer
 
 BUDGET = 400.0
 """Seconds from the start, after which no third round begins."""
-STREAMS, BESIDE = 8, 4
-"""Replies at once; and those that go on while a long prompt is read."""
-TOKENS = 64
-"""Of each reply."""
-SETTLED = 8
-"""Tokens of each stream before gaps are measured beside a long prompt."""
-SHORT, LONG = 16, 512
-"""Tokens of the prompts whose first token is timed."""
-ARRIVING = (512, 2000)
-"""Tokens of the prompts that arrive while others stream."""
 CHAT_SHARE, FIRST_TOKEN_RATIO, AT_ONCE_RATIO = 0.95, 1.1, 3.0
 """What is wanted: of chat's decode rate, of its time to the first token, and of one stream's rate."""
 SECONDS = 600.0
@@ -69,39 +59,32 @@ def run(recipe: Recipe, dtypes: Sequence[str], threads: int, rounds: int) -> Non
             if measured is None:
                 click.echo(f"{dtype} is a dtype that was measured already.\n")
                 continue
-            facts, figures = measured
-            click.echo(f"{dtype}: {facts['reason']}, {facts['cache_dtype']} cache")
-            click.echo(f"{figures.rounds} rounds\n\n{_tables(figures)}\n")
-            served[facts["dtype"]] = {**facts, **figures.as_json()}
+            facts = measured.facts
+            click.echo(f"{dtype}: {facts['reason']}, {facts['cache_dtype']} cache, {measured.server.rounds} rounds\n")
+            click.echo(f"{measured.text()}\n")
+            served[facts["dtype"]] = measured.as_json()
     result = {"benchmark": "serve", "recipe": recipe.name, "parameters": config.parameter_count, "served": served}
     result |= {**asdict(this_processor()), "seconds": round(time.perf_counter() - began, 1)}
-    print_result(result, facts["threads"])
+    print_result(result, facts["used_threads"])
 
 
-@dataclass(frozen=True)
-class Case:
-    """A message, and how its reply is drawn."""
-
-    message: str
-    max_tokens: int
-    seed: int
-
-    def body(self, model: str, settings: SamplingSettings) -> dict[str, Any]:
-        """As a request to `/v1/chat/completions`."""
-        names = ("temperature", "top_p", "top_k", "min_p", "frequency_penalty", "presence_penalty")
-        return {
-            "model": model,
-            "messages": [{"role": "user", "content": self.message}],
-            **{name: getattr(settings, name) for name in names},
-            "max_tokens": self.max_tokens,
-            "seed": self.seed,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
+def chat_body(model: str, settings: SamplingSettings, case: Case) -> dict[str, Any]:
+    """Of a request to `/v1/chat/completions`."""
+    names = ("temperature", "top_p", "top_k", "min_p", "frequency_penalty", "presence_penalty")
+    return {
+        "model": model,
+        "messages": [{"role": "user", "content": case.message}],
+        **{name: getattr(settings, name) for name in names},
+        "max_tokens": case.max_tokens,
+        "seed": case.seed,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
 
 
 def chat(request: Mapping[str, Any]) -> Iterator[Answer]:
-    """In a process of its own: open the release as `parakeet chat` does and report how; then reply to each of `cases`."""
+    """In a process of its own: open the release as `parakeet chat` does, and report how; then reply to each of
+    `cases`."""
     from parakeet.chat.models import ModelOpener
     from parakeet.chat.session import Session
 
@@ -121,73 +104,58 @@ def chat(request: Mapping[str, Any]) -> Iterator[Answer]:
         yield {"first_token": reply.first_token_seconds, "rate": reply.decode_rate, "text": reply.text, "cpu": spent}
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Sizes that fit the model's context, in tokens."""
-
-    short: int
-    long: int
-    tokens: int
-    arriving: tuple[int, ...]
-    beside: int
-    """The longest reply of those that a long prompt arrives beside."""
-
-    @classmethod
-    def of(cls, context: int) -> "Plan":
-        most = context // 2
-        arriving = tuple(sorted({min(tokens, most) for tokens in ARRIVING}))
-        return cls(min(SHORT, context // 4), min(LONG, most), min(TOKENS, context // 4), arriving, most)
-
-
 @dataclass
-class Figures:
-    """What was measured, one value a round."""
+class Measured:
+    """In one dtype."""
 
-    values: dict[str, list[float]] = field(default_factory=dict)
-    gaps: dict[str, list[float]] = field(default_factory=dict)
-    """Seconds between tokens, of all streams and rounds."""
+    facts: Answer
+    server: Figures
+    chat: Figures
     different: int = 0
-    """Replies whose text is not that of chat."""
-    client_seconds: float = 0.0
-    """CPU time of the client while `client_tokens` came."""
-    client_tokens: int = 0
-    rounds: int = 0
+    """Replies of the server whose text is not that of chat."""
 
-    def add(self, name: str, value: float) -> None:
-        self.values.setdefault(name, []).append(value)
-
-    def median(self, name: str) -> float:
-        return statistics.median(self.values[name])
-
-    def ratio(self, one: str, other: str) -> float:
-        """The median over rounds of one by the other."""
-        return statistics.median(a / b for a, b in zip(self.values[one], self.values[other], strict=True))
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "figures": {name: Sample.of(values).as_json() for name, values in self.values.items()},
-            "ratios": {name: float(f"{ratio:.4g}") for name, ratio, _, _ in self.verdicts()},
-            "gaps": {name: _quantiles(gaps) for name, gaps in self.gaps.items()},
-            "different_texts": self.different,
-            "client_cpu_seconds_per_token": float(f"{self.client_seconds / max(1, self.client_tokens):.3g}"),
-            "rounds": self.rounds,
-        }
+    def compare(self, prompt: str, chat: Answer, served: Streamed) -> None:
+        self.different += chat["text"] != served.text
+        self.chat.add(f"first token, {prompt} prompt", chat["first_token"])
+        if prompt == "short":
+            self.chat.add("1 stream, tokens/s", chat["rate"])
+            self.chat.add("1 stream, CPU time/token", chat["cpu"] / len(served.arrivals))
 
     def verdicts(self) -> Iterator[tuple[str, float, str, bool]]:
-        """Name, ratio, what is wanted, and whether it is met."""
-        rate = self.ratio("server, tokens/s", "chat, tokens/s")
-        yield "one stream beside chat", rate, f"at least {CHAT_SHARE}", rate >= CHAT_SHARE
-        for prompt in ("short", "long"):
-            seconds = self.ratio(f"server, first token, {prompt}", f"chat, first token, {prompt}")
-            wanted = f"at most {FIRST_TOKEN_RATIO}"
-            yield f"first token of the {prompt} prompt beside chat", seconds, wanted, seconds <= FIRST_TOKEN_RATIO
-        at_once = self.ratio("at once, tokens/s", "server, tokens/s")
-        yield f"{STREAMS} streams beside one", at_once, f"at least {AT_ONCE_RATIO:g}", at_once >= AT_ONCE_RATIO
+        """Name, the median over rounds of a ratio, what is wanted, and whether it is met."""
+        server, chat = self.server.values, self.chat.values
+        rate = median_ratio(server["1 stream, tokens/s"], chat["1 stream, tokens/s"])
+        yield "1 stream beside chat, tokens/s", rate, f"at least {CHAT_SHARE}", rate >= CHAT_SHARE
+        for name in ("first token, short prompt", "first token, long prompt"):
+            seconds = median_ratio(server[name], chat[name])
+            yield f"{name} beside chat", seconds, f"at most {FIRST_TOKEN_RATIO}", seconds <= FIRST_TOKEN_RATIO
+        many = median_ratio(server[f"{STREAMS} streams, tokens/s"], server["1 stream, tokens/s"])
+        yield f"{STREAMS} streams beside 1, tokens/s", many, f"at least {AT_ONCE_RATIO:g}", many >= AT_ONCE_RATIO
+
+    def text(self) -> str:
+        verdicts = [
+            [name, f"{ratio:.3f}", wanted, "met" if met else "NOT MET"] for name, ratio, wanted, met in self.verdicts()
+        ]
+        different = f"{self.different} replies differ from chat's" if self.different else "The replies are chat's"
+        rows = [[f"chat: {name}", *cells(name, values)] for name, values in self.chat.values.items()]
+        return "\n\n".join(
+            (
+                render_table(("", "median", "least", "most"), rows, right=range(1, 4)),
+                table(self.server),
+                render_table(("median of the rounds", "", "wanted", ""), verdicts, right=[1]),
+                f"{different}. The client took {1e3 * self.server.client_cost:.2f} ms of CPU a token.",
+            )
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        ratios = {name: float(f"{ratio:.4g}") for name, ratio, _, _ in self.verdicts()}
+        figures = {"server": self.server.as_json(), "chat": self.chat.as_json()["figures"]}
+        return {**self.facts, **figures, "ratios": ratios, "different_texts": self.different}
 
 
 def _measure(
     folder: Path, config: ModelConfig, dtype: str, threads: int, rounds: int, seconds: float, known: Collection[str]
-) -> tuple[Answer, Figures] | None:
+) -> Measured | None:
     """None if the dtype is one of those `known`."""
     plan, release = Plan.of(config.context), open_release(folder)
     messages = Messages(Tokenizer.load(folder))
@@ -211,23 +179,25 @@ def _measure(
             return None
         options = ["--dtype", facts["dtype"], "--threads", str(facts["used_threads"]), "--batch", str(STREAMS)]
         with ServerProcess(folder, options, environment) as server:
-            client = Client(psutil.Process(server.pid), server.port, release.name, release.generation, messages, plan)
-            figures, began = Figures(), time.perf_counter()
+            body = partial(chat_body, release.name, release.generation)
+            client = Client(psutil.Process(server.pid), server.port, "/v1/chat/completions", body, messages, plan)
+            measured = Measured(facts, Figures(), Figures())
             asyncio.run(client.warm_up())
             _answer(process)
+            began = time.perf_counter()
             with Progress().task(f"Measuring {facts['dtype']}", rounds, "rounds") as task:
                 for number in rounds_within(rounds, seconds, began):
-                    for name, case in zip(("short", "long"), alone[number], strict=True):
+                    for prompt, case in zip(("short", "long"), alone[number], strict=True):
                         # Neither is always the first.
-                        chat = _answer(process) if number % 2 else None
-                        served = asyncio.run(client.alone(figures, name, case))
-                        _compare(figures, name, chat or _answer(process), served)
-                    asyncio.run(client.at_once(figures, number))
+                        first = _answer(process) if number % 2 else None
+                        served = asyncio.run(client.alone(measured.server, prompt, case))
+                        measured.compare(prompt, first or _answer(process), served)
+                    asyncio.run(client.at_once(measured.server, number))
                     for tokens in plan.arriving:
-                        asyncio.run(client.beside(figures, number, tokens))
-                    figures.rounds += 1
+                        asyncio.run(client.beside(measured.server, number, tokens))
+                    measured.server.rounds = measured.chat.rounds = number + 1
                     task.advance()
-    return facts, figures
+    return measured
 
 
 def _answer(process: MeasuringProcess) -> Answer:
@@ -235,138 +205,3 @@ def _answer(process: MeasuringProcess) -> Answer:
     if "refused" in answer:
         raise ParakeetError(f"The server cannot be measured: {answer['refused']}.")
     return answer
-
-
-def _compare(figures: Figures, prompt: str, chat: Answer, served: Streamed) -> None:
-    figures.different += chat["text"] != served.text
-    figures.add(f"chat, first token, {prompt}", chat["first_token"])
-    figures.add(f"server, first token, {prompt}", served.first_token_seconds)
-    if prompt == "short":
-        figures.add("chat, tokens/s", chat["rate"])
-        figures.add("server, tokens/s", served.decode_rate)
-        figures.add("chat, CPU time/token", chat["cpu"] / len(served.arrivals))
-        figures.gaps.setdefault("1 stream", []).extend(served.gaps())
-
-
-@dataclass(frozen=True)
-class Client:
-    process: psutil.Process
-    port: int
-    model: str
-    settings: SamplingSettings
-    messages: Messages
-    plan: Plan
-
-    async def reply(self, case: Case, reply: Streamed | None = None) -> Streamed:
-        return await stream(self.port, "/v1/chat/completions", case.body(self.model, self.settings), reply)
-
-    async def alone(self, figures: Figures, prompt: str, case: Case) -> Streamed:
-        spent = self._cpu_seconds()
-        reply = await self.reply(case)
-        if prompt == "short":
-            figures.add("server, CPU time/token", (self._cpu_seconds() - spent) / len(reply.arrivals))
-        return reply
-
-    async def warm_up(self) -> None:
-        """Let the server use all its batch once."""
-        await asyncio.gather(*(self.reply(self._case(4, 1_000 + number)) for number in range(STREAMS)))
-
-    async def at_once(self, figures: Figures, number: int) -> None:
-        """STREAMS replies at once. The rate is that while all of them stream."""
-        spent, served = time.process_time(), self._cpu_seconds()
-        cases = [self._case(self.plan.tokens, 100 * number + place) for place in range(STREAMS)]
-        replies = await asyncio.gather(*map(self.reply, cases))
-        figures.client_seconds += time.process_time() - spent
-        tokens = sum(len(reply.arrivals) for reply in replies)
-        figures.client_tokens += tokens
-        figures.add("at once, CPU time/token", (self._cpu_seconds() - served) / tokens)
-        since, until = max(reply.arrivals[0] for reply in replies), min(reply.arrivals[-1] for reply in replies)
-        gaps = [gap for reply in replies for gap in reply.gaps(since, until)]
-        figures.add("at once, tokens/s", len(gaps) / (until - since))
-        began, ended = min(reply.began for reply in replies), max(reply.arrivals[-1] for reply in replies)
-        figures.add("at once with prompts, tokens/s", tokens / (ended - began))
-        figures.gaps.setdefault(f"{STREAMS} streams", []).extend(gaps)
-
-    async def beside(self, figures: Figures, number: int, tokens: int) -> None:
-        """A prompt of so many tokens arrives while BESIDE replies stream: their gaps before and until its first token.
-
-        The replies are then stopped by closing their connections.
-        """
-        replies = [Streamed() for _ in range(BESIDE)]
-        cases = [self._case(self.plan.beside, 100 * number + 50 + place) for place in range(BESIDE)]
-        tasks = [asyncio.create_task(self.reply(*each)) for each in zip(cases, replies, strict=True)]
-        try:
-            await self._until(tasks, replies, SETTLED)
-            settled = time.perf_counter()
-            await self._until(tasks, replies, 3 * SETTLED)
-            arriving = Case(self.messages.text(tokens, 10_000 + 100 * number + tokens), 2, number)
-            long = await self.reply(arriving)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        figures.add(f"first token of {tokens:,} tokens beside {BESIDE} streams", long.first_token_seconds)
-        before = [gap for reply in replies for gap in reply.gaps(settled, long.began)]
-        during = [gap for reply in replies for gap in reply.gaps(long.began, long.arrivals[0])]
-        figures.gaps.setdefault(f"{BESIDE} streams", []).extend(before)
-        figures.gaps.setdefault(f"{BESIDE} streams, a prompt of {tokens:,} arrives", []).extend(during)
-
-    def _cpu_seconds(self) -> float:
-        """Of the server, all threads."""
-        times = self.process.cpu_times()
-        return float(times.user + times.system)
-
-    async def _until(self, tasks: Sequence["asyncio.Task[Streamed]"], replies: Sequence[Streamed], tokens: int) -> None:
-        """Wait until each reply has so many tokens, or one of them ends."""
-        while min(len(reply.arrivals) for reply in replies) < tokens:
-            ended = [task for task in tasks if task.done()]
-            if ended:
-                ended[0].result()  # raises what went wrong
-                return
-            await asyncio.sleep(0.02)
-
-    def _case(self, max_tokens: int, seed: int) -> Case:
-        return Case(self.messages.text(self.plan.short, 1_000_000 + seed), max_tokens, seed)
-
-
-def _quantiles(gaps: Sequence[float]) -> dict[str, float]:
-    """Seconds, and the number of gaps."""
-    if not gaps:
-        return {"number": 0}
-    ordered = sorted(gaps)
-    # The nearest rank.
-    at = {"p50": 0.5, "p99": 0.99, "most": 1.0}
-    found = {name: ordered[max(0, math.ceil(share * len(ordered)) - 1)] for name, share in at.items()}
-    return {**{name: float(f"{value:.4g}") for name, value in found.items()}, "number": len(ordered)}
-
-
-def _tables(figures: Figures) -> str:
-    rows = [[name, *_cells(name, figures.values[name])] for name in figures.values]
-    speeds = render_table(("", "median", "least", "most"), rows, right=range(1, 4))
-    verdicts = [
-        [name, f"{ratio:.3f}", wanted, "met" if met else "NOT MET"] for name, ratio, wanted, met in figures.verdicts()
-    ]
-    gaps = [
-        [name, *(f"{1e3 * found[key]:.0f}" for key in ("p50", "p99", "most")), f"{found['number']}"]
-        for name, all_gaps in figures.gaps.items()
-        if (found := _quantiles(all_gaps))["number"]
-    ]
-    between = render_table(("ms between tokens", "p50", "p99", "most", "gaps"), gaps, right=range(1, 5))
-    cost = figures.client_seconds / max(1, figures.client_tokens)
-    texts = (
-        "The replies are those of chat" if not figures.different else f"{figures.different} replies differ from chat"
-    )
-    return "\n\n".join(
-        (
-            speeds,
-            render_table(("median of the rounds", "", "wanted", ""), verdicts, right=[1]),
-            between,
-            f"{texts}. The client took {1e3 * cost:.2f} ms of CPU a token.",
-        )
-    )
-
-
-def _cells(name: str, values: Sequence[float]) -> list[str]:
-    sample = Sample.of(values)
-    rate = name.endswith("tokens/s")
-    return [f"{value:.1f}" if rate else f"{1e3 * value:.1f} ms" for value in (sample.median, sample.low, sample.high)]
