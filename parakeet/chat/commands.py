@@ -359,8 +359,10 @@ def _model(chat: Chat, argument: str) -> None:
     from parakeet.chat.models import render_models
 
     if not argument:
-        chat.print(f"{chat.release.name} replies ({chat.release.directory}).")
-        chat.print(render_models(chat.root, chat.release, WIDTH))
+        what, place = _where(chat.session, chat.release)
+        chat.print(f"{chat.release.name} replies ({place}).")
+        if what == "folder":
+            chat.print(render_models(chat.root, chat.release, WIDTH))
         return
     opened = chat.open_model(argument)
     changed = {
@@ -378,12 +380,18 @@ def _model(chat: Chat, argument: str) -> None:
     chat.print(f"{chat.release.name} replies from here on, {counted(opened.engine.parameter_count, 'parameter')}.")
 
 
+def _where(session: Session, release: "Release") -> tuple[str, str]:
+    """Where the model is: its folder, or the server that has it."""
+    url = getattr(session.engine, "url", None)
+    return ("folder", str(release.directory)) if url is None else ("server", url)
+
+
 def _show_config(session: Session, release: "Release") -> str:
     engine = session.engine
     weights = f"{engine.parameter_count:,} parameters in {engine.dtype}, sha256 {release.weights_sha256[:16]}…"
     rows = [
         ("model", release.name),
-        ("folder", str(release.directory)),
+        _where(session, release),
         ("weights", weights),
         ("runs on", f"{engine.device}, {counted(engine.threads, 'thread')}"),
     ]

@@ -4,7 +4,7 @@ The chat, a loaded file and a replay all build the conversation with `Conversati
 agree. Roles are fields, never text that would have to be parsed. Imports no torch.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,6 +12,9 @@ from parakeet.errors import ParakeetError
 
 REPLY_EVENTS = ("reply", "complete", "retry", "edit", "continue")
 """Events that hold text of the model."""
+
+BEGUN, SHOWN = "begun", "shown"
+"""Events that a server writes before it shows the pieces of a reply: `settled` has what they come to."""
 
 _CHANGES_AN_EXCHANGE = ("retry", "edit", "continue", "undo")
 _REPLY = {"reply": str, "seed": int, "tokens": int, "finish_reason": str, "dropped": int, "settings": dict}
@@ -25,9 +28,13 @@ _FIELDS: dict[str, dict[str, type]] = {
     "undo": {},
     "clear": {},
     "model": {},
+    "switch": {},
+    BEGUN: {"kind": str, "seed": int, "dropped": int, "settings": dict},
+    SHOWN: {"text": str, "tokens": int},
 }
 """The fields that an event of each kind must have. `complete` continues a text without the chat template; a retry, an
-edit or a continuation does it as the exchange that it changes. `model`: another model replies from here on."""
+edit or a continuation does it as the exchange that it changes. `model`: another model replies from here on. `switch`
+makes the exchange `to` the present one, None for none."""
 
 _WORDS: dict[type, str] = {str: "text", int: "a whole number from 0", dict: "an object"}
 
@@ -50,30 +57,89 @@ class Exchange:
     raw: bool = False
 
 
+@dataclass(frozen=True)
+class Node:
+    """An exchange and its place among all that were ever made. `id` counts them, in the order of their events."""
+
+    id: int
+    parent: int | None
+    """The exchange before it, None for the first of a conversation."""
+    exchange: Exchange
+    events: tuple[Event, ...]
+    """The event that made it, then its continuations."""
+
+
 @dataclass
 class Conversation:
-    """The exchanges, and the system message ("" for none)."""
+    """The exchanges of the present path, oldest first, and the system message ("" for none).
+
+    Exchanges form a tree: a retry or an edit stands beside the exchange that it replaces in the path, and `undo` and
+    `clear` only leave the path. `switch` goes to any of them.
+    """
 
     system: str = ""
     exchanges: list[Exchange] = field(default_factory=list)
+    nodes: list[Node] = field(default_factory=list)
+    """All exchanges, by id."""
+    path: list[int] = field(default_factory=list)
+    """The ids of `exchanges`."""
+
+    @property
+    def at(self) -> int | None:
+        """The present exchange, with which the path ends. None before the first."""
+        return self.path[-1] if self.path else None
 
     def apply(self, event: Mapping[str, Any]) -> None:
-        """Apply an event. Raises ParakeetError if it changes an exchange and there is none."""
+        """Apply an event of those that `settled` gives.
+
+        Raises ParakeetError if it changes an exchange and there is none, or goes to one that there is not.
+        """
         kind = event["event"]
         if kind in _CHANGES_AN_EXCHANGE and not self.exchanges:
             raise ParakeetError(f"the event {kind!r} changes an exchange, but there is none.")
         if kind == "system":
             self.system = encodable(event["content"])
         elif kind == "clear":
-            self.exchanges.clear()
+            self._go([])
         elif kind == "undo":
-            self.exchanges.pop()
+            self._go(self.path[:-1])
+        elif kind == "switch":
+            self._go(self.path_to(event["to"]))
         elif kind in ("reply", "complete"):
-            self.exchanges.append(_exchange(event, raw=kind == "complete"))
+            self._add(_exchange(event, raw=kind == "complete"), event)
         elif kind in ("retry", "edit"):
-            self.exchanges[-1] = _exchange(event, self.exchanges[-1].raw)
+            raw = self.exchanges[-1].raw
+            self._go(self.path[:-1])
+            self._add(_exchange(event, raw), event)
         elif kind == "continue":
-            self.exchanges[-1] = _continued(self.exchanges[-1], event)
+            node = self.nodes[self.path[-1]]
+            self.exchanges[-1] = _continued(node.exchange, event)
+            self.nodes[node.id] = replace(node, exchange=self.exchanges[-1], events=(*node.events, dict(event)))
+
+    def path_to(self, node: int | None) -> list[int]:
+        """The ids from the first exchange to this one. Raises ParakeetError if there is no such exchange."""
+        if node is not None and not 0 <= node < len(self.nodes):
+            raise ParakeetError(f"there is no exchange {node}.")
+        path: list[int] = []
+        while node is not None:
+            path.append(node)
+            node = self.nodes[node].parent
+        return path[::-1]
+
+    def along(self, path: Iterable[int]) -> list[Exchange]:
+        """The exchanges of a path."""
+        return [self.nodes[node].exchange for node in path]
+
+    def _go(self, path: list[int]) -> None:
+        kept = len(path) if self.path[: len(path)] == path else 0
+        self.exchanges = self.exchanges[:kept] or self.along(path)
+        self.path = path
+
+    def _add(self, exchange: Exchange, event: Mapping[str, Any]) -> None:
+        node = Node(len(self.nodes), self.at, exchange, (dict(event),))
+        self.nodes.append(node)
+        self.path.append(node.id)
+        self.exchanges.append(exchange)
 
 
 def _exchange(event: Mapping[str, Any], raw: bool) -> Exchange:
@@ -91,8 +157,43 @@ def _continued(exchange: Exchange, event: Mapping[str, Any]) -> Exchange:
     )
 
 
+def settled(events: Iterable[Event]) -> Iterator[Event]:
+    """The events without `begun` and `shown`.
+
+    A reply that came to its end has an event of its own, whose `begun` is true. One that did not, because the process
+    was killed, becomes an interrupted reply of what was shown. Raises ParakeetError for a piece of no reply.
+    """
+    begun: Event | None = None
+    pieces: list[Event] = []
+    for event in events:
+        if event["event"] == SHOWN:
+            if begun is None:
+                raise ParakeetError(f"the event {SHOWN!r} is a piece of a reply, but none has begun.")
+            pieces.append(event)
+            continue
+        if begun is not None and not event.get("begun"):
+            yield from _interrupted(begun, pieces)
+        begun, pieces = (event, []) if event["event"] == BEGUN else (None, [])
+        if begun is None:
+            yield event
+    if begun is not None:
+        yield from _interrupted(begun, pieces)
+
+
+def _interrupted(begun: Event, pieces: list[Event]) -> Iterator[Event]:
+    text = "".join(piece["text"] for piece in pieces)
+    if is_worth_keeping(begun["kind"], text):
+        reply = {"event": begun["kind"], "reply": text, "tokens": pieces[-1]["tokens"], "finish_reason": "interrupted"}
+        yield {**{name: value for name, value in begun.items() if name != "kind"}, **reply}
+
+
+def is_worth_keeping(kind: str, reply: str) -> bool:
+    """Whether a reply is kept. An empty one would teach the model to be silent."""
+    return bool(reply.strip()) or (bool(reply) and kind == "continue")
+
+
 def fold(events: Iterable[Mapping[str, Any]]) -> Conversation:
-    """The conversation that the events lead to. Raises ParakeetError if one cannot be applied."""
+    """The conversation that the events of a loaded session lead to. Raises ParakeetError if one cannot be applied."""
     conversation = Conversation()
     for event in events:
         conversation.apply(event)
@@ -104,11 +205,18 @@ def check_event(value: Mapping[str, Any]) -> None:
     kind = value.get("event")
     if not isinstance(kind, str) or kind not in _FIELDS:
         raise ParakeetError(f"{str(kind)[:40]!r} is not an event of a session.")
-    for name, needed in _FIELDS[kind].items():
+    needs = dict(_FIELDS[kind])
+    if kind == BEGUN and value.get("kind") != "continue":
+        needs["message"] = str
+    if kind == "switch" and value.get("to", 0) is not None:
+        needs["to"] = int
+    for name, needed in needs.items():
         found = value.get(name)
         # type() and not isinstance(): true is an int in Python, but not a number in JSON.
         if type(found) is not needed or (isinstance(found, int) and found < 0):
             raise ParakeetError(f"the event {kind!r} needs {_WORDS[needed]} as {name!r}.")
+    if kind == BEGUN and value["kind"] not in REPLY_EVENTS:
+        raise ParakeetError(f"the event {kind!r} needs one of {', '.join(REPLY_EVENTS)} as 'kind'.")
 
 
 def encodable(text: str) -> str:

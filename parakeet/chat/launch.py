@@ -3,10 +3,10 @@
 import os
 import signal
 import sys
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -41,6 +41,9 @@ class ChatOptions:
     """None is one for each core."""
     prompt_lookup: bool = True
     """Whether repeated text is drafted where that is faster."""
+    server: str | None = None
+    """The address of a `parakeet serve` whose model replies, in place of one of this machine."""
+    api_key_file: Path | None = None
     session: str | None = None
     replay: Path | None = None
     paragraphs: bool = False
@@ -83,12 +86,20 @@ def _launch(options: ChatOptions) -> int:
     system = with_files(options.system, notes.append)
     with _loading(shown=not options.as_json):
         # Imported here: these take most of the time for which "Loading …" is on the screen.
-        from parakeet.chat.models import ModelOpener
+        from parakeet.chat.models import ModelOpener, OpenedModel
 
         opener = ModelOpener(
             home(), options.device, options.dtype, options.threads or 0, options.cache_dtype, options.prompt_lookup
         )
-        opened = _open_to_replay(options, opener) if options.replay else opener.open(options.model, options.run)
+        open_model: Callable[[str], OpenedModel] = opener.open_any
+        if options.server is not None:
+            from parakeet.chat.remote import Server, open_remote
+
+            server = Server.parse(options.server, options.api_key_file)
+            open_model = partial(open_remote, server, home())
+            opened = open_model("")
+        else:
+            opened = _open_to_replay(options, opener) if options.replay else opener.open(options.model, options.run)
     from parakeet.chat.session import Session
     from parakeet.chat.storage import session_header
     from parakeet.chat.terminal import run_chat
@@ -101,7 +112,7 @@ def _launch(options: ChatOptions) -> int:
     session = Session(engine, settings, system, _log(options, header), options.raw)
     session.notes = [*notes, *opened.notes, *session.notes]
     return run_chat(
-        session, release, home(), opener.open_any, message, options.as_json, options.stats, options.history,
+        session, release, home(), open_model, message, options.as_json, options.stats, options.history,
         options.paragraphs,
     )  # fmt: skip
 
@@ -150,7 +161,7 @@ def _replay(options: ChatOptions, opener: "ModelOpener", opened: "OpenedModel") 
 
 def _log(options: ChatOptions, header: Mapping[str, Any]) -> "SessionLog | None":
     """Where the conversation is recorded: in the named session or, on a terminal, in one named by the time."""
-    from parakeet.chat.storage import SessionLog, session_path
+    from parakeet.chat.storage import SessionLog, free_names, session_path
     from parakeet.chat.terminal import is_interactive
 
     root = home()
@@ -159,11 +170,9 @@ def _log(options: ChatOptions, header: Mapping[str, Any]) -> "SessionLog | None"
         return SessionLog.open(path, header) if path.exists() else SessionLog.create(path, header)
     if not options.history or options.as_json or options.message is not None or not is_interactive():
         return None
-    name = time.strftime("%Y-%m-%d-%H%M%S")
-    paths = [session_path(root, name), *(session_path(root, f"{name}-{number}") for number in range(2, 100))]
-    for path in paths:
+    for name in free_names(root):
         try:
-            return SessionLog.create(path, header)
+            return SessionLog.create(session_path(root, name), header)
         except ParakeetError:
             continue  # another chat began in the same second
     return None

@@ -23,9 +23,13 @@ def piece(tokenizer: Tokenizer, token_id: int) -> str:
 
 def render_chances(tokenizer: Tokenizer, chances: Iterable["NextToken"]) -> str:
     """A table of tokens that may come next, each with its probability by the model and that of being drawn."""
+
+    def drawn(chance: "NextToken") -> str:
+        return "unknown" if chance.drawn is None else format_chance(chance.drawn)
+
     lines = ["    model     drawn      id  piece"]
     lines += [
-        f"{format_chance(chance.probability):>9} {format_chance(chance.drawn):>9} {chance.token_id:7}  "
+        f"{format_chance(chance.probability):>9} {drawn(chance):>9} {chance.token_id:7}  "
         + piece(tokenizer, chance.token_id)
         for chance in chances
     ]

@@ -129,6 +129,25 @@ def raw_ids(tokenizer: Tokenizer, text: str, reply: str = "") -> list[int]:
     return [*render_text(tokenizer, text)[0].tolist(), *tokenizer.encode(reply)]
 
 
+def recorded_prompt(
+    tokenizer: Tokenizer,
+    system: str,
+    earlier: Sequence[Exchange],
+    dropped: int,
+    message: str,
+    reply: str = "",
+    raw: bool = False,
+) -> list[int]:
+    """Ids of the prompt of a recorded reply, or of its continuation after `reply`.
+
+    The file records how many of the `earlier` exchanges were left out, so a change of that rule does not matter.
+    """
+    if raw:
+        return raw_ids(tokenizer, message, reply)
+    history = chain.from_iterable(exchange_ids(tokenizer, each) for each in in_conversation(earlier)[dropped:])
+    return [*system_ids(tokenizer, system), *history, *open_turn(tokenizer, message, reply)]
+
+
 def in_conversation(exchanges: Sequence[Exchange]) -> list[Exchange]:
     """The exchanges that prompts hold: texts that were continued on their own are no part of the conversation."""
     return [exchange for exchange in exchanges if not exchange.raw]

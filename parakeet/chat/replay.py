@@ -2,12 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from parakeet.chat.events import REPLY_EVENTS, Conversation, Event, encodable
-from parakeet.chat.prompt_builder import exchange_ids, in_conversation, open_turn, raw_ids, system_ids
+from parakeet.chat.prompt_builder import recorded_prompt
 from parakeet.chat.storage import CONDITIONS, identity, load
 from parakeet.errors import ParakeetError
 from parakeet.sampling_settings import SamplingSettings
@@ -45,10 +44,11 @@ def replay(
     """Generate every reply of a session again; returns whether all are byte for byte as in the file.
 
     Each uses its recorded settings and seed and the conversation at that time, including replies that were later
-    retried or undone. An interrupted reply is compared as far as it went. `header` identifies the present model and
-    machine; what differs from the file is reported first, as it may explain other differences. `report` receives one
-    line at a time, with text of the file and the model: sanitise it before printing. Where another model replied, or
-    the same in another dtype, `find` gives it with its header; if it gives None, the present one goes on.
+    retried or undone, and all other branches. An interrupted reply is compared as far as it went. `header` identifies
+    the present model and machine; what differs from the file is reported first, as it may explain other differences.
+    `report` receives one line at a time, with text of the file and the model: sanitise it before printing. Where
+    another model replied, or the same in another dtype, `find` gives it with its header; if it gives None, the present
+    one goes on.
 
     Raises ParakeetError if the file is not a session, or has settings or prompts that the engine refuses.
     """
@@ -125,15 +125,13 @@ def _generate(engine: "Engine", conversation: Conversation, event: Event) -> tup
 
 
 def _prompt(engine: "Engine", conversation: Conversation, event: Event) -> list[int]:
-    tokenizer, exchanges, kind = engine.tokenizer, conversation.exchanges, event["event"]
-    texts = (exchanges[-1].message, exchanges[-1].reply) if kind == "continue" else (encodable(event["message"]),)
-    if kind == "complete" or (kind != "reply" and exchanges[-1].raw):
-        return raw_ids(tokenizer, *texts)
-    turn = open_turn(tokenizer, *texts)
-    earlier = in_conversation(exchanges if kind == "reply" else exchanges[:-1])
-    # The file records how many exchanges were left out, so a change of that rule does not matter.
-    history = chain.from_iterable(exchange_ids(tokenizer, exchange) for exchange in earlier[event["dropped"] :])
-    return [*system_ids(tokenizer, conversation.system), *history, *turn]
+    exchanges, kind = conversation.exchanges, event["event"]
+    going_on = kind == "continue"
+    message = exchanges[-1].message if going_on else encodable(event["message"])
+    reply = exchanges[-1].reply if going_on else ""
+    raw = kind == "complete" or (kind != "reply" and exchanges[-1].raw)
+    earlier = exchanges if kind == "reply" else exchanges[:-1]
+    return recorded_prompt(engine.tokenizer, conversation.system, earlier, event["dropped"], message, reply, raw)
 
 
 def _settings(event: Event) -> SamplingSettings:

@@ -4,15 +4,16 @@ import datetime
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from parakeet.artifact import sync_directory
-from parakeet.chat.events import Conversation, Event, Exchange, check_event, encodable, fold
-from parakeet.errors import ParakeetError
+from parakeet.chat.events import REPLY_EVENTS, Conversation, Event, Exchange, check_event, encodable, fold, settled
+from parakeet.errors import ParakeetError, os_reason
 from parakeet.names import find_name
 
 if TYPE_CHECKING:
@@ -34,6 +35,17 @@ _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
 _BEGINNING = b'{"schema"'
 
 
+class SessionOpen(ParakeetError):
+    """Another process has the session open."""
+
+
+class SessionExists(ParakeetError):
+    """The name of a session is taken."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"The session {path} already exists: choose another name.")
+
+
 def now() -> str:
     """The time in UTC to the second, as session files store it."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -51,13 +63,17 @@ def session_header(engine: "Engine", model: str, model_sha256: str) -> dict[str,
         "device": engine.device,
         "threads": engine.threads,
         "kernels": engine.kernels,
-        "kernel_sums": _kernel_sums() if engine.kernels else None,
+        "kernel_sums": _kernel_sums(engine),
         "cache_dtype": engine.cache_dtype,
         "created": now(),
     }
 
 
-def _kernel_sums() -> int:
+def _kernel_sums(engine: "Engine") -> int | None:
+    if not engine.kernels:
+        return None
+    if hasattr(engine, "kernel_sums"):  # of a server
+        return engine.kernel_sums
     # Here, because it imports torch; who has an engine with kernels has that.
     from parakeet.generation.kernels import SUMS
 
@@ -79,9 +95,18 @@ def session_path(root: Path, name: str) -> Path:
     return sessions_folder(root) / (name + SUFFIX)
 
 
+def free_names(root: Path, name: str | None = None) -> Iterator[str]:
+    """Names that no session has: `name`, or the time, if need be with a number. Raises ParakeetError for a bad name."""
+    first = name or time.strftime("%Y-%m-%d-%H%M%S")
+    session_path(root, first)
+    for candidate in (first, *(f"{first[:60]}-{number}" for number in range(2, 100))):
+        if not os.path.lexists(session_path(root, candidate)):
+            yield candidate
+
+
 @dataclass(frozen=True)
 class Loaded:
-    """A session file: header, events, and notes about its state for the user.
+    """A session file: header, events as `events.settled` gives them, and notes about its state for the user.
 
     `n_bytes` is the length of its whole lines; a line that was cut off may follow. `ended` is whether the last whole
     line ends with a newline, `mode` the file's permissions.
@@ -102,16 +127,14 @@ class Loaded:
     def replies(self) -> list[tuple[Exchange, dict[str, Any]]]:
         """The exchanges of the conversation, each with the identity of what wrote its reply, or the end of it."""
         conversation, writer = Conversation(), identity(self.header)
-        writers: list[dict[str, Any]] = []
+        writers: dict[int, dict[str, Any]] = {}
         for event in self.events:
             if event["event"] == "model":
                 writer = identity(event)
             conversation.apply(event)
-            writers = writers[: len(conversation.exchanges)]
-            if event["event"] in ("retry", "edit", "continue"):
-                writers[-1] = writer
-            writers += [writer] * (len(conversation.exchanges) - len(writers))
-        return list(zip(conversation.exchanges, writers, strict=True))
+            if event["event"] in REPLY_EVENTS:
+                writers[conversation.path[-1]] = writer
+        return [(conversation.nodes[node].exchange, writers[node]) for node in conversation.path]
 
 
 def identity(header: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,37 +167,37 @@ def load(path: Path) -> Loaded:
 
 def _load(path: Path, file: BinaryIO) -> Loaded:
     header: dict[str, Any] = {}
-    events: list[Event] = []
-    conversation = Conversation()
-    n_bytes, ended, notes = 0, True, list[str]()
-    for number, line in enumerate(_lines(path, file), start=1):
-        whole = line.endswith(b"\n")
-        value = _parse(line)
-        if value is None and not whole and (number > 1 or _BEGINNING.startswith(line[: len(_BEGINNING)])):
-            notes.append(f"The last line of {path} was cut off and is ignored.")
-            break
-        try:
+    notes: list[str] = []
+    number, n_bytes, ended = 0, 0, True
+
+    def read() -> Iterator[Event]:
+        nonlocal header, number, n_bytes, ended
+        while line := file.readline(MAX_LINE_BYTES + 1):
+            number += 1
+            if len(line) > MAX_LINE_BYTES:
+                raise ParakeetError(f"it is over {MAX_LINE_BYTES >> 20} MiB long: not a session.")
+            whole = line.endswith(b"\n")
+            value = _parse(line)
+            if value is None and not whole and (number > 1 or _BEGINNING.startswith(line[: len(_BEGINNING)])):
+                notes.append(f"The last line of {path} was cut off and is ignored.")
+                return
             if number == 1:
                 header = _checked_header(value)
             else:
-                event = _checked_event(value)
-                conversation.apply(event)
-                events.append(event)
-        except ParakeetError as error:
-            raise ParakeetError(f"{path}, line {number}: {error}") from None
-        n_bytes, ended = n_bytes + len(line), whole
+                yield _checked_event(value)
+            n_bytes, ended = n_bytes + len(line), whole
+
+    events: list[Event] = []
+    conversation = Conversation()
+    try:
+        for event in settled(read()):
+            conversation.apply(event)
+            events.append(event)
+    except ParakeetError as error:
+        raise ParakeetError(f"{path}, line {number}: {error}") from None
     if not header and not notes:
         notes.append(f"{path} is empty.")
     return Loaded(header, events, notes, n_bytes, ended, os.fstat(file.fileno()).st_mode & 0o777)
-
-
-def _lines(path: Path, file: BinaryIO) -> Iterator[bytes]:
-    number = 0
-    while line := file.readline(MAX_LINE_BYTES + 1):
-        number += 1
-        if len(line) > MAX_LINE_BYTES:
-            raise ParakeetError(f"{path}, line {number} is over {MAX_LINE_BYTES >> 20} MiB long: not a session.")
-        yield line
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
@@ -206,7 +229,8 @@ def _checked_event(value: dict[str, Any] | None) -> Event:
 
 
 class SessionLog:
-    """A session file that is being written. What was appended is on the disk when `append` returns.
+    """A session file that is being written. What was appended is on the disk when `append` returns; what was added, in
+    the file, which a killed process leaves whole but a power cut may not.
 
     The file (mode 0600, in a folder of mode 0700) is created with the first event, so that an empty conversation
     leaves none. A second process that opens the same session is refused.
@@ -223,6 +247,7 @@ class SessionLog:
         """The present identity, if the last reply in the file came from another."""
         self.begun = False
         self._exists = False
+        self._durable = False
         self._before = _line(self.header)
         self._n_bytes = 0
         self._descriptor: int | None = None
@@ -232,7 +257,7 @@ class SessionLog:
     def create(cls, path: Path, header: Mapping[str, Any]) -> "SessionLog":
         """Start a session. Raises ParakeetError if it exists, or another process is starting it."""
         if os.path.lexists(path):
-            raise ParakeetError(f"The session {path} already exists: choose another name.")
+            raise SessionExists(path)
         return cls(path, header)
 
     @classmethod
@@ -252,14 +277,53 @@ class SessionLog:
         return log
 
     def append(self, *events: Mapping[str, Any]) -> None:
-        """Write events and wait until the disk has them. On an OSError the file is as before."""
+        """Write events and wait until the disk has them. On an OSError they are not in the file."""
+        self._write(events, synced=True)
+
+    def add(self, *events: Mapping[str, Any]) -> None:
+        """The same without the wait."""
+        self._write(events, synced=False)
+
+    def rename(self, path: Path) -> None:
+        """Go on under another name, which readers see in place of the old one at once.
+
+        Raises SessionOpen if another process is starting a session there, ParakeetError if there is one, or the file
+        system refuses.
+        """
+        if os.path.lexists(path):
+            raise SessionExists(path)
+        lock = _acquire(path)
+        try:
+            # Nobody else makes a session there meanwhile: they would need the lock.
+            if os.path.lexists(path):
+                raise SessionExists(path)
+            if self._exists:
+                self.path.rename(path)
+                sync_directory(path.parent)
+        except OSError as error:
+            _release(lock)
+            raise ParakeetError(f"The session cannot be renamed: {os_reason(error)}.") from None
+        except ParakeetError:
+            _release(lock)
+            raise
+        _release(self._lock)
+        self.path, self._lock = path, lock
+
+    def close(self) -> None:
+        """Let other processes open the session."""
+        self._close_file()
+        _release(self._lock)
+        self._lock = None
+
+    def _write(self, events: Iterable[Mapping[str, Any]], synced: bool) -> None:
         data = self._before + b"".join(map(_line, events))
         descriptor = self._opened()
         try:
             _write_all(descriptor, data)
-            os.fsync(descriptor)
-            if not self._exists:
-                sync_directory(self.path.parent)
+            if synced:
+                os.fsync(descriptor)
+                if not self._durable:
+                    sync_directory(self.path.parent)
         except OSError:
             with suppress(OSError):
                 os.ftruncate(descriptor, self._n_bytes)
@@ -269,21 +333,12 @@ class SessionLog:
             raise
         self._n_bytes += len(data)
         self._before, self.begun, self._exists = b"", True, True
-
-    def close(self) -> None:
-        """Let other processes open the session."""
-        self._close_file()
-        if self._lock is not None:
-            # Removed while it is held: a process that locks the removed file retries, as filelock compares inodes.
-            with suppress(OSError):
-                os.unlink(self._lock.lock_file)
-            self._lock.release()
-            self._lock = None
+        self._durable = self._durable or synced
 
     def _continue(self, loaded: Loaded) -> None:
         present = identity(self.header)
         self.notes = [*loaded.notes, *_tightened(self.path, loaded.mode)]
-        self._exists, self._n_bytes = True, loaded.n_bytes
+        self._exists, self._durable, self._n_bytes = True, True, loaded.n_bytes
         if not loaded.header:
             return
         self.header, self.events, self.begun = loaded.header, loaded.events, True
@@ -309,6 +364,11 @@ class SessionLog:
         return self._descriptor
 
 
+def content_of(header: Mapping[str, Any], events: Iterable[Mapping[str, Any]]) -> bytes:
+    """A session file."""
+    return b"".join(map(_line, ({"schema": SCHEMA, "kind": KIND, **header}, *events)))
+
+
 def _line(value: Mapping[str, Any]) -> bytes:
     # In ASCII: lone surrogates can be written, and no tool that prints the file can be made to steer a terminal.
     return json.dumps(value).encode("ascii") + b"\n"
@@ -328,12 +388,20 @@ def _acquire(path: Path) -> "FileLock | None":
         lock = FileLock(path.with_name(f".{path.name}.lock"), mode=0o600)
         lock.acquire(timeout=0)
     except Timeout:
-        raise ParakeetError(
+        raise SessionOpen(
             f"The session {path} is open in another parakeet chat: leave that chat first, or choose another name."
         ) from None
     except OSError:
         return None
     return lock
+
+
+def _release(lock: "FileLock | None") -> None:
+    if lock is not None:
+        # Removed while it is held: a process that locks the removed file retries, as filelock compares inodes.
+        with suppress(OSError):
+            os.unlink(lock.lock_file)
+        lock.release()
 
 
 def _tightened(path: Path, mode: int) -> list[str]:
@@ -361,8 +429,15 @@ class SessionRow:
 
 def list_sessions(root: Path) -> list[SessionRow]:
     """The sessions under a root of artefacts, the latest first, unreadable ones last."""
-    paths = (path for path in sorted(sessions_folder(root).glob("*" + SUFFIX)) if _NAME.fullmatch(path.stem))
-    rows = [_row(path) for path in paths]
+    return latest_first(_row(path) for path in session_files(root))
+
+
+def session_files(root: Path) -> list[Path]:
+    """The files that have a session's name, by name."""
+    return [path for path in sorted(sessions_folder(root).glob("*" + SUFFIX)) if _NAME.fullmatch(path.stem)]
+
+
+def latest_first(rows: Iterable[SessionRow]) -> list[SessionRow]:
     return sorted(rows, key=lambda row: row.when, reverse=True)
 
 
@@ -370,41 +445,58 @@ def find_session(root: Path, name: str) -> Path:
     """The file of the session that is called `name`, or the only one that begins so. Raises ParakeetError if none is,
     or several are.
     """
-    names = sorted(path.stem for path in sessions_folder(root).glob("*" + SUFFIX) if _NAME.fullmatch(path.stem))
+    names = [path.stem for path in session_files(root)]
     if not names:
         raise ParakeetError("No conversation is recorded yet. Start one with: parakeet chat")
     return session_path(root, find_name(name, names, "session", "parakeet sessions"))
+
+
+def place_session(source: Path, path: Path) -> bool:
+    """Let a file become a session at once. False if another one has the name. OSError if it cannot be moved."""
+    try:
+        lock = _acquire(path)
+    except SessionOpen:
+        return False
+    try:
+        if os.path.lexists(path):
+            return False
+        source.rename(path)
+        sync_directory(path.parent)
+        return True
+    finally:
+        _release(lock)
 
 
 def remove_session(path: Path) -> None:
     """Delete a session. Raises ParakeetError if a chat has it open, or the file cannot be deleted."""
     try:
         lock = _acquire(path)
-    except ParakeetError:
-        raise ParakeetError(f"The session {path.stem} is open in a chat: leave that chat first.") from None
+    except SessionOpen:
+        raise SessionOpen(f"The session {path.stem} is open in a chat: leave that chat first.") from None
     try:
         path.unlink()
         sync_directory(path.parent)
     except OSError as error:
         raise ParakeetError(f"{path} cannot be removed: {error.strerror or error}.") from None
     finally:
-        if lock is not None:
-            with suppress(OSError):
-                os.unlink(lock.lock_file)
-            lock.release()
+        _release(lock)
 
 
 def _row(path: Path) -> SessionRow:
     try:
-        loaded = load(path)
+        return session_row(path.stem, load(path))
     except ParakeetError as error:
         return SessionRow(path.stem, 0, "", "", "", str(error))
+
+
+def session_row(name: str, loaded: Loaded) -> SessionRow:
+    """The line of a session that could be read."""
     times = [loaded.header.get("created", ""), *(event["time"] for event in loaded.events if "time" in event)]
     exchanges = fold(loaded.events).exchanges
     # What was undone or cleared is no part of the conversation any more.
     first = exchanges[0].message if exchanges else ""
     return SessionRow(
-        name=path.stem,
+        name=name,
         exchanges=len(exchanges),
         when=str(times[-1]),
         model=str(loaded.identity["model"] or ""),

@@ -111,6 +111,12 @@ run_option = click.option(
     help="Do not draft text that repeats (prompt lookup decoding). It changes the speed, not the replies.",
 )  # fmt: skip
 @click.option(
+    "--server", metavar="URL", help="Chat with the model of a running `parakeet serve`, which is loaded already."
+)
+@click.option(
+    "--api-key-file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="File with its API key."
+)
+@click.option(
     "--session",
     metavar="NAME",
     callback=_session_name,
@@ -144,7 +150,7 @@ def chat(prompt: tuple[str, ...], **options: Any) -> None:
     if prompt:
         options["message"] = " ".join(prompt)
     model_was_typed = options["model"] is not None and not is_from_environment("model")
-    if options["run"] is not None or options["replay"]:
+    if options["run"] is not None or options["replay"] or options["server"] is not None:
         options["model"] = options["model"] if model_was_typed else None
     chosen = ChatOptions(settings=settings, **options)
     _check(chosen)
@@ -155,6 +161,7 @@ def _check(chosen: "ChatOptions") -> None:
     """Usage error if options contradict each other."""
     if chosen.model is not None and chosen.run is not None:
         raise click.UsageError("--model and --run both name a model: give one of them.")
+    _check_server(chosen)
     if chosen.raw and chosen.system:
         raise click.UsageError("--raw has no system message: put the text into the prompt.")
     if chosen.paragraphs and chosen.message is not None:
@@ -164,6 +171,19 @@ def _check(chosen: "ChatOptions") -> None:
     own = chosen.settings or chosen.session or chosen.system or chosen.as_json or chosen.raw or chosen.paragraphs
     if chosen.replay and (own or chosen.message is not None):
         raise click.UsageError("--replay takes its messages and settings from FILE and cannot be combined with others.")
+
+
+def _check_server(chosen: "ChatOptions") -> None:
+    """Usage error if --server is combined with what says how a model is loaded."""
+    if chosen.server is None:
+        if chosen.api_key_file is not None:
+            raise click.UsageError("--api-key-file is the key of a server: give --server too.")
+        return
+    parameters = click.get_current_context().get_parameter_source
+    for name in ("model", "run", "dtype", "cache_dtype", "device", "threads", "prompt_lookup", "replay"):
+        if parameters(name) is ParameterSource.COMMANDLINE:
+            option = {"prompt_lookup": "no-prompt-lookup"}.get(name, name).replace("_", "-")
+            raise click.UsageError(f"--server has its model already: leave out --{option}.")
 
 
 def is_from_environment(name: str) -> bool:

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from parakeet.errors import ParakeetError
 from parakeet.generation.lookup import Drafts
-from parakeet.generation.reply import Reply, Step, Timing, log_probabilities
+from parakeet.generation.reply import Reply, log_probabilities
 from parakeet.generation.sampling import Sampler, check_finite, choose_all
+from parakeet.generation.steps import Step, Timing
 from parakeet.sampling_settings import SamplingSettings
 
 if TYPE_CHECKING:

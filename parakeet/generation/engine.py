@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,22 +13,14 @@ from parakeet.generation.batch import PREFILL_TOKENS, Batch, Job, Request
 from parakeet.generation.choice import Choice, candidates
 from parakeet.generation.decoder import Decoder
 from parakeet.generation.lookup import DraftPolicy
-from parakeet.generation.reply import Step, Timing
 from parakeet.generation.sampling import Sampler, check_finite, choose_all
+from parakeet.generation.steps import NextToken, Step, Timing
 from parakeet.model.config import ModelConfig
 from parakeet.model.transformer import load_model
 from parakeet.sampling_settings import SamplingSettings
 from parakeet.tokenizer import Tokenizer
 
 PROMPTS_PER_BATCH = 64
-
-
-class NextToken(NamedTuple):
-    """A token that may come next: its probability by the model, and with the sampling settings applied."""
-
-    token_id: int
-    probability: float
-    drawn: float
 
 
 class Engine:

@@ -163,6 +163,12 @@ def check_model(asked: str | None, served_name: str) -> None:
         raise ApiError(404, message, "model", "model_not_found")
 
 
+def check_stream(body: GenerationBody) -> None:
+    """Raise ApiError for the options of a stream without a stream, as OpenAI does."""
+    if body.stream_options is not None and not body.stream:
+        raise ApiError(400, 'stream_options needs "stream": true.', "stream_options")
+
+
 def unsupported(param: str, what: str, instead: str = "Leave it out.") -> ApiError:
     return ApiError(400, f"{what} is not supported: this server generates text alone. {instead}", param, "unsupported")
 
@@ -187,8 +193,11 @@ def sampling(values: Mapping[str, Any], defaults: SamplingSettings) -> SamplingS
     return settings if settings.seed is not None else replace(settings, seed=secrets.randbits(SEED_BITS))
 
 
-def seeded(settings: SamplingSettings, n: int) -> list[SamplingSettings]:
-    """Of n replies: with the seed, the seed + 1, and so on."""
+def seeded(settings: SamplingSettings, n: int, batch: int) -> list[SamplingSettings]:
+    """Of n replies: with the seed, the seed + 1, and so on. Raises ApiError if more than `batch` are wanted."""
+    if n > batch:
+        message = f"n must be {batch} at most: this server makes {batch:,} replies at once (parakeet serve --batch)."
+        raise ApiError(400, message, "n")
     assert settings.seed is not None
     return [replace(settings, seed=(settings.seed + number) % (1 << 64)) for number in range(n)]
 

@@ -12,10 +12,10 @@ from parakeet.chat.message_list import MessageList, read_messages
 from parakeet.chat.prompt_builder import PromptBuilder
 from parakeet.errors import ParakeetError
 from parakeet.generation.batch import Request, Scored
-from parakeet.server.bodies import ChatBody, biases, checked, messages_of, read, sampling, seeded
+from parakeet.server.bodies import ChatBody, biases, check_stream, checked, messages_of, read, sampling, seeded
 from parakeet.server.errors import ApiError
-from parakeet.server.event_stream import EventStream, failure, while_connected
-from parakeet.server.replies import Answer, Reply, chat_log_probability
+from parakeet.server.event_stream import EventStream, failure, until_disconnected
+from parakeet.server.replies import Answer, ReplyChoice, chat_log_probability
 from parakeet.server.served import Served
 
 
@@ -34,7 +34,7 @@ async def chat_completions(request: HttpRequest) -> Response:
     if asked.body.stream:
         return EventStream(_events(asked, answer))
     try:
-        await while_connected(request, answer.finish())
+        await until_disconnected(request.receive, answer.finish())
     except ParakeetError as error:
         raise failure(error) from None
     return JSONResponse(_whole(asked, answer))
@@ -44,12 +44,15 @@ def _asked(served: Served, values: dict[str, Any]) -> _Asked:
     body = checked(ChatBody, values, served.name)
     if body.top_logprobs is not None and not body.logprobs:
         raise ApiError(400, 'top_logprobs needs "logprobs": true.', "top_logprobs")
+    check_stream(body)
     settings = sampling(values, served.release.generation)
     tokenizer = served.worker.engine.tokenizer
     bias = biases(body, tokenizer.rows)
     talk = _talk(body)
     ids, dropped = _prompt(served, talk, settings.max_tokens, body.truncation == "auto")
-    request = Request(ids, seeded(settings, body.n), body.logprobs, body.top_logprobs or 0, logit_bias=bias)
+    request = Request(
+        ids, seeded(settings, body.n, served.worker.batch), body.logprobs, body.top_logprobs or 0, logit_bias=bias
+    )
     return _Asked(body, request, dropped)
 
 
@@ -107,7 +110,7 @@ async def _events(asked: _Asked, answer: Answer) -> AsyncGenerator[Mapping[str, 
     if asked.body.include_usage:
         head["usage"] = None
 
-    def chunk(reply: Reply, delta: dict[str, str], tokens: list[Scored], end: bool = False) -> dict[str, Any]:
+    def chunk(reply: ReplyChoice, delta: dict[str, str], tokens: list[Scored], end: bool = False) -> dict[str, Any]:
         choice = {
             "index": reply.index,
             "delta": delta,

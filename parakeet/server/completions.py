@@ -11,10 +11,10 @@ from parakeet.chat.message_list import shown
 from parakeet.chat.prompt_builder import PromptBuilder
 from parakeet.errors import ParakeetError
 from parakeet.generation.batch import Request, Scored
-from parakeet.server.bodies import CompletionBody, biases, checked, read, sampling, seeded
+from parakeet.server.bodies import CompletionBody, biases, check_stream, checked, read, sampling, seeded
 from parakeet.server.errors import ApiError
-from parakeet.server.event_stream import EventStream, failure, while_connected
-from parakeet.server.replies import Answer, CompletionLogProbabilities, Reply
+from parakeet.server.event_stream import EventStream, failure, until_disconnected
+from parakeet.server.replies import Answer, CompletionLogProbabilities, ReplyChoice
 from parakeet.server.served import Served
 
 MOST_REPLIES = 32
@@ -45,7 +45,7 @@ async def completions(request: HttpRequest) -> Response:
     if asked.body.stream:
         return EventStream(_events(asked, answer))
     try:
-        await while_connected(request, answer.finish())
+        await until_disconnected(request.receive, answer.finish())
     except ParakeetError as error:
         raise failure(error) from None
     return JSONResponse(_whole(asked, answer))
@@ -53,6 +53,7 @@ async def completions(request: HttpRequest) -> Response:
 
 def _asked(served: Served, values: dict[str, Any]) -> _Asked:
     body = checked(CompletionBody, values, served.name)
+    check_stream(body)
     if body.best_of not in (None, body.n):
         message = f"best_of must be n ({body.n}), not {body.best_of:,}: all replies are returned."
         raise ApiError(400, message, "best_of", "unsupported")
@@ -62,7 +63,7 @@ def _asked(served: Served, values: dict[str, Any]) -> _Asked:
     bias = biases(body, served.worker.engine.tokenizer.rows)
     prompts = _prompts(served, body.prompt, body.n, 0 if only_prompt else settings.max_tokens)
     scored, top = body.logprobs is not None, body.logprobs or 0
-    replies = seeded(settings, body.n)
+    replies = seeded(settings, body.n, served.worker.batch)
     requests = [Request(prompt.ids, replies, scored, top, body.echo and scored, bias) for prompt in prompts]
     return _Asked(body, prompts, requests, only_prompt)
 
@@ -110,7 +111,7 @@ def _is_id(value: object) -> bool:
 class _Shown:
     """What a client sees of one reply: text and log-probabilities, with the prompt before them if it is echoed."""
 
-    def __init__(self, asked: _Asked, answer: Answer, reply: Reply) -> None:
+    def __init__(self, asked: _Asked, answer: Answer, reply: ReplyChoice) -> None:
         self.asked, self.reply = asked, reply
         self.prompt = asked.prompts[reply.index // asked.body.n]
         self._lists = CompletionLogProbabilities(answer.served.worker.engine.tokenizer, asked.body.logprobs or 0)

@@ -49,4 +49,15 @@ def as_api_error(error: Exception) -> ApiError:
 
 async def answer(request: Request, error: Exception) -> JSONResponse:
     """Starlette's handler of exceptions."""
+    if isinstance(error, HTTPException) and error.status_code in (404, 405):
+        return _nothing_there(request, error).response()
     return as_api_error(error).response()
+
+
+def _nothing_there(request: Request, error: HTTPException) -> ApiError:
+    path = request.url.path[:100]
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        message = f"{path} takes {allowed}, not {request.method}."
+        return ApiError(405, message, code="method_not_allowed", headers={"allow": allowed})
+    return ApiError(404, f"This server has no {path}.", code="unknown_url")

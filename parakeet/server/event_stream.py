@@ -5,7 +5,7 @@ import json
 from collections.abc import AsyncGenerator, Coroutine, Mapping
 from typing import Any, TypeVar
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -35,10 +35,7 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        try:
-            await until_disconnected(receive, self._write(send))
-        except ClientGone:
-            return
+        await until_disconnected(receive, self._write(send))
         await send({"type": "http.response.body", "body": b""})
 
     async def _write(self, send: Send) -> None:
@@ -62,31 +59,22 @@ class EventStream(Response):
         await _send(send, b"data: [DONE]\n\n")
 
 
-class ClientGone(Exception):
-    """The client closed the connection."""
-
-
 async def until_disconnected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled if the client goes away: ClientGone. The request's body must be read."""
+    """The result of `work`, which is cancelled and ClientDisconnect raised, if the client goes away.
+
+    The request's body must be read before.
+    """
     working = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_disconnected(receive))
     try:
         await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            raise ClientGone
+            raise ClientDisconnect
         return working.result()
     finally:
         for task in (working, gone):
             task.cancel()
         await asyncio.wait({working, gone})
-
-
-async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The same for a route. Of the error of a client that is gone nobody reads more than the status, in a log."""
-    try:
-        return await until_disconnected(request.receive, work)
-    except ClientGone:
-        raise ApiError(499, "The client closed the connection before the answer was complete.") from None
 
 
 def failure(error: Exception) -> ApiError:

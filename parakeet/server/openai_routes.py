@@ -2,21 +2,27 @@
 
 import secrets
 import time
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from typing import Any
 
 from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from parakeet.chat.storage import session_header
 from parakeet.server.bodies import check_model
 from parakeet.server.chat_completions import chat_completions
 from parakeet.server.completions import completions
 from parakeet.server.errors import ApiError
 from parakeet.server.served import Served
 from parakeet.server.trace_route import trace
+
+RECORDED = ("tokenizer_sha256", "dtype", "cache_dtype", "device", "threads", "kernels", "kernel_sums")
+"""What sessions record of an engine, for `parakeet chat --server`."""
 
 
 class RequestHeaders:
@@ -50,41 +56,49 @@ async def model(request: Request) -> Response:
 
 def _about(served: Served) -> dict[str, Any]:
     engine = served.worker.engine
-    shape = {"context": engine.context, "parameters": engine.parameter_count, "dtype": engine.dtype}
+    header = session_header(engine, served.name, served.release.weights_sha256)
+    own = {
+        "context": engine.context,
+        "parameters": engine.parameter_count,
+        "weights_sha256": served.release.weights_sha256,
+        "generation": asdict(served.release.generation),
+        **{name: header[name] for name in RECORDED},
+    }
     about = {"id": served.name, "object": "model", "created": served.created, "owned_by": "parakeet"}
-    return {**about, "parakeet": shape}
-
-
-def _methods(*routes: Route) -> dict[str, str]:
-    return {route.path: ", ".join(sorted(route.methods or ())) for route in routes}
-
-
-_HERE = [
-    Route("/models", models),
-    Route("/models/{name:path}", model),
-    Route("/chat/completions", chat_completions, methods=["POST"]),
-    Route("/completions", completions, methods=["POST"]),
-    Route("/trace", trace, methods=["POST"]),
-]
+    return {**about, "parakeet": own}
 
 
 async def elsewhere(request: Request) -> Response:
     """Any other path or method. Raises ApiError."""
-    path, here = request.path_params["path"], _methods(*_HERE)
-    allowed = here.get(f"/{path}") or (here["/models/{name:path}"] if path.startswith("models/") else None)
+    path = f"/v1/{request.path_params['path']}"
+    allowed = _METHODS.get(path) or (_METHODS[f"{MODELS}/ID"] if path.startswith(f"{MODELS}/") else None)
     if allowed:
-        message = f"/v1/{path} takes {allowed}, not {request.method}."
+        message = f"{path} takes {allowed}, not {request.method}."
         raise ApiError(405, message, code="method_not_allowed", headers={"allow": allowed})
-    known = ", ".join(f"/v1{each}".replace("{name:path}", "ID") for each in here)
-    raise ApiError(404, f"This server has no /v1/{path[:100]}. It has: {known}.", code="unknown_url")
+    raise ApiError(404, f"This server has no {path[:100]}. It has: {', '.join(_METHODS)}.", code="unknown_url")
 
 
 class _Everything(Route):
     """A route of all methods, also those that Starlette does not know."""
 
     def __init__(self) -> None:
-        super().__init__("/{path:path}", elsewhere)
+        super().__init__("/v1/{path:path}", elsewhere, middleware=[Middleware(RequestHeaders)])
         self.methods = set()
 
 
-ROUTES: list[BaseRoute] = [Mount("/v1", routes=[*_HERE, _Everything()], middleware=[Middleware(RequestHeaders)])]
+def _route(path: str, endpoint: Callable[[Request], Awaitable[Response]], method: str) -> Route:
+    return Route(path, endpoint, methods=[method], middleware=[Middleware(RequestHeaders)])
+
+
+MODELS = "/v1/models"
+_HERE = [
+    _route(MODELS, models, "GET"),
+    _route(f"{MODELS}/{{name:path}}", model, "GET"),
+    _route("/v1/chat/completions", chat_completions, "POST"),
+    _route("/v1/completions", completions, "POST"),
+    _route("/v1/trace", trace, "POST"),
+]
+_METHODS = {
+    route.path.replace("{name:path}", "ID"): ", ".join(sorted(route.methods)) for route in _HERE if route.methods
+}
+ROUTES: list[Route] = [*_HERE, _Everything()]

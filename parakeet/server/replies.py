@@ -4,6 +4,7 @@ import codecs
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from parakeet.generation.batch import Request, Scored
@@ -16,7 +17,7 @@ UNLIKELY = -9999.0
 """Stands for ln 0, which JSON has no number for. OpenAI's documentation names it."""
 
 
-class Reply:
+class ReplyChoice:
     """One reply of an answer."""
 
     def __init__(self, index: int, stream: Stream, place: int) -> None:
@@ -51,6 +52,7 @@ class Reply:
             "tokens": timing.reply_tokens,
             "first_token_seconds": round(timing.first_token_seconds, 6),
             "tokens_per_second": None if rate is None else round(rate, 3),
+            "timing": asdict(timing),
         }
 
 
@@ -68,7 +70,7 @@ class Answer:
             self.cancel()
             raise
         replies = [(stream, place) for stream in self.streams for place in range(len(stream.request.settings))]
-        self.replies = [Reply(index, stream, place) for index, (stream, place) in enumerate(replies)]
+        self.replies = [ReplyChoice(index, stream, place) for index, (stream, place) in enumerate(replies)]
         self._head = {
             "id": f"{kind}-{secrets.token_hex(12)}",
             "created": int(time.time()),
@@ -80,7 +82,7 @@ class Answer:
         """The fields that every part of the answer has."""
         return {**self._head, "object": kind}
 
-    async def steps(self) -> AsyncIterator[tuple[Reply, Step, Scored | None]]:
+    async def steps(self) -> AsyncIterator[tuple[ReplyChoice, Step, Scored | None]]:
         """The steps of all replies, those to one prompt after those to the one before: all are computed meanwhile."""
         try:
             for stream in self.streams:

@@ -25,6 +25,7 @@ from parakeet.server.guards import LOOPBACK_NAMES, Access, Traffic, read_key
 from parakeet.server.limits import Limits
 from parakeet.server.loading import Loading, in_thread
 from parakeet.server.protocol import Protocol
+from parakeet.server.session_routes import close_sessions
 
 BACKLOG = 1024
 """Connections that the system keeps for a server that is busy."""
@@ -153,6 +154,7 @@ async def _serve(
             await serving
             for task in others:
                 task.cancel()
+            await close_sessions(app)
             await loading.close()
         else:
             server.should_exit = True

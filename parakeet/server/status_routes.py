@@ -1,5 +1,7 @@
 """What watches over a server asks for, and the tokenizer for `parakeet chat --server`."""
 
+import hashlib
+
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -29,6 +31,7 @@ async def tokenizer(request: Request) -> Response:
             "name": found.name,
             "pattern": found.pattern,
             "controls": found.controls,
+            "vocabulary_sha256": hashlib.sha256(found.vocabulary).hexdigest(),
             "vocabulary": found.vocabulary.decode("ascii"),
             "sha256": found.sha256,
         }

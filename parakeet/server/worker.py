@@ -12,7 +12,7 @@ import torch
 from parakeet.errors import ParakeetError
 from parakeet.generation.batch import Batch, Job, Request, Scored
 from parakeet.generation.engine import Engine
-from parakeet.generation.reply import Step, Timing
+from parakeet.generation.steps import Step, Timing
 
 SMOOTHING = 0.2
 """Weight of the newest reply in the estimate of how long one takes."""

@@ -181,7 +181,7 @@ def test_a_line_without_an_end_is_refused(tmp_path: Path, beginning: bytes) -> N
     with path.open("wb") as file:
         file.write(beginning)
         file.truncate(MAX_LINE_BYTES + 1_000_000_000)  # a hole: it takes no disk
-    with pytest.raises(ParakeetError, match=rf"line {2 if beginning else 1} is over 64 MiB long"):
+    with pytest.raises(ParakeetError, match=rf"line {2 if beginning else 1}: it is over 64 MiB long"):
         load(path)
 
 

@@ -16,7 +16,7 @@ from parakeet.generation.batch import PREFILL_TOKENS, Batch, Job, Request
 from parakeet.generation.decoder import Decoder
 from parakeet.generation.engine import Engine
 from parakeet.generation.kernels import library
-from parakeet.generation.reply import Step
+from parakeet.generation.steps import Step
 from parakeet.model.config import ModelConfig
 from parakeet.model.transformer import Parakeet
 from parakeet.sampling_settings import SamplingSettings

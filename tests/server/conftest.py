@@ -16,7 +16,8 @@ import uvicorn
 
 from parakeet.generation.engine import Engine, load_engine
 from parakeet.release.verify import Release, open_release
-from parakeet.server.app import make_app
+from parakeet.server.app import ANYONE, make_app
+from parakeet.server.guards import Access
 from parakeet.server.served import Served
 from parakeet.server.worker import Worker
 
@@ -53,18 +54,23 @@ class RunningServer:
 
 
 @contextmanager
-def running_server(folder: Path, root: Path, batch: int = 4, most_waiting: int = 16) -> Iterator[RunningServer]:
+def running_server(
+    folder: Path, root: Path, batch: int = 4, most_waiting: int = 16, access: Access = ANYONE
+) -> Iterator[RunningServer]:
     """A server of the release in `folder` on a free port, in fp32."""
     release = open_release(folder)
     engine = load_engine(folder, "cpu", "fp32", threads=1)
-    listener = socket.create_server(("127.0.0.1", 0))
+    # Told that it is TCP, or asyncio would not turn off Nagle's algorithm: 40 ms for each answer.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(128)
     port = listener.getsockname()[1]
     started = threading.Event()
     found: list[tuple[Served, uvicorn.Server]] = []
 
     async def serve() -> None:
         served = Served(release, Worker(engine, batch, most_waiting), root, created=1_700_000_000)
-        config = uvicorn.Config(make_app(served), log_level="warning", lifespan="auto")
+        config = uvicorn.Config(make_app(served, access), http="h11", log_level="warning", lifespan="off")
         server = uvicorn.Server(config)
         found.append((served, server))
         started.set()
