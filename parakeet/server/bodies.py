@@ -51,7 +51,6 @@ class GenerationBody(Body):
     stream: bool = Field(False, description="true or false")
     stream_options: StreamOptions | None = Field(None, description='an object such as {"include_usage": true}')
     logit_bias: dict[str, float] = Field({}, description="an object of token ids and numbers from -100 to 100")
-    truncation: str = Field("disabled", pattern="^(auto|disabled)$", description='"auto" or "disabled"')
 
     @property
     def include_usage(self) -> bool:
@@ -61,6 +60,7 @@ class GenerationBody(Body):
 class ChatBody(GenerationBody):
     messages: list[Any] = Field(description='a list of objects such as {"role": "user", "content": "Hello."}')
     logprobs: bool = Field(False, description="true or false")
+    truncation: str = Field("disabled", pattern="^(auto|disabled)$", description='"auto" or "disabled"')
     top_logprobs: int | None = Field(None, ge=0, le=MOST_TOP, description=f"a whole number from 0 to {MOST_TOP}")
 
 

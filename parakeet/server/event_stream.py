@@ -32,6 +32,7 @@ class EventStream(Response):
         super().__init__(headers={"cache-control": "no-store", "x-accel-buffering": "no"})
         del self.headers["content-length"]
         self.events = events
+        self._sent = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
@@ -39,24 +40,25 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": b""})
 
     async def _write(self, send: Send) -> None:
-        waiting: asyncio.Task[Mapping[str, Any]] | None = None
+        pinging = asyncio.ensure_future(self._ping(send))
         try:
-            while True:
-                # Not asyncio.wait_for, which would close the generator when the time is over.
-                waiting = asyncio.ensure_future(anext(self.events))
-                while not (await asyncio.wait({waiting}, timeout=PING_SECONDS))[0]:
-                    await _send(send, b": ping\n\n")
-                await _send(send, as_event(waiting.result()))
-        except StopAsyncIteration:
-            pass
+            async for event in self.events:
+                self._sent += 1
+                await _send(send, as_event(event))
         except Exception as error:
             await _send(send, as_event(failure(error).body()))
         finally:
-            if waiting is not None and not waiting.done():
-                waiting.cancel()
-                await asyncio.wait({waiting})
+            pinging.cancel()
+            await asyncio.wait({pinging})
             await self.events.aclose()
         await _send(send, b"data: [DONE]\n\n")
+
+    async def _ping(self, send: Send) -> None:
+        while True:
+            before = self._sent
+            await asyncio.sleep(PING_SECONDS)
+            if self._sent == before:
+                await _send(send, b": ping\n\n")
 
 
 async def until_disconnected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:

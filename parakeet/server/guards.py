@@ -211,7 +211,8 @@ def _is_of_another_site(scope: Scope, headers: Headers, host: str) -> bool:
 
 
 def _route(scope: Scope) -> str | None:
-    return getattr(scope.get("route"), "path", None)
+    path = getattr(scope.get("route"), "path", None)
+    return None if path is None else scope.get("root_path", "") + path
 
 
 class _Body:

@@ -70,7 +70,7 @@ class Loading:
                 self._unusable = folder
                 self.say(f"{old.name} is served on: the newer model cannot be loaded. {error}")
                 return
-            if opened.release.weights_sha256 == old.release.weights_sha256:
+            if folder is None and opened.release.weights_sha256 == old.release.weights_sha256:
                 self.say(f"{old.name} is still the newest.")
                 return
             self.app.state.served = new = self._served(opened)

@@ -10,7 +10,8 @@ import psutil
 
 from parakeet import __version__
 from parakeet.generation.batch import Request
-from parakeet.generation.engine import Engine, Step
+from parakeet.generation.engine import Engine
+from parakeet.generation.steps import Step
 from parakeet.server.worker import Stream, Worker
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -47,8 +48,6 @@ class Metrics:
     def __init__(self) -> None:
         self.requests: Counter[tuple[str, str, int]] = Counter()
         self.request_seconds = Histogram(REQUEST_SECONDS)
-        self.streams: set[MeasuredStream] = set()
-        """Those that have not ended."""
         self.tokens_read = self.tokens_kept = self.tokens_written = 0
         self.first_token_seconds = Histogram(FIRST_TOKEN_SECONDS)
         self.token_seconds = Histogram(TOKEN_SECONDS)
@@ -58,9 +57,8 @@ class Metrics:
         self.requests[route or "other", method if method in METHODS else "other", status] += 1
         self.request_seconds.observe(seconds)
 
-    def render(self, model: str | None, engine: Engine | None) -> str:
-        """The page that Prometheus reads."""
-        begun = sum(stream.begun for stream in self.streams)
+    def render(self, model: str | None, worker: Worker | None) -> str:
+        """The page that Prometheus reads. Without a model while it is loaded."""
         memory = psutil.Process().memory_info().rss
         lines: list[str] = []
 
@@ -69,8 +67,8 @@ class Metrics:
             lines.extend(f"parakeet_{sample}" for sample in samples)
 
         info = {"version": __version__}
-        if model is not None and engine is not None:
-            info |= {"model": model, "dtype": engine.dtype}
+        if model is not None and worker is not None:
+            info |= {"model": model, "dtype": worker.engine.dtype}
         add("info", "gauge", "What is served.", [f"info{_labels(info)} 1"])
         requests = [
             f"requests_total{_labels({'route': route, 'method': method, 'status': status})} {count}"
@@ -84,11 +82,11 @@ class Metrics:
         ):
             add(name, "histogram", text, histogram.samples(name))
         for name, kind, text, value in (
-            ("running", "gauge", "Requests whose prompt is read or whose replies grow.", begun),
-            ("waiting", "gauge", "Requests that wait for a place.", len(self.streams) - begun),
+            ("running", "gauge", "Replies that grow, or whose prompt is read.", worker.running if worker else 0),
+            ("waiting", "gauge", "Replies that wait for a place.", worker.waiting if worker else 0),
             ("prompt_tokens_total", "counter", "Tokens of prompts that were read.", self.tokens_read),
             ("kept_tokens_total", "counter", "Tokens of prompts that were read before.", self.tokens_kept),
-            ("reply_tokens_total", "counter", "Tokens of replies.", self.tokens_written),
+            ("reply_tokens_total", "counter", "Tokens of replies that have ended.", self.tokens_written),
             ("resident_memory_bytes", "gauge", "Memory of the process.", memory),
         ):
             add(name, kind, text, [f"{name} {value}"])
@@ -122,8 +120,7 @@ class MeasuredStream(Stream):
         self._submitted = time.perf_counter()
         self._last: dict[int, float] = {}
         """When the latest token of each reply came."""
-        self.begun = False
-        metrics.streams.add(self)
+        self._counted = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
@@ -141,14 +138,16 @@ class MeasuredStream(Stream):
 
     def cancel(self) -> None:
         self._inner.cancel()
-        if self in self._metrics.streams:
-            self._metrics.streams.remove(self)
-            for timing in self._inner.timings[:1]:  # all replies have one prompt
-                self._metrics.tokens_kept += timing.kept_tokens
-                self._metrics.tokens_read += timing.prompt_tokens - timing.kept_tokens
+        if self._counted:
+            return
+        self._counted = True
+        timings = self._inner.timings
+        self._metrics.tokens_written += sum(timing.reply_tokens for timing in timings)
+        for timing in timings[:1]:  # all replies have one prompt
+            self._metrics.tokens_kept += timing.kept_tokens
+            self._metrics.tokens_read += timing.prompt_tokens - timing.kept_tokens
 
     def _count(self, index: int, step: Step) -> None:
-        self.begun = True
         if step.token_id is None:
             return
         now = time.perf_counter()
@@ -157,4 +156,3 @@ class MeasuredStream(Stream):
         elif not self._last:
             self._metrics.first_token_seconds.observe(now - self._submitted)
         self._last[index] = now
-        self._metrics.tokens_written += 1

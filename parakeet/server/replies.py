@@ -7,10 +7,12 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from parakeet.errors import ParakeetError
 from parakeet.generation.batch import Request, Scored
 from parakeet.generation.engine import Step
+from parakeet.server.errors import ApiError
 from parakeet.server.served import Served
-from parakeet.server.worker import Stream
+from parakeet.server.worker import Busy, Stream
 from parakeet.tokenizer import Tokenizer
 
 UNLIKELY = -9999.0
@@ -60,15 +62,16 @@ class Answer:
     """The replies to the prompts of one request of a client."""
 
     def __init__(self, kind: str, served: Served, requests: Sequence[Request]) -> None:
-        """Submits the requests; `kind` begins the id. Raises Busy, with none of them submitted, and ParakeetError."""
+        """Submits the requests; `kind` begins the id. Raises Busy, or ApiError, with none of them submitted."""
         self.served = served
         self.streams: list[Stream] = []
         try:
             for request in requests:
                 self.streams.append(served.worker.submit(request))
-        except BaseException:
+        except ParakeetError as error:
             self.cancel()
-            raise
+            # The prompts were checked before, so it is no fault of theirs.
+            raise error if isinstance(error, Busy) else ApiError(503, str(error)) from None
         replies = [(stream, place) for stream in self.streams for place in range(len(stream.request.settings))]
         self.replies = [ReplyChoice(index, stream, place) for index, (stream, place) in enumerate(replies)]
         self._head = {

@@ -138,7 +138,7 @@ async def _serve(
     app = make_app(None, access, options.limits)
     opener = ModelOpener(home(), options.device, options.dtype, options.threads or 0, options.cache_dtype)
     loading = Loading(app, opener, options.model, options.run, options.batch, _unless_closed(warn))
-    server = _Server(_config(app, options.limits), app.state.traffic, options.limits.drain_seconds)
+    server = _Server(configuration(app, options.limits), app.state.traffic, options.limits.drain_seconds)
     with _signals() as caught:
         serving = asyncio.create_task(server.serve([listener]))
         first = asyncio.create_task(loading.load())
@@ -166,7 +166,8 @@ async def _serve(
     return status
 
 
-def _config(app: Starlette, limits: Limits) -> uvicorn.Config:
+def configuration(app: Starlette, limits: Limits) -> uvicorn.Config:
+    """How uvicorn runs the application: with our protocol, and quiet."""
     return uvicorn.Config(
         app,
         loop="asyncio",

@@ -19,7 +19,7 @@ async def health(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """The figures that Prometheus reads."""
     served = request.app.state.served
-    shown = (None, None) if served is None else (served.name, served.worker.engine)
+    shown = (None, None) if served is None else (served.name, served.worker)
     return Response(request.app.state.metrics.render(*shown), headers={"content-type": CONTENT_TYPE})
 
 

@@ -1,7 +1,10 @@
 """OpenAI's endpoints over HTTP, field by field."""
 
+import asyncio
 import json
 import math
+import shutil
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +13,19 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from starlette.requests import ClientDisconnect
 
+from parakeet.artifact import Store
 from parakeet.chat.session import Session
 from parakeet.generation.engine import Engine
 from parakeet.model.transformer import load_model, save_model
 from parakeet.release.verify import write_sums
 from parakeet.sampling_settings import with_values
+from parakeet.server import event_stream
+from parakeet.server.event_stream import EventStream
+from parakeet.tokenizer import Tokenizer
 
+from ..trace.small_texts import record_training, write_store
 from .conftest import RunningServer, running_server
 
 CHAT, TEXTS = "/v1/chat/completions", "/v1/completions"
@@ -259,6 +268,10 @@ def test_a_conversation_beyond_the_context(server: RunningServer) -> None:
         answer = server.client.post(path, json=body)
         assert refused(answer)[::2] == (400, "context_length_exceeded")
         assert "640" in answer.json()["error"]["message"]
+    # What is read again of an earlier prompt is counted.
+    for cached in (0, 512):
+        whole = post(server, TEXTS, {"prompt": [66, 67] * 300, "max_tokens": 1})
+        assert whole["usage"]["prompt_tokens_details"] == {"cached_tokens": cached}
     # The end of the context ends a reply; our own word for it stands beside OpenAI's.
     full = post(server, TEXTS, {"prompt": [65] * 639, "temperature": 0, "max_tokens": 9, "logit_bias": {"65": 100}})
     assert full["choices"][0]["finish_reason"] == "length"
@@ -394,9 +407,7 @@ def test_no_body_is_the_servers_fault(
 def test_damaged_weights_are_said_in_the_stream(served_model: Path, tmp_path: Path) -> None:
     """A failure after the headers is an event, and without a stream an answer 500."""
     folder = tmp_path / "damaged"
-    folder.mkdir()
-    for path in served_model.iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(served_model, folder)
     model = load_model(folder, "cpu")
     with torch.no_grad():
         model.embedding.weight.mul_(1e38)  # finite, but no product of it is
@@ -431,3 +442,74 @@ def test_a_full_queue_asks_to_come_again(served_model: Path, tmp_path: Path) -> 
         assert int(answer.headers["retry-after"]) >= 1
         assert refused(server.client.post(CHAT, json={**SHORT, "n": 2})) == (400, "n", None)
         assert post(server, CHAT, SHORT)["choices"]
+
+
+def test_traces(server: RunningServer, served_model: Path, tmp_path: Path) -> None:
+    root, folder = tmp_path / "root", tmp_path / "model"
+    proverb = "Many hands make light work, said the fox to the crane."
+    write_store(root, Tokenizer.load(served_model), [proverb, "Slow and steady wins."], ["Another text of nobody."])
+    shutil.copytree(served_model, folder)
+    (shards,) = Store(root).artifacts("token_shards")
+    record_training(folder, shards.content)
+    write_sums(folder)
+    with running_server(folder, root) as traced:
+        whole = post(traced, "/v1/trace", {"input": f"He said: {proverb} 🦜", "min_tokens": 5})
+        (span,) = [span for span in whole["spans"] if span["tokens"] > 20]
+        assert "hands make light work, said the fox" in span["text"]
+        assert span["places"][0]["match"] == span["text"]
+        assert (span["count"], span["places"][0]["origin"]) == (1, {"file": "fables.txt", "row": 0})
+        assert whole["model"] == "tiny"
+        assert str(tmp_path) not in json.dumps(whole)
+    for body, param in (
+        ({"input": "x"}, "input"),
+        ({"input": " "}, "input"),
+        ({"input": "word " * 20_000}, "input"),
+        ({"input": ["x"]}, "input"),
+        ({}, "input"),
+        ({"input": proverb, "min_tokens": 0}, "min_tokens"),
+        ({"input": proverb, "documents": 1.5}, "documents"),
+    ):
+        assert refused(server.client.post("/v1/trace", json=body)) == (400, param, None)
+    answer = server.client.post("/v1/trace", json={"input": proverb})
+    assert refused(answer) == (404, None, "no_trace_index")
+    assert "parakeet index build" in answer.json()["error"]["message"]
+
+
+def test_a_silent_stream_is_kept_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Comments are sent while nothing else is, and a stream whose client goes away is closed."""
+    monkeypatch.setattr(event_stream, "PING_SECONDS", 0.01)
+
+    async def run() -> tuple[list[bytes], bool]:
+        pinged, closed, sent = asyncio.Event(), False, list[bytes]()
+
+        async def events() -> AsyncGenerator[dict[str, Any], None]:
+            nonlocal closed
+            try:
+                yield {"text": "\u2028"}
+                await pinged.wait()
+                yield {"number": 2}
+                await asyncio.Event().wait()
+            finally:
+                closed = True
+
+        gone = asyncio.Event()
+
+        async def receive() -> dict[str, Any]:
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            sent.append(message.get("body", b""))
+            if sent[-1].startswith(b":"):
+                pinged.set()
+            if b"number" in sent[-1]:
+                gone.set()
+
+        with pytest.raises(ClientDisconnect):
+            await EventStream(events())({"type": "http"}, receive, send)
+        return sent, closed
+
+    sent, closed = asyncio.run(run())
+    assert closed
+    assert b'data: {"text":"\\u2028"}\n\n' in sent
+    assert b": ping\n\n" in sent
