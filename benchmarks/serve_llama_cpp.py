@@ -117,7 +117,7 @@ def _servers(
     path = release.parent / f"{kind}.gguf"
     export_release(release, path, "gguf", EXPORTED[kind], Progress())
     # A slot has a place for the longest prompt, or a whole reply, and some more.
-    capacity = max(plan.beside, *plan.arriving) + plan.short + plan.tokens
+    capacity = max(plan.longest, *plan.arriving) + plan.short + plan.tokens
     for suffix, flash in ATTENTIONS.items():
         request = {"do": "listen", "path": str(path), "flash": flash, "threads": threads}
         process, port = _start(stack, python, request | {"streams": STREAMS, "capacity": capacity})

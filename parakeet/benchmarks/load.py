@@ -4,7 +4,8 @@ import asyncio
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,11 +19,11 @@ from parakeet.formatting import render_table
 STREAMS, BESIDE = 8, 4
 """Replies at once; and those that go on while a long prompt is read."""
 TOKENS = 64
-"""Of each reply."""
-BESIDE_TOKENS = 2048
-"""Most of a reply that a long prompt arrives beside: on a busy machine such a prompt takes a minute."""
+"""Of each reply, or of it while it is measured."""
+LONGEST = 2048
+"""Most tokens of a reply that is stopped. Beside it a long prompt is read, which takes a minute on a busy machine."""
 SETTLED = 8
-"""Tokens of each stream before gaps are measured beside a long prompt."""
+"""Tokens of each stream before anything is measured of it. Prompts are read one after the other."""
 SHORT, LONG = 16, 512
 """Tokens of the prompts whose first token is timed."""
 QUANTILES = {"p50": 0.5, "p99": 0.99, "most": 1.0}
@@ -48,15 +49,15 @@ class Plan:
     long: int
     tokens: int
     arriving: tuple[int, ...]
-    beside: int
-    """Most tokens of the replies that a long prompt arrives beside."""
+    longest: int
+    """Most tokens of the replies that are stopped."""
 
     @classmethod
     def of(cls, context: int) -> "Plan":
         most = context // 2
         arriving = tuple(sorted({min(tokens, most) for tokens in ARRIVING}))
-        beside = min(BESIDE_TOKENS, most)
-        return cls(min(SHORT, context // 4), min(LONG, most), min(TOKENS, context // 4), arriving, beside)
+        longest = min(LONGEST, most)
+        return cls(min(SHORT, context // 4), min(LONG, most), min(TOKENS, context // 4), arriving, longest)
 
 
 @dataclass
@@ -129,19 +130,22 @@ class Client:
         return reply
 
     async def at_once(self, figures: Figures, number: int) -> None:
-        """STREAMS replies at once. The rate is that while all of them stream."""
-        spent, served = time.process_time(), self._cpu_seconds()
-        cases = [self._case(self.plan.tokens, 100 * number + place) for place in range(STREAMS)]
-        replies = await asyncio.gather(*map(self._reply, cases))
-        figures.client_seconds += time.process_time() - spent
-        tokens = sum(len(reply.arrivals) for reply in replies)
-        figures.client_tokens += tokens
+        """STREAMS replies at once. The rates are those while all of them stream."""
         name = f"{STREAMS} streams"
-        figures.add(f"{name}, CPU time/token", (self._cpu_seconds() - served) / tokens)
-        since, until = max(reply.arrivals[0] for reply in replies), min(reply.arrivals[-1] for reply in replies)
-        figures.add(f"{name}, tokens/s", sum(reply.arrived(since, until) for reply in replies) / (until - since))
-        began, ended = min(reply.began for reply in replies), max(reply.arrivals[-1] for reply in replies)
-        figures.add(f"{name} with their prompts, tokens/s", tokens / (ended - began))
+        async with self._streaming(STREAMS, 100 * number) as streaming:
+            await streaming.until(SETTLED)
+            since, spent, served = time.perf_counter(), time.process_time(), self._cpu_seconds()
+            settled = max(len(reply.arrivals) for reply in streaming.replies)
+            before = streaming.tokens
+            await streaming.until(settled + self.plan.tokens)
+            until, tokens = time.perf_counter(), streaming.tokens - before
+            figures.client_seconds += time.process_time() - spent
+            figures.client_tokens += tokens
+            figures.add(f"{name}, tokens/s", tokens / (until - since))
+            figures.add(f"{name}, CPU time/token", (self._cpu_seconds() - served) / tokens)
+        replies = streaming.replies
+        last = max(reply.arrivals[0] for reply in replies) - min(reply.began for reply in replies)
+        figures.add(f"{name}: first token of the last one", last)
         figures.add_gaps(name, [gap for reply in replies for gap in reply.gaps(since, until)])
 
     async def beside(self, figures: Figures, number: int, tokens: int) -> None:
@@ -149,25 +153,31 @@ class Client:
 
         The replies are then stopped by closing their connections.
         """
-        replies = [Streamed() for _ in range(BESIDE)]
-        cases = [self._case(self.plan.beside, 100 * number + 50 + place) for place in range(BESIDE)]
-        tasks = [asyncio.create_task(self._reply(*each)) for each in zip(cases, replies, strict=True)]
-        try:
-            await _until(tasks, replies, [SETTLED] * BESIDE)
+        arriving = Case(self.messages.text(tokens, 10_000 + 100 * number + tokens), 2, number)
+        async with self._streaming(BESIDE, 100 * number + 50) as streaming:
+            await streaming.until(SETTLED)
             settled = time.perf_counter()
-            await _until(tasks, replies, [3 * SETTLED] * BESIDE)
-            arriving = Case(self.messages.text(tokens, 10_000 + 100 * number + tokens), 2, number)
+            await streaming.until(3 * SETTLED)
             long = await self._reply(arriving)
             # A gap that is open at its first token is one of those that the prompt made.
-            await _until(tasks, replies, [len(reply.arrivals) + 1 for reply in replies])
+            await streaming.until(1 + max(len(reply.arrivals) for reply in streaming.replies))
+        name, replies = f"{BESIDE} streams, a prompt of {tokens:,} arrives", streaming.replies
+        figures.add(f"{name}: its first token", long.first_token_seconds)
+        figures.add_gaps(f"{BESIDE} streams", [gap for reply in replies for gap in reply.gaps(settled, long.began)])
+        figures.add_gaps(name, [gap for reply in replies for gap in reply.gaps(long.began, long.arrivals[0])])
+
+    @asynccontextmanager
+    async def _streaming(self, count: int, seed: int) -> AsyncIterator["_Streaming"]:
+        """Long replies that are stopped at the end, by closing their connections."""
+        replies = [Streamed() for _ in range(count)]
+        cases = [self._case(self.plan.longest, seed + place) for place in range(count)]
+        tasks = [asyncio.create_task(self._reply(*each)) for each in zip(cases, replies, strict=True)]
+        try:
+            yield _Streaming(tasks, replies)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        name = f"{BESIDE} streams, a prompt of {tokens:,} arrives"
-        figures.add(f"{name}: its first token", long.first_token_seconds)
-        figures.add_gaps(f"{BESIDE} streams", [gap for reply in replies for gap in reply.gaps(settled, long.began)])
-        figures.add_gaps(name, [gap for reply in replies for gap in reply.gaps(long.began, long.arrivals[0])])
 
     async def _reply(self, case: Case, reply: Streamed | None = None) -> Streamed:
         return await stream(self.port, self.path, self.body(case), reply)
@@ -181,13 +191,22 @@ class Client:
         return float(times.user + times.system)
 
 
-async def _until(tasks: Sequence["asyncio.Task[Streamed]"], replies: Sequence[Streamed], tokens: Sequence[int]) -> None:
-    """Wait until each reply has so many tokens, or one of them ends."""
-    while any(len(reply.arrivals) < count for reply, count in zip(replies, tokens, strict=True)):
-        if ended := [task for task in tasks if task.done()]:
-            ended[0].result()  # raises what went wrong
-            return
-        await asyncio.sleep(0.01)
+@dataclass(frozen=True)
+class _Streaming:
+    tasks: Sequence["asyncio.Task[Streamed]"]
+    replies: Sequence[Streamed]
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(reply.arrivals) for reply in self.replies)
+
+    async def until(self, tokens: int) -> None:
+        """Wait until each reply has so many tokens, or one of them ends."""
+        while any(len(reply.arrivals) < tokens for reply in self.replies):
+            if ended := [task for task in self.tasks if task.done()]:
+                ended[0].result()  # raises what went wrong
+                return
+            await asyncio.sleep(0.01)
 
 
 def median_ratio(one: Sequence[float], other: Sequence[float]) -> float:

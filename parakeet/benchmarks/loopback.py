@@ -113,10 +113,6 @@ class Streamed:
         pairs = zip(self.arrivals, self.arrivals[1:], strict=False)
         return [later - earlier for earlier, later in pairs if later > since and earlier < until]
 
-    def arrived(self, since: float, until: float) -> int:
-        """The number of events after `since` and up to `until`."""
-        return sum(since < time <= until for time in self.arrivals)
-
     def take(self, event: Mapping[str, Any]) -> None:
         """Note an event of OpenAI's chat completions, of its completions, or of llama.cpp's own `/completion`."""
         choice = (event.get("choices") or [{}])[0]
