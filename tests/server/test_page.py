@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,17 +32,25 @@ FLAGS = [
 ]
 WIDE: "ViewportSize" = {"width": 1280, "height": 800}
 PHONE: "ViewportSize" = {"width": 390, "height": 844}
+STORY = "Tell me a story about a fox."
 ENDLESS = {"repetition_penalty": "0.01", "rolling": "on", "max_tokens": "1000000", "temperature": "0"}
 """A reply that repeats itself until it is stopped."""
 
 
 @pytest.fixture(scope="module")
 def site(
-    served_model: Path, conversations: list[tuple[Turn, ...]], tmp_path_factory: pytest.TempPathFactory
+    server: RunningServer,
+    served_model: Path,
+    conversations: list[tuple[Turn, ...]],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[RunningServer]:
     """A server with a key, whose model has an index of the text that it was trained on."""
     root = tmp_path_factory.mktemp("page_root")
     turns = [[(turn.role, turn.content) for turn in each] for each in conversations]
+    question = [{"role": "user", "content": STORY}]
+    asked = server.client.post("/v1/chat/completions", json={"messages": question, "temperature": 0, "max_tokens": 40})
+    # So that a reply stands in the training text.
+    turns.insert(0, [("Human", STORY), ("Assistant", f"{asked.json()['choices'][0]['message']['content']} The end.")])
     store = write_store(root, Tokenizer.load(served_model), turns[:350], turns[350:])
     folder = Path(shutil.copytree(served_model, tmp_path_factory.mktemp("page_model") / "tiny"))
     shutil.copyfile(store / TRAINING_MANIFEST_FILE, folder / TRAINING_MANIFEST_FILE)
@@ -158,7 +166,9 @@ def text_of(exchange: "Locator") -> str:
 def test_the_files_are_few_small_and_only_for_this_page(site: RunningServer) -> None:
     with httpx2.Client(base_url=site.url) as client:  # without the key
         index = client.get("/")
-        links = sorted(set(re.findall(r'(?:href|src)="(/[^"]+)"', index.text)))
+        links = set(re.findall(r'(?:href|src)="(/[^"]+)"', index.text))
+        imports = re.findall(r'from "\.(/[^"]+)"', client.get("/page/app.js").text)
+        links |= {f"/page{each}" for each in imports}
         files = {link: client.get(link) for link in links}
         assert all(each.status_code == 200 for each in files.values())
         folder = Path(__file__).parents[2] / "parakeet" / "server" / "page"
@@ -177,7 +187,7 @@ def test_the_files_are_few_small_and_only_for_this_page(site: RunningServer) -> 
         with client.stream("GET", "/", headers={"accept-encoding": "gzip"}) as answer:
             assert gzip.decompress(b"".join(answer.iter_raw())) == index.content
         assert client.get("/page/none.js").json()["error"]["message"]
-        assert client.get("/page/..%2fapp.py").status_code == 404
+        assert site.client.get("/page/..%2fapp.py").status_code == 404
 
 
 def test_the_key_is_asked_for_once_in_a_tab(visit: Visitor) -> None:
@@ -260,7 +270,7 @@ def test_settings_and_a_cut_reply_that_goes_on(visit: Visitor) -> None:
     assert "a number from 0 to 10" in page.inner_text("#panel")
     page.click("[data-action=close-panel]")
     tab.set(temperature="0", max_tokens="3", seed=str(2**64 - 1), stop="xyzzy\nplugh")
-    exchange = tab.say("Tell me a story about a fox.")
+    exchange = tab.say(STORY)
     assert "cut at 3 tokens" in exchange.inner_text()
     [stored] = tab.stored()["exchanges"]
     assert tab.stored()["system"] == "Be brief."
@@ -384,7 +394,7 @@ def test_tokens_with_alternatives_and_where_a_reply_is_from(visit: Visitor) -> N
     tab = visit()
     page = tab.open()
     tab.set(temperature="0", max_tokens="40")
-    exchange = tab.say("Tell me a story about a fox.")
+    exchange = tab.say(STORY)
     [stored] = tab.stored()["exchanges"]
     exchange.locator("[data-action=tokens]").click()
     tokens = exchange.locator(".token")
@@ -522,39 +532,40 @@ def test_markdown_is_drawn_and_nothing_in_it_is_run(visit: Visitor) -> None:
     assert page.evaluate("window.hurt") is None
 
     # Each takes a moment, and would take hours if the time grew with the square of the length.
-    n = 200_000
+    n = 20_000
     hostile = ["*" * n, "**a " * n, "`" * n, "`a``b" * n, "[" * n, "[a](" * n, "](" * n, "> " * n, "- " * n, "_a" * n,
-               "\n".join("  " * (i % 40) + "- a" for i in range(20_000)), "|" * n + "\n" + "|-" * n, "# " * n,
-               "```" + " " * n + "`", "` " + " " * n + "a`", "https://" * n, "<http://a" * n, "a\n\n" * 20_000,
-               "-" * n + "x", "- - " * n + "x", "\\" * n, "~~~\n" * 20_000, "1. " * n, "***a" * n]  # fmt: skip
+               "\n".join("  " * (i % 40) + "- a" for i in range(5_000)), "|" * n + "\n" + "|-" * n, "# " * n,
+               "```" + " " * n + "`", "` " + " " * n + "a`", "https://" * n, "<http://a" * n, "a\n\n" * 5_000,
+               "-" * n + "x", "- - " * n + "x", "\\" * n, "~~~\n" * 5_000, "1. " * n, "***a" * n]  # fmt: skip
     assert all(page.evaluate("async (texts) => (" + RENDER + ")(texts).then((all) => all.map(() => true))", hostile))
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("viewport", [WIDE, PHONE], ids=["wide", "phone"])
-def test_keyboard_and_screen_reader(visit: Visitor, axe: str, scheme: str, viewport: "ViewportSize") -> None:
-    tab = visit(viewport, color_scheme=scheme)
+def test_keyboard_and_screen_reader(visit: Visitor, axe: str) -> None:
+    tab = visit()
     page = tab.open()
     page.evaluate(axe)
 
-    def clean(state: str) -> None:
-        found = page.evaluate("axe.run().then((found) => found.violations)")
-        said = [(each["id"], [node["html"][:200] for node in each["nodes"]]) for each in found]
-        assert not said, (state, said)
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), state
+    def clean(state: str, looks: Sequence[tuple[Any, Any]] = ((PHONE, "dark"), (WIDE, "light"))) -> None:
+        for viewport, scheme in looks:
+            page.set_viewport_size(viewport)
+            page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+            found = page.evaluate("axe.run().then((found) => found.violations)")
+            said = [(each["id"], [node["html"][:200] for node in each["nodes"]]) for each in found]
+            assert not said, (state, viewport, scheme, said)
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (state, viewport)
 
     clean("empty")
     tab.set(temperature="0", max_tokens="40")
-    exchange = tab.say("Tell me a story about a fox.")
+    exchange = tab.say(STORY)
     tab.say("# A very long word: " + "wide" * 200)
-    clean("a conversation")
+    clean("a conversation", ((PHONE, "light"), (PHONE, "dark"), (WIDE, "dark"), (WIDE, "light")))
     exchange.locator("[data-action=tokens]").click()
     exchange.locator(".token").nth(2).focus()
     clean("tokens")
     page.keyboard.press("Escape")
     exchange.locator("[data-action=trace]").click()
     page.wait_for_selector("#panel figure")
-    clean("trace")
+    clean("trace", ((PHONE, "light"), (PHONE, "dark"), (WIDE, "dark"), (WIDE, "light")))
     page.keyboard.press("Escape")
     page.keyboard.press("Alt+s")
     page.wait_for_selector("#panel[data-kind=settings]:not([hidden])")
@@ -566,18 +577,18 @@ def test_keyboard_and_screen_reader(visit: Visitor, axe: str, scheme: str, viewp
     clean("help")
     page.keyboard.press("Escape")
     page.click("#session-menu")
-    clean("menu")
     page.keyboard.press("Enter")
     page.wait_for_selector("dialog[open]")
     clean("dialog")
     page.keyboard.press("Escape")
     assert page.evaluate("document.activeElement.id") == "session-menu"
-    if viewport is PHONE:
-        page.click("[data-action=open-sidebar]")
-        page.wait_for_function("getComputedStyle(sidebar).visibility === 'visible'")
-        clean("list")
-        page.keyboard.press("Escape")
-        assert page.evaluate("document.activeElement.dataset.action") == "open-sidebar"
+
+    page.set_viewport_size(PHONE)
+    page.click("[data-action=open-sidebar]")
+    page.wait_for_function("getComputedStyle(sidebar).visibility === 'visible'")
+    clean("list", [(PHONE, "dark")])
+    page.keyboard.press("Escape")
+    assert page.evaluate("document.activeElement.dataset.action") == "open-sidebar"
     # The switch changes what the system said, and lasts.
     paper = "getComputedStyle(document.body).backgroundColor"
     before = page.evaluate(paper)
