@@ -147,7 +147,7 @@ def checked(kind: type[B], values: Mapping[str, Any], served_name: str) -> B:
     try:
         body = kind.model_validate(values)
     except ValidationError as error:
-        name = str(error.errors(include_url=False)[0]["loc"][0])
+        name = str(error.errors(include_url=False, include_input=False)[0]["loc"][0])
         expected = kind.model_fields[name].description
         if name not in values:
             raise ApiError(400, f"{name} is missing: it must be {expected}.", name) from None

@@ -3,10 +3,11 @@
 import re
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from parakeet.chat.message_list import MessageList, read_messages
 from parakeet.chat.prompt_builder import PromptBuilder
@@ -14,7 +15,6 @@ from parakeet.errors import ParakeetError
 from parakeet.generation.batch import Request, Scored
 from parakeet.server.bodies import ChatBody, biases, check_stream, checked, messages_of, read, sampling, seeded
 from parakeet.server.errors import ApiError
-from parakeet.server.event_stream import EventStream, failure, until_disconnected
 from parakeet.server.replies import Answer, ReplyChoice, chat_log_probability
 from parakeet.server.served import Served
 
@@ -31,13 +31,9 @@ async def chat_completions(request: HttpRequest) -> Response:
     served: Served = request.app.state.served
     asked = await read(request, lambda values: _asked(served, values))
     answer = Answer("chatcmpl", served, [asked.request])
-    if asked.body.stream:
-        return EventStream(_events(asked, answer))
-    try:
-        await until_disconnected(request.receive, answer.finish())
-    except ParakeetError as error:
-        raise failure(error) from None
-    return JSONResponse(_whole(asked, answer))
+    return await answer.respond(
+        request, asked.body.stream, partial(_events, asked, answer), partial(_whole, asked, answer)
+    )
 
 
 def _asked(served: Served, values: dict[str, Any]) -> _Asked:
@@ -119,19 +115,16 @@ async def _events(asked: _Asked, answer: Answer) -> AsyncGenerator[Mapping[str, 
         }
         return {**head, "choices": [{**choice, "parakeet": reply.about()} if end else choice]}
 
-    try:
-        for reply in answer.replies:
-            first = chunk(reply, {"role": "assistant", "content": ""}, [])
-            yield {**first, "parakeet": {"dropped": asked.dropped}}
-        async for reply, step, token in answer.steps():
-            if step.text or token:
-                yield chunk(reply, {"content": step.text}, [token] if token else [])
-            if step.finish_reason:
-                yield chunk(reply, {}, [], end=True)
-        if asked.body.include_usage:
-            yield {**head, "choices": [], "usage": answer.usage()}
-    finally:
-        answer.cancel()
+    for reply in answer.replies:
+        first = chunk(reply, {"role": "assistant", "content": ""}, [])
+        yield {**first, "parakeet": {"dropped": asked.dropped}}
+    async for reply, step, token in answer.steps():
+        if step.text or token:
+            yield chunk(reply, {"content": step.text}, [token] if token else [])
+        if step.finish_reason:
+            yield chunk(reply, {}, [], end=True)
+    if asked.body.include_usage:
+        yield {**head, "choices": [], "usage": answer.usage()}
 
 
 def _log_probabilities(asked: _Asked, answer: Answer, tokens: list[Scored]) -> dict[str, Any] | None:

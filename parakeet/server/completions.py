@@ -2,10 +2,11 @@
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from parakeet.chat.message_list import shown
 from parakeet.chat.prompt_builder import PromptBuilder
@@ -13,7 +14,6 @@ from parakeet.errors import ParakeetError
 from parakeet.generation.batch import Request, Scored
 from parakeet.server.bodies import CompletionBody, biases, check_stream, checked, read, sampling, seeded
 from parakeet.server.errors import ApiError
-from parakeet.server.event_stream import EventStream, failure, until_disconnected
 from parakeet.server.replies import Answer, CompletionLogProbabilities, ReplyChoice
 from parakeet.server.served import Served
 
@@ -42,13 +42,9 @@ async def completions(request: HttpRequest) -> Response:
     served: Served = request.app.state.served
     asked = await read(request, lambda values: _asked(served, values))
     answer = Answer("cmpl", served, asked.requests)
-    if asked.body.stream:
-        return EventStream(_events(asked, answer))
-    try:
-        await until_disconnected(request.receive, answer.finish())
-    except ParakeetError as error:
-        raise failure(error) from None
-    return JSONResponse(_whole(asked, answer))
+    return await answer.respond(
+        request, asked.body.stream, partial(_events, asked, answer), partial(_whole, asked, answer)
+    )
 
 
 def _asked(served: Served, values: dict[str, Any]) -> _Asked:
@@ -161,18 +157,15 @@ async def _events(asked: _Asked, answer: Answer) -> AsyncGenerator[Mapping[str, 
         head["usage"] = None
     replies = [_Shown(asked, answer, reply) for reply in answer.replies]
     begun: set[int] = set()
-    try:
-        async for reply, step, token in answer.steps():
-            one = replies[reply.index]
-            if reply.index not in begun and (step.token_id is not None or step.finish_reason):
-                begun.add(reply.index)
-                if asked.body.echo:
-                    yield {**head, "choices": [one.choice(*one.echo())]}
-            if (step.text or token) and not asked.only_prompt:
-                yield {**head, "choices": [one.choice(step.text, [token] if token else [])]}
-            if step.finish_reason:
-                yield {**head, "choices": [one.choice("", [], end=True)]}
-        if asked.body.include_usage:
-            yield {**head, "choices": [], "usage": _usage(asked, answer)}
-    finally:
-        answer.cancel()
+    async for reply, step, token in answer.steps():
+        one = replies[reply.index]
+        if reply.index not in begun and (step.token_id is not None or step.finish_reason):
+            begun.add(reply.index)
+            if asked.body.echo:
+                yield {**head, "choices": [one.choice(*one.echo())]}
+        if (step.text or token) and not asked.only_prompt:
+            yield {**head, "choices": [one.choice(step.text, [token] if token else [])]}
+        if step.finish_reason:
+            yield {**head, "choices": [one.choice("", [], end=True)]}
+    if asked.body.include_usage:
+        yield {**head, "choices": [], "usage": _usage(asked, answer)}

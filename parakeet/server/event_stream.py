@@ -2,10 +2,10 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -22,22 +22,28 @@ class EventStream(Response):
     """Sends JSON values as events, and `[DONE]` at the end.
 
     An exception of `events` becomes an `{"error": …}` event, since the status is sent already. If the client goes away,
-    `events` is closed at once; its `finally` should stop what computes them.
+    `events` is closed at once. `stop`, which is called at the end in any case, should end what computes them: the
+    `finally` of a generator that never began does not run.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[Mapping[str, Any], None]) -> None:
+    def __init__(
+        self, events: AsyncGenerator[Mapping[str, Any], None], stop: Callable[[], None] = lambda: None
+    ) -> None:
         # Without buffering: nginx would collect the events.
         super().__init__(headers={"cache-control": "no-store", "x-accel-buffering": "no"})
         del self.headers["content-length"]
-        self.events = events
+        self.events, self.stop = events, stop
         self._sent = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        await until_disconnected(receive, self._write(send))
-        await send({"type": "http.response.body", "body": b""})
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            await until_disconnected(receive, self._write(send))
+            await send({"type": "http.response.body", "body": b""})
+        finally:
+            self.stop()
 
     async def _write(self, send: Send) -> None:
         pinging = asyncio.ensure_future(self._ping(send))
@@ -77,6 +83,11 @@ async def until_disconnected(receive: Receive, work: Coroutine[Any, Any, T]) -> 
         for task in (working, gone):
             task.cancel()
         await asyncio.wait({working, gone})
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The same for a route."""
+    return await until_disconnected(request.receive, work)
 
 
 def failure(error: Exception) -> ApiError:

@@ -57,7 +57,7 @@ class Metrics:
         self.requests[route or "other", method if method in METHODS else "other", status] += 1
         self.request_seconds.observe(seconds)
 
-    def render(self, model: str | None, worker: Worker | None) -> str:
+    def render(self, model: str | None, worker: Worker | None, requests_running: int) -> str:
         """The page that Prometheus reads. Without a model while it is loaded."""
         memory = psutil.Process().memory_info().rss
         lines: list[str] = []
@@ -82,6 +82,7 @@ class Metrics:
         ):
             add(name, "histogram", text, histogram.samples(name))
         for name, kind, text, value in (
+            ("requests_running", "gauge", "Requests that are being answered.", requests_running),
             ("running", "gauge", "Replies that grow, or whose prompt is read.", worker.running if worker else 0),
             ("waiting", "gauge", "Replies that wait for a place.", worker.waiting if worker else 0),
             ("prompt_tokens_total", "counter", "Tokens of prompts that were read.", self.tokens_read),

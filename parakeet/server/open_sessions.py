@@ -55,15 +55,21 @@ class PromptLimits:
     longest_token: int
 
 
+def without_folder(root: Path, text: str) -> str:
+    """A message that names no folder of this machine."""
+    folder = str(sessions_folder(root))
+    return text.replace(f"{folder}/", "").replace(folder, "the folder of sessions")
+
+
 class OpenSession:
     """A conversation in memory."""
 
-    def __init__(self, name: str, session: Session, header: dict[str, Any], model: str) -> None:
-        self.name, self.session, self.header = name, session, header
+    def __init__(self, root: Path, name: str, session: Session, header: dict[str, Any], model: str) -> None:
+        self.root, self.name, self.session, self.header = root, name, session, header
         self.model = model
         """Of the latest reply."""
         self.notes: list[str] = []
-        """What the user should know of its file."""
+        """What the user should know of its file. They name no folder."""
         self.reply: Reply | None = None
         """The one that is being generated."""
         self.used_at = time.monotonic()
@@ -73,15 +79,18 @@ class OpenSession:
     def look(self) -> None:
         """Take notice of what the session says of its file."""
         self.failed = self.failed or (self.session.log is None and bool(self.session.notes))
-        self.notes += [note for note in self.session.notes if note not in self.notes]
+        self.tell(self.session.notes)
         self.session.notes.clear()
+
+    def tell(self, notes: Iterable[str]) -> None:
+        self.notes += [each for note in notes if (each := without_folder(self.root, note)) not in self.notes]
 
 
 class OpenSessions:
     """All that are open, by name. Its methods are for one event loop; files are read and written on threads."""
 
-    def __init__(self, root: Path, idle_seconds: float = IDLE_SECONDS, patience: float = PATIENCE_SECONDS) -> None:
-        self.root, self.idle_seconds, self.patience = root, idle_seconds, patience
+    def __init__(self, root: Path, idle_seconds: float = IDLE_SECONDS) -> None:
+        self.root, self.idle_seconds = root, idle_seconds
         self._open: dict[str, OpenSession] = {}
         self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._known: tuple[weakref.ref[Served], PromptLimits, dict[str, Any]] | None = None
@@ -99,11 +108,7 @@ class OpenSessions:
         Raises ApiError: 404 if there is none, 409 while it replies. Raises SessionOpen if another process has it open.
         """
         async with self._turn(name):
-            found = self._open.get(name)
-            if found and found.reply:
-                await asyncio.wait({found.reply.task}, timeout=self.patience)
-            if found and found.reply:
-                raise ApiError(409, f"The session {name!r} is replying: stop that, or wait.", code="session_busy")
+            await self._undisturbed(name)
             found = await asyncio.to_thread(self._opened, name, served)
             self._sweep_later()
             try:
@@ -146,13 +151,16 @@ class OpenSessions:
             found.name = name
             self._open[name] = found
 
-    async def remove(self, found: OpenSession) -> None:
-        """Delete a session that is used, with its file."""
-        path = session_path(self.root, found.name)
-        found.session.close()
-        self._open.pop(found.name, None)
-        if path.exists():
-            await asyncio.to_thread(remove_session, path)
+    async def remove(self, name: str) -> None:
+        """Delete a session with its file, readable or not. Raises as `use` does."""
+        path = session_path(self.root, name)
+        async with self._turn(name):
+            await self._undisturbed(name)
+            found = self._open.pop(name, None)
+            if found is not None:
+                found.session.close()
+            if found is None or path.exists():
+                await asyncio.to_thread(remove_session, self._existing(name))
 
     async def take_in(self, name: str | None, content: bytes, served: Served) -> OpenSession:
         """Keep the content of a session's file as a new session. If its name is taken, it gets a number.
@@ -182,6 +190,14 @@ class OpenSessions:
         for found in self._open.values():
             found.session.close()
         self._open.clear()
+
+    async def _undisturbed(self, name: str) -> None:
+        """Wait a moment for the reply of a session to end. Raises ApiError 409 if it goes on."""
+        found = self._open.get(name)
+        if found and found.reply:
+            await asyncio.wait({found.reply.task}, timeout=PATIENCE_SECONDS)
+        if found and found.reply:
+            raise ApiError(409, f"The session {name!r} is replying: stop that, or wait.", code="session_busy")
 
     def _sweep_later(self) -> None:
         if self._sweeping is None:
@@ -219,21 +235,21 @@ class OpenSessions:
         path = self._existing(name)
         log = SessionLog.open(path, header)
         session = Session(cast("Engine", limits), _last_settings(log.events, served), log=log)
-        return self._keep(OpenSession(name, session, header, _writer(log.header, log.events)))
+        return self._keep(OpenSession(self.root, name, session, header, _writer(log.header, log.events)))
 
     def _read(self, name: str, served: Served) -> OpenSession:
         limits, header = self._about(served)
         loaded = load(self._existing(name))
         session = Session(cast("Engine", limits), _last_settings(loaded.events, served), events=loaded.events)
-        found = OpenSession(name, session, header, _writer(loaded.header, loaded.events))
-        found.notes += loaded.notes
+        found = OpenSession(self.root, name, session, header, _writer(loaded.header, loaded.events))
+        found.tell(loaded.notes)
         return found
 
     def _created(self, name: str, served: Served) -> OpenSession:
         limits, header = self._about(served)
         log = SessionLog.create(session_path(self.root, name), header)
         session = Session(cast("Engine", limits), served.release.generation, log=log)
-        return self._keep(OpenSession(name, session, header, served.name))
+        return self._keep(OpenSession(self.root, name, session, header, served.name))
 
     def _take_in(self, name: str | None, content: bytes, served: Served) -> OpenSession:
         folder = sessions_folder(self.root)

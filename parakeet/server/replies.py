@@ -3,14 +3,18 @@
 import codecs
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response
+
 from parakeet.errors import ParakeetError
 from parakeet.generation.batch import Request, Scored
-from parakeet.generation.engine import Step
+from parakeet.generation.reply import Step
 from parakeet.server.errors import ApiError
+from parakeet.server.event_stream import EventStream, failure, while_connected
 from parakeet.server.served import Served
 from parakeet.server.worker import Busy, Stream
 from parakeet.tokenizer import Tokenizer
@@ -87,21 +91,32 @@ class Answer:
 
     async def steps(self) -> AsyncIterator[tuple[ReplyChoice, Step, Scored | None]]:
         """The steps of all replies, those to one prompt after those to the one before: all are computed meanwhile."""
-        try:
-            for stream in self.streams:
-                own = [reply for reply in self.replies if reply.stream is stream]
-                async for place, step in stream:
-                    yield own[place], step, own[place].add(step)
-        finally:
-            self.cancel()
+        for stream in self.streams:
+            own = [reply for reply in self.replies if reply.stream is stream]
+            async for place, step in stream:
+                yield own[place], step, own[place].add(step)
 
-    async def finish(self) -> None:
-        """Wait for all replies."""
+    async def respond(
+        self,
+        request: HttpRequest,
+        stream: bool,
+        events: Callable[[], AsyncGenerator[Mapping[str, Any], None]],
+        whole: Callable[[], Mapping[str, Any]],
+    ) -> Response:
+        """The replies as `events`, or as `whole` once they are complete. Raises ApiError if the generation fails."""
+        if stream:
+            return EventStream(events(), self.cancel)
         try:
-            async for _ in self.steps():
-                pass
+            await while_connected(request, self._finish())
+        except ParakeetError as error:
+            raise failure(error) from None
         finally:
             self.cancel()
+        return JSONResponse(whole())
+
+    async def _finish(self) -> None:
+        async for _ in self.steps():
+            pass
 
     def cancel(self) -> None:
         for stream in self.streams:

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 from starlette.applications import Starlette
@@ -186,16 +187,25 @@ def configuration(app: Starlette, limits: Limits) -> uvicorn.Config:
 
 
 class _Server(uvicorn.Server):
-    """Tells the requests that still run after `drain_seconds` that the server stops."""
+    """Tells the requests that still run after `drain_seconds`, or at a second signal, that the server stops."""
 
     def __init__(self, config: uvicorn.Config, traffic: Traffic, drain_seconds: float) -> None:
         super().__init__(config)
         self._traffic, self._drain_seconds = traffic, drain_seconds
+        self._loop = asyncio.get_running_loop()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit:
+            self._loop.call_soon_threadsafe(self._traffic.stop)
+        super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        stop = asyncio.get_running_loop().call_later(self._drain_seconds, self._traffic.stop)
+        stop = self._loop.call_later(self._drain_seconds, self._traffic.stop)
         await super().shutdown(sockets)
         stop.cancel()
+        # uvicorn waits for nothing after a second Ctrl-C.
+        self._traffic.stop()
+        await self._traffic.finished()
 
 
 @contextmanager

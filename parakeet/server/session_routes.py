@@ -5,6 +5,7 @@ import json
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
@@ -14,13 +15,13 @@ from starlette.routing import Route
 
 import parakeet
 from parakeet.chat.session import SEED_BITS, Pending
-from parakeet.chat.storage import SessionExists, SessionOpen, SessionRow, sessions_folder
+from parakeet.chat.storage import SessionExists, SessionOpen, SessionRow
 from parakeet.errors import ParakeetError
 from parakeet.generation.batch import Request as Generation
 from parakeet.sampling_settings import OPTIONS, Option, SamplingSettings, with_values
 from parakeet.server.errors import ApiError
-from parakeet.server.event_stream import until_disconnected
-from parakeet.server.open_sessions import OpenSession, OpenSessions
+from parakeet.server.event_stream import while_connected
+from parakeet.server.open_sessions import OpenSession, OpenSessions, without_folder
 from parakeet.server.served import Served
 from parakeet.server.session_list import SessionList
 from parakeet.server.session_replies import Reply, ReplyStream, context_object, exchange_object
@@ -50,18 +51,13 @@ def _answers(endpoint: Endpoint) -> Endpoint:
         except Busy:
             raise
         except SessionOpen as error:
-            raise ApiError(409, _without_folder(request, str(error)), code="session_open") from None
+            raise ApiError(409, without_folder(_served(request).root, str(error)), code="session_open") from None
         except SessionExists as error:
-            raise ApiError(409, _without_folder(request, str(error)), code="session_exists") from None
+            raise ApiError(409, without_folder(_served(request).root, str(error)), code="session_exists") from None
         except ParakeetError as error:
-            raise ApiError(400, _without_folder(request, str(error))) from None
+            raise ApiError(400, without_folder(_served(request).root, str(error))) from None
 
     return answering
-
-
-def _without_folder(request: Request, text: str) -> str:
-    folder = sessions_folder(_served(request).root)
-    return text.replace(f"{folder}/", "").replace(str(folder), "the folder of sessions")
 
 
 def _served(request: Request) -> Served:
@@ -109,20 +105,20 @@ async def list_sessions(request: Request) -> Response:
     if not hasattr(state, "session_list"):
         state.session_list = SessionList(_served(request).root)
     rows = await asyncio.to_thread(state.session_list.find, request.query_params.get("search", ""))
-    return Answer({"sessions": [_row(request, row) for row in rows]})
+    return Answer({"sessions": [_row(_served(request).root, row) for row in rows]})
 
 
 @_answers
 async def create(request: Request) -> Response:
     body = await _body(request, "name")
     found = await _open_sessions(request).create(_text(body, "name"), _served(request))
-    return Answer(await _object(request, found), 201)
+    return Answer(await _object(found), 201)
 
 
 @_answers
 async def read(request: Request) -> Response:
     found = await _open_sessions(request).read(_name(request), _served(request))
-    return Answer(await _object(request, found))
+    return Answer(await _object(found))
 
 
 @_answers
@@ -140,14 +136,12 @@ async def change(request: Request) -> Response:
         else:
             await asyncio.to_thread(found.session.go_to, _exchange(found, body, "at"))
         found.look()
-        return Answer(await _object(request, found))
+        return Answer(await _object(found))
 
 
 @_answers
 async def remove(request: Request) -> Response:
-    sessions = _open_sessions(request)
-    async with sessions.use(_name(request), _served(request)) as found:
-        await sessions.remove(found)
+    await _open_sessions(request).remove(_name(request))
     return Response(status_code=204)
 
 
@@ -163,7 +157,7 @@ async def download(request: Request) -> Response:
 async def take_in(request: Request) -> Response:
     name = request.query_params.get("name")
     found = await _open_sessions(request).take_in(name, await request.body(), _served(request))
-    return Answer(await _object(request, found), 201)
+    return Answer(await _object(found), 201)
 
 
 @_answers
@@ -196,7 +190,7 @@ async def tokens(request: Request) -> Response:
     if exchange is None:
         raise ApiError(400, "exchange must be the id of an exchange.", "exchange")
     chances = token_chances(found.session.conversation, exchange, served.worker)
-    return Answer({"tokens": await until_disconnected(request.receive, chances)})
+    return Answer({"tokens": await while_connected(request, chances)})
 
 
 def _begin(found: OpenSession, kind: str, message: str, exchange: int | None, changes: Mapping[str, Any]) -> Pending:
@@ -218,11 +212,11 @@ def _begin(found: OpenSession, kind: str, message: str, exchange: int | None, ch
         session.settings = present
 
 
-async def _object(request: Request, found: OpenSession) -> dict[str, Any]:
-    return await asyncio.to_thread(_session, request, found)
+async def _object(found: OpenSession) -> dict[str, Any]:
+    return await asyncio.to_thread(_session, found)
 
 
-def _session(request: Request, found: OpenSession) -> dict[str, Any]:
+def _session(found: OpenSession) -> dict[str, Any]:
     session = found.session
     settings = {name: getattr(session.settings, name) for name in OPTIONS}
     return {
@@ -232,20 +226,20 @@ def _session(request: Request, found: OpenSession) -> dict[str, Any]:
         "at": session.conversation.at,
         "settings": settings,
         "context": context_object(found),
-        "notes": [_without_folder(request, note) for note in found.notes],
+        "notes": found.notes,
         "replying": found.reply is not None,
         "exchanges": [exchange_object(node) for node in session.conversation.nodes],
     }
 
 
-def _row(request: Request, row: SessionRow) -> dict[str, Any]:
+def _row(root: Path, row: SessionRow) -> dict[str, Any]:
     return {
         "name": row.name,
         "exchanges": row.exchanges,
         "when": row.when,
         "model": row.model,
         "first_words": row.first_words,
-        "problem": _without_folder(request, row.problem),
+        "problem": without_folder(root, row.problem),
     }
 
 

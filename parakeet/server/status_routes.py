@@ -20,7 +20,8 @@ async def metrics(request: Request) -> Response:
     """The figures that Prometheus reads."""
     served = request.app.state.served
     shown = (None, None) if served is None else (served.name, served.worker)
-    return Response(request.app.state.metrics.render(*shown), headers={"content-type": CONTENT_TYPE})
+    page = request.app.state.metrics.render(*shown, len(request.app.state.traffic.running))
+    return Response(page, headers={"content-type": CONTENT_TYPE})
 
 
 async def tokenizer(request: Request) -> Response:

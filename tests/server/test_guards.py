@@ -241,7 +241,7 @@ def test_metrics_of_any_name_and_values_can_be_read_again(name: str, seconds: li
     metrics = Metrics()
     for each in seconds:
         metrics.request(name, "GET", 200, each)
-    found = parsed(metrics.render(None, None))
+    found = parsed(metrics.render(None, None, 0))
     buckets = [value for (sample, _), value in found.items() if sample == "parakeet_request_seconds_bucket"]
     assert buckets == sorted(buckets)
     assert buckets[-1] == found["parakeet_request_seconds_count", ()] == len(seconds)

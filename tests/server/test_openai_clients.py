@@ -119,7 +119,16 @@ def node_modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if shutil.which("npm") is None:
         pytest.skip("NODE_PATH has no openai, and npm is not installed")
     folder = tmp_path_factory.mktemp("npm")
-    command = ["npm", "install", "--no-save", "--no-audit", "--no-fund", "--ignore-scripts", "openai"]
+    command = [
+        "npm",
+        "install",
+        "--no-save",
+        "--no-audit",
+        "--no-fund",
+        "--ignore-scripts",
+        "--fetch-retries=0",
+        "openai",
+    ]
     try:
         finished = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
     except subprocess.TimeoutExpired:

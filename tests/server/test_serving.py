@@ -28,7 +28,7 @@ from parakeet.server.limits import Limits
 from parakeet.server.serving import configuration, listen
 
 from .conftest import RunningServer
-from .test_guards import KEY, echo
+from .test_guards import KEY, echo, parsed
 
 HEAD = b"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n"
 SECONDS = 60
@@ -64,6 +64,15 @@ def all_of(connection: socket.socket) -> bytes:
     except ConnectionResetError:
         pass
     return found
+
+
+def read_to(connection: socket.socket, end: bytes) -> None:
+    """Read an answer that ends so, and leaves the connection open."""
+    found = b""
+    while not found.endswith(end):
+        data = connection.recv(1 << 16)
+        assert data, found
+        found += data
 
 
 def error_in(answer: bytes, status: int) -> dict[str, str]:
@@ -117,7 +126,7 @@ def test_a_silent_connection_is_closed_at_its_beginning_and_after_a_request(hurr
 def test_a_slow_request_on_a_connection_that_is_kept_is_answered_408(hurried: int) -> None:
     with connected(hurried) as connection:
         connection.sendall(HEAD + b"\r\n0123456789")
-        assert connection.recv(1 << 16).endswith(b"10 bytes")
+        read_to(connection, b"10 bytes")
         connection.sendall(HEAD)
         assert error_in(all_of(connection), 408)
 
@@ -164,7 +173,7 @@ def test_a_thousand_connections_leave_the_server_useful(server: RunningServer) -
         try:
             first = connections[0]
             first.sendall(HEAD + b"\r\n0123456789")
-            assert first.recv(1 << 16).endswith(b"10 bytes")
+            read_to(first, b"10 bytes")
             # The first one is idle now, and gives its place to a new one.
             for connection in connections[30:60]:
                 connection.sendall(HEAD + b"\r\n0123456789")
@@ -254,28 +263,43 @@ def line_with(process: subprocess.Popen[str], text: str) -> str:
     raise AssertionError("".join(lines))
 
 
-LONG = {"prompt": "Once upon a time", "stream": True, "temperature": 1, "max_tokens": 100_000, "rolling": True}
-
-
 def text_of(lines: Iterator[str]) -> Iterator[dict]:
     """The events of a stream."""
     yield from (json.loads(line[6:]) for line in lines if line.startswith("data: {"))
 
 
+@contextmanager
+def endless_reply(client: httpx2.Client) -> Iterator[Iterator[dict]]:
+    """The events of a reply that does not end, after the first."""
+    controls = client.get("/v1/tokenizer").json()["controls"]
+    body = {"prompt": "Once upon a time", "stream": True, "max_tokens": 1_000_000, "rolling": True}
+    body["logit_bias"] = {str(token_id): -100 for token_id in controls.values()}
+    with client.stream("POST", "/v1/completions", json=body) as answer:
+        events = text_of(answer.iter_lines())
+        next(events)
+        yield events
+
+
+def requests_running(client: httpx2.Client) -> float:
+    """Apart from the one that asks."""
+    return parsed(client.get("/metrics").text)["parakeet_requests_running", ()] - 1
+
+
 def test_a_promoted_release_is_taken_up_while_replies_go_on(served_model: Path, tmp_path: Path) -> None:
     first = promote(tmp_path, served_model, "first")
     with process_of(tmp_path, "--follow") as (process, client):
-        with client.stream("POST", "/v1/completions", json=LONG | {"max_tokens": 600, "rolling": False}) as answer:
-            events = text_of(answer.iter_lines())
-            next(events)
+        with endless_reply(client) as events:
             promote(tmp_path, served_model, "second")
             assert "Now serving second (fp32)." in line_with(process, "Now ")
             assert client.get("/v1/models").json()["data"][0]["id"] == "second"
-            # The folder may go, and the reply goes on to its end.
+            # The folder may go, and the reply goes on.
             shutil.rmtree(first)
-            rest = list(events)
-            assert rest[-1]["choices"][0]["finish_reason"] in ("stop", "length")
-            assert {event["model"] for event in rest} == {"first"}
+            assert requests_running(client) == 1
+            assert {event["model"] for event, _ in zip(events, range(100), strict=False)} == {"first"}
+            body = {"prompt": "Hello", "max_tokens": 5}
+            assert client.post("/v1/completions", json=body).json()["model"] == "second"
+        while requests_running(client):
+            pass
         third = promote(tmp_path, served_model, "third")
         (third / "model.safetensors").write_bytes(b"")
         assert "second is served on" in line_with(process, "third")
@@ -283,10 +307,10 @@ def test_a_promoted_release_is_taken_up_while_replies_go_on(served_model: Path, 
         assert "second is served on" in line_with(process, "third")
         assert client.get("/health").json() == {"status": "ok"}
         # What a client is still sent is ended with a message, and the process with status 0.
-        with client.stream("POST", "/v1/completions", json=LONG) as answer:
-            events = text_of(answer.iter_lines())
-            next(events)
+        with endless_reply(client) as events:
             process.terminate()
+            next(events)
+            process.terminate()  # waits for nobody
             *_, last = events
             assert last["error"]["code"] == "server_stopping"
         assert process.wait(SECONDS) == 0
