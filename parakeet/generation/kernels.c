@@ -29,6 +29,7 @@
 #define GROUP_BYTES 18         // of int4: 32 halves of bytes and a scale
 #define OCTET 8                // groups of int4 that are multiplied at once, each in a lane of its own
 #define ROUND 12582912.0f      // 1.5 · 2^23: adding it to a small number rounds that to an integer
+#define FEW 4096               // numbers whose norm or gelu one thread computes
 #define SERIAL (1L << 19)      // multiplications that one thread does: on a busy machine it waits long for another
 
 typedef float floats __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -872,26 +873,30 @@ typedef struct {
     int64_t keys_first; // the projections are keys, values, queries instead of queries, keys, values
 } layer;
 
-// Layer norm of n rows x (n, width), without a bias.
-static void normalise(const float *x, const float *weight, long n, long width, float *to) {
-    for (long i = 0; i < n; i++, x += width, to += width) {
-        floats sums = {0}, squares = {0};
-        long c = 0;
-        for (; c + LANES <= width; c += LANES) sums += *(const floats *)(x + c);
-        float mean = total(sums);
-        for (; c < width; c++) mean += x[c];
-        mean /= (float)width;
-        for (c = 0; c + LANES <= width; c += LANES) {
-            floats distance = *(const floats *)(x + c) - mean;
-            squares += distance * distance;
-        }
-        float variance = total(squares);
-        for (; c < width; c++) variance += (x[c] - mean) * (x[c] - mean);
-        float scale = 1 / sqrtf(variance / (float)width + 1e-5f);
-        for (c = 0; c + LANES <= width; c += LANES)
-            *(floats *)(to + c) = (*(const floats *)(x + c) - mean) * scale * *(const floats *)(weight + c);
-        for (; c < width; c++) to[c] = (x[c] - mean) * scale * weight[c];
+// Layer norm of a row x (width), without a bias.
+static void normalise_row(const float *x, const float *weight, long width, float *to) {
+    floats sums = {0}, squares = {0};
+    long c = 0;
+    for (; c + LANES <= width; c += LANES) sums += *(const floats *)(x + c);
+    float mean = total(sums);
+    for (; c < width; c++) mean += x[c];
+    mean /= (float)width;
+    for (c = 0; c + LANES <= width; c += LANES) {
+        floats distance = *(const floats *)(x + c) - mean;
+        squares += distance * distance;
     }
+    float variance = total(squares);
+    for (; c < width; c++) variance += (x[c] - mean) * (x[c] - mean);
+    float scale = 1 / sqrtf(variance / (float)width + 1e-5f);
+    for (c = 0; c + LANES <= width; c += LANES)
+        *(floats *)(to + c) = (*(const floats *)(x + c) - mean) * scale * *(const floats *)(weight + c);
+    for (; c < width; c++) to[c] = (x[c] - mean) * scale * weight[c];
+}
+
+// The same for n rows.
+static void normalise(const float *x, const float *weight, long n, long width, float *to, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (n * width > FEW)
+    for (long i = 0; i < n; i++) normalise_row(x + i * width, weight, width, to + i * width);
 }
 
 // x / 2 · (1 + erf(x / √2)), with the complement of erf by Abramowitz and Stegun 7.1.26: within 4e-7.
@@ -907,7 +912,7 @@ INLINE floats gelu_of(floats x) {
     return (floats)(((integers)(x - half) & positive) | ((integers)half & ~positive));
 }
 
-static void gelu(float *x, long numbers) {
+static void gelu_row(float *x, long numbers) {
     long i = 0;
     for (; i + LANES <= numbers; i += LANES) *(floats *)(x + i) = gelu_of(*(const floats *)(x + i));
     if (i == numbers) return;
@@ -915,6 +920,11 @@ static void gelu(float *x, long numbers) {
     memcpy(rest, x + i, (numbers - i) * sizeof(float));
     *(floats *)rest = gelu_of(*(const floats *)rest);
     memcpy(x + i, rest, (numbers - i) * sizeof(float));
+}
+
+static void gelu(float *x, long n, long width, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (n * width > FEW)
+    for (long i = 0; i < n; i++) gelu_row(x + i * width, width);
 }
 
 static void add(float *x, const float *more, long numbers) {
@@ -942,22 +952,22 @@ int forward(const layer *layers, long n_layers, const float *final_norm, const m
         cached c = {cache_kind, heads, capacity, head_width, keys + begin, values + begin, NULL, NULL, softmax_one};
         if (cache_kind == INT8) c.key_scales = key_scales + number * slots, c.value_scales = value_scales + number * slots;
         const float *query = joint + (l->keys_first ? 2 * width : 0), *key = joint + (l->keys_first ? 0 : width);
-        normalise(x, l->attention_norm, n, width, normed);
+        normalise(x, l->attention_norm, n, width, normed, threads);
         failed = times(&l->projections, normed, width, n, joint, threads) ||
                  attend(&c, n, rows, positions, query, key, key + width, 3 * width, slopes, mixed, threads) ||
                  times(&l->attention_output, mixed, width, n, normed, threads);
         if (failed) break;
         add(x, normed, n * width);
-        normalise(x, l->mlp_norm, n, width, normed);
+        normalise(x, l->mlp_norm, n, width, normed, threads);
         failed = times(&l->mlp_input, normed, width, n, inner, threads);
         if (failed) break;
-        gelu(inner, n * hidden);
+        gelu(inner, n, hidden, threads);
         failed = times(&l->mlp_output, inner, hidden, n, normed, threads);
         if (failed) break;
         add(x, normed, n * width);
     }
     if (!failed) {
-        normalise(x, final_norm, n, width, normed);
+        normalise(x, final_norm, n, width, normed, threads);
         failed = times(head, normed, width, n, logits, threads);
     }
     free(room);
