@@ -7,7 +7,7 @@ model chats too.
 
 import base64
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from random import Random
 from statistics import median
 from typing import Any
@@ -58,14 +58,12 @@ class SayingDecoder(Decoder):
 
     text: Sequence[int] = ()
 
-    def prefill(self, ids: Sequence[int], cache: Cache, row: int = 0) -> Tensor:
-        return self._say(super().prefill(ids, cache, row)[None], cache)[0]
+    def prefill_in_parts(self, ids: Sequence[int], cache: Cache, row: int = 0) -> Generator[None, None, Tensor]:
+        logits = yield from super().prefill_in_parts(ids, cache, row)
+        return self._say(logits[None], cache)[0]
 
-    def step(self, ids: Sequence[int], cache: Cache) -> Tensor:
-        return self._say(super().step(ids, cache), cache)
-
-    def steps(self, ids: Sequence[int], cache: Cache) -> Tensor:
-        return self._say(super().steps(ids, cache), cache)
+    def append(self, ids: Sequence[int], rows: Sequence[int], cache: Cache) -> Tensor:
+        return self._say(super().append(ids, rows, cache), cache)
 
     @torch.inference_mode()
     def _say(self, logits: Tensor, cache: Cache) -> Tensor:

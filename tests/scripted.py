@@ -2,7 +2,7 @@
 
 import base64
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from types import SimpleNamespace
 
 import torch
@@ -47,7 +47,9 @@ class ScriptedModel:
     def new_cache(self, capacity: int, batch_size: int = 1) -> SimpleNamespace:
         return SimpleNamespace(lengths=[0] * batch_size, capacity=capacity, prompt=0, n_bytes_per_token=1)
 
-    def prefill(self, ids: Sequence[int], cache: SimpleNamespace, row: int = 0) -> Tensor:
+    def prefill_in_parts(
+        self, ids: Sequence[int], cache: SimpleNamespace, row: int = 0
+    ) -> Generator[None, None, Tensor]:
         if cache.lengths[row] == 0:
             self.prompts.append([])
         cache.lengths[row] += len(ids)
@@ -55,16 +57,12 @@ class ScriptedModel:
         self.prompts[-1] += ids
         cache.prompt = cache.lengths[row]
         time.sleep(self.delay)
+        yield from ()
         return self._logits(0)
 
-    def step(self, ids: Sequence[int], cache: SimpleNamespace) -> Tensor:
-        return self._pass(ids, cache)
-
-    def steps(self, ids: Sequence[int], cache: SimpleNamespace) -> Tensor:
-        assert cache.lengths[0] + len(ids) <= cache.capacity
-        return self._pass(ids, cache)
-
-    def _pass(self, ids: Sequence[int], cache: SimpleNamespace) -> Tensor:
+    def append(self, ids: Sequence[int], rows: Sequence[int], cache: SimpleNamespace) -> Tensor:
+        assert set(rows) == {0}
+        assert len(ids) == 1 or cache.lengths[0] + len(ids) <= cache.capacity
         time.sleep(self.delay)
         self.passes.append(len(ids))
         said = cache.lengths[0] - cache.prompt

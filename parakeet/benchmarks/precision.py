@@ -97,4 +97,4 @@ def _stepped(decoder: Decoder, ids: list[int]) -> Tensor:
     if not decoder.can_append:
         return torch.cat([decoder.step([number], cache) for number in ids])
     pieces = (ids[begin : begin + COMPILED_ROWS] for begin in range(0, len(ids), COMPILED_ROWS))
-    return torch.cat([decoder.steps(piece, cache) for piece in pieces])
+    return torch.cat([decoder.append(piece, [0] * len(piece), cache) for piece in pieces])

@@ -92,6 +92,13 @@ class Cache:
             self.scales = self.scales[0][:, chosen], self.scales[1][:, chosen]
         self.lengths, self.marked = [self.lengths[row] for row in rows], [self.marked[row] for row in rows]
 
+    def copy_row(self, source: int, target: int) -> None:
+        """Make row `target` what row `source` is."""
+        used = slice(self.keys.shape[3] - self.capacity + min(self.lengths[source], self.capacity))
+        for stored in (self.keys, self.values, *(self.scales or ())):
+            stored[:, target, :, used] = stored[:, source, :, used]
+        self.lengths[target], self.marked[target] = self.lengths[source], -1
+
     def write(self, layer: int, where: Any, key: Tensor, value: Tensor) -> None:
         """Keys and values (…, head width) for the slots that `where` indexes in (batch, heads, capacity)."""
         for number, (stored, new) in enumerate(((self.keys, key), (self.values, value))):

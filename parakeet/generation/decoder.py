@@ -3,7 +3,7 @@
 `parakeet.model.transformer` is the same function for training; tests compare both with one oracle.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -139,38 +139,68 @@ class Decoder:
         shape = (c.layers, batch_size, c.heads, min(capacity, c.context), self._attention.width)
         return Cache(shape, CACHE_DTYPES[self.cache_dtype], self.device, self._attention.fixed_key)
 
-    @torch.inference_mode()
     def prefill(self, ids: Sequence[int], cache: Cache, row: int = 0) -> Tensor:
         """Append ids to row `row` of the cache in one pass; logits (vocabulary rows,) fp32 after the last.
 
         They must fit into the rest of the cache: a prompt never overwrites itself.
         """
-        return self._head.product(self._hidden(ids, cache, row)[-1:])[0].float()
+        return finish(self.prefill_in_parts(ids, cache, row))
 
     @torch.inference_mode()
+    def prefill_in_parts(self, ids: Sequence[int], cache: Cache, row: int = 0) -> Generator[None, None, Tensor]:
+        """The same, with a pause after each layer; the result is returned.
+
+        Other rows may be appended to in a pause if `can_append`. The bits of the result are those without pauses.
+        """
+        hidden = yield from self.hidden_in_parts(ids, cache, row)
+        return self.head(hidden[-1:])[0]
+
+    @torch.inference_mode()
+    def hidden_in_parts(self, ids: Sequence[int], cache: Cache, row: int = 0) -> Generator[None, None, Tensor]:
+        """As `prefill_in_parts`, but returns the final hidden states (len(ids), width) fp32, for `head`."""
+        past, end = cache.lengths[row], cache.lengths[row] + len(ids)
+        self._attention.prepare(cache, [row], len(ids))
+        attend = self._attention.prefill(cache, row, past, end)
+        x = self._embed(torch.tensor(ids, device=self.device))  # (n, width)
+        for number, layer in enumerate(self._layers):
+            if number:
+                yield
+            # (n, heads, head width) to (1, heads, n, head width) each, and back
+            query, key, value = (part.transpose(0, 1)[None] for part in self._project(layer, x))
+            x = self._finish(layer, x, attend(number, query, key, value)[0].transpose(0, 1))
+        cache.lengths[row] = end
+        return self._normed(x, self._final_norm)
+
+    @torch.inference_mode()
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits (n, vocabulary rows) fp32 of final hidden states (n, width)."""
+        return self._head.product(hidden).float()
+
     def logits(self, ids: Sequence[int], cache: Cache | None = None) -> Tensor:
         """Logits (len(ids), vocabulary rows) fp32 of every position of one text, or of ids that continue a cache."""
-        hidden = self._hidden(ids, cache or self.new_cache(len(ids)), 0)
-        return self._head.product(hidden).float()
+        return self.head(finish(self.hidden_in_parts(ids, cache or self.new_cache(len(ids)))))
 
     @property
     def can_append(self) -> bool:
-        """Whether `steps` is there, and cheaper than one `step` after the other."""
+        """Whether `append` takes several ids of one row, and is cheaper than a `step` for each."""
         return self._compiled is not None
 
     @torch.inference_mode()
-    def steps(self, ids: Sequence[int], cache: Cache) -> Tensor:
-        """Append ids to a cache of one row; logits (len(ids), vocabulary rows) fp32 after each of them.
+    def append(self, ids: Sequence[int], rows: Sequence[int], cache: Cache) -> Tensor:
+        """Append ids[i] to row rows[i] of the cache, in this order; logits (len(ids), vocabulary rows) fp32 after each.
 
-        They are the bits that one `step` after the other gives, since the kernels compute each row apart from others,
-        if there are at most COMPILED_ROWS. The ids must fit into the rest of the cache.
+        With `can_append` there may be at most COMPILED_ROWS ids, also several of one row, if they fit into the rest of
+        the cache. The result is the bits that one `step` after the other gives, since the kernels compute each row
+        apart from others. One id alone may pass the end of the cache, and sees the latest tokens.
         """
-        assert self._compiled is not None
+        if self._compiled is None:
+            return self._step_some(ids, rows, cache)
         assert len(ids) <= COMPILED_ROWS
-        begin, end = cache.lengths[0], cache.lengths[0] + len(ids)
-        cache.lengths = [end]
-        x = self._embed(torch.tensor(ids))
-        return self._compiled(x, cache, torch.zeros(len(ids), dtype=torch.int64), torch.arange(begin, end))
+        positions = []
+        for row in rows:
+            positions.append(cache.lengths[row])
+            cache.lengths[row] += 1
+        return self._compiled(self._embed(torch.tensor(ids)), cache, torch.tensor(rows), torch.tensor(positions))
 
     @torch.inference_mode()
     def step(self, ids: Sequence[int], cache: Cache) -> Tensor:
@@ -178,21 +208,33 @@ class Decoder:
 
         A row that is longer than the cache's capacity sees the latest `capacity` tokens.
         """
-        positions = cache.lengths
         if self._compiled is not None and len(ids) <= COMPILED_ROWS:
-            cache.lengths = [length + 1 for length in positions]
-            x = self._embed(torch.tensor(ids))
-            return self._compiled(x, cache, torch.arange(len(ids)), torch.tensor(positions))
+            return self.append(ids, range(len(ids)), cache)
+        found = self._step_all(ids, cache.lengths, range(len(ids)), cache)
+        cache.lengths = [length + 1 for length in cache.lengths]
+        return found
+
+    def _step_some(self, ids: Sequence[int], rows: Sequence[int], cache: Cache) -> Tensor:
+        """One step of some rows where a step is of all: the others compute what nobody reads, in the slot after their
+        last, or in a full row in the last, which no later prompt reuses."""
+        assert len(set(rows)) == len(rows)
+        of_row = dict(zip(rows, ids, strict=True))
+        idle = [min(length, cache.capacity - 1) for length in cache.lengths]
+        positions = [length if row in of_row else idle[row] for row, length in enumerate(cache.lengths)]
+        found = self._step_all([of_row.get(row, 0) for row in range(len(positions))], positions, rows, cache)
+        for row in rows:
+            cache.lengths[row] += 1
+        return found[list(rows)]
+
+    def _step_all(self, ids: Sequence[int], positions: Sequence[int], rows: Sequence[int], cache: Cache) -> Tensor:
+        """One id at a position of every row; `rows` are those that go on afterwards."""
         visible = min(cache.capacity, max(positions) + 1)
-        self._attention.prepare(cache, range(len(positions)), 1)
+        self._attention.prepare(cache, rows, 1)
         if cache.graphs is None:
-            newest, where = torch.tensor([list(ids), positions], device=self.device).unbind(0)
-            logits = self._step(newest, where, cache, visible)
-        else:
-            keys = min(cache.capacity, -(-visible // KEYS_PER_BUCKET) * KEYS_PER_BUCKET)
-            logits = cache.graphs.run(lambda a, b: self._step(a, b, cache, keys), ids, positions, keys)
-        cache.lengths = [length + 1 for length in positions]
-        return logits
+            newest, where = torch.tensor([list(ids), list(positions)], device=self.device).unbind(0)
+            return self._step(newest, where, cache, visible)
+        keys = min(cache.capacity, -(-visible // KEYS_PER_BUCKET) * KEYS_PER_BUCKET)
+        return cache.graphs.run(lambda a, b: self._step(a, b, cache, keys), ids, positions, keys)
 
     def _step(self, ids: Tensor, positions: Tensor, cache: Cache, visible: int) -> Tensor:
         """ids, positions (batch,) int64. Shapes are fixed and nothing branches on values, as CUDA graphs need."""
@@ -202,19 +244,6 @@ class Decoder:
             query, key, value = self._project(layer, x)  # (batch, heads, head width) each
             x = self._finish(layer, x, attend(number, query, key, value))
         return self._head.product(self._normed(x, self._final_norm)).float()
-
-    def _hidden(self, ids: Sequence[int], cache: Cache, row: int) -> Tensor:
-        """Append n ids to row `row` of the cache; their final hidden states (n, width) fp32."""
-        past, end = cache.lengths[row], cache.lengths[row] + len(ids)
-        self._attention.prepare(cache, [row], len(ids))
-        attend = self._attention.prefill(cache, row, past, end)
-        x = self._embed(torch.tensor(ids, device=self.device))  # (n, width)
-        for number, layer in enumerate(self._layers):
-            # (n, heads, head width) to (1, heads, n, head width) each, and back
-            query, key, value = (part.transpose(0, 1)[None] for part in self._project(layer, x))
-            x = self._finish(layer, x, attend(number, query, key, value)[0].transpose(0, 1))
-        cache.lengths[row] = end
-        return self._normed(x, self._final_norm)
 
     def _embed(self, ids: Tensor) -> Tensor:
         weight, bias = self._embedding_norm
@@ -236,6 +265,15 @@ class Decoder:
 
     def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.layer_norm(x, (self.config.width,), weight, None, EPSILON)
+
+
+def finish(parts: Generator[None, None, Tensor]) -> Tensor:
+    """The result of a computation in parts, without a pause."""
+    while True:
+        try:
+            next(parts)
+        except StopIteration as stopped:
+            return stopped.value
 
 
 class _CompiledPass:

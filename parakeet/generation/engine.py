@@ -1,9 +1,6 @@
 """Ids in, a stream of text out: prefill, the key/value cache, sampling, whole UTF-8 characters."""
 
-import codecs
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,40 +9,18 @@ import torch
 from torch import Tensor
 
 from parakeet.errors import ParakeetError
-from parakeet.generation.cache import Cache
+from parakeet.generation.batch import PREFILL_TOKENS, Batch, Job, Request
 from parakeet.generation.choice import Choice, candidates
 from parakeet.generation.decoder import Decoder
-from parakeet.generation.lookup import DraftPolicy, Drafts
+from parakeet.generation.lookup import DraftPolicy
+from parakeet.generation.reply import Step, Timing
 from parakeet.generation.sampling import Sampler, check_finite, choose_all
-from parakeet.generation.stop_strings import StopStrings
 from parakeet.model.config import ModelConfig
 from parakeet.model.transformer import load_model
 from parakeet.sampling_settings import SamplingSettings
 from parakeet.tokenizer import Tokenizer
 
-PREFILL_TOKENS = 512
-"""Prompt tokens in one forward pass. Fewer leave matrix units idle (256 is a tenth slower in bf16); more delay Ctrl-C
-(512 tokens of the 378M model take 1.3 s in fp32 on 2 cores)."""
-
 PROMPTS_PER_BATCH = 64
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step of a reply.
-
-    `token_id` is None while the prompt is read, and in a last step that drew no token. `text` has only whole
-    characters, and nothing that could become a stop string. `finish_reason` is None except in the last step: "stop"
-    (the model ended its turn, or a stop string came), "length" (max_tokens) or "context" (the context is full).
-    """
-
-    token_id: int | None
-    text: str
-    finish_reason: str | None
-    log_probability: float | None = None
-    """ln p of the token by the model, before any sampling setting; None if it was not asked for."""
-    top: tuple[tuple[int, float], ...] = ()
-    """The likeliest tokens in its place and their ln p, as many as were asked for."""
 
 
 class NextToken(NamedTuple):
@@ -54,44 +29,6 @@ class NextToken(NamedTuple):
     token_id: int
     probability: float
     drawn: float
-
-
-@dataclass
-class Timing:
-    """The cost of one reply. Seconds are wall time, without the time that the consumer spends between steps."""
-
-    prompt_tokens: int = 0
-    kept_tokens: int = 0
-    """Tokens of the prompt that were still in the cache from an earlier prompt."""
-    reply_tokens: int = 0
-    prefill_seconds: float = 0.0
-    decode_seconds: float = 0.0
-    """Forward passes after the prefill and, on a GPU, the draws after them: they wait for the passes."""
-    decoded_tokens: int = 0
-    """Tokens whose successor these passes gave. The first token of a reply comes from the prefill."""
-    drafted_tokens: int = 0
-    """Tokens that were verified in a pass before they were drawn (prompt lookup decoding)."""
-    accepted_tokens: int = 0
-    """Those that were then drawn, so that each saved a pass."""
-    first_token_seconds: float = 0.0
-    """Prefill and the first draw."""
-    bytes_read: float = 0.0
-    """Memory read while decoding: for each pass, all weights and the filled part of the cache."""
-
-    @property
-    def prefill_rate(self) -> float | None:
-        """Tokens a second, not counting the kept ones."""
-        return (self.prompt_tokens - self.kept_tokens) / self.prefill_seconds if self.prefill_seconds else None
-
-    @property
-    def decode_rate(self) -> float | None:
-        """Tokens a second."""
-        return self.decoded_tokens / self.decode_seconds if self.decode_seconds else None
-
-    @property
-    def bandwidth(self) -> float | None:
-        """GB a second read from memory while decoding."""
-        return self.bytes_read / self.decode_seconds / 1e9 if self.decode_seconds else None
 
 
 class Engine:
@@ -110,6 +47,8 @@ class Engine:
         self.cache_dtype = model.cache_dtype
         self.threads = torch.get_num_threads()
         self.timing = Timing()
+        """Of the latest reply."""
+        self._job: Job | None = None
         self.prompt_lookup = True
         """Whether text that repeats is drafted where that is faster. Replies are the same with and without."""
         self.draft_policy = DraftPolicy()
@@ -120,72 +59,50 @@ class Engine:
         """(vocabulary rows,) bool: the ids that a reply may contain. These are text and the ends of turn and text, but
         no roles, no padding (it was never a target) and no undefined ids."""
         self.allowed[[*spoken, tokenizer.end_of_prompt, tokenizer.end_of_text]] = True
-        self._read: list[int] = []
-        """The prompt's beginning that is in the cache, in whole pieces of PREFILL_TOKENS."""
 
     @cached_property
-    def _cache(self) -> Cache:
-        """Made for the first reply: on CUDA it takes its memory at once."""
-        return self.model.new_cache(self.context)
+    def _batch(self) -> Batch:
+        """For one reply at a time. Made for the first one: on CUDA its cache takes its memory at once."""
+        return Batch(self, 1)
 
     def generate(
         self, prompt_ids: Sequence[int], settings: SamplingSettings, log_probabilities: bool = False
     ) -> Iterator[Step]:
         """Continue the prompt until the model ends its turn, a stop string comes, or the room is used up.
 
-        Nothing runs before the first `next`. Closing the iterator stops between two forward passes. Only the last step
-        has a finish_reason. The same prompt, settings and seed give the same text on the same machine, dtype and
-        number of threads, whatever was generated before. Only one reply at a time: all share one cache.
+        Nothing runs before the first `next`. Closing the iterator stops between two forward passes, or between two
+        layers of the prompt. Only the last step has a finish_reason. The same prompt, settings and seed give the same
+        text on the same machine, dtype and number of threads, whatever was generated before. Only one reply at a time:
+        a new one ends the one before. `Batch` generates several.
 
         Raises ParakeetError if the prompt is empty or longer than the context, or logits are not finite.
         """
-        self.check_prompt(prompt_ids)
-        self.timing = timing = Timing(prompt_tokens=len(prompt_ids))
-        sampler = Sampler(settings, self.allowed)
-        stops = StopStrings(settings.stop)
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        drafts = None
-        if self.prompt_lookup and self.model.can_append:
-            drafts = Drafts(prompt_ids, self.stop_ids, self.draft_policy)
-        logits = None
-        for chunk in self._unread(list(prompt_ids)):
-            if logits is not None:
-                yield Step(None, "", None)
-            logits = self._prefill(chunk, timing)
-        room = self.context - len(prompt_ids)
-        limit = settings.max_tokens if settings.rolling else min(room, settings.max_tokens)
-        for _ in range(limit):
-            assert logits is not None
-            began = time.perf_counter()
-            token_id = sampler.choose(logits)
-            seconds = time.perf_counter() - began
-            if not timing.reply_tokens:
-                timing.first_token_seconds = timing.prefill_seconds + seconds
-            elif self.model.device.type != "cpu":
-                timing.decode_seconds += seconds
-            known = float(logits[token_id] - logits.logsumexp(0)) if log_probabilities else None
-            if token_id in self.stop_ids:
-                shown, _ = stops.feed(decoder.decode(b"", final=True))
-                yield Step(token_id, shown + stops.finish(), "stop", known)
-                return
-            timing.reply_tokens += 1
-            shown, stopped = stops.feed(decoder.decode(self.tokenizer.token_bytes(token_id)))
-            yield Step(token_id, shown, "stop" if stopped else None, known)
-            if stopped:
-                return
-            if timing.reply_tokens < limit:
-                logits = self._step(token_id, timing, drafts, limit - timing.reply_tokens - 1)
-        shown = stops.feed(decoder.decode(b"", final=True))[0] + stops.finish()
-        reason = "length" if limit == settings.max_tokens else "context"
-        yield Step(None, shown, "stop" if stops.stopped else reason)
+        self._stop()
+        job = self._batch.start(Request(prompt_ids, (settings,), log_probabilities))
+        self._job, self.timing = job, job.timings[0]
+        try:
+            while not (job.done or job.cancelled):
+                steps = self._batch.advance()
+                if job.error is not None:
+                    raise job.error
+                if not steps:
+                    yield Step(None, "", None)
+                for _, _, step in steps:
+                    yield step
+        finally:
+            job.cancelled = True
 
     def next_logits(self, prompt_ids: Sequence[int]) -> Tensor:
         """Logits (vocabulary rows,) fp32 of the token after a prompt. Raises ParakeetError as `generate` does."""
         self.check_prompt(prompt_ids)
+        self._stop()
         self.timing = Timing(prompt_tokens=len(prompt_ids))
-        for chunk in self._unread(list(prompt_ids)):
-            logits = self._prefill(chunk, self.timing)
-        return logits
+        return self._batch.logits(prompt_ids, self.timing)
+
+    def _stop(self) -> None:
+        """End the reply before, if its iterator was neither exhausted nor closed."""
+        if self._job is not None:
+            self._job.cancelled = True
 
     def likeliest(self, prompt_ids: Sequence[int], settings: SamplingSettings, number: int) -> list[NextToken]:
         """The likeliest tokens after a prompt, the first of a reply. Raises ParakeetError as `generate` does."""
@@ -221,66 +138,8 @@ class Engine:
             found += (logits.gather(1, following[:, None])[:, 0] - logits.logsumexp(1)).tolist()
         return found
 
-    def _unread(self, prompt: list[int]) -> Iterator[list[int]]:
-        """The prompt in pieces of PREFILL_TOKENS, without the pieces that are already in the cache.
-
-        Only whole pieces are reused. Keys computed in a piece of another length, or in a step of one token, differ in
-        the last bit: replies would depend on what was generated before.
-        """
-        same = next((i for i, pair in enumerate(zip(self._read, prompt, strict=False)) if pair[0] != pair[1]), None)
-        shared = min(len(self._read), len(prompt) - 1) if same is None else same
-        kept = shared // PREFILL_TOKENS * PREFILL_TOKENS
-        self._cache.lengths = [kept]
-        self._read = self._read[:kept]
-        self.timing.kept_tokens = kept
-        for begin in range(kept, len(prompt), PREFILL_TOKENS):
-            yield prompt[begin : begin + PREFILL_TOKENS]
-
-    def _prefill(self, ids: list[int], timing: Timing) -> Tensor:
-        begin = time.perf_counter()
-        logits = self.model.prefill(ids, self._cache)
-        if len(ids) == PREFILL_TOKENS:
-            self._read += ids
-        self._synchronise()
-        timing.prefill_seconds += time.perf_counter() - begin
-        return logits
-
-    def _step(self, token_id: int, timing: Timing, drafts: Drafts | None, most: int) -> Tensor:
-        """Logits (vocabulary rows,) after a token that was drawn. A draft of what follows has at most `most` tokens."""
-        timing.decoded_tokens += 1
-        if drafts is None:
-            return self._pass([token_id], timing)[0]
-        drafts.append(token_id)
-        if drafts.verified:
-            expected, logits = drafts.verified.popleft()
-            if expected == token_id:
-                timing.accepted_tokens += 1
-                return logits
-            self._cache.lengths[0] -= 1 + len(drafts.verified)
-            drafts.verified.clear()
-        # A draft must not begin the ring again: tokens that it had overwritten could not be restored.
-        draft = drafts.propose(min(most, self.context - self._cache.lengths[0] - 1))
-        before = timing.decode_seconds
-        following = self._pass([token_id, *draft], timing)
-        self.draft_policy.record_pass(1 + len(draft), timing.decode_seconds - before)
-        timing.drafted_tokens += len(draft)
-        drafts.verified.extend(zip(draft, following[1:], strict=True))
-        return following[0]
-
-    def _pass(self, ids: list[int], timing: Timing) -> Tensor:
-        """Append ids to the cache; logits (len(ids), vocabulary rows) after each."""
-        begin = time.perf_counter()
-        if self._cache.lengths[0] >= self.context:
-            # The ring overwrites the prompt's first tokens, so no later prompt can reuse them.
-            self._read = []
-        # On a GPU this only starts the work: the draw is the one wait a token.
-        logits = (self.model.step if len(ids) == 1 else self.model.steps)(ids, self._cache)
-        timing.decode_seconds += time.perf_counter() - begin
-        filled = min(self._cache.lengths[0], self.context)
-        timing.bytes_read += self.model.bytes_per_token + filled * self._cache.n_bytes_per_token
-        return logits
-
-    def _synchronise(self) -> None:
+    def synchronise(self) -> None:
+        """Wait for what was started on a GPU."""
         if self.device.startswith("cuda"):
             torch.cuda.synchronize(self.device)
         elif self.device == "mps":

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parakeet.errors import ParakeetError
-from parakeet.generation.engine import PREFILL_TOKENS, Engine, Step, batch_replies
+from parakeet.generation.batch import PREFILL_TOKENS
+from parakeet.generation.engine import Engine, Step, batch_replies
 from parakeet.sampling_settings import SamplingSettings
 
 scripted = runpy.run_path(str(Path(__file__).parents[1] / "scripted.py"))
@@ -109,7 +110,9 @@ def test_a_reply_does_not_depend_on_what_was_generated_before(length: int) -> No
     ids = torch.randint(256, (length,), generator=torch.Generator().manual_seed(length)).tolist()
     fresh = random_engine(context=2048)
     steps = list(fresh.generate(ids, sampled(seed=4)))
-    assert sum(step.token_id is None and step.finish_reason is None for step in steps) == (length - 1) // PREFILL_TOKENS
+    # A pause after each of two layers, but the very last.
+    pauses = 2 * -(-length // PREFILL_TOKENS) - 1
+    assert sum(step.token_id is None and step.finish_reason is None for step in steps) == pauses
     used = random_engine(context=2048)
     for before in ([1, 2, 3], ids, ids[: length // 2] + [7] * 700, ids + steps_ids(steps) + [9] * 30):
         list(used.generate(before, sampled(seed=1, max_tokens=5)))
@@ -185,7 +188,7 @@ def test_the_consumer_is_not_left_in_inference_mode() -> None:
 def test_damaged_weights_are_reported() -> None:
     engine = random_engine(weight=torch.nan)
     with pytest.raises(ParakeetError, match="NaN or infinite"):
-        next(engine.generate(prompt(engine), greedy()))
+        list(engine.generate(prompt(engine), greedy()))
 
 
 def alone(engine: Engine, prompt: list[int], settings: SamplingSettings) -> list[int]:

@@ -147,12 +147,15 @@ def test_several_ids_at_once_and_rows_of_a_batch_give_the_bits_of_single_steps(
     for cache, row in ((single, 0), (several, 0), (batch, 0), (batch, 1), (batch, 2)):
         decoder.prefill(ids[: 20 if row < 2 else 7], cache, row)
     one_by_one = torch.cat([decoder.step([token], single) for token in ids[20:40]])
-    assert torch.equal(torch.cat([decoder.steps(ids[20:27], several), decoder.steps(ids[27:40], several)]), one_by_one)
+    assert torch.equal(
+        torch.cat([decoder.append(ids[20:27], [0] * 7, several), decoder.append(ids[27:40], [0] * 13, several)]),
+        one_by_one,
+    )
     for index, token in enumerate(ids[20:40]):
         assert torch.equal(decoder.step([token, 5, token], batch)[0], one_by_one[index])
     # Forgotten ids leave no trace.
     several.lengths = [22]
-    assert torch.equal(decoder.steps(ids[22:30], several), one_by_one[2:10])
+    assert torch.equal(decoder.append(ids[22:30], [0] * 8, several), one_by_one[2:10])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

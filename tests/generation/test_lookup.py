@@ -41,10 +41,11 @@ class AppendingDecoder(Decoder):
 
     can_append = True
 
-    def steps(self, ids: Sequence[int], cache: Cache) -> Tensor:
+    def append(self, ids: Sequence[int], rows: Sequence[int], cache: Cache) -> Tensor:
         if super().can_append:
-            return super().steps(ids, cache)
-        return torch.cat([self.step([token_id], cache) for token_id in ids])
+            return super().append(ids, rows, cache)
+        one_by_one = zip(ids, rows, strict=True)
+        return torch.cat([super(AppendingDecoder, self).append([i], [row], cache) for i, row in one_by_one])
 
 
 @cache
