@@ -91,6 +91,25 @@ def serve(request: dict[str, Any]) -> Iterator[dict[str, float]]:
             yield complete(context, tokens + 1)
 
 
+def listen(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Load the file and serve it to `streams` requests at once, each with `capacity` tokens; the port is the answer."""
+    import xllamacpp
+
+    streams, capacity = request["streams"], request["capacity"]
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path = request["path"]
+    parameters.n_ctx = streams * capacity
+    parameters.n_parallel = streams
+    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = request["threads"]
+    if not request["flash"]:
+        parameters.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    for name, value in HELD.items():
+        setattr(parameters, name, value)
+    server = xllamacpp.Server(parameters)
+    # It serves as long as this generator is kept: until the process is ended.
+    yield {"port": int(server.listening_address.rpartition(":")[2])}
+
+
 def _ask_slot(server: Any, action: str, file: str) -> None:
     """Save or restore the cache. The server may not listen yet when it is made."""
     address = f"{server.listening_address}/slots/0?action={action}"
@@ -112,7 +131,7 @@ def main() -> None:
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what llama.cpp prints must not mix with the answers
     request = json.loads(sys.stdin.readline())
-    answers = iter([check()]) if request["do"] == "check" else serve(request)
+    answers = {"check": lambda _: iter([check()]), "serve": serve, "listen": listen}[request["do"]](request)
     for _ in sys.stdin:
         answer = next(answers, None)
         if answer is None:

@@ -62,6 +62,38 @@ def bench_generate(recipe_name: str, threads: int, rounds: int) -> None:
     run(load_recipe(recipe_name), threads, rounds, home())
 
 
+@bench.command("serve", epilog=examples("parakeet bench serve", "parakeet bench serve --recipe demo --dtype fp32"))
+@click.option(
+    "--recipe",
+    "recipe_name",
+    default="parakeet-378m",
+    show_default=True,
+    shell_complete=complete_recipes,
+    help="Shipped recipe or recipe file.",
+)
+@click.option(
+    "--dtype",
+    "dtypes",
+    type=click.Choice(["auto", "fp32", "bf16", "int8", "int4"]),
+    multiple=True,
+    default=("auto", "int8"),
+    show_default=True,
+    help="Precision of the weights. Repeatable.",
+)
+@THREADS
+@click.option("--rounds", type=Whole(1, 1000), default=5, show_default=True, help="Most samples of each number.")
+def bench_serve(recipe_name: str, dtypes: tuple[str, ...], threads: int, rounds: int) -> None:
+    """Time the replies of a server beside those of a chat, for ten minutes at most.
+
+    The model has the recipe's shape and random weights. Measures one stream and eight at once, and the gaps between
+    tokens while a long prompt arrives.
+    """
+    from parakeet.benchmarks.serve import run
+    from parakeet.recipe_file import load_recipe
+
+    run(load_recipe(recipe_name), dtypes, threads, rounds)
+
+
 @bench.command("export", epilog=examples("parakeet bench export", "parakeet bench export --recipe demo"))
 @click.option(
     "--recipe",

@@ -20,12 +20,16 @@
 #else
 #define LANES 8
 #endif
-#define ROWS 4                 // of a weight matrix that are read at once for several rows of x
-#define AT_ONCE 4              // rows of x that meet a weight while it is in a register
-#define GROUP 32               // numbers of x, and weights of int4, that share a scale
+#define ROWS 8                 // of a weight matrix that share a segment of several rows of x
+#define AT_ONCE 8              // rows of x that meet a weight while it is in a register
+#define NEAR 24576             // bytes of x that the nearest cache holds beside a stream of weights
+#define GROUP 32               // numbers that share a scale: of x for int4, weights of int4
+#define SEGMENT 1280           // most columns whose products with int8 are added as integers
+#define MOST 13210             // x for int8 is rounded to ±this: SEGMENT · 127 · MOST is below 2^31
 #define GROUP_BYTES 18         // of int4: 32 halves of bytes and a scale
 #define OCTET 8                // groups of int4 that are multiplied at once, each in a lane of its own
 #define ROUND 12582912.0f      // 1.5 · 2^23: adding it to a small number rounds that to an integer
+#define FEW 4096               // numbers whose norm or gelu one thread computes
 #define SERIAL (1L << 19)      // multiplications that one thread does: on a busy machine it waits long for another
 
 typedef float floats __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -33,8 +37,11 @@ typedef uint32_t words __attribute__((vector_size(4 * LANES)));
 typedef uint32_t loose_words __attribute__((vector_size(4 * LANES), aligned(2), may_alias));
 typedef int32_t integers __attribute__((vector_size(4 * LANES)));
 typedef uint16_t halves __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
+typedef int16_t shorts __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
 typedef int8_t bytes __attribute__((vector_size(LANES), aligned(1), may_alias));
 typedef int8_t bytes32 __attribute__((vector_size(32), aligned(1), may_alias));
+typedef int8_t bytes16 __attribute__((vector_size(16), aligned(1), may_alias));
+typedef int16_t shorts16 __attribute__((vector_size(32), aligned(2), may_alias));
 typedef int32_t sums8 __attribute__((vector_size(32)));
 typedef int32_t loose_sums8 __attribute__((vector_size(32), aligned(4), may_alias));
 typedef float floats8 __attribute__((vector_size(32)));
@@ -177,6 +184,19 @@ INLINE long bytes_of(int kind, long numbers) {
 
 // ---------------------------------------------------------------------------------------------- products
 
+// Segments of equal lengths, the last may be shorter: (1,280, 896) would often end the inner loop.
+INLINE long segments_of(long columns) { return (columns + SEGMENT - 1) / SEGMENT; }
+INLINE long segment_of(long columns) {
+    long segments = segments_of(columns);
+    return (columns + segments * GROUP - 1) / (segments * GROUP) * GROUP;
+}
+
+// Rows of x are taken in lots of 8, then 4, then what is left. Lots of 5, 6 and 7 would save a twelfth of the
+// instructions, but take a second more to compile.
+INLINE int lot_from(long first, long n) { return n - first >= 8 ? 8 : n - first >= 4 ? 4 : (int)(n - first); }
+
+INLINE long octets_of(long columns) { return (columns / GROUP + OCTET - 1) / OCTET; }
+
 // Asks for memory that will soon be read. A processor does so by itself, but not far enough where many instructions lie
 // between two reads: at these distances, in bytes, one core read bf16 1.3, int8 1.35 and int4 1.2 times as fast. For
 // fp32 there was none that helped.
@@ -192,9 +212,12 @@ typedef struct {
     long rows, columns;     // of the weight; columns of int8 and int4 are a multiple of GROUP
     const void *weight;
     const float *scales;    // (rows) for int8
-    const void *x;          // (n, columns) fp32, for bf16 `split`; int8: int8; int4: (n, octets, 8 lines, OCTET, 4) int8
-    const float *x_scales;  // (n, groups) for int8, (n, octets, OCTET) for int4
-    const int32_t *begins;  // (n, octets, OCTET) for int4: a group's sum of x, times -8
+    long n, given_columns;  // at most `columns`
+    const float *given;     // x as it is given, (n, given_columns)
+    void *x;                // x as it is multiplied. bf16: (n, columns) fp32, `split`. Quantised, for each lot:
+                            // int8 (columns / 16, lot, 16) int16, int4 (octets, lot, 8 lines, OCTET, 4) int8
+    float *x_scales;        // for each lot: int8 (segments, lot), int4 (octets, lot, OCTET)
+    float *shifts;          // int4, like x_scales: a group's sum of x, times -8
     float *y;               // (n, rows)
 } product;
 
@@ -204,7 +227,7 @@ INLINE void dense_row(const product *p, int kind, long row, long first, const in
     long columns = p->columns, column = 0;
     const char *weight = (const char *)p->weight + bytes_of(kind, row * columns);
     const float *x = (const float *)p->x + first * columns;
-    floats sums[AT_ONCE][4], w[2];
+    floats sums[4][4], w[2];
     UNROLL for (int i = 0; i < count; i++) UNROLL for (int part = 0; part < 4; part++) sums[i][part] = (floats){0};
     for (; column + 4 * LANES <= columns; column += 4 * LANES) {
         if (kind == BF16) ahead(weight + 2 * column, AHEAD_BF16);
@@ -245,43 +268,84 @@ INLINE sums8 dot(sums8 sums, bytes32 u, bytes32 s) {
 #endif
 }
 
-// Signed times signed: the sign goes from w to x.
-INLINE sums8 dot_signed(sums8 sums, bytes32 w, bytes32 x) {
-#ifdef __AVX2__
-    return dot(sums, (bytes32)_mm256_abs_epi8((__m256i)w), (bytes32)_mm256_sign_epi8((__m256i)x, (__m256i)w));
+// Adds the products of 16 numbers to eight sums of two each.
+INLINE sums8 dot16(sums8 sums, shorts16 w, shorts16 x) {
+#if defined(__AVX512VNNI__) && defined(__AVX512VL__)
+    return (sums8)_mm256_dpwssd_epi32((__m256i)sums, (__m256i)w, (__m256i)x);
+#elif defined(__AVXVNNI__)
+    return (sums8)_mm256_dpwssd_avx_epi32((__m256i)sums, (__m256i)w, (__m256i)x);
+#elif defined(__AVX2__)
+    return sums + (sums8)_mm256_madd_epi16((__m256i)w, (__m256i)x);
 #else
-    bytes32 negative = w < 0;
-    return dot(sums, (w ^ negative) - negative, (x ^ negative) - negative);
+    for (int lane = 0; lane < 8; lane++)
+        sums[lane] += (int)w[2 * lane] * (int)x[2 * lane] + (int)w[2 * lane + 1] * (int)x[2 * lane + 1];
+    return sums;
 #endif
 }
 
-// Sums in two parts: of the groups with even and odd numbers.
-INLINE void int8_block(const product *p, long row, long first, const int rows, const int count) {
-    long columns = p->columns, groups = columns / GROUP;
-    const int8_t *weight = (const int8_t *)p->weight + row * columns, *x = (const int8_t *)p->x + first * columns;
-    const float *x_scales = p->x_scales + first * groups;
-    floats8 sums[ROWS][AT_ONCE][2];
-    UNROLL for (int r = 0; r < rows; r++)
-        UNROLL for (int i = 0; i < count; i++) sums[r][i][0] = sums[r][i][1] = (floats8){0};
-    for (long pair = 0; pair < groups; pair += 2)
-        UNROLL for (int part = 0; part < 2; part++) {
-            long group = pair + part;
-            if (group == groups) break;
-            bytes32 v[AT_ONCE];
-            UNROLL for (int i = 0; i < count; i++) v[i] = *(const bytes32 *)(x + i * columns + group * GROUP);
-            UNROLL for (int r = 0; r < rows; r++) {
-                const int8_t *from = weight + r * columns + group * GROUP;
-                if (part == 0) ahead(from, AHEAD_INT8);
-                bytes32 w = *(const bytes32 *)from;
-                UNROLL for (int i = 0; i < count; i++)
-                    sums[r][i][part] += __builtin_convertvector(dot_signed((sums8){0}, w, v[i]), floats8) *
-                                        x_scales[i * groups + group];
+INLINE shorts16 widened(const int8_t *from) {
+#ifdef __AVX2__
+    return (shorts16)_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)from));
+#else
+    return __builtin_convertvector(*(const bytes16 *)from, shorts16);
+#endif
+}
+
+// The sums of the lanes of up to AT_ONCE vectors.
+INLINE sums8 totals(const sums8 *v, const int count) {
+#ifdef __AVX2__
+    __m256i rows[AT_ONCE], four[2];
+    UNROLL for (int i = 0; i < AT_ONCE; i++) rows[i] = i < count ? (__m256i)v[i] : _mm256_setzero_si256();
+    UNROLL for (int half = 0; half < 2; half++) {
+        __m256i *r = rows + 4 * half;
+        __m256i a = _mm256_add_epi32(_mm256_unpacklo_epi32(r[0], r[1]), _mm256_unpackhi_epi32(r[0], r[1]));
+        __m256i b = _mm256_add_epi32(_mm256_unpacklo_epi32(r[2], r[3]), _mm256_unpackhi_epi32(r[2], r[3]));
+        four[half] = _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
+    }
+    return (sums8)_mm256_add_epi32(_mm256_permute2x128_si256(four[0], four[1], 0x20),
+                                   _mm256_permute2x128_si256(four[0], four[1], 0x31));
+#else
+    sums8 found = {0};
+    for (int i = 0; i < count; i++)
+        for (int lane = 0; lane < 8; lane++) found[i] += v[i][lane];
+    return found;
+#endif
+}
+
+// x has 16 bits: a product of 8 and 16 bits takes as many instructions as one of 8 and 8 bits, whose signs must first be
+// moved, and rounds x a hundred times as finely. Sums of integers are exact, so a segment's have no order.
+// Eight rows of x leave no register for a second step of 16 columns.
+INLINE void int8_block(const product *p, long row, long first, int rows, const int count) {
+    long columns = p->columns, size = segment_of(columns);
+    const int step = count > 4 ? 16 : GROUP;
+    const int8_t *weight = (const int8_t *)p->weight + row * columns;
+    const int16_t *x = (const int16_t *)p->x + first * columns;
+    const float *x_scales = p->x_scales + first * segments_of(columns);
+    long distance = rows == 1 ? AHEAD_INT8 : rows * columns;
+    floats8 sums[ROWS];
+    for (int r = 0; r < rows; r++) sums[r] = (floats8){0};
+    for (long begin = 0; begin < columns; begin += size, x_scales += count) {
+        long end = begin + size < columns ? begin + size : columns;
+        floats8 scales = *(const loose8 *)x_scales; // those beyond `count` are never used
+        for (int r = 0; r < rows; r++) {
+            sums8 found[AT_ONCE];
+            UNROLL for (int i = 0; i < count; i++) found[i] = (sums8){0};
+            const int8_t *from = weight + r * columns;
+            const int16_t *v = x + begin * count;
+            for (long column = begin; column < end; column += step) {
+                ahead(from + column, distance);
+                UNROLL for (int half = 0; half < step; half += 16, v += 16 * count) {
+                    shorts16 w = widened(from + column + half);
+                    UNROLL for (int i = 0; i < count; i++) found[i] = dot16(found[i], w, *(const shorts16 *)(v + 16 * i));
+                }
             }
+            sums[r] += __builtin_convertvector(totals(found, count), floats8) * scales;
         }
-    UNROLL for (int r = 0; r < rows; r++)
-        UNROLL for (int i = 0; i < count; i++)
-            p->y[(first + i) * p->rows + row + r] =
-                total8(sums[r][i][0] + sums[r][i][1]) * p->scales[row + r];
+    }
+    for (int r = 0; r < rows; r++) {
+        floats8 scaled = sums[r] * p->scales[row + r];
+        UNROLL for (int i = 0; i < count; i++) p->y[(first + i) * p->rows + row + r] = scaled[i];
+    }
 }
 
 // A row of int4 consists of octets: eight groups each, the last may have fewer. An octet holds the scales of its groups
@@ -323,102 +387,115 @@ INLINE unpacked unpack(const uint8_t *octet, int lanes) {
     return w;
 }
 
-// The sum of each group's products with x (8 lines, OCTET, 4), plus `begin`. 16 bits hold eight sums of two products of
-// numbers up to 15 and 127.
-INLINE sums8 octet_sums(const unpacked *w, const int8_t *x, sums8 begin) {
+// The sum of each group's products with x (8 lines, OCTET, 4). 16 bits hold eight sums of two products of numbers up to
+// 15 and 127.
+INLINE sums8 octet_sums(const unpacked *w, const int8_t *x) {
 #ifdef VNNI
-    sums8 high = {0};
+    sums8 low = {0}, high = {0};
     UNROLL for (int k = 0; k < 4; k++) {
-        begin = dot(begin, w->lines[k], *(const bytes32 *)(x + 32 * k));
+        low = dot(low, w->lines[k], *(const bytes32 *)(x + 32 * k));
         high = dot(high, w->lines[4 + k], *(const bytes32 *)(x + 32 * (4 + k)));
     }
-    return begin + high;
+    return low + high;
 #elif defined(__AVX2__)
-    __m256i pairs = _mm256_setzero_si256();
+    __m256i pairs[2];
     UNROLL for (int k = 0; k < 8; k++) {
-        __m256i v = _mm256_loadu_si256((const __m256i *)(x + 32 * k));
-        pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16((__m256i)w->lines[k], v));
+        __m256i both = _mm256_maddubs_epi16((__m256i)w->lines[k], _mm256_loadu_si256((const __m256i *)(x + 32 * k)));
+        pairs[k % 2] = k < 2 ? both : _mm256_add_epi16(pairs[k % 2], both);
     }
-    return begin + (sums8)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+    return (sums8)_mm256_madd_epi16(_mm256_add_epi16(pairs[0], pairs[1]), _mm256_set1_epi16(1));
 #else
     shorts32 sums = {0};
     UNROLL for (int k = 0; k < 8; k++)
         sums += __builtin_convertvector(w->lines[k], shorts32) *
                 __builtin_convertvector(*(const bytes32 *)(x + 32 * k), shorts32);
+    sums8 found;
     for (int lane = 0; lane < 8; lane++)
-        begin[lane] += sums[4 * lane] + sums[4 * lane + 1] + sums[4 * lane + 2] + sums[4 * lane + 3];
-    return begin;
+        found[lane] = sums[4 * lane] + sums[4 * lane + 1] + sums[4 * lane + 2] + sums[4 * lane + 3];
+    return found;
 #endif
 }
 
-INLINE void int4_octet(const product *p, const uint8_t *octet, int lanes, long octets, long number, floats8 *sums,
-                       const int count) {
-    ahead(octet, AHEAD_INT4), ahead(octet, AHEAD_INT4 + 64);
+// One octet times `count` rows of x, added to `sums` (count).
+INLINE void int4_octet(const uint8_t *octet, int lanes, const int8_t *x, const float *x_scales, const float *shifts,
+                       floats8 *sums, long distance, const int count) {
+    ahead(octet, distance), ahead(octet, distance + 64);
     unpacked w = unpack(octet, lanes);
     floats8 scales = octet_scales(octet, lanes);
     UNROLL for (int i = 0; i < count; i++) {
-        long at = (i * octets + number) * OCTET;
-        sums8 found = octet_sums(&w, (const int8_t *)p->x + at * GROUP, *(const loose_sums8 *)(p->begins + at));
-        sums[i] += __builtin_convertvector(found, floats8) * (scales * *(const loose8 *)(p->x_scales + at));
+        floats8 found = __builtin_convertvector(octet_sums(&w, x + i * OCTET * GROUP), floats8);
+        sums[i] += scales * (found * *(const loose8 *)(x_scales + i * OCTET) + *(const loose8 *)(shifts + i * OCTET));
     }
 }
 
-// The rows of the weight one after the other: their memory is one stream, and x is in the nearest cache.
-INLINE void int4_block(const product *p, long row, long first, const int rows, const int count) {
-    long groups = p->columns / GROUP, octets = (groups + OCTET - 1) / OCTET;
-    product of_block = *p;
-    of_block.x = (const int8_t *)p->x + first * octets * OCTET * GROUP;
-    of_block.x_scales += first * octets * OCTET;
-    of_block.begins += first * octets * OCTET;
-    for (int r = 0; r < rows; r++) {
-        const uint8_t *weight = (const uint8_t *)p->weight + (row + r) * groups * GROUP_BYTES;
-        floats8 sums[AT_ONCE];
-        UNROLL for (int i = 0; i < count; i++) sums[i] = (floats8){0};
-        long number = 0;
-        for (; number < groups / OCTET; number++, weight += OCTET * GROUP_BYTES)
-            int4_octet(&of_block, weight, OCTET, octets, number, sums, count);
-        if (groups % OCTET) int4_octet(&of_block, weight, groups % OCTET, octets, number, sums, count);
-        UNROLL for (int i = 0; i < count; i++) p->y[(first + i) * p->rows + row + r] = total8(sums[i]);
-    }
+// If x fits the nearest cache, one row of the weight is taken after the other: their memory is then one stream. Else
+// ROWS of them share a segment of x.
+INLINE void int4_block(const product *p, long row, long first, int rows, const int count) {
+    long groups = p->columns / GROUP, octets = octets_of(p->columns), stride = groups * GROUP_BYTES;
+    int near = octets * count * OCTET * (GROUP + 8) <= NEAR;
+    long at_once = near ? octets : SEGMENT / (OCTET * GROUP), distance = near ? AHEAD_INT4 : rows * stride, past = first * octets * OCTET;
+    const int8_t *x = (const int8_t *)p->x + past * GROUP;
+    const float *x_scales = p->x_scales + past, *shifts = p->shifts + past;
+    floats8 sums[ROWS][AT_ONCE];
+    for (int r = 0; r < rows; r++) UNROLL for (int i = 0; i < count; i++) sums[r][i] = (floats8){0};
+    for (long begin = 0; begin < octets; begin += at_once)
+        for (int r = 0; r < rows; r++) {
+            const uint8_t *weight = (const uint8_t *)p->weight + (row + r) * stride;
+            for (long number = begin; number < octets && number < begin + at_once; number++) {
+                const uint8_t *octet = weight + number * OCTET * GROUP_BYTES;
+                long at = number * count * OCTET;
+                if (number < groups / OCTET)
+                    int4_octet(octet, OCTET, x + at * GROUP, x_scales + at, shifts + at, sums[r], distance, count);
+                else
+                    int4_octet(octet, groups % OCTET, x + at * GROUP, x_scales + at, shifts + at, sums[r], distance, count);
+            }
+        }
+    for (int r = 0; r < rows; r++)
+        UNROLL for (int i = 0; i < count; i++) p->y[(first + i) * p->rows + row + r] = total8(sums[r][i]);
 }
 
-INLINE void block(const product *p, int kind, long row, long first, const int rows, const int count) {
+INLINE void block(const product *p, int kind, long row, long first, int rows, const int count) {
     if (kind == INT8) int8_block(p, row, first, rows, count);
     else if (kind == INT4) int4_block(p, row, first, rows, count);
     else
-        for (int r = 0; r < rows; r++) dense_row(p, kind, row + r, first, count);
+        for (int r = 0; r < rows; r++) UNROLL for (int i = 0; i < count; i += 4)
+            dense_row(p, kind, row + r, first + i, count < 4 ? count : 4);
 }
 
-// A single row of x takes one row of the weight after the other: its memory is then one stream. Four at once took 24 to
-// 30 ms a token in int8 instead of 14.
-INLINE void some_rows(const product *p, int kind, long row, long n, const int rows) {
-    long first = 0;
-    if (rows == ROWS)
-        for (; first + AT_ONCE <= n; first += AT_ONCE) block(p, kind, row, first, ROWS, AT_ONCE);
-    if (kind != INT8 && rows == ROWS) { // int8 is read from the cache as fast as it is multiplied
-        if (n - first == 3) block(p, kind, row, first, ROWS, 3), first += 3;
-        if (n - first == 2) block(p, kind, row, first, ROWS, 2), first += 2;
-    }
-    for (; first < n; first++)
-        for (int r = 0; r < rows; r++) block(p, kind, row + r, first, 1, 1);
+INLINE void some_rows(const product *p, int kind, long row, int rows) {
+    for (long first = 0; first < p->n; first += lot_from(first, p->n))
+        switch (lot_from(first, p->n)) {
+        case 8: block(p, kind, row, first, rows, 8); break;
+        case 4: block(p, kind, row, first, rows, 4); break;
+        case 3: block(p, kind, row, first, rows, 3); break;
+        case 2: block(p, kind, row, first, rows, 2); break;
+        default:
+            if (p->n > 1) block(p, kind, row, first, rows, 1);
+            else for (int r = 0; r < rows; r++) block(p, kind, row + r, first, 1, 1);
+        }
 }
 
 // The kind is constant from here on. A parallel region is a function of its own, into which no constant is passed.
-INLINE void rows_of_kind(const product *p, long row, long n, const int rows) {
-    if (p->kind == FP32) some_rows(p, FP32, row, n, rows);
-    else if (p->kind == BF16) some_rows(p, BF16, row, n, rows);
-    else if (p->kind == INT8) some_rows(p, INT8, row, n, rows);
-    else some_rows(p, INT4, row, n, rows);
+static void rows_of_kind(const product *p, long row, int rows) {
+    if (p->kind == FP32) some_rows(p, FP32, row, rows);
+    else if (p->kind == BF16) some_rows(p, BF16, row, rows);
+    else if (p->kind == INT8) some_rows(p, INT8, row, rows);
+    else some_rows(p, INT4, row, rows);
 }
 
-static void all_rows(const product *p, long n, int threads) {
-    long full = p->rows / ROWS;
-#pragma omp parallel num_threads(threads) if (p->rows * p->columns * n > SERIAL)
+static void prepare(const product *p, long i);
+
+static void all_rows(const product *p, int threads) {
+    if (p->n == 1) prepare(p, 0);
+#pragma omp parallel num_threads(threads) if (p->rows * p->columns * p->n > SERIAL)
     {
-#pragma omp for schedule(static) nowait
-        for (long number = 0; number < full; number++) rows_of_kind(p, number * ROWS, n, ROWS);
+        if (p->n > 1) {
 #pragma omp for schedule(static)
-        for (long row = full * ROWS; row < p->rows; row++) rows_of_kind(p, row, n, 1);
+            for (long i = 0; i < p->n; i++) prepare(p, i);
+        }
+#pragma omp for schedule(static)
+        for (long row = 0; row < p->rows; row += ROWS)
+            rows_of_kind(p, row, p->rows - row < ROWS ? (int)(p->rows - row) : ROWS);
     }
 }
 
@@ -444,6 +521,27 @@ INLINE float rounded(const float *x, long columns, int8_t *q, long padded) {
     return most / 127 + fault;
 }
 
+// `columns` numbers as int16, zeros from there to `padded`, 16 of them every `stride`: x ≈ q · scale, with
+// scale = max |x| / MOST. The scale is not finite if a number is not.
+static float rounded16(const float *x, long columns, int16_t *q, long padded, long stride) {
+    floats most_of = {0}, nothing = {0};
+    long c = 0;
+    for (; c + LANES <= columns; c += LANES) {
+        floats v = *(const floats *)(x + c);
+        most_of = larger(most_of, larger(v, -v));
+        nothing += v * 0;
+    }
+    float most = largest(most_of), fault = total(nothing);
+    for (long rest = c; rest < columns; rest++) most = fmaxf(most, fabsf(x[rest])), fault += x[rest] * 0;
+    float inverse = most > 0 ? MOST / most : 0;
+    for (c = 0; c + LANES <= columns; c += LANES) {
+        integers numbers = (integers)(*(const floats *)(x + c) * inverse + ROUND) - (integers)((floats){0} + ROUND);
+        *(shorts *)(q + c / 16 * stride + c % 16) = __builtin_convertvector(numbers, shorts);
+    }
+    for (; c < padded; c++) q[c / 16 * stride + c % 16] = c < columns ? (int16_t)lrintf(x[c] * inverse) : 0;
+    return most / MOST + fault;
+}
+
 static float quantised(const float *x, long columns, int8_t *q, long padded) { return rounded(x, columns, q, padded); }
 
 // Group `number` of a row of x with `columns` numbers.
@@ -452,22 +550,36 @@ static float quantised_input(const float *x, long columns, long number, int8_t *
     return rest < GROUP ? rounded(x + number * GROUP, rest, q, GROUP) : rounded(x + number * GROUP, GROUP, q, GROUP);
 }
 
-// x (n, x_columns) fp32 as int8 for weights of int4: q, scales and begins as a product takes them.
-static void int4_input(const float *x, long x_columns, long n, long groups, int8_t *q, float *scales, int32_t *begins) {
-    for (long i = 0; i < n; i++)
-        for (long first = 0; first < groups; first += OCTET, q += OCTET * GROUP, scales += OCTET, begins += OCTET) {
-            int lanes = lanes_from(first, groups);
-            if (lanes < OCTET) memset(q, 0, OCTET * GROUP), memset(scales, 0, OCTET * sizeof(float));
-            for (int lane = 0; lane < lanes; lane++) {
-                int8_t numbers[GROUP];
-                scales[lane] = quantised_input(x + i * x_columns, x_columns, first + lane, numbers);
-                UNROLL for (int k = 0; k < GROUP / 4; k++) memcpy(q + 4 * (OCTET * k + lane), numbers + 4 * k, 4);
-            }
-            sums8 eight_times = {0};
-            UNROLL for (int k = 0; k < GROUP / 4; k++)
-                eight_times = dot(eight_times, (bytes32){0} + 8, *(const bytes32 *)(q + 4 * OCTET * k));
-            *(loose_sums8 *)begins = -eight_times;
+// Row `i` of a lot of `count` rows of x, for weights of int8.
+static void int8_input(const product *p, const float *from, long first, int i, int count) {
+    long columns = p->columns, size = segment_of(columns);
+    float *scales = p->x_scales + first * segments_of(columns) + i;
+    for (long begin = 0; begin < columns; begin += size, scales += count) {
+        long padded = columns - begin < size ? columns - begin : size, given = p->given_columns - begin;
+        int16_t *q = (int16_t *)p->x + first * columns + begin * count + 16 * i;
+        *scales = rounded16(from + begin, given < padded ? given : padded, q, padded, 16 * count);
+    }
+}
+
+// The same for weights of int4.
+static void int4_input(const product *p, const float *from, long first, int i, int count) {
+    long groups = p->columns / GROUP, octets = octets_of(p->columns);
+    for (long number = 0; number < octets; number++) {
+        long at = (first * octets + number * count + i) * OCTET;
+        int lanes = lanes_from(number * OCTET, groups);
+        int8_t *q = (int8_t *)p->x + at * GROUP;
+        float *scales = p->x_scales + at;
+        if (lanes < OCTET) memset(q, 0, OCTET * GROUP), memset(scales, 0, OCTET * sizeof(float));
+        for (int lane = 0; lane < lanes; lane++) {
+            int8_t numbers[GROUP];
+            scales[lane] = quantised_input(from, p->given_columns, number * OCTET + lane, numbers);
+            UNROLL for (int k = 0; k < GROUP / 4; k++) memcpy(q + 4 * (OCTET * k + lane), numbers + 4 * k, 4);
         }
+        sums8 eight_times = {0};
+        UNROLL for (int k = 0; k < GROUP / 4; k++)
+            eight_times = dot(eight_times, (bytes32){0} + 8, *(const bytes32 *)(q + 4 * OCTET * k));
+        *(loose8 *)(p->shifts + at) = __builtin_convertvector(-eight_times, floats8) * *(const loose8 *)scales;
+    }
 }
 
 // x (columns) with the even and the odd columns of each 2 · LANES apart, as `load_two` gives those of bf16.
@@ -479,39 +591,36 @@ static void split(const float *x, long columns, float *to) {
     for (; c < columns; c++) to[c] = x[c];
 }
 
+// Row `i` of x as it is multiplied.
+static void prepare(const product *p, long i) {
+    const float *from = p->given + i * p->given_columns;
+    long first = 0;
+    while (i >= first + lot_from(first, p->n)) first += lot_from(first, p->n);
+    int count = lot_from(first, p->n);
+    if (p->kind == BF16) split(from, p->columns, (float *)p->x + i * p->columns);
+    else if (p->kind == INT8) int8_input(p, from, first, (int)(i - first), count);
+    else if (p->kind == INT4) int4_input(p, from, first, (int)(i - first), count);
+}
+
 // x (n, x_columns) fp32 times the transposed weight (rows, columns): y (n, rows) fp32. Returns 1 without memory.
 int multiply(int kind, long rows, long columns, const void *weight, const float *scales, const float *x, long x_columns,
              long n, float *y, int threads) {
-    product p = {.kind = kind, .rows = rows, .columns = columns, .weight = weight, .scales = scales, .x = x, .y = y};
+    product p = {.kind = kind, .rows = rows, .columns = columns, .weight = weight, .scales = scales,
+                 .n = n, .given = x, .given_columns = x_columns, .x = (void *)x, .y = y};
     if (kind == FP32) {
-        all_rows(&p, n, threads);
+        all_rows(&p, threads);
         return 0;
     }
-    if (kind == BF16) {
-        float *apart = malloc(n * columns * sizeof(float));
-        if (!apart) return 1;
-        for (long i = 0; i < n; i++) split(x + i * columns, columns, apart + i * columns);
-        p.x = apart;
-        all_rows(&p, n, threads);
-        free(apart);
-        return 0;
-    }
-    // A scale for each group: with one for a row, columns that are far larger than the others drown these.
-    long groups = columns / GROUP, padded = (groups + OCTET - 1) / OCTET * OCTET;
-    // Aligned, so that no vector of x lies in two cache lines.
-    char *room = aligned_alloc(64, n * padded * (GROUP + sizeof(float) + sizeof(int32_t)));
+    // int8 has a scale for each segment, int4 for each group: with one for a row, columns that are far larger than the
+    // others drown these.
+    long padded = octets_of(columns) * OCTET * GROUP, numbers = n * padded / GROUP;
+    long bytes_of_x = n * (kind == BF16 ? 4 * columns : kind == INT8 ? 2 * columns : padded);
+    bytes_of_x = (bytes_of_x + 63) / 64 * 64;
+    // Aligned, so that no vector of x lies in two cache lines. Eight scales of int8 are read at once.
+    char *room = aligned_alloc(64, (bytes_of_x + (2 * numbers + 8) * sizeof(float) + 63) / 64 * 64);
     if (!room) return 1;
-    int8_t *q = (int8_t *)room;
-    float *x_scales = (float *)(q + n * padded * GROUP);
-    int32_t *begins = (int32_t *)(x_scales + n * padded);
-    if (kind == INT4) int4_input(x, x_columns, n, groups, q, x_scales, begins);
-    else
-        for (long i = 0; i < n; i++)
-            for (long group = 0; group < groups; group++)
-                x_scales[i * groups + group] =
-                    quantised_input(x + i * x_columns, x_columns, group, q + i * columns + group * GROUP);
-    p.x = q, p.x_scales = x_scales, p.begins = begins;
-    all_rows(&p, n, threads);
+    p.x = room, p.x_scales = (float *)(room + bytes_of_x), p.shifts = p.x_scales + numbers;
+    all_rows(&p, threads);
     free(room);
     return 0;
 }
@@ -764,26 +873,30 @@ typedef struct {
     int64_t keys_first; // the projections are keys, values, queries instead of queries, keys, values
 } layer;
 
-// Layer norm of n rows x (n, width), without a bias.
-static void normalise(const float *x, const float *weight, long n, long width, float *to) {
-    for (long i = 0; i < n; i++, x += width, to += width) {
-        floats sums = {0}, squares = {0};
-        long c = 0;
-        for (; c + LANES <= width; c += LANES) sums += *(const floats *)(x + c);
-        float mean = total(sums);
-        for (; c < width; c++) mean += x[c];
-        mean /= (float)width;
-        for (c = 0; c + LANES <= width; c += LANES) {
-            floats distance = *(const floats *)(x + c) - mean;
-            squares += distance * distance;
-        }
-        float variance = total(squares);
-        for (; c < width; c++) variance += (x[c] - mean) * (x[c] - mean);
-        float scale = 1 / sqrtf(variance / (float)width + 1e-5f);
-        for (c = 0; c + LANES <= width; c += LANES)
-            *(floats *)(to + c) = (*(const floats *)(x + c) - mean) * scale * *(const floats *)(weight + c);
-        for (; c < width; c++) to[c] = (x[c] - mean) * scale * weight[c];
+// Layer norm of a row x (width), without a bias.
+static void normalise_row(const float *x, const float *weight, long width, float *to) {
+    floats sums = {0}, squares = {0};
+    long c = 0;
+    for (; c + LANES <= width; c += LANES) sums += *(const floats *)(x + c);
+    float mean = total(sums);
+    for (; c < width; c++) mean += x[c];
+    mean /= (float)width;
+    for (c = 0; c + LANES <= width; c += LANES) {
+        floats distance = *(const floats *)(x + c) - mean;
+        squares += distance * distance;
     }
+    float variance = total(squares);
+    for (; c < width; c++) variance += (x[c] - mean) * (x[c] - mean);
+    float scale = 1 / sqrtf(variance / (float)width + 1e-5f);
+    for (c = 0; c + LANES <= width; c += LANES)
+        *(floats *)(to + c) = (*(const floats *)(x + c) - mean) * scale * *(const floats *)(weight + c);
+    for (; c < width; c++) to[c] = (x[c] - mean) * scale * weight[c];
+}
+
+// The same for n rows.
+static void normalise(const float *x, const float *weight, long n, long width, float *to, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (n * width > FEW)
+    for (long i = 0; i < n; i++) normalise_row(x + i * width, weight, width, to + i * width);
 }
 
 // x / 2 · (1 + erf(x / √2)), with the complement of erf by Abramowitz and Stegun 7.1.26: within 4e-7.
@@ -799,7 +912,7 @@ INLINE floats gelu_of(floats x) {
     return (floats)(((integers)(x - half) & positive) | ((integers)half & ~positive));
 }
 
-static void gelu(float *x, long numbers) {
+static void gelu_row(float *x, long numbers) {
     long i = 0;
     for (; i + LANES <= numbers; i += LANES) *(floats *)(x + i) = gelu_of(*(const floats *)(x + i));
     if (i == numbers) return;
@@ -807,6 +920,11 @@ static void gelu(float *x, long numbers) {
     memcpy(rest, x + i, (numbers - i) * sizeof(float));
     *(floats *)rest = gelu_of(*(const floats *)rest);
     memcpy(x + i, rest, (numbers - i) * sizeof(float));
+}
+
+static void gelu(float *x, long n, long width, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (n * width > FEW)
+    for (long i = 0; i < n; i++) gelu_row(x + i * width, width);
 }
 
 static void add(float *x, const float *more, long numbers) {
@@ -834,22 +952,22 @@ int forward(const layer *layers, long n_layers, const float *final_norm, const m
         cached c = {cache_kind, heads, capacity, head_width, keys + begin, values + begin, NULL, NULL, softmax_one};
         if (cache_kind == INT8) c.key_scales = key_scales + number * slots, c.value_scales = value_scales + number * slots;
         const float *query = joint + (l->keys_first ? 2 * width : 0), *key = joint + (l->keys_first ? 0 : width);
-        normalise(x, l->attention_norm, n, width, normed);
+        normalise(x, l->attention_norm, n, width, normed, threads);
         failed = times(&l->projections, normed, width, n, joint, threads) ||
                  attend(&c, n, rows, positions, query, key, key + width, 3 * width, slopes, mixed, threads) ||
                  times(&l->attention_output, mixed, width, n, normed, threads);
         if (failed) break;
         add(x, normed, n * width);
-        normalise(x, l->mlp_norm, n, width, normed);
+        normalise(x, l->mlp_norm, n, width, normed, threads);
         failed = times(&l->mlp_input, normed, width, n, inner, threads);
         if (failed) break;
-        gelu(inner, n * hidden);
+        gelu(inner, n, hidden, threads);
         failed = times(&l->mlp_output, inner, hidden, n, normed, threads);
         if (failed) break;
         add(x, normed, n * width);
     }
     if (!failed) {
-        normalise(x, final_norm, n, width, normed);
+        normalise(x, final_norm, n, width, normed, threads);
         failed = times(head, normed, width, n, logits, threads);
     }
     free(room);

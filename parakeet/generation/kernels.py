@@ -22,7 +22,7 @@ FLAGS = ("-O2", "-ffp-contract=fast", "-fopenmp", "-fPIC", "-shared", "-Wno-psab
 """-O3 compiles three times as long and is no faster: the loops are vectors already. All copies of a loop must contract
 its multiplications and additions alike, or rows alone and beside others would differ in the last bit."""
 
-SUMS = 2
+SUMS = 3
 """Number of the order in which kernels.c adds. Sessions record it: a change of a bit of its results needs the next one,
 or a replay could not say why a reply differs."""
 
