@@ -204,6 +204,9 @@ def test_a_full_disk_ends_the_recording_and_not_the_conversation(babbler: Runnin
     recorded = path.read_bytes()
     with nearly_full(len(recorded) + 100):
         end = say(babbler, name, message="Two")
+        refused = babbler.client.post("/api/sessions/import", content=recorded * 2)
+    assert (refused.status_code, str(babbler.root) in refused.text) == (507, False)
+    assert sorted(each.name for each in path.parent.iterdir()) == [path.name]
     (note,) = end["notes"]
     assert note.startswith(f"The conversation continues but is no longer recorded in {name}.jsonl: File too large.")
     say(babbler, name, message="Three")
