@@ -49,13 +49,14 @@ class Server:
 
         A path such as `/v1`, with which OpenAI's clients write it, is left out.
         """
-        parts = urllib.parse.urlsplit(url if "://" in url else f"http://{url}")
+        wrong = ParakeetError(f"{url!r} is no address of a server: write it like http://127.0.0.1:8000.")
         try:
+            parts = urllib.parse.urlsplit(url if "://" in url else f"http://{url}")
             port = parts.port or (443 if parts.scheme == "https" else 80)
         except ValueError:
-            port = 0
-        if parts.scheme not in ("http", "https") or not parts.hostname or not port:
-            raise ParakeetError(f"{url!r} is no address of a server: write it like http://127.0.0.1:8000.")
+            raise wrong from None
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise wrong
         return cls(parts.scheme, parts.hostname, port, None if key_file is None else _read_key(key_file))
 
     @property
@@ -65,29 +66,28 @@ class Server:
 
     def get(self, path: str) -> dict[str, Any]:
         """The JSON object at a path. Raises ParakeetError if the server does not answer with one."""
-        connection, response = self.open("GET", path)
+        answer = self.open("GET", path)
         try:
-            return self._object(response.read(LARGEST_ANSWER))
+            return self._object(answer.response.read(LARGEST_ANSWER))
         except (OSError, http.client.HTTPException):
             raise self._gone() from None
         finally:
-            connection.close()
+            answer.close()
 
-    def open(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None
-    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
-        """An answer that is not read yet, with its connection. Raises ParakeetError for one with an error."""
+    def open(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> "Answer":
+        """An answer that is not read yet. Raises ParakeetError for one with an error."""
         kind = http.client.HTTPSConnection if self.scheme == "https" else http.client.HTTPConnection
         connection = kind(self.host, self.port, timeout=CONNECT_SECONDS)
         headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {self.key}"} if self.key else {})
         try:
             connection.connect()
-            connection.sock.settimeout(None)  # a long prompt takes long
+            opened = connection.sock  # getresponse may forget it
+            opened.settimeout(None)  # a long prompt takes long
             connection.request(method, path, None if body is None else json.dumps(body), headers)
             response = connection.getresponse()
             if response.status != 200:
                 raise self._refused(response.status, response.read(LARGEST_ANSWER))
-            return connection, response
+            return Answer(connection, response, opened)
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             raise self._unreachable(error) from None
@@ -120,21 +120,32 @@ class Server:
 
     def events(self, body: Mapping[str, Any]) -> "Events":
         """The events of a streamed completion."""
-        return Events(self, *self.open("POST", "/v1/completions", {**body, "stream": True}))
+        return Events(self, self.open("POST", "/v1/completions", {**body, "stream": True}))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer that is still read from its connection."""
+
+    connection: http.client.HTTPConnection
+    response: http.client.HTTPResponse
+    opened: socket.socket
+
+    def close(self) -> None:
+        self.response.close()
+        self.connection.close()
 
 
 class Events:
     """The events of an answer, read in a thread of their own: a read that waits could not be stopped by Ctrl-C."""
 
-    def __init__(self, server: Server, connection: http.client.HTTPConnection, response: http.client.HTTPResponse):
-        self._server, self._connection, self._response = server, connection, response
-        self._socket = connection.sock
+    def __init__(self, server: Server, answer: Answer) -> None:
+        self._server, self._answer = server, answer
         self._found: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         threading.Thread(target=self._read, name="server", daemon=True).start()
 
     def next(self) -> dict[str, Any] | None:
-        """The next event; None if nothing came for a moment. Raises StopIteration after the last one, and ParakeetError
-        if the answer broke off."""
+        """The next event; None if nothing came for a moment. Raises ParakeetError if there is none after the last."""
         try:
             found = self._found.get(timeout=POLL_SECONDS)
         except queue.Empty:
@@ -146,15 +157,15 @@ class Events:
     def close(self) -> None:
         """Give the answer up: the server stops generating it."""
         with suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
+            self._answer.opened.shutdown(socket.SHUT_RDWR)
 
     def _read(self) -> None:
         with suppress(OSError, ValueError, RecursionError, http.client.HTTPException):
-            for line in self._response:
+            for line in self._answer.response:
                 if line.startswith(b"data: {"):
                     self._found.put(json.loads(line[6:]))
         self._found.put(None)
-        self._connection.close()
+        self._answer.close()
 
 
 class RemoteEngine:
