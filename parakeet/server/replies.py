@@ -1,5 +1,6 @@
 """Replies as they grow, with what OpenAI's answers tell of them: usage, log-probabilities, why they ended."""
 
+import asyncio
 import codecs
 import secrets
 import time
@@ -21,6 +22,9 @@ from parakeet.tokenizer import Tokenizer
 
 UNLIKELY = -9999.0
 """Stands for ln 0, which JSON has no number for. OpenAI's documentation names it."""
+
+INLINE_TOKENS = 256
+"""With more tokens that are scored, an answer is written in a thread: 8,192 with 20 others each take half a second."""
 
 
 class ReplyChoice:
@@ -112,7 +116,12 @@ class Answer:
             raise failure(error) from None
         finally:
             self.cancel()
-        return JSONResponse(whole())
+        scored = sum(len(stream.prompt_scores) for stream in self.streams) + sum(
+            len(one.tokens) for one in self.replies
+        )
+        if scored <= INLINE_TOKENS:
+            return JSONResponse(whole())
+        return await asyncio.to_thread(lambda: JSONResponse(whole()))
 
     async def _finish(self) -> None:
         async for _ in self.steps():
