@@ -8,7 +8,7 @@ import asyncio
 import time
 import weakref
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -58,7 +58,7 @@ class PromptLimits:
 def without_folder(root: Path, text: str) -> str:
     """A message that names no folder of this machine."""
     folder = str(sessions_folder(root))
-    return text.replace(f"{folder}/", "").replace(folder, "the folder of sessions")
+    return text.replace(f"{folder}/", "").replace(folder, "the folder of sessions").replace(str(root), "…")
 
 
 class OpenSession:
@@ -254,9 +254,9 @@ class OpenSessions:
     def _take_in(self, name: str | None, content: bytes, served: Served) -> OpenSession:
         folder = sessions_folder(self.root)
         names = free_names(self.root, name)
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         arriving = folder / f".import-{time.time_ns()}"
         try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             arriving.touch(mode=0o600, exist_ok=False)
             write_synced(arriving, content)
             try:
@@ -269,9 +269,11 @@ class OpenSessions:
                 if candidate not in self._open and place_session(arriving, session_path(self.root, candidate)):
                     return self._read(candidate, served)
         except OSError as error:
-            raise ApiError(507, f"The session cannot be saved: {os_reason(error)}.", code="not_recorded") from None
+            why = without_folder(self.root, os_reason(error))
+            raise ApiError(507, f"The session cannot be saved: {why}.", code="not_recorded") from None
         finally:
-            arriving.unlink(missing_ok=True)
+            with suppress(OSError):
+                arriving.unlink()
         raise ApiError(409, "No name is free for the session: give another one.", code="session_exists")
 
     def _existing(self, name: str) -> Path:

@@ -28,6 +28,8 @@ class SessionList:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._known: dict[Path, _Known] = {}
+        self._characters = 0
+        """Of all texts that are kept."""
         self._lock = threading.Lock()
 
     def find(self, search: str = "") -> list[SessionRow]:
@@ -36,7 +38,7 @@ class SessionList:
         with self._lock:
             paths = session_files(self.root)
             for gone in self._known.keys() - set(paths):
-                del self._known[gone]
+                self._forget(gone)
             return latest_first(row for path in paths if (row := self._row(path, search)) is not None)
 
     def _row(self, path: Path, search: str) -> SessionRow | None:
@@ -49,11 +51,16 @@ class SessionList:
         if known is not None and known.state == state and (not search or known.text is not None):
             text = known.text
         else:
+            self._forget(path)
             row, text = _read(path)
-            used = sum(len(other.text or "") for each, other in self._known.items() if each != path)
-            kept = text if used + len(text) <= MOST_CHARACTERS else None
+            kept = text if self._characters + len(text) <= MOST_CHARACTERS else None
+            self._characters += len(kept or "")
             known = self._known[path] = _Known(state, row, kept)
         return known.row if not search or search in path.stem.casefold() or search in (text or "") else None
+
+    def _forget(self, path: Path) -> None:
+        if (known := self._known.pop(path, None)) is not None:
+            self._characters -= len(known.text or "")
 
 
 def _read(path: Path) -> tuple[SessionRow, str]:

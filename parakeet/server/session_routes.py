@@ -3,6 +3,7 @@
 import asyncio
 import json
 import secrets
+import weakref
 from collections.abc import Awaitable, Callable, Mapping
 from functools import wraps
 from pathlib import Path
@@ -93,7 +94,7 @@ async def about(request: Request) -> Response:
             "version": parakeet.__version__,
             "batch": served.worker.batch,
             "settings": [_setting(name, served.release.generation) for name in OPTIONS],
-            "trace": await asyncio.to_thread(_has_trace, served),
+            "trace": await asyncio.to_thread(_has_trace, request, served),
             "system": "",
         }
     )
@@ -266,13 +267,18 @@ def _kind(name: str, option: Option) -> str:
     return {"": "switch", "N": "whole"}.get(option.metavar, "number")
 
 
-def _has_trace(served: Served) -> bool:
+def _has_trace(request: Request, served: Served) -> bool:
+    """Whether there is an index of the model's training text. One may be made while it is served."""
+    traced: weakref.ref[Served] | None = getattr(request.app.state, "traced", None)
+    if traced is not None and traced() is served:
+        return True
     from parakeet.trace.stored import index_of_model
 
     try:
         index_of_model(served.release.directory, served.root, served.worker.engine.tokenizer.sha256)
     except ParakeetError:
         return False
+    request.app.state.traced = weakref.ref(served)
     return True
 
 

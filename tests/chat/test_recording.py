@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from parakeet.chat.events import fold
+from parakeet.chat.events import Conversation, fold
 from parakeet.chat.replay import replay
 from parakeet.chat.session import Session
 from parakeet.chat.storage import SessionLog, load
@@ -172,6 +172,14 @@ OPERATIONS = st.lists(
         st.tuples(st.just("set_system"), MESSAGES | st.just("")),
         st.tuples(st.just("seed"), st.none() | st.integers(0, 3)),
         st.tuples(st.just("raw"), st.booleans()),
+        st.tuples(st.just("go_to"), st.none() | st.integers(0, 9)),
+        st.tuples(
+            st.just("branch"),
+            st.sampled_from(["reply", "retry", "edit", "continue"]),
+            MESSAGES,
+            st.none() | st.integers(0, 9),
+            st.none() | st.integers(1, 3),
+        ),
         st.tuples(st.sampled_from(["undo", "clear", "leave and come back", "save"])),
     ),
     max_size=14,
@@ -182,6 +190,11 @@ def babble(prompt_ids: list[int], seed: int) -> str:
     """None to four words, depending on prompt and seed."""
     number = sum(prompt_ids) + seed
     return " ".join(["one", "zwei\n", "🦜", "\n\nHuman: "][: number % 5])
+
+
+def tree(conversation: Conversation) -> tuple[Any, ...]:
+    nodes = [(node.id, node.parent, node.exchange) for node in conversation.nodes]
+    return conversation.system, conversation.exchanges, conversation.path, nodes
 
 
 def carry_out(talk: Session, folder: Path, operation: tuple[Any, ...]) -> Session:
@@ -200,6 +213,18 @@ def carry_out(talk: Session, folder: Path, operation: tuple[Any, ...]) -> Sessio
             talk.raw = raw
         case "set_system", text:
             talk.set_system(text)
+        case "go_to", exchange:
+            talk.go_to(exchange)
+        case "branch", kind, message, exchange, words:
+            pending = talk.begin(kind, message, exchange, shared=True)
+            for number, step in enumerate(talk.engine.generate(pending.prompt_ids, pending.settings)):
+                pending.add(step)
+                if talk.log and pending.text.strip():
+                    # What a killed process would leave.
+                    assert fold(load(talk.log.path).events).exchanges[-1].reply.endswith(pending.text)
+                if number == words:
+                    break
+            pending.finish(talk.engine.timing)
         case ("undo" | "clear") as name, *_:
             getattr(talk, name)()
         case name, *arguments, words:
@@ -218,7 +243,7 @@ def test_the_file_tells_the_same_story_as_memory_and_can_be_replayed(operations:
                 talk = carry_out(talk, folder, operation)
             if talk.log and talk.log.begun:
                 folded = fold(load(talk.log.path).events)
-                assert (folded.system, folded.exchanges) == (talk.system, talk.exchanges)
+                assert tree(folded) == tree(talk.conversation)
         for path in folder.glob("*.jsonl"):
             lines: list[str] = []
             assert replay(talk.engine, path, header(), lines.append), lines

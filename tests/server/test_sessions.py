@@ -35,7 +35,7 @@ from .conftest import RunningServer, running_server
 ENDLESS = {
     "temperature": 0, "frequency_penalty": 0, "presence_penalty": 0, "rolling": True, "max_tokens": 10_000_000,
 }  # fmt: skip
-SHORT = {"max_tokens": 6}
+SHORT = {"temperature": 0, "seed": None, "rolling": False, "max_tokens": 6}
 
 
 @pytest.fixture(scope="module")
@@ -99,18 +99,18 @@ def test_a_conversation_with_branches_from_its_first_message_to_its_end(
     name = new(server)
     assert get(server, name)["exchanges"] == []
     assert names(server) == []  # nothing is on disk before the first reply
-    first = say(server, name, message="What is 1 plus 1?")
+    first = say(server, name, message="What is 1 plus 1?", settings={"temperature": 1, "seed": 5, "max_tokens": 6})
     assert first["exchange"]["id"] == 0
     assert first["exchange"]["timing"]["first_token_seconds"] > 0
     assert first["context"]["used"] > first["exchange"]["tokens"]
     second = say(server, name, message="And 2?")["exchange"]
     retried = say(server, name, "retry", exchange=0)["exchange"]
     assert (retried["parent"], retried["message"]) == (None, "What is 1 plus 1?")
-    assert retried["seed"] != first["exchange"]["seed"]
+    assert retried["seed"] != 5
     edited = say(server, name, "edit", exchange=second["id"], message="And 3?")["exchange"]
     assert (edited["parent"], edited["message"]) == (0, "And 3?")
     again = say(server, name, "again", exchange=0)
-    assert (again["same"], again["exchange"]["seed"]) == (True, first["exchange"]["seed"])
+    assert (again["same"], again["exchange"]["seed"], again["exchange"]["settings"]["temperature"]) == (True, 5, 1)
     longer = say(server, name, "continue", exchange=0)["exchange"]
     assert longer["reply"].startswith(first["exchange"]["reply"])
     assert say(server, name, "again", exchange=0)["same"] is True  # of the reply, without what continued it
@@ -204,6 +204,9 @@ def test_a_full_disk_ends_the_recording_and_not_the_conversation(babbler: Runnin
     recorded = path.read_bytes()
     with nearly_full(len(recorded) + 100):
         end = say(babbler, name, message="Two")
+        refused = babbler.client.post("/api/sessions/import", content=recorded * 2)
+    assert (refused.status_code, str(babbler.root) in refused.text) == (507, False)
+    assert sorted(each.name for each in path.parent.iterdir()) == [path.name]
     (note,) = end["notes"]
     assert note.startswith(f"The conversation continues but is no longer recorded in {name}.jsonl: File too large.")
     say(babbler, name, message="Three")
@@ -299,7 +302,7 @@ def test_what_is_wrong_is_said_and_names_no_folder(babbler: RunningServer) -> No
     # Nothing of that changed the conversation, and a lone surrogate is a character like others.
     assert len(get(babbler, name)["exchanges"]) == 1
     surrogate = babbler.client.post(
-        replies, content=rb'{"kind": "reply", "message": "\ud800", "settings": {"max_tokens": 1}}'
+        replies, content=rb'{"kind": "reply", "message": "\ud800", "settings": {"temperature": 0}}'
     )
     assert surrogate.status_code == 200
     assert get(babbler, name)["exchanges"][1]["message"] == "\ufffd"
