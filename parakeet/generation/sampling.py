@@ -199,7 +199,7 @@ class Sampler:
         if 0 < self.settings.top_k < len(ids):
             ids = ids[_likeliest(values[ids], self.settings.top_k)]
         kept = values[ids]
-        probabilities = torch.softmax(torch.from_numpy((kept - kept.max()) / self.settings.temperature), dim=0)
+        probabilities = torch.softmax(torch.from_numpy(kept - kept.max()) / self.settings.temperature, dim=0)
         if self.settings.top_p < 1:
             nucleus = _nucleus(probabilities.numpy(), self.settings.top_p)
             ids, probabilities = ids[nucleus], probabilities[torch.from_numpy(nucleus)]
