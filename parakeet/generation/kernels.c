@@ -4,7 +4,7 @@
 // which depends neither on the other rows nor on the threads: five rows together give the bits that one by one gives.
 //
 // Vectors are GCC's and Clang's, of the width that -march allows. Intrinsics are used where the compilers find no
-// instruction by themselves: for sums of products of bytes.
+// instruction by themselves: for sums of products of bytes and of 16-bit numbers.
 
 #include <math.h>
 #include <omp.h>
@@ -313,7 +313,9 @@ INLINE sums8 totals(const sums8 *v, const int count) {
 }
 
 // x has 16 bits: a product of 8 and 16 bits takes as many instructions as one of 8 and 8 bits, whose signs must first be
-// moved, and rounds x a hundred times as finely. Sums of integers are exact, so a segment's have no order.
+// moved. The error of rounding x is a seventieth (a twentieth with columns that are 30 times the others). Sums of
+// integers are exact, so a segment's have no order. Several rows of the weight are read at once, so that what is asked
+// for ahead is the next of them: at 2 KB ahead, 1,152 × 4,608 times eight rows took 1.3 times as long.
 // Eight rows of x leave no register for a second step of 16 columns.
 INLINE void int8_block(const product *p, long row, long first, int rows, const int count) {
     long columns = p->columns, size = segment_of(columns);
@@ -336,7 +338,8 @@ INLINE void int8_block(const product *p, long row, long first, int rows, const i
                 ahead(from + column, distance);
                 UNROLL for (int half = 0; half < step; half += 16, v += 16 * count) {
                     shorts16 w = widened(from + column + half);
-                    UNROLL for (int i = 0; i < count; i++) found[i] = dot16(found[i], w, *(const shorts16 *)(v + 16 * i));
+                    UNROLL for (int i = 0; i < count; i++)
+                        found[i] = dot16(found[i], w, *(const shorts16 *)(v + 16 * i));
                 }
             }
             sums[r] += __builtin_convertvector(totals(found, count), floats8) * scales;
@@ -433,7 +436,8 @@ INLINE void int4_octet(const uint8_t *octet, int lanes, const int8_t *x, const f
 INLINE void int4_block(const product *p, long row, long first, int rows, const int count) {
     long groups = p->columns / GROUP, octets = octets_of(p->columns), stride = groups * GROUP_BYTES;
     int near = octets * count * OCTET * (GROUP + 8) <= NEAR;
-    long at_once = near ? octets : SEGMENT / (OCTET * GROUP), distance = near ? AHEAD_INT4 : rows * stride, past = first * octets * OCTET;
+    long at_once = near ? octets : SEGMENT / (OCTET * GROUP), distance = near ? AHEAD_INT4 : rows * stride;
+    long past = first * octets * OCTET;
     const int8_t *x = (const int8_t *)p->x + past * GROUP;
     const float *x_scales = p->x_scales + past, *shifts = p->shifts + past;
     floats8 sums[ROWS][AT_ONCE];
@@ -444,10 +448,11 @@ INLINE void int4_block(const product *p, long row, long first, int rows, const i
             for (long number = begin; number < octets && number < begin + at_once; number++) {
                 const uint8_t *octet = weight + number * OCTET * GROUP_BYTES;
                 long at = number * count * OCTET;
+                const int8_t *v = x + at * GROUP;
                 if (number < groups / OCTET)
-                    int4_octet(octet, OCTET, x + at * GROUP, x_scales + at, shifts + at, sums[r], distance, count);
+                    int4_octet(octet, OCTET, v, x_scales + at, shifts + at, sums[r], distance, count);
                 else
-                    int4_octet(octet, groups % OCTET, x + at * GROUP, x_scales + at, shifts + at, sums[r], distance, count);
+                    int4_octet(octet, groups % OCTET, v, x_scales + at, shifts + at, sums[r], distance, count);
             }
         }
     for (int r = 0; r < rows; r++)

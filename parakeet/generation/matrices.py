@@ -22,7 +22,7 @@ from parakeet.generation.kernels import GROUP, GROUP_BYTES, KINDS, Library, Weig
 COMPILED_ROWS = 16
 """Up to this many rows of x, the compiled kernels are used. More are products of large matrices, as in a prompt."""
 
-PIECE = 1 << 20
+PIECE = 1 << 21
 """Weights that are converted together for a prompt: few enough to stay in the cache until they are multiplied."""
 
 BLOCK = 64
@@ -147,8 +147,9 @@ class CompiledMatrix:
     """Any precision, with the compiled kernels for a few rows of x. CPU only.
 
     int8: symmetric, w ≈ q · scale with an fp32 scale a row. int4: w ≈ (q − 8) · scale with a bf16 scale for every 32
-    weights of a row; kernels.c describes the order of their bytes. For a few rows, x is rounded to int8 in groups of
-    32; for many, the weights are converted in pieces to fp32 or bf16, whichever this CPU multiplies faster.
+    weights of a row; kernels.c describes the order of their bytes. For a few rows, x is rounded: to 8 bits in groups of
+    32 for int4, to 14 bits in segments of at most 1,280 columns for int8. For many, the weights are converted in pieces
+    to fp32 or bf16, whichever this CPU multiplies faster.
     """
 
     def __init__(self, library: Library, dtype: str, weight: Tensor, scales: Tensor | None, width: int) -> None:

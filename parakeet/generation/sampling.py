@@ -5,14 +5,26 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from parakeet.errors import ParakeetError
 from parakeet.sampling_settings import SamplingSettings
 
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
 LARGEST_SCORE = 1e300
 """Limit of a penalised score: a logit divided by a repetition penalty of 1e-308 would be infinite."""
+
+BLOCK = 64
+"""Logits that are skipped together."""
+
+SLACK = 1.0
+"""How far below the limit of min_p logits are looked at, since penalties may lower it. If they lower it further, the
+logits are read again."""
 
 SHORTLIST = 256
 """So many of the likeliest tokens are copied from a GPU. With the default settings a draw needs a few dozen. All
@@ -76,13 +88,72 @@ class Sampler:
 
         All other ids have probability 0.
         """
+        on_cpu = logits.device.type == "cpu" and logits.dtype == torch.float32
+        if on_cpu and (found := self._highest(logits.detach())):
+            ids, scores = found
+            kept, probabilities = self.cut(scores)
+            return ids[kept], probabilities
         scores, extremes = _penalised([self], logits[None])
         check_finite(extremes.flatten().tolist())
         return self.cut(scores[0].cpu())
 
+    def _highest(self, logits: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Ids (n,), ascending, and scores (n,) float64 of all that min_p could keep; None if that may be every token.
+
+        Logits (vocabulary rows,) fp32 on the CPU are compared as they are, in blocks, and the scores of those found are
+        `_penalised`'s. Eight draws from 100,288 logits took 6.3 ms with all in float64, a fifth of the time of the
+        model. They take 3.0 ms.
+        """
+        _check_shape([self], logits[None])
+        range_kept = self.settings.temperature * self._lowest_share if self.settings.temperature else 0.0
+        whole = len(logits) // BLOCK * BLOCK
+        highest = torch.cat([logits[:whole].reshape(-1, BLOCK).amax(1), logits[whole:]]).numpy()
+        check_finite([float(logits.amin()), float(highest.max())])
+        values, masked = logits.numpy(), self.masked.numpy()
+        raised = [token for token in self._may_rise if not masked[token]]
+        limit = float(highest.max()) + range_kept
+        while math.isfinite(limit):
+            limit -= SLACK + 1e-6 * abs(limit)  # the comparison rounds it to fp32
+            blocks = np.flatnonzero(highest[: whole // BLOCK] >= np.float32(limit))
+            ids = (BLOCK * blocks[:, None] + np.arange(BLOCK)).ravel()
+            ids = np.concatenate([ids, np.arange(whole, len(values))])
+            ids = ids[values[ids] >= np.float32(limit)]
+            ids = ids[~masked[ids]]
+            if raised:
+                ids = np.union1d(ids, raised)
+            if not len(ids):
+                return None
+            scores = self._changed(values[ids].astype(np.float64), ids)
+            needed = float(scores.max()) + range_kept
+            if needed >= limit + SLACK / 2:
+                return torch.from_numpy(ids), torch.from_numpy(scores)
+            limit = needed
+        return None
+
+    @property
+    def _may_rise(self) -> list[int]:
+        """Ids whose scores may be above their logits."""
+        factor, each_time, once = _penalties_of(self)
+        return [*self.logit_bias] if factor >= 1 and each_time >= 0 and once >= 0 else [*self.logit_bias, *self.counts]
+
+    def _changed(self, scores: Floats, ids: Integers) -> Floats:
+        """Logits (n,) float64 of ids (n,), ascending, after bias and penalties."""
+        listed = set(ids.tolist())
+        if biased := sorted(listed & self.logit_bias.keys()):
+            scores[np.searchsorted(ids, biased)] += [self.logit_bias[token] for token in biased]
+        if used := sorted(listed & self.counts.keys()):
+            at = np.searchsorted(ids, used)
+            factor, each_time, once = _penalties_of(self)
+            chosen = scores[at]
+            chosen = np.where(chosen > 0, chosen / factor, chosen * factor)
+            chosen -= each_time * np.array([self.counts[token] for token in used]) + once
+            scores[at] = chosen.clip(-LARGEST_SCORE, LARGEST_SCORE)
+        return scores
+
     def draw(self, ids: Tensor, probabilities: Tensor) -> int:
         """Draw one of the ids (n,) by their probabilities (n,), and count it."""
-        token_id = int(ids[torch.multinomial(probabilities, 1, generator=self._generator)])
+        drawn = torch.multinomial(probabilities, 1, generator=self._generator) if self.settings.temperature else 0
+        token_id = int(ids[drawn])
         self.counts[token_id] += 1
         return token_id
 
@@ -119,17 +190,20 @@ class Sampler:
 
         min_p is applied to the scores, and before top_k, so that sorts and draws see few tokens.
         """
+        values = scores.numpy()
         if self.settings.temperature == 0:
-            return scores.argmax(0, keepdim=True), torch.ones(1, dtype=torch.float64)
-        limit = float(scores.amax()) + self.settings.temperature * self._lowest_share
+            return torch.tensor([int(values.argmax())]), torch.ones(1, dtype=torch.float64)
+        limit = float(values.max()) + self.settings.temperature * self._lowest_share
         # Masked ids, of −inf, stay out even without min_p.
-        ids = (scores >= max(limit, -sys.float_info.max)).nonzero().squeeze(1)
-        best = _likeliest(scores[ids], self.settings.top_k)
-        ids = ids[best]
-        kept = scores[ids]
-        probabilities = torch.softmax((kept - kept.amax()) / self.settings.temperature, dim=0)
-        nucleus = _nucleus(probabilities, self.settings.top_p)
-        return ids[nucleus], probabilities[nucleus] / probabilities[nucleus].sum()
+        ids = np.flatnonzero(values >= max(limit, -sys.float_info.max))
+        if 0 < self.settings.top_k < len(ids):
+            ids = ids[_likeliest(values[ids], self.settings.top_k)]
+        kept = values[ids]
+        probabilities = torch.softmax(torch.from_numpy(kept - kept.max()) / self.settings.temperature, dim=0)
+        if self.settings.top_p < 1:
+            nucleus = _nucleus(probabilities.numpy(), self.settings.top_p)
+            ids, probabilities = ids[nucleus], probabilities[torch.from_numpy(nucleus)]
+        return torch.from_numpy(ids), probabilities / probabilities.sum()
 
 
 def choose_all(samplers: Sequence[Sampler], logits: Sequence[Tensor], shortlist: int | None = None) -> list[int]:
@@ -198,8 +272,7 @@ def _penalised(samplers: Sequence[Sampler], logits: Tensor) -> tuple[Tensor, Ten
     used = [(row, token, count) for row, one in enumerate(samplers) for token, count in one.counts.items()]
     if used:
         rows, ids, counts = torch.tensor(used).to(scores.device, non_blocking=True).unbind(1)
-        settings = [(one.settings.repetition_penalty, one.settings.frequency_penalty, one.settings.presence_penalty)
-                    for one in samplers]  # fmt: skip
+        settings = [_penalties_of(one) for one in samplers]
         penalties = torch.tensor(settings, dtype=torch.float64).to(scores.device, non_blocking=True)
         factor, each_time, once = penalties[rows].unbind(1)
         chosen = scores[rows, ids]
@@ -211,6 +284,11 @@ def _penalised(samplers: Sequence[Sampler], logits: Tensor) -> tuple[Tensor, Ten
     return scores, extremes
 
 
+def _penalties_of(sampler: Sampler) -> tuple[float, float, float]:
+    settings = sampler.settings
+    return settings.repetition_penalty, settings.frequency_penalty, settings.presence_penalty
+
+
 def check_finite(extremes: Sequence[float]) -> None:
     """Raise ParakeetError unless the smallest and largest logits are finite: then all are."""
     if not all(math.isfinite(extreme) for extreme in extremes):
@@ -220,25 +298,20 @@ def check_finite(extremes: Sequence[float]) -> None:
         )
 
 
-def _likeliest(scores: Tensor, k: int) -> Tensor:
-    """(n,) bool: the k highest of the scores (n,), the first of equals; all if k is 0."""
-    if k == 0 or k >= len(scores):
-        return torch.ones_like(scores, dtype=torch.bool)
-    # topk does not specify which of several equals it returns, so only the lowest value is used.
-    limit = scores.topk(k, sorted=False).values.amin()
+def _likeliest(scores: Floats, k: int) -> npt.NDArray[np.bool_]:
+    """(n,) bool: the k highest of more than k scores (n,), the first of equals."""
+    limit = np.partition(scores, -k)[-k]
     kept = scores > limit
-    kept[(scores == limit).nonzero().squeeze(1)[: k - int(kept.sum())]] = True
+    kept[np.flatnonzero(scores == limit)[: k - int(kept.sum())]] = True
     return kept
 
 
-def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
-    """(n,) bool: the smallest set of likeliest tokens whose probabilities (n,) add up to `top_p`."""
-    kept = torch.ones_like(probabilities, dtype=torch.bool)
-    if top_p == 1:
-        return kept
+def _nucleus(probabilities: Floats, top_p: float) -> Integers:
+    """Indices, ascending, of the smallest set of likeliest tokens whose probabilities (n,) add up to `top_p`."""
     # The tokens below (1 − top_p) / 2n add up to less than 1 − top_p, so none of them is in the nucleus. Without
     # them there is little to sort; all 100,288 would take 8 ms.
-    ids = (probabilities >= (1 - top_p) / (2 * len(probabilities))).nonzero().squeeze(1)
-    ordered, order = probabilities[ids].sort(descending=True, stable=True)
-    before = ordered.cumsum(0) - ordered
-    return kept.fill_(False).index_fill_(0, ids[order[before < top_p]], True)
+    ids = np.flatnonzero(probabilities >= (1 - top_p) / (2 * len(probabilities)))
+    order = np.argsort(-probabilities[ids], kind="stable")
+    ordered = probabilities[ids[order]]
+    before = ordered.cumsum() - ordered
+    return np.sort(ids[order[before < top_p]])

@@ -70,6 +70,17 @@ def test_products_of_any_size_are_near_and_each_row_has_bits_of_its_own(
     assert (many - expected).norm() <= (allowed + 4e-3) * x.norm() * weight.norm()
 
 
+@pytest.mark.parametrize("width", [96, 1152, 2000])
+@pytest.mark.parametrize("outlier", [1, 30])
+def test_rounding_x_costs_int8_nothing(width: int, outlier: float) -> None:
+    """Beside the rounded weights with x in fp32, as prompts have them, also where a few columns are far larger."""
+    matrix = CompiledMatrix.of(compiled(), "int8", numbers(40, width, seed=1), Arena(1 << 20, CPU))
+    x = numbers(8, width, seed=2)
+    x[:, :4] *= outlier
+    exact = matrix.product(x.repeat(3, 1))[:8]
+    assert (matrix.product(x) - exact).norm() <= 1e-3 * exact.norm()
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_number_of_threads_changes_no_bit(dtype: str) -> None:
     """More threads than cores, too."""

@@ -298,6 +298,25 @@ def test_a_shortlist_of_the_likeliest_gives_the_same_draws(situation: Situation,
         assert choose_all(together, rows, shortlist) == expected
 
 
+@pytest.mark.parametrize("rows", [50, 5000])
+@pytest.mark.parametrize("changes", [{}, {"temperature": 0.0}, {"frequency_penalty": 2.0}, {"repetition_penalty": 0.5}])
+def test_only_what_can_be_drawn_is_computed_in_float64(rows: int, changes: dict[str, float]) -> None:
+    """Logits in float64 are all computed in it: the same distributions, bit for bit."""
+    generator = torch.Generator().manual_seed(rows)
+    allowed, base = torch.rand(rows, generator=generator) < 0.9, torch.randn(rows, generator=generator) * 3
+    allowed[7] = True
+    chosen = replace(SamplingSettings(seed=3), **changes)  # type: ignore[arg-type]
+    for bias in ({}, {7: 20.0, 8: -50.0, int(base.argmax()): -4.0}):
+        drawn = Sampler(chosen, allowed, bias)
+        for _ in range(12):
+            logits = (base + torch.randn(rows, generator=generator)).round(decimals=1)
+            ids, probabilities = drawn.distribution(logits)
+            expected = drawn.distribution(logits.double())
+            assert torch.equal(ids, expected[0])
+            assert torch.equal(probabilities, expected[1])
+            drawn.draw(ids, probabilities)
+
+
 @pytest.mark.parametrize("changes", [{}, {"min_p": 0.0}, {"min_p": 0.0, "top_k": 40}, {"temperature": 0}])
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_a_shortlist_of_a_large_vocabulary(changes: dict[str, object], device: str) -> None:
