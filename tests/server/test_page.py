@@ -326,8 +326,9 @@ def test_stopping_and_nothing_written_is_lost(visit: Visitor) -> None:
     page.wait_for_selector("#banner:has-text('does not answer')")
     page.wait_for_selector("#send[data-action=send]")
     assert page.input_value("#message") == "Are you there?"
-    tab.context.set_offline(False)
     page.click("#banner button")
+    page.wait_for_selector("#banner:has-text('Next try in')")
+    tab.context.set_offline(False)
     page.wait_for_selector("#banner", state="hidden")
     page.wait_for_selector("#toast:has-text('Connected again')")
     assert page.input_value("#message") == "Are you there?"

@@ -208,7 +208,7 @@ async function stream(session, request, draft) {
 	} else if (!ended) {
 		Object.assign(live.exchange, { finish_reason: "interrupted", tokens: live.count ?? 0, seed: live.exchange.seed ?? "unknown" });
 		// The server ends a reply one step after its reader has left.
-		await settled(session);
+		await settled(session, live.exchange);
 		// One without a word is not kept.
 		if (draft && !session.byId.has(live.exchange.id)) restore(session, draft);
 	}
@@ -238,12 +238,15 @@ function restore(session, draft) {
 	setDraft(field.value.trim() ? `${draft}\n${field.value}` : draft);
 }
 
-async function settled(session) {
-	for (let tries = 0; tries < 20; tries++) {
+/** Waits until the server has recorded what was shown of a reply, and takes over what it has. */
+async function settled(session, exchange) {
+	for (let tries = exchange.reply ? 20 : 1; tries && state.online; tries--) {
 		await new Promise((resolve) => setTimeout(resolve, 100));
-		if (!state.online) return;
-		await refresh(session);
-		if (session.exchanges.every((exchange) => exchange.finish_reason)) return;
+		const fresh = await call("GET", address(session.name)).catch(() => null);
+		const recorded = fresh?.exchanges.find((each) => each.id === exchange.id);
+		if (fresh && (tries === 1 || (recorded?.finish_reason && recorded.reply.length >= exchange.reply.length))) {
+			return Object.assign(session, adopt(fresh));
+		}
 	}
 }
 
