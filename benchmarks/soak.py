@@ -39,6 +39,8 @@ GROWTH = 0.05
 POOL = min(32, usable_cores() + 4)
 """Threads that asyncio starts for work that would block it, when they are first needed."""
 MOST_SHOWN = 20
+CLIENT_LEFT = "socket.send() raised exception."
+"""asyncio's warning when several events are written to a client that has just left."""
 IDLE_SECONDS = 60.0
 """After the last client, until the server must have nothing to do."""
 
@@ -255,6 +257,7 @@ class Soak:
                 self._raise(exchange, await exchange.read())
             if not streamed:
                 choices = json.loads(await exchange.read())["choices"]
+                self._compare_numbers(probe, [each["logprobs"] for each in choices])
                 return [
                     (each["text"] if "text" in each else each["message"]["content"], each["finish_reason"])
                     for each in choices
@@ -279,6 +282,15 @@ class Soak:
             self.compared["greedy" if probe.greedy else "sampled"] += 1
             if (text, reason) != (expected, expected_reason):
                 self._differs(probe, text, expected, how)
+
+    def _compare_numbers(self, probe: Probe, found: list[Any]) -> None:
+        """The log-probabilities, to their last bit."""
+        if not any(found):
+            return
+        if not probe.numbers:
+            probe.numbers = found
+        self.compared["log-probabilities"] += 1
+        self.compared["log-probabilities, different"] += found != probe.numbers
 
     def _differs(self, probe: Probe, text: str, expected: str, how: str) -> None:
         kind = "greedy" if probe.greedy else "sampled"
@@ -346,8 +358,10 @@ class Soak:
 
     def check_end(self, errors: str) -> None:
         """What the server printed to standard error is a violation."""
-        if errors:
-            self._violation(f"the server printed: {errors[-2000:]}")
+        lines = errors.splitlines()
+        self.done["warnings of clients that left"] = lines.count(CLIENT_LEFT)
+        if others := [line for line in lines if line != CLIENT_LEFT]:
+            self._violation("the server printed: " + "\n".join(others)[-2000:])
 
     def _violation(self, text: str) -> None:
         self.violations.append(text)

@@ -29,6 +29,9 @@ class Probe:
     expected: list[tuple[str, str]] = field(default_factory=list)
     """Text and finish reason of each reply, without load."""
 
+    numbers: list[Any] = field(default_factory=list)
+    """Log-probabilities of each reply, without load; empty if it was not asked for them."""
+
     @property
     def greedy(self) -> bool:
         return self.body.get("temperature") == 0
@@ -65,7 +68,7 @@ def probes(model: str, context: int) -> list[Probe]:
     text, ids = words(20), [draw.randrange(5, 200) for _ in range(most // 2)]
     both = {"prompt": [text, words(6)], "max_tokens": 16}
     found += [
-        Probe("text, greedy", TEXT, {"prompt": text, **GREEDY, "max_tokens": 32}),
+        Probe("text, greedy", TEXT, {"prompt": text, **GREEDY, "logprobs": 0, "max_tokens": 32}),
         Probe("echo, greedy", TEXT, {"prompt": text, **GREEDY, "echo": True, "logprobs": 3, "max_tokens": 8}),
         Probe("ids, greedy", TEXT, {"prompt": ids, **GREEDY, "max_tokens": 24}),
         Probe("ids again, other length", TEXT, {"prompt": ids[:-7], **GREEDY, "max_tokens": 24}),

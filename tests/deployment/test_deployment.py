@@ -16,7 +16,12 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 FILES = ROOT / "docs" / "deployment"
-UNITS = ("parakeet-daemon.service", "parakeet-webserver.service", "parakeet-pages.service")
+UNITS = (
+    "parakeet-daemon.service",
+    "parakeet-webserver.service",
+    "parakeet-pages.service",
+    "parakeet-server.service",
+)
 POSTGRES = "/usr/lib/postgresql"
 
 
