@@ -389,7 +389,8 @@ def _acquire(path: Path) -> "FileLock | None":
         lock.acquire(timeout=0)
     except Timeout:
         raise SessionOpen(
-            f"The session {path} is open in another parakeet chat: leave that chat first, or choose another name."
+            f"The session {path} is open in another parakeet chat, or in parakeet serve: leave that chat first, or "
+            "choose another name. The server lets go of it half a minute after the last reply."
         ) from None
     except OSError:
         return None

@@ -1,6 +1,6 @@
 """Conversations that are open in the server: in memory, each with the lock of its file.
 
-A terminal chat cannot open such a session, and the server cannot open that of a terminal chat. After some minutes in
+A terminal chat cannot open such a session, and the server cannot open that of a terminal chat. After half a minute in
 which nothing happens, a session is put down: only its file is left, and anybody can open it.
 """
 
@@ -17,19 +17,23 @@ from parakeet.artifact import write_synced
 from parakeet.chat.events import REPLY_EVENTS, Event, encodable
 from parakeet.chat.session import Session
 from parakeet.chat.storage import (
+    Loaded,
     SessionExists,
     SessionLog,
     SessionOpen,
+    SessionRow,
     free_names,
     identity,
     load,
+    now,
     place_session,
     remove_session,
     session_header,
     session_path,
+    session_row,
     sessions_folder,
 )
-from parakeet.errors import ParakeetError, os_reason
+from parakeet.errors import ParakeetError
 from parakeet.sampling_settings import SamplingSettings
 from parakeet.server.errors import ApiError
 from parakeet.server.served import Served
@@ -39,7 +43,8 @@ if TYPE_CHECKING:
     from parakeet.generation.engine import Engine
     from parakeet.server.session_replies import Reply
 
-IDLE_SECONDS = 300.0
+IDLE_SECONDS = 30.0
+"""Short: who goes from the page to the terminal should not wait for it. Opening again costs one reading of the file."""
 MOST_OPEN = 64
 """Sessions that are open at once. Of more, the one that was idle longest is put down."""
 PATIENCE_SECONDS = 2.0
@@ -178,6 +183,20 @@ class OpenSessions:
             return await asyncio.to_thread(session_path(self.root, name).read_bytes)
         return found.session.content(found.header)
 
+    def unrecorded(self, search: str) -> list[SessionRow]:
+        """Those with a text that have no file, such as on a full disk: nothing else would lead to them."""
+        found = []
+        for one in self._open.values():
+            if not (one.failed and one.session.events) or session_path(self.root, one.name).exists():
+                continue
+            said = (
+                text for node in one.session.conversation.nodes for text in (node.exchange.message, node.exchange.reply)
+            )
+            if any(search.casefold() in text.casefold() for text in (one.name, *said)):
+                loaded = Loaded(one.header, list(one.session.events), [], n_bytes=0, ended=True, mode=0)
+                found.append(session_row(one.name, loaded))
+        return found
+
     async def close(self) -> None:
         """Stop all replies, keep what was shown, and let other processes open the sessions."""
         if self._sweeping:
@@ -269,8 +288,10 @@ class OpenSessions:
                 if candidate not in self._open and place_session(arriving, session_path(self.root, candidate)):
                     return self._read(candidate, served)
         except OSError as error:
-            why = without_folder(self.root, os_reason(error))
-            raise ApiError(507, f"The session cannot be saved: {why}.", code="not_recorded") from None
+            # Without the file: it is one of ours that is gone again.
+            raise ApiError(
+                507, f"The session cannot be saved: {error.strerror or error}.", code="not_recorded"
+            ) from None
         finally:
             with suppress(OSError):
                 arriving.unlink()
@@ -294,7 +315,8 @@ class OpenSessions:
             limits = PromptLimits(engine.tokenizer, engine.context, engine.longest_token)
             header = session_header(engine, served.name, served.release.weights_sha256)
             self._known = weakref.ref(served), limits, header
-        return self._known[1:]
+        _, limits, header = self._known
+        return limits, {**header, "created": now()}
 
 
 def _last_settings(events: Iterable[Event], served: Served) -> SamplingSettings:

@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 import parakeet
 from parakeet.chat.session import SEED_BITS, Pending
-from parakeet.chat.storage import SessionExists, SessionOpen, SessionRow
+from parakeet.chat.storage import SessionExists, SessionOpen, SessionRow, latest_first
 from parakeet.errors import ParakeetError
 from parakeet.generation.batch import Request as Generation
 from parakeet.sampling_settings import OPTIONS, Option, SamplingSettings, with_values
@@ -105,7 +105,9 @@ async def list_sessions(request: Request) -> Response:
     state = request.app.state
     if not hasattr(state, "session_list"):
         state.session_list = SessionList(_served(request).root)
-    rows = await asyncio.to_thread(state.session_list.find, request.query_params.get("search", ""))
+    search = request.query_params.get("search", "")
+    rows = await asyncio.to_thread(state.session_list.find, search)
+    rows = latest_first([*rows, *_open_sessions(request).unrecorded(search)])
     return Answer({"sessions": [_row(_served(request).root, row) for row in rows]})
 
 

@@ -39,6 +39,8 @@ class Stream:
         self.job: Job | None = None
         """Once it was started. Of the worker's thread."""
         self.submitted = time.perf_counter()
+        self.started = self.submitted
+        """When it got its places. Of the worker's thread."""
         self._steps: deque[tuple[int, Step]] = deque()
         self._error: Exception | None = None
         self._ended = False
@@ -83,7 +85,7 @@ class Worker:
         """Replies that grow, or whose prompt is read."""
         self._loop = asyncio.get_running_loop()
         self._seconds = 5.0
-        """How long a reply takes, by the latest ones."""
+        """How long a reply takes, by the latest ones, without its time in the queue."""
         self._waiting: deque[Stream] = deque()
         self._changed = threading.Condition()
         self._closing = False
@@ -173,6 +175,7 @@ class Worker:
             return
         stream.timings, stream.prompt_scores, stream.job = job.timings, job.prompt_scores, job
         job.cancelled = stream.cancelled
+        stream.started = time.perf_counter()
         streams.append(stream)
 
     def _hand_out(self, streams: list[Stream], found: list[tuple[Job, int, Step]]) -> None:
@@ -184,7 +187,7 @@ class Worker:
                 if job.timings[index].reply_tokens == 1 and step.token_id is not None:
                     job.timings[index].first_token_seconds = time.perf_counter() - stream.submitted
             if job.done:
-                self._seconds += SMOOTHING * (time.perf_counter() - stream.submitted - self._seconds)
+                self._seconds += SMOOTHING * (time.perf_counter() - stream.started - self._seconds)
             if steps or job.done:
                 self._deliver(stream, steps, job.done, job.error)
 

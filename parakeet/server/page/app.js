@@ -49,7 +49,6 @@ function show(session) {
 	if (named() !== name) history.pushState(null, "", name ? `#${encodeURIComponent(name)}` : location.pathname);
 	element("title").textContent = name || "New conversation";
 	document.title = name ? `${name} – Parakeet` : "Parakeet";
-	element("session-menu").hidden = !session?.exchanges.length;
 	setDraft(same ? field.value : kept.get(draftName()));
 	drawThread();
 	drawState();
@@ -60,6 +59,7 @@ function show(session) {
 /** The parts around the conversation: the button that sends or stops, and the context. */
 function drawState() {
 	const live = state.live.get(state.session?.name);
+	element("session-menu").hidden = !state.session?.exchanges.length || state.session.at === "new";
 	const send = element("send");
 	const [name, label, icon] = live ? ["stop", "Stop", "stop"] : ["send", "Send", "send"];
 	send.dataset.action = name;
@@ -96,18 +96,23 @@ function route() {
 	else if (name !== state.session?.name) open(name);
 }
 
-/** What the server has of a conversation now. */
+/** What the server has of a conversation now: another window or a terminal may have gone on with it. */
 async function refresh(session) {
-	try {
-		const fresh = adopt(await call("GET", address(session.name)));
-		Object.assign(session, fresh);
-		if (session === state.session) {
-			drawThread();
-			drawState();
-		}
-	} catch {
-		// It is shown as it was; the banner says if the server is gone.
-	}
+	// If that fails it is shown as it was; the banner says if the server is gone.
+	const fresh = await call("GET", address(session.name)).catch(() => null);
+	if (!fresh || state.live.has(session.name) || document.querySelector("#thread .editing")) return;
+	const facts = ({ at, system, exchanges }) => JSON.stringify([at, system, exchanges.map((each) => [each.reply, each.finish_reason])]);
+	if (facts(fresh) === facts(session)) return;
+	Object.assign(session, adopt(fresh));
+	if (session !== state.session) return;
+	drawThread();
+	drawState();
+}
+
+function comeBack() {
+	if (!state.online || !state.about) return;
+	drawSessions();
+	if (state.session) refresh(state.session);
 }
 
 // Replies.
@@ -213,12 +218,16 @@ async function stream(session, request, draft) {
 		if (draft && !session.byId.has(live.exchange.id)) restore(session, draft);
 	}
 	state.live.delete(session.name);
+	// Their numbers have no gaps: one that is not known here was made in another window.
+	if (ended && live.exchange.id >= session.exchanges.length) {
+		await refresh(session);
+		put(session, live.exchange);
+	}
 	if (failed) session.failure = failed.message;
 	if (here()) {
 		const stay = atEnd();
 		drawThread();
 		drawState();
-		element("session-menu").hidden = !session.exchanges.length;
 		if (stay) toEnd();
 	}
 	if (failed) announce(failed.message);
@@ -250,10 +259,12 @@ async function settled(session, exchange) {
 	}
 }
 
-function sendMessage() {
+async function sendMessage() {
+	if (!field.value.trim()) return;
+	if (!state.online) await look();
+	if (!state.online) return toast("The server does not answer. Your message stays here.");
 	const message = field.value;
 	if (!message.trim() || state.live.has(state.session?.name)) return;
-	if (!state.online) return toast("The server does not answer. Your message stays here.");
 	reply({ kind: "reply", message, exchange: state.session?.at ?? undefined, settings: state.settings });
 }
 
@@ -289,6 +300,7 @@ const ON_EXCHANGE = {
 		}
 		drawThread();
 		drawState();
+		drawSessions();
 	},
 	async tokens(session, exchange) {
 		await toggle(session, exchange, "tokens", async () => await call("POST", `${address(session.name)}/tokens`, { exchange: exchange.id }));
@@ -589,10 +601,12 @@ async function load(back) {
 	if (state.session && !state.live.has(state.session.name)) {
 		state.session.failure = null;
 		await refresh(state.session);
+		drawThread();
 	}
 }
 
-document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && look());
+document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && look().then(comeBack));
+addEventListener("focus", comeBack);
 for (const each of document.querySelectorAll("button[aria-label]:not([title])")) each.title = each.ariaLabel;
 nameTheme();
 setDraft(kept.get("draft "));

@@ -38,7 +38,7 @@ export function markSession() {
 }
 
 function row(session) {
-	const words = session.problem || session.first_words || "…";
+	const words = session.problem || session.first_words || "Empty conversation";
 	const link = make("a", { href: `#${encodeURIComponent(session.name)}` },
 		make("span", { className: "first", dir: "auto" }, harmless(words)),
 		make("span", { className: "facts" }, `${session.name} · ${ago(session.when)}`));

@@ -32,7 +32,11 @@ export function drawExchange(session, exchange) {
 const view = (session, exchange) =>
 	session === state.session ? thread.querySelector(`[data-exchange="${CSS.escape(exchange.id)}"]`) : null;
 
+/** What had the focus before a reply took it away, and what has it meanwhile. */
+let meant = null;
+
 function focused() {
+	if (meant && document.activeElement === meant.instead) return meant.focus;
 	const at = document.activeElement?.closest?.("article");
 	const action = document.activeElement?.dataset.action;
 	return at && action ? { action, side: document.activeElement.dataset.side, number: [...thread.children].indexOf(at) } : null;
@@ -43,7 +47,9 @@ function refocus(focus) {
 	const at = thread.children[focus.number] ?? thread;
 	const side = focus.side ? `[data-side=${focus.side}]` : "";
 	const same = at.querySelector(`[data-action=${focus.action}]${side}`);
-	(same && !same.disabled ? same : (at.querySelector(`[data-action]${side}:not(:disabled)`) ?? thread)).focus({ preventScroll: true });
+	const usable = same && !same.disabled ? same : (at.querySelector(`[data-action]${side}:not(:disabled)`) ?? thread);
+	meant = usable !== same && state.live.has(state.session?.name) ? { focus, instead: usable } : null;
+	usable.focus({ preventScroll: true });
 }
 
 /** More text of a reply that is being written. */
@@ -202,7 +208,8 @@ export function editMessage(session, exchange, accept) {
 	const field = make("textarea", { value: exchange.message, "aria-label": "Your message, edited", rows: 2 });
 	const finish = (text) => {
 		drawExchange(session, exchange);
-		view(session, exchange)?.querySelector("[data-action=edit]").focus();
+		if (text) element("message").focus();
+		else view(session, exchange)?.querySelector("[data-action=edit]").focus();
 		accept(text);
 	};
 	const form = make("form", { className: "editing" }, field, make("div", { className: "row end" },
