@@ -38,15 +38,16 @@ let meant = null;
 function focused() {
 	if (meant && document.activeElement === meant.instead) return meant.focus;
 	const at = document.activeElement?.closest?.("article");
-	const action = document.activeElement?.dataset.action;
-	return at && action ? { action, side: document.activeElement.dataset.side, number: [...thread.children].indexOf(at) } : null;
+	const { action, side, step } = document.activeElement?.dataset ?? {};
+	return at && action ? { action, side, step, number: [...thread.children].indexOf(at) } : null;
 }
 
 function refocus(focus) {
 	if (!focus) return;
 	const at = thread.children[focus.number] ?? thread;
 	const side = focus.side ? `[data-side=${focus.side}]` : "";
-	const same = at.querySelector(`[data-action=${focus.action}]${side}`);
+	const step = focus.step ? `[data-step="${focus.step}"]` : "";
+	const same = at.querySelector(`[data-action=${focus.action}]${side}${step}`);
 	const usable = same && !same.disabled ? same : (at.querySelector(`[data-action]${side}:not(:disabled)`) ?? thread);
 	meant = usable !== same && state.live.has(state.session?.name) ? { focus, instead: usable } : null;
 	usable.focus({ preventScroll: true });
