@@ -239,6 +239,11 @@ def test_a_conversation_with_branches(visit: Visitor) -> None:
     page.wait_for_selector("text=the same, word for word")
     assert page.locator(".pager").inner_text().strip() == "3/3"
     assert [each["seed"] == stored["seed"] for each in tab.stored()["exchanges"]] == [True, False, True]
+    # By key there and back: the arrow that was pressed keeps the focus.
+    page.focus(".pager [data-step='-1']")
+    for shown in ("2/3", "1/3", "2/3", "3/3"):
+        page.keyboard.press("Enter")
+        page.wait_for_selector(f".pager:has-text('{shown}')")
 
     # A changed message begins a branch of its own, from which the conversation goes on.
     page.click("article [data-action=edit]")
@@ -255,6 +260,11 @@ def test_a_conversation_with_branches(visit: Visitor) -> None:
     tab.open(f"#{tab.name}")  # it is the same after a reload
     page.wait_for_selector("article:nth-child(2)")
     assert page.locator(".bubble").all_inner_texts() == ["Spell the word tree.", "Thank you."]
+
+    # What another window adds is there when this one is looked at again.
+    tab.site.events(f"/api/sessions/{tab.name}/replies", {"kind": "reply", "message": "Who are you?"})
+    page.evaluate("dispatchEvent(new Event('focus'))")
+    page.wait_for_selector("article:nth-child(3)")
 
 
 def test_settings_and_a_cut_reply_that_goes_on(visit: Visitor) -> None:

@@ -214,12 +214,19 @@ def test_a_full_disk_ends_the_recording_and_not_the_conversation(babbler: Runnin
     assert ([each["message"] for each in whole["exchanges"]], whole["notes"]) == (["One", "Two", "Three"], [note])
     assert load(path).replies()[0][0].message == "One"
     assert path.read_bytes() == recorded
+    # One without a file is in the list all the same.
+    unrecorded = new(babbler)
+    with nearly_full(100):
+        say(babbler, unrecorded, message="Zebra")
+    assert not session_path(babbler.root, unrecorded).exists()
+    (row,) = babbler.client.get("/api/sessions?search=zEBRA").json()["sessions"]
+    assert (row["name"], row["first_words"]) == (unrecorded, "Zebra")
     # What the disk lacks can be saved elsewhere.
     rescued = babbler.client.post(
         "/api/sessions/import?name=rescued", content=babbler.client.get(f"/api/sessions/{name}/file").content
     )
     assert rescued.json()["exchanges"] == whole["exchanges"]
-    for each in ("rescued", name):
+    for each in ("rescued", name, unrecorded):
         assert babbler.client.delete(f"/api/sessions/{each}").status_code == 204
 
 

@@ -98,7 +98,6 @@ function route() {
 
 /** What the server has of a conversation now: another window or a terminal may have gone on with it. */
 async function refresh(session) {
-	// If that fails it is shown as it was; the banner says if the server is gone.
 	const fresh = await call("GET", address(session.name)).catch(() => null);
 	if (!fresh || state.live.has(session.name) || document.querySelector("#thread .editing")) return;
 	const facts = ({ at, system, exchanges }) => JSON.stringify([at, system, exchanges.map((each) => [each.reply, each.finish_reason])]);
@@ -218,7 +217,7 @@ async function stream(session, request, draft) {
 		if (draft && !session.byId.has(live.exchange.id)) restore(session, draft);
 	}
 	state.live.delete(session.name);
-	// Their numbers have no gaps: one that is not known here was made in another window.
+	// Numbers have no gaps: another window made what is missing here.
 	if (ended && live.exchange.id >= session.exchanges.length) {
 		await refresh(session);
 		put(session, live.exchange);
@@ -293,12 +292,15 @@ const ON_EXCHANGE = {
 		session.at = leaf(session, next).id;
 		drawThread();
 		try {
-			Object.assign(session, adopt(await call("PATCH", address(session.name), { at: session.at })));
+			const { context, notes } = await call("PATCH", address(session.name), { at: session.at });
+			Object.assign(session, { context, notes });
+			// Not always: a message may be edited by now.
+			if (notes.length) drawThread();
 		} catch (failure) {
 			session.at = before;
 			toast(failure.message);
+			drawThread();
 		}
-		drawThread();
 		drawState();
 		drawSessions();
 	},
@@ -583,7 +585,7 @@ async function load(back) {
 	} catch (failure) {
 		if (failure.status && failure.status !== 503) {
 			const retry = make("button", { type: "button", className: "plain", data: { action: "retry" } }, "Try again");
-			element("banner").replaceChildren(make("span", {}, harmless(failure.message)), retry);
+			element("banner").replaceChildren(make("span", {}, failure.status === 401 ? "This server wants its key." : harmless(failure.message)), retry);
 			element("banner").hidden = false;
 		}
 		return;
