@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from parakeet.errors import ParakeetError
-from parakeet.server.errors import ApiError, as_api_error
+from parakeet.server.errors import ApiError, as_api_error, without_paths
 
 T = TypeVar("T")
 
@@ -93,7 +93,7 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
 def failure(error: Exception) -> ApiError:
     """An error while a reply is computed: the request was right, so it is the server's."""
     if isinstance(error, ParakeetError):
-        return ApiError(500, str(error))
+        return ApiError(500, without_paths(str(error)))
     return as_api_error(error)
 
 

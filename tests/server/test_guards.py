@@ -14,9 +14,10 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
+from parakeet.api_key import read_key
 from parakeet.errors import ParakeetError
 from parakeet.server.app import make_app
-from parakeet.server.guards import Access, read_key
+from parakeet.server.guards import Access
 from parakeet.server.limits import Limits
 from parakeet.server.metrics import Metrics
 from parakeet.server.page_routes import ROUTES as PAGE_ROUTES
@@ -126,7 +127,7 @@ def test_what_a_file_of_a_key_must_be(tmp_path: Path) -> None:
     with pytest.raises(ParakeetError, match="cannot be read: No such file"):
         read_key(tmp_path / "nothing")
     file.write_bytes(b"\n  sk-1234  \r\n")
-    assert read_key(file) == b"sk-1234"
+    assert read_key(file) == "sk-1234"
 
 
 def test_bodies_up_to_the_limit_are_read_and_larger_ones_are_not(server: RunningServer) -> None:
