@@ -222,15 +222,19 @@ class RemoteEngine:
                     yield Step(None, "", None)
                     continue
                 choice = self._choice(event)
-                timing.reply_tokens += len((choice["logprobs"] or {"tokens": ()})["tokens"])
+                tokens = [self._id(name) for name in (choice["logprobs"] or {"tokens": ()})["tokens"]]
+                timing.reply_tokens += len(tokens)
                 own = choice.get("parakeet")
                 if own is not None:
                     known = {field.name for field in fields(Timing)}
                     self.timing = replace(timing, **{name: own["timing"][name] for name in known & {*own["timing"]}})
-                yield Step(None, str(choice["text"]), str(own["finish_reason"]) if own is not None else None)
+                for token_id in tokens[:-1]:
+                    yield Step(token_id, "", None)
+                finish_reason = str(own["finish_reason"]) if own is not None else None
+                yield Step(tokens[-1] if tokens else None, str(choice["text"]), finish_reason)
                 if own is not None:
                     return
-        except (KeyError, TypeError, IndexError, AttributeError) as error:
+        except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
             raise self._another_version(error) from None
         finally:
             events.close()
@@ -257,11 +261,12 @@ class RemoteEngine:
         controls = self.tokenizer.controls
         if name in controls:
             return controls[name]
-        if name.startswith("<") and name[1:-1].isdigit():
-            return int(name[1:-1])  # an id without a token
-        coded = name.removeprefix("bytes:")
+        coded = name.removeprefix("bytes:\\x")
         data = name.encode() if coded == name else bytes.fromhex(coded.replace("\\x", ""))
-        return self.tokenizer.encoding.encode_single_token(data)
+        try:
+            return self.tokenizer.encoding.encode_single_token(data)
+        except KeyError:
+            return int(name[1:-1])  # <123>: an id without a token
 
     def _choice(self, event: Mapping[str, Any]) -> Mapping[str, Any]:
         if "error" in event:
