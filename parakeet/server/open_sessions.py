@@ -99,6 +99,9 @@ class OpenSessions:
     async def read(self, name: str, served: Served) -> OpenSession:
         """A session to look at: one that is open, or a copy of its file. Raises ApiError 404 if there is none."""
         found = self._open.get(name)
+        if found and found.reply and found.reply.stopped:
+            # A page that was loaded again in a reply: it should see what was shown.
+            await asyncio.wait({found.reply.task}, timeout=PATIENCE_SECONDS)
         return found if found else await asyncio.to_thread(self._read, name, served)
 
     @asynccontextmanager

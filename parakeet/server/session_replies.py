@@ -25,7 +25,8 @@ class Reply:
         self.found, self.pending, self.stream, self.model, self.again = found, pending, stream, model, again
         self._events: asyncio.Queue[dict[str, Any] | Exception | None] = asyncio.Queue()
         self._generating = False
-        self._stopped = False
+        self.stopped = False
+        """Whether it is to end: what was shown of it is about to be recorded."""
         # Now: the exchange may be complete before the client reads its first event.
         self._begun = self._start()
         found.reply = self
@@ -33,7 +34,7 @@ class Reply:
 
     def stop(self) -> None:
         """End it after the present step. What was shown stays as an interrupted reply."""
-        self._stopped = True
+        self.stopped = True
         self.stream.cancel()
         if self._generating:
             self.task.cancel()
@@ -60,7 +61,7 @@ class Reply:
             self._events.put_nowait(None)
 
     async def _generate(self) -> None:
-        if self._stopped:
+        if self.stopped:
             return
         self._generating = True
         try:
