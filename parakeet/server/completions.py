@@ -1,5 +1,6 @@
 """/v1/completions: texts, or ids, that are continued without the chat template."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,7 @@ from parakeet.errors import ParakeetError
 from parakeet.generation.batch import Request, Scored
 from parakeet.server.bodies import CompletionBody, biases, check_stream, checked, read, sampling, seeded
 from parakeet.server.errors import ApiError
-from parakeet.server.replies import Answer, CompletionLogProbabilities, ReplyChoice
+from parakeet.server.replies import INLINE_TOKENS, Answer, CompletionLogProbabilities, ReplyChoice
 from parakeet.server.served import Served
 
 MOST_REPLIES = 32
@@ -162,7 +163,11 @@ async def _events(asked: _Asked, answer: Answer) -> AsyncGenerator[Mapping[str, 
         if reply.index not in begun and (step.token_id is not None or step.finish_reason):
             begun.add(reply.index)
             if asked.body.echo:
-                yield {**head, "choices": [one.choice(*one.echo())]}
+                text, scored = one.echo()
+                yield {**head, "choices": [one.choice(text, scored[:INLINE_TOKENS])]}
+                for begin in range(INLINE_TOKENS, len(scored), INLINE_TOKENS):
+                    await asyncio.sleep(0)  # other requests go on
+                    yield {**head, "choices": [one.choice("", scored[begin : begin + INLINE_TOKENS])]}
         if (step.text or token) and not asked.only_prompt:
             yield {**head, "choices": [one.choice(step.text, [token] if token else [])]}
         if step.finish_reason:

@@ -24,7 +24,8 @@ UNLIKELY = -9999.0
 """Stands for ln 0, which JSON has no number for. OpenAI's documentation names it."""
 
 INLINE_TOKENS = 256
-"""With more tokens that are scored, an answer is written in a thread: 8,192 with 20 others each take half a second."""
+"""With more tokens that are scored, an answer is written in a thread, or in several events: 8,192 with 20 others each
+take half a second."""
 
 
 class ReplyChoice:
