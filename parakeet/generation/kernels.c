@@ -192,7 +192,7 @@ INLINE long segment_of(long columns) {
 }
 
 // Rows of x are taken in lots of 8, then 4, then what is left. Lots of 5, 6 and 7 would save a twelfth of the
-// instructions, but take a second more to compile.
+// instructions, but take longer to compile.
 INLINE int lot_from(long first, long n) { return n - first >= 8 ? 8 : n - first >= 4 ? 4 : (int)(n - first); }
 
 INLINE long octets_of(long columns) { return (columns / GROUP + OCTET - 1) / OCTET; }
