@@ -110,6 +110,8 @@ class Batch:
         self._waiting: deque[tuple[Job, Generator[None, None, None]]] = deque()
         """Prompts that are read, one after the other."""
         self._growing: list[_Growing] = []
+        self._pass_seconds = 0.0
+        """What the latest pass took."""
         self._clock = 0
 
     @property
@@ -136,16 +138,20 @@ class Batch:
         return job
 
     def advance(self) -> list[tuple[Job, int, Step]]:
-        """Compute a layer of a prompt, if one is to be read, and one id of every reply that grows.
+        """Compute some layers of prompts, if any are to be read, and one id of every reply that grows.
 
-        Returns the steps that came of it, each with its job and the number of the reply. An error of the arithmetic
+        The layers take about as long as the latest pass of those replies, so that neither waits long for the other: a
+        layer takes 70 ms for 512 tokens and 3 for 16, and a pass of 8 replies 40 (378M, int8, 2 cores). Returns the steps that came of it, each with its job and the number of the reply. An error of the arithmetic
         ends the jobs that it concerns.
         """
         self._drop()
-        began = time.perf_counter()
-        if self._waiting:
+        began, reading = time.perf_counter(), 0.0
+        while self._waiting:
             self._read_on()
-        reading = time.perf_counter() - began
+            self._drop()
+            reading = time.perf_counter() - began
+            if not self._growing or reading >= self._pass_seconds:
+                break
         steps = list[tuple[Job, int, Step]]()
         if not self._growing:
             return steps
@@ -297,7 +303,7 @@ class Batch:
         began = time.perf_counter()
         # On a GPU this only starts the work: the draw is the one wait a token.
         logits = self._model.append(ids, rows, self._cache)
-        seconds = time.perf_counter() - began
+        seconds = self._pass_seconds = time.perf_counter() - began
         if alone:
             self._engine.draft_policy.record_pass(len(ids), seconds)
         place = 0
