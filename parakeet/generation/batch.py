@@ -141,7 +141,9 @@ class Batch:
         """Compute some layers of prompts, if any are to be read, and one id of every reply that grows.
 
         The layers take about as long as the latest pass of those replies, so that neither waits long for the other: a
-        layer takes 70 ms for 512 tokens and 3 for 16, and a pass of 8 replies 40 (378M, int8, 2 cores). Returns the steps that came of it, each with its job and the number of the reply. An error of the arithmetic
+        layer takes 70 ms for 512 tokens and 3 for 16, and a pass of 8 replies 40 (378M, int8, 2 cores).
+
+        Returns the steps that came of it, each with its job and the number of the reply. An error of the arithmetic
         ends the jobs that it concerns.
         """
         self._drop()
