@@ -522,3 +522,25 @@ def test_a_silent_stream_is_kept_open(monkeypatch: pytest.MonkeyPatch) -> None:
     assert closed
     assert b'data: {"text":"\\u2028"}\n\n' in sent
     assert b": ping\n\n" in sent
+
+
+def test_an_unexpected_error_in_a_stream_is_printed_and_its_client_told(capsys: pytest.CaptureFixture[str]) -> None:
+    async def events() -> AsyncGenerator[dict[str, Any], None]:
+        yield {}
+        raise LookupError("a secret path")
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.Event().wait()
+        return {}
+
+    sent = list[bytes]()
+
+    async def send(message: Any) -> None:
+        sent.append(message.get("body", b""))
+
+    asyncio.run(EventStream(events())({"type": "http"}, receive, send))
+    *_, error, done, _ = sent
+    assert json.loads(error.removeprefix(b"data: "))["error"]["type"] == "server_error"
+    assert b"secret" not in b"".join(sent)
+    assert done == b"data: [DONE]\n\n"
+    assert "a secret path" in capsys.readouterr().err
