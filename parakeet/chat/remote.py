@@ -197,7 +197,7 @@ class RemoteEngine:
         Raises ParakeetError if the server is gone, refuses, or serves another model by now.
         """
         self.timing = timing = Timing(prompt_tokens=len(prompt_ids))
-        # With log-probabilities, each event has its token.
+        # With log-probabilities, each event has its tokens, which are counted.
         asked = {**asdict(settings), "prompt": list(prompt_ids), "logprobs": 0, "model": self.name}
         events = self.server.events(asked)
         try:
@@ -207,17 +207,15 @@ class RemoteEngine:
                     yield Step(None, "", None)
                     continue
                 choice = self._choice(event)
-                tokens = (choice["logprobs"] or {"tokens": ()})["tokens"]
-                timing.reply_tokens += len(tokens)
+                timing.reply_tokens += len((choice["logprobs"] or {"tokens": ()})["tokens"])
                 own = choice.get("parakeet")
                 if own is not None:
                     known = {field.name for field in fields(Timing)}
                     self.timing = replace(timing, **{name: own["timing"][name] for name in known & {*own["timing"]}})
-                finish_reason = str(own["finish_reason"]) if own is not None else None
-                yield Step(self._id(tokens[0]) if tokens else None, str(choice["text"]), finish_reason)
+                yield Step(None, str(choice["text"]), str(own["finish_reason"]) if own is not None else None)
                 if own is not None:
                     return
-        except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
+        except (KeyError, TypeError, IndexError, AttributeError) as error:
             raise self._another_version(error) from None
         finally:
             events.close()

@@ -183,7 +183,7 @@ def test_a_server_that_goes_away_is_said(
     remote = engine_of(server)
     remote.server = Server.parse(url)
     fingerprint = f"fp_{remote.weights_sha256[:12]}_fp32"
-    event = {"system_fingerprint": fingerprint, "choices": [{"text": "H", "logprobs": {"tokens": ["H"]}}]}
+    event = {"system_fingerprint": fingerprint, "choices": [{"text": "Hel", "logprobs": {"tokens": ["Hel"]}}]}
     answers[:] = [(200, b"data: " + json.dumps(event).encode() + b"\n\n")]
     steps = remote.generate([1], SETTINGS)
     with pytest.raises(ParakeetError, match="ended in the middle of its answer"):
