@@ -189,7 +189,8 @@ def _interrupted(begun: Event, pieces: list[Event]) -> Iterator[Event]:
 
 def is_worth_keeping(kind: str, reply: str) -> bool:
     """Whether a reply is kept. An empty one would teach the model to be silent."""
-    return bool(reply.strip()) or (bool(reply) and kind == "continue")
+    # Not strip(), which would copy a long reply at each of its tokens.
+    return bool(reply) and (kind == "continue" or not reply.isspace())
 
 
 def fold(events: Iterable[Mapping[str, Any]]) -> Conversation:

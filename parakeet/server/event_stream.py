@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from parakeet.errors import ParakeetError
-from parakeet.server.errors import ApiError, as_api_error
+from parakeet.server.errors import ApiError, as_api_error, without_paths
 
 T = TypeVar("T")
 
@@ -94,7 +94,7 @@ async def while_connected(request: Request, work: Awaitable[T]) -> T:
 def failure(error: Exception) -> ApiError:
     """An error while a reply is computed: the request was right, so it is the server's. Prints what is not expected."""
     if isinstance(error, ParakeetError):
-        return ApiError(500, str(error))
+        return ApiError(500, without_paths(str(error)))
     if not isinstance(error, ApiError):
         traceback.print_exception(error)
     return as_api_error(error)

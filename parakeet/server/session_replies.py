@@ -26,6 +26,8 @@ class Reply:
         self._events: asyncio.Queue[dict[str, Any] | Exception | None] = asyncio.Queue()
         self._generating = False
         self._stopped = False
+        # Now: the exchange may be complete before the client reads its first event.
+        self._begun = self._start()
         found.reply = self
         self.task = asyncio.create_task(self._run())
 
@@ -38,7 +40,7 @@ class Reply:
 
     async def events(self) -> AsyncGenerator[dict[str, Any], None]:
         """What the page shows of it, from `start` to `end`. Raises what ended it in the middle."""
-        yield {"type": "start", "exchange": self._start()}
+        yield {"type": "start", "exchange": self._begun}
         while (event := await self._events.get()) is not None:
             if isinstance(event, Exception):
                 raise event
@@ -78,7 +80,7 @@ class Reply:
         if node is not None:
             found.model = self.model
         found.look()
-        exchange = exchange_object(node) if node else self._start()
+        exchange = exchange_object(node) if node else dict(self._begun)
         if node is None and self.pending.event["event"] != "continue":
             exchange["id"] = None
         end: dict[str, Any] = {"type": "end", "exchange": exchange}
@@ -165,7 +167,8 @@ def _timing(event: Event) -> dict[str, float]:
     given = given if isinstance(given, Mapping) else {}
     timing: dict[str, float] = {name: value for name in _SHOWN_TIMING if _is_sane(value := given.get(name, -1))}
     if timing.get("decode_seconds") and _is_sane(event["tokens"]):
-        timing["decode_rate"] = round(event["tokens"] / timing["decode_seconds"], 3)
+        rate = event["tokens"] / timing["decode_seconds"]
+        timing |= {"decode_rate": round(rate, 3)} if _is_sane(rate) else {}
     return timing
 
 
