@@ -26,8 +26,8 @@ MOST_REPLIES = 4
 MOST_TOP = 20
 """Likeliest tokens beside each token of a reply."""
 MOST_BIASES = 1_000
-MOST_ROLLING = 1 << 15
-"""Tokens of a reply that the context does not end. With 20 log-probabilities each, they take 80 MB."""
+MOST_KEPT = 1 << 15
+"""Scored tokens of a reply that is not streamed and has no end of its own. With 20 others each, they take 80 MB."""
 INLINE_BYTES = 16 << 10
 """A larger body is read in a thread: one of 1 MB takes a second until it is checked and encoded."""
 
@@ -171,6 +171,13 @@ def check_stream(body: GenerationBody) -> None:
         raise ApiError(400, 'stream_options needs "stream": true.', "stream_options")
 
 
+def check_kept(body: GenerationBody, settings: SamplingSettings, scored: bool) -> None:
+    """Raise ApiError for a reply without an end whose log-probabilities would all have to be kept."""
+    if scored and settings.rolling and settings.max_tokens > MOST_KEPT and not body.stream:
+        message = f'With rolling and logprobs, max_tokens must be {MOST_KEPT:,} at most, or "stream" true.'
+        raise ApiError(400, message, "max_tokens")
+
+
 def unsupported(param: str, what: str, instead: str = "Leave it out.") -> ApiError:
     return ApiError(400, f"{what} is not supported: this server generates text alone. {instead}", param, "unsupported")
 
@@ -192,9 +199,6 @@ def sampling(values: Mapping[str, Any], defaults: SamplingSettings) -> SamplingS
             settings = with_values(settings, {name: tuple(value) if isinstance(value, list) else value})
         except ParakeetError as error:
             raise ApiError(400, sent + str(error).removeprefix(name), sent) from None
-    if settings.rolling and settings.max_tokens > MOST_ROLLING:
-        sent = given.get("max_tokens", "max_tokens")
-        raise ApiError(400, f"{sent} must be {MOST_ROLLING:,} at most if rolling is true.", sent)
     return settings if settings.seed is not None else replace(settings, seed=secrets.randbits(SEED_BITS))
 
 

@@ -13,7 +13,7 @@ from parakeet.chat.message_list import shown
 from parakeet.chat.prompt_builder import PromptBuilder
 from parakeet.errors import ParakeetError
 from parakeet.generation.batch import Request, Scored
-from parakeet.server.bodies import CompletionBody, biases, check_stream, checked, read, sampling, seeded
+from parakeet.server.bodies import CompletionBody, biases, check_kept, check_stream, checked, read, sampling, seeded
 from parakeet.server.errors import ApiError
 from parakeet.server.replies import INLINE_TOKENS, Answer, CompletionLogProbabilities, ReplyChoice
 from parakeet.server.served import Served
@@ -57,6 +57,7 @@ def _asked(served: Served, values: dict[str, Any]) -> _Asked:
     # Not True == 1 and False == 0.
     only_prompt = body.echo and type(values.get("max_tokens")) is int and values["max_tokens"] == 0
     settings = sampling({**values, "max_tokens": 1} if only_prompt else values, served.release.generation)
+    check_kept(body, settings, body.logprobs is not None)
     bias = biases(body, served.worker.engine.tokenizer.rows)
     prompts = _prompts(served, body.prompt, body.n, 0 if only_prompt else settings.max_tokens)
     scored, top = body.logprobs is not None, body.logprobs or 0
@@ -135,7 +136,7 @@ class _Shown:
         return self.prompt.text, self.reply.stream.prompt_scores[self.prompt.hidden :]
 
     def reply_so_far(self) -> tuple[str, list[Scored]]:
-        return ("", []) if self.asked.only_prompt else (self.reply.text, self.reply.tokens)
+        return ("", []) if self.asked.only_prompt else ("".join(self.reply.texts), self.reply.tokens)
 
 
 def _usage(asked: _Asked, answer: Answer) -> dict[str, Any]:
