@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import ipaddress
+import logging
 import os
 import resource
 import signal
@@ -80,6 +81,8 @@ def serve(options: ServeOptions, say: Callable[[str], None], warn: Callable[[str
     own = socket.gethostname().lower()
     access = Access(key, LOOPBACK_NAMES | {options.host.lower(), own, f"{own}.local"})
     _allow_many_files()
+    # It warns of each write to a client that has gone.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
     return asyncio.run(_serve(options, access, listener, say, warn))
 
 
