@@ -77,6 +77,7 @@ FLOORS = (
     ),
 )
 FOUNDATIONS = (
+    "api_key",
     "api_results",
     "earlier",
     "formatting",

@@ -78,16 +78,22 @@ class Conversation:
     """
 
     system: str = ""
-    exchanges: list[Exchange] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
     """All exchanges, by id."""
-    path: list[int] = field(default_factory=list)
-    """The ids of `exchanges`."""
+    at: int | None = None
+    """The present exchange, with which the path ends. None before the first."""
+
+    # The path is made when it is asked for: a file may have a hundred thousand events that go to and fro on a long one.
 
     @property
-    def at(self) -> int | None:
-        """The present exchange, with which the path ends. None before the first."""
-        return self.path[-1] if self.path else None
+    def path(self) -> list[int]:
+        """The ids of `exchanges`."""
+        return self.path_to(self.at)
+
+    @property
+    def exchanges(self) -> list[Exchange]:
+        """Those of the present path, oldest first."""
+        return self.along(self.path)
 
     def apply(self, event: Mapping[str, Any]) -> None:
         """Apply an event of those that `settled` gives.
@@ -95,31 +101,23 @@ class Conversation:
         Raises ParakeetError if it changes an exchange and there is none, or goes to one that there is not.
         """
         kind = event["event"]
-        if kind in _CHANGES_AN_EXCHANGE and not self.exchanges:
-            raise ParakeetError(f"the event {kind!r} changes an exchange, but there is none.")
-        if kind == "system":
+        if kind in _CHANGES_AN_EXCHANGE:
+            if self.at is None:
+                raise ParakeetError(f"the event {kind!r} changes an exchange, but there is none.")
+            self._change(self.nodes[self.at], event)
+        elif kind == "system":
             self.system = encodable(event["content"])
         elif kind == "clear":
-            self._go([])
-        elif kind == "undo":
-            self._go(self.path[:-1])
+            self.at = None
         elif kind == "switch":
-            self._go(self.path_to(event["to"]))
+            self._check(event["to"])
+            self.at = event["to"]
         elif kind in ("reply", "complete"):
             self._add(_exchange(event, raw=kind == "complete"), event)
-        elif kind in ("retry", "edit"):
-            raw = self.exchanges[-1].raw
-            self._go(self.path[:-1])
-            self._add(_exchange(event, raw), event)
-        elif kind == "continue":
-            node = self.nodes[self.path[-1]]
-            self.exchanges[-1] = _continued(node.exchange, event)
-            self.nodes[node.id] = replace(node, exchange=self.exchanges[-1], events=(*node.events, dict(event)))
 
     def path_to(self, node: int | None) -> list[int]:
         """The ids from the first exchange to this one. Raises ParakeetError if there is no such exchange."""
-        if node is not None and not 0 <= node < len(self.nodes):
-            raise ParakeetError(f"there is no exchange {node}.")
+        self._check(node)
         path: list[int] = []
         while node is not None:
             path.append(node)
@@ -130,16 +128,23 @@ class Conversation:
         """The exchanges of a path."""
         return [self.nodes[node].exchange for node in path]
 
-    def _go(self, path: list[int]) -> None:
-        kept = len(path) if self.path[: len(path)] == path else 0
-        self.exchanges = self.exchanges[:kept] or self.along(path)
-        self.path = path
+    def _check(self, node: int | None) -> None:
+        if node is not None and not 0 <= node < len(self.nodes):
+            raise ParakeetError(f"there is no exchange {node}.")
+
+    def _change(self, present: Node, event: Mapping[str, Any]) -> None:
+        if event["event"] == "continue":
+            exchange = _continued(present.exchange, event)
+            self.nodes[present.id] = replace(present, exchange=exchange, events=(*present.events, dict(event)))
+            return
+        self.at = present.parent
+        if event["event"] != "undo":
+            self._add(_exchange(event, present.exchange.raw), event)
 
     def _add(self, exchange: Exchange, event: Mapping[str, Any]) -> None:
         node = Node(len(self.nodes), self.at, exchange, (dict(event),))
         self.nodes.append(node)
-        self.path.append(node.id)
-        self.exchanges.append(exchange)
+        self.at = node.id
 
 
 def _exchange(event: Mapping[str, Any], raw: bool) -> Exchange:
@@ -189,7 +194,8 @@ def _interrupted(begun: Event, pieces: list[Event]) -> Iterator[Event]:
 
 def is_worth_keeping(kind: str, reply: str) -> bool:
     """Whether a reply is kept. An empty one would teach the model to be silent."""
-    return bool(reply.strip()) or (bool(reply) and kind == "continue")
+    # Not strip(), which would copy a long reply at each of its tokens.
+    return bool(reply) and (kind == "continue" or not reply.isspace())
 
 
 def fold(events: Iterable[Mapping[str, Any]]) -> Conversation:

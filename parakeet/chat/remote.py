@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import platformdirs
 
+from parakeet.api_key import read_key
 from parakeet.chat.models import OpenedModel, recorded_release
 from parakeet.errors import ParakeetError, os_reason
 from parakeet.generation.steps import NextToken, Step, Timing
@@ -57,7 +58,7 @@ class Server:
             raise wrong from None
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise wrong
-        return cls(parts.scheme, parts.hostname, port, None if key_file is None else _read_key(key_file))
+        return cls(parts.scheme, parts.hostname, port, None if key_file is None else read_key(key_file))
 
     @property
     def url(self) -> str:
@@ -66,34 +67,25 @@ class Server:
 
     def get(self, path: str) -> dict[str, Any]:
         """The JSON object at a path. Raises ParakeetError if the server does not answer with one."""
-        answer = self.open("GET", path)
+        connection = self.connect()
         try:
-            return self._object(answer.response.read(LARGEST_ANSWER))
+            return self._object(connection.ask("GET", path).read(LARGEST_ANSWER))
         except (OSError, http.client.HTTPException):
             raise self._gone() from None
         finally:
-            answer.close()
+            connection.close()
 
-    def open(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> "Answer":
-        """An answer that is not read yet. Raises ParakeetError for one with an error."""
+    def connect(self) -> "Connection":
+        """Raises ParakeetError if nobody is there."""
         kind = http.client.HTTPSConnection if self.scheme == "https" else http.client.HTTPConnection
         connection = kind(self.host, self.port, timeout=CONNECT_SECONDS)
-        headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {self.key}"} if self.key else {})
         try:
             connection.connect()
-            opened = connection.sock  # getresponse may forget it
-            opened.settimeout(None)  # a long prompt takes long
-            connection.request(method, path, None if body is None else json.dumps(body), headers)
-            response = connection.getresponse()
-            if response.status != 200:
-                raise self._refused(response.status, response.read(LARGEST_ANSWER))
-            return Answer(connection, response, opened)
-        except (OSError, http.client.HTTPException) as error:
+        except OSError as error:
             connection.close()
             raise self._unreachable(error) from None
-        except BaseException:
-            connection.close()
-            raise
+        connection.sock.settimeout(None)  # a long prompt takes long
+        return Connection(self, connection, connection.sock)
 
     def _unreachable(self, error: Exception) -> ParakeetError:
         why = os_reason(error) if isinstance(error, OSError) else "it does not speak HTTP"
@@ -120,29 +112,48 @@ class Server:
 
     def events(self, body: Mapping[str, Any]) -> "Events":
         """The events of a streamed completion."""
-        return Events(self, self.open("POST", "/v1/completions", {**body, "stream": True}))
+        return Events(self, self.connect(), {**body, "stream": True})
 
 
 @dataclass(frozen=True)
-class Answer:
-    """An answer that is still read from its connection."""
+class Connection:
+    """For one request."""
 
+    server: Server
     connection: http.client.HTTPConnection
-    response: http.client.HTTPResponse
     opened: socket.socket
+    """The connection forgets it once it has the answer's head."""
+
+    def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> http.client.HTTPResponse:
+        """An answer that is not read yet. Raises ParakeetError for one with an error."""
+        key = self.server.key
+        headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
+        try:
+            self.connection.request(method, path, None if body is None else json.dumps(body), headers)
+            response = self.connection.getresponse()
+            if response.status != 200:
+                raise self.server._refused(response.status, response.read(LARGEST_ANSWER))
+        except (OSError, http.client.HTTPException) as error:
+            raise self.server._unreachable(error) from None
+        return response
+
+    def give_up(self) -> None:
+        """End what another thread reads from it."""
+        with suppress(OSError):
+            self.opened.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        self.response.close()
         self.connection.close()
+        self.opened.close()
 
 
 class Events:
     """The events of an answer, read in a thread of their own: a read that waits could not be stopped by Ctrl-C."""
 
-    def __init__(self, server: Server, answer: Answer) -> None:
-        self._server, self._answer = server, answer
-        self._found: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-        threading.Thread(target=self._read, name="server", daemon=True).start()
+    def __init__(self, server: Server, connection: Connection, body: Mapping[str, Any]) -> None:
+        self._server, self._connection = server, connection
+        self._found: queue.SimpleQueue[dict[str, Any] | ParakeetError] = queue.SimpleQueue()
+        threading.Thread(target=self._read, args=[body], name="server", daemon=True).start()
 
     def next(self) -> dict[str, Any] | None:
         """The next event; None if nothing came for a moment. Raises ParakeetError if there is none after the last."""
@@ -150,22 +161,26 @@ class Events:
             found = self._found.get(timeout=POLL_SECONDS)
         except queue.Empty:
             return None
-        if found is None:
-            raise self._server._gone()
+        if isinstance(found, ParakeetError):
+            raise found
         return found
 
     def close(self) -> None:
         """Give the answer up: the server stops generating it."""
-        with suppress(OSError):
-            self._answer.opened.shutdown(socket.SHUT_RDWR)
+        self._connection.give_up()
 
-    def _read(self) -> None:
-        with suppress(OSError, ValueError, RecursionError, http.client.HTTPException):
-            for line in self._answer.response:
+    def _read(self, body: Mapping[str, Any]) -> None:
+        end = self._server._gone()
+        try:
+            for line in self._connection.ask("POST", "/v1/completions", body):
                 if line.startswith(b"data: {"):
                     self._found.put(json.loads(line[6:]))
-        self._found.put(None)
-        self._answer.close()
+        except ParakeetError as error:
+            end = error
+        except (OSError, ValueError, RecursionError, http.client.HTTPException):
+            pass  # it is gone
+        self._found.put(end)
+        self._connection.close()
 
 
 class RemoteEngine:
@@ -207,15 +222,19 @@ class RemoteEngine:
                     yield Step(None, "", None)
                     continue
                 choice = self._choice(event)
-                timing.reply_tokens += len((choice["logprobs"] or {"tokens": ()})["tokens"])
+                tokens = [self._id(name) for name in (choice["logprobs"] or {"tokens": ()})["tokens"]]
+                timing.reply_tokens += len(tokens)
                 own = choice.get("parakeet")
                 if own is not None:
                     known = {field.name for field in fields(Timing)}
                     self.timing = replace(timing, **{name: own["timing"][name] for name in known & {*own["timing"]}})
-                yield Step(None, str(choice["text"]), str(own["finish_reason"]) if own is not None else None)
+                for token_id in tokens[:-1]:
+                    yield Step(token_id, "", None)
+                finish_reason = str(own["finish_reason"]) if own is not None else None
+                yield Step(tokens[-1] if tokens else None, str(choice["text"]), finish_reason)
                 if own is not None:
                     return
-        except (KeyError, TypeError, IndexError, AttributeError) as error:
+        except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
             raise self._another_version(error) from None
         finally:
             events.close()
@@ -242,11 +261,12 @@ class RemoteEngine:
         controls = self.tokenizer.controls
         if name in controls:
             return controls[name]
-        if name.startswith("<") and name[1:-1].isdigit():
-            return int(name[1:-1])  # an id without a token
-        coded = name.removeprefix("bytes:")
+        coded = name.removeprefix("bytes:\\x")
         data = name.encode() if coded == name else bytes.fromhex(coded.replace("\\x", ""))
-        return self.tokenizer.encoding.encode_single_token(data)
+        try:
+            return self.tokenizer.encoding.encode_single_token(data)
+        except KeyError:
+            return int(name[1:-1])  # <123>: an id without a token
 
     def _choice(self, event: Mapping[str, Any]) -> Mapping[str, Any]:
         if "error" in event:
@@ -317,10 +337,3 @@ def _keep(tokenizer: Tokenizer, folder: Path) -> None:
     except OSError:
         shutil.rmtree(new, ignore_errors=True)
         raise
-
-
-def _read_key(path: Path) -> str:
-    try:
-        return path.read_text(encoding="ascii", errors="replace").strip()
-    except OSError as error:
-        raise ParakeetError(f"The API key cannot be read: {os_reason(error)}.") from None

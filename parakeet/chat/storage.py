@@ -133,7 +133,8 @@ class Loaded:
                 writer = identity(event)
             conversation.apply(event)
             if event["event"] in REPLY_EVENTS:
-                writers[conversation.path[-1]] = writer
+                assert conversation.at is not None
+                writers[conversation.at] = writer
         return [(conversation.nodes[node].exchange, writers[node]) for node in conversation.path]
 
 

@@ -156,7 +156,7 @@ class Decoder:
 
     @torch.inference_mode()
     def prefill_in_parts(self, ids: Sequence[int], cache: Cache, row: int = 0) -> Generator[None, None, Tensor]:
-        """The same, with a pause after each layer; the result is returned.
+        """The same, with three pauses a layer; the result is returned.
 
         Other rows may be appended to in a pause if `can_append`. The bits of the result are those without pauses.
         """
@@ -175,7 +175,11 @@ class Decoder:
                 yield
             # (n, heads, head width) to (1, heads, n, head width) each, and back
             query, key, value = (part.transpose(0, 1)[None] for part in self._project(layer, x))
-            x = self._finish(layer, x, attend(number, query, key, value)[0].transpose(0, 1))
+            mixed = attend(number, query, key, value)[0].transpose(0, 1)
+            yield
+            hidden = self._hidden(layer, x, mixed)
+            yield
+            x += layer.mlp_output.product(hidden)
         cache.lengths[row] = end
         return self._normed(x, self._final_norm)
 
@@ -250,7 +254,7 @@ class Decoder:
         x = self._embed(ids)  # (batch, width)
         for number, layer in enumerate(self._layers):
             query, key, value = self._project(layer, x)  # (batch, heads, head width) each
-            x = self._finish(layer, x, attend(number, query, key, value))
+            x += layer.mlp_output.product(self._hidden(layer, x, attend(number, query, key, value)))
         return self._head.product(self._normed(x, self._final_norm)).float()
 
     def _embed(self, ids: Tensor) -> Tensor:
@@ -264,12 +268,11 @@ class Decoder:
         first, second, third = joint.view(x.shape[0], 3, self.config.heads, self.config.head_width).unbind(1)
         return (third, first, second) if layer.keys_first else (first, second, third)
 
-    def _finish(self, layer: _Layer, x: Tensor, mixed: Tensor) -> Tensor:
-        """The rest of a block: x (n, width), changed in place, and the attention's output (n, heads, head width)."""
+    def _hidden(self, layer: _Layer, x: Tensor, mixed: Tensor) -> Tensor:
+        """Add the attention's output, (n, heads, head width) before its projection, to x (n, width) in place; the
+        hidden numbers of the MLP (n, 4 · width)."""
         x += layer.attention_output.product(mixed.reshape(x.shape))
-        hidden = F.gelu(layer.mlp_input.product(self._normed(x, layer.mlp_norm)))
-        x += layer.mlp_output.product(hidden)
-        return x
+        return F.gelu(layer.mlp_input.product(self._normed(x, layer.mlp_norm)))
 
     def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.layer_norm(x, (self.config.width,), weight, None, EPSILON)

@@ -63,7 +63,7 @@ class Engine:
         """Continue the prompt until the model ends its turn, a stop string comes, or the room is used up.
 
         Nothing runs before the first `next`. Closing the iterator stops between two forward passes, or between two
-        layers of the prompt. Only the last step has a finish_reason. The same prompt, settings and seed give the same
+        parts of the prompt's. Only the last step has a finish_reason. The same prompt, settings and seed give the same
         text on the same machine, dtype and number of threads, whatever was generated before. Only one reply at a time:
         a new one ends the one before. `Batch` generates several.
 

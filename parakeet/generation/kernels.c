@@ -192,7 +192,7 @@ INLINE long segment_of(long columns) {
 }
 
 // Rows of x are taken in lots of 8, then 4, then what is left. Lots of 5, 6 and 7 would save a twelfth of the
-// instructions, but take a second more to compile.
+// instructions, but take longer to compile.
 INLINE int lot_from(long first, long n) { return n - first >= 8 ? 8 : n - first >= 4 ? 4 : (int)(n - first); }
 
 INLINE long octets_of(long columns) { return (columns / GROUP + OCTET - 1) / OCTET; }
@@ -294,6 +294,11 @@ INLINE shorts16 widened(const int8_t *from) {
 // The sums of the lanes of up to AT_ONCE vectors.
 INLINE sums8 totals(const sums8 *v, const int count) {
 #ifdef __AVX2__
+    if (count == 1) {
+        __m128i sum = _mm_add_epi32(_mm256_castsi256_si128((__m256i)v[0]), _mm256_extracti128_si256((__m256i)v[0], 1));
+        sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4e));
+        return (sums8)_mm256_castsi128_si256(_mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xb1)));
+    }
     __m256i rows[AT_ONCE], four[2];
     UNROLL for (int i = 0; i < AT_ONCE; i++) rows[i] = i < count ? (__m256i)v[i] : _mm256_setzero_si256();
     UNROLL for (int half = 0; half < 2; half++) {

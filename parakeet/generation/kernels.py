@@ -157,7 +157,7 @@ def _check_memory(failed: int) -> None:
 def library() -> Library | None:
     """The kernels for this processor, or None where they cannot be compiled: torch's own serve then.
 
-    The compiler is $CC or `cc`. It takes one to two seconds, once for each version of the source and kind of processor.
+    The compiler is $CC or `cc`. It takes a few seconds, once for each version of the source and kind of processor.
     """
     compiler = shlex.split(os.environ.get("CC", "")) or [shutil.which("cc") or ""]
     if not compiler[0]:

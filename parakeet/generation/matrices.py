@@ -22,7 +22,7 @@ from parakeet.generation.kernels import GROUP, GROUP_BYTES, KINDS, Library, Weig
 COMPILED_ROWS = 16
 """Up to this many rows of x, the compiled kernels are used. More are products of large matrices, as in a prompt."""
 
-PIECE = 1 << 21
+PIECE = 1 << 20
 """Weights that are converted together for a prompt: few enough to stay in the cache until they are multiplied."""
 
 BLOCK = 64

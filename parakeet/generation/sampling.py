@@ -97,6 +97,7 @@ class Sampler:
         check_finite(extremes.flatten().tolist())
         return self.cut(scores[0].cpu())
 
+    @np.errstate(over="ignore")  # penalties of 1e-308 make infinities, which are clipped
     def _highest(self, logits: Tensor) -> tuple[Tensor, Tensor] | None:
         """Ids (n,), ascending, and scores (n,) float64 of all that min_p could keep; None if that may be every token.
 

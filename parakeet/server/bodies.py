@@ -26,6 +26,8 @@ MOST_REPLIES = 4
 MOST_TOP = 20
 """Likeliest tokens beside each token of a reply."""
 MOST_BIASES = 1_000
+MOST_KEPT = 1 << 15
+"""Scored tokens of a reply that is not streamed and has no end of its own. With 20 others each, they take 80 MB."""
 INLINE_BYTES = 16 << 10
 """A larger body is read in a thread: one of 1 MB takes a second until it is checked and encoded."""
 
@@ -167,6 +169,13 @@ def check_stream(body: GenerationBody) -> None:
     """Raise ApiError for the options of a stream without a stream, as OpenAI does."""
     if body.stream_options is not None and not body.stream:
         raise ApiError(400, 'stream_options needs "stream": true.', "stream_options")
+
+
+def check_kept(body: GenerationBody, settings: SamplingSettings, scored: bool) -> None:
+    """Raise ApiError for a reply without an end whose log-probabilities would all have to be kept."""
+    if scored and settings.rolling and settings.max_tokens > MOST_KEPT and not body.stream:
+        message = f'With rolling and logprobs, max_tokens must be {MOST_KEPT:,} at most, or "stream" true.'
+        raise ApiError(400, message, "max_tokens")
 
 
 def unsupported(param: str, what: str, instead: str = "Leave it out.") -> ApiError:

@@ -13,7 +13,17 @@ from parakeet.chat.message_list import MessageList, read_messages
 from parakeet.chat.prompt_builder import PromptBuilder
 from parakeet.errors import ParakeetError
 from parakeet.generation.batch import Request, Scored
-from parakeet.server.bodies import ChatBody, biases, check_stream, checked, messages_of, read, sampling, seeded
+from parakeet.server.bodies import (
+    ChatBody,
+    biases,
+    check_kept,
+    check_stream,
+    checked,
+    messages_of,
+    read,
+    sampling,
+    seeded,
+)
 from parakeet.server.errors import ApiError
 from parakeet.server.replies import Answer, ReplyChoice, chat_log_probability
 from parakeet.server.served import Served
@@ -42,6 +52,7 @@ def _asked(served: Served, values: dict[str, Any]) -> _Asked:
         raise ApiError(400, 'top_logprobs needs "logprobs": true.', "top_logprobs")
     check_stream(body)
     settings = sampling(values, served.release.generation)
+    check_kept(body, settings, body.logprobs)
     tokenizer = served.worker.engine.tokenizer
     bias = biases(body, tokenizer.rows)
     talk = _talk(body)
@@ -90,7 +101,7 @@ def _whole(asked: _Asked, answer: Answer) -> dict[str, Any]:
     choices = [
         {
             "index": reply.index,
-            "message": {"role": "assistant", "content": reply.text, "refusal": None},
+            "message": {"role": "assistant", "content": "".join(reply.texts), "refusal": None},
             "logprobs": _log_probabilities(asked, answer, reply.tokens),
             "finish_reason": reply.openai_finish_reason,
             "parakeet": reply.about(),

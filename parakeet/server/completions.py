@@ -1,5 +1,6 @@
 """/v1/completions: texts, or ids, that are continued without the chat template."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,9 +13,9 @@ from parakeet.chat.message_list import shown
 from parakeet.chat.prompt_builder import PromptBuilder
 from parakeet.errors import ParakeetError
 from parakeet.generation.batch import Request, Scored
-from parakeet.server.bodies import CompletionBody, biases, check_stream, checked, read, sampling, seeded
+from parakeet.server.bodies import CompletionBody, biases, check_kept, check_stream, checked, read, sampling, seeded
 from parakeet.server.errors import ApiError
-from parakeet.server.replies import Answer, CompletionLogProbabilities, ReplyChoice
+from parakeet.server.replies import INLINE_TOKENS, Answer, CompletionLogProbabilities, ReplyChoice
 from parakeet.server.served import Served
 
 MOST_REPLIES = 32
@@ -56,6 +57,7 @@ def _asked(served: Served, values: dict[str, Any]) -> _Asked:
     # Not True == 1 and False == 0.
     only_prompt = body.echo and type(values.get("max_tokens")) is int and values["max_tokens"] == 0
     settings = sampling({**values, "max_tokens": 1} if only_prompt else values, served.release.generation)
+    check_kept(body, settings, body.logprobs is not None)
     bias = biases(body, served.worker.engine.tokenizer.rows)
     prompts = _prompts(served, body.prompt, body.n, 0 if only_prompt else settings.max_tokens)
     scored, top = body.logprobs is not None, body.logprobs or 0
@@ -134,7 +136,7 @@ class _Shown:
         return self.prompt.text, self.reply.stream.prompt_scores[self.prompt.hidden :]
 
     def reply_so_far(self) -> tuple[str, list[Scored]]:
-        return ("", []) if self.asked.only_prompt else (self.reply.text, self.reply.tokens)
+        return ("", []) if self.asked.only_prompt else ("".join(self.reply.texts), self.reply.tokens)
 
 
 def _usage(asked: _Asked, answer: Answer) -> dict[str, Any]:
@@ -162,7 +164,11 @@ async def _events(asked: _Asked, answer: Answer) -> AsyncGenerator[Mapping[str, 
         if reply.index not in begun and (step.token_id is not None or step.finish_reason):
             begun.add(reply.index)
             if asked.body.echo:
-                yield {**head, "choices": [one.choice(*one.echo())]}
+                text, scored = one.echo()
+                yield {**head, "choices": [one.choice(text, scored[:INLINE_TOKENS])]}
+                for begin in range(INLINE_TOKENS, len(scored), INLINE_TOKENS):
+                    await asyncio.sleep(0)  # other requests go on
+                    yield {**head, "choices": [one.choice("", scored[begin : begin + INLINE_TOKENS])]}
         if (step.text or token) and not asked.only_prompt:
             yield {**head, "choices": [one.choice(step.text, [token] if token else [])]}
         if step.finish_reason:

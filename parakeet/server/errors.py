@@ -1,5 +1,7 @@
 """Everything that goes wrong, in the form that OpenAI's clients read."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -7,9 +9,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from parakeet.errors import ParakeetError
+from parakeet.home import home
 from parakeet.server.worker import Busy
 
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+_FOLDERS = re.compile(r"""(?<![^\s'"(\[=])/(?:[^\s/'"]+/)+(?=[^\s/])""")
+"""All of an absolute path before its last part."""
 
 
 class ApiError(Exception):
@@ -41,10 +47,19 @@ def as_api_error(error: Exception) -> ApiError:
     if isinstance(error, Busy):
         return ApiError(429, str(error), code="queue_full", headers={"retry-after": str(max(1, round(error.seconds)))})
     if isinstance(error, ParakeetError):
-        return ApiError(400, str(error))
+        return ApiError(400, without_paths(str(error)))
     if isinstance(error, HTTPException):
         return ApiError(error.status_code, str(error.detail))
     return ApiError(500, "The server failed. Its terminal says more.")
+
+
+def without_paths(text: str) -> str:
+    """A message that names no folder of this machine: of each absolute path, only the last part is left."""
+    # These may have spaces in their names, at which the pattern would end.
+    for folder in sorted({str(home()), str(Path.home())}, key=len, reverse=True):
+        if folder != "/":
+            text = re.sub(rf"{re.escape(folder)}(?![\w.-])", "/…", text)
+    return _FOLDERS.sub("", text)
 
 
 async def answer(request: Request, error: Exception) -> JSONResponse:

@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+import traceback
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -10,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from parakeet.errors import ParakeetError
-from parakeet.server.errors import ApiError, as_api_error
+from parakeet.server.errors import ApiError, as_api_error, without_paths
 
 T = TypeVar("T")
 
@@ -67,7 +68,7 @@ class EventStream(Response):
                 await _send(send, b": ping\n\n")
 
 
-async def until_disconnected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+async def until_disconnected(receive: Receive, work: Awaitable[T]) -> T:
     """The result of `work`, which is cancelled and ClientDisconnect raised, if the client goes away.
 
     The request's body must be read before.
@@ -85,15 +86,17 @@ async def until_disconnected(receive: Receive, work: Coroutine[Any, Any, T]) -> 
         await asyncio.wait({working, gone})
 
 
-async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+async def while_connected(request: Request, work: Awaitable[T]) -> T:
     """The same for a route."""
     return await until_disconnected(request.receive, work)
 
 
 def failure(error: Exception) -> ApiError:
-    """An error while a reply is computed: the request was right, so it is the server's."""
+    """An error while a reply is computed: the request was right, so it is the server's. Prints what is not expected."""
     if isinstance(error, ParakeetError):
-        return ApiError(500, str(error))
+        return ApiError(500, without_paths(str(error)))
+    if not isinstance(error, ApiError):
+        traceback.print_exception(error)
     return as_api_error(error)
 
 

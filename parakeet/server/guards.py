@@ -9,7 +9,6 @@ import time
 import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -17,7 +16,6 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from parakeet.errors import ParakeetError, os_reason
 from parakeet.server.errors import ApiError
 from parakeet.server.limits import Limits
 from parakeet.server.metrics import Metrics
@@ -52,21 +50,6 @@ class Access:
     """Names under which browsers may reach a server without a key, besides all addresses."""
 
 
-def read_key(path: Path) -> bytes:
-    """The key in a file: its one line that is not blank. Raises ParakeetError if there is no such line."""
-    try:
-        with path.open("rb") as file:
-            lines = [line.strip() for line in file.read(1 << 16).splitlines() if line.strip()]
-    except OSError as error:
-        raise ParakeetError(f"The API key cannot be read: {os_reason(error)}.") from None
-    if len(lines) != 1:
-        what = "is empty" if not lines else f"has {len(lines):,} lines"
-        raise ParakeetError(f"{path} {what}: put the API key there, on one line. openssl rand -hex 24 makes one.")
-    if not all(0x21 <= byte <= 0x7E for byte in lines[0]):
-        raise ParakeetError(f"{path}: an API key has only letters, digits and signs of ASCII, and no spaces.")
-    return lines[0]
-
-
 class Traffic:
     """The requests that are running."""
 
@@ -99,7 +82,7 @@ class Guard:
         metrics: Metrics,
         public: Iterable[BaseRoute] = (),
     ) -> None:
-        """`public` are routes that need no key."""
+        """`public` are routes that need neither a key nor a model."""
         self.app, self.access, self.limits, self.traffic, self.metrics = app, access, limits, traffic, metrics
         self.public = list(public)
 
@@ -156,7 +139,8 @@ class Guard:
             )
         if _is_of_another_site(scope, headers, host):
             return ApiError(403, "Pages of other sites may not use this server.", code="origin_not_allowed")
-        if not self._has_key(scope, headers):
+        public = any(route.matches(scope)[0] is Match.FULL for route in self.public)
+        if not (public or self._has_key(headers)):
             return ApiError(
                 401,
                 "Give the API key of this server as: Authorization: Bearer KEY",
@@ -167,7 +151,7 @@ class Guard:
             return None
         if self.traffic.stopping:
             return STOPS
-        if scope["app"].state.served is None:
+        if scope["app"].state.served is None and not public:  # the page waits for the model itself
             return ApiError(
                 503, "The model is still being loaded: try again.", code="loading", headers={"retry-after": "2"}
             )
@@ -182,8 +166,8 @@ class Guard:
         except ValueError:
             return name in self.access.names
 
-    def _has_key(self, scope: Scope, headers: Headers) -> bool:
-        if self.access.key is None or any(route.matches(scope)[0] is Match.FULL for route in self.public):
+    def _has_key(self, headers: Headers) -> bool:
+        if self.access.key is None:
             return True
         scheme, _, given = headers.get("authorization", "").partition(" ")
         same = hmac.compare_digest(given.strip().encode("latin-1", "replace"), self.access.key)

@@ -4,7 +4,9 @@ import asyncio
 import gc
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -47,6 +49,11 @@ class Loading:
         found: Served | None = self.app.state.served
         return found
 
+    @property
+    def is_running(self) -> bool:
+        """Whether a model is being opened."""
+        return self._lock.locked()
+
     async def load(self) -> Served:
         """Open the model for the first time. Raises ParakeetError if it cannot be opened."""
         async with self._lock:
@@ -66,9 +73,10 @@ class Loading:
                     self.say(f"{old.name} is still the newest.")
                     return
                 opened = await in_thread(lambda: self._open_after(old, folder))
-            except ParakeetError as error:
+            except (ParakeetError, OSError, RuntimeError, MemoryError) as error:  # such as no memory on a GPU
                 self._unusable = folder
-                self.say(f"{old.name} is served on: the newer model cannot be loaded. {error}")
+                why = str(error) or type(error).__name__
+                self.say(f"{old.name} is served on: the newer model cannot be loaded. {why}")
                 return
             if folder is None and opened.release.weights_sha256 == old.release.weights_sha256:
                 self.say(f"{old.name} is still the newest.")
@@ -149,9 +157,11 @@ async def in_thread(work: Callable[[], T]) -> T:
             result = work()
         except BaseException as error:
             fault = error
-            loop.call_soon_threadsafe(finish, lambda: future.set_exception(fault))
+            done = partial(finish, lambda: future.set_exception(fault))
         else:
-            loop.call_soon_threadsafe(finish, lambda: future.set_result(result))
+            done = partial(finish, lambda: future.set_result(result))
+        with suppress(RuntimeError):  # the loop is closed: the process ends
+            loop.call_soon_threadsafe(done)
 
     threading.Thread(target=run, name="loading", daemon=True).start()
     return await future

@@ -144,7 +144,8 @@ class MeasuredStream(Stream):
         self._counted = True
         timings = self._inner.timings
         self._metrics.tokens_written += sum(timing.reply_tokens for timing in timings)
-        for timing in timings[:1]:  # all replies have one prompt
+        # All replies have one prompt. One that left the queue before its turn was not read.
+        for timing in timings[:1] if self._inner.job is not None else ():
             self._metrics.tokens_kept += timing.kept_tokens
             self._metrics.tokens_read += timing.prompt_tokens - timing.kept_tokens
 

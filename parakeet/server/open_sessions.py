@@ -35,7 +35,7 @@ from parakeet.chat.storage import (
 )
 from parakeet.errors import ParakeetError
 from parakeet.sampling_settings import SamplingSettings
-from parakeet.server.errors import ApiError
+from parakeet.server.errors import ApiError, without_paths
 from parakeet.server.served import Served
 from parakeet.tokenizer import Tokenizer
 
@@ -60,17 +60,11 @@ class PromptLimits:
     longest_token: int
 
 
-def without_folder(root: Path, text: str) -> str:
-    """A message that names no folder of this machine."""
-    folder = str(sessions_folder(root))
-    return text.replace(f"{folder}/", "").replace(folder, "the folder of sessions").replace(str(root), "…")
-
-
 class OpenSession:
     """A conversation in memory."""
 
-    def __init__(self, root: Path, name: str, session: Session, header: dict[str, Any], model: str) -> None:
-        self.root, self.name, self.session, self.header = root, name, session, header
+    def __init__(self, name: str, session: Session, header: dict[str, Any], model: str) -> None:
+        self.name, self.session, self.header = name, session, header
         self.model = model
         """Of the latest reply."""
         self.notes: list[str] = []
@@ -88,7 +82,13 @@ class OpenSession:
         self.session.notes.clear()
 
     def tell(self, notes: Iterable[str]) -> None:
-        self.notes += [each for note in notes if (each := without_folder(self.root, note)) not in self.notes]
+        self.notes += [each for note in notes if (each := without_paths(note)) not in self.notes]
+
+    @property
+    def is_on_disk(self) -> bool:
+        """Whether its file has all that was said. There is none before the first reply."""
+        log = self.session.log
+        return log is not None and log.begun
 
 
 class OpenSessions:
@@ -104,6 +104,9 @@ class OpenSessions:
     async def read(self, name: str, served: Served) -> OpenSession:
         """A session to look at: one that is open, or a copy of its file. Raises ApiError 404 if there is none."""
         found = self._open.get(name)
+        if found and found.reply and found.reply.stopped:
+            # A page that was loaded again in a reply: it should see what was shown.
+            await asyncio.wait({found.reply.task}, timeout=PATIENCE_SECONDS)
         return found if found else await asyncio.to_thread(self._read, name, served)
 
     @asynccontextmanager
@@ -114,8 +117,8 @@ class OpenSessions:
         """
         async with self._turn(name):
             await self._undisturbed(name)
+            self._make_room(name)
             found = await asyncio.to_thread(self._opened, name, served)
-            self._sweep_later()
             try:
                 yield found
             finally:
@@ -132,6 +135,7 @@ class OpenSessions:
                 try:
                     if candidate in self._open:
                         raise SessionExists(session_path(self.root, candidate))
+                    self._make_room(candidate)
                     return await asyncio.to_thread(self._created, candidate, served)
                 except (SessionExists, SessionOpen):
                     if name is not None:
@@ -180,8 +184,9 @@ class OpenSessions:
         if not found.session.events:
             raise ApiError(404, f"Nothing was said in the session {name!r} yet.", code="session_empty")
         if not found.failed:
-            return await asyncio.to_thread(session_path(self.root, name).read_bytes)
-        return found.session.content(found.header)
+            with suppress(FileNotFoundError):  # before the first reply
+                return await asyncio.to_thread(session_path(self.root, name).read_bytes)
+        return await asyncio.to_thread(found.session.content, found.header)
 
     def unrecorded(self, search: str) -> list[SessionRow]:
         """Those with a text that have no file, such as on a full disk: nothing else would lead to them."""
@@ -218,6 +223,12 @@ class OpenSessions:
         if found and found.reply:
             raise ApiError(409, f"The session {name!r} is replying: stop that, or wait.", code="session_busy")
 
+    def _make_room(self, name: str) -> None:
+        """For a session that is about to be opened."""
+        if name not in self._open and len(self._open) >= MOST_OPEN:
+            self._put_down(len(self._open) - MOST_OPEN + 1)
+        self._sweep_later()
+
     def _sweep_later(self) -> None:
         if self._sweeping is None:
             self._sweeping = asyncio.get_running_loop().call_later(self.idle_seconds / 4, self._sweep)
@@ -225,19 +236,23 @@ class OpenSessions:
     def _sweep(self) -> None:
         """Put down what is idle."""
         self._sweeping = None
-        free = [one for one in self._open.values() if not (one.reply or self._turn(one.name).locked())]
-        free.sort(key=lambda one: one.used_at)
-        too_many = len(self._open) - MOST_OPEN
+        self._put_down(len(self._open) - MOST_OPEN)
+        if self._open:
+            self._sweep_later()
+
+    def _put_down(self, too_many: int) -> None:
+        """Let go of the files that are idle, and of as many others as there are too many."""
+        # A copy: threads add to it.
+        free = [one for one in list(self._open.values()) if not (one.reply or self._turn(one.name).locked())]
+        # What no file holds comes last, and stays as long as there is room.
+        free.sort(key=lambda one: (bool(one.session.events) and not one.is_on_disk, one.used_at))
         for number, found in enumerate(free):
             idle = time.monotonic() - found.used_at >= self.idle_seconds
             if not (idle or number < too_many):
                 continue
-            found.session.close()
-            # What no file holds stays as long as there is room.
-            if (found.session.events and not found.failed) or number < too_many:
+            if found.is_on_disk or number < too_many:
                 del self._open[found.name]
-        if self._open:
-            self._sweep_later()
+            found.session.close()
 
     def _turn(self, name: str) -> asyncio.Lock:
         return self._turns.setdefault(name, asyncio.Lock())
@@ -254,13 +269,13 @@ class OpenSessions:
         path = self._existing(name)
         log = SessionLog.open(path, header)
         session = Session(cast("Engine", limits), _last_settings(log.events, served), log=log)
-        return self._keep(OpenSession(self.root, name, session, header, _writer(log.header, log.events)))
+        return self._keep(OpenSession(name, session, header, _writer(log.header, log.events)))
 
     def _read(self, name: str, served: Served) -> OpenSession:
         limits, header = self._about(served)
         loaded = load(self._existing(name))
         session = Session(cast("Engine", limits), _last_settings(loaded.events, served), events=loaded.events)
-        found = OpenSession(self.root, name, session, header, _writer(loaded.header, loaded.events))
+        found = OpenSession(name, session, header, _writer(loaded.header, loaded.events))
         found.tell(loaded.notes)
         return found
 
@@ -268,7 +283,7 @@ class OpenSessions:
         limits, header = self._about(served)
         log = SessionLog.create(session_path(self.root, name), header)
         session = Session(cast("Engine", limits), served.release.generation, log=log)
-        return self._keep(OpenSession(self.root, name, session, header, served.name))
+        return self._keep(OpenSession(name, session, header, served.name))
 
     def _take_in(self, name: str | None, content: bytes, served: Served) -> OpenSession:
         folder = sessions_folder(self.root)

@@ -73,7 +73,7 @@ async def elsewhere(request: Request) -> Response:
     path = f"/v1/{request.path_params['path']}"
     allowed = _METHODS.get(path) or (_METHODS[f"{MODELS}/ID"] if path.startswith(f"{MODELS}/") else None)
     if allowed:
-        message = f"{path} takes {allowed}, not {request.method}."
+        message = f"{path[:100]} takes {allowed}, not {request.method}."
         raise ApiError(405, message, code="method_not_allowed", headers={"allow": allowed})
     raise ApiError(404, f"This server has no {path[:100]}. It has: {', '.join(_METHODS)}.", code="unknown_url")
 

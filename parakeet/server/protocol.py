@@ -16,6 +16,8 @@ from parakeet.server.limits import Limits
 MALFORMED = ApiError(400, "This is no HTTP request that the server can read, or its headers are too long.")
 ABANDONED = 4
 """Beyond this many times the limit, connections are closed at once: each answer needs a place in the kernel."""
+LEAST_READ = 16 << 10
+"""Bytes of an answer that a client must read in `send_seconds`, as long as there are so many."""
 
 
 class Protocol(H11Protocol):
@@ -41,7 +43,9 @@ class Protocol(H11Protocol):
         self._began = 0.0
         """When the present request began to come."""
         self._unread: asyncio.TimerHandle | None = None
-        """Runs while the client does not read."""
+        """Runs while the client has something to read, and nothing is added to it."""
+        self._most_unread = 0
+        """Bytes of the answer that may be left when it ends."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -61,7 +65,13 @@ class Protocol(H11Protocol):
         if self._awaited in ("", "request"):
             self._began = self.loop.time()
             self._await("headers", self.limits.header_seconds)
+            if not self.transport.get_write_buffer_size():
+                self._end_unread()  # the answer before
         super().data_received(data)
+        self._await_next()
+
+    def _await_next(self) -> None:
+        """Set the deadline by what has come so far."""
         state = self.conn.their_state
         if self.transport.is_closing() or state not in (h11.IDLE, h11.SEND_BODY):
             self._await("", 0)
@@ -69,6 +79,8 @@ class Protocol(H11Protocol):
             self._await("body", self._began + self.limits.body_seconds - self.loop.time())
         elif state is h11.IDLE and not self.conn.trailing_data[0]:
             self._await("request", self.limits.keep_alive_seconds)
+        elif state is h11.IDLE and self._awaited != "headers":
+            self._await("headers", self.limits.header_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._await("", 0)
@@ -82,12 +94,14 @@ class Protocol(H11Protocol):
     def resume_writing(self) -> None:
         self._end_unread()
         super().resume_writing()
+        self._await_reader_of_the_rest()
 
     def on_response_complete(self) -> None:
+        if self._awaited == "":
+            self._began = self.loop.time()  # of a next request that came during this one
         super().on_response_complete()
-        # A transport that closes waits forever for a client that does not read.
-        if self._unread is None and self.transport.get_write_buffer_size():
-            self._await_reader()
+        self._await_next()
+        self._await_reader_of_the_rest()
 
     def send_400_response(self, msg: str) -> None:
         self._fail(MALFORMED)
@@ -107,7 +121,14 @@ class Protocol(H11Protocol):
 
     def _await_reader(self) -> None:
         self._end_unread()
+        self._most_unread = max(0, self.transport.get_write_buffer_size() - LEAST_READ)
         self._unread = self.loop.call_later(self.limits.send_seconds, self._abort_if_unread)
+
+    def _await_reader_of_the_rest(self) -> None:
+        """After an answer: a transport that closes waits forever for a client that does not read."""
+        complete = self.cycle is not None and self.cycle.response_complete
+        if complete and self._unread is None and self.transport.get_write_buffer_size():
+            self._await_reader()
 
     def _end_unread(self) -> None:
         if self._unread is not None:
@@ -116,8 +137,11 @@ class Protocol(H11Protocol):
 
     def _abort_if_unread(self) -> None:
         self._unread = None
-        if self.transport.get_write_buffer_size():
+        left = self.transport.get_write_buffer_size()
+        if left > self._most_unread:
             self.transport.abort()
+        elif left:
+            self._await_reader()
 
     def _fail(self, error: ApiError) -> None:
         """Answer with an error if nothing was answered yet, and close the connection."""
@@ -125,6 +149,8 @@ class Protocol(H11Protocol):
             body = json.dumps(error.body()).encode()
             headers = {**HEADERS, **CLOSE, "content-type": "application/json", "content-length": str(len(body))}
             response = h11.Response(status_code=error.status, headers=list(headers.items()), reason=b"")
+            if self.conn.our_state is h11.SEND_RESPONSE and self.cycle.scope["method"] == "HEAD":
+                body = b""
             for event in (response, h11.Data(data=body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
         if self.cycle is not None and not self.cycle.response_complete:
@@ -136,7 +162,9 @@ class Protocol(H11Protocol):
     def _close_an_idle_one(self) -> None:
         """Close a connection that is kept for a next request, so that a new one finds a place."""
         for other in self.connections:
-            if isinstance(other, Protocol) and other.cycle is not None and other.cycle.response_complete:
+            if not isinstance(other, Protocol) or other._awaited == "headers":
+                continue
+            if other.cycle is not None and other.cycle.response_complete:
                 other.transport.abort()
                 self.connections.discard(other)
                 return

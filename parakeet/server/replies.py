@@ -24,7 +24,8 @@ UNLIKELY = -9999.0
 """Stands for ln 0, which JSON has no number for. OpenAI's documentation names it."""
 
 INLINE_TOKENS = 256
-"""With more tokens that are scored, an answer is written in a thread: 8,192 with 20 others each take half a second."""
+"""With more tokens that are scored, an answer is written in a thread, or in several events: 8,192 with 20 others each
+take half a second."""
 
 
 class ReplyChoice:
@@ -33,20 +34,18 @@ class ReplyChoice:
     def __init__(self, index: int, stream: Stream, place: int) -> None:
         """`place` is its number among the replies to its prompt, `index` that among all of the answer."""
         self.index, self.stream, self.place = index, stream, place
-        self.text = ""
+        self.texts: list[str] = []
         self.tokens: list[Scored] = []
-        """With `log_probabilities`: what was drawn, with the token that ended it."""
+        """With `log_probabilities`: what was drawn, with the token that ended it. Neither is kept of a stream."""
         self.finish_reason: str | None = None
         """The engine's."""
 
     def add(self, step: Step) -> Scored | None:
         """Take a step up; returns its token if it has one and is scored."""
-        self.text += step.text
         self.finish_reason = step.finish_reason or self.finish_reason
         if step.token_id is None or step.log_probability is None:
             return None
-        self.tokens.append(found := Scored(step.token_id, step.log_probability, step.top))
-        return found
+        return Scored(step.token_id, step.log_probability, step.top)
 
     @property
     def openai_finish_reason(self) -> str | None:
@@ -124,8 +123,9 @@ class Answer:
         return await asyncio.to_thread(lambda: JSONResponse(whole()))
 
     async def _finish(self) -> None:
-        async for _ in self.steps():
-            pass
+        async for reply, step, token in self.steps():
+            reply.texts.append(step.text)
+            reply.tokens += [token] if token else []
 
     def cancel(self) -> None:
         for stream in self.streams:

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import ipaddress
+import logging
 import os
 import resource
 import signal
@@ -18,11 +19,12 @@ from types import FrameType
 import uvicorn
 from starlette.applications import Starlette
 
+from parakeet.api_key import read_key
 from parakeet.chat.models import ModelOpener
 from parakeet.errors import INTERRUPTED, ParakeetError, os_reason
 from parakeet.home import home
 from parakeet.server.app import make_app
-from parakeet.server.guards import LOOPBACK_NAMES, Access, Traffic, read_key
+from parakeet.server.guards import LOOPBACK_NAMES, Access, Traffic
 from parakeet.server.limits import Limits
 from parakeet.server.loading import Loading, in_thread
 from parakeet.server.protocol import Protocol
@@ -62,7 +64,7 @@ def serve(options: ServeOptions, say: Callable[[str], None], warn: Callable[[str
 
     Raises ParakeetError if the port cannot be used, the key cannot be read, or there is no such model.
     """
-    key = None if options.api_key_file is None else read_key(options.api_key_file)
+    key = None if options.api_key_file is None else read_key(options.api_key_file).encode("ascii")
     listener = listen(options.host, options.port)
     address = listener.getsockname()[0]
     if not ipaddress.ip_address(address.partition("%")[0]).is_loopback and key is None:
@@ -79,6 +81,8 @@ def serve(options: ServeOptions, say: Callable[[str], None], warn: Callable[[str
     own = socket.gethostname().lower()
     access = Access(key, LOOPBACK_NAMES | {options.host.lower(), own, f"{own}.local"})
     _allow_many_files()
+    # It warns of each write to a client that has gone.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
     return asyncio.run(_serve(options, access, listener, say, warn))
 
 
@@ -144,6 +148,7 @@ async def _serve(
     server = _Server(configuration(app, options.limits), app.state.traffic, options.limits.drain_seconds)
     others: list[asyncio.Task[None]] = []
     with _signals(server) as caught:
+        _reload_at_hangup(loading, server)
         serving = asyncio.create_task(server.serve([listener]))
         first = asyncio.create_task(loading.load())
         await asyncio.wait([serving, first], return_when=asyncio.FIRST_COMPLETED)
@@ -154,7 +159,6 @@ async def _serve(
                 others.append(asyncio.create_task(loading.follow()))
             if options.open_browser:
                 others.append(asyncio.create_task(in_thread(partial(_open_browser, url))))
-            _reload_at_hangup(loading, server)
         else:
             server.should_exit = True
         await serving
@@ -166,6 +170,8 @@ async def _serve(
     first.result()
     await close_sessions(app)
     await loading.close()
+    if loading.is_running:
+        os._exit(status)  # as above
     return status
 
 

@@ -25,20 +25,23 @@ class Reply:
         self.found, self.pending, self.stream, self.model, self.again = found, pending, stream, model, again
         self._events: asyncio.Queue[dict[str, Any] | Exception | None] = asyncio.Queue()
         self._generating = False
-        self._stopped = False
+        self.stopped = False
+        """Whether it is to end: what was shown of it is about to be recorded."""
+        # Now: the exchange may be complete before the client reads its first event.
+        self._begun = self._start()
         found.reply = self
         self.task = asyncio.create_task(self._run())
 
     def stop(self) -> None:
         """End it after the present step. What was shown stays as an interrupted reply."""
-        self._stopped = True
+        self.stopped = True
         self.stream.cancel()
         if self._generating:
             self.task.cancel()
 
     async def events(self) -> AsyncGenerator[dict[str, Any], None]:
         """What the page shows of it, from `start` to `end`. Raises what ended it in the middle."""
-        yield {"type": "start", "exchange": self._start()}
+        yield {"type": "start", "exchange": self._begun}
         while (event := await self._events.get()) is not None:
             if isinstance(event, Exception):
                 raise event
@@ -58,7 +61,7 @@ class Reply:
             self._events.put_nowait(None)
 
     async def _generate(self) -> None:
-        if self._stopped:
+        if self.stopped:
             return
         self._generating = True
         try:
@@ -78,7 +81,7 @@ class Reply:
         if node is not None:
             found.model = self.model
         found.look()
-        exchange = exchange_object(node) if node else self._start()
+        exchange = exchange_object(node) if node else dict(self._begun)
         if node is None and self.pending.event["event"] != "continue":
             exchange["id"] = None
         end: dict[str, Any] = {"type": "end", "exchange": exchange}
@@ -165,7 +168,8 @@ def _timing(event: Event) -> dict[str, float]:
     given = given if isinstance(given, Mapping) else {}
     timing: dict[str, float] = {name: value for name in _SHOWN_TIMING if _is_sane(value := given.get(name, -1))}
     if timing.get("decode_seconds") and _is_sane(event["tokens"]):
-        timing["decode_rate"] = round(event["tokens"] / timing["decode_seconds"], 3)
+        rate = event["tokens"] / timing["decode_seconds"]
+        timing |= {"decode_rate": round(rate, 3)} if _is_sane(rate) else {}
     return timing
 
 

@@ -6,7 +6,6 @@ import secrets
 import weakref
 from collections.abc import Awaitable, Callable, Mapping
 from functools import wraps
-from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
@@ -20,14 +19,13 @@ from parakeet.chat.storage import SessionExists, SessionOpen, SessionRow, latest
 from parakeet.errors import ParakeetError
 from parakeet.generation.batch import Request as Generation
 from parakeet.sampling_settings import OPTIONS, Option, SamplingSettings, with_values
-from parakeet.server.errors import ApiError
+from parakeet.server.errors import ApiError, without_paths
 from parakeet.server.event_stream import while_connected
-from parakeet.server.open_sessions import OpenSession, OpenSessions, without_folder
+from parakeet.server.open_sessions import OpenSession, OpenSessions
 from parakeet.server.served import Served
 from parakeet.server.session_list import SessionList
 from parakeet.server.session_replies import Reply, ReplyStream, context_object, exchange_object
 from parakeet.server.token_chances import token_chances
-from parakeet.server.worker import Busy
 
 KINDS = ("reply", "retry", "edit", "continue", "again")
 FILE_TYPE = "application/jsonl"
@@ -43,20 +41,16 @@ class Answer(JSONResponse):
 
 
 def _answers(endpoint: Endpoint) -> Endpoint:
-    """An endpoint whose errors have the right status and name no folder of this machine."""
+    """An endpoint whose errors about names have the right status."""
 
     @wraps(endpoint)
     async def answering(request: Request) -> Response:
         try:
             return await endpoint(request)
-        except Busy:
-            raise
         except SessionOpen as error:
-            raise ApiError(409, without_folder(_served(request).root, str(error)), code="session_open") from None
+            raise ApiError(409, without_paths(str(error)), code="session_open") from None
         except SessionExists as error:
-            raise ApiError(409, without_folder(_served(request).root, str(error)), code="session_exists") from None
-        except ParakeetError as error:
-            raise ApiError(400, without_folder(_served(request).root, str(error))) from None
+            raise ApiError(409, without_paths(str(error)), code="session_exists") from None
 
     return answering
 
@@ -106,22 +100,23 @@ async def list_sessions(request: Request) -> Response:
     if not hasattr(state, "session_list"):
         state.session_list = SessionList(_served(request).root)
     search = request.query_params.get("search", "")
-    rows = await asyncio.to_thread(state.session_list.find, search)
-    rows = latest_first([*rows, *_open_sessions(request).unrecorded(search)])
-    return Answer({"sessions": [_row(_served(request).root, row) for row in rows]})
+    unrecorded = _open_sessions(request).unrecorded(search)
+    return await _answer(
+        lambda: {"sessions": [_row(row) for row in latest_first([*state.session_list.find(search), *unrecorded])]}
+    )
 
 
 @_answers
 async def create(request: Request) -> Response:
     body = await _body(request, "name")
     found = await _open_sessions(request).create(_text(body, "name"), _served(request))
-    return Answer(await _object(found), 201)
+    return await _answer(lambda: _session(found), 201)
 
 
 @_answers
 async def read(request: Request) -> Response:
     found = await _open_sessions(request).read(_name(request), _served(request))
-    return Answer(await _object(found))
+    return await _answer(lambda: _session(found))
 
 
 @_answers
@@ -130,6 +125,8 @@ async def change(request: Request) -> Response:
     if len(body) != 1:
         raise ApiError(400, "Give one of name, system and at.")
     name, system = _text(body, "name"), _text(body, "system")
+    if name is None and system is None and "at" not in body:
+        raise ApiError(400, "name and system must be text.", next(iter(body)))
     sessions = _open_sessions(request)
     async with sessions.use(_name(request), _served(request)) as found:
         if name is not None:
@@ -139,7 +136,7 @@ async def change(request: Request) -> Response:
         else:
             await asyncio.to_thread(found.session.go_to, _exchange(found, body, "at"))
         found.look()
-        return Answer(await _object(found))
+        return await _answer(lambda: _session(found))
 
 
 @_answers
@@ -160,7 +157,7 @@ async def download(request: Request) -> Response:
 async def take_in(request: Request) -> Response:
     name = request.query_params.get("name")
     found = await _open_sessions(request).take_in(name, await request.body(), _served(request))
-    return Answer(await _object(found), 201)
+    return await _answer(lambda: _session(found), 201)
 
 
 @_answers
@@ -192,8 +189,9 @@ async def tokens(request: Request) -> Response:
     exchange = _exchange(found, body, "exchange") if "exchange" in body else None
     if exchange is None:
         raise ApiError(400, "exchange must be the id of an exchange.", "exchange")
-    chances = token_chances(found.session.conversation, exchange, served.worker)
-    return Answer({"tokens": await while_connected(request, chances)})
+    scored = token_chances(found.session.conversation, exchange, served.worker)
+    chances = await while_connected(request, scored)
+    return await _answer(lambda: {"tokens": chances})
 
 
 def _begin(found: OpenSession, kind: str, message: str, exchange: int | None, changes: Mapping[str, Any]) -> Pending:
@@ -215,8 +213,9 @@ def _begin(found: OpenSession, kind: str, message: str, exchange: int | None, ch
         session.settings = present
 
 
-async def _object(found: OpenSession) -> dict[str, Any]:
-    return await asyncio.to_thread(_session, found)
+async def _answer(content: Callable[[], Any], status: int = 200) -> Answer:
+    """Made and written in a thread: a long session takes seconds."""
+    return await asyncio.to_thread(lambda: Answer(content(), status))
 
 
 def _session(found: OpenSession) -> dict[str, Any]:
@@ -235,14 +234,14 @@ def _session(found: OpenSession) -> dict[str, Any]:
     }
 
 
-def _row(root: Path, row: SessionRow) -> dict[str, Any]:
+def _row(row: SessionRow) -> dict[str, Any]:
     return {
         "name": row.name,
         "exchanges": row.exchanges,
         "when": row.when,
         "model": row.model,
         "first_words": row.first_words,
-        "problem": without_folder(root, row.problem),
+        "problem": without_paths(row.problem),
     }
 
 

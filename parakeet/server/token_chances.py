@@ -3,12 +3,13 @@
 import asyncio
 import codecs
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from parakeet.chat.events import Conversation
 from parakeet.chat.prompt_builder import recorded_prompt
 from parakeet.errors import ParakeetError
-from parakeet.generation.batch import Request
+from parakeet.generation.batch import Request, Scored
 from parakeet.server.worker import Worker
 from parakeet.tokenizer import Tokenizer
 
@@ -39,10 +40,14 @@ async def token_chances(conversation: Conversation, exchange: int, worker: Worke
     stream = worker.submit(Request(ids, [], score_prompt=True, top=ALTERNATIVES))
     async for _ in stream:
         pass
+    return await asyncio.to_thread(_chances, tokenizer, stream.prompt_scores[len(ids) - number :])
+
+
+def _chances(tokenizer: Tokenizer, tokens: Sequence[Scored]) -> list[dict[str, Any]]:
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     chances = []
-    for place, scored in enumerate(stream.prompt_scores[len(ids) - number :], start=1):
-        text = decoder.decode(tokenizer.token_bytes(scored.token_id), final=place == number)
+    for place, scored in enumerate(tokens, start=1):
+        text = decoder.decode(tokenizer.token_bytes(scored.token_id), final=place == len(tokens))
         alternatives = [
             {"text": _shown(tokenizer, each), "probability": math.exp(chance)} for each, chance in scored.top
         ]

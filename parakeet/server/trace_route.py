@@ -1,8 +1,7 @@
 """/v1/trace: where the wording of a text stands in the training text."""
 
 import asyncio
-import threading
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -10,12 +9,16 @@ from starlette.responses import JSONResponse, Response
 from parakeet.errors import ParakeetError
 from parakeet.server.bodies import TraceBody, checked, read
 from parakeet.server.errors import ApiError
+from parakeet.server.event_stream import while_connected
 from parakeet.server.served import Served
 
 MOST_BYTES = 64 << 10
 """Of a text: a trace takes up to 1,500 bytes of memory for each byte of it."""
+MOST_PLACES = 20_000
+"""In an answer: they take 10 MB."""
 
-_one_at_a_time = threading.Lock()
+_one_at_a_time = ThreadPoolExecutor(1, "trace")
+"""Not asyncio's threads: those that wait would keep all of them from replies and sessions."""
 
 
 async def trace(request: Request) -> Response:
@@ -24,10 +27,12 @@ async def trace(request: Request) -> Response:
     if (n_bytes := len(body.input.encode())) > MOST_BYTES:
         message = f"input has {n_bytes:,} bytes, but at most {MOST_BYTES:,} are traced at once: send it in parts."
         raise ApiError(400, message, "input")
-    return JSONResponse(await asyncio.to_thread(_trace, served, body))
+    return await while_connected(
+        request, asyncio.get_running_loop().run_in_executor(_one_at_a_time, _trace, served, body)
+    )
 
 
-def _trace(served: Served, body: TraceBody) -> dict[str, Any]:
+def _trace(served: Served, body: TraceBody) -> Response:
     from parakeet.trace.page import as_document
 
     if not body.input.strip():
@@ -39,16 +44,22 @@ def _trace(served: Served, body: TraceBody) -> dict[str, Any]:
             "any corpus by chance. Send a longer one, or a smaller min_tokens."
         )
         raise ApiError(400, message, "input")
-    with _one_at_a_time:
-        try:
-            tracer = served.tracer
-        except ParakeetError:  # its message has folders of this machine
-            message = (
-                f"There is no usable index of the text that {served.name} was trained on. Make it where the server "
-                "runs, with the recipe file that the model was built from: parakeet index build --recipe FILE"
-            )
-            raise ApiError(404, message, code="no_trace_index") from None
+    try:
+        tracer = served.tracer
         found = tracer.trace(body.input, body.min_tokens, body.documents)
+    except ParakeetError:  # its message has folders of this machine
+        message = (
+            f"There is no usable index of the text that {served.name} was trained on. Make it where the server "
+            "runs, with the recipe file that the model was built from: parakeet index build --recipe FILE"
+        )
+        raise ApiError(404, message, code="no_trace_index") from None
+    places = sum(len(span.places) for span in found.spans)
+    if places > MOST_PLACES:
+        message = (
+            f"The spans of input have {places:,} places in the training text, but at most {MOST_PLACES:,} are "
+            "returned. Send a shorter text, a larger min_tokens or fewer documents."
+        )
+        raise ApiError(400, message, "input")
     about = tracer.about()
     about["index"].pop("folder")
-    return as_document(found, about)
+    return JSONResponse(as_document(found, about))

@@ -39,8 +39,8 @@ class Stream:
         self.job: Job | None = None
         """Once it was started. Of the worker's thread."""
         self.submitted = time.perf_counter()
-        self.started = self.submitted
-        """When it got its places. Of the worker's thread."""
+        self.started = 0.0
+        """When it left the queue."""
         self._steps: deque[tuple[int, Step]] = deque()
         self._error: Exception | None = None
         self._ended = False
@@ -85,7 +85,7 @@ class Worker:
         """Replies that grow, or whose prompt is read."""
         self._loop = asyncio.get_running_loop()
         self._seconds = 5.0
-        """How long a reply takes, by the latest ones, without its time in the queue."""
+        """How long a reply takes once it has a place, by the latest ones."""
         self._waiting: deque[Stream] = deque()
         self._changed = threading.Condition()
         self._closing = False
@@ -142,12 +142,13 @@ class Worker:
                 found = batch.advance()
             except Exception as error:  # such as no memory on a GPU: the replies end, and the server goes on
                 traceback.print_exception(error)
+                batch.abandon()
+                self.running = 0
                 for stream in {*streams, *started}:
                     self._deliver(
                         stream, [], True, ParakeetError("The generation failed. The server's terminal says why.")
                     )
                 streams = []
-                batch.abandon()
                 continue
             self._hand_out(streams, found)
             streams = [stream for stream in streams if stream.job is not None and not stream.job.done]
@@ -174,8 +175,9 @@ class Worker:
             self._deliver(stream, [], True, error)
             return
         stream.timings, stream.prompt_scores, stream.job = job.timings, job.prompt_scores, job
-        job.cancelled = stream.cancelled
         stream.started = time.perf_counter()
+        if stream.cancelled:  # meanwhile; `cancel` may be setting the same at this moment
+            job.cancelled = True
         streams.append(stream)
 
     def _hand_out(self, streams: list[Stream], found: list[tuple[Job, int, Step]]) -> None:
@@ -186,7 +188,7 @@ class Worker:
             for index, step in steps:
                 if job.timings[index].reply_tokens == 1 and step.token_id is not None:
                     job.timings[index].first_token_seconds = time.perf_counter() - stream.submitted
-            if job.done:
+            if job.done and not job.cancelled:
                 self._seconds += SMOOTHING * (time.perf_counter() - stream.started - self._seconds)
             if steps or job.done:
                 self._deliver(stream, steps, job.done, job.error)

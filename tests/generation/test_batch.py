@@ -192,7 +192,7 @@ def run(stream: Stream) -> "asyncio.Task[list[str]]":
 def test_a_worker_serves_many_at_once_and_refuses_what_it_cannot_keep() -> None:
     async def main() -> None:
         worker = Worker(engine("fp32"), batch=2, most_waiting=3)
-        requests = [Request([n], [replace(SAMPLED, seed=n, max_tokens=60)]) for n in range(9)]
+        requests = [Request([n], [replace(SAMPLED, seed=n, max_tokens=60)]) for n in range(40)]
         streams = [worker.submit(request) for request in requests[:3]]
         # Two of them may have been started meanwhile.
         with pytest.raises(Busy, match="try again in"):
@@ -212,3 +212,19 @@ def test_a_worker_serves_many_at_once_and_refuses_what_it_cannot_keep() -> None:
             worker.submit(requests[0])
 
     asyncio.run(main())
+
+
+def test_an_unexpected_error_ends_the_replies_and_the_worker_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    async def main() -> None:
+        worker = Worker(engine("fp32"), batch=2)
+        # An id that is not in the vocabulary: the routes refuse it.
+        with pytest.raises(ParakeetError, match="terminal says why"):
+            await run(worker.submit(Request([1], [SAMPLED], logit_bias={1 << 20: 1.0})))
+        assert worker.running == 0
+        request = Request([7], [replace(SAMPLED, seed=1)])
+        expected = "".join(step.text for step in alone(engine("fp32"), request)[0])
+        assert await run(worker.submit(request)) == [expected]
+        await worker.close()
+
+    asyncio.run(main())
+    assert "IndexError" in capsys.readouterr().err

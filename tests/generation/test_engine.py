@@ -110,8 +110,8 @@ def test_a_reply_does_not_depend_on_what_was_generated_before(length: int) -> No
     ids = torch.randint(256, (length,), generator=torch.Generator().manual_seed(length)).tolist()
     fresh = random_engine(context=2048)
     steps = list(fresh.generate(ids, sampled(seed=4)))
-    # A pause after each of two layers, but the very last.
-    pauses = 2 * -(-length // PREFILL_TOKENS) - 1
+    # A pause after each third of two layers, but the very last.
+    pauses = 6 * -(-length // PREFILL_TOKENS) - 1
     assert sum(step.token_id is None and step.finish_reason is None for step in steps) == pauses
     used = random_engine(context=2048)
     for before in ([1, 2, 3], ids, ids[: length // 2] + [7] * 700, ids + steps_ids(steps) + [9] * 30):

@@ -299,7 +299,16 @@ def test_a_shortlist_of_the_likeliest_gives_the_same_draws(situation: Situation,
 
 
 @pytest.mark.parametrize("rows", [50, 5000])
-@pytest.mark.parametrize("changes", [{}, {"temperature": 0.0}, {"frequency_penalty": 2.0}, {"repetition_penalty": 0.5}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"temperature": 0.0},
+        {"frequency_penalty": 2.0},
+        {"repetition_penalty": 0.5},
+        {"repetition_penalty": 1e-308},
+    ],
+)
 def test_only_what_can_be_drawn_is_computed_in_float64(rows: int, changes: dict[str, float]) -> None:
     """Logits in float64 are all computed in it: the same distributions, bit for bit."""
     generator = torch.Generator().manual_seed(rows)

@@ -14,9 +14,11 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
+from parakeet.api_key import read_key
 from parakeet.errors import ParakeetError
 from parakeet.server.app import make_app
-from parakeet.server.guards import Access, read_key
+from parakeet.server.errors import as_api_error
+from parakeet.server.guards import Access
 from parakeet.server.limits import Limits
 from parakeet.server.metrics import Metrics
 from parakeet.server.page_routes import ROUTES as PAGE_ROUTES
@@ -126,7 +128,7 @@ def test_what_a_file_of_a_key_must_be(tmp_path: Path) -> None:
     with pytest.raises(ParakeetError, match="cannot be read: No such file"):
         read_key(tmp_path / "nothing")
     file.write_bytes(b"\n  sk-1234  \r\n")
-    assert read_key(file) == b"sk-1234"
+    assert read_key(file) == "sk-1234"
 
 
 def test_bodies_up_to_the_limit_are_read_and_larger_ones_are_not(server: RunningServer) -> None:
@@ -154,6 +156,25 @@ def test_a_failure_tells_its_details_to_the_terminal_alone(
     assert "RuntimeError: the password is 1234" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("{home}/trace/3f-0 is damaged: build it again.", "3f-0 is damaged: build it again."),
+        ("No space left on device ('/srv/models/x.jsonl').", "No space left on device ('x.jsonl')."),
+        ("{home}: Input/output error in {user}/a/b.", "/…: Input/output error in b."),
+        ("12 tokens/s and/or a/b/c, http://127.0.0.1:8000/v1/models, or enter /model NAME", None),
+    ],
+)
+def test_an_error_names_no_folder_of_this_machine(
+    said: str, told: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = {"user": tmp_path / "Jane Doe", "home": tmp_path / "Jane Doe" / "own models"}
+    monkeypatch.setenv("HOME", str(folders["user"]))
+    monkeypatch.setenv("PARAKEET_HOME", str(folders["home"]))
+    error = as_api_error(ParakeetError(said.format(**folders)))
+    assert error.message == (told or said)
+
+
 def test_a_request_that_takes_too_long_is_ended(server: RunningServer) -> None:
     client = client_of(server, limits=Limits(request_seconds=0.05))
     assert error_of(client.get("/slow"), 503)["code"] == "timeout"
@@ -163,13 +184,16 @@ def test_a_request_that_takes_too_long_is_ended(server: RunningServer) -> None:
     assert events[2:] == [""]
 
 
-def test_while_the_model_is_loaded_all_is_told_so() -> None:
+def test_while_the_model_is_loaded_all_but_the_page_is_told_so() -> None:
     client = TestClient(make_app(None), base_url="http://localhost")
     assert client.get("/health").json() == {"status": "loading"}
-    for answer in (client.get("/v1/models"), client.post("/v1/completions", json={}), client.get("/")):
+    for answer in (client.get("/v1/models"), client.post("/v1/completions", json={}), client.get("/api/about")):
         assert error_of(answer, 503)["code"] == "loading"
         assert int(answer.headers["retry-after"]) > 0
-    assert client.get("/metrics").status_code == 200
+    # The page says so too, and waits.
+    for path in ("/metrics", "/", "/page/app.js"):
+        assert client.get(path).status_code == 200
+    assert error_of(client.post("/"), 503)
 
 
 def test_more_requests_than_are_allowed_are_told_to_come_back(server: RunningServer) -> None:

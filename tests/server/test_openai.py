@@ -220,6 +220,14 @@ def test_completions_of_several_prompts(server: RunningServer, served_engine: En
         own = [each for event in events for each in event["choices"] if each["index"] == choice["index"]]
         assert "".join(each["text"] for each in own) == choice["text"]
         assert own[-1]["finish_reason"] == choice["finish_reason"]
+    # A long prompt is echoed in several events.
+    long = {"prompt": "word " * 300, "echo": True, "logprobs": 1, "max_tokens": 1, "seed": 1}
+    (choice,) = post(server, TEXTS, long)["choices"]
+    own = [event["choices"][0] for event in server.events(TEXTS, {**long, "stream": True})]
+    scored = [each["logprobs"] for each in own if each["logprobs"]]
+    assert len(scored) >= 3
+    assert {name: [value for each in scored for value in each[name]] for name in scored[0]} == choice["logprobs"]
+    assert "".join(each["text"] for each in own) == choice["text"]
     # An empty prompt is the beginning of a document.
     assert post(server, TEXTS, {"prompt": "", "max_tokens": 2})["usage"]["prompt_tokens"] == 1
 
@@ -317,6 +325,7 @@ WRONG: list[tuple[dict[str, Any], str, str | None]] = [
     ({"frequency_penalty": 3}, "frequency_penalty", None),
     ({"presence_penalty": []}, "presence_penalty", None),
     ({"max_tokens": 0}, "max_tokens", None),
+    ({"max_tokens": 1 << 20, "rolling": True, "logprobs": True}, "max_tokens", None),
     ({"max_completion_tokens": -1}, "max_completion_tokens", None),
     ({"seed": 1 << 64}, "seed", None),
     ({"seed": "1"}, "seed", None),
@@ -421,15 +430,15 @@ def test_damaged_weights_are_said_in_the_stream(served_model: Path, tmp_path: Pa
 
 
 def test_a_client_that_goes_away_gives_its_place_up(served_model: Path, tmp_path: Path) -> None:
-    """Replies without an end take all places, until their clients leave."""
+    """Replies without an end take all places, and all of the queue, until their clients leave."""
     endless = {
         "messages": HELLO, "max_tokens": 10**9, "rolling": True, "logit_bias": {"65": 100}, "frequency_penalty": 0,
     }  # fmt: skip
     with running_server(served_model, tmp_path, batch=2, most_waiting=2) as server:
-        for _ in range(2):
+        for _ in range(5):
             with server.client.stream("POST", CHAT, json={**endless, "stream": True}) as answer:
                 assert next(answer.iter_text()).startswith("data: ")
-        for _ in range(2):
+        for _ in range(5):
             with pytest.raises(httpx2.ReadTimeout):
                 server.client.post(CHAT, json=endless, timeout=0.2)
         assert post(server, CHAT, SHORT)["choices"]
@@ -513,3 +522,25 @@ def test_a_silent_stream_is_kept_open(monkeypatch: pytest.MonkeyPatch) -> None:
     assert closed
     assert b'data: {"text":"\\u2028"}\n\n' in sent
     assert b": ping\n\n" in sent
+
+
+def test_an_unexpected_error_in_a_stream_is_printed_and_its_client_told(capsys: pytest.CaptureFixture[str]) -> None:
+    async def events() -> AsyncGenerator[dict[str, Any], None]:
+        yield {}
+        raise LookupError("a secret path")
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.Event().wait()
+        return {}
+
+    sent = list[bytes]()
+
+    async def send(message: Any) -> None:
+        sent.append(message.get("body", b""))
+
+    asyncio.run(EventStream(events())({"type": "http"}, receive, send))
+    *_, error, done, _ = sent
+    assert json.loads(error.removeprefix(b"data: "))["error"]["type"] == "server_error"
+    assert b"secret" not in b"".join(sent)
+    assert done == b"data: [DONE]\n\n"
+    assert "a secret path" in capsys.readouterr().err

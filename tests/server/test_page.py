@@ -205,6 +205,21 @@ def test_the_key_is_asked_for_once_in_a_tab(visit: Visitor) -> None:
     assert KEY not in page.content()
 
 
+def test_the_page_waits_for_a_model_that_is_loaded(visit: Visitor) -> None:
+    tab = visit()
+    page = tab.page
+    page.route("**/health", lambda route: route.fulfill(status=503, json={"status": "loading"}))
+    page.goto(tab.site.url)
+    page.wait_for_selector("#banner:has-text('The server is loading its model.')")
+    page.fill("#message", "Hello")
+    page.press("#message", "Enter")
+    page.wait_for_selector("#toast:has-text('Your message stays here.')")
+    page.unroute("**/health")
+    page.wait_for_selector("#model:not(:empty)")
+    assert page.locator("#banner").is_hidden()
+    assert page.input_value("#message") == "Hello"
+
+
 def test_a_conversation_with_branches(visit: Visitor) -> None:
     tab = visit()
     page = tab.open()

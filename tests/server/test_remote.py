@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -55,6 +56,8 @@ def test_replies_are_those_of_an_engine_of_ones_own(
         steps, own = list(remote.generate(ids, settings)), list(served_engine.generate(ids, settings))
         assert "".join(step.text for step in steps) == "".join(step.text for step in own)
         assert steps[-1].finish_reason == own[-1].finish_reason
+        ids_of = [[step.token_id for step in each if step.token_id is not None] for each in (steps, own)]
+        assert ids_of[0] == ids_of[1]
         for name in ("prompt_tokens", "reply_tokens"):
             assert getattr(remote.timing, name) == getattr(served_engine.timing, name)
         assert remote.timing.first_token_seconds > 0
@@ -172,6 +175,10 @@ def test_what_is_no_parakeet_is_said(program: tuple[str, list[tuple[int, bytes]]
     answers[:] = [(401, b"{}")]
     with pytest.raises(ParakeetError, match="Another API key is needed"):
         open_remote(Server.parse(url, key), tmp_path)
+    for text, said in (("one\ntwo\n", "has 2 lines"), ("kéy", "ASCII"), ("", "is empty")):
+        key.write_text(text, encoding="utf-8")
+        with pytest.raises(ParakeetError, match=said):
+            Server.parse(url, key)
     with pytest.raises(ParakeetError, match="cannot be read: No such file"):
         Server.parse(url, tmp_path / "nothing")
 
@@ -183,7 +190,7 @@ def test_a_server_that_goes_away_is_said(
     remote = engine_of(server)
     remote.server = Server.parse(url)
     fingerprint = f"fp_{remote.weights_sha256[:12]}_fp32"
-    event = {"system_fingerprint": fingerprint, "choices": [{"text": "Hel", "logprobs": {"tokens": ["Hel"]}}]}
+    event = {"system_fingerprint": fingerprint, "choices": [{"text": "Hel", "logprobs": {"tokens": ["H"]}}]}
     answers[:] = [(200, b"data: " + json.dumps(event).encode() + b"\n\n")]
     steps = remote.generate([1], SETTINGS)
     with pytest.raises(ParakeetError, match="ended in the middle of its answer"):
@@ -194,6 +201,19 @@ def test_a_server_that_goes_away_is_said(
         list(remote.generate([1], SETTINGS))
     with pytest.raises(ParakeetError, match=r"There is no server at http://127.0.0.1:9 \(.*parakeet serve"):
         open_remote(Server.parse("127.0.0.1:9"), tmp_path)
+
+
+def test_a_server_that_says_nothing_can_be_left(server: RunningServer) -> None:
+    remote = engine_of(server)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        remote.server = Server.parse(f"127.0.0.1:{silent.getsockname()[1]}")
+        steps = remote.generate([1], SETTINGS)
+        assert next(steps).text == ""  # the chat looks whether Ctrl-C was pressed
+        steps.close()  # type: ignore[attr-defined]
+        connection, _ = silent.accept()
+        with connection:
+            while connection.recv(1 << 16):
+                pass  # to its end: it was closed
 
 
 @pytest.mark.parametrize(

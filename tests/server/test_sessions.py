@@ -24,7 +24,7 @@ from parakeet.errors import ParakeetError
 from parakeet.generation.engine import Engine, load_engine
 from parakeet.release.verify import open_release
 from parakeet.server.errors import ApiError
-from parakeet.server.open_sessions import OpenSessions
+from parakeet.server.open_sessions import MOST_OPEN, OpenSessions
 from parakeet.server.served import Served
 from parakeet.server.worker import Worker
 
@@ -235,8 +235,10 @@ def test_a_session_that_a_chat_has_open_can_be_read_and_not_changed(babbler: Run
     log = SessionLog.create(session_path(babbler.root, "theirs"), header)
     made = {"message": "Hi", "reply": "there", "seed": 1, "tokens": 1, "finish_reason": "stop", "dropped": 0}
     log.append({"event": "reply", "settings": {"no such": float("nan")}, "timing": [], "time": 7, **made})
-    (exchange,) = get(babbler, "theirs")["exchanges"]
+    log.append({"event": "reply", "settings": {}, "timing": {"decode_seconds": 5e-324}, **made})
+    exchange, fastest = get(babbler, "theirs")["exchanges"]
     assert (exchange["reply"], exchange["settings"], exchange["timing"]) == ("there", {}, {})
+    assert fastest["timing"] == {"decode_seconds": 5e-324}  # the rate is beyond all numbers
     body = {"kind": "reply", "message": "Me?"}
     refused = [
         babbler.client.post("/api/sessions/theirs/replies", json=body),
@@ -249,7 +251,7 @@ def test_a_session_that_a_chat_has_open_can_be_read_and_not_changed(babbler: Run
     log.close()
     # Another model goes on with it, and the file says so.
     say(babbler, "theirs", message="Me?")
-    assert [event["event"] for event in load(log.path).events] == ["reply", "model", "reply"]
+    assert [event["event"] for event in load(log.path).events] == ["reply", "reply", "model", "reply"]
     assert get(babbler, "theirs")["model"] == "babbler"
     babbler.client.delete("/api/sessions/theirs")
 
@@ -277,6 +279,7 @@ def test_what_is_wrong_is_said_and_names_no_folder(babbler: RunningServer) -> No
         (400, post("/api/sessions", json=[])),
         (400, patch(f"/api/sessions/{name}", json={})),
         (400, patch(f"/api/sessions/{name}", json={"name": "a", "at": 0})),
+        (400, patch(f"/api/sessions/{name}", json={"name": None})),
         (400, patch(f"/api/sessions/{name}", json={"name": "a/b"})),
         (400, patch(f"/api/sessions/{name}", json={"at": True})),
         (404, patch(f"/api/sessions/{name}", json={"at": 1})),
@@ -328,6 +331,8 @@ def test_an_idle_session_is_put_down_and_a_new_model_goes_on_with_it(babbler: Ru
         sessions = OpenSessions(tmp_path, idle_seconds=0.05)
         await sessions.create("said", served)
         await sessions.create("silent", served)
+        async with sessions.use("silent", served) as found:
+            found.session.set_system("Be brief.")
         async with sessions.use("said", served) as found:
             pending = found.session.begin("reply", "Hi", None, shared=True)
             for step in engine.generate(pending.prompt_ids, replace(pending.settings, temperature=0, max_tokens=3)):
@@ -343,10 +348,19 @@ def test_an_idle_session_is_put_down_and_a_new_model_goes_on_with_it(babbler: Ru
         promoted = Served(replace(release, name="newer", weights_sha256="newer"), served.worker, tmp_path)
         async with sessions.use("said", promoted) as found:
             assert [event["event"] for event in found.session.events] == ["reply", "model"]
+        # What is in no file yet is not forgotten, and can be saved.
+        assert b"Be brief." in await sessions.content("silent", promoted)
         async with sessions.use("silent", promoted) as found:
             assert found.session.log is not None
+            assert found.session.system == "Be brief."
         with pytest.raises(ApiError, match="There is no session 'none'"):
             await sessions.read("none", served)
+        # There is an end to how many are open at once.
+        sessions.idle_seconds = 3600
+        for number in range(MOST_OPEN + 10):
+            await sessions.create(f"many-{number}", served)
+        assert len(list(sessions_folder(tmp_path).glob("*.lock"))) == MOST_OPEN
+        assert (await sessions.read("silent", served)).session.system == "Be brief."
         await sessions.close()
         await served.worker.close()
 

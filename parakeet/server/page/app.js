@@ -261,7 +261,7 @@ async function settled(session, exchange) {
 async function sendMessage() {
 	if (!field.value.trim()) return;
 	if (!state.online) await look();
-	if (!state.online) return toast("The server does not answer. Your message stays here.");
+	if (!state.online) return toast("The server cannot reply yet. Your message stays here.");
 	const message = field.value;
 	if (!message.trim() || state.live.has(state.session?.name)) return;
 	reply({ kind: "reply", message, exchange: state.session?.at ?? undefined, settings: state.settings });
@@ -548,7 +548,7 @@ hooks.askKey = async (refused) =>
 /** Says that the server is away, and when it is asked again. */
 function wait(why) {
 	clearTimeout(waiting);
-	let seconds = WAITS[Math.min(tries++, WAITS.length - 1)];
+	let seconds = why === "loading" ? 2 : WAITS[Math.min(tries++, WAITS.length - 1)];
 	const banner = element("banner");
 	const left = make("span", { "aria-hidden": "true" });
 	const words = why === "loading" ? "The server is loading its model." : "The server does not answer. What you write is kept.";
