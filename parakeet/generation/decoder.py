@@ -201,13 +201,15 @@ class Decoder:
     def append(self, ids: Sequence[int], rows: Sequence[int], cache: Cache) -> Tensor:
         """Append ids[i] to row rows[i] of the cache, in this order; logits (len(ids), vocabulary rows) fp32 after each.
 
-        With `can_append` there may be at most COMPILED_ROWS ids, also several of one row, if they fit into the rest of
-        the cache. The result is the bits that one `step` after the other gives, since the kernels compute each row
-        apart from others. One id alone may pass the end of the cache, and sees the latest tokens.
+        With `can_append` there may be several ids of one row, if they fit into the rest of the cache. The result is
+        the bits that one `step` after the other gives, since the kernels compute each row apart from others. One id
+        alone may pass the end of the cache, and sees the latest tokens.
         """
         if self._compiled is None:
             return self._step_some(ids, rows, cache)
-        assert len(ids) <= COMPILED_ROWS
+        if len(ids) > COMPILED_ROWS:
+            pieces = [slice(begin, begin + COMPILED_ROWS) for begin in range(0, len(ids), COMPILED_ROWS)]
+            return torch.cat([self.append(ids[piece], rows[piece], cache) for piece in pieces])
         positions = []
         for row in rows:
             positions.append(cache.lengths[row])

@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 
 from parakeet.chat.events import encodable
-from parakeet.chat.message_list import shown
 from parakeet.chat.session import SEED_BITS
 from parakeet.errors import ParakeetError
 from parakeet.sampling_settings import OPTIONS, SamplingSettings, with_values
@@ -28,6 +27,9 @@ MOST_TOP = 20
 MOST_BIASES = 1_000
 MOST_KEPT = 1 << 15
 """Scored tokens of a reply that is not streamed and has no end of its own. With 20 others each, they take 80 MB."""
+MOST_SHOWN = 60
+"""Characters of a client's value in a message."""
+LARGEST_EXACT = 1 << 53
 INLINE_BYTES = 16 << 10
 """A larger body is read in a thread: one of 1 MB takes a second until it is checked and encoded."""
 
@@ -97,6 +99,12 @@ _UNSUPPORTED: dict[str, Callable[[Any], bool]] = {
 }
 
 
+def shown(value: object) -> str:
+    """A client's value in a message, as JSON, cut to a readable length."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= MOST_SHOWN else text[:MOST_SHOWN] + "…"
+
+
 async def read(request: Request, build: Callable[[dict[str, Any]], T]) -> T:
     """What `build` makes of the request's JSON object, in a thread if it is long."""
     data = await request.body()
@@ -135,6 +143,8 @@ def _clean(value: Any, field: str) -> Any:
         return [_clean(each, field) for each in value]
     if isinstance(value, dict):
         return {encodable(name): _clean(each, field) for name, each in value.items()}
+    if isinstance(value, float) and value.is_integer() and abs(value) < LARGEST_EXACT:
+        return int(value)  # JSON does not tell 3.0 from 3, and some clients have no other numbers
     if isinstance(value, float) and not math.isfinite(value):
         field = encodable(field)
         raise ApiError(400, f"{field} holds {value}, which is no number of JSON.", field)
@@ -161,7 +171,7 @@ def checked(kind: type[B], values: Mapping[str, Any], served_name: str) -> B:
 def check_model(asked: str | None, served_name: str) -> None:
     """Raise ApiError if another model is asked for than the one served. None is that one."""
     if asked is not None and asked != served_name:
-        message = f"The model {shown(asked)} is not here: this server has {served_name!r}."
+        message = f"The model {shown(asked)} is not here: this server has {shown(served_name)}."
         raise ApiError(404, message, "model", "model_not_found")
 
 
@@ -197,8 +207,8 @@ def sampling(values: Mapping[str, Any], defaults: SamplingSettings) -> SamplingS
         try:
             # [] is no stop, as in OpenAI's own.
             settings = with_values(settings, {name: tuple(value) if isinstance(value, list) else value})
-        except ParakeetError as error:
-            raise ApiError(400, sent + str(error).removeprefix(name), sent) from None
+        except ParakeetError:
+            raise ApiError(400, f"{sent} must be {OPTIONS[name].expected}, not {shown(value)}.", sent) from None
     return settings if settings.seed is not None else replace(settings, seed=secrets.randbits(SEED_BITS))
 
 

@@ -9,11 +9,20 @@ from typing import Any
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from parakeet.chat.message_list import shown
 from parakeet.chat.prompt_builder import PromptBuilder
 from parakeet.errors import ParakeetError
 from parakeet.generation.batch import Request, Scored
-from parakeet.server.bodies import CompletionBody, biases, check_kept, check_stream, checked, read, sampling, seeded
+from parakeet.server.bodies import (
+    CompletionBody,
+    biases,
+    check_kept,
+    check_stream,
+    checked,
+    read,
+    sampling,
+    seeded,
+    shown,
+)
 from parakeet.server.errors import ApiError
 from parakeet.server.replies import INLINE_TOKENS, Answer, CompletionLogProbabilities, ReplyChoice
 from parakeet.server.served import Served

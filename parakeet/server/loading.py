@@ -70,7 +70,7 @@ class Loading:
             try:
                 folder = await in_thread(self._folder)
                 if folder is not None and folder == old.release.directory.resolve():
-                    self.say(f"{old.name} is still the newest.")
+                    self.say(f"{old.name} ({old.release.directory.name}) is still the newest.")
                     return
                 opened = await in_thread(lambda: self._open_after(old, folder))
             except (ParakeetError, OSError, RuntimeError, MemoryError) as error:  # such as no memory on a GPU
@@ -82,7 +82,7 @@ class Loading:
                 self.say(f"{old.name} is still the newest.")
                 return
             self.app.state.served = new = self._served(opened)
-            self.say(f"Now serving {new.name} ({opened.engine.dtype}).")
+            self.say(f"Now serving {new.name} ({new.release.directory.name}, {opened.engine.dtype}).")
             closing = asyncio.create_task(self._close(old))
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)

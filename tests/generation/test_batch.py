@@ -92,6 +92,13 @@ def test_replies_beside_others_are_the_replies_alone(dtype: str, requests: list[
     assert found == {number: alone(engine(dtype), request) for number, request in enumerate(requests)}
 
 
+@pytest.mark.skipif(library() is None, reason="needs a C compiler")
+def test_more_replies_than_the_kernels_take_at_once() -> None:
+    requests = [Request([n, n + 1], [replace(SAMPLED, seed=n)]) for n in range(18)]
+    found = together(Batch(engine("int8"), 20), requests)
+    assert found == {number: alone(engine("int8"), request) for number, request in enumerate(requests)}
+
+
 def test_without_kernels_likeliest_replies_are_those_alone() -> None:
     """One step is one of all rows there: those of others and free ones compute what nobody reads."""
     plain = engine("fp32", compiled=False)

@@ -65,7 +65,7 @@ def test_models_and_what_is_not_there(server: RunningServer) -> None:
     assert (only["id"], only["object"], only["owned_by"]) == ("tiny", "model", "parakeet")
     assert client.get("/v1/models/tiny").json() == only
     assert refused(client.get("/v1/models/gpt-4")) == (404, "model", "model_not_found")
-    assert "'tiny'" in client.get("/v1/models/gpt-4").json()["error"]["message"]
+    assert '"tiny"' in client.get("/v1/models/gpt-4").json()["error"]["message"]
     for method, path in (
         ("GET", "/v1/responses"),
         ("POST", "/v1/embeddings"),

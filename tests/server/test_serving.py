@@ -323,7 +323,7 @@ def test_a_promoted_release_is_taken_up_while_replies_go_on(served_model: Path, 
     with process_of(tmp_path, "--follow", "--dtype", "int8") as (process, client):
         with endless_reply(client) as events:
             second = promote(tmp_path, served_model, "second")
-            assert "Now serving second (int8)." in line_with(process, "Now ")
+            assert "Now serving second (second-0, int8)." in line_with(process, "Now ")
             assert client.get("/v1/models").json()["data"][0]["id"] == "second"
             # The folder may go, and the reply goes on.
             shutil.rmtree(first)
