@@ -79,7 +79,7 @@ class Loading:
                 self.say(f"{old.name} is served on: the newer model cannot be loaded. {why}")
                 return
             if folder is None and opened.release.weights_sha256 == old.release.weights_sha256:
-                self.say(f"{old.name} is still the newest.")
+                self.say(f"{old.name} ({old.release.directory.name}) is still the newest.")
                 return
             self.app.state.served = new = self._served(opened)
             self.say(f"Now serving {new.name} ({new.release.directory.name}, {opened.engine.dtype}).")
