@@ -134,15 +134,18 @@ def test_every_preset_is_measured_at_every_length_in_steps_of_the_longest() -> N
 
 
 @pytest.mark.slow
-def test_all_of_it_with_a_cpu_in_the_gpus_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_of_it_with_a_cpu_in_the_gpus_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # To compile takes 40 s of CPU time; tests/training does it.
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
     recipe = load_recipe(str(tiny_recipe(tmp_path)))
     run(recipe, CAP, rounds=1, threads=1, device="cpu", lengths=Lengths(original=(24,), ours=(32,), longest=()))
     printed = capsys.readouterr().out
     result = json.loads(printed.splitlines()[-1])
     assert [found["name"] for found in result["rows"][:4]] == [ORIGINAL, *(preset.name for preset in PRESETS)]
     for found in result["rows"]:
-        # There may be no compiler here.
-        assert found["tokens_per_second"] or "compiled" in found["name"], found["refused"]
+        assert found["tokens_per_second"], found["refused"]
         assert (found["forecast_bytes"] is None) == (found["name"] == ORIGINAL)
         assert found["mfu"] is None
     assert "at most 11.2 GiB" in printed
