@@ -79,7 +79,7 @@ def run(
     config = ModelConfig.from_recipe(recipe.model, vocabulary_rows(recipe))
     print_heading(recipe.name, config, device, memory)
     rows: list[Row] = []
-    for configuration in _configurations(config, recipe.training, memory, device, lengths):
+    for configuration in configurations(config, recipe.training, memory, device, lengths):
         if configuration.name == ORIGINAL and rows and rows[-1].out_of_memory:
             continue  # a longer one will run out, too
         rows.append(measured(configuration, rounds, threads))
@@ -131,9 +131,10 @@ def _original_demand(rows: Sequence[Row], memory: int) -> Demand:
     return Demand(text, found, ORIGINAL_BEGINS in ran and any(length <= ORIGINAL_ENDS for length in ended))
 
 
-def _configurations(
+def configurations(
     config: ModelConfig, training: Training, memory: int, device: str, lengths: Lengths
 ) -> Iterator[Configuration]:
+    """What is measured, in this order. `memory` caps the allocator, in bytes; 0 does not."""
     # The original had 8-bit optimizer state. Where bitsandbytes is missing, the rows name what they have instead.
     eight_bit = importlib.util.find_spec("bitsandbytes") is not None
     optimizer = "adamw_8bit" if eight_bit else "adamw"

@@ -8,7 +8,7 @@ from parakeet.benchmarks.process import OUT_OF_MEMORY, MeasuringProcess, MemoryS
 from parakeet.benchmarks.timing import PeakMemory, in_rounds
 
 PROGRAM = """
-import os, time, torch
+import os, time
 from parakeet.errors import ParakeetError
 
 def several(request):
@@ -21,9 +21,13 @@ def measure(request):
     match request["what"]:
         case "refuse":
             raise ParakeetError("There is no such thing.")
+        case "hello":
+            import torch
         case "memory":
+            import torch
             raise torch.OutOfMemoryError("CUDA out of memory")
         case "fail":
+            import torch
             raise RuntimeError("some kernel")
         case "exit":
             os._exit(3)

@@ -1,31 +1,41 @@
 """`python -m benchmarks.training` on the CPU, for a model smaller than its own."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from click.testing import CliRunner
 
+from benchmarks import training
 from benchmarks.demands import VERDICTS
 from benchmarks.original_step import ORIGINAL
 from benchmarks.training import demands_of
 from parakeet.benchmarks.steps import Measurement
 from parakeet.benchmarks.timing import Sample
 from parakeet.benchmarks.training import Configuration, Row
+from parakeet.errors import ParakeetError
 from parakeet.model.config import ModelConfig
 from parakeet.recipe import Training
 
-from .tiny import ROOT, run_benchmark, tiny_recipe
+from .tiny import ROOT, tiny_recipe
 
 GIB = 1 << 30
 
 
 @pytest.mark.slow
-def test_every_row_is_measured_and_judged(tmp_path: Path) -> None:
-    options = ("--threads", "1", "--rounds", "2", "--recipe", str(tiny_recipe(tmp_path)), "--length", "32")
-    # A GPU would be measured in place of the CPU.
-    lines, result = run_benchmark(tmp_path, "torch", "benchmarks.training", *options, CUDA_VISIBLE_DEVICES="")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the GPU would be measured in place of the CPU")
+def test_every_row_is_measured_and_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "LOADER_DOCUMENTS", 1000)
+    monkeypatch.setattr(training, "LOADER_SECONDS", 0.1)
+    options = ["--threads", "1", "--rounds", "2", "--recipe", str(tiny_recipe(tmp_path)), "--length", "32"]
+    finished = CliRunner().invoke(training.main, options)
+    assert finished.exit_code == 0, finished.output
+    *lines, last = finished.stdout.splitlines()
+    result = json.loads(last)
     assert (result["benchmark"], result["device"], result["rounds"], result["tokens"]) == ("training", "cpu", 2, 32)
     (rows,) = result["shapes"]["tiny"]["lengths"].values()
     assert rows[0]["name"] == ORIGINAL
@@ -90,22 +100,22 @@ def test_what_was_refused_is_no_verdict() -> None:
     assert [demand.met for demand in demands_of("3M", tables, {})] == [None] * 4
 
 
-def refusal(*arguments: str) -> str:
-    command = [sys.executable, "-m", "benchmarks.training", *arguments]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    finished = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert finished.returncode in (1, 2)
-    assert "Traceback" not in finished.stderr
-    return finished.stderr
-
-
 def test_a_cap_without_a_gpu_is_one_message(tmp_path: Path) -> None:
-    assert "there is no CUDA device here" in refusal("--recipe", str(tiny_recipe(tmp_path)), "--memory", "11.2GiB")
+    arguments = ["-m", "benchmarks.training", "--recipe", str(tiny_recipe(tmp_path)), "--memory", "11.2GiB"]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    finished = subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert finished.returncode == 1
+    assert "Traceback" not in finished.stderr
+    assert "there is no CUDA device here" in finished.stderr
 
 
 def test_lengths_that_do_not_divide_a_step_are_refused() -> None:
-    assert "--length 100 does not divide a step of 256 tokens" in refusal("--length", "100", "--length", "256")
+    finished = CliRunner().invoke(training.main, ["--length", "100", "--length", "256"])
+    assert isinstance(finished.exception, ParakeetError)
+    assert "--length 100 does not divide a step of 256 tokens" in str(finished.exception)
 
 
 def test_a_recipe_and_a_shape_are_one_too_many() -> None:
-    assert "give one of them" in refusal("--recipe", "demo", "--shape", "3M")
+    finished = CliRunner().invoke(training.main, ["--recipe", "demo", "--shape", "3M"])
+    assert finished.exit_code == 2
+    assert "give one of them" in finished.stderr
