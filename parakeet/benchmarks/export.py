@@ -2,10 +2,8 @@
 
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -13,7 +11,7 @@ from parakeet.benchmarks.generate import write_random_model
 from parakeet.benchmarks.process import Answer, MeasuringProcess, MemorySampler, print_result
 from parakeet.benchmarks.processor import this_processor
 from parakeet.data.synthetic.generator import dialogues
-from parakeet.export.formats import FORMATS, export_release
+from parakeet.export.formats import FORMATS
 from parakeet.formatting import format_bytes, format_duration, render_table
 from parakeet.home import home
 from parakeet.model.config import WEIGHTS_FILE, ModelConfig
@@ -93,21 +91,12 @@ def measure_export(release: Path, name: str, dtype: str) -> Answer:
     """
     with tempfile.TemporaryDirectory(dir=release.parent) as folder:
         request = {"release": str(release), "folder": folder, "format": name, "dtype": dtype}
-        with MeasuringProcess(f"{__name__}:export", request) as process, MemorySampler(process.pid) as memory:
+        with (
+            MeasuringProcess("parakeet.benchmarks.exporting:export", request) as process,
+            MemorySampler(process.pid) as memory,
+        ):
             answer = process.ask()
     return answer if "refused" in answer else answer | {"peak_bytes": memory.main}
-
-
-def export(request: dict[str, Any]) -> Iterator[Answer]:
-    """In the process: export as the command does, from the check of the release's hashes to the last byte on disk."""
-    folder = Path(request["folder"])
-    began, cpu = time.perf_counter(), time.process_time()
-    export_release(
-        Path(request["release"]), folder / f"made.{request['format']}", request["format"], request["dtype"], Progress()
-    )
-    seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
-    written = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    yield {"seconds": seconds, "cpu_seconds": cpu, "written_bytes": written}
 
 
 def _table(exports: dict[str, Answer], weights: int) -> str:

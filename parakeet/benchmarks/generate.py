@@ -134,7 +134,7 @@ def measure_loading(directory: Path, dtype: str, threads: int) -> Answer:
     """
     request = {"directory": str(directory), "dtype": dtype}
     with (
-        MeasuringProcess(f"{__name__}:load", request, threads) as process,
+        MeasuringProcess("parakeet.benchmarks.loading:load", request, threads) as process,
         MemorySampler(process.pid) as memory,
     ):
         answer = process.ask()
@@ -145,13 +145,6 @@ def measure_loading(directory: Path, dtype: str, threads: int) -> Answer:
     limit = ALLOWED_SHARE * answer["parameters"] * BYTES_PER_WEIGHT[dtype] + ALLOWED_BYTES
     peak = memory.main
     return {"seconds": answer["seconds"], "peak_bytes": peak, "limit_bytes": limit, "over": peak > limit}
-
-
-def load(request: dict[str, Any]) -> Answer:
-    """In the process: load the model as chat does."""
-    began = time.perf_counter()
-    decoder = Decoder(load_model(Path(request["directory"]), "cpu"), request["dtype"])
-    return {"seconds": time.perf_counter() - began, "parameters": decoder.config.parameter_count}
 
 
 def _print_speeds(device: str, measured: Measured, prompt: int) -> None:

@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from parakeet.benchmarks import corpus
 from parakeet.benchmarks.data import STAGES
 from parakeet.cli import main
 
 
 @pytest.mark.slow
-def test_every_stage_is_measured_and_forecast(tmp_path: Path) -> None:
+def test_every_stage_is_measured_and_forecast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "INVENTED_DIALOGUES", 500)  # inventing the text takes most of the time
     environment = {"TMPDIR": str(tmp_path), "PARAKEET_HOME": str(tmp_path), "TIKTOKEN_CACHE_DIR": ""}
     arguments = ["bench", "data", "--megabytes", "1", "--workers", "2"]
     finished = CliRunner().invoke(main, arguments, env=environment)

@@ -1,14 +1,18 @@
 """`python -m benchmarks.data` on a megabyte."""
 
+import json
+import tempfile
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from benchmarks import data
 from benchmarks.recall import BANDS
+from parakeet.benchmarks import corpus
 from parakeet.benchmarks.data import SEQUENCE_LENGTHS
-
-from .tiny import run_benchmark
 
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "sleeps"]
 
@@ -27,11 +31,20 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
     (labelled / "few.train").write_text(f"a {article} end\nb {other}\nc {article} stop\n", encoding="utf-8")
     (labelled / "few.truth").write_text("c a\n", encoding="utf-8")
     # On two workers, test_data.py measures the stages: starting them takes most of the time of a megabyte.
-    options = ("--megabytes", "1", "--pairs", "2", "--labelled", str(labelled), "--workers", "1", "--rounds", "1")
+    options = ["--megabytes", "1", "--pairs", "2", "--labelled", str(labelled), "--workers", "1", "--rounds", "1"]
     variables = {"TMPDIR": str(scratch), "PARAKEET_HOME": str(folder / "home"), "TIKTOKEN_CACHE_DIR": ""}
-    found = run_benchmark(folder, "random", "benchmarks.data", *options, **variables)
+    with pytest.MonkeyPatch.context() as patch:
+        # Inventing 8 MiB of text takes as long as the stages, and the loader as long as it is given.
+        patch.setattr(corpus, "INVENTED_DIALOGUES", 1500)
+        patch.setattr(data, "invented_blocks", partial(corpus.invented_blocks, n_bytes=1 << 20))
+        patch.setattr(data, "LOADER_DOCUMENTS", 3000)
+        patch.setattr(data, "LOADER_SECONDS", 0.1)
+        patch.setattr(tempfile, "tempdir", str(scratch))
+        finished = CliRunner().invoke(data.main, options, env=variables)
+    assert finished.exit_code == 0, finished.output
     assert not list(scratch.iterdir())
-    return found
+    *lines, last = finished.stdout.splitlines()
+    return lines, json.loads(last)
 
 
 @pytest.fixture

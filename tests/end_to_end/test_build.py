@@ -79,7 +79,7 @@ def test_a_training_setting_changes_only_training_and_what_follows_and_two_proce
 ) -> None:
     """Dagster's pipes are open in one of them only."""
     home, recipe = copy
-    changed = write_recipe(recipe.parent, learning_rate=7e-4, processes=2)
+    changed = write_recipe(recipe.parent, tokens=4096, learning_rate=7e-4, processes=2)
     finished = parakeet(home, "build", "--recipe", str(changed))
     assert finished.returncode == 0, finished.stderr.decode()
     assert b"Traceback" not in finished.stderr

@@ -17,8 +17,8 @@ from .dagster_server import DagsterServer
 
 pytestmark = pytest.mark.slow
 
-STEPS = 300
-"""About 8 s of training: long enough to be ended by hand in the middle."""
+STEPS = 120
+"""About 3 s of training: long enough to be ended by hand in the middle."""
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_terminate_leaves_a_checkpoint_and_a_free_slot_and_the_next_run_resumes(
 ) -> None:
     """The second run is queued behind the first, so that only a slot that was freed lets it begin."""
     home = dagster.home
-    recipe = write_recipe(tmp_path, tokens=512 * STEPS, checkpoint_steps=50, learning_rate=1e-4)
+    recipe = write_recipe(tmp_path, tokens=512 * STEPS, checkpoint_steps=20, learning_rate=1e-4)
     dagster.use(recipe)
     runs_before, observed_before = set((home / "training_runs").iterdir()), len(observed_steps(dagster))
     first = dagster.launch("checkpoint")

@@ -144,15 +144,6 @@ def test_a_small_difference_of_the_softmaxes_decides_nothing(
     assert measured.softmax_one == str(measured).endswith("imported as off by one")
 
 
-def test_untrained_weights_decide_nothing(
-    imported: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    import_checkpoint(checkpoint, _made(tmp_path / "out"), Progress())
-    said = capsys.readouterr().err
-    assert "which decides nothing (guessing takes 3.97): imported as plain" in said
-    assert "softmax_one" not in (tmp_path / "out" / CONFIG_FILE).read_text(encoding="utf-8")
-
-
 def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -195,7 +186,10 @@ def test_card_and_manifest_name_the_source(imported: Path, checkpoint: Path) -> 
     assert not (imported / "evaluation.json").exists()
 
 
-def test_out_and_in_again_gives_the_same_weights(imported: Path, checkpoint: Path, tmp_path: Path) -> None:
+def test_out_and_in_again_gives_the_same_weights_and_touches_nothing_in_the_home(
+    imported: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PARAKEET_HOME", str(tmp_path / "home"))
     exported = tmp_path / NAME
     export_original(imported, exported)
     state = torch.load(exported, weights_only=True)
@@ -205,20 +199,25 @@ def test_out_and_in_again_gives_the_same_weights(imported: Path, checkpoint: Pat
     assert all(torch.equal(state[key].view(torch.int32), expected[key].view(torch.int32)) for key in expected)
     assert state["lm_head.weight"].data_ptr() == state["transformer.wte.weight"].data_ptr()
     again = import_file(exported, tmp_path / "again", None, None, Progress())
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    assert {path.name for path in tmp_path.iterdir()} == {NAME, "again"}
     for file in (WEIGHTS_FILE, CONFIG_FILE):
         assert sha256(again / file) == sha256(imported / file)
     with pytest.raises(ParakeetError, match="already exists"):
         export_original(imported, exported)
 
 
-def test_the_stage_makes_the_same_and_counts_it(home: Path, imported: Path, checkpoint: Path, tmp_path: Path) -> None:
+def test_the_stage_makes_the_same_and_counts_it(
+    home: Path, imported: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     counts = make_original_model(load_recipe("demo"), {"original_checkpoint": checkpoint}, tmp_path, Progress())
     assert counts["source_sha256"] == sha256(checkpoint)
     assert counts["source_bytes"] == checkpoint.stat().st_size
     assert counts["parameters"] == ModelConfig.load(imported).parameter_count
     assert counts["bytes"] == sum(path.stat().st_size for path in tmp_path.iterdir())
     assert sha256(tmp_path / SUMS_FILE) == sha256(imported / SUMS_FILE)
+    # The weights are untrained.
+    assert "which decides nothing (guessing takes 3.97): imported as plain" in capsys.readouterr().err
+    assert "softmax_one" not in (tmp_path / CONFIG_FILE).read_text(encoding="utf-8")
 
 
 def test_an_existing_folder_is_never_touched(home: Path, imported: Path, checkpoint: Path, tmp_path: Path) -> None:
@@ -288,7 +287,9 @@ def test_a_refused_file_in_the_folder_of_models_may_be_moved_away(vocabulary: No
     assert "move it away" not in str(caught.value)
 
 
-def test_what_a_killed_import_or_export_left_is_removed_by_the_next(imported: Path, tmp_path: Path) -> None:
+def test_what_a_killed_import_or_export_left_is_removed_by_the_next(
+    imported: Path, checkpoint: Path, tmp_path: Path
+) -> None:
     """The killed process holds everything that it would in the middle of its work."""
     for work in ("import_file(Path(sys.argv[1]), Path(sys.argv[2]), None, None, Progress())",
                  "export_release(Path(sys.argv[1]), Path(sys.argv[2]), 'original', None, Progress())"):  # fmt: skip
@@ -303,7 +304,7 @@ def test_what_a_killed_import_or_export_left_is_removed_by_the_next(imported: Pa
             "os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)\n"
             f"{work}\n"
         )
-        source = imported if work.startswith("export") else exported_once(imported, tmp_path)
+        source = imported if work.startswith("export") else checkpoint
         killed = subprocess.run([sys.executable, "-c", program, str(source), str(target)], capture_output=True)
         assert killed.returncode == -signal.SIGKILL, killed
         assert [path.name for path in folder.glob(".partial-*")] == [f".partial-{NAME}"]
@@ -313,20 +314,6 @@ def test_what_a_killed_import_or_export_left_is_removed_by_the_next(imported: Pa
         else:
             import_file(source, target, None, None, Progress())
         assert list(folder.iterdir()) == [target]
-
-
-def exported_once(release: Path, folder: Path) -> Path:
-    path = _made(folder / "exported") / NAME
-    export_original(release, path)
-    return path
-
-
-def test_an_import_elsewhere_touches_nothing_in_the_home(
-    imported: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PARAKEET_HOME", str(tmp_path / "home"))
-    import_file(checkpoint, tmp_path / "out", None, None, Progress())
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_of_two_imports_to_the_same_target_the_second_waits(
