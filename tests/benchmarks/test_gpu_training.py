@@ -137,7 +137,7 @@ def test_every_preset_is_measured_at_every_length_in_steps_of_the_longest() -> N
 def test_all_of_it_with_a_cpu_in_the_gpus_place(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # To compile takes 40 s of CPU time; tests/training does it.
+    # To compile takes 40 s of CPU time; tests/model/test_execution.py does it.
     monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
     recipe = load_recipe(str(tiny_recipe(tmp_path)))
     run(recipe, CAP, rounds=1, threads=1, device="cpu", lengths=Lengths(original=(24,), ours=(32,), longest=()))
