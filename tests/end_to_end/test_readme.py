@@ -35,6 +35,8 @@ CUT_SHORT = {
     "bench": "--help",
     # Needs an account; tests/export/test_push.py has a hub of its own.
     "parakeet push": "--help",
+    # It serves until it is ended; tests/server has servers of its own.
+    "parakeet serve": "--help",
     # The small model's text contains no duplicates; tests/data/test_inspect.py has some.
     "data inspect --reason": "--help",
 }
