@@ -54,6 +54,31 @@ def _session_name(context: click.Context, parameter: click.Parameter, value: str
         raise click.BadParameter(str(error), context, parameter) from None
 
 
+def engine_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say what a model runs with: see `generation.choice.candidates`."""
+    options = (
+        click.option(
+            "--dtype",
+            type=click.Choice(["auto", "fp32", "bf16", "int8", "int4"]),
+            default="auto",
+            show_default=True,
+            help="Precision of the weights. auto takes the fastest of fp32, bf16 and int8.",
+        ),
+        click.option(
+            "--cache-dtype",
+            type=click.Choice(["auto", "fp32", "bf16", "int8"]),
+            default="auto",
+            show_default=True,
+            help="Precision of the key/value cache. auto is int8 for weights in int8 and int4, else theirs.",
+        ),
+        click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or mps (untried)."),
+        click.option("--threads", type=Whole(1, 1024), metavar="N", help="CPU threads.  [default: one a core]"),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 model_option = click.option(
     "--model",
     metavar="MODEL",
@@ -90,22 +115,7 @@ run_option = click.option(
 @click.option("--raw", is_flag=True, help="Continue texts as they are, without the chat template.")
 @click.option("--system", default="", help="Start the conversation with this system message.")
 @sampling_options
-@click.option(
-    "--dtype",
-    type=click.Choice(["auto", "fp32", "bf16", "int8", "int4"]),
-    default="auto",
-    show_default=True,
-    help="Precision of the weights. auto takes the fastest of fp32, bf16 and int8.",
-)
-@click.option(
-    "--cache-dtype",
-    type=click.Choice(["auto", "fp32", "bf16", "int8"]),
-    default="auto",
-    show_default=True,
-    help="Precision of the key/value cache. auto is int8 for weights in int8 and int4, else theirs.",
-)
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or mps (untried).")
-@click.option("--threads", type=Whole(1, 1024), metavar="N", help="CPU threads.  [default: one a core]")
+@engine_options
 @click.option(
     "--no-prompt-lookup", "prompt_lookup", flag_value=False, default=True,
     help="Do not draft text that repeats (prompt lookup decoding). It changes the speed, not the replies.",

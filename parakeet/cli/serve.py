@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from parakeet.cli.chat import run_option
+from parakeet.cli.chat import engine_options, run_option
 from parakeet.cli.common import Whole, say, warn
 from parakeet.cli.completion import complete_models_and_folders
 from parakeet.cli.output import examples
@@ -37,22 +37,7 @@ from parakeet.cli.output import examples
 @click.option(
     "--batch", type=Whole(1, 64), default=8, show_default=True, metavar="N", help="Replies that are generated at once."
 )
-@click.option(
-    "--dtype",
-    type=click.Choice(["auto", "fp32", "bf16", "int8", "int4"]),
-    default="auto",
-    show_default=True,
-    help="Precision of the weights. auto takes the fastest of fp32, bf16 and int8.",
-)
-@click.option(
-    "--cache-dtype",
-    type=click.Choice(["auto", "fp32", "bf16", "int8"]),
-    default="auto",
-    show_default=True,
-    help="Precision of the key/value cache. auto is int8 for weights in int8 and int4, else theirs.",
-)
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or mps (untried).")
-@click.option("--threads", type=Whole(1, 1024), metavar="N", help="CPU threads.  [default: one a core]")
+@engine_options
 @click.option("--follow", is_flag=True, help="Take up each newly promoted release, as SIGHUP does once.")
 @click.option("--open", "open_browser", is_flag=True, help="Open the chat in a browser.")
 def serve(**options: Any) -> None:

@@ -145,21 +145,17 @@ class Batch:
         int8 on 2 cores).
 
         Returns the steps that came of it, each with its job and the number of the reply. An error of the arithmetic
-        ends the jobs that it concerns.
+        ends the job whose prompt is read, or all whose replies grow.
         """
         self._drop()
-        began, reading = time.perf_counter(), 0.0
-        while self._waiting:
-            self._read_on()
-            self._drop()
-            reading = time.perf_counter() - began
-            if not self._growing or reading >= self._pass_seconds:
-                break
-        steps = list[tuple[Job, int, Step]]()
-        if not self._growing:
-            return steps
+        steps, growing = list[tuple[Job, int, Step]](), [*self._growing]
         try:
-            self._append(reading)
+            # The pass comes first: a row that was read and has no token yet would not be in it, and without kernels the
+            # slot after its last would be written, which in a full row is the oldest that it still sees.
+            self._append()
+            reading = self._read_on()
+            for each in growing:
+                each.timing.decode_seconds += reading
             steps = self._draw()
         except ParakeetError as error:
             for each in self._growing:
@@ -200,15 +196,22 @@ class Batch:
             place.job, place.last_used = job, self._clock
         return free[:count]
 
-    def _read_on(self) -> None:
-        """A part of the prompt whose turn it is."""
-        job, parts = self._waiting[0]
-        try:
-            next(parts)
-        except StopIteration:
-            self._waiting.popleft()
-        except ParakeetError as error:
-            self._end(job, error)
+    def _read_on(self) -> float:
+        """Parts of the prompts whose turn it is; the seconds that they took."""
+        began, seconds = time.perf_counter(), 0.0
+        while self._waiting:
+            job, parts = self._waiting[0]
+            try:
+                next(parts)
+            except StopIteration:
+                self._waiting.popleft()
+            except ParakeetError as error:
+                self._end(job, error)
+            self._drop()
+            seconds = time.perf_counter() - began
+            if not self._growing or seconds >= self._pass_seconds:
+                break
+        return seconds
 
     def _begin(self, job: Job, samplers: Sequence[Sampler], places: Sequence[_Place]) -> Generator[None, None, None]:
         """Read a job's prompt, and begin its replies."""
@@ -282,9 +285,9 @@ class Batch:
                 job.prompt_scores.append(Scored(token_id, *log_probabilities(row, token_id, job.request.top)))
             yield
 
-    def _append(self, reading: float) -> None:
-        """One pass for the replies that have no logits yet. `reading`: seconds that a prompt took before it."""
-        due = [each for each in self._growing if each.logits is None and not self._verified(each)]
+    def _append(self) -> None:
+        """One pass for the replies whose next logits are not there yet."""
+        due = [each for each in self._growing if not self._verified(each)]
         if not due:
             return
         # Beside other replies, a draft would take their time. A prompt that is being read has its parts in between.
@@ -317,7 +320,7 @@ class Batch:
             if each.drafts is not None:
                 each.drafts.verified.extend(zip(draft, following[1:], strict=True))
             each.timing.drafted_tokens += len(draft)
-            each.timing.decode_seconds += seconds + reading
+            each.timing.decode_seconds += seconds
             filled = min(self._cache.lengths[each.place.row], self._engine.context)
             each.timing.bytes_read += self._model.bytes_per_token / len(due) + filled * self._cache.n_bytes_per_token
 
