@@ -142,8 +142,11 @@ def test_the_definitions_load_in_two_and_a_half_seconds_without_anything_heavy()
 
     told = printed(IMPORT)
     assert not {"torch", "datatrove", "bitsandbytes", "matplotlib", "pyarrow", "PIL", "transformers"} & set(told[1:])
-    # CPU seconds. A slow or busy machine takes longer for Dagster alone as well; measured 2.6 to 2.9 times of that.
-    assert float(told[0]) <= max(2.5, 3.5 * float(printed(DAGSTER)[0]))
+    # CPU seconds. A slow or busy machine takes longer for Dagster alone as well; measured 2.6 to 2.9 times of that, and
+    # 2.3 to 3.5 times where only one of each is taken on a busy machine.
+    ours = min(float(told[0]), *(float(printed(IMPORT)[0]) for _ in range(2)))
+    dagster = min(float(printed(DAGSTER)[0]) for _ in range(3))
+    assert ours <= max(2.5, 3.5 * dagster)
 
 
 @pytest.mark.parametrize(
