@@ -13,7 +13,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -149,10 +149,15 @@ class Artifact:
 
 
 class Store:
-    """The artefacts under one root folder."""
+    """The artefacts under one root folder.
 
-    def __init__(self, root: Path) -> None:
+    Builds make one artefact of a stage at a time, since training takes the whole machine. With `side_by_side`, those of
+    small models are made at the same time.
+    """
+
+    def __init__(self, root: Path, side_by_side: bool = False) -> None:
         self.root = root
+        self._side_by_side = side_by_side
 
     def find(self, work: Work) -> Artifact | None:
         """The newest artefact with this work's fingerprint, its files checked by size and time.
@@ -175,9 +180,9 @@ class Store:
 
         A second process waits for the first, then finds what it made.
         """
-        lock = self.root / ".locks" / f"{work.stage}.lock"
+        locks = self.root / ".locks"
         try:
-            lock.parent.mkdir(parents=True, exist_ok=True)
+            locks.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise explain_os_error(error, "preparing the assets folder") from None
         if not os.access(self.root, os.W_OK):
@@ -185,15 +190,21 @@ class Store:
         folder = self.root / work.folder
         from parakeet.locking import exclusive  # with filelock, which those who only read do not need
 
-        with exclusive(lock, f"{work.stage} is being made", progress):
+        doing = f"{work.stage} is being made"
+        alone = nullcontext() if self._side_by_side else exclusive(locks / f"{work.stage}.lock", doing, progress)
+        with alone:
             artifact = None if force else self.find(work)
             made = artifact is None
             if artifact is None:
-                for read in work.inputs.values():
-                    read.check(thorough=True)
-                self._take_over(work, progress)
-                self._require_space(work, force)
-                artifact = self._make(work, make, progress, force)
+                with exclusive(locks / f"{work.stage}-{work.fingerprint}.lock", doing, progress):
+                    artifact = self.find(work) if self._side_by_side and not force else None
+                    made = artifact is None
+                    if artifact is None:
+                        for read in work.inputs.values():
+                            read.check(thorough=True)
+                        self._take_over(work, progress)
+                        self._require_space(work, force)
+                        artifact = self._make(work, make, progress, force)
             elif work.links and not any(_leads_to(folder / link, artifact) for link in ("latest", *work.links)):
                 artifact.check(thorough=True)
             for link in work.links:

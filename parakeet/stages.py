@@ -76,17 +76,27 @@ def asset_names(recipe: Recipe) -> tuple[str, ...]:
 class Build:
     """One recipe's stages over one store of artefacts.
 
-    Artefacts that are `given`, by stage, are taken as they are, whatever this version would make in their place.
+    Artefacts that are `given`, by stage, are taken as they are, whatever this version would make in their place. A
+    build of a study has `measurements` as its last stage: others may go on beside it, and `latest` is not its own.
     """
 
-    def __init__(self, root: Path, recipe: Recipe, given: Mapping[str, Artifact] | None = None) -> None:
-        self.store = Store(root)
+    def __init__(
+        self,
+        root: Path,
+        recipe: Recipe,
+        given: Mapping[str, Artifact] | None = None,
+        measurements: Stage | None = None,
+    ) -> None:
+        self.store = Store(root, side_by_side=measurements is not None)
         self.recipe = recipe
         self.stages = {stage.name: stage for stage in stages_of(recipe)}
+        if measurements is not None:
+            self.stages[measurements.name] = measurements
         self._hashes = HashCache(hashes_file(root))
         self._found: dict[str, Artifact] = dict(given or {})
         self._read: dict[str, dict[Path, FileState]] = {}
         self._chosen_recipe_name = chosen_recipe_name(root)
+        self._is_of_study = measurements is not None
 
     def work(self, name: str) -> Work:
         """What has to be made for a stage. Raises ParakeetError if one of its inputs has not been made."""
@@ -137,6 +147,8 @@ class Build:
         own = f"latest.{self.recipe.name}"
         if not stage.has_latest:
             return ()
+        if self._is_of_study:
+            return (own,)
         is_free = self._chosen_recipe_name in (None, self.recipe.name)
         latest = self.store.root / (stage.folder or stage.name) / "latest"
         return (own, "latest") if is_free or not latest.exists() else (own,)

@@ -25,16 +25,15 @@ from parakeet.tokenizer import Tokenizer
 from parakeet.trace.index import TraceIndex
 
 
-def evaluate(recipe: Recipe, inputs: Mapping[str, Path], output: Path, progress: Progress) -> dict[str, Any]:
-    """Measure the checkpoint; the same inputs give the same bytes."""
+def subject_of(recipe: Recipe, inputs: Mapping[str, Path], progress: Progress) -> Subject:
+    """The checkpoint of a recipe and its held-out text, ready to measure."""
     device = best_device()
     model = load_model(inputs["checkpoint"], device)
     tokenizer = Tokenizer.load(inputs["tokenizer"])
     # By torch: what is recorded must not depend on whether a C compiler is here.
     engine = Engine(Decoder(model, "fp32", device, compiled=False), tokenizer)
-    _check_prompts(recipe, engine)
     held_out = TokenShards(inputs["token_shards"], "held_out", tokenizer)
-    subject = Subject(
+    return Subject(
         recipe,
         model,
         engine,
@@ -46,6 +45,12 @@ def evaluate(recipe: Recipe, inputs: Mapping[str, Path], output: Path, progress:
         progress=progress,
         trace_index=TraceIndex.open(inputs["trace_index"]) if "trace_index" in inputs else None,
     )
+
+
+def evaluate(recipe: Recipe, inputs: Mapping[str, Path], output: Path, progress: Progress) -> dict[str, Any]:
+    """Measure the checkpoint; the same inputs give the same bytes."""
+    subject = subject_of(recipe, inputs, progress)
+    _check_prompts(recipe, subject.engine)
     result = {metric.name: metric.measure(subject) for metric in METRICS if metric.wanted(recipe)}
     (output / EVALUATION_FILE).write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     metrics = measured_metrics(result)

@@ -1,0 +1,21 @@
+"""What a study measures of a model: metrics of every evaluation, and measures of its own. Imports no torch."""
+
+from collections.abc import Mapping, Sequence
+
+from parakeet.evaluation.base import Metric
+from parakeet.evaluation.metrics import METRICS
+from parakeet.studies.measure import Measure
+from parakeet.studies.norms import Norms
+
+OF_STUDIES: tuple[Measure, ...] = (Norms(),)
+
+MEASURES: Mapping[str, Metric | Measure] = {
+    one.name: one
+    for one in (*METRICS, *OF_STUDIES)
+    if one.name != "replies"  # text to look at, no figure
+}
+
+
+def versions(names: Sequence[str]) -> dict[str, int]:
+    """The version of each measure by name: a higher one repeats the measurement, not the training."""
+    return {name: MEASURES[name].version for name in sorted(names)}
