@@ -7,6 +7,7 @@ it to a budget: it keeps some points and seeds, and may set what all runs share.
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -76,6 +77,8 @@ class StudyFile(Section):
     """What is measured of each model."""
     stages: list[str] = []
     """Stages of an ordinary build that each run also makes: memorisation."""
+    limit: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Share of the recipe's text to use."""
     settings: Settings = {}
     """What all runs have in common."""
     seeds: list[int] = Field(default=[1, 2, 3], min_length=1)
@@ -143,7 +146,7 @@ class StudyRun:
     @property
     def name(self) -> str:
         """`equal_tokens.64x2.s1`: unique in its study and scale."""
-        return ".".join((self.arm, *self.points.values(), f"s{self.seed}"))
+        return ".".join(_words(self.arm, self.points, self.seed))
 
 
 @dataclass(frozen=True)
@@ -184,6 +187,10 @@ class Study:
         asked = {"recipe": values, "measures": versions(self.file.measures), "stages": self.file.stages}
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
 
+    @property
+    def _limited(self) -> Recipe:
+        return self.base.model_copy(update={"limit": self.file.limit * self.base.limit})
+
     def _run(self, arm_name: str, points: Mapping[str, str], seed: int) -> StudyRun:
         arm = self.file.arms[arm_name]
         of_points: Settings = {}
@@ -196,9 +203,9 @@ class Study:
             **of_points,
             **dict.fromkeys(SEED_KEYS, seed),
         }
-        name = ".".join((self.name, arm_name, *points.values(), f"s{seed}"))
+        name = ".".join((self.name, *_words(arm_name, points, seed)))
         try:
-            base = load_recipe(arm.recipe) if arm.recipe else self.base
+            base = load_recipe(arm.recipe) if arm.recipe else self._limited
             recipe = changed(base, [f"{key}={json.dumps(value)}" for key, value in settings.items()])
             recipe = Recipe.model_validate({**recipe.all_values(), "name": name, "description": self.file.title})
         except (ParakeetError, ValidationError) as error:
@@ -206,6 +213,11 @@ class Study:
             raise ParakeetError(f"Study {self.name}, run {name.partition('.')[2]}: {reason}") from None
         is_forecast = any(label in self.file.forecast.get(axis, []) for axis, label in points.items())
         return StudyRun(arm_name, points, seed, recipe, is_forecast)
+
+
+def _words(arm: str, points: Mapping[str, str], seed: int) -> list[str]:
+    """The parts of a run's name, of the letters that a recipe's name may have."""
+    return [re.sub(r"[^A-Za-z0-9_-]+", "-", word) for word in (arm, *points.values(), f"s{seed}")]
 
 
 def shipped_studies() -> dict[str, Path]:
@@ -253,7 +265,7 @@ def _fault(path: Path, problem: Any) -> str:
 
 
 def make_study(name_or_path: str, scale: str, base: Recipe | None = None) -> Study:
-    """A study at a scale. `base` is used in place of the study's recipe. Raises ParakeetError if it has no such scale."""
+    """A study at a scale, made from `base` in place of its recipe. ParakeetError if there is no such study or scale."""
     name, file = load_study_file(name_or_path)
     if scale not in file.scales:
         raise ParakeetError(f"Study {name} has no scale {scale!r}. It has: {', '.join(file.scales)}.")
