@@ -10,9 +10,8 @@ from parakeet.studies.norms import Norms
 OF_STUDIES: tuple[Measure, ...] = (Norms(),)
 
 MEASURES: Mapping[str, Metric | Measure] = {
-    one.name: one
-    for one in (*METRICS, *OF_STUDIES)
-    if one.name != "replies"  # text to look at, no figure
+    **{metric.name: metric for metric in METRICS if metric.name != "replies"},  # text to look at, no figure
+    **{measure.name: measure for measure in OF_STUDIES},
 }
 
 
