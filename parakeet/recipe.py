@@ -255,7 +255,7 @@ class Packing(Section):
 
 class ModelSettings(Section):
     layers: int = Field(ge=1, le=256)
-    """Transformer blocks. Each pair of neighbours shares one key/value projection."""
+    """Transformer blocks."""
     heads: int = Field(ge=1, le=256)
     """Attention heads."""
     width: int = Field(ge=8, le=16_384)
@@ -267,6 +267,9 @@ class ModelSettings(Section):
     softmax_one: bool = False
     """Softmax off by one: attention divides by 1 + Σ exp, so that a head may attend to nothing. No other program reads
     such a model."""
+    share_keys_values: bool = True
+    """Whether each pair of neighbouring layers shares one key/value projection, as the original does. false gives each
+    layer its own."""
 
     @model_validator(mode="after")
     def _whole_heads(self) -> "ModelSettings":
