@@ -93,8 +93,7 @@ def original_shape_release(cl100k_cache: Path, tmp_path_factory: pytest.TempPath
 def unshared_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """3 layers, each with its own key/value projection, 4 heads, width 64, random weights."""
     tokenizer = train_tokenizer(["hello world"] * 9, 300)
-    sizes = {"layers": 3, "heads": 4, "width": 64, "context": CONTEXT, "vocabulary_rows": tokenizer.rows}
-    model = Parakeet(ModelConfig(**sizes, share_keys_values=False))
+    model = Parakeet(ModelConfig(3, 4, 64, CONTEXT, tokenizer.rows, share_keys_values=False))
     randomise(model)
     return write_release(tmp_path_factory.mktemp("unshared") / "unshared", model, tokenizer, Generation())
 
