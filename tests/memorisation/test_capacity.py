@@ -61,13 +61,13 @@ def test_a_trained_model_has_memorised_its_training_text_and_no_other(tokenizer:
     model = untrained(tokenizer, width=32)
     ids = torch.from_numpy(np.stack([shards.tokens(number) for number in range(1, 17)]).astype(np.int64))
     optimizer = make_optimizer(model, OPTIMIZER)
-    steps = 200
+    steps = 120
     for step in range(steps):
         hidden = model(ids[:, :-1], torch.zeros_like(ids[:, :-1]))
         logits = (hidden @ model.embedding.weight.T).flatten(0, 1)
         loss = torch.nn.functional.cross_entropy(logits, ids[:, 1:].flatten())
         for group in optimizer.param_groups:
-            group["lr"] = 0.02 * min(1.0, 2 * (steps - step) / steps)
+            group["lr"] = 0.03 * min(1.0, 2 * (steps - step) / steps)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
