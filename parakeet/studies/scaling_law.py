@@ -194,9 +194,7 @@ def residuals(law: Law, runs: Sequence[TrainedRun]) -> list[dict[str, Any]]:
     for (size, tokens), members in _cells(runs).items():
         measured = float(np.mean([run.loss for run in members]))
         said = float(law.loss(members[0].counted(law.form.counted), tokens)[0])
-        found.append(
-            {"size": size, "tokens": tokens, "measured": measured, "law": said, "residual": measured - said}
-        )
+        found.append({"size": size, "tokens": tokens, "measured": measured, "law": said, "residual": measured - said})
     return found
 
 
@@ -265,9 +263,7 @@ def _model(points: Values, x: Values, y: Values) -> tuple[Values, Values]:
     return (top + np.log(total))[..., 0], exponentials / total
 
 
-def _minimise(
-    points: Values, x: Values, y: Values, losses: Values, tied: bool, steps: int
-) -> tuple[Values, Values]:
+def _minimise(points: Values, x: Values, y: Values, losses: Values, tied: bool, steps: int) -> tuple[Values, Values]:
     """The points (points, 5) moved to a minimum, and the mean Huber loss there; `losses` are (points or 1, runs)."""
     low, high = np.log(EXPONENTS)
     damping = np.full(len(points), 1e-2)
