@@ -5,7 +5,7 @@
   "made_afterwards": false,             // true if a run that it forecasts was there: it is made from the others alone
   "from": {"equal_tokens.32x2.s1": "6b9c160963622fd2"},   // the runs that it was made from, with their keys
   "missing": [],                        // runs that it should have been made from
-  "law": {"form", "parameters", "intervals", "seed_noise", "misfit"},
+  "law": {"form", "counted", "parameters", "intervals", "seed_noise", "misfit"},
   "points": [{"arm", "size", "parameters", "tokens", "bits_per_byte", "interval"}]   // that of one run: 95 %
 }
 """
@@ -91,10 +91,11 @@ def trained_runs(records: Sequence[Record], file: StudyFile) -> list[TrainedRun]
 
     A training that two arms share counts once.
     """
-    found: dict[str, TrainedRun] = {}
+    found: dict[tuple[str, int, int], TrainedRun] = {}
     for record in records:
         if is_of_the_law(record, file) and not is_forecast(record, file):
-            found.setdefault(record.values["checkpoint"], trained_run(record))
+            run = trained_run(record)
+            found.setdefault((run.size, run.tokens, record.seed), run)
     return list(found.values())
 
 

@@ -6,8 +6,9 @@ losses, and the search is well conditioned. Exponents stay within EXPONENTS, whe
 
 The intervals are of a parametric bootstrap: new runs are drawn around the law and fitted again. The noise has two
 parts, that of seeds, and that of cells (one N and D each), by which the law itself is off; the variance of each is
-drawn for each fit, since few cells know it badly. Of 200 simulated studies of 9 cells with 3 seeds each, the interval
-held a new run of the forecast size in SIMULATED of them; with the seeds resampled within cells in BASELINE.
+drawn for each fit, since few cells know it badly. In simulated studies of 9 cells with 3 seeds each (0.5 % apart), the
+interval held a new run of a larger size in 137 of 138 cases where the law is true, and in 110 of 116 where it is off by
+0.5 %. With the runs resampled within their cells instead it was 125 of 138, and 83 of 116: that is no 95 % interval.
 """
 
 from collections.abc import Mapping, Sequence
@@ -110,6 +111,7 @@ class Law:
         """What files keep of it."""
         return {
             "form": self.form.name,
+            "counted": self.form.counted,
             "parameters": self.parameters(),
             "intervals": self.intervals(),
             "seed_noise": self.seed_noise,
