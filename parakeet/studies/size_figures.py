@@ -193,13 +193,15 @@ def _forecast(
     elif law is not None:
         points = [{"arm": arm, **forecast_of(law, trained_run(runs[0]))} for (arm, _), runs in measured.items()]
     else:
-        return None
+        points = []
     for point in points:
         values = [bits_per_byte(record) for record in measured.get((point["arm"], point["size"]), [])]
         point["runs"] = len(values)
         point["inside"] = sum(_is_inside(value, point["interval"]) for value in values)
         point["measured"] = mean_of(values) if values else None
         point["off"] = point["measured"]["value"] / point["bits_per_byte"] - 1 if values else None
+    if not points:
+        return None
     made_before = written is not None and not written.get("made_afterwards")
     return {"made": written["made"] if written else None, "made_before": made_before, "points": points}
 

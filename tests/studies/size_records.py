@@ -29,7 +29,8 @@ def record(arm: str, size: str, seed: int) -> Record:
     rng = np.random.default_rng([*map(ord, size), seed, 7])
     model = config(size, 704 if arm == "tasks" else 1088)
     tokens = {"equal_tokens": 262_056, "equal_compute": SIZES[size]["training.tokens"], "tasks": 786_432}[arm]
-    tokens = 262_056 if tokens == 262_144 else tokens
+    # Another order of the text has a few tokens more or fewer.
+    tokens = (262_056 if tokens == 262_144 else tokens) + 68 * (seed == 2)
     loss = true_loss(model.parameter_count, tokens) * math.exp(NOISE * rng.standard_normal())
     share = min(0.99, 0.3 * math.log10(model.parameter_count / 10_000))
     exact = {"capitals": _exact(share), "counting": _exact(min(0.99, 1.6 * share)), "spelling": _exact(0.01)}

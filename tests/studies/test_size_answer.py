@@ -101,7 +101,9 @@ def test_the_forecast_stands_beside_what_was_measured(whole: Answer) -> None:
     assert [(point["size"], point["runs"]) for point in forecast["points"]] == [("256x4", 3), ("256x4", 3)]
     assert all(point["inside"] >= 2 for point in forecast["points"])
     assert all(abs(point["off"]) < 0.02 for point in forecast["points"])
-    assert "256x4" not in {cell["size"] for cell in whole.figures["law"]["cells"]}
+    cells = whole.figures["law"]["cells"]
+    assert len(cells) == 9  # seeds differ by a few tokens; 128x4 is in both arms
+    assert "256x4" not in {cell["size"] for cell in cells}
     point = {**forecast["points"][0], "interval": [0.1, 0.2], "bits_per_byte": 0.15}
     file = {"made": "2026-11-29T01:20:03+00:00", "made_afterwards": False, "points": [point]}
     told = " ".join(said(answer(records(TEXT[:1]), FILE, file)))
