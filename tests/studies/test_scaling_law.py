@@ -1,6 +1,7 @@
 """The law of loss by size and tokens finds what runs were made with, and says how well it knows it."""
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -16,11 +17,15 @@ ALL, MATRICES = Form("all", "two exponents"), Form("without embedding", "two exp
 
 
 def simulated(
-    noise: float = 0.0, misfit: float = 0.0, seeds: int = 3, counted: Form = ALL, rng: int = 0, **law: float
+    noise: float = 0.0,
+    misfit: float = 0.0,
+    seeds: int = 3,
+    counted: Form = ALL,
+    rng: int = 0,
+    law: Mapping[str, float] = LAW,
 ) -> list[TrainedRun]:
     """Nine cells of five sizes; `noise` of seeds and `misfit` of cells are standard deviations of log L."""
-    random, law = np.random.default_rng(rng), {**LAW, **law}
-    runs = []
+    random, runs = np.random.default_rng(rng), []
     for size in FIVE:
         model = config(size)
         run = TrainedRun(size, model.parameter_count, model.parameter_count - model.parameters()["embedding"], 0, 0.0)
@@ -67,7 +72,7 @@ def test_a_new_run_of_a_larger_size_is_within_its_interval() -> None:
     beta=st.floats(0.2, 0.5),
 )
 def test_runs_without_noise_are_met_and_more_is_never_worse(**law: float) -> None:
-    runs = simulated(seeds=1, **law)
+    runs = simulated(seeds=1, law=law)
     found = fitted(runs, draws=0)
     assert max(abs(cell["residual"] / cell["law"]) for cell in residuals(found, runs)) < 2e-3
     sizes, tokens = np.geomspace(1e4, 1e9, 30), np.geomspace(1e4, 1e10, 30)
@@ -93,7 +98,7 @@ def test_one_seed_has_no_noise_of_seeds_but_an_interval() -> None:
 
 
 def test_the_form_is_the_one_that_forecasts_sizes_left_out() -> None:
-    runs = simulated(seeds=1, counted=MATRICES, alpha=0.3)
+    runs = simulated(seeds=1, counted=MATRICES, law={**LAW, "alpha": 0.3})
     assert fitted(runs, form=None, draws=0).form == MATRICES
     assert (left_out_error(runs, MATRICES) or math.inf) < 2e-3
     assert {cell["size"] for cell in left_out(runs, MATRICES, draws=0)} == set(FIVE)
