@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from parakeet.formatting import counted, format_count, format_percent, format_time
+from parakeet.formatting import counted, format_count, format_percent
 from parakeet.pages import Table
 from parakeet.report.parts import Details, Drawing, Heading, Part
 from parakeet.studies.answer import Answer
@@ -193,8 +193,8 @@ def _form_table(law: Mapping[str, Any]) -> Table:
 
 
 def _forecast(forecast: Mapping[str, Any]) -> list[Part]:
-    when = f"written at {format_time(forecast['made'])}, " if forecast["made"] else ""
-    told = "before these runs were trained" if forecast["made_before"] else "afterwards, from the other runs alone"
+    when = f"written at {forecast['made'][:16].replace('T', ' ')} UTC, " if forecast["made"] else "made "
+    told = "before any of its runs was finished" if forecast["made_before"] else "afterwards, from the others alone"
     rows = []
     for point in forecast["points"]:
         interval = " to ".join(f"{bound:.3f}" for bound in point["interval"])
@@ -207,7 +207,7 @@ def _forecast(forecast: Mapping[str, Any]) -> list[Part]:
     columns = ("size", "at", "forecast", "interval of one run", "measured", "off by", "runs inside")
     return [
         Heading("The forecast"),
-        f"The forecast was {when}made {told}. {_verdict(forecast['points'])}".strip(),
+        f"The forecast was {when}{told}. {_verdict(forecast['points'])}".strip(),
         Table(columns, rows, right=range(2, 7)),
     ]
 

@@ -107,7 +107,7 @@ def test_the_forecast_stands_beside_what_was_measured(whole: Answer) -> None:
     point = {**forecast["points"][0], "interval": [0.1, 0.2], "bits_per_byte": 0.15}
     file = {"made": "2026-11-29T01:20:03+00:00", "made_afterwards": False, "points": [point]}
     told = " ".join(said(answer(records(TEXT[:1]), FILE, file)))
-    assert "before these runs were trained" in told
+    assert "written at 2026-11-29 01:20 UTC, before any of its runs was finished" in told
     assert "0 of 3 runs were inside" in told
 
 
