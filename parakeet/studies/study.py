@@ -43,6 +43,8 @@ class Arm(Section):
     """The recipe that its runs are made from, if another one than the study's. --data and --set do not change it."""
     settings: Settings = {}
     """What its runs have in common."""
+    more_text: float = Field(default=1.0, gt=0.0)
+    """How many times as much text as the study takes, up to all of it."""
     seeds: list[int] | None = Field(default=None, min_length=1)
     """Seeds, if other ones than the study's."""
 
@@ -188,9 +190,11 @@ class Study:
         return {name: every[name] for name in self.scale.arms or every}
 
     def runs(self) -> list[StudyRun]:
-        """Every run, in the order of training: all points with the first seed, then the next; forecast ones last.
+        """Every run, in the order of training: each point with all its seeds; forecast ones last.
 
-        Raises ParakeetError if a setting does not fit the recipe, or if two runs have one name.
+        Runs of one seed that differ in training.tokens alone share a folder, so they wait for each other: side by side
+        are those of different seeds. Raises ParakeetError if a setting does not fit the recipe, or if two runs have one
+        name.
         """
         found: list[StudyRun] = []
         for arm_name, arm in self.arms.items():
@@ -200,7 +204,7 @@ class Study:
                 for seed in self.scale.seeds or arm.seeds or self.file.seeds:
                     found.append(self._run(arm_name, points, seed))
         self._check_names(found)
-        return sorted(found, key=lambda run: (run.is_forecast, run.seed))
+        return sorted(found, key=lambda run: run.is_forecast)
 
     def key(self, run: StudyRun) -> str:
         """First 16 hex digits of a sha256 over what decides a run's record: its recipe and what is measured."""
@@ -208,9 +212,9 @@ class Study:
         asked = {"recipe": values, "measures": versions(self.file.measures), "stages": self.file.stages}
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
 
-    @property
-    def _limited(self) -> Recipe:
-        return self.base.model_copy(update={"limit": self.file.limit * self.base.limit})
+    def _limited(self, arm: Arm) -> Recipe:
+        limit = self.file.limit * self.base.limit * arm.more_text
+        return self.base.model_copy(update={"limit": min(limit, 1.0)})
 
     def _check_names(self, runs: Sequence[StudyRun]) -> None:
         named: dict[str, StudyRun] = {}
@@ -240,7 +244,7 @@ class Study:
         }
         name = ".".join((self.name, *_words(arm_name, points, seed)))
         try:
-            base = load_recipe(arm.recipe) if arm.recipe else self._limited
+            base = load_recipe(arm.recipe) if arm.recipe else self._limited(arm)
             recipe = changed(base, [f"{key}={json.dumps(value)}" for key, value in settings.items()])
             recipe = Recipe.model_validate({**recipe.all_values(), "name": name, "description": self.file.title})
         except (ParakeetError, ValidationError) as error:
