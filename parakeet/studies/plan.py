@@ -292,7 +292,7 @@ def _both(one: Callable[[StudyRun], bool], other: Callable[[StudyRun], bool]) ->
 
 def _fewer_seeds(plan: StudyPlan) -> list[Cut]:
     study = plan.study
-    own = {name for name, arm in study.arms.items() if arm.seeds and not study.scale.seeds}
+    own = {name for name in study.arms if study.seeds_of(name) != study.seeds}
 
     def with_seeds(kept: Sequence[int]) -> Cut:
         return f"seeds {', '.join(map(str, kept))}", lambda run: run.arm in own or run.seed in kept

@@ -189,6 +189,12 @@ class Study:
         every = {**self.file.arms, **self.scale.own_arms}
         return {name: every[name] for name in self.scale.arms or every}
 
+    def seeds_of(self, arm_name: str) -> list[int]:
+        """The seeds of an arm: its own if it is an arm of the scale, else the scale's, the arm's or the study's."""
+        arm = self.arms[arm_name]
+        own = arm.seeds if arm_name in self.scale.own_arms else None
+        return own or self.scale.seeds or arm.seeds or self.file.seeds
+
     def runs(self) -> list[StudyRun]:
         """Every run, in the order of training: each point with all its seeds; forecast ones last.
 
@@ -201,7 +207,7 @@ class Study:
             labels = [self.scale.points.get(axis) or list(self.file.axes[axis]) for axis in arm.axes]
             for combination in product(*labels):
                 points = dict(zip(arm.axes, combination, strict=True))
-                for seed in self.scale.seeds or arm.seeds or self.file.seeds:
+                for seed in self.seeds_of(arm_name):
                     found.append(self._run(arm_name, points, seed))
         self._check_names(found)
         return sorted(found, key=lambda run: run.is_forecast)

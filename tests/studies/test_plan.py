@@ -49,7 +49,7 @@ def test_a_budget_holds_one_and_a_half_times_its_minutes(tmp_path: Path) -> None
         ),
         (
             lambda run: 100.0 if run.points.get("width") == "wide" else 10.0,
-            "seeds 1 (1 min 10 s)",
+            "What would fit: without the arm widths (10 s); without the point wide of width (20 s).",
         ),
         (lambda run: 85.0 if run.arm == "widths" else 80.0, "without the arm widths (1 min 20 s)."),
         (
@@ -80,7 +80,7 @@ def test_a_gpu_takes_the_flops_at_half_of_its_peak_one_run_after_the_other(tmp_p
 
 
 def test_steps_are_measured_once_and_finished_runs_count_as_they_were(tmp_path: Path) -> None:
-    study = make_study(write_study(tmp_path, ("minutes: 1}", "minutes: 0.0001}")), "smoke")
+    study = make_study(write_study(tmp_path, ("{minutes: 1, seeds", "{minutes: 0.01, seeds")), "smoke")
     plan = plan_study(tmp_path, study, Progress())
     rates = tmp_path / "studies/widths/smoke/rates.json"
     before = rates.read_text(encoding="utf-8")
