@@ -60,6 +60,23 @@ def vocabulary_rows(recipe: Recipe, start: Start | None = None) -> int:
     return -(-ids // 64) * 64
 
 
+def tokens_by_length(recipe: Recipe) -> dict[int, int]:
+    """Tokens that are trained on, by sequence length, in the order of the phases."""
+    schedule = Schedule.from_recipe(recipe.training, recipe.packing)
+    tokens: dict[int, int] = {}
+    before = 0
+    for phase in schedule.phases:
+        until = min(schedule.tokens_until(phase.last_step), recipe.training.tokens)
+        tokens[phase.sequence_length] = tokens.get(phase.sequence_length, 0) + until - before
+        before = until
+    return tokens
+
+
+def training_flops(recipe: Recipe, config: ModelConfig) -> int:
+    """FLOPs of the whole training, by the causal count."""
+    return sum(config.flops_per_token(length) * tokens for length, tokens in tokens_by_length(recipe).items())
+
+
 def render_plan(recipe: Recipe, gpu: Gpu | None = None, memory: int | None = None, start: Start | None = None) -> str:
     """The plan as plain text, one aligned section after the other.
 
@@ -133,7 +150,6 @@ class Plan:
         lengths = list(self._tokens)
         rows = f" in sequences of {lengths[0]:,}" if len(lengths) == 1 else ""
         sizes = ", then ".join(f"{size:,}" for size in schedule.batch_sizes)
-        flops = sum(self.config.flops_per_token(length) * tokens for length, tokens in self._tokens.items())
         return [
             *([] if self.start is None else [("begins with", began_with(self.start.lineage()))]),
             ("tokens", f"{settings.tokens:>{FIGURE},}"),
@@ -144,7 +160,7 @@ class Plan:
             ("warm-up, decay from", f"{schedule.warmup_steps:>{FIGURE},}  {schedule.decay_start:,}"),
             *(self._phases() if len(lengths) > 1 else []),
             *(row for length in lengths for row in self._flops(length, of_several=len(lengths) > 1)),
-            ("total FLOPs", f"{flops:>{FIGURE}.2e}"),
+            ("total FLOPs", f"{self._total_flops:>{FIGURE}.2e}"),
         ]
 
     def missing(self) -> Rows:
@@ -229,7 +245,7 @@ class Plan:
             ]
         rows += [
             ("total time", _cells(map(format_duration, in_all))),
-            ("total energy", _cells(_energy(gpus * gpu.watts * s) for s in in_all)),
+            ("total energy", _cells(format_energy(gpus * gpu.watts * s) for s in in_all)),
         ]
         specification = f"{gpu.tflops_bf16} TFLOPS in dense bf16, {gpu.gigabytes_per_second:,} GB/s, {gpu.watts} W"
         return f"{where} ({specification}{' each' if gpus > 1 else ''})", rows
@@ -263,14 +279,11 @@ class Plan:
 
     @cached_property
     def _tokens(self) -> dict[int, int]:
-        """Tokens that are trained on, by sequence length, in the order of the phases."""
-        tokens: dict[int, int] = {}
-        before = 0
-        for phase in self.schedule.phases:
-            until = min(self.schedule.tokens_until(phase.last_step), self.settings.tokens)
-            tokens[phase.sequence_length] = tokens.get(phase.sequence_length, 0) + until - before
-            before = until
-        return tokens
+        return tokens_by_length(self.recipe)
+
+    @cached_property
+    def _total_flops(self) -> int:
+        return training_flops(self.recipe, self.config)
 
     def _budget(self, memory: int | None) -> tuple[int, str]:
         """Bytes that one process may take, and in words what they are; no words if they are unknown."""
@@ -311,7 +324,6 @@ class Plan:
     def training_document(self) -> dict[str, Any]:
         """Training, memory by sequence length, time on the GPU, and disk space, as JSON values."""
         settings, schedule = self.settings, self.schedule
-        flops = sum(self.config.flops_per_token(length) * tokens for length, tokens in self._tokens.items())
         return {
             "training": {
                 "start": None if self.start is None else self.start.lineage(),
@@ -323,7 +335,7 @@ class Plan:
                 "warmup_steps": schedule.warmup_steps,
                 "decay_start": schedule.decay_start,
                 "processes": self.processes,
-                "flops": flops,
+                "flops": self._total_flops,
                 "missing": list(unmet(settings, self.cuda)),
             },
             "memory": {
@@ -361,8 +373,7 @@ class Plan:
         if self.settings.precision != "bf16":
             return []
         peak = self.processes * gpu.tflops_bf16 * 1e12
-        flops = sum(self.config.flops_per_token(length) * tokens for length, tokens in self._tokens.items())
-        return [flops / (peak * share) for share in UTILISATIONS]
+        return [self._total_flops / (peak * share) for share in UTILISATIONS]
 
     def _shared(self) -> Rows:
         if self.processes > 1:
@@ -402,6 +413,7 @@ def _cells(texts: Iterable[str]) -> str:
     return "".join(f"{text:>{FIGURE}}" for text in texts)
 
 
-def _energy(joules: float) -> str:
+def format_energy(joules: float) -> str:
+    """`350.0 Wh`, `12.3 kWh`."""
     hours = joules / 3600
     return f"{hours / 1000:,.1f} kWh" if hours >= 1000 else f"{hours:,.1f} Wh"

@@ -1,0 +1,38 @@
+"""`parakeet study plan`."""
+
+import click
+
+from parakeet.cli.common import say
+from parakeet.cli.output import examples, json_option, say_json
+
+
+@click.command(
+    epilog=examples(
+        "parakeet study plan size",
+        'parakeet study plan saturation --scale gpu --gpu "RTX 4090"',
+        "parakeet study plan my-study.yaml --json",
+    )
+)
+@click.argument("name", metavar="NAME")
+@click.option("--scale", default="cpu", show_default=True, help="Budget: smoke, cpu, night or gpu.")
+@click.option("--gpu", "gpu_name", metavar="NAME", help='Plan for this GPU: "RTX 3080 Ti".  [default: the scale\'s]')
+@json_option
+def plan(name: str, scale: str, gpu_name: str | None, as_json: bool) -> None:
+    """Show what a study takes, without running it: runs, tokens, FLOPs and time.
+
+    NAME is a shipped study or the file of your own. On this machine's processor a few steps of each model are measured;
+    finished runs count as they were. On a GPU the time follows from the FLOPs.
+    """
+    from parakeet.home import home
+    from parakeet.progress import Progress
+    from parakeet.studies.plan import plan_study
+    from parakeet.studies.study import make_study
+    from parakeet.training.gpus import gpu_named
+
+    study = make_study(name, scale)
+    chosen = gpu_name or study.scale.gpu
+    planned = plan_study(home(), study, Progress(), gpu_named(chosen) if chosen else None)
+    if as_json:
+        say_json(planned.as_json())
+    else:
+        say(planned.render())
