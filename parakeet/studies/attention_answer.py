@@ -25,8 +25,6 @@ from parakeet.studies.seeds import FEWEST_SEEDS
 from parakeet.studies.study import StudyFile
 
 VARIANT, LENGTH_KEY = "variant", "packing.sequence_length"
-NEAR_LAST = 127
-"""The last position of the bucket that ends where the short training sequences do."""
 Figures = Mapping[str, Any]
 
 
@@ -168,8 +166,8 @@ def _said_of_positions(figures: Figures) -> str:
     found = far["variants"][figures["base"]]
     length = figures["variants"][figures["base"]]["trained_at"]
     said = (
-        f"trained at {length:,} tokens, {figures['base']} need {in_words(found['far'])} at positions {_span(far['far'])}, "
-        f"{in_words(found['change'], sign=True)} from positions {_span(far['near'])}"
+        f"trained at {length:,} tokens, {figures['base']} need {in_words(found['far'])} at positions "
+        f"{_span(far['far'])}, {in_words(found['change'], sign=True)} from positions {_span(far['near'])}"
     )
     if found["behind"]:
         long = figures["variants"][far["long"]]["trained_at"]
@@ -263,8 +261,8 @@ def _position_parts(figures: Figures) -> list[Part]:
         rows.append((f"{first:,} to {last:,}", *cells))
     parts: list[Part] = [
         Heading("Beyond the length of training"),
-        "Held-out documents one after the other, without a document mask: each token is predicted from all before it in "
-        "its sequence. ALiBi (Press et al. 2021) lets a model read further than it was trained.",
+        "Held-out documents one after the other, without a document mask: each token is predicted from all before it "
+        "in its sequence. ALiBi (Press et al. 2021) lets a model read further than it was trained.",
         Drawing(chart, "Bits per byte by position in the sequence, a line for each variant, with 95 % intervals"),
     ]
     if figures["far"]:
@@ -290,24 +288,24 @@ def _limits(figures: Figures) -> list[str]:
     seeds = len(figures["seeds"])
     if 0 < seeds < FEWEST_SEEDS:
         limits.append(
-            f"There {'is one seed' if seeds == 1 else 'are two seeds'}, so no figure has an interval, and no difference is "
-            "told from chance."
+            f"There {'is one seed' if seeds == 1 else 'are two seeds'}, so no figure has an interval, and no "
+            "difference is told from chance."
         )
     if figures["missing"]:
         limits.append(f"No runs of: {', '.join(figures['missing'])}.")
     compared = sum(one["change"] is not None for one in figures["variants"].values())
     if compared > 1 and seeds >= FEWEST_SEEDS:
         limits.append(
-            f"Differences are seed by seed, with Student's t over {seeds} seeds. Of {compared} comparisons at 95 %, one in "
-            f"{round(1 / (1 - 0.95**compared))} studies has a false one; effects smaller than the intervals stay unseen."
+            f"Differences are seed by seed, with Student's t over {seeds} seeds. Of {compared} comparisons at 95 %, "
+            f"one in {round(1 / (1 - 0.95**compared))} studies has a false one. Smaller effects stay unseen."
         )
     limits.append(
-        "One small size, few tokens and one learning rate for all variants: a choice may matter in larger models, or in "
-        "longer training. Own keys and values have more parameters; they are not taken away elsewhere."
+        "One small size, few tokens and one learning rate for all variants: a choice may matter in larger models, or "
+        "in longer training. Own keys and values have more parameters; they are not taken away elsewhere."
     )
     if any(not one["comparable"] for one in figures["variants"].values()):
         limits.append(
-            "The model that was trained at another length reads as many tokens in fewer, longer sequences; it is compared "
-            "by position only, since held-out bits per byte are measured in sequences of the length of training."
+            "The model that was trained at another length reads as many tokens in fewer, longer sequences. It is "
+            "compared by position only, since held-out bits per byte are measured in sequences as training has them."
         )
     return limits
