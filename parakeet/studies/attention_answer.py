@@ -146,7 +146,7 @@ def _said_of_variants(figures: Figures) -> str:
         words = [
             f"{' and '.join(names)} {verb}" for names, verb in ((helps, "lowers it"), (harms, "raises it")) if names
         ]
-        verdict = f"of which only {', and '.join(words)} beyond chance"
+        verdict = f"beyond chance, {', and '.join(words)}"
     return f"Against {figures['base']}, bits per byte change by: {', '.join(each)}; {verdict}"
 
 

@@ -32,7 +32,8 @@ def draw_lines(
 ) -> "Figure":
     """`colours` are numbers of the palette's series by name; a number that comes again has another style of line.
 
-    `zero` draws a line there. `mark` is a place on the x axis, and what it is.
+    Without `ticks` there is one at each power of two. `zero` draws a line there. `mark` is a place on the x axis, and
+    what it is.
     """
     from matplotlib.ticker import FuncFormatter, NullLocator
 
@@ -62,11 +63,8 @@ def draw_lines(
             capsize=2.5,
         )
     axes.set_xscale("log")
-    if places := sorted(ticks or {place for line in shown.values() for place, _ in line}):
-        axes.set_xticks(places)
-        axes.xaxis.set_major_formatter(
-            FuncFormatter(lambda place, _: f"{place:,.3g}" if place < 1e3 else f"{place:,.0f}")
-        )
+    axes.set_xticks(ticks or _powers_of_two([place for line in shown.values() for place, _ in line]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda place, _: f"{place:,.3g}" if place < 1e3 else f"{place:,.0f}"))
     axes.xaxis.set_minor_locator(NullLocator())
     if zero:
         axes.axhline(0, color=palette.soft, linewidth=1, linestyle=(0, (4, 3)))
@@ -79,3 +77,11 @@ def draw_lines(
     if len(shown) > 1:
         legend_outside(figure)
     return figure
+
+
+def _powers_of_two(places: Sequence[float]) -> list[float]:
+    """Those between the smallest and the largest place, and the nearest to each; at most eight."""
+    if not places:
+        return []
+    first, last = (round(math.log2(end(places))) for end in (min, max))
+    return [2.0**power for power in range(first, last + 1, 1 + (last - first) // 8)]

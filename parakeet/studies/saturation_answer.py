@@ -63,11 +63,13 @@ def _said_of_repeated(figures: Figures) -> str:
     name = _decay_name(label)
     found = figures["worth"][label].get(epochs)
     if found:
-        said = f"{epochs} readings of one text ({name}) are worth {_share(found)} as many tokens of fresh text"
+        said = (
+            f"to read one text {epochs} times ({name}) is worth {_texts(found, int(epochs))} fresh texts of its length"
+        )
     else:
         first = next(iter(points.values()))
         said = (
-            f"{epochs} readings of one text ({name}) lead from {in_words(first['bits_per_byte'])} to "
+            f"to read one text {epochs} times ({name}) leads from {in_words(first['bits_per_byte'])} to "
             f"{in_words(last['bits_per_byte'])} bits per byte"
         )
     turn = figures["repeated_turn"][label]
@@ -359,6 +361,12 @@ def _decay_name(label: str) -> str:
 
 def _times(setting: Mapping[str, Any]) -> str:
     return f"{setting['a_parameter']:.3g}"
+
+
+def _texts(found: Mapping[str, Any], epochs: int) -> str:
+    """How many fresh texts of its length so many epochs are worth."""
+    interval = found["interval"] and [epochs * max(0.0, bound) for bound in found["interval"]]
+    return in_words({"value": epochs * found["value"], "interval": interval}, 1)
 
 
 def _share(found: Mapping[str, Any]) -> str:
