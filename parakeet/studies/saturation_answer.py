@@ -75,6 +75,10 @@ def _said_of_repeated(figures: Figures) -> str:
     turn = figures["repeated_turn"][label]
     if turn and turn["rise"] is not None:
         said += f", and the best was after {turn['best']}"
+    decay = figures["decay"]
+    if decay and epochs in decay["epochs"]:
+        changed = in_words(decay["epochs"][epochs], sign=True)
+        said += f"; {_decay_name(decay['one'])} then changes bits per byte by {changed}"
     return said
 
 
@@ -133,7 +137,7 @@ def _bits_parts(figures: Figures) -> list[Part]:
         rows += [
             (
                 f"repeated, {_decay_name(decay)}",
-                f"{point} {'epoch' if point == '1' else 'epochs'}",
+                _point_name(decay, point),
                 one["tokens"],
                 f"{one['a_parameter']:.3g}",
                 in_words(one["bits_per_byte"]),
@@ -227,8 +231,8 @@ def _int4_parts(figures: Figures) -> list[Part]:
     for name, growth in figures["int4_growth"].items():
         if growth and growth["ratio"]:
             parts.append(
-                f"{_series_name(name).capitalize()}: from {growth['from']} to {growth['to']} the cost of int4 grows by "
-                f"a factor of {in_words(growth['ratio'], 2)}."
+                f"{_series_name(name).capitalize()}: from {_point_name(name, growth['from'])} to "
+                f"{_point_name(name, growth['to'])} the cost of int4 grows by a factor of {in_words(growth['ratio'], 2)}."
             )
     table = Table(("text", "setting", "int8 costs", "int4 costs"), rows, right=(2, 3))
     return [*parts, Details("The cost of int8 and int4", [table])]
@@ -261,15 +265,29 @@ def _forgetting_parts(figures: Figures) -> list[Part]:
         if one["forgotten"]
     ]
     chart = partial(draw_lines, lines, TOKENS, "bits per byte less than unread text", zero=True)
+    told = [
+        f"{_series_name(name).capitalize()}, {_point_name(name, point)}: what was read first needs "
+        f"{in_words(one['forgotten'], sign=True)} beside what was read last, which {_told_apart(one['forgotten'])}."
+        for name, points in [(FRESH, fresh), *figures["repeated"].items()]
+        for point, one in list(points.items())[-1:]
+        if one["forgotten"]
+    ]
     columns = ("text", "setting", "read first: less than unread", "read last: less than unread", "first minus last")
     return [
         Heading("What it remembers of what it read"),
         "Bits per byte of training text, beside training text that was never read. Of fresh text, what was read first "
         "and what was read last; of repeated text, the last epoch's. The learning rate falls to zero at the end, so "
         "what is read last is learned with the smallest steps.",
+        *told,
         Drawing(chart, "Bits per byte that text which was read needs less than unread text, over tokens a parameter"),
         Details("The figures of each setting", [Table(columns, rows, right=(2, 3, 4))]),
     ]
+
+
+def _told_apart(found: Mapping[str, Any]) -> str:
+    if found["interval"] is None:
+        return "has no interval"
+    return "is beyond chance" if is_above(found) or is_below(found) else "could be chance"
 
 
 def _norm_parts(figures: Figures) -> list[Part]:
@@ -312,8 +330,8 @@ def _rank_parts(figures: Figures) -> list[Part]:
         other = figures["anisotropy_change"][name]
         if found and other:
             parts.append(
-                f"{_series_name(name).capitalize()}: from {found['from']} to {found['to']} the effective rank changes "
-                f"by {in_words(found['change'], sign=True)} of the width, the anisotropy by "
+                f"{_series_name(name).capitalize()}: from {_point_name(name, found['from'])} to "
+                f"{_point_name(name, found['to'])} the effective rank changes by {in_words(found['change'], sign=True)} of the width, the anisotropy by "
                 f"{in_words(other['change'], sign=True)}."
             )
     columns = ("text", "setting", "effective rank / width", "anisotropy")
@@ -353,6 +371,12 @@ def _all_points(figures: Figures) -> list[tuple[str, Mapping[str, Any]]]:
 
 def _series_name(label: str) -> str:
     return "fresh text" if label == FRESH else f"repeated, {_decay_name(label)}"
+
+
+def _point_name(label: str, point: str) -> str:
+    if label == FRESH:
+        return point
+    return f"{point} {'epoch' if point == '1' else 'epochs'}"
 
 
 def _decay_name(label: str) -> str:
