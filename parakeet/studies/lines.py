@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 APART = 0.035
 """Distance of two lines at the same place as a share of it, so that their intervals do not cover each other."""
-STYLES = ("-", "--", ":")
 
 Line = Sequence[tuple[float, Mapping[str, Any]]]
 """Places on the x axis, each with a `value` and its `interval`, which may be None."""
@@ -26,11 +25,10 @@ def draw_lines(
     y: str,
     palette: "Palette",
     ticks: Sequence[float] = (),
-    colours: Mapping[str, int] | None = None,
     zero: bool = False,
     mark: tuple[float, str] | None = None,
 ) -> "Figure":
-    """`colours` are numbers of the palette's series by name; a number that comes again has another style of line.
+    """A line for each name that has points; a point without an interval has no bar.
 
     Without `ticks` there is one at each power of two. `zero` draws a line there. `mark` is a place on the x axis, and
     what it is.
@@ -39,11 +37,7 @@ def draw_lines(
 
     figure, axes = empty_axes(palette, height=3.4)
     shown = {name: line for name, line in lines.items() if line}
-    used: list[int] = []
     for number, (name, line) in enumerate(shown.items()):
-        colour = (colours or {}).get(name, number)
-        style = STYLES[used.count(colour) % len(STYLES)]
-        used.append(colour)
         apart = math.exp(APART * (number - (len(shown) - 1) / 2))
         values = [point["value"] for _, point in line]
         bounds = [point["interval"] or (point["value"], point["value"]) for _, point in line]
@@ -54,8 +48,7 @@ def draw_lines(
             values,
             yerr=(below, above),
             label=name,
-            color=palette.series[colour % len(palette.series)],
-            linestyle=style,
+            color=palette.series[number % len(palette.series)],
             linewidth=1.4,
             marker="o",
             markersize=3.5,

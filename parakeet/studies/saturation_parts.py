@@ -16,6 +16,7 @@ TOKENS = "tokens read for each parameter"
 
 
 def saturation_parts(figures: Figures) -> list[Part]:
+    """Of `saturation_figures`. What was not measured has no part."""
     parts: list[Part] = []
     if figures["fresh"] or figures["repeated"]:
         parts += _bits_parts(figures)
@@ -30,14 +31,11 @@ def saturation_parts(figures: Figures) -> list[Part]:
     return parts
 
 
-def _lines(figures: Figures, key: str, repeated: bool = True) -> dict[str, Line]:
+def _lines(figures: Figures, key: str) -> dict[str, Line]:
     """The figure over tokens a parameter, of fresh text and of repeated text with each weight decay."""
-    series = {"fresh text": figures["fresh"]}
-    if repeated:
-        series |= {f"repeated, {decay_name(label)}": points for label, points in figures["repeated"].items()}
     return {
-        name: [(one["a_parameter"], one[key]) for one in points.values() if one.get(key)]
-        for name, points in series.items()
+        name: [(one["a_parameter"], one[key]) for one in points.values() if one[key]]
+        for name, points in _all_points(figures)
     }
 
 
@@ -50,13 +48,13 @@ def _bits_parts(figures: Figures) -> list[Part]:
     y = "held-out bits per byte (lower is better)"
     label = "Held-out bits per byte over tokens read for each parameter, of fresh text and of repeated text"
     rows: list[tuple[object, ...]] = [
-        ("fresh", point, one["tokens"], f"{one['a_parameter']:.3g}", in_words(one["bits_per_byte"]), "")
+        ("fresh text", point, one["tokens"], f"{one['a_parameter']:.3g}", in_words(one["bits_per_byte"]), "")
         for point, one in figures["fresh"].items()
     ]
     for decay, points in figures["repeated"].items():
         rows += [
             (
-                f"repeated, {decay_name(decay)}",
+                _series_name(decay),
                 _point_name(decay, point),
                 one["tokens"],
                 f"{one['a_parameter']:.3g}",
@@ -168,7 +166,7 @@ def _forgetting_parts(figures: Figures) -> list[Part]:
         ],
     }
     for decay, points in figures["repeated"].items():
-        lines[f"repeated, {decay_name(decay)}"] = [
+        lines[_series_name(decay)] = [
             (one["a_parameter"], one["unread_minus_read"]) for one in points.values() if one["unread_minus_read"]
         ]
     if not any(lines.values()):
