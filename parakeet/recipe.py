@@ -148,7 +148,8 @@ class Executor(Section):
         return self
 
 
-LEAST_VOCABULARY = 320
+LEAST_VOCABULARY = 308
+"""The 256 bytes, and a space with each of 52 letters: all that `words` needs for a text of characters."""
 
 
 class TokenizerSettings(Section):

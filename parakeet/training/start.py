@@ -100,8 +100,8 @@ def differences(recipe: Recipe, start: Start) -> list[tuple[str, dict[str, Any]]
 def less_held_out(recorded: Mapping[str, Any], recipe: Recipe) -> tuple[float, str] | None:
     """The share that a recorded recipe held out, if it is less than this one's, and a source that both read.
 
-    What is held out is decided by a hash, so the smaller share is a part of the larger one. Synthetic text has held-out
-    questions of its own.
+    What is held out is decided by a hash, so the smaller share is a part of the larger one. Generated text has held-out
+    parts of its own.
     """
     try:
         share = float(recorded["deduplication"]["held_out_fraction"])
@@ -113,8 +113,8 @@ def less_held_out(recorded: Mapping[str, Any], recipe: Recipe) -> tuple[float, s
 
 
 def _place(source: Mapping[str, Any]) -> str | None:
-    """Where a source's text comes from; None for synthetic text."""
-    if source.get("kind") == "synthetic":
+    """Where a source's text comes from; None for generated text."""
+    if source.get("kind") in ("synthetic", "random"):
         return None
     files = [file for file in source.get("files", ()) if isinstance(file, dict)]
     addresses = [str(file.get("url") or file.get("drive_id")) for file in files]
