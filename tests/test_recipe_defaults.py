@@ -97,6 +97,7 @@ OTHER_VALUES: dict[str, Any] = {
     "packing.then": [{"sequence_length": 512, "share": 0.25}],
     "training.optimizer": "adamw",
     "training.momentum_precision": "bf16",
+    "training.goldfish": 4,
     "training.precision": "bf16",
     "training.residual": "bf16",
     "training.batch_tokens": 2048,
