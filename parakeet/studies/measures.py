@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 
 from parakeet.evaluation.base import Metric
 from parakeet.evaluation.metrics import METRICS
+from parakeet.studies.capacity import Capacity
 from parakeet.studies.measure import Measure
 from parakeet.studies.norms import Norms
 
-OF_STUDIES: tuple[Measure, ...] = (Norms(),)
+OF_STUDIES: tuple[Measure, ...] = (Norms(), Capacity())
 
 MEASURES: Mapping[str, Metric | Measure] = {
     **{metric.name: metric for metric in METRICS if metric.name != "replies"},  # text to look at, no figure
