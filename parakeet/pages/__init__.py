@@ -10,11 +10,12 @@ from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from parakeet.formatting import (
     counted,
     format_bytes,
+    format_count,
     format_duration,
     format_percent,
     markdown_block,
@@ -87,11 +88,30 @@ def environment(markdown: bool) -> Environment:
         "duration": format_duration,
         "fixed": lambda number, decimals: f"{number:,.{decimals}f}",
         "percent": format_percent,
+        "short": format_count,
+        "attribute": lambda text: Markup(escape(one_line(text))),  # for HTML within Markdown
         "code": lambda text: Markup(one_line(text)),  # for a line in a fence, where nothing is escaped
         "block": lambda text: Markup(markdown_block(text)),
         "table": lambda table: Markup(markdown_table(table.columns, table.rows, table.right)),
     }
+    # In sentences that both kinds of page share. Addresses are those of the templates.
+    environment.globals |= (
+        {"link": _link_in_markdown, "code": _code_in_markdown}
+        if markdown
+        else {
+            "link": lambda text, address: Markup('<a href="{}">{}</a>').format(address, sanitise(text)),
+            "code": lambda text: Markup("<code>{}</code>").format(sanitise(text)),
+        }
+    )
     return environment
+
+
+def _link_in_markdown(text: str, address: str) -> Markup:
+    return Markup(f"[{markdown_text(text)}]({address})")
+
+
+def _code_in_markdown(text: str) -> Markup:
+    return Markup(f"`{one_line(text).replace('`', chr(39))}`")
 
 
 def _count(number: int, noun: str = "") -> str:

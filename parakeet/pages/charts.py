@@ -22,6 +22,8 @@ NARROW, NARROW_LETTERS = 3.9, 54
 """Inches of a chart for a phone, and letters of 8 points on a line of it."""
 LEGEND_MARK = 7
 """The room of a mark in a legend and of the gaps beside it, in letters."""
+SHARP = 200
+"""Dots an inch."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,10 @@ Chart = Callable[[Palette], "Figure"]
 PRINTED = Palette(
     "#23282b", "#626b6e", ("#2f7a54", "#d09a3a", "#4a72a8", "#b5604a", "#7d659e", "#3b959a", "#b46c93", "#8a9440")
 )
+ON_DARK = Palette(
+    "#e4e3dd", "#9ba3a3", ("#63b389", "#ddb263", "#86a9d8", "#d98f7a", "#ae97cf", "#6fc0c4", "#d59bbb", "#b7c06c")
+)
+"""For a PNG on a dark page: the colours that style.css has there."""
 _THEMED = Palette("#010101", "#010102", tuple(f"#0101{number:02x}" for number in range(16, 16 + SERIES)))
 """Stand for the variables of style.css, since matplotlib only takes colours."""
 _VARIABLES = {
@@ -51,6 +57,15 @@ _VARIABLES = {
 def save_png(chart: Chart, path: Path) -> None:
     """Write the chart to `path`. The same chart gives the same bytes."""
     _drawn(chart, PRINTED, path, format="png")
+
+
+def png_pair(chart: Chart, about: str) -> tuple[bytes, bytes]:
+    """The chart as PNGs for a light page and for a dark one, sharp on any screen. `about` is kept in them."""
+    light, dark = io.BytesIO(), io.BytesIO()
+    sharp = {"format": "png", "dpi": SHARP, "metadata": {"Description": about}}
+    _drawn(chart, PRINTED, light, **sharp)
+    _drawn(chart, ON_DARK, dark, transparent=True, **sharp)
+    return light.getvalue(), dark.getvalue()
 
 
 def svg(chart: Chart, label: str) -> Markup:
@@ -125,7 +140,7 @@ def legend_outside(figure: "Figure", below: bool = False) -> None:
     )
 
 
-def _drawn(chart: Chart, palette: Palette, to: "Path | io.StringIO", **options: Any) -> None:
+def _drawn(chart: Chart, palette: Palette, to: "Path | io.StringIO | io.BytesIO", **options: Any) -> None:
     import matplotlib
     from cycler import cycler
 

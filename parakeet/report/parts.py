@@ -12,11 +12,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A chart, on the HTML page only: the tables beside it have its figures. `label` says in words what it shows."""
+    """A chart. `label` says in words what it shows.
+
+    A Markdown page shows it only if it has a `file`: the name of its two PNG files beside the page, FILE.png and
+    FILE-dark.png. Without them the tables beside it have its figures.
+    """
 
     kind: ClassVar[str] = "drawing"
     chart: "Chart"
     label: str
+    file: str = ""
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class Details:
 
     kind: ClassVar[str] = "details"
     summary: str
-    parts: Sequence[str | Table]
+    parts: Sequence[str | Table | Facts]
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,23 @@ class Answers:
     replies: Sequence[tuple[str, str]]
 
 
-Part = str | Table | Drawing | Heading | Facts | Details | Answers
+@dataclass(frozen=True)
+class Items:
+    """Short paragraphs, each with a mark before it."""
+
+    kind: ClassVar[str] = "items"
+    texts: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Commands:
+    """Lines for a shell."""
+
+    kind: ClassVar[str] = "commands"
+    lines: Sequence[str]
+
+
+Part = str | Table | Drawing | Heading | Facts | Details | Answers | Items | Commands
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,15 @@
+"""Who answers which study. A new one is a module with `answer(records, file)`, and a line here."""
+
+from collections.abc import Mapping
+
+from parakeet.studies import generic_answer
+from parakeet.studies.answer import Answer, Answering
+from parakeet.studies.results import Results
+
+ANSWERS: Mapping[str, Answering] = {}
+"""By the name of the study. The others get the generic answer."""
+
+
+def answer_of(results: Results) -> Answer:
+    """From results with at least one record."""
+    return ANSWERS.get(results.name, generic_answer.answer)(results.records, results.file)

@@ -1,0 +1,152 @@
+"""A study as a reader sees it: its answer, and how it was run. A section of the article, or a page of its own."""
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from parakeet.formatting import counted, format_count, format_date, format_duration
+from parakeet.report.parts import Commands, Details, Drawing, Facts, Items, Part
+from parakeet.studies.answers import answer_of
+from parakeet.studies.results import Results
+from parakeet.studies.seeds import FEWEST_SEEDS
+from parakeet.studies.study import shipped_studies
+
+MOST_NAMED = 12
+"""Missing runs that are named; the others are counted."""
+
+
+@dataclass(frozen=True)
+class Chapter:
+    name: str
+    scale: str
+    title: str
+    question: str
+    sentence: str
+    """The answer; empty if there is none, because no run has finished."""
+    parts: Sequence[Part]
+    """Its drawings have files, `<name>-<number>`, for Markdown."""
+    limits: Items | None
+    command: Commands
+    other_text: str
+    """A sentence if the command alone reads other text than these runs; else empty."""
+    how: Sequence[Part]
+    """When, where, how long, which text."""
+    runs: int
+    missing: int
+
+    @property
+    def anchor(self) -> str:
+        """Of its heading on a Markdown page, as GitHub makes it."""
+        letters = "".join(letter for letter in self.title.casefold() if letter.isalnum() or letter in " -_")
+        return letters.replace(" ", "-")
+
+
+def chapter_of(results: Results) -> Chapter:
+    """Without an answer if there are no records."""
+    answer = answer_of(results) if results.records else None
+    limits = [*answer.limits, *_few_seeds(results), *_missing(results)] if answer else []
+    return Chapter(
+        name=results.name,
+        scale=results.scale,
+        title=results.file.title,
+        question=" ".join(results.file.question.split()),
+        sentence=answer.sentence if answer else "",
+        parts=_with_files(answer.parts, results.name) if answer else [],
+        limits=Items(limits) if limits else None,
+        command=Commands([command_of(results)]),
+        other_text=_other_text(results),
+        how=[Details("How it was run", [Facts(_facts(results))])] if answer else [],
+        runs=len(results.records),
+        missing=len(results.missing),
+    )
+
+
+def command_of(results: Results) -> str:
+    """What repeats the study."""
+    file = results.name if results.name in shipped_studies() else f"{results.name}.yaml"
+    return f"parakeet study run {file} --scale {results.scale}"
+
+
+def _with_files(parts: Sequence[Part], name: str) -> list[Part]:
+    found: list[Part] = []
+    drawings = 0
+    for part in parts:
+        if isinstance(part, Drawing):
+            drawings += 1
+            part = replace(part, file=f"{name}-{drawings}")
+        found.append(part)
+    return found
+
+
+def _few_seeds(results: Results) -> list[str]:
+    n = len(results.seeds)
+    if n >= FEWEST_SEEDS:
+        return []
+    return [f"All runs have {counted(n, 'seed')}; an interval over seeds needs {FEWEST_SEEDS}."]
+
+
+def _missing(results: Results) -> list[str]:
+    if not results.missing:
+        return []
+    n, total = len(results.missing), len(results.missing) + len(results.records)
+    named = [f"{name} ({reason})" if reason else name for name, reason in results.missing[:MOST_NAMED]]
+    more = f" and {n - MOST_NAMED} more" if n > MOST_NAMED else ""
+    return [f"{n} of {counted(total, 'run')} {'is' if n == 1 else 'are'} missing: {', '.join(named)}{more}."]
+
+
+def _other_text(results: Results) -> str:
+    if not (default := results.setup.get("default_sources")):
+        return ""
+    return (
+        f"Without --data the command reads the recipe's own text ({joined(default)}). These runs read "
+        f"{joined(_source_names(results.texts[:1]))}, so your figures will differ somewhat."
+    )
+
+
+def _source_names(texts: Sequence[object]) -> list[str]:
+    return [source["name"] for text in texts for source in text["sources"]]  # type: ignore[index]
+
+
+def _facts(results: Results) -> list[tuple[str, str]]:
+    records = results.records
+    settings = {(record.arm, *record.points.values()) for record in records}
+    seeds = results.seeds
+    with_seeds = f"{'seed' if len(seeds) == 1 else 'seeds'} {joined([str(seed) for seed in seeds])}"
+    rows = [("Runs", f"{counted(len(records), 'run')} of {counted(len(settings), 'setting')}, {with_seeds}")]
+    if results.dates:
+        rows.append(("Trained", in_days(results.dates)))
+    rows.append(("Machine", machine_of(results)))
+    rows.append(("Time", f"{format_duration(results.seconds)} of training, one run after the other"))
+    parameters = [record.training["parameters"] for record in records]
+    tokens = [record.training["tokens"] for record in records]
+    rows.append(("Models", f"{_range(parameters)} parameters, trained on {_range(tokens)} tokens"))
+    for text in results.texts:
+        arms = [arm.replace("_", " ") for arm in text["arms"]]
+        sources = [f"{source['name']} (licence: {source['licence']})" for source in text["sources"]]
+        there = [record.training["text_tokens"] for record in records if record.arm in text["arms"]]
+        name = "Text" if len(results.texts) == 1 else f"Text of {joined(arms)}"
+        rows.append((name, f"{joined(sources)}, {_range(there)} tokens to train on"))
+    return rows
+
+
+def machine_of(results: Results) -> str:
+    devices = sorted({record.training.get("device", "cpu") for record in results.records})
+    if not results.machines:
+        return joined(["a GPU" if device == "cuda" else "a CPU" for device in devices])
+    return joined(results.machines)
+
+
+def in_days(dates: Sequence[str]) -> str:
+    """`29 November 2026`, or from one day to another. `dates` are sorted, in ISO 8601."""
+    first, last = (datetime.date.fromisoformat(day) for day in (dates[0], dates[-1]))
+    return f"on {format_date(first)}" if first == last else f"from {format_date(first)} to {format_date(last)}"
+
+
+def _range(numbers: Sequence[int]) -> str:
+    low, high = format_count(min(numbers)), format_count(max(numbers))
+    return low if low == high else f"{low} to {high}"
+
+
+def joined(words: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
