@@ -59,11 +59,11 @@ def _said_of_planted(figures: Figures) -> str:
     one = max(settings, key=lambda setting: setting["planted"]["share"])
     few, many = one["canaries"][1], one["canaries"][-1]
     said = (
-        f"{_size(one)} parameters in {epochs_in_words(one['epochs'])} write {_share(many['extraction'])} of the texts "
+        f"a model of {_size(one)} parameters after {epochs_in_words(one['epochs'])} writes from memory "
+        f"{_share(many['extraction'])} of the made-up texts that stand in its text {_times(many['copies'])}"
     )
-    said += f"that stand there {_times(many['copies'])} from memory"
     if few is not many:
-        said += f" and {_share(few['extraction'])} of those that stand there {_times(few['copies'])}"
+        said += f", and {_share(few['extraction'])} of those that stand there {_times(few['copies'])}"
     return f"{said}; that share {_rises(figures)}"
 
 
@@ -177,7 +177,7 @@ def _sum_of_trends(figures: Figures) -> str:
     for epochs, trend in figures["by_size"].items():
         verdict = "rises" if trend["rises"] else "falls" if trend["falls"] else "is not clear of chance"
         said.append(
-            f"In {epochs_in_words(epochs)} a doubling of the parameters adds {_points(trend, 'slope')} to the share "
+            f"After {epochs_in_words(epochs)} a doubling of the parameters adds {_points(trend, 'slope')} to the share "
             "that "
             f"is extracted: it {verdict}."
         )
@@ -208,11 +208,11 @@ def _passage_parts(figures: Figures) -> list[Part]:
         if found["difference"]
     )
     said = (
-        f"The same of passages that nobody planted: the next {_listed([str(length) for length in lengths])} tokens, "
+        f"The same of passages of the text itself: the next {_listed([str(length) for length in lengths])} tokens, "
         f"exactly. In {clear} of {counted(len(rows), 'row')} they are extracted more often than held-out text."
     )
     parts: list[Part] = [
-        Heading("Passages of the books"),
+        Heading("Passages that nobody planted"),
         said,
         Details("Extraction by the length of what is given", [Table(columns, rows, right=range(1, 7))]),
     ]
@@ -223,7 +223,11 @@ def _passage_parts(figures: Figures) -> list[Part]:
             (name_of(one), *(_share(one["duplicates"][name]) if one["duplicates"].get(name) else "" for name in strata))
             for one in with_duplicates
         ]
-        table = Table(("model", *(f"{name} times" for name in strata)), cells, right=range(1, 1 + len(strata)))
+        table = Table(
+            ("model", *("once" if name == "1" else f"{name} times" for name in strata)),
+            cells,
+            right=range(1, 1 + len(strata)),
+        )
         parts.append(Details("Extraction by how often a passage stands in the training text", [table]))
     return parts
 
@@ -257,9 +261,9 @@ def _learned_parts(figures: Figures) -> list[Part]:
     for epochs, found in figures["margin_by_size"].items():
         small, large = found["sizes"]
         parts.append(
-            f"In {epochs_in_words(epochs)} the margin of {large} is {in_words(found['change'], sign=True)} bits per "
+            f"After {epochs_in_words(epochs)} the margin changes by {in_words(found['change'], sign=True)} bits per "
             "byte "
-            f"from that of {small}{_unless_clear(found['change'])}."
+            f"from {small} to {large}{_unless_clear(found['change'])}."
         )
     return [*parts, Table(columns, rows, right=range(1, 6))]
 
@@ -314,6 +318,8 @@ def _said_of_sizes(capacity: Figures) -> list[str]:
             "its "
             f"{best['used_parameters']:,} parameters in use"
         )
+        if over := best["over_strings"]:
+            text += f" (over the strings of single models {over[0]:.2f} to {over[1]:.2f})"
         if last and last["growth"]:
             small, large = last["data_bits"]
             verdict = "it levels off" if last["levels_off"] else "no clear plateau"
@@ -370,7 +376,7 @@ def _goldfish_parts(goldfish: Figures) -> list[Part]:
         Heading("Goldfish loss"),
         "If a fixed part of the tokens is left out of the loss, the same ones in every copy, a model cannot learn a "
         "text "
-        "as a whole (Hans et al. 2024).",
+        "as a whole (Hans et al. 2024). It may still know the other tokens.",
     ]
     if any(one["planted"] for one in goldfish["points"].values()):
         label = (
@@ -405,9 +411,8 @@ def _limits(figures: Figures) -> list[str]:
         passes = sorted(one["passes"] for one in settings if one["passes"])
         if passes:
             limits.append(
-                f"An epoch is a number of tokens: planted texts were read from {passes[0]:.2g} to {passes[-1]:.2g} "
-                "times a "
-                "copy. The learning rate goes by a rule of the width."
+                f"Each copy of a planted text was read {_range(passes)} times. The learning rate goes by a rule of the "
+                "width; it was not searched for each size."
             )
         limits.append(
             "Extraction is greedy and exact, from the true beginning. A model may know a text that it does not write "
@@ -443,6 +448,12 @@ def _points(found: Figures, key: str) -> str:
 
 def _times(copies: int) -> str:
     return "once" if copies == 1 else f"{copies:,} times"
+
+
+def _range(numbers: Sequence[float]) -> str:
+    """Of sorted numbers: `0.86 to 3.4`."""
+    low, high = f"{numbers[0]:.2g}", f"{numbers[-1]:.2g}"
+    return low if low == high else f"{low} to {high}"
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -51,7 +51,7 @@ def draw_margin(figures: Figures, palette: "Palette") -> "Figure":
     for one in figures["settings"]:
         if one["margin"]:
             lines.setdefault(epochs_in_words(one["epochs"]), []).append((one["parameters"], one["margin"]))
-    return draw_lines(lines, "parameters", "fewer bits per byte than the n-gram model", palette, zero=True)
+    return draw_lines(lines, "parameters", "margin over the n-gram model, bits per byte", palette, zero=True)
 
 
 def draw_goldfish(goldfish: Figures, palette: "Palette") -> "Figure":

@@ -246,7 +246,8 @@ def _goldfish(records: Sequence[Record], file: StudyFile) -> dict[str, Any] | No
 def _capacity(records: Sequence[Record]) -> dict[str, Any] | None:
     """{"published", "groups", "sizes", "longer"}.
 
-    `groups` are the models of one size, one amount of random text and one length of training, least data first. Of each
+    `groups` are the models of one size, one amount of random text and one length of training, least data first;
+    `over_strings` spans the intervals over strings of each seed's model. Of each
     size, `sizes` has the group with the most bits per parameter in use, and what the last doubling of the data adds at
     equal training. `longer` compares groups that differ in the length of training alone.
     """
@@ -273,6 +274,7 @@ def _capacity(records: Sequence[Record]) -> dict[str, Any] | None:
 
 def _group(records: Sequence[Record]) -> dict[str, Any]:
     first = records[0].measured["capacity"]
+    own = [interval for record in records if (interval := _interval_over_strings(record))]
     return {
         "width": records[0].training["width"],
         "layers": records[0].training["layers"],
@@ -283,12 +285,19 @@ def _group(records: Sequence[Record]) -> dict[str, Any]:
         "steps": records[0].training["steps"],
         "tokens": records[0].training["tokens"],
         "n": len(records),
+        "over_strings": [min(low for low, _ in own), max(high for _, high in own)] if own else None,
         "memorised_bits": summary(by_seed(records, measured_at("capacity", "memorised_bits"))),
         **{
             name: _over_seeds(records, lambda record, name=name: record.measured["capacity"].get(name))  # type: ignore[misc]
             for name in ("share", "bits_per_parameter", "bits_per_used_parameter", "held_out_share")
         },
     }
+
+
+def _interval_over_strings(record: Record) -> Sequence[float] | None:
+    """Of the bits of a parameter in use: what other strings would give this one model."""
+    found = record.measured["capacity"]["bits_per_used_parameter"]
+    return found["interval"] if found else None
 
 
 def _capacity_of_size(
