@@ -8,9 +8,9 @@ from parakeet.formatting import counted, format_count, format_percent
 from parakeet.pages import Table
 from parakeet.report.parts import Details, Drawing, Heading, Part
 from parakeet.studies.answer import Answer
+from parakeet.studies.capacity_parts import capacity_parts, said_of_capacity
 from parakeet.studies.comparison import in_words, is_above, is_below
 from parakeet.studies.memorisation_charts import (
-    draw_capacity,
     draw_exposure,
     draw_extraction,
     draw_goldfish,
@@ -40,7 +40,7 @@ def _sentence(figures: Figures) -> str:
         for one in (
             _said_of_planted(figures),
             _said_of_margin(figures),
-            _said_of_capacity(figures["capacity"]),
+            said_of_capacity(figures["capacity"]),
             _said_of_goldfish(figures["goldfish"]),
         )
         if one
@@ -64,7 +64,7 @@ def _said_of_planted(figures: Figures) -> str:
     )
     if few is not many:
         said += f", and {_share(few['extraction'])} of those that stand there {_times(few['copies'])}"
-    return f"{said}; that share {_rises(figures)}"
+    return f"{said}; that share {_rises(figures)}; exposure, which sees fainter traces, {_exposure_rises(figures)}"
 
 
 def _rises(figures: Figures) -> str:
@@ -80,6 +80,16 @@ def _rises(figures: Figures) -> str:
     return _listed(said)
 
 
+def _exposure_rises(figures: Figures) -> str:
+    settings = _planted(figures)
+    with_copies = sum(is_above(one["exposure_trend"]) for one in settings)
+    said = [f"rises clearly with copies in {with_copies}"]
+    for words, key in (("with size at", "exposure_by_size"), ("with epochs in", "exposure_by_epochs")):
+        if changes := figures[key]:
+            said.append(f"{words} {sum(is_above(one['change']) for one in changes.values())} of {len(changes)}")
+    return _listed(said)
+
+
 def _said_of_margin(figures: Figures) -> str:
     settings = [one for one in figures["settings"] if one["margin"]]
     if not settings:
@@ -91,22 +101,6 @@ def _said_of_margin(figures: Figures) -> str:
         f"on text that was not read the best of them, {name_of(best)}, {verb} a look-up table of the training text, by "
         f"{in_words(margin, sign=True)} bits per byte"
     )
-
-
-def _said_of_capacity(capacity: Figures | None) -> str:
-    if capacity is None:
-        return ""
-    best = max((size["best"] for size in capacity["sizes"]), key=lambda one: one["bits_per_used_parameter"]["value"])
-    return (
-        f"a parameter in use holds {'at least ' if _is_bound(capacity) else ''}"
-        f"{in_words(best['bits_per_used_parameter'], 2)} bits of random strings, where {capacity['published']} are "
-        "published"
-    )
-
-
-def _is_bound(capacity: Figures) -> bool:
-    """Whether more training memorised more, or nobody tried."""
-    return not capacity["longer"] or any(one["grows"] for one in capacity["longer"])
 
 
 def _said_of_goldfish(goldfish: Figures | None) -> str:
@@ -131,7 +125,7 @@ def _parts(figures: Figures) -> list[Part]:
     if any(one["margin"] or one["gap"] for one in figures["settings"]):
         parts += _learned_parts(figures)
     if figures["capacity"]:
-        parts += _capacity_parts(figures["capacity"])
+        parts += capacity_parts(figures["capacity"])
     if figures["goldfish"]:
         parts += _goldfish_parts(figures["goldfish"])
     return parts
@@ -259,103 +253,16 @@ def _learned_parts(figures: Figures) -> list[Part]:
         )
         parts.append(Drawing(partial(draw_margin, figures), label))
     for epochs, found in figures["margin_by_size"].items():
-        small, large = found["sizes"]
         parts.append(
             f"After {epochs_in_words(epochs)} the margin changes by {in_words(found['change'], sign=True)} bits per "
             "byte "
-            f"from {small} to {large}{_unless_clear(found['change'])}."
+            f"from {found['from']} to {found['to']}{_unless_clear(found['change'])}."
         )
     return [*parts, Table(columns, rows, right=range(1, 6))]
 
 
 def _unless_clear(found: Figures) -> str:
     return "" if _is_clear(found) else ", which is not clear of chance"
-
-
-def _capacity_parts(capacity: Figures) -> list[Part]:
-    rows = [
-        (
-            f"{one['width']}x{one['layers']}",
-            one["used_parameters"],
-            one["steps"],
-            round(one["data_bits"]),
-            in_words(one["memorised_bits"], 0),
-            _value_in_percent(one["share"]),
-            in_words(one["bits_per_used_parameter"], 2),
-            in_words(one["bits_per_parameter"], 2),
-        )
-        for one in capacity["groups"]
-    ]
-    columns = (
-        "model",
-        "parameters in use",
-        "steps",
-        "bits of data",
-        "memorised",
-        "of the data",
-        "bits a parameter",
-        "of all",
-    )
-    return [
-        Heading("Bits in a parameter"),
-        "Random strings can only be memorised, and their bits are known. What the model's code of them is shorter by, "
-        "it "
-        f"has memorised. Morris et al. (2025) found {capacity['published']} bits a parameter in GPT models, where "
-        "more data "
-        "add no more. Rows of the embedding whose tokens never occur are not in use.",
-        Drawing(partial(draw_capacity, capacity), "Memorised bits by bits of random strings, a line for each size"),
-        " ".join([*_said_of_sizes(capacity), *_said_of_longer(capacity)]),
-        Table(columns, rows, right=range(1, len(columns))),
-    ]
-
-
-def _said_of_sizes(capacity: Figures) -> list[str]:
-    said = []
-    for size in capacity["sizes"]:
-        best, last = size["best"], size["last_doubling"]
-        text = (
-            f"{best['width']}x{best['layers']} holds {in_words(best['bits_per_used_parameter'], 2)} bits for each of "
-            "its "
-            f"{best['used_parameters']:,} parameters in use"
-        )
-        if over := best["over_strings"]:
-            text += f" (over the strings of single models {over[0]:.2f} to {over[1]:.2f})"
-        if last and last["growth"]:
-            small, large = last["data_bits"]
-            verdict = "it levels off" if last["levels_off"] else "no clear plateau"
-            text += f"; {large / small:.2g} times the data change that by {_growth(last['growth'])}: {verdict}"
-        said.append(f"{text}.")
-    return said
-
-
-def _said_of_longer(capacity: Figures) -> list[str]:
-    if not capacity["longer"]:
-        return ["No model was trained longer, so these are lower bounds."]
-    said = []
-    for one in capacity["longer"]:
-        few, many = one["steps"]
-        verdict = (
-            "training had not converged, and these are lower bounds"
-            if one["grows"]
-            else "more training adds nothing that is clear of chance"
-        )
-        if one["growth"]:
-            said.append(f"{many:,} steps in place of {few:,} memorise {_growth(one['growth'])}: {verdict}.")
-    return said
-
-
-def _growth(found: Figures) -> str:
-    return (
-        in_words({**found, "value": 100 * found["value"], "interval": _hundredfold(found["interval"])}, 0, True) + " %"
-    )
-
-
-def _hundredfold(interval: Sequence[float] | None) -> list[float] | None:
-    return [100 * bound for bound in interval] if interval else None
-
-
-def _value_in_percent(found: Figures | None) -> str:
-    return format_percent(found["value"], 0) if found else ""
 
 
 def _goldfish_parts(goldfish: Figures) -> list[Part]:

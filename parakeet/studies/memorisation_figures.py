@@ -39,7 +39,9 @@ def memorisation_figures(records: Sequence[Record], file: StudyFile) -> dict[str
         "settings": settings,
         "by_size": _by_size(settings),
         "by_epochs": _by_epochs(settings),
-        "margin_by_size": _margin_by_size(records, settings),
+        "margin_by_size": _change(records, settings, SIZE, measured_at("memorisation", "margin", "margin", "value")),
+        "exposure_by_size": _change(records, settings, SIZE, _mean_exposure),
+        "exposure_by_epochs": _change(records, settings, EPOCHS, _mean_exposure),
         "goldfish": _goldfish(records, file),
         "capacity": _capacity(records),
     }
@@ -72,7 +74,7 @@ def _setting(records: Sequence[Record]) -> dict[str, Any]:
         "planted": _pooled([one["extraction"] for one in planted]) if planted else None,
         "trend": _trend(planted),
         "seeds_rising": sum(bool((_trend(_canaries([one])[1:]) or {}).get("rises")) for one in records),
-        "exposure_trend": summary(by_seed(records, _exposure_slope)),
+        "exposure_trend": _exposure_trend(records),
         "passages": _passages(records),
         "duplicates": _duplicates(records),
         "continuation": (_at(records[0], "extraction") or {}).get("continuation"),
@@ -149,15 +151,41 @@ def _trend(planted: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     )
 
 
-def _exposure_slope(record: Record) -> float | None:
-    """Bits for each doubling of the copies, by least squares."""
-    rows = [row for row in (_at(record, "canaries") or {}).get("by_copies", ()) if row["copies"] and row["exposure"]]
-    places = [math.log2(row["copies"]) for row in rows]
-    if len(set(places)) < 2:
+def _exposure_trend(records: Sequence[Record]) -> dict[str, Any] | None:
+    """Bits of exposure for each doubling of the copies, by least squares; of one seed with the interval over texts."""
+    slopes = {record.seed: found for record in records if (found := _exposure_slope(record))}
+    trend = summary({seed: value for seed, (value, _) in slopes.items()})
+    if trend and trend["n"] == 1:
+        ((value, error),) = slopes.values()
+        trend["interval"] = None if error is None else [value - 1.96 * error, value + 1.96 * error]
+    return trend
+
+
+def _exposures(record: Record) -> list[tuple[float, Mapping[str, Any]]]:
+    """Of the planted texts: log2 of the copies, and their exposure."""
+    rows = (_at(record, "canaries") or {}).get("by_copies", ())
+    return [(math.log2(row["copies"]), row["exposure"]) for row in rows if row["copies"] and row["exposure"]]
+
+
+def _exposure_slope(record: Record) -> tuple[float, float | None] | None:
+    """The slope, and its standard error, which is None if a number of copies has too few texts for an interval."""
+    rows = _exposures(record)
+    middle = sum(place for place, _ in rows) / max(1, len(rows))
+    spread = sum((place - middle) ** 2 for place, _ in rows)
+    if not spread:
         return None
-    middle = sum(places) / len(places)
-    above = sum((place - middle) * row["exposure"]["value"] for place, row in zip(places, rows, strict=True))
-    return float(above / sum((place - middle) ** 2 for place in places))
+    weights = [(place - middle) / spread for place, _ in rows]
+    slope = sum(weight * one["value"] for weight, (_, one) in zip(weights, rows, strict=True))
+    if any(one["interval"] is None for _, one in rows):
+        return slope, None
+    errors = [(one["interval"][1] - one["interval"][0]) / (2 * 1.96) for _, one in rows]
+    return slope, math.hypot(*(weight * error for weight, error in zip(weights, errors, strict=True)))
+
+
+def _mean_exposure(record: Record) -> float | None:
+    """Of all planted texts, each number of copies alike."""
+    rows = _exposures(record)
+    return sum(one["value"] for _, one in rows) / len(rows) if rows else None
 
 
 def _passages(records: Sequence[Record]) -> dict[str, Any]:
@@ -209,17 +237,22 @@ def _by_epochs(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _margin_by_size(records: Sequence[Record], settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """By epochs: the margin over the n-gram model of the largest size minus that of the smallest, seed by seed."""
-    margin = measured_at("memorisation", "margin", "margin", "value")
+def _change(
+    records: Sequence[Record],
+    settings: Sequence[Mapping[str, Any]],
+    axis: str,
+    figure: Callable[[Record], float | None],
+) -> dict[str, Any]:
+    """By point of the other axis: the figure at the last point of `axis` minus that at the first, seed by seed."""
+    other = EPOCHS if axis == SIZE else SIZE
     found = {}
-    for epochs in dict.fromkeys(one["epochs"] for one in settings):
-        sizes = [one["size"] for one in settings if one["epochs"] == epochs]
-        small, large = (
-            by_seed(_of(records, PLANTED, {SIZE: size, EPOCHS: epochs}), margin) for size in (sizes[0], sizes[-1])
+    for point in dict.fromkeys(one[other] for one in settings):
+        places = [one[axis] for one in settings if one[other] == point]
+        first, last = (
+            by_seed(_of(records, PLANTED, {axis: place, other: point}), figure) for place in (places[0], places[-1])
         )
-        if len(sizes) > 1 and (change := difference(large, small)):
-            found[epochs] = {"sizes": [sizes[0], sizes[-1]], "change": change}
+        if len(places) > 1 and (change := difference(last, first)):
+            found[point] = {"from": places[0], "to": places[-1], "change": change}
     return found
 
 

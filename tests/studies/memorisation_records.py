@@ -35,7 +35,7 @@ def planted(rate: Rate, seeds: Sequence[int] = (1, 2, 3), sizes: Sequence[str] =
 def goldfish(with_it: float, without: float) -> list[Record]:
     rates = {"every token": without, "three of four": with_it}
     return [
-        _text_model("goldfish", {"goldfish": label}, "128x4", "4", seed, lambda *_, label=label: rates[label])  # type: ignore[misc]
+        _text_model("goldfish", {"goldfish": label}, "128x4", "4", seed, lambda *_, label=label: rates[label])
         for label in rates
         for seed in (1, 2, 3)
     ]

@@ -40,6 +40,7 @@ def test_a_rise_with_copies_size_and_epochs_is_found(whole: Answer) -> None:
     change = whole.figures["margin_by_size"]["4"]["change"]
     assert change["interval"][0] < 0.1 < change["interval"][1]
     assert "with epochs in 3 of 3 sizes" in whole.sentence
+    assert "exposure, which sees fainter traces, rises clearly with copies in 6, with size at 2 of 2" in whole.sentence
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3])
@@ -65,7 +66,8 @@ def test_capacity_levels_off_and_says_if_it_is_a_lower_bound(whole: Answer) -> N
     (size,) = figures["capacity"]["sizes"]
     assert size["best"]["bits_per_used_parameter"]["value"] == pytest.approx(3.0, rel=0.02)
     low, high = size["best"]["bits_per_used_parameter"]["interval"]
-    assert low < 3.05 and high > 2.95
+    assert low < 3.05
+    assert high > 2.95
     assert size["last_doubling"]["levels_off"]
     assert figures["capacity"]["published"] == 3.6
     assert "at least" in found.sentence  # nobody trained longer
@@ -102,6 +104,7 @@ def test_partial_records_say_what_is_missing() -> None:
     assert any("There is one seed" in limit for limit in found.limits)
     # One seed has the interval over texts.
     assert figures["settings"][0]["margin"]["interval"] is not None
+    assert figures["settings"][1]["exposure_trend"]["interval"][0] > 0
     assert figures["capacity"] is None
     assert answer([], FILE).sentence == "There are no runs to answer from yet."
 
