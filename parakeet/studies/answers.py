@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 
-from parakeet.studies import generic_answer
+from parakeet.studies import generic_answer, memorisation_answer
 from parakeet.studies.answer import Answer, Answering
 from parakeet.studies.results import Results
 
-ANSWERS: Mapping[str, Answering] = {}
+ANSWERS: Mapping[str, Answering] = {"memorisation": memorisation_answer.answer}
 """By the name of the study. The others get the generic answer."""
 
 
