@@ -5,6 +5,7 @@ for the seconds and the device, and holds floats to six digits. Pages are always
 that were written from a home can be written again from the file.
 """
 
+import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from parakeet.artifact import Artifact, Store
 from parakeet.errors import ParakeetError, os_reason
 from parakeet.recipe import Recipe
 from parakeet.recipe_file import load_recipe
+from parakeet.studies.forecast import read_forecast
 from parakeet.studies.records import FOLDER, Record, find_record, noted_study
 from parakeet.studies.study import SCALES, Study, StudyFile, load_study_file, shipped_studies
 from parakeet.training.record import read_record
@@ -46,6 +48,8 @@ class Results:
     """The first and the last day of training in ISO 8601; none if the store does not have the models any more."""
     machines: tuple[str, ...] = ()
     """Names of processors or GPUs."""
+    forecast: Mapping[str, Any] | None = None
+    """What the study forecast of its last runs: parakeet.studies.forecast."""
 
     @property
     def seeds(self) -> list[int]:
@@ -55,6 +59,11 @@ class Results:
     def seconds(self) -> float:
         """Of training, one run after the other."""
         return sum(record.training.get("seconds", 0.0) for record in self.records)
+
+    @property
+    def digest(self) -> str:
+        """First 12 hex digits of a sha256 over all of it. Pictures keep it."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:12]
 
     def to_json(self) -> str:
         """One record on each line."""
@@ -67,6 +76,7 @@ class Results:
             "dates": list(self.dates),
             "machines": list(self.machines),
             "missing": [list(one) for one in self.missing],
+            "forecast": self.forecast,
         }
         lines = [f"{json.dumps(key)}: {_dumped(value)}," for key, value in head.items()]
         records = ",\n".join(_dumped(record.values) for record in self.records)
@@ -92,6 +102,7 @@ def read_results(path: Path) -> Results:
             values["setup"],
             tuple(values["dates"]),
             tuple(values["machines"]),
+            values["forecast"],
         )
     except OSError as error:
         raise ParakeetError(f"{path}: cannot be read: {os_reason(error)}.") from None
@@ -176,6 +187,7 @@ def _results(root: Path, study: Study) -> Results:
         _setup(study),
         dates,
         machines,
+        dict(_rounded(forecast)) if (forecast := read_forecast(root, study)) else None,
     )
 
 

@@ -60,10 +60,7 @@ def record(arm: str, size: str, seed: int) -> Record:
 
 def records(arms: Sequence[str], sizes: Sequence[str] = tuple(SIZES), seeds: Sequence[int] = (1, 2, 3)) -> list[Record]:
     return [
-        record(arm, size, seed)
-        for arm in arms
-        for size in sizes
-        for seed in (seeds if arm != "tasks" else seeds[:1])
+        record(arm, size, seed) for arm in arms for size in sizes for seed in (seeds if arm != "tasks" else seeds[:1])
     ]
 
 
