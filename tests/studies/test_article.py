@@ -21,6 +21,7 @@ from parakeet.studies.study import Study, parse_study_file
 ARTICLE = Path(__file__).parents[2] / "docs" / "article"
 HOSTILE = "Is a <script>alert(1)</script> [wide](javascript:x) model better?"
 CHART = re.compile(r'<svg class="chart .*?</svg>', re.DOTALL)
+PICTURES = {"pipe.png", "pipe-dark.png", "width-1.png", "width-1-dark.png"}
 STUDY = """
 title: "{title}"
 question: Two widths of model read the same text.
@@ -95,11 +96,16 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_article_is_written_again_from_the_records_beside_it(written: Path, tmp_path: Path) -> None:
-    found = invoke(tmp_path, "--all", "--records", str(written / "records"), "--output", str(tmp_path / "again"))
+    """Pictures that an earlier article had are removed, other files are not."""
+    again = tmp_path / "again"
+    again.mkdir()
+    for name in ("width-7-dark.png", "mine.png"):
+        (again / name).write_bytes(b"")
+    found = invoke(tmp_path, "--all", "--records", str(written / "records"), "--output", str(again))
     assert found.exit_code == 0, found.output
-    files = sorted(path.relative_to(written) for path in written.rglob("*") if path.is_file())
-    assert files == sorted(path.relative_to(tmp_path / "again") for path in (tmp_path / "again").rglob("*.*"))
-    assert all((written / name).read_bytes() == (tmp_path / "again" / name).read_bytes() for name in files)
+    before, now = ({path.relative_to(at): path.read_bytes() for path in at.rglob("*.*")} for at in (written, again))
+    assert now == before | {Path("mine.png"): b""}
+    assert {path.name for path in before if path.suffix == ".png"} == PICTURES
 
 
 def test_another_record_gives_another_text(written: Path, tmp_path: Path) -> None:
@@ -135,15 +141,6 @@ def test_studies_that_were_not_run_are_not_answered(written: Path) -> None:
     assert "parakeet study run saturation --scale cpu" in markdown
 
 
-def test_pictures_of_an_earlier_article_are_removed(written: Path, tmp_path: Path) -> None:
-    arguments = ("--all", "--records", str(written / "records"), "--output", str(tmp_path))
-    (tmp_path / "width-7-dark.png").write_bytes(b"")
-    (tmp_path / "mine.png").write_bytes(b"")
-    assert invoke(tmp_path, *arguments).exit_code == 0
-    left = {path.name for path in tmp_path.glob("*.png")}
-    assert left == {"mine.png", "pipe.png", "pipe-dark.png", "width-1.png", "width-1-dark.png"}
-
-
 def test_a_study_says_its_answer_what_is_missing_and_where_its_page_is(tmp_path: Path) -> None:
     study = begin(tmp_path)
     finish_all(tmp_path, study)
@@ -152,7 +149,7 @@ def test_a_study_says_its_answer_what_is_missing_and_where_its_page_is(tmp_path:
     found = invoke(tmp_path, "width")
     page = tmp_path / "studies" / "width" / "cpu" / "report.html"
     assert found.exit_code == 0, found.output
-    assert "wide needs the fewest bits per byte, 2.272, and narrow the most, 2.398 (2.396 to 2.400)." in found.output
+    assert "wide needs the fewest bits per byte, 2.273, and narrow the most, 2.398 (2.396 to 2.400)." in found.output
     assert f"1 of 6 runs is missing: {missing.name}." in found.output
     assert "1 of 2 settings do not have the 3 seeds that an interval needs" in found.output
     assert found.output.rstrip().endswith(str(page))
