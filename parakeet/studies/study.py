@@ -167,9 +167,10 @@ class Study:
         return self.scale.seeds or self.file.seeds
 
     def runs(self) -> list[StudyRun]:
-        """Every run, in the order of training: all points with the first seed, then the next; forecast ones last.
+        """Every run, in the order of training: each point with all its seeds; forecast ones last.
 
-        Raises ParakeetError if a setting does not fit the recipe.
+        Runs of one seed that differ in training.tokens alone share a folder, so they wait for each other: side by side
+        are those of different seeds. Raises ParakeetError if a setting does not fit the recipe.
         """
         found: list[StudyRun] = []
         for arm_name in self.scale.arms or self.file.arms:
@@ -179,7 +180,7 @@ class Study:
                 points = dict(zip(arm.axes, combination, strict=True))
                 for seed in self.scale.seeds or arm.seeds or self.file.seeds:
                     found.append(self._run(arm_name, points, seed))
-        return sorted(found, key=lambda run: (run.is_forecast, run.seed))
+        return sorted(found, key=lambda run: run.is_forecast)
 
     def key(self, run: StudyRun) -> str:
         """First 16 hex digits of a sha256 over what decides a run's record: its recipe and what is measured."""
