@@ -25,13 +25,13 @@ Counted = Literal["all", "without embedding"]
 DELTA = 1e-3
 """Of the Huber loss of log L, as Hoffmann et al. have it."""
 EXPONENTS = (0.01, 3.0)
-DRAWS = 500
+DRAWS, LEFT_OUT_DRAWS = 500, 200
 FEWEST_SIZES = 3
 PARAMETERS = {"two exponents": 5, "one exponent": 4}
 FIRST_STEPS, STEPS, KEPT = 30, 200, 8
 """All starts take the first steps, the best of them the others."""
 CONVERGED = 1e-4
-"""Of a mean loss: the search ends when no point has gained this share of its own in CHECKED steps."""
+"""Of its mean loss: a point that has not gained this share in CHECKED steps is at its minimum."""
 CHECKED = 10
 SPARE = 1
 """Cells more than parameters, at least: with none, nothing is known of how far the law is off."""
@@ -166,7 +166,7 @@ def left_out_error(runs: Sequence[TrainedRun], form: Form) -> float | None:
     return float(np.sqrt(np.mean([np.log(one["measured"] / one["forecast"]) ** 2 for one in found])))
 
 
-def left_out(runs: Sequence[TrainedRun], form: Form, draws: int = DRAWS) -> list[dict[str, Any]]:
+def left_out(runs: Sequence[TrainedRun], form: Form, draws: int = LEFT_OUT_DRAWS) -> list[dict[str, Any]]:
     """{"size", "tokens", "measured", "forecast", "interval"} of each cell's mean, forecast from the other sizes alone.
 
     Empty if they are too few.
@@ -267,42 +267,47 @@ def _model(points: Values, x: Values, y: Values) -> tuple[Values, Values]:
 
 def _minimise(points: Values, x: Values, y: Values, losses: Values, tied: bool, steps: int) -> tuple[Values, Values]:
     """The points (points, 5) moved to a minimum, and the mean Huber loss there; `losses` are (points or 1, runs)."""
-    low, high = np.log(EXPONENTS)
+    points, losses = points.copy(), np.broadcast_to(losses, (len(points), len(x)))
+    objectives = _huber(losses - _model(points, x, y)[0])
+    moving = np.arange(len(points))
     damping = np.full(len(points), 1e-2)
-    said, shares = _model(points, x, y)
-    objectives = _huber(losses - said)
-    diagonal = np.arange(5)
-    before = objectives
-    for number in range(steps if len(points) else 0):
-        if number % CHECKED == CHECKED - 1:
-            if (before - objectives <= CONVERGED * before).all():
+    before = objectives.copy()
+    for number in range(1, steps + 1):
+        moved = _moved(points[moving], x, y, losses[moving], damping[moving], tied)
+        reached = _huber(losses[moving] - _model(moved, x, y)[0])
+        better = reached <= objectives[moving]
+        points[moving[better]], objectives[moving[better]] = moved[better], reached[better]
+        damping[moving] = np.clip(np.where(better, damping[moving] / 3, damping[moving] * 4), 1e-9, 1e9)
+        if number % CHECKED == 0:
+            moving = moving[(before - objectives)[moving] > CONVERGED * before[moving]]
+            before = objectives.copy()
+            if not len(moving):
                 break
-            before = objectives
-        off = losses - said
-        alpha, beta = np.exp(points[:, 3, None]), np.exp(points[:, 4, None])
-        slopes = np.concatenate(
-            [shares, (-shares[..., 1] * alpha * x)[..., None], (-shares[..., 2] * beta * y)[..., None]], axis=-1
-        )
-        if tied:  # both exponents move as one
-            slopes[..., 3] += slopes[..., 4]
-            slopes[..., 4] = 0.0
-        weighted = slopes * np.minimum(1.0, DELTA / np.maximum(np.abs(off), 1e-12))[..., None]
-        normal = np.swapaxes(weighted, 1, 2) @ slopes
-        normal[:, diagonal, diagonal] = normal[:, diagonal, diagonal] * (1 + damping[:, None]) + 1e-12
-        step = np.linalg.solve(normal, np.einsum("pri,pr->pi", weighted, off)[..., None])[..., 0]
-        moved = points + np.clip(step, -1.0, 1.0)
-        if tied:
-            moved[:, 4] = moved[:, 3]
-        moved[:, :3] = np.clip(moved[:, :3], -20.0, 20.0)
-        moved[:, 3:] = np.clip(moved[:, 3:], low, high)
-        new_said, new_shares = _model(moved, x, y)
-        new_objectives = _huber(losses - new_said)
-        better = new_objectives <= objectives
-        points = np.where(better[:, None], moved, points)
-        said, shares = np.where(better[:, None], new_said, said), np.where(better[:, None, None], new_shares, shares)
-        objectives = np.where(better, new_objectives, objectives)
-        damping = np.clip(np.where(better, damping / 3, damping * 4), 1e-9, 1e9)
     return points, objectives
+
+
+def _moved(points: Values, x: Values, y: Values, losses: Values, damping: Values, tied: bool) -> Values:
+    """The points after a step of Levenberg-Marquardt on log L, with Huber's weights (points, runs)."""
+    said, shares = _model(points, x, y)
+    off = losses - said
+    alpha, beta = np.exp(points[:, 3, None]), np.exp(points[:, 4, None])
+    slopes = np.concatenate(
+        [shares, (-shares[..., 1] * alpha * x)[..., None], (-shares[..., 2] * beta * y)[..., None]], axis=-1
+    )
+    if tied:  # both exponents move as one
+        slopes[..., 3] += slopes[..., 4]
+        slopes[..., 4] = 0.0
+    weighted = slopes * np.minimum(1.0, DELTA / np.maximum(np.abs(off), 1e-12))[..., None]
+    normal = np.swapaxes(weighted, 1, 2) @ slopes
+    diagonal = np.arange(5)
+    normal[:, diagonal, diagonal] = normal[:, diagonal, diagonal] * (1 + damping[:, None]) + 1e-12
+    step = np.linalg.solve(normal, (weighted * off[..., None]).sum(axis=1)[..., None])[..., 0]
+    moved = points + np.clip(step, -1.0, 1.0)
+    if tied:
+        moved[:, 4] = moved[:, 3]
+    moved[:, :3] = np.clip(moved[:, :3], -20.0, 20.0)
+    moved[:, 3:] = np.clip(moved[:, 3:], *np.log(EXPONENTS))
+    return moved
 
 
 def _huber(off: Values) -> Values:

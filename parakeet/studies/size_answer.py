@@ -108,7 +108,7 @@ def _task_table(tasks: Mapping[str, Any]) -> Table:
 
 
 def _share(found: Mapping[str, Any]) -> str:
-    low, high = (format_percent(bound, 0).removesuffix("%") for bound in found["interval"])
+    low, high = (format_percent(bound, 0) for bound in found["interval"])
     return f"{format_percent(found['share'], 0)} ({low} to {high})"
 
 
@@ -121,7 +121,7 @@ def _sizes(figures: Mapping[str, Any]) -> list[Part]:
             found = figures["arms"].get(arm, {}).get(size)
             cells += [found["tokens"], _value(found)] if found else ["", ""]
         rows.append(cells)
-    columns = ("size", "parameters", *(f"{what}{name}" for name in ARMS.values() for what in ("tokens at ", "")))
+    columns = ("size", "parameters", *(column for name in ARMS.values() for column in (name, "bits per byte")))
     parts: list[Part] = [Heading("Bits per byte by size"), Drawing(partial(draw_sizes, figures), label)]
     control = figures["control"]
     parts.append(
