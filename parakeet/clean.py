@@ -63,10 +63,11 @@ def leftovers(root: Path, with_unfinished: bool = False, own: Path | None = None
 
     Neither list holds what the builds of the recipe in use and of the one built last consist of, finished or not, any
     release or imported model, what the promoted release of any recipe was made from, or a run that another run or those
-    recipes start from. Nor do they hold what the studies need whose folders are in `studies/`. What unfinished work was begun with is no leftover either, unless that work is to go too
-    (`with_unfinished`). Only the stages' own folders are looked at. Raises ParakeetError while anything is being built
-    or trained, but for the holder of the lock file `own`, and if the sources or artefacts of those recipes cannot be
-    read: what belongs to them is then unknown.
+    recipes start from. Nor do they hold what the studies need whose folders are in `studies/`. What unfinished work
+    was begun with is no leftover either, unless that work is to go too (`with_unfinished`). Only the stages' own
+    folders are looked at. Raises ParakeetError while anything is being built or trained, but for the holder of the lock
+    file `own`, and if the sources or artefacts of those recipes, or a study, cannot be read: what belongs to them is
+    then unknown.
     """
     refuse_while_building(root, own)
     store = Store(root)
