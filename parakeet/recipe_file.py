@@ -63,7 +63,7 @@ def parse_recipe(text: str, name: str) -> Recipe:
     """A whole recipe, as `Recipe.to_yaml` writes it. Raises ParakeetError, which calls it `name`."""
     path = Path(name)
     try:
-        return Recipe.model_validate(_with_new_names(_values(text, path), path, {}))
+        return Recipe.model_validate(_with_new_names(mapping_of(text, path), path, {}))
     except ValidationError as error:
         raise ParakeetError(_explain(error, {path: yaml.compose(text, Loader=yaml.SafeLoader)})) from None
 
@@ -180,7 +180,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > LARGEST_FILE:
             raise ParakeetError(f"{path}: too large for a recipe ({path.stat().st_size:,} bytes).")
-        return _values(path.read_text(encoding="utf-8"), path)
+        return mapping_of(path.read_text(encoding="utf-8"), path)
     except UnicodeDecodeError as error:
         raise ParakeetError(
             f"{path}: not a text file (byte {error.start} is not UTF-8). Save the recipe as UTF-8."
@@ -189,16 +189,17 @@ def _read(path: Path) -> dict[str, Any]:
         raise ParakeetError(f"{path}: cannot be read as a recipe: {os_reason(error)}.") from None
 
 
-def _values(text: str, path: Path) -> dict[str, Any]:
+def mapping_of(text: str, path: Path, what: str = "recipe") -> dict[str, Any]:
+    """The values of a YAML text. Raises ParakeetError with the line, also for what YAML silently reads otherwise."""
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         if node is not None:
-            _refuse_endless(node, path)
+            _refuse_endless(node, path, what)
         values = yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ParakeetError(f"{path}: cannot be read as a recipe: {yaml_reason(error)}") from None
+        raise ParakeetError(f"{path}: cannot be read as a {what}: {yaml_reason(error)}") from None
     if not isinstance(values, dict):
-        raise ParakeetError(f"{path}: a recipe is a YAML mapping of sections, and this file is not.")
+        raise ParakeetError(f"{path}: a {what} is a YAML mapping of sections, and this file is not.")
     _refuse_traps(node, path)
     return values
 
@@ -224,7 +225,7 @@ def yaml_reason(error: Exception) -> str:
     return f"{problem} Text with a sign that YAML uses itself (: # [ {{ * & ! % @ | > `) needs quotes."
 
 
-def _refuse_endless(root: yaml.Node, path: Path) -> None:
+def _refuse_endless(root: yaml.Node, path: Path, what: str) -> None:
     """Aliases make a small text a huge tree, or one without end."""
     sizes: dict[int, int] = {}
 
@@ -236,7 +237,7 @@ def _refuse_endless(root: yaml.Node, path: Path) -> None:
 
     if size(root) > LARGEST_TREE:
         raise ParakeetError(
-            f"{path}: cannot be read as a recipe: an alias (*name) contains itself, or stands for more than "
+            f"{path}: cannot be read as a {what}: an alias (*name) contains itself, or stands for more than "
             f"{LARGEST_TREE:,} values."
         )
 
@@ -294,7 +295,7 @@ def _explain(error: ValidationError, nodes: dict[Path, yaml.Node | None]) -> str
     lines = []
     for problem in error.errors():
         location = without_kind(problem["loc"])
-        found = [(path, *_find(root, location)) for path, root in nodes.items()]
+        found = [(path, *find_place(root, location)) for path, root in nodes.items()]
         # Of files that hold as much of the location, the first decides.
         path, depth, row, node = max(found, key=lambda one: one[1])
         where = f"{path}, line {row}" if row else str(next(iter(nodes)))
@@ -356,7 +357,7 @@ def section_of(annotation: Any) -> type[BaseModel] | None:
     return next((m for m in map(section_of, typing.get_args(annotation)) if m is not None), None)
 
 
-def _find(root: yaml.Node | None, location: tuple[int | str, ...]) -> tuple[int, int, yaml.Node | None]:
+def find_place(root: yaml.Node | None, location: tuple[int | str, ...]) -> tuple[int, int, yaml.Node | None]:
     """How many parts of a location a YAML tree holds, the 1-based line of the last one (0: none), and its value."""
     depth, row, node = 0, 0, root
     for part in location:

@@ -59,6 +59,7 @@ FLOORS = (
         "reproduction",
         "retraining",
         "space",
+        "studies",
     ),
     ("stages",),
     ("chat", "evaluation", "gates", "release", "training", "download", "trace", "memorisation", "report"),

@@ -1,27 +1,27 @@
 """What a study is: a base recipe, the settings that vary, seeds, and what is measured. One YAML file each.
 
 A study has axes (named points, each a few settings) and arms (a grid of axes, with settings of its own). A scale cuts
-it to a budget: it keeps some points and seeds, and may set what all runs share.
+it to a budget: it keeps some points and seeds, and may set what all runs share or have arms of its own.
 """
 
 import difflib
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from parakeet.errors import ParakeetError, os_reason
 from parakeet.recipe import Recipe
 from parakeet.recipe_changes import changed
-from parakeet.recipe_file import load_recipe, yaml_reason
+from parakeet.recipe_file import find_place, load_recipe, mapping_of
 from parakeet.recipe_sources import Section
 from parakeet.studies.measures import MEASURES, versions
 
@@ -43,7 +43,7 @@ class Arm(Section):
     """The recipe that its runs are made from, if another one than the study's. --data and --set do not change it."""
     settings: Settings = {}
     """What its runs have in common."""
-    seeds: list[int] | None = None
+    seeds: list[int] | None = Field(default=None, min_length=1)
     """Seeds, if other ones than the study's."""
 
 
@@ -58,10 +58,20 @@ class Scale(Section):
     """What all runs have in common at this scale."""
     seeds: list[int] | None = Field(default=None, min_length=1)
     """Seeds, if other ones than the study's."""
-    arms: list[str] | None = None
+    arms: list[str] | None = Field(default=None, min_length=1)
     """The arms that are run; null runs all."""
+    own_arms: dict[str, Arm] = {}
+    """Arms of this scale alone; one replaces the study's arm of the same name."""
     points: dict[str, list[str]] = {}
     """The points of an axis that are run; an axis without an entry keeps all."""
+
+
+class Misfit(ValueError):
+    """A value that does not fit another one of the file. `location` is its place."""
+
+    def __init__(self, location: tuple[str | int, ...], message: str) -> None:
+        super().__init__(message)
+        self.location = location
 
 
 class StudyFile(Section):
@@ -83,52 +93,57 @@ class StudyFile(Section):
     """What all runs have in common."""
     seeds: list[int] = Field(default=[1, 2, 3], min_length=1)
     """Each run is trained once with each seed: of the weights, and of the order of the text."""
-    axes: dict[str, dict[str, Settings]]
+    axes: dict[str, Annotated[dict[str, Settings], Field(min_length=1)]]
     """What varies: by axis, the settings of each point."""
-    arms: dict[str, Arm]
+    arms: dict[str, Arm] = Field(min_length=1)
     """Grids over axes."""
     forecast: dict[str, list[str]] = {}
     """Points of an axis that are trained last, after they were forecast from all others."""
-    scales: dict[str, Scale]
+    scales: dict[str, Scale] = Field(min_length=1)
     """The sizes in which the study can be run."""
-
-    @field_validator("measures")
-    @classmethod
-    def _known_measures(cls, names: list[str]) -> list[str]:
-        for name in names:
-            if name not in MEASURES:
-                raise ValueError(f"there is no measure {name}; the measures are {', '.join(MEASURES)}")
-        return names
-
-    @field_validator("stages")
-    @classmethod
-    def _known_stages(cls, names: list[str]) -> list[str]:
-        for name in names:
-            if name not in STAGES_TO_ASK_FOR:
-                raise ValueError(f"there is no stage {name} to ask for; there are {', '.join(STAGES_TO_ASK_FOR)}")
-        return names
 
     @model_validator(mode="after")
     def _fits_together(self) -> "StudyFile":
-        for name, arm in self.arms.items():
-            for axis in arm.axes:
-                if axis not in self.axes:
-                    raise ValueError(f"arm {name}: there is no axis {axis}; the axes are {', '.join(self.axes)}")
+        for number, name in enumerate(self.measures):
+            _check_known(("measures", number), "measure", name, MEASURES)
+        for number, name in enumerate(self.stages):
+            _check_known(("stages", number), "stage to ask for", name, STAGES_TO_ASK_FOR)
         for name, scale in self.scales.items():
-            if name not in SCALES:
-                raise ValueError(f"there is no scale {name}; the scales are {', '.join(SCALES)}")
-            for arm_name in scale.arms or []:
-                if arm_name not in self.arms:
-                    raise ValueError(f"scale {name}: there is no arm {arm_name}; they are {', '.join(self.arms)}")
-        for where, points in [
-            ("forecast", self.forecast), *((f"scale {name}", scale.points) for name, scale in self.scales.items())
-        ]:  # fmt: skip
-            for axis, labels in points.items():
-                known = self.axes.get(axis, {})
-                for label in labels:
-                    if label not in known:
-                        raise ValueError(f"{where}: axis {axis} has no point {label}; it has {', '.join(known)}")
+            _check_known(("scales", name), "scale", name, SCALES)
+            for number, arm in enumerate(scale.arms or []):
+                _check_known(("scales", name, "arms", number), "arm", arm, {**self.arms, **scale.own_arms})
+            self._check_points(("scales", name, "points"), scale.points)
+            self._check_axes(("scales", name, "own_arms"), scale.own_arms)
+        self._check_axes(("arms",), self.arms)
+        self._check_points(("forecast",), self.forecast)
         return self
+
+    def _check_axes(self, place: tuple[str | int, ...], arms: Mapping[str, Arm]) -> None:
+        for name, arm in arms.items():
+            for number, axis in enumerate(arm.axes):
+                _check_known((*place, name, "axes", number), "axis", axis, self.axes)
+
+    def _check_points(self, place: tuple[str | int, ...], points: Mapping[str, Sequence[str]]) -> None:
+        for axis, labels in points.items():
+            _check_known((*place, axis), "axis", axis, self.axes)
+            if not labels:
+                raise Misfit((*place, axis), f"no point of axis {axis} is left; leave the line out to keep all")
+            for number, label in enumerate(labels):
+                _check_known((*place, axis, number), f"point of axis {axis}", label, self.axes[axis])
+
+
+def _check_known(place: tuple[str | int, ...], what: str, name: str, known: Iterable[str]) -> None:
+    """Raise Misfit, with the nearest name or all of them, if `name` is not one of `known`."""
+    names = list(known)
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=1)
+        raise Misfit(
+            place, f"there is no {what} {name!r}" + (f": did you mean {close[0]}?" if close else f"; {_listed(names)}")
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"known: {', '.join(names)}"
 
 
 @dataclass(frozen=True)
@@ -166,21 +181,33 @@ class Study:
     def seeds(self) -> list[int]:
         return self.scale.seeds or self.file.seeds
 
+    @property
+    def arms(self) -> dict[str, Arm]:
+        """The arms that the scale runs, by name."""
+        every = {**self.file.arms, **self.scale.own_arms}
+        return {name: every[name] for name in self.scale.arms or every}
+
     def runs(self) -> list[StudyRun]:
         """Every run, in the order of training: each point with all its seeds; forecast ones last.
 
         Runs of one seed that differ in training.tokens alone share a folder, so they wait for each other: side by side
-        are those of different seeds. Raises ParakeetError if a setting does not fit the recipe.
+        are those of different seeds. Raises ParakeetError if a setting does not fit the recipe, or if two runs have
+        one name.
         """
-        found: list[StudyRun] = []
-        for arm_name in self.scale.arms or self.file.arms:
-            arm = self.file.arms[arm_name]
-            labels = [self.scale.points.get(axis) or list(self.file.axes[axis]) for axis in arm.axes]
-            for combination in product(*labels):
-                points = dict(zip(arm.axes, combination, strict=True))
-                for seed in self.scale.seeds or arm.seeds or self.file.seeds:
-                    found.append(self._run(arm_name, points, seed))
+        found = [self._run(*place) for place in self._grid()]
+        self._check_names(found)
         return sorted(found, key=lambda run: run.is_forecast)
+
+    def names(self) -> list[str]:
+        """The names of all runs, arm by arm. Recipes are not made, which would take 10 ms each."""
+        return [".".join(_words(*place)) for place in self._grid()]
+
+    def run_named(self, name: str) -> StudyRun:
+        """Raises ParakeetError if the study has no such run, or a setting does not fit the recipe."""
+        for place in self._grid():
+            if ".".join(_words(*place)) == name:
+                return self._run(*place)
+        raise ParakeetError(f"Study {self.name} has no run {name} at scale {self.scale_name}: it was changed since.")
 
     def key(self, run: StudyRun) -> str:
         """First 16 hex digits of a sha256 over what decides a run's record: its recipe and what is measured."""
@@ -192,8 +219,30 @@ class Study:
     def _limited(self) -> Recipe:
         return self.base.model_copy(update={"limit": self.file.limit * self.base.limit})
 
+    def _grid(self) -> Iterator[tuple[str, dict[str, str], int]]:
+        """Arm, points and seed of every run."""
+        for arm_name, arm in self.arms.items():
+            labels = [self.scale.points.get(axis) or list(self.file.axes[axis]) for axis in arm.axes]
+            for combination in product(*labels):
+                for seed in self.scale.seeds or arm.seeds or self.file.seeds:
+                    yield arm_name, dict(zip(arm.axes, combination, strict=True)), seed
+
+    def _check_names(self, runs: Sequence[StudyRun]) -> None:
+        named: dict[str, StudyRun] = {}
+        for run in runs:
+            # File systems of macOS and Windows take S1 and s1 for one file.
+            other = named.setdefault(run.name.lower(), run)
+            if other is not run:
+                both = " and ".join(
+                    " / ".join([one.arm, *one.points.values(), f"seed {one.seed}"]) for one in (other, run)
+                )
+                raise ParakeetError(
+                    f"Study {self.name}: two runs are called {run.name}: {both}. A name keeps letters, digits, _ and - "
+                    "of labels, and no two runs may share one: give them other labels, and name each seed once."
+                )
+
     def _run(self, arm_name: str, points: Mapping[str, str], seed: int) -> StudyRun:
-        arm = self.file.arms[arm_name]
+        arm = self.arms[arm_name]
         of_points: Settings = {}
         for axis, label in points.items():
             of_points |= self.file.axes[axis][label]
@@ -247,22 +296,33 @@ def load_study_file(name_or_path: str) -> tuple[str, StudyFile]:
 
 def parse_study_file(text: str, path: Path) -> StudyFile:
     """The content of a study. Raises ParakeetError with the file and the key."""
+    values = mapping_of(text, path, "study")
     try:
-        return StudyFile.model_validate(yaml.safe_load(text))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        if not isinstance(error, ValidationError):
-            raise ParakeetError(f"{path}: cannot be read as a study: {yaml_reason(error)}") from None
-        lines = [_fault(path, problem) for problem in error.errors()]
-        raise ParakeetError("\n".join(lines)) from None
+        return StudyFile.model_validate(values)
+    except ValidationError as error:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        raise ParakeetError("\n".join(_fault(path, root, problem) for problem in error.errors())) from None
 
 
-def _fault(path: Path, problem: Any) -> str:
-    key = ".".join(map(str, problem["loc"]))
+def _fault(path: Path, root: yaml.Node | None, problem: Any) -> str:
+    cause = problem.get("ctx", {}).get("error")
+    location = cause.location if isinstance(cause, Misfit) else problem["loc"]
+    _, row, _ = find_place(root, location)
+    where = f"{path}, line {row}" if row else str(path)
+    key = ".".join(map(str, location)).replace(".[key]", " (the key)")
     if problem["type"] == "extra_forbidden":
-        known = list(StudyFile.model_fields)
-        close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
-        return f"{path}: unknown key {key}" + (f": did you mean {close[0]}?" if close else ".")
-    return f"{path}: {key + ': ' if key else ''}{problem['msg'].removeprefix('Value error, ')}"
+        known = _keys_beside(location)
+        close = difflib.get_close_matches(str(location[-1]), known, n=1)
+        return f"{where}: unknown key {key}" + (f": did you mean {close[0]}?" if close else f"; {_listed(known)}")
+    given = f" (given: {problem['input']!r})" if isinstance(problem["input"], str | int | float) else ""
+    return f"{where}: {key}: {problem['msg'].removeprefix('Value error, ')}{given}"
+
+
+def _keys_beside(location: tuple[str | int, ...]) -> list[str]:
+    """The keys of the section that a key stands in."""
+    inside = {"scales": Scale, "arms": Arm, "own_arms": Arm}
+    section = next((inside[str(part)] for part in reversed(location[:-1]) if part in inside), StudyFile)
+    return list(section.model_fields)
 
 
 def make_study(name_or_path: str, scale: str, base: Recipe | None = None) -> Study:
