@@ -13,7 +13,7 @@ class Norms(Measure):
     def measure(self, trained: Trained) -> dict[str, Any]:
         import torch
 
-        weights = {name: tensor.double() for name, tensor in trained.subject.model.named_parameters()}
+        weights = {name: tensor.detach().double() for name, tensor in trained.subject.model.named_parameters()}
         matrices = {name: tensor for name, tensor in weights.items() if tensor.dim() == 2}
 
         def rms(tensors: list[torch.Tensor]) -> float:
