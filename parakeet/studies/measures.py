@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 
 from parakeet.evaluation.base import Metric
 from parakeet.evaluation.metrics import METRICS
+from parakeet.studies.capacity import Capacity
 from parakeet.studies.forgetting import Forgetting
 from parakeet.studies.measure import Measure
 from parakeet.studies.norms import Norms
 from parakeet.studies.output_rank import OutputRank
 from parakeet.studies.quantised import Quantised
 
-OF_STUDIES: tuple[Measure, ...] = (Norms(), Quantised(), Forgetting(), OutputRank())
+OF_STUDIES: tuple[Measure, ...] = (Norms(), Quantised(), Forgetting(), OutputRank(), Capacity())
 
 MEASURES: Mapping[str, Metric | Measure] = {
     **{metric.name: metric for metric in METRICS if metric.name != "replies"},  # text to look at, no figure

@@ -104,7 +104,8 @@ def make_run(root: Path, study: Study, run: StudyRun, progress: Progress, launch
     stage = MeasurementsStage(study.file.measures)
     build = Build(root, run.recipe, measurements=stage)
     wanted = [*build.upstream(stage.name)]
-    for name in study.file.stages:
+    asked = [name for name in study.file.stages if name in build.stages]
+    for name in asked:
         wanted += [*(one for one in build.upstream(name) if one not in wanted), name]
     artifacts: dict[str, Artifact] = {}
     for name in (one for one in (*build.stages,) if one in {*wanted, stage.name}):
@@ -113,14 +114,14 @@ def make_run(root: Path, study: Study, run: StudyRun, progress: Progress, launch
             verdict = check.run(artifacts[name], build.inputs(name), run.recipe)
             if check.blocking and not verdict.passed:
                 raise ParakeetError(f"{run.name}: {verdict.description}")
-    record = Record(_values(study, run, artifacts))
+    record = Record(_values(study, run, artifacts, asked))
     file = record_file(root, study, run)
     file.parent.mkdir(parents=True, exist_ok=True)
     replace_file(file, json.dumps(record.values, indent=1, ensure_ascii=False) + "\n")
     return record, True
 
 
-def _values(study: Study, run: StudyRun, artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
+def _values(study: Study, run: StudyRun, artifacts: Mapping[str, Artifact], asked: Sequence[str]) -> dict[str, Any]:
     counts = artifacts["checkpoint"].counts
     config = ModelConfig.load(artifacts["checkpoint"].path)
     length = run.recipe.packing.sequence_length
@@ -135,7 +136,6 @@ def _values(study: Study, run: StudyRun, artifacts: Mapping[str, Artifact]) -> d
         "text_tokens": artifacts["token_shards"].counts["train"]["tokens"],
         "skipped": counts.get("skipped", 0),
     }
-    asked: Sequence[str] = study.file.stages
     return {
         "study": study.name,
         "scale": study.scale_name,

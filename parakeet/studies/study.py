@@ -86,7 +86,7 @@ class StudyFile(Section):
     measures: list[str] = Field(min_length=1)
     """What is measured of each model."""
     stages: list[str] = []
-    """Stages of an ordinary build that each run also makes: memorisation."""
+    """Stages of an ordinary build that each run also makes, if its recipe has them: memorisation."""
     limit: float = Field(default=1.0, gt=0.0, le=1.0)
     """Share of the recipe's text to use."""
     settings: Settings = {}
