@@ -11,6 +11,7 @@ import click
 from parakeet.cli.common import Commands, Whole, say
 from parakeet.cli.completion import complete_settings, complete_studies
 from parakeet.cli.output import examples, json_option, say_json
+from parakeet.cli.study_report import report
 
 if TYPE_CHECKING:
     from parakeet.studies.study import Study
@@ -90,6 +91,9 @@ def status(name: str | None, scale: str | None, as_json: bool) -> None:
         say_json(document)
     else:
         say(render_studies(document))
+
+
+study.add_command(report)
 
 
 def chosen_study(name: str, scale: str, data: Sequence[str], changes: Sequence[str], root: Path) -> "Study":

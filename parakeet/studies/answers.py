@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 
-from parakeet.studies import generic_answer, size_answer
+from parakeet.studies import attention_answer, generic_answer, saturation_answer, size_answer
 from parakeet.studies.answer import Answer, Answering
 from parakeet.studies.results import Results
 
-ANSWERS: Mapping[str, Answering] = {}
+ANSWERS: Mapping[str, Answering] = {"saturation": saturation_answer.answer, "attention": attention_answer.answer}
 """By the name of the study; `size` also has a forecast. The others get the generic answer."""
 
 

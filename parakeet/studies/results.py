@@ -17,7 +17,8 @@ from parakeet.errors import ParakeetError, os_reason
 from parakeet.recipe import Recipe
 from parakeet.recipe_file import load_recipe
 from parakeet.studies.forecast import read_forecast
-from parakeet.studies.records import FOLDER, Record, find_record, noted_study
+from parakeet.studies.records import FOLDER, Record, noted_study
+from parakeet.studies.state import begun_studies, states
 from parakeet.studies.study import SCALES, Study, StudyFile, load_study_file, shipped_studies
 from parakeet.training.record import read_record
 
@@ -129,8 +130,8 @@ def in_order(names: Collection[str]) -> list[str]:
 
 
 def studies_run(root: Path) -> list[str]:
-    """The studies that were run in this home at any scale."""
-    return in_order({path.parent.parent.name for path in (root / FOLDER).glob("*/*/study.yaml")})
+    """The studies that were begun in this home at any scale, shipped ones first."""
+    return list(dict.fromkeys(name for name, _ in begun_studies(root)))
 
 
 def scales_run(root: Path, name: str) -> list[str]:
@@ -169,11 +170,11 @@ def gather_all(root: Path, scale: str | None = None) -> list[Results]:
 
 
 def _results(root: Path, study: Study) -> Results:
-    runs = [(run, find_record(root, study, run)) for run in study.runs()]
-    records = [record for _, record in runs if record is not None]
+    runs = states(root, study)
+    records = [one.record for one in runs if one.record is not None]
     texts: dict[str, dict[str, Any]] = {}
     for arm in dict.fromkeys(record.arm for record in records):
-        recipe = study.file.arms[arm].recipe
+        recipe = study.arms[arm].recipe
         text = texts.setdefault(recipe or "", {"arms": [], "sources": _sources(_recipe_of(study, recipe))})
         text["arms"].append(arm)
     dates, machines = _circumstances(root, records)
@@ -182,7 +183,7 @@ def _results(root: Path, study: Study) -> Results:
         study.scale_name,
         study.file,
         tuple(Record(compact(record.values)) for record in records),
-        tuple((run.name, "") for run, record in runs if record is None),
+        tuple((one.run.name, one.reason) for one in runs if one.record is None),
         tuple(texts.values()),
         _setup(study),
         dates,

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from parakeet.formatting import counted, format_count, format_percent, format_time
+from parakeet.formatting import counted, format_count, format_percent
 from parakeet.pages import Table
 from parakeet.report.parts import Details, Drawing, Heading, Part
 from parakeet.studies.answer import Answer
@@ -193,7 +193,7 @@ def _form_table(law: Mapping[str, Any]) -> Table:
 
 
 def _forecast(forecast: Mapping[str, Any]) -> list[Part]:
-    when = f"written at {format_time(forecast['made'])}, " if forecast["made"] else ""
+    when = f"written at {forecast['made'][:16].replace('T', ' ')} UTC, " if forecast["made"] else ""
     told = "before these runs were trained" if forecast["made_before"] else "afterwards, from the other runs alone"
     rows = []
     for point in forecast["points"]:
