@@ -113,11 +113,12 @@ def _missing(results: Results) -> list[str]:
     if not results.missing:
         return []
     n, total = len(results.missing), len(results.missing) + len(results.records)
-    arms = Counter(name.partition(".")[0].replace("_", " ") for name, _ in results.missing)
-    where = joined([f"{count} of {arm}" for arm, count in arms.items()]) if n > MOST_NAMED else ""
-    found = [name for name, reason in results.missing if not reason] if n <= MOST_NAMED else []
-    failed = [f"{name} failed: {reason}" for name, reason in results.missing if reason]
-    named = f": {where or joined(found)}" if where or found else ""
+    unexplained = [name for name, reason in results.missing if not reason]
+    if len(unexplained) > MOST_NAMED:
+        arms = Counter(name.partition(".")[0].replace("_", " ") for name in unexplained)
+        unexplained = [f"{count} of {arm}" for arm, count in arms.items()]
+    named = f": {joined(unexplained)}" if unexplained else ""
+    failed = [f"{name} failed: {' '.join(reason.split())}" for name, reason in results.missing if reason]
     return [f"{n} of {counted(total, 'run')} {'is' if n == 1 else 'are'} missing{named}.", *failed]
 
 

@@ -16,6 +16,7 @@ from parakeet.recipe_file import load_recipe
 from parakeet.studies.article import article_pages
 from parakeet.studies.records import note_study, record_file
 from parakeet.studies.results import gather_results, results_in
+from parakeet.studies.state import note_failure
 from parakeet.studies.study import Study, parse_study_file
 
 ARTICLE = Path(__file__).parents[2] / "docs" / "article"
@@ -49,12 +50,29 @@ def begin(root: Path, name: str = "width", scale: str = "cpu", title: str = HOST
 def finish(root: Path, study: Study, number: int, bits: float) -> None:
     """A record of the run with this number."""
     run = study.runs()[number]
-    training = {"parameters": 57_568 * run.recipe.model.width // 32, "embedding_parameters": 34_816, "tokens": 262_056}
-    training |= {"seconds": 12.5, "device": "cpu", "text_tokens": 8_439_059, "run": "0" * 16, "final_loss": 4.25}
-    sources = {"books": {"n_bytes": 200_000, "model": bits, "unigram": 3.159137, "xz": 2.760502}}
-    values = {"study": study.name, "scale": study.scale_name, "name": run.name, "key": study.key(run), "arm": run.arm}
-    values |= {"points": dict(run.points), "seed": run.seed, "checkpoint": "ab" * 32, "training": training}
-    values |= {"measured": {"bits_per_byte": sources}}
+    training = {
+        "parameters": 57_568 * run.recipe.model.width // 32,
+        "tokens": 262_056,
+        "seconds": 12.5,
+        "device": "cpu",
+        "text_tokens": 8_439_059,
+        "run": "0" * 16,
+        "final_loss": 4.25,
+    }
+    values = {
+        "study": study.name,
+        "scale": study.scale_name,
+        "name": run.name,
+        "key": study.key(run),
+        "arm": run.arm,
+        "points": dict(run.points),
+        "seed": run.seed,
+        "checkpoint": "ab" * 32,
+        "training": training,
+        "measured": {
+            "bits_per_byte": {"books": {"n_bytes": 200_000, "model": bits, "unigram": 3.159137, "xz": 2.760502}}
+        },
+    }
     file = record_file(root, study, run)
     file.write_text(json.dumps(values), encoding="utf-8")
 
@@ -144,14 +162,18 @@ def test_studies_that_were_not_run_are_not_answered(written: Path) -> None:
 def test_a_study_says_its_answer_what_is_missing_and_where_its_page_is(tmp_path: Path) -> None:
     study = begin(tmp_path)
     finish_all(tmp_path, study)
-    missing = study.runs()[3]
-    record_file(tmp_path, study, missing).unlink()
+    by_name = {run.name: run for run in study.runs()}
+    failed, missing = by_name["read_once.wide.s2"], by_name["read_once.narrow.s3"]
+    for run in (failed, missing):
+        record_file(tmp_path, study, run).unlink()
+    note_failure(tmp_path, study, failed, "The disk is full.")
     found = invoke(tmp_path, "width")
     page = tmp_path / "studies" / "width" / "cpu" / "report.html"
     assert found.exit_code == 0, found.output
-    assert "wide needs the fewest bits per byte, 2.273, and narrow the most, 2.398 (2.396 to 2.400)." in found.output
-    assert f"1 of 6 runs is missing: {missing.name}." in found.output
-    assert "1 of 2 settings do not have the 3 seeds that an interval needs" in found.output
+    assert "wide needs the fewest bits per byte, 2.273, and narrow the most, 2.397." in found.output
+    assert "2 of 6 runs are missing: read_once.narrow.s3." in found.output
+    assert "read_once.wide.s2 failed: The disk is full." in found.output
+    assert "No setting has the 3 seeds that an interval needs" in found.output
     assert found.output.rstrip().endswith(str(page))
     assert missing.name in words(page.read_text(encoding="utf-8"))
 
