@@ -23,6 +23,8 @@ from parakeet.release.promotion import remove_promoted
 from parakeet.release.start import pinned
 from parakeet.release.verify import TRAINING_MANIFEST_FILE
 from parakeet.stages import STAGES, Build, active_recipe, recipe_built_last
+from parakeet.studies.stage import MeasurementsStage
+from parakeet.studies.state import Claims, claims
 from parakeet.trace.stage import TraceIndexStage
 from parakeet.trace.stored import trained_on
 from parakeet.training.job import JOB_FILE, read_job
@@ -61,10 +63,11 @@ def leftovers(root: Path, with_unfinished: bool = False, own: Path | None = None
 
     Neither list holds what the builds of the recipe in use and of the one built last consist of, finished or not, any
     release or imported model, what the promoted release of any recipe was made from, or a run that another run or those
-    recipes start from. What unfinished work was begun with is no leftover either, unless that work is to go too
-    (`with_unfinished`). Only the stages' own folders are looked at. Raises ParakeetError while anything is being built
-    or trained, but for the holder of the lock file `own`, and if the sources or artefacts of those recipes cannot be
-    read: what belongs to them is then unknown.
+    recipes start from. Nor do they hold what the studies need whose folders are in `studies/`. What unfinished work
+    was begun with is no leftover either, unless that work is to go too (`with_unfinished`). Only the stages' own
+    folders are looked at. Raises ParakeetError while anything is being built or trained, but for the holder of the lock
+    file `own`, and if the sources or artefacts of those recipes, or a study, cannot be read: what belongs to them is
+    then unknown.
     """
     refuse_while_building(root, own)
     store = Store(root)
@@ -73,7 +76,7 @@ def leftovers(root: Path, with_unfinished: bool = False, own: Path | None = None
     if last != builds[0].recipe:
         builds.append(Build(root, last))
     models = {stage.folder or stage.name for stage in STAGES if stage.is_model}
-    folders = [stage.folder or stage.name for stage in STAGES]
+    folders = [*(stage.folder or stage.name for stage in STAGES), MeasurementsStage.name]
     # Sources of other recipes too.
     folders += sorted(f"{SOURCE_FILES}/{folder.name}" for folder in (root / SOURCE_FILES).glob("*") if folder.is_dir())
     artifacts, unreadable = _read(path for folder in folders for path in store.directories(folder))
@@ -88,6 +91,7 @@ def leftovers(root: Path, with_unfinished: bool = False, own: Path | None = None
     partial = [path for folder in folders for path in store.partial(folder) if path not in begun]
     unfinished = [path for path in partial if _resumable(path, root)]
     others = [path for path in runs_folder(root).glob("*") if path.is_dir() and path not in runs]
+    studies = claims(root)
     released, runs_of_released = _released(artifacts, root)
     unfinished += [run for run in sorted(others) if run.name not in runs_of_released or not _is_finished(run)]
     of_builds = {artifact.path.resolve() for artifact in needed}
@@ -97,7 +101,13 @@ def leftovers(root: Path, with_unfinished: bool = False, own: Path | None = None
         if artifact.stage == TRAINED and artifact.content not in released and path not in of_builds
     ]
 
+    of_studies = _of_studies(studies, artifacts, trained_only, unfinished)
+    unfinished = [path for path in unfinished if path not in of_studies]
+    trained_only = [path for path in trained_only if path not in of_studies]
     roots = [artifact.path.resolve() for artifact in needed] + _promoted(root)
+    roots += [path for path in of_studies if path in artifacts]
+    roots += [path for entry in of_studies if entry not in artifacts for path in _inputs_of(entry, root)]
+    runs |= {path for path in of_studies if path not in artifacts}
     if not with_unfinished:
         roots += [path for entry in unfinished for path in _inputs_of(entry, root)]
         roots += [(root / one["path"]).resolve() for path in trained_only for one in _made_from(artifacts[path])]
@@ -222,6 +232,22 @@ def _released(artifacts: Mapping[Path, Artifact], root: Path) -> tuple[set[str],
     runs |= {str(artifact.counts.get("run")) for artifact in found if artifact.content in contents}
     # One run may train longer after it was released.
     return contents, runs - {str(one.counts.get("run")) for one in found if one.content not in contents}
+
+
+def _of_studies(
+    studies: Claims, artifacts: Mapping[Path, Artifact], trained_only: Iterable[Path], unfinished: Iterable[Path]
+) -> set[Path]:
+    """What the studies of this home have made, and the unfinished work of their runs."""
+    made = {
+        path
+        for path, artifact in artifacts.items()
+        if artifact.content in studies.contents
+        or artifact.manifest["inputs"].get(TRAINED, {}).get("content") in studies.contents
+    }
+    begun = {
+        path for path in (*trained_only, *unfinished) if studies.recipes and _unfinished(path).recipe in studies.recipes
+    }
+    return made | begun
 
 
 def _made_from(artifact: Artifact) -> list[dict[str, str]]:

@@ -20,6 +20,8 @@ from parakeet.release.pointers import about_promoted, find_incumbent, find_opene
 from parakeet.sanitise import sanitise
 from parakeet.space import space_for, training_space
 from parakeet.stages import active_recipe, chosen_recipe_name
+from parakeet.studies.records import FOLDER
+from parakeet.studies.status import studies_under_way
 from parakeet.training.runs import Run, list_runs
 
 LOCKS = ".locks"
@@ -44,6 +46,7 @@ def status_document(root: Path, now: float) -> dict[str, Any]:
         "released": _try(lambda: _released(root, faults), faults) or [],
         "refused": _try(lambda: _last_refused(root), faults) or [],
         "training": _try(lambda: [_training(run) for run in _running(root, faults)], faults) or [],
+        "studies": _try(lambda: studies_under_way(root), faults) or [],
         "making": _try(lambda: list(_making(root)), faults) or [],
         "dagster": _dagster(history),
         "disk": _try(lambda: _disk(root, recipe), faults),
@@ -72,6 +75,7 @@ def render_status(document: Mapping[str, Any], now: float) -> str:
         chosen = "" if recipe["in_use"] else ", since `parakeet use` has chosen none"
         rows.append(("recipe", f"{recipe['name']} is in use{chosen}"))
     rows += _labelled("training", [_training_words(one) for one in document["training"]])
+    rows += _labelled("studies", document["studies"])
     rows += _labelled("making", [f"{one['stage']}, by {one['by']}" for one in document["making"]])
     if not (document["training"] or document["making"] or document["dagster"]["runs"]):
         rows.append(("running", "nothing"))
@@ -240,7 +244,7 @@ def _making(root: Path) -> Iterator[dict[str, str]]:
     folder = root / LOCKS
     for lock in sorted(folder.rglob("*.lock")):
         stage = lock.relative_to(folder).with_suffix("").as_posix()
-        if not stage.startswith("runs/") and is_held(lock):
+        if not stage.startswith(("runs/", f"{FOLDER}/")) and is_held(lock):
             try:
                 by = lock.with_suffix(".holder").read_text(encoding="utf-8")
             except OSError:

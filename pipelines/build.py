@@ -119,11 +119,11 @@ def _materialise(
             )
         finally:
             release_run_lock(root, run_id)
-        _raise_database_error(result.all_events)
+        raise_database_error(result.all_events)
     return _conclude(result.all_events, result.success, root, progress)
 
 
-def _raise_database_error(events: Sequence[dg.DagsterEvent]) -> None:
+def raise_database_error(events: Sequence[dg.DagsterEvent]) -> None:
     """Raise what kept Dagster from writing its history, for `open_instance` to explain."""
     for error in _errors(events):
         if "sqlite3." in error.message:
@@ -156,18 +156,26 @@ def _conclude(events: Sequence[dg.DagsterEvent], success: bool, root: Path, prog
                 )
     if success:
         return 0
-    causes = list(_errors(events))
-    if any(cause.cls_name == dg.DagsterExecutionInterruptedError.__name__ for cause in causes):
+    if was_interrupted(events):
         progress.say("Interrupted. What was made is kept; run the same command to continue.")
         return INTERRUPTED
-    messages = [data.description for event in events if (data := _failure_of(event)) is not None and data.description]
-    # A blocking check that failed has been reported above.
-    others = [cause for cause in causes if cause.cls_name != CHECK_FAILED]
-    if not messages:
-        messages = [str(_unforeseen(cause, root)) for cause in others]
+    messages = reasons_of(events, root)
     for message in messages:
         progress.say(f"Error: {message}")
-    return 1 if messages or len(others) < len(causes) else INTERRUPTED
+    # A blocking check that failed has been reported above.
+    return 1 if messages or any(cause.cls_name == CHECK_FAILED for cause in _errors(events)) else INTERRUPTED
+
+
+def was_interrupted(events: Sequence[dg.DagsterEvent]) -> bool:
+    """Whether a run that failed was ended by a signal."""
+    return any(cause.cls_name == dg.DagsterExecutionInterruptedError.__name__ for cause in _errors(events))
+
+
+def reasons_of(events: Sequence[dg.DagsterEvent], root: Path) -> list[str]:
+    """Why a run failed, for the user: but for blocking checks, whose evaluations tell."""
+    messages = [data.description for event in events if (data := _failure_of(event)) is not None and data.description]
+    others = [cause for cause in _errors(events) if cause.cls_name != CHECK_FAILED]
+    return messages or [str(_unforeseen(cause, root)) for cause in others]
 
 
 def _failure_of(event: dg.DagsterEvent) -> UserFailureData | None:

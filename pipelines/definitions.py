@@ -19,6 +19,7 @@ from pipelines import automation, dagster_internals, jobs, schedules, sensors, t
 from pipelines.instance import settings_missing
 from pipelines.interrupted_runs import interrupted_runs
 from pipelines.recipe_in_use import recipe_in_use
+from pipelines.studies import study_definitions
 
 TERMINATION_TIMEOUT_SECONDS = 300
 """How long a trainer may take to save when its run is ended. Dagster's 20 s would leave it behind as an orphan."""
@@ -26,10 +27,11 @@ TERMINATION_TIMEOUT_SECONDS = 300
 
 def make_definitions(recipe: Recipe, given: Mapping[str, Artifact] | None = None) -> dg.Definitions:
     """Assets, checks, jobs, schedules and sensors for a recipe. Artefacts that are `given` are taken as they are."""
+    studies = study_definitions(home())
     return dg.Definitions(
-        assets=[*make_assets(recipe), promotion_asset(), *make_sources(recipe)],
+        assets=[*make_assets(recipe), promotion_asset(), *make_sources(recipe), *studies.assets],
         asset_checks=make_checks(recipe),
-        jobs=[*jobs.make_jobs(recipe, home()), tidy.tidy],
+        jobs=[*jobs.make_jobs(recipe, home()), tidy.tidy, *studies.jobs],
         schedules=[schedules.weekly_retraining, schedules.source_looks, tidy.weekly_tidy],
         sensors=[
             *(sensors.new_source_files, sensors.disk_low, sensors.run_failed),

@@ -9,6 +9,7 @@ import dagster as dg
 
 from assets_defs.assets import CRASHED
 from assets_defs.resources import HOME_TAG, RECIPE_TAG, recorded_recipe
+from assets_defs.studies import STUDY_TAG, build_of
 from parakeet.dagster_history import LOCATION
 from parakeet.errors import ParakeetError
 from parakeet.formatting import counted
@@ -39,7 +40,11 @@ GIVEN_UP = "no: "
 """How the second begins."""
 
 PARENT_TAG = "dagster/parent_run_id"
-KEPT_TAGS = ("dagster/schedule_name", "dagster/sensor_name", "dagster/priority", "dagster/max_runtime")
+PARTITION_TAG = "dagster/partition"
+KEPT_TAGS = (
+    *("dagster/schedule_name", "dagster/sensor_name", "dagster/priority", "dagster/max_runtime"),
+    *(PARTITION_TAG, "dagster/partition_set"),
+)
 """Of Dagster's own tags. The others say what became of one run."""
 
 TIME_LOOKED_BACK = timedelta(days=1)
@@ -165,6 +170,8 @@ def progress_of(instance: dg.DagsterInstance, run: dg.DagsterRun, root: Path) ->
     """How far the recipe of a run has come."""
     made = Reached()
     try:
+        if (name := run.tags.get(STUDY_TAG)) is not None:
+            return _progress(build_of(root, name, run.tags[PARTITION_TAG]))
         recipe = recorded_recipe(instance, run)
         return _progress(Build(root, recipe)) if recipe is not None else made
     # Sources that cannot be read now: the run itself says so.

@@ -22,6 +22,7 @@ from parakeet.cli.runs import compare, runs
 from parakeet.cli.serve import serve
 from parakeet.cli.sessions import sessions
 from parakeet.cli.status import status
+from parakeet.cli.study import study
 from parakeet.cli.tokens import tokens
 from parakeet.cli.trace import trace
 
@@ -57,6 +58,6 @@ def main() -> None:
 
 for command in (
     build, retrain, plan, chat, serve, trace, tokens, sessions, models, release, status, report, pages, verify,
-    evaluate, runs, compare, reproduce, data, index, use, clean, import_command, export, push, bench, completion,
+    evaluate, runs, compare, reproduce, study, data, index, use, clean, import_command, export, push, bench, completion,
 ):  # fmt: skip
     main.add_command(command)

@@ -260,6 +260,7 @@ def clean(yes: bool, unfinished: bool) -> None:
     from parakeet.clean import leftovers, remove
     from parakeet.formatting import format_bytes, format_duration, render_table
     from parakeet.home import home
+    from parakeet.studies.state import studies_kept
 
     found = leftovers(home(), unfinished)
     removable = [*found.unreferenced, *(found.unfinished if unfinished else [])]
@@ -272,6 +273,8 @@ def clean(yes: bool, unfinished: bool) -> None:
             for e in found.unfinished
         ]
         say(render_table(("size", "stage", "recipe", "last written", "path"), rows, {0}))
+    for line in studies_kept(home()):
+        say(line)
     total = format_bytes(sum(entry.n_bytes for entry in removable))
     if not removable:
         click.echo(

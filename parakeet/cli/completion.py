@@ -58,6 +58,11 @@ def _recipes(context: click.Context, incomplete: str) -> Iterable[str]:
     return [path.stem for path in folder.glob("*.yaml")]
 
 
+def _studies(context: click.Context, incomplete: str) -> Iterable[str]:
+    folder = Path(__file__).parents[1] / "studies"
+    return [path.stem for path in folder.glob("*.yaml")]
+
+
 def _runs(context: click.Context, incomplete: str) -> Iterable[str]:
     from parakeet.home import home, runs_folder
 
@@ -102,6 +107,7 @@ def _names(entries: Iterable[Any]) -> Sequence[str]:
 
 
 complete_recipes = completing(_recipes, or_file=True)
+complete_studies = completing(_studies, or_file=True)
 complete_runs = completing(_runs)
 complete_sessions = completing(_sessions)
 complete_models = completing(_models)

@@ -78,7 +78,7 @@ def chosen_recipe(
         base = load_recipe(OWN_TEXT_RECIPE).model_copy(
             update={"name": shipped.name, "description": shipped.description}
         )
-    unchanged = limited(_with_sources(base, data) if data else base, limit)
+    unchanged = limited(with_sources(base, data) if data else base, limit)
     share = [] if held_out is None else [f"{HELD_OUT}={held_out}"]
     if held_out == 0:
         share.append("shards.min_held_out_bytes=0")
@@ -114,7 +114,7 @@ def _has_corpus(root: Path, recipe: "Recipe") -> bool:
         return False
 
 
-def _with_sources(recipe: "Recipe", paths: Sequence[str]) -> "Recipe":
+def with_sources(recipe: "Recipe", paths: Sequence[str]) -> "Recipe":
     """The recipe with each path as a source, named after its file."""
     from parakeet.recipe import Recipe
     from parakeet.recipe_changes import absolute

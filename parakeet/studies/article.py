@@ -62,7 +62,7 @@ def write_study_page(chapter: Chapter, output: Path) -> list[Path]:
     files: dict[str, str | bytes] = {
         STUDY_HTML_FILE: render("study.html", svg=svg, chapter=chapter),
         STUDY_MARKDOWN_FILE: render("study.md", chapter=chapter),
-        **_pictures(chapter.parts),
+        **_pictures(chapter.parts, chapter.digest),
     }
     _write(files, output, re.compile(rf"{re.escape(chapter.name)}-\d+(?:-dark)?\.png"))
     return [output / STUDY_HTML_FILE, output / STUDY_MARKDOWN_FILE]
@@ -75,6 +75,9 @@ def article_pages(results: Sequence[Results]) -> Pages:
     chapters = [chapter_of(one) for one in results]
     facts = facts_of(results)
     pipe = _pipe(facts)
+    pictures = _pictures([pipe], joined([chapter.digest for chapter in chapters]))
+    for chapter in chapters:
+        pictures |= _pictures(chapter.parts, chapter.digest)
     values = {
         "title": TITLE,
         "facts": facts,
@@ -87,7 +90,7 @@ def article_pages(results: Sequence[Results]) -> Pages:
     return Pages(
         html=render("article.html", svg=svg, **values),
         markdown=render("article.md", **values),
-        pictures=_pictures([pipe, *(part for chapter in chapters for part in chapter.parts)]),
+        pictures=pictures,
     )
 
 
@@ -97,17 +100,12 @@ def facts_of(results: Sequence[Results]) -> dict[str, Any]:
     run = [one for one in results if one.records]
     trained = [record.training for record in records]
     original = load_recipe(ORIGINAL)
-    config = ModelConfig(
-        layers=original.model.layers,
-        heads=original.model.heads,
-        width=original.model.width,
-        context=original.model.context,
-        vocabulary_rows=VOCABULARY_ROWS,
-    )
-    n_original = sum(config.parameters().values())
+    config = ModelConfig.from_recipe(original.model, VOCABULARY_ROWS)
+    n_original = config.parameter_count
     parameters = _ends([one["parameters"] for one in trained])
     dates = sorted(day for one in results for day in one.dates)
     setup = run[0].setup
+    sources = list(dict.fromkeys(source["name"] for one in run for text in one.texts for source in text["sources"]))
     machines = sorted({machine for one in run for machine in one.machines})
     on_gpu = any(one.get("device") == "cuda" for one in trained)
     return {
@@ -123,9 +121,7 @@ def facts_of(results: Sequence[Results]) -> dict[str, Any]:
         "dates": in_days(dates) if dates else "",
         "setup": setup,
         "optimizer": OPTIMIZERS.get(setup["optimizer"], setup["optimizer"]),
-        "sources": joined(
-            list(dict.fromkeys(source["name"] for one in run for text in one.texts for source in text["sources"]))
-        ),
+        "sources": f"the source{'s' if len(sources) > 1 else ''} {joined(sources)}",
         "text_tokens": max(one["text_tokens"] for one in trained),
         "yardsticks": _yardsticks(run[0]),
     }
@@ -148,23 +144,23 @@ def _yardsticks(results: Results) -> dict[str, float] | None:
 def _pipe(facts: Mapping[str, Any]) -> Drawing:
     sizes = " to ".join(map(format_count, facts["parameters"]))
     steps = [
-        ("text", facts["sources"]),
+        ("text", facts["sources"].removeprefix("the ")),
         ("clean", "no copies, a part held out"),
         ("tokens", format_count(facts["text_tokens"])),
-        ("training", f"{format_count(facts['runs'])} models"),
-        ("models", f"{sizes} parameters"),
+        ("training", f"{facts['optimizer']}, {facts['setup']['batch_tokens']:,} tokens a step"),
+        (f"{facts['runs']:,} models", f"{sizes} parameters"),
         ("records", "what was measured"),
     ]
     label = "From text to figures: " + "; ".join(f"{name} ({note})" for name, note in steps)
     return Drawing(partial(draw_pipe, steps), label, file="pipe")
 
 
-def _pictures(parts: Sequence[Part]) -> dict[str, bytes]:
-    """The PNG files of the drawings, by name."""
+def _pictures(parts: Sequence[Part], digest: str) -> dict[str, bytes]:
+    """The PNG files of the drawings, by name. They keep the digest of the records that they show."""
     files: dict[str, bytes] = {}
     for part in parts:
         if isinstance(part, Drawing) and part.file:
-            light, dark = png_pair(part.chart, part.label)
+            light, dark = png_pair(part.chart, f"{part.label} (records {digest})")
             files |= {f"{part.file}.png": light, f"{part.file}-dark.png": dark}
     return files
 

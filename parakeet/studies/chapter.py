@@ -1,18 +1,22 @@
 """A study as a reader sees it: its answer, and how it was run. A section of the article, or a page of its own."""
 
 import datetime
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from parakeet.formatting import counted, format_count, format_date, format_duration
-from parakeet.report.parts import Commands, Details, Drawing, Facts, Items, Part
+from parakeet.pages import Table
+from parakeet.report.parts import Commands, Details, Drawing, Facts, Heading, Items, Part
 from parakeet.studies.answers import answer_of
 from parakeet.studies.results import Results
 from parakeet.studies.seeds import FEWEST_SEEDS
 from parakeet.studies.study import shipped_studies
 
-MOST_NAMED = 12
-"""Missing runs that are named; the others are counted."""
+MOST_NAMED = 6
+"""If more runs are missing, they are counted by arm."""
+MOST_ROWS = 4
+"""Of a table that is open: who wants more figures than the chart shows opens the others."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ class Chapter:
     """When, where, how long, which text."""
     runs: int
     missing: int
+    digest: str
+    """Of the records that it is written from."""
 
     @property
     def anchor(self) -> str:
@@ -51,13 +57,14 @@ def chapter_of(results: Results) -> Chapter:
         title=results.file.title,
         question=" ".join(results.file.question.split()),
         sentence=answer.sentence if answer else "",
-        parts=_with_files(answer.parts, results.name) if answer else [],
+        parts=_with_files(_folded(answer.parts), results.name) if answer else [],
         limits=Items(limits) if limits else None,
         command=Commands([command_of(results)]),
         other_text=_other_text(results),
         how=[Details("How it was run", [Facts(_facts(results))])] if answer else [],
         runs=len(results.records),
         missing=len(results.missing),
+        digest=results.digest,
     )
 
 
@@ -65,6 +72,22 @@ def command_of(results: Results) -> str:
     """What repeats the study."""
     file = results.name if results.name in shipped_studies() else f"{results.name}.yaml"
     return f"parakeet study run {file} --scale {results.scale}"
+
+
+def _folded(parts: Sequence[Part]) -> list[Part]:
+    """Long tables closed until a reader opens them, under the words that introduce them. Empty ones are left out."""
+    found: list[Part] = []
+    title = ""
+    for part in parts:
+        if isinstance(part, Heading):
+            title = part.text
+        if not isinstance(part, Table) or 0 < len(part.rows) <= MOST_ROWS:
+            found.append(part)
+        elif part.rows:
+            introduced = isinstance(found[-1], str) and found[-1].endswith(":") if found else False
+            summary = str(found.pop()).removesuffix(":") if introduced else f"{title}: the figures".removeprefix(": ")
+            found.append(Details(summary[:1].upper() + summary[1:], [part]))
+    return found
 
 
 def _with_files(parts: Sequence[Part], name: str) -> list[Part]:
@@ -86,12 +109,17 @@ def _few_seeds(results: Results) -> list[str]:
 
 
 def _missing(results: Results) -> list[str]:
+    """What is missing, by arm; a run that failed is named with its reason."""
     if not results.missing:
         return []
     n, total = len(results.missing), len(results.missing) + len(results.records)
-    named = [f"{name} ({reason})" if reason else name for name, reason in results.missing[:MOST_NAMED]]
-    more = f" and {n - MOST_NAMED} more" if n > MOST_NAMED else ""
-    return [f"{n} of {counted(total, 'run')} {'is' if n == 1 else 'are'} missing: {', '.join(named)}{more}."]
+    unexplained = [name for name, reason in results.missing if not reason]
+    if len(unexplained) > MOST_NAMED:
+        arms = Counter(name.partition(".")[0].replace("_", " ") for name in unexplained)
+        unexplained = [f"{count} of {arm}" for arm, count in arms.items()]
+    named = f": {joined(unexplained)}" if unexplained else ""
+    failed = [f"{name} failed: {' '.join(reason.split())}" for name, reason in results.missing if reason]
+    return [f"{n} of {counted(total, 'run')} {'is' if n == 1 else 'are'} missing{named}.", *failed]
 
 
 def _other_text(results: Results) -> str:

@@ -44,7 +44,8 @@ def _bits(record: Record) -> float | None:
 
 
 def _row(arm: str, point: str, records: Sequence[Record], unit: str) -> dict[str, Any]:
-    values = [record.training["final_loss"] if unit == NATS else _bits(record) for record in records]
+    bits = [_bits(record) for record in records] if unit == BITS else []
+    values = [one for one in bits if one is not None] or [float(one.training["final_loss"]) for one in records]
     mean = mean_over_seeds(values)
     return {
         "arm": arm,

@@ -1,5 +1,6 @@
 """The way of a study's models from text to figures, as a drawing."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -9,8 +10,10 @@ if TYPE_CHECKING:
     from parakeet.pages.charts import Palette
 
 COLUMNS = 3
-WIDTH, HEIGHT = 0.8, 0.6
+WIDTH, HEIGHT = 0.84, 0.68
 """Of a box, whose place is 1 wide and 1 high."""
+NOTE_LETTERS = 17
+"""On a line of a note, as a phone has room for."""
 
 
 def draw_pipe(steps: Sequence[tuple[str, str]], palette: "Palette") -> "Figure":
@@ -19,7 +22,7 @@ def draw_pipe(steps: Sequence[tuple[str, str]], palette: "Palette") -> "Figure":
     from matplotlib.patches import FancyBboxPatch
 
     rows = -(-len(steps) // COLUMNS)
-    figure = Figure(figsize=(6.4, 0.95 * rows), dpi=100, layout="constrained")
+    figure = Figure(figsize=(6.4, 1.05 * rows), dpi=100, layout="constrained")
     chart = figure.add_subplot()
     chart.set_axis_off()
     chart.set_xlim(-0.5, COLUMNS - 0.5)
@@ -37,8 +40,9 @@ def draw_pipe(steps: Sequence[tuple[str, str]], palette: "Palette") -> "Figure":
         )
         box.set(facecolor="none", edgecolor=colour, linewidth=1.3)
         chart.add_patch(box)
-        chart.text(column, row - 0.12, name, ha="center", va="center", fontsize=9, color=palette.ink)
-        chart.text(column, row + 0.13, note, ha="center", va="center", fontsize=7.5, color=palette.soft)
+        chart.text(column, row - 0.17, name, ha="center", va="center", fontsize=9, color=palette.ink)
+        lines = "\n".join(textwrap.wrap(note, NOTE_LETTERS))
+        chart.text(column, row + 0.12, lines, ha="center", va="center", fontsize=7.5, color=palette.soft)
         if number + 1 == len(steps):
             break
         if column + 1 < COLUMNS:

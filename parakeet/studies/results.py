@@ -5,6 +5,7 @@ for the seconds and the device, and holds floats to six digits. Pages are always
 that were written from a home can be written again from the file.
 """
 
+import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,9 @@ from parakeet.artifact import Artifact, Store
 from parakeet.errors import ParakeetError, os_reason
 from parakeet.recipe import Recipe
 from parakeet.recipe_file import load_recipe
-from parakeet.studies.records import FOLDER, Record, find_record, noted_study
+from parakeet.studies.forecast import read_forecast
+from parakeet.studies.records import FOLDER, Record, noted_study
+from parakeet.studies.state import begun_studies, states
 from parakeet.studies.study import SCALES, Study, StudyFile, load_study_file, shipped_studies
 from parakeet.training.record import read_record
 
@@ -46,6 +49,8 @@ class Results:
     """The first and the last day of training in ISO 8601; none if the store does not have the models any more."""
     machines: tuple[str, ...] = ()
     """Names of processors or GPUs."""
+    forecast: Mapping[str, Any] | None = None
+    """What the study forecast of its last runs: parakeet.studies.forecast."""
 
     @property
     def seeds(self) -> list[int]:
@@ -55,6 +60,11 @@ class Results:
     def seconds(self) -> float:
         """Of training, one run after the other."""
         return sum(record.training.get("seconds", 0.0) for record in self.records)
+
+    @property
+    def digest(self) -> str:
+        """First 12 hex digits of a sha256 over all of it. Pictures keep it."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:12]
 
     def to_json(self) -> str:
         """One record on each line."""
@@ -67,6 +77,7 @@ class Results:
             "dates": list(self.dates),
             "machines": list(self.machines),
             "missing": [list(one) for one in self.missing],
+            "forecast": self.forecast,
         }
         lines = [f"{json.dumps(key)}: {_dumped(value)}," for key, value in head.items()]
         records = ",\n".join(_dumped(record.values) for record in self.records)
@@ -92,6 +103,7 @@ def read_results(path: Path) -> Results:
             values["setup"],
             tuple(values["dates"]),
             tuple(values["machines"]),
+            values["forecast"],
         )
     except OSError as error:
         raise ParakeetError(f"{path}: cannot be read: {os_reason(error)}.") from None
@@ -118,8 +130,8 @@ def in_order(names: Collection[str]) -> list[str]:
 
 
 def studies_run(root: Path) -> list[str]:
-    """The studies that were run in this home at any scale."""
-    return in_order({path.parent.parent.name for path in (root / FOLDER).glob("*/*/study.yaml")})
+    """The studies that were begun in this home at any scale, shipped ones first."""
+    return list(dict.fromkeys(name for name, _ in begun_studies(root)))
 
 
 def scales_run(root: Path, name: str) -> list[str]:
@@ -158,11 +170,11 @@ def gather_all(root: Path, scale: str | None = None) -> list[Results]:
 
 
 def _results(root: Path, study: Study) -> Results:
-    runs = [(run, find_record(root, study, run)) for run in study.runs()]
-    records = [record for _, record in runs if record is not None]
+    runs = states(root, study)
+    records = [one.record for one in runs if one.record is not None]
     texts: dict[str, dict[str, Any]] = {}
     for arm in dict.fromkeys(record.arm for record in records):
-        recipe = study.file.arms[arm].recipe
+        recipe = study.arms[arm].recipe
         text = texts.setdefault(recipe or "", {"arms": [], "sources": _sources(_recipe_of(study, recipe))})
         text["arms"].append(arm)
     dates, machines = _circumstances(root, records)
@@ -171,11 +183,12 @@ def _results(root: Path, study: Study) -> Results:
         study.scale_name,
         study.file,
         tuple(Record(compact(record.values)) for record in records),
-        tuple((run.name, "") for run, record in runs if record is None),
+        tuple((one.run.name, one.reason) for one in runs if one.record is None),
         tuple(texts.values()),
         _setup(study),
         dates,
         machines,
+        dict(_rounded(forecast)) if (forecast := read_forecast(root, study)) else None,
     )
 
 

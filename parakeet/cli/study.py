@@ -1,0 +1,120 @@
+"""`parakeet study`."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from parakeet.cli.common import Commands, Whole, say
+from parakeet.cli.completion import complete_settings, complete_studies
+from parakeet.cli.output import examples, json_option, say_json
+from parakeet.cli.study_report import report
+
+if TYPE_CHECKING:
+    from parakeet.studies.study import Study
+
+SCALES = ("smoke", "cpu", "night", "gpu")
+"""As `parakeet.studies.study` has them, which --help does not import."""
+
+
+def _study_argument(required: bool) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    return click.argument("name", metavar="NAME", required=required, shell_complete=complete_studies)
+
+
+scale_option = click.option(
+    "--scale", type=click.Choice(SCALES), default="cpu", show_default=True, help="How much of the study to run."
+)
+data_option = click.option(
+    "--data", multiple=True, metavar="FILE", type=click.Path(),
+    help="Train on this file, folder or glob in place of the study's text. Repeatable.",
+)  # fmt: skip
+set_option = click.option(
+    "--set", "changes", multiple=True, metavar="KEY=VALUE", shell_complete=complete_settings,
+    help="Change a key of the recipe that all runs are made from. Repeatable.",
+)  # fmt: skip
+
+
+@click.group(
+    cls=Commands,
+    short_help="Ask a question with many small models.",
+    epilog=examples("parakeet study run size --scale smoke", "parakeet study status"),
+)
+def study() -> None:
+    """Run a study: many small trainings that differ in one thing each, and what they answer.
+
+    The shipped studies are size, saturation, memorisation and attention. A YAML file of your own is one too.
+    """
+
+
+@study.command(
+    epilog=examples(
+        "parakeet study run size --scale smoke",
+        "parakeet study run memorisation --data books/ --workers 2",
+        "parakeet study run my-study.yaml --set training.optimizer=adamw",
+    )
+)
+@_study_argument(required=True)
+@scale_option
+@data_option
+@set_option
+@click.option("--workers", type=Whole(1), help="Runs side by side.  [default: as many as there are cores for]")
+def run(name: str, scale: str, data: Sequence[str], changes: Sequence[str], workers: int | None) -> None:
+    """Train what is missing of a study. Finished runs are kept; the same command goes on after any interruption.
+
+    NAME is a shipped study or a file. Without --data and --set it goes on with those that it was begun with.
+    """
+    from parakeet.home import home
+    from parakeet.progress import Progress
+    from parakeet.studies.running import run_study
+
+    root = home()
+    chosen = chosen_study(name, scale, data, changes, root)
+    # Dagster's side: each worker makes its runs through the study's job.
+    command = [sys.executable, "-m", "pipelines.study_worker"]
+    sys.exit(run_study(root, chosen, workers, command, Progress()))
+
+
+@study.command(epilog=examples("parakeet study status", "parakeet study status size --scale cpu"))
+@_study_argument(required=False)
+@click.option("--scale", type=click.Choice(SCALES), help="Only this scale.  [default: all that were begun]")
+@json_option
+def status(name: str | None, scale: str | None, as_json: bool) -> None:
+    """Show how far the studies are that were begun here: runs finished, running, failed and missing."""
+    from parakeet.home import home
+    from parakeet.studies.status import render_studies, studies_document
+
+    document = studies_document(home(), name, scale)
+    if as_json:
+        say_json(document)
+    else:
+        say(render_studies(document))
+
+
+study.add_command(report)
+
+
+def chosen_study(name: str, scale: str, data: Sequence[str], changes: Sequence[str], root: Path) -> "Study":
+    """The study at a scale, on the text and with the settings that the options name, or that it was begun with.
+
+    With `data` the recipe's own `limit` does not hold: it is the share of a text that others chose. Raises
+    ParakeetError.
+    """
+    from parakeet.cli.settings import with_sources
+    from parakeet.recipe_changes import changed
+    from parakeet.recipe_file import load_recipe
+    from parakeet.studies.records import noted_study
+    from parakeet.studies.study import make_study, shipped_studies
+
+    is_file = name in shipped_studies() or Path(name).is_file()
+    noted = noted_study(root, Path(name).stem if is_file else name, scale)
+    # A name of neither is that of a user's file, which was run here and is elsewhere now.
+    study = noted if noted is not None and not is_file else make_study(name, scale)
+    if not (data or changes):
+        return study if noted is None else replace(study, base=noted.base)
+    base = load_recipe(study.file.recipe)
+    if data:
+        base = with_sources(base, data).model_copy(update={"limit": 1.0})
+    return replace(study, base=changed(base, changes))
