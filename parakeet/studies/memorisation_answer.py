@@ -83,7 +83,7 @@ def _rises(figures: Figures) -> str:
 def _exposure_rises(figures: Figures) -> str:
     settings = _planted(figures)
     with_copies = sum(is_above(one["exposure_trend"]) for one in settings)
-    said = [f"rises clearly with copies in {with_copies}"]
+    said = [f"rises clearly with copies in {with_copies} of {len(settings)}"]
     for words, key in (("with size at", "exposure_by_size"), ("with epochs in", "exposure_by_epochs")):
         if changes := figures[key]:
             said.append(f"{words} {sum(is_above(one['change']) for one in changes.values())} of {len(changes)}")
@@ -96,11 +96,13 @@ def _said_of_margin(figures: Figures) -> str:
         return ""
     best = max(settings, key=lambda one: one["margin"]["value"])
     margin = best["margin"]
-    verb = "beats" if is_above(margin) else "is behind" if is_below(margin) else "cannot be told from"
-    return (
-        f"on text that was not read the best of them, {name_of(best)}, {verb} a look-up table of the training text, by "
-        f"{in_words(margin, sign=True)} bits per byte"
-    )
+    said = f"on text that was not read the best of them, {name_of(best)},"
+    if is_below(margin):
+        low, high = margin["interval"]
+        behind = {"value": -margin["value"], "interval": [-high, -low]}
+        return f"{said} is behind a look-up table of the training text by {in_words(behind)} bits per byte"
+    verb = "beats" if is_above(margin) else "does not clearly beat"
+    return f"{said} {verb} a look-up table of the training text, by {in_words(margin, sign=True)} bits per byte"
 
 
 def _said_of_goldfish(goldfish: Figures | None) -> str:
@@ -156,7 +158,7 @@ def _planted_parts(figures: Figures) -> list[Part]:
             partial(draw_extraction, figures),
             "Share of planted texts that is extracted, by copies, with 95 % intervals",
         ),
-        f"{_sum_of_trends(figures)} Slopes are of least squares, their intervals from draws of each share (Jeffreys).",
+        " ".join([*_said_of_trends(figures), "Slopes are of least squares, their intervals of Jeffreys' kind."]),
         Details("Extraction by copies", [Table(columns, shares, right=range(1, len(columns)))]),
         Drawing(partial(draw_exposure, figures), "Exposure of planted texts by copies, with 95 % intervals"),
         "Exposure sees more than extraction: how much likelier a text is than those that were never planted, in bits. "
@@ -166,7 +168,7 @@ def _planted_parts(figures: Figures) -> list[Part]:
     return parts
 
 
-def _sum_of_trends(figures: Figures) -> str:
+def _said_of_trends(figures: Figures) -> list[str]:
     said = []
     for epochs, trend in figures["by_size"].items():
         verdict = "rises" if trend["rises"] else "falls" if trend["falls"] else "is not clear of chance"
@@ -181,7 +183,7 @@ def _sum_of_trends(figures: Figures) -> str:
         said.append(
             f"{many} epochs in place of {few} add {_points(one['difference'], 'share')} to it at {size}{verdict}."
         )
-    return " ".join(said)
+    return said
 
 
 def _passage_parts(figures: Figures) -> list[Part]:

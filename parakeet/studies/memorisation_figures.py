@@ -79,10 +79,10 @@ def _setting(records: Sequence[Record]) -> dict[str, Any]:
         "duplicates": _duplicates(records),
         "continuation": (_at(records[0], "extraction") or {}).get("continuation"),
         **{
-            name: _over_seeds(records, lambda record, name=name: _valued(record, "margin", name))  # type: ignore[misc]
+            name: _over_seeds({record.seed: _valued(record, "margin", name) for record in records})
             for name in ("network", "ngram", "margin")
         },
-        "gap": _over_seeds(records, lambda record: _valued(record, "gap", "all", "gap")),
+        "gap": _over_seeds({record.seed: _valued(record, "gap", "all", "gap") for record in records}),
         "bits_per_byte": summary(by_seed(records, bits_per_byte)),
     }
 
@@ -99,14 +99,12 @@ def _valued(record: Record, *keys: str) -> Mapping[str, Any] | None:
     return found if isinstance(found, Mapping) and "value" in found else None
 
 
-def _over_seeds(
-    records: Sequence[Record], figure: Callable[[Record], Mapping[str, Any] | None]
-) -> dict[str, Any] | None:
-    """The mean over seeds; of one seed, its figure with its own interval."""
-    found = summary(by_seed(records, lambda record: (figure(record) or {}).get("value")))
+def _over_seeds(figures: Mapping[int, Mapping[str, Any] | None]) -> dict[str, Any] | None:
+    """The mean of the figures of each seed; of one seed, its figure with its own interval."""
+    there = {seed: one for seed, one in figures.items() if one}
+    found = summary({seed: one["value"] for seed, one in there.items()})
     if found and found["n"] == 1:
-        own = next(one for record in records if (one := figure(record)))
-        found["interval"] = own["interval"]
+        found["interval"] = next(iter(there.values()))["interval"]
     return found
 
 
@@ -128,14 +126,13 @@ def _canaries(records: Sequence[Record]) -> list[dict[str, Any]]:
             rows.setdefault(row["copies"], []).append((record, row))
     found = []
     for copies, mine in sorted(rows.items()):
-        exposures = {id(record): row["exposure"] for record, row in mine}
         found.append(
             {
                 "copies": copies,
                 "extraction": _pooled(row["extraction"] for _, row in mine),
                 "random": _pooled(row["random"] for _, row in mine),
                 "natural": _pooled(row["natural"] for _, row in mine),
-                "exposure": _over_seeds([record for record, _ in mine], lambda one, of=exposures: of[id(one)]),  # type: ignore[misc]
+                "exposure": _over_seeds({record.seed: row["exposure"] for record, row in mine}),
             }
         )
     return found
@@ -321,7 +318,7 @@ def _group(records: Sequence[Record]) -> dict[str, Any]:
         "over_strings": [min(low for low, _ in own), max(high for _, high in own)] if own else None,
         "memorised_bits": summary(by_seed(records, measured_at("capacity", "memorised_bits"))),
         **{
-            name: _over_seeds(records, lambda record, name=name: record.measured["capacity"].get(name))  # type: ignore[misc]
+            name: _over_seeds({record.seed: record.measured["capacity"].get(name) for record in records})
             for name in ("share", "bits_per_parameter", "bits_per_used_parameter", "held_out_share")
         },
     }

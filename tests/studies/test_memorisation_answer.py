@@ -40,7 +40,10 @@ def test_a_rise_with_copies_size_and_epochs_is_found(whole: Answer) -> None:
     change = whole.figures["margin_by_size"]["4"]["change"]
     assert change["interval"][0] < 0.1 < change["interval"][1]
     assert "with epochs in 3 of 3 sizes" in whole.sentence
-    assert "exposure, which sees fainter traces, rises clearly with copies in 6, with size at 2 of 2" in whole.sentence
+    assert (
+        "exposure, which sees fainter traces, rises clearly with copies in 6 of 6, with size at 2 of 2"
+        in whole.sentence
+    )
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3])
