@@ -13,7 +13,15 @@ from parakeet.errors import ParakeetError
 from parakeet.formatting import format_bytes, format_count, format_percent
 from parakeet.plan_files import text_bytes
 from parakeet.recipe import Recipe
-from parakeet.recipe_sources import Columns, FileSource, RecordSource, RemoteSource, Source, SyntheticSource
+from parakeet.recipe_sources import (
+    Columns,
+    FileSource,
+    RandomSource,
+    RecordSource,
+    RemoteSource,
+    Source,
+    SyntheticSource,
+)
 
 BYTES_PER_TOKEN = 4.3
 """For English text in cl100k_base."""
@@ -133,7 +141,7 @@ def _cells(name: str, texts: tuple[str, ...]) -> str:
 
 
 def _forecast(source: Source, limit: float) -> SourceForecast:
-    if isinstance(source, SyntheticSource):
+    if isinstance(source, SyntheticSource | RandomSource):
         return SourceForecast(source, rows=source.count(Fraction(str(limit))))
     stated = source.forecast
     if isinstance(source, FileSource) and not stated.content_bytes:

@@ -148,7 +148,8 @@ class Executor(Section):
         return self
 
 
-LEAST_VOCABULARY = 320
+LEAST_VOCABULARY = 308
+"""The 256 bytes, and a space with each of 52 letters: all that `words` needs for a text of characters."""
 
 
 class TokenizerSettings(Section):
@@ -255,7 +256,7 @@ class Packing(Section):
 
 class ModelSettings(Section):
     layers: int = Field(ge=1, le=256)
-    """Transformer blocks. Each pair of neighbours shares one key/value projection."""
+    """Transformer blocks."""
     heads: int = Field(ge=1, le=256)
     """Attention heads."""
     width: int = Field(ge=8, le=16_384)
@@ -267,6 +268,9 @@ class ModelSettings(Section):
     softmax_one: bool = False
     """Softmax off by one: attention divides by 1 + Σ exp, so that a head may attend to nothing. No other program reads
     such a model."""
+    share_keys_values: bool = True
+    """Whether each pair of neighbouring layers shares one key/value projection, as the original does. false gives each
+    layer its own."""
 
     @model_validator(mode="after")
     def _whole_heads(self) -> "ModelSettings":
@@ -334,6 +338,9 @@ class Training(Section):
     """Largest norm of the gradient."""
     z_loss: float = Field(default=0.0, ge=0.0, le=1.0)
     """Weight of log(Z)² in the loss, which keeps logits from drifting. 1e-4 is usual; 0 turns it off."""
+    goldfish: int = Field(default=0, ge=0)
+    """Leave one in so many targets out of the loss, against memorisation (goldfish loss). Which ones is decided by the
+    13 tokens before each, so that copies of a passage lose the same. At least 2; 0 learns every target."""
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
     """Precision of matrix products, forward and backward. The weights stay fp32. auto measures both when a run begins,
     and takes bf16 where it is clearly faster; the run keeps it on every machine."""
@@ -381,6 +388,13 @@ class Training(Section):
     @classmethod
     def _none(cls, start: Any) -> Any:
         return None if start == "none" else start
+
+    @field_validator("goldfish")
+    @classmethod
+    def _some_targets(cls, k: int) -> int:
+        if k == 1:
+            raise ValueError("1 would leave every target out of the loss; the least is 2, and 0 turns it off")
+        return k
 
     @field_validator("decay")
     @classmethod

@@ -11,7 +11,7 @@ from pydantic_core import PydanticUndefined
 
 from parakeet.recipe import Recipe
 from parakeet.recipe_file import RENAMED_KEYS, shipped_recipes
-from parakeet.recipe_sources import SOURCE_KINDS, SourceSettings
+from parakeet.recipe_sources import SOURCE_KINDS, RecordSource, SourceSettings
 
 INTRODUCTION = """# Recipes
 
@@ -68,7 +68,9 @@ def _sources() -> str:
     parts = ["## sources\n", "A list. `kind` says where the text is. The default, `files`, is this machine.\n"]
     parts += ["### Keys of every source\n", _table(SourceSettings)]
     shared = set(SourceSettings.model_fields)
-    record = set.intersection(*(set(m.model_fields) for k, m in SOURCE_KINDS.items() if k != "synthetic")) - shared
+    record = (
+        set.intersection(*(set(m.model_fields) for m in SOURCE_KINDS.values() if issubclass(m, RecordSource))) - shared
+    )
     files = SOURCE_KINDS["files"]
     parts += ["### Keys of every source of files\n", _table(files, record - {"kind"})]
     seen: set[type[BaseModel]] = set()

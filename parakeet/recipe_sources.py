@@ -341,6 +341,52 @@ class SyntheticSource(SourceSettings):
         return max(LEAST_DIALOGUES, round(self.documents * share))
 
 
+LEAST_RANDOM_BITS = 64
+"""With fewer bits, two of a million documents could be equal, and deduplication would drop one."""
+LEAST_HELD_OUT_SYMBOLS = 2_000
+
+
+class RandomSource(SourceSettings):
+    kind: Literal["random"]
+    """Random text to measure how many bits a model can memorise. Each document has symbols × log2(alphabet) bits."""
+    documents: int = Field(ge=1, le=1_000_000)
+    """Number of documents to train on. A fiftieth more, at least 2,000 symbols, is held out."""
+    symbols: int = Field(default=64, ge=2, le=65_536)
+    """Characters of a document. Each is drawn uniformly, and independently of the others."""
+    alphabet: Literal[2, 4, 8, 16, 32, 64] = 64
+    """Number of characters to draw from: the first of a-z, A-Z, 0-9, _ and =."""
+    seed: int = Field(default=1, ge=0)
+    """Seed of the generator. With the same seed, fewer documents are the first ones of more."""
+    near_duplicates: bool = False
+    """Random texts have none."""
+
+    @model_validator(mode="after")
+    def _distinct(self) -> "RandomSource":
+        if self.bits < LEAST_RANDOM_BITS:
+            raise ValueError(
+                f"documents of {self.bits} bits (symbols × log2(alphabet)) can be equal by chance. Raise symbols or "
+                f"alphabet until they have {LEAST_RANDOM_BITS}"
+            )
+        return self
+
+    @property
+    def bits(self) -> int:
+        """Entropy of a document."""
+        return self.symbols * (self.alphabet.bit_length() - 1)
+
+    def place(self, limit: float) -> str:
+        count = self.count(Fraction(str(limit)))
+        return f"{count:,} documents of {self.symbols:,} random symbols, {count * self.bits:,} bits"
+
+    def count(self, share: Fraction) -> int:
+        """Number of training documents if this share of the source is taken."""
+        return max(1, round(self.documents * share))
+
+    def held_out(self, share: Fraction) -> int:
+        """Number of held-out documents if this share of the source is taken."""
+        return max(self.count(share) // 50, -(-LEAST_HELD_OUT_SYMBOLS // self.symbols))
+
+
 def _source_kind(value: Any) -> str:
     kind = value.get("kind", "files") if isinstance(value, dict) else getattr(value, "kind", "files")
     return str(kind)
@@ -352,6 +398,7 @@ SOURCE_KINDS: dict[str, type[SourceSettings]] = {
     "hub": HubSource,
     "bucket": BucketSource,
     "synthetic": SyntheticSource,
+    "random": RandomSource,
 }
 
 SOURCE_FILES = "source_files"
@@ -387,7 +434,8 @@ Source = Annotated[
     | Annotated[DownloadSource, Tag("download")]
     | Annotated[HubSource, Tag("hub")]
     | Annotated[BucketSource, Tag("bucket")]
-    | Annotated[SyntheticSource, Tag("synthetic")],
+    | Annotated[SyntheticSource, Tag("synthetic")]
+    | Annotated[RandomSource, Tag("random")],
     Discriminator(_source_kind),
 ]
 

@@ -21,6 +21,7 @@ from parakeet.formatting import format_percent
 from parakeet.hashes import HashCache
 from parakeet.home import hashes_file, release_folder, runs_folder
 from parakeet.locking import is_held
+from parakeet.model.config import OMITTED
 from parakeet.recipe import Recipe
 from parakeet.recipe_sources import DownloadSource, HubSource, RemoteSource, remote_sources, source_stage
 from parakeet.release.history import decisions
@@ -41,7 +42,7 @@ REPAID = 2.0
 Those are lost with the decay. Of 205,000 tokens of retraining, after a run of 600,000 with 180,000 in its decay: from
 the stable checkpoint 1.082 to 1.100 bits per byte, from the release's weights 1.019 to 1.045, and the release itself
 1.074 (docs/benchmarks/retraining.md)."""
-SHAPE = ("layers", "heads", "width", "softmax_one")
+SHAPE = ("layers", "heads", "width", *OMITTED)
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ def plan_retraining(root: Path, recipe: Recipe, from_scratch: bool = False, anyw
 def _continued(root: Path, recipe: Recipe, release: TrainedRelease, new: NewText, what: str) -> RetrainingPlan:
     """The recipe that continues from the release on new text."""
     for key in SHAPE:
-        was, now = release.manifest["recipe"]["model"].get(key, False), getattr(recipe.model, key)
+        was, now = release.manifest["recipe"]["model"].get(key, OMITTED.get(key)), getattr(recipe.model, key)
         if was != now:
             raise ParakeetError(
                 f"model.{key} of recipe {recipe.name} is {now}, and that of its release {release.folder.name} is "

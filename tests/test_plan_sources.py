@@ -62,12 +62,14 @@ def test_a_share_of_everything_is_planned(share: str) -> None:
 
 def test_local_files_are_their_paths_and_sizes(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("x" * 7100, encoding="utf-8")
-    path = recipe_file(tmp_path, "  - {name: a, path: a.txt}\n  - {name: b, kind: synthetic, documents: 300}\n")
+    generated = "  - {name: b, kind: synthetic, documents: 300}\n  - {name: c, kind: random, documents: 1000}\n"
+    path = recipe_file(tmp_path, "  - {name: a, path: a.txt}\n" + generated)
     _, lines = sources(plan("--recipe", path))
     assert [line.split(maxsplit=1) for line in lines] == [
         ["a", f"{tmp_path}/a.txt"],
         ["1", "file of 6.9 KiB, at most 6.9 KiB of text, about 3,090 tokens"],
         ["b", "300 dialogues"],
+        ["c", "1,000 documents of 64 random symbols, 384,000 bits"],
     ]
 
 

@@ -17,6 +17,7 @@ from parakeet.recipe_sources import (
     FileSource,
     HubSource,
     MixSettings,
+    RandomSource,
     SyntheticSource,
     settings_of,
 )
@@ -96,6 +97,7 @@ OTHER_VALUES: dict[str, Any] = {
     "packing.then": [{"sequence_length": 512, "share": 0.25}],
     "training.optimizer": "adamw",
     "training.momentum_precision": "bf16",
+    "training.goldfish": 4,
     "training.precision": "bf16",
     "training.residual": "bf16",
     "training.batch_tokens": 2048,
@@ -157,7 +159,7 @@ def test_all_sections_are_looked_at() -> None:
     assert set(Recipe.model_fields) == {*SECTIONS, *named, *READ_BY_NO_STAGE}
 
 
-@pytest.mark.parametrize("kind", [FileSource, DownloadSource, HubSource, BucketSource, SyntheticSource])
+@pytest.mark.parametrize("kind", [FileSource, DownloadSource, HubSource, BucketSource, SyntheticSource, RandomSource])
 def test_every_key_of_a_source_is_read_by_some_stage(kind: type[BaseModel]) -> None:
     """The stage that fetches it, `documents`, deduplication, or the packing plan."""
     examples: dict[type[BaseModel], dict[str, Any]] = {
@@ -166,11 +168,12 @@ def test_every_key_of_a_source_is_read_by_some_stage(kind: type[BaseModel]) -> N
         HubSource: {"kind": "hub", "dataset": "me/set", "files": ["*"]},
         BucketSource: {"kind": "bucket", "path": "s3://bucket/a.txt"},
         SyntheticSource: {"kind": "synthetic"},
+        RandomSource: {"kind": "random", "documents": 100},
     }
     others: dict[str, Any] = {
         "licence": "MIT",
         "priority": 1,
-        "near_duplicates": False,
+        "near_duplicates": kind is RandomSource,
         "weight": 2.0,
         "epochs": 2.0,
         "columns": {"text": "body"},
@@ -185,6 +188,8 @@ def test_every_key_of_a_source_is_read_by_some_stage(kind: type[BaseModel]) -> N
         "as_of": "2026-11-22",
         "anonymous": True,
         "documents": 200,
+        "symbols": 32,
+        "alphabet": 16,
         "seed": 2,
     }
     values = base() | {"sources": [{"name": "a", **examples[kind]}]}

@@ -88,10 +88,11 @@ def bits_of(
     documents: Sequence[int],
     sequence_length: int,
     progress: Progress,
+    doing: str = "held-out bits per byte",
 ) -> DocumentBits:
     """The model's bits for some documents, each token predicted from what precedes it in its piece.
 
-    ParakeetError if they are not finite.
+    `doing` names the task in the progress. ParakeetError if they are not finite.
     """
     numbers = np.array(documents, np.int64)
     packed = pack(shards.lengths()[numbers], sequence_length)
@@ -101,7 +102,7 @@ def bits_of(
     nats_of, bytes_of = np.zeros(numbers.max() + 1), np.zeros(numbers.max() + 1, np.int64)
     step = sequences_per_batch(sequence_length)
     nats = 0.0
-    with progress.task("held-out bits per byte", len(packed), "sequences") as task:
+    with progress.task(doing, len(packed), "sequences") as task:
         for begin in range(0, len(packed), step):
             some = packed.take(np.arange(begin, min(begin + step, len(packed))))
             # inputs, targets and documents: (sequences of the batch, sequence_length)

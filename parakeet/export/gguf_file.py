@@ -99,8 +99,8 @@ def _tensors(config: ModelConfig) -> Iterator[_Tensor]:
     for layer in range(config.layers):
         ours, theirs = f"blocks.{layer}", f"blk.{layer}"
         yield of(f"{theirs}.attn_norm.weight", f"{ours}.attention_norm.weight", d)
-        # Rows: queries, keys, values. Both layers of a pair get the projection that they share.
-        projections = ((f"{ours}.query.weight", d), (f"key_values.{layer // 2}.weight", 2 * d))
+        # Rows: queries, keys, values. Two layers that share a projection both get it.
+        projections = ((f"{ours}.query.weight", d), (f"key_values.{config.projection_of(layer)}.weight", 2 * d))
         yield _Tensor(f"{theirs}.attn_qkv.weight", (3 * d, d), projections)
         yield of(f"{theirs}.attn_output.weight", f"{ours}.attention_output.weight", d, d)
         yield of(f"{theirs}.ffn_norm.weight", f"{ours}.mlp_norm.weight", d)

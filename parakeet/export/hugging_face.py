@@ -168,10 +168,10 @@ def _layout(config: ModelConfig, weights: Mapping[str, Tensor]) -> list[_Entry]:
         ours, theirs = f"blocks.{layer}", f"transformer.blocks.{layer}"
         entries += [
             _Entry(f"{theirs}.norm_1.weight", (weights[f"{ours}.attention_norm.weight"],)),
-            # Rows: queries, keys, values. Both layers of a pair get the projection that they share.
+            # Rows: queries, keys, values. Two layers that share a projection both get it.
             _Entry(
                 f"{theirs}.attn.Wqkv.weight",
-                (weights[f"{ours}.query.weight"], weights[f"key_values.{layer // 2}.weight"]),
+                (weights[f"{ours}.query.weight"], weights[f"key_values.{config.projection_of(layer)}.weight"]),
             ),
             _Entry(f"{theirs}.attn.out_proj.weight", (weights[f"{ours}.attention_output.weight"],)),
             _Entry(f"{theirs}.norm_2.weight", (weights[f"{ours}.mlp_norm.weight"],)),

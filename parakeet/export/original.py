@@ -19,10 +19,16 @@ def write_original(source: ExportSource, target: Path, dtype: str, progress: Pro
 
     It holds the original's state dict: the same keys in the same order, the same tensors bit for bit, tied and shared
     ones stored once. Only the module versions that torch notes beside the tensors are missing, and loading does not
-    need them. ParakeetError if the file already exists or the model has another vocabulary.
+    need them. ParakeetError if the file already exists, or if the model has another vocabulary or a
+    key/value projection for each layer.
     """
     del dtype
     config, folder = source.config, source.release.directory
+    if not config.share_keys_values:
+        raise ParakeetError(
+            f"{folder} was trained with model.share_keys_values false, which --format original cannot express: the "
+            "original's layers share their key/value projections in pairs. Export it with --format hf or gguf."
+        )
     if config.vocabulary_rows != VOCABULARY_ROWS:
         raise ParakeetError(
             f"{folder} has {config.vocabulary_rows:,} vocabulary rows; the original's layout has {VOCABULARY_ROWS:,}: "

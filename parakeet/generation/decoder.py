@@ -6,6 +6,7 @@
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -115,8 +116,9 @@ class Decoder:
         # A row of int8 takes its width, filled up to 32, and 4 bytes: more than fp32 for a width below 9.
         arena = Arena(max(4, -(-36 // model.config.width)) * parameters + (1 << 20), self.device)
         weights = model.state_dict()
-        pairs = range(model.config.shared_projections)
-        self._layers = [layer for pair in pairs for layer in _pair(model, weights, pair, make, arena)]
+        self._layers: list[_Layer] = []
+        for projection, users in groupby(range(model.config.layers), model.config.projection_of):
+            self._layers += _layers_with(projection, list(users), weights, make, arena)
         self._head = make(model.embedding.weight, arena)
         # Rows for embedding lookup: the head's own if it is dense, else the file's, which reads only the rows used.
         self._rows = model.embedding.weight.detach()
@@ -317,16 +319,17 @@ def _described(layer: _Layer) -> LayerWeights:
     return LayerWeights(layer.attention_norm.data_ptr(), layer.mlp_norm.data_ptr(), *described, layer.keys_first)
 
 
-def _pair(model: Parakeet, weights: Mapping[str, Tensor], pair: int, make: MatrixMaker, arena: Arena) -> list[_Layer]:
-    """Two layers that share a key/value projection, or the odd last one.
+def _layers_with(
+    projection: int, layers: Sequence[int], weights: Mapping[str, Tensor], make: MatrixMaker, arena: Arena
+) -> list[_Layer]:
+    """The two layers that share a key/value projection, or the only one that has it.
 
-    Their projections are one matrix (4 · width, width) of queries, keys, values, queries. The first layer uses the
+    The projections of two are one matrix (4 · width, width) of queries, keys, values, queries. The first layer uses the
     first three quarters, the second the last three: one product for each, and no weight is stored twice.
     """
-    d = model.config.width
-    layers = range(2 * pair, min(2 * pair + 2, model.config.layers))
     first, *second = (weights[f"blocks.{layer}.query.weight"] for layer in layers)
-    matrix = make(torch.cat([first, weights[f"key_values.{pair}.weight"], *second]), arena)
+    matrix = make(torch.cat([first, weights[f"key_values.{projection}.weight"], *second]), arena)
+    d = first.shape[1]
 
     def weight(layer: int, name: str) -> Tensor:
         return weights[f"blocks.{layer}.{name}.weight"]

@@ -15,13 +15,16 @@ WEIGHTS_FILE = "model.safetensors"
 
 LARGEST = {"layers": 1024, "heads": 1024, "width": 1 << 16, "context": 1 << 20, "vocabulary_rows": 1 << 20}
 """No model has larger sizes. A million layers would take minutes to set up before the first tensor is checked."""
+OMITTED = {"softmax_one": False, "share_keys_values": True}
+"""Keys that files have only where they differ from these values, so that files without them stay readable."""
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """`vocabulary_rows` is the number of rows of the tied embedding; `context` is in tokens.
 
-    `softmax_one`: attention divides by one more than the sum of the exponentials. Files have it only where it is true.
+    `softmax_one`: attention divides by one more than the sum of the exponentials.
+    `share_keys_values`: neighbouring layers share a key/value projection in pairs; otherwise each layer has its own.
     """
 
     layers: int
@@ -31,6 +34,7 @@ class ModelConfig:
     vocabulary_rows: int
     dropout: float = 0.0
     softmax_one: bool = False
+    share_keys_values: bool = True
 
     @property
     def head_width(self) -> int:
@@ -43,8 +47,12 @@ class ModelConfig:
 
     @property
     def shared_projections(self) -> int:
-        """Key/value projections: one for each pair of neighbouring layers, rounded up."""
-        return -(-self.layers // 2)
+        """Key/value projections: one for each pair of neighbouring layers, rounded up, or one for each layer."""
+        return -(-self.layers // 2) if self.share_keys_values else self.layers
+
+    def projection_of(self, layer: int) -> int:
+        """The number of the layer's key/value projection."""
+        return layer // 2 if self.share_keys_values else layer
 
     def parameters(self) -> dict[str, int]:
         """Parameters by part. The output projection is the embedding, which is counted once."""
@@ -77,8 +85,7 @@ class ModelConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """As files have it."""
-        values = asdict(self)
-        return values if self.softmax_one else {name: values[name] for name in values if name != "softmax_one"}
+        return {name: value for name, value in asdict(self).items() if (name, value) not in OMITTED.items()}
 
     def save(self, directory: Path) -> None:
         values = {"architecture": "parakeet", **self.as_dict()}
@@ -88,7 +95,7 @@ class ModelConfig:
     def load(cls, directory: Path) -> "ModelConfig":
         path = directory / CONFIG_FILE
         try:
-            values = {"softmax_one": False, **json.loads(path.read_text(encoding="utf-8"))}
+            values = {**OMITTED, **json.loads(path.read_text(encoding="utf-8"))}
             config = cls(**{field.name: values[field.name] for field in fields(cls)})
         except FileNotFoundError:
             raise ParakeetError(f"{path} is missing: {directory} holds no model.") from None
@@ -108,8 +115,9 @@ class ModelConfig:
         # NaN fails every comparison.
         if not isinstance(dropout, int | float) or isinstance(dropout, bool) or not 0 <= dropout < 1:
             raise ParakeetError(f"{where}: dropout is {dropout!r}; it must be a number from 0 to below 1.")
-        if not isinstance(self.softmax_one, bool):
-            raise ParakeetError(f"{where}: softmax_one is {self.softmax_one!r}; it must be true or false.")
+        for name in OMITTED:
+            if not isinstance(value := getattr(self, name), bool):
+                raise ParakeetError(f"{where}: {name} is {value!r}; it must be true or false.")
         if self.width % self.heads:
             raise ParakeetError(f"{where}: width {self.width} is not a multiple of heads {self.heads}.")
         return self
@@ -124,4 +132,5 @@ class ModelConfig:
             vocabulary_rows=vocabulary_rows,
             dropout=settings.dropout,
             softmax_one=settings.softmax_one,
+            share_keys_values=settings.share_keys_values,
         )

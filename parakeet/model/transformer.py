@@ -1,4 +1,4 @@
-"""The Parakeet transformer: pre-norm, ALiBi, and key/value projections shared by pairs of layers."""
+"""The Parakeet transformer: pre-norm, ALiBi, and key/value projections that pairs of layers share."""
 
 import errno
 import math
@@ -56,7 +56,7 @@ class Norm(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(LN(x)); x + MLP(LN(x)). The key/value projection belongs to the pair of layers.
+    """x + attention(LN(x)); x + MLP(LN(x)). The key/value projection may belong to a pair of layers.
 
     Weights are cast at each use, so that the copies live no longer than a checkpointed block.
     """
@@ -247,7 +247,7 @@ class Parakeet(nn.Module):
         x = self._embed(ids).to(self._dtype(chosen.residual))
         run = _compiled_block() if chosen.compile else _run_block
         for layer, block in enumerate(self.blocks):
-            key_value: Any = self.key_values[layer // 2].weight
+            key_value: Any = self.key_values[self.config.projection_of(layer)].weight
             x = run(block, x, key_value, mask, dtype, chosen.activation_checkpointing)
         return self.final_norm(x).to(dtype)
 

@@ -283,6 +283,7 @@ def render_model(model: ListedModel) -> str:
         f"{key} {config[key]:,}" for key in ("layers", "heads", "width", "context") if type(config.get(key)) is int
     ]
     shape += ["softmax off by one"] if config.get("softmax_one") is True else []
+    shape += ["keys and values not shared"] if config.get("share_keys_values") is False else []
     imported = full["imported_from"] if isinstance(full["imported_from"], dict) else {}
     facts = {
         "ID": full["id"],

@@ -11,7 +11,7 @@ from parakeet.artifact import MANIFEST_FILE, Artifact, Store
 from parakeet.errors import ParakeetError
 from parakeet.hashes import HashCache
 from parakeet.home import hashes_file, models_folder, release_folder
-from parakeet.model.config import WEIGHTS_FILE, ModelConfig
+from parakeet.model.config import OMITTED, WEIGHTS_FILE, ModelConfig
 from parakeet.recipe import LATEST, ORIGINAL_MODEL, Recipe
 from parakeet.release.listing import find_model, preferred, released_models
 from parakeet.release.pointers import find_opened, incumbent
@@ -54,8 +54,9 @@ def shape_of_start(recipe: Recipe, root: Path) -> dict[str, Any]:
         return {}
     start = read_start(folder, root)
     shape = {f"model.{key}": getattr(start.config, key) for key in ("layers", "heads", "width", "context")}
-    if start.config.softmax_one != recipe.model.softmax_one:
-        shape["model.softmax_one"] = start.config.softmax_one
+    for key in OMITTED:
+        if (there := getattr(start.config, key)) != getattr(recipe.model, key):
+            shape[f"model.{key}"] = there
     return shape | tokenizer_settings(start)
 
 

@@ -188,13 +188,15 @@ class Study:
         return {name: every[name] for name in self.scale.arms or every}
 
     def runs(self) -> list[StudyRun]:
-        """Every run, in the order of training: all points with the first seed, then the next; forecast ones last.
+        """Every run, in the order of training: each point with all its seeds; forecast ones last.
 
-        Raises ParakeetError if a setting does not fit the recipe, or if two runs have one name.
+        Runs of one seed that differ in training.tokens alone share a folder, so they wait for each other: side by side
+        are those of different seeds. Raises ParakeetError if a setting does not fit the recipe, or if two runs have
+        one name.
         """
         found = [self._run(*place) for place in self._grid()]
         self._check_names(found)
-        return sorted(found, key=lambda run: (run.is_forecast, run.seed))
+        return sorted(found, key=lambda run: run.is_forecast)
 
     def names(self) -> list[str]:
         """The names of all runs, arm by arm. Recipes are not made, which would take 10 ms each."""

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from parakeet.model.config import WEIGHTS_FILE, ModelConfig
+from parakeet.model.config import OMITTED, WEIGHTS_FILE, ModelConfig
 from parakeet.recipe import LEAST_VOCABULARY, Recipe
 from parakeet.tokenizer import SETTINGS_FILE, VOCABULARY_FILE, Tokenizer
 from parakeet.training.changeable import CHANGEABLE, PLANNED, STARTED_FROM
@@ -76,10 +76,10 @@ def differences(recipe: Recipe, start: Start) -> list[tuple[str, dict[str, Any]]
         there, here = getattr(start.config, name), getattr(recipe.model, name)
         if there != here:
             found.append((f"{name} {there:,} there, {here:,} in the recipe", {f"model.{name}": there}))
-    one = start.config.softmax_one
-    if one != recipe.model.softmax_one:
-        there, here = (str(value).lower() for value in (one, not one))
-        found.append((f"softmax_one {there} there, {here} in the recipe", {"model.softmax_one": there}))
+    for name in OMITTED:
+        if (one := getattr(start.config, name)) != getattr(recipe.model, name):
+            there, here = (str(value).lower() for value in (one, not one))
+            found.append((f"{name} {there} there, {here} in the recipe", {f"model.{name}": there}))
     kind, needed = start.tokenizer_kind, vocabulary(start)
     if kind != recipe.tokenizer.kind:
         text = f"tokenizer {kind} of {needed:,} tokens there, {recipe.tokenizer.kind} in the recipe"
@@ -100,8 +100,8 @@ def differences(recipe: Recipe, start: Start) -> list[tuple[str, dict[str, Any]]
 def less_held_out(recorded: Mapping[str, Any], recipe: Recipe) -> tuple[float, str] | None:
     """The share that a recorded recipe held out, if it is less than this one's, and a source that both read.
 
-    What is held out is decided by a hash, so the smaller share is a part of the larger one. Synthetic text has held-out
-    questions of its own.
+    What is held out is decided by a hash, so the smaller share is a part of the larger one. Generated text has held-out
+    parts of its own.
     """
     try:
         share = float(recorded["deduplication"]["held_out_fraction"])
@@ -113,8 +113,8 @@ def less_held_out(recorded: Mapping[str, Any], recipe: Recipe) -> tuple[float, s
 
 
 def _place(source: Mapping[str, Any]) -> str | None:
-    """Where a source's text comes from; None for synthetic text."""
-    if source.get("kind") == "synthetic":
+    """Where a source's text comes from; None for generated text."""
+    if source.get("kind") in ("synthetic", "random"):
         return None
     files = [file for file in source.get("files", ()) if isinstance(file, dict)]
     addresses = [str(file.get("url") or file.get("drive_id")) for file in files]

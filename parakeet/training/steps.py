@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from parakeet.data.tokens.goldfish import without_goldfish_targets
 from parakeet.data.tokens.loader import Batch, Loader, LoaderState, read_batch
 from parakeet.data.tokens.packing import PackedSequences, PackingPlan, pack
 from parakeet.data.tokens.shards import TokenShards
@@ -93,6 +94,8 @@ class Prefetcher:
         phase = self._schedule.phase(step)
         loader = self._loader(phase)
         batch = loader.next_batch(self._schedule.tokens_in(step) // self._schedule.sequence_length(step))
+        if k := self._job.recipe.training.goldfish:
+            batch = without_goldfish_targets(batch, k, self._padding)
         return _Read(batch, phase, loader.state)
 
     def _loader(self, phase: int) -> Loader:

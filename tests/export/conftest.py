@@ -89,6 +89,15 @@ def original_shape_release(cl100k_cache: Path, tmp_path_factory: pytest.TempPath
     return write_release(folder, model, tokenizer, settings)
 
 
+@pytest.fixture(scope="session")
+def unshared_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """3 layers, each with its own key/value projection, 4 heads, width 64, random weights."""
+    tokenizer = train_tokenizer(["hello world"] * 9, 300)
+    model = Parakeet(ModelConfig(3, 4, 64, CONTEXT, tokenizer.rows, share_keys_values=False))
+    randomise(model)
+    return write_release(tmp_path_factory.mktemp("unshared") / "unshared", model, tokenizer, Generation())
+
+
 @torch.no_grad()
 def randomise(model: Parakeet) -> None:
     """Weights at which every tensor has an effect on the logits, whose deviation is about 6.

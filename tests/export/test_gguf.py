@@ -196,6 +196,17 @@ def test_files_say_what_they_are(
     assert "llama-cli -hf me/my_model\n" in card
 
 
+def test_each_layer_gets_its_own_projection(unshared_release: Path, tmp_path: Path) -> None:
+    import gguf
+
+    export_release(unshared_release, file := tmp_path / "own.gguf", "gguf", "fp32", Progress())
+    weights = load_model(unshared_release, "cpu").state_dict()
+    stored = {tensor.name: torch.from_numpy(tensor.data.copy()) for tensor in gguf.GGUFReader(file).tensors}
+    for layer in range(3):
+        expected = torch.cat([weights[f"blocks.{layer}.query.weight"], weights[f"key_values.{layer}.weight"]])
+        assert torch.equal(stored[f"blk.{layer}.attn_qkv.weight"], expected)
+
+
 def test_what_cannot_be_exported_is_refused_and_leaves_nothing(
     trained_release: Path, original_shape_release: Path, exported: Path, tmp_path: Path
 ) -> None:

@@ -192,6 +192,20 @@ def test_bf16_is_the_default_and_rounds_each_weight_once(exported: Exported, tmp
     assert (found - expected).abs().mean() < 0.05 * expected.std()
 
 
+def test_a_projection_for_each_layer_is_exported_but_not_to_the_original_layout(
+    unshared_release: Path, tmp_path: Path
+) -> None:
+    export_release(unshared_release, tmp_path / "hf", "hf", "fp32", Progress())
+    theirs, ours = AutoModelForCausalLM.from_pretrained(tmp_path / "hf").eval(), load_model(unshared_release, "cpu")
+    ids = torch.arange(40)[None]
+    with torch.no_grad():
+        expected = ours.logits(ours(ids, torch.zeros_like(ids)))
+        assert (theirs(ids).logits - expected).abs().max() <= 1e-4
+    with pytest.raises(ParakeetError, match="share_keys_values false, which --format original cannot express"):
+        export_release(unshared_release, tmp_path / "x.pth", "original", None, Progress())
+    assert [path.name for path in tmp_path.iterdir()] == ["hf"]
+
+
 def test_the_original_s_shape_needs_its_code_and_survives_saving(
     original_shape_release: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -31,7 +31,7 @@ def differences(found: np.ndarray, expected: np.ndarray) -> tuple[float, float]:
     )
 
 
-def renamed(weights: dict[str, np.ndarray], layers: int) -> dict[str, torch.Tensor]:
+def renamed(weights: dict[str, np.ndarray], layers: int, shared: bool = True) -> dict[str, torch.Tensor]:
     """The checkpoint's tensors under this package's names, shared ones once."""
     names = {
         "embedding.weight": "transformer.wte.weight",
@@ -41,7 +41,7 @@ def renamed(weights: dict[str, np.ndarray], layers: int) -> dict[str, torch.Tens
     }
     for layer in range(layers):
         theirs = f"transformer.h.{layer}."
-        names[f"key_values.{layer // 2}.weight"] = theirs + "attn.c_kv.weight"
+        names[f"key_values.{layer // 2 if shared else layer}.weight"] = theirs + "attn.c_kv.weight"
         names[f"blocks.{layer}.attention_norm.weight"] = theirs + "ln_1.weight"
         names[f"blocks.{layer}.query.weight"] = theirs + "attn.c_query.weight"
         names[f"blocks.{layer}.attention_output.weight"] = theirs + "attn.c_proj.weight"
@@ -52,13 +52,15 @@ def renamed(weights: dict[str, np.ndarray], layers: int) -> dict[str, torch.Tens
 
 
 def model_of(
-    case: Any, weights: dict[str, np.ndarray], softmax_one: bool = False, attention: Any = "fused"
+    case: Any, weights: dict[str, np.ndarray], attention: Any = "fused", softmax_one: bool = False, shared: bool = True
 ) -> Parakeet:
     """The case as a model of this package, fp32."""
     sizes = case.layers, case.heads, case.width
-    config = ModelConfig(*sizes, context=2048, vocabulary_rows=case.rows, softmax_one=softmax_one)
+    config = ModelConfig(
+        *sizes, context=2048, vocabulary_rows=case.rows, softmax_one=softmax_one, share_keys_values=shared
+    )
     model = Parakeet(config, Execution(attention=attention)).eval()
-    model.load_state_dict(renamed(weights, case.layers))
+    model.load_state_dict(renamed(weights, case.layers, shared))
     return model
 
 
@@ -88,6 +90,30 @@ def test_the_decoder_agrees_with_the_oracle(case: Any) -> None:
     assert max(differences(torch.stack(found).numpy(), expected[half - 1 :])) < TOLERANCE
 
 
+@pytest.mark.parametrize("case", [CASES[0], CASES[1], CASES[3], CASES[5]], ids=lambda case: case.name)
+def test_a_projection_for_each_layer_agrees_with_the_oracle(case: Any) -> None:
+    """The model with each attention; the decoder with torch and with the kernels, in one piece and token by token."""
+    weights, ids = make_case(case)
+    random = np.random.default_rng(case.width)
+    for layer in range(1, case.layers, 2):
+        shared = weights[name := f"transformer.h.{layer}.attn.c_kv.weight"]
+        weights[name] = random.permutation(shared.ravel()).reshape(shared.shape)
+    expected = oracle["logits"](weights, case.heads, ids)
+    row = torch.tensor([ids])
+    for attention in ("reference", "fused", "tiled"):
+        model = model_of(case, weights, attention, shared=False)
+        with torch.no_grad():
+            whole = model.logits(model(row, torch.zeros_like(row)))[0]
+        assert max(differences(whole.numpy(), expected)) < TOLERANCE
+    for options in ({}, {"compiled": False}, {"attention": MarkAttention}):
+        decoder = Decoder(model, "fp32", **options)
+        assert max(differences(decoder.logits(ids).numpy(), expected)) < TOLERANCE
+        cache = decoder.new_cache(case.length)
+        half = case.length - 10
+        found = [decoder.prefill(ids[:half], cache), *(decoder.step([i], cache)[0] for i in ids[half:])]
+        assert max(differences(torch.stack(found).numpy(), expected[half - 1 :])) < TOLERANCE
+
+
 @pytest.mark.parametrize("case", [CASES[0], CASES[2], CASES[4], CASES[7]], ids=lambda case: case.name)
 def test_softmax_off_by_one_agrees_with_the_oracle(case: Any) -> None:
     """The model with each attention; the decoder in two pieces, token by token, and with a ring that begins again."""
@@ -96,10 +122,10 @@ def test_softmax_off_by_one_agrees_with_the_oracle(case: Any) -> None:
     assert max(differences(oracle["logits"](weights, case.heads, ids), expected)) > 0.01
     row = torch.tensor([ids])
     for attention in ("reference", "fused", "tiled"):
-        model = model_of(case, weights, True, attention)
+        model = model_of(case, weights, attention, softmax_one=True)
         with torch.no_grad():
-            found = model.logits(model(row, torch.zeros_like(row)))[0].numpy()
-        assert max(differences(found, expected)) < TOLERANCE
+            whole = model.logits(model(row, torch.zeros_like(row)))[0]
+        assert max(differences(whole.numpy(), expected)) < TOLERANCE
     half = case.length - 10
     context = 40
     banded = oracle["logits"](weights, case.heads, ids[:100], context - 1, softmax_one=True)

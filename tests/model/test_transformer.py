@@ -1,6 +1,9 @@
-"""Packing, and weights on disk. test_parity.py compares what the model computes with the oracle."""
+"""Packing, shared projections, and weights on disk. test_parity.py compares what the model computes with the oracle."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from parakeet.errors import ParakeetError
 from parakeet.model.config import ModelConfig
+from parakeet.model.execution import Execution
 from parakeet.model.transformer import WEIGHTS_FILE, Parakeet, load_model, save_model
 
 CONFIGS = [
@@ -47,8 +51,49 @@ def test_packed_documents_do_not_see_each_other(config: ModelConfig) -> None:
     assert torch.isfinite(packed).all()
 
 
-def test_saving_and_loading_keeps_every_bit(tmp_path: Path) -> None:
-    model = made(CONFIGS[1])
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: f"{config.layers}x{config.heads}")
+@pytest.mark.parametrize("checkpointing", ["none", "mlp", "block"])
+def test_a_shared_projection_learns_from_both_of_its_layers(config: ModelConfig, checkpointing: Any) -> None:
+    """A model with an equal copy in each layer computes the same, and the gradients of the copies add up."""
+    execution = Execution(activation_checkpointing=checkpointing)
+    shared, own = (Parakeet(each, execution).train() for each in (config, replace(config, share_keys_values=False)))
+    assert sum(parameter.numel() for parameter in own.parameters()) == own.config.parameter_count
+    weights = made(config).state_dict()
+    shared.load_state_dict(weights)
+    others = {name: tensor for name, tensor in weights.items() if not name.startswith("key_values.")}
+    copies = {
+        f"key_values.{layer}.weight": weights[f"key_values.{layer // 2}.weight"] for layer in range(config.layers)
+    }
+    own.load_state_dict({**others, **copies})
+    ids = torch.randint(0, config.vocabulary_rows, (2, 15), generator=torch.Generator().manual_seed(6))
+    losses = []
+    for model in (shared, own):
+        logits = model.logits(model(ids[:, :-1], torch.zeros_like(ids[:, :-1])))
+        losses.append(torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()))
+        losses[-1].backward()
+    assert torch.equal(*losses)
+    for projection, module in enumerate(shared.key_values):
+        own_ones = list(own.key_values)[2 * projection : 2 * projection + 2]
+        gradients: list[Any] = [copy.weight.grad for copy in own_ones]
+        torch.testing.assert_close(module.weight.grad, sum(gradients), rtol=1e-4, atol=1e-7)
+        assert all(gradient.norm() > 0 for gradient in gradients)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_configuration_says_only_what_is_not_the_default(shared: bool, tmp_path: Path) -> None:
+    config = replace(CONFIGS[1], share_keys_values=shared)
+    config.save(tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    assert values.get("share_keys_values", "left out") == ("left out" if shared else False)
+    assert ModelConfig.load(tmp_path) == config
+    (tmp_path / "config.json").write_text(json.dumps(values | {"share_keys_values": 0}), encoding="utf-8")
+    with pytest.raises(ParakeetError, match="share_keys_values is 0; it must be true or false"):
+        ModelConfig.load(tmp_path)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_saving_and_loading_keeps_every_bit(shared: bool, tmp_path: Path) -> None:
+    model = made(replace(CONFIGS[1], share_keys_values=shared))
     save_model(model, tmp_path)
     loaded = load_model(tmp_path, "cpu")
     assert all(

@@ -135,6 +135,11 @@ def test_no_start_is_none(shop: Path, prepared: Prepared) -> None:
             {"softmax_one": True},
             ["softmax_one false there, true in the recipe", "Set model.softmax_one to false"],
         ),
+        (
+            "model",
+            {"share_keys_values": False},
+            ["share_keys_values true there, false in the recipe", "Set model.share_keys_values to true"],
+        ),
         ("model", {"heads": 4}, ["heads 2 there, 4 in the recipe"]),
         ("model", {"width": 64}, ["width 32 there, 64 in the recipe"]),
         ("model", {"layers": 2, "width": 16}, ["layers", "width", "model.layers to 3, model.width to 32"]),

@@ -1,4 +1,4 @@
-"""A step's passes. On a GPU the host would wait wherever it reads a value, so it reads none of them in a pass."""
+"""A step's batch, and its passes. On a GPU the host would wait wherever it reads a value, so a pass reads none."""
 
 from typing import Any
 
@@ -7,14 +7,22 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from parakeet.data.tokens.loader import Batch
+from parakeet.data.tokens.goldfish import without_goldfish_targets
+from parakeet.data.tokens.loader import Batch, Loader, LoaderState
+from parakeet.data.tokens.packing import PackingPlan
+from parakeet.data.tokens.shards import TokenShards
 from parakeet.model.config import ModelConfig
 from parakeet.model.execution import Execution
 from parakeet.model.transformer import Parakeet
 from parakeet.recipe import Training
 from parakeet.training.distributed import Ranks
+from parakeet.training.job import TrainingJob
 from parakeet.training.optimizer import make_optimizer
-from parakeet.training.steps import Stepper
+from parakeet.training.schedule import Schedule
+from parakeet.training.steps import Prefetcher, Stepper
+
+from ..conftest import Prepared
+from .conftest import MakeJob
 
 PADDING = 1
 AT_THE_END = 2
@@ -55,9 +63,31 @@ def test_passes_read_nothing_on_the_host(activation_checkpointing: str, complete
     targets = ids.copy()
     if not complete:
         targets[:, 50:] = PADDING
-    batch = Batch(ids, targets, np.broadcast_to(np.arange(64) // 10, ids.shape).copy(), [])
+    batch = Batch(ids, targets, np.broadcast_to(np.arange(64) // 10, ids.shape).copy(), ())
     stepper.measure(batch, 1, 4, stopping=False)  # makes the table of code words
     for sequences in (4, 1):
         with Reads() as reads:
             stepper.measure(batch, 1, sequences, stopping=False)
         assert len(reads.found) <= AT_THE_END, (sequences, reads.found)
+
+
+@pytest.mark.parametrize("k", [0, 4])
+def test_goldfish_leave_targets_out_of_the_batches_of_any_training(
+    k: int, prepared: Prepared, make_job: MakeJob
+) -> None:
+    job = TrainingJob.load(make_job("run", goldfish=k))
+    schedule, padding = Schedule.from_recipe(job.recipe.training, job.recipe.packing), prepared.tokenizer.padding
+    shards, length = TokenShards(prepared.shards), job.recipe.packing.sequence_length
+    state = LoaderState(job.shards_content, job.plan_digests[str(length)], job.recipe.packing.seed)
+    plain = Loader(shards, PackingPlan(prepared.plan, length), length, padding, state)
+    left_out = 0
+    with Prefetcher(job, shards, padding, schedule) as prefetcher:
+        for step in range(1, 6):
+            found, expected = prefetcher.take(step)[0], plain.next_batch(schedule.tokens_in(step) // length)
+            every = expected.targets
+            if k:
+                expected = without_goldfish_targets(expected, k, padding)
+            for name in ("inputs", "targets", "documents"):
+                assert np.array_equal(getattr(found, name), getattr(expected, name))
+            left_out += int((found.targets != every).sum())
+    assert (left_out > 0) == (k > 0)

@@ -17,11 +17,12 @@ import pytest
 
 from parakeet.data.tokens.packing import make_packing_plan
 from parakeet.errors import INTERRUPTED
+from parakeet.model.transformer import load_model
 from parakeet.progress import Progress
 from parakeet.recipe import LaterBatches, LaterSequences, Packing
 from parakeet.training.checkpoint import checkpoints
 from parakeet.training.job import FAILURE_FILE, METRICS_FILE, SUMMARY_FILE, TrainingJob
-from parakeet.training.logging import SCHEDULE_FILE
+from parakeet.training.logging import SCHEDULE_FILE, read_metrics
 
 from ..conftest import Prepared
 from .conftest import ForkServer, MakeJob, Result, events, failure, history, result, until
@@ -189,6 +190,20 @@ def test_muon_with_growing_batches_resumes_to_the_same_bits(make_job: MakeJob, t
         trainers.finish(job)
         results.append(result(job))
     assert results[0] == results[1]
+
+
+def test_a_projection_for_each_layer_is_trained_with_goldfish_and_loaded(
+    make_job: MakeJob, trainers: ForkServer
+) -> None:
+    job = make_job("run", model={"layers": 3, "share_keys_values": False}, goldfish=3)
+    trainers.finish(job)
+    losses = [
+        record["validation_loss"] for record in read_metrics(job.parent / METRICS_FILE) if record.get("validation_loss")
+    ]
+    assert losses[-1] < losses[0]
+    model = load_model(TrainingJob.load(job).output, "cpu")
+    assert not model.config.share_keys_values
+    assert len(model.key_values) == 3
 
 
 def test_a_longer_run_and_a_decay_branch_in_one_folder_are_as_if_alone(

@@ -10,6 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from parakeet.conversation import Turn
 from parakeet.data.documents import HELD_OUT, Document
 from parakeet.data.questions import Question
 from parakeet.data.reading.counts import RecordCounts
@@ -132,7 +133,29 @@ class SyntheticReader(RecordReader):
             yield Document(name, licence, dialogue.turns, metadata, held_out=dialogue.split == HELD_OUT)
 
 
-READERS = {"files": LocalReader, "synthetic": SyntheticReader}
+class RandomReader(RecordReader):
+    """Draws its documents, in one task: those to train on, then those that are held out."""
+
+    def tasks(self, inputs: Mapping[str, Path]) -> tuple[FoundFiles, list[list[Piece]]]:
+        return FoundFiles([], Path()), [[]]
+
+    def counts(self) -> RecordCounts:
+        return RecordCounts()
+
+    def documents(
+        self, pieces: Sequence[Piece], first: bool, share: Fraction, counts: RecordCounts
+    ) -> Iterator[Document]:
+        from parakeet.data.random_text import random_texts
+
+        source = self.source
+        for held_out, count in ((False, source.count(share)), (True, source.held_out(share))):
+            for text in random_texts(count, source.symbols, source.alphabet, source.seed, held_out):
+                counts.records += 1
+                turns = (Turn("text", text),)
+                yield Document(source.name, source.licence, turns, {"row": counts.records}, held_out=held_out)
+
+
+READERS = {"files": LocalReader, "synthetic": SyntheticReader, "random": RandomReader}
 """By kind of source; every other kind is downloaded first."""
 
 
