@@ -186,8 +186,14 @@ class _Runner:
         return [worker for worker in self._workers if worker.run is not None]
 
     def _next_of(self, batch: Sequence[StudyRun]) -> StudyRun:
-        """The first that no other shell is making; if all are being made, the first, which is then waited for."""
-        return next((run for run in batch if not is_held(lock_file(self._root, self._study, run))), batch[0])
+        """The first that has not to wait: for another shell that makes it, or for a training in the same folder.
+
+        If all have to, the first.
+        """
+        busy = [_but_tokens(worker.run.recipe) for worker in self._busy if worker.run is not None]
+        free = [run for run in batch if not is_held(lock_file(self._root, self._study, run))]
+        apart = (run for run in free if not busy or _but_tokens(run.recipe) not in busy)
+        return next(apart, (free or batch)[0])
 
     def _give(self, run: StudyRun) -> None:
         worker = next((one for one in self._workers if one.run is None), None) or self._begin_worker(run.recipe)
@@ -326,6 +332,11 @@ def bits_per_byte(record: Record) -> float | None:
     sources = found.values() if isinstance(found, dict) else ()
     values = [float(one["model"]) for one in sources if one and one.get("model") is not None]
     return sum(values) / len(values) if values else None
+
+
+def _but_tokens(recipe: Recipe) -> dict[str, Any]:
+    """What runs have in common that train in one folder, one after the other."""
+    return recipe.model_dump(exclude={"name": True, "description": True, "training": {"tokens"}})
 
 
 def _work(recipe: Recipe) -> float:
