@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import dagster as dg
@@ -68,7 +68,7 @@ def is_training(home: Path) -> bool:
     return any(is_held(lock) for lock in runs_folder(home).glob(f"*/{LOCK_FILE}"))
 
 
-def launch(command: list[str]) -> str | None:
+def launch(command: Sequence[str]) -> str | None:
     return None if subprocess.run(command, check=False).returncode == 0 else "it failed"
 
 
