@@ -51,7 +51,7 @@ def main(root: Path, name: str, scale: str) -> int:
             answer(STOPPED)
             return INTERRUPTED
         except Exception as error:
-            answer(FAILED, reason=str(explain(error, f"making a run of study {name}", root)))
+            answer(FAILED, reason=str(explain(error, f"making a run of study {name}", root)), is_last=True)
             return 1
 
 

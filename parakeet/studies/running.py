@@ -230,10 +230,7 @@ class _Runner:
 
     def _bury(self, worker: _Worker) -> None:
         """A worker has ended although it was not asked to."""
-        self._selector.unregister(worker.output)
-        self._workers.remove(worker)
-        worker.input.close()
-        status = worker.process.wait()
+        status = self._retire(worker)
         if worker.run is not None:
             how = f"signal {-status}" if status < 0 else f"exit status {status}"
             log = study_folder(self._root, self._study) / LOG_FILE
@@ -241,6 +238,14 @@ class _Runner:
             note_failure(self._root, self._study, worker.run, reason)
             self._fail(worker.run, reason)
             worker.run = None
+
+    def _retire(self, worker: _Worker) -> int:
+        """Give no more runs to a worker that ends or has ended; its exit status."""
+        self._selector.unregister(worker.output)
+        self._workers.remove(worker)
+        with suppress(BrokenPipeError):
+            worker.input.close()
+        return worker.process.wait()
 
     def _take(self, worker: _Worker, said: dict[str, Any]) -> None:
         run = worker.run
@@ -250,6 +255,8 @@ class _Runner:
             self._is_prepared = True
             return
         worker.run = None
+        if said["state"] == STOPPED or said.get("is_last"):
+            self._retire(worker)
         if said["state"] == DONE:
             self._is_prepared = True
             self._finish(run, bool(said["made"]), time.monotonic() - worker.since)
