@@ -7,6 +7,9 @@ from parakeet.evaluation.metrics import METRICS
 from parakeet.studies.measure import Measure
 from parakeet.studies.norms import Norms
 
+MEASUREMENTS_FILE = "measurements.json"
+"""In the artefact of stage `measurements`."""
+
 OF_STUDIES: tuple[Measure, ...] = (Norms(),)
 
 MEASURES: Mapping[str, Metric | Measure] = {

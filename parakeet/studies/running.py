@@ -165,7 +165,8 @@ class _Runner:
     def _say_begin(self) -> None:
         study, found = self._study, self._tally.found
         there = f", {found} of them finished" if found else ""
-        side = f", {self._most} side by side" if self._most > 1 and self._waiting else ""
+        most = min(self._most, len(self._waiting))
+        side = f", {most} side by side" if most > 1 else ""
         self._screen.say(
             f"Study {study.name}, scale {study.scale_name}: {counted(self._tally.total, 'run')}{there}{side}."
         )
