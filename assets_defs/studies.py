@@ -110,7 +110,8 @@ def study_job(
         partitions_def=dg.StaticPartitionsDefinition(list(partitions)),
         executor_def=dg.in_process_executor,
         description=f"Study {name}: each partition is a run. What is already made is found, not made again.",
-        run_tags={HOME_TAG: str(root), STUDY_TAG: name},
+        # Until the run begins and has the name of its own recipe.
+        run_tags={HOME_TAG: str(root), STUDY_TAG: name, RECIPE_TAG: name},
     )
     def job() -> None:
         train()

@@ -36,23 +36,23 @@ Answer = Callable[..., None]
 
 def main(root: Path, name: str, scale: str) -> int:
     """Returns the exit status: INTERRUPTED if the input ended while a run was made, 1 after an error, else 0."""
-    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
-        os.dup2(2, 1)  # what stages and trainers print goes to the log
+    answers = os.dup(1)
+    os.dup2(2, 1)  # what stages and trainers print goes to the log
 
-        def answer(state: str, **values: Any) -> None:
-            with suppress(BrokenPipeError):  # nobody listens any more
-                print(json.dumps({"state": state, **values}), file=answers, flush=True)
+    def answer(state: str, **values: Any) -> None:
+        with suppress(BrokenPipeError):  # nobody listens any more
+            os.write(answers, (json.dumps({"state": state, **values}) + "\n").encode())
 
-        runs: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        threading.Thread(target=_read, args=(runs,), daemon=True).start()
-        try:
-            return _work(root, name, scale, runs, answer)
-        except KeyboardInterrupt:
-            answer(STOPPED)
-            return INTERRUPTED
-        except Exception as error:
-            answer(FAILED, reason=str(explain(error, f"making a run of study {name}", root)))
-            return 1
+    runs: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(runs,), daemon=True).start()
+    try:
+        return _work(root, name, scale, runs, answer)
+    except KeyboardInterrupt:
+        answer(STOPPED)
+        return INTERRUPTED
+    except Exception as error:
+        answer(FAILED, reason=str(explain(error, f"making a run of study {name}", root)), is_last=True)
+        return 1
 
 
 def _read(runs: "queue.SimpleQueue[str | None]") -> None:

@@ -30,7 +30,7 @@ def write_forecast(root: Path, study: Study) -> tuple[dict[str, Any] | None, str
 
     Once one of these points is trained the forecast that was made for it stays as it is.
     """
-    runs = [run for run in study.runs() if study.file.arms[run.arm].recipe is None]
+    runs = [run for run in study.runs() if study.arms[run.arm].recipe is None]
     last = [run for run in runs if run.is_forecast]
     if not last:
         return None, f"study {study.name} has no points to forecast at scale {study.scale_name}"

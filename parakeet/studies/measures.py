@@ -11,6 +11,9 @@ from parakeet.studies.norms import Norms
 from parakeet.studies.output_rank import OutputRank
 from parakeet.studies.quantised import Quantised
 
+MEASUREMENTS_FILE = "measurements.json"
+"""In the artefact of stage `measurements`."""
+
 OF_STUDIES: tuple[Measure, ...] = (Norms(), Quantised(), Forgetting(), OutputRank(), Capacity())
 
 MEASURES: Mapping[str, Metric | Measure] = {

@@ -10,8 +10,7 @@ from parakeet.evaluation.report import subject_of
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.studies.measure import Trained
-from parakeet.studies.measures import MEASURES
-from parakeet.studies.stage import MEASUREMENTS_FILE
+from parakeet.studies.measures import MEASUREMENTS_FILE, MEASURES
 
 
 def make_measurements(

@@ -165,7 +165,8 @@ class _Runner:
     def _say_begin(self) -> None:
         study, found = self._study, self._tally.found
         there = f", {found} of them finished" if found else ""
-        side = f", {self._most} side by side" if self._most > 1 and self._waiting else ""
+        most = min(self._most, len(self._waiting))
+        side = f", {most} side by side" if most > 1 else ""
         self._screen.say(
             f"Study {study.name}, scale {study.scale_name}: {counted(self._tally.total, 'run')}{there}{side}."
         )
@@ -186,8 +187,14 @@ class _Runner:
         return [worker for worker in self._workers if worker.run is not None]
 
     def _next_of(self, batch: Sequence[StudyRun]) -> StudyRun:
-        """The first that no other shell is making; if all are being made, the first, which is then waited for."""
-        return next((run for run in batch if not is_held(lock_file(self._root, self._study, run))), batch[0])
+        """The first that has not to wait: for another shell that makes it, or for a training in the same folder.
+
+        If all have to, the first.
+        """
+        busy = [_but_tokens(worker.run.recipe) for worker in self._busy if worker.run is not None]
+        free = [run for run in batch if not is_held(lock_file(self._root, self._study, run))]
+        apart = (run for run in free if not busy or _but_tokens(run.recipe) not in busy)
+        return next(apart, (free or batch)[0])
 
     def _give(self, run: StudyRun) -> None:
         worker = next((one for one in self._workers if one.run is None), None) or self._begin_worker(run.recipe)
@@ -224,10 +231,7 @@ class _Runner:
 
     def _bury(self, worker: _Worker) -> None:
         """A worker has ended although it was not asked to."""
-        self._selector.unregister(worker.output)
-        self._workers.remove(worker)
-        worker.input.close()
-        status = worker.process.wait()
+        status = self._retire(worker)
         if worker.run is not None:
             how = f"signal {-status}" if status < 0 else f"exit status {status}"
             log = study_folder(self._root, self._study) / LOG_FILE
@@ -235,6 +239,14 @@ class _Runner:
             note_failure(self._root, self._study, worker.run, reason)
             self._fail(worker.run, reason)
             worker.run = None
+
+    def _retire(self, worker: _Worker) -> int:
+        """Give no more runs to a worker that ends or has ended; its exit status."""
+        self._selector.unregister(worker.output)
+        self._workers.remove(worker)
+        with suppress(BrokenPipeError):
+            worker.input.close()
+        return worker.process.wait()
 
     def _take(self, worker: _Worker, said: dict[str, Any]) -> None:
         run = worker.run
@@ -244,6 +256,8 @@ class _Runner:
             self._is_prepared = True
             return
         worker.run = None
+        if said["state"] == STOPPED or said.get("is_last"):
+            self._retire(worker)
         if said["state"] == DONE:
             self._is_prepared = True
             self._finish(run, bool(said["made"]), time.monotonic() - worker.since)
@@ -326,6 +340,11 @@ def bits_per_byte(record: Record) -> float | None:
     sources = found.values() if isinstance(found, dict) else ()
     values = [float(one["model"]) for one in sources if one and one.get("model") is not None]
     return sum(values) / len(values) if values else None
+
+
+def _but_tokens(recipe: Recipe) -> dict[str, Any]:
+    """What runs have in common that train in one folder, one after the other."""
+    return recipe.model_dump(exclude={"name": True, "description": True, "training": {"tokens"}})
 
 
 def _work(recipe: Recipe) -> float:

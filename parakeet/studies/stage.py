@@ -11,8 +11,6 @@ from parakeet.recipe_sources import settings_of
 from parakeet.stage import MakeContext, Stage
 from parakeet.studies.measures import versions
 
-MEASUREMENTS_FILE = "measurements.json"
-
 
 class MeasurementsStage(Stage):
     name = "measurements"

@@ -16,7 +16,7 @@ from parakeet.recipe_file import load_recipe
 from parakeet.stages import STAGES
 from pipelines.definitions import make_definitions
 
-GROUPS = {"sources", "corpus", "tokens", "model", "release", "original"}
+GROUPS = {"sources", "corpus", "tokens", "model", "release", "original", "studies"}
 TRAINS = {"checkpoint"}
 CHEAP = {"data_card", "evaluation", "memorisation", "report"}
 
@@ -67,7 +67,7 @@ def test_every_asset_has_all_that_a_reader_needs(defs: dg.Definitions) -> None:
             assert spec.code_version, name
             assert "dagster/code_references" in spec.metadata, name
         else:
-            assert name.startswith("source_files/")
+            assert name.startswith(("source_files/", "studies/"))
 
 
 def test_what_trains_waits_in_a_pool_and_is_never_started_by_automation(defs: dg.Definitions) -> None:
