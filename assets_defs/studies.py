@@ -23,7 +23,6 @@ from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.stages import Build
 from parakeet.studies.records import Record, make_run, record_file
-from parakeet.studies.running import bits_per_byte
 from parakeet.studies.stage import MeasurementsStage
 from parakeet.studies.state import perform_run, study_of_home
 from parakeet.studies.study import Study, StudyFile, StudyRun
@@ -145,7 +144,7 @@ def _train(command: Sequence[str]) -> str | None:
 def _metadata(record: Record, file: Path, root: Path, made: bool) -> dict[str, Any]:
     """What is shown of a run. All numbers have one name in all partitions, which Dagster plots against each other."""
     training = record.training
-    bits = bits_per_byte(record)
+    bits = record.bits_per_byte
     figures = {
         "final_loss": training["final_loss"],
         **({"bits_per_byte": bits} if bits is not None else {}),

@@ -11,6 +11,7 @@ import click
 from parakeet.cli.common import Commands, Whole, say
 from parakeet.cli.completion import complete_settings, complete_studies
 from parakeet.cli.output import examples, json_option, say_json
+from parakeet.cli.study_plan import plan
 from parakeet.cli.study_report import report
 
 if TYPE_CHECKING:
@@ -68,13 +69,15 @@ def run(name: str, scale: str, data: Sequence[str], changes: Sequence[str], work
     """
     from parakeet.home import home
     from parakeet.progress import Progress
+    from parakeet.studies.plan import refuse_over_budget
     from parakeet.studies.running import run_study
 
-    root = home()
+    root, progress = home(), Progress()
     chosen = chosen_study(name, scale, data, changes, root)
+    refuse_over_budget(root, chosen, progress)
     # Dagster's side: each worker makes its runs through the study's job.
     command = [sys.executable, "-m", "pipelines.study_worker"]
-    sys.exit(run_study(root, chosen, workers, command, Progress()))
+    sys.exit(run_study(root, chosen, workers, command, progress))
 
 
 @study.command(epilog=examples("parakeet study status", "parakeet study status size --scale cpu"))
@@ -93,6 +96,7 @@ def status(name: str | None, scale: str | None, as_json: bool) -> None:
         say(render_studies(document))
 
 
+study.add_command(plan)
 study.add_command(report)
 
 

@@ -20,18 +20,20 @@ from parakeet.cli.output import examples, json_option, say_json
 def plan(name: str, scale: str, gpu_name: str | None, as_json: bool) -> None:
     """Show what a study takes, without running it: runs, tokens, FLOPs and time.
 
-    NAME is a shipped study or the file of your own. On this machine's processor a few steps of each model are measured;
+    NAME is a shipped study or the file of your own; one that was begun is planned with the text and the settings that
+    it was begun with. On this machine's processor a few steps of each model are measured;
     finished runs count as they were. On a GPU the time follows from the FLOPs.
     """
+    from parakeet.cli.study import chosen_study
     from parakeet.home import home
     from parakeet.progress import Progress
     from parakeet.studies.plan import plan_study
-    from parakeet.studies.study import make_study
     from parakeet.training.gpus import gpu_named
 
-    study = make_study(name, scale)
+    root = home()
+    study = chosen_study(name, scale, (), (), root)
     chosen = gpu_name or study.scale.gpu
-    planned = plan_study(home(), study, Progress(), gpu_named(chosen) if chosen else None)
+    planned = plan_study(root, study, Progress(), gpu_named(chosen) if chosen else None)
     if as_json:
         say_json(planned.as_json())
     else:

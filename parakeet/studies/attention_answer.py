@@ -9,8 +9,8 @@ from parakeet.pages import Table
 from parakeet.report.parts import Details, Drawing, Heading, Part
 from parakeet.studies.answer import Answer
 from parakeet.studies.comparison import (
+    BITS_PER_BYTE,
     BySeed,
-    bits_per_byte,
     by_seed,
     difference,
     in_words,
@@ -50,11 +50,11 @@ def attention_figures(records: Sequence[Record], file: StudyFile) -> dict[str, A
     for name in axis:
         if mine := [record for record in records if record.points.get(VARIANT) == name]:
             found[name] = sorted(mine, key=lambda record: record.seed)
-    of_base = by_seed(found.get(base, []), bits_per_byte)
+    of_base = by_seed(found.get(base, []), BITS_PER_BYTE)
     variants: dict[str, Any] = {}
     for name, mine in found.items():
         alike = axis[name].get(LENGTH_KEY) == length
-        bits = by_seed(mine, bits_per_byte) if alike else {}
+        bits = by_seed(mine, BITS_PER_BYTE) if alike else {}
         variants[name] = {
             "parameters": mine[0].training["parameters"],
             "trained_at": _trained_at(mine[0]),

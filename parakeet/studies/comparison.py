@@ -1,6 +1,7 @@
 """Figures of a study's settings over seeds, and differences of two settings, seed by seed."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 from parakeet.studies.records import Record
@@ -9,11 +10,8 @@ from parakeet.studies.seeds import mean_over_seeds
 BySeed = Mapping[int, float]
 
 
-def bits_per_byte(record: Record) -> float | None:
-    """Of all held-out text; None if there is none."""
-    sources = [one for one in record.measured.get("bits_per_byte", {}).values() if one]
-    n_bytes = sum(one["n_bytes"] for one in sources)
-    return sum(one["model"] * one["n_bytes"] for one in sources) / n_bytes if n_bytes else None
+BITS_PER_BYTE = attrgetter("bits_per_byte")
+"""Of a record."""
 
 
 def measured_at(*keys: str) -> Callable[[Record], float | None]:

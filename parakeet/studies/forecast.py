@@ -100,19 +100,22 @@ def trained_runs(records: Sequence[Record], file: StudyFile) -> list[TrainedRun]
 
 
 def trained_run(record: Record) -> TrainedRun:
-    training = record.training
+    """Of a record that `is_of_the_law`."""
+    training, bits = record.training, record.bits_per_byte
+    assert bits is not None
     return TrainedRun(
         point_name(record.points),
         training["parameters"],
         training["parameters"] - training["embedding_parameters"],
         training["tokens"],
-        bits_per_byte(record),
+        bits,
     )
 
 
 def is_of_the_law(record: Record, file: StudyFile) -> bool:
-    """Whether its arm has the study's own recipe, and so the same text as all others."""
-    return record.arm in file.arms and file.arms[record.arm].recipe is None
+    """Whether its arm has the study's own recipe, and so the same text as all others, of which some is held out."""
+    own = record.arm in file.arms and file.arms[record.arm].recipe is None
+    return own and record.bits_per_byte is not None
 
 
 def is_forecast(record: Record, file: StudyFile) -> bool:
@@ -122,9 +125,3 @@ def is_forecast(record: Record, file: StudyFile) -> bool:
 def point_name(points: Mapping[str, str]) -> str:
     """`64x2`; of several axes, `64x2, none`."""
     return ", ".join(points.values())
-
-
-def bits_per_byte(record: Record) -> float:
-    """Of all sources together."""
-    sources = record.measured["bits_per_byte"].values()
-    return float(sum(one["model"] * one["n_bytes"] for one in sources) / sum(one["n_bytes"] for one in sources))

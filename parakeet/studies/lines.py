@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from parakeet.pages.charts import Palette
 
+STYLES = ("-", "--", ":")
 APART = 0.035
 """Distance of two lines at the same place as a share of it, so that their intervals do not cover each other."""
 
@@ -25,19 +26,25 @@ def draw_lines(
     y: str,
     palette: "Palette",
     ticks: Sequence[float] = (),
+    colours: Mapping[str, int] | None = None,
     zero: bool = False,
     mark: tuple[float, str] | None = None,
 ) -> "Figure":
     """A line for each name that has points; a point without an interval has no bar.
 
-    Without `ticks` there is one at each power of two. `zero` draws a line there. `mark` is a place on the x axis, and
-    what it is.
+    Without `ticks` there is one at each power of two. `colours` are numbers of the palette's series by name; a number
+    that comes again has another style of line. `zero` draws a line there. `mark` is a place on the x axis, and what it
+    is.
     """
     from matplotlib.ticker import FuncFormatter, NullLocator
 
     figure, axes = empty_axes(palette, height=3.4)
     shown = {name: line for name, line in lines.items() if line}
+    used: list[int] = []
     for number, (name, line) in enumerate(shown.items()):
+        colour = (colours or {}).get(name, number)
+        style = STYLES[used.count(colour) % len(STYLES)]
+        used.append(colour)
         apart = math.exp(APART * (number - (len(shown) - 1) / 2))
         values = [point["value"] for _, point in line]
         bounds = [point["interval"] or (point["value"], point["value"]) for _, point in line]
@@ -48,7 +55,8 @@ def draw_lines(
             values,
             yerr=(below, above),
             label=name,
-            color=palette.series[number % len(palette.series)],
+            color=palette.series[colour % len(palette.series)],
+            linestyle=style,
             linewidth=1.4,
             marker="o",
             markersize=3.5,

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from parakeet.intervals import share_difference, wilson_interval
-from parakeet.studies.comparison import bits_per_byte, by_seed, difference, is_above, is_below, measured_at, summary
+from parakeet.studies.comparison import BITS_PER_BYTE, by_seed, difference, is_above, is_below, measured_at, summary
 from parakeet.studies.records import Record
 from parakeet.studies.study import StudyFile
 from parakeet.studies.trend import trend_of_shares
@@ -83,7 +83,7 @@ def _setting(records: Sequence[Record]) -> dict[str, Any]:
             for name in ("network", "ngram", "margin")
         },
         "gap": _over_seeds({record.seed: _valued(record, "gap", "all", "gap") for record in records}),
-        "bits_per_byte": summary(by_seed(records, bits_per_byte)),
+        "bits_per_byte": summary(by_seed(records, BITS_PER_BYTE)),
     }
 
 
@@ -268,7 +268,7 @@ def _goldfish(records: Sequence[Record], file: StudyFile) -> dict[str, Any] | No
             continue
         changes[label] = {
             "planted": share_difference(one["planted"], points[base]["planted"]),
-            "bits_per_byte": difference(by_seed(mine[label], bits_per_byte), by_seed(mine[base], bits_per_byte)),
+            "bits_per_byte": difference(by_seed(mine[label], BITS_PER_BYTE), by_seed(mine[base], BITS_PER_BYTE)),
         }
     return {"base": base, "points": points, "changes": changes}
 

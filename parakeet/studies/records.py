@@ -49,6 +49,13 @@ class Record:
         return dict(self.values["training"])
 
     @property
+    def bits_per_byte(self) -> float | None:
+        """Of all held-out text; None if none was measured."""
+        sources = [one for one in (self.measured.get("bits_per_byte") or {}).values() if one]
+        n_bytes = sum(one["n_bytes"] for one in sources)
+        return float(sum(one["model"] * one["n_bytes"] for one in sources) / n_bytes) if n_bytes else None
+
+    @property
     def measured(self) -> dict[str, Any]:
         """Figures by measure, and by stage that the study asked for."""
         return dict(self.values["measured"])

@@ -330,16 +330,8 @@ class _Runner:
 def figures_in_words(record: Record) -> str:
     """`loss 3.214, 2.105 bits per byte`: the mean over the held-out sources where several are measured."""
     words = [f"loss {record.training['final_loss']:.3f}"]
-    bits = bits_per_byte(record)
+    bits = record.bits_per_byte
     return ", ".join([*words, *([f"{bits:.3f} bits per byte"] if bits is not None else [])])
-
-
-def bits_per_byte(record: Record) -> float | None:
-    """The mean over the sources, if it was measured."""
-    found = record.measured.get("bits_per_byte")
-    sources = found.values() if isinstance(found, dict) else ()
-    values = [float(one["model"]) for one in sources if one and one.get("model") is not None]
-    return sum(values) / len(values) if values else None
 
 
 def _but_tokens(recipe: Recipe) -> dict[str, Any]:

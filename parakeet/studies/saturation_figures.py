@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from parakeet.studies.comparison import bits_per_byte, by_seed, difference, measured_at, missing_points, summary
+from parakeet.studies.comparison import BITS_PER_BYTE, by_seed, difference, measured_at, missing_points, summary
 from parakeet.studies.epoch_worth import PUBLISHED, FreshCurve, fit_r_star, worth
 from parakeet.studies.records import Record
 from parakeet.studies.study import StudyFile
@@ -16,7 +16,7 @@ EPOCHS, DECAY = "epochs", "weight_decay"
 Figure = Callable[[Record], float | None]
 
 FIGURES: Mapping[str, Figure] = {
-    "bits_per_byte": bits_per_byte,
+    "bits_per_byte": BITS_PER_BYTE,
     "norm": measured_at("norms", "all"),
     "norm_embedding": measured_at("norms", "embedding"),
     "norm_blocks": measured_at("norms", "blocks"),
@@ -114,7 +114,7 @@ def _turn(points: Mapping[str, Sequence[Record]]) -> dict[str, Any] | None:
 
     `rise` is None if the last point is the best. None without two points.
     """
-    values = {point: by_seed(records, bits_per_byte) for point, records in points.items()}
+    values = {point: by_seed(records, BITS_PER_BYTE) for point, records in points.items()}
     values = {point: seeds for point, seeds in values.items() if seeds}
     if len(values) < 2:
         return None
@@ -127,7 +127,7 @@ def _gain(points: Mapping[str, Sequence[Record]]) -> dict[str, Any] | None:
     if len(points) < 2:
         return None
     before, last = list(points)[-2:]
-    change = difference(*(by_seed(points[point], bits_per_byte) for point in (last, before)))
+    change = difference(*(by_seed(points[point], BITS_PER_BYTE) for point in (last, before)))
     return {"from": before, "to": last, "change": change}
 
 
@@ -148,7 +148,7 @@ def _decay(repeated: Mapping[str, Mapping[str, Sequence[Record]]]) -> dict[str, 
     other, *_, one = repeated
     both = [point for point in repeated[one] if point in repeated[other]]
     found = {
-        point: difference(*(by_seed(repeated[label][point], bits_per_byte) for label in (one, other))) for point in both
+        point: difference(*(by_seed(repeated[label][point], BITS_PER_BYTE) for label in (one, other))) for point in both
     }
     return {"one": one, "other": other, "epochs": {point: each for point, each in found.items() if each}}
 
@@ -158,7 +158,7 @@ def _curves(fresh: Mapping[str, Sequence[Record]]) -> dict[int, FreshCurve]:
     points: dict[int, dict[float, float]] = {}
     for records in fresh.values():
         for record in records:
-            if (bits := bits_per_byte(record)) is not None:
+            if (bits := record.bits_per_byte) is not None:
                 points.setdefault(record.seed, {})[record.training["tokens"]] = bits
     curves = {}
     for seed, found in points.items():
@@ -174,14 +174,14 @@ def _beside(point: str, records: Sequence[Record], curves: Mapping[int, FreshCur
     tokens = records[0].training["tokens"]
     fresh = {seed: float(curve.bits([tokens])[0]) for seed, curve in curves.items()}
     known = {seed: bits for seed, bits in fresh.items() if math.isfinite(bits)}
-    return {"more_than_fresh": difference(by_seed(records, bits_per_byte), known)}
+    return {"more_than_fresh": difference(by_seed(records, BITS_PER_BYTE), known)}
 
 
 def _epochs_by_seed(points: Mapping[str, Sequence[Record]]) -> dict[int, dict[int, float]]:
     """Bits per byte by seed and epochs."""
     found: dict[int, dict[int, float]] = {}
     for point, records in points.items():
-        for seed, bits in by_seed(records, bits_per_byte).items():
+        for seed, bits in by_seed(records, BITS_PER_BYTE).items():
             found.setdefault(seed, {})[int(point)] = bits
     return found
 

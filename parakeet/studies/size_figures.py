@@ -1,6 +1,5 @@
 """The figures of study `size`: JSON values from its records, which `size_answer` tells and draws."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +8,6 @@ import numpy as np
 from parakeet.evaluation.base import Metric
 from parakeet.intervals import wilson_interval
 from parakeet.studies.forecast import (
-    bits_per_byte,
     forecast_of,
     is_forecast,
     is_of_the_law,
@@ -20,14 +18,13 @@ from parakeet.studies.forecast import (
 from parakeet.studies.measures import MEASURES
 from parakeet.studies.records import Record
 from parakeet.studies.scaling_law import FORMS, Law, TrainedRun, fit_law, left_out, left_out_error, residuals
+from parakeet.studies.seeds import mean_over_seeds
 from parakeet.studies.study import StudyFile
 
 TASKS_ARM, TEXT_ARM, COMPUTE_ARM = "tasks", "equal_tokens", "equal_compute"
 TEXT_MEASURES = ("minimal_pairs", "probes", "benchmarks")
 PASSES = {"exact": 0.8}
 """A task without chance is passed if the lower end of the interval is above this; others if it is above chance."""
-T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-"""Student's t, 97.5 %, of 1 to 9 degrees of freedom."""
 STEPS_OF_SIZE = 400
 
 
@@ -58,13 +55,9 @@ def size_figures(
 
 
 def mean_of(values: Sequence[float]) -> dict[str, Any]:
-    """{"value", "interval", "n"} of the mean of values of several seeds; Student's t. One has no interval."""
-    mean, n = float(np.mean(values)), len(values)
-    if n < 2:
-        return {"value": mean, "interval": None, "n": n}
-    t = T_QUANTILES[min(n - 2, len(T_QUANTILES) - 1)]
-    margin = t * float(np.std(values, ddof=1)) / math.sqrt(n)
-    return {"value": mean, "interval": [mean - margin, mean + margin], "n": n}
+    """{"value", "interval", "n"} of the mean of values of several seeds. Too few have no interval."""
+    mean = mean_over_seeds(values)
+    return {"value": mean.value, "interval": list(mean.interval) if mean.interval else None, "n": mean.n}
 
 
 def _by_arm(records: Iterable[Record]) -> dict[str, list[Record]]:
@@ -100,10 +93,14 @@ def _sizes(records: Sequence[Record]) -> dict[str, Any]:
     return found
 
 
+def _bits(records: Iterable[Record]) -> list[float]:
+    return [bits for record in records if (bits := record.bits_per_byte) is not None]
+
+
 def _arm(records: Sequence[Record]) -> dict[str, Any]:
     return {
         size: {
-            **mean_of([bits_per_byte(record) for record in members]),
+            **mean_of(_bits(members)),
             "parameters": members[0].training["parameters"],
             "tokens": members[0].training["tokens"],
             "flops": members[0].training["flops"],
@@ -186,7 +183,8 @@ def _forecast(
     records: Sequence[Record], file: StudyFile, law: Law | None, written: Mapping[str, Any] | None
 ) -> dict[str, Any] | None:
     """What was forecast beside what was measured. Without the file of the forecast the law says it afterwards."""
-    members = _by_arm(record for record in records if is_forecast(record, file))
+    of_text = (record for record in records if is_of_the_law(record, file))
+    members = _by_arm(record for record in of_text if is_forecast(record, file))
     measured = {(arm, size): runs for arm, found in members.items() for size, runs in _by_size(found).items()}
     if written is not None:
         points = [dict(point) for point in written["points"]]
@@ -195,7 +193,7 @@ def _forecast(
     else:
         points = []
     for point in points:
-        values = [bits_per_byte(record) for record in measured.get((point["arm"], point["size"]), [])]
+        values = _bits(measured.get((point["arm"], point["size"]), []))
         point["runs"] = len(values)
         point["inside"] = sum(_is_inside(value, point["interval"]) for value in values)
         point["measured"] = mean_of(values) if values else None

@@ -133,7 +133,8 @@ def measure(values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for measurement in values["measurements"]:
         answers = steps.measure(measurement)
         next(answers)  # warm
-        began, found = time.process_time(), []
+        began = time.process_time()
+        found: list[float] = []
         while len(found) < LEAST_STEPS or time.process_time() - began < SECONDS:
             before = time.process_time()
             next(answers)

@@ -328,8 +328,8 @@ def _fault(path: Path, root: yaml.Node | None, problem: Any) -> str:
 
 def _keys_beside(location: tuple[str | int, ...]) -> list[str]:
     """The keys of the section that a key stands in."""
-    inside = {"scales": Scale, "arms": Arm, "own_arms": Arm}
-    section = next((inside[str(part)] for part in reversed(location[:-1]) if part in inside), StudyFile)
+    inside: dict[str, type[Section]] = {"scales": Scale, "arms": Arm, "own_arms": Arm}
+    section: type[Section] = next((inside[str(part)] for part in reversed(location[:-1]) if part in inside), StudyFile)
     return list(section.model_fields)
 
 
