@@ -66,7 +66,7 @@ def test_too_few_runs_are_not_forecast_from(tmp_path: Path, study: Study) -> Non
     finish(tmp_path, study, of_text(study, forecast=False)[:3])
     written, reason = write_forecast(tmp_path, study)
     assert written is None
-    assert "there are 3" in reason
+    assert "there are 1" in reason
     assert read_forecast(tmp_path, study) is None
     smoke = make_study("size", "smoke")
     assert "no points to forecast" in write_forecast(tmp_path, smoke)[1]
