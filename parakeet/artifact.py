@@ -197,7 +197,7 @@ class Store:
             made = artifact is None
             if artifact is None:
                 with exclusive(locks / f"{work.stage}-{work.fingerprint}.lock", doing, progress):
-                    artifact = self.find(work) if self._side_by_side and not force else None
+                    artifact = None if force else self.find(work)
                     made = artifact is None
                     if artifact is None:
                         for read in work.inputs.values():

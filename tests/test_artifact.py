@@ -1,13 +1,16 @@
 """Artefacts against interruption, damage and full disks: with real processes, real signals and real files."""
 
+import io
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +45,26 @@ def test_made_once_then_found(tmp_path: Path) -> None:
     assert artifact.counts == {"letters": 6}
     assert sorted(artifact.manifest["files"]) == ["b.txt", "part/a.txt"]
     assert (tmp_path / "letters" / "latest").resolve() == artifact.path
+
+
+def test_a_build_that_waited_for_a_study_finds_what_that_made(tmp_path: Path) -> None:
+    begun, may_end = threading.Event(), threading.Event()
+    printed = io.StringIO()
+
+    def slowly(output: Path, progress: Progress) -> dict[str, Any]:
+        begun.set()
+        assert may_end.wait(60)
+        return write_letters(output, progress)
+
+    with ThreadPoolExecutor() as pool:
+        study = pool.submit(Store(tmp_path, side_by_side=True).ensure, work(), slowly, Progress())
+        assert begun.wait(60)
+        build = pool.submit(Store(tmp_path).ensure, work(), write_letters, Progress(printed))
+        while "Waiting: letters is being made" not in printed.getvalue() and not build.done():
+            time.sleep(0.01)
+        may_end.set()
+        assert (study.result()[1], build.result()[1]) == (True, False)
+    assert len(Store(tmp_path).directories("letters")) == 1
 
 
 def test_another_setting_version_or_input_is_another_artefact(tmp_path: Path) -> None:
