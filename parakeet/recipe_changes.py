@@ -134,6 +134,8 @@ def _put(values: Any, place: Sequence[int | str], value: Any) -> None:
         if isinstance(values, dict) and values.get(part) is None:
             values[part] = {}
         values = values[part]
+        if not isinstance(values, dict | list):
+            return  # an earlier change has put a single value here, which does not fit
     both = isinstance(values, dict) and isinstance(values.get(last), dict) and isinstance(value, dict)
     values[last] = overlaid({"": values[last]}, {"": value})[""] if both else value
 

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from importlib import resources
 from itertools import product
 from pathlib import Path
@@ -264,13 +265,24 @@ class Study:
         name = ".".join((self.name, *_words(arm_name, points, seed)))
         try:
             base = load_recipe(arm.recipe) if arm.recipe else self._limited(arm)
-            recipe = changed(base, [f"{key}={json.dumps(value)}" for key, value in settings.items()])
+            recipe = changed(base, [f"{key}={_typed(value)}" for key, value in settings.items()])
             recipe = Recipe.model_validate({**recipe.all_values(), "name": name, "description": self.file.title})
-        except (ParakeetError, ValidationError) as error:
+        except ParakeetError as error:
             reason = str(error).removeprefix("--set ")
             raise ParakeetError(f"Study {self.name}, run {name.partition('.')[2]}: {reason}") from None
+        except ValidationError:  # of the name: everything else is `changed`'s
+            raise ParakeetError(
+                f"Study {self.name}: the name {name} is not allowed, since recipes, folders and links have it: at most "
+                "64 letters, digits, _ - and . in all, of the file, the arm, the labels and the seed. Give the file "
+                "and the labels shorter names, without spaces."
+            ) from None
         is_forecast = any(label in self.file.forecast.get(axis, []) for axis, label in points.items())
         return StudyRun(arm_name, points, seed, recipe, is_forecast)
+
+
+def _typed(value: Any) -> str:
+    """A setting as --set takes it, where text has no quotes. YAML reads 2024-01-31 as a date."""
+    return str(value) if isinstance(value, str | date) else json.dumps(value, default=str)
 
 
 def _words(arm: str, points: Mapping[str, str], seed: int) -> list[str]:

@@ -104,8 +104,10 @@ def test_a_scale_or_a_study_that_is_not_there_is_refused(tmp_path: Path) -> None
     ("old", "new", "message"),
     [
         ("model.width: 64", "model.widht: 64", "run widths.wide.s1: model.widht: .* Did you mean model.width?"),
-        ("model.width: 64", "model.width: wide", "run widths.wide.s1: model.width=.wide.: model.width takes: int"),
+        ("model.width: 64", "model.width: wide", "run widths.wide.s1: model.width=wide: model.width takes: int"),
         ("model.heads: 2", "model.heads: 3", "run widths.wide.s1: .*width 64 is not a multiple of heads 3"),
+        ("settings: {", "settings: {training: 5, ", "run widths.narrow.s1: training=5: training is a section"),
+        ("narrow:", f"{'narrow' * 9}:", "at most 64 letters"),
         ("recipe: study", "recipe: studdy", "There is no recipe 'studdy': did you mean study?"),
     ],
 )  # fmt: skip
@@ -114,6 +116,13 @@ def test_a_setting_that_no_recipe_takes_names_the_run_and_the_key(
 ) -> None:
     with pytest.raises(ParakeetError, match=message):
         make_study(write_study(tmp_path, (old, new)), "cpu").runs()
+
+
+def test_text_and_dates_are_settings_as_they_are_typed(tmp_path: Path) -> None:
+    settings = "settings: {training.device: cpu, sources.0.revision: 2024-01-31, training.tokens: 65_536}"
+    path = write_study(tmp_path, ("settings: {training.tokens: 65_536}", settings))
+    recipe = make_study(path, "cpu").runs()[0].recipe
+    assert (recipe.training.device, recipe.sources[0].revision) == ("cpu", "2024-01-31")  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
