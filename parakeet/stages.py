@@ -289,11 +289,16 @@ def recipe_built_last(root: Path) -> str:
     return next((str(file) for file in files if file.is_file()), DEFAULT_RECIPE)
 
 
-def use_recipe(root: Path, recipe: Recipe) -> None:
-    """Make a recipe the one in use. Raises ParakeetError, and changes nothing, if one of its local files is missing."""
+def refuse_missing_files(root: Path, recipe: Recipe) -> None:
+    """Raise ParakeetError if one of a recipe's local files is missing."""
     for stage in stages_of(recipe):
         if stage.is_possible(recipe, root):
             stage.files(recipe, root)
+
+
+def use_recipe(root: Path, recipe: Recipe) -> None:
+    """Make a recipe the one in use. Raises ParakeetError, and changes nothing, if one of its local files is missing."""
+    refuse_missing_files(root, recipe)
     path = root / ACTIVE_RECIPE_FILE
     keep_recipe(root, path)
     text = f"# The recipe in use, which Dagster builds: written by `parakeet use`.\n{recipe.to_yaml(with_notify=True)}"

@@ -109,6 +109,7 @@ def chosen_study(name: str, scale: str, data: Sequence[str], changes: Sequence[s
     from parakeet.cli.settings import with_sources
     from parakeet.recipe_changes import changed
     from parakeet.recipe_file import load_recipe
+    from parakeet.stages import refuse_missing_files
     from parakeet.studies.records import noted_study
     from parakeet.studies.study import make_study, shipped_studies
 
@@ -121,4 +122,6 @@ def chosen_study(name: str, scale: str, data: Sequence[str], changes: Sequence[s
     base = load_recipe(study.file.recipe)
     if data:
         base = with_sources(base, data).model_copy(update={"limit": 1.0})
-    return replace(study, base=changed(base, changes))
+    base = changed(base, changes)
+    refuse_missing_files(root, base)
+    return replace(study, base=base)

@@ -14,7 +14,7 @@ from parakeet.locking import exclusive
 from parakeet.progress import Progress
 from parakeet.recipe_changes import changed
 from parakeet.recipe_file import load_recipe
-from parakeet.studies.records import note_study, record_file
+from parakeet.studies.records import note_study, noted_study, record_file
 from parakeet.studies.running import default_workers
 from parakeet.studies.state import claims, lock_file, note_failure, states
 from parakeet.studies.status import studies_document
@@ -109,6 +109,17 @@ def test_other_text_is_refused_while_a_run_is_made(home: Path, study: Study, tmp
     assert result.exit_code == 1
     assert "is being run at scale smoke with other text or settings" in result.output
     assert "give the same --data and --set" in result.output
+
+
+def test_text_that_is_not_there_is_refused_and_not_noted(home: Path, study: Study, tmp_path: Path) -> None:
+    note_study(home, study)
+    command = ["study", "run", str(tmp_path / "own.yaml"), "--scale", "smoke", "--data", str(tmp_path / "boks")]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 1
+    assert "boks does not exist" in result.output
+    noted = noted_study(home, "own", "smoke")
+    assert noted is not None
+    assert noted.base == study.base
 
 
 def test_as_many_runs_side_by_side_as_cores_hold(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
