@@ -43,5 +43,7 @@ def _partitions(root: Path, name: str) -> tuple[StudyFile, list[str]]:
     for begun, scale in begun_studies(root):
         if begun == name and (noted := noted_study(root, name, scale)) is not None:
             studies[scale] = noted
+    if not studies:
+        raise ParakeetError("It was removed meanwhile.")
     partitions = [partition_of(scale, run) for scale, study in studies.items() for run in study.names()]
     return next(iter(studies.values())).file, partitions

@@ -20,9 +20,9 @@ from parakeet.cli.output import examples, json_option, say_json
 def plan(name: str, scale: str, gpu_name: str | None, as_json: bool) -> None:
     """Show what a study takes, without running it: runs, tokens, FLOPs and time.
 
-    NAME is a shipped study or the file of your own; one that was begun is planned with the text and the settings that
-    it was begun with. On this machine's processor a few steps of each model are measured;
-    finished runs count as they were. On a GPU the time follows from the FLOPs.
+    NAME is a shipped study or a file. One that was begun is planned with the text and the settings that it was begun
+    with. On this machine's processor a few steps of each model are measured; finished runs count as they were. On a
+    GPU the time follows from the FLOPs.
     """
     from parakeet.cli.study import chosen_study
     from parakeet.home import home

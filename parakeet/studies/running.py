@@ -105,8 +105,7 @@ def run_study(root: Path, study: Study, workers: int | None, command: Sequence[s
     """Make every run of the study that is not there. Returns the exit status for the shell.
 
     `workers` None is as many as there are cores for. `command` starts one; the root, the study's name and the scale are
-    added to it. Raises ParakeetError if a
-    setting does not fit, or if other text is being read under the same name.
+    added to it. Raises ParakeetError if a setting does not fit, or if the study is being run with other settings.
     """
     runs = study.runs()
     _note(root, study)
@@ -268,14 +267,14 @@ class _Runner:
             self._fail(run, str(said["reason"]))
 
     def _finish(self, run: StudyRun, made: bool, seconds: float) -> None:
-        work = _work(run.recipe)
-        self._tally.made += 1
-        self._tally.work_done += work
-        self._tally.work_left -= work
         record = find_record(self._root, self._study, run)
         if record is None:
             self._fail(run, "Its record is gone: somebody removed it, or changed the study meanwhile.")
             return
+        work = _work(run.recipe)
+        self._tally.made += 1
+        self._tally.work_done += work
+        self._tally.work_left -= work
         how = format_duration(seconds) if made else "found"
         self._screen.say(f"{run.name}  {figures_in_words(record)}, {how}")
 
