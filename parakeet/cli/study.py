@@ -2,9 +2,6 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -13,9 +10,7 @@ from parakeet.cli.completion import complete_settings, complete_studies
 from parakeet.cli.output import examples, json_option, say_json
 from parakeet.cli.study_plan import plan
 from parakeet.cli.study_report import report
-
-if TYPE_CHECKING:
-    from parakeet.studies.study import Study
+from parakeet.cli.study_settings import chosen_study
 
 SCALES = ("smoke", "cpu", "night", "gpu")
 """As `parakeet.studies.study` has them, which --help does not import."""
@@ -98,30 +93,3 @@ def status(name: str | None, scale: str | None, as_json: bool) -> None:
 
 study.add_command(plan)
 study.add_command(report)
-
-
-def chosen_study(name: str, scale: str, data: Sequence[str], changes: Sequence[str], root: Path) -> "Study":
-    """The study at a scale, on the text and with the settings that the options name, or that it was begun with.
-
-    With `data` the recipe's own `limit` does not hold: it is the share of a text that others chose. Raises
-    ParakeetError.
-    """
-    from parakeet.cli.settings import with_sources
-    from parakeet.recipe_changes import changed
-    from parakeet.recipe_file import load_recipe
-    from parakeet.stages import refuse_missing_files
-    from parakeet.studies.records import noted_study
-    from parakeet.studies.study import make_study, shipped_studies
-
-    is_file = name in shipped_studies() or Path(name).is_file()
-    noted = noted_study(root, Path(name).stem if is_file else name, scale)
-    # A name of neither is that of a user's file, which was run here and is elsewhere now.
-    study = noted if noted is not None and not is_file else make_study(name, scale)
-    if not (data or changes):
-        return study if noted is None else replace(study, base=noted.base)
-    base = load_recipe(study.file.recipe)
-    if data:
-        base = with_sources(base, data).model_copy(update={"limit": 1.0})
-    base = changed(base, changes)
-    refuse_missing_files(root, base)
-    return replace(study, base=base)

@@ -4,6 +4,7 @@ import click
 
 from parakeet.cli.common import say
 from parakeet.cli.output import examples, json_option, say_json
+from parakeet.cli.study_settings import chosen_study
 
 
 @click.command(
@@ -24,7 +25,6 @@ def plan(name: str, scale: str, gpu_name: str | None, as_json: bool) -> None:
     with. On this machine's processor a few steps of each model are measured; finished runs count as they were. On a
     GPU the time follows from the FLOPs.
     """
-    from parakeet.cli.study import chosen_study
     from parakeet.home import home
     from parakeet.progress import Progress
     from parakeet.studies.plan import plan_study

@@ -40,7 +40,7 @@ def write_forecast(root: Path, study: Study) -> tuple[dict[str, Any] | None, str
         return kept, ""
     found = {run.name: find_record(root, study, run) for run in runs if not run.is_forecast}
     records = [record for record in found.values() if record is not None]
-    law, reason = fit_law(trained_runs(records, study.file))
+    law, reason = fit_law(trained_runs(records, study.cut))
     if law is None:
         return None, reason
     some = records[0].training

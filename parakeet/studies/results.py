@@ -19,7 +19,7 @@ from parakeet.recipe_file import load_recipe
 from parakeet.studies.forecast import read_forecast
 from parakeet.studies.records import FOLDER, Record, noted_study
 from parakeet.studies.state import begun_studies, states
-from parakeet.studies.study import SCALES, Study, StudyFile, load_study_file, shipped_studies
+from parakeet.studies.study import SCALES, Study, StudyFile, load_study_file, make_study, shipped_studies
 from parakeet.training.record import read_record
 
 DIGITS = 6
@@ -36,6 +36,7 @@ class Results:
     name: str
     scale: str
     file: StudyFile
+    """With the arms and points of this scale alone."""
     records: tuple[Record, ...]
     """In the order of the study's runs."""
     missing: tuple[tuple[str, str], ...] = ()
@@ -181,7 +182,7 @@ def _results(root: Path, study: Study) -> Results:
     return Results(
         study.name,
         study.scale_name,
-        study.file,
+        study.cut,
         tuple(Record(compact(record.values)) for record in records),
         tuple((one.run.name, one.reason) for one in runs if one.record is None),
         tuple(texts.values()),
@@ -207,7 +208,7 @@ def _setup(study: Study) -> dict[str, Any]:
 
 def no_results(name: str, scale: str) -> Results:
     """Of a shipped study that was not run."""
-    return Results(name, scale, load_study_file(name)[1], ())
+    return Results(name, scale, make_study(name, scale).cut, ())
 
 
 def _recipe_of(study: Study, name: str | None) -> Recipe:

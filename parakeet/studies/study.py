@@ -190,6 +190,24 @@ class Study:
         every = {**self.file.arms, **self.scale.own_arms}
         return {name: every[name] for name in self.scale.arms or every}
 
+    @property
+    def cut(self) -> StudyFile:
+        """The file with the arms and points of this scale alone."""
+        used = {axis for arm in self.arms.values() for axis in arm.axes}
+        axes = {
+            axis: {label: points[label] for label in self.scale.points.get(axis) or points}
+            for axis, points in self.file.axes.items()
+            if axis in used
+        }
+        forecast = {
+            axis: kept
+            for axis, labels in self.file.forecast.items()
+            if (kept := [label for label in labels if label in axes.get(axis, {})])
+        }
+        scale = self.scale.model_copy(update={"arms": None, "own_arms": {}, "points": {}})
+        cut = {"axes": axes, "arms": self.arms, "forecast": forecast, "scales": {self.scale_name: scale}}
+        return self.file.model_copy(update=cut)
+
     def seeds_of(self, arm_name: str) -> list[int]:
         """The seeds of an arm: its own if it is an arm of the scale, else the scale's, the arm's or the study's."""
         arm = self.arms[arm_name]

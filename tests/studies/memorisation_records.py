@@ -7,9 +7,9 @@ import numpy as np
 
 from parakeet.intervals import wilson_interval
 from parakeet.studies.records import Record
-from parakeet.studies.study import load_study_file
+from parakeet.studies.study import make_study
 
-_, FILE = load_study_file("memorisation")
+FILE = make_study("memorisation", "cpu").cut
 COPIES = (1, 2, 4, 8, 16, 32)
 PARAMETERS = {"64x2": 160_192, "128x4": 861_568, "192x4": 1_800_000}
 CANARIES = 10

@@ -8,9 +8,9 @@ import numpy as np
 from parakeet.intervals import wilson_interval
 from parakeet.model.config import ModelConfig
 from parakeet.studies.records import Record
-from parakeet.studies.study import load_study_file
+from parakeet.studies.study import make_study
 
-_, FILE = load_study_file("size")
+FILE = make_study("size", "cpu").cut
 SIZES = FILE.axes["size_of_equal_compute"]
 LAW = {"E": 0.9, "A": 8.0, "alpha": 0.2, "B": 60.0, "beta": 0.35}
 NOISE = 0.004

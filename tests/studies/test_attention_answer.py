@@ -10,9 +10,9 @@ from parakeet.report.parts import Drawing
 from parakeet.studies.attention_answer import answer
 from parakeet.studies.comparison import difference, in_words
 from parakeet.studies.records import Record
-from parakeet.studies.study import load_study_file
+from parakeet.studies.study import make_study
 
-FILE = load_study_file("attention")[1]
+FILE = make_study("attention", "cpu").cut
 EDGES = ((0, 15), (16, 31), (32, 63), (64, 127), (128, 255), (256, 511), (512, 1023))
 EFFECTS = {"16 heads": 0.0, "18 heads": 0.0, "softmax off by one": -0.02, "own keys and values": 0.03}
 LONG = "trained at 1,024"

@@ -12,10 +12,10 @@ from parakeet.report.parts import Drawing
 from parakeet.studies.epoch_worth import FreshCurve, effective_tokens, fit_r_star, worth
 from parakeet.studies.records import Record
 from parakeet.studies.saturation_answer import answer
-from parakeet.studies.study import StudyFile, load_study_file
+from parakeet.studies.study import StudyFile, make_study
 
 PARAMETERS, UNIQUE, R_STAR = 41_184, 82_944, 6.0
-FILE = load_study_file("saturation")[1]
+FILE = make_study("saturation", "cpu").cut
 
 
 def law(tokens: float) -> float:
@@ -155,9 +155,9 @@ def test_charts_are_drawn(tmp_path: Path) -> None:
 
 
 def test_another_file_with_other_points() -> None:
-    axes = {"fresh": {"2x": {"training.tokens": 80_000}}, "epochs": {}, "weight_decay": {}}
+    axes = {"fresh": {"2x": {"training.tokens": 80_000}}}
     other = StudyFile.model_validate(
-        {**FILE.model_dump(), "axes": axes, "arms": {"fresh": {"axes": ["fresh"]}}, "scales": {}}
+        {**FILE.model_dump(), "axes": axes, "arms": {"fresh": {"axes": ["fresh"]}}, "scales": {"cpu": {}}}
     )
     found = answer([record("fresh", {"fresh": "2x"}, 1, 80_000, 2.5)], other)
     assert "2.498" in found.sentence
