@@ -1,5 +1,6 @@
 """`parakeet status`: what is released, what is going on, what waits, and what happens next. Imports no torch."""
 
+import re
 import textwrap
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from parakeet.dagster_history import History, read_history
 from parakeet.errors import ParakeetError
 from parakeet.formatting import format_bytes, format_count, format_duration, format_percent, format_time
 from parakeet.home import runs_folder
-from parakeet.locking import is_held
+from parakeet.locking import is_held, named_holder
 from parakeet.notify import describe
 from parakeet.recipe import Recipe
 from parakeet.release.history import REFUSED, Decision, decisions
@@ -242,14 +243,15 @@ def _training_words(one: Mapping[str, Any]) -> str:
 def _making(root: Path) -> Iterator[dict[str, str]]:
     """The stages that are being made now, and by which process. Training has its own line."""
     folder = root / LOCKS
+    told = set[tuple[str, str]]()
     for lock in sorted(folder.rglob("*.lock")):
-        stage = lock.relative_to(folder).with_suffix("").as_posix()
-        if not stage.startswith(("runs/", f"{FOLDER}/")) and is_held(lock):
-            try:
-                by = lock.with_suffix(".holder").read_text(encoding="utf-8")
-            except OSError:
-                by = "another process"
-            yield {"stage": stage, "by": by}
+        name = lock.relative_to(folder).with_suffix("").as_posix()
+        if not name.startswith(("runs/", f"{FOLDER}/")) and is_held(lock):
+            # A build holds two: one of the stage, and one of the artefact, which has its fingerprint.
+            stage, by = re.sub("-[0-9a-f]{16}$", "", name), named_holder(lock)
+            if (one := (stage, by.partition(" since ")[0])) not in told:
+                told.add(one)
+                yield {"stage": stage, "by": by}
 
 
 def _dagster(history: History) -> dict[str, Any]:
