@@ -27,7 +27,9 @@ def chosen_study(name: str, scale: str, data: Sequence[str], changes: Sequence[s
     # A name of neither is that of a user's file, which was run here and is elsewhere now.
     study = noted if noted is not None and not is_file else make_study(name, scale)
     if not (data or changes):
-        return study if noted is None else replace(study, base=noted.base)
+        if noted is None or noted.file.recipe != study.file.recipe:
+            return study
+        return replace(study, base=noted.base)
     base = load_recipe(study.file.recipe)
     if data:
         base = with_sources(base, data).model_copy(update={"limit": 1.0})

@@ -80,13 +80,24 @@ def find_record(root: Path, study: Study, run: StudyRun) -> Record | None:
 
 def note_study(root: Path, study: Study) -> None:
     """Remember what is run, for those who look at it later."""
-    import yaml
-
     folder = study_folder(root, study)
     (folder / "records").mkdir(parents=True, exist_ok=True)
-    replace_file(folder / "recipe.yaml", study.base.to_yaml())
+    for name, text in _notes(study).items():
+        replace_file(folder / name, text)
+
+
+def is_noted_otherwise(root: Path, study: Study) -> bool:
+    """Whether another study or other settings are noted in the folder of this one."""
+    files = {study_folder(root, study) / name: text for name, text in _notes(study).items()}
+    return any(file.is_file() and file.read_text(encoding="utf-8") != text for file, text in files.items())
+
+
+def _notes(study: Study) -> dict[str, str]:
+    import yaml
+
     values = study.file.model_dump(mode="json", exclude_defaults=True)
-    replace_file(folder / "study.yaml", yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=110))
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=110)
+    return {"recipe.yaml": study.base.to_yaml(), "study.yaml": text}
 
 
 def noted_study(root: Path, name: str, scale: str) -> Study | None:

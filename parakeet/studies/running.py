@@ -23,7 +23,7 @@ from parakeet.locking import is_held
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.sanitise import sanitise
-from parakeet.studies.records import Record, find_record, note_study, study_folder
+from parakeet.studies.records import Record, find_record, is_noted_otherwise, note_study, study_folder
 from parakeet.studies.state import is_being_run, lock_file, note_failure
 from parakeet.studies.study import Study, StudyRun
 
@@ -113,13 +113,12 @@ def run_study(root: Path, study: Study, workers: int | None, command: Sequence[s
 
 
 def _note(root: Path, study: Study) -> None:
-    """Note what is run. Raises ParakeetError if that would change the settings under a run that is being made."""
-    folder = study_folder(root, study)
-    file = folder / "recipe.yaml"
-    if file.is_file() and file.read_text(encoding="utf-8") != study.base.to_yaml() and is_being_run(root, study):
+    """Note what is run. Raises ParakeetError if that would change the study under a run that is being made."""
+    if is_noted_otherwise(root, study) and is_being_run(root, study):
         raise ParakeetError(
-            f"Study {study.name} is being run at scale {study.scale_name} with other text or settings ({file}). Wait "
-            "until that has ended, or give the same --data and --set."
+            f"Study {study.name} is being run at scale {study.scale_name} with other text or settings "
+            f"({study_folder(root, study)} has them). Wait until that has ended, or give the same file, --data and "
+            "--set."
         )
     note_study(root, study)
 

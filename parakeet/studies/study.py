@@ -22,7 +22,7 @@ from pydantic import Field, ValidationError, model_validator
 from parakeet.errors import ParakeetError, os_reason
 from parakeet.recipe import Recipe
 from parakeet.recipe_changes import changed
-from parakeet.recipe_file import find_place, load_recipe, mapping_of
+from parakeet.recipe_file import find_place, load_recipe, mapping_of, shipped_recipes
 from parakeet.recipe_sources import Section
 from parakeet.studies.measures import MEASURES, versions
 
@@ -325,11 +325,26 @@ def load_study_file(name_or_path: str) -> tuple[str, StudyFile]:
         hint = f": did you mean {close[0]}?" if close else "."
         raise ParakeetError(f"There is no study {name_or_path!r}{hint} Give a file, or one of: {', '.join(shipped)}.")
     try:
-        return path.stem, parse_study_file(path.read_text(encoding="utf-8"), path)
+        return path.stem, _beside(path, parse_study_file(path.read_text(encoding="utf-8"), path))
     except OSError as error:
         raise ParakeetError(f"{path}: cannot be read as a study: {os_reason(error)}.") from None
     except UnicodeDecodeError:
         raise ParakeetError(f"{path}: cannot be read as a study: it is not UTF-8.") from None
+
+
+def _beside(path: Path, file: StudyFile) -> StudyFile:
+    """The study with whole paths of its recipes that are files beside it: its runs are made in any folder."""
+
+    def whole(arms: Mapping[str, Arm]) -> dict[str, Arm]:
+        return {name: arm.model_copy(update={"recipe": place(arm.recipe)}) for name, arm in arms.items()}
+
+    def place(recipe: str | None) -> str | None:
+        if recipe is None or recipe in shipped_recipes() or not (path.parent / recipe).is_file():
+            return recipe
+        return str((path.parent / recipe).absolute())
+
+    scales = {name: one.model_copy(update={"own_arms": whole(one.own_arms)}) for name, one in file.scales.items()}
+    return file.model_copy(update={"recipe": place(file.recipe), "arms": whole(file.arms), "scales": scales})
 
 
 def parse_study_file(text: str, path: Path) -> StudyFile:

@@ -118,6 +118,15 @@ def test_a_setting_that_no_recipe_takes_names_the_run_and_the_key(
         make_study(write_study(tmp_path, (old, new)), "cpu").runs()
 
 
+def test_a_recipe_beside_the_study_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own.yaml").write_text("extends: study\nlimit: 0.5\n", encoding="utf-8")
+    path = write_study(
+        tmp_path, ("recipe: study", "recipe: own.yaml"), ("axes: [decay],", "axes: [decay], recipe: own.yaml,")
+    )
+    monkeypatch.chdir("/")
+    assert {run.recipe.limit for run in make_study(path, "cpu").runs()} == {0.5}
+
+
 def test_text_and_dates_are_settings_as_they_are_typed(tmp_path: Path) -> None:
     settings = "settings: {training.device: cpu, sources.0.revision: 2024-01-31, training.tokens: 65_536}"
     path = write_study(tmp_path, ("settings: {training.tokens: 65_536}", settings))

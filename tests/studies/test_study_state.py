@@ -1,6 +1,7 @@
 """What a home knows of its studies, and what Dagster shows of them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
@@ -9,6 +10,7 @@ from click.testing import CliRunner
 
 from assets_defs.studies import planned_run
 from parakeet.cli import main
+from parakeet.cli.study_settings import chosen_study
 from parakeet.errors import ParakeetError
 from parakeet.locking import exclusive
 from parakeet.progress import Progress
@@ -99,16 +101,31 @@ def test_a_study_that_cannot_be_read_hides_no_other(home: Path, study: Study) ->
         claims(home)  # what it needs is not known: nothing may be removed
 
 
-def test_other_text_is_refused_while_a_run_is_made(home: Path, study: Study, tmp_path: Path) -> None:
+def test_another_study_or_text_is_refused_while_a_run_is_made(home: Path, study: Study, tmp_path: Path) -> None:
     note_study(home, study)
     lock = lock_file(home, study, study.runs()[0])
     lock.parent.mkdir(parents=True)
+    path = tmp_path / "own.yaml"
+    command = ["study", "run", str(path), "--scale", "smoke"]
     with exclusive(lock, "", Progress()):
-        command = ["study", "run", str(tmp_path / "own.yaml"), "--scale", "smoke", "--set", "model.layers=2"]
-        result = CliRunner().invoke(main, command)
-    assert result.exit_code == 1
-    assert "is being run at scale smoke with other text or settings" in result.output
-    assert "give the same --data and --set" in result.output
+        other_settings = CliRunner().invoke(main, [*command, "--set", "model.layers=2"])
+        path.write_text(path.read_text(encoding="utf-8").replace("seeds: [1]", "seeds: [2]"), encoding="utf-8")
+        other_file = CliRunner().invoke(main, command)
+    for result in (other_settings, other_file):
+        assert result.exit_code == 1
+        assert "is being run at scale smoke with other text or settings" in result.output
+        assert "give the same file, --data and --set" in result.output
+
+
+def test_a_study_goes_on_with_its_noted_settings_until_it_names_another_recipe(
+    home: Path, study: Study, tmp_path: Path
+) -> None:
+    begun = changed(study.base, ["model.context=512"])
+    note_study(home, replace(study, base=begun))
+    path = tmp_path / "own.yaml"
+    assert chosen_study(str(path), "smoke", (), (), home).base == begun
+    path.write_text(path.read_text(encoding="utf-8").replace("own-text", "study"), encoding="utf-8")
+    assert chosen_study(str(path), "smoke", (), (), home).base == load_recipe("study")
 
 
 def test_text_that_is_not_there_is_refused_and_not_noted(home: Path, study: Study, tmp_path: Path) -> None:
