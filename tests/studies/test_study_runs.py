@@ -35,7 +35,7 @@ settings:
   packing.sequence_length: 32
   model.layers: 1
   model.heads: 1
-  training.tokens: 6_400
+  training.tokens: 3_200
   training.batch_tokens: 64
   training.micro_batch_tokens: 64
   training.checkpoint_steps: 10
