@@ -20,6 +20,7 @@ from typing import IO, Any
 from parakeet.errors import INTERRUPTED, ParakeetError
 from parakeet.formatting import counted, format_duration
 from parakeet.locking import is_held
+from parakeet.machine import usable_cores
 from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.sanitise import sanitise
@@ -98,7 +99,7 @@ def default_workers(runs: Sequence[StudyRun]) -> int:
     has_gpu = Path("/proc/driver/nvidia/version").exists()
     if any(not one.threads or (has_gpu and one.device != "cpu") for one in trainings):
         return 1
-    return max(1, len(os.sched_getaffinity(0)) // max(one.threads for one in trainings))
+    return max(1, usable_cores() // max(one.threads for one in trainings))
 
 
 def run_study(root: Path, study: Study, workers: int | None, command: Sequence[str], progress: Progress) -> int:
@@ -202,7 +203,7 @@ class _Runner:
             worker.input.flush()
 
     def _begin_worker(self, recipe: Recipe) -> _Worker:
-        threads = str(recipe.training.threads or max(1, len(os.sched_getaffinity(0)) // self._most))
+        threads = str(recipe.training.threads or max(1, usable_cores() // self._most))
         # A session of its own: Ctrl-C reaches this process alone, and the end of its input reaches the worker.
         with (study_folder(self._root, self._study) / LOG_FILE).open("ab") as log:
             process = subprocess.Popen(
