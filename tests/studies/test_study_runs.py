@@ -83,10 +83,10 @@ def test_a_study_goes_on_after_ctrl_c_and_kill_9_to_the_numbers_of_one_that_was_
     (tmp_path / "notes.txt").write_text("\n\n".join(words), encoding="utf-8")
     (tmp_path / "tiny.yaml").write_text(STUDY, encoding="utf-8")
 
-    def start(*options: str) -> "subprocess.Popen[str]":
-        command = [sys.executable, "-m", "parakeet.cli", "study", "run", str(tmp_path / "tiny.yaml"), *options]
+    def start() -> "subprocess.Popen[str]":
+        command = [sys.executable, "-m", "parakeet.cli", "study", "run", str(tmp_path / "tiny.yaml")]
         return subprocess.Popen(
-            [*command, "--scale", "smoke", "--data", str(tmp_path / "notes.txt")],
+            [*command, "--scale", "smoke", "--data", str(tmp_path / "notes.txt"), "--workers", "1"],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -113,7 +113,7 @@ def test_a_study_goes_on_after_ctrl_c_and_kill_9_to_the_numbers_of_one_that_was_
     (status,) = studies_document(home, "tiny", None)["studies"]
     assert (status["running"], status["failed"]) == (0, 0)
 
-    shells = [start("--workers", "1"), start("--workers", "1")]
+    shells = [start(), start()]
     for shell in shells:
         told = shell.communicate(timeout=SECONDS)[0]
         assert shell.returncode == 1, told
