@@ -70,6 +70,8 @@ def claim(path: Path) -> str | None:
 def is_held(path: Path) -> bool:
     """Whether a process holds the lock file now."""
     if sys.platform == "win32":
+        if not path.exists():
+            return False
         try:
             with FileLock(path).acquire(timeout=0):
                 return False
