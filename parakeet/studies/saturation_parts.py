@@ -101,10 +101,15 @@ def _worth_parts(figures: Figures) -> list[Part]:
                 until += " ({:.1f} to {:.1f})".format(*found["interval"])
             parts.append(
                 f"With {decay_name(label)}, the law of Muennighoff et al. 2023 fits with R* = {until}, from 1 to "
-                f"{found['until']} epochs. Theirs is {figures['published_r_star']}, of far larger models and texts."
+                f"{found['until']} epochs."
             )
         else:
             parts.append(f"With {decay_name(label)}, no R* can be told: {found['reason']}.")
+    if any(found["value"] for found in figures["r_star"].values()):
+        parts.append(
+            f"Theirs is {figures['published_r_star']}, of far larger models and texts. The smaller R*, the sooner "
+            "an epoch adds nothing."
+        )
     return parts
 
 

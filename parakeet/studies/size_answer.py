@@ -146,7 +146,7 @@ def _sizes(figures: Mapping[str, Any]) -> list[Part]:
 def _optimum(best: Mapping[str, Any]) -> str:
     said = f"At {best['flops']:.2g} FLOPs the best of the sizes is {best['size']}, with {_value(best)} bits per byte."
     if best["as_good"]:
-        said += f" Seeds do not tell it from {listed(best['as_good'], 'or')}."
+        said += f" It is not clearly better than {listed(best['as_good'], 'or')}."
     if best["at_edge"]:
         said += " It is the smallest or the largest of them, so the best size may lie beyond."
     if law := best["law"]:
