@@ -56,6 +56,9 @@ def saturation_figures(records: Sequence[Record], file: StudyFile) -> dict[str, 
         "r_star": {label: _r_star(points, curves) for label, points in repeated.items()},
         "published_r_star": PUBLISHED,
         "int4_growth": {name: _growth(points, FIGURES["int4"]) for name, points in _named(fresh, repeated).items()},
+        "remembered_growth": {
+            label: _growth(points, _less_than_unread("first", "last")) for label, points in repeated.items()
+        },
         "rank_change": {
             name: _growth(points, FIGURES["effective_rank"]) for name, points in _named(fresh, repeated).items()
         },

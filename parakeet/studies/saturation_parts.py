@@ -183,18 +183,24 @@ def _forgetting_parts(figures: Figures) -> list[Part]:
     ]
     chart = partial(draw_lines, lines, TOKENS, "bits per byte less than unread text", zero=True)
     told = [
-        f"{_series_name(name).capitalize()}, {_point_name(name, point)}: what was read first minus what was read last "
-        f"is {in_words(one['forgotten'], sign=True)}{unless_clear(one['forgotten'])}."
-        for name, points in [(FRESH, fresh), *figures["repeated"].items()]
-        for point, one in list(points.items())[-1:]
+        f"{_series_name(FRESH).capitalize()}, {point}: what was read first minus what was read last is "
+        f"{in_words(one['forgotten'], sign=True)}{unless_clear(one['forgotten'])}."
+        for point, one in list(fresh.items())[-1:]
         if one["forgotten"]
+    ]
+    told += [
+        f"{_from_to(label, growth)} the distance to unread text changes by {in_words(growth['change'], sign=True)}"
+        f"{unless_clear(growth['change'])}."
+        for label, growth in figures["remembered_growth"].items()
+        if growth and growth["change"]
     ]
     columns = ("text", "setting", "read first: less than unread", "read last: less than unread", "first minus last")
     return [
         Heading("What it remembers of what it read"),
-        "Bits per byte of training text, beside text from the same files that was never read: of fresh text what was "
-        "read first and what was read last, of repeated text both together. The learning rate falls to zero at the "
-        "end, so what is read last is learned with the smallest steps.",
+        "Bits per byte of text that was read, beside text that was not: of fresh text what was read first and what was "
+        "read last, of repeated text both together. The learning rate falls to zero at the end, so what is read last "
+        "is learned with the smallest steps. Repeated text is a few documents, the same for all seeds. They may be "
+        "easier or harder than unread ones, so only a change of the distance tells of memory.",
         *told,
         Drawing(chart, "Bits per byte that text which was read needs less than unread text, over tokens a parameter"),
         Details("The figures of each setting", [Table(columns, rows, right=(2, 3, 4))]),
