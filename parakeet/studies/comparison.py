@@ -59,6 +59,8 @@ def is_clear(found: Mapping[str, Any] | None) -> bool:
 
 def unless_clear(found: Mapping[str, Any]) -> str:
     """The end of a sentence that tells a difference."""
+    if found["interval"] is None:
+        return ", with too few seeds for an interval"
     return "" if is_clear(found) else ", which is not clear of chance"
 
 
