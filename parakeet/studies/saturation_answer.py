@@ -68,8 +68,8 @@ def _said_of_repeated(figures: Figures) -> str:
     else:
         said = f"with {name}, reading {text} {best} times leads from {_bits(fewest)} to {_bits(points[best])}"
     if turn["rise"] is not None:
-        verb = "is worse" if is_above(turn["rise"]) else "is not clearly worse"
-        said += f", and {last} times {verb} than {best if int(best) > 1 else 'once'} by {_value(turn['rise'])}"
+        worse = f"{_value(turn['rise'])} worse" if is_above(turn["rise"]) else "not clearly worse"
+        said += f", and {last} times is {worse} than {best if int(best) > 1 else 'once'}"
     decay = figures["decay"]
     if decay and last in decay["epochs"]:
         change = decay["epochs"][last]
