@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from parakeet.formatting import format_count
 from parakeet.pages.charts import axes as empty_axes
 from parakeet.pages.charts import legend_outside
 
@@ -62,7 +63,7 @@ def draw_lines(
         error_bars(axes, moved, label=name, marker="o", markersize=3.5, **look)
     axes.set_xscale("log")
     axes.set_xticks(ticks or _powers_of_two([place for line in shown.values() for place, _ in line]))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda place, _: f"{place:,.3g}" if place < 1e3 else f"{place:,.0f}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda place, _: format_count(place)))
     axes.xaxis.set_minor_locator(NullLocator())
     if zero:
         axes.axhline(0, color=palette.soft, linewidth=1, linestyle=(0, (4, 3)))

@@ -51,7 +51,9 @@ def draw_margin(figures: Figures, palette: "Palette") -> "Figure":
     for one in figures["settings"]:
         if one["margin"]:
             lines.setdefault(epochs_in_words(one["epochs"]), []).append((one["parameters"], one["margin"]))
-    return draw_lines(lines, "parameters", "margin over the n-gram model, bits per byte", palette, zero=True)
+    sizes = sorted({parameters for line in lines.values() for parameters, _ in line})
+    y = "margin over the n-gram model, bits per byte"
+    return draw_lines(lines, "parameters", y, palette, ticks=sizes, zero=True)
 
 
 def draw_goldfish(goldfish: Figures, palette: "Palette") -> "Figure":
