@@ -54,6 +54,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def listed(words: Sequence[str], last: str = "and") -> str:
+    """`a`, `a and b`, `a, b and c`; `last` may be another word than and."""
+    return f" {last} ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
 def format_duration(seconds: float) -> str:
     """`13 ms`, `9.3 s`, `42 s`, `4 min 12 s`, `3 h 5 min`, `12 d 3 h`."""
     if (milliseconds := round(1000 * max(0.0, seconds))) < 1000:

@@ -9,15 +9,16 @@ from typing import Any
 
 from parakeet.artifact import replace_file
 from parakeet.errors import ParakeetError
-from parakeet.formatting import format_count, format_percent
+from parakeet.formatting import counted, format_count, format_percent, listed
 from parakeet.model.config import ModelConfig
 from parakeet.model.original import VOCABULARY_ROWS
 from parakeet.pages import render
 from parakeet.pages.charts import png_pair, svg
 from parakeet.recipe_file import load_recipe
 from parakeet.report.parts import Commands, Drawing, Items, Part
-from parakeet.studies.chapter import Chapter, chapter_of, command_of, in_days, joined
+from parakeet.studies.chapter import Chapter, chapter_of, command_of, in_days
 from parakeet.studies.pipe_chart import draw_pipe
+from parakeet.studies.records import Record
 from parakeet.studies.results import Results
 
 TITLE = "Three questions about a tiny language model"
@@ -75,7 +76,7 @@ def article_pages(results: Sequence[Results]) -> Pages:
     chapters = [chapter_of(one) for one in results]
     facts = facts_of(results)
     pipe = _pipe(facts)
-    pictures = _pictures([pipe], joined([chapter.digest for chapter in chapters]))
+    pictures = _pictures([pipe], listed([chapter.digest for chapter in chapters]))
     for chapter in chapters:
         pictures |= _pictures(chapter.parts, chapter.digest)
     values = {
@@ -110,6 +111,7 @@ def facts_of(results: Sequence[Results]) -> dict[str, Any]:
     on_gpu = any(one.get("device") == "cuda" for one in trained)
     return {
         "runs": len(records),
+        "models": len({_model_of(record) for record in records}),
         "missing": sum(len(one.missing) for one in results),
         "original": {"layers": config.layers, "heads": config.heads, "parameters": n_original},
         "parameters": parameters,
@@ -117,38 +119,35 @@ def facts_of(results: Sequence[Results]) -> dict[str, Any]:
         "times_larger": round(n_original / parameters[1]),
         "tokens": _ends([one["tokens"] for one in trained]),
         "run_seconds": _ends([one["seconds"] for one in trained]),
-        "device": joined(machines) if machines and on_gpu else f"a CPU{f' ({joined(machines)})' if machines else ''}",
+        "device": listed(machines) if machines and on_gpu else f"a CPU{f' ({listed(machines)})' if machines else ''}",
         "dates": in_days(dates) if dates else "",
         "setup": setup,
         "optimizer": OPTIMIZERS.get(setup["optimizer"], setup["optimizer"]),
-        "sources": f"the source{'s' if len(sources) > 1 else ''} {joined(sources)}",
+        "sources": f"{counted(len(sources), 'source')} ({listed(sources)})",
+        "source_names": sources,
         "text_tokens": max(one["text_tokens"] for one in trained),
-        "yardsticks": _yardsticks(run[0]),
+        "yardsticks": {kind: run[0].records[0].bits_per_byte_of(kind) for kind in ("xz", "unigram")},
     }
+
+
+def _model_of(record: Record) -> tuple[object, ...]:
+    """The same of two records of one model, which two arms may share."""
+    training = record.training
+    return record.seed, training["parameters"], training["tokens"], training["final_loss"]
 
 
 def _ends(numbers: Sequence[float]) -> tuple[float, float]:
     return min(numbers), max(numbers)
 
 
-def _yardsticks(results: Results) -> dict[str, float] | None:
-    """Bits per byte of xz and of the unigram model on the text that the study's first run was measured on."""
-    figures = results.records[0].measured.get("bits_per_byte")
-    sources = [one for one in figures.values() if one] if isinstance(figures, Mapping) else []
-    n_bytes = sum(one["n_bytes"] for one in sources)
-    if not n_bytes:
-        return None
-    return {key: sum(one[key] * one["n_bytes"] for one in sources) / n_bytes for key in ("xz", "unigram")}
-
-
 def _pipe(facts: Mapping[str, Any]) -> Drawing:
     sizes = " to ".join(map(format_count, facts["parameters"]))
     steps = [
-        ("text", facts["sources"].removeprefix("the ")),
+        ("text", listed(facts["source_names"])),
         ("clean", "no copies, a part held out"),
-        ("tokens", format_count(facts["text_tokens"])),
+        ("tokens", f"up to {format_count(facts['text_tokens'])}"),
         ("training", f"{facts['optimizer']}, {facts['setup']['batch_tokens']:,} tokens a step"),
-        (f"{facts['runs']:,} models", f"{sizes} parameters"),
+        (counted(facts["models"], "model"), f"{sizes} parameters"),
         ("records", "what was measured"),
     ]
     label = "From text to figures: " + "; ".join(f"{name} ({note})" for name, note in steps)

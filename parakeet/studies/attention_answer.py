@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from parakeet.formatting import format_count
+from parakeet.formatting import format_count, listed
 from parakeet.pages import Table
 from parakeet.report.parts import Details, Drawing, Heading, Part
 from parakeet.studies.answer import Answer
@@ -16,12 +16,14 @@ from parakeet.studies.comparison import (
     in_words,
     is_above,
     is_below,
-    missing_points,
+    is_clear,
     summary,
+    verdict,
 )
+from parakeet.studies.dots import draw_dots
 from parakeet.studies.lines import Line, draw_lines
 from parakeet.studies.records import Record
-from parakeet.studies.seeds import FEWEST_SEEDS
+from parakeet.studies.seeds import too_few
 from parakeet.studies.study import StudyFile
 
 VARIANT, LENGTH_KEY = "variant", "packing.sequence_length"
@@ -69,7 +71,6 @@ def attention_figures(records: Sequence[Record], file: StudyFile) -> dict[str, A
     return {
         "base": base,
         "seeds": sorted({record.seed for record in records}),
-        "missing": missing_points(records, {"variants": [{VARIANT: name} for name in axis]}),
         "variants": variants,
         "far": _far(base, found),
     }
@@ -127,36 +128,36 @@ def _far(base: str, found: Mapping[str, Sequence[Record]]) -> dict[str, Any] | N
 
 def _sentence(figures: Figures) -> str:
     said = [one for one in (_said_of_variants(figures), _said_of_positions(figures)) if one]
-    return f"{'; '.join(said)}." if said else "There are no runs to answer from yet."
+    text = "; ".join(said)
+    return f"{text[0].upper()}{text[1:]}." if said else "There are no runs to answer from yet."
 
 
 def _said_of_variants(figures: Figures) -> str:
     changes = {name: one["change"] for name, one in figures["variants"].items() if one["change"]}
     base = figures["variants"].get(figures["base"])
     if not changes:
-        return f"With {figures['base']} a model needs {in_words(base['bits_per_byte'])} bits per byte" if base else ""
-    each = [f"{_name(name, figures)} {in_words(found, sign=True)}" for name, found in changes.items()]
-    helps = [name for name, found in changes.items() if is_below(found)]
-    harms = [name for name, found in changes.items() if is_above(found)]
+        return f"with {figures['base']} a model needs {_value(base['bits_per_byte'])} bits per byte" if base else ""
+    each = {name: _named(name, found, figures) for name, found in changes.items()}
     if all(found["interval"] is None for found in changes.values()):
-        verdict = "there are too few seeds to tell any of it from chance"
-    elif not helps and not harms:
-        verdict = "none of them more than seeds could make"
-    else:
-        words = [
-            f"{' and '.join(names)} {verb}" for names, verb in ((helps, "lowers it"), (harms, "raises it")) if names
-        ]
-        verdict = f"beyond chance, {', and '.join(words)}"
-    return f"Against {figures['base']}, bits per byte change by: {', '.join(each)}; {verdict}"
+        said = f"bits per byte change with {listed(list(each.values()))}"
+        return f"against {figures['base']}, {said}, with too few seeds to tell any of it from chance"
+    said = [
+        f"{verb} with {listed([each[name] for name in names])}"
+        for verb, is_one in (("fall", is_below), ("rise", is_above))
+        if (names := [name for name, found in changes.items() if is_one(found)])
+    ]
+    unclear = listed([each[name] for name, found in changes.items() if not is_clear(found)], "or") if each else ""
+    clear = f"against {figures['base']}, bits per byte {listed(said)}"
+    if not said:
+        return f"against {figures['base']}, bits per byte do not clearly change with {unclear}"
+    return f"{clear}, and do not clearly change with {unclear}" if unclear else clear
 
 
-def _name(name: str, figures: Figures) -> str:
-    """With the parameters where they differ from the base's."""
-    base = figures["variants"].get(figures["base"])
-    mine = figures["variants"][name]["parameters"]
-    if base is None or mine == base["parameters"]:
-        return name
-    return f"{name} ({mine / base['parameters'] - 1:+.0%} parameters)"
+def _named(name: str, change: Mapping[str, Any], figures: Figures) -> str:
+    """With the change, and the parameters where they differ from the base's."""
+    base, mine = figures["variants"][figures["base"]]["parameters"], figures["variants"][name]["parameters"]
+    more = f", {mine / base - 1:+.0%} parameters" if mine != base else ""
+    return f"{name} ({change['value']:+.3f}{more})"
 
 
 def _said_of_positions(figures: Figures) -> str:
@@ -166,13 +167,24 @@ def _said_of_positions(figures: Figures) -> str:
     found = far["variants"][figures["base"]]
     length = figures["variants"][figures["base"]]["trained_at"]
     said = (
-        f"trained at {length:,} tokens, {figures['base']} need {in_words(found['far'])} at positions "
-        f"{_span(far['far'])}, {in_words(found['change'], sign=True)} from positions {_span(far['near'])}"
+        f"trained at {length:,} tokens, a model needs {_value(found['far'])} bits per byte at positions "
+        f"{_span(far['far'])}, {_beside(found['change'])} at positions {_span(far['near'])}"
     )
     if found["behind"]:
         long = figures["variants"][far["long"]]["trained_at"]
-        said += f", and {in_words(found['behind'], sign=True)} beside a model that was trained at {long:,}"
+        said += f" and {_beside(found['behind'])} a model that was trained at {long:,}"
     return said
+
+
+def _value(found: Mapping[str, Any]) -> str:
+    """Without its interval, which the section has."""
+    return f"{found['value']:.3f}"
+
+
+def _beside(found: Mapping[str, Any]) -> str:
+    if not is_clear(found):
+        return "not clearly different from"
+    return f"{abs(found['value']):.3f} {'more' if found['value'] > 0 else 'less'} than"
 
 
 def _span(place: Sequence[int]) -> str:
@@ -194,44 +206,17 @@ def _variant_parts(figures: Figures) -> list[Part]:
         if not one["comparable"]:
             continue
         change = one["change"]
-        verdict = "" if change is None else _verdict(change)
-        bits = in_words(one["bits_per_byte"])
-        rows.append((name, format_count(one["parameters"]), bits, in_words(change, 4, sign=True), verdict))
+        cells = [format_count(one["parameters"]), in_words(one["bits_per_byte"]), in_words(change, 4, sign=True)]
+        rows.append((name, *cells, verdict(change) if change else ""))
         if change:
             changes.append((name, change))
     columns = ("variant", "parameters", "bits per byte", f"minus {figures['base']}", "")
     parts: list[Part] = []
     if changes:
         label = f"Bits per byte of each variant minus those of {figures['base']}, with 95 % intervals"
-        parts.append(Drawing(partial(draw_changes, changes, figures["base"]), label))
+        x = f"held-out bits per byte minus {figures['base']} (lower is better)"
+        parts.append(Drawing(partial(draw_dots, {"": changes}, x, zero=True), label))
     return [*parts, Table(columns, rows, right=(1, 2, 3))]
-
-
-def _verdict(found: Mapping[str, Any]) -> str:
-    if found["interval"] is None:
-        return "no interval"
-    return "better" if is_below(found) else "worse" if is_above(found) else "could be chance"
-
-
-def draw_changes(changes: Sequence[tuple[str, Mapping[str, Any]]], base: str, palette: Any) -> Any:
-    """A dot for each variant with the interval of its difference, and a small one for each seed."""
-    from parakeet.pages.charts import axes as empty_axes
-
-    figure, axes = empty_axes(palette, height=0.9 + 0.42 * len(changes))
-    for place, (_, found) in enumerate(changes):
-        colour = palette.series[0]
-        if found["interval"]:
-            axes.plot(found["interval"], [place, place], color=colour, linewidth=2.5, alpha=0.45)
-        axes.plot(list(found["seeds"].values()), [place] * found["n"], ".", color=colour, markersize=4, alpha=0.6)
-        axes.plot(found["value"], place, "o", color=colour, markersize=5.5)
-    axes.axvline(0, color=palette.soft, linewidth=1, linestyle=(0, (4, 3)))
-    axes.set_yticks(range(len(changes)), [name for name, _ in changes])
-    axes.set_ylim(len(changes) - 0.4, -0.6)
-    axes.set_xlabel(f"held-out bits per byte minus {base} (lower is better)")
-    axes.tick_params(axis="y", length=0)
-    axes.grid(visible=False, axis="y")
-    axes.spines["left"].set_visible(False)
-    return figure
 
 
 def _position_parts(figures: Figures) -> list[Part]:
@@ -285,23 +270,24 @@ def _far_table(far: Mapping[str, Any]) -> Table:
 
 def _limits(figures: Figures) -> list[str]:
     limits = []
-    seeds = len(figures["seeds"])
-    if 0 < seeds < FEWEST_SEEDS:
-        limits.append(
-            f"There {'is one seed' if seeds == 1 else 'are two seeds'}, so no figure has an interval, and no "
-            "difference is told from chance."
-        )
-    if figures["missing"]:
-        limits.append(f"No runs of: {', '.join(figures['missing'])}.")
+    few = too_few(figures["seeds"])
+    if few:
+        limits.append(f"{few}, so no figure has an interval, and no difference is told from chance.")
     compared = sum(one["change"] is not None for one in figures["variants"].values())
-    if compared > 1 and seeds >= FEWEST_SEEDS:
+    if compared > 1 and not few:
         limits.append(
-            f"Differences are seed by seed, with Student's t over {seeds} seeds. Of {compared} comparisons at 95 %, "
-            f"one in {round(1 / (1 - 0.95**compared))} studies has a false one. Smaller effects stay unseen."
+            f"Differences are seed by seed, with Student's t over {len(figures['seeds'])} seeds. With {compared} "
+            f"comparisons at 95 %, up to one study in {round(1 / (1 - 0.95**compared))} finds a difference by chance. "
+            "Small effects stay unseen."
+        )
+    if figures["far"]:
+        limits.append(
+            "Near and far positions hold different text, which an interval over seeds does not cover. Two models at "
+            "the same positions read the same."
         )
     limits.append(
-        "One small size, few tokens and one learning rate for all variants: a choice may matter in larger models, or "
-        "in longer training. Own keys and values have more parameters; they are not taken away elsewhere."
+        "There is one small size, few tokens and one learning rate for all variants. A choice may matter in larger "
+        "models, or in longer training. A variant with more parameters has them on top of the base's."
     )
     if any(not one["comparable"] for one in figures["variants"].values()):
         limits.append(

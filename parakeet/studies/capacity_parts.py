@@ -20,14 +20,14 @@ def said_of_capacity(capacity: Figures | None) -> str:
     best = max((size["best"] for size in capacity["sizes"]), key=lambda one: one["bits_per_used_parameter"]["value"])
     return (
         f"a parameter in use holds {'at least ' if _is_bound(capacity) else ''}"
-        f"{in_words(best['bits_per_used_parameter'], 2)} bits of random strings, where {capacity['published']} are "
-        "published"
+        f"{in_words(best['bits_per_used_parameter'], 2)} bits of random strings ({capacity['published']} are published)"
     )
 
 
 def _is_bound(capacity: Figures) -> bool:
-    """Whether more training memorised more, or nobody tried."""
-    return not capacity["longer"] or any(one["grows"] for one in capacity["longer"])
+    """Whether more training memorised more, or nobody knows."""
+    longer = capacity["longer"]
+    return not longer or any(one["grows"] or one["growth"] is None or not one["growth"]["interval"] for one in longer)
 
 
 def capacity_parts(capacity: Figures) -> list[Part]:
@@ -57,11 +57,9 @@ def capacity_parts(capacity: Figures) -> list[Part]:
     )
     return [
         Heading("Bits in a parameter"),
-        "Random strings can only be memorised, and their bits are known. What the model's code of them is shorter by, "
-        "it "
-        f"has memorised. Morris et al. (2025) found {capacity['published']} bits a parameter in GPT models, where "
-        "more data "
-        "add no more. Rows of the embedding whose tokens never occur are not in use.",
+        "Random strings can only be memorised, and how many bits they have is known. The bits by which a model "
+        f"shortens them are memorised. Morris et al. (2025) found that GPT models hold {capacity['published']} bits a "
+        "parameter, however much they read. Rows of the embedding whose tokens never occur are not in use.",
         Drawing(partial(draw_capacity, capacity), "Memorised bits by bits of random strings, a line for each size"),
         " ".join([*_said_of_sizes(capacity), *_said_of_longer(capacity)]),
         Table(columns, rows, right=range(1, len(columns))),
@@ -74,15 +72,14 @@ def _said_of_sizes(capacity: Figures) -> list[str]:
         best, last = size["best"], size["last_doubling"]
         text = (
             f"{best['width']}x{best['layers']} holds {in_words(best['bits_per_used_parameter'], 2)} bits for each of "
-            "its "
-            f"{best['used_parameters']:,} parameters in use"
+            f"its {best['used_parameters']:,} parameters in use"
         )
         if over := best["over_strings"]:
-            text += f" (over the strings of single models {over[0]:.2f} to {over[1]:.2f})"
+            text += f" (other strings would give single models {over[0]:.2f} to {over[1]:.2f})"
         if last and last["growth"]:
             small, large = last["data_bits"]
-            verdict = "it levels off" if last["levels_off"] else "no clear plateau"
-            text += f"; {large / small:.2g} times the data change that by {_growth(last['growth'])}: {verdict}"
+            level = "it levels off" if last["levels_off"] else "there is no clear plateau"
+            text += f". With {large / small:.2g} times the data it memorises {_growth(last['growth'])}: {level}"
         said.append(f"{text}.")
     return said
 
@@ -93,13 +90,15 @@ def _said_of_longer(capacity: Figures) -> list[str]:
     said = []
     for one in capacity["longer"]:
         few, many = one["steps"]
-        verdict = (
-            "training had not converged, and these are lower bounds"
-            if one["grows"]
-            else "more training adds nothing that is clear of chance"
-        )
         if one["growth"]:
-            said.append(f"{many:,} steps in place of {few:,} memorise {_growth(one['growth'])}: {verdict}.")
+            ended = (
+                "training had not converged, and these are lower bounds"
+                if one["grows"]
+                else "that is not clear of chance"
+                if one["growth"]["interval"]
+                else "too few seeds to tell whether training had converged"
+            )
+            said.append(f"{many:,} steps in place of {few:,} memorise {_growth(one['growth'])}: {ended}.")
     return said
 
 

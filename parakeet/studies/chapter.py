@@ -5,12 +5,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from parakeet.formatting import counted, format_count, format_date, format_duration
+from parakeet.formatting import counted, format_count, format_date, format_duration, listed
 from parakeet.pages import Table
 from parakeet.report.parts import Commands, Details, Drawing, Facts, Heading, Items, Part
 from parakeet.studies.answers import answer_of
 from parakeet.studies.results import Results
-from parakeet.studies.seeds import FEWEST_SEEDS
 from parakeet.studies.study import shipped_studies
 
 MOST_NAMED = 6
@@ -50,7 +49,7 @@ class Chapter:
 def chapter_of(results: Results) -> Chapter:
     """Without an answer if there are no records."""
     answer = answer_of(results) if results.records else None
-    limits = [*answer.limits, *_few_seeds(results), *_missing(results)] if answer else []
+    limits = [*answer.limits, *_missing(results)] if answer else []
     return Chapter(
         name=results.name,
         scale=results.scale,
@@ -101,13 +100,6 @@ def _with_files(parts: Sequence[Part], name: str) -> list[Part]:
     return found
 
 
-def _few_seeds(results: Results) -> list[str]:
-    n = len(results.seeds)
-    if n >= FEWEST_SEEDS:
-        return []
-    return [f"All runs have {counted(n, 'seed')}; an interval over seeds needs {FEWEST_SEEDS}."]
-
-
 def _missing(results: Results) -> list[str]:
     """What is missing, by arm; a run that failed is named with its reason."""
     if not results.missing:
@@ -117,7 +109,7 @@ def _missing(results: Results) -> list[str]:
     if len(unexplained) > MOST_NAMED:
         arms = Counter(name.partition(".")[0].replace("_", " ") for name in unexplained)
         unexplained = [f"{count} of {arm}" for arm, count in arms.items()]
-    named = f": {joined(unexplained)}" if unexplained else ""
+    named = f": {listed(unexplained)}" if unexplained else ""
     failed = [f"{name} failed: {' '.join(reason.split())}" for name, reason in results.missing if reason]
     return [f"{n} of {counted(total, 'run')} {'is' if n == 1 else 'are'} missing{named}.", *failed]
 
@@ -126,8 +118,8 @@ def _other_text(results: Results) -> str:
     if not (default := results.setup.get("default_sources")):
         return ""
     return (
-        f"Without --data the command reads the recipe's own text ({joined(default)}). These runs read "
-        f"{joined(_source_names(results.texts[:1]))}, so your figures will differ somewhat."
+        f"Without --data the command reads the recipe's own text ({listed(default)}). These runs read "
+        f"{listed(_source_names(results.texts[:1]))}, so your figures will differ somewhat."
     )
 
 
@@ -139,7 +131,7 @@ def _facts(results: Results) -> list[tuple[str, str]]:
     records = results.records
     settings = {(record.arm, *record.points.values()) for record in records}
     seeds = results.seeds
-    with_seeds = f"{'seed' if len(seeds) == 1 else 'seeds'} {joined([str(seed) for seed in seeds])}"
+    with_seeds = f"{'seed' if len(seeds) == 1 else 'seeds'} {listed([str(seed) for seed in seeds])}"
     rows = [("Runs", f"{counted(len(records), 'run')} of {counted(len(settings), 'setting')}, {with_seeds}")]
     if results.dates:
         rows.append(("Trained", in_days(results.dates)))
@@ -152,16 +144,16 @@ def _facts(results: Results) -> list[tuple[str, str]]:
         arms = [arm.replace("_", " ") for arm in text["arms"]]
         sources = [f"{source['name']} (licence: {source['licence']})" for source in text["sources"]]
         there = [record.training["text_tokens"] for record in records if record.arm in text["arms"]]
-        name = "Text" if len(results.texts) == 1 else f"Text of {joined(arms)}"
-        rows.append((name, f"{joined(sources)}, {_range(there)} tokens to train on"))
+        name = "Text" if len(results.texts) == 1 else f"Text of {listed(arms)}"
+        rows.append((name, f"{listed(sources)}, {_range(there)} tokens to train on"))
     return rows
 
 
 def machine_of(results: Results) -> str:
     devices = sorted({record.training.get("device", "cpu") for record in results.records})
     if not results.machines:
-        return joined(["a GPU" if device == "cuda" else "a CPU" for device in devices])
-    return joined(results.machines)
+        return listed(["a GPU" if device == "cuda" else "a CPU" for device in devices])
+    return listed(results.machines)
 
 
 def in_days(dates: Sequence[str]) -> str:
@@ -173,8 +165,3 @@ def in_days(dates: Sequence[str]) -> str:
 def _range(numbers: Sequence[int]) -> str:
     low, high = format_count(min(numbers)), format_count(max(numbers))
     return low if low == high else f"{low} to {high}"
-
-
-def joined(words: Sequence[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

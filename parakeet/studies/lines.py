@@ -4,10 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from parakeet.formatting import format_count
 from parakeet.pages.charts import axes as empty_axes
 from parakeet.pages.charts import legend_outside
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from parakeet.pages.charts import Palette
@@ -18,6 +20,16 @@ APART = 0.035
 
 Line = Sequence[tuple[float, Mapping[str, Any]]]
 """Places on the x axis, each with a `value` and its `interval`, which may be None."""
+
+
+def error_bars(axes: "Axes", line: Line, **look: Any) -> None:
+    """The points with their intervals. A point without one has no bar."""
+    values = [point["value"] for _, point in line]
+    bounds = [point["interval"] or (point["value"], point["value"]) for _, point in line]
+    # Rounding may put an end on the wrong side of the value, which matplotlib refuses.
+    below = [max(0.0, value - low) for value, (low, _) in zip(values, bounds, strict=True)]
+    above = [max(0.0, high - value) for value, (_, high) in zip(values, bounds, strict=True)]
+    axes.errorbar([place for place, _ in line], values, yerr=(below, above), elinewidth=1, capsize=2.5, **look)
 
 
 def draw_lines(
@@ -46,26 +58,12 @@ def draw_lines(
         style = STYLES[used.count(colour) % len(STYLES)]
         used.append(colour)
         apart = math.exp(APART * (number - (len(shown) - 1) / 2))
-        values = [point["value"] for _, point in line]
-        bounds = [point["interval"] or (point["value"], point["value"]) for _, point in line]
-        below = [max(0.0, value - low) for value, (low, _) in zip(values, bounds, strict=True)]
-        above = [max(0.0, high - value) for value, (_, high) in zip(values, bounds, strict=True)]
-        axes.errorbar(
-            [place * apart for place, _ in line],
-            values,
-            yerr=(below, above),
-            label=name,
-            color=palette.series[colour % len(palette.series)],
-            linestyle=style,
-            linewidth=1.4,
-            marker="o",
-            markersize=3.5,
-            elinewidth=1,
-            capsize=2.5,
-        )
+        look = {"color": palette.series[colour % len(palette.series)], "linestyle": style, "linewidth": 1.4}
+        moved = [(place * apart, point) for place, point in line]
+        error_bars(axes, moved, label=name, marker="o", markersize=3.5, **look)
     axes.set_xscale("log")
     axes.set_xticks(ticks or _powers_of_two([place for line in shown.values() for place, _ in line]))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda place, _: f"{place:,.3g}" if place < 1e3 else f"{place:,.0f}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda place, _: format_count(place)))
     axes.xaxis.set_minor_locator(NullLocator())
     if zero:
         axes.axhline(0, color=palette.soft, linewidth=1, linestyle=(0, (4, 3)))

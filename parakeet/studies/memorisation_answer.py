@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from parakeet.formatting import counted, format_count, format_percent
+from parakeet.formatting import counted, format_count, format_percent, listed
 from parakeet.pages import Table
 from parakeet.report.parts import Details, Drawing, Heading, Part
 from parakeet.studies.answer import Answer
 from parakeet.studies.capacity_parts import capacity_parts, said_of_capacity
-from parakeet.studies.comparison import in_words, is_above, is_below
+from parakeet.studies.comparison import in_words, is_above, is_below, unless_clear
 from parakeet.studies.memorisation_charts import (
     draw_exposure,
     draw_extraction,
@@ -20,12 +20,10 @@ from parakeet.studies.memorisation_charts import (
 )
 from parakeet.studies.memorisation_figures import memorisation_figures
 from parakeet.studies.records import Record
-from parakeet.studies.seeds import FEWEST_SEEDS
+from parakeet.studies.seeds import too_few
 from parakeet.studies.study import StudyFile
 
 Figures = Mapping[str, Any]
-MOST_NAMED = 4
-"""If an arm lacks more settings, they are counted."""
 
 
 def answer(records: Sequence[Record], file: StudyFile) -> Answer:
@@ -35,18 +33,30 @@ def answer(records: Sequence[Record], file: StudyFile) -> Answer:
 
 
 def _sentence(figures: Figures) -> str:
-    said = [
-        one
-        for one in (
-            _said_of_planted(figures),
-            _said_of_margin(figures),
-            said_of_capacity(figures["capacity"]),
-            _said_of_goldfish(figures["goldfish"]),
-        )
-        if one
-    ]
-    text = "; ".join(said)
-    return f"{text[0].upper()}{text[1:]}." if said else "There are no runs to answer from yet."
+    said = [one for one in (_said_of_planted(figures), _said_of_margin(figures)) if one]
+    lead = _lead(figures) if len(said) == 2 else ""
+    if capacity := said_of_capacity(figures["capacity"]):
+        said.append(capacity)
+    if not said:
+        return "There are no runs to answer from yet."
+    text = lead + "; ".join(said)
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _lead(figures: Figures) -> str:
+    """Whether they remember what stands there often, and predict new text better than a table of what they read."""
+    settings = _planted(figures)
+    remember = 2 * sum(_remembers_copies(one) for one in settings) > len(settings)
+    learn = any(is_above(one["margin"]) for one in figures["settings"])
+    if remember and learn:
+        return "At this size they do both: "
+    if remember:
+        return "At this size they mostly remember: "
+    return "At this size they mostly learn: " if learn else "At this size they clearly do neither: "
+
+
+def _remembers_copies(setting: Figures) -> bool:
+    return is_above(setting["exposure_trend"]) or bool(setting["trend"] and setting["trend"]["rises"])
 
 
 def _planted(figures: Figures) -> list[Any]:
@@ -58,13 +68,18 @@ def _said_of_planted(figures: Figures) -> str:
         return ""
     one = max(settings, key=lambda setting: setting["planted"]["share"])
     few, many = one["canaries"][1], one["canaries"][-1]
+    if not one["planted"]["right"]:
+        return (
+            f"no model writes a planted text from memory, not even one that was planted {_times(many['copies'])}, and "
+            f"the fainter trace of exposure {_exposure_rises(figures)}"
+        )
     said = (
-        f"a model of {_size(one)} parameters after {epochs_in_words(one['epochs'])} writes from memory "
-        f"{_share(many['extraction'])} of the made-up texts that stand in its text {_times(many['copies'])}"
+        f"after {epochs_in_words(one['epochs'])} a model of {format_count(one['parameters'])} parameters writes from "
+        f"memory {_share(many['extraction'])} of the texts that were planted {_times(many['copies'])}"
     )
     if few is not many:
-        said += f", and {_share(few['extraction'])} of those that stand there {_times(few['copies'])}"
-    return f"{said}; that share {_rises(figures)}; exposure, which sees fainter traces, {_exposure_rises(figures)}"
+        said += f" and {_share(few['extraction'])} of those planted {_times(few['copies'])}"
+    return f"{said}, a share that {_rises(figures)}"
 
 
 def _rises(figures: Figures) -> str:
@@ -73,21 +88,21 @@ def _rises(figures: Figures) -> str:
     said = [f"rises clearly with copies in {with_copies} of {counted(len(settings), 'setting')}"]
     if by_size := figures["by_size"]:
         with_size = sum(trend["rises"] for trend in by_size.values())
-        said.append(f"with size at {with_size} of {counted(len(by_size), 'number')} of epochs")
+        said.append(f"with size in {with_size} of {len(by_size)}")
     if by_epochs := figures["by_epochs"]:
         with_epochs = sum(is_above(one["difference"]) for one in by_epochs.values())
-        said.append(f"with epochs in {with_epochs} of {counted(len(by_epochs), 'size')}")
-    return _listed(said)
+        said.append(f"with epochs in {with_epochs} of {len(by_epochs)}")
+    return listed(said)
 
 
 def _exposure_rises(figures: Figures) -> str:
     settings = _planted(figures)
     with_copies = sum(is_above(one["exposure_trend"]) for one in settings)
-    said = [f"rises clearly with copies in {with_copies} of {len(settings)}"]
-    for words, key in (("with size at", "exposure_by_size"), ("with epochs in", "exposure_by_epochs")):
+    said = [f"rises clearly with copies in {with_copies} of {counted(len(settings), 'setting')}"]
+    for words, key in (("size", "exposure_by_size"), ("epochs", "exposure_by_epochs")):
         if changes := figures[key]:
-            said.append(f"{words} {sum(is_above(one['change']) for one in changes.values())} of {len(changes)}")
-    return _listed(said)
+            said.append(f"with {words} in {sum(is_above(one['change']) for one in changes.values())} of {len(changes)}")
+    return listed(said)
 
 
 def _said_of_margin(figures: Figures) -> str:
@@ -95,27 +110,19 @@ def _said_of_margin(figures: Figures) -> str:
     if not settings:
         return ""
     best = max(settings, key=lambda one: one["margin"]["value"])
-    margin = best["margin"]
-    said = f"on text that was not read the best of them, {name_of(best)},"
+    better = sum(is_above(one["margin"]) for one in settings)
+    margin, of_table = best["margin"], "an n-gram model of the same training text"
     if is_below(margin):
         low, high = margin["interval"]
-        behind = {"value": -margin["value"], "interval": [-high, -low]}
-        return f"{said} is behind a look-up table of the training text by {in_words(behind)} bits per byte"
-    verb = "beats" if is_above(margin) else "does not clearly beat"
-    return f"{said} {verb} a look-up table of the training text, by {in_words(margin, sign=True)} bits per byte"
-
-
-def _said_of_goldfish(goldfish: Figures | None) -> str:
-    if goldfish is None or not goldfish["changes"]:
-        return ""
-    label, change = next(iter(goldfish["changes"].items()))
-    with_it, without = goldfish["points"][label]["planted"], goldfish["points"][goldfish["base"]]["planted"]
-    clear = "" if _is_clear(change["planted"]) else ", which is not clear of chance"
-    return f"a loss of only {label} tokens takes extraction from {_share(without)} to {_share(with_it)}{clear}"
-
-
-def _is_clear(difference: Figures) -> bool:
-    return is_above(difference) or is_below(difference)
+        behind = in_words({"value": -margin["value"], "interval": [-high, -low]})
+        return f"on new text even the best model ({name_of(best)}) is {behind} bits per byte behind {of_table}"
+    by = in_words(margin, sign=True)
+    if not better:
+        return f"on new text no model is clearly ahead of {of_table} (the best, {name_of(best)}, by {by} bits per byte)"
+    return (
+        f"on new text {better} of {counted(len(settings), 'model')} {'is' if better == 1 else 'are'} clearly ahead of "
+        f"{of_table}, the best ({name_of(best)}) by {by} bits per byte"
+    )
 
 
 def _parts(figures: Figures) -> list[Part]:
@@ -152,36 +159,39 @@ def _planted_parts(figures: Figures) -> list[Part]:
         exposures.append((name_of(one), *cells, in_words(one["exposure_trend"], 2, sign=True)))
     parts: list[Part] = [
         Heading("Texts that were planted"),
-        "Made-up texts, half of them random letters, stand a known number of times in the training text. One is "
-        "extracted if the model, given its beginning, writes the rest exactly.",
+        "Made-up texts, half of them random letters, were planted in the training text, each a known number of times. "
+        "A text is extracted if the model, given its beginning, writes the rest exactly.",
         Drawing(
             partial(draw_extraction, figures),
             "Share of planted texts that is extracted, by copies, with 95 % intervals",
         ),
-        " ".join([*_said_of_trends(figures), "Slopes are of least squares, their intervals of Jeffreys' kind."]),
+        " ".join([*_said_of_trends(figures), "Slopes are of least squares."]),
         Details("Extraction by copies", [Table(columns, shares, right=range(1, len(columns)))]),
-        Drawing(partial(draw_exposure, figures), "Exposure of planted texts by copies, with 95 % intervals"),
-        "Exposure sees more than extraction: how much likelier a text is than those that were never planted, in bits. "
-        "They have 1.4 on average, and 7 is the most that is measured (Carlini et al. 2019).",
-        Details("Exposure by copies, in bits", [Table(columns[:-1], exposures, right=range(1, len(columns) - 1))]),
     ]
+    if of_exposure := figures["exposure"]:
+        parts += [
+            "Exposure shows fainter traces (Carlini et al. 2019): it is high if the model finds a planted text "
+            "likelier than most texts that were never planted. In bits, those have "
+            f"{of_exposure['never']:.1f} themselves, on average, and {of_exposure['most']:.0f} is the most that can be "
+            f"measured. Exposure {_exposure_rises(figures)}.",
+            Drawing(partial(draw_exposure, figures), "Exposure of planted texts by copies, with 95 % intervals"),
+            Details("Exposure by copies, in bits", [Table(columns[:-1], exposures, right=range(1, len(columns) - 1))]),
+        ]
     return parts
 
 
 def _said_of_trends(figures: Figures) -> list[str]:
     said = []
     for epochs, trend in figures["by_size"].items():
-        verdict = "rises" if trend["rises"] else "falls" if trend["falls"] else "is not clear of chance"
         said.append(
-            f"After {epochs_in_words(epochs)} a doubling of the parameters adds {_points(trend, 'slope')} to the share "
-            "that "
-            f"is extracted: it {verdict}."
+            f"After {epochs_in_words(epochs)}, doubling the parameters changes the share that is extracted by "
+            f"{_points(trend, 'slope')}{unless_clear(trend)}."
         )
     for size, one in figures["by_epochs"].items():
         few, many = one["epochs"]
-        verdict = "" if _is_clear(one["difference"]) else ", which is not clear of chance"
         said.append(
-            f"{many} epochs in place of {few} add {_points(one['difference'], 'share')} to it at {size}{verdict}."
+            f"At {size}, {many} epochs in place of {few} change it by "
+            f"{_points(one['difference'], 'share')}{unless_clear(one['difference'])}."
         )
     return said
 
@@ -204,8 +214,9 @@ def _passage_parts(figures: Figures) -> list[Part]:
         if found["difference"]
     )
     said = (
-        f"The same of passages of the text itself: the next {_listed([str(length) for length in lengths])} tokens, "
-        f"exactly. In {clear} of {counted(len(rows), 'row')} they are extracted more often than held-out text."
+        f"The same for passages of the training text: given their beginning, the next "
+        f"{listed([str(length) for length in lengths])} tokens must be exact. In {clear} of "
+        f"{counted(len(rows), 'comparison')} they are extracted clearly more often than passages of held-out text."
     )
     parts: list[Part] = [
         Heading("Passages that nobody planted"),
@@ -241,30 +252,30 @@ def _learned_parts(figures: Figures) -> list[Part]:
     ]
     columns = ("model", "parameters", "network", "n-gram model", "margin", "read minus held out")
     parts: list[Part] = [
-        Heading("Beside a look-up table"),
-        "Bits per byte of held-out text, by the network and by the best n-gram model of the same training text. A "
-        "model "
-        "that only looked up what it read would not have a positive margin. The last column is text that was read "
-        "minus "
-        "text that was not: the more negative, the more is remembered.",
+        Heading("Beside an n-gram model"),
+        "Bits per byte of held-out text, by the network and by the best n-gram model of the same training text, which "
+        "is a table of what was read. The margin is what the network needs less. The last column is text that was "
+        "read minus text that was not: the more negative, the more is remembered.",
     ]
     if any(one["margin"] for one in figures["settings"]):
-        label = (
-            "Margin over the n-gram model by parameters, with 95 % intervals; above the dashed line the network "
-            "is better"
-        )
+        label = "Margin over the n-gram model by parameters, with 95 % intervals; above zero the network is better"
         parts.append(Drawing(partial(draw_margin, figures), label))
     for epochs, found in figures["margin_by_size"].items():
         parts.append(
-            f"After {epochs_in_words(epochs)} the margin changes by {in_words(found['change'], sign=True)} bits per "
-            "byte "
-            f"from {found['from']} to {found['to']}{_unless_clear(found['change'])}."
+            f"After {epochs_in_words(epochs)}, the margin changes by {in_words(found['change'], sign=True)} bits per "
+            f"byte from {found['from']} to {found['to']}{unless_clear(found['change'])}."
         )
     return [*parts, Table(columns, rows, right=range(1, 6))]
 
 
-def _unless_clear(found: Figures) -> str:
-    return "" if _is_clear(found) else ", which is not clear of chance"
+def _said_of_goldfish(goldfish: Figures) -> list[str]:
+    points = goldfish["points"]
+    return [
+        f"With {label} in the loss, the share of planted texts that is extracted goes from "
+        f"{_share(points[goldfish['base']]['planted'])} to {_share(points[label]['planted'])}"
+        f"{unless_clear(change['planted'])}."
+        for label, change in goldfish["changes"].items()
+    ]
 
 
 def _goldfish_parts(goldfish: Figures) -> list[Part]:
@@ -283,9 +294,9 @@ def _goldfish_parts(goldfish: Figures) -> list[Part]:
     columns = ("tokens in the loss", "planted texts extracted", "change", "held-out bits per byte", "change")
     parts: list[Part] = [
         Heading("Goldfish loss"),
-        "If a fixed part of the tokens is left out of the loss, the same ones in every copy, a model cannot learn a "
-        "text "
-        "as a whole (Hans et al. 2024). It may still know the other tokens.",
+        "Goldfish loss leaves a fixed part of the tokens out of the loss, the same ones in every copy, so that a model "
+        "cannot learn a text as a whole (Hans et al. 2024). It may still know the other tokens.",
+        *_said_of_goldfish(goldfish),
     ]
     if any(one["planted"] for one in goldfish["points"].values()):
         label = (
@@ -297,48 +308,29 @@ def _goldfish_parts(goldfish: Figures) -> list[Part]:
 
 def _limits(figures: Figures) -> list[str]:
     limits = []
-    if lost := figures["missing"]:
-        each = [
-            f"{arm.replace('_', ' ')}: "
-            f"{'; '.join(points) if len(points) <= MOST_NAMED else counted(len(points), 'setting')}"
-            for arm, points in lost.items()
-        ]
-        limits.append(f"There are no runs of {', of '.join(each)}.")
-    seeds = len(figures["seeds"])
-    if 0 < seeds < FEWEST_SEEDS:
-        limits.append(
-            f"There {'is one seed' if seeds == 1 else 'are two seeds'}: intervals are over texts alone, where there "
-            "are any."
-        )
+    if few := too_few(figures["seeds"]):
+        limits.append(f"{few}: intervals are over texts alone, where there are any.")
     if settings := _planted(figures):
         n = settings[0]["canaries"][-1]["extraction"]["n"]
         limits.append(
-            f"{n} trials for each number of copies: all seeds have the same planted texts, which are counted as "
-            "trials of "
-            "their own. An interval over other texts would be wider."
+            f"There are {n} planted texts for each number of copies, the same ones for all seeds and models. Intervals "
+            "of shares are over such texts. Those of exposure and of bits per byte are over seeds: with other texts "
+            "they would be wider."
         )
         passes = sorted(one["passes"] for one in settings if one["passes"])
         if passes:
-            limits.append(
-                f"Each copy of a planted text was read {_range(passes)} times. The learning rate goes by a rule of the "
-                "width; it was not searched for each size."
-            )
+            limits.append(f"Each copy of a planted text was read {_range(passes)} times on average.")
         limits.append(
             "Extraction is greedy and exact, from the true beginning. A model may know a text that it does not write "
-            "so."
+            "out exactly."
         )
+        limits.append("The learning rate follows a rule of the width. It was not searched for each size.")
     if figures["capacity"]:
         limits.append(
-            "Capacity is that of models of some thousand parameters, trained for minutes in fp32. A string that the "
-            "model "
-            "makes longer counts as nothing memorised, so that chance gains of strings that it does not know are "
-            "counted."
+            "Capacity was measured on models of a few thousand parameters, trained for minutes in fp32. A string whose "
+            "code the model makes longer counts as zero, so chance gains on strings that it does not know are counted."
         )
     return limits
-
-
-def _size(setting: Figures) -> str:
-    return format_count(setting["parameters"])
 
 
 def _share(found: Figures | None) -> str:
@@ -363,7 +355,3 @@ def _range(numbers: Sequence[float]) -> str:
     """Of sorted numbers: `0.86 to 3.4`."""
     low, high = f"{numbers[0]:.2g}", f"{numbers[-1]:.2g}"
     return low if low == high else f"{low} to {high}"
-
-
-def _listed(words: Sequence[str]) -> str:
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from parakeet.pages.charts import axes as empty_axes
 from parakeet.pages.charts import legend_outside
-from parakeet.studies.lines import Line, draw_lines
+from parakeet.studies.lines import Line, draw_lines, error_bars
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,7 +51,9 @@ def draw_margin(figures: Figures, palette: "Palette") -> "Figure":
     for one in figures["settings"]:
         if one["margin"]:
             lines.setdefault(epochs_in_words(one["epochs"]), []).append((one["parameters"], one["margin"]))
-    return draw_lines(lines, "parameters", "margin over the n-gram model, bits per byte", palette, zero=True)
+    sizes = sorted({parameters for line in lines.values() for parameters, _ in line})
+    y = "margin over the n-gram model, bits per byte"
+    return draw_lines(lines, "parameters", y, palette, ticks=sizes, zero=True)
 
 
 def draw_goldfish(goldfish: Figures, palette: "Palette") -> "Figure":
@@ -75,17 +77,10 @@ def draw_capacity(capacity: Figures, palette: "Palette") -> "Figure":
             shown = [one for one in mine if (one["steps"] > steps) == long]
             if not shown:
                 continue
-            values = [one["memorised_bits"]["value"] for one in shown]
-            bounds = [
-                one["memorised_bits"]["interval"] or (value, value) for one, value in zip(shown, values, strict=True)
-            ]
-            below = [max(0.0, value - low) for value, (low, _) in zip(values, bounds, strict=True)]
-            above = [max(0.0, high - value) for value, (_, high) in zip(values, bounds, strict=True)]
-            places = [one["data_bits"] for one in shown]
-            look: dict[str, Any] = {"color": colour, "markersize": 5, "capsize": 2.5, "elinewidth": 1, "linewidth": 1.4}
-            look |= {"marker": "D", "linestyle": "", "markerfacecolor": "none"} if long else {"marker": "o"}
+            line = [(one["data_bits"], one["memorised_bits"]) for one in shown]
+            look = {"marker": "D", "linestyle": "", "markerfacecolor": "none"} if long else {"marker": "o"}
             label = f"{name}, {shown[-1]['steps']:,} steps"
-            axes.errorbar(places, values, yerr=(below, above), label=label, **look)
+            error_bars(axes, line, label=label, color=colour, markersize=5, linewidth=1.4, **look)
         limit = capacity["published"] * mine[0]["used_parameters"]
         axes.axhline(limit, color=colour, linewidth=1, linestyle=(0, (1, 2)))
     data = sorted({one["data_bits"] for one in groups})

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from parakeet.intervals import share_difference, wilson_interval
@@ -23,9 +24,9 @@ Share = dict[str, Any]
 def memorisation_figures(records: Sequence[Record], file: StudyFile) -> dict[str, Any]:
     """All that the study says in numbers. What there are no records for is None or empty.
 
-    Shares are of the trials of all seeds together, with Wilson's interval; other figures are means over seeds with
-    Student's, or with their own interval over texts if there is one seed. `settings` are the models that read planted
-    texts, by size and epochs.
+    Shares are means over seeds with Wilson's interval over texts: all seeds have the same texts, so more seeds do not
+    make more trials. Other figures are means over seeds with Student's interval, or with their own over texts if there
+    is one seed. `settings` are the models that read planted texts, by size and epochs.
     """
     settings = []
     for size in file.axes.get(SIZE, {}):
@@ -35,8 +36,8 @@ def memorisation_figures(records: Sequence[Record], file: StudyFile) -> dict[str
                 settings.append({"size": size, "epochs": epochs, **_setting(mine)})
     return {
         "seeds": sorted({record.seed for record in records}),
-        "missing": _missing(records, file),
         "settings": settings,
+        "exposure": _exposure_range(records),
         "by_size": _by_size(settings),
         "by_epochs": _by_epochs(settings),
         "margin_by_size": _change(records, settings, SIZE, measured_at("memorisation", "margin", "margin", "value")),
@@ -49,18 +50,6 @@ def memorisation_figures(records: Sequence[Record], file: StudyFile) -> dict[str
 
 def _of(records: Iterable[Record], arm: str, points: Mapping[str, str]) -> list[Record]:
     return [record for record in records if record.arm == arm and record.points == dict(points)]
-
-
-def _missing(records: Sequence[Record], file: StudyFile) -> dict[str, list[str]]:
-    """By arm, the settings that have no record."""
-    found: dict[str, list[str]] = {}
-    for name, arm in file.arms.items():
-        points: list[dict[str, str]] = [{}]
-        for axis in arm.axes:
-            points = [{**point, axis: label} for point in points for label in file.axes[axis]]
-        if lost := [", ".join(point.values()) for point in points if not _of(records, name, point)]:
-            found[name] = lost
-    return found
 
 
 def _setting(records: Sequence[Record]) -> dict[str, Any]:
@@ -105,17 +94,29 @@ def _over_seeds(figures: Mapping[int, Mapping[str, Any] | None]) -> dict[str, An
     found = summary({seed: one["value"] for seed, one in there.items()})
     if found and found["n"] == 1:
         found["interval"] = next(iter(there.values()))["interval"]
+    elif found and len(set(found["seeds"].values())) == 1:
+        found["interval"] = None  # of what seeds do not change, such as an n-gram model of the whole text
     return found
 
 
 def _pooled(shares: Iterable[Mapping[str, Any] | None]) -> Share | None:
-    """{"n", "right", "share", "interval"} of the trials of several shares; None of no trials."""
+    """{"n", "right", "share", "interval"} of several texts' shares together; None of no texts."""
     found = [one for one in shares if one]
     n = sum(one["n"] for one in found)
     if not n:
         return None
-    right = sum(round(one["share"] * one["n"]) for one in found)
+    right = sum(one["share"] * one["n"] for one in found)
     return {"n": n, "right": right, "share": right / n, "interval": list(wilson_interval(right, n))}
+
+
+def _over_texts(shares: Iterable[Mapping[str, Any] | None]) -> Share | None:
+    """The mean of the shares that seeds have of the same texts, as of that many texts: `n` is that of one seed."""
+    found = [one for one in shares if one]
+    together = _pooled(found)
+    if together is None:
+        return None
+    n = together["n"] / len(found)
+    return _pooled([{"n": round(n), "share": together["share"]}])
 
 
 def _canaries(records: Sequence[Record]) -> list[dict[str, Any]]:
@@ -129,9 +130,7 @@ def _canaries(records: Sequence[Record]) -> list[dict[str, Any]]:
         found.append(
             {
                 "copies": copies,
-                "extraction": _pooled(row["extraction"] for _, row in mine),
-                "random": _pooled(row["random"] for _, row in mine),
-                "natural": _pooled(row["natural"] for _, row in mine),
+                "extraction": _over_texts(row["extraction"] for _, row in mine),
                 "exposure": _over_seeds({record.seed: row["exposure"] for record, row in mine}),
             }
         )
@@ -179,6 +178,18 @@ def _exposure_slope(record: Record) -> tuple[float, float | None] | None:
     return slope, math.hypot(*(weight * error for weight, error in zip(weights, errors, strict=True)))
 
 
+def _exposure_range(records: Sequence[Record]) -> dict[str, float] | None:
+    """{"never", "most"}: the mean of texts that were never planted, and the exposure of one that is likelier than all
+    of those of its kind."""
+    never = [
+        row for record in records for row in (_at(record, "canaries") or {}).get("by_copies", ()) if not row["copies"]
+    ]
+    if not never:
+        return None
+    of_a_kind = max(never[0][kind]["n"] for kind in ("random", "natural") if never[0][kind])
+    return {"never": fmean(row["exposure"]["value"] for row in never), "most": math.log2(of_a_kind + 1)}
+
+
 def _mean_exposure(record: Record) -> float | None:
     """Of all planted texts, each number of copies alike."""
     rows = _exposures(record)
@@ -190,7 +201,7 @@ def _passages(records: Sequence[Record]) -> dict[str, Any]:
     found = {}
     for k in (_at(records[0], "extraction") or {}).get("by_prefix", {}):
         sides = {
-            side: _pooled(_at(record, "extraction", "by_prefix", k, side) for record in records)
+            side: _over_texts(_at(record, "extraction", "by_prefix", k, side) for record in records)
             for side in ("train", "held_out")
         }
         one, other = sides.values()
@@ -204,7 +215,7 @@ def _duplicates(records: Sequence[Record]) -> dict[str, Any]:
     k = _at(records[0], "extraction", "prefix")
     strata = [_at(record, "extraction", "by_duplicates", k) or {} for record in records] if k else []
     names = list(dict.fromkeys(name for one in strata for name in one))
-    found = {name: _pooled(one.get(name) for one in strata) for name in names}
+    found = {name: _over_texts(one.get(name) for one in strata) for name in names}
     return found if len(found) > 1 else {}
 
 

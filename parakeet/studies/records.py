@@ -51,9 +51,13 @@ class Record:
     @property
     def bits_per_byte(self) -> float | None:
         """Of all held-out text; None if none was measured."""
+        return self.bits_per_byte_of("model")
+
+    def bits_per_byte_of(self, kind: str) -> float | None:
+        """The same of the model, or of `xz` or `unigram` on the same text."""
         sources = [one for one in (self.measured.get("bits_per_byte") or {}).values() if one]
         n_bytes = sum(one["n_bytes"] for one in sources)
-        return float(sum(one["model"] * one["n_bytes"] for one in sources) / n_bytes) if n_bytes else None
+        return float(sum(one[kind] * one["n_bytes"] for one in sources) / n_bytes) if n_bytes else None
 
     @property
     def measured(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from parakeet.studies.comparison import BITS_PER_BYTE, by_seed, difference, measured_at, missing_points, summary
+from parakeet.studies.comparison import BITS_PER_BYTE, by_seed, difference, measured_at, summary
 from parakeet.studies.epoch_worth import PUBLISHED, FreshCurve, fit_r_star, worth
 from parakeet.studies.records import Record
 from parakeet.studies.study import StudyFile
@@ -40,14 +40,9 @@ def saturation_figures(records: Sequence[Record], file: StudyFile) -> dict[str, 
     }
     repeated = {label: found for label, found in repeated.items() if found}
     curves = _curves(fresh)
-    wanted = {FRESH: [{FRESH: point} for point in file.axes.get(FRESH, {})]}
-    wanted[REPEATED] = [
-        {EPOCHS: point, DECAY: decay} for point in file.axes.get(EPOCHS, {}) for decay in file.axes.get(DECAY, {})
-    ]
     return {
         "parameters": records[0].training["parameters"] if records else None,
         "seeds": sorted({record.seed for record in records}),
-        "missing": missing_points(records, wanted),
         "fresh": {point: _setting(found) for point, found in fresh.items()},
         "fresh_turn": _turn(fresh),
         "fresh_gain": _gain(fresh),
@@ -61,7 +56,9 @@ def saturation_figures(records: Sequence[Record], file: StudyFile) -> dict[str, 
         "r_star": {label: _r_star(points, curves) for label, points in repeated.items()},
         "published_r_star": PUBLISHED,
         "int4_growth": {name: _growth(points, FIGURES["int4"]) for name, points in _named(fresh, repeated).items()},
-        "norm_growth": {name: _growth(points, FIGURES["norm"]) for name, points in _named(fresh, repeated).items()},
+        "remembered_growth": {
+            label: _growth(points, _less_than_unread("first", "last")) for label, points in repeated.items()
+        },
         "rank_change": {
             name: _growth(points, FIGURES["effective_rank"]) for name, points in _named(fresh, repeated).items()
         },
@@ -132,13 +129,12 @@ def _gain(points: Mapping[str, Sequence[Record]]) -> dict[str, Any] | None:
 
 
 def _growth(points: Mapping[str, Sequence[Record]], figure: Figure) -> dict[str, Any] | None:
-    """{"from", "to", "change", "ratio"} of a figure from the first point that has it to the last, seed by seed."""
+    """{"from", "to", "change"} of a figure from the first point that has it to the last, seed by seed."""
     values = {point: seeds for point, records in points.items() if (seeds := by_seed(records, figure))}
     if len(values) < 2:
         return None
     (first, before), *_, (last, after) = values.items()
-    ratios = {seed: after[seed] / before[seed] for seed in after if before.get(seed)}
-    return {"from": first, "to": last, "change": difference(after, before), "ratio": summary(ratios)}
+    return {"from": first, "to": last, "change": difference(after, before)}
 
 
 def _decay(repeated: Mapping[str, Mapping[str, Sequence[Record]]]) -> dict[str, Any] | None:
@@ -193,13 +189,17 @@ def _unique(points: Mapping[str, Sequence[Record]]) -> float:
 
 
 def _worth(points: Mapping[str, Sequence[Record]], curves: Mapping[int, FreshCurve]) -> dict[str, Any]:
-    """By epochs: what share of the tokens read fresh text would have needed for the same bits per byte."""
+    """By epochs: what share of the tokens read fresh text would have needed for the same bits per byte.
+
+    Only epochs that the curve reaches for every seed: those that it does not reach are the worst or the best of them.
+    """
     shares: dict[int, dict[int, float]] = {}
     for seed, bits in _epochs_by_seed(points).items():
         if seed in curves and 1 in bits:
             for epochs, share in worth(curves[seed], _unique(points), bits).items():
                 shares.setdefault(epochs, {})[seed] = share
-    return {str(epochs): summary(found) for epochs, found in sorted(shares.items())}
+    seeds = max((len(found) for found in shares.values()), default=0)
+    return {str(epochs): summary(found) for epochs, found in sorted(shares.items()) if len(found) == seeds}
 
 
 def _r_star(points: Mapping[str, Sequence[Record]], curves: Mapping[int, FreshCurve]) -> dict[str, Any]:

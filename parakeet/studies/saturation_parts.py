@@ -7,7 +7,7 @@ from typing import Any
 from parakeet.formatting import format_percent
 from parakeet.pages import Table
 from parakeet.report.parts import Details, Drawing, Heading, Part
-from parakeet.studies.comparison import in_words, is_above, is_below
+from parakeet.studies.comparison import in_words, unless_clear, verdict
 from parakeet.studies.lines import Line, draw_lines
 from parakeet.studies.saturation_figures import FRESH
 
@@ -71,8 +71,8 @@ def _bits_parts(figures: Figures) -> list[Part]:
     gain = figures["fresh_gain"]
     if gain and gain["change"]:
         parts.append(
-            f"From {gain['from']} to {gain['to']} of fresh text bits per byte change by "
-            f"{in_words(gain['change'], sign=True)}, seed by seed."
+            f"From {gain['from']} to {gain['to']} of fresh text, bits per byte change by "
+            f"{in_words(gain['change'], sign=True)}{unless_clear(gain['change'])}."
         )
     return [*parts, Details("The figures of each setting", [Table(columns, rows, right=range(2, 6))])]
 
@@ -101,27 +101,26 @@ def _worth_parts(figures: Figures) -> list[Part]:
                 until += " ({:.1f} to {:.1f})".format(*found["interval"])
             parts.append(
                 f"With {decay_name(label)}, the law of Muennighoff et al. 2023 fits with R* = {until}, from 1 to "
-                f"{found['until']} epochs. Theirs is {figures['published_r_star']}, of far larger models and texts."
+                f"{found['until']} epochs."
             )
         else:
             parts.append(f"With {decay_name(label)}, no R* can be told: {found['reason']}.")
+    if any(found["value"] for found in figures["r_star"].values()):
+        parts.append(
+            f"Theirs is {figures['published_r_star']}, of far larger models and texts. The smaller R*, the sooner "
+            "an epoch adds nothing."
+        )
     return parts
 
 
 def _decay_parts(decay: Mapping[str, Any]) -> list[Part]:
-    rows = [(point, in_words(found, sign=True), _verdict(found)) for point, found in decay["epochs"].items()]
+    rows = [(point, in_words(found, sign=True), verdict(found)) for point, found in decay["epochs"].items()]
     one, other = decay["one"], decay["other"]
     return [
         Heading("Weight decay"),
         f"Bits per byte with {decay_name(one)} minus those with {decay_name(other)}, on the same text, seed by seed:",
         Table(("epochs", "difference", ""), rows, right=(0, 1)),
     ]
-
-
-def _verdict(found: Mapping[str, Any]) -> str:
-    if found["interval"] is None:
-        return "no interval"
-    return "better" if is_below(found) else "worse" if is_above(found) else "could be chance"
 
 
 def _int4_parts(figures: Figures) -> list[Part]:
@@ -147,9 +146,10 @@ def _int4_parts(figures: Figures) -> list[Part]:
         *drawn,
     ]
     for name, growth in figures["int4_growth"].items():
-        if growth and growth["ratio"]:
+        if growth and growth["change"]:
             parts.append(
-                f"{_from_to(name, growth)} the cost of int4 grows by a factor of {in_words(growth['ratio'], 2)}."
+                f"{_from_to(name, growth)} the cost of int4 changes by {in_words(growth['change'], 4, sign=True)}"
+                f"{unless_clear(growth['change'])}."
             )
     table = Table(("text", "setting", "int8 costs", "int4 costs"), rows, right=(2, 3))
     return [*parts, Details("The cost of int8 and int4", [table])]
@@ -183,28 +183,28 @@ def _forgetting_parts(figures: Figures) -> list[Part]:
     ]
     chart = partial(draw_lines, lines, TOKENS, "bits per byte less than unread text", zero=True)
     told = [
-        f"{_series_name(name).capitalize()}, {_point_name(name, point)}: what was read first needs "
-        f"{in_words(one['forgotten'], sign=True)} beside what was read last, which {_told_apart(one['forgotten'])}."
-        for name, points in [(FRESH, fresh), *figures["repeated"].items()]
-        for point, one in list(points.items())[-1:]
+        f"{_series_name(FRESH).capitalize()}, {point}: what was read first minus what was read last is "
+        f"{in_words(one['forgotten'], sign=True)}{unless_clear(one['forgotten'])}."
+        for point, one in list(fresh.items())[-1:]
         if one["forgotten"]
+    ]
+    told += [
+        f"{_from_to(label, growth)} the distance to unread text changes by {in_words(growth['change'], sign=True)}"
+        f"{unless_clear(growth['change'])}."
+        for label, growth in figures["remembered_growth"].items()
+        if growth and growth["change"]
     ]
     columns = ("text", "setting", "read first: less than unread", "read last: less than unread", "first minus last")
     return [
         Heading("What it remembers of what it read"),
-        "Bits per byte of training text, beside training text that was never read. Of fresh text, what was read first "
-        "and what was read last; of repeated text, the last epoch's. The learning rate falls to zero at the end, so "
-        "what is read last is learned with the smallest steps.",
+        "Bits per byte of text that was read, beside text that was not: of fresh text what was read first and what was "
+        "read last, of repeated text both together. The learning rate falls to zero at the end, so what is read last "
+        "is learned with the smallest steps. Repeated text is a few documents, the same for all seeds. They may be "
+        "easier or harder than unread ones, so only a change of the distance tells of memory.",
         *told,
         Drawing(chart, "Bits per byte that text which was read needs less than unread text, over tokens a parameter"),
         Details("The figures of each setting", [Table(columns, rows, right=(2, 3, 4))]),
     ]
-
-
-def _told_apart(found: Mapping[str, Any]) -> str:
-    if found["interval"] is None:
-        return "has no interval"
-    return "is beyond chance" if is_above(found) or is_below(found) else "could be chance"
 
 
 def _norm_parts(figures: Figures) -> list[Part]:
@@ -239,8 +239,8 @@ def _rank_parts(figures: Figures) -> list[Part]:
     ]
     parts: list[Part] = [
         Heading("The output matrix"),
-        "Godey et al. 2024 see the output matrix of small models lose rank when they read much, while the last hidden "
-        "states come to point the same way (anisotropy: their mean cosine).",
+        "Godey et al. 2024 find that the output matrix of small models loses rank when they read much, while the last "
+        "hidden states come to point the same way (anisotropy: their mean cosine).",
         *drawn,
     ]
     for name, found in figures["rank_change"].items():

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from statistics import fmean, stdev
-from typing import NamedTuple
+from typing import Any
 
 FEWEST_SEEDS = 3
 """Two values have an interval of 18 times their distance, which says nothing."""
@@ -15,26 +15,21 @@ _T = (
 )
 
 
-class Mean(NamedTuple):
-    value: float
-    interval: tuple[float, float] | None
-    """95 %, by Student's t; None for fewer than FEWEST_SEEDS."""
-    n: int
+def mean_of(values: Sequence[float]) -> dict[str, Any]:
+    """{"value", "interval", "n"} of the mean of values of several seeds, at least one.
 
-    def in_words(self, decimals: int = 3) -> str:
-        """`1.234 (1.221 to 1.247)`."""
-        value = f"{self.value:,.{decimals}f}"
-        if self.interval is None:
-            return value
-        low, high = self.interval
-        return f"{value} ({low:,.{decimals}f} to {high:,.{decimals}f})"
-
-
-def mean_over_seeds(values: Sequence[float]) -> Mean:
-    """Of at least one value."""
+    `interval` is that of 95 % by Student's t; None for fewer than FEWEST_SEEDS. Three seeds have ten samples with
+    replacement: a bootstrap of them covers the true value in 3 of 4 cases, this interval in 19 of 20 if the values are
+    normal.
+    """
     n, value = len(values), fmean(values)
-    if n < FEWEST_SEEDS:
-        return Mean(value, None, n)
-    t = _T[n - 2] if n - 2 < len(_T) else 1.96
-    margin = t * stdev(values) / math.sqrt(n)
-    return Mean(value, (value - margin, value + margin), n)
+    interval = None
+    if n >= FEWEST_SEEDS:
+        margin = (_T[n - 2] if n - 2 < len(_T) else 1.96) * stdev(values) / math.sqrt(n)
+        interval = [value - margin, value + margin]
+    return {"value": value, "interval": interval, "n": n}
+
+
+def too_few(seeds: Sequence[int]) -> str:
+    """`There is one seed`, if there are too few for intervals over seeds; else empty."""
+    return {1: "There is one seed", 2: "There are two seeds"}.get(len(seeds), "")

@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from parakeet.formatting import counted, format_count, format_percent
+from parakeet.formatting import counted, format_count, format_percent, listed
 from parakeet.pages import Table
 from parakeet.report.parts import Details, Drawing, Heading, Part
 from parakeet.studies.answer import Answer
 from parakeet.studies.records import Record
+from parakeet.studies.seeds import too_few
 from parakeet.studies.size_charts import draw_sizes, draw_tasks
-from parakeet.studies.size_figures import COMPUTE_ARM, TASKS_ARM, TEXT_ARM, size_figures
+from parakeet.studies.size_figures import COMPUTE_ARM, TEXT_ARM, size_figures
 from parakeet.studies.study import StudyFile
 
 ARMS = {TEXT_ARM: "equal tokens", COMPUTE_ARM: "equal compute"}
@@ -20,6 +21,8 @@ MEASURES = {
     "probes": "Copying, induction and arithmetic",
     "benchmarks": "Public benchmarks",
 }
+SMALLEST = 0.001
+"""Of what is shown of an interval: three seeds that agree by chance are not certain."""
 OPENED = ("minimal_pairs", "benchmarks")
 """Long tables, which a reader opens."""
 
@@ -53,15 +56,17 @@ def _sentence_of_tasks(figures: Mapping[str, Any], tasks: Mapping[str, Any]) -> 
     useful = [size for size in sizes if passed[size]]
     largest = list(sizes)[-1]
     if not useful:
-        return f"None of the {len(tasks)} tasks is passed by any size, up to {format_count(sizes[largest])} parameters."
+        return f"No size up to {format_count(sizes[largest])} parameters passes any of the {len(tasks)} tasks."
     first = useful[0]
     best = max(useful, key=lambda size: len(passed[size]))  # the smallest of the best
-    said = f"{format_count(sizes[first])} parameters are enough to pass {_listed(passed[first])}"
+    said = (
+        f"The smallest model that passes any of the {len(tasks)} tasks has {format_count(sizes[first])} parameters and "
+        f"passes {listed(passed[first])}"
+    )
     if len(passed[best]) > len(passed[first]):
-        said += f", and {format_count(sizes[best])} pass {len(passed[best])} of {len(tasks)} tasks"
-    never = [task for task, one in tasks.items() if one["smallest"] is None]
-    if never:
-        said += f"; no size up to {format_count(sizes[largest])} passes {_listed(never)}"
+        said += f"; with {format_count(sizes[best])}, {len(passed[best])} are passed"
+    if never := [task for task, one in tasks.items() if one["smallest"] is None]:
+        said += f"; no size up to {format_count(sizes[largest])} passes {listed(never, 'or')}"
     return said + "."
 
 
@@ -121,7 +126,11 @@ def _sizes(figures: Mapping[str, Any]) -> list[Part]:
             found = figures["arms"].get(arm, {}).get(size)
             cells += [found["tokens"], _value(found)] if found else ["", ""]
         rows.append(cells)
-    columns = ("size", "parameters", *(column for name in ARMS.values() for column in (name, "bits per byte")))
+    columns = (
+        "size",
+        "parameters",
+        *(column for arm in ARMS.values() for column in (f"tokens ({arm})", "bits per byte")),
+    )
     parts: list[Part] = [Heading("Bits per byte by size"), Drawing(partial(draw_sizes, figures), label)]
     control = figures["control"]
     parts.append(
@@ -136,15 +145,17 @@ def _sizes(figures: Mapping[str, Any]) -> list[Part]:
 
 def _optimum(best: Mapping[str, Any]) -> str:
     said = f"At {best['flops']:.2g} FLOPs the best of the sizes is {best['size']}, with {_value(best)} bits per byte."
+    if best["as_good"]:
+        said += f" It is not clearly better than {listed(best['as_good'], 'or')}."
     if best["at_edge"]:
         said += " It is the smallest or the largest of them, so the best size may lie beyond."
     if law := best["law"]:
         low, high = law["interval"]
         said += (
-            f" By the law it is {_near(law['parameters'])} parameters and {_near(law['tokens'])} tokens "
-            f"(parameters from {_near(low)} to {_near(high)}"
+            f" The law puts the best at {_near(law['parameters'])} parameters ({_near(low)} to {_near(high)}"
+            f"{', an end of what was trained' if any(law['at_edge']) else ''}), which read {_near(law['tokens'])} "
+            "tokens."
         )
-        said += ", which are limits of what was trained)." if any(law["at_edge"]) else ")."
     return said
 
 
@@ -154,19 +165,20 @@ def _law(figures: Mapping[str, Any]) -> list[Part]:
     if law is None:
         return [*parts, f"No law is fitted: {figures['law_reason']}."]
     rows = [
-        (name, f"{law['parameters'][name]:.3g}", " to ".join(f"{bound:.3g}" for bound in law["intervals"][name]))
+        (name, _near(law["parameters"][name]), " to ".join(_near(bound) for bound in law["intervals"][name]))
         for name in ("E", "A", "B", "alpha", "beta")
     ]
     noise = "" if law["seed_noise"] is None else f" Seeds differ by {format_percent(law['seed_noise'], 2)} (a standard "
     noise += "deviation), and the law is off by" if noise else " The law, with the noise of the one seed, is off by"
     parts += [
         f"L(N, D) = E + A / N^alpha + B / D^beta in bits per byte (Hoffmann et al. 2022), fitted to "
-        f"{counted(law['runs'], 'run')} in {len(law['cells'])} cells of one size and number of tokens. N is "
-        f"{law['form']}: what forecasts best a size that it was not fitted to.",
+        f"{counted(law['runs'], 'run')} in {len(law['cells'])} cells of one size and number of tokens. Of several "
+        f"forms it is the one that best forecasts a size left out: {law['form']}.",
         Table(("parameter", "value", f"{_level(figures)} interval"), rows, right=(1, 2)),
         f"{noise.strip()} {format_percent(law['misfit'], 2)}. Its largest residual is "
         f"{format_percent(law['largest_residual'], 2)}. Of {counted(law['judged'], 'cell')}, each forecast from the "
-        f"other sizes alone, {law['inside']} are inside their interval.",
+        f"other sizes alone, {law['inside']} are inside their interval. The form was chosen by the same forecasts, "
+        "which flatters them.",
         Details("Residuals, and each size forecast from the others", [_residual_table(law)]),
         Details("Which N, and how many exponents", [_form_table(law)]),
     ]
@@ -207,18 +219,21 @@ def _forecast(forecast: Mapping[str, Any]) -> list[Part]:
     columns = ("size", "at", "forecast", "interval of one run", "measured", "off by", "runs inside")
     return [
         Heading("The forecast"),
-        f"The forecast was {when}{told}. {_verdict(forecast['points'])}".strip(),
+        f"The law's forecast of the size that was left out was {when}{told}. {_verdict(forecast['points'])}".strip(),
         Table(columns, rows, right=range(2, 7)),
     ]
 
 
 def _verdict(points: Sequence[Mapping[str, Any]]) -> str:
-    runs, inside = sum(point["runs"] for point in points), sum(point["inside"] for point in points)
-    if not runs:
+    trained = [point for point in points if point["measured"]]
+    if not trained:
         return ""
-    largest = max((point["off"] for point in points if point["measured"]), key=abs)
-    verb = "was" if inside == 1 else "were"
-    return f"{inside} of {counted(runs, 'run')} {verb} inside; it is off by {_signed(largest)} at most."
+    held = sum(point["inside"] == point["runs"] for point in trained)
+    off = max(abs(point["off"]) for point in trained)
+    return (
+        f"All runs are inside the interval in {held} of {counted(len(trained), 'forecast')}. The largest error of a "
+        f"mean is {format_percent(off)}."
+    )
 
 
 def _gold(gold: Mapping[str, Any]) -> list[Part]:
@@ -230,8 +245,8 @@ def _gold(gold: Mapping[str, Any]) -> list[Part]:
     columns, right = ("bits per byte", *gold), range(1, 1 + len(gold))
     return [
         Heading("Right answers of public benchmarks"),
-        "Bits per byte of the right answer say more than accuracy while a model is near chance. At equal tokens, the "
-        f"mean over {len(tasks)} benchmarks:",
+        "While a model is near chance, bits per byte of the right answer say more than accuracy. At equal tokens, the "
+        f"mean over {counted(len(tasks), 'benchmark')}:",
         Table(columns, rows, right=right),
         Details("Each benchmark", [Table(("task", *gold), details, right=right)]),
     ]
@@ -239,52 +254,35 @@ def _gold(gold: Mapping[str, Any]) -> list[Part]:
 
 def _limits(figures: Mapping[str, Any]) -> list[str]:
     limits = []
-    seeds = len(figures["seeds"])
-    if seeds == 1:
-        limits.append("There is one seed, so no figure of bits per byte has an interval over seeds.")
-    if missing := _missing(figures):
-        limits.append(f"Not trained yet: {', '.join(missing)}.")
-    for arm in (TEXT_ARM,):
-        if found := figures["arms"].get(arm):
-            shares = sorted(one["tokens"] / one["parameters"] for one in found.values())
-            limits.append(
-                f"At equal tokens the models read from {shares[0]:.2g} to {shares[-1]:.2g} tokens a parameter, on one "
-                "kind of text. The law is of this range; its E is not the entropy of text."
-            )
-    limits.append("The learning rate goes by a rule of the width; it was not searched for each size.")
+    if few := too_few(figures["seeds"]):
+        limits.append(f"{few}, so no figure of bits per byte has an interval over seeds.")
+    if shares := [one["tokens"] / one["parameters"] for arm in figures["arms"].values() for one in arm.values()]:
+        limits.append(
+            f"The models read from {min(shares):.2g} to {max(shares):.2g} tokens a parameter, of one kind of text. The "
+            "law is of this range; its E is not the entropy of text."
+        )
+    limits.append("The learning rate follows a rule of the width. It was not searched for each size.")
     if "exact_match" in figures["tasks"]:
         limits.append(
-            "The tasks are the demo's, made from templates, with one seed: their intervals are those of the questions, "
-            "and another seed may pass other tasks. To pass them is not to hold a conversation."
+            "The tasks are the demo's, made from templates. Their intervals are over questions, not over seeds: "
+            "another seed may pass other tasks. To pass them is not to hold a conversation."
         )
     chosen = [one for name, tasks in figures["tasks"].items() if name != "exact_match" for one in tasks.values()]
     if chosen:
         n = sum(len(one["sizes"]) for one in chosen)
         limits.append(
-            f"Of {n} comparisons with chance some pass by luck alone, about one in forty; of the questions of a task "
-            "all seeds answer the same."
+            f"Of {n} comparisons with chance, up to one in forty passes by luck alone. All seeds and sizes answer the "
+            "same questions, so luck repeats along a row."
         )
     return limits
-
-
-def _missing(figures: Mapping[str, Any]) -> list[str]:
-    """Sizes that one arm has and another has not."""
-    found = {ARMS[arm]: set(figures["arms"].get(arm, {})) for arm in ARMS}
-    of_tasks = {size for size, one in figures["sizes"].items() if one["parameters_of_tasks"]}
-    found[TASKS_ARM] = of_tasks
-    return [
-        f"{size} at {name}" if name != TASKS_ARM else f"{size} on the tasks"
-        for name, sizes in found.items()
-        for size in figures["sizes"]
-        if size not in sizes
-    ]
 
 
 def _value(found: Mapping[str, Any]) -> str:
     """`2.125 ± 0.012`; without an interval `2.125`."""
     if found["interval"] is None:
         return f"{found['value']:.3f}"
-    return f"{found['value']:.3f} ± {(found['interval'][1] - found['interval'][0]) / 2:.3f}"
+    half = (found["interval"][1] - found["interval"][0]) / 2
+    return f"{found['value']:.3f} ± {f'{half:.3f}' if half >= SMALLEST else f'< {SMALLEST}'}"
 
 
 def _signed(share: float) -> str:
@@ -302,7 +300,3 @@ def _near(number: float) -> str:
 
 def _level(figures: Mapping[str, Any]) -> str:
     return format_percent(figures["confidence"], 0)
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,6 +1,7 @@
 """The charts of study `size`, drawn from its figures."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from parakeet.formatting import format_count
 from parakeet.pages.charts import axes as empty_axes
 from parakeet.pages.charts import legend_outside
+from parakeet.studies.lines import error_bars
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,21 +31,21 @@ def draw_sizes(figures: Mapping[str, Any], palette: "Palette") -> "Figure":
         name, marker = ARMS[arm]
         colour = palette.series[number]
         side = number - (len(shown) - 1) / 2
-        n = np.array([one["parameters"] for one in found.values()], float)
-        values = [one["value"] for one in found.values()]
-        style = {"color": colour, "marker": marker, "markersize": 5, "linestyle": "", "label": name}
-        _errors(axes, n * np.exp(APART * side), values, [one["interval"] for one in found.values()], style)
+        apart = math.exp(APART * side)
+        line = [(one["parameters"] * apart, one) for one in found.values()]
+        error_bars(axes, line, color=colour, marker=marker, markersize=5, linestyle="", label=name)
         if figures["law"]:
             _draw_law(axes, figures, found, colour)
         for point in (figures["forecast"] or {"points": []})["points"]:
             if point["arm"] == arm:
-                style = {"color": colour, "marker": marker, "markersize": 6, "markerfacecolor": "none", "linestyle": ""}
-                where = [point["parameters"] * np.exp(4 * APART + APART * side)]
-                _errors(axes, where, [point["bits_per_byte"]], [point["interval"]], style)
+                where = point["parameters"] * apart * math.exp(4 * APART)
+                told = [(where, {"value": point["bits_per_byte"], "interval": point["interval"]})]
+                look = {"marker": marker, "markersize": 6, "markerfacecolor": "none", "linestyle": ""}
+                error_bars(axes, told, color=colour, **look)
     if figures["law"]:
         axes.plot([], [], color=palette.soft, linewidth=1, label="law")
     if figures["forecast"] and figures["forecast"]["points"]:
-        axes.plot([], [], "D", color=palette.soft, markerfacecolor="none", markersize=6, linestyle="", label="forecast")
+        axes.plot([], [], "o", color=palette.soft, markerfacecolor="none", markersize=6, linestyle="", label="forecast")
     _log_axes(axes, figures["sizes"], "parameters")
     axes.set_yscale("log")
     axes.set_ylabel("held-out text, bits per byte")
@@ -60,12 +62,12 @@ def draw_tasks(figures: Mapping[str, Any], palette: "Palette") -> "Figure":
     figure, axes = empty_axes(palette, height=3.6)
     tasks = figures["tasks"]["exact_match"]
     for number, (task, found) in enumerate(tasks.items()):
-        n = np.array([figures["sizes"][size]["parameters_of_tasks"] for size in found["sizes"]], float)
-        shares = [one["share"] for one in found["sizes"].values()]
-        style = {"color": palette.series[number % len(palette.series)], "marker": "o", "markersize": 4, "label": task}
-        style |= {"linewidth": 1.2, "linestyle": ("-", "--")[number // len(palette.series) % 2]}
-        places = n * np.exp(APART * (number - (len(tasks) - 1) / 2))
-        _errors(axes, places, shares, [one["interval"] for one in found["sizes"].values()], style)
+        apart = math.exp(APART * (number - (len(tasks) - 1) / 2))
+        places = [figures["sizes"][size]["parameters_of_tasks"] * apart for size in found["sizes"]]
+        points = [{"value": one["share"], "interval": one["interval"]} for one in found["sizes"].values()]
+        look = {"color": palette.series[number % len(palette.series)], "marker": "o", "markersize": 4}
+        look |= {"linewidth": 1.2, "linestyle": ("-", "--")[number // len(palette.series) % 2]}
+        error_bars(axes, [*zip(places, points, strict=True)], label=task, **look)
     axes.axhline(figures["passes"]["exact"], color=palette.soft, linewidth=1, linestyle=(0, (4, 3)))
     _log_axes(axes, figures["sizes"], "parameters_of_tasks")
     axes.set_ylim(-0.02, 1.03)
@@ -88,15 +90,6 @@ def _draw_law(axes: "Axes", figures: Mapping[str, Any], found: Mapping[str, Any]
     of = law["parameters"]
     losses = of["E"] + of["A"] * np.exp(-of["alpha"] * counted) + of["B"] * np.exp(-of["beta"] * tokens)
     axes.plot(np.exp(grid), losses, color=colour, linewidth=1, alpha=0.7)
-
-
-def _errors(
-    axes: "Axes", x: Any, values: Sequence[float], intervals: Sequence[Sequence[float] | None], style: dict[str, Any]
-) -> None:
-    bounds = [interval or (value, value) for value, interval in zip(values, intervals, strict=True)]
-    below = [max(0.0, value - low) for value, (low, _) in zip(values, bounds, strict=True)]
-    above = [max(0.0, high - value) for value, (_, high) in zip(values, bounds, strict=True)]
-    axes.errorbar(x, values, yerr=(below, above), elinewidth=1, capsize=2.5, **style)
 
 
 def _log_axes(axes: "Axes", sizes: Mapping[str, Any], key: str) -> None:

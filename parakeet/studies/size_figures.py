@@ -7,6 +7,7 @@ import numpy as np
 
 from parakeet.evaluation.base import Metric
 from parakeet.intervals import wilson_interval
+from parakeet.studies.comparison import BITS_PER_BYTE, by_seed, difference, is_above
 from parakeet.studies.forecast import (
     forecast_of,
     is_forecast,
@@ -18,7 +19,7 @@ from parakeet.studies.forecast import (
 from parakeet.studies.measures import MEASURES
 from parakeet.studies.records import Record
 from parakeet.studies.scaling_law import FORMS, Law, TrainedRun, fit_law, left_out, left_out_error, residuals
-from parakeet.studies.seeds import mean_over_seeds
+from parakeet.studies.seeds import mean_of
 from parakeet.studies.study import StudyFile
 
 TASKS_ARM, TEXT_ARM, COMPUTE_ARM = "tasks", "equal_tokens", "equal_compute"
@@ -52,12 +53,6 @@ def size_figures(
     if law is not None:
         figures["law"] = _law(law, runs)
     return figures
-
-
-def mean_of(values: Sequence[float]) -> dict[str, Any]:
-    """{"value", "interval", "n"} of the mean of values of several seeds. Too few have no interval."""
-    mean = mean_over_seeds(values)
-    return {"value": mean.value, "interval": list(mean.interval) if mean.interval else None, "n": mean.n}
 
 
 def _by_arm(records: Iterable[Record]) -> dict[str, list[Record]]:
@@ -113,9 +108,7 @@ def _control(records: Sequence[Record]) -> dict[str, float] | None:
     """Bits per byte of the same held-out text by xz and by the frequencies of tokens."""
     if not records:
         return None
-    sources = records[0].measured["bits_per_byte"].values()
-    n_bytes = sum(one["n_bytes"] for one in sources)
-    return {kind: sum(one[kind] * one["n_bytes"] for one in sources) / n_bytes for kind in ("unigram", "xz")}
+    return {kind: bits for kind in ("unigram", "xz") if (bits := records[0].bits_per_byte_of(kind)) is not None}
 
 
 def _law(law: Law, runs: Sequence[TrainedRun]) -> dict[str, Any]:
@@ -150,6 +143,8 @@ def _optimum(records: Sequence[Record], law: Law | None) -> dict[str, Any] | Non
         return None
     arm = _arm(members)
     best = min(arm, key=lambda size: arm[size]["value"])
+    by_size = {size: by_seed(runs, BITS_PER_BYTE) for size, runs in _by_size(members).items()}
+    rises = {size: difference(values, by_size[best]) for size, values in by_size.items()}
     budget = float(np.median([one["flops"] for one in arm.values()]))
     found: dict[str, Any] = {
         "flops": budget,
@@ -157,6 +152,7 @@ def _optimum(records: Sequence[Record], law: Law | None) -> dict[str, Any] | Non
         "parameters": arm[best]["parameters"],
         "value": arm[best]["value"],
         "interval": arm[best]["interval"],
+        "as_good": [size for size, found in rises.items() if size != best and not is_above(found)],
         "at_edge": best in (next(iter(arm)), list(arm)[-1]),
         "law": None,
     }

@@ -8,7 +8,7 @@ import numpy as np
 DRAWS = 4_000
 
 
-def trend_of_shares(places: Sequence[float], right: Sequence[int], trials: Sequence[int]) -> dict[str, Any] | None:
+def trend_of_shares(places: Sequence[float], right: Sequence[float], trials: Sequence[int]) -> dict[str, Any] | None:
     """{"slope", "interval", "rises", "falls"} of right / trials over `places`, each (groups,); None of one place.
 
     The slope is that of least squares, weighted by trials. Its 95 % interval is over draws of each group's share from

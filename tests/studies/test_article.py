@@ -173,7 +173,7 @@ def test_a_study_says_its_answer_what_is_missing_and_where_its_page_is(tmp_path:
     assert "wide needs the fewest bits per byte, 2.273, and narrow the most, 2.397." in found.output
     assert "2 of 6 runs are missing: read_once.narrow.s3." in found.output
     assert "read_once.wide.s2 failed: The disk is full." in found.output
-    assert "No setting has the 3 seeds that an interval needs" in found.output
+    assert "An interval needs 3 seeds, and no setting has one" in found.output
     assert found.output.rstrip().endswith(str(page))
     assert missing.name in words(page.read_text(encoding="utf-8"))
 
@@ -182,7 +182,7 @@ def test_one_seed_has_no_interval_and_the_report_says_so(tmp_path: Path) -> None
     study = begin(tmp_path, scale="smoke")
     finish_all(tmp_path, study)
     found = invoke(tmp_path, "width", "--output", str(tmp_path / "page"))
-    assert "All runs have 1 seed; an interval over seeds needs 3." in found.output
+    assert "An interval needs 3 seeds, and no setting has one" in found.output
     assert (tmp_path / "page" / "report.md").is_file()
 
 
