@@ -28,8 +28,8 @@ def plan(
     """Show what a study takes, without running it: runs, tokens, FLOPs and time.
 
     NAME is a shipped study or a file. Without --data and --set, one that was begun is planned with those that it was
-    begun with. On this machine's processor a few steps of each model are measured; finished runs count as they were. On a
-    GPU the time follows from the FLOPs.
+    begun with. On this machine's processor a few steps of each model are measured; finished runs count as they were.
+    On a GPU the time follows from the FLOPs.
     """
     from parakeet.home import home
     from parakeet.progress import Progress

@@ -326,8 +326,8 @@ def load_study_file(name_or_path: str) -> tuple[str, StudyFile]:
         raise ParakeetError(f"There is no study {name_or_path!r}{hint} Give a file, or one of: {', '.join(shipped)}.")
     if name_or_path not in shipped and path.stem in shipped and not path.samefile(shipped[path.stem]):
         raise ParakeetError(
-            f"{path}: a study named {path.stem} comes with Parakeet, and its runs would be mixed with those of this file. "
-            "Give the file another name."
+            f"{path}: a study named {path.stem} comes with Parakeet, and its runs would be mixed with those of this "
+            "file. Give the file another name."
         )
     try:
         return path.stem, _beside(path, parse_study_file(path.read_text(encoding="utf-8"), path))
