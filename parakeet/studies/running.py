@@ -324,8 +324,8 @@ class _Runner:
             return 0
         kept = " The others are kept." if tally.found + tally.made else ""
         self._screen.say(
-            f"{counted(len(tally.failed), 'run')} of {tally.total} failed: {', '.join(tally.failed)}.{kept} Correct the "
-            "reason and run the same command again: it makes these alone."
+            f"{counted(len(tally.failed), 'run')} of {tally.total} failed: {', '.join(tally.failed)}.{kept} Correct "
+            "the reason and run the same command again: it makes these alone."
         )
         return 1
 
