@@ -591,8 +591,11 @@ class Notify(Section):
         return self
 
 
+RECIPE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+
+
 class Recipe(Section):
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    name: str = Field(pattern=RECIPE_NAME)
     """Name of the recipe and of the model it makes; letters, digits, dot, dash, underscore."""
     description: str = ""
     """What the recipe makes, in one line."""

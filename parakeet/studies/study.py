@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from importlib import resources
 from itertools import product
@@ -20,7 +20,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from parakeet.errors import ParakeetError, os_reason
-from parakeet.recipe import Recipe
+from parakeet.recipe import RECIPE_NAME, Recipe
 from parakeet.recipe_changes import changed
 from parakeet.recipe_file import find_place, load_recipe, mapping_of, shipped_recipes
 from parakeet.recipe_sources import Section
@@ -175,6 +175,8 @@ class Study:
     file: StudyFile
     scale_name: str
     base: Recipe
+    _recipes: dict[str, Recipe] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Those of arms, which are read once."""
 
     @property
     def scale(self) -> Scale:
@@ -281,19 +283,21 @@ class Study:
             **dict.fromkeys(SEED_KEYS, seed),
         }
         name = ".".join((self.name, *_words(arm_name, points, seed)))
-        try:
-            base = load_recipe(arm.recipe) if arm.recipe else self._limited(arm)
-            recipe = changed(base, [f"{key}={_typed(value)}" for key, value in settings.items()])
-            recipe = Recipe.model_validate({**recipe.all_values(), "name": name, "description": self.file.title})
-        except ParakeetError as error:
-            reason = str(error).removeprefix("--set ")
-            raise ParakeetError(f"Study {self.name}, run {name.partition('.')[2]}: {reason}") from None
-        except ValidationError:  # of the name: everything else is `changed`'s
+        if not re.match(RECIPE_NAME, name):
             raise ParakeetError(
                 f"Study {self.name}: the name {name} is not allowed, since recipes, folders and links have it: at most "
                 "64 letters, digits, _ - and . in all, of the file, the arm, the labels and the seed. Give the file "
                 "and the labels shorter names, without spaces."
-            ) from None
+            )
+        try:
+            if arm.recipe is not None and arm.recipe not in self._recipes:
+                self._recipes[arm.recipe] = load_recipe(arm.recipe)
+            base = self._limited(arm) if arm.recipe is None else self._recipes[arm.recipe]
+            recipe = changed(base, [f"{key}={_typed(value)}" for key, value in settings.items()])
+        except ParakeetError as error:
+            reason = str(error).removeprefix("--set ")
+            raise ParakeetError(f"Study {self.name}, run {name.partition('.')[2]}: {reason}") from None
+        recipe = recipe.model_copy(update={"name": name, "description": self.file.title})
         is_forecast = any(label in self.file.forecast.get(axis, []) for axis, label in points.items())
         return StudyRun(arm_name, points, seed, recipe, is_forecast)
 
