@@ -201,7 +201,8 @@ def plan(
     from parakeet.training.forecast import parse_memory
     from parakeet.training.gpus import gpu_named
 
-    gpu = gpu_named(gpu_name) if gpu_name is not None else None
+    advice = "For a GPU that is not in the table, give --memory instead."
+    gpu = gpu_named(gpu_name, advice) if gpu_name is not None else None
     n_bytes = parse_memory(memory) if memory is not None else None
     recipe = chosen_recipe(recipe_name, data, changes, held_out, limit)
     if data:

@@ -2,6 +2,7 @@
 
 import io
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -47,6 +48,14 @@ def _print_any_text() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")
+
+
+def open_in_browser(page: Path) -> None:
+    """Raises ParakeetError if there is no browser."""
+    import webbrowser
+
+    if not webbrowser.open(page.absolute().as_uri()):
+        raise ParakeetError(f"No browser could be opened. Open {page} yourself.")
 
 
 class Whole(click.IntRange):

@@ -2,10 +2,9 @@
 
 import click
 
-from parakeet.cli.common import say
+from parakeet.cli.common import open_in_browser, say
 from parakeet.cli.completion import complete_models_and_folders
 from parakeet.cli.output import examples
-from parakeet.errors import ParakeetError
 
 
 @click.command(
@@ -27,7 +26,4 @@ def report(release: str | None, in_browser: bool) -> None:
     page = report_of(folder, home())
     say(str(page))
     if in_browser:
-        import webbrowser
-
-        if not webbrowser.open(page.as_uri()):
-            raise ParakeetError(f"No browser could be opened. Open {page} yourself.")
+        open_in_browser(page)

@@ -6,31 +6,15 @@ from collections.abc import Callable, Sequence
 import click
 
 from parakeet.cli.common import Commands, Whole, say
-from parakeet.cli.completion import complete_settings, complete_studies
+from parakeet.cli.completion import complete_studies
 from parakeet.cli.output import examples, json_option, say_json
 from parakeet.cli.study_plan import plan
 from parakeet.cli.study_report import report
-from parakeet.cli.study_settings import chosen_study
-
-SCALES = ("smoke", "cpu", "night", "gpu")
-"""As `parakeet.studies.study` has them, which --help does not import."""
+from parakeet.cli.study_settings import SCALES, chosen_study, data_option, scale_option, set_option
 
 
 def _study_argument(required: bool) -> Callable[[Callable[..., None]], Callable[..., None]]:
     return click.argument("name", metavar="NAME", required=required, shell_complete=complete_studies)
-
-
-scale_option = click.option(
-    "--scale", type=click.Choice(SCALES), default="cpu", show_default=True, help="How much of the study to run."
-)
-data_option = click.option(
-    "--data", multiple=True, metavar="FILE", type=click.Path(),
-    help="Train on this file, folder or glob in place of the study's text. Repeatable.",
-)  # fmt: skip
-set_option = click.option(
-    "--set", "changes", multiple=True, metavar="KEY=VALUE", shell_complete=complete_settings,
-    help="Change a key of the recipe that all runs are made from. Repeatable.",
-)  # fmt: skip
 
 
 @click.group(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from parakeet.cli.common import say
+from parakeet.cli.common import open_in_browser, say
 from parakeet.cli.output import examples
 from parakeet.errors import ParakeetError
 
@@ -20,7 +20,7 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.command(
     short_help="Write what studies have found.",
     epilog=examples(
-        "parakeet study report size",
+        "parakeet study report size --open",
         "parakeet study report --all --output docs/article",
         "parakeet study report --all --records docs/article/records --output article",
     ),
@@ -33,8 +33,14 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
     "--records", type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Folder of records beside an article, to read in place of the home's.",
 )  # fmt: skip
+@click.option("--open", "in_browser", is_flag=True, help="Open the pages in the browser.")
 def report(
-    names: tuple[str, ...], everything: bool, scale: str | None, output: Path | None, records: Path | None
+    names: tuple[str, ...],
+    everything: bool,
+    scale: str | None,
+    output: Path | None,
+    records: Path | None,
+    in_browser: bool,
 ) -> None:
     """Write a page on each study NAME, from the records of its finished runs, and print its answer.
 
@@ -52,11 +58,17 @@ def report(
         from parakeet.studies.article import write_article
 
         results = _all_results(scale, records)
-        for path in write_article(results, output or home() / STUDIES / "article"):
+        paths = write_article(results, output or home() / STUDIES / "article")
+        for path in paths:
             say(str(path))
-        return
-    for one in _results(names, scale, records):
-        _report_one(one, (output / one.name if len(names) > 1 else output) if output else None)
+        pages = [path for path in paths if path.suffix == ".html"]
+    else:
+        pages = [
+            _report_one(one, (output / one.name if len(names) > 1 else output) if output else None)
+            for one in _results(names, scale, records)
+        ]
+    for page in pages if in_browser else ():
+        open_in_browser(page)
 
 
 def _results(names: tuple[str, ...], scale: str | None, records: Path | None) -> "list[Results]":
@@ -73,7 +85,7 @@ def _all_results(scale: str | None, records: Path | None) -> "list[Results]":
     return results_in(records) if records else gather_all(home(), scale)
 
 
-def _report_one(results: "Results", output: Path | None) -> None:
+def _report_one(results: "Results", output: Path | None) -> Path:
     from parakeet.formatting import counted, format_duration
     from parakeet.home import home
     from parakeet.studies.article import write_study_page
@@ -93,3 +105,4 @@ def _report_one(results: "Results", output: Path | None) -> None:
         say(f"  - {limit}")
     pages = write_study_page(chapter, output or home() / STUDIES / results.name / results.scale)
     say(f"  {pages[0]}")
+    return pages[0]

@@ -5,8 +5,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
+from parakeet.cli.completion import complete_settings
+
 if TYPE_CHECKING:
     from parakeet.studies.study import Study
+
+SCALES = ("smoke", "cpu", "night", "gpu")
+"""As `parakeet.studies.study` has them, which --help does not import."""
+
+scale_option = click.option(
+    "--scale", type=click.Choice(SCALES), default="cpu", show_default=True, help="How much of the study to run."
+)
+data_option = click.option(
+    "--data", multiple=True, metavar="FILE", type=click.Path(),
+    help="Train on this file, folder or glob in place of the study's text. Repeatable.",
+)  # fmt: skip
+set_option = click.option(
+    "--set", "changes", multiple=True, metavar="KEY=VALUE", shell_complete=complete_settings,
+    help="Change a key of the recipe that all runs are made from. Repeatable.",
+)  # fmt: skip
 
 
 def chosen_study(name: str, scale: str, data: Sequence[str], changes: Sequence[str], root: Path) -> "Study":

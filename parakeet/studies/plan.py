@@ -148,7 +148,9 @@ class StudyPlan:
         elif seconds is not None:
             workers = "" if self.cores == 1 else f" on {self.cores} cores, as many runs side by side as they hold"
             yield "time", f"{format_duration(seconds)}{workers}"
-        if left is not None and any(run.is_done for run in self.runs):
+        if not self.left:
+            yield "left", "nothing"
+        elif left is not None and len(self.left) < len(self.runs):
             yield "left", f"{format_duration(left)} for {counted(len(self.left), 'run')}"
         if self.study.scale.minutes is not None:
             yield "budget", format_duration(60 * self.study.scale.minutes)

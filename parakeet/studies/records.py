@@ -135,7 +135,7 @@ def make_run(root: Path, study: Study, run: StudyRun, progress: Progress, launch
         for check in build.stage(name).checks() if name == "checkpoint" else ():
             verdict = check.run(artifacts[name], build.inputs(name), run.recipe)
             if check.blocking and not verdict.passed:
-                raise ParakeetError(f"{run.name}: {verdict.description}")
+                raise ParakeetError(verdict.description)
     record = Record(_values(study, run, artifacts, asked))
     file = record_file(root, study, run)
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ from parakeet.progress import Progress
 from parakeet.recipe import Recipe
 from parakeet.sanitise import sanitise
 from parakeet.studies.records import Record, find_record, is_noted_otherwise, note_study, study_folder
-from parakeet.studies.state import is_being_run, lock_file, note_failure
+from parakeet.studies.state import forget_failures, is_being_run, lock_file, note_failure
 from parakeet.studies.study import Study, StudyRun
 
 LOG_FILE = "workers.log"
@@ -122,6 +122,7 @@ def _note(root: Path, study: Study) -> None:
             "--set."
         )
     note_study(root, study)
+    forget_failures(root, study)
 
 
 class _Runner:
@@ -317,11 +318,14 @@ class _Runner:
         if not tally.failed:
             took = format_duration(time.monotonic() - tally.began)
             made = f"{counted(tally.made, 'run')} made in {took}" if tally.made else "nothing was left to do"
-            self._screen.say(f"Study {self._study.name} is complete at scale {self._study.scale_name}: {made}.")
+            name, scale = self._study.name, self._study.scale_name
+            self._screen.say(f"Study {name} is complete at scale {scale}: {made}.")
+            self._screen.say(f"Its answer: parakeet study report {name} --scale {scale}")
             return 0
+        kept = " The others are kept." if tally.found + tally.made else ""
         self._screen.say(
-            f"{counted(len(tally.failed), 'run')} of {tally.total} failed: {', '.join(tally.failed)}. The others are "
-            "kept. Correct the reason and run the same command again: it makes these alone."
+            f"{counted(len(tally.failed), 'run')} of {tally.total} failed: {', '.join(tally.failed)}.{kept} Correct "
+            "the reason and run the same command again: it makes these alone."
         )
         return 1
 

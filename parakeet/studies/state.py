@@ -87,6 +87,13 @@ def note_failure(root: Path, study: Study, run: StudyRun, reason: str) -> None:
         replace_file(file, f"{reason}\n")
 
 
+def forget_failures(root: Path, study: Study) -> None:
+    """Those of runs that are to be made again: the text or the settings may be others now."""
+    for run in study.names():
+        with suppress(OSError):
+            (study_folder(root, study) / "failures" / f"{run}.txt").unlink(missing_ok=True)
+
+
 def begun_studies(root: Path) -> Iterator[tuple[str, str]]:
     """Names and scales of the studies that were begun in this home: shipped ones first."""
     names = [path.name for path in sorted((root / FOLDER).glob("*")) if path.is_dir()]

@@ -9,6 +9,7 @@ from parakeet.errors import ParakeetError
 from parakeet.formatting import counted, format_duration
 from parakeet.studies.records import FOLDER, noted_study
 from parakeet.studies.state import FAILED, FINISHED, MISSING, RUNNING, begun_studies, states
+from parakeet.studies.study import shipped_studies
 
 
 def studies_document(root: Path, name: str | None, scale: str | None) -> dict[str, Any]:
@@ -23,6 +24,11 @@ def studies_document(root: Path, name: str | None, scale: str | None) -> dict[st
         if (name is None or one in (name, Path(name).stem)) and scale in (None, its)
     ]
     if not begun and name is not None:
+        if name not in shipped_studies() and not Path(name).is_file():
+            own = dict.fromkeys(one for one, _ in begun_studies(root) if one not in shipped_studies())
+            if name not in own:
+                known = ", ".join([*shipped_studies(), *own])
+                raise ParakeetError(f"There is no study {name!r}. Give a file, or one of: {known}.")
         at = f" at scale {scale}" if scale else ""
         raise ParakeetError(
             f"Study {name} was never begun{at} in {root}. Begin it with: parakeet study run {name}"
@@ -67,10 +73,21 @@ def _paragraph(one: Mapping[str, Any]) -> str:
         f"{head}: {one['title']}",
         f"  {progress_in_words(one)}, {format_duration(one['training_seconds'])} of training",
         *(f"  running: {name}" for name in one["under_way"]),
-        *(f"  failed: {name}: {reason}" for name, reason in one["failures"].items()),
+        *(f"  failed: {words}" for words in failures_in_words(one["failures"])),
         f"  {_next(one)}",
     ]
     return "\n".join(lines)
+
+
+def failures_in_words(failures: Mapping[str, str]) -> list[str]:
+    """`wide.s1 and 3 more: the reason`, once for each reason."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in failures.items():
+        by_reason.setdefault(reason, []).append(name)
+    return [
+        f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {reason}"
+        for reason, names in by_reason.items()
+    ]
 
 
 def progress_in_words(one: Mapping[str, Any]) -> str:
@@ -82,7 +99,7 @@ def progress_in_words(one: Mapping[str, Any]) -> str:
 def _next(one: Mapping[str, Any]) -> str:
     command = f"parakeet study run {one['name']} --scale {one['scale']}"
     if one[FINISHED] == one["runs"]:
-        return "complete"
+        return f"complete; its answer: parakeet study report {one['name']} --scale {one['scale']}"
     if one[RUNNING]:
         return "being run now"
     return f"go on with: {command}"

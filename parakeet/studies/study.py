@@ -328,6 +328,11 @@ def load_study_file(name_or_path: str) -> tuple[str, StudyFile]:
         close = difflib.get_close_matches(name_or_path, shipped, n=1)
         hint = f": did you mean {close[0]}?" if close else "."
         raise ParakeetError(f"There is no study {name_or_path!r}{hint} Give a file, or one of: {', '.join(shipped)}.")
+    if name_or_path not in shipped and path.stem in shipped and not path.samefile(shipped[path.stem]):
+        raise ParakeetError(
+            f"{path}: a study named {path.stem} comes with Parakeet, and its runs would be mixed with those of this "
+            "file. Give the file another name."
+        )
     try:
         return path.stem, _beside(path, parse_study_file(path.read_text(encoding="utf-8"), path))
     except OSError as error:

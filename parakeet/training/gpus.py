@@ -83,8 +83,11 @@ def find_gpu(name: str) -> Gpu | None:
     return None
 
 
-def gpu_named(name: str) -> Gpu:
-    """Like `find_gpu`, for a name that a user typed. ParakeetError with similar names and the list if it is unknown."""
+def gpu_named(name: str, advice: str = "") -> Gpu:
+    """Like `find_gpu`, for a name that a user typed.
+
+    ParakeetError with similar names, the advice and the list if it is unknown.
+    """
     gpu = find_gpu(name)
     if gpu is not None:
         return gpu
@@ -92,8 +95,7 @@ def gpu_named(name: str) -> Gpu:
     close = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.55)
     hint = f" Did you mean {', '.join(names[key] for key in close)}?" if close else ""
     raise ParakeetError(
-        f"Unknown GPU {name!r}.{hint} For a GPU that is not in the table, give --memory instead. "
-        f"The table has {', '.join(names.values())}."
+        f"Unknown GPU {name!r}.{hint}{f' {advice}' if advice else ''} The table has {', '.join(names.values())}."
     )
 
 

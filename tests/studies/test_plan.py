@@ -1,6 +1,7 @@
 """What a study takes, and budgets that do not hold it."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,6 +99,7 @@ def test_steps_are_measured_once_and_finished_runs_count_as_they_were(tmp_path: 
     assert done.seconds is not None
     assert done.seconds > 1000.0
     assert done.seconds_left == 0.0
+    assert re.search(r"(?m)^left +nothing$", done.render())
     refuse_over_budget(tmp_path, study, Progress())
 
 
@@ -111,3 +113,9 @@ def test_the_command_prints_a_table_or_json(tmp_path: Path, monkeypatch: pytest.
     assert len(document["runs"]) == 6
     assert document["gpu"] == "RTX 3080 Ti"
     assert document["tokens"] == 4 * 1_048_576 + 2 * 65_536
+    smaller = json.loads(
+        CliRunner().invoke(plan_command, [path, "--scale", "gpu", "--json", "--set", "model.layers=1"]).output
+    )
+    assert smaller["flops"] < document["flops"]
+    refused = CliRunner().invoke(plan_command, [path, "--data", str(tmp_path / "nothing.txt")])
+    assert "does not exist" in str(refused.exception)

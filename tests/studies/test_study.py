@@ -127,6 +127,13 @@ def test_a_recipe_beside_the_study_is_found_from_any_folder(tmp_path: Path, monk
     assert {run.recipe.limit for run in make_study(path, "cpu").runs()} == {0.5}
 
 
+def test_a_file_named_as_a_shipped_study_is_refused(tmp_path: Path) -> None:
+    path = Path(write_study(tmp_path)).rename(tmp_path / "size.yaml")
+    with pytest.raises(ParakeetError, match=r"size.yaml: a study named size comes with Parakeet, .* another name"):
+        make_study(str(path), "cpu")
+    assert make_study(str(shipped_studies()["size"]), "cpu").name == "size"
+
+
 def test_text_and_dates_are_settings_as_they_are_typed(tmp_path: Path) -> None:
     settings = "settings: {training.device: cpu, sources.0.revision: 2024-01-31, training.tokens: 65_536}"
     path = write_study(tmp_path, ("settings: {training.tokens: 65_536}", settings))

@@ -1,6 +1,7 @@
 """What a home knows of its studies, and what Dagster shows of them."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,9 +18,9 @@ from parakeet.progress import Progress
 from parakeet.recipe_changes import changed
 from parakeet.recipe_file import load_recipe
 from parakeet.studies.records import note_study, noted_study, record_file
-from parakeet.studies.running import default_workers
+from parakeet.studies.running import default_workers, run_study
 from parakeet.studies.state import claims, lock_file, note_failure, states
-from parakeet.studies.status import studies_document
+from parakeet.studies.status import render_studies, studies_document
 from parakeet.studies.study import Study, make_study
 from pipelines.studies import study_definitions
 
@@ -86,6 +87,23 @@ def test_status_of_a_study_that_was_never_begun_says_how_to_begin_it(home: Path)
     assert result.exit_code == 1
     assert "never begun at scale cpu" in result.output
     assert "parakeet study run size --scale cpu" in result.output
+
+
+def test_status_of_a_name_that_is_no_study_lists_those_that_are(home: Path, study: Study) -> None:
+    note_study(home, study)
+    result = CliRunner().invoke(main, ["study", "status", "widht"])
+    assert result.exit_code == 1
+    assert "There is no study 'widht'. Give a file, or one of: size, " in result.output
+    assert result.output.rstrip().endswith(", own.")
+
+
+def test_status_says_a_reason_once_and_a_run_that_is_tried_again_has_not_failed(home: Path, study: Study) -> None:
+    note_study(home, study)
+    for run in study.runs():
+        note_failure(home, study, run, "No text.")
+    assert "  failed: widths.16.s1 and 1 more: No text.\n" in render_studies(studies_document(home, None, None))
+    assert run_study(home, study, 1, [sys.executable, "-c", ""], Progress()) == 1
+    assert all(state.reason.startswith("Its process ended early") for state in states(home, study))
 
 
 def test_a_study_that_cannot_be_read_hides_no_other(home: Path, study: Study) -> None:
