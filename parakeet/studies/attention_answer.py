@@ -141,14 +141,14 @@ def _said_of_variants(figures: Figures) -> str:
     if all(found["interval"] is None for found in changes.values()):
         said = f"bits per byte change with {listed(list(each.values()))}"
         return f"against {figures['base']}, {said}, with too few seeds to tell any of it from chance"
-    said = [
+    clearly = [
         f"{verb} with {listed([each[name] for name in names])}"
         for verb, is_one in (("fall", is_below), ("rise", is_above))
         if (names := [name for name, found in changes.items() if is_one(found)])
     ]
     unclear = listed([each[name] for name, found in changes.items() if not is_clear(found)], "or") if each else ""
-    clear = f"against {figures['base']}, bits per byte {listed(said)}"
-    if not said:
+    clear = f"against {figures['base']}, bits per byte {listed(clearly)}"
+    if not clearly:
         return f"against {figures['base']}, bits per byte do not clearly change with {unclear}"
     return f"{clear}, and do not clearly change with {unclear}" if unclear else clear
 

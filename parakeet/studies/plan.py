@@ -21,7 +21,7 @@ from parakeet.training.forecast import assumed_precision
 from parakeet.training.gpus import Gpu
 
 START_SECONDS = 8.0
-"""Of a run: its process, its data, its last checkpoint. 6 to 8 s on two cores of an AMD EPYC (Zen 3) beside other work."""
+"""Of a run: its process, its data, its last checkpoint. 6 to 8 s on two busy cores of an AMD EPYC (Zen 3)."""
 TOKENS_OF_A_BYTE = 0.11
 """What reading a byte of text to measure it costs, in tokens of training: a third of a token, forward only."""
 TOKENS_OF_AN_ITEM = 1_200

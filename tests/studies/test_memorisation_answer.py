@@ -45,7 +45,7 @@ def test_a_rise_with_copies_size_and_epochs_is_found(whole: Answer) -> None:
     change = whole.figures["margin_by_size"]["4"]["change"]
     assert change["interval"][0] < 0.1 < change["interval"][1]
     assert whole.sentence.startswith("At this size they do both: after")
-    assert re.search(r"with size in [23] of 3 and with epochs in 3 of 3;", whole.sentence)
+    assert re.search(r"with size in [12] of 2 and with epochs in 3 of 3;", whole.sentence)
     assert re.search(r"Exposure rises clearly with copies in (\d) of \1 settings, with size in", told(whole))
 
 

@@ -94,14 +94,14 @@ def test_what_cannot_be_fitted_is_not() -> None:
 def test_known_effects_are_told() -> None:
     found = answer(records(), FILE)
     figures = found.figures
-    assert figures["fresh_turn"] == {"best": "800x", "last": "800x", "rise": None}
+    assert figures["fresh_turn"] == {"best": "200x", "last": "200x", "rise": None}
     assert "still improving at the end" in found.sentence
     assert "strong weight decay then needs 0.020 more" in found.sentence
     assert figures["r_star"]["none"]["value"] == pytest.approx(R_STAR, rel=0.15)
     assert len(figures["r_star"]["none"]["interval"]) == 2
     assert all(one["value"] == pytest.approx(0.02) for one in figures["decay"]["epochs"].values())
     growth = figures["int4_growth"]["fresh"]
-    assert (growth["from"], growth["to"]) == ("1x", "800x")
+    assert (growth["from"], growth["to"]) == ("1x", "200x")
     assert growth["change"]["interval"][0] > 0
     assert "int4 costs 0.001 bits per byte after 1 token a parameter and 0.029 after 800 tokens." in found.sentence
     assert figures["fresh"]["1x"]["unread_minus_last"]["value"] == pytest.approx(0.03)
