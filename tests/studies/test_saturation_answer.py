@@ -103,7 +103,7 @@ def test_known_effects_are_told() -> None:
     growth = figures["int4_growth"]["fresh"]
     assert (growth["from"], growth["to"]) == ("1x", "200x")
     assert growth["change"]["interval"][0] > 0
-    assert "int4 costs 0.001 bits per byte after 1 token a parameter and 0.029 after 800 tokens." in found.sentence
+    assert "int4 costs 0.001 bits per byte after 1 token a parameter and 0.014 after 200 tokens." in found.sentence
     assert figures["fresh"]["1x"]["unread_minus_last"]["value"] == pytest.approx(0.03)
     assert figures["remembered_growth"]["none"]["change"]["value"] == pytest.approx(0.0)
     assert figures["fresh"]["1x"]["forgotten"]["value"] == pytest.approx(0.022)
