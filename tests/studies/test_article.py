@@ -237,7 +237,6 @@ def test_a_damaged_file_of_records_is_named(tmp_path: Path) -> None:
             results_in(tmp_path)
 
 
-@pytest.mark.skipif(not ARTICLE.is_dir(), reason="the article is not written yet")
 def test_the_article_of_the_documentation_is_that_of_its_records() -> None:
     results = results_in(ARTICLE / "records")
     pages = article_pages(results)
