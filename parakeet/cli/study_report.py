@@ -7,13 +7,12 @@ import click
 
 from parakeet.cli.common import open_in_browser, say
 from parakeet.cli.output import examples
+from parakeet.cli.study_settings import SCALES
 from parakeet.errors import ParakeetError
 
 if TYPE_CHECKING:
     from parakeet.studies.results import Results
 
-SCALES = ("smoke", "cpu", "night", "gpu")
-"""As parakeet.studies.study has them, which imports pydantic."""
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
 

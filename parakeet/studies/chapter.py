@@ -30,8 +30,8 @@ class Chapter:
     """Its drawings have files, `<name>-<number>`, for Markdown."""
     limits: Items | None
     command: Commands
-    other_text: str
-    """A sentence if the command alone reads other text than these runs; else empty."""
+    differs: str
+    """What the command alone does otherwise than these runs; empty if nothing."""
     how: Sequence[Part]
     """When, where, how long, which text."""
     runs: int
@@ -59,7 +59,7 @@ def chapter_of(results: Results) -> Chapter:
         parts=_with_files(_folded(answer.parts), results.name) if answer else [],
         limits=Items(limits) if limits else None,
         command=Commands([command_of(results)]),
-        other_text=_other_text(results),
+        differs=_differs(results),
         how=[Details("How it was run", [Facts(_facts(results))])] if answer else [],
         runs=len(results.records),
         missing=len(results.missing),
@@ -114,13 +114,21 @@ def _missing(results: Results) -> list[str]:
     return [f"{n} of {counted(total, 'run')} {'is' if n == 1 else 'are'} missing{named}.", *failed]
 
 
-def _other_text(results: Results) -> str:
-    if not (default := results.setup.get("default_sources")):
-        return ""
-    return (
-        f"Without --data the command reads the recipe's own text ({listed(default)}). These runs read "
-        f"{listed(_source_names(results.texts[:1]))}, so your figures will differ somewhat."
-    )
+def _differs(results: Results) -> str:
+    said = []
+    if default := results.setup.get("default_sources"):
+        said.append(
+            f"Without --data the command reads the recipe's own text ({listed(default)}). These runs read "
+            f"{listed(_source_names(results.texts[:1]))}, so your figures will differ somewhat."
+        )
+    if "benchmark_items" in results.setup:
+        items = results.setup["benchmark_items"]
+        some = f" --set evaluation.benchmarks.items={items}" if items else ""
+        said.append(
+            "Benchmarks are scored only if you have their data (docs/evaluation.md) and add --set "
+            f"evaluation.benchmarks.data=FOLDER{some}."
+        )
+    return " ".join(said)
 
 
 def _source_names(texts: Sequence[object]) -> list[str]:

@@ -125,12 +125,11 @@ def make_run(root: Path, study: Study, run: StudyRun, progress: Progress, launch
         return found, False
     stage = MeasurementsStage(study.file.measures)
     build = Build(root, run.recipe, measurements=stage)
-    wanted = [*build.upstream(stage.name)]
     asked = [name for name in study.file.stages if name in build.stages]
-    for name in asked:
-        wanted += [*(one for one in build.upstream(name) if one not in wanted), name]
+    last = [*asked, stage.name]
+    needed = {*last, *(name for one in last for name in build.upstream(one))}
     artifacts: dict[str, Artifact] = {}
-    for name in (one for one in (*build.stages,) if one in {*wanted, stage.name}):
+    for name in (one for one in build.stages if one in needed):
         artifacts[name], _ = build.ensure(name, progress, launch)
         for check in build.stage(name).checks() if name == "checkpoint" else ():
             verdict = check.run(artifacts[name], build.inputs(name), run.recipe)

@@ -45,7 +45,7 @@ class Results:
     """{"arms", "sources": [{"name", "licence"}]} of each recipe that runs were made from."""
     setup: Mapping[str, Any] = field(default_factory=dict)
     """Of the study's recipe: vocabulary, sequence_length, batch_tokens, optimizer; default_sources are the names of
-    those in place of which the runs read others."""
+    those in place of which the runs read others; benchmark_items are those of each benchmark, if any were scored."""
     dates: tuple[str, ...] = ()
     """The first and the last day of training in ISO 8601; none if the store does not have the models any more."""
     machines: tuple[str, ...] = ()
@@ -201,6 +201,8 @@ def _setup(study: Study) -> dict[str, Any]:
         "batch_tokens": base.training.batch_tokens,
         "optimizer": base.training.optimizer,
     }
+    if base.evaluation.benchmarks is not None:
+        setup["benchmark_items"] = base.evaluation.benchmarks.items
     if _sources(base) != _sources(default):
         setup["default_sources"] = [source.name for source in default.sources]
     return setup

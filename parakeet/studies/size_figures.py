@@ -179,8 +179,7 @@ def _forecast(
     records: Sequence[Record], file: StudyFile, law: Law | None, written: Mapping[str, Any] | None
 ) -> dict[str, Any] | None:
     """What was forecast beside what was measured. Without the file of the forecast the law says it afterwards."""
-    of_text = (record for record in records if is_of_the_law(record, file))
-    members = _by_arm(record for record in of_text if is_forecast(record, file))
+    members = _by_arm(record for record in records if is_forecast(record, file))
     measured = {(arm, size): runs for arm, found in members.items() for size, runs in _by_size(found).items()}
     if written is not None:
         points = [dict(point) for point in written["points"]]

@@ -62,7 +62,9 @@ def test_the_study_finds_its_own_run_with_every_token_and_plants_nothing_in_rand
         assert "memorisation" not in Build(tmp_path, run.recipe).stages  # which make_run then does not ask for
 
 
-@pytest.mark.parametrize("name", ["capacity.1.s1", "capacity_by_size.8x2.2.s1", "capacity_by_size.16x2.4.s1"])
+@pytest.mark.parametrize(
+    "name", ["capacity.1.s1", "capacity.4.s1", "capacity_by_size.8x2.2.s1", "capacity_by_size.16x2.2.s1"]
+)
 def test_the_strings_are_so_many_times_what_is_published(name: str) -> None:
     (run,) = (run for run in make_study("memorisation", "cpu").runs() if run.name == name)
     (source,) = run.recipe.sources

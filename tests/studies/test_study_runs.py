@@ -1,6 +1,7 @@
 """`parakeet study run` in real processes: interrupted, killed, in two shells at once, and with a run that fails."""
 
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -163,3 +164,20 @@ def test_a_study_goes_on_after_ctrl_c_and_kill_9_to_the_numbers_of_one_that_was_
     entries = leftovers(home, with_unfinished=True)
     names = {entry.path.parent.name for entry in (*entries.unreferenced, *entries.unfinished)}
     assert {"measurements", "checkpoint", "training_runs"} <= names
+
+
+@pytest.mark.slow
+def test_a_shipped_study_is_run_at_the_smoke_scale_and_answered(tmp_path: Path) -> None:
+    rng = random.Random(1)
+    words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 9))) for _ in range(2_000)]
+    sentences = (" ".join(rng.choices(words, k=12)).capitalize() for _ in range(5_000))
+    (tmp_path / "text.txt").write_text("\n\n".join(f"{sentence}." for sentence in sentences), encoding="utf-8")
+    command = [sys.executable, "-m", "parakeet.cli", "study"]
+    options = {"cwd": tmp_path, "env": {**os.environ, "PARAKEET_HOME": str(tmp_path / "home")}, "text": True}
+    run = [*command, "run", "attention", "--scale", "smoke", "--data", "text.txt"]
+    subprocess.run(run, check=True, **options)  # type: ignore[call-overload]
+    report = [*command, "report", "attention", "--scale", "smoke"]
+    told = subprocess.run(report, check=True, capture_output=True, **options).stdout  # type: ignore[call-overload]
+    assert "Against 16 heads, bits per byte change with 18 heads" in told
+    assert "3 runs at the scale smoke, with 1 seed" in told
+    assert "missing" not in told
