@@ -61,7 +61,13 @@ def test_the_builds_of_the_shell_are_shown_and_the_release_can_be_materialised(
 ) -> None:
     home = dagster.home
     shown = dagster.assets()
-    assert set(shown) - {"source_files"} == {*STAGES, "promotion", "original_checkpoint", "original_model"}
+    assert set(shown) - {"source_files"} == {
+        *STAGES,
+        "promotion",
+        "studies",
+        "original_checkpoint",
+        "original_model",
+    }
     assert all(shown[name] for name in STAGES), "an asset that parakeet build made is not shown as materialised"
     shutil.rmtree(home / "releases")
     run_id = dagster.launch("release", "comparison", "promotion")

@@ -96,5 +96,7 @@ def test_the_rates_are_those_of_the_formula(name: str, processors: int, clock: f
 
 
 def test_an_unknown_gpu_is_answered_with_similar_ones_and_the_list() -> None:
-    with pytest.raises(ParakeetError, match=r"Did you mean .*RTX 3080 Ti.*\? .* The table has RTX 3060, .*H200\.$"):
-        gpu_named("RTX 3081 Ti")
+    with pytest.raises(
+        ParakeetError, match=r"Did you mean .*RTX 3080 Ti.*\? Give 12 GB\. The table has RTX 3060, .*H200\.$"
+    ):
+        gpu_named("RTX 3081 Ti", "Give 12 GB.")
