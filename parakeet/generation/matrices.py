@@ -22,8 +22,10 @@ from parakeet.generation.kernels import GROUP, GROUP_BYTES, KINDS, Library, Weig
 COMPILED_ROWS = 16
 """Up to this many rows of x, the compiled kernels are used. More are products of large matrices, as in a prompt."""
 
-PIECE = 1 << 20
-"""Weights that are converted together for a prompt: few enough to stay in the cache until they are multiplied."""
+PIECES = {torch.float32: 1 << 22, torch.bfloat16: 1 << 20}
+"""Weights that are converted together for a prompt, by the dtype that they get: few enough to stay in the last cache
+until they are multiplied, many enough that x is rarely laid out anew for the product. In fp32, prompts of 512 tokens
+had 0.96 of fp32 weights' speed with 2^22 and 0.85 to 0.91 with 2^20 (AVX2, 32 MiB of cache)."""
 
 BLOCK = 64
 """Rows and columns of a matrix that torch quantises must be multiples of this. It packs up to 64 rows of int4
@@ -111,7 +113,7 @@ def in_pieces(x: Tensor, rows: int, columns: int, convert: Callable[[slice, Tens
     memory costs as much as the conversion.
     """
     x = x.to(prompt_dtype())
-    step = max(1, PIECE // columns)
+    step = max(1, PIECES[x.dtype] // columns)
     product, room = x.new_empty(x.shape[0], rows), x.new_empty(min(step, rows), columns)
     for begin in range(0, rows, step):
         piece = room[: rows - begin]
