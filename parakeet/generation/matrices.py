@@ -25,7 +25,7 @@ COMPILED_ROWS = 16
 PIECES = {torch.float32: 1 << 22, torch.bfloat16: 1 << 20}
 """Weights that are converted together for a prompt, by the dtype that they get: few enough to stay in the last cache
 until they are multiplied, many enough that x is rarely laid out anew for the product. In fp32, prompts of 512 tokens
-had 0.96 of fp32 weights' speed with 2^22 and 0.85 to 0.91 with 2^20 (AVX2, 32 MiB of cache)."""
+had 0.92 to 0.98 of fp32 weights' speed with 2^22 and 0.85 to 0.96 with 2^20 (AVX2, 32 MiB of cache)."""
 
 BLOCK = 64
 """Rows and columns of a matrix that torch quantises must be multiples of this. It packs up to 64 rows of int4
